@@ -1,0 +1,230 @@
+//! Asking auth: register, log in, refresh.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use http::{StatusCode, header::AUTHORIZATION};
+use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use spoke_shared::{client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
+
+use crate::{
+    config::Account,
+    denial::{DENIAL_BYTES_MAX, Denial},
+    enrolment::Answer,
+};
+
+/// Auth may keep a login waiting for a bcrypt.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tokens that live longer than a year are no sessions.
+const TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
+
+/// The way to auth.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    http: Client,
+    url: ServiceUrl,
+    client: ClientId,
+}
+
+/// What came of a question.
+#[derive(Debug)]
+pub struct Reply {
+    /// What the enrolment makes of it.
+    pub answer: Answer,
+    /// The new token, where there is one.
+    pub token: Option<SecretString>,
+    /// What a person should read, where it did not go well.
+    pub problem: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SessionBody {
+    session_token: String,
+    ttl_seconds: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Question {
+    Register,
+    LogIn,
+    Refresh,
+}
+
+impl Auth {
+    /// Does not connect yet.
+    ///
+    /// # Errors
+    /// What the HTTP library says when it cannot be set up.
+    pub fn new(account: &Account, tls: &Arc<rustls::ClientConfig>) -> Result<Self, reqwest::Error> {
+        let http = http_client(&account.auth, tls)?.timeout(ANSWER_TIMEOUT).build()?;
+        Ok(Self { http, url: account.auth.clone(), client: account.client.clone() })
+    }
+
+    /// Makes the device's secret known.
+    pub async fn register(&self, secret: &SecretString, code: &SecretString) -> Reply {
+        let body = json!({
+            "client": self.client,
+            "secret": secret.expose_secret(),
+            "otp": code.expose_secret(),
+        });
+        self.ask(Question::Register, self.http.post(self.url.join("/register")).json(&body)).await
+    }
+
+    /// Trades the secret for a token.
+    pub async fn log_in(&self, secret: &SecretString) -> Reply {
+        let body = json!({ "client": self.client, "secret": secret.expose_secret() });
+        self.ask(Question::LogIn, self.http.post(self.url.join("/login")).json(&body)).await
+    }
+
+    /// Trades a token for a new one.
+    pub async fn refresh(&self, token: &SecretString) -> Reply {
+        let bearer = bearer(token);
+        let request = self.http.post(self.url.join("/refresh")).header(AUTHORIZATION, bearer);
+        self.ask(Question::Refresh, request).await
+    }
+
+    async fn ask(&self, question: Question, request: RequestBuilder) -> Reply {
+        let answered = async {
+            let mut response = request.send().await?;
+            let body = body(&mut response, DENIAL_BYTES_MAX).await?;
+            Ok::<_, reqwest::Error>((response, body))
+        };
+        match answered.await {
+            Ok((response, body)) => self.read(question, &response, &body),
+            Err(error) => {
+                let error = chain(&error.without_url());
+                let problem = format!("failed to reach auth at {}: {error}", self.url);
+                Reply { answer: Answer::Unreachable, token: None, problem: Some(problem) }
+            }
+        }
+    }
+
+    fn read(&self, question: Question, response: &Response, body: &[u8]) -> Reply {
+        let status = response.status();
+        if status == StatusCode::OK
+            && let Some(reply) = read_good(question, body)
+        {
+            return reply;
+        }
+        let denial = Denial::new(status, response.headers(), body);
+        let answer = match (question, status) {
+            _ if denial.is_busy() => Answer::Busy { retry_after: denial.retry_after },
+            (Question::Register, StatusCode::FORBIDDEN)
+            | (Question::LogIn | Question::Refresh, StatusCode::UNAUTHORIZED) => {
+                Answer::Refused { date_ms: denial.date_ms }
+            }
+            _ => Answer::Odd,
+        };
+        let problem = match answer {
+            Answer::Odd => format!("{} answered {denial}, which auth does not", self.url),
+            _ => format!("auth at {} answered {denial}", self.url),
+        };
+        Reply { answer, token: None, problem: Some(problem) }
+    }
+}
+
+/// An HTTP client that trusts whom the agent trusts. A proxy of the environment is used, but not
+/// to this machine itself.
+///
+/// # Errors
+/// What the HTTP library says when it cannot be set up.
+pub(crate) fn http_client(
+    url: &ServiceUrl,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<reqwest::ClientBuilder, reqwest::Error> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
+        .user_agent(concat!("spoke-agent/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(HANDSHAKE_TIMEOUT)
+        // A token must not follow wherever somebody points.
+        .redirect(Policy::none());
+    Ok(if url.is_loopback() { builder.no_proxy() } else { builder })
+}
+
+/// The value of the `Authorization` header.
+pub(crate) fn bearer(token: &SecretString) -> http::HeaderValue {
+    let text = format!("Bearer {}", token.expose_secret());
+    let mut value = http::HeaderValue::from_str(&text).expect("a token was checked when it came");
+    value.set_sensitive(true);
+    value
+}
+
+/// A body of at most `most` bytes; what is past that is cut off.
+pub(crate) async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() < most
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]);
+    }
+    Ok(body)
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn read_good(question: Question, body: &[u8]) -> Option<Reply> {
+    match question {
+        // Any object: a captive portal's page is none.
+        Question::Register => {
+            serde_json::from_slice::<serde_json::Map<String, Value>>(body).ok()?;
+            Some(Reply { answer: Answer::Registered, token: None, problem: None })
+        }
+        Question::LogIn | Question::Refresh => {
+            let session: SessionBody = serde_json::from_slice(body).ok()?;
+            let is_token = |byte: u8| byte.is_ascii_graphic();
+            if session.session_token.is_empty() || !session.session_token.bytes().all(is_token) {
+                return None;
+            }
+            let ttl = Duration::from_secs(session.ttl_seconds.min(TTL_SECONDS_MAX));
+            let token = Some(session.session_token.into());
+            Some(Reply { answer: Answer::Session { ttl }, token, problem: None })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_auth_says_is_taken_for_its_answer() {
+        let answer = |question, body: &str| read_good(question, body.as_bytes()).map(|r| r.answer);
+        let day = Answer::Session { ttl: Duration::from_secs(86_400) };
+        let session = r#"{"sessionToken":"abc","ttlSeconds":86400}"#;
+        assert_eq!(answer(Question::LogIn, session), Some(day));
+        assert_eq!(answer(Question::Refresh, session), Some(day));
+        assert_eq!(answer(Question::Register, r#"{"client":"dev1"}"#), Some(Answer::Registered));
+        for (question, body) in [
+            (Question::Register, "<html>log in to the guest network</html>"),
+            (Question::Register, ""),
+            (Question::LogIn, "{}"),
+            (Question::LogIn, r#"{"sessionToken":"","ttlSeconds":1}"#),
+            (Question::LogIn, r#"{"sessionToken":"a\r\nb","ttlSeconds":1}"#),
+            (Question::LogIn, r#"{"sessionToken":"a","ttlSeconds":-1}"#),
+        ] {
+            assert_eq!(answer(question, body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let token = SecretString::from("s3cret");
+        assert!(!format!("{:?}", bearer(&token)).contains("s3cret"));
+    }
+}

@@ -1,0 +1,388 @@
+//! The device's identity on disk: its own secret, where that is registered, and the session.
+//!
+//! `state_dir` holds `secret` (256 random bits, made at the first start), `registered` (for which
+//! client and at which auth service), `session` (the token) and `lock`. The secret is the identity:
+//! it is never replaced in silence, since a new one would lock the device out for good.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use rand::{TryRngCore, rngs::OsRng};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{config::Account, durable};
+
+/// What is wrong with the state directory. Each needs a person.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Another agent has it.
+    #[error(
+        "another spoke-agent uses {}; stop it first, or give this one a state_dir of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// A file or the directory cannot be read or written.
+    #[error("failed to {action} {}; see to its owner, mode and free space", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The secret is not what the agent wrote.
+    #[error(
+        "the secret in {} is damaged; restore the file from a backup, or remove it together with \
+         `registered` beside it, provision this client again with `spoke-auth provision --again` \
+         and run `spoke-agent enrol`",
+        .0.display()
+    )]
+    Damaged(PathBuf),
+    /// The device is registered with a secret that is gone.
+    #[error(
+        "this device is registered, but its secret {} is gone; restore the file from a backup, or \
+         remove `registered` beside it, provision this client again with \
+         `spoke-auth provision --again` and run `spoke-agent enrol`",
+        .0.display()
+    )]
+    Gone(PathBuf),
+    /// The system has no random bytes to give.
+    #[error("failed to get random bytes for the device's secret")]
+    NoRandomness(#[source] rand::rand_core::OsError),
+}
+
+/// The state directory, held by this process alone.
+#[derive(Debug)]
+pub struct Identity {
+    path: PathBuf,
+    /// Holds the lock until it is dropped, however the process ends.
+    _lock: File,
+}
+
+/// A session token, and how long it lives by this device's clock.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// What the hub asks for.
+    pub token: SecretString,
+    /// When it was given out, in milliseconds since 1970.
+    pub issued_at_ms: u64,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_at_ms: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    client: String,
+    auth: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSession {
+    #[serde(flatten)]
+    place: Place,
+    token: String,
+    issued_at_ms: u64,
+    expires_at_ms: u64,
+}
+
+const SECRET_BYTES: usize = 32;
+const SECRET_MODE: u32 = 0o600;
+
+impl Identity {
+    /// Opens the directory, makes it if it is missing, and keeps every other agent out of it.
+    ///
+    /// # Errors
+    /// `IdentityError`
+    pub fn open(path: &Path) -> Result<Self, IdentityError> {
+        durable::private_directory(path).map_err(|source| failed("make", path, source))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(SECRET_MODE)
+            .open(&lock_path)
+            .map_err(|source| failed("open", &lock_path, source))?;
+        durable::give_to_owner(&lock, path).map_err(|source| failed("hand over", &lock_path, source))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed("lock", &lock_path, source)),
+        }
+    }
+
+    /// The device's own secret, made now if there is none and the device was never registered.
+    ///
+    /// # Errors
+    /// `IdentityError`; a secret that is there is never replaced.
+    pub fn secret(&self) -> Result<SecretString, IdentityError> {
+        let path = self.file("secret");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                tighten(&path);
+                self.checked(text, path)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_secret(path),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(IdentityError::Damaged(path))
+            }
+            Err(source) => Err(failed("read", &path, source)),
+        }
+    }
+
+    /// Whether this device is registered as this client at this auth service.
+    ///
+    /// # Errors
+    /// `IdentityError` when the file cannot be read.
+    pub fn is_registered(&self, account: &Account) -> Result<bool, IdentityError> {
+        let place = self.read::<Place>("registered")?;
+        Ok(place.is_some_and(|place| place == Place::of(account)))
+    }
+
+    /// Remembers that it is.
+    ///
+    /// # Errors
+    /// `IdentityError` when the file cannot be written.
+    pub fn record_registered(&self, account: &Account) -> Result<(), IdentityError> {
+        self.write("registered", &Place::of(account), 0o644)
+    }
+
+    /// The session that was kept for this account, if there is one.
+    ///
+    /// # Errors
+    /// `IdentityError` when the file cannot be read.
+    pub fn session(&self, account: &Account) -> Result<Option<Session>, IdentityError> {
+        let is_mine = |stored: &StoredSession| {
+            stored.place == Place::of(account)
+                && stored.token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let stored = self.read::<StoredSession>("session")?;
+        Ok(stored.filter(is_mine).map(|stored| Session {
+            token: stored.token.into(),
+            issued_at_ms: stored.issued_at_ms,
+            expires_at_ms: stored.expires_at_ms,
+        }))
+    }
+
+    /// Keeps a session over restarts.
+    ///
+    /// # Errors
+    /// `IdentityError` when the file cannot be written.
+    pub fn record_session(&self, account: &Account, session: &Session) -> Result<(), IdentityError> {
+        let stored = StoredSession {
+            place: Place::of(account),
+            token: session.token.expose_secret().to_owned(),
+            issued_at_ms: session.issued_at_ms,
+            expires_at_ms: session.expires_at_ms,
+        };
+        self.write("session", &stored, SECRET_MODE)
+    }
+
+    /// Forgets the session: its token is good for nothing.
+    ///
+    /// # Errors
+    /// `IdentityError` when the file cannot be removed.
+    pub fn forget_session(&self) -> Result<(), IdentityError> {
+        let path = self.file("session");
+        durable::remove(&path).map_err(|source| failed("remove", &path, source))
+    }
+
+    fn make_secret(&self, path: PathBuf) -> Result<SecretString, IdentityError> {
+        if self.file("registered").exists() {
+            return Err(IdentityError::Gone(path));
+        }
+        let mut bytes = [0; SECRET_BYTES];
+        OsRng.try_fill_bytes(&mut bytes).map_err(IdentityError::NoRandomness)?;
+        let text = BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        durable::write(&path, format!("{text}\n").as_bytes(), SECRET_MODE)
+            .map_err(|source| failed("write", &path, source))?;
+        Ok(text.into())
+    }
+
+    fn checked(&self, text: String, path: PathBuf) -> Result<SecretString, IdentityError> {
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text);
+        if bytes.is_ok_and(|bytes| bytes.len() == SECRET_BYTES) {
+            Ok(text.to_owned().into())
+        } else {
+            Err(IdentityError::Damaged(path))
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// What can be had again is treated as not there where it makes no sense.
+    fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>, IdentityError> {
+        let path = self.file(name);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let parsed = serde_json::from_slice(&bytes);
+                if parsed.is_err() {
+                    warn!(path = %path.display(), "this file is damaged and passed over");
+                }
+                Ok(parsed.ok())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed("read", &path, source)),
+        }
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T, mode: u32) -> Result<(), IdentityError> {
+        let path = self.file(name);
+        let text = serde_json::to_vec(value).expect("plain words and numbers serialise");
+        durable::write(&path, &text, mode).map_err(|source| failed("write", &path, source))
+    }
+}
+
+impl Place {
+    fn of(account: &Account) -> Self {
+        Self { client: account.client.to_string(), auth: account.auth.to_string() }
+    }
+}
+
+/// Others could have read it: that is said, and ended.
+fn tighten(path: &Path) {
+    let is_open = fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0);
+    if is_open {
+        warn!(
+            path = %path.display(),
+            "the device's secret could be read by others; its mode is 0600 again"
+        );
+        // Read-only file systems keep their modes.
+        let _ = fs::set_permissions(path, Permissions::from_mode(SECRET_MODE));
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(client: &str) -> Account {
+        Account {
+            client: client.parse().unwrap(),
+            auth: "https://auth.example.com".parse().unwrap(),
+            hub: "https://hub.example.com".parse().unwrap(),
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_first_start_makes_a_secret_and_every_later_one_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = Identity::open(&path).unwrap().secret().unwrap();
+        let second = Identity::open(&path).unwrap().secret().unwrap();
+        assert_eq!(first.expose_secret(), second.expose_secret());
+        assert_eq!(first.expose_secret().len(), 43);
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join("secret")), 0o600);
+    }
+
+    #[test]
+    fn two_devices_have_two_secrets() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [a, b] = dirs.each_ref().map(|dir| Identity::open(dir.path()).unwrap().secret().unwrap());
+        assert_ne!(a.expose_secret(), b.expose_secret());
+    }
+
+    #[test]
+    fn a_kill_before_the_rename_leaves_no_half_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("secret.new"), "hal").unwrap();
+        let identity = Identity::open(dir.path()).unwrap();
+        let secret = identity.secret().unwrap();
+        assert_eq!(secret.expose_secret().len(), 43);
+        assert_eq!(identity.secret().unwrap().expose_secret(), secret.expose_secret());
+    }
+
+    #[test]
+    fn a_damaged_secret_is_an_error_that_says_the_mend_and_stays_as_it_is() {
+        for damaged in ["", "short", "not base64 at all, however long it may be....", "\0\0\0\0"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("secret");
+            fs::write(&path, damaged).unwrap();
+            let error = Identity::open(dir.path()).unwrap().secret().unwrap_err();
+            assert!(matches!(error, IdentityError::Damaged(_)), "{error}");
+            assert!(error.to_string().contains("provision"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("secret"), [0xff; 43]).unwrap();
+        let error = Identity::open(dir.path()).unwrap().secret().unwrap_err();
+        assert!(matches!(error, IdentityError::Damaged(_)), "{error}");
+    }
+
+    #[test]
+    fn the_secret_of_a_registered_device_is_never_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::open(dir.path()).unwrap();
+        identity.record_registered(&account("dev1")).unwrap();
+        let error = identity.secret().unwrap_err();
+        assert!(matches!(error, IdentityError::Gone(_)), "{error}");
+        assert!(!dir.path().join("secret").exists());
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_closed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::open(dir.path()).unwrap();
+        identity.secret().unwrap();
+        let path = dir.path().join("secret");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        identity.secret().unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn two_agents_never_share_a_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::open(dir.path()).unwrap();
+        let error = Identity::open(dir.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::InUse(_)), "{error}");
+        drop(first);
+        Identity::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn registration_and_session_belong_to_one_client_at_one_auth_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::open(dir.path()).unwrap();
+        let mine = account("dev1");
+        let session = Session { token: "t0ken".into(), issued_at_ms: 1, expires_at_ms: 2 };
+        identity.record_registered(&mine).unwrap();
+        identity.record_session(&mine, &session).unwrap();
+        assert!(identity.is_registered(&mine).unwrap());
+        assert!(!identity.is_registered(&account("dev2")).unwrap());
+        let kept = identity.session(&mine).unwrap().unwrap();
+        assert_eq!((kept.token.expose_secret(), kept.expires_at_ms), ("t0ken", 2));
+        assert!(identity.session(&account("dev2")).unwrap().is_none());
+        assert_eq!(mode(&dir.path().join("session")), 0o600);
+        identity.forget_session().unwrap();
+        assert!(identity.session(&mine).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_session_is_no_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::open(dir.path()).unwrap();
+        fs::write(dir.path().join("session"), "{\"tok").unwrap();
+        assert!(identity.session(&account("dev1")).unwrap().is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! Whom the agent trusts: the system's roots, or one pinned CA. The same for auth and hub, HTTP and
+//! WebSocket alike.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::config::{Account, SettingsError};
+
+/// The agent has nobody to trust.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The pinned CA cannot be used.
+    #[error("{} holds no certificate that can be used ({problem}); give a CA in PEM form", path.display())]
+    BadCaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The system has no roots.
+    #[error("failed to use the system's root certificates; install ca-certificates or set ca_file")]
+    NoRoots(#[source] rustls::Error),
+}
+
+impl TrustError {
+    /// The same as a bad setting, for the exit code.
+    pub fn into_settings_error(self) -> SettingsError {
+        SettingsError::Bad { key: "ca_file", problem: self.to_string() }
+    }
+}
+
+/// Whom to trust for this account. Where nothing is encrypted there is nobody to trust, and a
+/// system without root certificates will do.
+///
+/// # Errors
+/// `TrustError`
+pub fn client_config(account: &Account, ca_file: &Path) -> Result<Arc<ClientConfig>, TrustError> {
+    let builder = ClientConfig::builder();
+    let config = if !ca_file.as_os_str().is_empty() {
+        builder.with_root_certificates(pinned(ca_file)?).with_no_client_auth()
+    } else if account.auth.is_plaintext() && account.hub.is_plaintext() {
+        builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+    } else {
+        builder.with_platform_verifier().map_err(TrustError::NoRoots)?.with_no_client_auth()
+    };
+    Ok(Arc::new(config))
+}
+
+fn pinned(ca_file: &Path) -> Result<RootCertStore, TrustError> {
+    let bad = |problem: String| TrustError::BadCaFile { path: ca_file.to_owned(), problem };
+    let certificates = CertificateDer::pem_file_iter(ca_file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| bad(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(bad("it is empty".to_owned()));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(url: &str) -> Account {
+        Account {
+            client: "dev1".parse().unwrap(),
+            auth: url.parse().unwrap(),
+            hub: url.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_refused_by_name() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let refused = || client_config(&account("https://h"), &path).unwrap_err().to_string();
+        assert!(refused().contains("ca.pem"));
+        std::fs::write(&path, "no PEM at all").unwrap();
+        assert!(refused().contains("it is empty"));
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(refused().contains("PEM"));
+    }
+
+    #[test]
+    fn plaintext_needs_no_roots() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        client_config(&account("http://127.0.0.1:1"), Path::new("")).unwrap();
+    }
+}

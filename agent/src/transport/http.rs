@@ -1,0 +1,341 @@
+//! The same frames over plain requests, where a WebSocket cannot be had: HELLO is `POST /session`,
+//! PUSH is `POST /xadd` and its answer the ACK, and a long poll of `GET /xread` brings PUSH down.
+//!
+//! The ACK of what came down is the `seq` of the next poll, so there is one batch under way down,
+//! and one after the other go up: requests beside each other would arrive in any order. What
+//! goes up, what comes down and what is answered here (PING) never wait for each other.
+//!
+//! Nothing is tried again here. A request that fails ends the session, like a WebSocket that
+//! breaks, and the handshake sorts out what arrived. No request has a time limit either: the
+//! session sees by PONG and ACK that nothing comes, and drops the line with all that is under way.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt, stream};
+use http::{
+    HeaderValue, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use reqwest::{Client, RequestBuilder};
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+use spoke_shared::{
+    config::ServiceUrl,
+    entry::Entry,
+    limits::{
+        BATCH_ENTRIES_MAX, BLOCK_MAX, HEARTBEAT, HTTP_BODY_BYTES_MAX, WINDOW_BATCHES,
+    },
+    link::{Heard, TransportError},
+    seq::{Epoch, Seq},
+    wire::{
+        frame::{Ack, Features, Frame, Goaway, Hello, MAJOR, MINOR, Push, Reason, Welcome},
+        json::{
+            BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm, XreadForm,
+        },
+    },
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::PollSender;
+
+use super::Line;
+use crate::{auth::bearer, denial::Denial};
+
+/// The header that fences a session.
+const GENERATION: &str = "spoke-generation";
+/// An answer this young shows that the hub is there: two of the longest polls.
+const LATELY: Duration = Duration::from_secs(2 * BLOCK_MAX.as_secs());
+/// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
+const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// Why a request did not do what it was for.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the request failed")]
+    Request(#[source] reqwest::Error),
+    #[error("the hub answered {0}")]
+    Denied(Denial),
+    #[error("the hub's answer is none that it gives")]
+    Malformed(#[source] serde_json::Error),
+    #[error("the hub's answer is larger than {HTTP_BODY_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// Frames over requests to this hub. Nothing is sent before HELLO.
+pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
+    let heard = Heard::new(Instant::now());
+    let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
+    let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
+    let requests = Requests { http, hub, bearer: bearer(token), heard: heard.clone() };
+    let courier = Courier { requests, incoming, known: Arc::default() };
+    let mut carrying = Box::pin(courier.carry(outgoing));
+    let mut is_over = false;
+    // The courier runs as long as somebody waits for frames, and ends with the line.
+    let frames = stream::poll_fn(move |cx| {
+        if !is_over && carrying.as_mut().poll(cx).is_ready() {
+            is_over = true;
+        }
+        match inbox.poll_recv(cx) {
+            Poll::Pending if is_over => Poll::Ready(None),
+            polled => polled,
+        }
+    });
+    let outbox = PollSender::new(outbox).sink_map_err(|error| TransportError::Broken(error.into()));
+    Line { frames: frames.boxed(), outbox: Box::pin(outbox), heard }
+}
+
+struct Courier {
+    requests: Requests,
+    incoming: mpsc::Sender<Result<Frame, TransportError>>,
+    /// The hub's cursor as it was last told, and when: the answer to PING.
+    known: Arc<Mutex<Option<(Ack, Instant)>>>,
+}
+
+impl Courier {
+    async fn carry(self, mut outgoing: mpsc::Receiver<Frame>) {
+        let Some(Frame::Hello(hello)) = outgoing.recv().await else { return };
+        let (welcome, position) = match self.open(*hello).await {
+            Ok(opened) => opened,
+            Err(fault) => return self.end(fault).await,
+        };
+        let generation = welcome.generation;
+        let cursor = Ack { epoch: welcome.cursor.epoch, seq: welcome.cursor.seq, refused: vec![] };
+        self.handle_answer(Some(cursor));
+        if !self.deliver(Frame::Welcome(Box::new(welcome))).await {
+            return;
+        }
+        let (pushes, to_push) = mpsc::channel(WINDOW_BATCHES);
+        let (acks, acked) = watch::channel((Epoch::UNKNOWN, Seq::ZERO));
+        let done = tokio::select! {
+            () = self.sort(outgoing, pushes, acks) => Ok(()),
+            done = self.carry_up(generation, to_push) => done,
+            done = self.carry_down(generation, position, acked) => done,
+        };
+        if let Err(fault) = done {
+            self.end(fault).await;
+        }
+    }
+
+    async fn open(&self, hello: Hello) -> Result<(Welcome, PositionForm), Fault> {
+        let form = HelloForm {
+            version: hello.version,
+            origin: hello.origin.into(),
+            cursor: hello.cursor.into(),
+        };
+        let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
+        let form: WelcomeForm = self.requests.post("/session", None, body).await?;
+        let welcome = Welcome {
+            // The forms carry no numbers: they are the ones of this version or they do not parse.
+            major: MAJOR,
+            minor: MINOR,
+            version: form.version,
+            generation: form.generation,
+            cursor: form.cursor.into(),
+            origin: form.origin.into(),
+            granted: form.granted.into(),
+            heartbeat_ms: HEARTBEAT.as_millis() as u64,
+            server_time_ms: form.server_time_ms,
+            features: Features::default(),
+        };
+        Ok((welcome, form.position))
+    }
+
+    /// Takes what the session says to where it belongs. Ends when the session does.
+    async fn sort(
+        &self,
+        mut outgoing: mpsc::Receiver<Frame>,
+        pushes: mpsc::Sender<Push>,
+        acks: watch::Sender<(Epoch, Seq)>,
+    ) {
+        while let Some(frame) = outgoing.recv().await {
+            match frame {
+                // Its window is no larger than the queue.
+                Frame::Push(push) => {
+                    if pushes.send(push).await.is_err() {
+                        return;
+                    }
+                }
+                Frame::Ack(ack) => {
+                    acks.send_replace((ack.epoch, ack.seq));
+                }
+                Frame::Ping => {
+                    if let Some(pong) = self.pong()
+                        && !self.deliver(Frame::Pong(pong)).await
+                    {
+                        return;
+                    }
+                }
+                Frame::Goaway(_) => return,
+                Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
+            }
+        }
+    }
+
+    async fn carry_up(
+        &self,
+        generation: u64,
+        mut pushes: mpsc::Receiver<Push>,
+    ) -> Result<(), Fault> {
+        while let Some(Push { epoch, after, through, entries }) = pushes.recv().await {
+            let form = BatchForm {
+                epoch: Some(epoch),
+                after: Some(after),
+                through: Some(through),
+                entries: entries.into_iter().map(EntryForm::from).collect(),
+            };
+            let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
+            let added: BatchAddedForm =
+                self.requests.post("/xadd", Some(generation), body).await?;
+            let refused = added.refused.into_iter().map(|form| (form.seq, form.reason)).collect();
+            let ack = Ack { epoch, seq: added.seq, refused };
+            self.handle_answer(Some(Ack { refused: vec![], ..ack.clone() }));
+            if !self.deliver(Frame::Ack(ack)).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_down(
+        &self,
+        generation: u64,
+        position: PositionForm,
+        mut acked: watch::Receiver<(Epoch, Seq)>,
+    ) -> Result<(), Fault> {
+        let PositionForm { epoch, mut after, mut joint } = position;
+        loop {
+            let asked_at = Instant::now();
+            let form = self.requests.poll(generation, epoch, after).await?;
+            self.handle_answer(None);
+            if form.seq <= after {
+                let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
+                tokio::time::sleep(early).await;
+                continue;
+            }
+            let through = form.seq;
+            let entries = form.entries.into_iter().map(Entry::from).collect();
+            let push = Push { epoch: form.epoch, after: joint, through, entries };
+            if !self.deliver(Frame::Push(push)).await {
+                return Ok(());
+            }
+            let is_kept = |ack: &(Epoch, Seq)| *ack >= (epoch, through);
+            if acked.wait_for(is_kept).await.is_err() {
+                return Ok(());
+            }
+            (after, joint) = (through, through);
+        }
+    }
+
+    /// Says why it is over, in the words of the protocol where there are any.
+    async fn end(&self, fault: Fault) {
+        let last = match goaway(&fault) {
+            Some(goaway) => Ok(Frame::Goaway(goaway)),
+            None => Err(TransportError::Broken(fault.into())),
+        };
+        // Nobody there to hear it is the same end.
+        let _ = self.incoming.send(last).await;
+    }
+
+    /// False when nobody waits for frames any more.
+    async fn deliver(&self, frame: Frame) -> bool {
+        self.incoming.send(Ok(frame)).await.is_ok()
+    }
+
+    fn handle_answer(&self, cursor: Option<Ack>) {
+        let mut known = self.known();
+        match (cursor, known.as_mut()) {
+            (Some(cursor), _) => *known = Some((cursor, Instant::now())),
+            (None, Some((_, at))) => *at = Instant::now(),
+            (None, None) => {}
+        }
+    }
+
+    fn pong(&self) -> Option<Ack> {
+        let known = self.known();
+        known.as_ref().filter(|(_, at)| at.elapsed() < LATELY).map(|(cursor, _)| cursor.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Ack, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Requests {
+    http: Client,
+    hub: ServiceUrl,
+    bearer: HeaderValue,
+    heard: Heard,
+}
+
+impl Requests {
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        generation: Option<u64>,
+        body: Vec<u8>,
+    ) -> Result<T, Fault> {
+        let mut request = self.http.post(self.hub.join(path));
+        if let Some(generation) = generation {
+            request = request.header(GENERATION, generation);
+        }
+        self.ask(request.header(CONTENT_TYPE, "application/json").body(body)).await
+    }
+
+    async fn poll(&self, generation: u64, epoch: Epoch, after: Seq) -> Result<XreadForm, Fault> {
+        let block_ms = BLOCK_MAX.as_millis();
+        let query =
+            format!("seq={after}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}");
+        let url = self.hub.join(&format!("/xread?{query}"));
+        self.ask(self.http.get(url).header(GENERATION, generation)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Fault> {
+        let request = request.header(AUTHORIZATION, self.bearer.clone());
+        let failed = |error: reqwest::Error| Fault::Request(error.without_url());
+        let mut response = request.send().await.map_err(failed)?;
+        let mut body = BytesMut::new();
+        self.heard.touch(Instant::now());
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            self.heard.touch(Instant::now());
+            if body.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
+                return Err(Fault::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let body: Bytes = body.freeze();
+        if response.status() != StatusCode::OK {
+            let denial = Denial::new(response.status(), response.headers(), &body);
+            return Err(Fault::Denied(denial));
+        }
+        serde_json::from_slice(&body).map_err(Fault::Malformed)
+    }
+}
+
+/// What the same refusal would be over a WebSocket.
+fn goaway(fault: &Fault) -> Option<Goaway> {
+    let denial = match fault {
+        Fault::Denied(denial) => denial,
+        Fault::Malformed(_) | Fault::TooLarge => {
+            let message = fault.to_string();
+            return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
+        }
+        Fault::Request(_) => return None,
+    };
+    let reason = match denial.status {
+        StatusCode::UNAUTHORIZED => Reason::Unauthorized,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Reason::Protocol,
+        StatusCode::CONFLICT => Reason::from_word(denial.reason.as_deref().unwrap_or_default()),
+        _ if denial.is_busy() => Reason::Unavailable,
+        _ => return None,
+    };
+    let wait_ms = denial.retry_after.unwrap_or_default().as_millis() as u64;
+    Some(Goaway { reason, message: denial.to_string(), wait_ms })
+}
+
+#[cfg(test)]
+mod tests;

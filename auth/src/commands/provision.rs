@@ -1,0 +1,117 @@
+//! `spoke-auth provision C`
+
+use std::{
+    fmt::Write,
+    io::{self, IsTerminal},
+};
+
+use anyhow::Context;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use spoke_shared::{client::ClientId, config::ServiceUrl};
+
+use super::client::{now_ms, time};
+use crate::{config::Config, passcode::OtpSecret, store::Provisioning, valid_for::ValidFor};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The client's name: letters, digits and . _ - (64 at most)
+    client: ClientId,
+    /// How long it may register, such as 12h or 7d [default: the setting register_valid]
+    #[arg(long, value_name = "TIME")]
+    valid: Option<ValidFor>,
+    /// A known client too: what it had is void and its sessions end
+    #[arg(long)]
+    again: bool,
+    /// Where devices reach auth, for the line to paste
+    #[arg(long, value_name = "URL")]
+    auth_url: Option<ServiceUrl>,
+    /// Where devices reach the hub, for the line to paste
+    #[arg(long, value_name = "URL")]
+    hub_url: Option<ServiceUrl>,
+    /// For programs: an object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made for a client.
+struct Provisioned {
+    client: ClientId,
+    otp_secret: OtpSecret,
+    deadline_ms: u64,
+    sessions_ended: u64,
+}
+
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
+    let client = &args.client;
+    let deadline_ms = args.valid.unwrap_or(config.register_valid).deadline_ms(now_ms()?);
+    let provisioning = if args.again { Provisioning::Again } else { Provisioning::New };
+    let otp_secret = OtpSecret::generate().context("failed to make a secret")?;
+    let ended = super::store(config)?
+        .provision(client, &otp_secret.to_base32(), deadline_ms, provisioning)
+        .await?;
+    let sessions_ended = ended.with_context(|| {
+        format!(
+            "{client} is known already; `spoke-auth show {client}` says how it stands, and --again \
+             makes it a new OTP secret, voids what it had and ends its sessions"
+        )
+    })?;
+    let client = client.clone();
+    let made = Provisioned { client, otp_secret, deadline_ms, sessions_ended };
+    let text = if args.json { as_json(&made, &args)? } else { as_text(&made, &args)? };
+    Ok(super::print(&text)?)
+}
+
+fn as_json(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
+    let object = json!({
+        "client": made.client,
+        "otpSecret": made.otp_secret.to_base32().expose_secret(),
+        "otpauthUrl": made.otp_secret.to_url(made.client.as_str()).expose_secret(),
+        "regDeadline": time(made.deadline_ms),
+        "enrol": enrol_line(made, args),
+        "sessionsEnded": made.sessions_ended,
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+}
+
+fn as_text(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
+    let Provisioned { client, otp_secret, deadline_ms, sessions_ended } = made;
+    let url = otp_secret.to_url(client.as_str());
+    let mut text = format!("{client} may register until {}\n", time(*deadline_ms));
+    if args.again {
+        writeln!(text, "what it had is void; {} ended", super::sessions(*sessions_ended))?;
+    }
+    writeln!(text, "\nOTP secret   {}", otp_secret.to_base32().expose_secret())?;
+    writeln!(text, "otpauth URL  {}\n\n{}", url.expose_secret(), qr_code(url.expose_secret())?)?;
+    writeln!(text, "\non the device:\n\n  {}\n", enrol_line(made, args))?;
+    if args.auth_url.is_none() || args.hub_url.is_none() {
+        writeln!(text, "with your own addresses (--auth-url and --hub-url put them in here)")?;
+    }
+    Ok(text)
+}
+
+fn enrol_line(made: &Provisioned, args: &Args) -> String {
+    let url = |given: &Option<ServiceUrl>, example: &str| {
+        given.as_ref().map_or_else(|| example.to_owned(), ToString::to_string)
+    };
+    format!(
+        "spoke-agent enrol --client {} --auth {} --hub {} --otp-secret {}",
+        made.client,
+        url(&args.auth_url, "https://auth.example.com"),
+        url(&args.hub_url, "https://hub.example.com"),
+        made.otp_secret.to_base32().expose_secret()
+    )
+}
+
+/// Light on dark, whatever the colours of the terminal; where there is none, without colours.
+fn qr_code(url: &str) -> anyhow::Result<String> {
+    let code = QrCode::with_error_correction_level(url, EcLevel::L)?;
+    let (dark, light) = (Dense1x2::Light, Dense1x2::Dark);
+    let code = code.render().dark_color(dark).light_color(light).build();
+    if !io::stdout().is_terminal() {
+        return Ok(code);
+    }
+    let lines = code.lines().map(|line| format!("\x1b[97;40m{line}\x1b[0m"));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,20 @@
+//! `spoke-auth revoke C`
+
+use anyhow::Context;
+use spoke_shared::client::ClientId;
+
+use crate::config::Config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The client's name
+    client: ClientId,
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let client = &args.client;
+    let ended = super::store(config)?.revoke(client).await?;
+    let ended = ended.with_context(|| super::unknown(client))?;
+    let sessions = super::sessions(ended);
+    Ok(super::print(&format!("{client} is revoked; {sessions} ended\n"))?)
+}

@@ -1,0 +1,32 @@
+//! `spoke-auth show C`
+
+use anyhow::Context;
+use spoke_shared::client::ClientId;
+
+use super::client::{as_json, now_ms, standing};
+use crate::config::Config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The client's name
+    client: ClientId,
+    /// For programs: an object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let client = &args.client;
+    let listed = super::store(config)?.show(client).await?;
+    let listed = listed.with_context(|| super::unknown(client))?;
+    let now_ms = now_ms()?;
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&as_json(&listed, now_ms))?)
+    } else {
+        let (word, when) = standing(&listed, now_ms);
+        let standing = format!("{word} {when}");
+        let sessions = listed.sessions;
+        format!("client    {client}\nstanding  {}\nsessions  {sessions}\n", standing.trim_end())
+    };
+    Ok(super::print(&text)?)
+}

@@ -1,0 +1,196 @@
+//! Settings of auth: `/etc/spoke/auth.toml`, over it `SPOKE_AUTH_…`, over that flags.
+
+use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
+
+use serde::{Deserialize, Serialize};
+use spoke_shared::{
+    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    serve::server_tls,
+};
+
+use crate::valid_for::ValidFor;
+
+/// All settings, each with its default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where devices come to.
+    pub listen: String,
+    /// Health and metrics; empty for none.
+    pub admin_listen: String,
+    /// Where clients and sessions are kept.
+    pub redis: RedisUrl,
+    /// What all keys begin with; several fleets may share one Redis.
+    pub key_prefix: String,
+    /// The logarithm of bcrypt's rounds, 4 to 16.
+    pub bcrypt_cost: u32,
+    /// Threads that hash at a time; by default one a core.
+    pub bcrypt_workers: usize,
+    /// Requests that wait for such a thread; one more is answered 503.
+    pub bcrypt_queue: usize,
+    /// How long a session lives without a refresh.
+    pub session_ttl_seconds: u64,
+    /// How long `provision` and `extend` let a client register, such as "7d" or "12h".
+    pub register_valid: ValidFor,
+    /// How often clients and addresses may come.
+    pub throttle: ThrottleSettings,
+    /// Certificate and key; both empty behind a proxy.
+    pub tls: TlsSettings,
+    /// What is logged, and how.
+    pub log: LogSettings,
+}
+
+/// Limits per client and per address. Each auth process counts for itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThrottleSettings {
+    /// Logins of one client that may come at once.
+    pub login_burst: u32,
+    /// Logins of one client in the long run.
+    pub login_per_minute: u32,
+    /// Registrations of one client that may come at once.
+    pub register_burst: u32,
+    /// Registrations of one client in the long run. At 3, guessing codes from any number of
+    /// addresses all through the default 7 days finds one with a chance of about one in eleven.
+    pub register_per_minute: u32,
+    /// Registrations and logins from one address that may come at once; ten refreshes count as one.
+    /// Behind a proxy all devices have one address.
+    pub address_burst: u32,
+    /// The same in the long run.
+    pub address_per_minute: u32,
+    /// Wrong codes or secrets for one client from one address before it has to wait: a second, then
+    /// twice as long each time.
+    pub failures_free: u32,
+    /// The longest such wait, and how long it takes until one failure is forgiven.
+    pub failure_wait_seconds_max: u64,
+    /// Wrong codes or secrets from one address before it has to wait, a minute at the most.
+    pub address_failures_free: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "0.0.0.0:8444".to_owned(),
+            admin_listen: "127.0.0.1:9466".to_owned(),
+            redis: RedisUrl::default(),
+            key_prefix: "spoke-auth".to_owned(),
+            bcrypt_cost: 12,
+            bcrypt_workers: available_parallelism().map_or(1, NonZero::get),
+            bcrypt_queue: 64,
+            session_ttl_seconds: 24 * 60 * 60,
+            register_valid: ValidFor::WEEK,
+            throttle: ThrottleSettings::default(),
+            tls: TlsSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for ThrottleSettings {
+    fn default() -> Self {
+        Self {
+            login_burst: 30,
+            login_per_minute: 12,
+            register_burst: 30,
+            register_per_minute: 3,
+            address_burst: 300,
+            address_per_minute: 600,
+            failures_free: 10,
+            failure_wait_seconds_max: 15 * 60,
+            address_failures_free: 100,
+        }
+    }
+}
+
+/// Longer keys only make commands longer.
+const KEY_PREFIX_BYTES_MAX: usize = 64;
+/// Sessions that live longer than a year are no sessions.
+const SESSION_TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
+
+impl Config {
+    /// Checks what the types alone do not: bounds, and the certificate's files.
+    ///
+    /// # Errors
+    /// `ConfigError` that names the key and the mend.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+        let prefix = &self.key_prefix;
+        if !(1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) || !prefix.bytes().all(is_plain) {
+            let problem = format!(
+                "it is {prefix:?}; use 1 to {KEY_PREFIX_BYTES_MAX} characters out of \
+                 A-Z a-z 0-9 . _ - :"
+            );
+            return Err(ConfigError::bad("key_prefix", problem));
+        }
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;
+        within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;
+        within("bcrypt_queue", count(self.bcrypt_queue), 0..=100_000)?;
+        within("session_ttl_seconds", self.session_ttl_seconds, 1..=SESSION_TTL_SECONDS_MAX)?;
+        self.throttle.validate()?;
+        server_tls(&self.tls)?;
+        Ok(())
+    }
+}
+
+impl ThrottleSettings {
+    fn validate(&self) -> Result<(), ConfigError> {
+        for (key, count, least) in [
+            ("throttle.login_burst", self.login_burst, 1),
+            ("throttle.login_per_minute", self.login_per_minute, 1),
+            ("throttle.register_burst", self.register_burst, 1),
+            ("throttle.register_per_minute", self.register_per_minute, 1),
+            ("throttle.address_burst", self.address_burst, 1),
+            ("throttle.address_per_minute", self.address_per_minute, 1),
+            ("throttle.failures_free", self.failures_free, 0),
+            ("throttle.address_failures_free", self.address_failures_free, 0),
+        ] {
+            within(key, count.into(), least..=1_000_000)?;
+        }
+        let longest = self.failure_wait_seconds_max;
+        within("throttle.failure_wait_seconds_max", longest, 1..=24 * 60 * 60)
+    }
+}
+
+fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (range.start(), range.end());
+    let problem = format!("it is {value} and takes {least} to {most}");
+    Err(ConfigError::bad(key, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_good_and_each_bound_names_its_key() {
+        Config::default().validate().unwrap();
+        let with = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().map_err(|error| error.to_string())
+        };
+        with(|config| config.bcrypt_cost = 4).unwrap();
+        with(|config| config.bcrypt_cost = 16).unwrap();
+        for (key, change) in [
+            ("bcrypt_cost", (|config| config.bcrypt_cost = 3) as fn(&mut Config)),
+            ("bcrypt_cost", |config| config.bcrypt_cost = 17),
+            ("bcrypt_workers", |config| config.bcrypt_workers = 0),
+            ("session_ttl_seconds", |config| config.session_ttl_seconds = 0),
+            ("key_prefix", |config| config.key_prefix.clear()),
+            ("key_prefix", |config| config.key_prefix = "a*".into()),
+            ("throttle.login_burst", |config| config.throttle.login_burst = 0),
+            ("throttle.address_per_minute", |config| config.throttle.address_per_minute = 0),
+            ("throttle.failure_wait_seconds_max", |config| {
+                config.throttle.failure_wait_seconds_max = 0;
+            }),
+            ("tls.key_file", |config| config.tls.cert_file = "cert.pem".into()),
+        ] {
+            let message = with(change).unwrap_err();
+            assert!(message.contains(key), "{key} is not in {message:?}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Auth: lets devices in. A device registers its own secret once, with a one-time code that an
+//! operator gave out, and trades that secret for session tokens, which the hub asks Redis about.
+
+pub mod passcode;
+pub mod registration;
+pub mod secret;
+pub mod throttle;
+pub mod token;
+pub mod valid_for;
+
+pub mod config;
+pub mod metrics;
+pub mod store;
+
+pub mod commands;
+pub mod routes;
+pub mod service;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::Router;
+use spoke_shared::{
+    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
+    notify,
+    serve::{ServeLimits, admin_router, serve, server_tls},
+    shutdown::Shutdown,
+    store::Redis,
+};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::{config::Config, secret::Pool, service::Service, store::Store, throttle::Throttle};
+
+/// Beyond the drain of the listeners, for the tasks around them.
+const FINISH_SLACK: Duration = Duration::from_secs(2);
+
+/// Where the service is called, bound already.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For devices.
+    pub public: TcpListener,
+    /// For health and metrics, if wanted.
+    pub admin: Option<TcpListener>,
+}
+
+/// Serves until the shutdown begins, finishes what is in hand and returns. Redis need not be there
+/// at the start: until it is, requests are answered 503.
+///
+/// # Errors
+/// When a setting turns out to be unusable.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
+    let tls = server_tls(&config.tls)?;
+    let service = Arc::new(service(&config).await?);
+    let Listeners { public, admin } = listeners;
+
+    info!(address = %public.local_addr()?, tls = tls.is_some(), "listening for devices");
+    let app = routes::router(Arc::clone(&service));
+    let limits = ServeLimits::default();
+    shutdown.spawn("listener", serve(public, tls, app, limits, shutdown.clone()));
+    if let Some(admin) = admin {
+        info!(address = %admin.local_addr()?, "listening for health and metrics");
+        let app = admin_routes(service);
+        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
+        shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
+    }
+    if let Some(interval) = notify::watchdog_interval() {
+        shutdown.spawn("watchdog", feed_watchdog(interval, shutdown.clone()));
+    }
+    notify::ready();
+
+    shutdown.begun().await;
+    notify::stopping();
+    if !shutdown.finish(DRAIN_TIMEOUT + FINISH_SLACK).await {
+        warn!("stopped before all requests were finished");
+    }
+    Ok(())
+}
+
+async fn service(config: &Config) -> anyhow::Result<Service> {
+    let session_ttl = Duration::from_secs(config.session_ttl_seconds);
+    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let store = Store::new(redis, &config.key_prefix, session_ttl);
+    let (cost, workers, queue) = (config.bcrypt_cost, config.bcrypt_workers, config.bcrypt_queue);
+    let pool = tokio::task::spawn_blocking(move || Pool::new(cost, workers, queue)).await??;
+    let throttle = Throttle::new(&config.throttle, THROTTLE_KEYS_MAX);
+    Ok(Service::new(store, pool, throttle, session_ttl))
+}
+
+fn admin_routes(service: Arc<Service>) -> Router {
+    let store = service.store.clone();
+    let ready = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
+        let store = store.clone();
+        Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
+    };
+    admin_router(ready, move || service.metrics.render(service.gauges()))
+}
+
+async fn feed_watchdog(interval: Duration, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = ticks.tick() => notify::watchdog(),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The one-time code that lets a device register: which step of the clock it belongs to.
+//!
+//! TOTP (RFC 6238) as every authenticator speaks it: SHA-1, 6 digits, 30 s. One step either side
+//! is taken, so a device's clock may be half a minute off. That a step is accepted once only is
+//! the store's business, since only the store can decide it for all processes at a time.
+
+use std::{fmt, str::FromStr};
+
+use rand::{TryRngCore, rngs::OsRng};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use totp_rs::{Algorithm, Secret, TOTP};
+
+/// Seconds of one step.
+pub const STEP_SECONDS: u64 = 30;
+/// Digits of a code.
+pub const DIGITS: usize = 6;
+/// Steps before and after the present one whose codes are taken.
+const STEPS_ASIDE: u64 = 1;
+/// Bytes of a secret made here: what RFC 4226 recommends.
+const SECRET_BYTES: usize = 20;
+/// Bytes a secret needs at least, 80 bits: what authenticators commonly hand out.
+const SECRET_BYTES_MIN: usize = 10;
+
+/// A code as a device sends it: six digits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Passcode(String);
+
+/// The text is no one-time code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a one-time code is 6 digits")]
+pub struct BadPasscode;
+
+impl FromStr for Passcode {
+    type Err = BadPasscode;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_code = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_code.then(|| Self(text.to_owned())).ok_or(BadPasscode)
+    }
+}
+
+impl fmt::Debug for Passcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passcode(…)")
+    }
+}
+
+/// The secret that codes are made from.
+#[derive(Clone)]
+pub struct OtpSecret(SecretSlice<u8>);
+
+/// The text is no secret that codes can be made from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an OTP secret is base32 text of at least 16 characters")]
+pub struct BadOtpSecret;
+
+impl OtpSecret {
+    /// A new one, from the operating system's random source.
+    ///
+    /// # Errors
+    /// What that source says when it has nothing to give.
+    pub fn generate() -> Result<Self, rand::rand_core::OsError> {
+        let mut bytes = vec![0; SECRET_BYTES];
+        OsRng.try_fill_bytes(&mut bytes)?;
+        Ok(Self(bytes.into()))
+    }
+
+    /// The secret as base32 text, as it is typed and stored.
+    pub fn to_base32(&self) -> SecretString {
+        self.totp(String::new()).get_secret_base32().into()
+    }
+
+    /// The `otpauth://` URL that an authenticator reads.
+    pub fn to_url(&self, account: &str) -> SecretString {
+        self.totp(account.to_owned()).get_url().into()
+    }
+
+    /// The code of a step.
+    pub fn code_of(&self, step: u64) -> Passcode {
+        Passcode(self.totp(String::new()).generate(step.saturating_mul(STEP_SECONDS)))
+    }
+
+    fn totp(&self, account: String) -> TOTP {
+        let secret = self.0.expose_secret().to_vec();
+        let issuer = Some("Spoke".to_owned());
+        TOTP::new_unchecked(
+            Algorithm::SHA1,
+            DIGITS,
+            STEPS_ASIDE as u8,
+            STEP_SECONDS,
+            secret,
+            issuer,
+            account,
+        )
+    }
+}
+
+impl FromStr for OtpSecret {
+    type Err = BadOtpSecret;
+
+    /// Takes what people paste: either case, spaces and dashes between groups, padding.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = text.chars().filter(|c| !matches!(c, ' ' | '-' | '='));
+        let plain = Secret::Encoded(plain.collect::<String>().to_ascii_uppercase());
+        let bytes = plain.to_bytes().map_err(|_| BadOtpSecret)?;
+        if bytes.len() < SECRET_BYTES_MIN {
+            return Err(BadOtpSecret);
+        }
+        Ok(Self(bytes.into()))
+    }
+}
+
+impl fmt::Debug for OtpSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OtpSecret(…)")
+    }
+}
+
+/// The step that `code` belongs to, if it is the present one or next to it. All are compared in
+/// full, so that the time taken tells nothing. Of two steps with the same code it is the later.
+pub fn matching_step(secret: &OtpSecret, code: &Passcode, now_seconds: u64) -> Option<u64> {
+    let present = now_seconds / STEP_SECONDS;
+    let first = present.saturating_sub(STEPS_ASIDE);
+    let (mut found, mut step_found) = (Choice::from(0), 0u64);
+    for step in first..=present + STEPS_ASIDE {
+        let is_equal = secret.code_of(step).0.as_bytes().ct_eq(code.0.as_bytes());
+        step_found.conditional_assign(&step, is_equal);
+        found |= is_equal;
+    }
+    bool::from(found).then_some(step_found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The seed of RFC 6238, appendix B.
+    const RFC_SECRET: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
+
+    fn rfc_secret() -> OtpSecret {
+        RFC_SECRET.parse().unwrap()
+    }
+
+    #[test]
+    fn codes_are_those_of_rfc_6238() {
+        for (seconds, code) in [
+            (59, "287082"),
+            (1_111_111_109, "081804"),
+            (1_234_567_890, "005924"),
+            (20_000_000_000, "353130"),
+        ] {
+            let code: Passcode = code.parse().unwrap();
+            assert_eq!(rfc_secret().code_of(seconds / STEP_SECONDS), code, "{seconds}");
+            let step = matching_step(&rfc_secret(), &code, seconds);
+            assert_eq!(step, Some(seconds / STEP_SECONDS), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn one_step_either_side_is_taken_and_no_more() {
+        let step = 1_111_111_109 / STEP_SECONDS;
+        let code = rfc_secret().code_of(step);
+        let seen_at = |now| matching_step(&rfc_secret(), &code, now);
+        let (begins, ends) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
+        assert_eq!(seen_at(begins - STEP_SECONDS), Some(step));
+        assert_eq!(seen_at(ends + STEP_SECONDS), Some(step));
+        assert_eq!(seen_at(begins - STEP_SECONDS - 1), None);
+        assert_eq!(seen_at(ends + STEP_SECONDS + 1), None);
+    }
+
+    #[test]
+    fn the_first_steps_of_1970_do_not_underflow() {
+        assert_eq!(matching_step(&rfc_secret(), &rfc_secret().code_of(0), 0), Some(0));
+    }
+
+    #[test]
+    fn only_six_digits_are_a_code() {
+        assert!("000000".parse::<Passcode>().is_ok());
+        for bad in ["", "12345", "1234567", "12345a", " 12345", "١٢٣", "+12345"] {
+            assert_eq!(bad.parse::<Passcode>(), Err(BadPasscode), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_taken_as_people_paste_it_and_never_weak() {
+        let code = rfc_secret().code_of(1);
+        for text in ["gezdgnbvgy3tqojqgezdgnbvgy3tqojq", "GEZD GNBV GY3T QOJQ-GEZDGNBVGY3TQOJQ===="]
+        {
+            assert_eq!(text.parse::<OtpSecret>().unwrap().code_of(1), code);
+        }
+        for bad in ["", "GEZDGNBV", "GEZDGNBVGY3TQOJ1", "not base32!"] {
+            assert_eq!(bad.parse::<OtpSecret>().unwrap_err(), BadOtpSecret, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_secret_is_160_bits_and_survives_its_text() {
+        let secret = OtpSecret::generate().unwrap();
+        let text = secret.to_base32();
+        assert_eq!(text.expose_secret().len(), 32);
+        let again: OtpSecret = text.expose_secret().parse().unwrap();
+        assert_eq!(again.code_of(7), secret.code_of(7));
+        assert_eq!(
+            secret.to_url("dev1").expose_secret(),
+            format!("otpauth://totp/Spoke:dev1?secret={}&issuer=Spoke", text.expose_secret())
+        );
+    }
+
+    #[test]
+    fn neither_code_nor_secret_is_ever_printed() {
+        let text = format!("{:?} {:?}", rfc_secret(), rfc_secret().code_of(1));
+        assert_eq!(text, "OtpSecret(…) Passcode(…)");
+    }
+
+    proptest! {
+        #[test]
+        fn a_code_is_good_exactly_next_to_its_step(step in 2u64..100_000_000, late in -4i64..=4) {
+            let code = rfc_secret().code_of(step);
+            let now = step.saturating_add_signed(late) * STEP_SECONDS + 7;
+            let found = matching_step(&rfc_secret(), &code, now);
+            // A neighbour may have the same code by chance, one time in a million.
+            let is_near = late.abs() <= 1;
+            prop_assert!(found.is_some() == is_near || found.is_some_and(|f| f != step));
+        }
+    }
+}

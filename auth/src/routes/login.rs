@@ -1,0 +1,60 @@
+//! `POST /login`: a session for the device that knows its secret.
+
+use std::sync::Arc;
+
+use axum::{Extension, extract::State, response::Response};
+use http::StatusCode;
+use spoke_shared::{client::ClientId, refusal::Refusal, serve::PeerAddress};
+use tracing::debug;
+
+use super::{body::Body, session_answer};
+use crate::{
+    secret::DeviceSecret,
+    service::{Service, visit},
+    throttle::Action,
+    token::SessionToken,
+};
+
+pub(super) async fn handle(
+    State(service): State<Arc<Service>>,
+    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    mut body: Body,
+) -> Result<Response, Refusal> {
+    let client = body.client()?;
+    // A secret that can be nobody's is answered like a wrong one.
+    let secret = DeviceSecret::new(body.secret("secret")?).ok();
+    let visit = visit(Action::Login, peer, Some(&client));
+    service.admit(&visit)?;
+    match log_in(&service, &client, secret).await? {
+        Some(token) => {
+            debug!(%client, site = %visit.site, "client logged in");
+            service.handle_success(&visit);
+            Ok(session_answer(&service, &token))
+        }
+        None => {
+            debug!(%client, site = %visit.site, "login refused");
+            service.handle_failure(&visit);
+            Err(refused())
+        }
+    }
+}
+
+async fn log_in(
+    service: &Service,
+    client: &ClientId,
+    secret: Option<DeviceSecret>,
+) -> Result<Option<SessionToken>, Refusal> {
+    let record = service.answered(service.store.client(client).await)?.unwrap_or_default();
+    let is_right = service.pool.is_behind(secret, record.secret_hash.clone()).await;
+    let is_right = service.hashed(is_right)? && !record.is_disabled;
+    let Some(secret_hash) = record.secret_hash.filter(|_| is_right) else { return Ok(None) };
+    let token = SessionToken::generate().map_err(Service::no_randomness)?;
+    let is_open = service.answered(service.store.log_in(client, &secret_hash, &token).await)?;
+    Ok(is_open.then_some(token))
+}
+
+/// The one answer, whatever the cause.
+fn refused() -> Refusal {
+    let message = "login refused: the client is unknown or revoked, or the secret is wrong";
+    Refusal::new(StatusCode::UNAUTHORIZED, "refused", message)
+}

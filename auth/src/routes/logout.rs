@@ -1,0 +1,26 @@
+//! `POST /logout`: ends the session whose token is sent. One that has ended already is no fault.
+
+use std::sync::Arc;
+
+use axum::{Extension, extract::State};
+use http::StatusCode;
+use spoke_shared::{refusal::Refusal, serve::PeerAddress};
+use tracing::debug;
+
+use super::bearer::Bearer;
+use crate::{
+    service::{Service, visit},
+    throttle::Action,
+};
+
+pub(super) async fn handle(
+    State(service): State<Arc<Service>>,
+    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Bearer(token): Bearer,
+) -> Result<StatusCode, Refusal> {
+    service.admit(&visit(Action::Session, peer, None))?;
+    if let Some(client) = service.answered(service.store.log_out(&token).await)? {
+        debug!(%client, "client logged out");
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,34 @@
+//! `POST /refresh`: a new session for the holder of a live one, without bcrypt. It is what ten
+//! thousand devices use after an outage.
+
+use std::sync::Arc;
+
+use axum::{Extension, extract::State, response::Response};
+use spoke_shared::{refusal::Refusal, serve::PeerAddress};
+use tracing::debug;
+
+use super::{
+    bearer::{Bearer, ended},
+    session_answer,
+};
+use crate::{
+    service::{Service, visit},
+    throttle::Action,
+    token::SessionToken,
+};
+
+pub(super) async fn handle(
+    State(service): State<Arc<Service>>,
+    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Bearer(live): Bearer,
+) -> Result<Response, Refusal> {
+    service.admit(&visit(Action::Session, peer, None))?;
+    let new = SessionToken::generate().map_err(Service::no_randomness)?;
+    match service.answered(service.store.refresh(&live, &new).await)? {
+        Some(client) => {
+            debug!(%client, "session refreshed");
+            Ok(session_answer(&service, &new))
+        }
+        None => Err(ended()),
+    }
+}

@@ -1,0 +1,180 @@
+//! What all routes share, and how the faults beneath them become refusals.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use spoke_shared::{client::ClientId, refusal::Refusal, store::StoreError};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    metrics::{Gauges, Metrics},
+    secret::{Pool, PoolError},
+    store::Store,
+    throttle::{Action, Because, News, Throttle, Visit},
+};
+
+/// When to come back while Redis is in trouble: it is rarely over at once.
+const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
+
+/// One auth service.
+pub struct Service {
+    /// Clients and sessions.
+    pub store: Store,
+    /// The threads that hash.
+    pub pool: Pool,
+    /// The life of a session, for the answers.
+    pub session_ttl: Duration,
+    /// What has been answered.
+    pub metrics: Metrics,
+    throttle: Mutex<Throttle>,
+    is_store_down: AtomicBool,
+}
+
+impl Service {
+    /// A service that nobody has come to yet.
+    pub fn new(store: Store, pool: Pool, throttle: Throttle, session_ttl: Duration) -> Self {
+        Self {
+            store,
+            pool,
+            session_ttl,
+            metrics: Metrics::default(),
+            throttle: Mutex::new(throttle),
+            is_store_down: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets a visit pass, or refuses it with 429.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit(&self, visit: &Visit) -> Result<(), Refusal> {
+        self.throttle().admit(visit, Instant::now()).map_err(|refused| {
+            let (client, site) = (visit.client.as_ref().map(ClientId::as_str), visit.site);
+            let (action, because) = (visit.action, refused.because);
+            let wait_seconds = seconds_up(refused.wait);
+            match (refused.news, because) {
+                (News::Begins, Because::ClientFailures | Because::AddressFailures) => {
+                    warn!(client, %site, ?action, ?because, wait_seconds, "held back after failures");
+                }
+                (News::Begins, _) => {
+                    info!(client, %site, ?action, ?because, wait_seconds, "held back");
+                }
+                (News::Goes, _) => {
+                    debug!(client, %site, ?action, ?because, wait_seconds, "held back");
+                }
+            }
+            let message = "this client or address came too often; come back later";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "throttled", message)
+                .retry_after(wait_seconds)
+        })
+    }
+
+    /// Counts a wrong code or secret.
+    pub fn handle_failure(&self, visit: &Visit) {
+        self.throttle().handle_failure(visit, Instant::now());
+    }
+
+    /// Forgives the failures of a client that has shown who it is.
+    pub fn handle_success(&self, visit: &Visit) {
+        self.throttle().handle_success(visit);
+    }
+
+    /// Passes on what the store answered, or makes a refusal of its fault. The fault is logged when
+    /// it begins and when it ends.
+    ///
+    /// # Errors
+    /// 503 while Redis cannot answer, 500 when it answers what it never should.
+    pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
+        let fault = match result {
+            Ok(answer) => {
+                if self.is_store_down.swap(false, Ordering::Relaxed) {
+                    info!("Redis answers again");
+                }
+                return Ok(answer);
+            }
+            Err(fault) => fault,
+        };
+        let begins = !self.is_store_down.swap(true, Ordering::Relaxed);
+        let text = chain(&fault);
+        if fault.is_transient() {
+            if begins {
+                warn!(error = text, "Redis does not answer; requests are refused until it does");
+            } else {
+                debug!(error = text, "Redis does not answer");
+            }
+            return Err(unavailable());
+        }
+        if begins {
+            error!(error = text, "Redis refuses what auth asks of it");
+        } else {
+            debug!(error = text, "Redis refuses what auth asks of it");
+        }
+        Err(internal())
+    }
+
+    /// Passes on what the pool made, or makes a refusal of its fault.
+    ///
+    /// # Errors
+    /// 503 when it is full, 500 when bcrypt fails.
+    pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, Refusal> {
+        result.map_err(|fault| match fault {
+            PoolError::Full { retry_after } => {
+                let message = "too many devices register or log in at this moment; come back later";
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+                    .retry_after(seconds_up(retry_after))
+            }
+            PoolError::Stopped => unavailable(),
+            PoolError::Bcrypt(_) => {
+                error!(error = chain(&fault), "failed to hash");
+                internal()
+            }
+        })
+    }
+
+    /// A new token could not be made.
+    pub fn no_randomness(fault: rand::rand_core::OsError) -> Refusal {
+        error!(error = chain(&fault), "the operating system gives no random bytes");
+        internal()
+    }
+
+    /// What is so at this moment.
+    pub fn gauges(&self) -> Gauges {
+        Gauges { bcrypt_in_hand: self.pool.in_hand(), throttle_keys: self.throttle().keys() }
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A visit to an endpoint, as it is counted.
+pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Visit {
+    Visit { action, site: peer.ip().into(), client: client.cloned() }
+}
+
+fn unavailable() -> Refusal {
+    let message = "auth cannot reach its database; come back later";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        .retry_after(UNAVAILABLE_RETRY_SECONDS)
+}
+
+fn internal() -> Refusal {
+    let message = "something is wrong with auth itself; its log says what";
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}
+
+fn seconds_up(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

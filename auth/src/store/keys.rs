@@ -1,0 +1,53 @@
+//! The names of auth's keys; those of sessions, which the hub reads too, are in
+//! `spoke_shared::store::session`.
+
+use spoke_shared::client::ClientId;
+
+/// Makes the names below one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// What is known of a client, a hash.
+    pub(super) fn client(&self, client: &ClientId) -> String {
+        format!("{}:client:{client}:h", self.prefix)
+    }
+
+    /// The keys of a client's sessions by the time they end, a sorted set.
+    pub(super) fn sessions(&self, client: &ClientId) -> String {
+        format!("{}:client:{client}:sessions:z", self.prefix)
+    }
+
+    /// Matches every client's key. The prefix holds no wildcard, the settings see to that.
+    pub(super) fn any_client(&self) -> String {
+        format!("{}:client:*:h", self.prefix)
+    }
+
+    /// Whose key this is; none if it is no client's.
+    pub(super) fn client_of(&self, key: &str) -> Option<ClientId> {
+        let name = key.strip_prefix(&self.prefix)?.strip_prefix(":client:")?.strip_suffix(":h")?;
+        name.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_key_leads_back_to_the_client_and_no_other_key_does() {
+        let keys = Keys::new("spoke-auth");
+        let client: ClientId = "dev1".parse().unwrap();
+        assert_eq!(keys.client(&client), "spoke-auth:client:dev1:h");
+        assert_eq!(keys.client_of(&keys.client(&client)), Some(client.clone()));
+        for other in [keys.sessions(&client).as_str(), "spoke-auth:client::h", "x:client:dev1:h"] {
+            assert_eq!(keys.client_of(other), None, "{other}");
+        }
+    }
+}

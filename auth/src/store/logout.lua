@@ -1,0 +1,6 @@
+-- Ends one session.
+--
+-- KEYS  1 the session  2 its client's list of sessions
+-- Returns 1, or 0 when it had ended before.
+redis.call('ZREM', KEYS[2], KEYS[1])
+return redis.call('DEL', KEYS[1])

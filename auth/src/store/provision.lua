@@ -1,0 +1,12 @@
+-- Gives a client an OTP secret and a deadline to register by; a known one only when told so, and
+-- then whatever it had before is void.
+--
+-- KEYS  1 the client  2 its list of sessions
+-- ARGV  1 otp secret  2 deadline, ms since 1970  3 'new' or 'again'
+-- Returns the number of sessions ended, or -1 when the client is known and this is not 'again'.
+if ARGV[3] ~= 'again' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return -1
+end
+redis.call('HDEL', KEYS[1], 'secret', 'registeredAt', 'disabled', 'otpStep', 'regWindow')
+redis.call('HSET', KEYS[1], 'otpSecret', ARGV[1], 'regDeadline', ARGV[2])
+return end_sessions(KEYS[2])

@@ -1,0 +1,10 @@
+-- Shuts a client out: it can neither register nor log in nor refresh, and its sessions end.
+--
+-- KEYS  1 the client  2 its list of sessions
+-- Returns the number of sessions ended, or -1 for an unknown client.
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return -1
+end
+redis.call('HSET', KEYS[1], 'disabled', '1')
+redis.call('HDEL', KEYS[1], 'secret', 'regDeadline', 'regWindow')
+return end_sessions(KEYS[2])

@@ -1,0 +1,19 @@
+//! The scripts; each has its contract on top.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("sessions.lua"), include_str!($file))))
+    };
+}
+
+pub(super) static REGISTER: LazyLock<Script> = script!("register.lua");
+pub(super) static LOGIN: LazyLock<Script> = script!("login.lua");
+pub(super) static REFRESH: LazyLock<Script> = script!("refresh.lua");
+pub(super) static LOGOUT: LazyLock<Script> = script!("logout.lua");
+pub(super) static PROVISION: LazyLock<Script> = script!("provision.lua");
+pub(super) static EXTEND: LazyLock<Script> = script!("extend.lua");
+pub(super) static REVOKE: LazyLock<Script> = script!("revoke.lua");

@@ -1,0 +1,196 @@
+//! Who is held back, and who is not because of it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn settings() -> ThrottleSettings {
+    ThrottleSettings {
+        login_burst: 4,
+        login_per_minute: 6,
+        register_burst: 2,
+        register_per_minute: 3,
+        address_burst: 8,
+        address_per_minute: 60,
+        failures_free: 2,
+        failure_wait_seconds_max: 100,
+        address_failures_free: 5,
+    }
+}
+
+fn visit(action: Action, address: &str, client: &str) -> Visit {
+    let address: IpAddr = address.parse().unwrap();
+    Visit { action, site: address.into(), client: client.parse().ok() }
+}
+
+fn login(address: &str, client: &str) -> Visit {
+    visit(Action::Login, address, client)
+}
+
+fn throttle() -> Throttle {
+    Throttle::new(&settings(), 1000)
+}
+
+#[test]
+fn a_client_is_held_back_whatever_address_it_comes_from() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    for last in 1..=4 {
+        throttle.admit(&login(&format!("192.0.2.{last}"), "dev1"), now).unwrap();
+    }
+    let refused = throttle.admit(&login("192.0.2.9", "dev1"), now).unwrap_err();
+    assert_eq!(refused.because, Because::ClientRate);
+    assert_eq!(refused.wait, Duration::from_secs(10));
+    throttle.admit(&login("192.0.2.9", "dev2"), now).unwrap();
+    throttle.admit(&login("192.0.2.9", "dev1"), now + refused.wait).unwrap();
+}
+
+#[test]
+fn an_address_is_held_back_whatever_names_it_gives() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    for n in 0..8 {
+        throttle.admit(&login("192.0.2.1", &format!("dev{n}")), now).unwrap();
+    }
+    let refused = throttle.admit(&login("192.0.2.1", "dev9"), now).unwrap_err();
+    assert_eq!(refused.because, Because::AddressRate);
+    assert_eq!(refused.wait, Duration::from_secs(1));
+    throttle.admit(&login("192.0.2.2", "dev9"), now).unwrap();
+}
+
+#[test]
+fn a_site_with_ipv6_is_one_address() {
+    let site = |text: &str| Site::from(text.parse::<IpAddr>().unwrap());
+    assert_eq!(site("2001:db8:1:2::1"), site("2001:db8:1:2:ffff::9"));
+    assert_ne!(site("2001:db8:1:2::1"), site("2001:db8:1:3::1"));
+    assert_eq!(site("::ffff:192.0.2.1"), site("192.0.2.1"));
+    assert_ne!(site("192.0.2.1"), site("192.0.2.2"));
+}
+
+#[test]
+fn a_visit_to_a_session_counts_a_tenth_of_one_that_runs_bcrypt() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let session = visit(Action::Session, "192.0.2.1", "");
+    for _ in 0..80 {
+        throttle.admit(&session, now).unwrap();
+    }
+    assert_eq!(throttle.admit(&session, now).unwrap_err().wait, Duration::from_millis(100));
+}
+
+#[test]
+fn who_has_to_wait_is_not_charged_for_asking() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let visit = visit(Action::Register, "192.0.2.1", "dev1");
+    (0..2).for_each(|_| throttle.admit(&visit, now).unwrap());
+    let first = throttle.admit(&visit, now).unwrap_err();
+    for _ in 0..100 {
+        assert_eq!(throttle.admit(&visit, now).unwrap_err().wait, first.wait);
+    }
+}
+
+#[test]
+fn failures_bar_the_client_from_that_address_and_that_action_only() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let failing = login("192.0.2.1", "dev1");
+    (0..3).for_each(|_| throttle.handle_failure(&failing, now));
+    let refused = throttle.admit(&failing, now).unwrap_err();
+    assert_eq!((refused.because, refused.wait.as_secs()), (Because::ClientFailures, 1));
+
+    throttle.admit(&login("192.0.2.2", "dev1"), now).unwrap();
+    throttle.admit(&login("192.0.2.1", "dev2"), now).unwrap();
+    throttle.admit(&visit(Action::Register, "192.0.2.1", "dev1"), now).unwrap();
+    throttle.admit(&visit(Action::Session, "192.0.2.1", ""), now).unwrap();
+    throttle.admit(&failing, now + refused.wait).unwrap();
+}
+
+#[test]
+fn guesses_at_many_names_bar_the_address() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    for n in 0..6 {
+        throttle.handle_failure(&login("192.0.2.1", &format!("dev{n}")), now);
+    }
+    let refused = throttle.admit(&login("192.0.2.1", "new"), now).unwrap_err();
+    assert_eq!(refused.because, Because::AddressFailures);
+    throttle.admit(&login("192.0.2.2", "new"), now).unwrap();
+}
+
+#[test]
+fn a_success_forgives_the_client_and_not_the_address() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let visit = login("192.0.2.1", "dev1");
+    (0..3).for_each(|_| throttle.handle_failure(&visit, now));
+    assert!(throttle.admit(&visit, now).is_err());
+    throttle.handle_success(&visit);
+    throttle.admit(&visit, now).unwrap();
+    (0..3).for_each(|_| throttle.handle_failure(&login("192.0.2.1", "dev2"), now));
+    let refused = throttle.admit(&visit, now).unwrap_err();
+    assert_eq!(refused.because, Because::AddressFailures);
+}
+
+#[test]
+fn only_the_first_refusal_of_a_key_is_news() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let visit = visit(Action::Register, "192.0.2.1", "dev1");
+    (0..2).for_each(|_| throttle.admit(&visit, now).unwrap());
+    let refused = throttle.admit(&visit, now).unwrap_err();
+    assert_eq!(refused.news, News::Begins);
+    assert_eq!(throttle.admit(&visit, now).unwrap_err().news, News::Goes);
+    throttle.admit(&visit, now + refused.wait).unwrap();
+    assert_eq!(throttle.admit(&visit, now + refused.wait).unwrap_err().news, News::Begins);
+}
+
+#[test]
+fn idle_keys_make_room_and_nothing_is_lost() {
+    let mut throttle = Throttle::new(&settings(), 16);
+    let mut now = Instant::now();
+    for n in 0..200 {
+        now += Duration::from_secs(30);
+        throttle.admit(&login(&format!("192.0.2.{n}"), &format!("dev{n}")), now).unwrap();
+        assert!(throttle.keys() <= 16);
+    }
+}
+
+#[test]
+fn a_flood_that_is_all_held_back_leaves_no_room_for_one_more() {
+    let mut throttle = Throttle::new(&settings(), 8);
+    let now = Instant::now();
+    for n in 0..4 {
+        (0..4).for_each(|_| {
+            let _ = throttle.admit(&login("192.0.2.1", &format!("dev{n}")), now);
+        });
+    }
+    // The address is held back by now: each further client comes from one that is too.
+    for n in 4..12 {
+        (0..8).for_each(|_| {
+            let _ = throttle.admit(&login(&format!("192.0.2.{n}"), &format!("dev{n}")), now);
+        });
+    }
+    let refused = throttle.admit(&login("198.51.100.1", "late"), now).unwrap_err();
+    assert_eq!(refused.because, Because::NoRoom);
+    assert!(throttle.keys() <= 8);
+    let much_later = now + Duration::from_secs(600);
+    throttle.admit(&login("198.51.100.1", "late"), much_later).unwrap();
+}
+
+proptest! {
+    #[test]
+    fn a_flood_of_other_names_never_sets_a_held_back_client_free(
+        flood in prop::collection::vec((0u8..=255, 0u16..500, any::<bool>()), 50..400)
+    ) {
+        let mut throttle = Throttle::new(&settings(), 32);
+        let now = Instant::now();
+        let held = login("198.51.100.1", "held");
+        let failing = visit(Action::Register, "198.51.100.1", "failing");
+        (0..4).for_each(|_| throttle.admit(&held, now).unwrap());
+        (0..5).for_each(|_| throttle.handle_failure(&failing, now));
+        let before = throttle.admit(&failing, now).unwrap_err();
+        for (last, name, fails) in flood {
+            let other = login(&format!("192.0.2.{last}"), &format!("dev{name}"));
+            let _ = throttle.admit(&other, now);
+            if fails {
+                throttle.handle_failure(&other, now);
+            }
+            prop_assert!(throttle.keys() <= 32);
+        }
+        prop_assert_eq!(throttle.admit(&held, now).unwrap_err().because, Because::ClientRate);
+        prop_assert_eq!(throttle.admit(&failing, now).unwrap_err().wait, before.wait);
+    }
+}

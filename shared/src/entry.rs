@@ -1,0 +1,236 @@
+//! `Entry`: an ordered list of (field, value) byte strings with the seq it was born with.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    limits::{ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_NAME_BYTES_MAX},
+    seq::Seq,
+};
+
+/// One field of an entry and its value. Any bytes; order and repeats mean something.
+pub type Field = (Bytes, Bytes);
+
+/// One entry of an origin stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its ID in the stream where it was born.
+    pub seq: Seq,
+    /// Its fields in their order.
+    pub fields: Vec<Field>,
+}
+
+/// Which way entries travel; it decides which field names belong to Spoke.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From a device to the hub.
+    Up,
+    /// From the hub to a device.
+    Down,
+}
+
+impl Direction {
+    /// The fields that Spoke itself puts in front of an entry's own at the copy. An entry that
+    /// bears one already could pass for another client's, so it is never carried.
+    pub fn reserved(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Up => &[b"client", b"epoch", b"seq"],
+            Self::Down => &[b"seq"],
+        }
+    }
+}
+
+/// What one entry may hold; the receiver grants it in WELCOME.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryLimits {
+    /// Fields of one entry.
+    pub fields: usize,
+    /// Bytes of one entry's values together.
+    pub value_bytes: usize,
+}
+
+impl Default for EntryLimits {
+    fn default() -> Self {
+        Self { fields: ENTRY_FIELDS_MAX, value_bytes: ENTRY_VALUE_BYTES_MAX }
+    }
+}
+
+/// Why an entry can never be carried. The words are stable: they stand in `dead:x` and on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unfit {
+    /// It bears a field that belongs to Spoke.
+    #[error("it bears a field that belongs to spoke (client, epoch or seq)")]
+    ReservedField,
+    /// It has more fields than the receiver takes.
+    #[error("it has too many fields")]
+    TooManyFields,
+    /// Its values, or the name of a field, are larger than the receiver takes.
+    #[error("it is too large")]
+    TooLarge,
+    /// It has no field at all, which Redis cannot store.
+    #[error("it has no field")]
+    Empty,
+    /// A reason that a newer version of the other side gave.
+    #[error("the other side refused it for a reason that this version does not know")]
+    #[serde(other)]
+    Other,
+}
+
+impl Unfit {
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ReservedField => "reserved-field",
+            Self::TooManyFields => "too-many-fields",
+            Self::TooLarge => "too-large",
+            Self::Empty => "empty",
+            Self::Other => "other",
+        }
+    }
+
+    /// The reason of this word; `Other` for one that is not known here.
+    pub fn from_word(word: &str) -> Self {
+        [Self::ReservedField, Self::TooManyFields, Self::TooLarge, Self::Empty]
+            .into_iter()
+            .find(|reason| reason.word() == word)
+            .unwrap_or(Self::Other)
+    }
+}
+
+impl Entry {
+    /// Bytes of all names and values, as batches are measured.
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
+    /// Whether it can be carried that way within these limits.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn check(&self, direction: Direction, limits: &EntryLimits) -> Result<(), Unfit> {
+        if self.fields.is_empty() {
+            return Err(Unfit::Empty);
+        }
+        if self.fields.len() > limits.fields {
+            return Err(Unfit::TooManyFields);
+        }
+        let reserved = direction.reserved();
+        if self.fields.iter().any(|(name, _)| reserved.contains(&name.as_ref())) {
+            return Err(Unfit::ReservedField);
+        }
+        let value_bytes: usize = self.fields.iter().map(|(_, value)| value.len()).sum();
+        let longest_name = self.fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        if value_bytes > limits.value_bytes || longest_name > FIELD_NAME_BYTES_MAX {
+            return Err(Unfit::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// The digest of its fields.
+    pub fn digest(&self) -> Digest {
+        let mut hash = Sha256::new();
+        for part in self.fields.iter().flat_map(|(name, value)| [name, value]) {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let mut digest = [0; Digest::BYTES];
+        digest.copy_from_slice(&hash.finalize()[..Digest::BYTES]);
+        Digest(digest)
+    }
+}
+
+/// Shows whether two entries with the same seq are the same entry: the first 128 bits of the
+/// SHA-256 over each name and value, each behind its length in 8 bytes, big end first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; Digest::BYTES]);
+
+impl Digest {
+    /// Its length in bytes.
+    pub const BYTES: usize = 16;
+
+    /// From the text that `Display` makes; `None` for anything else.
+    pub fn from_hex(text: &[u8]) -> Option<Self> {
+        let mut digest = [0; Self::BYTES];
+        hex::decode_to_slice(text, &mut digest).ok()?;
+        Some(Self(digest))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        let own = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        Entry {
+            seq: Seq::new(1, 0),
+            fields: fields.iter().map(|(name, value)| (own(name), own(value))).collect(),
+        }
+    }
+
+    #[test]
+    fn each_limit_holds_at_its_edge() {
+        let limits = EntryLimits { fields: 2, value_bytes: 10 };
+        let check = |fields: &[(&str, &str)]| entry(fields).check(Direction::Up, &limits);
+        let name = "n".repeat(FIELD_NAME_BYTES_MAX);
+        assert_eq!(check(&[("a", "12345"), ("a", "12345")]), Ok(()));
+        assert_eq!(check(&[("a", "12345"), ("a", "123456")]), Err(Unfit::TooLarge));
+        assert_eq!(check(&[("a", ""), ("b", ""), ("c", "")]), Err(Unfit::TooManyFields));
+        assert_eq!(check(&[(&name, "")]), Ok(()));
+        assert_eq!(check(&[(&format!("{name}n"), "")]), Err(Unfit::TooLarge));
+        assert_eq!(check(&[]), Err(Unfit::Empty));
+    }
+
+    #[test]
+    fn only_the_fields_that_the_copy_puts_in_front_are_reserved() {
+        let limits = EntryLimits::default();
+        for name in ["client", "epoch", "seq"] {
+            let fields = [("a", "1"), (name, "x")];
+            assert_eq!(entry(&fields).check(Direction::Up, &limits), Err(Unfit::ReservedField));
+        }
+        assert_eq!(entry(&[("seq", "")]).check(Direction::Down, &limits), Err(Unfit::ReservedField));
+        assert_eq!(entry(&[("client", "")]).check(Direction::Down, &limits), Ok(()));
+        assert_eq!(entry(&[("Client", ""), ("req", "1-0")]).check(Direction::Up, &limits), Ok(()));
+    }
+
+    #[test]
+    fn the_digest_tells_apart_what_runs_together() {
+        let all = [
+            entry(&[("a", "bc")]),
+            entry(&[("ab", "c")]),
+            entry(&[("a", "b"), ("c", "")]),
+            entry(&[("c", ""), ("a", "b")]),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[i + 1..] {
+                assert_ne!(a.digest(), b.digest());
+            }
+        }
+        assert_eq!(Digest::from_hex(all[0].digest().to_string().as_bytes()), Some(all[0].digest()));
+        assert_eq!(Digest::from_hex(b"00"), None);
+    }
+
+    #[test]
+    fn every_reason_survives_its_word() {
+        for reason in [Unfit::ReservedField, Unfit::TooManyFields, Unfit::TooLarge, Unfit::Empty] {
+            assert_eq!(Unfit::from_word(reason.word()), reason);
+        }
+        assert_eq!(Unfit::from_word("from the future"), Unfit::Other);
+    }
+}

@@ -1,0 +1,18 @@
+//! The words, the protocol and the store that every Spoke service shares; modules in the order to read them.
+
+pub mod client;
+pub mod seq;
+pub mod entry;
+pub mod limits;
+pub mod wire;
+pub mod sync;
+pub mod store;
+pub mod link;
+
+pub mod config;
+pub mod notify;
+pub mod refusal;
+pub mod retry;
+pub mod serve;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,112 @@
+//! Every bound of Spoke and the reason for it.
+//!
+//! What a user may need to move is a setting whose default stands here; the rest is fixed.
+
+use std::time::Duration;
+
+// ---- Words ------------------------------------------------------------------------------------
+
+/// Bytes of a client's name: short enough for a key, a label and a screen column.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+
+// ---- Entries ----------------------------------------------------------------------------------
+
+/// Fields of one entry. A script unpacks an entry on Lua's stack, which holds a few thousand.
+pub const ENTRY_FIELDS_MAX: usize = 128;
+/// Bytes of one entry's values together. More belongs in object storage, with its address here.
+pub const ENTRY_VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one field's name. With 128 fields the names stay within 128 KiB, so that an entry of
+/// the largest size fits a frame and a body.
+pub const FIELD_NAME_BYTES_MAX: usize = 1024;
+
+// ---- Batches, windows, frames ---------------------------------------------------------------------
+
+/// Entries of one batch: one script call of about a millisecond, during which Redis serves no one else.
+pub const BATCH_ENTRIES_MAX: usize = 1000;
+/// Bytes of names and values in one batch of more than one entry.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Batches that a sender may have under way without an acknowledgement. Two or three saturate a
+/// link (NATS ADR-50); the rest covers long round trips.
+pub const WINDOW_BATCHES: usize = 8;
+/// Bytes that a sender begins with, and never goes below, without an acknowledgement. A link that
+/// needs longer than the idle timeout for this carries less than a kilobyte a second.
+pub const WINDOW_BYTES_MIN: usize = 64 * 1024;
+/// Bytes that a sender may have under way: the whole window in full batches.
+pub const WINDOW_BYTES_MAX: usize = WINDOW_BATCHES * BATCH_BYTES_MAX;
+/// An acknowledgement within this time doubles the bytes under way.
+pub const WINDOW_GROW_BELOW: Duration = Duration::from_secs(1);
+/// One that took longer than this halves them: what is under way must not outlast the heartbeat.
+pub const WINDOW_SHRINK_ABOVE: Duration = Duration::from_secs(5);
+/// The slowest link that a single entry larger than the window is given time for, in bytes a second.
+pub const SLOWEST_LINK: usize = 1024;
+/// Bytes of one frame, and of one WebSocket message, on the wire and unpacked.
+pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one HTTP body: a batch of 1 MiB in JSON with its base64.
+pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches smaller than this are not worth the compressor's set-up.
+pub const COMPRESS_BYTES_MIN: usize = 512;
+/// Refused entries that one acknowledgement lists: all of a batch.
+pub const REFUSED_MAX: usize = BATCH_ENTRIES_MAX;
+/// Bytes of one short text in a frame (versions, reasons, messages).
+pub const TEXT_BYTES_MAX: usize = 512;
+
+// ---- Streams ----------------------------------------------------------------------------------
+
+/// About how many dead letters a device keeps; all of them are counted for good.
+pub const DEAD_MAX_LEN: usize = 10_000;
+/// About how many losses a ledger keeps; each is one range, not one entry.
+pub const LOST_MAX_LEN: usize = 100_000;
+/// How far past our clock a cursor may be for the origin's IDs to be moved behind it. One that is
+/// poisoned (2^64-1, say) would leave the origin unable to take another entry.
+pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+// ---- Time -------------------------------------------------------------------------------------
+
+/// From the TCP connection to the end of the handshake. A 2G link with a new TLS session takes five.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without a word from the other side for this long a connection is given up.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// An agent that has sent nothing for this long pings: three go into the idle timeout.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Entries sent and nothing acknowledged for this long: the link carries nothing, start over.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a Redis command may take. Above the longest script by far, below every peer's patience.
+pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection to Redis may take to come up.
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the slow sweep looks for news that no hint told of.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the connection that hears of news is pinged: one that is half open looks like silence.
+pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
+/// The longest `blockMs`: below the idle limit of common proxies (60 s).
+pub const BLOCK_MAX: Duration = Duration::from_secs(30);
+/// How long a service finishes what is in hand after SIGTERM; systemd kills at 90 s.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last words of a connection may take.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that a server's word on when to come back is obeyed.
+pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
+/// First and longest wait between tries to connect.
+pub const CONNECT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// First and longest wait between tries to register, or to log in after a 401: a person has to act first.
+pub const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
+
+// ---- Connections ------------------------------------------------------------------------------
+
+/// Connections of one listener. Ten thousand agents and room for their reconnects.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections of one admin listener: a scraper, a person, a probe.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// WebSockets and long polls of one client at a time: the newest of its sessions and the ones it replaces.
+pub const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
+/// Live session tokens of one client; a further login ends the oldest.
+pub const TOKENS_PER_CLIENT_MAX: usize = 16;
+
+// ---- Auth -------------------------------------------------------------------------------------
+
+/// Bytes of a device's own secret, least and most. 24 random bytes cannot be guessed; bcrypt reads 72.
+pub const SECRET_BYTES: (usize, usize) = (24, 72);
+/// Bytes of one body sent to auth: a name, a secret and a code, with room for long escapes.
+pub const AUTH_BODY_BYTES_MAX: usize = 8 * 1024;
+/// Names and addresses whose rate auth watches at a time; some 20 MB when all are in use.
+pub const THROTTLE_KEYS_MAX: usize = 100_000;

@@ -1,0 +1,41 @@
+//! Telling systemd how a service is (`Type=notify`). Without systemd nothing happens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tracing::warn;
+
+/// The service is up.
+pub fn ready() {
+    send(NotifyState::Ready);
+}
+
+/// The service is shutting down.
+pub fn stopping() {
+    send(NotifyState::Stopping);
+}
+
+/// One line for `systemctl status`.
+pub fn status(line: &str) {
+    // A newline would begin another assignment.
+    let line = line.replace(['\n', '\r'], " ");
+    send(NotifyState::Status(&line));
+}
+
+/// How often to call `watchdog`: twice in the time after which systemd kills. None without a watchdog.
+pub fn watchdog_interval() -> Option<Duration> {
+    let mut limit_micros = 0;
+    let is_wanted = sd_notify::watchdog_enabled(false, &mut limit_micros) && limit_micros > 0;
+    is_wanted.then(|| Duration::from_micros(limit_micros / 2))
+}
+
+/// The service is alive and does its work.
+pub fn watchdog() {
+    send(NotifyState::Watchdog);
+}
+
+fn send(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, std::slice::from_ref(&state)) {
+        warn!(%error, ?state, "failed to notify systemd");
+    }
+}

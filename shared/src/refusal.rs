@@ -1,0 +1,96 @@
+//! `Refusal`: the one form in which a service says no (contract section 4).
+
+mod body;
+
+use axum::{
+    Json, Router,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, StatusCode,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use serde_json::{Value, json};
+
+pub use body::JsonOrForm;
+
+use crate::seq::Seq;
+
+/// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` where there is one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Refusal {
+    /// The HTTP status, also the `code` of the body.
+    pub status: StatusCode,
+    /// A word that programs decide by. It never changes.
+    pub reason: &'static str,
+    /// For people. It may change.
+    pub message: String,
+    /// When to come back.
+    pub retry_after_seconds: Option<u64>,
+    /// The cursor, where the answer to the refusal depends on it.
+    pub seq: Option<Seq>,
+}
+
+impl Refusal {
+    /// Without a time to come back.
+    pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into(), retry_after_seconds: None, seq: None }
+    }
+
+    /// Says when to come back, in a second at the least.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds.max(1));
+        self
+    }
+
+    /// Says where the cursor is.
+    pub fn with_seq(mut self, seq: Seq) -> Self {
+        self.seq = Some(seq);
+        self
+    }
+
+    /// The JSON that goes out.
+    pub fn body(&self) -> Value {
+        let mut body = json!({
+            "code": self.status.as_u16(),
+            "message": self.message,
+            "reason": self.reason,
+        });
+        if let Some(seq) = self.seq {
+            body["seq"] = json!(seq);
+        }
+        body
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Answers unknown paths and methods with refusals: 404 "not-found", 405 "method-not-allowed" with `Allow`.
+pub fn fallback(router: Router) -> Router {
+    router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+}
+
+async fn method_not_allowed() -> Refusal {
+    let message = "this path takes other methods; the Allow header lists them";
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+}
+
+#[cfg(test)]
+mod tests;

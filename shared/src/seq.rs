@@ -1,0 +1,160 @@
+//! `Seq` and `Epoch`: where an entry stands in its origin, and in which life of that origin.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A Redis stream ID, `ms-n`, both halves 64 bits. Ordered as Redis orders them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Seq {
+    /// Milliseconds since 1970, as the origin's Redis saw them.
+    pub ms: u64,
+    /// The count within that millisecond.
+    pub n: u64,
+}
+
+/// The text is no seq.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a seq is two whole numbers of at most 64 bits joined by a dash, such as 1700000000000-0")]
+pub struct BadSeq;
+
+impl Seq {
+    /// Before every entry: `0-0`, which Redis never gives to one.
+    pub const ZERO: Self = Self { ms: 0, n: 0 };
+    /// The last there can be.
+    pub const MAX: Self = Self { ms: u64::MAX, n: u64::MAX };
+
+    /// The seq of these two halves.
+    pub const fn new(ms: u64, n: u64) -> Self {
+        Self { ms, n }
+    }
+
+    /// From the bytes of a Redis reply. Only the canonical form: no sign, no leading zero, both halves.
+    ///
+    /// # Errors
+    /// `BadSeq` for anything else, halves over 64 bits included.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadSeq> {
+        let dash = bytes.iter().position(|&b| b == b'-').ok_or(BadSeq)?;
+        let n = bytes.get(dash + 1..).ok_or(BadSeq)?;
+        Ok(Self { ms: half(&bytes[..dash])?, n: half(n)? })
+    }
+
+    /// Whether this is `0-0`.
+    pub fn is_zero(self) -> bool {
+        self == Self::ZERO
+    }
+}
+
+fn half(digits: &[u8]) -> Result<u64, BadSeq> {
+    if digits.is_empty() || digits.len() > 20 || (digits.len() > 1 && digits[0] == b'0') {
+        return Err(BadSeq);
+    }
+    digits.iter().try_fold(0u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0')).ok_or(BadSeq)?;
+        value.checked_mul(10).and_then(|tens| tens.checked_add(digit)).ok_or(BadSeq)
+    })
+}
+
+impl FromStr for Seq {
+    type Err = BadSeq;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_bytes(text.as_bytes())
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.n)
+    }
+}
+
+impl fmt::Debug for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Seq {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seq {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which life of an origin stream a seq belongs to. 0: not known. 32 bits, so that a Lua number
+/// holds it exactly.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// Nobody has given this stream an epoch yet, or whoever knew it has forgotten.
+    pub const UNKNOWN: Self = Self(0);
+    /// The first life of a stream.
+    pub const FIRST: Self = Self(1);
+
+    /// The next life. It stays at the last one rather than wrap: four billion lives are not lived.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Whether this is a real epoch.
+    pub fn is_known(self) -> bool {
+        self != Self::UNKNOWN
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_form_is_a_seq() {
+        let most = "18446744073709551615-18446744073709551615";
+        for good in ["0-0", "1-0", "0-1", "1700000000000000001-0", most] {
+            assert_eq!(good.parse::<Seq>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "", "-", "1", "1-", "-1", "01-0", "1-00", "+1-0", "1-0-0", " 1-0", "1-0 ", "1.0-0", "*",
+            "1-*", "$", "18446744073709551616-0", "0-18446744073709551616",
+            "99999999999999999999999-0",
+        ] {
+            assert_eq!(bad.parse::<Seq>(), Err(BadSeq), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn seqs_past_53_bits_do_not_run_together() {
+        let a: Seq = "1700000000000000001-0".parse().unwrap();
+        let b: Seq = "1700000000000000000-0".parse().unwrap();
+        assert!(a > b);
+    }
+
+    proptest! {
+        #[test]
+        fn a_seq_survives_its_text_and_keeps_its_order(
+            a in any::<(u64, u64)>(), b in any::<(u64, u64)>()
+        ) {
+            let (a, b) = (Seq::new(a.0, a.1), Seq::new(b.0, b.1));
+            prop_assert_eq!(a.to_string().parse::<Seq>().unwrap(), a);
+            prop_assert_eq!(a.cmp(&b), (a.ms, a.n).cmp(&(b.ms, b.n)));
+        }
+    }
+}

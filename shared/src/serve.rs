@@ -1,0 +1,251 @@
+//! The accept loop of every listener: HTTP/1.1, TLS where it is set, bounds on everything.
+//!
+//! axum's own server has no limit on connections, on the time a header may take, or on a TLS
+//! handshake; this one has, and it knows when the last byte came, which a WebSocket library that
+//! hands out whole messages cannot tell. An upgraded connection leaves this loop: the service
+//! tracks it.
+
+mod admin;
+mod tls;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+use tracing::{debug, info, warn};
+
+pub use self::{admin::admin_router, tls::server_tls};
+use crate::{
+    limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT},
+    link::Heard,
+    shutdown::Shutdown,
+};
+
+/// What one listener bears.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeLimits {
+    /// Connections at a time, upgraded ones included.
+    pub connections: usize,
+    /// From the connection to the end of a request's header.
+    pub header_read: Duration,
+    /// For the TLS handshake.
+    pub tls_handshake: Duration,
+    /// For requests in hand when the shutdown begins.
+    pub drain: Duration,
+}
+
+impl Default for ServeLimits {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS_MAX,
+            header_read: HANDSHAKE_TIMEOUT,
+            tls_handshake: HANDSHAKE_TIMEOUT,
+            drain: DRAIN_TIMEOUT,
+        }
+    }
+}
+
+/// Where a request comes from: an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
+/// extension of every request, for whoever upgrades it to keep.
+#[derive(Clone)]
+pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
+/// Binds a listener.
+///
+/// # Errors
+/// With the address and the mend in the message.
+pub async fn bind(listen: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        let mend = "is the address of this machine and the port free?";
+        io::Error::new(error.kind(), format!("failed to listen on {listen}: {error}; {mend}"))
+    })
+}
+
+/// Serves until the shutdown begins. Requests in hand are finished within `limits.drain`, as tasks
+/// that `Shutdown::finish` waits for.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    app: Router,
+    limits: ServeLimits,
+    shutdown: Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let acceptor = tls.map(TlsAcceptor::from);
+    let mut trouble = Trouble::default();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.begun() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file handles, say: it passes when connections end, not by asking again.
+                trouble.begin("failed to accept connections", &error.to_string());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = places.clone().try_acquire_owned() else {
+            trouble.begin("too many connections: new ones are closed at once", "");
+            continue;
+        };
+        trouble.end();
+        let place = Place(Arc::new(permit));
+        let (app, stop) = (app.clone(), shutdown.clone());
+        let connection = Connection { address, place, app, limits, shutdown: stop };
+        shutdown.spawn("connection", connection.serve(stream, acceptor.clone()));
+    }
+}
+
+struct Connection {
+    address: SocketAddr,
+    place: Place,
+    app: Router,
+    limits: ServeLimits,
+    shutdown: Shutdown,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        // Small frames that wait for nobody: latency is ours to keep.
+        let _ = stream.set_nodelay(true);
+        let heard = Heard::new(Instant::now());
+        let stream = Listened { stream, heard: heard.clone() };
+        let Some(acceptor) = acceptor else {
+            return self.serve_http(stream, heard).await;
+        };
+        match tokio::time::timeout(self.limits.tls_handshake, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_http(stream, heard).await,
+            Ok(Err(error)) => debug!(address = %self.address, %error, "TLS handshake failed"),
+            Err(_) => debug!(address = %self.address, "TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<S>(self, stream: S, heard: Heard)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { address, place, app, limits, shutdown } = self;
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let mut request = request.map(axum::body::Body::new);
+            let extensions = request.extensions_mut();
+            extensions.insert(PeerAddress(address));
+            extensions.insert(heard.clone());
+            extensions.insert(place.clone());
+            app.clone().oneshot(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => Ok(result),
+            () = shutdown.begun() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(limits.drain, connection).await
+            }
+        };
+        if let Ok(Err(error)) = result {
+            debug!(%address, %error, "connection ended with an error");
+        }
+    }
+}
+
+/// Tells `Heard` of every byte that comes in.
+struct Listened {
+    stream: TcpStream,
+    heard: Heard,
+}
+
+impl AsyncRead for Listened {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.touch(Instant::now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Listened {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// A fault of the listener, logged when it begins and when it ends.
+#[derive(Default)]
+struct Trouble {
+    count: u64,
+}
+
+impl Trouble {
+    fn begin(&mut self, what: &str, error: &str) {
+        self.count += 1;
+        if self.count == 1 {
+            warn!(error, "{what}");
+        }
+    }
+
+    fn end(&mut self) {
+        if self.count > 0 {
+            info!(count = self.count, "the listener takes connections again");
+            self.count = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,33 @@
+//! The admin listener: is it alive, is it of use, and its figures.
+
+use axum::{Router, routing::get};
+use futures_util::future::BoxFuture;
+use http::{StatusCode, header::CONTENT_TYPE};
+
+use crate::refusal::{Refusal, fallback};
+
+/// `GET /healthz`: the process lives. `GET /readyz`: `ready` says so. `GET /metrics`: the text of
+/// `metrics`, in Prometheus's form.
+pub fn admin_router(
+    ready: impl Fn() -> BoxFuture<'static, Result<(), String>> + Clone + Send + Sync + 'static,
+    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+) -> Router {
+    let readyz = move || {
+        let ready = ready();
+        async move {
+            ready.await.map(|()| "ok\n").map_err(|message| {
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", message).retry_after(1)
+            })
+        }
+    };
+    let metrics = move || {
+        let text = metrics();
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+    };
+    fallback(
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics)),
+    )
+}

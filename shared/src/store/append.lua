@@ -1,0 +1,91 @@
+-- Appends the part of a batch that lies past the cursor, and moves the cursor with it.
+--
+-- KEYS  1 state hash (in_epoch, in_seq, in_digest, in_added, generation)
+--       2 copy stream   3 loss ledger
+-- ARGV  1 generation that must still be the newest, or '' for no fence
+--       2 epoch, or 0 for the one the copy is in   3 seq where the batch before ended, or '' not to look for a gap
+--       4 seq where the cursor goes   5 digest of the entry there, or ''
+--       6 now in ms   7 about how many entries the copy keeps, or 0 for all
+--       8 client   9 'up' (the copy bears client, epoch and seq) or 'down' (seq)
+--       10 about how many losses the ledger keeps
+--       11 number of refused entries, then for each: seq
+--       then for each entry: seq, number of arguments that follow, field, value, ...
+-- Gives {'done', cursor, accepted, duplicates, copy's ID of the last} or {'superseded'}
+--       or {'stale-epoch', epoch} or {'gap', cursor}
+--
+-- A script does not roll back: everything that can fail is looked at before the first write, and
+-- the types of all keys with it. A Lua number holds 53 bits and each half of a seq 64, so seqs are
+-- compared as digits. Epochs are below 2^32.
+
+local state, copy, ledger = KEYS[1], KEYS[2], KEYS[3]
+local epoch, after, through = ARGV[2], ARGV[3], ARGV[4]
+local now, max_len, client, direction = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+local function digits_past(a, b)
+  if #a ~= #b then return #a > #b end
+  return a > b
+end
+
+-- Whether seq a stands after seq b.
+local function past(a, b)
+  local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then return digits_past(a_ms, b_ms) end
+  return digits_past(a_n, b_n)
+end
+
+local function is_type(key, wanted)
+  local found = redis.call('TYPE', key)['ok']
+  return found == 'none' or found == wanted
+end
+
+if not is_type(copy, 'stream') or not is_type(ledger, 'stream') then
+  return redis.error_reply('WRONGTYPE ' .. copy .. ' and ' .. ledger .. ' must be streams')
+end
+local known = redis.call('HMGET', state, 'generation', 'in_epoch', 'in_seq', 'in_added')
+if ARGV[1] ~= '' and known[1] ~= ARGV[1] then return {'superseded'} end
+
+local cursor = known[3] or '0-0'
+if epoch == '0' then epoch = known[2] or '1' end
+if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
+-- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
+if tonumber(epoch) > tonumber(known[2] or 0) then cursor = '0-0' end
+if after ~= '' and past(after, cursor) then return {'gap', cursor} end
+
+local is_capped = max_len ~= '0'
+local at, lost = 12, {}
+for _ = 1, tonumber(ARGV[11]) do
+  if past(ARGV[at], cursor) then lost[#lost + 1] = ARGV[at] end
+  at = at + 1
+end
+
+-- What the copy has already stands at the front.
+local duplicates = 0
+while ARGV[at] and not past(ARGV[at], cursor) do
+  duplicates = duplicates + 1
+  at = at + 2 + tonumber(ARGV[at + 1])
+end
+
+local accepted, id = 0, ''
+while ARGV[at] do
+  local seq, last = ARGV[at], at + 1 + tonumber(ARGV[at + 1])
+  if direction == 'up' then
+    id = redis.call('XADD', copy, '*', 'client', client, 'epoch', epoch, 'seq', seq,
+      unpack(ARGV, at + 2, last))
+  else
+    id = redis.call('XADD', copy, '*', 'seq', seq, unpack(ARGV, at + 2, last))
+  end
+  accepted = accepted + 1
+  at = last + 1
+end
+for _, seq in ipairs(lost) do
+  redis.call('XADD', ledger, 'MAXLEN', '~', ARGV[10], '*', 'client', client, 'epoch', epoch,
+    'from', seq, 'to', seq, 'count', '1', 'cause', 'refused', 'at', now)
+end
+if past(through, cursor) then
+  redis.call('HSET', state, 'in_epoch', epoch, 'in_seq', through, 'in_digest', ARGV[5],
+    'in_added', tonumber(known[4] or 0) + accepted, 'last_seen', now)
+  cursor = through
+end
+if is_capped and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end
+return {'done', cursor, accepted, duplicates, id}

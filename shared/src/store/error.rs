@@ -1,0 +1,197 @@
+//! What can go wrong with Redis, by what a caller can do about it.
+
+use std::{error::Error, fmt, io};
+
+use redis::{ErrorKind, ParsingError, RedisError};
+
+/// A fault of Redis, or on the way to it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, or no answer in time. Whether the command was carried out is not known.
+    #[error("failed to reach redis")]
+    Unreachable {
+        /// What happened.
+        source: RedisFault,
+    },
+    /// Redis says: not now. It is loading, out of memory, a replica, without its disk, …
+    #[error("redis cannot do this now ({code})")]
+    Busy {
+        /// Redis's own word for it, such as OOM.
+        code: String,
+        /// Its whole answer.
+        source: RedisFault,
+    },
+    /// A key holds something else than it should: someone else writes to it.
+    #[error("a key in redis is of the wrong type")]
+    WrongType {
+        /// Redis's answer.
+        source: RedisFault,
+    },
+    /// One of our scripts failed.
+    #[error("a script failed in redis")]
+    Script {
+        /// Redis's answer.
+        source: RedisFault,
+    },
+    /// The password is wrong, or the user may not do this.
+    #[error("redis does not let us do this; check user, password and ACL")]
+    Denied {
+        /// Redis's answer.
+        source: RedisFault,
+    },
+    /// An answer that Redis does not give to what was asked.
+    #[error("redis answered something else than {expected}")]
+    Unexpected {
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// Anything else.
+    #[error("a redis command failed")]
+    Other {
+        /// What happened.
+        source: RedisFault,
+    },
+}
+
+/// A `RedisError` whose text says all there is. The original repeats its text as its source, and a chain
+/// of causes would say everything twice.
+#[derive(Debug)]
+pub struct RedisFault(RedisError);
+
+impl StoreError {
+    /// The connection is gone.
+    pub fn connection_lost() -> Self {
+        io::Error::new(io::ErrorKind::ConnectionReset, "the connection was closed").into()
+    }
+
+    /// Whether the same may well work later, without a hand.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Busy { .. } => true,
+            Self::WrongType { .. }
+            | Self::Script { .. }
+            | Self::Denied { .. }
+            | Self::Unexpected { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        let code = code(&error);
+        let text = error.to_string();
+        let kind = error.kind();
+        let source = RedisFault(error);
+        // It comes as a plain ERR, to any command, just before the connection is closed.
+        if text.contains("max number of clients reached") {
+            return Self::Busy { code: "MAXCLIENTS".to_owned(), source };
+        }
+        match (kind, code.as_deref()) {
+            (ErrorKind::Io, _) => Self::Unreachable { source },
+            (
+                _,
+                Some(
+                    word @ ("LOADING" | "BUSY" | "READONLY" | "MISCONF" | "OOM" | "MASTERDOWN"
+                    | "TRYAGAIN" | "CLUSTERDOWN" | "NOREPLICAS"),
+                ),
+            ) => Self::Busy { code: word.to_owned(), source },
+            (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED")) => Self::Denied { source },
+            (ErrorKind::AuthenticationFailed, _) => Self::Denied { source },
+            (_, Some("WRONGTYPE")) => Self::WrongType { source },
+            (_, Some("NOSCRIPT")) => Self::Script { source },
+            (_, Some("ERR")) if text.contains("user_script") => Self::Script { source },
+            _ => Self::Other { source },
+        }
+    }
+}
+
+impl From<ParsingError> for StoreError {
+    fn from(error: ParsingError) -> Self {
+        RedisError::from(error).into()
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        RedisError::from(error).into()
+    }
+}
+
+/// Redis's own word. The one of a pipeline is that of its first failure, which `RedisError::code` only
+/// gives for the words that the crate knows.
+fn code(error: &RedisError) -> Option<String> {
+    let in_pipeline = || {
+        let errors = error.clone().into_server_errors()?;
+        errors.first().map(|(_, error)| error.code().to_owned())
+    };
+    in_pipeline().or_else(|| error.code().map(str::to_owned))
+}
+
+impl fmt::Display for RedisFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for RedisFault {}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn answered(line: &str) -> StoreError {
+        let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        value.extract_error().unwrap_err().into()
+    }
+
+    #[test]
+    fn each_answer_of_redis_falls_to_what_a_caller_can_do() {
+        for (line, name) in [
+            ("LOADING Redis is loading the dataset in memory", "Busy"),
+            ("BUSY Redis is busy running a script.", "Busy"),
+            ("READONLY You can't write against a read only replica.", "Busy"),
+            ("MISCONF Errors writing to the AOF file: No space left on device", "Busy"),
+            ("OOM command not allowed when used memory > 'maxmemory'. script: 4b, on @user_script:3.", "Busy"),
+            ("NOREPLICAS Not enough good replicas to write.", "Busy"),
+            ("ERR max number of clients reached", "Busy"),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", "WrongType"),
+            ("ERR user_script:7: attempt to index a nil value script: 4b, on @user_script:7.", "Script"),
+            ("NOSCRIPT No matching script. Please use EVAL.", "Script"),
+            ("NOAUTH Authentication required.", "Denied"),
+            ("WRONGPASS invalid username-password pair or user is disabled.", "Denied"),
+            ("NOPERM this user has no permissions to run the 'xadd' command", "Denied"),
+            ("ERR unknown command 'XADD'", "Other"),
+        ] {
+            let error = answered(line);
+            assert!(format!("{error:?}").starts_with(name), "{line}: {error:?}");
+            assert_eq!(error.is_transient(), name == "Busy", "{line}");
+        }
+    }
+
+    #[test]
+    fn the_word_of_redis_is_kept_and_its_answer_is_the_source_once() {
+        let error = answered("OOM command not allowed when used memory > 'maxmemory'.");
+        assert_eq!(error.to_string(), "redis cannot do this now (OOM)");
+        let source = error.source().unwrap();
+        assert!(source.to_string().contains("maxmemory"), "{source}");
+        assert!(source.source().is_none());
+    }
+
+    #[test]
+    fn a_lost_connection_is_transient() {
+        let timeout = StoreError::from(io::Error::from(io::ErrorKind::TimedOut));
+        for error in [StoreError::connection_lost(), timeout] {
+            assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+            assert!(error.is_transient());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_not_transient() {
+        let parsed = redis::from_redis_value::<u64>(Value::Array(Vec::new()));
+        assert!(!StoreError::from(parsed.unwrap_err()).is_transient());
+    }
+}

@@ -1,0 +1,193 @@
+//! Hints wake, streams deliver: one connection that hears of every changed key under some prefixes.
+//!
+//! `CLIENT TRACKING ON BCAST PREFIX …` makes Redis tell the names of changed keys at the end of the
+//! turn of its loop in which they changed; it needs no server setting and no list of keys, so an
+//! idle client costs nothing. Rejected: a blocking XREAD per client (a connection each), one
+//! XREAD over thousands of streams (redis#10809), keyspace notifications (a server setting).
+//!
+//! A hint may be lost: with the connection, or in a bug of ours. So everybody is woken when the
+//! connection comes back, and by a slow sweep. The connection is pinged, for one that is half open
+//! looks just like one with no news.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection, cmd};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tracing::{info, warn};
+
+use super::{Redis, StoreError};
+use crate::{
+    limits::{HINT_PING_INTERVAL, REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, SWEEP_INTERVAL},
+    retry::Retry,
+    shutdown::Shutdown,
+};
+
+/// Who waits for news of which key. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hints {
+    waiting: Arc<Mutex<HashMap<String, Vec<Arc<Notify>>>>>,
+}
+
+/// One who waits for news of one key, until dropped.
+pub struct Watch {
+    hints: Hints,
+    key: String,
+    notify: Arc<Notify>,
+}
+
+impl Hints {
+    /// Nobody waits yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits for news of `key`. The first `news` resolves at once, for what came before.
+    pub fn watch(&self, key: &str) -> Watch {
+        let notify = Arc::new(Notify::new());
+        notify.notify_one();
+        self.lock().entry(key.to_owned()).or_default().push(notify.clone());
+        Watch { hints: self.clone(), key: key.to_owned(), notify }
+    }
+
+    /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
+    /// overlap, and comes back after every fault until the shutdown begins.
+    pub async fn listen_forever(self, redis: Redis, prefixes: Vec<String>, shutdown: Shutdown) {
+        let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut is_down = false;
+        while !shutdown.is_begun() {
+            let error = tokio::select! {
+                () = shutdown.begun() => return,
+                result = self.listen(&redis, &prefixes, &mut retry, &mut is_down) => result,
+            };
+            if !is_down {
+                is_down = true;
+                warn!(%error, "no hints from redis: news waits for the sweep until they are back");
+            }
+            self.wake_all();
+            let wait = retry.next(None, rand::random());
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Ends only with a fault.
+    async fn listen(
+        &self,
+        redis: &Redis,
+        prefixes: &[String],
+        retry: &mut Retry,
+        is_down: &mut bool,
+    ) -> StoreError {
+        let lost = Arc::new(Notify::new());
+        let mut connection = match self.track(redis, prefixes, lost.clone()).await {
+            Ok(connection) => connection,
+            Err(error) => return error.into(),
+        };
+        retry.reset();
+        if std::mem::take(is_down) {
+            info!("hints from redis are back");
+        }
+        self.wake_all();
+        let mut ping = ticks(HINT_PING_INTERVAL);
+        let mut sweep = ticks(SWEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                () = lost.notified() => return StoreError::connection_lost(),
+                _ = sweep.tick() => self.wake_all(),
+                _ = ping.tick() => {
+                    if let Err(error) = cmd("PING").query_async::<()>(&mut connection).await {
+                        return error.into();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn track(
+        &self,
+        redis: &Redis,
+        prefixes: &[String],
+        lost: Arc<Notify>,
+    ) -> Result<MultiplexedConnection, redis::RedisError> {
+        let hints = self.clone();
+        let hear = move |push: PushInfo| {
+            match push.kind {
+                PushKind::Invalidate => hints.handle_invalidated(push.data),
+                PushKind::Disconnection => lost.notify_one(),
+                _ => {}
+            }
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_push_sender(hear)
+            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
+            .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
+        let client = redis.resp3_client()?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut tracking = cmd("CLIENT");
+        tracking.arg("TRACKING").arg("ON").arg("BCAST");
+        for prefix in prefixes {
+            tracking.arg("PREFIX").arg(prefix);
+        }
+        tracking.query_async::<()>(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// A list of keys, or nil after FLUSHALL.
+    fn handle_invalidated(&self, data: Vec<Value>) {
+        for part in data {
+            let Value::Array(keys) = part else {
+                self.wake_all();
+                continue;
+            };
+            let waiting = self.lock();
+            for key in keys {
+                let Value::BulkString(key) = key else { continue };
+                let Ok(key) = std::str::from_utf8(&key) else { continue };
+                waiting.get(key).into_iter().flatten().for_each(|notify| notify.notify_one());
+            }
+        }
+    }
+
+    fn wake_all(&self) {
+        self.lock().values().flatten().for_each(|notify| notify.notify_one());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Notify>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// Resolves once there may be news; several hints are one. Cancel safe.
+    pub async fn news(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut waiting = self.hints.lock();
+        if let Some(watchers) = waiting.get_mut(&self.key) {
+            watchers.retain(|other| !Arc::ptr_eq(other, &self.notify));
+            if watchers.is_empty() {
+                waiting.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,164 @@
+//! The copy's end: what a batch may do to the copy, and what is said of it.
+//!
+//! The truth is the cursor in the copy's Redis and the script that moves it; a receiver only checks
+//! what can be checked without it, so that the script finds nothing to fail on half way.
+
+use crate::{
+    entry::{Digest, Direction, Entry, EntryLimits, Unfit},
+    seq::{Epoch, Seq},
+    wire::frame::{Ack, Push, Reason},
+};
+
+/// What the script is to do: append what is past the cursor, then move the cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// The life of the origin that this batch belongs to.
+    pub epoch: Epoch,
+    /// Where the batch before ended; without it no gap is looked for.
+    pub after: Option<Seq>,
+    /// Where the cursor goes.
+    pub through: Seq,
+    /// What to append, in order.
+    pub entries: Vec<Entry>,
+    /// What will never be appended, and goes to the ledger.
+    pub refused: Vec<(Seq, Unfit)>,
+    /// The digest of the entry at `through`.
+    pub digest: Option<Digest>,
+}
+
+/// What the script did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// All that was past the cursor is in the copy.
+    Done {
+        /// The cursor now.
+        cursor: Seq,
+        /// How many entries were appended.
+        accepted: u64,
+        /// How many the copy had already.
+        duplicates: u64,
+        /// The copy's ID of the last entry appended.
+        id: Option<Seq>,
+    },
+    /// A newer session of this client has begun; nothing was done.
+    Superseded,
+    /// The copy is in this newer life of the origin; nothing was done.
+    StaleEpoch(Epoch),
+    /// The batch begins past this cursor; nothing was done.
+    Gap(Seq),
+}
+
+/// Entries that do not stand in ascending order, or outside of what the batch says it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the batch's entries are not in ascending order of seq: {at} comes after {before}")]
+pub struct OutOfOrder {
+    /// The entry that stands wrong.
+    pub at: Seq,
+    /// What stands before it.
+    pub before: Seq,
+}
+
+/// Checks a batch and says what is to be done with it.
+///
+/// # Errors
+/// `OutOfOrder`; nothing of such a batch may be used.
+pub fn plan(
+    epoch: Epoch,
+    after: Option<Seq>,
+    through: Option<Seq>,
+    entries: Vec<Entry>,
+    direction: Direction,
+    limits: &EntryLimits,
+) -> Result<Append, OutOfOrder> {
+    let mut before = after.unwrap_or_default();
+    for entry in &entries {
+        if entry.seq <= before {
+            return Err(OutOfOrder { at: entry.seq, before });
+        }
+        before = entry.seq;
+    }
+    let through = through.unwrap_or(before);
+    if through < before {
+        return Err(OutOfOrder { at: through, before });
+    }
+    let digest = entries.last().filter(|last| last.seq == through).map(Entry::digest);
+    let mut refused = Vec::new();
+    let mut entries = entries;
+    entries.retain(|entry| match entry.check(direction, limits) {
+        Ok(()) => true,
+        Err(reason) => {
+            refused.push((entry.seq, reason));
+            false
+        }
+    });
+    Ok(Append { epoch, after, through, entries, refused, digest })
+}
+
+/// One copy's end of one connection.
+pub struct Receiver {
+    direction: Direction,
+    limits: EntryLimits,
+    epoch: Epoch,
+    cursor: Seq,
+    /// Of the batch that the script has in hand.
+    pending: (Epoch, Vec<(Seq, Unfit)>),
+    received: u64,
+    duplicates: u64,
+}
+
+impl Receiver {
+    /// A receiver whose copy stands there.
+    pub fn new(direction: Direction, limits: EntryLimits, (epoch, cursor): (Epoch, Seq)) -> Self {
+        Self {
+            direction,
+            limits,
+            epoch,
+            cursor,
+            pending: (epoch, Vec::new()),
+            received: 0,
+            duplicates: 0,
+        }
+    }
+
+    /// What to do with a batch; `handle_appended` follows before the next.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
+        let Push { epoch, after, through, entries } = push;
+        let append =
+            plan(epoch, Some(after), Some(through), entries, self.direction, &self.limits)
+                .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
+        self.pending = (epoch, append.refused.clone());
+        Ok(append)
+    }
+
+    /// What to say once the script has run.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn handle_appended(&mut self, appended: &Appended) -> Result<Ack, Reason> {
+        match *appended {
+            Appended::Done { cursor, accepted, duplicates, .. } => {
+                let refused = std::mem::take(&mut self.pending.1);
+                (self.epoch, self.cursor) = (self.pending.0, cursor);
+                self.received += accepted;
+                self.duplicates += duplicates;
+                Ok(Ack { epoch: self.epoch, seq: cursor, refused })
+            }
+            Appended::Superseded => Err(Reason::Superseded),
+            Appended::StaleEpoch(_) => Err(Reason::StaleEpoch),
+            Appended::Gap(_) => Err(Reason::Gap),
+        }
+    }
+
+    /// The cursor once more.
+    pub fn ack(&self) -> Ack {
+        Ack { epoch: self.epoch, seq: self.cursor, refused: Vec::new() }
+    }
+
+    /// How many entries came in this session, and how many of those the copy had already.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.received, self.duplicates)
+    }
+}

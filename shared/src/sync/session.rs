@@ -1,0 +1,291 @@
+//! One connection between its handshake and its end: a sender, a receiver, and the watch over both.
+//!
+//! Order of calls: `handle_*` what happened; then `poll_task` until it yields nothing, `poll_frame`
+//! while the outbox has room, and `poll_timeout` for when to call `handle_timeout`. Once `end` says
+//! why it is over, nothing but what is in hand is finished.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{
+    receiver::{Append, Appended, Receiver},
+    sender::{Sender, Task},
+};
+use crate::{
+    entry::Entry,
+    limits::{IDLE_TIMEOUT, WINDOW_BATCHES},
+    wire::frame::{Ack, Frame, Goaway, Push, Reason},
+};
+
+/// Why a session is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// The other side said so.
+    #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
+    Told(Goaway),
+    /// This side says so.
+    #[error("ended the session: {} ({})", .0.message, .0.reason.word())]
+    Ours(Goaway),
+    /// Nothing was heard for too long.
+    #[error("nothing was heard from the other side for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// Entries were sent and none was acknowledged for too long.
+    #[error("entries were sent, but none was acknowledged in time")]
+    Stalled,
+}
+
+/// A thing for the driver to do at a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// At the origin; the answer goes to the `handle_*` that the task names.
+    Origin(Task),
+    /// At the copy; the answer goes to `handle_appended`.
+    Append(Append),
+}
+
+/// Which end keeps the link alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Pings when it has heard nothing for this long.
+    Pings(Duration),
+    /// Answers.
+    Answers,
+}
+
+/// One established connection.
+pub struct Session {
+    sender: Sender,
+    receiver: Receiver,
+    heartbeat: Heartbeat,
+    heard_at: Instant,
+    pinged_at: Instant,
+    /// Received and not yet in the script's hands; no more than the window that was granted.
+    pushes: VecDeque<Push>,
+    is_appending: bool,
+    ack: Option<Ack>,
+    pong_due: bool,
+    ping_due: bool,
+    /// To be said once what is in hand is done.
+    farewell: Option<Goaway>,
+    end: Option<End>,
+}
+
+impl Session {
+    /// A session whose handshake was done at `now`.
+    pub fn new(sender: Sender, receiver: Receiver, heartbeat: Heartbeat, now: Instant) -> Self {
+        Self {
+            sender,
+            receiver,
+            heartbeat,
+            heard_at: now,
+            pinged_at: now,
+            pushes: VecDeque::new(),
+            is_appending: false,
+            ack: None,
+            pong_due: false,
+            ping_due: false,
+            farewell: None,
+            end: None,
+        }
+    }
+
+    /// A frame came.
+    pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
+        self.handle_heard(now);
+        match frame {
+            Frame::Push(push) => {
+                if self.pushes.len() >= WINDOW_BATCHES {
+                    self.leave(Reason::Protocol, "more batches under way than the window allows");
+                } else if self.farewell.is_none() {
+                    self.pushes.push_back(push);
+                }
+            }
+            Frame::Ack(ack) | Frame::Pong(ack) => {
+                if let Err(confused) = self.sender.handle_ack(ack, now) {
+                    self.leave(Reason::Protocol, &confused.to_string());
+                }
+            }
+            Frame::Ping => self.pong_due = true,
+            Frame::Goaway(goaway) => self.finish(End::Told(goaway)),
+            Frame::Hello(_) | Frame::Welcome(_) => {
+                self.leave(Reason::Protocol, "a second handshake in one connection");
+            }
+        }
+    }
+
+    /// Bytes of the other side came at `at`, be it the middle of a frame.
+    pub fn handle_heard(&mut self, at: Instant) {
+        self.heard_at = self.heard_at.max(at);
+    }
+
+    /// The origin may have more.
+    pub fn handle_news(&mut self) {
+        self.sender.handle_news();
+    }
+
+    /// The answer to `Task::Read`.
+    pub fn handle_read(&mut self, entries: Vec<Entry>) {
+        self.sender.handle_read(entries);
+    }
+
+    /// The answer to `Task::Bury`.
+    pub fn handle_buried(&mut self) {
+        self.sender.handle_buried();
+    }
+
+    /// The answer to `Task::Record`.
+    pub fn handle_recorded(&mut self) {
+        self.sender.handle_recorded();
+    }
+
+    /// The answer to `Work::Append`.
+    pub fn handle_appended(&mut self, appended: &Appended) {
+        self.is_appending = false;
+        match self.receiver.handle_appended(appended) {
+            Ok(ack) => match &mut self.ack {
+                // Cumulative: one that has not left yet is overtaken, but for its refusals.
+                Some(waiting) => {
+                    (waiting.epoch, waiting.seq) = (ack.epoch, ack.seq);
+                    waiting.refused.extend(ack.refused);
+                }
+                None => self.ack = Some(ack),
+            },
+            Err(reason) => self.leave(reason, why(reason)),
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.heard_at + self.patience() {
+            self.finish(End::Silent(self.patience()));
+        } else if self.sender.deadline().is_some_and(|deadline| now >= deadline) {
+            self.finish(End::Stalled);
+        } else if let Heartbeat::Pings(interval) = self.heartbeat
+            && now >= self.heard_at.max(self.pinged_at) + interval
+        {
+            self.ping_due = true;
+            self.pinged_at = now;
+        }
+    }
+
+    /// Finish what is in hand, say goodbye and end.
+    pub fn handle_leave(&mut self, goaway: Goaway) {
+        self.pushes.clear();
+        self.farewell.get_or_insert(goaway);
+    }
+
+    /// A store failed: what was in hand there will not be answered. Say goodbye and end.
+    pub fn handle_failed(&mut self, goaway: Goaway) {
+        self.is_appending = false;
+        self.handle_leave(goaway);
+    }
+
+    /// When to call `handle_timeout`, if nothing happens before.
+    pub fn poll_timeout(&self) -> Instant {
+        let silent = self.heard_at + self.patience();
+        let ping = match self.heartbeat {
+            Heartbeat::Pings(interval) => self.heard_at.max(self.pinged_at) + interval,
+            Heartbeat::Answers => silent,
+        };
+        self.sender.deadline().map_or(silent, |deadline| deadline.min(silent)).min(ping)
+    }
+
+    /// The next thing to do at a store.
+    pub fn poll_work(&mut self) -> Option<Work> {
+        if !self.is_appending
+            && let Some(push) = self.pushes.pop_front()
+        {
+            match self.receiver.handle_push(push) {
+                Ok(append) => {
+                    self.is_appending = true;
+                    return Some(Work::Append(append));
+                }
+                Err(reason) => self.leave(reason, why(reason)),
+            }
+        }
+        if self.farewell.is_some() {
+            return None;
+        }
+        self.sender.poll_task().map(Work::Origin)
+    }
+
+    /// The next frame to send. Answers go before batches, so that the other side's window moves.
+    pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
+        if let Some(ack) = self.ack.take() {
+            return Some(Frame::Ack(ack));
+        }
+        if std::mem::take(&mut self.pong_due) {
+            return Some(Frame::Pong(self.receiver.ack()));
+        }
+        if self.farewell.is_some() && !self.is_appending {
+            let goaway = self.farewell.take()?;
+            self.finish(End::Ours(goaway.clone()));
+            return Some(Frame::Goaway(goaway));
+        }
+        if std::mem::take(&mut self.ping_due) {
+            return Some(Frame::Ping);
+        }
+        if self.farewell.is_some() || self.end.is_some() {
+            return None;
+        }
+        self.sender.poll_push(now).map(Frame::Push)
+    }
+
+    /// Whether `poll_frame` has something.
+    pub fn has_frame(&self) -> bool {
+        let is_leaving = self.farewell.is_some();
+        self.ack.is_some()
+            || self.pong_due
+            || self.ping_due
+            || (is_leaving && !self.is_appending)
+            || (!is_leaving && self.end.is_none() && self.sender.has_push())
+    }
+
+    /// Why the session is over, once it is.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// The origin's end, for its figures.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// The copy's end, for its figures.
+    pub fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    fn leave(&mut self, reason: Reason, message: &str) {
+        self.handle_leave(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+
+    /// While something large is under way the answer to a ping waits behind it.
+    fn patience(&self) -> Duration {
+        IDLE_TIMEOUT + self.sender.patience().unwrap_or_default()
+    }
+}
+
+/// For a person, where the reason's word alone would not do.
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Superseded => {
+            "a newer session of this client has begun; if that is another device, two devices share \
+             one identity"
+        }
+        Reason::StaleEpoch => "the copy is in a newer life of this stream; a new handshake sorts it out",
+        Reason::Gap => "the copy's cursor lies before this batch; a new handshake sorts it out",
+        Reason::Protocol => "the batch breaks the protocol: its entries are not in ascending order",
+        Reason::Restart
+        | Reason::Unauthorized
+        | Reason::Unavailable
+        | Reason::Version
+        | Reason::Other => "",
+    }
+}

@@ -1,0 +1,62 @@
+//! Logging: to standard error, as text or as one JSON object a line.
+
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{ConfigError, LogFormat, LogSettings};
+
+/// Logs for the rest of the process. A second call changes nothing.
+///
+/// # Errors
+/// `ConfigError` naming `log.level` when it is none.
+pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
+    let filter = filter(&log.level)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    // A subscriber that is there already is a test's or an embedding program's, and stays.
+    let _ = match log.format.unwrap_or(by_place) {
+        LogFormat::Text => {
+            let ansi = io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(ansi)).try_init()
+        }
+        LogFormat::Json => {
+            let json = fmt::layer().json().flatten_event(true).with_current_span(false);
+            registry.with(json.with_writer(io::stderr)).try_init()
+        }
+    };
+    Ok(())
+}
+
+/// `EnvFilter` takes a slip such as `inof` for a module's name and then logs everything, so that each
+/// part is looked at first.
+fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
+    let is_level = |text: &str| text.parse::<LevelFilter>().is_ok();
+    let is_part = |part: &str| match part.rsplit_once('=') {
+        Some((target, level)) => !target.is_empty() && is_level(level),
+        None => is_level(part),
+    };
+    let filter = EnvFilter::try_new(level).ok();
+    filter.filter(|_| level.split(',').all(|part| is_part(part.trim()))).ok_or_else(|| {
+        let mend = "takes error, warn, info, debug, trace or off, also per module, such as \
+                    info,spoke_hub=debug";
+        ConfigError::bad("log.level", format!("it is {level:?} and {mend}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_a_word_also_per_module_and_nothing_else() {
+        for good in ["info", "DEBUG", "off", "info,spoke_hub=debug", "warn, a::b=trace"] {
+            filter(good).unwrap();
+        }
+        for bad in ["", "inof", "info,", "info,spoke_hub", "spoke_hub=", "=info", "a=b=c"] {
+            let message = filter(bad).unwrap_err().to_string();
+            assert!(message.starts_with("log.level: "), "{bad}: {message}");
+        }
+    }
+}

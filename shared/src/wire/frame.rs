@@ -1,0 +1,615 @@
+//! The frames of `spoke.v1`, the binary WebSocket subprotocol.
+//!
+//! One frame is one WebSocket message and one MessagePack array whose first element says its kind.
+//! A reader passes over elements that it does not know at an array's end, so a minor version may
+//! add some; another major version is refused in the handshake. Entries are stored by difference
+//! from the one before, which makes a seq two or three bytes long.
+//!
+//! ```text
+//! HELLO   [1, major, minor, version, origin, cursor, features]       agent → hub, first
+//! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
+//!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
+//! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …]]
+//! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
+//! PING    [5]
+//! PONG    [6, epoch, ms, n]                                          the cursor once more
+//! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
+//! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
+//! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
+//! cursor  [epoch, ms, n, digest]
+//! ```
+
+use bytes::Bytes;
+use rmp::encode;
+
+use super::msgpack::{Malformed, Reader};
+use crate::{
+    entry::{Digest, Entry, EntryLimits, Unfit},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, ENTRY_FIELDS_MAX,
+        FRAME_BYTES_MAX, REFUSED_MAX, TEXT_BYTES_MAX, WINDOW_BATCHES,
+    },
+    seq::{Epoch, Seq},
+};
+
+/// The subprotocol's name in the WebSocket handshake; its major version is part of it.
+pub const SUBPROTOCOL: &str = "spoke.v1";
+/// Both sides must agree on this.
+pub const MAJOR: u64 = 1;
+/// Each side says its own; a difference of one is fine.
+pub const MINOR: u64 = 0;
+
+/// Where an origin stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Its epoch as the origin's side remembers it.
+    pub epoch: Epoch,
+    /// After which seq this life of the stream begins.
+    pub start: Seq,
+    /// The first entry it still has; `0-0` for none.
+    pub first: Seq,
+    /// The last ID it has given out.
+    pub last: Seq,
+    /// How many entries were ever added to it.
+    pub added: u64,
+    /// Up to where the copy's side has acknowledged.
+    pub acked: Seq,
+}
+
+/// Where a copy stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// The epoch of the last entry it holds; unknown if it holds none.
+    pub epoch: Epoch,
+    /// The seq of that entry.
+    pub seq: Seq,
+    /// The digest of that entry, if it was carried and not passed over.
+    pub digest: Option<Digest>,
+}
+
+/// An agent's first frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Its protocol's major version.
+    pub major: u64,
+    /// Its protocol's minor version.
+    pub minor: u64,
+    /// The agent's own version.
+    pub version: String,
+    /// The device's out stream.
+    pub origin: Origin,
+    /// The device's in stream.
+    pub cursor: Cursor,
+    /// What it can do beyond the version.
+    pub features: Features,
+}
+
+/// A hub's first frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// Its protocol's major version.
+    pub major: u64,
+    /// Its protocol's minor version.
+    pub minor: u64,
+    /// The hub's own version.
+    pub version: String,
+    /// The generation of this session.
+    pub generation: u64,
+    /// How far this client's entries have come.
+    pub cursor: Cursor,
+    /// The client's out stream at the hub.
+    pub origin: Origin,
+    /// What the hub takes.
+    pub granted: Granted,
+    /// The agent is to be heard from this often, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// The hub's clock, in milliseconds since 1970.
+    pub server_time_ms: u64,
+    /// What both can do beyond the version.
+    pub features: Features,
+}
+
+/// What a side can do beyond its protocol version, as bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// Takes PACKED.
+    pub const COMPRESSION: Self = Self(1);
+
+    /// What both can do.
+    pub fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether all of `other` is in here.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What a receiver takes: the sender keeps to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Batches under way without an acknowledgement.
+    pub window_batches: usize,
+    /// Entries of one batch.
+    pub batch_entries: usize,
+    /// Bytes of names and values in one batch of several entries.
+    pub batch_bytes: usize,
+    /// What one entry may hold.
+    pub entry: EntryLimits,
+}
+
+impl Default for Granted {
+    fn default() -> Self {
+        Self {
+            window_batches: WINDOW_BATCHES,
+            batch_entries: BATCH_ENTRIES_MAX,
+            batch_bytes: BATCH_BYTES_MAX,
+            entry: EntryLimits::default(),
+        }
+    }
+}
+
+/// A batch: all that is to be carried after `after` and up to `through`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// The life of the origin that these belong to.
+    pub epoch: Epoch,
+    /// Where the batch before ended.
+    pub after: Seq,
+    /// Where this one ends: its last entry, or one behind it that can never be carried.
+    pub through: Seq,
+    /// The entries, in order.
+    pub entries: Vec<Entry>,
+}
+
+impl Push {
+    /// Bytes of all names and values.
+    pub fn bytes(&self) -> usize {
+        self.entries.iter().map(Entry::bytes).sum()
+    }
+}
+
+/// All up to here is kept, or refused for good.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ack {
+    /// The epoch of the cursor.
+    pub epoch: Epoch,
+    /// The cursor.
+    pub seq: Seq,
+    /// Entries at or before the cursor that were refused since the last acknowledgement.
+    pub refused: Vec<(Seq, Unfit)>,
+}
+
+/// Why a side ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It stops or restarts; come back.
+    Restart,
+    /// A newer session of this client has begun.
+    Superseded,
+    /// The session's token has ended or was revoked.
+    Unauthorized,
+    /// Its store cannot take anything now.
+    Unavailable,
+    /// A batch began behind the cursor: start over from the cursor.
+    Gap,
+    /// A batch of an older life of the origin.
+    StaleEpoch,
+    /// The other side broke the protocol.
+    Protocol,
+    /// The versions do not go together.
+    Version,
+    /// Something that a newer version knows.
+    Other,
+}
+
+impl Reason {
+    const ALL: [Self; 8] = [
+        Self::Restart,
+        Self::Superseded,
+        Self::Unauthorized,
+        Self::Unavailable,
+        Self::Gap,
+        Self::StaleEpoch,
+        Self::Protocol,
+        Self::Version,
+    ];
+
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Superseded => "superseded",
+            Self::Unauthorized => "unauthorized",
+            Self::Unavailable => "unavailable",
+            Self::Gap => "gap",
+            Self::StaleEpoch => "stale-epoch",
+            Self::Protocol => "protocol",
+            Self::Version => "version",
+            Self::Other => "other",
+        }
+    }
+
+    /// The reason of this word; `Other` for one that is not known here.
+    pub fn from_word(word: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.word() == word).unwrap_or(Self::Other)
+    }
+}
+
+/// The last frame of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goaway {
+    /// Why.
+    pub reason: Reason,
+    /// The same for a person.
+    pub message: String,
+    /// Not to come back before this has passed, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// One message of `spoke.v1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is its payload's type")]
+pub enum Frame {
+    Hello(Box<Hello>),
+    Welcome(Box<Welcome>),
+    Push(Push),
+    Ack(Ack),
+    Ping,
+    /// The answer to PING: where the receiver's copy stands, should an ACK have been lost.
+    Pong(Ack),
+    Goaway(Goaway),
+}
+
+const HELLO: u64 = 1;
+const WELCOME: u64 = 2;
+const PUSH: u64 = 3;
+const ACK: u64 = 4;
+const PING: u64 = 5;
+const PONG: u64 = 6;
+const GOAWAY: u64 = 7;
+const PACKED: u64 = 8;
+
+impl Frame {
+    /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.
+    pub fn encode(&self, features: Features) -> Bytes {
+        let mut w = Writer(Vec::with_capacity(self.size_hint()));
+        match self {
+            Self::Hello(hello) => w.hello(hello),
+            Self::Welcome(welcome) => w.welcome(welcome),
+            Self::Push(push) => w.push(push),
+            Self::Ack(ack) => w.ack(ack),
+            Self::Ping => w.array(1).uint(PING),
+            Self::Pong(ack) => w.array(4).uint(PONG).uint(ack.epoch.0).seq(ack.seq),
+            Self::Goaway(goaway) => w.goaway(goaway),
+        };
+        match self {
+            Self::Push(_) if features.has(Features::COMPRESSION) => pack(w.0).into(),
+            _ => w.0.into(),
+        }
+    }
+
+    fn size_hint(&self) -> usize {
+        match self {
+            Self::Push(push) => {
+                let framed = |entry: &Entry| entry.bytes() + 16 + 6 * entry.fields.len();
+                64 + push.entries.iter().map(framed).sum::<usize>()
+            }
+            _ => 160,
+        }
+    }
+
+    /// The frame in these bytes; its byte strings are slices of them.
+    ///
+    /// # Errors
+    /// `Malformed` for anything that is not a whole frame within its bounds.
+    pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(Malformed::Bound("length"));
+        }
+        let mut r = Reader::new(bytes);
+        let elements = r.array("an array")?;
+        match r.uint("a kind")? {
+            PACKED => Self::decode_plain(unpack(&mut r)?),
+            kind => Self::decode_body(&mut r, kind, elements),
+        }
+    }
+
+    fn decode_plain(bytes: Bytes) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let elements = r.array("an array")?;
+        match r.uint("a kind")? {
+            PUSH => Self::decode_body(&mut r, PUSH, elements),
+            _ => Err(Malformed::Not("a batch")),
+        }
+    }
+
+    fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
+        let (frame, known) = match kind {
+            HELLO => (Self::Hello(Box::new(hello(r)?)), 7),
+            WELCOME => (Self::Welcome(Box::new(welcome(r)?)), 11),
+            PUSH => (Self::Push(push(r)?), 7),
+            ACK => (Self::Ack(ack(r)?), 5),
+            PING => (Self::Ping, 1),
+            PONG => (Self::Pong(Ack { epoch: epoch(r)?, seq: seq(r)?, refused: vec![] }), 4),
+            GOAWAY => (Self::Goaway(goaway(r)?), 4),
+            _ => return Err(Malformed::Not("a known kind")),
+        };
+        r.skip(elements.checked_sub(known).ok_or(Malformed::Cut)?)?;
+        r.end()?;
+        Ok(frame)
+    }
+}
+
+fn pack(plain: Vec<u8>) -> Vec<u8> {
+    // Level 1: a link that is worth packing for is slower than this by far.
+    let pays = |packed: &Vec<u8>| packed.len() + packed.len() / 8 < plain.len();
+    if plain.len() < COMPRESS_BYTES_MIN {
+        return plain;
+    }
+    match zstd::bulk::compress(&plain, 1).ok().filter(pays) {
+        Some(packed) => {
+            let mut w = Writer(Vec::with_capacity(packed.len() + 16));
+            w.array(3).uint(PACKED).uint(plain.len() as u64).bytes(&packed);
+            w.0
+        }
+        None => plain,
+    }
+}
+
+fn unpack(r: &mut Reader) -> Result<Bytes, Malformed> {
+    let length = r.bounded("unpacked length", FRAME_BYTES_MAX as u64)? as usize;
+    let packed = r.bytes("packed bytes")?;
+    let plain = zstd::bulk::decompress(&packed, length).map_err(|_| Malformed::Not("zstd"))?;
+    Ok(plain.into())
+}
+
+// ---- Reading ----------------------------------------------------------------------------------
+
+fn seq(r: &mut Reader) -> Result<Seq, Malformed> {
+    Ok(Seq::new(r.uint("seq")?, r.uint("seq")?))
+}
+
+fn epoch(r: &mut Reader) -> Result<Epoch, Malformed> {
+    Ok(Epoch(r.bounded("epoch", u32::MAX.into())? as u32))
+}
+
+fn version(r: &mut Reader) -> Result<(u64, u64, String), Malformed> {
+    Ok((r.uint("major")?, r.uint("minor")?, r.text("version", TEXT_BYTES_MAX)?))
+}
+
+fn origin(r: &mut Reader) -> Result<Origin, Malformed> {
+    let elements = r.array("an origin")?;
+    let origin = Origin {
+        epoch: epoch(r)?,
+        start: seq(r)?,
+        first: seq(r)?,
+        last: seq(r)?,
+        added: r.uint("added")?,
+        acked: seq(r)?,
+    };
+    r.skip(elements.checked_sub(10).ok_or(Malformed::Cut)?)?;
+    Ok(origin)
+}
+
+fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
+    let elements = r.array("a cursor")?;
+    let (epoch, seq) = (epoch(r)?, seq(r)?);
+    let digest = r.bytes("digest")?;
+    let digest = match digest.len() {
+        0 => None,
+        _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
+    };
+    r.skip(elements.checked_sub(4).ok_or(Malformed::Cut)?)?;
+    Ok(Cursor { epoch, seq, digest })
+}
+
+fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
+    let (major, minor, version) = version(r)?;
+    let (origin, cursor) = (origin(r)?, cursor(r)?);
+    Ok(Hello { major, minor, version, origin, cursor, features: Features(r.uint("features")?) })
+}
+
+fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
+    let (major, minor, version) = version(r)?;
+    let generation = r.uint("generation")?;
+    let (cursor, origin) = (cursor(r)?, origin(r)?);
+    let granted = granted(r)?;
+    let (heartbeat_ms, server_time_ms) = (r.uint("heartbeat")?, r.uint("server time")?);
+    let features = Features(r.uint("features")?);
+    Ok(Welcome {
+        major,
+        minor,
+        version,
+        generation,
+        cursor,
+        origin,
+        granted,
+        heartbeat_ms,
+        server_time_ms,
+        features,
+    })
+}
+
+fn granted(r: &mut Reader) -> Result<Granted, Malformed> {
+    let elements = r.array("limits")?;
+    let mut limit = |name, ours: usize| Ok((r.uint(name)?.min(ours as u64) as usize).max(1));
+    let ours = Granted::default();
+    let granted = Granted {
+        window_batches: limit("window", ours.window_batches)?,
+        batch_entries: limit("batch entries", ours.batch_entries)?,
+        batch_bytes: limit("batch bytes", ours.batch_bytes)?,
+        entry: EntryLimits {
+            fields: limit("fields", ours.entry.fields)?,
+            value_bytes: limit("value bytes", ours.entry.value_bytes)?,
+        },
+    };
+    r.skip(elements.checked_sub(5).ok_or(Malformed::Cut)?)?;
+    Ok(granted)
+}
+
+fn push(r: &mut Reader) -> Result<Push, Malformed> {
+    let (epoch, after, through) = (epoch(r)?, seq(r)?, seq(r)?);
+    let elements = r.array("entries")?;
+    if elements % 3 != 0 || elements / 3 > BATCH_ENTRIES_MAX {
+        return Err(Malformed::Bound("number of entries"));
+    }
+    let mut entries = Vec::with_capacity(elements / 3);
+    let mut last = after;
+    for _ in 0..elements / 3 {
+        let entry = entry(r, last)?;
+        last = entry.seq;
+        entries.push(entry);
+    }
+    if through < last || through <= after {
+        return Err(Malformed::Bound("through"));
+    }
+    Ok(Push { epoch, after, through, entries })
+}
+
+/// The ms are the difference from the entry before; n is its whole value where the ms differ,
+/// and the difference less one where they do not: no encoding says "the same again".
+fn entry(r: &mut Reader, before: Seq) -> Result<Entry, Malformed> {
+    let (step, n) = (r.uint("seq")?, r.uint("seq")?);
+    let over = Malformed::Bound("seq");
+    let ms = before.ms.checked_add(step).ok_or(over.clone())?;
+    let n = match step {
+        0 => before.n.checked_add(1).and_then(|next| next.checked_add(n)).ok_or(over)?,
+        _ => n,
+    };
+    let elements = r.array("fields")?;
+    // The receiver refuses an entry past its own limit; this bounds what a stranger can ask for.
+    if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
+        return Err(Malformed::Bound("number of fields"));
+    }
+    let mut fields = Vec::with_capacity(elements / 2);
+    for _ in 0..elements / 2 {
+        fields.push((r.bytes("a field")?, r.bytes("a value")?));
+    }
+    Ok(Entry { seq: Seq::new(ms, n), fields })
+}
+
+fn ack(r: &mut Reader) -> Result<Ack, Malformed> {
+    let (epoch, cursor) = (epoch(r)?, seq(r)?);
+    let elements = r.array("refused entries")?;
+    if elements % 3 != 0 || elements / 3 > REFUSED_MAX {
+        return Err(Malformed::Bound("number of refused entries"));
+    }
+    let mut refused = Vec::with_capacity(elements / 3);
+    for _ in 0..elements / 3 {
+        refused.push((seq(r)?, Unfit::from_word(&r.text("reason", TEXT_BYTES_MAX)?)));
+    }
+    Ok(Ack { epoch, seq: cursor, refused })
+}
+
+fn goaway(r: &mut Reader) -> Result<Goaway, Malformed> {
+    Ok(Goaway {
+        reason: Reason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
+        message: r.text("message", TEXT_BYTES_MAX)?,
+        wait_ms: r.uint("wait")?,
+    })
+}
+
+// ---- Writing ----------------------------------------------------------------------------------
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    const INFALLIBLE: &'static str = "writing to memory does not fail";
+
+    fn array(&mut self, elements: usize) -> &mut Self {
+        encode::write_array_len(&mut self.0, elements as u32).expect(Self::INFALLIBLE);
+        self
+    }
+
+    fn uint(&mut self, value: impl Into<u64>) -> &mut Self {
+        encode::write_uint(&mut self.0, value.into()).expect(Self::INFALLIBLE);
+        self
+    }
+
+    fn size(&mut self, value: usize) -> &mut Self {
+        self.uint(value as u64)
+    }
+
+    fn seq(&mut self, seq: Seq) -> &mut Self {
+        self.uint(seq.ms).uint(seq.n)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        encode::write_bin(&mut self.0, bytes).expect(Self::INFALLIBLE);
+        self
+    }
+
+    /// Cut at the bound rather than refused by the reader.
+    fn text(&mut self, text: &str) -> &mut Self {
+        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        encode::write_str(&mut self.0, text).expect(Self::INFALLIBLE);
+        self
+    }
+
+    fn origin(&mut self, origin: &Origin) -> &mut Self {
+        self.array(10)
+            .uint(origin.epoch.0)
+            .seq(origin.start)
+            .seq(origin.first)
+            .seq(origin.last)
+            .uint(origin.added)
+            .seq(origin.acked)
+    }
+
+    fn cursor(&mut self, cursor: &Cursor) -> &mut Self {
+        let digest = cursor.digest.as_ref().map_or(&[][..], |digest| &digest.0);
+        self.array(4).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest)
+    }
+
+    fn hello(&mut self, hello: &Hello) -> &mut Self {
+        self.array(7).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
+        self.origin(&hello.origin).cursor(&hello.cursor).uint(hello.features.0)
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) -> &mut Self {
+        self.array(11).uint(WELCOME).uint(welcome.major).uint(welcome.minor);
+        self.text(&welcome.version).uint(welcome.generation);
+        self.cursor(&welcome.cursor).origin(&welcome.origin);
+        let granted = &welcome.granted;
+        self.array(5).size(granted.window_batches).size(granted.batch_entries);
+        self.size(granted.batch_bytes).size(granted.entry.fields).size(granted.entry.value_bytes);
+        self.uint(welcome.heartbeat_ms).uint(welcome.server_time_ms).uint(welcome.features.0)
+    }
+
+    fn push(&mut self, push: &Push) -> &mut Self {
+        self.array(7).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
+        self.array(3 * push.entries.len());
+        let mut before = push.after;
+        for Entry { seq, fields } in &push.entries {
+            let step = seq.ms - before.ms;
+            self.uint(step).uint(if step == 0 { seq.n - before.n - 1 } else { seq.n });
+            self.array(2 * fields.len());
+            for (name, value) in fields {
+                self.bytes(name).bytes(value);
+            }
+            before = *seq;
+        }
+        self
+    }
+
+    fn ack(&mut self, ack: &Ack) -> &mut Self {
+        self.array(5).uint(ACK).uint(ack.epoch.0).seq(ack.seq);
+        self.array(3 * ack.refused.len());
+        for (seq, reason) in &ack.refused {
+            self.seq(*seq).text(reason.word());
+        }
+        self
+    }
+
+    fn goaway(&mut self, goaway: &Goaway) -> &mut Self {
+        self.array(4).uint(GOAWAY).text(goaway.reason.word());
+        self.text(&goaway.message).uint(goaway.wait_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests;

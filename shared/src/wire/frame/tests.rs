@@ -1,0 +1,221 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn own(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn entry(seq: Seq, fields: &[(&str, &str)]) -> Entry {
+    Entry { seq, fields: fields.iter().map(|(name, value)| (own(name), own(value))).collect() }
+}
+
+fn hello() -> Hello {
+    Hello {
+        major: 1,
+        minor: 0,
+        version: "0.1.0".to_owned(),
+        origin: Origin {
+            epoch: Epoch(1),
+            start: Seq::ZERO,
+            first: Seq::new(1_700_000_000_000, 0),
+            last: Seq::new(1_700_000_000_001, 2),
+            added: 5,
+            acked: Seq::new(1_700_000_000_000, 1),
+        },
+        cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), digest: Some(Digest([0xab; 16])) },
+        features: Features::COMPRESSION,
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        major: 1,
+        minor: 0,
+        version: "0.1.0".to_owned(),
+        generation: 3,
+        cursor: Cursor::default(),
+        origin: Origin { epoch: Epoch(2), ..Origin::default() },
+        granted: Granted::default(),
+        heartbeat_ms: 30_000,
+        server_time_ms: 1_700_000_000_000,
+        features: Features(0),
+    }
+}
+
+fn push() -> Push {
+    let ms = 1_700_000_000_000;
+    Push {
+        epoch: Epoch(1),
+        after: Seq::new(ms, 0),
+        through: Seq::new(ms + 4, 9),
+        entries: vec![
+            entry(Seq::new(ms, 1), &[("topic", "test")]),
+            entry(Seq::new(ms, 3), &[("a", ""), ("a", "\u{0}")]),
+            entry(Seq::new(ms + 4, 9), &[("", "x")]),
+        ],
+    }
+}
+
+/// The bytes of protocol 1.0. They may never change: agents in the field speak them.
+#[test]
+fn the_golden_bytes_of_version_1_0_stand() {
+    let golden: [(Frame, &str); 7] = [
+        (Frame::Hello(Box::new(hello())), include_str!("golden/hello.hex")),
+        (Frame::Welcome(Box::new(welcome())), include_str!("golden/welcome.hex")),
+        (Frame::Push(push()), include_str!("golden/push.hex")),
+        (
+            Frame::Ack(Ack {
+                epoch: Epoch(1),
+                seq: Seq::new(5, 1),
+                refused: vec![(Seq::new(4, 0), Unfit::TooLarge)],
+            }),
+            "9504010501930400a9746f6f2d6c61726765",
+        ),
+        (Frame::Ping, "9105"),
+        (Frame::Pong(Ack { epoch: Epoch(1), seq: Seq::new(5, 1), refused: vec![] }), "9406010501"),
+        (
+            Frame::Goaway(Goaway {
+                reason: Reason::Restart,
+                message: "bye".to_owned(),
+                wait_ms: 500,
+            }),
+            "9407a772657374617274a3627965cd01f4",
+        ),
+    ];
+    for (frame, expected) in golden {
+        let expected = expected.trim();
+        assert_eq!(hex::encode(frame.encode(Features(0))), expected, "{frame:?}");
+        assert_eq!(Frame::decode(hex::decode(expected).unwrap().into()), Ok(frame));
+    }
+}
+
+#[test]
+fn what_a_newer_minor_version_adds_at_an_arrays_end_is_passed_over() {
+    // PING with a map, a nested array, a float and an extension behind it.
+    let newer = "9505 82a161c0a162c3 9201920203 cb3ff0000000000000 d40100".replace(' ', "");
+    assert_eq!(Frame::decode(hex::decode(newer).unwrap().into()), Ok(Frame::Ping));
+}
+
+#[test]
+fn what_is_no_frame_is_refused() {
+    let table = [
+        ("", "nothing"),
+        ("c0", "no array"),
+        ("90", "an empty array"),
+        ("9163", "an unknown kind"),
+        ("910500", "something behind the frame"),
+        ("9205", "an element that is not there"),
+        ("dd7fffffff05", "an array longer than the frame"),
+        ("950401050193", "a refusal cut short"),
+        ("9703010000000092", "entries not in threes"),
+        ("97030100000000dd00003000", "more entries than a batch holds"),
+        ("970301000000009303009191", "fields without a value"),
+        ("97030105000500 90", "a batch that covers nothing"),
+        ("97030105000400 90", "a batch that ends before it begins"),
+        ("97030100000100 93cfffffffffffffffff0090", "an entry past the end of its batch"),
+        ("9408c6ffffffff", "packed bytes of 4 GiB"),
+    ];
+    for (frame, what) in table {
+        let bytes = hex::decode(frame.replace(' ', "")).unwrap();
+        assert!(Frame::decode(bytes.into()).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
+    let bomb = zstd::bulk::compress(&vec![0; 2 * FRAME_BYTES_MAX], 1).unwrap();
+    for length in [FRAME_BYTES_MAX as u64, 2 * FRAME_BYTES_MAX as u64] {
+        let mut w = Writer(Vec::new());
+        w.array(3).uint(PACKED).uint(length).bytes(&bomb);
+        assert!(Frame::decode(w.0.into()).is_err());
+    }
+}
+
+#[test]
+fn only_a_batch_may_be_packed() {
+    let ping = Frame::Ping.encode(Features(0));
+    let mut w = Writer(Vec::new());
+    w.array(3).uint(PACKED).uint(2u64).bytes(&zstd::bulk::compress(&ping, 1).unwrap());
+    assert!(Frame::decode(w.0.into()).is_err());
+}
+
+#[test]
+fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
+    let mut push = push();
+    push.entries[2].fields[0].1 = vec![b'x'; 10_000].into();
+    let frame = Frame::Push(push);
+    let plain = frame.encode(Features(0));
+    let packed = frame.encode(Features::COMPRESSION);
+    assert!(packed.len() < plain.len() / 10);
+    assert_eq!(Frame::decode(packed), Ok(frame));
+    let small = Frame::Push(self::push());
+    assert_eq!(small.encode(Features::COMPRESSION), small.encode(Features(0)));
+}
+
+#[test]
+fn a_hundred_byte_entry_costs_at_most_fifteen_per_cent_more_on_the_wire() {
+    let value = "v".repeat(100);
+    let ms = 1_700_000_000_000;
+    let entries: Vec<_> = (1..=500)
+        .map(|n| entry(Seq::new(ms + n, 0), &[("topic", "test"), ("payload", &value)]))
+        .collect();
+    let through = entries[499].seq;
+    let push = Push { epoch: Epoch(1), after: Seq::new(ms, 0), through, entries };
+    let bytes = push.bytes();
+    let wire = Frame::Push(push).encode(Features(0)).len();
+    assert!(wire * 100 <= bytes * 115, "{wire} bytes on the wire for {bytes}");
+}
+
+fn seqs() -> impl Strategy<Value = Seq> {
+    prop_oneof![
+        (any::<u64>(), any::<u64>()).prop_map(|(ms, n)| Seq::new(ms, n)),
+        (0..4u64, 0..4u64).prop_map(|(ms, n)| Seq::new(ms, n)),
+        Just(Seq::MAX),
+    ]
+}
+
+fn byte_strings() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+prop_compose! {
+    fn pushes()(
+        epoch: u32,
+        mut seqs in prop::collection::btree_set(seqs(), 2..20),
+        fields in prop::collection::vec(
+            prop::collection::vec((byte_strings(), byte_strings()), 0..5), 20..21),
+    ) -> Push {
+        let after = seqs.pop_first().unwrap();
+        let through = *seqs.last().unwrap();
+        let entries = seqs.into_iter().zip(fields).map(|(seq, fields)| Entry { seq, fields });
+        Push { epoch: Epoch(epoch), after, through, entries: entries.collect() }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_batch_survives_the_wire_packed_or_not(push in pushes()) {
+        let frame = Frame::Push(push);
+        for features in [Features(0), Features::COMPRESSION] {
+            prop_assert_eq!(Frame::decode(frame.encode(features)), Ok(frame.clone()));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Frame::decode(bytes.into());
+    }
+
+    #[test]
+    fn a_frame_with_a_byte_changed_or_cut_is_decoded_or_refused_and_nothing_else(
+        push in pushes(), at: prop::sample::Index, byte: u8
+    ) {
+        let whole = Frame::Push(push).encode(Features(0));
+        let mut changed = whole.to_vec();
+        let at = at.index(changed.len());
+        changed[at] = byte;
+        let _ = Frame::decode(changed.into());
+        prop_assert!(Frame::decode(whole.slice(..at)).is_err());
+    }
+}

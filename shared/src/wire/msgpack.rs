@@ -1,0 +1,154 @@
+//! Reading MessagePack out of one `Bytes` without copying a byte string.
+//!
+//! `rmp` does the format; this adds what a protocol needs: byte strings as slices of the frame,
+//! arrays whose unknown tail is passed over, and bounds on everything.
+
+use bytes::Bytes;
+use rmp::{Marker, decode};
+
+/// The bytes are not what the frame's form asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The bytes end in the middle of a value.
+    #[error("the frame ends in the middle of a value")]
+    Cut,
+    /// A value of another kind stands where this one was expected.
+    #[error("the frame holds something else where it should hold {0}")]
+    Not(&'static str),
+    /// A number or a length past its bound.
+    #[error("the frame's {0} is out of bounds")]
+    Bound(&'static str),
+}
+
+/// Reads values one after the other.
+pub struct Reader {
+    frame: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    /// Over one frame.
+    pub fn new(frame: Bytes) -> Self {
+        Self { frame, at: 0 }
+    }
+
+    fn step<T, E>(
+        &mut self,
+        expected: &'static str,
+        read: impl FnOnce(&mut &[u8]) -> Result<T, E>,
+    ) -> Result<T, Malformed> {
+        let mut rest = &self.frame[self.at..];
+        if rest.is_empty() {
+            return Err(Malformed::Cut);
+        }
+        let value = read(&mut rest).map_err(|_| Malformed::Not(expected))?;
+        self.at = self.frame.len() - rest.len();
+        Ok(value)
+    }
+
+    /// A whole number.
+    pub fn uint(&mut self, name: &'static str) -> Result<u64, Malformed> {
+        self.step(name, |rest| decode::read_int(rest))
+    }
+
+    /// A whole number of at most `max`.
+    pub fn bounded(&mut self, name: &'static str, max: u64) -> Result<u64, Malformed> {
+        let value = self.uint(name)?;
+        if value > max { Err(Malformed::Bound(name)) } else { Ok(value) }
+    }
+
+    /// How many elements follow.
+    pub fn array(&mut self, name: &'static str) -> Result<usize, Malformed> {
+        let elements = self.step(name, |rest| decode::read_array_len(rest))? as usize;
+        // Each element takes a byte at least: a length past the frame's end is a lie, and
+        // believing it would be asking for memory on a stranger's word.
+        if elements > self.frame.len() - self.at { Err(Malformed::Cut) } else { Ok(elements) }
+    }
+
+    /// A byte string, as a slice of the frame.
+    pub fn bytes(&mut self, name: &'static str) -> Result<Bytes, Malformed> {
+        let length = self.step(name, |rest| decode::read_bin_len(rest))? as usize;
+        self.take(length)
+    }
+
+    /// A text of at most `max` bytes.
+    pub fn text(&mut self, name: &'static str, max: usize) -> Result<String, Malformed> {
+        let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
+        if length > max {
+            return Err(Malformed::Bound(name));
+        }
+        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| Malformed::Not(name))
+    }
+
+    /// A truth value.
+    pub fn boolean(&mut self, name: &'static str) -> Result<bool, Malformed> {
+        self.step(name, |rest| decode::read_bool(rest))
+    }
+
+    /// Nothing may follow.
+    pub fn end(&self) -> Result<(), Malformed> {
+        if self.at == self.frame.len() { Ok(()) } else { Err(Malformed::Not("its end")) }
+    }
+
+    fn take(&mut self, length: usize) -> Result<Bytes, Malformed> {
+        let end = self.at.checked_add(length).ok_or(Malformed::Cut)?;
+        if end > self.frame.len() {
+            return Err(Malformed::Cut);
+        }
+        let bytes = self.frame.slice(self.at..end);
+        self.at = end;
+        Ok(bytes)
+    }
+
+    /// Passes over `count` values of whatever kind: the tail that a newer version has added.
+    pub fn skip(&mut self, count: usize) -> Result<(), Malformed> {
+        let mut left = count;
+        while left > 0 {
+            left -= 1;
+            let marker = self.step("a value", |rest| decode::read_marker(rest))?;
+            let (length, inner) = self.extent(marker)?;
+            self.take(length)?;
+            left = left.checked_add(inner).ok_or(Malformed::Cut)?;
+            if left > self.frame.len() - self.at {
+                return Err(Malformed::Cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes, and then how many values, belong to a value with this marker.
+    fn extent(&mut self, marker: Marker) -> Result<(usize, usize), Malformed> {
+        Ok(match marker {
+            Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => {
+                (0, 0)
+            }
+            Marker::U8 | Marker::I8 => (1, 0),
+            Marker::U16 | Marker::I16 => (2, 0),
+            Marker::U32 | Marker::I32 | Marker::F32 => (4, 0),
+            Marker::U64 | Marker::I64 | Marker::F64 => (8, 0),
+            Marker::FixStr(length) => (length.into(), 0),
+            Marker::Str8 | Marker::Bin8 => (self.big_endian(1)?, 0),
+            Marker::Str16 | Marker::Bin16 => (self.big_endian(2)?, 0),
+            Marker::Str32 | Marker::Bin32 => (self.big_endian(4)?, 0),
+            Marker::FixArray(count) => (0, count.into()),
+            Marker::Array16 => (0, self.big_endian(2)?),
+            Marker::Array32 => (0, self.big_endian(4)?),
+            Marker::FixMap(pairs) => (0, 2 * usize::from(pairs)),
+            Marker::Map16 => (0, 2 * self.big_endian(2)?),
+            Marker::Map32 => (0, 2 * self.big_endian(4)?),
+            Marker::FixExt1 => (2, 0),
+            Marker::FixExt2 => (3, 0),
+            Marker::FixExt4 => (5, 0),
+            Marker::FixExt8 => (9, 0),
+            Marker::FixExt16 => (17, 0),
+            Marker::Ext8 => (1 + self.big_endian(1)?, 0),
+            Marker::Ext16 => (1 + self.big_endian(2)?, 0),
+            Marker::Ext32 => (1 + self.big_endian(4)?, 0),
+            Marker::Reserved => return Err(Malformed::Not("a value")),
+        })
+    }
+
+    fn big_endian(&mut self, width: usize) -> Result<usize, Malformed> {
+        Ok(self.take(width)?.iter().fold(0, |value, &byte| (value << 8) | usize::from(byte)))
+    }
+}

@@ -1,0 +1,186 @@
+//! The cloud's side: a Redis, auth, a hub, and a faulty network in front of both services.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use redis::cmd;
+use spoke_shared::store::session::{digest, session_key};
+use tempfile::TempDir;
+use totp_rs::{Algorithm, Secret, TOTP};
+
+use crate::{
+    api::Api,
+    entries::Stored,
+    oracle::{Carried, from_device},
+    proxy::Proxy,
+    redis::RedisServer,
+    service::{Kind, Service},
+};
+
+/// The stream where everything from the devices arrives.
+pub const IN: &str = "spoke-hub:in:x";
+/// The hub's loss ledger.
+pub const LOST: &str = "spoke-hub:lost:x";
+/// The OTP secret of all clients that are provisioned here: the one of the contract.
+pub const OTP_SECRET: &str = "GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P";
+
+/// The cloud. Everything ends when it is dropped.
+pub struct Cloud {
+    /// Devices reach the hub through this.
+    pub hub_proxy: Proxy,
+    /// Devices reach auth through this.
+    pub auth_proxy: Proxy,
+    /// The hub.
+    pub hub: Service,
+    /// Auth.
+    pub auth: Service,
+    /// Their Redis.
+    pub redis: RedisServer,
+    folder: TempDir,
+}
+
+/// The settings of a cloud beyond those that suit a test.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings<'a> {
+    /// The hub's.
+    pub hub: &'a [(&'a str, &'a str)],
+    /// Auth's.
+    pub auth: &'a [(&'a str, &'a str)],
+}
+
+impl Cloud {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub async fn start() -> Self {
+        Self::start_with(Settings::default()).await
+    }
+
+    /// Starts it with settings.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub async fn start_with(settings: Settings<'_>) -> Self {
+        let redis = RedisServer::start().await;
+        let folder = tempfile::Builder::new().prefix("spoke-cloud-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let url = redis.url();
+        let auth = Service::start(Kind::Auth, &url, settings.auth, folder.path()).await;
+        let hub = Service::start(Kind::Hub, &url, settings.hub, folder.path()).await;
+        let auth_proxy = Proxy::start(auth.address()).await;
+        let hub_proxy = Proxy::start(hub.address()).await;
+        Self { hub_proxy, auth_proxy, hub, auth, redis, folder }
+    }
+
+    /// A folder for what a test needs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// SIGKILL for the hub, and a new one in its place.
+    ///
+    /// # Panics
+    /// When the new one does not come up.
+    pub async fn restart_hub(&mut self) {
+        self.hub.restart().await;
+        self.hub_proxy.retarget(self.hub.address());
+    }
+
+    /// SIGKILL for auth, and a new one in its place.
+    ///
+    /// # Panics
+    /// When the new one does not come up.
+    pub async fn restart_auth(&mut self) {
+        self.auth.restart().await;
+        self.auth_proxy.retarget(self.auth.address());
+    }
+
+    /// Lets a client register for a week, by the contract's own line.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn provision(&self, client: &str) {
+        provision(&self.redis, client, now_ms() + 7 * 24 * 3_600_000).await;
+    }
+
+    /// The hub's HTTP for a client with a session.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn client(&self, client: &str) -> Api {
+        self.hub.api().with_token(&admit(&self.redis, client).await)
+    }
+
+    /// What `spoke-hub:in:x` holds of a client.
+    ///
+    /// # Panics
+    /// When Redis refuses or an entry is not as it must be.
+    pub async fn carried(&self, client: &str) -> Vec<Carried> {
+        from_device(&self.redis.entries(IN).await, client)
+    }
+
+    /// What `spoke-hub:in:x` holds.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn inbound(&self) -> Vec<Stored> {
+        self.redis.entries(IN).await
+    }
+}
+
+/// The stream of what is to go to a client.
+pub fn out(client: &str) -> String {
+    format!("spoke-hub:out:{client}:x")
+}
+
+/// Provisions a client until a time in ms since 1970.
+///
+/// # Panics
+/// When Redis refuses.
+pub async fn provision(redis: &RedisServer, client: &str, deadline_ms: u64) {
+    let key = format!("spoke-auth:client:{client}:h");
+    let deadline = deadline_ms.to_string();
+    redis.command::<()>(&["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline]).await;
+}
+
+/// Writes a session down as auth does and gives its token, for tests in which auth has no part.
+///
+/// # Panics
+/// When Redis refuses.
+pub async fn admit(redis: &RedisServer, client: &str) -> String {
+    let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+    let key = session_key("spoke-auth", &digest(&token));
+    let mut hset = cmd("HSET");
+    hset.arg(key).arg("client").arg(client).arg("issuedAt").arg(now_ms());
+    redis.query::<()>(&hset).await;
+    token
+}
+
+/// The one-time code of the contract's secret, some steps of 30 s from now.
+///
+/// # Panics
+/// Never: the secret is well formed.
+pub fn one_time_code(steps: i64) -> String {
+    let secret = Secret::Encoded(OTP_SECRET.to_owned()).to_bytes().expect("the secret is base32");
+    let totp = TOTP::new_unchecked(Algorithm::SHA1, 6, 1, 30, secret, None, String::new());
+    let seconds = (now_ms() / 1000).saturating_add_signed(30 * steps);
+    totp.generate(seconds)
+}
+
+/// Milliseconds since 1970.
+///
+/// # Panics
+/// When the clock stands before that.
+pub fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
+    since_1970.as_millis() as u64
+}
+
+/// The base URL of an address.
+pub fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}

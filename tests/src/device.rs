@@ -1,0 +1,189 @@
+//! A device: a Redis of its own and an agent.
+
+use std::{path::PathBuf, process::ExitStatus};
+
+use tempfile::TempDir;
+
+use crate::{
+    binaries,
+    cloud::{Cloud, OTP_SECRET, out, url},
+    entries::Stored,
+    oracle::{Carried, from_hub},
+    process::{Finished, Process, Start, run, write_secret},
+    redis::RedisServer,
+    wait::{PATIENCE, eventually},
+};
+
+/// Where apps on a device publish.
+pub const OUT: &str = "spoke-agent:out:x";
+/// Where entries from the cloud arrive.
+pub const IN: &str = "spoke-agent:in:x";
+/// What the agent remembers.
+pub const STATE: &str = "spoke-agent:state:h";
+/// Entries that can never be sent.
+pub const DEAD: &str = "spoke-agent:dead:x";
+/// The device's loss ledger.
+pub const LOST: &str = "spoke-agent:lost:x";
+
+/// A device. Its processes end when it is dropped.
+pub struct Device {
+    agent: Option<Process>,
+    /// Its name.
+    pub client: String,
+    /// Its Redis.
+    pub redis: RedisServer,
+    start: Start,
+    log: PathBuf,
+    folder: TempDir,
+}
+
+impl Device {
+    /// A device that is provisioned in `cloud` and whose agent runs.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start(cloud: &Cloud, client: &str) -> Self {
+        Self::start_with(cloud, client, &[]).await
+    }
+
+    /// The same with settings of the agent.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
+        let mut device = Self::without_agent(cloud, client, settings).await;
+        device.start_agent();
+        device
+    }
+
+    /// A device that is provisioned in `cloud` and whose agent is not started yet.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn without_agent(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
+        cloud.provision(client).await;
+        let redis = RedisServer::start().await;
+        let folder = tempfile::Builder::new().prefix("spoke-device-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        write_secret(&folder.path().join("otp-secret"), OTP_SECRET);
+        let defaults = [
+            ("client", client.to_owned()),
+            ("redis", redis.url()),
+            ("auth", url(cloud.auth_proxy.address())),
+            ("hub", url(cloud.hub_proxy.address())),
+            ("otp_secret_file", path("otp-secret")),
+            ("state_dir", path("state")),
+            ("admin_listen", String::new()),
+            // Tests cut links by the dozen and cannot wait as a device in the field does.
+            ("retry_first_ms", "20".to_owned()),
+            ("retry_longest_ms", "500".to_owned()),
+            ("refused_retry_first_ms", "100".to_owned()),
+            ("refused_retry_longest_ms", "1000".to_owned()),
+            ("log.level", "debug".to_owned()),
+            ("log.format", "json".to_owned()),
+        ];
+        let mut start = Start::with(&["run"]);
+        for (key, value) in &defaults {
+            start = start.variable(&variable(key), value);
+        }
+        for (key, value) in settings {
+            start = start.variable(&variable(key), value);
+        }
+        let log = folder.path().join("agent.log");
+        Self { agent: None, client: client.to_owned(), redis, start, log, folder }
+    }
+
+    /// The folder with its files: `state`, `otp-secret`, `agent.log`.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Starts the agent, killing it first if it runs.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_agent(&mut self) {
+        self.agent = None;
+        let program = binaries::path_of("spoke-agent");
+        self.agent = Some(Process::start(&program, &self.start, &self.log));
+    }
+
+    /// Changes a setting of agents started from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.start = std::mem::take(&mut self.start).variable(&variable(key), value);
+    }
+
+    /// The agent's process.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// SIGKILL for the agent.
+    pub fn kill_agent(&mut self) {
+        self.agent().kill9();
+    }
+
+    /// SIGTERM for the agent, and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn stop_agent(&mut self) -> ExitStatus {
+        self.agent().terminate().await
+    }
+
+    /// All that its agents logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Runs a command of `spoke-agent` with the settings of this device.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn command(&self, arguments: &[&str]) -> Finished {
+        let mut start = self.start.clone();
+        start.arguments = arguments.iter().map(ToString::to_string).collect();
+        run(&binaries::path_of("spoke-agent"), &start).await
+    }
+
+    /// What its in stream holds.
+    ///
+    /// # Panics
+    /// When Redis refuses or an entry is not as it must be.
+    pub async fn carried(&self) -> Vec<Carried> {
+        from_hub(&self.redis.entries(IN).await)
+    }
+
+    /// Waits until everything that is in its out stream is in the hub's copy in this epoch, and
+    /// everything for it in its own.
+    ///
+    /// # Panics
+    /// When that is not so within `PATIENCE`.
+    pub async fn carried_both_ways(&self, cloud: &Cloud) {
+        let last = async |redis: &RedisServer, stream: &str| {
+            let newest: redis::Value =
+                redis.command(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
+            crate::entries::stored(newest).pop().map_or("0-0".to_owned(), |entry: Stored| entry.id)
+        };
+        let up = last(&self.redis, OUT).await;
+        let down = last(&cloud.redis, &out(&self.client)).await;
+        let awaited = format!("{}'s entries to be carried, up {up}, down {down}", self.client);
+        eventually(&awaited, PATIENCE, async || {
+            let key = format!("spoke-hub:client:{}:h", self.client);
+            let hub: Option<String> = cloud.redis.command(&["HGET", &key, "in_seq"]).await;
+            let own: Option<String> = self.redis.command(&["HGET", STATE, "in_seq"]).await;
+            let seen = (hub.unwrap_or("0-0".to_owned()), own.unwrap_or("0-0".to_owned()));
+            if seen == (up.clone(), down.clone()) { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+}
+
+/// The variable of an agent's setting.
+pub fn variable(key: &str) -> String {
+    format!("SPOKE_AGENT_{}", key.replace('.', "__").to_uppercase())
+}

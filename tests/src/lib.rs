@@ -1,0 +1,20 @@
+//! The test harness of Spoke: real `redis-server` processes, the real services, a faulty network.
+//!
+//! Everything a test starts is its own, on free ports of the loopback and in a temporary folder, and
+//! ends with the test. Nothing is mocked. Rejected: running the services inside the test's process,
+//! which could neither be killed nor have settings from an environment of its own.
+
+pub mod api;
+pub mod binaries;
+pub mod cloud;
+pub mod device;
+pub mod entries;
+pub mod oracle;
+pub mod process;
+pub mod proxy;
+pub mod redis;
+pub mod seed;
+pub mod service;
+pub mod socket;
+pub mod stand;
+pub mod wait;

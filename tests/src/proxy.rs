@@ -1,0 +1,272 @@
+//! A faulty network: a TCP proxy on the loopback that cuts, holds back, delays and loses.
+//!
+//! What it does to bytes in flight is what a real link does to them: they arrive in order or the
+//! connection ends. A connection that lost bytes is therefore cut before it may carry any again.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng, rngs::StdRng};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes carried at a time: small enough that a cut falls inside of frames.
+const CHUNK: usize = 4096;
+
+/// Where bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From whoever connected.
+    Up,
+    /// To whoever connected.
+    Down,
+}
+
+/// What is done with bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carry {
+    /// They are carried.
+    All,
+    /// They stay where they are, as on a link that is gone without a word.
+    Nothing,
+    /// Those to whoever connected are lost, the others arrive.
+    UpOnly,
+    /// New connections are closed at once.
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Weather {
+    carry: Carry,
+    delay: Duration,
+}
+
+/// Connections are cut after a number of bytes that is drawn from a seed.
+struct Cuts {
+    random: StdRng,
+    bytes: std::ops::Range<u64>,
+    left: u32,
+}
+
+struct Network {
+    upstream: Mutex<SocketAddr>,
+    weather: watch::Sender<Weather>,
+    cut: Mutex<CancellationToken>,
+    cuts: Mutex<Option<Cuts>>,
+    connections: AtomicU64,
+    cut_by_plan: AtomicU64,
+    bytes: [AtomicU64; 2],
+}
+
+/// A TCP proxy; it ends, and its connections with it, when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    network: Arc<Network>,
+    accepting: AbortHandle,
+}
+
+impl Proxy {
+    /// A proxy in front of `upstream`.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub async fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let weather = Weather { carry: Carry::All, delay: Duration::ZERO };
+        let network = Arc::new(Network {
+            upstream: Mutex::new(upstream),
+            weather: watch::Sender::new(weather),
+            cut: Mutex::default(),
+            cuts: Mutex::new(None),
+            connections: AtomicU64::new(0),
+            cut_by_plan: AtomicU64::new(0),
+            bytes: Default::default(),
+        });
+        let accepting = tokio::spawn(accept(listener, network.clone())).abort_handle();
+        Self { address, network, accepting }
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Leads new connections to another place.
+    pub fn retarget(&self, upstream: SocketAddr) {
+        *lock(&self.network.upstream) = upstream;
+    }
+
+    /// Ends all connections now.
+    pub fn cut(&self) {
+        std::mem::take(&mut *lock(&self.network.cut)).cancel();
+    }
+
+    /// Closes every new connection at once; those that are there stay.
+    pub fn refuse(&self) {
+        self.change(|weather| weather.carry = Carry::Refuse);
+    }
+
+    /// Takes connections and carries nothing, in either direction, for those that are there too.
+    pub fn black_hole(&self) {
+        self.change(|weather| weather.carry = Carry::Nothing);
+    }
+
+    /// Loses every byte to whoever connected; theirs arrive. So an acknowledgement is lost.
+    pub fn lose_downstream(&self) {
+        self.change(|weather| weather.carry = Carry::UpOnly);
+    }
+
+    /// Carries everything again.
+    pub fn restore(&self) {
+        self.change(|weather| weather.carry = Carry::All);
+    }
+
+    /// Holds every piece back for this long, in both directions.
+    pub fn delay(&self, delay: Duration) {
+        self.change(|weather| weather.delay = delay);
+    }
+
+    /// Cuts the next `times` connections each after a number of bytes in one direction, both drawn
+    /// from `random`.
+    pub fn cut_after(&self, random: StdRng, bytes: std::ops::Range<u64>, times: u32) {
+        *lock(&self.network.cuts) = Some(Cuts { random, bytes, left: times });
+    }
+
+    /// How many connections were cut by that plan.
+    pub fn cut_by_plan(&self) -> u64 {
+        self.network.cut_by_plan.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were ever taken.
+    pub fn connections(&self) -> u64 {
+        self.network.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes were ever carried in this direction.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.network.bytes[direction as usize].load(Ordering::Relaxed)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Weather)) {
+        self.network.weather.send_modify(change);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Network {
+    fn now(&self) -> Weather {
+        *self.weather.borrow()
+    }
+
+    /// After how many bytes of which direction the next connection is cut.
+    fn draw_cut(&self) -> Option<(Direction, u64)> {
+        let mut cuts = lock(&self.cuts);
+        let cuts = cuts.as_mut().filter(|cuts| cuts.left > 0)?;
+        cuts.left -= 1;
+        let direction = if cuts.random.random() { Direction::Up } else { Direction::Down };
+        Some((direction, cuts.random.random_range(cuts.bytes.clone())))
+    }
+}
+
+/// Ends with its connections, which are tasks of its own set.
+async fn accept(listener: TcpListener, network: Arc<Network>) {
+    let mut carried = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        network.connections.fetch_add(1, Ordering::Relaxed);
+        while carried.try_join_next().is_some() {}
+        if network.now().carry != Carry::Refuse {
+            carried.spawn(carry(client, network.clone()));
+        }
+    }
+}
+
+async fn carry(client: TcpStream, network: Arc<Network>) {
+    let cut = lock(&network.cut).clone();
+    let upstream = *lock(&network.upstream);
+    let planned = network.draw_cut();
+    let budget = |direction| planned.and_then(|(cut, bytes)| (cut == direction).then_some(bytes));
+    let both = async {
+        network.weather.subscribe().wait_for(|now| now.carry != Carry::Nothing).await.ok()?;
+        let server = TcpStream::connect(upstream).await.ok()?;
+        // Small frames go on at once; the delays are ours to make.
+        client.set_nodelay(true).and(server.set_nodelay(true)).ok()?;
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let up = pump(&network, Direction::Up, budget(Direction::Up), from_client, to_server);
+        let down = pump(&network, Direction::Down, budget(Direction::Down), from_server, to_client);
+        tokio::try_join!(up, down).ok()
+    };
+    tokio::select! {
+        () = cut.cancelled() => {}
+        _ = both => {}
+    }
+}
+
+/// The connection is to be cut.
+struct Cut;
+
+async fn pump(
+    network: &Network,
+    direction: Direction,
+    budget: Option<u64>,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+) -> Result<(), Cut> {
+    let mut weather = network.weather.subscribe();
+    let mut left = budget.unwrap_or(u64::MAX);
+    let mut has_lost = false;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk).await.map_err(|_| Cut)?;
+        let now = *weather.wait_for(|now| now.carry != Carry::Nothing).await.map_err(|_| Cut)?;
+        if now.carry == Carry::UpOnly && direction == Direction::Down {
+            has_lost = true;
+            if length == 0 {
+                return Err(Cut);
+            }
+            continue;
+        }
+        if has_lost {
+            return Err(Cut);
+        }
+        if length == 0 {
+            to.shutdown().await.map_err(|_| Cut)?;
+            return Ok(());
+        }
+        if !now.delay.is_zero() {
+            tokio::time::sleep(now.delay).await;
+        }
+        let part = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+        to.write_all(&chunk[..part]).await.map_err(|_| Cut)?;
+        network.bytes[direction as usize].fetch_add(part as u64, Ordering::Relaxed);
+        left -= part as u64;
+        if left == 0 {
+            network.cut_by_plan.fetch_add(1, Ordering::Relaxed);
+            return Err(Cut);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

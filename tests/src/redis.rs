@@ -1,0 +1,261 @@
+//! A real `redis-server` of the test's own.
+
+use std::{net::TcpListener, path::Path};
+
+use redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd, pipe,
+};
+use tempfile::TempDir;
+
+use crate::{
+    entries::{Fields, Stored, stored},
+    process::{Finished, Process, Start, run},
+    wait::{PATIENCE, eventually},
+};
+
+/// Ports to try: below those that the kernel hands to outgoing connections.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Commands of one round trip when many entries are added.
+const PIPELINE: usize = 500;
+
+/// A Redis with an append-only file in a temporary folder. It is killed when dropped.
+pub struct RedisServer {
+    directory: TempDir,
+    options: Vec<String>,
+    port: u16,
+    process: Process,
+    connection: MultiplexedConnection,
+}
+
+impl RedisServer {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with further options, such as `["--maxmemory", "8mb"]`.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start_with(options: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
+        let directory = directory.expect("a temporary folder can be made");
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        // Another process may take the port between our look and the server's.
+        for _ in 0..20 {
+            let port = free_port();
+            if let Some((process, connection)) = launch(directory.path(), port, &options).await {
+                return Self { directory, options, port, process, connection };
+            }
+        }
+        panic!("redis-server did not come up on any of 20 ports; is it installed?");
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The folder with its files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A connection to it; all share one until it is restarted.
+    pub fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
+    /// SIGKILL. What was in its append-only file is there after `restart`.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Starts it again on the same port and files, killing it first if it runs.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn restart(&mut self) {
+        self.process.kill9();
+        let (directory, port, options) = (self.directory.path(), self.port, &self.options);
+        let awaited = format!("redis-server on its old port {port}");
+        (self.process, self.connection) = eventually(&awaited, PATIENCE, async || {
+            launch(directory, port, options).await.ok_or("it ended")
+        })
+        .await;
+    }
+
+    /// Stops it without ending it: connections stay and nothing is answered.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
+    /// Runs a command.
+    ///
+    /// # Panics
+    /// When Redis answers with an error or not at all.
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        let answer = command.query_async(&mut self.connection()).await;
+        answer.unwrap_or_else(|error| panic!("redis refused {command:?}: {error}"))
+    }
+
+    /// Runs a command given as words.
+    ///
+    /// # Panics
+    /// When Redis answers with an error or not at all.
+    pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.query(cmd(words[0]).arg(&words[1..])).await
+    }
+
+    /// Forgets everything.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn flushall(&self) {
+        self.command::<()>(&["FLUSHALL"]).await;
+    }
+
+    /// Runs the real `redis-cli` against this server.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn cli(&self, arguments: &[&str]) -> Finished {
+        let mut start = Start::with(&["-p", &self.port.to_string()]);
+        start.arguments.extend(arguments.iter().map(ToString::to_string));
+        run(Path::new("redis-cli"), &start).await
+    }
+
+    /// Adds an entry and gives its ID.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn add(&self, stream: &str, fields: &Fields) -> String {
+        self.add_as(stream, "*", fields).await
+    }
+
+    /// Adds an entry under this ID and gives it.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn add_as(&self, stream: &str, id: &str, fields: &Fields) -> String {
+        self.query(&xadd(stream, id, fields)).await
+    }
+
+    /// Adds entries in order and gives them with their IDs.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn add_all(&self, stream: &str, entries: &[Fields]) -> Vec<Stored> {
+        let mut added = Vec::with_capacity(entries.len());
+        for part in entries.chunks(PIPELINE) {
+            let mut pipe = pipe();
+            for fields in part {
+                pipe.add_command(xadd(stream, "*", fields));
+            }
+            let ids: Vec<String> =
+                pipe.query_async(&mut self.connection()).await.expect("redis takes entries");
+            let part = ids.into_iter().zip(part);
+            added.extend(part.map(|(id, fields)| Stored { id, fields: fields.clone() }));
+        }
+        added
+    }
+
+    /// All entries of a stream, oldest first.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn entries(&self, stream: &str) -> Vec<Stored> {
+        let reply: Value = self.command(&["XRANGE", stream, "-", "+"]).await;
+        stored(reply)
+    }
+
+    /// How many entries a stream holds.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn length(&self, stream: &str) -> usize {
+        self.command(&["XLEN", stream]).await
+    }
+
+    /// A hash's fields by name, as text.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn hash(&self, key: &str) -> std::collections::BTreeMap<String, String> {
+        self.command(&["HGETALL", key]).await
+    }
+}
+
+fn xadd(stream: &str, id: &str, fields: &Fields) -> Cmd {
+    let mut xadd = cmd("XADD");
+    xadd.arg(stream).arg(id);
+    for (name, value) in fields {
+        xadd.arg(&name[..]).arg(&value[..]);
+    }
+    xadd
+}
+
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// None when it ended, which it does when its port is taken.
+async fn launch(
+    directory: &Path,
+    port: u16,
+    options: &[String],
+) -> Option<(Process, MultiplexedConnection)> {
+    let text = directory.to_str().expect("a temporary folder's path is text");
+    let port_text = port.to_string();
+    let mut start = Start::with(&["--port", &port_text, "--bind", "127.0.0.1", "--dir", text]);
+    let fixed = ["--appendonly", "yes", "--save", "", "--daemonize", "no"];
+    start.arguments.extend(fixed.iter().map(ToString::to_string));
+    start.arguments.extend(options.iter().cloned());
+    let mut process =
+        Process::start(Path::new("redis-server"), &start, &directory.join("redis.log"));
+    let awaited = format!("redis-server on port {port}");
+    let connection = eventually(&awaited, PATIENCE, async || {
+        if process.exit().is_some() {
+            return Ok(None);
+        }
+        connect(port, process.pid()).await.map(Some)
+    })
+    .await?;
+    Some((process, connection))
+}
+
+/// Connects, and makes sure of who answers: the port may be another test's.
+async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"));
+    let client = client.expect("the URL is well formed");
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+    let mut connection = connected.map_err(|error| error.to_string())?;
+    let info: redis::RedisResult<String> =
+        cmd("INFO").arg("server").query_async(&mut connection).await;
+    let info = info.map_err(|error| error.to_string())?;
+    match info.contains(&format!("process_id:{pid}\r\n")) {
+        true => Ok(connection),
+        false => Err("another server's answer".to_owned()),
+    }
+}

@@ -1,0 +1,94 @@
+//! The hub over HTTP: contract section 5, by status code and reason.
+
+mod access;
+mod batch;
+mod faults;
+mod session;
+mod xadd;
+mod xread;
+
+use serde_json::{Value, json};
+use spoke_tests::{
+    entries::{Stored, numbered},
+    redis::RedisServer,
+    service::Kind,
+    stand::Stand,
+};
+
+const IN: &str = "spoke-hub:in:x";
+const OUT: &str = "spoke-hub:out:dev1:x";
+
+async fn hub() -> Stand {
+    Stand::start(Kind::Hub, &[]).await
+}
+
+/// The body of one numbered entry.
+fn one(seq: &str, n: usize) -> Value {
+    json!({ "seq": seq, "fields": [["topic", "test"], ["n", n.to_string()]] })
+}
+
+/// Bodies of numbered entries `from-0`, `from+1-0`, …
+fn many(from: u64, count: u64) -> Vec<Value> {
+    (from..from + count).map(|ms| one(&format!("{ms}-0"), ms as usize)).collect()
+}
+
+/// What the hub's in stream must hold of those.
+fn carried(client: &str, epoch: u32, seqs: impl IntoIterator<Item = u64>) -> Vec<Vec<u8>> {
+    seqs.into_iter().map(|ms| text(client, epoch, &format!("{ms}-0"), ms as usize)).collect()
+}
+
+/// The fields of the whole in stream, each entry as one text.
+async fn inbound(redis: &RedisServer) -> Vec<Vec<u8>> {
+    redis.entries(IN).await.iter().map(|Stored { fields, .. }| joined(fields)).collect()
+}
+
+fn text(client: &str, epoch: u32, seq: &str, n: usize) -> Vec<u8> {
+    let epoch = epoch.to_string();
+    let ours = [("client", client), ("epoch", &epoch), ("seq", seq)];
+    let mut fields = spoke_tests::entries::fields(ours);
+    fields.extend(numbered(n));
+    joined(&fields)
+}
+
+fn joined(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let pairs = fields.iter().map(|(name, value)| [&name[..], value].join(&b'='));
+    pairs.collect::<Vec<_>>().join(&b' ')
+}
+
+/// A byte string as JSON that any server must take.
+fn b64(bytes: &[u8]) -> Value {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len() / 3 * 4 + 4);
+    for group in bytes.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));
+        let bits = bits << (8 * (3 - group.len()));
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
+            text.push(if i <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    json!({ "b64": text })
+}
+
+/// A byte string of an answer, in either of its forms.
+fn unb64(value: &Value) -> Vec<u8> {
+    if let Some(text) = value.as_str() {
+        return text.as_bytes().to_vec();
+    }
+    let text = value["b64"].as_str().unwrap_or_else(|| panic!("no byte string: {value}"));
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => panic!("no base64: {text}"),
+    };
+    let digits: Vec<_> = text.bytes().filter(|&c| c != b'=').map(digit).collect();
+    let group = |group: &[u8]| {
+        let bits = group.iter().fold(0u32, |bits, &six| bits << 6 | u32::from(six));
+        let bits = bits << (6 * (4 - group.len()));
+        bits.to_be_bytes()[1..group.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(group).collect()
+}
