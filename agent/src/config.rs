@@ -94,22 +94,6 @@ pub struct Account {
     pub hub: ServiceUrl,
 }
 
-/// A setting that the agent cannot run with.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The settings cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] ConfigError),
-    /// This one is wrong.
-    #[error("{key}: {problem}")]
-    Bad {
-        /// The setting.
-        key: &'static str,
-        /// What is wrong, and the mend.
-        problem: String,
-    },
-}
-
 impl Default for Config {
     fn default() -> Self {
         let millis = |duration: Duration| duration.as_millis() as u64;
@@ -144,11 +128,19 @@ impl Config {
     /// Checks what the types alone do not, and gives what has to be there.
     ///
     /// # Errors
-    /// `SettingsError` that names the key and the mend.
-    pub fn validate(&self) -> Result<Account, SettingsError> {
+    /// `ConfigError` that names the key and the mend.
+    pub fn validate(&self) -> Result<Account, ConfigError> {
         let account = Account {
-            client: given("client", &self.client, "the name that this device was provisioned with")?,
-            auth: given("auth", &self.auth, "the auth service's URL, such as https://auth.example.com")?,
+            client: given(
+                "client",
+                &self.client,
+                "the name that this device was provisioned with",
+            )?,
+            auth: given(
+                "auth",
+                &self.auth,
+                "the auth service's URL, such as https://auth.example.com",
+            )?,
             hub: given("hub", &self.hub, "the hub's URL, such as https://hub.example.com")?,
         };
         self.encrypted("auth", &account.auth)?;
@@ -158,7 +150,10 @@ impl Config {
             return Err(bad("otp_secret_file", problem));
         }
         if self.state_dir.as_os_str().is_empty() {
-            return Err(bad("state_dir", "it is empty; name a directory that only the agent can read"));
+            return Err(bad(
+                "state_dir",
+                "it is empty; name a directory that only the agent can read",
+            ));
         }
         let prefix = &self.key_prefix;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
@@ -202,7 +197,7 @@ impl Config {
         retry(self.refused_retry_first_ms, self.refused_retry_longest_ms)
     }
 
-    fn encrypted(&self, key: &'static str, url: &ServiceUrl) -> Result<(), SettingsError> {
+    fn encrypted(&self, key: &'static str, url: &ServiceUrl) -> Result<(), ConfigError> {
         if url.is_plaintext() && !url.is_loopback() && !self.allow_plaintext {
             let problem = format!(
                 "{url} is not encrypted, and secrets travel over it; use https://, or set \
@@ -214,11 +209,7 @@ impl Config {
     }
 }
 
-fn given<T: Clone>(
-    key: &'static str,
-    value: &Option<T>,
-    what: &str,
-) -> Result<T, SettingsError> {
+fn given<T: Clone>(key: &'static str, value: &Option<T>, what: &str) -> Result<T, ConfigError> {
     let name = key.to_ascii_uppercase();
     value.clone().ok_or_else(|| {
         bad(
@@ -234,12 +225,15 @@ fn given<T: Clone>(
 fn waits(
     (first_key, first): (&'static str, u64),
     (longest_key, longest): (&'static str, u64),
-) -> Result<(), SettingsError> {
+) -> Result<(), ConfigError> {
     if first == 0 {
         return Err(bad(first_key, "it is 0; a wait takes 1 ms at least"));
     }
     if longest < first {
-        return Err(bad(longest_key, format!("it is {longest}, which is below {first_key} ({first})")));
+        return Err(bad(
+            longest_key,
+            format!("it is {longest}, which is below {first_key} ({first})"),
+        ));
     }
     Ok(())
 }
@@ -248,8 +242,8 @@ fn retry(first_ms: u64, longest_ms: u64) -> Retry {
     Retry::new(Duration::from_millis(first_ms), Duration::from_millis(longest_ms))
 }
 
-fn bad(key: &'static str, problem: impl Into<String>) -> SettingsError {
-    SettingsError::Bad { key, problem: problem.into() }
+fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::bad(key, problem)
 }
 
 #[cfg(test)]
@@ -273,7 +267,8 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named_with_its_mend() {
-        let table: [(&str, &str, fn(&mut Config)); 11] = [
+        type Change = fn(&mut Config);
+        let table: [(&str, &str, Change); 11] = [
             ("client", "enrol", |config| config.client = None),
             ("auth", "SPOKE_AGENT_AUTH", |config| config.auth = None),
             ("hub", "SPOKE_AGENT_HUB", |config| config.hub = None),

@@ -89,8 +89,7 @@ fn seconds(text: &str) -> Option<Duration> {
 
 /// A stranger's text, fit for a log line.
 fn plain(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().take(TEXT_BYTES_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -176,10 +176,7 @@ where
     let mut request = url.into_client_request()?;
     let headers = request.headers_mut();
     headers.insert(header::AUTHORIZATION, bearer(token));
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        http::HeaderValue::from_static(SUBPROTOCOL),
-    );
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_static(SUBPROTOCOL));
     headers.insert(
         header::USER_AGENT,
         http::HeaderValue::from_static(concat!("spoke-agent/", env!("CARGO_PKG_VERSION"))),

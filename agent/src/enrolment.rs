@@ -190,7 +190,8 @@ impl Enrolment {
         }
         let can_register = one_time == OneTime::AtHand && !self.round.is_registration_over;
         let can_log_in = !self.round.is_login_refused;
-        let register = Step::Register { code_at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
+        let register =
+            Step::Register { code_at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
         match (can_register, can_log_in) {
             (true, true) if self.is_registered => Step::LogIn,
             (true, _) => register,

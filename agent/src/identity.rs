@@ -111,7 +111,8 @@ impl Identity {
             .mode(SECRET_MODE)
             .open(&lock_path)
             .map_err(|source| failed("open", &lock_path, source))?;
-        durable::give_to_owner(&lock, path).map_err(|source| failed("hand over", &lock_path, source))?;
+        durable::give_to_owner(&lock, path)
+            .map_err(|source| failed("hand over", &lock_path, source))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
@@ -176,7 +177,11 @@ impl Identity {
     ///
     /// # Errors
     /// `IdentityError` when the file cannot be written.
-    pub fn record_session(&self, account: &Account, session: &Session) -> Result<(), IdentityError> {
+    pub fn record_session(
+        &self,
+        account: &Account,
+        session: &Session,
+    ) -> Result<(), IdentityError> {
         let stored = StoredSession {
             place: Place::of(account),
             token: session.token.expose_secret().to_owned(),
@@ -268,121 +273,4 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> IdentityError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn account(client: &str) -> Account {
-        Account {
-            client: client.parse().unwrap(),
-            auth: "https://auth.example.com".parse().unwrap(),
-            hub: "https://hub.example.com".parse().unwrap(),
-        }
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn the_first_start_makes_a_secret_and_every_later_one_keeps_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let first = Identity::open(&path).unwrap().secret().unwrap();
-        let second = Identity::open(&path).unwrap().secret().unwrap();
-        assert_eq!(first.expose_secret(), second.expose_secret());
-        assert_eq!(first.expose_secret().len(), 43);
-        assert_eq!(mode(&path), 0o700);
-        assert_eq!(mode(&path.join("secret")), 0o600);
-    }
-
-    #[test]
-    fn two_devices_have_two_secrets() {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [a, b] = dirs.each_ref().map(|dir| Identity::open(dir.path()).unwrap().secret().unwrap());
-        assert_ne!(a.expose_secret(), b.expose_secret());
-    }
-
-    #[test]
-    fn a_kill_before_the_rename_leaves_no_half_secret() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("secret.new"), "hal").unwrap();
-        let identity = Identity::open(dir.path()).unwrap();
-        let secret = identity.secret().unwrap();
-        assert_eq!(secret.expose_secret().len(), 43);
-        assert_eq!(identity.secret().unwrap().expose_secret(), secret.expose_secret());
-    }
-
-    #[test]
-    fn a_damaged_secret_is_an_error_that_says_the_mend_and_stays_as_it_is() {
-        for damaged in ["", "short", "not base64 at all, however long it may be....", "\0\0\0\0"] {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("secret");
-            fs::write(&path, damaged).unwrap();
-            let error = Identity::open(dir.path()).unwrap().secret().unwrap_err();
-            assert!(matches!(error, IdentityError::Damaged(_)), "{error}");
-            assert!(error.to_string().contains("provision"), "{error}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
-        }
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("secret"), [0xff; 43]).unwrap();
-        let error = Identity::open(dir.path()).unwrap().secret().unwrap_err();
-        assert!(matches!(error, IdentityError::Damaged(_)), "{error}");
-    }
-
-    #[test]
-    fn the_secret_of_a_registered_device_is_never_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::open(dir.path()).unwrap();
-        identity.record_registered(&account("dev1")).unwrap();
-        let error = identity.secret().unwrap_err();
-        assert!(matches!(error, IdentityError::Gone(_)), "{error}");
-        assert!(!dir.path().join("secret").exists());
-    }
-
-    #[test]
-    fn a_secret_that_others_can_read_is_closed_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::open(dir.path()).unwrap();
-        identity.secret().unwrap();
-        let path = dir.path().join("secret");
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        identity.secret().unwrap();
-        assert_eq!(mode(&path), 0o600);
-    }
-
-    #[test]
-    fn two_agents_never_share_a_state_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Identity::open(dir.path()).unwrap();
-        let error = Identity::open(dir.path()).unwrap_err();
-        assert!(matches!(error, IdentityError::InUse(_)), "{error}");
-        drop(first);
-        Identity::open(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn registration_and_session_belong_to_one_client_at_one_auth_service() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::open(dir.path()).unwrap();
-        let mine = account("dev1");
-        let session = Session { token: "t0ken".into(), issued_at_ms: 1, expires_at_ms: 2 };
-        identity.record_registered(&mine).unwrap();
-        identity.record_session(&mine, &session).unwrap();
-        assert!(identity.is_registered(&mine).unwrap());
-        assert!(!identity.is_registered(&account("dev2")).unwrap());
-        let kept = identity.session(&mine).unwrap().unwrap();
-        assert_eq!((kept.token.expose_secret(), kept.expires_at_ms), ("t0ken", 2));
-        assert!(identity.session(&account("dev2")).unwrap().is_none());
-        assert_eq!(mode(&dir.path().join("session")), 0o600);
-        identity.forget_session().unwrap();
-        assert!(identity.session(&mine).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_damaged_session_is_no_session() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::open(dir.path()).unwrap();
-        fs::write(dir.path().join("session"), "{\"tok").unwrap();
-        assert!(identity.session(&account("dev1")).unwrap().is_none());
-    }
-}
+mod tests;

@@ -1,1 +1,181 @@
-//! placeholder
+//! The agent: the daemon on a device that carries its streams to the hub and back.
+//!
+//! Modules stand in the order to read them: the settings and this device's identity; how it is let
+//! in; how it reaches the hub; its life; what it tells of itself; the commands.
+
+pub mod config;
+pub mod durable;
+pub mod identity;
+
+pub mod passcode;
+pub mod enrolment;
+pub mod denial;
+pub mod tls;
+pub mod auth;
+pub mod access;
+
+pub mod dial;
+pub mod transport;
+
+pub mod lifecycle;
+
+pub mod status;
+pub mod store;
+
+pub mod commands;
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use axum::{Json, Router, routing::get};
+use spoke_shared::{
+    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
+    notify,
+    serve::{ServeLimits, admin_router, serve},
+    shutdown::Shutdown,
+    store::{Redis, hints::Hints},
+};
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+
+use crate::{
+    access::{Access, OneTimeSource},
+    config::Config,
+    lifecycle::{Lifecycle, Parts, progress::Progress},
+    status::{Board, State, Status, metrics},
+    store::DeviceStore,
+};
+
+/// Where the agent is asked about itself, bound already.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For health, metrics and live status, if wanted.
+    pub admin: Option<TcpListener>,
+}
+
+/// The first step has to be under way by then.
+const START_WITHIN: Duration = Duration::from_secs(120);
+/// How often the line in `systemctl status` is made anew.
+const STATUS_LINE_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs the agent until the shutdown begins; what is in hand then is finished.
+///
+/// # Errors
+/// Only what no waiting mends: bad settings, and a state directory that cannot be used.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
+    let account = config.validate()?;
+    let tls = tls::client_config(&account, &config.ca_file)
+        .map_err(tls::TrustError::into_config_error)?;
+    let one_time = OneTimeSource::of(&config);
+    let access = Access::open(&account, &config.state_dir, one_time, &tls)?;
+    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let http = auth::http_client(&account.hub, &tls)?.build()?;
+    let board = Board::new(&account);
+    let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));
+    let hints = Hints::new();
+
+    let keys = config.keys();
+    let listening = hints.clone();
+    let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
+    shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
+    if let Some(admin) = listeners.admin {
+        let app = admin_app(board.clone());
+        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
+        shutdown.spawn("admin", serve(admin, None, app, limits, shutdown.clone()));
+    }
+    let device = DeviceStore::new(redis.clone(), &keys, &account.client);
+    shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
+
+    info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
+    notify::ready();
+    let parts = Parts {
+        config,
+        account,
+        access,
+        tls,
+        http,
+        redis,
+        hints,
+        board,
+        progress: progress.clone(),
+        shutdown: shutdown.clone(),
+    };
+    watched(Lifecycle::new(parts).run(), &progress).await;
+    notify::stopping();
+    if !shutdown.finish(DRAIN_TIMEOUT).await {
+        warn!("some tasks did not end in time");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+fn admin_app(board: Board) -> Router {
+    let (of_ready, of_metrics, of_status) = (board.clone(), board.clone(), board);
+    let ready = move || {
+        let ready = readiness(&of_ready.status());
+        Box::pin(std::future::ready(ready)) as futures_util::future::BoxFuture<'static, _>
+    };
+    let metrics = move || metrics(&of_metrics.status());
+    let status = get(move || {
+        let status = of_status.status();
+        async move { Json(status) }
+    });
+    admin_router(ready, metrics).merge(Router::new().route("/status", status))
+}
+
+fn readiness(status: &Status) -> Result<(), String> {
+    match (status.state, &status.why) {
+        (State::Connected, _) => Ok(()),
+        (state, Some(why)) => Err(format!("not connected, {}: {}", state.words(), why.message)),
+        (state, None) => Err(format!("not connected, {}", state.words())),
+    }
+}
+
+/// Runs the lifecycle and feeds the watchdog beside it, in the same task: where one hangs, both do.
+async fn watched(lifecycle: impl Future<Output = ()>, progress: &Mutex<Progress>) {
+    let Some(interval) = notify::watchdog_interval() else { return lifecycle.await };
+    let mut lifecycle = pin!(lifecycle);
+    let mut ticks = tokio::time::interval(interval);
+    let mut is_hungry = false;
+    loop {
+        tokio::select! {
+            () = &mut lifecycle => return,
+            _ = ticks.tick() => {
+                let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+                if progress.is_healthy(Instant::now()) {
+                    notify::watchdog();
+                    is_hungry = false;
+                } else if !std::mem::replace(&mut is_hungry, true) {
+                    error!("the agent gets nowhere; the watchdog is not fed any more");
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the line that `systemctl status` shows.
+async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
+    let mut changes = board.subscribe();
+    while !shutdown.is_begun() {
+        let status = changes.borrow_and_update().clone();
+        let waiting = match device.waiting().await {
+            Ok(waiting) => format!("{} waiting", waiting.entries),
+            Err(_) => "own redis not reached".to_owned(),
+        };
+        notify::status(&match (status.state, &status.why) {
+            (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),
+            (state, Some(why)) => format!("{}, {waiting}: {}", state.words(), why.message),
+            (state, None) => format!("{}, {waiting}", state.words()),
+        });
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = tokio::time::sleep(STATUS_LINE_EVERY) => {}
+            Ok(()) = changes.changed() => {}
+        }
+    }
+}

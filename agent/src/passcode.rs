@@ -71,7 +71,9 @@ mod tests {
     #[test]
     fn codes_are_those_of_rfc_6238() {
         let secret: OneTimeSecret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ".parse().unwrap();
-        for (seconds, code) in [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000, "353130")] {
+        for (seconds, code) in
+            [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000, "353130")]
+        {
             assert_eq!(secret.code_at(seconds * 1000).expose_secret(), code);
         }
     }
@@ -79,7 +81,9 @@ mod tests {
     #[test]
     fn a_secret_is_taken_as_people_paste_it_and_never_weak() {
         let plain: OneTimeSecret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ".parse().unwrap();
-        for text in ["gezd gnbv gy3t qojq-gezdgnbvgy3tqojq====", " GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ\n"] {
+        for text in
+            ["gezd gnbv gy3t qojq-gezdgnbvgy3tqojq====", " GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ\n"]
+        {
             let same = text.parse::<OneTimeSecret>().unwrap();
             assert_eq!(same.code_at(0).expose_secret(), plain.code_at(0).expose_secret());
         }

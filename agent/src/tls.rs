@@ -12,7 +12,9 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use crate::config::{Account, SettingsError};
+use spoke_shared::config::ConfigError;
+
+use crate::{auth::chain, config::Account};
 
 /// The agent has nobody to trust.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +34,8 @@ pub enum TrustError {
 
 impl TrustError {
     /// The same as a bad setting, for the exit code.
-    pub fn into_settings_error(self) -> SettingsError {
-        SettingsError::Bad { key: "ca_file", problem: self.to_string() }
+    pub fn into_config_error(self) -> ConfigError {
+        ConfigError::bad("ca_file", chain(&self))
     }
 }
 
@@ -90,7 +92,8 @@ mod tests {
         assert!(refused().contains("ca.pem"));
         std::fs::write(&path, "no PEM at all").unwrap();
         assert!(refused().contains("it is empty"));
-        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            .unwrap();
         assert!(refused().contains("PEM"));
     }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::{Sink, stream::BoxStream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use spoke_shared::{
     link::{Heard, TransportError},
     retry::Retry,
@@ -32,7 +32,7 @@ pub struct Line {
 }
 
 /// A transport.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// One WebSocket.
     #[serde(rename = "ws")]

@@ -31,11 +31,17 @@ use crate::{config::Config, store::Store};
 #[command(name = "spoke-auth", version, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Settings file [default: /etc/spoke/auth.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 100)]
     config: Option<PathBuf>,
     /// One setting, over file and environment; `--set throttle.login_burst=10` for a nested one.
     /// Not for passwords: every user of the machine can see it
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = setting)]
+    #[arg(
+        long = "set",
+        global = true,
+        value_name = "KEY=VALUE",
+        value_parser = setting,
+        display_order = 101
+    )]
     settings: Vec<(String, String)>,
     #[command(subcommand)]
     command: Command,

@@ -3,10 +3,7 @@
 use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
-    serve::server_tls,
-};
+use spoke_shared::config::{ConfigError, LogSettings, RedisUrl, TlsSettings};
 
 use crate::valid_for::ValidFor;
 
@@ -108,7 +105,7 @@ const KEY_PREFIX_BYTES_MAX: usize = 64;
 const SESSION_TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 
 impl Config {
-    /// Checks what the types alone do not: bounds, and the certificate's files.
+    /// Checks the bounds, which the types alone do not.
     ///
     /// # Errors
     /// `ConfigError` that names the key and the mend.
@@ -127,9 +124,7 @@ impl Config {
         within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;
         within("bcrypt_queue", count(self.bcrypt_queue), 0..=100_000)?;
         within("session_ttl_seconds", self.session_ttl_seconds, 1..=SESSION_TTL_SECONDS_MAX)?;
-        self.throttle.validate()?;
-        server_tls(&self.tls)?;
-        Ok(())
+        self.throttle.validate()
     }
 }
 
@@ -187,7 +182,6 @@ mod tests {
             ("throttle.failure_wait_seconds_max", |config| {
                 config.throttle.failure_wait_seconds_max = 0;
             }),
-            ("tls.key_file", |config| config.tls.cert_file = "cert.pem".into()),
         ] {
             let message = with(change).unwrap_err();
             assert!(message.contains(key), "{key} is not in {message:?}");

@@ -34,7 +34,8 @@ pub struct Service {
     /// What has been answered.
     pub metrics: Metrics,
     throttle: Mutex<Throttle>,
-    is_store_down: AtomicBool,
+    is_store_away: AtomicBool,
+    is_store_wrong: AtomicBool,
 }
 
 impl Service {
@@ -46,7 +47,8 @@ impl Service {
             session_ttl,
             metrics: Metrics::default(),
             throttle: Mutex::new(throttle),
-            is_store_down: AtomicBool::new(false),
+            is_store_away: AtomicBool::new(false),
+            is_store_wrong: AtomicBool::new(false),
         }
     }
 
@@ -94,27 +96,27 @@ impl Service {
     pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
         let fault = match result {
             Ok(answer) => {
-                if self.is_store_down.swap(false, Ordering::Relaxed) {
-                    info!("Redis answers again");
+                if self.is_store_away.swap(false, Ordering::Relaxed) {
+                    info!("redis can serve auth again");
                 }
+                self.is_store_wrong.store(false, Ordering::Relaxed);
                 return Ok(answer);
             }
             Err(fault) => fault,
         };
-        let begins = !self.is_store_down.swap(true, Ordering::Relaxed);
-        let text = chain(&fault);
+        let error = chain(&fault);
         if fault.is_transient() {
-            if begins {
-                warn!(error = text, "Redis does not answer; requests are refused until it does");
+            if self.is_store_away.swap(true, Ordering::Relaxed) {
+                debug!(error, "redis cannot serve auth");
             } else {
-                debug!(error = text, "Redis does not answer");
+                warn!(error, "redis cannot serve auth; requests are refused until it can");
             }
             return Err(unavailable());
         }
-        if begins {
-            error!(error = text, "Redis refuses what auth asks of it");
+        if self.is_store_wrong.swap(true, Ordering::Relaxed) {
+            debug!(error, "redis refuses what auth asks of it");
         } else {
-            debug!(error = text, "Redis refuses what auth asks of it");
+            error!(error, "redis refuses what auth asks of it");
         }
         Err(internal())
     }

@@ -1,1 +1,118 @@
-//! placeholder
+//! The hub: takes the entries of all clients into one stream and serves each client its own.
+//!
+//! Read `entries` for what a request may do, `session` for a WebSocket of an agent, `live` for who
+//! is connected to this process and how they are told to go.
+
+pub mod bearer;
+pub mod commands;
+pub mod config;
+pub mod entries;
+pub mod hub;
+pub mod json_socket;
+pub mod live;
+pub mod metrics;
+pub mod routes;
+pub mod session;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use spoke_shared::{
+    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
+    notify,
+    serve::{ServeLimits, admin_router, serve, server_tls},
+    shutdown::Shutdown,
+    store::{Redis, session::session_prefix},
+};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::{config::Config, hub::Hub};
+
+/// What the hub listens on.
+pub struct Listeners {
+    /// For agents.
+    pub public: TcpListener,
+    /// For health and metrics.
+    pub admin: Option<TcpListener>,
+}
+
+/// Runs the hub until the shutdown begins, and finishes what is in hand.
+///
+/// # Errors
+/// Settings that cannot be used.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let tls = server_tls(&config.tls)?;
+    let redis = Redis::open(&config.redis).context("failed to use the setting `redis`")?;
+    let auth_redis = match &config.auth_redis {
+        Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
+        None => redis.clone(),
+    };
+    let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
+    let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
+
+    let news = hub.keys.out_prefix();
+    let sessions = session_prefix(&hub.config.auth_key_prefix);
+    let listening = if hub.config.auth_redis.is_some() {
+        let ended = hub.hints.clone().listen_forever(auth_redis, vec![sessions], shutdown.clone());
+        shutdown.spawn("hints of sessions", ended);
+        vec![news]
+    } else {
+        vec![news, sessions]
+    };
+    let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
+    shutdown.spawn("hints", hints);
+
+    let address = listeners.public.local_addr()?;
+    if let Some(admin) = listeners.admin {
+        let admin_address = admin.local_addr()?;
+        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        shutdown.spawn("admin listener", serve(admin, None, admin_app(&hub), limits, shutdown.clone()));
+        info!(address = %admin_address, "admin listening");
+    }
+    let app = routes::router(hub.clone());
+    shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
+    info!(%address, "listening");
+    notify::ready();
+    shutdown.spawn("watchdog", watch(hub, shutdown.clone()));
+
+    shutdown.begun().await;
+    notify::stopping();
+    // The last connections say goodbye themselves; a little over their own limit.
+    if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
+        warn!("not everything in hand could be finished in time");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+fn admin_app(hub: &Hub) -> axum::Router {
+    let (ready, figures) = (hub.clone(), hub.clone());
+    admin_router(
+        move || {
+            let redis = ready.redis.clone();
+            Box::pin(async move {
+                redis.ping().await.map_err(|error| format!("redis does not answer: {error}"))
+            })
+        },
+        move || figures.metrics.text(&figures.live),
+    )
+}
+
+/// Feeds systemd's watchdog as long as this runtime turns.
+async fn watch(hub: Hub, shutdown: Shutdown) {
+    let interval = notify::watchdog_interval();
+    let Some(interval) = interval else { return };
+    loop {
+        notify::watchdog();
+        notify::status(&format!("{} sessions", hub.live.count()));
+        tokio::select! {
+            () = shutdown.begun() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}

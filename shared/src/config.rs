@@ -57,7 +57,9 @@ impl Sources<'_> {
         let path = self.file.map_or(default, Path::to_path_buf);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some((path, text))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.file.is_none() => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.file.is_none() => {
+                Ok(None)
+            }
             Err(source) => Err(ConfigError::Unreadable { path, source }),
         }
     }
@@ -81,7 +83,9 @@ impl Sources<'_> {
 ///
 /// # Errors
 /// `ConfigError` that says what is wrong with which key from where, and the mend.
-pub fn load<T: Serialize + DeserializeOwned + Default>(sources: &Sources) -> Result<T, ConfigError> {
+pub fn load<T: Serialize + DeserializeOwned + Default>(
+    sources: &Sources,
+) -> Result<T, ConfigError> {
     let mut origins = BTreeMap::new();
     let mut merged = Merged::builder();
     if let Some((path, text)) = sources.read_file()? {

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 pub use body::JsonOrForm;
 
-use crate::seq::Seq;
+use crate::seq::{Epoch, Seq};
 
-/// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` where there is one.
+/// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` or `epoch` where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Refusal {
@@ -30,12 +30,15 @@ pub struct Refusal {
     pub retry_after_seconds: Option<u64>,
     /// The cursor, where the answer to the refusal depends on it.
     pub seq: Option<Seq>,
+    /// The epoch, where that is what stands in the way.
+    pub epoch: Option<Epoch>,
 }
 
 impl Refusal {
     /// Without a time to come back.
     pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into(), retry_after_seconds: None, seq: None }
+        let message = message.into();
+        Self { status, reason, message, retry_after_seconds: None, seq: None, epoch: None }
     }
 
     /// Says when to come back, in a second at the least.
@@ -50,6 +53,12 @@ impl Refusal {
         self
     }
 
+    /// Says which epoch the copy is in.
+    pub fn with_epoch(mut self, epoch: Epoch) -> Self {
+        self.epoch = Some(epoch);
+        self
+    }
+
     /// The JSON that goes out.
     pub fn body(&self) -> Value {
         let mut body = json!({
@@ -59,6 +68,9 @@ impl Refusal {
         });
         if let Some(seq) = self.seq {
             body["seq"] = json!(seq);
+        }
+        if let Some(epoch) = self.epoch {
+            body["epoch"] = json!(epoch);
         }
         body
     }

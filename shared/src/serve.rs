@@ -11,6 +11,7 @@ mod tls;
 use std::{
     io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -18,6 +19,7 @@ use std::{
 };
 
 use axum::Router;
+use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -27,13 +29,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use self::{admin::admin_router, tls::server_tls};
 use crate::{
     limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT},
     link::Heard,
-    shutdown::Shutdown,
+    shutdown::{Shutdown, panic_message},
 };
 
 /// What one listener bears.
@@ -98,7 +100,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+            // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
+            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
             Err(error) => {
                 // Out of file handles, say: it passes when connections end, not by asking again.
                 trouble.begin("failed to accept connections", &error.to_string());
@@ -114,7 +117,14 @@ pub async fn serve(
         let place = Place(Arc::new(permit));
         let (app, stop) = (app.clone(), shutdown.clone());
         let connection = Connection { address, place, app, limits, shutdown: stop };
-        shutdown.spawn("connection", connection.serve(stream, acceptor.clone()));
+        // What one request trips over must not end the service for all others.
+        let served = AssertUnwindSafe(connection.serve(stream, acceptor.clone())).catch_unwind();
+        shutdown.spawn("connection", async move {
+            if let Err(panic) = served.await {
+                let panic = panic_message(&*panic);
+                error!(%address, panic, "a request panicked; its connection is closed");
+            }
+        });
     }
 }
 

@@ -70,7 +70,11 @@ impl Shutdown {
         let token = self.token.clone();
         self.tasks.spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-                error!(task = name, panic = panic_message(&*panic), "a task panicked; shutting down");
+                error!(
+                    task = name,
+                    panic = panic_message(&*panic),
+                    "a task panicked; shutting down"
+                );
                 token.cancel();
             }
         });

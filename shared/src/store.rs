@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod copy;
 pub mod error;
+pub mod fleet;
 pub mod hints;
 pub mod keys;
 pub mod origin;

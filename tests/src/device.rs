@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitStatus};
 use tempfile::TempDir;
 
 use crate::{
+    api::Api,
     binaries,
     cloud::{Cloud, OTP_SECRET, out, url},
     entries::Stored,
@@ -138,6 +139,17 @@ impl Device {
     /// All that its agents logged so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its agent's admin listener, which is off by default here.
+    ///
+    /// # Panics
+    /// When the setting `admin_listen` is not an address.
+    pub fn admin(&self) -> Api {
+        let name = variable("admin_listen");
+        let set = self.start.environment.iter().rfind(|(variable, _)| *variable == name);
+        let address = set.and_then(|(_, address)| address.parse().ok());
+        Api::new(address.expect("the test set admin_listen"))
     }
 
     /// Runs a command of `spoke-agent` with the settings of this device.

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod binaries;
+pub mod certificates;
 pub mod cloud;
 pub mod device;
 pub mod entries;

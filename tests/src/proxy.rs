@@ -47,6 +47,8 @@ enum Carry {
     UpOnly,
     /// New connections are closed at once.
     Refuse,
+    /// HTTP is carried, but a request for a WebSocket is answered 502, as by proxies that know none.
+    HttpOnly,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +133,19 @@ impl Proxy {
         self.change(|weather| weather.carry = Carry::UpOnly);
     }
 
+    /// Answers requests for a WebSocket with 502 and carries other HTTP, one request a connection.
+    pub fn refuse_upgrades(&self) {
+        self.change(|weather| weather.carry = Carry::HttpOnly);
+    }
+
+    /// Carries nothing for this long, then cuts all connections and carries again.
+    pub async fn black_hole_for(&self, time: Duration) {
+        self.black_hole();
+        tokio::time::sleep(time).await;
+        self.cut();
+        self.restore();
+    }
+
     /// Carries everything again.
     pub fn restore(&self) {
         self.change(|weather| weather.carry = Carry::All);
@@ -194,9 +209,28 @@ async fn accept(listener: TcpListener, network: Arc<Network>) {
     while let Ok((client, _)) = listener.accept().await {
         network.connections.fetch_add(1, Ordering::Relaxed);
         while carried.try_join_next().is_some() {}
-        if network.now().carry != Carry::Refuse {
-            carried.spawn(carry(client, network.clone()));
+        match network.now().carry {
+            Carry::Refuse => {}
+            Carry::HttpOnly => drop(carried.spawn(carry_http(client, network.clone()))),
+            _ => drop(carried.spawn(carry(client, network.clone()))),
         }
+    }
+}
+
+/// Reads the head of a request before it decides.
+async fn carry_http(mut client: TcpStream, network: Arc<Network>) {
+    const REFUSAL: &[u8] =
+        b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let mut head = vec![0; CHUNK];
+    let Ok(length) = client.peek(&mut head).await else { return };
+    let head = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
+    match head.contains("upgrade: websocket") {
+        true => {
+            // Whoever does not want the answer goes without.
+            let _ = client.read(&mut vec![0; CHUNK]).await;
+            let _ = client.write_all(REFUSAL).await;
+        }
+        false => carry(client, network).await,
     }
 }
 

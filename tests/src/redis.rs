@@ -159,18 +159,17 @@ impl RedisServer {
     /// # Panics
     /// When Redis refuses.
     pub async fn add_all(&self, stream: &str, entries: &[Fields]) -> Vec<Stored> {
-        let mut added = Vec::with_capacity(entries.len());
-        for part in entries.chunks(PIPELINE) {
-            let mut pipe = pipe();
-            for fields in part {
-                pipe.add_command(xadd(stream, "*", fields));
-            }
-            let ids: Vec<String> =
-                pipe.query_async(&mut self.connection()).await.expect("redis takes entries");
-            let part = ids.into_iter().zip(part);
-            added.extend(part.map(|(id, fields)| Stored { id, fields: fields.clone() }));
-        }
-        added
+        add_all(self.connection(), stream, entries).await
+    }
+
+    /// Forgets every key with this prefix, as if there had never been one.
+    ///
+    /// # Panics
+    /// When Redis refuses.
+    pub async fn forget(&self, prefix: &str) {
+        let keys: Vec<String> = self.command(&["KEYS", &format!("{prefix}*")]).await;
+        assert!(!keys.is_empty(), "there is nothing to forget under {prefix}");
+        self.query::<()>(cmd("DEL").arg(keys)).await;
     }
 
     /// All entries of a stream, oldest first.
@@ -199,6 +198,29 @@ impl RedisServer {
     }
 }
 
+/// Adds entries in order over this connection, for a task of its own.
+///
+/// # Panics
+/// When Redis refuses.
+pub async fn add_all(
+    mut connection: MultiplexedConnection,
+    stream: &str,
+    entries: &[Fields],
+) -> Vec<Stored> {
+    let mut added = Vec::with_capacity(entries.len());
+    for part in entries.chunks(PIPELINE) {
+        let mut pipe = pipe();
+        for fields in part {
+            pipe.add_command(xadd(stream, "*", fields));
+        }
+        let ids: Vec<String> =
+            pipe.query_async(&mut connection).await.expect("redis takes entries");
+        let part = ids.into_iter().zip(part);
+        added.extend(part.map(|(id, fields)| Stored { id, fields: fields.clone() }));
+    }
+    added
+}
+
 fn xadd(stream: &str, id: &str, fields: &Fields) -> Cmd {
     let mut xadd = cmd("XADD");
     xadd.arg(stream).arg(id);
@@ -208,7 +230,8 @@ fn xadd(stream: &str, id: &str, fields: &Fields) -> Cmd {
     xadd
 }
 
-fn free_port() -> u16 {
+/// A port of the loopback that nobody listens on now.
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(PORTS);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

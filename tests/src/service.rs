@@ -166,7 +166,7 @@ fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         let address = line.split_once("127.0.0.1:")?.1;
         let digits = address.split(|c: char| !c.is_ascii_digit()).next()?;
         let address = SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?));
-        match line.contains("health") {
+        match line.contains("health") || line.contains("admin") {
             true => admin = Some(address),
             false => public = Some(address),
         }

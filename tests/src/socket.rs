@@ -1,6 +1,6 @@
 //! WebSocket clients of the hub, written by hand so that they can misbehave.
 
-use std::{fmt::Debug, net::SocketAddr};
+use std::{fmt::Debug, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -168,6 +168,18 @@ impl Socket {
                 return goaway;
             }
         }
+    }
+
+    /// Frames until none has come for `quiet`: for what must not be sent.
+    ///
+    /// # Panics
+    /// When something else than a frame comes.
+    pub async fn frames_until_quiet(&mut self, quiet: Duration) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Ok(frame) = tokio::time::timeout(quiet, self.frame()).await {
+            frames.push(frame);
+        }
+        frames
     }
 
     /// Messages up to the end, with its code and reason where there is one.

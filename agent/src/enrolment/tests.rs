@@ -42,40 +42,79 @@ fn each_start_takes_the_way_that_is_likely_to_work() {
     let fresh = kept(Duration::from_secs(60));
     let old = kept(Duration::from_secs(13 * 60 * 60));
     let ended = kept(Duration::from_secs(60 * 60 * 24 * 21));
-    let table: Vec<(&str, Known, OneTime, Vec<Answer>, Vec<Step>)> = vec![
-        ("a new device", NEW, AtHand, vec![Answer::Registered, SESSION], vec![
-            register(), LogIn, Connect,
-        ]),
-        ("an answer that got lost", NEW, AtHand, vec![NO, SESSION], vec![
-            register(), LogIn, Connect,
-        ]),
-        ("a wrong one-time secret", NEW, AtHand, vec![NO, NO], vec![
-            register(), LogIn, wait(Registration),
-        ]),
+    type Walk = (&'static str, Known, OneTime, Vec<Answer>, Vec<Step>);
+    let table: Vec<Walk> = vec![
+        (
+            "a new device",
+            NEW,
+            AtHand,
+            vec![Answer::Registered, SESSION],
+            vec![register(), LogIn, Connect],
+        ),
+        (
+            "an answer that got lost",
+            NEW,
+            AtHand,
+            vec![NO, SESSION],
+            vec![register(), LogIn, Connect],
+        ),
+        (
+            "a wrong one-time secret",
+            NEW,
+            AtHand,
+            vec![NO, NO],
+            vec![register(), LogIn, wait(Registration)],
+        ),
         ("no one-time secret", NEW, Missing, vec![NO], vec![LogIn, wait(NoOneTimeSecret)]),
         ("the registered file is lost", NEW, Missing, vec![SESSION], vec![LogIn, Connect]),
         ("a registered device", REGISTERED, Missing, vec![SESSION], vec![LogIn, Connect]),
-        ("its one-time secret still lies about", REGISTERED, AtHand, vec![SESSION], vec![
-            LogIn, Connect,
-        ]),
-        ("provisioned again", REGISTERED, AtHand, vec![NO, Answer::Registered, SESSION], vec![
-            LogIn, register(), LogIn, Connect,
-        ]),
-        ("registered and still refused", REGISTERED, AtHand, vec![NO, Answer::Registered, NO], vec![
-            LogIn, register(), LogIn, wait(Login),
-        ]),
+        (
+            "its one-time secret still lies about",
+            REGISTERED,
+            AtHand,
+            vec![SESSION],
+            vec![LogIn, Connect],
+        ),
+        (
+            "provisioned again",
+            REGISTERED,
+            AtHand,
+            vec![NO, Answer::Registered, SESSION],
+            vec![LogIn, register(), LogIn, Connect],
+        ),
+        (
+            "registered and still refused",
+            REGISTERED,
+            AtHand,
+            vec![NO, Answer::Registered, NO],
+            vec![LogIn, register(), LogIn, wait(Login)],
+        ),
         ("revoked", REGISTERED, Missing, vec![NO], vec![LogIn, wait(NoOneTimeSecret)]),
         ("a fresh token", fresh, Missing, vec![], vec![Connect]),
         ("half its life is over", old, Missing, vec![SESSION], vec![Refresh, Connect]),
         ("auth is down", old, Missing, vec![Answer::Unreachable], vec![Refresh, Connect]),
-        ("auth is busy", old, Missing, vec![Answer::Busy { retry_after: None }], vec![
-            Refresh, Connect,
-        ]),
-        ("auth is down for weeks", ended, Missing, vec![Answer::Unreachable], vec![Refresh, Connect]),
+        (
+            "auth is busy",
+            old,
+            Missing,
+            vec![Answer::Busy { retry_after: None }],
+            vec![Refresh, Connect],
+        ),
+        (
+            "auth is down for weeks",
+            ended,
+            Missing,
+            vec![Answer::Unreachable],
+            vec![Refresh, Connect],
+        ),
         ("offline for weeks", ended, Missing, vec![NO, SESSION], vec![Refresh, LogIn, Connect]),
-        ("revoked with a token", old, Missing, vec![NO, NO], vec![
-            Refresh, LogIn, wait(NoOneTimeSecret),
-        ]),
+        (
+            "revoked with a token",
+            old,
+            Missing,
+            vec![NO, NO],
+            vec![Refresh, LogIn, wait(NoOneTimeSecret)],
+        ),
     ];
     for (name, known, one_time, answers, steps) in table {
         assert_eq!(walk(known, one_time, &answers), steps, "{name}");
@@ -199,7 +238,8 @@ proptest! {
                 Step::Register { .. } | Step::LogIn | Step::Refresh => {
                     asked += 1;
                     prop_assert!(asked <= 6, "too many questions without a wait");
-                    prop_assert!(has_one_time || !matches!(step, Step::Register { .. }));
+                    let is_register = matches!(step, Step::Register { .. });
+                    prop_assert!(has_one_time || !is_register);
                     enrolment.handle_answer(step, answer, now);
                 }
                 Step::Connect => {

@@ -9,62 +9,40 @@
 //! breaks, and the handshake sorts out what arrived. No request has a time limit either: the
 //! session sees by PONG and ACK that nothing comes, and drops the line with all that is under way.
 
+mod requests;
+
 use std::{
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, stream};
-use http::{
-    HeaderValue, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
-use reqwest::{Client, RequestBuilder};
+use reqwest::Client;
 use secrecy::SecretString;
-use serde::de::DeserializeOwned;
 use spoke_shared::{
     config::ServiceUrl,
     entry::Entry,
-    limits::{
-        BATCH_ENTRIES_MAX, BLOCK_MAX, HEARTBEAT, HTTP_BODY_BYTES_MAX, WINDOW_BATCHES,
-    },
+    limits::{BLOCK_MAX, HEARTBEAT, WINDOW_BATCHES},
     link::{Heard, TransportError},
     seq::{Epoch, Seq},
     wire::{
-        frame::{Ack, Features, Frame, Goaway, Hello, MAJOR, MINOR, Push, Reason, Welcome},
-        json::{
-            BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm, XreadForm,
-        },
+        frame::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
+        json::{BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm},
     },
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;
 
+use self::requests::{Fault, Requests, goaway};
 use super::Line;
-use crate::{auth::bearer, denial::Denial};
+use crate::auth::bearer;
 
-/// The header that fences a session.
-const GENERATION: &str = "spoke-generation";
 /// An answer this young shows that the hub is there: two of the longest polls.
 const LATELY: Duration = Duration::from_secs(2 * BLOCK_MAX.as_secs());
 /// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
-
-/// Why a request did not do what it was for.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("the request failed")]
-    Request(#[source] reqwest::Error),
-    #[error("the hub answered {0}")]
-    Denied(Denial),
-    #[error("the hub's answer is none that it gives")]
-    Malformed(#[source] serde_json::Error),
-    #[error("the hub's answer is larger than {HTTP_BODY_BYTES_MAX} bytes")]
-    TooLarge,
-}
 
 /// Frames over requests to this hub. Nothing is sent before HELLO.
 pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
@@ -72,7 +50,7 @@ pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
     let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
     let requests = Requests { http, hub, bearer: bearer(token), heard: heard.clone() };
-    let courier = Courier { requests, incoming, known: Arc::default() };
+    let courier = Courier { requests, incoming, known: Mutex::default() };
     let mut carrying = Box::pin(courier.carry(outgoing));
     let mut is_over = false;
     // The courier runs as long as somebody waits for frames, and ends with the line.
@@ -93,7 +71,7 @@ struct Courier {
     requests: Requests,
     incoming: mpsc::Sender<Result<Frame, TransportError>>,
     /// The hub's cursor as it was last told, and when: the answer to PING.
-    known: Arc<Mutex<Option<(Ack, Instant)>>>,
+    known: Mutex<Option<(Ack, Instant)>>,
 }
 
 impl Courier {
@@ -189,8 +167,7 @@ impl Courier {
                 entries: entries.into_iter().map(EntryForm::from).collect(),
             };
             let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
-            let added: BatchAddedForm =
-                self.requests.post("/xadd", Some(generation), body).await?;
+            let added: BatchAddedForm = self.requests.post("/xadd", Some(generation), body).await?;
             let refused = added.refused.into_iter().map(|form| (form.seq, form.reason)).collect();
             let ack = Ack { epoch, seq: added.seq, refused };
             self.handle_answer(Some(Ack { refused: vec![], ..ack.clone() }));
@@ -217,9 +194,9 @@ impl Courier {
                 tokio::time::sleep(early).await;
                 continue;
             }
-            let through = form.seq;
+            let (epoch, through) = (form.epoch, form.seq);
             let entries = form.entries.into_iter().map(Entry::from).collect();
-            let push = Push { epoch: form.epoch, after: joint, through, entries };
+            let push = Push { epoch, after: joint, through, entries };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }
@@ -264,78 +241,3 @@ impl Courier {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-struct Requests {
-    http: Client,
-    hub: ServiceUrl,
-    bearer: HeaderValue,
-    heard: Heard,
-}
-
-impl Requests {
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        generation: Option<u64>,
-        body: Vec<u8>,
-    ) -> Result<T, Fault> {
-        let mut request = self.http.post(self.hub.join(path));
-        if let Some(generation) = generation {
-            request = request.header(GENERATION, generation);
-        }
-        self.ask(request.header(CONTENT_TYPE, "application/json").body(body)).await
-    }
-
-    async fn poll(&self, generation: u64, epoch: Epoch, after: Seq) -> Result<XreadForm, Fault> {
-        let block_ms = BLOCK_MAX.as_millis();
-        let query =
-            format!("seq={after}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}");
-        let url = self.hub.join(&format!("/xread?{query}"));
-        self.ask(self.http.get(url).header(GENERATION, generation)).await
-    }
-
-    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Fault> {
-        let request = request.header(AUTHORIZATION, self.bearer.clone());
-        let failed = |error: reqwest::Error| Fault::Request(error.without_url());
-        let mut response = request.send().await.map_err(failed)?;
-        let mut body = BytesMut::new();
-        self.heard.touch(Instant::now());
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            self.heard.touch(Instant::now());
-            if body.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
-                return Err(Fault::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let body: Bytes = body.freeze();
-        if response.status() != StatusCode::OK {
-            let denial = Denial::new(response.status(), response.headers(), &body);
-            return Err(Fault::Denied(denial));
-        }
-        serde_json::from_slice(&body).map_err(Fault::Malformed)
-    }
-}
-
-/// What the same refusal would be over a WebSocket.
-fn goaway(fault: &Fault) -> Option<Goaway> {
-    let denial = match fault {
-        Fault::Denied(denial) => denial,
-        Fault::Malformed(_) | Fault::TooLarge => {
-            let message = fault.to_string();
-            return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
-        }
-        Fault::Request(_) => return None,
-    };
-    let reason = match denial.status {
-        StatusCode::UNAUTHORIZED => Reason::Unauthorized,
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Reason::Protocol,
-        StatusCode::CONFLICT => Reason::from_word(denial.reason.as_deref().unwrap_or_default()),
-        _ if denial.is_busy() => Reason::Unavailable,
-        _ => return None,
-    };
-    let wait_ms = denial.retry_after.unwrap_or_default().as_millis() as u64;
-    Some(Goaway { reason, message: denial.to_string(), wait_ms })
-}
-
-#[cfg(test)]
-mod tests;

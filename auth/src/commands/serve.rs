@@ -1,6 +1,9 @@
 //! `spoke-auth serve`
 
-use spoke_shared::{serve::bind, shutdown::Shutdown};
+use spoke_shared::{
+    serve::{bind, server_tls},
+    shutdown::Shutdown,
+};
 
 use crate::{Listeners, config::Config};
 
@@ -23,6 +26,8 @@ impl Args {
 }
 
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    // Here rather than with the other settings: who only lists clients may not read the key.
+    server_tls(&config.tls)?;
     let shutdown = Shutdown::on_signals()?;
     let public = bind(&config.listen).await?;
     let admin = match config.admin_listen.as_str() {

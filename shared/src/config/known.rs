@@ -24,7 +24,9 @@ pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {
 fn likeness(key: &str, known: &str) -> f64 {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let whole = strsim::jaro_winkler(key, known);
-    whole.max(strsim::jaro_winkler(&last(key), &last(known)) * 0.95)
+    // Jaro and Winkler find nothing alike in three letters of which two changed places.
+    let slip = if strsim::damerau_levenshtein(key, known) == 1 { 0.9 } else { 0.0 };
+    whole.max(slip).max(strsim::jaro_winkler(&last(key), &last(known)) * 0.95)
 }
 
 fn collect(value: &Value, prefix: &str, known: &mut Vec<String>) {

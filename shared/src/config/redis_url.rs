@@ -15,7 +15,9 @@ pub struct RedisUrl {
 
 /// The text is no such URL. It is not repeated, since it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host or unix:///run/redis/redis.sock")]
+#[error(
+    "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host or unix:///run/redis/redis.sock"
+)]
 pub struct BadRedisUrl {
     problem: String,
 }
@@ -57,7 +59,8 @@ impl FromStr for RedisUrl {
         }
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
         if pairs.iter().any(|(name, _)| name == "pass") {
-            let shown = |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
+            let shown =
+                |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
             url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(shown));
         }
         Ok(Self { url: text.into(), redacted: url.into() })

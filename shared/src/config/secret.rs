@@ -48,9 +48,9 @@ fn read(source: impl Read, path: &Path) -> Result<SecretString, ConfigError> {
         error.into_bytes().zeroize();
         bad(path, "it holds bytes that are no text")
     })?;
-    let length = text.strip_suffix('\n').map_or(text.len(), |line| {
-        line.strip_suffix('\r').unwrap_or(line).len()
-    });
+    let length = text
+        .strip_suffix('\n')
+        .map_or(text.len(), |line| line.strip_suffix('\r').unwrap_or(line).len());
     text.truncate(length);
     if text.is_empty() {
         return Err(bad(path, "it is empty; write the secret into it"));

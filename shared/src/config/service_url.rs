@@ -138,7 +138,11 @@ mod tests {
             ("https://hub.example.com", false, false),
         ] {
             let url: ServiceUrl = text.parse().unwrap();
-            assert_eq!((url.is_plaintext(), url.is_loopback()), (is_plaintext, is_loopback), "{text}");
+            assert_eq!(
+                (url.is_plaintext(), url.is_loopback()),
+                (is_plaintext, is_loopback),
+                "{text}"
+            );
         }
     }
 
@@ -154,6 +158,7 @@ mod tests {
             "https://",
             "https://:443",
             "https://user:hunter2@hub.example.com",
+            "https://user:hunter2@hub.example.com:443",
             "https://hub.example.com:99999",
             "https://hub.example.com?token=hunter2",
             "https://hub.example.com/#hunter2",

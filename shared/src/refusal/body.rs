@@ -32,7 +32,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
             }
             Kind::Form => match Form::from_request(request, state).await {
                 Ok(Form(body)) => Ok(Self(body)),
-                Err(FormRejection::BytesRejection(rejection)) => Err(unreadable(rejection.status())),
+                Err(FormRejection::BytesRejection(rejection)) => {
+                    Err(unreadable(rejection.status()))
+                }
                 Err(rejection) => Err(malformed("form", &rejection)),
             },
         }

@@ -1,0 +1,321 @@
+//! The bounds of a listener, each at real sockets.
+
+use std::{fs, path::PathBuf, sync::Mutex};
+
+use axum::{Extension, routing::get};
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::config::TlsSettings;
+
+/// For what should happen at once.
+const SOON: Duration = Duration::from_secs(10);
+/// Short, in tests of what happens when it has passed.
+const BRIEF: Duration = Duration::from_millis(50);
+
+struct Running {
+    address: SocketAddr,
+    shutdown: Shutdown,
+}
+
+async fn start(
+    app: Router,
+    limits: ServeLimits,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> Running {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = Shutdown::new();
+    shutdown.spawn("listener", serve(listener, tls, app, limits, shutdown.clone()));
+    Running { address, shutdown }
+}
+
+impl Running {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// The whole answer to one GET; empty when the connection was closed at once.
+    async fn get(&self, path: &str) -> String {
+        let mut stream = self.connect().await;
+        // A connection that was refused may be reset before the request is written.
+        let _ = stream.write_all(request(path).as_bytes()).await;
+        rest(&mut stream).await
+    }
+
+    async fn end(self) {
+        self.shutdown.begin();
+        assert!(self.shutdown.finish(SOON).await, "tasks are left");
+    }
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+}
+
+/// What still comes until the other side closes.
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    let read = timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("no end in time");
+    if let Err(error) = read {
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(|| async { "hello" }))
+}
+
+/// A handler that says when it has begun, and waits to be let go.
+fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, goes) = (begun.clone(), go.clone());
+    let handler = move || {
+        let (begins, goes) = (begins.clone(), goes.clone());
+        async move {
+            begins.notify_one();
+            goes.notified().await;
+            "finished"
+        }
+    };
+    (Router::new().route("/slow", get(handler)), begun, go)
+}
+
+#[tokio::test]
+async fn a_request_is_answered_and_knows_its_peer() {
+    let peer =
+        |Extension(PeerAddress(peer)): Extension<PeerAddress>| async move { peer.to_string() };
+    let running = start(hello().route("/peer", get(peer)), ServeLimits::default(), None).await;
+    assert!(running.get("/").await.ends_with("\r\n\r\nhello"));
+    let mut stream = running.connect().await;
+    let own = stream.local_addr().unwrap().to_string();
+    stream.write_all(request("/peer").as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.ends_with(&own));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_header_that_takes_too_long_ends_its_connection() {
+    let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
+    assert!(!rest(&mut stream).await.contains("hello"));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut stream = running.connect().await;
+    rest(&mut stream).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_request_in_hand_is_finished_at_shutdown_and_no_new_one_is_taken() {
+    let (app, begun, go) = slow();
+    let running = start(app, ServeLimits::default(), None).await;
+    let address = running.address;
+    let mut stream = running.connect().await;
+    stream.write_all(request("/slow").as_bytes()).await.unwrap();
+    timeout(SOON, begun.notified()).await.unwrap();
+    running.shutdown.begin();
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    timeout(SOON, refused).await.expect("the listener is still open");
+    go.notify_one();
+    assert!(rest(&mut stream).await.ends_with("finished"));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_when_the_drain_is_over() {
+    let (app, begun, _go) = slow();
+    let limits = ServeLimits { drain: BRIEF, ..ServeLimits::default() };
+    let running = start(app, limits, None).await;
+    let mut stream = running.connect().await;
+    stream.write_all(request("/slow").as_bytes()).await.unwrap();
+    timeout(SOON, begun.notified()).await.unwrap();
+    running.end().await;
+    assert!(!rest(&mut stream).await.contains("finished"));
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_a_shutdown() {
+    let limits = ServeLimits { header_read: SOON * 10, drain: SOON * 10, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    let mut answer = [0; 1];
+    stream.read_exact(&mut answer).await.unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() {
+    let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut first = running.connect().await;
+    first.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    first.read_exact(&mut [0; 1]).await.unwrap();
+    assert_eq!(running.get("/").await, "");
+    drop(first);
+    let again = async { while running.get("/").await.is_empty() {} };
+    timeout(SOON, again).await.expect("the place was not given back");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
+    let kept: Arc<Mutex<Option<Place>>> = Arc::default();
+    let keeper = kept.clone();
+    let keep = move |Extension(place): Extension<Place>| async move {
+        *keeper.lock().unwrap() = Some(place);
+    };
+    let app = hello().route("/keep", get(keep));
+    let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
+    let running = start(app, limits, None).await;
+    assert!(running.get("/keep").await.contains("200 OK"));
+    assert_eq!(running.get("/").await, "");
+    kept.lock().unwrap().take();
+    let again = async { while running.get("/").await.is_empty() {} };
+    timeout(SOON, again).await.expect("the place was not given back");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_one_request_ends_no_other() {
+    let panics = || async {
+        if true {
+            panic!("on purpose");
+        }
+    };
+    let running = start(hello().route("/panic", get(panics)), ServeLimits::default(), None).await;
+    assert_eq!(running.get("/panic").await, "");
+    assert!(running.get("/").await.ends_with("hello"));
+    assert!(!running.shutdown.is_begun());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_with_the_mend() {
+    let taken = bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let message = bind(&address).await.unwrap_err().to_string();
+    assert!(message.contains(&address) && message.contains("free"), "{message}");
+}
+
+struct Authority {
+    dir: tempfile::TempDir,
+    roots: RootCertStore,
+}
+
+impl Authority {
+    /// A CA, and a certificate of it for `localhost` with its key as files.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        fs::write(dir.path().join("cert.pem"), certificate.pem()).unwrap();
+        fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        Self { dir, roots }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings(&self) -> TlsSettings {
+        TlsSettings { cert_file: self.path("cert.pem"), key_file: self.path("key.pem") }
+    }
+}
+
+#[tokio::test]
+async fn tls_is_served_with_the_certificate_of_the_settings() {
+    let authority = Authority::new();
+    let tls = server_tls(&authority.settings()).unwrap();
+    assert!(tls.is_some());
+    let running = start(hello(), ServeLimits::default(), tls).await;
+    let mut client = ClientConfig::builder()
+        .with_root_certificates(authority.roots.clone())
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let connector = TlsConnector::from(Arc::new(client));
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = connector.connect(name, running.connect().await).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    stream.write_all(request("/").as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.ends_with("hello"));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
+    let authority = Authority::new();
+    let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
+    let running = start(hello(), limits, server_tls(&authority.settings()).unwrap()).await;
+    let mut stream = running.connect().await;
+    assert_eq!(rest(&mut stream).await, "");
+    running.end().await;
+}
+
+#[test]
+fn tls_settings_that_cannot_be_used_are_named() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    fs::write(authority.path("empty.pem"), "").unwrap();
+    assert!(server_tls(&TlsSettings::default()).unwrap().is_none());
+    for (cert_file, key_file, key) in [
+        (authority.path("cert.pem"), PathBuf::new(), "tls.key_file"),
+        (PathBuf::new(), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("none.pem"), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("empty.pem"), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("cert.pem"), authority.path("none.pem"), "tls.key_file"),
+        (authority.path("cert.pem"), authority.path("empty.pem"), "tls.key_file"),
+        (authority.path("cert.pem"), other.path("key.pem"), "tls.key_file"),
+    ] {
+        let message = server_tls(&TlsSettings { cert_file, key_file }).unwrap_err().to_string();
+        assert!(message.starts_with(key), "{key}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_routes_tell_life_use_and_figures() {
+    let is_ready = Arc::new(Mutex::new(false));
+    let asked = is_ready.clone();
+    let ready = move || -> BoxFuture<'static, Result<(), String>> {
+        let is_ready = *asked.lock().unwrap();
+        Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
+    };
+    let app = admin_router(ready, || "figures 1\n".to_owned());
+    let running = start(app, ServeLimits::default(), None).await;
+    let status = |answer: &str, status: StatusCode| {
+        assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");
+    };
+    status(&running.get("/healthz").await, StatusCode::OK);
+    let answer = running.get("/readyz").await;
+    status(&answer, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.contains("no redis"), "{answer}");
+    *is_ready.lock().unwrap() = true;
+    status(&running.get("/readyz").await, StatusCode::OK);
+    assert!(running.get("/metrics").await.ends_with("figures 1\n"));
+    status(&running.get("/nowhere").await, StatusCode::NOT_FOUND);
+    running.end().await;
+}

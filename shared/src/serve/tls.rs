@@ -43,6 +43,7 @@ fn missing(key: &str, other: &str) -> ConfigError {
 
 fn unusable(key: &str, path: &Path, error: &dyn std::fmt::Display) -> ConfigError {
     let path = path.display();
-    let problem = format!("{path} cannot be used: {error}; give a PEM file that this user may read");
+    let problem =
+        format!("{path} cannot be used: {error}; give a PEM file that this user may read");
     ConfigError::bad(key, problem)
 }

@@ -170,3 +170,6 @@ impl fmt::Debug for Connection {
         f.debug_tuple("Connection").field(self.shared.client.get_connection_info().addr()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

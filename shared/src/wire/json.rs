@@ -1,61 +1,52 @@
 //! The JSON forms of HTTP and of `spoke.v1.json`.
 //!
-//! Fields are a list of pairs or an object, and are read in their order, repeats and all. A byte
-//! string is a JSON string, or `{"b64": "…"}` where it is not UTF-8 or where escapes would make the
-//! string longer than base64 does: a value of NULs would grow sixfold.
+//! A key that a plain request does not have is refused, and named: a slip must not be a default. The
+//! handshake of the HTTP transport passes over what it does not know, as HELLO and WELCOME do, so
+//! that an agent one version newer keeps working.
 
-use std::fmt;
+mod fields;
+mod xadd;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
-    ser::{SerializeMap, SerializeSeq},
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    fields::{ByteString, Fields},
+    xadd::XaddForm,
 };
-
 use super::frame::{Cursor, Granted, Origin};
 use crate::{
-    entry::{Digest, Entry, EntryLimits, Field, Unfit},
+    entry::{Digest, Entry, EntryLimits, Unfit},
     seq::{Epoch, Seq},
     sync::position::Position,
 };
 
+/// The header that says which session a request belongs to: a generation. One that is not the
+/// newest is refused.
+pub const GENERATION_HEADER: &str = "spoke-generation";
+
 /// The answer of `GET /seq`, and a cursor wherever one is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CursorForm {
     /// The epoch of the last entry the copy holds; 0 if it holds none.
     pub epoch: Epoch,
     /// Its seq.
     pub seq: Seq,
     /// Its digest, as 32 hex digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-}
-
-/// The body of `POST /xadd`: one entry or a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "the body is {\"seq\", \"fields\"} or {\"entries\": [{\"seq\", \"fields\"}, …]}")]
-pub enum XaddForm {
-    /// A batch.
-    Batch(BatchForm),
-    /// One entry.
-    One(EntryForm),
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_digest")]
+    pub digest: Option<Digest>,
 }
 
 /// A batch, as PUSH is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BatchForm {
     /// The life of the origin; without it the one that the hub knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
     /// Where the batch before ended; without it no gap is looked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Seq>,
     /// Where the cursor goes; without it to the last entry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub through: Option<Seq>,
     /// The entries, in ascending order of seq.
     pub entries: Vec<EntryForm>,
@@ -122,7 +113,6 @@ pub struct ReadForm {
 
 /// The body of `POST /session`, as HELLO is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HelloForm {
     /// The agent's version.
     pub version: String,
@@ -154,7 +144,6 @@ pub struct WelcomeForm {
 
 /// Where an origin stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the same as `frame::Origin`")]
 pub struct OriginForm {
     pub epoch: Epoch,
@@ -188,13 +177,12 @@ pub struct GrantedForm {
 
 impl From<Cursor> for CursorForm {
     fn from(Cursor { epoch, seq, digest }: Cursor) -> Self {
-        Self { epoch, seq, digest: digest.map(|digest| digest.to_string()) }
+        Self { epoch, seq, digest }
     }
 }
 
 impl From<CursorForm> for Cursor {
     fn from(CursorForm { epoch, seq, digest }: CursorForm) -> Self {
-        let digest = digest.and_then(|digest| Digest::from_hex(digest.as_bytes()));
         Self { epoch, seq, digest }
     }
 }
@@ -265,115 +253,27 @@ impl From<ReadForm> for Entry {
     }
 }
 
-/// The fields of an entry in JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fields(pub Vec<Field>);
+mod hex_digest {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-/// One byte string in JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ByteString(pub Bytes);
+    use crate::entry::Digest;
 
-impl Serialize for Fields {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            list.serialize_element(&(ByteString(name.clone()), ByteString(value.clone())))?;
-        }
-        list.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("fields as a list of [field, value] pairs or as an object")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Fields, A::Error> {
-        let mut fields = Vec::new();
-        while let Some((name, value)) = list.next_element::<(ByteString, ByteString)>()? {
-            fields.push((name.0, value.0));
-        }
-        Ok(Fields(fields))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
-        let mut fields = Vec::new();
-        while let Some((name, value)) = object.next_entry::<String, ByteString>()? {
-            fields.push((name.into(), value.0));
-        }
-        Ok(Fields(fields))
-    }
-}
-
-impl Serialize for ByteString {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) if escaped_len(text) <= text.len().div_ceil(3) * 4 + BASE64_AROUND => {
-                serializer.serialize_str(text)
-            }
-            _ => {
-                let mut object = serializer.serialize_map(Some(1))?;
-                object.serialize_entry("b64", &STANDARD.encode(&self.0))?;
-                object.end()
-            }
+    pub(super) fn serialize<S: Serializer>(
+        digest: &Option<Digest>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match digest {
+            Some(digest) => serializer.collect_str(digest),
+            None => serializer.serialize_none(),
         }
     }
-}
 
-/// What `{"b64":""}` takes beyond the quotes of a string.
-const BASE64_AROUND: usize = 8;
-
-fn escaped_len(text: &str) -> usize {
-    let escaped = |byte: u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(escaped).sum()
-}
-
-impl<'de> Deserialize<'de> for ByteString {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ByteStringVisitor)
-    }
-}
-
-struct ByteStringVisitor;
-
-impl<'de> Visitor<'de> for ByteStringVisitor {
-    type Value = ByteString;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or {\"b64\": \"…\"}")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteString, E> {
-        Ok(ByteString(Bytes::copy_from_slice(text.as_bytes())))
-    }
-
-    fn visit_string<E: de::Error>(self, text: String) -> Result<ByteString, E> {
-        Ok(ByteString(text.into()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ByteString, A::Error> {
-        let Some(("b64", text)) = object.next_entry::<&str, String>()? else {
-            return Err(de::Error::custom("a byte string's object has the one key b64"));
-        };
-        if object.next_key::<de::IgnoredAny>()?.is_some() {
-            return Err(de::Error::custom("a byte string's object has the one key b64"));
-        }
-        let bytes = STANDARD.decode(text).map_err(|_| de::Error::custom("b64 is not base64"))?;
-        Ok(ByteString(bytes.into()))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Digest>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let digest = Digest::from_hex(text.as_bytes());
+        digest.map(Some).ok_or_else(|| D::Error::custom("a digest is 32 hex digits"))
     }
 }
 

@@ -1,95 +1,53 @@
-use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
-fn read(text: &str) -> Result<Vec<Field>, String> {
-    serde_json::from_str::<Fields>(text).map(|fields| fields.0).map_err(|error| error.to_string())
-}
+const HELLO: &str = r#"{"version":"0.1.0",
+    "origin":{"epoch":2,"start":"0-0","first":"3-0","last":"9-1","added":7,"acked":"5-0"},
+    "cursor":{"epoch":1,"seq":"4-0","digest":"000102030405060708090a0b0c0d0e0f"}}"#;
 
-fn own(pairs: &[(&[u8], &[u8])]) -> Vec<Field> {
-    let bytes = Bytes::copy_from_slice;
-    pairs.iter().map(|(name, value)| (bytes(name), bytes(value))).collect()
+#[test]
+fn a_greeting_says_what_hello_says() {
+    let form: HelloForm = serde_json::from_str(HELLO).unwrap();
+    assert_eq!(serde_json::to_value(&form).unwrap(), serde_json::from_str::<Value>(HELLO).unwrap());
+    let (origin, cursor) = (Origin::from(form.origin), Cursor::from(form.cursor));
+    assert_eq!((origin.epoch, origin.last, origin.added), (Epoch(2), Seq::new(9, 1), 7));
+    let digest = Digest([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(cursor, Cursor { epoch: Epoch(1), seq: Seq::new(4, 0), digest: Some(digest) });
 }
 
 #[test]
-fn fields_are_pairs_or_an_object_and_keep_order_and_repeats() {
-    assert_eq!(read(r#"[["b","1"],["a","2"],["b","3"]]"#).unwrap(), own(&[
-        (b"b", b"1"), (b"a", b"2"), (b"b", b"3"),
-    ]));
-    assert_eq!(read(r#"{"b":"1","a":{"b64":"/w=="},"b":"3"}"#).unwrap(), own(&[
-        (b"b", b"1"), (b"a", b"\xff"), (b"b", b"3"),
-    ]));
-    assert_eq!(read(r#"[[{"b64":"AA=="},"x"]]"#).unwrap(), own(&[(b"\0", b"x")]));
+fn a_greeting_may_say_more_than_this_version_knows() {
+    let more = HELLO.replace(r#""added":7"#, r#""added":7,"mood":"fine""#);
+    serde_json::from_str::<HelloForm>(&more).unwrap();
 }
 
 #[test]
-fn what_is_no_field_is_refused_with_words() {
-    let table = [
-        (r#"["a","b"]"#, ""),
-        (r#"[["a"]]"#, "invalid length 1"),
-        (r#"[["a","b","c"]]"#, ""),
-        (r#"[["a",1]]"#, "a string or {\"b64\": \"…\"}"),
-        (r#"{"a":null}"#, "a string or {\"b64\": \"…\"}"),
-        (r#"{"a":{"b64":"?"}}"#, "not base64"),
-        (r#"{"a":{"hex":"00"}}"#, "the one key b64"),
-        (r#"{"a":{"b64":"AA==","x":"y"}}"#, "the one key b64"),
-        (r#""a""#, "pairs or as an object"),
-        ("7", "pairs or as an object"),
-    ];
-    for (text, word) in table {
-        let error = read(text).unwrap_err();
-        assert!(error.contains(word), "{text}: {error}");
+fn a_proof_that_is_none_is_refused_rather_than_passed_over() {
+    for bad in [r#""00""#, r#""zz0102030405060708090a0b0c0d0e0f""#, "7"] {
+        let hello = HELLO.replace(r#""000102030405060708090a0b0c0d0e0f""#, bad);
+        assert!(serde_json::from_str::<HelloForm>(&hello).is_err(), "{bad}");
     }
+    let without = json!({ "epoch": 0, "seq": "0-0" });
+    let cursor: CursorForm = serde_json::from_value(without.clone()).unwrap();
+    assert_eq!(serde_json::to_value(cursor).unwrap(), without);
 }
 
 #[test]
-fn a_string_stays_one_until_base64_is_shorter() {
-    let form = |bytes: &'static [u8]| {
-        serde_json::to_value(ByteString(Bytes::from_static(bytes))).unwrap()
+fn what_the_hub_grants_never_passes_our_own_limits_nor_falls_to_nothing() {
+    let form = |n: usize| GrantedForm {
+        window_batches: n,
+        batch_entries: n,
+        batch_bytes: n,
+        entry_fields: n,
+        entry_value_bytes: n,
     };
-    assert_eq!(form(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
-    assert_eq!(form("é".as_bytes()), json!("é"));
-    assert_eq!(form(b"\xff"), json!({"b64": "/w=="}));
-    assert_eq!(form(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
-}
-
-#[test]
-fn one_entry_and_a_batch_are_told_apart() {
-    let one: XaddForm = serde_json::from_str(r#"{"seq":"5-1","fields":{"a":"b"}}"#).unwrap();
-    assert!(matches!(one, XaddForm::One(EntryForm { seq: Seq { ms: 5, n: 1 }, .. })));
-    let batch = r#"{"epoch":2,"entries":[{"seq":"5-1","fields":[["a","b"]]}]}"#;
-    let batch: XaddForm = serde_json::from_str(batch).unwrap();
-    assert!(matches!(batch, XaddForm::Batch(BatchForm { epoch: Some(Epoch(2)), .. })));
-    for bad in [
-        r#"{"seq":"5-1"}"#,
-        r#"{"seq":"05-1","fields":[]}"#,
-        r#"{"seq":"5-1","fields":[],"client":"dev2"}"#,
-        r#"{"entries":[],"epoch":-1}"#,
-        r#"{"entries":[],"epoch":4294967296}"#,
-        "[]",
-    ] {
-        assert!(serde_json::from_str::<XaddForm>(bad).is_err(), "{bad}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn every_list_of_fields_survives_json_and_stays_near_base64s_size(
-        fields in prop::collection::vec(
-            (prop::collection::vec(any::<u8>(), 0..50), prop::collection::vec(0u8..40, 0..50)),
-            0..6)
-    ) {
-        let fields: Vec<_> = fields.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
-        let text = serde_json::to_string(&Fields(fields.clone())).unwrap();
-        let most = |bytes: &Bytes| bytes.len().div_ceil(3) * 4 + 14;
-        let bound: usize = fields.iter().map(|(n, v)| most(n) + most(v)).sum();
-        prop_assert!(text.len() <= bound + 2);
-        prop_assert_eq!(serde_json::from_str::<Fields>(&text).unwrap().0, fields);
-    }
-
-    #[test]
-    fn no_text_makes_the_reader_panic(text in "\\PC{0,80}") {
-        let _ = serde_json::from_str::<XaddForm>(&text);
-    }
+    assert_eq!(Granted::from(form(usize::MAX)), Granted::default());
+    let least = Granted {
+        window_batches: 1,
+        batch_entries: 1,
+        batch_bytes: 1,
+        entry: EntryLimits { fields: 1, value_bytes: 1 },
+    };
+    assert_eq!(Granted::from(form(0)), least);
 }

@@ -1,0 +1,284 @@
+//! This device's way in: its identity, its token, and the steps that the enrolment asks for.
+
+use std::{
+    convert::Infallible,
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use spoke_shared::{
+    config::{ConfigError, read_secret},
+    limits::REFUSED_RETRY,
+    link::now_ms,
+    retry::Retry,
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    auth::{Auth, Reply, chain},
+    config::{Account, Config},
+    enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step},
+    identity::{Identity, IdentityError, Session},
+    passcode::{BadOneTimeSecret, OneTimeSecret},
+};
+
+/// The credential that the unit passes on, where no setting names a file.
+const CREDENTIAL: &str = "otp-secret";
+/// The longest sleep of one who waits for a token's half life: this clock may be set meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
+
+/// Why this device cannot even ask.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The state directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The HTTP library.
+    #[error("failed to set up the way to auth")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Where the one-time secret is, if it is anywhere.
+#[derive(Debug, Clone)]
+pub enum OneTimeSource {
+    /// Nowhere.
+    None,
+    /// Given already.
+    Given(OneTimeSecret),
+    /// In this file, or the systemd credential of this name; looked at whenever it is needed.
+    File(PathBuf),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BadOneTime {
+    #[error(transparent)]
+    Unreadable(#[from] ConfigError),
+    #[error(transparent)]
+    Malformed(#[from] BadOneTimeSecret),
+}
+
+/// This device's way in.
+#[derive(Debug)]
+pub struct Access {
+    account: Account,
+    identity: Identity,
+    secret: SecretString,
+    auth: Auth,
+    one_time: OneTimeSource,
+    enrolment: Enrolment,
+    token: Option<SecretString>,
+    problem: Option<String>,
+}
+
+impl OneTimeSource {
+    /// What the settings name, or else the credential that the unit passes on.
+    pub fn of(config: &Config) -> Self {
+        let path = &config.otp_secret_file;
+        match path.as_os_str().is_empty() {
+            false => Self::File(path.clone()),
+            true if env::var_os("CREDENTIALS_DIRECTORY").is_some() => Self::File(CREDENTIAL.into()),
+            true => Self::None,
+        }
+    }
+
+    fn read(&self) -> Result<Option<OneTimeSecret>, BadOneTime> {
+        match self {
+            Self::None => Ok(None),
+            Self::Given(secret) => Ok(Some(secret.clone())),
+            Self::File(path) => Ok(Some(read_secret(path)?.expose_secret().parse()?)),
+        }
+    }
+}
+
+impl Access {
+    /// Takes the state directory for this process and reads what it holds; asks nobody yet.
+    ///
+    /// # Errors
+    /// `AccessError`, each of which needs a person.
+    pub fn open(
+        account: &Account,
+        state_dir: &Path,
+        one_time: OneTimeSource,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> Result<Self, AccessError> {
+        let identity = Identity::open(state_dir)?;
+        let secret = identity.secret()?;
+        let session = identity.session(account)?;
+        let lifetime = session.as_ref().map(|session| Lifetime {
+            issued_at_ms: session.issued_at_ms,
+            expires_at_ms: session.expires_at_ms,
+        });
+        let known = Known { is_registered: identity.is_registered(account)?, token: lifetime };
+        Ok(Self {
+            account: account.clone(),
+            identity,
+            secret,
+            auth: Auth::new(account, tls)?,
+            one_time,
+            enrolment: Enrolment::new(known),
+            token: session.map(|session| session.token),
+            problem: None,
+        })
+    }
+
+    /// What to do next.
+    pub fn poll_step(&mut self) -> Step {
+        let one_time = match self.token {
+            Some(_) => OneTime::Missing,
+            None => match self.one_time.read() {
+                Ok(Some(_)) => OneTime::AtHand,
+                Ok(None) => OneTime::Missing,
+                Err(error) => {
+                    self.problem = Some(format!("no one-time secret: {}", chain(&error)));
+                    OneTime::Missing
+                }
+            },
+        };
+        self.enrolment.poll_step(now_ms(), one_time)
+    }
+
+    /// Asks auth; the answer is in `poll_step`, and what is wrong with it in `problem`.
+    pub async fn perform(&mut self, step: Step) {
+        let reply = match step {
+            Step::Register { code_at_ms } => match self.one_time.read() {
+                Ok(Some(one_time)) => {
+                    self.auth.register(&self.secret, &one_time.code_at(code_at_ms)).await
+                }
+                // It was there a moment ago.
+                Ok(None) | Err(_) => return,
+            },
+            Step::LogIn => self.auth.log_in(&self.secret).await,
+            Step::Refresh => match &self.token {
+                Some(token) => self.auth.refresh(token).await,
+                None => return,
+            },
+            Step::Connect | Step::Wait(_) => return,
+        };
+        self.handle_reply(step, reply);
+    }
+
+    /// Keeps the token fresh while it is in use: a new one after half of its life. Ends never.
+    /// Cancel safe: an answer that gets lost leaves the old token good.
+    pub async fn keep_fresh(&mut self) -> Infallible {
+        let mut retry = Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
+        loop {
+            let Some(lifetime) = self.enrolment.lifetime() else { std::future::pending().await };
+            let now = now_ms();
+            if !lifetime.is_refresh_due(now) {
+                let left = Duration::from_millis(lifetime.refresh_at_ms() - now);
+                tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                continue;
+            }
+            self.enrolment.handle_half_life();
+            self.perform(Step::Refresh).await;
+            match self.enrolment.lifetime() {
+                Some(new) if new != lifetime => retry.reset(),
+                _ => tokio::time::sleep(retry.next(None, rand::random())).await,
+            }
+        }
+    }
+
+    /// The token for the hub, and its name.
+    pub fn token(&self) -> Option<(SecretString, Serial)> {
+        self.token.clone().map(|token| (token, self.enrolment.serial()))
+    }
+
+    /// Whether this device has registered.
+    pub fn is_registered(&self) -> bool {
+        self.enrolment.is_registered()
+    }
+
+    /// The hub took the token.
+    pub fn handle_welcomed(&mut self) {
+        self.enrolment.handle_welcomed();
+    }
+
+    /// The hub refused that token.
+    pub fn handle_unauthorized(&mut self, serial: Serial) {
+        self.enrolment.handle_unauthorized(serial);
+        self.forget_dead_token();
+    }
+
+    /// The wait that `poll_step` asked for is over.
+    pub fn handle_waited(&mut self) {
+        self.problem = None;
+        self.enrolment.handle_waited();
+    }
+
+    /// What a person should read of the last thing that went wrong.
+    pub fn problem(&self) -> &str {
+        self.problem.as_deref().unwrap_or("auth gave no usable answer")
+    }
+
+    /// What a person should do about a refusal.
+    pub fn mend(&self, refused: Refused) -> String {
+        let client = &self.account.client;
+        let again =
+            format!("provision it again (`spoke-auth provision {client} --again`) and enrol it");
+        match refused {
+            Refused::NoOneTimeSecret => format!(
+                "{}; this device has no one-time secret to register with: provision it \
+                 (`spoke-auth provision {client}`) and enrol it (`spoke-agent enrol`)",
+                self.problem()
+            ),
+            Refused::Registration => format!(
+                "{}; if this client is provisioned, its one-time secret is wrong, was used or has \
+                 expired, or it was revoked: {again}",
+                self.problem()
+            ),
+            Refused::Login => format!(
+                "{}, though it has just registered this device; it may have been revoked: {again}",
+                self.problem()
+            ),
+            Refused::Hub => {
+                "the hub refuses a token that auth has just given out: see that both look \
+                             into the same Redis (auth_redis and auth_key_prefix of the hub)"
+                    .to_owned()
+            }
+        }
+    }
+
+    fn handle_reply(&mut self, step: Step, reply: Reply) {
+        let now = now_ms();
+        if let Some(problem) = &reply.problem {
+            debug!(problem, "auth did not do what it was asked for");
+        }
+        self.problem = reply.problem.or(self.problem.take());
+        self.enrolment.handle_answer(step, reply.answer, now);
+        match reply.answer {
+            Answer::Registered => {
+                info!(auth = %self.account.auth, "registered");
+                warn_failed(self.identity.record_registered(&self.account));
+            }
+            Answer::Session { ttl } => {
+                let Some(token) = reply.token else { return };
+                let expires_at_ms = now.saturating_add(ttl.as_millis() as u64);
+                let session = Session { token: token.clone(), issued_at_ms: now, expires_at_ms };
+                self.token = Some(token);
+                warn_failed(self.identity.record_session(&self.account, &session));
+                // A login is the proof, whatever became of the file.
+                if !self.identity.is_registered(&self.account).unwrap_or(true) {
+                    warn_failed(self.identity.record_registered(&self.account));
+                }
+            }
+            Answer::Refused { .. } => self.forget_dead_token(),
+            Answer::Busy { .. } | Answer::Unreachable | Answer::Odd => {}
+        }
+    }
+
+    fn forget_dead_token(&mut self) {
+        if self.enrolment.lifetime().is_none() && self.token.take().is_some() {
+            warn_failed(self.identity.forget_session());
+        }
+    }
+}
+
+/// What is not written now costs a login or so after the next start, and nothing else.
+fn warn_failed(written: Result<(), IdentityError>) {
+    if let Err(error) = written {
+        warn!(error = chain(&error), "failed to keep what auth said; going on");
+    }
+}

@@ -1,0 +1,19 @@
+//! `spoke-agent run`: the daemon.
+
+use anyhow::Context;
+use spoke_shared::{serve::bind, shutdown::Shutdown, telemetry};
+
+use crate::{Listeners, config::Config, tls};
+
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log)?;
+    let account = config.validate()?;
+    // Before anything is bound: a CA that cannot be used is a bad setting.
+    tls::client_config(&account, &config.ca_file).map_err(tls::TrustError::into_config_error)?;
+    let admin = match config.admin_listen.as_str() {
+        "" => None,
+        listen => Some(bind(listen).await.context("failed to open admin_listen")?),
+    };
+    let shutdown = Shutdown::on_signals().context("failed to listen for signals")?;
+    crate::run(config, Listeners { admin }, shutdown).await
+}

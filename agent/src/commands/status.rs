@@ -1,0 +1,264 @@
+//! `spoke-agent status`: what the device's Redis tells, and what the running agent tells of itself.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use spoke_shared::{client::ClientId, config::ServiceUrl, link::now_ms, store::Redis};
+
+use super::print;
+use crate::{
+    auth::{chain, http_client},
+    config::Config,
+    status::{State, Status, Trouble},
+    store::{Count, DeviceStore, Facts},
+};
+
+#[derive(Debug, clap::Args)]
+#[expect(missing_docs, reason = "the texts are for --help")]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is known of the running agent.
+enum Live {
+    Runs(Box<Status>),
+    /// Nothing answers at `admin_listen`.
+    Silent,
+    /// Something else does.
+    Other(String),
+    /// There is no `admin_listen`.
+    Unknown,
+}
+
+/// How long the running agent may take to answer.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Columns of the labels, and of a line.
+const LABEL: usize = 14;
+const WIDTH: usize = 79;
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let client = config
+        .client
+        .clone()
+        .context("this device has no client name yet; `spoke-agent enrol` writes the settings")?;
+    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let device = DeviceStore::new(redis, &config.keys(), &client);
+    let (facts, live) = tokio::join!(device.facts(), live(config, &client));
+    let facts = facts.map_err(|error| chain(&error));
+    let now = now_ms();
+    let text = match args.json {
+        true => format!("{:#}\n", as_json(&client, &facts, &live)),
+        false => as_text(&client, config, &facts, &live, now),
+    };
+    print(&text)?;
+    match facts {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            anyhow::bail!("failed to read the redis of this device, {}: {error}", config.redis)
+        }
+    }
+}
+
+async fn live(config: &Config, client: &ClientId) -> Live {
+    let listen =
+        config.admin_listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
+    if listen.is_empty() {
+        return Live::Unknown;
+    }
+    let Ok(url) = format!("http://{listen}").parse() else { return Live::Silent };
+    match ask(&url).await {
+        Ok(status) if status.client == client.as_str() => Live::Runs(Box::new(status)),
+        Ok(status) => Live::Other(format!("the agent of another client, {}", status.client)),
+        Err(error) if error.is_connect() => Live::Silent,
+        Err(error) => Live::Other(format!("something else ({})", chain(&error.without_url()))),
+    }
+}
+
+async fn ask(url: &ServiceUrl) -> Result<Status, reqwest::Error> {
+    let nobody = RootCertStore::empty();
+    let tls = ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth();
+    let http = http_client(url, &Arc::new(tls))?.no_proxy().timeout(LIVE_TIMEOUT).build()?;
+    http.get(url.join("/status")).send().await?.error_for_status()?.json().await
+}
+
+fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Value {
+    let redis = match facts {
+        Ok(Facts { out, inbound, waiting, losses }) => {
+            let (entries, is_exact) = match waiting.entries {
+                Count::Exactly(count) => (count, true),
+                Count::MoreThan(count) => (count, false),
+            };
+            json!({
+                "out": { "epoch": out.origin.epoch, "acked": out.origin.acked, "last": out.origin.last,
+                    "length": out.length },
+                "in": { "epoch": inbound.epoch, "seq": inbound.seq },
+                "waiting": { "entries": entries, "isExact": is_exact, "oldest": waiting.oldest },
+                "deadLetters": out.dead,
+                "losses": losses,
+            })
+        }
+        Err(error) => json!({ "error": error }),
+    };
+    let (agent, is_running) = match live {
+        Live::Runs(status) => (json!(status), Value::Bool(true)),
+        Live::Silent => (Value::Null, Value::Bool(false)),
+        Live::Other(_) | Live::Unknown => (Value::Null, Value::Null),
+    };
+    json!({ "client": client, "isRunning": is_running, "agent": agent, "redis": redis })
+}
+
+fn as_text(
+    client: &ClientId,
+    config: &Config,
+    facts: &Result<Facts, String>,
+    live: &Live,
+    now: u64,
+) -> String {
+    let mut text = String::new();
+    let mut put = |label: &str, value: &str| text.push_str(&row(label, value));
+    put("client", client.as_str());
+    put("agent", &agent(config, live, now));
+    if let Live::Runs(status) = live {
+        let is_registered = if status.is_registered { "yes" } else { "no" };
+        put("registered", &format!("{is_registered}, at {}", status.auth));
+    }
+    match facts {
+        Ok(facts) => {
+            let Facts { out, inbound, waiting, losses } = facts;
+            put(
+                "waiting",
+                &match waiting.oldest {
+                    Some(oldest) => {
+                        format!("{} entries, the oldest {}", waiting.entries, ago(oldest.ms, now))
+                    }
+                    None => "nothing".to_owned(),
+                },
+            );
+            put("sent up to", &format!("{}  (epoch {})", out.origin.acked, out.origin.epoch));
+            put("received up to", &format!("{}  (epoch {})", inbound.seq, inbound.epoch));
+            put(
+                "dead letters",
+                &match out.dead {
+                    0 => "none".to_owned(),
+                    dead => format!("{dead}, in {}", config.keys().dead()),
+                },
+            );
+            put(
+                "losses",
+                &match losses {
+                    0 => "none".to_owned(),
+                    losses => format!("{losses}, in {}", config.keys().lost()),
+                },
+            );
+        }
+        Err(error) => put("redis", &format!("not reached at {}: {error}", config.redis)),
+    }
+    if let Live::Runs(status) = live
+        && let Some(Trouble { cause, message, at_ms }) = &status.last_error
+    {
+        put("last error", &format!("{}, {cause}: {message}", ago(*at_ms, now)));
+    }
+    text
+}
+
+fn agent(config: &Config, live: &Live, now: u64) -> String {
+    match live {
+        Live::Runs(status) => running(status, now),
+        Live::Silent => format!(
+            "not running: nothing answers at {} (start it with `systemctl start spoke-agent`, see \
+             why it stopped with `journalctl -u spoke-agent`)",
+            config.admin_listen
+        ),
+        Live::Other(what) => format!("not known: at {} answers {what}", config.admin_listen),
+        Live::Unknown => "not known: admin_listen is empty, so it cannot be asked".to_owned(),
+    }
+}
+
+fn running(status: &Status, now: u64) -> String {
+    let since = lasted(now.saturating_sub(status.since_ms));
+    match (status.state, status.transport, &status.why) {
+        (State::Connected, Some(transport), _) => format!(
+            "connected to {} over {} for {since} (session {})",
+            status.hub,
+            transport.word(),
+            status.generation.unwrap_or_default()
+        ),
+        (State::Waiting, _, Some(why)) => {
+            let next = status.next_try_ms.unwrap_or(now).saturating_sub(now);
+            format!("not connected, next try in {}: {}", lasted(next), why.message)
+        }
+        (state, _, _) => format!("not connected, {} for {since}", state.words()),
+    }
+}
+
+/// A label and its value, broken into lines that fit a terminal.
+fn row(label: &str, value: &str) -> String {
+    let mut text = format!("{label:<LABEL$} ");
+    let mut column = LABEL + 1;
+    for (at, word) in value.split(' ').enumerate() {
+        let length = word.chars().count();
+        if at > 0 && column + 1 + length > WIDTH {
+            text.push('\n');
+            text.push_str(&" ".repeat(LABEL + 1));
+            column = LABEL + 1;
+        } else if at > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text.push('\n');
+    text
+}
+
+fn ago(at_ms: u64, now: u64) -> String {
+    match now.checked_sub(at_ms) {
+        Some(since) => format!("{} ago", lasted(since)),
+        None => "from the future, by this device's clock".to_owned(),
+    }
+}
+
+/// In its two largest units.
+fn lasted(millis: u64) -> String {
+    let seconds = millis / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_longer_than_a_terminal_and_no_word_is_lost() {
+        let value = "word ".repeat(60);
+        let text = row("last error", value.trim_end());
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert_eq!(text.matches("word").count(), 60);
+        assert!(text.lines().skip(1).all(|line| line.starts_with("               word")));
+    }
+
+    #[test]
+    fn times_are_told_in_their_two_largest_units() {
+        for (millis, expected) in [
+            (999, "0 s"),
+            (59_999, "59 s"),
+            (61_000, "1 min 1 s"),
+            (3_600_000, "1 h 0 min"),
+            (90_000_000, "1 d 1 h"),
+        ] {
+            assert_eq!(lasted(millis), expected);
+        }
+        assert!(ago(2, 1).contains("future"));
+    }
+}

@@ -1,0 +1,223 @@
+//! The driver of the agent's life: let in, connect, carry, wait, and again until it is told to stop.
+//!
+//! It never ends because of the network, of auth or of the device's own Redis. What to do next is
+//! decided by the pure parts (`enrolment`, `transport::Choice`, `ending`); randomness and the clock
+//! come in here.
+
+mod connection;
+pub mod ending;
+pub mod progress;
+pub mod trouble;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use spoke_shared::{
+    link::now_ms,
+    retry::Retry,
+    shutdown::Shutdown,
+    store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore},
+};
+use tracing::{debug, info, warn};
+
+use self::{
+    connection::Visit,
+    ending::{Cause, Pause},
+    progress::Progress,
+    trouble::{Say, Trouble},
+};
+use crate::{
+    access::Access,
+    config::{Account, Config},
+    enrolment::{Step, Wait},
+    status::Board,
+    transport::{Choice, Kind},
+};
+
+/// A session this old has shown that the link works, whatever it carried.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+/// Longer than auth, the hub and Redis may take together for one step.
+const STEP_WITHIN: Duration = Duration::from_secs(120);
+
+/// What the lifecycle works with.
+pub struct Parts {
+    /// The settings.
+    pub config: Config,
+    /// Who this device is and where it belongs.
+    pub account: Account,
+    /// Its way in.
+    pub access: Access,
+    /// Whom it trusts.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// The way to the hub where a WebSocket cannot be had.
+    pub http: reqwest::Client,
+    /// The device's own Redis.
+    pub redis: Redis,
+    /// Tells of news in the out stream.
+    pub hints: Hints,
+    /// Where the live status is posted.
+    pub board: Board,
+    /// Where the watchdog looks.
+    pub progress: Arc<Mutex<Progress>>,
+    /// Tells it to stop.
+    pub shutdown: Shutdown,
+}
+
+/// The agent's life.
+pub struct Lifecycle {
+    parts: Parts,
+    origin: OriginStore,
+    copy: CopyStore,
+    choice: Choice,
+    connect_retry: Retry,
+    refused_retry: Retry,
+    /// For two devices with one identity: apart from the rest, since each WELCOME ends those.
+    twin_retry: Retry,
+    trouble: Trouble,
+}
+
+impl Lifecycle {
+    /// A life that has not begun.
+    pub fn new(parts: Parts) -> Self {
+        let keys = parts.config.keys();
+        Self {
+            origin: OriginStore::device(parts.redis.clone(), &keys),
+            copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
+            choice: Choice::new(parts.config.transport),
+            connect_retry: parts.config.connect_retry(),
+            refused_retry: parts.config.refused_retry(),
+            twin_retry: parts.config.refused_retry(),
+            trouble: Trouble::default(),
+            parts,
+        }
+    }
+
+    /// Lives until the shutdown begins; what is in hand then is finished.
+    pub async fn run(mut self) {
+        let shutdown = self.parts.shutdown.clone();
+        while !shutdown.is_begun() {
+            let step = self.parts.access.poll_step();
+            self.parts.board.post_step(step, self.parts.access.is_registered());
+            self.move_within(STEP_WITHIN);
+            match step {
+                Step::Register { .. } | Step::LogIn | Step::Refresh => {
+                    debug!(?step, "asking auth");
+                    // Both ends bear it when the answer gets lost.
+                    tokio::select! {
+                        () = shutdown.begun() => {}
+                        () = self.parts.access.perform(step) => {}
+                    }
+                }
+                Step::Connect => {
+                    let visit = self.connect().await;
+                    self.handle_visit(visit).await;
+                }
+                Step::Wait(wait) => self.wait_for(wait).await,
+            }
+        }
+        self.parts.board.post_stopping();
+    }
+
+    async fn handle_visit(&mut self, visit: Visit) {
+        let Visit { ending, kind, serial, welcomed } = visit;
+        let now = Instant::now();
+        if let Some(welcomed) = &welcomed {
+            debug!(lived = ?welcomed.lived, carried = welcomed.carried, "session ended");
+            if welcomed.carried > 0 || welcomed.lived > GOOD_SESSION {
+                self.connect_retry.reset();
+            }
+            if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
+                self.twin_retry.reset();
+            }
+            if welcomed.carried > 0 {
+                self.progress(Progress::handle_carried);
+            }
+        } else if kind == Kind::Http {
+            self.choice.handle_http_failed();
+        }
+        match ending.cause {
+            Cause::Left => return info!(reason = ending.message, "left the hub"),
+            Cause::Unauthorized => self.parts.access.handle_unauthorized(serial),
+            Cause::NoWebSocket => self.choice.handle_refused(now, rand::random()),
+            Cause::Broken if kind == Kind::WebSocket => {
+                self.choice.handle_broken(now, rand::random());
+            }
+            Cause::Stalled => self.progress(Progress::handle_stalled),
+            Cause::Store
+            | Cause::Unreachable
+            | Cause::Untrusted
+            | Cause::Broken
+            | Cause::Superseded
+            | Cause::Version
+            | Cause::Busy
+            | Cause::Confused
+            | Cause::Lost => {}
+        }
+        self.handle_fault(ending.cause.word(), &ending.message);
+        if ending.cause == Cause::NoWebSocket && self.choice.kind(now) == Kind::Http {
+            return;
+        }
+        let random = rand::random();
+        let wait = match ending.pause() {
+            Pause::None => return,
+            Pause::Connect(hint) => self.connect_retry.next(hint, random),
+            Pause::Refused if ending.cause == Cause::Superseded => {
+                self.twin_retry.next(None, random)
+            }
+            Pause::Refused => self.refused_retry.next(None, random),
+        };
+        self.pause(wait).await;
+        if !matches!(self.parts.access.poll_step(), Step::Wait(_)) {
+            self.parts.access.handle_waited();
+        }
+    }
+
+    async fn wait_for(&mut self, wait: Wait) {
+        let random = rand::random();
+        let problem = self.parts.access.problem().to_owned();
+        let (word, problem, wait) = match wait {
+            Wait::Refused(refused) => {
+                let mend = self.parts.access.mend(refused);
+                ("auth-refused", mend, self.refused_retry.next(None, random))
+            }
+            Wait::Busy(hint) => ("auth-busy", problem, self.connect_retry.next(hint, random)),
+            Wait::Unreachable => {
+                ("auth-unreachable", problem, self.connect_retry.next(None, random))
+            }
+            Wait::Odd => ("auth-odd", problem, self.connect_retry.next(None, random)),
+        };
+        self.handle_fault(word, &problem);
+        self.pause(wait).await;
+        self.parts.access.handle_waited();
+    }
+
+    async fn pause(&mut self, wait: Duration) {
+        let wait_ms = wait.as_millis() as u64;
+        debug!(wait_ms, "waiting");
+        self.parts.board.post_waiting(now_ms().saturating_add(wait_ms));
+        self.move_within(wait + STEP_WITHIN);
+        tokio::select! {
+            () = self.parts.shutdown.begun() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    fn handle_fault(&mut self, cause: &'static str, error: &str) {
+        self.parts.board.post_fault(cause, error);
+        match self.trouble.handle_fault(cause, Instant::now()) {
+            Say::Aloud => warn!(cause, error, "not connected; trying on and said once"),
+            Say::Nothing => debug!(cause, error, "not connected"),
+        }
+    }
+
+    fn move_within(&self, within: Duration) {
+        let now = Instant::now();
+        self.progress(|progress| progress.handle_move(now, within));
+    }
+
+    fn progress(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.parts.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,222 @@
+//! One connection: look where the streams stand, dial, shake hands, carry, part.
+
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use spoke_shared::{
+    entry::{Direction, EntryLimits},
+    limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
+    link::{Stores, TransportError, drive, now_ms},
+    seq::Epoch,
+    shutdown::Shutdown,
+    store::StoreError,
+    sync::{
+        position::Finding,
+        receiver::Receiver,
+        sender::Sender,
+        session::{Heartbeat, Session},
+    },
+    wire::frame::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
+};
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{
+    Lifecycle,
+    ending::{Cause, Ending},
+};
+use crate::{
+    auth::chain,
+    dial,
+    enrolment::Serial,
+    transport::{Kind, Line, http, ws},
+};
+
+/// How a try to connect went.
+pub(super) struct Visit {
+    pub(super) ending: Ending,
+    pub(super) kind: Kind,
+    /// The token it was tried with.
+    pub(super) serial: Serial,
+    /// Only where it got as far as WELCOME.
+    pub(super) welcomed: Option<Welcomed>,
+}
+
+pub(super) struct Welcomed {
+    pub(super) lived: Duration,
+    /// Entries, both ways.
+    pub(super) carried: u64,
+}
+
+struct Open {
+    line: Line,
+    session: Session,
+    generation: u64,
+    epoch: Epoch,
+}
+
+/// The fastest and the slowest heartbeat that is kept to, whatever the hub asks for.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_secs(1), HEARTBEAT);
+/// A session moves at each heartbeat, or ends.
+const MOVE_WITHIN: Duration = Duration::from_secs(2 * IDLE_TIMEOUT.as_secs());
+
+impl Lifecycle {
+    pub(super) async fn connect(&mut self) -> Visit {
+        let kind = self.choice.kind(Instant::now());
+        let Some((token, serial)) = self.parts.access.token() else {
+            unreachable!("the enrolment says connect only with a token");
+        };
+        let shutdown = self.parts.shutdown.clone();
+        let opened = tokio::select! {
+            () = shutdown.begun() => Err(Ending::new(Cause::Left, STOPS)),
+            opened = self.open(kind, &token) => opened,
+        };
+        match opened {
+            Ok(open) => {
+                let client = self.parts.account.client.clone();
+                let span = info_span!("session", %client, session = open.generation);
+                let (ending, welcomed) = self.carry(kind, open).instrument(span).await;
+                Visit { ending, kind, serial, welcomed: Some(welcomed) }
+            }
+            Err(ending) => Visit { ending, kind, serial, welcomed: None },
+        }
+    }
+
+    /// From nothing to an established session. The device's Redis comes first: without it there is
+    /// nothing to carry.
+    async fn open(&mut self, kind: Kind, token: &secrecy::SecretString) -> Result<Open, Ending> {
+        let features = match self.parts.config.compression {
+            true => Features::COMPRESSION,
+            false => Features::default(),
+        };
+        let (origin, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
+        let hub = &self.parts.account.hub;
+        let mut line = match kind {
+            Kind::WebSocket => {
+                let dialled = dial::websocket(hub, &self.parts.tls, token).await;
+                let (socket, heard) = dialled.map_err(|error| Ending::from(&error))?;
+                ws::line(socket, heard, features)
+            }
+            Kind::Http => http::line(self.parts.http.clone(), hub.clone(), token),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let hello = Hello { major: MAJOR, minor: MINOR, version, origin, cursor, features };
+        let shaking = shake_hands(&mut line, hello);
+        let welcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
+            .await
+            .unwrap_or_else(|_| Err(Ending::new(Cause::Broken, "no WELCOME came in time")))?;
+        let begun = self.origin.begin(&welcome.cursor, now_ms()).await;
+        let begun = begun.map_err(|error| Ending::from(&error))?;
+        match begun.position.finding {
+            Finding::Agree => {}
+            Finding::CopyRewound => warn!(
+                from = %begun.position.after,
+                "the hub has lost entries that it had acknowledged; sending what is still here again"
+            ),
+            Finding::OriginReplaced => warn!(
+                epoch = %begun.position.epoch,
+                from = %begun.position.after,
+                "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
+            ),
+        }
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
+        let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
+        let trim = self.parts.config.trim();
+        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun);
+        let at = (cursor.epoch, cursor.seq);
+        let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
+        let session = Session::new(sender, receiver, heartbeat, Instant::now());
+        let epoch = begun.position.epoch;
+        Ok(Open { line, session, generation: welcome.generation, epoch })
+    }
+
+    async fn stand(&self) -> Result<(Origin, Cursor), StoreError> {
+        let (standing, cursor) = tokio::try_join!(self.origin.standing(), self.copy.cursor())?;
+        Ok((standing.origin, cursor))
+    }
+
+    async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {
+        let Open { line, session, generation, epoch } = open;
+        let began = Instant::now();
+        self.handle_welcomed(kind, generation);
+        let Self { parts, origin, copy, choice, .. } = self;
+        let before = parts.board.status().counts;
+        let news = parts.hints.watch(origin.key());
+        let stores = Stores { origin, copy, news: &news, epoch };
+        let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
+        let (board, progress) = (&parts.board, &parts.progress);
+        let report = |session: &Session| {
+            board.post_figures(before, session);
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.handle_move(Instant::now(), MOVE_WITHIN);
+        };
+        let Line { frames, outbox, heard } = line;
+        let leave = leave(parts.shutdown.clone(), until);
+        let outcome = tokio::select! {
+            outcome = drive(session, stores, frames, outbox, &heard, leave, report) => outcome,
+            never = parts.access.keep_fresh() => match never {},
+        };
+        let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
+        (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried })
+    }
+
+    fn handle_welcomed(&mut self, kind: Kind, generation: u64) {
+        self.parts.access.handle_welcomed();
+        self.choice.handle_welcomed(kind);
+        self.refused_retry.reset();
+        self.parts.board.post_connected(kind, generation);
+        let (hub, transport) = (&self.parts.account.hub, kind.word());
+        match self.trouble.handle_good(Instant::now()) {
+            Some(over) => {
+                let lasted = over.lasted.as_secs();
+                info!(%hub, transport, faults = over.count, after_seconds = lasted, "connected again");
+            }
+            None => info!(%hub, transport, "connected"),
+        }
+    }
+}
+
+const STOPS: &str = "this agent stops";
+
+/// HELLO and WELCOME; anything else is the end.
+async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Ending> {
+    let broken = |error: TransportError| Ending::new(Cause::Broken, chain(&error));
+    line.outbox.send(Frame::Hello(Box::new(hello))).await.map_err(broken)?;
+    match line.frames.next().await {
+        Some(Ok(Frame::Welcome(welcome))) if welcome.major == MAJOR => Ok(*welcome),
+        Some(Ok(Frame::Welcome(welcome))) => Err(Ending::new(
+            Cause::Version,
+            format!(
+                "the hub speaks version {}.{} of the protocol and this agent {MAJOR}.{MINOR}; \
+                 update the older one",
+                welcome.major, welcome.minor
+            ),
+        )),
+        Some(Ok(Frame::Goaway(goaway))) => Err(Ending::told(&goaway)),
+        Some(Ok(_)) => {
+            Err(Ending::new(Cause::Confused, "the hub began with something else than WELCOME"))
+        }
+        Some(Err(error @ TransportError::Malformed(_))) => {
+            Err(Ending::new(Cause::Confused, chain(&error)))
+        }
+        Some(Err(error)) => Err(broken(error)),
+        None => Err(Ending::new(Cause::Broken, "the hub closed the connection instead of WELCOME")),
+    }
+}
+
+/// Resolves when the agent stops, or when it is time to try another transport.
+async fn leave(shutdown: Shutdown, until: Option<Instant>) -> Goaway {
+    let another = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let message = tokio::select! {
+        () = shutdown.begun() => STOPS,
+        () = another => "it is time to try a websocket again",
+    };
+    Goaway { reason: Reason::Restart, message: message.to_owned(), wait_ms: 0 }
+}

@@ -1,0 +1,236 @@
+//! Why there is no connection any more, and what follows from that: pure.
+
+use std::time::Duration;
+
+use spoke_shared::{
+    link::LinkError,
+    store::StoreError,
+    sync::session::End,
+    wire::frame::{Goaway, Reason},
+};
+
+use crate::{auth::chain, dial::DialError};
+
+/// How a try to connect, or a session, came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Which kind.
+    pub cause: Cause,
+    /// What a person should read.
+    pub message: String,
+    /// Not to come back before this has passed, as the hub said.
+    pub hint: Option<Duration>,
+}
+
+/// The kinds of endings that are treated differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This agent stops, or takes another transport.
+    Left,
+    /// The device's own Redis does not answer.
+    Store,
+    /// No way to the hub.
+    Unreachable,
+    /// Who answers cannot prove to be the hub.
+    Untrusted,
+    /// What answers makes no WebSockets.
+    NoWebSocket,
+    /// The line broke before WELCOME.
+    Broken,
+    /// The hub does not take the token.
+    Unauthorized,
+    /// A newer session of this client has begun.
+    Superseded,
+    /// The versions do not go together.
+    Version,
+    /// The hub sends away for a while.
+    Busy,
+    /// One side broke the protocol, or a handshake has to sort out where the streams stand.
+    Confused,
+    /// The line broke, or fell silent, after WELCOME.
+    Lost,
+    /// Entries were sent and nothing was acknowledged.
+    Stalled,
+}
+
+/// How long until the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// None.
+    None,
+    /// The waits between tries to connect.
+    Connect(Option<Duration>),
+    /// The waits for a person.
+    Refused,
+}
+
+impl Cause {
+    /// The stable word, in logs and status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Store => "own-redis",
+            Self::Unreachable => "unreachable",
+            Self::Untrusted => "untrusted",
+            Self::NoWebSocket => "no-websocket",
+            Self::Broken => "broken",
+            Self::Unauthorized => "unauthorized",
+            Self::Superseded => "superseded",
+            Self::Version => "version",
+            Self::Busy => "busy",
+            Self::Confused => "confused",
+            Self::Lost => "lost",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+impl Ending {
+    /// An ending without a hint.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), hint: None }
+    }
+
+    /// What the hub said with its GOAWAY.
+    pub fn told(goaway: &Goaway) -> Self {
+        let cause = match goaway.reason {
+            Reason::Restart | Reason::Unavailable => Cause::Busy,
+            Reason::Superseded => Cause::Superseded,
+            Reason::Unauthorized => Cause::Unauthorized,
+            Reason::Version => Cause::Version,
+            Reason::Gap | Reason::StaleEpoch | Reason::Protocol | Reason::Other => Cause::Confused,
+        };
+        let message = format!("the hub said {}: {}", goaway.reason.word(), goaway.message);
+        let hint = (goaway.wait_ms > 0).then(|| Duration::from_millis(goaway.wait_ms));
+        Self { cause, message, hint }
+    }
+
+    /// How a session went.
+    pub fn of_session(end: &Result<End, LinkError>) -> Self {
+        match end {
+            Ok(End::Told(goaway)) => Self::told(goaway),
+            Ok(End::Ours(goaway)) => match goaway.reason {
+                Reason::Restart => Self::new(Cause::Left, goaway.message.clone()),
+                Reason::Superseded
+                | Reason::Unauthorized
+                | Reason::Unavailable
+                | Reason::Gap
+                | Reason::StaleEpoch
+                | Reason::Protocol
+                | Reason::Version
+                | Reason::Other => Self::new(
+                    Cause::Confused,
+                    format!("{}: {}", goaway.reason.word(), goaway.message),
+                ),
+            },
+            Ok(end @ End::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
+            Ok(end @ End::Stalled) => Self::new(Cause::Stalled, end.to_string()),
+            Err(LinkError::Store(error)) => Self::from(error),
+            Err(error @ (LinkError::Transport(_) | LinkError::Closed)) => {
+                Self::new(Cause::Lost, chain(error))
+            }
+        }
+    }
+
+    /// How long until the next try.
+    pub fn pause(&self) -> Pause {
+        match self.cause {
+            Cause::Left => Pause::None,
+            Cause::Superseded | Cause::Version => Pause::Refused,
+            Cause::Store
+            | Cause::Unreachable
+            | Cause::Untrusted
+            | Cause::NoWebSocket
+            | Cause::Broken
+            | Cause::Unauthorized
+            | Cause::Busy
+            | Cause::Confused
+            | Cause::Lost
+            | Cause::Stalled => Pause::Connect(self.hint),
+        }
+    }
+}
+
+impl From<&StoreError> for Ending {
+    fn from(error: &StoreError) -> Self {
+        Self::new(Cause::Store, format!("this device's own redis: {}", chain(error)))
+    }
+}
+
+impl From<&DialError> for Ending {
+    fn from(error: &DialError) -> Self {
+        let mut ending = Self::new(Cause::Unreachable, chain(error));
+        ending.cause = match error {
+            DialError::Unreachable { .. } => Cause::Unreachable,
+            DialError::Untrusted { .. } => Cause::Untrusted,
+            DialError::Broken { .. } => Cause::Broken,
+            DialError::NoWebSocket { .. } => Cause::NoWebSocket,
+            DialError::Denied { denial, .. } => {
+                ending.hint = denial.retry_after;
+                match denial.status {
+                    http::StatusCode::UNAUTHORIZED => Cause::Unauthorized,
+                    _ if denial.is_busy() => Cause::Busy,
+                    _ => Cause::NoWebSocket,
+                }
+            }
+        };
+        ending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::denial::Denial;
+
+    fn goaway(reason: Reason, wait_ms: u64) -> Goaway {
+        Goaway { reason, message: "m".to_owned(), wait_ms }
+    }
+
+    #[test]
+    fn each_word_of_the_hub_has_its_consequence() {
+        let told = |reason, wait_ms| Ending::told(&goaway(reason, wait_ms)).pause();
+        let three = Some(Duration::from_secs(3));
+        assert_eq!(told(Reason::Restart, 3000), Pause::Connect(three));
+        assert_eq!(told(Reason::Unavailable, 0), Pause::Connect(None));
+        assert_eq!(told(Reason::Superseded, 0), Pause::Refused);
+        assert_eq!(told(Reason::Version, 0), Pause::Refused);
+        for reason in [Reason::Gap, Reason::StaleEpoch, Reason::Protocol, Reason::Other] {
+            assert_eq!(Ending::told(&goaway(reason, 0)).cause, Cause::Confused);
+        }
+        assert_eq!(Ending::told(&goaway(Reason::Unauthorized, 0)).cause, Cause::Unauthorized);
+    }
+
+    #[test]
+    fn a_session_that_this_side_leaves_is_no_fault() {
+        let left = Ending::of_session(&Ok(End::Ours(goaway(Reason::Restart, 0))));
+        assert_eq!((left.cause, left.pause()), (Cause::Left, Pause::None));
+        let gap = Ending::of_session(&Ok(End::Ours(goaway(Reason::Gap, 0))));
+        assert_eq!(gap.cause, Cause::Confused);
+        assert_eq!(Ending::of_session(&Ok(End::Stalled)).cause, Cause::Stalled);
+        assert_eq!(Ending::of_session(&Err(LinkError::Closed)).cause, Cause::Lost);
+    }
+
+    #[test]
+    fn a_refused_upgrade_is_told_by_its_status() {
+        for (status, cause) in [
+            (401, Cause::Unauthorized),
+            (429, Cause::Busy),
+            (503, Cause::Busy),
+            (400, Cause::NoWebSocket),
+            (404, Cause::NoWebSocket),
+            (426, Cause::NoWebSocket),
+            (502, Cause::NoWebSocket),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", HeaderValue::from_static("5"));
+            let denial = Denial::new(StatusCode::from_u16(status).unwrap(), &headers, b"");
+            let error = DialError::Denied { place: "h:1".to_owned(), denial };
+            let ending = Ending::from(&error);
+            assert_eq!(ending.cause, cause, "{status}");
+            assert_eq!(ending.hint, Some(Duration::from_secs(5)));
+        }
+    }
+}

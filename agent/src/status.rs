@@ -1,0 +1,267 @@
+//! What the agent knows of itself right now: for `GET /status`, readiness, metrics and systemd.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use spoke_shared::{link::now_ms, sync::session::Session};
+use tokio::sync::watch;
+
+use crate::{config::Account, enrolment::Step, transport::Kind};
+
+/// The live status.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The identity of this device.
+    pub client: String,
+    /// The agent's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started, in milliseconds since 1970, as all times here.
+    pub started_at_ms: u64,
+    /// Where the hub is.
+    pub hub: String,
+    /// Where auth is.
+    pub auth: String,
+    /// Whether this device has registered.
+    pub is_registered: bool,
+    /// What the agent is at.
+    pub state: State,
+    /// Since when.
+    pub since_ms: u64,
+    /// Why it waits, where it does.
+    pub why: Option<Trouble>,
+    /// When it tries again, where it waits.
+    pub next_try_ms: Option<u64>,
+    /// How it is connected, where it is.
+    pub transport: Option<Kind>,
+    /// The generation of the session, where it is connected.
+    pub generation: Option<u64>,
+    /// The last fault, be it over or not.
+    pub last_error: Option<Trouble>,
+    /// Counts since the process started.
+    pub counts: Counts,
+}
+
+/// What the agent is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It has just started.
+    Starting,
+    /// It registers.
+    Registering,
+    /// It logs in.
+    LoggingIn,
+    /// It connects to the hub.
+    Connecting,
+    /// It carries entries.
+    Connected,
+    /// It waits for the next try.
+    Waiting,
+    /// It stops.
+    Stopping,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    /// The stable word.
+    pub cause: String,
+    /// What a person should read.
+    pub message: String,
+    /// When.
+    pub at_ms: u64,
+}
+
+/// Counts since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Sessions that got as far as WELCOME.
+    pub sessions: u64,
+    /// Faults, those that repeat included.
+    pub faults: u64,
+    /// Entries that the hub acknowledged.
+    pub carried_up: u64,
+    /// Entries that came from the hub.
+    pub carried_down: u64,
+    /// Entries that came again and were passed over.
+    pub duplicates_down: u64,
+}
+
+impl State {
+    /// For a person.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Registering => "registering",
+            Self::LoggingIn => "logging in",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Waiting => "waiting",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Where the live status is posted and read. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Board {
+    status: watch::Sender<Status>,
+}
+
+impl Board {
+    /// The status of an agent that has just started.
+    pub fn new(account: &Account) -> Self {
+        let now = now_ms();
+        let status = Status {
+            client: account.client.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at_ms: now,
+            hub: account.hub.to_string(),
+            auth: account.auth.to_string(),
+            is_registered: false,
+            state: State::Starting,
+            since_ms: now,
+            why: None,
+            next_try_ms: None,
+            transport: None,
+            generation: None,
+            last_error: None,
+            counts: Counts::default(),
+        };
+        Self { status: watch::Sender::new(status) }
+    }
+
+    /// The status now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// For waiting until it changes.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn post_step(&self, step: Step, is_registered: bool) {
+        let state = match step {
+            Step::Register { .. } => State::Registering,
+            Step::LogIn | Step::Refresh => State::LoggingIn,
+            Step::Connect => State::Connecting,
+            Step::Wait(_) => State::Waiting,
+        };
+        self.post(state, |status| status.is_registered = is_registered);
+    }
+
+    pub(crate) fn post_connected(&self, transport: Kind, generation: u64) {
+        self.post(State::Connected, |status| {
+            status.transport = Some(transport);
+            status.generation = Some(generation);
+            status.counts.sessions += 1;
+        });
+    }
+
+    pub(crate) fn post_fault(&self, cause: &str, message: &str) {
+        let (cause, message) = (cause.to_owned(), message.to_owned());
+        self.status.send_modify(|status| {
+            status.counts.faults += 1;
+            status.last_error = Some(Trouble { cause, message, at_ms: now_ms() });
+        });
+    }
+
+    pub(crate) fn post_waiting(&self, next_try_ms: u64) {
+        self.post(State::Waiting, |status| {
+            status.why = status.last_error.clone();
+            status.next_try_ms = Some(next_try_ms);
+        });
+    }
+
+    pub(crate) fn post_stopping(&self) {
+        self.post(State::Stopping, |_| {});
+    }
+
+    /// After each event of a session. Wakes nobody: there may be thousands a second.
+    pub(crate) fn post_figures(&self, before: Counts, session: &Session) {
+        let (received, duplicates) = session.receiver().counts();
+        self.status.send_if_modified(|status| {
+            status.counts.carried_up = before.carried_up + session.sender().carried();
+            status.counts.carried_down = before.carried_down + received;
+            status.counts.duplicates_down = before.duplicates_down + duplicates;
+            false
+        });
+    }
+
+    fn post(&self, state: State, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(|status| {
+            if status.state != state {
+                (status.state, status.since_ms) = (state, now_ms());
+            }
+            (status.why, status.next_try_ms) = (None, None);
+            (status.transport, status.generation) = (None, None);
+            change(status);
+        });
+    }
+}
+
+/// The figures in Prometheus's form.
+pub fn metrics(status: &Status) -> String {
+    let Counts { sessions, faults, carried_up, carried_down, duplicates_down } = status.counts;
+    let connected = u64::from(status.state == State::Connected);
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        ("spoke_agent_connected", "gauge", "1 while a session with the hub is up.", connected),
+        ("spoke_agent_sessions_total", "counter", "Sessions begun.", sessions),
+        ("spoke_agent_faults_total", "counter", "Faults, repeated ones included.", faults),
+        ("spoke_agent_carried_up_total", "counter", "Entries the hub acknowledged.", carried_up),
+        ("spoke_agent_carried_down_total", "counter", "Entries that came down.", carried_down),
+        (
+            "spoke_agent_duplicates_down_total",
+            "counter",
+            "Entries that came down again and were passed over.",
+            duplicates_down,
+        ),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board() -> Board {
+        Board::new(&Account {
+            client: "dev1".parse().unwrap(),
+            auth: "https://a".parse().unwrap(),
+            hub: "https://h".parse().unwrap(),
+        })
+    }
+
+    #[test]
+    fn a_wait_says_why_and_until_when_and_a_connection_forgets_both() {
+        let board = board();
+        board.post_fault("unreachable", "no route");
+        board.post_waiting(7);
+        let waiting = board.status();
+        assert_eq!((waiting.state, waiting.next_try_ms), (State::Waiting, Some(7)));
+        assert_eq!(waiting.why.unwrap().message, "no route");
+        board.post_connected(Kind::Http, 3);
+        let connected = board.status();
+        assert_eq!((connected.why, connected.next_try_ms), (None, None));
+        assert_eq!((connected.transport, connected.generation), (Some(Kind::Http), Some(3)));
+        assert_eq!(connected.last_error.unwrap().cause, "unreachable");
+        assert!(metrics(&board.status()).contains("\nspoke_agent_connected 1\n"));
+    }
+
+    #[test]
+    fn a_status_survives_its_json() {
+        let status = board().status();
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+    }
+}

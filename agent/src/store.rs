@@ -1,0 +1,145 @@
+//! What the device's Redis tells of the agent, whether one runs or not: cursors, what waits, losses.
+
+use redis::{Value, cmd};
+use spoke_shared::{
+    client::ClientId,
+    seq::Seq,
+    store::{
+        Redis, StoreError,
+        copy::CopyStore,
+        keys::DeviceKeys,
+        origin::{OriginStore, Standing},
+    },
+    wire::frame::Cursor,
+};
+
+/// What is in the device's Redis.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The out stream.
+    pub out: Standing,
+    /// The in stream.
+    pub inbound: Cursor,
+    /// What is in the out stream and not acknowledged yet.
+    pub waiting: Waiting,
+    /// Ranges of entries in the loss ledger.
+    pub losses: u64,
+}
+
+/// What waits to be carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// How many entries.
+    pub entries: Count,
+    /// The first of them.
+    pub oldest: Option<Seq>,
+}
+
+/// A count that is not driven further than it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Exactly(u64),
+    /// More than so many.
+    MoreThan(u64),
+}
+
+/// Entries that are counted one by one at most.
+const COUNTED_MAX: u64 = 10_000;
+/// Bytes that are read for it at most.
+const COUNTED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Entries of one read: each may be as large as 1 MiB.
+const PAGE: usize = 100;
+
+/// Reads the device's Redis.
+#[derive(Clone)]
+pub struct DeviceStore {
+    redis: Redis,
+    origin: OriginStore,
+    copy: CopyStore,
+    lost: String,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self::Exactly(0)
+    }
+}
+
+impl DeviceStore {
+    /// The store of this client behind these keys.
+    pub fn new(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
+        Self {
+            origin: OriginStore::device(redis.clone(), keys),
+            copy: CopyStore::device(redis.clone(), keys, client),
+            lost: keys.lost(),
+            redis,
+        }
+    }
+
+    /// All there is to know.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn facts(&self) -> Result<Facts, StoreError> {
+        let (out, inbound, losses) =
+            tokio::try_join!(self.origin.standing(), self.copy.cursor(), self.losses())?;
+        let waiting = self.count(&out).await?;
+        Ok(Facts { out, inbound, waiting, losses })
+    }
+
+    /// What waits to be carried.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
+        let standing = self.origin.standing().await?;
+        self.count(&standing).await
+    }
+
+    async fn count(&self, standing: &Standing) -> Result<Waiting, StoreError> {
+        let Standing { origin, length, .. } = *standing;
+        if length == 0 || origin.last <= origin.acked {
+            return Ok(Waiting::default());
+        }
+        if origin.acked < origin.first {
+            let oldest = Some(origin.first);
+            return Ok(Waiting { entries: Count::Exactly(length), oldest });
+        }
+        let (mut counted, mut bytes, mut after) = (0, 0, origin.acked);
+        let mut oldest = None;
+        loop {
+            let page = self.origin.read(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            oldest = oldest.or(page.first().map(|entry| entry.seq));
+            after = last.seq;
+            counted += page.len() as u64;
+            bytes += page.iter().map(|entry| entry.bytes()).sum::<usize>();
+            if page.len() < PAGE {
+                break;
+            }
+            if counted >= COUNTED_MAX || bytes >= COUNTED_BYTES_MAX {
+                return Ok(Waiting { entries: Count::MoreThan(counted), oldest });
+            }
+        }
+        Ok(Waiting { entries: Count::Exactly(counted), oldest })
+    }
+
+    async fn losses(&self) -> Result<u64, StoreError> {
+        let mut xlen = cmd("XLEN");
+        xlen.arg(&self.lost);
+        match xlen.query_async(&mut self.redis.connection()).await? {
+            Value::Int(losses) => Ok(losses.unsigned_abs()),
+            _ => Ok(0),
+        }
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exactly(count) => write!(f, "{count}"),
+            Self::MoreThan(count) => write!(f, "more than {count}"),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The requests of the HTTP transport, and what their refusals would be over a WebSocket.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderValue, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use reqwest::{Client, RequestBuilder};
+use serde::de::DeserializeOwned;
+use spoke_shared::{
+    config::ServiceUrl,
+    limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
+    link::Heard,
+    seq::{Epoch, Seq},
+    wire::{
+        frame::{Goaway, Reason},
+        json::XreadForm,
+    },
+};
+
+use crate::denial::Denial;
+
+/// The header that fences a session.
+const GENERATION: &str = "spoke-generation";
+
+/// Why a request did not do what it was for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the request failed")]
+    Request(#[source] reqwest::Error),
+    #[error("the hub answered {0}")]
+    Denied(Denial),
+    #[error("the hub's answer is none that it gives")]
+    Malformed(#[source] serde_json::Error),
+    #[error("the hub's answer is larger than {HTTP_BODY_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+pub(super) struct Requests {
+    pub(super) http: Client,
+    pub(super) hub: ServiceUrl,
+    pub(super) bearer: HeaderValue,
+    pub(super) heard: Heard,
+}
+
+impl Requests {
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        generation: Option<u64>,
+        body: Vec<u8>,
+    ) -> Result<T, Fault> {
+        let mut request = self.http.post(self.hub.join(path));
+        if let Some(generation) = generation {
+            request = request.header(GENERATION, generation);
+        }
+        self.ask(request.header(CONTENT_TYPE, "application/json").body(body)).await
+    }
+
+    pub(super) async fn poll(
+        &self,
+        generation: u64,
+        epoch: Epoch,
+        after: Seq,
+    ) -> Result<XreadForm, Fault> {
+        let block_ms = BLOCK_MAX.as_millis();
+        let query =
+            format!("seq={after}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}");
+        let url = self.hub.join(&format!("/xread?{query}"));
+        self.ask(self.http.get(url).header(GENERATION, generation)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Fault> {
+        let request = request.header(AUTHORIZATION, self.bearer.clone());
+        let failed = |error: reqwest::Error| Fault::Request(error.without_url());
+        let mut response = request.send().await.map_err(failed)?;
+        let mut body = BytesMut::new();
+        self.heard.touch(Instant::now());
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            self.heard.touch(Instant::now());
+            if body.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
+                return Err(Fault::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let body: Bytes = body.freeze();
+        if response.status() != StatusCode::OK {
+            let denial = Denial::new(response.status(), response.headers(), &body);
+            return Err(Fault::Denied(denial));
+        }
+        serde_json::from_slice(&body).map_err(Fault::Malformed)
+    }
+}
+
+/// What the same refusal would be over a WebSocket.
+pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
+    let denial = match fault {
+        Fault::Denied(denial) => denial,
+        Fault::Malformed(_) | Fault::TooLarge => {
+            let message = fault.to_string();
+            return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
+        }
+        Fault::Request(_) => return None,
+    };
+    let reason = match denial.status {
+        StatusCode::UNAUTHORIZED => Reason::Unauthorized,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Reason::Protocol,
+        StatusCode::CONFLICT => Reason::from_word(denial.reason.as_deref().unwrap_or_default()),
+        _ if denial.is_busy() => Reason::Unavailable,
+        _ => return None,
+    };
+    let wait_ms = denial.retry_after.unwrap_or_default().as_millis() as u64;
+    Some(Goaway { reason, message: denial.to_string(), wait_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn told(status: u16, body: &str) -> Option<Goaway> {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", HeaderValue::from_static("3"));
+        let status = StatusCode::from_u16(status).unwrap();
+        goaway(&Fault::Denied(Denial::new(status, &headers, body.as_bytes())))
+    }
+
+    #[test]
+    fn each_refusal_is_the_goaway_that_a_websocket_would_bring() {
+        for (status, word, reason) in [
+            (401, "unauthorized", Reason::Unauthorized),
+            (409, "gap", Reason::Gap),
+            (409, "stale-epoch", Reason::StaleEpoch),
+            (409, "superseded", Reason::Superseded),
+            (409, "of the future", Reason::Other),
+            (400, "malformed", Reason::Protocol),
+            (413, "too-large", Reason::Protocol),
+            (429, "too-many", Reason::Unavailable),
+            (503, "unavailable", Reason::Unavailable),
+        ] {
+            let goaway = told(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
+            assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {word}");
+            assert!(goaway.message.contains(word));
+        }
+    }
+
+    #[test]
+    fn what_no_hub_says_is_a_broken_line() {
+        for status in [302, 404, 405, 500, 502, 504] {
+            assert_eq!(told(status, "<html>"), None, "{status}");
+        }
+    }
+}

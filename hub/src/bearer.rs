@@ -1,0 +1,107 @@
+//! Whose request it is: the bearer token in the header, and never in a URL, since URLs are logged.
+
+use axum::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    http::request::Parts,
+};
+use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+use secrecy::SecretString;
+use spoke_shared::{client::ClientId, refusal::Refusal, seq::Epoch};
+
+use crate::hub::Hub;
+
+/// The header by which the HTTP transport names its session.
+pub const GENERATION: &str = "spoke-generation";
+
+/// Names under which people put tokens into URLs.
+const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
+
+/// Who makes a request. All that is read or written is this client's.
+#[derive(Clone)]
+pub struct Caller {
+    /// The session's client.
+    pub client: ClientId,
+    /// The session that the request belongs to, where it says so.
+    pub generation: Option<u64>,
+    /// The token, to look it up again.
+    pub token: SecretString,
+}
+
+impl Caller {
+    /// Who this token lets in.
+    ///
+    /// # Errors
+    /// 401 if it lets nobody in, 503 if that cannot be found out.
+    pub async fn of_token(hub: &Hub, token: SecretString) -> Result<Self, Refusal> {
+        let client = hub.sessions.client_of(&token).await.map_err(|error| hub.unavailable(&error))?;
+        let Some(client) = client else { return Err(unauthorized(hub)) };
+        Ok(Self { client, generation: None, token })
+    }
+}
+
+impl FromRequestParts<Hub> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Self, Refusal> {
+        refuse_token_in_url(parts.uri.query())?;
+        let token = bearer(&parts.headers).ok_or_else(|| unauthorized(hub))?;
+        let generation = generation(&parts.headers)?;
+        Ok(Self { generation, ..Self::of_token(hub, token).await? })
+    }
+}
+
+/// For a route that takes the token elsewhere too: none without an `Authorization` header.
+impl OptionalFromRequestParts<Hub> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Option<Self>, Refusal> {
+        refuse_token_in_url(parts.uri.query())?;
+        if !parts.headers.contains_key(AUTHORIZATION) {
+            return Ok(None);
+        }
+        <Self as FromRequestParts<Hub>>::from_request_parts(parts, hub).await.map(Some)
+    }
+}
+
+/// Nobody, or nobody any more: the same answer for both.
+pub fn unauthorized(hub: &Hub) -> Refusal {
+    hub.metrics.unauthorized.add(1);
+    let message = "this needs the token of a live session in the header Authorization: Bearer …";
+    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
+        .then(|| token.trim().to_owned().into())
+}
+
+fn generation(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get(GENERATION) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let message = "the header Spoke-Generation is a whole number of at most 64 bits";
+    number.map(Some).ok_or_else(|| malformed(message))
+}
+
+fn refuse_token_in_url(query: Option<&str>) -> Result<(), Refusal> {
+    let names = query.unwrap_or("").split('&').filter_map(|pair| pair.split('=').next());
+    for name in names {
+        if IN_URL.iter().any(|token| token.eq_ignore_ascii_case(name)) {
+            let message = "a token does not belong in a URL, since URLs are logged; end that \
+                           session and send the token in the header Authorization: Bearer …";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "token-in-url", message));
+        }
+    }
+    Ok(())
+}
+
+/// A request that is not of its form.
+pub fn malformed(message: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "malformed", message)
+}
+
+/// An epoch from a query.
+pub fn epoch(text: &str) -> Option<Epoch> {
+    text.parse().ok().map(Epoch)
+}

@@ -1,0 +1,105 @@
+//! `spoke-hub clients`
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use spoke_shared::{
+    link::now_ms,
+    store::{
+        fleet::{self, ClientRow},
+        keys::HubKeys,
+    },
+};
+
+use super::print;
+use crate::config::Config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As a JSON list
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let redis = super::redis(config)?;
+    let rows = fleet::clients(&redis, &HubKeys::new(&config.key_prefix)).await?;
+    let text = if args.json {
+        let rows: Vec<Value> = rows.iter().map(form).collect();
+        format!("{}\n", serde_json::to_string_pretty(&rows)?)
+    } else {
+        table(&rows, now_ms())
+    };
+    Ok(print(&text)?)
+}
+
+fn form(row: &ClientRow) -> Value {
+    json!({
+        "client": row.client,
+        "connectedSince": row.connected_since,
+        "lastSeen": row.last_seen,
+        "version": row.version,
+        "address": row.address,
+        "in": { "epoch": row.cursor.0, "seq": row.cursor.1, "received": row.received },
+        "out": {
+            "epoch": row.out.origin.epoch,
+            "last": row.out.origin.last,
+            "acked": row.out.origin.acked,
+            "length": row.out.length,
+            "isCaughtUp": is_caught_up(row),
+            "dead": row.out.dead,
+        },
+    })
+}
+
+fn is_caught_up(row: &ClientRow) -> bool {
+    row.out.origin.acked >= row.out.origin.last
+}
+
+fn table(rows: &[ClientRow], now_ms: u64) -> String {
+    if rows.is_empty() {
+        return "no client has been here yet\n".to_owned();
+    }
+    let mut text = format!(
+        "{:<20} {:<9} {:>9} {:>9} {:<6} {:<20}\n",
+        "CLIENT", "CONNECTED", "LAST SEEN", "RECEIVED", "DOWN", "VERSION"
+    );
+    for row in rows {
+        let since = |then: Option<u64>| then.map_or("-".to_owned(), |then| ago(now_ms, then));
+        let down = if is_caught_up(row) { "ok" } else { "behind" };
+        let _ = writeln!(
+            text,
+            "{:<20} {:<9} {:>9} {:>9} {down:<6} {:<20}",
+            row.client.as_str(),
+            since(row.connected_since),
+            since(row.last_seen),
+            row.received,
+            row.version.escape_debug().to_string(),
+        );
+    }
+    text
+}
+
+/// One number and one unit: `42s`, `3h`.
+fn ago(now_ms: u64, then_ms: u64) -> String {
+    let seconds = now_ms.saturating_sub(then_ms) / 1000;
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_one_number_and_one_unit() {
+        let ages = [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")];
+        for (seconds, text) in ages {
+            assert_eq!(ago(1_000_000_000, 1_000_000_000 - seconds * 1000), text);
+        }
+    }
+}

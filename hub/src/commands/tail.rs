@@ -1,0 +1,112 @@
+//! `spoke-hub tail`
+
+use std::fmt::Write;
+
+use serde_json::json;
+use spoke_shared::{
+    client::ClientId,
+    entry::Entry,
+    limits::BATCH_ENTRIES_MAX,
+    seq::Seq,
+    shutdown::Shutdown,
+    store::{fleet, hints::Hints, keys::HubKeys},
+    wire::json::ReadForm,
+};
+
+use super::print;
+use crate::config::Config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only what this client sends
+    #[arg(long)]
+    client: Option<ClientId>,
+    /// From the first entry that is still there, not from now on
+    #[arg(long)]
+    all: bool,
+    /// A JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    let shutdown = Shutdown::on_signals()?;
+    let hints = Hints::new();
+    let news = hints.watch(&keys.inbound());
+    let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.clone());
+    shutdown.spawn("hints", listening);
+    let mut after = if args.all { Seq::ZERO } else { fleet::newest(&redis, &keys).await? };
+    while !shutdown.is_begun() {
+        let entries = fleet::inbound(&redis, &keys, after, BATCH_ENTRIES_MAX).await?;
+        let Some(last) = entries.last() else {
+            tokio::select! {
+                () = news.news() => continue,
+                () = shutdown.begun() => break,
+            }
+        };
+        after = last.seq;
+        for entry in entries.into_iter().filter(|entry| is_from(entry, args.client.as_ref())) {
+            let line = if args.json {
+                format!("{}\n", json!(ReadForm::from(entry)))
+            } else {
+                readable(&entry)
+            };
+            print(&line)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_from(entry: &Entry, client: Option<&ClientId>) -> bool {
+    let Some(client) = client else { return true };
+    let sender = entry.fields.iter().find(|(name, _)| name.as_ref() == b"client");
+    sender.is_some_and(|(_, value)| value.as_ref() == client.as_str().as_bytes())
+}
+
+/// `1700000000000-0  client=dev1 epoch=1 seq=…  topic=test payload={"type":"x"}`; what is not
+/// printable is escaped, so that an entry cannot command the terminal.
+fn readable(entry: &Entry) -> String {
+    let mut line = entry.seq.to_string();
+    for (at, (name, value)) in entry.fields.iter().enumerate() {
+        let gap = if at == 0 || at == 3 { "  " } else { " " };
+        let _ = write!(line, "{gap}{}={}", shown(name), shown(value));
+    }
+    line.push('\n');
+    line
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let printable = |char: char| !char.is_control();
+    if matches!(text, std::borrow::Cow::Borrowed(_)) && text.chars().all(printable) {
+        text.into_owned()
+    } else {
+        bytes.escape_ascii().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spoke_shared::entry::Field;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_cannot_command_the_terminal() {
+        let field = |name: &'static str, value: &'static [u8]| -> Field {
+            (name.into(), value.into())
+        };
+        let fields = vec![
+            field("client", b"dev1"),
+            field("epoch", b"1"),
+            field("seq", b"5-0"),
+            field("text", "é {\"a\":1}".as_bytes()),
+            field("evil", b"\x1b[2J\xff"),
+        ];
+        assert_eq!(
+            readable(&Entry { seq: Seq::new(7, 0), fields }),
+            "7-0  client=dev1 epoch=1 seq=5-0  text=é {\"a\":1} evil=\\x1b[2J\\xff\n"
+        );
+    }
+}

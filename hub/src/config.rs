@@ -1,0 +1,108 @@
+//! Settings of the hub: `/etc/spoke/hub.toml`, over it `SPOKE_HUB_…`, over that flags.
+
+use serde::{Deserialize, Serialize};
+use spoke_shared::{
+    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
+};
+
+/// All settings, each with its default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where agents come to.
+    pub listen: String,
+    /// Health and metrics; empty for none.
+    pub admin_listen: String,
+    /// Where the streams are.
+    pub redis: RedisUrl,
+    /// Where auth keeps its sessions; without it, in `redis`.
+    pub auth_redis: Option<RedisUrl>,
+    /// What all keys of the hub begin with; several fleets may share one Redis.
+    pub key_prefix: String,
+    /// What all keys of auth begin with.
+    pub auth_key_prefix: String,
+    /// When an entry counts as kept. This version gives `memory`: once Redis has applied it.
+    pub ack: String,
+    /// About how many entries the in stream keeps; 0 keeps all.
+    pub in_max_len: u64,
+    /// Connections at a time.
+    pub connections: usize,
+    /// WebSockets and waiting reads of one client at a time.
+    pub connections_per_client: usize,
+    /// Whether batches are packed where the agent takes that and it pays.
+    pub compression: bool,
+    /// Certificate and key; both empty behind a proxy.
+    pub tls: TlsSettings,
+    /// What is logged, and how.
+    pub log: LogSettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "0.0.0.0:8443".to_owned(),
+            admin_listen: "127.0.0.1:9464".to_owned(),
+            redis: RedisUrl::default(),
+            auth_redis: None,
+            key_prefix: "spoke-hub".to_owned(),
+            auth_key_prefix: "spoke-auth".to_owned(),
+            ack: "memory".to_owned(),
+            in_max_len: 0,
+            connections: CONNECTIONS_MAX,
+            connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
+            compression: true,
+            tls: TlsSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types alone do not.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used, with the mend.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.ack != "memory" {
+            let problem = format!(
+                "it is {:?}; this version gives \"memory\" only and will not promise more than it \
+                 keeps; remove the setting, and let redis sync with `appendfsync always` if you \
+                 need that",
+                self.ack
+            );
+            return Err(ConfigError::bad("ack", problem));
+        }
+        for (key, prefix) in
+            [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
+        {
+            if prefix.is_empty() {
+                return Err(ConfigError::bad(key, "it is empty; give a word such as spoke-hub"));
+            }
+        }
+        for (key, count) in [
+            ("connections", self.connections),
+            ("connections_per_client", self.connections_per_client),
+        ] {
+            if count == 0 {
+                return Err(ConfigError::bad(key, "it is 0, so nobody could connect; give 1 or more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_of_acknowledgement_that_cannot_be_given_is_refused_not_ignored() {
+        assert!(Config::default().validate().is_ok());
+        for ack in ["fsync", "replicas:1", ""] {
+            let config = Config { ack: ack.to_owned(), ..Config::default() };
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains("ack") && message.contains("memory"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What all routes share.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use spoke_shared::{
+    client::ClientId,
+    refusal::Refusal,
+    seq::Epoch,
+    shutdown::Shutdown,
+    store::{
+        Redis, StoreError, copy::CopyStore, hints::Hints, keys::HubKeys, origin::OriginStore,
+        session::Sessions,
+    },
+    wire::frame::{Features, Goaway, Reason},
+};
+use tracing::warn;
+
+use crate::{config::Config, live::Live, metrics::Metrics};
+
+/// The span over which agents are asked to come back after a restart.
+const RETURN_SPREAD: Duration = Duration::from_secs(5);
+
+/// One hub process. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Shared>);
+
+/// What a hub process has one of.
+pub struct Shared {
+    /// Its settings.
+    pub config: Config,
+    /// Where the streams are.
+    pub redis: Redis,
+    /// Its keys.
+    pub keys: HubKeys,
+    /// Whose tokens live.
+    pub sessions: Sessions,
+    /// Who waits for which key.
+    pub hints: Hints,
+    /// Who is connected here.
+    pub live: Live,
+    /// What was done.
+    pub metrics: Metrics,
+    /// When to stop.
+    pub shutdown: Shutdown,
+    /// This process, among several on one Redis.
+    pub name: String,
+}
+
+impl std::ops::Deref for Hub {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Hub {
+    /// A hub that nobody has come to yet.
+    pub fn new(config: Config, redis: Redis, auth_redis: Redis, shutdown: Shutdown) -> Self {
+        let keys = HubKeys::new(&config.key_prefix);
+        let sessions = Sessions::new(auth_redis, &config.auth_key_prefix);
+        let live = Live::new(config.connections_per_client);
+        Self(Arc::new(Shared {
+            keys,
+            sessions,
+            hints: Hints::new(),
+            live,
+            metrics: Metrics::default(),
+            name: format!("{:08x}", rand::random::<u32>()),
+            config,
+            redis,
+            shutdown,
+        }))
+    }
+
+    /// A client's out stream.
+    pub fn origin(&self, client: &ClientId) -> OriginStore {
+        OriginStore::hub(self.redis.clone(), &self.keys, client)
+    }
+
+    /// The in stream, for what a client sends in the session of this generation.
+    pub fn copy(&self, client: &ClientId, generation: Option<u64>) -> CopyStore {
+        let max_len = self.config.in_max_len;
+        CopyStore::hub(self.redis.clone(), &self.keys, client, generation, max_len)
+    }
+
+    /// What this hub can do beyond its protocol version.
+    pub fn features(&self) -> Features {
+        if self.config.compression { Features::COMPRESSION } else { Features::default() }
+    }
+
+    /// Counts and logs a fault of Redis; who asked hears only that it may come again.
+    pub fn unavailable(&self, error: &StoreError) -> Refusal {
+        self.metrics.store_errors.add(1);
+        warn!(error = error as &dyn std::error::Error, "redis failed");
+        let message = "the hub's store cannot take anything now; what you sent may be sent again";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(2)
+    }
+
+    /// What a session is told when this process stops: to come back, but not all at once.
+    pub fn restart(&self) -> Goaway {
+        let wait = RETURN_SPREAD.mul_f64(rand::random());
+        Goaway {
+            reason: Reason::Restart,
+            message: "the hub restarts".to_owned(),
+            wait_ms: wait.as_millis() as u64,
+        }
+    }
+}
+
+/// The refusal of a request whose session is not the newest.
+pub fn superseded() -> Refusal {
+    let message = "a newer session of this client has begun; if that is another device, two devices \
+                   share one identity";
+    Refusal::new(StatusCode::CONFLICT, "superseded", message)
+}
+
+/// The refusal of a request of an older life of the stream.
+pub fn stale_epoch(current: Epoch) -> Refusal {
+    let message = format!("this stream is in epoch {current} now; ask where it stands and go on there");
+    Refusal::new(StatusCode::CONFLICT, "stale-epoch", message)
+}

@@ -1,0 +1,164 @@
+//! Who is connected to this process, and how they are told to go.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::StatusCode;
+use spoke_shared::{
+    client::ClientId,
+    refusal::Refusal,
+    wire::frame::{Goaway, Reason},
+};
+use tokio::sync::oneshot;
+
+/// The connections of all clients.
+pub struct Live {
+    per_client: usize,
+    connections: Arc<Mutex<Connections>>,
+}
+
+#[derive(Default)]
+struct Connections {
+    next: u64,
+    clients: HashMap<ClientId, Vec<Connection>>,
+    count: usize,
+}
+
+struct Connection {
+    id: u64,
+    /// There is one for a session, until it is used; a waiting read goes by itself.
+    stop: Option<oneshot::Sender<Goaway>>,
+}
+
+/// A connection's place, given back when dropped.
+pub struct Ticket {
+    id: u64,
+    client: ClientId,
+    connections: Arc<Mutex<Connections>>,
+}
+
+impl Live {
+    /// Nobody yet; each client may have that many at a time.
+    pub fn new(per_client: usize) -> Self {
+        Self { per_client, connections: Arc::default() }
+    }
+
+    /// A place for a waiting read.
+    ///
+    /// # Errors
+    /// 429 if the client has too many connections.
+    pub fn wait(&self, client: &ClientId) -> Result<Ticket, Refusal> {
+        self.enter(client, None)
+    }
+
+    /// A place for a session, and what tells it to go.
+    ///
+    /// # Errors
+    /// 429 if the client has too many connections.
+    pub fn session(
+        &self,
+        client: &ClientId,
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
+        let (stop, stopped) = oneshot::channel();
+        Ok((self.enter(client, Some(stop))?, stopped))
+    }
+
+    /// Tells the client's other sessions that the one of this ticket, or one without a connection,
+    /// is newer.
+    pub fn supersede(&self, client: &ClientId, newest: Option<&Ticket>) -> u64 {
+        let mut told = 0;
+        let newest = newest.map(|ticket| ticket.id);
+        for connection in lock(&self.connections).clients.get_mut(client).into_iter().flatten() {
+            if Some(connection.id) != newest
+                && let Some(stop) = connection.stop.take()
+            {
+                let message = "a newer session of this client has begun; if that is another device, \
+                               two devices share one identity";
+                let (reason, message) = (Reason::Superseded, message.to_owned());
+                told += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
+            }
+        }
+        told
+    }
+
+    /// How many connections there are.
+    pub fn count(&self) -> usize {
+        lock(&self.connections).count
+    }
+
+    fn enter(
+        &self,
+        client: &ClientId,
+        stop: Option<oneshot::Sender<Goaway>>,
+    ) -> Result<Ticket, Refusal> {
+        let mut connections = lock(&self.connections);
+        let id = connections.next;
+        let own = connections.clients.entry(client.clone()).or_default();
+        if own.len() >= self.per_client {
+            let message = "this client has too many connections open";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(Refusal::new(status, "too-many-connections", message).retry_after(5));
+        }
+        own.push(Connection { id, stop });
+        connections.next += 1;
+        connections.count += 1;
+        Ok(Ticket { id, client: client.clone(), connections: self.connections.clone() })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut connections = lock(&self.connections);
+        connections.count -= 1;
+        if let Some(own) = connections.clients.get_mut(&self.client) {
+            own.retain(|connection| connection.id != self.id);
+            if own.is_empty() {
+                connections.clients.remove(&self.client);
+            }
+        }
+    }
+}
+
+fn lock(connections: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
+    connections.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(name: &str) -> ClientId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_newer_session_tells_the_older_ones_of_its_client_and_nobody_else() {
+        let live = Live::new(8);
+        let (older, mut told) = live.session(&client("dev1")).unwrap();
+        let (_other, mut untold) = live.session(&client("dev2")).unwrap();
+        let _waiting = live.wait(&client("dev1")).unwrap();
+        let (newest, mut newest_told) = live.session(&client("dev1")).unwrap();
+
+        assert_eq!(live.supersede(&client("dev1"), Some(&newest)), 1);
+
+        assert_eq!(told.try_recv().unwrap().reason, Reason::Superseded);
+        assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
+        assert_eq!(live.supersede(&client("dev1"), Some(&newest)), 0, "told once");
+        drop(older);
+        assert_eq!(live.count(), 3);
+    }
+
+    #[test]
+    fn a_client_has_no_more_connections_than_it_may_and_gets_places_back() {
+        let live = Live::new(2);
+        let first = live.wait(&client("dev1")).unwrap();
+        let _second = live.session(&client("dev1")).unwrap();
+        let refused = live.wait(&client("dev1")).map(|_| ()).unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.reason), (429, "too-many-connections"));
+        assert!(live.wait(&client("dev2")).is_ok());
+        drop(first);
+        assert!(live.wait(&client("dev1")).is_ok());
+    }
+}

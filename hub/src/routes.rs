@@ -1,0 +1,25 @@
+//! The doors of the hub: a file for each.
+
+mod seq;
+mod session;
+mod sync;
+mod xadd;
+mod xread;
+
+use axum::{Router, extract::DefaultBodyLimit};
+use spoke_shared::{limits::HTTP_BODY_BYTES_MAX, refusal::fallback};
+
+use crate::hub::Hub;
+
+/// All routes.
+pub fn router(hub: Hub) -> Router {
+    let routes = Router::new()
+        .merge(seq::router())
+        .merge(session::router())
+        .merge(sync::router())
+        .merge(xadd::router())
+        .merge(xread::router())
+        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
+        .with_state(hub);
+    fallback(routes)
+}

@@ -1,0 +1,15 @@
+//! `GET /seq`: how far this client's entries have come.
+
+use axum::{Json, Router, extract::State, routing::get};
+use spoke_shared::{refusal::Refusal, wire::json::CursorForm};
+
+use crate::{bearer::Caller, entries, hub::Hub};
+
+pub(super) fn router() -> Router<Hub> {
+    Router::new().route("/seq", get(seq))
+}
+
+async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorForm>, Refusal> {
+    hub.metrics.seq_requests.add(1);
+    entries::cursor(&hub, &caller).await.map(Json)
+}

@@ -1,0 +1,63 @@
+//! `POST /session`: the handshake of the HTTP transport, with the same proof and the same fence as
+//! on the WebSocket.
+
+use axum::{Extension, Json, Router, extract::State, routing::post};
+use spoke_shared::{
+    limits::TEXT_BYTES_MAX,
+    link::now_ms,
+    refusal::{JsonOrForm, Refusal},
+    serve::PeerAddress,
+    store::presence::{self, Arrival},
+    wire::{
+        frame::Granted,
+        json::{HelloForm, WelcomeForm},
+    },
+};
+use tracing::info;
+
+use crate::{
+    bearer::{Caller, malformed},
+    hub::Hub,
+};
+
+pub(super) fn router() -> Router<Hub> {
+    Router::new().route("/session", post(session))
+}
+
+async fn session(
+    State(hub): State<Hub>,
+    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    caller: Caller,
+    JsonOrForm(hello): JsonOrForm<HelloForm>,
+) -> Result<Json<WelcomeForm>, Refusal> {
+    hub.metrics.session_requests.add(1);
+    if hello.version.len() > TEXT_BYTES_MAX {
+        return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
+    }
+    let client = &caller.client;
+    let address = address.to_string();
+    let arrival = Arrival { version: &hello.version, address: &address, hub: &hub.name };
+    let begun = async {
+        let generation =
+            presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
+        hub.metrics.sessions.add(1);
+        hub.metrics.superseded.add(hub.live.supersede(client, None));
+        // There is no connection that could be seen to end: it counts as last seen now.
+        presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await?;
+        let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
+        let cursor = hello.cursor.into();
+        let (begun, cursor) = tokio::try_join!(origin.begin(&cursor, now_ms()), copy.cursor())?;
+        Ok((generation, begun, cursor))
+    };
+    let (generation, begun, cursor) = begun.await.map_err(|error| hub.unavailable(&error))?;
+    info!(%client, generation, version = hello.version, "session begins over HTTP");
+    Ok(Json(WelcomeForm {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation,
+        cursor: cursor.into(),
+        origin: begun.origin.into(),
+        position: begun.position.into(),
+        granted: Granted::default().into(),
+        server_time_ms: now_ms(),
+    }))
+}

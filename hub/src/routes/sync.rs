@@ -1,0 +1,99 @@
+//! `GET /sync`: the upgrade to a WebSocket. Who may come in is settled before it, so that a bad
+//! token is answered 401 and not by a connection that closes.
+
+use axum::{
+    Extension, Router,
+    extract::{
+        State,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use spoke_shared::{
+    limits::FRAME_BYTES_MAX,
+    link::Heard,
+    refusal::Refusal,
+    serve::{PeerAddress, Place},
+    wire::frame::SUBPROTOCOL,
+};
+
+use crate::{
+    bearer::{Caller, unauthorized},
+    hub::Hub,
+    json_socket,
+    session::{self, Arrived},
+};
+
+pub(super) fn router() -> Router<Hub> {
+    Router::new().route("/sync", any(sync))
+}
+
+async fn sync(
+    State(hub): State<Hub>,
+    caller: Option<Caller>,
+    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    Extension(heard): Extension<Heard>,
+    Extension(place): Extension<Place>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    hub.metrics.sync_requests.add(1);
+    let offered = offered(&headers);
+    let caller = match (caller, token_offered(&offered)) {
+        (Some(caller), _) => caller,
+        (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into()).await?,
+        (None, None) => return Err(unauthorized(&hub)),
+    };
+    let upgrade = upgrade.map_err(|rejection| {
+        let message = "this path takes a WebSocket handshake only";
+        match rejection.into_response().status() {
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message)
+            }
+            _ => Refusal::new(StatusCode::BAD_REQUEST, "not-a-websocket", message),
+        }
+    })?;
+    let Some(protocol) =
+        [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
+    else {
+        let message = format!("offer {SUBPROTOCOL} or {} as subprotocol", json_socket::SUBPROTOCOL);
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
+    };
+    let (ticket, stopped) = hub.live.session(&caller.client)?;
+    let upgrade = upgrade
+        .protocols([protocol])
+        .max_message_size(FRAME_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX);
+    let shutdown = hub.shutdown.clone();
+    let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        // Tracked, so that the process waits for its goodbye.
+        shutdown.spawn("session", async move {
+            let _place = place;
+            if protocol == SUBPROTOCOL {
+                session::serve(arrived, socket).await;
+            } else {
+                json_socket::serve(arrived, socket).await;
+            }
+        });
+    }))
+}
+
+fn offered(headers: &HeaderMap) -> Vec<&str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim).collect()
+}
+
+/// A browser cannot set headers: behind `spoke.v1.json` the second one offered may be the token.
+fn token_offered<'a>(offered: &[&'a str]) -> Option<&'a str> {
+    match offered {
+        [json_socket::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),
+        _ => None,
+    }
+}

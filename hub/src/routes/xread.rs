@@ -1,0 +1,51 @@
+//! `GET /xread`: what is there for this client, and waiting for it.
+
+use axum::{
+    Json, Router,
+    extract::{RawQuery, State},
+    routing::get,
+};
+use spoke_shared::{refusal::Refusal, wire::json::XreadForm};
+
+use crate::{
+    bearer::{Caller, epoch, malformed},
+    entries::{self, Xread},
+    hub::Hub,
+};
+
+pub(super) fn router() -> Router<Hub> {
+    Router::new().route("/xread", get(xread))
+}
+
+async fn xread(
+    State(hub): State<Hub>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<XreadForm>, Refusal> {
+    hub.metrics.xread_requests.add(1);
+    let ask = asked(query.as_deref().unwrap_or(""))?;
+    entries::xread(&hub, &caller, ask).await.map(Json)
+}
+
+/// By hand, so that a refusal names the parameter that is wrong.
+fn asked(query: &str) -> Result<Xread, Refusal> {
+    let mut ask = Xread::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = |what: &str| malformed(format!("{name} is {what}"));
+        match name {
+            "seq" => ask.seq = value.parse().map_err(|error| malformed(format!("seq: {error}")))?,
+            "epoch" => {
+                ask.epoch = Some(epoch(value).ok_or_else(|| bad("a whole number of 32 bits"))?);
+            }
+            "count" => {
+                ask.count = Some(value.parse().map_err(|_| bad("a whole number of 1 or more"))?);
+            }
+            "blockMs" => {
+                ask.block_ms = value.parse().map_err(|_| bad("a whole number of milliseconds"))?;
+            }
+            _ => return Err(malformed(format!("{name:?} is not one of seq, epoch, count, blockMs"))),
+        }
+    }
+    Ok(ask)
+}

@@ -1,0 +1,277 @@
+//! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
+
+use std::{future::ready, net::SocketAddr, time::Instant};
+
+use axum::extract::ws::{Message, WebSocket};
+use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use spoke_shared::{
+    entry::{Direction, EntryLimits},
+    limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
+    link::{self, Heard, Outcome, Stores, TransportError, now_ms},
+    store::{
+        StoreError,
+        presence::{self, Arrival},
+        session::{digest, session_key},
+    },
+    sync::{
+        position::Begun,
+        receiver::Receiver,
+        sender::{Sender, Trim},
+        session::{End, Heartbeat, Session},
+    },
+    wire::frame::{
+        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome,
+    },
+};
+use secrecy::ExposeSecret;
+use tokio::sync::oneshot;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::{bearer::Caller, hub::Hub, live::Ticket};
+
+/// An upgraded connection of somebody who was let in.
+pub struct Arrived {
+    /// The hub.
+    pub hub: Hub,
+    /// Who it is.
+    pub caller: Caller,
+    /// Where from.
+    pub address: SocketAddr,
+    /// When the last byte came.
+    pub heard: Heard,
+    /// Its place among the client's connections.
+    pub ticket: Ticket,
+    /// Tells it to go.
+    pub stopped: oneshot::Receiver<Goaway>,
+}
+
+impl Arrived {
+    /// Begins a session: from here on every older one of this client is fenced.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn begin(&self, version: &str) -> Result<u64, StoreError> {
+        let (hub, client) = (&self.hub, &self.caller.client);
+        let address = self.address.to_string();
+        let arrival = Arrival { version, address: &address, hub: &hub.name };
+        let generation =
+            presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
+        hub.metrics.sessions.add(1);
+        hub.metrics.superseded.add(hub.live.supersede(client, Some(&self.ticket)));
+        Ok(generation)
+    }
+
+    /// Ends it, unless a newer one has begun.
+    pub async fn end(&self, generation: u64) {
+        let (hub, client) = (&self.hub, &self.caller.client);
+        let ended = presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await;
+        if let Err(error) = ended {
+            debug!(%error, "failed to note that the session is over");
+        }
+    }
+
+    /// Resolves when this session must go: the hub stops, a newer session, a token that ended.
+    pub async fn leave(&mut self) -> Goaway {
+        let hub = &self.hub;
+        tokio::select! {
+            Ok(goaway) = &mut self.stopped => goaway,
+            () = hub.shutdown.begun() => hub.restart(),
+            goaway = token_ended(hub, &self.caller) => goaway,
+        }
+    }
+}
+
+/// Looks again at each hint of the session's key. While auth's Redis does not answer, nothing is
+/// known, and nobody is turned out for that.
+async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
+    let digest = digest(caller.token.expose_secret());
+    let key = session_key(&hub.config.auth_key_prefix, &digest);
+    let hint = hub.hints.watch(&key);
+    loop {
+        hint.news().await;
+        if let Ok(None) = hub.sessions.client_of(&caller.token).await {
+            let message = "the session has ended or was revoked; log in again".to_owned();
+            return Goaway { reason: Reason::Unauthorized, message, wait_ms: 0 };
+        }
+    }
+}
+
+/// Serves an agent to the end of its connection.
+pub async fn serve(arrived: Arrived, socket: WebSocket) {
+    let span = info_span!("session", client = %arrived.caller.client, address = %arrived.address);
+    run(arrived, socket).instrument(span).await;
+}
+
+async fn run(mut arrived: Arrived, socket: WebSocket) {
+    let (sink, stream) = socket.split();
+    let mut frames = Box::pin(stream.filter_map(|message| ready(frame(message))));
+    let mut sink = Box::pin(sink);
+    let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(Some(goaway))) => return dismiss(&mut sink, goaway).await,
+        Ok(Err(None)) => return debug!("gone before its HELLO"),
+        Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
+    };
+    let greeted = match Greeted::new(&arrived, &hello).await {
+        Ok(greeted) => greeted,
+        Err(error) => {
+            arrived.hub.unavailable(&error);
+            let wait_ms = 2000;
+            let goaway = refusal(Reason::Unavailable, "the hub's store does not answer");
+            return dismiss(&mut sink, Goaway { wait_ms, ..goaway }).await;
+        }
+    };
+    let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
+    if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
+        debug!(%error, "gone before its WELCOME");
+    } else {
+        info!(
+            generation = greeted.generation,
+            version = hello.version,
+            cursor = %greeted.cursor.seq,
+            down = ?greeted.begun.position.finding,
+            "session begins"
+        );
+        let features = greeted.features;
+        let outbox = sink
+            .sink_map_err(|error| TransportError::Broken(error.into()))
+            .with(move |frame: Frame| ready(Ok(Message::Binary(frame.encode(features)))));
+        let outcome = greeted.drive(&mut arrived, frames, outbox).await;
+        report(&arrived.hub, &outcome);
+    }
+    arrived.end(greeted.generation).await;
+}
+
+/// A session past its HELLO.
+struct Greeted {
+    generation: u64,
+    begun: Begun,
+    cursor: Cursor,
+    features: Features,
+}
+
+impl Greeted {
+    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, StoreError> {
+        let (hub, client) = (&arrived.hub, &arrived.caller.client);
+        let generation = arrived.begin(&hello.version).await?;
+        let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
+        let (begun, cursor) =
+            tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor())?;
+        let features = hub.features().common(hello.features);
+        Ok(Self { generation, begun, cursor, features })
+    }
+
+    fn welcome(&self, hub: &Hub) -> Welcome {
+        Welcome {
+            major: MAJOR,
+            minor: MINOR,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.generation,
+            cursor: self.cursor,
+            origin: self.begun.origin,
+            granted: Granted::default(),
+            heartbeat_ms: HEARTBEAT.as_millis() as u64,
+            server_time_ms: now_ms(),
+            features: hub.features().common(self.features),
+        }
+    }
+
+    async fn drive(
+        &self,
+        arrived: &mut Arrived,
+        frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
+        outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
+    ) -> Outcome {
+        let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
+        let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
+        let news = hub.hints.watch(origin.key());
+        let stores = Stores {
+            origin: &origin,
+            copy: &copy,
+            news: &news,
+            epoch: self.begun.position.epoch,
+        };
+        let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
+        let cursor = (self.cursor.epoch, self.cursor.seq);
+        let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
+        let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
+        let heard = arrived.heard.clone();
+        link::drive(session, stores, frames, outbox, &heard, arrived.leave(), |_| {}).await
+    }
+}
+
+/// The first frame. `Err(None)`: there was none.
+async fn greeting(
+    frames: &mut (impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin),
+) -> Result<Hello, Option<Goaway>> {
+    match frames.next().await {
+        Some(Ok(Frame::Hello(hello))) if hello.major == MAJOR => Ok(*hello),
+        Some(Ok(Frame::Hello(hello))) => {
+            let message = format!(
+                "this hub speaks version {MAJOR} of the protocol and the agent version {}; bring \
+                 both to the same",
+                hello.major
+            );
+            Err(Some(refusal(Reason::Version, &message)))
+        }
+        Some(Ok(_)) => Err(Some(refusal(Reason::Protocol, "the first frame has to be HELLO"))),
+        Some(Err(TransportError::Malformed(error))) => {
+            Err(Some(refusal(Reason::Protocol, &error.to_string())))
+        }
+        Some(Err(TransportError::Broken(_))) | None => Err(None),
+    }
+}
+
+fn refusal(reason: Reason, message: &str) -> Goaway {
+    Goaway { reason, message: message.to_owned(), wait_ms: 0 }
+}
+
+async fn dismiss(
+    sink: &mut std::pin::Pin<Box<SplitSink<WebSocket, Message>>>,
+    goaway: Goaway,
+) {
+    info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
+    let frame = Frame::Goaway(goaway).encode(Features::default());
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, async {
+        sink.send(Message::Binary(frame)).await?;
+        sink.close().await
+    })
+    .await;
+}
+
+/// The frame in a message; control messages are the WebSocket's own business.
+fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, TransportError>> {
+    let malformed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Some(Err(TransportError::Malformed(error)))
+    };
+    match message {
+        Ok(Message::Binary(bytes)) => match Frame::decode(bytes) {
+            Ok(frame) => Some(Ok(frame)),
+            Err(error) => malformed(error.into()),
+        },
+        Ok(Message::Text(_)) => malformed("a text message in a binary protocol".into()),
+        Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => None,
+        Err(error) => Some(Err(TransportError::Broken(error.into()))),
+    }
+}
+
+fn report(hub: &Hub, outcome: &Outcome) {
+    let (received, duplicates) = outcome.session.receiver().counts();
+    let sent = outcome.session.sender().carried();
+    hub.metrics.accepted.add(received);
+    hub.metrics.duplicates.add(duplicates);
+    hub.metrics.sent.add(sent);
+    match &outcome.end {
+        Ok(end @ (End::Stalled | End::Silent(_))) => {
+            warn!(received, sent, cause = %end, "session ends");
+        }
+        Ok(end) => info!(received, sent, cause = %end, "session ends"),
+        Err(link::LinkError::Store(error)) => {
+            hub.unavailable(error);
+            warn!(received, sent, "session ends: redis failed");
+        }
+        Err(error) => {
+            info!(received, sent, cause = error as &dyn std::error::Error, "session ends");
+        }
+    }
+}

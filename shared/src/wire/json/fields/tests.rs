@@ -1,0 +1,78 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn read(text: &str) -> Result<Vec<Field>, String> {
+    serde_json::from_str::<Fields>(text).map(|fields| fields.0).map_err(|error| error.to_string())
+}
+
+fn own(pairs: &[(&[u8], &[u8])]) -> Vec<Field> {
+    let bytes = Bytes::copy_from_slice;
+    pairs.iter().map(|(name, value)| (bytes(name), bytes(value))).collect()
+}
+
+#[test]
+fn fields_are_pairs_or_an_object_and_keep_order_and_repeats() {
+    assert_eq!(
+        read(r#"[["b","1"],["a","2"],["b","3"]]"#).unwrap(),
+        own(&[(b"b", b"1"), (b"a", b"2"), (b"b", b"3"),])
+    );
+    assert_eq!(
+        read(r#"{"b":"1","a":{"b64":"/w=="},"b":"3"}"#).unwrap(),
+        own(&[(b"b", b"1"), (b"a", b"\xff"), (b"b", b"3"),])
+    );
+    assert_eq!(read(r#"[[{"b64":"AA=="},"x"]]"#).unwrap(), own(&[(b"\0", b"x")]));
+    assert_eq!(read(r#"[[{"\u0062\u00364":"AA=="},"\n"]]"#).unwrap(), own(&[(b"\0", b"\n")]));
+}
+
+#[test]
+fn what_is_no_field_is_refused_with_words() {
+    let table = [
+        (r#"["a","b"]"#, ""),
+        (r#"[["a"]]"#, "invalid length 1"),
+        (r#"[["a","b","c"]]"#, ""),
+        (r#"[["a",1]]"#, "a string or {\"b64\": \"…\"}"),
+        (r#"{"a":null}"#, "a string or {\"b64\": \"…\"}"),
+        (r#"{"a":{"b64":"?"}}"#, "not base64"),
+        (r#"{"a":{"hex":"00"}}"#, "the one key b64"),
+        (r#"{"a":{"b64":"AA==","x":"y"}}"#, "the one key b64"),
+        (r#""a""#, "pairs or as an object"),
+        ("7", "pairs or as an object"),
+    ];
+    for (text, word) in table {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(word), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_string_stays_one_until_base64_is_shorter() {
+    let form =
+        |bytes: &'static [u8]| serde_json::to_value(ByteString(Bytes::from_static(bytes))).unwrap();
+    assert_eq!(form(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
+    assert_eq!(form("é".as_bytes()), json!("é"));
+    assert_eq!(form(b"\xff"), json!({"b64": "/w=="}));
+    assert_eq!(form(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
+}
+
+proptest! {
+    #[test]
+    fn every_list_of_fields_survives_json_and_stays_near_base64s_size(
+        fields in prop::collection::vec(
+            (prop::collection::vec(any::<u8>(), 0..50), prop::collection::vec(0u8..40, 0..50)),
+            0..6)
+    ) {
+        let fields: Vec<_> = fields.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        let text = serde_json::to_string(&Fields(fields.clone())).unwrap();
+        let most = |bytes: &Bytes| bytes.len().div_ceil(3) * 4 + 14;
+        let bound: usize = fields.iter().map(|(n, v)| most(n) + most(v)).sum();
+        prop_assert!(text.len() <= bound + 2);
+        prop_assert_eq!(serde_json::from_str::<Fields>(&text).unwrap().0, fields);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in r#"[\[\]{}",:b64=\\a0 ]{0,80}"#) {
+        let _ = serde_json::from_str::<Fields>(&text);
+    }
+}

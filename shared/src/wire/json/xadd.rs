@@ -1,0 +1,128 @@
+//! The body of `POST /xadd`, read in one pass: its keys say whether it is one entry or a batch.
+//!
+//! Rejected: serde's untagged enums, which copy the whole body first and cannot say what is wrong.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
+
+use super::{BatchForm, EntryForm, Fields};
+use crate::seq::{Epoch, Seq};
+
+/// The body of `POST /xadd`: one entry or a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum XaddForm {
+    /// A batch.
+    Batch(BatchForm),
+    /// One entry.
+    One(EntryForm),
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Seq,
+    Fields,
+    Epoch,
+    After,
+    Through,
+    Entries,
+}
+
+impl<'de> Deserialize<'de> for XaddForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(XaddVisitor)
+    }
+}
+
+struct XaddVisitor;
+
+impl<'de> Visitor<'de> for XaddVisitor {
+    type Value = XaddForm;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{\"seq\", \"fields\"} or {\"entries\": [{\"seq\", \"fields\"}, …]}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<XaddForm, A::Error> {
+        let mut seq: Option<Seq> = None;
+        let mut fields: Option<Fields> = None;
+        let mut epoch: Option<Epoch> = None;
+        let mut after: Option<Seq> = None;
+        let mut through: Option<Seq> = None;
+        let mut entries: Option<Vec<EntryForm>> = None;
+        while let Some(key) = object.next_key()? {
+            match key {
+                Key::Seq => set(&mut seq, "seq", object.next_value()?)?,
+                Key::Fields => set(&mut fields, "fields", object.next_value()?)?,
+                Key::Epoch => set(&mut epoch, "epoch", object.next_value()?)?,
+                Key::After => set(&mut after, "after", object.next_value()?)?,
+                Key::Through => set(&mut through, "through", object.next_value()?)?,
+                Key::Entries => set(&mut entries, "entries", object.next_value()?)?,
+            }
+        }
+        match entries {
+            Some(_) if seq.is_some() || fields.is_some() => Err(Error::custom(
+                "seq and fields stand in the entries of a batch, not beside them",
+            )),
+            Some(entries) => Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries })),
+            None if epoch.is_some() || after.is_some() || through.is_some() => {
+                Err(Error::custom("epoch, after and through go with entries"))
+            }
+            None => Ok(XaddForm::One(EntryForm {
+                seq: seq.ok_or_else(|| Error::missing_field("seq"))?,
+                fields: fields.ok_or_else(|| Error::missing_field("fields"))?,
+            })),
+        }
+    }
+}
+
+fn set<T, E: Error>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<XaddForm, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_entry_and_a_batch_are_told_apart() {
+        let one = read(r#"{"seq":"5-1","fields":{"a":"b"}}"#).unwrap();
+        assert!(matches!(one, XaddForm::One(EntryForm { seq: Seq { ms: 5, n: 1 }, .. })));
+        let batch = r#"{"through":"6-0","epoch":2,"entries":[{"seq":"5-1","fields":[["a","b"]]}]}"#;
+        let XaddForm::Batch(batch) = read(batch).unwrap() else { panic!("a batch") };
+        assert_eq!((batch.epoch, batch.after), (Some(Epoch(2)), None));
+        assert_eq!((batch.through, batch.entries.len()), (Some(Seq::new(6, 0)), 1));
+    }
+
+    #[test]
+    fn what_is_neither_is_refused_and_what_is_wrong_is_named() {
+        for (text, word) in [
+            ("{}", "missing field `seq`"),
+            (r#"{"seq":"5-1"}"#, "missing field `fields`"),
+            (r#"{"seq":"05-1","fields":[]}"#, "two whole numbers"),
+            (r#"{"seq":"5-1","fields":[],"client":"dev2"}"#, "unknown field `client`"),
+            (r#"{"seq":"5-1","seq":"5-1","fields":[]}"#, "duplicate field `seq`"),
+            (r#"{"seq":"5-1","fields":[],"epoch":1}"#, "go with entries"),
+            (r#"{"seq":"5-1","entries":[]}"#, "stand in the entries"),
+            (r#"{"entries":[],"epcoh":2}"#, "unknown field `epcoh`"),
+            (r#"{"entries":[],"epoch":-1}"#, "expected u32"),
+            (r#"{"entries":[],"epoch":4294967296}"#, "expected u32"),
+            (r#"{"entries":[{"seq":"1-0","fields":[],"x":1}]}"#, "unknown field `x`"),
+            ("[]", r#"expected {"seq", "fields"} or {"entries""#),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

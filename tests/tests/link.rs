@@ -1,0 +1,317 @@
+//! The driver, the scripts and the hints on two real Redis, without services or sockets between.
+
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
+
+use futures_util::{sink, stream};
+use spoke_shared::{
+    client::ClientId,
+    entry::{Direction, EntryLimits},
+    link::{self, Heard, LinkError, Outcome, Stores, TransportError, now_ms},
+    seq::{Epoch, Seq},
+    shutdown::Shutdown,
+    store::{
+        Redis,
+        copy::CopyStore,
+        hints::Hints,
+        keys::{DeviceKeys, HubKeys},
+        origin::OriginStore,
+        presence::{self, Arrival},
+    },
+    sync::{
+        position::Finding,
+        receiver::{Append, Appended, Receiver},
+        sender::{Sender, Trim},
+        session::{End, Heartbeat, Session},
+    },
+    wire::frame::{Frame, Goaway, Granted, Reason},
+};
+use spoke_tests::{
+    entries::numbered,
+    oracle,
+    redis::RedisServer,
+    wait::{eventually_is, eventually_true},
+};
+use tokio::sync::mpsc;
+
+struct Ends {
+    device: RedisServer,
+    cloud: RedisServer,
+    client: ClientId,
+}
+
+struct Side {
+    origin: OriginStore,
+    copy: CopyStore,
+    hints: Hints,
+    shutdown: Shutdown,
+}
+
+impl Ends {
+    async fn start() -> Self {
+        let (device, cloud) = (RedisServer::start().await, RedisServer::start().await);
+        Self { device, cloud, client: "dev1".parse().unwrap() }
+    }
+
+    fn device(&self) -> Side {
+        let redis = Redis::open(&self.device.url().parse().unwrap()).unwrap();
+        let keys = DeviceKeys::new("spoke-agent");
+        let origin = OriginStore::device(redis.clone(), &keys);
+        let copy = CopyStore::device(redis.clone(), &keys, &self.client);
+        Side::new(origin, copy, redis, keys.out())
+    }
+
+    async fn hub(&self) -> Side {
+        let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
+        let keys = HubKeys::new("spoke-hub");
+        let arrival = Arrival { version: "0", address: "here", hub: "one" };
+        let generation =
+            presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await.unwrap();
+        let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
+        let copy = CopyStore::hub(redis.clone(), &keys, &self.client, Some(generation), 0);
+        Side::new(origin, copy, redis, keys.out_prefix())
+    }
+}
+
+impl Side {
+    fn new(origin: OriginStore, copy: CopyStore, redis: Redis, prefix: String) -> Self {
+        let (hints, shutdown) = (Hints::new(), Shutdown::new());
+        let listening = hints.clone().listen_forever(redis, vec![prefix], shutdown.clone());
+        shutdown.spawn("hints", listening);
+        Self { origin, copy, hints, shutdown }
+    }
+
+    async fn run(
+        &self,
+        peer: &Side,
+        direction: Direction,
+        line: (mpsc::Receiver<Frame>, mpsc::Sender<Frame>),
+        leave: impl Future<Output = Goaway>,
+    ) -> Outcome {
+        let back = match direction {
+            Direction::Up => Direction::Down,
+            Direction::Down => Direction::Up,
+        };
+        let begun = self.origin.begin(&peer.copy.cursor().await.unwrap(), now_ms()).await.unwrap();
+        let cursor = self.copy.cursor().await.unwrap();
+        let sender = Sender::new(direction, Granted::default(), Trim::Keep, &begun);
+        let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
+        let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
+        let news = self.hints.watch(self.origin.key());
+        let epoch = begun.position.epoch;
+        let stores = Stores { origin: &self.origin, copy: &self.copy, news: &news, epoch };
+        let (frames, outbox) = line;
+        let frames = stream::unfold(frames, async |mut frames| {
+            let frame: Frame = frames.recv().await?;
+            Some((Ok(frame), frames))
+        });
+        let outbox = sink::unfold(outbox, async |outbox: mpsc::Sender<Frame>, frame| {
+            let sent = outbox.send(frame).await;
+            sent.map(|()| outbox).map_err(|error| TransportError::Broken(error.into()))
+        });
+        let (frames, outbox) = (Box::pin(frames), Box::pin(outbox));
+        let heard = Heard::new(Instant::now());
+        link::drive(session, stores, frames, outbox, &heard, leave, |_| {}).await
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.shutdown.begin();
+    }
+}
+
+/// Runs both ends until `done` says so, then closes the line from the hub's side.
+async fn run_until(
+    device: &Side,
+    hub: &Side,
+    done: impl Future<Output = ()>,
+) -> (Outcome, Outcome) {
+    let (to_hub, from_device) = mpsc::channel(4);
+    let (to_device, from_hub) = mpsc::channel(4);
+    let goodbye = async {
+        done.await;
+        Goaway { reason: Reason::Restart, message: "done".to_owned(), wait_ms: 7 }
+    };
+    tokio::join!(
+        device.run(hub, Direction::Up, (from_hub, to_hub), pending()),
+        hub.run(device, Direction::Down, (from_device, to_device), goodbye),
+    )
+}
+
+#[tokio::test]
+async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
+    let ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    let many: Vec<_> = (0..5000).map(numbered).collect();
+    let up = ends.device.add_all("spoke-agent:out:x", &many).await;
+    let down = ends.cloud.add_all("spoke-hub:out:dev1:x", &many).await;
+
+    let carried = async {
+        eventually_true("all entries are at both ends", async || {
+            ends.cloud.length("spoke-hub:in:x").await == 5000
+                && ends.device.length("spoke-agent:in:x").await == 5000
+        })
+        .await;
+    };
+    let (near, far) = run_until(&device, &hub, carried).await;
+
+    let found = oracle::from_device(&ends.cloud.entries("spoke-hub:in:x").await, "dev1");
+    oracle::assert_same("up", &oracle::expected(&up, Some(1)), &found);
+    let found = oracle::from_hub(&ends.device.entries("spoke-agent:in:x").await);
+    oracle::assert_same("down", &oracle::expected(&down, None), &found);
+    let told = Goaway { reason: Reason::Restart, message: "done".to_owned(), wait_ms: 7 };
+    assert_eq!(near.end.unwrap(), End::Told(told.clone()));
+    assert_eq!(far.end.unwrap(), End::Ours(told));
+    assert_eq!(near.session.sender().carried(), 5000);
+}
+
+#[tokio::test]
+async fn an_idle_link_hears_of_a_new_entry_by_its_hint_alone() {
+    let ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    let heard = async {
+        for round in 1..=20 {
+            let began = Instant::now();
+            ends.device.add("spoke-agent:out:x", &numbered(round)).await;
+            eventually_is("the entry is at the hub", round, async || {
+                ends.cloud.length("spoke-hub:in:x").await
+            })
+            .await;
+            // The sweep comes every half minute: only a hint is this fast.
+            assert!(began.elapsed() < Duration::from_secs(5));
+        }
+    };
+    run_until(&device, &hub, heard).await;
+}
+
+#[tokio::test]
+async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
+    let ends = Ends::start().await;
+    let older = ends.hub().await;
+    let newer = ends.hub().await;
+    let entry = |ms| Append {
+        epoch: Epoch::FIRST,
+        after: None,
+        through: Seq::new(ms, 0),
+        entries: vec![],
+        refused: vec![],
+        digest: None,
+    };
+    assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), Appended::Superseded);
+    let done = newer.copy.append(&entry(5), 0).await.unwrap();
+    assert!(matches!(done, Appended::Done { cursor: Seq { ms: 5, n: 0 }, .. }));
+}
+
+#[tokio::test]
+async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_nothing() {
+    let ends = Ends::start().await;
+    let hub = ends.hub().await;
+    let append = |epoch, after: Option<u64>, through| Append {
+        epoch: Epoch(epoch),
+        after: after.map(|ms| Seq::new(ms, 0)),
+        through: Seq::new(through, 0),
+        entries: vec![spoke_shared::entry::Entry {
+            seq: Seq::new(through, 0),
+            fields: vec![("a".into(), "b".into())],
+        }],
+        refused: vec![],
+        digest: None,
+    };
+    let run = async |append: Append| hub.copy.append(&append, 0).await.unwrap();
+    assert!(matches!(run(append(2, None, 10)).await, Appended::Done { accepted: 1, .. }));
+    let before = ends.cloud.entries("spoke-hub:in:x").await;
+    assert_eq!(run(append(2, Some(11), 12)).await, Appended::Gap(Seq::new(10, 0)));
+    assert_eq!(run(append(1, None, 12)).await, Appended::StaleEpoch(Epoch(2)));
+    let again = run(append(2, Some(9), 10)).await;
+    assert!(matches!(again, Appended::Done { accepted: 0, duplicates: 1, .. }));
+    // A new life that does not begin at its beginning is a gap too: its first batch was lost.
+    assert_eq!(run(append(3, Some(5), 12)).await, Appended::Gap(Seq::ZERO));
+    assert_eq!(ends.cloud.entries("spoke-hub:in:x").await, before);
+    assert!(matches!(run(append(3, Some(0), 4)).await, Appended::Done { accepted: 1, .. }));
+}
+
+#[tokio::test]
+async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
+    let ends = Ends::start().await;
+    let hub = ends.hub().await;
+    let ms = 1_700_000_000_000_000_000;
+    let seqs = [Seq::new(ms, 0), Seq::new(ms + 1, 0), Seq::new(ms + 1, u64::MAX), Seq::MAX];
+    for seq in seqs {
+        let entry = spoke_shared::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
+        let append = Append {
+            epoch: Epoch::FIRST,
+            after: None,
+            through: seq,
+            entries: vec![entry],
+            refused: vec![],
+            digest: None,
+        };
+        for accepted in [1, 0] {
+            let done = hub.copy.append(&append, 0).await.unwrap();
+            let Appended::Done { cursor, accepted: found, .. } = done else { panic!("{done:?}") };
+            assert_eq!((cursor, found), (seq, accepted));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor() {
+    let ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    let ahead = now_ms() + 60_000;
+    ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
+    let arrived = async {
+        eventually_is("the entry is at the hub", 1, async || {
+            ends.cloud.length("spoke-hub:in:x").await
+        })
+        .await;
+    };
+    run_until(&device, &hub, arrived).await;
+    ends.device.flushall().await;
+
+    let cursor = hub.copy.cursor().await.unwrap();
+    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+
+    assert_eq!(begun.position.finding, Finding::OriginReplaced);
+    assert_eq!((begun.position.epoch, begun.position.joint), (Epoch(2), Seq::ZERO));
+    let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
+    assert!(next > cursor.seq);
+    // The same question again finds the epoch written down.
+    let again = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), Finding::Agree));
+}
+
+#[tokio::test]
+async fn a_poisoned_cursor_does_not_poison_the_origin() {
+    let ends = Ends::start().await;
+    let device = ends.device();
+    let cursor =
+        spoke_shared::wire::frame::Cursor { epoch: Epoch::FIRST, seq: Seq::MAX, digest: None };
+    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    assert_eq!(begun.position.epoch, Epoch(2));
+    ends.device.add("spoke-agent:out:x", &numbered(1)).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
+    let mut ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    ends.cloud.kill9();
+    ends.device.add("spoke-agent:out:x", &numbered(1)).await;
+    let cursor = spoke_shared::wire::frame::Cursor::default();
+    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    let append = Append {
+        epoch: begun.position.epoch,
+        after: None,
+        through: Seq::new(1, 0),
+        entries: vec![],
+        refused: vec![],
+        digest: None,
+    };
+    let error = hub.copy.append(&append, 0).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let _ = LinkError::Store(error);
+}
