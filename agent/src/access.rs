@@ -219,6 +219,9 @@ impl Access {
         let again =
             format!("provision it again (`spoke-auth provision {client} --again`) and enrol it");
         match refused {
+            Refused::NoOneTimeSecret if self.is_registered() => {
+                format!("{}; if it was revoked, {again}", self.problem())
+            }
             Refused::NoOneTimeSecret => format!(
                 "{}; this device has no one-time secret to register with: provision it \
                  (`spoke-auth provision {client}`) and enrol it (`spoke-agent enrol`)",

@@ -207,7 +207,10 @@ impl Lifecycle {
     fn handle_fault(&mut self, cause: &'static str, error: &str) {
         self.parts.board.post_fault(cause, error);
         match self.trouble.handle_fault(cause, Instant::now()) {
-            Say::Aloud => warn!(cause, error, "not connected; trying on and said once"),
+            Say::Aloud => warn!(
+                cause,
+                error, "not connected; trying again, and silent about it until it is over"
+            ),
             Say::Nothing => debug!(cause, error, "not connected"),
         }
     }

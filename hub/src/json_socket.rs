@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use spoke_shared::{
-    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
     refusal::Refusal,
     wire::frame::{Goaway, Reason},
 };
@@ -22,7 +22,7 @@ use crate::{
     bearer::{Caller, malformed},
     entries,
     hub::Hub,
-    session::Arrived,
+    session::{Arrived, close},
 };
 
 /// The subprotocol's name in the WebSocket handshake.
@@ -169,18 +169,7 @@ fn answered(name: &str, id: &Value, result: Result<Value, Refusal>) -> Value {
     }
 }
 
-/// Says why in the close frame, with a code of our own (RFC 6455 leaves 4000 to 4999 to us).
+/// Says why in the close frame: this protocol has no other word for it.
 async fn dismiss(socket: &mut WebSocket, goaway: &Goaway) {
-    let code = match goaway.reason {
-        Reason::Unauthorized => 4401,
-        Reason::Superseded => 4409,
-        Reason::Restart => 1012,
-        Reason::Unavailable => 1013,
-        Reason::Gap | Reason::StaleEpoch | Reason::Protocol | Reason::Version | Reason::Other => {
-            1002
-        }
-    };
-    let reason = goaway.reason.word().into();
-    let close = Message::Close(Some(CloseFrame { code, reason }));
-    let _ = tokio::time::timeout(Duration::from_secs(2), socket.send(close)).await;
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, socket.send(close(goaway.reason))).await;
 }

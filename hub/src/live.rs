@@ -28,6 +28,8 @@ struct Connections {
 
 struct Connection {
     id: u64,
+    /// Of a session, once it has begun.
+    generation: Option<u64>,
     /// There is one for a session, until it is used; a waiting read goes by itself.
     stop: Option<oneshot::Sender<Goaway>>,
 }
@@ -65,13 +67,27 @@ impl Live {
         Ok((self.enter(client, Some(stop))?, stopped))
     }
 
-    /// Tells the client's other sessions that the one of this ticket, or one without a connection,
-    /// is newer.
-    pub fn supersede(&self, client: &ClientId, newest: Option<&Ticket>) -> u64 {
+    /// A session has begun: the client's older ones here are told so. Sessions that begin at the
+    /// same time may come here in another order than they got their generations.
+    pub fn begin(&self, ticket: &Ticket, generation: u64) -> u64 {
+        let mut connections = lock(&self.connections);
+        let own = connections.clients.get_mut(&ticket.client).into_iter().flatten();
+        for connection in own.filter(|connection| connection.id == ticket.id) {
+            connection.generation = Some(generation);
+        }
+        drop(connections);
+        self.supersede(&ticket.client, generation)
+    }
+
+    /// Tells the client's sessions here that are older than this generation, or than another here.
+    pub fn supersede(&self, client: &ClientId, generation: u64) -> u64 {
+        let mut connections = lock(&self.connections);
+        let Some(own) = connections.clients.get_mut(client) else { return 0 };
+        let newest = own.iter().filter_map(|connection| connection.generation).max();
+        let newest = generation.max(newest.unwrap_or(0));
         let mut told = 0;
-        let newest = newest.map(|ticket| ticket.id);
-        for connection in lock(&self.connections).clients.get_mut(client).into_iter().flatten() {
-            if Some(connection.id) != newest
+        for connection in own {
+            if connection.generation.is_some_and(|generation| generation < newest)
                 && let Some(stop) = connection.stop.take()
             {
                 let message = "a newer session of this client has begun; if that is another device, \
@@ -101,7 +117,7 @@ impl Live {
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(Refusal::new(status, "too-many-connections", message).retry_after(5));
         }
-        own.push(Connection { id, stop });
+        own.push(Connection { id, generation: None, stop });
         connections.next += 1;
         connections.count += 1;
         Ok(Ticket { id, client: client.clone(), connections: self.connections.clone() })
@@ -137,15 +153,18 @@ mod tests {
     fn a_newer_session_tells_the_older_ones_of_its_client_and_nobody_else() {
         let live = Live::new(8);
         let (older, mut told) = live.session(&client("dev1")).unwrap();
-        let (_other, mut untold) = live.session(&client("dev2")).unwrap();
+        let (other, mut untold) = live.session(&client("dev2")).unwrap();
         let _waiting = live.wait(&client("dev1")).unwrap();
         let (newest, mut newest_told) = live.session(&client("dev1")).unwrap();
+        assert_eq!(live.begin(&other, 1), 0);
 
-        assert_eq!(live.supersede(&client("dev1"), Some(&newest)), 1);
+        // The newest comes first: it is the older one, coming after it, that is told.
+        assert_eq!(live.begin(&newest, 2), 0);
+        assert_eq!(live.begin(&older, 1), 1);
 
         assert_eq!(told.try_recv().unwrap().reason, Reason::Superseded);
         assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
-        assert_eq!(live.supersede(&client("dev1"), Some(&newest)), 0, "told once");
+        assert_eq!(live.supersede(&client("dev1"), 2), 0, "told once");
         drop(older);
         assert_eq!(live.count(), 3);
     }

@@ -1,9 +1,12 @@
 //! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
 
-use std::{future::ready, net::SocketAddr, time::Instant};
+use std::{future::ready, net::SocketAddr, pin::Pin, time::Instant};
 
-use axum::extract::ws::{Message, WebSocket};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, iter},
+};
 use spoke_shared::{
     entry::{Direction, EntryLimits},
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
@@ -57,7 +60,7 @@ impl Arrived {
         let generation =
             presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
         hub.metrics.sessions.add(1);
-        hub.metrics.superseded.add(hub.live.supersede(client, Some(&self.ticket)));
+        hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
     }
 
@@ -135,7 +138,7 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
         let features = greeted.features;
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
-            .with(move |frame: Frame| ready(Ok(Message::Binary(frame.encode(features)))));
+            .with_flat_map(move |frame: Frame| iter(messages(&frame, features).map(Ok)));
         let outcome = greeted.drive(&mut arrived, frames, outbox).await;
         report(&arrived.hub, &outcome);
     }
@@ -226,17 +229,33 @@ fn refusal(reason: Reason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
-async fn dismiss(
-    sink: &mut std::pin::Pin<Box<SplitSink<WebSocket, Message>>>,
-    goaway: Goaway,
-) {
+async fn dismiss(sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
     info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
-    let frame = Frame::Goaway(goaway).encode(Features::default());
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, async {
-        sink.send(Message::Binary(frame)).await?;
-        sink.close().await
-    })
-    .await;
+    let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
+}
+
+/// A frame is one message; behind a GOAWAY the close frame says the same in its code.
+fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
+    let close = match frame {
+        Frame::Goaway(goaway) => Some(close(goaway.reason)),
+        _ => None,
+    };
+    [Some(Message::Binary(frame.encode(features))), close].into_iter().flatten()
+}
+
+/// The close frame for a reason. The codes from 4000 are ours to give (RFC 6455, 7.4.2).
+pub fn close(reason: Reason) -> Message {
+    let code = match reason {
+        Reason::Unauthorized => 4401,
+        Reason::Superseded => 4409,
+        Reason::Restart => 1012,
+        Reason::Unavailable => 1013,
+        Reason::Gap | Reason::StaleEpoch | Reason::Protocol | Reason::Version | Reason::Other => {
+            1002
+        }
+    };
+    Message::Close(Some(CloseFrame { code, reason: reason.word().into() }))
 }
 
 /// The frame in a message; control messages are the WebSocket's own business.

@@ -148,7 +148,7 @@ pub async fn drive(
                     permit.send(frame);
                 }
             }
-            frame = frames.next() => match frame {
+            frame = frames.next(), if session.wants_frame() => match frame {
                 Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
                 Some(Err(TransportError::Malformed(error))) => {
                     let message = error.to_string();

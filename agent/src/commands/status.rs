@@ -5,7 +5,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use spoke_shared::{client::ClientId, config::ServiceUrl, link::now_ms, store::Redis};
+use spoke_shared::{
+    client::ClientId,
+    config::ServiceUrl,
+    link::now_ms,
+    seq::{Epoch, Seq},
+    store::Redis,
+};
 
 use super::print;
 use crate::{
@@ -138,8 +144,8 @@ fn as_text(
                     None => "nothing".to_owned(),
                 },
             );
-            put("sent up to", &format!("{}  (epoch {})", out.origin.acked, out.origin.epoch));
-            put("received up to", &format!("{}  (epoch {})", inbound.seq, inbound.epoch));
+            put("sent up to", &place(out.origin.acked, out.origin.epoch));
+            put("received up to", &place(inbound.seq, inbound.epoch));
             put(
                 "dead letters",
                 &match out.dead {
@@ -192,6 +198,14 @@ fn running(status: &Status, now: u64) -> String {
             format!("not connected, next try in {}: {}", lasted(next), why.message)
         }
         (state, _, _) => format!("not connected, {} for {since}", state.words()),
+    }
+}
+
+fn place(seq: Seq, epoch: Epoch) -> String {
+    match (seq.is_zero(), epoch.is_known()) {
+        (true, _) => "nothing yet".to_owned(),
+        (false, true) => format!("{seq}  (epoch {epoch})"),
+        (false, false) => seq.to_string(),
     }
 }
 

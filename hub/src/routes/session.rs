@@ -41,7 +41,7 @@ async fn session(
         let generation =
             presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
         hub.metrics.sessions.add(1);
-        hub.metrics.superseded.add(hub.live.supersede(client, None));
+        hub.metrics.superseded.add(hub.live.supersede(client, generation));
         // There is no connection that could be seen to end: it counts as last seen now.
         presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));

@@ -52,7 +52,11 @@ impl FromStr for RedisUrl {
         if url.fragment().is_some() {
             return Err(bad("a # in it means nothing here (in a password, write %23)"));
         }
-        text.into_connection_info().map_err(|error| bad(&error.to_string().to_lowercase()))?;
+        text.into_connection_info().map_err(|error| {
+            // After the dash comes the crate's own word for the kind of error, and details.
+            let text = error.to_string().to_lowercase();
+            bad(text.split(" - ").next().unwrap_or_default())
+        })?;
         let has_password = url.password().is_some();
         if has_password && url.set_password(Some(HIDDEN)).is_err() {
             return Err(bad("it cannot have a password"));

@@ -95,13 +95,9 @@ impl Session {
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
         self.handle_heard(now);
         match frame {
-            Frame::Push(push) => {
-                if self.pushes.len() >= WINDOW_BATCHES {
-                    self.leave(Reason::Protocol, "more batches under way than the window allows");
-                } else if self.farewell.is_none() {
-                    self.pushes.push_back(push);
-                }
-            }
+            Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
+            // What is not acknowledged comes again.
+            Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
                 if let Err(confused) = self.sender.handle_ack(ack, now) {
                     self.leave(Reason::Protocol, &confused.to_string());
@@ -113,6 +109,12 @@ impl Session {
                 self.leave(Reason::Protocol, "a second handshake in one connection");
             }
         }
+    }
+
+    /// Whether to listen for the next frame. A sender that overruns the window it was granted is
+    /// held back by its own socket, not by memory here.
+    pub fn wants_frame(&self) -> bool {
+        self.pushes.len() < WINDOW_BATCHES
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.

@@ -23,7 +23,7 @@ use spoke_shared::{
 use crate::denial::Denial;
 
 /// The header that fences a session.
-const GENERATION: &str = "spoke-generation";
+pub(super) const GENERATION: &str = "spoke-generation";
 
 /// Why a request did not do what it was for.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,52 @@
+# The front door: `make` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check build fmt fmt-check lint docs deny units
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what demo, test and check need and this machine lacks (apt, says what)
+	@scripts/setup redis cc python systemd
+
+demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
+	@scripts/setup redis cc
+	@cargo build --workspace --bins
+	@cargo run --quiet -p spoke-tests --bin demo -- $(if $(filter-out 0,$(ONCE)),--once)
+
+test: build ## all tests, against a real redis-server and the real binaries
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --all-targets --no-fail-fast; \
+	else \
+		cargo test --workspace --all-targets --no-fail-fast; \
+	fi
+
+check: fmt-check lint test docs deny units ## what CI runs: formatting, clippy, tests, docs, dependency policy, units
+	@echo "check: all good"
+
+# With the tests, so that features and with them all artefacts are those of the test run.
+build:
+	@scripts/setup redis cc
+	cargo build --workspace --all-targets
+
+fmt: ## format the code
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all --check
+
+lint: ## clippy, where a warning is an error
+	@scripts/setup cc
+	cargo clippy --workspace --all-targets -- -D warnings
+
+docs: ## the API's documentation, into target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+deny: ## licences, bans, sources and advisories of all dependencies (deny.toml)
+	@scripts/cargo-deny
+
+units: ## the systemd units, by systemd-analyze
+	@scripts/setup systemd
+	@scripts/verify-units

@@ -1,0 +1,220 @@
+//! Against a listener that answers as a hub would, one request at a time and as the test says.
+
+use std::collections::HashMap;
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use spoke_shared::{
+    entry::Unfit,
+    wire::frame::{Cursor, Origin, Reason},
+};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A request and where its answer goes.
+struct Asked {
+    path: &'static str,
+    query: HashMap<String, String>,
+    generation: Option<String>,
+    body: Value,
+    answer: oneshot::Sender<(u16, Value)>,
+}
+
+struct FakeHub {
+    asked: mpsc::Receiver<Asked>,
+    line: Line,
+}
+
+async fn pass_on(
+    to: mpsc::Sender<Asked>,
+    path: &'static str,
+    query: HashMap<String, String>,
+    headers: HeaderMap,
+    body: Value,
+) -> Response {
+    assert_eq!(headers["authorization"], "Bearer t0ken");
+    let generation = headers.get(requests::GENERATION).map(|v| v.to_str().unwrap().to_owned());
+    let (answer, answered) = oneshot::channel();
+    to.send(Asked { path, query, generation, body, answer }).await.unwrap();
+    match answered.await {
+        Ok((status, body)) => (StatusCode::from_u16(status).unwrap(), Json(body)).into_response(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+impl FakeHub {
+    async fn start() -> Self {
+        let (to, asked) = mpsc::channel(8);
+        let posts = |path: &'static str| {
+            post(move |State(to): State<_>, headers: HeaderMap, Json(body): Json<Value>| {
+                pass_on(to, path, HashMap::new(), headers, body)
+            })
+        };
+        let polls = |State(to): State<_>, Query(query): Query<_>, headers: HeaderMap| {
+            pass_on(to, "/xread", query, headers, Value::Null)
+        };
+        let app = Router::new()
+            .route("/session", posts("/session"))
+            .route("/xadd", posts("/xadd"))
+            .route("/xread", get(polls))
+            .with_state(to);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = Client::builder()
+            .tls_backend_preconfigured(
+                rustls::ClientConfig::builder()
+                    .with_root_certificates(rustls::RootCertStore::empty())
+                    .with_no_client_auth(),
+            )
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self { asked, line: line(http, hub, &"t0ken".into()) }
+    }
+
+    /// One that has answered HELLO: its first poll is under way.
+    async fn welcomed() -> (Self, Asked) {
+        let mut hub = Self::start().await;
+        hub.say(Frame::Hello(Box::new(hello()))).await;
+        let asked = hub.asked("/session").await;
+        assert_eq!(asked.body["cursor"]["seq"], "7-0");
+        asked.answer.send((200, welcome())).unwrap();
+        let Some(Frame::Welcome(welcome)) = hub.frame().await else { panic!("no WELCOME") };
+        assert_eq!((welcome.generation, welcome.cursor.seq), (3, Seq::new(5, 0)));
+        let poll = hub.asked("/xread").await;
+        (hub, poll)
+    }
+
+    async fn say(&mut self, frame: Frame) {
+        self.line.outbox.send(frame).await.unwrap();
+    }
+
+    /// The line lives while somebody waits for its frames.
+    async fn asked(&mut self, path: &str) -> Asked {
+        let asked = async {
+            tokio::select! {
+                asked = self.asked.recv() => asked.unwrap(),
+                frame = self.line.frames.next() => panic!("{frame:?} instead of {path}"),
+            }
+        };
+        let asked = tokio::time::timeout(DEADLINE, asked).await.expect("a request");
+        assert_eq!(asked.path, path);
+        asked
+    }
+
+    async fn frame(&mut self) -> Option<Frame> {
+        let frame = tokio::time::timeout(DEADLINE, self.line.frames.next());
+        frame.await.expect("a frame").map(Result::unwrap)
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        major: MAJOR,
+        minor: MINOR,
+        version: "1".to_owned(),
+        origin: Origin::default(),
+        cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), digest: None },
+        features: Features::default(),
+    }
+}
+
+fn welcome() -> Value {
+    let origin = json!({
+        "epoch": 2, "start": "0-0", "first": "1-0", "last": "9-0", "added": 9, "acked": "7-0",
+    });
+    json!({
+        "version": "1", "generation": 3, "serverTimeMs": 1,
+        "cursor": { "epoch": 1, "seq": "5-0" },
+        "origin": origin,
+        "position": { "epoch": 2, "after": "7-0", "joint": "7-0" },
+        "granted": { "windowBatches": 8, "batchEntries": 1000, "batchBytes": 1_048_576,
+            "entryFields": 128, "entryValueBytes": 1_048_576 },
+    })
+}
+
+fn push() -> Frame {
+    let (epoch, after, through) = (Epoch(1), Seq::new(5, 0), Seq::new(6, 0));
+    let fields = vec![("a".into(), "b".into())];
+    Frame::Push(Push { epoch, after, through, entries: vec![Entry { seq: through, fields }] })
+}
+
+#[tokio::test]
+async fn a_batch_goes_up_while_a_poll_waits() {
+    let (mut hub, poll) = FakeHub::welcomed().await;
+    hub.say(push()).await;
+    let asked = hub.asked("/xadd").await;
+    assert_eq!(asked.generation.as_deref(), Some("3"));
+    assert_eq!((&asked.body["after"], &asked.body["through"]), (&json!("5-0"), &json!("6-0")));
+    let refused = json!([{ "seq": "6-0", "reason": "too-large" }]);
+    let added = json!({ "seq": "6-0", "accepted": 0, "duplicates": 0, "refused": refused });
+    asked.answer.send((200, added)).unwrap();
+    let refused = vec![(Seq::new(6, 0), Unfit::TooLarge)];
+    let ack = Ack { epoch: Epoch(1), seq: Seq::new(6, 0), refused };
+    assert_eq!(hub.frame().await, Some(Frame::Ack(ack)));
+    drop(poll);
+}
+
+#[tokio::test]
+async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
+    let (mut hub, poll) = FakeHub::welcomed().await;
+    assert_eq!((poll.query["seq"].as_str(), poll.query["epoch"].as_str()), ("7-0", "2"));
+    assert_eq!(poll.generation.as_deref(), Some("3"));
+    let entries = json!([{ "id": "8-0", "fields": [["a", "b"]] }]);
+    let read = json!({ "epoch": 2, "entries": entries, "seq": "9-0" });
+    poll.answer.send((200, read)).unwrap();
+    let Some(Frame::Push(push)) = hub.frame().await else { panic!("no PUSH") };
+    assert_eq!((push.after, push.through), (Seq::new(7, 0), Seq::new(9, 0)));
+    assert_eq!(push.entries[0].seq, Seq::new(8, 0));
+    // A ping is answered meanwhile, and nothing else happens.
+    hub.say(Frame::Ping).await;
+    assert!(matches!(hub.frame().await, Some(Frame::Pong(ack)) if ack.seq == Seq::new(5, 0)));
+    assert!(hub.asked.try_recv().is_err());
+    let (epoch, seq) = (Epoch(2), Seq::new(9, 0));
+    hub.say(Frame::Ack(Ack { epoch, seq, refused: vec![] })).await;
+    assert_eq!(hub.asked("/xread").await.query["seq"], "9-0");
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_line_with_its_word() {
+    let (mut hub, poll) = FakeHub::welcomed().await;
+    let body = json!({ "code": 409, "reason": "superseded", "message": "m" });
+    poll.answer.send((409, body)).unwrap();
+    let Some(Frame::Goaway(goaway)) = hub.frame().await else { panic!("no GOAWAY") };
+    assert_eq!(goaway.reason, Reason::Superseded);
+    assert_eq!(hub.frame().await, None);
+}
+
+#[tokio::test]
+async fn a_refused_hello_says_why() {
+    let mut hub = FakeHub::start().await;
+    hub.say(Frame::Hello(Box::new(hello()))).await;
+    let asked = hub.asked("/session").await;
+    asked
+        .answer
+        .send((401, json!({ "code": 401, "reason": "unauthorized", "message": "m" })))
+        .unwrap();
+    let Some(Frame::Goaway(goaway)) = hub.frame().await else { panic!("no GOAWAY") };
+    assert_eq!(goaway.reason, Reason::Unauthorized);
+}
+
+#[tokio::test]
+async fn what_is_no_answer_of_a_hub_is_a_broken_line() {
+    let mut hub = FakeHub::start().await;
+    hub.say(Frame::Hello(Box::new(hello()))).await;
+    let asked = hub.asked("/session").await;
+    asked.answer.send((404, json!("nothing here"))).unwrap();
+    let last = tokio::time::timeout(DEADLINE, hub.line.frames.next()).await.unwrap();
+    assert!(matches!(last, Some(Err(TransportError::Broken(_)))));
+}

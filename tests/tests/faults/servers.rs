@@ -1,0 +1,151 @@
+//! Processes that die, and databases that refuse.
+
+use std::time::Duration;
+
+use spoke_tests::{
+    cloud::{Cloud, out},
+    device::{Device, OUT},
+    wait::{PATIENCE, eventually, eventually_true},
+};
+
+use crate::{TRANSPORTS, add_down, add_up, assert_all_carried, part};
+
+#[tokio::test]
+async fn a_device_redis_that_is_killed_with_its_file_kept_loses_nothing() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        for _ in 0..3 {
+            add_up(&device, "before", 300).await;
+            add_down(&cloud, &device, "before", 300).await;
+            device.redis.kill9();
+            device.redis.restart().await;
+        }
+        add_up(&device, "after", 10).await;
+        assert_all_carried(&cloud, &device).await;
+    }
+}
+
+#[tokio::test]
+async fn a_hub_redis_that_is_killed_with_its_file_kept_loses_nothing() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        for _ in 0..3 {
+            add_up(&device, "before", 300).await;
+            add_down(&cloud, &device, "before", 300).await;
+            cloud.redis.kill9();
+            cloud.redis.restart().await;
+        }
+        add_down(&cloud, &device, "after", 10).await;
+        assert_all_carried(&cloud, &device).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_may_start_before_its_redis_and_before_the_cloud() {
+    let mut cloud = Cloud::start().await;
+    let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
+    add_up(&device, "early", 10).await;
+    device.redis.kill9();
+    cloud.auth.kill9();
+    cloud.hub.kill9();
+    device.start_agent();
+    eventually_true("the agent to say what is wrong", async || device.log().contains("WARN")).await;
+    device.redis.restart().await;
+    cloud.restart_auth().await;
+    cloud.restart_hub().await;
+    assert_all_carried(&cloud, &device).await;
+    assert!(device.agent().exit().is_none(), "it never ends for want of others");
+}
+
+#[tokio::test]
+async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() {
+    for transport in TRANSPORTS {
+        let settings = [("transport", transport), ("trim", "acked"), ("trim_slack_entries", "0")];
+        let cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &settings).await;
+        add_up(&device, "first", 1).await;
+        device.carried_both_ways(&cloud).await;
+        cloud.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+        let up = add_up(&device, "refused", 50).await;
+        let tries = cloud.hub_proxy.connections();
+        eventually("the agent to have tried again", PATIENCE, async || {
+            let tries = cloud.hub_proxy.connections() - tries;
+            if tries >= 2 { Ok(()) } else { Err(tries) }
+        })
+        .await;
+        let kept = device.redis.entries(OUT).await;
+        assert!(kept.ends_with(&up), "an entry that was not acknowledged left the origin");
+        cloud.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        device.carried_both_ways(&cloud).await;
+        assert_eq!(cloud.carried("dev1").await.len(), 51);
+    }
+}
+
+#[tokio::test]
+async fn a_device_redis_that_is_full_is_waited_for_and_the_way_up_stays_open() {
+    let cloud = Cloud::start().await;
+    let device = Device::start(&cloud, "dev1").await;
+    add_up(&device, "first", 1).await;
+    device.carried_both_ways(&cloud).await;
+    device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    add_down(&cloud, &device, "refused", 50).await;
+    eventually_true("the agent to say what is wrong", async || device.log().contains("WARN")).await;
+    device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_all_carried(&cloud, &device).await;
+}
+
+#[tokio::test]
+async fn a_second_hub_takes_over_when_the_first_is_ended() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        for round in 0..3 {
+            let writing = tokio::spawn({
+                let (up, down) = (device.redis.connection(), cloud.redis.connection());
+                async move {
+                    let entries = part(&format!("round {round}"), 1000);
+                    spoke_tests::redis::add_all(up, OUT, &entries).await;
+                    spoke_tests::redis::add_all(down, &out("dev1"), &entries).await;
+                }
+            });
+            let folder = tempfile::tempdir().unwrap();
+            let url = cloud.redis.url();
+            let kind = spoke_tests::service::Kind::Hub;
+            let next = spoke_tests::service::Service::start(kind, &url, &[], folder.path()).await;
+            cloud.hub_proxy.retarget(next.address());
+            let mut first = std::mem::replace(&mut cloud.hub, next);
+            let status = first.terminate().await;
+            assert_eq!(status.code(), Some(0), "{status}");
+            writing.await.unwrap();
+            assert_all_carried(&cloud, &device).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_hangs_is_left_for_another() {
+    let mut cloud = Cloud::start().await;
+    let device = Device::start(&cloud, "dev1").await;
+    add_up(&device, "first", 1).await;
+    device.carried_both_ways(&cloud).await;
+    cloud.hub.process().pause();
+    add_up(&device, "while it hangs", 10).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = cloud.redis.url();
+    let kind = spoke_tests::service::Kind::Hub;
+    let next = spoke_tests::service::Service::start(kind, &url, &[], folder.path()).await;
+    cloud.hub_proxy.retarget(next.address());
+    // Whoever mends the hub ends its connections; the hung one wakes up afterwards and must not
+    // write what it still holds.
+    cloud.hub_proxy.cut();
+    device.carried_both_ways(&cloud).await;
+    cloud.hub.process().resume();
+    add_up(&device, "after", 10).await;
+    assert_all_carried(&cloud, &device).await;
+    spoke_tests::wait::throughout("no entry twice", Duration::from_millis(500), 21, async || {
+        cloud.inbound().await.len()
+    })
+    .await;
+}
