@@ -77,7 +77,8 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
     for session in sessions {
         most = most.max(session.await.unwrap());
     }
-    assert_eq!(most, 30, "the newest one carries all of its entries");
+    let state = stand.redis.hash(crate::CLIENT).await;
+    assert_eq!(most, 30, "the newest one carries all of its entries; the hub knows {state:?}");
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=30));
 }
 
