@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::{
     auth::{Auth, Reply, chain},
     config::{Account, Config},
-    enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step},
+    enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step, Which},
     identity::{Identity, IdentityError, Session},
     passcode::{BadOneTimeSecret, OneTimeSecret},
 };
@@ -71,6 +71,7 @@ pub struct Access {
     enrolment: Enrolment,
     token: Option<SecretString>,
     problem: Option<String>,
+    one_time_problem: Option<String>,
 }
 
 impl OneTimeSource {
@@ -121,6 +122,7 @@ impl Access {
             enrolment: Enrolment::new(known),
             token: session.map(|session| session.token),
             problem: None,
+            one_time_problem: None,
         })
     }
 
@@ -128,14 +130,7 @@ impl Access {
     pub fn poll_step(&mut self) -> Step {
         let one_time = match self.token {
             Some(_) => OneTime::Missing,
-            None => match self.one_time.read() {
-                Ok(Some(_)) => OneTime::AtHand,
-                Ok(None) => OneTime::Missing,
-                Err(error) => {
-                    self.problem = Some(format!("no one-time secret: {}", chain(&error)));
-                    OneTime::Missing
-                }
-            },
+            None => self.look_for_one_time(),
         };
         self.enrolment.poll_step(now_ms(), one_time)
     }
@@ -197,9 +192,10 @@ impl Access {
     }
 
     /// The hub refused that token.
-    pub fn handle_unauthorized(&mut self, serial: Serial) {
-        self.enrolment.handle_unauthorized(serial);
+    pub fn handle_unauthorized(&mut self, serial: Serial) -> Which {
+        let which = self.enrolment.handle_unauthorized(serial);
         self.forget_dead_token();
+        which
     }
 
     /// The wait that `poll_step` asked for is over.
@@ -222,11 +218,17 @@ impl Access {
             Refused::NoOneTimeSecret if self.is_registered() => {
                 format!("{}; if it was revoked, {again}", self.problem())
             }
-            Refused::NoOneTimeSecret => format!(
-                "{}; this device has no one-time secret to register with: provision it \
-                 (`spoke-auth provision {client}`) and enrol it (`spoke-agent enrol`)",
-                self.problem()
-            ),
+            Refused::NoOneTimeSecret => {
+                let no_secret = match &self.one_time_problem {
+                    Some(problem) => format!("its one-time secret cannot be used ({problem})"),
+                    None => "it has no one-time secret to register with".to_owned(),
+                };
+                format!(
+                    "{}; this device is not registered, and {no_secret}: provision it \
+                     (`spoke-auth provision {client}`) and enrol it (`spoke-agent enrol`)",
+                    self.problem()
+                )
+            }
             Refused::Registration => format!(
                 "{}; if this client is provisioned, its one-time secret is wrong, was used or has \
                  expired, or it was revoked: {again}",
@@ -240,6 +242,17 @@ impl Access {
                 "the hub refuses a token that auth has just given out: see that both look \
                              into the same Redis (auth_redis and auth_key_prefix of the hub)"
                     .to_owned()
+            }
+        }
+    }
+
+    fn look_for_one_time(&mut self) -> OneTime {
+        match self.one_time.read() {
+            Ok(Some(_)) => OneTime::AtHand,
+            Ok(None) => OneTime::Missing,
+            Err(error) => {
+                self.one_time_problem = Some(chain(&error));
+                OneTime::Missing
             }
         }
     }

@@ -120,6 +120,15 @@ impl Lifetime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Serial(u64);
 
+/// Which token the hub refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The present one.
+    Present,
+    /// One that has been refreshed since, and has come to its natural end.
+    Older,
+}
+
 /// Has the hub taken a token of this login?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -256,15 +265,16 @@ impl Enrolment {
     }
 
     /// The hub refused that token, or ended its session.
-    pub fn handle_unauthorized(&mut self, refused: Serial) {
+    pub fn handle_unauthorized(&mut self, refused: Serial) -> Which {
         if refused != self.serial {
-            return;
+            return Which::Older;
         }
         let token = self.token.take();
         // Two services that do not look into the same Redis must not cost a bcrypt a second.
         if token.is_some_and(|token| token.standing == Standing::Untried) {
             self.wait = Some(Wait::Refused(Refused::Hub));
         }
+        Which::Present
     }
 
     /// Which token is the present one.

@@ -25,6 +25,7 @@ pub mod store;
 pub mod commands;
 
 use std::{
+    env,
     future::Future,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -48,7 +49,7 @@ use crate::{
     config::Config,
     lifecycle::{Lifecycle, Parts, progress::Progress},
     status::{Board, State, Status, metrics},
-    store::DeviceStore,
+    store::{Bound, DeviceStore},
 };
 
 /// Where the agent is asked about itself, bound already.
@@ -88,8 +89,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
         shutdown.spawn("admin", serve(admin, None, app, limits, shutdown.clone()));
     }
-    let device = DeviceStore::new(redis.clone(), &keys, &account.client);
-    shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
+    if env::var_os("NOTIFY_SOCKET").is_some() {
+        let device = DeviceStore::new(redis.clone(), &keys, &account.client);
+        shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
+    }
 
     info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
     notify::ready();
@@ -163,7 +166,7 @@ async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
     let mut changes = board.subscribe();
     while !shutdown.is_begun() {
         let status = changes.borrow_and_update().clone();
-        let waiting = match device.waiting().await {
+        let waiting = match device.waiting(Bound::FOR_A_LINE).await {
             Ok(waiting) => format!("{} waiting", waiting.entries),
             Err(_) => "own redis not reached".to_owned(),
         };

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     access::Access,
     config::{Account, Config},
-    enrolment::{Step, Wait},
+    enrolment::{Step, Wait, Which},
     status::Board,
     transport::{Choice, Kind},
 };
@@ -139,7 +139,10 @@ impl Lifecycle {
         }
         match ending.cause {
             Cause::Left => return info!(reason = ending.message, "left the hub"),
-            Cause::Unauthorized => self.parts.access.handle_unauthorized(serial),
+            Cause::Unauthorized => match self.parts.access.handle_unauthorized(serial) {
+                Which::Present => {}
+                Which::Older => return info!("the session's token has ended; on with the new one"),
+            },
             Cause::NoWebSocket => self.choice.handle_refused(now, rand::random()),
             Cause::Broken if kind == Kind::WebSocket => {
                 self.choice.handle_broken(now, rand::random());

@@ -44,10 +44,22 @@ pub enum Count {
     MoreThan(u64),
 }
 
-/// Entries that are counted one by one at most.
-const COUNTED_MAX: u64 = 10_000;
-/// Bytes that are read for it at most.
-const COUNTED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How far to count what can only be counted by reading it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// Entries at most.
+    pub entries: u64,
+    /// Bytes at most.
+    pub bytes: usize,
+}
+
+impl Bound {
+    /// For a person who asks.
+    pub const FOR_A_PERSON: Self = Self { entries: 10_000, bytes: 32 * 1024 * 1024 };
+    /// For a line that is made anew every minute.
+    pub const FOR_A_LINE: Self = Self { entries: 1000, bytes: 1024 * 1024 };
+}
+
 /// Entries of one read: each may be as large as 1 MiB.
 const PAGE: usize = 100;
 
@@ -84,7 +96,7 @@ impl DeviceStore {
     pub async fn facts(&self) -> Result<Facts, StoreError> {
         let (out, inbound, losses) =
             tokio::try_join!(self.origin.standing(), self.copy.cursor(), self.losses())?;
-        let waiting = self.count(&out).await?;
+        let waiting = self.count(&out, Bound::FOR_A_PERSON).await?;
         Ok(Facts { out, inbound, waiting, losses })
     }
 
@@ -92,12 +104,12 @@ impl DeviceStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
+    pub async fn waiting(&self, bound: Bound) -> Result<Waiting, StoreError> {
         let standing = self.origin.standing().await?;
-        self.count(&standing).await
+        self.count(&standing, bound).await
     }
 
-    async fn count(&self, standing: &Standing) -> Result<Waiting, StoreError> {
+    async fn count(&self, standing: &Standing, bound: Bound) -> Result<Waiting, StoreError> {
         let Standing { origin, length, .. } = *standing;
         if length == 0 || origin.last <= origin.acked {
             return Ok(Waiting::default());
@@ -118,7 +130,7 @@ impl DeviceStore {
             if page.len() < PAGE {
                 break;
             }
-            if counted >= COUNTED_MAX || bytes >= COUNTED_BYTES_MAX {
+            if counted >= bound.entries || bytes >= bound.bytes {
                 return Ok(Waiting { entries: Count::MoreThan(counted), oldest });
             }
         }

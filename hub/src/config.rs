@@ -85,7 +85,10 @@ impl Config {
             ("connections_per_client", self.connections_per_client),
         ] {
             if count == 0 {
-                return Err(ConfigError::bad(key, "it is 0, so nobody could connect; give 1 or more"));
+                return Err(ConfigError::bad(
+                    key,
+                    "it is 0, so nobody could connect; give 1 or more",
+                ));
             }
         }
         Ok(())

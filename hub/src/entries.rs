@@ -84,7 +84,11 @@ async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryForm) -> Result<AddedFo
     }
 }
 
-async fn xadd_batch(hub: &Hub, caller: &Caller, form: BatchForm) -> Result<BatchAddedForm, Refusal> {
+async fn xadd_batch(
+    hub: &Hub,
+    caller: &Caller,
+    form: BatchForm,
+) -> Result<BatchAddedForm, Refusal> {
     if form.entries.len() > BATCH_ENTRIES_MAX {
         let message = format!("a batch holds at most {BATCH_ENTRIES_MAX} entries; send several");
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
@@ -192,14 +196,18 @@ impl Reader<'_> {
     /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
     async fn begin(&self, ask: &Xread) -> Result<(Epoch, Seq), Refusal> {
         self.check_generation().await?;
-        let standing = self.origin.standing().await.map_err(|error| self.hub.unavailable(&error))?;
+        let standing =
+            self.origin.standing().await.map_err(|error| self.hub.unavailable(&error))?;
         let origin = standing.origin;
         let epoch = origin.epoch.max(Epoch::FIRST);
         if ask.epoch.is_some_and(|asked| asked != epoch) || ask.seq > origin.last {
             return Err(stale_epoch(epoch).with_seq(origin.last));
         }
         if ask.seq > origin.acked {
-            self.origin.record(ask.seq, None).await.map_err(|error| self.hub.unavailable(&error))?;
+            self.origin
+                .record(ask.seq, None)
+                .await
+                .map_err(|error| self.hub.unavailable(&error))?;
         }
         Ok((epoch, standing.buried))
     }
@@ -232,10 +240,8 @@ impl Reader<'_> {
             let (mut batches, letters) = split(Direction::Down, &granted, epoch, *after, read);
             let Some(first) = batches.pop_front() else { return Ok(entries) };
             let through = first.through;
-            let due: Vec<_> = letters
-                .into_iter()
-                .filter(|(seq, _)| *seq <= through && *seq > buried)
-                .collect();
+            let due: Vec<_> =
+                letters.into_iter().filter(|(seq, _)| *seq <= through && *seq > buried).collect();
             if !due.is_empty() {
                 self.origin.bury(epoch, &due).await.map_err(unavailable)?;
             }

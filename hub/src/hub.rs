@@ -118,6 +118,7 @@ pub fn superseded() -> Refusal {
 
 /// The refusal of a request of an older life of the stream.
 pub fn stale_epoch(current: Epoch) -> Refusal {
-    let message = format!("this stream is in epoch {current} now; ask where it stands and go on there");
+    let message =
+        format!("this stream is in epoch {current} now; ask where it stands and go on there");
     Refusal::new(StatusCode::CONFLICT, "stale-epoch", message).with_epoch(current)
 }

@@ -62,7 +62,8 @@ async fn run(mut arrived: Arrived, mut socket: WebSocket) {
     if let Some(goaway) = &goodbye {
         dismiss(&mut socket, goaway).await;
     }
-    let cause = goodbye.map_or("the other side closed the connection", |goaway| goaway.reason.word());
+    let cause =
+        goodbye.map_or("the other side closed the connection", |goaway| goaway.reason.word());
     info!(cause, "session ends");
     arrived.end(generation).await;
 }

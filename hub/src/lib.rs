@@ -41,11 +41,7 @@ pub struct Listeners {
 ///
 /// # Errors
 /// Settings that cannot be used.
-pub async fn run(
-    config: Config,
-    listeners: Listeners,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let tls = server_tls(&config.tls)?;
     let redis = Redis::open(&config.redis).context("failed to use the setting `redis`")?;
     let auth_redis = match &config.auth_redis {
@@ -71,7 +67,8 @@ pub async fn run(
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
-        shutdown.spawn("admin listener", serve(admin, None, admin_app(&hub), limits, shutdown.clone()));
+        shutdown
+            .spawn("admin listener", serve(admin, None, admin_app(&hub), limits, shutdown.clone()));
         info!(address = %admin_address, "admin listening");
     }
     let app = routes::router(hub.clone());

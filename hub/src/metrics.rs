@@ -67,7 +67,8 @@ impl Metrics {
             ("xadd", &self.xadd_requests),
             ("xread", &self.xread_requests),
         ] {
-            let _ = writeln!(text, "spoke_hub_requests_total{{route=\"{route}\"}} {}", counter.get());
+            let _ =
+                writeln!(text, "spoke_hub_requests_total{{route=\"{route}\"}} {}", counter.get());
         }
         text.push_str("# HELP spoke_hub_connections WebSockets and waiting reads now.\n");
         text.push_str("# TYPE spoke_hub_connections gauge\n");

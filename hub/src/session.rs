@@ -7,6 +7,7 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, iter},
 };
+use secrecy::ExposeSecret;
 use spoke_shared::{
     entry::{Direction, EntryLimits},
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
@@ -22,11 +23,8 @@ use spoke_shared::{
         sender::{Sender, Trim},
         session::{End, Heartbeat, Session},
     },
-    wire::frame::{
-        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome,
-    },
+    wire::frame::{Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome},
 };
-use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -57,8 +55,7 @@ impl Arrived {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let arrival = Arrival { version, address: &address, hub: &hub.name };
-        let generation =
-            presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
+        let generation = presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
         hub.metrics.sessions.add(1);
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
@@ -188,12 +185,8 @@ impl Greeted {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
         let news = hub.hints.watch(origin.key());
-        let stores = Stores {
-            origin: &origin,
-            copy: &copy,
-            news: &news,
-            epoch: self.begun.position.epoch,
-        };
+        let stores =
+            Stores { origin: &origin, copy: &copy, news: &news, epoch: self.begun.position.epoch };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let cursor = (self.cursor.epoch, self.cursor.seq);
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);

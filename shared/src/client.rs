@@ -83,7 +83,8 @@ mod tests {
             assert_eq!(good.parse::<ClientId>().unwrap().as_str(), good);
         }
         let too_long = format!("a{}", "b".repeat(64));
-        for bad in ["", ".a", "-a", "_a", "a b", "a:x", "a{b}", "a/b", "é", "a\0", "a\n", &too_long] {
+        for bad in ["", ".a", "-a", "_a", "a b", "a:x", "a{b}", "a/b", "é", "a\0", "a\n", &too_long]
+        {
             assert_eq!(bad.parse::<ClientId>(), Err(BadClientId), "{bad:?}");
         }
     }

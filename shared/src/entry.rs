@@ -204,7 +204,10 @@ mod tests {
             let fields = [("a", "1"), (name, "x")];
             assert_eq!(entry(&fields).check(Direction::Up, &limits), Err(Unfit::ReservedField));
         }
-        assert_eq!(entry(&[("seq", "")]).check(Direction::Down, &limits), Err(Unfit::ReservedField));
+        assert_eq!(
+            entry(&[("seq", "")]).check(Direction::Down, &limits),
+            Err(Unfit::ReservedField)
+        );
         assert_eq!(entry(&[("client", "")]).check(Direction::Down, &limits), Ok(()));
         assert_eq!(entry(&[("Client", ""), ("req", "1-0")]).check(Direction::Up, &limits), Ok(()));
     }

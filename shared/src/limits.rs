@@ -87,9 +87,11 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
 /// First and longest wait between tries to connect.
-pub const CONNECT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+pub const CONNECT_RETRY: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(60));
 /// First and longest wait between tries to register, or to log in after a 401: a person has to act first.
-pub const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
+pub const REFUSED_RETRY: (Duration, Duration) =
+    (Duration::from_secs(60), Duration::from_secs(60 * 60));
 
 // ---- Connections ------------------------------------------------------------------------------
 

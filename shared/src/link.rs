@@ -15,9 +15,7 @@ use std::{
 };
 
 use futures_util::{
-    FutureExt, Sink, SinkExt, Stream, StreamExt,
-    future::BoxFuture,
-    stream::FuturesUnordered,
+    FutureExt, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
 };
 use tokio::sync::mpsc;
 

@@ -186,9 +186,9 @@ fn the_end_of_an_older_token_leaves_the_refreshed_one_alone() {
     let first = enrolment.serial();
     enrolment.handle_welcomed();
     enrolment.handle_answer(Step::Refresh, SESSION, NOW);
-    enrolment.handle_unauthorized(first);
+    assert_eq!(enrolment.handle_unauthorized(first), Which::Older);
     assert_eq!(enrolment.poll_step(NOW, OneTime::Missing), Step::Connect);
-    enrolment.handle_unauthorized(enrolment.serial());
+    assert_eq!(enrolment.handle_unauthorized(enrolment.serial()), Which::Present);
     assert_eq!(enrolment.poll_step(NOW, OneTime::Missing), Step::LogIn);
 }
 

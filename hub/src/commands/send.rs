@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    if args.fields.len() % 2 != 0 {
+    if !args.fields.len().is_multiple_of(2) {
         bail!("a field has no value: give fields and values in pairs");
     }
     let client = &args.client;

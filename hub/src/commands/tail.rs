@@ -94,9 +94,8 @@ mod tests {
 
     #[test]
     fn an_entry_cannot_command_the_terminal() {
-        let field = |name: &'static str, value: &'static [u8]| -> Field {
-            (name.into(), value.into())
-        };
+        let field =
+            |name: &'static str, value: &'static [u8]| -> Field { (name.into(), value.into()) };
         let fields = vec![
             field("client", b"dev1"),
             field("epoch", b"1"),

@@ -38,8 +38,7 @@ async fn session(
     let address = address.to_string();
     let arrival = Arrival { version: &hello.version, address: &address, hub: &hub.name };
     let begun = async {
-        let generation =
-            presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
+        let generation = presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
         hub.metrics.sessions.add(1);
         hub.metrics.superseded.add(hub.live.supersede(client, generation));
         // There is no connection that could be seen to end: it counts as last seen now.

@@ -44,7 +44,9 @@ fn asked(query: &str) -> Result<Xread, Refusal> {
             "blockMs" => {
                 ask.block_ms = value.parse().map_err(|_| bad("a whole number of milliseconds"))?;
             }
-            _ => return Err(malformed(format!("{name:?} is not one of seq, epoch, count, blockMs"))),
+            _ => {
+                return Err(malformed(format!("{name:?} is not one of seq, epoch, count, blockMs")));
+            }
         }
     }
     Ok(ask)

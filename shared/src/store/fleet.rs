@@ -69,7 +69,13 @@ pub async fn clients(redis: &Redis, keys: &HubKeys) -> Result<Vec<ClientRow>, St
 
 async fn row(redis: &Redis, keys: &HubKeys, client: ClientId) -> Result<ClientRow, StoreError> {
     const FIELDS: [&str; 7] = [
-        "connected_since", "last_seen", "agent_version", "address", "in_epoch", "in_seq", "in_added",
+        "connected_since",
+        "last_seen",
+        "agent_version",
+        "address",
+        "in_epoch",
+        "in_seq",
+        "in_added",
     ];
     let mut hmget = cmd("HMGET");
     hmget.arg(keys.client(&client)).arg(&FIELDS);

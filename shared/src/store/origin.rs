@@ -143,7 +143,8 @@ impl OriginStore {
         pipe.cmd("HSET").arg(&self.state).arg("out_acked").arg(acked.to_string()).ignore();
         if let Some(Seq { ms, n }) = trim {
             // MINID keeps the ID that it names.
-            let kept = n.checked_add(1).map_or(Seq::new(ms.saturating_add(1), 0), |n| Seq::new(ms, n));
+            let kept =
+                n.checked_add(1).map_or(Seq::new(ms.saturating_add(1), 0), |n| Seq::new(ms, n));
             pipe.cmd("XTRIM").arg(&self.stream).arg("MINID").arg(kept.to_string()).ignore();
         }
         Ok(pipe.query_async(&mut self.redis.connection()).await?)

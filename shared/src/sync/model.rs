@@ -243,8 +243,12 @@ impl World {
 }
 
 fn weather() -> impl Strategy<Value = Weather> {
-    (0.0..0.3, 0.0..0.3, 0.0..0.3, 0.0..0.05)
-        .prop_map(|(lose, repeat, swap, cut)| Weather { lose, repeat, swap, cut })
+    (0.0..0.3, 0.0..0.3, 0.0..0.3, 0.0..0.05).prop_map(|(lose, repeat, swap, cut)| Weather {
+        lose,
+        repeat,
+        swap,
+        cut,
+    })
 }
 
 proptest! {

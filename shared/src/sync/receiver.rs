@@ -126,9 +126,8 @@ impl Receiver {
     /// Why the connection must end.
     pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
         let Push { epoch, after, through, entries } = push;
-        let append =
-            plan(epoch, Some(after), Some(through), entries, self.direction, &self.limits)
-                .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
+        let append = plan(epoch, Some(after), Some(through), entries, self.direction, &self.limits)
+            .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
         self.pending = (epoch, append.refused.clone());
         Ok(append)
     }

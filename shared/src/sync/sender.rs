@@ -71,6 +71,13 @@ struct Flight {
     entries: usize,
     bytes: usize,
     sent_at: Instant,
+    marks: Vec<Mark>,
+}
+
+/// A place where the origin may be cut once it is acknowledged: so many entries up to this one.
+struct Mark {
+    through: Seq,
+    entries: usize,
 }
 
 /// One origin's end of one connection.
@@ -99,7 +106,7 @@ pub struct Sender {
     progress_at: Option<Instant>,
     letters: Vec<(Seq, Unfit)>,
     /// Acknowledged in this session and still in the origin, oldest first.
-    kept: VecDeque<Flight>,
+    kept: VecDeque<Mark>,
     kept_entries: usize,
     read_size: usize,
     has_news: bool,
@@ -109,6 +116,8 @@ pub struct Sender {
     carried: u64,
 }
 
+/// Cutting finer than this would keep more marks than it frees entries.
+const MARK_ENTRIES_MIN: usize = 16;
 /// A read begins small, since a thousand of the largest entries would be a gigabyte.
 const FIRST_READ: usize = 32;
 
@@ -193,10 +202,8 @@ impl Sender {
             self.window_bytes = adapt(self.window_bytes, now.duration_since(flight.sent_at));
             self.progress_at = (!self.flights.is_empty()).then_some(now);
             self.carried += flight.entries as u64;
-            self.kept_entries += flight.entries;
-            if self.trim != Trim::Keep {
-                self.kept.push_back(flight);
-            }
+            self.kept_entries += flight.marks.iter().map(|mark| mark.entries).sum::<usize>();
+            self.kept.extend(flight.marks);
         }
         Ok(())
     }
@@ -207,12 +214,12 @@ impl Sender {
             return None;
         }
         let push = self.ready.pop_front()?;
-        let (through, entries) = (push.through, push.entries.len());
-        let bytes = push.bytes();
+        let (through, entries, bytes) = (push.through, push.entries.len(), push.bytes());
+        let marks = self.marks(&push);
         self.sent = through;
         self.flight_bytes += bytes;
         self.progress_at.get_or_insert(now);
-        self.flights.push_back(Flight { through, entries, bytes, sent_at: now });
+        self.flights.push_back(Flight { through, entries, bytes, sent_at: now, marks });
         Some(push)
     }
 
@@ -223,9 +230,7 @@ impl Sender {
         let has_room = self.flights.is_empty()
             || (self.flights.len() < self.granted.window_batches
                 && self.flight_bytes + next.bytes() <= self.window_bytes);
-        has_room
-            && self.letters.is_empty()
-            && !self.is_burying
+        has_room && self.letters.is_empty() && !self.is_burying
     }
 
     /// The next thing to do at the store.
@@ -275,14 +280,25 @@ impl Sender {
     fn poll_trim(&mut self) -> Option<Seq> {
         let Trim::Acked { slack_entries } = self.trim else { return None };
         let mut trim = None;
-        while let Some(flight) = self.kept.front()
-            && self.kept_entries - flight.entries >= slack_entries
+        while let Some(mark) = self.kept.front()
+            && self.kept_entries - mark.entries >= slack_entries
         {
-            self.kept_entries -= flight.entries;
-            trim = Some(flight.through);
+            self.kept_entries -= mark.entries;
+            trim = Some(mark.through);
             self.kept.pop_front();
         }
         trim
+    }
+
+    /// Cuts a quarter of the slack apart, so that what is kept comes near to it and the marks of a
+    /// long slack stay few.
+    fn marks(&self, push: &Push) -> Vec<Mark> {
+        let Trim::Acked { slack_entries } = self.trim else { return Vec::new() };
+        let mark = |part: &[Entry]| {
+            let through = part.last().map_or(push.through, |entry| entry.seq);
+            Mark { through, entries: part.len() }
+        };
+        push.entries.chunks((slack_entries / 4).max(MARK_ENTRIES_MIN)).map(mark).collect()
     }
 
     /// The limits with batches no larger than what may be under way.

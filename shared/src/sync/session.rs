@@ -281,7 +281,9 @@ fn why(reason: Reason) -> &'static str {
             "a newer session of this client has begun; if that is another device, two devices share \
              one identity"
         }
-        Reason::StaleEpoch => "the copy is in a newer life of this stream; a new handshake sorts it out",
+        Reason::StaleEpoch => {
+            "the copy is in a newer life of this stream; a new handshake sorts it out"
+        }
         Reason::Gap => "the copy's cursor lies before this batch; a new handshake sorts it out",
         Reason::Protocol => "the batch breaks the protocol: its entries are not in ascending order",
         Reason::Restart

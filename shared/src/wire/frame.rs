@@ -26,8 +26,8 @@ use super::msgpack::{Malformed, Reader};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     limits::{
-        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, ENTRY_FIELDS_MAX,
-        FRAME_BYTES_MAX, REFUSED_MAX, TEXT_BYTES_MAX, WINDOW_BATCHES,
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, ENTRY_FIELDS_MAX, FRAME_BYTES_MAX,
+        REFUSED_MAX, TEXT_BYTES_MAX, WINDOW_BATCHES,
     },
     seq::{Epoch, Seq},
 };
