@@ -23,26 +23,16 @@ use axum::Router;
 use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
-    serve::{ServeLimits, admin_router, serve, server_tls},
+    serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
     store::Redis,
 };
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{config::Config, secret::Pool, service::Service, store::Store, throttle::Throttle};
 
 /// Beyond the drain of the listeners, for the tasks around them.
 const FINISH_SLACK: Duration = Duration::from_secs(2);
-
-/// Where the service is called, bound already.
-#[derive(Debug)]
-pub struct Listeners {
-    /// For devices.
-    pub public: TcpListener,
-    /// For health and metrics, if wanted.
-    pub admin: Option<TcpListener>,
-}
 
 /// Serves until the shutdown begins, finishes what is in hand and returns. Redis need not be there
 /// at the start: until it is, requests are answered 503.
@@ -64,10 +54,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
         shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
     }
-    if let Some(interval) = notify::watchdog_interval() {
-        shutdown.spawn("watchdog", feed_watchdog(interval, shutdown.clone()));
-    }
     notify::ready();
+    shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
 
     shutdown.begun().await;
     notify::stopping();
@@ -94,14 +82,4 @@ fn admin_routes(service: Arc<Service>) -> Router {
         Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
     };
     admin_router(ready, move || service.metrics.render(service.gauges()))
-}
-
-async fn feed_watchdog(interval: Duration, shutdown: Shutdown) {
-    let mut ticks = tokio::time::interval(interval);
-    loop {
-        tokio::select! {
-            () = shutdown.begun() => return,
-            _ = ticks.tick() => notify::watchdog(),
-        }
-    }
 }

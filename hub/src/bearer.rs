@@ -6,12 +6,9 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
-use spoke_shared::{client::ClientId, refusal::Refusal, seq::Epoch};
+use spoke_shared::{client::ClientId, refusal::Refusal, seq::Epoch, wire::json::GENERATION_HEADER};
 
 use crate::hub::Hub;
-
-/// The header by which the HTTP transport names its session.
-pub const GENERATION: &str = "spoke-generation";
 
 /// Names under which people put tokens into URLs.
 const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
@@ -79,7 +76,7 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
 }
 
 fn generation(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let Some(value) = headers.get(GENERATION) else { return Ok(None) };
+    let Some(value) = headers.get(GENERATION_HEADER) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     let message = "the header Spoke-Generation is a whole number of at most 64 bits";
     number.map(Some).ok_or_else(|| malformed(message))

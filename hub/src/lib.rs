@@ -20,22 +20,13 @@ use anyhow::Context;
 use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
     notify,
-    serve::{ServeLimits, admin_router, serve, server_tls},
+    serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
     store::{Redis, session::session_prefix},
 };
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{config::Config, hub::Hub};
-
-/// What the hub listens on.
-pub struct Listeners {
-    /// For agents.
-    pub public: TcpListener,
-    /// For health and metrics.
-    pub admin: Option<TcpListener>,
-}
 
 /// Runs the hub until the shutdown begins, and finishes what is in hand.
 ///
@@ -75,7 +66,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
     info!(%address, "listening");
     notify::ready();
-    shutdown.spawn("watchdog", watch(hub, shutdown.clone()));
+    shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
 
     shutdown.begun().await;
     notify::stopping();
@@ -98,18 +89,4 @@ fn admin_app(hub: &Hub) -> axum::Router {
         },
         move || figures.metrics.text(&figures.live),
     )
-}
-
-/// Feeds systemd's watchdog as long as this runtime turns.
-async fn watch(hub: Hub, shutdown: Shutdown) {
-    let interval = notify::watchdog_interval();
-    let Some(interval) = interval else { return };
-    loop {
-        notify::watchdog();
-        notify::status(&format!("{} sessions", hub.live.count()));
-        tokio::select! {
-            () = shutdown.begun() => return,
-            () = tokio::time::sleep(interval) => {}
-        }
-    }
 }

@@ -9,6 +9,7 @@ pub mod sync;
 pub mod store;
 pub mod link;
 
+pub mod cli;
 pub mod config;
 pub mod notify;
 pub mod refusal;

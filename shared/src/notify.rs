@@ -5,6 +5,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::warn;
 
+use crate::shutdown::Shutdown;
+
 /// The service is up.
 pub fn ready() {
     send(NotifyState::Ready);
@@ -32,6 +34,18 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// The service is alive and does its work.
 pub fn watchdog() {
     send(NotifyState::Watchdog);
+}
+
+/// Says so as often as systemd wants to hear it, as long as this runtime turns.
+pub async fn feed_watchdog(shutdown: Shutdown) {
+    let Some(interval) = watchdog_interval() else { return };
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = ticks.tick() => watchdog(),
+        }
+    }
 }
 
 fn send(state: NotifyState<'_>) {

@@ -71,6 +71,26 @@ pub struct PeerAddress(pub SocketAddr);
 #[derive(Clone)]
 pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
 
+/// What a service listens on.
+pub struct Listeners {
+    /// For devices.
+    pub public: TcpListener,
+    /// For health and metrics, if wanted.
+    pub admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds both; an empty `admin_listen` is none.
+    ///
+    /// # Errors
+    /// With the address and the mend in the message.
+    pub async fn bind(listen: &str, admin_listen: &str) -> io::Result<Self> {
+        let public = bind(listen).await?;
+        let admin = if admin_listen.is_empty() { None } else { Some(bind(admin_listen).await?) };
+        Ok(Self { public, admin })
+    }
+}
+
 /// Binds a listener.
 ///
 /// # Errors

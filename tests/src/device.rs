@@ -2,17 +2,18 @@
 
 use std::{path::PathBuf, process::ExitStatus};
 
+use redis::Value;
 use tempfile::TempDir;
 
 use crate::{
     api::Api,
     binaries,
     cloud::{Cloud, OTP_SECRET, out, url},
-    entries::Stored,
+    entries::stored,
     oracle::{Carried, from_hub},
     process::{Finished, Process, Start, run, write_secret},
     redis::RedisServer,
-    wait::{PATIENCE, eventually},
+    wait::{PATIENCE, eventually, eventually_true},
 };
 
 /// Where apps on a device publish.
@@ -35,6 +36,8 @@ pub struct Device {
     pub redis: RedisServer,
     start: Start,
     log: PathBuf,
+    /// How long the log was when this agent started.
+    log_before: usize,
     folder: TempDir,
 }
 
@@ -92,7 +95,7 @@ impl Device {
             start = start.variable(&variable(key), value);
         }
         let log = folder.path().join("agent.log");
-        Self { agent: None, client: client.to_owned(), redis, start, log, folder }
+        Self { agent: None, client: client.to_owned(), redis, start, log, log_before: 0, folder }
     }
 
     /// The folder with its files: `state`, `otp-secret`, `agent.log`.
@@ -106,6 +109,7 @@ impl Device {
     /// When it cannot be started.
     pub fn start_agent(&mut self) {
         self.agent = None;
+        self.log_before = self.log().len();
         let program = binaries::path_of("spoke-agent");
         self.agent = Some(Process::start(&program, &self.start, &self.log));
     }
@@ -128,11 +132,16 @@ impl Device {
         self.agent().kill9();
     }
 
-    /// SIGTERM for the agent, and waits for its end.
+    /// SIGTERM for the agent once it has started, and waits for its end.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// When it does not start or end in time.
     pub async fn stop_agent(&mut self) -> ExitStatus {
+        eventually_true("the agent to have started", async || {
+            let log = self.log();
+            log.get(self.log_before..).is_some_and(|said| said.contains("\"started\""))
+        })
+        .await;
         self.agent().terminate().await
     }
 
@@ -170,17 +179,30 @@ impl Device {
         from_hub(&self.redis.entries(IN).await)
     }
 
+    /// Waits until both origins know that everything was carried.
+    ///
+    /// # Panics
+    /// When that is not so within `PATIENCE`.
+    pub async fn acknowledged_both_ways(&self, cloud: &Cloud) {
+        let up = last(&self.redis, OUT).await;
+        let down = last(&cloud.redis, &out(&self.client)).await;
+        let awaited = format!("{}'s acknowledgements, up {up}, down {down}", self.client);
+        eventually(&awaited, PATIENCE, async || {
+            let own: Option<String> = self.redis.command(&["HGET", STATE, "out_acked"]).await;
+            let key = format!("spoke-hub:client:{}:h", self.client);
+            let hub: Option<String> = cloud.redis.command(&["HGET", &key, "out_acked"]).await;
+            let seen = (own.unwrap_or("0-0".to_owned()), hub.unwrap_or("0-0".to_owned()));
+            if seen == (up.clone(), down.clone()) { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+
     /// Waits until everything that is in its out stream is in the hub's copy in this epoch, and
     /// everything for it in its own.
     ///
     /// # Panics
     /// When that is not so within `PATIENCE`.
     pub async fn carried_both_ways(&self, cloud: &Cloud) {
-        let last = async |redis: &RedisServer, stream: &str| {
-            let newest: redis::Value =
-                redis.command(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
-            crate::entries::stored(newest).pop().map_or("0-0".to_owned(), |entry: Stored| entry.id)
-        };
         let up = last(&self.redis, OUT).await;
         let down = last(&cloud.redis, &out(&self.client)).await;
         let awaited = format!("{}'s entries to be carried, up {up}, down {down}", self.client);
@@ -193,6 +215,12 @@ impl Device {
         })
         .await;
     }
+}
+
+/// The newest ID of a stream.
+async fn last(redis: &RedisServer, stream: &str) -> String {
+    let newest: Value = redis.command(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
+    stored(newest).pop().map_or("0-0".to_owned(), |entry| entry.id)
 }
 
 /// The variable of an agent's setting.

@@ -193,6 +193,15 @@ fn the_end_of_an_older_token_leaves_the_refreshed_one_alone() {
 }
 
 #[test]
+fn a_new_token_is_used_before_it_is_refreshed_however_short_its_life() {
+    let mut enrolment = Enrolment::new(REGISTERED);
+    enrolment.handle_answer(Step::LogIn, Answer::Session { ttl: Duration::ZERO }, NOW);
+    assert_eq!(enrolment.poll_step(NOW, OneTime::Missing), Step::Connect);
+    enrolment.handle_half_life();
+    assert_eq!(enrolment.poll_step(NOW, OneTime::Missing), Step::Refresh);
+}
+
+#[test]
 fn a_clock_that_was_set_back_is_a_reason_to_refresh() {
     let lifetime = kept(Duration::ZERO).token.unwrap();
     assert!(!lifetime.is_refresh_due(NOW));

@@ -20,9 +20,10 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let deadline_ms = args.valid.unwrap_or(config.register_valid).deadline_ms(now_ms()?);
     let again = format!("`spoke-auth provision {client} --again` makes it a new OTP secret");
     match super::store(config)?.extend(client, deadline_ms).await? {
-        Extended::Yes => {
-            Ok(super::print(&format!("{client} may register until {}\n", time(deadline_ms)))?)
-        }
+        Extended::Yes => Ok(spoke_shared::cli::print(&format!(
+            "{client} may register until {}\n",
+            time(deadline_ms)
+        ))?),
         Extended::Unknown => bail!(super::unknown(client)),
         Extended::Registered => {
             bail!(

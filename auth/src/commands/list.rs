@@ -35,5 +35,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
             writeln!(text, "{}", line.trim_end())?;
         }
     }
-    Ok(super::print(&text)?)
+    Ok(spoke_shared::cli::print(&text)?)
 }

@@ -60,7 +60,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     let client = client.clone();
     let made = Provisioned { client, otp_secret, deadline_ms, sessions_ended };
     let text = if args.json { as_json(&made, &args)? } else { as_text(&made, &args)? };
-    Ok(super::print(&text)?)
+    Ok(spoke_shared::cli::print(&text)?)
 }
 
 fn as_json(made: &Provisioned, args: &Args) -> anyhow::Result<String> {

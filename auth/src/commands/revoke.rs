@@ -16,5 +16,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let ended = super::store(config)?.revoke(client).await?;
     let ended = ended.with_context(|| super::unknown(client))?;
     let sessions = super::sessions(ended);
-    Ok(super::print(&format!("{client} is revoked; {sessions} ended\n"))?)
+    Ok(spoke_shared::cli::print(&format!("{client} is revoked; {sessions} ended\n"))?)
 }

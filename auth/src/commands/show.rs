@@ -28,5 +28,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
         let sessions = listed.sessions;
         format!("client    {client}\nstanding  {}\nsessions  {sessions}\n", standing.trim_end())
     };
-    Ok(super::print(&text)?)
+    Ok(spoke_shared::cli::print(&text)?)
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use spoke_shared::{
+    cli::print,
     link::now_ms,
     store::{
         fleet::{self, ClientRow},
@@ -11,7 +12,6 @@ use spoke_shared::{
     },
 };
 
-use super::print;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, bail};
 use spoke_shared::{
+    cli::print,
     client::ClientId,
     entry::{Direction, Entry, EntryLimits},
     seq::Seq,
     store::{Redis, fleet, keys::HubKeys},
 };
 
-use super::print;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 use spoke_shared::{
+    cli::print,
     client::ClientId,
     entry::Entry,
     limits::BATCH_ENTRIES_MAX,
@@ -13,7 +14,6 @@ use spoke_shared::{
     wire::json::ReadForm,
 };
 
-use super::print;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]

@@ -45,7 +45,9 @@ fn asked(query: &str) -> Result<Xread, Refusal> {
                 ask.block_ms = value.parse().map_err(|_| bad("a whole number of milliseconds"))?;
             }
             _ => {
-                return Err(malformed(format!("{name:?} is not one of seq, epoch, count, blockMs")));
+                return Err(malformed(format!(
+                    "{name:?} is not one of seq, epoch, count, blockMs"
+                )));
             }
         }
     }

@@ -61,7 +61,7 @@ async fn survive(transport: &str) {
         tokio::spawn(publish(device.redis.connection(), OUT.to_owned())),
         tokio::spawn(publish(cloud.redis.connection(), out("dev1"))),
     ];
-    cloud.hub_proxy.cut_after(rand::SeedableRng::from_rng(&mut random), 200..200_000, 10);
+    cloud.hub_proxy.cut_after(rand::SeedableRng::from_rng(&mut random), 200..40_000, 20);
 
     let mut faults = FAULTS;
     faults.shuffle(&mut random);

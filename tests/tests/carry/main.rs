@@ -12,13 +12,14 @@ use spoke_tests::{
     oracle::{assert_same, expected},
 };
 
-/// Waits for everything, and holds both copies against what was added.
+/// Waits for everything, and holds both copies against what was added; both origins hear of it.
 async fn assert_carried(cloud: &Cloud, device: &Device, up: &[Stored], down: &[Stored]) {
     device.carried_both_ways(cloud).await;
     let client = &device.client;
     let found = cloud.carried(client).await;
     assert_same(&format!("{client} up"), &expected(up, Some(1)), &found);
     assert_same(&format!("{client} down"), &expected(down, None), &device.carried().await);
+    device.acknowledged_both_ways(cloud).await;
 }
 
 /// All that is in both origins.
