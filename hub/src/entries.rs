@@ -1,6 +1,9 @@
 //! What a request may do with entries: the same over HTTP and over `spoke.v1.json`.
 
-use std::time::{Duration, Instant};
+use std::{
+    cmp::Ordering,
+    time::{Duration, Instant},
+};
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -216,9 +219,13 @@ impl Reader<'_> {
         let Some(ours) = self.caller.generation else { return Ok(()) };
         let (redis, keys) = (&self.hub.redis, &self.hub.keys);
         let newest = presence::generation(redis, keys, &self.caller.client).await;
-        match newest.map_err(|error| self.hub.unavailable(&error))? {
-            newest if newest == ours => Ok(()),
-            _ => Err(superseded()),
+        match newest.map_err(|error| self.hub.unavailable(&error))?.cmp(&ours) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(superseded()),
+            Ordering::Less => {
+                let message = "the hub's store has forgotten this session: begin a new one";
+                Err(Refusal::new(StatusCode::CONFLICT, "gap", message))
+            }
         }
     }
 

@@ -157,6 +157,7 @@ pub async fn drive(
             },
             Some(done) = work.next(), if !work.is_empty() => match done {
                 Ok(Done::Read(entries)) => session.handle_read(entries),
+                Ok(Done::Rewound) => session.handle_rewound(),
                 Ok(Done::Buried) => session.handle_buried(),
                 Ok(Done::Recorded) => session.handle_recorded(),
                 Ok(Done::Appended(appended)) => session.handle_appended(&appended),
@@ -194,6 +195,7 @@ pub async fn drive(
 
 enum Done {
     Read(Vec<Entry>),
+    Rewound,
     Buried,
     Recorded,
     Appended(Appended),
@@ -204,7 +206,12 @@ fn perform(stores: Stores<'_>, work: Work) -> BoxFuture<'_, Result<Done, StoreEr
     async move {
         match work {
             Work::Origin(Task::Read { after, count }) => {
-                Ok(Done::Read(origin.read(after, count).await?))
+                let entries = origin.read(after, count).await?;
+                // Nothing new, or nothing that would ever be found after here.
+                if entries.is_empty() && origin.newest().await? < after {
+                    return Ok(Done::Rewound);
+                }
+                Ok(Done::Read(entries))
             }
             Work::Origin(Task::Bury(letters)) => {
                 origin.bury(epoch, &letters).await?;

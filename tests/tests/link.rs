@@ -206,6 +206,54 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_superseded() {
+    let ends = Ends::start().await;
+    let hub = ends.hub().await;
+    ends.cloud.flushall().await;
+    let append = Append {
+        epoch: Epoch::FIRST,
+        after: Some(Seq::new(4, 0)),
+        through: Seq::new(5, 0),
+        entries: vec![],
+        refused: vec![],
+        digest: None,
+    };
+    assert_eq!(hub.copy.append(&append, 0).await.unwrap(), Appended::Gap(Seq::ZERO));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the_next() {
+    let ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    let ahead = now_ms() + 60_000;
+    ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
+    let replaced = async {
+        eventually_is("the entry is at the hub", 1, async || {
+            ends.cloud.length("spoke-hub:in:x").await
+        })
+        .await;
+        ends.device.flushall().await;
+        // Below what the session has read: it would never come by here.
+        ends.device.add_as("spoke-agent:out:x", "5-0", &numbered(2)).await;
+        pending().await
+    };
+    let (near, _) = run_until(&device, &hub, replaced).await;
+    let Ok(End::Ours(goaway)) = near.end else { panic!("{:?}", near.end) };
+    assert_eq!(goaway.reason, Reason::Gap);
+
+    let hub = ends.hub().await;
+    let arrived = async {
+        eventually_is("the entry of the new stream is at the hub", 2, async || {
+            ends.cloud.length("spoke-hub:in:x").await
+        })
+        .await;
+    };
+    run_until(&device, &hub, arrived).await;
+    let found = ends.cloud.entries("spoke-hub:in:x").await;
+    assert_eq!((found[1].text("epoch"), found[1].text("seq")), (Some("2".into()), Some("5-0".into())));
+}
+
+#[tokio::test]
 async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_nothing() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;

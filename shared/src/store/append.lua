@@ -43,9 +43,12 @@ if not is_type(copy, 'stream') or not is_type(ledger, 'stream') then
   return redis.error_reply('WRONGTYPE ' .. copy .. ' and ' .. ledger .. ' must be streams')
 end
 local known = redis.call('HMGET', state, 'generation', 'in_epoch', 'in_seq', 'in_added')
-if ARGV[1] ~= '' and known[1] ~= ARGV[1] then return {'superseded'} end
-
 local cursor = known[3] or '0-0'
+if ARGV[1] ~= '' and known[1] ~= ARGV[1] then
+  if known[1] and tonumber(known[1]) > tonumber(ARGV[1]) then return {'superseded'} end
+  -- This Redis has forgotten the session, and with it how far the copy was: start over from here.
+  return {'gap', cursor}
+end
 if epoch == '0' then epoch = known[2] or '1' end
 if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.

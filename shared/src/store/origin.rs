@@ -19,6 +19,7 @@ use crate::{
 };
 
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+static NEWEST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("newest.lua")));
 
 /// One out stream with its state. Cheap enough to clone per session.
 #[derive(Clone)]
@@ -130,6 +131,14 @@ impl OriginStore {
             return Ok(Vec::new());
         }
         self.range(format!("({after}"), "+".to_owned(), count).await
+    }
+
+    /// The last ID that the stream has given out; `0-0` if there is no stream.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn newest(&self) -> Result<Seq, StoreError> {
+        reply::seq(self.redis.invoke(&NEWEST.key(&self.stream)).await?)
     }
 
     /// Writes down that all up to `acked` is acknowledged, and takes everything up to `trim` out

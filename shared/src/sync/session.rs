@@ -132,6 +132,12 @@ impl Session {
         self.sender.handle_read(entries);
     }
 
+    /// The other answer to `Task::Read`: the stream ends before what was read of it, so it is not
+    /// the same any more. What it holds now would be passed over; only a handshake can tell.
+    pub fn handle_rewound(&mut self) {
+        self.leave(Reason::Gap, "the stream here was replaced; a new handshake sorts it out");
+    }
+
     /// The answer to `Task::Bury`.
     pub fn handle_buried(&mut self) {
         self.sender.handle_buried();
