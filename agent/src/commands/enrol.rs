@@ -20,6 +20,12 @@ use crate::{
     tls,
 };
 
+/// Said where the settings hold a password.
+const PRIVATE: &str = "
+The settings hold a Redis password, so only their owner and group can read them: the service's user has
+to be one of these (chgrp spoke-agent …).
+";
+
 /// Where settings are kept unless `--config` says otherwise.
 const DEFAULT_PATH: &str = "/etc/spoke/agent.toml";
 
@@ -29,10 +35,10 @@ pub struct Args {
     /// The name that this device was provisioned with
     #[arg(long, value_name = "NAME")]
     client: ClientId,
-    /// The auth service, such as https://auth.example.com
+    /// The auth service, such as `https://auth.example.com`
     #[arg(long, value_name = "URL")]
     auth: ServiceUrl,
-    /// The hub, such as https://hub.example.com
+    /// The hub, such as `https://hub.example.com`
     #[arg(long, value_name = "URL")]
     hub: ServiceUrl,
     /// The one-time secret that `spoke-auth provision` printed
@@ -204,11 +210,12 @@ receive with:
   {redis} XREAD BLOCK 0 STREAMS {inbound} '$'
 look after it with:
   spoke-agent status{option}
-",
+{private}",
         settings = path.display(),
         identity = config.state_dir.display(),
         out = keys.out(),
         inbound = keys.inbound(),
+        private = if settings_file::is_private(config) { PRIVATE } else { "" },
     );
     text
 }

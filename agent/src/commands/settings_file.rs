@@ -28,10 +28,14 @@ pub(super) fn write(path: &Path, config: &Config) -> anyhow::Result<()> {
         fs::create_dir_all(parent)
             .with_context(|| format!("failed to make the directory {}", parent.display()))?;
     }
-    let is_open = config.redis.to_string() == config.redis.as_str();
-    let mode = if is_open { MODE } else { PRIVATE_MODE };
+    let mode = if is_private(config) { PRIVATE_MODE } else { MODE };
     durable::write(path, render(config).as_bytes(), mode)
         .with_context(|| format!("failed to write the settings to {}", path.display()))
+}
+
+/// Whether there is a password in them.
+pub(super) fn is_private(config: &Config) -> bool {
+    config.redis.to_string() != config.redis.as_str()
 }
 
 /// As TOML.

@@ -1,5 +1,7 @@
 //! Who gets in, and to whose streams.
 
+use std::time::{Duration, Instant};
+
 use http::Method;
 use serde_json::json;
 use spoke_shared::store::session::{digest, session_key};
@@ -10,7 +12,7 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-use crate::{OUT, carried, hub, inbound, one};
+use crate::{OUT, assert_one_waits, carried, hub, inbound, one};
 
 const PATHS: [(Method, &str); 4] = [
     (Method::GET, "/seq"),
@@ -73,6 +75,23 @@ async fn a_session_that_ends_shuts_the_door_at_the_next_request() {
     })
     .await;
     assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 401);
+}
+
+#[tokio::test]
+async fn one_who_waits_is_turned_out_within_a_second_when_its_session_ends() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let key = session_key("spoke-auth", &digest(dev1.token().unwrap()));
+    let waiting = tokio::spawn(async move { dev1.get("/xread?blockMs=20000").await });
+    assert_one_waits(&stand).await;
+
+    stand.redis.command::<()>(&["DEL", &key]).await;
+    let begun = Instant::now();
+    stand.redis.add(OUT, &numbered(1)).await;
+
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.refusal().0, 401, "it was given what was not for it: {answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use spoke_tests::{
     redis::RedisServer,
     service::Kind,
     stand::Stand,
+    wait::eventually_true,
 };
 
 const IN: &str = "spoke-hub:in:x";
@@ -20,6 +21,15 @@ const OUT: &str = "spoke-hub:out:dev1:x";
 
 async fn hub() -> Stand {
     Stand::start(Kind::Hub, &[]).await
+}
+
+/// Returns once a read waits for news.
+async fn assert_one_waits(stand: &Stand) {
+    let admin = stand.service.admin();
+    eventually_true("a read to wait", async || {
+        admin.get("/metrics").await.text.contains("spoke_hub_connections 1\n")
+    })
+    .await;
 }
 
 /// The body of one numbered entry.

@@ -7,7 +7,7 @@ use spoke_tests::{
     entries::numbered,
 };
 
-use crate::{IN, OUT, hub, many, one};
+use crate::{IN, OUT, assert_one_waits, hub, many, one};
 
 fn hello() -> Value {
     let origin = json!({
@@ -74,6 +74,7 @@ async fn a_waiting_reader_of_an_older_session_is_not_given_the_newer_ones_news()
         let dev1 = dev1.clone();
         async move { fenced(&dev1, Method::GET, "/xread?blockMs=10000", older, &Value::Null).await }
     });
+    assert_one_waits(&stand).await;
     dev1.post_json("/session", &hello()).await.ok();
     stand.redis.add(OUT, &numbered(1)).await;
     let answer = waiting.await.unwrap();

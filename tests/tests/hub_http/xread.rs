@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use spoke_tests::{
     api::Api,
     entries::{Fields, awkward, numbered},
-    wait::{PATIENCE, eventually_is},
+    wait::eventually_is,
 };
 
-use crate::{OUT, hub, one, unb64};
+use crate::{OUT, assert_one_waits, hub, one, unb64};
 
 /// IDs of the entries of an answer.
 fn ids(answer: &Value) -> Vec<String> {
@@ -118,6 +118,7 @@ async fn one_who_waits_is_answered_as_soon_as_there_is_news() {
             let dev1 = dev1.clone();
             async move { (read(&dev1, &format!("seq={last}&blockMs=20000")).await, Instant::now()) }
         });
+        assert_one_waits(&stand).await;
         // Another client's news wakes nobody.
         stand.redis.add("spoke-hub:out:dev2:x", &numbered(0)).await;
         stand.redis.add("spoke-hub:out:dev11:x", &numbered(0)).await;
@@ -203,14 +204,7 @@ async fn a_hub_that_ends_answers_those_who_wait() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let waiting = tokio::spawn(async move { read(&dev1, "blockMs=25000").await });
-    let connections = stand.service.admin();
-    spoke_tests::wait::eventually("the hub to have heard the request", PATIENCE, async || {
-        assert!(!waiting.is_finished());
-        let metrics = connections.get("/metrics").await.text;
-        let log = stand.service.log();
-        if log.contains("xread") || metrics.contains("xread") { Ok(()) } else { Err(metrics) }
-    })
-    .await;
+    assert_one_waits(&stand).await;
 
     let status = stand.service.terminate().await;
 
