@@ -5,14 +5,8 @@ mod run;
 mod settings_file;
 pub mod status;
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
-
 use clap::{Parser, Subcommand};
-use spoke_shared::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
+use spoke_shared::cli::SettingsArgs;
 
 use crate::config::Config;
 
@@ -20,13 +14,8 @@ use crate::config::Config;
 #[derive(Debug, Parser)]
 #[command(name = "spoke-agent", version, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// Settings file [default: /etc/spoke/agent.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// One setting, over file and environment; `--set log.level=debug` for a nested one.
-    /// Not for passwords: every user of the machine can see it
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = setting)]
-    settings: Vec<(String, String)>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,43 +39,16 @@ impl Cli {
     /// Does what was asked for.
     ///
     /// # Errors
-    /// What a person should read; `exit_code` says how the process ends.
+    /// What a person should read.
     pub async fn run(self) -> anyhow::Result<()> {
-        let load = |flags: Vec<(String, String)>| -> Result<Config, ConfigError> {
-            load(&Sources {
-                service: "agent",
-                file: self.config.as_deref(),
-                environment: std::env::vars().collect(),
-                flags,
-            })
-        };
-        match self.command {
-            Command::Run => run::run(load(self.settings)?).await,
-            Command::Enrol(args) => enrol::run(*args, self.config.as_deref(), self.settings).await,
-            Command::Status(args) => status::run(&load(self.settings)?, &args).await,
+        let Self { settings, command } = self;
+        match command {
+            Command::Run => run::run(settings.load("agent", Vec::new())?).await,
+            Command::Enrol(args) => enrol::run(*args, settings).await,
+            Command::Status(args) => {
+                let config: Config = settings.load("agent", Vec::new())?;
+                status::run(&config, &args).await
+            }
         }
-    }
-}
-
-/// How a process that failed with this error ends: 78 for bad settings, else 1.
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
-        ExitCode::from(EXIT_BAD_SETTINGS)
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-/// Prints an answer. Who reads only the first lines of it is no failure.
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
     }
 }

@@ -8,11 +8,12 @@ use std::{
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use spoke_shared::{
+    cli::{SettingsArgs, print},
     client::ClientId,
     config::{RedisUrl, ServiceUrl, Sources, load, read_secret},
 };
 
-use super::{print, settings_file};
+use super::settings_file;
 use crate::{
     access::{Access, OneTimeSource},
     config::{Account, Config},
@@ -64,14 +65,10 @@ pub struct Args {
     force: bool,
 }
 
-pub(super) async fn run(
-    args: Args,
-    path: Option<&Path>,
-    settings: Vec<(String, String)>,
-) -> anyhow::Result<()> {
-    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
+    let path = given.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
     let mut flags = args.flags()?;
-    flags.extend(settings);
+    flags.extend(given.settings);
     let one_time = args.one_time()?;
     let is_kept = is_kept(path, &args)?;
     let base = if is_kept { path } else { Path::new("/dev/null") };

@@ -6,6 +6,7 @@ use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use spoke_shared::{
+    cli::print,
     client::ClientId,
     config::ServiceUrl,
     link::now_ms,
@@ -13,7 +14,6 @@ use spoke_shared::{
     store::Redis,
 };
 
-use super::print;
 use crate::{
     auth::{chain, http_client},
     config::Config,
