@@ -54,17 +54,17 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
     shutdown.spawn("hints", hints);
 
-    let address = listeners.public.local_addr()?;
+    let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
         shutdown
             .spawn("admin listener", serve(admin, None, admin_app(&hub), limits, shutdown.clone()));
-        info!(address = %admin_address, "admin listening");
+        info!(address = %admin_address, "listening for health and metrics");
     }
     let app = routes::router(hub.clone());
     shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
-    info!(%address, "listening");
+    info!(%address, tls = is_tls, "listening for devices");
     notify::ready();
     shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
 

@@ -192,7 +192,31 @@ impl Greeted {
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let heard = arrived.heard.clone();
-        link::drive(session, stores, frames, outbox, &heard, arrived.leave(), |_| {}).await
+        let mut counted = Counted::default();
+        let count = |session: &Session| counted.count(&hub, session);
+        link::drive(session, stores, frames, outbox, &heard, arrived.leave(), count).await
+    }
+}
+
+/// What of a session is in the hub's figures already.
+#[derive(Default)]
+struct Counted {
+    accepted: u64,
+    duplicates: u64,
+    sent: u64,
+}
+
+impl Counted {
+    fn count(&mut self, hub: &Hub, session: &Session) {
+        let (accepted, duplicates) = session.receiver().counts();
+        let sent = session.sender().carried();
+        for (counter, counted, now) in [
+            (&hub.metrics.accepted, &mut self.accepted, accepted),
+            (&hub.metrics.duplicates, &mut self.duplicates, duplicates),
+            (&hub.metrics.sent, &mut self.sent, sent),
+        ] {
+            counter.add(now - std::mem::replace(counted, now));
+        }
     }
 }
 
@@ -268,11 +292,8 @@ fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, Transpor
 }
 
 fn report(hub: &Hub, outcome: &Outcome) {
-    let (received, duplicates) = outcome.session.receiver().counts();
+    let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
-    hub.metrics.accepted.add(received);
-    hub.metrics.duplicates.add(duplicates);
-    hub.metrics.sent.add(sent);
     match &outcome.end {
         Ok(end @ (End::Stalled | End::Silent(_))) => {
             warn!(received, sent, cause = %end, "session ends");

@@ -108,7 +108,10 @@ async fn status_counts_them() {
     device.redis.add(OUT, &numbered(1)).await;
     device.carried_both_ways(&cloud).await;
     let status = device.command(&["status", "--json"]).await.json();
-    assert_eq!(status["deadLetters"], 3, "{status}");
+    assert_eq!(status["redis"]["deadLetters"], 3, "{status}");
+    let text = device.command(&["status"]).await.done().stdout;
+    let line = text.lines().find(|line| line.contains("dead letters"));
+    assert!(line.is_some_and(|line| line.contains('3')), "{text}");
 }
 
 #[tokio::test]

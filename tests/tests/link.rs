@@ -250,7 +250,10 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
     };
     run_until(&device, &hub, arrived).await;
     let found = ends.cloud.entries("spoke-hub:in:x").await;
-    assert_eq!((found[1].text("epoch"), found[1].text("seq")), (Some("2".into()), Some("5-0".into())));
+    assert_eq!(
+        (found[1].text("epoch"), found[1].text("seq")),
+        (Some("2".into()), Some("5-0".into()))
+    );
 }
 
 #[tokio::test]

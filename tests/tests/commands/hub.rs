@@ -1,0 +1,115 @@
+//! `spoke-hub clients`, `tail`, `send`.
+
+use serde_json::json;
+use spoke_tests::{
+    binaries::path_of,
+    cloud::{Cloud, out},
+    device::{Device, OUT},
+    entries::{fields, numbered},
+    process::{Finished, Process, Start, run},
+    wait::{PATIENCE, eventually, eventually_is},
+};
+
+async fn command(cloud: &Cloud, arguments: &[&str]) -> Finished {
+    run(&path_of("spoke-hub"), &start(cloud, arguments)).await
+}
+
+fn start(cloud: &Cloud, arguments: &[&str]) -> Start {
+    let mut start = Start::with(arguments);
+    start.environment = cloud.hub.environment().to_vec();
+    start
+}
+
+#[tokio::test]
+async fn clients_shows_who_is_connected_and_how_far_they_are() {
+    let cloud = Cloud::start().await;
+    assert_eq!(command(&cloud, &["clients", "--json"]).await.done().json(), json!([]));
+    let mut device = Device::start(&cloud, "dev1").await;
+    device.redis.add_all(OUT, &[numbered(1), numbered(2)]).await;
+    device.carried_both_ways(&cloud).await;
+
+    let rows = command(&cloud, &["clients", "--json"]).await.done().json();
+
+    let row = &rows[0];
+    assert_eq!((rows.as_array().unwrap().len(), &row["client"]), (1, &json!("dev1")), "{rows}");
+    assert!(row["connectedSince"].is_u64(), "{row}");
+    assert_eq!(row["version"], env!("CARGO_PKG_VERSION"), "{row}");
+    assert_eq!(row["in"]["received"], 2, "{row}");
+    assert_eq!(row["out"]["isCaughtUp"], true, "{row}");
+    let text = command(&cloud, &["clients"]).await.done().stdout;
+    assert!(text.contains("dev1"), "{text}");
+    device.stop_agent().await;
+    cloud.redis.add(&out("dev1"), &numbered(3)).await;
+    eventually("it to be shown as gone", PATIENCE, async || {
+        let rows = command(&cloud, &["clients", "--json"]).await.done().json();
+        let is_gone = rows[0]["connectedSince"].is_null();
+        if is_gone && rows[0]["out"]["isCaughtUp"] == false { Ok(()) } else { Err(rows) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
+    let cloud = Cloud::start().await;
+    let (dev1, dev2) = (cloud.client("dev1").await, cloud.client("dev2").await);
+    let post = async |api: &spoke_tests::api::Api, seq: &str, payload: &str| {
+        let body = json!({ "seq": seq, "fields": [["topic", "test"], ["payload", payload]] });
+        api.post_json("/xadd", &body).await.ok();
+    };
+    post(&dev1, "1-0", "from before").await;
+    let log = |name: &str| cloud.folder().join(name);
+    let program = path_of("spoke-hub");
+    let all = Process::start(&program, &start(&cloud, &["tail"]), &log("all"));
+    let of_one = ["tail", "--client", "dev2", "--all", "--json"];
+    let one = Process::start(&program, &start(&cloud, &of_one), &log("one"));
+    // Both say nothing of their own; that they listen shows when something arrives.
+    let mut n = 1;
+    eventually("both to print", PATIENCE, async || {
+        n += 1;
+        post(&dev1, &format!("{n}-0"), "for all to see").await;
+        post(&dev2, &format!("{n}-0"), "of dev2 \u{1b}[2J").await;
+        let (all, one) = (all.log(), one.log());
+        let is_there = all.contains("of dev2") && one.contains("of dev2");
+        is_there.then_some(()).ok_or((all, one))
+    })
+    .await;
+
+    let (all, one) = (all.log(), one.log());
+    assert!(all.contains("client=dev1") && all.contains("payload=for all to see"), "{all}");
+    assert!(!all.contains("from before"), "without --all it begins now: {all}");
+    assert!(!all.contains('\u{1b}'), "an entry commands the terminal");
+    assert!(!one.contains("dev1"), "{one}");
+    for line in one.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
+        assert_eq!(entry["fields"][0], json!(["client", "dev2"]), "{entry}");
+    }
+}
+
+#[tokio::test]
+async fn send_reaches_the_device_and_refuses_an_unknown_client() {
+    let cloud = Cloud::start().await;
+    let device = Device::start(&cloud, "dev1").await;
+    let sent = command(&cloud, &["send", "dev1", "topic", "test", "a", "1", "a", "2"]).await.done();
+    device.carried_both_ways(&cloud).await;
+    let copy = device.carried().await;
+    let expected = fields([("topic", "test"), ("a", "1"), ("a", "2")]);
+    assert_eq!((copy[0].seq.as_str(), &copy[0].fields), (sent.stdout.trim(), &expected));
+
+    let unknown = command(&cloud, &["send", "nobody", "a", "b"]).await;
+
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert!(unknown.stderr.contains("nobody"), "{unknown:?}");
+    assert!(!cloud.redis.command::<bool>(&["EXISTS", &out("nobody")]).await);
+}
+
+#[tokio::test]
+async fn send_takes_a_client_that_is_provisioned_and_was_never_here() {
+    let cloud = Cloud::start().await;
+    cloud.provision("dev7").await;
+    command(&cloud, &["send", "dev7", "a", "b"]).await.done();
+    eventually_is("the entry to wait for it", 1, async || cloud.redis.length(&out("dev7")).await)
+        .await;
+    let never = command(&cloud, &["send", "dev7", "seq", "1-1"]).await;
+    assert_eq!(never.code, Some(1), "what can never be carried is not sent: {never:?}");
+    assert_eq!(cloud.redis.length(&out("dev7")).await, 1);
+}

@@ -1,0 +1,10 @@
+//! The command line of all three programs: contract sections 7 and 8.
+
+mod agent;
+mod auth;
+mod enrol;
+mod hub;
+mod settings;
+mod usage;
+
+const PROGRAMS: [&str; 3] = ["spoke-agent", "spoke-auth", "spoke-hub"];

@@ -1,0 +1,123 @@
+//! Entries at the edge: the last that is carried, and the first that is not.
+
+use spoke_tests::{
+    cloud::{Cloud, out},
+    device::{DEAD, Device, OUT},
+    entries::{Fields, every_byte, fields},
+    oracle::{assert_same, expected},
+    wait::eventually_is,
+};
+
+const MEBIBYTE: usize = 1024 * 1024;
+
+fn many(count: usize) -> Fields {
+    fields((0..count).map(|i| (format!("f{i}"), "v")))
+}
+
+fn of_size(bytes: usize) -> Fields {
+    fields([("blob", every_byte(bytes))])
+}
+
+/// The largest entry there can be: 128 names of a kibibyte, and a mebibyte of values.
+fn largest() -> Fields {
+    let name = |i: usize| format!("{i:03}").into_bytes().into_iter().cycle().take(1024).collect();
+    (0..128).map(|i| (name(i), every_byte(MEBIBYTE / 128))).collect()
+}
+
+/// Each with whether it is carried.
+fn edges() -> Vec<(&'static str, Fields, bool)> {
+    let name = |length: usize| fields([("n".repeat(length), "v")]);
+    vec![
+        ("128 fields", many(128), true),
+        ("129 fields", many(129), false),
+        ("1 MiB", of_size(MEBIBYTE), true),
+        ("1 MiB and a byte", of_size(MEBIBYTE + 1), false),
+        ("a name of 1 KiB", name(1024), true),
+        ("a name of 1 KiB and a byte", name(1025), false),
+        ("the largest of all", largest(), true),
+    ]
+}
+
+#[tokio::test]
+async fn the_last_that_fits_is_carried_up_and_the_next_is_set_aside() {
+    for transport in ["ws", "http"] {
+        let cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let (mut good, mut bad) = (Vec::new(), 0);
+        for (_, fields, is_carried) in edges() {
+            let added = device.redis.add_all(OUT, &[fields]).await;
+            if is_carried {
+                good.extend(added);
+            } else {
+                bad += 1;
+            }
+        }
+        device.carried_both_ways(&cloud).await;
+        assert_same(transport, &expected(&good, Some(1)), &cloud.carried("dev1").await);
+        assert_eq!(device.redis.length(DEAD).await, bad);
+    }
+}
+
+#[tokio::test]
+async fn the_last_that_fits_is_carried_down_and_the_next_is_set_aside() {
+    for transport in ["ws", "http"] {
+        let cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let (mut good, mut bad) = (Vec::new(), 0);
+        for (_, fields, is_carried) in edges() {
+            let added = cloud.redis.add_all(&out("dev1"), &[fields]).await;
+            if is_carried {
+                good.extend(added);
+            } else {
+                bad += 1;
+            }
+        }
+        let length = good.len();
+        eventually_is("the good ones to arrive", length, async || {
+            device.redis.length(spoke_tests::device::IN).await
+        })
+        .await;
+        assert_same(transport, &expected(&good, None), &device.carried().await);
+        assert_eq!(cloud.redis.length("spoke-hub:dead:x").await, bad);
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_of_the_largest_entries_are_carried_both_ways() {
+    for transport in ["ws", "http"] {
+        let cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let all: Vec<_> = (0..50).map(|_| largest()).collect();
+        let up = device.redis.add_all(OUT, &all).await;
+        let down = cloud.redis.add_all(&out("dev1"), &all).await;
+        device.carried_both_ways(&cloud).await;
+        assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+        assert_same("down", &expected(&down, None), &device.carried().await);
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_the_longest_name_is_served() {
+    let cloud = Cloud::start().await;
+    let name = format!("N{}", "._-x".repeat(16)).chars().take(64).collect::<String>();
+    let device = Device::start(&cloud, &name).await;
+    let up = device.redis.add_all(OUT, &[many(1)]).await;
+    cloud.redis.add(&out(&name), &many(1)).await;
+    device.carried_both_ways(&cloud).await;
+    assert_same("up", &expected(&up, Some(1)), &cloud.carried(&name).await);
+}
+
+#[tokio::test]
+async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
+    let settings = spoke_tests::cloud::Settings { hub: &[("in_max_len", "500")], auth: &[] };
+    let cloud = Cloud::start_with(settings).await;
+    let device = Device::start(&cloud, "dev1").await;
+    let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
+    let up = device.redis.add_all(OUT, &all).await;
+    device.carried_both_ways(&cloud).await;
+    let found = cloud.carried("dev1").await;
+    // Redis takes out whole nodes of a hundred.
+    assert!((500..=700).contains(&found.len()), "{}", found.len());
+    let newest = &up[up.len() - found.len()..];
+    assert_same("the newest", &expected(newest, Some(1)), &found);
+}
