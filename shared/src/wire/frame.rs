@@ -19,15 +19,17 @@
 //! cursor  [epoch, ms, n, digest]
 //! ```
 
-use bytes::Bytes;
-use rmp::encode;
+mod read;
+mod write;
 
+use bytes::Bytes;
+
+use self::write::Writer;
 use super::msgpack::{Malformed, Reader};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     limits::{
-        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, ENTRY_FIELDS_MAX, FRAME_BYTES_MAX,
-        REFUSED_MAX, TEXT_BYTES_MAX, WINDOW_BATCHES,
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, FRAME_BYTES_MAX, WINDOW_BATCHES,
     },
     seq::{Epoch, Seq},
 };
@@ -329,13 +331,15 @@ impl Frame {
 
     fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
         let (frame, known) = match kind {
-            HELLO => (Self::Hello(Box::new(hello(r)?)), 7),
-            WELCOME => (Self::Welcome(Box::new(welcome(r)?)), 11),
-            PUSH => (Self::Push(push(r)?), 7),
-            ACK => (Self::Ack(ack(r)?), 5),
+            HELLO => (Self::Hello(Box::new(read::hello(r)?)), 7),
+            WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 11),
+            PUSH => (Self::Push(read::push(r)?), 7),
+            ACK => (Self::Ack(read::ack(r)?), 5),
             PING => (Self::Ping, 1),
-            PONG => (Self::Pong(Ack { epoch: epoch(r)?, seq: seq(r)?, refused: vec![] }), 4),
-            GOAWAY => (Self::Goaway(goaway(r)?), 4),
+            PONG => {
+                (Self::Pong(Ack { epoch: read::epoch(r)?, seq: read::seq(r)?, refused: vec![] }), 4)
+            }
+            GOAWAY => (Self::Goaway(read::goaway(r)?), 4),
             _ => return Err(Malformed::Not("a known kind")),
         };
         r.skip(elements.checked_sub(known).ok_or(Malformed::Cut)?)?;
@@ -365,250 +369,6 @@ fn unpack(r: &mut Reader) -> Result<Bytes, Malformed> {
     let packed = r.bytes("packed bytes")?;
     let plain = zstd::bulk::decompress(&packed, length).map_err(|_| Malformed::Not("zstd"))?;
     Ok(plain.into())
-}
-
-// ---- Reading ----------------------------------------------------------------------------------
-
-fn seq(r: &mut Reader) -> Result<Seq, Malformed> {
-    Ok(Seq::new(r.uint("seq")?, r.uint("seq")?))
-}
-
-fn epoch(r: &mut Reader) -> Result<Epoch, Malformed> {
-    Ok(Epoch(r.bounded("epoch", u32::MAX.into())? as u32))
-}
-
-fn version(r: &mut Reader) -> Result<(u64, u64, String), Malformed> {
-    Ok((r.uint("major")?, r.uint("minor")?, r.text("version", TEXT_BYTES_MAX)?))
-}
-
-fn origin(r: &mut Reader) -> Result<Origin, Malformed> {
-    let elements = r.array("an origin")?;
-    let origin = Origin {
-        epoch: epoch(r)?,
-        start: seq(r)?,
-        first: seq(r)?,
-        last: seq(r)?,
-        added: r.uint("added")?,
-        acked: seq(r)?,
-    };
-    r.skip(elements.checked_sub(10).ok_or(Malformed::Cut)?)?;
-    Ok(origin)
-}
-
-fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
-    let elements = r.array("a cursor")?;
-    let (epoch, seq) = (epoch(r)?, seq(r)?);
-    let digest = r.bytes("digest")?;
-    let digest = match digest.len() {
-        0 => None,
-        _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
-    };
-    r.skip(elements.checked_sub(4).ok_or(Malformed::Cut)?)?;
-    Ok(Cursor { epoch, seq, digest })
-}
-
-fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
-    let (major, minor, version) = version(r)?;
-    let (origin, cursor) = (origin(r)?, cursor(r)?);
-    Ok(Hello { major, minor, version, origin, cursor, features: Features(r.uint("features")?) })
-}
-
-fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
-    let (major, minor, version) = version(r)?;
-    let generation = r.uint("generation")?;
-    let (cursor, origin) = (cursor(r)?, origin(r)?);
-    let granted = granted(r)?;
-    let (heartbeat_ms, server_time_ms) = (r.uint("heartbeat")?, r.uint("server time")?);
-    let features = Features(r.uint("features")?);
-    Ok(Welcome {
-        major,
-        minor,
-        version,
-        generation,
-        cursor,
-        origin,
-        granted,
-        heartbeat_ms,
-        server_time_ms,
-        features,
-    })
-}
-
-fn granted(r: &mut Reader) -> Result<Granted, Malformed> {
-    let elements = r.array("limits")?;
-    let mut limit = |name, ours: usize| Ok((r.uint(name)?.min(ours as u64) as usize).max(1));
-    let ours = Granted::default();
-    let granted = Granted {
-        window_batches: limit("window", ours.window_batches)?,
-        batch_entries: limit("batch entries", ours.batch_entries)?,
-        batch_bytes: limit("batch bytes", ours.batch_bytes)?,
-        entry: EntryLimits {
-            fields: limit("fields", ours.entry.fields)?,
-            value_bytes: limit("value bytes", ours.entry.value_bytes)?,
-        },
-    };
-    r.skip(elements.checked_sub(5).ok_or(Malformed::Cut)?)?;
-    Ok(granted)
-}
-
-fn push(r: &mut Reader) -> Result<Push, Malformed> {
-    let (epoch, after, through) = (epoch(r)?, seq(r)?, seq(r)?);
-    let elements = r.array("entries")?;
-    if elements % 3 != 0 || elements / 3 > BATCH_ENTRIES_MAX {
-        return Err(Malformed::Bound("number of entries"));
-    }
-    let mut entries = Vec::with_capacity(elements / 3);
-    let mut last = after;
-    for _ in 0..elements / 3 {
-        let entry = entry(r, last)?;
-        last = entry.seq;
-        entries.push(entry);
-    }
-    if through < last || through <= after {
-        return Err(Malformed::Bound("through"));
-    }
-    Ok(Push { epoch, after, through, entries })
-}
-
-/// The ms are the difference from the entry before; n is its whole value where the ms differ,
-/// and the difference less one where they do not: no encoding says "the same again".
-fn entry(r: &mut Reader, before: Seq) -> Result<Entry, Malformed> {
-    let (step, n) = (r.uint("seq")?, r.uint("seq")?);
-    let over = Malformed::Bound("seq");
-    let ms = before.ms.checked_add(step).ok_or(over.clone())?;
-    let n = match step {
-        0 => before.n.checked_add(1).and_then(|next| next.checked_add(n)).ok_or(over)?,
-        _ => n,
-    };
-    let elements = r.array("fields")?;
-    // The receiver refuses an entry past its own limit; this bounds what a stranger can ask for.
-    if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
-        return Err(Malformed::Bound("number of fields"));
-    }
-    let mut fields = Vec::with_capacity(elements / 2);
-    for _ in 0..elements / 2 {
-        fields.push((r.bytes("a field")?, r.bytes("a value")?));
-    }
-    Ok(Entry { seq: Seq::new(ms, n), fields })
-}
-
-fn ack(r: &mut Reader) -> Result<Ack, Malformed> {
-    let (epoch, cursor) = (epoch(r)?, seq(r)?);
-    let elements = r.array("refused entries")?;
-    if elements % 3 != 0 || elements / 3 > REFUSED_MAX {
-        return Err(Malformed::Bound("number of refused entries"));
-    }
-    let mut refused = Vec::with_capacity(elements / 3);
-    for _ in 0..elements / 3 {
-        refused.push((seq(r)?, Unfit::from_word(&r.text("reason", TEXT_BYTES_MAX)?)));
-    }
-    Ok(Ack { epoch, seq: cursor, refused })
-}
-
-fn goaway(r: &mut Reader) -> Result<Goaway, Malformed> {
-    Ok(Goaway {
-        reason: Reason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
-        message: r.text("message", TEXT_BYTES_MAX)?,
-        wait_ms: r.uint("wait")?,
-    })
-}
-
-// ---- Writing ----------------------------------------------------------------------------------
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    const INFALLIBLE: &'static str = "writing to memory does not fail";
-
-    fn array(&mut self, elements: usize) -> &mut Self {
-        encode::write_array_len(&mut self.0, elements as u32).expect(Self::INFALLIBLE);
-        self
-    }
-
-    fn uint(&mut self, value: impl Into<u64>) -> &mut Self {
-        encode::write_uint(&mut self.0, value.into()).expect(Self::INFALLIBLE);
-        self
-    }
-
-    fn size(&mut self, value: usize) -> &mut Self {
-        self.uint(value as u64)
-    }
-
-    fn seq(&mut self, seq: Seq) -> &mut Self {
-        self.uint(seq.ms).uint(seq.n)
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        encode::write_bin(&mut self.0, bytes).expect(Self::INFALLIBLE);
-        self
-    }
-
-    /// Cut at the bound rather than refused by the reader.
-    fn text(&mut self, text: &str) -> &mut Self {
-        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        encode::write_str(&mut self.0, text).expect(Self::INFALLIBLE);
-        self
-    }
-
-    fn origin(&mut self, origin: &Origin) -> &mut Self {
-        self.array(10)
-            .uint(origin.epoch.0)
-            .seq(origin.start)
-            .seq(origin.first)
-            .seq(origin.last)
-            .uint(origin.added)
-            .seq(origin.acked)
-    }
-
-    fn cursor(&mut self, cursor: &Cursor) -> &mut Self {
-        let digest = cursor.digest.as_ref().map_or(&[][..], |digest| &digest.0);
-        self.array(4).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest)
-    }
-
-    fn hello(&mut self, hello: &Hello) -> &mut Self {
-        self.array(7).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
-        self.origin(&hello.origin).cursor(&hello.cursor).uint(hello.features.0)
-    }
-
-    fn welcome(&mut self, welcome: &Welcome) -> &mut Self {
-        self.array(11).uint(WELCOME).uint(welcome.major).uint(welcome.minor);
-        self.text(&welcome.version).uint(welcome.generation);
-        self.cursor(&welcome.cursor).origin(&welcome.origin);
-        let granted = &welcome.granted;
-        self.array(5).size(granted.window_batches).size(granted.batch_entries);
-        self.size(granted.batch_bytes).size(granted.entry.fields).size(granted.entry.value_bytes);
-        self.uint(welcome.heartbeat_ms).uint(welcome.server_time_ms).uint(welcome.features.0)
-    }
-
-    fn push(&mut self, push: &Push) -> &mut Self {
-        self.array(7).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
-        self.array(3 * push.entries.len());
-        let mut before = push.after;
-        for Entry { seq, fields } in &push.entries {
-            let step = seq.ms - before.ms;
-            self.uint(step).uint(if step == 0 { seq.n - before.n - 1 } else { seq.n });
-            self.array(2 * fields.len());
-            for (name, value) in fields {
-                self.bytes(name).bytes(value);
-            }
-            before = *seq;
-        }
-        self
-    }
-
-    fn ack(&mut self, ack: &Ack) -> &mut Self {
-        self.array(5).uint(ACK).uint(ack.epoch.0).seq(ack.seq);
-        self.array(3 * ack.refused.len());
-        for (seq, reason) in &ack.refused {
-            self.seq(*seq).text(reason.word());
-        }
-        self
-    }
-
-    fn goaway(&mut self, goaway: &Goaway) -> &mut Self {
-        self.array(4).uint(GOAWAY).text(goaway.reason.word());
-        self.text(&goaway.message).uint(goaway.wait_ms)
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,153 @@
+//! The bodies of frames, out of MessagePack. Every length and number is bounded before it is believed.
+
+use super::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome};
+use crate::{
+    entry::{Digest, Entry, EntryLimits, Unfit},
+    limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
+    seq::{Epoch, Seq},
+    wire::msgpack::{Malformed, Reader},
+};
+
+pub(super) fn seq(r: &mut Reader) -> Result<Seq, Malformed> {
+    Ok(Seq::new(r.uint("seq")?, r.uint("seq")?))
+}
+
+pub(super) fn epoch(r: &mut Reader) -> Result<Epoch, Malformed> {
+    Ok(Epoch(r.bounded("epoch", u32::MAX.into())? as u32))
+}
+
+fn version(r: &mut Reader) -> Result<(u64, u64, String), Malformed> {
+    Ok((r.uint("major")?, r.uint("minor")?, r.text("version", TEXT_BYTES_MAX)?))
+}
+
+fn origin(r: &mut Reader) -> Result<Origin, Malformed> {
+    let elements = r.array("an origin")?;
+    let origin = Origin {
+        epoch: epoch(r)?,
+        start: seq(r)?,
+        first: seq(r)?,
+        last: seq(r)?,
+        added: r.uint("added")?,
+        acked: seq(r)?,
+    };
+    r.skip(elements.checked_sub(10).ok_or(Malformed::Cut)?)?;
+    Ok(origin)
+}
+
+fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
+    let elements = r.array("a cursor")?;
+    let (epoch, seq) = (epoch(r)?, seq(r)?);
+    let digest = r.bytes("digest")?;
+    let digest = match digest.len() {
+        0 => None,
+        _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
+    };
+    r.skip(elements.checked_sub(4).ok_or(Malformed::Cut)?)?;
+    Ok(Cursor { epoch, seq, digest })
+}
+
+pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
+    let (major, minor, version) = version(r)?;
+    let (origin, cursor) = (origin(r)?, cursor(r)?);
+    Ok(Hello { major, minor, version, origin, cursor, features: Features(r.uint("features")?) })
+}
+
+pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
+    let (major, minor, version) = version(r)?;
+    let generation = r.uint("generation")?;
+    let (cursor, origin) = (cursor(r)?, origin(r)?);
+    let granted = granted(r)?;
+    let (heartbeat_ms, server_time_ms) = (r.uint("heartbeat")?, r.uint("server time")?);
+    let features = Features(r.uint("features")?);
+    Ok(Welcome {
+        major,
+        minor,
+        version,
+        generation,
+        cursor,
+        origin,
+        granted,
+        heartbeat_ms,
+        server_time_ms,
+        features,
+    })
+}
+
+fn granted(r: &mut Reader) -> Result<Granted, Malformed> {
+    let elements = r.array("limits")?;
+    let mut limit = |name, ours: usize| Ok((r.uint(name)?.min(ours as u64) as usize).max(1));
+    let ours = Granted::default();
+    let granted = Granted {
+        window_batches: limit("window", ours.window_batches)?,
+        batch_entries: limit("batch entries", ours.batch_entries)?,
+        batch_bytes: limit("batch bytes", ours.batch_bytes)?,
+        entry: EntryLimits {
+            fields: limit("fields", ours.entry.fields)?,
+            value_bytes: limit("value bytes", ours.entry.value_bytes)?,
+        },
+    };
+    r.skip(elements.checked_sub(5).ok_or(Malformed::Cut)?)?;
+    Ok(granted)
+}
+
+pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
+    let (epoch, after, through) = (epoch(r)?, seq(r)?, seq(r)?);
+    let elements = r.array("entries")?;
+    if elements % 3 != 0 || elements / 3 > BATCH_ENTRIES_MAX {
+        return Err(Malformed::Bound("number of entries"));
+    }
+    let mut entries = Vec::with_capacity(elements / 3);
+    let mut last = after;
+    for _ in 0..elements / 3 {
+        let entry = entry(r, last)?;
+        last = entry.seq;
+        entries.push(entry);
+    }
+    if through < last || through <= after {
+        return Err(Malformed::Bound("through"));
+    }
+    Ok(Push { epoch, after, through, entries })
+}
+
+/// The ms are the difference from the entry before; n is its whole value where the ms differ,
+/// and the difference less one where they do not: no encoding says "the same again".
+fn entry(r: &mut Reader, before: Seq) -> Result<Entry, Malformed> {
+    let (step, n) = (r.uint("seq")?, r.uint("seq")?);
+    let over = Malformed::Bound("seq");
+    let ms = before.ms.checked_add(step).ok_or(over.clone())?;
+    let n = match step {
+        0 => before.n.checked_add(1).and_then(|next| next.checked_add(n)).ok_or(over)?,
+        _ => n,
+    };
+    let elements = r.array("fields")?;
+    // The receiver refuses an entry past its own limit; this bounds what a stranger can ask for.
+    if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
+        return Err(Malformed::Bound("number of fields"));
+    }
+    let mut fields = Vec::with_capacity(elements / 2);
+    for _ in 0..elements / 2 {
+        fields.push((r.bytes("a field")?, r.bytes("a value")?));
+    }
+    Ok(Entry { seq: Seq::new(ms, n), fields })
+}
+
+pub(super) fn ack(r: &mut Reader) -> Result<Ack, Malformed> {
+    let (epoch, cursor) = (epoch(r)?, seq(r)?);
+    let elements = r.array("refused entries")?;
+    if elements % 3 != 0 || elements / 3 > REFUSED_MAX {
+        return Err(Malformed::Bound("number of refused entries"));
+    }
+    let mut refused = Vec::with_capacity(elements / 3);
+    for _ in 0..elements / 3 {
+        refused.push((seq(r)?, Unfit::from_word(&r.text("reason", TEXT_BYTES_MAX)?)));
+    }
+    Ok(Ack { epoch, seq: cursor, refused })
+}
+
+pub(super) fn goaway(r: &mut Reader) -> Result<Goaway, Malformed> {
+    Ok(Goaway {
+        reason: Reason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
+        message: r.text("message", TEXT_BYTES_MAX)?,
+        wait_ms: r.uint("wait")?,
+    })
+}
