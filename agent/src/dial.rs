@@ -8,8 +8,8 @@ use rustls::pki_types::ServerName;
 use secrecy::SecretString;
 use spoke_shared::{
     config::ServiceUrl,
+    heard::{Heard, Listened},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT},
-    link::Heard,
     wire::frame::SUBPROTOCOL,
 };
 use tokio::{
@@ -23,10 +23,10 @@ use tokio_tungstenite::{
 };
 use tokio_util::either::Either;
 
-use crate::{auth::bearer, denial::Denial, transport::ws::Listening};
+use crate::{auth::bearer, denial::Denial};
 
 /// An open WebSocket.
-pub type Socket = WebSocketStream<Listening<Either<TcpStream, TlsStream<TcpStream>>>>;
+pub type Socket = WebSocketStream<Listened<Either<TcpStream, TlsStream<TcpStream>>>>;
 
 /// Why there is no WebSocket.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub async fn websocket(
         Either::Right(shaken.map_err(|source| tls_error(place.clone(), source))?)
     };
     let heard = Heard::new(std::time::Instant::now());
-    let upgrading = upgrade(&url, token, Listening::new(stream, heard.clone()));
+    let upgrading = upgrade(&url, token, Listened::new(stream, heard.clone()));
     match tokio::time::timeout_at(until, upgrading).await {
         Ok(Ok(socket)) => Ok((socket, heard)),
         Ok(Err(error)) => Err(upgrade_error(place, error)),

@@ -10,8 +10,9 @@ use futures_util::{
 use secrecy::ExposeSecret;
 use spoke_shared::{
     entry::{Direction, EntryLimits},
+    heard::Heard,
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
-    link::{self, Heard, Outcome, Stores, TransportError, now_ms},
+    link::{self, Outcome, Stores, TransportError, now_ms},
     store::{
         StoreError,
         presence::{self, Arrival},

@@ -7,6 +7,7 @@ pub mod limits;
 pub mod wire;
 pub mod sync;
 pub mod store;
+pub mod heard;
 pub mod link;
 
 pub mod cli;

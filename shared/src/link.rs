@@ -7,11 +7,7 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{
@@ -21,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     entry::Entry,
+    heard::Heard,
     limits::{GOODBYE_TIMEOUT, WINDOW_BATCHES},
     seq::Epoch,
     store::{StoreError, copy::CopyStore, hints::Watch, origin::OriginStore},
@@ -76,32 +73,6 @@ pub struct Outcome {
     pub end: Result<End, LinkError>,
     /// Its last state, for the figures.
     pub session: Session,
-}
-
-/// When the last byte of the other side was seen. Shared with the transport, which sees the parts
-/// of a large frame long before the frame is whole.
-#[derive(Clone, Debug)]
-pub struct Heard {
-    since: Instant,
-    millis: Arc<AtomicU64>,
-}
-
-impl Heard {
-    /// Heard just now.
-    pub fn new(now: Instant) -> Self {
-        Self { since: now, millis: Arc::new(AtomicU64::new(0)) }
-    }
-
-    /// Heard at `now`.
-    pub fn touch(&self, now: Instant) {
-        let millis = now.duration_since(self.since).as_millis() as u64;
-        self.millis.fetch_max(millis, Ordering::Relaxed);
-    }
-
-    /// When that was.
-    pub fn at(&self) -> Instant {
-        self.since + Duration::from_millis(self.millis.load(Ordering::Relaxed))
-    }
 }
 
 /// Milliseconds since 1970 by this machine's clock.

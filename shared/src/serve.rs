@@ -12,9 +12,8 @@ use std::{
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,7 @@ use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -33,8 +32,8 @@ use tracing::{debug, error, info, warn};
 
 pub use self::{admin::admin_router, tls::server_tls};
 use crate::{
+    heard::{Heard, Listened},
     limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT},
-    link::Heard,
     shutdown::{Shutdown, panic_message},
 };
 
@@ -133,7 +132,10 @@ pub async fn serve(
             trouble.begin("too many connections: new ones are closed at once", "");
             continue;
         };
-        trouble.end();
+        // At the very edge of the limit it would come and go with each connection.
+        if places.available_permits() >= limits.connections / 16 {
+            trouble.end();
+        }
         let place = Place(Arc::new(permit));
         let (app, stop) = (app.clone(), shutdown.clone());
         let connection = Connection { address, place, app, limits, shutdown: stop };
@@ -161,7 +163,7 @@ impl Connection {
         // Small frames that wait for nobody: latency is ours to keep.
         let _ = stream.set_nodelay(true);
         let heard = Heard::new(Instant::now());
-        let stream = Listened { stream, heard: heard.clone() };
+        let stream = Listened::new(stream, heard.clone());
         let Some(acceptor) = acceptor else {
             return self.serve_http(stream, heard).await;
         };
@@ -201,57 +203,6 @@ impl Connection {
         if let Ok(Err(error)) = result {
             debug!(%address, %error, "connection ended with an error");
         }
-    }
-}
-
-/// Tells `Heard` of every byte that comes in.
-struct Listened {
-    stream: TcpStream,
-    heard: Heard,
-}
-
-impl AsyncRead for Listened {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.touch(Instant::now());
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Listened {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The driver, the scripts and the hints on two real Redis, without services or sockets between.
 
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
 use std::{
     future::pending,
     time::{Duration, Instant},
@@ -9,7 +11,8 @@ use futures_util::{sink, stream};
 use spoke_shared::{
     client::ClientId,
     entry::{Direction, EntryLimits},
-    link::{self, Heard, LinkError, Outcome, Stores, TransportError, now_ms},
+    heard::Heard,
+    link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
     store::{

@@ -24,8 +24,9 @@ use secrecy::SecretString;
 use spoke_shared::{
     config::ServiceUrl,
     entry::Entry,
+    heard::Heard,
     limits::{BLOCK_MAX, HEARTBEAT, WINDOW_BATCHES},
-    link::{Heard, TransportError},
+    link::TransportError,
     seq::{Epoch, Seq},
     wire::{
         frame::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},

@@ -1,32 +1,20 @@
 //! Frames over one WebSocket: a frame is a binary message.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
-    link::{Heard, TransportError},
+    heard::Heard,
+    link::TransportError,
     wire::frame::{Features, Frame},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::Line;
 use crate::dial::Socket;
-
-/// A stream that notes when bytes come, be it in the middle of a frame.
-pub struct Listening<S> {
-    inner: S,
-    heard: Heard,
-}
 
 /// The other side sent text where only frames belong.
 #[derive(Debug, thiserror::Error)]
@@ -76,44 +64,4 @@ fn read(
 
 fn broken(error: tungstenite::Error) -> TransportError {
     TransportError::Broken(error.into())
-}
-
-impl<S> Listening<S> {
-    /// Notes into `heard`.
-    pub fn new(inner: S, heard: Heard) -> Self {
-        Self { inner, heard }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.touch(Instant::now());
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

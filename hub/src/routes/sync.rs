@@ -12,8 +12,8 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_shared::{
+    heard::Heard,
     limits::FRAME_BYTES_MAX,
-    link::Heard,
     refusal::Refusal,
     serve::{PeerAddress, Place},
     wire::frame::SUBPROTOCOL,

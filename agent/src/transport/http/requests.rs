@@ -11,8 +11,8 @@ use reqwest::{Client, RequestBuilder};
 use serde::de::DeserializeOwned;
 use spoke_shared::{
     config::ServiceUrl,
+    heard::Heard,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
-    link::Heard,
     seq::{Epoch, Seq},
     wire::{
         frame::{Goaway, Reason},
