@@ -30,8 +30,7 @@ impl Caller {
     /// # Errors
     /// 401 if it lets nobody in, 503 if that cannot be found out.
     pub async fn of_token(hub: &Hub, token: SecretString) -> Result<Self, Refusal> {
-        let client =
-            hub.sessions.client_of(&token).await.map_err(|error| hub.unavailable(&error))?;
+        let client = hub.checked(hub.sessions.client_of(&token).await)?;
         let Some(client) = client else { return Err(unauthorized(hub)) };
         Ok(Self { client, generation: None, token })
     }

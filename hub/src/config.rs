@@ -1,9 +1,10 @@
 //! Settings of the hub: `/etc/spoke/hub.toml`, over it `SPOKE_HUB_…`, over that flags.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
+    store::{keys::HubKeys, session::session_prefix},
 };
 
 /// All settings, each with its default.
@@ -16,7 +17,8 @@ pub struct Config {
     pub admin_listen: String,
     /// Where the streams are.
     pub redis: RedisUrl,
-    /// Where auth keeps its sessions; without it, in `redis`.
+    /// Where auth keeps its sessions; empty: in `redis`.
+    #[serde(deserialize_with = "empty_is_none")]
     pub auth_redis: Option<RedisUrl>,
     /// What all keys of the hub begin with; several fleets may share one Redis.
     pub key_prefix: String,
@@ -80,6 +82,15 @@ impl Config {
                 return Err(ConfigError::bad(key, "it is empty; give a word such as spoke-hub"));
             }
         }
+        // Redis takes no two overlapping prefixes for the hints of one connection.
+        let (streams, sessions) =
+            (HubKeys::new(&self.key_prefix).out_prefix(), session_prefix(&self.auth_key_prefix));
+        if self.auth_redis.is_none()
+            && (streams.starts_with(&sessions) || sessions.starts_with(&streams))
+        {
+            let problem = "it overlaps with key_prefix; give each a prefix of its own";
+            return Err(ConfigError::bad("auth_key_prefix", problem));
+        }
         for (key, count) in [
             ("connections", self.connections),
             ("connections_per_client", self.connections_per_client),
@@ -92,6 +103,13 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RedisUrl>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(url) => url.parse().map(Some).map_err(D::Error::custom),
     }
 }
 

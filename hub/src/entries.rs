@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Ordering,
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use spoke_shared::{
     entry::{Direction, Entry, EntryLimits, Unfit},
-    limits::{BATCH_ENTRIES_MAX, BLOCK_MAX},
+    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX},
     link::now_ms,
     refusal::Refusal,
     seq::{Epoch, Seq},
@@ -29,8 +30,9 @@ use spoke_shared::{
 };
 
 use crate::{
-    bearer::{Caller, malformed},
+    bearer::{Caller, malformed, unauthorized},
     hub::{Hub, stale_epoch, superseded},
+    session::token_ended,
 };
 
 /// What `xread` asks for.
@@ -57,7 +59,7 @@ pub struct Xread {
 /// 503.
 pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorForm, Refusal> {
     let copy = hub.copy(&caller.client, None);
-    let mut cursor = copy.cursor().await.map_err(|error| hub.unavailable(&error))?;
+    let mut cursor = hub.checked(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
     cursor.epoch = cursor.epoch.max(Epoch::FIRST);
     Ok(cursor.into())
@@ -98,6 +100,11 @@ async fn xadd_batch(
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
     let append = planned(form.epoch.unwrap_or_default(), form.after, form.through, entries)?;
+    let bytes: usize = append.entries.iter().map(Entry::bytes).sum();
+    if append.entries.len() > 1 && bytes > BATCH_BYTES_MAX {
+        let message = format!("a batch of several entries holds at most {BATCH_BYTES_MAX} bytes");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
+    }
     let Done { cursor, accepted, duplicates, .. } = append_to(hub, caller, &append).await?;
     let refused = append.refused.iter().map(|&(seq, reason)| RefusedForm { seq, reason }).collect();
     Ok(BatchAddedForm { seq: cursor, accepted, duplicates, refused })
@@ -122,7 +129,7 @@ struct Done {
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
     let copy = hub.copy(&caller.client, caller.generation);
-    match copy.append(append, now_ms()).await.map_err(|error| hub.unavailable(&error))? {
+    match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {
             hub.metrics.accepted.add(accepted);
             hub.metrics.duplicates.add(duplicates);
@@ -166,12 +173,16 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
     if !first.is_empty() || ask.block_ms == 0 {
         return Ok(answer(epoch, first, after));
     }
-    let _place = hub.live.wait(&caller.client)?;
+    let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
+    let mut stopped = pin!(stopped);
+    let mut token_ended = pin!(token_ended(hub, caller));
     let news = hub.hints.watch(reader.origin.key());
     loop {
         tokio::select! {
             () = news.news() => {}
             () = hub.shutdown.begun() => return Ok(answer(epoch, Vec::new(), after)),
+            Ok(_) = &mut stopped => return Err(superseded()),
+            _ = &mut token_ended => return Err(unauthorized(hub)),
             () = tokio::time::sleep_until(until.into()) => {
                 return Ok(answer(epoch, Vec::new(), after));
             }
@@ -199,18 +210,14 @@ impl Reader<'_> {
     /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
     async fn begin(&self, ask: &Xread) -> Result<(Epoch, Seq), Refusal> {
         self.check_generation().await?;
-        let standing =
-            self.origin.standing().await.map_err(|error| self.hub.unavailable(&error))?;
+        let standing = self.hub.checked(self.origin.standing().await)?;
         let origin = standing.origin;
         let epoch = origin.epoch.max(Epoch::FIRST);
         if ask.epoch.is_some_and(|asked| asked != epoch) || ask.seq > origin.last {
-            return Err(stale_epoch(epoch).with_seq(origin.last));
+            return Err(stale_epoch(epoch));
         }
         if ask.seq > origin.acked {
-            self.origin
-                .record(ask.seq, None)
-                .await
-                .map_err(|error| self.hub.unavailable(&error))?;
+            self.hub.checked(self.origin.record(ask.seq, None).await)?;
         }
         Ok((epoch, standing.buried))
     }
@@ -219,7 +226,7 @@ impl Reader<'_> {
         let Some(ours) = self.caller.generation else { return Ok(()) };
         let (redis, keys) = (&self.hub.redis, &self.hub.keys);
         let newest = presence::generation(redis, keys, &self.caller.client).await;
-        match newest.map_err(|error| self.hub.unavailable(&error))?.cmp(&ours) {
+        match self.hub.checked(newest)?.cmp(&ours) {
             Ordering::Equal => Ok(()),
             Ordering::Greater => Err(superseded()),
             Ordering::Less => {
@@ -240,9 +247,8 @@ impl Reader<'_> {
         let mut chunk = self.count.min(32);
         let mut entries: Vec<Entry> = Vec::new();
         let granted = Granted::default();
-        let unavailable = |error| self.hub.unavailable(&error);
         loop {
-            let read = self.origin.read(*after, chunk).await.map_err(unavailable)?;
+            let read = self.hub.checked(self.origin.read(*after, chunk).await)?;
             let is_last = read.len() < chunk;
             let (mut batches, letters) = split(Direction::Down, &granted, epoch, *after, read);
             let Some(first) = batches.pop_front() else { return Ok(entries) };
@@ -250,7 +256,7 @@ impl Reader<'_> {
             let due: Vec<_> =
                 letters.into_iter().filter(|(seq, _)| *seq <= through && *seq > buried).collect();
             if !due.is_empty() {
-                self.origin.bury(epoch, &due).await.map_err(unavailable)?;
+                self.hub.checked(self.origin.bury(epoch, &due).await)?;
             }
             *after = through;
             entries.extend(first.entries);

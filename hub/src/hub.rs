@@ -1,6 +1,12 @@
 //! What all routes share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use http::StatusCode;
 use spoke_shared::{
@@ -14,7 +20,7 @@ use spoke_shared::{
     },
     wire::frame::{Features, Goaway, Reason},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{config::Config, live::Live, metrics::Metrics};
 
@@ -43,6 +49,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// When to stop.
     pub shutdown: Shutdown,
+    /// Commands that Redis did not do since it last did one.
+    store_faults: AtomicU64,
     /// This process, among several on one Redis.
     pub name: String,
 }
@@ -67,6 +75,7 @@ impl Hub {
             hints: Hints::new(),
             live,
             metrics: Metrics::default(),
+            store_faults: AtomicU64::new(0),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
@@ -90,10 +99,26 @@ impl Hub {
         if self.config.compression { Features::COMPRESSION } else { Features::default() }
     }
 
-    /// Counts and logs a fault of Redis; who asked hears only that it may come again.
+    /// What a command to Redis gave, or the refusal of the request that needed it.
+    ///
+    /// # Errors
+    /// 503.
+    pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
+        let value = result.map_err(|error| self.unavailable(&error))?;
+        if self.store_faults.load(Ordering::Relaxed) > 0 {
+            let count = self.store_faults.swap(0, Ordering::Relaxed);
+            info!(count, "redis does what it is asked again");
+        }
+        Ok(value)
+    }
+
+    /// Counts a fault of Redis and logs it when it begins; who asked hears only that it may come
+    /// again.
     pub fn unavailable(&self, error: &StoreError) -> Refusal {
         self.metrics.store_errors.add(1);
-        warn!(error = error as &dyn std::error::Error, "redis failed");
+        if self.store_faults.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(error = error as &dyn std::error::Error, "redis does not do what it is asked");
+        }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(2)
     }

@@ -16,7 +16,7 @@ use spoke_shared::{
     refusal::Refusal,
     wire::frame::{Goaway, Reason},
 };
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, Span, info};
 
 use crate::{
     bearer::{Caller, malformed},
@@ -42,21 +42,19 @@ struct Request<'a> {
 
 /// Serves a client to the end of its connection.
 pub async fn serve(arrived: Arrived, socket: WebSocket) {
-    let span = info_span!("session", client = %arrived.caller.client, address = %arrived.address);
+    let span = arrived.span();
     run(arrived, socket).instrument(span).await;
 }
 
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
-    let generation = match arrived.begin(SUBPROTOCOL).await {
-        Ok(generation) => generation,
-        Err(error) => {
-            arrived.hub.unavailable(&error);
-            let message = "the hub's store does not answer".to_owned();
-            let goaway = Goaway { reason: Reason::Unavailable, message, wait_ms: 2000 };
-            return dismiss(&mut socket, &goaway).await;
-        }
+    let begun = arrived.begin(SUBPROTOCOL).await;
+    let Ok(generation) = arrived.hub.checked(begun) else {
+        let message = "the hub's store does not answer".to_owned();
+        let goaway = Goaway { reason: Reason::Unavailable, message, wait_ms: 2000 };
+        return dismiss(&mut socket, &goaway).await;
     };
-    info!(generation, "session begins");
+    Span::current().record("generation", generation);
+    info!("session begins");
     let caller = Caller { generation: Some(generation), ..arrived.caller.clone() };
     let goodbye = talk(&mut arrived, &caller, &mut socket).await;
     if let Some(goaway) = &goodbye {
@@ -103,9 +101,12 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
         };
         let sending = socket.send(Message::Text(answer.to_string().into()));
         // One who asks and does not listen is not waited for.
-        match tokio::time::timeout(Duration::from_secs(30), sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return None,
+        tokio::select! {
+            sent = tokio::time::timeout(Duration::from_secs(30), sending) => match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            },
+            goaway = &mut leave => return Some(goaway),
         }
     }
 }

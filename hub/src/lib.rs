@@ -41,6 +41,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     };
     let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
     let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
+    let admin_routes = admin_app(&hub, auth_redis.clone());
 
     let news = hub.keys.out_prefix();
     let sessions = session_prefix(&hub.config.auth_key_prefix);
@@ -59,7 +60,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let admin_address = admin.local_addr()?;
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
         shutdown
-            .spawn("admin listener", serve(admin, None, admin_app(&hub), limits, shutdown.clone()));
+            .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
     }
     let app = routes::router(hub.clone());
@@ -78,13 +79,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
-fn admin_app(hub: &Hub) -> axum::Router {
+fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
     admin_router(
         move || {
-            let redis = ready.redis.clone();
+            let (redis, auth_redis) = (ready.redis.clone(), auth_redis.clone());
             Box::pin(async move {
-                redis.ping().await.map_err(|error| format!("redis does not answer: {error}"))
+                let pings = async { tokio::try_join!(redis.ping(), auth_redis.ping()) };
+                let answer = pings.await.map(|_| ());
+                answer.map_err(|error| format!("redis does not answer: {error}"))
             })
         },
         move || figures.metrics.text(&figures.live),

@@ -30,7 +30,7 @@ struct Connection {
     id: u64,
     /// Of a session, once it has begun.
     generation: Option<u64>,
-    /// There is one for a session, until it is used; a waiting read goes by itself.
+    /// Until it is used.
     stop: Option<oneshot::Sender<Goaway>>,
 }
 
@@ -47,12 +47,17 @@ impl Live {
         Self { per_client, connections: Arc::default() }
     }
 
-    /// A place for a waiting read.
+    /// A place for a waiting read, and what tells it that the session it belongs to, if it does to
+    /// one, is not the newest any more.
     ///
     /// # Errors
     /// 429 if the client has too many connections.
-    pub fn wait(&self, client: &ClientId) -> Result<Ticket, Refusal> {
-        self.enter(client, None)
+    pub fn wait(
+        &self,
+        client: &ClientId,
+        generation: Option<u64>,
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
+        self.enter(client, generation)
     }
 
     /// A place for a session, and what tells it to go.
@@ -63,8 +68,7 @@ impl Live {
         &self,
         client: &ClientId,
     ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
-        let (stop, stopped) = oneshot::channel();
-        Ok((self.enter(client, Some(stop))?, stopped))
+        self.enter(client, None)
     }
 
     /// A session has begun: the client's older ones here are told so. Sessions that begin at the
@@ -107,8 +111,8 @@ impl Live {
     fn enter(
         &self,
         client: &ClientId,
-        stop: Option<oneshot::Sender<Goaway>>,
-    ) -> Result<Ticket, Refusal> {
+        generation: Option<u64>,
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
         let mut connections = lock(&self.connections);
         let id = connections.next;
         let own = connections.clients.entry(client.clone()).or_default();
@@ -117,10 +121,12 @@ impl Live {
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(Refusal::new(status, "too-many-connections", message).retry_after(5));
         }
-        own.push(Connection { id, generation: None, stop });
+        let (stop, stopped) = oneshot::channel();
+        own.push(Connection { id, generation, stop: Some(stop) });
         connections.next += 1;
         connections.count += 1;
-        Ok(Ticket { id, client: client.clone(), connections: self.connections.clone() })
+        let connections = self.connections.clone();
+        Ok((Ticket { id, client: client.clone(), connections }, stopped))
     }
 }
 
@@ -154,7 +160,7 @@ mod tests {
         let live = Live::new(8);
         let (older, mut told) = live.session(&client("dev1")).unwrap();
         let (other, mut untold) = live.session(&client("dev2")).unwrap();
-        let _waiting = live.wait(&client("dev1")).unwrap();
+        let _waiting = live.wait(&client("dev1"), None).unwrap();
         let (newest, mut newest_told) = live.session(&client("dev1")).unwrap();
         assert_eq!(live.begin(&other, 1), 0);
 
@@ -170,14 +176,27 @@ mod tests {
     }
 
     #[test]
+    fn a_waiting_read_is_told_only_when_it_belongs_to_an_older_session() {
+        let live = Live::new(8);
+        let (_plain, mut plain_told) = live.wait(&client("dev1"), None).unwrap();
+        let (_older, mut older_told) = live.wait(&client("dev1"), Some(1)).unwrap();
+        let (_newest, mut newest_told) = live.wait(&client("dev1"), Some(2)).unwrap();
+
+        assert_eq!(live.supersede(&client("dev1"), 2), 1);
+
+        assert_eq!(older_told.try_recv().unwrap().reason, Reason::Superseded);
+        assert!(plain_told.try_recv().is_err() && newest_told.try_recv().is_err());
+    }
+
+    #[test]
     fn a_client_has_no_more_connections_than_it_may_and_gets_places_back() {
         let live = Live::new(2);
-        let first = live.wait(&client("dev1")).unwrap();
+        let first = live.wait(&client("dev1"), None).unwrap();
         let _second = live.session(&client("dev1")).unwrap();
-        let refused = live.wait(&client("dev1")).map(|_| ()).unwrap_err();
+        let refused = live.wait(&client("dev1"), None).map(|_| ()).unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.reason), (429, "too-many-connections"));
-        assert!(live.wait(&client("dev2")).is_ok());
+        assert!(live.wait(&client("dev2"), None).is_ok());
         drop(first);
-        assert!(live.wait(&client("dev1")).is_ok());
+        assert!(live.wait(&client("dev1"), None).is_ok());
     }
 }

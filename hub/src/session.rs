@@ -1,6 +1,11 @@
 //! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
 
-use std::{future::ready, net::SocketAddr, pin::Pin, time::Instant};
+use std::{
+    future::ready,
+    net::SocketAddr,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{
@@ -27,9 +32,14 @@ use spoke_shared::{
     wire::frame::{Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome},
 };
 use tokio::sync::oneshot;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tokio_tungstenite::tungstenite;
+use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use crate::{bearer::Caller, hub::Hub, live::Ticket};
+
+/// How long the other side is heard out once the last words are said: a revoked session is closed
+/// within a second.
+const HEAR_OUT: Duration = Duration::from_millis(500);
 
 /// An upgraded connection of somebody who was let in.
 pub struct Arrived {
@@ -48,6 +58,12 @@ pub struct Arrived {
 }
 
 impl Arrived {
+    /// Names the session in the log; its generation is recorded once it has one.
+    pub fn span(&self) -> Span {
+        let (client, address) = (&self.caller.client, self.address);
+        info_span!("session", %client, %address, generation = field::Empty)
+    }
+
     /// Begins a session: from here on every older one of this client is fenced.
     ///
     /// # Errors
@@ -84,7 +100,7 @@ impl Arrived {
 
 /// Looks again at each hint of the session's key. While auth's Redis does not answer, nothing is
 /// known, and nobody is turned out for that.
-async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
+pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
     let digest = digest(caller.token.expose_secret());
     let key = session_key(&hub.config.auth_key_prefix, &digest);
     let hint = hub.hints.watch(&key);
@@ -99,7 +115,7 @@ async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
 
 /// Serves an agent to the end of its connection.
 pub async fn serve(arrived: Arrived, socket: WebSocket) {
-    let span = info_span!("session", client = %arrived.caller.client, address = %arrived.address);
+    let span = arrived.span();
     run(arrived, socket).instrument(span).await;
 }
 
@@ -109,25 +125,26 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
     let mut sink = Box::pin(sink);
     let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(Some(goaway))) => return dismiss(&mut sink, goaway).await,
+        Ok(Err(Some(goaway))) => {
+            dismiss(&mut sink, goaway).await;
+            return hear_out(frames).await;
+        }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
     };
-    let greeted = match Greeted::new(&arrived, &hello).await {
+    let greeted = match arrived.hub.checked(Greeted::new(&arrived, &hello).await) {
         Ok(greeted) => greeted,
-        Err(error) => {
-            arrived.hub.unavailable(&error);
-            let wait_ms = 2000;
+        Err(_) => {
             let goaway = refusal(Reason::Unavailable, "the hub's store does not answer");
-            return dismiss(&mut sink, Goaway { wait_ms, ..goaway }).await;
+            return dismiss(&mut sink, Goaway { wait_ms: 2000, ..goaway }).await;
         }
     };
+    Span::current().record("generation", greeted.generation);
     let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
         debug!(%error, "gone before its WELCOME");
     } else {
         info!(
-            generation = greeted.generation,
             version = hello.version,
             cursor = %greeted.cursor.seq,
             down = ?greeted.begun.position.finding,
@@ -137,10 +154,11 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
             .with_flat_map(move |frame: Frame| iter(messages(&frame, features).map(Ok)));
-        let outcome = greeted.drive(&mut arrived, frames, outbox).await;
+        let outcome = greeted.drive(&mut arrived, &mut frames, outbox).await;
         report(&arrived.hub, &outcome);
     }
     arrived.end(greeted.generation).await;
+    hear_out(frames).await;
 }
 
 /// A session past its HELLO.
@@ -156,8 +174,15 @@ impl Greeted {
         let (hub, client) = (&arrived.hub, &arrived.caller.client);
         let generation = arrived.begin(&hello.version).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
-        let (begun, cursor) =
-            tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor())?;
+        let standing =
+            async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };
+        let (begun, cursor) = match standing.await {
+            Ok(standing) => standing,
+            Err(error) => {
+                arrived.end(generation).await;
+                return Err(error);
+            }
+        };
         let features = hub.features().common(hello.features);
         Ok(Self { generation, begun, cursor, features })
     }
@@ -247,6 +272,13 @@ fn refusal(reason: Reason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
+/// What is still on its way when we close makes TCP reset the connection, and our last words are
+/// lost with it: so hear the other side out until it closes too, but not for long.
+async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
+    let all = messages.for_each(|_| ready(()));
+    let _ = tokio::time::timeout(HEAR_OUT, all).await;
+}
+
 async fn dismiss(sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
     info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
     let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
@@ -288,7 +320,13 @@ fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, Transpor
         },
         Ok(Message::Text(_)) => malformed("a text message in a binary protocol".into()),
         Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => None,
-        Err(error) => Some(Err(TransportError::Broken(error.into()))),
+        Err(error) => {
+            let error = error.into_inner();
+            match error.downcast_ref::<tungstenite::Error>() {
+                Some(tungstenite::Error::Capacity(_)) => malformed(error),
+                _ => Some(Err(TransportError::Broken(error))),
+            }
+        }
     }
 }
 

@@ -64,6 +64,9 @@ pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// From the TCP connection to the end of the handshake. A 2G link with a new TLS session takes five.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a request's whole body: 4 MiB at 35 KiB a second. What a slower link sends in a body is
+/// smaller, since a sender sees how long its batches take.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Without a word from the other side for this long a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// An agent that has sent nothing for this long pings: three go into the idle timeout.

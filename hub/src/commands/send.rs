@@ -1,6 +1,7 @@
 //! `spoke-hub send`
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use spoke_shared::{
     cli::print,
     client::ClientId,
@@ -22,7 +23,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     if !args.fields.len().is_multiple_of(2) {
-        bail!("a field has no value: give fields and values in pairs");
+        let message = "a field has no value: give fields and values in pairs\n";
+        clap::Command::new("spoke-hub send").error(ErrorKind::WrongNumberOfValues, message).exit();
     }
     let client = &args.client;
     let fields = fleet::fields(&args.fields);

@@ -48,7 +48,7 @@ async fn session(
         let (begun, cursor) = tokio::try_join!(origin.begin(&cursor, now_ms()), copy.cursor())?;
         Ok((generation, begun, cursor))
     };
-    let (generation, begun, cursor) = begun.await.map_err(|error| hub.unavailable(&error))?;
+    let (generation, begun, cursor) = hub.checked(begun.await)?;
     info!(%client, generation, version = hello.version, "session begins over HTTP");
     Ok(Json(WelcomeForm {
         version: env!("CARGO_PKG_VERSION").to_owned(),

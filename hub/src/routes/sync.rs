@@ -8,7 +8,7 @@ use axum::{
         ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     response::{IntoResponse, Response},
-    routing::any,
+    routing::get,
 };
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_shared::{
@@ -19,6 +19,8 @@ use spoke_shared::{
     wire::frame::SUBPROTOCOL,
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
     bearer::{Caller, unauthorized},
     hub::Hub,
@@ -26,8 +28,12 @@ use crate::{
     session::{self, Arrived},
 };
 
+/// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
+/// ten thousand idle agents.
+const BUFFER_BYTES: usize = 16 * 1024;
+
 pub(super) fn router() -> Router<Hub> {
-    Router::new().route("/sync", any(sync))
+    Router::new().route("/sync", get(sync))
 }
 
 async fn sync(
@@ -49,9 +55,6 @@ async fn sync(
     let upgrade = upgrade.map_err(|rejection| {
         let message = "this path takes a WebSocket handshake only";
         match rejection.into_response().status() {
-            StatusCode::METHOD_NOT_ALLOWED => {
-                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
-            }
             StatusCode::UPGRADE_REQUIRED => {
                 Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message)
             }
@@ -67,20 +70,26 @@ async fn sync(
     let (ticket, stopped) = hub.live.session(&caller.client)?;
     let upgrade = upgrade
         .protocols([protocol])
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
         .max_message_size(FRAME_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX);
     let shutdown = hub.shutdown.clone();
     let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        // Tracked, so that the process waits for its goodbye.
-        shutdown.spawn("session", async move {
-            let _place = place;
-            if protocol == SUBPROTOCOL {
-                session::serve(arrived, socket).await;
-            } else {
-                json_socket::serve(arrived, socket).await;
-            }
-        });
+    let (upgraded, socket) = oneshot::channel();
+    // Tracked from before the answer, so that the process waits for its goodbye.
+    shutdown.spawn("session", async move {
+        let _place = place;
+        let Ok(socket) = socket.await else { return };
+        if protocol == SUBPROTOCOL {
+            session::serve(arrived, socket).await;
+        } else {
+            json_socket::serve(arrived, socket).await;
+        }
+    });
+    Ok(upgrade.on_upgrade(|socket| async {
+        // Who is gone meanwhile needs no socket.
+        let _ = upgraded.send(socket);
     }))
 }
 

@@ -9,9 +9,10 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 
 use super::Refusal;
+use crate::limits::BODY_TIMEOUT;
 
-/// The body, as JSON or as a form. What is no such body is refused with 400 "malformed", 413 "too-large" or
-/// 415 "unsupported-media-type"; how large it may be is axum's `DefaultBodyLimit`.
+/// The body, as JSON or as a form. What is no such body is refused with 400 "malformed", 408 "too-slow",
+/// 413 "too-large" or 415 "unsupported-media-type"; how large it may be is axum's `DefaultBodyLimit`.
 #[derive(Debug)]
 pub struct JsonOrForm<T>(pub T);
 
@@ -24,20 +25,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        match kind(&request)? {
-            Kind::Json => {
-                let bytes = Bytes::from_request(request, state).await;
-                let bytes = bytes.map_err(|rejection| unreadable(rejection.status()))?;
-                serde_json::from_slice(&bytes).map(Self).map_err(|error| malformed("JSON", &error))
-            }
-            Kind::Form => match Form::from_request(request, state).await {
-                Ok(Form(body)) => Ok(Self(body)),
-                Err(FormRejection::BytesRejection(rejection)) => {
-                    Err(unreadable(rejection.status()))
-                }
-                Err(rejection) => Err(malformed("form", &rejection)),
-            },
+        tokio::time::timeout(BODY_TIMEOUT, read(request, state)).await.unwrap_or_else(|_| {
+            let message = "the body did not arrive in time";
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message))
+        })
+    }
+}
+
+async fn read<T: DeserializeOwned, S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<JsonOrForm<T>, Refusal> {
+    match kind(&request)? {
+        Kind::Json => {
+            let bytes = Bytes::from_request(request, state).await;
+            let bytes = bytes.map_err(|rejection| unreadable(rejection.status()))?;
+            serde_json::from_slice(&bytes)
+                .map(JsonOrForm)
+                .map_err(|error| malformed("JSON", &error))
         }
+        Kind::Form => match Form::from_request(request, state).await {
+            Ok(Form(body)) => Ok(JsonOrForm(body)),
+            Err(FormRejection::BytesRejection(rejection)) => Err(unreadable(rejection.status())),
+            Err(rejection) => Err(malformed("form", &rejection)),
+        },
     }
 }
 
