@@ -1,6 +1,6 @@
 //! WebSocket clients of the hub, written by hand so that they can misbehave.
 
-use std::{fmt::Debug, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -53,6 +53,12 @@ impl Offer {
     pub fn of(token: &str, subprotocol: &str) -> Self {
         let subprotocols = vec![subprotocol.to_owned()];
         Self { token: Some(token.to_owned()), subprotocols, ..Self::default() }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("subprotocol", &self.subprotocol).finish_non_exhaustive()
     }
 }
 
@@ -256,7 +262,7 @@ fn close_words(frame: CloseFrame) -> (u16, String) {
     (frame.code.into(), frame.reason.to_string())
 }
 
-async fn in_time<T: Debug>(awaited: &str, future: impl Future<Output = T>) -> T {
+async fn in_time<T: fmt::Debug>(awaited: &str, future: impl Future<Output = T>) -> T {
     let awaited = format!("waited {PATIENCE:?} in vain for {awaited}");
     tokio::time::timeout(PATIENCE, future).await.expect(&awaited)
 }

@@ -1,6 +1,6 @@
 //! `POST /register`
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -247,20 +247,14 @@ async fn the_longest_name_of_a_client_registers() {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+/// `Sun, 06 Nov 1994 08:49:37 GMT` in ms since 1970.
 fn httpdate_ms(text: &str) -> u64 {
-    let time = humantime_of(text);
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`
-fn humantime_of(text: &str) -> SystemTime {
     let parts: Vec<_> = text.split([' ', ':']).collect();
-    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let number = |i: usize| parts[i].parse::<u64>().unwrap();
-    let month = months.find(parts[2]).unwrap() as u64 / 3 + 1;
-    // Days since 1970 by the civil calendar, years beginning in March.
-    let (year, month) = if month > 2 { (number(3), month - 3) } else { (number(3) - 1, month + 9) };
+    let number = |i: usize| parts[i].parse::<u64>().expect("a date has numbers");
+    let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(parts[2]).expect("a month") as u64 / 3;
+    // Days by the civil calendar, years beginning in March.
+    let (year, month) =
+        if month > 1 { (number(3), month - 2) } else { (number(3) - 1, month + 10) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + number(1);
-    let seconds = ((days - 719_469) * 24 + number(4)) * 3600 + number(5) * 60 + number(6);
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+    (((days - 719_469) * 24 + number(4)) * 3600 + number(5) * 60 + number(6)) * 1000
 }

@@ -16,7 +16,7 @@ async fn provision(cloud: &Cloud, client: &str) -> String {
     let mut start = Start::with(&["provision", client, "--json"]);
     start.environment = cloud.auth.environment().to_vec();
     let made = run(&path_of("spoke-auth"), &start).await.done().json();
-    made["otpSecret"].as_str().unwrap().to_owned()
+    made["otpSecret"].as_str().expect("provision makes a secret").to_owned()
 }
 
 /// The arguments beside the secret.

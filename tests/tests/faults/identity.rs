@@ -20,17 +20,18 @@ async fn clone_of(cloud: &Cloud, device: &Device, settings: &[(&str, &str)]) -> 
 
 fn copy(from: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    fs::create_dir_all(to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    const CAN: &str = "a test can copy its own files";
+    fs::create_dir_all(to).expect(CAN);
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).expect(CAN);
+    for file in fs::read_dir(from).expect(CAN) {
+        let file = file.expect(CAN);
+        fs::copy(file.path(), to.join(file.file_name())).expect(CAN);
     }
 }
 
 fn words(entry: &Carried) -> (String, usize) {
-    let text = |i: usize| String::from_utf8(entry.fields[i].1.clone()).unwrap();
-    (text(0), text(1).parse().unwrap())
+    let text = |i: usize| String::from_utf8_lossy(&entry.fields[i].1).into_owned();
+    (text(0), text(1).parse().expect("each bears its number"))
 }
 
 #[tokio::test]
@@ -70,7 +71,7 @@ async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() 
 fn assert_not_interleaved(carried: &[Carried]) {
     let mut epochs: BTreeMap<u32, Vec<&Carried>> = BTreeMap::new();
     for entry in carried {
-        epochs.entry(entry.epoch.unwrap()).or_default().push(entry);
+        epochs.entry(entry.epoch.expect("the hub says the epoch")).or_default().push(entry);
     }
     for (epoch, entries) in epochs {
         let (owner, _) = words(entries[0]);
@@ -78,7 +79,7 @@ fn assert_not_interleaved(carried: &[Carried]) {
             assert_eq!(words(entry).0, owner, "epoch {epoch} holds entries of both");
         }
         let seqs: Vec<spoke_shared::seq::Seq> =
-            entries.iter().map(|entry| entry.seq.parse().unwrap()).collect();
+            entries.iter().map(|entry| entry.seq.parse().expect("a seq")).collect();
         assert!(seqs.is_sorted_by(|a, b| a < b), "epoch {epoch} is out of order: {seqs:?}");
     }
 }

@@ -38,7 +38,7 @@ async fn assert_copies(cloud: &Cloud, device: &Device, up: Vec<Carried>, down: V
 /// The file is gone and the server too.
 async fn lose_database(device: &mut Device) {
     device.redis.kill9();
-    fs::remove_dir_all(device.redis.directory().join("appendonlydir")).unwrap();
+    fs::remove_dir_all(device.redis.directory().join("appendonlydir")).expect("its file is there");
     device.redis.restart().await;
     assert_eq!(device.redis.length(OUT).await, 0, "it came back with something");
 }

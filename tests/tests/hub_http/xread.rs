@@ -14,12 +14,12 @@ use crate::{OUT, assert_one_waits, hub, one, unb64};
 /// IDs of the entries of an answer.
 fn ids(answer: &Value) -> Vec<String> {
     let entries = answer["entries"].as_array().unwrap_or_else(|| panic!("no entries: {answer}"));
-    entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+    entries.iter().map(|entry| entry["id"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 fn decoded(entry: &Value) -> Fields {
-    let pairs = entry["fields"].as_array().unwrap();
-    pairs.iter().map(|pair| (unb64(&pair[0]), unb64(&pair[1]))).collect()
+    let pairs = entry["fields"].as_array().into_iter().flatten();
+    pairs.map(|pair| (unb64(&pair[0]), unb64(&pair[1]))).collect()
 }
 
 async fn read(api: &Api, query: &str) -> Value {

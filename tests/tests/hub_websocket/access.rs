@@ -22,7 +22,7 @@ async fn a_bad_token_is_an_answer_and_not_a_connection_that_closes() {
                 ..Offer::default()
             };
             let answer = Socket::connect(stand.service.address(), &offer).await;
-            let answer = answer.err().expect("it must not get in");
+            let answer = answer.expect_err("it must not get in");
             assert_eq!(answer.refusal().0, 401, "{bad:?}: {answer:?}");
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{answer:?}");
         }
@@ -40,7 +40,7 @@ async fn a_token_in_the_url_is_refused() {
             query: format!("?token={live}"),
         };
         let answer = Socket::connect(stand.service.address(), &offer).await;
-        let answer = answer.err().expect("it must not get in");
+        let answer = answer.expect_err("it must not get in");
         assert_eq!(answer.refusal(), (400, "token-in-url".to_owned()));
     }
 }
@@ -59,10 +59,10 @@ async fn a_browser_may_offer_its_token_as_the_second_subprotocol_of_json_only() 
     let frames = Socket::connect(address, &offer(SUBPROTOCOL, &live)).await;
     let unknown = Socket::connect(address, &offer(JSON_SUBPROTOCOL, &"A".repeat(43))).await;
 
-    let chosen = json.ok().expect("it gets in").subprotocol;
+    let chosen = json.expect("it gets in").subprotocol;
     assert_eq!(chosen.as_deref(), Some(JSON_SUBPROTOCOL), "the token is never said back");
-    assert_eq!(frames.err().expect("an agent can set a header").status, 401);
-    assert_eq!(unknown.err().expect("it must not get in").status, 401);
+    assert_eq!(frames.expect_err("an agent can set a header").status, 401);
+    assert_eq!(unknown.expect_err("it must not get in").status, 401);
 }
 
 #[tokio::test]
@@ -77,13 +77,13 @@ async fn the_subprotocol_is_what_was_asked_for() {
     ] {
         let offered = offered.iter().map(ToString::to_string).collect();
         let offer = Offer { token: Some(live.clone()), subprotocols: offered, ..Offer::default() };
-        let socket = Socket::connect(address, &offer).await.ok().expect("it gets in");
+        let socket = Socket::connect(address, &offer).await.expect("it gets in");
         assert_eq!(socket.subprotocol.as_deref(), Some(chosen));
     }
     for offered in [vec![], vec!["spoke.v9".to_owned()], vec!["mqtt".to_owned()]] {
         let offer = Offer { token: Some(live.clone()), subprotocols: offered, ..Offer::default() };
         let answer = Socket::connect(address, &offer).await;
-        let answer = answer.err().expect("there is nothing to speak");
+        let answer = answer.expect_err("there is nothing to speak");
         assert_eq!(answer.refusal().0, 400, "{answer:?}");
     }
 }

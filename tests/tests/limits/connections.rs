@@ -17,10 +17,10 @@ async fn one_client_has_no_more_connections_than_it_may_and_others_are_served() 
     let offer = Offer::of(dev1.token().unwrap(), SUBPROTOCOL);
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(Socket::connect(address, &offer).await.ok().expect("it may have three"));
+        open.push(Socket::connect(address, &offer).await.expect("it may have three"));
     }
 
-    let refused = Socket::connect(address, &offer).await.err().expect("a fourth is too many");
+    let refused = Socket::connect(address, &offer).await.expect_err("a fourth is too many");
 
     assert_eq!(refused.refusal().0, 429, "{refused:?}");
     assert_eq!(dev1.get("/xread?blockMs=10").await.refusal().0, 429, "a wait is one too");

@@ -1,0 +1,82 @@
+//! `make demo`, as a newcomer runs it.
+
+use std::{net::TcpStream, path::Path};
+
+use spoke_tests::{
+    binaries::FOLDER_VARIABLE,
+    process::{Process, Start, run},
+    wait::eventually_true,
+};
+
+const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+
+fn start(arguments: &[&str], folder: &Path) -> Start {
+    let start = Start::with(arguments).variable("TMPDIR", folder.display());
+    match std::env::var(FOLDER_VARIABLE) {
+        Ok(binaries) => start.variable(FOLDER_VARIABLE, binaries),
+        Err(_) => start,
+    }
+}
+
+/// The ports of the two Redis.
+fn ports(said: &str) -> Vec<u16> {
+    let words = said.lines().filter_map(|line| line.split_once(" port "));
+    words.filter_map(|(_, port)| port.trim().parse().ok()).collect()
+}
+
+fn assert_nothing_left(said: &str, folder: &Path) {
+    let ports = ports(said);
+    assert_eq!(ports.len(), 2, "{said}");
+    for port in ports {
+        let left = TcpStream::connect(("127.0.0.1", port));
+        assert!(left.is_err(), "a Redis is left on port {port}");
+    }
+    let left: Vec<_> =
+        folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "files are left: {left:?}");
+}
+
+#[tokio::test]
+async fn once_it_shows_both_ways_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(Path::new(DEMO), &start(&["--once"], folder.path())).await.done();
+    for words in ["hello-hub", "hello-client", "spoke-hub:in:x", "spoke-agent:in:x"] {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+    for line in ended.stdout.lines() {
+        assert!(line.chars().count() <= 80, "wider than a terminal: {line}");
+    }
+    assert_nothing_left(&ended.stdout, folder.path());
+}
+
+#[tokio::test]
+async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut demo = Process::start(Path::new(DEMO), &start(&[], folder.path()), log.path());
+    eventually_true("the lines to try", async || demo.log().contains("Ctrl-C")).await;
+    let said = demo.log();
+    let line = said.lines().find(|line| line.contains("XADD") && line.contains(r#""hello"}'"#));
+    let line = line.unwrap_or_else(|| panic!("there is no line to try: {said}"));
+
+    let typed = run(Path::new("sh"), &Start::with(&["-c", line.trim()])).await.done();
+
+    let id = typed.stdout.trim().to_owned();
+    eventually_true("the entry to be shown", async || {
+        demo.log().lines().any(|line| line.contains("spoke-hub:in:x") && line.contains(&id))
+    })
+    .await;
+    assert_eq!(demo.terminate().await.code(), Some(0));
+    assert_nothing_left(&demo.log(), folder.path());
+}
+
+#[tokio::test]
+async fn when_something_fails_it_ends_with_1_and_says_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let start =
+        start(&["--once"], folder.path()).variable(FOLDER_VARIABLE, folder.path().display());
+    let ended = run(Path::new(DEMO), &start).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("spoke-auth"), "{ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "a newcomer reads this: {ended:?}");
+}
