@@ -277,11 +277,13 @@ async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
         .set_response_timeout(Some(PATIENCE));
     let connected = client.get_multiplexed_async_connection_with_config(&config).await;
     let mut connection = connected.map_err(|error| error.to_string())?;
-    let info: redis::RedisResult<String> =
-        cmd("INFO").arg("server").query_async(&mut connection).await;
+    let info: redis::RedisResult<String> = cmd("INFO").query_async(&mut connection).await;
     let info = info.map_err(|error| error.to_string())?;
-    match info.contains(&format!("process_id:{pid}\r\n")) {
+    if !info.contains(&format!("process_id:{pid}\r\n")) {
+        return Err("another server's answer".to_owned());
+    }
+    match info.contains("\r\nloading:0\r\n") {
         true => Ok(connection),
-        false => Err("another server's answer".to_owned()),
+        false => Err("it reads its file".to_owned()),
     }
 }

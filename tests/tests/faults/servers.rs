@@ -10,18 +10,27 @@ use spoke_tests::{
 
 use crate::{TRANSPORTS, add_down, add_up, assert_all_carried, part};
 
+/// A device whose agent has carried something each way already.
+async fn connected(transport: &str) -> (Cloud, Device) {
+    let cloud = Cloud::start().await;
+    let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+    add_up(&device, "first", 1).await;
+    add_down(&cloud, &device, "first", 1).await;
+    device.acknowledged_both_ways(&cloud).await;
+    (cloud, device)
+}
+
 #[tokio::test]
 async fn a_device_redis_that_is_killed_with_its_file_kept_loses_nothing() {
     for transport in TRANSPORTS {
-        let cloud = Cloud::start().await;
-        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let (cloud, mut device) = connected(transport).await;
         for _ in 0..3 {
-            add_up(&device, "before", 300).await;
-            add_down(&cloud, &device, "before", 300).await;
+            add_up(&device, "under way", 300).await;
+            add_down(&cloud, &device, "under way", 300).await;
             device.redis.kill9();
             device.redis.restart().await;
+            device.carried_both_ways(&cloud).await;
         }
-        add_up(&device, "after", 10).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
@@ -29,15 +38,14 @@ async fn a_device_redis_that_is_killed_with_its_file_kept_loses_nothing() {
 #[tokio::test]
 async fn a_hub_redis_that_is_killed_with_its_file_kept_loses_nothing() {
     for transport in TRANSPORTS {
-        let mut cloud = Cloud::start().await;
-        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
-        for _ in 0..3 {
-            add_up(&device, "before", 300).await;
-            add_down(&cloud, &device, "before", 300).await;
+        let (mut cloud, device) = connected(transport).await;
+        for _ in 0..2 {
+            add_up(&device, "under way", 300).await;
+            add_down(&cloud, &device, "under way", 300).await;
             cloud.redis.kill9();
             cloud.redis.restart().await;
+            device.carried_both_ways(&cloud).await;
         }
-        add_down(&cloud, &device, "after", 10).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
@@ -84,10 +92,7 @@ async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() 
 
 #[tokio::test]
 async fn a_device_redis_that_is_full_is_waited_for_and_the_way_up_stays_open() {
-    let cloud = Cloud::start().await;
-    let device = Device::start(&cloud, "dev1").await;
-    add_up(&device, "first", 1).await;
-    device.carried_both_ways(&cloud).await;
+    let (cloud, device) = connected("ws").await;
     device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     add_down(&cloud, &device, "refused", 50).await;
     eventually_true("the agent to say what is wrong", async || device.log().contains("WARN")).await;
@@ -98,8 +103,7 @@ async fn a_device_redis_that_is_full_is_waited_for_and_the_way_up_stays_open() {
 #[tokio::test]
 async fn a_second_hub_takes_over_when_the_first_is_ended() {
     for transport in TRANSPORTS {
-        let mut cloud = Cloud::start().await;
-        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let (mut cloud, device) = connected(transport).await;
         for round in 0..3 {
             let writing = tokio::spawn({
                 let (up, down) = (device.redis.connection(), cloud.redis.connection());
@@ -125,10 +129,7 @@ async fn a_second_hub_takes_over_when_the_first_is_ended() {
 
 #[tokio::test]
 async fn a_hub_that_hangs_is_left_for_another() {
-    let mut cloud = Cloud::start().await;
-    let device = Device::start(&cloud, "dev1").await;
-    add_up(&device, "first", 1).await;
-    device.carried_both_ways(&cloud).await;
+    let (mut cloud, device) = connected("ws").await;
     cloud.hub.process().pause();
     add_up(&device, "while it hangs", 10).await;
     let folder = tempfile::tempdir().unwrap();
