@@ -189,9 +189,15 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
         }
         reader.check_generation().await?;
         let entries = reader.read(epoch, &mut after, buried).await?;
-        if !entries.is_empty() {
-            return Ok(answer(epoch, entries, after));
+        if entries.is_empty() {
+            continue;
         }
+        // The news may have come before the hint that the session has ended: look, in that order,
+        // so that nothing added after its end is given out.
+        if hub.checked(hub.sessions.client_of(&caller.token).await)?.is_none() {
+            return Err(unauthorized(hub));
+        }
+        return Ok(answer(epoch, entries, after));
     }
 }
 

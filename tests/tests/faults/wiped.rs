@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use spoke_shared::seq::Seq;
 use spoke_tests::{
     cloud::{Cloud, IN as CLOUD_IN, out},
     device::{Device, IN, OUT, STATE},
@@ -109,6 +110,20 @@ async fn ids_below_the_cursor_after_a_wipe_are_no_duplicates() {
     device.redis.add(OUT, &numbered(99)).await;
     eventually_is("the next one too", up.len() + 1, async || cloud.carried("dev1").await.len())
         .await;
+}
+
+#[tokio::test]
+async fn after_a_wipe_the_streams_own_ids_go_on_past_the_hubs_cursor() {
+    let (cloud, mut device, before, _) = in_step("ws").await;
+    device.stop_agent().await;
+    lose_database(&mut device).await;
+    device.redis.add_as(OUT, "1-1", &numbered(1)).await;
+    device.start_agent();
+    eventually_is("the entry to be carried", 51, async || cloud.carried("dev1").await.len()).await;
+    let cursor: Seq = before[49].id.parse().unwrap();
+    let below = Seq::new(cursor.ms, cursor.n.saturating_sub(1)).to_string();
+    let refused = device.redis.cli(&["XADD", OUT, &below, "n", "2"]).await;
+    assert!(refused.stdout.contains("ID specified in XADD is equal or smaller"), "{refused:?}");
 }
 
 #[tokio::test]

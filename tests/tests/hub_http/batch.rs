@@ -62,6 +62,10 @@ async fn a_refused_entry_is_named_and_those_around_it_are_taken() {
     let lines: Vec<_> = ledger.iter().map(|loss| (loss.text("from"), loss.text("count"))).collect();
     let expected = ["2-0", "4-0", "5-0"].map(|seq| (Some(seq.to_owned()), Some("1".to_owned())));
     assert_eq!(lines, expected, "nothing is lost in silence");
+    let names: Vec<_> = ledger[0].fields.iter().map(|(name, _)| name.as_slice()).collect();
+    let of_the_contract: [&[u8]; 7] =
+        [b"client", b"epoch", b"from", b"to", b"count", b"cause", b"at"];
+    assert_eq!(names, of_the_contract);
 }
 
 #[tokio::test]

@@ -5,3 +5,4 @@
 mod bodies;
 mod connections;
 mod entries;
+mod waiting;
