@@ -14,7 +14,8 @@ async fn device(cloud: &Cloud, transport: &str) -> Device {
     let device = Device::start_with(cloud, "dev1", &[("transport", transport)]).await;
     add_up(&device, "first", 10).await;
     add_down(cloud, &device, "first", 10).await;
-    device.carried_both_ways(cloud).await;
+    // Over HTTP one request waits for the answer of the one before: none may be under way.
+    device.acknowledged_both_ways(cloud).await;
     device
 }
 
