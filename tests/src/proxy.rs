@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
+        tcp::{ReadHalf, WriteHalf},
     },
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -68,6 +68,7 @@ struct Network {
     upstream: Mutex<SocketAddr>,
     weather: watch::Sender<Weather>,
     cut: Mutex<CancellationToken>,
+    strand: Mutex<CancellationToken>,
     cuts: Mutex<Option<Cuts>>,
     connections: AtomicU64,
     cut_by_plan: AtomicU64,
@@ -94,6 +95,7 @@ impl Proxy {
             upstream: Mutex::new(upstream),
             weather: watch::Sender::new(weather),
             cut: Mutex::default(),
+            strand: Mutex::default(),
             cuts: Mutex::new(None),
             connections: AtomicU64::new(0),
             cut_by_plan: AtomicU64::new(0),
@@ -116,6 +118,12 @@ impl Proxy {
     /// Ends all connections now.
     pub fn cut(&self) {
         std::mem::take(&mut *lock(&self.network.cut)).cancel();
+    }
+
+    /// Ends all connections now for whoever made them; the other side is not told, as when a
+    /// device's address changes, until the next `cut`.
+    pub fn strand(&self) {
+        std::mem::take(&mut *lock(&self.network.strand)).cancel();
     }
 
     /// Closes every new connection at once; those that are there stay.
@@ -234,26 +242,39 @@ async fn carry_http(mut client: TcpStream, network: Arc<Network>) {
     }
 }
 
-async fn carry(client: TcpStream, network: Arc<Network>) {
+async fn carry(mut client: TcpStream, network: Arc<Network>) {
     let cut = lock(&network.cut).clone();
+    let strand = lock(&network.strand).clone();
     let upstream = *lock(&network.upstream);
     let planned = network.draw_cut();
     let budget = |direction| planned.and_then(|(cut, bytes)| (cut == direction).then_some(bytes));
-    let both = async {
+    let connect = async {
         network.weather.subscribe().wait_for(|now| now.carry != Carry::Nothing).await.ok()?;
         let server = TcpStream::connect(upstream).await.ok()?;
         // Small frames go on at once; the delays are ours to make.
         client.set_nodelay(true).and(server.set_nodelay(true)).ok()?;
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
+        Some(server)
+    };
+    let connected = tokio::select! {
+        () = cut.cancelled() => return,
+        connected = connect => connected,
+    };
+    let Some(mut server) = connected else { return };
+    let both = async {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
         let up = pump(&network, Direction::Up, budget(Direction::Up), from_client, to_server);
         let down = pump(&network, Direction::Down, budget(Direction::Down), from_server, to_client);
-        tokio::try_join!(up, down).ok()
+        tokio::try_join!(up, down)
     };
     tokio::select! {
-        () = cut.cancelled() => {}
-        _ = both => {}
+        () = cut.cancelled() => return,
+        _ = both => return,
+        () = strand.cancelled() => {}
     }
+    drop(client);
+    cut.cancelled().await;
+    drop(server);
 }
 
 /// The connection is to be cut.
@@ -263,8 +284,8 @@ async fn pump(
     network: &Network,
     direction: Direction,
     budget: Option<u64>,
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
 ) -> Result<(), Cut> {
     let mut weather = network.weather.subscribe();
     let mut left = budget.unwrap_or(u64::MAX);

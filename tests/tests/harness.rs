@@ -1,0 +1,211 @@
+//! The harness itself: a network whose faults do not happen, and an oracle that is blind, would make
+//! every other suite pass.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rand::{SeedableRng, rngs::StdRng};
+use spoke_tests::{
+    entries::{Stored, awkward, numbered},
+    oracle::{assert_same, expected, from_device, from_hub},
+    proxy::{Direction, Proxy},
+    redis::RedisServer,
+    wait::{PATIENCE, eventually, eventually_is},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// Longer than the loopback takes by far.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Gives back whatever it is sent.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+    let address = listener.local_addr().expect("a bound listener has an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
+    });
+    address
+}
+
+async fn connect(proxy: &Proxy) -> TcpStream {
+    TcpStream::connect(proxy.address()).await.expect("the proxy takes connections")
+}
+
+/// What comes back of these bytes until the connection ends or nothing comes any more.
+async fn said_back(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let _ = stream.write_all(bytes).await;
+    let mut back = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(Ok(length @ 1..)) = tokio::time::timeout(QUIET, stream.read(&mut part)).await {
+        back.extend(&part[..length]);
+    }
+    back
+}
+
+async fn assert_ended(stream: &mut TcpStream) {
+    let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.expect("it ends");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn the_proxy_carries_and_cuts_and_refuses() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut stream = connect(&proxy).await;
+    assert_eq!(said_back(&mut stream, b"hello").await, b"hello");
+    assert_eq!((proxy.bytes(Direction::Up), proxy.bytes(Direction::Down)), (5, 5));
+    proxy.cut();
+    assert_ended(&mut stream).await;
+    let mut stream = connect(&proxy).await;
+    assert_eq!(said_back(&mut stream, b"again").await, b"again", "only those that were there");
+    proxy.refuse();
+    assert_ended(&mut connect(&proxy).await).await;
+    assert_eq!(said_back(&mut stream, b"still").await, b"still", "only new ones");
+    assert_eq!(proxy.connections(), 3);
+}
+
+#[tokio::test]
+async fn a_black_hole_holds_everything_and_gives_it_back() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut old = connect(&proxy).await;
+    assert_eq!(said_back(&mut old, b"before").await, b"before");
+    proxy.black_hole();
+    let mut new = connect(&proxy).await;
+    assert_eq!(said_back(&mut old, b"old").await, b"");
+    assert_eq!(said_back(&mut new, b"new").await, b"");
+    proxy.restore();
+    assert_eq!(said_back(&mut old, b"er").await, b"older");
+    assert_eq!(said_back(&mut new, b"er").await, b"newer");
+}
+
+#[tokio::test]
+async fn what_is_lost_downstream_arrived_upstream_and_never_comes_back() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut stream = connect(&proxy).await;
+    proxy.lose_downstream();
+    assert_eq!(said_back(&mut stream, b"lost").await, b"");
+    assert_eq!(proxy.bytes(Direction::Up), 4);
+    proxy.restore();
+    // A stream with a hole is no stream.
+    assert_eq!(said_back(&mut stream, b"more").await, b"");
+    assert_ended(&mut stream).await;
+}
+
+#[tokio::test]
+async fn cuts_of_one_seed_fall_at_the_same_bytes() {
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let proxy = Proxy::start(echo().await).await;
+        proxy.cut_after(StdRng::seed_from_u64(7), 1000..50_000, 5);
+        let mut lengths = Vec::new();
+        for _ in 0..5 {
+            let mut stream = connect(&proxy).await;
+            let (up, down) = (proxy.bytes(Direction::Up), proxy.bytes(Direction::Down));
+            said_back(&mut stream, &[b'x'; 60_000]).await;
+            assert_ended(&mut stream).await;
+            let carried = (proxy.bytes(Direction::Up) - up, proxy.bytes(Direction::Down) - down);
+            // One of both is where the cut was; how far the other came is chance.
+            lengths.push(carried.0.max(carried.1));
+        }
+        assert_eq!(proxy.cut_by_plan(), 5);
+        assert_eq!(said_back(&mut connect(&proxy).await, b"after").await, b"after");
+        runs.push(lengths);
+    }
+    assert_eq!(runs[0], runs[1]);
+}
+
+#[tokio::test]
+async fn whoever_is_stranded_hears_the_end_and_the_other_side_does_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(listener.local_addr().unwrap()).await;
+    let mut client = connect(&proxy).await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.read_exact(&mut [0; 5]).await.unwrap();
+    proxy.strand();
+    assert_ended(&mut client).await;
+    let heard = tokio::time::timeout(QUIET, server.read(&mut [0])).await;
+    assert!(heard.is_err(), "the other side heard something: {heard:?}");
+    proxy.cut();
+    assert_ended(&mut server).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_comes_back_with_what_it_held_on_its_old_port() {
+    let mut redis = RedisServer::start().await;
+    let entries: Vec<_> = awkward().into_iter().map(|(_, fields)| fields).collect();
+    let added = redis.add_all("x", &entries).await;
+    let port = redis.port();
+    redis.kill9();
+    redis.restart().await;
+    assert_eq!(redis.port(), port);
+    assert!(redis.entries("x").await == added, "it came back with something else");
+}
+
+fn copies() -> Vec<Stored> {
+    (1..=5).map(|n| Stored { id: format!("{n}-0"), fields: numbered(n) }).collect()
+}
+
+#[test]
+#[should_panic(expected = "5 entries expected, 4 found, the same up to number 2")]
+fn the_oracle_sees_an_entry_that_is_missing() {
+    let whole = expected(&copies(), Some(1));
+    let mut found = whole.clone();
+    found.remove(2);
+    assert_same("up", &whole, &found);
+}
+
+#[test]
+#[should_panic(expected = "found twice: 1")]
+fn the_oracle_sees_an_entry_that_came_twice() {
+    let whole = expected(&copies(), Some(1));
+    let mut found = whole.clone();
+    found.insert(2, whole[1].clone());
+    assert_same("up", &whole, &found);
+}
+
+#[test]
+#[should_panic(expected = "the same up to number 1")]
+fn the_oracle_sees_two_entries_that_changed_places() {
+    let whole = expected(&copies(), Some(1));
+    let mut found = whole.clone();
+    found.swap(1, 2);
+    assert_same("up", &whole, &found);
+}
+
+#[test]
+fn the_oracle_reads_what_stands_in_front_and_leaves_the_rest_as_it_is() {
+    let fields = |front: &[(&str, &str)]| {
+        let mut fields = spoke_tests::entries::fields(front.iter().copied());
+        fields.extend(numbered(1));
+        vec![Stored { id: "9-9".to_owned(), fields }]
+    };
+    let up = fields(&[("client", "dev1"), ("epoch", "2"), ("seq", "1-0")]);
+    assert_eq!(from_device(&up, "dev1"), expected(&copies()[..1], Some(2)));
+    assert_eq!(from_device(&up, "dev2"), []);
+    assert_eq!(from_hub(&fields(&[("seq", "1-0")])), expected(&copies()[..1], None));
+}
+
+#[tokio::test]
+#[should_panic(expected = "in vain for: the moon; the last look saw \"only stars\"")]
+async fn a_wait_in_vain_says_what_was_awaited_and_what_was_seen() {
+    let limit = Duration::from_millis(20);
+    eventually::<(), _>("the moon", limit, async || Err("only stars")).await;
+}
+
+#[tokio::test]
+async fn a_wait_ends_as_soon_as_it_can() {
+    let mut looks = 0;
+    eventually_is("the third look", 3, async || {
+        looks += 1;
+        looks
+    })
+    .await;
+    assert_eq!(looks, 3);
+}
