@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::{
     entries::{Stored, awkward, numbered},
     oracle::{assert_same, expected, from_device, from_hub},
@@ -98,26 +98,22 @@ async fn what_is_lost_downstream_arrived_upstream_and_never_comes_back() {
 }
 
 #[tokio::test]
-async fn cuts_of_one_seed_fall_at_the_same_bytes() {
-    let mut runs = Vec::new();
-    for _ in 0..2 {
-        let proxy = Proxy::start(echo().await).await;
-        proxy.cut_after(StdRng::seed_from_u64(7), 1000..50_000, 5);
-        let mut lengths = Vec::new();
-        for _ in 0..5 {
-            let mut stream = connect(&proxy).await;
-            let (up, down) = (proxy.bytes(Direction::Up), proxy.bytes(Direction::Down));
-            said_back(&mut stream, &[b'x'; 60_000]).await;
-            assert_ended(&mut stream).await;
-            let carried = (proxy.bytes(Direction::Up) - up, proxy.bytes(Direction::Down) - down);
-            // One of both is where the cut was; how far the other came is chance.
-            lengths.push(carried.0.max(carried.1));
-        }
-        assert_eq!(proxy.cut_by_plan(), 5);
-        assert_eq!(said_back(&mut connect(&proxy).await, b"after").await, b"after");
-        runs.push(lengths);
+async fn cuts_fall_exactly_where_the_seed_says() {
+    let proxy = Proxy::start(echo().await).await;
+    let bytes = 1000..50_000;
+    proxy.cut_after(StdRng::seed_from_u64(7), bytes.clone(), 5);
+    let mut same = StdRng::seed_from_u64(7);
+    for _ in 0..5 {
+        let direction = if same.random() { Direction::Up } else { Direction::Down };
+        let expected: u64 = same.random_range(bytes.clone());
+        let before = proxy.bytes(direction);
+        let mut stream = connect(&proxy).await;
+        said_back(&mut stream, &[b'x'; 60_000]).await;
+        assert_ended(&mut stream).await;
+        assert_eq!(proxy.bytes(direction) - before, expected, "{direction:?}");
     }
-    assert_eq!(runs[0], runs[1]);
+    assert_eq!(proxy.cut_by_plan(), 5);
+    assert_eq!(said_back(&mut connect(&proxy).await, b"after").await, b"after");
 }
 
 #[tokio::test]
