@@ -202,6 +202,9 @@ impl Session {
 
     /// The next thing to do at a store.
     pub fn poll_work(&mut self) -> Option<Work> {
+        if self.end.is_some() {
+            return None;
+        }
         if !self.is_appending
             && let Some(push) = self.pushes.pop_front()
         {
@@ -299,3 +302,6 @@ fn why(reason: Reason) -> &'static str {
         | Reason::Other => "",
     }
 }
+
+#[cfg(test)]
+mod tests;
