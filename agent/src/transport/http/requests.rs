@@ -16,14 +16,11 @@ use spoke_shared::{
     seq::{Epoch, Seq},
     wire::{
         frame::{Goaway, Reason},
-        json::XreadForm,
+        json::{GENERATION_HEADER, XreadForm},
     },
 };
 
 use crate::denial::Denial;
-
-/// The header that fences a session.
-pub(super) const GENERATION: &str = "spoke-generation";
 
 /// Why a request did not do what it was for.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +51,7 @@ impl Requests {
     ) -> Result<T, Fault> {
         let mut request = self.http.post(self.hub.join(path));
         if let Some(generation) = generation {
-            request = request.header(GENERATION, generation);
+            request = request.header(GENERATION_HEADER, generation);
         }
         self.ask(request.header(CONTENT_TYPE, "application/json").body(body)).await
     }
@@ -69,7 +66,7 @@ impl Requests {
         let query =
             format!("seq={after}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}");
         let url = self.hub.join(&format!("/xread?{query}"));
-        self.ask(self.http.get(url).header(GENERATION, generation)).await
+        self.ask(self.http.get(url).header(GENERATION_HEADER, generation)).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Fault> {

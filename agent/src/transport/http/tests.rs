@@ -42,7 +42,9 @@ async fn pass_on(
     body: Value,
 ) -> Response {
     assert_eq!(headers["authorization"], "Bearer t0ken");
-    let generation = headers.get(requests::GENERATION).map(|v| v.to_str().unwrap().to_owned());
+    let generation = headers
+        .get(spoke_shared::wire::json::GENERATION_HEADER)
+        .map(|v| v.to_str().unwrap().to_owned());
     let (answer, answered) = oneshot::channel();
     to.send(Asked { path, query, generation, body, answer }).await.unwrap();
     match answered.await {
