@@ -25,6 +25,7 @@ fn hello() -> Hello {
         },
         cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), digest: Some(Digest([0xab; 16])) },
         features: Features::COMPRESSION,
+        instance: Instance(0x0123_4567_89ab_cdef),
     }
 }
 
