@@ -216,6 +216,11 @@ impl Reader<'_> {
     /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
     async fn begin(&self, ask: &Xread) -> Result<(Epoch, Seq), Refusal> {
         self.check_generation().await?;
+        if self.caller.generation.is_some() {
+            let (redis, keys) = (&self.hub.redis, &self.hub.keys);
+            let touched = presence::touch(redis, keys, &self.caller.client, now_ms()).await;
+            self.hub.checked(touched)?;
+        }
         let standing = self.hub.checked(self.origin.standing().await)?;
         let origin = standing.origin;
         let epoch = origin.epoch.max(Epoch::FIRST);

@@ -96,6 +96,24 @@ pub const CONNECT_RETRY: (Duration, Duration) =
 pub const REFUSED_RETRY: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60 * 60));
 
+// ---- Presence ---------------------------------------------------------------------------------
+
+/// How often a hub says that it lives: one small command, whatever the number of its clients.
+pub const HUB_REFRESH: Duration = Duration::from_secs(10);
+/// How often it tries to while its Redis does not take it.
+pub const HUB_REFRESH_RETRY: Duration = Duration::from_secs(1);
+/// How long it is believed: two may be missed. So long a killed hub's clients are shown as connected.
+pub const HUB_TTL: Duration = Duration::from_secs(30);
+/// How long a bell is there. Hubs hear that it changes; nobody reads it but a person who looks.
+pub const BELL_TTL: Duration = Duration::from_secs(10);
+/// Bells that a hub may be behind with; one that is missed is made good by the fence.
+pub const BELLS_MAX: usize = 1024;
+/// Processes of one client that are remembered: a few devices of one identity, each restarted once.
+pub const FORMER_MAX: usize = 4;
+/// How long a second device with the same identity is sent away for. A person has to act first; if the
+/// other is gone meanwhile, it gets in within this and half of it again.
+pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
+
 // ---- Connections ------------------------------------------------------------------------------
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
