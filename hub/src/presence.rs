@@ -1,13 +1,13 @@
 //! What this hub does for presence beside its sessions: it says that it lives, notes the ends that
 //! Redis did not take, and hears of sessions that have begun elsewhere.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use spoke_shared::{
     client::ClientId,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
     link::now_ms,
-    store::{hints::Changed, presence},
+    store::{StoreError, hints::Changed, presence},
 };
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -66,37 +66,38 @@ pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
 
 /// Looks again at clients whose bell was rung, by whichever hub, until the shutdown begins.
 pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<Changed>) {
+    // No more than have a bell or a connection here.
+    let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
-        let change = tokio::select! {
+        tokio::select! {
             () = hub.shutdown.begun() => return,
-            change = changes.recv() => change,
-        };
-        match change {
-            Some(Changed::Key(key)) => {
-                let name = key.strip_prefix(&hub.keys.bell_prefix());
-                if let Some(client) = name.and_then(|name| name.parse().ok()) {
-                    look_again(&hub, &client).await;
+            change = changes.recv() => match change {
+                Some(Changed::Key(key)) => {
+                    let name = key.strip_prefix(&hub.keys.bell_prefix());
+                    due.extend(name.and_then(|name| name.parse().ok()));
                 }
+                // Any bell may have been rung meanwhile.
+                Some(Changed::Any) => due.extend(hub.live.clients()),
+                None => return,
+            },
+            () = tokio::time::sleep(HUB_REFRESH_RETRY), if !due.is_empty() => {}
+        }
+        while let Some(client) = due.first() {
+            if let Err(error) = look_again(&hub, client).await {
+                debug!(%error, "failed to look who holds a session; looking again");
+                break;
             }
-            // Any bell may have been rung meanwhile.
-            Some(Changed::Any) => {
-                for client in hub.live.clients() {
-                    look_again(&hub, &client).await;
-                }
-            }
-            None => return,
+            due.pop_first();
         }
     }
 }
 
-async fn look_again(hub: &Hub, client: &ClientId) {
-    let newest = match presence::newest(&hub.redis, &hub.keys, client).await {
-        Ok(newest) => newest,
-        Err(error) => return debug!(%error, "failed to look who holds a session"),
-    };
+async fn look_again(hub: &Hub, client: &ClientId) -> Result<(), StoreError> {
+    let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
     // Redis went back to a time when it was here, say.
     if newest.hub.as_ref() == Some(&hub.name) && hub.live.lacks(client, newest.generation) {
         note_end(hub, client, newest.generation).await;
     }
+    Ok(())
 }
