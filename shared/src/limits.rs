@@ -85,6 +85,9 @@ pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
 pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 /// How long a service finishes what is in hand after SIGTERM; systemd kills at 90 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after that a connection that is kept alive is listened to, unless it is told in an answer
+/// that it closes: the next request may be on its way already, and would go without one.
+pub const KEEP_ALIVE_LINGER: Duration = Duration::from_millis(500);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most that a server's word on when to come back is obeyed.

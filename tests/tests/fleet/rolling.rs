@@ -125,12 +125,11 @@ async fn assert_handed_over(cloud: &Cloud, device: &Device, transport: &str) {
     let faults = log.lines().filter(|line| line.contains(r#""cause":""#));
     let words: BTreeSet<_> =
         faults.filter_map(|line| line.split(r#""cause":""#).nth(1)?.split('"').next()).collect();
-    match transport {
-        // Which the hub says with a wait.
-        "ws" => assert_eq!(words, BTreeSet::from(["busy"]), "{log}"),
-        // Between two requests there is nobody to be told; the next goes to the other hub.
-        _ => assert!(words.is_empty(), "{words:?} {log}"),
-    }
+    // A GOAWAY with a wait is `busy`. Between two requests there is nobody to be told.
+    assert_eq!(words.contains("busy"), transport == "ws", "{words:?} {log}");
+    // It may have come to a listener in the moment of its end, but no answer was ever left out.
+    let harmless = ["busy", "unreachable", "broken"];
+    assert!(words.iter().all(|word| harmless.contains(word)), "{words:?} {log}");
     let client = cloud.redis.hash("spoke-hub:client:dev1:h").await;
     assert!(!client.contains_key("clones"), "{client:?}");
 }
