@@ -16,9 +16,13 @@ use crate::CLIENT;
 
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
+fn entry(owner: &str, n: usize) -> Fields {
+    fields([("owner", owner.to_owned()), ("n", n.to_string())])
+}
+
 async fn add(device: &Device, owner: &str, count: usize) -> Vec<Stored> {
-    let part = |n: usize| fields([("owner", owner.to_owned()), ("n", n.to_string())]);
-    device.redis.add_all(OUT, &(0..count).map(part).collect::<Vec<Fields>>()).await
+    let entries: Vec<_> = (0..count).map(|n| entry(owner, n)).collect();
+    device.redis.add_all(OUT, &entries).await
 }
 
 /// A device whose agent can be asked how it is.
@@ -46,10 +50,24 @@ async fn kept_out(cloud: &Cloud, times: u64) {
     .await;
 }
 
+fn owner(entry: &Carried) -> String {
+    String::from_utf8(entry.fields[0].1.clone()).unwrap()
+}
+
+/// Waits until the hub holds so many entries of one device: seqs alone do not tell two apart.
+async fn carried_of(cloud: &Cloud, name: &str, count: usize) {
+    let awaited = format!("{count} entries of the {name}");
+    eventually(&awaited, PATIENCE, async || {
+        let carried = cloud.carried("dev1").await;
+        let own = carried.iter().filter(|entry| owner(entry) == name).count();
+        if own >= count { Ok(()) } else { Err(own) }
+    })
+    .await;
+}
+
 /// Within an epoch all entries are of one device, and what the hub holds of a device is all that it
 /// added, once and in order.
 fn assert_apart(carried: &[Carried], devices: &[(&str, &[Stored])]) {
-    let owner = |entry: &Carried| String::from_utf8(entry.fields[0].1.clone()).unwrap();
     let mut owners: BTreeMap<u32, String> = BTreeMap::new();
     for entry in carried {
         let first = owners.entry(entry.epoch.unwrap()).or_insert_with(|| owner(entry));
@@ -98,13 +116,13 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
 
         of_clone.extend(add(&clone, "clone", 10).await);
         of_original.extend(add(&original, "original", 10).await);
-        clone.carried_both_ways(&cloud).await;
+        carried_of(&cloud, "clone", of_clone.len()).await;
         clone.stop_agent().await;
         if transport == "http" {
             // A minute and a half passes: no connection tells of its end.
             cloud.redis.command::<()>(&["HSET", CLIENT, "last_seen", "0"]).await;
         }
-        original.carried_both_ways(&cloud).await;
+        carried_of(&cloud, "original", of_original.len()).await;
         let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
         assert_apart(&cloud.carried("dev1").await, &both);
     }
@@ -114,18 +132,20 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
 async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_duplicate() {
     let cloud = Cloud::start().await;
     let mut original = device(&cloud, "ws").await;
-    let mut of_original = add(&original, "original", 1).await;
-    original.carried_both_ways(&cloud).await;
-    let mut clone = clone_of(&cloud, &original, "ws").await;
-    // All IDs of the clone lie below the cursor that the original leaves behind.
-    let of_clone = add(&clone, "clone", 30).await;
-    of_original.extend(add(&original, "original", 30).await);
+    let of_original = add(&original, "original", 30).await;
     original.carried_both_ways(&cloud).await;
     original.stop_agent().await;
+    let mut clone = clone_of(&cloud, &original, "ws").await;
+    // The very IDs that the original's entries have.
+    let mut of_clone = Vec::new();
+    for (n, Stored { id, .. }) in of_original.iter().enumerate() {
+        clone.redis.add_as(OUT, id, &entry("clone", n)).await;
+        of_clone.push(Stored { id: id.clone(), fields: entry("clone", n) });
+    }
 
     clone.start_agent();
 
-    clone.carried_both_ways(&cloud).await;
+    carried_of(&cloud, "clone", of_clone.len()).await;
     let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
     assert_apart(&cloud.carried("dev1").await, &both);
     assert_eq!(at_hub(&cloud, "clones").await, "", "they were never there at the same time");
@@ -150,7 +170,7 @@ async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
 
     clone.start_agent();
 
-    clone.carried_both_ways(&cloud).await;
+    carried_of(&cloud, "clone", of_clone.len()).await;
     let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
     assert_apart(&cloud.carried("dev1").await, &both);
 }

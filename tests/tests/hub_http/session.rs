@@ -98,7 +98,9 @@ async fn malformed_greetings_and_generations_are_refused() {
     let dev1 = stand.client("dev1").await;
     let mut bad = hello();
     bad["origin"]["last"] = json!("x");
-    for body in [json!({}), json!([]), bad, json!({ "version": 1 })] {
+    let mut nobody = hello();
+    nobody["instance"] = json!("0");
+    for body in [json!({}), json!([]), bad, nobody, json!({ "version": 1 })] {
         let answer = dev1.post_json("/session", &body).await;
         assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{body}");
     }
