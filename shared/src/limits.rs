@@ -113,8 +113,8 @@ pub const BELL_TTL: Duration = Duration::from_secs(10);
 pub const BELLS_MAX: usize = 1024;
 /// Processes of one client that are remembered: a few devices of one identity, each restarted once.
 pub const FORMER_MAX: usize = 4;
-/// How long a second device with the same identity is sent away for. A person has to act first; if the
-/// other is gone meanwhile, it gets in within this and half of it again.
+/// How long a second device with the same identity is sent away for: a person has to act first. Its own
+/// waits grow beyond, to the longest that its settings allow; so long it stays out though the other is gone.
 pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 // ---- Connections ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@
 
 local now, instance, transport = ARGV[1], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[1], 'connected_since', 'last_seen', 'address', 'hub',
-  'transport', 'instance', 'former')
+  'transport', 'instance', 'former', 'generation')
 local since, seen, address, hub = known[1], known[2], known[3], known[4]
 local over, holder = known[5], known[6] or ''
 
@@ -41,7 +41,7 @@ local function ring(word)
 end
 
 local live = is_live()
-if live and is_former and holder ~= instance then
+if live and is_former then
   former[#former + 1] = '!' .. instance
   redis.call('HSET', KEYS[1], 'former', table.concat(former, ' '), 'clone_address', ARGV[3],
     'clone_at', now)
@@ -55,8 +55,10 @@ if holder ~= '' and holder ~= instance then former[#former + 1] = holder end
 while #former > tonumber(ARGV[9]) do table.remove(former, 1) end
 -- Its own hub tells the older session itself.
 if live and (hub ~= ARGV[4] or over == 'http') then ring('ousted') end
-local generation = redis.call('HINCRBY', KEYS[1], 'generation', 1)
-redis.call('HSET', KEYS[1], 'connected_since', now, 'last_seen', now, 'agent_version', ARGV[2],
-  'address', ARGV[3], 'hub', ARGV[4], 'transport', transport, 'instance', instance,
-  'former', table.concat(former, ' '))
+-- Never one that was given out before, even where this Redis has gone back and forgotten it: two
+-- sessions of one generation would both pass the fence.
+local generation = math.max(tonumber(known[8] or 0) + 1, tonumber(now))
+redis.call('HSET', KEYS[1], 'generation', generation, 'connected_since', now, 'last_seen', now,
+  'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4], 'transport', transport,
+  'instance', instance, 'former', table.concat(former, ' '))
 return {'begun', generation}

@@ -1,11 +1,14 @@
 //! Sessions of one client at two hubs.
 
 use spoke_shared::wire::frame::Reason;
-use spoke_tests::wait::{eventually_is, eventually_true};
+use spoke_tests::{
+    socket::session,
+    wait::{eventually_is, eventually_true},
+};
 
 use crate::{
-    A, B, BELL, CLIENT, another_hub, assert_carries, enter, hub, is_connected, kept_out, poll,
-    post_session, token,
+    A, B, BELL, CLIENT, another_hub, assert_carries, enter, first_entry, greeting, hub,
+    is_connected, kept_out, poll, post_session, token,
 };
 
 #[tokio::test]
@@ -95,7 +98,7 @@ async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
     let token = token(&stand).await;
     let mut idle = enter(&stand.service, &token, A).await;
     // Another hub takes the client while this one does not hear.
-    stand.redis.command::<()>(&["HSET", CLIENT, "generation", "2"]).await;
+    stand.redis.command::<()>(&["HINCRBY", CLIENT, "generation", "1"]).await;
     assert!(!stand.redis.command::<bool>(&["EXISTS", BELL]).await);
 
     let clients: String = stand.redis.command(&["CLIENT", "LIST"]).await;
@@ -104,4 +107,26 @@ async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
     stand.redis.command::<()>(&["CLIENT", "KILL", "ID", id]).await;
 
     assert_eq!(idle.goaway().await.reason, Reason::Superseded);
+}
+
+#[tokio::test]
+async fn a_redis_that_went_back_gives_no_generation_a_second_time_so_the_fence_holds() {
+    let stand = hub().await;
+    let (_folder, other) = another_hub(&stand).await;
+    let token = token(&stand).await;
+    drop(enter(&stand.service, &token, A).await);
+    eventually_is("it to be gone", false, async || is_connected(&stand).await).await;
+    let then = stand.redis.hash(CLIENT).await;
+    let (mut older, first) = session(stand.service.address(), &token, greeting(A)).await;
+
+    stand.redis.command::<()>(&["DEL", CLIENT]).await;
+    for (field, value) in &then {
+        stand.redis.command::<()>(&["HSET", CLIENT, field, value]).await;
+    }
+    let (mut newer, second) = session(other.address(), &token, greeting(B)).await;
+
+    assert!(second.generation > first.generation, "{first:?} {second:?}");
+    older.send_frame(&first_entry()).await;
+    assert_eq!(older.goaway().await.reason, Reason::Superseded);
+    assert_carries(&mut newer).await;
 }

@@ -30,7 +30,7 @@ async fn a_session_says_where_both_streams_stand() {
 
     let welcome = dev1.post_json("/session", &hello()).await.ok();
 
-    assert_eq!(welcome["generation"], 1, "{welcome}");
+    assert!(welcome["generation"].is_u64(), "{welcome}");
     assert_eq!(welcome["cursor"]["seq"], "3-0", "{welcome}");
     assert_eq!(welcome["origin"]["last"], last, "{welcome}");
     let time = welcome["serverTimeMs"].as_u64().expect("it tells the time");
