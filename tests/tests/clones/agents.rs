@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use redis::cmd;
 use spoke_tests::{
-    cloud::Cloud,
+    cloud::{Cloud, now_ms},
     device::{Device, IN, OUT, STATE},
     entries::{Fields, Stored, fields},
     oracle::{Carried, assert_same, expected},
     redis::free_port,
-    wait::{PATIENCE, eventually},
+    wait::{PATIENCE, eventually, eventually_true},
 };
 
 use crate::CLIENT;
@@ -162,8 +162,10 @@ async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
     copy_redis(&original, &clone).await;
     // Some IDs of the clone lie below the cursor that the original leaves behind, some past it.
     let mut of_clone = add(&clone, "clone", 10).await;
+    past(&of_clone).await;
     original.start_agent();
     of_original.extend(add(&original, "original", 10).await);
+    past(&of_original).await;
     original.acknowledged_both_ways(&cloud).await;
     original.stop_agent().await;
     of_clone.extend(add(&clone, "clone", 10).await);
@@ -208,6 +210,12 @@ async fn an_agent_that_reconnects_from_a_new_address_is_no_clone() {
     assert_eq!(at_hub(&cloud, "former").await, "");
     assert_eq!(at_hub(&cloud, "clones").await, "");
     assert_eq!(lines(&device.log(), &["WARN", "superseded"]).len(), 0, "{}", device.log());
+}
+
+/// Waits until the millisecond of the last entry is over, so that no other has its ID.
+async fn past(added: &[Stored]) {
+    let ms = added.last().and_then(|last| last.id.split('-').next()?.parse().ok()).unwrap();
+    eventually_true("the next millisecond", async || now_ms() > ms).await;
 }
 
 async fn copy_redis(from: &Device, to: &Device) {
