@@ -15,6 +15,7 @@ use std::{
 };
 
 use spoke_shared::{
+    instance::Instance,
     link::now_ms,
     retry::Retry,
     shutdown::Shutdown,
@@ -68,6 +69,8 @@ pub struct Parts {
 /// The agent's life.
 pub struct Lifecycle {
     parts: Parts,
+    /// This process, among others with the same identity.
+    instance: Instance,
     origin: OriginStore,
     copy: CopyStore,
     choice: Choice,
@@ -83,6 +86,7 @@ impl Lifecycle {
     pub fn new(parts: Parts) -> Self {
         let keys = parts.config.keys();
         Self {
+            instance: Instance(rand::random()),
             origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
             choice: Choice::new(parts.config.transport),
@@ -153,6 +157,7 @@ impl Lifecycle {
             | Cause::Untrusted
             | Cause::Broken
             | Cause::Superseded
+            | Cause::Clone
             | Cause::Version
             | Cause::Busy
             | Cause::Confused
@@ -166,8 +171,9 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
-            Pause::Refused if ending.cause == Cause::Superseded => {
-                self.twin_retry.next(None, random)
+            Pause::Twin(hint) => {
+                let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
+                self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
             }
             Pause::Refused => self.refused_retry.next(None, random),
         };

@@ -12,13 +12,15 @@ use http::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use spoke_shared::{
+    instance::Instance,
     limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
     refusal::Refusal,
-    wire::frame::{Goaway, Reason},
+    wire::frame::Goaway,
 };
 use tracing::{Instrument, Span, info};
 
 use crate::{
+    arrival::goaway,
     bearer::{Caller, malformed},
     entries,
     hub::Hub,
@@ -48,11 +50,9 @@ pub async fn serve(arrived: Arrived, socket: WebSocket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
-    let begun = arrived.begin(SUBPROTOCOL).await;
-    let Ok(generation) = arrived.hub.checked(begun) else {
-        let message = "the hub's store does not answer".to_owned();
-        let goaway = Goaway { reason: Reason::Unavailable, message, wait_ms: 2000 };
-        return dismiss(&mut socket, &goaway).await;
+    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN).await {
+        Ok(generation) => generation,
+        Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
     };
     Span::current().record("generation", generation);
     info!("session begins");

@@ -3,6 +3,7 @@
 //! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live` for who
 //! is connected to this process and how they are told to go.
 
+pub mod arrival;
 pub mod bearer;
 pub mod commands;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod hub;
 pub mod json_socket;
 pub mod live;
 pub mod metrics;
+pub mod presence;
 pub mod routes;
 pub mod session;
 pub mod xread;
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use spoke_shared::{
-    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
+    limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
@@ -44,15 +46,18 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
 
-    let news = hub.keys.out_prefix();
+    let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listening = if hub.config.auth_redis.is_some() {
         let ended = hub.hints.clone().listen_forever(auth_redis, vec![sessions], shutdown.clone());
         shutdown.spawn("hints of sessions", ended);
-        vec![news]
+        vec![news, bells]
     } else {
-        vec![news, sessions]
+        vec![news, bells, sessions]
     };
+    let rung = hub.hints.follow(hub.keys.bell_prefix(), BELLS_MAX);
+    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
+    shutdown.spawn("presence", presence::keep(hub.clone()));
     let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
     shutdown.spawn("hints", hints);
 
@@ -76,6 +81,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
         warn!("not everything in hand could be finished in time");
     }
+    presence::end(&hub).await;
     info!("stopped");
     Ok(())
 }

@@ -144,6 +144,10 @@ impl<'a> Reader<'a> {
         count: usize,
     ) -> Result<Self, Refusal> {
         check_generation(hub, caller).await?;
+        if caller.generation.is_some() {
+            let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, now_ms()).await;
+            hub.checked(touched)?;
+        }
         let origin = hub.origin(&caller.client);
         let standing = hub.checked(origin.standing().await)?;
         let begun = place(hub, &origin, caller, ask, standing).await?;

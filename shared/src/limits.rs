@@ -93,6 +93,9 @@ pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
 pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 /// How long a service finishes what is in hand after SIGTERM; systemd kills at 90 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after that a connection that is kept alive is listened to, unless it is told in an answer
+/// that it closes: the next request may be on its way already, and would go without one.
+pub const KEEP_ALIVE_LINGER: Duration = Duration::from_millis(500);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most that a server's word on when to come back is obeyed.
@@ -103,6 +106,24 @@ pub const CONNECT_RETRY: (Duration, Duration) =
 /// First and longest wait between tries to register, or to log in after a 401: a person has to act first.
 pub const REFUSED_RETRY: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60 * 60));
+
+// ---- Presence ---------------------------------------------------------------------------------
+
+/// How often a hub says that it lives: one small command, whatever the number of its clients.
+pub const HUB_REFRESH: Duration = Duration::from_secs(10);
+/// How often it tries to while its Redis does not take it.
+pub const HUB_REFRESH_RETRY: Duration = Duration::from_secs(1);
+/// How long it is believed: two may be missed. So long a killed hub's clients are shown as connected.
+pub const HUB_TTL: Duration = Duration::from_secs(30);
+/// How long a bell is there. Hubs hear that it changes; nobody reads it but a person who looks.
+pub const BELL_TTL: Duration = Duration::from_secs(10);
+/// Bells that a hub may be behind with; one that is missed is made good by the fence.
+pub const BELLS_MAX: usize = 1024;
+/// Processes of one client that are remembered: a few devices of one identity, each restarted once.
+pub const FORMER_MAX: usize = 4;
+/// How long a second device with the same identity is sent away for: a person has to act first. Its own
+/// waits grow beyond, to the longest that its settings allow; so long it stays out though the other is gone.
+pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 // ---- Connections ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ mod admin;
 mod tls;
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
@@ -19,6 +20,7 @@ use std::{
 
 use axum::Router;
 use futures_util::FutureExt;
+use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -33,7 +35,7 @@ use tracing::{debug, error, info, warn};
 pub use self::{admin::admin_router, tls::server_tls};
 use crate::{
     heard::{Heard, Listened},
-    limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT},
+    limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE_LINGER},
     shutdown::{Shutdown, panic_message},
 };
 
@@ -46,6 +48,8 @@ pub struct ServeLimits {
     pub header_read: Duration,
     /// For the TLS handshake.
     pub tls_handshake: Duration,
+    /// For the next request of a connection that is kept alive, when the shutdown begins.
+    pub linger: Duration,
     /// For requests in hand when the shutdown begins.
     pub drain: Duration,
 }
@@ -56,6 +60,7 @@ impl Default for ServeLimits {
             connections: CONNECTIONS_MAX,
             header_read: HANDSHAKE_TIMEOUT,
             tls_handshake: HANDSHAKE_TIMEOUT,
+            linger: KEEP_ALIVE_LINGER,
             drain: DRAIN_TIMEOUT,
         }
     }
@@ -179,13 +184,22 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { address, place, app, limits, shutdown } = self;
+        let stops = shutdown.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(axum::body::Body::new);
             let extensions = request.extensions_mut();
             extensions.insert(PeerAddress(address));
             extensions.insert(heard.clone());
             extensions.insert(place.clone());
-            app.clone().oneshot(request)
+            let (answering, stops) = (app.clone().oneshot(request), stops.clone());
+            async move {
+                let mut response = answering.await?;
+                if stops.is_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -196,8 +210,13 @@ impl Connection {
         let result = tokio::select! {
             result = connection.as_mut() => Ok(result),
             () = shutdown.begun() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::time::timeout(limits.drain, connection).await
+                match tokio::time::timeout(limits.linger, connection.as_mut()).await {
+                    Ok(result) => Ok(result),
+                    Err(_) => {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::time::timeout(limits.drain, connection).await
+                    }
+                }
             }
         };
         if let Ok(Err(error)) = result {

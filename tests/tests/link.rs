@@ -12,6 +12,7 @@ use spoke_shared::{
     client::ClientId,
     entry::{Direction, EntryLimits},
     heard::Heard,
+    instance::Instance,
     link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
@@ -21,7 +22,7 @@ use spoke_shared::{
         hints::Hints,
         keys::{DeviceKeys, HubKeys},
         origin::OriginStore,
-        presence::{self, Arrival},
+        presence::{self, Arrival, Arrived, Transport},
     },
     sync::{
         account::Account,
@@ -70,9 +71,15 @@ impl Ends {
     async fn hub(&self) -> Side {
         let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
         let keys = HubKeys::new("spoke-hub");
-        let arrival = Arrival { version: "0", address: "here", hub: "one" };
-        let generation =
-            presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await.unwrap();
+        let arrival = Arrival {
+            version: "0",
+            address: "here",
+            hub: "one",
+            instance: Instance::UNKNOWN,
+            transport: Transport::WebSocket,
+        };
+        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
+        let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(redis.clone(), &keys, &self.client, Some(generation), 0);
         Side::new(origin, copy, redis, keys.out_prefix())

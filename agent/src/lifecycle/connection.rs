@@ -102,7 +102,8 @@ impl Lifecycle {
             Kind::Http => http::line(self.parts.http.clone(), hub.clone(), token),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = Hello { major: MAJOR, minor: MINOR, version, origin, cursor, features };
+        let (major, minor, instance) = (MAJOR, MINOR, self.instance);
+        let hello = Hello { major, minor, version, origin, cursor, features, instance };
         let shaking = shake_hands(&mut line, hello);
         let welcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
             .await

@@ -163,6 +163,22 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
 }
 
 #[tokio::test]
+async fn a_request_on_its_way_as_the_server_stops_is_answered_and_told_to_be_the_last() {
+    let limits = ServeLimits { linger: SOON * 10, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut stream = running.connect().await;
+    let keep_alive = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(keep_alive).await.unwrap();
+    stream.read_exact(&mut [0; 1]).await.unwrap();
+    running.shutdown.begin();
+    stream.write_all(keep_alive).await.unwrap();
+    let answers = rest(&mut stream).await;
+    assert_eq!(answers.matches("hello").count(), 2, "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() {
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;

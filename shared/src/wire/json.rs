@@ -16,6 +16,7 @@ pub use self::{
 use super::frame::{Cursor, Granted, Origin};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
+    instance::Instance,
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Loss, Tally},
@@ -132,6 +133,9 @@ pub struct HelloForm {
     pub origin: OriginForm,
     /// The device's in stream.
     pub cursor: CursorForm,
+    /// Which process it is, as 16 hex digits. One that does not say is told apart from nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
 }
 
 /// The answer of `POST /session`, as WELCOME is.

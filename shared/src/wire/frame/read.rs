@@ -3,6 +3,7 @@
 use super::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
+    instance::Instance,
     limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
     seq::{Epoch, Seq},
     sync::account::{Account, Cause, Loss, Tally},
@@ -59,7 +60,8 @@ fn tally(r: &mut Reader) -> Result<(Tally, u64), Malformed> {
 pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
     let (major, minor, version) = version(r)?;
     let (origin, cursor) = (origin(r)?, cursor(r)?);
-    Ok(Hello { major, minor, version, origin, cursor, features: Features(r.uint("features")?) })
+    let (features, instance) = (Features(r.uint("features")?), Instance(r.uint("instance")?));
+    Ok(Hello { major, minor, version, origin, cursor, features, instance })
 }
 
 pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
