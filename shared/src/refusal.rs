@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 pub use body::JsonOrForm;
 
-use crate::seq::{Epoch, Seq};
+use crate::{
+    limits::TEXT_BYTES_MAX,
+    seq::{Epoch, Seq},
+};
 
 /// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` or `epoch` where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +38,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Without a time to come back.
+    /// Without a time to come back. Of a longer message, which repeats what was sent, the first
+    /// `TEXT_BYTES_MAX` bytes are said.
     pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        if message.len() > TEXT_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(TEXT_BYTES_MAX));
+            message.push('…');
+        }
         Self { status, reason, message, retry_after_seconds: None, seq: None, epoch: None }
     }
 
