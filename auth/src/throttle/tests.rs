@@ -1,5 +1,7 @@
 //! Who is held back, and who is not because of it.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -123,18 +125,6 @@ fn a_success_forgives_the_client_and_not_the_address() {
     (0..3).for_each(|_| throttle.handle_failure(&login("192.0.2.1", "dev2"), now));
     let refused = throttle.admit(&visit, now).unwrap_err();
     assert_eq!(refused.because, Because::AddressFailures);
-}
-
-#[test]
-fn only_the_first_refusal_of_a_key_is_news() {
-    let (mut throttle, now) = (throttle(), Instant::now());
-    let visit = visit(Action::Register, "192.0.2.1", "dev1");
-    (0..2).for_each(|_| throttle.admit(&visit, now).unwrap());
-    let refused = throttle.admit(&visit, now).unwrap_err();
-    assert_eq!(refused.news, News::Begins);
-    assert_eq!(throttle.admit(&visit, now).unwrap_err().news, News::Goes);
-    throttle.admit(&visit, now + refused.wait).unwrap();
-    assert_eq!(throttle.admit(&visit, now + refused.wait).unwrap_err().news, News::Begins);
 }
 
 #[test]
