@@ -1,7 +1,7 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
 //! Read `entries` for what a request may do, `session` for a WebSocket of an agent, `live` for who
-//! is connected to this process and how they are told to go.
+//! is connected to this process and how they are told to go, `share` for what one client may take.
 
 pub mod bearer;
 pub mod commands;
@@ -13,6 +13,7 @@ pub mod live;
 pub mod metrics;
 pub mod routes;
 pub mod session;
+pub mod share;
 
 use std::time::Duration;
 
