@@ -53,7 +53,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
         let app = admin_routes(service);
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
+        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
     }
     notify::ready();

@@ -1,7 +1,8 @@
 //! How often a client and an address may come: pure, `now` is an argument.
 //!
-//! Each visit is measured against its address and, where a client is named, against that client;
-//! failures bar the way longer and longer, for that client from that address and, with more
+//! Each visit is measured against its address and, where a client is named, against that client; for
+//! a login from that address only, or whoever knows a name could lock its owner out. A one-time code
+//! can be guessed, so registrations are measured from all addresses together. Failures bar the way longer and longer, for that client from that address and, with more
 //! patience since a whole site may share it, for the address. What is known lives in this process
 //! alone: several auth processes each allow their own share.
 //!
@@ -70,7 +71,8 @@ pub enum Because {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     AddressRate(Site),
-    ClientRate(Action, ClientId),
+    /// From one address, where somebody else's visits must not count.
+    ClientRate(Action, ClientId, Option<Site>),
     ClientFailures(Action, ClientId, Site),
     AddressFailures(Site),
 }
@@ -210,7 +212,8 @@ impl Throttle {
         };
         let mut charges = vec![(Key::AddressRate(visit.site), self.rules.address, units)];
         if let Some(client) = &visit.client {
-            let key = Key::ClientRate(visit.action, client.clone());
+            let site = (visit.action == Action::Login).then_some(visit.site);
+            let key = Key::ClientRate(visit.action, client.clone(), site);
             let rate = self.client_rate(visit.action);
             charges.push((key, rate, 1));
         }
@@ -266,7 +269,7 @@ impl Throttle {
         let rules = &self.rules;
         match key {
             Key::AddressRate(_) => !meter.rate_wait(rules.address, BCRYPT_UNITS, now).is_zero(),
-            Key::ClientRate(action, _) => {
+            Key::ClientRate(action, ..) => {
                 !meter.rate_wait(self.client_rate(*action), 1, now).is_zero()
             }
             Key::ClientFailures(..) => {

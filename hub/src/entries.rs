@@ -35,6 +35,9 @@ use crate::{
     session::token_ended,
 };
 
+/// Entries of the first read for an answer.
+const FIRST_CHUNK: usize = 4;
+
 /// What `xread` asks for.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -129,6 +132,7 @@ struct Done {
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
     let copy = hub.copy(&caller.client, caller.generation);
+    let _turn = hub.shares.turn(&caller.client).await;
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {
             hub.metrics.accepted.add(accepted);
@@ -249,8 +253,10 @@ impl Reader<'_> {
         after: &mut Seq,
         buried: Seq,
     ) -> Result<Vec<Entry>, Refusal> {
-        // Small at first: a thousand of the largest entries would be a gigabyte.
-        let mut chunk = self.count.min(32);
+        let _turn = self.hub.shares.turn(&self.caller.client).await;
+        // Few at first, and then no more than are likely to fit: a thousand of the largest entries
+        // would be a gigabyte, read from a connection that all clients share.
+        let mut chunk = self.count.min(FIRST_CHUNK);
         let mut entries: Vec<Entry> = Vec::new();
         let granted = Granted::default();
         loop {
@@ -271,7 +277,8 @@ impl Reader<'_> {
             if is_last || is_full || !batches.is_empty() {
                 return Ok(entries);
             }
-            chunk = (chunk * 2).min(self.count - entries.len());
+            let room = (granted.batch_bytes - bytes) / (bytes / entries.len().max(1)).max(1);
+            chunk = (chunk * 8).min(room).min(self.count - entries.len()).max(1);
         }
     }
 }

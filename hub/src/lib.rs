@@ -40,7 +40,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
-    let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
+    let limits = ServeLimits::of(config.connections);
     let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
 
@@ -59,7 +59,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown
             .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");

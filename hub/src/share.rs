@@ -1,5 +1,5 @@
 //! What one client may take of a hub at a time: requests in hand, each of which may bring a large body
-//! or ask for a large answer, and sessions begun.
+//! or ask for a large answer; turns at Redis, which all clients share; and sessions begun.
 //!
 //! Who it is has been shown by then; a device that is broken or was taken over must not be at the
 //! others' expense all the same.
@@ -16,6 +16,7 @@ use spoke_shared::{
     limits::{REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST},
     refusal::Refusal,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The shares of all clients. Cheap to clone.
 #[derive(Clone, Default)]
@@ -23,8 +24,23 @@ pub struct Shares(Arc<Mutex<HashMap<ClientId, Share>>>);
 
 struct Share {
     in_hand: usize,
+    /// One at a time: a mebibyte of one client is all that another waits for.
+    turns: Arc<Semaphore>,
+    /// Who waits for a turn, or has one.
+    at_turns: usize,
     /// When all sessions begun so far are earned back: the generic cell rate algorithm.
     clear_at: Instant,
+}
+
+/// A client's turn at Redis.
+pub struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    _place: AtTurns,
+}
+
+struct AtTurns {
+    client: ClientId,
+    shares: Shares,
 }
 
 /// A request in hand; dropped with it.
@@ -43,7 +59,7 @@ impl Shares {
         if !shares.contains_key(client) && shares.len().is_multiple_of(1024) {
             shares.retain(|_, share| !share.is_idle(now));
         }
-        let share = shares.entry(client.clone()).or_insert(Share { in_hand: 0, clear_at: now });
+        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(now));
         if share.in_hand >= REQUESTS_PER_CLIENT_MAX {
             let message = "this client has too many requests in hand; wait for their answers";
             let status = StatusCode::TOO_MANY_REQUESTS;
@@ -51,6 +67,30 @@ impl Shares {
         }
         share.in_hand += 1;
         Ok(InHand { client: client.clone(), shares: self.clone() })
+    }
+
+    /// Waits for the client's turn. Cancel safe.
+    pub async fn turn(&self, client: &ClientId) -> Turn {
+        let (turns, place) = self.queue(client);
+        Turn { _permit: turns.acquire_owned().await.ok(), _place: place }
+    }
+
+    fn queue(&self, client: &ClientId) -> (Arc<Semaphore>, AtTurns) {
+        let mut shares = self.lock();
+        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(Instant::now()));
+        share.at_turns += 1;
+        (share.turns.clone(), AtTurns { client: client.clone(), shares: self.clone() })
+    }
+
+    /// Changes a client's share, and forgets it where nothing is lost by that.
+    fn give_back(&self, client: &ClientId, change: impl FnOnce(&mut Share)) {
+        let mut shares = self.lock();
+        if let Some(share) = shares.get_mut(client) {
+            change(share);
+            if share.is_idle(Instant::now()) {
+                shares.remove(client);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Share>> {
@@ -83,25 +123,31 @@ impl InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        let mut shares = self.shares.lock();
-        if let Some(share) = shares.get_mut(&self.client) {
-            share.in_hand -= 1;
-            if share.is_idle(Instant::now()) {
-                shares.remove(&self.client);
-            }
-        }
+        self.shares.give_back(&self.client, |share| share.in_hand -= 1);
+    }
+}
+
+impl Drop for AtTurns {
+    fn drop(&mut self) {
+        self.shares.give_back(&self.client, |share| share.at_turns -= 1);
     }
 }
 
 impl Share {
+    fn new(now: Instant) -> Self {
+        Self { in_hand: 0, turns: Arc::new(Semaphore::new(1)), at_turns: 0, clear_at: now }
+    }
+
     /// Whether nothing is lost by forgetting it.
     fn is_idle(&self, now: Instant) -> bool {
-        self.in_hand == 0 && self.clear_at <= now
+        self.in_hand == 0 && self.at_turns == 0 && self.clear_at <= now
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn client(name: &str) -> ClientId {
@@ -120,6 +166,17 @@ mod tests {
         own.pop();
         own.push(enter("dev1").unwrap());
         drop(own);
+        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test]
+    async fn a_client_has_one_turn_at_a_time_and_another_has_its_own() {
+        let shares = Shares::default();
+        let first = shares.turn(&client("dev1")).await;
+        assert!(shares.turn(&client("dev1")).now_or_never().is_none());
+        shares.turn(&client("dev2")).now_or_never().expect("another has its own");
+        drop(first);
+        shares.turn(&client("dev1")).now_or_never().expect("it is its turn again");
         assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
     }
 

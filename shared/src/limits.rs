@@ -100,10 +100,12 @@ pub const REFUSED_RETRY: (Duration, Duration) =
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Of those, connections of which nobody knows whose they are: handshakes, requests without a live
-/// token, waits between requests. Room for a fleet that comes back at once, and for three times as
-/// many that are known. One more takes the place of an older one.
-pub const STRANGERS_MAX: usize = CONNECTIONS_MAX / 4;
+/// One in so many of those may be a stranger's: handshakes, requests without a live token, waits
+/// between requests. Room for a fleet that comes back at once, and for three times as many that are
+/// known. One more takes the place of an older one.
+pub const STRANGERS_SHARE: usize = 4;
+/// Strangers that there is always room for.
+pub const STRANGERS_MIN: usize = 16;
 /// Bytes of a request's header, and so of what a stranger's connection holds: 160 MB for all of them.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections of one admin listener: a scraper, a person, a probe.

@@ -43,7 +43,7 @@ use crate::{
     heard::{Heard, Listened},
     limits::{
         CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, PROGRESS_TIMEOUT,
-        STRANGERS_MAX,
+        STRANGERS_MIN, STRANGERS_SHARE,
     },
     refusal::Reason,
     repeats::Repeated,
@@ -69,9 +69,16 @@ pub struct ServeLimits {
 
 impl Default for ServeLimits {
     fn default() -> Self {
+        Self::of(CONNECTIONS_MAX)
+    }
+}
+
+impl ServeLimits {
+    /// For so many connections.
+    pub fn of(connections: usize) -> Self {
         Self {
-            connections: CONNECTIONS_MAX,
-            strangers: STRANGERS_MAX,
+            connections,
+            strangers: (connections / STRANGERS_SHARE).max(STRANGERS_MIN),
             header_read: HANDSHAKE_TIMEOUT,
             tls_handshake: HANDSHAKE_TIMEOUT,
             write_stall: PROGRESS_TIMEOUT,
