@@ -6,6 +6,7 @@
 //! tracks it. What is refused here or by a service is logged here, so that nobody can fill the log.
 
 mod admin;
+mod refusals;
 mod site;
 mod strangers;
 mod tls;
@@ -22,7 +23,6 @@ use std::{
 
 use axum::Router;
 use futures_util::FutureExt;
-use http::StatusCode;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -36,6 +36,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::{admin::admin_router, site::Site, strangers::Vouched, tls::server_tls};
 use self::{
+    refusals::Refusals,
     strangers::{Strangers, Visitor},
     urged::Urged,
 };
@@ -45,8 +46,6 @@ use crate::{
         CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, PROGRESS_TIMEOUT,
         STRANGERS_MIN, STRANGERS_SHARE,
     },
-    refusal::Reason,
-    repeats::Repeated,
     shutdown::{Shutdown, panic_message},
 };
 
@@ -265,45 +264,6 @@ impl Connection {
         }
     }
 }
-
-/// What is refused, and to whom: logged when it begins, then counted.
-#[derive(Default)]
-struct Refusals(Repeated<(&'static str, Site)>);
-
-impl Refusals {
-    /// A fault of ours is logged where it is found, and a conflict is no news: it is how a sender
-    /// learns where the copy stands.
-    fn handle_answer(&self, site: Site, answer: &axum::response::Response) {
-        let is_told = answer.status().is_client_error() && answer.status() != StatusCode::CONFLICT;
-        if let Some(&Reason(reason)) = answer.extensions().get().filter(|_| is_told)
-            && self.0.handle((reason, site))
-        {
-            info!(%site, reason, status = answer.status().as_u16(), "request refused");
-        }
-    }
-
-    fn handle_crowd(&self, site: Site) {
-        if self.0.handle((CROWD, site)) {
-            warn!(
-                %site,
-                "too many connections that show no token: the oldest of the address with the \
-                 most make room"
-            );
-        }
-    }
-
-    async fn sum_up(self: Arc<Self>, shutdown: Shutdown) {
-        let say = |kind: Option<&(&'static str, Site)>, count| match kind {
-            Some((CROWD, site)) => warn!(%site, count, "connections made room"),
-            Some((reason, site)) => info!(%site, reason, count, "requests refused again"),
-            None => info!(count, "requests refused, of more addresses and reasons than are listed"),
-        };
-        self.0.sum_up(&shutdown, say).await;
-    }
-}
-
-/// Stands for a refusal's reason where a connection made room.
-const CROWD: &str = "crowd";
 
 /// A fault of the listener, logged when it begins and when it ends.
 #[derive(Default)]

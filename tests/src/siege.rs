@@ -47,6 +47,11 @@ impl Recorder {
         answer
     }
 
+    fn see(&self, memory_kib: u64) {
+        let mut figures = self.lock();
+        figures.memory_kib = figures.memory_kib.max(memory_kib);
+    }
+
     fn take(&self) -> Figures {
         let mut figures = std::mem::take(&mut *self.lock());
         figures.latencies.sort_unstable();
@@ -72,10 +77,7 @@ impl Siege {
         let recorder = Recorder::default();
         let look = async {
             loop {
-                let now = resident_kib(pid);
-                let mut figures = recorder.lock();
-                figures.memory_kib = figures.memory_kib.max(now);
-                drop(figures);
+                recorder.see(resident_kib(pid));
                 tokio::time::sleep(LOOK).await;
             }
         };

@@ -8,10 +8,12 @@ mod lengths;
 mod log;
 mod logins;
 mod slow;
+mod swell;
 
 use std::{fmt::Write, time::Duration};
 
 use serde_json::json;
+use spoke_shared::wire::json::CursorForm;
 use spoke_tests::{
     cloud::{admit, now_ms, one_time_code, provision},
     service::Kind,
@@ -60,7 +62,9 @@ async fn good_client(stand: &Stand, recorder: Recorder) {
     let token = admit(&stand.redis, "good").await;
     let mut socket = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
     let api = stand.api().with_token(&token);
-    for n in 1u64.. {
+    let cursor: CursorForm =
+        serde_json::from_value(api.get("/seq").await.ok()).expect("the hub says a cursor");
+    for n in cursor.seq.ms + 1.. {
         let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });
         let added = recorder.time(socket.ask("xadd", n, entry)).await;
         assert!(added["error"].is_null(), "a good entry was refused: {added}");
@@ -83,6 +87,10 @@ fn request(method: &str, path: &str, token: Option<&str>, headers: &[(&str, &str
     text.into_bytes()
 }
 
+async fn connect(stand: &Stand) -> TcpStream {
+    TcpStream::connect(stand.service.address()).await.expect("it takes connections")
+}
+
 /// A WebSocket that is open, and a plain stream, to send on it what no library would.
 async fn raw_socket(stand: &Stand, token: &str, subprotocol: &str) -> TcpStream {
     let headers = [
@@ -92,8 +100,9 @@ async fn raw_socket(stand: &Stand, token: &str, subprotocol: &str) -> TcpStream 
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("sec-websocket-protocol", subprotocol),
     ];
-    let mut stream = TcpStream::connect(stand.service.address()).await.unwrap();
-    stream.write_all(&request("GET", "/sync", Some(token), &headers)).await.unwrap();
+    let mut stream = connect(stand).await;
+    let upgrade = request("GET", "/sync", Some(token), &headers);
+    stream.write_all(&upgrade).await.expect("the hub reads a request");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await.expect("the hub answers"));

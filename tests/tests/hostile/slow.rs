@@ -138,13 +138,13 @@ async fn bodies_that_trickle_take_one_clients_places_while_a_good_client_notices
     let (known, nobody) = (head(evil.token()), head(None));
     let attack = async || {
         let mut open = Vec::new();
-        for _ in 0..32 {
+        // A few more than it has places: what looks whether all are taken may take one itself.
+        for _ in 0..40 {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(&known).await.unwrap();
-            stream.write_all(&vec![b' '; 1 << 20]).await.unwrap();
+            let _ = stream.write_all(&vec![b' '; 1 << 20]).await;
             open.push(stream);
         }
-        // All thirty-two are seen to be there.
         spoke_tests::wait::eventually_is("its places to be taken", 429, async || {
             evil.get("/seq").await.status
         })
