@@ -67,7 +67,7 @@ async fn what_says_that_it_is_endless_is_cut_short_while_a_good_client_notices_n
         let endless = [
             ("a chunked body", post(&[("transfer-encoding", "chunked")]), chunk),
             ("headers", b"GET /seq HTTP/1.1\r\n".to_vec(), header.clone()),
-            ("small headers", b"GET /seq HTTP/1.1\r\n".to_vec(), b"a: b\r\n".to_vec()),
+            ("small headers", b"GET /seq HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(100)),
             ("one header", b"GET /seq HTTP/1.1\r\nx: ".to_vec(), megabyte.clone()),
             ("a URI", b"GET /".to_vec(), vec![b'x'; 1 << 20]),
             ("a method", Vec::new(), vec![b'X'; 1 << 20]),
@@ -84,9 +84,7 @@ async fn what_says_that_it_is_endless_is_cut_short_while_a_good_client_notices_n
             ),
         ];
         for (what, head, bytes) in endless {
-            let begun = Instant::now();
             let answer = poured(&stand, &head, &bytes, 100).await;
-            println!("{what}: {:?}", begun.elapsed());
             // Who goes on sending may lose the answer to a reset.
             let told = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
             assert!(told, "{what}: {answer}");
