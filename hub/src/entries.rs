@@ -132,7 +132,6 @@ struct Done {
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
     let copy = hub.copy(&caller.client, caller.generation);
-    let _turn = hub.shares.turn(&caller.client).await;
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {
             hub.metrics.accepted.add(accepted);

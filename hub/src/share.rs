@@ -1,5 +1,6 @@
 //! What one client may take of a hub at a time: requests in hand, each of which may bring a large body
-//! or ask for a large answer; turns at Redis, which all clients share; and sessions begun.
+//! or ask for a large answer; turns to read from Redis, whose connection all clients share; and
+//! sessions begun.
 //!
 //! Who it is has been shown by then; a device that is broken or was taken over must not be at the
 //! others' expense all the same.
@@ -13,7 +14,9 @@ use std::{
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
-    limits::{REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST},
+    limits::{
+        REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST,
+    },
     refusal::Refusal,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,7 +27,7 @@ pub struct Shares(Arc<Mutex<HashMap<ClientId, Share>>>);
 
 struct Share {
     in_hand: usize,
-    /// One at a time: a mebibyte of one client is all that another waits for.
+    /// One at a time: what one client reads at once is all that another waits for.
     turns: Arc<Semaphore>,
     /// Who waits for a turn, or has one.
     at_turns: usize,
@@ -32,7 +35,7 @@ struct Share {
     clear_at: Instant,
 }
 
-/// A client's turn at Redis.
+/// A client's turn to read.
 pub struct Turn {
     _permit: Option<OwnedSemaphorePermit>,
     _place: AtTurns,
@@ -69,10 +72,12 @@ impl Shares {
         Ok(InHand { client: client.clone(), shares: self.clone() })
     }
 
-    /// Waits for the client's turn. Cancel safe.
+    /// Waits for the client's turn, but not for ever: a socket that is busy with its other side
+    /// may have the turn and do nothing with it. Cancel safe.
     pub async fn turn(&self, client: &ClientId) -> Turn {
         let (turns, place) = self.queue(client);
-        Turn { _permit: turns.acquire_owned().await.ok(), _place: place }
+        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, turns.acquire_owned()).await;
+        Turn { _permit: permit.ok().and_then(Result::ok), _place: place }
     }
 
     fn queue(&self, client: &ClientId) -> (Arc<Semaphore>, AtTurns) {

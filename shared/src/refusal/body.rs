@@ -37,8 +37,9 @@ async fn read<T: DeserializeOwned, S: Send + Sync>(
     request: Request,
     state: &S,
 ) -> Result<JsonOrForm<T>, Refusal> {
-    // What says itself that it is larger than any path takes is not waited for.
-    if request.body().size_hint().lower() > HTTP_BODY_BYTES_MAX as u64 {
+    // What says itself that it is far larger than any path takes is not waited for. One that is a
+    // little over is read as far as it may, or its sender would lose the answer to a reset.
+    if request.body().size_hint().lower() > 2 * HTTP_BODY_BYTES_MAX as u64 {
         return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
     }
     match kind(&request)? {
