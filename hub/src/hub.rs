@@ -22,7 +22,7 @@ use spoke_shared::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, live::Live, metrics::Metrics};
+use crate::{config::Config, live::Live, metrics::Metrics, share::Shares};
 
 /// The span over which agents are asked to come back after a restart.
 const RETURN_SPREAD: Duration = Duration::from_secs(5);
@@ -45,6 +45,8 @@ pub struct Shared {
     pub hints: Hints,
     /// Who is connected here.
     pub live: Live,
+    /// What each client takes.
+    pub shares: Shares,
     /// What was done.
     pub metrics: Metrics,
     /// When to stop.
@@ -74,6 +76,7 @@ impl Hub {
             sessions,
             hints: Hints::new(),
             live,
+            shares: Shares::default(),
             metrics: Metrics::default(),
             store_faults: AtomicU64::new(0),
             name: format!("{:08x}", rand::random::<u32>()),

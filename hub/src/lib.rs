@@ -1,7 +1,8 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
-//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live` for who
-//! is connected to this process and how they are told to go.
+//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
+//! for who is connected to this process and how they are told to go, `share` for what one client may
+//! take.
 
 pub mod arrival;
 pub mod bearer;
@@ -15,6 +16,7 @@ pub mod metrics;
 pub mod presence;
 pub mod routes;
 pub mod session;
+pub mod share;
 pub mod xread;
 
 use std::time::Duration;
@@ -42,7 +44,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
-    let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
+    let limits = ServeLimits::of(config.connections);
     let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
 
@@ -64,7 +66,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown
             .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod notify;
 pub mod refusal;
+pub mod repeats;
 pub mod retry;
 pub mod serve;
 pub mod shutdown;

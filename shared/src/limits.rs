@@ -129,12 +129,34 @@ pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// One in so many of those may be a stranger's: handshakes, requests without a live token, waits
+/// between requests. Room for a fleet that comes back at once, and for three times as many that are
+/// known. One more takes the place of an older one.
+pub const STRANGERS_SHARE: usize = 4;
+/// Strangers that there is always room for.
+pub const STRANGERS_MIN: usize = 16;
+/// Bytes of a request's header, and so of what a stranger's connection holds: 160 MB for all of them.
+pub const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections of one admin listener: a scraper, a person, a probe.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// WebSockets and long polls of one client at a time: the newest of its sessions and the ones it replaces.
 pub const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
+/// Requests of one client in hand at a time. An agent has three; each may bring a body of 4 MiB.
+pub const REQUESTS_PER_CLIENT_MAX: usize = 32;
+/// Sessions that one client may begin at once, and one more each `SESSION_EARNED`. An agent waits
+/// longer between two; each costs a write, and two lines in the log.
+pub const SESSIONS_PER_CLIENT_BURST: u32 = 60;
+/// After this time a client may begin one more session.
+pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
+
+// ---- Log --------------------------------------------------------------------------------------
+
+/// How often it is said that a fault goes on: 1,440 lines a day at most of each kind.
+pub const REPEATS_INTERVAL: Duration = Duration::from_secs(60);
+/// Kinds of repeated faults that are told apart at a time; strangers can make any number.
+pub const REPEATS_KINDS_MAX: usize = 64;
 
 // ---- Auth -------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod redis;
 pub mod seed;
 pub mod service;
+pub mod siege;
 pub mod socket;
 pub mod stand;
 pub mod wait;

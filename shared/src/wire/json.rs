@@ -4,13 +4,16 @@
 //! handshake of the HTTP transport passes over what it does not know, as HELLO and WELCOME do, so
 //! that an agent one version newer keeps working.
 
+mod batch;
 mod fields;
+mod request;
 mod xadd;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     fields::{ByteString, Fields},
+    request::{Misread, RequestForm},
     xadd::XaddForm,
 };
 use super::frame::{Cursor, Granted, Origin};
@@ -106,7 +109,8 @@ pub struct RefusedForm {
 pub struct XreadForm {
     /// The life of the out stream that these belong to.
     pub epoch: Epoch,
-    /// The entries, in order.
+    /// The entries, in order: a batch at most.
+    #[serde(deserialize_with = "batch::whole")]
     pub entries: Vec<ReadForm>,
     /// What to ask after next; it covers entries that could never be sent.
     pub seq: Seq,

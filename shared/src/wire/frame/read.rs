@@ -110,9 +110,15 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
     }
     let mut entries = Vec::with_capacity(elements / 3);
     let mut last = after;
+    let mut fields = 0;
     for _ in 0..elements / 3 {
         let entry = entry(r, last)?;
         last = entry.seq;
+        fields += entry.fields.len();
+        // Two empty byte strings are four bytes here and sixteen times that once read.
+        if fields > BATCH_ENTRIES_MAX * ENTRY_FIELDS_MAX {
+            return Err(Malformed::Bound("number of fields"));
+        }
         entries.push(entry);
     }
     if through < last || through <= after {
