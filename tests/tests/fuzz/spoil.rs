@@ -46,7 +46,7 @@ fn push() -> Frame {
         })
         .collect();
     let through = entries.last().map_or(Seq::ZERO, |entry| entry.seq);
-    Frame::Push(Push { epoch: Epoch(1), after: Seq::ZERO, through, entries })
+    Frame::Push(Push { epoch: Epoch(1), after: Seq::ZERO, through, entries, ..Push::default() })
 }
 
 fn forms() -> Vec<(&'static str, serde_json::Value)> {

@@ -145,6 +145,7 @@ fn push(n: u64) -> Frame {
         after: if n == 1 { Seq::ZERO } else { after },
         through,
         entries,
+        ..Push::default()
     })
 }
 
