@@ -10,7 +10,9 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{client::ClientId, refusal::Refusal, store::StoreError};
+use spoke_shared::{
+    client::ClientId, refusal::Refusal, retry::unavailable_wait, store::StoreError,
+};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -19,9 +21,6 @@ use crate::{
     store::Store,
     throttle::{Action, Because, News, Throttle, Visit},
 };
-
-/// When to come back while Redis is in trouble: it is rarely over at once.
-const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
 
 /// One auth service.
 pub struct Service {
@@ -164,7 +163,7 @@ pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Vis
 fn unavailable() -> Refusal {
     let message = "auth cannot reach its database; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(UNAVAILABLE_RETRY_SECONDS)
+        .retry_after(unavailable_wait(rand::random()).as_secs())
 }
 
 fn internal() -> Refusal {

@@ -13,8 +13,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use spoke_shared::{
     limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
+    link::unavailable,
     refusal::Refusal,
-    wire::frame::{Goaway, Reason},
+    wire::frame::Goaway,
 };
 use tracing::{Instrument, Span, info};
 
@@ -49,9 +50,7 @@ pub async fn serve(arrived: Arrived, socket: WebSocket) {
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
     let begun = arrived.begin(SUBPROTOCOL).await;
     let Ok(generation) = arrived.hub.checked(begun) else {
-        let message = "the hub's store does not answer".to_owned();
-        let goaway = Goaway { reason: Reason::Unavailable, message, wait_ms: 2000 };
-        return dismiss(&mut socket, &goaway).await;
+        return dismiss(&mut socket, &unavailable(rand::random())).await;
     };
     Span::current().record("generation", generation);
     info!("session begins");

@@ -135,8 +135,8 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
     let greeted = match arrived.hub.checked(Greeted::new(&arrived, &hello).await) {
         Ok(greeted) => greeted,
         Err(_) => {
-            let goaway = refusal(Reason::Unavailable, "the hub's store does not answer");
-            return dismiss(&mut sink, Goaway { wait_ms: 2000, ..goaway }).await;
+            dismiss(&mut sink, link::unavailable(rand::random())).await;
+            return hear_out(frames).await;
         }
     };
     Span::current().record("generation", greeted.generation);
@@ -211,8 +211,8 @@ impl Greeted {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
         let news = hub.hints.watch(origin.key());
-        let stores =
-            Stores { origin: &origin, copy: &copy, news: &news, epoch: self.begun.position.epoch };
+        let (epoch, random) = (self.begun.position.epoch, rand::random());
+        let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let cursor = (self.cursor.epoch, self.cursor.seq);
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);

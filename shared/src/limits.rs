@@ -87,6 +87,11 @@ pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The least that a service sends away for while its Redis is in trouble: that is rarely over sooner.
+pub const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
+/// Over how long those who are sent away together are asked to come back: ten thousand handshakes
+/// within five seconds are 2,000 a second.
+pub const RETURN_SPREAD: Duration = Duration::from_secs(5);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
 /// First and longest wait between tries to connect.

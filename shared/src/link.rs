@@ -19,6 +19,7 @@ use crate::{
     entry::Entry,
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, WINDOW_BATCHES},
+    retry::unavailable_wait,
     seq::Epoch,
     store::{StoreError, copy::CopyStore, hints::Watch, origin::OriginStore},
     sync::{
@@ -40,6 +41,8 @@ pub struct Stores<'a> {
     pub news: &'a Watch,
     /// The epoch that the out stream is sent under.
     pub epoch: Epoch,
+    /// In 0.0..1.0: spreads the return of those whom a fault of one Redis sends away together.
+    pub random: f64,
 }
 
 /// The transport failed.
@@ -133,7 +136,7 @@ pub async fn drive(
                 Ok(Done::Recorded) => session.handle_recorded(),
                 Ok(Done::Appended(appended)) => session.handle_appended(&appended),
                 Err(error) => {
-                    session.handle_failed(unavailable());
+                    session.handle_failed(unavailable(stores.random));
                     break Some(LinkError::Store(error));
                 }
             },
@@ -213,10 +216,11 @@ async fn write(
     outbox.close().await
 }
 
-fn unavailable() -> Goaway {
+/// What the other side is told when this side's Redis is in trouble; `random` is in 0.0..1.0.
+pub fn unavailable(random: f64) -> Goaway {
     Goaway {
         reason: Reason::Unavailable,
         message: "the redis on this side does not take anything now".to_owned(),
-        wait_ms: 1000,
+        wait_ms: unavailable_wait(random).as_millis() as u64,
     }
 }
