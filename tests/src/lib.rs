@@ -18,4 +18,5 @@ pub mod seed;
 pub mod service;
 pub mod socket;
 pub mod stand;
+pub mod trouble;
 pub mod wait;

@@ -27,6 +27,15 @@ pub struct RedisServer {
     connection: MultiplexedConnection,
 }
 
+/// When a start is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It has read its file.
+    Serves,
+    /// It may still read its file.
+    Answers,
+}
+
 impl RedisServer {
     /// Starts one.
     ///
@@ -47,7 +56,9 @@ impl RedisServer {
         // Another process may take the port between our look and the server's.
         for _ in 0..20 {
             let port = free_port();
-            if let Some((process, connection)) = launch(directory.path(), port, &options).await {
+            if let Some((process, connection)) =
+                launch(directory.path(), port, &options, Until::Serves).await
+            {
                 return Self { directory, options, port, process, connection };
             }
         }
@@ -74,6 +85,15 @@ impl RedisServer {
         self.connection.clone()
     }
 
+    /// A connection of its own, for what holds up all that is asked for after it.
+    ///
+    /// # Panics
+    /// When Redis does not take it.
+    pub async fn another_connection(&self) -> MultiplexedConnection {
+        let connected = connect(self.port, self.process.pid(), Until::Answers).await;
+        connected.unwrap_or_else(|error| panic!("no further connection to redis: {error}"))
+    }
+
     /// SIGKILL. What was in its append-only file is there after `restart`.
     pub fn kill9(&mut self) {
         self.process.kill9();
@@ -84,11 +104,21 @@ impl RedisServer {
     /// # Panics
     /// When it does not come up.
     pub async fn restart(&mut self) {
+        self.restart_with(&[], Until::Serves).await;
+    }
+
+    /// The same with options for this life only.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn restart_with(&mut self, options: &[&str], until: Until) {
         self.process.kill9();
-        let (directory, port, options) = (self.directory.path(), self.port, &self.options);
+        let (directory, port) = (self.directory.path(), self.port);
+        let mut all = self.options.clone();
+        all.extend(options.iter().map(ToString::to_string));
         let awaited = format!("redis-server on its old port {port}");
         (self.process, self.connection) = eventually(&awaited, PATIENCE, async || {
-            launch(directory, port, options).await.ok_or("it ended")
+            launch(directory, port, &all, until).await.ok_or("it ended")
         })
         .await;
     }
@@ -118,6 +148,14 @@ impl RedisServer {
     /// When Redis answers with an error or not at all.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.query(cmd(words[0]).arg(&words[1..])).await
+    }
+
+    /// A section of what it says of itself.
+    ///
+    /// # Panics
+    /// When Redis does not answer.
+    pub async fn info(&self, section: &str) -> String {
+        self.command(&["INFO", section]).await
     }
 
     /// Forgets everything.
@@ -245,6 +283,7 @@ async fn launch(
     directory: &Path,
     port: u16,
     options: &[String],
+    until: Until,
 ) -> Option<(Process, MultiplexedConnection)> {
     let text = directory.to_str().expect("a temporary folder's path is text");
     let port_text = port.to_string();
@@ -262,14 +301,14 @@ async fn launch(
         if process.exit().is_some() {
             return Ok(None);
         }
-        connect(port, process.pid()).await.map(Some)
+        connect(port, process.pid(), until).await.map(Some)
     })
     .await?;
     Some((process, connection))
 }
 
 /// Connects, and makes sure of who answers: the port may be another test's.
-async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
+async fn connect(port: u16, pid: u32, until: Until) -> Result<MultiplexedConnection, String> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}"));
     let client = client.expect("the URL is well formed");
     let config = AsyncConnectionConfig::new()
@@ -282,7 +321,7 @@ async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
     if !info.contains(&format!("process_id:{pid}\r\n")) {
         return Err("another server's answer".to_owned());
     }
-    match info.contains("\r\nloading:0\r\n") {
+    match until == Until::Answers || info.contains("\r\nloading:0\r\n") {
         true => Ok(connection),
         false => Err("it reads its file".to_owned()),
     }
