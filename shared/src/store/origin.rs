@@ -19,6 +19,7 @@ use crate::{
 };
 
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("record.lua")));
 static NEWEST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("newest.lua")));
 
 /// One out stream with its state. Cheap enough to clone per session.
@@ -147,16 +148,14 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn record(&self, acked: Seq, trim: Option<Seq>) -> Result<(), StoreError> {
-        let mut pipe = pipe();
-        pipe.atomic();
-        pipe.cmd("HSET").arg(&self.state).arg("out_acked").arg(acked.to_string()).ignore();
-        if let Some(Seq { ms, n }) = trim {
-            // MINID keeps the ID that it names.
-            let kept =
-                n.checked_add(1).map_or(Seq::new(ms.saturating_add(1), 0), |n| Seq::new(ms, n));
-            pipe.cmd("XTRIM").arg(&self.stream).arg("MINID").arg(kept.to_string()).ignore();
-        }
-        Ok(pipe.query_async(&mut self.redis.connection()).await?)
+        // MINID keeps the ID that it names.
+        let next = |Seq { ms, n }: Seq| {
+            n.checked_add(1).map_or(Seq::new(ms.saturating_add(1), 0), |n| Seq::new(ms, n))
+        };
+        let kept = trim.map(|seq| next(seq).to_string()).unwrap_or_default();
+        let mut script = RECORD.key(&self.state);
+        script.key(&self.stream).arg(acked.to_string()).arg(kept);
+        self.redis.invoke(&script).await
     }
 
     /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in
