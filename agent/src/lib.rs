@@ -150,11 +150,19 @@ async fn watched(lifecycle: impl Future<Output = ()>, progress: &Mutex<Progress>
             () = &mut lifecycle => return,
             _ = ticks.tick() => {
                 let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                if progress.is_healthy(Instant::now()) {
-                    notify::watchdog();
-                    is_hungry = false;
-                } else if !std::mem::replace(&mut is_hungry, true) {
-                    error!("the agent gets nowhere; the watchdog is not fed any more");
+                match progress.complaint(Instant::now()) {
+                    None => {
+                        notify::watchdog();
+                        if std::mem::replace(&mut is_hungry, false) {
+                            info!("the agent gets on again; the watchdog is fed");
+                        }
+                    }
+                    Some(complaint) if !std::mem::replace(&mut is_hungry, true) => error!(
+                        complaint,
+                        "the agent gets nowhere; the watchdog is not fed any more, so that systemd \
+                         starts it anew"
+                    ),
+                    Some(_) => {}
                 }
             }
         }

@@ -131,9 +131,6 @@ impl Lifecycle {
             if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
                 self.twin_retry.reset();
             }
-            if welcomed.carried > 0 {
-                self.progress(Progress::handle_carried);
-            }
         } else if kind == Kind::Http {
             self.choice.handle_http_failed();
         }
@@ -147,7 +144,10 @@ impl Lifecycle {
             Cause::Broken if kind == Kind::WebSocket => {
                 self.choice.handle_broken(now, rand::random());
             }
-            Cause::Stalled => self.progress(Progress::handle_stalled),
+            Cause::Stalled => {
+                self.progress(Progress::handle_stalled);
+                self.parts.board.post_stalled();
+            }
             Cause::Store
             | Cause::Unreachable
             | Cause::Untrusted

@@ -73,6 +73,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Entries sent and nothing acknowledged for this long: the link carries nothing, start over.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least that it can be set to: a round trip over a slow link takes a part of it.
+pub const PROGRESS_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How long a Redis command may take. Above the longest script by far, below every peer's patience.
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection to Redis may take to come up.

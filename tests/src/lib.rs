@@ -18,5 +18,6 @@ pub mod seed;
 pub mod service;
 pub mod socket;
 pub mod stand;
+pub mod systemd;
 pub mod trouble;
 pub mod wait;

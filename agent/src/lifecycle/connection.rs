@@ -127,7 +127,8 @@ impl Lifecycle {
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun);
         let at = (cursor.epoch, cursor.seq);
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
-        let session = Session::new(sender, receiver, heartbeat, Instant::now());
+        let session = Session::new(sender, receiver, heartbeat, Instant::now())
+            .with_progress_timeout(self.parts.config.progress_timeout());
         let epoch = begun.position.epoch;
         Ok(Open { line, session, generation: welcome.generation, epoch })
     }
@@ -151,6 +152,9 @@ impl Lifecycle {
             board.post_figures(before, session);
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.handle_move(Instant::now(), MOVE_WITHIN);
+            if session.sender().carried() > 0 {
+                progress.handle_acknowledged();
+            }
         };
         let Line { frames, outbox, heard } = line;
         let leave = leave(parts.shutdown.clone(), until);

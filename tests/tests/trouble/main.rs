@@ -2,6 +2,7 @@
 //! full, files gone bad, clocks that jump.
 
 mod agents;
+mod progress;
 mod services;
 
 use spoke_tests::{
