@@ -100,6 +100,7 @@ impl Lifecycle {
         while !shutdown.is_begun() {
             let step = self.parts.access.poll_step();
             self.parts.board.post_step(step, self.parts.access.is_registered());
+            self.parts.board.post_unkept(self.parts.access.keep_again());
             self.move_within(STEP_WITHIN);
             match step {
                 Step::Register { .. } | Step::LogIn | Step::Refresh => {

@@ -41,6 +41,9 @@ pub struct Status {
     /// How many sessions in a row were given up since the hub acknowledged nothing; 0 once it does.
     #[serde(default)]
     pub stalled_sessions: u32,
+    /// Why the state directory does not hold what auth said, where that is so.
+    #[serde(default)]
+    pub unkept: Option<String>,
     /// The last fault, be it over or not.
     pub last_error: Option<Trouble>,
     /// Counts since the process started.
@@ -135,6 +138,7 @@ impl Board {
             transport: None,
             generation: None,
             stalled_sessions: 0,
+            unkept: None,
             last_error: None,
             counts: Counts::default(),
         };
@@ -174,6 +178,14 @@ impl Board {
         self.status.send_modify(|status| {
             status.counts.faults += 1;
             status.last_error = Some(Trouble { cause, message, at_ms: now_ms() });
+        });
+    }
+
+    pub(crate) fn post_unkept(&self, why: Option<&str>) {
+        self.status.send_if_modified(|status| {
+            let is_news = status.unkept.as_deref() != why;
+            status.unkept = why.map(str::to_owned);
+            is_news
         });
     }
 

@@ -96,6 +96,8 @@ pub const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
 pub const RETURN_SPREAD: Duration = Duration::from_secs(5);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
+/// How often a state directory that did not take a few hundred bytes is tried again.
+pub const STATE_RETRY: Duration = Duration::from_secs(10);
 /// First and longest wait between tries to connect.
 pub const CONNECT_RETRY: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(60));

@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod certificates;
 pub mod cloud;
 pub mod device;
+pub mod disk;
 pub mod entries;
 pub mod oracle;
 pub mod process;

@@ -1,6 +1,9 @@
 //! A real `redis-server` of the test's own.
 
-use std::{net::TcpListener, path::Path};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd, pipe,
@@ -20,7 +23,8 @@ const PIPELINE: usize = 500;
 
 /// A Redis with an append-only file in a temporary folder. It is killed when dropped.
 pub struct RedisServer {
-    directory: TempDir,
+    directory: PathBuf,
+    _folder: Option<TempDir>,
     options: Vec<String>,
     port: u16,
     process: Process,
@@ -50,16 +54,26 @@ impl RedisServer {
     /// # Panics
     /// When `redis-server` is missing or does not come up.
     pub async fn start_with(options: &[&str]) -> Self {
-        let directory = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
-        let directory = directory.expect("a temporary folder can be made");
+        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let server = Self::start_in(folder.path(), options).await;
+        Self { _folder: Some(folder), ..server }
+    }
+
+    /// Starts one with its files in a folder that is there.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
         // Another process may take the port between our look and the server's.
         for _ in 0..20 {
             let port = free_port();
             if let Some((process, connection)) =
-                launch(directory.path(), port, &options, Until::Serves).await
+                launch(directory, port, &options, Until::Serves).await
             {
-                return Self { directory, options, port, process, connection };
+                let directory = directory.to_owned();
+                return Self { directory, _folder: None, options, port, process, connection };
             }
         }
         panic!("redis-server did not come up on any of 20 ports; is it installed?");
@@ -77,7 +91,7 @@ impl RedisServer {
 
     /// The folder with its files.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// A connection to it; all share one until it is restarted.
@@ -113,7 +127,7 @@ impl RedisServer {
     /// When it does not come up.
     pub async fn restart_with(&mut self, options: &[&str], until: Until) {
         self.process.kill9();
-        let (directory, port) = (self.directory.path(), self.port);
+        let (directory, port) = (&self.directory, self.port);
         let mut all = self.options.clone();
         all.extend(options.iter().map(ToString::to_string));
         let awaited = format!("redis-server on its old port {port}");

@@ -131,6 +131,9 @@ fn as_text(
     if let Live::Runs(status) = live {
         let is_registered = if status.is_registered { "yes" } else { "no" };
         put("registered", &format!("{is_registered}, at {}", status.auth));
+        if let Some(why) = &status.unkept {
+            put("state folder", &format!("does not hold what auth said: {why}"));
+        }
         if status.stalled_sessions > 0 {
             put("progress", &stalled(status.stalled_sessions));
         }

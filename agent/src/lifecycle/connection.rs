@@ -160,7 +160,7 @@ impl Lifecycle {
         let leave = leave(parts.shutdown.clone(), until);
         let outcome = tokio::select! {
             outcome = drive(session, stores, frames, outbox, &heard, leave, report) => outcome,
-            never = parts.access.keep_fresh() => match never {},
+            never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
         (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried })

@@ -2,8 +2,10 @@
 //! full, files gone bad, clocks that jump.
 
 mod agents;
+mod disk;
 mod progress;
 mod services;
+mod state;
 
 use spoke_tests::{
     cloud::{Cloud, out},
