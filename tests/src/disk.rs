@@ -49,9 +49,8 @@ impl SmallDisk {
     pub fn fill(&self) {
         let mut file = fs::File::create(self.filler()).expect("a file can be made");
         let full = loop {
-            match file.write(&[0; 512]) {
-                Ok(_) => {}
-                Err(error) => break error,
+            if let Err(error) = file.write_all(&[0; 512]) {
+                break error;
             }
         };
         assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod binaries;
 pub mod certificates;
+pub mod clock;
 pub mod cloud;
 pub mod device;
 pub mod disk;

@@ -11,6 +11,7 @@ use redis::{
 use tempfile::TempDir;
 
 use crate::{
+    clock::Clock,
     entries::{Fields, Stored, stored},
     process::{Finished, Process, Start, run},
     wait::{PATIENCE, eventually},
@@ -26,6 +27,7 @@ pub struct RedisServer {
     directory: PathBuf,
     _folder: Option<TempDir>,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     port: u16,
     process: Process,
     connection: MultiplexedConnection,
@@ -56,7 +58,18 @@ impl RedisServer {
     pub async fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
-        let server = Self::start_in(folder.path(), options).await;
+        let server = Self::launch(folder.path(), options, Vec::new()).await;
+        Self { _folder: Some(folder), ..server }
+    }
+
+    /// Starts one that goes by this clock.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start_at(clock: &Clock) -> Self {
+        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let server = Self::launch(folder.path(), &[], clock.variables()).await;
         Self { _folder: Some(folder), ..server }
     }
 
@@ -64,16 +77,32 @@ impl RedisServer {
     ///
     /// # Panics
     /// When `redis-server` is missing or does not come up.
-    pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
+    pub async fn start_in(directory: &Path) -> Self {
+        Self::launch(directory, &[], Vec::new()).await
+    }
+
+    async fn launch(
+        directory: &Path,
+        options: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
         // Another process may take the port between our look and the server's.
         for _ in 0..20 {
             let port = free_port();
             if let Some((process, connection)) =
-                launch(directory, port, &options, Until::Serves).await
+                launch(directory, port, &options, &environment, Until::Serves).await
             {
                 let directory = directory.to_owned();
-                return Self { directory, _folder: None, options, port, process, connection };
+                return Self {
+                    directory,
+                    _folder: None,
+                    options,
+                    environment,
+                    port,
+                    process,
+                    connection,
+                };
             }
         }
         panic!("redis-server did not come up on any of 20 ports; is it installed?");
@@ -127,12 +156,12 @@ impl RedisServer {
     /// When it does not come up.
     pub async fn restart_with(&mut self, options: &[&str], until: Until) {
         self.process.kill9();
-        let (directory, port) = (&self.directory, self.port);
+        let (directory, port, environment) = (&self.directory, self.port, &self.environment);
         let mut all = self.options.clone();
         all.extend(options.iter().map(ToString::to_string));
         let awaited = format!("redis-server on its old port {port}");
         (self.process, self.connection) = eventually(&awaited, PATIENCE, async || {
-            launch(directory, port, &all, until).await.ok_or("it ended")
+            launch(directory, port, &all, environment, until).await.ok_or("it ended")
         })
         .await;
     }
@@ -297,6 +326,7 @@ async fn launch(
     directory: &Path,
     port: u16,
     options: &[String],
+    environment: &[(String, String)],
     until: Until,
 ) -> Option<(Process, MultiplexedConnection)> {
     let text = directory.to_str().expect("a temporary folder's path is text");
@@ -308,6 +338,7 @@ async fn launch(
     let synced = ["--appendfsync", "no"];
     start.arguments.extend(fixed.iter().chain(&synced).map(ToString::to_string));
     start.arguments.extend(options.iter().cloned());
+    start.environment.extend(environment.iter().cloned());
     let mut process =
         Process::start(Path::new("redis-server"), &start, &directory.join("redis.log"));
     let awaited = format!("redis-server on port {port}");

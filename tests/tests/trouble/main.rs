@@ -2,6 +2,7 @@
 //! full, files gone bad, clocks that jump.
 
 mod agents;
+mod clocks;
 mod disk;
 mod progress;
 mod services;

@@ -30,23 +30,38 @@ async fn enrolled(cloud: &Cloud) -> Device {
 /// A copy of the device's state, for one row of a table.
 fn copy(device: &Device, row: usize) -> PathBuf {
     let copy = device.folder().join(format!("state-{row}"));
-    fs::create_dir(&copy).unwrap();
+    fs::create_dir(&copy).expect(CAN);
     set_mode(&copy, 0o700);
-    for file in fs::read_dir(device.folder().join("state")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    for file in fs::read_dir(device.folder().join("state")).expect(CAN) {
+        let file = file.expect(CAN);
+        fs::copy(file.path(), copy.join(file.file_name())).expect(CAN);
     }
     copy
 }
 
 fn set_mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect(CAN);
 }
 
 fn replace_by_folder(path: &Path) {
-    fs::remove_file(path).unwrap();
-    fs::create_dir(path).unwrap();
+    fs::remove_file(path).expect(CAN);
+    fs::create_dir(path).expect(CAN);
 }
+
+/// Names, modes and contents of what is in a folder, but for the lock.
+fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
+    let described = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mode = fs::metadata(&path).expect(CAN).mode();
+        (name, mode, fs::read(&path).unwrap_or_default())
+    };
+    let paths = fs::read_dir(folder).expect(CAN).map(|file| file.expect(CAN).path());
+    let mut files: Vec<_> = paths.map(described).filter(|(name, ..)| name != "lock").collect();
+    files.sort();
+    files
+}
+
+const CAN: &str = "a test can do this with its own files";
 
 type Spoil = fn(&Path);
 
@@ -99,22 +114,6 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
     device.set("state_dir", file.to_str().unwrap());
     assert_eq!(device.command(&["run"]).await.code, Some(78), "a file where a folder must be");
     assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
-}
-
-/// Names, modes and contents of what is in a folder, but for the lock.
-fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|file| {
-            let path = file.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let mode = fs::metadata(&path).unwrap().mode();
-            (name, mode, fs::read(&path).unwrap_or_default())
-        })
-        .filter(|(name, _, _)| name != "lock")
-        .collect();
-    files.sort();
-    files
 }
 
 #[tokio::test]
