@@ -1,6 +1,7 @@
 //! Trouble that is nobody's crash: a Redis that refuses, links that carry nothing, disks that are
 //! full, files gone bad, clocks that jump.
 
+mod access;
 mod agents;
 mod clocks;
 mod disk;
