@@ -64,6 +64,15 @@ impl SmallDisk {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 
+    /// Takes no writes any more, as a card that is worn out.
+    ///
+    /// # Panics
+    /// When that cannot be set.
+    pub fn wear_out(&self) {
+        let mount = Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).status();
+        assert!(mount.is_ok_and(|status| status.success()), "the disk can be mounted again");
+    }
+
     fn filler(&self) -> PathBuf {
         self.path().join("filler")
     }

@@ -114,3 +114,26 @@ async fn a_new_device_whose_disk_is_full_says_so_and_registers_when_there_is_roo
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
 }
+
+#[tokio::test]
+async fn a_state_folder_on_a_disk_that_takes_no_writes_any_more_stops_nothing() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let cloud = Cloud::start().await;
+    let state = disk.path().join("state");
+    let settings = [("state_dir", state.to_str().unwrap())];
+    let mut device = Device::start_with(&cloud, "dev1", &settings).await;
+    add_up(&device, "before", 10).await;
+    device.carried_both_ways(&cloud).await;
+    device.stop_agent().await;
+    disk.wear_out();
+    // The token that is kept there is good for nothing, and no other can be kept.
+    cloud.redis.forget("spoke-auth:session:").await;
+
+    device.start_agent();
+
+    add_up(&device, "afterwards", 10).await;
+    device.carried_both_ways(&cloud).await;
+    assert!(device.log().contains("failed to keep what auth said"), "{}", device.log());
+    let second = device.command(&["run"]).await;
+    assert_eq!(second.code, Some(1), "the folder is one agent's even so: {second:?}");
+}
