@@ -122,9 +122,10 @@ impl Way {
     /// Commands under way on that connection end with it.
     fn forget(&self, generation: u64) {
         let mut current = self.lock();
-        if current.generation == generation {
-            current.connecting = None;
-        }
+        let gone = (current.generation == generation).then(|| current.connecting.take());
+        // What ends with it may want the lock, too.
+        drop(current);
+        drop(gone);
     }
 
     async fn run<T>(
