@@ -104,6 +104,7 @@ impl Lifecycle {
         while !shutdown.is_begun() {
             let step = self.parts.access.poll_step();
             self.parts.board.post_step(step, self.parts.access.is_registered());
+            self.parts.board.post_unkept(self.parts.access.keep_again());
             self.move_within(STEP_WITHIN);
             match step {
                 Step::Register { .. } | Step::LogIn | Step::Refresh => {
@@ -135,9 +136,6 @@ impl Lifecycle {
             if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
                 self.twin_retry.reset();
             }
-            if welcomed.carried > 0 {
-                self.progress(Progress::handle_carried);
-            }
         } else if kind == Kind::Http {
             self.choice.handle_http_failed();
         }
@@ -151,7 +149,10 @@ impl Lifecycle {
             Cause::Broken if kind == Kind::WebSocket => {
                 self.choice.handle_broken(now, rand::random());
             }
-            Cause::Stalled => self.progress(Progress::handle_stalled),
+            Cause::Stalled => {
+                self.progress(Progress::handle_stalled);
+                self.parts.board.post_stalled();
+            }
             Cause::Store
             | Cause::Unreachable
             | Cause::Untrusted

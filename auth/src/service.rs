@@ -11,8 +11,8 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
-    client::ClientId, refusal::Refusal, repeats::Repeated, serve::Site, shutdown::Shutdown,
-    store::StoreError,
+    client::ClientId, refusal::Refusal, repeats::Repeated, retry::unavailable_wait, serve::Site,
+    shutdown::Shutdown, store::StoreError,
 };
 use tracing::{debug, error, info, warn};
 
@@ -22,9 +22,6 @@ use crate::{
     store::Store,
     throttle::{Action, Because, Throttle, Visit},
 };
-
-/// When to come back while Redis is in trouble: it is rarely over at once.
-const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
 
 /// One auth service.
 pub struct Service {
@@ -178,7 +175,7 @@ pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Vis
 fn unavailable() -> Refusal {
     let message = "auth cannot reach its database; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(UNAVAILABLE_RETRY_SECONDS)
+        .retry_after(unavailable_wait(rand::random()).as_secs())
 }
 
 fn internal() -> Refusal {

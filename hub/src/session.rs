@@ -208,8 +208,8 @@ impl Greeted {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
         let news = hub.hints.watch(origin.key());
-        let stores =
-            Stores { origin: &origin, copy: &copy, news: &news, epoch: self.begun.position.epoch };
+        let (epoch, random) = (self.begun.position.epoch, rand::random());
+        let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let cursor = (self.cursor.epoch, self.cursor.seq);
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);

@@ -81,6 +81,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Entries sent and nothing acknowledged for this long: the link carries nothing, start over.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least that it can be set to: a round trip over a slow link takes a part of it.
+pub const PROGRESS_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How long a Redis command may take. Above the longest script by far, below every peer's patience.
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection to Redis may take to come up.
@@ -98,8 +100,15 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE_LINGER: Duration = Duration::from_millis(500);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The least that a service sends away for while its Redis is in trouble: that is rarely over sooner.
+pub const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
+/// Over how long those who are sent away together are asked to come back: ten thousand handshakes
+/// within five seconds are 2,000 a second.
+pub const RETURN_SPREAD: Duration = Duration::from_secs(5);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
+/// How often a state directory that did not take a few hundred bytes is tried again.
+pub const STATE_RETRY: Duration = Duration::from_secs(10);
 /// First and longest wait between tries to connect.
 pub const CONNECT_RETRY: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(60));

@@ -135,6 +135,16 @@ impl Device {
         self.start = std::mem::take(&mut self.start).variable(&variable(key), value);
     }
 
+    /// Changes a variable in the environment of agents started from now on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.start = std::mem::take(&mut self.start).variable(name, value);
+    }
+
+    /// Starts agents through this command from now on.
+    pub fn start_through(&mut self, words: &[&str]) {
+        self.start.through = words.iter().map(ToString::to_string).collect();
+    }
+
     /// The agent's process.
     ///
     /// # Panics

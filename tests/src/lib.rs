@@ -7,8 +7,10 @@
 pub mod api;
 pub mod binaries;
 pub mod certificates;
+pub mod clock;
 pub mod cloud;
 pub mod device;
+pub mod disk;
 pub mod entries;
 pub mod oracle;
 pub mod process;
@@ -19,4 +21,6 @@ pub mod service;
 pub mod siege;
 pub mod socket;
 pub mod stand;
+pub mod systemd;
+pub mod trouble;
 pub mod wait;

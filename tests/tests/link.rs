@@ -112,7 +112,8 @@ impl Side {
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let news = self.hints.watch(self.origin.key());
         let epoch = begun.position.epoch;
-        let stores = Stores { origin: &self.origin, copy: &self.copy, news: &news, epoch };
+        let (origin, copy) = (&self.origin, &self.copy);
+        let stores = Stores { origin, copy, news: &news, epoch, random: 0.5 };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;

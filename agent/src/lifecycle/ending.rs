@@ -131,7 +131,13 @@ impl Ending {
                 ),
             },
             Ok(end @ End::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
-            Ok(end @ End::Stalled) => Self::new(Cause::Stalled, end.to_string()),
+            Ok(end @ End::Stalled) => Self::new(
+                Cause::Stalled,
+                format!(
+                    "{end}; the link is made anew, and where that does not help, see the hub's log \
+                     and what stands in between"
+                ),
+            ),
             Err(LinkError::Store(error)) => Self::from(error),
             Err(error @ (LinkError::Transport(_) | LinkError::Closed)) => {
                 Self::new(Cause::Lost, chain(error))

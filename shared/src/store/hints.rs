@@ -154,7 +154,7 @@ impl Hints {
             .set_push_sender(hear)
             .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
             .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-        let client = redis.resp3_client()?;
+        let client = redis.client();
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST");

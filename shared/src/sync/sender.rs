@@ -15,8 +15,7 @@ use std::{
 use crate::{
     entry::{Direction, Entry, Unfit},
     limits::{
-        PROGRESS_TIMEOUT, SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW,
-        WINDOW_SHRINK_ABOVE,
+        SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
     },
     seq::{Epoch, Seq},
     sync::{
@@ -392,10 +391,11 @@ impl Sender {
         None
     }
 
-    /// When to give the link up if nothing is acknowledged until then. A single entry larger than
-    /// what the link has shown it can carry is given time by its size.
-    pub fn deadline(&self) -> Option<Instant> {
-        Some(self.progress_at? + PROGRESS_TIMEOUT + self.patience()?)
+    /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
+    /// acknowledgement may take. A single entry larger than what the link has shown it can carry is
+    /// given time by its size.
+    pub fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.progress_at? + timeout + self.patience()?)
     }
 
     /// How much longer than usual an answer may take, while something is under way.
