@@ -1,6 +1,9 @@
 //! A real `redis-server` of the test's own.
 
-use std::{net::TcpListener, path::Path};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd, pipe,
@@ -20,7 +23,9 @@ const PIPELINE: usize = 500;
 
 /// A Redis with an append-only file in a temporary folder. It is killed when dropped.
 pub struct RedisServer {
-    directory: TempDir,
+    directory: PathBuf,
+    /// Removed with the server, where it is the server's own.
+    _temporary: Option<TempDir>,
     options: Vec<String>,
     port: u16,
     process: Process,
@@ -43,12 +48,23 @@ impl RedisServer {
     pub async fn start_with(options: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
         let directory = directory.expect("a temporary folder can be made");
+        let mut server = Self::start_in(directory.path(), options).await;
+        server._temporary = Some(directory);
+        server
+    }
+
+    /// Starts one with its files in this folder, which stay when it is dropped.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
         // Another process may take the port between our look and the server's.
         for _ in 0..20 {
             let port = free_port();
-            if let Some((process, connection)) = launch(directory.path(), port, &options).await {
-                return Self { directory, options, port, process, connection };
+            if let Some((process, connection)) = launch(directory, port, &options).await {
+                let directory = directory.to_owned();
+                return Self { directory, _temporary: None, options, port, process, connection };
             }
         }
         panic!("redis-server did not come up on any of 20 ports; is it installed?");
@@ -66,7 +82,7 @@ impl RedisServer {
 
     /// The folder with its files.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// A connection to it; all share one until it is restarted.
@@ -85,12 +101,46 @@ impl RedisServer {
     /// When it does not come up.
     pub async fn restart(&mut self) {
         self.process.kill9();
-        let (directory, port, options) = (self.directory.path(), self.port, &self.options);
+        let (directory, port, options) = (&self.directory, self.port, &self.options);
         let awaited = format!("redis-server on its old port {port}");
         (self.process, self.connection) = eventually(&awaited, PATIENCE, async || {
             launch(directory, port, options).await.ok_or("it ended")
         })
         .await;
+    }
+
+    /// Starts it again on the same files and a port that nobody knows, killing it first if it runs:
+    /// to look at what it kept before anyone else writes. `restart` brings it back.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn restart_unseen(&mut self) {
+        self.process.kill9();
+        let awaited = "redis-server on a port that nobody knows";
+        (self.process, self.connection) = eventually(awaited, PATIENCE, async || {
+            launch(&self.directory, free_port(), &self.options).await.ok_or("it ended")
+        })
+        .await;
+    }
+
+    /// Cuts bytes from the end of its append-only file, as a power cut does; at most all that came
+    /// since the file was last written anew. Gives how many. It must not run.
+    ///
+    /// # Panics
+    /// When the file cannot be found or changed.
+    pub fn truncate(&self, bytes: u64) -> u64 {
+        let files = std::fs::read_dir(self.directory.join("appendonlydir"));
+        let paths = files.expect("there are append-only files").flatten().map(|file| file.path());
+        let number = |path: &PathBuf| {
+            let name = path.file_name()?.to_str()?.strip_suffix(".incr.aof")?;
+            name.rsplit('.').next()?.parse::<u64>().ok()
+        };
+        let newest = paths.max_by_key(number).expect("there is an append-only file");
+        let file = std::fs::File::options().write(true).open(newest);
+        let file = file.expect("the append-only file can be opened");
+        let length = file.metadata().expect("an open file has a length").len();
+        file.set_len(length.saturating_sub(bytes)).expect("the file can be cut");
+        bytes.min(length)
     }
 
     /// Stops it without ending it: connections stay and nothing is answered.
