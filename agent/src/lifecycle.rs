@@ -83,7 +83,7 @@ impl Lifecycle {
     pub fn new(parts: Parts) -> Self {
         let keys = parts.config.keys();
         Self {
-            origin: OriginStore::device(parts.redis.clone(), &keys),
+            origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
             choice: Choice::new(parts.config.transport),
             connect_retry: parts.config.connect_retry(),

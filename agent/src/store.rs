@@ -1,15 +1,10 @@
 //! What the device's Redis tells of the agent, whether one runs or not: cursors, what waits, losses.
 
-use redis::{Value, cmd};
 use spoke_shared::{
     client::ClientId,
     seq::Seq,
-    store::{
-        Redis, StoreError,
-        copy::CopyStore,
-        keys::DeviceKeys,
-        origin::{OriginStore, Standing},
-    },
+    store::{Redis, StoreError, copy::CopyStore, keys::DeviceKeys, ledger, origin::OriginStore},
+    sync::{account::Extent, position::Standing},
     wire::frame::Cursor,
 };
 
@@ -22,8 +17,19 @@ pub struct Facts {
     pub inbound: Cursor,
     /// What is in the out stream and not acknowledged yet.
     pub waiting: Waiting,
-    /// Ranges of entries in the loss ledger.
-    pub losses: u64,
+    /// Entries known to be lost on their way up, on their way down, and the lines of the ledger.
+    pub losses: Losses,
+}
+
+/// What is known to be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    /// Entries of this device.
+    pub up: u64,
+    /// Entries for this device.
+    pub down: u64,
+    /// Lines of the ledger.
+    pub lines: u64,
 }
 
 /// What waits to be carried.
@@ -82,7 +88,7 @@ impl DeviceStore {
     /// The store of this client behind these keys.
     pub fn new(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
-            origin: OriginStore::device(redis.clone(), keys),
+            origin: OriginStore::device(redis.clone(), keys, client),
             copy: CopyStore::device(redis.clone(), keys, client),
             lost: keys.lost(),
             redis,
@@ -94,8 +100,13 @@ impl DeviceStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn facts(&self) -> Result<Facts, StoreError> {
-        let (out, inbound, losses) =
-            tokio::try_join!(self.origin.standing(), self.copy.cursor(), self.losses())?;
+        let (out, inbound, down, lines) = tokio::try_join!(
+            self.origin.standing(),
+            self.copy.cursor(),
+            self.copy.lost(),
+            ledger::length(&self.redis, &self.lost)
+        )?;
+        let losses = Losses { up: out.lost, down, lines };
         let waiting = self.count(&out, Bound::FOR_A_PERSON).await?;
         Ok(Facts { out, inbound, waiting, losses })
     }
@@ -110,18 +121,18 @@ impl DeviceStore {
     }
 
     async fn count(&self, standing: &Standing, bound: Bound) -> Result<Waiting, StoreError> {
-        let Standing { origin, length, .. } = *standing;
-        if length == 0 || origin.last <= origin.acked {
+        let (Extent { first, last, length, .. }, acked) =
+            (standing.extent, standing.memory.acked.0);
+        if length == 0 || last <= acked {
             return Ok(Waiting::default());
         }
-        if origin.acked < origin.first {
-            let oldest = Some(origin.first);
-            return Ok(Waiting { entries: Count::Exactly(length), oldest });
+        if acked < first {
+            return Ok(Waiting { entries: Count::Exactly(length), oldest: Some(first) });
         }
-        let (mut counted, mut bytes, mut after) = (0, 0, origin.acked);
+        let (mut counted, mut bytes, mut after) = (0, 0, acked);
         let mut oldest = None;
         loop {
-            let page = self.origin.read(after, PAGE).await?;
+            let page = self.origin.peek(after, PAGE).await?;
             let Some(last) = page.last() else { break };
             oldest = oldest.or(page.first().map(|entry| entry.seq));
             after = last.seq;
@@ -135,15 +146,6 @@ impl DeviceStore {
             }
         }
         Ok(Waiting { entries: Count::Exactly(counted), oldest })
-    }
-
-    async fn losses(&self) -> Result<u64, StoreError> {
-        let mut xlen = cmd("XLEN");
-        xlen.arg(&self.lost);
-        match xlen.query_async(&mut self.redis.connection()).await? {
-            Value::Int(losses) => Ok(losses.unsigned_abs()),
-            _ => Ok(0),
-        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     entries,
     hub::Hub,
     session::{Arrived, close},
+    xread::{self, Xread},
 };
 
 /// The subprotocol's name in the WebSocket handshake.
@@ -135,7 +136,7 @@ async fn request<'a>(
             Ok(form) => entries::xadd(hub, caller, form).await,
             Err(refusal) => Err(refusal),
         },
-        "xread" => match form::<Option<entries::Xread>>(payload) {
+        "xread" => match form::<Option<Xread>>(payload) {
             Ok(ask) => {
                 let ask = ask.unwrap_or_default();
                 if waiting.len() >= WAITING_MAX {
@@ -145,7 +146,7 @@ async fn request<'a>(
                     return Some(answered("xread", &id, Err(refusal)));
                 }
                 let reads = async move {
-                    let read = entries::xread(hub, caller, ask).await.map(|read| json!(read));
+                    let read = xread::xread(hub, caller, ask).await.map(|read| json!(read));
                     answered("xread", &id, read)
                 };
                 waiting.push(reads.boxed());

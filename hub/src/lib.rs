@@ -1,6 +1,6 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
-//! Read `entries` for what a request may do, `session` for a WebSocket of an agent, `live` for who
+//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live` for who
 //! is connected to this process and how they are told to go.
 
 pub mod bearer;
@@ -13,6 +13,7 @@ pub mod live;
 pub mod metrics;
 pub mod routes;
 pub mod session;
+pub mod xread;
 
 use std::time::Duration;
 

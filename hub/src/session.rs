@@ -194,7 +194,7 @@ impl Greeted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.generation,
             cursor: self.cursor,
-            origin: self.begun.origin,
+            origin: self.begun.standing.origin(),
             granted: Granted::default(),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: now_ms(),

@@ -33,6 +33,19 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+
+    /// The direction of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Up, Self::Down].into_iter().find(|direction| direction.word() == word)
+    }
+
     /// The fields that Spoke itself puts in front of an entry's own at the copy. An entry that
     /// bears one already could pass for another client's, so it is never carried.
     pub fn reserved(self) -> &'static [&'static [u8]] {

@@ -47,6 +47,8 @@ pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const COMPRESS_BYTES_MIN: usize = 512;
 /// Refused entries that one acknowledgement lists: all of a batch.
 pub const REFUSED_MAX: usize = BATCH_ENTRIES_MAX;
+/// Losses that one batch tells of: what a read found trimmed or rewound, and how a life began.
+pub const LOSSES_MAX: usize = 16;
 /// Bytes of one short text in a frame (versions, reasons, messages).
 pub const TEXT_BYTES_MAX: usize = 512;
 
@@ -56,6 +58,12 @@ pub const TEXT_BYTES_MAX: usize = 512;
 pub const DEAD_MAX_LEN: usize = 10_000;
 /// About how many losses a ledger keeps; each is one range, not one entry.
 pub const LOST_MAX_LEN: usize = 100_000;
+/// How many lives of a stream are remembered by how they began: a copy that went back further than
+/// these is given all that the origin has.
+pub const LIVES_MAX: usize = 16;
+/// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
+/// once for a Redis that came back with an older state. What lies further back stays uncertain.
+pub const HELD_SCAN_MAX: usize = 100_000;
 /// How far past our clock a cursor may be for the origin's IDs to be moved behind it. One that is
 /// poisoned (2^64-1, say) would leave the origin unable to take another entry.
 pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);

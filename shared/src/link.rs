@@ -14,14 +14,20 @@ use futures_util::{
     FutureExt, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
 };
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::{
-    entry::Entry,
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, WINDOW_BATCHES},
     seq::Epoch,
-    store::{StoreError, copy::CopyStore, hints::Watch, origin::OriginStore},
+    store::{
+        StoreError,
+        copy::CopyStore,
+        hints::Watch,
+        origin::{Done as OriginDone, OriginStore},
+    },
     sync::{
+        account::Loss,
         receiver::Appended,
         sender::Task,
         session::{End, Session, Work},
@@ -102,6 +108,7 @@ pub async fn drive(
     let mut work = FuturesUnordered::new();
     let failure = loop {
         while let Some(next) = session.poll_work() {
+            say_losses(&next);
             work.push(perform(stores, next));
         }
         report(&session);
@@ -127,10 +134,11 @@ pub async fn drive(
                 None => break Some(LinkError::Closed),
             },
             Some(done) = work.next(), if !work.is_empty() => match done {
-                Ok(Done::Read(entries)) => session.handle_read(entries),
-                Ok(Done::Rewound) => session.handle_rewound(),
-                Ok(Done::Buried) => session.handle_buried(),
-                Ok(Done::Recorded) => session.handle_recorded(),
+                Ok(Done::Origin(OriginDone::Read(read))) => session.handle_read(read),
+                Ok(Done::Origin(OriginDone::Rewound)) => session.handle_rewound(),
+                Ok(Done::Origin(OriginDone::Buried)) => session.handle_buried(),
+                Ok(Done::Origin(OriginDone::Written)) => session.handle_written(),
+                Ok(Done::Origin(OriginDone::Recorded)) => session.handle_recorded(),
                 Ok(Done::Appended(appended)) => session.handle_appended(&appended),
                 Err(error) => {
                     session.handle_failed(unavailable());
@@ -165,10 +173,7 @@ pub async fn drive(
 }
 
 enum Done {
-    Read(Vec<Entry>),
-    Rewound,
-    Buried,
-    Recorded,
+    Origin(OriginDone),
     Appended(Appended),
 }
 
@@ -176,26 +181,29 @@ fn perform(stores: Stores<'_>, work: Work) -> BoxFuture<'_, Result<Done, StoreEr
     let Stores { origin, copy, epoch, .. } = stores;
     async move {
         match work {
-            Work::Origin(Task::Read { after, count }) => {
-                let entries = origin.read(after, count).await?;
-                // Nothing new, or nothing that would ever be found after here.
-                if entries.is_empty() && origin.newest().await? < after {
-                    return Ok(Done::Rewound);
-                }
-                Ok(Done::Read(entries))
-            }
-            Work::Origin(Task::Bury(letters)) => {
-                origin.bury(epoch, &letters).await?;
-                Ok(Done::Buried)
-            }
-            Work::Origin(Task::Record { acked, trim }) => {
-                origin.record(acked, trim).await?;
-                Ok(Done::Recorded)
-            }
+            Work::Origin(task) => Ok(Done::Origin(origin.perform(epoch, task, now_ms()).await?)),
             Work::Append(append) => Ok(Done::Appended(copy.append(&append, now_ms()).await?)),
         }
     }
     .boxed()
+}
+
+/// Never in silence.
+fn say_losses(work: &Work) {
+    let losses = match work {
+        Work::Origin(Task::Lose(losses, _)) => losses,
+        Work::Append(append) => &append.account.losses,
+        Work::Origin(_) => return,
+    };
+    losses.iter().for_each(say_loss);
+}
+
+/// Logs one loss.
+pub fn say_loss(loss: &Loss) {
+    let Loss { epoch, from, to, count, cause } = loss;
+    let cause = cause.word();
+    let count = count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+    warn!(%epoch, %from, %to, count, cause, "entries were lost; the range is in the loss ledger");
 }
 
 async fn write(

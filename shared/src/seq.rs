@@ -43,6 +43,24 @@ impl Seq {
     pub fn is_zero(self) -> bool {
         self == Self::ZERO
     }
+
+    /// The next there can be; the last stays.
+    #[must_use]
+    pub fn after(self) -> Self {
+        match self.n.checked_add(1) {
+            Some(n) => Self { ms: self.ms, n },
+            None => self.ms.checked_add(1).map_or(Self::MAX, |ms| Self { ms, n: 0 }),
+        }
+    }
+
+    /// The one before; `0-0` stays.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match self.n.checked_sub(1) {
+            Some(n) => Self { ms: self.ms, n },
+            None => self.ms.checked_sub(1).map_or(Self::ZERO, |ms| Self { ms, n: u64::MAX }),
+        }
+    }
 }
 
 fn half(digits: &[u8]) -> Result<u64, BadSeq> {
@@ -153,6 +171,17 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<Seq>(), Err(BadSeq), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_seq_has_neighbours_across_the_millisecond() {
+        let (end, next) = (Seq::new(5, u64::MAX), Seq::new(6, 0));
+        assert_eq!((end.after(), next.before()), (next, end));
+        assert_eq!(
+            (Seq::new(5, 1).after(), Seq::new(5, 1).before()),
+            (Seq::new(5, 2), Seq::new(5, 0))
+        );
+        assert_eq!((Seq::MAX.after(), Seq::ZERO.before()), (Seq::MAX, Seq::ZERO));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The protocol, pure: no I/O, no clock, no randomness; `now` and what was read are arguments.
 //!
-//! Read `position` (where to begin), `sender` (the origin's end), `receiver` (the copy's end), then
-//! `session`, which holds one of each for one connection.
+//! Read `account` (what is carried and what is missing), `position` (where to begin), `sender` (the
+//! origin's end), `receiver` (the copy's end), `held` (what the copy has from another life), then
+//! `session`, which holds a sender and a receiver for one connection.
 
+pub mod account;
+pub mod held;
 pub mod position;
 pub mod receiver;
 pub mod sender;
 pub mod session;
 
 #[cfg(test)]
-mod model;
+mod simulation;

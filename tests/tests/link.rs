@@ -24,6 +24,7 @@ use spoke_shared::{
         presence::{self, Arrival},
     },
     sync::{
+        account::Account,
         position::Finding,
         receiver::{Append, Appended, Receiver},
         sender::{Sender, Trim},
@@ -61,7 +62,7 @@ impl Ends {
     fn device(&self) -> Side {
         let redis = Redis::open(&self.device.url().parse().unwrap()).unwrap();
         let keys = DeviceKeys::new("spoke-agent");
-        let origin = OriginStore::device(redis.clone(), &keys);
+        let origin = OriginStore::device(redis.clone(), &keys, &self.client);
         let copy = CopyStore::device(redis.clone(), &keys, &self.client);
         Side::new(origin, copy, redis, keys.out())
     }
@@ -197,11 +198,13 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
     let newer = ends.hub().await;
     let entry = |ms| Append {
         epoch: Epoch::FIRST,
+        known: None,
         after: None,
         through: Seq::new(ms, 0),
         entries: vec![],
         refused: vec![],
         digest: None,
+        account: Account::default(),
     };
     assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), Appended::Superseded);
     let done = newer.copy.append(&entry(5), 0).await.unwrap();
@@ -215,11 +218,13 @@ async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_super
     ends.cloud.flushall().await;
     let append = Append {
         epoch: Epoch::FIRST,
+        known: None,
         after: Some(Seq::new(4, 0)),
         through: Seq::new(5, 0),
         entries: vec![],
         refused: vec![],
         digest: None,
+        account: Account::default(),
     };
     assert_eq!(hub.copy.append(&append, 0).await.unwrap(), Appended::Gap(Seq::ZERO));
 }
@@ -265,6 +270,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
     let hub = ends.hub().await;
     let append = |epoch, after: Option<u64>, through| Append {
         epoch: Epoch(epoch),
+        known: None,
         after: after.map(|ms| Seq::new(ms, 0)),
         through: Seq::new(through, 0),
         entries: vec![spoke_shared::entry::Entry {
@@ -273,6 +279,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         }],
         refused: vec![],
         digest: None,
+        account: Account::default(),
     };
     let run = async |append: Append| hub.copy.append(&append, 0).await.unwrap();
     assert!(matches!(run(append(2, None, 10)).await, Appended::Done { accepted: 1, .. }));
@@ -297,11 +304,13 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
         let entry = spoke_shared::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
         let append = Append {
             epoch: Epoch::FIRST,
+            known: None,
             after: None,
             through: seq,
             entries: vec![entry],
             refused: vec![],
             digest: None,
+            account: Account::default(),
         };
         for accepted in [1, 0] {
             let done = hub.copy.append(&append, 0).await.unwrap();
@@ -342,8 +351,11 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
 async fn a_poisoned_cursor_does_not_poison_the_origin() {
     let ends = Ends::start().await;
     let device = ends.device();
-    let cursor =
-        spoke_shared::wire::frame::Cursor { epoch: Epoch::FIRST, seq: Seq::MAX, digest: None };
+    let cursor = spoke_shared::wire::frame::Cursor {
+        epoch: Epoch::FIRST,
+        seq: Seq::MAX,
+        ..Default::default()
+    };
     let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
@@ -359,11 +371,13 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,
+        known: None,
         after: None,
         through: Seq::new(1, 0),
         entries: vec![],
         refused: vec![],
         digest: None,
+        account: Account::default(),
     };
     let error = hub.copy.append(&append, 0).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");

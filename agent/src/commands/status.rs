@@ -99,12 +99,12 @@ fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Val
                 Count::MoreThan(count) => (count, false),
             };
             json!({
-                "out": { "epoch": out.origin.epoch, "acked": out.origin.acked, "last": out.origin.last,
-                    "length": out.length },
+                "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.0,
+                    "last": out.extent.last, "length": out.extent.length },
                 "in": { "epoch": inbound.epoch, "seq": inbound.seq },
                 "waiting": { "entries": entries, "isExact": is_exact, "oldest": waiting.oldest },
                 "deadLetters": out.dead,
-                "losses": losses,
+                "losses": { "up": losses.up, "down": losses.down, "lines": losses.lines },
             })
         }
         Err(error) => json!({ "error": error }),
@@ -144,7 +144,7 @@ fn as_text(
                     None => "nothing".to_owned(),
                 },
             );
-            put("sent up to", &place(out.origin.acked, out.origin.epoch));
+            put("sent up to", &place(out.memory.acked.0, out.memory.epoch));
             put("received up to", &place(inbound.seq, inbound.epoch));
             put(
                 "dead letters",
@@ -155,9 +155,12 @@ fn as_text(
             );
             put(
                 "losses",
-                &match losses {
+                &match losses.lines {
                     0 => "none".to_owned(),
-                    losses => format!("{losses}, in {}", config.keys().lost()),
+                    _ => {
+                        let (up, down, ledger) = (losses.up, losses.down, config.keys().lost());
+                        format!("{up} entries up, {down} down; see {ledger}")
+                    }
                 },
             );
         }

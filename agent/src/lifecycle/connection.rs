@@ -134,7 +134,7 @@ impl Lifecycle {
 
     async fn stand(&self) -> Result<(Origin, Cursor), StoreError> {
         let (standing, cursor) = tokio::try_join!(self.origin.standing(), self.copy.cursor())?;
-        Ok((standing.origin, cursor))
+        Ok((standing.origin(), cursor))
     }
 
     async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {

@@ -160,12 +160,13 @@ impl Courier {
         generation: u64,
         mut pushes: mpsc::Receiver<Push>,
     ) -> Result<(), Fault> {
-        while let Some(Push { epoch, after, through, entries }) = pushes.recv().await {
+        while let Some(Push { epoch, after, through, entries, account }) = pushes.recv().await {
             let form = BatchForm {
                 epoch: Some(epoch),
                 after: Some(after),
                 through: Some(through),
                 entries: entries.into_iter().map(EntryForm::from).collect(),
+                account,
             };
             let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
             let added: BatchAddedForm = self.requests.post("/xadd", Some(generation), body).await?;
@@ -185,10 +186,11 @@ impl Courier {
         position: PositionForm,
         mut acked: watch::Receiver<(Epoch, Seq)>,
     ) -> Result<(), Fault> {
-        let PositionForm { epoch, mut after, mut joint } = position;
+        let PositionForm { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
+        let mut untold = loss;
         loop {
             let asked_at = Instant::now();
-            let form = self.requests.poll(generation, epoch, after).await?;
+            let form = self.requests.poll(generation, epoch, (after, tally)).await?;
             self.handle_answer(None);
             if form.seq <= after {
                 let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
@@ -197,7 +199,11 @@ impl Courier {
             }
             let (epoch, through) = (form.epoch, form.seq);
             let entries = form.entries.into_iter().map(Entry::from).collect();
-            let push = Push { epoch, after: joint, through, entries };
+            let mut account = form.account;
+            account.losses.extend(untold.take());
+            account.is_inherited |= after < inherited;
+            tally = account.tally;
+            let push = Push { epoch, after: joint, through, entries, account };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }

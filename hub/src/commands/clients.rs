@@ -40,20 +40,26 @@ fn form(row: &ClientRow) -> Value {
         "lastSeen": row.last_seen,
         "version": row.version,
         "address": row.address,
-        "in": { "epoch": row.cursor.0, "seq": row.cursor.1, "received": row.received },
+        "in": {
+            "epoch": row.cursor.0,
+            "seq": row.cursor.1,
+            "received": row.received,
+            "lost": row.lost,
+        },
         "out": {
-            "epoch": row.out.origin.epoch,
-            "last": row.out.origin.last,
-            "acked": row.out.origin.acked,
-            "length": row.out.length,
+            "epoch": row.out.memory.epoch,
+            "last": row.out.extent.last,
+            "acked": row.out.memory.acked.0,
+            "length": row.out.extent.length,
             "isCaughtUp": is_caught_up(row),
             "dead": row.out.dead,
+            "lost": row.out.lost,
         },
     })
 }
 
 fn is_caught_up(row: &ClientRow) -> bool {
-    row.out.origin.acked >= row.out.origin.last
+    row.out.memory.acked.0 >= row.out.extent.last
 }
 
 fn table(rows: &[ClientRow], now_ms: u64) -> String {
@@ -61,19 +67,20 @@ fn table(rows: &[ClientRow], now_ms: u64) -> String {
         return "no client has been here yet\n".to_owned();
     }
     let mut text = format!(
-        "{:<20} {:<9} {:>9} {:>9} {:<6} {:<20}\n",
-        "CLIENT", "CONNECTED", "LAST SEEN", "RECEIVED", "DOWN", "VERSION"
+        "{:<20} {:<9} {:>9} {:>9} {:>6} {:<6} {:<15}\n",
+        "CLIENT", "CONNECTED", "LAST SEEN", "RECEIVED", "LOST", "DOWN", "VERSION"
     );
     for row in rows {
         let since = |then: Option<u64>| then.map_or("-".to_owned(), |then| ago(now_ms, then));
         let down = if is_caught_up(row) { "ok" } else { "behind" };
         let _ = writeln!(
             text,
-            "{:<20} {:<9} {:>9} {:>9} {down:<6} {:<20}",
+            "{:<20} {:<9} {:>9} {:>9} {:>6} {down:<6} {:<15}",
             row.client.as_str(),
             since(row.connected_since),
             since(row.last_seen),
             row.received,
+            row.lost + row.out.lost,
             row.version.escape_debug().to_string(),
         );
     }

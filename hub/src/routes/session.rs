@@ -54,7 +54,7 @@ async fn session(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         cursor: cursor.into(),
-        origin: begun.origin.into(),
+        origin: begun.standing.origin().into(),
         position: begun.position.into(),
         granted: Granted::default().into(),
         server_time_ms: now_ms(),

@@ -9,8 +9,8 @@ use spoke_shared::{refusal::Refusal, wire::json::XreadForm};
 
 use crate::{
     bearer::{Caller, epoch, malformed},
-    entries::{self, Xread},
     hub::Hub,
+    xread::{self, Xread},
 };
 
 pub(super) fn router() -> Router<Hub> {
@@ -24,7 +24,7 @@ async fn xread(
 ) -> Result<Json<XreadForm>, Refusal> {
     hub.metrics.xread_requests.add(1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    entries::xread(&hub, &caller, ask).await.map(Json)
+    xread::xread(&hub, &caller, ask).await.map(Json)
 }
 
 /// By hand, so that a refusal names the parameter that is wrong.
@@ -35,6 +35,9 @@ fn asked(query: &str) -> Result<Xread, Refusal> {
         let bad = |what: &str| malformed(format!("{name} is {what}"));
         match name {
             "seq" => ask.seq = value.parse().map_err(|error| malformed(format!("seq: {error}")))?,
+            "tally" => {
+                ask.tally = value.parse().map_err(|error| malformed(format!("tally: {error}")))?;
+            }
             "epoch" => {
                 ask.epoch = Some(epoch(value).ok_or_else(|| bad("a whole number of 32 bits"))?);
             }
@@ -46,7 +49,7 @@ fn asked(query: &str) -> Result<Xread, Refusal> {
             }
             _ => {
                 return Err(malformed(format!(
-                    "{name:?} is not one of seq, epoch, count, blockMs"
+                    "{name:?} is not one of seq, tally, epoch, count, blockMs"
                 )));
             }
         }

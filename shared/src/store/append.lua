@@ -1,14 +1,16 @@
 -- Appends the part of a batch that lies past the cursor, and moves the cursor with it.
 --
--- KEYS  1 state hash (in_epoch, in_seq, in_digest, in_added, generation)
+-- KEYS  1 state hash (in_epoch, in_seq, in_digest, in_tally, in_added, in_lost, generation)
 --       2 copy stream   3 loss ledger
 -- ARGV  1 generation that must still be the newest, or '' for no fence
 --       2 epoch, or 0 for the one the copy is in   3 seq where the batch before ended, or '' not to look for a gap
---       4 seq where the cursor goes   5 digest of the entry there, or ''
---       6 now in ms   7 about how many entries the copy keeps, or 0 for all
---       8 client   9 'up' (the copy bears client, epoch and seq) or 'down' (seq)
---       10 about how many losses the ledger keeps
---       11 number of refused entries, then for each: seq
+--       4 seq where the cursor goes   5 digest of the entry there, or ''   6 the origin's tally there
+--       7 now in ms   8 about how many entries the copy keeps, or 0 for all
+--       9 client   10 'up' (the copy bears client, epoch and seq) or 'down' (seq)
+--       11 and 12 epoch and seq that the caller knows the copy to have reached
+--       13 about how many lines the ledger keeps
+--       14 number of losses, then for each: seq that the cursor must not have passed, how many
+--          entries were lost, number of arguments that follow, field, value, ...
 --       then for each entry: seq, number of arguments that follow, field, value, ...
 -- Gives {'done', cursor, accepted, duplicates, copy's ID of the last} or {'superseded'}
 --       or {'stale-epoch', epoch} or {'gap', cursor}
@@ -19,7 +21,7 @@
 
 local state, copy, ledger = KEYS[1], KEYS[2], KEYS[3]
 local epoch, after, through = ARGV[2], ARGV[3], ARGV[4]
-local now, max_len, client, direction = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local now, max_len, client, direction = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
 local function digits_past(a, b)
   if #a ~= #b then return #a > #b end
@@ -49,6 +51,10 @@ if ARGV[1] ~= '' and known[1] ~= ARGV[1] then
   -- This Redis has forgotten the session, and with it how far the copy was: start over from here.
   return {'gap', cursor}
 end
+local reached, expected = tonumber(known[2] or 0), tonumber(ARGV[11])
+if reached < expected or (reached == expected and past(ARGV[12], cursor)) then
+  return {'gap', cursor}
+end
 if epoch == '0' then epoch = known[2] or '1' end
 if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
@@ -56,10 +62,13 @@ if tonumber(epoch) > tonumber(known[2] or 0) then cursor = '0-0' end
 if after ~= '' and past(after, cursor) then return {'gap', cursor} end
 
 local is_capped = max_len ~= '0'
-local at, lost = 12, {}
-for _ = 1, tonumber(ARGV[11]) do
-  if past(ARGV[at], cursor) then lost[#lost + 1] = ARGV[at] end
-  at = at + 1
+local at, losses, lost = 15, {}, 0
+for _ = 1, tonumber(ARGV[14]) do
+  if past(ARGV[at], cursor) then
+    losses[#losses + 1] = at
+    lost = lost + tonumber(ARGV[at + 1])
+  end
+  at = at + 3 + tonumber(ARGV[at + 2])
 end
 
 -- What the copy has already stands at the front.
@@ -81,13 +90,16 @@ while ARGV[at] do
   accepted = accepted + 1
   at = last + 1
 end
-for _, seq in ipairs(lost) do
-  redis.call('XADD', ledger, 'MAXLEN', '~', ARGV[10], '*', 'client', client, 'epoch', epoch,
-    'from', seq, 'to', seq, 'count', '1', 'cause', 'refused', 'at', now)
+for _, loss in ipairs(losses) do
+  local line = { unpack(ARGV, loss + 3, loss + 2 + tonumber(ARGV[loss + 2])) }
+  -- A batch that names no epoch: client, its name, direction, its word, epoch, 0, ...
+  if line[6] == '0' then line[6] = epoch end
+  redis.call('XADD', ledger, 'MAXLEN', '~', ARGV[13], '*', unpack(line))
 end
+if lost > 0 then redis.call('HINCRBY', state, 'in_lost', lost) end
 if past(through, cursor) then
   redis.call('HSET', state, 'in_epoch', epoch, 'in_seq', through, 'in_digest', ARGV[5],
-    'in_added', tonumber(known[4] or 0) + accepted, 'last_seen', now)
+    'in_tally', ARGV[6], 'in_added', tonumber(known[4] or 0) + accepted, 'last_seen', now)
   cursor = through
 end
 if is_capped and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end

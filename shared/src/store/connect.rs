@@ -12,7 +12,7 @@ use std::{
 
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
+    RedisError, RedisFuture, RedisResult, Script, ScriptInvocation, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 
@@ -90,6 +90,30 @@ impl Redis {
     ) -> Result<T, StoreError> {
         Ok(script.invoke_async(&mut self.connection()).await?)
     }
+
+    /// Runs a transaction that calls a script by its digest, loading it where Redis does not have it
+    /// yet.
+    ///
+    /// # Errors
+    /// `StoreError`. One that is `Unreachable` does not say whether the transaction ran.
+    pub async fn transact<T: FromRedisValue>(
+        &self,
+        transaction: &Pipeline,
+        script: &Script,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        match transaction.query_async(&mut connection).await {
+            Err(error) if is_no_script(&error) => {
+                script.load_async(&mut connection).await?;
+                Ok(transaction.query_async(&mut connection).await?)
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+fn is_no_script(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
 }
 
 /// One try to connect for each command that finds no connection: who retries is the caller.

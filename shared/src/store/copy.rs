@@ -1,20 +1,26 @@
 //! An in stream and its cursor, which move together in one script and never apart.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use redis::{Script, Value, cmd};
+use redis::{Script, ScriptInvocation, Value, cmd};
+use tokio::sync::Mutex;
 
 use super::{
     Redis, StoreError,
+    held::Search,
     keys::{DeviceKeys, HubKeys},
-    reply,
+    ledger, reply,
 };
 use crate::{
     client::ClientId,
-    entry::{Digest, Direction},
+    entry::{Digest, Direction, Entry, Unfit},
     limits::LOST_MAX_LEN,
     seq::{Epoch, Seq},
-    sync::receiver::{Append, Appended},
+    sync::{
+        account::{Cause, Loss},
+        held::{Held, Sifted},
+        receiver::{Append, Appended},
+    },
     wire::frame::Cursor,
 };
 
@@ -32,6 +38,8 @@ pub struct CopyStore {
     /// The session that may still write; none where writes are not fenced.
     generation: Option<u64>,
     max_len: u64,
+    /// What was found to be held under older epochs: looked for once a session.
+    held: Arc<Mutex<Option<Held>>>,
 }
 
 impl CopyStore {
@@ -46,6 +54,7 @@ impl CopyStore {
             direction: Direction::Down,
             generation: None,
             max_len: 0,
+            held: Arc::default(),
         }
     }
 
@@ -67,6 +76,7 @@ impl CopyStore {
             direction: Direction::Up,
             generation,
             max_len: in_max_len,
+            held: Arc::default(),
         }
     }
 
@@ -76,7 +86,7 @@ impl CopyStore {
     /// `StoreError` as Redis gives it.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
         let mut hmget = cmd("HMGET");
-        hmget.arg(&self.state).arg(&["in_epoch", "in_seq", "in_digest"]);
+        hmget.arg(&self.state).arg(&["in_epoch", "in_seq", "in_digest", "in_tally"]);
         let reply: Value = hmget.query_async(&mut self.redis.connection()).await?;
         let mut parts = reply::list(reply)?.into_iter();
         let mut next = || parts.next().filter(|value| *value != Value::Nil);
@@ -84,7 +94,19 @@ impl CopyStore {
             epoch: Epoch(next().map_or(Ok(0), reply::count)? as u32),
             seq: next().map_or(Ok(Seq::ZERO), reply::seq)?,
             digest: next().map(reply::bytes).transpose()?.and_then(|hex| Digest::from_hex(&hex)),
+            tally: next().map_or(Ok(String::new()), reply::text)?.parse().unwrap_or_default(),
         })
+    }
+
+    /// How many entries are known to be lost on their way here.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn lost(&self) -> Result<u64, StoreError> {
+        let mut hget = cmd("HGET");
+        hget.arg(&self.state).arg("in_lost");
+        let lost: Option<u64> = hget.query_async(&mut self.redis.connection()).await?;
+        Ok(lost.unwrap_or(0))
     }
 
     /// Appends what is past the cursor and moves it, in one step.
@@ -93,6 +115,50 @@ impl CopyStore {
     /// `StoreError` as Redis gives it. After one that `is_transient` the batch may or may not be
     /// in the copy; to send it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
+        if !append.account.is_inherited || append.entries.is_empty() {
+            return self.run(append, &append.entries, None, now_ms).await;
+        }
+        let Sifted { entries, held, uncertain } = self.sift(append).await?;
+        let uncertain = uncertain.map(|(from, to, count)| Loss {
+            epoch: append.epoch,
+            from,
+            to,
+            count: Some(count),
+            cause: Cause::Uncertain,
+        });
+        let mut appended = self.run(append, &entries, uncertain, now_ms).await?;
+        if let Appended::Done { duplicates, .. } = &mut appended {
+            *duplicates += held;
+        }
+        Ok(appended)
+    }
+
+    async fn sift(&self, append: &Append) -> Result<Sifted, StoreError> {
+        let mut held = self.held.lock().await;
+        let held = match &mut *held {
+            Some(held) => held,
+            none => {
+                let search = Search {
+                    redis: &self.redis,
+                    stream: &self.stream,
+                    client: &self.client,
+                    direction: self.direction,
+                    epoch: append.epoch,
+                    lowest: append.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
+                };
+                none.insert(search.run().await?)
+            }
+        };
+        Ok(held.sift(append.entries.clone()))
+    }
+
+    async fn run(
+        &self,
+        append: &Append,
+        entries: &[Entry],
+        uncertain: Option<Loss>,
+        now_ms: u64,
+    ) -> Result<Appended, StoreError> {
         let mut script = APPEND.key(&self.state);
         script.key(&self.stream).key(&self.ledger);
         script.arg(self.generation.map(|generation| generation.to_string()).unwrap_or_default());
@@ -100,22 +166,45 @@ impl CopyStore {
         script.arg(append.after.map(|seq| seq.to_string()).unwrap_or_default());
         script.arg(append.through.to_string());
         script.arg(append.digest.map(|digest| digest.to_string()).unwrap_or_default());
+        script.arg(append.account.tally.to_string());
         script.arg(now_ms).arg(self.max_len).arg(self.client.as_str());
-        script.arg(match self.direction {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        });
-        script.arg(LOST_MAX_LEN).arg(append.refused.len());
-        for (seq, _) in &append.refused {
-            script.arg(seq.to_string());
-        }
-        for entry in &append.entries {
+        script.arg(self.direction.word());
+        let (known_epoch, known) = append.known.unwrap_or_default();
+        script.arg(known_epoch.0).arg(known.to_string());
+        self.add_losses(&mut script, append, uncertain, now_ms);
+        for entry in entries {
             script.arg(entry.seq.to_string()).arg(2 * entry.fields.len());
             for (name, value) in &entry.fields {
                 script.arg(name.as_ref()).arg(value.as_ref());
             }
         }
         appended(self.redis.invoke(&script).await?)
+    }
+
+    /// Each with the seq that the cursor must not have passed: what was lost before a batch is news
+    /// until its front is here.
+    fn add_losses(
+        &self,
+        script: &mut ScriptInvocation<'_>,
+        append: &Append,
+        uncertain: Option<Loss>,
+        now_ms: u64,
+    ) {
+        let front = append.after.map_or(append.through, Seq::after);
+        let refused = |&(seq, _): &(Seq, Unfit)| {
+            let (epoch, count, cause) = (append.epoch, Some(1), Cause::Refused);
+            (seq, Loss { epoch, from: seq, to: seq, count, cause })
+        };
+        let told = append.account.losses.iter().copied().chain(uncertain);
+        let losses: Vec<_> =
+            told.map(|loss| (front, loss)).chain(append.refused.iter().map(refused)).collect();
+        script.arg(LOST_MAX_LEN).arg(losses.len());
+        for (seq, loss) in losses {
+            let fields = ledger::fields((&self.client, self.direction), &loss, now_ms);
+            let lost = loss.count.filter(|_| loss.cause != Cause::Uncertain);
+            script.arg(seq.to_string()).arg(lost.unwrap_or(0)).arg(2 * fields.len());
+            script.arg(&fields[..]);
+        }
     }
 }
 

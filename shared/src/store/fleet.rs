@@ -3,16 +3,12 @@
 use bytes::Bytes;
 use redis::{Value, cmd};
 
-use super::{
-    Redis, StoreError,
-    keys::HubKeys,
-    origin::{OriginStore, Standing},
-    reply,
-};
+use super::{Redis, StoreError, keys::HubKeys, origin::OriginStore, reply};
 use crate::{
     client::ClientId,
     entry::{Entry, Field},
     seq::{Epoch, Seq},
+    sync::position::Standing,
 };
 
 /// What the hub knows of one client.
@@ -32,6 +28,8 @@ pub struct ClientRow {
     pub cursor: (Epoch, Seq),
     /// How many of its entries were appended.
     pub received: u64,
+    /// How many of its entries are known to be lost.
+    pub lost: u64,
     /// Its out stream.
     pub out: Standing,
 }
@@ -68,7 +66,7 @@ pub async fn clients(redis: &Redis, keys: &HubKeys) -> Result<Vec<ClientRow>, St
 }
 
 async fn row(redis: &Redis, keys: &HubKeys, client: ClientId) -> Result<ClientRow, StoreError> {
-    const FIELDS: [&str; 7] = [
+    const FIELDS: [&str; 8] = [
         "connected_since",
         "last_seen",
         "agent_version",
@@ -76,6 +74,7 @@ async fn row(redis: &Redis, keys: &HubKeys, client: ClientId) -> Result<ClientRo
         "in_epoch",
         "in_seq",
         "in_added",
+        "in_lost",
     ];
     let mut hmget = cmd("HMGET");
     hmget.arg(keys.client(&client)).arg(&FIELDS);
@@ -90,6 +89,7 @@ async fn row(redis: &Redis, keys: &HubKeys, client: ClientId) -> Result<ClientRo
         address: text(3),
         cursor: (Epoch(text(4).parse().unwrap_or(0)), text(5).parse().unwrap_or_default()),
         received: number(6).unwrap_or(0),
+        lost: number(7).unwrap_or(0),
         out,
         client,
     })

@@ -1,25 +1,31 @@
-//! An out stream, and what its side remembers of it: epoch, where that began, what is acknowledged.
+//! An out stream, and what its side remembers of it, in the same Redis.
 
 use std::sync::LazyLock;
 
-use redis::{Script, Value, cmd, pipe};
+use redis::{Cmd, Script, Value, cmd, pipe};
 
 use super::{
     Redis, StoreError,
     keys::{DeviceKeys, HubKeys},
-    reply,
+    ledger, memory, reply,
 };
 use crate::{
     client::ClientId,
-    entry::{Digest, Entry, Unfit},
-    limits::{DEAD_MAX_LEN, SEQ_AHEAD_MAX},
+    entry::{Digest, Direction, Entry, Unfit},
+    limits::{DEAD_MAX_LEN, LOST_MAX_LEN, SEQ_AHEAD_MAX},
     seq::{Epoch, Seq},
-    sync::position::{self, Begun, Finding},
-    wire::frame::{Cursor, Origin},
+    sync::{
+        account::{Extent, Loss, Tally, Written},
+        position::{self, Begun, Finding, Position, Standing},
+        sender::{Read, Task},
+    },
+    wire::frame::Cursor,
 };
 
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
-static NEWEST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("newest.lua")));
+static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("record.lua")));
+static LOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lose.lua")));
 
 /// One out stream with its state. Cheap enough to clone per session.
 #[derive(Clone)]
@@ -28,27 +34,41 @@ pub struct OriginStore {
     stream: String,
     state: String,
     dead: String,
-    /// Named in the dead letters of the hub, where all clients share one stream of them.
-    client: Option<ClientId>,
+    ledger: String,
+    client: ClientId,
+    direction: Direction,
+    /// The hub has one stream of dead letters for all clients, so it names the client there.
+    is_shared: bool,
 }
 
-/// Where an out stream stands, as its own side sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// What the handshake tells the other side.
-    pub origin: Origin,
-    /// How many entries the stream holds now.
-    pub length: u64,
-    /// Up to where dead letters were written in this epoch.
-    pub buried: Seq,
-    /// How many dead letters there ever were.
-    pub dead: u64,
+/// What a `Task` came to.
+#[derive(Debug)]
+pub enum Done {
+    /// What was read.
+    Read(Read),
+    /// The stream is not what it was.
+    Rewound,
+    /// The dead letters are written.
+    Buried,
+    /// The losses are in the ledger.
+    Written,
+    /// The acknowledgement is written down.
+    Recorded,
 }
 
 impl OriginStore {
     /// The out stream of a device.
-    pub fn device(redis: Redis, keys: &DeviceKeys) -> Self {
-        Self { redis, stream: keys.out(), state: keys.state(), dead: keys.dead(), client: None }
+    pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
+        Self {
+            redis,
+            stream: keys.out(),
+            state: keys.state(),
+            dead: keys.dead(),
+            ledger: keys.lost(),
+            client: client.clone(),
+            direction: Direction::Up,
+            is_shared: false,
+        }
     }
 
     /// The out stream of one client at the hub.
@@ -58,7 +78,10 @@ impl OriginStore {
             stream: keys.out(client),
             state: keys.client(client),
             dead: keys.dead(),
-            client: Some(client.clone()),
+            ledger: keys.lost(),
+            client: client.clone(),
+            direction: Direction::Down,
+            is_shared: true,
         }
     }
 
@@ -72,33 +95,11 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn standing(&self) -> Result<Standing, StoreError> {
-        const FIELDS: [&str; 6] =
-            ["out_epoch", "out_start", "out_acked", "dead_epoch", "dead_seq", "dead_count"];
-        let mut state = self.redis.connection();
-        let mut info = self.redis.connection();
-        let (mut hmget, mut xinfo) = (cmd("HMGET"), cmd("XINFO"));
-        hmget.arg(&self.state).arg(&FIELDS);
-        xinfo.arg("STREAM").arg(&self.stream);
-        let (memory, info) =
-            tokio::join!(hmget.query_async::<Value>(&mut state), xinfo.query_async(&mut info));
-        let mut standing = match info {
-            Ok(info) => stream_info(info)?,
-            // An app that has never added anything has no stream.
-            Err(error) if is_no_such_key(&error) => Standing::default(),
-            Err(error) => return Err(error.into()),
-        };
-        let mut memory = reply::list(memory?)?.into_iter();
-        let mut next = || memory.next().filter(|value| *value != Value::Nil);
-        let seq = |value: Option<Value>| value.map_or(Ok(Seq::ZERO), reply::seq);
-        let number = |value: Option<Value>| value.map_or(Ok(0), reply::count);
-        standing.origin.epoch = Epoch(number(next())? as u32);
-        standing.origin.start = seq(next())?;
-        standing.origin.acked = seq(next())?;
-        let dead_epoch = Epoch(number(next())? as u32);
-        let buried = seq(next())?;
-        standing.buried = if dead_epoch == standing.origin.epoch { buried } else { Seq::ZERO };
-        standing.dead = number(next())?;
-        Ok(standing)
+        let mut values = cmd("HMGET");
+        values.arg(&self.state).arg(&memory::FIELDS);
+        let (values, found) = self.look(values, None).await?;
+        let extent = extent(found)?.ok_or(reply::unexpected("how far a stream reaches"))?;
+        memory::read(extent, values)
     }
 
     /// Proves this stream's position against the copy's cursor, and writes down the epoch that
@@ -107,74 +108,105 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn begin(&self, cursor: &Cursor, now_ms: u64) -> Result<Begun, StoreError> {
-        let (standing, at_cursor) = tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
-        let Standing { mut origin, mut buried, .. } = standing;
-        let position = position::begin(&origin, cursor, at_cursor);
-        if position.epoch != origin.epoch {
-            let is_replaced = position.finding == Finding::OriginReplaced;
-            let start = if is_replaced { position.after } else { Seq::ZERO };
-            let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
-            let floor = (is_replaced && is_sane).then_some(cursor.seq);
-            self.settle(position.epoch, start, floor).await?;
-            (origin.epoch, origin.start, origin.acked, buried) =
-                (position.epoch, start, start, Seq::ZERO);
+        let (mut standing, at_cursor) =
+            tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
+        let position = position::begin(&standing, cursor, at_cursor);
+        if position.epoch != standing.memory.epoch {
+            standing.memory = standing.memory.settled(&position, &standing.extent);
+            self.settle(&position, &standing, cursor, now_ms).await?;
         }
-        Ok(Begun { position, origin, buried })
+        Ok(Begun { position, standing })
     }
 
-    /// Entries after `after`, at most `count`, without waiting.
+    /// Does what a sender asks for.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn read(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
-        if after == Seq::MAX {
-            return Ok(Vec::new());
+    pub async fn perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
+        match task {
+            Task::Read { after, count, mark } => {
+                let read = self.read(epoch, after, count, mark).await?;
+                Ok(read.map_or(Done::Rewound, Done::Read))
+            }
+            Task::Lose(losses, written) => {
+                let is_same = self.lose(epoch, &losses, &written, now_ms).await?;
+                Ok(if is_same { Done::Written } else { Done::Rewound })
+            }
+            Task::Bury(letters) => {
+                let is_same = self.bury(epoch, &letters).await?;
+                Ok(if is_same { Done::Buried } else { Done::Rewound })
+            }
+            Task::Record { acked, trim, is_told } => {
+                let is_same = self.record(epoch, acked, trim, is_told).await?;
+                Ok(if is_same { Done::Recorded } else { Done::Rewound })
+            }
         }
-        self.range(format!("({after}"), "+".to_owned(), count).await
     }
 
-    /// The last ID that the stream has given out; `0-0` if there is no stream.
+    /// Entries after `after`, at most `count`, without waiting and without a mark: to look at only.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn newest(&self) -> Result<Seq, StoreError> {
-        reply::seq(self.redis.invoke(&NEWEST.key(&self.stream)).await?)
+    pub async fn peek(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
+        let range = self.range(after.after(), Seq::MAX, count);
+        reply::entries(range.query_async(&mut self.redis.connection()).await?)
+    }
+
+    /// Reads and marks in one step; none where the stream is not what it was.
+    async fn read(
+        &self,
+        epoch: Epoch,
+        after: Seq,
+        count: usize,
+        mark: Seq,
+    ) -> Result<Option<Read>, StoreError> {
+        let range = self.range(after.after(), Seq::MAX, count);
+        let (entries, found) = self.look(range, Some((epoch, mark))).await?;
+        let Some(extent) = extent(found)? else { return Ok(None) };
+        let mut entries = reply::entries(entries)?;
+        // Nothing comes after the last seq there can be.
+        entries.retain(|entry| entry.seq > after);
+        Ok(Some(Read { entries, extent }))
     }
 
     /// Writes down that all up to `acked` is acknowledged, and takes everything up to `trim` out
-    /// of the stream with it.
+    /// of the stream with it. False where the stream is not what it was.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn record(&self, acked: Seq, trim: Option<Seq>) -> Result<(), StoreError> {
-        let mut pipe = pipe();
-        pipe.atomic();
-        pipe.cmd("HSET").arg(&self.state).arg("out_acked").arg(acked.to_string()).ignore();
-        if let Some(Seq { ms, n }) = trim {
-            // MINID keeps the ID that it names.
-            let kept =
-                n.checked_add(1).map_or(Seq::new(ms.saturating_add(1), 0), |n| Seq::new(ms, n));
-            pipe.cmd("XTRIM").arg(&self.stream).arg("MINID").arg(kept.to_string()).ignore();
-        }
-        Ok(pipe.query_async(&mut self.redis.connection()).await?)
+    pub async fn record(
+        &self,
+        epoch: Epoch,
+        (acked, tally): (Seq, Tally),
+        trim: Option<Seq>,
+        is_told: bool,
+    ) -> Result<bool, StoreError> {
+        let mut script = RECORD.key(&self.state);
+        script.key(&self.stream).arg(epoch.0).arg(acked.to_string()).arg(tally.to_string());
+        // MINID keeps the ID that it names.
+        script.arg(trim.map(|seq| seq.after().to_string()).unwrap_or_default());
+        script.arg(u8::from(is_told));
+        self.redis.invoke(&script).await
     }
 
     /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in
     /// front, and marks them as buried in the same transaction.
-    ///
-    /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn bury(&self, epoch: Epoch, letters: &[(Seq, Unfit)]) -> Result<(), StoreError> {
+    async fn bury(&self, epoch: Epoch, letters: &[(Seq, Unfit)]) -> Result<bool, StoreError> {
         // One by one: each may be as large as Redis allows.
         for (seq, reason) in letters {
             let id = seq.to_string();
-            let entry = self.range(id.clone(), id.clone(), 1).await?.pop();
+            let at = self.range(*seq, *seq, 1);
+            let (entry, found) = self.look(at, Some((epoch, *seq))).await?;
+            if extent(found)?.is_none() {
+                return Ok(false);
+            }
+            let entry = reply::entries(entry)?.pop();
             let mut pipe = pipe();
             pipe.atomic();
             let add = pipe.cmd("XADD").arg(&self.dead).arg("MAXLEN").arg("~").arg(DEAD_MAX_LEN);
             add.arg("*");
-            if let Some(client) = &self.client {
-                add.arg("client").arg(client.as_str());
+            if self.is_shared {
+                add.arg("client").arg(self.client.as_str());
             }
             add.arg("seq").arg(&id).arg("reason").arg(reason.word());
             for (name, value) in entry.iter().flat_map(|entry| &entry.fields) {
@@ -186,49 +218,93 @@ impl OriginStore {
             pipe.cmd("HINCRBY").arg(&self.state).arg("dead_count").arg(1).ignore();
             pipe.query_async::<()>(&mut self.redis.connection()).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn settle(&self, epoch: Epoch, start: Seq, floor: Option<Seq>) -> Result<(), StoreError> {
-        let floor = floor.map(|seq| seq.to_string()).unwrap_or_default();
+    async fn lose(
+        &self,
+        epoch: Epoch,
+        losses: &[Loss],
+        written: &Written,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let mut script = LOSE.key(&self.state);
+        script.key(&self.ledger).arg(epoch.0).arg(written.to_string()).arg(LOST_MAX_LEN);
+        script.arg(losses.iter().filter_map(|loss| loss.count).sum::<u64>());
+        for loss in losses {
+            let fields = ledger::fields((&self.client, self.direction), loss, now_ms);
+            script.arg(2 * fields.len()).arg(&fields[..]);
+        }
+        self.redis.invoke(&script).await
+    }
+
+    async fn settle(
+        &self,
+        position: &Position,
+        standing: &Standing,
+        cursor: &Cursor,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
+        let has_floor = position.finding == Finding::OriginReplaced && is_sane;
+        let fields = memory::fields(&standing.memory);
         let mut script = SETTLE.key(&self.state);
-        script.key(&self.stream).arg(epoch.0).arg(start.to_string()).arg(floor);
+        script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
+        script.arg(if has_floor { cursor.seq.to_string() } else { String::new() });
+        script.arg(2 * fields.len()).arg(&fields[..]);
+        if let Some(loss) = &position.loss {
+            script.arg(&ledger::fields((&self.client, self.direction), loss, now_ms)[..]);
+        }
         self.redis.invoke(&script).await
     }
 
     async fn digest_at(&self, seq: Seq) -> Result<Option<Digest>, StoreError> {
-        let id = seq.to_string();
-        Ok(self.range(id.clone(), id, 1).await?.first().map(Entry::digest))
+        Ok(self.entry_at(seq).await?.as_ref().map(Entry::digest))
     }
 
-    async fn range(
-        &self,
-        from: String,
-        to: String,
-        count: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    async fn entry_at(&self, seq: Seq) -> Result<Option<Entry>, StoreError> {
+        let range = self.range(seq, seq, 1);
+        Ok(reply::entries(range.query_async(&mut self.redis.connection()).await?)?.pop())
+    }
+
+    fn range(&self, from: Seq, to: Seq, count: usize) -> Cmd {
         let mut xrange = cmd("XRANGE");
-        xrange.arg(&self.stream).arg(from).arg(to).arg("COUNT").arg(count);
-        reply::entries(xrange.query_async(&mut self.redis.connection()).await?)
+        xrange.arg(&self.stream).arg(from.to_string()).arg(to.to_string());
+        xrange.arg("COUNT").arg(count);
+        xrange
+    }
+
+    /// A command and a look at the stream in one transaction, so that they are of one moment.
+    async fn look(
+        &self,
+        first: Cmd,
+        sending: Option<(Epoch, Seq)>,
+    ) -> Result<(Value, Value), StoreError> {
+        let mut script = LOOK.key(&self.stream);
+        script.key(&self.state);
+        match sending {
+            Some((epoch, mark)) => script.arg(epoch.0).arg(mark.to_string()),
+            None => script.arg("").arg(""),
+        };
+        let mut pipe = pipe();
+        pipe.atomic().add_command(first).invoke_script(&script);
+        self.redis.transact(&pipe, &LOOK).await
     }
 }
 
-fn is_no_such_key(error: &redis::RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("no such key"))
-}
-
-fn stream_info(info: Value) -> Result<Standing, StoreError> {
-    let names = ["length", "last-generated-id", "entries-added", "first-entry"];
-    let mut found = reply::named(info, &names)?.into_iter();
-    let mut next = || found.next().flatten().filter(|value| *value != Value::Nil);
-    let length = next().map_or(Ok(0), reply::count)?;
-    let last = next().map_or(Ok(Seq::ZERO), reply::seq)?;
-    // Redis counts what was ever added from 7.0 on.
-    let added = next().map_or(Ok(0), reply::count)?;
-    let first = match next() {
-        Some(entry) => reply::list(entry)?.into_iter().next().map_or(Ok(Seq::ZERO), reply::seq)?,
-        None => Seq::ZERO,
-    };
-    let origin = Origin { first, last, added, ..Origin::default() };
-    Ok(Standing { origin, length, ..Standing::default() })
+/// None for a stream that is not what it was.
+fn extent(reply: Value) -> Result<Option<Extent>, StoreError> {
+    let mut parts = reply::list(reply)?.into_iter();
+    let mut next = || parts.next().ok_or(reply::unexpected("the answer of look.lua"));
+    let first = reply::bytes(next()?)?;
+    if first.as_ref() == b"rewound" {
+        return Ok(None);
+    }
+    Ok(Some(Extent {
+        first: Seq::from_bytes(&first).map_err(|_| reply::unexpected("a stream ID"))?,
+        last: reply::seq(next()?)?,
+        deleted: reply::seq(next()?)?,
+        length: reply::count(next()?)?,
+        added: reply::count(next()?)?,
+    }))
 }

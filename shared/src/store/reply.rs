@@ -67,6 +67,10 @@ pub(super) fn bytes(reply: Value) -> Result<Bytes, StoreError> {
     }
 }
 
+pub(super) fn text(reply: Value) -> Result<String, StoreError> {
+    String::from_utf8(bytes(reply)?.into()).map_err(|_| unexpected("text"))
+}
+
 pub(super) fn seq(reply: Value) -> Result<Seq, StoreError> {
     Seq::from_bytes(&bytes(reply)?).map_err(|_| unexpected("a stream ID"))
 }

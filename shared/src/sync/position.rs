@@ -1,16 +1,66 @@
 //! Where a sender begins: the proof that origin and copy speak of the same life of the stream.
 //!
 //! A bare watermark loses data in silence: a device's Redis comes back empty or shortened, gives
-//! out IDs at or below the cursor, and the copy calls new entries duplicates. So the side that can
-//! look at the origin compares the entry at the cursor with the copy's digest of it, and the ends
-//! of both, before it sends anything; where they do not agree it begins a new epoch.
+//! out IDs at or below the cursor, and the copy calls new entries duplicates. Nor does the entry at
+//! the cursor prove much: it may be trimmed, or minted anew. So the origin keeps a *mark*: before
+//! entries leave, the last ID that the stream had given out by then is written down beside it. A
+//! Redis that comes back with an older state has lost its writes from the end backwards, so where the
+//! mark still covers the cursor, every entry up to the cursor is still the one that was carried. Where
+//! it does not, this is another life of the stream: a new epoch begins after the mark.
 //! (The pair of epoch and offset is Centrifugo's; the digest of the entry at the offset, LiteFS's.)
 
+use super::account::{Cause, Extent, Loss, Tally, Written};
 use crate::{
     entry::Digest,
+    limits::LIVES_MAX,
     seq::{Epoch, Seq},
     wire::frame::{Cursor, Origin},
 };
+
+/// What an origin's side remembers, beside the stream and in the same Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The life that the stream is in.
+    pub epoch: Epoch,
+    /// How the last lives began, oldest first; the last is the one of `epoch`.
+    pub lives: Vec<Life>,
+    /// The last ID that the stream had given out when it was last looked at before sending, and how
+    /// many entries had been added to it.
+    pub mark: (Seq, u64),
+    /// Up to where the copy acknowledged, and the tally there.
+    pub acked: (Seq, Tally),
+    /// Up to where dead letters were written in this epoch.
+    pub buried: Seq,
+    /// Entries up to here were in the stream before this life began, and may have been carried in
+    /// an older one.
+    pub inherited: Seq,
+    /// The losses that stand in this side's ledger already.
+    pub written: Option<Written>,
+}
+
+/// How a life of a stream began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Which one.
+    pub epoch: Epoch,
+    /// After this entry: all up to it were carried before.
+    pub start: Seq,
+    /// The tally there.
+    pub tally: Tally,
+}
+
+/// Where an out stream stands, as its own side sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// How far it reaches.
+    pub extent: Extent,
+    /// What is remembered of it.
+    pub memory: Memory,
+    /// How many dead letters there ever were.
+    pub dead: u64,
+    /// How many of its entries were ever found lost here.
+    pub lost: u64,
+}
 
 /// Where to begin, and what has to be written down at the origin first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,22 +69,26 @@ pub struct Position {
     pub epoch: Epoch,
     /// After which entry to begin to read.
     pub after: Seq,
+    /// The tally there.
+    pub tally: Tally,
     /// Where the copy's cursor stands under that epoch, which the first batch must join: `0-0` at
     /// the beginning of a life, though the stream may still hold entries of the life before.
     pub joint: Seq,
+    /// Entries up to here may be in the copy under an older epoch.
+    pub inherited: Seq,
     /// How the two ends were found.
     pub finding: Finding,
+    /// What nobody can count any more, for the ledger: where a life ended without its last entries.
+    pub loss: Option<Loss>,
 }
 
 /// Where a sender begins, once that is written down at its origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {
     /// Where to begin and under which epoch.
     pub position: Position,
     /// The stream as it stands under that epoch.
-    pub origin: Origin,
-    /// Up to where dead letters were written in that epoch.
-    pub buried: Seq,
+    pub standing: Standing,
 }
 
 /// How the two ends were found.
@@ -48,127 +102,144 @@ pub enum Finding {
     OriginReplaced,
 }
 
-/// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
-/// seq, if the origin holds one.
-pub fn begin(origin: &Origin, cursor: &Cursor, at_cursor: Option<Digest>) -> Position {
-    let resume = |epoch, after, finding| Position { epoch, after, joint: after, finding };
-    let anew = |epoch, after, finding| Position { epoch, after, joint: Seq::ZERO, finding };
-    if !cursor.epoch.is_known() {
-        let told_before = !origin.acked.is_zero();
-        let finding = if told_before { Finding::CopyRewound } else { Finding::Agree };
-        return resume(origin.epoch.max(Epoch::FIRST), Seq::ZERO, finding);
+impl Standing {
+    /// What the handshake tells the other side.
+    pub fn origin(&self) -> Origin {
+        let Self { extent, memory, .. } = self;
+        let life = memory.lives.last().filter(|life| life.epoch == memory.epoch);
+        Origin {
+            epoch: memory.epoch,
+            start: life.map_or(Seq::ZERO, |life| life.start),
+            first: extent.first,
+            last: extent.last,
+            added: extent.added,
+            acked: memory.acked.0,
+        }
     }
-    // The origin began a new life and the copy has not heard of it yet.
-    if origin.epoch > cursor.epoch {
-        return anew(origin.epoch, origin.start, Finding::Agree);
+
+    /// Whether the stream itself is the one that the memory is of: no later look found it shorter.
+    pub fn is_whole(&self) -> bool {
+        let (mark, added) = self.memory.mark;
+        self.extent.last >= mark && self.extent.added >= added
     }
-    if is_same_life(origin, cursor, at_cursor) {
-        let rewound = origin.epoch == cursor.epoch && cursor.seq < origin.acked;
-        let finding = if rewound { Finding::CopyRewound } else { Finding::Agree };
-        return resume(cursor.epoch, cursor.seq, finding);
-    }
-    // What the origin's own memory says was acknowledged went under with the rest if it lies past
-    // the origin's end; up to the end, the memory and the stream are of one making.
-    let after = if origin.epoch.is_known() { origin.acked.min(origin.last) } else { Seq::ZERO };
-    anew(cursor.epoch.next(), after, Finding::OriginReplaced)
 }
 
-fn is_same_life(origin: &Origin, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+/// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
+/// seq, if the origin holds one.
+pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> Position {
+    let Standing { extent, memory, .. } = standing;
+    if !cursor.epoch.is_known() {
+        // The copy has nothing: all that the origin has, under the epoch that it is in.
+        let was_told = !memory.acked.0.is_zero();
+        let finding = if was_told { Finding::CopyRewound } else { Finding::Agree };
+        let epoch = memory.epoch.max(Epoch::FIRST);
+        return resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding);
+    }
+    if memory.epoch > cursor.epoch {
+        // The origin began a new life and the copy has not heard of it, or has forgotten it.
+        let place = common(memory, cursor);
+        let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
+        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        return anew(memory.epoch, place, (cursor, memory.inherited), finding);
+    }
+    if is_same_life(standing, cursor, at_cursor) {
+        let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
+        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        return resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+    }
+    // Up to where everything is both still here and surely carried: the mark, since the cursor lies
+    // past it and the copy takes entries in order; of an older epoch, what was acknowledged.
+    let kept = if !memory.epoch.is_known() || !standing.is_whole() {
+        (Seq::ZERO, Tally::ZERO)
+    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq {
+        let (mark, added) = memory.mark;
+        (mark, Tally { added, ..memory.acked.1 })
+    } else if memory.epoch < cursor.epoch && memory.acked.0 <= extent.last {
+        memory.acked
+    } else {
+        (Seq::ZERO, Tally::ZERO)
+    };
+    // Where the memory is of an older epoch still, nobody knows up to where the others came.
+    let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
+    let inherited = if is_older { extent.last } else { Seq::ZERO };
+    anew(cursor.epoch.next(), kept, (cursor, inherited), Finding::OriginReplaced)
+}
+
+fn resume(
+    memory: &Memory,
+    epoch: Epoch,
+    (after, tally): (Seq, Tally),
+    finding: Finding,
+) -> Position {
+    let inherited = memory.inherited;
+    Position { epoch, after, tally, joint: after, inherited, finding, loss: None }
+}
+
+fn anew(
+    epoch: Epoch,
+    (after, tally): (Seq, Tally),
+    (cursor, inherited): (&Cursor, Seq),
+    finding: Finding,
+) -> Position {
+    let inherited = if after < cursor.seq { inherited.max(cursor.seq) } else { inherited };
+    let loss = (after < cursor.seq).then(|| Loss {
+        epoch: cursor.epoch,
+        from: after.after(),
+        to: cursor.seq,
+        count: None,
+        cause: Cause::OriginRewound,
+    });
+    Position { epoch, after, tally, joint: Seq::ZERO, inherited, finding, loss }
+}
+
+fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     if cursor.seq.is_zero() {
         return true;
     }
-    match (at_cursor, cursor.digest) {
-        // The entry itself proves it, even where the origin's memory of its epoch is gone.
-        (Some(here), Some(there)) => here == there,
-        // No entry to look at: deleted or trimmed by the app, or never carried. Then the origin's
-        // memory has to know this life, and its end must not lie behind the cursor.
-        _ => origin.epoch == cursor.epoch && origin.last >= cursor.seq,
+    let proof = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
+    let memory = &standing.memory;
+    if memory.epoch.is_known() {
+        let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
+        is_marked && standing.is_whole() && proof != Some(false)
+    } else {
+        // Somebody deleted the memory; the entry itself proves that the stream is the same.
+        proof == Some(true)
+    }
+}
+
+/// Up to where the stream is what it was in the copy's epoch: no life since began before that.
+fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
+    let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
+    let is_known = since().count() as u64 == u64::from(memory.epoch.0 - cursor.epoch.0);
+    let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
+        return (Seq::ZERO, Tally::ZERO);
+    };
+    if least.start <= cursor.seq { (least.start, least.tally) } else { (cursor.seq, cursor.tally) }
+}
+
+impl Memory {
+    /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
+    /// older life but how the lives began.
+    #[must_use]
+    pub fn settled(&self, position: &Position, extent: &Extent) -> Self {
+        let &Position { epoch, after, tally, inherited, .. } = position;
+        // A life that is only adopted began where nobody remembers.
+        let is_replaced = position.finding == Finding::OriginReplaced;
+        let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
+        let mut lives = self.lives.clone();
+        lives.push(Life { epoch, start, tally: at });
+        lives.drain(..lives.len().saturating_sub(LIVES_MAX));
+        Self {
+            epoch,
+            lives,
+            mark: (extent.last, extent.added),
+            acked: (after, tally),
+            buried: Seq::ZERO,
+            inherited,
+            written: None,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Option<Digest> = Some(Digest([1; 16]));
-    const B: Option<Digest> = Some(Digest([2; 16]));
-
-    fn origin(epoch: u32, acked: u64, last: u64) -> Origin {
-        Origin {
-            epoch: Epoch(epoch),
-            first: Seq::new(1, 0),
-            last: Seq::new(last, 0),
-            acked: Seq::new(acked, 0),
-            added: last,
-            start: Seq::ZERO,
-        }
-    }
-
-    fn cursor(epoch: u32, seq: u64, digest: Option<Digest>) -> Cursor {
-        Cursor { epoch: Epoch(epoch), seq: Seq::new(seq, 0), digest }
-    }
-
-    fn found(epoch: u32, after: u64, finding: Finding) -> Position {
-        let after = Seq::new(after, 0);
-        let is_anew = finding == Finding::OriginReplaced;
-        let joint = if is_anew { Seq::ZERO } else { after };
-        Position { epoch: Epoch(epoch), after, joint, finding }
-    }
-
-    #[test]
-    fn each_pair_of_ends_has_its_position() {
-        use Finding::{Agree, CopyRewound, OriginReplaced};
-        let table = [
-            ("both new", origin(0, 0, 0), cursor(0, 0, None), None, found(1, 0, Agree)),
-            ("first entries wait", origin(0, 0, 5), cursor(0, 0, None), None, found(1, 0, Agree)),
-            ("in step", origin(1, 5, 9), cursor(1, 5, A), A, found(1, 5, Agree)),
-            ("an ack was lost", origin(1, 5, 9), cursor(1, 7, A), A, found(1, 7, Agree)),
-            ("cursor trimmed", origin(1, 5, 9), cursor(1, 5, A), None, found(1, 5, Agree)),
-            ("cursor passed over", origin(1, 5, 9), cursor(1, 5, None), A, found(1, 5, Agree)),
-            ("copy wiped", origin(1, 5, 9), cursor(0, 0, None), None, found(1, 0, CopyRewound)),
-            ("copy lost a tail", origin(2, 7, 9), cursor(2, 5, A), A, found(2, 5, CopyRewound)),
-            ("origin wiped", origin(0, 0, 0), cursor(1, 5, A), None, found(2, 0, OriginReplaced)),
-            (
-                "wiped, written to",
-                origin(0, 0, 9),
-                cursor(1, 5, A),
-                None,
-                found(2, 0, OriginReplaced),
-            ),
-            ("wiped, same ID", origin(0, 0, 9), cursor(1, 5, A), B, found(2, 0, OriginReplaced)),
-            ("memory gone, stream kept", origin(0, 0, 9), cursor(3, 5, A), A, found(3, 5, Agree)),
-            (
-                "origin shortened",
-                origin(1, 2, 3),
-                cursor(1, 5, A),
-                None,
-                found(2, 2, OriginReplaced),
-            ),
-            (
-                "same ID, other entry",
-                origin(1, 2, 9),
-                cursor(1, 5, A),
-                B,
-                found(2, 2, OriginReplaced),
-            ),
-            (
-                "origin of an old backup",
-                origin(1, 2, 3),
-                cursor(3, 5, A),
-                None,
-                found(4, 2, OriginReplaced),
-            ),
-            ("new life not told yet", origin(2, 0, 3), cursor(1, 5, A), None, found(2, 0, Agree)),
-            (
-                "new life, nothing carried",
-                origin(0, 0, 3),
-                cursor(2, 0, None),
-                None,
-                found(2, 0, Agree),
-            ),
-        ];
-        for (name, origin, cursor, at_cursor, expected) in table {
-            assert_eq!(begin(&origin, &cursor, at_cursor), expected, "{name}");
-        }
-    }
-}
+mod tests;

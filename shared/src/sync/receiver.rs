@@ -6,6 +6,7 @@
 use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
     seq::{Epoch, Seq},
+    sync::account::Account,
     wire::frame::{Ack, Push, Reason},
 };
 
@@ -14,6 +15,8 @@ use crate::{
 pub struct Append {
     /// The life of the origin that this batch belongs to.
     pub epoch: Epoch,
+    /// Where this session knows the copy to be; one that lies behind it went back to an older state.
+    pub known: Option<(Epoch, Seq)>,
     /// Where the batch before ended; without it no gap is looked for.
     pub after: Option<Seq>,
     /// Where the cursor goes.
@@ -24,6 +27,8 @@ pub struct Append {
     pub refused: Vec<(Seq, Unfit)>,
     /// The digest of the entry at `through`.
     pub digest: Option<Digest>,
+    /// What the batch says of its origin.
+    pub account: Account,
 }
 
 /// What the script did.
@@ -64,11 +69,10 @@ pub struct OutOfOrder {
 /// `OutOfOrder`; nothing of such a batch may be used.
 pub fn plan(
     epoch: Epoch,
-    after: Option<Seq>,
-    through: Option<Seq>,
+    (after, through): (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
-    direction: Direction,
-    limits: &EntryLimits,
+    account: Account,
+    (direction, limits): (Direction, &EntryLimits),
 ) -> Result<Append, OutOfOrder> {
     let mut before = after.unwrap_or_default();
     for entry in &entries {
@@ -91,7 +95,7 @@ pub fn plan(
             false
         }
     });
-    Ok(Append { epoch, after, through, entries, refused, digest })
+    Ok(Append { epoch, known: None, after, through, entries, refused, digest, account })
 }
 
 /// One copy's end of one connection.
@@ -104,6 +108,7 @@ pub struct Receiver {
     pending: (Epoch, Vec<(Seq, Unfit)>),
     received: u64,
     duplicates: u64,
+    lost: u64,
 }
 
 impl Receiver {
@@ -117,6 +122,7 @@ impl Receiver {
             pending: (epoch, Vec::new()),
             received: 0,
             duplicates: 0,
+            lost: 0,
         }
     }
 
@@ -125,10 +131,13 @@ impl Receiver {
     /// # Errors
     /// Why the connection must end.
     pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
-        let Push { epoch, after, through, entries } = push;
-        let append = plan(epoch, Some(after), Some(through), entries, self.direction, &self.limits)
+        let Push { epoch, after, through, entries, account } = push;
+        let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
+        let mut append = plan(epoch, range, entries, account, kind)
             .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
+        append.known = Some((self.epoch, self.cursor));
         self.pending = (epoch, append.refused.clone());
+        self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
         Ok(append)
     }
 
@@ -154,6 +163,11 @@ impl Receiver {
     /// The cursor once more.
     pub fn ack(&self) -> Ack {
         Ack { epoch: self.epoch, seq: self.cursor, refused: Vec::new() }
+    }
+
+    /// How many entries the other side told to be lost in this session.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// How many entries came in this session, and how many of those the copy had already.

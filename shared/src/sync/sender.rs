@@ -19,28 +19,38 @@ use crate::{
         WINDOW_SHRINK_ABOVE,
     },
     seq::{Epoch, Seq},
-    sync::position::{Begun, Position},
+    sync::{
+        account::{self, Account, Extent, Loss, Tally, Written},
+        position::{Begun, Position},
+    },
     wire::frame::{Ack, Granted, Push},
 };
 
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Read at most `count` entries after `after`, without waiting; then `handle_read`.
+    /// Mark how far the stream reaches and read at most `count` entries after `after`, without
+    /// waiting; then `handle_read`. No entry leaves before the mark covers it.
     Read {
         /// After which entry.
         after: Seq,
         /// How many entries at most.
         count: usize,
+        /// The mark as it is known to be; one that lies behind it is of an older state.
+        mark: Seq,
     },
+    /// Write these losses to the ledger; then `handle_written`.
+    Lose(Vec<Loss>, Written),
     /// Move these entries to the dead letters; then `handle_buried`.
     Bury(Vec<(Seq, Unfit)>),
     /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
     Record {
-        /// The cursor that was acknowledged.
-        acked: Seq,
+        /// The cursor that was acknowledged, and the tally there.
+        acked: (Seq, Tally),
         /// The last entry to be taken out of the origin, where trimming is on.
         trim: Option<Seq>,
+        /// The copy has heard of all losses that stand in this side's ledger.
+        is_told: bool,
     },
 }
 
@@ -66,12 +76,23 @@ pub struct AckPastSent {
     pub sent: Seq,
 }
 
+/// What a read brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The entries after the place that was named, in order; fewer than asked means no more.
+    pub entries: Vec<Entry>,
+    /// How far the stream reached at that moment.
+    pub extent: Extent,
+}
+
 struct Flight {
     through: Seq,
+    tally: Tally,
     entries: usize,
     bytes: usize,
     sent_at: Instant,
     marks: Vec<Mark>,
+    tells: bool,
 }
 
 /// A place where the origin may be cut once it is acknowledged: so many entries up to this one.
@@ -88,14 +109,27 @@ pub struct Sender {
     epoch: Epoch,
     /// Where the next batch joins on.
     joint: Seq,
-    /// Entries up to here were read.
-    read: Seq,
+    /// Entries up to here were read, and the tally there.
+    read: (Seq, Tally),
+    mark: Seq,
     /// Batches up to here were handed out.
     sent: Seq,
     acked: Seq,
+    /// The tally of the last acknowledged batch.
+    acked_tally: Tally,
+    /// What the copy ever acknowledged before this session.
+    acked_before: (Seq, Tally),
     recorded: Seq,
     /// Letters up to here are among the dead already.
     buried: Seq,
+    /// Entries up to here may be in the copy under an older epoch.
+    inherited: Seq,
+    /// Losses for this side's ledger.
+    losses: Option<(Vec<Loss>, Written)>,
+    written: Option<Written>,
+    /// Losses for the copy's ledger, told with the next batch.
+    untold: Vec<Loss>,
+    is_told: bool,
     ready: VecDeque<Push>,
     flights: VecDeque<Flight>,
     /// Bytes in `flights`, and how many there may be: adapted so that what is under way takes
@@ -110,10 +144,14 @@ pub struct Sender {
     kept_entries: usize,
     read_size: usize,
     has_news: bool,
+    /// A read found losses while batches were under way.
+    awaits_acks: bool,
     is_reading: bool,
     is_burying: bool,
+    is_writing: bool,
     is_recording: bool,
     carried: u64,
+    lost: u64,
 }
 
 /// Cutting finer than this would keep more marks than it frees entries.
@@ -124,18 +162,27 @@ const FIRST_READ: usize = 32;
 impl Sender {
     /// A sender that begins there.
     pub fn new(direction: Direction, granted: Granted, trim: Trim, begun: &Begun) -> Self {
-        let Position { epoch, after, joint, .. } = begun.position;
+        let Position { epoch, after, tally, joint, inherited, loss, .. } = begun.position;
+        let memory = &begun.standing.memory;
         Self {
             direction,
             granted,
             trim,
             epoch,
             joint,
-            read: after,
+            read: (after, tally),
+            mark: memory.mark.0,
             sent: after,
             acked: after,
-            recorded: begun.origin.acked,
-            buried: begun.buried,
+            acked_tally: tally,
+            acked_before: memory.acked,
+            recorded: memory.acked.0,
+            buried: memory.buried,
+            inherited,
+            losses: None,
+            written: memory.written,
+            untold: loss.into_iter().collect(),
+            is_told: false,
             ready: VecDeque::new(),
             flights: VecDeque::new(),
             flight_bytes: 0,
@@ -146,10 +193,13 @@ impl Sender {
             kept_entries: 0,
             read_size: FIRST_READ.min(granted.batch_entries),
             has_news: true,
+            awaits_acks: false,
             is_reading: false,
             is_burying: false,
+            is_writing: false,
             is_recording: false,
             carried: 0,
+            lost: 0,
         }
     }
 
@@ -158,25 +208,81 @@ impl Sender {
         self.has_news = true;
     }
 
-    /// What a read brought: the entries after `self.read`, in order; fewer than asked means no more.
-    pub fn handle_read(&mut self, entries: Vec<Entry>) {
+    /// What a read brought.
+    pub fn handle_read(&mut self, Read { entries, extent }: Read) {
         self.is_reading = false;
+        self.mark = self.mark.max(extent.last);
+        let is_end = entries.len() < self.read_size;
         // News that came while the read was under way has set this again.
-        self.has_news |= entries.len() >= self.read_size;
+        self.has_news |= !is_end;
         self.resize(&entries);
-        let Some(last) = entries.last() else { return };
-        self.read = last.seq;
-        let joint = std::mem::replace(&mut self.joint, last.seq);
-        let fitting = self.fitting();
-        let (batches, letters) = split(self.direction, &fitting, self.epoch, joint, entries);
+        let (after, place) = (self.read.0, self.read);
+        let (losses, tally) = account::missing(self.epoch, place, self.acked_before, &extent);
+        if !losses.is_empty() && !self.flights.is_empty() {
+            // Losses are counted from the copy's cursor, where the next session would count from: look
+            // again once all before them is acknowledged.
+            (self.awaits_acks, self.has_news) = (true, true);
+            return;
+        }
+        let is_news = !losses.is_empty() || !self.untold.is_empty() || !entries.is_empty();
+        let through = match entries.last() {
+            Some(last) if !is_end => last.seq,
+            // Deleted entries may stand behind the last one.
+            _ => extent.last.max(after),
+        };
+        if !is_news || through == after {
+            return;
+        }
+        let (epoch, acked) = (self.epoch, self.acked_before);
+        if let Some(due) = account::unwritten(epoch, place, acked, &extent, self.written) {
+            self.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
+            self.written = Some(due.1);
+            self.losses = Some(due);
+        }
+        self.untold.extend(losses);
+        let joint = std::mem::replace(&mut self.joint, through);
+        let (mut batches, letters) =
+            split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
+        if batches.is_empty() {
+            let account = Account { tally, ..Account::default() };
+            batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
+        }
+        self.finish(&mut batches, (after, through), is_end.then_some(extent.added));
+        self.read = (through, batches.back().map_or(tally, |push| push.account.tally));
         self.ready.extend(batches);
         let buried = self.buried;
         self.letters.extend(letters.into_iter().filter(|(seq, _)| *seq > buried));
     }
 
+    /// The losses go with the first batch; the last one knows how many entries there are.
+    fn finish(
+        &mut self,
+        batches: &mut VecDeque<Push>,
+        (mut after, through): (Seq, Seq),
+        added: Option<u64>,
+    ) {
+        if let Some(first) = batches.front_mut() {
+            first.account.losses = std::mem::take(&mut self.untold);
+        }
+        if let Some(last) = batches.back_mut() {
+            last.through = through;
+            let tally = last.account.tally;
+            last.account.tally = added.map_or(tally, |added| tally.at_end(added));
+        }
+        for push in batches {
+            push.account.is_inherited = after < self.inherited;
+            after = push.through;
+        }
+    }
+
     /// The dead letters that `Task::Bury` named are written.
     pub fn handle_buried(&mut self) {
         self.is_burying = false;
+    }
+
+    /// The losses that `Task::Lose` named are in the ledger.
+    pub fn handle_written(&mut self) {
+        self.is_writing = false;
     }
 
     /// What `Task::Record` named is written down.
@@ -201,6 +307,10 @@ impl Sender {
             self.flight_bytes -= flight.bytes;
             self.window_bytes = adapt(self.window_bytes, now.duration_since(flight.sent_at));
             self.progress_at = (!self.flights.is_empty()).then_some(now);
+            self.acked_tally = flight.tally;
+            if flight.tells && self.written.is_some_and(|run| run.base < flight.tally.added) {
+                (self.written, self.is_told) = (None, true);
+            }
             self.carried += flight.entries as u64;
             self.kept_entries += flight.marks.iter().map(|mark| mark.entries).sum::<usize>();
             self.kept.extend(flight.marks);
@@ -214,23 +324,38 @@ impl Sender {
             return None;
         }
         let push = self.ready.pop_front()?;
-        let (through, entries, bytes) = (push.through, push.entries.len(), push.bytes());
-        let marks = self.marks(&push);
+        let (through, tally) = (push.through, push.account.tally);
+        let (entries, bytes) = (push.entries.len(), push.bytes());
+        let (marks, tells) = (self.marks(&push), !push.account.losses.is_empty());
         self.sent = through;
         self.flight_bytes += bytes;
         self.progress_at.get_or_insert(now);
-        self.flights.push_back(Flight { through, entries, bytes, sent_at: now, marks });
+        self.flights.push_back(Flight {
+            through,
+            tally,
+            entries,
+            bytes,
+            sent_at: now,
+            marks,
+            tells,
+        });
         Some(push)
     }
 
-    /// Whether `poll_push` has something. A batch waits for the dead letters before it: once its
-    /// cursor has moved past them, nobody would come by them again.
+    /// Whether `poll_push` has something. A batch waits for the dead letters and losses before it:
+    /// once its cursor has moved past them, nobody would come by them again.
     pub fn has_push(&self) -> bool {
         let Some(next) = self.ready.front() else { return false };
         let has_room = self.flights.is_empty()
             || (self.flights.len() < self.granted.window_batches
                 && self.flight_bytes + next.bytes() <= self.window_bytes);
-        has_room && self.letters.is_empty() && !self.is_burying
+        let is_written = self.losses.is_none() && !self.is_writing;
+        has_room && is_written && self.letters.is_empty() && !self.is_burying
+    }
+
+    /// How many entries the next batch has.
+    pub fn next_entries(&self) -> usize {
+        self.ready.front().map_or(0, |push| push.entries.len())
     }
 
     /// The next thing to do at the store.
@@ -242,15 +367,25 @@ impl Sender {
             self.buried = self.buried.max(last);
             return Some(Task::Bury(letters));
         }
-        if self.has_news && !self.is_reading && self.ready.is_empty() {
+        if !self.is_writing
+            && let Some((losses, written)) = self.losses.take()
+        {
+            self.is_writing = true;
+            return Some(Task::Lose(losses, written));
+        }
+        self.awaits_acks &= !self.flights.is_empty();
+        if self.has_news && !self.is_reading && self.ready.is_empty() && !self.awaits_acks {
             self.has_news = false;
             self.is_reading = true;
-            return Some(Task::Read { after: self.read, count: self.read_size });
+            let (after, count, mark) = (self.read.0, self.read_size, self.mark);
+            return Some(Task::Read { after, count, mark });
         }
         if self.recorded != self.acked && !self.is_recording {
             self.is_recording = true;
             self.recorded = self.acked;
-            return Some(Task::Record { acked: self.acked, trim: self.poll_trim() });
+            let acked = (self.acked, self.acked_tally);
+            let is_told = std::mem::take(&mut self.is_told);
+            return Some(Task::Record { acked, trim: self.poll_trim(), is_told });
         }
         None
     }
@@ -275,6 +410,11 @@ impl Sender {
     /// How many entries were acknowledged in this session.
     pub fn carried(&self) -> u64 {
         self.carried
+    }
+
+    /// How many entries were found lost in this session.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     fn poll_trim(&mut self) -> Option<Seq> {
@@ -332,32 +472,38 @@ fn adapt(window_bytes: usize, took: Duration) -> usize {
 
 /// Cuts what was read after `after` into batches within the limits, and sets apart what can never
 /// be carried. The batches cover those too: the cursor passes over them.
-pub fn split(
+fn split(
     direction: Direction,
     granted: &Granted,
-    epoch: Epoch,
-    after: Seq,
+    (epoch, after, tally): (Epoch, Seq, Tally),
     entries: Vec<Entry>,
 ) -> (VecDeque<Push>, Vec<(Seq, Unfit)>) {
+    let begin = |after, tally| {
+        let account = Account { tally, ..Account::default() };
+        Push { epoch, after, through: after, entries: Vec::new(), account }
+    };
     let mut batches = VecDeque::new();
     let mut letters = Vec::new();
-    let mut push = Push { epoch, after, through: after, entries: Vec::new() };
+    let mut push = begin(after, tally);
     let mut bytes = 0;
     for entry in entries {
         let seq = entry.seq;
         match entry.check(direction, &granted.entry) {
-            Err(reason) => letters.push((seq, reason)),
+            Err(reason) => {
+                letters.push((seq, reason));
+                push.account.tally = push.account.tally.buried();
+            }
             Ok(()) => {
                 let size = entry.bytes();
                 let is_full = push.entries.len() == granted.batch_entries
                     || bytes + size > granted.batch_bytes;
                 if is_full && !push.entries.is_empty() {
-                    let after = push.through;
-                    let next = Push { epoch, after, through: after, entries: Vec::new() };
+                    let next = begin(push.through, push.account.tally);
                     batches.push_back(std::mem::replace(&mut push, next));
                     bytes = 0;
                 }
                 bytes += size;
+                push.account.tally = push.account.tally.carried();
                 push.entries.push(entry);
             }
         }

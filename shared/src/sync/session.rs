@@ -11,10 +11,9 @@ use std::{
 
 use super::{
     receiver::{Append, Appended, Receiver},
-    sender::{Sender, Task},
+    sender::{Read, Sender, Task},
 };
 use crate::{
-    entry::Entry,
     limits::{IDLE_TIMEOUT, WINDOW_BATCHES},
     wire::frame::{Ack, Frame, Goaway, Push, Reason},
 };
@@ -128,12 +127,12 @@ impl Session {
     }
 
     /// The answer to `Task::Read`.
-    pub fn handle_read(&mut self, entries: Vec<Entry>) {
-        self.sender.handle_read(entries);
+    pub fn handle_read(&mut self, read: Read) {
+        self.sender.handle_read(read);
     }
 
-    /// The other answer to `Task::Read`: the stream ends before what was read of it, so it is not
-    /// the same any more. What it holds now would be passed over; only a handshake can tell.
+    /// The other answer to `Task::Read`: the stream or its mark is behind what is known of it, so it
+    /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
     pub fn handle_rewound(&mut self) {
         self.leave(Reason::Gap, "the stream here was replaced; a new handshake sorts it out");
     }
@@ -141,6 +140,11 @@ impl Session {
     /// The answer to `Task::Bury`.
     pub fn handle_buried(&mut self) {
         self.sender.handle_buried();
+    }
+
+    /// The answer to `Task::Lose`.
+    pub fn handle_written(&mut self) {
+        self.sender.handle_written();
     }
 
     /// The answer to `Task::Record`.

@@ -9,14 +9,15 @@
 //! HELLO   [1, major, minor, version, origin, cursor, features]       agent → hub, first
 //! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
 //!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
-//! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …]]
+//! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
+//!             added, dead, lost, 1 exact + 2 inherited, [epoch, from ms, n, to ms, n, count, cause, …]]
 //! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
 //! PING    [5]
 //! PONG    [6, epoch, ms, n]                                          the cursor once more
 //! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
 //! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
 //! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
-//! cursor  [epoch, ms, n, digest]
+//! cursor  [epoch, ms, n, digest, added, dead, lost, 1 exact]
 //! ```
 
 mod read;
@@ -32,6 +33,7 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, FRAME_BYTES_MAX, WINDOW_BATCHES,
     },
     seq::{Epoch, Seq},
+    sync::account::{Account, Tally},
 };
 
 /// The subprotocol's name in the WebSocket handshake; its major version is part of it.
@@ -67,6 +69,8 @@ pub struct Cursor {
     pub seq: Seq,
     /// The digest of that entry, if it was carried and not passed over.
     pub digest: Option<Digest>,
+    /// The origin's count at that entry, as the batch said that brought it.
+    pub tally: Tally,
 }
 
 /// An agent's first frame.
@@ -155,7 +159,7 @@ impl Default for Granted {
 }
 
 /// A batch: all that is to be carried after `after` and up to `through`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Push {
     /// The life of the origin that these belong to.
     pub epoch: Epoch,
@@ -165,6 +169,8 @@ pub struct Push {
     pub through: Seq,
     /// The entries, in order.
     pub entries: Vec<Entry>,
+    /// What it says of its origin beside them.
+    pub account: Account,
 }
 
 impl Push {
@@ -333,7 +339,7 @@ impl Frame {
         let (frame, known) = match kind {
             HELLO => (Self::Hello(Box::new(read::hello(r)?)), 7),
             WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 11),
-            PUSH => (Self::Push(read::push(r)?), 7),
+            PUSH => (Self::Push(read::push(r)?), 12),
             ACK => (Self::Ack(read::ack(r)?), 5),
             PING => (Self::Ping, 1),
             PONG => {

@@ -17,7 +17,10 @@ use super::frame::{Cursor, Granted, Origin};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     seq::{Epoch, Seq},
-    sync::position::Position,
+    sync::{
+        account::{Account, Loss, Tally},
+        position::Position,
+    },
 };
 
 /// The header that says which session a request belongs to: a generation. One that is not the
@@ -34,6 +37,9 @@ pub struct CursorForm {
     /// Its digest, as 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_digest")]
     pub digest: Option<Digest>,
+    /// The origin's count at that entry.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub tally: Tally,
 }
 
 /// A batch, as PUSH is.
@@ -50,6 +56,9 @@ pub struct BatchForm {
     pub through: Option<Seq>,
     /// The entries, in ascending order of seq.
     pub entries: Vec<EntryForm>,
+    /// What it says of its origin beside them.
+    #[serde(skip_serializing_if = "is_silent")]
+    pub account: Account,
 }
 
 /// One entry on its way up.
@@ -100,6 +109,9 @@ pub struct XreadForm {
     pub entries: Vec<ReadForm>,
     /// What to ask after next; it covers entries that could never be sent.
     pub seq: Seq,
+    /// What the batch says of its origin beside the entries.
+    #[serde(default, skip_serializing_if = "is_silent")]
+    pub account: Account,
 }
 
 /// One entry on its way down.
@@ -160,7 +172,11 @@ pub struct OriginForm {
 pub struct PositionForm {
     pub epoch: Epoch,
     pub after: Seq,
+    pub tally: Tally,
     pub joint: Seq,
+    pub inherited: Seq,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
 }
 
 /// What a receiver takes.
@@ -176,14 +192,14 @@ pub struct GrantedForm {
 }
 
 impl From<Cursor> for CursorForm {
-    fn from(Cursor { epoch, seq, digest }: Cursor) -> Self {
-        Self { epoch, seq, digest }
+    fn from(Cursor { epoch, seq, digest, tally }: Cursor) -> Self {
+        Self { epoch, seq, digest, tally }
     }
 }
 
 impl From<CursorForm> for Cursor {
-    fn from(CursorForm { epoch, seq, digest }: CursorForm) -> Self {
-        Self { epoch, seq, digest }
+    fn from(CursorForm { epoch, seq, digest, tally }: CursorForm) -> Self {
+        Self { epoch, seq, digest, tally }
     }
 }
 
@@ -200,8 +216,9 @@ impl From<OriginForm> for Origin {
 }
 
 impl From<Position> for PositionForm {
-    fn from(Position { epoch, after, joint, .. }: Position) -> Self {
-        Self { epoch, after, joint }
+    fn from(position: Position) -> Self {
+        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
+        Self { epoch, after, tally, joint, inherited, loss }
     }
 }
 
@@ -251,6 +268,14 @@ impl From<ReadForm> for Entry {
     fn from(ReadForm { id, fields }: ReadForm) -> Self {
         Self { seq: id, fields: fields.0 }
     }
+}
+
+fn is_unknown(tally: &Tally) -> bool {
+    *tally == Tally::default()
+}
+
+fn is_silent(account: &Account) -> bool {
+    *account == Account::default()
 }
 
 mod hex_digest {

@@ -69,7 +69,8 @@ async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
         post(&dev1, &format!("{n}-0"), "for all to see").await;
         post(&dev2, &format!("{n}-0"), "of dev2 \u{1b}[2J").await;
         let (all, one) = (all.log(), one.log());
-        let is_there = all.contains("of dev2") && one.contains("of dev2");
+        let is_there =
+            all.contains("for all") && all.contains("of dev2") && one.contains("of dev2");
         is_there.then_some(()).ok_or((all, one))
     })
     .await;

@@ -63,8 +63,8 @@ async fn a_refused_entry_is_named_and_those_around_it_are_taken() {
     let expected = ["2-0", "4-0", "5-0"].map(|seq| (Some(seq.to_owned()), Some("1".to_owned())));
     assert_eq!(lines, expected, "nothing is lost in silence");
     let names: Vec<_> = ledger[0].fields.iter().map(|(name, _)| name.as_slice()).collect();
-    let of_the_contract: [&[u8]; 7] =
-        [b"client", b"epoch", b"from", b"to", b"count", b"cause", b"at"];
+    let of_the_contract: [&[u8]; 8] =
+        [b"client", b"direction", b"epoch", b"from", b"to", b"count", b"cause", b"at"];
     assert_eq!(names, of_the_contract);
 }
 

@@ -55,7 +55,12 @@ async fn it_resumes_after_the_cursor_that_the_device_states() {
     let (mut first, _) = session(stand.service.address(), &token, hello()).await;
     let push = next_push(&mut first).await;
     let third = &push.entries[2];
-    let cursor = Cursor { epoch: push.epoch, seq: third.seq, digest: Some(third.digest()) };
+    let cursor = Cursor {
+        epoch: push.epoch,
+        seq: third.seq,
+        digest: Some(third.digest()),
+        ..Cursor::default()
+    };
 
     let again = Hello { cursor, ..hello() };
     let (mut second, _) = session(stand.service.address(), &token, again).await;

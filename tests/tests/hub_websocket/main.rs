@@ -54,7 +54,7 @@ fn entry(seq: Seq, fields: &Fields) -> Entry {
 /// Numbered entries `after+1 ..= through` in the first epoch.
 fn push(after: u64, through: u64) -> Push {
     let entries = (after + 1..=through).map(|n| entry(ms(n), &numbered(n as usize))).collect();
-    Push { epoch: Epoch(1), after: ms(after), through: ms(through), entries }
+    Push { epoch: Epoch(1), after: ms(after), through: ms(through), entries, ..Push::default() }
 }
 
 /// Seq and number of every entry that the hub holds.

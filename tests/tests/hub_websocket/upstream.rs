@@ -98,6 +98,7 @@ async fn every_awkward_entry_arrives_bit_for_bit_packed_or_not() {
                 after: ms(n - 1),
                 through: ms(n),
                 entries: vec![entry(ms(n), &fields)],
+                ..Push::default()
             };
             socket.send(Message::Binary(Frame::Push(batch).encode(features))).await;
             let ack = socket.ack().await;
@@ -159,7 +160,7 @@ async fn an_entry_between_batches_that_the_device_passed_over_is_no_gap() {
     assert_eq!(socket.ack().await.seq, ms(4));
     socket.send_frame(&Frame::Push(push(4, 5))).await;
     assert_eq!(socket.ack().await.seq, ms(5));
-    let only = Push { epoch: Epoch(1), after: ms(5), through: ms(7), entries: vec![] };
+    let only = Push { epoch: Epoch(1), after: ms(5), through: ms(7), ..Push::default() };
     socket.send_frame(&Frame::Push(only)).await;
     assert_eq!(socket.ack().await.seq, ms(7));
     assert_eq!(stand.redis.length(IN).await, 3);

@@ -14,6 +14,7 @@ use spoke_shared::{
     heard::Heard,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
     seq::{Epoch, Seq},
+    sync::account::Tally,
     wire::{
         frame::{Goaway, Reason},
         json::{GENERATION_HEADER, XreadForm},
@@ -60,11 +61,12 @@ impl Requests {
         &self,
         generation: u64,
         epoch: Epoch,
-        after: Seq,
+        (after, tally): (Seq, Tally),
     ) -> Result<XreadForm, Fault> {
         let block_ms = BLOCK_MAX.as_millis();
-        let query =
-            format!("seq={after}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}");
+        let query = format!(
+            "seq={after}&tally={tally}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}"
+        );
         let url = self.hub.join(&format!("/xread?{query}"));
         self.ask(self.http.get(url).header(GENERATION_HEADER, generation)).await
     }

@@ -127,7 +127,7 @@ fn hello() -> Hello {
         minor: MINOR,
         version: "1".to_owned(),
         origin: Origin::default(),
-        cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), digest: None },
+        cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), ..Cursor::default() },
         features: Features::default(),
     }
 }
@@ -140,7 +140,9 @@ fn welcome() -> Value {
         "version": "1", "generation": 3, "serverTimeMs": 1,
         "cursor": { "epoch": 1, "seq": "5-0" },
         "origin": origin,
-        "position": { "epoch": 2, "after": "7-0", "joint": "7-0" },
+        "position": {
+            "epoch": 2, "after": "7-0", "tally": "7,0,0", "joint": "7-0", "inherited": "0-0"
+        },
         "granted": { "windowBatches": 8, "batchEntries": 1000, "batchBytes": 1_048_576,
             "entryFields": 128, "entryValueBytes": 1_048_576 },
     })
@@ -149,7 +151,13 @@ fn welcome() -> Value {
 fn push_up() -> Frame {
     let (epoch, after, through) = (Epoch(1), Seq::new(5, 0), Seq::new(6, 0));
     let fields = vec![("a".into(), "b".into())];
-    Frame::Push(Push { epoch, after, through, entries: vec![Entry { seq: through, fields }] })
+    Frame::Push(Push {
+        epoch,
+        after,
+        through,
+        entries: vec![Entry { seq: through, fields }],
+        ..Push::default()
+    })
 }
 
 #[tokio::test]

@@ -2,17 +2,21 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    entry::{Direction, EntryLimits},
+    entry::{Direction, Entry, EntryLimits},
     limits::{HEARTBEAT, PROGRESS_TIMEOUT},
     seq::{Epoch, Seq},
-    sync::{position::begin, sender::Trim},
-    wire::frame::{Cursor, Granted, Origin},
+    sync::{
+        account::Extent,
+        position::{Begun, Standing, begin},
+        sender::Trim,
+    },
+    wire::frame::{Cursor, Granted},
 };
 
 fn session(heartbeat: Heartbeat, now: Instant) -> Session {
-    let (origin, cursor) = (Origin::default(), Cursor::default());
-    let position = begin(&origin, &cursor, None);
-    let begun = crate::sync::position::Begun { position, origin, buried: Seq::ZERO };
+    let standing = Standing::default();
+    let position = begin(&standing, &Cursor::default(), None);
+    let begun = Begun { position, standing };
     let sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
     let receiver =
         Receiver::new(Direction::Down, EntryLimits::default(), (Epoch::UNKNOWN, Seq::ZERO));
@@ -27,7 +31,9 @@ fn entry(bytes: usize) -> Entry {
 /// Hands over one entry and lets the batch leave.
 fn send(session: &mut Session, entry: Entry, now: Instant) {
     assert!(matches!(session.poll_work(), Some(Work::Origin(Task::Read { .. }))));
-    session.handle_read(vec![entry]);
+    let extent =
+        Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
+    session.handle_read(Read { entries: vec![entry], extent });
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
 }
 
@@ -82,7 +88,7 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
     let mut session = session(Heartbeat::Answers, now);
     for (after, through) in [(0, 1), (1, 2)] {
         let (after, through) = (Seq::new(after, 0), Seq::new(through, 0));
-        let push = Push { epoch: Epoch::FIRST, after, through, entries: Vec::new() };
+        let push = Push { epoch: Epoch::FIRST, after, through, ..Push::default() };
         session.handle_frame(Frame::Push(push), now);
     }
     assert!(matches!(session.poll_work(), Some(Work::Append(_))));

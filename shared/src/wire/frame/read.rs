@@ -3,8 +3,9 @@
 use super::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
-    limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
+    limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
     seq::{Epoch, Seq},
+    sync::account::{Account, Cause, Loss, Tally},
     wire::msgpack::{Malformed, Reader},
 };
 
@@ -42,8 +43,17 @@ fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
         0 => None,
         _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
     };
-    r.skip(elements.checked_sub(4).ok_or(Malformed::Cut)?)?;
-    Ok(Cursor { epoch, seq, digest })
+    let (tally, _) = tally(r)?;
+    r.skip(elements.checked_sub(8).ok_or(Malformed::Cut)?)?;
+    Ok(Cursor { epoch, seq, digest, tally })
+}
+
+/// The counts, and the flags behind them.
+fn tally(r: &mut Reader) -> Result<(Tally, u64), Malformed> {
+    let (added, dead, lost) = (r.uint("added")?, r.uint("dead")?, r.uint("lost")?);
+    let flags = r.uint("flags")?;
+    let tally = Tally::checked(added, dead, lost, flags & 1 == 1);
+    Ok((tally.ok_or(Malformed::Bound("tally"))?, flags))
 }
 
 pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
@@ -106,7 +116,23 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
     if through < last || through <= after {
         return Err(Malformed::Bound("through"));
     }
-    Ok(Push { epoch, after, through, entries })
+    Ok(Push { epoch, after, through, entries, account: account(r)? })
+}
+
+fn account(r: &mut Reader) -> Result<Account, Malformed> {
+    let (tally, flags) = tally(r)?;
+    let elements = r.array("losses")?;
+    if elements % 7 != 0 || elements / 7 > LOSSES_MAX {
+        return Err(Malformed::Bound("number of losses"));
+    }
+    let mut losses = Vec::with_capacity(elements / 7);
+    for _ in 0..elements / 7 {
+        let (epoch, from, to) = (epoch(r)?, seq(r)?, seq(r)?);
+        let count = Some(r.bounded("count", i64::MAX as u64)?).filter(|count| *count > 0);
+        let cause = Cause::from_word(&r.text("cause", TEXT_BYTES_MAX)?);
+        losses.push(Loss { epoch, from, to, count, cause });
+    }
+    Ok(Account { tally, losses, is_inherited: flags & 2 == 2 })
 }
 
 /// The ms are the difference from the entry before; n is its whole value where the ms differ,

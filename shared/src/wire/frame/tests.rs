@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::sync::account::{Cause, Loss};
 
 fn own(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -23,7 +24,12 @@ fn hello() -> Hello {
             added: 5,
             acked: Seq::new(1_700_000_000_000, 1),
         },
-        cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), digest: Some(Digest([0xab; 16])) },
+        cursor: Cursor {
+            epoch: Epoch(2),
+            seq: Seq::new(7, 0),
+            digest: Some(Digest([0xab; 16])),
+            tally: Tally { added: 9, dead: 2, lost: 3, is_exact: true },
+        },
         features: Features::COMPRESSION,
     }
 }
@@ -43,6 +49,10 @@ fn welcome() -> Welcome {
     }
 }
 
+fn loss(count: Option<u64>, cause: Cause) -> Loss {
+    Loss { epoch: Epoch(2), from: Seq::new(5, 1), to: Seq::new(300, 2), count, cause }
+}
+
 fn push() -> Push {
     let ms = 1_700_000_000_000;
     Push {
@@ -54,6 +64,14 @@ fn push() -> Push {
             entry(Seq::new(ms, 3), &[("a", ""), ("a", "\u{0}")]),
             entry(Seq::new(ms + 4, 9), &[("", "x")]),
         ],
+        account: Account {
+            tally: Tally { added: 7, dead: 1, lost: 3, is_exact: true },
+            losses: vec![
+                loss(Some(3), Cause::Trimmed),
+                Loss { epoch: Epoch(1), ..loss(None, Cause::OriginRewound) },
+            ],
+            is_inherited: true,
+        },
     }
 }
 
@@ -161,7 +179,8 @@ fn a_hundred_byte_entry_costs_at_most_fifteen_per_cent_more_on_the_wire() {
         .map(|n| entry(Seq::new(ms + n, 0), &[("topic", "test"), ("payload", &value)]))
         .collect();
     let through = entries[499].seq;
-    let push = Push { epoch: Epoch(1), after: Seq::new(ms, 0), through, entries };
+    let after = Seq::new(ms, 0);
+    let push = Push { epoch: Epoch(1), after, through, entries, ..Push::default() };
     let bytes = push.bytes();
     let wire = Frame::Push(push).encode(Features(0)).len();
     assert!(wire * 100 <= bytes * 115, "{wire} bytes on the wire for {bytes}");
@@ -189,7 +208,8 @@ prop_compose! {
         let after = seqs.pop_first().unwrap();
         let through = *seqs.last().unwrap();
         let entries = seqs.into_iter().zip(fields).map(|(seq, fields)| Entry { seq, fields });
-        Push { epoch: Epoch(epoch), after, through, entries: entries.collect() }
+        let entries = entries.collect();
+        Push { epoch: Epoch(epoch), after, through, entries, ..Push::default() }
     }
 }
 

@@ -3,7 +3,12 @@
 use rmp::encode;
 
 use super::{ACK, Ack, Cursor, GOAWAY, Goaway, HELLO, Hello, Origin, PUSH, Push, WELCOME, Welcome};
-use crate::{entry::Entry, limits::TEXT_BYTES_MAX, seq::Seq};
+use crate::{
+    entry::Entry,
+    limits::TEXT_BYTES_MAX,
+    seq::Seq,
+    sync::account::{Account, Tally},
+};
 
 /// Writes values one after the other.
 pub(super) struct Writer(pub(super) Vec<u8>);
@@ -53,7 +58,13 @@ impl Writer {
 
     fn cursor(&mut self, cursor: &Cursor) -> &mut Self {
         let digest = cursor.digest.as_ref().map_or(&[][..], |digest| &digest.0);
-        self.array(4).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest)
+        self.array(8).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest);
+        self.tally(&cursor.tally, false)
+    }
+
+    fn tally(&mut self, tally: &Tally, is_inherited: bool) -> &mut Self {
+        let flags = u64::from(tally.is_exact) + 2 * u64::from(is_inherited);
+        self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(flags)
     }
 
     pub(super) fn hello(&mut self, hello: &Hello) -> &mut Self {
@@ -72,7 +83,7 @@ impl Writer {
     }
 
     pub(super) fn push(&mut self, push: &Push) -> &mut Self {
-        self.array(7).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
+        self.array(12).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
         self.array(3 * push.entries.len());
         let mut before = push.after;
         for Entry { seq, fields } in &push.entries {
@@ -83,6 +94,17 @@ impl Writer {
                 self.bytes(name).bytes(value);
             }
             before = *seq;
+        }
+        self.account(&push.account)
+    }
+
+    fn account(&mut self, account: &Account) -> &mut Self {
+        let Account { tally, losses, is_inherited } = account;
+        self.tally(tally, *is_inherited).array(7 * losses.len());
+        for loss in losses {
+            self.uint(loss.epoch.0).seq(loss.from).seq(loss.to);
+            // No loss is of no entry, so 0 is free to say that nobody knows.
+            self.uint(loss.count.unwrap_or(0)).text(loss.cause.word());
         }
         self
     }

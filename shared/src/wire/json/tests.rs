@@ -13,7 +13,10 @@ fn a_greeting_says_what_hello_says() {
     let (origin, cursor) = (Origin::from(form.origin), Cursor::from(form.cursor));
     assert_eq!((origin.epoch, origin.last, origin.added), (Epoch(2), Seq::new(9, 1), 7));
     let digest = Digest([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
-    assert_eq!(cursor, Cursor { epoch: Epoch(1), seq: Seq::new(4, 0), digest: Some(digest) });
+    assert_eq!(
+        cursor,
+        Cursor { epoch: Epoch(1), seq: Seq::new(4, 0), digest: Some(digest), ..Cursor::default() }
+    );
 }
 
 #[test]

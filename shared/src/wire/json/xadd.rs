@@ -10,7 +10,11 @@ use serde::{
 };
 
 use super::{BatchForm, EntryForm, Fields};
-use crate::seq::{Epoch, Seq};
+use crate::{
+    limits::LOSSES_MAX,
+    seq::{Epoch, Seq},
+    sync::account::Account,
+};
 
 /// The body of `POST /xadd`: one entry or a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,7 @@ enum Key {
     After,
     Through,
     Entries,
+    Account,
 }
 
 impl<'de> Deserialize<'de> for XaddForm {
@@ -54,6 +59,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
         let mut after: Option<Seq> = None;
         let mut through: Option<Seq> = None;
         let mut entries: Option<Vec<EntryForm>> = None;
+        let mut account: Option<Account> = None;
         while let Some(key) = object.next_key()? {
             match key {
                 Key::Seq => set(&mut seq, "seq", object.next_value()?)?,
@@ -62,15 +68,26 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 Key::After => set(&mut after, "after", object.next_value()?)?,
                 Key::Through => set(&mut through, "through", object.next_value()?)?,
                 Key::Entries => set(&mut entries, "entries", object.next_value()?)?,
+                Key::Account => set(&mut account, "account", object.next_value()?)?,
             }
         }
         match entries {
             Some(_) if seq.is_some() || fields.is_some() => Err(Error::custom(
                 "seq and fields stand in the entries of a batch, not beside them",
             )),
-            Some(entries) => Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries })),
-            None if epoch.is_some() || after.is_some() || through.is_some() => {
-                Err(Error::custom("epoch, after and through go with entries"))
+            Some(entries) => {
+                let account = account.unwrap_or_default();
+                if account.losses.len() > LOSSES_MAX {
+                    return Err(Error::custom("a batch tells of fewer losses"));
+                }
+                Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries, account }))
+            }
+            None if epoch.is_some()
+                || after.is_some()
+                || through.is_some()
+                || account.is_some() =>
+            {
+                Err(Error::custom("epoch, after, through and account go with entries"))
             }
             None => Ok(XaddForm::One(EntryForm {
                 seq: seq.ok_or_else(|| Error::missing_field("seq"))?,

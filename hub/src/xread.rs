@@ -1,0 +1,257 @@
+//! What a request reads of the entries on their way down: the same over HTTP and over `spoke.v1.json`.
+//!
+//! A request is a session of one answer: it begins where the caller says that it stands, with the
+//! same proof and the same sender, and its acknowledgement is the place that the next one names.
+
+use std::{
+    cmp::Ordering,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use serde::Deserialize;
+use spoke_shared::{
+    entry::{Direction, Entry},
+    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
+    link::{now_ms, say_loss},
+    refusal::Refusal,
+    seq::{Epoch, Seq},
+    store::{
+        origin::{Done, OriginStore},
+        presence,
+    },
+    sync::{
+        account::Tally,
+        position::{self, Begun, Finding, Standing},
+        sender::{Sender, Task, Trim},
+    },
+    wire::{
+        frame::{Ack, Cursor, Granted, Push},
+        json::XreadForm,
+    },
+};
+
+use crate::{
+    bearer::{Caller, malformed, unauthorized},
+    hub::{Hub, stale_epoch, superseded},
+    session::token_ended,
+};
+
+/// What `xread` asks for.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Xread {
+    /// After which entry; all up to it is acknowledged.
+    #[serde(default)]
+    pub seq: Seq,
+    /// The tally there, as the answer told that ended with it.
+    #[serde(default)]
+    pub tally: Tally,
+    /// The life of the stream that `seq` belongs to, if the caller knows it.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// How many entries at most.
+    #[serde(default)]
+    pub count: Option<u64>,
+    /// How long to wait for news.
+    #[serde(default)]
+    pub block_ms: u64,
+}
+
+/// Reads what is there for the caller after `ask.seq`, and waits for it if asked to.
+///
+/// # Errors
+/// 400, 409, 429, 503.
+pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, Refusal> {
+    let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
+        0 => return Err(malformed("count is a whole number of 1 or more")),
+        count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
+    };
+    let until = Instant::now() + Duration::from_millis(ask.block_ms).min(BLOCK_MAX);
+    let mut reader = Reader::begin(hub, caller, &ask, count).await?;
+    let first = reader.read().await?;
+    if !is_silent(&first) || ask.block_ms == 0 {
+        return Ok(answer(first));
+    }
+    let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
+    let mut stopped = pin!(stopped);
+    let mut token_ended = pin!(token_ended(hub, caller));
+    let news = hub.hints.watch(reader.origin.key());
+    loop {
+        tokio::select! {
+            () = news.news() => {}
+            () = hub.shutdown.begun() => return Ok(answer(first)),
+            Ok(_) = &mut stopped => return Err(superseded()),
+            _ = &mut token_ended => return Err(unauthorized(hub)),
+            () = tokio::time::sleep_until(until.into()) => return Ok(answer(first)),
+        }
+        check_generation(hub, caller).await?;
+        reader.sender.handle_news();
+        let push = reader.read().await?;
+        if is_silent(&push) {
+            continue;
+        }
+        // The news may have come before the hint that the session has ended: look, in that order,
+        // so that nothing added after its end is given out.
+        if hub.checked(hub.sessions.client_of(&caller.token).await)?.is_none() {
+            return Err(unauthorized(hub));
+        }
+        return Ok(answer(push));
+    }
+}
+
+/// Nothing in it but where the caller stands already.
+fn is_silent(push: &Push) -> bool {
+    push.entries.is_empty() && push.account.losses.is_empty()
+}
+
+fn answer(push: Push) -> XreadForm {
+    let Push { epoch, through, entries, account, .. } = push;
+    let entries = entries.into_iter().map(Into::into).collect();
+    XreadForm { epoch, entries, seq: through, account }
+}
+
+async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
+    let Some(ours) = caller.generation else { return Ok(()) };
+    let newest = presence::generation(&hub.redis, &hub.keys, &caller.client).await;
+    match hub.checked(newest)?.cmp(&ours) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(superseded()),
+        Ordering::Less => {
+            let message = "the hub's store has forgotten this session: begin a new one";
+            Err(Refusal::new(StatusCode::CONFLICT, "gap", message))
+        }
+    }
+}
+
+struct Reader<'a> {
+    hub: &'a Hub,
+    origin: OriginStore,
+    sender: Sender,
+    epoch: Epoch,
+    count: usize,
+    /// Where the answer begins, and what it holds so far.
+    given: Push,
+}
+
+impl<'a> Reader<'a> {
+    /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
+    async fn begin(
+        hub: &'a Hub,
+        caller: &Caller,
+        ask: &Xread,
+        count: usize,
+    ) -> Result<Self, Refusal> {
+        check_generation(hub, caller).await?;
+        let origin = hub.origin(&caller.client);
+        let standing = hub.checked(origin.standing().await)?;
+        let begun = place(hub, &origin, caller, ask, standing).await?;
+        let (position, acked) = (begun.position, begun.standing.memory.acked.0);
+        let (after, tally) = (position.after, position.tally);
+        if ask.seq > acked {
+            let record = origin.record(position.epoch, (after, tally), None, false).await;
+            if !hub.checked(record)? {
+                return Err(stale_epoch(position.epoch));
+            }
+        }
+        let granted = Granted { batch_entries: count, ..Granted::default() };
+        let sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
+        let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
+        given.account.tally = tally;
+        Ok(Self { hub, origin, sender, epoch: position.epoch, count, given })
+    }
+
+    /// At most one batch. It ends behind what was read, entries that can never be sent included.
+    async fn read(&mut self) -> Result<Push, Refusal> {
+        loop {
+            while let Some(task) = self.sender.poll_task() {
+                self.perform(task).await?;
+            }
+            if self.given.entries.len() + self.sender.next_entries() > self.count {
+                return Ok(self.given.clone());
+            }
+            let Some(push) = self.sender.poll_push(Instant::now()) else {
+                return Ok(self.given.clone());
+            };
+            // What is given out makes room for more: the answer is bounded here.
+            let (epoch, seq) = (push.epoch, push.through);
+            let acked = self.sender.handle_ack(Ack { epoch, seq, refused: vec![] }, Instant::now());
+            debug_assert!(acked.is_ok(), "what was polled was sent");
+            let given = &mut self.given;
+            given.through = push.through;
+            given.entries.extend(push.entries);
+            given.account.tally = push.account.tally;
+            given.account.losses.extend(push.account.losses);
+            given.account.is_inherited |= push.account.is_inherited;
+            let bytes: usize = given.entries.iter().map(Entry::bytes).sum();
+            if given.entries.len() >= self.count || bytes >= BATCH_BYTES_MAX / 2 {
+                return Ok(given.clone());
+            }
+        }
+    }
+
+    async fn perform(&mut self, task: Task) -> Result<(), Refusal> {
+        match &task {
+            // The caller acknowledges with its next request.
+            Task::Record { .. } => {
+                self.sender.handle_recorded();
+                return Ok(());
+            }
+            Task::Lose(losses, _) => losses.iter().for_each(say_loss),
+            Task::Read { .. } | Task::Bury(_) => {}
+        }
+        match self.hub.checked(self.origin.perform(self.epoch, task, now_ms()).await)? {
+            Done::Read(read) => self.sender.handle_read(read),
+            Done::Rewound => return Err(stale_epoch(self.epoch)),
+            Done::Buried => self.sender.handle_buried(),
+            Done::Written => self.sender.handle_written(),
+            Done::Recorded => self.sender.handle_recorded(),
+        }
+        Ok(())
+    }
+}
+
+/// Where the caller stands, by the same proof as in a handshake.
+async fn place(
+    hub: &Hub,
+    origin: &OriginStore,
+    caller: &Caller,
+    ask: &Xread,
+    standing: Standing,
+) -> Result<Begun, Refusal> {
+    let known = standing.memory.epoch.max(Epoch::FIRST);
+    let epoch = if ask.seq.is_zero() { Epoch::UNKNOWN } else { ask.epoch.unwrap_or(known) };
+    let (acked, (mark, added)) = (standing.memory.acked, standing.memory.mark);
+    let tally = match ask.tally {
+        told if !told.is_unknown() => told,
+        _ if mark == ask.seq => ask.tally.at_end(added),
+        _ if acked.0 == ask.seq => acked.1,
+        unknown => unknown,
+    };
+    let cursor = Cursor { epoch, seq: ask.seq, digest: None, tally };
+    let mut position = position::begin(&standing, &cursor, None);
+    if position.finding == Finding::OriginReplaced {
+        // Only who speaks of epochs can follow one, and a session does that with its handshake.
+        let is_sane = ask.seq.ms <= now_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
+        if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
+            let begun = hub.checked(origin.begin(&cursor, now_ms()).await)?;
+            return Err(stale_epoch(begun.position.epoch));
+        }
+        return Err(stale_epoch(known));
+    }
+    if ask.epoch.is_some_and(|asked| asked != position.epoch) {
+        return Err(stale_epoch(position.epoch));
+    }
+    if position.epoch != standing.memory.epoch {
+        return hub.checked(origin.begin(&cursor, now_ms()).await);
+    }
+    // Who names an epoch and nothing of it yet begins where it does.
+    if ask.epoch.is_some()
+        && ask.seq.is_zero()
+        && let Some(life) = standing.memory.lives.last()
+    {
+        (position.after, position.tally) = (life.start, life.tally);
+    }
+    Ok(Begun { position, standing })
+}

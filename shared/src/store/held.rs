@@ -1,0 +1,125 @@
+//! The search of a copy for what it holds of one origin under older epochs, newest first.
+//!
+//! It is for the rare case that an origin's Redis came back with an older state. Rejected: a list of
+//! what was carried beside each cursor, which every batch of every client would pay for.
+
+use std::collections::HashMap;
+
+use redis::{Value, cmd};
+
+use super::{Redis, StoreError, reply};
+use crate::{
+    client::ClientId,
+    entry::{Digest, Direction, Entry},
+    limits::{BATCH_BYTES_MAX, HELD_SCAN_MAX},
+    seq::{Epoch, Seq},
+    sync::held::Held,
+};
+
+/// What to look for.
+pub(super) struct Search<'a> {
+    pub(super) redis: &'a Redis,
+    /// The copy.
+    pub(super) stream: &'a str,
+    pub(super) client: &'a ClientId,
+    pub(super) direction: Direction,
+    /// Older than this.
+    pub(super) epoch: Epoch,
+    /// From here on.
+    pub(super) lowest: Seq,
+}
+
+/// Entries of the first page: each may be as large as 1 MiB.
+const FIRST_PAGE: usize = 16;
+const PAGE_MAX: usize = 1000;
+
+impl Search<'_> {
+    pub(super) async fn run(&self) -> Result<Held, StoreError> {
+        let mut found = Vec::new();
+        // Under each epoch the copy has the entries in their order, so what comes before one that is
+        // too low is lower still.
+        let mut reached: HashMap<Epoch, bool> = HashMap::new();
+        let (mut to, mut page, mut scanned) = ("+".to_owned(), FIRST_PAGE, 0);
+        let mut lowest_id = Seq::MAX;
+        while scanned < HELD_SCAN_MAX {
+            let entries = self.page(&to, page).await?;
+            scanned += entries.len();
+            let bytes: usize = entries.iter().map(Entry::bytes).sum();
+            for entry in &entries {
+                lowest_id = entry.seq;
+                let Some((epoch, own)) = self.own(entry) else { continue };
+                *reached.entry(epoch).or_default() |= own.seq < self.lowest;
+                if own.seq >= self.lowest {
+                    found.push((epoch, own.seq, own.digest()));
+                }
+            }
+            if self.is_done(&reached) {
+                return self.held(found, lowest_id, true).await;
+            }
+            if entries.len() < page {
+                return self.held(found, Seq::ZERO, false).await;
+            }
+            to = format!("({lowest_id}");
+            page = match bytes {
+                0..BATCH_BYTES_MAX => (page * 2).min(PAGE_MAX),
+                _ => (page / 2).max(1),
+            };
+        }
+        Ok(Held::new(found, false))
+    }
+
+    /// Complete unless something of what was looked at was deleted, or, where the search came to the
+    /// stream's beginning, trimmed.
+    async fn held(
+        &self,
+        found: Vec<(Epoch, Seq, Digest)>,
+        lowest_id: Seq,
+        is_reached: bool,
+    ) -> Result<Held, StoreError> {
+        let mut info = cmd("XINFO");
+        info.arg("STREAM").arg(self.stream).arg("FULL").arg("COUNT").arg(1);
+        let info: Value = match info.query_async(&mut self.redis.connection()).await {
+            Ok(info) => info,
+            // A copy that nothing was ever carried to holds nothing.
+            Err(error) if error.to_string().contains("no such key") => {
+                return Ok(Held::new(found, false));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let names = ["length", "entries-added", "max-deleted-entry-id"];
+        let mut values = reply::named(info, &names)?.into_iter().flatten();
+        let mut next = || values.next().ok_or(reply::unexpected("XINFO STREAM"));
+        let (length, added) = (reply::count(next()?)?, reply::count(next()?)?);
+        let deleted = reply::seq(next()?)?;
+        let is_untouched = deleted < lowest_id || deleted.is_zero();
+        let is_complete = is_untouched && (is_reached || length == added);
+        Ok(Held::new(found, is_complete))
+    }
+
+    async fn page(&self, to: &str, count: usize) -> Result<Vec<Entry>, StoreError> {
+        let mut range = cmd("XREVRANGE");
+        range.arg(self.stream).arg(to).arg("-").arg("COUNT").arg(count);
+        reply::entries(range.query_async(&mut self.redis.connection()).await?)
+    }
+
+    /// An entry of this origin, as it was born, and its epoch, which a device's copy does not tell.
+    fn own(&self, entry: &Entry) -> Option<(Epoch, Entry)> {
+        let own = self.direction.reserved().len();
+        let (front, fields) = entry.fields.split_at_checked(own)?;
+        let text = |at: usize| std::str::from_utf8(&front[at].1).ok();
+        let epoch = match self.direction {
+            Direction::Up if text(0)? != self.client.as_str() => return None,
+            Direction::Up => Epoch(text(1)?.parse().ok()?),
+            Direction::Down => Epoch::UNKNOWN,
+        };
+        let seq = text(own - 1)?.parse().ok()?;
+        (epoch < self.epoch).then(|| (epoch, Entry { seq, fields: fields.to_vec() }))
+    }
+
+    /// All epochs before this one were seen down to where the search ends.
+    fn is_done(&self, reached: &HashMap<Epoch, bool>) -> bool {
+        // Where the epochs are not told, there can only be one if this is the second.
+        let seen = reached.values().filter(|reached| **reached).count();
+        seen as u64 + 1 >= u64::from(self.epoch.0)
+    }
+}

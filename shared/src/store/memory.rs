@@ -1,0 +1,77 @@
+//! What an origin's side remembers, as fields of its state hash.
+
+use redis::Value;
+
+use super::{StoreError, reply};
+use crate::{
+    seq::{Epoch, Seq},
+    sync::{
+        account::{Extent, Tally, Written},
+        position::{Life, Memory, Standing},
+    },
+};
+
+/// The fields that `read` wants the values of, in this order.
+pub(super) const FIELDS: [&str; 12] = [
+    "out_epoch",
+    "out_lives",
+    "out_mark",
+    "out_mark_added",
+    "out_acked",
+    "out_tally",
+    "out_inherited",
+    "out_written",
+    "dead_epoch",
+    "dead_seq",
+    "dead_count",
+    "out_lost",
+];
+
+/// What is remembered of a stream that reaches so far.
+pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError> {
+    let mut values = reply::list(values)?.into_iter();
+    let mut next = || values.next().filter(|value| *value != Value::Nil);
+    let seq = |value: Option<Value>| value.map_or(Ok(Seq::ZERO), reply::seq);
+    let number = |value: Option<Value>| value.map_or(Ok(0), reply::count);
+    let epoch = Epoch(number(next())? as u32);
+    let lives = next().map_or(Ok(String::new()), reply::text)?;
+    let lives = lives.split_ascii_whitespace().filter_map(life).collect();
+    let mark = (seq(next())?, number(next())?);
+    let acked = seq(next())?;
+    let tally = next().map_or(Ok(String::new()), reply::text)?.parse().unwrap_or_default();
+    let inherited = seq(next())?;
+    let written = next().map_or(Ok(String::new()), reply::text)?;
+    let dead_epoch = Epoch(number(next())? as u32);
+    let buried = seq(next())?;
+    let memory = Memory {
+        epoch,
+        lives,
+        mark,
+        acked: (acked, tally),
+        buried: if dead_epoch == epoch { buried } else { Seq::ZERO },
+        inherited,
+        written: Written::from_text(&written),
+    };
+    Ok(Standing { extent, memory, dead: number(next())?, lost: number(next())? })
+}
+
+/// The fields of a life that begins, beside its epoch.
+pub(super) fn fields(memory: &Memory) -> [(&'static str, String); 6] {
+    let life = |life: &Life| format!("{}:{}:{}", life.epoch, life.start, life.tally);
+    let lives: Vec<String> = memory.lives.iter().map(life).collect();
+    [
+        ("out_lives", lives.join(" ")),
+        ("out_mark", memory.mark.0.to_string()),
+        ("out_mark_added", memory.mark.1.to_string()),
+        ("out_acked", memory.acked.0.to_string()),
+        ("out_tally", memory.acked.1.to_string()),
+        ("out_inherited", memory.inherited.to_string()),
+    ]
+}
+
+fn life(text: &str) -> Option<Life> {
+    let mut parts = text.split(':');
+    let (epoch, start, tally) = (parts.next()?, parts.next()?, parts.next()?);
+    let tally: Tally = tally.parse().ok()?;
+    Some(Life { epoch: Epoch(epoch.parse().ok()?), start: start.parse().ok()?, tally })
+}

@@ -1,0 +1,30 @@
+-- Writes down how far the copy acknowledged, and trims the origin behind that.
+--
+-- KEYS  1 state hash (out_epoch, out_mark, out_acked, out_tally, out_written)   2 origin stream
+-- ARGV  1 epoch   2 acknowledged seq   3 the tally there
+--       4 first seq that is to stay in the stream, or '' not to trim
+--       5 '1' if the copy has heard of all losses that stand in the ledger
+-- Gives 1, or 0 where the state is not the one that this was sent from: it is behind, or in another
+--       life, and entries with these seqs may be new ones.
+
+local state, epoch, acked = KEYS[1], ARGV[1], ARGV[2]
+
+local function digits_past(a, b)
+  if #a ~= #b then return #a > #b end
+  return a > b
+end
+
+-- Whether seq a stands after seq b.
+local function past(a, b)
+  local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then return digits_past(a_ms, b_ms) end
+  return digits_past(a_n, b_n)
+end
+
+local known = redis.call('HMGET', state, 'out_epoch', 'out_mark')
+if known[1] ~= epoch or past(acked, known[2] or '0-0') then return 0 end
+redis.call('HSET', state, 'out_acked', acked, 'out_tally', ARGV[3])
+if ARGV[5] == '1' then redis.call('HDEL', state, 'out_written') end
+if ARGV[4] ~= '' then redis.call('XTRIM', KEYS[2], 'MINID', ARGV[4]) end
+return 1

@@ -1,0 +1,114 @@
+use super::*;
+
+const E1: Epoch = Epoch::FIRST;
+
+fn at(seq: u64, added: u64) -> (Seq, Tally) {
+    (Seq::new(seq, 0), Tally { added, ..Tally::ZERO })
+}
+
+/// A stream that was given `added` entries at 1-0, 2-0, … and holds the last `length` of them.
+fn extent(added: u64, length: u64) -> Extent {
+    let first = if length > 0 { Seq::new(added - length + 1, 0) } else { Seq::ZERO };
+    Extent { first, last: Seq::new(added, 0), deleted: Seq::ZERO, length, added }
+}
+
+fn found(after: (Seq, Tally), acked: (Seq, Tally), extent: &Extent) -> Vec<(String, u64)> {
+    let (losses, _) = missing(E1, after, acked, extent);
+    losses.iter().map(|loss| (loss.cause.word().to_owned(), loss.count.unwrap())).collect()
+}
+
+fn one(cause: &str, count: u64) -> Vec<(String, u64)> {
+    vec![(cause.to_owned(), count)]
+}
+
+#[test]
+fn nothing_is_missing_where_the_stream_joins_on() {
+    for extent in [extent(10, 10), extent(10, 5), extent(10, 6), extent(10, 0)] {
+        let after = if extent.length == 0 { at(10, 10) } else { at(5, 5) };
+        let (losses, past) = missing(E1, after, after, &extent);
+        assert_eq!((losses, past), (vec![], after.1), "{extent:?}");
+    }
+}
+
+#[test]
+fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
+    let (losses, past) = missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
+    let (from, to) = (Seq::new(5, 1), Seq::new(60, u64::MAX));
+    let expected = Loss { epoch: E1, from, to, count: Some(55), cause: Cause::Trimmed };
+    assert_eq!(losses, [expected]);
+    assert_eq!(past, Tally { added: 60, lost: 55, ..Tally::ZERO });
+
+    let (losses, _) = missing(E1, at(5, 5), at(5, 5), &extent(100, 0));
+    assert_eq!((losses[0].count, losses[0].to), (Some(95), Seq::new(100, 0)));
+}
+
+#[test]
+fn what_an_app_deleted_is_no_loss() {
+    let deleted = |seq: u64, extent: Extent| Extent { deleted: Seq::new(seq, 0), ..extent };
+    // 7 was deleted out of the middle of what waits.
+    let holes = Extent { length: 94, ..deleted(7, extent(100, 95)) };
+    assert_eq!(found(at(5, 5), at(5, 5), &holes), []);
+    // 6 alone was deleted at the front.
+    let front = deleted(6, extent(100, 94));
+    assert_eq!(found(at(5, 5), at(5, 5), &front), []);
+    // Deleted before the cursor: it says nothing of what comes after.
+    let before = deleted(3, extent(100, 40));
+    assert_eq!(found(at(5, 5), at(5, 5), &before), one("trimmed", 55));
+    // Deleted and trimmed: at most.
+    let both = deleted(80, Extent { length: 39, ..extent(100, 40) });
+    assert_eq!(found(at(5, 5), at(5, 5), &both), one("trimmed-or-deleted", 55));
+}
+
+#[test]
+fn what_the_copy_forgot_is_told_from_what_it_never_had() {
+    assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
+    let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];
+    assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
+    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried:
+    // those stand in the origin's ledger, and went out of the copy's with the rest.
+    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, is_exact: true });
+    assert_eq!(found(at(5, 5), acked, &extent(100, 70)), one("rewound", 21));
+    let (losses, _) = unwritten(E1, at(5, 5), acked, &extent(100, 70), None).unwrap();
+    assert_eq!(losses[0].count, Some(19));
+    // A copy that was wiped.
+    let wiped = (Seq::ZERO, Tally::ZERO);
+    assert_eq!(found(wiped, at(30, 30), &extent(30, 10)), one("rewound", 20));
+}
+
+#[test]
+fn what_is_in_the_ledger_is_not_written_there_again() {
+    let place = at(5, 5);
+    let (losses, written) = unwritten(E1, place, place, &extent(100, 40), None).unwrap();
+    assert_eq!((losses.len(), written.upto), (1, 60));
+    assert_eq!(unwritten(E1, place, place, &extent(100, 40), Some(written)), None);
+    assert_eq!(Written::from_text(&written.to_string()), Some(written));
+    // More was trimmed since: only that is new.
+    let (losses, more) = unwritten(E1, place, place, &extent(150, 40), Some(written)).unwrap();
+    assert_eq!((losses[0].count, losses[0].from), (Some(50), Seq::new(61, 0)));
+    assert_eq!((more.base, more.upto), (5, 110));
+    // Another place, another run.
+    let (losses, _) = unwritten(E1, at(70, 70), at(70, 70), &extent(150, 40), Some(more)).unwrap();
+    assert_eq!(losses[0].count, Some(40));
+}
+
+#[test]
+fn a_tally_is_read_as_it_was_written_and_nothing_else_is_one() {
+    for text in ["0,0,0", "12,3,9", "12,3,0~", "9223372036854775807,0,0"] {
+        assert_eq!(text.parse::<Tally>().unwrap().to_string(), text);
+    }
+    for text in [
+        "",
+        "1",
+        "1,0",
+        "1,0,",
+        "-1,0,0",
+        "1,2,0",
+        "1,1,1",
+        "1,0,0,0",
+        "9223372036854775808,0,0",
+        "1,0,0 ",
+    ] {
+        assert_eq!(text.parse::<Tally>(), Err(BadTally), "{text:?}");
+    }
+    assert!(!Tally::default().is_exact);
+}

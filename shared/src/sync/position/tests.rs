@@ -1,0 +1,116 @@
+use super::*;
+
+const A: Option<Digest> = Some(Digest([1; 16]));
+const B: Option<Digest> = Some(Digest([2; 16]));
+
+fn exactly(added: u64) -> Tally {
+    Tally { added, ..Tally::ZERO }
+}
+
+fn seq(ms: u64) -> Seq {
+    Seq::new(ms, 0)
+}
+
+/// An origin in this epoch that has acknowledgements up to `acked`, was marked at `mark` and
+/// reaches to `last`; every ID is given out, so tallies are IDs.
+fn origin(epoch: u32, acked: u64, mark: u64, last: u64) -> Standing {
+    let lives =
+        (1..=epoch).map(|epoch| Life { epoch: Epoch(epoch), start: Seq::ZERO, tally: Tally::ZERO });
+    let memory = Memory {
+        epoch: Epoch(epoch),
+        lives: lives.collect(),
+        mark: (seq(mark), mark),
+        acked: (seq(acked), exactly(acked)),
+        ..Memory::default()
+    };
+    let extent =
+        Extent { first: seq(1), last: seq(last), length: last, added: last, ..Extent::default() };
+    Standing { extent, memory, ..Standing::default() }
+}
+
+fn cursor(epoch: u32, at: u64, digest: Option<Digest>) -> Cursor {
+    Cursor { epoch: Epoch(epoch), seq: seq(at), digest, tally: exactly(at) }
+}
+
+#[test]
+fn where_the_ends_agree_the_sender_goes_on_after_the_cursor() {
+    use Finding::{Agree, CopyRewound};
+    let none = Cursor::default();
+    for (name, standing, cursor, at_cursor, expected) in [
+        ("both new", origin(0, 0, 0, 0), none, None, (1, 0, Agree)),
+        ("first entries wait", origin(0, 0, 0, 5), none, None, (1, 0, Agree)),
+        ("in step", origin(1, 5, 9, 9), cursor(1, 5, A), A, (1, 5, Agree)),
+        ("an ack was lost", origin(1, 5, 9, 9), cursor(1, 7, A), A, (1, 7, Agree)),
+        ("cursor trimmed", origin(1, 5, 9, 9), cursor(1, 5, A), None, (1, 5, Agree)),
+        ("cursor passed over", origin(1, 5, 9, 9), cursor(1, 5, None), A, (1, 5, Agree)),
+        ("copy wiped", origin(1, 5, 9, 9), none, None, (1, 0, CopyRewound)),
+        ("copy lost a tail", origin(2, 7, 9, 9), cursor(2, 5, A), A, (2, 5, CopyRewound)),
+        ("memory gone, stream kept", origin(0, 0, 0, 9), cursor(3, 5, A), A, (3, 5, Agree)),
+    ] {
+        let position = begin(&standing, &cursor, at_cursor);
+        let found = (position.epoch.0, position.after.ms, position.finding);
+        assert_eq!(found, expected, "{name}");
+        assert_eq!((position.joint, position.loss), (position.after, None), "{name}");
+        assert_eq!(position.tally, exactly(expected.1), "{name}");
+    }
+}
+
+#[test]
+fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
+    for (name, standing, cursor, at_cursor, expected) in [
+        ("wiped", origin(0, 0, 0, 0), cursor(1, 5, A), None, (2, 0, 5)),
+        ("wiped, written to", origin(0, 0, 0, 9), cursor(1, 5, A), None, (2, 0, 5)),
+        ("wiped, same ID", origin(0, 0, 0, 9), cursor(1, 5, A), B, (2, 0, 5)),
+        ("shortened", origin(1, 2, 3, 3), cursor(1, 5, A), None, (2, 3, 5)),
+        ("shortened, written past", origin(1, 2, 3, 9), cursor(1, 5, A), None, (2, 3, 5)),
+        ("shortened, the cursor's ID again", origin(1, 2, 3, 9), cursor(1, 5, A), B, (2, 3, 5)),
+        ("shortened, the same entry again", origin(1, 2, 3, 9), cursor(1, 5, A), A, (2, 3, 5)),
+        ("only the mark is lost", origin(1, 2, 4, 9), cursor(1, 5, A), A, (2, 4, 5)),
+        ("stream replaced, memory kept", origin(1, 2, 9, 9), cursor(1, 5, A), B, (2, 0, 5)),
+        ("of an old backup", origin(1, 2, 3, 7), cursor(3, 5, A), None, (4, 2, 7)),
+    ] {
+        let position = begin(&standing, &cursor, at_cursor);
+        let found = (position.epoch.0, position.after.ms, position.inherited.ms);
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(position.finding, Finding::OriginReplaced, "{name}");
+        assert_eq!(position.joint, Seq::ZERO, "{name}");
+        let loss = position.loss.unwrap();
+        assert_eq!((loss.from, loss.to), (position.after.after(), cursor.seq), "{name}");
+        assert_eq!((loss.count, loss.cause), (None, Cause::OriginRewound), "{name}");
+    }
+}
+
+#[test]
+fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
+    let mut standing = origin(1, 5, 9, 9);
+    standing.extent =
+        Extent { first: seq(20), last: seq(21), length: 2, added: 2, ..Extent::default() };
+    let position = begin(&standing, &cursor(1, 9, A), None);
+    assert_eq!((position.epoch, position.after), (Epoch(2), Seq::ZERO));
+}
+
+#[test]
+fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
+    let mut standing = origin(2, 3, 9, 9);
+    let start = |epoch, at| Life { epoch: Epoch(epoch), start: seq(at), tally: exactly(at) };
+    standing.memory.lives = vec![start(1, 0), start(2, 3)];
+    standing.memory.inherited = seq(5);
+    let position = begin(&standing, &cursor(1, 5, A), None);
+    let found = (position.epoch, position.after, position.joint, position.inherited);
+    assert_eq!(found, (Epoch(2), seq(3), Seq::ZERO, seq(5)));
+    assert!(position.loss.is_some());
+
+    // It went back to before that life began: what it forgot comes again under the new one.
+    let position = begin(&standing, &cursor(1, 2, A), A);
+    assert_eq!((position.after, position.finding), (seq(2), Finding::CopyRewound));
+    assert_eq!(position.loss, None);
+}
+
+#[test]
+fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
+    let mut standing = origin(5, 3, 9, 9);
+    standing.memory.lives.drain(..3);
+    let position = begin(&standing, &cursor(1, 5, A), A);
+    assert_eq!((position.epoch, position.after), (Epoch(5), Seq::ZERO));
+    assert_eq!(position.inherited, seq(5));
+}

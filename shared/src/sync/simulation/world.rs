@@ -1,0 +1,364 @@
+//! Devices, a hub, apps at both, and what befalls them, drawn from one seed.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use sha2::{Digest as _, Sha256};
+
+use super::redis::Redis;
+use crate::{
+    entry::{Direction, Entry, EntryLimits},
+    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    seq::{Epoch, Seq},
+    sync::{
+        position::Begun,
+        receiver::Receiver,
+        sender::{Sender, Task, Trim},
+        session::{Heartbeat, Session, Work},
+    },
+    wire::frame::{Cursor, Features, Frame, Goaway, Granted, Reason},
+};
+
+/// How likely each thing is at one step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    pub(super) lose: f64,
+    pub(super) repeat: f64,
+    pub(super) swap: f64,
+    pub(super) cut: f64,
+    pub(super) trim: f64,
+    pub(super) delete: f64,
+    pub(super) full: f64,
+    pub(super) device_rewind: f64,
+    pub(super) hub_rewind: f64,
+    pub(super) wipe: f64,
+    pub(super) poison: f64,
+}
+
+/// What an app added, by its unique payload, and what became of it at its origin.
+pub(super) struct Added {
+    pub(super) payload: Bytes,
+    pub(super) seq: Seq,
+    pub(super) is_poison: bool,
+}
+
+/// One stream from origin to copy.
+#[derive(Default)]
+pub(super) struct Route {
+    pub(super) added: Vec<Added>,
+    /// Gone with an older state of the origin's Redis.
+    pub(super) forgotten: HashSet<Bytes>,
+    pub(super) deleted: HashSet<Bytes>,
+}
+
+/// A Redis with the states that it may come back with.
+pub(super) struct Server {
+    pub(super) now: Redis,
+    then: VecDeque<Redis>,
+}
+
+/// One end of a connection.
+struct End {
+    session: Session,
+    epoch: Epoch,
+    generation: Option<u64>,
+    outbox: VecDeque<Frame>,
+    working: VecDeque<Work>,
+}
+
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) weather: Weather,
+    rng: StdRng,
+    now: Instant,
+    clock: u64,
+    next: u64,
+    trim: Trim,
+    pub(super) hub: Server,
+    pub(super) devices: Vec<Server>,
+    pub(super) up: Vec<Route>,
+    pub(super) down: Vec<Route>,
+    links: Vec<Option<(End, End)>>,
+    wire: Sha256,
+}
+
+const THEN_MAX: usize = 6;
+
+impl Server {
+    fn of(clients: usize, direction: Direction) -> Self {
+        let now = Redis::of(clients, direction);
+        Self { then: VecDeque::from([now.clone()]), now }
+    }
+
+    fn keep(&mut self) {
+        self.then.push_back(self.now.clone());
+        if self.then.len() > THEN_MAX {
+            self.then.pop_front();
+        }
+    }
+
+    /// What is written after a rewind is another future: states past it never come back.
+    fn rewind(&mut self, rng: &mut StdRng) {
+        let at = rng.random_range(0..self.then.len());
+        self.then.truncate(at + 1);
+        self.now = self.then[at].clone();
+    }
+
+    fn wipe(&mut self) {
+        *self = Self::of(self.now.clients.len(), self.now.direction);
+    }
+}
+
+impl End {
+    fn new(
+        (direction, back): (Direction, Direction),
+        begun: &Begun,
+        trim: Trim,
+        (cursor, generation): (&Cursor, Option<u64>),
+        now: Instant,
+    ) -> Self {
+        let granted = Granted { window_batches: 3, batch_entries: 4, ..Granted::default() };
+        let sender = Sender::new(direction, granted, trim, begun);
+        let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
+        let heartbeat = match direction {
+            Direction::Up => Heartbeat::Pings(HEARTBEAT),
+            Direction::Down => Heartbeat::Answers,
+        };
+        let session = Session::new(sender, receiver, heartbeat, now);
+        let epoch = begun.position.epoch;
+        Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
+    }
+
+    fn step(&mut self, redis: &mut Redis, client: usize, is_full: bool, now: Instant) {
+        if now >= self.session.poll_timeout() {
+            self.session.handle_timeout(now);
+        }
+        while let Some(work) = self.session.poll_work() {
+            self.working.push_back(work);
+        }
+        let is_write = |work: &Work| !matches!(work, Work::Origin(Task::Read { .. }));
+        if is_full && self.working.front().is_some_and(is_write) {
+            self.working.clear();
+            let (reason, message) = (Reason::Unavailable, "full".to_owned());
+            self.session.handle_failed(Goaway { reason, message, wait_ms: 0 });
+        }
+        match self.working.pop_front() {
+            Some(Work::Append(append)) => {
+                let appended = redis.append(client, self.generation, &append);
+                self.session.handle_appended(&appended);
+            }
+            Some(Work::Origin(task)) => match (redis.perform(client, self.epoch, &task), task) {
+                (Some(read), Task::Read { .. }) => self.session.handle_read(read),
+                (None, _) => self.session.handle_rewound(),
+                (_, Task::Lose(..)) => self.session.handle_written(),
+                (_, Task::Bury(_)) => self.session.handle_buried(),
+                (_, Task::Record { .. }) => self.session.handle_recorded(),
+            },
+            None => {}
+        }
+        while self.session.has_frame() {
+            self.outbox.extend(self.session.poll_frame(now));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.end().is_some() && self.outbox.is_empty()
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, clients: usize, weather: Weather) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let trim = match rng.random_bool(0.3) {
+            true => Trim::Acked { slack_entries: rng.random_range(0..6) },
+            false => Trim::Keep,
+        };
+        Self {
+            seed,
+            weather,
+            rng,
+            now: Instant::now(),
+            clock: 1000,
+            next: 0,
+            trim,
+            hub: Server::of(clients, Direction::Down),
+            devices: (0..clients).map(|_| Server::of(1, Direction::Up)).collect(),
+            up: (0..clients).map(|_| Route::default()).collect(),
+            down: (0..clients).map(|_| Route::default()).collect(),
+            links: (0..clients).map(|_| None).collect(),
+            wire: Sha256::new(),
+        }
+    }
+
+    pub(super) fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.now += Duration::from_millis(self.rng.random_range(0..1500));
+            // Small steps, so that IDs collide after a clock went back with its Redis.
+            self.clock += self.rng.random_range(0..3);
+            for client in 0..self.devices.len() {
+                self.publish(client);
+                self.befall(client);
+                self.carry(client);
+            }
+        }
+    }
+
+    /// No more faults and no more news, until all is carried.
+    pub(super) fn settle(&mut self) {
+        let weather = std::mem::replace(&mut self.weather, super::CALM);
+        // A session that was cut off without a word is given up after its silence; two more bring
+        // whatever they find.
+        for _ in 0..4 {
+            self.now += 2 * IDLE_TIMEOUT;
+            for _ in 0..60 {
+                self.now += Duration::from_millis(100);
+                (0..self.devices.len()).for_each(|client| self.carry(client));
+            }
+        }
+        self.weather = weather;
+    }
+
+    pub(super) fn wire_digest(&self) -> Vec<u8> {
+        self.wire.clone().finalize().to_vec()
+    }
+
+    fn publish(&mut self, client: usize) {
+        for is_up in [true, false] {
+            if !self.rng.random_bool(0.2) {
+                continue;
+            }
+            for _ in 0..self.rng.random_range(1..5) {
+                self.next += 1;
+                let payload = Bytes::from(format!("{}", self.next));
+                let is_poison = self.rng.random_bool(self.weather.poison);
+                let name = Bytes::from_static(if is_poison { b"seq" } else { b"payload" });
+                let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
+                let at = if is_up { 0 } else { client };
+                let seq = redis.clients[at].add(self.clock, (name, payload.clone()));
+                let route = if is_up { &mut self.up[client] } else { &mut self.down[client] };
+                route.added.push(Added { payload, seq, is_poison });
+            }
+        }
+    }
+
+    fn befall(&mut self, client: usize) {
+        let weather = self.weather;
+        for is_up in [true, false] {
+            let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
+            let own = &mut redis.clients[if is_up { 0 } else { client }];
+            let route = if is_up { &mut self.up[client] } else { &mut self.down[client] };
+            if self.rng.random_bool(weather.trim) {
+                own.trim(self.rng.random_range(0..8));
+            }
+            if self.rng.random_bool(weather.delete) && !own.entries.is_empty() {
+                let entry = own.delete(self.rng.random_range(0..own.entries.len()));
+                route.deleted.insert(payload(&entry));
+            }
+        }
+        if self.rng.random_bool(0.1) {
+            self.devices[client].keep();
+            self.hub.keep();
+        }
+        if self.rng.random_bool(weather.cut) {
+            self.links[client] = None;
+        }
+        let is_wiped = self.rng.random_bool(weather.wipe);
+        if is_wiped || self.rng.random_bool(weather.device_rewind) {
+            let Self { devices, up, rng, .. } = self;
+            let before = devices[client].now.clients[0].born.clone();
+            if is_wiped {
+                devices[client].wipe()
+            } else {
+                devices[client].rewind(rng)
+            }
+            forget(&mut up[client], &before, &devices[client].now.clients[0].born);
+            // Its clock comes back behind.
+            self.clock = self.clock.saturating_sub(self.rng.random_range(0..20)).max(1);
+            self.restarted(client);
+        }
+        let is_wiped = self.rng.random_bool(weather.wipe);
+        if client == 0 && (is_wiped || self.rng.random_bool(weather.hub_rewind)) {
+            let before = self.hub.now.clients.clone();
+            if is_wiped {
+                self.hub.wipe()
+            } else {
+                self.hub.rewind(&mut self.rng)
+            }
+            for (of, before) in before.into_iter().enumerate() {
+                forget(&mut self.down[of], &before.born, &self.hub.now.clients[of].born);
+            }
+            (0..self.devices.len()).for_each(|of| self.restarted(of));
+        }
+    }
+
+    /// Sessions may see that a Redis went away, or not.
+    fn restarted(&mut self, client: usize) {
+        if self.rng.random_bool(0.5) {
+            self.links[client] = None;
+        }
+    }
+
+    fn carry(&mut self, client: usize) {
+        if self.links[client].is_none() {
+            self.links[client] = Some(self.connect(client));
+        }
+        let Some((mut near, mut far)) = self.links[client].take() else { return };
+        let is_full = self.rng.random_bool(self.weather.full);
+        for _ in 0..3 {
+            near.session.handle_news();
+            far.session.handle_news();
+            near.step(&mut self.devices[client].now, 0, is_full, self.now);
+            far.step(&mut self.hub.now, client, is_full, self.now);
+            self.deliver(&mut near, &mut far);
+            self.deliver(&mut far, &mut near);
+        }
+        if !near.is_over() && !far.is_over() {
+            self.links[client] = Some((near, far));
+        }
+    }
+
+    fn connect(&mut self, client: usize) -> (End, End) {
+        let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
+        let generation = hub.arrive(client);
+        let told = device.clients[0].cursor;
+        let down = hub.begin(client, &told);
+        let cursor = hub.clients[client].cursor;
+        let up = device.begin(0, &cursor);
+        let (ours, theirs) = (Direction::Up, Direction::Down);
+        let near = End::new((ours, theirs), &up, self.trim, (&told, None), self.now);
+        let far = (&cursor, Some(generation));
+        (near, End::new((theirs, ours), &down, Trim::Keep, far, self.now))
+    }
+
+    fn deliver(&mut self, from: &mut End, to: &mut End) {
+        let Self { rng, weather, wire, now, .. } = self;
+        if from.outbox.len() > 1 && rng.random_bool(weather.swap) {
+            from.outbox.swap(0, 1);
+        }
+        let Some(frame) = from.outbox.pop_front() else { return };
+        let bytes = frame.encode(Features::default());
+        wire.update(&bytes);
+        let times = match rng.random_bool(weather.lose) {
+            true => 0,
+            false => 1 + usize::from(rng.random_bool(weather.repeat)),
+        };
+        for _ in 0..times {
+            let frame = Frame::decode(bytes.clone()).expect("what was encoded is a frame");
+            to.session.handle_frame(frame, *now);
+        }
+    }
+}
+
+pub(super) fn payload(entry: &Entry) -> Bytes {
+    entry.fields[0].1.clone()
+}
+
+/// What was added after the state that a Redis came back with is gone from it, and not in our promise.
+fn forget(route: &mut Route, before: &[Bytes], after: &[Bytes]) {
+    let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
+    route.forgotten.extend(before[same..].iter().cloned());
+}
