@@ -163,6 +163,22 @@ pub(crate) async fn has_arrived(world: &World, place: Place, number: u64) -> boo
     stored(newest).iter().any(|entry| number_in(&entry.fields, &name) == Some(number))
 }
 
+/// Takes the first entry out of the hub's copy and adds the second once more.
+pub(crate) async fn spoil(world: &World) {
+    let mut range = cmd("XRANGE");
+    range.arg(cloud::IN).arg("-").arg("+").arg("COUNT").arg(2);
+    let first: Value = world.cloud.query(&range).await.expect("redis answers");
+    let [gone, twice] = <[Stored; 2]>::try_from(stored(first)).expect("two entries came in");
+    let mut add = cmd("XADD");
+    add.arg(cloud::IN).arg("*");
+    for (name, value) in &twice.fields {
+        add.arg(&name[..]).arg(&value[..]);
+    }
+    world.cloud.query::<()>(&add).await.expect("redis takes an entry");
+    let delete = cmd("XDEL").arg(cloud::IN).arg(gone.id).to_owned();
+    world.cloud.query::<()>(&delete).await.expect("redis deletes an entry");
+}
+
 async fn dump(host: &Host, [copy, dead, ledger]: [&str; 3]) -> Dump {
     Dump {
         copy: all(host, copy).await,

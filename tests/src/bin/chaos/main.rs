@@ -52,6 +52,9 @@ struct Arguments {
     /// Leave the folder when all is well, too
     #[arg(long)]
     keep: bool,
+    /// In the end take one entry out of a copy and repeat another, to see that this is found
+    #[arg(long)]
+    spoil: bool,
 }
 
 /// How long everything may take to be carried once all faults are over. A connection that is half
@@ -133,7 +136,7 @@ async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> O
     write_schedule(folder, &faults);
     let world = World::start(folder, fleet).await;
     tokio::select! {
-        outcome = weather(&world, seed, faults, arguments.seconds) => {
+        outcome = weather(&world, arguments, seed, faults) => {
             outcome.found.write(folder);
             outcome
         }
@@ -142,11 +145,11 @@ async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> O
 }
 
 /// Load and faults, and what came of them.
-async fn weather(world: &World, seed: u64, faults: Vec<Fault>, seconds: u64) -> Outcome {
+async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fault>) -> Outcome {
     let places = apps::places(world);
     let over = CancellationToken::new();
     let ending = async {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
         world.journal.note("the load is over");
         over.cancel();
     };
@@ -165,6 +168,9 @@ async fn weather(world: &World, seed: u64, faults: Vec<Fault>, seconds: u64) -> 
     let mut faults = settle(world, &last_words).await;
     let settled = begun.elapsed();
     tokio::time::sleep(ECHO).await;
+    if arguments.spoil {
+        evidence::spoil(world).await;
+    }
     let found = evidence::gather(world, &places).await;
     let deaths = world.deaths.load(Ordering::Relaxed);
     if deaths > 0 {
