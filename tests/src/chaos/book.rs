@@ -31,6 +31,8 @@ pub struct Added {
     pub is_poison: bool,
     /// What became of it.
     pub fate: Fate,
+    /// An app may have trimmed it; if not, nobody but Spoke took it out.
+    pub is_trimmed: bool,
     /// Its Redis has gone back since, and its dead letter may have gone with the end of the file.
     pub is_rewound: bool,
 }
@@ -56,8 +58,15 @@ impl Book {
     pub fn record(&mut self, offer: &Offer, seq: Option<Seq>) {
         let fate = if seq.is_some() { Fate::Kept } else { Fate::Unanswered };
         let Offer { number, ref fields, is_poison } = *offer;
-        let digest = digest(fields);
-        self.entries.push(Added { number, seq, digest, is_poison, fate, is_rewound: false });
+        self.entries.push(Added {
+            number,
+            seq,
+            digest: digest(fields),
+            is_poison,
+            fate,
+            is_trimmed: false,
+            is_rewound: false,
+        });
     }
 
     /// An app deletes this entry.
@@ -66,6 +75,12 @@ impl Book {
         if let Some(added) = self.entries.iter_mut().rev().find(is_it) {
             added.fate = Fate::Deleted;
         }
+    }
+
+    /// An app trims all before this entry.
+    pub fn trim(&mut self, first: Seq) {
+        let is_before = |added: &&mut Added| added.seq.is_some_and(|seq| seq < first);
+        self.entries.iter_mut().filter(is_before).for_each(|added| added.is_trimmed = true);
     }
 
     /// The last ID that its Redis gave out and still knows, as far as the apps were answered.

@@ -81,27 +81,24 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     let carried: BTreeSet<u64> = copy.iter().filter_map(|copied| copied.number).collect();
     let count = |fate| book.entries.iter().filter(|added| added.fate == fate).count();
     let lost = lost(evidence, &carried);
-    let without: Vec<_> = lost.iter().filter_map(|added| added.seq).collect();
-    let missing = uncovered(of_losses(evidence.lines), without);
-    let is_missing: BTreeSet<_> = missing.iter().collect();
-    let missing: Vec<_> = lost
-        .iter()
-        .filter(|added| added.seq.is_some_and(|seq| is_missing.contains(&seq)))
-        .map(|added| tell(book, added))
-        .collect();
+    let without = lost.iter().filter_map(|added| added.seq).collect();
+    let uncovered: BTreeSet<_> =
+        uncovered(of_losses(evidence.lines), without).into_iter().collect();
+    let is_missing = |added: &&Added| added.seq.is_some_and(|seq| uncovered.contains(&seq));
+    let (missing, covered): (Vec<&Added>, Vec<&Added>) = lost.into_iter().partition(is_missing);
     Verdict {
         offered: book.entries.len(),
         carried: carried.len(),
         dead: dead.len(),
-        in_ledger: lost.len() - missing.len(),
+        in_ledger: covered.len(),
         forgotten: count(Fate::Forgotten),
         deleted: count(Fate::Deleted),
         unanswered: count(Fate::Unanswered),
         duplicated: duplicated(evidence),
-        missing,
+        missing: missing.iter().map(|added| tell(book, added)).collect(),
         misordered: misordered(evidence),
         altered: altered(evidence),
-        misstated: misstated(evidence, &lost),
+        misstated: misstated(evidence, &covered),
     }
 }
 
@@ -175,13 +172,25 @@ fn altered(evidence: &Evidence<'_>) -> Vec<String> {
     evidence.copy.iter().filter_map(fault).collect()
 }
 
-/// Where neither Redis ever went back, a ledger tells exactly what is so. Otherwise a line may speak
-/// of what came back since, and only what it covers counts.
+/// Where the copy never went back, nothing is lost but what an app trimmed. Where the origin never went
+/// back either, a ledger tells exactly what is so; otherwise a line may speak of what came back since,
+/// and only what it covers counts.
 fn misstated(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
     let book = evidence.book;
-    if book.rewinds + evidence.copy_rewinds > 0 {
+    if evidence.copy_rewinds > 0 {
         return Vec::new();
     }
+    let untrimmed = lost.iter().filter(|added| !added.is_trimmed);
+    let untrimmed = untrimmed.map(|added| format!("{} was trimmed by no app", tell(book, added)));
+    if book.rewinds > 0 {
+        untrimmed.collect()
+    } else {
+        untrimmed.chain(inexact(evidence, lost)).collect()
+    }
+}
+
+fn inexact(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
+    let book = evidence.book;
     let unanswered = book.entries.iter().filter(|added| added.fate == Fate::Unanswered);
     let unanswered = unanswered.count() as u64;
     let fault = |line: &Line| {

@@ -11,6 +11,7 @@ use std::{
 use redis::{Value, cmd};
 use spoke_tests::{
     chaos::{
+        book::{Added, Book},
         claims::{Line, Side, lines},
         load::{digest, name_of},
         verdict::{Copied, Evidence, Verdict, judge},
@@ -92,7 +93,7 @@ impl Ends<'_> {
             _ => from_hub(&copy.copy),
         };
         let copied: Vec<_> = copied.iter().map(|entry| copied_of(entry, &book.origin)).collect();
-        let number = |entry: &Stored| number_in(&entry.fields, &book.origin);
+        let number = |letter: &Stored| self.buried(letter, &book);
         let dead: BTreeSet<_> = self.origin.1.dead.iter().filter_map(number).collect();
         let (told, bad) = self.lines();
         let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
@@ -111,6 +112,18 @@ impl Ends<'_> {
         let mut verdict = judge(&evidence);
         verdict.misstated.extend(bad);
         (book.origin.clone(), verdict, offered(&book))
+    }
+
+    /// Which entry a dead letter is of. One that was trimmed before it could be set aside bears no more
+    /// than its seq.
+    fn buried(&self, letter: &Stored, book: &Book) -> Option<u64> {
+        if name_of(&letter.fields).is_some() {
+            return number_in(&letter.fields, &book.origin);
+        }
+        let is_others = letter.text("client").is_some_and(|client| client != self.client);
+        let seq = letter.text("seq").filter(|_| !is_others)?.parse().ok();
+        let is_it = |added: &&Added| added.is_poison && added.seq == seq;
+        book.entries.iter().rev().find(is_it).map(|added| added.number)
     }
 
     /// A line without a direction is of what comes in, as the hub's own of refused entries are.
@@ -216,7 +229,7 @@ fn copied_of(entry: &Carried, origin: &str) -> Copied {
     }
 }
 
-fn offered(book: &spoke_tests::chaos::book::Book) -> String {
+fn offered(book: &Book) -> String {
     let mut text = "number\tseq\tfate\tpoison\n".to_owned();
     for added in &book.entries {
         let seq = added.seq.map(|seq| seq.to_string()).unwrap_or_default();

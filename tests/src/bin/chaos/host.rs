@@ -48,6 +48,12 @@ const LAST_ID: &str = "
     end
     return '0-0'";
 
+/// Trims, and gives the first entry that is left.
+const TRIM: &str = "
+    redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
+    local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    return first and first[1] or '0-0'";
+
 /// What becomes of the append-only file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
@@ -169,6 +175,17 @@ impl Host {
             }
         }
         pipe
+    }
+
+    /// As an app trims its out stream.
+    pub(crate) async fn trim(&self, which: usize, keep: u64) {
+        let Origin { stream, book } = &self.origins[which];
+        let mut trim = cmd("EVAL");
+        trim.arg(TRIM).arg(1).arg(stream).arg(keep);
+        let first = self.query::<String>(&trim).await;
+        // Without an answer it may have been done.
+        let first = first.map_or(Seq::MAX, |id| id.parse().expect("an ID is a seq"));
+        lock(book).trim(first);
     }
 
     /// As an app deletes some of the newest entries.

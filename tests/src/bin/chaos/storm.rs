@@ -120,7 +120,7 @@ async fn strain(world: &World, fault: &Fault, over: &CancellationToken) {
             link.cut();
             lasts.await;
             if fault.kind == Kind::TrimOffline {
-                told(world, trim(&device.redis, 0, fault.amount).await);
+                device.redis.trim(0, fault.amount).await;
             }
         }
         Kind::NoWebsocket => {
@@ -236,7 +236,7 @@ async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken
             }
             return;
         }
-        Kind::Trim => return drop(trim(host, which, fault.amount).await),
+        Kind::Trim => return host.trim(which, fault.amount).await,
         Kind::Delete => return drop(host.delete(which, fault.amount).await),
         Kind::Truncate => Damage::Truncated(fault.amount),
         Kind::Wipe => Damage::Wiped,
@@ -247,11 +247,6 @@ async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken
 
 async fn limit_memory(host: &Host, limit: &str) -> RedisResult<()> {
     host.query(cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit)).await
-}
-
-async fn trim(host: &Host, which: usize, keep: u64) -> RedisResult<()> {
-    let stream = &host.origins[which].stream;
-    host.query(cmd("XTRIM").arg(stream).arg("MAXLEN").arg(keep)).await
 }
 
 /// What could not be done because a Redis was down is no fault then.

@@ -72,10 +72,22 @@ fn each_entry_is_carried_once_or_accounted_for_or_it_is_a_fault() {
         ("out of order", &[(2, 1), (1, 1), (3, 1), (4, 1)], &[], 0, &["out of order"]),
         ("out of order in two epochs", &[(2, 1), (1, 2), (3, 2), (4, 2)], &[], 0, &[]),
     ];
-    let book = book(5);
+    let mut book = book(5);
+    book.trim(Seq::new(3, 0));
     for (name, numbers, lines, rewinds, expected) in table {
         assert_eq!(wrong(&book, &copy(&book, numbers), lines, rewinds), expected, "{name}");
     }
+}
+
+#[test]
+fn what_no_app_trimmed_is_lost_only_where_the_copy_went_back() {
+    let mut book = book(5);
+    let found = copy(&book, &[(1, 1), (3, 1), (4, 1)]);
+    let trimmed = [line((2, 2), 1, "trimmed")];
+    assert_eq!(wrong(&book, &found, &trimmed, 0), ["misstated by a ledger"]);
+    assert_eq!(wrong(&book, &found, &trimmed, 1), [""; 0]);
+    book.trim(Seq::new(3, 0));
+    assert_eq!(wrong(&book, &found, &trimmed, 0), [""; 0]);
 }
 
 #[test]
