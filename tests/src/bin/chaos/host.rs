@@ -80,7 +80,7 @@ pub(crate) struct Host {
     /// One that waits for an answer until the connection ends, so that there is no answer only where
     /// there is no Redis any more.
     patient: Mutex<MultiplexedConnection>,
-    /// Apps go through it with each XADD; who looks at what Redis kept closes it.
+    /// Apps go through it with each XADD, until the book has it; who looks at what is there closes it.
     gate: RwLock<()>,
     is_up: watch::Sender<bool>,
     clock: Mutex<(u64, Instant)>,
@@ -180,6 +180,8 @@ impl Host {
     /// As an app trims its out stream.
     pub(crate) async fn trim(&self, which: usize, keep: u64) {
         let Origin { stream, book } = &self.origins[which];
+        // So that the book has every entry that is there.
+        let _alone = self.gate.write().await;
         let mut trim = cmd("EVAL");
         trim.arg(TRIM).arg(1).arg(stream).arg(keep);
         let first = self.query::<String>(&trim).await;
@@ -191,6 +193,7 @@ impl Host {
     /// As an app deletes some of the newest entries.
     pub(crate) async fn delete(&self, which: usize, count: u64) -> RedisResult<()> {
         let Origin { stream, book } = &self.origins[which];
+        let _alone = self.gate.write().await;
         let mut newest = cmd("XREVRANGE");
         newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(10 * count);
         let entries = stored(self.query::<Value>(&newest).await?);
