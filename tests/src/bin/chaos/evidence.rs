@@ -6,9 +6,10 @@ use std::{
     fmt::Write,
     fs,
     path::Path,
+    time::Duration,
 };
 
-use redis::{Value, cmd};
+use redis::{RedisResult, Value, cmd};
 use spoke_tests::{
     chaos::{
         book::{Added, Book},
@@ -27,6 +28,8 @@ use crate::{apps::Place, host::Host, world::World};
 const HUB_DEAD: &str = "spoke-hub:dead:x";
 /// Entries of one reply.
 const PAGE: usize = 500;
+/// Between two looks for more.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The streams of one Redis that Spoke writes.
 struct Dump {
@@ -163,32 +166,38 @@ impl Found {
     }
 }
 
-/// Whether the copy holds this entry already among its newest.
-pub(crate) async fn has_arrived(world: &World, place: Place, number: u64) -> bool {
+/// Resolves once the copy holds this entry.
+pub(crate) async fn arrival(world: &World, place: Place, number: u64) {
     let (host, stream) = match place {
         Place::Device(_) => (&world.cloud, cloud::IN),
         Place::Cloud(n) => (&world.devices[n].redis, device::IN),
     };
-    let mut newest = cmd("XREVRANGE");
-    newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(PAGE);
-    let Ok(newest) = host.query::<Value>(&newest).await else { return false };
     let name = place.name(world);
-    stored(newest).iter().any(|entry| number_in(&entry.fields, &name) == Some(number))
+    let mut after = None;
+    loop {
+        // A fault may have ended just now.
+        let page = page(host, stream, after.as_deref()).await.unwrap_or_default();
+        if page.iter().any(|entry| number_in(&entry.fields, &name) == Some(number)) {
+            return;
+        }
+        match page.last() {
+            Some(entry) => after = Some(entry.id.clone()),
+            None => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 /// Takes the first entry out of the hub's copy and adds the second once more.
 pub(crate) async fn spoil(world: &World) {
-    let mut range = cmd("XRANGE");
-    range.arg(cloud::IN).arg("-").arg("+").arg("COUNT").arg(2);
-    let first: Value = world.cloud.query(&range).await.expect("redis answers");
-    let [gone, twice] = <[Stored; 2]>::try_from(stored(first)).expect("two entries came in");
+    let entries = all(&world.cloud, cloud::IN).await;
+    let [gone, twice] = &entries[..2] else { panic!("two entries came in") };
     let mut add = cmd("XADD");
     add.arg(cloud::IN).arg("*");
     for (name, value) in &twice.fields {
         add.arg(&name[..]).arg(&value[..]);
     }
     world.cloud.query::<()>(&add).await.expect("redis takes an entry");
-    let delete = cmd("XDEL").arg(cloud::IN).arg(gone.id).to_owned();
+    let delete = cmd("XDEL").arg(cloud::IN).arg(&gone.id).to_owned();
     world.cloud.query::<()>(&delete).await.expect("redis deletes an entry");
 }
 
@@ -200,20 +209,25 @@ async fn dump(host: &Host, [copy, dead, ledger]: [&str; 3]) -> Dump {
     }
 }
 
-/// In pages, as no reply may be of any size.
 async fn all(host: &Host, stream: &str) -> Vec<Stored> {
     let mut entries = Vec::<Stored>::new();
     loop {
-        let after = entries.last().map_or("-".to_owned(), |entry| format!("({}", entry.id));
-        let mut range = cmd("XRANGE");
-        range.arg(stream).arg(after).arg("+").arg("COUNT").arg(PAGE);
-        let page: Value = host.query(&range).await.expect("redis answers once all faults are over");
-        let page = stored(page);
-        if page.is_empty() {
+        let after = entries.last().map(|entry| entry.id.as_str());
+        let next = page(host, stream, after).await;
+        let next = next.expect("redis answers once all faults are over");
+        if next.is_empty() {
             return entries;
         }
-        entries.extend(page);
+        entries.extend(next);
     }
+}
+
+/// The next entries of a stream.
+async fn page(host: &Host, stream: &str, after: Option<&str>) -> RedisResult<Vec<Stored>> {
+    let after = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let mut range = cmd("XRANGE");
+    range.arg(stream).arg(after).arg("+").arg("COUNT").arg(PAGE);
+    Ok(stored(host.query::<Value>(&range).await?))
 }
 
 fn number_in(fields: &Fields, origin: &str) -> Option<u64> {

@@ -41,8 +41,8 @@ struct Arguments {
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// How many devices
-    #[arg(long, default_value_t = 2)]
-    devices: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    devices: u16,
     /// What may go wrong: kinds (kill), places (agent), both (kill-agent), or all
     #[arg(long, value_delimiter = ',', default_value = "all")]
     faults: Vec<String>,
@@ -60,10 +60,9 @@ struct Arguments {
 /// How long everything may take to be carried once all faults are over. A connection that is half
 /// open is given up after 30 s without progress, and that may happen more than once.
 const SETTLING: Duration = Duration::from_secs(180);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(250);
 /// Behind the last word: whatever would come twice comes now.
 const ECHO: Duration = Duration::from_secs(1);
+/// Behind one address.
 const HUBS: usize = 2;
 
 /// What a run came to.
@@ -131,7 +130,7 @@ async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
 }
 
 async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> Outcome {
-    let fleet = Fleet { devices: arguments.devices, hubs: HUBS };
+    let fleet = Fleet { devices: arguments.devices.into(), hubs: HUBS };
     let faults = draw(seed, arguments.seconds * 1000, fleet, rows);
     write_schedule(folder, &faults);
     let world = World::start(folder, fleet).await;
@@ -182,16 +181,11 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
 
 /// Waits until each last word has arrived; gives what has not.
 async fn settle(world: &World, last_words: &[(Place, u64)]) -> Vec<String> {
-    let deadline = Instant::now() + SETTLING;
     let waits = last_words.iter().map(async |(place, number)| {
-        while !evidence::has_arrived(world, *place, *number).await {
-            if Instant::now() >= deadline {
-                let name = place.name(world);
-                return Some(format!("{name}/{number}, the last, did not arrive in {SETTLING:?}"));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        None
+        let arrival = evidence::arrival(world, *place, *number);
+        let has_arrived = tokio::time::timeout(SETTLING, arrival).await.is_ok();
+        let name = place.name(world);
+        (!has_arrived).then(|| format!("{name}/{number}, the last, did not arrive in {SETTLING:?}"))
     });
     join_all(waits).await.into_iter().flatten().collect()
 }
