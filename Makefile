@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test chaos chaos-ci check build fmt fmt-check lint docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,19 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-check: fmt-check lint test docs deny units ## what CI runs: formatting, clippy, tests, docs, dependency policy, units
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, KEEP=1
+	@scripts/setup redis cc
+	@cargo build --workspace --bins
+	@cargo run --quiet -p spoke-tests --bin chaos -- $(if $(SEED),--seed $(SEED)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
+
+# A few seeds with nothing beside them.
+chaos-ci: test
+	@cargo build --workspace --bins
+	@cargo run --quiet -p spoke-tests --bin chaos -- --seed 1 --runs 3 --seconds 45
+
+check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
 
 # With the tests, so that features and with them all artefacts are those of the test run.

@@ -5,8 +5,10 @@
 //! which could neither be killed nor have settings from an environment of its own.
 
 pub mod api;
+pub mod balancer;
 pub mod binaries;
 pub mod certificates;
+pub mod chaos;
 pub mod clock;
 pub mod cloud;
 pub mod device;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::{
+    balancer::Balancer,
     entries::{Stored, awkward, numbered},
     oracle::{assert_same, expected, from_device, from_hub},
     proxy::{Direction, Proxy},
@@ -52,6 +53,64 @@ async fn said_back(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
 async fn assert_ended(stream: &mut TcpStream) {
     let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.expect("it ends");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+/// Says this to whoever connects.
+async fn greeter(word: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+    let address = listener.local_addr().expect("a bound listener has an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(word).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_balancer_takes_turns_and_goes_past_whoever_refuses() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let balancer = Balancer::start(&[greeter(b"a").await, nobody, greeter(b"b").await]).await;
+    let greeted = async || {
+        let mut stream = TcpStream::connect(balancer.address()).await.unwrap();
+        said_back(&mut stream, b"").await
+    };
+    let mut words = Vec::new();
+    for _ in 0..3 {
+        words.extend(greeted().await);
+    }
+    assert_eq!(words, b"abb");
+    balancer.retarget(0, None);
+    balancer.retarget(1, Some(greeter(b"c").await));
+    words.clear();
+    for _ in 0..3 {
+        words.extend(greeted().await);
+    }
+    words.sort_unstable();
+    assert_eq!(words, b"bcc");
+    balancer.retarget(1, None);
+    balancer.retarget(2, None);
+    assert_eq!(greeted().await, b"", "nobody is left");
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_the_end_of_its_file_is_looked_at_before_anyone_finds_it() {
+    let mut redis = RedisServer::start().await;
+    for n in 0..10 {
+        redis.add("x", &numbered(n)).await;
+    }
+    redis.kill9();
+    assert_eq!(redis.truncate(1), 1);
+    redis.restart_unseen().await;
+    assert_eq!(redis.length("x").await, 9);
+    assert!(TcpStream::connect(("127.0.0.1", redis.port())).await.is_err());
+    redis.restart().await;
+    assert_eq!(redis.length("x").await, 9);
+    assert!(TcpStream::connect(("127.0.0.1", redis.port())).await.is_ok());
+    redis.kill9();
+    assert!(redis.truncate(1_000_000) < 1_000_000, "no more than there is");
+    redis.restart().await;
+    assert_eq!(redis.length("x").await, 0);
 }
 
 #[tokio::test]

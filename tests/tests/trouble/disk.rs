@@ -23,7 +23,7 @@ async fn while_the_disk_of_a_devices_redis_is_full_its_agent_waits_and_goes_on_w
     let Some(disk) = SmallDisk::mount(4096) else { return };
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
-    device.redis = RedisServer::start_in(disk.path()).await;
+    device.redis = RedisServer::start_in(disk.path(), &[]).await;
     device.set("redis", &device.redis.url());
     device.start_agent();
     add_up(&device, "before", 20).await;

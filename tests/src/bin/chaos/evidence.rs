@@ -1,0 +1,274 @@
+//! What stands in the Redis servers in the end, held against what was added, and the files that tell
+//! of it when that is not as it must be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use redis::{RedisResult, Value, cmd};
+use spoke_tests::{
+    chaos::{
+        book::{Added, Book},
+        claims::{Line, Side, lines},
+        load::{digest, name_of},
+        verdict::{Copied, Evidence, Verdict, judge},
+    },
+    cloud, device,
+    entries::{Fields, Stored, stored},
+    oracle::{Carried, from_device, from_hub},
+};
+
+use crate::{apps::Place, host::Host, world::World};
+
+/// The streams of the hub that the harness does not name elsewhere.
+const HUB_DEAD: &str = "spoke-hub:dead:x";
+/// Entries of one reply.
+const PAGE: usize = 500;
+/// Between two looks for more.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The streams of one Redis that Spoke writes.
+struct Dump {
+    copy: Vec<Stored>,
+    dead: Vec<Stored>,
+    ledger: Vec<Stored>,
+}
+
+/// What was found, by the name of the origin and by the stream.
+pub(crate) struct Found {
+    /// Of each origin.
+    pub(crate) verdicts: BTreeMap<String, Verdict>,
+    /// Files to be written when something is wrong.
+    files: Vec<(String, String)>,
+}
+
+/// Judges every origin.
+pub(crate) async fn gather(world: &World, places: &[Place]) -> Found {
+    let cloud = dump(&world.cloud, [cloud::IN, HUB_DEAD, cloud::LOST]).await;
+    let mut found = Found { verdicts: BTreeMap::new(), files: files("cloud", &cloud) };
+    for (n, device) in world.devices.iter().enumerate() {
+        let own = dump(&device.redis, [device::IN, device::DEAD, device::LOST]).await;
+        found.files.extend(files(&device.name, &own));
+        let up = Ends {
+            origin: (&device.redis, &own),
+            copy: (&world.cloud, &cloud),
+            client: &device.name,
+            direction: "up",
+        };
+        let down = Ends {
+            origin: (&world.cloud, &cloud),
+            copy: (&device.redis, &own),
+            client: &device.name,
+            direction: "down",
+        };
+        for place in places {
+            let ends = match place {
+                Place::Device(which) if *which == n => &up,
+                Place::Cloud(which) if *which == n => &down,
+                Place::Device(_) | Place::Cloud(_) => continue,
+            };
+            let (name, verdict, book) = ends.judge(world, *place).await;
+            found.files.push((format!("offered-{name}.tsv"), book));
+            found.verdicts.insert(name, verdict);
+        }
+    }
+    found
+}
+
+/// The two ends of one origin.
+struct Ends<'a> {
+    origin: (&'a Host, &'a Dump),
+    copy: (&'a Host, &'a Dump),
+    client: &'a str,
+    direction: &'a str,
+}
+
+impl Ends<'_> {
+    async fn judge(&self, world: &World, place: Place) -> (String, Verdict, String) {
+        let (copy_host, copy) = self.copy;
+        let book = place.host(world).0.origins[place.host(world).1].book().clone();
+        let copied = match self.direction {
+            "up" => from_device(&copy.copy, self.client),
+            _ => from_hub(&copy.copy),
+        };
+        let copied: Vec<_> = copied.iter().map(|entry| copied_of(entry, &book.origin)).collect();
+        let number = |letter: &Stored| self.buried(letter, &book);
+        let dead: BTreeSet<_> = self.origin.1.dead.iter().filter_map(number).collect();
+        let (told, bad) = self.lines();
+        let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
+        let epoch: Option<u32> = match self.direction {
+            "up" => None,
+            _ => copy_host.query(&epoch).await.expect("redis answers once all faults are over"),
+        };
+        let evidence = Evidence {
+            book: &book,
+            copy: &copied,
+            dead: &dead,
+            lines: &told,
+            epoch: epoch.unwrap_or(0),
+            copy_rewinds: copy_host.rewinds(),
+        };
+        let mut verdict = judge(&evidence);
+        verdict.misstated.extend(bad);
+        (book.origin.clone(), verdict, offered(&book))
+    }
+
+    /// Which entry a dead letter is of. One that was trimmed before it could be set aside bears no more
+    /// than its seq.
+    fn buried(&self, letter: &Stored, book: &Book) -> Option<u64> {
+        if name_of(&letter.fields).is_some() {
+            return number_in(&letter.fields, &book.origin);
+        }
+        let is_others = letter.text("client").is_some_and(|client| client != self.client);
+        let seq = letter.text("seq").filter(|_| !is_others)?.parse().ok();
+        let is_it = |added: &&Added| added.is_poison && added.seq == seq;
+        book.entries.iter().rev().find(is_it).map(|added| added.number)
+    }
+
+    /// A line without a direction is of what comes in, as the hub's own of refused entries are.
+    fn lines(&self) -> (Vec<Line>, Vec<String>) {
+        let stream = (self.client, self.direction);
+        let other = if self.direction == "up" { "down" } else { "up" };
+        let of_copy = lines(&self.copy.1.ledger, stream, self.direction, Side::Copy);
+        let of_origin = lines(&self.origin.1.ledger, stream, other, Side::Origin);
+        let mut told = Vec::new();
+        let mut bad = Vec::new();
+        for lines in [of_copy, of_origin] {
+            match lines {
+                Ok(lines) => told.extend(lines),
+                Err(fault) => bad.push(fault),
+            }
+        }
+        (told, bad)
+    }
+}
+
+impl Found {
+    /// Writes everything that was found to this folder.
+    pub(crate) fn write(&self, folder: &Path) {
+        let mut verdict = String::new();
+        for (origin, found) in &self.verdicts {
+            let _ = writeln!(verdict, "{origin}: {found}");
+            for (word, faults) in found.faults() {
+                faults.iter().for_each(|fault| {
+                    let _ = writeln!(verdict, "  {word}: {fault}");
+                });
+            }
+        }
+        let verdict = ("verdict.txt".to_owned(), verdict);
+        for (name, text) in self.files.iter().chain([&verdict]) {
+            fs::write(folder.join(name), text).expect("a file can be written");
+        }
+    }
+}
+
+/// Resolves once the copy holds this entry.
+pub(crate) async fn arrival(world: &World, place: Place, number: u64) {
+    let (host, stream) = match place {
+        Place::Device(_) => (&world.cloud, cloud::IN),
+        Place::Cloud(n) => (&world.devices[n].redis, device::IN),
+    };
+    let name = place.name(world);
+    let mut after = None;
+    loop {
+        // A fault may have ended just now.
+        let page = page(host, stream, after.as_deref()).await.unwrap_or_default();
+        if page.iter().any(|entry| number_in(&entry.fields, &name) == Some(number)) {
+            return;
+        }
+        match page.last() {
+            Some(entry) => after = Some(entry.id.clone()),
+            None => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+/// Takes the first entry out of the hub's copy and adds the second once more.
+pub(crate) async fn spoil(world: &World) {
+    let entries = all(&world.cloud, cloud::IN).await;
+    let [gone, twice] = &entries[..2] else { panic!("two entries came in") };
+    let mut add = cmd("XADD");
+    add.arg(cloud::IN).arg("*");
+    for (name, value) in &twice.fields {
+        add.arg(&name[..]).arg(&value[..]);
+    }
+    world.cloud.query::<()>(&add).await.expect("redis takes an entry");
+    let delete = cmd("XDEL").arg(cloud::IN).arg(&gone.id).to_owned();
+    world.cloud.query::<()>(&delete).await.expect("redis deletes an entry");
+}
+
+async fn dump(host: &Host, [copy, dead, ledger]: [&str; 3]) -> Dump {
+    Dump {
+        copy: all(host, copy).await,
+        dead: all(host, dead).await,
+        ledger: all(host, ledger).await,
+    }
+}
+
+async fn all(host: &Host, stream: &str) -> Vec<Stored> {
+    let mut entries = Vec::<Stored>::new();
+    loop {
+        let after = entries.last().map(|entry| entry.id.as_str());
+        let next = page(host, stream, after).await;
+        let next = next.expect("redis answers once all faults are over");
+        if next.is_empty() {
+            return entries;
+        }
+        entries.extend(next);
+    }
+}
+
+/// The next entries of a stream.
+async fn page(host: &Host, stream: &str, after: Option<&str>) -> RedisResult<Vec<Stored>> {
+    let after = after.map_or("-".to_owned(), |id| format!("({id}"));
+    let mut range = cmd("XRANGE");
+    range.arg(stream).arg(after).arg("+").arg("COUNT").arg(PAGE);
+    Ok(stored(host.query::<Value>(&range).await?))
+}
+
+fn number_in(fields: &Fields, origin: &str) -> Option<u64> {
+    name_of(fields).filter(|(of, _)| of == origin).map(|(_, number)| number)
+}
+
+fn copied_of(entry: &Carried, origin: &str) -> Copied {
+    Copied {
+        number: number_in(&entry.fields, origin),
+        seq: entry.seq.parse().unwrap_or_default(),
+        epoch: entry.epoch,
+        digest: digest(&entry.fields),
+    }
+}
+
+fn offered(book: &Book) -> String {
+    let mut text = "number\tseq\tfate\tpoison\n".to_owned();
+    for added in &book.entries {
+        let seq = added.seq.map(|seq| seq.to_string()).unwrap_or_default();
+        let _ = writeln!(text, "{}\t{seq}\t{:?}\t{}", added.number, added.fate, added.is_poison);
+    }
+    text
+}
+
+fn files(place: &str, dump: &Dump) -> Vec<(String, String)> {
+    let streams = [("copy", &dump.copy), ("dead", &dump.dead), ("ledger", &dump.ledger)];
+    streams.map(|(name, entries)| (format!("{name}-{place}.tsv"), listing(entries))).into()
+}
+
+/// ID and name of each, and the fields of Spoke.
+fn listing(entries: &[Stored]) -> String {
+    let mut text = String::new();
+    for entry in entries {
+        let name = name_of(&entry.fields).map(|(origin, number)| format!("{origin}/{number}"));
+        let _ = write!(text, "{}\t{}", entry.id, name.unwrap_or_default());
+        let all = if name_of(&entry.fields).is_some() { 3 } else { entry.fields.len() };
+        for (name, value) in entry.fields.iter().take(all) {
+            let cut = |bytes: &[u8]| bytes[..bytes.len().min(40)].escape_ascii().to_string();
+            let _ = write!(text, "\t{}={}", cut(name), cut(value));
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,298 @@
+//! A Redis with what the apps know of it: which entries it took, and which it forgot.
+//!
+//! After each crash it comes up on a port that nobody knows first, so that what it kept is looked at
+//! before anyone else writes.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult, Value,
+    aio::MultiplexedConnection, cmd, pipe,
+};
+use spoke_shared::seq::Seq;
+use spoke_tests::{
+    chaos::{
+        book::Book,
+        load::{Offer, name_of},
+    },
+    entries::{Fields, stored},
+    redis::RedisServer,
+};
+use tokio::sync::{RwLock, watch};
+
+use crate::journal::Journal;
+
+/// The ID that a Redis whose clock is behind by ARGV[1] ms gives to its next entry.
+const ADD_BEHIND: &str = "
+    local last = 0
+    local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+    for at = 1, #info, 2 do
+      if info[at] == 'last-generated-id' then last = tonumber(string.match(info[at + 1], '^%d+')) end
+    end
+    local time = redis.call('TIME')
+    local now = math.floor(time[1] * 1000 + time[2] / 1000) - ARGV[1]
+    local ms = string.format('%.0f', math.max(now, last))
+    return redis.call('XADD', KEYS[1], ms .. '-*', unpack(ARGV, 2))";
+
+const LAST_ID: &str = "
+    local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+    for at = 1, #info, 2 do
+      if info[at] == 'last-generated-id' then return info[at + 1] end
+    end
+    return '0-0'";
+
+/// Trims, and gives the first entry that is left.
+const TRIM: &str = "
+    redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
+    local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    return first and first[1] or '0-0'";
+
+/// What becomes of the append-only file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// It is kept.
+    None,
+    /// It loses so many bytes at its end.
+    Truncated(u64),
+    /// It is gone.
+    Wiped,
+}
+
+/// An out stream.
+pub(crate) struct Origin {
+    /// Its key.
+    pub(crate) stream: String,
+    /// What was added.
+    book: Mutex<Book>,
+}
+
+/// A Redis.
+pub(crate) struct Host {
+    name: String,
+    server: tokio::sync::Mutex<RedisServer>,
+    /// One that waits for an answer until the connection ends, so that there is no answer only where
+    /// there is no Redis any more.
+    patient: Mutex<MultiplexedConnection>,
+    /// Apps go through it with each XADD, until the book has it; who looks at what is there closes it.
+    gate: RwLock<()>,
+    is_up: watch::Sender<bool>,
+    clock: Mutex<(u64, Instant)>,
+    rewinds: AtomicU32,
+    /// The out streams in it.
+    pub(crate) origins: Vec<Origin>,
+    journal: Arc<Journal>,
+}
+
+impl Host {
+    /// Starts one with its files in a folder of its name. `origins` are names and keys.
+    pub(crate) async fn start(
+        folder: &Path,
+        name: &str,
+        origins: &[(String, String)],
+        journal: &Arc<Journal>,
+    ) -> Self {
+        let folder = folder.join(name);
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let server = RedisServer::start_in(&folder, &[]).await;
+        let patient = Mutex::new(patient(&server).await);
+        let origin = |(name, stream): &(String, String)| Origin {
+            stream: stream.clone(),
+            book: Mutex::new(Book::new(name)),
+        };
+        Self {
+            name: name.to_owned(),
+            server: tokio::sync::Mutex::new(server),
+            patient,
+            gate: RwLock::new(()),
+            is_up: watch::Sender::new(true),
+            clock: Mutex::new((0, Instant::now())),
+            rewinds: AtomicU32::new(0),
+            origins: origins.iter().map(origin).collect(),
+            journal: journal.clone(),
+        }
+    }
+
+    /// Its URL.
+    pub(crate) async fn url(&self) -> String {
+        self.server.lock().await.url()
+    }
+
+    /// How often it came back with an older state.
+    pub(crate) fn rewinds(&self) -> u32 {
+        self.rewinds.load(Ordering::Relaxed)
+    }
+
+    /// Asks it, without patience for one that is down.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let mut connection = lock(&self.patient).clone();
+        command.query_async(&mut connection).await
+    }
+
+    /// As an app adds entries: waits while Redis is gone, and gives back those that it refused. What
+    /// has no answer is in the book as that, and not tried again.
+    pub(crate) async fn add(&self, which: usize, offers: Vec<Offer>) -> Vec<Offer> {
+        // The host outlives its apps.
+        let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
+        let _open = self.gate.read().await;
+        let origin = &self.origins[which];
+        let mut pipe = self.additions(&origin.stream, &offers);
+        let mut connection = lock(&self.patient).clone();
+        let answers: RedisResult<Vec<RedisResult<String>>> =
+            pipe.ignore_errors().query_async(&mut connection).await;
+        let mut book = lock(&origin.book);
+        let Ok(answers) = answers else {
+            offers.iter().for_each(|offer| book.record(offer, None));
+            return Vec::new();
+        };
+        let mut refused = Vec::new();
+        for (offer, answer) in offers.into_iter().zip(answers) {
+            match answer {
+                Ok(id) => book.record(&offer, Some(id.parse().expect("XADD answers with an ID"))),
+                Err(_) => refused.push(offer),
+            }
+        }
+        refused
+    }
+
+    fn additions(&self, stream: &str, offers: &[Offer]) -> Pipeline {
+        let (behind_ms, until) = *lock(&self.clock);
+        let is_behind = behind_ms > 0 && Instant::now() < until;
+        let mut pipe = pipe();
+        for Offer { fields, .. } in offers {
+            let command = match is_behind {
+                true => pipe.cmd("EVAL").arg(ADD_BEHIND).arg(1).arg(stream).arg(behind_ms),
+                false => pipe.cmd("XADD").arg(stream).arg("*"),
+            };
+            for (name, value) in fields {
+                command.arg(&name[..]).arg(&value[..]);
+            }
+        }
+        pipe
+    }
+
+    /// As an app trims its out stream.
+    pub(crate) async fn trim(&self, which: usize, keep: u64) {
+        let Origin { stream, book } = &self.origins[which];
+        // So that the book has every entry that is there.
+        let _alone = self.gate.write().await;
+        let mut trim = cmd("EVAL");
+        trim.arg(TRIM).arg(1).arg(stream).arg(keep);
+        let first = self.query::<String>(&trim).await;
+        // Without an answer it may have been done.
+        let first = first.map_or(Seq::MAX, |id| id.parse().expect("an ID is a seq"));
+        lock(book).trim(first);
+    }
+
+    /// As an app deletes some of the newest entries.
+    pub(crate) async fn delete(&self, which: usize, count: u64) -> RedisResult<()> {
+        let Origin { stream, book } = &self.origins[which];
+        let _alone = self.gate.write().await;
+        let mut newest = cmd("XREVRANGE");
+        newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(10 * count);
+        let entries = stored(self.query::<Value>(&newest).await?);
+        for entry in entries.iter().step_by(10) {
+            // Before it is done: the answer may be lost.
+            lock(book).delete(entry.id.parse().expect("an ID is a seq"));
+            self.query::<()>(cmd("XDEL").arg(stream).arg(&entry.id)).await?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, and after `down` a new one on what is left of the file.
+    pub(crate) async fn crash(
+        &self,
+        damage: Damage,
+        clock_back_ms: u64,
+        down: impl Future<Output = ()>,
+    ) {
+        self.is_up.send_replace(false);
+        self.server.lock().await.kill9();
+        // Apps that were under way have their answer, or know that none will come.
+        let _alone = self.gate.write().await;
+        let mut server = self.server.lock().await;
+        let cut = match damage {
+            Damage::None => 0,
+            Damage::Truncated(bytes) => server.truncate(bytes),
+            Damage::Wiped => {
+                let files = server.directory().join("appendonlydir");
+                std::fs::remove_dir_all(files).expect("the append-only file can be removed");
+                0
+            }
+        };
+        down.await;
+        server.restart_unseen().await;
+        let forgotten = self.take_stock(&server).await;
+        if damage != Damage::None || forgotten > 0 {
+            self.rewinds.fetch_add(1, Ordering::Relaxed);
+            self.origins.iter().for_each(|origin| lock(&origin.book).rewind());
+            let name = &self.name;
+            let words = format!(
+                "{name} is back ({damage:?}, {cut} bytes cut, clock {clock_back_ms} ms behind) and \
+                 has forgotten {forgotten} entries"
+            );
+            self.journal.note(&words);
+        }
+        server.restart().await;
+        *lock(&self.patient) = patient(&server).await;
+        // It finds the time again after as long as it was behind.
+        *lock(&self.clock) = (clock_back_ms, Instant::now() + Duration::from_millis(clock_back_ms));
+        self.is_up.send_replace(true);
+    }
+
+    /// Looks what it kept; gives how many entries it forgot.
+    async fn take_stock(&self, server: &RedisServer) -> usize {
+        let mut forgotten = 0;
+        for Origin { stream, book } in &self.origins {
+            let last: String = server.command(&["EVAL", LAST_ID, "1", stream]).await;
+            let last: Seq = last.parse().expect("an ID is a seq");
+            let after = format!("({}", lock(book).last());
+            let behind: Value = server.command(&["XRANGE", stream, &after, "+"]).await;
+            let behind = stored(behind);
+            let number = |fields: &Fields| name_of(fields).map(|(_, number)| number);
+            let found = behind.iter().filter_map(|entry| {
+                Some((number(&entry.fields)?, entry.id.parse().expect("an ID is a seq")))
+            });
+            let found: Vec<_> = found.collect();
+            let gone = lock(book).reopen(last, &found);
+            let origin = &lock(book).origin;
+            self.journal.note(&format!("{origin} ends at {last}, {gone} entries are forgotten"));
+            forgotten += gone;
+        }
+        forgotten
+    }
+
+    /// SIGSTOP.
+    pub(crate) async fn pause(&self) {
+        self.server.lock().await.pause();
+    }
+
+    /// SIGCONT.
+    pub(crate) async fn resume(&self) {
+        self.server.lock().await.resume();
+    }
+}
+
+impl Origin {
+    /// What was added.
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+}
+
+async fn patient(server: &RedisServer) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).expect("the URL is well formed");
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+    connection.expect("a Redis that has come up takes connections")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

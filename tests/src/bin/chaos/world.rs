@@ -1,0 +1,246 @@
+//! Everything that runs: devices, two hubs behind one address, auth, and a Redis for each place.
+//!
+//! Auth has a Redis of its own, whose file is always kept: a device registers once, and a cloud that
+//! forgot who its devices are cannot mend that by itself.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::cmd;
+use spoke_tests::{
+    balancer::Balancer,
+    binaries,
+    chaos::fault::Fleet,
+    cloud::{OTP_SECRET, now_ms, out, url},
+    device::{OUT, variable},
+    process::{Process, Start, write_secret},
+    proxy::Proxy,
+    service::{Kind, Service},
+};
+use tokio::sync::Mutex;
+
+use crate::{host::Host, journal::Journal};
+
+/// Short, so that a run sees sessions end and refreshed.
+const SESSION_SECONDS: &str = "20";
+/// One device keeps all that was carried, the next has it trimmed but for so many.
+const SLACK_ENTRIES: &str = "300";
+
+/// Between two looks whether everything runs.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A device.
+pub(crate) struct Device {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its Redis.
+    pub(crate) redis: Host,
+    /// Between it and the hubs.
+    pub(crate) link: Proxy,
+    /// Its agent.
+    pub(crate) agent: Mutex<Agent>,
+}
+
+/// An agent, which runs unless it was killed on purpose.
+pub(crate) struct Agent {
+    process: Option<Process>,
+    start: Start,
+    log: PathBuf,
+}
+
+/// A service, which runs unless it was ended on purpose.
+pub(crate) struct Ward {
+    /// The service.
+    pub(crate) service: Service,
+    /// It is meant to run.
+    pub(crate) is_up: bool,
+}
+
+/// Everything that runs. It ends when this is dropped.
+pub(crate) struct World {
+    /// What was done when.
+    pub(crate) journal: Arc<Journal>,
+    /// The devices.
+    pub(crate) devices: Vec<Device>,
+    /// The hubs.
+    pub(crate) hubs: Vec<Mutex<Ward>>,
+    /// In front of them.
+    pub(crate) balancer: Balancer,
+    /// Auth.
+    pub(crate) auth: Mutex<Ward>,
+    /// In front of auth.
+    pub(crate) auth_link: Proxy,
+    /// The Redis of the hubs.
+    pub(crate) cloud: Host,
+    /// The Redis of auth.
+    pub(crate) auth_redis: Host,
+    /// Processes that ended without being told to.
+    pub(crate) deaths: AtomicUsize,
+}
+
+impl World {
+    /// Starts it in this folder.
+    pub(crate) async fn start(folder: &Path, fleet: Fleet) -> Self {
+        let journal = Arc::new(Journal::begin(folder));
+        let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
+        let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
+        let cloud = Host::start(folder, "cloud-redis", &down.collect::<Vec<_>>(), &journal).await;
+        let auth_redis = Host::start(folder, "auth-redis", &[], &journal).await;
+        let auth = start_auth(folder, &auth_redis.url().await).await;
+        let mut hubs = Vec::new();
+        for n in 0..fleet.hubs {
+            let (cloud, auth_redis) = (cloud.url().await, auth_redis.url().await);
+            hubs.push(start_hub(&folder.join(format!("hub{}", n + 1)), &cloud, &auth_redis).await);
+        }
+        let addresses: Vec<_> = hubs.iter().map(Service::address).collect();
+        let balancer = Balancer::start(&addresses).await;
+        let auth_link = Proxy::start(auth.address()).await;
+        let mut devices = Vec::new();
+        for (n, name) in names.iter().enumerate() {
+            provision(&auth_redis, name).await;
+            let link = Proxy::start(balancer.address()).await;
+            devices.push(Device::start(folder, name, (link, &auth_link), n, &journal).await);
+        }
+        let ward = |service| Mutex::new(Ward { service, is_up: true });
+        Self {
+            journal,
+            devices,
+            hubs: hubs.into_iter().map(ward).collect(),
+            balancer,
+            auth: ward(auth),
+            auth_link,
+            cloud,
+            auth_redis,
+            deaths: AtomicUsize::new(0),
+        }
+    }
+
+    /// Starts a process that has ended by itself again, as systemd would.
+    pub(crate) async fn tend_forever(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.tend().await;
+        }
+    }
+
+    async fn tend(&self) {
+        for Device { name, agent, .. } in &self.devices {
+            let mut agent = agent.lock().await;
+            if let Some(status) = agent.process.as_mut().and_then(Process::exit) {
+                self.mourn(&format!("{name}'s agent"), status);
+                agent.start();
+            }
+        }
+        for (n, hub) in self.hubs.iter().enumerate() {
+            if let Some(service) = self.tend_ward("a hub", &mut *hub.lock().await).await {
+                self.balancer.retarget(n, Some(service.address()));
+            }
+        }
+        if let Some(service) = self.tend_ward("auth", &mut *self.auth.lock().await).await {
+            self.auth_link.retarget(service.address());
+        }
+    }
+
+    async fn tend_ward<'a>(&self, name: &str, ward: &'a mut Ward) -> Option<&'a Service> {
+        let status = ward.service.process().exit().filter(|_| ward.is_up)?;
+        self.mourn(name, status);
+        ward.service.restart().await;
+        Some(&ward.service)
+    }
+
+    fn mourn(&self, name: &str, status: ExitStatus) {
+        self.deaths.fetch_add(1, Ordering::Relaxed);
+        self.journal.note(&format!("{name} has ended by itself with {status}"));
+    }
+}
+
+impl Device {
+    async fn start(
+        folder: &Path,
+        name: &str,
+        (link, auth): (Proxy, &Proxy),
+        n: usize,
+        journal: &Arc<Journal>,
+    ) -> Self {
+        let origin = (format!("{name}.up"), OUT.to_owned());
+        let redis = Host::start(folder, &format!("{name}-redis"), &[origin], journal).await;
+        let folder = folder.join(name);
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        write_secret(&folder.join("otp-secret"), OTP_SECRET);
+        let path = |file: &str| folder.join(file).display().to_string();
+        let settings = [
+            ("client", name.to_owned()),
+            ("redis", redis.url().await),
+            ("auth", url(auth.address())),
+            ("hub", url(link.address())),
+            ("otp_secret_file", path("otp-secret")),
+            ("state_dir", path("state")),
+            ("admin_listen", String::new()),
+            ("trim", if n.is_multiple_of(2) { "keep" } else { "acked" }.to_owned()),
+            ("trim_slack_entries", SLACK_ENTRIES.to_owned()),
+            // A run is a minute, so nobody can wait as a device in the field does.
+            ("retry_first_ms", "20".to_owned()),
+            ("retry_longest_ms", "500".to_owned()),
+            ("refused_retry_first_ms", "100".to_owned()),
+            ("refused_retry_longest_ms", "1000".to_owned()),
+            ("log.level", "debug".to_owned()),
+            ("log.format", "json".to_owned()),
+        ];
+        let start = settings.into_iter().fold(Start::with(&["run"]), |start, (key, value)| {
+            start.variable(&variable(key), value)
+        });
+        let mut agent = Agent { process: None, start, log: folder.join("agent.log") };
+        agent.start();
+        Self { name: name.to_owned(), redis, link, agent: Mutex::new(agent) }
+    }
+}
+
+impl Agent {
+    /// Starts it, killing it first if it runs.
+    pub(crate) fn start(&mut self) {
+        self.process = None;
+        let program = binaries::path_of("spoke-agent");
+        self.process = Some(Process::start(&program, &self.start, &self.log));
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill9(&mut self) {
+        self.process = None;
+    }
+
+    /// Its process, if it was not killed.
+    pub(crate) fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+}
+
+async fn start_auth(folder: &Path, redis: &str) -> Service {
+    let settings = [
+        ("session_ttl_seconds", SESSION_SECONDS),
+        // Agents here come back a hundred times as often as in the field.
+        ("throttle.login_burst", "10000"),
+        ("throttle.login_per_minute", "10000"),
+        ("throttle.address_burst", "10000"),
+        ("throttle.address_per_minute", "10000"),
+    ];
+    Service::start(Kind::Auth, redis, &settings, folder).await
+}
+
+async fn start_hub(folder: &Path, redis: &str, auth_redis: &str) -> Service {
+    std::fs::create_dir(folder).expect("a folder can be made");
+    Service::start(Kind::Hub, redis, &[("auth_redis", auth_redis)], folder).await
+}
+
+async fn provision(redis: &Host, client: &str) {
+    let mut hset = cmd("HSET");
+    hset.arg(format!("spoke-auth:client:{client}:h")).arg("otpSecret").arg(OTP_SECRET);
+    hset.arg("regDeadline").arg(now_ms() + 3_600_000);
+    redis.query::<()>(&hset).await.expect("redis takes a client");
+}

@@ -1,0 +1,53 @@
+//! `make chaos` itself: that it ends well when all is well, and that it can fail.
+
+use std::path::Path;
+
+use spoke_tests::{
+    binaries::FOLDER_VARIABLE,
+    process::{Finished, Start, run_within},
+    wait::PATIENCE,
+};
+
+const CHAOS: &str = env!("CARGO_BIN_EXE_chaos");
+
+/// Two seconds of load without faults.
+async fn chaos(folder: &Path, more: &[&str]) -> Finished {
+    let quiet = ["--seed", "1", "--seconds", "2", "--without", "all"];
+    let mut start = Start::with(&[&quiet, more].concat()).variable("TMPDIR", folder.display());
+    if let Ok(binaries) = std::env::var(FOLDER_VARIABLE) {
+        start = start.variable(FOLDER_VARIABLE, binaries);
+    }
+    run_within(Path::new(CHAOS), &start, 4 * PATIENCE).await
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().expect("the folder can be read").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_run_in_which_all_is_carried_says_so_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = chaos(folder.path(), &[]).await.done();
+    assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("offered 0"), "{}", ended.stdout);
+    assert_eq!(names_in(folder.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_run_that_finds_an_entry_missing_or_twice_fails_and_leaves_what_tells_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = chaos(folder.path(), &["--spoil"]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stdout.contains("duplicated 1, missing 1"), "{}", ended.stdout);
+    let [left] = <[String; 1]>::try_from(names_in(folder.path())).unwrap();
+    let left = folder.path().join(left);
+    assert!(ended.stdout.contains(left.to_str().unwrap()), "{}", ended.stdout);
+    let verdict = std::fs::read_to_string(left.join("verdict.txt")).unwrap();
+    assert!(verdict.contains("  missing: dev"), "{verdict}");
+    assert!(verdict.contains("  duplicated: dev"), "{verdict}");
+    let files = names_in(&left);
+    for name in ["journal.txt", "copy-cloud.tsv", "ledger-dev1.tsv", "dev1-redis", "hub2"] {
+        assert!(files.iter().any(|file| file == name), "{name} is not among {files:?}");
+    }
+}
