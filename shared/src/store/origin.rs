@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script, Value, cmd, pipe};
+use redis::{Arg, Cmd, Script, Value, cmd, pipe};
 
 use super::{
     Redis, StoreError,
@@ -287,8 +287,19 @@ impl OriginStore {
             None => script.arg("").arg(""),
         };
         let mut pipe = pipe();
-        pipe.atomic().add_command(first).invoke_script(&script);
-        self.redis.transact(&pipe, &LOOK).await
+        pipe.atomic().add_command(first.clone()).invoke_script(&script);
+        match self.redis.transact(&pipe, &LOOK).await {
+            // A Redis that is full opens no transaction. The script alone does the same, only slower.
+            Err(StoreError::Busy { code, .. }) if code == "OOM" || code == "EXECABORT" => {
+                for argument in first.args_iter() {
+                    if let Arg::Simple(argument) = argument {
+                        script.arg(argument);
+                    }
+                }
+                self.redis.invoke(&script).await
+            }
+            result => result,
+        }
     }
 }
 
