@@ -28,6 +28,8 @@ pub struct RedisServer {
     _temporary: Option<TempDir>,
     options: Vec<String>,
     port: u16,
+    /// Where it listens now: its port, or one that nobody knows.
+    listening: u16,
     process: Process,
     connection: MultiplexedConnection,
 }
@@ -64,7 +66,16 @@ impl RedisServer {
             let port = free_port();
             if let Some((process, connection)) = launch(directory, port, &options).await {
                 let directory = directory.to_owned();
-                return Self { directory, _temporary: None, options, port, process, connection };
+                let (_temporary, listening) = (None, port);
+                return Self {
+                    directory,
+                    _temporary,
+                    options,
+                    port,
+                    listening,
+                    process,
+                    connection,
+                };
             }
         }
         panic!("redis-server did not come up on any of 20 ports; is it installed?");
@@ -90,6 +101,19 @@ impl RedisServer {
         self.connection.clone()
     }
 
+    /// A connection of its own, which waits for an answer until it ends: so there is none only where
+    /// that process is no more.
+    ///
+    /// # Panics
+    /// When it takes none.
+    pub async fn patient_connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.listening));
+        let client = client.expect("the URL is well formed");
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+        connected.expect("a Redis that has come up takes connections")
+    }
+
     /// SIGKILL. What was in its append-only file is there after `restart`.
     pub fn kill9(&mut self) {
         self.process.kill9();
@@ -107,6 +131,7 @@ impl RedisServer {
             launch(directory, port, options).await.ok_or("it ended")
         })
         .await;
+        self.listening = port;
     }
 
     /// Starts it again on the same files and a port that nobody knows, killing it first if it runs:
@@ -117,10 +142,13 @@ impl RedisServer {
     pub async fn restart_unseen(&mut self) {
         self.process.kill9();
         let awaited = "redis-server on a port that nobody knows";
-        (self.process, self.connection) = eventually(awaited, PATIENCE, async || {
-            launch(&self.directory, free_port(), &self.options).await.ok_or("it ended")
-        })
-        .await;
+        let (directory, options) = (&self.directory, &self.options);
+        let launched = eventually(awaited, PATIENCE, async || {
+            let port = free_port();
+            let launched = launch(directory, port, options).await.ok_or("it ended")?;
+            Ok::<_, &str>((port, launched))
+        });
+        (self.listening, (self.process, self.connection)) = launched.await;
     }
 
     /// Cuts bytes from the end of its append-only file, as a power cut does; at most all that came

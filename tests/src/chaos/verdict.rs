@@ -63,6 +63,8 @@ pub struct Verdict {
     pub deleted: usize,
     /// Of those, never answered and not found afterwards.
     pub unanswered: usize,
+    /// IDs that the origin's Redis gave out again after it had forgotten them.
+    pub reminted: usize,
     /// More than once in the copy, and not known as uncertain.
     pub duplicated: Vec<String>,
     /// Nowhere.
@@ -94,12 +96,18 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         forgotten: count(Fate::Forgotten),
         deleted: count(Fate::Deleted),
         unanswered: count(Fate::Unanswered),
+        reminted: reminted(book),
         duplicated: duplicated(evidence),
         missing: missing.iter().map(|added| tell(book, added)).collect(),
         misordered: misordered(evidence),
         altered: altered(evidence),
         misstated: misstated(evidence, &covered),
     }
+}
+
+fn reminted(book: &Book) -> usize {
+    let seqs: Vec<_> = book.entries.iter().filter_map(|added| added.seq).collect();
+    seqs.len() - seqs.iter().collect::<BTreeSet<_>>().len()
 }
 
 /// What only a ledger can account for.
@@ -247,6 +255,7 @@ impl Verdict {
         self.forgotten += other.forgotten;
         self.deleted += other.deleted;
         self.unanswered += other.unanswered;
+        self.reminted += other.reminted;
         self.duplicated.extend(other.duplicated);
         self.missing.extend(other.missing);
         self.misordered.extend(other.misordered);
@@ -258,11 +267,13 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offered, carried, dead, in_ledger, forgotten, deleted, unanswered, .. } = self;
+        let Self { offered, carried, dead, in_ledger, forgotten, deleted, .. } = self;
+        let Self { unanswered, reminted, .. } = self;
         write!(
             f,
             "offered {offered}: carried {carried}, dead letters {dead}, in the ledger {in_ledger}, \
-             forgotten by their own Redis {forgotten}, deleted by apps {deleted}, unanswered {unanswered}"
+             forgotten by their own Redis {forgotten} ({reminted} IDs given out again), deleted by apps {deleted}, \
+             unanswered {unanswered}"
         )?;
         let faults = self.faults().map(|(word, faults)| format!("{word} {}", faults.len()));
         write!(f, "; {}", faults.join(", "))
