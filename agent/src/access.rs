@@ -11,7 +11,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
     config::{ConfigError, read_secret},
-    limits::REFUSED_RETRY,
+    limits::{REFUSED_RETRY, STATE_RETRY},
     link::now_ms,
     retry::Retry,
 };
@@ -72,6 +72,22 @@ pub struct Access {
     token: Option<SecretString>,
     problem: Option<String>,
     one_time_problem: Option<String>,
+    /// Whether the state directory says that this device is registered.
+    is_registration_kept: bool,
+    /// Why the state directory does not hold what it should, where that is so.
+    unkept: Option<String>,
+    /// What a refusal may come from.
+    suspicion: Option<String>,
+}
+
+impl AccessError {
+    /// Whether it stays as it is until a person has mended it.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Identity(error) => error.needs_a_person(),
+            Self::Http(_) => false,
+        }
+    }
 }
 
 impl OneTimeSource {
@@ -98,7 +114,7 @@ impl Access {
     /// Takes the state directory for this process and reads what it holds; asks nobody yet.
     ///
     /// # Errors
-    /// `AccessError`, each of which needs a person.
+    /// `AccessError`
     pub fn open(
         account: &Account,
         state_dir: &Path,
@@ -106,13 +122,15 @@ impl Access {
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Self, AccessError> {
         let identity = Identity::open(state_dir)?;
+        let suspicion = suspicion(&identity, account, state_dir);
         let secret = identity.secret()?;
-        let session = identity.session(account)?;
+        let session = identity.session(account);
         let lifetime = session.as_ref().map(|session| Lifetime {
             issued_at_ms: session.issued_at_ms,
             expires_at_ms: session.expires_at_ms,
         });
-        let known = Known { is_registered: identity.is_registered(account)?, token: lifetime };
+        let is_registered = identity.is_registered(account);
+        let known = Known { is_registered, token: lifetime };
         Ok(Self {
             account: account.clone(),
             identity,
@@ -123,6 +141,9 @@ impl Access {
             token: session.map(|session| session.token),
             problem: None,
             one_time_problem: None,
+            is_registration_kept: is_registered,
+            unkept: None,
+            suspicion,
         })
     }
 
@@ -156,15 +177,18 @@ impl Access {
     }
 
     /// Keeps the token fresh while it is in use: a new one after half of its life. Ends never.
-    /// Cancel safe: an answer that gets lost leaves the old token good.
-    pub async fn keep_fresh(&mut self) -> Infallible {
+    /// `told` hears each time whether it could be kept. Cancel safe: an answer that gets lost leaves
+    /// the old token good.
+    pub async fn keep_fresh(&mut self, told: impl Fn(Option<&str>)) -> Infallible {
         let mut retry = Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
         loop {
+            told(self.keep_again());
+            let longest = if self.unkept.is_some() { STATE_RETRY } else { LOOK_AGAIN };
             let Some(lifetime) = self.enrolment.lifetime() else { std::future::pending().await };
             let now = now_ms();
             if !lifetime.is_refresh_due(now) {
                 let left = Duration::from_millis(lifetime.refresh_at_ms() - now);
-                tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                tokio::time::sleep(left.min(longest)).await;
                 continue;
             }
             self.enrolment.handle_half_life();
@@ -174,6 +198,15 @@ impl Access {
                 _ => tokio::time::sleep(retry.next(None, rand::random())).await,
             }
         }
+    }
+
+    /// Tries again to write down what the state directory did not take; gives why it does not, where
+    /// that is still so.
+    pub fn keep_again(&mut self) -> Option<&str> {
+        if self.unkept.is_some() {
+            self.keep();
+        }
+        self.unkept.as_deref()
     }
 
     /// The token for the hub, and its name.
@@ -211,6 +244,15 @@ impl Access {
 
     /// What a person should do about a refusal.
     pub fn mend(&self, refused: Refused) -> String {
+        match &self.suspicion {
+            Some(suspicion) if refused != Refused::Hub => {
+                format!("{}; {suspicion}", self.mend_at_auth(refused))
+            }
+            _ => self.mend_at_auth(refused),
+        }
+    }
+
+    fn mend_at_auth(&self, refused: Refused) -> String {
         let client = &self.account.client;
         let again =
             format!("provision it again (`spoke-auth provision {client} --again`) and enrol it");
@@ -267,18 +309,13 @@ impl Access {
         match reply.answer {
             Answer::Registered => {
                 info!(auth = %self.account.auth, "registered");
-                warn_failed(self.identity.record_registered(&self.account));
+                self.keep();
             }
-            Answer::Session { ttl } => {
+            Answer::Session { .. } => {
                 let Some(token) = reply.token else { return };
-                let expires_at_ms = now.saturating_add(ttl.as_millis() as u64);
-                let session = Session { token: token.clone(), issued_at_ms: now, expires_at_ms };
                 self.token = Some(token);
-                warn_failed(self.identity.record_session(&self.account, &session));
-                // A login is the proof, whatever became of the file.
-                if !self.identity.is_registered(&self.account).unwrap_or(true) {
-                    warn_failed(self.identity.record_registered(&self.account));
-                }
+                self.suspicion = None;
+                self.keep();
             }
             Answer::Refused { .. } => self.forget_dead_token(),
             Answer::Busy { .. } | Answer::Unreachable | Answer::Odd => {}
@@ -287,14 +324,53 @@ impl Access {
 
     fn forget_dead_token(&mut self) {
         if self.enrolment.lifetime().is_none() && self.token.take().is_some() {
-            warn_failed(self.identity.forget_session());
+            self.keep();
+        }
+    }
+
+    /// Brings the state directory up to what auth said. What it does not take costs a login or so
+    /// after the next start, and nothing else.
+    fn keep(&mut self) {
+        let was_kept = self.unkept.is_none();
+        self.unkept = self.write_down().err().map(|error| chain(&error));
+        match &self.unkept {
+            None if was_kept => {}
+            None => info!("the state directory holds again what auth said"),
+            Some(error) if was_kept => {
+                warn!(error, "failed to keep what auth said; going on, and trying again by and by");
+            }
+            Some(error) => debug!(error, "failed again to keep what auth said"),
+        }
+    }
+
+    fn write_down(&mut self) -> Result<(), IdentityError> {
+        if self.is_registered() && !self.is_registration_kept {
+            self.identity.record_registered(&self.account)?;
+            self.is_registration_kept = true;
+        }
+        match (&self.token, self.enrolment.lifetime()) {
+            (Some(token), Some(Lifetime { issued_at_ms, expires_at_ms })) => {
+                let session = Session { token: token.clone(), issued_at_ms, expires_at_ms };
+                self.identity.record_session(&self.account, &session)
+            }
+            _ => self.identity.forget_session(),
         }
     }
 }
 
-/// What is not written now costs a login or so after the next start, and nothing else.
-fn warn_failed(written: Result<(), IdentityError>) {
-    if let Err(error) = written {
-        warn!(error = chain(&error), "failed to keep what auth said; going on");
+/// What about the state directory may be the cause, should auth refuse this device.
+fn suspicion(identity: &Identity, account: &Account, state_dir: &Path) -> Option<String> {
+    let state_dir = state_dir.display();
+    if !identity.has_secret() {
+        return Some(format!(
+            "its secret was made just now: if this device was registered before, {state_dir} has lost \
+             what it held; see that its disk is mounted, or restore it from a backup"
+        ));
     }
+    let (client, auth) = identity.registered_elsewhere(account)?;
+    let client_now = &account.client;
+    Some(format!(
+        "{state_dir} holds the identity of {client} at {auth}: if that is another device, give \
+         {client_now} a state_dir of its own"
+    ))
 }

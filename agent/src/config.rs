@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spoke_shared::{
     client::ClientId,
     config::{ConfigError, LogSettings, RedisUrl, ServiceUrl},
-    limits::{CONNECT_RETRY, REFUSED_RETRY},
+    limits::{CONNECT_RETRY, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     retry::Retry,
     store::keys::DeviceKeys,
     sync::sender::Trim,
@@ -47,6 +47,9 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Whether batches are compressed when that pays.
     pub compression: bool,
+    /// A link on which nothing was acknowledged for this long, while entries were under way, is made
+    /// anew.
+    pub progress_timeout_ms: u64,
     /// The first wait before another try to connect.
     pub retry_first_ms: u64,
     /// The longest such wait.
@@ -112,6 +115,7 @@ impl Default for Config {
             ca_file: PathBuf::new(),
             allow_plaintext: false,
             compression: true,
+            progress_timeout_ms: millis(PROGRESS_TIMEOUT),
             retry_first_ms: millis(CONNECT_RETRY.0),
             retry_longest_ms: millis(CONNECT_RETRY.1),
             refused_retry_first_ms: millis(REFUSED_RETRY.0),
@@ -163,6 +167,11 @@ impl Config {
             );
             return Err(bad("key_prefix", problem));
         }
+        if self.progress_timeout() < PROGRESS_TIMEOUT_MIN {
+            let least = PROGRESS_TIMEOUT_MIN.as_millis();
+            let problem = format!("it is {}; {least} is the least", self.progress_timeout_ms);
+            return Err(bad("progress_timeout_ms", problem));
+        }
         waits(
             ("retry_first_ms", self.retry_first_ms),
             ("retry_longest_ms", self.retry_longest_ms),
@@ -185,6 +194,11 @@ impl Config {
             TrimSetting::Keep => Trim::Keep,
             TrimSetting::Acked => Trim::Acked { slack_entries: self.trim_slack_entries },
         }
+    }
+
+    /// How long a link may acknowledge nothing.
+    pub fn progress_timeout(&self) -> Duration {
+        Duration::from_millis(self.progress_timeout_ms)
     }
 
     /// The waits between tries to connect.
@@ -268,7 +282,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named_with_its_mend() {
         type Change = fn(&mut Config);
-        let table: [(&str, &str, Change); 11] = [
+        let table: [(&str, &str, Change); 12] = [
             ("client", "enrol", |config| config.client = None),
             ("auth", "SPOKE_AGENT_AUTH", |config| config.auth = None),
             ("hub", "SPOKE_AGENT_HUB", |config| config.hub = None),
@@ -282,6 +296,7 @@ mod tests {
             ("state_dir", "directory", |config| config.state_dir = PathBuf::new()),
             ("key_prefix", "characters", |config| config.key_prefix = String::new()),
             ("key_prefix", "characters", |config| config.key_prefix = "a*".to_owned()),
+            ("progress_timeout_ms", "1000", |config| config.progress_timeout_ms = 999),
             ("retry_first_ms", "1 ms", |config| config.retry_first_ms = 0),
             ("refused_retry_longest_ms", "below", |config| config.refused_retry_longest_ms = 1),
         ];

@@ -25,9 +25,12 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The umask takes bits away.
     file.set_permissions(Permissions::from_mode(mode))?;
     give_to_owner(&file, directory(path))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&aside, path)) {
+        // On a disk that is full even half a file is in the way.
+        let _ = fs::remove_file(&aside);
+        return Err(error);
+    }
     sync_directory(directory(path))
 }
 

@@ -15,11 +15,11 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{config::Account, durable};
 
-/// What is wrong with the state directory. Each needs a person.
+/// What is wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Another agent has it.
@@ -49,7 +49,7 @@ pub enum IdentityError {
     /// The device is registered with a secret that is gone.
     #[error(
         "this device is registered, but its secret {} is gone; restore the file from a backup, or \
-         remove `registered` beside it, provision this client again with \
+         remove `registered` and `session` beside it, provision this client again with \
          `spoke-auth provision --again` and run `spoke-agent enrol`",
         .0.display()
     )]
@@ -57,6 +57,24 @@ pub enum IdentityError {
     /// The system has no random bytes to give.
     #[error("failed to get random bytes for the device's secret")]
     NoRandomness(#[source] rand::rand_core::OsError),
+}
+
+impl IdentityError {
+    /// Whether it stays as it is until a person has mended it: a disk that is full may have room
+    /// again by itself, and another agent may end.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::IsADirectory
+            ),
+            Self::Damaged(_) | Self::Gone(_) => true,
+            Self::InUse(_) | Self::NoRandomness(_) => false,
+        }
+    }
 }
 
 /// The state directory, held by this process alone.
@@ -110,6 +128,8 @@ impl Identity {
             .write(true)
             .mode(SECRET_MODE)
             .open(&lock_path)
+            // A lock that is there can be taken where nothing can be written.
+            .or_else(|source| File::open(&lock_path).map_err(|_| source))
             .map_err(|source| failed("open", &lock_path, source))?;
         durable::give_to_owner(&lock, path)
             .map_err(|source| failed("hand over", &lock_path, source))?;
@@ -118,6 +138,11 @@ impl Identity {
             Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(failed("lock", &lock_path, source)),
         }
+    }
+
+    /// Whether there is a secret, be it good or not.
+    pub fn has_secret(&self) -> bool {
+        self.file("secret").exists()
     }
 
     /// The device's own secret, made now if there is none and the device was never registered.
@@ -139,13 +164,15 @@ impl Identity {
         }
     }
 
-    /// Whether this device is registered as this client at this auth service.
-    ///
-    /// # Errors
-    /// `IdentityError` when the file cannot be read.
-    pub fn is_registered(&self, account: &Account) -> Result<bool, IdentityError> {
-        let place = self.read::<Place>("registered")?;
-        Ok(place.is_some_and(|place| place == Place::of(account)))
+    /// Whether this device is registered as this client at this auth service, as far as is known.
+    pub fn is_registered(&self, account: &Account) -> bool {
+        self.read::<Place>("registered").is_some_and(|place| place == Place::of(account))
+    }
+
+    /// As whom else, and where, the device is registered.
+    pub fn registered_elsewhere(&self, account: &Account) -> Option<(String, String)> {
+        let place = self.read::<Place>("registered").filter(|place| *place != Place::of(account));
+        place.map(|place| (place.client, place.auth))
     }
 
     /// Remembers that it is.
@@ -156,21 +183,18 @@ impl Identity {
         self.write("registered", &Place::of(account), 0o644)
     }
 
-    /// The session that was kept for this account, if there is one.
-    ///
-    /// # Errors
-    /// `IdentityError` when the file cannot be read.
-    pub fn session(&self, account: &Account) -> Result<Option<Session>, IdentityError> {
+    /// The session that was kept for this account, if there is one that can be read.
+    pub fn session(&self, account: &Account) -> Option<Session> {
         let is_mine = |stored: &StoredSession| {
             stored.place == Place::of(account)
                 && stored.token.bytes().all(|byte| byte.is_ascii_graphic())
         };
         let stored = self.read::<StoredSession>("session")?;
-        Ok(stored.filter(is_mine).map(|stored| Session {
+        is_mine(&stored).then(|| Session {
             token: stored.token.into(),
             issued_at_ms: stored.issued_at_ms,
             expires_at_ms: stored.expires_at_ms,
-        }))
+        })
     }
 
     /// Keeps a session over restarts.
@@ -201,7 +225,7 @@ impl Identity {
     }
 
     fn make_secret(&self, path: PathBuf) -> Result<SecretString, IdentityError> {
-        if self.file("registered").exists() {
+        if ["registered", "session"].iter().any(|name| self.file(name).exists()) {
             return Err(IdentityError::Gone(path));
         }
         let mut bytes = [0; SECRET_BYTES];
@@ -209,6 +233,7 @@ impl Identity {
         let text = BASE64_URL_SAFE_NO_PAD.encode(bytes);
         durable::write(&path, format!("{text}\n").as_bytes(), SECRET_MODE)
             .map_err(|source| failed("write", &path, source))?;
+        info!(path = %path.display(), "made this device's own secret, since there was none");
         Ok(text.into())
     }
 
@@ -227,7 +252,7 @@ impl Identity {
     }
 
     /// What can be had again is treated as not there where it makes no sense.
-    fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>, IdentityError> {
+    fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
         let path = self.file(name);
         match fs::read(&path) {
             Ok(bytes) => {
@@ -235,10 +260,13 @@ impl Identity {
                 if parsed.is_err() {
                     warn!(path = %path.display(), "this file is damaged and passed over");
                 }
-                Ok(parsed.ok())
+                parsed.ok()
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(failed("read", &path, source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "this file cannot be read and is passed over");
+                None
+            }
         }
     }
 

@@ -35,6 +35,7 @@ use std::{
 use anyhow::Context;
 use axum::{Json, Router, routing::get};
 use spoke_shared::{
+    config::ConfigError,
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
     notify,
     serve::{ServeLimits, admin_router, serve},
@@ -45,7 +46,7 @@ use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
 use crate::{
-    access::{Access, OneTimeSource},
+    access::{Access, AccessError, OneTimeSource},
     config::Config,
     lifecycle::{Lifecycle, Parts, progress::Progress},
     status::{Board, State, Status, metrics},
@@ -67,13 +68,13 @@ const STATUS_LINE_EVERY: Duration = Duration::from_secs(60);
 /// Runs the agent until the shutdown begins; what is in hand then is finished.
 ///
 /// # Errors
-/// Only what no waiting mends: bad settings, and a state directory that cannot be used.
+/// Only bad settings, and a state directory that cannot be used.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let account = config.validate()?;
     let tls = tls::client_config(&account, &config.ca_file)
         .map_err(tls::TrustError::into_config_error)?;
     let one_time = OneTimeSource::of(&config);
-    let access = Access::open(&account, &config.state_dir, one_time, &tls)?;
+    let access = Access::open(&account, &config.state_dir, one_time, &tls).map_err(refusal)?;
     let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     let http = auth::http_client(&account.hub, &tls)?.build()?;
     let board = Board::new(&account);
@@ -117,6 +118,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
+/// What a person has to mend ends like a bad setting, after which systemd does not try again.
+fn refusal(error: AccessError) -> anyhow::Error {
+    match error.needs_a_person() {
+        true => ConfigError::bad("state_dir", auth::chain(&error)).into(),
+        false => error.into(),
+    }
+}
+
 fn admin_app(board: Board) -> Router {
     let (of_ready, of_metrics, of_status) = (board.clone(), board.clone(), board);
     let ready = move || {
@@ -150,11 +159,19 @@ async fn watched(lifecycle: impl Future<Output = ()>, progress: &Mutex<Progress>
             () = &mut lifecycle => return,
             _ = ticks.tick() => {
                 let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                if progress.is_healthy(Instant::now()) {
-                    notify::watchdog();
-                    is_hungry = false;
-                } else if !std::mem::replace(&mut is_hungry, true) {
-                    error!("the agent gets nowhere; the watchdog is not fed any more");
+                match progress.complaint(Instant::now()) {
+                    None => {
+                        notify::watchdog();
+                        if std::mem::replace(&mut is_hungry, false) {
+                            info!("the agent gets on again; the watchdog is fed");
+                        }
+                    }
+                    Some(complaint) if !std::mem::replace(&mut is_hungry, true) => error!(
+                        complaint,
+                        "the agent gets nowhere; the watchdog is not fed any more, so that systemd \
+                         starts it anew"
+                    ),
+                    Some(_) => {}
                 }
             }
         }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use spoke_shared::{
+    instance::Instance,
     link::now_ms,
     retry::Retry,
     shutdown::Shutdown,
@@ -68,6 +69,8 @@ pub struct Parts {
 /// The agent's life.
 pub struct Lifecycle {
     parts: Parts,
+    /// This process, among others with the same identity.
+    instance: Instance,
     origin: OriginStore,
     copy: CopyStore,
     choice: Choice,
@@ -83,6 +86,7 @@ impl Lifecycle {
     pub fn new(parts: Parts) -> Self {
         let keys = parts.config.keys();
         Self {
+            instance: Instance(rand::random()),
             origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
             choice: Choice::new(parts.config.transport),
@@ -100,6 +104,7 @@ impl Lifecycle {
         while !shutdown.is_begun() {
             let step = self.parts.access.poll_step();
             self.parts.board.post_step(step, self.parts.access.is_registered());
+            self.parts.board.post_unkept(self.parts.access.keep_again());
             self.move_within(STEP_WITHIN);
             match step {
                 Step::Register { .. } | Step::LogIn | Step::Refresh => {
@@ -131,9 +136,6 @@ impl Lifecycle {
             if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
                 self.twin_retry.reset();
             }
-            if welcomed.carried > 0 {
-                self.progress(Progress::handle_carried);
-            }
         } else if kind == Kind::Http {
             self.choice.handle_http_failed();
         }
@@ -147,12 +149,16 @@ impl Lifecycle {
             Cause::Broken if kind == Kind::WebSocket => {
                 self.choice.handle_broken(now, rand::random());
             }
-            Cause::Stalled => self.progress(Progress::handle_stalled),
+            Cause::Stalled => {
+                self.progress(Progress::handle_stalled);
+                self.parts.board.post_stalled();
+            }
             Cause::Store
             | Cause::Unreachable
             | Cause::Untrusted
             | Cause::Broken
             | Cause::Superseded
+            | Cause::Clone
             | Cause::Version
             | Cause::Busy
             | Cause::Confused
@@ -166,8 +172,9 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
-            Pause::Refused if ending.cause == Cause::Superseded => {
-                self.twin_retry.next(None, random)
+            Pause::Twin(hint) => {
+                let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
+                self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
             }
             Pause::Refused => self.refused_retry.next(None, random),
         };

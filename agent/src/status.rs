@@ -38,6 +38,12 @@ pub struct Status {
     pub transport: Option<Kind>,
     /// The generation of the session, where it is connected.
     pub generation: Option<u64>,
+    /// How many sessions in a row were given up since the hub acknowledged nothing; 0 once it does.
+    #[serde(default)]
+    pub stalled_sessions: u32,
+    /// Why the state directory does not hold what auth said, where that is so.
+    #[serde(default)]
+    pub unkept: Option<String>,
     /// The last fault, be it over or not.
     pub last_error: Option<Trouble>,
     /// Counts since the process started.
@@ -131,6 +137,8 @@ impl Board {
             next_try_ms: None,
             transport: None,
             generation: None,
+            stalled_sessions: 0,
+            unkept: None,
             last_error: None,
             counts: Counts::default(),
         };
@@ -173,6 +181,18 @@ impl Board {
         });
     }
 
+    pub(crate) fn post_unkept(&self, why: Option<&str>) {
+        self.status.send_if_modified(|status| {
+            let is_news = status.unkept.as_deref() != why;
+            status.unkept = why.map(str::to_owned);
+            is_news
+        });
+    }
+
+    pub(crate) fn post_stalled(&self) {
+        self.status.send_modify(|status| status.stalled_sessions += 1);
+    }
+
     pub(crate) fn post_waiting(&self, next_try_ms: u64) {
         self.post(State::Waiting, |status| {
             status.why = status.last_error.clone();
@@ -191,6 +211,9 @@ impl Board {
             status.counts.carried_up = before.carried_up + session.sender().carried();
             status.counts.carried_down = before.carried_down + received;
             status.counts.duplicates_down = before.duplicates_down + duplicates;
+            if session.sender().carried() > 0 {
+                status.stalled_sessions = 0;
+            }
             false
         });
     }
@@ -211,9 +234,16 @@ impl Board {
 pub fn metrics(status: &Status) -> String {
     let Counts { sessions, faults, carried_up, carried_down, duplicates_down } = status.counts;
     let connected = u64::from(status.state == State::Connected);
+    let stalled = u64::from(status.stalled_sessions);
     let mut text = String::new();
     for (name, kind, help, value) in [
         ("spoke_agent_connected", "gauge", "1 while a session with the hub is up.", connected),
+        (
+            "spoke_agent_stalled_sessions",
+            "gauge",
+            "Sessions in a row that were given up since nothing was acknowledged.",
+            stalled,
+        ),
         ("spoke_agent_sessions_total", "counter", "Sessions begun.", sessions),
         ("spoke_agent_faults_total", "counter", "Faults, repeated ones included.", faults),
         ("spoke_agent_carried_up_total", "counter", "Entries the hub acknowledged.", carried_up),

@@ -41,7 +41,7 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleSettings {
-    /// Logins of one client that may come at once.
+    /// Logins of one client from one address that may come at once.
     pub login_burst: u32,
     /// Logins of one client in the long run.
     pub login_per_minute: u32,

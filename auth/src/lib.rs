@@ -48,10 +48,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let app = routes::router(Arc::clone(&service));
     let limits = ServeLimits::default();
     shutdown.spawn("listener", serve(public, tls, app, limits, shutdown.clone()));
+    let (summing, stop) = (Arc::clone(&service), shutdown.clone());
+    shutdown.spawn("held back", async move { summing.sum_up(&stop).await });
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
         let app = admin_routes(service);
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
+        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
     }
     notify::ready();

@@ -10,18 +10,18 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{client::ClientId, refusal::Refusal, store::StoreError};
+use spoke_shared::{
+    client::ClientId, refusal::Refusal, repeats::Repeated, retry::unavailable_wait, serve::Site,
+    shutdown::Shutdown, store::StoreError,
+};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     metrics::{Gauges, Metrics},
     secret::{Pool, PoolError},
     store::Store,
-    throttle::{Action, Because, News, Throttle, Visit},
+    throttle::{Action, Because, Throttle, Visit},
 };
-
-/// When to come back while Redis is in trouble: it is rarely over at once.
-const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
 
 /// One auth service.
 pub struct Service {
@@ -34,6 +34,7 @@ pub struct Service {
     /// What has been answered.
     pub metrics: Metrics,
     throttle: Mutex<Throttle>,
+    held_back: Repeated<(Because, Site)>,
     is_store_away: AtomicBool,
     is_store_wrong: AtomicBool,
 }
@@ -47,6 +48,7 @@ impl Service {
             session_ttl,
             metrics: Metrics::default(),
             throttle: Mutex::new(throttle),
+            held_back: Repeated::default(),
             is_store_away: AtomicBool::new(false),
             is_store_wrong: AtomicBool::new(false),
         }
@@ -61,14 +63,14 @@ impl Service {
             let (client, site) = (visit.client.as_ref().map(ClientId::as_str), visit.site);
             let (action, because) = (visit.action, refused.because);
             let wait_seconds = seconds_up(refused.wait);
-            match (refused.news, because) {
-                (News::Begins, Because::ClientFailures | Because::AddressFailures) => {
+            match (self.held_back.handle((because, site)), because) {
+                (true, Because::ClientFailures | Because::AddressFailures) => {
                     warn!(client, %site, ?action, ?because, wait_seconds, "held back after failures");
                 }
-                (News::Begins, _) => {
+                (true, _) => {
                     info!(client, %site, ?action, ?because, wait_seconds, "held back");
                 }
-                (News::Goes, _) => {
+                (false, _) => {
                     debug!(client, %site, ?action, ?because, wait_seconds, "held back");
                 }
             }
@@ -76,6 +78,15 @@ impl Service {
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "throttled", message)
                 .retry_after(wait_seconds)
         })
+    }
+
+    /// Says once a minute who is held back still.
+    pub async fn sum_up(&self, shutdown: &Shutdown) {
+        let say = |kind: Option<&(Because, Site)>, count| match kind {
+            Some((because, site)) => info!(%site, ?because, count, "held back again"),
+            None => info!(count, "held back, of more addresses than are listed"),
+        };
+        self.held_back.sum_up(shutdown, say).await;
     }
 
     /// Counts a wrong code or secret.
@@ -164,7 +175,7 @@ pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Vis
 fn unavailable() -> Refusal {
     let message = "auth cannot reach its database; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(UNAVAILABLE_RETRY_SECONDS)
+        .retry_after(unavailable_wait(rand::random()).as_secs())
 }
 
 fn internal() -> Refusal {

@@ -1,7 +1,8 @@
 //! How often a client and an address may come: pure, `now` is an argument.
 //!
-//! Each visit is measured against its address and, where a client is named, against that client;
-//! failures bar the way longer and longer, for that client from that address and, with more
+//! Each visit is measured against its address and, where a client is named, against that client; for
+//! a login from that address only, or whoever knows a name could lock its owner out. A one-time code
+//! can be guessed, so registrations are measured from all addresses together. Failures bar the way longer and longer, for that client from that address and, with more
 //! patience since a whole site may share it, for the address. What is known lives in this process
 //! alone: several auth processes each allow their own share.
 //!
@@ -12,14 +13,11 @@ mod meter;
 
 use std::{
     collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
-use spoke_shared::client::ClientId;
+use spoke_shared::{client::ClientId, serve::Site};
 
-pub use meter::News;
 use meter::{Meter, Penalty, Rate};
 
 use crate::config::ThrottleSettings;
@@ -33,28 +31,6 @@ pub enum Action {
     Login,
     /// To renew or end a session it has. No bcrypt is run for it.
     Session,
-}
-
-/// An address as it is counted: an IPv4 address, or the 64 bits of an IPv6 one that one site holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Site(IpAddr);
-
-impl From<IpAddr> for Site {
-    fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(v4) => v4.into(),
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, ..] = v6.segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-            }
-        })
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
 }
 
 /// Who comes, from where, for what.
@@ -75,12 +51,10 @@ pub struct Refused {
     pub wait: Duration,
     /// What it is that came too often.
     pub because: Because,
-    /// Whether this is worth a line in the log.
-    pub news: News,
 }
 
 /// What came too often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Because {
     /// Visits from the address.
     AddressRate,
@@ -97,7 +71,8 @@ pub enum Because {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     AddressRate(Site),
-    ClientRate(Action, ClientId),
+    /// From one address, where somebody else's visits must not count.
+    ClientRate(Action, ClientId, Option<Site>),
     ClientFailures(Action, ClientId, Site),
     AddressFailures(Site),
 }
@@ -184,12 +159,12 @@ impl Throttle {
             (key.clone(), wait.unwrap_or_default())
         });
         if let Some((key, wait)) = waits.max_by_key(|(_, wait)| *wait).filter(|w| !w.1.is_zero()) {
-            return Err(self.refuse(&key, wait));
+            return Err(Refused { wait, because: key.because() });
         }
         let new = charges.iter().filter(|(key, ..)| !self.meters.contains_key(key)).count();
         if !self.has_room(new, now) {
             let (wait, because) = (SWEEP_INTERVAL, Because::NoRoom);
-            return Err(Refused { wait, because, news: News::Goes });
+            return Err(Refused { wait, because });
         }
         for (key, rate, units) in charges {
             self.meters.entry(key).or_insert_with(|| Meter::new(now)).charge(rate, units, now);
@@ -219,23 +194,14 @@ impl Throttle {
         self.meters.len()
     }
 
-    fn check_bars(&mut self, visit: &Visit, now: Instant) -> Result<(), Refused> {
-        let keys: Vec<_> = self.penalties(visit).into_iter().map(|(key, _)| key).collect();
-        let waits = keys.iter().filter_map(|key| Some((key, self.meters.get(key)?.bar_wait(now))));
+    fn check_bars(&self, visit: &Visit, now: Instant) -> Result<(), Refused> {
+        let keys = self.penalties(visit).into_iter().map(|(key, _)| key);
+        let waits =
+            keys.filter_map(|key| Some((key.because(), self.meters.get(&key)?.bar_wait(now))));
         match waits.max_by_key(|(_, wait)| *wait).filter(|(_, wait)| !wait.is_zero()) {
-            Some((key, wait)) => Err(self.refuse(key, wait)),
-            None => {
-                for key in &keys {
-                    self.meters.get_mut(key).into_iter().for_each(Meter::admit);
-                }
-                Ok(())
-            }
+            Some((because, wait)) => Err(Refused { wait, because }),
+            None => Ok(()),
         }
-    }
-
-    fn refuse(&mut self, key: &Key, wait: Duration) -> Refused {
-        let news = self.meters.get_mut(key).map_or(News::Goes, Meter::refuse);
-        Refused { wait, because: key.because(), news }
     }
 
     /// What a visit is charged to. An `Action::Session` names no client and runs no bcrypt.
@@ -246,7 +212,8 @@ impl Throttle {
         };
         let mut charges = vec![(Key::AddressRate(visit.site), self.rules.address, units)];
         if let Some(client) = &visit.client {
-            let key = Key::ClientRate(visit.action, client.clone());
+            let site = (visit.action == Action::Login).then_some(visit.site);
+            let key = Key::ClientRate(visit.action, client.clone(), site);
             let rate = self.client_rate(visit.action);
             charges.push((key, rate, 1));
         }
@@ -302,7 +269,7 @@ impl Throttle {
         let rules = &self.rules;
         match key {
             Key::AddressRate(_) => !meter.rate_wait(rules.address, BCRYPT_UNITS, now).is_zero(),
-            Key::ClientRate(action, _) => {
+            Key::ClientRate(action, ..) => {
                 !meter.rate_wait(self.client_rate(*action), 1, now).is_zero()
             }
             Key::ClientFailures(..) => {

@@ -1,14 +1,22 @@
 //! Whose request it is: the bearer token in the header, and never in a URL, since URLs are logged.
 
+use std::{sync::Arc, time::Instant};
+
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     http::request::Parts,
 };
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
-use spoke_shared::{client::ClientId, refusal::Refusal, seq::Epoch, wire::json::GENERATION_HEADER};
+use spoke_shared::{
+    client::ClientId,
+    refusal::Refusal,
+    seq::Epoch,
+    serve::{Place, Vouched},
+    wire::json::GENERATION_HEADER,
+};
 
-use crate::hub::Hub;
+use crate::{hub::Hub, share::InHand};
 
 /// Names under which people put tokens into URLs.
 const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
@@ -22,17 +30,41 @@ pub struct Caller {
     pub generation: Option<u64>,
     /// The token, to look it up again.
     pub token: SecretString,
+    /// Held while the request is in hand.
+    pub held: Option<Arc<Held>>,
+}
+
+/// What a request takes up of the hub, and what its connection gains by it.
+pub struct Held {
+    in_hand: InHand,
+    _vouched: Vouched,
 }
 
 impl Caller {
-    /// Who this token lets in.
+    /// Who this token lets in, on the connection at this place.
     ///
     /// # Errors
-    /// 401 if it lets nobody in, 503 if that cannot be found out.
-    pub async fn of_token(hub: &Hub, token: SecretString) -> Result<Self, Refusal> {
+    /// 401 if it lets nobody in, 429 if that one has too much in hand, 503 if that cannot be found out.
+    pub async fn of_token(hub: &Hub, token: SecretString, place: &Place) -> Result<Self, Refusal> {
         let client = hub.checked(hub.sessions.client_of(&token).await)?;
         let Some(client) = client else { return Err(unauthorized(hub)) };
-        Ok(Self { client, generation: None, token })
+        let in_hand = hub.shares.enter(&client, Instant::now())?;
+        let held = Some(Arc::new(Held { in_hand, _vouched: place.vouch() }));
+        Ok(Self { client, generation: None, token, held })
+    }
+
+    /// Counts a session that this request begins.
+    ///
+    /// # Errors
+    /// 429 if the client has begun too many of late.
+    pub fn begin_session(&self) -> Result<(), Refusal> {
+        let held = self.held.as_ref();
+        held.map_or(Ok(()), |held| held.in_hand.begin_session(Instant::now()))
+    }
+
+    /// The same without its request, which is over.
+    pub fn settled(&self) -> Self {
+        Self { held: None, ..self.clone() }
     }
 }
 
@@ -43,7 +75,8 @@ impl FromRequestParts<Hub> for Caller {
         refuse_token_in_url(parts.uri.query())?;
         let token = bearer(&parts.headers).ok_or_else(|| unauthorized(hub))?;
         let generation = generation(&parts.headers)?;
-        Ok(Self { generation, ..Self::of_token(hub, token).await? })
+        let place = parts.extensions.get::<Place>().expect("the listener gives every request one");
+        Ok(Self { generation, ..Self::of_token(hub, token, place).await? })
     }
 }
 

@@ -83,10 +83,11 @@ impl Config {
             }
         }
         // Redis takes no two overlapping prefixes for the hints of one connection.
-        let (streams, sessions) =
-            (HubKeys::new(&self.key_prefix).out_prefix(), session_prefix(&self.auth_key_prefix));
+        let keys = HubKeys::new(&self.key_prefix);
+        let sessions = session_prefix(&self.auth_key_prefix);
+        let overlaps = |ours: String| ours.starts_with(&sessions) || sessions.starts_with(&ours);
         if self.auth_redis.is_none()
-            && (streams.starts_with(&sessions) || sessions.starts_with(&streams))
+            && (overlaps(keys.out_prefix()) || overlaps(keys.bell_prefix()))
         {
             let problem = "it overlaps with key_prefix; give each a prefix of its own";
             return Err(ConfigError::bad("auth_key_prefix", problem));
@@ -116,6 +117,16 @@ fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_prefixes_that_are_listened_to_may_overlap() {
+        for auth_key_prefix in ["spoke-hub:out", "spoke-hub:bell"] {
+            let auth_key_prefix = auth_key_prefix.to_owned();
+            let config = Config { auth_key_prefix, ..Config::default() };
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with("auth_key_prefix"), "{message}");
+        }
+    }
 
     #[test]
     fn a_level_of_acknowledgement_that_cannot_be_given_is_refused_not_ignored() {

@@ -1,17 +1,16 @@
 //! What all routes share.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
+    limits::RETURN_SPREAD,
     refusal::Refusal,
+    retry::unavailable_wait,
     seq::Epoch,
     shutdown::Shutdown,
     store::{
@@ -22,10 +21,7 @@ use spoke_shared::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, live::Live, metrics::Metrics};
-
-/// The span over which agents are asked to come back after a restart.
-const RETURN_SPREAD: Duration = Duration::from_secs(5);
+use crate::{config::Config, live::Live, metrics::Metrics, share::Shares};
 
 /// One hub process. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +41,8 @@ pub struct Shared {
     pub hints: Hints,
     /// Who is connected here.
     pub live: Live,
+    /// What each client takes.
+    pub shares: Shares,
     /// What was done.
     pub metrics: Metrics,
     /// When to stop.
@@ -74,6 +72,7 @@ impl Hub {
             sessions,
             hints: Hints::new(),
             live,
+            shares: Shares::default(),
             metrics: Metrics::default(),
             store_faults: AtomicU64::new(0),
             name: format!("{:08x}", rand::random::<u32>()),
@@ -120,7 +119,8 @@ impl Hub {
             warn!(error = error as &dyn std::error::Error, "redis does not do what it is asked");
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(2)
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+            .retry_after(unavailable_wait(rand::random()).as_secs())
     }
 
     /// What a session is told when this process stops: to come back, but not all at once.

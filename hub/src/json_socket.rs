@@ -9,16 +9,21 @@ use std::time::{Duration, Instant};
 use axum::extract::ws::{Message, WebSocket};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::StatusCode;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use spoke_shared::{
-    limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
+    instance::Instance,
+    limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
     refusal::Refusal,
-    wire::frame::{Goaway, Reason},
+    wire::{
+        frame::Goaway,
+        json::{Misread, RequestForm},
+    },
 };
 use tracing::{Instrument, Span, info};
 
 use crate::{
+    arrival::goaway,
     bearer::{Caller, malformed},
     entries,
     hub::Hub,
@@ -31,14 +36,14 @@ pub const SUBPROTOCOL: &str = "spoke.v1.json";
 /// Reads that may wait at a time on one socket.
 const WAITING_MAX: usize = 8;
 
-/// The payload stays text until its own form reads it: a tree would lose order and repeats.
-#[derive(Deserialize)]
-struct Request<'a> {
-    r#type: String,
-    #[serde(default)]
-    id: Value,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
+/// An answer.
+#[derive(Serialize)]
+struct Answer<'a, P> {
+    r#type: &'a str,
+    id: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<bool>,
+    payload: P,
 }
 
 /// Serves a client to the end of its connection.
@@ -48,11 +53,9 @@ pub async fn serve(arrived: Arrived, socket: WebSocket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
-    let begun = arrived.begin(SUBPROTOCOL).await;
-    let Ok(generation) = arrived.hub.checked(begun) else {
-        let message = "the hub's store does not answer".to_owned();
-        let goaway = Goaway { reason: Reason::Unavailable, message, wait_ms: 2000 };
-        return dismiss(&mut socket, &goaway).await;
+    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN).await {
+        Ok(generation) => generation,
+        Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
     };
     Span::current().record("generation", generation);
     info!("session begins");
@@ -70,7 +73,7 @@ async fn run(mut arrived: Arrived, mut socket: WebSocket) {
 /// Answers until the other side goes, or has to go.
 async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) -> Option<Goaway> {
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
-    let mut waiting: FuturesUnordered<BoxFuture<'_, Value>> = FuturesUnordered::new();
+    let mut waiting: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
     let leave = arrived.leave();
     let mut leave = std::pin::pin!(leave);
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
@@ -84,7 +87,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
                     }
                 }
                 Some(Ok(Message::Binary(_))) => {
-                    answered("", &Value::Null, Err(malformed("this protocol is text frames of JSON")))
+                    refused("", None, &malformed("this protocol is text frames of JSON"))
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
@@ -100,7 +103,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
             }
             goaway = &mut leave => return Some(goaway),
         };
-        let sending = socket.send(Message::Text(answer.to_string().into()));
+        let sending = socket.send(Message::Text(answer.into()));
         // One who asks and does not listen is not waited for.
         tokio::select! {
             sent = tokio::time::timeout(Duration::from_secs(30), sending) => match sent {
@@ -117,59 +120,73 @@ async fn request<'a>(
     hub: &'a Hub,
     caller: &'a Caller,
     text: &str,
-    waiting: &mut FuturesUnordered<BoxFuture<'a, Value>>,
-) -> Option<Value> {
-    let Request { r#type, id, payload } = match serde_json::from_str(text) {
+    waiting: &mut FuturesUnordered<BoxFuture<'a, String>>,
+) -> Option<String> {
+    let request = match RequestForm::read(text) {
         Ok(request) => request,
-        Err(error) => {
-            // Even what is not of the form may say what it is called.
-            let value: Value = serde_json::from_str(text).unwrap_or_default();
-            let name = value["type"].as_str().unwrap_or("");
-            return Some(answered(name, &value["id"], Err(malformed(error.to_string()))));
-        }
+        Err(Misread { id, error }) => return Some(refused("", short(id), &malformed(error))),
     };
-    let payload = payload.map_or("null", RawValue::get);
-    let result = match r#type.as_str() {
-        "echo" => form(payload),
-        "id" => entries::cursor(hub, caller).await.map(|cursor| json!(cursor)),
+    let id = short(request.id);
+    if id.is_none() && request.id.is_some() {
+        let message = format!("an id has at most {TEXT_BYTES_MAX} bytes");
+        return Some(refused("", None, &malformed(message)));
+    }
+    let kind = request.kind().unwrap_or_default();
+    let payload = request.payload.map_or("null", RawValue::get);
+    Some(match kind.as_str() {
+        "echo" => answered("echo", id, Ok(request.payload)),
+        "id" => answered("id", id, entries::cursor(hub, caller).await),
         "xadd" => match form(payload) {
-            Ok(form) => entries::xadd(hub, caller, form).await,
-            Err(refusal) => Err(refusal),
+            Ok(form) => answered("xadd", id, entries::xadd(hub, caller, form).await),
+            Err(refusal) => refused("xadd", id, &refusal),
         },
+        "xread" if waiting.len() >= WAITING_MAX => {
+            let message = "too many reads wait on this socket";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            refused("xread", id, &Refusal::new(status, "too-many-requests", message))
+        }
         "xread" => match form::<Option<Xread>>(payload) {
             Ok(ask) => {
-                let ask = ask.unwrap_or_default();
-                if waiting.len() >= WAITING_MAX {
-                    let message = "too many reads wait on this socket";
-                    let status = StatusCode::TOO_MANY_REQUESTS;
-                    let refusal = Refusal::new(status, "too-many-requests", message);
-                    return Some(answered("xread", &id, Err(refusal)));
-                }
-                let reads = async move {
-                    let read = xread::xread(hub, caller, ask).await.map(|read| json!(read));
-                    answered("xread", &id, read)
+                let id = id.map(ToOwned::to_owned);
+                let read = async move {
+                    let read = xread::xread(hub, caller, ask.unwrap_or_default()).await;
+                    answered("xread", id.as_deref(), read)
                 };
-                waiting.push(reads.boxed());
+                waiting.push(read.boxed());
                 return None;
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => refused("xread", id, &refusal),
         },
-        _ => Err(malformed("type is one of id, xadd, xread, echo")),
-    };
-    Some(answered(&r#type, &id, result))
+        _ => refused(&kind, id, &malformed("type is one of id, xadd, xread, echo")),
+    })
+}
+
+/// An id is held for as long as its read waits, and said back: a short one.
+fn short(id: Option<&RawValue>) -> Option<&RawValue> {
+    id.filter(|id| id.get().len() <= TEXT_BYTES_MAX)
 }
 
 fn form<T: DeserializeOwned>(payload: &str) -> Result<T, Refusal> {
     serde_json::from_str(payload).map_err(|error| malformed(error.to_string()))
 }
 
-fn answered(name: &str, id: &Value, result: Result<Value, Refusal>) -> Value {
+fn answered<P: Serialize>(
+    r#type: &str,
+    id: Option<&RawValue>,
+    result: Result<P, Refusal>,
+) -> String {
     match result {
-        Ok(payload) => json!({ "type": name, "id": id, "payload": payload }),
-        Err(refusal) => {
-            json!({ "type": name, "id": id, "error": true, "payload": refusal.body() })
-        }
+        Ok(payload) => text(&Answer { r#type, id, error: None, payload }),
+        Err(refusal) => refused(r#type, id, &refusal),
     }
+}
+
+fn refused(r#type: &str, id: Option<&RawValue>, refusal: &Refusal) -> String {
+    text(&Answer { r#type, id, error: Some(true), payload: refusal.body() })
+}
+
+fn text(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("an answer has text keys only")
 }
 
 /// Says why in the close frame: this protocol has no other word for it.

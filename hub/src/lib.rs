@@ -1,8 +1,10 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
-//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live` for who
-//! is connected to this process and how they are told to go.
+//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
+//! for who is connected to this process and how they are told to go, `share` for what one client may
+//! take.
 
+pub mod arrival;
 pub mod bearer;
 pub mod commands;
 pub mod config;
@@ -11,15 +13,17 @@ pub mod hub;
 pub mod json_socket;
 pub mod live;
 pub mod metrics;
+pub mod presence;
 pub mod routes;
 pub mod session;
+pub mod share;
 pub mod xread;
 
 use std::time::Duration;
 
 use anyhow::Context;
 use spoke_shared::{
-    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
+    limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
@@ -40,26 +44,29 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
-    let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
+    let limits = ServeLimits::of(config.connections);
     let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
 
-    let news = hub.keys.out_prefix();
+    let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listening = if hub.config.auth_redis.is_some() {
         let ended = hub.hints.clone().listen_forever(auth_redis, vec![sessions], shutdown.clone());
         shutdown.spawn("hints of sessions", ended);
-        vec![news]
+        vec![news, bells]
     } else {
-        vec![news, sessions]
+        vec![news, bells, sessions]
     };
+    let rung = hub.hints.follow(hub.keys.bell_prefix(), BELLS_MAX);
+    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
+    shutdown.spawn("presence", presence::keep(hub.clone()));
     let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
     shutdown.spawn("hints", hints);
 
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown
             .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
@@ -76,6 +83,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
         warn!("not everything in hand could be finished in time");
     }
+    presence::end(&hub).await;
     info!("stopped");
     Ok(())
 }

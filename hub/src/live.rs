@@ -8,6 +8,7 @@ use std::{
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
+    limits::CONNECTIONS_MAX,
     refusal::Refusal,
     wire::frame::{Goaway, Reason},
 };
@@ -24,6 +25,8 @@ struct Connections {
     next: u64,
     clients: HashMap<ClientId, Vec<Connection>>,
     count: usize,
+    /// The newest session of a client that is over while Redis does not know.
+    unnoted: HashMap<ClientId, u64>,
 }
 
 struct Connection {
@@ -103,6 +106,33 @@ impl Live {
         told
     }
 
+    /// Whether a client has no session of this generation here, nor one that may become it.
+    pub fn lacks(&self, client: &ClientId, generation: u64) -> bool {
+        let connections = lock(&self.connections);
+        let mut own = connections.clients.get(client).into_iter().flatten();
+        own.all(|connection| connection.generation.is_some_and(|other| other != generation))
+    }
+
+    /// Who is connected here.
+    pub fn clients(&self) -> Vec<ClientId> {
+        lock(&self.connections).clients.keys().cloned().collect()
+    }
+
+    /// Remembers that a session is over while Redis does not know; beyond `limits::CONNECTIONS_MAX`
+    /// clients it is left to the end of this hub.
+    pub fn keep_unnoted(&self, client: &ClientId, generation: u64) {
+        let mut connections = lock(&self.connections);
+        if connections.unnoted.len() < CONNECTIONS_MAX {
+            let newest = connections.unnoted.entry(client.clone()).or_default();
+            *newest = generation.max(*newest);
+        }
+    }
+
+    /// The sessions that are over while Redis does not know.
+    pub fn take_unnoted(&self) -> HashMap<ClientId, u64> {
+        std::mem::take(&mut lock(&self.connections).unnoted)
+    }
+
     /// How many connections there are.
     pub fn count(&self) -> usize {
         lock(&self.connections).count
@@ -173,6 +203,19 @@ mod tests {
         assert_eq!(live.supersede(&client("dev1"), 2), 0, "told once");
         drop(older);
         assert_eq!(live.count(), 3);
+    }
+
+    #[test]
+    fn a_session_that_may_still_get_its_generation_is_not_taken_for_gone() {
+        let live = Live::new(8);
+        let dev1 = client("dev1");
+        assert!(live.lacks(&dev1, 1));
+        let (first, _told) = live.session(&dev1).unwrap();
+        assert!(!live.lacks(&dev1, 1), "it is in the middle of its handshake");
+        live.begin(&first, 1);
+        assert!(!live.lacks(&dev1, 1) && live.lacks(&dev1, 2));
+        drop(first);
+        assert!(live.lacks(&dev1, 1));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct Metrics {
     pub sent: Counter,
     pub sessions: Counter,
     pub superseded: Counter,
+    pub clones: Counter,
     pub unauthorized: Counter,
     pub store_errors: Counter,
     pub seq_requests: Counter,
@@ -56,6 +57,11 @@ impl Metrics {
         counter("entries_sent", "Entries that clients have acknowledged.", &self.sent);
         counter("sessions", "Sessions begun.", &self.sessions);
         counter("sessions_superseded", "Sessions ended by a newer one.", &self.superseded);
+        counter(
+            "sessions_refused_clone",
+            "Sessions refused since another device with the same identity is connected.",
+            &self.clones,
+        );
         counter("unauthorized", "Requests without a live token.", &self.unauthorized);
         counter("store_errors", "Commands that Redis did not do.", &self.store_errors);
         text.push_str("# HELP spoke_hub_requests_total Requests that came.\n");

@@ -16,11 +16,12 @@ use secrecy::ExposeSecret;
 use spoke_shared::{
     entry::{Direction, EntryLimits},
     heard::Heard,
+    instance::Instance,
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
     link::{self, Outcome, Stores, TransportError, now_ms},
+    refusal::Refusal,
     store::{
-        StoreError,
-        presence::{self, Arrival},
+        presence::{Arrival, Transport},
         session::{digest, session_key},
     },
     sync::{
@@ -35,7 +36,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite;
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
-use crate::{bearer::Caller, hub::Hub, live::Ticket};
+use crate::{arrival, bearer::Caller, hub::Hub, live::Ticket, presence};
 
 /// How long the other side is heard out once the last words are said: a revoked session is closed
 /// within a second.
@@ -67,24 +68,20 @@ impl Arrived {
     /// Begins a session: from here on every older one of this client is fenced.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn begin(&self, version: &str) -> Result<u64, StoreError> {
+    /// 409 for a second device with the same identity, 503.
+    pub async fn begin(&self, version: &str, instance: Instance) -> Result<u64, Refusal> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
-        let arrival = Arrival { version, address: &address, hub: &hub.name };
-        let generation = presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
-        hub.metrics.sessions.add(1);
+        let transport = Transport::WebSocket;
+        let arrival = Arrival { version, address: &address, hub: &hub.name, instance, transport };
+        let generation = arrival::begin(hub, client, &arrival).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
     }
 
     /// Ends it, unless a newer one has begun.
     pub async fn end(&self, generation: u64) {
-        let (hub, client) = (&self.hub, &self.caller.client);
-        let ended = presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await;
-        if let Err(error) = ended {
-            debug!(%error, "failed to note that the session is over");
-        }
+        presence::note_end(&self.hub, &self.caller.client, generation).await;
     }
 
     /// Resolves when this session must go: the hub stops, a newer session, a token that ended.
@@ -132,11 +129,11 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
     };
-    let greeted = match arrived.hub.checked(Greeted::new(&arrived, &hello).await) {
+    let greeted = match Greeted::new(&arrived, &hello).await {
         Ok(greeted) => greeted,
-        Err(_) => {
-            let goaway = refusal(Reason::Unavailable, "the hub's store does not answer");
-            return dismiss(&mut sink, Goaway { wait_ms: 2000, ..goaway }).await;
+        Err(refusal) => {
+            dismiss(&mut sink, arrival::goaway(&refusal)).await;
+            return hear_out(frames).await;
         }
     };
     Span::current().record("generation", greeted.generation);
@@ -170,17 +167,17 @@ struct Greeted {
 }
 
 impl Greeted {
-    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, StoreError> {
+    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
         let (hub, client) = (&arrived.hub, &arrived.caller.client);
-        let generation = arrived.begin(&hello.version).await?;
+        let generation = arrived.begin(&hello.version, hello.instance).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
         let standing =
             async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };
-        let (begun, cursor) = match standing.await {
+        let (begun, cursor) = match hub.checked(standing.await) {
             Ok(standing) => standing,
-            Err(error) => {
+            Err(refusal) => {
                 arrived.end(generation).await;
-                return Err(error);
+                return Err(refusal);
             }
         };
         let features = hub.features().common(hello.features);
@@ -211,8 +208,8 @@ impl Greeted {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
         let news = hub.hints.watch(origin.key());
-        let stores =
-            Stores { origin: &origin, copy: &copy, news: &news, epoch: self.begun.position.epoch };
+        let (epoch, random) = (self.begun.position.epoch, rand::random());
+        let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let cursor = (self.cursor.epoch, self.cursor.seq);
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
@@ -280,7 +277,10 @@ async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
 }
 
 async fn dismiss(sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
-    info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
+    // A second device comes back for ever; it is said aloud where it is found.
+    if goaway.reason != Reason::Superseded {
+        info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
+    }
     let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
 }

@@ -12,6 +12,7 @@ use std::{
 use http::StatusCode;
 use serde::Deserialize;
 use spoke_shared::{
+    client::ClientId,
     entry::{Direction, Entry},
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
     link::{now_ms, say_loss},
@@ -127,6 +128,7 @@ async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
 
 struct Reader<'a> {
     hub: &'a Hub,
+    client: &'a ClientId,
     origin: OriginStore,
     sender: Sender,
     epoch: Epoch,
@@ -139,11 +141,15 @@ impl<'a> Reader<'a> {
     /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
     async fn begin(
         hub: &'a Hub,
-        caller: &Caller,
+        caller: &'a Caller,
         ask: &Xread,
         count: usize,
     ) -> Result<Self, Refusal> {
         check_generation(hub, caller).await?;
+        if caller.generation.is_some() {
+            let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, now_ms()).await;
+            hub.checked(touched)?;
+        }
         let origin = hub.origin(&caller.client);
         let standing = hub.checked(origin.standing().await)?;
         let begun = place(hub, &origin, caller, ask, standing).await?;
@@ -159,11 +165,20 @@ impl<'a> Reader<'a> {
         let sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
         let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
         given.account.tally = tally;
-        Ok(Self { hub, origin, sender, epoch: position.epoch, count, given })
+        Ok(Self {
+            hub,
+            client: &caller.client,
+            origin,
+            sender,
+            epoch: position.epoch,
+            count,
+            given,
+        })
     }
 
     /// At most one batch. It ends behind what was read, entries that can never be sent included.
     async fn read(&mut self) -> Result<Push, Refusal> {
+        let _turn = self.hub.shares.turn(self.client).await;
         loop {
             while let Some(task) = self.sender.poll_task() {
                 self.perform(task).await?;

@@ -1,6 +1,7 @@
 //! The words, the protocol and the store that every Spoke service shares; modules in the order to read them.
 
 pub mod client;
+pub mod instance;
 pub mod seq;
 pub mod entry;
 pub mod limits;
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod notify;
 pub mod refusal;
+pub mod repeats;
 pub mod retry;
 pub mod serve;
 pub mod shutdown;

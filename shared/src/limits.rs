@@ -81,6 +81,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Entries sent and nothing acknowledged for this long: the link carries nothing, start over.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least that it can be set to: a round trip over a slow link takes a part of it.
+pub const PROGRESS_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How long a Redis command may take. Above the longest script by far, below every peer's patience.
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection to Redis may take to come up.
@@ -93,10 +95,20 @@ pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
 pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 /// How long a service finishes what is in hand after SIGTERM; systemd kills at 90 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after that a connection that is kept alive is listened to, unless it is told in an answer
+/// that it closes: the next request may be on its way already, and would go without one.
+pub const KEEP_ALIVE_LINGER: Duration = Duration::from_millis(500);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The least that a service sends away for while its Redis is in trouble: that is rarely over sooner.
+pub const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
+/// Over how long those who are sent away together are asked to come back: ten thousand handshakes
+/// within five seconds are 2,000 a second.
+pub const RETURN_SPREAD: Duration = Duration::from_secs(5);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
+/// How often a state directory that did not take a few hundred bytes is tried again.
+pub const STATE_RETRY: Duration = Duration::from_secs(10);
 /// First and longest wait between tries to connect.
 pub const CONNECT_RETRY: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(60));
@@ -104,16 +116,56 @@ pub const CONNECT_RETRY: (Duration, Duration) =
 pub const REFUSED_RETRY: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60 * 60));
 
+// ---- Presence ---------------------------------------------------------------------------------
+
+/// How often a hub says that it lives: one small command, whatever the number of its clients.
+pub const HUB_REFRESH: Duration = Duration::from_secs(10);
+/// How often it tries to while its Redis does not take it.
+pub const HUB_REFRESH_RETRY: Duration = Duration::from_secs(1);
+/// How long it is believed: two may be missed. So long a killed hub's clients are shown as connected.
+pub const HUB_TTL: Duration = Duration::from_secs(30);
+/// How long a bell is there. Hubs hear that it changes; nobody reads it but a person who looks.
+pub const BELL_TTL: Duration = Duration::from_secs(10);
+/// Bells that a hub may be behind with; one that is missed is made good by the fence.
+pub const BELLS_MAX: usize = 1024;
+/// Processes of one client that are remembered: a few devices of one identity, each restarted once.
+pub const FORMER_MAX: usize = 4;
+/// How long a second device with the same identity is sent away for: a person has to act first. Its own
+/// waits grow beyond, to the longest that its settings allow; so long it stays out though the other is gone.
+pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
+
 // ---- Connections ------------------------------------------------------------------------------
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// One in so many of those may be a stranger's: handshakes, requests without a live token, waits
+/// between requests. Room for a fleet that comes back at once, and for three times as many that are
+/// known. One more takes the place of an older one.
+pub const STRANGERS_SHARE: usize = 4;
+/// Strangers that there is always room for.
+pub const STRANGERS_MIN: usize = 16;
+/// Bytes of a request's header, and so of what a stranger's connection holds: 160 MB for all of them.
+pub const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections of one admin listener: a scraper, a person, a probe.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// WebSockets and long polls of one client at a time: the newest of its sessions and the ones it replaces.
 pub const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
+/// Requests of one client in hand at a time. An agent has three; each may bring a body of 4 MiB.
+pub const REQUESTS_PER_CLIENT_MAX: usize = 32;
+/// Sessions that one client may begin at once, and one more each `SESSION_EARNED`. An agent waits
+/// longer between two; each costs a write, and two lines in the log.
+pub const SESSIONS_PER_CLIENT_BURST: u32 = 60;
+/// After this time a client may begin one more session.
+pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
+
+// ---- Log --------------------------------------------------------------------------------------
+
+/// How often it is said that a fault goes on: 1,440 lines a day at most of each kind.
+pub const REPEATS_INTERVAL: Duration = Duration::from_secs(60);
+/// Kinds of repeated faults that are told apart at a time; strangers can make any number.
+pub const REPEATS_KINDS_MAX: usize = 64;
 
 // ---- Auth -------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ use tracing::warn;
 use crate::{
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, WINDOW_BATCHES},
+    retry::unavailable_wait,
     seq::Epoch,
     store::{
         StoreError,
@@ -46,6 +47,8 @@ pub struct Stores<'a> {
     pub news: &'a Watch,
     /// The epoch that the out stream is sent under.
     pub epoch: Epoch,
+    /// In 0.0..1.0: spreads the return of those whom a fault of one Redis sends away together.
+    pub random: f64,
 }
 
 /// The transport failed.
@@ -141,7 +144,7 @@ pub async fn drive(
                 Ok(Done::Origin(OriginDone::Recorded)) => session.handle_recorded(),
                 Ok(Done::Appended(appended)) => session.handle_appended(&appended),
                 Err(error) => {
-                    session.handle_failed(unavailable());
+                    session.handle_failed(unavailable(stores.random));
                     break Some(LinkError::Store(error));
                 }
             },
@@ -221,10 +224,11 @@ async fn write(
     outbox.close().await
 }
 
-fn unavailable() -> Goaway {
+/// What the other side is told when this side's Redis is in trouble; `random` is in 0.0..1.0.
+pub fn unavailable(random: f64) -> Goaway {
     Goaway {
         reason: Reason::Unavailable,
         message: "the redis on this side does not take anything now".to_owned(),
-        wait_ms: 1000,
+        wait_ms: unavailable_wait(random).as_millis() as u64,
     }
 }

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 pub use body::JsonOrForm;
 
-use crate::seq::{Epoch, Seq};
+use crate::{
+    limits::TEXT_BYTES_MAX,
+    seq::{Epoch, Seq},
+};
 
 /// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` or `epoch` where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +38,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Without a time to come back.
+    /// Without a time to come back. Of a longer message, which repeats what was sent, the first
+    /// `TEXT_BYTES_MAX` bytes are said.
     pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        if message.len() > TEXT_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(TEXT_BYTES_MAX));
+            message.push('…');
+        }
         Self { status, reason, message, retry_after_seconds: None, seq: None, epoch: None }
     }
 
@@ -76,9 +84,14 @@ impl Refusal {
     }
 }
 
+/// Why a request was refused: an extension of the answer, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reason(pub(crate) &'static str);
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        response.extensions_mut().insert(Reason(self.reason));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));

@@ -3,12 +3,17 @@
 //! axum's own server has no limit on connections, on the time a header may take, or on a TLS
 //! handshake; this one has, and it knows when the last byte came, which a WebSocket library that
 //! hands out whole messages cannot tell. An upgraded connection leaves this loop: the service
-//! tracks it.
+//! tracks it. What is refused here or by a service is logged here, so that nobody can fill the log.
 
 mod admin;
+mod refusals;
+mod site;
+mod strangers;
 mod tls;
+mod urged;
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
@@ -19,6 +24,7 @@ use std::{
 
 use axum::Router;
 use futures_util::FutureExt;
+use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -30,10 +36,18 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-pub use self::{admin::admin_router, tls::server_tls};
+pub use self::{admin::admin_router, site::Site, strangers::Vouched, tls::server_tls};
+use self::{
+    refusals::Refusals,
+    strangers::{Strangers, Visitor},
+    urged::Urged,
+};
 use crate::{
     heard::{Heard, Listened},
-    limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT},
+    limits::{
+        CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, KEEP_ALIVE_LINGER,
+        PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
+    },
     shutdown::{Shutdown, panic_message},
 };
 
@@ -42,20 +56,36 @@ use crate::{
 pub struct ServeLimits {
     /// Connections at a time, upgraded ones included.
     pub connections: usize,
+    /// Of those, connections of which nobody knows whose they are.
+    pub strangers: usize,
     /// From the connection to the end of a request's header.
     pub header_read: Duration,
     /// For the TLS handshake.
     pub tls_handshake: Duration,
+    /// For the next request of a connection that is kept alive, when the shutdown begins.
+    pub linger: Duration,
+    /// For an answer of which the other side takes not a byte.
+    pub write_stall: Duration,
     /// For requests in hand when the shutdown begins.
     pub drain: Duration,
 }
 
 impl Default for ServeLimits {
     fn default() -> Self {
+        Self::of(CONNECTIONS_MAX)
+    }
+}
+
+impl ServeLimits {
+    /// For so many connections.
+    pub fn of(connections: usize) -> Self {
         Self {
-            connections: CONNECTIONS_MAX,
+            connections,
+            strangers: (connections / STRANGERS_SHARE).max(STRANGERS_MIN),
             header_read: HANDSHAKE_TIMEOUT,
             tls_handshake: HANDSHAKE_TIMEOUT,
+            linger: KEEP_ALIVE_LINGER,
+            write_stall: PROGRESS_TIMEOUT,
             drain: DRAIN_TIMEOUT,
         }
     }
@@ -68,7 +98,20 @@ pub struct PeerAddress(pub SocketAddr);
 /// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
 /// extension of every request, for whoever upgrades it to keep.
 #[derive(Clone)]
-pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+pub struct Place(Arc<Seat>);
+
+struct Seat {
+    visitor: Arc<Visitor>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Says that it is known whose connection this is, or that it is served now: as long as what
+    /// this gives lives, it is not closed to make room for another.
+    pub fn vouch(&self) -> Vouched {
+        self.0.visitor.vouch()
+    }
+}
 
 /// What a service listens on.
 pub struct Listeners {
@@ -111,7 +154,10 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Strangers::new(limits.strangers);
     let acceptor = tls.map(TlsAcceptor::from);
+    let refusals = Arc::new(Refusals::default());
+    shutdown.spawn("refusals", refusals.clone().sum_up(shutdown.clone()));
     let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
@@ -136,9 +182,13 @@ pub async fn serve(
         if places.available_permits() >= limits.connections / 16 {
             trouble.end();
         }
-        let place = Place(Arc::new(permit));
-        let (app, stop) = (app.clone(), shutdown.clone());
-        let connection = Connection { address, place, app, limits, shutdown: stop };
+        let (visitor, crowded) = strangers.arrive(address.ip().into());
+        if let Some(site) = crowded {
+            refusals.handle_crowd(site);
+        }
+        let place = Place(Arc::new(Seat { visitor, _permit: permit }));
+        let (app, stop, refusals) = (app.clone(), shutdown.clone(), refusals.clone());
+        let connection = Connection { address, place, app, limits, refusals, shutdown: stop };
         // What one request trips over must not end the service for all others.
         let served = AssertUnwindSafe(connection.serve(stream, acceptor.clone())).catch_unwind();
         shutdown.spawn("connection", async move {
@@ -155,15 +205,25 @@ struct Connection {
     place: Place,
     app: Router,
     limits: ServeLimits,
+    refusals: Arc<Refusals>,
     shutdown: Shutdown,
 }
 
 impl Connection {
+    /// Until it ends, is upgraded, or has to make room.
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let (visitor, address) = (self.place.0.visitor.clone(), self.address);
+        tokio::select! {
+            () = self.serve_stream(stream, acceptor) => {}
+            () = visitor.has_to_go() => debug!(%address, "closed to make room"),
+        }
+    }
+
+    async fn serve_stream(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
         // Small frames that wait for nobody: latency is ours to keep.
         let _ = stream.set_nodelay(true);
         let heard = Heard::new(Instant::now());
-        let stream = Listened::new(stream, heard.clone());
+        let stream = Listened::new(Urged::new(stream, self.limits.write_stall), heard.clone());
         let Some(acceptor) = acceptor else {
             return self.serve_http(stream, heard).await;
         };
@@ -178,26 +238,43 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { address, place, app, limits, shutdown } = self;
+        let Self { address, place, app, limits, refusals, shutdown } = self;
+        let stops = shutdown.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(axum::body::Body::new);
             let extensions = request.extensions_mut();
             extensions.insert(PeerAddress(address));
             extensions.insert(heard.clone());
             extensions.insert(place.clone());
-            app.clone().oneshot(request)
+            let answering = app.clone().oneshot(request);
+            let (refusals, stops) = (refusals.clone(), stops.clone());
+            async move {
+                let mut response = answering.await?;
+                refusals.handle_answer(address.ip().into(), &response);
+                if stops.is_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_read)
+            .max_buf_size(HEADER_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => Ok(result),
             () = shutdown.begun() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::time::timeout(limits.drain, connection).await
+                match tokio::time::timeout(limits.linger, connection.as_mut()).await {
+                    Ok(result) => Ok(result),
+                    Err(_) => {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::time::timeout(limits.drain, connection).await
+                    }
+                }
             }
         };
         if let Ok(Err(error)) = result {

@@ -13,6 +13,7 @@ use totp_rs::{Algorithm, Secret, TOTP};
 
 use crate::{
     api::Api,
+    clock::Clock,
     entries::Stored,
     oracle::{Carried, from_device},
     proxy::Proxy,
@@ -65,12 +66,31 @@ impl Cloud {
     /// # Panics
     /// When a part of it does not come up.
     pub async fn start_with(settings: Settings<'_>) -> Self {
-        let redis = RedisServer::start().await;
+        Self::launch(settings, None).await
+    }
+
+    /// Starts one of which all goes by this clock.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub async fn start_at(clock: &Clock) -> Self {
+        Self::launch(Settings::default(), Some(clock)).await
+    }
+
+    async fn launch(settings: Settings<'_>, clock: Option<&Clock>) -> Self {
+        let redis = match clock {
+            Some(clock) => RedisServer::start_at(clock).await,
+            None => RedisServer::start().await,
+        };
         let folder = tempfile::Builder::new().prefix("spoke-cloud-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let url = redis.url();
-        let auth = Service::start(Kind::Auth, &url, settings.auth, folder.path()).await;
-        let hub = Service::start(Kind::Hub, &url, settings.hub, folder.path()).await;
+        let start = |kind, own| {
+            let environment = clock.map(Clock::variables).unwrap_or_default();
+            Service::start_in(environment, kind, &url, own, folder.path())
+        };
+        let auth = start(Kind::Auth, settings.auth).await;
+        let hub = start(Kind::Hub, settings.hub).await;
         let auth_proxy = Proxy::start(auth.address()).await;
         let hub_proxy = Proxy::start(hub.address()).await;
         Self { hub_proxy, auth_proxy, hub, auth, redis, folder }

@@ -1,6 +1,11 @@
 //! A device: a Redis of its own and an agent.
 
-use std::{path::PathBuf, process::ExitStatus};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
 
 use redis::Value;
 use tempfile::TempDir;
@@ -98,8 +103,19 @@ impl Device {
         Self { agent: None, client: client.to_owned(), redis, start, log, log_before: 0, folder }
     }
 
+    /// A second device with the files of this one, as from a copied SD card, and an empty Redis of its
+    /// own. Its agent is not started yet.
+    ///
+    /// # Panics
+    /// When the files cannot be copied.
+    pub async fn clone_of(cloud: &Cloud, original: &Self, settings: &[(&str, &str)]) -> Self {
+        let clone = Self::without_agent(cloud, &original.client, settings).await;
+        copy_private(&original.folder().join("state"), &clone.folder().join("state"));
+        clone
+    }
+
     /// The folder with its files: `state`, `otp-secret`, `agent.log`.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -117,6 +133,16 @@ impl Device {
     /// Changes a setting of agents started from now on.
     pub fn set(&mut self, key: &str, value: &str) {
         self.start = std::mem::take(&mut self.start).variable(&variable(key), value);
+    }
+
+    /// Changes a variable in the environment of agents started from now on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.start = std::mem::take(&mut self.start).variable(name, value);
+    }
+
+    /// Starts agents through this command from now on.
+    pub fn start_through(&mut self, words: &[&str]) {
+        self.start.through = words.iter().map(ToString::to_string).collect();
     }
 
     /// The agent's process.
@@ -147,7 +173,7 @@ impl Device {
 
     /// All that its agents logged so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Its agent's admin listener, which is off by default here.
@@ -214,6 +240,16 @@ impl Device {
             if seen == (up.clone(), down.clone()) { Ok(()) } else { Err(seen) }
         })
         .await;
+    }
+}
+
+fn copy_private(from: &Path, to: &Path) {
+    const CAN: &str = "a test can copy its own files";
+    fs::create_dir_all(to).expect(CAN);
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).expect(CAN);
+    for file in fs::read_dir(from).expect(CAN) {
+        let file = file.expect(CAN);
+        fs::copy(file.path(), to.join(file.file_name())).expect(CAN);
     }
 }
 

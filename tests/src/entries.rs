@@ -50,8 +50,20 @@ pub fn awkward() -> Vec<(&'static str, Fields)> {
             "a field that looks like our base64",
             fields([("b64", "AAAA"), ("x", "{\"b64\":\"AA==\"}")]),
         ),
+        ("all of it at once", all_at_once()),
         ("line ends", fields([("crlf", "a\r\nb\r\n"), ("$5", "*3\r\n$4\r\nXADD\r\n")])),
     ]
+}
+
+/// 128 fields with names that repeat and are no text, empty values, and values of a mebibyte in all.
+fn all_at_once() -> Fields {
+    let names = [&b"a"[..], b"\xff\x00", b"", b"a", b"b64"];
+    let value = |i: usize| match i {
+        0 => every_byte(1024 * 1024 - 64 * 3),
+        i if i % 2 == 0 => vec![],
+        i => vec![0xff, 0x00, i as u8],
+    };
+    (0..128).map(|i| (names[i % names.len()].to_vec(), value(i))).collect()
 }
 
 /// Bytes of every value, that many.

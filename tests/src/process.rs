@@ -43,6 +43,8 @@ pub struct Start {
     pub environment: Vec<(String, String)>,
     /// What it reads from standard input.
     pub input: Vec<u8>,
+    /// A command that makes itself into the program: that and its arguments come behind these words.
+    pub through: Vec<String>,
 }
 
 impl Start {
@@ -64,8 +66,9 @@ impl Start {
     }
 
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.args(&self.arguments).env_clear();
+        let mut words = self.through.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).args(&self.arguments).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         // A later one of the same name wins.
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -3,6 +3,8 @@
 //! What it does to bytes in flight is what a real link does to them: they arrive in order or the
 //! connection ends. A connection that lost bytes is therefore cut before it may carry any again.
 
+mod deaf;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -23,6 +25,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
+
+use self::deaf::Deaf;
 
 /// Bytes carried at a time: small enough that a cut falls inside of frames.
 const CHUNK: usize = 4096;
@@ -47,6 +51,8 @@ enum Carry {
     UpOnly,
     /// New connections are closed at once.
     Refuse,
+    /// The beginnings of sessions are carried, and no batch.
+    Deaf,
     /// HTTP is carried, but a request for a WebSocket is answered 502, as by proxies that know none.
     HttpOnly,
 }
@@ -144,6 +150,11 @@ impl Proxy {
     /// Answers requests for a WebSocket with 502 and carries other HTTP, one request a connection.
     pub fn refuse_upgrades(&self) {
         self.change(|weather| weather.carry = Carry::HttpOnly);
+    }
+
+    /// On connections made from now on sessions begin as ever, but no batch of theirs arrives.
+    pub fn deafen(&self) {
+        self.change(|weather| weather.carry = Carry::Deaf);
     }
 
     /// Carries nothing for this long, then cuts all connections and carries again.
@@ -290,9 +301,11 @@ async fn pump(
     let mut weather = network.weather.subscribe();
     let mut left = budget.unwrap_or(u64::MAX);
     let mut has_lost = false;
+    let is_deaf = direction == Direction::Up && network.now().carry == Carry::Deaf;
+    let mut deaf = is_deaf.then(Deaf::default);
     let mut chunk = vec![0; CHUNK];
     loop {
-        let length = from.read(&mut chunk).await.map_err(|_| Cut)?;
+        let mut length = from.read(&mut chunk).await.map_err(|_| Cut)?;
         let now = *weather.wait_for(|now| now.carry != Carry::Nothing).await.map_err(|_| Cut)?;
         if now.carry == Carry::UpOnly && direction == Direction::Down {
             has_lost = true;
@@ -303,6 +316,12 @@ async fn pump(
         }
         if has_lost {
             return Err(Cut);
+        }
+        if let Some(deaf) = deaf.as_mut().filter(|_| length > 0) {
+            length = deaf.pass(&chunk[..length]);
+            if length == 0 {
+                continue;
+            }
         }
         if length == 0 {
             to.shutdown().await.map_err(|_| Cut)?;

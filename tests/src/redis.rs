@@ -11,6 +11,7 @@ use redis::{
 use tempfile::TempDir;
 
 use crate::{
+    clock::Clock,
     entries::{Fields, Stored, stored},
     process::{Finished, Process, Start, run},
     wait::{PATIENCE, eventually},
@@ -25,13 +26,23 @@ const PIPELINE: usize = 500;
 pub struct RedisServer {
     directory: PathBuf,
     /// Removed with the server, where it is the server's own.
-    _temporary: Option<TempDir>,
+    _folder: Option<TempDir>,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     port: u16,
     /// Where it listens now: its port, or one that nobody knows.
     listening: u16,
     process: Process,
     connection: MultiplexedConnection,
+}
+
+/// When a start is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It has read its file.
+    Serves,
+    /// It may still read its file.
+    Answers,
 }
 
 impl RedisServer {
@@ -48,31 +59,51 @@ impl RedisServer {
     /// # Panics
     /// When `redis-server` is missing or does not come up.
     pub async fn start_with(options: &[&str]) -> Self {
-        let directory = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
-        let directory = directory.expect("a temporary folder can be made");
-        let mut server = Self::start_in(directory.path(), options).await;
-        server._temporary = Some(directory);
-        server
+        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let server = Self::launch(folder.path(), options, Vec::new()).await;
+        Self { _folder: Some(folder), ..server }
     }
 
-    /// Starts one with its files in this folder, which stay when it is dropped.
+    /// Starts one that goes by this clock.
+    ///
+    /// # Panics
+    /// When `redis-server` is missing or does not come up.
+    pub async fn start_at(clock: &Clock) -> Self {
+        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let server = Self::launch(folder.path(), &[], clock.variables()).await;
+        Self { _folder: Some(folder), ..server }
+    }
+
+    /// Starts one with its files in a folder that is there.
     ///
     /// # Panics
     /// When `redis-server` is missing or does not come up.
     pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
+        Self::launch(directory, options, Vec::new()).await
+    }
+
+    async fn launch(
+        directory: &Path,
+        options: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
         // Another process may take the port between our look and the server's.
         for _ in 0..20 {
             let port = free_port();
-            if let Some((process, connection)) = launch(directory, port, &options).await {
+            if let Some((process, connection)) =
+                launch(directory, port, &options, &environment, Until::Serves).await
+            {
                 let directory = directory.to_owned();
-                let (_temporary, listening) = (None, port);
                 return Self {
                     directory,
-                    _temporary,
+                    _folder: None,
                     options,
+                    environment,
                     port,
-                    listening,
+                    listening: port,
                     process,
                     connection,
                 };
@@ -114,6 +145,15 @@ impl RedisServer {
         connected.expect("a Redis that has come up takes connections")
     }
 
+    /// A connection of its own, for what holds up all that is asked for after it.
+    ///
+    /// # Panics
+    /// When Redis does not take it.
+    pub async fn another_connection(&self) -> MultiplexedConnection {
+        let connected = connect(self.port, self.process.pid(), Until::Answers).await;
+        connected.unwrap_or_else(|error| panic!("no further connection to redis: {error}"))
+    }
+
     /// SIGKILL. What was in its append-only file is there after `restart`.
     pub fn kill9(&mut self) {
         self.process.kill9();
@@ -124,11 +164,21 @@ impl RedisServer {
     /// # Panics
     /// When it does not come up.
     pub async fn restart(&mut self) {
+        self.restart_with(&[], Until::Serves).await;
+    }
+
+    /// The same with options for this life only.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn restart_with(&mut self, options: &[&str], until: Until) {
         self.process.kill9();
-        let (directory, port, options) = (&self.directory, self.port, &self.options);
+        let (directory, port, environment) = (&self.directory, self.port, &self.environment);
+        let mut all = self.options.clone();
+        all.extend(options.iter().map(ToString::to_string));
         let awaited = format!("redis-server on its old port {port}");
         (self.process, self.connection) = eventually(&awaited, PATIENCE, async || {
-            launch(directory, port, options).await.ok_or("it ended")
+            launch(directory, port, &all, environment, until).await.ok_or("it ended")
         })
         .await;
         self.listening = port;
@@ -142,11 +192,11 @@ impl RedisServer {
     pub async fn restart_unseen(&mut self) {
         self.process.kill9();
         let awaited = "redis-server on a port that nobody knows";
-        let (directory, options) = (&self.directory, &self.options);
+        let (directory, options, environment) = (&self.directory, &self.options, &self.environment);
         let launched = eventually(awaited, PATIENCE, async || {
             let port = free_port();
-            let launched = launch(directory, port, options).await.ok_or("it ended")?;
-            Ok::<_, &str>((port, launched))
+            let launched = launch(directory, port, options, environment, Until::Serves).await;
+            Ok::<_, &str>((port, launched.ok_or("it ended")?))
         });
         (self.listening, (self.process, self.connection)) = launched.await;
     }
@@ -196,6 +246,14 @@ impl RedisServer {
     /// When Redis answers with an error or not at all.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.query(cmd(words[0]).arg(&words[1..])).await
+    }
+
+    /// A section of what it says of itself.
+    ///
+    /// # Panics
+    /// When Redis does not answer.
+    pub async fn info(&self, section: &str) -> String {
+        self.command(&["INFO", section]).await
     }
 
     /// Forgets everything.
@@ -323,6 +381,8 @@ async fn launch(
     directory: &Path,
     port: u16,
     options: &[String],
+    environment: &[(String, String)],
+    until: Until,
 ) -> Option<(Process, MultiplexedConnection)> {
     let text = directory.to_str().expect("a temporary folder's path is text");
     let port_text = port.to_string();
@@ -333,6 +393,7 @@ async fn launch(
     let synced = ["--appendfsync", "no"];
     start.arguments.extend(fixed.iter().chain(&synced).map(ToString::to_string));
     start.arguments.extend(options.iter().cloned());
+    start.environment.extend(environment.iter().cloned());
     let mut process =
         Process::start(Path::new("redis-server"), &start, &directory.join("redis.log"));
     let awaited = format!("redis-server on port {port}");
@@ -340,14 +401,14 @@ async fn launch(
         if process.exit().is_some() {
             return Ok(None);
         }
-        connect(port, process.pid()).await.map(Some)
+        connect(port, process.pid(), until).await.map(Some)
     })
     .await?;
     Some((process, connection))
 }
 
 /// Connects, and makes sure of who answers: the port may be another test's.
-async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
+async fn connect(port: u16, pid: u32, until: Until) -> Result<MultiplexedConnection, String> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}"));
     let client = client.expect("the URL is well formed");
     let config = AsyncConnectionConfig::new()
@@ -360,7 +421,7 @@ async fn connect(port: u16, pid: u32) -> Result<MultiplexedConnection, String> {
     if !info.contains(&format!("process_id:{pid}\r\n")) {
         return Err("another server's answer".to_owned());
     }
-    match info.contains("\r\nloading:0\r\n") {
+    match until == Until::Answers || info.contains("\r\nloading:0\r\n") {
         true => Ok(connection),
         false => Err("it reads its file".to_owned()),
     }

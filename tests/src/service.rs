@@ -55,7 +55,21 @@ impl Service {
     /// # Panics
     /// When it does not come up.
     pub async fn start(kind: Kind, redis: &str, settings: &[(&str, &str)], folder: &Path) -> Self {
-        let mut start = Start::with(&["serve"]);
+        Self::start_in(Vec::new(), kind, redis, settings, folder).await
+    }
+
+    /// The same with further variables in its environment.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_in(
+        environment: Vec<(String, String)>,
+        kind: Kind,
+        redis: &str,
+        settings: &[(&str, &str)],
+        folder: &Path,
+    ) -> Self {
+        let mut start = Start { environment, ..Start::with(&["serve"]) };
         let mut defaults = vec![
             ("listen", "127.0.0.1:0"),
             ("admin_listen", "127.0.0.1:0"),

@@ -5,8 +5,11 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use spoke_shared::wire::frame::{
-    Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, SUBPROTOCOL, Welcome,
+use spoke_shared::{
+    instance::Instance,
+    wire::frame::{
+        Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, SUBPROTOCOL, Welcome,
+    },
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -236,6 +239,7 @@ pub fn hello() -> Hello {
         origin: Origin::default(),
         cursor: Cursor::default(),
         features: Features::default(),
+        instance: Instance::UNKNOWN,
     }
 }
 

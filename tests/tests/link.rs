@@ -12,6 +12,7 @@ use spoke_shared::{
     client::ClientId,
     entry::{Direction, EntryLimits},
     heard::Heard,
+    instance::Instance,
     link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
@@ -21,7 +22,7 @@ use spoke_shared::{
         hints::Hints,
         keys::{DeviceKeys, HubKeys},
         origin::OriginStore,
-        presence::{self, Arrival},
+        presence::{self, Arrival, Arrived, Transport},
     },
     sync::{
         account::Account,
@@ -70,9 +71,15 @@ impl Ends {
     async fn hub(&self) -> Side {
         let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
         let keys = HubKeys::new("spoke-hub");
-        let arrival = Arrival { version: "0", address: "here", hub: "one" };
-        let generation =
-            presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await.unwrap();
+        let arrival = Arrival {
+            version: "0",
+            address: "here",
+            hub: "one",
+            instance: Instance::UNKNOWN,
+            transport: Transport::WebSocket,
+        };
+        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
+        let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(redis.clone(), &keys, &self.client, Some(generation), 0);
         Side::new(origin, copy, redis, keys.out_prefix())
@@ -105,7 +112,8 @@ impl Side {
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let news = self.hints.watch(self.origin.key());
         let epoch = begun.position.epoch;
-        let stores = Stores { origin: &self.origin, copy: &self.copy, news: &news, epoch };
+        let (origin, copy) = (&self.origin, &self.copy);
+        let stores = Stores { origin, copy, news: &news, epoch, random: 0.5 };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;

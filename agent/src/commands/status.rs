@@ -131,6 +131,12 @@ fn as_text(
     if let Live::Runs(status) = live {
         let is_registered = if status.is_registered { "yes" } else { "no" };
         put("registered", &format!("{is_registered}, at {}", status.auth));
+        if let Some(why) = &status.unkept {
+            put("state folder", &format!("does not hold what auth said: {why}"));
+        }
+        if status.stalled_sessions > 0 {
+            put("progress", &stalled(status.stalled_sessions));
+        }
     }
     match facts {
         Ok(facts) => {
@@ -202,6 +208,14 @@ fn running(status: &Status, now: u64) -> String {
         }
         (state, _, _) => format!("not connected, {} for {since}", state.words()),
     }
+}
+
+fn stalled(sessions: u32) -> String {
+    let which = match sessions {
+        1 => "the last session was".to_owned(),
+        _ => format!("the last {sessions} sessions were"),
+    };
+    format!("none: {which} given up since the hub acknowledged nothing")
 }
 
 fn place(seq: Seq, epoch: Epoch) -> String {

@@ -102,7 +102,8 @@ impl Lifecycle {
             Kind::Http => http::line(self.parts.http.clone(), hub.clone(), token),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = Hello { major: MAJOR, minor: MINOR, version, origin, cursor, features };
+        let (major, minor, instance) = (MAJOR, MINOR, self.instance);
+        let hello = Hello { major, minor, version, origin, cursor, features, instance };
         let shaking = shake_hands(&mut line, hello);
         let welcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
             .await
@@ -127,7 +128,8 @@ impl Lifecycle {
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun);
         let at = (cursor.epoch, cursor.seq);
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
-        let session = Session::new(sender, receiver, heartbeat, Instant::now());
+        let session = Session::new(sender, receiver, heartbeat, Instant::now())
+            .with_progress_timeout(self.parts.config.progress_timeout());
         let epoch = begun.position.epoch;
         Ok(Open { line, session, generation: welcome.generation, epoch })
     }
@@ -144,19 +146,22 @@ impl Lifecycle {
         let Self { parts, origin, copy, choice, .. } = self;
         let before = parts.board.status().counts;
         let news = parts.hints.watch(origin.key());
-        let stores = Stores { origin, copy, news: &news, epoch };
+        let stores = Stores { origin, copy, news: &news, epoch, random: rand::random() };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
         let report = |session: &Session| {
             board.post_figures(before, session);
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.handle_move(Instant::now(), MOVE_WITHIN);
+            if session.sender().carried() > 0 {
+                progress.handle_acknowledged();
+            }
         };
         let Line { frames, outbox, heard } = line;
         let leave = leave(parts.shutdown.clone(), until);
         let outcome = tokio::select! {
             outcome = drive(session, stores, frames, outbox, &heard, leave, report) => outcome,
-            never = parts.access.keep_fresh() => match never {},
+            never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
         (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried })

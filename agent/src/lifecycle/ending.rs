@@ -41,6 +41,8 @@ pub enum Cause {
     Unauthorized,
     /// A newer session of this client has begun.
     Superseded,
+    /// Another device with this identity is connected.
+    Clone,
     /// The versions do not go together.
     Version,
     /// The hub sends away for a while.
@@ -62,6 +64,8 @@ pub enum Pause {
     Connect(Option<Duration>),
     /// The waits for a person.
     Refused,
+    /// The same, apart from the rest: two devices with one identity end each other's.
+    Twin(Option<Duration>),
 }
 
 impl Cause {
@@ -76,6 +80,7 @@ impl Cause {
             Self::Broken => "broken",
             Self::Unauthorized => "unauthorized",
             Self::Superseded => "superseded",
+            Self::Clone => "clone",
             Self::Version => "version",
             Self::Busy => "busy",
             Self::Confused => "confused",
@@ -95,6 +100,8 @@ impl Ending {
     pub fn told(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
             Reason::Restart | Reason::Unavailable => Cause::Busy,
+            // A wait says that the hub will keep refusing; without it a newer session took the place.
+            Reason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
             Reason::Superseded => Cause::Superseded,
             Reason::Unauthorized => Cause::Unauthorized,
             Reason::Version => Cause::Version,
@@ -124,7 +131,13 @@ impl Ending {
                 ),
             },
             Ok(end @ End::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
-            Ok(end @ End::Stalled) => Self::new(Cause::Stalled, end.to_string()),
+            Ok(end @ End::Stalled) => Self::new(
+                Cause::Stalled,
+                format!(
+                    "{end}; the link is made anew, and where that does not help, see the hub's log \
+                     and what stands in between"
+                ),
+            ),
             Err(LinkError::Store(error)) => Self::from(error),
             Err(error @ (LinkError::Transport(_) | LinkError::Closed)) => {
                 Self::new(Cause::Lost, chain(error))
@@ -136,7 +149,8 @@ impl Ending {
     pub fn pause(&self) -> Pause {
         match self.cause {
             Cause::Left => Pause::None,
-            Cause::Superseded | Cause::Version => Pause::Refused,
+            Cause::Version => Pause::Refused,
+            Cause::Superseded | Cause::Clone => Pause::Twin(self.hint),
             Cause::Store
             | Cause::Unreachable
             | Cause::Untrusted
@@ -195,7 +209,9 @@ mod tests {
         let three = Some(Duration::from_secs(3));
         assert_eq!(told(Reason::Restart, 3000), Pause::Connect(three));
         assert_eq!(told(Reason::Unavailable, 0), Pause::Connect(None));
-        assert_eq!(told(Reason::Superseded, 0), Pause::Refused);
+        assert_eq!(told(Reason::Superseded, 0), Pause::Twin(None));
+        assert_eq!(told(Reason::Superseded, 3000), Pause::Twin(three));
+        assert_eq!(Ending::told(&goaway(Reason::Superseded, 3000)).cause, Cause::Clone);
         assert_eq!(told(Reason::Version, 0), Pause::Refused);
         for reason in [Reason::Gap, Reason::StaleEpoch, Reason::Protocol, Reason::Other] {
             assert_eq!(Ending::told(&goaway(reason, 0)).cause, Cause::Confused);

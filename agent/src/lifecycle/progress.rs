@@ -32,14 +32,22 @@ impl Progress {
         self.stalls += 1;
     }
 
-    /// Something was carried.
-    pub fn handle_carried(&mut self) {
+    /// The hub acknowledged something. What comes down proves nothing of the way up.
+    pub fn handle_acknowledged(&mut self) {
         self.stalls = 0;
     }
 
-    /// Whether the watchdog is to be fed.
-    pub fn is_healthy(&self, now: Instant) -> bool {
-        now <= self.due && self.stalls < STALLS_MAX
+    /// Why the watchdog is not to be fed, where it is not.
+    pub fn complaint(&self, now: Instant) -> Option<String> {
+        if now > self.due {
+            return Some("what the agent is at takes longer than it ever should".to_owned());
+        }
+        (self.stalls >= STALLS_MAX).then(|| {
+            format!(
+                "{} sessions in a row were given up since nothing was acknowledged",
+                self.stalls
+            )
+        })
     }
 }
 
@@ -52,10 +60,10 @@ mod tests {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut progress = Progress::new(now, second);
-        assert!(progress.is_healthy(now + second));
-        assert!(!progress.is_healthy(now + 2 * second));
+        assert_eq!(progress.complaint(now + second), None);
+        assert!(progress.complaint(now + 2 * second).unwrap().contains("longer"));
         progress.handle_move(now + 2 * second, second);
-        assert!(progress.is_healthy(now + 3 * second));
+        assert_eq!(progress.complaint(now + 3 * second), None);
     }
 
     #[test]
@@ -65,11 +73,11 @@ mod tests {
         for _ in 1..STALLS_MAX {
             progress.handle_stalled();
         }
-        assert!(progress.is_healthy(now));
-        progress.handle_carried();
+        assert_eq!(progress.complaint(now), None);
+        progress.handle_acknowledged();
         for _ in 0..STALLS_MAX {
             progress.handle_stalled();
         }
-        assert!(!progress.is_healthy(now));
+        assert!(progress.complaint(now).unwrap().contains("5 sessions"));
     }
 }

@@ -105,6 +105,7 @@ impl Courier {
             version: hello.version,
             origin: hello.origin.into(),
             cursor: hello.cursor.into(),
+            instance: Some(hello.instance).filter(|instance| instance.is_known()),
         };
         let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
         let form: WelcomeForm = self.requests.post("/session", None, body).await?;

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use axum::{Extension, extract::State, response::Response};
 use http::StatusCode;
-use spoke_shared::{client::ClientId, refusal::Refusal, serve::PeerAddress};
+use spoke_shared::{
+    client::ClientId,
+    refusal::Refusal,
+    serve::{PeerAddress, Place},
+};
 use tracing::debug;
 
 use super::{body::Body, session_answer};
@@ -18,6 +22,7 @@ use crate::{
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(place): Extension<Place>,
     mut body: Body,
 ) -> Result<Response, Refusal> {
     let client = body.client()?;
@@ -25,6 +30,7 @@ pub(super) async fn handle(
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
     let visit = visit(Action::Login, peer, Some(&client));
     service.admit(&visit)?;
+    let _vouched = place.vouch();
     match log_in(&service, &client, secret).await? {
         Some(token) => {
             debug!(%client, site = %visit.site, "client logged in");

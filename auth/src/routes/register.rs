@@ -5,7 +5,11 @@ use std::sync::Arc;
 use axum::{Extension, Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_shared::{client::ClientId, refusal::Refusal, serve::PeerAddress};
+use spoke_shared::{
+    client::ClientId,
+    refusal::Refusal,
+    serve::{PeerAddress, Place},
+};
 use tracing::{debug, info};
 
 use super::{
@@ -43,11 +47,13 @@ enum Outcome {
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(place): Extension<Place>,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
     let offer = parse(body)?;
     let visit = visit(Action::Register, peer, Some(&offer.client));
     service.admit(&visit)?;
+    let _vouched = place.vouch();
     let outcome = register(&service, &offer, now_ms()).await?;
     answer(&service, &offer.client, &visit, outcome)
 }

@@ -37,21 +37,11 @@ pub(super) struct Meter {
     /// When all that was used is earned back, or all failures forgiven.
     pub(super) clear_at: Instant,
     barred_until: Instant,
-    is_refusing: bool,
-}
-
-/// Whether a refusal is the first after a time of none, and so news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// The first refusal of this key.
-    Begins,
-    /// One more of the same.
-    Goes,
 }
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
-        Self { clear_at: now, barred_until: now, is_refusing: false }
+        Self { clear_at: now, barred_until: now }
     }
 
     /// How long until `units` may be used; zero for now.
@@ -68,7 +58,6 @@ impl Meter {
     /// Uses `units`.
     pub(super) fn charge(&mut self, rate: Rate, units: u32, now: Instant) {
         self.clear_at = self.clear_at.max(now) + rate.unit * units;
-        self.is_refusing = false;
     }
 
     /// Counts a failure.
@@ -86,16 +75,6 @@ impl Meter {
         let left = self.clear_at.saturating_duration_since(now).as_nanos();
         let failures = left.div_ceil(penalty.forgiven_after.as_nanos().max(1));
         u32::try_from(failures).unwrap_or(u32::MAX)
-    }
-
-    /// Notes a refusal and says whether it is news.
-    pub(super) fn refuse(&mut self) -> News {
-        if std::mem::replace(&mut self.is_refusing, true) { News::Goes } else { News::Begins }
-    }
-
-    /// Ends a time of refusals.
-    pub(super) fn admit(&mut self) {
-        self.is_refusing = false;
     }
 
     /// Whether nothing is lost by forgetting it.
@@ -155,16 +134,6 @@ mod tests {
         assert_eq!(meter.failures(PENALTY, now + Duration::from_secs(601)), 2);
         assert!(!meter.is_idle(now + Duration::from_secs(1799)));
         assert!(meter.is_idle(now + Duration::from_secs(1800)));
-    }
-
-    #[test]
-    fn only_the_first_refusal_in_a_row_is_news() {
-        let now = Instant::now();
-        let mut meter = Meter::new(now);
-        assert_eq!(meter.refuse(), News::Begins);
-        assert_eq!(meter.refuse(), News::Goes);
-        meter.admit();
-        assert_eq!(meter.refuse(), News::Begins);
     }
 
     proptest! {

@@ -7,12 +7,15 @@ use spoke_shared::{
     cli::print,
     link::now_ms,
     store::{
-        fleet::{self, ClientRow},
+        fleet::{self, ClientRow, Clones},
         keys::HubKeys,
     },
 };
 
 use crate::config::Config;
+
+/// So long after its last try a second device is shown: one that is still there comes back sooner.
+const MARKED_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,7 +26,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let redis = super::redis(config)?;
-    let rows = fleet::clients(&redis, &HubKeys::new(&config.key_prefix)).await?;
+    let rows = fleet::clients(&redis, &HubKeys::new(&config.key_prefix), now_ms()).await?;
     let text = if args.json {
         let rows: Vec<Value> = rows.iter().map(form).collect();
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
@@ -37,9 +40,16 @@ fn form(row: &ClientRow) -> Value {
     json!({
         "client": row.client,
         "connectedSince": row.connected_since,
+        "transport": row.transport,
+        "hub": row.hub,
         "lastSeen": row.last_seen,
         "version": row.version,
         "address": row.address,
+        "clones": row.clones.as_ref().map(|clones| json!({
+            "refused": clones.refused,
+            "address": clones.address,
+            "at": clones.at_ms,
+        })),
         "in": {
             "epoch": row.cursor.0,
             "seq": row.cursor.1,
@@ -83,8 +93,23 @@ fn table(rows: &[ClientRow], now_ms: u64) -> String {
             row.lost + row.out.lost,
             row.version.escape_debug().to_string(),
         );
+        text.push_str(&mark(row, now_ms));
     }
     text
+}
+
+/// Below a client that shares its identity with another device.
+fn mark(row: &ClientRow, now_ms: u64) -> String {
+    let fresh = |clones: &&Clones| now_ms.saturating_sub(clones.at_ms) < MARKED_MS;
+    let Some(Clones { refused, address, at_ms }) = row.clones.as_ref().filter(fresh) else {
+        return String::new();
+    };
+    format!(
+        "  ! two devices share this identity: here {}\n    kept out {address}, {refused} times, the \
+         last {} ago\n",
+        row.address,
+        ago(now_ms, *at_ms),
+    )
 }
 
 /// One number and one unit: `42s`, `3h`.

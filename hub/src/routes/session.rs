@@ -7,7 +7,7 @@ use spoke_shared::{
     link::now_ms,
     refusal::{JsonOrForm, Refusal},
     serve::PeerAddress,
-    store::presence::{self, Arrival},
+    store::presence::{Arrival, Transport},
     wire::{
         frame::Granted,
         json::{HelloForm, WelcomeForm},
@@ -16,6 +16,7 @@ use spoke_shared::{
 use tracing::info;
 
 use crate::{
+    arrival,
     bearer::{Caller, malformed},
     hub::Hub,
 };
@@ -34,21 +35,25 @@ async fn session(
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }
+    caller.begin_session()?;
     let client = &caller.client;
     let address = address.to_string();
-    let arrival = Arrival { version: &hello.version, address: &address, hub: &hub.name };
+    let arrival = Arrival {
+        version: &hello.version,
+        address: &address,
+        hub: &hub.name,
+        instance: hello.instance.unwrap_or_default(),
+        transport: Transport::Http,
+    };
+    let generation = arrival::begin(&hub, client, &arrival).await?;
+    hub.metrics.superseded.add(hub.live.supersede(client, generation));
     let begun = async {
-        let generation = presence::begin(&hub.redis, &hub.keys, client, &arrival, now_ms()).await?;
-        hub.metrics.sessions.add(1);
-        hub.metrics.superseded.add(hub.live.supersede(client, generation));
-        // There is no connection that could be seen to end: it counts as last seen now.
-        presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
         let cursor = hello.cursor.into();
         let (begun, cursor) = tokio::try_join!(origin.begin(&cursor, now_ms()), copy.cursor())?;
-        Ok((generation, begun, cursor))
+        Ok((begun, cursor))
     };
-    let (generation, begun, cursor) = hub.checked(begun.await)?;
+    let (begun, cursor) = hub.checked(begun.await)?;
     info!(%client, generation, version = hello.version, "session begins over HTTP");
     Ok(Json(WelcomeForm {
         version: env!("CARGO_PKG_VERSION").to_owned(),

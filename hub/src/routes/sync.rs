@@ -49,7 +49,7 @@ async fn sync(
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,
-        (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into()).await?,
+        (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into(), &place).await?,
         (None, None) => return Err(unauthorized(&hub)),
     };
     let upgrade = upgrade.map_err(|rejection| {
@@ -68,6 +68,9 @@ async fn sync(
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
     let (ticket, stopped) = hub.live.session(&caller.client)?;
+    caller.begin_session()?;
+    // From here on the session's own limits hold.
+    let (vouched, caller) = (place.vouch(), caller.settled());
     let upgrade = upgrade
         .protocols([protocol])
         .read_buffer_size(BUFFER_BYTES)
@@ -79,7 +82,7 @@ async fn sync(
     let (upgraded, socket) = oneshot::channel();
     // Tracked from before the answer, so that the process waits for its goodbye.
     shutdown.spawn("session", async move {
-        let _place = place;
+        let _kept = (place, vouched);
         let Ok(socket) = socket.await else { return };
         if protocol == SUBPROTOCOL {
             session::serve(arrived, socket).await;

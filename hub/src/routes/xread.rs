@@ -1,10 +1,16 @@
 //! `GET /xread`: what is there for this client, and waiting for it.
 
+use std::convert::Infallible;
+
 use axum::{
-    Json, Router,
+    Router,
+    body::Body,
     extract::{RawQuery, State},
+    response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::StreamExt;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use spoke_shared::{refusal::Refusal, wire::json::XreadForm};
 
 use crate::{
@@ -21,10 +27,22 @@ async fn xread(
     State(hub): State<Hub>,
     caller: Caller,
     RawQuery(query): RawQuery,
-) -> Result<Json<XreadForm>, Refusal> {
+) -> Result<Response, Refusal> {
     hub.metrics.xread_requests.add(1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    xread::xread(&hub, &caller, ask).await.map(Json)
+    let read = xread::xread(&hub, &caller, ask).await?;
+    Ok(answer(&read, caller))
+}
+
+/// The request is in hand until its answer, which may be large, was taken.
+fn answer(read: &XreadForm, caller: Caller) -> Response {
+    let json = serde_json::to_vec(read).expect("a form can be written");
+    let headers =
+        [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, json.len().to_string())];
+    let body = futures_util::stream::iter([Ok::<_, Infallible>(json)]).inspect(move |_| {
+        let _in_hand = &caller;
+    });
+    (headers, Body::from_stream(body)).into_response()
 }
 
 /// By hand, so that a refusal names the parameter that is wrong.

@@ -2,6 +2,7 @@
 
 use axum::{
     Form,
+    body::HttpBody,
     extract::{FromRequest, Request, rejection::FormRejection},
 };
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 
 use super::Refusal;
-use crate::limits::BODY_TIMEOUT;
+use crate::limits::{BODY_TIMEOUT, HTTP_BODY_BYTES_MAX};
 
 /// The body, as JSON or as a form. What is no such body is refused with 400 "malformed", 408 "too-slow",
 /// 413 "too-large" or 415 "unsupported-media-type"; how large it may be is axum's `DefaultBodyLimit`.
@@ -36,6 +37,11 @@ async fn read<T: DeserializeOwned, S: Send + Sync>(
     request: Request,
     state: &S,
 ) -> Result<JsonOrForm<T>, Refusal> {
+    // What says itself that it is far larger than any path takes is not waited for. One that is a
+    // little over is read as far as it may, or its sender would lose the answer to a reset.
+    if request.body().size_hint().lower() > 2 * HTTP_BODY_BYTES_MAX as u64 {
+        return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
+    }
     match kind(&request)? {
         Kind::Json => {
             let bytes = Bytes::from_request(request, state).await;

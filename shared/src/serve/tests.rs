@@ -163,6 +163,22 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
 }
 
 #[tokio::test]
+async fn a_request_on_its_way_as_the_server_stops_is_answered_and_told_to_be_the_last() {
+    let limits = ServeLimits { linger: SOON * 10, ..ServeLimits::default() };
+    let running = start(hello(), limits, None).await;
+    let mut stream = running.connect().await;
+    let keep_alive = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(keep_alive).await.unwrap();
+    stream.read_exact(&mut [0; 1]).await.unwrap();
+    running.shutdown.begin();
+    stream.write_all(keep_alive).await.unwrap();
+    let answers = rest(&mut stream).await;
+    assert_eq!(answers.matches("hello").count(), 2, "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() {
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
@@ -191,6 +207,76 @@ async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
     kept.lock().unwrap().take();
     let again = async { while running.get("/").await.is_empty() {} };
     timeout(SOON, again).await.expect("the place was not given back");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_stranger_makes_room_for_a_newer_one_and_who_is_vouched_for_does_not() {
+    let vouch = |Extension(place): Extension<Place>| async move {
+        let _vouched = place.vouch();
+        std::future::pending::<()>().await;
+    };
+    let limits = ServeLimits { strangers: 2, drain: BRIEF, ..ServeLimits::default() };
+    let running = start(hello().route("/vouch", get(vouch)), limits, None).await;
+    let mut known = running.connect().await;
+    known.write_all(request("/vouch").as_bytes()).await.unwrap();
+    let mut first = running.connect().await;
+    first.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
+    let _second = running.connect().await;
+    let _third = running.connect().await;
+
+    assert_eq!(rest(&mut first).await, "", "the oldest makes room");
+
+    // All that came before is a stranger now, or gone, and the newest is served all the same.
+    for _ in 0..10 {
+        assert!(running.get("/").await.ends_with("hello"));
+    }
+    let waits = timeout(BRIEF, known.read(&mut [0])).await;
+    assert!(waits.is_err(), "one that is vouched for was closed: {waits:?}");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_ends_its_connection() {
+    let large = || async { vec![b'x'; 64 * 1024 * 1024] };
+    let kept: Arc<Mutex<Option<Place>>> = Arc::default();
+    let keeper = kept.clone();
+    let keep = move |Extension(place): Extension<Place>| async move {
+        *keeper.lock().unwrap() = Some(place);
+        large().await
+    };
+    let limits = ServeLimits { write_stall: BRIEF, ..ServeLimits::default() };
+    let running = start(hello().route("/large", get(keep)), limits, None).await;
+    let mut stream = running.connect().await;
+    stream.write_all(request("/large").as_bytes()).await.unwrap();
+    let ended = async {
+        let place = loop {
+            let place = kept.lock().unwrap().take();
+            match place {
+                Some(place) => break Arc::downgrade(&place.0),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        while place.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, ended).await.expect("its connection is still there");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_header_is_only_so_long() {
+    let running = start(hello(), ServeLimits::default(), None).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n").await.unwrap();
+    let line = format!("x-long: {}\r\n", "x".repeat(8000));
+    for _ in 0..20 {
+        // It may be refused before all of it is sent.
+        let _ = stream.write_all(line.as_bytes()).await;
+    }
+    let answer = rest(&mut stream).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     running.end().await;
 }
 

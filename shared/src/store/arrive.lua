@@ -1,10 +1,64 @@
--- Begins a session of a client at the hub: the newest generation wins.
+-- Begins a session of a client at the hub: the newest wins, unless it is a second device that comes
+-- back while the first is connected.
 --
--- KEYS  1 client hash
+-- KEYS  1 client hash   2 bell of the client
 -- ARGV  1 now in ms   2 the agent's version   3 its address   4 the hub's name
--- Gives the new generation.
+--       5 the process that comes, or '' if it does not say   6 'ws' or 'http'
+--       7 what the keys of all hubs begin with   8 silence in ms after which an HTTP session is over
+--       9 how many former processes are remembered   10 how long a bell is there, in ms
+-- Gives {'begun', generation} or {'refused', address of the one connected, since, refused so far,
+--       1 if nobody was told of this one yet}
+--
+-- A process that restarts draws another name and never uses the old one again. So one that was here
+-- before, and comes back while another is connected, shows that there are two at the same time. One
+-- that was never here may be the same device, restarted, and gets in at once.
 
-local generation = redis.call('HINCRBY', KEYS[1], 'generation', 1)
-redis.call('HSET', KEYS[1], 'connected_since', ARGV[1], 'last_seen', ARGV[1],
-  'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4])
-return generation
+local now, instance, transport = ARGV[1], ARGV[5], ARGV[6]
+local known = redis.call('HMGET', KEYS[1], 'connected_since', 'last_seen', 'address', 'hub',
+  'transport', 'instance', 'former', 'generation')
+local since, seen, address, hub = known[1], known[2], known[3], known[4]
+local over, holder = known[5], known[6] or ''
+
+-- A connection ends with its hub at the latest; requests are over when none came for long.
+local function is_live()
+  if not since then return false end
+  if over == 'http' then return math.abs(now - (seen or 0)) < tonumber(ARGV[8]) end
+  return hub and redis.call('EXISTS', ARGV[7] .. hub) == 1
+end
+
+-- Those who held the place before, the latest last; a mark says that an operator was told of it.
+local former, is_former, is_told = {}, false, false
+for mark, name in string.gmatch(known[7] or '', '(!?)(%x+)') do
+  if name == instance then
+    is_former, is_told = true, mark == '!'
+  else
+    former[#former + 1] = mark .. name
+  end
+end
+
+local function ring(word)
+  redis.call('SET', KEYS[2], word, 'PX', ARGV[10])
+end
+
+local live = is_live()
+if live and is_former then
+  former[#former + 1] = '!' .. instance
+  redis.call('HSET', KEYS[1], 'former', table.concat(former, ' '), 'clone_address', ARGV[3],
+    'clone_at', now)
+  -- Whoever holds that session makes sure that it does.
+  ring('refused')
+  local refused = redis.call('HINCRBY', KEYS[1], 'clones', 1)
+  return {'refused', address or '', since, refused, is_told and 0 or 1}
+end
+
+if holder ~= '' and holder ~= instance then former[#former + 1] = holder end
+while #former > tonumber(ARGV[9]) do table.remove(former, 1) end
+-- Its own hub tells the older session itself.
+if live and (hub ~= ARGV[4] or over == 'http') then ring('ousted') end
+-- Never one that was given out before, even where this Redis has gone back and forgotten it: two
+-- sessions of one generation would both pass the fence.
+local generation = math.max(tonumber(known[8] or 0) + 1, tonumber(now))
+redis.call('HSET', KEYS[1], 'generation', generation, 'connected_since', now, 'last_seen', now,
+  'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4], 'transport', transport,
+  'instance', instance, 'former', table.concat(former, ' '))
+return {'begun', generation}

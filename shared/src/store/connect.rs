@@ -1,19 +1,26 @@
 //! The way to Redis: one connection for all commands, pipelined, that comes back by itself.
 //!
-//! `ConnectionManager` reconnects after a fault of the connection, but it stays with two others: a
-//! login that was refused (the password was mended since, or `maxclients` was reached) it remembers for
-//! ever, and a connection that never answers (the peer is gone without a word) it keeps using until
-//! TCP gives up, a quarter of an hour later. So after either we take a new one.
+//! A command that finds no connection makes one, and all that come meanwhile wait for it. Nobody
+//! else retries, neither here nor in the library: its `ConnectionManager` was used before, which notices
+//! a connection that was closed while idle by the command that fails on it, remembers a refused login
+//! for ever, and stays with a peer that is gone without a word until TCP gives up. Here a connection
+//! that is closed, refused or silent is forgotten at once. To hear of the close it speaks RESP3, in
+//! which the library tells.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisError, RedisFuture, RedisResult, Script, ScriptInvocation, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Script,
+    ScriptInvocation, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::StoreError;
@@ -25,25 +32,29 @@ use crate::{
 /// One Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Redis {
-    shared: Arc<Shared>,
+    shared: Arc<Way>,
 }
 
 /// To run commands on. Cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<Way>,
 }
 
-struct Shared {
+struct Way {
     client: Client,
     current: Mutex<Current>,
 }
 
+#[derive(Default)]
 struct Current {
-    manager: ConnectionManager,
-    /// How often a new one was taken, so that a hundred faults at once take one.
+    connecting: Option<Connecting>,
+    /// Counts the connections, so that a hundred faults of one make one new one.
     generation: u64,
 }
+
+/// A connection that is there or on its way.
+type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
 impl Redis {
     /// Connects with the first command, not yet. Needs a tokio runtime.
@@ -51,9 +62,8 @@ impl Redis {
     /// # Errors
     /// When the URL cannot be used.
     pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
-        let client = Client::open(url.as_str())?;
-        let current = Mutex::new(Current { manager: manager(&client)?, generation: 0 });
-        Ok(Self { shared: Arc::new(Shared { client, current }) })
+        let client = resp3(&Client::open(url.as_str())?)?;
+        Ok(Self { shared: Arc::new(Way { client, current: Mutex::default() }) })
     }
 
     /// The connection, to run commands on. A command waits `limits::REDIS_REPLY_TIMEOUT` for its reply
@@ -63,13 +73,8 @@ impl Redis {
     }
 
     /// A client for connections of one's own, speaking RESP3, in which Redis can say something unasked.
-    ///
-    /// # Errors
-    /// None that `open` did not have.
-    pub fn resp3_client(&self) -> RedisResult<Client> {
-        let info = self.shared.client.get_connection_info().clone();
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Client::open(info.set_redis_settings(redis).into_connection_info()?)
+    pub fn client(&self) -> Client {
+        self.shared.client.clone()
     }
 
     /// Whether Redis answers.
@@ -116,52 +121,89 @@ fn is_no_script(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
 }
 
-/// One try to connect for each command that finds no connection: who retries is the caller.
-fn manager(client: &Client) -> RedisResult<ConnectionManager> {
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
-        .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
+fn resp3(client: &Client) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(redis).into_connection_info()?)
 }
 
-impl Shared {
+impl Way {
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> (ConnectionManager, u64) {
-        let current = self.lock();
-        (current.manager.clone(), current.generation)
+    fn take(self: &Arc<Self>) -> (Connecting, u64) {
+        let mut current = self.lock();
+        if current.connecting.is_none() {
+            current.generation += 1;
+            let connecting = connect(self.client.clone(), Arc::downgrade(self), current.generation);
+            current.connecting = Some(connecting.boxed().shared());
+        }
+        let connecting = current.connecting.clone().expect("it was just made where there was none");
+        (connecting, current.generation)
     }
 
-    /// Commands under way on the old connection end with it.
-    fn handle_result<T>(&self, result: &RedisResult<T>, generation: u64) {
-        let Err(error) = result else { return };
-        if !is_stuck(error) {
-            return;
-        }
+    /// Commands under way on that connection end with it.
+    fn forget(&self, generation: u64) {
         let mut current = self.lock();
-        if current.generation == generation
-            && let Ok(manager) = manager(&self.client)
-        {
-            *current = Current { manager, generation: generation + 1 };
+        let gone = (current.generation == generation).then(|| current.connecting.take());
+        // What ends with it may want the lock, too.
+        drop(current);
+        drop(gone);
+    }
+
+    async fn run<T>(
+        self: &Arc<Self>,
+        command: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        let (connecting, generation) = self.take();
+        let result = match connecting.await {
+            Ok(connection) => command(connection).await,
+            // Whatever it is: the next command tries again.
+            Err(error) => {
+                self.forget(generation);
+                return Err(error);
+            }
+        };
+        if result.as_ref().is_err_and(is_lost) {
+            self.forget(generation);
         }
+        result
     }
 }
 
-fn is_stuck(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed || error.is_timeout()
+/// A reply that cannot be read leaves nothing on this connection that could be; one that does not
+/// come would hold up all that are asked for after it.
+fn is_lost(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || error.is_io_error()
+        || error.is_unrecoverable_error()
+}
+
+async fn connect(
+    client: Client,
+    way: Weak<Way>,
+    generation: u64,
+) -> RedisResult<MultiplexedConnection> {
+    let hear = move |push: PushInfo| {
+        if push.kind == PushKind::Disconnection
+            && let Some(way) = way.upgrade()
+        {
+            way.forget(generation);
+        }
+        Ok::<(), std::convert::Infallible>(())
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_push_sender(hear)
+        .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
+        .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            let (mut manager, generation) = self.shared.take();
-            let result = manager.req_packed_command(cmd).await;
-            self.shared.handle_result(&result, generation);
-            result
-        })
+        let run = self.shared.run(async |mut connection| connection.req_packed_command(cmd).await);
+        Box::pin(run)
     }
 
     fn req_packed_commands<'a>(
@@ -170,12 +212,10 @@ impl ConnectionLike for Connection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            let (mut manager, generation) = self.shared.take();
-            let result = manager.req_packed_commands(cmd, offset, count).await;
-            self.shared.handle_result(&result, generation);
-            result
-        })
+        let run = self.shared.run(async move |mut connection| {
+            connection.req_packed_commands(cmd, offset, count).await
+        });
+        Box::pin(run)
     }
 
     fn get_db(&self) -> i64 {

@@ -17,7 +17,7 @@ use std::{
 
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection, cmd};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tracing::{info, warn};
@@ -33,6 +33,21 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct Hints {
     waiting: Arc<Mutex<HashMap<String, Vec<Arc<Notify>>>>>,
+    followers: Arc<Mutex<Vec<Follower>>>,
+}
+
+struct Follower {
+    prefix: String,
+    changes: mpsc::Sender<Changed>,
+}
+
+/// What one who follows a prefix hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// This key has changed.
+    Key(String),
+    /// Any may have: there was no connection for a while.
+    Any,
 }
 
 /// One who waits for news of one key, until dropped.
@@ -52,8 +67,16 @@ impl Hints {
     pub fn watch(&self, key: &str) -> Watch {
         let notify = Arc::new(Notify::new());
         notify.notify_one();
-        self.lock().entry(key.to_owned()).or_default().push(notify.clone());
+        lock(&self.waiting).entry(key.to_owned()).or_default().push(notify.clone());
         Watch { hints: self.clone(), key: key.to_owned(), notify }
+    }
+
+    /// Every changed key under `prefix`, to one who is no more than `room` hints behind; it loses
+    /// those beyond. The sweep does not come by here.
+    pub fn follow(&self, prefix: String, room: usize) -> mpsc::Receiver<Changed> {
+        let (changes, heard) = mpsc::channel(room);
+        lock(&self.followers).push(Follower { prefix, changes });
+        heard
     }
 
     /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
@@ -96,7 +119,7 @@ impl Hints {
         if std::mem::take(is_down) {
             info!("hints from redis are back");
         }
-        self.wake_all();
+        self.handle_gap();
         let mut ping = ticks(HINT_PING_INTERVAL);
         let mut sweep = ticks(SWEEP_INTERVAL);
         loop {
@@ -131,7 +154,7 @@ impl Hints {
             .set_push_sender(hear)
             .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
             .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-        let client = redis.resp3_client()?;
+        let client = redis.client();
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST");
@@ -146,25 +169,37 @@ impl Hints {
     fn handle_invalidated(&self, data: Vec<Value>) {
         for part in data {
             let Value::Array(keys) = part else {
-                self.wake_all();
+                self.handle_gap();
                 continue;
             };
-            let waiting = self.lock();
+            let waiting = lock(&self.waiting);
+            let followers = lock(&self.followers);
             for key in keys {
                 let Value::BulkString(key) = key else { continue };
                 let Ok(key) = std::str::from_utf8(&key) else { continue };
                 waiting.get(key).into_iter().flatten().for_each(|notify| notify.notify_one());
+                for follower in followers.iter().filter(|it| key.starts_with(&it.prefix)) {
+                    let _ = follower.changes.try_send(Changed::Key(key.to_owned()));
+                }
             }
         }
     }
 
-    fn wake_all(&self) {
-        self.lock().values().flatten().for_each(|notify| notify.notify_one());
+    /// Whatever was told meanwhile was not heard.
+    fn handle_gap(&self) {
+        self.wake_all();
+        for follower in lock(&self.followers).iter() {
+            let _ = follower.changes.try_send(Changed::Any);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Notify>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wake_all(&self) {
+        lock(&self.waiting).values().flatten().for_each(|notify| notify.notify_one());
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watch {
@@ -176,7 +211,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut waiting = self.hints.lock();
+        let mut waiting = lock(&self.hints.waiting);
         if let Some(watchers) = waiting.get_mut(&self.key) {
             watchers.retain(|other| !Arc::ptr_eq(other, &self.notify));
             if watchers.is_empty() {

@@ -77,6 +77,26 @@ impl HubKeys {
         format!("{}:client:", self.prefix)
     }
 
+    /// What the keys of all hub processes begin with.
+    pub fn hub_prefix(&self) -> String {
+        format!("{}:hub:", self.prefix)
+    }
+
+    /// Is there while this hub process lives.
+    pub fn hub(&self, name: &str) -> String {
+        format!("{}{name}", self.hub_prefix())
+    }
+
+    /// What the bells of all clients begin with.
+    pub fn bell_prefix(&self) -> String {
+        format!("{}:bell:", self.prefix)
+    }
+
+    /// Changes when the hubs are to look again at who holds this client's session.
+    pub fn bell(&self, client: &ClientId) -> String {
+        format!("{}{client}", self.bell_prefix())
+    }
+
     /// Entries for clients that can never be sent.
     pub fn dead(&self) -> String {
         format!("{}:dead:x", self.prefix)

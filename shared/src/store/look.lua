@@ -1,4 +1,6 @@
--- Looks how far an origin stream reaches, and marks that before anything of it is sent.
+#!lua flags=allow-oom
+-- Looks how far an origin stream reaches, and marks that before anything of it is sent; also where
+-- Redis is full, since what is carried and trimmed makes room there.
 --
 -- KEYS  1 origin stream   2 state hash (out_epoch, out_mark, out_mark_added)
 -- ARGV  1 epoch that the caller sends under, or '' only to look   2 the mark that it knows

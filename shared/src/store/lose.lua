@@ -1,4 +1,5 @@
--- Writes losses to the ledger, once.
+#!lua flags=allow-oom
+-- Writes losses to the ledger, once; also where Redis is full, since no batch passes them before.
 --
 -- KEYS  1 state hash (out_epoch, out_written, out_lost)   2 loss ledger
 -- ARGV  1 epoch   2 what of this run of losses will then be written

@@ -1,11 +1,19 @@
-//! Who is connected to the hub: the generation that fences, and what `spoke-hub clients` shows.
+//! Who is connected to the hub: the generation that fences, two devices with one identity, and what
+//! `spoke-hub clients` shows.
+//!
+//! A hub process says that it lives with one key that expires, and a session counts while its hub
+//! does: so a hub that is killed takes its sessions with it, and no idle client costs a command.
 
 use std::sync::LazyLock;
 
-use redis::{AsyncCommands, Script};
+use redis::{AsyncCommands, Script, Value, cmd};
 
-use super::{Redis, StoreError, keys::HubKeys};
-use crate::client::ClientId;
+use super::{Redis, StoreError, keys::HubKeys, reply};
+use crate::{
+    client::ClientId,
+    instance::Instance,
+    limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT},
+};
 
 static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("arrive.lua")));
 static DEPART: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("depart.lua")));
@@ -19,10 +27,63 @@ pub struct Arrival<'a> {
     pub address: &'a str,
     /// The hub process that holds it.
     pub hub: &'a str,
+    /// The process that comes.
+    pub instance: Instance,
+    /// How.
+    pub transport: Transport,
 }
 
-/// Begins a session and gives its generation; every older session of the client is fenced from
-/// here on.
+/// How a session is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// By a connection, at whose end it is over.
+    WebSocket,
+    /// By requests: it is over when none came for `limits::IDLE_TIMEOUT`.
+    Http,
+}
+
+/// What came of an arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrived {
+    /// The session of this generation; every older one of the client is fenced from here on.
+    Begun(u64),
+    /// None: it is a second device with this identity, and the first is connected.
+    Refused(Rival),
+}
+
+/// The device that holds the place of another with the same identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// Where it came from.
+    pub address: String,
+    /// Since when it is connected, in milliseconds since 1970.
+    pub connected_since_ms: u64,
+    /// How many arrivals of this client were refused so far.
+    pub refused: u64,
+    /// Whether the one that was refused now has not been since it held the place last.
+    pub is_first: bool,
+}
+
+/// The newest session of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Newest {
+    /// Its generation; 0 if there never was one.
+    pub generation: u64,
+    /// The hub that holds its connection, while there is one.
+    pub hub: Option<String>,
+}
+
+impl Transport {
+    /// The word in the client's hash.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::WebSocket => "ws",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// Begins a session, or refuses a second device.
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
@@ -32,10 +93,31 @@ pub async fn begin(
     client: &ClientId,
     arrival: &Arrival<'_>,
     now_ms: u64,
-) -> Result<u64, StoreError> {
+) -> Result<Arrived, StoreError> {
+    let instance = Some(arrival.instance).filter(|instance| instance.is_known());
     let mut script = ARRIVE.key(keys.client(client));
+    script.key(keys.bell(client));
     script.arg(now_ms).arg(arrival.version).arg(arrival.address).arg(arrival.hub);
-    redis.invoke(&script).await
+    script.arg(instance.map(|instance| instance.to_string()).unwrap_or_default());
+    script.arg(arrival.transport.word()).arg(keys.hub_prefix());
+    script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_MAX);
+    script.arg(BELL_TTL.as_millis() as u64);
+    arrived(redis.invoke(&script).await?)
+}
+
+fn arrived(reply: Value) -> Result<Arrived, StoreError> {
+    let mut parts = reply::list(reply)?.into_iter();
+    let mut next = || parts.next().ok_or(reply::unexpected("the answer of arrive.lua"));
+    let word = reply::bytes(next()?)?;
+    if word.as_ref() == b"begun" {
+        return Ok(Arrived::Begun(reply::count(next()?)?));
+    }
+    Ok(Arrived::Refused(Rival {
+        address: String::from_utf8_lossy(&reply::bytes(next()?)?).into_owned(),
+        connected_since_ms: reply::count(next()?)?,
+        refused: reply::count(next()?)?,
+        is_first: reply::count(next()?)? == 1,
+    }))
 }
 
 /// Ends a session, unless a newer one has begun.
@@ -66,4 +148,60 @@ pub async fn generation(
     let generation: Option<u64> =
         redis.connection().hget(keys.client(client), "generation").await?;
     Ok(generation.unwrap_or(0))
+}
+
+/// The newest session of a client.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn newest(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+) -> Result<Newest, StoreError> {
+    let mut hmget = cmd("HMGET");
+    hmget.arg(keys.client(client)).arg(&["generation", "connected_since", "hub", "transport"]);
+    let (generation, since, hub, transport): (
+        Option<u64>,
+        Option<u64>,
+        Option<String>,
+        Option<String>,
+    ) = hmget.query_async(&mut redis.connection()).await?;
+    let is_held = since.is_some() && transport.as_deref() == Some(Transport::WebSocket.word());
+    Ok(Newest { generation: generation.unwrap_or(0), hub: hub.filter(|_| is_held) })
+}
+
+/// The client was heard of: what keeps a session over requests.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn touch(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    Ok(redis.connection().hset(keys.client(client), "last_seen", now_ms).await?)
+}
+
+/// Says for `limits::HUB_TTL` that this hub lives.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn keep_hub(
+    redis: &Redis,
+    keys: &HubKeys,
+    name: &str,
+    version: &str,
+) -> Result<(), StoreError> {
+    let ttl_ms = HUB_TTL.as_millis() as u64;
+    Ok(redis.connection().pset_ex(keys.hub(name), version, ttl_ms).await?)
+}
+
+/// Says that this hub has ended.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn end_hub(redis: &Redis, keys: &HubKeys, name: &str) -> Result<(), StoreError> {
+    Ok(redis.connection().del(keys.hub(name)).await?)
 }

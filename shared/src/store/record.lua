@@ -1,4 +1,6 @@
--- Writes down how far the copy acknowledged, and trims the origin behind that.
+#!lua flags=allow-oom
+-- Writes down how far the copy acknowledged, and trims the origin behind that; also where Redis is
+-- full, since this is what makes room there.
 --
 -- KEYS  1 state hash (out_epoch, out_mark, out_acked, out_tally, out_written)   2 origin stream
 -- ARGV  1 epoch   2 acknowledged seq   3 the tally there

@@ -154,7 +154,8 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
     } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq {
         let (mark, added) = memory.mark;
         (mark, Tally { added, ..memory.acked.1 })
-    } else if memory.epoch < cursor.epoch && memory.acked.0 <= extent.last {
+    } else if memory.acked.0 <= extent.last && (memory.epoch < cursor.epoch || at_cursor.is_none())
+    {
         memory.acked
     } else {
         (Seq::ZERO, Tally::ZERO)
@@ -200,11 +201,22 @@ fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>)
     let memory = &standing.memory;
     if memory.epoch.is_known() {
         let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
-        is_marked && standing.is_whole() && proof != Some(false)
+        is_marked
+            && standing.is_whole()
+            && proof != Some(false)
+            && !is_foreign(standing, cursor, at_cursor)
     } else {
         // Somebody deleted the memory; the entry itself proves that the stream is the same.
         proof == Some(true)
     }
+}
+
+/// The copy holds an entry past all that this origin has seen acknowledged, and this origin, which still
+/// has older ones, does not have it: another device with a copy of this memory may have sent it.
+fn is_foreign(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+    let is_gone = cursor.digest.is_some() && at_cursor.is_none();
+    let holds_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
+    is_gone && holds_older && standing.memory.acked.0 < cursor.seq
 }
 
 /// Up to where the stream is what it was in the copy's epoch: no life since began before that.

@@ -15,8 +15,7 @@ use std::{
 use crate::{
     entry::{Direction, Entry, Unfit},
     limits::{
-        PROGRESS_TIMEOUT, SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW,
-        WINDOW_SHRINK_ABOVE,
+        SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
     },
     seq::{Epoch, Seq},
     sync::{
@@ -156,8 +155,10 @@ pub struct Sender {
 
 /// Cutting finer than this would keep more marks than it frees entries.
 const MARK_ENTRIES_MIN: usize = 16;
-/// A read begins small, since a thousand of the largest entries would be a gigabyte.
-const FIRST_READ: usize = 32;
+/// A read begins small, since a thousand of the largest entries would be a gigabyte, and grows as
+/// fast as entries turn out to be small.
+const FIRST_READ: usize = 4;
+const READ_GROWTH: usize = 8;
 
 impl Sender {
     /// A sender that begins there.
@@ -390,10 +391,11 @@ impl Sender {
         None
     }
 
-    /// When to give the link up if nothing is acknowledged until then. A single entry larger than
-    /// what the link has shown it can carry is given time by its size.
-    pub fn deadline(&self) -> Option<Instant> {
-        Some(self.progress_at? + PROGRESS_TIMEOUT + self.patience()?)
+    /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
+    /// acknowledgement may take. A single entry larger than what the link has shown it can carry is
+    /// given time by its size.
+    pub fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.progress_at? + timeout + self.patience()?)
     }
 
     /// How much longer than usual an answer may take, while something is under way.
@@ -447,15 +449,14 @@ impl Sender {
         Granted { batch_bytes, ..self.granted }
     }
 
-    /// Aims the next read at one full batch: doubles while entries are small, falls at once when
-    /// they are not.
+    /// Aims the next read at one full batch.
     fn resize(&mut self, entries: &[Entry]) {
         let bytes: usize = entries.iter().map(Entry::bytes).sum();
         let aim = self.fitting().batch_bytes;
-        if bytes > aim {
-            self.read_size = (entries.len() * aim / bytes).max(1);
-        } else if entries.len() >= self.read_size && bytes <= aim / 2 {
-            self.read_size = (self.read_size * 2).min(self.granted.batch_entries);
+        if bytes > aim || entries.len() >= self.read_size {
+            let fits = (entries.len() * aim / bytes.max(1)).max(1);
+            let most = (self.read_size * READ_GROWTH).min(self.granted.batch_entries);
+            self.read_size = fits.min(most);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     sender::{Read, Sender, Task},
 };
 use crate::{
-    limits::{IDLE_TIMEOUT, WINDOW_BATCHES},
+    limits::{IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     wire::frame::{Ack, Frame, Goaway, Push, Reason},
 };
 
@@ -58,6 +58,7 @@ pub struct Session {
     sender: Sender,
     receiver: Receiver,
     heartbeat: Heartbeat,
+    progress_timeout: Duration,
     heard_at: Instant,
     pinged_at: Instant,
     /// Received and not yet in the script's hands; no more than the window that was granted.
@@ -78,6 +79,7 @@ impl Session {
             sender,
             receiver,
             heartbeat,
+            progress_timeout: PROGRESS_TIMEOUT,
             heard_at: now,
             pinged_at: now,
             pushes: VecDeque::new(),
@@ -88,6 +90,12 @@ impl Session {
             farewell: None,
             end: None,
         }
+    }
+
+    /// With another time than `limits::PROGRESS_TIMEOUT` until a link that acknowledges nothing is
+    /// given up.
+    pub fn with_progress_timeout(self, progress_timeout: Duration) -> Self {
+        Self { progress_timeout, ..self }
     }
 
     /// A frame came.
@@ -172,7 +180,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.heard_at + self.patience() {
             self.finish(End::Silent(self.patience()));
-        } else if self.sender.deadline().is_some_and(|deadline| now >= deadline) {
+        } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
             self.finish(End::Stalled);
         } else if let Heartbeat::Pings(interval) = self.heartbeat
             && now >= self.heard_at.max(self.pinged_at) + interval
@@ -201,7 +209,7 @@ impl Session {
             Heartbeat::Pings(interval) => self.heard_at.max(self.pinged_at) + interval,
             Heartbeat::Answers => silent,
         };
-        self.sender.deadline().map_or(silent, |deadline| deadline.min(silent)).min(ping)
+        self.stalls_at().map_or(silent, |deadline| deadline.min(silent)).min(ping)
     }
 
     /// The next thing to do at a store.
@@ -279,6 +287,10 @@ impl Session {
 
     fn finish(&mut self, end: End) {
         self.end.get_or_insert(end);
+    }
+
+    fn stalls_at(&self) -> Option<Instant> {
+        self.sender.deadline(self.progress_timeout)
     }
 
     /// While something large is under way the answer to a ping waits behind it.

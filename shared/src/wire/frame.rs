@@ -6,7 +6,8 @@
 //! from the one before, which makes a seq two or three bytes long.
 //!
 //! ```text
-//! HELLO   [1, major, minor, version, origin, cursor, features]       agent → hub, first
+//! HELLO   [1, major, minor, version, origin, cursor, features,        agent → hub, first
+//!             instance]
 //! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
 //!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
 //! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
@@ -29,6 +30,7 @@ use self::write::Writer;
 use super::msgpack::{Malformed, Reader};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
+    instance::Instance,
     limits::{
         BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, FRAME_BYTES_MAX, WINDOW_BATCHES,
     },
@@ -88,6 +90,8 @@ pub struct Hello {
     pub cursor: Cursor,
     /// What it can do beyond the version.
     pub features: Features,
+    /// Which process it is.
+    pub instance: Instance,
 }
 
 /// A hub's first frame.
@@ -337,7 +341,7 @@ impl Frame {
 
     fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
         let (frame, known) = match kind {
-            HELLO => (Self::Hello(Box::new(read::hello(r)?)), 7),
+            HELLO => (Self::Hello(Box::new(read::hello(r)?)), 8),
             WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 11),
             PUSH => (Self::Push(read::push(r)?), 12),
             ACK => (Self::Ack(read::ack(r)?), 5),

@@ -4,18 +4,22 @@
 //! handshake of the HTTP transport passes over what it does not know, as HELLO and WELCOME do, so
 //! that an agent one version newer keeps working.
 
+mod batch;
 mod fields;
+mod request;
 mod xadd;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     fields::{ByteString, Fields},
+    request::{Misread, RequestForm},
     xadd::XaddForm,
 };
 use super::frame::{Cursor, Granted, Origin};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
+    instance::Instance,
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Loss, Tally},
@@ -105,7 +109,8 @@ pub struct RefusedForm {
 pub struct XreadForm {
     /// The life of the out stream that these belong to.
     pub epoch: Epoch,
-    /// The entries, in order.
+    /// The entries, in order: a batch at most.
+    #[serde(deserialize_with = "batch::whole")]
     pub entries: Vec<ReadForm>,
     /// What to ask after next; it covers entries that could never be sent.
     pub seq: Seq,
@@ -132,6 +137,9 @@ pub struct HelloForm {
     pub origin: OriginForm,
     /// The device's in stream.
     pub cursor: CursorForm,
+    /// Which process it is, as 16 hex digits. One that does not say is told apart from nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
 }
 
 /// The answer of `POST /session`, as WELCOME is.

@@ -1,6 +1,6 @@
 //! Two agents with one identity: one wins, the other is told why, and nothing is interleaved.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
 use spoke_tests::{
     cloud::Cloud,
@@ -10,24 +10,6 @@ use spoke_tests::{
 };
 
 use crate::{TRANSPORTS, add_up, assert_all_carried, part};
-
-/// A second device with the files of the first, as from a copied SD card, and a Redis of its own.
-async fn clone_of(cloud: &Cloud, device: &Device, settings: &[(&str, &str)]) -> Device {
-    let clone = Device::without_agent(cloud, &device.client, settings).await;
-    copy(&device.folder().join("state"), &clone.folder().join("state"));
-    clone
-}
-
-fn copy(from: &Path, to: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    const CAN: &str = "a test can copy its own files";
-    fs::create_dir_all(to).expect(CAN);
-    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).expect(CAN);
-    for file in fs::read_dir(from).expect(CAN) {
-        let file = file.expect(CAN);
-        fs::copy(file.path(), to.join(file.file_name())).expect(CAN);
-    }
-}
 
 fn words(entry: &Carried) -> (String, usize) {
     let text = |i: usize| String::from_utf8_lossy(&entry.fields[i].1).into_owned();
@@ -42,7 +24,7 @@ async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() 
         let original = Device::start_with(&cloud, "dev1", &settings).await;
         add_up(&original, "original", 20).await;
         original.carried_both_ways(&cloud).await;
-        let mut clone = clone_of(&cloud, &original, &settings).await;
+        let mut clone = Device::clone_of(&cloud, &original, &settings).await;
         clone.redis.add_all(OUT, &part("clone", 20)).await;
         clone.start_agent();
         for _ in 0..10 {

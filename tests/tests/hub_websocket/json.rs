@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use spoke_shared::wire::json::{Fields, XreadForm};
 use spoke_tests::{
-    entries::numbered,
+    entries::{awkward, numbered},
     socket::{JSON_SUBPROTOCOL, Socket, open},
     stand::Stand,
 };
@@ -72,6 +73,28 @@ async fn a_batch_goes_as_over_http() {
     let again = socket.ask("xadd", 2, batch).await;
     assert_eq!(again["payload"]["duplicates"], 20, "{again}");
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=20));
+}
+
+#[tokio::test]
+async fn every_awkward_entry_goes_both_ways_bit_for_bit() {
+    let stand = hub().await;
+    let mut socket = connect(&stand).await;
+    let mut after = "0-0".to_owned();
+    for (n, (what, fields)) in (1u64..).zip(awkward()) {
+        let own = fields.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+        let entry = json!({ "seq": format!("{n}-0"), "fields": Fields(own.collect()) });
+        let added = socket.ask("xadd", n, entry).await;
+        assert!(added["error"].is_null(), "{what}: {added:.300}");
+        let stored = stand.redis.entries(IN).await.pop().unwrap();
+        assert!(stored.fields[3..] == fields, "{what} did not arrive as it was sent");
+
+        let id = stand.redis.add(OUT, &fields).await;
+        let mut read = socket.ask("xread", n, json!({ "seq": after })).await;
+        let read: XreadForm = serde_json::from_value(read["payload"].take()).unwrap();
+        let came = read.entries[0].fields.0.iter().map(|(n, v)| (n.to_vec(), v.to_vec()));
+        assert!(came.collect::<Vec<_>>() == fields, "{what} came out as something else");
+        after = id;
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use axum::{
 use serde_json::{Value, json};
 use spoke_shared::{
     entry::Unfit,
+    instance::Instance,
     wire::frame::{Cursor, Origin, Reason},
 };
 use tokio::{net::TcpListener, sync::oneshot};
@@ -91,6 +92,7 @@ impl FakeHub {
         hub.say(Frame::Hello(Box::new(hello()))).await;
         let asked = hub.asked("/session").await;
         assert_eq!(asked.body["cursor"]["seq"], "7-0");
+        assert_eq!(asked.body["instance"], "0000000000000007");
         asked.answer.send((200, welcome())).unwrap();
         let Some(Frame::Welcome(welcome)) = hub.frame().await else { panic!("no WELCOME") };
         assert_eq!((welcome.generation, welcome.cursor.seq), (3, Seq::new(5, 0)));
@@ -129,6 +131,7 @@ fn hello() -> Hello {
         origin: Origin::default(),
         cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), ..Cursor::default() },
         features: Features::default(),
+        instance: Instance(7),
     }
 }
 

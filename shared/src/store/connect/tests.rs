@@ -82,6 +82,39 @@ async fn it_connects_late_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_command() {
+    let mut server = Server::new();
+    server.start(&[]);
+    let idle = Redis::open(&server.url("")).unwrap();
+    until(&idle, "an answer", Result::is_ok).await;
+    for _ in 0..3 {
+        server.kill();
+        server.start(&[]);
+        let other = Redis::open(&server.url("")).unwrap();
+        until(&other, "an answer", Result::is_ok).await;
+        idle.ping().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn commands_at_once_share_one_connection() {
+    let mut server = Server::new();
+    server.start(&[]);
+    let redis = Redis::open(&server.url("")).unwrap();
+    until(&redis, "an answer", Result::is_ok).await;
+    let mut kill = redis::cmd("CLIENT");
+    kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("no");
+    kill.query_async::<()>(&mut redis.connection()).await.unwrap_or_default();
+    let pings = futures_util::future::join_all((0..100).map(|_| redis.ping())).await;
+    let served = pings.iter().filter(|answer| answer.is_ok()).count();
+    let mut info = redis::cmd("INFO");
+    let info: String = info.arg("stats").query_async(&mut redis.connection()).await.unwrap();
+    let made = info.lines().find(|line| line.starts_with("total_connections_received:"));
+    let made: usize = made.unwrap().rsplit(':').next().unwrap().trim().parse().unwrap();
+    assert!(made <= 3, "{made} connections were made, and {served} of 100 commands served");
+}
+
+#[tokio::test]
 async fn a_refused_login_is_tried_again_once_it_would_do() {
     let mut server = Server::new();
     server.start(&["--requirepass", "right"]);
@@ -118,7 +151,7 @@ async fn a_connection_of_ones_own_speaks_resp3_to_the_same_database() {
     let redis = Redis::open(&server.url("?db=3")).unwrap();
     until(&redis, "an answer", Result::is_ok).await;
     redis::cmd("SET").arg("a").arg(1).query_async::<()>(&mut redis.connection()).await.unwrap();
-    let client = redis.resp3_client().unwrap();
+    let client = redis.client();
     let mut own = client.get_multiplexed_async_connection().await.unwrap();
     let there: u64 = redis::cmd("EXISTS").arg("a").query_async(&mut own).await.unwrap();
     assert_eq!(there, 1);

@@ -90,6 +90,19 @@ fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
 }
 
 #[test]
+fn a_clone_whose_memory_covers_what_the_other_device_sent_is_another_life() {
+    // Both hold 1 to 5, acknowledged up to 3, and both looked up to 9; the other one sent its 6.
+    let standing = origin(1, 3, 9, 9);
+    let position = begin(&standing, &cursor(1, 6, A), None);
+    let found = (position.epoch.0, position.after.ms, position.inherited.ms);
+    assert_eq!(found, (2, 3, 6));
+    // A stream that was trimmed past there has nothing that could tell, and nothing to be taken for it.
+    let mut trimmed = origin(1, 3, 9, 9);
+    trimmed.extent = Extent { first: seq(8), length: 2, ..trimmed.extent };
+    assert_eq!(begin(&trimmed, &cursor(1, 6, A), None).epoch, Epoch(1));
+}
+
+#[test]
 fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
     let mut standing = origin(2, 3, 9, 9);
     let start = |epoch, at| Life { epoch: Epoch(epoch), start: seq(at), tally: exactly(at) };

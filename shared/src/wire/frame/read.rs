@@ -3,6 +3,7 @@
 use super::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
+    instance::Instance,
     limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
     seq::{Epoch, Seq},
     sync::account::{Account, Cause, Loss, Tally},
@@ -59,7 +60,8 @@ fn tally(r: &mut Reader) -> Result<(Tally, u64), Malformed> {
 pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
     let (major, minor, version) = version(r)?;
     let (origin, cursor) = (origin(r)?, cursor(r)?);
-    Ok(Hello { major, minor, version, origin, cursor, features: Features(r.uint("features")?) })
+    let (features, instance) = (Features(r.uint("features")?), Instance(r.uint("instance")?));
+    Ok(Hello { major, minor, version, origin, cursor, features, instance })
 }
 
 pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
@@ -108,9 +110,15 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
     }
     let mut entries = Vec::with_capacity(elements / 3);
     let mut last = after;
+    let mut fields = 0;
     for _ in 0..elements / 3 {
         let entry = entry(r, last)?;
         last = entry.seq;
+        fields += entry.fields.len();
+        // Two empty byte strings are four bytes here and sixteen times that once read.
+        if fields > BATCH_ENTRIES_MAX * ENTRY_FIELDS_MAX {
+            return Err(Malformed::Bound("number of fields"));
+        }
         entries.push(entry);
     }
     if through < last || through <= after {

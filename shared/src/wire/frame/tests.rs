@@ -31,6 +31,7 @@ fn hello() -> Hello {
             tally: Tally { added: 9, dead: 2, lost: 3, is_exact: true },
         },
         features: Features::COMPRESSION,
+        instance: Instance(0x0123_4567_89ab_cdef),
     }
 }
 

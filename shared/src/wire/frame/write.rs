@@ -68,8 +68,9 @@ impl Writer {
     }
 
     pub(super) fn hello(&mut self, hello: &Hello) -> &mut Self {
-        self.array(7).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
-        self.origin(&hello.origin).cursor(&hello.cursor).uint(hello.features.0)
+        self.array(8).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
+        self.origin(&hello.origin).cursor(&hello.cursor).uint(hello.features.0);
+        self.uint(hello.instance.0)
     }
 
     pub(super) fn welcome(&mut self, welcome: &Welcome) -> &mut Self {

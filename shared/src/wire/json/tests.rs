@@ -4,12 +4,14 @@ use super::*;
 
 const HELLO: &str = r#"{"version":"0.1.0",
     "origin":{"epoch":2,"start":"0-0","first":"3-0","last":"9-1","added":7,"acked":"5-0"},
-    "cursor":{"epoch":1,"seq":"4-0","digest":"000102030405060708090a0b0c0d0e0f"}}"#;
+    "cursor":{"epoch":1,"seq":"4-0","digest":"000102030405060708090a0b0c0d0e0f"},
+    "instance":"0123456789abcdef"}"#;
 
 #[test]
 fn a_greeting_says_what_hello_says() {
     let form: HelloForm = serde_json::from_str(HELLO).unwrap();
     assert_eq!(serde_json::to_value(&form).unwrap(), serde_json::from_str::<Value>(HELLO).unwrap());
+    assert_eq!(form.instance, Some(Instance(0x0123_4567_89ab_cdef)));
     let (origin, cursor) = (Origin::from(form.origin), Cursor::from(form.cursor));
     assert_eq!((origin.epoch, origin.last, origin.added), (Epoch(2), Seq::new(9, 1), 7));
     let digest = Digest([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);

@@ -9,7 +9,7 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-use super::{BatchForm, EntryForm, Fields};
+use super::{BatchForm, EntryForm, Fields, batch::Batch};
 use crate::{
     limits::LOSSES_MAX,
     seq::{Epoch, Seq},
@@ -67,7 +67,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 Key::Epoch => set(&mut epoch, "epoch", object.next_value()?)?,
                 Key::After => set(&mut after, "after", object.next_value()?)?,
                 Key::Through => set(&mut through, "through", object.next_value()?)?,
-                Key::Entries => set(&mut entries, "entries", object.next_value()?)?,
+                Key::Entries => set(&mut entries, "entries", object.next_value::<Batch<_>>()?.0)?,
                 Key::Account => set(&mut account, "account", object.next_value()?)?,
             }
         }

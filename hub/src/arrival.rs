@@ -1,0 +1,99 @@
+//! How a session begins at this hub, or is refused: a second device with the same identity came back
+//! while the first is connected.
+
+use http::StatusCode;
+use spoke_shared::{
+    client::ClientId,
+    limits::CLONE_WAIT,
+    link::now_ms,
+    refusal::Refusal,
+    store::presence::{self, Arrival, Arrived, Rival},
+    wire::frame::{Goaway, Reason},
+};
+use tracing::{debug, warn};
+
+use crate::hub::Hub;
+
+/// Begins a session and gives its generation; every older one of the client is fenced from here on.
+///
+/// # Errors
+/// 409 for a second device, 503.
+pub async fn begin(hub: &Hub, client: &ClientId, arrival: &Arrival<'_>) -> Result<u64, Refusal> {
+    let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, now_ms()).await;
+    match hub.checked(arrived)? {
+        Arrived::Begun(generation) => {
+            hub.metrics.sessions.add(1);
+            Ok(generation)
+        }
+        Arrived::Refused(rival) => {
+            hub.metrics.clones.add(1);
+            report(client, arrival.address, &rival);
+            Err(refusal(client, arrival.address, &rival))
+        }
+    }
+}
+
+/// The same refusal as a last frame.
+pub fn goaway(refusal: &Refusal) -> Goaway {
+    Goaway {
+        reason: Reason::from_word(refusal.reason),
+        message: refusal.message.clone(),
+        wait_ms: refusal.retry_after_seconds.unwrap_or(0) * 1000,
+    }
+}
+
+/// Aloud once for each device that is kept out, however often it comes back.
+fn report(client: &ClientId, address: &str, rival: &Rival) {
+    let Rival { address: connected, connected_since_ms, refused, is_first } = rival;
+    if *is_first {
+        warn!(
+            %client,
+            connected,
+            connected_since_ms,
+            kept_out = address,
+            refused,
+            "two devices share one identity; the one that is connected stays, the other is kept out: \
+             provision one of them anew under a name of its own, or revoke the identity"
+        );
+    } else {
+        debug!(%client, connected, kept_out = address, refused, "kept out again");
+    }
+}
+
+fn refusal(client: &ClientId, address: &str, rival: &Rival) -> Refusal {
+    let message = format!(
+        "two devices share the identity {client}: the one at {} is connected, and this one, at \
+         {address}, is kept out; enrol one of them anew under a name of its own (spoke-auth \
+         provision), or end both with spoke-auth revoke {client} if one is not yours",
+        rival.address
+    );
+    Refusal::new(StatusCode::CONFLICT, Reason::Superseded.word(), message)
+        .retry_after(CLONE_WAIT.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use spoke_shared::limits::{CLIENT_NAME_BYTES_MAX, TEXT_BYTES_MAX};
+
+    use super::*;
+
+    #[test]
+    fn the_longest_refusal_fits_a_frame_with_both_addresses_and_the_mend() {
+        let client: ClientId = "c".repeat(CLIENT_NAME_BYTES_MAX).parse().unwrap();
+        let address = format!("[{}]:65535", ["ffff"; 8].join(":"));
+        let rival = Rival {
+            address: address.replace("65535", "65534"),
+            connected_since_ms: 1,
+            refused: 1,
+            is_first: true,
+        };
+
+        let goaway = goaway(&refusal(&client, &address, &rival));
+
+        assert!(goaway.message.len() <= TEXT_BYTES_MAX, "{}", goaway.message.len());
+        assert!(goaway.message.contains(&address) && goaway.message.contains(&rival.address));
+        assert!(goaway.message.contains(&format!("revoke {client}")));
+        assert_eq!(goaway.reason, Reason::Superseded);
+        assert_eq!(u128::from(goaway.wait_ms), CLONE_WAIT.as_millis());
+    }
+}

@@ -1,0 +1,205 @@
+//! What one client may take of a hub at a time: requests in hand, each of which may bring a large body
+//! or ask for a large answer; turns to read from Redis, whose connection all clients share; and
+//! sessions begun.
+//!
+//! Who it is has been shown by then; a device that is broken or was taken over must not be at the
+//! others' expense all the same.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use http::StatusCode;
+use spoke_shared::{
+    client::ClientId,
+    limits::{
+        REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST,
+    },
+    refusal::Refusal,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The shares of all clients. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Shares(Arc<Mutex<HashMap<ClientId, Share>>>);
+
+struct Share {
+    in_hand: usize,
+    /// One at a time: what one client reads at once is all that another waits for.
+    turns: Arc<Semaphore>,
+    /// Who waits for a turn, or has one.
+    at_turns: usize,
+    /// When all sessions begun so far are earned back: the generic cell rate algorithm.
+    clear_at: Instant,
+}
+
+/// A client's turn to read.
+pub struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    _place: AtTurns,
+}
+
+struct AtTurns {
+    client: ClientId,
+    shares: Shares,
+}
+
+/// A request in hand; dropped with it.
+pub struct InHand {
+    client: ClientId,
+    shares: Shares,
+}
+
+impl Shares {
+    /// Takes a request in hand.
+    ///
+    /// # Errors
+    /// 429 if the client has too many.
+    pub fn enter(&self, client: &ClientId, now: Instant) -> Result<InHand, Refusal> {
+        let mut shares = self.lock();
+        if !shares.contains_key(client) && shares.len().is_multiple_of(1024) {
+            shares.retain(|_, share| !share.is_idle(now));
+        }
+        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(now));
+        if share.in_hand >= REQUESTS_PER_CLIENT_MAX {
+            let message = "this client has too many requests in hand; wait for their answers";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(Refusal::new(status, "too-many-requests", message).retry_after(1));
+        }
+        share.in_hand += 1;
+        Ok(InHand { client: client.clone(), shares: self.clone() })
+    }
+
+    /// Waits for the client's turn, but not for ever: a socket that is busy with its other side
+    /// may have the turn and do nothing with it. Cancel safe.
+    pub async fn turn(&self, client: &ClientId) -> Turn {
+        let (turns, place) = self.queue(client);
+        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, turns.acquire_owned()).await;
+        Turn { _permit: permit.ok().and_then(Result::ok), _place: place }
+    }
+
+    fn queue(&self, client: &ClientId) -> (Arc<Semaphore>, AtTurns) {
+        let mut shares = self.lock();
+        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(Instant::now()));
+        share.at_turns += 1;
+        (share.turns.clone(), AtTurns { client: client.clone(), shares: self.clone() })
+    }
+
+    /// Changes a client's share, and forgets it where nothing is lost by that.
+    fn give_back(&self, client: &ClientId, change: impl FnOnce(&mut Share)) {
+        let mut shares = self.lock();
+        if let Some(share) = shares.get_mut(client) {
+            change(share);
+            if share.is_idle(Instant::now()) {
+                shares.remove(client);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Share>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InHand {
+    /// Counts a session that this request begins.
+    ///
+    /// # Errors
+    /// 429 if the client has begun too many of late.
+    pub fn begin_session(&self, now: Instant) -> Result<(), Refusal> {
+        let mut shares = self.shares.lock();
+        let Some(share) = shares.get_mut(&self.client) else { return Ok(()) };
+        let clear_at = share.clear_at.max(now) + SESSION_EARNED;
+        let ahead = clear_at.duration_since(now);
+        if let Some(wait) = ahead.checked_sub(SESSION_EARNED * SESSIONS_PER_CLIENT_BURST)
+            && !wait.is_zero()
+        {
+            let message = "this client begins sessions too often; come back later";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let refusal = Refusal::new(status, "too-many-sessions", message);
+            return Err(refusal.retry_after(wait.as_secs() + 1));
+        }
+        share.clear_at = clear_at;
+        Ok(())
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.shares.give_back(&self.client, |share| share.in_hand -= 1);
+    }
+}
+
+impl Drop for AtTurns {
+    fn drop(&mut self) {
+        self.shares.give_back(&self.client, |share| share.at_turns -= 1);
+    }
+}
+
+impl Share {
+    fn new(now: Instant) -> Self {
+        Self { in_hand: 0, turns: Arc::new(Semaphore::new(1)), at_turns: 0, clear_at: now }
+    }
+
+    /// Whether nothing is lost by forgetting it.
+    fn is_idle(&self, now: Instant) -> bool {
+        self.in_hand == 0 && self.at_turns == 0 && self.clear_at <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn client(name: &str) -> ClientId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_has_so_many_requests_in_hand_and_another_has_its_own() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        let enter = |name| shares.enter(&client(name), now);
+        let mut own: Vec<_> =
+            (0..REQUESTS_PER_CLIENT_MAX).map(|_| enter("dev1").unwrap()).collect();
+        let refused = enter("dev1").map(|_| ()).unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.reason), (429, "too-many-requests"));
+        enter("dev2").unwrap();
+        own.pop();
+        own.push(enter("dev1").unwrap());
+        drop(own);
+        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test]
+    async fn a_client_has_one_turn_at_a_time_and_another_has_its_own() {
+        let shares = Shares::default();
+        let first = shares.turn(&client("dev1")).await;
+        assert!(shares.turn(&client("dev1")).now_or_never().is_none());
+        shares.turn(&client("dev2")).now_or_never().expect("another has its own");
+        drop(first);
+        shares.turn(&client("dev1")).now_or_never().expect("it is its turn again");
+        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[test]
+    fn a_client_begins_a_burst_of_sessions_and_then_one_each_time_it_is_earned() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        let request = shares.enter(&client("dev1"), now).unwrap();
+        for _ in 0..SESSIONS_PER_CLIENT_BURST {
+            request.begin_session(now).unwrap();
+        }
+        let refused = request.begin_session(now).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_after_seconds), ("too-many-sessions", Some(2)));
+        request.begin_session(now + SESSION_EARNED).unwrap();
+        assert!(request.begin_session(now + SESSION_EARNED).is_err());
+        shares.enter(&client("dev2"), now).unwrap().begin_session(now).unwrap();
+        drop(request);
+        assert_eq!(shares.lock().len(), 2, "what was begun is remembered until it is earned back");
+        shares.lock().retain(|_, share| !share.is_idle(now + 2 * SESSION_EARNED));
+        assert_eq!(shares.lock().len(), 1);
+    }
+}

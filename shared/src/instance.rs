@@ -1,0 +1,71 @@
+//! `Instance`: which process speaks for a client, so that two devices with one identity are told apart.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+/// 64 random bits that a process draws when it starts and keeps in memory only. A session that comes
+/// back has the one it had; a restart, and another device, has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Instance(pub u64);
+
+/// The text is no instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an instance is 16 hex digits in lower case")]
+pub struct BadInstance;
+
+impl Instance {
+    /// Of one that does not say.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Whether it says.
+    pub fn is_known(self) -> bool {
+        self != Self::UNKNOWN
+    }
+}
+
+impl FromStr for Instance {
+    type Err = BadInstance;
+
+    fn from_str(text: &str) -> Result<Self, BadInstance> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 16 || !text.bytes().all(is_digit) {
+            return Err(BadInstance);
+        }
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| BadInstance)
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// As text: a number of 64 bits does not survive every reader of JSON.
+impl Serialize for Instance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Instance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_64_bits_survive_the_text_and_nothing_else_is_taken() {
+        for instance in [Instance(1), Instance(u64::MAX), Instance::UNKNOWN] {
+            assert_eq!(instance.to_string().parse(), Ok(instance));
+        }
+        for bad in ["", "1", "+000000000000001", "000000000000000G", "00000000000000001"] {
+            assert_eq!(bad.parse::<Instance>(), Err(BadInstance), "{bad:?}");
+        }
+    }
+}

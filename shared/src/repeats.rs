@@ -1,0 +1,132 @@
+//! What is said of a fault that comes again and again: it is said when it begins, then counted, and
+//! the count is said once a minute and when it is over. So nobody can fill the log from outside.
+//!
+//! `Repeats` is pure: whoever owns it looks at it once a minute. `Repeated` is one for many tasks.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    limits::{REPEATS_INTERVAL, REPEATS_KINDS_MAX},
+    shutdown::Shutdown,
+};
+
+/// What goes on at the moment, by kind. Kinds may be a stranger's doing, so only so many are told
+/// apart.
+#[derive(Debug)]
+pub struct Repeats<K> {
+    /// How often each came since it was last spoken of.
+    unsaid: HashMap<K, u64>,
+    /// The same of all for which there is no room.
+    others: u64,
+}
+
+impl<K> Default for Repeats<K> {
+    fn default() -> Self {
+        Self { unsaid: HashMap::new(), others: 0 }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Repeats<K> {
+    /// Counts one, and tells whether it is the first of its kind and so is to be said.
+    pub fn handle(&mut self, kind: K) -> bool {
+        if let Some(unsaid) = self.unsaid.get_mut(&kind) {
+            *unsaid += 1;
+            return false;
+        }
+        if self.unsaid.len() >= REPEATS_KINDS_MAX {
+            self.others += 1;
+            return false;
+        }
+        self.unsaid.insert(kind, 0);
+        true
+    }
+
+    /// How often each kind has come again since the last look; no kind stands for all that had no
+    /// room. What has not come again is over, and is said anew when it comes.
+    pub fn poll_counts(&mut self) -> Vec<(Option<K>, u64)> {
+        self.unsaid.retain(|_, unsaid| *unsaid > 0);
+        let counts = self.unsaid.iter_mut();
+        let counts = counts.map(|(kind, unsaid)| (Some(kind.clone()), std::mem::take(unsaid)));
+        let others = std::mem::take(&mut self.others);
+        counts.chain((others > 0).then_some((None, others))).collect()
+    }
+}
+
+/// The same for many tasks.
+#[derive(Debug)]
+pub struct Repeated<K>(Mutex<Repeats<K>>);
+
+impl<K> Default for Repeated<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Repeated<K> {
+    /// Counts one, and tells whether it is the first of its kind and so is to be said.
+    pub fn handle(&self, kind: K) -> bool {
+        self.lock().handle(kind)
+    }
+
+    /// Says counts once a minute, and the last when the shutdown begins.
+    pub async fn sum_up(&self, shutdown: &Shutdown, say: impl Fn(Option<&K>, u64)) {
+        while !shutdown.is_begun() {
+            let _ = tokio::time::timeout(REPEATS_INTERVAL, shutdown.begun()).await;
+            let counts = self.lock().poll_counts();
+            counts.iter().for_each(|(kind, count)| say(kind.as_ref(), *count));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Repeats<K>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
+        let mut repeats = Repeats::default();
+        let aloud = (0..1000).filter(|_| repeats.handle("one")).count();
+        assert_eq!(aloud, 1);
+        assert!(repeats.handle("other"), "each kind is said");
+        assert_eq!(repeats.poll_counts(), [(Some("one"), 999)]);
+        assert!(!repeats.handle("one"), "it goes on");
+        assert_eq!(repeats.poll_counts(), [(Some("one"), 1)]);
+        assert_eq!(repeats.poll_counts(), [], "nothing came again");
+        assert!(repeats.handle("one") && repeats.handle("other"), "both were over");
+    }
+
+    #[test]
+    fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
+        let mut repeats = Repeats::default();
+        let aloud = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
+        let again = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
+        assert_eq!((aloud, again), (REPEATS_KINDS_MAX, 0));
+        let counts = repeats.poll_counts();
+        assert_eq!(counts.len(), REPEATS_KINDS_MAX + 1);
+        let counted: u64 = counts.iter().map(|(_, count)| count).sum();
+        assert_eq!(counted as usize + aloud, 20_000);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_said_yet_is_said_at_the_end() {
+        let (repeated, shutdown) = (Repeated::default(), Shutdown::new());
+        let said = Mutex::new(Vec::new());
+        let say =
+            |kind: Option<&&'static str>, count| said.lock().unwrap().push((kind.copied(), count));
+        let others = async {
+            assert!(repeated.handle("one") && !repeated.handle("one"));
+            tokio::task::yield_now().await;
+            shutdown.begin();
+        };
+        tokio::join!(repeated.sum_up(&shutdown, say), others);
+        assert_eq!(*said.lock().unwrap(), [(Some("one"), 1)]);
+    }
+}

@@ -1,0 +1,209 @@
+//! Connections of which nobody knows whose they are: a TLS handshake, a header that is being read, a
+//! request without a live token, a wait between two requests. Anybody can make as many as they like.
+//!
+//! So there are only so many at a time, and one more takes the place of an older one: the oldest of
+//! the site that has the most, so that whoever opens thousands loses their own. A connection is out
+//! of this while somebody vouches for it. Rejected: refusing the newest, with which a flood shuts the
+//! door on everybody; a limit per address alone, since behind a proxy all devices have one.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::Notify;
+
+use super::Site;
+
+/// All strangers of a listener.
+pub(super) struct Strangers {
+    max: usize,
+    sites: Mutex<Sites>,
+}
+
+#[derive(Default)]
+struct Sites {
+    next: u64,
+    count: usize,
+    /// By age, the oldest first.
+    sites: HashMap<Site, BTreeMap<u64, Weak<Visitor>>>,
+}
+
+/// A connection, a stranger unless somebody vouches for it.
+pub(super) struct Visitor {
+    strangers: Arc<Strangers>,
+    site: Site,
+    standing: Mutex<Standing>,
+    gone: Notify,
+}
+
+#[derive(Default)]
+struct Standing {
+    /// Among the strangers, if it is one.
+    number: Option<u64>,
+    vouched: usize,
+}
+
+/// As long as this lives, its connection is not closed to make room.
+pub struct Vouched(Arc<Visitor>);
+
+impl Strangers {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, sites: Mutex::default() })
+    }
+
+    /// One more, and the site of the one that has to go for it, if it is one too many.
+    pub(super) fn arrive(self: &Arc<Self>, site: Site) -> (Arc<Visitor>, Option<Site>) {
+        let visitor = Arc::new(Visitor {
+            strangers: self.clone(),
+            site,
+            standing: Mutex::default(),
+            gone: Notify::new(),
+        });
+        let crowded = visitor.join();
+        (visitor, crowded)
+    }
+}
+
+impl Visitor {
+    /// Resolves when this one has to go to make room. Cancel safe.
+    pub(super) async fn has_to_go(&self) {
+        self.gone.notified().await;
+    }
+
+    /// Says that it is known whose connection this is.
+    pub(super) fn vouch(self: &Arc<Self>) -> Vouched {
+        let mut standing = lock(&self.standing);
+        standing.vouched += 1;
+        if let Some(number) = standing.number.take() {
+            lock(&self.strangers.sites).remove(self.site, number);
+        }
+        drop(standing);
+        Vouched(self.clone())
+    }
+
+    /// Becomes the newest of the strangers, unless it is one or somebody vouches for it.
+    fn join(self: &Arc<Self>) -> Option<Site> {
+        let mut standing = lock(&self.standing);
+        if standing.number.is_some() || standing.vouched > 0 {
+            return None;
+        }
+        let mut sites = lock(&self.strangers.sites);
+        standing.number = Some(sites.add(self));
+        let dismissed = if sites.count > self.strangers.max { sites.dismiss_one() } else { None };
+        // The one dismissed may end right here, and asks for both.
+        drop((standing, sites));
+        let dismissed = dismissed?;
+        dismissed.gone.notify_one();
+        Some(dismissed.site)
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        if let Some(number) = lock(&self.standing).number.take() {
+            lock(&self.strangers.sites).remove(self.site, number);
+        }
+    }
+}
+
+impl Drop for Vouched {
+    fn drop(&mut self) {
+        let mut standing = lock(&self.0.standing);
+        standing.vouched -= 1;
+        drop(standing);
+        self.0.join();
+    }
+}
+
+impl Sites {
+    fn add(&mut self, visitor: &Arc<Visitor>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.count += 1;
+        self.sites.entry(visitor.site).or_default().insert(number, Arc::downgrade(visitor));
+        number
+    }
+
+    fn remove(&mut self, site: Site, number: u64) {
+        let Some(own) = self.sites.get_mut(&site) else { return };
+        if own.remove(&number).is_some() {
+            self.count -= 1;
+        }
+        if own.is_empty() {
+            self.sites.remove(&site);
+        }
+    }
+
+    fn dismiss_one(&mut self) -> Option<Arc<Visitor>> {
+        let by_number = |own: &BTreeMap<u64, _>| (own.len(), Reverse(own.keys().next().copied()));
+        let (&site, own) = self.sites.iter().max_by_key(|(_, own)| by_number(own))?;
+        let (&number, oldest) = own.first_key_value()?;
+        let oldest = oldest.upgrade();
+        self.remove(site, number);
+        oldest
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn site(last: u8) -> Site {
+        IpAddr::from([10, 0, 0, last]).into()
+    }
+
+    fn has_to_go(visitor: &Visitor) -> bool {
+        visitor.has_to_go().now_or_never().is_some()
+    }
+
+    #[test]
+    fn the_oldest_of_the_site_with_the_most_makes_room() {
+        let strangers = Strangers::new(4);
+        let (good, _) = strangers.arrive(site(1));
+        let crowd: Vec<_> = (0..3).map(|_| strangers.arrive(site(2)).0).collect();
+
+        let (newest, crowded) = strangers.arrive(site(3));
+
+        assert_eq!(crowded, Some(site(2)));
+        let gone: Vec<_> = crowd.iter().map(|visitor| has_to_go(visitor)).collect();
+        assert_eq!(gone, [true, false, false]);
+        assert!(!has_to_go(&good) && !has_to_go(&newest));
+    }
+
+    #[test]
+    fn of_sites_with_as_many_the_oldest_connection_makes_room() {
+        let strangers = Strangers::new(3);
+        let all: Vec<_> = (0..5).map(|last| strangers.arrive(site(last)).0).collect();
+        let gone: Vec<_> = all.iter().map(|visitor| has_to_go(visitor)).collect();
+        assert_eq!(gone, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn who_is_vouched_for_stays_and_is_the_newest_stranger_afterwards() {
+        let strangers = Strangers::new(2);
+        let (known, _) = strangers.arrive(site(1));
+        let vouched = (known.vouch(), known.vouch());
+        let (older, _) = strangers.arrive(site(1));
+        assert!(strangers.arrive(site(1)).1.is_none(), "one that is vouched for is not counted");
+        let (newer, _) = strangers.arrive(site(1));
+        drop(vouched.0);
+        assert!(!has_to_go(&known), "somebody vouches for it still");
+
+        drop(vouched.1);
+
+        assert!(has_to_go(&older) && !has_to_go(&known));
+        drop((known, older, newer));
+        assert_eq!(lock(&strangers.sites).count, 0, "places are given back");
+        assert!(lock(&strangers.sites).sites.is_empty());
+    }
+}

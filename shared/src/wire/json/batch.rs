@@ -1,0 +1,70 @@
+//! A list of entries that is no longer than a batch, or one longer, which is enough to refuse it: what
+//! is past that is passed over and costs no memory.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, SeqAccess, Visitor},
+};
+
+use crate::limits::BATCH_ENTRIES_MAX;
+
+pub(super) struct Batch<T>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Batch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BatchVisitor(PhantomData))
+    }
+}
+
+/// For those who would lose what is passed over.
+pub(super) fn whole<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let Batch(entries) = Batch::deserialize(deserializer)?;
+    if entries.len() > BATCH_ENTRIES_MAX {
+        let message = format!("there are more than {BATCH_ENTRIES_MAX} entries");
+        return Err(D::Error::custom(message));
+    }
+    Ok(entries)
+}
+
+struct BatchVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for BatchVisitor<T> {
+    type Value = Batch<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Batch<T>, A::Error> {
+        let mut entries = Vec::new();
+        while entries.len() <= BATCH_ENTRIES_MAX {
+            let Some(entry) = list.next_element()? else { return Ok(Batch(entries)) };
+            entries.push(entry);
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Batch(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(count: usize) -> String {
+        format!("[{}]", vec!["7"; count].join(","))
+    }
+
+    #[test]
+    fn a_list_longer_than_a_batch_is_seen_to_be_and_kept_no_further() {
+        for (count, kept) in [(0, 0), (BATCH_ENTRIES_MAX, 1000), (1001, 1001), (5000, 1001)] {
+            let Batch(read) = serde_json::from_str::<Batch<u8>>(&list(count)).unwrap();
+            assert_eq!(read.len(), kept);
+            let whole = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
+            assert_eq!(whole.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! One text frame of `spoke.v1.json`.
+//!
+//! What it carries stays the text that it was until somebody who knows its form reads it: a tree
+//! would lose order and repeats, and make sixty bytes out of two.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// `{"type", "id", "payload"}`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct RequestForm<'a> {
+    /// What is asked for: a JSON string, escapes and all.
+    #[serde(borrow, rename = "type")]
+    kind: &'a RawValue,
+    /// Anything; the answer bears it too.
+    #[serde(borrow, default)]
+    pub id: Option<&'a RawValue>,
+    /// What the type asks with.
+    #[serde(borrow, default)]
+    pub payload: Option<&'a RawValue>,
+}
+
+/// A text that is no request, with what it says of itself all the same.
+#[derive(Debug)]
+pub struct Misread<'a> {
+    /// Its `id`, where it has one.
+    pub id: Option<&'a RawValue>,
+    /// What is wrong.
+    pub error: String,
+}
+
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+}
+
+impl<'a> RequestForm<'a> {
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// `Misread` for what is none.
+    pub fn read(text: &'a str) -> Result<Self, Misread<'a>> {
+        serde_json::from_str(text).map_err(|error| {
+            let named: Option<Named> = serde_json::from_str(text).ok();
+            Misread { id: named.and_then(|named| named.id), error: error.to_string() }
+        })
+    }
+
+    /// The type's word; none for what is no string, or longer than any type.
+    pub fn kind(&self) -> Option<String> {
+        (self.kind.get().len() <= 64).then(|| serde_json::from_str(self.kind.get()).ok())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_carries_stays_the_text_that_it_was() {
+        let text = r#"{"payload":{"b":1,"a": 1e400,"b":[ ]},"type":"\u0065cho","id":[1, 2]}"#;
+        let request = RequestForm::read(text).unwrap();
+        assert_eq!(request.kind().as_deref(), Some("echo"));
+        assert_eq!(request.id.unwrap().get(), "[1, 2]");
+        assert_eq!(request.payload.unwrap().get(), r#"{"b":1,"a": 1e400,"b":[ ]}"#);
+    }
+
+    #[test]
+    fn what_is_none_says_its_id_where_it_has_one() {
+        for (text, id) in [
+            (r#"{"id":7}"#, Some("7")),
+            (r#"{"id":7,"type":}"#, None),
+            ("[]", None),
+            ("", None),
+            ("7", None),
+        ] {
+            let misread = RequestForm::read(text).unwrap_err();
+            assert_eq!(misread.id.map(RawValue::get), id, "{text}");
+            assert!(!misread.error.is_empty());
+        }
+        for text in [r#"{"type":7}"#.to_owned(), format!(r#"{{"type":"{}"}}"#, "x".repeat(100))] {
+            assert_eq!(RequestForm::read(&text).unwrap().kind(), None);
+        }
+    }
+}

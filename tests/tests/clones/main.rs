@@ -1,0 +1,105 @@
+//! Two devices with one identity, as from a copied SD card, and who counts as connected: guarantees.md
+//! section 3, row 10.
+
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
+mod agents;
+mod hubs;
+mod presence;
+mod sessions;
+
+use http::Method;
+use serde_json::{Value, json};
+use spoke_shared::{
+    entry::Entry,
+    instance::Instance,
+    seq::{Epoch, Seq},
+    wire::frame::{Frame, Goaway, Hello, Push, SUBPROTOCOL},
+};
+use spoke_tests::{
+    api::{Answer, Api},
+    service::{Kind, Service},
+    socket::{Socket, hello, open, session},
+    stand::Stand,
+};
+
+const CLIENT: &str = "spoke-hub:client:dev1:h";
+const BELL: &str = "spoke-hub:bell:dev1";
+/// Two devices, and what becomes of one that is restarted.
+const A: Instance = Instance(0xa);
+const B: Instance = Instance(0xb);
+const A_RESTARTED: Instance = Instance(0xaa);
+
+async fn hub() -> Stand {
+    Stand::start(Kind::Hub, &[]).await
+}
+
+async fn token(stand: &Stand) -> String {
+    stand.client("dev1").await.token().unwrap().to_owned()
+}
+
+fn greeting(instance: Instance) -> Hello {
+    Hello { instance, ..hello() }
+}
+
+/// A session over WebSocket that is welcomed.
+async fn enter(hub: &Service, token: &str, instance: Instance) -> Socket {
+    session(hub.address(), token, greeting(instance)).await.0
+}
+
+/// A session over WebSocket that is refused.
+async fn kept_out(hub: &Service, token: &str, instance: Instance) -> Goaway {
+    let mut socket = open(hub.address(), token, SUBPROTOCOL).await;
+    socket.send_frame(&Frame::Hello(Box::new(greeting(instance)))).await;
+    socket.goaway().await
+}
+
+/// `POST /session`.
+async fn post_session(api: &Api, instance: Instance) -> Answer {
+    let origin = json!({
+        "epoch": 0, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0",
+    });
+    let cursor = json!({ "epoch": 0, "seq": "0-0" });
+    let body =
+        json!({ "version": "0-test", "origin": origin, "cursor": cursor, "instance": instance });
+    api.post_json("/session", &body).await
+}
+
+async fn poll(api: &Api, generation: &Value, block_ms: u64) -> Answer {
+    let request = api.request(Method::GET, &format!("/xread?blockMs={block_ms}"));
+    api.call(request.header("spoke-generation", generation.to_string())).await
+}
+
+/// One entry that joins on at the beginning.
+fn first_entry() -> Frame {
+    let seq = Seq::new(1, 0);
+    let entries = vec![Entry { seq, fields: vec![("n".into(), "1".into())] }];
+    Frame::Push(Push {
+        epoch: Epoch(1),
+        after: Seq::ZERO,
+        through: seq,
+        entries,
+        ..Push::default()
+    })
+}
+
+async fn assert_carries(socket: &mut Socket) {
+    socket.send_frame(&first_entry()).await;
+    assert_eq!(socket.ack().await.seq, Seq::new(1, 0), "whoever holds the place is undisturbed");
+}
+
+async fn refused_so_far(stand: &Stand) -> Option<String> {
+    stand.redis.hash(CLIENT).await.get("clones").cloned()
+}
+
+async fn is_connected(stand: &Stand) -> bool {
+    let rows = stand.command(&["clients", "--json"]).await.done().json();
+    rows[0]["connectedSince"].is_u64()
+}
+
+/// One more hub on the same Redis.
+async fn another_hub(stand: &Stand) -> (tempfile::TempDir, Service) {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Service::start(Kind::Hub, &stand.redis.url(), &[], folder.path()).await;
+    (folder, hub)
+}

@@ -1,0 +1,155 @@
+//! A hub that restarts with many agents connected.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use spoke_shared::{
+    instance::Instance,
+    limits::CONNECT_RETRY,
+    retry::Retry,
+    wire::frame::{Frame, Goaway, Hello, Reason, SUBPROTOCOL},
+};
+use spoke_tests::{
+    api::Api,
+    cloud::{Cloud, Settings, admit},
+    device::{Device, OUT},
+    entries::numbered,
+    redis::free_port,
+    socket::{Offer, Socket, hello, session},
+    wait::eventually_true,
+};
+use tokio::{
+    net::TcpStream,
+    task::{JoinHandle, JoinSet},
+};
+
+const AGENTS: usize = 500;
+/// The hub spreads its agents over this.
+const SPREAD_MS: u64 = 5000;
+
+struct Agent {
+    token: String,
+    hello: Hello,
+}
+
+/// Comes back as an agent does: after what it was told, and with its own waits where nobody is there.
+async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Instant) {
+    let mut retry = Retry::new(CONNECT_RETRY.0, Duration::from_secs(5));
+    let mut hint = Some(Duration::from_millis(told.wait_ms));
+    loop {
+        tokio::time::sleep(retry.next(hint.take(), rand::random())).await;
+        // The hub is not there yet: its port is closed.
+        if TcpStream::connect(hub).await.is_err() {
+            continue;
+        }
+        let offer = Offer::of(&agent.token, SUBPROTOCOL);
+        let mut socket = match Socket::connect(hub, &offer).await {
+            Ok(socket) => socket,
+            Err(answer) => {
+                assert_eq!(answer.status, 503, "no other refusal: {answer:?}");
+                hint = answer.retry_after().map(Duration::from_secs);
+                assert!(hint.is_some(), "it says when: {answer:?}");
+                continue;
+            }
+        };
+        socket.send_frame(&Frame::Hello(Box::new(agent.hello.clone()))).await;
+        match socket.frame().await {
+            Frame::Welcome(_) => return (socket, Instant::now()),
+            Frame::Goaway(goaway) => {
+                assert_eq!(goaway.reason, Reason::Unavailable, "no other refusal: {goaway:?}");
+                assert!(goaway.wait_ms > 0, "it says when: {goaway:?}");
+                hint = Some(Duration::from_millis(goaway.wait_ms));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Logins that auth has done, each with a bcrypt.
+fn logins(cloud: &Cloud) -> usize {
+    cloud.auth.log().matches("client logged in").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login() {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let settings = Settings { hub: &[("listen", &listen)], ..Settings::default() };
+    let mut cloud = Cloud::start_with(settings).await;
+    let real = [Device::start(&cloud, "real1").await, Device::start(&cloud, "real2").await];
+    for device in &real {
+        device.redis.add(OUT, &numbered(1)).await;
+        device.carried_both_ways(&cloud).await;
+    }
+    let (hub, before) = (cloud.hub.address(), logins(&cloud));
+    assert_eq!(before, real.len());
+    let mut told = JoinSet::new();
+    for n in 0..AGENTS {
+        let token = admit(&cloud.redis, &format!("dev{n}")).await;
+        let agent = Agent { token, hello: Hello { instance: Instance(1 + n as u64), ..hello() } };
+        let (mut socket, _) = session(hub, &agent.token, agent.hello.clone()).await;
+        told.spawn(async move { (socket.goaway().await, agent) });
+    }
+
+    assert_eq!(cloud.hub.terminate().await.code(), Some(0));
+    let told = told.join_all().await;
+    assert_eq!(told.len(), AGENTS);
+    assert!(told.iter().all(|(goaway, _)| goaway.reason == Reason::Restart));
+    assert_spread(told.iter().map(|(goaway, _)| goaway.wait_ms).collect());
+    let back: Vec<JoinHandle<_>> = told
+        .into_iter()
+        .map(|(goaway, agent)| tokio::spawn(come_back(hub, agent, goaway)))
+        .collect();
+    cloud.hub.restart().await;
+
+    let mut sockets = Vec::new();
+    for agent in back {
+        sockets.push(agent.await.unwrap());
+    }
+    eventually_true("all to be counted", async || {
+        let text = cloud.hub.admin().get("/metrics").await.text;
+        text.contains(&format!("\nspoke_hub_connections {}\n", AGENTS + real.len()))
+    })
+    .await;
+    for device in &real {
+        device.redis.add(OUT, &numbered(2)).await;
+        device.carried_both_ways(&cloud).await;
+        assert!(!device.log().contains("\"cause\":\"clone\""));
+    }
+    assert_eq!(logins(&cloud), before, "everybody has a token still");
+    let figures = cloud.hub.admin().get("/metrics").await.text;
+    for zero in ["sessions_refused_clone", "unauthorized", "store_errors"] {
+        assert!(figures.contains(&format!("\nspoke_hub_{zero}_total 0\n")), "{zero}: {figures}");
+    }
+}
+
+/// Each fifth of the window has about a fifth of them: 60 to 140 of 100 is five sigma and more.
+fn assert_spread(waits_ms: Vec<u64>) {
+    let mut fifths = [0usize; 5];
+    for wait_ms in &waits_ms {
+        assert!(*wait_ms <= SPREAD_MS, "{wait_ms}");
+        fifths[(*wait_ms * 5 / (SPREAD_MS + 1)) as usize] += 1;
+    }
+    let fair = waits_ms.len() / 5;
+    let is_fair = |count: &usize| (fair * 6 / 10..=fair * 14 / 10).contains(count);
+    assert!(fifths.iter().all(is_fair), "{fifths:?}");
+}
+
+#[tokio::test]
+async fn a_request_in_hand_when_the_hub_stops_gets_its_answer() {
+    let mut cloud = Cloud::start().await;
+    let dev1: Api = cloud.client("dev1").await;
+    let waiting = tokio::spawn({
+        let dev1 = dev1.clone();
+        async move { dev1.get("/xread?blockMs=25000").await }
+    });
+    let admin = cloud.hub.admin();
+    eventually_true("it to wait", async || {
+        admin.get("/metrics").await.text.contains("\nspoke_hub_connections 1\n")
+    })
+    .await;
+    cloud.hub.terminate().await;
+    let answer = waiting.await.unwrap().ok();
+    assert_eq!(answer["entries"], serde_json::json!([]));
+}

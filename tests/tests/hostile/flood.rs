@@ -1,0 +1,208 @@
+//! Clients in numbers: half-open connections, and sockets that never stop talking.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use spoke_shared::{
+    entry::Entry,
+    seq::{Epoch, Seq},
+    wire::frame::{Features, Frame, Push, SUBPROTOCOL},
+};
+use spoke_tests::{
+    cloud::{IN, admit},
+    siege::{Siege, as_many_as_fit, connect_from, resident_kib},
+    socket::{JSON_SUBPROTOCOL, hello, open},
+    stand::Stand,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{good_client, hub, raw_socket, websocket_frame};
+
+/// How long each of them talks.
+const TALK: Duration = Duration::from_secs(2);
+
+/// Half-open connections from addresses of their own: nothing said, or half a header.
+async fn half_open(stand: &Stand, count: usize) -> Vec<TcpStream> {
+    let mut open = Vec::with_capacity(count);
+    for n in 0..count {
+        let host = 2 + (n % 3) as u8;
+        let Ok(mut stream) = connect_from(host, stand.service.address()).await else { continue };
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"GET /sync HTTP/1.1\r\nhost: hub\r\nupgrade: webso").await;
+        }
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_half_open_handshakes_are_borne_while_a_good_client_notices_nothing() {
+    let mut stand = hub(&[]).await;
+    let pid = stand.service.process().pid();
+    let count = as_many_as_fit(3000);
+    let attack = async || {
+        let before = resident_kib(pid);
+        let open = half_open(&stand, count).await;
+        assert!(open.len() >= count * 9 / 10, "only {} of {count} came in", open.len());
+        let each = resident_kib(pid).saturating_sub(before) / count as u64;
+        println!("{} half-open connections, {each} KiB each", open.len());
+        assert!(each <= 64, "each takes {each} KiB");
+        open
+    };
+
+    // The allocator keeps what it was given back, and has it for those who come next.
+    for (what, memory_mib) in [("first", 192), ("again", 64), ("and again", 24)] {
+        let good = async |recorder| good_client(&stand, recorder).await;
+        let siege = Siege::lay(pid, good, attack).await;
+        siege.assert_borne(&format!("thousands of half-open handshakes, {what}"), memory_mib);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_half_open_handshakes_than_a_hub_has_places_leave_room_while_a_good_client_connects() {
+    let mut stand = hub(&[("connections", "1000")]).await;
+    let pid = stand.service.process().pid();
+    let count = as_many_as_fit(3000);
+    let attack = async || half_open(&stand, count).await;
+
+    let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
+
+    siege.assert_borne("half-open handshakes, three for each place", 64);
+    let log = stand.service.log();
+    let said = log.lines().filter(|line| line.contains("make room")).count();
+    assert!((1..=3).contains(&said), "each address is named once: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_never_stop_talking_are_bounded_while_a_good_client_notices_nothing() {
+    let mut stand = hub(&[]).await;
+    let pid = stand.service.process().pid();
+    let token = admit(&stand.redis, "evil").await;
+    let ping = websocket_frame(0x89, 125, &[b'x'; 125]).repeat(500);
+    let pong = websocket_frame(0x8a, 0, b"").repeat(500);
+    let text = |text: &str| websocket_frame(0x81, text.len() as u64, text.as_bytes()).repeat(500);
+    let greeting = Frame::Hello(Box::new(hello())).encode(Features::default());
+    let frames = |bytes: &[u8]| websocket_frame(0x82, bytes.len() as u64, bytes).repeat(500);
+    let floods = [
+        ("pings", JSON_SUBPROTOCOL, vec![], ping.clone()),
+        ("pongs", JSON_SUBPROTOCOL, vec![], pong),
+        ("no requests", JSON_SUBPROTOCOL, vec![], text("")),
+        (
+            "empty batches",
+            JSON_SUBPROTOCOL,
+            vec![],
+            text(r#"{"type":"xadd","payload":{"entries":[]}}"#),
+        ),
+        (
+            "reads",
+            JSON_SUBPROTOCOL,
+            vec![],
+            text(r#"{"type":"xread","payload":{"blockMs":30000}}"#),
+        ),
+        ("pings of the agent", SUBPROTOCOL, greeting.to_vec(), ping),
+        ("PING", SUBPROTOCOL, greeting.to_vec(), frames(&Frame::Ping.encode(Features::default()))),
+        (
+            "empty fragments",
+            SUBPROTOCOL,
+            greeting.to_vec(),
+            [websocket_frame(0x02, 0, b""), websocket_frame(0x00, 0, b"").repeat(500)].concat(),
+        ),
+    ];
+    let attack = async || {
+        for (what, subprotocol, first, flood) in &floods {
+            let mut socket = raw_socket(&stand, &token, subprotocol).await;
+            if !first.is_empty() {
+                socket.write_all(&websocket_frame(0x82, first.len() as u64, first)).await.unwrap();
+            }
+            // Nothing is ever read, and it stays there until all of it could have been taken.
+            let pouring = async {
+                for _ in 0..100 {
+                    socket.write_all(flood).await?;
+                }
+                std::future::pending::<std::io::Result<()>>().await
+            };
+            let _ = tokio::time::timeout(TALK, pouring).await;
+            println!("{what}: {} KiB", resident_kib(pid));
+        }
+    };
+
+    let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
+
+    siege.assert_borne("50,000 tiny messages of each kind", 64);
+}
+
+/// One entry of a kibibyte, which joins on to the one before.
+fn push(n: u64) -> Frame {
+    let fields = vec![(Bytes::from_static(b"blob"), Bytes::from(vec![b'x'; 1024]))];
+    let (after, through) = (Seq::new(n - 1, 0), Seq::new(n, 0));
+    let entries = vec![Entry { seq: through, fields }];
+    Frame::Push(Push {
+        epoch: Epoch(1),
+        after: if n == 1 { Seq::ZERO } else { after },
+        through,
+        entries,
+        ..Push::default()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_notices_nothing() {
+    let mut stand = hub(&[]).await;
+    let pid = stand.service.process().pid();
+    let token = admit(&stand.redis, "evil").await;
+    let attack = async || {
+        let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;
+        socket.greet(hello()).await;
+        for n in 1..=5000 {
+            // No acknowledgement is waited for, or read.
+            socket.send(Message::Binary(push(n).encode(Features::default()))).await;
+        }
+        // It takes them all the same, each once and in order, as fast as it can and no faster.
+        spoke_tests::wait::eventually_true("all of them to be taken", async || {
+            stand
+                .redis
+                .hash("spoke-hub:client:evil:h")
+                .await
+                .values()
+                .any(|value| value == "5000-0")
+        })
+        .await;
+        socket
+    };
+
+    let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
+
+    siege.assert_borne("5,000 batches at once", 48);
+    let entries = stand.redis.entries(IN).await;
+    let evil = entries.iter().filter(|entry| entry.text("client").as_deref() == Some("evil"));
+    let seqs: Vec<_> = evil.filter_map(|entry| entry.text("seq")).collect();
+    assert_eq!(seqs, (1..=5000).map(|n| format!("{n}-0")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_client_that_begins_sessions_without_end_is_told_to_wait_and_its_streams_are_sound() {
+    let stand = hub(&[]).await;
+    let evil = stand.client("evil").await;
+    let mut refused = 0;
+    for _ in 0..300 {
+        let offer = spoke_tests::socket::Offer::of(evil.token().unwrap(), JSON_SUBPROTOCOL);
+        match spoke_tests::socket::Socket::connect(stand.service.address(), &offer).await {
+            Ok(_) => {}
+            Err(answer) => {
+                assert_eq!(answer.refusal().0, 429, "{answer:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 200, "only {refused} of 300 were refused");
+    evil.get("/seq").await.ok();
+    let mut stranger = TcpStream::connect(stand.service.address()).await.unwrap();
+    stranger.write_all(&crate::request("GET", "/sync", None, &[])).await.unwrap();
+    let mut answer = [0; 12];
+    stranger.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
+}

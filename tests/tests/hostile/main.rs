@@ -1,0 +1,133 @@
+//! Hostile clients against the real hub and the real auth: row 14 of the table of faults. Whatever they
+//! send, they get a clear answer, other clients do not notice, memory and log stay bounded, and
+//! nobody reads or writes another's streams.
+
+mod flood;
+mod identity;
+mod lengths;
+mod log;
+mod logins;
+mod slow;
+mod swell;
+
+use std::{fmt::Write, time::Duration};
+
+use serde_json::json;
+use spoke_shared::wire::json::CursorForm;
+use spoke_tests::{
+    cloud::{admit, now_ms, one_time_code, provision},
+    service::Kind,
+    siege::Recorder,
+    socket::{JSON_SUBPROTOCOL, open},
+    stand::Stand,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// The secret of every client that registers here.
+const SECRET: &str = "a-secret-of-32-bytes-as-devices-";
+/// Between two requests of the good client.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A hub as it is in use: it says no more than it would there.
+async fn hub(settings: &[(&str, &str)]) -> Stand {
+    let mut all = vec![("log.level", "info")];
+    all.extend(settings);
+    Stand::start(Kind::Hub, &all).await
+}
+
+/// Auth as it is in use, and a good client's token; `SECRET` is its secret.
+async fn auth(settings: &[(&str, &str)]) -> (Stand, String) {
+    let mut all = vec![("log.level", "info")];
+    all.extend(settings);
+    let stand = Stand::start(Kind::Auth, &all).await;
+    let token = register(&stand, "good").await;
+    (stand, token)
+}
+
+/// Registers a client with `SECRET` and gives the token of its first session.
+async fn register(stand: &Stand, client: &str) -> String {
+    provision(&stand.redis, client, now_ms() + 3_600_000).await;
+    let body = json!({ "client": client, "secret": SECRET, "otp": one_time_code(0) });
+    stand.api().post_json("/register", &body).await.ok();
+    let login = json!({ "client": client, "secret": SECRET });
+    let session = stand.api().post_json("/login", &login).await.ok();
+    session["sessionToken"].as_str().expect("a login gives a token").to_owned()
+}
+
+/// A good client of a hub for ever: an entry over its WebSocket, and a request on a new connection.
+async fn good_client(stand: &Stand, recorder: Recorder) {
+    let token = admit(&stand.redis, "good").await;
+    let mut socket = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
+    let api = stand.api().with_token(&token);
+    let cursor: CursorForm =
+        serde_json::from_value(api.get("/seq").await.ok()).expect("the hub says a cursor");
+    for n in cursor.seq.ms + 1.. {
+        let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });
+        let added = recorder.time(socket.ask("xadd", n, entry)).await;
+        assert!(added["error"].is_null(), "a good entry was refused: {added}");
+        let cursor = recorder.time(api.get("/seq")).await.ok();
+        assert_eq!(cursor["seq"], format!("{n}-0"));
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A request as bytes, with headers of its own and no body.
+fn request(method: &str, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: hub\r\n");
+    if let Some(token) = token {
+        let _ = write!(text, "authorization: Bearer {token}\r\n");
+    }
+    for (name, value) in headers {
+        let _ = write!(text, "{name}: {value}\r\n");
+    }
+    text.push_str("\r\n");
+    text.into_bytes()
+}
+
+async fn connect(stand: &Stand) -> TcpStream {
+    TcpStream::connect(stand.service.address()).await.expect("it takes connections")
+}
+
+/// A WebSocket that is open, and a plain stream, to send on it what no library would.
+async fn raw_socket(stand: &Stand, token: &str, subprotocol: &str) -> TcpStream {
+    let headers = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-protocol", subprotocol),
+    ];
+    let mut stream = connect(stand).await;
+    let upgrade = request("GET", "/sync", Some(token), &headers);
+    stream.write_all(&upgrade).await.expect("the hub reads a request");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("the hub answers"));
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    stream
+}
+
+/// A masked WebSocket frame with a mask of nothing: its opcode, with the first bit of FIN, and what
+/// its header says of its length.
+fn websocket_frame(opcode: u8, length: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![opcode];
+    match length {
+        0..126 => frame.push(0x80 | length as u8),
+        126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            frame.push(0x80 | 127);
+            frame.extend(length.to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}

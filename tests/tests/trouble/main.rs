@@ -1,0 +1,31 @@
+//! Trouble that is nobody's crash: a Redis that refuses, links that carry nothing, disks that are
+//! full, files gone bad, clocks that jump.
+
+mod access;
+mod agents;
+mod clocks;
+mod disk;
+mod progress;
+mod services;
+mod state;
+
+use spoke_tests::{
+    cloud::{Cloud, out},
+    device::{Device, OUT},
+    entries::{Fields, Stored, fields},
+};
+
+const TRANSPORTS: [&str; 2] = ["ws", "http"];
+
+/// Numbered entries that say which part of the test they are of.
+fn part(name: &str, count: usize) -> Vec<Fields> {
+    (0..count).map(|n| fields([("part", name.to_owned()), ("n", n.to_string())])).collect()
+}
+
+async fn add_up(device: &Device, name: &str, count: usize) -> Vec<Stored> {
+    device.redis.add_all(OUT, &part(name, count)).await
+}
+
+async fn add_down(cloud: &Cloud, device: &Device, name: &str, count: usize) -> Vec<Stored> {
+    cloud.redis.add_all(&out(&device.client), &part(name, count)).await
+}
