@@ -215,7 +215,7 @@ impl Host {
     ) {
         self.kill9().await;
         // Apps that were under way have their answer, or know that none will come.
-        let alone = self.gate.write().await;
+        let mut alone = self.gate.write().await;
         let mut server = self.server.lock().await;
         let cut = spoil(&server, damage);
         down.await;
@@ -233,15 +233,14 @@ impl Host {
             drop((alone, server));
             tokio::time::sleep(EARLY).await;
             self.kill9().await;
-            let _alone = self.gate.write().await;
-            let mut server = self.server.lock().await;
-            server.restart().await;
+            alone = self.gate.write().await;
+            server = self.server.lock().await;
+            server.restart_unseen().await;
             self.take_stock(&server, Damage::None).await;
-            self.open(&server).await;
-        } else {
-            server.restart().await;
-            self.open(&server).await;
         }
+        server.restart().await;
+        self.open(&server).await;
+        drop(alone);
     }
 
     async fn kill9(&self) {
