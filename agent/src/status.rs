@@ -96,6 +96,10 @@ pub struct Counts {
     pub carried_down: u64,
     /// Entries that came again and were passed over.
     pub duplicates_down: u64,
+    /// Entries of this device that were found lost.
+    pub lost_up: u64,
+    /// Entries for this device that the hub told to be lost.
+    pub lost_down: u64,
 }
 
 impl State {
@@ -211,6 +215,8 @@ impl Board {
             status.counts.carried_up = before.carried_up + session.sender().carried();
             status.counts.carried_down = before.carried_down + received;
             status.counts.duplicates_down = before.duplicates_down + duplicates;
+            status.counts.lost_up = before.lost_up + session.sender().lost();
+            status.counts.lost_down = before.lost_down + session.receiver().lost();
             if session.sender().carried() > 0 {
                 status.stalled_sessions = 0;
             }
@@ -232,7 +238,8 @@ impl Board {
 
 /// The figures in Prometheus's form.
 pub fn metrics(status: &Status) -> String {
-    let Counts { sessions, faults, carried_up, carried_down, duplicates_down } = status.counts;
+    let Counts { sessions, faults, carried_up, carried_down, duplicates_down, lost_up, lost_down } =
+        status.counts;
     let connected = u64::from(status.state == State::Connected);
     let stalled = u64::from(status.stalled_sessions);
     let mut text = String::new();
@@ -248,6 +255,18 @@ pub fn metrics(status: &Status) -> String {
         ("spoke_agent_faults_total", "counter", "Faults, repeated ones included.", faults),
         ("spoke_agent_carried_up_total", "counter", "Entries the hub acknowledged.", carried_up),
         ("spoke_agent_carried_down_total", "counter", "Entries that came down.", carried_down),
+        (
+            "spoke_agent_lost_up_total",
+            "counter",
+            "Entries of this device that were found lost; the loss ledger has their ranges.",
+            lost_up,
+        ),
+        (
+            "spoke_agent_lost_down_total",
+            "counter",
+            "Entries for this device that the hub told to be lost.",
+            lost_down,
+        ),
         (
             "spoke_agent_duplicates_down_total",
             "counter",

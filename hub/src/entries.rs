@@ -105,6 +105,8 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
             hub.metrics.duplicates.add(duplicates);
             hub.metrics.refused.add(append.refused.len() as u64);
             if accepted > 0 {
+                let lost = append.account.losses.iter().filter_map(|loss| loss.count).sum();
+                hub.metrics.lost_up.add(lost);
                 append.account.losses.iter().for_each(say_loss);
             }
             Ok(Done { cursor, accepted, duplicates, id })

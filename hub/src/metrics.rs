@@ -29,6 +29,8 @@ pub struct Metrics {
     pub accepted: Counter,
     pub duplicates: Counter,
     pub refused: Counter,
+    pub lost_up: Counter,
+    pub lost_down: Counter,
     pub sent: Counter,
     pub sessions: Counter,
     pub superseded: Counter,
@@ -54,6 +56,8 @@ impl Metrics {
         counter("entries_accepted", "Entries appended to the in stream.", &self.accepted);
         counter("entries_duplicate", "Entries that the hub had already.", &self.duplicates);
         counter("entries_refused", "Entries that can never be appended.", &self.refused);
+        counter("entries_lost_up", "Entries that devices told to be lost.", &self.lost_up);
+        counter("entries_lost_down", "Entries found lost on their way down.", &self.lost_down);
         counter("entries_sent", "Entries that clients have acknowledged.", &self.sent);
         counter("sessions", "Sessions begun.", &self.sessions);
         counter("sessions_superseded", "Sessions ended by a newer one.", &self.superseded);

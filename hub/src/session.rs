@@ -227,6 +227,8 @@ struct Counted {
     accepted: u64,
     duplicates: u64,
     sent: u64,
+    lost_up: u64,
+    lost_down: u64,
 }
 
 impl Counted {
@@ -237,6 +239,8 @@ impl Counted {
             (&hub.metrics.accepted, &mut self.accepted, accepted),
             (&hub.metrics.duplicates, &mut self.duplicates, duplicates),
             (&hub.metrics.sent, &mut self.sent, sent),
+            (&hub.metrics.lost_up, &mut self.lost_up, session.receiver().lost()),
+            (&hub.metrics.lost_down, &mut self.lost_down, session.sender().lost()),
         ] {
             counter.add(now - std::mem::replace(counted, now));
         }

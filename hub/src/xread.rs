@@ -213,7 +213,11 @@ impl<'a> Reader<'a> {
                 self.sender.handle_recorded();
                 return Ok(());
             }
-            Task::Lose(losses, _) => losses.iter().for_each(say_loss),
+            Task::Lose(losses, _) => {
+                let lost = losses.iter().filter_map(|loss| loss.count).sum();
+                self.hub.metrics.lost_down.add(lost);
+                losses.iter().for_each(say_loss);
+            }
             Task::Read { .. } | Task::Bury(_) => {}
         }
         match self.hub.checked(self.origin.perform(self.epoch, task, now_ms()).await)? {

@@ -1,4 +1,6 @@
--- Begins a new life of an origin stream, or adopts the one that the copy knows.
+#!lua flags=allow-oom
+-- Begins a new life of an origin stream, or adopts the one that the copy knows; also where Redis is
+-- full, since nothing is carried and trimmed before.
 --
 -- KEYS  1 state hash   2 origin stream   3 loss ledger
 -- ARGV  1 epoch   2 seq behind which new IDs must come, or ''

@@ -7,6 +7,9 @@
 //! Order of calls: `handle_*` what happened, then `poll_push` while there is room in the outbox
 //! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
 
+mod batches;
+mod slack;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -24,6 +27,9 @@ use crate::{
     },
     wire::frame::{Ack, Granted, Push},
 };
+
+pub use self::slack::Trim;
+use self::slack::{Mark, Slack};
 
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,18 +56,6 @@ pub enum Task {
         trim: Option<Seq>,
         /// The copy has heard of all losses that stand in this side's ledger.
         is_told: bool,
-    },
-}
-
-/// Whether acknowledged entries are taken out of the origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trim {
-    /// They stay; the app's own MAXLEN bounds the stream.
-    Keep,
-    /// They go, but for about this many of the newest: a hub that lost its tail asks for them again.
-    Acked {
-        /// How many acknowledged entries stay.
-        slack_entries: usize,
     },
 }
 
@@ -94,17 +88,11 @@ struct Flight {
     tells: bool,
 }
 
-/// A place where the origin may be cut once it is acknowledged: so many entries up to this one.
-struct Mark {
-    through: Seq,
-    entries: usize,
-}
-
 /// One origin's end of one connection.
 pub struct Sender {
     direction: Direction,
     granted: Granted,
-    trim: Trim,
+    slack: Slack,
     epoch: Epoch,
     /// Where the next batch joins on.
     joint: Seq,
@@ -138,9 +126,6 @@ pub struct Sender {
     /// When the last flight came home, or the first of them left.
     progress_at: Option<Instant>,
     letters: Vec<(Seq, Unfit)>,
-    /// Acknowledged in this session and still in the origin, oldest first.
-    kept: VecDeque<Mark>,
-    kept_entries: usize,
     read_size: usize,
     has_news: bool,
     /// A read found losses while batches were under way.
@@ -153,11 +138,9 @@ pub struct Sender {
     lost: u64,
 }
 
-/// Cutting finer than this would keep more marks than it frees entries.
-const MARK_ENTRIES_MIN: usize = 16;
 /// A read begins small, since a thousand of the largest entries would be a gigabyte, and grows as
 /// fast as entries turn out to be small.
-const FIRST_READ: usize = 4;
+const FIRST_READ: usize = 16;
 const READ_GROWTH: usize = 8;
 
 impl Sender {
@@ -168,7 +151,7 @@ impl Sender {
         Self {
             direction,
             granted,
-            trim,
+            slack: Slack::new(trim),
             epoch,
             joint,
             read: (after, tally),
@@ -190,8 +173,6 @@ impl Sender {
             window_bytes: WINDOW_BYTES_MIN,
             progress_at: None,
             letters: Vec::new(),
-            kept: VecDeque::new(),
-            kept_entries: 0,
             read_size: FIRST_READ.min(granted.batch_entries),
             has_news: true,
             awaits_acks: false,
@@ -243,7 +224,7 @@ impl Sender {
         self.untold.extend(losses);
         let joint = std::mem::replace(&mut self.joint, through);
         let (mut batches, letters) =
-            split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
+            batches::split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
         if batches.is_empty() {
             let account = Account { tally, ..Account::default() };
             batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
@@ -313,8 +294,7 @@ impl Sender {
                 (self.written, self.is_told) = (None, true);
             }
             self.carried += flight.entries as u64;
-            self.kept_entries += flight.marks.iter().map(|mark| mark.entries).sum::<usize>();
-            self.kept.extend(flight.marks);
+            self.slack.handle_acked(flight.marks);
         }
         Ok(())
     }
@@ -327,7 +307,7 @@ impl Sender {
         let push = self.ready.pop_front()?;
         let (through, tally) = (push.through, push.account.tally);
         let (entries, bytes) = (push.entries.len(), push.bytes());
-        let (marks, tells) = (self.marks(&push), !push.account.losses.is_empty());
+        let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
         self.sent = through;
         self.flight_bytes += bytes;
         self.progress_at.get_or_insert(now);
@@ -386,7 +366,7 @@ impl Sender {
             self.recorded = self.acked;
             let acked = (self.acked, self.acked_tally);
             let is_told = std::mem::take(&mut self.is_told);
-            return Some(Task::Record { acked, trim: self.poll_trim(), is_told });
+            return Some(Task::Record { acked, trim: self.slack.poll_trim(), is_told });
         }
         None
     }
@@ -419,30 +399,6 @@ impl Sender {
         self.lost
     }
 
-    fn poll_trim(&mut self) -> Option<Seq> {
-        let Trim::Acked { slack_entries } = self.trim else { return None };
-        let mut trim = None;
-        while let Some(mark) = self.kept.front()
-            && self.kept_entries - mark.entries >= slack_entries
-        {
-            self.kept_entries -= mark.entries;
-            trim = Some(mark.through);
-            self.kept.pop_front();
-        }
-        trim
-    }
-
-    /// Cuts a quarter of the slack apart, so that what is kept comes near to it and the marks of a
-    /// long slack stay few.
-    fn marks(&self, push: &Push) -> Vec<Mark> {
-        let Trim::Acked { slack_entries } = self.trim else { return Vec::new() };
-        let mark = |part: &[Entry]| {
-            let through = part.last().map_or(push.through, |entry| entry.seq);
-            Mark { through, entries: part.len() }
-        };
-        push.entries.chunks((slack_entries / 4).max(MARK_ENTRIES_MIN)).map(mark).collect()
-    }
-
     /// The limits with batches no larger than what may be under way.
     fn fitting(&self) -> Granted {
         let batch_bytes = self.granted.batch_bytes.min(self.window_bytes);
@@ -469,49 +425,4 @@ fn adapt(window_bytes: usize, took: Duration) -> usize {
     } else {
         window_bytes
     }
-}
-
-/// Cuts what was read after `after` into batches within the limits, and sets apart what can never
-/// be carried. The batches cover those too: the cursor passes over them.
-fn split(
-    direction: Direction,
-    granted: &Granted,
-    (epoch, after, tally): (Epoch, Seq, Tally),
-    entries: Vec<Entry>,
-) -> (VecDeque<Push>, Vec<(Seq, Unfit)>) {
-    let begin = |after, tally| {
-        let account = Account { tally, ..Account::default() };
-        Push { epoch, after, through: after, entries: Vec::new(), account }
-    };
-    let mut batches = VecDeque::new();
-    let mut letters = Vec::new();
-    let mut push = begin(after, tally);
-    let mut bytes = 0;
-    for entry in entries {
-        let seq = entry.seq;
-        match entry.check(direction, &granted.entry) {
-            Err(reason) => {
-                letters.push((seq, reason));
-                push.account.tally = push.account.tally.buried();
-            }
-            Ok(()) => {
-                let size = entry.bytes();
-                let is_full = push.entries.len() == granted.batch_entries
-                    || bytes + size > granted.batch_bytes;
-                if is_full && !push.entries.is_empty() {
-                    let next = begin(push.through, push.account.tally);
-                    batches.push_back(std::mem::replace(&mut push, next));
-                    bytes = 0;
-                }
-                bytes += size;
-                push.account.tally = push.account.tally.carried();
-                push.entries.push(entry);
-            }
-        }
-        push.through = seq;
-    }
-    if push.through > push.after {
-        batches.push_back(push);
-    }
-    (batches, letters)
 }

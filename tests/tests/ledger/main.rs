@@ -1,0 +1,75 @@
+//! What is gone is counted, and a Redis that comes back with an older state costs nothing that is still there.
+
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
+mod rewinds;
+mod trims;
+
+use std::{fs, path::Path};
+
+use spoke_tests::{
+    cloud::Cloud,
+    entries::{Fields, Stored},
+    redis::RedisServer,
+    wait::eventually_is,
+};
+use tempfile::TempDir;
+
+const TRANSPORTS: [&str; 2] = ["ws", "http"];
+
+/// The append-only file as it is now: what a power cut, or a backup, leaves.
+struct State(TempDir);
+
+impl State {
+    fn of(redis: &RedisServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&redis.directory().join("appendonlydir"), folder.path());
+        Self(folder)
+    }
+
+    /// Redis comes back with it, before anyone else writes.
+    async fn restore(&self, redis: &mut RedisServer) {
+        redis.kill9();
+        let place = redis.directory().join("appendonlydir");
+        fs::remove_dir_all(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        copy(self.0.path(), &place);
+        redis.restart_unseen().await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Entries `numbers` at the IDs `ms-0` of a clock that we set ourselves.
+async fn add_at(
+    redis: &RedisServer,
+    stream: &str,
+    word: &str,
+    numbers: std::ops::Range<u64>,
+) -> Vec<Stored> {
+    let mut added = Vec::new();
+    for ms in numbers {
+        let fields: Fields = vec![(b"n".to_vec(), format!("{word} {ms}").into_bytes())];
+        let id = redis.add_as(stream, &format!("{ms}-0"), &fields).await;
+        added.push(Stored { id, fields });
+    }
+    added
+}
+
+/// Direction, from, to, count and cause of all lines of a ledger.
+async fn lines(redis: &RedisServer, ledger: &str) -> Vec<String> {
+    let names = ["direction", "from", "to", "count", "cause"];
+    let line = |loss: &Stored| names.map(|name| loss.text(name).unwrap()).join(" ");
+    redis.entries(ledger).await.iter().map(line).collect()
+}
+
+async fn wait_for_copy(cloud: &Cloud, entries: usize) {
+    eventually_is("the hub's copy to be whole", entries, async || {
+        cloud.carried("dev1").await.len()
+    })
+    .await;
+}

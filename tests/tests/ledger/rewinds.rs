@@ -1,0 +1,136 @@
+//! Rows 4 and 5 of the table of faults: either Redis comes back with an older state.
+
+use spoke_tests::{
+    cloud::{self, Cloud},
+    device::{self, Device, OUT},
+    oracle::{assert_same, expected},
+    wait::eventually_is,
+};
+
+use super::{State, TRANSPORTS, add_at, lines, wait_for_copy};
+
+#[tokio::test]
+async fn a_device_redis_with_a_shorter_file_and_a_clock_behind_loses_and_repeats_nothing() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut first = add_at(&device.redis, OUT, "kept", 1000..1030).await;
+        device.acknowledged_both_ways(&cloud).await;
+        let state = State::of(&device.redis);
+        first.extend(add_at(&device.redis, OUT, "forgotten", 1030..1050).await);
+        device.acknowledged_both_ways(&cloud).await;
+
+        state.restore(&mut device.redis).await;
+        assert_eq!(device.redis.length(OUT).await, 30, "the file is shorter");
+        // Below the cursor, at its very ID and past it, and all with other bytes.
+        let second = add_at(&device.redis, OUT, "new", 1035..1060).await;
+        device.redis.restart().await;
+
+        wait_for_copy(&cloud, 75).await;
+        let all = [expected(&first, Some(1)), expected(&second, Some(2))].concat();
+        assert_same("up", &all, &cloud.carried("dev1").await);
+        let line = "up 1029-1 1049-0 unknown origin-rewound".to_owned();
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&device.redis, device::LOST).await, [line]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_carried_out_of_an_old_backup_is_not_carried_again() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut first = add_at(&device.redis, OUT, "early", 1000..1010).await;
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+        // The backup has entries that wait, and nobody has looked at them yet.
+        first.extend(add_at(&device.redis, OUT, "waiting", 1010..1030).await);
+        let backup = State::of(&device.redis);
+        device.start_agent();
+        device.acknowledged_both_ways(&cloud).await;
+        first.extend(add_at(&device.redis, OUT, "late", 1030..1040).await);
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+
+        backup.restore(&mut device.redis).await;
+        let second = add_at(&device.redis, OUT, "new", 1032..1036).await;
+        device.redis.restart().await;
+        device.start_agent();
+
+        wait_for_copy(&cloud, 44).await;
+        let all = [expected(&first, Some(1)), expected(&second, Some(2))].concat();
+        assert_same("up", &all, &cloud.carried("dev1").await);
+    }
+}
+
+#[tokio::test]
+async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_too() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let stream = cloud::out("dev1");
+        let mut first = add_at(&cloud.redis, &stream, "kept", 1000..1010).await;
+        device.acknowledged_both_ways(&cloud).await;
+        let state = State::of(&cloud.redis);
+        first.extend(add_at(&cloud.redis, &stream, "forgotten", 1010..1020).await);
+        device.acknowledged_both_ways(&cloud).await;
+
+        state.restore(&mut cloud.redis).await;
+        let second = add_at(&cloud.redis, &stream, "new", 1015..1025).await;
+        cloud.redis.restart().await;
+
+        eventually_is("the device's copy to be whole", 30, async || device.carried().await.len())
+            .await;
+        let all = [expected(&first, None), expected(&second, None)].concat();
+        assert_same("down", &all, &device.carried().await);
+        let line = "down 1009-1 1019-0 unknown origin-rewound".to_owned();
+        assert_eq!(lines(&device.redis, device::LOST).await, [line]);
+    }
+}
+
+#[tokio::test]
+async fn a_hub_redis_that_failed_over_without_a_tail_gets_it_again_from_the_device() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut all = add_at(&device.redis, OUT, "kept", 1000..1030).await;
+        device.acknowledged_both_ways(&cloud).await;
+        let state = State::of(&cloud.redis);
+        all.extend(add_at(&device.redis, OUT, "tail", 1030..1050).await);
+        device.acknowledged_both_ways(&cloud).await;
+
+        state.restore(&mut cloud.redis).await;
+        assert_eq!(cloud.carried("dev1").await.len(), 30, "the hub has lost its tail");
+        cloud.redis.restart().await;
+        all.extend(add_at(&device.redis, OUT, "after", 1050..1055).await);
+
+        wait_for_copy(&cloud, 55).await;
+        assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_the_hub_lost_and_the_device_no_longer_has_is_in_both_ledgers_to_the_entry() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut all = add_at(&device.redis, OUT, "kept", 1000..1030).await;
+        device.acknowledged_both_ways(&cloud).await;
+        let state = State::of(&cloud.redis);
+        let tail = add_at(&device.redis, OUT, "tail", 1030..1050).await;
+        device.acknowledged_both_ways(&cloud).await;
+        device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "5"]).await;
+
+        state.restore(&mut cloud.redis).await;
+        cloud.redis.restart().await;
+        all.extend_from_slice(&tail[15..]);
+        all.extend(add_at(&device.redis, OUT, "after", 1050..1055).await);
+
+        wait_for_copy(&cloud, 40).await;
+        assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
+        let line = "up 1029-1 1044-18446744073709551615 15 rewound".to_owned();
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&device.redis, device::LOST).await, [line]);
+    }
+}

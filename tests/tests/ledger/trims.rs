@@ -1,0 +1,144 @@
+//! Row 6 of the table of faults: entries are trimmed before they are carried.
+
+use serde_json::json;
+use spoke_tests::{
+    cloud::{self, Cloud},
+    device::{self, Device, OUT},
+    oracle::{assert_same, expected},
+    process::{Start, run},
+    wait::{eventually_is, eventually_true},
+};
+
+use super::{TRANSPORTS, add_at, lines, wait_for_copy};
+
+const TRIMMED: &str = "1009-1 1069-18446744073709551615 60 trimmed";
+
+#[tokio::test]
+async fn what_was_trimmed_while_offline_is_in_both_ledgers_with_its_range_and_count() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut all = add_at(&device.redis, OUT, "before", 1000..1010).await;
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+        let waiting = add_at(&device.redis, OUT, "waiting", 1010..1110).await;
+        device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "40"]).await;
+        device.start_agent();
+
+        all.extend_from_slice(&waiting[60..]);
+        wait_for_copy(&cloud, all.len()).await;
+        device.acknowledged_both_ways(&cloud).await;
+        assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
+        let line = format!("up {TRIMMED}");
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&device.redis, device::LOST).await, [line]);
+        assert_is_told(&cloud, &device).await;
+    }
+}
+
+/// Status, the list of clients and the log say it.
+async fn assert_is_told(cloud: &Cloud, device: &Device) {
+    let status = device.command(&["status"]).await;
+    assert!(status.stdout.contains("60 entries up, 0 down"), "{status:?}");
+    let status: serde_json::Value =
+        serde_json::from_str(&device.command(&["status", "--json"]).await.stdout).unwrap();
+    assert_eq!(status["redis"]["losses"], json!({ "up": 60, "down": 0, "lines": 1 }));
+    assert!(device.log().contains("entries were lost"), "the agent's log says nothing");
+    let start = Start::with(&["clients", "--json"]).variable("SPOKE_HUB_REDIS", &cloud.redis.url());
+    let clients = run(&spoke_tests::binaries::path_of("spoke-hub"), &start).await;
+    let clients: serde_json::Value = serde_json::from_str(&clients.stdout).unwrap();
+    assert_eq!(clients[0]["in"]["lost"], 60, "{clients}");
+}
+
+#[tokio::test]
+async fn what_was_trimmed_on_its_way_down_is_in_both_ledgers_with_its_range_and_count() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let stream = cloud::out("dev1");
+        let mut all = add_at(&cloud.redis, &stream, "before", 1000..1010).await;
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+        let waiting = add_at(&cloud.redis, &stream, "waiting", 1010..1110).await;
+        cloud.redis.command::<u64>(&["XTRIM", &stream, "MAXLEN", "=", "40"]).await;
+        device.start_agent();
+
+        all.extend_from_slice(&waiting[60..]);
+        eventually_is("the device's copy to be whole", all.len(), async || {
+            device.carried().await.len()
+        })
+        .await;
+        assert_same("down", &expected(&all, None), &device.carried().await);
+        let line = format!("down {TRIMMED}");
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&device.redis, device::LOST).await, [line]);
+    }
+}
+
+#[tokio::test]
+async fn where_everything_was_trimmed_the_hub_hears_of_it_all_the_same() {
+    let cloud = Cloud::start().await;
+    let mut device = Device::start(&cloud, "dev1").await;
+    add_at(&device.redis, OUT, "before", 1000..1010).await;
+    device.acknowledged_both_ways(&cloud).await;
+    device.stop_agent().await;
+    add_at(&device.redis, OUT, "waiting", 1010..1030).await;
+    device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "0"]).await;
+    device.start_agent();
+
+    eventually_true("the hub's ledger to have a line", async || {
+        cloud.redis.length(cloud::LOST).await == 1
+    })
+    .await;
+    assert_eq!(lines(&cloud.redis, cloud::LOST).await, ["up 1009-1 1029-0 20 trimmed"]);
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_between_its_ledger_and_the_hubs_writes_each_loss_once() {
+    let cloud = Cloud::start().await;
+    let mut device = Device::start(&cloud, "dev1").await;
+    add_at(&device.redis, OUT, "before", 1000..1010).await;
+    device.acknowledged_both_ways(&cloud).await;
+    device.stop_agent().await;
+    add_at(&device.redis, OUT, "waiting", 1010..1050).await;
+    device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "30"]).await;
+    // The hub takes nothing: its ledger is of a type that no script of ours writes to.
+    cloud.redis.command::<()>(&["SET", cloud::LOST, "in the way"]).await;
+    for _ in 0..3 {
+        device.start_agent();
+        eventually_true("the device's ledger to have a line", async || {
+            device.redis.length(device::LOST).await == 1
+        })
+        .await;
+        device.kill_agent();
+    }
+    // More is trimmed meanwhile: only that is new.
+    device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "25"]).await;
+    cloud.redis.command::<()>(&["DEL", cloud::LOST]).await;
+    device.start_agent();
+
+    wait_for_copy(&cloud, 35).await;
+    let whole = "up 1009-1 1024-18446744073709551615 15 trimmed";
+    assert_eq!(lines(&cloud.redis, cloud::LOST).await, [whole]);
+    let first = "up 1009-1 1019-18446744073709551615 10 trimmed";
+    let second = "up 1020-0 1024-18446744073709551615 5 trimmed";
+    assert_eq!(lines(&device.redis, device::LOST).await, [first, second]);
+}
+
+#[tokio::test]
+async fn what_an_app_deletes_on_purpose_is_no_loss() {
+    let cloud = Cloud::start().await;
+    let mut device = Device::start(&cloud, "dev1").await;
+    let mut all = add_at(&device.redis, OUT, "before", 1000..1010).await;
+    device.acknowledged_both_ways(&cloud).await;
+    device.stop_agent().await;
+    all.extend(add_at(&device.redis, OUT, "waiting", 1010..1030).await);
+    for id in ["1002-0", "1015-0", "1029-0"] {
+        device.redis.command::<u64>(&["XDEL", OUT, id]).await;
+    }
+    device.start_agent();
+    all.retain(|entry| entry.id != "1015-0" && entry.id != "1029-0");
+    wait_for_copy(&cloud, all.len()).await;
+    assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
+    assert_eq!(lines(&cloud.redis, cloud::LOST).await, [""; 0]);
+}
