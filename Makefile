@@ -26,14 +26,14 @@ test: build ## all tests, against a real redis-server and the real binaries
 chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
-	@cargo run --quiet -p spoke-tests --bin chaos -- $(if $(SEED),--seed $(SEED)) \
+	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
 
 # A few seeds with nothing beside them.
 chaos-ci: test
 	@cargo build --workspace --bins
-	@cargo run --quiet -p spoke-tests --bin chaos -- --seed 1 --runs 3 --seconds 45
+	@cargo run --quiet --bin chaos -- --seed 1 --runs 3 --seconds 45
 
 check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"

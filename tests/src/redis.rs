@@ -1,5 +1,7 @@
 //! A real `redis-server` of the test's own.
 
+mod damage;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
@@ -30,6 +32,8 @@ pub struct RedisServer {
     options: Vec<String>,
     environment: Vec<(String, String)>,
     port: u16,
+    /// Where it listens now: its port, or one that nobody knows.
+    listening: u16,
     process: Process,
     connection: MultiplexedConnection,
 }
@@ -101,6 +105,7 @@ impl RedisServer {
                     options,
                     environment,
                     port,
+                    listening: port,
                     process,
                     connection,
                 };
@@ -165,42 +170,7 @@ impl RedisServer {
             launch(directory, port, &all, environment, until).await.ok_or("it ended")
         })
         .await;
-    }
-
-    /// Starts it again on the same files and a port that nobody knows, killing it first if it runs:
-    /// to look at what it kept before anyone else writes. `restart` brings it back.
-    ///
-    /// # Panics
-    /// When it does not come up.
-    pub async fn restart_unseen(&mut self) {
-        self.process.kill9();
-        let awaited = "redis-server on a port that nobody knows";
-        (self.process, self.connection) = eventually(awaited, PATIENCE, async || {
-            launch(&self.directory, free_port(), &self.options, &self.environment, Until::Serves)
-                .await
-                .ok_or("it ended")
-        })
-        .await;
-    }
-
-    /// Cuts bytes from the end of its append-only file, as a power cut does; at most all that came
-    /// since the file was last written anew. Gives how many. It must not run.
-    ///
-    /// # Panics
-    /// When the file cannot be found or changed.
-    pub fn truncate(&self, bytes: u64) -> u64 {
-        let files = std::fs::read_dir(self.directory.join("appendonlydir"));
-        let paths = files.expect("there are append-only files").flatten().map(|file| file.path());
-        let number = |path: &PathBuf| {
-            let name = path.file_name()?.to_str()?.strip_suffix(".incr.aof")?;
-            name.rsplit('.').next()?.parse::<u64>().ok()
-        };
-        let newest = paths.max_by_key(number).expect("there is an append-only file");
-        let file = std::fs::File::options().write(true).open(newest);
-        let file = file.expect("the append-only file can be opened");
-        let length = file.metadata().expect("an open file has a length").len();
-        file.set_len(length.saturating_sub(bytes)).expect("the file can be cut");
-        bytes.min(length)
+        self.listening = port;
     }
 
     /// Stops it without ending it: connections stay and nothing is answered.

@@ -5,7 +5,7 @@
 //! covered by a line of a ledger, or forgotten by its origin's own Redis, or deleted by an app.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
 };
 
@@ -38,6 +38,8 @@ pub struct Evidence<'a> {
     pub copy: &'a [Copied],
     /// The numbers of the dead letters.
     pub dead: &'a BTreeSet<u64>,
+    /// The numbers of those that the origin holds still.
+    pub held: &'a BTreeSet<u64>,
     /// What both ledgers say.
     pub lines: &'a [Line],
     /// The epoch that the copy is in.
@@ -63,6 +65,10 @@ pub struct Verdict {
     pub deleted: usize,
     /// Of those, never answered and not found afterwards.
     pub unanswered: usize,
+    /// IDs that the origin's Redis gave out again after it had forgotten them.
+    pub reminted: usize,
+    /// Twice in the copy, and known by a ledger as uncertain.
+    pub uncertain: usize,
     /// More than once in the copy, and not known as uncertain.
     pub duplicated: Vec<String>,
     /// Nowhere.
@@ -86,6 +92,8 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         uncovered(of_losses(evidence.lines), without).into_iter().collect();
     let is_missing = |added: &&Added| added.seq.is_some_and(|seq| uncovered.contains(&seq));
     let (missing, covered): (Vec<&Added>, Vec<&Added>) = lost.into_iter().partition(is_missing);
+    let repeats = repeats(evidence);
+    let duplicated = duplicated(evidence, &repeats);
     Verdict {
         offered: book.entries.len(),
         carried: carried.len(),
@@ -94,12 +102,19 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         forgotten: count(Fate::Forgotten),
         deleted: count(Fate::Deleted),
         unanswered: count(Fate::Unanswered),
-        duplicated: duplicated(evidence),
+        reminted: reminted(book),
+        uncertain: repeats.len() - duplicated.len(),
+        duplicated,
         missing: missing.iter().map(|added| tell(book, added)).collect(),
         misordered: misordered(evidence),
         altered: altered(evidence),
         misstated: misstated(evidence, &covered),
     }
+}
+
+fn reminted(book: &Book) -> usize {
+    let seqs: Vec<_> = book.entries.iter().filter_map(|added| added.seq).collect();
+    seqs.len() - seqs.iter().collect::<BTreeSet<_>>().len()
 }
 
 /// What only a ledger can account for.
@@ -112,28 +127,20 @@ fn lost<'a>(evidence: &Evidence<'a>, carried: &BTreeSet<u64>) -> Vec<&'a Added> 
     evidence.book.entries.iter().filter(is_lost).collect()
 }
 
-fn duplicated(evidence: &Evidence<'_>) -> Vec<String> {
-    let mut seen: HashMap<u64, Vec<&Copied>> = HashMap::new();
-    for copied in evidence.copy {
-        if let Some(number) = copied.number {
-            seen.entry(number).or_default().push(copied);
-        }
-    }
-    let again = |copies: &Vec<&Copied>| copies[1..].iter().map(|copied| copied.seq).collect();
-    let repeats: Vec<Vec<Seq>> = seen.values().map(again).collect();
-    let unknown = uncovered(of_repeats(evidence.lines), repeats.concat());
-    let unknown: BTreeSet<_> = unknown.into_iter().collect();
-    let ordered: BTreeMap<_, _> = seen.into_iter().filter(|(_, copies)| copies.len() > 1).collect();
-    let faults = ordered
-        .into_iter()
-        .filter(|(_, copies)| copies[1..].iter().any(|copied| unknown.contains(&copied.seq)));
+/// What comes for the second time.
+fn repeats<'a>(evidence: &Evidence<'a>) -> Vec<&'a Copied> {
+    let mut seen = HashSet::new();
+    let is_again = |copied: &&Copied| copied.number.is_some_and(|number| !seen.insert(number));
+    evidence.copy.iter().filter(is_again).collect()
+}
+
+fn duplicated(evidence: &Evidence<'_>, repeats: &[&Copied]) -> Vec<String> {
+    let seqs = repeats.iter().map(|copied| copied.seq).collect();
+    let unknown: BTreeSet<_> = uncovered(of_repeats(evidence.lines), seqs).into_iter().collect();
+    let unknown = repeats.iter().filter(|copied| unknown.contains(&copied.seq));
+    let number = |copied: &Copied| copied.number.unwrap_or_default();
     let origin = &evidence.book.origin;
-    faults
-        .map(|(number, copies)| {
-            let places = copies.iter().map(|copied| place(copied));
-            format!("{origin}/{number} at {}", places.collect::<Vec<_>>().join(", "))
-        })
-        .collect()
+    unknown.map(|copied| format!("{origin}/{} at {}", number(copied), place(copied))).collect()
 }
 
 /// Within an epoch, seqs rise. A device's copy does not say where an epoch begins; there they may
@@ -172,21 +179,25 @@ fn altered(evidence: &Evidence<'_>) -> Vec<String> {
     evidence.copy.iter().filter_map(fault).collect()
 }
 
-/// Where the copy never went back, nothing is lost but what an app trimmed. Where the origin never went
-/// back either, a ledger tells exactly what is so; otherwise a line may speak of what came back since,
-/// and only what it covers counts.
+/// What a ledger should not say. Where the origin never went back, what it still holds is not lost, and
+/// where the copy did not either, nothing is but what an app trimmed, to the number. Otherwise a line
+/// may speak of what came back since, and only what it covers counts.
 fn misstated(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
     let book = evidence.book;
-    if evidence.copy_rewinds > 0 {
-        return Vec::new();
+    let told = |what: &str, added: &&Added| format!("{} {what}", tell(book, added));
+    let mut faults = Vec::new();
+    if book.rewinds == 0 {
+        let held = lost.iter().filter(|added| evidence.held.contains(&added.number));
+        faults.extend(held.map(|added| told("is still in its origin", added)));
     }
-    let untrimmed = lost.iter().filter(|added| !added.is_trimmed);
-    let untrimmed = untrimmed.map(|added| format!("{} was trimmed by no app", tell(book, added)));
-    if book.rewinds > 0 {
-        untrimmed.collect()
-    } else {
-        untrimmed.chain(inexact(evidence, lost)).collect()
+    if evidence.copy_rewinds == 0 {
+        let untrimmed = lost.iter().filter(|added| !added.is_trimmed);
+        faults.extend(untrimmed.map(|added| told("was trimmed by no app", added)));
     }
+    if book.rewinds + evidence.copy_rewinds == 0 {
+        faults.extend(inexact(evidence, lost));
+    }
+    faults
 }
 
 fn inexact(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
@@ -247,6 +258,8 @@ impl Verdict {
         self.forgotten += other.forgotten;
         self.deleted += other.deleted;
         self.unanswered += other.unanswered;
+        self.reminted += other.reminted;
+        self.uncertain += other.uncertain;
         self.duplicated.extend(other.duplicated);
         self.missing.extend(other.missing);
         self.misordered.extend(other.misordered);
@@ -258,11 +271,13 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offered, carried, dead, in_ledger, forgotten, deleted, unanswered, .. } = self;
+        let Self { offered, carried, dead, in_ledger, forgotten, deleted, .. } = self;
+        let Self { unanswered, reminted, uncertain, .. } = self;
         write!(
             f,
             "offered {offered}: carried {carried}, dead letters {dead}, in the ledger {in_ledger}, \
-             forgotten by their own Redis {forgotten}, deleted by apps {deleted}, unanswered {unanswered}"
+             forgotten by their own Redis {forgotten} ({reminted} IDs given out again), deleted by apps {deleted}, \
+             unanswered {unanswered}, perhaps twice {uncertain}"
         )?;
         let faults = self.faults().map(|(word, faults)| format!("{word} {}", faults.len()));
         write!(f, "; {}", faults.join(", "))

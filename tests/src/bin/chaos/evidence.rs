@@ -90,7 +90,8 @@ struct Ends<'a> {
 impl Ends<'_> {
     async fn judge(&self, world: &World, place: Place) -> (String, Verdict, String) {
         let (copy_host, copy) = self.copy;
-        let book = place.host(world).0.origins[place.host(world).1].book().clone();
+        let (host, which) = place.host(world);
+        let book = host.origins[which].book().clone();
         let copied = match self.direction {
             "up" => from_device(&copy.copy, self.client),
             _ => from_hub(&copy.copy),
@@ -98,6 +99,8 @@ impl Ends<'_> {
         let copied: Vec<_> = copied.iter().map(|entry| copied_of(entry, &book.origin)).collect();
         let number = |letter: &Stored| self.buried(letter, &book);
         let dead: BTreeSet<_> = self.origin.1.dead.iter().filter_map(number).collect();
+        let held = all(host, &host.origins[which].stream).await;
+        let held = held.iter().filter_map(|entry| number_in(&entry.fields, &book.origin));
         let (told, bad) = self.lines();
         let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
         let epoch: Option<u32> = match self.direction {
@@ -108,6 +111,7 @@ impl Ends<'_> {
             book: &book,
             copy: &copied,
             dead: &dead,
+            held: &held.collect(),
             lines: &told,
             epoch: epoch.unwrap_or(0),
             copy_rewinds: copy_host.rewinds(),

@@ -13,8 +13,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult, Value,
-    aio::MultiplexedConnection, cmd, pipe,
+    Cmd, FromRedisValue, Pipeline, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe,
 };
 use spoke_shared::seq::Seq;
 use spoke_tests::{
@@ -54,6 +53,9 @@ const TRIM: &str = "
     local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
     return first and first[1] or '0-0'";
 
+/// How long apps have a Redis to themselves that came back with its clock behind.
+const EARLY: Duration = Duration::from_millis(200);
+
 /// What becomes of the append-only file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
@@ -77,8 +79,7 @@ pub(crate) struct Origin {
 pub(crate) struct Host {
     name: String,
     server: tokio::sync::Mutex<RedisServer>,
-    /// One that waits for an answer until the connection ends, so that there is no answer only where
-    /// there is no Redis any more.
+    /// Without an answer there is no Redis any more.
     patient: Mutex<MultiplexedConnection>,
     /// Apps go through it with each XADD, until the book has it; who looks at what is there closes it.
     gate: RwLock<()>,
@@ -101,7 +102,7 @@ impl Host {
         let folder = folder.join(name);
         std::fs::create_dir(&folder).expect("a folder can be made");
         let server = RedisServer::start_in(&folder, &[]).await;
-        let patient = Mutex::new(patient(&server).await);
+        let patient = Mutex::new(server.patient_connection().await);
         let origin = |(name, stream): &(String, String)| Origin {
             stream: stream.clone(),
             book: Mutex::new(Book::new(name)),
@@ -212,42 +213,52 @@ impl Host {
         clock_back_ms: u64,
         down: impl Future<Output = ()>,
     ) {
-        self.is_up.send_replace(false);
-        self.server.lock().await.kill9();
+        self.kill9().await;
         // Apps that were under way have their answer, or know that none will come.
-        let _alone = self.gate.write().await;
+        let mut alone = self.gate.write().await;
         let mut server = self.server.lock().await;
-        let cut = match damage {
-            Damage::None => 0,
-            Damage::Truncated(bytes) => server.truncate(bytes),
-            Damage::Wiped => {
-                let files = server.directory().join("appendonlydir");
-                std::fs::remove_dir_all(files).expect("the append-only file can be removed");
-                0
-            }
-        };
+        let cut = spoil(&server, damage);
         down.await;
         server.restart_unseen().await;
-        let forgotten = self.take_stock(&server).await;
-        if damage != Damage::None || forgotten > 0 {
-            self.rewinds.fetch_add(1, Ordering::Relaxed);
-            self.origins.iter().for_each(|origin| lock(&origin.book).rewind());
-            let name = &self.name;
-            let words = format!(
-                "{name} is back ({damage:?}, {cut} bytes cut, clock {clock_back_ms} ms behind) and \
-                 has forgotten {forgotten} entries"
-            );
-            self.journal.note(&words);
-        }
-        server.restart().await;
-        *lock(&self.patient) = patient(&server).await;
+        self.take_stock(&server, damage).await;
+        let name = &self.name;
+        self.journal.note(&format!(
+            "{name} is back, {damage:?}, {cut} bytes cut, {clock_back_ms} ms behind"
+        ));
         // It finds the time again after as long as it was behind.
         *lock(&self.clock) = (clock_back_ms, Instant::now() + Duration::from_millis(clock_back_ms));
+        if clock_back_ms > 0 {
+            // Apps are there before the network.
+            self.open(&server).await;
+            drop((alone, server));
+            tokio::time::sleep(EARLY).await;
+            self.kill9().await;
+            alone = self.gate.write().await;
+            server = self.server.lock().await;
+            server.restart_unseen().await;
+            self.take_stock(&server, Damage::None).await;
+        }
+        server.restart().await;
+        self.open(&server).await;
+        drop(alone);
+    }
+
+    async fn kill9(&self) {
+        self.is_up.send_replace(false);
+        self.server.lock().await.kill9();
+    }
+
+    /// Lets apps in.
+    async fn open(&self, server: &RedisServer) {
+        let patient = server.patient_connection().await;
+        *lock(&self.patient) = patient;
         self.is_up.send_replace(true);
     }
 
-    /// Looks what it kept; gives how many entries it forgot.
-    async fn take_stock(&self, server: &RedisServer) -> usize {
+    /// Looks what it kept. A file that once lost its end may lose more at a later start: where the
+    /// cut fell into a transaction, Redis 7.0 leaves its MULTI open, and what comes behind it goes
+    /// with it.
+    async fn take_stock(&self, server: &RedisServer, damage: Damage) {
         let mut forgotten = 0;
         for Origin { stream, book } in &self.origins {
             let last: String = server.command(&["EVAL", LAST_ID, "1", stream]).await;
@@ -265,7 +276,10 @@ impl Host {
             self.journal.note(&format!("{origin} ends at {last}, {gone} entries are forgotten"));
             forgotten += gone;
         }
-        forgotten
+        if damage != Damage::None || forgotten > 0 || self.rewinds() > 0 {
+            self.rewinds.fetch_add(1, Ordering::Relaxed);
+            self.origins.iter().for_each(|origin| lock(&origin.book).rewind());
+        }
     }
 
     /// SIGSTOP.
@@ -286,11 +300,17 @@ impl Origin {
     }
 }
 
-async fn patient(server: &RedisServer) -> MultiplexedConnection {
-    let client = redis::Client::open(server.url()).expect("the URL is well formed");
-    let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-    connection.expect("a Redis that has come up takes connections")
+/// Gives how many bytes are gone.
+fn spoil(server: &RedisServer, damage: Damage) -> u64 {
+    match damage {
+        Damage::None => 0,
+        Damage::Truncated(bytes) => server.truncate(bytes),
+        Damage::Wiped => {
+            let files = server.directory().join("appendonlydir");
+            std::fs::remove_dir_all(files).expect("the append-only file can be removed");
+            0
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

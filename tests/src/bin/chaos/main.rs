@@ -85,6 +85,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // The harness tells of what does not come up by panics; the logs are in the folder.
+    std::panic::set_hook(Box::new(|panic| eprintln!("chaos: {panic}")));
     let first = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     for seed in first..first + arguments.runs {
         let is_good = tokio::select! {
@@ -117,7 +119,7 @@ async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
     let folder = tempfile::Builder::new().prefix(&format!("spoke-chaos-{seed}-")).tempdir();
     let folder = folder.expect("a temporary folder can be made");
     println!("seed {seed}: {} s of load, {} devices", arguments.seconds, arguments.devices);
-    // The harness tells by panics what does not come up; the folder has to outlive them.
+    // The folder outlives a panic.
     let run = AssertUnwindSafe(run(arguments, seed, rows, folder.path())).catch_unwind().await;
     let is_good = run.is_ok_and(|outcome| {
         tell(seed, &outcome);

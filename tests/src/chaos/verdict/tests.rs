@@ -28,8 +28,9 @@ fn line((from, to): (u64, u64), count: u64, cause: &str) -> Line {
 
 /// What is wrong with this copy of five entries, of which 5 is poison and a dead letter.
 fn wrong(book: &Book, copy: &[Copied], lines: &[Line], rewinds: u32) -> Vec<&'static str> {
-    let dead = BTreeSet::from([5]);
-    let evidence = Evidence { book, copy, dead: &dead, lines, epoch: 1, copy_rewinds: rewinds };
+    let (dead, held) = (BTreeSet::from([5]), BTreeSet::from([4]));
+    let evidence =
+        Evidence { book, copy, dead: &dead, held: &held, lines, epoch: 1, copy_rewinds: rewinds };
     let verdict = judge(&evidence);
     let faults = verdict.faults().map(|(word, faults)| (word, faults.len()));
     let words: Vec<_> = faults.into_iter().filter(|(_, n)| *n > 0).map(|(word, _)| word).collect();
@@ -88,6 +89,16 @@ fn what_no_app_trimmed_is_lost_only_where_the_copy_went_back() {
     assert_eq!(wrong(&book, &found, &trimmed, 1), [""; 0]);
     book.trim(Seq::new(3, 0));
     assert_eq!(wrong(&book, &found, &trimmed, 0), [""; 0]);
+}
+
+#[test]
+fn what_the_origin_still_holds_is_not_lost_unless_it_went_back() {
+    let mut book = book(5);
+    let found = copy(&book, &[(1, 1), (2, 1), (3, 1)]);
+    let rewound = [line((4, 4), 1, "rewound")];
+    assert_eq!(wrong(&book, &found, &rewound, 1), ["misstated by a ledger"]);
+    book.rewind();
+    assert_eq!(wrong(&book, &found, &rewound, 1), [""; 0]);
 }
 
 #[test]
@@ -153,8 +164,15 @@ fn a_devices_copy_may_fall_back_once_for_each_epoch_after_the_first() {
     found.iter_mut().for_each(|copied| copied.epoch = None);
     let dead = BTreeSet::from([5]);
     for (epoch, faults) in [(1, 1), (2, 0)] {
-        let evidence =
-            Evidence { book: &book, copy: &found, dead: &dead, lines: &[], epoch, copy_rewinds: 0 };
+        let evidence = Evidence {
+            book: &book,
+            copy: &found,
+            dead: &dead,
+            held: &dead,
+            lines: &[],
+            epoch,
+            copy_rewinds: 0,
+        };
         assert_eq!(judge(&evidence).misordered.len(), faults, "epoch {epoch}");
     }
 }
