@@ -9,6 +9,7 @@ pub mod config;
 pub mod entries;
 pub mod hub;
 pub mod json_socket;
+pub mod level;
 pub mod live;
 pub mod metrics;
 pub mod routes;
@@ -22,7 +23,7 @@ use spoke_shared::{
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
-    store::{Redis, session::session_prefix},
+    store::{Redis, commit::Writer, session::session_prefix},
 };
 use tracing::{info, warn};
 
@@ -39,14 +40,18 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
+    level::require(&redis, config.ack, &shutdown).await?;
+    let (writer, committer) = Writer::new(redis.clone(), config.ack);
+    shutdown.spawn("commits", committer.run());
     let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
-    let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
-    let admin_routes = admin_app(&hub, auth_redis.clone());
+    let store = (redis.clone(), writer);
+    let hub = Hub::new(config, store, auth_redis.clone(), shutdown.clone());
 
     let news = hub.keys.out_prefix();
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listening = if hub.config.auth_redis.is_some() {
-        let ended = hub.hints.clone().listen_forever(auth_redis, vec![sessions], shutdown.clone());
+        let (redis, ends) = (auth_redis.clone(), shutdown.clone());
+        let ended = hub.hints.clone().listen_forever(redis, vec![sessions], ends);
         shutdown.spawn("hints of sessions", ended);
         vec![news]
     } else {
@@ -59,11 +64,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
-        shutdown
-            .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
+        let app = admin_app(&hub, auth_redis);
+        shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
     }
-    let app = routes::router(hub.clone());
+    // Not kept here: the committer ends once the last hub is gone.
+    let app = routes::router(hub);
     shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
     info!(%address, tls = is_tls, "listening for devices");
     notify::ready();
@@ -83,11 +89,16 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
     admin_router(
         move || {
-            let (redis, auth_redis) = (ready.redis.clone(), auth_redis.clone());
+            let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
             Box::pin(async move {
-                let pings = async { tokio::try_join!(redis.ping(), auth_redis.ping()) };
+                let pings = async { tokio::try_join!(hub.redis.ping(), auth_redis.ping()) };
                 let answer = pings.await.map(|_| ());
-                answer.map_err(|error| format!("redis does not answer: {error}"))
+                answer.map_err(|error| format!("redis does not answer: {error}"))?;
+                match level::lack(&hub.redis, hub.config.ack).await {
+                    Ok(None) => Ok(()),
+                    Ok(Some(lack)) => Err(format!("ack is \"{}\", but {lack}", hub.config.ack)),
+                    Err(error) => Err(format!("redis does not answer: {error}")),
+                }
             })
         },
         move || figures.metrics.text(&figures.live),

@@ -1,15 +1,18 @@
 //! Redis: the only modules that speak to it. Key names are made in `keys`, scripts are `.lua` files.
 
+pub mod commit;
 pub mod connect;
 pub mod copy;
 pub mod error;
 pub mod fleet;
 pub mod hints;
 pub mod keys;
+pub mod level;
 pub mod origin;
 pub mod presence;
 mod reply;
 pub mod session;
+pub mod soundness;
 
 pub use connect::Redis;
 pub use error::StoreError;

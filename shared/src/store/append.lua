@@ -49,6 +49,9 @@ if ARGV[1] ~= '' and known[1] ~= ARGV[1] then
   -- This Redis has forgotten the session, and with it how far the copy was: start over from here.
   return {'gap', cursor}
 end
+-- Also where nothing else will change: whoever is told a cursor takes all up to it for kept, and what
+-- waits behind this script for that covers it only by way of a write of its own (store/commit.rs).
+redis.call('HSET', state, 'last_seen', now)
 if epoch == '0' then epoch = known[2] or '1' end
 if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
@@ -87,7 +90,7 @@ for _, seq in ipairs(lost) do
 end
 if past(through, cursor) then
   redis.call('HSET', state, 'in_epoch', epoch, 'in_seq', through, 'in_digest', ARGV[5],
-    'in_added', tonumber(known[4] or 0) + accepted, 'last_seen', now)
+    'in_added', tonumber(known[4] or 0) + accepted)
   cursor = through
 end
 if is_capped and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end

@@ -11,9 +11,9 @@ use std::{
 };
 
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
 };
 
 use super::StoreError;
@@ -70,6 +70,18 @@ impl Redis {
         let info = self.shared.client.get_connection_info().clone();
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Client::open(info.set_redis_settings(redis).into_connection_info()?)
+    }
+
+    /// A new connection that is shared with nobody, for what holds up all that comes behind it. It
+    /// does not come back by itself.
+    ///
+    /// # Errors
+    /// `RedisError` as Redis gives it.
+    pub async fn own_connection(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
+            .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
+        self.shared.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// Whether Redis answers.

@@ -2,10 +2,11 @@
 
 use std::sync::LazyLock;
 
-use redis::{Script, Value, cmd};
+use redis::{Script, Value};
 
 use super::{
     Redis, StoreError,
+    commit::Writer,
     keys::{DeviceKeys, HubKeys},
     reply,
 };
@@ -23,7 +24,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("app
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct CopyStore {
-    redis: Redis,
+    writer: Writer,
     state: String,
     stream: String,
     ledger: String,
@@ -38,7 +39,7 @@ impl CopyStore {
     /// The in stream of a device.
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
-            redis,
+            writer: redis.into(),
             state: keys.state(),
             stream: keys.inbound(),
             ledger: keys.lost(),
@@ -52,14 +53,14 @@ impl CopyStore {
     /// The in stream of the hub, for what one client sends. It keeps about `in_max_len` entries;
     /// 0: all.
     pub fn hub(
-        redis: Redis,
+        writer: Writer,
         keys: &HubKeys,
         client: &ClientId,
         generation: Option<u64>,
         in_max_len: u64,
     ) -> Self {
         Self {
-            redis,
+            writer,
             state: keys.client(client),
             stream: keys.inbound(),
             ledger: keys.lost(),
@@ -75,9 +76,7 @@ impl CopyStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        let mut hmget = cmd("HMGET");
-        hmget.arg(&self.state).arg(&["in_epoch", "in_seq", "in_digest"]);
-        let reply: Value = hmget.query_async(&mut self.redis.connection()).await?;
+        let reply = self.writer.read(&self.state, &["in_epoch", "in_seq", "in_digest"]).await?;
         let mut parts = reply::list(reply)?.into_iter();
         let mut next = || parts.next().filter(|value| *value != Value::Nil);
         Ok(Cursor {
@@ -115,7 +114,7 @@ impl CopyStore {
                 script.arg(name.as_ref()).arg(value.as_ref());
             }
         }
-        appended(self.redis.invoke(&script).await?)
+        appended(self.writer.invoke(&script).await?)
     }
 }
 
