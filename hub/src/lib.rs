@@ -23,7 +23,7 @@ use spoke_shared::{
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
-    store::{Redis, commit::Writer, session::session_prefix},
+    store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
 use tracing::{info, warn};
 
@@ -46,10 +46,13 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
     let store = (redis.clone(), writer);
     let hub = Hub::new(config, store, auth_redis.clone(), shutdown.clone());
+    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
 
     let news = hub.keys.out_prefix();
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listening = if hub.config.auth_redis.is_some() {
+        let look = warn_once(auth_redis.clone(), "auth_redis", shutdown.clone());
+        shutdown.spawn("soundness of auth_redis", look);
         let (redis, ends) = (auth_redis.clone(), shutdown.clone());
         let ended = hub.hints.clone().listen_forever(redis, vec![sessions], ends);
         shutdown.spawn("hints of sessions", ended);
