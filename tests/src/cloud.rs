@@ -65,7 +65,14 @@ impl Cloud {
     /// # Panics
     /// When a part of it does not come up.
     pub async fn start_with(settings: Settings<'_>) -> Self {
-        let redis = RedisServer::start().await;
+        Self::start_on(RedisServer::start().await, settings).await
+    }
+
+    /// Starts it on a Redis of the test's choice.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub async fn start_on(redis: RedisServer, settings: Settings<'_>) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-cloud-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let url = redis.url();
