@@ -40,7 +40,7 @@ use spoke_shared::{
     notify,
     serve::{ServeLimits, admin_router, serve},
     shutdown::Shutdown,
-    store::{Redis, hints::Hints},
+    store::{Redis, hints::Hints, soundness::warn_once},
 };
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
@@ -85,6 +85,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let listening = hints.clone();
     let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
     shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
+    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     if let Some(admin) = listeners.admin {
         let app = admin_app(board.clone());
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };

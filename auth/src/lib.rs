@@ -25,7 +25,7 @@ use spoke_shared::{
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
-    store::Redis,
+    store::{Redis, soundness::warn_once},
 };
 use tracing::{info, warn};
 
@@ -41,7 +41,9 @@ const FINISH_SLACK: Duration = Duration::from_secs(2);
 /// When a setting turns out to be unusable.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let tls = server_tls(&config.tls)?;
-    let service = Arc::new(service(&config).await?);
+    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
+    let service = Arc::new(service(&config, redis).await?);
     let Listeners { public, admin } = listeners;
 
     info!(address = %public.local_addr()?, tls = tls.is_some(), "listening for devices");
@@ -67,9 +69,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
-async fn service(config: &Config) -> anyhow::Result<Service> {
+async fn service(config: &Config, redis: Redis) -> anyhow::Result<Service> {
     let session_ttl = Duration::from_secs(config.session_ttl_seconds);
-    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     let store = Store::new(redis, &config.key_prefix, session_ttl);
     let (cost, workers, queue) = (config.bcrypt_cost, config.bcrypt_workers, config.bcrypt_queue);
     let pool = tokio::task::spawn_blocking(move || Pool::new(cost, workers, queue)).await??;

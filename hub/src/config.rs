@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
-    store::{keys::HubKeys, session::session_prefix},
+    store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
 
 /// All settings, each with its default.
@@ -24,8 +24,8 @@ pub struct Config {
     pub key_prefix: String,
     /// What all keys of auth begin with.
     pub auth_key_prefix: String,
-    /// When an entry counts as kept. This version gives `memory`: once Redis has applied it.
-    pub ack: String,
+    /// What an entry must have come to before it is acknowledged.
+    pub ack: AckLevel,
     /// About how many entries the in stream keeps; 0 keeps all.
     pub in_max_len: u64,
     /// Connections at a time.
@@ -49,7 +49,7 @@ impl Default for Config {
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),
             auth_key_prefix: "spoke-auth".to_owned(),
-            ack: "memory".to_owned(),
+            ack: AckLevel::Memory,
             in_max_len: 0,
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
@@ -66,15 +66,6 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used, with the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.ack != "memory" {
-            let problem = format!(
-                "it is {:?}; this version gives \"memory\" only and will not promise more than it \
-                 keeps; remove the setting, and let redis sync with `appendfsync always` if you \
-                 need that",
-                self.ack
-            );
-            return Err(ConfigError::bad("ack", problem));
-        }
         for (key, prefix) in
             [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
         {
@@ -125,16 +116,6 @@ mod tests {
             let config = Config { auth_key_prefix, ..Config::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("auth_key_prefix"), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_level_of_acknowledgement_that_cannot_be_given_is_refused_not_ignored() {
-        assert!(Config::default().validate().is_ok());
-        for ack in ["fsync", "replicas:1", ""] {
-            let config = Config { ack: ack.to_owned(), ..Config::default() };
-            let message = config.validate().unwrap_err().to_string();
-            assert!(message.contains("ack") && message.contains("memory"), "{message}");
         }
     }
 }

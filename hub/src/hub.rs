@@ -14,8 +14,8 @@ use spoke_shared::{
     seq::Epoch,
     shutdown::Shutdown,
     store::{
-        Redis, StoreError, copy::CopyStore, hints::Hints, keys::HubKeys, origin::OriginStore,
-        session::Sessions,
+        Redis, StoreError, commit::Writer, copy::CopyStore, hints::Hints, keys::HubKeys,
+        origin::OriginStore, session::Sessions,
     },
     wire::frame::{Features, Goaway, Reason},
 };
@@ -33,6 +33,8 @@ pub struct Shared {
     pub config: Config,
     /// Where the streams are.
     pub redis: Redis,
+    /// Through which it writes what it acknowledges.
+    pub writer: Writer,
     /// Its keys.
     pub keys: HubKeys,
     /// Whose tokens live.
@@ -63,7 +65,12 @@ impl std::ops::Deref for Hub {
 
 impl Hub {
     /// A hub that nobody has come to yet.
-    pub fn new(config: Config, redis: Redis, auth_redis: Redis, shutdown: Shutdown) -> Self {
+    pub fn new(
+        config: Config,
+        (redis, writer): (Redis, Writer),
+        auth_redis: Redis,
+        shutdown: Shutdown,
+    ) -> Self {
         let keys = HubKeys::new(&config.key_prefix);
         let sessions = Sessions::new(auth_redis, &config.auth_key_prefix);
         let live = Live::new(config.connections_per_client);
@@ -78,6 +85,7 @@ impl Hub {
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
+            writer,
             shutdown,
         }))
     }
@@ -90,7 +98,7 @@ impl Hub {
     /// The in stream, for what a client sends in the session of this generation.
     pub fn copy(&self, client: &ClientId, generation: Option<u64>) -> CopyStore {
         let max_len = self.config.in_max_len;
-        CopyStore::hub(self.redis.clone(), &self.keys, client, generation, max_len)
+        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, max_len)
     }
 
     /// What this hub can do beyond its protocol version.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod entries;
 pub mod hub;
 pub mod json_socket;
+pub mod level;
 pub mod live;
 pub mod metrics;
 pub mod presence;
@@ -27,7 +28,7 @@ use spoke_shared::{
     notify,
     serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
     shutdown::Shutdown,
-    store::{Redis, session::session_prefix},
+    store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
 use tracing::{info, warn};
 
@@ -44,14 +45,23 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
+    level::require(&redis, config.ack, &shutdown).await?;
+    let (writer, committer) = Writer::new(redis.clone(), config.ack);
+    // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
+    let commits = tokio::spawn(committer.run());
     let limits = ServeLimits::of(config.connections);
-    let hub = Hub::new(config, redis.clone(), auth_redis.clone(), shutdown.clone());
+    let store = (redis.clone(), writer);
+    let hub = Hub::new(config, store, auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
+    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
 
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listening = if hub.config.auth_redis.is_some() {
-        let ended = hub.hints.clone().listen_forever(auth_redis, vec![sessions], shutdown.clone());
+        let look = warn_once(auth_redis.clone(), "auth_redis", shutdown.clone());
+        shutdown.spawn("soundness of auth_redis", look);
+        let (redis, ends) = (auth_redis.clone(), shutdown.clone());
+        let ended = hub.hints.clone().listen_forever(redis, vec![sessions], ends);
         shutdown.spawn("hints of sessions", ended);
         vec![news, bells]
     } else {
@@ -84,6 +94,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         warn!("not everything in hand could be finished in time");
     }
     presence::end(&hub).await;
+    drop(hub);
+    // Only where something could not be finished does it not end by itself.
+    match tokio::time::timeout(Duration::from_secs(1), commits).await {
+        Ok(ended) => ended.context("the task that writes to redis failed")?,
+        Err(_) => warn!("writes to redis were still under way"),
+    }
     info!("stopped");
     Ok(())
 }
@@ -92,11 +108,16 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
     admin_router(
         move || {
-            let (redis, auth_redis) = (ready.redis.clone(), auth_redis.clone());
+            let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
             Box::pin(async move {
-                let pings = async { tokio::try_join!(redis.ping(), auth_redis.ping()) };
+                let pings = async { tokio::try_join!(hub.redis.ping(), auth_redis.ping()) };
                 let answer = pings.await.map(|_| ());
-                answer.map_err(|error| format!("redis does not answer: {error}"))
+                answer.map_err(|error| format!("redis does not answer: {error}"))?;
+                match level::lack(&hub.redis, hub.config.ack).await {
+                    Ok(None) => Ok(()),
+                    Ok(Some(lack)) => Err(format!("ack is \"{}\", but {lack}", hub.config.ack)),
+                    Err(error) => Err(format!("redis does not answer: {error}")),
+                }
             })
         },
         move || figures.metrics.text(&figures.live),

@@ -52,6 +52,17 @@ pub const LOSSES_MAX: usize = 16;
 /// Bytes of one short text in a frame (versions, reasons, messages).
 pub const TEXT_BYTES_MAX: usize = 512;
 
+// ---- Acknowledgement levels -------------------------------------------------------------------
+
+/// Replicas that an acknowledgement may wait for: more than anyone runs, so that a slip such as
+/// `replicas:10000` is refused as a setting.
+pub const REPLICAS_MAX: u64 = 16;
+/// Appends that wait together for one sync or one round to the replicas, and those that queue behind
+/// them. All 20,000 agents of a hub have their turn within 80 waits.
+pub const COMMITS_MAX: usize = 256;
+/// Bytes of one such group: some milliseconds, during which Redis serves nobody else.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 // ---- Streams ----------------------------------------------------------------------------------
 
 /// About how many dead letters a device keeps; all of them are counted for good.
@@ -87,6 +98,12 @@ pub const PROGRESS_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection to Redis may take to come up.
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an acknowledgement waits for its level. Redis syncs `everysec` within two seconds, and
+/// half of the time for a reply is left to the scripts in front of the wait.
+pub const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a hub that starts waits for replicas: one that has lost its primary tries again each
+/// second, so after a restart of all of them they are there in time.
+pub const REPLICAS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the slow sweep looks for news that no hint told of.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the connection that hears of news is pinged: one that is half open looks like silence.

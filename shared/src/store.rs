@@ -1,5 +1,6 @@
 //! Redis: the only modules that speak to it. Key names are made in `keys`, scripts are `.lua` files.
 
+pub mod commit;
 pub mod connect;
 pub mod copy;
 pub mod error;
@@ -8,11 +9,13 @@ mod held;
 pub mod hints;
 pub mod keys;
 pub mod ledger;
+pub mod level;
 mod memory;
 pub mod origin;
 pub mod presence;
 mod reply;
 pub mod session;
+pub mod soundness;
 
 pub use connect::Redis;
 pub use error::StoreError;

@@ -66,7 +66,15 @@ impl Cloud {
     /// # Panics
     /// When a part of it does not come up.
     pub async fn start_with(settings: Settings<'_>) -> Self {
-        Self::launch(settings, None).await
+        Self::start_on(RedisServer::start().await, settings).await
+    }
+
+    /// Starts it on a Redis of the test's choice.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub async fn start_on(redis: RedisServer, settings: Settings<'_>) -> Self {
+        Self::launch(redis, settings, None).await
     }
 
     /// Starts one of which all goes by this clock.
@@ -74,14 +82,11 @@ impl Cloud {
     /// # Panics
     /// When a part of it does not come up.
     pub async fn start_at(clock: &Clock) -> Self {
-        Self::launch(Settings::default(), Some(clock)).await
+        let redis = RedisServer::start_at(clock).await;
+        Self::launch(redis, Settings::default(), Some(clock)).await
     }
 
-    async fn launch(settings: Settings<'_>, clock: Option<&Clock>) -> Self {
-        let redis = match clock {
-            Some(clock) => RedisServer::start_at(clock).await,
-            None => RedisServer::start().await,
-        };
+    async fn launch(redis: RedisServer, settings: Settings<'_>, clock: Option<&Clock>) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-cloud-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let url = redis.url();

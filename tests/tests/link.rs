@@ -81,7 +81,7 @@ impl Ends {
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
         let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
-        let copy = CopyStore::hub(redis.clone(), &keys, &self.client, Some(generation), 0);
+        let copy = CopyStore::hub(redis.clone().into(), &keys, &self.client, Some(generation), 0);
         Side::new(origin, copy, redis, keys.out_prefix())
     }
 }

@@ -55,6 +55,9 @@ local reached, expected = tonumber(known[2] or 0), tonumber(ARGV[11])
 if reached < expected or (reached == expected and past(ARGV[12], cursor)) then
   return {'gap', cursor}
 end
+-- Also where nothing else will change: whoever is told a cursor takes all up to it for kept, and what
+-- waits behind this script for that covers it only by way of a write of its own (store/commit.rs).
+redis.call('HSET', state, 'last_seen', now)
 if epoch == '0' then epoch = known[2] or '1' end
 if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
@@ -99,7 +102,7 @@ end
 if lost > 0 then redis.call('HINCRBY', state, 'in_lost', lost) end
 if past(through, cursor) then
   redis.call('HSET', state, 'in_epoch', epoch, 'in_seq', through, 'in_digest', ARGV[5],
-    'in_tally', ARGV[6], 'in_added', tonumber(known[4] or 0) + accepted, 'last_seen', now)
+    'in_tally', ARGV[6], 'in_added', tonumber(known[4] or 0) + accepted)
   cursor = through
 end
 if is_capped and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end

@@ -77,6 +77,18 @@ impl Redis {
         self.shared.client.clone()
     }
 
+    /// A new connection that is shared with nobody, for what holds up all that comes behind it. It
+    /// does not come back by itself.
+    ///
+    /// # Errors
+    /// `RedisError` as Redis gives it.
+    pub async fn own_connection(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
+            .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
+        self.shared.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
     /// Whether Redis answers.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Redis, StoreError,
+    commit::Writer,
     held::Search,
     keys::{DeviceKeys, HubKeys},
     ledger, reply,
@@ -29,7 +30,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("app
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct CopyStore {
-    redis: Redis,
+    writer: Writer,
     state: String,
     stream: String,
     ledger: String,
@@ -46,7 +47,7 @@ impl CopyStore {
     /// The in stream of a device.
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
-            redis,
+            writer: redis.into(),
             state: keys.state(),
             stream: keys.inbound(),
             ledger: keys.lost(),
@@ -61,14 +62,14 @@ impl CopyStore {
     /// The in stream of the hub, for what one client sends. It keeps about `in_max_len` entries;
     /// 0: all.
     pub fn hub(
-        redis: Redis,
+        writer: Writer,
         keys: &HubKeys,
         client: &ClientId,
         generation: Option<u64>,
         in_max_len: u64,
     ) -> Self {
         Self {
-            redis,
+            writer,
             state: keys.client(client),
             stream: keys.inbound(),
             ledger: keys.lost(),
@@ -85,9 +86,8 @@ impl CopyStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        let mut hmget = cmd("HMGET");
-        hmget.arg(&self.state).arg(&["in_epoch", "in_seq", "in_digest", "in_tally"]);
-        let reply: Value = hmget.query_async(&mut self.redis.connection()).await?;
+        const FIELDS: [&str; 4] = ["in_epoch", "in_seq", "in_digest", "in_tally"];
+        let reply = self.writer.read(&self.state, &FIELDS).await?;
         let mut parts = reply::list(reply)?.into_iter();
         let mut next = || parts.next().filter(|value| *value != Value::Nil);
         Ok(Cursor {
@@ -105,7 +105,7 @@ impl CopyStore {
     pub async fn lost(&self) -> Result<u64, StoreError> {
         let mut hget = cmd("HGET");
         hget.arg(&self.state).arg("in_lost");
-        let lost: Option<u64> = hget.query_async(&mut self.redis.connection()).await?;
+        let lost: Option<u64> = hget.query_async(&mut self.writer.redis().connection()).await?;
         Ok(lost.unwrap_or(0))
     }
 
@@ -139,7 +139,7 @@ impl CopyStore {
             Some(held) => held,
             none => {
                 let search = Search {
-                    redis: &self.redis,
+                    redis: self.writer.redis(),
                     stream: &self.stream,
                     client: &self.client,
                     direction: self.direction,
@@ -178,7 +178,7 @@ impl CopyStore {
                 script.arg(name.as_ref()).arg(value.as_ref());
             }
         }
-        appended(self.redis.invoke(&script).await?)
+        appended(self.writer.invoke(&script).await?)
     }
 
     /// Each with the seq that the cursor must not have passed: what was lost before a batch is news

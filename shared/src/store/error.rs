@@ -93,7 +93,7 @@ impl From<RedisError> for StoreError {
                 _,
                 Some(
                     word @ ("LOADING" | "BUSY" | "READONLY" | "MISCONF" | "OOM" | "MASTERDOWN"
-                    | "TRYAGAIN" | "CLUSTERDOWN" | "NOREPLICAS"),
+                    | "TRYAGAIN" | "CLUSTERDOWN" | "NOREPLICAS" | "NOFSYNC"),
                 ),
             ) => Self::Busy { code: word.to_owned(), source },
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED")) => Self::Denied { source },
@@ -159,6 +159,7 @@ mod tests {
                 "Busy",
             ),
             ("NOREPLICAS Not enough good replicas to write.", "Busy"),
+            ("NOFSYNC ours, for an acknowledgement level that is not reached", "Busy"),
             ("ERR max number of clients reached", "Busy"),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", "WrongType"),
             (

@@ -1,0 +1,55 @@
+use super::*;
+
+/// The lines that count, as Redis 7.0 writes them.
+const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n\
+                    # Memory\r\nmaxmemory:1048576\r\nmaxmemory_human:1.00M\r\n\
+                    maxmemory_policy:allkeys-lru\r\n\r\n# Persistence\r\nloading:0\r\n\
+                    aof_enabled:0\r\n\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
+                    slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0\r\n";
+
+#[test]
+fn what_info_tells_is_read() {
+    let facts = Facts {
+        version: (7, 0),
+        replicas: 2,
+        is_append_only: false,
+        max_memory: 1_048_576,
+        max_memory_policy: "allkeys-lru".to_owned(),
+        syncing: None,
+    };
+    assert_eq!(Facts::of_info(INFO), facts);
+}
+
+#[test]
+fn what_info_leaves_out_is_no_finding() {
+    assert_eq!(Facts::of_info("").findings(), []);
+}
+
+#[test]
+fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
+    let evicts = |policy: &str| Finding::Evicts { policy: policy.to_owned() };
+    for (max_memory, policy, is_append_only, expected) in [
+        (0, "noeviction", true, vec![]),
+        (1, "noeviction", true, vec![]),
+        // Without a bound nothing is ever evicted.
+        (0, "allkeys-lru", true, vec![]),
+        (1, "allkeys-lru", true, vec![evicts("allkeys-lru")]),
+        (1, "allkeys-random", true, vec![evicts("allkeys-random")]),
+        (1, "volatile-ttl", true, vec![evicts("volatile-ttl")]),
+        (0, "noeviction", false, vec![Finding::NoAppendOnly]),
+        (1, "volatile-lru", false, vec![evicts("volatile-lru"), Finding::NoAppendOnly]),
+    ] {
+        let max_memory_policy = policy.to_owned();
+        let facts = Facts { max_memory, max_memory_policy, is_append_only, ..Facts::default() };
+        assert_eq!(facts.findings(), expected, "{max_memory} {policy}");
+    }
+}
+
+#[test]
+fn a_finding_says_what_can_be_lost_and_the_mend() {
+    let volatile = Finding::Evicts { policy: "volatile-ttl".to_owned() };
+    assert!(volatile.to_string().contains("sessions"), "{volatile}");
+    let all = Finding::Evicts { policy: "allkeys-lfu".to_owned() };
+    assert!(all.to_string().contains("streams and cursors"), "{all}");
+    assert!(all.mend().contains("CONFIG SET maxmemory-policy noeviction"));
+}
