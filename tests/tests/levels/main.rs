@@ -1,6 +1,7 @@
 //! The acknowledgement levels of the hub on real Redis servers: what is acknowledged is kept, and
 //! what is not kept is not acknowledged.
 
+mod commits;
 mod fsync;
 mod replicas;
 mod soundness;

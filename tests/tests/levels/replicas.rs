@@ -176,6 +176,7 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
     .await;
 
     cloud.redis.kill9();
+    let refused = device.log().matches("not connected").count();
     first.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     cloud.redis = first;
     network.retarget(address(&cloud.redis));
@@ -187,7 +188,12 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
         ready.status == 503 && ready.text.contains("redis has 0 connected replicas")
     })
     .await;
+    eventually_true("the agent to have been refused again and again", async || {
+        device.log().matches("not connected").count() >= refused + 3
+    })
+    .await;
     let told = device.redis.hash(STATE).await["out_acked"].clone();
+    assert_ne!(Some(&told), added.last().map(|entry| &entry.id));
     let has = cloud.redis.entries(IN).await;
     assert!(has.iter().any(|entry| entry.text("seq").as_deref() == Some(&told)), "{told}");
 
