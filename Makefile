@@ -30,10 +30,11 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
 
-# A few seeds with nothing beside them.
+# A few seeds with nothing beside them, and one of what is hardest.
 chaos-ci: test
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- --seed 1 --runs 3 --seconds 45
+	@cargo run --quiet --bin chaos -- --seed 4001 --seconds 20 --faults truncate
 
 check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"

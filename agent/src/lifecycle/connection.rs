@@ -146,7 +146,8 @@ impl Lifecycle {
         let Self { parts, origin, copy, choice, .. } = self;
         let before = parts.board.status().counts;
         let news = parts.hints.watch(origin.key());
-        let stores = Stores { origin, copy, news: &news, epoch, random: rand::random() };
+        let copy = copy.for_session();
+        let stores = Stores { origin, copy: &copy, news: &news, epoch, random: rand::random() };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
         let report = |session: &Session| {

@@ -59,6 +59,13 @@ impl CopyStore {
         }
     }
 
+    /// The same for a new session, which looks anew for what the copy holds: its Redis may have
+    /// forgotten some of it since, and the origin may be in another life.
+    #[must_use]
+    pub fn for_session(&self) -> Self {
+        Self { held: Arc::default(), ..self.clone() }
+    }
+
     /// The in stream of the hub, for what one client sends. It keeps about `in_max_len` entries;
     /// 0: all.
     pub fn hub(
