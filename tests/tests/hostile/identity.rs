@@ -32,6 +32,7 @@ impl Neighbours {
         let fields = spoke_tests::entries::fields([("note", SECRET)]);
         let id = stand.redis.add(THEIRS, &fields).await;
         dev2.post_json("/xadd", &one("9-0")).await.ok();
+        dev2.get("/xread").await.ok();
         dev2.get(&format!("/xread?seq={id}")).await.ok();
         let sealed = seal(&stand).await;
         Self { stand, dev1, sealed }
