@@ -1,12 +1,16 @@
-//! The command line: `run`, `enrol`, `status`.
+//! The command line: `run`, `enrol`, `status`, `check`.
 
 pub mod enrol;
 mod run;
 mod settings_file;
 pub mod status;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use spoke_shared::cli::SettingsArgs;
+use spoke_shared::{
+    cli::{CheckArgs, SettingsArgs, check},
+    store::Redis,
+};
 
 use crate::config::Config;
 
@@ -33,6 +37,9 @@ enum Command {
     Enrol(Box<enrol::Args>),
     /// Show whether the agent is connected and what waits, is lost or went wrong
     Status(status::Args),
+    /// Look whether this device's Redis is fit to keep what it is given; fails where it is not, and
+    /// says the mend
+    Check(CheckArgs),
 }
 
 impl Cli {
@@ -48,6 +55,11 @@ impl Cli {
             Command::Status(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;
                 status::run(&config, &args).await
+            }
+            Command::Check(args) => {
+                let config: Config = settings.load("agent", Vec::new())?;
+                let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+                check(&[("redis", redis)], args).await
             }
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_shared::{
-    cli::{ListenArgs, SettingsArgs},
+    cli::{CheckArgs, ListenArgs, SettingsArgs, check},
     client::ClientId,
     store::Redis,
     telemetry,
@@ -50,6 +50,8 @@ enum Command {
     Extend(extend::Args),
     /// Shut a client out at once: its sessions end and its live connection is closed
     Revoke(revoke::Args),
+    /// Look whether Redis is fit to keep what it is given; fails where it is not, and says the mend
+    Check(CheckArgs),
 }
 
 impl Cli {
@@ -72,14 +74,18 @@ impl Cli {
             Command::Show(args) => show::run(&config, &args).await,
             Command::Extend(args) => extend::run(&config, &args).await,
             Command::Revoke(args) => revoke::run(&config, &args).await,
+            Command::Check(args) => check(&[("redis", redis(&config)?)], args).await,
         }
     }
 }
 
 fn store(config: &Config) -> anyhow::Result<Store> {
-    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     let session_ttl = Duration::from_secs(config.session_ttl_seconds);
-    Ok(Store::new(redis, &config.key_prefix, session_ttl))
+    Ok(Store::new(redis(config)?, &config.key_prefix, session_ttl))
+}
+
+fn redis(config: &Config) -> anyhow::Result<Redis> {
+    Redis::open(&config.redis).context("failed to use `redis`")
 }
 
 fn unknown(client: &ClientId) -> String {

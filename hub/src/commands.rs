@@ -8,7 +8,7 @@ mod tail;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_shared::{
-    cli::{ListenArgs, SettingsArgs},
+    cli::{CheckArgs, ListenArgs, SettingsArgs, check},
     store::Redis,
     telemetry,
 };
@@ -40,6 +40,8 @@ enum Command {
     Tail(tail::Args),
     /// Add an entry to a client's out stream
     Send(send::Args),
+    /// Look whether Redis is fit to keep what it is given; fails where it is not, and says the mend
+    Check(CheckArgs),
 }
 
 impl Cli {
@@ -50,7 +52,7 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         let flags = match &self.command {
             Command::Serve(args) => args.settings(),
-            Command::Clients(_) | Command::Tail(_) | Command::Send(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let config: Config = self.settings.load("hub", flags)?;
         config.validate()?;
@@ -60,6 +62,12 @@ impl Cli {
             Command::Clients(args) => clients::run(&config, &args).await,
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,
+            Command::Check(args) => {
+                let sessions = config.auth_redis.as_ref().map(Redis::open).transpose()?;
+                let sessions = sessions.map(|redis| ("auth_redis", redis));
+                let servers = [Some(("redis", redis(&config)?)), sessions];
+                check(&servers.into_iter().flatten().collect::<Vec<_>>(), args).await
+            }
         }
     }
 }

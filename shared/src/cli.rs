@@ -1,5 +1,7 @@
 //! What the command lines of all services have in common.
 
+mod check;
+
 use std::{
     future::Future,
     io::{self, Write},
@@ -9,6 +11,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use self::check::{CheckArgs, check};
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
 
 /// Where settings come from beside the environment.
