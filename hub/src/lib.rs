@@ -44,24 +44,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (writer, committer) = Writer::new(redis.clone(), config.ack);
     shutdown.spawn("commits", committer.run());
     let limits = ServeLimits { connections: config.connections, ..ServeLimits::default() };
-    let store = (redis.clone(), writer);
-    let hub = Hub::new(config, store, auth_redis.clone(), shutdown.clone());
-    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
-
-    let news = hub.keys.out_prefix();
-    let sessions = session_prefix(&hub.config.auth_key_prefix);
-    let listening = if hub.config.auth_redis.is_some() {
-        let look = warn_once(auth_redis.clone(), "auth_redis", shutdown.clone());
-        shutdown.spawn("soundness of auth_redis", look);
-        let (redis, ends) = (auth_redis.clone(), shutdown.clone());
-        let ended = hub.hints.clone().listen_forever(redis, vec![sessions], ends);
-        shutdown.spawn("hints of sessions", ended);
-        vec![news]
-    } else {
-        vec![news, sessions]
-    };
-    let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
-    shutdown.spawn("hints", hints);
+    let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
+    attend(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
@@ -86,6 +70,25 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     }
     info!("stopped");
     Ok(())
+}
+
+/// Hears of news in both Redis, and looks once whether they suit.
+fn attend(hub: &Hub, auth_redis: &Redis) {
+    let shutdown = &hub.shutdown;
+    let news = hub.keys.out_prefix();
+    let sessions = session_prefix(&hub.config.auth_key_prefix);
+    let listen = |redis: &Redis, prefixes| {
+        hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
+    };
+    let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
+    shutdown.spawn("soundness", look(&hub.redis, "redis"));
+    if hub.config.auth_redis.is_some() {
+        shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
+        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions]));
+        shutdown.spawn("hints", listen(&hub.redis, vec![news]));
+    } else {
+        shutdown.spawn("hints", listen(&hub.redis, vec![news, sessions]));
+    }
 }
 
 fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
