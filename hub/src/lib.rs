@@ -50,28 +50,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
     let commits = tokio::spawn(committer.run());
     let limits = ServeLimits::of(config.connections);
-    let store = (redis.clone(), writer);
-    let hub = Hub::new(config, store, auth_redis.clone(), shutdown.clone());
+    let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
-    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
-
-    let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
-    let sessions = session_prefix(&hub.config.auth_key_prefix);
-    let listening = if hub.config.auth_redis.is_some() {
-        let look = warn_once(auth_redis.clone(), "auth_redis", shutdown.clone());
-        shutdown.spawn("soundness of auth_redis", look);
-        let (redis, ends) = (auth_redis.clone(), shutdown.clone());
-        let ended = hub.hints.clone().listen_forever(redis, vec![sessions], ends);
-        shutdown.spawn("hints of sessions", ended);
-        vec![news, bells]
-    } else {
-        vec![news, bells, sessions]
-    };
-    let rung = hub.hints.follow(hub.keys.bell_prefix(), BELLS_MAX);
-    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
-    shutdown.spawn("presence", presence::keep(hub.clone()));
-    let hints = hub.hints.clone().listen_forever(redis, listening, shutdown.clone());
-    shutdown.spawn("hints", hints);
+    attend(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
     if let Some(admin) = listeners.admin {
@@ -102,6 +83,28 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     }
     info!("stopped");
     Ok(())
+}
+
+/// Hears of news in both Redis, and looks once whether they suit.
+fn attend(hub: &Hub, auth_redis: &Redis) {
+    let shutdown = &hub.shutdown;
+    let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
+    let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
+    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
+    shutdown.spawn("presence", presence::keep(hub.clone()));
+    let sessions = session_prefix(&hub.config.auth_key_prefix);
+    let listen = |redis: &Redis, prefixes| {
+        hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
+    };
+    let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
+    shutdown.spawn("soundness", look(&hub.redis, "redis"));
+    if hub.config.auth_redis.is_some() {
+        shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
+        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions]));
+        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
+    } else {
+        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions]));
+    }
 }
 
 fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {

@@ -24,7 +24,7 @@ pub enum AckLevel {
     /// Redis has applied it.
     #[default]
     Memory,
-    /// It is on Redis's disk.
+    /// It is on Redis's disk. With `appendfsync everysec` that takes one to two seconds a wait.
     Fsync,
     /// That many replicas have applied it, too.
     Replicas(u64),
