@@ -89,6 +89,29 @@ async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_
 }
 
 #[tokio::test]
+async fn an_out_stream_that_goes_back_twice_is_looked_up_anew_each_time() {
+    let mut cloud = Cloud::start().await;
+    let device = Device::start(&cloud, "dev1").await;
+    let stream = cloud::out("dev1");
+    let mut all = add_at(&cloud.redis, &stream, "first", 1000..1005).await;
+    device.acknowledged_both_ways(&cloud).await;
+    for (word, numbers, last) in [("once", 1010..1020, 1025), ("twice", 1030..1040, 1045)] {
+        cloud.hub_proxy.refuse();
+        cloud.hub_proxy.cut();
+        // Nobody has looked at these yet: no mark covers them.
+        all.extend(add_at(&cloud.redis, &stream, word, numbers).await);
+        let backup = State::of(&cloud.redis);
+        cloud.hub_proxy.restore();
+        eventually_is("them to arrive", all.len(), async || device.carried().await.len()).await;
+        backup.restore(&mut cloud.redis).await;
+        cloud.redis.restart().await;
+        all.extend(add_at(&cloud.redis, &stream, "last", last..last + 1).await);
+        eventually_is("the last to arrive", all.len(), async || device.carried().await.len()).await;
+    }
+    assert_same("down", &expected(&all, None), &device.carried().await);
+}
+
+#[tokio::test]
 async fn a_hub_redis_that_failed_over_without_a_tail_gets_it_again_from_the_device() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;

@@ -55,7 +55,7 @@ async fn check_fails_where_keys_may_be_evicted_and_passes_where_none_can() {
         ("spoke-auth", "SPOKE_AUTH_REDIS"),
         ("spoke-agent", "SPOKE_AGENT_REDIS"),
     ] {
-        let start = Start::with(&["check"]).variable(variable, &redis.url());
+        let start = Start::with(&["check"]).variable(variable, redis.url());
         let sound = run(&path_of(program), &start).await;
         assert_eq!((sound.code, sound.stdout.starts_with("ok ")), (Some(0), true), "{sound:?}");
         redis.command::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
