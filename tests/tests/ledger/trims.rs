@@ -30,7 +30,7 @@ async fn what_was_trimmed_while_offline_is_in_both_ledgers_with_its_range_and_co
         device.acknowledged_both_ways(&cloud).await;
         assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
         let line = format!("up {TRIMMED}");
-        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, std::slice::from_ref(&line));
         assert_eq!(lines(&device.redis, device::LOST).await, [line]);
         assert_is_told(&cloud, &device).await;
     }
@@ -44,7 +44,7 @@ async fn assert_is_told(cloud: &Cloud, device: &Device) {
         serde_json::from_str(&device.command(&["status", "--json"]).await.stdout).unwrap();
     assert_eq!(status["redis"]["losses"], json!({ "up": 60, "down": 0, "lines": 1 }));
     assert!(device.log().contains("entries were lost"), "the agent's log says nothing");
-    let start = Start::with(&["clients", "--json"]).variable("SPOKE_HUB_REDIS", &cloud.redis.url());
+    let start = Start::with(&["clients", "--json"]).variable("SPOKE_HUB_REDIS", cloud.redis.url());
     let clients = run(&spoke_tests::binaries::path_of("spoke-hub"), &start).await;
     let clients: serde_json::Value = serde_json::from_str(&clients.stdout).unwrap();
     assert_eq!(clients[0]["in"]["lost"], 60, "{clients}");
@@ -70,7 +70,7 @@ async fn what_was_trimmed_on_its_way_down_is_in_both_ledgers_with_its_range_and_
         .await;
         assert_same("down", &expected(&all, None), &device.carried().await);
         let line = format!("down {TRIMMED}");
-        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [line.clone()]);
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, std::slice::from_ref(&line));
         assert_eq!(lines(&device.redis, device::LOST).await, [line]);
     }
 }
