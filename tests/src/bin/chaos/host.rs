@@ -28,7 +28,7 @@ use tokio::sync::{RwLock, watch};
 
 use crate::journal::Journal;
 
-/// The ID that a Redis whose clock is behind by ARGV[1] ms gives to its next entry.
+/// The ID that a Redis whose clock is behind by `ARGV[1]` ms gives to its next entry.
 const ADD_BEHIND: &str = "
     local last = 0
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
