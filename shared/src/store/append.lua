@@ -51,13 +51,13 @@ if ARGV[1] ~= '' and known[1] ~= ARGV[1] then
   -- This Redis has forgotten the session, and with it how far the copy was: start over from here.
   return {'gap', cursor}
 end
+-- Also where nothing else will change: whoever is told a cursor takes all up to it for kept, and what
+-- waits behind this script for that covers it only by way of a write of its own (store/commit.rs).
+redis.call('HSET', state, 'last_seen', now)
 local reached, expected = tonumber(known[2] or 0), tonumber(ARGV[11])
 if reached < expected or (reached == expected and past(ARGV[12], cursor)) then
   return {'gap', cursor}
 end
--- Also where nothing else will change: whoever is told a cursor takes all up to it for kept, and what
--- waits behind this script for that covers it only by way of a write of its own (store/commit.rs).
-redis.call('HSET', state, 'last_seen', now)
 if epoch == '0' then epoch = known[2] or '1' end
 if tonumber(epoch) < tonumber(known[2] or 0) then return {'stale-epoch', known[2]} end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
