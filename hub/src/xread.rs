@@ -162,7 +162,8 @@ impl<'a> Reader<'a> {
             }
         }
         let granted = Granted { batch_entries: count, ..Granted::default() };
-        let sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
+        let mut sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
+        sender.handle_news();
         let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
         given.account.tally = tally;
         Ok(Self {

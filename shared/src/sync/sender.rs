@@ -144,7 +144,7 @@ const FIRST_READ: usize = 16;
 const READ_GROWTH: usize = 8;
 
 impl Sender {
-    /// A sender that begins there.
+    /// A sender that begins there. It reads once it is told of news, be it what was there before.
     pub fn new(direction: Direction, granted: Granted, trim: Trim, begun: &Begun) -> Self {
         let Position { epoch, after, tally, joint, inherited, loss, .. } = begun.position;
         let memory = &begun.standing.memory;
@@ -174,7 +174,7 @@ impl Sender {
             progress_at: None,
             letters: Vec::new(),
             read_size: FIRST_READ.min(granted.batch_entries),
-            has_news: true,
+            has_news: false,
             awaits_acks: false,
             is_reading: false,
             is_burying: false,

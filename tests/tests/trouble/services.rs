@@ -211,7 +211,11 @@ async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
 async fn a_session_that_asks_nothing_of_a_redis_in_trouble_stays() {
     let mut stand = Stand::start(Kind::Hub, &[]).await;
     let token = stand.client("dev1").await.token().unwrap().to_owned();
+    stand.redis.command::<String>(&["XADD", "spoke-hub:out:dev1:x", "*", "n", "1"]).await;
     let (mut socket, _) = session(stand.service.address(), &token, hello()).await;
+    // Until then the hub asks: where the session begins it looks at the out stream, and marks it.
+    assert!(matches!(socket.frame().await, Frame::Push(_)));
+
     for fault in [Fault::Full, Fault::Replica, Fault::NoSnapshot] {
         fault.begin(&mut stand.redis).await;
         socket.send_frame(&Frame::Ping).await;

@@ -20,7 +20,9 @@ fn session(heartbeat: Heartbeat, now: Instant) -> Session {
     let sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
     let receiver =
         Receiver::new(Direction::Down, EntryLimits::default(), (Epoch::UNKNOWN, Seq::ZERO));
-    Session::new(sender, receiver, heartbeat, now)
+    let mut session = Session::new(sender, receiver, heartbeat, now);
+    session.handle_news();
+    session
 }
 
 fn entry(bytes: usize) -> Entry {

@@ -128,7 +128,8 @@ impl End {
             Direction::Up => Heartbeat::Pings(HEARTBEAT),
             Direction::Down => Heartbeat::Answers,
         };
-        let session = Session::new(sender, receiver, heartbeat, now);
+        let mut session = Session::new(sender, receiver, heartbeat, now);
+        session.handle_news();
         let epoch = begun.position.epoch;
         Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
     }
