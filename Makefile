@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup demo test chaos chaos-ci check build fmt fmt-check lint docs deny units
 
 help: ## this list
@@ -32,9 +33,8 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 
 # A few seeds with nothing beside them, and one of what is hardest.
 chaos-ci: test
-	@cargo build --workspace --bins
-	@cargo run --quiet --bin chaos -- --seed 1 --runs 3 --seconds 45
-	@cargo run --quiet --bin chaos -- --seed 4001 --seconds 20 --faults truncate
+	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 45
+	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
 
 check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
