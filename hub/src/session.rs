@@ -100,7 +100,7 @@ impl Arrived {
 pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
     let digest = digest(caller.token.expose_secret());
     let key = session_key(&hub.config.auth_key_prefix, &digest);
-    let hint = hub.hints.watch(&key);
+    let hint = hub.hints.watch_key(&key);
     loop {
         hint.news().await;
         if let Ok(None) = hub.sessions.client_of(&caller.token).await {
@@ -207,7 +207,7 @@ impl Greeted {
     ) -> Outcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
-        let news = hub.hints.watch(origin.key());
+        let news = hub.hints.watch_stream(origin.key());
         let (epoch, random) = (self.begun.position.epoch, rand::random());
         let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);

@@ -78,7 +78,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
     let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
     let mut token_ended = pin!(token_ended(hub, caller));
-    let news = hub.hints.watch(reader.origin.key());
+    let news = hub.hints.watch_stream(reader.origin.key());
     loop {
         tokio::select! {
             () = news.news() => {}
@@ -90,6 +90,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
         let push = reader.read().await?;
+        news.handle_known(reader.sender.reached());
         if is_silent(&push) {
             continue;
         }

@@ -28,6 +28,9 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Batches that a sender may have under way without an acknowledgement. Two or three saturate a
 /// link (NATS ADR-50); the rest covers long round trips.
 pub const WINDOW_BATCHES: usize = 8;
+/// Batches of one session that its Redis has in hand at a time: it works on one while the next is
+/// made ready for it.
+pub const APPENDS_MAX: usize = 2;
 /// Bytes that a sender begins with, and never goes below, without an acknowledgement. A link that
 /// needs longer than the idle timeout for this carries less than a kilobyte a second.
 pub const WINDOW_BYTES_MIN: usize = 64 * 1024;
@@ -106,6 +109,8 @@ pub const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const REPLICAS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the slow sweep looks for news that no hint told of.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Keys that one command of the sweep looks at: a millisecond, during which Redis serves no one else.
+pub const SWEEP_KEYS_MAX: usize = 1000;
 /// How often the connection that hears of news is pinged: one that is half open looks like silence.
 pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
 /// The longest `blockMs`: below the idle limit of common proxies (60 s).

@@ -1,35 +1,37 @@
 //! The driver of one established session, the same at both ends and over every transport.
 //!
 //! It waits for an event, hands it to the `Session`, and does what that asks for; it decides
-//! nothing. Sending has a queue and a future of its own, so that two ends which both have much to
-//! say never wait for each other to listen.
+//! nothing. To send is one of the things it waits for, so that two ends which both have much to say
+//! never wait for each other to listen. There is no queue: a frame waits in the session until the
+//! socket takes it.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::pin,
+    task::{Context, Poll, ready},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{
-    FutureExt, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
+    FutureExt, Sink, SinkExt, Stream, StreamExt,
+    stream::{FuturesOrdered, FuturesUnordered},
 };
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
     heard::Heard,
-    limits::{GOODBYE_TIMEOUT, WINDOW_BATCHES},
+    limits::GOODBYE_TIMEOUT,
     retry::unavailable_wait,
     seq::Epoch,
     store::{
         StoreError,
         copy::CopyStore,
         hints::Watch,
-        origin::{Done as OriginDone, OriginStore},
+        origin::{Done, OriginStore},
     },
     sync::{
         account::Loss,
-        receiver::Appended,
+        receiver::{Append, Appended},
         sender::Task,
         session::{End, Session, Work},
     },
@@ -103,28 +105,38 @@ pub async fn drive(
     leave: impl Future<Output = Goaway>,
     mut report: impl FnMut(&Session),
 ) -> Outcome {
-    // As many as both windows hold: a push waits in the session until the socket takes more.
-    let (queue, queued) = mpsc::channel(WINDOW_BATCHES);
-    let mut writer = pin!(write(queued, outbox).fuse());
+    let mut outbox = Outbox { sink: outbox, is_flushed: true };
     let mut leave = pin!(leave.fuse());
-    // The session asks for one thing of each kind at a time.
-    let mut work = FuturesUnordered::new();
+    // The session asks for one thing of each kind at the origin at a time.
+    let mut tasks = FuturesUnordered::new();
+    // They begin in this order, and are answered in it.
+    let mut appends = FuturesOrdered::new();
     let failure = loop {
         while let Some(next) = session.poll_work() {
             say_losses(&next);
-            work.push(perform(stores, next));
+            match next {
+                Work::Origin(task) => {
+                    tasks.push(stores.origin.perform(stores.epoch, task, now_ms()))
+                }
+                Work::Append(append) => appends.push_back(take(stores.copy, append)),
+            }
         }
         report(&session);
         if session.end().is_some() {
             break None;
         }
         let timeout = tokio::time::sleep_until(session.poll_timeout().into());
-        // Cancel safe: what is in hand lives in `work` and `writer`, not in the arms.
+        let has_frame = session.has_frame();
+        // Cancel safe: what is in hand lives in `tasks`, `appends` and `outbox`, not in the arms.
         tokio::select! {
-            permit = queue.reserve(), if session.has_frame() => {
-                let frame = session.poll_frame(Instant::now());
-                if let (Ok(permit), Some(frame)) = (permit, frame) {
-                    permit.send(frame);
+            progress = poll_fn(|cx| outbox.poll(has_frame, cx)), if has_frame || !outbox.is_flushed => {
+                let written = match progress {
+                    Ok(Progress::HasRoom) => outbox.put(session.poll_frame(Instant::now())),
+                    Ok(Progress::IsFlushed) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = written {
+                    break Some(LinkError::Transport(error));
                 }
             }
             frame = frames.next(), if session.wants_frame() => match frame {
@@ -136,13 +148,22 @@ pub async fn drive(
                 Some(Err(error)) => break Some(LinkError::Transport(error)),
                 None => break Some(LinkError::Closed),
             },
-            Some(done) = work.next(), if !work.is_empty() => match done {
-                Ok(Done::Origin(OriginDone::Read(read))) => session.handle_read(read),
-                Ok(Done::Origin(OriginDone::Rewound)) => session.handle_rewound(),
-                Ok(Done::Origin(OriginDone::Buried)) => session.handle_buried(),
-                Ok(Done::Origin(OriginDone::Written)) => session.handle_written(),
-                Ok(Done::Origin(OriginDone::Recorded)) => session.handle_recorded(),
-                Ok(Done::Appended(appended)) => session.handle_appended(&appended),
+            Some(done) = tasks.next(), if !tasks.is_empty() => match done {
+                Ok(Done::Read(read)) => {
+                    session.handle_read(read);
+                    stores.news.handle_known(session.sender().reached());
+                }
+                Ok(Done::Rewound) => session.handle_rewound(),
+                Ok(Done::Buried) => session.handle_buried(),
+                Ok(Done::Written) => session.handle_written(),
+                Ok(Done::Recorded) => session.handle_recorded(),
+                Err(error) => {
+                    session.handle_failed(unavailable(stores.random));
+                    break Some(LinkError::Store(error));
+                }
+            },
+            Some(appended) = appends.next(), if !appends.is_empty() => match appended {
+                Ok(appended) => session.handle_appended(&appended),
                 Err(error) => {
                     session.handle_failed(unavailable(stores.random));
                     break Some(LinkError::Store(error));
@@ -150,24 +171,22 @@ pub async fn drive(
             },
             () = stores.news.news() => session.handle_news(),
             goaway = &mut leave => session.handle_leave(goaway),
-            result = &mut writer => {
-                break Some(result.map_or_else(LinkError::Transport, |()| LinkError::Closed));
-            }
             () = timeout => {
                 session.handle_heard(heard.at());
                 session.handle_timeout(Instant::now());
             }
         }
     };
-    while session.has_frame()
-        && let Ok(permit) = queue.try_reserve()
-        && let Some(frame) = session.poll_frame(Instant::now())
-    {
-        permit.send(frame);
-    }
-    drop(queue);
-    // Whoever does not take the last words within this time does not want them.
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, writer).await;
+    let last_words = async {
+        while session.has_frame()
+            && let Some(frame) = session.poll_frame(Instant::now())
+        {
+            outbox.sink.feed(frame).await?;
+        }
+        outbox.sink.close().await
+    };
+    // Whoever does not take them within this time does not want them.
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
     let end = match failure {
         Some(failure) => Err(failure),
         None => Ok(session.end().cloned().unwrap_or(End::Stalled)),
@@ -175,20 +194,43 @@ pub async fn drive(
     Outcome { end, session }
 }
 
-enum Done {
-    Origin(OriginDone),
-    Appended(Appended),
+struct Outbox<S> {
+    sink: S,
+    is_flushed: bool,
 }
 
-fn perform(stores: Stores<'_>, work: Work) -> BoxFuture<'_, Result<Done, StoreError>> {
-    let Stores { origin, copy, epoch, .. } = stores;
-    async move {
-        match work {
-            Work::Origin(task) => Ok(Done::Origin(origin.perform(epoch, task, now_ms()).await?)),
-            Work::Append(append) => Ok(Done::Appended(copy.append(&append, now_ms()).await?)),
+enum Progress {
+    HasRoom,
+    IsFlushed,
+}
+
+impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
+    /// Room comes first: what is ready leaves together.
+    fn poll(
+        &mut self,
+        has_frame: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Progress, TransportError>> {
+        if has_frame && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx) {
+            return Poll::Ready(room.map(|()| Progress::HasRoom));
         }
+        if self.is_flushed {
+            return Poll::Pending;
+        }
+        ready!(self.sink.poll_flush_unpin(cx))?;
+        self.is_flushed = true;
+        Poll::Ready(Ok(Progress::IsFlushed))
     }
-    .boxed()
+
+    fn put(&mut self, frame: Option<Frame>) -> Result<(), TransportError> {
+        let Some(frame) = frame else { return Ok(()) };
+        self.is_flushed = false;
+        self.sink.start_send_unpin(frame)
+    }
+}
+
+async fn take(copy: &CopyStore, append: Append) -> Result<Appended, StoreError> {
+    copy.append(&append, now_ms()).await
 }
 
 /// Never in silence.
@@ -207,21 +249,6 @@ pub fn say_loss(loss: &Loss) {
     let cause = cause.word();
     let count = count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
     warn!(%epoch, %from, %to, count, cause, "entries were lost; the range is in the loss ledger");
-}
-
-async fn write(
-    mut queued: mpsc::Receiver<Frame>,
-    outbox: impl Sink<Frame, Error = TransportError> + Unpin,
-) -> Result<(), TransportError> {
-    let mut outbox = outbox;
-    while let Some(frame) = queued.recv().await {
-        outbox.feed(frame).await?;
-        while let Ok(frame) = queued.try_recv() {
-            outbox.feed(frame).await?;
-        }
-        outbox.flush().await?;
-    }
-    outbox.close().await
 }
 
 /// What the other side is told when this side's Redis is in trouble; `random` is in 0.0..1.0.

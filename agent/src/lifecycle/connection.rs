@@ -145,7 +145,7 @@ impl Lifecycle {
         self.handle_welcomed(kind, generation);
         let Self { parts, origin, copy, choice, .. } = self;
         let before = parts.board.status().counts;
-        let news = parts.hints.watch(origin.key());
+        let news = parts.hints.watch_stream(origin.key());
         let copy = copy.for_session();
         let stores = Stores { origin, copy: &copy, news: &news, epoch, random: rand::random() };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);

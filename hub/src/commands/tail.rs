@@ -33,7 +33,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
-    let news = hints.watch(&keys.inbound());
+    let news = hints.watch_stream(&keys.inbound());
     let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.clone());
     shutdown.spawn("hints", listening);
     let mut after = if args.all { Seq::ZERO } else { fleet::newest(&redis, &keys).await? };
@@ -46,6 +46,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
             }
         };
         after = last.seq;
+        news.handle_known(after);
         for entry in entries.into_iter().filter(|entry| is_from(entry, args.client.as_ref())) {
             let line = if args.json {
                 format!("{}\n", json!(ReadForm::from(entry)))

@@ -6,8 +6,11 @@
 //! XREAD over thousands of streams (redis#10809), keyspace notifications (a server setting).
 //!
 //! A hint may be lost: with the connection, or in a bug of ours. So everybody is woken when the
-//! connection comes back, and by a slow sweep. The connection is pinged, for one that is half open
-//! looks just like one with no news.
+//! connection comes back, and a slow sweep looks for news that nobody told of: one command for a
+//! thousand keys, so that it costs those who have none nothing. The connection is pinged, for one
+//! that is half open looks just like one with no news.
+
+mod sweep;
 
 use std::{
     collections::HashMap,
@@ -26,14 +29,28 @@ use super::{Redis, StoreError};
 use crate::{
     limits::{HINT_PING_INTERVAL, REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, SWEEP_INTERVAL},
     retry::Retry,
+    seq::Seq,
     shutdown::Shutdown,
 };
 
 /// Who waits for news of which key. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
-    waiting: Arc<Mutex<HashMap<String, Vec<Arc<Notify>>>>>,
+    waiting: Arc<Mutex<HashMap<String, Vec<Arc<Waiter>>>>>,
     followers: Arc<Mutex<Vec<Follower>>>,
+}
+
+struct Waiter {
+    notify: Notify,
+    awaits: Mutex<Awaits>,
+}
+
+#[derive(Clone, Copy)]
+enum Awaits {
+    /// Entries past this.
+    Entries(Seq),
+    /// The end of the key.
+    End,
 }
 
 struct Follower {
@@ -54,7 +71,7 @@ pub enum Changed {
 pub struct Watch {
     hints: Hints,
     key: String,
-    notify: Arc<Notify>,
+    waiter: Arc<Waiter>,
 }
 
 impl Hints {
@@ -63,12 +80,21 @@ impl Hints {
         Self::default()
     }
 
-    /// Waits for news of `key`. The first `news` resolves at once, for what came before.
-    pub fn watch(&self, key: &str) -> Watch {
-        let notify = Arc::new(Notify::new());
-        notify.notify_one();
-        lock(&self.waiting).entry(key.to_owned()).or_default().push(notify.clone());
-        Watch { hints: self.clone(), key: key.to_owned(), notify }
+    /// Waits for entries of the stream `key`. The first `news` resolves at once, for what came before.
+    pub fn watch_stream(&self, key: &str) -> Watch {
+        self.watch(key, Awaits::Entries(Seq::ZERO))
+    }
+
+    /// Waits for `key` to change or to end. The first `news` resolves at once, for what came before.
+    pub fn watch_key(&self, key: &str) -> Watch {
+        self.watch(key, Awaits::End)
+    }
+
+    fn watch(&self, key: &str, awaits: Awaits) -> Watch {
+        let waiter = Arc::new(Waiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
+        waiter.notify.notify_one();
+        lock(&self.waiting).entry(key.to_owned()).or_default().push(waiter.clone());
+        Watch { hints: self.clone(), key: key.to_owned(), waiter }
     }
 
     /// Every changed key under `prefix`, to one who is no more than `room` hints behind; it loses
@@ -125,7 +151,11 @@ impl Hints {
         loop {
             tokio::select! {
                 () = lost.notified() => return StoreError::connection_lost(),
-                _ = sweep.tick() => self.wake_all(),
+                _ = sweep.tick() => {
+                    if let Err(error) = self.sweep(prefixes, &mut connection).await {
+                        return error.into();
+                    }
+                }
                 _ = ping.tick() => {
                     if let Err(error) = cmd("PING").query_async::<()>(&mut connection).await {
                         return error.into();
@@ -172,12 +202,11 @@ impl Hints {
                 self.handle_gap();
                 continue;
             };
-            let waiting = lock(&self.waiting);
             let followers = lock(&self.followers);
             for key in keys {
                 let Value::BulkString(key) = key else { continue };
                 let Ok(key) = std::str::from_utf8(&key) else { continue };
-                waiting.get(key).into_iter().flatten().for_each(|notify| notify.notify_one());
+                self.wake(key);
                 for follower in followers.iter().filter(|it| key.starts_with(&it.prefix)) {
                     let _ = follower.changes.try_send(Changed::Key(key.to_owned()));
                 }
@@ -193,8 +222,13 @@ impl Hints {
         }
     }
 
+    fn wake(&self, key: &str) {
+        let waiting = lock(&self.waiting);
+        waiting.get(key).into_iter().flatten().for_each(|waiter| waiter.notify.notify_one());
+    }
+
     fn wake_all(&self) {
-        lock(&self.waiting).values().flatten().for_each(|notify| notify.notify_one());
+        lock(&self.waiting).values().flatten().for_each(|waiter| waiter.notify.notify_one());
     }
 }
 
@@ -205,7 +239,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watch {
     /// Resolves once there may be news; several hints are one. Cancel safe.
     pub async fn news(&self) {
-        self.notify.notified().await;
+        self.waiter.notify.notified().await;
+    }
+
+    /// Entries up to here are known: the sweep looks for what stands behind.
+    pub fn handle_known(&self, seq: Seq) {
+        *lock(&self.waiter.awaits) = Awaits::Entries(seq);
     }
 }
 
@@ -213,7 +252,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut waiting = lock(&self.hints.waiting);
         if let Some(watchers) = waiting.get_mut(&self.key) {
-            watchers.retain(|other| !Arc::ptr_eq(other, &self.notify));
+            watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
             if watchers.is_empty() {
                 waiting.remove(&self.key);
             }

@@ -3,6 +3,8 @@
 //! The truth is the cursor in the copy's Redis and the script that moves it; a receiver only checks
 //! what can be checked without it, so that the script finds nothing to fail on half way.
 
+use std::collections::VecDeque;
+
 use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
     seq::{Epoch, Seq},
@@ -104,8 +106,8 @@ pub struct Receiver {
     limits: EntryLimits,
     epoch: Epoch,
     cursor: Seq,
-    /// Of the batch that the script has in hand.
-    pending: (Epoch, Vec<(Seq, Unfit)>),
+    /// Of the batches that the script has in hand, oldest first.
+    pending: VecDeque<(Epoch, Vec<(Seq, Unfit)>)>,
     received: u64,
     duplicates: u64,
     lost: u64,
@@ -119,14 +121,14 @@ impl Receiver {
             limits,
             epoch,
             cursor,
-            pending: (epoch, Vec::new()),
+            pending: VecDeque::new(),
             received: 0,
             duplicates: 0,
             lost: 0,
         }
     }
 
-    /// What to do with a batch; `handle_appended` follows before the next.
+    /// What to do with a batch; `handle_appended` follows, in the order of the batches.
     ///
     /// # Errors
     /// Why the connection must end.
@@ -136,7 +138,7 @@ impl Receiver {
         let mut append = plan(epoch, range, entries, account, kind)
             .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
         append.known = Some((self.epoch, self.cursor));
-        self.pending = (epoch, append.refused.clone());
+        self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
         Ok(append)
     }
@@ -146,10 +148,10 @@ impl Receiver {
     /// # Errors
     /// Why the connection must end.
     pub fn handle_appended(&mut self, appended: &Appended) -> Result<Ack, Reason> {
+        let (epoch, refused) = self.pending.pop_front().unwrap_or_default();
         match *appended {
             Appended::Done { cursor, accepted, duplicates, .. } => {
-                let refused = std::mem::take(&mut self.pending.1);
-                (self.epoch, self.cursor) = (self.pending.0, cursor);
+                (self.epoch, self.cursor) = (epoch, cursor);
                 self.received += accepted;
                 self.duplicates += duplicates;
                 Ok(Ack { epoch: self.epoch, seq: cursor, refused })

@@ -389,6 +389,11 @@ impl Sender {
         self.acked
     }
 
+    /// Up to where the origin was read.
+    pub fn reached(&self) -> Seq {
+        self.read.0
+    }
+
     /// How many entries were acknowledged in this session.
     pub fn carried(&self) -> u64 {
         self.carried

@@ -14,7 +14,7 @@ use super::{
     sender::{Read, Sender, Task},
 };
 use crate::{
-    limits::{IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
+    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     wire::frame::{Ack, Frame, Goaway, Push, Reason},
 };
 
@@ -40,7 +40,7 @@ pub enum End {
 pub enum Work {
     /// At the origin; the answer goes to the `handle_*` that the task names.
     Origin(Task),
-    /// At the copy; the answer goes to `handle_appended`.
+    /// At the copy; the answers go to `handle_appended` in the order of these.
     Append(Append),
 }
 
@@ -63,7 +63,11 @@ pub struct Session {
     pinged_at: Instant,
     /// Received and not yet in the script's hands; no more than the window that was granted.
     pushes: VecDeque<Push>,
-    is_appending: bool,
+    /// How many batches the script has in hand.
+    appending: usize,
+    /// The last of those must be answered before the next.
+    is_alone: bool,
+    has_appended: bool,
     ack: Option<Ack>,
     pong_due: bool,
     ping_due: bool,
@@ -83,7 +87,9 @@ impl Session {
             heard_at: now,
             pinged_at: now,
             pushes: VecDeque::new(),
-            is_appending: false,
+            appending: 0,
+            is_alone: false,
+            has_appended: false,
             ack: None,
             pong_due: false,
             ping_due: false,
@@ -162,7 +168,8 @@ impl Session {
 
     /// The answer to `Work::Append`.
     pub fn handle_appended(&mut self, appended: &Appended) {
-        self.is_appending = false;
+        self.appending -= 1;
+        self.has_appended = true;
         match self.receiver.handle_appended(appended) {
             Ok(ack) => match &mut self.ack {
                 // Cumulative: one that has not left yet is overtaken, but for its refusals.
@@ -198,7 +205,7 @@ impl Session {
 
     /// A store failed: what was in hand there will not be answered. Say goodbye and end.
     pub fn handle_failed(&mut self, goaway: Goaway) {
-        self.is_appending = false;
+        self.appending = 0;
         self.handle_leave(goaway);
     }
 
@@ -217,12 +224,13 @@ impl Session {
         if self.end.is_some() {
             return None;
         }
-        if !self.is_appending
+        if let Some(is_alone) = self.next_append()
             && let Some(push) = self.pushes.pop_front()
         {
             match self.receiver.handle_push(push) {
                 Ok(append) => {
-                    self.is_appending = true;
+                    self.appending += 1;
+                    self.is_alone = is_alone;
                     return Some(Work::Append(append));
                 }
                 Err(reason) => self.leave(reason, why(reason)),
@@ -242,7 +250,7 @@ impl Session {
         if std::mem::take(&mut self.pong_due) {
             return Some(Frame::Pong(self.receiver.ack()));
         }
-        if self.farewell.is_some() && !self.is_appending {
+        if self.farewell.is_some() && self.appending == 0 {
             let goaway = self.farewell.take()?;
             self.finish(End::Ours(goaway.clone()));
             return Some(Frame::Goaway(goaway));
@@ -262,7 +270,7 @@ impl Session {
         self.ack.is_some()
             || self.pong_due
             || self.ping_due
-            || (is_leaving && !self.is_appending)
+            || (is_leaving && self.appending == 0)
             || (!is_leaving && self.end.is_none() && self.sender.has_push())
     }
 
@@ -279,6 +287,19 @@ impl Session {
     /// The copy's end, for its figures.
     pub fn receiver(&self) -> &Receiver {
         &self.receiver
+    }
+
+    /// Whether the next batch may go to the script, and if so, whether none may follow before its
+    /// answer. The script takes them in their order, so that one which follows a failed one is a gap.
+    /// The first may find the script missing, and one that may be in the copy is looked up first:
+    /// what follows would overtake those.
+    fn next_append(&self) -> Option<bool> {
+        let is_alone = self.pushes.front()?.account.is_inherited || !self.has_appended;
+        let is_free = match self.appending {
+            0 => true,
+            under_way => !is_alone && !self.is_alone && under_way < APPENDS_MAX,
+        };
+        is_free.then_some(is_alone)
     }
 
     fn leave(&mut self, reason: Reason, message: &str) {

@@ -104,3 +104,70 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
     assert_eq!(session.poll_frame(now), Some(Frame::Goaway(goaway.clone())));
     assert_eq!((session.poll_work(), session.end()), (None, Some(&End::Ours(goaway))));
 }
+
+fn push(after: u64, through: u64) -> Push {
+    let (after, through) = (Seq::new(after, 0), Seq::new(through, 0));
+    Push { epoch: Epoch::FIRST, after, through, ..Push::default() }
+}
+
+fn appended(cursor: u64) -> Appended {
+    let cursor = Seq::new(cursor, 0);
+    Appended::Done { cursor, accepted: 0, duplicates: 0, id: None }
+}
+
+/// Which batches go to the script now, by where they end.
+fn appends(session: &mut Session) -> Vec<u64> {
+    let work = std::iter::from_fn(|| session.poll_work());
+    let ends = work.filter_map(|work| match work {
+        Work::Append(append) => Some(append.through.ms),
+        Work::Origin(_) => None,
+    });
+    ends.collect()
+}
+
+#[test]
+fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_hand() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session), [1]);
+    session.handle_appended(&appended(1));
+    assert_eq!(appends(&mut session), [2, 3]);
+    session.handle_appended(&appended(2));
+    assert_eq!(appends(&mut session), [4]);
+    let ack = Ack { epoch: Epoch::FIRST, seq: Seq::new(2, 0), refused: Vec::new() };
+    assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
+}
+
+#[test]
+fn a_batch_that_is_looked_up_in_the_copy_first_is_overtaken_by_none() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    for n in 0..5 {
+        let mut push = push(n, n + 1);
+        push.account.is_inherited = n == 2;
+        session.handle_frame(Frame::Push(push), now);
+    }
+    assert_eq!(appends(&mut session), [1]);
+    session.handle_appended(&appended(1));
+    assert_eq!(appends(&mut session), [2]);
+    session.handle_appended(&appended(2));
+    assert_eq!(appends(&mut session), [3]);
+    session.handle_appended(&appended(3));
+    assert_eq!(appends(&mut session), [4, 5]);
+}
+
+#[test]
+fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..3).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session), [1]);
+    session.handle_appended(&appended(1));
+    assert_eq!(appends(&mut session), [2, 3]);
+    session.handle_appended(&Appended::StaleEpoch(Epoch(7)));
+    session.handle_appended(&Appended::Gap(Seq::new(1, 0)));
+    let said: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
+    let [Frame::Ack(ack), Frame::Goaway(goaway)] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), Reason::StaleEpoch));
+}
