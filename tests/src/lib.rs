@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod chaos;
 pub mod clock;
 pub mod cloud;
+pub mod deaf;
 pub mod device;
 pub mod disk;
 pub mod entries;

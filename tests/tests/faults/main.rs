@@ -1,6 +1,7 @@
 //! Faults of guarantees.md section 3 that are handled so far, each made to happen.
 
 mod access;
+mod hints;
 mod identity;
 mod link;
 mod servers;
