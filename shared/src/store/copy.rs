@@ -1,8 +1,12 @@
 //! An in stream and its cursor, which move together in one script and never apart.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    fmt::Write,
+    sync::{Arc, LazyLock},
+};
 
 use redis::{Script, ScriptInvocation, Value, cmd};
+use rmp::encode;
 use tokio::sync::Mutex;
 
 use super::{
@@ -179,12 +183,7 @@ impl CopyStore {
         let (known_epoch, known) = append.known.unwrap_or_default();
         script.arg(known_epoch.0).arg(known.to_string());
         self.add_losses(&mut script, append, uncertain, now_ms);
-        for entry in entries {
-            script.arg(entry.seq.to_string()).arg(2 * entry.fields.len());
-            for (name, value) in &entry.fields {
-                script.arg(name.as_ref()).arg(value.as_ref());
-            }
-        }
+        script.arg(pack(entries));
         appended(self.writer.invoke(&script).await?)
     }
 
@@ -213,6 +212,31 @@ impl CopyStore {
             script.arg(&fields[..]);
         }
     }
+}
+
+/// The entries as append.lua takes them; nothing for none.
+fn pack(entries: &[Entry]) -> Vec<u8> {
+    const INFALLIBLE: &str = "writing to memory does not fail";
+    let elements: usize = entries.iter().map(|entry| 2 + 2 * entry.fields.len()).sum();
+    let bytes: usize =
+        entries.iter().map(|entry| 48 + 10 * entry.fields.len() + entry.bytes()).sum();
+    let mut packed = Vec::with_capacity(bytes);
+    if elements == 0 {
+        return packed;
+    }
+    encode::write_array_len(&mut packed, elements as u32).expect(INFALLIBLE);
+    let mut seq = String::new();
+    for entry in entries {
+        seq.clear();
+        write!(seq, "{}", entry.seq).expect(INFALLIBLE);
+        encode::write_str(&mut packed, &seq).expect(INFALLIBLE);
+        encode::write_uint(&mut packed, 2 * entry.fields.len() as u64).expect(INFALLIBLE);
+        for part in entry.fields.iter().flat_map(|(name, value)| [name, value]) {
+            encode::write_str_len(&mut packed, part.len() as u32).expect(INFALLIBLE);
+            packed.extend_from_slice(part);
+        }
+    }
+    packed
 }
 
 fn appended(reply: Value) -> Result<Appended, StoreError> {
