@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup demo test chaos chaos-ci check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test bench-micro chaos chaos-ci check build fmt fmt-check lint docs deny units
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
 	@scripts/setup redis cc python systemd
@@ -35,6 +35,10 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 chaos-ci: test
 	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 45
 	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
+
+bench-micro: ## what a batch costs in each station of the protocol
+	@scripts/setup cc
+	cargo bench -p spoke-shared --bench protocol
 
 check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"

@@ -30,7 +30,7 @@ use crate::{
 
 /// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
 /// ten thousand idle agents.
-const BUFFER_BYTES: usize = 16 * 1024;
+const BUFFER_BYTES: usize = 4 * 1024;
 
 pub(super) fn router() -> Router<Hub> {
     Router::new().route("/sync", get(sync))
