@@ -6,7 +6,7 @@ use clap::Parser;
 use spoke_agent::commands::Cli;
 use spoke_shared::cli::process;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     process("spoke-agent", Cli::parse().run()).await
 }

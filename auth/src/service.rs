@@ -11,7 +11,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
-    client::ClientId, refusal::Refusal, repeats::Repeated, retry::unavailable_wait, serve::Site,
+    client::ClientId, refusal::Refusal, repeats::Repeated, retry::return_wait, serve::Site,
     shutdown::Shutdown, store::StoreError,
 };
 use tracing::{debug, error, info, warn};
@@ -175,7 +175,7 @@ pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Vis
 fn unavailable() -> Refusal {
     let message = "auth cannot reach its database; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(unavailable_wait(rand::random()).as_secs())
+        .retry_after(return_wait(rand::random()).as_secs())
 }
 
 fn internal() -> Refusal {

@@ -46,10 +46,12 @@ impl Caller {
     /// # Errors
     /// 401 if it lets nobody in, 429 if that one has too much in hand, 503 if that cannot be found out.
     pub async fn of_token(hub: &Hub, token: SecretString, place: &Place) -> Result<Self, Refusal> {
+        // Whoever waits for our own look is not to make room meanwhile.
+        let vouched = place.vouch();
         let client = hub.checked(hub.sessions.client_of(&token).await)?;
         let Some(client) = client else { return Err(unauthorized(hub)) };
         let in_hand = hub.shares.enter(&client, Instant::now())?;
-        let held = Some(Arc::new(Held { in_hand, _vouched: place.vouch() }));
+        let held = Some(Arc::new(Held { in_hand, _vouched: vouched }));
         Ok(Self { client, generation: None, token, held })
     }
 

@@ -8,9 +8,8 @@ use std::sync::{
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
-    limits::RETURN_SPREAD,
     refusal::Refusal,
-    retry::unavailable_wait,
+    retry::return_wait,
     seq::Epoch,
     shutdown::Shutdown,
     store::{
@@ -128,12 +127,13 @@ impl Hub {
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(unavailable_wait(rand::random()).as_secs())
+            .retry_after(return_wait(rand::random()).as_secs())
     }
 
-    /// What a session is told when this process stops: to come back, but not all at once.
+    /// What a session is told when this process stops: to come back, but not all at once, and not
+    /// before another may listen in its place.
     pub fn restart(&self) -> Goaway {
-        let wait = RETURN_SPREAD.mul_f64(rand::random());
+        let wait = return_wait(rand::random());
         Goaway {
             reason: Reason::Restart,
             message: "the hub restarts".to_owned(),

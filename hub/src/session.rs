@@ -111,15 +111,21 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
 }
 
 /// Serves an agent to the end of its connection.
-pub async fn serve(arrived: Arrived, socket: WebSocket) {
+///
+/// Ten thousand idle agents are as many of these futures: what is large lives in boxes, and what only
+/// the beginning needs is gone by then.
+pub fn serve(arrived: Arrived, socket: WebSocket) -> impl Future<Output = ()> + Send {
     let span = arrived.span();
-    run(arrived, socket).instrument(span).await;
+    let (sink, stream) = socket.split();
+    let frames = Box::pin(stream.filter_map(|message| ready(frame(message))));
+    run(Box::new(arrived), frames, Box::pin(sink)).instrument(span)
 }
 
-async fn run(mut arrived: Arrived, socket: WebSocket) {
-    let (sink, stream) = socket.split();
-    let mut frames = Box::pin(stream.filter_map(|message| ready(frame(message))));
-    let mut sink = Box::pin(sink);
+async fn run(
+    mut arrived: Box<Arrived>,
+    mut frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
+    mut sink: Pin<Box<SplitSink<WebSocket, Message>>>,
+) {
     let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
@@ -129,8 +135,8 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
     };
-    let greeted = match Greeted::new(&arrived, &hello).await {
-        Ok(greeted) => greeted,
+    let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {
+        Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
             dismiss(&mut sink, arrival::goaway(&refusal)).await;
             return hear_out(frames).await;
@@ -151,6 +157,7 @@ async fn run(mut arrived: Arrived, socket: WebSocket) {
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
             .with_flat_map(move |frame: Frame| iter(messages(&frame, features).map(Ok)));
+        let outbox = Box::pin(outbox);
         let outcome = greeted.drive(&mut arrived, &mut frames, outbox).await;
         report(&arrived.hub, &outcome);
     }
@@ -214,10 +221,12 @@ impl Greeted {
         let cursor = (self.cursor.epoch, self.cursor.seq);
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
+        let session = Box::new(session);
         let heard = arrived.heard.clone();
         let mut counted = Counted::default();
         let count = |session: &Session| counted.count(&hub, session);
-        link::drive(session, stores, frames, outbox, &heard, arrived.leave(), count).await
+        let leave = Box::pin(arrived.leave());
+        link::drive(session, stores, frames, outbox, &heard, leave, count).await
     }
 }
 

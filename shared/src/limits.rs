@@ -122,8 +122,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE_LINGER: Duration = Duration::from_millis(500);
 /// How long the last words of a connection may take.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The least that a service sends away for while its Redis is in trouble: that is rarely over sooner.
-pub const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
+/// The least that a service sends away for when it stops, or while its Redis is in trouble: neither is
+/// often over sooner.
+pub const RETURN_WAIT: Duration = Duration::from_secs(1);
 /// Over how long those who are sent away together are asked to come back: ten thousand handshakes
 /// within five seconds are 2,000 a second.
 pub const RETURN_SPREAD: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::{
     heard::Heard,
     limits::GOODBYE_TIMEOUT,
-    retry::unavailable_wait,
+    retry::return_wait,
     seq::Epoch,
     store::{
         StoreError,
@@ -83,7 +83,7 @@ pub struct Outcome {
     /// Why it is over.
     pub end: Result<End, LinkError>,
     /// Its last state, for the figures.
-    pub session: Session,
+    pub session: Box<Session>,
 }
 
 /// Milliseconds since 1970 by this machine's clock.
@@ -96,8 +96,10 @@ pub fn now_ms() -> u64 {
 /// `leave` resolves when this side wants to stop: the batch in hand is finished and acknowledged,
 /// then its GOAWAY is sent. When this side's Redis fails, GOAWAY `unavailable` is sent. `report`
 /// sees the session after each event.
+///
+/// An idle session is little more than this future: what is rare or large is boxed while it is there.
 pub async fn drive(
-    mut session: Session,
+    mut session: Box<Session>,
     stores: Stores<'_>,
     mut frames: impl Stream<Item = Result<Frame, TransportError>> + Unpin,
     outbox: impl Sink<Frame, Error = TransportError> + Unpin,
@@ -116,9 +118,9 @@ pub async fn drive(
             say_losses(&next);
             match next {
                 Work::Origin(task) => {
-                    tasks.push(stores.origin.perform(stores.epoch, task, now_ms()))
+                    tasks.push(stores.origin.perform(stores.epoch, task, now_ms()).boxed())
                 }
-                Work::Append(append) => appends.push_back(take(stores.copy, append)),
+                Work::Append(append) => appends.push_back(take(stores.copy, append).boxed()),
             }
         }
         report(&session);
@@ -256,6 +258,6 @@ pub fn unavailable(random: f64) -> Goaway {
     Goaway {
         reason: Reason::Unavailable,
         message: "the redis on this side does not take anything now".to_owned(),
-        wait_ms: unavailable_wait(random).as_millis() as u64,
+        wait_ms: return_wait(random).as_millis() as u64,
     }
 }

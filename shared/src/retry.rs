@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-use crate::limits::{RETRY_HINT_MAX, RETURN_SPREAD, UNAVAILABLE_WAIT};
+use crate::limits::{RETRY_HINT_MAX, RETURN_SPREAD, RETURN_WAIT};
 
 /// The tries so far, as a growing interval. Whoever succeeds resets it.
 #[derive(Debug, Clone)]
@@ -53,10 +53,10 @@ impl Retry {
     }
 }
 
-/// How long a service sends somebody away while its Redis is in trouble, which it is for all of them
-/// at once: so that they do not all come back at once. `random` is in 0.0..1.0.
-pub fn unavailable_wait(random: f64) -> Duration {
-    UNAVAILABLE_WAIT + RETURN_SPREAD.mul_f64(random)
+/// How long a service sends somebody away that stops, or whose Redis is in trouble. It does so with all
+/// of them at once, and they are not to come back at once. `random` is in 0.0..1.0.
+pub fn return_wait(random: f64) -> Duration {
+    RETURN_WAIT + RETURN_SPREAD.mul_f64(random)
 }
 
 #[cfg(test)]

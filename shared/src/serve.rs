@@ -197,6 +197,9 @@ pub async fn serve(
                 error!(%address, panic, "a request panicked; its connection is closed");
             }
         });
+        // Those who are in come first: where many arrive at once, the rest waits at the door and not as
+        // strangers who have to make room for each other.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -110,6 +110,7 @@ impl Side {
         let sender = Sender::new(direction, Granted::default(), Trim::Keep, &begun);
         let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
+        let session = Box::new(session);
         let news = self.hints.watch_stream(self.origin.key());
         let epoch = begun.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);

@@ -52,7 +52,7 @@ pub(super) struct Welcomed {
 
 struct Open {
     line: Line,
-    session: Session,
+    session: Box<Session>,
     generation: u64,
     epoch: Epoch,
 }
@@ -131,7 +131,7 @@ impl Lifecycle {
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
         let epoch = begun.position.epoch;
-        Ok(Open { line, session, generation: welcome.generation, epoch })
+        Ok(Open { line, session: Box::new(session), generation: welcome.generation, epoch })
     }
 
     async fn stand(&self) -> Result<(Origin, Cursor), StoreError> {

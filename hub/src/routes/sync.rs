@@ -30,7 +30,7 @@ use crate::{
 
 /// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
 /// ten thousand idle agents.
-const BUFFER_BYTES: usize = 4 * 1024;
+const BUFFER_BYTES: usize = 2 * 1024;
 
 pub(super) fn router() -> Router<Hub> {
     Router::new().route("/sync", get(sync))
@@ -85,9 +85,9 @@ async fn sync(
         let _kept = (place, vouched);
         let Ok(socket) = socket.await else { return };
         if protocol == SUBPROTOCOL {
-            session::serve(arrived, socket).await;
+            Box::pin(session::serve(arrived, socket)).await;
         } else {
-            json_socket::serve(arrived, socket).await;
+            Box::pin(json_socket::serve(arrived, socket)).await;
         }
     });
     Ok(upgrade.on_upgrade(|socket| async {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use spoke_shared::{
     entry::Entry,
-    limits::{RETURN_SPREAD, UNAVAILABLE_WAIT},
+    limits::{RETURN_SPREAD, RETURN_WAIT},
     seq::{Epoch, Seq},
     wire::frame::{Frame, Goaway, Push, Reason, SUBPROTOCOL},
 };
@@ -43,7 +43,7 @@ fn new_session() -> Value {
 fn assert_unavailable(what: &str, fault: Fault, answer: &Answer) {
     assert_eq!(answer.status, 503, "{what} while its redis is {fault:?}: {answer:?}");
     assert_eq!(answer.refusal().1, "unavailable", "{what} while its redis is {fault:?}");
-    let longest = (UNAVAILABLE_WAIT + RETURN_SPREAD).as_secs();
+    let longest = (RETURN_WAIT + RETURN_SPREAD).as_secs();
     assert!(answer.retry_after() <= Some(longest), "{what}, {fault:?}: {answer:?}");
 }
 
@@ -177,10 +177,7 @@ fn assert_sent_away(what: &str, frame: Frame) -> Duration {
         panic!("{what}: GOAWAY unavailable was expected and not {frame:?}");
     };
     let wait = Duration::from_millis(wait_ms);
-    assert!(
-        (UNAVAILABLE_WAIT..=UNAVAILABLE_WAIT + RETURN_SPREAD).contains(&wait),
-        "{what}: {wait:?}"
-    );
+    assert!((RETURN_WAIT..=RETURN_WAIT + RETURN_SPREAD).contains(&wait), "{what}: {wait:?}");
     wait
 }
 
@@ -201,8 +198,7 @@ async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
     }
 
     // Chance leaves a whole fifth of the span empty once in two hundred times, three never.
-    let fifth =
-        |wait: &Duration| (*wait - UNAVAILABLE_WAIT).as_millis() * 5 / RETURN_SPREAD.as_millis();
+    let fifth = |wait: &Duration| (*wait - RETURN_WAIT).as_millis() * 5 / RETURN_SPREAD.as_millis();
     let fifths: std::collections::HashSet<_> = waits.iter().map(fifth).collect();
     assert!(fifths.len() >= 3, "{waits:?}");
 }
