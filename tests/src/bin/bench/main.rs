@@ -9,14 +9,19 @@ mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::figure::{Figure, Report};
+use crate::{
+    figure::{Figure, Report},
+    fleet::play::{Play, play},
+};
 
 /// Measures the built services on real Redis servers; a table, and the same as JSON.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "bench")]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Small loads and few runs: a look within a minute, not a measurement
     #[arg(long)]
     quick: bool,
@@ -32,6 +37,13 @@ struct Options {
     /// Where the JSON goes
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
+}
+
+/// What a process of the benchmark's own does.
+#[derive(Debug, Clone, Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Play(Play),
 }
 
 /// What is measured together.
@@ -69,7 +81,11 @@ impl Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if let Some(Part::Play(part)) = options.part.take() {
+        play(part).await;
+        return ExitCode::SUCCESS;
+    }
     let begun = Instant::now();
     let mut report = Report::default();
     for group in Group::value_variants() {
