@@ -164,19 +164,16 @@ impl From<Ending> for Failure {
     }
 }
 
-/// A refusal counts by its status, and 503 only with the wait that belongs to it as a busy hub.
+/// Of the refusals only 503 is a hub's way to say that it is busy.
 fn denied(error: DialError) -> Failure {
-    let ending = Ending::from(&error);
-    match &error {
-        DialError::Denied { denial, .. } if denial.status != 503 => {
-            Failure { word: format!("status {}", denial.status), ending }
-        }
-        DialError::Denied { .. }
-        | DialError::Unreachable { .. }
-        | DialError::Untrusted { .. }
-        | DialError::NoWebSocket { .. }
-        | DialError::Broken { .. } => ending.into(),
+    let mut failure = Failure::from(Ending::from(&error));
+    if let DialError::Denied { denial, .. } = &error
+        && failure.ending.cause == Cause::Busy
+        && denial.status != 503
+    {
+        failure.word = format!("status {}", denial.status);
     }
+    failure
 }
 
 async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Failure> {

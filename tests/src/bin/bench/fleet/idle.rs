@@ -75,7 +75,8 @@ async fn settled(pid: u32) -> u64 {
     .await
 }
 
-/// The commands that reach the hub's Redis, and those that its scripts run in one go.
+/// The commands that reach the hub's Redis, and those that scripts run there. The counters of Redis
+/// make no difference between them.
 async fn commands(stand: &Stand, span: Duration) -> (u64, u64) {
     let client = redis::Client::open(stand.cloud.url()).expect("a test's Redis has a good URL");
     let monitor = client.get_async_monitor().await.expect("Redis takes a connection");

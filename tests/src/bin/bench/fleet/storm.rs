@@ -93,7 +93,7 @@ fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
         Figure::new(name("clients that must log in"), "", count(&|word| word == "unauthorized"))
             .goal(Goal::AtMost(0.0))
             .note("a login is a bcrypt; auth does not even run"),
-        Figure::new(name("refused without a wait"), "", unfair)
+        Figure::new(name("ends but by 503 or GOAWAY with a wait"), "", unfair)
             .goal(Goal::AtMost(0.0))
             .note(words.join("; ")),
         Figure::new(name("tries while the port was closed"), "", count(&|it| it == "unreachable")),
