@@ -25,6 +25,7 @@ enum Way {
 }
 
 struct Found {
+    away_seconds: f64,
     seconds: f64,
     endings: BTreeMap<String, u64>,
 }
@@ -55,6 +56,7 @@ async fn restart(way: Way, clients: usize) -> Found {
         Way::Killed => stand.hub.kill9(),
     }
     stand.hub.restart().await;
+    let away_seconds = began.elapsed().as_secs_f64();
     let clients = clients as u64;
     let awaited = format!("{clients} clients to be back");
     let after = eventually(&awaited, PATIENCE, async || {
@@ -68,7 +70,7 @@ async fn restart(way: Way, clients: usize) -> Found {
     for (word, count) in before.endings {
         *endings.entry(word).or_default() -= count;
     }
-    Found { seconds, endings }
+    Found { away_seconds, seconds, endings }
 }
 
 fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
@@ -90,6 +92,11 @@ fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
         Figure::new(name("all back after"), "s", found.iter().map(|it| it.seconds).collect())
             .goal(Goal::AtMost(20.0))
             .note(format!("{clients} clients, from the signal")),
+        Figure::new(
+            name("a new hub listens after"),
+            "s",
+            found.iter().map(|it| it.away_seconds).collect(),
+        ),
         Figure::new(name("clients that must log in"), "", count(&|word| word == "unauthorized"))
             .goal(Goal::AtMost(0.0))
             .note("a login is a bcrypt; auth does not even run"),
