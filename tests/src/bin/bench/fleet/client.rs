@@ -156,22 +156,19 @@ impl Client {
 
 impl From<Ending> for Failure {
     fn from(ending: Ending) -> Self {
-        let word = match (ending.cause, ending.hint) {
-            (Cause::Busy, None) => "busy, without a wait",
-            (cause, _) => cause.word(),
-        };
-        Self { word: word.to_owned(), ending }
+        Self { word: ending.cause.word().to_owned(), ending }
     }
 }
 
-/// Of the refusals only 503 is a hub's way to say that it is busy.
+/// Of the refusals only 503 with a wait is a hub's way to say that it is busy. (The wait of a GOAWAY
+/// may be 0 by chance.)
 fn denied(error: DialError) -> Failure {
     let mut failure = Failure::from(Ending::from(&error));
     if let DialError::Denied { denial, .. } = &error
         && failure.ending.cause == Cause::Busy
-        && denial.status != 503
+        && (denial.status != 503 || denial.retry_after.is_none())
     {
-        failure.word = format!("status {}", denial.status);
+        failure.word = format!("status {}, wait {:?}", denial.status, denial.retry_after);
     }
     failure
 }
