@@ -1,0 +1,137 @@
+//! What was measured, beside its goal, as a table and as JSON.
+
+use std::{fs, io, path::Path};
+
+use serde_json::{Value, json};
+
+/// One figure: the median of its runs counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Figure {
+    name: String,
+    unit: &'static str,
+    runs: Vec<f64>,
+    goal: Option<Goal>,
+    note: String,
+}
+
+/// What a figure is held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal {
+    /// This much or more.
+    AtLeast(f64),
+    /// This much or less.
+    AtMost(f64),
+}
+
+/// All figures of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    figures: Vec<Figure>,
+}
+
+impl Figure {
+    /// A figure without a goal: a limit to compare with, say.
+    ///
+    /// # Panics
+    /// Without a run.
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, runs: Vec<f64>) -> Self {
+        let name = name.into();
+        assert!(!runs.is_empty(), "{name} was not measured");
+        Self { name, unit, runs, goal: None, note: String::new() }
+    }
+
+    /// With what it is held against.
+    pub(crate) fn goal(self, goal: Goal) -> Self {
+        Self { goal: Some(goal), ..self }
+    }
+
+    /// With a few words on how it came about.
+    pub(crate) fn note(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
+    }
+
+    /// The one in the middle.
+    pub(crate) fn median(&self) -> f64 {
+        let mut runs = self.runs.clone();
+        runs.sort_by(f64::total_cmp);
+        let middle = runs.len() / 2;
+        match runs.len() % 2 {
+            0 => f64::midpoint(runs[middle - 1], runs[middle]),
+            _ => runs[middle],
+        }
+    }
+
+    /// Whether it is as good as its goal; none without one.
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        Some(match self.goal? {
+            Goal::AtLeast(goal) => self.median() >= goal,
+            Goal::AtMost(goal) => self.median() <= goal,
+        })
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        let least = self.runs.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.runs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (least, most)
+    }
+
+    fn row(&self) -> String {
+        let (least, most) = self.spread();
+        let goal = match self.goal {
+            Some(Goal::AtLeast(goal)) => format!("≥ {}", readable(goal)),
+            Some(Goal::AtMost(goal)) => format!("≤ {}", readable(goal)),
+            None => String::new(),
+        };
+        let is_met = match self.is_met() {
+            Some(true) => "met",
+            Some(false) => "NOT MET",
+            None => "",
+        };
+        let measured = format!("{} {}", readable(self.median()), self.unit);
+        let spread = match self.runs.len() {
+            1 => String::new(),
+            _ => format!("{} – {}", readable(least), readable(most)),
+        };
+        format!("| {} | {measured} | {spread} | {goal} | {is_met} | {} |", self.name, self.note)
+    }
+
+    fn json(&self) -> Value {
+        let goal = match self.goal {
+            Some(Goal::AtLeast(goal)) => json!({ "at_least": goal }),
+            Some(Goal::AtMost(goal)) => json!({ "at_most": goal }),
+            None => Value::Null,
+        };
+        json!({
+            "name": self.name, "unit": self.unit, "median": self.median(), "runs": self.runs,
+            "goal": goal, "is_met": self.is_met(), "note": self.note,
+        })
+    }
+}
+
+impl Report {
+    /// Adds figures and prints their rows, so that a long run shows where it is.
+    pub(crate) fn add(&mut self, figures: Vec<Figure>) {
+        if self.figures.is_empty() {
+            println!("| figure | measured | spread | goal | | |");
+            println!("| --- | --- | --- | --- | --- | --- |");
+        }
+        figures.iter().for_each(|figure| println!("{}", figure.row()));
+        self.figures.extend(figures);
+    }
+
+    /// Writes all as JSON.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
+        fs::write(path, format!("{:#}\n", json!({ "figures": figures })))
+    }
+}
+
+/// Three digits that mean something.
+fn readable(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100_000.0 => format!("{:.0} k", value / 1000.0),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}

@@ -1,0 +1,190 @@
+//! One client: connects, carries, and comes back by the agent's own rules.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
+use secrecy::SecretString;
+use spoke_agent::{
+    dial::{self, DialError},
+    lifecycle::ending::{Cause, Ending, Pause},
+    transport::{Line, ws},
+};
+use spoke_shared::{
+    client::ClientId,
+    config::ServiceUrl,
+    entry::{Direction, EntryLimits},
+    instance::Instance,
+    limits::{CONNECT_RETRY, HANDSHAKE_TIMEOUT, REFUSED_RETRY},
+    link::{Stores, drive, now_ms},
+    retry::Retry,
+    seq::Epoch,
+    store::{Redis, copy::CopyStore, hints::Hints, keys::DeviceKeys, origin::OriginStore},
+    sync::{
+        receiver::Receiver,
+        sender::{Sender, Trim},
+        session::{Heartbeat, Session},
+    },
+    wire::frame::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::play::Board;
+
+/// What the keys of all devices begin with.
+pub(super) const KEYS: &str = "bench:";
+/// A session this old has shown that the link works, whatever it carried.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+
+/// What the clients of a process have in common.
+pub(super) struct Way {
+    pub(super) hub: ServiceUrl,
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) redis: Redis,
+    pub(super) hints: Hints,
+    pub(super) board: Board,
+}
+
+/// A client.
+pub(super) struct Client {
+    way: Arc<Way>,
+    origin: OriginStore,
+    copy: CopyStore,
+    token: SecretString,
+    instance: Instance,
+    connect_retry: Retry,
+    refused_retry: Retry,
+}
+
+struct Open {
+    line: Line,
+    session: Session,
+    epoch: Epoch,
+}
+
+/// Why there is no session, for the agent's rules and for the benchmark's count.
+struct Failure {
+    ending: Ending,
+    word: String,
+}
+
+/// The keys of a client's device.
+pub(super) fn device_keys(client: &ClientId) -> DeviceKeys {
+    DeviceKeys::new(&format!("{KEYS}{client}"))
+}
+
+impl Client {
+    /// One that has not begun.
+    pub(super) fn new(way: Arc<Way>, name: &ClientId, token: SecretString) -> Self {
+        let keys = device_keys(name);
+        Self {
+            origin: OriginStore::device(way.redis.clone(), &keys, name),
+            copy: CopyStore::device(way.redis.clone(), &keys, name),
+            way,
+            token,
+            instance: Instance(rand::random()),
+            connect_retry: Retry::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
+            refused_retry: Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1),
+        }
+    }
+
+    /// Lives for ever. Its first try takes its turn.
+    pub(super) async fn live(mut self, connecting: Arc<Semaphore>) {
+        let mut turn = connecting.acquire_owned().await.ok();
+        loop {
+            let opened = self.open().await;
+            turn.take();
+            let failure = match opened {
+                Ok(open) => self.carry(open).await,
+                Err(failure) => failure,
+            };
+            self.way.board.handle_ending(failure.word);
+            let wait = match failure.ending.pause() {
+                Pause::None => continue,
+                Pause::Connect(hint) => self.connect_retry.next(hint, rand::random()),
+                Pause::Twin(hint) => self.refused_retry.next(hint, rand::random()),
+                Pause::Refused => self.refused_retry.next(None, rand::random()),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn open(&self) -> Result<Open, Failure> {
+        let stand = tokio::try_join!(self.origin.standing(), self.copy.cursor());
+        let (standing, cursor) = stand.map_err(|error| Ending::from(&error))?;
+        let (socket, heard) =
+            dial::websocket(&self.way.hub, &self.way.tls, &self.token).await.map_err(denied)?;
+        let features = Features::COMPRESSION;
+        let mut line = ws::line(socket, heard, features);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let (major, minor, instance) = (MAJOR, MINOR, self.instance);
+        let origin = standing.origin();
+        let hello = Hello { major, minor, version, origin, cursor, features, instance };
+        let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
+        let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
+        let begun = self.origin.begin(&welcome.cursor, now_ms()).await;
+        let begun = begun.map_err(|error| Ending::from(&error))?;
+        let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
+        let sender = Sender::new(Direction::Up, welcome.granted, Trim::Keep, &begun);
+        let at = (cursor.epoch, cursor.seq);
+        let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
+        let session = Session::new(sender, receiver, heartbeat, Instant::now());
+        Ok(Open { line, session, epoch: begun.position.epoch })
+    }
+
+    async fn carry(&mut self, open: Open) -> Failure {
+        let Open { line: Line { frames, outbox, heard }, session, epoch } = open;
+        let (began, board) = (Instant::now(), &self.way.board);
+        board.handle_begun();
+        let (origin, copy) = (&self.origin, &self.copy.for_session());
+        let news = &self.way.hints.watch_stream(origin.key());
+        let stores = Stores { origin, copy, news, epoch, random: rand::random() };
+        let never = std::future::pending();
+        let outcome = drive(session, stores, frames, outbox, &heard, never, |_| {}).await;
+        board.handle_ended();
+        let (sent, taken) =
+            (outcome.session.sender().carried(), outcome.session.receiver().counts().0);
+        if sent + taken > 0 || began.elapsed() > GOOD_SESSION {
+            self.connect_retry.reset();
+        }
+        Ending::of_session(&outcome.end).into()
+    }
+}
+
+impl From<Ending> for Failure {
+    fn from(ending: Ending) -> Self {
+        Self { word: ending.cause.word().to_owned(), ending }
+    }
+}
+
+/// Of the refusals only 503 with a wait is a hub's way to say that it is busy. (The wait of a GOAWAY
+/// may be 0 by chance.)
+fn denied(error: DialError) -> Failure {
+    let mut failure = Failure::from(Ending::from(&error));
+    if let DialError::Denied { denial, .. } = &error
+        && failure.ending.cause == Cause::Busy
+        && (denial.status != 503 || denial.retry_after.is_none())
+    {
+        failure.word = format!("status {}, wait {:?}", denial.status, denial.retry_after);
+    }
+    failure
+}
+
+async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Failure> {
+    let sent = line.outbox.send(Frame::Hello(Box::new(hello))).await;
+    sent.map_err(|error| broken(error.to_string()))?;
+    match line.frames.next().await {
+        Some(Ok(Frame::Welcome(welcome))) => Ok(*welcome),
+        Some(Ok(Frame::Goaway(goaway))) => Err(Ending::told(&goaway).into()),
+        Some(Ok(_)) => Err(Ending::new(Cause::Confused, "no WELCOME").into()),
+        Some(Err(error)) => Err(broken(error.to_string())),
+        None => Err(broken("closed instead of WELCOME")),
+    }
+}
+
+fn broken(message: impl Into<String>) -> Failure {
+    Ending::new(Cause::Broken, message).into()
+}

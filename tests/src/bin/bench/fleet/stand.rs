@@ -1,0 +1,167 @@
+//! A hub, its Redis, the one Redis of all devices, and the clients: all real but the devices.
+
+use std::{path::PathBuf, time::Duration};
+
+use redis::pipe;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use secrecy::{ExposeSecret, SecretString};
+use spoke_shared::{
+    client::ClientId,
+    store::session::{CLIENT_FIELD, digest, session_key},
+};
+use spoke_tests::{
+    certificates::Certificates,
+    cloud::now_ms,
+    redis::{RedisServer, free_port},
+    service::{Kind, Service},
+    wait::eventually,
+};
+use tempfile::TempDir;
+
+use super::{
+    play::{Play, State},
+    player::Player,
+};
+
+/// Clients of one process: each is an open file.
+const CLIENTS_PER_PLAYER: usize = 5000;
+/// How long the clients may take to connect, and the hub to come to rest.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// As Redis runs where what it holds matters.
+const REDIS: [&str; 2] = ["--appendfsync", "everysec"];
+/// Sessions that are written down with one round trip.
+const PIPELINE: usize = 1000;
+
+/// How the clients reach the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Security {
+    Plain,
+    Tls,
+}
+
+/// All of it. Everything ends when it is dropped.
+pub(super) struct Stand {
+    /// Before what they are connected to, so that they are gone when that ends.
+    players: Vec<Player>,
+    pub(super) hub: Service,
+    pub(super) cloud: RedisServer,
+    pub(super) devices: RedisServer,
+    seed: u64,
+    clients: usize,
+    /// With TLS.
+    ca_file: Option<PathBuf>,
+    _folder: TempDir,
+}
+
+/// A client's name.
+pub(super) fn name(n: usize) -> ClientId {
+    format!("dev{n}").parse().expect("letters and digits make a client")
+}
+
+/// A client's token.
+pub(super) fn token(seed: u64, n: usize) -> SecretString {
+    digest(&format!("{seed} {n}")).into()
+}
+
+impl Stand {
+    /// A hub without clients.
+    ///
+    /// # Panics
+    /// When a part of it does not come up.
+    pub(super) async fn start(security: Security) -> Self {
+        raise_file_limit();
+        let folder = tempfile::Builder::new().prefix("spoke-fleet-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        let listen = format!("127.0.0.1:{}", free_port());
+        let certificates = Certificates::make(folder.path());
+        let path = |file: &PathBuf| file.to_str().expect("it is text").to_owned();
+        let (cert, key) = (path(&certificates.cert_file), path(&certificates.key_file));
+        let mut settings = vec![("log.level", "info"), ("listen", listen.as_str())];
+        if security == Security::Tls {
+            settings.extend([("tls.cert_file", cert.as_str()), ("tls.key_file", &key)]);
+        }
+        let cloud = RedisServer::start_with(&REDIS).await;
+        let devices = RedisServer::start_with(&REDIS).await;
+        let hub = Service::start(Kind::Hub, &cloud.url(), &settings, folder.path()).await;
+        hub.ready().await;
+        let ca_file = match security {
+            Security::Plain => None,
+            Security::Tls => Some(certificates.ca_file),
+        };
+        let (players, seed) = (Vec::new(), rand::random());
+        Self { players, hub, cloud, devices, seed, clients: 0, ca_file, _folder: folder }
+    }
+
+    /// Lets clients come until there are so many.
+    ///
+    /// # Panics
+    /// When they do not come in time.
+    pub(super) async fn grow(&mut self, clients: usize) {
+        self.admit(self.clients..clients).await;
+        let scheme = if self.ca_file.is_some() { "https" } else { "http" };
+        let hub = format!("{scheme}://{}", self.hub.address());
+        while self.clients < clients {
+            let (first, count) = (self.clients, (clients - self.clients).min(CLIENTS_PER_PLAYER));
+            self.players.push(Player::start(&Play {
+                hub: hub.parse().expect("an address makes a URL"),
+                redis: self.devices.url().parse().expect("a test's Redis has a good URL"),
+                ca_file: self.ca_file.clone(),
+                seed: self.seed,
+                first,
+                count,
+            }));
+            self.clients += count;
+        }
+        let awaited = format!("{clients} clients to be connected");
+        eventually(&awaited, PATIENCE, async || {
+            let state = self.state().await;
+            if state.connected == clients as u64 { Ok(()) } else { Err(state) }
+        })
+        .await;
+    }
+
+    /// How all clients are.
+    ///
+    /// # Panics
+    /// When a player does not say.
+    pub(super) async fn state(&mut self) -> State {
+        let mut all = State::default();
+        for player in &mut self.players {
+            all = all.and(player.state().await);
+        }
+        all
+    }
+
+    /// How many connections the hub's Redis has, the benchmark's own among them.
+    ///
+    /// # Panics
+    /// When Redis does not say.
+    pub(super) async fn redis_connections(&self) -> u64 {
+        let info = self.cloud.info("clients").await;
+        let count = info.lines().find_map(|line| line.strip_prefix("connected_clients:"));
+        count.and_then(|count| count.parse().ok()).expect("Redis counts its clients")
+    }
+
+    /// Writes their sessions down as auth does.
+    async fn admit(&self, clients: std::ops::Range<usize>) {
+        let clients: Vec<_> = clients.collect();
+        for part in clients.chunks(PIPELINE) {
+            let mut pipe = pipe();
+            for n in part {
+                let digest = digest(token(self.seed, *n).expose_secret());
+                let key = session_key("spoke-auth", &digest);
+                pipe.cmd("HSET").arg(key).arg(CLIENT_FIELD).arg(name(*n).as_str());
+                pipe.arg("issuedAt").arg(now_ms()).ignore();
+            }
+            let written = pipe.query_async::<()>(&mut self.cloud.connection()).await;
+            written.expect("redis takes sessions");
+        }
+    }
+}
+
+/// To all that the system allows, for this process and those that it starts.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    raised.expect("the limit may be raised to its maximum");
+}

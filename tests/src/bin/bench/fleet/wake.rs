@@ -1,0 +1,96 @@
+//! An entry for one client of many: what it costs must not depend on how many there are. The
+//! heartbeats of the others are in the figures: one entry follows the other at once, so they are few.
+
+use std::time::{Duration, Instant};
+
+use redis::{Value, cmd};
+use spoke_tests::{cloud::out, entries::fields};
+
+use super::{
+    Figure, Goal, Options,
+    client::device_keys,
+    samples::percentile_ms,
+    stand::{Security, Stand, name},
+    usage,
+};
+
+struct Found {
+    hub_us: f64,
+    redis_us: f64,
+    p50_ms: f64,
+}
+
+pub(super) async fn measure(options: &Options) -> Vec<Figure> {
+    let fleets = if options.quick { [10, 100, 500] } else { [10, 1000, 10_000] };
+    let entries = options.size(1000, 200);
+    // By fleet, then by run.
+    let mut found: Vec<Vec<Found>> = fleets.iter().map(|_| Vec::new()).collect();
+    for _ in 0..options.runs() {
+        let mut stand = Stand::start(Security::Plain).await;
+        for (clients, found) in fleets.iter().zip(&mut found) {
+            stand.grow(*clients).await;
+            // The first go warms up both ends.
+            wake(&mut stand, *clients, entries / 10).await;
+            found.push(wake(&mut stand, *clients, entries).await);
+        }
+    }
+    let mut figures = Vec::new();
+    for (clients, found) in fleets.iter().zip(&found) {
+        let all = |figure: fn(&Found) -> f64| found.iter().map(figure).collect::<Vec<_>>();
+        let name = |what: &str| format!("wake 1 of {clients}: {what}");
+        figures.extend([
+            Figure::new(name("hub CPU an entry"), "µs", all(|it| it.hub_us)),
+            Figure::new(name("hub's Redis CPU an entry"), "µs", all(|it| it.redis_us))
+                .note("its XADD among it"),
+            Figure::new(name("latency p50"), "ms", all(|it| it.p50_ms)),
+        ]);
+    }
+    let (few, many) = (&found[0], &found[fleets.len() - 1]);
+    let ratios = |figure: fn(&Found) -> f64| {
+        few.iter().zip(many).map(|(few, many)| figure(many) / figure(few)).collect::<Vec<_>>()
+    };
+    let title = format!("of {} clients ÷ of {}", fleets[fleets.len() - 1], fleets[0]);
+    figures.extend([
+        Figure::new(format!("wake: hub CPU {title}"), "", ratios(|it| it.hub_us))
+            .goal(Goal::AtMost(1.5)),
+        Figure::new(format!("wake: hub's Redis CPU {title}"), "", ratios(|it| it.redis_us))
+            .goal(Goal::AtMost(1.5)),
+    ]);
+    figures
+}
+
+/// Entries one after the other, each for a client by chance.
+async fn wake(stand: &mut Stand, clients: usize, entries: usize) -> Found {
+    let mut reader = stand.devices.another_connection().await;
+    let (hub, redis) = (stand.hub.process().pid(), stand.cloud.pid());
+    let before = (usage::cpu(hub), usage::cpu(redis));
+    let mut latencies = Vec::with_capacity(entries);
+    for n in 0..entries {
+        let client = name(rand::random_range(0..clients));
+        let inbound = device_keys(&client).inbound();
+        // What waits stands behind the entries that the stream had before.
+        let mut last = cmd("XREVRANGE");
+        last.arg(&inbound).arg("+").arg("-").arg("COUNT").arg(1);
+        let last: Vec<(String, Value)> = stand.devices.query(&last).await;
+        let last = last.first().map_or("0-0", |(id, _)| id);
+        let mut read = cmd("XREAD");
+        read.arg("BLOCK").arg(10_000).arg("STREAMS").arg(&inbound).arg(last);
+        let payload = format!("{:032x}", rand::random::<u128>()).repeat(3);
+        let entry = fields([("n", n.to_string()), ("payload", payload)]);
+        let out = out(client.as_str());
+        let began = Instant::now();
+        let added = stand.cloud.add(&out, &entry);
+        let (read, _) = tokio::join!(read.query_async::<Value>(&mut reader), added);
+        let read = read.expect("redis answers");
+        assert_ne!(read, Value::Nil, "an entry for {client} must arrive in time");
+        latencies.push(began.elapsed());
+    }
+    let spent = |before: Duration, after: Duration| {
+        (after - before).as_secs_f64() * 1_000_000.0 / entries as f64
+    };
+    Found {
+        hub_us: spent(before.0, usage::cpu(hub)),
+        redis_us: spent(before.1, usage::cpu(redis)),
+        p50_ms: percentile_ms(&mut latencies, 50.0),
+    }
+}
