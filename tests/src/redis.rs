@@ -124,6 +124,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The folder with its files.
     pub fn directory(&self) -> &Path {
         &self.directory

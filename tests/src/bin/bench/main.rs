@@ -4,7 +4,14 @@ mod agent;
 mod drain;
 mod figure;
 mod fleet;
+mod header;
 mod latency;
+mod link;
+mod load;
+mod peers;
+mod sampler;
+mod samples;
+mod usage;
 mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -61,6 +68,11 @@ impl Options {
         if self.quick { 1 } else { self.runs.into() }
     }
 
+    /// The program of a peer, if it is asked for and installed.
+    fn peer(&self, name: &str) -> Option<PathBuf> {
+        self.peers.then(|| peers::find(name)).flatten()
+    }
+
     /// A load, or its small sibling.
     fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
@@ -71,7 +83,9 @@ impl Options {
 async fn main() -> ExitCode {
     let options = Options::parse();
     let begun = Instant::now();
-    let mut report = Report::default();
+    let header = header::header();
+    println!("{header:#}\n");
+    let mut report = Report::new(header);
     for group in Group::value_variants() {
         if options.only.is_empty() || options.only.contains(group) {
             report.add(measure(*group, &options).await);
