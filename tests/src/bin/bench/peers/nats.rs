@@ -18,7 +18,7 @@ use spoke_tests::{
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-use self::client::{Client, acknowledged, publication};
+use self::client::{Client, publication};
 use super::{LIMIT, LOOK, listens, number};
 use crate::{
     load::{Kind, Payloads, TOPIC},
@@ -102,8 +102,10 @@ impl Nats {
         let mut left = count;
         while left > 0 {
             let part = left.min(UNDER_WAY);
-            let messages = (0..part).flat_map(|_| acknowledged(TOPIC.1, &payloads.next()));
-            self.leaf.send(&messages.collect::<Vec<_>>()).expect(CAN);
+            let messages =
+                (0..part).flat_map(|_| self.leaf.acknowledged(TOPIC.1, &payloads.next()));
+            let messages: Vec<_> = messages.collect();
+            self.leaf.send(&messages).expect(CAN);
             for _ in 0..part {
                 self.leaf.answer().expect(CAN);
             }

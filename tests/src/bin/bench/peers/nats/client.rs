@@ -8,12 +8,11 @@ use std::{
 use serde_json::Value;
 use spoke_tests::wait::PATIENCE;
 
-/// Where answers come to.
-const INBOX: &str = "_INBOX.bench";
-
 /// One connection, blocking.
 pub(super) struct Client {
     stream: BufReader<TcpStream>,
+    /// Where answers come to: no other connection's, since both servers carry it to each other.
+    inbox: String,
     subscriptions: u32,
 }
 
@@ -23,10 +22,11 @@ impl Client {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut client = Self { stream: BufReader::new(stream), subscriptions: 0 };
+        let inbox = format!("_INBOX.{:x}", rand::random::<u64>());
+        let mut client = Self { stream: BufReader::new(stream), inbox, subscriptions: 0 };
         // Without headers: those that servers add for each other are left out here.
         client.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":false}\r\n")?;
-        client.subscribe(INBOX)?;
+        client.subscribe(&client.inbox.clone())?;
         Ok(client)
     }
 
@@ -36,7 +36,7 @@ impl Client {
         self.send(format!("SUB {subject} {}\r\n", self.subscriptions).as_bytes())
     }
 
-    /// Sends what `publication` made.
+    /// Sends messages.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -44,8 +44,13 @@ impl Client {
     /// Asks for something in JSON.
     pub(super) fn request(&mut self, subject: &str, body: &Value) -> io::Result<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.send(&acknowledged(subject, &body))?;
+        self.send(&self.acknowledged(subject, &body))?;
         self.answer()
+    }
+
+    /// A message that is answered, by a stream that takes it or by whoever is asked.
+    pub(super) fn acknowledged(&self, subject: &str, payload: &str) -> Vec<u8> {
+        format!("PUB {subject} {} {}\r\n{payload}\r\n", self.inbox, payload.len()).into_bytes()
     }
 
     /// The next answer in JSON, unless it is a refusal.
@@ -84,9 +89,4 @@ impl Client {
 /// A message that nobody answers.
 pub(super) fn publication(subject: &str, payload: &str) -> Vec<u8> {
     format!("PUB {subject} {}\r\n{payload}\r\n", payload.len()).into_bytes()
-}
-
-/// A message to which the stream that takes it says so.
-pub(super) fn acknowledged(subject: &str, payload: &str) -> Vec<u8> {
-    format!("PUB {subject} {INBOX} {}\r\n{payload}\r\n", payload.len()).into_bytes()
 }
