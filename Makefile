@@ -7,7 +7,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup demo test chaos chaos-ci bench bench-peers check build fmt fmt-check lint docs deny units
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
 	@scripts/setup redis cc python systemd

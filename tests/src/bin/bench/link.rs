@@ -13,7 +13,7 @@ use spoke_tests::{
 use tokio::task::block_in_place;
 
 use crate::{
-    load::{Kind, entries, feed},
+    load::{Kind, entries, feed, packs},
     usage,
 };
 
@@ -105,7 +105,7 @@ impl Link {
     pub(crate) async fn fill(&self, way: Direction, kind: Kind, count: usize) {
         let (origin, stream) = self.origin(way);
         let mut connection = connection(origin);
-        block_in_place(|| feed(&mut connection, entries(&stream, kind, count), PIPELINE));
+        block_in_place(|| feed(&mut connection, packs(entries(&stream, kind, count), PIPELINE)));
         at_rest(origin).await;
     }
 

@@ -84,25 +84,38 @@ pub(crate) fn entry(stream: &str, front: &[(&str, &str)], payload: &str) -> Cmd 
     xadd
 }
 
-/// Hands commands to Redis, `pipeline` at a time; while it works on those the next are made and sent.
-///
-/// # Panics
-/// When Redis refuses one.
-pub(crate) fn feed(
-    connection: &mut Connection,
+/// Commands as they are sent together.
+pub(crate) struct Pack {
+    bytes: Vec<u8>,
+    commands: usize,
+}
+
+/// Packs of so many commands each.
+pub(crate) fn packs(
     commands: impl Iterator<Item = Cmd>,
     pipeline: usize,
-) {
-    let mut commands = commands.peekable();
-    let mut under_way = 0;
-    while commands.peek().is_some() {
-        let mut part = pipe();
+) -> impl Iterator<Item = Pack> {
+    let mut commands = commands.fuse();
+    std::iter::from_fn(move || {
+        let mut pack = pipe();
         for command in commands.by_ref().take(pipeline) {
-            part.add_command(command);
+            pack.add_command(command);
         }
-        connection.send_packed_command(&part.get_packed_pipeline()).expect("redis takes commands");
+        let bytes = pack.get_packed_pipeline();
+        (!pack.is_empty()).then(|| Pack { bytes, commands: pack.len() })
+    })
+}
+
+/// Hands packs to Redis. While it works on one the next is sent.
+///
+/// # Panics
+/// When it does not take a command.
+pub(crate) fn feed(connection: &mut Connection, packs: impl Iterator<Item = Pack>) {
+    let mut under_way = 0;
+    for pack in packs {
+        connection.send_packed_command(&pack.bytes).expect("redis takes commands");
         take_answers(connection, under_way);
-        under_way = part.len();
+        under_way = pack.commands;
     }
     take_answers(connection, under_way);
 }

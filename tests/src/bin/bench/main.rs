@@ -17,6 +17,10 @@ mod wire;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 use crate::figure::{Figure, Report};
 
@@ -85,10 +89,18 @@ async fn main() -> ExitCode {
     let begun = Instant::now();
     let header = header::header();
     println!("{header:#}\n");
+    for name in peers::PROGRAMS {
+        if options.peers && peers::find(name).is_none() {
+            println!("{name}: not installed; `scripts/setup peers` fetches it");
+        }
+    }
     let mut report = Report::new(header);
-    for group in Group::value_variants() {
-        if options.only.is_empty() || options.only.contains(group) {
-            report.add(measure(*group, &options).await);
+    tokio::select! {
+        () = measure_all(&options, &mut report) => {}
+        // What was started ends with what is dropped here.
+        () = ended() => {
+            eprintln!("bench: ended before its time");
+            return ExitCode::FAILURE;
         }
     }
     println!("\nmeasured in {} s", begun.elapsed().as_secs());
@@ -97,6 +109,23 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("bench: failed to write {}: {error}", options.json.display());
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+async fn ended() {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn measure_all(options: &Options, report: &mut Report) {
+    for group in Group::value_variants() {
+        if options.only.is_empty() || options.only.contains(group) {
+            report.add(measure(*group, options).await);
         }
     }
 }

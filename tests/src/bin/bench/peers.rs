@@ -12,6 +12,8 @@ use std::{
 
 use spoke_tests::{process::Process, wait::PATIENCE};
 
+/// The programs that are looked for.
+pub(crate) const PROGRAMS: [&str; 2] = ["nats-server", "mosquitto"];
 /// How often is looked whether a peer has got on.
 const LOOK: Duration = Duration::from_millis(2);
 /// Longer than any of their work here takes.
