@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup demo test bench-micro chaos chaos-ci check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro check build fmt fmt-check lint docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,19 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
+
+BENCH := cargo run --quiet --release -p spoke-tests --bin bench -- \
+	$(if $(filter-out 0,$(QUICK)),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY))
+
+bench: ## how fast, how small, how cheap: a table, and target/bench.json; QUICK=1, RUNS=, ONLY=drain,latency,…
+	@scripts/setup redis cc
+	@cargo build --release $(addprefix -p spoke-,agent hub auth tests) $(addprefix --bin ,spoke-agent spoke-hub spoke-auth bench)
+	@$(BENCH)
+
+bench-peers: ## the same beside NATS and Mosquitto, which are fetched where they are missing
+	@scripts/setup redis cc peers
+	@cargo build --release $(addprefix -p spoke-,agent hub auth tests) $(addprefix --bin ,spoke-agent spoke-hub spoke-auth bench)
+	@$(BENCH) --peers
 
 # A few seeds with nothing beside them, and one of what is hardest.
 chaos-ci: test

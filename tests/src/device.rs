@@ -70,8 +70,20 @@ impl Device {
     /// # Panics
     /// When it does not come up.
     pub async fn without_agent(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
+        Self::without_agent_on(RedisServer::start().await, cloud, client, settings).await
+    }
+
+    /// The same on a Redis of the caller's choice.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn without_agent_on(
+        redis: RedisServer,
+        cloud: &Cloud,
+        client: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         cloud.provision(client).await;
-        let redis = RedisServer::start().await;
         let folder = tempfile::Builder::new().prefix("spoke-device-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let path = |name: &str| folder.path().join(name).display().to_string();

@@ -1,7 +1,89 @@
-//! .
+//! The agent's size, its memory and its idle processor time.
 
-use crate::{Options, figure::Figure};
+use std::{fs, time::Duration};
 
-pub(crate) async fn measure(_options: &Options) -> Vec<Figure> {
-    Vec::new()
+use spoke_shared::entry::Direction;
+use spoke_tests::binaries;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Options,
+    figure::{Figure, Goal},
+    link::{Link, Road},
+    load::Kind,
+    usage,
+};
+
+const BINARY_MB: f64 = 6.0;
+const IDLE_MB: f64 = 8.0;
+const PEAK_MB: f64 = 24.0;
+/// What is 0 % where a tick of the kernel's is 0.1 % of the time that is looked at.
+const IDLE_PERCENT: f64 = 0.05;
+/// After this nothing of the connection's beginning, or of a backlog, is still going on.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// What was measured, by run.
+#[derive(Default)]
+struct Taken {
+    connect_ms: Vec<f64>,
+    idle_mb: Vec<f64>,
+    private_mb: Vec<f64>,
+    idle_percent: Vec<f64>,
+    peak_mb: Vec<f64>,
+    after_mb: Vec<f64>,
+}
+
+pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
+    let program = binaries::path_of("spoke-agent");
+    let size = fs::metadata(program).expect("the program is there").len();
+    let mut taken = Taken::default();
+    for _ in 0..options.runs() {
+        taken.take(options).await;
+    }
+    let built = if cfg!(debug_assertions) { "a debug build, NOT stripped" } else { "stripped" };
+    vec![
+        Figure::new("agent: program", "MB", vec![mb(size)])
+            .goal(Goal::AtMost(BINARY_MB))
+            .note(built),
+        Figure::new("agent: from start to connected", "ms", taken.connect_ms),
+        Figure::new("agent: memory idle", "MB", taken.idle_mb)
+            .goal(Goal::AtMost(IDLE_MB))
+            .note("resident (VmRSS), the program's own pages with it"),
+        Figure::new("agent: memory idle, private", "MB", taken.private_mb)
+            .note("what no file stands behind (Private_Dirty)"),
+        Figure::new("agent: memory at full drain", "MB", taken.peak_mb)
+            .goal(Goal::AtMost(PEAK_MB))
+            .note("the most that was resident (VmHWM)"),
+        Figure::new("agent: memory idle after a drain", "MB", taken.after_mb).note("VmRSS"),
+        Figure::new("agent: processor idle", "%", taken.idle_percent)
+            .goal(Goal::AtMost(IDLE_PERCENT)),
+    ]
+}
+
+impl Taken {
+    async fn take(&mut self, options: &Options) {
+        let mut link = Link::start(Road::Straight, &[]).await;
+        self.connect_ms.push(link.connect().await.as_secs_f64() * 1000.0);
+        sleep(SETTLING).await;
+        let pid = link.device.agent().pid();
+        let (before, begun) = (usage::cpu(pid), Instant::now());
+        sleep(Duration::from_secs(options.size(10, 2) as u64)).await;
+        let used = usage::cpu(pid) - before;
+        self.idle_percent.push(100.0 * used.as_secs_f64() / begun.elapsed().as_secs_f64());
+        self.idle_mb.push(mb(usage::resident_bytes(pid)));
+        self.private_mb.push(mb(usage::private_bytes(pid)));
+        link.disconnect().await;
+
+        let count = options.size(500_000, 20_000);
+        link.fill(Direction::Up, Kind::Noise, count).await;
+        link.drain(Direction::Up, count).await;
+        let pid = link.device.agent().pid();
+        self.peak_mb.push(mb(usage::resident_bytes_max(pid)));
+        sleep(SETTLING).await;
+        self.after_mb.push(mb(usage::resident_bytes(pid)));
+    }
+}
+
+fn mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }

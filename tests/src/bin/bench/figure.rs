@@ -24,8 +24,10 @@ pub(crate) enum Goal {
 }
 
 /// All figures of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
+    /// Where and with what they were taken.
+    header: Value,
     figures: Vec<Figure>,
 }
 
@@ -109,6 +111,11 @@ impl Figure {
 }
 
 impl Report {
+    /// Without a figure yet.
+    pub(crate) fn new(header: Value) -> Self {
+        Self { header, figures: Vec::new() }
+    }
+
     /// Adds figures and prints their rows, so that a long run shows where it is.
     pub(crate) fn add(&mut self, figures: Vec<Figure>) {
         if self.figures.is_empty() {
@@ -122,7 +129,7 @@ impl Report {
     /// Writes all as JSON.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
-        fs::write(path, format!("{:#}\n", json!({ "figures": figures })))
+        fs::write(path, format!("{:#}\n", json!({ "header": self.header, "figures": figures })))
     }
 }
 

@@ -1,7 +1,184 @@
-//! .
+//! One entry at a time, idle and under load, beside the peers.
 
-use crate::{Options, figure::Figure};
+use std::{
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
 
-pub(crate) async fn measure(_options: &Options) -> Vec<Figure> {
-    Vec::new()
+use redis::{Connection, Value, cmd};
+use spoke_shared::entry::Direction;
+use spoke_tests::entries::{Stored, stored};
+use tokio::task::block_in_place;
+
+use crate::{
+    Options,
+    figure::{Figure, Goal},
+    link::{Link, Road, connection},
+    load::{Kind, Payloads, entry, feed, packs},
+    peers::{mosquitto::Mosquitto, nats::Nats},
+    sampler::sample,
+    samples::percentile_ms,
+};
+
+const P50_MS: f64 = 0.5;
+const P99_MS: f64 = 2.0;
+const P99_UNDER_LOAD_MS: f64 = 10.0;
+/// The field by which an entry that is waited for is told from the load.
+const MARK: &str = "mark";
+/// Entries that one look at the far end brings.
+const AT_MOST: usize = 10_000;
+/// How long the far end waits for an entry.
+const BLOCK: Duration = Duration::from_secs(10);
+/// Between two packs of the load.
+const LOAD_EVERY: Duration = Duration::from_millis(5);
+/// The load's share of what the link carries at best.
+const LOAD: f64 = 0.5;
+/// Below this the load was not what it should be, and the latency says little.
+const LOAD_AT_LEAST: f64 = 0.45;
+
+/// The median and the tail of each run, in milliseconds.
+#[derive(Default)]
+struct Taken {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
+    let count = options.size(2000, 100);
+    let [mut up, mut down, mut loaded, mut nats, mut mosquitto] =
+        [(); 5].map(|()| Taken::default());
+    let (mut loads, mut shares) = (Vec::new(), Vec::new());
+    for _ in 0..options.runs() {
+        let mut link = Link::start(Road::Straight, &[]).await;
+        let rate = drain_rate(&mut link, options.size(200_000, 20_000)).await;
+        up.take(block_in_place(|| sample_link(&link, Direction::Up, count)));
+        down.take(block_in_place(|| sample_link(&link, Direction::Down, count)));
+        let (samples, load) = block_in_place(|| under_load(&link, count / 2, rate * LOAD));
+        loaded.take(samples);
+        loads.push(load);
+        shares.push(load / rate);
+        if let Some(program) = options.peer("nats-server") {
+            nats.take(Nats::start(&program).await.latency(count));
+        }
+        if let Some(program) = options.peer("mosquitto") {
+            mosquitto.take(Mosquitto::start(&program).await.latency(count));
+        }
+    }
+    let mut figures = up.figures("latency up", Some(P50_MS), Some(P99_MS));
+    figures.extend(up.of("latency up: of NATS", &nats));
+    figures.extend(down.figures("latency down", Some(P50_MS), Some(P99_MS)));
+    figures.extend(down.of("latency down: of NATS", &nats));
+    figures.extend(loaded.figures("latency under load", None, Some(P99_UNDER_LOAD_MS)));
+    figures.push(Figure::new("latency under load: the load", "entries/s", loads));
+    figures.push(
+        Figure::new("latency under load: the load, of what the link drains", "", shares)
+            .goal(Goal::AtLeast(LOAD_AT_LEAST)),
+    );
+    figures.extend(nats.figures("NATS leaf to hub: latency", None, None));
+    figures.extend(mosquitto.figures("Mosquitto bridge: latency", None, None));
+    figures
+}
+
+impl Taken {
+    fn take(&mut self, mut samples: Vec<Duration>) {
+        self.p50.push(percentile_ms(&mut samples, 50.0));
+        self.p99.push(percentile_ms(&mut samples, 99.0));
+    }
+
+    /// None where nothing was measured.
+    fn figures(&self, name: &str, p50: Option<f64>, p99: Option<f64>) -> Vec<Figure> {
+        let figure = |word, runs: &[f64], goal: Option<f64>| {
+            let figure = Figure::new(format!("{name}, {word}"), "ms", runs.to_vec());
+            goal.map(Goal::AtMost).into_iter().fold(figure, Figure::goal)
+        };
+        match self.p50.is_empty() {
+            true => Vec::new(),
+            false => vec![figure("p50", &self.p50, p50), figure("p99", &self.p99, p99)],
+        }
+    }
+
+    /// As a share of a peer's, run by run.
+    fn of(&self, name: &str, peer: &Self) -> Vec<Figure> {
+        let pairs = [("p50", &self.p50, &peer.p50), ("p99", &self.p99, &peer.p99)];
+        let measured = pairs.into_iter().filter(|(_, _, peers)| !peers.is_empty());
+        let shares = measured.map(|(word, ours, peers)| {
+            let runs = ours.iter().zip(peers).map(|(ours, peers)| ours / peers).collect();
+            Figure::new(format!("{name}, {word}"), "", runs).goal(Goal::AtMost(1.0))
+        });
+        shares.collect()
+    }
+}
+
+/// Entries a second of a backlog; the agent is connected and idle then.
+async fn drain_rate(link: &mut Link, count: usize) -> f64 {
+    link.fill(Direction::Up, Kind::Noise, count).await;
+    count as f64 / link.drain(Direction::Up, count).await.took.as_secs_f64()
+}
+
+/// How long entries take from before their XADD until a blocked XREAD at the far end has them.
+fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
+    let (origin, from) = link.origin(way);
+    let mut publisher = connection(origin);
+    let mut payloads = Payloads::new(Kind::Noise);
+    let publish = |number: u64| {
+        let marked = entry(&from, &[(MARK, &number.to_string())], &payloads.next());
+        marked.exec(&mut publisher).expect("redis takes an entry");
+    };
+    let (copy, to) = link.copy(way);
+    let mut reader = connection(copy);
+    let mut after = newest(&mut reader, to);
+    let receive = move || {
+        let came = read(&mut reader, to, &after);
+        after.clone_from(&came.last().expect("a read brings something").id);
+        let marks = came.iter().filter_map(|entry| entry.text(MARK));
+        marks.map(|mark| mark.parse().expect("a mark is a number")).collect()
+    };
+    sample(count, publish, receive)
+}
+
+/// The same while the link carries so many others a second; gives how many were offered, too.
+fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
+    let (origin, stream) = link.origin(Direction::Up);
+    let mut producer = connection(origin);
+    thread::scope(|scope| {
+        let (sampling, until) = mpsc::channel();
+        let load = scope.spawn(move || offer(&mut producer, &stream, rate, &until));
+        let samples = sample_link(link, Direction::Up, count);
+        drop(sampling);
+        (samples, load.join().expect("the load is offered"))
+    })
+}
+
+/// Adds so many entries a second until the other end of the channel is gone; gives how many it were.
+fn offer(producer: &mut Connection, stream: &str, rate: f64, until: &Receiver<()>) -> f64 {
+    let mut payloads = Payloads::new(Kind::Noise);
+    let begun = Instant::now();
+    let mut offered = 0;
+    while until.recv_timeout(LOAD_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let due = (begun.elapsed().as_secs_f64() * rate) as usize - offered;
+        let due_now = (0..due).map(|_| entry(stream, &[], &payloads.next()));
+        feed(producer, packs(due_now, due));
+        offered += due;
+    }
+    offered as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// The newest ID of a stream.
+fn newest(connection: &mut Connection, stream: &str) -> String {
+    let newest: Value = cmd("XREVRANGE")
+        .arg(&[stream, "+", "-", "COUNT", "1"])
+        .query(connection)
+        .expect("redis tells what a stream holds");
+    stored(newest).pop().map_or("0-0".to_owned(), |entry| entry.id)
+}
+
+/// Waits for entries behind this ID.
+fn read(connection: &mut Connection, stream: &str, after: &str) -> Vec<Stored> {
+    let mut xread = cmd("XREAD");
+    xread.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("COUNT").arg(AT_MOST);
+    xread.arg("STREAMS").arg(stream).arg(after);
+    let reply: Option<Vec<(String, Value)>> = xread.query(connection).expect("redis is read");
+    let streams = reply.unwrap_or_else(|| panic!("nothing came to {stream} within {BLOCK:?}"));
+    streams.into_iter().flat_map(|(_, entries)| stored(entries)).collect()
 }

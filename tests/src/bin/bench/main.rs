@@ -4,12 +4,23 @@ mod agent;
 mod drain;
 mod figure;
 mod fleet;
+mod header;
 mod latency;
+mod link;
+mod load;
+mod peers;
+mod sampler;
+mod samples;
+mod usage;
 mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 use crate::{
     figure::{Figure, Report},
@@ -73,6 +84,11 @@ impl Options {
         if self.quick { 1 } else { self.runs.into() }
     }
 
+    /// The program of a peer, if it is asked for and installed.
+    fn peer(&self, name: &str) -> Option<PathBuf> {
+        self.peers.then(|| peers::find(name)).flatten()
+    }
+
     /// A load, or its small sibling.
     fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
@@ -87,10 +103,20 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let begun = Instant::now();
-    let mut report = Report::default();
-    for group in Group::value_variants() {
-        if options.only.is_empty() || options.only.contains(group) {
-            report.add(measure(*group, &options).await);
+    let header = header::header();
+    println!("{header:#}\n");
+    for name in peers::PROGRAMS {
+        if options.peers && peers::find(name).is_none() {
+            println!("{name}: not installed; `scripts/setup peers` fetches it");
+        }
+    }
+    let mut report = Report::new(header);
+    tokio::select! {
+        () = measure_all(&options, &mut report) => {}
+        // What was started ends with what is dropped here.
+        () = ended() => {
+            eprintln!("bench: ended before its time");
+            return ExitCode::FAILURE;
         }
     }
     println!("\nmeasured in {} s", begun.elapsed().as_secs());
@@ -99,6 +125,23 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("bench: failed to write {}: {error}", options.json.display());
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+async fn ended() {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn measure_all(options: &Options, report: &mut Report) {
+    for group in Group::value_variants() {
+        if options.only.is_empty() || options.only.contains(group) {
+            report.add(measure(*group, options).await);
         }
     }
 }

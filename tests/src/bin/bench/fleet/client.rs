@@ -143,7 +143,7 @@ impl Client {
         let news = &self.way.hints.watch_stream(origin.key());
         let stores = Stores { origin, copy, news, epoch, random: rand::random() };
         let never = std::future::pending();
-        let outcome = drive(session, stores, frames, outbox, &heard, never, |_| {}).await;
+        let outcome = drive(Box::new(session), stores, frames, outbox, &heard, never, |_| {}).await;
         board.handle_ended();
         let (sent, taken) =
             (outcome.session.sender().carried(), outcome.session.receiver().counts().0);
