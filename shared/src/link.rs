@@ -107,7 +107,7 @@ pub async fn drive(
     leave: impl Future<Output = Goaway>,
     mut report: impl FnMut(&Session),
 ) -> Outcome {
-    let mut outbox = Outbox { sink: outbox, is_flushed: true };
+    let mut outbox = Outbox { sink: outbox, is_flushed: true, is_broken: false };
     let mut leave = pin!(leave.fuse());
     // The session asks for one thing of each kind at the origin at a time.
     let mut tasks = FuturesUnordered::new();
@@ -138,6 +138,7 @@ pub async fn drive(
                     Err(error) => Err(error),
                 };
                 if let Err(error) = written {
+                    outbox.is_broken = true;
                     break Some(LinkError::Transport(error));
                 }
             }
@@ -180,12 +181,14 @@ pub async fn drive(
         }
     };
     let last_words = async {
-        while session.has_frame()
+        // A sink that has failed once is not to be used again.
+        while !outbox.is_broken
+            && session.has_frame()
             && let Some(frame) = session.poll_frame(Instant::now())
         {
             outbox.sink.feed(frame).await?;
         }
-        outbox.sink.close().await
+        if outbox.is_broken { Ok(()) } else { outbox.sink.close().await }
     };
     // Whoever does not take them within this time does not want them.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
@@ -199,6 +202,7 @@ pub async fn drive(
 struct Outbox<S> {
     sink: S,
     is_flushed: bool,
+    is_broken: bool,
 }
 
 enum Progress {

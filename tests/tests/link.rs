@@ -4,10 +4,13 @@
 
 use std::{
     future::pending,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::{sink, stream};
+use futures_util::{Sink, SinkExt, sink, stream};
 use spoke_shared::{
     client::ClientId,
     entry::{Direction, EntryLimits},
@@ -98,7 +101,7 @@ impl Side {
         &self,
         peer: &Side,
         direction: Direction,
-        line: (mpsc::Receiver<Frame>, mpsc::Sender<Frame>),
+        line: (mpsc::Receiver<Frame>, impl Sink<Frame, Error = TransportError> + Unpin),
         leave: impl Future<Output = Goaway>,
     ) -> Outcome {
         let back = match direction {
@@ -120,11 +123,7 @@ impl Side {
             let frame: Frame = frames.recv().await?;
             Some((Ok(frame), frames))
         });
-        let outbox = sink::unfold(outbox, async |outbox: mpsc::Sender<Frame>, frame| {
-            let sent = outbox.send(frame).await;
-            sent.map(|()| outbox).map_err(|error| TransportError::Broken(error.into()))
-        });
-        let (frames, outbox) = (Box::pin(frames), Box::pin(outbox));
+        let frames = Box::pin(frames);
         let heard = Heard::new(Instant::now());
         link::drive(session, stores, frames, outbox, &heard, leave, |_| {}).await
     }
@@ -134,6 +133,13 @@ impl Drop for Side {
     fn drop(&mut self) {
         self.shutdown.begin();
     }
+}
+
+fn outbox(frames: mpsc::Sender<Frame>) -> impl Sink<Frame, Error = TransportError> + Unpin {
+    Box::pin(sink::unfold(frames, async |frames: mpsc::Sender<Frame>, frame| {
+        let sent = frames.send(frame).await;
+        sent.map(|()| frames).map_err(|error| TransportError::Broken(error.into()))
+    }))
 }
 
 /// Runs both ends until `done` says so, then closes the line from the hub's side.
@@ -149,8 +155,8 @@ async fn run_until(
         Goaway { reason: Reason::Restart, message: "done".to_owned(), wait_ms: 7 }
     };
     tokio::join!(
-        device.run(hub, Direction::Up, (from_hub, to_hub), pending()),
-        hub.run(device, Direction::Down, (from_device, to_device), goodbye),
+        device.run(hub, Direction::Up, (from_hub, outbox(to_hub)), pending()),
+        hub.run(device, Direction::Down, (from_device, outbox(to_device)), goodbye),
     )
 }
 
@@ -179,6 +185,43 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     assert_eq!(near.end.unwrap(), End::Told(told.clone()));
     assert_eq!(far.end.unwrap(), End::Ours(told));
     assert_eq!(near.session.sender().carried(), 5000);
+}
+
+struct Broken;
+
+impl Sink<Frame> for Broken {
+    type Error = io::Error;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(self: Pin<&mut Self>, _: Frame) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
+    let ends = Ends::start().await;
+    let (device, hub) = (ends.device(), ends.hub().await);
+    ends.device.add("spoke-agent:out:x", &numbered(1)).await;
+    let (_quiet, from_hub) = mpsc::channel(4);
+    // As the sinks of the services, which panic when they are used after they have failed.
+    let broken = Broken.sink_map_err(|error: io::Error| TransportError::Broken(error.into()));
+
+    let outcome = device.run(&hub, Direction::Up, (from_hub, broken), pending()).await;
+
+    let end = outcome.end.unwrap_err();
+    assert!(matches!(end, LinkError::Transport(TransportError::Broken(_))), "{end:?}");
 }
 
 #[tokio::test]
