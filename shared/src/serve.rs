@@ -16,14 +16,12 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::Router;
-use futures_util::FutureExt;
 use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,7 +32,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::{admin::admin_router, site::Site, strangers::Vouched, tls::server_tls};
 use self::{
@@ -48,7 +46,7 @@ use crate::{
         CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, KEEP_ALIVE_LINGER,
         PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
     },
-    shutdown::{Shutdown, panic_message},
+    shutdown::Shutdown,
 };
 
 /// What one listener bears.
@@ -189,14 +187,7 @@ pub async fn serve(
         let place = Place(Arc::new(Seat { visitor, _permit: permit }));
         let (app, stop, refusals) = (app.clone(), shutdown.clone(), refusals.clone());
         let connection = Connection { address, place, app, limits, refusals, shutdown: stop };
-        // What one request trips over must not end the service for all others.
-        let served = AssertUnwindSafe(connection.serve(stream, acceptor.clone())).catch_unwind();
-        shutdown.spawn("connection", async move {
-            if let Err(panic) = served.await {
-                let panic = panic_message(&*panic);
-                error!(%address, panic, "a request panicked; its connection is closed");
-            }
-        });
+        shutdown.spawn_one("connection", address, connection.serve(stream, acceptor.clone()));
         // Those who are in come first: where many arrive at once, the rest waits at the door and not as
         // strangers who have to make room for each other.
         tokio::task::yield_now().await;

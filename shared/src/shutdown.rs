@@ -1,6 +1,6 @@
 //! One value, handed down to everything that runs: it says when to end, and knows who has not yet.
 
-use std::{any::Any, io, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,16 +68,32 @@ impl Shutdown {
         F: Future<Output = ()> + Send + 'static,
     {
         let token = self.token.clone();
-        self.tasks.spawn(async move {
-            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-                error!(
-                    task = name,
-                    panic = panic_message(&*panic),
-                    "a task panicked; shutting down"
-                );
-                token.cancel();
-            }
+        self.guard(task, move |panic| {
+            error!(task = name, panic, "a task panicked; shutting down");
+            token.cancel();
         });
+    }
+
+    /// The same for a task that serves one of many: a panic in it is logged and ends nobody else.
+    pub fn spawn_one<F>(&self, name: &'static str, address: SocketAddr, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.guard(task, move |panic| {
+            error!(task = name, %address, panic, "a task panicked; only this one ends");
+        });
+    }
+
+    /// Without an async block around the task, which would have room for it twice.
+    fn guard<F>(&self, task: F, handle_panic: impl FnOnce(&str) + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(AssertUnwindSafe(task).catch_unwind().map(|ended| {
+            if let Err(panic) = ended {
+                handle_panic(panic_message(&*panic));
+            }
+        }));
     }
 
     /// Waits for all tasks; false when `limit` passed before the last one ended. It does not begin the
@@ -89,7 +105,7 @@ impl Shutdown {
 }
 
 /// What a panic was called with, if it was a text.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
@@ -144,6 +160,14 @@ mod tests {
         shutdown.spawn("unlucky", async { panic!("on purpose") });
         tokio::time::timeout(LIMIT, shutdown.begun()).await.unwrap();
         assert!(shutdown.finish(LIMIT).await);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_one_of_many_ends_nobody_else() {
+        let shutdown = Shutdown::new();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        shutdown.spawn_one("unlucky", address, async { panic!("on purpose") });
+        assert!(shutdown.finish(LIMIT).await && !shutdown.is_begun());
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn sync(
     let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
     let (upgraded, socket) = oneshot::channel();
     // Tracked from before the answer, so that the process waits for its goodbye.
-    shutdown.spawn("session", async move {
+    shutdown.spawn_one("session", address, async move {
         let _kept = (place, vouched);
         let Ok(socket) = socket.await else { return };
         if protocol == SUBPROTOCOL {
