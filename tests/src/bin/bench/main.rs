@@ -14,9 +14,10 @@ mod samples;
 mod usage;
 mod wire;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
+use futures_util::FutureExt;
 use tokio::signal::{
     ctrl_c,
     unix::{SignalKind, signal},
@@ -105,7 +106,11 @@ async fn main() -> ExitCode {
     }
     println!("\nmeasured in {} s", begun.elapsed().as_secs());
     match report.write(&options.json) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if report.is_complete() => ExitCode::SUCCESS,
+        Ok(()) => {
+            eprintln!("bench: not all could be measured, see above");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("bench: failed to write {}: {error}", options.json.display());
             ExitCode::FAILURE
@@ -125,7 +130,11 @@ async fn ended() {
 async fn measure_all(options: &Options, report: &mut Report) {
     for group in Group::value_variants() {
         if options.only.is_empty() || options.only.contains(group) {
-            report.add(measure(*group, options).await);
+            // The harness tells of what does not come about by panics.
+            match AssertUnwindSafe(measure(*group, options)).catch_unwind().await {
+                Ok(figures) => report.add(figures),
+                Err(_) => report.add_failed(format!("{group:?}")),
+            }
         }
     }
 }
