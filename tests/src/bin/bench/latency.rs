@@ -150,7 +150,8 @@ fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
     })
 }
 
-/// Adds so many entries a second until the other end of the channel is gone; gives how many it were.
+/// Adds so many entries a second until the other end of the channel is gone; gives how many it
+/// were.
 fn offer(producer: &mut Connection, stream: &str, rate: f64, until: &Receiver<()>) -> f64 {
     let mut payloads = Payloads::new(Kind::Noise);
     let begun = Instant::now();

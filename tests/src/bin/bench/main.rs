@@ -73,14 +73,14 @@ impl Options {
         if self.quick { 1 } else { self.runs.into() }
     }
 
-    /// The program of a peer, if it is asked for and installed.
-    fn peer(&self, name: &str) -> Option<PathBuf> {
-        self.peers.then(|| peers::find(name)).flatten()
-    }
-
     /// A load, or its small sibling.
     fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
+    }
+
+    /// The program of a peer, if it is asked for and installed.
+    fn peer(&self, name: &str) -> Option<PathBuf> {
+        self.peers.then(|| peers::find(name)).flatten()
     }
 }
 

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Longer than any of their work here takes.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The program of this name: on the path, where Debian keeps servers, or fetched into `target/tools`.
+/// The program of this name: on the path, where Debian keeps servers, or in `target/tools`.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let fetched = env::current_exe().ok()?.ancestors().nth(2)?.join("tools/bin");

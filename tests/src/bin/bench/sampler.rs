@@ -9,14 +9,15 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::wait::PATIENCE;
 
-/// Between two messages, so that each finds the link idle. Random, lest it fall in step with anything.
+/// Between two messages, so that each finds the link idle. Random, lest it fall in step with
+/// anything.
 const PAUSE_MICROS: std::ops::Range<u64> = 1000..4000;
 
 /// Samples are taken for no longer than this; a link that falls behind shows by then.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long each of `count` messages took, from before `publish` sends it until `receive`, which waits
-/// at the far end in a thread of its own, gives its number among those that just came.
+/// How long each of `count` messages took, from before `publish` sends it until `receive`, which
+/// waits at the far end in a thread of its own, gives its number among those that just came.
 ///
 /// # Panics
 /// When one does not come.
