@@ -14,8 +14,8 @@ use spoke_tests::{process::Process, wait::PATIENCE};
 
 /// The programs that are looked for.
 pub(crate) const PROGRAMS: [&str; 2] = ["nats-server", "mosquitto"];
-/// How often is looked whether a peer has got on.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often is looked whether a peer has got on: seldom, since to answer costs it something.
+const LOOK: Duration = Duration::from_millis(10);
 /// Longer than any of their work here takes.
 const LIMIT: Duration = Duration::from_secs(300);
 
