@@ -17,8 +17,8 @@ use crate::{
 const BINARY_MB: f64 = 6.0;
 const IDLE_MB: f64 = 8.0;
 const PEAK_MB: f64 = 24.0;
-/// What is 0 % where a tick of the kernel's is 0.1 % of the time that is looked at.
-const IDLE_PERCENT: f64 = 0.05;
+/// 0 %, to a whole one: a single tick is 0.1 % of the time that is looked at.
+const IDLE_PERCENT: f64 = 0.5;
 /// After this nothing of the connection's beginning, or of a backlog, is still going on.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -45,7 +45,8 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
         Figure::new("agent: program", "MB", vec![mb(size)])
             .goal(Goal::AtMost(BINARY_MB))
             .note(built),
-        Figure::new("agent: from start to connected", "ms", taken.connect_ms),
+        Figure::new("agent: from start to connected", "ms", taken.connect_ms)
+            .note("enrolled before; to its word in the log, within 2 ms"),
         Figure::new("agent: memory idle", "MB", taken.idle_mb)
             .goal(Goal::AtMost(IDLE_MB))
             .note("resident (VmRSS), the program's own pages with it"),
@@ -56,7 +57,8 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
             .note("the most that was resident (VmHWM)"),
         Figure::new("agent: memory idle after a drain", "MB", taken.after_mb).note("VmRSS"),
         Figure::new("agent: processor idle", "%", taken.idle_percent)
-            .goal(Goal::AtMost(IDLE_PERCENT)),
+            .goal(Goal::AtMost(IDLE_PERCENT))
+            .note("in ticks of 10 ms"),
     ]
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct Report {
     /// Where and with what they were taken.
     header: Value,
     figures: Vec<Figure>,
+    /// Groups of which nothing could be measured.
+    failed: Vec<String>,
 }
 
 impl Figure {
@@ -113,7 +115,7 @@ impl Figure {
 impl Report {
     /// Without a figure yet.
     pub(crate) fn new(header: Value) -> Self {
-        Self { header, figures: Vec::new() }
+        Self { header, figures: Vec::new(), failed: Vec::new() }
     }
 
     /// Adds figures and prints their rows, so that a long run shows where it is.
@@ -126,10 +128,21 @@ impl Report {
         self.figures.extend(figures);
     }
 
+    /// Notes a group that could not be measured.
+    pub(crate) fn add_failed(&mut self, group: String) {
+        self.failed.push(group);
+    }
+
+    /// Whether all was measured.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.failed.is_empty()
+    }
+
     /// Writes all as JSON.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
-        fs::write(path, format!("{:#}\n", json!({ "header": self.header, "figures": figures })))
+        let all = json!({ "header": self.header, "figures": figures, "failed": self.failed });
+        fs::write(path, format!("{all:#}\n"))
     }
 }
 

@@ -1,16 +1,18 @@
 //! One entry at a time, idle and under load, beside the peers.
 
+mod reader;
+
 use std::{
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use redis::{Connection, Value, cmd};
+use redis::Connection;
 use spoke_shared::entry::Direction;
-use spoke_tests::entries::{Stored, stored};
 use tokio::task::block_in_place;
 
+use self::reader::{MARK, Reader};
 use crate::{
     Options,
     figure::{Figure, Goal},
@@ -24,12 +26,6 @@ use crate::{
 const P50_MS: f64 = 0.5;
 const P99_MS: f64 = 2.0;
 const P99_UNDER_LOAD_MS: f64 = 10.0;
-/// The field by which an entry that is waited for is told from the load.
-const MARK: &str = "mark";
-/// Entries that one look at the far end brings.
-const AT_MOST: usize = 10_000;
-/// How long the far end waits for an entry.
-const BLOCK: Duration = Duration::from_secs(10);
 /// Between two packs of the load.
 const LOAD_EVERY: Duration = Duration::from_millis(5);
 /// The load's share of what the link carries at best.
@@ -52,9 +48,9 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     for _ in 0..options.runs() {
         let mut link = Link::start(Road::Straight, &[]).await;
         let rate = drain_rate(&mut link, options.size(200_000, 20_000)).await;
-        up.take(block_in_place(|| sample_link(&link, Direction::Up, count)));
-        down.take(block_in_place(|| sample_link(&link, Direction::Down, count)));
-        let (samples, load) = block_in_place(|| under_load(&link, count / 2, rate * LOAD));
+        up.take(sample_link(&link, Direction::Up, count).await);
+        down.take(sample_link(&link, Direction::Down, count).await);
+        let (samples, load) = under_load(&link, count / 2, rate * LOAD).await;
         loaded.take(samples);
         loads.push(load);
         shares.push(load / rate);
@@ -117,7 +113,13 @@ async fn drain_rate(link: &mut Link, count: usize) -> f64 {
 }
 
 /// How long entries take from before their XADD until a blocked XREAD at the far end has them.
-fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
+async fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
+    let (copy, to) = link.copy(way);
+    let reader = Reader::new(copy, to).await;
+    block_in_place(|| sample_with(reader, link, way, count))
+}
+
+fn sample_with(mut reader: Reader, link: &Link, way: Direction, count: usize) -> Vec<Duration> {
     let (origin, from) = link.origin(way);
     let mut publisher = connection(origin);
     let mut payloads = Payloads::new(Kind::Noise);
@@ -125,32 +127,22 @@ fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
         let marked = entry(&from, &[(MARK, &number.to_string())], &payloads.next());
         marked.exec(&mut publisher).expect("redis takes an entry");
     };
-    let (copy, to) = link.copy(way);
-    let mut reader = connection(copy);
-    let mut after = newest(&mut reader, to);
-    let receive = move || {
-        let came = read(&mut reader, to, &after);
-        after.clone_from(&came.last().expect("a read brings something").id);
-        let marks = came.iter().filter_map(|entry| entry.text(MARK));
-        marks.map(|mark| mark.parse().expect("a mark is a number")).collect()
-    };
-    sample(count, publish, receive)
+    sample(count, publish, move || reader.marks())
 }
 
 /// The same while the link carries so many others a second; gives how many were offered, too.
-fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
+async fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
     let (origin, stream) = link.origin(Direction::Up);
     let mut producer = connection(origin);
-    thread::scope(|scope| {
-        let (sampling, until) = mpsc::channel();
-        let load = scope.spawn(move || offer(&mut producer, &stream, rate, &until));
-        let samples = sample_link(link, Direction::Up, count);
-        drop(sampling);
-        (samples, load.join().expect("the load is offered"))
-    })
+    let (sampling, until) = mpsc::channel();
+    let load = thread::spawn(move || offer(&mut producer, &stream, rate, &until));
+    let samples = sample_link(link, Direction::Up, count).await;
+    drop(sampling);
+    (samples, load.join().expect("the load is offered"))
 }
 
-/// Adds so many entries a second until the other end of the channel is gone; gives how many it were.
+/// Adds so many entries a second until the other end of the channel is gone; gives how many it
+/// were.
 fn offer(producer: &mut Connection, stream: &str, rate: f64, until: &Receiver<()>) -> f64 {
     let mut payloads = Payloads::new(Kind::Noise);
     let begun = Instant::now();
@@ -162,23 +154,4 @@ fn offer(producer: &mut Connection, stream: &str, rate: f64, until: &Receiver<()
         offered += due;
     }
     offered as f64 / begun.elapsed().as_secs_f64()
-}
-
-/// The newest ID of a stream.
-fn newest(connection: &mut Connection, stream: &str) -> String {
-    let newest: Value = cmd("XREVRANGE")
-        .arg(&[stream, "+", "-", "COUNT", "1"])
-        .query(connection)
-        .expect("redis tells what a stream holds");
-    stored(newest).pop().map_or("0-0".to_owned(), |entry| entry.id)
-}
-
-/// Waits for entries behind this ID.
-fn read(connection: &mut Connection, stream: &str, after: &str) -> Vec<Stored> {
-    let mut xread = cmd("XREAD");
-    xread.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("COUNT").arg(AT_MOST);
-    xread.arg("STREAMS").arg(stream).arg(after);
-    let reply: Option<Vec<(String, Value)>> = xread.query(connection).expect("redis is read");
-    let streams = reply.unwrap_or_else(|| panic!("nothing came to {stream} within {BLOCK:?}"));
-    streams.into_iter().flat_map(|(_, entries)| stored(entries)).collect()
 }

@@ -58,9 +58,10 @@ impl Payloads {
         self.temperature =
             (self.temperature + self.random.random_range(-0.1..0.1)).clamp(10.0, 35.0);
         let humidity = self.random.random_range(47.0..49.0);
+        let (at, temperature) = (self.at_ms, self.temperature);
         let mut text = format!(
-            r#"{{"at":{},"sensor":"kitchen","temperature":{:.2},"humidity":{humidity:.1},"unit":"C""#,
-            self.at_ms, self.temperature
+            "{{\"at\":{at},\"sensor\":\"kitchen\",\"temperature\":{temperature:.2},\
+             \"humidity\":{humidity:.1},\"unit\":\"C\""
         );
         // JSON takes blanks where a number came out shorter.
         let _ = write!(text, "{:1$}", "}", PAYLOAD_BYTES - text.len());

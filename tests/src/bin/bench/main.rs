@@ -14,9 +14,10 @@ mod samples;
 mod usage;
 mod wire;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use futures_util::FutureExt;
 use tokio::signal::{
     ctrl_c,
     unix::{SignalKind, signal},
@@ -84,14 +85,14 @@ impl Options {
         if self.quick { 1 } else { self.runs.into() }
     }
 
-    /// The program of a peer, if it is asked for and installed.
-    fn peer(&self, name: &str) -> Option<PathBuf> {
-        self.peers.then(|| peers::find(name)).flatten()
-    }
-
     /// A load, or its small sibling.
     fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
+    }
+
+    /// The program of a peer, if it is asked for and installed.
+    fn peer(&self, name: &str) -> Option<PathBuf> {
+        self.peers.then(|| peers::find(name)).flatten()
     }
 }
 
@@ -121,7 +122,11 @@ async fn main() -> ExitCode {
     }
     println!("\nmeasured in {} s", begun.elapsed().as_secs());
     match report.write(&options.json) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if report.is_complete() => ExitCode::SUCCESS,
+        Ok(()) => {
+            eprintln!("bench: not all could be measured, see above");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("bench: failed to write {}: {error}", options.json.display());
             ExitCode::FAILURE
@@ -141,7 +146,11 @@ async fn ended() {
 async fn measure_all(options: &Options, report: &mut Report) {
     for group in Group::value_variants() {
         if options.only.is_empty() || options.only.contains(group) {
-            report.add(measure(*group, options).await);
+            // The harness tells of what does not come about by panics.
+            match AssertUnwindSafe(measure(*group, options)).catch_unwind().await {
+                Ok(figures) => report.add(figures),
+                Err(_) => report.add_failed(format!("{group:?}")),
+            }
         }
     }
 }

@@ -14,12 +14,12 @@ use spoke_tests::{process::Process, wait::PATIENCE};
 
 /// The programs that are looked for.
 pub(crate) const PROGRAMS: [&str; 2] = ["nats-server", "mosquitto"];
-/// How often is looked whether a peer has got on.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often is looked whether a peer has got on: seldom, since to answer costs it something.
+const LOOK: Duration = Duration::from_millis(10);
 /// Longer than any of their work here takes.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The program of this name: on the path, where Debian keeps servers, or fetched into `target/tools`.
+/// The program of this name: on the path, where Debian keeps servers, or in `target/tools`.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let fetched = env::current_exe().ok()?.ancestors().nth(2)?.join("tools/bin");

@@ -1,7 +1,7 @@
 //! Takes samples of latency: one message after the other, each waited for at the far end.
 
 use std::{
-    sync::mpsc,
+    sync::mpsc::{self, TryRecvError},
     thread,
     time::{Duration, Instant},
 };
@@ -9,11 +9,15 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::wait::PATIENCE;
 
-/// Between two messages, so that each finds the link idle. Random, lest it fall in step with anything.
+/// Between two messages, so that each finds the link idle. Random, lest it fall in step with
+/// anything.
 const PAUSE_MICROS: std::ops::Range<u64> = 1000..4000;
 
-/// How long each of `count` messages took, from before `publish` sends it until `receive`, which waits
-/// at the far end in a thread of its own, gives its number among those that just came.
+/// Samples are taken for no longer than this; a link that falls behind shows by then.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long each of `count` messages took, from before `publish` sends it until `receive`, which
+/// waits at the far end in a thread of its own, gives its number among those that just came.
 ///
 /// # Panics
 /// When one does not come.
@@ -24,15 +28,21 @@ pub(crate) fn sample(
 ) -> Vec<Duration> {
     let mut random = StdRng::seed_from_u64(0x5eed);
     let last = count as u64 - 1;
-    thread::scope(|scope| {
+    let deadline = Instant::now() + LIMIT;
+    let samples: Vec<_> = thread::scope(|scope| {
         let (seen, arrivals) = mpsc::channel();
+        // Dropped by a panic, too: nobody may wait then for the other.
+        let (sampling, over) = mpsc::channel::<()>();
         scope.spawn(move || {
-            let mut is_over = false;
-            while !is_over {
+            let mut has_seen_last = false;
+            while !has_seen_last && over.try_recv() != Err(TryRecvError::Disconnected) {
                 let numbers = receive();
                 let now = Instant::now();
-                is_over = numbers.contains(&last);
-                is_over |= numbers.into_iter().any(|number| seen.send((number, now)).is_err());
+                has_seen_last = numbers.contains(&last);
+                for number in numbers {
+                    // Whoever does not listen any more has all that was asked for.
+                    let _ = seen.send((number, now));
+                }
             }
         });
         let sample = |number| {
@@ -43,8 +53,14 @@ pub(crate) fn sample(
             assert_eq!(arrived, number, "messages arrive once and in order");
             at - sent
         };
-        (0..=last).map(sample).collect()
-    })
+        let samples = (0..=last).take_while(|_| Instant::now() < deadline).map(sample).collect();
+        drop(sampling);
+        samples
+    });
+    if samples.len() < count {
+        eprintln!("bench: {} samples instead of {count} within {LIMIT:?}", samples.len());
+    }
+    samples
 }
 
 #[cfg(test)]

@@ -2,18 +2,16 @@
 
 use std::{fs, time::Duration};
 
-/// Processor time of all threads of a process that live, to the nanosecond.
+/// What the kernel counts processor time in: 100 a second, whatever its own clock.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processor time of a process, to the tick, with that of its threads that have ended.
 ///
 /// # Panics
 /// When there is no such process.
 pub(crate) fn cpu(pid: u32) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
-    let nanos = threads.filter_map(|thread| {
-        // A thread may end between the listing and the look.
-        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    TICK * ticks(&text).expect("the kernel tells its ticks")
 }
 
 /// Bytes of a process that are in memory now.
@@ -40,6 +38,14 @@ pub(crate) fn private_bytes(pid: u32) -> u64 {
     size(pid, "smaps_rollup", "Private_Dirty:")
 }
 
+/// User's and system's, the 14th and the 15th word. The second is the program's name in brackets,
+/// which may hold anything.
+fn ticks(stat: &str) -> Option<u32> {
+    let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+    let mut next = || words.next()?.parse::<u32>().ok();
+    Some(next()? + next()?)
+}
+
 fn size(pid: u32, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the process runs");
     1024 * kilobytes(&text, name).unwrap_or_else(|| panic!("the kernel does not tell {name}"))
@@ -60,6 +66,13 @@ mod tests {
         let text = "5555-7fff ---p 0 00:00 0 [rollup]\nPss_Dirty: 9 kB\nPss:  1234 kB\n";
         assert_eq!(kilobytes(text, "Pss:"), Some(1234));
         assert_eq!(kilobytes(text, "Rss:"), None);
+    }
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let text = "7 (a) b (c) S 1 7 7 0 -1 4194560 166 0 0 0 12 30 0 0 20 0 1 0 7 1 2";
+        assert_eq!(ticks(text), Some(42));
+        assert_eq!(ticks("7 (a) S 1"), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     ];
     match options.quick {
         true => {
-            println!("bytes of an idle hour: not measured, since a heartbeat takes {HEARTBEAT:?}")
+            eprintln!("bytes of an idle hour: not measured, since a heartbeat takes {HEARTBEAT:?}")
         }
         false => figures.push(
             Figure::new("bytes of an idle hour", "KB", vec![idle_hour().await / 1000.0])

@@ -59,8 +59,8 @@ impl Mosquitto {
         mosquitto
     }
 
-    /// Carries so many messages that wait at the near broker while the far one hangs; gives the seconds
-    /// from when it goes on until a subscriber there has all.
+    /// Carries so many messages that wait at the near broker while the far one hangs; gives the
+    /// seconds from when it goes on until a subscriber there has all.
     pub(crate) fn drain(mut self, count: usize) -> f64 {
         block_in_place(|| {
             self.far.pause();

@@ -1,4 +1,5 @@
-//! NATS: a leaf node and a hub, both with JetStream on files; the hub's stream has the leaf's as its source.
+//! NATS: a leaf node and a hub, both with JetStream on files and otherwise as it comes. The hub's
+//! stream has the leaf's as its source.
 
 mod client;
 
@@ -64,8 +65,8 @@ impl Nats {
         }
     }
 
-    /// Carries so many messages that wait at the leaf; gives the seconds from the creation of the hub's
-    /// stream until it holds all.
+    /// Carries so many messages that wait at the leaf; gives the seconds from the creation of the
+    /// hub's stream until it holds all.
     pub(crate) fn drain(mut self, count: usize) -> f64 {
         block_in_place(|| {
             self.fill(count);
