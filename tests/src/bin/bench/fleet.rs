@@ -12,15 +12,14 @@ mod idle;
 pub(crate) mod play;
 mod player;
 mod published;
-mod samples;
 mod stand;
 mod storm;
-mod usage;
 mod wake;
 
 use crate::{
     Options,
     figure::{Figure, Goal},
+    samples, usage,
 };
 
 pub(crate) async fn fan_in(options: &Options) -> Vec<Figure> {

@@ -30,6 +30,14 @@ pub(crate) fn resident_bytes_max(pid: u32) -> u64 {
     size(pid, "status", "VmHWM:")
 }
 
+/// The memory of a process: its own, and its share of what it has in common with others.
+///
+/// # Panics
+/// When there is no such process.
+pub(crate) fn pss_bytes(pid: u32) -> u64 {
+    size(pid, "smaps_rollup", "Pss:")
+}
+
 /// Of those in memory, the ones that no file stands behind and that no other process has.
 ///
 /// # Panics
