@@ -1,7 +1,7 @@
-//! Reads along at the end of a stream and looks for marked entries, in the plain bytes of the replies.
+//! Reads along at the end of a stream and looks for marked entries in the bytes of the replies.
 //!
-//! Rejected: a client's own parser. Under load it takes as much processor time for an entry as agent
-//! and hub together, and it would take it from them.
+//! Rejected: the parser of a client. Under load it takes as much processor time for an entry as
+//! agent and hub together, and it would take it from them.
 
 use std::{
     io::{Read, Write},
@@ -60,8 +60,8 @@ impl Reader {
     }
 }
 
-/// The ID of the last entry, and the marks. Needs entries of more than one field, without line ends and
-/// without values such as `*2` or `mark`.
+/// The ID of the last entry, and the marks. Needs entries of more than one field, without line ends
+/// and without values such as `*2` or `mark`.
 fn parse(reply: &[u8]) -> (Option<String>, Vec<u64>) {
     let text = |line: Option<&[u8]>| {
         String::from_utf8_lossy(line.unwrap_or_default()).trim_end().to_owned()
@@ -70,7 +70,7 @@ fn parse(reply: &[u8]) -> (Option<String>, Vec<u64>) {
     let (mut last, mut marks) = (None, Vec::new());
     while let Some(line) = lines.next() {
         match line.strip_suffix(b"\r") {
-            // A pair of the stream's name or an entry's ID and what is in it; the lengths are passed over.
+            // The stream's name or an entry's ID, and what is in it. Lengths are passed over.
             Some(b"*2") => last = Some(text(lines.nth(1))),
             Some(word) if word == MARK.as_bytes() => {
                 marks.push(text(lines.nth(1)).parse().expect("a mark is a number"));
