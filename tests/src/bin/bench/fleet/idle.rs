@@ -101,7 +101,7 @@ async fn commands(stand: &Stand, span: Duration) -> (u64, u64) {
 fn describe(security: Security, clients: usize, span: Duration, found: &[Found]) -> Vec<Figure> {
     let seconds = span.as_secs();
     let (way, memory_goal) = match security {
-        Security::Plain => ("", Some(Goal::AtMost(10.0 * 1024.0))),
+        Security::Plain => ("", Some(Goal::AtMost(10_000.0))),
         Security::Tls => (", TLS", None),
     };
     let all = |figure: fn(&Found) -> f64| found.iter().map(figure).collect::<Vec<_>>();
