@@ -62,7 +62,7 @@ impl Redis {
     /// # Errors
     /// When the URL cannot be used.
     pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
-        let client = resp3(&Client::open(url.as_str())?)?;
+        let client = settled(&Client::open(url.as_str())?)?;
         Ok(Self { shared: Arc::new(Way { client, current: Mutex::default() }) })
     }
 
@@ -133,10 +133,12 @@ fn is_no_script(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
 }
 
-fn resp3(client: &Client) -> RedisResult<Client> {
+/// RESP3, and small commands wait for nobody.
+fn settled(client: &Client) -> RedisResult<Client> {
     let info = client.get_connection_info().clone();
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_redis_settings(redis).into_connection_info()?)
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp).into_connection_info()?)
 }
 
 impl Way {
