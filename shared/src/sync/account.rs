@@ -27,8 +27,15 @@ pub struct Extent {
     pub added: u64,
 }
 
+impl Extent {
+    /// Where a stream that was trimmed holds nothing any more, up to and with.
+    fn gone_to(&self) -> Seq {
+        if self.length > 0 { self.first.before() } else { self.last }
+    }
+}
+
 /// How many entries an origin had taken up to one place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// How many were added up to there.
     pub added: u64,
@@ -36,8 +43,20 @@ pub struct Tally {
     pub dead: u64,
     /// How many of those were lost before they were carried.
     pub lost: u64,
-    /// Otherwise `added` is what is known, and there may have been more.
-    pub is_exact: bool,
+    /// What `added` is worth.
+    pub known: Known,
+}
+
+/// How much a tally knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Known {
+    /// Its numbers are the truth.
+    Exactly,
+    /// Some were deleted before its place that it does not count.
+    AtLeast,
+    /// Nothing: its numbers are 0, and only the end of the stream can tell.
+    #[default]
+    Nothing,
 }
 
 /// Why entries are in no copy.
@@ -102,11 +121,20 @@ pub struct Written {
 
 impl Tally {
     /// At the very beginning of a stream.
-    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, is_exact: true };
+    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, known: Known::Exactly };
 
     /// Nothing is known; only the end of the stream can tell.
-    pub fn is_unknown(self) -> bool {
-        self.added == 0 && !self.is_exact
+    pub fn is_unknown(&self) -> bool {
+        self.known == Known::Nothing
+    }
+
+    /// The same, where entries past it were deleted that it cannot count.
+    fn doubted(self, is_doubted: bool) -> Self {
+        let known = match self.known {
+            Known::Exactly if is_doubted => Known::AtLeast,
+            known => known,
+        };
+        Self { known, ..self }
     }
 
     /// Past one more entry, which the copy will hold.
@@ -133,14 +161,7 @@ impl Tally {
     pub fn at_end(self, added: u64) -> Self {
         let deleted = if self.is_unknown() { 0 } else { added.saturating_sub(self.added) };
         let dead = (self.dead + deleted).min(added);
-        Self { added, dead, lost: self.lost.min(added - dead), is_exact: true }
-    }
-}
-
-impl Default for Tally {
-    /// Not known.
-    fn default() -> Self {
-        Self { is_exact: false, ..Self::ZERO }
+        Self { added, dead, lost: self.lost.min(added - dead), known: Known::Exactly }
     }
 }
 
@@ -173,8 +194,8 @@ pub fn unwritten(
         None => (after, tally),
     };
     let (losses, past) = find(Ledger::Origin, epoch, begun, acked, extent);
-    let to = losses.last()?.to;
-    Some((losses, Written { base, upto: past.added, to }))
+    let written = Written { base, upto: past.added, to: extent.gone_to() };
+    (!losses.is_empty()).then_some((losses, written))
 }
 
 /// Whose ledger the losses are for. The origin's has what was lost before it was ever carried; the
@@ -193,13 +214,15 @@ fn find(
     extent: &Extent,
 ) -> (Vec<Loss>, Tally) {
     let holds_older = extent.length > 0 && extent.first <= after;
-    let gone = extent.added.saturating_sub(tally.added + extent.length);
+    let to = extent.gone_to();
+    // An entry that was deleted among those still there is left to the end of the stream: counted
+    // here it would be subtracted again, from those that are trimmed later.
+    let still = u64::from(extent.deleted > to);
+    let gone = extent.added.saturating_sub(tally.added + extent.length + still);
     if holds_older || gone == 0 || tally.is_unknown() {
         // What was deleted in the middle stays unknown until the end of the stream is reached.
-        let is_exact = tally.is_exact && extent.deleted <= after;
-        return (Vec::new(), Tally { is_exact, ..tally });
+        return (Vec::new(), tally.doubted(extent.deleted > after));
     }
-    let to = if extent.length > 0 { extent.first.before() } else { extent.last };
     // Of what the copy once had all is gone, or nobody knows how many dead letters are.
     let held = acked.1.added.saturating_sub(tally.added).min(gone);
     let known = if to >= acked.0 { acked.1 } else { tally };
@@ -212,10 +235,10 @@ fn find(
     let trimmed_from = if held > 0 { acked.0.max(after) } else { after };
     // At least the one at `deleted` was taken out on purpose.
     let is_deleted = extent.deleted > trimmed_from;
-    let trimmed = (gone - held).saturating_sub(u64::from(is_deleted));
-    let cause = match tally.is_exact && !is_deleted {
-        true => Cause::Trimmed,
-        false => Cause::TrimmedOrDeleted,
+    let trimmed = (gone - held).saturating_sub(u64::from(is_deleted && still == 0));
+    let cause = match tally.known {
+        Known::Exactly if !is_deleted => Cause::Trimmed,
+        _ => Cause::TrimmedOrDeleted,
     };
     let losses =
         [(rewound, after, to.min(acked.0), Cause::Rewound), (trimmed, trimmed_from, to, cause)];
@@ -227,7 +250,7 @@ fn find(
         count: Some(count),
         cause,
     });
-    (losses.collect(), tally.gone(gone, rewound + trimmed))
+    (losses.collect(), tally.gone(gone, rewound + trimmed).doubted(still > 0))
 }
 
 impl Cause {
@@ -274,14 +297,19 @@ impl<'de> Deserialize<'de> for Cause {
 /// The text is no tally.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a tally is three whole numbers joined by commas, with ~ behind them where it is not exact"
+    "a tally is three whole numbers joined by commas, with ~ behind them where there may be more, \
+     or ~ alone where nothing is known"
 )]
 pub struct BadTally;
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, dead, lost, is_exact } = self;
-        write!(f, "{added},{dead},{lost}{}", if *is_exact { "" } else { "~" })
+        let Self { added, dead, lost, known } = self;
+        match known {
+            Known::Exactly => write!(f, "{added},{dead},{lost}"),
+            Known::AtLeast => write!(f, "{added},{dead},{lost}~"),
+            Known::Nothing => write!(f, "~"),
+        }
     }
 }
 
@@ -289,20 +317,25 @@ impl FromStr for Tally {
     type Err = BadTally;
 
     fn from_str(text: &str) -> Result<Self, BadTally> {
-        let (numbers, is_exact) = text.strip_suffix('~').map_or((text, true), |rest| (rest, false));
+        let (numbers, known) = match text.strip_suffix('~') {
+            Some("") => return Ok(Self::default()),
+            Some(numbers) => (numbers, Known::AtLeast),
+            None => (text, Known::Exactly),
+        };
         let mut numbers = numbers.splitn(3, ',').map(str::parse::<u64>);
         let mut number = || numbers.next().and_then(Result::ok).ok_or(BadTally);
         let (added, dead, lost) = (number()?, number()?, number()?);
-        Self::checked(added, dead, lost, is_exact).ok_or(BadTally)
+        Self::checked(added, dead, lost, known).ok_or(BadTally)
     }
 }
 
 impl Tally {
     /// None for what no Redis can have counted: it counts in 63 bits, so that sums stay in 64, and
     /// the parts are no more than the whole.
-    pub fn checked(added: u64, dead: u64, lost: u64, is_exact: bool) -> Option<Self> {
-        let is_sane = added <= i64::MAX as u64 && dead <= added && lost <= added - dead;
-        is_sane.then_some(Self { added, dead, lost, is_exact })
+    pub fn checked(added: u64, dead: u64, lost: u64, known: Known) -> Option<Self> {
+        let most = if known == Known::Nothing { 0 } else { i64::MAX as u64 };
+        let is_sane = added <= most && dead <= added && lost <= added - dead;
+        is_sane.then_some(Self { added, dead, lost, known })
     }
 }
 

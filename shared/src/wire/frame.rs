@@ -11,14 +11,15 @@
 //! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
 //!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
 //! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
-//!             added, dead, lost, 1 exact + 2 inherited, [epoch, from ms, n, to ms, n, count, cause, …]]
+//!             added, dead, lost, flags, [epoch, from ms, n, to ms, n, count, cause, …]]
 //! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
 //! PING    [5]
 //! PONG    [6, epoch, ms, n]                                          the cursor once more
 //! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
 //! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
 //! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
-//! cursor  [epoch, ms, n, digest, added, dead, lost, 1 exact]
+//! cursor  [epoch, ms, n, digest, added, dead, lost, flags]
+//! flags   1 the counts are exact + 4 at least + 2 the entries are inherited; 0 nothing is known
 //! ```
 
 mod read;
@@ -284,6 +285,10 @@ const PING: u64 = 5;
 const PONG: u64 = 6;
 const GOAWAY: u64 = 7;
 const PACKED: u64 = 8;
+
+const EXACT: u64 = 1;
+const INHERITED: u64 = 2;
+const AT_LEAST: u64 = 4;
 
 impl Frame {
     /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.

@@ -42,7 +42,7 @@ pub struct CursorForm {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_digest")]
     pub digest: Option<Digest>,
     /// The origin's count at that entry.
-    #[serde(default, skip_serializing_if = "is_unknown")]
+    #[serde(default, skip_serializing_if = "Tally::is_unknown")]
     pub tally: Tally,
 }
 
@@ -276,10 +276,6 @@ impl From<ReadForm> for Entry {
     fn from(ReadForm { id, fields }: ReadForm) -> Self {
         Self { seq: id, fields: fields.0 }
     }
-}
-
-fn is_unknown(tally: &Tally) -> bool {
-    *tally == Tally::default()
 }
 
 fn is_silent(account: &Account) -> bool {

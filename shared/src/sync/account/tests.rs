@@ -66,7 +66,7 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
     // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried:
     // those stand in the origin's ledger, and went out of the copy's with the rest.
-    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, is_exact: true });
+    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, known: Known::Exactly });
     assert_eq!(found(at(5, 5), acked, &extent(100, 70)), one("rewound", 21));
     let (losses, _) = unwritten(E1, at(5, 5), acked, &extent(100, 70), None).unwrap();
     assert_eq!(losses[0].count, Some(19));
@@ -93,7 +93,7 @@ fn what_is_in_the_ledger_is_not_written_there_again() {
 
 #[test]
 fn a_tally_is_read_as_it_was_written_and_nothing_else_is_one() {
-    for text in ["0,0,0", "12,3,9", "12,3,0~", "9223372036854775807,0,0"] {
+    for text in ["0,0,0", "12,3,9", "12,3,0~", "0,0,0~", "~", "9223372036854775807,0,0"] {
         assert_eq!(text.parse::<Tally>().unwrap().to_string(), text);
     }
     for text in [
@@ -110,5 +110,5 @@ fn a_tally_is_read_as_it_was_written_and_nothing_else_is_one() {
     ] {
         assert_eq!(text.parse::<Tally>(), Err(BadTally), "{text:?}");
     }
-    assert!(!Tally::default().is_exact);
+    assert!(Tally::default().is_unknown());
 }

@@ -1,12 +1,15 @@
 //! The bodies of frames, out of MessagePack. Every length and number is bounded before it is believed.
 
-use super::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome};
+use super::{
+    AT_LEAST, Ack, Cursor, EXACT, Features, Goaway, Granted, Hello, INHERITED, Origin, Push,
+    Reason, Welcome,
+};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
     limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
     seq::{Epoch, Seq},
-    sync::account::{Account, Cause, Loss, Tally},
+    sync::account::{Account, Cause, Known, Loss, Tally},
     wire::msgpack::{Malformed, Reader},
 };
 
@@ -53,7 +56,12 @@ fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
 fn tally(r: &mut Reader) -> Result<(Tally, u64), Malformed> {
     let (added, dead, lost) = (r.uint("added")?, r.uint("dead")?, r.uint("lost")?);
     let flags = r.uint("flags")?;
-    let tally = Tally::checked(added, dead, lost, flags & 1 == 1);
+    let known = match flags & (EXACT | AT_LEAST) {
+        0 => Known::Nothing,
+        EXACT => Known::Exactly,
+        _ => Known::AtLeast,
+    };
+    let tally = Tally::checked(added, dead, lost, known);
     Ok((tally.ok_or(Malformed::Bound("tally"))?, flags))
 }
 
@@ -140,7 +148,7 @@ fn account(r: &mut Reader) -> Result<Account, Malformed> {
         let cause = Cause::from_word(&r.text("cause", TEXT_BYTES_MAX)?);
         losses.push(Loss { epoch, from, to, count, cause });
     }
-    Ok(Account { tally, losses, is_inherited: flags & 2 == 2 })
+    Ok(Account { tally, losses, is_inherited: flags & INHERITED > 0 })
 }
 
 /// The ms are the difference from the entry before; n is its whole value where the ms differ,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::sync::account::{Cause, Loss};
+use crate::sync::account::{Cause, Known, Loss};
 
 fn own(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -28,7 +28,7 @@ fn hello() -> Hello {
             epoch: Epoch(2),
             seq: Seq::new(7, 0),
             digest: Some(Digest([0xab; 16])),
-            tally: Tally { added: 9, dead: 2, lost: 3, is_exact: true },
+            tally: Tally { added: 9, dead: 2, lost: 3, known: Known::Exactly },
         },
         features: Features::COMPRESSION,
         instance: Instance(0x0123_4567_89ab_cdef),
@@ -66,7 +66,7 @@ fn push() -> Push {
             entry(Seq::new(ms + 4, 9), &[("", "x")]),
         ],
         account: Account {
-            tally: Tally { added: 7, dead: 1, lost: 3, is_exact: true },
+            tally: Tally { added: 7, dead: 1, lost: 3, known: Known::Exactly },
             losses: vec![
                 loss(Some(3), Cause::Trimmed),
                 Loss { epoch: Epoch(1), ..loss(None, Cause::OriginRewound) },

@@ -2,12 +2,15 @@
 
 use rmp::encode;
 
-use super::{ACK, Ack, Cursor, GOAWAY, Goaway, HELLO, Hello, Origin, PUSH, Push, WELCOME, Welcome};
+use super::{
+    ACK, AT_LEAST, Ack, Cursor, EXACT, GOAWAY, Goaway, HELLO, Hello, INHERITED, Origin, PUSH, Push,
+    WELCOME, Welcome,
+};
 use crate::{
     entry::Entry,
     limits::TEXT_BYTES_MAX,
     seq::Seq,
-    sync::account::{Account, Tally},
+    sync::account::{Account, Known, Tally},
 };
 
 /// Writes values one after the other.
@@ -63,7 +66,12 @@ impl Writer {
     }
 
     fn tally(&mut self, tally: &Tally, is_inherited: bool) -> &mut Self {
-        let flags = u64::from(tally.is_exact) + 2 * u64::from(is_inherited);
+        let known = match tally.known {
+            Known::Exactly => EXACT,
+            Known::AtLeast => AT_LEAST,
+            Known::Nothing => 0,
+        };
+        let flags = known + INHERITED * u64::from(is_inherited);
         self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(flags)
     }
 
