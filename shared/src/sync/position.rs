@@ -156,7 +156,8 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
         (mark, Tally { added, ..memory.acked.1 })
     } else if memory.acked.0 <= extent.last && (memory.epoch < cursor.epoch || at_cursor.is_none())
     {
-        memory.acked
+        // A copy that was wiped since then is not that far in its later epoch.
+        if cursor.seq < memory.acked.0 { (cursor.seq, cursor.tally) } else { memory.acked }
     } else {
         (Seq::ZERO, Tally::ZERO)
     };
