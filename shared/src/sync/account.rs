@@ -223,15 +223,16 @@ fn find(
         // What was deleted in the middle stays unknown until the end of the stream is reached.
         return (Vec::new(), tally.doubted(extent.deleted > after));
     }
-    // Of what the copy once had all is gone, or nobody knows how many dead letters are.
     let held = acked.1.added.saturating_sub(tally.added).min(gone);
-    let known = if to >= acked.0 { acked.1 } else { tally };
-    let dead = known.dead.saturating_sub(tally.dead);
-    let lost = known.lost.saturating_sub(tally.lost);
-    let rewound = held.saturating_sub(match ledger {
-        Ledger::Origin => dead + lost,
-        Ledger::Copy => dead,
-    });
+    let dead = acked.1.dead.saturating_sub(tally.dead).min(held);
+    let dead_or_lost = (acked.1.dead + acked.1.lost).saturating_sub(tally.dead + tally.lost);
+    let rewound = match ledger {
+        // Of what the copy once had some is still there, and nobody knows which: all may be lost,
+        // and what is found gone later is taken for none of the dead.
+        _ if to < acked.0 => held,
+        Ledger::Origin => held.saturating_sub(dead_or_lost),
+        Ledger::Copy => held - dead,
+    };
     let trimmed_from = if held > 0 { acked.0.max(after) } else { after };
     // At least the one at `deleted` was taken out on purpose.
     let is_deleted = extent.deleted > trimmed_from;
@@ -250,7 +251,8 @@ fn find(
         count: Some(count),
         cause,
     });
-    (losses.collect(), tally.gone(gone, rewound + trimmed).doubted(still > 0))
+    let lost = (held - dead) + trimmed;
+    (losses.collect(), tally.gone(gone, lost).doubted(still > 0))
 }
 
 impl Cause {

@@ -60,6 +60,46 @@ fn what_an_app_deleted_is_no_loss() {
 }
 
 #[test]
+fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
+    let deleted = |extent: Extent| Extent { deleted: Seq::new(80, 0), ..extent };
+    // Trimmed up to 60, and 80 was deleted of the rest: one of 56 is no loss, and not yet counted.
+    let first = deleted(Extent { length: 39, ..extent(100, 40) });
+    let (losses, past) = missing(E1, at(5, 5), at(5, 5), &first);
+    assert_eq!(losses[0].count, Some(55));
+    assert_eq!((past.added, past.known), (60, Known::AtLeast));
+    // 61 was trimmed as well.
+    let then = deleted(Extent { length: 38, ..extent(100, 39) });
+    let (losses, _) = missing(E1, (Seq::new(60, 0), past), at(5, 5), &then);
+    assert_eq!((losses[0].count, losses[0].to), (Some(1), Seq::new(61, u64::MAX)));
+    // The same where nothing came before, as at the beginning of a stream.
+    let zero = (Seq::ZERO, Tally::ZERO);
+    let (losses, past) =
+        missing(E1, zero, zero, &deleted(Extent { length: 99, ..extent(100, 100) }));
+    assert_eq!((losses, past.is_unknown()), (vec![], false));
+    // And in the origin's ledger, where the deleted one stood among those that are gone.
+    let place = at(5, 5);
+    let front = Extent { deleted: Seq::new(30, 0), ..extent(100, 40) };
+    let (_, written) = unwritten(E1, place, place, &front, None).unwrap();
+    let then = Extent { deleted: Seq::new(30, 0), ..extent(100, 39) };
+    let (losses, _) = unwritten(E1, place, place, &then, Some(written)).unwrap();
+    assert_eq!(losses[0].count, Some(1));
+}
+
+#[test]
+fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
+    // 30 were acknowledged, 4 of them dead letters, nobody knows which; 20 are gone.
+    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
+    let wiped = (Seq::ZERO, Tally::ZERO);
+    let (losses, past) = missing(E1, wiped, acked, &extent(30, 10));
+    assert_eq!(losses[0].count, Some(20));
+    // Another 2 are trimmed: the four may all have been among the first.
+    let (losses, _) = missing(E1, (Seq::new(20, 0), past), acked, &extent(30, 8));
+    assert_eq!(losses[0].count, Some(2));
+    let (losses, _) = unwritten(E1, (Seq::new(20, 0), past), acked, &extent(30, 8), None).unwrap();
+    assert_eq!(losses[0].count, Some(2));
+}
+
+#[test]
 fn what_the_copy_forgot_is_told_from_what_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
     let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];

@@ -81,6 +81,13 @@ fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
 }
 
 #[test]
+fn a_copy_that_was_wiped_in_a_life_nobody_remembers_is_believed_no_further_than_its_cursor() {
+    let position = begin(&origin(1, 7, 9, 9), &cursor(2, 5, A), None);
+    assert_eq!((position.epoch, position.after, position.inherited), (Epoch(3), seq(5), seq(9)));
+    assert_eq!(position.loss, None);
+}
+
+#[test]
 fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
     let mut standing = origin(1, 5, 9, 9);
     standing.extent =
