@@ -163,7 +163,7 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
     };
     // Where the memory is of an older epoch still, nobody knows up to where the others came.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
-    let inherited = if is_older { extent.last } else { Seq::ZERO };
+    let inherited = if is_older { extent.last } else { memory.inherited };
     anew(cursor.epoch.next(), kept, (cursor, inherited), Finding::OriginReplaced)
 }
 

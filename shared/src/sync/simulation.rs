@@ -75,7 +75,7 @@ fn an_origin_that_went_back_begins_a_new_life_in_which_nothing_is_lost_or_repeat
 fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
     run_with(
         5000,
-        &[5152, 5728, 6116, 6967],
+        &[5152, 5728, 6116, 6967, 16756],
         Weather {
             trim: 0.03,
             delete: 0.02,

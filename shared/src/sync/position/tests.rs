@@ -88,6 +88,15 @@ fn a_copy_that_was_wiped_in_a_life_nobody_remembers_is_believed_no_further_than_
 }
 
 #[test]
+fn what_one_life_inherited_the_next_inherits_too() {
+    // The second life had come up to 5 of the 9 that may be in the copy under the first.
+    let mut standing = origin(2, 3, 4, 12);
+    standing.memory.inherited = seq(9);
+    let position = begin(&standing, &cursor(2, 5, A), None);
+    assert_eq!((position.epoch, position.after, position.inherited), (Epoch(3), seq(4), seq(9)));
+}
+
+#[test]
 fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
     let mut standing = origin(1, 5, 9, 9);
     standing.extent =
