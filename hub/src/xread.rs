@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
     async fn read(&mut self) -> Result<Push, Refusal> {
         let _turn = self.hub.shares.turn(self.client).await;
         loop {
-            while let Some(task) = self.sender.poll_task() {
+            while let Some(task) = self.sender.poll_task(Instant::now()) {
                 self.perform(task).await?;
             }
             if self.given.entries.len() + self.sender.next_entries() > self.count {

@@ -114,7 +114,7 @@ pub async fn drive(
     // They begin in this order, and are answered in it.
     let mut appends = FuturesOrdered::new();
     let failure = loop {
-        while let Some(next) = session.poll_work() {
+        while let Some(next) = session.poll_work(Instant::now()) {
             say_losses(&next);
             match next {
                 Work::Origin(task) => {

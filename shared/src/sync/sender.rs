@@ -8,6 +8,7 @@
 //! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
 
 mod batches;
+mod flights;
 mod slack;
 
 use std::{
@@ -17,9 +18,7 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, Unfit},
-    limits::{
-        SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
-    },
+    limits::RECORD_INTERVAL,
     seq::{Epoch, Seq},
     sync::{
         account::{self, Account, Extent, Loss, Tally, Written},
@@ -29,7 +28,10 @@ use crate::{
 };
 
 pub use self::slack::Trim;
-use self::slack::{Mark, Slack};
+use self::{
+    flights::{Flight, Flights},
+    slack::Slack,
+};
 
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,16 +80,6 @@ pub struct Read {
     pub extent: Extent,
 }
 
-struct Flight {
-    through: Seq,
-    tally: Tally,
-    entries: usize,
-    bytes: usize,
-    sent_at: Instant,
-    marks: Vec<Mark>,
-    tells: bool,
-}
-
 /// One origin's end of one connection.
 pub struct Sender {
     direction: Direction,
@@ -107,6 +99,8 @@ pub struct Sender {
     /// What the copy ever acknowledged before this session.
     acked_before: (Seq, Tally),
     recorded: Seq,
+    /// Not before then what was acknowledged since is recorded.
+    record_from: Option<Instant>,
     /// Letters up to here are among the dead already.
     buried: Seq,
     /// Entries up to here may be in the copy under an older epoch.
@@ -118,13 +112,7 @@ pub struct Sender {
     untold: Vec<Loss>,
     is_told: bool,
     ready: VecDeque<Push>,
-    flights: VecDeque<Flight>,
-    /// Bytes in `flights`, and how many there may be: adapted so that what is under way takes
-    /// the link seconds, not minutes.
-    flight_bytes: usize,
-    window_bytes: usize,
-    /// When the last flight came home, or the first of them left.
-    progress_at: Option<Instant>,
+    flights: Flights,
     letters: Vec<(Seq, Unfit)>,
     read_size: usize,
     has_news: bool,
@@ -161,6 +149,7 @@ impl Sender {
             acked_tally: tally,
             acked_before: memory.acked,
             recorded: memory.acked.0,
+            record_from: None,
             buried: memory.buried,
             inherited,
             losses: None,
@@ -168,10 +157,7 @@ impl Sender {
             untold: loss.into_iter().collect(),
             is_told: false,
             ready: VecDeque::new(),
-            flights: VecDeque::new(),
-            flight_bytes: 0,
-            window_bytes: WINDOW_BYTES_MIN,
-            progress_at: None,
+            flights: Flights::new(),
             letters: Vec::new(),
             read_size: FIRST_READ.min(granted.batch_entries),
             has_news: false,
@@ -285,10 +271,7 @@ impl Sender {
         }
         self.acked = ack.seq;
         self.letters.extend(ack.refused);
-        while let Some(flight) = self.flights.pop_front_if(|flight| flight.through <= ack.seq) {
-            self.flight_bytes -= flight.bytes;
-            self.window_bytes = adapt(self.window_bytes, now.duration_since(flight.sent_at));
-            self.progress_at = (!self.flights.is_empty()).then_some(now);
+        while let Some(flight) = self.flights.land(ack.seq, now) {
             self.acked_tally = flight.tally;
             if flight.tells && self.written.is_some_and(|run| run.base < flight.tally.added) {
                 (self.written, self.is_told) = (None, true);
@@ -309,17 +292,7 @@ impl Sender {
         let (entries, bytes) = (push.entries.len(), push.bytes());
         let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
         self.sent = through;
-        self.flight_bytes += bytes;
-        self.progress_at.get_or_insert(now);
-        self.flights.push_back(Flight {
-            through,
-            tally,
-            entries,
-            bytes,
-            sent_at: now,
-            marks,
-            tells,
-        });
+        self.flights.leave(Flight { through, tally, entries, bytes, sent_at: now, marks, tells });
         Some(push)
     }
 
@@ -327,9 +300,7 @@ impl Sender {
     /// once its cursor has moved past them, nobody would come by them again.
     pub fn has_push(&self) -> bool {
         let Some(next) = self.ready.front() else { return false };
-        let has_room = self.flights.is_empty()
-            || (self.flights.len() < self.granted.window_batches
-                && self.flight_bytes + next.bytes() <= self.window_bytes);
+        let has_room = self.flights.has_room(self.granted.window_batches, next.bytes());
         let is_written = self.losses.is_none() && !self.is_writing;
         has_room && is_written && self.letters.is_empty() && !self.is_burying
     }
@@ -340,7 +311,7 @@ impl Sender {
     }
 
     /// The next thing to do at the store.
-    pub fn poll_task(&mut self) -> Option<Task> {
+    pub fn poll_task(&mut self, now: Instant) -> Option<Task> {
         if !self.letters.is_empty() && !self.is_burying {
             self.is_burying = true;
             let letters = std::mem::take(&mut self.letters);
@@ -361,9 +332,9 @@ impl Sender {
             let (after, count, mark) = (self.read.0, self.read_size, self.mark);
             return Some(Task::Read { after, count, mark });
         }
-        if self.recorded != self.acked && !self.is_recording {
+        if self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now) {
             self.is_recording = true;
-            self.recorded = self.acked;
+            (self.recorded, self.record_from) = (self.acked, Some(now + RECORD_INTERVAL));
             let acked = (self.acked, self.acked_tally);
             let is_told = std::mem::take(&mut self.is_told);
             return Some(Task::Record { acked, trim: self.slack.poll_trim(), is_told });
@@ -371,17 +342,26 @@ impl Sender {
         None
     }
 
+    /// When `poll_task` next has a `Task::Record`, if nothing happens before. The first is due at
+    /// once; while entries flow one stands for many, since one that is late, or was never written,
+    /// only makes the next handshake look at more.
+    pub fn record_due(&self) -> Option<Instant> {
+        self.record_from.filter(|_| self.has_unrecorded())
+    }
+
+    fn has_unrecorded(&self) -> bool {
+        self.recorded != self.acked && !self.is_recording
+    }
+
     /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
-    /// acknowledgement may take. A single entry larger than what the link has shown it can carry is
-    /// given time by its size.
+    /// acknowledgement may take.
     pub fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.progress_at? + timeout + self.patience()?)
+        Some(self.flights.progress_at()? + timeout + self.patience()?)
     }
 
     /// How much longer than usual an answer may take, while something is under way.
     pub fn patience(&self) -> Option<Duration> {
-        let oversize = self.flights.front()?.bytes.saturating_sub(self.window_bytes);
-        Some(Duration::from_secs((oversize / SLOWEST_LINK) as u64))
+        self.flights.patience()
     }
 
     /// Up to where the other side has acknowledged.
@@ -406,7 +386,7 @@ impl Sender {
 
     /// The limits with batches no larger than what may be under way.
     fn fitting(&self) -> Granted {
-        let batch_bytes = self.granted.batch_bytes.min(self.window_bytes);
+        let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
         Granted { batch_bytes, ..self.granted }
     }
 
@@ -419,15 +399,5 @@ impl Sender {
             let most = (self.read_size * READ_GROWTH).min(self.granted.batch_entries);
             self.read_size = fits.min(most);
         }
-    }
-}
-
-fn adapt(window_bytes: usize, took: Duration) -> usize {
-    if took < WINDOW_GROW_BELOW {
-        (window_bytes * 2).min(WINDOW_BYTES_MAX)
-    } else if took > WINDOW_SHRINK_ABOVE {
-        (window_bytes / 2).max(WINDOW_BYTES_MIN)
-    } else {
-        window_bytes
     }
 }

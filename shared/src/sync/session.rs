@@ -216,11 +216,12 @@ impl Session {
             Heartbeat::Pings(interval) => self.heard_at.max(self.pinged_at) + interval,
             Heartbeat::Answers => silent,
         };
-        self.stalls_at().map_or(silent, |deadline| deadline.min(silent)).min(ping)
+        let record = self.sender.record_due().filter(|_| self.farewell.is_none());
+        [self.stalls_at(), record].into_iter().flatten().fold(silent.min(ping), Instant::min)
     }
 
     /// The next thing to do at a store.
-    pub fn poll_work(&mut self) -> Option<Work> {
+    pub fn poll_work(&mut self, now: Instant) -> Option<Work> {
         if self.end.is_some() {
             return None;
         }
@@ -239,7 +240,7 @@ impl Session {
         if self.farewell.is_some() {
             return None;
         }
-        self.sender.poll_task().map(Work::Origin)
+        self.sender.poll_task(now).map(Work::Origin)
     }
 
     /// The next frame to send. Answers go before batches, so that the other side's window moves.

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
-    limits::{HEARTBEAT, PROGRESS_TIMEOUT},
+    limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
     seq::{Epoch, Seq},
     sync::{
         account::Extent,
@@ -32,7 +32,7 @@ fn entry(bytes: usize) -> Entry {
 
 /// Hands over one entry and lets the batch leave.
 fn send(session: &mut Session, entry: Entry, now: Instant) {
-    assert!(matches!(session.poll_work(), Some(Work::Origin(Task::Read { .. }))));
+    assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
     let extent =
         Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
     session.handle_read(Read { entries: vec![entry], extent });
@@ -93,7 +93,7 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
         let push = Push { epoch: Epoch::FIRST, after, through, ..Push::default() };
         session.handle_frame(Frame::Push(push), now);
     }
-    assert!(matches!(session.poll_work(), Some(Work::Append(_))));
+    assert!(matches!(session.poll_work(now), Some(Work::Append(_))));
     let goaway = Goaway { reason: Reason::Restart, message: "bye".to_owned(), wait_ms: 5 };
     session.handle_leave(goaway.clone());
     assert!(!session.has_frame(), "not before the batch in hand is done");
@@ -102,7 +102,7 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
     let ack = Ack { epoch: Epoch::FIRST, seq: cursor, refused: Vec::new() };
     assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
     assert_eq!(session.poll_frame(now), Some(Frame::Goaway(goaway.clone())));
-    assert_eq!((session.poll_work(), session.end()), (None, Some(&End::Ours(goaway))));
+    assert_eq!((session.poll_work(now), session.end()), (None, Some(&End::Ours(goaway))));
 }
 
 fn push(after: u64, through: u64) -> Push {
@@ -116,8 +116,8 @@ fn appended(cursor: u64) -> Appended {
 }
 
 /// Which batches go to the script now, by where they end.
-fn appends(session: &mut Session) -> Vec<u64> {
-    let work = std::iter::from_fn(|| session.poll_work());
+fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
+    let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
         Work::Append(append) => Some(append.through.ms),
         Work::Origin(_) => None,
@@ -130,11 +130,11 @@ fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_han
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
-    assert_eq!(appends(&mut session), [1]);
+    assert_eq!(appends(&mut session, now), [1]);
     session.handle_appended(&appended(1));
-    assert_eq!(appends(&mut session), [2, 3]);
+    assert_eq!(appends(&mut session, now), [2, 3]);
     session.handle_appended(&appended(2));
-    assert_eq!(appends(&mut session), [4]);
+    assert_eq!(appends(&mut session, now), [4]);
     let ack = Ack { epoch: Epoch::FIRST, seq: Seq::new(2, 0), refused: Vec::new() };
     assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
 }
@@ -148,13 +148,13 @@ fn a_batch_that_is_looked_up_in_the_copy_first_is_overtaken_by_none() {
         push.account.is_inherited = n == 2;
         session.handle_frame(Frame::Push(push), now);
     }
-    assert_eq!(appends(&mut session), [1]);
+    assert_eq!(appends(&mut session, now), [1]);
     session.handle_appended(&appended(1));
-    assert_eq!(appends(&mut session), [2]);
+    assert_eq!(appends(&mut session, now), [2]);
     session.handle_appended(&appended(2));
-    assert_eq!(appends(&mut session), [3]);
+    assert_eq!(appends(&mut session, now), [3]);
     session.handle_appended(&appended(3));
-    assert_eq!(appends(&mut session), [4, 5]);
+    assert_eq!(appends(&mut session, now), [4, 5]);
 }
 
 #[test]
@@ -162,12 +162,52 @@ fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..3).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
-    assert_eq!(appends(&mut session), [1]);
+    assert_eq!(appends(&mut session, now), [1]);
     session.handle_appended(&appended(1));
-    assert_eq!(appends(&mut session), [2, 3]);
+    assert_eq!(appends(&mut session, now), [2, 3]);
     session.handle_appended(&Appended::StaleEpoch(Epoch(7)));
     session.handle_appended(&Appended::Gap(Seq::new(1, 0)));
     let said: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
     let [Frame::Ack(ack), Frame::Goaway(goaway)] = &said[..] else { panic!("{said:?}") };
     assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), Reason::StaleEpoch));
+}
+
+#[test]
+fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    let recorded = |session: &mut Session, at| {
+        let mut work = std::iter::from_fn(|| session.poll_work(at));
+        work.find_map(|work| match work {
+            Work::Origin(Task::Record { acked, .. }) => Some(acked.0.ms),
+            _ => None,
+        })
+    };
+    let acked = |session: &mut Session, ms: u64| {
+        session.handle_news();
+        assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
+        let entry = Entry { seq: Seq::new(ms, 0), ..entry(1) };
+        let (first, last) = (Seq::new(1, 0), entry.seq);
+        let extent = Extent { first, last, length: ms, added: ms, ..Extent::default() };
+        session.handle_read(Read { entries: vec![entry], extent });
+        assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
+        let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
+        session.handle_frame(Frame::Ack(ack), now);
+    };
+    acked(&mut session, 1);
+    assert_eq!(recorded(&mut session, now), Some(1), "the first at once");
+    session.handle_recorded();
+    acked(&mut session, 2);
+    acked(&mut session, 3);
+    assert_eq!(recorded(&mut session, now), None);
+    let due = session.poll_timeout();
+    assert_eq!(due, now + RECORD_INTERVAL);
+    session.handle_timeout(due);
+    assert_eq!(recorded(&mut session, due), Some(3));
+    session.handle_recorded();
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
+    // Whoever leaves writes nothing more, and is not woken for it.
+    acked(&mut session, 4);
+    session.handle_leave(Goaway { reason: Reason::Restart, message: String::new(), wait_ms: 0 });
+    assert_eq!((recorded(&mut session, due), session.poll_timeout()), (None, now + IDLE_TIMEOUT));
 }

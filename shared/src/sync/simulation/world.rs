@@ -138,7 +138,7 @@ impl End {
         if now >= self.session.poll_timeout() {
             self.session.handle_timeout(now);
         }
-        while let Some(work) = self.session.poll_work() {
+        while let Some(work) = self.session.poll_work(now) {
             self.working.push_back(work);
         }
         let is_write = |work: &Work| !matches!(work, Work::Origin(Task::Read { .. }));

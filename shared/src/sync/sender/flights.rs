@@ -1,0 +1,94 @@
+//! The batches under way, and how many there may be.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::slack::Mark;
+use crate::{
+    limits::{
+        SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
+    },
+    seq::Seq,
+    sync::account::Tally,
+};
+
+/// One batch that was handed out and is not acknowledged yet.
+pub(super) struct Flight {
+    pub(super) through: Seq,
+    pub(super) tally: Tally,
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    pub(super) sent_at: Instant,
+    pub(super) marks: Vec<Mark>,
+    /// The copy hears of losses by it.
+    pub(super) tells: bool,
+}
+
+/// Those of one connection, in order.
+pub(super) struct Flights {
+    flights: VecDeque<Flight>,
+    bytes: usize,
+    /// How many bytes there may be: adapted so that what is under way takes the link seconds, not
+    /// minutes.
+    window: usize,
+    /// When the last flight came home, or the first of them left.
+    progress_at: Option<Instant>,
+}
+
+impl Flights {
+    pub(super) fn new() -> Self {
+        let flights = VecDeque::new();
+        Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, progress_at: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// How many bytes there may be.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Whether one more of so many bytes may leave.
+    pub(super) fn has_room(&self, batches: usize, bytes: usize) -> bool {
+        self.is_empty() || (self.flights.len() < batches && self.bytes + bytes <= self.window)
+    }
+
+    pub(super) fn leave(&mut self, flight: Flight) {
+        self.bytes += flight.bytes;
+        self.progress_at.get_or_insert(flight.sent_at);
+        self.flights.push_back(flight);
+    }
+
+    /// The next one that is acknowledged by a cursor at `acked`.
+    pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<Flight> {
+        let flight = self.flights.pop_front_if(|flight| flight.through <= acked)?;
+        self.bytes -= flight.bytes;
+        self.adapt(now.duration_since(flight.sent_at));
+        self.progress_at = (!self.is_empty()).then_some(now);
+        Some(flight)
+    }
+
+    /// Since when nothing came home, while something is under way.
+    pub(super) fn progress_at(&self) -> Option<Instant> {
+        self.progress_at
+    }
+
+    /// How much longer than usual an answer may take, while something is under way: one entry larger
+    /// than what the link has shown it can carry is given time by its size.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let oversize = self.flights.front()?.bytes.saturating_sub(self.window);
+        Some(Duration::from_secs((oversize / SLOWEST_LINK) as u64))
+    }
+
+    fn adapt(&mut self, took: Duration) {
+        if took < WINDOW_GROW_BELOW {
+            self.window = (self.window * 2).min(WINDOW_BYTES_MAX);
+        } else if took > WINDOW_SHRINK_ABOVE {
+            self.window = (self.window / 2).max(WINDOW_BYTES_MIN);
+        }
+    }
+}
