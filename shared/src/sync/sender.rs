@@ -204,7 +204,8 @@ impl Sender {
         let (epoch, acked) = (self.epoch, self.acked_before);
         if let Some(due) = account::unwritten(epoch, place, acked, &extent, self.written) {
             self.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
-            self.written = Some(due.1);
+            // It takes the place of the last one, of which the copy may have heard.
+            (self.written, self.is_told) = (Some(due.1), false);
             self.losses = Some(due);
         }
         self.untold.extend(losses);
