@@ -164,6 +164,10 @@ pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections that the kernel keeps at the door until they are accepted. A fleet that comes back at
+/// once overran tokio's 1024: the kernel then forgets handshakes that the devices take for done, and
+/// they wait 10 s for an answer. Linux takes no more than net.core.somaxconn, 4096 since 5.4.
+pub const LISTEN_BACKLOG: u32 = 4096;
 /// One in so many of those may be a stranger's: handshakes, requests without a live token, waits
 /// between requests. Room for a fleet that comes back at once, and for three times as many that are
 /// known. One more takes the place of an older one.

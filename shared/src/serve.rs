@@ -27,7 +27,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
@@ -44,7 +44,7 @@ use crate::{
     heard::{Heard, Listened},
     limits::{
         CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, KEEP_ALIVE_LINGER,
-        PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
+        LISTEN_BACKLOG, PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
     },
     shutdown::Shutdown,
 };
@@ -136,10 +136,31 @@ impl Listeners {
 /// # Errors
 /// With the address and the mend in the message.
 pub async fn bind(listen: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(listen).await.map_err(|error| {
+    listen_on(listen).await.map_err(|error| {
         let mend = "is the address of this machine and the port free?";
         io::Error::new(error.kind(), format!("failed to listen on {listen}: {error}; {mend}"))
     })
+}
+
+/// On the first address of the name that can be had.
+async fn listen_on(listen: &str) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host(listen).await? {
+        let listening = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(LISTEN_BACKLOG)
+        };
+        match listening() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Serves until the shutdown begins. Requests in hand are finished within `limits.drain`, as tasks
