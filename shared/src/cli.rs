@@ -11,7 +11,9 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::check::{CheckArgs, check};
+pub use self::check::{
+    CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret_file, of_tls, report,
+};
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
 
 /// Where settings come from beside the environment.

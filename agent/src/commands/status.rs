@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// What is known of the running agent.
-enum Live {
+pub(super) enum Live {
     Runs(Box<Status>),
     /// Nothing answers at `admin_listen`.
     Silent,
@@ -69,7 +69,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     }
 }
 
-async fn live(config: &Config, client: &ClientId) -> Live {
+pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
     let listen =
         config.admin_listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
     if listen.is_empty() {
