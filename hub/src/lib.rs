@@ -9,6 +9,7 @@ pub mod bearer;
 pub mod commands;
 pub mod config;
 pub mod entries;
+pub mod facts;
 pub mod hub;
 pub mod json_socket;
 pub mod level;
