@@ -210,8 +210,6 @@ pub const VIEWERS_MAX: usize = 32;
 pub const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
 /// A survey that took so long is followed by so many times as long without one.
 pub const SURVEY_REST: u32 = 9;
-/// How long surveys go on when nobody looks any more: from one page to the next.
-pub const SURVEY_LINGER: Duration = Duration::from_secs(10);
 /// How far back the chart of the status page reaches.
 pub const CHART_SPAN: Duration = Duration::from_secs(5 * 60);
 /// Clients on one page of the status page's list.

@@ -1,5 +1,5 @@
-//! The last entries of one client, both ways, and its lines of the loss ledger: for a person to look at,
-//! and so without what is too long to show.
+//! The last entries of one client, both ways, and its lines of the loss ledger: for a person to
+//! look at, and so without what is too long to show.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! All clients and where each stands, fifty in one command: what `spoke-hub clients` and the status page
-//! show.
+//! All clients and where each stands, fifty in one command: what `spoke-hub clients` and the
+//! status page show.
 
 use std::{collections::HashMap, sync::LazyLock};
 
