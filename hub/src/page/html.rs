@@ -41,7 +41,7 @@ pub(super) fn document(
                     (behind)
                 }
                 footer {
-                    "spoke-hub " (env!("CARGO_PKG_VERSION"))
+                    "spoke-hub " (env!("CARGO_PKG_VERSION")) " · times in UTC"
                     noscript { " · without scripts this changes by reloading only" }
                 }
             }
