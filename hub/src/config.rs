@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
+    client::ClientId,
     config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
@@ -15,6 +16,10 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// What the status page on the admin listener may do.
+    pub page: PageMode,
+    /// A name under which the status page is reached beside addresses and localhost, through a proxy say.
+    pub page_host: String,
     /// Where the streams are.
     pub redis: RedisUrl,
     /// Where auth keeps its sessions; empty: in `redis`.
@@ -40,11 +45,25 @@ pub struct Config {
     pub log: LogSettings,
 }
 
+/// What the status page may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageMode {
+    /// There is none.
+    Off,
+    /// It shows.
+    Read,
+    /// It also sends entries to clients.
+    Send,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
             admin_listen: "127.0.0.1:9464".to_owned(),
+            page: PageMode::Read,
+            page_host: String::new(),
             redis: RedisUrl::default(),
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),
@@ -61,6 +80,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The key of what auth knows of a client.
+    pub fn auth_client_key(&self, client: &ClientId) -> String {
+        format!("{}:client:{client}:h", self.auth_key_prefix)
+    }
+
     /// Checks what the types alone do not.
     ///
     /// # Errors

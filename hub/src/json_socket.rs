@@ -53,7 +53,7 @@ pub async fn serve(arrived: Arrived, socket: WebSocket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
-    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN).await {
+    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
     };

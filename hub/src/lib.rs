@@ -9,11 +9,13 @@ pub mod bearer;
 pub mod commands;
 pub mod config;
 pub mod entries;
+pub mod facts;
 pub mod hub;
 pub mod json_socket;
 pub mod level;
 pub mod live;
 pub mod metrics;
+pub mod page;
 pub mod presence;
 pub mod routes;
 pub mod session;
@@ -52,6 +54,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let limits = ServeLimits::of(config.connections);
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
+    let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
     attend(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());

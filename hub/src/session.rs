@@ -21,7 +21,7 @@ use spoke_shared::{
     link::{self, Outcome, Stores, TransportError, now_ms},
     refusal::Refusal,
     store::{
-        presence::{Arrival, Transport},
+        presence::{Arrival, Reach, Transport},
         session::{digest, session_key},
     },
     sync::{
@@ -30,7 +30,9 @@ use spoke_shared::{
         sender::{Sender, Trim},
         session::{End, Heartbeat, Session},
     },
-    wire::frame::{Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome},
+    wire::frame::{
+        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
+    },
 };
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite;
@@ -69,11 +71,17 @@ impl Arrived {
     ///
     /// # Errors
     /// 409 for a second device with the same identity, 503.
-    pub async fn begin(&self, version: &str, instance: Instance) -> Result<u64, Refusal> {
+    pub async fn begin(
+        &self,
+        version: &str,
+        instance: Instance,
+        reach: Option<Reach>,
+    ) -> Result<u64, Refusal> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let transport = Transport::WebSocket;
-        let arrival = Arrival { version, address: &address, hub: &hub.name, instance, transport };
+        let (hub_name, address) = (&hub.name, &address);
+        let arrival = Arrival { version, address, hub: hub_name, instance, transport, reach };
         let generation = arrival::begin(hub, client, &arrival).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
@@ -176,7 +184,9 @@ struct Greeted {
 impl Greeted {
     async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
         let (hub, client) = (&arrived.hub, &arrived.caller.client);
-        let generation = arrived.begin(&hello.version, hello.instance).await?;
+        let Origin { first, last, added, .. } = hello.origin;
+        let reach = Reach { first, last, added };
+        let generation = arrived.begin(&hello.version, hello.instance, Some(reach)).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
         let standing =
             async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };

@@ -131,6 +131,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGINT, as of Ctrl-C, without waiting.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// SIGKILL: at once, with nothing finished.
     pub fn kill9(&mut self) {
         // One that has ended by itself is as dead.

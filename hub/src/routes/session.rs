@@ -7,7 +7,7 @@ use spoke_shared::{
     link::now_ms,
     refusal::{JsonOrForm, Refusal},
     serve::PeerAddress,
-    store::presence::{Arrival, Transport},
+    store::presence::{Arrival, Reach, Transport},
     wire::{
         frame::Granted,
         json::{HelloForm, WelcomeForm},
@@ -44,6 +44,11 @@ async fn session(
         hub: &hub.name,
         instance: hello.instance.unwrap_or_default(),
         transport: Transport::Http,
+        reach: Some(Reach {
+            first: hello.origin.first,
+            last: hello.origin.last,
+            added: hello.origin.added,
+        }),
     };
     let generation = arrival::begin(&hub, client, &arrival).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, generation));
