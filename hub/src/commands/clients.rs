@@ -138,10 +138,10 @@ fn table(fleet: &Fleet, now_ms: u64) -> String {
 
 fn sums(fleet: &Fleet, now_ms: u64) -> String {
     let Totals { clients, connected, behind, received, lost, .. } = Totals::of(fleet, now_ms);
-    let more = if fleet.is_cut { " (there are more)" } else { "" };
+    let more = if fleet.is_cut { " and more" } else { "" };
     let noun = if clients == 1 { "client" } else { "clients" };
     format!(
-        "{clients} {noun}{more}: {connected} connected, {behind} behind; {} entries received, {} lost\n",
+        "{clients} {noun}{more}: {connected} connected, {behind} behind; {} received, {} lost\n",
         short(received),
         short(lost)
     )
@@ -153,8 +153,8 @@ fn mark(row: &ClientRow, now_ms: u64) -> String {
         return String::new();
     };
     format!(
-        "  ! two devices share this identity: here {}\n    kept out {}, {refused} times, the last {} \
-         ago\n",
+        "  ! two devices share this identity\n    here     {}\n    kept out {}\n    {refused} times, the \
+         last {} ago\n",
         shown(row.address.as_bytes()),
         shown(address.as_bytes()),
         ago(now_ms, *at_ms),

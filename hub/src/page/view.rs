@@ -186,7 +186,7 @@ mod tests {
     fn fleet(count: usize) -> Fleet {
         let row = |n: usize| ClientRow {
             client: format!("dev{n:05}").parse().unwrap(),
-            connected_since: (n % 2 == 0).then_some(n as u64),
+            connected_since: n.is_multiple_of(2).then_some(n as u64),
             transport: None,
             hub: None,
             last_seen: Some(1),
