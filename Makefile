@@ -10,7 +10,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
-	@scripts/setup redis cc python systemd
+	@scripts/setup redis cc python systemd proxies
 
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc
@@ -64,7 +64,7 @@ deb-check: ## quick packages by lintian, then installed, used, upgraded, removed
 	@cargo build --workspace --bins
 	@scripts/check-debs
 
-check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
+check: setup fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
 
 # With the tests, so that features and with them all artefacts are those of the test run.
