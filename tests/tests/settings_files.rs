@@ -1,5 +1,5 @@
-//! The settings files that the packages install, `systemd/*.toml`: each names every setting there is, with
-//! its default.
+//! The settings files that the packages install, `systemd/*.toml`: each names every setting there is,
+//! with its default.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,9 +1,9 @@
 //! For whom a proxy speaks: `X-Forwarded-For`, which is believed of the listed proxies only.
 //!
-//! Each proxy appends whom it was called by, so the list is read from its right end: as long as the one
-//! that spoke last is trusted, what it says counts. What a client wrote itself stands further left and is
-//! never reached, and a chain of trusted proxies works. Rejected: the left-most address, which anybody can
-//! write; a count of proxies, which is wrong for whoever comes in by another way.
+//! Each proxy appends whom it was called by, so the list is read from its right end: as long as the
+//! one that spoke last is trusted, what it says counts. What a client wrote itself stands further left
+//! and is never reached, and a chain of trusted proxies works. Rejected: the left-most address, which
+//! anybody can write; a count of proxies, which is wrong for whoever comes in by another way.
 
 use std::{
     fmt,
@@ -48,8 +48,8 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-/// The same routes, with the `PeerAddress` of each request that comes from one of these proxies set to the
-/// one for whom it speaks.
+/// The same routes, with the `PeerAddress` of each request that comes from one of these proxies set
+/// to the one for whom it speaks.
 pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
     if trusted.is_empty() {
         return app;

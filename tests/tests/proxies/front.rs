@@ -1,4 +1,5 @@
-//! The real nginx and HAProxy with the files of `deploy`, in which only names, ports and paths are others.
+//! The real nginx and HAProxy with the files of `deploy`, in which only names, addresses and paths
+//! are others.
 
 use std::{
     env, fs,
@@ -30,7 +31,8 @@ pub(crate) enum Kind {
     Haproxy,
 }
 
-/// A running proxy in front of a cloud, as `https://127.0.0.1` for the hub and `https://localhost` for auth.
+/// A running proxy in front of a cloud, as `https://127.0.0.1` for the hub and `https://localhost`
+/// for auth.
 pub(crate) struct Front {
     pub(crate) port: u16,
     certificates: Certificates,

@@ -51,7 +51,7 @@ async fn entries_cross_both_ways(kind: Kind) {
     assert_eq!(answer.refusal().0, 400, "{answer:?}");
 }
 
-/// An address is not the client's to choose, and neither a neighbour's failures nor the proxy's are its own.
+/// An address is not the client's to choose, and what a neighbour did is not held against it.
 async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
     let auth = [("throttle.address_burst", "3"), ("throttle.address_per_minute", "1")];
     let cloud = cloud(&auth).await;
