@@ -23,7 +23,7 @@ use axum::Router;
 use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
-    serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
+    serve::{Listeners, ServeLimits, admin_router, behind, serve, server_tls},
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
 };
@@ -47,7 +47,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let Listeners { public, admin } = listeners;
 
     info!(address = %public.local_addr()?, tls = tls.is_some(), "listening for devices");
-    let app = routes::router(Arc::clone(&service));
+    let app = behind(routes::router(Arc::clone(&service)), &config.trusted_proxies);
     let limits = ServeLimits::default();
     shutdown.spawn("listener", serve(public, tls, app, limits, shutdown.clone()));
     let (summing, stop) = (Arc::clone(&service), shutdown.clone());

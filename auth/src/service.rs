@@ -1,7 +1,6 @@
 //! What all routes share, and how the faults beneath them become refusals.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,8 +10,13 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
-    client::ClientId, refusal::Refusal, repeats::Repeated, retry::return_wait, serve::Site,
-    shutdown::Shutdown, store::StoreError,
+    client::ClientId,
+    refusal::Refusal,
+    repeats::Repeated,
+    retry::return_wait,
+    serve::{PeerAddress, Site},
+    shutdown::Shutdown,
+    store::StoreError,
 };
 use tracing::{debug, error, info, warn};
 
@@ -168,8 +172,8 @@ impl Service {
 }
 
 /// A visit to an endpoint, as it is counted.
-pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Visit {
-    Visit { action, site: peer.ip().into(), client: client.cloned() }
+pub fn visit(action: Action, peer: PeerAddress, client: Option<&ClientId>) -> Visit {
+    Visit { action, site: peer.site(), client: client.cloned() }
 }
 
 fn unavailable() -> Refusal {

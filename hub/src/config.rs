@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     client::ClientId,
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
@@ -39,6 +39,9 @@ pub struct Config {
     pub connections_per_client: usize,
     /// Whether batches are packed where the agent takes that and it pays.
     pub compression: bool,
+    /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
+    /// `127.0.0.1, 10.1.0.0/16`.
+    pub trusted_proxies: TrustedProxies,
     /// Certificate and key; both empty behind a proxy.
     pub tls: TlsSettings,
     /// What is logged, and how.
@@ -73,6 +76,7 @@ impl Default for Config {
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
             compression: true,
+            trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
             log: LogSettings::default(),
         }

@@ -28,7 +28,7 @@ use anyhow::Context;
 use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
-    serve::{Listeners, ServeLimits, admin_router, serve, server_tls},
+    serve::{Listeners, ServeLimits, admin_router, behind, serve, server_tls},
     shutdown::Shutdown,
     store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
@@ -65,7 +65,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
     }
-    let app = routes::router(hub.clone());
+    let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);
     shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
     info!(%address, tls = is_tls, "listening for devices");
     notify::ready();

@@ -2,7 +2,6 @@
 
 use std::{
     future::ready,
-    net::SocketAddr,
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -20,6 +19,7 @@ use spoke_shared::{
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
     link::{self, Outcome, Stores, TransportError, now_ms},
     refusal::Refusal,
+    serve::PeerAddress,
     store::{
         presence::{Arrival, Reach, Transport},
         session::{digest, session_key},
@@ -51,7 +51,7 @@ pub struct Arrived {
     /// Who it is.
     pub caller: Caller,
     /// Where from.
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     /// When the last byte came.
     pub heard: Heard,
     /// Its place among the client's connections.

@@ -6,6 +6,7 @@
 //! tracks it. What is refused here or by a service is logged here, so that nobody can fill the log.
 
 mod admin;
+mod forwarded;
 mod refusals;
 mod site;
 mod strangers;
@@ -34,7 +35,13 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-pub use self::{admin::admin_router, site::Site, strangers::Vouched, tls::server_tls};
+pub use self::{
+    admin::admin_router,
+    forwarded::{PeerAddress, behind},
+    site::Site,
+    strangers::Vouched,
+    tls::server_tls,
+};
 use self::{
     refusals::Refusals,
     strangers::{Strangers, Visitor},
@@ -89,10 +96,6 @@ impl ServeLimits {
     }
 }
 
-/// Where a request comes from: an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddress(pub SocketAddr);
-
 /// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
 /// extension of every request, for whoever upgrades it to keep.
 #[derive(Clone)]
@@ -108,6 +111,11 @@ impl Place {
     /// this gives lives, it is not closed to make room for another.
     pub fn vouch(&self) -> Vouched {
         self.0.visitor.vouch()
+    }
+
+    /// Counts the connection as of this site from here on.
+    fn handle_site(&self, site: Site) {
+        self.0.visitor.handle_site(site);
     }
 }
 
@@ -258,14 +266,16 @@ impl Connection {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(axum::body::Body::new);
             let extensions = request.extensions_mut();
-            extensions.insert(PeerAddress(address));
+            extensions.insert(PeerAddress::from(address));
             extensions.insert(heard.clone());
             extensions.insert(place.clone());
             let answering = app.clone().oneshot(request);
             let (refusals, stops) = (refusals.clone(), stops.clone());
             async move {
                 let mut response = answering.await?;
-                refusals.handle_answer(address.ip().into(), &response);
+                let client = response.extensions().get().copied();
+                let client: PeerAddress = client.unwrap_or(address.into());
+                refusals.handle_answer(client.site(), &response);
                 if stops.is_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);

@@ -27,7 +27,7 @@ pub(super) fn router() -> Router<Hub> {
 
 async fn session(
     State(hub): State<Hub>,
-    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    Extension(address): Extension<PeerAddress>,
     caller: Caller,
     JsonOrForm(hello): JsonOrForm<HelloForm>,
 ) -> Result<Json<WelcomeForm>, Refusal> {

@@ -39,7 +39,7 @@ pub(super) fn router() -> Router<Hub> {
 async fn sync(
     State(hub): State<Hub>,
     caller: Option<Caller>,
-    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    Extension(address): Extension<PeerAddress>,
     Extension(heard): Extension<Heard>,
     Extension(place): Extension<Place>,
     headers: HeaderMap,

@@ -93,8 +93,7 @@ fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
 
 #[tokio::test]
 async fn a_request_is_answered_and_knows_its_peer() {
-    let peer =
-        |Extension(PeerAddress(peer)): Extension<PeerAddress>| async move { peer.to_string() };
+    let peer = |Extension(peer): Extension<PeerAddress>| async move { peer.to_string() };
     let running = start(hello().route("/peer", get(peer)), ServeLimits::default(), None).await;
     assert!(running.get("/").await.ends_with("\r\n\r\nhello"));
     let mut stream = running.connect().await;
