@@ -4,13 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro check build fmt fmt-check lint docs deny units
+.PHONY: promtool help setup demo test chaos chaos-ci bench bench-peers bench-micro check build fmt fmt-check lint docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
-	@scripts/setup redis cc python systemd
+	@scripts/setup redis cc python systemd prometheus
 
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc
@@ -53,8 +53,12 @@ bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
 	cargo bench -p spoke-shared --bench protocol
 
-check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
+check: promtool fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
+
+# Before the tests, which check figures and alerts with it where it is there.
+promtool:
+	@scripts/setup prometheus
 
 # With the tests, so that features and with them all artefacts are those of the test run.
 build:

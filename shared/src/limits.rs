@@ -186,6 +186,9 @@ pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
 
+/// How long Redis is asked for a page of figures: Prometheus gives up after 10 s.
+pub const SCRAPE_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 // ---- Log --------------------------------------------------------------------------------------
 
 /// How often it is said that a fault goes on: 1,440 lines a day at most of each kind.
