@@ -169,7 +169,7 @@ async fn an_agent_without_a_hub_tells_what_waits_and_why_its_session_ended() {
         let of = |series: &str| value(&page, &format!("spoke_agent_{series}"));
         let is_told = of("connected") == 0.0
             && of("sessions_ended_total{cause=\"lost\"}") == 1.0
-            && of("faults_total{cause=\"unreachable\"}") > 0.0
+            && of("faults_total{cause=\"broken\"}") > 0.0
             && of("waiting_entries{direction=\"up\"}") == 5.0
             && of("oldest_waiting_age_seconds{direction=\"up\"}") > 0.0;
         if is_told { Ok(()) } else { Err(page) }

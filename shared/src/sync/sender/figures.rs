@@ -72,7 +72,10 @@ impl Sender {
             return (0, None);
         }
         let entries = match self.acked_tally.is_unknown() {
-            true => self.ready.iter().map(|push| push.entries.len() as u64).sum(),
+            true => {
+                let ready = self.ready.iter().map(|push| push.entries.len() as u64);
+                self.flights.entries() + ready.sum::<u64>()
+            }
             false => self.figures.added.saturating_sub(self.acked_tally.added),
         };
         // Between a batch and the read of the next the last one is the best guess.

@@ -53,6 +53,11 @@ impl Flights {
         self.flights.front().map(|flight| flight.first)
     }
 
+    /// How many entries are under way.
+    pub(super) fn entries(&self) -> u64 {
+        self.flights.iter().map(|flight| flight.entries as u64).sum()
+    }
+
     /// How many bytes there may be.
     pub(super) fn window(&self) -> usize {
         self.window
