@@ -1,5 +1,7 @@
 //! docs/troubleshooting.md quotes what the services say, so that it cannot rot.
 
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
 use std::{
     collections::BTreeSet,
     fs,
