@@ -10,7 +10,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
-	@scripts/setup redis cc python systemd proxies
+	@scripts/setup redis cc python systemd proxies prometheus
 
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc

@@ -20,6 +20,7 @@ pub mod transport;
 pub mod lifecycle;
 
 pub mod status;
+pub mod figures;
 pub mod store;
 
 pub mod commands;
@@ -48,8 +49,9 @@ use tracing::{error, info, warn};
 use crate::{
     access::{Access, AccessError, OneTimeSource},
     config::Config,
+    figures::Sources,
     lifecycle::{Lifecycle, Parts, progress::Progress},
-    status::{Board, State, Status, metrics},
+    status::{Board, State, Status},
     store::{Bound, DeviceStore},
 };
 
@@ -86,13 +88,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
     shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
+    let device = DeviceStore::new(redis.clone(), &keys, &account.client);
     if let Some(admin) = listeners.admin {
-        let app = admin_app(board.clone());
+        let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
+        let app = admin_app(Sources { board, redis, keys: keys.clone(), device });
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
         shutdown.spawn("admin", serve(admin, None, app, limits, shutdown.clone()));
     }
     if env::var_os("NOTIFY_SOCKET").is_some() {
-        let device = DeviceStore::new(redis.clone(), &keys, &account.client);
         shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
     }
 
@@ -127,13 +130,16 @@ fn refusal(error: AccessError) -> anyhow::Error {
     }
 }
 
-fn admin_app(board: Board) -> Router {
-    let (of_ready, of_metrics, of_status) = (board.clone(), board.clone(), board);
+fn admin_app(sources: Sources) -> Router {
+    let (of_ready, of_status) = (sources.board.clone(), sources.board.clone());
     let ready = move || {
         let ready = readiness(&of_ready.status());
         Box::pin(std::future::ready(ready)) as futures_util::future::BoxFuture<'static, _>
     };
-    let metrics = move || metrics(&of_metrics.status());
+    let metrics = move || {
+        let sources = sources.clone();
+        Box::pin(async move { sources.text().await }) as futures_util::future::BoxFuture<'static, _>
+    };
     let status = get(move || {
         let status = of_status.status();
         async move { Json(status) }

@@ -84,5 +84,8 @@ fn admin_routes(service: Arc<Service>) -> Router {
         let store = store.clone();
         Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
     };
-    admin_router(ready, move || service.metrics.render(service.gauges()))
+    admin_router(ready, move || {
+        let service = Arc::clone(&service);
+        Box::pin(async move { metrics::text(&service).await })
+    })
 }

@@ -11,7 +11,11 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::limits::SECRET_BYTES;
+use spoke_shared::{
+    exposition::{Counter, HASH_SCALE, Histogram},
+    limits::SECRET_BYTES,
+    repeats::Repeated,
+};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -98,7 +102,19 @@ pub struct Pool {
     workers: Arc<Semaphore>,
     line: Arc<Semaphore>,
     room: usize,
+    threads: usize,
     line_time: Duration,
+    figures: Arc<Figures>,
+    odd_hashes: Arc<Repeated<()>>,
+}
+
+/// How the pool does.
+#[derive(Debug)]
+pub struct Figures {
+    /// From the place in the line to the answer.
+    pub seconds: Histogram,
+    /// Who found the line full.
+    pub full: Counter,
 }
 
 impl Pool {
@@ -117,6 +133,12 @@ impl Pool {
             workers: Arc::new(Semaphore::new(workers)),
             line: Arc::new(Semaphore::new(workers + queue)),
             room: workers + queue,
+            threads: workers,
+            figures: Arc::new(Figures {
+                seconds: Histogram::new(HASH_SCALE),
+                full: Counter::default(),
+            }),
+            odd_hashes: Arc::default(),
             line_time: begun.elapsed() * u32::try_from(rounds).unwrap_or(u32::MAX),
         })
     }
@@ -141,13 +163,15 @@ impl Pool {
         secret: Option<DeviceSecret>,
         hash: Option<SecretString>,
     ) -> Result<bool, PoolError> {
-        let stand_in = Arc::clone(&self.stand_in);
+        let (stand_in, odd_hashes) = (Arc::clone(&self.stand_in), Arc::clone(&self.odd_hashes));
         self.run(move || {
             let (Some(secret), Some(hash)) = (secret, hash) else {
                 return DeviceSecret::stand_in().is_behind(&stand_in).map(|_| false);
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
-                warn!(%error, "a client's stored secret is no bcrypt hash");
+                if odd_hashes.handle(()) {
+                    warn!(%error, "a client's stored secret is no bcrypt hash");
+                }
                 secret.is_behind(&stand_in).map(|_| false)
             })
         })
@@ -160,19 +184,39 @@ impl Pool {
         self.room - self.line.available_permits()
     }
 
+    /// How many there may be of them: threads, and those with the places in the line.
+    pub fn room(&self) -> (usize, usize) {
+        (self.threads, self.room)
+    }
+
+    /// Stored secrets that are none, for the log.
+    pub fn odd_hashes(&self) -> &Repeated<()> {
+        &self.odd_hashes
+    }
+
+    /// How it does.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let place = Arc::clone(&self.line)
-            .try_acquire_owned()
-            .map_err(|_| PoolError::Full { retry_after: self.line_time })?;
+        let begun = Instant::now();
+        let place = Arc::clone(&self.line).try_acquire_owned().map_err(|_| {
+            self.figures.full.add(1);
+            PoolError::Full { retry_after: self.line_time }
+        })?;
         let worker =
             Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         // The permits go with the work: a caller who hangs up does not free a thread that still runs.
+        let figures = Arc::clone(&self.figures);
         let work = tokio::task::spawn_blocking(move || {
             let _held = (place, worker);
-            work()
+            let done = work();
+            figures.seconds.observe(begun.elapsed());
+            done
         });
         work.await.map_err(|_| PoolError::Stopped)
     }

@@ -27,6 +27,7 @@ use crate::{
     bearer::{Caller, malformed},
     entries,
     hub::Hub,
+    metrics::CLOSED,
     session::{Arrived, close},
     xread::{self, Xread},
 };
@@ -64,8 +65,8 @@ async fn run(mut arrived: Arrived, mut socket: WebSocket) {
     if let Some(goaway) = &goodbye {
         dismiss(&mut socket, goaway).await;
     }
-    let cause =
-        goodbye.map_or("the other side closed the connection", |goaway| goaway.reason.word());
+    let cause = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
+    arrived.hub.metrics.ended.add(cause, 1);
     info!(cause, "session ends");
     arrived.end(generation).await;
 }

@@ -95,6 +95,7 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
     shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
     shutdown.spawn("presence", presence::keep(hub.clone()));
+    shutdown.spawn("faults of sessions", hub.clone().sum_up());
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
@@ -112,6 +113,7 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
 
 fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
+    let auth_of_figures = auth_redis.clone();
     admin_router(
         move || {
             let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
@@ -126,6 +128,9 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
                 }
             })
         },
-        move || figures.metrics.text(&figures.live),
+        move || {
+            let (hub, auth_redis) = (figures.clone(), auth_of_figures.clone());
+            Box::pin(async move { metrics::text(&hub, &auth_redis).await })
+        },
     )
 }

@@ -17,7 +17,7 @@ use spoke_shared::{
     heard::Heard,
     instance::Instance,
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
-    link::{self, Outcome, Stores, TransportError, now_ms},
+    link::{self, Outcome, Shown, Stores, TransportError, now_ms},
     refusal::Refusal,
     serve::PeerAddress,
     store::{
@@ -38,7 +38,14 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite;
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
-use crate::{arrival, bearer::Caller, hub::Hub, live::Ticket, presence};
+use crate::{
+    arrival,
+    bearer::Caller,
+    hub::{Hub, SessionFault},
+    live::Ticket,
+    metrics::end_word,
+    presence,
+};
 
 /// How long the other side is heard out once the last words are said: a revoked session is closed
 /// within a second.
@@ -137,16 +144,19 @@ async fn run(
     let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
-            dismiss(&mut sink, goaway).await;
+            dismiss(&arrived.hub, &mut sink, goaway).await;
             return hear_out(frames).await;
         }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
-        Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
+        Err(_) => {
+            return dismiss(&arrived.hub, &mut sink, refusal(Reason::Protocol, "no HELLO in time"))
+                .await;
+        }
     };
     let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {
         Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
-            dismiss(&mut sink, arrival::goaway(&refusal)).await;
+            dismiss(&arrived.hub, &mut sink, arrival::goaway(&refusal)).await;
             return hear_out(frames).await;
         }
     };
@@ -177,6 +187,8 @@ async fn run(
 struct Greeted {
     generation: u64,
     begun: Begun,
+    /// The device's, as it told.
+    origin: Origin,
     cursor: Cursor,
     features: Features,
 }
@@ -198,7 +210,7 @@ impl Greeted {
             }
         };
         let features = hub.features().common(hello.features);
-        Ok(Self { generation, begun, cursor, features })
+        Ok(Self { generation, begun, origin: hello.origin, cursor, features })
     }
 
     fn welcome(&self, hub: &Hub) -> Welcome {
@@ -233,36 +245,13 @@ impl Greeted {
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
         let heard = arrived.heard.clone();
-        let mut counted = Counted::default();
-        let count = |session: &Session| counted.count(&hub, session);
+        let traffic = &hub.metrics.traffic;
+        // Where an epoch has ended, what it lost is found with the next one's beginning.
+        self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
+        let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
+        let count = |shown: Shown<'_>| observer.handle(shown, now_ms);
         let leave = Box::pin(arrived.leave());
         link::drive(session, stores, frames, outbox, &heard, leave, count).await
-    }
-}
-
-/// What of a session is in the hub's figures already.
-#[derive(Default)]
-struct Counted {
-    accepted: u64,
-    duplicates: u64,
-    sent: u64,
-    lost_up: u64,
-    lost_down: u64,
-}
-
-impl Counted {
-    fn count(&mut self, hub: &Hub, session: &Session) {
-        let (accepted, duplicates) = session.receiver().counts();
-        let sent = session.sender().carried();
-        for (counter, counted, now) in [
-            (&hub.metrics.accepted, &mut self.accepted, accepted),
-            (&hub.metrics.duplicates, &mut self.duplicates, duplicates),
-            (&hub.metrics.sent, &mut self.sent, sent),
-            (&hub.metrics.lost_up, &mut self.lost_up, session.receiver().lost()),
-            (&hub.metrics.lost_down, &mut self.lost_down, session.sender().lost()),
-        ] {
-            counter.add(now - std::mem::replace(counted, now));
-        }
     }
 }
 
@@ -299,10 +288,15 @@ async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
     let _ = tokio::time::timeout(HEAR_OUT, all).await;
 }
 
-async fn dismiss(sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
+async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
+    let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A second device comes back for ever; it is said aloud where it is found.
-    if goaway.reason != Reason::Superseded {
-        info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
+    if goaway.reason != Reason::Superseded
+        && hub.session_faults.handle(SessionFault::Refused(reason))
+    {
+        info!(reason, message, "session refused");
+    } else {
+        debug!(reason, message, "session refused");
     }
     let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
@@ -356,14 +350,20 @@ fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, Transpor
 fn report(hub: &Hub, outcome: &Outcome) {
     let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
+    let word = end_word(&outcome.end);
+    hub.metrics.ended.add(word, 1);
     match &outcome.end {
-        Ok(end @ (End::Stalled | End::Silent(_))) => {
+        // A path that carries nothing takes many with it; the rest are counted.
+        Ok(end @ (End::Stalled | End::Silent(_)))
+            if hub.session_faults.handle(SessionFault::Ended(word)) =>
+        {
             warn!(received, sent, cause = %end, "session ends");
         }
         Ok(end) => info!(received, sent, cause = %end, "session ends"),
+        // Said aloud as what it is, a fault of redis.
         Err(link::LinkError::Store(error)) => {
             hub.unavailable(error);
-            warn!(received, sent, "session ends: redis failed");
+            info!(received, sent, cause = error as &dyn std::error::Error, "session ends");
         }
         Err(error) => {
             info!(received, sent, cause = error as &dyn std::error::Error, "session ends");

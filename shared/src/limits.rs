@@ -220,6 +220,8 @@ pub const CHART_SPAN: Duration = Duration::from_secs(5 * 60);
 pub const CLIENTS_SHOWN: usize = 50;
 /// Bytes of an entry that the status page sends, as its JSON form: more is the work of a program.
 pub const PAGE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long Redis is asked for a page of figures: Prometheus gives up after 10 s.
+pub const SCRAPE_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- Log --------------------------------------------------------------------------------------
 

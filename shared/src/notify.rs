@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::shutdown::Shutdown;
+use crate::{repeats::Spell, shutdown::Shutdown};
 
 /// The service is up.
 pub fn ready() {
@@ -49,7 +49,16 @@ pub async fn feed_watchdog(shutdown: Shutdown) {
 }
 
 fn send(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, std::slice::from_ref(&state)) {
-        warn!(%error, ?state, "failed to notify systemd");
+    static FAULTS: Spell = Spell::new();
+    match sd_notify::notify(false, std::slice::from_ref(&state)) {
+        Ok(()) => {
+            if let Some(count) = FAULTS.handle_good() {
+                info!(count, "systemd is notified again");
+            }
+        }
+        Err(error) if FAULTS.handle_fault() => {
+            warn!(%error, ?state, "failed to notify systemd");
+        }
+        Err(_) => {}
     }
 }

@@ -31,7 +31,7 @@ async fn session(
     caller: Caller,
     JsonOrForm(hello): JsonOrForm<HelloForm>,
 ) -> Result<Json<WelcomeForm>, Refusal> {
-    hub.metrics.session_requests.add(1);
+    hub.metrics.requests.add("session", 1);
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }
@@ -59,6 +59,8 @@ async fn session(
         Ok((begun, cursor))
     };
     let (begun, cursor) = hub.checked(begun.await)?;
+    let losses = begun.position.loss.iter();
+    losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
     info!(%client, generation, version = hello.version, "session begins over HTTP");
     Ok(Json(WelcomeForm {
         version: env!("CARGO_PKG_VERSION").to_owned(),

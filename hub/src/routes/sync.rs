@@ -45,7 +45,7 @@ async fn sync(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    hub.metrics.sync_requests.add(1);
+    hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,

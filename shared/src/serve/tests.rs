@@ -389,7 +389,7 @@ async fn the_admin_routes_tell_life_use_and_figures() {
         let is_ready = *asked.lock().unwrap();
         Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
     };
-    let app = admin_router(ready, || "figures 1\n".to_owned());
+    let app = admin_router(ready, || Box::pin(async { "figures 1\n".to_owned() }));
     let running = start(app, ServeLimits::default(), None).await;
     let status = |answer: &str, status: StatusCode| {
         assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");
