@@ -6,6 +6,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustls::{
@@ -36,7 +38,18 @@ pub(crate) enum Kind {
 pub(crate) struct Front {
     pub(crate) port: u16,
     certificates: Certificates,
-    _process: Process,
+    process: Process,
+}
+
+impl Drop for Front {
+    /// A killed master would leave its workers behind; told to end, it takes them along.
+    fn drop(&mut self) {
+        self.process.ask_to_end();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.process.exit().is_none() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Front {
@@ -63,7 +76,7 @@ impl Front {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
-        Some(Self { port, certificates, _process: process })
+        Some(Self { port, certificates, process })
     }
 
     /// The settings of a device that comes this way.
