@@ -196,8 +196,9 @@ async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
             Checked::ok("agent", format!("it runs and is connected to {}", status.hub))
         }
         Live::Runs(status) => {
-            let why = status.why.as_ref().map_or("", |why| why.message.as_str());
-            let finding = format!("it runs and is not connected, {}: {why}", status.state.words());
+            let why = status.why.as_ref().map(|why| format!(": {}", why.message));
+            let (state, why) = (status.state.words(), why.unwrap_or_default());
+            let finding = format!("it runs and is not connected, {state}{why}");
             Checked::warn("agent", finding, "see `spoke-agent status` and its log")
         }
         Live::Silent => {

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use spoke_tests::{
     binaries::path_of,
     cloud::Cloud,
-    device::Device,
+    device::{Device, OUT},
     process::{Finished, Start, run},
     redis::{RedisServer, free_port},
 };
@@ -20,16 +20,19 @@ fn line(checked: &Finished, setting: &str) -> (String, String, String) {
     (text("verdict"), text("finding"), text("mend"))
 }
 
+/// One that is connected.
 async fn device(cloud: &Cloud) -> Device {
     let admin = format!("127.0.0.1:{}", free_port());
-    Device::start_with(cloud, "dev1", &[("admin_listen", &admin)]).await
+    let device = Device::start_with(cloud, "dev1", &[("admin_listen", &admin)]).await;
+    device.redis.command::<String>(&["XADD", OUT, "*", "field", "value"]).await;
+    device.acknowledged_both_ways(cloud).await;
+    device
 }
 
 #[tokio::test]
 async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
     let cloud = Cloud::start().await;
     let device = device(&cloud).await;
-    device.acknowledged_both_ways(&cloud).await;
     let checked = device.command(&["check"]).await.done();
     let settings = ["settings", "redis", "state_dir", "auth", "hub", "clock", "agent"];
     for setting in settings {
@@ -43,7 +46,6 @@ async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
 async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
     let cloud = Cloud::start().await;
     let mut device = device(&cloud).await;
-    device.acknowledged_both_ways(&cloud).await;
     device.stop_agent().await;
     let secret = device.folder().join("state/secret");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
