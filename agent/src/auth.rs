@@ -1,13 +1,17 @@
 //! Asking auth: register, log in, refresh.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{StatusCode, header::AUTHORIZATION};
 use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
+use spoke_shared::{
+    client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, trust::explain,
+};
+
+pub(crate) use spoke_shared::trust::chain;
 
 use crate::{
     config::Account,
@@ -95,8 +99,13 @@ impl Auth {
         match answered.await {
             Ok((response, body)) => self.read(question, &response, &body),
             Err(error) => {
-                let error = chain(&error.without_url());
-                let problem = format!("failed to reach auth at {}: {error}", self.url);
+                let problem = match explain(&error) {
+                    Some(why) => format!("failed to set up TLS with auth at {}: {why}", self.url),
+                    None => {
+                        let error = chain(&error.without_url());
+                        format!("failed to reach auth at {}: {error}", self.url)
+                    }
+                };
                 Reply { answer: Answer::Unreachable, token: None, problem: Some(problem) }
             }
         }
@@ -161,21 +170,6 @@ pub(crate) async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>
         body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]);
     }
     Ok(body)
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn read_good(question: Question, body: &[u8]) -> Option<Reply> {

@@ -50,7 +50,13 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { settings, command } = self;
         match command {
-            Command::Run => run::run(settings.load("agent", Vec::new())?).await,
+            Command::Run => {
+                let read = move || {
+                    let config: Config = settings.load("agent", Vec::new())?;
+                    config.validate().map(|_| config)
+                };
+                run::run(read).await
+            }
             Command::Enrol(args) => enrol::run(*args, settings).await,
             Command::Status(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;

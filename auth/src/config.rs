@@ -3,7 +3,10 @@
 use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::config::{ConfigError, LogSettings, RedisUrl, TlsSettings};
+use spoke_shared::{
+    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    reload::Settings,
+};
 
 use crate::valid_for::ValidFor;
 
@@ -110,6 +113,7 @@ impl Config {
     /// # Errors
     /// `ConfigError` that names the key and the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.redis.validate("redis")?;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         let prefix = &self.key_prefix;
         if !(1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) || !prefix.bytes().all(is_plain) {
@@ -125,6 +129,16 @@ impl Config {
         within("bcrypt_queue", count(self.bcrypt_queue), 0..=100_000)?;
         within("session_ttl_seconds", self.session_ttl_seconds, 1..=SESSION_TTL_SECONDS_MAX)?;
         self.throttle.validate()
+    }
+}
+
+impl Settings for Config {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        vec![("redis", &self.redis)]
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
     }
 }
 

@@ -6,7 +6,7 @@
 //! apart from another costs one run: where there is nothing to compare with, a stand-in is compared.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -95,10 +95,18 @@ pub struct Pool {
     cost: u32,
     /// The hash that stands in for one that is not there.
     stand_in: Arc<str>,
+    /// How long one run takes.
+    run_time: Duration,
+    line: Arc<Mutex<Line>>,
+}
+
+/// Who runs and who waits.
+#[derive(Clone)]
+struct Line {
     workers: Arc<Semaphore>,
-    line: Arc<Semaphore>,
-    room: usize,
-    line_time: Duration,
+    places: Arc<Semaphore>,
+    /// Threads, and places before them.
+    size: (usize, usize),
 }
 
 impl Pool {
@@ -110,15 +118,17 @@ impl Pool {
     pub fn new(cost: u32, workers: usize, queue: usize) -> Result<Self, PoolError> {
         let begun = Instant::now();
         let stand_in = DeviceSecret::stand_in().hash(cost).map_err(PoolError::Bcrypt)?;
-        let rounds = (workers + queue).div_ceil(workers.max(1));
-        Ok(Self {
-            cost,
-            stand_in: stand_in.into(),
-            workers: Arc::new(Semaphore::new(workers)),
-            line: Arc::new(Semaphore::new(workers + queue)),
-            room: workers + queue,
-            line_time: begun.elapsed() * u32::try_from(rounds).unwrap_or(u32::MAX),
-        })
+        let line = Arc::new(Mutex::new(Line::new(workers, queue)));
+        Ok(Self { cost, stand_in: stand_in.into(), run_time: begun.elapsed(), line })
+    }
+
+    /// So many threads and places from now on. Who is in the old line stays in it, so for as long as that
+    /// takes there may be more runs at a time.
+    pub fn resize(&self, workers: usize, queue: usize) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.size != (workers, queue) {
+            *line = Line::new(workers, queue);
+        }
     }
 
     /// The hash of a secret, to be stored.
@@ -157,24 +167,45 @@ impl Pool {
 
     /// Runs under way and waiting.
     pub fn in_hand(&self) -> usize {
-        self.room - self.line.available_permits()
+        let line = self.line();
+        line.room() - line.places.available_permits()
+    }
+
+    fn line(&self) -> Line {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let place = Arc::clone(&self.line)
-            .try_acquire_owned()
-            .map_err(|_| PoolError::Full { retry_after: self.line_time })?;
-        let worker =
-            Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
+        let line = self.line();
+        let full = |_| PoolError::Full { retry_after: self.run_time * line.rounds() };
+        let Line { workers, places, .. } = line.clone();
+        let place = places.try_acquire_owned().map_err(full)?;
+        let worker = workers.acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         // The permits go with the work: a caller who hangs up does not free a thread that still runs.
         let work = tokio::task::spawn_blocking(move || {
             let _held = (place, worker);
             work()
         });
         work.await.map_err(|_| PoolError::Stopped)
+    }
+}
+
+impl Line {
+    fn new(workers: usize, queue: usize) -> Self {
+        let places = Arc::new(Semaphore::new(workers + queue));
+        Self { workers: Arc::new(Semaphore::new(workers)), places, size: (workers, queue) }
+    }
+
+    fn room(&self) -> usize {
+        self.size.0 + self.size.1
+    }
+
+    /// How many runs one after the other it takes to work it off.
+    fn rounds(&self) -> u32 {
+        u32::try_from(self.room().div_ceil(self.size.0.max(1))).unwrap_or(u32::MAX)
     }
 }
 
@@ -261,6 +292,9 @@ mod tests {
             one.await.unwrap().unwrap();
         }
         assert_eq!(pool.in_hand(), 0);
+        pool.hash(DeviceSecret::stand_in()).await.unwrap();
+        pool.resize(2, 0);
+        assert_eq!((pool.line().room(), pool.line().rounds()), (2, 1));
         pool.hash(DeviceSecret::stand_in()).await.unwrap();
     }
 

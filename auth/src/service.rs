@@ -17,6 +17,7 @@ use spoke_shared::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    config::ThrottleSettings,
     metrics::{Gauges, Metrics},
     secret::{Pool, PoolError},
     store::Store,
@@ -155,6 +156,11 @@ impl Service {
     pub fn no_randomness(fault: rand::rand_core::OsError) -> Refusal {
         error!(error = chain(&fault), "the operating system gives no random bytes");
         internal()
+    }
+
+    /// Goes by these limits from now on; what is known of who came how often stays.
+    pub fn set_throttle(&self, settings: &ThrottleSettings) {
+        self.throttle().set_rules(settings);
     }
 
     /// What is so at this moment.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
+    reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
 
@@ -66,6 +67,9 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used, with the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        for (key, url) in self.redis_urls() {
+            url.validate(key)?;
+        }
         for (key, prefix) in
             [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
         {
@@ -95,6 +99,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Settings for Config {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        let auth_redis = self.auth_redis.as_ref().map(|url| ("auth_redis", url));
+        [Some(("redis", &self.redis)), auth_redis].into_iter().flatten().collect()
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
     }
 }
 

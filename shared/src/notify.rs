@@ -12,6 +12,15 @@ pub fn ready() {
     send(NotifyState::Ready);
 }
 
+/// The service reads its settings again; `ready` ends that.
+pub fn reloading() {
+    // Both in one message, by which systemd tells this reload from one before.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send_all(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "failed to read the clock that systemd goes by"),
+    }
+}
+
 /// The service is shutting down.
 pub fn stopping() {
     send(NotifyState::Stopping);
@@ -49,7 +58,11 @@ pub async fn feed_watchdog(shutdown: Shutdown) {
 }
 
 fn send(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, std::slice::from_ref(&state)) {
-        warn!(%error, ?state, "failed to notify systemd");
+    send_all(std::slice::from_ref(&state));
+}
+
+fn send_all(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        warn!(%error, ?states, "failed to notify systemd");
     }
 }

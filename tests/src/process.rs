@@ -131,6 +131,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGHUP: it reads its settings again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGKILL: at once, with nothing finished.
     pub fn kill9(&mut self) {
         // One that has ended by itself is as dead.
