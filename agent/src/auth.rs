@@ -55,6 +55,7 @@ enum Question {
     Register,
     LogIn,
     Refresh,
+    Tell,
 }
 
 impl Auth {
@@ -81,6 +82,22 @@ impl Auth {
     pub async fn log_in(&self, secret: &SecretString) -> Reply {
         let body = json!({ "client": self.client, "secret": secret.expose_secret() });
         self.ask(Question::LogIn, self.http.post(self.url.join("/login")).json(&body)).await
+    }
+
+    /// Tells the secret that the device wants to have next.
+    pub async fn tell_next(&self, secret: &SecretString, next: &SecretString) -> Reply {
+        let body = json!({
+            "client": self.client,
+            "secret": secret.expose_secret(),
+            "newSecret": next.expose_secret(),
+        });
+        self.ask(Question::Tell, self.http.post(self.url.join("/rotate")).json(&body)).await
+    }
+
+    /// Ends the session of a token; that it ends by itself one day will do, too.
+    pub async fn log_out(&self, token: &SecretString) {
+        let request = self.http.post(self.url.join("/logout"));
+        let _ = request.header(AUTHORIZATION, bearer(token)).send().await;
     }
 
     /// Trades a token for a new one.
@@ -122,7 +139,7 @@ impl Auth {
         let answer = match (question, status) {
             _ if denial.is_busy() => Answer::Busy { retry_after: denial.retry_after },
             (Question::Register, StatusCode::FORBIDDEN)
-            | (Question::LogIn | Question::Refresh, StatusCode::UNAUTHORIZED) => {
+            | (Question::LogIn | Question::Refresh | Question::Tell, StatusCode::UNAUTHORIZED) => {
                 Answer::Refused { date_ms: denial.date_ms }
             }
             _ => Answer::Odd,
@@ -175,9 +192,11 @@ pub(crate) async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>
 fn read_good(question: Question, body: &[u8]) -> Option<Reply> {
     match question {
         // Any object: a captive portal's page is none.
-        Question::Register => {
+        Question::Register | Question::Tell => {
             serde_json::from_slice::<serde_json::Map<String, Value>>(body).ok()?;
-            Some(Reply { answer: Answer::Registered, token: None, problem: None })
+            let is_told = matches!(question, Question::Tell);
+            let answer = if is_told { Answer::Told } else { Answer::Registered };
+            Some(Reply { answer, token: None, problem: None })
         }
         Question::LogIn | Question::Refresh => {
             let session: SessionBody = serde_json::from_slice(body).ok()?;

@@ -1,6 +1,7 @@
-//! The command line: `run`, `enrol`, `status`, `check`.
+//! The command line: `run`, `enrol`, `rotate`, `status`, `check`.
 
 pub mod enrol;
+mod rotate;
 mod run;
 mod settings_file;
 pub mod status;
@@ -35,6 +36,8 @@ enum Command {
     Run,
     /// Write the settings and register this device, with a one-time secret of `spoke-auth provision`
     Enrol(Box<enrol::Args>),
+    /// Give this device a new secret, be the agent running or not; safe to repeat, and to cut short
+    Rotate,
     /// Show whether the agent is connected and what waits, is lost or went wrong
     Status(status::Args),
     /// Look whether this device's Redis is fit to keep what it is given; fails where it is not, and
@@ -58,6 +61,7 @@ impl Cli {
                 run::run(read).await
             }
             Command::Enrol(args) => enrol::run(*args, settings).await,
+            Command::Rotate => rotate::run(&settings.load("agent", Vec::new())?).await,
             Command::Status(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;
                 status::run(&config, &args).await

@@ -9,6 +9,7 @@ pub mod identity;
 
 pub mod passcode;
 pub mod enrolment;
+pub mod rotation;
 pub mod denial;
 pub mod tls;
 pub mod auth;
