@@ -4,7 +4,7 @@ use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings},
     reload::Settings,
 };
 
@@ -32,6 +32,10 @@ pub struct Config {
     pub session_ttl_seconds: u64,
     /// How long `provision` and `extend` let a client register, such as "7d" or "12h".
     pub register_valid: ValidFor,
+    /// Where devices reach auth, for the line that `provision` prints.
+    pub auth_url: Option<ServiceUrl>,
+    /// Where devices reach the hub, for the same.
+    pub hub_url: Option<ServiceUrl>,
     /// How often clients and addresses may come.
     pub throttle: ThrottleSettings,
     /// Certificate and key; both empty behind a proxy.
@@ -79,6 +83,8 @@ impl Default for Config {
             bcrypt_queue: 64,
             session_ttl_seconds: 24 * 60 * 60,
             register_valid: ValidFor::WEEK,
+            auth_url: None,
+            hub_url: None,
             throttle: ThrottleSettings::default(),
             tls: TlsSettings::default(),
             log: LogSettings::default(),

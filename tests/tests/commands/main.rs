@@ -4,6 +4,7 @@ mod agent;
 mod auth;
 mod enrol;
 mod hub;
+mod provision;
 mod rotate;
 mod settings;
 mod usage;
