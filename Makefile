@@ -4,13 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
-	@scripts/setup redis cc python systemd
+	@scripts/setup redis cc python systemd proxies prometheus
 
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc
@@ -53,7 +53,18 @@ bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
 	cargo bench -p spoke-shared --bench protocol
 
-check: fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
+# `-p` for each rather than the workspace: what only the tests ask for stays out.
+deb: ## Debian packages of the three services, in target/debian; PROFILE=dev for quick ones
+	@scripts/setup cc deb
+	cargo build --profile $(or $(PROFILE),release) $(addprefix -p spoke-,agent hub auth) --bins
+	@scripts/deb $(or $(PROFILE),release)
+
+deb-check: ## quick packages by lintian, then installed, used, upgraded, removed and purged in a root of their own; as root
+	@scripts/setup redis cc deb deb-check
+	@cargo build --workspace --bins
+	@scripts/check-debs
+
+check: setup fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
 
 # With the tests, so that features and with them all artefacts are those of the test run.

@@ -1,17 +1,14 @@
 //! The command line: `run`, `enrol`, `rotate`, `status`, `check`.
 
+mod check;
 pub mod enrol;
 mod rotate;
 mod run;
 mod settings_file;
 pub mod status;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use spoke_shared::{
-    cli::{CheckArgs, SettingsArgs, check},
-    store::Redis,
-};
+use spoke_shared::cli::{CheckArgs, SettingsArgs};
 
 use crate::config::Config;
 
@@ -40,8 +37,8 @@ enum Command {
     Rotate,
     /// Show whether the agent is connected and what waits, is lost or went wrong
     Status(status::Args),
-    /// Look whether this device's Redis is fit to keep what it is given; fails where it is not, and
-    /// says the mend
+    /// Look at the settings, the secret's file, this device's Redis and clock, auth, the hub and the
+    /// running agent, each with its mend; fails where something cannot stay as it is
     Check(CheckArgs),
 }
 
@@ -68,8 +65,7 @@ impl Cli {
             }
             Command::Check(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;
-                let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
-                check(&[("redis", redis)], args).await
+                check::run(&config, args).await
             }
         }
     }

@@ -47,6 +47,22 @@ pub enum Wait {
     Odd,
 }
 
+impl Wait {
+    /// All that `word` gives.
+    pub const WORDS: [&'static str; 4] =
+        ["auth-refused", "auth-busy", "auth-unreachable", "auth-odd"];
+
+    /// The stable word, in logs, status and figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Refused(_) => "auth-refused",
+            Self::Busy(_) => "auth-busy",
+            Self::Unreachable => "auth-unreachable",
+            Self::Odd => "auth-odd",
+        }
+    }
+}
+
 /// What was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {

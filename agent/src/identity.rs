@@ -113,6 +113,24 @@ struct StoredSession {
     expires_at_ms: u64,
 }
 
+/// Where the device's own secret is.
+pub fn secret_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("secret")
+}
+
+/// The token that was kept for this account, read beside the agent that has the directory.
+pub fn session_token(state_dir: &Path, account: &Account) -> Option<SecretString> {
+    let bytes = fs::read(state_dir.join("session")).ok()?;
+    let stored: StoredSession = serde_json::from_slice(&bytes).ok()?;
+    stored.is_of(account).then(|| stored.token.into())
+}
+
+impl StoredSession {
+    fn is_of(&self, account: &Account) -> bool {
+        self.place == Place::of(account) && self.token.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+}
+
 const SECRET_MODE: u32 = 0o600;
 
 impl Identity {
@@ -168,12 +186,8 @@ impl Identity {
 
     /// The session that was kept for this account, if there is one that can be read.
     pub fn session(&self, account: &Account) -> Option<Session> {
-        let is_mine = |stored: &StoredSession| {
-            stored.place == Place::of(account)
-                && stored.token.bytes().all(|byte| byte.is_ascii_graphic())
-        };
         let stored = self.read::<StoredSession>("session")?;
-        is_mine(&stored).then(|| Session {
+        stored.is_of(account).then(|| Session {
             token: stored.token.into(),
             issued_at_ms: stored.issued_at_ms,
             expires_at_ms: stored.expires_at_ms,

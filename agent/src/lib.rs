@@ -21,6 +21,7 @@ pub mod transport;
 pub mod lifecycle;
 
 pub mod status;
+pub mod figures;
 pub mod store;
 
 pub mod commands;
@@ -50,8 +51,9 @@ use tracing::{error, info, warn};
 use crate::{
     access::{Access, AccessError, OneTimeSource},
     config::Config,
+    figures::Sources,
     lifecycle::{Lifecycle, Parts, progress::Progress},
-    status::{Board, State, Status, metrics},
+    status::{Board, State, Status},
     store::{Bound, DeviceStore},
 };
 
@@ -95,13 +97,14 @@ pub async fn run(
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     // Nothing but the log's level, which goes by itself.
     shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));
+    let device = DeviceStore::new(redis.clone(), &keys, &account.client);
     if let Some(admin) = listeners.admin {
-        let app = admin_app(board.clone());
+        let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
+        let app = admin_app(Sources { board, redis, keys: keys.clone(), device });
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
         shutdown.spawn("admin", serve(admin, app, limits, shutdown.clone()));
     }
     if env::var_os("NOTIFY_SOCKET").is_some() {
-        let device = DeviceStore::new(redis.clone(), &keys, &account.client);
         shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
     }
 
@@ -136,13 +139,16 @@ fn refusal(error: AccessError) -> anyhow::Error {
     }
 }
 
-fn admin_app(board: Board) -> Router {
-    let (of_ready, of_metrics, of_status) = (board.clone(), board.clone(), board);
+fn admin_app(sources: Sources) -> Router {
+    let (of_ready, of_status) = (sources.board.clone(), sources.board.clone());
     let ready = move || {
         let ready = readiness(&of_ready.status());
         Box::pin(std::future::ready(ready)) as futures_util::future::BoxFuture<'static, _>
     };
-    let metrics = move || metrics(&of_metrics.status());
+    let metrics = move || {
+        let sources = sources.clone();
+        Box::pin(async move { sources.text().await }) as futures_util::future::BoxFuture<'static, _>
+    };
     let status = get(move || {
         let status = of_status.status();
         async move { Json(status) }

@@ -129,6 +129,7 @@ impl Lifecycle {
         let Visit { ending, kind, serial, welcomed } = visit;
         let now = Instant::now();
         if let Some(welcomed) = &welcomed {
+            self.parts.board.figures().ended.add(ending.cause.word(), 1);
             debug!(lived = ?welcomed.lived, carried = welcomed.carried, "session ended");
             if welcomed.carried > 0 || welcomed.lived > GOOD_SESSION {
                 self.connect_retry.reset();
@@ -187,16 +188,14 @@ impl Lifecycle {
     async fn wait_for(&mut self, wait: Wait) {
         let random = rand::random();
         let problem = self.parts.access.problem().to_owned();
-        let (word, problem, wait) = match wait {
+        let word = wait.word();
+        let (problem, wait) = match wait {
             Wait::Refused(refused) => {
                 let mend = self.parts.access.mend(refused);
-                ("auth-refused", mend, self.refused_retry.next(None, random))
+                (mend, self.refused_retry.next(None, random))
             }
-            Wait::Busy(hint) => ("auth-busy", problem, self.connect_retry.next(hint, random)),
-            Wait::Unreachable => {
-                ("auth-unreachable", problem, self.connect_retry.next(None, random))
-            }
-            Wait::Odd => ("auth-odd", problem, self.connect_retry.next(None, random)),
+            Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
+            Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
         };
         self.handle_fault(word, &problem);
         self.pause(wait).await;

@@ -1,12 +1,12 @@
-//! What the agent knows of itself right now: for `GET /status`, readiness, metrics and systemd.
+//! What the agent knows of itself right now: for `GET /status`, readiness, figures and systemd.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use spoke_shared::{link::now_ms, sync::session::Session};
 use tokio::sync::watch;
 
-use crate::{config::Account, enrolment::Step, transport::Kind};
+use crate::{config::Account, enrolment::Step, figures::Figures, transport::Kind};
 
 /// The live status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,6 +121,7 @@ impl State {
 #[derive(Debug, Clone)]
 pub struct Board {
     status: watch::Sender<Status>,
+    figures: Arc<Figures>,
 }
 
 impl Board {
@@ -146,12 +147,17 @@ impl Board {
             last_error: None,
             counts: Counts::default(),
         };
-        Self { status: watch::Sender::new(status) }
+        Self { status: watch::Sender::new(status), figures: Arc::default() }
     }
 
     /// The status now.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// What it has done since it started.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// For waiting until it changes.
@@ -170,6 +176,7 @@ impl Board {
     }
 
     pub(crate) fn post_connected(&self, transport: Kind, generation: u64) {
+        self.figures.sessions.add(transport.word(), 1);
         self.post(State::Connected, |status| {
             status.transport = Some(transport);
             status.generation = Some(generation);
@@ -177,7 +184,8 @@ impl Board {
         });
     }
 
-    pub(crate) fn post_fault(&self, cause: &str, message: &str) {
+    pub(crate) fn post_fault(&self, cause: &'static str, message: &str) {
+        self.figures.faults.add(cause, 1);
         let (cause, message) = (cause.to_owned(), message.to_owned());
         self.status.send_modify(|status| {
             status.counts.faults += 1;
@@ -236,49 +244,6 @@ impl Board {
     }
 }
 
-/// The figures in Prometheus's form.
-pub fn metrics(status: &Status) -> String {
-    let Counts { sessions, faults, carried_up, carried_down, duplicates_down, lost_up, lost_down } =
-        status.counts;
-    let connected = u64::from(status.state == State::Connected);
-    let stalled = u64::from(status.stalled_sessions);
-    let mut text = String::new();
-    for (name, kind, help, value) in [
-        ("spoke_agent_connected", "gauge", "1 while a session with the hub is up.", connected),
-        (
-            "spoke_agent_stalled_sessions",
-            "gauge",
-            "Sessions in a row that were given up since nothing was acknowledged.",
-            stalled,
-        ),
-        ("spoke_agent_sessions_total", "counter", "Sessions begun.", sessions),
-        ("spoke_agent_faults_total", "counter", "Faults, repeated ones included.", faults),
-        ("spoke_agent_carried_up_total", "counter", "Entries the hub acknowledged.", carried_up),
-        ("spoke_agent_carried_down_total", "counter", "Entries that came down.", carried_down),
-        (
-            "spoke_agent_lost_up_total",
-            "counter",
-            "Entries of this device that were found lost; the loss ledger has their ranges.",
-            lost_up,
-        ),
-        (
-            "spoke_agent_lost_down_total",
-            "counter",
-            "Entries for this device that the hub told to be lost.",
-            lost_down,
-        ),
-        (
-            "spoke_agent_duplicates_down_total",
-            "counter",
-            "Entries that came down again and were passed over.",
-            duplicates_down,
-        ),
-    ] {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,7 +269,6 @@ mod tests {
         assert_eq!((connected.why, connected.next_try_ms), (None, None));
         assert_eq!((connected.transport, connected.generation), (Some(Kind::Http), Some(3)));
         assert_eq!(connected.last_error.unwrap().cause, "unreachable");
-        assert!(metrics(&board.status()).contains("\nspoke_agent_connected 1\n"));
     }
 
     #[test]

@@ -120,6 +120,24 @@ impl DeviceStore {
         self.count(&standing, bound).await
     }
 
+    /// How many entries wait at the most, without counting them, and the first of them.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
+        let Standing { extent, memory, .. } = self.origin.standing().await?;
+        let (acked, tally) = memory.acked;
+        if extent.length == 0 || extent.last <= acked {
+            return Ok((0, None));
+        }
+        if acked < extent.first {
+            return Ok((extent.length, Some(extent.first)));
+        }
+        let past = extent.added.saturating_sub(tally.added);
+        let oldest = self.origin.peek(acked, 1).await?.first().map(|entry| entry.seq);
+        Ok((oldest.map_or(0, |_| past.min(extent.length)), oldest))
+    }
+
     async fn count(&self, standing: &Standing, bound: Bound) -> Result<Waiting, StoreError> {
         let (Extent { first, last, length, .. }, acked) =
             (standing.extent, standing.memory.acked.0);

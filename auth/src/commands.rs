@@ -1,5 +1,6 @@
 //! The command line: `serve`, and what an operator does to clients.
 
+mod check;
 mod client;
 mod extend;
 mod list;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_shared::{
-    cli::{CheckArgs, ListenArgs, SettingsArgs, check},
+    cli::{CheckArgs, ListenArgs, SettingsArgs},
     client::ClientId,
     store::Redis,
     telemetry,
@@ -50,7 +51,8 @@ enum Command {
     Extend(extend::Args),
     /// Shut a client out at once: its sessions end and its live connection is closed
     Revoke(revoke::Args),
-    /// Look whether Redis is fit to keep what it is given; fails where it is not, and says the mend
+    /// Look at the settings, certificates, Redis and the listeners, each with its mend; fails where
+    /// something cannot stay as it is
     Check(CheckArgs),
 }
 
@@ -79,7 +81,7 @@ impl Cli {
             Command::Show(args) => show::run(&config, &args).await,
             Command::Extend(args) => extend::run(&config, &args).await,
             Command::Revoke(args) => revoke::run(&config, &args).await,
-            Command::Check(args) => check(&[("redis", redis(&config)?)], args).await,
+            Command::Check(args) => check::run(&config, args).await,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings},
+    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies},
     reload::Settings,
 };
 
@@ -38,6 +38,9 @@ pub struct Config {
     pub hub_url: Option<ServiceUrl>,
     /// How often clients and addresses may come.
     pub throttle: ThrottleSettings,
+    /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
+    /// `127.0.0.1, 10.1.0.0/16`.
+    pub trusted_proxies: TrustedProxies,
     /// Certificate and key; both empty behind a proxy.
     pub tls: TlsSettings,
     /// What is logged, and how.
@@ -58,7 +61,7 @@ pub struct ThrottleSettings {
     /// addresses all through the default 7 days finds one with a chance of about one in eleven.
     pub register_per_minute: u32,
     /// Registrations and logins from one address that may come at once; ten refreshes count as one.
-    /// Behind a proxy all devices have one address.
+    /// Behind a proxy that `trusted_proxies` does not list all devices have one address.
     pub address_burst: u32,
     /// The same in the long run.
     pub address_per_minute: u32,
@@ -86,6 +89,7 @@ impl Default for Config {
             auth_url: None,
             hub_url: None,
             throttle: ThrottleSettings::default(),
+            trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
             log: LogSettings::default(),
         }

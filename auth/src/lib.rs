@@ -25,7 +25,7 @@ use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
     reload::Reloads,
-    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, serve, serve_devices},
+    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
 };
@@ -57,7 +57,7 @@ pub async fn run(
 
     let is_tls = certificate.is_some();
     info!(address = %public.local_addr()?, tls = is_tls, "listening for devices");
-    let app = routes::router(Arc::clone(&service));
+    let app = behind(routes::router(Arc::clone(&service)), &config.trusted_proxies);
     let (room, stop) = (Room::of(&ServeLimits::default()), shutdown.clone());
     shutdown.spawn("listener", serve_devices(public, certificate.clone(), app, room, stop));
     let live = if is_tls { &LIVE[..] } else { &LIVE[..3] };
@@ -112,5 +112,8 @@ fn admin_routes(service: Arc<Service>) -> Router {
         let store = store.clone();
         Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
     };
-    admin_router(ready, move || service.metrics.render(service.gauges()))
+    admin_router(ready, move || {
+        let service = Arc::clone(&service);
+        Box::pin(async move { metrics::text(&service).await })
+    })
 }

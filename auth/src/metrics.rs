@@ -1,59 +1,111 @@
-//! Counters for the admin listener, in Prometheus' text format. No label holds anything a visitor
-//! chose, so their number is bounded.
+//! What auth has answered, and what is so, for Prometheus. No label holds anything a visitor chose, so
+//! their number is bounded.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use http::StatusCode;
+use spoke_shared::{
+    exposition::{Counters, Page},
+    link::now_ms,
+    store::figures,
+};
+
+use crate::{service::Service, throttle::Because};
+
+/// What all names begin with.
+const SERVICE: &str = "spoke_auth";
 
 /// What has been answered since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    in_hand: AtomicUsize,
+    /// Visits that were held back, by cause.
+    pub held_back: Counters,
+    started_ms: u64,
 }
 
-/// What is so at this moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Gauges {
-    /// bcrypt runs under way and waiting.
-    pub bcrypt_in_hand: usize,
-    /// Names and addresses that the throttle watches.
-    pub throttle_keys: usize,
+/// A request in hand; dropped with it.
+pub struct InHand<'a>(&'a AtomicUsize);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Mutex::default(),
+            in_hand: AtomicUsize::new(0),
+            held_back: Counters::new(Because::ALL.map(Because::word)),
+            started_ms: now_ms(),
+        }
+    }
 }
 
 impl Metrics {
+    /// A request is in hand.
+    pub fn enter(&self) -> InHand<'_> {
+        self.in_hand.fetch_add(1, Ordering::Relaxed);
+        InHand(&self.in_hand)
+    }
+
     /// Counts an answer of one of the service's own routes.
     pub fn count(&self, route: &'static str, status: StatusCode) {
-        let mut requests = self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         *requests.entry((route, status.as_u16())).or_default() += 1;
     }
 
-    /// All as text.
-    pub fn render(&self, gauges: Gauges) -> String {
-        let mut text = String::from(
-            "# HELP spoke_auth_requests_total Requests answered, by route and status.\n\
-             # TYPE spoke_auth_requests_total counter\n",
-        );
-        let requests = self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn write(&self, page: &mut Page) {
+        let name = "spoke_auth_requests_total";
+        page.head("counter", name, "Requests answered, by route and status.");
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         for ((route, status), count) in requests.iter() {
-            let labels = format!("route=\"{route}\",status=\"{status}\"");
-            writeln!(text, "spoke_auth_requests_total{{{labels}}} {count}")
-                .expect("a String takes all that is written");
+            page.sample(name, &[("route", route), ("status", &status.to_string())], count);
         }
-        let Gauges { bcrypt_in_hand, throttle_keys } = gauges;
-        for (name, help, value) in [
-            ("bcrypt_in_hand", "bcrypt runs under way and waiting.", bcrypt_in_hand),
-            ("throttle_keys", "Names and addresses whose rate is watched.", throttle_keys),
-        ] {
-            writeln!(
-                text,
-                "# HELP spoke_auth_{name} {help}\n\
-                 # TYPE spoke_auth_{name} gauge\n\
-                 spoke_auth_{name} {value}"
-            )
-            .expect("a String takes all that is written");
-        }
-        text
+        drop(requests);
+        let in_hand = self.in_hand.load(Ordering::Relaxed);
+        page.gauge("spoke_auth_requests_in_hand", "Requests under way now.", &in_hand);
+        let name = "spoke_auth_held_back_total";
+        page.counters(
+            name,
+            "Visits answered 429, by what was too much.",
+            "because",
+            &self.held_back,
+        );
     }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All of auth's figures in Prometheus's text form.
+pub async fn text(service: &Service) -> String {
+    let mut page = Page::new(SERVICE, env!("CARGO_PKG_VERSION"), service.metrics.started_ms);
+    service.metrics.write(&mut page);
+    let pool = &service.pool;
+    let (threads, room) = pool.room();
+    let help = "Names and addresses whose rate is watched.";
+    page.gauge("spoke_auth_throttle_keys", help, &service.throttle_keys());
+    let help = "bcrypt runs under way and waiting.";
+    page.gauge("spoke_auth_bcrypt_in_hand", help, &pool.in_hand());
+    let help = "bcrypt runs that there may be, under way and waiting together.";
+    page.gauge("spoke_auth_bcrypt_in_hand_max", help, &room);
+    let help = "bcrypt runs that there may be under way.";
+    page.gauge("spoke_auth_bcrypt_workers", help, &threads);
+    let help = "Requests answered 503 since the line for bcrypt was full.";
+    page.counter("spoke_auth_bcrypt_refused_total", help, &pool.figures().full);
+    let help = "From the place in the line for bcrypt to the end of the run.";
+    page.histograms("spoke_auth_bcrypt_seconds", help, &[(None, &pool.figures().seconds)]);
+    let redis = service.store.redis();
+    figures::write(&mut page, SERVICE, &[("redis", redis)]);
+    figures::write_up(&mut page, SERVICE, redis).await;
+    page.into_text()
 }
 
 #[cfg(test)]
@@ -66,12 +118,18 @@ mod tests {
         metrics.count("/login", StatusCode::OK);
         metrics.count("/login", StatusCode::OK);
         metrics.count("/login", StatusCode::UNAUTHORIZED);
-        let text = metrics.render(Gauges { bcrypt_in_hand: 3, throttle_keys: 7 });
+        metrics.held_back.add(Because::ClientRate.word(), 7);
+        let held = metrics.enter();
+        let mut page = Page::default();
+        metrics.write(&mut page);
+        drop(held);
+        let text = page.into_text();
         for line in [
             "spoke_auth_requests_total{route=\"/login\",status=\"200\"} 2",
             "spoke_auth_requests_total{route=\"/login\",status=\"401\"} 1",
-            "spoke_auth_bcrypt_in_hand 3",
-            "spoke_auth_throttle_keys 7",
+            "spoke_auth_requests_in_hand 1",
+            "spoke_auth_held_back_total{because=\"client-rate\"} 7",
+            "spoke_auth_held_back_total{because=\"no-room\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

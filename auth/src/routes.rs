@@ -69,7 +69,9 @@ async fn finish(State(service): State<Arc<Service>>, request: Request, next: Nex
         "/rotate" => "/rotate",
         _ => "other",
     };
+    let in_hand = service.metrics.enter();
     let mut response = next.run(request).await;
+    drop(in_hand);
     service.metrics.count(route, response.status());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

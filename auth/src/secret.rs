@@ -11,7 +11,12 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{limits::SECRET_BYTES, store::session::digest};
+use spoke_shared::{
+    exposition::{Counter, HASH_SCALE, Histogram},
+    limits::SECRET_BYTES,
+    repeats::Repeated,
+    store::session::digest,
+};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -113,6 +118,8 @@ pub struct Pool {
     /// How long one run takes.
     run_time: Duration,
     line: Arc<Mutex<Line>>,
+    figures: Arc<Figures>,
+    odd_hashes: Arc<Repeated<()>>,
 }
 
 /// Who runs and who waits.
@@ -122,6 +129,15 @@ struct Line {
     places: Arc<Semaphore>,
     /// Threads, and places before them.
     size: (usize, usize),
+}
+
+/// How the pool does.
+#[derive(Debug)]
+pub struct Figures {
+    /// From the place in the line to the answer.
+    pub seconds: Histogram,
+    /// Who found the line full.
+    pub full: Counter,
 }
 
 impl Pool {
@@ -134,7 +150,15 @@ impl Pool {
         let begun = Instant::now();
         let stand_in = DeviceSecret::stand_in().hash(cost).map_err(PoolError::Bcrypt)?;
         let line = Arc::new(Mutex::new(Line::new(workers, queue)));
-        Ok(Self { cost, stand_in: stand_in.into(), run_time: begun.elapsed(), line })
+        let (seconds, full) = (Histogram::new(HASH_SCALE), Counter::default());
+        Ok(Self {
+            cost,
+            stand_in: stand_in.into(),
+            run_time: begun.elapsed(),
+            line,
+            figures: Arc::new(Figures { seconds, full }),
+            odd_hashes: Arc::default(),
+        })
     }
 
     /// So many threads and places from now on. Who is in the old line stays in it, so for as long as that
@@ -166,13 +190,15 @@ impl Pool {
         secret: Option<DeviceSecret>,
         hash: Option<SecretString>,
     ) -> Result<bool, PoolError> {
-        let stand_in = Arc::clone(&self.stand_in);
+        let (stand_in, odd_hashes) = (Arc::clone(&self.stand_in), Arc::clone(&self.odd_hashes));
         self.run(move || {
             let (Some(secret), Some(hash)) = (secret, hash) else {
                 return DeviceSecret::stand_in().is_behind(&stand_in).map(|_| false);
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
-                warn!(%error, "a client's stored secret is no bcrypt hash");
+                if odd_hashes.handle(()) {
+                    warn!(%error, "a client's stored secret is no bcrypt hash");
+                }
                 secret.is_behind(&stand_in).map(|_| false)
             })
         })
@@ -190,19 +216,40 @@ impl Pool {
         self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many there may be of them: threads, and those with the places in the line.
+    pub fn room(&self) -> (usize, usize) {
+        let line = self.line();
+        (line.size.0, line.room())
+    }
+
+    /// Stored secrets that are none, for the log.
+    pub fn odd_hashes(&self) -> &Repeated<()> {
+        &self.odd_hashes
+    }
+
+    /// How it does.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let line = self.line();
-        let full = |_| PoolError::Full { retry_after: self.run_time * line.rounds() };
+        let (begun, line) = (Instant::now(), self.line());
         let Line { workers, places, .. } = line.clone();
-        let place = places.try_acquire_owned().map_err(full)?;
+        let place = places.try_acquire_owned().map_err(|_| {
+            self.figures.full.add(1);
+            PoolError::Full { retry_after: self.run_time * line.rounds() }
+        })?;
         let worker = workers.acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         // The permits go with the work: a caller who hangs up does not free a thread that still runs.
+        let figures = Arc::clone(&self.figures);
         let work = tokio::task::spawn_blocking(move || {
             let _held = (place, worker);
-            work()
+            let done = work();
+            figures.seconds.observe(begun.elapsed());
+            done
         });
         work.await.map_err(|_| PoolError::Stopped)
     }

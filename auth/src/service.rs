@@ -1,24 +1,25 @@
 //! What all routes share, and how the faults beneath them become refusals.
 
 use std::{
-    net::SocketAddr,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::StatusCode;
 use spoke_shared::{
-    client::ClientId, refusal::Refusal, repeats::Repeated, retry::return_wait, serve::Site,
-    shutdown::Shutdown, store::StoreError,
+    client::ClientId,
+    refusal::Refusal,
+    repeats::{Repeated, Spell},
+    retry::return_wait,
+    serve::{PeerAddress, Site},
+    shutdown::Shutdown,
+    store::StoreError,
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
     config::ThrottleSettings,
-    metrics::{Gauges, Metrics},
+    metrics::Metrics,
     secret::{Pool, PoolError},
     store::Store,
     throttle::{Action, Because, Throttle, Visit},
@@ -36,8 +37,9 @@ pub struct Service {
     pub metrics: Metrics,
     throttle: Mutex<Throttle>,
     held_back: Repeated<(Because, Site)>,
-    is_store_away: AtomicBool,
-    is_store_wrong: AtomicBool,
+    store_away: Spell,
+    store_wrong: Spell,
+    hash_wrong: Spell,
 }
 
 impl Service {
@@ -50,8 +52,9 @@ impl Service {
             metrics: Metrics::default(),
             throttle: Mutex::new(throttle),
             held_back: Repeated::default(),
-            is_store_away: AtomicBool::new(false),
-            is_store_wrong: AtomicBool::new(false),
+            store_away: Spell::new(),
+            store_wrong: Spell::new(),
+            hash_wrong: Spell::new(),
         }
     }
 
@@ -63,6 +66,7 @@ impl Service {
         self.throttle().admit(visit, Instant::now()).map_err(|refused| {
             let (client, site) = (visit.client.as_ref().map(ClientId::as_str), visit.site);
             let (action, because) = (visit.action, refused.because);
+            self.metrics.held_back.add(because.word(), 1);
             let wait_seconds = seconds_up(refused.wait);
             match (self.held_back.handle((because, site)), because) {
                 (true, Because::ClientFailures | Because::AddressFailures) => {
@@ -81,13 +85,19 @@ impl Service {
         })
     }
 
-    /// Says once a minute who is held back still.
+    /// Says once a minute who is held back still, and which faults go on.
     pub async fn sum_up(&self, shutdown: &Shutdown) {
         let say = |kind: Option<&(Because, Site)>, count| match kind {
             Some((because, site)) => info!(%site, ?because, count, "held back again"),
             None => info!(count, "held back, of more addresses than are listed"),
         };
-        self.held_back.sum_up(shutdown, say).await;
+        let odd = |_: Option<&()>, count| {
+            warn!(count, "clients' stored secrets are no bcrypt hash again");
+        };
+        tokio::join!(
+            self.held_back.sum_up(shutdown, say),
+            self.pool.odd_hashes().sum_up(shutdown, odd)
+        );
     }
 
     /// Counts a wrong code or secret.
@@ -108,27 +118,29 @@ impl Service {
     pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
         let fault = match result {
             Ok(answer) => {
-                if self.is_store_away.swap(false, Ordering::Relaxed) {
-                    info!("redis can serve auth again");
+                if let Some(count) = self.store_away.handle_good() {
+                    info!(count, "redis can serve auth again");
                 }
-                self.is_store_wrong.store(false, Ordering::Relaxed);
+                if let Some(count) = self.store_wrong.handle_good() {
+                    info!(count, "redis does what auth asks of it again");
+                }
                 return Ok(answer);
             }
             Err(fault) => fault,
         };
         let error = chain(&fault);
         if fault.is_transient() {
-            if self.is_store_away.swap(true, Ordering::Relaxed) {
-                debug!(error, "redis cannot serve auth");
-            } else {
+            if self.store_away.handle_fault() {
                 warn!(error, "redis cannot serve auth; requests are refused until it can");
+            } else {
+                debug!(error, "redis cannot serve auth");
             }
             return Err(unavailable());
         }
-        if self.is_store_wrong.swap(true, Ordering::Relaxed) {
-            debug!(error, "redis refuses what auth asks of it");
-        } else {
+        if self.store_wrong.handle_fault() {
             error!(error, "redis refuses what auth asks of it");
+        } else {
+            debug!(error, "redis refuses what auth asks of it");
         }
         Err(internal())
     }
@@ -138,6 +150,11 @@ impl Service {
     /// # Errors
     /// 503 when it is full, 500 when bcrypt fails.
     pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, Refusal> {
+        if result.is_ok()
+            && let Some(count) = self.hash_wrong.handle_good()
+        {
+            info!(count, "secrets are hashed again");
+        }
         result.map_err(|fault| match fault {
             PoolError::Full { retry_after } => {
                 let message = "too many devices register or log in at this moment; come back later";
@@ -146,7 +163,9 @@ impl Service {
             }
             PoolError::Stopped => unavailable(),
             PoolError::Bcrypt(_) => {
-                error!(error = chain(&fault), "failed to hash");
+                if self.hash_wrong.handle_fault() {
+                    error!(error = chain(&fault), "failed to hash");
+                }
                 internal()
             }
         })
@@ -163,9 +182,9 @@ impl Service {
         self.throttle().set_rules(settings);
     }
 
-    /// What is so at this moment.
-    pub fn gauges(&self) -> Gauges {
-        Gauges { bcrypt_in_hand: self.pool.in_hand(), throttle_keys: self.throttle().keys() }
+    /// Names and addresses whose rate is watched.
+    pub fn throttle_keys(&self) -> usize {
+        self.throttle().keys()
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
@@ -174,8 +193,8 @@ impl Service {
 }
 
 /// A visit to an endpoint, as it is counted.
-pub fn visit(action: Action, peer: SocketAddr, client: Option<&ClientId>) -> Visit {
-    Visit { action, site: peer.ip().into(), client: client.cloned() }
+pub fn visit(action: Action, peer: PeerAddress, client: Option<&ClientId>) -> Visit {
+    Visit { action, site: peer.site(), client: client.cloned() }
 }
 
 fn unavailable() -> Refusal {

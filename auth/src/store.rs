@@ -64,6 +64,11 @@ impl Store {
         Self { redis, prefix: prefix.to_owned(), keys: Keys::new(prefix), session_ttl }
     }
 
+    /// Its Redis, for the figures.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
     /// Whether Redis answers.
     ///
     /// # Errors

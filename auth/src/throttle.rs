@@ -68,6 +68,28 @@ pub enum Because {
     NoRoom,
 }
 
+impl Because {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::AddressRate,
+        Self::ClientRate,
+        Self::ClientFailures,
+        Self::AddressFailures,
+        Self::NoRoom,
+    ];
+
+    /// The stable word, in figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AddressRate => "address-rate",
+            Self::ClientRate => "client-rate",
+            Self::ClientFailures => "client-failures",
+            Self::AddressFailures => "address-failures",
+            Self::NoRoom => "no-room",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     AddressRate(Site),

@@ -22,7 +22,7 @@ pub async fn begin(hub: &Hub, client: &ClientId, arrival: &Arrival<'_>) -> Resul
     let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, now_ms()).await;
     match hub.checked(arrived)? {
         Arrived::Begun(generation) => {
-            hub.metrics.sessions.add(1);
+            hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok(generation)
         }
         Arrived::Refused(rival) => {

@@ -1,5 +1,6 @@
 //! The command line: `serve`, and what shows an operator what goes through the hub.
 
+mod check;
 mod clients;
 mod send;
 mod serve;
@@ -8,7 +9,7 @@ mod tail;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_shared::{
-    cli::{CheckArgs, ListenArgs, SettingsArgs, check},
+    cli::{CheckArgs, ListenArgs, SettingsArgs},
     store::Redis,
     telemetry,
 };
@@ -40,7 +41,8 @@ enum Command {
     Tail(tail::Args),
     /// Add an entry to a client's out stream
     Send(send::Args),
-    /// Look whether Redis is fit to keep what it is given; fails where it is not, and says the mend
+    /// Look at the settings, certificates, Redis and the listeners, each with its mend; fails where
+    /// something cannot stay as it is
     Check(CheckArgs),
 }
 
@@ -67,12 +69,7 @@ impl Cli {
             Command::Clients(args) => clients::run(&config, &args).await,
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,
-            Command::Check(args) => {
-                let sessions = config.auth_redis.as_ref().map(Redis::open).transpose()?;
-                let sessions = sessions.map(|redis| ("auth_redis", redis));
-                let servers = [Some(("redis", redis(&config)?)), sessions];
-                check(&servers.into_iter().flatten().collect::<Vec<_>>(), args).await
-            }
+            Command::Check(args) => check::run(&config, args).await,
         }
     }
 }

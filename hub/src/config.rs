@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings},
+    client::ClientId,
+    config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
     reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
@@ -16,6 +17,10 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// What the status page on the admin listener may do.
+    pub page: PageMode,
+    /// A name under which the status page is reached beside addresses and localhost, through a proxy say.
+    pub page_host: String,
     /// Where the streams are.
     pub redis: RedisUrl,
     /// Where auth keeps its sessions; empty: in `redis`.
@@ -35,10 +40,25 @@ pub struct Config {
     pub connections_per_client: usize,
     /// Whether batches are packed where the agent takes that and it pays.
     pub compression: bool,
+    /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
+    /// `127.0.0.1, 10.1.0.0/16`.
+    pub trusted_proxies: TrustedProxies,
     /// Certificate and key; both empty behind a proxy.
     pub tls: TlsSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+}
+
+/// What the status page may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageMode {
+    /// There is none.
+    Off,
+    /// It shows.
+    Read,
+    /// It also sends entries to clients.
+    Send,
 }
 
 impl Default for Config {
@@ -46,6 +66,8 @@ impl Default for Config {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
             admin_listen: "127.0.0.1:9464".to_owned(),
+            page: PageMode::Read,
+            page_host: String::new(),
             redis: RedisUrl::default(),
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),
@@ -55,6 +77,7 @@ impl Default for Config {
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
             compression: true,
+            trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
             log: LogSettings::default(),
         }
@@ -62,6 +85,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The key of what auth knows of a client.
+    pub fn auth_client_key(&self, client: &ClientId) -> String {
+        format!("{}:client:{client}:h", self.auth_key_prefix)
+    }
+
     /// Checks what the types alone do not.
     ///
     /// # Errors

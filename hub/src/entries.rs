@@ -101,13 +101,14 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
     let copy = hub.copy(&caller.client, caller.generation);
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {
-            hub.metrics.accepted.add(accepted);
-            hub.metrics.duplicates.add(duplicates);
-            hub.metrics.refused.add(append.refused.len() as u64);
+            let traffic = &hub.metrics.traffic;
+            traffic.handle_append(append, now_ms());
+            traffic.handle_appended(accepted, duplicates);
             if accepted > 0 {
-                let lost = append.account.losses.iter().filter_map(|loss| loss.count).sum();
-                hub.metrics.lost_up.add(lost);
-                append.account.losses.iter().for_each(say_loss);
+                for loss in &append.account.losses {
+                    traffic.received.handle_loss(loss);
+                    say_loss(loss);
+                }
             }
             Ok(Done { cursor, accepted, duplicates, id })
         }

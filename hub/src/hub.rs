@@ -1,14 +1,12 @@
 //! What all routes share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
     refusal::Refusal,
+    repeats::{Repeated, Spell},
     retry::return_wait,
     seq::Epoch,
     shutdown::Shutdown,
@@ -21,6 +19,15 @@ use spoke_shared::{
 use tracing::{info, warn};
 
 use crate::{config::Config, live::Live, metrics::Metrics, share::Shares};
+
+/// What befalls many sessions at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionFault {
+    /// They were refused, for this reason.
+    Refused(&'static str),
+    /// They ended, for this cause.
+    Ended(&'static str),
+}
 
 /// One hub process. Cheap to clone.
 #[derive(Clone)]
@@ -48,8 +55,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// When to stop.
     pub shutdown: Shutdown,
-    /// Commands that Redis did not do since it last did one.
-    store_faults: AtomicU64,
+    /// Redis does not do what it is asked.
+    store_faults: Spell,
+    /// Sessions that were refused, and such that ended since nothing came, each by cause.
+    pub session_faults: Repeated<SessionFault>,
     /// This process, among several on one Redis.
     pub name: String,
 }
@@ -80,7 +89,8 @@ impl Hub {
             live,
             shares: Shares::default(),
             metrics: Metrics::default(),
-            store_faults: AtomicU64::new(0),
+            store_faults: Spell::new(),
+            session_faults: Repeated::default(),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
@@ -111,8 +121,7 @@ impl Hub {
     /// 503.
     pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
         let value = result.map_err(|error| self.unavailable(&error))?;
-        if self.store_faults.load(Ordering::Relaxed) > 0 {
-            let count = self.store_faults.swap(0, Ordering::Relaxed);
+        if let Some(count) = self.store_faults.handle_good() {
             info!(count, "redis does what it is asked again");
         }
         Ok(value)
@@ -122,12 +131,22 @@ impl Hub {
     /// again.
     pub fn unavailable(&self, error: &StoreError) -> Refusal {
         self.metrics.store_errors.add(1);
-        if self.store_faults.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.store_faults.handle_fault() {
             warn!(error = error as &dyn std::error::Error, "redis does not do what it is asked");
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(return_wait(rand::random()).as_secs())
+    }
+
+    /// Says once a minute what befalls sessions still, until the shutdown begins.
+    pub async fn sum_up(self) {
+        let say = |fault: Option<&SessionFault>, count| match fault {
+            Some(SessionFault::Refused(reason)) => info!(reason, count, "sessions refused again"),
+            Some(SessionFault::Ended(cause)) => warn!(cause, count, "sessions end so again"),
+            None => {}
+        };
+        self.session_faults.sum_up(&self.shutdown, say).await;
     }
 
     /// What a session is told when this process stops: to come back, but not all at once, and not

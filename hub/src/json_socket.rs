@@ -27,6 +27,7 @@ use crate::{
     bearer::{Caller, malformed},
     entries,
     hub::Hub,
+    metrics::CLOSED,
     session::{Arrived, close},
     xread::{self, Xread},
 };
@@ -53,7 +54,7 @@ pub async fn serve(arrived: Arrived, socket: WebSocket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: WebSocket) {
-    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN).await {
+    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
     };
@@ -64,8 +65,8 @@ async fn run(mut arrived: Arrived, mut socket: WebSocket) {
     if let Some(goaway) = &goodbye {
         dismiss(&mut socket, goaway).await;
     }
-    let cause =
-        goodbye.map_or("the other side closed the connection", |goaway| goaway.reason.word());
+    let cause = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
+    arrived.hub.metrics.ended.add(cause, 1);
     info!(cause, "session ends");
     arrived.end(generation).await;
 }

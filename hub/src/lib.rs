@@ -9,11 +9,13 @@ pub mod bearer;
 pub mod commands;
 pub mod config;
 pub mod entries;
+pub mod facts;
 pub mod hub;
 pub mod json_socket;
 pub mod level;
 pub mod live;
 pub mod metrics;
+pub mod page;
 pub mod presence;
 pub mod routes;
 pub mod session;
@@ -27,7 +29,7 @@ use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     reload::Reloads,
-    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, serve, serve_devices},
+    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
     shutdown::Shutdown,
     store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
@@ -61,6 +63,7 @@ pub async fn run(
     let room = Room::of(&ServeLimits::of(config.connections));
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
+    let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
     attend(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
@@ -70,7 +73,7 @@ pub async fn run(
         shutdown.spawn("admin listener", serve(admin, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
     }
-    let app = routes::router(hub.clone());
+    let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);
     let stop = shutdown.clone();
     let serving = serve_devices(listeners.public, certificate.clone(), app, room.clone(), stop);
     shutdown.spawn("listener", serving);
@@ -118,6 +121,7 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
     shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
     shutdown.spawn("presence", presence::keep(hub.clone()));
+    shutdown.spawn("faults of sessions", hub.clone().sum_up());
     let sessions = session_prefix(&hub.config.auth_key_prefix);
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
@@ -135,6 +139,7 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
 
 fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
+    let auth_of_figures = auth_redis.clone();
     admin_router(
         move || {
             let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
@@ -149,6 +154,9 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
                 }
             })
         },
-        move || figures.metrics.text(&figures.live),
+        move || {
+            let (hub, auth_redis) = (figures.clone(), auth_of_figures.clone());
+            Box::pin(async move { metrics::text(&hub, &auth_redis).await })
+        },
     )
 }

@@ -1,88 +1,130 @@
-//! What the hub has done, as text for Prometheus. No client's name is a label.
+//! What the hub has done, and what is so, for Prometheus. No client's name is a label, and a page costs
+//! as much with ten thousand clients as with one.
 
-use std::{
-    fmt::Write,
-    sync::atomic::{AtomicU64, Ordering},
+use spoke_shared::{
+    entry::Direction,
+    exposition::{Counter, Counters, Page},
+    link::{LinkError, now_ms},
+    store::{Redis, figures, presence::Transport},
+    sync::session::End,
+    traffic::Traffic,
+    wire::frame::Reason,
 };
 
-use crate::live::Live;
+use crate::hub::Hub;
 
-/// A figure that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Counts.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+/// What all names begin with.
+const SERVICE: &str = "spoke_hub";
+/// The routes that are counted.
+const ROUTES: [&str; 5] = ["seq", "session", "sync", "xadd", "xread"];
+/// How sessions end beside the reasons of a GOAWAY.
+const ENDS: [&str; 6] = ["left", "silent", "stalled", "redis", "broken", CLOSED];
+/// The other side closed the connection.
+pub const CLOSED: &str = "closed";
 
 /// All figures of one hub process.
-#[derive(Debug, Default)]
 #[expect(missing_docs, reason = "each is named in `text` with its help")]
 pub struct Metrics {
-    pub accepted: Counter,
-    pub duplicates: Counter,
-    pub refused: Counter,
-    pub lost_up: Counter,
-    pub lost_down: Counter,
-    pub sent: Counter,
-    pub sessions: Counter,
+    pub traffic: Traffic,
+    pub sessions: Counters,
+    pub ended: Counters,
     pub superseded: Counter,
     pub clones: Counter,
     pub unauthorized: Counter,
     pub store_errors: Counter,
-    pub seq_requests: Counter,
-    pub xadd_requests: Counter,
-    pub xread_requests: Counter,
-    pub session_requests: Counter,
-    pub sync_requests: Counter,
+    pub requests: Counters,
+    started_ms: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let transports = [Transport::WebSocket, Transport::Http];
+        Self {
+            traffic: Traffic::new(Direction::Down),
+            sessions: Counters::new(transports.map(Transport::word)),
+            ended: Counters::new(ENDS.into_iter().chain(Reason::words())),
+            superseded: Counter::default(),
+            clones: Counter::default(),
+            unauthorized: Counter::default(),
+            store_errors: Counter::default(),
+            requests: Counters::new(ROUTES),
+            started_ms: now_ms(),
+        }
+    }
+}
+
+/// Why a session is over, in a word.
+pub fn end_word(end: &Result<End, LinkError>) -> &'static str {
+    match end {
+        Ok(End::Told(goaway)) if goaway.reason == Reason::Restart => "left",
+        Ok(End::Told(goaway) | End::Ours(goaway)) => goaway.reason.word(),
+        Ok(End::Silent(_)) => "silent",
+        Ok(End::Stalled) => "stalled",
+        Err(LinkError::Store(_)) => "redis",
+        Err(LinkError::Transport(_)) => "broken",
+        Err(LinkError::Closed) => CLOSED,
+    }
+}
+
+/// All of a hub's figures in Prometheus's text form.
+pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
+    let metrics = &hub.metrics;
+    let mut page = Page::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
+    metrics.traffic.write(&mut page, SERVICE);
+    write_waiting(metrics, &mut page);
+    metrics.write_sessions(&mut page);
+    let help = "WebSockets and waiting reads now.";
+    page.gauge("spoke_hub_connections", help, &hub.live.count());
+    let help = "Connections that the public listener takes at a time.";
+    page.gauge("spoke_hub_connections_max", help, &hub.config.connections);
+    let own = ("redis", &hub.redis);
+    let auth = hub.config.auth_redis.is_some().then_some(("auth_redis", auth_redis));
+    let each: Vec<_> = [own].into_iter().chain(auth).collect();
+    figures::write(&mut page, SERVICE, &each);
+    let keys = &hub.keys;
+    let streams = [("in", keys.inbound()), ("dead", keys.dead()), ("lost", keys.lost())];
+    figures::write_streams(&mut page, SERVICE, &hub.redis, &streams).await;
+    page.into_text()
+}
+
+fn write_waiting(metrics: &Metrics, page: &mut Page) {
+    let [down, up] = metrics.traffic.waiting();
+    let each = [(Direction::Down, down), (Direction::Up, up)];
+    Traffic::write_waiting(page, SERVICE, &each, now_ms());
+    let name = "spoke_hub_waiting_sessions";
+    page.head("gauge", name, "Sessions here that entries wait for.");
+    for (direction, waiting) in each {
+        page.sample(name, &[("direction", direction.word())], &waiting.sessions);
+    }
 }
 
 impl Metrics {
-    /// All of them in Prometheus's text form.
-    pub fn text(&self, live: &Live) -> String {
-        let mut text = String::new();
-        let mut counter = |name: &str, help: &str, counter: &Counter| {
-            let _ = writeln!(text, "# HELP spoke_hub_{name}_total {help}");
-            let _ = writeln!(text, "# TYPE spoke_hub_{name}_total counter");
-            let _ = writeln!(text, "spoke_hub_{name}_total {}", counter.get());
-        };
-        counter("entries_accepted", "Entries appended to the in stream.", &self.accepted);
-        counter("entries_duplicate", "Entries that the hub had already.", &self.duplicates);
-        counter("entries_refused", "Entries that can never be appended.", &self.refused);
-        counter("entries_lost_up", "Entries that devices told to be lost.", &self.lost_up);
-        counter("entries_lost_down", "Entries found lost on their way down.", &self.lost_down);
-        counter("entries_sent", "Entries that clients have acknowledged.", &self.sent);
-        counter("sessions", "Sessions begun.", &self.sessions);
-        counter("sessions_superseded", "Sessions ended by a newer one.", &self.superseded);
-        counter(
-            "sessions_refused_clone",
-            "Sessions refused since another device with the same identity is connected.",
-            &self.clones,
-        );
-        counter("unauthorized", "Requests without a live token.", &self.unauthorized);
-        counter("store_errors", "Commands that Redis did not do.", &self.store_errors);
-        text.push_str("# HELP spoke_hub_requests_total Requests that came.\n");
-        text.push_str("# TYPE spoke_hub_requests_total counter\n");
-        for (route, counter) in [
-            ("seq", &self.seq_requests),
-            ("session", &self.session_requests),
-            ("sync", &self.sync_requests),
-            ("xadd", &self.xadd_requests),
-            ("xread", &self.xread_requests),
+    fn write_sessions(&self, page: &mut Page) {
+        let name = "spoke_hub_sessions_total";
+        page.counters(name, "Sessions begun.", "transport", &self.sessions);
+        let name = "spoke_hub_sessions_ended_total";
+        page.counters(name, "Sessions on WebSockets that are over.", "cause", &self.ended);
+        for (name, help, counter) in [
+            (
+                "spoke_hub_sessions_superseded_total",
+                "Sessions ended by a newer one.",
+                &self.superseded,
+            ),
+            (
+                "spoke_hub_sessions_refused_clone_total",
+                "Sessions refused since another device with the same identity is connected.",
+                &self.clones,
+            ),
+            ("spoke_hub_unauthorized_total", "Requests without a live token.", &self.unauthorized),
+            (
+                "spoke_hub_store_errors_total",
+                "Requests and sessions that failed since redis did not do its part.",
+                &self.store_errors,
+            ),
         ] {
-            let _ =
-                writeln!(text, "spoke_hub_requests_total{{route=\"{route}\"}} {}", counter.get());
+            page.counter(name, help, counter);
         }
-        text.push_str("# HELP spoke_hub_connections WebSockets and waiting reads now.\n");
-        text.push_str("# TYPE spoke_hub_connections gauge\n");
-        let _ = writeln!(text, "spoke_hub_connections {}", live.count());
-        text
+        let name = "spoke_hub_requests_total";
+        page.counters(name, "Requests that came.", "route", &self.requests);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     future::ready,
-    net::SocketAddr,
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -18,10 +17,11 @@ use spoke_shared::{
     heard::Heard,
     instance::Instance,
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
-    link::{self, Outcome, Stores, TransportError, now_ms},
+    link::{self, Outcome, Shown, Stores, TransportError, now_ms},
     refusal::Refusal,
+    serve::PeerAddress,
     store::{
-        presence::{Arrival, Transport},
+        presence::{Arrival, Reach, Transport},
         session::{digest, session_key},
     },
     sync::{
@@ -30,13 +30,22 @@ use spoke_shared::{
         sender::{Sender, Trim},
         session::{End, Heartbeat, Session},
     },
-    wire::frame::{Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Reason, Welcome},
+    wire::frame::{
+        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
+    },
 };
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite;
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
-use crate::{arrival, bearer::Caller, hub::Hub, live::Ticket, presence};
+use crate::{
+    arrival,
+    bearer::Caller,
+    hub::{Hub, SessionFault},
+    live::Ticket,
+    metrics::end_word,
+    presence,
+};
 
 /// How long the other side is heard out once the last words are said: a revoked session is closed
 /// within a second.
@@ -49,7 +58,7 @@ pub struct Arrived {
     /// Who it is.
     pub caller: Caller,
     /// Where from.
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     /// When the last byte came.
     pub heard: Heard,
     /// Its place among the client's connections.
@@ -69,11 +78,17 @@ impl Arrived {
     ///
     /// # Errors
     /// 409 for a second device with the same identity, 503.
-    pub async fn begin(&self, version: &str, instance: Instance) -> Result<u64, Refusal> {
+    pub async fn begin(
+        &self,
+        version: &str,
+        instance: Instance,
+        reach: Option<Reach>,
+    ) -> Result<u64, Refusal> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let transport = Transport::WebSocket;
-        let arrival = Arrival { version, address: &address, hub: &hub.name, instance, transport };
+        let (hub_name, address) = (&hub.name, &address);
+        let arrival = Arrival { version, address, hub: hub_name, instance, transport, reach };
         let generation = arrival::begin(hub, client, &arrival).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
@@ -129,16 +144,19 @@ async fn run(
     let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
-            dismiss(&mut sink, goaway).await;
+            dismiss(&arrived.hub, &mut sink, goaway).await;
             return hear_out(frames).await;
         }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
-        Err(_) => return dismiss(&mut sink, refusal(Reason::Protocol, "no HELLO in time")).await,
+        Err(_) => {
+            return dismiss(&arrived.hub, &mut sink, refusal(Reason::Protocol, "no HELLO in time"))
+                .await;
+        }
     };
     let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {
         Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
-            dismiss(&mut sink, arrival::goaway(&refusal)).await;
+            dismiss(&arrived.hub, &mut sink, arrival::goaway(&refusal)).await;
             return hear_out(frames).await;
         }
     };
@@ -169,6 +187,8 @@ async fn run(
 struct Greeted {
     generation: u64,
     begun: Begun,
+    /// The device's, as it told.
+    origin: Origin,
     cursor: Cursor,
     features: Features,
 }
@@ -176,7 +196,9 @@ struct Greeted {
 impl Greeted {
     async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
         let (hub, client) = (&arrived.hub, &arrived.caller.client);
-        let generation = arrived.begin(&hello.version, hello.instance).await?;
+        let Origin { first, last, added, .. } = hello.origin;
+        let reach = Reach { first, last, added };
+        let generation = arrived.begin(&hello.version, hello.instance, Some(reach)).await?;
         let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
         let standing =
             async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };
@@ -188,7 +210,7 @@ impl Greeted {
             }
         };
         let features = hub.features().common(hello.features);
-        Ok(Self { generation, begun, cursor, features })
+        Ok(Self { generation, begun, origin: hello.origin, cursor, features })
     }
 
     fn welcome(&self, hub: &Hub) -> Welcome {
@@ -223,36 +245,13 @@ impl Greeted {
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
         let heard = arrived.heard.clone();
-        let mut counted = Counted::default();
-        let count = |session: &Session| counted.count(&hub, session);
+        let traffic = &hub.metrics.traffic;
+        // Where an epoch has ended, what it lost is found with the next one's beginning.
+        self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
+        let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
+        let count = |shown: Shown<'_>| observer.handle(shown, now_ms);
         let leave = Box::pin(arrived.leave());
         link::drive(session, stores, frames, outbox, &heard, leave, count).await
-    }
-}
-
-/// What of a session is in the hub's figures already.
-#[derive(Default)]
-struct Counted {
-    accepted: u64,
-    duplicates: u64,
-    sent: u64,
-    lost_up: u64,
-    lost_down: u64,
-}
-
-impl Counted {
-    fn count(&mut self, hub: &Hub, session: &Session) {
-        let (accepted, duplicates) = session.receiver().counts();
-        let sent = session.sender().carried();
-        for (counter, counted, now) in [
-            (&hub.metrics.accepted, &mut self.accepted, accepted),
-            (&hub.metrics.duplicates, &mut self.duplicates, duplicates),
-            (&hub.metrics.sent, &mut self.sent, sent),
-            (&hub.metrics.lost_up, &mut self.lost_up, session.receiver().lost()),
-            (&hub.metrics.lost_down, &mut self.lost_down, session.sender().lost()),
-        ] {
-            counter.add(now - std::mem::replace(counted, now));
-        }
     }
 }
 
@@ -289,10 +288,15 @@ async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
     let _ = tokio::time::timeout(HEAR_OUT, all).await;
 }
 
-async fn dismiss(sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
+async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
+    let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A second device comes back for ever; it is said aloud where it is found.
-    if goaway.reason != Reason::Superseded {
-        info!(reason = goaway.reason.word(), message = goaway.message, "session refused");
+    if goaway.reason != Reason::Superseded
+        && hub.session_faults.handle(SessionFault::Refused(reason))
+    {
+        info!(reason, message, "session refused");
+    } else {
+        debug!(reason, message, "session refused");
     }
     let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
@@ -346,14 +350,20 @@ fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, Transpor
 fn report(hub: &Hub, outcome: &Outcome) {
     let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
+    let word = end_word(&outcome.end);
+    hub.metrics.ended.add(word, 1);
     match &outcome.end {
-        Ok(end @ (End::Stalled | End::Silent(_))) => {
+        // A path that carries nothing takes many with it; the rest are counted.
+        Ok(end @ (End::Stalled | End::Silent(_)))
+            if hub.session_faults.handle(SessionFault::Ended(word)) =>
+        {
             warn!(received, sent, cause = %end, "session ends");
         }
         Ok(end) => info!(received, sent, cause = %end, "session ends"),
+        // Said aloud as what it is, a fault of redis.
         Err(link::LinkError::Store(error)) => {
             hub.unavailable(error);
-            warn!(received, sent, "session ends: redis failed");
+            info!(received, sent, cause = error as &dyn std::error::Error, "session ends");
         }
         Err(error) => {
             info!(received, sent, cause = error as &dyn std::error::Error, "session ends");

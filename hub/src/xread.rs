@@ -73,7 +73,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
     let mut reader = Reader::begin(hub, caller, &ask, count).await?;
     let first = reader.read().await?;
     if !is_silent(&first) || ask.block_ms == 0 {
-        return Ok(answer(first));
+        return Ok(answer(hub, first));
     }
     let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
@@ -82,10 +82,10 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
     loop {
         tokio::select! {
             () = news.news() => {}
-            () = hub.shutdown.begun() => return Ok(answer(first)),
+            () = hub.shutdown.begun() => return Ok(answer(hub, first)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
-            () = tokio::time::sleep_until(until.into()) => return Ok(answer(first)),
+            () = tokio::time::sleep_until(until.into()) => return Ok(answer(hub, first)),
         }
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
@@ -99,7 +99,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
         if hub.checked(hub.sessions.client_of(&caller.token).await)?.is_none() {
             return Err(unauthorized(hub));
         }
-        return Ok(answer(push));
+        return Ok(answer(hub, push));
     }
 }
 
@@ -108,7 +108,19 @@ fn is_silent(push: &Push) -> bool {
     push.entries.is_empty() && push.account.losses.is_empty()
 }
 
-fn answer(push: Push) -> XreadForm {
+/// How many entries lie between two tallies, as far as that is known.
+fn carried(before: Tally, after: Tally) -> u64 {
+    if before.is_unknown() || after.is_unknown() {
+        return 0;
+    }
+    let carried = |tally: Tally| tally.added - tally.dead - tally.lost;
+    carried(after).saturating_sub(carried(before))
+}
+
+fn answer(hub: &Hub, push: Push) -> XreadForm {
+    let sent = &hub.metrics.traffic.sent;
+    sent.batches.add(u64::from(!push.entries.is_empty()));
+    sent.bytes.add(push.bytes() as u64);
     let Push { epoch, through, entries, account, .. } = push;
     let entries = entries.into_iter().map(Into::into).collect();
     XreadForm { epoch, entries, seq: through, account }
@@ -161,6 +173,8 @@ impl<'a> Reader<'a> {
             if !hub.checked(record)? {
                 return Err(stale_epoch(position.epoch));
             }
+            let before = begun.standing.memory.acked.1;
+            hub.metrics.traffic.sent.entries.add(carried(before, tally));
         }
         let granted = Granted { batch_entries: count, ..Granted::default() };
         let mut sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
@@ -216,12 +230,11 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
             Task::Lose(losses, _) => {
-                let lost = losses.iter().filter_map(|loss| loss.count).sum();
-                self.hub.metrics.lost_down.add(lost);
                 losses.iter().for_each(say_loss);
             }
             Task::Read { .. } | Task::Bury(_) => {}
         }
+        self.hub.metrics.traffic.handle_task(&task);
         match self.hub.checked(self.origin.perform(self.epoch, task, now_ms()).await)? {
             Done::Read(read) => self.sender.handle_read(read),
             Done::Rewound => return Err(stale_epoch(self.epoch)),

@@ -1,6 +1,7 @@
 //! What the command lines of all services have in common.
 
 mod check;
+mod watch;
 
 use std::{
     future::Future,
@@ -11,7 +12,10 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::check::{CheckArgs, check};
+pub use self::{
+    check::{CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret_file, of_tls, report},
+    watch::watch,
+};
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
 
 /// Where settings come from beside the environment.

@@ -7,6 +7,7 @@
 
 mod error;
 mod known;
+mod proxies;
 mod redis_url;
 mod secret;
 mod sections;
@@ -22,6 +23,7 @@ use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, 
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::{ConfigError, Origin};
+pub use proxies::{BadProxies, TrustedProxies};
 pub use redis_url::{BadRedisUrl, RedisUrl};
 pub use secret::read_secret;
 pub use sections::{LogFormat, LogSettings, TlsSettings};

@@ -94,6 +94,8 @@ pub enum Unfit {
 }
 
 impl Unfit {
+    const ALL: [Self; 4] = [Self::ReservedField, Self::TooManyFields, Self::TooLarge, Self::Empty];
+
     /// The stable word.
     pub fn word(self) -> &'static str {
         match self {
@@ -105,12 +107,14 @@ impl Unfit {
         }
     }
 
+    /// All that `word` gives.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().chain([Self::Other]).map(Self::word)
+    }
+
     /// The reason of this word; `Other` for one that is not known here.
     pub fn from_word(word: &str) -> Self {
-        [Self::ReservedField, Self::TooManyFields, Self::TooLarge, Self::Empty]
-            .into_iter()
-            .find(|reason| reason.word() == word)
-            .unwrap_or(Self::Other)
+        Self::ALL.into_iter().find(|reason| reason.word() == word).unwrap_or(Self::Other)
     }
 }
 

@@ -10,9 +10,11 @@ pub mod sync;
 pub mod store;
 pub mod heard;
 pub mod link;
+pub mod traffic;
 
 pub mod cli;
 pub mod config;
+pub mod exposition;
 pub mod notify;
 pub mod refusal;
 pub mod reload;

@@ -164,6 +164,10 @@ pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Connections of one listener. Ten thousand agents and room for their reconnects.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections that the kernel keeps at the door until they are accepted. A fleet that comes back at
+/// once overran tokio's 1024: the kernel then forgets handshakes that the devices take for done, and
+/// they wait 10 s for an answer. Linux takes no more than net.core.somaxconn, 4096 since 5.4.
+pub const LISTEN_BACKLOG: u32 = 4096;
 /// One in so many of those may be a stranger's: handshakes, requests without a live token, waits
 /// between requests. Room for a fleet that comes back at once, and for three times as many that are
 /// known. One more takes the place of an older one.
@@ -191,6 +195,39 @@ pub const SESSIONS_PER_CLIENT_BURST: u32 = 60;
 pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
+
+// ---- What operators look at -----------------------------------------------------------------------
+
+/// Clients that one command of a survey tells of: a millisecond or two, during which Redis serves no one
+/// else. Each costs a look at a hash and at a stream.
+pub const SURVEY_CLIENTS_MAX: usize = 50;
+/// Clients that a survey tells of: ten times the fleet that a hub is made for, some 50 MB.
+pub const FLEET_MAX: usize = 100_000;
+/// Entries of a client that are shown each way.
+pub const RECENT_ENTRIES: usize = 20;
+/// Entries of all clients that are looked through for those of one, and how many in one command.
+pub const RECENT_LOOKED: (usize, usize) = (4000, 500);
+/// Bytes after which one command of that search ends: some milliseconds.
+pub const RECENT_BYTES: usize = 1024 * 1024;
+/// Fields of an entry that are shown, and bytes of each name and value.
+pub const RECENT_SHOWN: (usize, usize) = (16, 240);
+/// Lines of the ledger that are looked through for a client's, and how many of those are shown.
+pub const LOSSES_LOOKED: (usize, usize) = (1000, 8);
+/// Those who may look at the status page at a time: half of the admin listener's connections, so that a
+/// scraper and a probe always get in.
+pub const VIEWERS_MAX: usize = 32;
+/// The least time between two surveys for the status page.
+pub const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
+/// A survey that took so long is followed by so many times as long without one.
+pub const SURVEY_REST: u32 = 9;
+/// How far back the chart of the status page reaches.
+pub const CHART_SPAN: Duration = Duration::from_secs(5 * 60);
+/// Clients on one page of the status page's list.
+pub const CLIENTS_SHOWN: usize = 50;
+/// Bytes of an entry that the status page sends, as its JSON form: more is the work of a program.
+pub const PAGE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long Redis is asked for a page of figures: Prometheus gives up after 10 s.
+pub const SCRAPE_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- Log --------------------------------------------------------------------------------------
 

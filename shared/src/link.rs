@@ -20,7 +20,8 @@ use tracing::warn;
 
 use crate::{
     heard::Heard,
-    limits::GOODBYE_TIMEOUT,
+    limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
+    repeats::Repeats,
     retry::return_wait,
     seq::Epoch,
     store::{
@@ -78,6 +79,15 @@ pub enum LinkError {
     Closed,
 }
 
+/// What the driver shows of a session.
+#[derive(Clone, Copy)]
+pub enum Shown<'a> {
+    /// What is about to be done at a store.
+    Work(&'a Work),
+    /// The session after an event.
+    Session(&'a Session),
+}
+
 /// How a session went.
 pub struct Outcome {
     /// Why it is over.
@@ -95,7 +105,7 @@ pub fn now_ms() -> u64 {
 ///
 /// `leave` resolves when this side wants to stop: the batch in hand is finished and acknowledged,
 /// then its GOAWAY is sent. When this side's Redis fails, GOAWAY `unavailable` is sent. `report`
-/// sees the session after each event.
+/// is shown what is done and the session after each event.
 ///
 /// An idle session is little more than this future: what is rare or large is boxed while it is there.
 pub async fn drive(
@@ -105,7 +115,7 @@ pub async fn drive(
     outbox: impl Sink<Frame, Error = TransportError> + Unpin,
     heard: &Heard,
     leave: impl Future<Output = Goaway>,
-    mut report: impl FnMut(&Session),
+    mut report: impl FnMut(Shown<'_>),
 ) -> Outcome {
     let mut outbox = Outbox { sink: outbox, is_flushed: true, is_broken: false };
     let mut leave = pin!(leave.fuse());
@@ -113,9 +123,11 @@ pub async fn drive(
     let mut tasks = FuturesUnordered::new();
     // They begin in this order, and are answered in it.
     let mut appends = FuturesOrdered::new();
+    let mut losses = Losses::default();
     let failure = loop {
         while let Some(next) = session.poll_work(Instant::now()) {
-            say_losses(&next);
+            losses.handle_work(&next, Instant::now());
+            report(Shown::Work(&next));
             match next {
                 Work::Origin(task) => {
                     tasks.push(stores.origin.perform(stores.epoch, task, now_ms()).boxed())
@@ -123,7 +135,7 @@ pub async fn drive(
                 Work::Append(append) => appends.push_back(take(stores.copy, append).boxed()),
             }
         }
-        report(&session);
+        report(Shown::Session(&session));
         if session.end().is_some() {
             break None;
         }
@@ -180,6 +192,7 @@ pub async fn drive(
             }
         }
     };
+    losses.sum_up();
     let last_words = async {
         // A sink that has failed once is not to be used again.
         while !outbox.is_broken
@@ -239,14 +252,44 @@ async fn take(copy: &CopyStore, append: Append) -> Result<Appended, StoreError> 
     copy.append(&append, now_ms()).await
 }
 
-/// Never in silence.
-fn say_losses(work: &Work) {
-    let losses = match work {
-        Work::Origin(Task::Lose(losses, _)) => losses,
-        Work::Append(append) => &append.account.losses,
-        Work::Origin(_) => return,
-    };
-    losses.iter().for_each(say_loss);
+/// What is said of the losses of one session, never in silence: the first range of each cause, then how
+/// many more there are, since a stream that is trimmed faster than it is carried has one in each batch.
+#[derive(Default)]
+struct Losses(Option<Box<Said>>);
+
+struct Said {
+    causes: Repeats<&'static str>,
+    summed_up_at: Instant,
+}
+
+impl Losses {
+    fn handle_work(&mut self, work: &Work, now: Instant) {
+        let losses = match work {
+            Work::Origin(Task::Lose(losses, _)) => losses,
+            Work::Append(append) => &append.account.losses,
+            Work::Origin(_) => return,
+        };
+        if losses.is_empty() {
+            return;
+        }
+        let begun = || Box::new(Said { causes: Repeats::default(), summed_up_at: now });
+        let said = self.0.get_or_insert_with(begun);
+        for loss in losses {
+            if said.causes.handle(loss.cause.word()) {
+                say_loss(loss);
+            }
+        }
+        if now >= said.summed_up_at + REPEATS_INTERVAL {
+            said.summed_up_at = now;
+            self.sum_up();
+        }
+    }
+
+    fn sum_up(&mut self) {
+        for (cause, count) in self.0.iter_mut().flat_map(|said| said.causes.poll_counts()) {
+            warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
+        }
+    }
 }
 
 /// Logs one loss.

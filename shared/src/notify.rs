@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::shutdown::Shutdown;
+use crate::{repeats::Spell, shutdown::Shutdown};
 
 /// The service is up.
 pub fn ready() {
@@ -62,7 +62,16 @@ fn send(state: NotifyState<'_>) {
 }
 
 fn send_all(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, states) {
-        warn!(%error, ?states, "failed to notify systemd");
+    static FAULTS: Spell = Spell::new();
+    match sd_notify::notify(false, states) {
+        Ok(()) => {
+            if let Some(count) = FAULTS.handle_good() {
+                info!(count, "systemd is notified again");
+            }
+        }
+        Err(error) if FAULTS.handle_fault() => {
+            warn!(%error, ?states, "failed to notify systemd");
+        }
+        Err(_) => {}
     }
 }

@@ -1,12 +1,16 @@
 //! What is said of a fault that comes again and again: it is said when it begins, then counted, and
 //! the count is said once a minute and when it is over. So nobody can fill the log from outside.
 //!
-//! `Repeats` is pure: whoever owns it looks at it once a minute. `Repeated` is one for many tasks.
+//! `Repeats` is pure: whoever owns it looks at it once a minute. `Repeated` is one for many tasks. A fault
+//! of one kind whose end is seen, too, is a `Spell`: one line when it begins and one when it ends.
 
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -53,6 +57,31 @@ impl<K: Eq + Hash + Clone> Repeats<K> {
         let counts = counts.map(|(kind, unsaid)| (Some(kind.clone()), std::mem::take(unsaid)));
         let others = std::mem::take(&mut self.others);
         counts.chain((others > 0).then_some((None, others))).collect()
+    }
+}
+
+/// One fault from its beginning to its end.
+#[derive(Debug, Default)]
+pub struct Spell(AtomicU64);
+
+impl Spell {
+    /// One that has not begun.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Counts one, and tells whether it is the first and so is to be said.
+    pub fn handle_fault(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// All is well; gives how often it was not, if there is an end to be said.
+    pub fn handle_good(&self) -> Option<u64> {
+        // Almost always, so without a write.
+        if self.0.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(self.0.swap(0, Ordering::Relaxed)).filter(|count| *count > 0)
     }
 }
 
@@ -113,6 +142,15 @@ mod tests {
         assert_eq!(counts.len(), REPEATS_KINDS_MAX + 1);
         let counted: u64 = counts.iter().map(|(_, count)| count).sum();
         assert_eq!(counted as usize + aloud, 20_000);
+    }
+
+    #[test]
+    fn a_spell_is_said_when_it_begins_and_its_count_when_it_ends() {
+        let spell = Spell::new();
+        assert_eq!(spell.handle_good(), None);
+        assert_eq!([(); 3].map(|()| spell.handle_fault()), [true, false, false]);
+        assert_eq!((spell.handle_good(), spell.handle_good()), (Some(3), None));
+        assert!(spell.handle_fault(), "it is another one");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 
 mod admin;
 mod connection;
+mod forwarded;
 mod http2;
 mod refusals;
 mod room;
@@ -18,12 +19,13 @@ mod urged;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 pub use self::{
     admin::admin_router,
+    forwarded::{PeerAddress, behind},
     room::Room,
     site::Site,
     strangers::Vouched,
@@ -37,8 +39,8 @@ use self::{
 };
 use crate::{
     limits::{
-        CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE_LINGER, PROGRESS_TIMEOUT,
-        STRANGERS_MIN, STRANGERS_SHARE,
+        CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE_LINGER, LISTEN_BACKLOG,
+        PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
     },
     shutdown::Shutdown,
 };
@@ -83,10 +85,6 @@ impl ServeLimits {
     }
 }
 
-/// Where a request comes from: an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddress(pub SocketAddr);
-
 /// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
 /// extension of every request, for whoever upgrades it to keep.
 #[derive(Clone)]
@@ -102,6 +100,11 @@ impl Place {
     /// this gives lives, it is not closed to make room for another.
     pub fn vouch(&self) -> Vouched {
         self.0.visitor.vouch()
+    }
+
+    /// Counts the connection as of this site from here on.
+    fn handle_site(&self, site: Site) {
+        self.0.visitor.handle_site(site);
     }
 }
 
@@ -130,10 +133,31 @@ impl Listeners {
 /// # Errors
 /// With the address and the mend in the message.
 pub async fn bind(listen: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(listen).await.map_err(|error| {
+    listen_on(listen).await.map_err(|error| {
         let mend = "is the address of this machine and the port free?";
         io::Error::new(error.kind(), format!("failed to listen on {listen}: {error}; {mend}"))
     })
+}
+
+/// On the first address of the name that can be had.
+async fn listen_on(listen: &str) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host(listen).await? {
+        let listening = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(LISTEN_BACKLOG)
+        };
+        match listening() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Serves without TLS until the shutdown begins. Requests in hand are finished within `limits.drain`,

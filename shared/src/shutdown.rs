@@ -1,6 +1,6 @@
 //! One value, handed down to everything that runs: it says when to end, and knows who has not yet.
 
-use std::{any::Any, io, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, fmt, io, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,8 +75,9 @@ impl Shutdown {
     }
 
     /// The same for a task that serves one of many: a panic in it is logged and ends nobody else.
-    pub fn spawn_one<F>(&self, name: &'static str, address: SocketAddr, task: F)
+    pub fn spawn_one<A, F>(&self, name: &'static str, address: A, task: F)
     where
+        A: fmt::Display + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         self.guard(task, move |panic| {
@@ -112,6 +113,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);

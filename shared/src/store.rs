@@ -4,6 +4,7 @@ pub mod commit;
 pub mod connect;
 pub mod copy;
 pub mod error;
+pub mod figures;
 pub mod fleet;
 mod held;
 pub mod hints;

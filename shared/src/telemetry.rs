@@ -1,13 +1,25 @@
-//! Logging: to standard error, as text or as one JSON object a line.
+//! Logging: to standard error, as text or as one JSON object a line; where that is the journal, with the
+//! priority in front of each line, which journald takes off (sd-daemon(3)).
+//!
+//! Rejected: journald's own protocol with a field for each of ours, since the lines in a file, in a
+//! container and in the journal would not be the same any more, and `journalctl -o cat | jq` does it.
 
 use std::{
-    io::{self, IsTerminal},
+    env,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::{fd::AsFd, unix::fs::MetadataExt},
     sync::OnceLock,
 };
 
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    Registry,
+    filter::Targets,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::config::{ConfigError, LogFormat, LogSettings};
@@ -23,15 +35,16 @@ pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
     let (filter, level) = reload::Layer::new(filter(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
     let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    let lines = Lines { is_journal: is_journal() };
     // A subscriber that is there already is a test's or an embedding program's, and stays.
     let begun = match log.format.unwrap_or(by_place) {
         LogFormat::Text => {
             let ansi = io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(ansi)).try_init()
+            registry.with(fmt::layer().with_writer(lines).with_ansi(ansi)).try_init()
         }
         LogFormat::Json => {
             let json = fmt::layer().json().flatten_event(true).with_current_span(false);
-            registry.with(json.with_writer(io::stderr)).try_init()
+            registry.with(json.with_writer(lines)).try_init()
         }
     };
     if begun.is_ok() {
@@ -53,6 +66,71 @@ pub fn set_level(level: &str) -> Result<(), ConfigError> {
         // The log is not ours.
         None => Ok(()),
     }
+}
+
+/// Whether standard error leads to the journal: systemd says which file that is (systemd.exec(5)).
+fn is_journal() -> bool {
+    let Ok(named) = env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
+    let found = File::from(stderr).metadata();
+    found.is_ok_and(|found| named == format!("{}:{}", found.dev(), found.ino()))
+}
+
+/// Standard error.
+#[derive(Debug, Clone, Copy)]
+struct Lines {
+    is_journal: bool,
+}
+
+/// One event for it.
+struct Event {
+    priority: Option<u8>,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Event;
+
+    fn make_writer(&'a self) -> Event {
+        Event { priority: None }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event {
+        Event { priority: self.is_journal.then(|| priority(*event.level())) }
+    }
+}
+
+impl Write for Event {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        match self.priority {
+            Some(priority) => io::stderr().write_all(&prefixed(priority, text))?,
+            None => io::stderr().write_all(text)?,
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// As syslog(3) numbers them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// Each line of it: one that somebody else's words begin would otherwise give its own.
+fn prefixed(priority: u8, text: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(text.len() + 3);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        lines.extend_from_slice(&[b'<', b'0' + priority, b'>']);
+        lines.extend_from_slice(line);
+    }
+    lines
 }
 
 /// `Targets` takes a slip such as `inof` for a module's name and then logs everything of it, so that
@@ -81,6 +159,14 @@ fn is_target(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_of_an_event_bears_its_priority_whatever_its_words_are() {
+        let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+        assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
+        let lines = prefixed(6, b"one\n<0>the kernel burns\n");
+        assert_eq!(lines, b"<6>one\n<6><0>the kernel burns\n");
+    }
 
     #[test]
     fn a_level_is_a_word_also_per_module_and_nothing_else() {

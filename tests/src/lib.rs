@@ -7,6 +7,7 @@
 pub mod api;
 pub mod balancer;
 pub mod binaries;
+pub mod browser;
 pub mod certificates;
 pub mod chaos;
 pub mod clock;

@@ -136,6 +136,11 @@ impl Process {
         self.signal(Signal::HUP);
     }
 
+    /// SIGINT, as of Ctrl-C, without waiting.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// SIGKILL: at once, with nothing finished.
     pub fn kill9(&mut self) {
         // One that has ended by itself is as dead.

@@ -80,6 +80,7 @@ impl Ends {
             hub: "one",
             instance: Instance::UNKNOWN,
             transport: Transport::WebSocket,
+            reach: None,
         };
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
         let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };

@@ -6,7 +6,7 @@ use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use spoke_shared::{
-    cli::print,
+    cli::{print, watch},
     client::ClientId,
     config::ServiceUrl,
     link::now_ms,
@@ -17,7 +17,7 @@ use spoke_shared::{
 use crate::{
     auth::{chain, http_client},
     config::Config,
-    status::{State, Status, Trouble},
+    status::{Counts, State, Status, Trouble},
     store::{Count, DeviceStore, Facts},
 };
 
@@ -27,10 +27,13 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Again every two seconds, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
 /// What is known of the running agent.
-enum Live {
+pub(super) enum Live {
     Runs(Box<Status>),
     /// Nothing answers at `admin_listen`.
     Silent,
@@ -53,12 +56,21 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
         .context("this device has no client name yet; `spoke-agent enrol` writes the settings")?;
     let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     let device = DeviceStore::new(redis, &config.keys(), &client);
-    let (facts, live) = tokio::join!(device.facts(), live(config, &client));
-    let facts = facts.map_err(|error| chain(&error));
-    let now = now_ms();
+    let look = async || {
+        let (facts, live) = tokio::join!(device.facts(), live(config, &client));
+        (facts.map_err(|error| chain(&error)), live)
+    };
+    if args.watch {
+        return watch(async || {
+            let (facts, live) = look().await;
+            Ok(as_text(&client, config, &facts, &live, now_ms()))
+        })
+        .await;
+    }
+    let (facts, live) = look().await;
     let text = match args.json {
         true => format!("{:#}\n", as_json(&client, &facts, &live)),
-        false => as_text(&client, config, &facts, &live, now),
+        false => as_text(&client, config, &facts, &live, now_ms()),
     };
     print(&text)?;
     match facts {
@@ -69,7 +81,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     }
 }
 
-async fn live(config: &Config, client: &ClientId) -> Live {
+pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
     let listen =
         config.admin_listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
     if listen.is_empty() {
@@ -129,11 +141,15 @@ fn as_text(
     put("client", client.as_str());
     put("agent", &agent(config, live, now));
     if let Live::Runs(status) = live {
+        put("version", &status.version);
         let is_registered = if status.is_registered { "yes" } else { "no" };
         put("registered", &format!("{is_registered}, at {}", status.auth));
         if let Some(why) = &status.unkept {
             put("state folder", &format!("does not hold what auth said: {why}"));
         }
+        let Counts { carried_up, carried_down, .. } = status.counts;
+        let started = ago(status.started_at_ms, now);
+        put("carried", &format!("{carried_up} up, {carried_down} down since its start {started}"));
         if status.stalled_sessions > 0 {
             put("progress", &stalled(status.stalled_sessions));
         }

@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
-    link::{Stores, TransportError, drive, now_ms},
+    link::{Shown, Stores, TransportError, drive, now_ms},
     seq::Epoch,
     shutdown::Shutdown,
     store::StoreError,
@@ -56,6 +56,9 @@ struct Open {
     session: Box<Session>,
     generation: u64,
     epoch: Epoch,
+    /// The hub's origin and the copy here, as the handshake told.
+    there: Origin,
+    cursor: Cursor,
 }
 
 /// The fastest and the slowest heartbeat that is kept to, whatever the hub asks for.
@@ -123,6 +126,8 @@ impl Lifecycle {
                 "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
             ),
         }
+        let losses = begun.position.loss.iter();
+        losses.for_each(|loss| self.parts.board.figures().traffic.sent.handle_loss(loss));
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
@@ -132,7 +137,8 @@ impl Lifecycle {
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
         let epoch = begun.position.epoch;
-        Ok(Open { line, session: Box::new(session), generation: welcome.generation, epoch })
+        let (generation, there) = (welcome.generation, welcome.origin);
+        Ok(Open { line, session: Box::new(session), generation, epoch, there, cursor })
     }
 
     async fn stand(&self) -> Result<(Origin, Cursor), StoreError> {
@@ -141,7 +147,7 @@ impl Lifecycle {
     }
 
     async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {
-        let Open { line, session, generation, epoch } = open;
+        let Open { line, session, generation, epoch, there, cursor } = open;
         let began = Instant::now();
         self.handle_welcomed(kind, generation);
         let Self { parts, origin, copy, choice, .. } = self;
@@ -151,7 +157,11 @@ impl Lifecycle {
         let stores = Stores { origin, copy: &copy, news: &news, epoch, random: rand::random() };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
-        let report = |session: &Session| {
+        let mut observer = board.figures().traffic.observe(&there, &cursor);
+        let report = |shown: Shown<'_>| {
+            observer.handle(shown, now_ms);
+            board.figures().handle(shown);
+            let Shown::Session(session) = shown else { return };
             board.post_figures(before, session);
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.handle_move(Instant::now(), MOVE_WITHIN);

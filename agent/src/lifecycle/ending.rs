@@ -69,6 +69,24 @@ pub enum Pause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Left,
+        Self::Store,
+        Self::Unreachable,
+        Self::Untrusted,
+        Self::NoWebSocket,
+        Self::Broken,
+        Self::Unauthorized,
+        Self::Superseded,
+        Self::Clone,
+        Self::Version,
+        Self::Busy,
+        Self::Confused,
+        Self::Lost,
+        Self::Stalled,
+    ];
+
     /// The stable word, in logs and status.
     pub fn word(self) -> &'static str {
         match self {

@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
-    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(peer): Extension<PeerAddress>,
     Bearer(token): Bearer,
 ) -> Result<StatusCode, Refusal> {
     service.admit(&visit(Action::Session, peer, None))?;

@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
-    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(peer): Extension<PeerAddress>,
     Bearer(live): Bearer,
 ) -> Result<Response, Refusal> {
     service.admit(&visit(Action::Session, peer, None))?;

@@ -46,7 +46,7 @@ enum Outcome {
 
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
-    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(peer): Extension<PeerAddress>,
     Extension(place): Extension<Place>,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {

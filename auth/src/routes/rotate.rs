@@ -23,7 +23,7 @@ use crate::{
 
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
-    Extension(PeerAddress(peer)): Extension<PeerAddress>,
+    Extension(peer): Extension<PeerAddress>,
     Extension(place): Extension<Place>,
     mut body: Body,
 ) -> Result<Json<Value>, Refusal> {

@@ -1,42 +1,68 @@
 //! `spoke-hub clients`
 
-use std::fmt::Write;
+use std::{fmt::Write, io};
 
 use serde_json::{Value, json};
 use spoke_shared::{
-    cli::print,
+    cli::{print, watch},
     link::now_ms,
     store::{
-        fleet::{self, ClientRow, Clones},
+        Redis,
+        fleet::{self, ClientRow, Clones, Fleet},
         keys::HubKeys,
     },
 };
 
-use crate::config::Config;
-
-/// So long after its last try a second device is shown: one that is still there comes back sooner.
-const MARKED_MS: u64 = 24 * 60 * 60 * 1000;
+use crate::{
+    config::Config,
+    facts::{Lag, Presence, Totals, ago, clones, short, shown},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Only clients with this in their name
+    name: Option<String>,
     /// As a JSON list
     #[arg(long)]
     json: bool,
+    /// Again every two seconds, as much as the terminal has room for, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
+/// Columns of a client's name; a longer one has a line of its own.
+const NAME: usize = 19;
+
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let redis = super::redis(config)?;
-    let rows = fleet::clients(&redis, &HubKeys::new(&config.key_prefix), now_ms()).await?;
+    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    if args.watch {
+        return watch(async || Ok(clipped(&table(&look(&redis, &keys, args).await?, now_ms()))))
+            .await;
+    }
+    let fleet = look(&redis, &keys, args).await?;
     let text = if args.json {
-        let rows: Vec<Value> = rows.iter().map(form).collect();
+        let rows: Vec<Value> = fleet.rows.iter().map(|row| form(row, now_ms())).collect();
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
     } else {
-        table(&rows, now_ms())
+        table(&fleet, now_ms())
     };
     Ok(print(&text)?)
 }
 
-fn form(row: &ClientRow) -> Value {
+async fn look(redis: &Redis, keys: &HubKeys, args: &Args) -> anyhow::Result<Fleet> {
+    let mut fleet = fleet::survey(redis, keys, now_ms()).await?;
+    if let Some(part) = &args.name {
+        fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
+    }
+    Ok(fleet)
+}
+
+fn form(row: &ClientRow, now_ms: u64) -> Value {
+    let up = match Lag::up(row, now_ms) {
+        Lag::Unknown => Value::Null,
+        Lag::None | Lag::Late(_) => json!(0),
+        Lag::Waiting(waiting) => json!(waiting.entries),
+    };
     json!({
         "client": row.client,
         "connectedSince": row.connected_since,
@@ -53,7 +79,10 @@ fn form(row: &ClientRow) -> Value {
         "in": {
             "epoch": row.cursor.0,
             "seq": row.cursor.1,
+            "at": row.received_at,
             "received": row.received,
+            "waiting": up,
+            "oldest": row.up.and_then(|waiting| waiting.oldest_ms),
             "lost": row.lost,
         },
         "out": {
@@ -61,77 +90,137 @@ fn form(row: &ClientRow) -> Value {
             "last": row.out.extent.last,
             "acked": row.out.memory.acked.0,
             "length": row.out.extent.length,
-            "isCaughtUp": is_caught_up(row),
+            "waiting": row.down.entries,
+            "oldest": row.down.oldest_ms,
+            "isCaughtUp": row.out.memory.acked.0 >= row.out.extent.last,
             "dead": row.out.dead,
             "lost": row.out.lost,
         },
     })
 }
 
-fn is_caught_up(row: &ClientRow) -> bool {
-    row.out.memory.acked.0 >= row.out.extent.last
-}
-
-fn table(rows: &[ClientRow], now_ms: u64) -> String {
-    if rows.is_empty() {
+fn table(fleet: &Fleet, now_ms: u64) -> String {
+    if fleet.rows.is_empty() {
         return "no client has been here yet\n".to_owned();
     }
-    let mut text = format!(
-        "{:<20} {:<9} {:>9} {:>9} {:>6} {:<6} {:<15}\n",
-        "CLIENT", "CONNECTED", "LAST SEEN", "RECEIVED", "LOST", "DOWN", "VERSION"
+    let mut text = sums(fleet, now_ms);
+    let _ = writeln!(
+        text,
+        "{:<NAME$} {:<10} {:>11} {:>11} {:>8} {:>6} VERSION",
+        "CLIENT", "PRESENCE", "UP", "DOWN", "RECEIVED", "LOST",
     );
-    for row in rows {
-        let since = |then: Option<u64>| then.map_or("-".to_owned(), |then| ago(now_ms, then));
-        let down = if is_caught_up(row) { "ok" } else { "behind" };
-        let _ = writeln!(
-            text,
-            "{:<20} {:<9} {:>9} {:>9} {:>6} {down:<6} {:<15}",
-            row.client.as_str(),
-            since(row.connected_since),
-            since(row.last_seen),
-            row.received,
-            row.lost + row.out.lost,
-            row.version.escape_debug().to_string(),
+    for row in &fleet.rows {
+        let name = row.client.as_str();
+        if name.len() > NAME {
+            let _ = writeln!(text, "{name}");
+        }
+        let presence = match Presence::of(row) {
+            Presence::Connected(since) => {
+                format!("{} {}", row.transport.as_deref().unwrap_or("ws"), ago(now_ms, since))
+            }
+            Presence::Away(seen) => format!("away {}", ago(now_ms, seen)),
+            Presence::Never => "never here".to_owned(),
+        };
+        let version: String = shown(row.version.as_bytes()).chars().take(8).collect();
+        let line = format!(
+            "{:<NAME$} {presence:<10} {:>11} {:>11} {:>8} {:>6} {version}",
+            if name.len() > NAME { "" } else { name },
+            Lag::up(row, now_ms).words(now_ms),
+            Lag::down(row).words(now_ms),
+            short(row.received),
+            short(row.lost.saturating_add(row.out.lost)),
         );
+        let _ = writeln!(text, "{}", line.trim_end());
         text.push_str(&mark(row, now_ms));
     }
     text
 }
 
+fn sums(fleet: &Fleet, now_ms: u64) -> String {
+    let Totals { clients, connected, behind, received, lost, .. } = Totals::of(fleet, now_ms);
+    let more = if fleet.is_cut { " and more" } else { "" };
+    let noun = if clients == 1 { "client" } else { "clients" };
+    format!(
+        "{clients} {noun}{more}: {connected} connected, {behind} behind; {} received, {} lost\n",
+        short(received),
+        short(lost)
+    )
+}
+
 /// Below a client that shares its identity with another device.
 fn mark(row: &ClientRow, now_ms: u64) -> String {
-    let fresh = |clones: &&Clones| now_ms.saturating_sub(clones.at_ms) < MARKED_MS;
-    let Some(Clones { refused, address, at_ms }) = row.clones.as_ref().filter(fresh) else {
+    let Some(Clones { refused, address, at_ms }) = clones(row, now_ms) else {
         return String::new();
     };
     format!(
-        "  ! two devices share this identity: here {}\n    kept out {address}, {refused} times, the \
+        "  ! two devices share this identity\n    here     {}\n    kept out {}\n    {refused} times, the \
          last {} ago\n",
-        row.address,
+        shown(row.address.as_bytes()),
+        shown(address.as_bytes()),
         ago(now_ms, *at_ms),
     )
 }
 
-/// One number and one unit: `42s`, `3h`.
-fn ago(now_ms: u64, then_ms: u64) -> String {
-    let seconds = now_ms.saturating_sub(then_ms) / 1000;
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
+/// As many lines as the terminal has.
+fn clipped(text: &str) -> String {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let most = size.map_or(usize::MAX, |size| usize::from(size.ws_row.max(4)));
+    clip(text, most)
+}
+
+/// The last line is where the cursor stands.
+fn clip(text: &str, most: usize) -> String {
+    let count = text.lines().count();
+    if count < most {
+        return text.to_owned();
     }
+    let kept: Vec<&str> = text.lines().take(most - 2).collect();
+    format!("{}\n… and {} more lines\n", kept.join("\n"), count - kept.len())
 }
 
 #[cfg(test)]
 mod tests {
+    use spoke_shared::{seq::Seq, store::fleet::Waiting};
+
     use super::*;
 
-    #[test]
-    fn a_time_is_one_number_and_one_unit() {
-        let ages = [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")];
-        for (seconds, text) in ages {
-            assert_eq!(ago(1_000_000_000, 1_000_000_000 - seconds * 1000), text);
+    fn row(name: &str) -> ClientRow {
+        ClientRow {
+            client: name.parse().unwrap(),
+            connected_since: None,
+            transport: None,
+            hub: None,
+            last_seen: Some(1),
+            version: "\x1b[31m10.20.30-alpha".to_owned(),
+            address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".to_owned(),
+            clones: Some(Clones { refused: 1_000_000, address: "x".repeat(47), at_ms: NOW - 1 }),
+            cursor: (Default::default(), Seq::ZERO),
+            received_at: None,
+            received: u64::MAX / 1_000_000,
+            lost: 999_999,
+            up: Some(Waiting { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
+            down: Waiting { entries: 99_999, oldest_ms: Some(1) },
+            out: Default::default(),
         }
+    }
+
+    const NOW: u64 = 100_000_000_000;
+
+    #[test]
+    fn no_line_is_wider_than_a_terminal_and_no_name_is_cut() {
+        let long = "n".repeat(64);
+        let rows = vec![row("dev1"), row(&long)];
+
+        let text = table(&Fleet { rows, is_cut: true }, NOW);
+
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains(&long) && text.contains("1.2M, 11d"), "{text}");
+        assert!(!text.contains('\x1b'), "a version commands the terminal");
+    }
+
+    #[test]
+    fn what_a_terminal_has_no_room_for_is_counted() {
+        assert_eq!(clip("a\nb\nc\n", 4), "a\nb\nc\n");
+        assert_eq!(clip("a\nb\nc\nd\n", 4), "a\nb\n… and 2 more lines\n");
     }
 }

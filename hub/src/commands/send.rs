@@ -35,7 +35,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
-    let auth_key = format!("{}:client:{client}:h", config.auth_key_prefix);
+    let auth_key = config.auth_client_key(client);
     let sent =
         fleet::send((&redis, &keys), (&auth_redis, &auth_key), client, &entry.fields).await?;
     match sent {

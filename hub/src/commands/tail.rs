@@ -14,7 +14,7 @@ use spoke_shared::{
     wire::json::ReadForm,
 };
 
-use crate::config::Config;
+use crate::{config::Config, facts::shown};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -75,16 +75,6 @@ fn readable(entry: &Entry) -> String {
     }
     line.push('\n');
     line
-}
-
-fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let printable = |char: char| !char.is_control();
-    if matches!(text, std::borrow::Cow::Borrowed(_)) && text.chars().all(printable) {
-        text.into_owned()
-    } else {
-        bytes.escape_ascii().to_string()
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,6 @@ pub(super) fn router() -> Router<Hub> {
 }
 
 async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorForm>, Refusal> {
-    hub.metrics.seq_requests.add(1);
+    hub.metrics.requests.add("seq", 1);
     entries::cursor(&hub, &caller).await.map(Json)
 }

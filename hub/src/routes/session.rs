@@ -7,7 +7,7 @@ use spoke_shared::{
     link::now_ms,
     refusal::{JsonOrForm, Refusal},
     serve::PeerAddress,
-    store::presence::{Arrival, Transport},
+    store::presence::{Arrival, Reach, Transport},
     wire::{
         frame::Granted,
         json::{HelloForm, WelcomeForm},
@@ -27,11 +27,11 @@ pub(super) fn router() -> Router<Hub> {
 
 async fn session(
     State(hub): State<Hub>,
-    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    Extension(address): Extension<PeerAddress>,
     caller: Caller,
     JsonOrForm(hello): JsonOrForm<HelloForm>,
 ) -> Result<Json<WelcomeForm>, Refusal> {
-    hub.metrics.session_requests.add(1);
+    hub.metrics.requests.add("session", 1);
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }
@@ -44,6 +44,11 @@ async fn session(
         hub: &hub.name,
         instance: hello.instance.unwrap_or_default(),
         transport: Transport::Http,
+        reach: Some(Reach {
+            first: hello.origin.first,
+            last: hello.origin.last,
+            added: hello.origin.added,
+        }),
     };
     let generation = arrival::begin(&hub, client, &arrival).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, generation));
@@ -54,6 +59,8 @@ async fn session(
         Ok((begun, cursor))
     };
     let (begun, cursor) = hub.checked(begun.await)?;
+    let losses = begun.position.loss.iter();
+    losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
     info!(%client, generation, version = hello.version, "session begins over HTTP");
     Ok(Json(WelcomeForm {
         version: env!("CARGO_PKG_VERSION").to_owned(),

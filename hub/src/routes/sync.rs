@@ -39,13 +39,13 @@ pub(super) fn router() -> Router<Hub> {
 async fn sync(
     State(hub): State<Hub>,
     caller: Option<Caller>,
-    Extension(PeerAddress(address)): Extension<PeerAddress>,
+    Extension(address): Extension<PeerAddress>,
     Extension(heard): Extension<Heard>,
     Extension(place): Extension<Place>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    hub.metrics.sync_requests.add(1);
+    hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,

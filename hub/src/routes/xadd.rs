@@ -18,6 +18,6 @@ async fn xadd(
     caller: Caller,
     JsonOrForm(form): JsonOrForm<XaddForm>,
 ) -> Result<Json<Value>, Refusal> {
-    hub.metrics.xadd_requests.add(1);
+    hub.metrics.requests.add("xadd", 1);
     entries::xadd(&hub, &caller, form).await.map(Json)
 }

@@ -28,7 +28,7 @@ async fn xread(
     caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    hub.metrics.xread_requests.add(1);
+    hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
     let read = xread::xread(&hub, &caller, ask).await?;
     Ok(answer(&read, caller))

@@ -32,6 +32,15 @@ impl ServiceUrl {
         self.is_loopback
     }
 
+    /// The host, without the brackets of an IPv6 address, and the port.
+    pub fn host_and_port(&self) -> (String, u16) {
+        let uri: Uri = self.to_string().parse().expect("a service URL is a URL");
+        let host = uri.host().unwrap_or_default();
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let default = if self.is_plaintext { 80 } else { 443 };
+        (bare.to_owned(), uri.port_u16().unwrap_or(default))
+    }
+
     /// The URL of an endpoint, such as `/register`.
     pub fn join(&self, path: &str) -> String {
         format!("{self}{path}")

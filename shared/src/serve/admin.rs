@@ -7,10 +7,10 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use crate::refusal::{Refusal, fallback};
 
 /// `GET /healthz`: the process lives. `GET /readyz`: `ready` says so. `GET /metrics`: the text of
-/// `metrics`, in Prometheus's form.
+/// `metrics`, in Prometheus's form (`exposition`).
 pub fn admin_router(
     ready: impl Fn() -> BoxFuture<'static, Result<(), String>> + Clone + Send + Sync + 'static,
-    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+    metrics: impl Fn() -> BoxFuture<'static, String> + Clone + Send + Sync + 'static,
 ) -> Router {
     let readyz = move || {
         let ready = ready();
@@ -22,7 +22,7 @@ pub fn admin_router(
     };
     let metrics = move || {
         let text = metrics();
-        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text.await) }
     };
     fallback(
         Router::new()

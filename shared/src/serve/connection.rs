@@ -99,13 +99,15 @@ impl Connection {
         move |request| {
             let mut request = request.map(axum::body::Body::new);
             let extensions = request.extensions_mut();
-            extensions.insert(PeerAddress(address));
+            extensions.insert(PeerAddress::from(address));
             extensions.insert(heard.clone());
             extensions.insert(place.clone());
             let (answering, refusals) = (app.clone().oneshot(request), refusals.clone());
             Box::pin(async move {
                 let response = answering.await?;
-                refusals.handle_answer(address.ip().into(), &response);
+                let client = response.extensions().get().copied();
+                let client: PeerAddress = client.unwrap_or(address.into());
+                refusals.handle_answer(client.site(), &response);
                 Ok(response)
             })
         }

@@ -4,7 +4,7 @@
 //! So there are only so many at a time, and one more takes the place of an older one: the oldest of
 //! the site that has the most, so that whoever opens thousands loses their own. A connection is out
 //! of this while somebody vouches for it. Rejected: refusing the newest, with which a flood shuts the
-//! door on everybody; a limit per address alone, since behind a proxy all devices have one.
+//! door on everybody; a limit per address alone, since many devices may have one.
 
 use std::{
     cmp::Reverse,
@@ -36,13 +36,12 @@ struct Sites {
 /// A connection, a stranger unless somebody vouches for it.
 pub(super) struct Visitor {
     strangers: Arc<Strangers>,
-    site: Site,
     standing: Mutex<Standing>,
     gone: Notify,
 }
 
-#[derive(Default)]
 struct Standing {
+    site: Site,
     /// Among the strangers, if it is one.
     number: Option<u64>,
     vouched: usize,
@@ -65,8 +64,7 @@ impl Strangers {
     pub(super) fn arrive(self: &Arc<Self>, site: Site) -> (Arc<Visitor>, Option<Site>) {
         let visitor = Arc::new(Visitor {
             strangers: self.clone(),
-            site,
-            standing: Mutex::default(),
+            standing: Mutex::new(Standing { site, number: None, vouched: 0 }),
             gone: Notify::new(),
         });
         let crowded = visitor.join();
@@ -85,10 +83,23 @@ impl Visitor {
         let mut standing = lock(&self.standing);
         standing.vouched += 1;
         if let Some(number) = standing.number.take() {
-            lock(&self.strangers.sites).remove(self.site, number);
+            lock(&self.strangers.sites).remove(standing.site, number);
         }
         drop(standing);
         Vouched(self.clone())
+    }
+
+    /// Counts it as of this site from here on: a proxy has said for whom it speaks.
+    pub(super) fn handle_site(self: &Arc<Self>, site: Site) {
+        let mut standing = lock(&self.standing);
+        if let Some(number) = standing.number {
+            let mut sites = lock(&self.strangers.sites);
+            // One that has to go already has no place any more.
+            if sites.remove(standing.site, number) {
+                sites.put(self, site, number);
+            }
+        }
+        standing.site = site;
     }
 
     /// Becomes the newest of the strangers, unless it is one or somebody vouches for it.
@@ -98,7 +109,7 @@ impl Visitor {
             return None;
         }
         let mut sites = lock(&self.strangers.sites);
-        standing.number = Some(sites.add(self));
+        standing.number = Some(sites.add(self, standing.site));
         let dismissed = if sites.count > self.strangers.max.load(Ordering::Relaxed) {
             sites.dismiss_one()
         } else {
@@ -106,16 +117,17 @@ impl Visitor {
         };
         // The one dismissed may end right here, and asks for both.
         drop((standing, sites));
-        let dismissed = dismissed?;
+        let (dismissed, site) = dismissed?;
         dismissed.gone.notify_one();
-        Some(dismissed.site)
+        Some(site)
     }
 }
 
 impl Drop for Visitor {
     fn drop(&mut self) {
-        if let Some(number) = lock(&self.standing).number.take() {
-            lock(&self.strangers.sites).remove(self.site, number);
+        let mut standing = lock(&self.standing);
+        if let Some(number) = standing.number.take() {
+            lock(&self.strangers.sites).remove(standing.site, number);
         }
     }
 }
@@ -130,31 +142,39 @@ impl Drop for Vouched {
 }
 
 impl Sites {
-    fn add(&mut self, visitor: &Arc<Visitor>) -> u64 {
+    fn add(&mut self, visitor: &Arc<Visitor>, site: Site) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.count += 1;
-        self.sites.entry(visitor.site).or_default().insert(number, Arc::downgrade(visitor));
+        self.put(visitor, site, number);
         number
     }
 
-    fn remove(&mut self, site: Site, number: u64) {
-        let Some(own) = self.sites.get_mut(&site) else { return };
-        if own.remove(&number).is_some() {
+    fn put(&mut self, visitor: &Arc<Visitor>, site: Site, number: u64) {
+        self.count += 1;
+        self.sites.entry(site).or_default().insert(number, Arc::downgrade(visitor));
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, site: Site, number: u64) -> bool {
+        let Some(own) = self.sites.get_mut(&site) else { return false };
+        let was_there = own.remove(&number).is_some();
+        if was_there {
             self.count -= 1;
         }
         if own.is_empty() {
             self.sites.remove(&site);
         }
+        was_there
     }
 
-    fn dismiss_one(&mut self) -> Option<Arc<Visitor>> {
+    /// The one that has to go, and the site that it was counted at.
+    fn dismiss_one(&mut self) -> Option<(Arc<Visitor>, Site)> {
         let by_number = |own: &BTreeMap<u64, _>| (own.len(), Reverse(own.keys().next().copied()));
         let (&site, own) = self.sites.iter().max_by_key(|(_, own)| by_number(own))?;
         let (&number, oldest) = own.first_key_value()?;
         let oldest = oldest.upgrade();
         self.remove(site, number);
-        oldest
+        Some((oldest?, site))
     }
 }
 
@@ -198,6 +218,26 @@ mod tests {
         let all: Vec<_> = (0..5).map(|last| strangers.arrive(site(last)).0).collect();
         let gone: Vec<_> = all.iter().map(|visitor| has_to_go(visitor)).collect();
         assert_eq!(gone, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn who_comes_through_a_proxy_is_counted_where_it_is_from() {
+        let strangers = Strangers::new(4);
+        let behind = |last| {
+            let (visitor, _) = strangers.arrive(site(9));
+            visitor.handle_site(site(last));
+            visitor
+        };
+        let (good, crowd) = (behind(1), [behind(2), behind(2), behind(2)]);
+
+        let (_newest, crowded) = strangers.arrive(site(9));
+
+        assert_eq!(crowded, Some(site(2)));
+        assert!(has_to_go(&crowd[0]) && !has_to_go(&good));
+        crowd[0].handle_site(site(3));
+        drop((good, crowd, _newest));
+        assert_eq!(lock(&strangers.sites).count, 0, "one that has to go takes no new place");
+        assert!(lock(&strangers.sites).sites.is_empty());
     }
 
     #[test]

@@ -96,8 +96,7 @@ fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
 
 #[tokio::test]
 async fn a_request_is_answered_and_knows_its_peer() {
-    let peer =
-        |Extension(PeerAddress(peer)): Extension<PeerAddress>| async move { peer.to_string() };
+    let peer = |Extension(peer): Extension<PeerAddress>| async move { peer.to_string() };
     let running = start(hello().route("/peer", get(peer)), ServeLimits::default(), None).await;
     assert!(running.get("/").await.ends_with("\r\n\r\nhello"));
     let mut stream = running.connect().await;
@@ -313,7 +312,7 @@ async fn the_admin_routes_tell_life_use_and_figures() {
         let is_ready = *asked.lock().unwrap();
         Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
     };
-    let app = admin_router(ready, || "figures 1\n".to_owned());
+    let app = admin_router(ready, || Box::pin(async { "figures 1\n".to_owned() }));
     let running = start(app, ServeLimits::default(), None).await;
     let status = |answer: &str, status: StatusCode| {
         assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");

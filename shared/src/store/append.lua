@@ -1,6 +1,6 @@
 -- Appends the part of a batch that lies past the cursor, and moves the cursor with it.
 --
--- KEYS  1 state hash (in_epoch, in_seq, in_digest, in_tally, in_added, in_lost, generation)
+-- KEYS  1 state hash (in_epoch, in_seq, in_digest, in_tally, in_added, in_at, in_lost, generation)
 --       2 copy stream   3 loss ledger
 -- ARGV  1 generation that must still be the newest, or '' for no fence
 --       2 epoch, or 0 for the one the copy is in   3 seq where the batch before ended, or '' not to look for a gap
@@ -108,7 +108,7 @@ end
 if lost > 0 then redis.call('HINCRBY', state, 'in_lost', lost) end
 if past(through, cursor) then
   redis.call('HSET', state, 'in_epoch', epoch, 'in_seq', through, 'in_digest', ARGV[5],
-    'in_tally', ARGV[6], 'in_added', tonumber(known[4] or 0) + accepted)
+    'in_tally', ARGV[6], 'in_added', tonumber(known[4] or 0) + accepted, 'in_at', now)
   cursor = through
 end
 if is_capped and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end

@@ -6,6 +6,7 @@
 --       5 the process that comes, or '' if it does not say   6 'ws' or 'http'
 --       7 what the keys of all hubs begin with   8 silence in ms after which an HTTP session is over
 --       9 how many former processes are remembered   10 how long a bell is there, in ms
+--       11 the first and last seq of the device's out stream and how many it ever took, as one text
 -- Gives {'begun', generation} or {'refused', address of the one connected, since, refused so far,
 --       1 if nobody was told of this one yet}
 --
@@ -60,5 +61,5 @@ if live and (hub ~= ARGV[4] or over == 'http') then ring('ousted') end
 local generation = math.max(tonumber(known[8] or 0) + 1, tonumber(now))
 redis.call('HSET', KEYS[1], 'generation', generation, 'connected_since', now, 'last_seen', now,
   'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4], 'transport', transport,
-  'instance', instance, 'former', table.concat(former, ' '))
+  'instance', instance, 'former', table.concat(former, ' '), 'up_said', ARGV[11])
 return {'begun', generation}

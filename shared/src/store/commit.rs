@@ -14,7 +14,7 @@
 //! Rejected: the first of the waiting callers sends for all (a caller can be dropped at any moment,
 //! and the others' answers with it); a wait inside of the script (Redis refuses to block there).
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Instant};
 
 use redis::{
     Arg, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
@@ -185,7 +185,14 @@ impl Committer {
         for command in commands.into_iter().chain(barrier.map(Barrier::command)) {
             pipeline.add_command(command);
         }
-        let mut values = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await?;
+        let begun = Instant::now();
+        let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
+        let figures = self.redis.figures();
+        match &answered {
+            Ok(values) => figures.handle_answers(begun.elapsed(), values),
+            Err(error) => figures.handle_error(error),
+        }
+        let mut values = answered?;
         self.connected = Some((connection, barrier));
         let kept = match barrier {
             Some(barrier) => barrier.check(values.pop().unwrap_or(Value::Nil)),

@@ -8,8 +8,9 @@
 //! which the library tells.
 
 use std::{
-    fmt,
+    fmt, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Instant,
 };
 
 use futures_util::{
@@ -23,7 +24,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use super::StoreError;
+use super::{StoreError, figures::Figures};
 use crate::{
     config::RedisUrl,
     limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT},
@@ -44,6 +45,7 @@ pub struct Connection {
 struct Way {
     client: Client,
     current: Mutex<Current>,
+    figures: Figures,
 }
 
 #[derive(Default)]
@@ -70,7 +72,8 @@ impl Redis {
             None => Client::open(url.as_str())?,
         };
         let client = settled(&client)?;
-        Ok(Self { shared: Arc::new(Way { client, current: Mutex::default() }) })
+        let (current, figures) = (Mutex::default(), Figures::default());
+        Ok(Self { shared: Arc::new(Way { client, current, figures }) })
     }
 
     /// The connection, to run commands on. A command waits `limits::REDIS_REPLY_TIMEOUT` for its reply
@@ -82,6 +85,11 @@ impl Redis {
     /// A client for connections of one's own, speaking RESP3, in which Redis can say something unasked.
     pub fn client(&self) -> Client {
         self.shared.client.clone()
+    }
+
+    /// How it does.
+    pub fn figures(&self) -> &Figures {
+        &self.shared.figures
     }
 
     /// A new connection that is shared with nobody, for what holds up all that comes behind it. It
@@ -176,16 +184,25 @@ impl Way {
     async fn run<T>(
         self: &Arc<Self>,
         command: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+        answers: impl FnOnce(&T) -> &[Value],
     ) -> RedisResult<T> {
         let (connecting, generation) = self.take();
-        let result = match connecting.await {
-            Ok(connection) => command(connection).await,
+        let (result, begun) = match connecting.await {
+            Ok(connection) => {
+                let begun = Instant::now();
+                (command(connection).await, begun)
+            }
             // Whatever it is: the next command tries again.
             Err(error) => {
+                self.figures.handle_error(&error);
                 self.forget(generation);
                 return Err(error);
             }
         };
+        match &result {
+            Ok(value) => self.figures.handle_answers(begun.elapsed(), answers(value)),
+            Err(error) => self.figures.handle_error(error),
+        }
         if result.as_ref().is_err_and(is_lost) {
             self.forget(generation);
         }
@@ -223,8 +240,9 @@ async fn connect(
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        let run = self.shared.run(async |mut connection| connection.req_packed_command(cmd).await);
-        Box::pin(run)
+        let command =
+            async |mut connection: MultiplexedConnection| connection.req_packed_command(cmd).await;
+        Box::pin(self.shared.run(command, slice::from_ref))
     }
 
     fn req_packed_commands<'a>(
@@ -233,10 +251,10 @@ impl ConnectionLike for Connection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let run = self.shared.run(async move |mut connection| {
+        let commands = async move |mut connection: MultiplexedConnection| {
             connection.req_packed_commands(cmd, offset, count).await
-        });
-        Box::pin(run)
+        };
+        Box::pin(self.shared.run(commands, Vec::as_slice))
     }
 
     fn get_db(&self) -> i64 {

@@ -66,6 +66,23 @@ impl StoreError {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was closed").into()
     }
 
+    /// All that `word` gives.
+    pub const WORDS: [&'static str; 7] =
+        ["unreachable", "busy", "wrong-type", "script", "denied", "unexpected", "other"];
+
+    /// The stable word, in figures.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Busy { .. } => "busy",
+            Self::WrongType { .. } => "wrong-type",
+            Self::Script { .. } => "script",
+            Self::Denied { .. } => "denied",
+            Self::Unexpected { .. } => "unexpected",
+            Self::Other { .. } => "other",
+        }
+    }
+
     /// Whether the same may well work later, without a hand.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -180,6 +197,7 @@ mod tests {
             let error = answered(line);
             assert!(format!("{error:?}").starts_with(name), "{line}: {error:?}");
             assert_eq!(error.is_transient(), name == "Busy", "{line}");
+            assert!(StoreError::WORDS.contains(&error.word()), "{line}: {}", error.word());
         }
     }
 

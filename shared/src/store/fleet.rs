@@ -1,156 +1,21 @@
 //! What an operator at the hub asks of Redis: who the clients are, what came in, and to send one entry.
 
-use bytes::Bytes;
-use redis::{AsyncCommands, Value, cmd};
+mod recent;
+mod survey;
 
-use super::{Redis, StoreError, keys::HubKeys, origin::OriginStore, presence::Transport, reply};
+use bytes::Bytes;
+use redis::{Value, cmd};
+
+pub use self::{
+    recent::{Part, Recent, Seen, losses, recent_down, recent_up},
+    survey::{ClientRow, Clones, Fleet, Waiting, clients, survey},
+};
+use super::{Redis, StoreError, keys::HubKeys, reply};
 use crate::{
     client::ClientId,
     entry::{Entry, Field},
-    limits::IDLE_TIMEOUT,
-    seq::{Epoch, Seq},
-    sync::position::Standing,
+    seq::Seq,
 };
-
-/// What the hub knows of one client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientRow {
-    /// Who it is.
-    pub client: ClientId,
-    /// Since when it is connected, in milliseconds since 1970.
-    pub connected_since: Option<u64>,
-    /// How, by the word of `presence::Transport`; while it is connected.
-    pub transport: Option<String>,
-    /// The hub process that it is connected to.
-    pub hub: Option<String>,
-    /// When it was last heard of.
-    pub last_seen: Option<u64>,
-    /// The agent's version, as it says itself.
-    pub version: String,
-    /// Where it came from last.
-    pub address: String,
-    /// Other devices with its identity.
-    pub clones: Option<Clones>,
-    /// The epoch and seq of its last entry here.
-    pub cursor: (Epoch, Seq),
-    /// How many of its entries were appended.
-    pub received: u64,
-    /// How many of its entries are known to be lost.
-    pub lost: u64,
-    /// Its out stream.
-    pub out: Standing,
-}
-
-/// Sessions that were refused since another device held the client's place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clones {
-    /// How many.
-    pub refused: u64,
-    /// Where the last of them came from.
-    pub address: String,
-    /// When that was, in milliseconds since 1970.
-    pub at_ms: u64,
-}
-
-/// All clients that ever had a session or an entry here, by name.
-///
-/// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn clients(
-    redis: &Redis,
-    keys: &HubKeys,
-    now_ms: u64,
-) -> Result<Vec<ClientRow>, StoreError> {
-    let prefix = keys.client_prefix();
-    let mut names = Vec::new();
-    let mut cursor = "0".to_owned();
-    loop {
-        let mut scan = cmd("SCAN");
-        scan.arg(&cursor).arg("MATCH").arg(format!("{}*:h", escaped(&prefix)));
-        scan.arg("COUNT").arg(1000);
-        let (next, found): (String, Vec<String>) =
-            scan.query_async(&mut redis.connection()).await?;
-        let inner = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(":h")?.parse().ok();
-        names.extend(found.iter().filter_map(|key| inner(key)));
-        if next == "0" {
-            break;
-        }
-        cursor = next;
-    }
-    names.sort();
-    // SCAN may give a key twice.
-    names.dedup();
-    let mut rows = Vec::with_capacity(names.len());
-    for client in names {
-        rows.push(row(redis, keys, client, now_ms).await?);
-    }
-    Ok(rows)
-}
-
-async fn row(
-    redis: &Redis,
-    keys: &HubKeys,
-    client: ClientId,
-    now_ms: u64,
-) -> Result<ClientRow, StoreError> {
-    const FIELDS: [&str; 13] = [
-        "connected_since",
-        "last_seen",
-        "agent_version",
-        "address",
-        "in_epoch",
-        "in_seq",
-        "in_added",
-        "hub",
-        "transport",
-        "clones",
-        "clone_address",
-        "clone_at",
-        "in_lost",
-    ];
-    let mut hmget = cmd("HMGET");
-    hmget.arg(keys.client(&client)).arg(&FIELDS);
-    let known: Vec<Option<String>> = hmget.query_async(&mut redis.connection()).await?;
-    let text = |at: usize| known.get(at).cloned().flatten().unwrap_or_default();
-    let number = |at: usize| text(at).parse().ok();
-    let is_live = is_live(redis, keys, &text(7), &text(8), number(1), now_ms).await?;
-    let word = |at: usize| Some(text(at)).filter(|text| is_live && !text.is_empty());
-    let out = OriginStore::hub(redis.clone(), keys, &client).standing().await?;
-    Ok(ClientRow {
-        connected_since: number(0).filter(|_| is_live),
-        transport: word(8),
-        hub: word(7),
-        last_seen: number(1),
-        version: text(2),
-        address: text(3),
-        clones: number(9).map(|refused| Clones {
-            refused,
-            address: text(10),
-            at_ms: number(11).unwrap_or(0),
-        }),
-        cursor: (Epoch(text(4).parse().unwrap_or(0)), text(5).parse().unwrap_or_default()),
-        received: number(6).unwrap_or(0),
-        lost: number(12).unwrap_or(0),
-        out,
-        client,
-    })
-}
-
-/// Whether a session that was not seen to end still is one; arrive.lua has the same rule.
-async fn is_live(
-    redis: &Redis,
-    keys: &HubKeys,
-    hub: &str,
-    transport: &str,
-    last_seen: Option<u64>,
-    now_ms: u64,
-) -> Result<bool, StoreError> {
-    if transport == Transport::Http.word() {
-        let silent_ms = now_ms.abs_diff(last_seen.unwrap_or(0));
-        return Ok(u128::from(silent_ms) < IDLE_TIMEOUT.as_millis());
-    }
-    Ok(redis.connection().exists(keys.hub(hub)).await?)
-}
 
 /// The newest ID of the in stream.
 ///

@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use super::{Redis, StoreError};
 use crate::{
     limits::{HINT_PING_INTERVAL, REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, SWEEP_INTERVAL},
+    repeats::Spell,
     retry::Retry,
     seq::Seq,
     shutdown::Shutdown,
@@ -109,14 +110,13 @@ impl Hints {
     /// overlap, and comes back after every fault until the shutdown begins.
     pub async fn listen_forever(self, redis: Redis, prefixes: Vec<String>, shutdown: Shutdown) {
         let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut is_down = false;
+        let down = Spell::new();
         while !shutdown.is_begun() {
             let error = tokio::select! {
                 () = shutdown.begun() => return,
-                result = self.listen(&redis, &prefixes, &mut retry, &mut is_down) => result,
+                result = self.listen(&redis, &prefixes, &mut retry, &down) => result,
             };
-            if !is_down {
-                is_down = true;
+            if down.handle_fault() {
                 warn!(%error, "no hints from redis: news waits for the sweep until they are back");
             }
             self.wake_all();
@@ -134,7 +134,7 @@ impl Hints {
         redis: &Redis,
         prefixes: &[String],
         retry: &mut Retry,
-        is_down: &mut bool,
+        down: &Spell,
     ) -> StoreError {
         let lost = Arc::new(Notify::new());
         let mut connection = match self.track(redis, prefixes, lost.clone()).await {
@@ -142,8 +142,8 @@ impl Hints {
             Err(error) => return error.into(),
         };
         retry.reset();
-        if std::mem::take(is_down) {
-            info!("hints from redis are back");
+        if let Some(tries) = down.handle_good() {
+            info!(tries, "hints from redis are back");
         }
         self.handle_gap();
         let mut ping = ticks(HINT_PING_INTERVAL);

@@ -304,7 +304,7 @@ impl OriginStore {
 }
 
 /// None for a stream that is not what it was.
-fn extent(reply: Value) -> Result<Option<Extent>, StoreError> {
+pub(super) fn extent(reply: Value) -> Result<Option<Extent>, StoreError> {
     let mut parts = reply::list(reply)?.into_iter();
     let mut next = || parts.next().ok_or(reply::unexpected("the answer of look.lua"));
     let first = reply::bytes(next()?)?;

@@ -4,7 +4,7 @@
 //! A hub process says that it lives with one key that expires, and a session counts while its hub
 //! does: so a hub that is killed takes its sessions with it, and no idle client costs a command.
 
-use std::sync::LazyLock;
+use std::{fmt, sync::LazyLock};
 
 use redis::{AsyncCommands, Script, Value, cmd};
 
@@ -13,6 +13,7 @@ use crate::{
     client::ClientId,
     instance::Instance,
     limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT},
+    seq::Seq,
 };
 
 static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("arrive.lua")));
@@ -31,6 +32,19 @@ pub struct Arrival<'a> {
     pub instance: Instance,
     /// How.
     pub transport: Transport,
+    /// How far its out stream reaches, if it says so.
+    pub reach: Option<Reach>,
+}
+
+/// How far a device's out stream reaches, as it says when it comes: shown to operators, no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// The first entry it still has; `0-0` for none.
+    pub first: Seq,
+    /// The last ID it has given out.
+    pub last: Seq,
+    /// How many entries were ever added to it.
+    pub added: u64,
 }
 
 /// How a session is held.
@@ -83,6 +97,25 @@ impl Transport {
     }
 }
 
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.first, self.last, self.added)
+    }
+}
+
+impl Reach {
+    /// As it is written down; none for anything else.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let (first, last, added) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            first: first.parse().ok()?,
+            last: last.parse().ok()?,
+            added: added.parse().ok()?,
+        })
+    }
+}
+
 /// Begins a session, or refuses a second device.
 ///
 /// # Errors
@@ -102,6 +135,7 @@ pub async fn begin(
     script.arg(arrival.transport.word()).arg(keys.hub_prefix());
     script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_MAX);
     script.arg(BELL_TTL.as_millis() as u64);
+    script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
     arrived(redis.invoke(&script).await?)
 }
 

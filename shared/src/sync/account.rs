@@ -278,6 +278,11 @@ impl Cause {
         }
     }
 
+    /// All that `word` gives.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().chain([Self::Other]).map(Self::word)
+    }
+
     /// The cause of this word; `Other` for one that is not known here.
     pub fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|cause| cause.word() == word).unwrap_or(Self::Other)

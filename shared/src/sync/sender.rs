@@ -8,6 +8,7 @@
 //! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
 
 mod batches;
+mod figures;
 mod flights;
 mod slack;
 
@@ -27,11 +28,12 @@ use crate::{
     wire::frame::{Ack, Granted, Push},
 };
 
-pub use self::slack::Trim;
 use self::{
+    figures::Figures,
     flights::{Flight, Flights},
     slack::Slack,
 };
+pub use self::{figures::Landed, slack::Trim};
 
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +124,7 @@ pub struct Sender {
     is_burying: bool,
     is_writing: bool,
     is_recording: bool,
-    carried: u64,
-    lost: u64,
+    figures: Figures,
 }
 
 /// A read begins small, since a thousand of the largest entries would be a gigabyte, and grows as
@@ -166,8 +167,7 @@ impl Sender {
             is_burying: false,
             is_writing: false,
             is_recording: false,
-            carried: 0,
-            lost: 0,
+            figures: Figures::new(begun.standing.extent.added),
         }
     }
 
@@ -180,6 +180,7 @@ impl Sender {
     pub fn handle_read(&mut self, Read { entries, extent }: Read) {
         self.is_reading = false;
         self.mark = self.mark.max(extent.last);
+        self.figures.added = extent.added;
         let is_end = entries.len() < self.read_size;
         // News that came while the read was under way has set this again.
         self.has_news |= !is_end;
@@ -203,8 +204,9 @@ impl Sender {
         }
         let (epoch, acked) = (self.epoch, self.acked_before);
         if let Some(due) = account::unwritten(epoch, place, acked, &extent, self.written) {
-            self.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
-            self.written = Some(due.1);
+            self.figures.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
+            // It takes the place of the last one, of which the copy may have heard.
+            (self.written, self.is_told) = (Some(due.1), false);
             self.losses = Some(due);
         }
         self.untold.extend(losses);
@@ -276,7 +278,7 @@ impl Sender {
             if flight.tells && self.written.is_some_and(|run| run.base < flight.tally.added) {
                 (self.written, self.is_told) = (None, true);
             }
-            self.carried += flight.entries as u64;
+            self.figures.handle_landed(&flight, now.duration_since(flight.sent_at));
             self.slack.handle_acked(flight.marks);
         }
         Ok(())
@@ -289,10 +291,12 @@ impl Sender {
         }
         let push = self.ready.pop_front()?;
         let (through, tally) = (push.through, push.account.tally);
-        let (entries, bytes) = (push.entries.len(), push.bytes());
+        let (entries, bytes, sent_at) = (push.entries.len(), push.bytes(), now);
         let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
         self.sent = through;
-        self.flights.leave(Flight { through, tally, entries, bytes, sent_at: now, marks, tells });
+        self.figures.handle_sent(bytes);
+        let first = figures::first(&push);
+        self.flights.leave(Flight { first, through, tally, entries, bytes, sent_at, marks, tells });
         Some(push)
     }
 
@@ -372,16 +376,6 @@ impl Sender {
     /// Up to where the origin was read.
     pub fn reached(&self) -> Seq {
         self.read.0
-    }
-
-    /// How many entries were acknowledged in this session.
-    pub fn carried(&self) -> u64 {
-        self.carried
-    }
-
-    /// How many entries were found lost in this session.
-    pub fn lost(&self) -> u64 {
-        self.lost
     }
 
     /// The limits with batches no larger than what may be under way.

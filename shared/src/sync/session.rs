@@ -61,6 +61,8 @@ pub struct Session {
     progress_timeout: Duration,
     heard_at: Instant,
     pinged_at: Instant,
+    /// Of the last ping that was answered.
+    round_trip: Option<Duration>,
     /// Received and not yet in the script's hands; no more than the window that was granted.
     pushes: VecDeque<Push>,
     /// How many batches the script has in hand.
@@ -86,6 +88,7 @@ impl Session {
             progress_timeout: PROGRESS_TIMEOUT,
             heard_at: now,
             pinged_at: now,
+            round_trip: None,
             pushes: VecDeque::new(),
             appending: 0,
             is_alone: false,
@@ -107,6 +110,9 @@ impl Session {
     /// A frame came.
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
         self.handle_heard(now);
+        if let Frame::Pong(_) = frame {
+            self.round_trip = Some(now.duration_since(self.pinged_at));
+        }
         match frame {
             Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
             // What is not acknowledged comes again.
@@ -278,6 +284,11 @@ impl Session {
     /// Why the session is over, once it is.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
+    }
+
+    /// From the last ping that was answered to its answer.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// The origin's end, for its figures.

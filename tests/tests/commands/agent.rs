@@ -35,6 +35,16 @@ async fn status_of_a_connected_agent_says_how_and_how_far() {
 }
 
 #[tokio::test]
+async fn a_status_that_is_watched_is_shown_again_and_again() {
+    let cloud = Cloud::start().await;
+    let mut device = with_admin(&cloud).await;
+    device.start_through(&["timeout", "--preserve-status", "--signal=INT", "5"]);
+    let watched = device.command(&["status", "--watch"]).await.done();
+    assert!(watched.stdout.matches("waiting ").count() >= 2, "{watched:?}");
+    assert!(!watched.stdout.contains('\x1b'), "no terminal is there to be commanded");
+}
+
+#[tokio::test]
 async fn status_of_an_agent_that_cannot_connect_says_why_and_what_waits() {
     let cloud = Cloud::start().await;
     cloud.hub_proxy.refuse();

@@ -49,6 +49,49 @@ async fn clients_shows_who_is_connected_and_how_far_they_are() {
 }
 
 #[tokio::test]
+async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
+    let cloud = Cloud::start().await;
+    let log = cloud.folder().join("watched");
+    let watch = start(&cloud, &["clients", "--watch"]);
+    let mut watching = Process::start(&path_of("spoke-hub"), &watch, &log);
+    for (client, words) in [(None, "no client has been here"), (Some("dev1"), "1 connected")] {
+        let _device = match client {
+            Some(client) => Some(Device::start(&cloud, client).await),
+            None => None,
+        };
+        eventually("it to be shown", PATIENCE, async || {
+            let shown = watching.log();
+            if shown.contains(words) { Ok(()) } else { Err(shown) }
+        })
+        .await;
+    }
+    watching.interrupt();
+    assert_eq!(watching.exited().await.code(), Some(0), "{}", watching.log());
+}
+
+#[tokio::test]
+async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
+    let cloud = Cloud::start().await;
+    let mut device = Device::start(&cloud, "dev1").await;
+    device.redis.add(OUT, &numbered(1)).await;
+    device.carried_both_ways(&cloud).await;
+    device.stop_agent().await;
+    cloud.redis.add_all(&out("dev1"), &[numbered(2), numbered(3)]).await;
+    device.redis.add_all(OUT, &[numbered(4), numbered(5)]).await;
+    // It comes with two entries, and its link breaks before it can send them.
+    let hello = json!({ "version": "1", "cursor": { "epoch": 0, "seq": "0-0" }, "origin":
+        { "epoch": 1, "start": "0-0", "first": "1-0", "last": "9999999999999-0", "added": 3, "acked": "0-0" } });
+    cloud.client("dev1").await.post_json("/session", &hello).await.ok();
+
+    let rows = command(&cloud, &["clients", "ev1", "--json"]).await.done().json();
+
+    let row = &rows[0];
+    assert_eq!((&row["in"]["waiting"], &row["out"]["waiting"]), (&json!(2), &json!(2)), "{row}");
+    assert!(row["out"]["oldest"].is_u64() && row["in"]["at"].is_u64(), "{row}");
+    assert_eq!(command(&cloud, &["clients", "dev2", "--json"]).await.done().json(), json!([]));
+}
+
+#[tokio::test]
 async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
     let cloud = Cloud::start().await;
     let (dev1, dev2) = (cloud.client("dev1").await, cloud.client("dev2").await);

@@ -2,6 +2,7 @@
 
 mod agent;
 mod auth;
+mod check;
 mod enrol;
 mod hub;
 mod provision;

@@ -16,6 +16,7 @@ use crate::{
 
 /// One batch that was handed out and is not acknowledged yet.
 pub(super) struct Flight {
+    pub(super) first: Seq,
     pub(super) through: Seq,
     pub(super) tally: Tally,
     pub(super) entries: usize,
@@ -45,6 +46,16 @@ impl Flights {
 
     pub(super) fn is_empty(&self) -> bool {
         self.flights.is_empty()
+    }
+
+    /// The first entry under way.
+    pub(super) fn first(&self) -> Option<Seq> {
+        self.flights.front().map(|flight| flight.first)
+    }
+
+    /// How many entries are under way.
+    pub(super) fn entries(&self) -> u64 {
+        self.flights.iter().map(|flight| flight.entries as u64).sum()
     }
 
     /// How many bytes there may be.

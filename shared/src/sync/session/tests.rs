@@ -47,10 +47,38 @@ fn one_that_hears_nothing_pings_and_at_last_gives_up() {
     session.handle_timeout(now + HEARTBEAT);
     assert_eq!(session.poll_frame(now), Some(Frame::Ping));
     assert!(!session.has_frame());
+    assert_eq!(session.round_trip(), None);
     session.handle_timeout(now + IDLE_TIMEOUT - Duration::from_millis(1));
     assert_eq!(session.end(), None);
     session.handle_timeout(now + IDLE_TIMEOUT);
     assert_eq!(session.end(), Some(&End::Silent(IDLE_TIMEOUT)));
+}
+
+#[test]
+fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    assert_eq!(session.sender().waiting(), (0, None));
+    let entry = entry(10);
+    send(&mut session, entry.clone(), now);
+    assert_eq!(session.sender().waiting(), (1, Some(entry.seq)));
+    assert_eq!(session.sender().sent(), (1, entry.bytes() as u64));
+    let second = Duration::from_secs(1);
+    let ack = Ack { epoch: Epoch(1), seq: entry.seq, refused: Vec::new() };
+    session.handle_frame(Frame::Ack(ack), now + second);
+    assert_eq!(session.sender().waiting(), (0, None));
+    let landed = session.sender().landed().unwrap();
+    assert_eq!((landed.first, landed.round_trip), (entry.seq, second));
+}
+
+#[test]
+fn the_answer_to_a_ping_tells_the_round_trip() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    session.handle_timeout(now + HEARTBEAT);
+    let answered = now + HEARTBEAT + Duration::from_millis(70);
+    session.handle_frame(Frame::Pong(Ack::default()), answered);
+    assert_eq!(session.round_trip(), Some(Duration::from_millis(70)));
 }
 
 #[test]

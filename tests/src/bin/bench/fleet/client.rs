@@ -164,6 +164,9 @@ impl From<Ending> for Failure {
 /// may be 0 by chance.)
 fn denied(error: DialError) -> Failure {
     let mut failure = Failure::from(Ending::from(&error));
+    if let DialError::Broken { source, .. } = &error {
+        failure.word = format!("broken before the upgrade, {:?}", source.kind());
+    }
     if let DialError::Denied { denial, .. } = &error
         && failure.ending.cause == Cause::Busy
         && (denial.status != 503 || denial.retry_after.is_none())
@@ -186,5 +189,7 @@ async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Failure> 
 }
 
 fn broken(message: impl Into<String>) -> Failure {
-    Ending::new(Cause::Broken, message).into()
+    let ending = Ending::new(Cause::Broken, message);
+    let word = format!("broken before WELCOME, {}", ending.message);
+    Failure { ending, word }
 }

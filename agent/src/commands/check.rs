@@ -1,0 +1,235 @@
+//! `spoke-agent check`: from the settings to the hub, in the order in which things can fail.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, StatusCode};
+use secrecy::SecretString;
+use spoke_shared::{
+    cli::{CheckArgs, Checked, of_redis, of_secret_file, report},
+    config::{ConfigError, ServiceUrl},
+    link::now_ms,
+    store::Redis,
+};
+use tokio::{net::lookup_host, time::timeout};
+
+use super::status::{Live, live};
+use crate::{
+    auth::{bearer, body, chain, http_client},
+    config::{Account, Config},
+    denial::{DENIAL_BYTES_MAX, Denial},
+    identity,
+    status::State,
+    tls::client_config,
+};
+
+/// For a name, and for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One-time codes are good for half a minute before and after.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// What a service is asked that nobody needs a session for, and how it then says no.
+struct Question {
+    method: Method,
+    path: &'static str,
+    denial: &'static str,
+}
+
+const AUTH: Question = Question { method: Method::POST, path: "/refresh", denial: "no-session" };
+const HUB: Question = Question { method: Method::GET, path: "/seq", denial: "unauthorized" };
+
+pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<()> {
+    report(&look(config).await, args)
+}
+
+async fn look(config: &Config) -> Vec<Checked> {
+    let account = config.validate();
+    let mut found = vec![of_settings(&account)];
+    match Redis::open(&config.redis) {
+        Ok(redis) => found.extend(of_redis("redis", &redis).await),
+        Err(error) => found.push(Checked::fail("redis", error.to_string(), "mend the setting")),
+    }
+    found.extend(of_files(config));
+    let Ok(account) = account else { return found };
+    match client_config(&account, &config.ca_file) {
+        Ok(tls) => found.extend(of_services(config, &account, &tls).await),
+        Err(error) => {
+            let mend = "give a PEM file with the CA's certificate, or none for the system's roots";
+            found.push(Checked::fail("ca_file", chain(&error), mend));
+        }
+    }
+    found.extend(of_agent(config, &account).await);
+    found
+}
+
+fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
+    match account {
+        Ok(Account { client, auth, hub }) => {
+            Checked::ok("settings", format!("client {client}, auth {auth}, hub {hub}"))
+        }
+        Err(error) => {
+            let mend = "`spoke-agent enrol` writes what is missing; else mend the settings file";
+            Checked::fail("settings", error.to_string(), mend)
+        }
+    }
+}
+
+fn of_files(config: &Config) -> Vec<Checked> {
+    let secret = identity::secret_file(&config.state_dir);
+    let mut found = Vec::new();
+    if let Ok(false) = secret.try_exists() {
+        let finding =
+            format!("{} does not exist: this device is not enrolled yet", secret.display());
+        found.push(Checked::fail("state_dir", finding, "spoke-agent enrol"));
+    } else {
+        found.push(of_secret_file("state_dir", &secret));
+    }
+    let one_time = &config.otp_secret_file;
+    if one_time.exists() {
+        found.push(of_secret_file("otp_secret_file", one_time));
+    }
+    found
+}
+
+async fn of_services(
+    config: &Config,
+    account: &Account,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Vec<Checked> {
+    let ours = identity::session_token(&config.state_dir, account);
+    let (auth, hub) = tokio::join!(
+        ask(&account.auth, AUTH, tls, None),
+        ask(&account.hub, HUB, tls, ours.as_ref()),
+    );
+    let mut found = vec![
+        of_service("auth", &account.auth, &auth, AUTH, None),
+        of_service("hub", &account.hub, &hub, HUB, ours.as_ref()),
+    ];
+    let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
+    if let Some(theirs) = dates.min() {
+        found.push(of_clock(theirs, now_ms()));
+    }
+    found
+}
+
+/// The answer to a question without, or with, a session; the error is for a person.
+async fn ask(
+    url: &ServiceUrl,
+    question: Question,
+    tls: &Arc<rustls::ClientConfig>,
+    session: Option<&SecretString>,
+) -> Result<Denial, (String, &'static str)> {
+    let (host, port) = url.host_and_port();
+    match timeout(PATIENCE, lookup_host((host.as_str(), port))).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            let mend = "see to the device's network and DNS, and to the name in the setting";
+            return Err((format!("the name {host} leads nowhere: {error}"), mend));
+        }
+        Err(_) => return Err((format!("no name server tells where {host} is"), "see to DNS")),
+    }
+    let failed = |error: reqwest::Error| {
+        let text = chain(&error.without_url());
+        let mend = match text.contains("certificate") {
+            true => "see to its certificate, to `ca_file` here, and to this device's clock",
+            false => "see to the network between, to firewalls, and whether the service runs",
+        };
+        (format!("{url} cannot be reached: {text}"), mend)
+    };
+    let http = http_client(url, tls).map_err(failed)?.timeout(PATIENCE).build().map_err(failed)?;
+    let request = http.request(question.method, url.join(question.path));
+    let request = session
+        .into_iter()
+        .fold(request, |request, token| request.header(http::header::AUTHORIZATION, bearer(token)));
+    let mut response = request.send().await.map_err(failed)?;
+    let body = body(&mut response, DENIAL_BYTES_MAX).await.map_err(failed)?;
+    Ok(Denial::new(response.status(), response.headers(), &body))
+}
+
+fn of_service(
+    setting: &'static str,
+    url: &ServiceUrl,
+    answer: &Result<Denial, (String, &'static str)>,
+    question: Question,
+    session: Option<&SecretString>,
+) -> Checked {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err((finding, mend)) => return Checked::fail(setting, finding, *mend),
+    };
+    let is_ours = answer.is_for(question.denial);
+    match (answer.status, session) {
+        (StatusCode::OK, Some(_)) => Checked::ok(setting, format!("{url} knows this device")),
+        (StatusCode::UNAUTHORIZED, None) if is_ours => {
+            Checked::ok(setting, format!("{url} answers"))
+        }
+        (StatusCode::UNAUTHORIZED, Some(_)) if is_ours => {
+            let finding = format!("{url} answers, but this device's session has ended");
+            let mend = "the agent logs in by itself; if it does not, see `spoke-auth show` there";
+            Checked::warn(setting, finding, mend)
+        }
+        _ if answer.is_busy() => {
+            let finding = format!("{url} answers {answer}");
+            Checked::warn(setting, finding, "wait, and look at its log if it stays so")
+        }
+        _ => {
+            let finding = format!("{url} answers {answer}, which no Spoke service does");
+            Checked::fail(setting, finding, "see whether the URL is right, and what is in front")
+        }
+    }
+}
+
+fn of_clock(theirs: u64, ours: u64) -> Checked {
+    let off = Duration::from_millis(theirs.abs_diff(ours));
+    let seconds = off.as_secs();
+    if off <= CLOCK_OFF_MAX {
+        return Checked::ok("clock", format!("within {} s of the cloud's", seconds.max(1)));
+    }
+    let way = if ours < theirs { "behind" } else { "ahead of" };
+    let finding = format!("this device's clock is {seconds} s {way} the cloud's");
+    let mend = "let it be set from the network: timedatectl set-ntp true";
+    Checked::warn("clock", finding, mend)
+}
+
+async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
+    let found = match live(config, &account.client).await {
+        Live::Runs(status) if status.state == State::Connected => {
+            Checked::ok("agent", format!("it runs and is connected to {}", status.hub))
+        }
+        Live::Runs(status) => {
+            let why = status.why.as_ref().map_or("", |why| why.message.as_str());
+            let finding = format!("it runs and is not connected, {}: {why}", status.state.words());
+            Checked::warn("agent", finding, "see `spoke-agent status` and its log")
+        }
+        Live::Silent => {
+            let mend = "systemctl start spoke-agent, and journalctl -u spoke-agent if it ends";
+            Checked::warn("agent", format!("nothing answers at {}", config.admin_listen), mend)
+        }
+        Live::Other(what) => {
+            let finding = format!("at {} answers {what}", config.admin_listen);
+            Checked::warn("agent", finding, "give each its own admin_listen")
+        }
+        Live::Unknown => return None,
+    };
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use spoke_shared::cli::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_what_one_time_codes_bear() {
+        for (theirs, ours, verdict, word) in [
+            (100_000, 100_400, Verdict::Ok, "within 1 s"),
+            (100_000, 130_000, Verdict::Ok, "within 30 s"),
+            (100_000, 131_000, Verdict::Warn, "31 s ahead of"),
+            (200_000, 100_000, Verdict::Warn, "100 s behind"),
+        ] {
+            let checked = of_clock(theirs, ours);
+            assert_eq!(checked.verdict, verdict, "{checked:?}");
+            assert!(checked.finding.contains(word), "{checked:?}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `spoke-hub check`: whether the hub can do what its settings say.
+
+use spoke_shared::{
+    cli::{CheckArgs, Checked, of_listener, of_redis, of_tls, report},
+    store::Redis,
+};
+
+use super::redis;
+use crate::{config::Config, level};
+
+pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<()> {
+    let mut found = of_tls(&config.tls);
+    let own = redis(config)?;
+    found.extend(of_redis("redis", &own).await);
+    if let Some(url) = &config.auth_redis {
+        found.extend(of_redis("auth_redis", &Redis::open(url)?).await);
+    }
+    found.extend(of_level(config, &own).await);
+    found.push(of_listener("listen", &config.listen, "spoke-hub").await);
+    if !config.admin_listen.is_empty() {
+        found.push(of_listener("admin_listen", &config.admin_listen, "spoke-hub").await);
+    }
+    report(&found, args)
+}
+
+/// Nothing where Redis does not answer: that is said already.
+async fn of_level(config: &Config, redis: &Redis) -> Option<Checked> {
+    let level = config.ack;
+    Some(match level::lack(redis, level).await.ok()? {
+        None => Checked::ok("ack", format!("redis can give \"{level}\"")),
+        Some(lack) => {
+            let finding = format!("it is \"{level}\", but {lack}");
+            Checked::fail("ack", finding, "mend Redis, or ask for less than this level")
+        }
+    })
+}

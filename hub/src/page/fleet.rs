@@ -1,0 +1,140 @@
+//! The first page: all clients, their sums and the chart.
+
+use maud::{Markup, html};
+use spoke_shared::store::fleet::ClientRow;
+
+use super::{
+    gather::Snapshot,
+    html::{self, bad, fault, lag, presence},
+    view::{By, Selection, Show, View},
+};
+use crate::{
+    facts::{Lag, Totals, clones, grouped, shown},
+    hub::Hub,
+};
+
+/// The whole page.
+pub(super) fn document(hub: &Hub, view: &View, snapshot: &Snapshot) -> Markup {
+    let source = format!("/live{}", view.query());
+    html::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
+}
+
+/// What changes.
+pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
+    let selection = view.select(&snapshot.fleet, snapshot.at_ms);
+    html! {
+        (fault(snapshot))
+        (totals(&snapshot.totals, snapshot.fleet.is_cut))
+        (snapshot.chart.picture(snapshot.at_ms))
+        (controls(view))
+        @if selection.rows.is_empty() {
+            p.empty {
+                @if snapshot.fleet.rows.is_empty() {
+                    "No client has been here yet. " code { "spoke-auth provision dev1" }
+                    " lets the first one in."
+                } @else { "No client is like that." }
+            }
+        } @else {
+            (table(view, &selection, snapshot.at_ms))
+            (pager(view, &selection))
+        }
+    }
+}
+
+fn totals(totals: &Totals, is_cut: bool) -> Markup {
+    let figure = |word: &str, count: u64, class: &str| {
+        html! { div class=(class) { dt { (word) } dd { (grouped(count)) } } }
+    };
+    let class = |count: u64, class: &'static str| if count == 0 { "" } else { class };
+    let (behind, clones) = (totals.behind as u64, totals.clones as u64);
+    html! {
+        dl.totals {
+            div { dt { "clients" } dd { (grouped(totals.clients as u64)) @if is_cut { "+" } } }
+            (figure("connected", totals.connected as u64, ""))
+            (figure("behind", behind, class(behind, "is-behind")))
+            (figure("received", totals.received, ""))
+            (figure("delivered", totals.delivered, ""))
+            (figure("lost", totals.lost, class(totals.lost, "is-bad")))
+            @if totals.dead > 0 { (figure("dead letters", totals.dead, "is-bad")) }
+            @if clones > 0 { (figure("shared identities", clones, "is-bad")) }
+        }
+    }
+}
+
+fn controls(view: &View) -> Markup {
+    let by = By::ALL.iter().find(|(by, ..)| *by == view.by && view.by != By::Name);
+    html! {
+        div.controls {
+            nav.show aria-label="which clients" {
+                @for (show, word) in Show::ALL {
+                    @let there = View { show, page: 1, ..view.clone() };
+                    @let current = (view.show == show).then_some("true");
+                    a href={ "/" (there.query()) } aria-current=[current] { (word) }
+                }
+            }
+            form.search action="/" method="get" role="search" {
+                input type="search" name="q" value=(view.search) placeholder="find a client"
+                    maxlength="64" aria-label="a part of a client's name" autocomplete="off"
+                    spellcheck="false";
+                @if let Some((_, word)) = Show::ALL.iter().find(|(show, _)| *show == view.show) {
+                    input type="hidden" name="show" value=(word);
+                }
+                @if let Some((_, word, _)) = by { input type="hidden" name="by" value=(word); }
+            }
+        }
+    }
+}
+
+fn table(view: &View, selection: &Selection<'_>, now_ms: u64) -> Markup {
+    html! {
+        table.clients {
+            thead { tr {
+                @for (by, _, head) in By::ALL {
+                    @let there = View { by, page: 1, ..view.clone() };
+                    @let order = if by == By::Name { "ascending" } else { "descending" };
+                    th scope="col" aria-sort=[(view.by == by).then_some(order)] {
+                        a href={ "/" (there.query()) } { (head) }
+                    }
+                }
+                th scope="col" { "version" }
+            } }
+            tbody { @for row in &selection.rows { (line(row, now_ms)) } }
+        }
+    }
+}
+
+fn line(row: &ClientRow, now_ms: u64) -> Markup {
+    let client = row.client.as_str();
+    html! {
+        tr id={ "c-" (client) } {
+            th scope="row" {
+                a href={ "/clients/" (client) } { (client) }
+                @if let Some(clones) = clones(row, now_ms) {
+                    span.note { "shares its identity with " (shown(clones.address.as_bytes())) }
+                }
+            }
+            td data-head="presence" { (presence(row, now_ms)) }
+            td data-head="lag up" { (lag(&Lag::up(row, now_ms), now_ms)) }
+            td data-head="lag down" { (lag(&Lag::down(row), now_ms)) }
+            td data-head="received" { (grouped(row.received)) }
+            td data-head="lost" { (bad(row.lost.saturating_add(row.out.lost))) }
+            td.version data-head="version" { (shown(row.version.as_bytes())) }
+        }
+    }
+}
+
+fn pager(view: &View, selection: &Selection<'_>) -> Markup {
+    let Selection { found, page, pages, .. } = *selection;
+    let at = |page: usize| format!("/{}", View { page, ..view.clone() }.query());
+    html! {
+        @if pages > 1 {
+            nav.pager aria-label="pages" {
+                @if page > 1 { a rel="prev" href=(at(page - 1)) { "← before" } } @else { span {} }
+                span.soft { "page " (page) " of " (pages) ", " (grouped(found as u64)) " clients" }
+                @if page < pages {
+                    a rel="next" href=(at(page + 1)) { "next →" }
+                } @else { span {} }
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What both pages have in common. All that is put in is escaped by the template's macro.
+
+use maud::{DOCTYPE, Markup, html};
+use spoke_shared::store::fleet::ClientRow;
+
+use super::gather::Snapshot;
+use crate::{
+    facts::{Lag, Presence, ago, grouped, short},
+    hub::Hub,
+};
+
+/// A whole page. What is in `live` is made anew by the events at `source`.
+pub(super) fn document(
+    hub: &Hub,
+    (title, source): (&str, &str),
+    before: &Markup,
+    live: &Markup,
+    behind: &Markup,
+) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                link rel="icon" href="/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/page.css";
+                script src="/page.js" defer {}
+            }
+            body data-live=(source) {
+                header.bar {
+                    a.mark href="/" { "Spoke" }
+                    span.place { "hub " (hub.name) }
+                    span.link #link role="status" {}
+                }
+                main {
+                    (before)
+                    div #live { (live) }
+                    (behind)
+                }
+                footer {
+                    "spoke-hub " (env!("CARGO_PKG_VERSION")) " · times in UTC"
+                    noscript { " · without scripts this changes by reloading only" }
+                }
+            }
+        }
+    }
+}
+
+/// What stands above everything while it is so.
+pub(super) fn fault(snapshot: &Snapshot) -> Markup {
+    html! {
+        @if let Some(fault) = &snapshot.fault {
+            p.warning role="alert" {
+                (fault)
+                @if snapshot.at_ms > 0 { "; what is shown is what was known before" }
+            }
+        }
+    }
+}
+
+/// A dot and when that began.
+pub(super) fn presence(row: &ClientRow, now_ms: u64) -> Markup {
+    html! {
+        @match Presence::of(row) {
+            Presence::Connected(since) => {
+                span.dot.on {} "connected " span.soft { (ago(now_ms, since)) }
+                @if row.transport.as_deref() == Some("http") { " " span.tag { "http" } }
+            }
+            Presence::Away(seen) => { span.dot {} "away " span.soft { (ago(now_ms, seen)) } }
+            Presence::Never => { span.dot {} "never here" }
+        }
+    }
+}
+
+/// How far one way is behind.
+pub(super) fn lag(lag: &Lag, now_ms: u64) -> Markup {
+    html! {
+        @match lag {
+            Lag::None => span.soft { "none" },
+            Lag::Unknown => span.soft title="nobody here can know while it is away" { "–" },
+            Lag::Waiting(waiting) => {
+                span.behind title={ (grouped(waiting.entries)) " entries wait" } {
+                    (short(waiting.entries))
+                }
+                @if let Some(oldest) = waiting.oldest_ms { " " span.soft { (ago(now_ms, oldest)) } }
+            }
+            Lag::Late(delay_ms) => span.behind title="so long after they were added, entries come" {
+                (ago(*delay_ms, 0)) " late"
+            },
+        }
+    }
+}
+
+/// A count that is worth a look if it is not 0.
+pub(super) fn bad(count: u64) -> Markup {
+    html! {
+        @if count == 0 { span.soft { "0" } } @else { span.bad { (grouped(count)) } }
+    }
+}
+
+/// Entries a second.
+pub(super) fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => "–".to_owned(),
+        Some(rate) if rate > 0.0 && rate < 10.0 && rate.fract() != 0.0 => format!("{rate:.1}"),
+        Some(rate) => short(rate.round() as u64),
+    }
+}
+
+/// A time of day in UTC, `13:04:05.678`, with its day where that is not today.
+pub(super) fn clock(at_ms: u64, now_ms: u64) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    let of_day = at_ms % DAY_MS;
+    let (hours, minutes) = (of_day / 3_600_000, of_day / 60_000 % 60);
+    let time = format!("{hours:02}:{minutes:02}:{:02}.{:03}", of_day / 1000 % 60, of_day % 1000);
+    match (now_ms / DAY_MS).checked_sub(at_ms / DAY_MS) {
+        Some(0) => time,
+        Some(1) => format!("{time}, 1 day before"),
+        Some(days) => format!("{time}, {days} days before"),
+        None => format!("{time}, of a day to come"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_by_the_clock_and_of_another_day_with_the_days() {
+        let noon = 1_700_000_000_000 / 86_400_000 * 86_400_000 + 43_200_000;
+        assert_eq!(clock(noon + 61_005, noon), "12:01:01.005");
+        assert_eq!(clock(noon - 2 * 86_400_000, noon), "12:00:00.000, 2 days before");
+        assert_eq!(clock(noon - 86_400_000, noon), "12:00:00.000, 1 day before");
+        assert_eq!(clock(noon + 86_400_000, noon), "12:00:00.000, of a day to come");
+    }
+
+    #[test]
+    fn a_rate_has_a_decimal_only_where_it_is_small() {
+        assert_eq!(
+            [None, Some(0.0), Some(0.5), Some(3.0), Some(12.4), Some(45_600.0)].map(rate),
+            ["–", "0", "0.5", "3", "12", "45.6k"]
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! The setting `trusted_proxies`: who may say for whom they speak.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+/// Addresses and networks of proxies, such as `127.0.0.1, 10.1.0.0/16`; by default none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+/// Why a text lists no proxies.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadProxies {
+    /// Neither an address nor a network.
+    #[error(
+        "{0:?} is no address and no network; give the proxies as in \"127.0.0.1, 10.1.0.0/16\""
+    )]
+    NotOne(String),
+    /// A network that everybody is in.
+    #[error("{0} is everybody, and anybody could claim any address; give the proxies' own")]
+    Everybody(IpNet),
+}
+
+impl TrustedProxies {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|net| net.contains(&address))
+    }
+}
+
+impl FromStr for TrustedProxies {
+    type Err = BadProxies;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.map(network).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn network(word: &str) -> Result<IpNet, BadProxies> {
+    let address = || word.parse::<IpAddr>().map(|address| address.to_canonical().into());
+    match word.parse::<IpNet>().or_else(|_| address()) {
+        Ok(net) if net.prefix_len() == 0 => Err(BadProxies::Everybody(net)),
+        Ok(net) => Ok(net),
+        Err(_) => Err(BadProxies::NotOne(word.to_owned())),
+    }
+}
+
+impl fmt::Display for TrustedProxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
+impl Serialize for TrustedProxies {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrustedProxies {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_networks_are_taken_and_said_back() {
+        for (text, said) in [
+            ("", ""),
+            ("127.0.0.1", "127.0.0.1/32"),
+            (" 10.1.0.0/16 ,::1,", "10.1.0.0/16, ::1/128"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ] {
+            let proxies: TrustedProxies = text.parse().unwrap();
+            assert_eq!(proxies.to_string(), said);
+            assert_eq!(proxies.to_string().parse(), Ok(proxies));
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_proxies_is_named_with_the_mend() {
+        for (text, word) in [
+            ("proxy.example.com", "10.1.0.0/16"),
+            ("127.0.0.1 10.0.0.1", "10.1.0.0/16"),
+            ("10.0.0.0/33", "10.1.0.0/16"),
+            ("127.0.0.1,0.0.0.0/0", "everybody"),
+            ("::/0", "everybody"),
+        ] {
+            let message = text.parse::<TrustedProxies>().unwrap_err().to_string();
+            assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn only_those_that_are_listed_are_trusted() {
+        let proxies: TrustedProxies = "10.1.0.0/16, 2001:db8::1".parse().unwrap();
+        for (address, is_one) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("10.2.0.1", false),
+            ("2001:db8::1", true),
+            ("2001:db8::2", false),
+        ] {
+            assert_eq!(proxies.contains(address.parse().unwrap()), is_one, "{address}");
+        }
+    }
+}

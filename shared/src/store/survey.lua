@@ -1,0 +1,34 @@
+#!lua flags=no-writes
+-- Tells of many clients at once what an operator asks.
+--
+-- KEYS  of each client: its hash, its out stream
+-- ARGV  1 which of the fields is the acknowledged seq   then the fields of a hash that are wanted
+-- Gives for each client {the values of its hash, {first, last, deleted, length, added} of its out
+--       stream, the first seq there that is not acknowledged, or ''}; {} for a hash that is none
+--
+-- A stream that is none, since somebody wrote another type to its key, is shown as empty: that is no
+-- reason to show nobody.
+
+local call, pcall, acked_at = redis.call, redis.pcall, tonumber(ARGV[1])
+local told = {}
+for at = 1, #KEYS, 2 do
+  local stream, values = KEYS[at + 1], pcall('HMGET', KEYS[at], unpack(ARGV, 2))
+  if values['err'] then
+    told[#told + 1] = {}
+  else
+    local info, found = pcall('XINFO', 'STREAM', stream), {}
+    if not info['err'] then
+      for pair = 1, #info, 2 do found[info[pair]] = info[pair + 1] end
+    end
+    local first = found['first-entry'] and found['first-entry'][1] or '0-0'
+    local last, acked = found['last-generated-id'] or '0-0', values[acked_at] or '0-0'
+    local waiting = ''
+    if first ~= '0-0' and last ~= acked then
+      local entry = pcall('XRANGE', stream, '(' .. acked, '+', 'COUNT', 1)
+      waiting = not entry['err'] and entry[1] and entry[1][1] or ''
+    end
+    told[#told + 1] = { values, { first, last, found['max-deleted-entry-id'] or '0-0',
+      found['length'] or 0, found['entries-added'] or 0 }, waiting }
+  end
+end
+return told

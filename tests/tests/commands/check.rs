@@ -1,0 +1,113 @@
+//! `check` of all three programs: each thing that can fail is made to, and named with its mend.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use spoke_tests::{
+    binaries::path_of,
+    cloud::Cloud,
+    device::Device,
+    process::{Finished, Start, run},
+    redis::{RedisServer, free_port},
+};
+
+/// The line of what was looked at.
+fn line(checked: &Finished, setting: &str) -> (String, String, String) {
+    let lines = checked.json();
+    let lines = lines.as_array().unwrap();
+    let found = lines.iter().find(|line| line["setting"] == setting);
+    let found = found.unwrap_or_else(|| panic!("no line of {setting}: {checked:?}"));
+    let text = |key: &str| found[key].as_str().unwrap().to_owned();
+    (text("verdict"), text("finding"), text("mend"))
+}
+
+async fn device(cloud: &Cloud) -> Device {
+    let admin = format!("127.0.0.1:{}", free_port());
+    Device::start_with(cloud, "dev1", &[("admin_listen", &admin)]).await
+}
+
+#[tokio::test]
+async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
+    let cloud = Cloud::start().await;
+    let device = device(&cloud).await;
+    device.acknowledged_both_ways(&cloud).await;
+    let checked = device.command(&["check"]).await.done();
+    let settings = ["settings", "redis", "state_dir", "auth", "hub", "clock", "agent"];
+    for setting in settings {
+        assert!(checked.stdout.contains(&format!("ok    {setting}: ")), "{setting}: {checked:?}");
+    }
+    let mends = checked.stdout.lines().filter(|line| line.contains("mend:"));
+    assert_eq!(mends.count(), 0, "{checked:?}");
+}
+
+#[tokio::test]
+async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
+    let cloud = Cloud::start().await;
+    let mut device = device(&cloud).await;
+    device.acknowledged_both_ways(&cloud).await;
+    device.stop_agent().await;
+    let secret = device.folder().join("state/secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    cloud.hub_proxy.refuse();
+    device.redis.kill9();
+
+    let checked = device.command(&["check", "--json"]).await;
+
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    for (setting, verdict, finding, mend) in [
+        ("settings", "ok", "client dev1", ""),
+        ("redis", "fail", "", "start it"),
+        ("state_dir", "fail", "mode 644", "chmod 600"),
+        ("auth", "ok", "answers", ""),
+        ("hub", "fail", "cannot be reached", "network"),
+        ("agent", "warn", "nothing answers", "systemctl start spoke-agent"),
+    ] {
+        let found = line(&checked, setting);
+        assert_eq!(found.0, verdict, "{checked:?}");
+        let is_told = found.1.contains(finding) && found.2.contains(mend);
+        assert!(is_told, "{found:?} instead of {finding:?} and {mend:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowhere_is_said() {
+    let redis = RedisServer::start().await;
+    let start = Start::with(&["check", "--json"]).variable("SPOKE_AGENT_REDIS", redis.url());
+    let bare = run(&path_of("spoke-agent"), &start).await;
+    let (verdict, finding, mend) = line(&bare, "settings");
+    assert_eq!((bare.code, verdict.as_str()), (Some(1), "fail"), "{bare:?}");
+    assert!(finding.contains("client") && mend.contains("spoke-agent enrol"), "{bare:?}");
+
+    let nowhere = "https://nowhere.invalid";
+    let start = start
+        .variable("SPOKE_AGENT_CLIENT", "dev1")
+        .variable("SPOKE_AGENT_AUTH", nowhere)
+        .variable("SPOKE_AGENT_HUB", nowhere);
+    let lost = run(&path_of("spoke-agent"), &start).await;
+    let (verdict, finding, mend) = line(&lost, "hub");
+    assert_eq!(verdict, "fail", "{lost:?}");
+    assert!(finding.contains("nowhere.invalid") && mend.contains("DNS"), "{lost:?}");
+}
+
+#[tokio::test]
+async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can_give() {
+    let cloud = Cloud::start().await;
+    for (program, variable, listen, address) in [
+        ("spoke-hub", "SPOKE_HUB_REDIS", "SPOKE_HUB_LISTEN", cloud.hub.address()),
+        ("spoke-auth", "SPOKE_AUTH_REDIS", "SPOKE_AUTH_LISTEN", cloud.auth.address()),
+    ] {
+        let start = Start::with(&["check", "--json"])
+            .variable(variable, cloud.redis.url())
+            .variable(listen, address.to_string());
+        let checked = run(&path_of(program), &start).await;
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        assert_eq!(line(&checked, "listen").0, "ok", "{checked:?}");
+        let closed = start.variable(listen, format!("127.0.0.1:{}", free_port()));
+        let checked = run(&path_of(program), &closed).await;
+        assert_eq!(line(&checked, "listen").0, "warn", "{checked:?}");
+    }
+    let start = Start::with(&["check", "--json"])
+        .variable("SPOKE_HUB_REDIS", cloud.redis.url())
+        .variable("SPOKE_HUB_ACK", "replicas:1");
+    let checked = run(&path_of("spoke-hub"), &start).await;
+    assert_eq!((checked.code, line(&checked, "ack").0.as_str()), (Some(1), "fail"), "{checked:?}");
+}

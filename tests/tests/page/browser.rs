@@ -1,0 +1,125 @@
+//! The page in a real browser.
+
+use spoke_tests::{
+    browser::{Browser, Look},
+    cloud::{Cloud, Settings, out},
+    device::{Device, OUT},
+    entries::fields,
+};
+
+const DESK: Look = Look { width: 1280, scheme: "light" };
+const DARK: Look = Look { width: 1280, scheme: "dark" };
+const PHONE: Look = Look { width: 390, scheme: "light" };
+
+/// Whether anything stands out to the right.
+const FITS: &str = "document.documentElement.scrollWidth <= window.innerWidth";
+
+async fn cloud() -> Cloud {
+    Cloud::start_with(Settings { hub: &[("page", "send")], auth: &[] }).await
+}
+
+/// Every way of looking, with nothing cut off in any.
+async fn look_around(browser: &mut Browser, name: &str) {
+    let mut grounds = Vec::new();
+    for (word, look) in [("light", DESK), ("dark", DARK), ("phone", PHONE)] {
+        browser.look(look).await;
+        assert_eq!(browser.run(FITS).await, true, "{name} is wider than {look:?}");
+        let ground = "getComputedStyle(document.documentElement).backgroundColor";
+        grounds.push(browser.run(ground).await);
+        browser.picture(&format!("{name}-{word}")).await;
+    }
+    assert_ne!(grounds[0], grounds[1], "dark is as light");
+    browser.look(DESK).await;
+}
+
+#[tokio::test]
+async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let cloud = cloud().await;
+    let root = format!("http://{}/", cloud.hub.admin().address());
+    browser.look(DESK).await;
+    browser.open(&root).await;
+    browser.until("document.body.innerText.includes('No client has been here yet')").await;
+    browser.until("document.getElementById('link').textContent === 'live'").await;
+
+    let mut device = Device::start(&cloud, "dev1").await;
+
+    browser.until("!!document.querySelector('#c-dev1 .dot.on')").await;
+    let received = "document.querySelector('#c-dev1 [data-head=received]').textContent";
+    for n in 1..=3 {
+        device.redis.add(OUT, &fields([("topic", "test"), ("payload", "x")])).await;
+        browser.until(&format!("{received} === '{n}'")).await;
+    }
+    let heights = "document.querySelector('.line.up').getAttribute('d').match(/ [0-9.]+/g)";
+    browser.until(&format!("new Set({heights}).size > 1")).await;
+    device.stop_agent().await;
+    cloud.redis.add(&out("dev1"), &fields([("topic", "test")])).await;
+    browser.until("!document.querySelector('#c-dev1 .dot.on')").await;
+    let waiting = "document.querySelector('#c-dev1 [data-head=\"lag down\"] .behind').textContent";
+    browser.until(&format!("{waiting} === '1'")).await;
+    look_around(&mut browser, "fleet").await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_client_is_found_shown_and_sent_an_entry() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let cloud = cloud().await;
+    let device = Device::start(&cloud, "dev1").await;
+    let evil = "<img src=x onerror='window.hurt=1'><script>window.hurt=1</script>";
+    let long = "wide".repeat(300);
+    let entry = fields([
+        ("topic", evil),
+        ("payload", &format!("{{\"text\":\"{evil}\"}}")),
+        ("note", &long),
+    ]);
+    device.redis.add(OUT, &entry).await;
+    device.carried_both_ways(&cloud).await;
+    browser.look(DESK).await;
+    browser.open(&format!("http://{}/?q=EV1", cloud.hub.admin().address())).await;
+
+    browser.run("document.querySelector('#c-dev1 a').click()").await;
+
+    browser
+        .until("location.pathname === '/clients/dev1' && document.readyState === 'complete'")
+        .await;
+    browser.until("document.getElementById('link').textContent === 'live'").await;
+    let shown = browser.run("document.querySelector('.entries').innerText").await.to_string();
+    assert!(shown.contains("<img src=x") && shown.contains("bytes more"), "{shown}");
+    browser.run("document.querySelector('#send textarea').focus()").await;
+    browser.type_in("héllo <b>").await;
+    browser.run("document.querySelector('#send [type=submit]').click()").await;
+    browser.until("document.getElementById('sent').textContent.startsWith('sent as ')").await;
+    let second = "document.querySelector('.ways section:last-child').innerText";
+    browser
+        .until(&format!("{second}.includes('héllo <b>') && {second}.includes('delivered')"))
+        .await;
+    device.carried_both_ways(&cloud).await;
+    assert_eq!(device.carried().await[0].fields, fields([("topic", "héllo <b>")]));
+    look_around(&mut browser, "client").await;
+    assert!(browser.run("window.hurt").await.is_null(), "an entry acts on the page");
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn another_site_in_the_same_browser_can_neither_send_nor_read() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let (cloud, other) = (cloud().await, cloud().await);
+    cloud.provision("dev1").await;
+    // Another port is another site's origin, and its page has no policy against asking elsewhere.
+    browser.open(&format!("http://{}/healthz", other.hub.admin().address())).await;
+    let target = format!("http://{}", cloud.hub.admin().address());
+    let body = r#"JSON.stringify({fields: [["a", "b"]]})"#;
+
+    for kind in ["application/json", "text/plain"] {
+        let script = format!(
+            "fetch('{target}/clients/dev1/send', {{method: 'POST', mode: '{}', headers: \
+             {{'content-type': '{kind}'}}, body: {body}}}).then(() => 'sent', () => 'refused')",
+            if kind == "text/plain" { "no-cors" } else { "cors" },
+        );
+        browser.run(&script).await;
+    }
+    let read = format!("fetch('{target}/').then((it) => it.text()).catch(() => 'refused')");
+    assert_eq!(browser.run(&read).await, "refused");
+    assert_eq!(cloud.redis.length(&out("dev1")).await, 0);
+}

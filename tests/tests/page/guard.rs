@@ -1,0 +1,89 @@
+//! Who may look, and what of what a client says may act on the page.
+
+use http::Method;
+use serde_json::json;
+use spoke_tests::{api::Answer, cloud::out, entries::fields, wait::eventually};
+
+use super::{begun, hub};
+
+const EVIL: &str = "<img src=x onerror=alert(1)>\"'&";
+const HARMLESS: &str = "&lt;img src=x onerror=alert(1)&gt;&quot;'&amp;";
+
+#[tokio::test]
+async fn what_a_client_says_is_shown_and_cannot_act() {
+    let stand = hub(&[]).await;
+    let client = begun(&stand, "dev1", EVIL).await;
+    let entry = json!({ "seq": "1-0", "fields": [[EVIL, EVIL], ["bytes", { "b64": "/xsA" }]] });
+    client.post_json("/xadd", &entry).await.ok();
+    stand.redis.add(&out("dev1"), &fields([(EVIL, EVIL)])).await;
+    let admin = stand.service.admin();
+
+    let pages = [admin.get("/").await, admin.get("/clients/dev1").await];
+
+    for page in &pages {
+        assert_eq!(page.status, 200, "{page:?}");
+        assert!(page.text.contains(HARMLESS) && !page.text.contains("<img"), "{}", page.text);
+    }
+    assert_eq!(pages[1].text.matches(HARMLESS).count(), 5, "version, 2 names, 2 values");
+    assert!(pages[1].text.contains("\\xff\\x1b\\x00"), "{}", pages[1].text);
+}
+
+#[tokio::test]
+async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
+    let stand = hub(&[]).await;
+    begun(&stand, "dev1", "1").await;
+    let admin = stand.service.admin();
+    for path in ["/", "/clients/dev1", "/clients/nobody", "/page.css", "/page.js", "/icon.svg"] {
+        let answer = admin.get(path).await;
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"] {
+            assert!(policy.contains(rule), "{path}: {answer:?}");
+        }
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+    }
+    assert_eq!(admin.get("/clients/nobody").await.refusal(), (404, "not-found".to_owned()));
+    assert_eq!(admin.get("/clients/..%2f").await.refusal(), (404, "not-found".to_owned()));
+}
+
+#[tokio::test]
+async fn a_stranger_whose_name_leads_here_sees_nothing() {
+    let stand = hub(&[("page_host", "spoke.example")]).await;
+    let admin = stand.service.admin();
+    let under = async |host: &str, path: &str| -> Answer {
+        admin.call(admin.request(Method::GET, path).header("host", host)).await
+    };
+    for path in ["/", "/live", "/clients/dev1", "/clients/dev1/live"] {
+        let answer = under("evil.example:9464", path).await;
+        assert_eq!(answer.refusal(), (421, "unknown-host".to_owned()), "{path}");
+    }
+    assert_eq!(under("spoke.example", "/").await.status, 200);
+    assert_eq!(under("localhost:9464", "/").await.status, 200);
+    assert_eq!(under("evil.example", "/healthz").await.status, 200, "a probe has no page to read");
+}
+
+#[tokio::test]
+async fn a_page_that_is_off_is_not_there_and_health_still_is() {
+    let stand = hub(&[("page", "off")]).await;
+    let admin = stand.service.admin();
+    for path in ["/", "/live", "/clients/dev1", "/page.js"] {
+        assert_eq!(admin.get(path).await.refusal(), (404, "not-found".to_owned()), "{path}");
+    }
+    assert_eq!(admin.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn while_redis_is_gone_the_page_says_so() {
+    let mut stand = hub(&[]).await;
+    begun(&stand, "dev1", "1").await;
+    let admin = stand.service.admin();
+    assert!(admin.get("/").await.text.contains("dev1"));
+    stand.redis.kill9();
+    eventually("the page to say it", spoke_tests::wait::PATIENCE, async || {
+        let page = admin.get("/").await;
+        let is_said = page.status == 200 && page.text.contains("redis does not answer");
+        is_said.then_some(()).ok_or(page)
+    })
+    .await;
+    assert_eq!(admin.get("/clients/dev1").await.refusal(), (503, "unavailable".to_owned()));
+}

@@ -1,0 +1,114 @@
+//! Behind nginx and HAProxy, with the files that users take: what is carried, and who is believed.
+
+mod front;
+
+use serde_json::json;
+use spoke_shared::limits::IDLE_TIMEOUT;
+use spoke_tests::{
+    api::Api,
+    cloud::{Cloud, Settings, out},
+    device::{Device, OUT},
+    entries::numbered,
+    oracle::{assert_same, expected},
+};
+
+use self::front::{Front, Kind, SPEAKER};
+
+async fn cloud(auth: &[(&str, &str)]) -> Cloud {
+    let trusted = ("trusted_proxies", SPEAKER);
+    let auth: Vec<_> = auth.iter().copied().chain([trusted]).collect();
+    Cloud::start_with(Settings { hub: &[trusted], auth: &auth }).await
+}
+
+async fn entries_cross_both_ways(kind: Kind) {
+    let cloud = cloud(&[]).await;
+    let Some(front) = Front::start(kind, &cloud).await else { return };
+    for transport in ["ws", "http"] {
+        let client = format!("dev-{transport}");
+        let way = front.settings();
+        let mut settings: Vec<_> = way.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        settings.push(("transport", transport));
+        let device = Device::start_with(&cloud, &client, &settings).await;
+        let entries: Vec<_> = (0..2000).map(numbered).collect();
+        let up = device.redis.add_all(OUT, &entries).await;
+        let down = cloud.redis.add_all(&out(&client), &entries).await;
+
+        device.carried_both_ways(&cloud).await;
+
+        assert_same("up", &expected(&up, Some(1)), &cloud.carried(&client).await);
+        assert_same("down", &expected(&down, None), &device.carried().await);
+        let known = cloud.redis.hash(&format!("spoke-hub:client:{client}:h")).await;
+        assert_eq!(known["address"], "127.0.0.1", "its own address, not the proxy's: {known:?}");
+    }
+    // As large as the hub takes it, and told by the hub itself that it is no JSON.
+    let api = cloud.client("dev-ws").await;
+    let request = front.client_at("127.0.0.1");
+    let request = request.post(format!("https://127.0.0.1:{}/xadd", front.port));
+    let request = request
+        .bearer_auth(api.token().expect("it has a session"))
+        .header("content-type", "application/json");
+    let answer = api.call(request.body(vec![b'x'; 4_000_000])).await;
+    assert_eq!(answer.refusal().0, 400, "{answer:?}");
+}
+
+/// An address is not the client's to choose, and what a neighbour did is not held against it.
+async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
+    let auth = [("throttle.address_burst", "3"), ("throttle.address_per_minute", "1")];
+    let cloud = cloud(&auth).await;
+    let Some(front) = Front::start(kind, &cloud).await else { return };
+    let api = Api::new(cloud.auth.address());
+    let url = format!("https://localhost:{}/login", front.port);
+    let body = json!({ "client": "dev1", "secret": "a-secret-of-32-bytes-as-devices-" });
+    let log_in = async |from: &str, forged: &str| {
+        let request = front.client_at(from).post(&url).header("x-forwarded-for", forged);
+        api.call(request.json(&body)).await.status
+    };
+    for n in 0..3 {
+        assert_eq!(log_in("127.0.0.1", &format!("192.0.2.{n}")).await, 401);
+    }
+
+    assert_eq!(log_in("127.0.0.1", "192.0.2.99").await, 429, "however it calls itself");
+    assert_eq!(log_in("127.0.0.1", SPEAKER).await, 429, "even by the proxy's name");
+    assert_eq!(log_in("127.0.0.5", "127.0.0.1").await, 401, "another is served");
+    // Nobody believes those who are no proxy: this one is out of turns, whatever it says.
+    let straight =
+        api.request(reqwest::Method::POST, "/login").header("x-forwarded-for", "192.0.2.9");
+    assert_eq!(api.call(straight.json(&body)).await.status, 429);
+}
+
+#[tokio::test]
+async fn entries_cross_nginx_both_ways_and_the_hub_knows_whose_they_are() {
+    entries_cross_both_ways(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn entries_cross_haproxy_both_ways_and_the_hub_knows_whose_they_are() {
+    entries_cross_both_ways(Kind::Haproxy).await;
+}
+
+#[tokio::test]
+async fn behind_nginx_throttling_goes_by_the_callers_own_address() {
+    throttling_goes_by_the_callers_own_address(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn behind_haproxy_throttling_goes_by_the_callers_own_address() {
+    throttling_goes_by_the_callers_own_address(Kind::Haproxy).await;
+}
+
+#[test]
+fn no_proxy_gives_up_a_silent_link_before_hub_and_agent_do() {
+    for (kind, key) in [
+        (Kind::Nginx, "proxy_read_timeout"),
+        (Kind::Nginx, "proxy_send_timeout"),
+        (Kind::Haproxy, "timeout client"),
+        (Kind::Haproxy, "timeout server"),
+        (Kind::Haproxy, "timeout tunnel"),
+    ] {
+        let text = kind.shipped();
+        // The first one is the hub's.
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
+        let seconds: u64 = line.trim().trim_end_matches([';', 's']).parse().unwrap();
+        assert!(seconds > IDLE_TIMEOUT.as_secs(), "{key} of {kind:?} is {seconds} s");
+    }
+}
