@@ -1,5 +1,7 @@
 //! This device's way in: its identity, its token, and the steps that the enrolment asks for.
 
+mod login;
+
 use std::{
     convert::Infallible,
     env,
@@ -166,7 +168,7 @@ impl Access {
                 // It was there a moment ago.
                 Ok(None) | Err(_) => return,
             },
-            Step::LogIn => self.auth.log_in(&self.secret).await,
+            Step::LogIn => self.log_in().await,
             Step::Refresh => match &self.token {
                 Some(token) => self.auth.refresh(token).await,
                 None => return,
@@ -318,7 +320,7 @@ impl Access {
                 self.keep();
             }
             Answer::Refused { .. } => self.forget_dead_token(),
-            Answer::Busy { .. } | Answer::Unreachable | Answer::Odd => {}
+            Answer::Told | Answer::Busy { .. } | Answer::Unreachable | Answer::Odd => {}
         }
     }
 

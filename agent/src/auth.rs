@@ -1,13 +1,17 @@
 //! Asking auth: register, log in, refresh.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{StatusCode, header::AUTHORIZATION};
 use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
+use spoke_shared::{
+    client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, trust::explain,
+};
+
+pub(crate) use spoke_shared::trust::chain;
 
 use crate::{
     config::Account,
@@ -51,6 +55,7 @@ enum Question {
     Register,
     LogIn,
     Refresh,
+    Tell,
 }
 
 impl Auth {
@@ -79,6 +84,22 @@ impl Auth {
         self.ask(Question::LogIn, self.http.post(self.url.join("/login")).json(&body)).await
     }
 
+    /// Tells the secret that the device wants to have next.
+    pub async fn tell_next(&self, secret: &SecretString, next: &SecretString) -> Reply {
+        let body = json!({
+            "client": self.client,
+            "secret": secret.expose_secret(),
+            "newSecret": next.expose_secret(),
+        });
+        self.ask(Question::Tell, self.http.post(self.url.join("/rotate")).json(&body)).await
+    }
+
+    /// Ends the session of a token; that it ends by itself one day will do, too.
+    pub async fn log_out(&self, token: &SecretString) {
+        let request = self.http.post(self.url.join("/logout"));
+        let _ = request.header(AUTHORIZATION, bearer(token)).send().await;
+    }
+
     /// Trades a token for a new one.
     pub async fn refresh(&self, token: &SecretString) -> Reply {
         let bearer = bearer(token);
@@ -95,8 +116,13 @@ impl Auth {
         match answered.await {
             Ok((response, body)) => self.read(question, &response, &body),
             Err(error) => {
-                let error = chain(&error.without_url());
-                let problem = format!("failed to reach auth at {}: {error}", self.url);
+                let problem = match explain(&error) {
+                    Some(why) => format!("failed to set up TLS with auth at {}: {why}", self.url),
+                    None => {
+                        let error = chain(&error.without_url());
+                        format!("failed to reach auth at {}: {error}", self.url)
+                    }
+                };
                 Reply { answer: Answer::Unreachable, token: None, problem: Some(problem) }
             }
         }
@@ -113,7 +139,7 @@ impl Auth {
         let answer = match (question, status) {
             _ if denial.is_busy() => Answer::Busy { retry_after: denial.retry_after },
             (Question::Register, StatusCode::FORBIDDEN)
-            | (Question::LogIn | Question::Refresh, StatusCode::UNAUTHORIZED) => {
+            | (Question::LogIn | Question::Refresh | Question::Tell, StatusCode::UNAUTHORIZED) => {
                 Answer::Refused { date_ms: denial.date_ms }
             }
             _ => Answer::Odd,
@@ -163,27 +189,14 @@ pub(crate) async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>
     Ok(body)
 }
 
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 fn read_good(question: Question, body: &[u8]) -> Option<Reply> {
     match question {
         // Any object: a captive portal's page is none.
-        Question::Register => {
+        Question::Register | Question::Tell => {
             serde_json::from_slice::<serde_json::Map<String, Value>>(body).ok()?;
-            Some(Reply { answer: Answer::Registered, token: None, problem: None })
+            let is_told = matches!(question, Question::Tell);
+            let answer = if is_told { Answer::Told } else { Answer::Registered };
+            Some(Reply { answer, token: None, problem: None })
         }
         Question::LogIn | Question::Refresh => {
             let session: SessionBody = serde_json::from_slice(body).ok()?;

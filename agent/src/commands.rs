@@ -1,7 +1,8 @@
-//! The command line: `run`, `enrol`, `status`, `check`.
+//! The command line: `run`, `enrol`, `rotate`, `status`, `check`.
 
 mod check;
 pub mod enrol;
+mod rotate;
 mod run;
 mod settings_file;
 pub mod status;
@@ -32,6 +33,8 @@ enum Command {
     Run,
     /// Write the settings and register this device, with a one-time secret of `spoke-auth provision`
     Enrol(Box<enrol::Args>),
+    /// Give this device a new secret, be the agent running or not; safe to repeat, and to cut short
+    Rotate,
     /// Show whether the agent is connected and what waits, is lost or went wrong
     Status(status::Args),
     /// Look at the settings, the secret's file, this device's Redis and clock, auth, the hub and the
@@ -47,8 +50,15 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { settings, command } = self;
         match command {
-            Command::Run => run::run(settings.load("agent", Vec::new())?).await,
+            Command::Run => {
+                let read = move || {
+                    let config: Config = settings.load("agent", Vec::new())?;
+                    config.validate().map(|_| config)
+                };
+                run::run(read).await
+            }
             Command::Enrol(args) => enrol::run(*args, settings).await,
+            Command::Rotate => rotate::run(&settings.load("agent", Vec::new())?).await,
             Command::Status(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;
                 status::run(&config, &args).await

@@ -10,6 +10,7 @@ use spoke_shared::{
     client::ClientId,
     config::{ConfigError, LogSettings, RedisUrl, ServiceUrl},
     limits::{CONNECT_RETRY, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
+    reload::Settings,
     retry::Retry,
     store::keys::DeviceKeys,
     sync::sender::Trim,
@@ -149,6 +150,7 @@ impl Config {
         };
         self.encrypted("auth", &account.auth)?;
         self.encrypted("hub", &account.hub)?;
+        self.redis.validate("redis")?;
         if self.otp_secret_file == Path::new("-") {
             let problem = "standard input is read by `spoke-agent enrol` only; name a file here";
             return Err(bad("otp_secret_file", problem));
@@ -220,6 +222,16 @@ impl Config {
             return Err(bad(key, problem));
         }
         Ok(())
+    }
+}
+
+impl Settings for Config {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        vec![("redis", &self.redis)]
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
     }
 }
 

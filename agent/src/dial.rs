@@ -10,6 +10,7 @@ use spoke_shared::{
     config::ServiceUrl,
     heard::{Heard, Listened},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT},
+    trust::explain,
     wire::frame::SUBPROTOCOL,
 };
 use tokio::{
@@ -40,12 +41,12 @@ pub enum DialError {
         source: io::Error,
     },
     /// Who answers cannot prove to be the hub.
-    #[error("failed to set up TLS with the hub at {place}")]
+    #[error("failed to set up TLS with the hub at {place}: {why}")]
     Untrusted {
         /// Host and port.
         place: String,
-        /// The cause.
-        source: io::Error,
+        /// The cause, and the mend.
+        why: String,
     },
     /// The hub, or something before it, said no.
     #[error("the hub at {place} answered {denial}")]
@@ -208,9 +209,9 @@ fn upgrade_error(place: String, error: tungstenite::Error) -> DialError {
 
 /// A certificate that is not trusted is one thing, a connection that breaks meanwhile another.
 fn tls_error(place: String, source: io::Error) -> DialError {
-    match source.kind() {
-        io::ErrorKind::InvalidData => DialError::Untrusted { place, source },
-        _ => DialError::Unreachable { place, source },
+    match explain(&source) {
+        Some(why) => DialError::Untrusted { place, why },
+        None => DialError::Unreachable { place, source },
     }
 }
 

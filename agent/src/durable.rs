@@ -34,6 +34,15 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_directory(directory(path))
 }
 
+/// Puts the file at `from` in the place of the one at `to`, in the same directory.
+///
+/// # Errors
+/// What the file system says.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory(directory(to))
+}
+
 /// Takes the file away for good; it need not be there.
 ///
 /// # Errors

@@ -86,6 +86,8 @@ pub enum Answer {
         /// How long it lives.
         ttl: Duration,
     },
+    /// Auth takes a further secret of the device.
+    Told,
     /// No; with auth's clock, in milliseconds since 1970, where it told it.
     Refused {
         /// From the `Date` header.

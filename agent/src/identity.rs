@@ -1,8 +1,11 @@
 //! The device's identity on disk: its own secret, where that is registered, and the session.
 //!
 //! `state_dir` holds `secret` (256 random bits, made at the first start), `registered` (for which
-//! client and at which auth service), `session` (the token) and `lock`. The secret is the identity:
-//! it is never replaced in silence, since a new one would lock the device out for good.
+//! client and at which auth service), `session` (the token) and `lock`; while the secret is rotated also
+//! `secret.next`. The secret is the identity: it is never replaced in silence, since a new one would lock
+//! the device out for good.
+
+mod secrets;
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -11,12 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub use self::secrets::Secrets;
 use crate::{config::Account, durable};
 
 /// What is wrong with the state directory.
@@ -129,7 +131,6 @@ impl StoredSession {
     }
 }
 
-const SECRET_BYTES: usize = 32;
 const SECRET_MODE: u32 = 0o600;
 
 impl Identity {
@@ -139,23 +140,13 @@ impl Identity {
     /// `IdentityError`
     pub fn open(path: &Path) -> Result<Self, IdentityError> {
         durable::private_directory(path).map_err(|source| failed("make", path, source))?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(SECRET_MODE)
-            .open(&lock_path)
-            // A lock that is there can be taken where nothing can be written.
-            .or_else(|source| File::open(&lock_path).map_err(|_| source))
-            .map_err(|source| failed("open", &lock_path, source))?;
-        durable::give_to_owner(&lock, path)
-            .map_err(|source| failed("hand over", &lock_path, source))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed("lock", &lock_path, source)),
-        }
+        let lock = lock(path, "lock")?.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The secrets, which `spoke-agent rotate` may be at as well.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::of(&self.path)
     }
 
     /// Whether there is a secret, be it good or not.
@@ -168,17 +159,9 @@ impl Identity {
     /// # Errors
     /// `IdentityError`; a secret that is there is never replaced.
     pub fn secret(&self) -> Result<SecretString, IdentityError> {
-        let path = self.file("secret");
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                tighten(&path);
-                self.checked(text, path)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_secret(path),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(IdentityError::Damaged(path))
-            }
-            Err(source) => Err(failed("read", &path, source)),
+        match self.secrets().present()? {
+            Some(secret) => Ok(secret),
+            None => self.make_secret(),
         }
     }
 
@@ -238,27 +221,14 @@ impl Identity {
         durable::remove(&path).map_err(|source| failed("remove", &path, source))
     }
 
-    fn make_secret(&self, path: PathBuf) -> Result<SecretString, IdentityError> {
+    fn make_secret(&self) -> Result<SecretString, IdentityError> {
+        let path = self.file("secret");
         if ["registered", "session"].iter().any(|name| self.file(name).exists()) {
             return Err(IdentityError::Gone(path));
         }
-        let mut bytes = [0; SECRET_BYTES];
-        OsRng.try_fill_bytes(&mut bytes).map_err(IdentityError::NoRandomness)?;
-        let text = BASE64_URL_SAFE_NO_PAD.encode(bytes);
-        durable::write(&path, format!("{text}\n").as_bytes(), SECRET_MODE)
-            .map_err(|source| failed("write", &path, source))?;
+        let secret = self.secrets().make_present()?;
         info!(path = %path.display(), "made this device's own secret, since there was none");
-        Ok(text.into())
-    }
-
-    fn checked(&self, text: String, path: PathBuf) -> Result<SecretString, IdentityError> {
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text);
-        if bytes.is_ok_and(|bytes| bytes.len() == SECRET_BYTES) {
-            Ok(text.to_owned().into())
-        } else {
-            Err(IdentityError::Damaged(path))
-        }
+        Ok(secret)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -294,6 +264,30 @@ impl Identity {
 impl Place {
     fn of(account: &Account) -> Self {
         Self { client: account.client.to_string(), auth: account.auth.to_string() }
+    }
+}
+
+/// The lock of this name in a directory, held until it is dropped; none where somebody else has it.
+///
+/// # Errors
+/// `IdentityError` when the file cannot be opened or locked.
+pub fn lock(directory: &Path, name: &str) -> Result<Option<File>, IdentityError> {
+    let path = directory.join(name);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(SECRET_MODE)
+        .open(&path)
+        // A lock that is there can be taken where nothing can be written.
+        .or_else(|source| File::open(&path).map_err(|_| source))
+        .map_err(|source| failed("open", &path, source))?;
+    durable::give_to_owner(&lock, directory)
+        .map_err(|source| failed("hand over", &path, source))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(failed("lock", &path, source)),
     }
 }
 

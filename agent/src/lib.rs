@@ -9,6 +9,7 @@ pub mod identity;
 
 pub mod passcode;
 pub mod enrolment;
+pub mod rotation;
 pub mod denial;
 pub mod tls;
 pub mod auth;
@@ -39,6 +40,7 @@ use spoke_shared::{
     config::ConfigError,
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
     notify,
+    reload::Reloads,
     serve::{ServeLimits, admin_router, serve},
     shutdown::Shutdown,
     store::{Redis, hints::Hints, soundness::warn_once},
@@ -71,7 +73,12 @@ const STATUS_LINE_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Only bad settings, and a state directory that cannot be used.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    reloads: Reloads<Config>,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let account = config.validate()?;
     let tls = tls::client_config(&account, &config.ca_file)
         .map_err(tls::TrustError::into_config_error)?;
@@ -88,12 +95,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
     shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
+    // Nothing but the log's level, which goes by itself.
+    shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));
     let device = DeviceStore::new(redis.clone(), &keys, &account.client);
     if let Some(admin) = listeners.admin {
         let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
         let app = admin_app(Sources { board, redis, keys: keys.clone(), device });
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
-        shutdown.spawn("admin", serve(admin, None, app, limits, shutdown.clone()));
+        shutdown.spawn("admin", serve(admin, app, limits, shutdown.clone()));
     }
     if env::var_os("NOTIFY_SOCKET").is_some() {
         shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));

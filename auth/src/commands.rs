@@ -66,11 +66,16 @@ impl Cli {
             Command::Serve(args) => args.settings(),
             _ => Vec::new(),
         };
-        let config: Config = self.settings.load("auth", flags)?;
-        config.validate()?;
+        let settings = self.settings;
+        let read = move || {
+            let config: Config = settings.load("auth", flags.clone())?;
+            config.validate()?;
+            Ok(config)
+        };
+        let config = read()?;
         telemetry::init(&config.log)?;
         match self.command {
-            Command::Serve(_) => serve::run(config).await,
+            Command::Serve(_) => serve::run(config, read).await,
             Command::Provision(args) => provision::run(&config, args).await,
             Command::List(args) => list::run(&config, &args).await,
             Command::Show(args) => show::run(&config, &args).await,

@@ -3,7 +3,10 @@
 use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies};
+use spoke_shared::{
+    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies},
+    reload::Settings,
+};
 
 use crate::valid_for::ValidFor;
 
@@ -29,6 +32,10 @@ pub struct Config {
     pub session_ttl_seconds: u64,
     /// How long `provision` and `extend` let a client register, such as "7d" or "12h".
     pub register_valid: ValidFor,
+    /// Where devices reach auth, for the line that `provision` prints.
+    pub auth_url: Option<ServiceUrl>,
+    /// Where devices reach the hub, for the same.
+    pub hub_url: Option<ServiceUrl>,
     /// How often clients and addresses may come.
     pub throttle: ThrottleSettings,
     /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
@@ -79,6 +86,8 @@ impl Default for Config {
             bcrypt_queue: 64,
             session_ttl_seconds: 24 * 60 * 60,
             register_valid: ValidFor::WEEK,
+            auth_url: None,
+            hub_url: None,
             throttle: ThrottleSettings::default(),
             trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
@@ -114,6 +123,7 @@ impl Config {
     /// # Errors
     /// `ConfigError` that names the key and the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.redis.validate("redis")?;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         let prefix = &self.key_prefix;
         if !(1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) || !prefix.bytes().all(is_plain) {
@@ -129,6 +139,16 @@ impl Config {
         within("bcrypt_queue", count(self.bcrypt_queue), 0..=100_000)?;
         within("session_ttl_seconds", self.session_ttl_seconds, 1..=SESSION_TTL_SECONDS_MAX)?;
         self.throttle.validate()
+    }
+}
+
+impl Settings for Config {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        vec![("redis", &self.redis)]
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
     }
 }
 

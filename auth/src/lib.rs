@@ -21,9 +21,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use axum::Router;
 use spoke_shared::{
+    config::ConfigError,
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
-    serve::{Listeners, ServeLimits, admin_router, behind, serve, server_tls},
+    reload::Reloads,
+    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
 };
@@ -31,6 +33,8 @@ use tracing::{info, warn};
 
 use crate::{config::Config, secret::Pool, service::Service, store::Store, throttle::Throttle};
 
+/// What SIGHUP changes; TLS only where it is on.
+const LIVE: [&str; 4] = ["throttle", "bcrypt_workers", "bcrypt_queue", "tls"];
 /// Beyond the drain of the listeners, for the tasks around them.
 const FINISH_SLACK: Duration = Duration::from_secs(2);
 
@@ -39,24 +43,33 @@ const FINISH_SLACK: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When a setting turns out to be unusable.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-    let tls = server_tls(&config.tls)?;
+pub async fn run(
+    config: Config,
+    reloads: Reloads<Config>,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let certificate = Certificate::open(&config.tls)?;
     let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     let service = Arc::new(service(&config, redis).await?);
     let Listeners { public, admin } = listeners;
 
-    info!(address = %public.local_addr()?, tls = tls.is_some(), "listening for devices");
+    let is_tls = certificate.is_some();
+    info!(address = %public.local_addr()?, tls = is_tls, "listening for devices");
     let app = behind(routes::router(Arc::clone(&service)), &config.trusted_proxies);
-    let limits = ServeLimits::default();
-    shutdown.spawn("listener", serve(public, tls, app, limits, shutdown.clone()));
+    let (room, stop) = (Room::of(&ServeLimits::default()), shutdown.clone());
+    shutdown.spawn("listener", serve_devices(public, certificate.clone(), app, room, stop));
+    let live = if is_tls { &LIVE[..] } else { &LIVE[..3] };
+    let apply = reload(Arc::clone(&service), certificate);
+    shutdown.spawn("settings", reloads.serve(live, apply, shutdown.clone()));
     let (summing, stop) = (Arc::clone(&service), shutdown.clone());
     shutdown.spawn("held back", async move { summing.sum_up(&stop).await });
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
         let app = admin_routes(service);
         let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown.spawn("admin listener", serve(admin, None, app, limits, shutdown.clone()));
+        shutdown.spawn("admin listener", serve(admin, app, limits, shutdown.clone()));
     }
     notify::ready();
     shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
@@ -67,6 +80,21 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         warn!("stopped before all requests were finished");
     }
     Ok(())
+}
+
+/// Changes at SIGHUP what can be changed.
+fn reload(
+    service: Arc<Service>,
+    certificate: Option<Certificate>,
+) -> impl FnMut(&Config) -> Result<(), ConfigError> + Send {
+    move |new| {
+        if let Some(certificate) = &certificate {
+            certificate.reload(&new.tls)?;
+        }
+        service.set_throttle(&new.throttle);
+        service.pool.resize(new.bcrypt_workers, new.bcrypt_queue);
+        Ok(())
+    }
 }
 
 async fn service(config: &Config, redis: Redis) -> anyhow::Result<Service> {

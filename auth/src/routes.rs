@@ -1,4 +1,4 @@
-//! What devices call (contract section 4): four endpoints, each in its file.
+//! What devices call (contract section 4): five endpoints, each in its file.
 //!
 //! Every handler goes the same way: parse, ask the throttle, look up, hash, change, answer. The clock
 //! is read here at the edge and handed down.
@@ -9,6 +9,7 @@ mod login;
 mod logout;
 mod refresh;
 mod register;
+mod rotate;
 
 use std::{
     sync::Arc,
@@ -41,6 +42,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/login", post(login::handle))
         .route("/refresh", post(refresh::handle))
         .route("/logout", post(logout::handle))
+        .route("/rotate", post(rotate::handle))
         .route_layer(from_fn(refuse_query))
         .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES_MAX))
         .with_state(Arc::clone(&service));
@@ -64,6 +66,7 @@ async fn finish(State(service): State<Arc<Service>>, request: Request, next: Nex
         "/login" => "/login",
         "/refresh" => "/refresh",
         "/logout" => "/logout",
+        "/rotate" => "/rotate",
         _ => "other",
     };
     let in_hand = service.metrics.enter();

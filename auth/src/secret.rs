@@ -6,7 +6,7 @@
 //! apart from another costs one run: where there is nothing to compare with, a stand-in is compared.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,9 @@ use spoke_shared::{
     exposition::{Counter, HASH_SCALE, Histogram},
     limits::SECRET_BYTES,
     repeats::Repeated,
+    store::session::digest,
 };
+use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -48,6 +50,20 @@ impl DeviceSecret {
             return Err(BadSecret::Nul);
         }
         Ok(Self(text))
+    }
+
+    /// Tells most other secrets from this one without a bcrypt run: 16 bits of its digest, of at least
+    /// 192 that nobody can guess.
+    pub fn tag(&self) -> String {
+        let mut tag = digest(self.0.expose_secret());
+        tag.truncate(4);
+        tag
+    }
+
+    /// Whether both are the same, in a time that depends on their lengths only.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let [one, other] = [self, other].map(|secret| secret.0.expose_secret().as_bytes());
+        one.ct_eq(other).into()
     }
 
     /// What is hashed when nothing depends on it.
@@ -99,13 +115,20 @@ pub struct Pool {
     cost: u32,
     /// The hash that stands in for one that is not there.
     stand_in: Arc<str>,
-    workers: Arc<Semaphore>,
-    line: Arc<Semaphore>,
-    room: usize,
-    threads: usize,
-    line_time: Duration,
+    /// How long one run takes.
+    run_time: Duration,
+    line: Arc<Mutex<Line>>,
     figures: Arc<Figures>,
     odd_hashes: Arc<Repeated<()>>,
+}
+
+/// Who runs and who waits.
+#[derive(Clone)]
+struct Line {
+    workers: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    /// Threads, and places before them.
+    size: (usize, usize),
 }
 
 /// How the pool does.
@@ -126,21 +149,25 @@ impl Pool {
     pub fn new(cost: u32, workers: usize, queue: usize) -> Result<Self, PoolError> {
         let begun = Instant::now();
         let stand_in = DeviceSecret::stand_in().hash(cost).map_err(PoolError::Bcrypt)?;
-        let rounds = (workers + queue).div_ceil(workers.max(1));
+        let line = Arc::new(Mutex::new(Line::new(workers, queue)));
+        let (seconds, full) = (Histogram::new(HASH_SCALE), Counter::default());
         Ok(Self {
             cost,
             stand_in: stand_in.into(),
-            workers: Arc::new(Semaphore::new(workers)),
-            line: Arc::new(Semaphore::new(workers + queue)),
-            room: workers + queue,
-            threads: workers,
-            figures: Arc::new(Figures {
-                seconds: Histogram::new(HASH_SCALE),
-                full: Counter::default(),
-            }),
+            run_time: begun.elapsed(),
+            line,
+            figures: Arc::new(Figures { seconds, full }),
             odd_hashes: Arc::default(),
-            line_time: begun.elapsed() * u32::try_from(rounds).unwrap_or(u32::MAX),
         })
+    }
+
+    /// So many threads and places from now on. Who is in the old line stays in it, so for as long as that
+    /// takes there may be more runs at a time.
+    pub fn resize(&self, workers: usize, queue: usize) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.size != (workers, queue) {
+            *line = Line::new(workers, queue);
+        }
     }
 
     /// The hash of a secret, to be stored.
@@ -181,12 +208,18 @@ impl Pool {
 
     /// Runs under way and waiting.
     pub fn in_hand(&self) -> usize {
-        self.room - self.line.available_permits()
+        let line = self.line();
+        line.room() - line.places.available_permits()
+    }
+
+    fn line(&self) -> Line {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many there may be of them: threads, and those with the places in the line.
     pub fn room(&self) -> (usize, usize) {
-        (self.threads, self.room)
+        let line = self.line();
+        (line.size.0, line.room())
     }
 
     /// Stored secrets that are none, for the log.
@@ -203,13 +236,13 @@ impl Pool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let begun = Instant::now();
-        let place = Arc::clone(&self.line).try_acquire_owned().map_err(|_| {
+        let (begun, line) = (Instant::now(), self.line());
+        let Line { workers, places, .. } = line.clone();
+        let place = places.try_acquire_owned().map_err(|_| {
             self.figures.full.add(1);
-            PoolError::Full { retry_after: self.line_time }
+            PoolError::Full { retry_after: self.run_time * line.rounds() }
         })?;
-        let worker =
-            Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
+        let worker = workers.acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         // The permits go with the work: a caller who hangs up does not free a thread that still runs.
         let figures = Arc::clone(&self.figures);
         let work = tokio::task::spawn_blocking(move || {
@@ -219,6 +252,22 @@ impl Pool {
             done
         });
         work.await.map_err(|_| PoolError::Stopped)
+    }
+}
+
+impl Line {
+    fn new(workers: usize, queue: usize) -> Self {
+        let places = Arc::new(Semaphore::new(workers + queue));
+        Self { workers: Arc::new(Semaphore::new(workers)), places, size: (workers, queue) }
+    }
+
+    fn room(&self) -> usize {
+        self.size.0 + self.size.1
+    }
+
+    /// How many runs one after the other it takes to work it off.
+    fn rounds(&self) -> u32 {
+        u32::try_from(self.room().div_ceil(self.size.0.max(1))).unwrap_or(u32::MAX)
     }
 }
 
@@ -305,6 +354,9 @@ mod tests {
             one.await.unwrap().unwrap();
         }
         assert_eq!(pool.in_hand(), 0);
+        pool.hash(DeviceSecret::stand_in()).await.unwrap();
+        pool.resize(2, 0);
+        assert_eq!((pool.line().room(), pool.line().rounds()), (2, 1));
         pool.hash(DeviceSecret::stand_in()).await.unwrap();
     }
 

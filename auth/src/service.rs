@@ -18,6 +18,7 @@ use spoke_shared::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    config::ThrottleSettings,
     metrics::Metrics,
     secret::{Pool, PoolError},
     store::Store,
@@ -174,6 +175,11 @@ impl Service {
     pub fn no_randomness(fault: rand::rand_core::OsError) -> Refusal {
         error!(error = chain(&fault), "the operating system gives no random bytes");
         internal()
+    }
+
+    /// Goes by these limits from now on; what is known of who came how often stays.
+    pub fn set_throttle(&self, settings: &ThrottleSettings) {
+        self.throttle().set_rules(settings);
     }
 
     /// Names and addresses whose rate is watched.

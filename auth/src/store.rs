@@ -20,7 +20,7 @@ pub use record::{ClientRecord, Standing};
 
 use self::{
     keys::Keys,
-    scripts::{LOGIN, LOGOUT, REFRESH, REGISTER},
+    scripts::{LOGIN, LOGOUT, REFRESH, REGISTER, ROTATE},
 };
 use crate::token::SessionToken;
 
@@ -106,7 +106,23 @@ impl Store {
         })
     }
 
-    /// Opens a session, if this is still the client's secret. False when it is not.
+    /// Takes down the secret that a client wants to have next, as hash and tag, if this is still its
+    /// secret. False when it is not.
+    pub async fn rotate(
+        &self,
+        client: &ClientId,
+        secret_hash: &SecretString,
+        (next_hash, next_tag): (&SecretString, &str),
+    ) -> Result<bool, StoreError> {
+        let mut call = ROTATE.prepare_invoke();
+        call.key(self.keys.client(client))
+            .arg(secret_hash.expose_secret())
+            .arg(next_hash.expose_secret())
+            .arg(next_tag);
+        self.redis.invoke(&call).await
+    }
+
+    /// Opens a session, if this is still a secret of the client's. False when it is not.
     pub async fn log_in(
         &self,
         client: &ClientId,

@@ -137,12 +137,11 @@ pub struct Throttle {
     no_room_until: Option<Instant>,
 }
 
-impl Throttle {
-    /// Nobody has come yet. At most `keys_max` names and addresses are watched.
-    pub fn new(settings: &ThrottleSettings, keys_max: usize) -> Self {
+impl Rules {
+    fn of(settings: &ThrottleSettings) -> Self {
         let per_minute = |count: u32| Duration::from_secs(60) / count.max(1);
         let longest = Duration::from_secs(settings.failure_wait_seconds_max);
-        let rules = Rules {
+        Self {
             address: Rate {
                 unit: per_minute(settings.address_per_minute) / BCRYPT_UNITS,
                 burst: settings.address_burst.saturating_mul(BCRYPT_UNITS),
@@ -165,8 +164,20 @@ impl Throttle {
                 free: settings.address_failures_free,
                 longest: ADDRESS_BAR_MAX.min(longest),
             },
-        };
+        }
+    }
+}
+
+impl Throttle {
+    /// Nobody has come yet. At most `keys_max` names and addresses are watched.
+    pub fn new(settings: &ThrottleSettings, keys_max: usize) -> Self {
+        let rules = Rules::of(settings);
         Self { rules, meters: HashMap::new(), keys_max, no_room_until: None }
+    }
+
+    /// Goes by these settings from now on.
+    pub fn set_rules(&mut self, settings: &ThrottleSettings) {
+        self.rules = Rules::of(settings);
     }
 
     /// Lets the visit pass and counts it, or says how long to wait; one that waits is not counted.

@@ -56,11 +56,16 @@ impl Cli {
             Command::Serve(args) => args.settings(),
             _ => Vec::new(),
         };
-        let config: Config = self.settings.load("hub", flags)?;
-        config.validate()?;
+        let settings = self.settings;
+        let read = move || {
+            let config: Config = settings.load("hub", flags.clone())?;
+            config.validate()?;
+            Ok(config)
+        };
+        let config = read()?;
         telemetry::init(&config.log)?;
         match self.command {
-            Command::Serve(_) => serve::run(config).await,
+            Command::Serve(_) => serve::run(config, read).await,
             Command::Clients(args) => clients::run(&config, &args).await,
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,

@@ -5,6 +5,7 @@ use spoke_shared::{
     client::ClientId,
     config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
+    reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
 
@@ -94,6 +95,9 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used, with the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        for (key, url) in self.redis_urls() {
+            url.validate(key)?;
+        }
         for (key, prefix) in
             [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
         {
@@ -123,6 +127,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Settings for Config {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        let auth_redis = self.auth_redis.as_ref().map(|url| ("auth_redis", url));
+        [Some(("redis", &self.redis)), auth_redis].into_iter().flatten().collect()
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
     }
 }
 

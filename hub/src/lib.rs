@@ -28,7 +28,8 @@ use anyhow::Context;
 use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
-    serve::{Listeners, ServeLimits, admin_router, behind, serve, server_tls},
+    reload::Reloads,
+    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
     shutdown::Shutdown,
     store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
@@ -36,12 +37,20 @@ use tracing::{info, warn};
 
 use crate::{config::Config, hub::Hub};
 
+/// What SIGHUP changes; TLS only where it is on.
+const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
+
 /// Runs the hub until the shutdown begins, and finishes what is in hand.
 ///
 /// # Errors
 /// Settings that cannot be used.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-    let tls = server_tls(&config.tls)?;
+pub async fn run(
+    config: Config,
+    reloads: Reloads<Config>,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let certificate = Certificate::open(&config.tls)?;
     let redis = Redis::open(&config.redis).context("failed to use the setting `redis`")?;
     let auth_redis = match &config.auth_redis {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
@@ -51,22 +60,24 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let (writer, committer) = Writer::new(redis.clone(), config.ack);
     // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
     let commits = tokio::spawn(committer.run());
-    let limits = ServeLimits::of(config.connections);
+    let room = Room::of(&ServeLimits::of(config.connections));
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
     let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
     attend(&hub, &auth_redis);
 
-    let (address, is_tls) = (listeners.public.local_addr()?, tls.is_some());
+    let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
         let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown
-            .spawn("admin listener", serve(admin, None, admin_routes, limits, shutdown.clone()));
+        shutdown.spawn("admin listener", serve(admin, admin_routes, limits, shutdown.clone()));
         info!(address = %admin_address, "listening for health and metrics");
     }
     let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);
-    shutdown.spawn("listener", serve(listeners.public, tls, app, limits, shutdown.clone()));
+    let stop = shutdown.clone();
+    let serving = serve_devices(listeners.public, certificate.clone(), app, room.clone(), stop);
+    shutdown.spawn("listener", serving);
+    reload(&hub, reloads, room, certificate);
     info!(%address, tls = is_tls, "listening for devices");
     notify::ready();
     shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
@@ -86,6 +97,21 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     }
     info!("stopped");
     Ok(())
+}
+
+/// Changes at SIGHUP what can be changed.
+fn reload(hub: &Hub, reloads: Reloads<Config>, room: Room, certificate: Option<Certificate>) {
+    let live = if certificate.is_some() { &LIVE[..] } else { &LIVE[..2] };
+    let this = hub.clone();
+    let apply = move |new: &Config| {
+        if let Some(certificate) = &certificate {
+            certificate.reload(&new.tls)?;
+        }
+        room.resize(new.connections);
+        this.live.resize(new.connections_per_client);
+        Ok(())
+    };
+    hub.shutdown.spawn("settings", reloads.serve(live, apply, hub.shutdown.clone()));
 }
 
 /// Hears of news in both Redis, and looks once whether they suit.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use http::StatusCode;
@@ -16,7 +19,7 @@ use tokio::sync::oneshot;
 
 /// The connections of all clients.
 pub struct Live {
-    per_client: usize,
+    per_client: AtomicUsize,
     connections: Arc<Mutex<Connections>>,
 }
 
@@ -47,7 +50,12 @@ pub struct Ticket {
 impl Live {
     /// Nobody yet; each client may have that many at a time.
     pub fn new(per_client: usize) -> Self {
-        Self { per_client, connections: Arc::default() }
+        Self { per_client: AtomicUsize::new(per_client), connections: Arc::default() }
+    }
+
+    /// That many at a time from now on; those that are too many by that stay.
+    pub fn resize(&self, per_client: usize) {
+        self.per_client.store(per_client, Ordering::Relaxed);
     }
 
     /// A place for a waiting read, and what tells it that the session it belongs to, if it does to
@@ -146,7 +154,7 @@ impl Live {
         let mut connections = lock(&self.connections);
         let id = connections.next;
         let own = connections.clients.entry(client.clone()).or_default();
-        if own.len() >= self.per_client {
+        if own.len() >= self.per_client.load(Ordering::Relaxed) {
             let message = "this client has too many connections open";
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(Refusal::new(status, "too-many-connections", message).retry_after(5));

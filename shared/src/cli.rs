@@ -19,7 +19,7 @@ pub use self::{
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
 
 /// Where settings come from beside the environment.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct SettingsArgs {
     /// Settings file [default: the service's own in /etc/spoke, if it is there]
     #[arg(long, global = true, value_name = "FILE", display_order = 100)]

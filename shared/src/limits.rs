@@ -176,6 +176,12 @@ pub const STRANGERS_SHARE: usize = 4;
 pub const STRANGERS_MIN: usize = 16;
 /// Bytes of a request's header, and so of what a stranger's connection holds: 160 MB for all of them.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Bytes that one connection of HTTP/2, and each request of it, may send ahead of who reads them: 320 MB
+/// for all strangers, and a body of 4 MiB takes 64 round trips.
+pub const HTTP2_WINDOW_BYTES: u32 = 64 * 1024;
+/// How often the files of a certificate are looked at: soon enough for who has just renewed one, and two
+/// small files.
+pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections of one admin listener: a scraper, a person, a probe.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// WebSockets and long polls of one client at a time: the newest of its sessions and the ones it replaces.

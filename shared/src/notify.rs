@@ -12,6 +12,15 @@ pub fn ready() {
     send(NotifyState::Ready);
 }
 
+/// The service reads its settings again; `ready` ends that.
+pub fn reloading() {
+    // Both in one message, by which systemd tells this reload from one before.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send_all(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "failed to read the clock that systemd goes by"),
+    }
+}
+
 /// The service is shutting down.
 pub fn stopping() {
     send(NotifyState::Stopping);
@@ -49,15 +58,19 @@ pub async fn feed_watchdog(shutdown: Shutdown) {
 }
 
 fn send(state: NotifyState<'_>) {
+    send_all(std::slice::from_ref(&state));
+}
+
+fn send_all(states: &[NotifyState<'_>]) {
     static FAULTS: Spell = Spell::new();
-    match sd_notify::notify(false, std::slice::from_ref(&state)) {
+    match sd_notify::notify(false, states) {
         Ok(()) => {
             if let Some(count) = FAULTS.handle_good() {
                 info!(count, "systemd is notified again");
             }
         }
         Err(error) if FAULTS.handle_fault() => {
-            warn!(%error, ?state, "failed to notify systemd");
+            warn!(%error, ?states, "failed to notify systemd");
         }
         Err(_) => {}
     }

@@ -1,4 +1,4 @@
-//! The accept loop of every listener: HTTP/1.1, TLS where it is set, bounds on everything.
+//! The accept loop of every listener: HTTP/1.1, with TLS also HTTP/2, bounds on everything.
 //!
 //! axum's own server has no limit on connections, on the time a header may take, or on a TLS
 //! handshake; this one has, and it knows when the last byte came, which a WebSocket library that
@@ -6,52 +6,41 @@
 //! tracks it. What is refused here or by a service is logged here, so that nobody can fill the log.
 
 mod admin;
+mod connection;
 mod forwarded;
+mod http2;
 mod refusals;
+mod room;
 mod site;
 mod strangers;
 mod tls;
 mod urged;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use http::{HeaderValue, StatusCode, header::CONNECTION};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub use self::{
     admin::admin_router,
     forwarded::{PeerAddress, behind},
+    room::Room,
     site::Site,
     strangers::Vouched,
-    tls::server_tls,
+    tls::{Certificate, Fresh},
 };
 use self::{
+    connection::{Connection, Encrypted, Plain, Security},
     refusals::Refusals,
+    room::Seat,
     strangers::{Strangers, Visitor},
-    urged::Urged,
 };
 use crate::{
-    heard::{Heard, Listened},
     limits::{
-        CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, KEEP_ALIVE_LINGER,
-        LISTEN_BACKLOG, PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
+        CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE_LINGER, LISTEN_BACKLOG,
+        PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
     },
     shutdown::Shutdown,
 };
@@ -99,11 +88,11 @@ impl ServeLimits {
 /// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
 /// extension of every request, for whoever upgrades it to keep.
 #[derive(Clone)]
-pub struct Place(Arc<Seat>);
+pub struct Place(Arc<Taken>);
 
-struct Seat {
+struct Taken {
     visitor: Arc<Visitor>,
-    _permit: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Place {
@@ -171,18 +160,41 @@ async fn listen_on(listen: &str) -> io::Result<TcpListener> {
     Err(failure)
 }
 
-/// Serves until the shutdown begins. Requests in hand are finished within `limits.drain`, as tasks
-/// that `Shutdown::finish` waits for.
-pub async fn serve(
+/// Serves without TLS until the shutdown begins. Requests in hand are finished within `limits.drain`,
+/// as tasks that `Shutdown::finish` waits for.
+pub async fn serve(listener: TcpListener, app: Router, limits: ServeLimits, shutdown: Shutdown) {
+    let room = Room::of(&limits);
+    accept(listener, Plain, app, (limits, room), shutdown).await;
+}
+
+/// The same for devices: with TLS where there is a certificate, and in a room that may be set anew.
+/// Apart from the other, so that a program which has no need for it is without TLS and HTTP/2.
+pub async fn serve_devices(
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    certificate: Option<Certificate>,
     app: Router,
-    limits: ServeLimits,
+    room: Room,
     shutdown: Shutdown,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let strangers = Strangers::new(limits.strangers);
-    let acceptor = tls.map(TlsAcceptor::from);
+    let limits = (ServeLimits::default(), room);
+    match certificate {
+        Some(certificate) => {
+            shutdown.spawn("certificate", certificate.clone().watch(shutdown.clone()));
+            let security = Encrypted(TlsAcceptor::from(certificate.config()));
+            accept(listener, security, app, limits, shutdown).await;
+        }
+        None => accept(listener, Plain, app, limits, shutdown).await,
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    security: impl Security,
+    app: Router,
+    (limits, room): (ServeLimits, Room),
+    shutdown: Shutdown,
+) {
+    let strangers = Strangers::new(room.strangers());
     let refusals = Arc::new(Refusals::default());
     shutdown.spawn("refusals", refusals.clone().sum_up(shutdown.clone()));
     let mut trouble = Trouble::default();
@@ -201,110 +213,26 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = places.clone().try_acquire_owned() else {
+        let Some(seat) = room.take() else {
             trouble.begin("too many connections: new ones are closed at once", "");
             continue;
         };
         // At the very edge of the limit it would come and go with each connection.
-        if places.available_permits() >= limits.connections / 16 {
+        if room.left() >= room.most() / 16 {
             trouble.end();
         }
+        strangers.resize(room.strangers());
         let (visitor, crowded) = strangers.arrive(address.ip().into());
         if let Some(site) = crowded {
             refusals.handle_crowd(site);
         }
-        let place = Place(Arc::new(Seat { visitor, _permit: permit }));
+        let place = Place(Arc::new(Taken { visitor, _seat: seat }));
         let (app, stop, refusals) = (app.clone(), shutdown.clone(), refusals.clone());
         let connection = Connection { address, place, app, limits, refusals, shutdown: stop };
-        shutdown.spawn_one("connection", address, connection.serve(stream, acceptor.clone()));
+        shutdown.spawn_one("connection", address, connection.serve(stream, security.clone()));
         // Those who are in come first: where many arrive at once, the rest waits at the door and not as
         // strangers who have to make room for each other.
         tokio::task::yield_now().await;
-    }
-}
-
-struct Connection {
-    address: SocketAddr,
-    place: Place,
-    app: Router,
-    limits: ServeLimits,
-    refusals: Arc<Refusals>,
-    shutdown: Shutdown,
-}
-
-impl Connection {
-    /// Until it ends, is upgraded, or has to make room.
-    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
-        let (visitor, address) = (self.place.0.visitor.clone(), self.address);
-        tokio::select! {
-            () = self.serve_stream(stream, acceptor) => {}
-            () = visitor.has_to_go() => debug!(%address, "closed to make room"),
-        }
-    }
-
-    async fn serve_stream(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
-        // Small frames that wait for nobody: latency is ours to keep.
-        let _ = stream.set_nodelay(true);
-        let heard = Heard::new(Instant::now());
-        let stream = Listened::new(Urged::new(stream, self.limits.write_stall), heard.clone());
-        let Some(acceptor) = acceptor else {
-            return self.serve_http(stream, heard).await;
-        };
-        match tokio::time::timeout(self.limits.tls_handshake, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream, heard).await,
-            Ok(Err(error)) => debug!(address = %self.address, %error, "TLS handshake failed"),
-            Err(_) => debug!(address = %self.address, "TLS handshake took too long"),
-        }
-    }
-
-    async fn serve_http<S>(self, stream: S, heard: Heard)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Self { address, place, app, limits, refusals, shutdown } = self;
-        let stops = shutdown.clone();
-        let service = service_fn(move |request: http::Request<Incoming>| {
-            let mut request = request.map(axum::body::Body::new);
-            let extensions = request.extensions_mut();
-            extensions.insert(PeerAddress::from(address));
-            extensions.insert(heard.clone());
-            extensions.insert(place.clone());
-            let answering = app.clone().oneshot(request);
-            let (refusals, stops) = (refusals.clone(), stops.clone());
-            async move {
-                let mut response = answering.await?;
-                let client = response.extensions().get().copied();
-                let client: PeerAddress = client.unwrap_or(address.into());
-                refusals.handle_answer(client.site(), &response);
-                if stops.is_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(CONNECTION, close);
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_read)
-            .max_buf_size(HEADER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => Ok(result),
-            () = shutdown.begun() => {
-                match tokio::time::timeout(limits.linger, connection.as_mut()).await {
-                    Ok(result) => Ok(result),
-                    Err(_) => {
-                        connection.as_mut().graceful_shutdown();
-                        tokio::time::timeout(limits.drain, connection).await
-                    }
-                }
-            }
-        };
-        if let Ok(Err(error)) = result {
-            debug!(%address, %error, "connection ended with an error");
-        }
     }
 }
 

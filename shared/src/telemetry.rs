@@ -9,29 +9,35 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
+    sync::OnceLock,
 };
 
 use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
+    Registry,
     filter::Targets,
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
 use crate::config::{ConfigError, LogFormat, LogSettings};
+
+/// By which the level of this process is changed.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Logs for the rest of the process. A second call changes nothing.
 ///
 /// # Errors
 /// `ConfigError` naming `log.level` when it is none.
 pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
-    let filter = filter(&log.level)?;
+    let (filter, level) = reload::Layer::new(filter(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
     let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let lines = Lines { is_journal: is_journal() };
     // A subscriber that is there already is a test's or an embedding program's, and stays.
-    let _ = match log.format.unwrap_or(by_place) {
+    let begun = match log.format.unwrap_or(by_place) {
         LogFormat::Text => {
             let ansi = io::stderr().is_terminal();
             registry.with(fmt::layer().with_writer(lines).with_ansi(ansi)).try_init()
@@ -41,7 +47,25 @@ pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
             registry.with(json.with_writer(lines)).try_init()
         }
     };
+    if begun.is_ok() {
+        let _ = LEVEL.set(level);
+    }
     Ok(())
+}
+
+/// Logs at this level from now on.
+///
+/// # Errors
+/// `ConfigError` naming `log.level` when it is none.
+pub fn set_level(level: &str) -> Result<(), ConfigError> {
+    let filter = filter(level)?;
+    match LEVEL.get() {
+        Some(handle) => handle.reload(filter).map_err(|error| {
+            ConfigError::bad("log.level", format!("it cannot be changed ({error}); restart"))
+        }),
+        // The log is not ours.
+        None => Ok(()),
+    }
 }
 
 /// Whether standard error leads to the journal: systemd says which file that is (systemd.exec(5)).

@@ -1,8 +1,8 @@
-//! A certificate authority of the test's own, and a certificate for the loopback.
+//! A certificate authority of the test's own, and certificates of it.
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use crate::process::write_secret;
 
@@ -11,36 +11,86 @@ use crate::process::write_secret;
 pub struct Certificates {
     /// The authority, for those who are to trust it.
     pub ca_file: PathBuf,
-    /// The certificate of `127.0.0.1`.
+    /// The certificate.
     pub cert_file: PathBuf,
     /// Its key.
     pub key_file: PathBuf,
 }
 
+/// Signs certificates into a folder.
+pub struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// When a certificate is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Valid {
+    /// Today.
+    Now,
+    /// Until the end of the year 2020.
+    Before,
+    /// From the year 2090 on.
+    Later,
+}
+
+const CAN: &str = "a certificate can be made";
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Panics
+    /// When its file cannot be written.
+    pub fn make(folder: &Path) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect(CAN);
+        let name = format!("authority {:08x}", rand::random::<u32>());
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect(CAN);
+        let root = params.self_signed(&key).expect(CAN);
+        write_secret(&folder.join("ca.pem"), &root.pem());
+        Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
+    }
+
+    /// Makes a certificate for these names; the last one made is what is in the files.
+    ///
+    /// # Panics
+    /// When a name is none, or a file cannot be written.
+    pub fn issue(&self, names: &[&str], valid: Valid) -> Certificates {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).expect(CAN);
+        match valid {
+            Valid::Now => {}
+            Valid::Before => params.not_after = date_time_ymd(2020, 12, 31),
+            Valid::Later => params.not_before = date_time_ymd(2090, 1, 1),
+        }
+        let key = KeyPair::generate().expect(CAN);
+        let leaf = params.signed_by(&key, &self.issuer).expect(CAN);
+        let file = |name: &str| self.folder.join(name);
+        let (ca_file, cert_file, key_file) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+        write_secret(&cert_file, &leaf.pem());
+        write_secret(&key_file, &key.serialize_pem());
+        Certificates { ca_file, cert_file, key_file }
+    }
+}
+
 impl Certificates {
-    /// Makes new ones in a folder.
+    /// An authority and a certificate of it for the loopback, in a folder.
     ///
     /// # Panics
     /// When they cannot be made or written.
     pub fn make(folder: &Path) -> Self {
-        let mut authority = CertificateParams::new(Vec::new()).expect("no names are good names");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate().expect("a key can be made");
-        let root = authority.self_signed(&authority_key).expect("a root signs itself");
-        let issuer = Issuer::new(authority, authority_key);
-        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let leaf = CertificateParams::new(names).expect("these are good names");
-        let leaf_key = KeyPair::generate().expect("a key can be made");
-        let leaf = leaf.signed_by(&leaf_key, &issuer).expect("the authority signs");
-        let write = |name: &str, pem: String| {
-            let path = folder.join(name);
-            write_secret(&path, &pem);
-            path
-        };
-        Self {
-            ca_file: write("ca.pem", root.pem()),
-            cert_file: write("cert.pem", leaf.pem()),
-            key_file: write("key.pem", leaf_key.serialize_pem()),
-        }
+        Authority::make(folder).issue(&["127.0.0.1", "localhost"], Valid::Now)
+    }
+
+    /// The settings of a service that shows this certificate.
+    pub fn settings(&self) -> [(&'static str, String); 2] {
+        let path = |path: &Path| path.display().to_string();
+        [("tls.cert_file", path(&self.cert_file)), ("tls.key_file", path(&self.key_file))]
+    }
+
+    /// The authority's file, as a setting.
+    pub fn ca(&self) -> String {
+        self.ca_file.display().to_string()
     }
 }

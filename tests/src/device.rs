@@ -209,6 +209,20 @@ impl Device {
         run(&binaries::path_of("spoke-agent"), &start).await
     }
 
+    /// Starts a command of `spoke-agent` with the settings of this device.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn begin(&self, arguments: &[&str]) -> Process {
+        let mut start = self.start.clone();
+        start.arguments = arguments.iter().map(ToString::to_string).collect();
+        Process::start(
+            &binaries::path_of("spoke-agent"),
+            &start,
+            &self.folder().join("command.log"),
+        )
+    }
+
     /// What its in stream holds.
     ///
     /// # Panics

@@ -131,6 +131,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGHUP: it reads its settings again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGINT, as of Ctrl-C, without waiting.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);

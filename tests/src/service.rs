@@ -89,6 +89,29 @@ impl Service {
         Self { kind, start, log, process, address, admin }
     }
 
+    /// Starts one whose settings are all in this file, but for its ports and its Redis, with further
+    /// variables in its environment.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_from(
+        environment: Vec<(String, String)>,
+        kind: Kind,
+        redis: &str,
+        file: &Path,
+    ) -> Self {
+        let path = file.display().to_string();
+        let mut start = Start { environment, ..Start::with(&["serve", "--config", &path]) };
+        for (key, value) in
+            [("listen", "127.0.0.1:0"), ("admin_listen", "127.0.0.1:0"), ("redis", redis)]
+        {
+            start = start.variable(&kind.variable(key), value);
+        }
+        let log = file.with_extension("log");
+        let (process, address, admin) = launch(kind, &start, &log).await;
+        Self { kind, start, log, process, address, admin }
+    }
+
     /// Where devices come to.
     pub fn address(&self) -> SocketAddr {
         self.address

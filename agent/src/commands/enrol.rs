@@ -1,9 +1,10 @@
 //! `spoke-agent enrol`: writes the settings and registers this device at once.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf, absolute},
-};
+mod answer;
+mod ask;
+mod look;
+
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
@@ -13,35 +14,31 @@ use spoke_shared::{
     config::{RedisUrl, ServiceUrl, Sources, load, read_secret},
 };
 
+use self::{
+    answer::DEFAULT_PATH,
+    ask::{Question, given_or_asked, person},
+};
 use super::settings_file;
 use crate::{
     access::{Access, OneTimeSource},
-    config::{Account, Config},
+    config::Config,
     enrolment::{Step, Wait},
+    passcode::OneTimeSecret,
     tls,
 };
-
-/// Said where the settings hold a password.
-const PRIVATE: &str = "
-The settings hold a Redis password, so only their owner and group can read them: the service's user has
-to be one of these (chgrp spoke-agent …).
-";
-
-/// Where settings are kept unless `--config` says otherwise.
-const DEFAULT_PATH: &str = "/etc/spoke/agent.toml";
 
 #[derive(Debug, clap::Args)]
 #[expect(missing_docs, reason = "the texts are for --help")]
 pub struct Args {
     /// The name that this device was provisioned with
     #[arg(long, value_name = "NAME")]
-    client: ClientId,
+    client: Option<ClientId>,
     /// The auth service, such as `https://auth.example.com`
     #[arg(long, value_name = "URL")]
-    auth: ServiceUrl,
+    auth: Option<ServiceUrl>,
     /// The hub, such as `https://hub.example.com`
     #[arg(long, value_name = "URL")]
-    hub: ServiceUrl,
+    hub: Option<ServiceUrl>,
     /// The one-time secret that `spoke-auth provision` printed
     #[arg(long, value_name = "SECRET", conflicts_with = "otp_secret_file")]
     otp_secret: Option<String>,
@@ -63,14 +60,24 @@ pub struct Args {
     /// Replace the settings of another client, or settings that cannot be read
     #[arg(long)]
     force: bool,
+    /// Do not start the service
+    #[arg(long)]
+    no_start: bool,
+}
+
+/// Who this device is and where it belongs: given, or asked for.
+struct Who {
+    client: ClientId,
+    auth: ServiceUrl,
+    hub: ServiceUrl,
 }
 
 pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let path = given.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-    let mut flags = args.flags()?;
+    let (who, one_time) = args.complete(path)?;
+    let mut flags = args.flags(&who)?;
     flags.extend(given.settings);
-    let one_time = args.one_time()?;
-    let is_kept = is_kept(path, &args)?;
+    let is_kept = is_kept(path, &who, &args)?;
     let base = if is_kept { path } else { Path::new("/dev/null") };
     let written = settings_file::read(base, flags.clone())?;
     let environment = std::env::vars().collect();
@@ -78,6 +85,9 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let account = config.validate()?;
     let tls = tls::client_config(&account, &config.ca_file)
         .map_err(tls::TrustError::into_config_error)?;
+    for line in look::redis(&config).await? {
+        eprintln!("redis  {line}");
+    }
     let one_time = one_time.unwrap_or_else(|| OneTimeSource::of(&config));
     let mut access = Access::open(&account, &config.state_dir, one_time, &tls)?;
     let is_unchanged = is_kept
@@ -88,16 +98,58 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     }
     let before = if access.is_registered() { "was already" } else { "is now" };
     register(&mut access, path).await?;
-    Ok(print(&answer(&account, &config, path, before))?)
+    eprintln!("auth   ok    {} knows this device", account.auth);
+    let (token, _) = access.token().context("auth gave no token")?;
+    look::hub(&account.hub, &tls, &token).await.context(
+        "registered, and the settings are written, but the hub cannot be used; run the same command \
+         again when this is mended",
+    )?;
+    eprintln!("hub    ok    {} lets this device in\n", account.hub);
+    // The agent takes the state directory.
+    drop(access);
+    let started = match args.no_start {
+        true => answer::by_hand(path),
+        false => answer::start(path).await,
+    };
+    Ok(print(&answer::text(&account, &config, path, (before, started)))?)
 }
 
 impl Args {
+    /// What the settings that are there, the command line and a person say, in this order of weight from
+    /// the least.
+    fn complete(&self, path: &Path) -> anyhow::Result<(Who, Option<OneTimeSource>)> {
+        let before = settings_file::read(path, Vec::new()).unwrap_or_default();
+        let one_time = self.one_time()?;
+        // Standard input is one or the other.
+        let is_input = self.otp_secret_file.as_deref() == Some(Path::new("-"));
+        let mut person = if is_input { None } else { person() };
+        let client =
+            Question { option: "--client", what: "the name that this device was provisioned with" };
+        let client = given_or_asked(self.client.clone().or(before.client), &mut person, client)?;
+        let auth = Question { option: "--auth", what: "the auth service (https://…)" };
+        let auth = given_or_asked(self.auth.clone().or(before.auth), &mut person, auth)?;
+        let hub = Question { option: "--hub", what: "the hub (https://…)" };
+        let hub = given_or_asked(self.hub.clone().or(before.hub), &mut person, hub)?;
+        let secret = Question {
+            option: "--otp-secret",
+            what: "the one-time secret that `spoke-auth provision` printed",
+        };
+        let one_time = match one_time {
+            None if before.otp_secret_file.as_os_str().is_empty() && person.is_some() => {
+                let secret = given_or_asked::<OneTimeSecret, _, _>(None, &mut person, secret)?;
+                Some(OneTimeSource::Given(secret))
+            }
+            one_time => one_time,
+        };
+        Ok((Who { client, auth, hub }, one_time))
+    }
+
     /// As settings over the file.
-    fn flags(&self) -> anyhow::Result<Vec<(String, String)>> {
+    fn flags(&self, who: &Who) -> anyhow::Result<Vec<(String, String)>> {
         let mut flags = vec![
-            ("client", self.client.to_string()),
-            ("auth", self.auth.to_string()),
-            ("hub", self.hub.to_string()),
+            ("client", who.client.to_string()),
+            ("auth", who.auth.to_string()),
+            ("hub", who.hub.to_string()),
         ];
         let full = |path: &Path| {
             let path = absolute(path).context("failed to make out the working directory")?;
@@ -134,17 +186,17 @@ impl Args {
 }
 
 /// Whether the settings that are there already are built upon.
-fn is_kept(path: &Path, args: &Args) -> anyhow::Result<bool> {
+fn is_kept(path: &Path, who: &Who, args: &Args) -> anyhow::Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
     let place = path.display();
     match settings_file::read(path, Vec::new()) {
-        Ok(Config { client: Some(other), .. }) if other != args.client && !args.force => bail!(
+        Ok(Config { client: Some(other), .. }) if other != who.client && !args.force => bail!(
             "{place} holds the settings of another client, {other}; --force replaces them, --config \
              writes elsewhere"
         ),
-        Ok(Config { client: Some(other), .. }) => Ok(other == args.client),
+        Ok(Config { client: Some(other), .. }) => Ok(other == who.client),
         Ok(_) => Ok(true),
         Err(_) if args.force => Ok(false),
         Err(error) => {
@@ -173,46 +225,4 @@ async fn register(access: &mut Access, path: &Path) -> anyhow::Result<()> {
             ),
         }
     }
-}
-
-fn answer(account: &Account, config: &Config, path: &Path, registered: &str) -> String {
-    let Account { client, auth, hub } = account;
-    let keys = config.keys();
-    let redis = match config.redis.as_str() == Config::default().redis.as_str() {
-        true => "redis-cli".to_owned(),
-        false => format!("redis-cli -u {}", config.redis),
-    };
-    let option = match path == Path::new(DEFAULT_PATH) {
-        true => String::new(),
-        false => format!(" --config {}", path.display()),
-    };
-    let start = match option.as_str() {
-        "" => "systemctl enable --now spoke-agent".to_owned(),
-        option => format!("spoke-agent run{option}"),
-    };
-    let mut text = String::new();
-    let _ = write!(
-        text,
-        "{client} {registered} registered at {auth}.
-
-  hub        {hub}
-  settings   {settings}
-  identity   {identity} (its file `secret` is this device: keep it)
-
-start with:
-  {start}
-publish with:
-  {redis} XADD {out} MAXLEN '~' 10000 '*' topic test payload '{{\"type\":\"hello-hub\"}}'
-receive with:
-  {redis} XREAD BLOCK 0 STREAMS {inbound} '$'
-look after it with:
-  spoke-agent status{option}
-{private}",
-        settings = path.display(),
-        identity = config.state_dir.display(),
-        out = keys.out(),
-        inbound = keys.inbound(),
-        private = if settings_file::is_private(config) { PRIVATE } else { "" },
-    );
-    text
 }

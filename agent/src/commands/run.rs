@@ -1,11 +1,16 @@
 //! `spoke-agent run`: the daemon.
 
 use anyhow::Context;
-use spoke_shared::{serve::bind, shutdown::Shutdown, telemetry};
+use spoke_shared::{
+    config::ConfigError, reload::Reloads, serve::bind, shutdown::Shutdown, telemetry,
+};
 
 use crate::{Listeners, config::Config, tls};
 
-pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+pub(super) async fn run(
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> anyhow::Result<()> {
+    let config = read()?;
     telemetry::init(&config.log)?;
     let account = config.validate()?;
     // Before anything is bound: a CA that cannot be used is a bad setting.
@@ -15,5 +20,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         listen => Some(bind(listen).await.context("failed to open admin_listen")?),
     };
     let shutdown = Shutdown::on_signals().context("failed to listen for signals")?;
-    crate::run(config, Listeners { admin }, shutdown).await
+    let reloads = Reloads::on_sighup(&config, read).context("failed to listen for signals")?;
+    crate::run(config, reloads, Listeners { admin }, shutdown).await
 }

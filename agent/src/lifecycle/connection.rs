@@ -19,6 +19,7 @@ use spoke_shared::{
         sender::Sender,
         session::{Heartbeat, Session},
     },
+    trust::explain,
     wire::frame::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
 };
 use tracing::{Instrument, info, info_span, warn};
@@ -198,7 +199,12 @@ const STOPS: &str = "this agent stops";
 
 /// HELLO and WELCOME; anything else is the end.
 async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Ending> {
-    let broken = |error: TransportError| Ending::new(Cause::Broken, chain(&error));
+    let broken = |error: TransportError| match explain(&error) {
+        Some(why) => {
+            Ending::new(Cause::Untrusted, format!("failed to set up TLS with the hub: {why}"))
+        }
+        None => Ending::new(Cause::Broken, chain(&error)),
+    };
     line.outbox.send(Frame::Hello(Box::new(hello))).await.map_err(broken)?;
     match line.frames.next().await {
         Some(Ok(Frame::Welcome(welcome))) if welcome.major == MAJOR => Ok(*welcome),

@@ -1,8 +1,11 @@
-//! `spoke-auth provision C`
+//! `spoke-auth provision C`, or of a whole list.
+
+mod bulk;
 
 use std::{
     fmt::Write,
     io::{self, IsTerminal},
+    path::PathBuf,
 };
 
 use anyhow::Context;
@@ -17,17 +20,26 @@ use crate::{config::Config, passcode::OtpSecret, store::Provisioning, valid_for:
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The client's name: letters, digits and . _ - (64 at most)
-    client: ClientId,
+    #[arg(required_unless_present = "from")]
+    client: Option<ClientId>,
+    /// A list of clients instead, one a line; behind a comma how long that one may register. Those that
+    /// an earlier run has made are passed over
+    #[arg(long, value_name = "CSV", conflicts_with_all = ["client", "json"], requires = "out")]
+    from: Option<PathBuf>,
+    /// With --from: where each client gets a folder with `agent.toml` and `otp-secret`, the two files of
+    /// /etc/spoke on its device
+    #[arg(long, value_name = "DIRECTORY", requires = "from")]
+    out: Option<PathBuf>,
     /// How long it may register, such as 12h or 7d [default: the setting register_valid]
     #[arg(long, value_name = "TIME")]
     valid: Option<ValidFor>,
     /// A known client too: what it had is void and its sessions end
     #[arg(long)]
     again: bool,
-    /// Where devices reach auth, for the line to paste
+    /// Where devices reach auth, for the line to paste [default: the setting auth_url]
     #[arg(long, value_name = "URL")]
     auth_url: Option<ServiceUrl>,
-    /// Where devices reach the hub, for the line to paste
+    /// Where devices reach the hub, for the line to paste [default: the setting hub_url]
     #[arg(long, value_name = "URL")]
     hub_url: Option<ServiceUrl>,
     /// For programs: an object
@@ -43,13 +55,22 @@ struct Provisioned {
     sessions_ended: u64,
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
-    let client = &args.client;
+pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
+    args.auth_url = args.auth_url.or(config.auth_url.clone());
+    args.hub_url = args.hub_url.or(config.hub_url.clone());
+    match (args.client.clone(), &args.from, &args.out) {
+        (Some(client), ..) => one(config, client, args).await,
+        (None, Some(from), Some(out)) => bulk::run(config, &args, from, out).await,
+        (None, ..) => unreachable!("clap asks for one or the other"),
+    }
+}
+
+async fn one(config: &Config, client: ClientId, args: Args) -> anyhow::Result<()> {
     let deadline_ms = args.valid.unwrap_or(config.register_valid).deadline_ms(now_ms()?);
     let provisioning = if args.again { Provisioning::Again } else { Provisioning::New };
     let otp_secret = OtpSecret::generate().context("failed to make a secret")?;
     let ended = super::store(config)?
-        .provision(client, &otp_secret.to_base32(), deadline_ms, provisioning)
+        .provision(&client, &otp_secret.to_base32(), deadline_ms, provisioning)
         .await?;
     let sessions_ended = ended.with_context(|| {
         format!(
@@ -57,7 +78,6 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
              makes it a new OTP secret, voids what it had and ends its sessions"
         )
     })?;
-    let client = client.clone();
     let made = Provisioned { client, otp_secret, deadline_ms, sessions_ended };
     let text = if args.json { as_json(&made, &args)? } else { as_text(&made, &args)? };
     Ok(spoke_shared::cli::print(&text)?)
@@ -86,7 +106,9 @@ fn as_text(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
     writeln!(text, "otpauth URL  {}\n\n{}", url.expose_secret(), qr_code(url.expose_secret())?)?;
     writeln!(text, "\non the device:\n\n  {}\n", enrol_line(made, args))?;
     if args.auth_url.is_none() || args.hub_url.is_none() {
-        writeln!(text, "with your own addresses (--auth-url and --hub-url put them in here)")?;
+        let how =
+            "the settings auth_url and hub_url, or --auth-url and --hub-url, put them in here";
+        writeln!(text, "with your own addresses ({how})")?;
     }
     Ok(text)
 }

@@ -1,16 +1,22 @@
 //! `spoke-auth serve`
 
 use spoke_shared::{
-    serve::{Listeners, server_tls},
+    config::ConfigError,
+    reload::Reloads,
+    serve::{Certificate, Listeners},
     shutdown::Shutdown,
 };
 
 use crate::config::Config;
 
-pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+pub(super) async fn run(
+    config: Config,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> anyhow::Result<()> {
     // Here rather than with the other settings: who only lists clients may not read the key.
-    server_tls(&config.tls)?;
+    Certificate::open(&config.tls)?;
     let shutdown = Shutdown::on_signals()?;
+    let reloads = Reloads::on_sighup(&config, read)?;
     let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
-    crate::run(config, listeners, shutdown).await
+    crate::run(config, reloads, listeners, shutdown).await
 }

@@ -51,16 +51,22 @@ async fn log_in(
     secret: Option<DeviceSecret>,
 ) -> Result<Option<SessionToken>, Refusal> {
     let record = service.answered(service.store.client(client).await)?.unwrap_or_default();
-    let is_right = service.pool.is_behind(secret, record.secret_hash.clone()).await;
-    let is_right = service.hashed(is_right)? && !record.is_disabled;
-    let Some(secret_hash) = record.secret_hash.filter(|_| is_right) else { return Ok(None) };
+    let mut right = None;
+    for hash in record.hashes_for(secret.as_ref()) {
+        let is_behind = service.pool.is_behind(secret.clone(), hash.clone()).await;
+        if service.hashed(is_behind)? {
+            right = hash;
+            break;
+        }
+    }
+    let Some(secret_hash) = right.filter(|_| !record.is_disabled) else { return Ok(None) };
     let token = SessionToken::generate().map_err(Service::no_randomness)?;
     let is_open = service.answered(service.store.log_in(client, &secret_hash, &token).await)?;
     Ok(is_open.then_some(token))
 }
 
 /// The one answer, whatever the cause.
-fn refused() -> Refusal {
+pub(super) fn refused() -> Refusal {
     let message = "login refused: the client is unknown or revoked, or the secret is wrong";
     Refusal::new(StatusCode::UNAUTHORIZED, "refused", message)
 }

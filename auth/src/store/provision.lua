@@ -7,6 +7,7 @@
 if ARGV[3] ~= 'again' and redis.call('EXISTS', KEYS[1]) == 1 then
   return -1
 end
-redis.call('HDEL', KEYS[1], 'secret', 'registeredAt', 'disabled', 'otpStep', 'regWindow')
+redis.call('HDEL', KEYS[1], 'secret', 'registeredAt', 'disabled', 'otpStep', 'regWindow',
+  'nextSecret', 'nextTag')
 redis.call('HSET', KEYS[1], 'otpSecret', ARGV[1], 'regDeadline', ARGV[2])
 return end_sessions(KEYS[2])

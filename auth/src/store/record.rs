@@ -3,6 +3,8 @@
 use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
 
+use crate::secret::DeviceSecret;
+
 /// The fields of a client. Fields of the wrong form count as absent, so the client is refused.
 #[derive(Debug, Clone, Default)]
 pub struct ClientRecord {
@@ -12,6 +14,10 @@ pub struct ClientRecord {
     pub reg_deadline_ms: Option<u64>,
     /// The bcrypt hash of the device's own secret, once registered.
     pub secret_hash: Option<SecretString>,
+    /// The one that it wants to have next, until it has logged in with it.
+    pub next_hash: Option<SecretString>,
+    /// By which that one is told from the present one.
+    pub next_tag: Option<String>,
     /// When it registered, ms since 1970.
     pub registered_at_ms: Option<u64>,
     /// Whether an operator has shut it out.
@@ -48,8 +54,29 @@ pub enum Standing {
 
 impl ClientRecord {
     /// The fields in the order that `from_redis_value` takes them in.
-    pub(super) const FIELDS: [&'static str; 7] =
-        ["otpSecret", "regDeadline", "secret", "registeredAt", "disabled", "otpStep", "regWindow"];
+    pub(super) const FIELDS: [&'static str; 9] = [
+        "otpSecret",
+        "regDeadline",
+        "secret",
+        "registeredAt",
+        "disabled",
+        "otpStep",
+        "regWindow",
+        "nextSecret",
+        "nextTag",
+    ];
+
+    /// The hashes to compare a secret with, one after the other. It is one, be it the present or the next
+    /// one, be there any or not, so that the time tells nothing; but for one secret in 65,536.
+    pub fn hashes_for(&self, secret: Option<&DeviceSecret>) -> Vec<Option<SecretString>> {
+        let present = self.secret_hash.clone();
+        match (&self.next_hash, secret.map(DeviceSecret::tag)) {
+            (Some(next), tag @ Some(_)) if tag == self.next_tag => {
+                vec![Some(next.clone()), present]
+            }
+            _ => vec![present],
+        }
+    }
 
     /// Where this client stands at `now_ms`.
     pub fn standing(&self, now_ms: u64) -> Standing {
@@ -68,15 +95,8 @@ impl ClientRecord {
 impl FromRedisValue for ClientRecord {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         type Text = Option<String>;
-        let (otp_secret, deadline, hash, registered_at, disabled, step, window): (
-            Text,
-            Text,
-            Text,
-            Text,
-            Text,
-            Text,
-            Text,
-        ) = FromRedisValue::from_redis_value(value)?;
+        let [otp_secret, deadline, hash, registered_at, disabled, step, window, next, next_tag]: [Text; 9] =
+            FromRedisValue::from_redis_value(value)?;
         let number = |text: Text| text.and_then(|text| text.parse().ok());
         Ok(Self {
             otp_secret: otp_secret.map(SecretString::from),
@@ -86,20 +106,51 @@ impl FromRedisValue for ClientRecord {
             is_disabled: disabled.is_some_and(|text| !text.is_empty() && text != "0"),
             otp_step: number(step),
             reg_window_ms: number(window),
+            next_hash: next.map(SecretString::from),
+            next_tag,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     fn record(fields: [Option<&str>; 7]) -> ClientRecord {
+        let fields: Vec<_> = fields.into_iter().chain([None, None]).collect();
         let value = |text: Option<&str>| match text {
             Some(text) => Value::BulkString(text.into()),
             None => Value::Nil,
         };
-        ClientRecord::from_redis_value(Value::Array(fields.map(value).into())).unwrap()
+        ClientRecord::from_redis_value(Value::Array(fields.into_iter().map(value).collect()))
+            .unwrap()
+    }
+
+    #[test]
+    fn one_hash_is_compared_with_and_the_next_one_only_for_the_secret_it_is_of() {
+        let secret = |text: &str| DeviceSecret::new(text.into()).unwrap();
+        let next = secret("the-secret-it-wants-to-have-next");
+        let record = ClientRecord {
+            secret_hash: Some("present".into()),
+            next_hash: Some("next".into()),
+            next_tag: Some(next.tag()),
+            ..ClientRecord::default()
+        };
+        let first = |record: &ClientRecord, secret: Option<&DeviceSecret>| {
+            let hashes = record.hashes_for(secret);
+            let first = hashes[0].as_ref().map(|hash| hash.expose_secret().to_owned());
+            (first, hashes.len())
+        };
+        let present = Some("present".to_owned());
+        let other = secret("the-secret-that-it-has-today-and");
+        assert_eq!(first(&record, Some(&next)), (Some("next".to_owned()), 2));
+        assert_eq!(first(&record, Some(&other)), (present.clone(), 1));
+        assert_eq!(first(&record, None), (present.clone(), 1));
+        assert_eq!(first(&ClientRecord::default(), Some(&next)), (None, 1));
+        let settled = ClientRecord { next_hash: None, next_tag: None, ..record };
+        assert_eq!(first(&settled, Some(&next)), (present, 1));
     }
 
     #[test]

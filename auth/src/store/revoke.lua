@@ -6,5 +6,6 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   return -1
 end
 redis.call('HSET', KEYS[1], 'disabled', '1')
-redis.call('HDEL', KEYS[1], 'secret', 'regDeadline', 'regWindow')
+redis.call('HDEL', KEYS[1], 'secret', 'regDeadline', 'regWindow', 'nextSecret',
+  'nextTag')
 return end_sessions(KEYS[2])

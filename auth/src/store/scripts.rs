@@ -12,6 +12,7 @@ macro_rules! script {
 
 pub(super) static REGISTER: LazyLock<Script> = script!("register.lua");
 pub(super) static LOGIN: LazyLock<Script> = script!("login.lua");
+pub(super) static ROTATE: LazyLock<Script> = script!("rotate.lua");
 pub(super) static REFRESH: LazyLock<Script> = script!("refresh.lua");
 pub(super) static LOGOUT: LazyLock<Script> = script!("logout.lua");
 pub(super) static PROVISION: LazyLock<Script> = script!("provision.lua");

@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::print;
 use crate::{
     config::TlsSettings,
-    serve::server_tls,
+    serve::Certificate,
     store::{
         Redis,
         soundness::{Finding, look},
@@ -162,7 +162,7 @@ pub fn of_secret_file(setting: &'static str, path: &Path) -> Checked {
 
 /// Whether certificate and key are there and go together, and the key is nobody else's.
 pub fn of_tls(tls: &TlsSettings) -> Vec<Checked> {
-    match server_tls(tls) {
+    match Certificate::open(tls) {
         Ok(None) => vec![Checked::ok("tls", "none here; devices need it in front")],
         Ok(Some(_)) => vec![
             Checked::ok("tls.cert_file", format!("{} can be used", tls.cert_file.display())),

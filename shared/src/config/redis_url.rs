@@ -1,16 +1,25 @@
 //! `RedisUrl`: where a Redis is, and the password for it, which only `as_str` gives out.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use redis::IntoConnectionInfo;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password.
+use super::ConfigError;
+
+/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. `rediss://…?ca_file=PATH`
+/// pins a CA instead of the system's roots.
 #[derive(Clone)]
 pub struct RedisUrl {
     url: SecretString,
     redacted: String,
+    ca_file: Option<PathBuf>,
 }
 
 /// The text is no such URL. It is not repeated, since it may hold a password.
@@ -29,6 +38,34 @@ impl RedisUrl {
     /// The URL as it was given, password and all: for the one who connects.
     pub fn as_str(&self) -> &str {
         self.url.expose_secret()
+    }
+
+    /// The CA that alone is trusted, in PEM; none where the system's roots are.
+    ///
+    /// # Errors
+    /// What the file system says, or that the file holds no certificate.
+    pub fn read_ca(&self) -> io::Result<Option<Vec<u8>>> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        let pem = fs::read(path)?;
+        let bad = |problem| io::Error::new(io::ErrorKind::InvalidData, problem);
+        let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+        match certificates {
+            Ok(found) if !found.is_empty() => Ok(Some(pem)),
+            Ok(_) => Err(bad("it holds no certificate".to_owned())),
+            Err(error) => Err(bad(error.to_string())),
+        }
+    }
+
+    /// Checks what its text alone does not tell.
+    ///
+    /// # Errors
+    /// `ConfigError` for the setting `key`, which names the CA's file that cannot be used.
+    pub fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        let path = self.ca_file.as_deref().unwrap_or(Path::new("")).display();
+        self.read_ca().map(|_| ()).map_err(|error| {
+            let mend = "give a CA in PEM form that this user may read";
+            ConfigError::bad(key, format!("its ca_file {path} cannot be used: {error}; {mend}"))
+        })
     }
 }
 
@@ -62,12 +99,16 @@ impl FromStr for RedisUrl {
             return Err(bad("it cannot have a password"));
         }
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let ca_file = pairs.iter().find(|(name, _)| name == "ca_file").map(|(_, path)| path.into());
+        if ca_file.is_some() && url.scheme() != "rediss" {
+            return Err(bad("ca_file goes with rediss:// only"));
+        }
         if pairs.iter().any(|(name, _)| name == "pass") {
             let shown =
                 |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
             url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(shown));
         }
-        Ok(Self { url: text.into(), redacted: url.into() })
+        Ok(Self { url: text.into(), redacted: url.into(), ca_file })
     }
 }
 
@@ -106,6 +147,7 @@ mod tests {
             "redis://localhost",
             "redis://:secret@10.0.0.1:7000/3",
             "rediss://user:p%23w@redis.example.com",
+            "rediss://redis.example.com:6380/2?ca_file=/etc/spoke/redis-ca.pem",
             "unix:///run/redis/redis.sock",
             "unix:///run/redis/redis.sock?db=2&user=spoke&pass=secret",
         ] {
@@ -126,6 +168,7 @@ mod tests {
             "redis://:hunter2@127.0.0.1:99999",
             "rediss://:hunter2@127.0.0.1/#insecure",
             "redis://:hunter2#@127.0.0.1",
+            "redis://:hunter2@127.0.0.1?ca_file=/etc/ca.pem",
         ] {
             let message = bad.parse::<RedisUrl>().unwrap_err().to_string();
             assert!(!message.contains("hunter2"), "{bad}: {message}");

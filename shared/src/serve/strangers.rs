@@ -9,7 +9,10 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -18,7 +21,7 @@ use super::Site;
 
 /// All strangers of a listener.
 pub(super) struct Strangers {
-    max: usize,
+    max: AtomicUsize,
     sites: Mutex<Sites>,
 }
 
@@ -49,7 +52,12 @@ pub struct Vouched(Arc<Visitor>);
 
 impl Strangers {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, sites: Mutex::default() })
+        Arc::new(Self { max: AtomicUsize::new(max), sites: Mutex::default() })
+    }
+
+    /// So many from now on; those that are too many go as others come.
+    pub(super) fn resize(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// One more, and the site of the one that has to go for it, if it is one too many.
@@ -102,7 +110,11 @@ impl Visitor {
         }
         let mut sites = lock(&self.strangers.sites);
         standing.number = Some(sites.add(self, standing.site));
-        let dismissed = if sites.count > self.strangers.max { sites.dismiss_one() } else { None };
+        let dismissed = if sites.count > self.strangers.max.load(Ordering::Relaxed) {
+            sites.dismiss_one()
+        } else {
+            None
+        };
         // The one dismissed may end right here, and asks for both.
         drop((standing, sites));
         let (dismissed, site) = dismissed?;

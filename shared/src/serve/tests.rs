@@ -1,21 +1,20 @@
 //! The bounds of a listener, each at real sockets.
 
-use std::{fs, path::PathBuf, sync::Mutex};
+mod tls;
+
+use std::sync::Mutex;
 
 use axum::{Extension, routing::get};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::Notify,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::config::TlsSettings;
 
 /// For what should happen at once.
 const SOON: Duration = Duration::from_secs(10);
@@ -27,15 +26,19 @@ struct Running {
     shutdown: Shutdown,
 }
 
-async fn start(
-    app: Router,
-    limits: ServeLimits,
-    tls: Option<Arc<rustls::ServerConfig>>,
-) -> Running {
+async fn start(app: Router, limits: ServeLimits, certificate: Option<Certificate>) -> Running {
     let listener = bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
-    shutdown.spawn("listener", serve(listener, tls, app, limits, shutdown.clone()));
+    let (room, stop) = (Room::of(&limits), shutdown.clone());
+    match certificate {
+        Some(certificate) => {
+            let security = Encrypted(TlsAcceptor::from(certificate.config()));
+            let accepting = accept(listener, security, app, (limits, room), stop);
+            shutdown.spawn("listener", accepting);
+        }
+        None => shutdown.spawn("listener", accept(listener, Plain, app, (limits, room), stop)),
+    }
     Running { address, shutdown }
 }
 
@@ -299,86 +302,6 @@ async fn an_address_that_is_taken_is_named_with_the_mend() {
     let address = taken.local_addr().unwrap().to_string();
     let message = bind(&address).await.unwrap_err().to_string();
     assert!(message.contains(&address) && message.contains("free"), "{message}");
-}
-
-struct Authority {
-    dir: tempfile::TempDir,
-    roots: RootCertStore,
-}
-
-impl Authority {
-    /// A CA, and a certificate of it for `localhost` with its key as files.
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &ca).unwrap();
-        fs::write(dir.path().join("cert.pem"), certificate.pem()).unwrap();
-        fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        Self { dir, roots }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn settings(&self) -> TlsSettings {
-        TlsSettings { cert_file: self.path("cert.pem"), key_file: self.path("key.pem") }
-    }
-}
-
-#[tokio::test]
-async fn tls_is_served_with_the_certificate_of_the_settings() {
-    let authority = Authority::new();
-    let tls = server_tls(&authority.settings()).unwrap();
-    assert!(tls.is_some());
-    let running = start(hello(), ServeLimits::default(), tls).await;
-    let mut client = ClientConfig::builder()
-        .with_root_certificates(authority.roots.clone())
-        .with_no_client_auth();
-    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let connector = TlsConnector::from(Arc::new(client));
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = connector.connect(name, running.connect().await).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    stream.write_all(request("/").as_bytes()).await.unwrap();
-    assert!(rest(&mut stream).await.ends_with("hello"));
-    running.end().await;
-}
-
-#[tokio::test]
-async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
-    let authority = Authority::new();
-    let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
-    let running = start(hello(), limits, server_tls(&authority.settings()).unwrap()).await;
-    let mut stream = running.connect().await;
-    assert_eq!(rest(&mut stream).await, "");
-    running.end().await;
-}
-
-#[test]
-fn tls_settings_that_cannot_be_used_are_named() {
-    let authority = Authority::new();
-    let other = Authority::new();
-    fs::write(authority.path("empty.pem"), "").unwrap();
-    assert!(server_tls(&TlsSettings::default()).unwrap().is_none());
-    for (cert_file, key_file, key) in [
-        (authority.path("cert.pem"), PathBuf::new(), "tls.key_file"),
-        (PathBuf::new(), authority.path("key.pem"), "tls.cert_file"),
-        (authority.path("none.pem"), authority.path("key.pem"), "tls.cert_file"),
-        (authority.path("empty.pem"), authority.path("key.pem"), "tls.cert_file"),
-        (authority.path("cert.pem"), authority.path("none.pem"), "tls.key_file"),
-        (authority.path("cert.pem"), authority.path("empty.pem"), "tls.key_file"),
-        (authority.path("cert.pem"), other.path("key.pem"), "tls.key_file"),
-    ] {
-        let message = server_tls(&TlsSettings { cert_file, key_file }).unwrap_err().to_string();
-        assert!(message.starts_with(key), "{key}: {message}");
-    }
 }
 
 #[tokio::test]

@@ -1,40 +1,185 @@
-//! TLS of a listener, from a certificate chain and a key in PEM.
+//! TLS of a listener: a certificate chain and a key in PEM, which are read again when they change.
+//!
+//! The files are compared as a whole every few seconds, so that it does not matter how they are
+//! replaced: in place, by a rename, or behind a symbolic link. A pair that does not go together, as
+//! between two writes, is passed over until it does. Connections that are open keep what they have.
+//! Rejected: inotify, which is one more library and loses what a changed link hides.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
 
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tracing::{error, info};
+
+use crate::{
+    config::{ConfigError, TlsSettings},
+    limits::CERTIFICATE_INTERVAL,
+    shutdown::Shutdown,
 };
 
-use crate::config::{ConfigError, TlsSettings};
+/// The certificate that a listener shows. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
+    source: Arc<Mutex<Source>>,
+}
 
-/// The server's side of TLS 1.2 and 1.3; none where no certificate is set.
-///
-/// # Errors
-/// `ConfigError` that names the file which cannot be used.
-pub fn server_tls(tls: &TlsSettings) -> Result<Option<Arc<ServerConfig>>, ConfigError> {
-    let (cert, key) = (&tls.cert_file, &tls.key_file);
-    match (cert.as_os_str().is_empty(), key.as_os_str().is_empty()) {
-        (true, true) => return Ok(None),
-        (false, false) => {}
-        (false, true) => return Err(missing("tls.key_file", "tls.cert_file")),
-        (true, false) => return Err(missing("tls.cert_file", "tls.key_file")),
+/// Whether a certificate is another one than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fresh {
+    /// It is the same.
+    Same,
+    /// It is a new one, which all connections from now on are shown.
+    New,
+}
+
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+#[derive(Debug)]
+struct Source {
+    tls: TlsSettings,
+    pem: Pem,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Pem {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Certificate {
+    /// What the settings name, for TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; none where they name nothing.
+    ///
+    /// # Errors
+    /// `ConfigError` that names the file which cannot be used.
+    pub fn open(tls: &TlsSettings) -> Result<Option<Self>, ConfigError> {
+        let (cert, key) = (&tls.cert_file, &tls.key_file);
+        match (cert.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+            (true, true) => return Ok(None),
+            (false, false) => {}
+            (false, true) => return Err(missing("tls.key_file", "tls.cert_file")),
+            (true, false) => return Err(missing("tls.cert_file", "tls.key_file")),
+        }
+        let pem = Pem::read(tls)?;
+        let shown = Arc::new(Shown(RwLock::new(pem.certified(tls)?)));
+        let builder = ServerConfig::builder().with_no_client_auth();
+        let mut config = builder.with_cert_resolver(shown.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let source = Arc::new(Mutex::new(Source { tls: tls.clone(), pem }));
+        Ok(Some(Self { config: Arc::new(config), shown, source }))
     }
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unusable("tls.cert_file", cert, &error))?;
-    if chain.is_empty() {
-        return Err(unusable("tls.cert_file", cert, &"it holds no certificate"));
+
+    /// Reads the files that these settings name, and shows what they hold from now on.
+    ///
+    /// # Errors
+    /// `ConfigError` that names the file which cannot be used; what was shown is shown still.
+    pub fn reload(&self, tls: &TlsSettings) -> Result<Fresh, ConfigError> {
+        if tls.cert_file.as_os_str().is_empty() {
+            let problem = "it is empty, and TLS is turned off by a restart only";
+            return Err(ConfigError::bad("tls.cert_file", problem));
+        }
+        let pem = Pem::read(tls)?;
+        let mut source = self.source();
+        let fresh = if pem == source.pem { Fresh::Same } else { Fresh::New };
+        if fresh == Fresh::New {
+            let certified = pem.certified(tls)?;
+            *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+            info!("there is another certificate, and new connections are shown it");
+        }
+        *source = Source { tls: tls.clone(), pem };
+        Ok(fresh)
     }
-    let key_der =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("tls.key_file", key, &error))?;
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)
-        .map_err(|error| unusable("tls.key_file", key, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
+
+    /// Shows what the files hold whenever that changes, until the shutdown begins.
+    pub async fn watch(self, shutdown: Shutdown) {
+        let mut fault = None;
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(CERTIFICATE_INTERVAL) => {}
+            }
+            let this = self.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                let tls = this.source().tls.clone();
+                this.reload(&tls)
+            });
+            match looked.await.expect("reading files does not panic") {
+                Ok(Fresh::Same | Fresh::New) => fault = None,
+                Err(error) => {
+                    let error = crate::trust::chain(&error);
+                    if fault.as_ref() != Some(&error) {
+                        error!(error, "the certificate cannot be read again; the old one is shown");
+                    }
+                    fault = Some(error);
+                }
+            }
+        }
+    }
+
+    /// For the acceptor.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl Pem {
+    fn read(tls: &TlsSettings) -> Result<Self, ConfigError> {
+        let read = |key, path: &Path| {
+            fs::read(path).map_err(|error: io::Error| unusable(key, path, &error))
+        };
+        let chain = read("tls.cert_file", &tls.cert_file)?;
+        Ok(Self { chain, key: read("tls.key_file", &tls.key_file)? })
+    }
+
+    fn certified(&self, tls: &TlsSettings) -> Result<Arc<CertifiedKey>, ConfigError> {
+        let (cert_file, key_file) = (&tls.cert_file, &tls.key_file);
+        let chain = CertificateDer::pem_slice_iter(&self.chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| unusable("tls.cert_file", cert_file, &error))?;
+        if chain.is_empty() {
+            return Err(unusable("tls.cert_file", cert_file, &"it holds no certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| unusable("tls.key_file", key_file, &error))?;
+        let provider = ServerConfig::builder().crypto_provider().clone();
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
+            let error = match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    let cert_file = cert_file.display();
+                    format!("it is not the key of the certificate in {cert_file}")
+                }
+                error => error.to_string(),
+            };
+            unusable("tls.key_file", key_file, &error)
+        })?;
+        Ok(Arc::new(certified))
+    }
+}
+
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pem(…)")
+    }
 }
 
 fn missing(key: &str, other: &str) -> ConfigError {

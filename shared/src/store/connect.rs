@@ -20,7 +20,7 @@ use futures_util::{
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
     ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Script,
-    ScriptInvocation, Value,
+    ScriptInvocation, TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
@@ -62,9 +62,16 @@ impl Redis {
     /// Connects with the first command, not yet. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// When the URL, or the CA that it names, cannot be used.
     pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
-        let client = settled(&Client::open(url.as_str())?)?;
+        let client = match url.read_ca()? {
+            Some(root) => {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
+                Client::build_with_tls(url.as_str(), certificates)?
+            }
+            None => Client::open(url.as_str())?,
+        };
+        let client = settled(&client)?;
         let (current, figures) = (Mutex::default(), Figures::default());
         Ok(Self { shared: Arc::new(Way { client, current, figures }) })
     }

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, io};
 
 use redis::{ErrorKind, ParsingError, RedisError};
 
+use crate::trust::explain;
+
 /// A fault of Redis, or on the way to it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -147,7 +149,10 @@ fn code(error: &RedisError) -> Option<String> {
 
 impl fmt::Display for RedisFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        match explain(&self.0) {
+            Some(why) => write!(f, "failed to set up TLS with it: {why}"),
+            None => fmt::Display::fmt(&self.0, f),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod register;
+mod rotate;
 mod sessions;
 mod throttle;
 

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use spoke_tests::{
     binaries::path_of,
-    cloud::{Cloud, url},
+    cloud::{Cloud, Settings, url},
     device::OUT,
     entries::numbered,
     process::{Finished, Process, Start, run},
@@ -153,4 +153,78 @@ async fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
     assert_eq!(refused.code, Some(78), "{refused:?}");
     assert!(refused.stderr.contains("allow"), "it says the mend: {refused:?}");
     assert!(!folder.path().join("agent.toml").exists());
+}
+
+#[tokio::test]
+async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_publish_with() {
+    let cloud = Cloud::start().await;
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = provision(&cloud, "dev1").await;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let line = format!(
+        "{} enrol --redis {} --state-dir {} --config {}",
+        path_of("spoke-agent").display(),
+        redis.url(),
+        path("state"),
+        path("agent.toml")
+    );
+    let (auth, hub) = (url(cloud.auth_proxy.address()), url(cloud.hub_proxy.address()));
+    let answers = format!("no name\ndev1\n{auth}\n{hub}\nno secret\n{secret}\n");
+    // Gives it a terminal.
+    let start = Start::with(&["-qec", &line, "/dev/null"]).input(answers.as_bytes());
+
+    let said = run(Path::new("script"), &start).await.done().stdout;
+
+    assert_eq!(
+        said.matches("the name that this device was provisioned with: ").count(),
+        2,
+        "{said}"
+    );
+    for ok in ["redis  ", "auth   ok", "hub    ok"] {
+        assert!(said.contains(ok), "{said}");
+    }
+    let last = said.trim_end().lines().next_back().unwrap_or_default();
+    assert!(last.contains("XADD spoke-agent:out:x"), "{said}");
+    let stored = cloud.redis.hash("spoke-auth:client:dev1:h").await;
+    assert!(stored.contains_key("registeredAt"), "{stored:?}");
+}
+
+#[tokio::test]
+async fn without_a_terminal_what_is_missing_is_bad_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("agent.toml").display().to_string();
+    let arguments = ["enrol", "--client", "dev1", "--config", &config].map(str::to_owned);
+    let refused = enrol(arguments.to_vec(), &[], "").await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("--auth is missing"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_hub_that_cannot_be_used_is_found_out_by_enrol_and_the_same_command_goes_on() {
+    let cloud = Cloud::start().await;
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = provision(&cloud, "dev1").await;
+    let arguments = arguments(&cloud, "dev1", &redis, folder.path());
+    cloud.hub_proxy.refuse();
+    let refused = enrol(arguments.clone(), &["--otp-secret", &secret], "").await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("the hub cannot be used"), "{refused:?}");
+    assert!(refused.stdout.is_empty(), "{refused:?}");
+    cloud.hub_proxy.restore();
+    enrol(arguments, &["--otp-secret", &secret], "").await.done();
+}
+
+#[tokio::test]
+async fn a_hub_that_does_not_know_auths_sessions_is_found_out_by_enrol_with_the_mend() {
+    let settings = Settings { hub: &[("auth_key_prefix", "elsewhere")], auth: &[] };
+    let cloud = Cloud::start_with(settings).await;
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = provision(&cloud, "dev1").await;
+    let arguments = arguments(&cloud, "dev1", &redis, folder.path());
+    let refused = enrol(arguments, &["--otp-secret", &secret], "").await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("auth_key_prefix"), "{refused:?}");
 }

@@ -5,6 +5,8 @@ mod auth;
 mod check;
 mod enrol;
 mod hub;
+mod provision;
+mod rotate;
 mod settings;
 mod usage;
 

@@ -1,0 +1,59 @@
+//! `POST /rotate`: a device that knows its secret tells the one that it wants to have next. Both are good
+//! until it logs in with that, so that an answer that gets lost locks nobody out.
+
+use std::sync::Arc;
+
+use axum::{Extension, Json, extract::State};
+use serde_json::{Value, json};
+use spoke_shared::{
+    refusal::Refusal,
+    serve::{PeerAddress, Place},
+};
+use tracing::debug;
+
+use super::{
+    body::{Body, malformed},
+    login::refused,
+};
+use crate::{
+    secret::DeviceSecret,
+    service::{Service, visit},
+    throttle::Action,
+};
+
+pub(super) async fn handle(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<PeerAddress>,
+    Extension(place): Extension<Place>,
+    mut body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let client = body.client()?;
+    // A secret that can be nobody's is answered like a wrong one.
+    let secret = DeviceSecret::new(body.secret("secret")?).ok();
+    let next = DeviceSecret::new(body.secret("newSecret")?);
+    let next = next.map_err(|error| malformed("newSecret", error))?;
+    if secret.as_ref().is_some_and(|secret| secret.is_same(&next)) {
+        return Err(malformed("newSecret", "it is the present one"));
+    }
+    let visit = visit(Action::Login, peer, Some(&client));
+    service.admit(&visit)?;
+    let _vouched = place.vouch();
+    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
+    let is_right = service.pool.is_behind(secret, record.secret_hash.clone()).await;
+    let is_right = service.hashed(is_right)? && !record.is_disabled;
+    let Some(hash) = record.secret_hash.filter(|_| is_right) else {
+        debug!(%client, site = %visit.site, "rotation refused");
+        service.handle_failure(&visit);
+        return Err(refused());
+    };
+    let tag = next.tag();
+    let next_hash = service.hashed(service.pool.hash(next).await)?;
+    match service.answered(service.store.rotate(&client, &hash, (&next_hash, &tag)).await)? {
+        true => {
+            debug!(%client, site = %visit.site, "client rotates its secret");
+            service.handle_success(&visit);
+            Ok(Json(json!({ "client": client })))
+        }
+        false => Err(refused()),
+    }
+}

@@ -1,0 +1,190 @@
+//! TLS, HTTP/2 and a room that changes.
+
+use std::{fs, path::PathBuf};
+
+use bytes::Bytes;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::task::JoinHandle;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::*;
+use crate::config::TlsSettings;
+
+struct Authority {
+    dir: tempfile::TempDir,
+    roots: RootCertStore,
+}
+
+impl Authority {
+    /// A CA, and a certificate of it for `localhost` with its key as files.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        fs::write(dir.path().join("cert.pem"), certificate.pem()).unwrap();
+        fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        Self { dir, roots }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings(&self) -> TlsSettings {
+        TlsSettings { cert_file: self.path("cert.pem"), key_file: self.path("key.pem") }
+    }
+}
+
+/// A connection that offers these.
+async fn connect(authority: &Authority, running: &Running, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+    let mut client = ClientConfig::builder()
+        .with_root_certificates(authority.roots.clone())
+        .with_no_client_auth();
+    client.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let connector = TlsConnector::from(Arc::new(client));
+    let name = ServerName::try_from("localhost").unwrap();
+    connector.connect(name, running.connect().await).await.unwrap()
+}
+
+/// One GET over HTTP/2, to its end.
+async fn get(sender: &h2::client::SendRequest<Bytes>, path: &str) -> Result<String, h2::Error> {
+    let request = http::Request::get(format!("https://localhost{path}")).body(()).unwrap();
+    let mut ready = sender.clone().ready().await?;
+    let mut body = ready.send_request(request, true)?.0.await?.into_body();
+    let mut text = Vec::new();
+    while let Some(part) = body.data().await {
+        text.extend_from_slice(&part?);
+    }
+    Ok(String::from_utf8(text).unwrap())
+}
+
+/// A client of HTTP/2, and what resolves when its connection ends.
+async fn http2(
+    authority: &Authority,
+    running: &Running,
+) -> (h2::client::SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let stream = connect(authority, running, &[b"h2"]).await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+#[tokio::test]
+async fn http_2_ends_when_nothing_is_in_hand_for_as_long_as_a_header_may_take() {
+    let authority = Authority::new();
+    let limits =
+        ServeLimits { header_read: 4 * BRIEF, write_stall: SOON, ..ServeLimits::default() };
+    let (app, begun, go) = slow();
+    let tls = Certificate::open(&authority.settings()).unwrap();
+    let running = start(app, limits, tls).await;
+    let (sender, mut ended) = http2(&authority, &running).await;
+    let slow = tokio::spawn({
+        let sender = sender.clone();
+        async move { get(&sender, "/slow").await }
+    });
+    begun.notified().await;
+    assert!(timeout(8 * BRIEF, &mut ended).await.is_err(), "one is in hand");
+    go.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap(), "finished");
+    timeout(SOON, ended).await.expect("an idle connection is open still").unwrap().unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_over_http_2_that_nobody_takes_ends_its_connection() {
+    let authority = Authority::new();
+    let limits = ServeLimits { header_read: BRIEF, write_stall: BRIEF, ..ServeLimits::default() };
+    let large = || async { "x".repeat(1024 * 1024) };
+    let tls = Certificate::open(&authority.settings()).unwrap();
+    let running =
+        start(Router::new().route("/large", axum::routing::get(large)), limits, tls).await;
+    let (sender, ended) = http2(&authority, &running).await;
+    let request = http::Request::get("https://localhost/large").body(()).unwrap();
+    let mut ready = sender.clone().ready().await.unwrap();
+    // Its body is never read, so that the window stays shut.
+    let _answer = ready.send_request(request, true).unwrap().0.await.unwrap();
+    drop(sender);
+    let _ = timeout(SOON, ended).await.expect("it is borne for ever").unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_request_of_http_2_in_hand_is_finished_at_shutdown() {
+    let authority = Authority::new();
+    let (app, begun, go) = slow();
+    let tls = Certificate::open(&authority.settings()).unwrap();
+    let running = start(app, ServeLimits::default(), tls).await;
+    let (sender, _ended) = http2(&authority, &running).await;
+    let slow = tokio::spawn(async move { get(&sender, "/slow").await });
+    begun.notified().await;
+    running.shutdown.begin();
+    go.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap(), "finished");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_room_is_closed_by_a_smaller_limit_and_served_by_a_larger_one() {
+    let room = Room::of(&ServeLimits::of(1));
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let serving = serve_devices(listener, None, hello(), room.clone(), shutdown.clone());
+    shutdown.spawn("listener", serving);
+    let running = Running { address, shutdown };
+    let _held = running.connect().await;
+    assert_eq!(running.get("/").await, "");
+    room.resize(2);
+    assert!(running.get("/").await.ends_with("hello"));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn tls_is_served_with_the_certificate_of_the_settings() {
+    let authority = Authority::new();
+    let tls = Certificate::open(&authority.settings()).unwrap();
+    assert!(tls.is_some());
+    let running = start(hello(), ServeLimits::default(), tls).await;
+    let mut stream = connect(&authority, &running, &[b"http/1.1"]).await;
+    stream.write_all(request("/").as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.ends_with("hello"));
+    let (sender, _ended) = http2(&authority, &running).await;
+    assert_eq!(get(&sender, "/").await.unwrap(), "hello");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
+    let authority = Authority::new();
+    let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
+    let running = start(hello(), limits, Certificate::open(&authority.settings()).unwrap()).await;
+    let mut stream = running.connect().await;
+    assert_eq!(rest(&mut stream).await, "");
+    running.end().await;
+}
+
+#[test]
+fn tls_settings_that_cannot_be_used_are_named() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    fs::write(authority.path("empty.pem"), "").unwrap();
+    assert!(Certificate::open(&TlsSettings::default()).unwrap().is_none());
+    for (cert_file, key_file, key) in [
+        (authority.path("cert.pem"), PathBuf::new(), "tls.key_file"),
+        (PathBuf::new(), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("none.pem"), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("empty.pem"), authority.path("key.pem"), "tls.cert_file"),
+        (authority.path("cert.pem"), authority.path("none.pem"), "tls.key_file"),
+        (authority.path("cert.pem"), authority.path("empty.pem"), "tls.key_file"),
+        (authority.path("cert.pem"), other.path("key.pem"), "tls.key_file"),
+    ] {
+        let message =
+            Certificate::open(&TlsSettings { cert_file, key_file }).unwrap_err().to_string();
+        assert!(message.starts_with(key), "{key}: {message}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Why TLS with another machine was refused, said so that a person knows what to do: pure.
+//!
+//! Every library on the way wraps the cause in errors of its own, so it is looked for in all of them.
+
+use std::{error::Error, io, sync::Arc, time::Duration};
+
+use rustls::CertificateError;
+
+/// What is wrong with who answered, and the mend; none where TLS is not the cause. To stand behind a
+/// colon.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = of_tls(error) {
+            return Some(sentence(found));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return Some(error);
+    }
+    // Neither of these gives what it holds as its source.
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return of_tls(error.get_ref()?);
+    }
+    let shared = error.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    of_tls(&**shared)
+}
+
+fn sentence(error: &rustls::Error) -> String {
+    use rustls::Error as Tls;
+    match error {
+        Tls::InvalidCertificate(error) => of_certificate(error),
+        Tls::NoCertificatesPresented => {
+            "it shows no certificate: give it one, or see that this is the right port".to_owned()
+        }
+        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => format!(
+            "what answers there does not speak TLS ({error}): see that this is the right port, and \
+             whether TLS is on there"
+        ),
+        error => format!("{error}: see that both sides speak TLS 1.2 or 1.3"),
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> String {
+    const CLOCK: &str = "renew it there, or set this machine's clock if that is wrong";
+    match error {
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let presented = match presented.as_slice() {
+                [] => "no name at all".to_owned(),
+                names => names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
+            };
+            let expected = expected.to_str();
+            format!(
+                "its certificate is for {presented} and not for {expected}: use a name that it is \
+                 for, or have it made for this one"
+            )
+        }
+        CertificateError::NotValidForName => "its certificate is for another host: use a name that \
+                                              it is for, or have it made for this one"
+            .to_owned(),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let ago = time.as_secs().saturating_sub(not_after.as_secs());
+            format!("its certificate expired {} ago by this machine's clock: {CLOCK}", span(ago))
+        }
+        CertificateError::Expired => format!("its certificate has expired: {CLOCK}"),
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let ahead = not_before.as_secs().saturating_sub(time.as_secs());
+            format!(
+                "its certificate is not valid yet, and will be in {} by this machine's clock: set \
+                 the clock if that is wrong",
+                span(ahead)
+            )
+        }
+        CertificateError::NotValidYet => {
+            "its certificate is not valid yet: set this machine's clock if that is wrong".to_owned()
+        }
+        // The second where that authority has the name of one that is.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => "its certificate comes from an authority that is not \
+                                            trusted here: name that authority's file as ca_file if \
+                                            it is your own; else somebody may stand in between"
+            .to_owned(),
+        CertificateError::Revoked => {
+            "its certificate was revoked: have a new one made for it".to_owned()
+        }
+        error if error.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is signed by itself, and as an authority's: make one that an authority \
+             has signed, and name that authority's file as ca_file"
+                .to_owned()
+        }
+        error => format!("its certificate cannot be trusted ({error}): have a new one made for it"),
+    }
+}
+
+/// `DnsName("hub.example.com")` as a person reads it.
+fn plain(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"').to_owned()
+}
+
+fn span(seconds: u64) -> String {
+    let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute"), (1, "second")];
+    let least = Duration::from_secs(seconds.max(1)).as_secs();
+    let (unit, name) = units.into_iter().find(|(unit, _)| least >= *unit).unwrap_or((1, "second"));
+    let count = least / unit;
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    use super::*;
+
+    fn of(error: CertificateError) -> String {
+        sentence(&rustls::Error::InvalidCertificate(error))
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong_and_the_mend() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expected = ServerName::try_from("hub.example.com").unwrap();
+        let presented = vec!["DnsName(\"other.example.com\")".to_owned()];
+        let other_name = of(CertificateError::NotValidForNameContext { expected, presented });
+        assert!(other_name.contains("is for other.example.com and not for hub.example.com"));
+        let expired = CertificateError::ExpiredContext { time: at(3 * 86_400), not_after: at(0) };
+        assert!(of(expired).contains("expired 3 days ago"));
+        let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(3600) };
+        assert!(of(early).contains("in 1 hour") && !of(CertificateError::Revoked).is_empty());
+        assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
+    }
+
+    #[test]
+    fn the_cause_is_found_however_it_is_wrapped() {
+        let tls = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let io = || io::Error::new(io::ErrorKind::InvalidData, tls());
+        let twice = io::Error::other(io());
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(io());
+        let redis = redis::RedisError::from(io());
+        for error in [&tls() as &(dyn Error + 'static), &io(), &twice, &shared, &redis] {
+            assert!(explain(error).is_some_and(|why| why.contains("authority")), "{error:?}");
+        }
+        assert_eq!(explain(&io::Error::from(io::ErrorKind::TimedOut)), None);
+    }
+}

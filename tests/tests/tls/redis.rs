@@ -1,0 +1,99 @@
+//! `rediss://`: a pinned CA works, and who cannot be trusted is refused in plain words.
+
+use spoke_tests::{
+    binaries::path_of,
+    certificates::{Authority, Certificates, Valid},
+    cloud::Cloud,
+    device::{Device, OUT},
+    entries::numbered,
+    process::{Finished, Start, run},
+    redis::{RedisServer, free_port},
+    wait::{PATIENCE, eventually},
+};
+
+/// A Redis that shows this certificate on a port beside its plain one, and the URL of that.
+async fn start(files: &Certificates) -> (RedisServer, String) {
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (cert, key) = (path(&files.cert_file), path(&files.key_file));
+    for _ in 0..10 {
+        let port = free_port().to_string();
+        let options = ["--tls-port", &port, "--tls-auth-clients", "no"];
+        let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
+        let redis = RedisServer::start_with(&[&options[..], &files[..]].concat()).await;
+        // Where the port was taken meanwhile, Redis says so and goes on with the other one.
+        if tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_ok() {
+            return (redis, format!("rediss://127.0.0.1:{port}"));
+        }
+    }
+    panic!("redis-server has no TLS port; is it built with TLS?");
+}
+
+async fn list(url: &str) -> Finished {
+    let start = Start::with(&["list", "--json"]).variable("SPOKE_AUTH_REDIS", url);
+    run(&path_of("spoke-auth"), &start).await
+}
+
+#[tokio::test]
+async fn an_agent_and_a_service_reach_redis_over_tls_with_a_pinned_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Certificates::make(folder.path());
+    let (redis, url) = start(&files).await;
+    let url = format!("{url}?ca_file={}", files.ca());
+    list(&url).await.done();
+    let cloud = Cloud::start().await;
+    let device = Device::without_agent_on(redis, &cloud, "dev1", &[("redis", &url)]).await;
+    let mut device = device;
+    device.start_agent();
+    device.redis.add(OUT, &numbered(1)).await;
+    device.carried_both_ways(&cloud).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_be_trusted_is_refused_in_plain_words() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let other = Certificates::make(theirs.path());
+    let authority = Authority::make(ours.path());
+    let table: [(&[&str], _, _, _); 3] = [
+        (
+            &["redis.example.com"],
+            Valid::Now,
+            true,
+            "is for redis.example.com and not for 127.0.0.1",
+        ),
+        (&["127.0.0.1"], Valid::Before, true, "expired"),
+        (&["127.0.0.1"], Valid::Now, false, "authority that is not trusted here"),
+    ];
+    for (names, valid, is_trusted, words) in table {
+        let files = authority.issue(names, valid);
+        let (_redis, url) = start(&files).await;
+        let ca = if is_trusted { files.ca() } else { other.ca() };
+        let refused = list(&format!("{url}?ca_file={ca}")).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+        assert!(!refused.stderr.contains("InvalidCertificate"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, other) = (Certificates::make(ours.path()), Certificates::make(theirs.path()));
+    let (redis, url) = start(&files).await;
+    let url = format!("{url}?ca_file={}", other.ca());
+    let cloud = Cloud::start().await;
+    let mut device = Device::without_agent_on(redis, &cloud, "dev1", &[("redis", &url)]).await;
+    device.start_agent();
+    let words = "authority that is not trusted here";
+    eventually("the agent to say why", PATIENCE, async || {
+        let log = device.log();
+        log.contains(words).then_some(()).ok_or(log)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ca_that_cannot_be_used_is_a_bad_setting() {
+    let ended = list("rediss://127.0.0.1:1?ca_file=/nowhere/ca.pem").await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.stderr.contains("redis: its ca_file /nowhere/ca.pem"), "{ended:?}");
+}

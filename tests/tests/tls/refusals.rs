@@ -1,0 +1,106 @@
+//! Who cannot prove to be the hub or auth is told nothing, and a person is told why and what to do.
+
+use spoke_tests::{
+    certificates::{Authority, Certificates, Valid},
+    cloud::{Cloud, Settings},
+    device::{Device, OUT},
+    entries::numbered,
+    wait::{PATIENCE, eventually},
+};
+
+/// What the certificate is, what the agent trusts, and what it has to say.
+struct Row {
+    what: &'static str,
+    shown: Certificates,
+    trusted: String,
+    words: [&'static str; 2],
+    _folders: [tempfile::TempDir; 2],
+}
+
+fn rows() -> Vec<Row> {
+    let loopback = ["127.0.0.1"];
+    let table: [(_, &[&str], _, _, _); 4] = [
+        (
+            "wrong host",
+            &["hub.example.com"],
+            Valid::Now,
+            true,
+            ["is for hub.example.com and not for 127.0.0.1", "use a name"],
+        ),
+        ("expired", &loopback, Valid::Before, true, ["expired", "renew it"]),
+        ("of the future", &loopback, Valid::Later, true, ["not valid yet", "clock"]),
+        (
+            "unknown CA",
+            &loopback,
+            Valid::Now,
+            false,
+            ["authority that is not trusted here", "ca_file"],
+        ),
+    ];
+    let folder = || tempfile::tempdir().expect("a folder");
+    let row = |(what, names, valid, is_trusted, words)| {
+        let folders = [folder(), folder()];
+        let shown = Authority::make(folders[0].path()).issue(names, valid);
+        let other = Certificates::make(folders[1].path());
+        let trusted = if is_trusted { shown.ca() } else { other.ca() };
+        Row { what, shown, trusted, words, _folders: folders }
+    };
+    table.into_iter().map(row).collect()
+}
+
+/// Waits until `status` says it in so many words, and the log too.
+async fn says(device: &Device, what: &str, words: [&str; 2]) {
+    let said = eventually(&format!("the agent to say: {what}"), PATIENCE, async || {
+        let log = device.log();
+        let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+        line.map(str::to_owned).ok_or(log)
+    })
+    .await;
+    for jargon in ["UnknownIssuer", "InvalidCertificate", "DnsName", "(UNIX)"] {
+        assert!(!said.contains(jargon), "{what}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_and_http() {
+    for row in rows() {
+        let tls = row.shown.settings();
+        let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
+        let cloud = Cloud::start_with(Settings { hub: &tls, auth: &[] }).await;
+        let hub = format!("https://{}", cloud.hub_proxy.address());
+        for transport in ["ws", "http"] {
+            let client = format!("dev-{transport}");
+            let settings = [("transport", transport), ("hub", &hub), ("ca_file", &row.trusted)];
+            let device = Device::start_with(&cloud, &client, &settings).await;
+            device.redis.add(OUT, &numbered(1)).await;
+            says(&device, &format!("{} over {transport}", row.what), row.words).await;
+            assert!(device.log().contains("\"cause\":\"untrusted\""), "{}", device.log());
+        }
+        assert_eq!(cloud.inbound().await.len(), 0, "{}", row.what);
+    }
+}
+
+#[tokio::test]
+async fn an_auth_that_cannot_be_trusted_is_refused_in_plain_words() {
+    for row in rows() {
+        let tls = row.shown.settings();
+        let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
+        let cloud = Cloud::start_with(Settings { hub: &[], auth: &tls }).await;
+        let auth = format!("https://{}", cloud.auth_proxy.address());
+        let settings = [("auth", auth.as_str()), ("ca_file", &row.trusted)];
+        let device = Device::start_with(&cloud, "dev1", &settings).await;
+        says(&device, row.what, row.words).await;
+        let stored = cloud.redis.hash("spoke-auth:client:dev1:h").await;
+        assert!(!stored.contains_key("registeredAt"), "{}: {stored:?}", row.what);
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_tls_at_an_https_url_is_told_as_such() {
+    let cloud = Cloud::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Certificates::make(folder.path()).ca();
+    let hub = format!("https://{}", cloud.hub_proxy.address());
+    let device = Device::start_with(&cloud, "dev1", &[("hub", &hub), ("ca_file", &ca)]).await;
+    says(&device, "no TLS", ["does not speak TLS", "right port"]).await;
+}
