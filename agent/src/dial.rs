@@ -10,7 +10,7 @@ use spoke_shared::{
     config::ServiceUrl,
     heard::{Heard, Listened},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT},
-    trust::explain,
+    trust::{Distrust, explain},
     wire::frame::SUBPROTOCOL,
 };
 use tokio::{
@@ -46,7 +46,7 @@ pub enum DialError {
         /// Host and port.
         place: String,
         /// The cause, and the mend.
-        why: String,
+        why: Distrust,
     },
     /// The hub, or something before it, said no.
     #[error("the hub at {place} answered {denial}")]

@@ -25,7 +25,9 @@ use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
     reload::Reloads,
-    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
+    serve::{
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+    },
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
 };

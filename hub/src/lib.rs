@@ -29,7 +29,9 @@ use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     reload::Reloads,
-    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
+    serve::{
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+    },
     shutdown::Shutdown,
     store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };

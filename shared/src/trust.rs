@@ -2,21 +2,43 @@
 //!
 //! Every library on the way wraps the cause in errors of its own, so it is looked for in all of them.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc};
 
 use rustls::CertificateError;
 
-/// What is wrong with who answered, and the mend; none where TLS is not the cause. To stand behind a
-/// colon.
-pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+/// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distrust {
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub mend: &'static str,
+}
+
+/// What is wrong with who answered; none where TLS is not the cause.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<Distrust> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(found) = of_tls(error) {
-            return Some(sentence(found));
+            return Some(distrust(found));
         }
         cause = error.source();
     }
     None
+}
+
+impl From<&CertificateError> for Distrust {
+    fn from(error: &CertificateError) -> Self {
+        let (what, mend) = of_certificate(error);
+        Self { what, mend }
+    }
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, mend } = self;
+        write!(f, "{what}: {mend}")
+    }
 }
 
 /// An error with all its causes, in one line.
@@ -46,23 +68,27 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     of_tls(&**shared)
 }
 
-fn sentence(error: &rustls::Error) -> String {
+fn distrust(error: &rustls::Error) -> Distrust {
     use rustls::Error as Tls;
-    match error {
-        Tls::InvalidCertificate(error) => of_certificate(error),
-        Tls::NoCertificatesPresented => {
-            "it shows no certificate: give it one, or see that this is the right port".to_owned()
-        }
-        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => format!(
-            "what answers there does not speak TLS ({error}): see that this is the right port, and \
-             whether TLS is on there"
+    let (what, mend) = match error {
+        Tls::InvalidCertificate(error) => return error.into(),
+        Tls::NoCertificatesPresented => (
+            "it shows no certificate".to_owned(),
+            "give it one, or see that this is the right port",
         ),
-        error => format!("{error}: see that both sides speak TLS 1.2 or 1.3"),
-    }
+        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
+            format!("what answers there does not speak TLS ({error})"),
+            "see that this is the right port, and whether TLS is on there",
+        ),
+        error => (error.to_string(), "see that both sides speak TLS 1.2 or 1.3"),
+    };
+    Distrust { what, mend }
 }
 
-fn of_certificate(error: &CertificateError) -> String {
-    const CLOCK: &str = "renew it there, or set this machine's clock if that is wrong";
+fn of_certificate(error: &CertificateError) -> (String, &'static str) {
+    const NAME: &str = "use a name that it is for, or have it made for this one";
+    const RENEW: &str = "renew it there, or set this machine's clock if that is wrong";
+    const CLOCK: &str = "set this machine's clock if that is wrong";
     match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let presented = match presented.as_slice() {
@@ -70,44 +96,37 @@ fn of_certificate(error: &CertificateError) -> String {
                 names => names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
             };
             let expected = expected.to_str();
-            format!(
-                "its certificate is for {presented} and not for {expected}: use a name that it is \
-                 for, or have it made for this one"
-            )
+            (format!("its certificate is for {presented} and not for {expected}"), NAME)
         }
-        CertificateError::NotValidForName => "its certificate is for another host: use a name that \
-                                              it is for, or have it made for this one"
-            .to_owned(),
+        CertificateError::NotValidForName => {
+            ("its certificate is for another host".to_owned(), NAME)
+        }
         CertificateError::ExpiredContext { time, not_after } => {
-            let ago = time.as_secs().saturating_sub(not_after.as_secs());
-            format!("its certificate expired {} ago by this machine's clock: {CLOCK}", span(ago))
+            let ago = span(time.as_secs().saturating_sub(not_after.as_secs()));
+            (format!("its certificate expired {ago} ago by this machine's clock"), RENEW)
         }
-        CertificateError::Expired => format!("its certificate has expired: {CLOCK}"),
+        CertificateError::Expired => ("its certificate has expired".to_owned(), RENEW),
         CertificateError::NotValidYetContext { time, not_before } => {
-            let ahead = not_before.as_secs().saturating_sub(time.as_secs());
-            format!(
-                "its certificate is not valid yet, and will be in {} by this machine's clock: set \
-                 the clock if that is wrong",
-                span(ahead)
-            )
+            let ahead = span(not_before.as_secs().saturating_sub(time.as_secs()));
+            let what = "its certificate is not valid yet, and will be";
+            (format!("{what} in {ahead} by this machine's clock"), CLOCK)
         }
-        CertificateError::NotValidYet => {
-            "its certificate is not valid yet: set this machine's clock if that is wrong".to_owned()
-        }
+        CertificateError::NotValidYet => ("its certificate is not valid yet".to_owned(), CLOCK),
         // The second where that authority has the name of one that is.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => "its certificate comes from an authority that is not \
-                                            trusted here: name that authority's file as ca_file if \
-                                            it is your own; else somebody may stand in between"
-            .to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            "its certificate comes from an authority that is not trusted here".to_owned(),
+            "name that authority's file as ca_file if it is your own; else somebody may stand in between",
+        ),
         CertificateError::Revoked => {
-            "its certificate was revoked: have a new one made for it".to_owned()
+            ("its certificate was revoked".to_owned(), "have a new one made for it")
         }
-        error if error.to_string().contains("CaUsedAsEndEntity") => {
-            "its certificate is signed by itself, and as an authority's: make one that an authority \
-             has signed, and name that authority's file as ca_file"
-                .to_owned()
+        error if error.to_string().contains("CaUsedAsEndEntity") => (
+            "its certificate is signed by itself, and as an authority's".to_owned(),
+            "make one that an authority has signed, and name that authority's file as ca_file",
+        ),
+        error => {
+            (format!("its certificate cannot be trusted ({error})"), "have a new one made for it")
         }
-        error => format!("its certificate cannot be trusted ({error}): have a new one made for it"),
     }
 }
 
@@ -117,22 +136,26 @@ fn plain(name: &str) -> String {
     inner.trim_matches('"').to_owned()
 }
 
-fn span(seconds: u64) -> String {
+/// So many seconds as a person says them: "3 days".
+pub(crate) fn span(seconds: u64) -> String {
     let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute"), (1, "second")];
-    let least = Duration::from_secs(seconds.max(1)).as_secs();
-    let (unit, name) = units.into_iter().find(|(unit, _)| least >= *unit).unwrap_or((1, "second"));
-    let count = least / unit;
+    let seconds = seconds.max(1);
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1, "second"));
+    let count = seconds / unit;
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rustls::pki_types::{ServerName, UnixTime};
 
     use super::*;
 
     fn of(error: CertificateError) -> String {
-        sentence(&rustls::Error::InvalidCertificate(error))
+        distrust(&rustls::Error::InvalidCertificate(error)).to_string()
     }
 
     #[test]
@@ -157,7 +180,7 @@ mod tests {
         let shared: Arc<dyn Error + Send + Sync> = Arc::new(io());
         let redis = redis::RedisError::from(io());
         for error in [&tls() as &(dyn Error + 'static), &io(), &twice, &shared, &redis] {
-            assert!(explain(error).is_some_and(|why| why.contains("authority")), "{error:?}");
+            assert!(explain(error).is_some_and(|why| why.what.contains("authority")), "{error:?}");
         }
         assert_eq!(explain(&io::Error::from(io::ErrorKind::TimedOut)), None);
     }

@@ -9,6 +9,7 @@ use spoke_shared::{
     config::{ConfigError, ServiceUrl},
     link::now_ms,
     store::Redis,
+    trust::{Distrust, explain},
 };
 use tokio::{net::lookup_host, time::timeout};
 
@@ -127,13 +128,13 @@ async fn ask(
         }
         Err(_) => return Err((format!("no name server tells where {host} is"), "see to DNS")),
     }
-    let failed = |error: reqwest::Error| {
-        let text = chain(&error.without_url());
-        let mend = match text.contains("certificate") {
-            true => "see to its certificate, to `ca_file` here, and to this device's clock",
-            false => "see to the network between, to firewalls, and whether the service runs",
-        };
-        (format!("{url} cannot be reached: {text}"), mend)
+    let failed = |error: reqwest::Error| match explain(&error) {
+        Some(Distrust { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
+        None => {
+            let text = chain(&error.without_url());
+            let mend = "see to the network between, to firewalls, and whether the service runs";
+            (format!("{url} cannot be reached: {text}"), mend)
+        }
     };
     let http = http_client(url, tls).map_err(failed)?.timeout(PATIENCE).build().map_err(failed)?;
     let request = http.request(question.method, url.join(question.path));

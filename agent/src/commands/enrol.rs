@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use spoke_shared::{
-    cli::{SettingsArgs, print},
+    cli::{Checked, SettingsArgs, of_redis, print},
     client::ClientId,
     config::{RedisUrl, ServiceUrl, Sources, load, read_secret},
+    store::Redis,
 };
 
 use self::{
@@ -85,8 +86,9 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let account = config.validate()?;
     let tls = tls::client_config(&account, &config.ca_file)
         .map_err(tls::TrustError::into_config_error)?;
-    for line in look::redis(&config).await? {
-        eprintln!("redis  {line}");
+    // What is wrong with it can be mended later, so nothing of it keeps the device from registering.
+    for checked in of_redis("redis", &Redis::open(&config.redis)?).await {
+        eprint!("{checked}");
     }
     let one_time = one_time.unwrap_or_else(|| OneTimeSource::of(&config));
     let mut access = Access::open(&account, &config.state_dir, one_time, &tls)?;
@@ -98,13 +100,13 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     }
     let before = if access.is_registered() { "was already" } else { "is now" };
     register(&mut access, path).await?;
-    eprintln!("auth   ok    {} knows this device", account.auth);
+    eprint!("{}", Checked::ok("auth", format!("{} knows this device", account.auth)));
     let (token, _) = access.token().context("auth gave no token")?;
     look::hub(&account.hub, &tls, &token).await.context(
         "registered, and the settings are written, but the hub cannot be used; run the same command \
          again when this is mended",
     )?;
-    eprintln!("hub    ok    {} lets this device in\n", account.hub);
+    eprintln!("{}", Checked::ok("hub", format!("{} lets this device in", account.hub)));
     // The agent takes the state directory.
     drop(access);
     let started = match args.no_start {

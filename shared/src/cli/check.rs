@@ -1,8 +1,9 @@
 //! `check`: a doctor's look at a service, finding by finding, each with its mend.
 
-use std::{borrow::Cow, fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{borrow::Cow, fmt, fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use anyhow::bail;
+use rustls::{CertificateError, pki_types::UnixTime};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -14,6 +15,7 @@ use crate::{
         Redis,
         soundness::{Finding, look},
     },
+    trust::{Distrust, span},
 };
 
 /// What `check` takes.
@@ -51,6 +53,8 @@ pub struct Checked {
 
 /// The oldest Redis that counts what was ever added to a stream.
 const REDIS_AT_LEAST: (u64, u64) = (7, 0);
+/// Who renews by a machine does so a month before the end, and by hand needs two weeks.
+const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// A listener of this machine answers at once.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -77,16 +81,19 @@ impl Checked {
     ) -> Self {
         Self { verdict: Verdict::Fail, mend: mend.into(), ..Self::ok(setting, finding) }
     }
+}
 
-    fn row(&self) -> String {
+/// Its line, and the mend in the next one.
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verdict, setting, finding, mend } = self;
         let verdict = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warn => "warn",
             Verdict::Fail => "fail",
         };
-        let mend = if mend.is_empty() { String::new() } else { format!("\n      mend: {mend}") };
-        format!("{verdict:<5} {setting}: {finding}{mend}\n")
+        writeln!(f, "{verdict:<5} {setting}: {finding}")?;
+        if mend.is_empty() { Ok(()) } else { writeln!(f, "      mend: {mend}") }
     }
 }
 
@@ -97,7 +104,7 @@ impl Checked {
 pub fn report(lines: &[Checked], args: CheckArgs) -> anyhow::Result<()> {
     let text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(lines)?),
-        false => lines.iter().map(Checked::row).collect(),
+        false => lines.iter().map(Checked::to_string).collect(),
     };
     print(&text)?;
     match lines.iter().filter(|line| line.verdict == Verdict::Fail).count() {
@@ -160,18 +167,37 @@ pub fn of_secret_file(setting: &'static str, path: &Path) -> Checked {
     }
 }
 
-/// Whether certificate and key are there and go together, and the key is nobody else's.
+/// Whether certificate and key are there and go together, the certificate is in its time, and the key is
+/// nobody else's.
 pub fn of_tls(tls: &TlsSettings) -> Vec<Checked> {
     match Certificate::open(tls) {
         Ok(None) => vec![Checked::ok("tls", "none here; devices need it in front")],
-        Ok(Some(_)) => vec![
-            Checked::ok("tls.cert_file", format!("{} can be used", tls.cert_file.display())),
+        Ok(Some(certificate)) => vec![
+            of_certificate(&tls.cert_file, &certificate, UnixTime::now()),
             of_secret_file("tls.key_file", &tls.key_file),
         ],
         Err(error) => {
             let mend = "put certificate and key of one pair in PEM files that the service can read";
             vec![Checked::fail("tls", error.to_string(), mend)]
         }
+    }
+}
+
+fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Checked {
+    const SETTING: &str = "tls.cert_file";
+    let path = path.display();
+    if let Some(error) = certificate.out_of_time(now) {
+        let Distrust { what, mend } = Distrust::from(&error);
+        return Checked::fail(SETTING, format!("{path}: {what}"), mend);
+    }
+    let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CERTIFICATE_LEFT);
+    match certificate.out_of_time(soon) {
+        Some(CertificateError::ExpiredContext { not_after, .. }) => {
+            let left = span(not_after.as_secs().saturating_sub(now.as_secs()));
+            let mend = "see why it is not renewed; a new one in that file is taken up by itself";
+            Checked::warn(SETTING, format!("{path} expires in {left}"), mend)
+        }
+        _ => Checked::ok(SETTING, format!("{path} can be used")),
     }
 }
 
@@ -209,9 +235,40 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_fails_out_of_its_time_and_is_warned_of_two_weeks_before_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = TlsSettings {
+            cert_file: folder.path().join("cert.pem"),
+            key_file: folder.path().join("key.pem"),
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 2, 1);
+        fs::write(&tls.cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&tls.key_file, key.serialize_pem()).unwrap();
+        let certificate = Certificate::open(&tls).unwrap().unwrap();
+        for (month, day, verdict, words) in [
+            (1, 10, Verdict::Ok, "can be used"),
+            (1, 17, Verdict::Ok, "can be used"),
+            (1, 19, Verdict::Warn, "expires in 13 days"),
+            (2, 3, Verdict::Fail, "expired 2 days ago"),
+        ] {
+            let now = rcgen::date_time_ymd(2030, month, day).unix_timestamp().unsigned_abs();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+            let checked = of_certificate(&tls.cert_file, &certificate, now);
+            assert_eq!(checked.verdict, verdict, "{month}-{day}: {checked:?}");
+            assert!(checked.finding.contains(words), "{month}-{day}: {checked:?}");
+        }
+        let early = of_certificate(&tls.cert_file, &certificate, UnixTime::now());
+        assert_eq!(early.verdict, Verdict::Fail, "{early:?}");
+        assert!(early.finding.contains("not valid yet") && early.mend.contains("clock"));
+    }
+
+    #[test]
     fn a_row_tells_the_mend_below_and_json_has_the_same() {
         let line = Checked::warn("redis", "it forgets", "appendonly yes");
-        assert_eq!(line.row(), "warn  redis: it forgets\n      mend: appendonly yes\n");
+        assert_eq!(line.to_string(), "warn  redis: it forgets\n      mend: appendonly yes\n");
         let json = serde_json::to_value(&line).unwrap();
         assert_eq!(
             (json["verdict"].as_str(), json["mend"].as_str()),

@@ -12,9 +12,10 @@ use std::{
 };
 
 use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    CertificateError, RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use tracing::{error, info};
@@ -123,6 +124,25 @@ impl Certificate {
                     fault = Some(error);
                 }
             }
+        }
+    }
+
+    /// Why the certificate that is shown is out of its time at `time`, if it is: the error says when that
+    /// ends or began.
+    ///
+    /// The library looks at that before it asks who signed, and it is given nobody to ask.
+    pub(crate) fn out_of_time(&self, time: UnixTime) -> Option<CertificateError> {
+        let shown = self.shown.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let certificate = ParsedCertificate::try_from(shown.end_entity_cert().ok()?).ok()?;
+        let (nobody, algorithms) = (RootCertStore::empty(), &[]);
+        let error =
+            verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], time, algorithms);
+        match error {
+            Err(rustls::Error::InvalidCertificate(
+                error @ (CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYetContext { .. }),
+            )) => Some(error),
+            _ => None,
         }
     }
 

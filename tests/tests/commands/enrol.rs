@@ -181,7 +181,7 @@ async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_
         2,
         "{said}"
     );
-    for ok in ["redis  ", "auth   ok", "hub    ok"] {
+    for ok in ["redis: ", "ok    auth: ", "ok    hub: "] {
         assert!(said.contains(ok), "{said}");
     }
     let last = said.trim_end().lines().next_back().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Looks whether this device is ready to run: its Redis before it registers, the hub after it.
+//! Asks the hub whether it takes this device, once it is registered.
 
 use std::sync::Arc;
 
@@ -7,32 +7,13 @@ use http::{StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
 use spoke_shared::{
     config::ServiceUrl,
-    store::{Redis, soundness},
     trust::{chain, explain},
 };
 
 use crate::{
     auth::{bearer, body, http_client},
-    config::Config,
     denial::{DENIAL_BYTES_MAX, Denial},
 };
-
-/// One line for each thing that a person should know of the device's own Redis. What is wrong with it can
-/// be mended later, so nothing of it keeps the device from registering.
-pub(super) async fn redis(config: &Config) -> anyhow::Result<Vec<String>> {
-    let redis = Redis::open(&config.redis)?;
-    let facts = match soundness::look(&mut redis.connection()).await {
-        Ok(facts) => facts,
-        Err(error) => {
-            let error = chain(&error);
-            return Ok(vec![format!("warn  {}: {error}; start it, or give --redis", config.redis)]);
-        }
-    };
-    let warning = |finding: &soundness::Finding| format!("warn  {finding}; {}", finding.mend());
-    let warnings: Vec<_> = facts.findings().iter().map(warning).collect();
-    let fine = || vec![format!("ok    {} keeps what it is given", config.redis)];
-    Ok(if warnings.is_empty() { fine() } else { warnings })
-}
 
 /// Asks the hub for this device's cursor: it shows that there is a way, that TLS is good, and that the hub
 /// and auth look into the same Redis.
