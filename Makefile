@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 .PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint docs deny units
 
 help: ## this list
@@ -31,17 +32,20 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
 
-BENCH := cargo run --quiet --release -p spoke-tests --bin bench -- \
+# The agent for itself, as in its package: what only the others ask for stays out of it.
+RELEASE := cargo build --release $(addprefix -p spoke-,hub auth tests) $(addprefix --bin ,spoke-hub spoke-auth bench) && \
+	cargo build --release -p spoke-agent
+BENCH := $(BUILT_RELEASE)/bench \
 	$(if $(filter-out 0,$(QUICK)),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY))
 
 bench: ## how fast, how small, how cheap: a table, and target/bench.json; QUICK=1, RUNS=, ONLY=drain,latency,…
 	@scripts/setup redis cc
-	@cargo build --release $(addprefix -p spoke-,agent hub auth tests) $(addprefix --bin ,spoke-agent spoke-hub spoke-auth bench)
+	@$(RELEASE)
 	@$(BENCH)
 
 bench-peers: ## the same beside NATS and Mosquitto, which are fetched where they are missing
 	@scripts/setup redis cc peers
-	@cargo build --release $(addprefix -p spoke-,agent hub auth tests) $(addprefix --bin ,spoke-agent spoke-hub spoke-auth bench)
+	@$(RELEASE)
 	@$(BENCH) --peers
 
 # A few seeds with nothing beside them, and one of what is hardest.
@@ -53,10 +57,11 @@ bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
 	cargo bench -p spoke-shared --bench protocol
 
-# `-p` for each rather than the workspace: what only the tests ask for stays out.
+# `-p` for each rather than the workspace, and the agent for itself: what only the others ask for stays out.
 deb: ## Debian packages of the three services, in target/debian; PROFILE=dev for quick ones
 	@scripts/setup cc deb
-	cargo build --profile $(or $(PROFILE),release) $(addprefix -p spoke-,agent hub auth) --bins
+	cargo build --profile $(or $(PROFILE),release) $(addprefix -p spoke-,hub auth) --bins
+	cargo build --profile $(or $(PROFILE),release) -p spoke-agent
 	@scripts/deb $(or $(PROFILE),release)
 
 deb-check: ## quick packages by lintian, then installed, used, upgraded, removed and purged in a root of their own; as root

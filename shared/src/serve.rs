@@ -8,6 +8,7 @@
 mod admin;
 mod connection;
 mod forwarded;
+#[cfg(feature = "http2")]
 mod http2;
 mod refusals;
 mod room;

@@ -16,7 +16,9 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::{PeerAddress, Place, ServeLimits, http2, refusals::Refusals, urged::Urged};
+#[cfg(feature = "http2")]
+use super::http2;
+use super::{PeerAddress, Place, ServeLimits, refusals::Refusals, urged::Urged};
 use crate::{
     heard::{Heard, Listened},
     limits::HEADER_BYTES_MAX,
@@ -55,6 +57,7 @@ impl Security for Encrypted {
     async fn serve(self, connection: Connection, stream: Stream, heard: Heard) {
         let (address, limit) = (connection.address, connection.limits.tls_handshake);
         match tokio::time::timeout(limit, self.0.accept(stream)).await {
+            #[cfg(feature = "http2")]
             Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 // Rare, so that the others do not have to have room for it.
                 Box::pin(http2::serve(connection, stream, heard)).await;

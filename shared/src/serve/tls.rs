@@ -75,7 +75,11 @@ impl Certificate {
         let shown = Arc::new(Shown(RwLock::new(pem.certified(tls)?)));
         let builder = ServerConfig::builder().with_no_client_auth();
         let mut config = builder.with_cert_resolver(shown.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![
+            #[cfg(feature = "http2")]
+            b"h2".to_vec(),
+            b"http/1.1".to_vec(),
+        ];
         let source = Arc::new(Mutex::new(Source { tls: tls.clone(), pem }));
         Ok(Some(Self { config: Arc::new(config), shown, source }))
     }
