@@ -29,7 +29,9 @@ use spoke_shared::{
     limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     reload::Reloads,
-    serve::{Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices},
+    serve::{
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+    },
     shutdown::Shutdown,
     store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
 };
@@ -141,6 +143,7 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
     let auth_of_figures = auth_redis.clone();
     admin_router(
+        hub.shutdown.clone(),
         move || {
             let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
             Box::pin(async move {

@@ -198,11 +198,17 @@ async fn accept(
     let refusals = Arc::new(Refusals::default());
     shutdown.spawn("refusals", refusals.clone().sum_up(shutdown.clone()));
     let mut trouble = Trouble::default();
+    // Whoever stands at the door when the shutdown begins took the connection for made, and has asked.
+    let mut last = 0..LISTEN_BACKLOG;
     loop {
         let accepted = tokio::select! {
-            () = shutdown.begun() => break,
+            biased;
             accepted = listener.accept() => accepted,
+            () = shutdown.begun() => break,
         };
+        if shutdown.is_begun() && last.next().is_none() {
+            break;
+        }
         let (stream, address) = match accepted {
             // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
             Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
