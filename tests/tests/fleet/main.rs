@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
-mod balancer;
 mod drain;
 mod rolling;
 mod storm;
