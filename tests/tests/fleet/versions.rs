@@ -10,7 +10,7 @@ use spoke_shared::wire::frame::{Features, Frame, Goaway, Hello, SUBPROTOCOL, Wel
 use spoke_tests::{
     cloud::{Cloud, IN, admit, out},
     device::{Device, OUT, STATE},
-    entries::numbered,
+    entries::{Fields, fields},
     service::Kind,
     socket::{Heard, Socket, open},
     stand::Stand,
@@ -79,6 +79,12 @@ fn assert_says(golden: &[u8], heard: &[u8]) {
     assert_eq!(golden, heard, "{MEND}");
 }
 
+/// With so much of the same that one end would pack it if the other had not said otherwise.
+fn entry(n: usize) -> Fields {
+    let (n, payload) = (n.to_string(), "x".repeat(512));
+    fields([("topic", "test"), ("n", &n), ("payload", &payload)])
+}
+
 async fn heard(socket: &mut Socket) -> Bytes {
     match socket.next().await {
         Heard::Bytes(bytes) => bytes,
@@ -91,7 +97,7 @@ async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() 
     for aged in AGES {
         let script = script();
         let mut stand = Stand::start(Kind::Hub, &[]).await;
-        stand.redis.add_as(&out("dev1"), "1700000000005-0", &numbered(3)).await;
+        stand.redis.add_as(&out("dev1"), "1700000000005-0", &entry(3)).await;
         let token = admit(&stand.redis, "dev1").await;
         let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;
         let say = |what: &str| Message::binary(script[what].clone());
@@ -166,7 +172,7 @@ async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1
         cloud.hub_proxy.retarget(hub.listener.local_addr().unwrap());
         let mut device = Device::without_agent(&cloud, "dev1", &[("transport", "ws")]).await;
         for n in 1..=2 {
-            device.redis.add_as(OUT, &format!("170000000000{n}-0"), &numbered(n)).await;
+            device.redis.add_as(OUT, &format!("170000000000{n}-0"), &entry(n)).await;
         }
         device.start_agent();
         let say = |what: &str| Message::binary(script[what].clone());
