@@ -116,8 +116,10 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
                 Ok(Err(_)) | Err(_) => return None,
             },
             goaway = &mut leave => {
-                // What was done is told all the same, to one who listens.
-                let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sending).await;
+                // What was done is told all the same, but not to one who is turned out.
+                if goaway.reason == Reason::Restart {
+                    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sending).await;
+                }
                 break goaway;
             }
         }
