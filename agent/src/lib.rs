@@ -100,7 +100,7 @@ pub async fn run(
     let device = DeviceStore::new(redis.clone(), &keys, &account.client);
     if let Some(admin) = listeners.admin {
         let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
-        let app = admin_app(Sources { board, redis, keys: keys.clone(), device });
+        let app = admin_app(Sources { board, redis, keys: keys.clone(), device }, shutdown.clone());
         let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
         shutdown.spawn("admin", serve(admin, app, limits, shutdown.clone()));
     }
@@ -139,7 +139,7 @@ fn refusal(error: AccessError) -> anyhow::Error {
     }
 }
 
-fn admin_app(sources: Sources) -> Router {
+fn admin_app(sources: Sources, shutdown: Shutdown) -> Router {
     let (of_ready, of_status) = (sources.board.clone(), sources.board.clone());
     let ready = move || {
         let ready = readiness(&of_ready.status());
@@ -153,7 +153,7 @@ fn admin_app(sources: Sources) -> Router {
         let status = of_status.status();
         async move { Json(status) }
     });
-    admin_router(ready, metrics).merge(Router::new().route("/status", status))
+    admin_router(shutdown, ready, metrics).merge(Router::new().route("/status", status))
 }
 
 fn readiness(status: &Status) -> Result<(), String> {

@@ -69,7 +69,7 @@ pub async fn run(
     shutdown.spawn("held back", async move { summing.sum_up(&stop).await });
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
-        let app = admin_routes(service);
+        let app = admin_routes(service, shutdown.clone());
         let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
         shutdown.spawn("admin listener", serve(admin, app, limits, shutdown.clone()));
     }
@@ -108,13 +108,13 @@ async fn service(config: &Config, redis: Redis) -> anyhow::Result<Service> {
     Ok(Service::new(store, pool, throttle, session_ttl))
 }
 
-fn admin_routes(service: Arc<Service>) -> Router {
+fn admin_routes(service: Arc<Service>, shutdown: Shutdown) -> Router {
     let store = service.store.clone();
     let ready = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
         let store = store.clone();
         Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
     };
-    admin_router(ready, move || {
+    admin_router(shutdown, ready, move || {
         let service = Arc::clone(&service);
         Box::pin(async move { metrics::text(&service).await })
     })

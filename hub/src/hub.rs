@@ -149,6 +149,19 @@ impl Hub {
         self.session_faults.sum_up(&self.shutdown, say).await;
     }
 
+    /// Whether a session may begin here.
+    ///
+    /// # Errors
+    /// 503 when this process stops.
+    pub fn check_stays(&self) -> Result<(), Refusal> {
+        if !self.shutdown.is_begun() {
+            return Ok(());
+        }
+        let Goaway { reason, message, wait_ms } = self.restart();
+        Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason.word(), message)
+            .retry_after(wait_ms / 1000))
+    }
+
     /// What a session is told when this process stops: to come back, but not all at once, and not
     /// before another may listen in its place.
     pub fn restart(&self) -> Goaway {

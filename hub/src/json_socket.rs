@@ -4,7 +4,10 @@
 //! A refusal is such an answer with `"error": true`, and the connection goes on. Reads that wait
 //! are held apart, so that nothing else on the same socket waits for them.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::StatusCode;
@@ -15,7 +18,7 @@ use spoke_shared::{
     limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
     refusal::Refusal,
     wire::{
-        frame::Goaway,
+        frame::{Goaway, Reason},
         json::{Misread, RequestForm},
     },
 };
@@ -77,9 +80,9 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
     let mut waiting: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
     let leave = arrived.leave();
-    let mut leave = std::pin::pin!(leave);
+    let mut leave = pin!(leave);
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
-    loop {
+    let goaway = loop {
         let answer = tokio::select! {
             message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
@@ -103,18 +106,36 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
                 }
                 continue;
             }
-            goaway = &mut leave => return Some(goaway),
+            goaway = &mut leave => break goaway,
         };
-        let sending = socket.send(Message::Text(answer.into()));
+        let mut sending = pin!(socket.send(Message::Text(answer.into())));
         // One who asks and does not listen is not waited for.
         tokio::select! {
-            sent = tokio::time::timeout(Duration::from_secs(30), sending) => match sent {
+            biased;
+            sent = tokio::time::timeout(Duration::from_secs(30), sending.as_mut()) => match sent {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return None,
             },
-            goaway = &mut leave => return Some(goaway),
+            goaway = &mut leave => {
+                // What was done is told all the same, but not to one who is turned out.
+                if goaway.reason == Reason::Restart {
+                    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sending).await;
+                }
+                break goaway;
+            }
         }
+    };
+    // The end of the hub is the end of every wait.
+    if goaway.reason == Reason::Restart {
+        let answering = async {
+            while let Some(answer) = waiting.next().await {
+                socket.send(Message::Text(answer.into())).await?;
+            }
+            Ok::<_, axum::Error>(())
+        };
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, answering).await;
     }
+    Some(goaway)
 }
 
 /// The answer to one request; none if it waits.

@@ -144,6 +144,7 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
     let (ready, figures) = (hub.clone(), hub.clone());
     let auth_of_figures = auth_redis.clone();
     admin_router(
+        hub.shutdown.clone(),
         move || {
             let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
             Box::pin(async move {

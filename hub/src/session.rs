@@ -141,7 +141,11 @@ async fn run(
     mut frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
     mut sink: Pin<Box<SplitSink<Socket, Message>>>,
 ) {
-    let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)) => greeted,
+        goaway = Box::pin(arrived.leave()) => Ok(Err(Some(goaway))),
+    };
+    let hello = match greeted {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
             dismiss(&arrived.hub, &mut sink, goaway).await;

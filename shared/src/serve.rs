@@ -20,7 +20,7 @@ mod urged;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
@@ -195,28 +195,70 @@ async fn accept(
     (limits, room): (ServeLimits, Room),
     shutdown: Shutdown,
 ) {
-    let strangers = Strangers::new(room.strangers());
     let refusals = Arc::new(Refusals::default());
     shutdown.spawn("refusals", refusals.clone().sum_up(shutdown.clone()));
-    let mut trouble = Trouble::default();
+    let strangers = Strangers::new(room.strangers());
+    let stop = shutdown.clone();
+    let mut door = Door {
+        app,
+        security,
+        limits,
+        room,
+        strangers,
+        refusals,
+        trouble: Trouble::default(),
+        shutdown,
+    };
     loop {
         let accepted = tokio::select! {
-            () = shutdown.begun() => break,
+            () = stop.begun() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, address) = match accepted {
-            // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
-            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
+        match accepted {
+            Ok((stream, peer)) => door.let_in(stream, peer),
             Err(error) => {
                 // Out of file handles, say: it passes when connections end, not by asking again.
-                trouble.begin("failed to accept connections", &error.to_string());
+                door.trouble.begin("failed to accept connections", &error.to_string());
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-        };
+        }
+        // Those who are in come first: where many arrive at once, the rest waits at the door and not as
+        // strangers who have to make room for each other.
+        tokio::task::yield_now().await;
+    }
+    // Whoever stands at the door by now takes the connection for made, and has asked. The runtime may
+    // not know of them yet, so the listener itself is asked.
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..LISTEN_BACKLOG {
+        let Ok((stream, peer)) = listener.accept() else { return };
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            door.let_in(stream, peer);
+        }
+    }
+}
+
+/// What every connection that is accepted goes through.
+struct Door<S> {
+    app: Router,
+    security: S,
+    limits: ServeLimits,
+    room: Room,
+    strangers: Arc<Strangers>,
+    refusals: Arc<Refusals>,
+    trouble: Trouble,
+    shutdown: Shutdown,
+}
+
+impl<S: Security> Door<S> {
+    fn let_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let Self { room, strangers, trouble, .. } = self;
+        // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
+        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let Some(seat) = room.take() else {
-            trouble.begin("too many connections: new ones are closed at once", "");
-            continue;
+            return trouble.begin("too many connections: new ones are closed at once", "");
         };
         // At the very edge of the limit it would come and go with each connection.
         if room.left() >= room.most() / 16 {
@@ -225,15 +267,14 @@ async fn accept(
         strangers.resize(room.strangers());
         let (visitor, crowded) = strangers.arrive(address.ip().into());
         if let Some(site) = crowded {
-            refusals.handle_crowd(site);
+            self.refusals.handle_crowd(site);
         }
         let place = Place(Arc::new(Taken { visitor, _seat: seat }));
-        let (app, stop, refusals) = (app.clone(), shutdown.clone(), refusals.clone());
-        let connection = Connection { address, place, app, limits, refusals, shutdown: stop };
-        shutdown.spawn_one("connection", address, connection.serve(stream, security.clone()));
-        // Those who are in come first: where many arrive at once, the rest waits at the door and not as
-        // strangers who have to make room for each other.
-        tokio::task::yield_now().await;
+        let (app, limits, refusals) = (self.app.clone(), self.limits, self.refusals.clone());
+        let shutdown = self.shutdown.clone();
+        let connection = Connection { address, place, app, limits, refusals, shutdown };
+        let serving = connection.serve(stream, self.security.clone());
+        self.shutdown.spawn_one("connection", address, serving);
     }
 }
 

@@ -35,6 +35,7 @@ async fn session(
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }
+    hub.check_stays()?;
     caller.begin_session()?;
     let client = &caller.client;
     let address = address.to_string();

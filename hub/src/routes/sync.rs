@@ -45,6 +45,7 @@ async fn sync(
         let message = format!("offer {SUBPROTOCOL} or {} as subprotocol", json_socket::SUBPROTOCOL);
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
+    hub.check_stays()?;
     let (ticket, stopped) = hub.live.session(&caller.client)?;
     caller.begin_session()?;
     // From here on the session's own limits hold.

@@ -312,7 +312,8 @@ async fn the_admin_routes_tell_life_use_and_figures() {
         let is_ready = *asked.lock().unwrap();
         Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
     };
-    let app = admin_router(ready, || Box::pin(async { "figures 1\n".to_owned() }));
+    let stops = Shutdown::new();
+    let app = admin_router(stops.clone(), ready, || Box::pin(async { "figures 1\n".to_owned() }));
     let running = start(app, ServeLimits::default(), None).await;
     let status = |answer: &str, status: StatusCode| {
         assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");
@@ -325,5 +326,8 @@ async fn the_admin_routes_tell_life_use_and_figures() {
     status(&running.get("/readyz").await, StatusCode::OK);
     assert!(running.get("/metrics").await.ends_with("figures 1\n"));
     status(&running.get("/nowhere").await, StatusCode::NOT_FOUND);
+    stops.begin();
+    status(&running.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    status(&running.get("/healthz").await, StatusCode::OK);
     running.end().await;
 }

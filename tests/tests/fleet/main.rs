@@ -1,7 +1,12 @@
-//! Many agents and several hubs: guarantees.md section 3, rows 11 and 12.
+//! Many agents and several hubs: guarantees.md section 3, rows 11 and 12; how a hub ends, and versions
+//! apart.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
-mod balancer;
+mod drain;
+mod forms;
+#[path = "../../../shared/src/wire/golden.rs"]
+mod golden;
 mod rolling;
 mod storm;
+mod versions;

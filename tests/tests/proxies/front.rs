@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -20,6 +20,7 @@ use spoke_tests::{
     cloud::Cloud,
     process::{Process, Start},
     redis::free_port,
+    service::Service,
     wait::{PATIENCE, eventually_true},
 };
 
@@ -55,6 +56,11 @@ impl Drop for Front {
 impl Front {
     /// Starts it; None, with a word, where it is not installed.
     pub(crate) async fn start(kind: Kind, cloud: &Cloud) -> Option<Self> {
+        Self::start_before(kind, cloud, &[&cloud.hub]).await
+    }
+
+    /// The same with these hubs.
+    pub(crate) async fn start_before(kind: Kind, cloud: &Cloud, hubs: &[&Service]) -> Option<Self> {
         let name = kind.program();
         let Some(program) = installed(name) else {
             println!("SKIPPED: {name} is not installed here; `scripts/setup proxies` does that");
@@ -63,8 +69,8 @@ impl Front {
         let (folder, port) = (cloud.folder(), free_port());
         let certificates = Certificates::make(folder);
         let (text, arguments) = match kind {
-            Kind::Nginx => nginx(cloud, port, &certificates),
-            Kind::Haproxy => haproxy(cloud, port, &certificates),
+            Kind::Nginx => nginx(cloud, hubs, port, &certificates),
+            Kind::Haproxy => haproxy(cloud, hubs, port, &certificates),
         };
         let file = folder.join(format!("{name}.conf"));
         fs::write(&file, text).expect("the folder can be written to");
@@ -137,7 +143,11 @@ fn with(mut text: String, changes: &[(&str, String)]) -> String {
     text
 }
 
-fn nginx(cloud: &Cloud, port: u16, files: &Certificates) -> (String, Vec<&'static str>) {
+type Written = (String, Vec<&'static str>);
+
+fn nginx(cloud: &Cloud, hubs: &[&Service], port: u16, files: &Certificates) -> Written {
+    let several = if hubs.len() > 1 { " max_fails=0" } else { "" };
+    let hubs = hubs.iter().map(|hub| format!("server {}{several};\n", hub.address())).collect();
     let letsencrypt = "/etc/letsencrypt/live";
     let (cert, key) = (files.cert_file.display().to_string(), files.key_file.display().to_string());
     let site = with(
@@ -150,7 +160,7 @@ fn nginx(cloud: &Cloud, port: u16, files: &Certificates) -> (String, Vec<&'stati
             ("hub.example.com", "127.0.0.1".to_owned()),
             ("auth.example.com", "localhost".to_owned()),
             ("listen 443 ssl;", format!("listen 127.0.0.1:{port} ssl;")),
-            ("server 127.0.0.1:8443;", format!("server {};", cloud.hub.address())),
+            ("server 127.0.0.1:8443;", hubs),
             ("server 127.0.0.1:8444;", format!("server {};", cloud.auth.address())),
             ("proxy_http_version 1.1;", format!("proxy_http_version 1.1; proxy_bind {SPEAKER};")),
         ],
@@ -167,14 +177,16 @@ fn nginx(cloud: &Cloud, port: u16, files: &Certificates) -> (String, Vec<&'stati
     (text, vec!["-e", "stderr", "-c"])
 }
 
-fn haproxy(cloud: &Cloud, port: u16, files: &Certificates) -> (String, Vec<&'static str>) {
+fn haproxy(cloud: &Cloud, hubs: &[&Service], port: u16, files: &Certificates) -> Written {
     let both = cloud.folder().join("both.pem");
     let read = |file| fs::read_to_string(file).expect("the file is there");
     let pem = [&files.cert_file, &files.key_file].map(read);
     fs::write(&both, pem.concat()).expect("the folder can be written to");
-    let server = |address: SocketAddr, admin: SocketAddr| {
-        format!("{address} source {SPEAKER} check port {}", admin.port())
+    let server = |name: &str, service: &Service| {
+        let (address, admin) = (service.address(), service.admin().address());
+        format!("    server {name} {address} source {SPEAKER} check port {}\n", admin.port())
     };
+    let hubs = hubs.iter().enumerate().map(|(n, hub)| server(&format!("hub{n}"), hub)).collect();
     let text = with(
         Kind::Haproxy.shipped(),
         &[
@@ -184,14 +196,8 @@ fn haproxy(cloud: &Cloud, port: u16, files: &Certificates) -> (String, Vec<&'sta
             ("/etc/haproxy/spoke/", both.display().to_string()),
             ("hub.example.com", "127.0.0.1".to_owned()),
             ("auth.example.com", "localhost".to_owned()),
-            (
-                "127.0.0.1:8443 check port 9464",
-                server(cloud.hub.address(), cloud.hub.admin().address()),
-            ),
-            (
-                "127.0.0.1:8444 check port 9466",
-                server(cloud.auth.address(), cloud.auth.admin().address()),
-            ),
+            ("    server hub1 127.0.0.1:8443 check port 9464\n", hubs),
+            ("    server auth1 127.0.0.1:8444 check port 9466\n", server("auth1", &cloud.auth)),
         ],
     );
     (text, vec!["-db", "-f"])

@@ -1,6 +1,16 @@
 //! Behind nginx and HAProxy, with the files that users take: what is carried, and who is believed.
 
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
 mod front;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
 use spoke_shared::limits::IDLE_TIMEOUT;
@@ -10,6 +20,9 @@ use spoke_tests::{
     device::{Device, OUT},
     entries::numbered,
     oracle::{assert_same, expected},
+    redis::free_port,
+    service::{self, Service},
+    wait::{eventually, eventually_true},
 };
 
 use self::front::{Front, Kind, SPEAKER};
@@ -74,6 +87,89 @@ async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
     let straight =
         api.request(reqwest::Method::POST, "/login").header("x-forwarded-for", "192.0.2.9");
     assert_eq!(api.call(straight.json(&body)).await.status, 429);
+}
+
+/// Of a hub's figures, the one that tells of requests such as these.
+const USED: &str = "spoke_hub_requests_total{route=\"xadd\"}";
+
+/// Two hubs are restarted one after the other while a program posts one entry after the other.
+async fn restarts_cost_no_request(kind: Kind) {
+    let places: Vec<_> = (0..4).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let settings = |at: usize| {
+        let trusted = ("trusted_proxies", SPEAKER);
+        [("listen", places[at].as_str()), ("admin_listen", places[at + 1].as_str()), trusted]
+    };
+    let both = Settings { hub: &settings(0), auth: &[("trusted_proxies", SPEAKER)] };
+    let mut cloud = Cloud::start_with(both).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = cloud.redis.url();
+    let mut other = Service::start(service::Kind::Hub, &url, &settings(2), folder.path()).await;
+    let Some(front) = Front::start_before(kind, &cloud, &[&cloud.hub, &other]).await else {
+        return;
+    };
+    let (posted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let api = cloud.client("dev1").await;
+    let posting = tokio::spawn({
+        let (client, count, stop) = (front.client_at("127.0.0.1"), posted.clone(), stop.clone());
+        let url = format!("https://127.0.0.1:{}/xadd", front.port);
+        async move {
+            let mut failed = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let n = count.load(Ordering::Relaxed) + 1;
+                let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });
+                let token = api.token().expect("it has a session");
+                let request = client.post(&url).bearer_auth(token).json(&entry);
+                let answer = api.call(request).await;
+                match answer.status {
+                    200 | 409 => count.store(n, Ordering::Relaxed),
+                    _ => failed.push(answer),
+                }
+            }
+            failed
+        }
+    });
+    let more = async || {
+        let before = posted.load(Ordering::Relaxed);
+        eventually_true("more to be posted", async || {
+            posting.is_finished() || posted.load(Ordering::Relaxed) > before + 50
+        })
+        .await;
+    };
+
+    for _ in 0..2 {
+        for hub in [&mut cloud.hub, &mut other] {
+            more().await;
+            assert_eq!(hub.terminate().await.code(), Some(0));
+            more().await;
+            hub.restart().await;
+            let admin = hub.admin();
+            // nginx would pass it over for ten seconds, if it was let.
+            let soon = Duration::from_secs(8);
+            eventually("the proxy to use it again", soon, async || {
+                let metrics = admin.get("/metrics").await.text;
+                let is_used = |line: &str| line.starts_with(USED) && !line.ends_with(" 0");
+                if metrics.lines().any(is_used) { Ok(()) } else { Err("it does not") }
+            })
+            .await;
+        }
+    }
+    more().await;
+    stop.store(true, Ordering::Relaxed);
+    // One that meets the very end of a connection is asked again; one that is not passed on to the
+    // other hub fails for as long as that takes.
+    let failed = posting.await.unwrap();
+    assert!(failed.len() <= 1, "{failed:#?}");
+    assert_eq!(cloud.carried("dev1").await.len(), posted.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn two_hubs_behind_nginx_are_restarted_in_turn_and_no_request_fails() {
+    restarts_cost_no_request(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn two_hubs_behind_haproxy_are_restarted_in_turn_and_no_request_fails() {
+    restarts_cost_no_request(Kind::Haproxy).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::wire::golden::{self, MEND};
 
 const HELLO: &str = r#"{"version":"0.1.0",
     "origin":{"epoch":2,"start":"0-0","first":"3-0","last":"9-1","added":7,"acked":"5-0"},
@@ -55,4 +57,53 @@ fn what_the_hub_grants_never_passes_our_own_limits_nor_falls_to_nothing() {
         entry: EntryLimits { fields: 1, value_bytes: 1 },
     };
     assert_eq!(Granted::from(form(0)), least);
+}
+
+fn read<F: DeserializeOwned>(name: &str, form: Value) -> F {
+    serde_json::from_value(form).unwrap_or_else(|error| panic!("{name}: {error}; {MEND}"))
+}
+
+/// What 0.1 says is understood, and today's own is said as 0.1 does.
+fn assert_kept<F: Serialize + DeserializeOwned>(name: &str) {
+    let golden = golden::form(name);
+    let form: F = read(name, golden.clone());
+    assert_eq!(serde_json::to_value(form).unwrap(), golden, "{name}: {MEND}");
+}
+
+/// The same with one more key in each object, but for those that hold an entry's own fields.
+fn newer(form: Value) -> Value {
+    match form {
+        Value::Object(keys) => {
+            let grown = |(key, value): (String, Value)| match key.as_str() {
+                "fields" => (key, value),
+                _ => (key, newer(value)),
+            };
+            let more = [("ofALaterVersion".to_owned(), json!([1, { "a": null }]))];
+            keys.into_iter().map(grown).chain(more).collect()
+        }
+        Value::Array(list) => list.into_iter().map(newer).collect(),
+        other => other,
+    }
+}
+
+/// What an agent hears, and the handshake, may grow.
+fn assert_may_grow<F: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str) {
+    assert_kept::<F>(name);
+    let golden = golden::form(name);
+    let grown: F = read(name, newer(golden.clone()));
+    assert_eq!(grown, read(name, golden), "{name}");
+}
+
+#[test]
+fn the_forms_of_0_1_are_understood_and_said_as_they_were_and_answers_may_grow() {
+    assert_may_grow::<HelloForm>("POST /session");
+    assert_may_grow::<WelcomeForm>("a welcome");
+    assert_may_grow::<CursorForm>("GET /seq");
+    assert_may_grow::<AddedForm>("one added");
+    assert_may_grow::<BatchAddedForm>("a batch added");
+    assert_may_grow::<XreadForm>("a read");
+    assert_kept::<EntryForm>("POST /xadd of one");
+    let name = "POST /xadd of a batch";
+    let XaddForm::Batch(batch) = read(name, golden::form(name)) else { panic!("{MEND}") };
+    assert_eq!(serde_json::to_value(batch).unwrap(), golden::form(name), "{MEND}");
 }
