@@ -18,6 +18,7 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
+mod agent;
 mod commands;
 mod frames;
 mod links;

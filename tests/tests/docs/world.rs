@@ -246,7 +246,7 @@ impl World {
         line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
     }
 
-    fn redis(&self, at: At) -> &RedisServer {
+    pub(crate) fn redis(&self, at: At) -> &RedisServer {
         match at {
             At::Device => &self.device,
             At::Cloud => &self.cloud.redis,
