@@ -23,11 +23,10 @@ mod commands;
 mod frames;
 mod links;
 mod page;
+mod run;
 mod settings;
 mod shown;
 mod world;
-
-use std::time::Duration;
 
 use spoke_tests::{
     cloud::{Cloud, Settings, out},
@@ -35,22 +34,19 @@ use spoke_tests::{
     entries::numbered,
     process::{Start, run},
     redis::RedisServer,
-    wait::eventually,
 };
 
 use crate::{
     page::{Block, blocks, guides},
+    run::run_all,
     settings::check_settings,
-    shown::compare,
-    world::{At, Running, World},
+    world::World,
 };
 
 /// What is run: how it is to be run follows from the block.
 const PROGRAMS: [&str; 4] = ["sh", "python", "javascript", "rust"];
 /// Behind a language.
 const WORDS: [&str; 6] = ["device", "cloud", "background", "eventually", "agent-stopped", "root"];
-/// What may take a moment to be shown.
-const MOMENT: Duration = Duration::from_secs(15);
 
 /// Each with its own test below.
 const RUN: [&str; 6] = [
@@ -102,7 +98,7 @@ async fn what_protocol_tells_to_type_does_what_it_says() {
 }
 
 #[tokio::test]
-async fn the_redis_user_of_security_may_all_that_spoke_needs_and_reaches_no_other_key() {
+async fn the_redis_user_of_security_may_do_all_that_spoke_needs_and_reaches_no_other_key() {
     let blocks = blocks("docs/security.md");
     let lines = blocks.iter().flat_map(|block| block.text.lines());
     let mut lines = lines.filter(|line| line.contains("ACL SETUSER spoke "));
@@ -130,96 +126,6 @@ async fn the_redis_user_of_security_may_all_that_spoke_needs_and_reaches_no_othe
     }
     let reached = cloud.redis.cli(&["--user", "spoke", "--pass", "its-password", "GET", "x"]).await;
     assert!(reached.stdout.contains("NOPERM"), "{reached:?}");
-}
-
-async fn run_all(document: &str, mut world: World) {
-    assert!(RUN.contains(&document));
-    let mut running: Vec<(Block, At, Running)> = Vec::new();
-    for block in blocks(document) {
-        let place = &block.place;
-        check_words(&block);
-        if block.has("root") {
-            // What systemd does where there is one.
-            if block.text.contains("systemctl enable --now spoke-agent") {
-                world.start_agent().await;
-            }
-            continue;
-        }
-        if !PROGRAMS.contains(&block.language.as_str()) {
-            check_settings(&block);
-            continue;
-        }
-        if block.words.is_empty() {
-            check_elsewhere(&block);
-            continue;
-        }
-        println!("{place}");
-        let at = match (block.has("device"), block.has("cloud")) {
-            (true, false) => At::Device,
-            (false, true) => At::Cloud,
-            _ => panic!("{place} says not on which machine it runs"),
-        };
-        if let Some(file) = block.file(".py") {
-            world.write(at, file, &block.text).await;
-            continue;
-        }
-        let text = program(&block);
-        if block.has("background") {
-            let begun = world.begin(at, &block.language, &text).await;
-            running.push((block, at, begun));
-            continue;
-        }
-        if block.has("agent-stopped") {
-            world.stop_agent().await;
-        }
-        run_one(&mut world, at, &block, &text).await;
-        if block.has("agent-stopped") {
-            world.start_agent().await;
-        }
-    }
-    for (block, at, running) in running {
-        if let Some((language, shown)) = &block.shown {
-            let shown = world.substituted(at, shown).await;
-            eventually(&format!("the output of {}", block.place), MOMENT, async || {
-                compare(language, &shown, &running.output(), false)
-            })
-            .await;
-        }
-        running.end();
-    }
-}
-
-async fn run_one(world: &mut World, at: At, block: &Block, text: &str) {
-    let place = &block.place;
-    let deadline = std::time::Instant::now() + MOMENT;
-    loop {
-        let finished = world.run(at, &block.language, text).await;
-        assert_eq!(finished.code, Some(0), "{place}: {finished:?}");
-        let is_shown = |word| block.shown.as_ref().is_some_and(|(_, shown)| shown.contains(word));
-        let is_refused = finished.stdout.contains("(error)") && !is_shown("(error)");
-        assert!(!is_refused, "{place}: redis refuses: {}", finished.stdout);
-        let Some((language, shown)) = &block.shown else { return };
-        let shown = world.substituted(at, shown).await;
-        match compare(language, &shown, &finished.stdout, true) {
-            Ok(()) => return,
-            Err(_) if block.has("eventually") && std::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(difference) => panic!("{place}:\n{difference}\n{}", finished.stderr),
-        }
-    }
-}
-
-/// What is to be run: a program in Rust has to be built before, so it is in `tests/examples`.
-fn program(block: &Block) -> String {
-    let Some(file) = block.file(".rs") else { return block.text.clone() };
-    let url = r#""redis://127.0.0.1:6379""#;
-    let here = r#"std::env::var("REDIS_URL").unwrap_or_default()"#;
-    let example = page::read(&format!("tests/examples/{file}"));
-    // What the compiler wants to hear of a program that is a file of ours.
-    let (_, example) = example.split_once("\n\n").expect("it begins with what it is");
-    assert_eq!(block.text.replace(url, here), example, "{}: tests/examples/{file}", block.place);
-    format!("examples/{}", file.trim_end_matches(".rs"))
 }
 
 fn check_words(block: &Block) {
