@@ -2,8 +2,8 @@
 //!
 //! `state_dir` holds `secret` (256 random bits, made at the first start), `registered` (for which
 //! client and at which auth service), `session` (the token) and `lock`; while the secret is rotated also
-//! `secret.next`. The secret is the identity: it is never replaced in silence, since a new one would lock
-//! the device out for good.
+//! `secret.next`, and afterwards `secret.previous`. The secret is the identity: it is never replaced in
+//! silence, since a new one would lock the device out for good.
 
 mod secrets;
 

@@ -6,8 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{Message, WebSocket};
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -20,6 +19,7 @@ use spoke_shared::{
         json::{Misread, RequestForm},
     },
 };
+use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, Span, info};
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     hub::Hub,
     metrics::CLOSED,
     session::{Arrived, close},
+    socket::Socket,
     xread::{self, Xread},
 };
 
@@ -48,12 +49,12 @@ struct Answer<'a, P> {
 }
 
 /// Serves a client to the end of its connection.
-pub async fn serve(arrived: Arrived, socket: WebSocket) {
+pub async fn serve(arrived: Arrived, socket: Socket) {
     let span = arrived.span();
     run(arrived, socket).instrument(span).await;
 }
 
-async fn run(mut arrived: Arrived, mut socket: WebSocket) {
+async fn run(mut arrived: Arrived, mut socket: Socket) {
     let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
@@ -72,7 +73,7 @@ async fn run(mut arrived: Arrived, mut socket: WebSocket) {
 }
 
 /// Answers until the other side goes, or has to go.
-async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) -> Option<Goaway> {
+async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Option<Goaway> {
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
     let mut waiting: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
     let leave = arrived.leave();
@@ -80,7 +81,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
     loop {
         let answer = tokio::select! {
-            message = socket.recv() => match message {
+            message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
                     match request(&hub, caller, text.as_str(), &mut waiting).await {
                         Some(answer) => answer,
@@ -90,7 +91,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut WebSocket) ->
                 Some(Ok(Message::Binary(_))) => {
                     refused("", None, &malformed("this protocol is text frames of JSON"))
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
             },
             Some(answer) = waiting.next(), if !waiting.is_empty() => answer,
@@ -191,6 +192,6 @@ fn text(answer: &impl Serialize) -> String {
 }
 
 /// Says why in the close frame: this protocol has no other word for it.
-async fn dismiss(socket: &mut WebSocket, goaway: &Goaway) {
+async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, socket.send(close(goaway.reason))).await;
 }

@@ -20,6 +20,7 @@ pub mod presence;
 pub mod routes;
 pub mod session;
 pub mod share;
+pub mod socket;
 pub mod xread;
 
 use std::time::Duration;

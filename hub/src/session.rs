@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, iter},
@@ -35,7 +34,7 @@ use spoke_shared::{
     },
 };
 use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use crate::{
@@ -45,6 +44,7 @@ use crate::{
     live::Ticket,
     metrics::end_word,
     presence,
+    socket::Socket,
 };
 
 /// How long the other side is heard out once the last words are said: a revoked session is closed
@@ -129,7 +129,7 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
 ///
 /// Ten thousand idle agents are as many of these futures: what is large lives in boxes, and what only
 /// the beginning needs is gone by then.
-pub fn serve(arrived: Arrived, socket: WebSocket) -> impl Future<Output = ()> + Send {
+pub fn serve(arrived: Arrived, socket: Socket) -> impl Future<Output = ()> + Send {
     let span = arrived.span();
     let (sink, stream) = socket.split();
     let frames = Box::pin(stream.filter_map(|message| ready(frame(message))));
@@ -139,7 +139,7 @@ pub fn serve(arrived: Arrived, socket: WebSocket) -> impl Future<Output = ()> + 
 async fn run(
     mut arrived: Box<Arrived>,
     mut frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
-    mut sink: Pin<Box<SplitSink<WebSocket, Message>>>,
+    mut sink: Pin<Box<SplitSink<Socket, Message>>>,
 ) {
     let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)).await {
         Ok(Ok(hello)) => hello,
@@ -288,7 +288,7 @@ async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
     let _ = tokio::time::timeout(HEAR_OUT, all).await;
 }
 
-async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<WebSocket, Message>>>, goaway: Goaway) {
+async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A second device comes back for ever; it is said aloud where it is found.
     if goaway.reason != Reason::Superseded
@@ -322,11 +322,11 @@ pub fn close(reason: Reason) -> Message {
             1002
         }
     };
-    Message::Close(Some(CloseFrame { code, reason: reason.word().into() }))
+    Message::Close(Some(CloseFrame { code: code.into(), reason: reason.word().into() }))
 }
 
 /// The frame in a message; control messages are the WebSocket's own business.
-fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, TransportError>> {
+fn frame(message: Result<Message, tungstenite::Error>) -> Option<Result<Frame, TransportError>> {
     let malformed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Some(Err(TransportError::Malformed(error)))
     };
@@ -336,14 +336,9 @@ fn frame(message: Result<Message, axum::Error>) -> Option<Result<Frame, Transpor
             Err(error) => malformed(error.into()),
         },
         Ok(Message::Text(_)) => malformed("a text message in a binary protocol".into()),
-        Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => None,
-        Err(error) => {
-            let error = error.into_inner();
-            match error.downcast_ref::<tungstenite::Error>() {
-                Some(tungstenite::Error::Capacity(_)) => malformed(error),
-                _ => Some(Err(TransportError::Broken(error))),
-            }
-        }
+        Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => None,
+        Err(error @ tungstenite::Error::Capacity(_)) => malformed(error.into()),
+        Err(error) => Some(Err(TransportError::Broken(error.into()))),
     }
 }
 

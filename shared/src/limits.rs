@@ -44,6 +44,10 @@ pub const WINDOW_SHRINK_ABOVE: Duration = Duration::from_secs(5);
 pub const SLOWEST_LINK: usize = 1024;
 /// Bytes of one frame, and of one WebSocket message, on the wire and unpacked.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A hub's socket that handled a larger message lets go of its buffers as soon as they are empty: ten
+/// thousand agents that were busy keep 40 MiB each way at the most, and an entry that comes alone is
+/// smaller.
+pub const SOCKET_BYTES_KEPT: usize = 4 * 1024;
 /// Bytes of one HTTP body: a batch of 1 MiB in JSON with its base64.
 pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Batches smaller than this are not worth the compressor's set-up.
@@ -91,8 +95,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Without a word from the other side for this long a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// An agent that has sent nothing for this long pings: three go into the idle timeout.
-pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// An agent that has sent nothing for this long pings: twice within the idle timeout, and before common
+/// proxies give a silent connection up (50 s in HAProxy's examples, 60 s in nginx).
+pub const HEARTBEAT: Duration = Duration::from_secs(45);
 /// Entries sent and nothing acknowledged for this long: the link carries nothing, start over.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// The least that it can be set to: a round trip over a slow link takes a part of it.

@@ -1,4 +1,5 @@
-//! Logging in with the present secret, or else with the next one of a rotation that was cut short.
+//! Logging in with the present secret, or else with the next one of a rotation that was cut short, or
+//! with the one before the last rotation, where auth came back with an older state.
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
@@ -40,27 +41,46 @@ impl Access {
     /// read at the start is for a state directory that is gone.
     fn untried(&self, tried: &[SecretString]) -> Option<SecretString> {
         let secrets = self.identity.secrets();
-        let (present, next) = (secrets.present().ok().flatten(), secrets.next().ok().flatten());
-        let mut all = present.into_iter().chain(next).chain([self.secret.clone()]);
+        let kept =
+            [secrets.present(), secrets.next(), Ok(Some(self.secret.clone())), secrets.previous()];
+        let mut all = kept.into_iter().filter_map(|secret| secret.ok().flatten());
         all.find(|secret| !tried.iter().any(|tried| is_same(tried, secret)))
     }
 
     /// Auth has taken this one.
     fn settle_on(&mut self, secret: SecretString) {
         let secrets = self.identity.secrets();
-        match secrets.next().ok().flatten() {
-            Some(next) if is_same(&next, &secret) => match secrets.promote(&secret) {
-                Ok(()) => info!("finished the rotation of this device's secret that was cut short"),
-                Err(error) => {
-                    let error = chain(&error);
-                    warn!(error, "failed to finish the rotation of this device's secret");
-                }
-            },
-            Some(_) => info!(
-                "a rotation of this device's secret was begun and is not over; `spoke-agent rotate` goes \
-                 on with it"
-            ),
-            None => {}
+        let is_it = |kept: Result<Option<SecretString>, _>| {
+            kept.ok().flatten().is_some_and(|kept| is_same(&kept, &secret))
+        };
+        let settled = if is_it(secrets.present()) {
+            if secrets.next().is_ok_and(|next| next.is_some()) {
+                info!(
+                    "a rotation of this device's secret was begun and is not over; `spoke-agent rotate` \
+                     goes on with it"
+                );
+            }
+            Ok(())
+        } else if is_it(secrets.next()) {
+            info!(
+                "auth goes by this device's next secret: the rotation that was cut short is finished"
+            );
+            secrets.promote(&secret)
+        } else if is_it(secrets.previous()) {
+            warn!(
+                "auth came back with an older state and goes by this device's secret of before its last \
+                 rotation; `spoke-agent rotate` makes that rotation good"
+            );
+            secrets.step_back(&secret)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = settled {
+            let error = chain(&error);
+            warn!(
+                error,
+                "failed to put this device's secret in its place; tried again at the next login"
+            );
         }
         self.secret = secret;
     }

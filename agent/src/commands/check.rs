@@ -84,6 +84,10 @@ fn of_files(config: &Config) -> Vec<Checked> {
     } else {
         found.push(of_secret_file("state_dir", &secret));
     }
+    if let Ok(Some(_)) = identity::Secrets::of(&config.state_dir).next() {
+        let finding = "a rotation of this device's secret was begun and is not over";
+        found.push(Checked::warn("state_dir", finding, "spoke-agent rotate"));
+    }
     let one_time = &config.otp_secret_file;
     if one_time.exists() {
         found.push(of_secret_file("otp_secret_file", one_time));

@@ -1,36 +1,22 @@
 //! `GET /sync`: the upgrade to a WebSocket. Who may come in is settled before it, so that a bad
 //! token is answered 401 and not by a connection that closes.
 
-use axum::{
-    Extension, Router,
-    extract::{
-        State,
-        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
-    },
-    response::{IntoResponse, Response},
-    routing::get,
-};
+use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_shared::{
     heard::Heard,
-    limits::FRAME_BYTES_MAX,
     refusal::Refusal,
     serve::{PeerAddress, Place},
     wire::frame::SUBPROTOCOL,
 };
-
-use tokio::sync::oneshot;
 
 use crate::{
     bearer::{Caller, unauthorized},
     hub::Hub,
     json_socket,
     session::{self, Arrived},
+    socket::Upgrade,
 };
-
-/// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
-/// ten thousand idle agents.
-const BUFFER_BYTES: usize = 2 * 1024;
 
 pub(super) fn router() -> Router<Hub> {
     Router::new().route("/sync", get(sync))
@@ -43,7 +29,7 @@ async fn sync(
     Extension(heard): Extension<Heard>,
     Extension(place): Extension<Place>,
     headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, Refusal>,
 ) -> Result<Response, Refusal> {
     hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
@@ -52,15 +38,7 @@ async fn sync(
         (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into(), &place).await?,
         (None, None) => return Err(unauthorized(&hub)),
     };
-    let upgrade = upgrade.map_err(|rejection| {
-        let message = "this path takes a WebSocket handshake only";
-        match rejection.into_response().status() {
-            StatusCode::UPGRADE_REQUIRED => {
-                Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message)
-            }
-            _ => Refusal::new(StatusCode::BAD_REQUEST, "not-a-websocket", message),
-        }
-    })?;
+    let upgrade = upgrade?;
     let Some(protocol) =
         [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
     else {
@@ -71,29 +49,21 @@ async fn sync(
     caller.begin_session()?;
     // From here on the session's own limits hold.
     let (vouched, caller) = (place.vouch(), caller.settled());
-    let upgrade = upgrade
-        .protocols([protocol])
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
-        .max_message_size(FRAME_BYTES_MAX)
-        .max_frame_size(FRAME_BYTES_MAX);
     let shutdown = hub.shutdown.clone();
     let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
-    let (upgraded, socket) = oneshot::channel();
+    let (response, upgraded) = upgrade.accept(protocol);
     // Tracked from before the answer, so that the process waits for its goodbye.
     shutdown.spawn_one("session", address, async move {
         let _kept = (place, vouched);
-        let Ok(socket) = socket.await else { return };
+        // Who is gone meanwhile needs no socket.
+        let Ok(socket) = upgraded.await else { return };
         if protocol == SUBPROTOCOL {
             Box::pin(session::serve(arrived, socket)).await;
         } else {
             Box::pin(json_socket::serve(arrived, socket)).await;
         }
     });
-    Ok(upgrade.on_upgrade(|socket| async {
-        // Who is gone meanwhile needs no socket.
-        let _ = upgraded.send(socket);
-    }))
+    Ok(response)
 }
 
 fn offered(headers: &HeaderMap) -> Vec<&str> {

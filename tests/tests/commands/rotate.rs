@@ -123,6 +123,11 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
             assert_eq!(is_made_good, is_started_between && is_used, "{death:?}");
 
             if !is_made_good {
+                let checked = device.command(&["check"]).await.stdout;
+                assert!(
+                    checked.contains("is not over\n      mend: spoke-agent rotate"),
+                    "{checked}"
+                );
                 device.command(&["rotate"]).await.done();
             }
 
@@ -132,6 +137,27 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
             gets_in(&cloud, &mut device).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    device.stop_agent().await;
+    let before = cloud.redis.hash(KEY).await;
+    let old = file(&device, "secret").unwrap();
+    device.command(&["rotate"]).await.done();
+    let new = file(&device, "secret").unwrap();
+    cloud.redis.command::<()>(&["HSET", KEY, "secret", &before["secret"]]).await;
+    assert!(takes(&cloud, &old).await && !takes(&cloud, &new).await, "it knows the old one only");
+
+    gets_in(&cloud, &mut device).await;
+
+    assert!(device.log().contains("older state"), "{}", device.log());
+    device.command(&["rotate"]).await.done();
+    assert_eq!(file(&device, "secret"), Some(new), "the rotation is made good");
+    assert!(!takes(&cloud, &old).await);
+    gets_in(&cloud, &mut device).await;
 }
 
 #[tokio::test]

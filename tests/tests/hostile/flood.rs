@@ -14,6 +14,7 @@ use spoke_tests::{
     siege::{Siege, as_many_as_fit, connect_from, resident_kib},
     socket::{JSON_SUBPROTOCOL, hello, open},
     stand::Stand,
+    wait::eventually_true,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -146,9 +147,9 @@ async fn sockets_that_never_stop_talking_are_bounded_while_a_good_client_notices
     siege.assert_borne("50,000 tiny messages of each kind", 64);
 }
 
-/// One entry of a kibibyte, which joins on to the one before.
-fn push(n: u64) -> Frame {
-    let fields = vec![(Bytes::from_static(b"blob"), Bytes::from(vec![b'x'; 1024]))];
+/// One entry of so many bytes, which joins on to the one before.
+fn push(n: u64, bytes: usize) -> Frame {
+    let fields = vec![(Bytes::from_static(b"blob"), Bytes::from(vec![b'x'; bytes]))];
     let (after, through) = (Seq::new(n - 1, 0), Seq::new(n, 0));
     let entries = vec![Entry { seq: through, fields }];
     Frame::Push(Push {
@@ -170,10 +171,10 @@ async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_n
         socket.greet(hello()).await;
         for n in 1..=5000 {
             // No acknowledgement is waited for, or read.
-            socket.send(Message::Binary(push(n).encode(Features::default()))).await;
+            socket.send(Message::Binary(push(n, 1024).encode(Features::default()))).await;
         }
         // It takes them all the same, each once and in order, as fast as it can and no faster.
-        spoke_tests::wait::eventually_true("all of them to be taken", async || {
+        eventually_true("all of them to be taken", async || {
             stand
                 .redis
                 .hash("spoke-hub:client:evil:h")
@@ -192,6 +193,38 @@ async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_n
     let evil = entries.iter().filter(|entry| entry.text("client").as_deref() == Some("evil"));
     let seqs: Vec<_> = evil.filter_map(|entry| entry.text("seq")).collect();
     assert_eq!(seqs, (1..=5000).map(|n| format!("{n}-0")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_idle_clients_once_sent_is_not_kept_for_them() {
+    const CLIENTS: u64 = 64;
+    const BYTES: usize = 900 * 1024;
+    let mut stand = hub(&[]).await;
+    // Large pieces go back to the operating system at once.
+    let allocator = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536")];
+    let allocator = allocator.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let (redis, settings) = (stand.redis.url(), [("log.level", "info")]);
+    stand.service =
+        Service::start_in(allocator, Kind::Hub, &redis, &settings, stand.folder()).await;
+    let pid = stand.service.process().pid();
+    let before = resident_kib(pid);
+    let mut sockets = Vec::new();
+    for n in 0..CLIENTS {
+        let client = format!("client-{n}");
+        let token = admit(&stand.redis, &client).await;
+        let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;
+        socket.greet(hello()).await;
+        socket.send(Message::Binary(push(1, BYTES).encode(Features::default()))).await;
+        let key = format!("spoke-hub:client:{client}:h");
+        eventually_true("it to be taken", async || {
+            stand.redis.hash(&key).await.values().any(|value| value == "1-0")
+        })
+        .await;
+        sockets.push(socket);
+    }
+    let each = resident_kib(pid).saturating_sub(before) / CLIENTS;
+    println!("{each} KiB for each idle client that sent {} KiB", BYTES / 1024);
+    assert!(each <= 64, "{each} KiB are kept for each of {CLIENTS} clients");
 }
 
 #[tokio::test]
