@@ -19,6 +19,7 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
 mod agent;
+mod bounds;
 mod commands;
 mod frames;
 mod links;
