@@ -138,17 +138,14 @@ async fn bodies_that_trickle_take_one_clients_places_while_a_good_client_notices
     let (known, nobody) = (head(evil.token()), head(None));
     let attack = async || {
         let mut open = Vec::new();
-        // A few more than it has places: what looks whether all are taken may take one itself.
-        for _ in 0..40 {
+        // As many as it has places, and one for each that what looks whether all are taken takes itself.
+        while open.len() < 32 || evil.get("/seq").await.status != 429 {
+            assert!(open.len() < 200, "its places are never all taken");
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(&known).await.unwrap();
             let _ = stream.write_all(&vec![b' '; 1 << 20]).await;
             open.push(stream);
         }
-        spoke_tests::wait::eventually_is("its places to be taken", 429, async || {
-            evil.get("/seq").await.status
-        })
-        .await;
         let mut one_more = TcpStream::connect(address).await.unwrap();
         one_more.write_all(&known).await.unwrap();
         let (answer, _) = trickle(&mut one_more, b" ").await;

@@ -31,7 +31,7 @@ async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
     assert!(welcome.cursor.digest.is_some(), "it shows which entry stands at the cursor");
     assert_eq!((welcome.origin.last.to_string(), welcome.origin.added), (last, 1));
     assert_eq!(welcome.granted, Granted::default());
-    assert_eq!(welcome.heartbeat_ms, 30_000);
+    assert_eq!(welcome.heartbeat_ms, 45_000);
     assert!(welcome.server_time_ms.abs_diff(spoke_tests::cloud::now_ms()) < 60_000);
 }
 
