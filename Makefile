@@ -11,7 +11,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
-	@scripts/setup redis cc python systemd proxies prometheus
+	@scripts/setup redis cc python systemd proxies prometheus docs
 
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc
@@ -74,7 +74,7 @@ check: setup fmt-check lint test chaos-ci docs deny units ## what CI runs: forma
 
 # With the tests, so that features and with them all artefacts are those of the test run.
 build:
-	@scripts/setup redis cc
+	@scripts/setup redis cc docs
 	cargo build --workspace --all-targets
 
 fmt: ## format the code
