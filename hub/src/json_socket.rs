@@ -22,7 +22,7 @@ use spoke_shared::{
         json::{Misread, RequestForm},
     },
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};
 
 use crate::{
@@ -131,7 +131,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
             while let Some(answer) = waiting.next().await {
                 socket.send(Message::Text(answer.into())).await?;
             }
-            Ok::<_, axum::Error>(())
+            Ok::<_, tungstenite::Error>(())
         };
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, answering).await;
     }
