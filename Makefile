@@ -50,7 +50,7 @@ bench-peers: ## the same beside NATS and Mosquitto, which are fetched where they
 
 # A few seeds with nothing beside them, and one of what is hardest.
 chaos-ci: test
-	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 45
+	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 30
 	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
 
 bench-micro: ## what a batch costs in each station of the protocol

@@ -37,7 +37,8 @@ use spoke_shared::{
     wire::frame::{Frame, Goaway, Granted, Reason},
 };
 use spoke_tests::{
-    entries::numbered,
+    device::STATE,
+    entries::{Stored, numbered},
     oracle,
     redis::RedisServer,
     wait::{eventually_is, eventually_true},
@@ -169,10 +170,14 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     let up = ends.device.add_all("spoke-agent:out:x", &many).await;
     let down = ends.cloud.add_all("spoke-hub:out:dev1:x", &many).await;
 
+    // And acknowledged, so that neither end is in the middle of a word when the line closes.
+    let acknowledged = async |redis: &RedisServer, key, all: &[Stored]| {
+        redis.hash(key).await.get("out_acked") == all.last().map(|entry| &entry.id)
+    };
     let carried = async {
         eventually_true("all entries are at both ends", async || {
-            ends.cloud.length("spoke-hub:in:x").await == 5000
-                && ends.device.length("spoke-agent:in:x").await == 5000
+            acknowledged(&ends.device, STATE, &up).await
+                && acknowledged(&ends.cloud, "spoke-hub:client:dev1:h", &down).await
         })
         .await;
     };

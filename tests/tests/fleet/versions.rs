@@ -58,7 +58,7 @@ fn decoded(bytes: &[u8]) -> Frame {
     Frame::decode(Bytes::copy_from_slice(bytes)).unwrap_or_else(|error| panic!("{error}: {MEND}"))
 }
 
-/// The greeting of today is the one of 0.1, but for what is fresh in each session.
+/// The greeting of today is the one of 0.1, but for what is fresh in each session or the hub's to choose.
 fn assert_greets(golden: &[u8], heard: &[u8]) {
     let expected = match (decoded(golden), decoded(heard)) {
         (Frame::Hello(golden), Frame::Hello(heard)) => {
@@ -66,8 +66,9 @@ fn assert_greets(golden: &[u8], heard: &[u8]) {
             Frame::Hello(Box::new(Hello { version, features, instance, ..*golden }))
         }
         (Frame::Welcome(golden), Frame::Welcome(heard)) => {
-            let Welcome { version, generation, server_time_ms, .. } = *heard;
-            Frame::Welcome(Box::new(Welcome { version, generation, server_time_ms, ..*golden }))
+            let Welcome { version, generation, server_time_ms, heartbeat_ms, .. } = *heard;
+            let fresh = Welcome { version, generation, server_time_ms, heartbeat_ms, ..*golden };
+            Frame::Welcome(Box::new(fresh))
         }
         other => panic!("{other:?}: {MEND}"),
     };
