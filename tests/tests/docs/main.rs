@@ -22,6 +22,9 @@ mod agent;
 mod bounds;
 mod commands;
 mod frames;
+#[expect(dead_code, reason = "its forms are for the fleet's tests")]
+#[path = "../../../shared/src/wire/golden.rs"]
+mod golden;
 mod links;
 mod page;
 mod run;
