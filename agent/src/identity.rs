@@ -113,11 +113,6 @@ struct StoredSession {
     expires_at_ms: u64,
 }
 
-/// Where the device's own secret is.
-pub fn secret_file(state_dir: &Path) -> PathBuf {
-    state_dir.join("secret")
-}
-
 /// The token that was kept for this account, read beside the agent that has the directory.
 pub fn session_token(state_dir: &Path, account: &Account) -> Option<SecretString> {
     let bytes = fs::read(state_dir.join("session")).ok()?;

@@ -75,7 +75,8 @@ fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
 }
 
 fn of_files(config: &Config) -> Vec<Checked> {
-    let secret = identity::secret_file(&config.state_dir);
+    let secrets = identity::Secrets::of(&config.state_dir);
+    let secret = secrets.path();
     let mut found = Vec::new();
     if let Ok(false) = secret.try_exists() {
         let finding =
@@ -84,7 +85,7 @@ fn of_files(config: &Config) -> Vec<Checked> {
     } else {
         found.push(of_secret_file("state_dir", &secret));
     }
-    if let Ok(Some(_)) = identity::Secrets::of(&config.state_dir).next() {
+    if let Ok(Some(_)) = secrets.next() {
         let finding = "a rotation of this device's secret was begun and is not over";
         found.push(Checked::warn("state_dir", finding, "spoke-agent rotate"));
     }
