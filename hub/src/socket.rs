@@ -7,7 +7,6 @@
 //! out since took up at the least. Where both are the same nothing is left in between.
 
 use std::{
-    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -21,10 +20,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL, r
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use spoke_shared::{
+    heard::{Listened, Listener},
     limits::{FRAME_BYTES_MAX, SOCKET_BYTES_KEPT},
     refusal::Refusal,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -53,17 +53,17 @@ pub struct Socket<S = TokioIo<Upgraded>> {
     is_closing: bool,
 }
 
-/// Counts what is read.
-struct Counted<S> {
-    stream: S,
-    read: u64,
-}
+/// The bytes read so far.
+#[derive(Default)]
+struct Count(u64);
+
+type Counted<S> = Listened<S, Count>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Over a connection that was upgraded.
     pub fn new(stream: S) -> Self {
         Self {
-            library: Some(library(Counted { stream, read: 0 })),
+            library: Some(library(stream)),
             taken: 0,
             largest: 0,
             is_flushed: true,
@@ -83,26 +83,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Whether it would be made anew, were its last bytes sent.
     fn is_worn(&mut self) -> bool {
-        let is_spent = self.library().get_ref().read == self.taken;
+        let is_spent = self.library().get_ref().listener().0 == self.taken;
         self.largest > SOCKET_BYTES_KEPT && is_spent && self.is_flushed && !self.is_closing
     }
 
     /// With nothing in it.
     fn renew(&mut self) {
-        let stream = self.library.take().map(WebSocketStream::into_inner);
-        self.library = stream.map(|stream| library(Counted { read: 0, ..stream }));
+        let stream = self.library.take().map(|library| library.into_inner().into_inner());
+        self.library = stream.map(library);
         (self.taken, self.largest) = (0, 0);
     }
 }
 
+impl Listener for Count {
+    fn handle_read(&mut self, bytes: usize) {
+        self.0 += bytes as u64;
+    }
+}
+
 /// Small, and so for as long as the messages are.
-fn library<S: AsyncRead + AsyncWrite + Unpin>(stream: Counted<S>) -> WebSocketStream<Counted<S>> {
+fn library<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<Counted<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
-    let made = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config));
+    let counted = Listened::new(stream, Count::default());
+    let made = WebSocketStream::from_raw_socket(counted, Role::Server, Some(config));
     made.now_or_never().expect("it waits for nobody")
 }
 
@@ -211,37 +218,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for Socket<S> {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.is_closing = true;
         self.library().poll_close(cx)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.read += (buf.filled().len() - before) as u64;
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

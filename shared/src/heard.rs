@@ -42,20 +42,42 @@ impl Heard {
     }
 }
 
-/// A stream that tells `Heard` of every byte that comes in.
-pub struct Listened<S> {
-    stream: S,
-    heard: Heard,
+/// Who is told of what comes in over a stream.
+pub trait Listener: Unpin {
+    /// So many bytes came, one at the least.
+    fn handle_read(&mut self, bytes: usize);
 }
 
-impl<S> Listened<S> {
-    /// Over this stream.
-    pub fn new(stream: S, heard: Heard) -> Self {
-        Self { stream, heard }
+impl Listener for Heard {
+    fn handle_read(&mut self, _: usize) {
+        self.touch(Instant::now());
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
+/// A stream that tells its listener of every byte that comes in.
+pub struct Listened<S, L = Heard> {
+    stream: S,
+    listener: L,
+}
+
+impl<S, L> Listened<S, L> {
+    /// Over this stream.
+    pub fn new(stream: S, listener: L) -> Self {
+        Self { stream, listener }
+    }
+
+    /// Who is told.
+    pub fn listener(&self) -> &L {
+        &self.listener
+    }
+
+    /// The stream, which tells nobody any more.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin, L: Listener> AsyncRead for Listened<S, L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,14 +85,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.touch(Instant::now());
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 {
+            self.listener.handle_read(bytes);
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
+impl<S: AsyncWrite + Unpin, L: Listener> AsyncWrite for Listened<S, L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
