@@ -29,7 +29,7 @@ pub const ALL: [(&str, Body); 4] =
 
 /// A frame of `spoke.v1`.
 pub fn frame(bytes: &[u8]) {
-    match Frame::decode(Bytes::copy_from_slice(bytes)) {
+    match Frame::decode(Bytes::copy_from_slice(bytes), Features::COMPRESSION) {
         Ok(frame) => survives(&frame),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -96,7 +96,7 @@ pub fn words(bytes: &[u8]) {
 
 fn survives(frame: &Frame) {
     for features in [Features::default(), Features::COMPRESSION] {
-        let again = Frame::decode(frame.encode(features));
+        let again = Frame::decode(frame.encode(features), Features::COMPRESSION);
         assert_eq!(again.as_ref(), Ok(frame), "what was read can be written and read again");
     }
 }

@@ -4,13 +4,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use spoke_shared::{
     entry::{Direction, Entry, EntryLimits, Unfit},
-    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX},
+    limits::BATCH_ENTRIES_MAX,
     link::{now_ms, say_loss},
     refusal::Refusal,
     seq::{Epoch, Seq},
     sync::{
         account::Account,
-        receiver::{Append, Appended, plan},
+        receiver::{Append, Appended, BadBatch, plan},
     },
     wire::json::{
         AddedForm, BatchAddedForm, BatchForm, CursorForm, EntryForm, RefusedForm, XaddForm,
@@ -70,11 +70,6 @@ async fn xadd_batch(
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
     let BatchForm { epoch, after, through, account, .. } = form;
     let append = planned(epoch.unwrap_or_default(), (after, through), entries, account)?;
-    let bytes: usize = append.entries.iter().map(Entry::bytes).sum();
-    if append.entries.len() > 1 && bytes > BATCH_BYTES_MAX {
-        let message = format!("a batch of several entries holds at most {BATCH_BYTES_MAX} bytes");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
-    }
     let Done { cursor, accepted, duplicates, .. } = append_to(hub, caller, &append).await?;
     let refused = append.refused.iter().map(|&(seq, reason)| RefusedForm { seq, reason }).collect();
     Ok(BatchAddedForm { seq: cursor, accepted, duplicates, refused })
@@ -86,8 +81,14 @@ fn planned(
     entries: Vec<Entry>,
     account: Account,
 ) -> Result<Append, Refusal> {
-    plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default()))
-        .map_err(|error| malformed(error.to_string()))
+    plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default())).map_err(
+        |error| match error {
+            BadBatch::TooLarge => {
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string())
+            }
+            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error.to_string()),
+        },
+    )
 }
 
 struct Done {

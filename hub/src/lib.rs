@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod entries;
 pub mod facts;
+pub mod frames;
 pub mod hub;
 pub mod json_socket;
 pub mod level;

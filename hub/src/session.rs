@@ -1,10 +1,6 @@
 //! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
 
-use std::{
-    future::ready,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, time::Instant};
 
 use futures_util::{
     SinkExt, StreamExt,
@@ -34,22 +30,19 @@ use spoke_shared::{
     },
 };
 use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
+use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use crate::{
     arrival,
     bearer::Caller,
+    frames::Frames,
     hub::{Hub, SessionFault},
     live::Ticket,
     metrics::end_word,
     presence,
     socket::Socket,
 };
-
-/// How long the other side is heard out once the last words are said: a revoked session is closed
-/// within a second.
-const HEAR_OUT: Duration = Duration::from_millis(500);
 
 /// An upgraded connection of somebody who was let in.
 pub struct Arrived {
@@ -132,13 +125,12 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
 pub fn serve(arrived: Arrived, socket: Socket) -> impl Future<Output = ()> + Send {
     let span = arrived.span();
     let (sink, stream) = socket.split();
-    let frames = Box::pin(stream.filter_map(|message| ready(frame(message))));
-    run(Box::new(arrived), frames, Box::pin(sink)).instrument(span)
+    run(Box::new(arrived), Frames::new(stream), Box::pin(sink)).instrument(span)
 }
 
 async fn run(
     mut arrived: Box<Arrived>,
-    mut frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
+    mut frames: Frames,
     mut sink: Pin<Box<SplitSink<Socket, Message>>>,
 ) {
     let greeted = tokio::select! {
@@ -149,7 +141,7 @@ async fn run(
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
             dismiss(&arrived.hub, &mut sink, goaway).await;
-            return hear_out(frames).await;
+            return frames.discard().await;
         }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => {
@@ -161,7 +153,7 @@ async fn run(
         Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
             dismiss(&arrived.hub, &mut sink, arrival::goaway(&refusal)).await;
-            return hear_out(frames).await;
+            return frames.discard().await;
         }
     };
     Span::current().record("generation", greeted.generation);
@@ -176,6 +168,7 @@ async fn run(
             "session begins"
         );
         let features = greeted.features;
+        frames.agree(features);
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
             .with_flat_map(move |frame: Frame| iter(messages(&frame, features).map(Ok)));
@@ -184,7 +177,7 @@ async fn run(
         report(&arrived.hub, &outcome);
     }
     arrived.end(greeted.generation).await;
-    hear_out(frames).await;
+    frames.discard().await;
 }
 
 /// A session past its HELLO.
@@ -235,7 +228,7 @@ impl Greeted {
     async fn drive(
         &self,
         arrived: &mut Arrived,
-        frames: impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin,
+        frames: &mut Frames,
         outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
     ) -> Outcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
@@ -260,9 +253,7 @@ impl Greeted {
 }
 
 /// The first frame. `Err(None)`: there was none.
-async fn greeting(
-    frames: &mut (impl futures_util::Stream<Item = Result<Frame, TransportError>> + Unpin),
-) -> Result<Hello, Option<Goaway>> {
+async fn greeting(frames: &mut Frames) -> Result<Hello, Option<Goaway>> {
     match frames.next().await {
         Some(Ok(Frame::Hello(hello))) if hello.major == MAJOR => Ok(*hello),
         Some(Ok(Frame::Hello(hello))) => {
@@ -283,13 +274,6 @@ async fn greeting(
 
 fn refusal(reason: Reason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
-}
-
-/// What is still on its way when we close makes TCP reset the connection, and our last words are
-/// lost with it: so hear the other side out until it closes too, but not for long.
-async fn hear_out<T>(messages: impl futures_util::Stream<Item = T> + Unpin) {
-    let all = messages.for_each(|_| ready(()));
-    let _ = tokio::time::timeout(HEAR_OUT, all).await;
 }
 
 async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
@@ -327,23 +311,6 @@ pub fn close(reason: Reason) -> Message {
         }
     };
     Message::Close(Some(CloseFrame { code: code.into(), reason: reason.word().into() }))
-}
-
-/// The frame in a message; control messages are the WebSocket's own business.
-fn frame(message: Result<Message, tungstenite::Error>) -> Option<Result<Frame, TransportError>> {
-    let malformed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Some(Err(TransportError::Malformed(error)))
-    };
-    match message {
-        Ok(Message::Binary(bytes)) => match Frame::decode(bytes) {
-            Ok(frame) => Some(Ok(frame)),
-            Err(error) => malformed(error.into()),
-        },
-        Ok(Message::Text(_)) => malformed("a text message in a binary protocol".into()),
-        Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => None,
-        Err(error @ tungstenite::Error::Capacity(_)) => malformed(error.into()),
-        Err(error) => Some(Err(TransportError::Broken(error.into()))),
-    }
 }
 
 fn report(hub: &Hub, outcome: &Outcome) {

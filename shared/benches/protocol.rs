@@ -59,7 +59,7 @@ fn encode(bencher: Bencher<'_, '_>, features: Features) {
 #[divan::bench(args = [Features(0), Features::COMPRESSION])]
 fn decode(bencher: Bencher<'_, '_>, features: Features) {
     let bytes = Frame::Push(push()).encode(features);
-    let decode = || Frame::decode(black_box(bytes.clone()));
+    let decode = || Frame::decode(black_box(bytes.clone()), Features::COMPRESSION);
     bencher.counter(ItemsCount::new(ENTRIES)).bench(decode);
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    limits::{ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_NAME_BYTES_MAX},
+    limits::{ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_BYTES_MIN, FIELD_NAME_BYTES_MAX},
     seq::Seq,
 };
 
@@ -119,9 +119,15 @@ impl Unfit {
 }
 
 impl Entry {
-    /// Bytes of all names and values, as batches are measured.
+    /// Bytes of all names and values.
     pub fn bytes(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
+    /// What limits count it as: its bytes, each field at least `FIELD_BYTES_MIN`.
+    pub fn charge(&self) -> usize {
+        let charge = |bytes: usize| bytes.max(FIELD_BYTES_MIN);
+        self.fields.iter().map(|(name, value)| charge(name.len() + value.len())).sum()
     }
 
     /// Whether it can be carried that way within these limits.

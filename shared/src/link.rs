@@ -154,7 +154,7 @@ pub async fn drive(
                     break Some(LinkError::Transport(error));
                 }
             }
-            frame = frames.next(), if session.wants_frame() => match frame {
+            frame = frames.next() => match frame {
                 Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
                 Some(Err(TransportError::Malformed(error))) => {
                     let message = error.to_string();

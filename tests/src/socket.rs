@@ -136,7 +136,9 @@ impl Socket {
     /// When it is something else.
     pub async fn frame(&mut self) -> Frame {
         match self.next().await {
-            Heard::Bytes(bytes) => Frame::decode(bytes).expect("the hub speaks the protocol"),
+            Heard::Bytes(bytes) => {
+                Frame::decode(bytes, Features::COMPRESSION).expect("the hub speaks the protocol")
+            }
             other => panic!("a frame was expected and not {other:?}"),
         }
     }

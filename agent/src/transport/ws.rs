@@ -55,7 +55,9 @@ fn read(
         }
         Err(error) => return Some(Err(broken(error))),
     };
-    let frame = Frame::decode(bytes).map_err(|error| TransportError::Malformed(error.into()));
+    let features = Features(agreed.load(Ordering::Relaxed));
+    let frame =
+        Frame::decode(bytes, features).map_err(|error| TransportError::Malformed(error.into()));
     if let Ok(Frame::Welcome(welcome)) = &frame {
         agreed.store(ours.common(welcome.features).0, Ordering::Relaxed);
     }

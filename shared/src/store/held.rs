@@ -44,7 +44,7 @@ impl Search<'_> {
         while scanned < HELD_SCAN_MAX {
             let entries = self.page(&to, page).await?;
             scanned += entries.len();
-            let bytes: usize = entries.iter().map(Entry::bytes).sum();
+            let bytes: usize = entries.iter().map(Entry::charge).sum();
             for entry in &entries {
                 lowest_id = entry.seq;
                 let Some((epoch, own)) = self.own(entry) else { continue };

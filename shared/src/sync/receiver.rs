@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
+    limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX},
     seq::{Epoch, Seq},
     sync::account::Account,
     wire::frame::{Ack, Push, Reason},
@@ -55,38 +56,54 @@ pub enum Appended {
     Gap(Seq),
 }
 
-/// Entries that do not stand in ascending order, or outside of what the batch says it covers.
+/// What is wrong with a batch; nothing of it may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the batch's entries are not in ascending order of seq: {at} comes after {before}")]
-pub struct OutOfOrder {
-    /// The entry that stands wrong.
-    pub at: Seq,
-    /// What stands before it.
-    pub before: Seq,
+pub enum BadBatch {
+    /// Its entries do not stand in ascending order, or outside of what the batch says it covers.
+    #[error("the batch's entries are not in ascending order of seq: {at} comes after {before}")]
+    OutOfOrder {
+        /// The entry that stands wrong.
+        at: Seq,
+        /// What stands before it.
+        before: Seq,
+    },
+    /// It has several entries, and is larger than a batch may be.
+    #[error(
+        "a batch of several entries holds at most {BATCH_BYTES_MAX} bytes, where each field counts \
+         as at least {FIELD_BYTES_MIN}"
+    )]
+    TooLarge,
+    /// A loss that it tells of is none that can have been found before its entries.
+    #[error(
+        "the losses that the batch tells of do not stand in ascending order between its beginning \
+         and its end, or count more than {LOSS_COUNT_MAX} entries"
+    )]
+    Losses,
 }
 
 /// Checks a batch and says what is to be done with it.
 ///
 /// # Errors
-/// `OutOfOrder`; nothing of such a batch may be used.
+/// `BadBatch`.
 pub fn plan(
     epoch: Epoch,
     (after, through): (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
     account: Account,
     (direction, limits): (Direction, &EntryLimits),
-) -> Result<Append, OutOfOrder> {
+) -> Result<Append, BadBatch> {
     let mut before = after.unwrap_or_default();
     for entry in &entries {
         if entry.seq <= before {
-            return Err(OutOfOrder { at: entry.seq, before });
+            return Err(BadBatch::OutOfOrder { at: entry.seq, before });
         }
         before = entry.seq;
     }
     let through = through.unwrap_or(before);
     if through < before {
-        return Err(OutOfOrder { at: through, before });
+        return Err(BadBatch::OutOfOrder { at: through, before });
     }
+    check_losses(epoch, (after, through), &account)?;
     let digest = entries.last().filter(|last| last.seq == through).map(Entry::digest);
     let mut refused = Vec::new();
     let mut entries = entries;
@@ -97,7 +114,35 @@ pub fn plan(
             false
         }
     });
+    let charge: usize = entries.iter().map(Entry::charge).sum();
+    if entries.len() > 1 && charge > BATCH_BYTES_MAX {
+        return Err(BadBatch::TooLarge);
+    }
     Ok(Append { epoch, known: None, after, through, entries, refused, digest, account })
+}
+
+/// What was lost before a batch was lost after the batch before, one range after the other. Only what
+/// ended a life before this one stands elsewhere, and first.
+fn check_losses(
+    epoch: Epoch,
+    (after, through): (Option<Seq>, Seq),
+    account: &Account,
+) -> Result<(), BadBatch> {
+    let mut before = after.unwrap_or_default();
+    for (at, loss) in account.losses.iter().enumerate() {
+        let is_sane = loss.from <= loss.to && loss.count.unwrap_or(0) <= LOSS_COUNT_MAX;
+        let is_of_older_life = at == 0 && loss.epoch < epoch && loss.count.is_none();
+        if !is_sane || (loss.epoch != epoch && epoch.is_known() && !is_of_older_life) {
+            return Err(BadBatch::Losses);
+        }
+        if !is_of_older_life {
+            if loss.from <= before || loss.to > through {
+                return Err(BadBatch::Losses);
+            }
+            before = loss.to;
+        }
+    }
+    Ok(())
 }
 
 /// One copy's end of one connection.
@@ -135,8 +180,8 @@ impl Receiver {
     pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
         let Push { epoch, after, through, entries, account } = push;
         let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
-        let mut append = plan(epoch, range, entries, account, kind)
-            .map_err(|OutOfOrder { .. }| Reason::Protocol)?;
+        let mut append =
+            plan(epoch, range, entries, account, kind).map_err(|_| Reason::Protocol)?;
         append.known = Some((self.epoch, self.cursor));
         self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();

@@ -386,7 +386,7 @@ impl Sender {
 
     /// Aims the next read at one full batch.
     fn resize(&mut self, entries: &[Entry]) {
-        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        let bytes: usize = entries.iter().map(Entry::charge).sum();
         let aim = self.fitting().batch_bytes;
         if bytes > aim || entries.len() >= self.read_size {
             let fits = (entries.len() * aim / bytes.max(1)).max(1);

@@ -70,6 +70,8 @@ pub struct Session {
     /// The last of those must be answered before the next.
     is_alone: bool,
     has_appended: bool,
+    /// Batches that `ack` answers.
+    answered: usize,
     ack: Option<Ack>,
     pong_due: bool,
     ping_due: bool,
@@ -93,6 +95,7 @@ impl Session {
             appending: 0,
             is_alone: false,
             has_appended: false,
+            answered: 0,
             ack: None,
             pong_due: false,
             ping_due: false,
@@ -114,6 +117,10 @@ impl Session {
             self.round_trip = Some(now.duration_since(self.pinged_at));
         }
         match frame {
+            Frame::Push(_) if self.unanswered() >= WINDOW_BATCHES => {
+                let message = "more batches came than the window allows without an acknowledgement";
+                self.leave(Reason::Protocol, message);
+            }
             Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
             // What is not acknowledged comes again.
             Frame::Push(_) => {}
@@ -130,10 +137,10 @@ impl Session {
         }
     }
 
-    /// Whether to listen for the next frame. A sender that overruns the window it was granted is
-    /// held back by its own socket, not by memory here.
-    pub fn wants_frame(&self) -> bool {
-        self.pushes.len() < WINDOW_BATCHES
+    /// Batches that came and that no acknowledgement has left for. A sender keeps to the window, so
+    /// more than that are no honest ones.
+    fn unanswered(&self) -> usize {
+        self.pushes.len() + self.appending + self.answered
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.
@@ -177,14 +184,17 @@ impl Session {
         self.appending -= 1;
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
-            Ok(ack) => match &mut self.ack {
-                // Cumulative: one that has not left yet is overtaken, but for its refusals.
-                Some(waiting) => {
-                    (waiting.epoch, waiting.seq) = (ack.epoch, ack.seq);
-                    waiting.refused.extend(ack.refused);
+            Ok(ack) => {
+                self.answered += 1;
+                match &mut self.ack {
+                    // Cumulative: one that has not left yet is overtaken, but for its refusals.
+                    Some(waiting) => {
+                        (waiting.epoch, waiting.seq) = (ack.epoch, ack.seq);
+                        waiting.refused.extend(ack.refused);
+                    }
+                    None => self.ack = Some(ack),
                 }
-                None => self.ack = Some(ack),
-            },
+            }
             Err(reason) => self.leave(reason, why(reason)),
         }
     }
@@ -252,6 +262,7 @@ impl Session {
     /// The next frame to send. Answers go before batches, so that the other side's window moves.
     pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
         if let Some(ack) = self.ack.take() {
+            self.answered = 0;
             return Some(Frame::Ack(ack));
         }
         if std::mem::take(&mut self.pong_due) {

@@ -33,7 +33,8 @@ use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
     limits::{
-        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, FRAME_BYTES_MAX, WINDOW_BATCHES,
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMPRESS_BYTES_MIN, DECODE_INLINE_BYTES_MAX,
+        FRAME_BYTES_MAX, WINDOW_BATCHES,
     },
     seq::{Epoch, Seq},
     sync::account::{Account, Tally},
@@ -324,17 +325,28 @@ impl Frame {
         }
     }
 
-    /// The frame in these bytes; its byte strings are slices of them.
+    /// Whether bytes of a frame take long enough to decode that others should not wait for it.
+    pub fn is_long_to_decode(bytes: &Bytes) -> bool {
+        let kind = || {
+            let mut r = Reader::new(bytes.clone());
+            r.array("an array").and_then(|_| r.uint("a kind"))
+        };
+        bytes.len() > DECODE_INLINE_BYTES_MAX || kind() == Ok(PACKED)
+    }
+
+    /// The frame in these bytes; its byte strings are slices of them. Only where the handshake agreed
+    /// on `Features::COMPRESSION` is one unpacked.
     ///
     /// # Errors
     /// `Malformed` for anything that is not a whole frame within its bounds.
-    pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
+    pub fn decode(bytes: Bytes, agreed: Features) -> Result<Self, Malformed> {
         if bytes.len() > FRAME_BYTES_MAX {
             return Err(Malformed::Bound("length"));
         }
         let mut r = Reader::new(bytes);
         let elements = r.array("an array")?;
         match r.uint("a kind")? {
+            PACKED if !agreed.has(Features::COMPRESSION) => Err(Malformed::NotAgreed),
             PACKED => Self::decode_plain(unpack(&mut r)?),
             kind => Self::decode_body(&mut r, kind, elements),
         }

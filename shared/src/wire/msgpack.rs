@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use rmp::{Marker, decode};
 
+use crate::limits::UNKNOWN_VALUES_MAX;
+
 /// The bytes are not what the frame's form asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -18,6 +20,9 @@ pub enum Malformed {
     /// A number or a length past its bound.
     #[error("the frame's {0} is out of bounds")]
     Bound(&'static str),
+    /// A packed frame where the handshake did not agree on any.
+    #[error("the frame is packed, which the handshake did not agree on")]
+    NotAgreed,
 }
 
 /// Reads values one after the other.
@@ -100,11 +105,15 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// Passes over `count` values of whatever kind: the tail that a newer version has added.
+    /// Passes over `count` values of whatever kind: the tail that a newer version has added, which is
+    /// `UNKNOWN_VALUES_MAX` values at the most, those inside of others counted.
     pub fn skip(&mut self, count: usize) -> Result<(), Malformed> {
-        let mut left = count;
+        let (mut left, mut passed) = (count, 0);
         while left > 0 {
-            left -= 1;
+            if passed == UNKNOWN_VALUES_MAX {
+                return Err(Malformed::Bound("unknown tail"));
+            }
+            (left, passed) = (left - 1, passed + 1);
             let marker = self.step("a value", |rest| decode::read_marker(rest))?;
             let (length, inner) = self.extent(marker)?;
             self.take(length)?;

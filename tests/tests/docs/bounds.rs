@@ -17,9 +17,9 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("| name of a field | {} KiB |", FIELD_NAME_BYTES_MAX / KIB),
         format!("| client name | {CLIENT_NAME_BYTES_MAX} of"),
         format!(
-            "| batch | {} entries or {} MiB |",
+            "| batch | {} entries or {} KiB |",
             thousands(BATCH_ENTRIES_MAX),
-            BATCH_BYTES_MAX / MIB
+            BATCH_BYTES_MAX / KIB
         ),
         format!("| batches under way | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),

@@ -55,7 +55,8 @@ fn newer(greeting: &[u8]) -> Bytes {
 }
 
 fn decoded(bytes: &[u8]) -> Frame {
-    Frame::decode(Bytes::copy_from_slice(bytes)).unwrap_or_else(|error| panic!("{error}: {MEND}"))
+    Frame::decode(Bytes::copy_from_slice(bytes), Features::COMPRESSION)
+        .unwrap_or_else(|error| panic!("{error}: {MEND}"))
 }
 
 /// The greeting of today is the one of 0.1, but for what is fresh in each session or the hub's to choose.

@@ -64,7 +64,11 @@ proptest! {
 #[test]
 fn golden_bytes_are_read_whole() {
     for (name, bytes) in spoil::golden() {
-        let is_frame = spoke_shared::wire::frame::Frame::decode(bytes.clone().into()).is_ok();
+        let is_frame = spoke_shared::wire::frame::Frame::decode(
+            bytes.clone().into(),
+            spoke_shared::wire::frame::Features::COMPRESSION,
+        )
+        .is_ok();
         let is_json = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
         assert!(is_frame || is_json, "{name} is neither, so spoiling it tries nothing");
     }

@@ -1,12 +1,17 @@
 //! Two sessions of one client: the newest wins, and the older one writes nothing more.
 
-use spoke_shared::wire::frame::{Frame, Reason};
+use spoke_shared::{
+    limits::WINDOW_BATCHES,
+    wire::frame::{Features, Frame, Reason},
+};
 use spoke_tests::{
     service::{Kind, Service},
     socket::{JSON_SUBPROTOCOL, hello, open, session},
 };
 
 use crate::{carried, connect, hub, ms, numbers, push, token};
+
+const WINDOW: u64 = WINDOW_BATCHES as u64;
 
 #[tokio::test]
 async fn a_newer_session_ends_the_older_one_and_says_why() {
@@ -59,12 +64,12 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
             };
             socket.send_frame(&Frame::Hello(Box::new(hello()))).await;
             let mut acked = 0;
-            for n in 0..30 {
+            for n in 0..WINDOW {
                 socket.send_frame(&Frame::Push(push(n, n + 1))).await;
             }
             while let spoke_tests::socket::Heard::Bytes(bytes) = socket.next().await {
-                match Frame::decode(bytes).unwrap() {
-                    Frame::Ack(ack) if ack.seq == ms(30) => return 30,
+                match Frame::decode(bytes, Features::COMPRESSION).unwrap() {
+                    Frame::Ack(ack) if ack.seq == ms(WINDOW) => return WINDOW,
                     Frame::Ack(ack) => acked = ack.seq.ms,
                     _ => {}
                 }
@@ -78,8 +83,8 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
         most = most.max(session.await.unwrap());
     }
     let state = stand.redis.hash(crate::CLIENT).await;
-    assert_eq!(most, 30, "the newest one carries all of its entries; the hub knows {state:?}");
-    assert_eq!(carried(&stand).await, numbers("dev1", 1..=30));
+    assert_eq!(most, WINDOW, "the newest one carries all of its entries; the hub knows {state:?}");
+    assert_eq!(carried(&stand).await, numbers("dev1", 1..=WINDOW));
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ async fn a_hello_that_does_not_come_is_waited_for_ten_seconds() {
         match socket.next().await {
             Heard::Closed(_) => break,
             Heard::Bytes(bytes) => {
-                let frame = Frame::decode(bytes).unwrap();
+                let frame = Frame::decode(bytes, Features::COMPRESSION).unwrap();
                 assert!(matches!(frame, Frame::Goaway(_)), "{frame:?}");
             }
             Heard::Text(text) => panic!("{text}"),

@@ -2,6 +2,7 @@
 
 use spoke_shared::{
     entry::Unfit,
+    limits::WINDOW_BATCHES,
     seq::Epoch,
     wire::frame::{Features, Frame, Hello, Push, Reason},
 };
@@ -189,7 +190,7 @@ async fn a_hub_that_ends_finishes_what_is_in_hand_and_says_when_to_come_back() {
     let mut stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     let (mut idle, _) = connect(&stand, "dev2").await;
-    for n in 0..20 {
+    for n in 0..WINDOW_BATCHES as u64 {
         socket.send_frame(&Frame::Push(push(n * 50, n * 50 + 50))).await;
     }
     stand.service.process().ask_to_end();

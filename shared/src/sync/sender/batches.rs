@@ -33,7 +33,7 @@ pub(super) fn split(
                 push.account.tally = push.account.tally.buried();
             }
             Ok(()) => {
-                let size = entry.bytes();
+                let size = entry.charge();
                 let is_full = push.entries.len() == granted.batch_entries
                     || bytes + size > granted.batch_bytes;
                 if is_full && !push.entries.is_empty() {

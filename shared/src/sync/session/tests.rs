@@ -186,6 +186,40 @@ fn a_batch_that_is_looked_up_in_the_copy_first_is_overtaken_by_none() {
 }
 
 #[test]
+fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() {
+    let now = Instant::now();
+    let overrun = |answered: u64| {
+        let mut session = session(Heartbeat::Answers, now);
+        let window = WINDOW_BATCHES as u64;
+        (0..window).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+        for n in 1..=answered {
+            assert!(!appends(&mut session, now).is_empty());
+            session.handle_appended(&appended(n));
+        }
+        (session, window)
+    };
+    // In hand, done and not said yet: all the same while no acknowledgement has left.
+    for answered in [0, 1, 3] {
+        let (mut session, window) = overrun(answered);
+        assert_eq!(session.end(), None);
+        session.handle_frame(Frame::Push(push(window, window + 1)), now);
+        let goaway = loop {
+            match session.poll_frame(now) {
+                Some(Frame::Goaway(goaway)) => break goaway,
+                Some(_) => {}
+                None => session.handle_appended(&appended(answered + 1)),
+            }
+        };
+        assert_eq!(goaway.reason, Reason::Protocol);
+        assert!(goaway.message.contains("window"), "{}", goaway.message);
+    }
+    let (mut session, window) = overrun(2);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Ack(_))));
+    (window..window + 2).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert!(!session.has_frame(), "an acknowledgement makes room for what it answers");
+}
+
+#[test]
 fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);

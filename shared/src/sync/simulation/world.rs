@@ -348,7 +348,8 @@ impl World {
             false => 1 + usize::from(rng.random_bool(weather.repeat)),
         };
         for _ in 0..times {
-            let frame = Frame::decode(bytes.clone()).expect("what was encoded is a frame");
+            let frame = Frame::decode(bytes.clone(), Features::COMPRESSION)
+                .expect("what was encoded is a frame");
             to.session.handle_frame(frame, *now);
         }
     }

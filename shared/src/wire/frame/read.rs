@@ -7,7 +7,10 @@ use super::{
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
-    limits::{BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, LOSSES_MAX,
+        REFUSED_MAX, TEXT_BYTES_MAX,
+    },
     seq::{Epoch, Seq},
     sync::account::{Account, Cause, Known, Loss, Tally},
     wire::msgpack::{Malformed, Reader},
@@ -118,15 +121,11 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
     }
     let mut entries = Vec::with_capacity(elements / 3);
     let mut last = after;
-    let mut fields = 0;
+    // Two empty byte strings are four bytes here and sixteen times that once read.
+    let mut room = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
     for _ in 0..elements / 3 {
-        let entry = entry(r, last)?;
+        let entry = entry(r, last, &mut room)?;
         last = entry.seq;
-        fields += entry.fields.len();
-        // Two empty byte strings are four bytes here and sixteen times that once read.
-        if fields > BATCH_ENTRIES_MAX * ENTRY_FIELDS_MAX {
-            return Err(Malformed::Bound("number of fields"));
-        }
         entries.push(entry);
     }
     if through < last || through <= after {
@@ -153,7 +152,8 @@ fn account(r: &mut Reader) -> Result<Account, Malformed> {
 
 /// The ms are the difference from the entry before; n is its whole value where the ms differ,
 /// and the difference less one where they do not: no encoding says "the same again".
-fn entry(r: &mut Reader, before: Seq) -> Result<Entry, Malformed> {
+/// `room` is how many fields the batch may still hold.
+fn entry(r: &mut Reader, before: Seq, room: &mut usize) -> Result<Entry, Malformed> {
     let (step, n) = (r.uint("seq")?, r.uint("seq")?);
     let over = Malformed::Bound("seq");
     let ms = before.ms.checked_add(step).ok_or(over.clone())?;
@@ -166,6 +166,7 @@ fn entry(r: &mut Reader, before: Seq) -> Result<Entry, Malformed> {
     if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
         return Err(Malformed::Bound("number of fields"));
     }
+    *room = room.checked_sub(elements / 2).ok_or(Malformed::Bound("number of fields"))?;
     let mut fields = Vec::with_capacity(elements / 2);
     for _ in 0..elements / 2 {
         fields.push((r.bytes("a field")?, r.bytes("a value")?));

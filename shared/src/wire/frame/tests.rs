@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    limits::{ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
     sync::account::{Cause, Known, Loss},
     wire::golden::{self, MEND},
 };
@@ -100,11 +101,15 @@ fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
     let mut golden = golden::frames(include_str!("../golden/0.1/frames.hex"));
     for (name, frame) in all() {
         let bytes = golden.remove(name).unwrap();
-        assert_eq!(Frame::decode(bytes.clone().into()), Ok(frame.clone()), "{name}: {MEND}");
+        assert_eq!(
+            Frame::decode(bytes.clone().into(), Features::COMPRESSION),
+            Ok(frame.clone()),
+            "{name}: {MEND}"
+        );
         let made = frame.encode(Features(0));
         assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {MEND}");
     }
-    let packed = Frame::decode(golden.remove("packed").unwrap().into());
+    let packed = Frame::decode(golden.remove("packed").unwrap().into(), Features::COMPRESSION);
     let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {MEND}") };
     assert_eq!((packed.through, packed.bytes()), (Seq::new(2, 0), 1001), "{MEND}");
     assert!(golden.is_empty(), "{golden:?}");
@@ -135,7 +140,11 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
             Frame::Goaway(known) => Frame::Goaway(Goaway { reason: Reason::Other, ..known }),
             same @ (Frame::Ping | Frame::Pong(_)) => same,
         };
-        assert_eq!(Frame::decode(newer[name].clone().into()), Ok(known), "{name}: {MEND}");
+        assert_eq!(
+            Frame::decode(newer[name].clone().into(), Features::COMPRESSION),
+            Ok(known),
+            "{name}: {MEND}"
+        );
     }
 }
 
@@ -160,7 +169,7 @@ fn what_is_no_frame_is_refused() {
     ];
     for (frame, what) in table {
         let bytes = hex::decode(frame.replace(' ', "")).unwrap();
-        assert!(Frame::decode(bytes.into()).is_err(), "{what}");
+        assert!(Frame::decode(bytes.into(), Features::COMPRESSION).is_err(), "{what}");
     }
 }
 
@@ -170,8 +179,58 @@ fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
     for length in [FRAME_BYTES_MAX as u64, 2 * FRAME_BYTES_MAX as u64] {
         let mut w = Writer(Vec::new());
         w.array(3).uint(PACKED).uint(length).bytes(&bomb);
-        assert!(Frame::decode(w.0.into()).is_err());
+        assert!(Frame::decode(w.0.into(), Features::COMPRESSION).is_err());
     }
+}
+
+#[test]
+fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
+    let bomb = zstd::bulk::compress(&vec![0; FRAME_BYTES_MAX], 1).unwrap();
+    let mut w = Writer(Vec::new());
+    w.array(3).uint(PACKED).uint(FRAME_BYTES_MAX as u64).bytes(&bomb);
+    assert_eq!(Frame::decode(w.0.into(), Features(0)), Err(Malformed::NotAgreed));
+}
+
+#[test]
+fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always_goes() {
+    let of = |entries: u64, fields: usize| {
+        let fields = vec![(Bytes::new(), Bytes::new()); fields];
+        let entries = (1..=entries).map(|n| Entry { seq: Seq::new(n, 0), fields: fields.clone() });
+        let entries: Vec<_> = entries.collect();
+        let through = entries[entries.len() - 1].seq;
+        Frame::Push(Push { epoch: Epoch(1), through, entries, ..Push::default() })
+    };
+    let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
+    for (entries, fields, is_taken) in [
+        (2, 1024, true),
+        (64, most / 64, true),
+        (64, most / 64 + 1, false),
+        (1000, 128, false),
+        (1, 8 * ENTRY_FIELDS_MAX, true),
+    ] {
+        let frame = of(entries, fields);
+        let packed = frame.encode(Features::COMPRESSION);
+        assert!(packed.len() < 40_000, "{}", packed.len());
+        let is_read = Frame::decode(packed, Features::COMPRESSION) == Ok(frame);
+        assert_eq!(is_read, is_taken, "{entries} entries of {fields} fields");
+    }
+}
+
+#[test]
+fn what_a_newer_version_adds_is_passed_over_and_no_more_than_that() {
+    let with_tail = |values: usize| {
+        let mut w = Writer(Vec::new());
+        w.array(1 + values).uint(PING);
+        (0..values).for_each(|_| _ = w.uint(0u64));
+        Frame::decode(w.0.into(), Features(0))
+    };
+    assert_eq!(with_tail(UNKNOWN_VALUES_MAX), Ok(Frame::Ping));
+    let over = Err(Malformed::Bound("unknown tail"));
+    assert_eq!(with_tail(UNKNOWN_VALUES_MAX + 1), over);
+    let mut nested = vec![0x92, PING as u8];
+    nested.extend([0x91; 2 * UNKNOWN_VALUES_MAX]);
+    nested.push(0);
+    assert_eq!(Frame::decode(nested.into(), Features(0)), over);
 }
 
 #[test]
@@ -179,7 +238,7 @@ fn only_a_batch_may_be_packed() {
     let ping = Frame::Ping.encode(Features(0));
     let mut w = Writer(Vec::new());
     w.array(3).uint(PACKED).uint(2u64).bytes(&zstd::bulk::compress(&ping, 1).unwrap());
-    assert!(Frame::decode(w.0.into()).is_err());
+    assert!(Frame::decode(w.0.into(), Features::COMPRESSION).is_err());
 }
 
 #[test]
@@ -190,7 +249,7 @@ fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
     let plain = frame.encode(Features(0));
     let packed = frame.encode(Features::COMPRESSION);
     assert!(packed.len() < plain.len() / 10);
-    assert_eq!(Frame::decode(packed), Ok(frame));
+    assert_eq!(Frame::decode(packed, Features::COMPRESSION), Ok(frame));
     let small = Frame::Push(self::push());
     assert_eq!(small.encode(Features::COMPRESSION), small.encode(Features(0)));
 }
@@ -242,13 +301,13 @@ proptest! {
     fn every_batch_survives_the_wire_packed_or_not(push in pushes()) {
         let frame = Frame::Push(push);
         for features in [Features(0), Features::COMPRESSION] {
-            prop_assert_eq!(Frame::decode(frame.encode(features)), Ok(frame.clone()));
+            prop_assert_eq!(Frame::decode(frame.encode(features), Features::COMPRESSION), Ok(frame.clone()));
         }
     }
 
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Frame::decode(bytes.into());
+        let _ = Frame::decode(bytes.into(), Features::COMPRESSION);
     }
 
     #[test]
@@ -259,7 +318,7 @@ proptest! {
         let mut changed = whole.to_vec();
         let at = at.index(changed.len());
         changed[at] = byte;
-        let _ = Frame::decode(changed.into());
-        prop_assert!(Frame::decode(whole.slice(..at)).is_err());
+        let _ = Frame::decode(changed.into(), Features::COMPRESSION);
+        prop_assert!(Frame::decode(whole.slice(..at), Features::COMPRESSION).is_err());
     }
 }
