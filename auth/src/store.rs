@@ -94,6 +94,7 @@ impl Store {
     pub async fn register(&self, it: &Registration<'_>) -> Result<Registered, StoreError> {
         let mut call = REGISTER.prepare_invoke();
         call.key(self.keys.client(it.client))
+            .key(self.keys.sessions(it.client))
             .arg(it.otp_secret.expose_secret())
             .arg(it.step)
             .arg(it.now_ms)
@@ -171,7 +172,7 @@ impl Store {
 
     async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
         let sessions = session::Sessions::new(self.redis.clone(), &self.prefix);
-        sessions.client_of(token.secret()).await
+        Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
     }
 
     fn session_key(&self, token: &SessionToken) -> String {

@@ -13,6 +13,7 @@ use spoke_shared::{
     refusal::Refusal,
     seq::Epoch,
     serve::{Place, Vouched},
+    store::session::SessionClient,
     wire::json::GENERATION_HEADER,
 };
 
@@ -26,6 +27,8 @@ const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_tok
 pub struct Caller {
     /// The session's client.
     pub client: ClientId,
+    /// The registration that its session belongs to, in milliseconds since 1970; 0 if it has none.
+    pub registered_at_ms: u64,
     /// The session that the request belongs to, where it says so.
     pub generation: Option<u64>,
     /// The token, to look it up again.
@@ -48,11 +51,13 @@ impl Caller {
     pub async fn of_token(hub: &Hub, token: SecretString, place: &Place) -> Result<Self, Refusal> {
         // Whoever waits for our own look is not to make room meanwhile.
         let vouched = place.vouch();
-        let client = hub.checked(hub.sessions.client_of(&token).await)?;
-        let Some(client) = client else { return Err(unauthorized(hub)) };
+        let found = hub.checked(hub.sessions.client_of(&token).await)?;
+        let Some(SessionClient { client, registered_at_ms }) = found else {
+            return Err(unauthorized(hub));
+        };
         let in_hand = hub.shares.enter(&client, Instant::now())?;
         let held = Some(Arc::new(Held { in_hand, _vouched: vouched }));
-        Ok(Self { client, generation: None, token, held })
+        Ok(Self { client, registered_at_ms, generation: None, token, held })
     }
 
     /// Counts a session that this request begins.

@@ -35,7 +35,12 @@ use spoke_shared::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
     },
     shutdown::Shutdown,
-    store::{Redis, commit::Writer, session::session_prefix, soundness::warn_once},
+    store::{
+        Redis,
+        commit::Writer,
+        session::{client_prefix, session_prefix},
+        soundness::warn_once,
+    },
 };
 use tracing::{info, warn};
 
@@ -126,7 +131,8 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
     shutdown.spawn("presence", presence::keep(hub.clone()));
     shutdown.spawn("faults of sessions", hub.clone().sum_up());
-    let sessions = session_prefix(&hub.config.auth_key_prefix);
+    let auth = &hub.config.auth_key_prefix;
+    let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
     };
@@ -134,10 +140,10 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     shutdown.spawn("soundness", look(&hub.redis, "redis"));
     if hub.config.auth_redis.is_some() {
         shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
-        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions]));
+        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
     } else {
-        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions]));
+        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions, clients]));
     }
 }
 

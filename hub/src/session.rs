@@ -17,7 +17,7 @@ use spoke_shared::{
     serve::PeerAddress,
     store::{
         presence::{Arrival, Reach, Transport},
-        session::{digest, session_key},
+        session::{client_key, digest, session_key},
     },
     sync::{
         position::Begun,
@@ -103,14 +103,21 @@ impl Arrived {
     }
 }
 
-/// Looks again at each hint of the session's key. While auth's Redis does not answer, nothing is
-/// known, and nobody is turned out for that.
+/// Resolves once the session has ended or its client is let in no more. Looks again at each hint of the
+/// session's key or of its client's. While auth's Redis does not answer, nothing is known, and no session
+/// is closed for that.
 pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
     let digest = digest(caller.token.expose_secret());
-    let key = session_key(&hub.config.auth_key_prefix, &digest);
-    let hint = hub.hints.watch_key(&key);
+    let prefix = &hub.config.auth_key_prefix;
+    let session = hub.hints.watch_key(&session_key(prefix, &digest));
+    let client = hub.hints.watch_key(&client_key(prefix, &caller.client));
+    // Both resolve at once for what came before, which takes one look.
+    session.news().await;
     loop {
-        hint.news().await;
+        tokio::select! {
+            () = client.news() => {}
+            () = session.news() => {}
+        }
         if let Ok(None) = hub.sessions.client_of(&caller.token).await {
             let message = "the session has ended or was revoked; log in again".to_owned();
             return Goaway { reason: Reason::Unauthorized, message, wait_ms: 0 };

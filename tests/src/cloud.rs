@@ -7,7 +7,7 @@ use std::{
 };
 
 use redis::cmd;
-use spoke_shared::store::session::{digest, session_key};
+use spoke_shared::store::session::{client_prefix, digest, session_key};
 use tempfile::TempDir;
 use totp_rs::{Algorithm, Secret, TOTP};
 
@@ -172,7 +172,8 @@ pub async fn provision(redis: &RedisServer, client: &str, deadline_ms: u64) {
     redis.command::<()>(&["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline]).await;
 }
 
-/// Writes a session down as auth does and gives its token, for tests in which auth has no part.
+/// Writes a session and its client down as auth does and gives its token, for tests in which auth has no
+/// part.
 ///
 /// # Panics
 /// When Redis refuses.
@@ -182,6 +183,9 @@ pub async fn admit(redis: &RedisServer, client: &str) -> String {
     let mut hset = cmd("HSET");
     hset.arg(key).arg("client").arg(client).arg("issuedAt").arg(now_ms());
     redis.query::<()>(&hset).await;
+    let mut registered = cmd("HSETNX");
+    registered.arg(format!("{}{client}:h", client_prefix("spoke-auth")));
+    redis.query::<()>(registered.arg("secret").arg("no hash")).await;
     token
 }
 

@@ -1,7 +1,9 @@
-//! The names of auth's keys; those of sessions, which the hub reads too, are in
-//! `spoke_shared::store::session`.
+//! The names of auth's keys; those that the hub reads too are in `spoke_shared::store::session`.
 
-use spoke_shared::client::ClientId;
+use spoke_shared::{
+    client::ClientId,
+    store::session::{client_key, client_prefix},
+};
 
 /// Makes the names below one prefix.
 #[derive(Debug, Clone)]
@@ -16,22 +18,22 @@ impl Keys {
 
     /// What is known of a client, a hash.
     pub(super) fn client(&self, client: &ClientId) -> String {
-        format!("{}:client:{client}:h", self.prefix)
+        client_key(&self.prefix, client)
     }
 
     /// The keys of a client's sessions by the time they end, a sorted set.
     pub(super) fn sessions(&self, client: &ClientId) -> String {
-        format!("{}:client:{client}:sessions:z", self.prefix)
+        format!("{}{client}:sessions:z", client_prefix(&self.prefix))
     }
 
     /// Matches every client's key. The prefix holds no wildcard, the settings see to that.
     pub(super) fn any_client(&self) -> String {
-        format!("{}:client:*:h", self.prefix)
+        format!("{}*:h", client_prefix(&self.prefix))
     }
 
     /// Whose key this is; none if it is no client's.
     pub(super) fn client_of(&self, key: &str) -> Option<ClientId> {
-        let name = key.strip_prefix(&self.prefix)?.strip_prefix(":client:")?.strip_suffix(":h")?;
+        let name = key.strip_prefix(&client_prefix(&self.prefix))?.strip_suffix(":h")?;
         name.parse().ok()
     }
 }

@@ -5,7 +5,7 @@
 -- ARGV  1 the bcrypt hash compared with  2 the client's name  3 the session's life in ms
 --       4 sessions that a client may have
 -- Returns 1, or 0 when the client was revoked or provisioned again meanwhile.
-local stored = redis.call('HMGET', KEYS[1], 'secret', 'disabled', 'nextSecret')
+local stored = redis.call('HMGET', KEYS[1], 'secret', 'disabled', 'nextSecret', 'registeredAt')
 if is_disabled(stored[2]) then
   return 0
 end
@@ -17,5 +17,5 @@ if stored[1] ~= ARGV[1] then
   redis.call('HDEL', KEYS[1], 'nextSecret', 'nextTag')
   end_sessions(KEYS[3])
 end
-open_session(KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+open_session(KEYS[2], KEYS[3], ARGV[2], stored[4], tonumber(ARGV[3]), tonumber(ARGV[4]))
 return 1

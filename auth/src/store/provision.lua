@@ -1,5 +1,5 @@
 -- Gives a client an OTP secret and a deadline to register by; a known one only when told so, and
--- then whatever it had before is void.
+-- then whatever it had before is void. `registeredAt` stays: the next registration must be later.
 --
 -- KEYS  1 the client  2 its list of sessions
 -- ARGV  1 otp secret  2 deadline, ms since 1970  3 'new' or 'again'
@@ -7,7 +7,7 @@
 if ARGV[3] ~= 'again' and redis.call('EXISTS', KEYS[1]) == 1 then
   return -1
 end
-redis.call('HDEL', KEYS[1], 'secret', 'registeredAt', 'disabled', 'otpStep', 'regWindow',
+redis.call('HDEL', KEYS[1], 'secret', 'disabled', 'otpStep', 'regWindow',
   'nextSecret', 'nextTag')
 redis.call('HSET', KEYS[1], 'otpSecret', ARGV[1], 'regDeadline', ARGV[2])
 return end_sessions(KEYS[2])

@@ -3,10 +3,13 @@
 use std::sync::LazyLock;
 
 use redis::Script;
+use spoke_shared::store::session::CLIENT_LUA;
 
 macro_rules! script {
     ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("sessions.lua"), include_str!($file))))
+        LazyLock::new(|| {
+            Script::new(&[CLIENT_LUA, include_str!("sessions.lua"), include_str!($file)].concat())
+        })
     };
 }
 

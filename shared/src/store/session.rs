@@ -3,7 +3,9 @@
 //! Only the digest of a token is in Redis, so that whoever reads the database cannot take a
 //! device's place. The digest needs no salt: a token is 256 random bits and cannot be guessed.
 
-use redis::AsyncCommands;
+use std::sync::LazyLock;
+
+use redis::Script;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -12,6 +14,23 @@ use crate::client::ClientId;
 
 /// The field of a session that holds its client's name.
 pub const CLIENT_FIELD: &str = "client";
+/// Functions that auth's scripts and the lookup of a session share.
+pub const CLIENT_LUA: &str = include_str!("client.lua");
+
+/// Writes nothing, so a hub may look at a replica.
+static LOOKUP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(&["#!lua flags=no-writes\n", CLIENT_LUA, include_str!("session.lua")].concat())
+});
+
+/// The client that a live session belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionClient {
+    /// Its name.
+    pub client: ClientId,
+    /// The registration that the session belongs to, in milliseconds since 1970. It grows strictly with
+    /// each registration of a new secret; 0 if the session has none.
+    pub registered_at_ms: u64,
+}
 
 /// Reads live sessions. Cheap to clone.
 #[derive(Clone)]
@@ -26,14 +45,22 @@ impl Sessions {
         Self { redis, prefix: prefix.into() }
     }
 
-    /// The client whom this token lets in, or none when it was never given out or has ended.
+    /// Returns the client of this token; none if the token was never given out, its session has ended,
+    /// or its client is disabled, deleted, or registered again since. One round trip.
     ///
     /// # Errors
     /// `StoreError` when Redis does not answer; nothing is known about the token then.
-    pub async fn client_of(&self, token: &SecretString) -> Result<Option<ClientId>, StoreError> {
-        let key = session_key(&self.prefix, &digest(token.expose_secret()));
-        let name: Option<String> = self.redis.connection().hget(key, CLIENT_FIELD).await?;
-        Ok(name.and_then(|name| name.parse().ok()))
+    pub async fn client_of(
+        &self,
+        token: &SecretString,
+    ) -> Result<Option<SessionClient>, StoreError> {
+        let mut call = LOOKUP.prepare_invoke();
+        call.key(session_key(&self.prefix, &digest(token.expose_secret())))
+            .arg(client_prefix(&self.prefix));
+        let found: Option<(String, u64)> = self.redis.invoke(&call).await?;
+        Ok(found.and_then(|(name, registered_at_ms)| {
+            Some(SessionClient { client: name.parse().ok()?, registered_at_ms })
+        }))
     }
 }
 
@@ -50,6 +77,16 @@ pub fn session_key(prefix: &str, digest: &str) -> String {
 /// What all session keys begin with: whoever watches keys for ended sessions watches these.
 pub fn session_prefix(prefix: &str) -> String {
     format!("{prefix}:session:")
+}
+
+/// The hash of a client, which operators may also write by hand.
+pub fn client_key(prefix: &str, client: &ClientId) -> String {
+    format!("{}{client}:h", client_prefix(prefix))
+}
+
+/// What the keys of all clients begin with.
+pub fn client_prefix(prefix: &str) -> String {
+    format!("{prefix}:client:")
 }
 
 #[cfg(test)]

@@ -4,9 +4,16 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use spoke_tests::cloud::{now_ms, one_time_code, provision};
+use spoke_shared::store::session::{digest, session_key};
+use spoke_tests::{
+    cloud::{now_ms, one_time_code, provision},
+    stand::Stand,
+};
 
-use crate::{HOUR_MS, SECRET, auth, auth_with_device, log_in, provision_now, register, wrong_code};
+use crate::{
+    HOUR_MS, SECRET, auth, auth_with_device, log_in, provision_now, register, session_token,
+    wrong_code,
+};
 
 const KEY: &str = "spoke-auth:client:dev1:h";
 
@@ -133,6 +140,70 @@ async fn the_same_secret_again_succeeds_within_the_deadlines_window_and_changes_
     stand.redis.command::<()>(&["HSET", KEY, "regWindow", &(now_ms() - 1).to_string()]).await;
     let late = register(&api, "dev1", SECRET, &one_time_code(1)).await;
     assert_eq!(late.refusal(), (403, "refused".to_owned()), "the window is closed");
+}
+
+/// When the client registered, ms since 1970, as its hash says.
+async fn registered_at(stand: &Stand) -> u64 {
+    stand.redis.hash(KEY).await["registeredAt"].parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_registration_of_a_new_secret_is_later_than_any_before_whatever_the_clock_says() {
+    let stand = auth_with_device(&[]).await;
+    let api = stand.api();
+    // A clock that was an hour ahead when the client registered, and has been set right since.
+    let ahead = now_ms() + HOUR_MS;
+    stand.redis.command::<()>(&["HSET", KEY, "registeredAt", &ahead.to_string()]).await;
+    stand.command(&["revoke", "dev1"]).await.done();
+    stand.command(&["provision", "dev1", "--again"]).await.done();
+    provision_now(&stand.redis, "dev1").await;
+
+    assert_eq!(register(&api, "dev1", SECRET, &one_time_code(0)).await.status, 200);
+    assert_eq!(registered_at(&stand).await, ahead + 1, "after --again");
+    assert_eq!(register(&api, "dev1", SECRET, &one_time_code(1)).await.status, 200);
+    assert_eq!(registered_at(&stand).await, ahead + 1, "the same secret again changes nothing");
+
+    stand.redis.command::<()>(&["HDEL", KEY, "secret"]).await;
+    provision_now(&stand.redis, "dev1").await;
+    assert_eq!(register(&api, "dev1", SECRET, &one_time_code(1)).await.status, 200);
+    assert_eq!(registered_at(&stand).await, ahead + 2, "after a hand");
+}
+
+#[tokio::test]
+async fn a_time_of_registration_that_is_none_counts_as_absent() {
+    for odd in ["", "soon", "-1", "1e300", "18446744073709551615", "9007199254740993"] {
+        let stand = auth().await;
+        provision_now(&stand.redis, "dev1").await;
+        stand.redis.command::<()>(&["HSET", KEY, "registeredAt", odd]).await;
+        assert_eq!(register(&stand.api(), "dev1", SECRET, &one_time_code(0)).await.status, 200);
+        assert!(registered_at(&stand).await.abs_diff(now_ms()) < 60_000, "{odd:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
+    let stand = auth_with_device(&[]).await;
+    let api = stand.api();
+    let session_of = |token: &str| session_key("spoke-auth", &digest(token));
+    let first = registered_at(&stand).await.to_string();
+
+    let logged_in = session_token(&log_in(&api, "dev1", SECRET).await.ok());
+    let refreshed = session_token(&api.with_token(&logged_in).post("/refresh").await.ok());
+    for token in [&logged_in, &refreshed] {
+        assert_eq!(stand.redis.hash(&session_of(token)).await["registeredAt"], first);
+    }
+    // By hand, so that nobody ends the sessions, and with their list gone.
+    stand.redis.command::<()>(&["DEL", "spoke-auth:client:dev1:sessions:z"]).await;
+    stand.redis.command::<()>(&["HDEL", KEY, "secret"]).await;
+    provision_now(&stand.redis, "dev1").await;
+    let other = "another-secret-of-some-length";
+    assert_eq!(register(&api, "dev1", other, &one_time_code(1)).await.status, 200);
+
+    let old = api.with_token(&refreshed).post("/refresh").await;
+    assert_eq!(old.refusal(), (401, "no-session".to_owned()), "it is of an earlier registration");
+    let new = session_token(&log_in(&api, "dev1", other).await.ok());
+    let second: u64 = stand.redis.hash(&session_of(&new)).await["registeredAt"].parse().unwrap();
+    assert!(second > first.parse().unwrap(), "{second} is not later than {first}");
 }
 
 #[tokio::test]

@@ -94,6 +94,56 @@ async fn one_who_waits_is_turned_out_within_a_second_when_its_session_ends() {
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
 }
 
+/// What an operator can do to a client by hand, each of which shuts it out.
+const SHUT_OUT: [&[&str]; 4] = [
+    &["HSET", "spoke-auth:client:dev1:h", "disabled", "1"],
+    &["DEL", "spoke-auth:client:dev1:h"],
+    &["HDEL", "spoke-auth:client:dev1:h", "secret"],
+    // Another device has registered under the name: this session is of a registration before.
+    &["HSET", "spoke-auth:client:dev1:h", "registeredAt", "1700000000000"],
+];
+
+#[tokio::test]
+async fn a_client_that_is_shut_out_by_hand_is_refused_at_once() {
+    for by_hand in SHUT_OUT {
+        let stand = hub().await;
+        let dev1 = stand.client("dev1").await;
+        dev1.get("/seq").await.ok();
+
+        stand.redis.command::<()>(by_hand).await;
+
+        assert_eq!(dev1.get("/seq").await.status, 401, "{by_hand:?}");
+        assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 401, "{by_hand:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_who_waits_is_turned_out_within_a_second_when_it_is_shut_out_by_hand() {
+    for by_hand in SHUT_OUT {
+        let stand = hub().await;
+        let dev1 = stand.client("dev1").await;
+        let waiting = tokio::spawn(async move { dev1.get("/xread?blockMs=20000").await });
+        assert_one_waits(&stand).await;
+
+        stand.redis.command::<()>(by_hand).await;
+        let begun = Instant::now();
+
+        assert_eq!(waiting.await.unwrap().refusal().0, 401, "{by_hand:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{by_hand:?}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_word_in_a_clients_hash_that_shuts_nobody_out_ends_no_session() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    for harmless in [["disabled", "0"], ["disabled", ""], ["registeredAt", "soon"], ["note", "x"]] {
+        let key = "spoke-auth:client:dev1:h";
+        stand.redis.command::<()>(&["HSET", key, harmless[0], harmless[1]]).await;
+        assert_eq!(dev1.get("/seq").await.status, 200, "{harmless:?}");
+    }
+}
+
 #[tokio::test]
 async fn two_clients_never_see_each_others_streams() {
     let stand = hub().await;
@@ -143,6 +193,7 @@ async fn prefixes_keep_fleets_in_one_redis_apart() {
     let token = "a-token-of-the-north-made-up-by-hand-only-here";
     let key = session_key("north-auth", &digest(token));
     stand.redis.command::<()>(&["HSET", &key, "client", "dev1"]).await;
+    stand.redis.command::<()>(&["HSET", "north-auth:client:dev1:h", "secret", "no hash"]).await;
 
     stand.api().with_token(token).post_json("/xadd", &one("1-0", 1)).await.ok();
 

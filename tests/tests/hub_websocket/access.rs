@@ -131,6 +131,46 @@ async fn a_revoked_session_of_json_is_closed_within_a_second() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_shut_out_by_hand_is_closed_within_a_second() {
+    let key = "spoke-auth:client:dev1:h";
+    for by_hand in [
+        &["HSET", key, "disabled", "1"][..],
+        &["DEL", key],
+        &["UNLINK", key],
+        &["HDEL", key, "secret"],
+    ] {
+        let stand = hub().await;
+        let (shut_out, staying) = (token(&stand, "dev1").await, token(&stand, "dev2").await);
+        let address = stand.service.address();
+        let (mut frames, _) = session(address, &shut_out, hello()).await;
+        let mut json = open(address, &shut_out, JSON_SUBPROTOCOL).await;
+        json.ask("echo", 1, "here".into()).await;
+        let (mut other, _) = session(address, &staying, hello()).await;
+
+        stand.redis.command::<()>(by_hand).await;
+        let begun = Instant::now();
+
+        assert_eq!(json.closed().await.map(|(code, _)| code), Some(4401), "{by_hand:?}");
+        // The later session has superseded the earlier one; either way that one is closed.
+        frames.closed().await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{by_hand:?}: {:?}", begun.elapsed());
+        other.send_frame(&Frame::Push(push(0, 1))).await;
+        assert_eq!(other.ack().await.seq, crate::ms(1), "{by_hand:?}: another client is touched");
+    }
+}
+
+#[tokio::test]
+async fn an_agents_session_is_closed_when_its_client_is_disabled_by_hand() {
+    let stand = hub().await;
+    let token = token(&stand, "dev1").await;
+    let (mut frames, _) = session(stand.service.address(), &token, hello()).await;
+    let by_hand = ["HSET", "spoke-auth:client:dev1:h", "disabled", "1"];
+    stand.redis.command::<()>(&by_hand).await;
+    assert_eq!(frames.goaway().await.reason, Reason::Unauthorized);
+    assert_eq!(frames.closed().await.map(|(code, _)| code), Some(4401));
+}
+
+#[tokio::test]
 async fn a_session_that_runs_out_closes_its_connection() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
     client::ClientId,
-    store::session::{CLIENT_FIELD, digest, session_key},
+    store::session::{CLIENT_FIELD, client_key, digest, session_key},
 };
 use spoke_tests::{
     certificates::Certificates,
@@ -152,6 +152,7 @@ impl Stand {
                 let key = session_key("spoke-auth", &digest);
                 pipe.cmd("HSET").arg(key).arg(CLIENT_FIELD).arg(name(*n).as_str());
                 pipe.arg("issuedAt").arg(now_ms()).ignore();
+                pipe.hset(client_key("spoke-auth", &name(*n)), "secret", "no hash").ignore();
             }
             let written = pipe.query_async::<()>(&mut self.cloud.connection()).await;
             written.expect("redis takes sessions");

@@ -1,0 +1,17 @@
+-- Looks up the client of a live session. A session ends with its registration: it is none if its client
+-- has no secret, is disabled, or has registered another secret since.
+--
+-- KEYS  1 the session
+-- ARGV  1 what the keys of clients begin with
+-- Returns the client's name and the registration of the session in ms since 1970 (0 without one), or nil.
+local session = redis.call('HMGET', KEYS[1], 'client', 'registeredAt')
+if not session[1] then
+  return false
+end
+local stored =
+  redis.call('HMGET', ARGV[1] .. session[1] .. ':h', 'secret', 'disabled', 'registeredAt')
+local registered_at = count_of(session[2], 0)
+if not stored[1] or is_disabled(stored[2]) or registered_at < count_of(stored[3], 0) then
+  return false
+end
+return {session[1], registered_at}
