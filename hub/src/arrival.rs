@@ -7,18 +7,25 @@ use spoke_shared::{
     limits::CLONE_WAIT,
     link::now_ms,
     refusal::Refusal,
+    seq::Seq,
     store::presence::{self, Arrival, Arrived, Rival},
     wire::frame::{Goaway, Reason},
 };
 use tracing::{debug, warn};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, epoch_ahead, seq_ahead};
 
 /// Begins a session and gives its generation; every older one of the client is fenced from here on.
 ///
 /// # Errors
-/// 409 for a second device, 503.
-pub async fn begin(hub: &Hub, client: &ClientId, arrival: &Arrival<'_>) -> Result<u64, Refusal> {
+/// 409 for a second device, and for one that tells of a cursor or an epoch that it cannot have; 503.
+pub async fn begin(
+    hub: &Hub,
+    client: &ClientId,
+    arrival: &Arrival<'_>,
+    cursor: Seq,
+) -> Result<u64, Refusal> {
+    check_cursor(hub, client, cursor).await?;
     let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, now_ms()).await;
     match hub.checked(arrived)? {
         Arrived::Begun(generation) => {
@@ -30,7 +37,23 @@ pub async fn begin(hub: &Hub, client: &ClientId, arrival: &Arrival<'_>) -> Resul
             report(client, arrival.address, &rival);
             Err(refusal(client, arrival.address, &rival))
         }
+        Arrived::EpochAhead(direction, known) => {
+            let address = arrival.address;
+            let direction = direction.word();
+            warn!(%client, address, direction, %known, "session refused: its epoch is ahead of the hub's");
+            Err(epoch_ahead(known))
+        }
     }
+}
+
+/// The cursor of a device's in stream is a seq of its out stream here: not more than a day ahead of our
+/// clock, unless an app has made such a one.
+async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), Refusal> {
+    if cursor <= Seq::ceiling(now_ms()) {
+        return Ok(());
+    }
+    let standing = hub.checked(hub.origin(client).standing().await)?;
+    if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 
 /// The same refusal as a last frame.

@@ -19,7 +19,7 @@ use spoke_shared::{
 
 use crate::{
     bearer::{Caller, malformed},
-    hub::{Hub, stale_epoch, superseded},
+    hub::{Hub, epoch_ahead, seq_ahead, stale_epoch, superseded},
 };
 
 /// The caller's cursor.
@@ -27,7 +27,7 @@ use crate::{
 /// # Errors
 /// 503.
 pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorForm, Refusal> {
-    let copy = hub.copy(&caller.client, None);
+    let copy = hub.copy(caller, None);
     let mut cursor = hub.checked(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
     cursor.epoch = cursor.epoch.max(Epoch::FIRST);
@@ -68,8 +68,9 @@ async fn xadd_batch(
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
-    let BatchForm { epoch, after, through, account, .. } = form;
-    let append = planned(epoch.unwrap_or_default(), (after, through), entries, account)?;
+    let BatchForm { epoch, after, through, account, seal, .. } = form;
+    let mut append = planned(epoch.unwrap_or_default(), (after, through), entries, account)?;
+    append.seal = seal;
     let Done { cursor, accepted, duplicates, .. } = append_to(hub, caller, &append).await?;
     let refused = append.refused.iter().map(|&(seq, reason)| RefusedForm { seq, reason }).collect();
     Ok(BatchAddedForm { seq: cursor, accepted, duplicates, refused })
@@ -99,7 +100,7 @@ struct Done {
 }
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
-    let copy = hub.copy(&caller.client, caller.generation);
+    let copy = hub.copy(caller, caller.generation);
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {
             let traffic = &hub.metrics.traffic;
@@ -115,9 +116,11 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
         }
         Appended::Superseded => Err(superseded()),
         Appended::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
+        Appended::EpochAhead(known) => Err(epoch_ahead(known)),
+        Appended::SeqAhead => Err(seq_ahead()),
+        Appended::Ready => unreachable!("the store looks for itself only"),
         Appended::Gap(cursor) => {
-            let message = "this batch begins past the cursor, so something before it is missing: \
-                           send from the cursor on";
+            let message = "this batch does not begin at the cursor: send from the cursor on";
             Err(Refusal::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))
         }
     }

@@ -18,7 +18,7 @@ use spoke_shared::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, live::Live, metrics::Metrics, share::Shares};
+use crate::{bearer::Caller, config::Config, live::Live, metrics::Metrics, share::Shares};
 
 /// What befalls many sessions at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,8 +105,9 @@ impl Hub {
     }
 
     /// The in stream, for what a client sends in the session of this generation.
-    pub fn copy(&self, client: &ClientId, generation: Option<u64>) -> CopyStore {
+    pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
         let max_len = self.config.in_max_len;
+        let client = (&caller.client, caller.registered_at_ms);
         CopyStore::hub(self.writer.clone(), &self.keys, client, generation, max_len)
     }
 
@@ -179,6 +180,22 @@ pub fn superseded() -> Refusal {
     let message = "a newer session of this client has begun; if that is another device, two devices \
                    share one identity";
     Refusal::new(StatusCode::CONFLICT, "superseded", message)
+}
+
+/// The refusal of one that tells of a life of the stream further on than the next.
+pub fn epoch_ahead(known: Epoch) -> Refusal {
+    let message = format!(
+        "the hub knows this stream in epoch {known}, and a new one is the next after that; if the \
+         hub's redis was restored from an old backup, run spoke-hub reset-client"
+    );
+    Refusal::new(StatusCode::CONFLICT, Reason::EpochAhead.word(), message).with_epoch(known)
+}
+
+/// The refusal of one that names a seq more than a day ahead of the hub's clock.
+pub fn seq_ahead() -> Refusal {
+    let message = "this seq is more than 24 hours ahead of the hub's clock; mend the clock of the one \
+                   that made it";
+    Refusal::new(StatusCode::CONFLICT, Reason::SeqAhead.word(), message)
 }
 
 /// The refusal of a request of an older life of the stream.

@@ -14,6 +14,7 @@ use spoke_shared::{
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
     link::{self, Outcome, Shown, Stores, TransportError, now_ms},
     refusal::Refusal,
+    seq::Seq,
     serve::PeerAddress,
     store::{
         presence::{Arrival, Reach, Transport},
@@ -75,14 +76,30 @@ impl Arrived {
         &self,
         version: &str,
         instance: Instance,
-        reach: Option<Reach>,
+        hello: Option<&Hello>,
     ) -> Result<u64, Refusal> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let transport = Transport::WebSocket;
         let (hub_name, address) = (&hub.name, &address);
-        let arrival = Arrival { version, address, hub: hub_name, instance, transport, reach };
-        let generation = arrival::begin(hub, client, &arrival).await?;
+        let reach = hello.map(|Hello { origin, .. }| Reach {
+            first: origin.first,
+            last: origin.last,
+            added: origin.added,
+        });
+        let epochs = hello.map(|hello| (hello.origin.epoch, hello.cursor.epoch));
+        let arrival = Arrival {
+            version,
+            address,
+            hub: hub_name,
+            instance,
+            transport,
+            reach,
+            registered_at_ms: self.caller.registered_at_ms,
+            epochs: epochs.unwrap_or_default(),
+        };
+        let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
+        let generation = arrival::begin(hub, client, &arrival, cursor).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok(generation)
     }
@@ -200,10 +217,8 @@ struct Greeted {
 impl Greeted {
     async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
         let (hub, client) = (&arrived.hub, &arrived.caller.client);
-        let Origin { first, last, added, .. } = hello.origin;
-        let reach = Reach { first, last, added };
-        let generation = arrived.begin(&hello.version, hello.instance, Some(reach)).await?;
-        let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
+        let generation = arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
+        let (origin, copy) = (hub.origin(client), hub.copy(&arrived.caller, Some(generation)));
         let standing =
             async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };
         let (begun, cursor) = match hub.checked(standing.await) {
@@ -239,7 +254,8 @@ impl Greeted {
         outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
     ) -> Outcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
-        let (origin, copy) = (hub.origin(&client), hub.copy(&client, Some(self.generation)));
+        let (origin, copy) =
+            (hub.origin(&client), hub.copy(&arrived.caller, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
         let (epoch, random) = (self.begun.position.epoch, rand::random());
         let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
@@ -313,9 +329,13 @@ pub fn close(reason: Reason) -> Message {
         Reason::Superseded => 4409,
         Reason::Restart => 1012,
         Reason::Unavailable => 1013,
-        Reason::Gap | Reason::StaleEpoch | Reason::Protocol | Reason::Version | Reason::Other => {
-            1002
-        }
+        Reason::Gap
+        | Reason::StaleEpoch
+        | Reason::EpochAhead
+        | Reason::SeqAhead
+        | Reason::Protocol
+        | Reason::Version
+        | Reason::Other => 1002,
     };
     Message::Close(Some(CloseFrame { code: code.into(), reason: reason.word().into() }))
 }

@@ -121,9 +121,9 @@ fn answer(hub: &Hub, push: Push) -> XreadForm {
     let sent = &hub.metrics.traffic.sent;
     sent.batches.add(u64::from(!push.entries.is_empty()));
     sent.bytes.add(push.bytes() as u64);
-    let Push { epoch, through, entries, account, .. } = push;
+    let Push { epoch, through, entries, account, seal, .. } = push;
     let entries = entries.into_iter().map(Into::into).collect();
-    XreadForm { epoch, entries, seq: through, account }
+    XreadForm { epoch, entries, seq: through, account, seal }
 }
 
 async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
@@ -213,6 +213,7 @@ impl<'a> Reader<'a> {
             given.through = push.through;
             given.entries.extend(push.entries);
             given.account.tally = push.account.tally;
+            given.seal = push.seal;
             given.account.losses.extend(push.account.losses);
             given.account.is_inherited |= push.account.is_inherited;
             let bytes: usize = given.entries.iter().map(Entry::bytes).sum();
@@ -263,7 +264,9 @@ async fn place(
         _ if acked.0 == ask.seq => acked.1,
         unknown => unknown,
     };
-    let cursor = Cursor { epoch, seq: ask.seq, digest: None, tally };
+    // A request says how far it got, by the word of who made it.
+    let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
+    let cursor = Cursor { epoch, seq: ask.seq, digest: None, tally, seal };
     let mut position = position::begin(&standing, &cursor, None);
     if position.finding == Finding::OriginReplaced {
         // Only who speaks of epochs can follow one, and a session does that with its handshake.

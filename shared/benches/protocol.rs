@@ -47,7 +47,7 @@ fn push() -> Push {
     let entries = entries();
     let through = entries[entries.len() - 1].seq;
     let account = Account { tally: Tally::default(), ..Account::default() };
-    Push { epoch: Epoch::FIRST, after: Seq::ZERO, through, entries, account }
+    Push { epoch: Epoch::FIRST, after: Seq::ZERO, through, entries, account, seal: None }
 }
 
 #[divan::bench(args = [Features(0), Features::COMPRESSION])]

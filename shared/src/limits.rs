@@ -98,8 +98,8 @@ pub const LIVES_MAX: usize = 16;
 /// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
 /// once for a Redis that came back with an older state. What lies further back stays uncertain.
 pub const HELD_SCAN_MAX: usize = 100_000;
-/// How far past our clock a cursor may be for the origin's IDs to be moved behind it. One that is
-/// poisoned (2^64-1, say) would leave the origin unable to take another entry.
+/// How far ahead of the hub's clock a seq may be: a device's clock that is wrong by a time zone does no
+/// harm, and a seq of 2^64-1, after which there is none, does no good.
 pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 // ---- Time -------------------------------------------------------------------------------------

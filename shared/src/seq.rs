@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits::SEQ_AHEAD_MAX;
+
 /// A Redis stream ID, `ms-n`, both halves 64 bits. Ordered as Redis orders them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Seq {
@@ -37,6 +39,11 @@ impl Seq {
         let dash = bytes.iter().position(|&b| b == b'-').ok_or(BadSeq)?;
         let n = bytes.get(dash + 1..).ok_or(BadSeq)?;
         Ok(Self { ms: half(&bytes[..dash])?, n: half(n)? })
+    }
+
+    /// The last that a hub takes whose clock stands there.
+    pub fn ceiling(now_ms: u64) -> Self {
+        Self { ms: now_ms.saturating_add(SEQ_AHEAD_MAX.as_millis() as u64), n: u64::MAX }
     }
 
     /// Whether this is `0-0`.
@@ -106,28 +113,36 @@ impl<'de> Deserialize<'de> for Seq {
     }
 }
 
-/// Which life of an origin stream a seq belongs to. 0: not known. 32 bits, so that a Lua number
-/// holds it exactly.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug, Serialize, Deserialize,
-)]
+/// Which life of an origin stream a seq belongs to: a small number; 0 where it is not known. At most
+/// `Epoch::MAX`, which a number of Lua and of JSON holds exactly.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug, Serialize)]
 #[serde(transparent)]
-pub struct Epoch(pub u32);
+pub struct Epoch(pub u64);
 
 impl Epoch {
     /// Nobody has given this stream an epoch yet, or whoever knew it has forgotten.
     pub const UNKNOWN: Self = Self(0);
     /// The first life of a stream.
     pub const FIRST: Self = Self(1);
+    /// The last there can be. A hub takes one life after the other, so nobody comes to it.
+    pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// The next life. It stays at the last one rather than wrap: four billion lives are not lived.
+    /// The next life; the last stays.
     pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+        Self(self.0 + 1).min(Self::MAX)
     }
 
     /// Whether this is a real epoch.
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN
+    }
+}
+
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let epoch = Self(u64::deserialize(deserializer)?);
+        let message = "an epoch is at most 9007199254740991";
+        if epoch > Self::MAX { Err(serde::de::Error::custom(message)) } else { Ok(epoch) }
     }
 }
 

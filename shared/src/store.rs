@@ -15,6 +15,7 @@ mod memory;
 pub mod origin;
 pub mod presence;
 mod reply;
+mod scripts;
 pub mod session;
 pub mod soundness;
 

@@ -8,6 +8,7 @@ pub mod account;
 pub mod held;
 pub mod position;
 pub mod receiver;
+pub mod seal;
 pub mod sender;
 pub mod session;
 

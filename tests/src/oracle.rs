@@ -11,7 +11,7 @@ pub struct Carried {
     /// The entry's ID in its origin.
     pub seq: String,
     /// The life of the origin; none in a device's copy, which does not say.
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// The sender's fields.
     pub fields: Fields,
 }
@@ -43,7 +43,7 @@ pub fn from_hub(copy: &[Stored]) -> Vec<Carried> {
 }
 
 /// What a copy must hold of these entries.
-pub fn expected(added: &[Stored], epoch: Option<u32>) -> Vec<Carried> {
+pub fn expected(added: &[Stored], epoch: Option<u64>) -> Vec<Carried> {
     let carried =
         |Stored { id, fields }: &Stored| Carried { seq: id.clone(), epoch, fields: fields.clone() };
     added.iter().map(carried).collect()

@@ -82,11 +82,14 @@ impl Ends {
             instance: Instance::UNKNOWN,
             transport: Transport::WebSocket,
             reach: None,
+            registered_at_ms: 0,
+            epochs: Default::default(),
         };
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
         let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
-        let copy = CopyStore::hub(redis.clone().into(), &keys, &self.client, Some(generation), 0);
+        let copy =
+            CopyStore::hub(redis.clone().into(), &keys, (&self.client, 0), Some(generation), 0);
         Side::new(origin, copy, redis, keys.out_prefix())
     }
 }
@@ -263,6 +266,7 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
         refused: vec![],
         digest: None,
         account: Account::default(),
+        seal: None,
     };
     assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), Appended::Superseded);
     let done = newer.copy.append(&entry(5), 0).await.unwrap();
@@ -283,6 +287,7 @@ async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_super
         refused: vec![],
         digest: None,
         account: Account::default(),
+        seal: None,
     };
     assert_eq!(hub.copy.append(&append, 0).await.unwrap(), Appended::Gap(Seq::ZERO));
 }
@@ -338,6 +343,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         refused: vec![],
         digest: None,
         account: Account::default(),
+        seal: None,
     };
     let run = async |append: Append| hub.copy.append(&append, 0).await.unwrap();
     assert!(matches!(run(append(2, None, 10)).await, Appended::Done { accepted: 1, .. }));
@@ -369,6 +375,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
             refused: vec![],
             digest: None,
             account: Account::default(),
+            seal: None,
         };
         for accepted in [1, 0] {
             let done = hub.copy.append(&append, 0).await.unwrap();
@@ -436,6 +443,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
         refused: vec![],
         digest: None,
         account: Account::default(),
+        seal: None,
     };
     let error = hub.copy.append(&append, 0).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");

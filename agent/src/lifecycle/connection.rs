@@ -125,6 +125,13 @@ impl Lifecycle {
                 from = %begun.position.after,
                 "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
             ),
+            Finding::ForeignCursor => warn!(
+                epoch = %begun.position.epoch,
+                cursor = %welcome.cursor.seq,
+                from = %begun.position.after,
+                "the hub's cursor was moved by somebody else with this device's credentials; nothing was \
+                 taken for acknowledged, and a new epoch begins: revoke this client, and provision it again"
+            ),
         }
         let losses = begun.position.loss.iter();
         losses.for_each(|loss| self.parts.board.figures().traffic.sent.handle_loss(loss));

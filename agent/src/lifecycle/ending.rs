@@ -123,7 +123,12 @@ impl Ending {
             Reason::Superseded => Cause::Superseded,
             Reason::Unauthorized => Cause::Unauthorized,
             Reason::Version => Cause::Version,
-            Reason::Gap | Reason::StaleEpoch | Reason::Protocol | Reason::Other => Cause::Confused,
+            Reason::Gap
+            | Reason::StaleEpoch
+            | Reason::EpochAhead
+            | Reason::SeqAhead
+            | Reason::Protocol
+            | Reason::Other => Cause::Confused,
         };
         let message = format!("the hub said {}: {}", goaway.reason.word(), goaway.message);
         let hint = (goaway.wait_ms > 0).then(|| Duration::from_millis(goaway.wait_ms));
@@ -141,6 +146,8 @@ impl Ending {
                 | Reason::Unavailable
                 | Reason::Gap
                 | Reason::StaleEpoch
+                | Reason::EpochAhead
+                | Reason::SeqAhead
                 | Reason::Protocol
                 | Reason::Version
                 | Reason::Other => Self::new(

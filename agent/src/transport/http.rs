@@ -161,13 +161,15 @@ impl Courier {
         generation: u64,
         mut pushes: mpsc::Receiver<Push>,
     ) -> Result<(), Fault> {
-        while let Some(Push { epoch, after, through, entries, account }) = pushes.recv().await {
+        while let Some(Push { epoch, after, through, entries, account, seal }) = pushes.recv().await
+        {
             let form = BatchForm {
                 epoch: Some(epoch),
                 after: Some(after),
                 through: Some(through),
                 entries: entries.into_iter().map(EntryForm::from).collect(),
                 account,
+                seal,
             };
             let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
             let added: BatchAddedForm = self.requests.post("/xadd", Some(generation), body).await?;
@@ -204,7 +206,7 @@ impl Courier {
             account.losses.extend(untold.take());
             account.is_inherited |= after < inherited;
             tally = account.tally;
-            let push = Push { epoch, after: joint, through, entries, account };
+            let push = Push { epoch, after: joint, through, entries, account, seal: form.seal };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }

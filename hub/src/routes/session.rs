@@ -50,11 +50,13 @@ async fn session(
             last: hello.origin.last,
             added: hello.origin.added,
         }),
+        registered_at_ms: caller.registered_at_ms,
+        epochs: (hello.origin.epoch, hello.cursor.epoch),
     };
-    let generation = arrival::begin(&hub, client, &arrival).await?;
+    let generation = arrival::begin(&hub, client, &arrival, hello.cursor.seq).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, generation));
     let begun = async {
-        let (origin, copy) = (hub.origin(client), hub.copy(client, Some(generation)));
+        let (origin, copy) = (hub.origin(client), hub.copy(&caller, Some(generation)));
         let cursor = hello.cursor.into();
         let (begun, cursor) = tokio::try_join!(origin.begin(&cursor, now_ms()), copy.cursor())?;
         Ok((begun, cursor))

@@ -15,6 +15,7 @@ use super::{
     held::Search,
     keys::{DeviceKeys, HubKeys},
     ledger, reply,
+    scripts::{DENY_OOM, with_seqs},
 };
 use crate::{
     client::ClientId,
@@ -25,11 +26,12 @@ use crate::{
         account::{Cause, Loss},
         held::{Held, Sifted},
         receiver::{Append, Appended},
+        seal::Seal,
     },
     wire::frame::Cursor,
 };
 
-static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("append.lua")));
+static APPEND: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("append.lua")));
 
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub struct CopyStore {
     /// The session that may still write; none where writes are not fenced.
     generation: Option<u64>,
     max_len: u64,
+    /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
+    registered_at_ms: u64,
     /// What was found to be held under older epochs: looked for once a session.
     held: Arc<Mutex<Option<Held>>>,
 }
@@ -59,6 +63,7 @@ impl CopyStore {
             direction: Direction::Down,
             generation: None,
             max_len: 0,
+            registered_at_ms: 0,
             held: Arc::default(),
         }
     }
@@ -75,7 +80,7 @@ impl CopyStore {
     pub fn hub(
         writer: Writer,
         keys: &HubKeys,
-        client: &ClientId,
+        (client, registered_at_ms): (&ClientId, u64),
         generation: Option<u64>,
         in_max_len: u64,
     ) -> Self {
@@ -88,6 +93,7 @@ impl CopyStore {
             direction: Direction::Up,
             generation,
             max_len: in_max_len,
+            registered_at_ms,
             held: Arc::default(),
         }
     }
@@ -97,16 +103,24 @@ impl CopyStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        const FIELDS: [&str; 4] = ["in_epoch", "in_seq", "in_digest", "in_tally"];
+        const FIELDS: [&str; 6] =
+            ["in_epoch", "in_seq", "in_digest", "in_tally", "in_seal", "registered_at"];
         let reply = self.writer.read(&self.state, &FIELDS).await?;
         let mut parts = reply::list(reply)?.into_iter();
         let mut next = || parts.next().filter(|value| *value != Value::Nil);
-        Ok(Cursor {
-            epoch: Epoch(next().map_or(Ok(0), reply::count)? as u32),
+        let cursor = Cursor {
+            epoch: Epoch(next().map_or(Ok(0), reply::count)?),
             seq: next().map_or(Ok(Seq::ZERO), reply::seq)?,
             digest: next().map(reply::bytes).transpose()?.and_then(|hex| Digest::from_hex(&hex)),
             tally: next().map_or(Ok(String::new()), reply::text)?.parse().unwrap_or_default(),
-        })
+            seal: next().map(reply::bytes).transpose()?.and_then(|hex| Seal::from_hex(&hex)),
+        };
+        // As append.lua has it: a client that was registered again begins anew.
+        let is_reset = next().map_or(Ok(0), reply::count)? < self.registered_at_ms;
+        if is_reset && cursor.epoch.is_known() {
+            return Ok(Cursor { epoch: cursor.epoch.next(), ..Cursor::default() });
+        }
+        Ok(cursor)
     }
 
     /// How many entries are known to be lost on their way here.
@@ -127,7 +141,12 @@ impl CopyStore {
     /// in the copy; to send it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
         if !append.account.is_inherited || append.entries.is_empty() {
-            return self.run(append, &append.entries, None, now_ms).await;
+            return self.run(append, Some(&append.entries), None, now_ms).await;
+        }
+        // The search is dear: not for a batch that would not be taken.
+        match self.run(append, None, None, now_ms).await? {
+            Appended::Ready => {}
+            refused => return Ok(refused),
         }
         let Sifted { entries, held, uncertain } = self.sift(append).await?;
         let uncertain = uncertain.map(|(from, to, count)| Loss {
@@ -137,7 +156,7 @@ impl CopyStore {
             count: Some(count),
             cause: Cause::Uncertain,
         });
-        let mut appended = self.run(append, &entries, uncertain, now_ms).await?;
+        let mut appended = self.run(append, Some(&entries), uncertain, now_ms).await?;
         if let Appended::Done { duplicates, .. } = &mut appended {
             *duplicates += held;
         }
@@ -163,10 +182,11 @@ impl CopyStore {
         Ok(held.sift(append.entries.clone()))
     }
 
+    /// Without entries only looks whether the batch would be taken.
     async fn run(
         &self,
         append: &Append,
-        entries: &[Entry],
+        entries: Option<&[Entry]>,
         uncertain: Option<Loss>,
         now_ms: u64,
     ) -> Result<Appended, StoreError> {
@@ -177,13 +197,21 @@ impl CopyStore {
         script.arg(append.after.map(|seq| seq.to_string()).unwrap_or_default());
         script.arg(append.through.to_string());
         script.arg(append.digest.map(|digest| digest.to_string()).unwrap_or_default());
+        script.arg(append.seal.map(|seal| seal.to_string()).unwrap_or_default());
         script.arg(append.account.tally.to_string());
         script.arg(now_ms).arg(self.max_len).arg(self.client.as_str());
         script.arg(self.direction.word());
         let (known_epoch, known) = append.known.unwrap_or_default();
         script.arg(known_epoch.0).arg(known.to_string());
+        let ceiling = match self.direction {
+            Direction::Up => Seq::ceiling(now_ms).to_string(),
+            // The clock of a device is not to be trusted.
+            Direction::Down => String::new(),
+        };
+        script.arg(ceiling).arg(self.registered_at_ms).arg(u8::from(entries.is_none()));
+        script.arg(LOST_MAX_LEN).arg(entries.unwrap_or_default().len());
         self.add_losses(&mut script, append, uncertain, now_ms);
-        script.arg(pack(entries));
+        script.arg(pack(entries.unwrap_or_default()));
         appended(self.writer.invoke(&script).await?)
     }
 
@@ -204,7 +232,7 @@ impl CopyStore {
         let told = append.account.losses.iter().copied().chain(uncertain);
         let losses: Vec<_> =
             told.map(|loss| (front, loss)).chain(append.refused.iter().map(refused)).collect();
-        script.arg(LOST_MAX_LEN).arg(losses.len());
+        script.arg(losses.len());
         for (seq, loss) in losses {
             let fields = ledger::fields((&self.client, self.direction), &loss, now_ms);
             let lost = loss.count.filter(|_| loss.cause != Cause::Uncertain);
@@ -251,7 +279,10 @@ fn appended(reply: Value) -> Result<Appended, StoreError> {
             id: reply::seq(next()?).ok(),
         },
         b"superseded" => Appended::Superseded,
-        b"stale-epoch" => Appended::StaleEpoch(Epoch(reply::count(next()?)? as u32)),
+        b"ready" => Appended::Ready,
+        b"stale-epoch" => Appended::StaleEpoch(Epoch(reply::count(next()?)?)),
+        b"epoch-ahead" => Appended::EpochAhead(Epoch(reply::count(next()?)?)),
+        b"seq-ahead" => Appended::SeqAhead,
         b"gap" => Appended::Gap(reply::seq(next()?)?),
         _ => return Err(reply::unexpected("a word of append.lua")),
     })

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Looks how far an origin stream reaches, and marks that before anything of it is sent; also where
 -- Redis is full, since what is carried and trimmed makes room there.
 --
@@ -17,19 +16,6 @@ local before = ARGV[3] and redis.call(unpack(ARGV, 3))
 local function answer(found)
   if ARGV[3] then return { before, found } end
   return found
-end
-
-local function digits_past(a, b)
-  if #a ~= #b then return #a > #b end
-  return a > b
-end
-
--- Whether seq a stands after seq b.
-local function past(a, b)
-  local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms ~= b_ms then return digits_past(a_ms, b_ms) end
-  return digits_past(a_n, b_n)
 end
 
 local info = redis.pcall('XINFO', 'STREAM', stream)

@@ -8,11 +8,12 @@ use crate::{
     sync::{
         account::{Extent, Tally, Written},
         position::{Life, Memory, Standing},
+        seal::SealKey,
     },
 };
 
 /// The fields that `read` wants the values of, in this order.
-pub(super) const FIELDS: [&str; 12] = [
+pub(super) const FIELDS: [&str; 13] = [
     "out_epoch",
     "out_lives",
     "out_mark",
@@ -25,6 +26,7 @@ pub(super) const FIELDS: [&str; 12] = [
     "dead_seq",
     "dead_count",
     "out_lost",
+    "out_key",
 ];
 
 /// What is remembered of a stream that reaches so far.
@@ -33,7 +35,7 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
     let mut next = || values.next().filter(|value| *value != Value::Nil);
     let seq = |value: Option<Value>| value.map_or(Ok(Seq::ZERO), reply::seq);
     let number = |value: Option<Value>| value.map_or(Ok(0), reply::count);
-    let epoch = Epoch(number(next())? as u32);
+    let epoch = Epoch(number(next())?);
     let lives = next().map_or(Ok(String::new()), reply::text)?;
     let lives = lives.split_ascii_whitespace().filter_map(life).collect();
     let mark = (seq(next())?, number(next())?);
@@ -41,8 +43,10 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
     let tally = next().map_or(Ok(String::new()), reply::text)?.parse().unwrap_or_default();
     let inherited = seq(next())?;
     let written = next().map_or(Ok(String::new()), reply::text)?;
-    let dead_epoch = Epoch(number(next())? as u32);
+    let dead_epoch = Epoch(number(next())?);
     let buried = seq(next())?;
+    let (dead, lost) = (number(next())?, number(next())?);
+    let key = next().map(reply::bytes).transpose()?.and_then(|hex| SealKey::from_hex(&hex));
     let memory = Memory {
         epoch,
         lives,
@@ -51,12 +55,13 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
         buried: if dead_epoch == epoch { buried } else { Seq::ZERO },
         inherited,
         written: Written::from_text(&written),
+        key,
     };
-    Ok(Standing { extent, memory, dead: number(next())?, lost: number(next())? })
+    Ok(Standing { extent, memory, dead, lost })
 }
 
 /// The fields of a life that begins, beside its epoch.
-pub(super) fn fields(memory: &Memory) -> [(&'static str, String); 6] {
+pub(super) fn fields(memory: &Memory) -> [(&'static str, String); 7] {
     let life = |life: &Life| format!("{}:{}:{}", life.epoch, life.start, life.tally);
     let lives: Vec<String> = memory.lives.iter().map(life).collect();
     [
@@ -66,6 +71,7 @@ pub(super) fn fields(memory: &Memory) -> [(&'static str, String); 6] {
         ("out_acked", memory.acked.0.to_string()),
         ("out_tally", memory.acked.1.to_string()),
         ("out_inherited", memory.inherited.to_string()),
+        ("out_key", memory.key.map(SealKey::to_hex).unwrap_or_default()),
     ]
 }
 

@@ -8,23 +8,26 @@ use super::{
     Redis, StoreError,
     keys::{DeviceKeys, HubKeys},
     ledger, memory, reply,
+    scripts::{ALLOW_OOM, with_seqs},
 };
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
-    limits::{DEAD_MAX_LEN, LOST_MAX_LEN, SEQ_AHEAD_MAX},
+    limits::{DEAD_MAX_LEN, LOSS_COUNT_MAX, LOST_MAX_LEN, SEQ_AHEAD_MAX},
     seq::{Epoch, Seq},
     sync::{
         account::{Extent, Loss, Tally, Written},
         position::{self, Begun, Finding, Position, Standing},
+        seal::SealKey,
         sender::{Read, Task},
     },
     wire::frame::Cursor,
 };
 
-static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
+static LOOK: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("look.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
-static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("record.lua")));
+static RECORD: LazyLock<Script> =
+    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("record.lua")));
 static LOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lose.lua")));
 
 /// One out stream with its state. Cheap enough to clone per session.
@@ -112,7 +115,8 @@ impl OriginStore {
             tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
         let position = position::begin(&standing, cursor, at_cursor);
         if position.epoch != standing.memory.epoch {
-            standing.memory = standing.memory.settled(&position, &standing.extent);
+            let key = SealKey::new(rand::random());
+            standing.memory = standing.memory.settled(&position, &standing.extent, key);
             self.settle(&position, &standing, cursor, now_ms).await?;
         }
         Ok(Begun { position, standing })
@@ -230,7 +234,8 @@ impl OriginStore {
     ) -> Result<bool, StoreError> {
         let mut script = LOSE.key(&self.state);
         script.key(&self.ledger).arg(epoch.0).arg(written.to_string()).arg(LOST_MAX_LEN);
-        script.arg(losses.iter().filter_map(|loss| loss.count).sum::<u64>());
+        let lost = losses.iter().filter_map(|loss| loss.count);
+        script.arg(lost.fold(0u64, u64::saturating_add).min(LOSS_COUNT_MAX));
         for loss in losses {
             let fields = ledger::fields((&self.client, self.direction), loss, now_ms);
             script.arg(2 * fields.len()).arg(&fields[..]);

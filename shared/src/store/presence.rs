@@ -8,15 +8,22 @@ use std::{fmt, sync::LazyLock};
 
 use redis::{AsyncCommands, Script, Value, cmd};
 
-use super::{Redis, StoreError, keys::HubKeys, reply};
+use super::{
+    Redis, StoreError,
+    keys::HubKeys,
+    reply,
+    scripts::{DENY_OOM, with_seqs},
+};
 use crate::{
     client::ClientId,
+    entry::Direction,
     instance::Instance,
-    limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT},
-    seq::Seq,
+    limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT, LIVES_MAX},
+    seq::{Epoch, Seq},
 };
 
-static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("arrive.lua")));
+static ARRIVE: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("arrive.lua")));
+static RESET: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("reset.lua")));
 static DEPART: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("depart.lua")));
 
 /// What a new session says of itself.
@@ -34,6 +41,10 @@ pub struct Arrival<'a> {
     pub transport: Transport,
     /// How far its out stream reaches, if it says so.
     pub reach: Option<Reach>,
+    /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
+    pub registered_at_ms: u64,
+    /// The epochs of its out stream and of its in stream, as it tells them.
+    pub epochs: (Epoch, Epoch),
 }
 
 /// How far a device's out stream reaches, as it says when it comes: shown to operators, no more.
@@ -63,6 +74,9 @@ pub enum Arrived {
     Begun(u64),
     /// None: it is a second device with this identity, and the first is connected.
     Refused(Rival),
+    /// None: it tells of a life of a stream that is more than `limits::LIVES_MAX` further than the one
+    /// known here.
+    EpochAhead(Direction, Epoch),
 }
 
 /// The device that holds the place of another with the same identity.
@@ -136,6 +150,8 @@ pub async fn begin(
     script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_MAX);
     script.arg(BELL_TTL.as_millis() as u64);
     script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
+    let (up, down) = arrival.epochs;
+    script.arg(arrival.registered_at_ms).arg(up.0).arg(down.0).arg(LIVES_MAX);
     arrived(redis.invoke(&script).await?)
 }
 
@@ -146,12 +162,31 @@ fn arrived(reply: Value) -> Result<Arrived, StoreError> {
     if word.as_ref() == b"begun" {
         return Ok(Arrived::Begun(reply::count(next()?)?));
     }
+    if word.as_ref() == b"epoch-ahead" {
+        let direction = Direction::from_word(&reply::text(next()?)?);
+        let direction = direction.ok_or(reply::unexpected("the answer of arrive.lua"))?;
+        return Ok(Arrived::EpochAhead(direction, Epoch(reply::count(next()?)?)));
+    }
     Ok(Arrived::Refused(Rival {
         address: String::from_utf8_lossy(&reply::bytes(next()?)?).into_owned(),
         connected_since_ms: reply::count(next()?)?,
         refused: reply::count(next()?)?,
         is_first: reply::count(next()?)? == 1,
     }))
+}
+
+/// Begins the way up of a client anew, and gives the epoch that its copy is in then; none if the hub has
+/// nothing of this client.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn reset(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+) -> Result<Option<Epoch>, StoreError> {
+    let epoch: u64 = redis.invoke(&RESET.key(keys.client(client))).await?;
+    Ok(Some(Epoch(epoch)).filter(|epoch| epoch.is_known()))
 }
 
 /// Ends a session, unless a newer one has begun.

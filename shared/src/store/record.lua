@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Writes down how far the copy acknowledged, and trims the origin behind that; also where Redis is
 -- full, since this is what makes room there.
 --
@@ -10,19 +9,6 @@
 --       life, and entries with these seqs may be new ones.
 
 local state, epoch, acked = KEYS[1], ARGV[1], ARGV[2]
-
-local function digits_past(a, b)
-  if #a ~= #b then return #a > #b end
-  return a > b
-end
-
--- Whether seq a stands after seq b.
-local function past(a, b)
-  local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms ~= b_ms then return digits_past(a_ms, b_ms) end
-  return digits_past(a_n, b_n)
-end
 
 local known = redis.call('HMGET', state, 'out_epoch', 'out_mark')
 if known[1] ~= epoch or past(acked, known[2] or '0-0') then return 0 end

@@ -75,6 +75,9 @@ pub enum Cause {
     Refused,
     /// Carried, though the copy may hold them under an older epoch: a possible repeat, not a loss.
     Uncertain,
+    /// Not lost either: the copy's cursor had been moved there by somebody else with the client's
+    /// credentials, so what this range holds is sent again.
+    ForeignCursor,
     /// Something that a newer version knows.
     Other,
 }
@@ -247,7 +250,8 @@ fn find(
     let losses = losses.map(|(count, after, to, cause)| Loss {
         epoch,
         from: after.after(),
-        to,
+        // What was acknowledged may reach past the last one that is gone.
+        to: to.max(after.after()),
         count: Some(count),
         cause,
     });
@@ -256,13 +260,14 @@ fn find(
 }
 
 impl Cause {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Trimmed,
         Self::TrimmedOrDeleted,
         Self::Rewound,
         Self::OriginRewound,
         Self::Refused,
         Self::Uncertain,
+        Self::ForeignCursor,
     ];
 
     /// The stable word.
@@ -274,6 +279,7 @@ impl Cause {
             Self::OriginRewound => "origin-rewound",
             Self::Refused => "refused",
             Self::Uncertain => "uncertain",
+            Self::ForeignCursor => "foreign-cursor",
             Self::Other => "other",
         }
     }

@@ -8,8 +8,16 @@
 //! mark still covers the cursor, every entry up to the cursor is still the one that was carried. Where
 //! it does not, this is another life of the stream: a new epoch begins after the mark.
 //! (The pair of epoch and offset is Centrifugo's; the digest of the entry at the offset, LiteFS's.)
+//!
+//! Nor is the cursor itself believed: whoever has the client's token can move it. It acknowledges
+//! something only where this origin's seal on it shows that one of its own batches moved it there
+//! (`seal`). Otherwise a new epoch begins behind what this side itself has seen acknowledged, and the
+//! copy is searched for what it holds past that.
 
-use super::account::{Cause, Extent, Loss, Tally, Written};
+use super::{
+    account::{Cause, Extent, Loss, Tally, Written},
+    seal::SealKey,
+};
 use crate::{
     entry::Digest,
     limits::LIVES_MAX,
@@ -36,6 +44,8 @@ pub struct Memory {
     pub inherited: Seq,
     /// The losses that stand in this side's ledger already.
     pub written: Option<Written>,
+    /// What cursors of this life are sealed with.
+    pub key: Option<SealKey>,
 }
 
 /// How a life of a stream began.
@@ -100,6 +110,9 @@ pub enum Finding {
     CopyRewound,
     /// The origin is in another life: a new epoch begins.
     OriginReplaced,
+    /// The copy's cursor stands where no batch of this origin moved it: somebody else has used the
+    /// client's credentials. A new epoch begins.
+    ForeignCursor,
 }
 
 impl Standing {
@@ -147,24 +160,49 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
         let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
         return resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
     }
+    let is_foreign = is_foreign_cursor(standing, cursor);
     // Up to where everything is both still here and surely carried: the mark, since the cursor lies
     // past it and the copy takes entries in order; of an older epoch, what was acknowledged.
     let kept = if !memory.epoch.is_known() || !standing.is_whole() {
         (Seq::ZERO, Tally::ZERO)
-    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq {
+    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq && !is_foreign {
         let (mark, added) = memory.mark;
         (mark, Tally { added, ..memory.acked.1 })
-    } else if memory.acked.0 <= extent.last && (memory.epoch < cursor.epoch || at_cursor.is_none())
+    } else if memory.acked.0 <= extent.last
+        && (memory.epoch < cursor.epoch || at_cursor.is_none() || is_foreign)
     {
-        // A copy that was wiped since then is not that far in its later epoch.
-        if cursor.seq < memory.acked.0 { (cursor.seq, cursor.tally) } else { memory.acked }
+        // A copy that was wiped since then is not that far in its later epoch. One that an operator
+        // has reset is nowhere in it, and has kept what it had.
+        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.0;
+        if is_behind { (cursor.seq, cursor.tally) } else { memory.acked }
     } else {
         (Seq::ZERO, Tally::ZERO)
     };
     // Where the memory is of an older epoch still, nobody knows up to where the others came.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
-    let inherited = if is_older { extent.last } else { memory.inherited };
-    anew(cursor.epoch.next(), kept, (cursor, inherited), Finding::OriginReplaced)
+    let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
+    let next = cursor.epoch.next();
+    if is_foreign {
+        let mut position = anew(next, kept, (cursor, inherited), Finding::ForeignCursor);
+        position.inherited = inherited;
+        position.loss = position.loss.map(|loss| Loss { cause: Cause::ForeignCursor, ..loss });
+        return position;
+    }
+    anew(next, kept, (cursor, inherited), Finding::OriginReplaced)
+}
+
+/// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
+fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
+    let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
+    is_told && !is_own_cursor(&standing.memory, cursor)
+}
+
+/// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
+/// needs no other proof.
+fn is_own_cursor(memory: &Memory, cursor: &Cursor) -> bool {
+    let Cursor { epoch, seq, tally, seal, .. } = *cursor;
+    let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
+    seq.is_zero() || (seq, tally) == memory.acked || memory.key.is_some_and(is_sealed)
 }
 
 fn resume(
@@ -196,7 +234,9 @@ fn anew(
 
 fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     if cursor.seq.is_zero() {
-        return true;
+        // A copy that was reset is in a later epoch: what was acknowledged before is in it still.
+        let memory = &standing.memory;
+        return memory.epoch == cursor.epoch || memory.acked.0.is_zero();
     }
     let proof = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
     let memory = &standing.memory;
@@ -204,6 +244,7 @@ fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>)
         let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
         is_marked
             && standing.is_whole()
+            && is_own_cursor(memory, cursor)
             && proof != Some(false)
             && !is_foreign(standing, cursor, at_cursor)
     } else {
@@ -232,12 +273,13 @@ fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
 
 impl Memory {
     /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
-    /// older life but how the lives began.
+    /// older life but how the lives began. `key` is a new one.
     #[must_use]
-    pub fn settled(&self, position: &Position, extent: &Extent) -> Self {
+    pub fn settled(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
         let &Position { epoch, after, tally, inherited, .. } = position;
         // A life that is only adopted began where nobody remembers.
-        let is_replaced = position.finding == Finding::OriginReplaced;
+        let is_replaced =
+            matches!(position.finding, Finding::OriginReplaced | Finding::ForeignCursor);
         let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
         let mut lives = self.lives.clone();
         lives.push(Life { epoch, start, tally: at });
@@ -250,6 +292,7 @@ impl Memory {
             buried: Seq::ZERO,
             inherited,
             written: None,
+            key: Some(key),
         }
     }
 }

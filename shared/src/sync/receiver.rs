@@ -9,7 +9,7 @@ use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
     limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX},
     seq::{Epoch, Seq},
-    sync::account::Account,
+    sync::{account::Account, seal::Seal},
     wire::frame::{Ack, Push, Reason},
 };
 
@@ -32,6 +32,8 @@ pub struct Append {
     pub digest: Option<Digest>,
     /// What the batch says of its origin.
     pub account: Account,
+    /// The origin's seal on the cursor at `through`.
+    pub seal: Option<Seal>,
 }
 
 /// What the script did.
@@ -48,12 +50,18 @@ pub enum Appended {
         /// The copy's ID of the last entry appended.
         id: Option<Seq>,
     },
+    /// It would be, as far as could be told without its entries.
+    Ready,
     /// A newer session of this client has begun; nothing was done.
     Superseded,
     /// The copy is in this newer life of the origin; nothing was done.
     StaleEpoch(Epoch),
-    /// The batch begins past this cursor; nothing was done.
+    /// The batch does not join this cursor; nothing was done.
     Gap(Seq),
+    /// The batch is of a life further on than the one after this; nothing was done.
+    EpochAhead(Epoch),
+    /// The batch ends more than a day ahead of the hub's clock; nothing was done.
+    SeqAhead,
 }
 
 /// What is wrong with a batch; nothing of it may be used.
@@ -118,7 +126,7 @@ pub fn plan(
     if entries.len() > 1 && charge > BATCH_BYTES_MAX {
         return Err(BadBatch::TooLarge);
     }
-    Ok(Append { epoch, known: None, after, through, entries, refused, digest, account })
+    Ok(Append { epoch, known: None, after, through, entries, refused, digest, account, seal: None })
 }
 
 /// What was lost before a batch was lost after the batch before, one range after the other. Only what
@@ -178,11 +186,11 @@ impl Receiver {
     /// # Errors
     /// Why the connection must end.
     pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
-        let Push { epoch, after, through, entries, account } = push;
+        let Push { epoch, after, through, entries, account, seal } = push;
         let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
         let mut append =
             plan(epoch, range, entries, account, kind).map_err(|_| Reason::Protocol)?;
-        append.known = Some((self.epoch, self.cursor));
+        (append.known, append.seal) = (Some((self.epoch, self.cursor)), seal);
         self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
         Ok(append)
@@ -201,9 +209,13 @@ impl Receiver {
                 self.duplicates += duplicates;
                 Ok(Ack { epoch: self.epoch, seq: cursor, refused })
             }
+            // The store looks for itself only.
+            Appended::Ready => Err(Reason::Other),
             Appended::Superseded => Err(Reason::Superseded),
             Appended::StaleEpoch(_) => Err(Reason::StaleEpoch),
             Appended::Gap(_) => Err(Reason::Gap),
+            Appended::EpochAhead(_) => Err(Reason::EpochAhead),
+            Appended::SeqAhead => Err(Reason::SeqAhead),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{
     sync::{
         account::{self, Account, Extent, Loss, Tally, Written},
         position::{Begun, Position},
+        seal::SealKey,
     },
     wire::frame::{Ack, Granted, Push},
 };
@@ -63,14 +64,14 @@ pub enum Task {
     },
 }
 
-/// The other side acknowledged something that was never sent.
+/// An acknowledgement that no batch under way can have caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the other side acknowledged {acked}, but nothing past {sent} was sent")]
-pub struct AckPastSent {
+#[error(
+    "the other side acknowledged {acked}, or refused what is not below, but no batch ends there"
+)]
+pub struct BadAck {
     /// What it acknowledged.
     pub acked: Seq,
-    /// What was sent.
-    pub sent: Seq,
 }
 
 /// What a read brought.
@@ -93,6 +94,7 @@ pub struct Sender {
     /// Entries up to here were read, and the tally there.
     read: (Seq, Tally),
     mark: Seq,
+    key: Option<SealKey>,
     /// Batches up to here were handed out.
     sent: Seq,
     acked: Seq,
@@ -145,6 +147,7 @@ impl Sender {
             joint,
             read: (after, tally),
             mark: memory.mark.0,
+            key: memory.key,
             sent: after,
             acked: after,
             acked_tally: tally,
@@ -263,13 +266,14 @@ impl Sender {
     /// An acknowledgement. Older ones, and those of another epoch, change nothing.
     ///
     /// # Errors
-    /// `AckPastSent`: the other side is confused, and the connection must end.
-    pub fn handle_ack(&mut self, ack: Ack, now: Instant) -> Result<(), AckPastSent> {
+    /// `BadAck`: the other side is confused, or is not alone, and the connection must end.
+    pub fn handle_ack(&mut self, ack: Ack, now: Instant) -> Result<(), BadAck> {
         if ack.epoch != self.epoch || ack.seq <= self.acked {
             return Ok(());
         }
-        if ack.seq > self.sent {
-            return Err(AckPastSent { acked: ack.seq, sent: self.sent });
+        let is_of_these = |(seq, _): &(Seq, Unfit)| *seq > self.acked && *seq <= ack.seq;
+        if !self.flights.end_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
+            return Err(BadAck { acked: ack.seq });
         }
         self.acked = ack.seq;
         self.letters.extend(ack.refused);
@@ -289,8 +293,9 @@ impl Sender {
         if !self.has_push() {
             return None;
         }
-        let push = self.ready.pop_front()?;
+        let mut push = self.ready.pop_front()?;
         let (through, tally) = (push.through, push.account.tally);
+        push.seal = self.key.map(|key| key.seal(push.epoch, through, tally));
         let (entries, bytes, sent_at) = (push.entries.len(), push.bytes(), now);
         let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
         self.sent = through;

@@ -354,7 +354,13 @@ fn why(reason: Reason) -> &'static str {
             "the copy is in a newer life of this stream; a new handshake sorts it out"
         }
         Reason::Gap => "the copy's cursor lies before this batch; a new handshake sorts it out",
-        Reason::Protocol => "the batch breaks the protocol: its entries are not in ascending order",
+        Reason::EpochAhead => {
+            "the batch is of a life of the stream further on than the next one that the copy knows of"
+        }
+        Reason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
+        Reason::Protocol => {
+            "the batch breaks a rule of the protocol: its order, its size or its losses"
+        }
         Reason::Restart
         | Reason::Unauthorized
         | Reason::Unavailable

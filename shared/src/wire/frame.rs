@@ -11,14 +11,15 @@
 //! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
 //!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
 //! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
-//!             added, dead, lost, flags, [epoch, from ms, n, to ms, n, count, cause, …]]
+//!             added, dead, lost, flags, [epoch, from ms, n, to ms, n, count, cause, …],
+//!             seal]
 //! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
 //! PING    [5]
 //! PONG    [6, epoch, ms, n]                                          the cursor once more
 //! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
 //! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
 //! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
-//! cursor  [epoch, ms, n, digest, added, dead, lost, flags]
+//! cursor  [epoch, ms, n, digest, added, dead, lost, flags, seal]
 //! flags   1 the counts are exact + 4 at least + 2 the entries are inherited; 0 nothing is known
 //! ```
 
@@ -37,7 +38,10 @@ use crate::{
         FRAME_BYTES_MAX, WINDOW_BATCHES,
     },
     seq::{Epoch, Seq},
-    sync::account::{Account, Tally},
+    sync::{
+        account::{Account, Tally},
+        seal::Seal,
+    },
 };
 
 /// The subprotocol's name in the WebSocket handshake; its major version is part of it.
@@ -75,6 +79,8 @@ pub struct Cursor {
     pub digest: Option<Digest>,
     /// The origin's count at that entry, as the batch said that brought it.
     pub tally: Tally,
+    /// The origin's seal on this cursor.
+    pub seal: Option<Seal>,
 }
 
 /// An agent's first frame.
@@ -177,6 +183,8 @@ pub struct Push {
     pub entries: Vec<Entry>,
     /// What it says of its origin beside them.
     pub account: Account,
+    /// The origin's seal on a cursor that stands at the batch's end.
+    pub seal: Option<Seal>,
 }
 
 impl Push {
@@ -212,6 +220,10 @@ pub enum Reason {
     Gap,
     /// A batch of an older life of the origin.
     StaleEpoch,
+    /// A batch or a greeting tells of a life of the origin further on than the next.
+    EpochAhead,
+    /// A seq lies more than a day ahead of the hub's clock.
+    SeqAhead,
     /// The other side broke the protocol.
     Protocol,
     /// The versions do not go together.
@@ -221,13 +233,15 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Restart,
         Self::Superseded,
         Self::Unauthorized,
         Self::Unavailable,
         Self::Gap,
         Self::StaleEpoch,
+        Self::EpochAhead,
+        Self::SeqAhead,
         Self::Protocol,
         Self::Version,
     ];
@@ -241,6 +255,8 @@ impl Reason {
             Self::Unavailable => "unavailable",
             Self::Gap => "gap",
             Self::StaleEpoch => "stale-epoch",
+            Self::EpochAhead => "epoch-ahead",
+            Self::SeqAhead => "seq-ahead",
             Self::Protocol => "protocol",
             Self::Version => "version",
             Self::Other => "other",
@@ -365,7 +381,7 @@ impl Frame {
         let (frame, known) = match kind {
             HELLO => (Self::Hello(Box::new(read::hello(r)?)), 8),
             WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 11),
-            PUSH => (Self::Push(read::push(r)?), 12),
+            PUSH => (Self::Push(read::push(r)?), 13),
             ACK => (Self::Ack(read::ack(r)?), 5),
             PING => (Self::Ping, 1),
             PONG => {

@@ -24,6 +24,7 @@ use crate::{
     sync::{
         account::{Account, Loss, Tally},
         position::Position,
+        seal::Seal,
     },
 };
 
@@ -44,6 +45,9 @@ pub struct CursorForm {
     /// The origin's count at that entry.
     #[serde(default, skip_serializing_if = "Tally::is_unknown")]
     pub tally: Tally,
+    /// The origin's seal on it, as 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// A batch, as PUSH is.
@@ -63,6 +67,9 @@ pub struct BatchForm {
     /// What it says of its origin beside them.
     #[serde(skip_serializing_if = "is_silent")]
     pub account: Account,
+    /// The origin's seal on a cursor at the batch's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// One entry on its way up.
@@ -117,6 +124,9 @@ pub struct XreadForm {
     /// What the batch says of its origin beside the entries.
     #[serde(default, skip_serializing_if = "is_silent")]
     pub account: Account,
+    /// The origin's seal on a cursor at `seq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// One entry on its way down.
@@ -200,14 +210,14 @@ pub struct GrantedForm {
 }
 
 impl From<Cursor> for CursorForm {
-    fn from(Cursor { epoch, seq, digest, tally }: Cursor) -> Self {
-        Self { epoch, seq, digest, tally }
+    fn from(Cursor { epoch, seq, digest, tally, seal }: Cursor) -> Self {
+        Self { epoch, seq, digest, tally, seal }
     }
 }
 
 impl From<CursorForm> for Cursor {
-    fn from(CursorForm { epoch, seq, digest, tally }: CursorForm) -> Self {
-        Self { epoch, seq, digest, tally }
+    fn from(CursorForm { epoch, seq, digest, tally, seal }: CursorForm) -> Self {
+        Self { epoch, seq, digest, tally, seal }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Line {
     /// Whose ledger it stands in.
     pub side: Side,
     /// The life of the origin.
-    pub epoch: u32,
+    pub epoch: u64,
     /// First seq of the range.
     pub from: Seq,
     /// Last seq of the range.
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::entries::fields;
 
-    fn line(side: Side, epoch: u32, (from, to): (u64, u64), count: u64, cause: &str) -> Line {
+    fn line(side: Side, epoch: u64, (from, to): (u64, u64), count: u64, cause: &str) -> Line {
         let (from, to) = (Seq::new(from, 0), Seq::new(to, 0));
         Line { side, epoch, from, to, count: Some(count), cause: cause.to_owned() }
     }

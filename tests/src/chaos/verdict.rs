@@ -24,7 +24,7 @@ pub struct Copied {
     /// Its ID in the origin, as the copy says.
     pub seq: Seq,
     /// The life of the origin; a device's copy does not say.
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// Of the sender's fields.
     pub digest: u64,
 }
@@ -43,7 +43,7 @@ pub struct Evidence<'a> {
     /// What both ledgers say.
     pub lines: &'a [Line],
     /// The epoch that the copy is in.
-    pub epoch: u32,
+    pub epoch: u64,
     /// How often the copy's Redis came back with an older state.
     pub copy_rewinds: u32,
 }
@@ -146,7 +146,7 @@ fn duplicated(evidence: &Evidence<'_>, repeats: &[&Copied]) -> Vec<String> {
 /// Within an epoch, seqs rise. A device's copy does not say where an epoch begins; there they may
 /// fall once for each.
 fn misordered(evidence: &Evidence<'_>) -> Vec<String> {
-    let mut last: HashMap<Option<u32>, &Copied> = HashMap::new();
+    let mut last: HashMap<Option<u64>, &Copied> = HashMap::new();
     let mut falls = Vec::new();
     for copied in evidence.copy {
         if let Some(before) = last.insert(copied.epoch, copied)

@@ -68,7 +68,7 @@ async fn carried_of(cloud: &Cloud, name: &str, count: usize) {
 /// Within an epoch all entries are of one device, and what the hub holds of a device is all that it
 /// added, once and in order.
 fn assert_apart(carried: &[Carried], devices: &[(&str, &[Stored])]) {
-    let mut owners: BTreeMap<u32, String> = BTreeMap::new();
+    let mut owners: BTreeMap<u64, String> = BTreeMap::new();
     for entry in carried {
         let first = owners.entry(entry.epoch.unwrap()).or_insert_with(|| owner(entry));
         assert_eq!(*first, owner(entry), "one epoch holds entries of both");

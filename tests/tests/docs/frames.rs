@@ -36,6 +36,7 @@ fn long() -> Push {
             fields: vec![(Bytes::from("payload"), value)],
         }],
         account: Account::default(),
+        seal: None,
     }
 }
 

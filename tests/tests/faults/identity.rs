@@ -51,7 +51,7 @@ async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() 
 
 /// Within an epoch all entries are of one device, and no two have the same seq.
 fn assert_not_interleaved(carried: &[Carried]) {
-    let mut epochs: BTreeMap<u32, Vec<&Carried>> = BTreeMap::new();
+    let mut epochs: BTreeMap<u64, Vec<&Carried>> = BTreeMap::new();
     for entry in carried {
         epochs.entry(entry.epoch.expect("the hub says the epoch")).or_default().push(entry);
     }

@@ -43,7 +43,7 @@ fn many(from: u64, count: u64) -> Vec<Value> {
 }
 
 /// What the hub's in stream must hold of those.
-fn carried(client: &str, epoch: u32, seqs: impl IntoIterator<Item = u64>) -> Vec<Vec<u8>> {
+fn carried(client: &str, epoch: u64, seqs: impl IntoIterator<Item = u64>) -> Vec<Vec<u8>> {
     seqs.into_iter().map(|ms| text(client, epoch, &format!("{ms}-0"), ms as usize)).collect()
 }
 
@@ -52,7 +52,7 @@ async fn inbound(redis: &RedisServer) -> Vec<Vec<u8>> {
     redis.entries(IN).await.iter().map(|Stored { fields, .. }| joined(fields)).collect()
 }
 
-fn text(client: &str, epoch: u32, seq: &str, n: usize) -> Vec<u8> {
+fn text(client: &str, epoch: u64, seq: &str, n: usize) -> Vec<u8> {
     let epoch = epoch.to_string();
     let ours = [("client", client), ("epoch", &epoch), ("seq", seq)];
     let mut fields = spoke_tests::entries::fields(ours);

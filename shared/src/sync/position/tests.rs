@@ -7,13 +7,17 @@ fn exactly(added: u64) -> Tally {
     Tally { added, ..Tally::ZERO }
 }
 
+fn key() -> SealKey {
+    SealKey::new([7; 16])
+}
+
 fn seq(ms: u64) -> Seq {
     Seq::new(ms, 0)
 }
 
 /// An origin in this epoch that has acknowledgements up to `acked`, was marked at `mark` and
 /// reaches to `last`; every ID is given out, so tallies are IDs.
-fn origin(epoch: u32, acked: u64, mark: u64, last: u64) -> Standing {
+fn origin(epoch: u64, acked: u64, mark: u64, last: u64) -> Standing {
     let lives =
         (1..=epoch).map(|epoch| Life { epoch: Epoch(epoch), start: Seq::ZERO, tally: Tally::ZERO });
     let memory = Memory {
@@ -21,6 +25,7 @@ fn origin(epoch: u32, acked: u64, mark: u64, last: u64) -> Standing {
         lives: lives.collect(),
         mark: (seq(mark), mark),
         acked: (seq(acked), exactly(acked)),
+        key: Some(key()),
         ..Memory::default()
     };
     let extent =
@@ -28,8 +33,9 @@ fn origin(epoch: u32, acked: u64, mark: u64, last: u64) -> Standing {
     Standing { extent, memory, ..Standing::default() }
 }
 
-fn cursor(epoch: u32, at: u64, digest: Option<Digest>) -> Cursor {
-    Cursor { epoch: Epoch(epoch), seq: seq(at), digest, tally: exactly(at) }
+fn cursor(epoch: u64, at: u64, digest: Option<Digest>) -> Cursor {
+    let seal = Some(key().seal(Epoch(epoch), seq(at), exactly(at)));
+    Cursor { epoch: Epoch(epoch), seq: seq(at), digest, tally: exactly(at), seal }
 }
 
 #[test]
@@ -142,4 +148,47 @@ fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
     let position = begin(&standing, &cursor(1, 5, A), A);
     assert_eq!((position.epoch, position.after), (Epoch(5), Seq::ZERO));
     assert_eq!(position.inherited, seq(5));
+}
+
+#[test]
+fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
+    // 1 to 3 are acknowledged, 4 to 9 were looked at and perhaps sent, 10 to 12 wait.
+    let standing = origin(1, 3, 9, 12);
+    for (name, at, digest, at_cursor) in [
+        ("before the mark", 5, None, A),
+        ("before the mark, with an entry of its own", 5, B, A),
+        ("at the mark", 9, None, A),
+        ("past the mark", 11, None, A),
+        ("past all that there is", 3_600_000, B, None),
+    ] {
+        let forged = Cursor { seal: None, ..cursor(1, at, digest) };
+        let position = begin(&standing, &forged, at_cursor);
+        let found = (position.epoch, position.after, position.inherited, position.joint);
+        assert_eq!(found, (Epoch(2), seq(3), seq(12), Seq::ZERO), "{name}");
+        assert_eq!(position.finding, Finding::ForeignCursor, "{name}");
+        let loss = position.loss.unwrap();
+        assert_eq!((loss.from, loss.to), (seq(3).after(), seq(at)), "{name}");
+        assert_eq!((loss.count, loss.cause), (None, Cause::ForeignCursor), "{name}");
+    }
+    // With the seal of another place, or of another tally, it is no better.
+    let moved = Cursor { seq: seq(6), ..cursor(1, 5, None) };
+    let recounted = Cursor { tally: exactly(6), ..cursor(1, 5, None) };
+    for forged in [moved, recounted] {
+        assert_eq!(begin(&standing, &forged, None).finding, Finding::ForeignCursor);
+    }
+    // What this side has written down needs none.
+    let acked = Cursor { seal: None, ..cursor(1, 3, None) };
+    assert_eq!(begin(&standing, &acked, None).finding, Finding::Agree);
+}
+
+#[test]
+fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_nothing_twice() {
+    let reset = Cursor { epoch: Epoch(2), ..Cursor::default() };
+    let position = begin(&origin(1, 3, 9, 12), &reset, None);
+    let found = (position.epoch, position.after, position.inherited, position.joint);
+    assert_eq!(found, (Epoch(3), seq(3), seq(12), Seq::ZERO));
+    assert_eq!((position.tally, position.loss), (exactly(3), None));
+    // A new device under the old name has acknowledged nothing.
+    let position = begin(&origin(0, 0, 0, 5), &reset, None);
+    assert_eq!((position.epoch, position.after), (Epoch(2), Seq::ZERO));
 }

@@ -19,7 +19,7 @@ pub(super) fn split(
 ) -> (VecDeque<Push>, Vec<(Seq, Unfit)>) {
     let begin = |after, tally| {
         let account = Account { tally, ..Account::default() };
-        Push { epoch, after, through: after, entries: Vec::new(), account }
+        Push { epoch, after, through: after, entries: Vec::new(), account, seal: None }
     };
     let mut batches = VecDeque::new();
     let mut letters = Vec::new();

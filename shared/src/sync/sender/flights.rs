@@ -48,6 +48,11 @@ impl Flights {
         self.flights.is_empty()
     }
 
+    /// Whether one of them ends there.
+    pub(super) fn end_at(&self, seq: Seq) -> bool {
+        self.flights.iter().any(|flight| flight.through == seq)
+    }
+
     /// The first entry under way.
     pub(super) fn first(&self) -> Option<Seq> {
         self.flights.front().map(|flight| flight.first)

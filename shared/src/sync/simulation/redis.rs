@@ -10,6 +10,7 @@ use crate::{
         held::Held,
         position::{self, Begun, Finding, Memory, Standing},
         receiver::{Append, Appended},
+        seal::SealKey,
         sender::{Read, Task},
     },
     wire::frame::Cursor,
@@ -104,7 +105,8 @@ impl Redis {
         let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
         let position = position::begin(&standing, cursor, at_cursor.map(Entry::digest));
         if position.epoch != standing.memory.epoch {
-            standing.memory = standing.memory.settled(&position, &standing.extent);
+            let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
+            standing.memory = standing.memory.settled(&position, &standing.extent, key);
             own.memory = standing.memory.clone();
             if position.finding == Finding::OriginReplaced {
                 own.last = own.last.max(cursor.seq);
@@ -217,7 +219,7 @@ impl Redis {
         if append.through > cursor {
             cursor = append.through;
             let (epoch, digest, tally) = (append.epoch, append.digest, append.account.tally);
-            own.cursor = Cursor { epoch, seq: cursor, digest, tally };
+            own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal: append.seal };
         }
         Appended::Done { cursor, accepted, duplicates: given - accepted, id: None }
     }

@@ -8,11 +8,14 @@ use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
     limits::{
-        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, LOSSES_MAX,
-        REFUSED_MAX, TEXT_BYTES_MAX,
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX,
+        LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX,
     },
     seq::{Epoch, Seq},
-    sync::account::{Account, Cause, Known, Loss, Tally},
+    sync::{
+        account::{Account, Cause, Known, Loss, Tally},
+        seal::Seal,
+    },
     wire::msgpack::{Malformed, Reader},
 };
 
@@ -21,7 +24,7 @@ pub(super) fn seq(r: &mut Reader) -> Result<Seq, Malformed> {
 }
 
 pub(super) fn epoch(r: &mut Reader) -> Result<Epoch, Malformed> {
-    Ok(Epoch(r.bounded("epoch", u32::MAX.into())? as u32))
+    Ok(Epoch(r.bounded("epoch", Epoch::MAX.0)?))
 }
 
 fn version(r: &mut Reader) -> Result<(u64, u64, String), Malformed> {
@@ -51,8 +54,17 @@ fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
         _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
     };
     let (tally, _) = tally(r)?;
-    r.skip(elements.checked_sub(8).ok_or(Malformed::Cut)?)?;
-    Ok(Cursor { epoch, seq, digest, tally })
+    let seal = seal(r)?;
+    r.skip(elements.checked_sub(9).ok_or(Malformed::Cut)?)?;
+    Ok(Cursor { epoch, seq, digest, tally, seal })
+}
+
+fn seal(r: &mut Reader) -> Result<Option<Seal>, Malformed> {
+    let seal = r.bytes("seal")?;
+    match seal.len() {
+        0 => Ok(None),
+        _ => Ok(Some(Seal(seal.as_ref().try_into().map_err(|_| Malformed::Bound("seal"))?))),
+    }
 }
 
 /// The counts, and the flags behind them.
@@ -131,7 +143,7 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
     if through < last || through <= after {
         return Err(Malformed::Bound("through"));
     }
-    Ok(Push { epoch, after, through, entries, account: account(r)? })
+    Ok(Push { epoch, after, through, entries, account: account(r)?, seal: seal(r)? })
 }
 
 fn account(r: &mut Reader) -> Result<Account, Malformed> {
@@ -143,7 +155,7 @@ fn account(r: &mut Reader) -> Result<Account, Malformed> {
     let mut losses = Vec::with_capacity(elements / 7);
     for _ in 0..elements / 7 {
         let (epoch, from, to) = (epoch(r)?, seq(r)?, seq(r)?);
-        let count = Some(r.bounded("count", i64::MAX as u64)?).filter(|count| *count > 0);
+        let count = Some(r.bounded("count", LOSS_COUNT_MAX)?).filter(|count| *count > 0);
         let cause = Cause::from_word(&r.text("cause", TEXT_BYTES_MAX)?);
         losses.push(Loss { epoch, from, to, count, cause });
     }

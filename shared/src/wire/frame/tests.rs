@@ -3,7 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     limits::{ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
-    sync::account::{Cause, Known, Loss},
+    sync::{
+        account::{Cause, Known, Loss},
+        seal::Seal,
+    },
     wire::golden::{self, MEND},
 };
 
@@ -33,6 +36,7 @@ fn hello() -> Hello {
             seq: Seq::new(7, 0),
             digest: Some(Digest([0xab; 16])),
             tally: Tally { added: 9, dead: 2, lost: 3, known: Known::Exactly },
+            seal: Some(Seal([0xcd; 16])),
         },
         features: Features::COMPRESSION,
         instance: Instance(0x0123_4567_89ab_cdef),
@@ -77,6 +81,7 @@ fn push() -> Push {
             ],
             is_inherited: true,
         },
+        seal: Some(Seal([0xef; 16])),
     }
 }
 
@@ -283,7 +288,7 @@ fn byte_strings() -> impl Strategy<Value = Bytes> {
 
 prop_compose! {
     fn pushes()(
-        epoch: u32,
+        epoch in 0..=Epoch::MAX.0,
         mut seqs in prop::collection::btree_set(seqs(), 2..20),
         fields in prop::collection::vec(
             prop::collection::vec((byte_strings(), byte_strings()), 0..5), 20..21),

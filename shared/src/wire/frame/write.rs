@@ -10,7 +10,10 @@ use crate::{
     entry::Entry,
     limits::TEXT_BYTES_MAX,
     seq::Seq,
-    sync::account::{Account, Known, Tally},
+    sync::{
+        account::{Account, Known, Tally},
+        seal::Seal,
+    },
 };
 
 /// Writes values one after the other.
@@ -61,8 +64,12 @@ impl Writer {
 
     fn cursor(&mut self, cursor: &Cursor) -> &mut Self {
         let digest = cursor.digest.as_ref().map_or(&[][..], |digest| &digest.0);
-        self.array(8).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest);
-        self.tally(&cursor.tally, false)
+        self.array(9).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest);
+        self.tally(&cursor.tally, false).seal(cursor.seal)
+    }
+
+    fn seal(&mut self, seal: Option<Seal>) -> &mut Self {
+        self.bytes(seal.as_ref().map_or(&[][..], |seal| &seal.0))
     }
 
     fn tally(&mut self, tally: &Tally, is_inherited: bool) -> &mut Self {
@@ -92,7 +99,7 @@ impl Writer {
     }
 
     pub(super) fn push(&mut self, push: &Push) -> &mut Self {
-        self.array(12).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
+        self.array(13).uint(PUSH).uint(push.epoch.0).seq(push.after).seq(push.through);
         self.array(3 * push.entries.len());
         let mut before = push.after;
         for Entry { seq, fields } in &push.entries {
@@ -104,7 +111,7 @@ impl Writer {
             }
             before = *seq;
         }
-        self.account(&push.account)
+        self.account(&push.account).seal(push.seal)
     }
 
     fn account(&mut self, account: &Account) -> &mut Self {

@@ -13,7 +13,7 @@ use super::{BatchForm, EntryForm, Fields, batch::Batch};
 use crate::{
     limits::LOSSES_MAX,
     seq::{Epoch, Seq},
-    sync::account::Account,
+    sync::{account::Account, seal::Seal},
 };
 
 /// The body of `POST /xadd`: one entry or a batch.
@@ -35,6 +35,7 @@ enum Key {
     Through,
     Entries,
     Account,
+    Seal,
 }
 
 impl<'de> Deserialize<'de> for XaddForm {
@@ -60,6 +61,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
         let mut through: Option<Seq> = None;
         let mut entries: Option<Vec<EntryForm>> = None;
         let mut account: Option<Account> = None;
+        let mut seal: Option<Seal> = None;
         while let Some(key) = object.next_key()? {
             match key {
                 Key::Seq => set(&mut seq, "seq", object.next_value()?)?,
@@ -69,6 +71,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 Key::Through => set(&mut through, "through", object.next_value()?)?,
                 Key::Entries => set(&mut entries, "entries", object.next_value::<Batch<_>>()?.0)?,
                 Key::Account => set(&mut account, "account", object.next_value()?)?,
+                Key::Seal => set(&mut seal, "seal", object.next_value()?)?,
             }
         }
         match entries {
@@ -80,14 +83,15 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 if account.losses.len() > LOSSES_MAX {
                     return Err(Error::custom("a batch tells of fewer losses"));
                 }
-                Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries, account }))
+                Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries, account, seal }))
             }
             None if epoch.is_some()
                 || after.is_some()
                 || through.is_some()
-                || account.is_some() =>
+                || account.is_some()
+                || seal.is_some() =>
             {
-                Err(Error::custom("epoch, after, through and account go with entries"))
+                Err(Error::custom("epoch, after, through, account and seal go with entries"))
             }
             None => Ok(XaddForm::One(EntryForm {
                 seq: seq.ok_or_else(|| Error::missing_field("seq"))?,
@@ -133,8 +137,8 @@ mod tests {
             (r#"{"seq":"5-1","fields":[],"epoch":1}"#, "go with entries"),
             (r#"{"seq":"5-1","entries":[]}"#, "stand in the entries"),
             (r#"{"entries":[],"epcoh":2}"#, "unknown field `epcoh`"),
-            (r#"{"entries":[],"epoch":-1}"#, "expected u32"),
-            (r#"{"entries":[],"epoch":4294967296}"#, "expected u32"),
+            (r#"{"entries":[],"epoch":-1}"#, "expected u64"),
+            (r#"{"entries":[],"epoch":9007199254740992}"#, "at most 9007199254740991"),
             (r#"{"entries":[{"seq":"1-0","fields":[],"x":1}]}"#, "unknown field `x`"),
             ("[]", r#"expected {"seq", "fields"} or {"entries""#),
         ] {

@@ -103,7 +103,7 @@ impl Ends<'_> {
         let held = held.iter().filter_map(|entry| number_in(&entry.fields, &book.origin));
         let (told, bad) = self.lines();
         let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
-        let epoch: Option<u32> = match self.direction {
+        let epoch: Option<u64> = match self.direction {
             "up" => None,
             _ => copy_host.query(&epoch).await.expect("redis answers once all faults are over"),
         };

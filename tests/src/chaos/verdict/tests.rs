@@ -11,13 +11,13 @@ fn book(count: u64) -> Book {
     book
 }
 
-fn copied(book: &Book, number: u64, epoch: u32) -> Copied {
+fn copied(book: &Book, number: u64, epoch: u64) -> Copied {
     let added = &book.entries[number as usize - 1];
     let (seq, digest) = (added.seq.unwrap_or_default(), added.digest);
     Copied { number: Some(number), seq, epoch: Some(epoch), digest }
 }
 
-fn copy(book: &Book, numbers: &[(u64, u32)]) -> Vec<Copied> {
+fn copy(book: &Book, numbers: &[(u64, u64)]) -> Vec<Copied> {
     numbers.iter().map(|&(number, epoch)| copied(book, number, epoch)).collect()
 }
 
@@ -44,7 +44,7 @@ fn each_entry_is_carried_once_or_accounted_for_or_it_is_a_fault() {
     let no_two = [(1, 1), (3, 1), (4, 1)];
     let two_again = [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2)];
     let trimmed = |count| [line((1, 2), count, "trimmed")];
-    type Row<'a> = (&'a str, &'a [(u64, u32)], &'a [Line], u32, &'a [&'static str]);
+    type Row<'a> = (&'a str, &'a [(u64, u64)], &'a [Line], u32, &'a [&'static str]);
     let table: [Row; 14] = [
         ("all carried", &all, &[], 0, &[]),
         ("one missing", &no_two, &[], 0, &["missing"]),

@@ -1,0 +1,13 @@
+//! What the scripts are made of beside their own text.
+
+use redis::Script;
+
+/// The first line of a script that may write where Redis is full.
+pub(super) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
+/// No first line: where Redis is full, the script does not begin.
+pub(super) const DENY_OOM: &str = "";
+
+/// A script behind this first line, with the functions of `seq.lua` before it.
+pub(super) fn with_seqs(first_line: &str, body: &str) -> Script {
+    Script::new(&[first_line, include_str!("seq.lua"), body].concat())
+}
