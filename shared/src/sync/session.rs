@@ -154,8 +154,8 @@ impl Session {
     }
 
     /// The answer to `Task::Read`.
-    pub fn handle_read(&mut self, read: Read) {
-        self.sender.handle_read(read);
+    pub fn handle_read(&mut self, read: Read, now: Instant) {
+        self.sender.handle_read(read, now);
     }
 
     /// The other answer to `Task::Read`: the stream or its mark is behind what is known of it, so it
