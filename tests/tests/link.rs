@@ -22,6 +22,7 @@ use spoke_shared::{
     store::{
         Redis,
         copy::CopyStore,
+        guard::Guard,
         hints::Hints,
         keys::{DeviceKeys, HubKeys},
         origin::OriginStore,
@@ -88,8 +89,13 @@ impl Ends {
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
         let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
-        let copy =
-            CopyStore::hub(redis.clone().into(), &keys, (&self.client, 0), Some(generation), 0);
+        let copy = CopyStore::hub(
+            redis.clone().into(),
+            &keys,
+            (&self.client, 0),
+            Some(generation),
+            (Guard::unlimited(), 0),
+        );
         Side::new(origin, copy, redis, keys.out_prefix())
     }
 }
