@@ -13,7 +13,10 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
-    check::{CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret_file, of_tls, report},
+    check::{
+        CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret, of_secret_file, of_tls,
+        report,
+    },
     watch::watch,
 };
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
