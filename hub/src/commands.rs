@@ -57,6 +57,7 @@ impl Cli {
             _ => Vec::new(),
         };
         let settings = self.settings;
+        let given = settings.clone();
         let read = move || {
             let config: Config = settings.load("hub", flags.clone())?;
             config.validate()?;
@@ -69,7 +70,7 @@ impl Cli {
             Command::Clients(args) => clients::run(&config, &args).await,
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,
-            Command::Check(args) => check::run(&config, args).await,
+            Command::Check(args) => check::run(&config, &given, args).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the command lines of all services have in common.
 
 mod check;
+mod settings_file;
 mod watch;
 
 use std::{
@@ -17,6 +18,7 @@ pub use self::{
         CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret, of_secret_file, of_tls,
         report,
     },
+    settings_file::of_settings_file,
     watch::watch,
 };
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
     cli::{
-        CheckArgs, Checked, of_redis, of_secret, of_secret_file,
+        CheckArgs, Checked, SettingsArgs, of_redis, of_secret, of_secret_file, of_settings_file,
         report,
     },
     config::{ConfigError, ServiceUrl},
@@ -41,8 +41,14 @@ struct Question {
 const AUTH: Question = Question { method: Method::POST, path: "/refresh", denial: "no-session" };
 const HUB: Question = Question { method: Method::GET, path: "/seq", denial: "unauthorized" };
 
-pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<()> {
-    report(&look(config).await, args)
+pub(super) async fn run(
+    config: &Config,
+    given: &SettingsArgs,
+    args: CheckArgs,
+) -> anyhow::Result<()> {
+    let mut found = look(config).await;
+    found.splice(1..1, of_settings_file("agent", given));
+    report(&found, args)
 }
 
 async fn look(config: &Config) -> Vec<Checked> {
