@@ -5,6 +5,7 @@
 //! none repeats a line of the file, which may hold a password. Rejected: `deny_unknown_fields`, which
 //! names neither the place nor the table that an unknown key is in.
 
+mod admin_hosts;
 mod error;
 mod known;
 mod proxies;
@@ -22,6 +23,7 @@ use std::{
 use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use error::{ConfigError, Origin};
 pub use proxies::{BadProxies, TrustedProxies};
 pub use redis_url::{BadRedisUrl, RedisUrl};
