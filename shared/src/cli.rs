@@ -21,7 +21,7 @@ pub use self::{
     settings_file::of_settings_file,
     watch::watch,
 };
-use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
+use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, environment, load};
 
 /// Where settings come from beside the environment.
 #[derive(Debug, Clone, clap::Args)]
@@ -64,7 +64,7 @@ impl SettingsArgs {
         load(&Sources {
             service,
             file: self.config.as_deref(),
-            environment: std::env::vars().collect(),
+            environment: environment(service)?,
             flags: self.settings.iter().cloned().chain(flags).collect(),
         })
     }

@@ -6,6 +6,7 @@
 //! names neither the place nor the table that an unknown key is in.
 
 mod admin_hosts;
+mod environment;
 mod error;
 mod known;
 mod proxies;
@@ -24,6 +25,7 @@ use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, 
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
+pub use environment::environment;
 pub use error::{ConfigError, Origin};
 pub use proxies::{BadProxies, TrustedProxies};
 pub use redis_url::{BadRedisUrl, RedisUrl};
