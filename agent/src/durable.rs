@@ -281,9 +281,9 @@ impl Directory {
 
     fn check_owner(&self, name: &str, found: &Stat) -> Result<(), FileError> {
         let (path, expected) = (self.path_of(name), self.owner.0.as_raw());
-        #[expect(clippy::useless_conversion, reason = "its type is another one on other machines")]
-        let names = u64::from(found.st_nlink);
-        if names > 1 {
+        if found.st_nlink > 1 {
+            // Its type is not the same on every machine.
+            let names = found.st_nlink.to_string();
             return Err(Planted::HardLink { path, names }.into());
         }
         if found.st_uid != expected {

@@ -34,7 +34,7 @@ pub enum Planted {
         /// The name.
         path: PathBuf,
         /// How many there are.
-        names: u64,
+        names: String,
     },
     /// A pipe, a socket or a device.
     #[error("{} is not a regular file but a {kind}", path.display())]

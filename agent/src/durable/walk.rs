@@ -45,7 +45,7 @@ pub(super) enum Links {
 /// Opens the directory at `path`.
 pub(super) fn open(path: &Path, last: Last) -> Result<OwnedFd, FileError> {
     if geteuid().is_root() {
-        return Walk::new(path)?.to_the_end(last);
+        return Walk::new(path)?.arrive(last);
     }
     if let Some(mode) = last.made_with {
         make_all(path, mode)?;
@@ -94,7 +94,7 @@ impl Walk {
         }
     }
 
-    fn to_the_end(mut self, last: Last) -> Result<OwnedFd, FileError> {
+    fn arrive(mut self, last: Last) -> Result<OwnedFd, FileError> {
         while let Some(name) = self.ahead.pop_front() {
             let is_last = self.ahead.is_empty();
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -76,8 +76,8 @@ fn is_secret_setting(line: &str) -> bool {
     let is_given = !matches!(value.trim(), "" | "\"\"" | "''");
     let last = key(line).and_then(|key| key.rsplit('.').next()).unwrap_or_default();
     let last = last.trim_matches('"').to_ascii_lowercase();
-    let is_word = |word: &&str| last == **word || last.ends_with(&format!("_{word}"));
-    is_given && SECRET_WORDS.iter().any(|word| is_word(&word))
+    let is_word = |word: &&str| last == *word || last.ends_with(&format!("_{word}"));
+    is_given && SECRET_WORDS.iter().any(is_word)
 }
 
 /// Whether a URL in this line has a password: `scheme://user:password@host`, or `pass=` in its query.

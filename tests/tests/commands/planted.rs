@@ -1,6 +1,8 @@
 //! Root's commands in a state directory whose owner plants there what it likes: nothing of root's is
 //! touched, and root is told what stands there and where it leads.
 
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
