@@ -4,8 +4,10 @@
 use spoke_tests::{
     api::Api,
     cloud::{Cloud, Settings},
-    device::Device,
+    device::{Device, OUT},
+    entries::numbered,
     redis::free_port,
+    wait::eventually_true,
 };
 
 const HOSTS: (&str, &str) = ("admin_hosts", "spoke.example, hub1.internal");
@@ -33,7 +35,12 @@ async fn all_routes_of_all_three_admin_listeners_answer_under_known_names_alone(
     let address = format!("127.0.0.1:{}", free_port());
     let settings = [("admin_listen", &*address), HOSTS];
     let device = Device::start_with(&cloud, "dev1", &settings).await;
-    device.carried_both_ways(&cloud).await;
+    device.redis.add(OUT, &numbered(1)).await;
+    device.acknowledged_both_ways(&cloud).await;
+    eventually_true("the agent to say that it is ready", async || {
+        device.admin().get("/readyz").await.status == 200
+    })
+    .await;
     let listeners = [
         (cloud.hub.admin(), &["/", "/live", "/clients/dev1", "/page.js"][..]),
         (cloud.auth.admin(), &[]),
