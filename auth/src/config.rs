@@ -4,7 +4,9 @@ use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies},
+    config::{
+        AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies,
+    },
     reload::Settings,
 };
 
@@ -18,6 +20,8 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// Names under which that is called, beside addresses and localhost, by Prometheus say.
+    pub admin_hosts: AdminHosts,
     /// Where clients and sessions are kept.
     pub redis: RedisUrl,
     /// What all keys begin with; several fleets may share one Redis.
@@ -79,6 +83,7 @@ impl Default for Config {
         Self {
             listen: "0.0.0.0:8444".to_owned(),
             admin_listen: "127.0.0.1:9466".to_owned(),
+            admin_hosts: AdminHosts::default(),
             redis: RedisUrl::default(),
             key_prefix: "spoke-auth".to_owned(),
             bcrypt_cost: 12,

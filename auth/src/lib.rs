@@ -22,11 +22,11 @@ use anyhow::Context;
 use axum::Router;
 use spoke_shared::{
     config::ConfigError,
-    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
+    limits::{DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
     reload::Reloads,
     serve::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
@@ -70,8 +70,8 @@ pub async fn run(
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
         let app = admin_routes(service, shutdown.clone());
-        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown.spawn("admin listener", serve(admin, app, limits, shutdown.clone()));
+        let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
+        shutdown.spawn("admin listener", serve_admin(admin, app, hosts, shutdown.clone()));
     }
     notify::ready();
     shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));

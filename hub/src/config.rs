@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     client::ClientId,
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
+    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
     limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
     reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
@@ -17,10 +17,10 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// Names under which that is called, beside addresses and localhost: by Prometheus, or through a proxy.
+    pub admin_hosts: AdminHosts,
     /// What the status page on the admin listener may do.
     pub page: PageMode,
-    /// A name under which the status page is reached beside addresses and localhost, through a proxy say.
-    pub page_host: String,
     /// Where the streams are.
     pub redis: RedisUrl,
     /// Where auth keeps its sessions; empty: in `redis`.
@@ -66,8 +66,8 @@ impl Default for Config {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
             admin_listen: "127.0.0.1:9464".to_owned(),
+            admin_hosts: AdminHosts::default(),
             page: PageMode::Read,
-            page_host: String::new(),
             redis: RedisUrl::default(),
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),

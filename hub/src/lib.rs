@@ -28,11 +28,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use spoke_shared::{
-    limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
+    limits::{BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     reload::Reloads,
     serve::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
     store::{
@@ -78,8 +78,9 @@ pub async fn run(
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
-        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown.spawn("admin listener", serve(admin, admin_routes, limits, shutdown.clone()));
+        let hosts = hub.config.admin_hosts.clone().with_listen(&hub.config.admin_listen);
+        let serving = serve_admin(admin, admin_routes, hosts, shutdown.clone());
+        shutdown.spawn("admin listener", serving);
         info!(address = %admin_address, "listening for health and metrics");
     }
     let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);

@@ -277,3 +277,7 @@ pub const SECRET_BYTES: (usize, usize) = (24, 72);
 pub const AUTH_BODY_BYTES_MAX: usize = 8 * 1024;
 /// Names and addresses whose rate auth watches at a time; some 20 MB when all are in use.
 pub const THROTTLE_KEYS_MAX: usize = 100_000;
+
+/// Bytes that are read of a file in the agent's state directory. The largest, `session`, holds a token and
+/// two names, some hundred bytes; whatever is longer was not written by the agent.
+pub const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;

@@ -16,7 +16,7 @@ if known[1] ~= ARGV[1] then return 0 end
 if known[2] == ARGV[2] then return 1 end
 local lines, at = {}, 5
 while ARGV[at] do
-  local last = at + tonumber(ARGV[at])
+  local last = at + count(ARGV[at])
   lines[#lines + 1] = { unpack(ARGV, at + 1, last) }
   at = last + 1
 end
