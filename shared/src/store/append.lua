@@ -86,6 +86,7 @@ local at, losses, lost = 20, {}, 0
 for _ = 1, count(ARGV[19]) do
   if past(ARGV[at], cursor) then
     local line = { unpack(ARGV, at + 3, at + 2 + count(ARGV[at + 2])) }
+    if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
     -- A batch that names no epoch: client, its name, direction, its word, epoch, 0, ...
     if line[6] == '0' then line[6] = digits(life) end
     losses[#losses + 1] = line
