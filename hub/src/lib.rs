@@ -1,23 +1,28 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
 //! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
-//! for who is connected to this process and how they are told to go, `share` for what one client may
-//! take.
+//! for who is connected to this process and how they are told to go; `share`, `budget` and `quota` for
+//! what one client may take of the hub, of its memory and of Redis.
 
 pub mod arrival;
 pub mod bearer;
+pub mod body;
+pub mod budget;
 pub mod commands;
 pub mod config;
 pub mod entries;
 pub mod facts;
 pub mod frames;
 pub mod hub;
+pub mod intake;
 pub mod json_socket;
 pub mod level;
 pub mod live;
 pub mod metrics;
+pub mod offload;
 pub mod page;
 pub mod presence;
+pub mod quota;
 pub mod routes;
 pub mod session;
 pub mod share;

@@ -229,6 +229,69 @@ pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
 
+// ---- Memory of a hub --------------------------------------------------------------------------
+
+/// MiB that requests, frames and answers in hand may take of a hub together. A batch of 512 KiB takes
+/// three times that while it is in hand, so 170 of them find room; the rest of a hub, with ten
+/// thousand idle agents, is some 200 MiB.
+pub const BUDGET_MIB: usize = 256;
+/// The least that it can be set to: half of it is what the largest body can become in memory.
+pub const BUDGET_MIB_MIN: usize = 64;
+/// What a body or frame takes besides itself and its entries: a copy for Redis, and what is on its way there.
+pub const BUDGET_COPIES: usize = 3;
+/// Memory of one string in an entry read from JSON: its place in the list, and the least piece that the
+/// allocator gives out.
+pub const BUDGET_STRING_BYTES: usize = 64;
+/// A request of this size finds room in the part that is kept for small ones.
+pub const BUDGET_SMALL_BYTES: usize = 64 * 1024;
+/// One in so many bytes of the budget is for small requests only.
+pub const BUDGET_SMALL_SHARE: usize = 16;
+/// Those that wait for the budget at a time; more are refused at once. A fleet that comes back waits
+/// in its sockets, one batch each.
+pub const BUDGET_WAITERS_MAX: usize = 16 * 1024;
+/// Of those, how many are looked at when room is given back: some microseconds.
+pub const BUDGET_SCAN_MAX: usize = 256;
+/// How long a request waits for the budget before it is refused.
+pub const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one waits that holds some of it already.
+pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a frame of an agent waits for the budget before its session ends: below the time after which
+/// the agent gives a link up that acknowledges nothing.
+pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
+/// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
+pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
+
+// ---- What a client may fill -------------------------------------------------------------------
+
+/// Percent of a Redis's `maxmemory` that are kept for all clients at a slow pace, once the rest is full.
+pub const RESERVE_PERCENT: u64 = 10;
+/// Entries a second of one client while only the reserve is left.
+pub const RESERVE_ENTRIES: u64 = 100;
+/// KiB a second of one client while only the reserve is left.
+pub const RESERVE_KIB: u64 = 32;
+/// How much of its pace a client may be ahead when it is let through: one small batch.
+pub const RESERVE_BURST: Duration = Duration::from_secs(1);
+/// What a client sent before is held against it for so long when the reserve is reached: those who
+/// filled most lately wait first. Below the time after which an agent gives up a link.
+pub const RESERVE_DEBT_MAX: Duration = Duration::from_secs(15);
+/// How long a request waits for its client's pace before it is refused with 429.
+pub const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a hub asks its Redis how full it is, while entries flow, and while it is three quarters full.
+pub const USAGE_INTERVAL: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_millis(100));
+
+// ---- WebSocket frames -------------------------------------------------------------------------
+
+/// Frames of one WebSocket message beside one for each `FRAGMENT_BYTES` of it.
+pub const FRAGMENTS_MAX: u64 = 64;
+/// No library or proxy cuts messages into smaller pieces: a TCP segment holds more.
+pub const FRAGMENT_BYTES: u64 = 512;
+/// Control frames (pings, pongs) at once, and after which time one more. Each ping costs an answer;
+/// browsers and libraries send two a minute.
+pub const CONTROL_FRAMES_BURST: u32 = 64;
+/// After this time one more control frame may come.
+pub const CONTROL_FRAME_EARNED: Duration = Duration::from_millis(250);
+
 // ---- What operators look at -----------------------------------------------------------------------
 
 /// Clients that one command of a survey tells of: a millisecond or two, during which Redis serves no one
