@@ -30,7 +30,8 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// Threads that hash at a time; by default one a core.
     pub bcrypt_workers: usize,
-    /// Requests that wait for such a thread; one more is answered 503.
+    /// Requests that wait for such a thread: so many of clients that look right, and as many of strangers.
+    /// One more is answered 503, or takes the place of whoever has the most.
     pub bcrypt_queue: usize,
     /// How long a session lives without a refresh.
     pub session_ttl_seconds: u64,
@@ -61,10 +62,11 @@ pub struct ThrottleSettings {
     pub login_per_minute: u32,
     /// Registrations of one client that may come at once.
     pub register_burst: u32,
-    /// Registrations of one client in the long run. At 3, guessing codes from any number of
-    /// addresses all through the default 7 days finds one with a chance of about one in eleven.
+    /// Registrations of one client in the long run. How many wrong codes are looked at in all is bounded
+    /// by `limits::WRONG_CODES_MAX`.
     pub register_per_minute: u32,
-    /// Registrations and logins from one address that may come at once; ten refreshes count as one.
+    /// Registrations and logins of strangers from one address that may come at once; ten false tokens
+    /// count as one.
     /// Behind a proxy that `trusted_proxies` does not list all devices have one address.
     pub address_burst: u32,
     /// The same in the long run.

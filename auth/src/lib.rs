@@ -4,6 +4,7 @@
 pub mod passcode;
 pub mod registration;
 pub mod secret;
+pub mod pool;
 pub mod throttle;
 pub mod token;
 pub mod valid_for;
@@ -33,7 +34,7 @@ use spoke_shared::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, secret::Pool, service::Service, store::Store, throttle::Throttle};
+use crate::{config::Config, pool::Pool, service::Service, store::Store, throttle::Throttle};
 
 /// What SIGHUP changes; TLS only where it is on.
 const LIVE: [&str; 4] = ["throttle", "bcrypt_workers", "bcrypt_queue", "tls"];
