@@ -163,6 +163,7 @@ impl Lifecycle {
             | Cause::Version
             | Cause::Busy
             | Cause::Confused
+            | Cause::ForeignCursor
             | Cause::Lost => {}
         }
         self.handle_fault(ending.cause.word(), &ending.message);

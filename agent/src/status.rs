@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{link::now_ms, sync::session::Session};
+use spoke_shared::{link::now_ms, seq::Seq, sync::session::Session};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::{config::Account, enrolment::Step, figures::Figures, transport::Kind};
 
@@ -44,6 +45,9 @@ pub struct Status {
     /// Why the state directory does not hold what auth said, where that is so.
     #[serde(default)]
     pub unkept: Option<String>,
+    /// The first entry that waits since it is further ahead of the hub's clock than the hub takes.
+    #[serde(default)]
+    pub held_back: Option<Seq>,
     /// The last fault, be it over or not.
     pub last_error: Option<Trouble>,
     /// Counts since the process started.
@@ -144,6 +148,7 @@ impl Board {
             generation: None,
             stalled_sessions: 0,
             unkept: None,
+            held_back: None,
             last_error: None,
             counts: Counts::default(),
         };
@@ -227,6 +232,16 @@ impl Board {
             status.counts.lost_down = before.lost_down + session.receiver().lost();
             if session.sender().carried() > 0 {
                 status.stalled_sessions = 0;
+            }
+            let ahead = session.sender().ahead();
+            match (std::mem::replace(&mut status.held_back, ahead), ahead) {
+                (None, Some(seq)) => warn!(
+                    %seq,
+                    "entries are held back: their IDs are more than 24 hours ahead of the hub's clock; \
+                     mend this device's clock, and see the troubleshooting guide"
+                ),
+                (Some(_), None) => info!("entries are no longer held back"),
+                (None, None) | (Some(_), Some(_)) => {}
             }
             false
         });

@@ -2,6 +2,7 @@
 
 mod check;
 mod clients;
+mod reset_client;
 mod send;
 mod serve;
 mod tail;
@@ -41,6 +42,9 @@ enum Command {
     Tail(tail::Args),
     /// Add an entry to a client's out stream
     Send(send::Args),
+    /// Begin a client's way up anew, in a new epoch: where somebody else wrote in its name, or the hub's
+    /// Redis was restored from an old backup
+    ResetClient(reset_client::Args),
     /// Look at the settings, certificates, Redis and the listeners, each with its mend; fails where
     /// something cannot stay as it is
     Check(CheckArgs),
@@ -69,6 +73,7 @@ impl Cli {
             Command::Clients(args) => clients::run(&config, &args).await,
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,
+            Command::ResetClient(args) => reset_client::run(&config, &args).await,
             Command::Check(args) => check::run(&config, args).await,
         }
     }

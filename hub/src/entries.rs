@@ -118,6 +118,11 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
         Appended::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
         Appended::EpochAhead(known) => Err(epoch_ahead(known)),
         Appended::SeqAhead => Err(seq_ahead()),
+        Appended::Later(wait) => {
+            let message = "this client has asked for too many searches, or told of too many losses";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Err(Refusal::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
+        }
         Appended::Ready => unreachable!("the store looks for itself only"),
         Appended::Gap(cursor) => {
             let message = "this batch does not begin at the cursor: send from the cursor on";

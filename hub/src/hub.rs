@@ -1,6 +1,6 @@
 //! What all routes share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::StatusCode;
 use spoke_shared::{
@@ -11,8 +11,8 @@ use spoke_shared::{
     seq::Epoch,
     shutdown::Shutdown,
     store::{
-        Redis, StoreError, commit::Writer, copy::CopyStore, hints::Hints, keys::HubKeys,
-        origin::OriginStore, session::Sessions,
+        Redis, StoreError, commit::Writer, copy::CopyStore, guard::Guards, hints::Hints,
+        keys::HubKeys, origin::OriginStore, session::Sessions,
     },
     wire::frame::{Features, Goaway, Reason},
 };
@@ -51,6 +51,8 @@ pub struct Shared {
     pub live: Live,
     /// What each client takes.
     pub shares: Shares,
+    /// What each client may ask of the in stream.
+    pub guards: Guards,
     /// What was done.
     pub metrics: Metrics,
     /// When to stop.
@@ -87,6 +89,7 @@ impl Hub {
             sessions,
             hints: Hints::new(),
             live,
+            guards: Guards::default(),
             shares: Shares::default(),
             metrics: Metrics::default(),
             store_faults: Spell::new(),
@@ -108,7 +111,9 @@ impl Hub {
     pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
         let max_len = self.config.in_max_len;
         let client = (&caller.client, caller.registered_at_ms);
-        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, max_len)
+        let guard = self.guards.of(&caller.client, Instant::now());
+        let limits = (guard, max_len);
+        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, limits)
     }
 
     /// What this hub can do beyond its protocol version.

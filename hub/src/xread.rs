@@ -202,6 +202,10 @@ impl<'a> Reader<'a> {
             if self.given.entries.len() + self.sender.next_entries() > self.count {
                 return Ok(self.given.clone());
             }
+            let charge: usize = self.given.entries.iter().map(Entry::charge).sum();
+            if charge > 0 && charge + self.sender.next_charge() > BATCH_BYTES_MAX {
+                return Ok(self.given.clone());
+            }
             let Some(push) = self.sender.poll_push(Instant::now()) else {
                 return Ok(self.given.clone());
             };
@@ -237,7 +241,7 @@ impl<'a> Reader<'a> {
         }
         self.hub.metrics.traffic.handle_task(&task);
         match self.hub.checked(self.origin.perform(self.epoch, task, now_ms()).await)? {
-            Done::Read(read) => self.sender.handle_read(read),
+            Done::Read(read) => self.sender.handle_read(read, Instant::now()),
             Done::Rewound => return Err(stale_epoch(self.epoch)),
             Done::Buried => self.sender.handle_buried(),
             Done::Written => self.sender.handle_written(),

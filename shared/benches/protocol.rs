@@ -80,7 +80,7 @@ fn sender(bencher: Bencher<'_, '_>) {
         })
         .bench_values(|(mut sender, read)| {
             let now = Instant::now();
-            sender.handle_read(read);
+            sender.handle_read(read, now);
             while let Some(push) = sender.poll_push(now) {
                 let (epoch, seq) = (push.epoch, push.through);
                 let _ = black_box(sender.handle_ack(Ack { epoch, seq, refused: Vec::new() }, now));

@@ -1,5 +1,6 @@
 //! The words, the protocol and the store that every Spoke service shares; modules in the order to read them.
 
+pub mod allowance;
 pub mod client;
 pub mod instance;
 pub mod seq;

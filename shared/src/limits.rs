@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::allowance::Rate;
+
 // ---- Words ------------------------------------------------------------------------------------
 
 /// Bytes of a client's name: short enough for a key, a label and a screen column.
@@ -98,6 +100,16 @@ pub const LIVES_MAX: usize = 16;
 /// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
 /// once for a Redis that came back with an older state. What lies further back stays uncertain.
 pub const HELD_SCAN_MAX: usize = 100_000;
+/// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
+pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
+/// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
+pub const SEARCHES: Rate = Rate { burst: 8, earned: Duration::from_secs(30) };
+/// Searches of all clients of a hub at a time.
+pub const SEARCHES_AT_ONCE: usize = 4;
+/// Lines that one client writes into the ledger of all: the whole of it in a day and four hours.
+pub const LEDGER_LINES: Rate = Rate { burst: 1000, earned: Duration::from_secs(1) };
+/// How long a batch waits for its lines before its client is sent away.
+pub const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 /// How far ahead of the hub's clock a seq may be: a device's clock that is wrong by a time zone does no
 /// harm, and a seq of 2^64-1, after which there is none, does no good.
 pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);

@@ -165,7 +165,7 @@ pub async fn drive(
             },
             Some(done) = tasks.next(), if !tasks.is_empty() => match done {
                 Ok(Done::Read(read)) => {
-                    session.handle_read(read);
+                    session.handle_read(read, Instant::now());
                     stores.news.handle_known(session.sender().reached());
                 }
                 Ok(Done::Rewound) => session.handle_rewound(),

@@ -6,6 +6,7 @@ pub mod copy;
 pub mod error;
 pub mod figures;
 pub mod fleet;
+pub mod guard;
 mod held;
 pub mod hints;
 pub mod keys;

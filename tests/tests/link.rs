@@ -22,6 +22,7 @@ use spoke_shared::{
     store::{
         Redis,
         copy::CopyStore,
+        guard::Guard,
         hints::Hints,
         keys::{DeviceKeys, HubKeys},
         origin::OriginStore,
@@ -88,8 +89,13 @@ impl Ends {
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
         let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
-        let copy =
-            CopyStore::hub(redis.clone().into(), &keys, (&self.client, 0), Some(generation), 0);
+        let copy = CopyStore::hub(
+            redis.clone().into(),
+            &keys,
+            (&self.client, 0),
+            Some(generation),
+            (Guard::unlimited(), 0),
+        );
         Side::new(origin, copy, redis, keys.out_prefix())
     }
 }
@@ -346,12 +352,18 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         seal: None,
     };
     let run = async |append: Append| hub.copy.append(&append, 0).await.unwrap();
+    assert!(matches!(run(append(1, None, 5)).await, Appended::Done { accepted: 1, .. }));
     assert!(matches!(run(append(2, None, 10)).await, Appended::Done { accepted: 1, .. }));
     let before = ends.cloud.entries("spoke-hub:in:x").await;
     assert_eq!(run(append(2, Some(11), 12)).await, Appended::Gap(Seq::new(10, 0)));
     assert_eq!(run(append(1, None, 12)).await, Appended::StaleEpoch(Epoch(2)));
-    let again = run(append(2, Some(9), 10)).await;
+    // A session that did not move the cursor itself is not alone.
+    assert_eq!(run(append(2, Some(9), 10)).await, Appended::Gap(Seq::new(10, 0)));
+    let again = run(append(2, None, 10)).await;
     assert!(matches!(again, Appended::Done { accepted: 0, duplicates: 1, .. }));
+    assert_eq!(run(append(4, None, 12)).await, Appended::EpochAhead(Epoch(2)));
+    let day_after_tomorrow = 2 * 24 * 60 * 60 * 1000;
+    assert_eq!(run(append(2, None, day_after_tomorrow)).await, Appended::SeqAhead);
     // A new life that does not begin at its beginning is a gap too: its first batch was lost.
     assert_eq!(run(append(3, Some(5), 12)).await, Appended::Gap(Seq::ZERO));
     assert_eq!(ends.cloud.entries("spoke-hub:in:x").await, before);
@@ -362,8 +374,8 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
 async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
-    let ms = 1_700_000_000_000_000_000;
-    let seqs = [Seq::new(ms, 0), Seq::new(ms + 1, 0), Seq::new(ms + 1, u64::MAX), Seq::MAX];
+    let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
+    let seqs = [Seq::new(ms, n), Seq::new(ms, n + 1), Seq::new(ms, u64::MAX), Seq::new(ms + 1, 0)];
     for seq in seqs {
         let entry = spoke_shared::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
         let append = Append {
@@ -378,7 +390,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
             seal: None,
         };
         for accepted in [1, 0] {
-            let done = hub.copy.append(&append, 0).await.unwrap();
+            let done = hub.copy.append(&append, now_ms()).await.unwrap();
             let Appended::Done { cursor, accepted: found, .. } = done else { panic!("{done:?}") };
             assert_eq!((cursor, found), (seq, accepted));
         }

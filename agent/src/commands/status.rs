@@ -147,6 +147,11 @@ fn as_text(
         if let Some(why) = &status.unkept {
             put("state folder", &format!("does not hold what auth said: {why}"));
         }
+        if let Some(seq) = status.held_back {
+            let why =
+                "its ID is more than 24 hours ahead of the hub's clock; mend this device's clock";
+            put("held back", &format!("{seq} and what follows: {why}"));
+        }
         let Counts { carried_up, carried_down, .. } = status.counts;
         let started = ago(status.started_at_ms, now);
         put("carried", &format!("{carried_up} up, {carried_down} down since its start {started}"));

@@ -16,7 +16,7 @@ use spoke_shared::{
     sync::{
         position::Finding,
         receiver::Receiver,
-        sender::Sender,
+        sender::{PeerClock, Sender},
         session::{Heartbeat, Session},
     },
     trust::explain,
@@ -125,20 +125,28 @@ impl Lifecycle {
                 from = %begun.position.after,
                 "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
             ),
-            Finding::ForeignCursor => warn!(
-                epoch = %begun.position.epoch,
-                cursor = %welcome.cursor.seq,
-                from = %begun.position.after,
-                "the hub's cursor was moved by somebody else with this device's credentials; nothing was \
-                 taken for acknowledged, and a new epoch begins: revoke this client, and provision it again"
-            ),
+            Finding::ForeignCursor => {
+                let (epoch, cursor) = (begun.position.epoch, welcome.cursor.seq);
+                warn!(
+                    %epoch,
+                    %cursor,
+                    from = %begun.position.after,
+                    "the hub's cursor was moved by somebody else with this device's credentials; nothing \
+                     was taken for acknowledged, and a new epoch begins: revoke this client and provision \
+                     it again"
+                );
+                let message =
+                    "the hub's cursor was moved by somebody else with this device's credentials";
+                self.parts.board.post_fault(Cause::ForeignCursor.word(), message);
+            }
         }
         let losses = begun.position.loss.iter();
         losses.for_each(|loss| self.parts.board.figures().traffic.sent.handle_loss(loss));
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
-        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun);
+        let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
+        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun).with_clock(clock);
         let at = (cursor.epoch, cursor.seq);
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())

@@ -49,6 +49,8 @@ pub enum Cause {
     Busy,
     /// One side broke the protocol, or a handshake has to sort out where the streams stand.
     Confused,
+    /// The hub's cursor stands where this device never moved it.
+    ForeignCursor,
     /// The line broke, or fell silent, after WELCOME.
     Lost,
     /// Entries were sent and nothing was acknowledged.
@@ -70,7 +72,7 @@ pub enum Pause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Left,
         Self::Store,
         Self::Unreachable,
@@ -83,6 +85,7 @@ impl Cause {
         Self::Version,
         Self::Busy,
         Self::Confused,
+        Self::ForeignCursor,
         Self::Lost,
         Self::Stalled,
     ];
@@ -102,6 +105,7 @@ impl Cause {
             Self::Version => "version",
             Self::Busy => "busy",
             Self::Confused => "confused",
+            Self::ForeignCursor => "foreign-cursor",
             Self::Lost => "lost",
             Self::Stalled => "stalled",
         }
@@ -184,6 +188,7 @@ impl Ending {
             | Cause::Unauthorized
             | Cause::Busy
             | Cause::Confused
+            | Cause::ForeignCursor
             | Cause::Lost
             | Cause::Stalled => Pause::Connect(self.hint),
         }

@@ -30,7 +30,7 @@
 
 local state, copy, ledger = KEYS[1], KEYS[2], KEYS[3]
 local generation, epoch, after, through = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local now, max_len, client, direction = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local now, max_len, client, direction = ARGV[8], count(ARGV[9]), ARGV[10], ARGV[11]
 
 if not is_type(copy, 'stream') or not is_type(ledger, 'stream') then
   return redis.error_reply('WRONGTYPE ' .. copy .. ' and ' .. ledger .. ' must be streams')
@@ -79,12 +79,16 @@ if after ~= '' and (past(after, cursor) or (generation ~= '' and past(cursor, af
   return tell({ 'gap', cursor })
 end
 if ARGV[16] == '1' then return tell({ 'ready' }) end
+if not is_seq(through) then return redis.error_reply('ERR a batch ends at a stream ID') end
 if not past(through, cursor) then return tell({ 'done', cursor, 0, tonumber(ARGV[18]), '' }) end
 
 local at, losses, lost = 20, {}, 0
 for _ = 1, tonumber(ARGV[19]) do
   if past(ARGV[at], cursor) then
-    losses[#losses + 1] = at
+    local line = { unpack(ARGV, at + 3, at + 2 + tonumber(ARGV[at + 2])) }
+    -- A batch that names no epoch: client, its name, direction, its word, epoch, 0, ...
+    if line[6] == '0' then line[6] = digits(life) end
+    losses[#losses + 1] = line
     lost = lost + count(ARGV[at + 1])
   end
   at = at + 3 + tonumber(ARGV[at + 2])
@@ -110,10 +114,7 @@ local function add(key, ...)
   end
   return nil, added
 end
-for _, loss in ipairs(losses) do
-  local line = { unpack(ARGV, loss + 3, loss + 2 + tonumber(ARGV[loss + 2])) }
-  -- A batch that names no epoch: client, its name, direction, its word, epoch, 0, ...
-  if line[6] == '0' then line[6] = digits(life) end
+for _, line in ipairs(losses) do
   local added, refused = add(ledger, 'MAXLEN', '~', ARGV[17], '*', unpack(line))
   if refused then return refused end
   lines[#lines + 1] = added
@@ -141,5 +142,7 @@ redis.call('HSET', state, 'in_epoch', digits(life), 'in_seq', through, 'in_diges
 if lost > 0 then
   redis.call('HSET', state, 'in_lost', digits(math.min(count(known[5]) + lost, COUNT_MAX)))
 end
-if max_len ~= '0' and accepted > 0 then redis.call('XTRIM', copy, 'MAXLEN', '~', max_len) end
+if max_len > 0 and accepted > 0 then
+  redis.call('XTRIM', copy, 'MAXLEN', '~', digits(max_len))
+end
 return { 'done', through, accepted, duplicates, id }

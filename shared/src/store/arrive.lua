@@ -17,7 +17,7 @@
 -- before, and comes back while another is connected, shows that there are two at the same time. One
 -- that was never here may be the same device, restarted, and gets in at once.
 
-local now, instance, transport = ARGV[1], ARGV[5], ARGV[6]
+local now, instance, transport = digits(tonumber(ARGV[1])), ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[1], 'connected_since', 'last_seen', 'address', 'hub',
   'transport', 'instance', 'former', 'generation', 'in_epoch', 'out_epoch', 'registered_at')
 local since, seen, address, hub = known[1], known[2], known[3], known[4]
@@ -35,7 +35,7 @@ end
 -- A connection ends with its hub at the latest; requests are over when none came for long.
 local function is_live()
   if not since then return false end
-  if over == 'http' then return math.abs(now - (seen or 0)) < tonumber(ARGV[8]) end
+  if over == 'http' then return math.abs(now - count(seen)) < tonumber(ARGV[8]) end
   return hub and redis.call('EXISTS', ARGV[7] .. hub) == 1
 end
 
@@ -56,10 +56,10 @@ end
 local live = is_live()
 if live and is_former then
   former[#former + 1] = '!' .. instance
-  redis.call('HSET', KEYS[1], 'former', table.concat(former, ' '), 'clone_address', ARGV[3],
-    'clone_at', now)
   -- Whoever holds that session makes sure that it does.
   ring('refused')
+  redis.call('HSET', KEYS[1], 'former', table.concat(former, ' '), 'clone_address', ARGV[3],
+    'clone_at', now)
   local refused = count(redis.call('HGET', KEYS[1], 'clones')) + 1
   redis.call('HSET', KEYS[1], 'clones', digits(refused))
   return {'refused', address or '', since, refused, is_told and 0 or 1}

@@ -1,17 +1,14 @@
 //! An in stream and its cursor, which move together in one script and never apart.
 
-use std::{
-    fmt::Write,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt::Write, sync::LazyLock, time::Duration};
 
 use redis::{Script, ScriptInvocation, Value, cmd};
 use rmp::encode;
-use tokio::sync::Mutex;
 
 use super::{
     Redis, StoreError,
     commit::Writer,
+    guard::{Found, Guard},
     held::Search,
     keys::{DeviceKeys, HubKeys},
     ledger, reply,
@@ -20,11 +17,11 @@ use super::{
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
-    limits::LOST_MAX_LEN,
+    limits::{LEDGER_PATIENCE, LOST_MAX_LEN},
     seq::{Epoch, Seq},
     sync::{
         account::{Cause, Loss},
-        held::{Held, Sifted},
+        held::Sifted,
         receiver::{Append, Appended},
         seal::Seal,
     },
@@ -47,8 +44,7 @@ pub struct CopyStore {
     max_len: u64,
     /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
     registered_at_ms: u64,
-    /// What was found to be held under older epochs: looked for once a session.
-    held: Arc<Mutex<Option<Held>>>,
+    guard: Guard,
 }
 
 impl CopyStore {
@@ -64,7 +60,7 @@ impl CopyStore {
             generation: None,
             max_len: 0,
             registered_at_ms: 0,
-            held: Arc::default(),
+            guard: Guard::unlimited(),
         }
     }
 
@@ -72,7 +68,7 @@ impl CopyStore {
     /// forgotten some of it since, and the origin may be in another life.
     #[must_use]
     pub fn for_session(&self) -> Self {
-        Self { held: Arc::default(), ..self.clone() }
+        Self { guard: Guard::unlimited(), ..self.clone() }
     }
 
     /// The in stream of the hub, for what one client sends. It keeps about `in_max_len` entries;
@@ -82,7 +78,7 @@ impl CopyStore {
         keys: &HubKeys,
         (client, registered_at_ms): (&ClientId, u64),
         generation: Option<u64>,
-        in_max_len: u64,
+        (guard, in_max_len): (Guard, u64),
     ) -> Self {
         Self {
             writer,
@@ -94,7 +90,7 @@ impl CopyStore {
             generation,
             max_len: in_max_len,
             registered_at_ms,
-            held: Arc::default(),
+            guard,
         }
     }
 
@@ -148,7 +144,10 @@ impl CopyStore {
             Appended::Ready => {}
             refused => return Ok(refused),
         }
-        let Sifted { entries, held, uncertain } = self.sift(append).await?;
+        let Sifted { entries, held, uncertain } = match self.sift(append).await? {
+            Ok(sifted) => sifted,
+            Err(wait) => return Ok(Appended::Later(wait)),
+        };
         let uncertain = uncertain.map(|(from, to, count)| Loss {
             epoch: append.epoch,
             from,
@@ -163,11 +162,20 @@ impl CopyStore {
         Ok(appended)
     }
 
-    async fn sift(&self, append: &Append) -> Result<Sifted, StoreError> {
-        let mut held = self.held.lock().await;
-        let held = match &mut *held {
-            Some(held) => held,
+    /// The inner error: how long to stay away, where the client has searched too often.
+    async fn sift(&self, append: &Append) -> Result<Result<Sifted, Duration>, StoreError> {
+        let of = (self.generation, append.epoch);
+        let mut found = self.guard.found.lock().await;
+        // Another session looks anew: its Redis may have forgotten some since. A request without one
+        // has none to remember it.
+        let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
+        let found = match &mut *found {
+            Some(found) if found.of == of && is_remembered => found,
             none => {
+                let _turn = match self.guard.take_search().await {
+                    Ok(turn) => turn,
+                    Err(wait) => return Ok(Err(wait)),
+                };
                 let search = Search {
                     redis: self.writer.redis(),
                     stream: &self.stream,
@@ -176,10 +184,10 @@ impl CopyStore {
                     epoch: append.epoch,
                     lowest: append.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
                 };
-                none.insert(search.run().await?)
+                none.insert(Found { of, held: search.run().await? })
             }
         };
-        Ok(held.sift(append.entries.clone()))
+        Ok(Ok(found.held.sift(append.entries.clone())))
     }
 
     /// Without entries only looks whether the batch would be taken.
@@ -190,6 +198,10 @@ impl CopyStore {
         uncertain: Option<Loss>,
         now_ms: u64,
     ) -> Result<Appended, StoreError> {
+        let losses = self.losses(append, uncertain);
+        if let Err(wait) = self.wait_for_lines(losses.len()).await {
+            return Ok(Appended::Later(wait));
+        }
         let mut script = APPEND.key(&self.state);
         script.key(&self.stream).key(&self.ledger);
         script.arg(self.generation.map(|generation| generation.to_string()).unwrap_or_default());
@@ -210,31 +222,36 @@ impl CopyStore {
         };
         script.arg(ceiling).arg(self.registered_at_ms).arg(u8::from(entries.is_none()));
         script.arg(LOST_MAX_LEN).arg(entries.unwrap_or_default().len());
-        self.add_losses(&mut script, append, uncertain, now_ms);
+        self.add_losses(&mut script, &losses, now_ms);
         script.arg(pack(entries.unwrap_or_default()));
         appended(self.writer.invoke(&script).await?)
     }
 
+    async fn wait_for_lines(&self, lines: usize) -> Result<(), Duration> {
+        loop {
+            match self.guard.take_lines(lines) {
+                Err(wait) if wait <= LEDGER_PATIENCE => tokio::time::sleep(wait).await,
+                taken => return taken,
+            }
+        }
+    }
+
     /// Each with the seq that the cursor must not have passed: what was lost before a batch is news
     /// until its front is here.
-    fn add_losses(
-        &self,
-        script: &mut ScriptInvocation<'_>,
-        append: &Append,
-        uncertain: Option<Loss>,
-        now_ms: u64,
-    ) {
+    fn losses(&self, append: &Append, uncertain: Option<Loss>) -> Vec<(Seq, Loss)> {
         let front = append.after.map_or(append.through, Seq::after);
         let refused = |&(seq, _): &(Seq, Unfit)| {
             let (epoch, count, cause) = (append.epoch, Some(1), Cause::Refused);
             (seq, Loss { epoch, from: seq, to: seq, count, cause })
         };
         let told = append.account.losses.iter().copied().chain(uncertain);
-        let losses: Vec<_> =
-            told.map(|loss| (front, loss)).chain(append.refused.iter().map(refused)).collect();
+        told.map(|loss| (front, loss)).chain(append.refused.iter().map(refused)).collect()
+    }
+
+    fn add_losses(&self, script: &mut ScriptInvocation<'_>, losses: &[(Seq, Loss)], now_ms: u64) {
         script.arg(losses.len());
         for (seq, loss) in losses {
-            let fields = ledger::fields((&self.client, self.direction), &loss, now_ms);
+            let fields = ledger::fields((&self.client, self.direction), loss, now_ms);
             let lost = loss.count.filter(|_| loss.cause != Cause::Uncertain);
             script.arg(seq.to_string()).arg(lost.unwrap_or(0)).arg(2 * fields.len());
             script.arg(&fields[..]);

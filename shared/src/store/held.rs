@@ -3,15 +3,15 @@
 //! It is for the rare case that an origin's Redis came back with an older state. Rejected: a list of
 //! what was carried beside each cursor, which every batch of every client would pay for.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock, time::Instant};
 
-use redis::{Value, cmd};
+use redis::{Script, Value, cmd};
 
 use super::{Redis, StoreError, reply};
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry},
-    limits::{BATCH_BYTES_MAX, HELD_SCAN_MAX},
+    limits::{FIELD_BYTES_MIN, HELD_LOOKED, HELD_SCAN_MAX},
     seq::{Epoch, Seq},
     sync::held::Held,
 };
@@ -29,9 +29,7 @@ pub(super) struct Search<'a> {
     pub(super) lowest: Seq,
 }
 
-/// Entries of the first page: each may be as large as 1 MiB.
-const FIRST_PAGE: usize = 16;
-const PAGE_MAX: usize = 1000;
+static SEARCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("search.lua")));
 
 impl Search<'_> {
     pub(super) async fn run(&self) -> Result<Held, StoreError> {
@@ -39,31 +37,28 @@ impl Search<'_> {
         // Under each epoch the copy has the entries in their order, so what comes before one that is
         // too low is lower still.
         let mut reached: HashMap<Epoch, bool> = HashMap::new();
-        let (mut to, mut page, mut scanned) = ("+".to_owned(), FIRST_PAGE, 0);
-        let mut lowest_id = Seq::MAX;
+        let (mut from, mut scanned) = ("+".to_owned(), 0);
         while scanned < HELD_SCAN_MAX {
-            let entries = self.page(&to, page).await?;
-            scanned += entries.len();
-            let bytes: usize = entries.iter().map(Entry::charge).sum();
+            let begun = Instant::now();
+            let (down_to, looked, entries) = self.look(&from).await?;
+            scanned += looked;
             for entry in &entries {
-                lowest_id = entry.seq;
                 let Some((epoch, own)) = self.own(entry) else { continue };
                 *reached.entry(epoch).or_default() |= own.seq < self.lowest;
                 if own.seq >= self.lowest {
                     found.push((epoch, own.seq, own.digest()));
                 }
             }
+            let lowest_id = down_to.parse().unwrap_or(Seq::ZERO);
             if self.is_done(&reached) {
                 return self.held(found, lowest_id, true).await;
             }
-            if entries.len() < page {
+            if down_to.is_empty() {
                 return self.held(found, Seq::ZERO, false).await;
             }
-            to = format!("({lowest_id}");
-            page = match bytes {
-                0..BATCH_BYTES_MAX => (page * 2).min(PAGE_MAX),
-                _ => (page / 2).max(1),
-            };
+            from = down_to;
+            // Half of the time is for others.
+            tokio::time::sleep(begun.elapsed()).await;
         }
         Ok(Held::new(found, false))
     }
@@ -96,10 +91,19 @@ impl Search<'_> {
         Ok(Held::new(found, is_complete))
     }
 
-    async fn page(&self, to: &str, count: usize) -> Result<Vec<Entry>, StoreError> {
-        let mut range = cmd("XREVRANGE");
-        range.arg(self.stream).arg(to).arg("-").arg("COUNT").arg(count);
-        reply::entries(range.query_async(&mut self.redis.connection()).await?)
+    /// Down to which ID was looked, how many entries were, and which are of this origin.
+    async fn look(&self, from: &str) -> Result<(String, usize, Vec<Entry>), StoreError> {
+        let (most, bytes) = HELD_LOOKED;
+        let client = match self.direction {
+            Direction::Up => self.client.as_str(),
+            Direction::Down => "",
+        };
+        let mut script = SEARCH.key(self.stream);
+        script.arg(from).arg(client).arg(most).arg(bytes).arg(FIELD_BYTES_MIN);
+        let mut parts = reply::list(self.redis.invoke(&script).await?)?.into_iter();
+        let mut next = || parts.next().ok_or(reply::unexpected("the answer of search.lua"));
+        let (down_to, looked) = (reply::text(next()?)?, reply::count(next()?)? as usize);
+        Ok((down_to, looked, reply::entries(next()?)?))
     }
 
     /// An entry of this origin, as it was born, and its epoch, which a device's copy does not tell.

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Writes losses to the ledger, once; also where Redis is full, since no batch passes them before.
 --
 -- KEYS  1 state hash (out_epoch, out_written, out_lost)   2 loss ledger
@@ -9,15 +8,27 @@
 
 local state, ledger = KEYS[1], KEYS[2]
 
-local known = redis.call('HMGET', state, 'out_epoch', 'out_written')
+if not is_type(ledger, 'stream') then
+  return redis.error_reply('WRONGTYPE ' .. ledger .. ' must be a stream')
+end
+local known = redis.call('HMGET', state, 'out_epoch', 'out_written', 'out_lost')
 if known[1] ~= ARGV[1] then return 0 end
 if known[2] == ARGV[2] then return 1 end
-local at = 5
+local lines, at = {}, 5
 while ARGV[at] do
   local last = at + tonumber(ARGV[at])
-  redis.call('XADD', ledger, 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, at + 1, last))
+  lines[#lines + 1] = { unpack(ARGV, at + 1, last) }
   at = last + 1
 end
-redis.call('HSET', state, 'out_written', ARGV[2])
-redis.call('HINCRBY', state, 'out_lost', ARGV[4])
+local lost = math.min(count(known[3]) + count(ARGV[4]), COUNT_MAX)
+local added = {}
+for _, line in ipairs(lines) do
+  local id = redis.pcall('XADD', ledger, 'MAXLEN', '~', ARGV[3], '*', unpack(line))
+  if type(id) == 'table' then
+    for _, before in ipairs(added) do redis.call('XDEL', ledger, before) end
+    return id
+  end
+  added[#added + 1] = id
+end
+redis.call('HSET', state, 'out_written', ARGV[2], 'out_lost', digits(lost))
 return 1

@@ -25,10 +25,11 @@ use crate::{
 };
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("look.lua")));
-static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+static SETTLE: LazyLock<Script> =
+    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("settle.lua")));
 static RECORD: LazyLock<Script> =
     LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("record.lua")));
-static LOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lose.lua")));
+static LOSE: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("lose.lua")));
 
 /// One out stream with its state. Cheap enough to clone per session.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ while #given < wanted and looked < most and bytes < bytes_most do
     local id, fields = entry[1], entry[2]
     from, looked = id, looked + 1
     local length = 0
-    for _, text in ipairs(fields) do length = length + #text end
+    for _, text in ipairs(fields) do length = length + math.max(#text, 32) end
     bytes = bytes + length
     if client == '' or (fields[1] == 'client' and fields[2] == client) then
       local one = { id, #fields / 2 }

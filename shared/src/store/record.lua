@@ -10,6 +10,12 @@
 
 local state, epoch, acked = KEYS[1], ARGV[1], ARGV[2]
 
+if not is_type(KEYS[2], 'stream') then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' must be a stream')
+end
+if ARGV[4] ~= '' and not is_seq(ARGV[4]) then
+  return redis.error_reply('ERR a stream is trimmed to a stream ID')
+end
 local known = redis.call('HMGET', state, 'out_epoch', 'out_mark')
 if known[1] ~= epoch or past(acked, known[2] or '0-0') then return 0 end
 redis.call('HSET', state, 'out_acked', acked, 'out_tally', ARGV[3])

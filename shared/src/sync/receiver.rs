@@ -3,7 +3,7 @@
 //! The truth is the cursor in the copy's Redis and the script that moves it; a receiver only checks
 //! what can be checked without it, so that the script finds nothing to fail on half way.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
@@ -50,6 +50,9 @@ pub enum Appended {
         /// The copy's ID of the last entry appended.
         id: Option<Seq>,
     },
+    /// Not now: the client has asked for too much that is dear. Nothing was done; it may come again after
+    /// this.
+    Later(Duration),
     /// It would be, as far as could be told without its entries.
     Ready,
     /// A newer session of this client has begun; nothing was done.
@@ -209,6 +212,7 @@ impl Receiver {
                 self.duplicates += duplicates;
                 Ok(Ack { epoch: self.epoch, seq: cursor, refused })
             }
+            Appended::Later(_) => Err(Reason::Unavailable),
             // The store looks for itself only.
             Appended::Ready => Err(Reason::Other),
             Appended::Superseded => Err(Reason::Superseded),

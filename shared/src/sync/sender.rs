@@ -74,6 +74,23 @@ pub struct BadAck {
     pub acked: Seq,
 }
 
+/// The other side's clock, as it was once told.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerClock {
+    /// What it told, in milliseconds since 1970.
+    pub told_ms: u64,
+    /// When.
+    pub at: Instant,
+}
+
+impl PeerClock {
+    /// The last seq that the other side surely takes: a minute is for the way there.
+    fn ceiling(&self, now: Instant) -> Seq {
+        let passed = now.saturating_duration_since(self.at).as_millis() as u64;
+        Seq::ceiling((self.told_ms + passed).saturating_sub(60_000))
+    }
+}
+
 /// What a read brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
@@ -120,6 +137,9 @@ pub struct Sender {
     letters: Vec<(Seq, Unfit)>,
     read_size: usize,
     has_news: bool,
+    clock: Option<PeerClock>,
+    /// The first entry that is too far ahead of the other side's clock to be taken.
+    ahead: Option<Seq>,
     /// A read found losses while batches were under way.
     awaits_acks: bool,
     is_reading: bool,
@@ -165,6 +185,8 @@ impl Sender {
             letters: Vec::new(),
             read_size: FIRST_READ.min(granted.batch_entries),
             has_news: false,
+            clock: None,
+            ahead: None,
             awaits_acks: false,
             is_reading: false,
             is_burying: false,
@@ -174,19 +196,30 @@ impl Sender {
         }
     }
 
+    /// Keeps back what is further ahead of that clock than the other side takes.
+    #[must_use]
+    pub fn with_clock(self, clock: PeerClock) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
     /// The origin may have more.
     pub fn handle_news(&mut self) {
         self.has_news = true;
     }
 
     /// What a read brought.
-    pub fn handle_read(&mut self, Read { entries, extent }: Read) {
+    pub fn handle_read(&mut self, Read { mut entries, extent }: Read, now: Instant) {
         self.is_reading = false;
+        let is_short = entries.len() < self.read_size;
+        self.keep_back(&mut entries, now);
         self.mark = self.mark.max(extent.last);
         self.figures.added = extent.added;
-        let is_end = entries.len() < self.read_size;
+        let is_end = is_short && self.ahead.is_none();
         // News that came while the read was under way has set this again.
-        self.has_news |= !is_end;
+        self.has_news |= !is_short && self.ahead.is_none();
+        if self.ahead.is_some() && entries.is_empty() {
+            return;
+        }
         self.resize(&entries);
         let (after, place) = (self.read.0, self.read);
         let (losses, tally) = account::missing(self.epoch, place, self.acked_before, &extent);
@@ -225,6 +258,15 @@ impl Sender {
         self.ready.extend(batches);
         let buried = self.buried;
         self.letters.extend(letters.into_iter().filter(|(seq, _)| *seq > buried));
+    }
+
+    /// What is too far ahead stays where it is, and what comes behind it with it: nothing is lost, and
+    /// it is carried once the clock has come near enough.
+    fn keep_back(&mut self, entries: &mut Vec<Entry>, now: Instant) {
+        let Some(ceiling) = self.clock.map(|clock| clock.ceiling(now)) else { return };
+        let at = entries.iter().position(|entry| entry.seq > ceiling);
+        self.ahead = at.map(|at| entries[at].seq);
+        entries.truncate(at.unwrap_or(entries.len()));
     }
 
     /// The losses go with the first batch; the last one knows how many entries there are.
@@ -319,6 +361,11 @@ impl Sender {
         self.ready.front().map_or(0, |push| push.entries.len())
     }
 
+    /// What limits count the next batch as.
+    pub fn next_charge(&self) -> usize {
+        self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charge).sum())
+    }
+
     /// The next thing to do at the store.
     pub fn poll_task(&mut self, now: Instant) -> Option<Task> {
         if !self.letters.is_empty() && !self.is_burying {
@@ -371,6 +418,11 @@ impl Sender {
     /// How much longer than usual an answer may take, while something is under way.
     pub fn patience(&self) -> Option<Duration> {
         self.flights.patience()
+    }
+
+    /// The first entry that waits since it is too far ahead of the other side's clock.
+    pub fn ahead(&self) -> Option<Seq> {
+        self.ahead
     }
 
     /// Up to where the other side has acknowledged.

@@ -154,8 +154,8 @@ impl Session {
     }
 
     /// The answer to `Task::Read`.
-    pub fn handle_read(&mut self, read: Read) {
-        self.sender.handle_read(read);
+    pub fn handle_read(&mut self, read: Read, now: Instant) {
+        self.sender.handle_read(read, now);
     }
 
     /// The other answer to `Task::Read`: the stream or its mark is behind what is known of it, so it
@@ -195,7 +195,13 @@ impl Session {
                     None => self.ack = Some(ack),
                 }
             }
-            Err(reason) => self.leave(reason, why(reason)),
+            Err(reason) => {
+                let wait_ms = match appended {
+                    Appended::Later(wait) => wait.as_millis() as u64,
+                    _ => 0,
+                };
+                self.handle_leave(Goaway { reason, message: why(reason).to_owned(), wait_ms });
+            }
         }
     }
 
@@ -361,11 +367,10 @@ fn why(reason: Reason) -> &'static str {
         Reason::Protocol => {
             "the batch breaks a rule of the protocol: its order, its size or its losses"
         }
-        Reason::Restart
-        | Reason::Unauthorized
-        | Reason::Unavailable
-        | Reason::Version
-        | Reason::Other => "",
+        Reason::Unavailable => {
+            "this client has asked for too many searches, or told of too many losses"
+        }
+        Reason::Restart | Reason::Unauthorized | Reason::Version | Reason::Other => "",
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use spoke_shared::link::now_ms;
 use spoke_tests::{
     cloud::{Cloud, out},
     device::{Device, OUT},
@@ -93,10 +94,15 @@ async fn five_devices_at_once_each_have_their_own_in_order() {
 async fn an_id_that_an_app_chose_itself_is_kept() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
-    for id in ["1-1", "1-2", "5-0", "9007199254740993-0", "9007199254740993-1"] {
-        device.redis.add_as(OUT, id, &numbered(1)).await;
-        cloud.redis.add_as(&out("dev1"), id, &numbered(1)).await;
+    let hour = now_ms() + 60 * 60 * 1000;
+    let own =
+        ["1-1".to_owned(), "1-2".to_owned(), "5-9007199254740993".to_owned(), format!("{hour}-1")];
+    for id in own {
+        device.redis.add_as(OUT, &id, &numbered(1)).await;
+        cloud.redis.add_as(&out("dev1"), &id, &numbered(1)).await;
     }
+    // Down a clock has no say: the IDs are those of the cloud's own Redis.
+    cloud.redis.add_as(&out("dev1"), "9007199254740993-1", &numbered(1)).await;
     let (up, down) = added(&cloud, &device).await;
     assert_carried(&cloud, &device, &up, &down).await;
 }

@@ -54,12 +54,14 @@ async fn it_resumes_after_the_cursor_that_the_device_states() {
     let token = token(&stand, "dev1").await;
     let (mut first, _) = session(stand.service.address(), &token, hello()).await;
     let push = next_push(&mut first).await;
-    let third = &push.entries[2];
+    first.send_frame(&ack(&push)).await;
+    stand.redis.add_all(OUT, &(5..8).map(numbered).collect::<Vec<_>>()).await;
     let cursor = Cursor {
         epoch: push.epoch,
-        seq: third.seq,
-        digest: Some(third.digest()),
-        ..Cursor::default()
+        seq: push.through,
+        digest: Some(push.entries[4].digest()),
+        tally: push.account.tally,
+        seal: push.seal,
     };
 
     let again = Hello { cursor, ..hello() };
@@ -67,8 +69,18 @@ async fn it_resumes_after_the_cursor_that_the_device_states() {
 
     let push = next_push(&mut second).await;
     let seqs: Vec<_> = push.entries.iter().map(|entry| entry.seq.to_string()).collect();
-    let rest: Vec<_> = added[3..].iter().map(|entry| entry.id.clone()).collect();
+    let all = stand.redis.entries(OUT).await;
+    let rest: Vec<_> = all[5..].iter().map(|entry| entry.id.clone()).collect();
     assert_eq!((push.epoch, push.after, seqs), (Epoch(1), cursor.seq, rest));
+    assert_eq!(added.len(), 5);
+
+    // The same without the hub's seal is no word of the device's own.
+    let forged = Cursor { seal: None, seq: all[6].id.parse().unwrap(), ..cursor };
+    let again = Hello { cursor: forged, ..hello() };
+    let (mut third, _) = session(stand.service.address(), &token, again).await;
+    let push = next_push(&mut third).await;
+    assert_eq!((push.epoch, push.account.is_inherited), (Epoch(2), true));
+    assert!(push.entries.iter().any(|entry| entry.seq.to_string() == all[5].id), "{push:?}");
 }
 
 #[tokio::test]

@@ -34,14 +34,18 @@ async fn batches_are_pipelined_and_the_acknowledgement_is_cumulative() {
 }
 
 #[tokio::test]
-async fn a_batch_that_was_sent_before_is_acknowledged_and_not_appended() {
+async fn a_batch_of_a_session_that_does_not_join_the_cursor_ends_it_and_nothing_is_appended() {
     let stand = hub().await;
-    let (mut socket, _) = connect(&stand, "dev1").await;
-    for (after, through, acked) in [(0, 5, 5), (0, 5, 5), (3, 8, 8), (0, 8, 8)] {
+    for (after, through) in [(0, 5), (3, 8), (0, 8), (6, 9)] {
+        let (mut socket, _) = connect(&stand, "dev1").await;
+        if stand.redis.length(IN).await == 0 {
+            socket.send_frame(&Frame::Push(push(0, 5))).await;
+            assert_eq!(socket.ack().await.seq, ms(5));
+        }
         socket.send_frame(&Frame::Push(push(after, through))).await;
-        assert_eq!(socket.ack().await.seq, ms(acked));
+        assert_eq!(socket.goaway().await.reason, Reason::Gap, "{after} to {through}");
     }
-    assert_eq!(carried(&stand).await, numbers("dev1", 1..=8));
+    assert_eq!(carried(&stand).await, numbers("dev1", 1..=5));
 }
 
 #[tokio::test]

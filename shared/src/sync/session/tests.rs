@@ -35,7 +35,7 @@ fn send(session: &mut Session, entry: Entry, now: Instant) {
     assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
     let extent =
         Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
-    session.handle_read(Read { entries: vec![entry], extent });
+    session.handle_read(Read { entries: vec![entry], extent }, now);
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
 }
 
@@ -251,7 +251,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
         let entry = Entry { seq: Seq::new(ms, 0), ..entry(1) };
         let (first, last) = (Seq::new(1, 0), entry.seq);
         let extent = Extent { first, last, length: ms, added: ms, ..Extent::default() };
-        session.handle_read(Read { entries: vec![entry], extent });
+        session.handle_read(Read { entries: vec![entry], extent }, now);
         assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
         let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
         session.handle_frame(Frame::Ack(ack), now);

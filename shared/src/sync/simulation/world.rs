@@ -153,7 +153,7 @@ impl End {
                 self.session.handle_appended(&appended);
             }
             Some(Work::Origin(task)) => match (redis.perform(client, self.epoch, &task), task) {
-                (Some(read), Task::Read { .. }) => self.session.handle_read(read),
+                (Some(read), Task::Read { .. }) => self.session.handle_read(read, now),
                 (None, _) => self.session.handle_rewound(),
                 (_, Task::Lose(..)) => self.session.handle_written(),
                 (_, Task::Bury(_)) => self.session.handle_buried(),

@@ -1,0 +1,78 @@
+//! A rate with a burst: the generic cell rate algorithm.
+//!
+//! All that it remembers is when everything taken so far will be earned back.
+
+use std::time::{Duration, Instant};
+
+/// How much may be taken at once, and how long one unit takes to be earned back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Units that may be taken at once.
+    pub burst: u32,
+    /// After this time one more.
+    pub earned: Duration,
+}
+
+/// What one party has taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    clear_at: Instant,
+}
+
+impl Allowance {
+    /// Nothing is taken.
+    pub fn new(now: Instant) -> Self {
+        Self { clear_at: now }
+    }
+
+    /// Takes `units`, also where that is more than there are: then the next waits for all of them.
+    ///
+    /// # Errors
+    /// How long to wait, where what was taken before leaves none; nothing is taken then.
+    pub fn take(&mut self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let begun = self.clear_at.max(now);
+        let over = (begun + rate.earned).duration_since(now).checked_sub(rate.earned * rate.burst);
+        match over {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                self.clear_at = begun + rate.earned * units;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether all is earned back.
+    pub fn is_whole(&self, now: Instant) -> bool {
+        self.clear_at <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const RATE: Rate = Rate { burst: 3, earned: SECOND };
+
+    #[test]
+    fn a_burst_may_be_taken_at_once_and_then_one_each_time_it_is_earned() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        for _ in 0..3 {
+            allowance.take(1, RATE, now).unwrap();
+        }
+        assert_eq!(allowance.take(1, RATE, now), Err(SECOND));
+        assert_eq!(allowance.take(1, RATE, now + SECOND), Ok(()));
+        assert_eq!(allowance.take(1, RATE, now + SECOND), Err(SECOND));
+        assert!(!allowance.is_whole(now + 3 * SECOND) && allowance.is_whole(now + 4 * SECOND));
+    }
+
+    #[test]
+    fn what_is_taken_beyond_the_burst_is_waited_for_by_the_next() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        allowance.take(10, RATE, now).unwrap();
+        assert_eq!(allowance.take(1, RATE, now), Err(8 * SECOND));
+        assert_eq!(allowance.take(1, RATE, now + 8 * SECOND), Ok(()));
+    }
+}

@@ -1,0 +1,152 @@
+//! What one client may make a copy do beside taking its entries: search, and write to the ledger.
+//!
+//! A search of the copy costs Redis seconds and is asked for with a field of a hundred-byte batch, and
+//! the ledger that all clients share keeps a bounded number of lines. So each client has an allowance
+//! of both, and one search at a time, whose result its session remembers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+use crate::{
+    allowance::Allowance,
+    client::ClientId,
+    limits::{LEDGER_LINES, SEARCHES, SEARCHES_AT_ONCE},
+    seq::Epoch,
+    sync::held::Held,
+};
+
+/// The guards of all clients of a hub. Cheap to clone.
+#[derive(Clone)]
+pub struct Guards {
+    guards: Arc<Mutex<HashMap<ClientId, Guard>>>,
+    searches: Arc<Semaphore>,
+}
+
+/// That of one client. Cheap to clone.
+#[derive(Clone)]
+pub struct Guard {
+    /// Held while the copy is searched.
+    pub(super) found: Arc<AsyncMutex<Option<Found>>>,
+    /// None where there is only one client.
+    shared: Option<Arc<Shared>>,
+}
+
+struct Shared {
+    searches: Mutex<Allowance>,
+    lines: Mutex<Allowance>,
+    at_once: Arc<Semaphore>,
+}
+
+/// What a search found, and for whom.
+pub(super) struct Found {
+    /// The session that asked, and the epoch before which it looked.
+    pub(super) of: (Option<u64>, Epoch),
+    pub(super) held: Held,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self { guards: Arc::default(), searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)) }
+    }
+}
+
+impl Guards {
+    /// The guard of this client.
+    pub fn of(&self, client: &ClientId, now: Instant) -> Guard {
+        let mut guards = lock(&self.guards);
+        if !guards.contains_key(client) && guards.len().is_multiple_of(1024) {
+            guards.retain(|_, guard| !guard.is_idle(now));
+        }
+        let allowance = || Mutex::new(Allowance::new(now));
+        let shared = || {
+            let at_once = self.searches.clone();
+            Arc::new(Shared { searches: allowance(), lines: allowance(), at_once })
+        };
+        let guard = || Guard { found: Arc::default(), shared: Some(shared()) };
+        guards.entry(client.clone()).or_insert_with(guard).clone()
+    }
+}
+
+impl Guard {
+    /// Of the one client that a device has.
+    pub fn unlimited() -> Self {
+        Self { found: Arc::default(), shared: None }
+    }
+
+    /// Takes one search, and waits for its turn.
+    ///
+    /// # Errors
+    /// How long to stay away.
+    pub(super) async fn take_search(&self) -> Result<Option<impl Drop + use<>>, Duration> {
+        let Some(shared) = &self.shared else { return Ok(None) };
+        lock(&shared.searches).take(1, SEARCHES, Instant::now())?;
+        let turn = shared.at_once.clone().acquire_owned().await;
+        Ok(Some(turn.expect("it is never closed")))
+    }
+
+    /// Takes so many lines of the ledger.
+    ///
+    /// # Errors
+    /// How long to stay away.
+    pub(super) fn take_lines(&self, lines: usize) -> Result<(), Duration> {
+        let Some(shared) = self.shared.as_ref().filter(|_| lines > 0) else { return Ok(()) };
+        lock(&shared.lines).take(lines as u32, LEDGER_LINES, Instant::now())
+    }
+
+    /// Whether nothing is lost by forgetting it.
+    fn is_idle(&self, now: Instant) -> bool {
+        let is_whole = |shared: &Arc<Shared>| {
+            lock(&shared.searches).is_whole(now) && lock(&shared.lines).is_whole(now)
+        };
+        Arc::strong_count(&self.found) == 1 && self.shared.as_ref().is_none_or(is_whole)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(name: &str) -> ClientId {
+        name.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_has_its_own_searches_and_lines_and_another_has_others() {
+        let (guards, now) = (Guards::default(), Instant::now());
+        for _ in 0..SEARCHES.burst {
+            // As each request of the client asks for it.
+            guards.of(&client("dev1"), now).take_search().await.unwrap();
+        }
+        let wait = guards.of(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= SEARCHES.earned, "{wait:?}");
+        guards.of(&client("dev2"), now).take_search().await.unwrap();
+
+        guards.of(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
+        assert!(guards.of(&client("dev1"), now).take_lines(1).is_err());
+        guards.of(&client("dev1"), now).take_lines(0).unwrap();
+        guards.of(&client("dev2"), now).take_lines(1).unwrap();
+        Guard::unlimited().take_lines(1_000_000).unwrap();
+    }
+
+    #[test]
+    fn whoever_has_taken_nothing_of_late_is_forgotten() {
+        let (guards, now) = (Guards::default(), Instant::now());
+        let held = guards.of(&client("dev1"), now);
+        guards.of(&client("dev2"), now);
+        guards.of(&client("dev3"), now).take_lines(5).unwrap();
+        lock(&guards.guards).retain(|_, guard| !guard.is_idle(Instant::now()));
+        let mut left: Vec<_> = lock(&guards.guards).keys().map(ToString::to_string).collect();
+        left.sort();
+        assert_eq!(left, ["dev1", "dev3"]);
+        drop(held);
+    }
+}
