@@ -10,21 +10,19 @@ mod logins;
 mod slow;
 mod swell;
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 use spoke_shared::wire::json::CursorForm;
 use spoke_tests::{
     cloud::{admit, now_ms, one_time_code, provision},
+    hostile::raw::{self, request, websocket_frame},
     service::Kind,
     siege::Recorder,
     socket::{JSON_SUBPROTOCOL, open},
     stand::Stand,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 /// The secret of every client that registers here.
 const SECRET: &str = "a-secret-of-32-bytes-as-devices-";
@@ -74,60 +72,11 @@ async fn good_client(stand: &Stand, recorder: Recorder) {
     }
 }
 
-/// A request as bytes, with headers of its own and no body.
-fn request(method: &str, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: hub\r\n");
-    if let Some(token) = token {
-        let _ = write!(text, "authorization: Bearer {token}\r\n");
-    }
-    for (name, value) in headers {
-        let _ = write!(text, "{name}: {value}\r\n");
-    }
-    text.push_str("\r\n");
-    text.into_bytes()
-}
-
 async fn connect(stand: &Stand) -> TcpStream {
     TcpStream::connect(stand.service.address()).await.expect("it takes connections")
 }
 
 /// A WebSocket that is open, and a plain stream, to send on it what no library would.
 async fn raw_socket(stand: &Stand, token: &str, subprotocol: &str) -> TcpStream {
-    let headers = [
-        ("connection", "Upgrade"),
-        ("upgrade", "websocket"),
-        ("sec-websocket-version", "13"),
-        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ("sec-websocket-protocol", subprotocol),
-    ];
-    let mut stream = connect(stand).await;
-    let upgrade = request("GET", "/sync", Some(token), &headers);
-    stream.write_all(&upgrade).await.expect("the hub reads a request");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.expect("the hub answers"));
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
-    stream
-}
-
-/// A masked WebSocket frame with a mask of nothing: its opcode, with the first bit of FIN, and what
-/// its header says of its length.
-fn websocket_frame(opcode: u8, length: u64, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![opcode];
-    match length {
-        0..126 => frame.push(0x80 | length as u8),
-        126..65_536 => {
-            frame.push(0x80 | 126);
-            frame.extend((length as u16).to_be_bytes());
-        }
-        _ => {
-            frame.push(0x80 | 127);
-            frame.extend(length.to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
+    raw::socket(stand.service.address(), token, subprotocol).await.expect("the hub takes it")
 }

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use spoke_shared::entry::Direction;
-use spoke_tests::binaries;
+use spoke_tests::{binaries, usage};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -11,7 +11,6 @@ use crate::{
     figure::{Figure, Goal},
     link::{Link, Road},
     load::Kind,
-    usage,
 };
 
 const BINARY_MB: f64 = 6.0;

@@ -16,10 +16,12 @@ mod stand;
 mod storm;
 mod wake;
 
+use spoke_tests::usage;
+
 use crate::{
     Options,
     figure::{Figure, Goal},
-    samples, usage,
+    samples,
 };
 
 pub(crate) async fn fan_in(options: &Options) -> Vec<Figure> {

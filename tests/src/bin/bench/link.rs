@@ -8,14 +8,12 @@ use spoke_tests::{
     cloud::{Cloud, IN, Settings, out, url},
     device::{self, Device},
     redis::RedisServer,
+    usage,
     wait::PATIENCE,
 };
 use tokio::task::block_in_place;
 
-use crate::{
-    load::{Kind, entries, feed, packs},
-    usage,
-};
+use crate::load::{Kind, entries, feed, packs};
 
 /// The device's name.
 pub(crate) const CLIENT: &str = "dev1";

@@ -11,7 +11,6 @@ mod load;
 mod peers;
 mod sampler;
 mod samples;
-mod usage;
 mod wire;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Instant};

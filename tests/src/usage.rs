@@ -9,7 +9,7 @@ const TICK: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When there is no such process.
-pub(crate) fn cpu(pid: u32) -> Duration {
+pub fn cpu(pid: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     TICK * ticks(&text).expect("the kernel tells its ticks")
 }
@@ -18,7 +18,7 @@ pub(crate) fn cpu(pid: u32) -> Duration {
 ///
 /// # Panics
 /// When there is no such process.
-pub(crate) fn resident_bytes(pid: u32) -> u64 {
+pub fn resident_bytes(pid: u32) -> u64 {
     size(pid, "status", "VmRSS:")
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
 ///
 /// # Panics
 /// When there is no such process.
-pub(crate) fn resident_bytes_max(pid: u32) -> u64 {
+pub fn resident_bytes_max(pid: u32) -> u64 {
     size(pid, "status", "VmHWM:")
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn resident_bytes_max(pid: u32) -> u64 {
 ///
 /// # Panics
 /// When there is no such process.
-pub(crate) fn pss_bytes(pid: u32) -> u64 {
+pub fn pss_bytes(pid: u32) -> u64 {
     size(pid, "smaps_rollup", "Pss:")
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn pss_bytes(pid: u32) -> u64 {
 ///
 /// # Panics
 /// When there is no such process.
-pub(crate) fn private_bytes(pid: u32) -> u64 {
+pub fn private_bytes(pid: u32) -> u64 {
     size(pid, "smaps_rollup", "Private_Dirty:")
 }
 

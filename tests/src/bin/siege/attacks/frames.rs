@@ -1,0 +1,185 @@
+//! Frames of `spoke.v1`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use spoke_shared::{
+    seq::Seq,
+    wire::frame::{Features, SUBPROTOCOL},
+};
+use spoke_tests::{
+    cloud::now_ms,
+    hostile::{
+        frames::{Batch, Claim, greeting, malformed, tiny as tiny_frames},
+        raw::binary,
+    },
+};
+
+use super::SOCKETS;
+use crate::{
+    arena::Target,
+    flood::{Flood, pour},
+};
+
+/// Bytes that three sockets sent at once to stop a hub for nine seconds.
+const BURST_BYTES: usize = 1_100_000;
+/// Bytes a second of all sockets together: 0.37 Mbit/s.
+const TRICKLE_BYTES: usize = 46_000;
+
+fn agreed() -> Vec<u8> {
+    greeting(Features::COMPRESSION)
+}
+
+/// A flood on each of the sockets.
+async fn on_all(target: &Target, span: Duration, flood: impl Fn(u64) -> Flood) {
+    pour(target, span, (0..SOCKETS).map(flood).collect()).await;
+}
+
+/// A packed batch of empty fields that nobody has seen.
+fn bomb() -> Vec<u8> {
+    binary(&Batch::of_empty_fields().packed(&Claim::at(now_ms())))
+}
+
+pub(super) fn clock() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(now_ms() - 60 * 60_000))
+}
+
+pub(crate) async fn no_hello_burst(target: &Target, span: Duration) {
+    let burst = bomb();
+    let burst = burst.repeat(BURST_BYTES / burst.len());
+    on_all(target, span, |_| {
+        let burst = burst.clone();
+        Flood::new(SUBPROTOCOL, Vec::new(), move || burst.clone())
+    })
+    .await;
+}
+
+pub(crate) async fn no_hello_trickle(target: &Target, span: Duration) {
+    let bomb = bomb();
+    let pause = Duration::from_secs(SOCKETS) * bomb.len() as u32 / TRICKLE_BYTES as u32;
+    on_all(target, span, |_| {
+        let bomb = bomb.clone();
+        Flood { pause, ..Flood::new(SUBPROTOCOL, Vec::new(), move || bomb.clone()) }
+    })
+    .await;
+}
+
+pub(crate) async fn packed_unagreed(target: &Target, span: Duration) {
+    let bomb = bomb();
+    on_all(target, span, |_| {
+        Flood::repeating(SUBPROTOCOL, greeting(Features::default()), &bomb)
+    })
+    .await;
+}
+
+pub(crate) async fn packed_new(target: &Target, span: Duration) {
+    let (batch, clock) = (Arc::new(Batch::of_empty_fields()), clock());
+    on_all(target, span, |_| {
+        let (batch, clock) = (batch.clone(), clock.clone());
+        Flood::new(SUBPROTOCOL, agreed(), move || {
+            binary(&batch.packed(&Claim::at(clock.fetch_add(1, Ordering::Relaxed))))
+        })
+    })
+    .await;
+}
+
+pub(crate) async fn packed_seen(target: &Target, span: Duration) {
+    // The first moves the cursor there; all that follow are at it or below.
+    let batch = Batch::of_empty_fields();
+    let now = now_ms();
+    let seen = [now, now - 1, 1].map(|ms| binary(&batch.packed(&Claim::at(ms)))).concat();
+    on_all(target, span, |_| Flood::repeating(SUBPROTOCOL, agreed(), &seen)).await;
+}
+
+pub(crate) async fn packed_gap(target: &Target, span: Duration) {
+    let after = Seq::new(now_ms() - 1000, 0);
+    let claim = Claim { after, first: Seq::new(after.ms + 1, 0), ..Claim::at(0) };
+    let gap = binary(&Batch::of_empty_fields().packed(&claim));
+    let stale = Claim { epoch: 0, ..claim };
+    let stale = binary(&Batch::of_empty_fields().packed(&stale));
+    on_all(target, span, |n| {
+        Flood::repeating(SUBPROTOCOL, agreed(), if n % 2 == 0 { &gap } else { &stale })
+    })
+    .await;
+}
+
+pub(crate) async fn plain_empty(target: &Target, span: Duration) {
+    let (batch, clock) = (Arc::new(Batch::of_empty_fields()), clock());
+    on_all(target, span, |n| {
+        let (batch, clock) = (batch.clone(), clock.clone());
+        let first = if n % 4 == 3 { Vec::new() } else { agreed() };
+        // Half of them say the same for ever.
+        let step = n % 2;
+        Flood::new(SUBPROTOCOL, first, move || {
+            binary(&batch.push(&Claim::at(clock.fetch_add(step, Ordering::Relaxed)), &[]))
+        })
+    })
+    .await;
+}
+
+pub(crate) async fn one_field(target: &Target, span: Duration) {
+    let batches = [(1000, b""), (1000, b""), (300_000, b"")];
+    let batches = batches.map(|(entries, value)| Arc::new(Batch::new(entries, 1, b"", value)));
+    let clock = clock();
+    on_all(target, span, |n| {
+        let (batch, clock) = (batches[n as usize % batches.len()].clone(), clock.clone());
+        Flood::new(SUBPROTOCOL, agreed(), move || {
+            binary(&batch.packed(&Claim::at(clock.fetch_add(1, Ordering::Relaxed))))
+        })
+    })
+    .await;
+}
+
+pub(crate) async fn garbage(target: &Target, span: Duration) {
+    let frames: Arc<Vec<_>> = {
+        let frames = malformed(&mut StdRng::seed_from_u64(1));
+        Arc::new(frames.iter().map(|frame| binary(frame)).collect())
+    };
+    on_all(target, span, |n| {
+        let (frames, mut next) = (frames.clone(), n as usize);
+        let first = if n % 2 == 0 { agreed() } else { Vec::new() };
+        Flood::new(SUBPROTOCOL, first, move || {
+            next += 1;
+            frames[next % frames.len()].clone()
+        })
+    })
+    .await;
+}
+
+pub(crate) async fn tiny(target: &Target, span: Duration) {
+    let frames = tiny_frames();
+    on_all(target, span, |n| {
+        let frame = binary(&frames[n as usize % frames.len()]);
+        Flood::repeating(SUBPROTOCOL, agreed(), &frame)
+    })
+    .await;
+}
+
+pub(crate) async fn unacknowledged(target: &Target, span: Duration) {
+    let (batch, clock) = (Arc::new(Batch::new(1, 1, b"n", b"1")), clock());
+    on_all(target, span, |_| {
+        let (batch, clock) = (batch.clone(), clock.clone());
+        Flood::new(SUBPROTOCOL, agreed(), move || {
+            let from = clock.fetch_add(200, Ordering::Relaxed);
+            (from..from + 200).flat_map(|ms| binary(&batch.push(&Claim::at(ms), &[]))).collect()
+        })
+    })
+    .await;
+}
+
+pub(crate) async fn full_batches(target: &Target, span: Duration) {
+    let (batch, clock) = (Arc::new(Batch::new(1000, 2, b"name", &[b'x'; 500])), clock());
+    on_all(target, span, |_| {
+        let (batch, clock) = (batch.clone(), clock.clone());
+        Flood::new(SUBPROTOCOL, agreed(), move || {
+            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
+        })
+    })
+    .await;
+}

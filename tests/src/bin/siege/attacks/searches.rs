@@ -1,0 +1,109 @@
+//! Fields and parameters that make the hub search.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::cmd;
+use spoke_shared::{
+    seq::Seq,
+    wire::frame::{Features, SUBPROTOCOL},
+};
+use spoke_tests::{
+    cloud::{IN, now_ms, out},
+    hostile::{
+        frames::{Batch, Claim, greeting},
+        raw::binary,
+    },
+};
+
+use super::{REQUESTS, SOCKETS};
+use crate::{
+    arena::{Arena, Target},
+    flood::{Flood, Request, ask, pour},
+};
+
+/// Entries of a copy that takes long to search.
+const COPY_ENTRIES: u32 = 120_000;
+/// Entries of an out stream.
+const OUT_ENTRIES: u32 = 60_000;
+/// How many one command adds.
+const PART: u32 = 2000;
+/// Another client's entries, which a search passes over.
+const FILL: &str = "
+    for n = 1, ARGV[1] do
+      redis.call('XADD', KEYS[1], '*', 'client', 'other', 'epoch', '1', 'seq', n .. '-0', 'n', n)
+    end";
+
+async fn fill(arena: &Arena, stream: &str, entries: u32) {
+    for _ in 0..entries / PART {
+        let mut eval = cmd("EVAL");
+        eval.arg(FILL).arg(1).arg(stream).arg(PART);
+        arena.stand.redis.query::<()>(&eval).await;
+    }
+}
+
+pub(crate) async fn prepare(arena: &Arena) {
+    fill(arena, IN, COPY_ENTRIES).await;
+    // What is behind it keeps the search from ending at once.
+    arena.stand.redis.command::<()>(&["XDEL", IN, "1-0"]).await;
+}
+
+pub(crate) async fn prepare_reads(arena: &Arena) {
+    fill(arena, &out("evil0"), OUT_ENTRIES).await;
+}
+
+/// Some keep to the next epoch, as the contract has it, and others try what they like.
+fn epochs() -> impl Fn(usize) -> u32 + Clone + Send {
+    let next = Arc::new(AtomicU32::new(2));
+    move |n| match n % 4 {
+        0 => 2,
+        1 => next.fetch_add(1, Ordering::Relaxed),
+        2 => u32::MAX - 1,
+        _ => u32::MAX,
+    }
+}
+
+pub(crate) async fn over_http(target: &Target, span: Duration) {
+    let epoch = epochs();
+    ask(target, span, REQUESTS, |n| {
+        let (epoch, seq) = (epoch(n), Seq::new(now_ms() - n as u64, 0));
+        let body = format!(
+            r#"{{"epoch":{epoch},"after":"0-0","entries":[{{"seq":"{seq}","fields":[["a",""]]}}],"account":{{"is_inherited":true}}}}"#
+        );
+        Request::post("/xadd", body)
+    })
+    .await;
+}
+
+pub(crate) async fn over_sockets(target: &Target, span: Duration) {
+    let (batch, epoch) = (Arc::new(Batch::new(1, 1, b"a", b"")), epochs());
+    let floods = (0..SOCKETS).map(|n| {
+        let (batch, epoch) = (batch.clone(), epoch.clone());
+        let pushes = move || {
+            let claim = Claim { epoch: epoch(n as usize), flags: 2, ..Claim::at(now_ms()) };
+            binary(&batch.push(&claim, &[])).repeat(8)
+        };
+        Flood::new(SUBPROTOCOL, greeting(Features::default()), pushes)
+    });
+    pour(target, span, floods.collect()).await;
+}
+
+pub(crate) async fn odd_reads(target: &Target, span: Duration) {
+    let max = u64::MAX;
+    let paths = [
+        "/xread?seq=0-0&count=1000".to_owned(),
+        format!("/xread?seq={max}-{max}&epoch=1"),
+        "/xread?seq=1-0&epoch=1&tally=1,0,0".to_owned(),
+        format!("/xread?seq={}-0&epoch=1&tally=60000,0,59999", now_ms()),
+        "/xread?epoch=4294967295".to_owned(),
+        format!("/xread?seq=1-0&epoch=7&count={max}"),
+        "/xread?seq=1-1&epoch=1&tally=9223372036854775807,0,0".to_owned(),
+        "/seq".to_owned(),
+    ];
+    ask(target, span, REQUESTS, |n| Request::get(&paths[n % paths.len()])).await;
+}

@@ -1,0 +1,185 @@
+//! What was measured under each attack, beside its bounds, as a table and as JSON.
+
+use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{attack::Attack, victim::Seen};
+
+/// What a good client may wait for an answer while another attacks.
+const VICTIM_P99_MAX: Duration = Duration::from_millis(50);
+/// What a health check may take meanwhile.
+const HEALTH_MAX: Duration = Duration::from_millis(100);
+/// What the hub may ever hold.
+const PEAK_MIB_MAX: u64 = 512;
+/// What it may keep of that.
+const KEPT_MIB_MAX: u64 = 64;
+/// What one command may hold its Redis.
+const COMMAND_MAX: Duration = Duration::from_millis(5);
+/// Commands above that: Redis counts the time that the kernel gave to other processes, too.
+const LONG_COMMANDS_MAX: usize = 3;
+/// What the hub may use more of a processor once all is over than before it began, in hundredths.
+const BUSY_PERCENT_MAX: u64 = 30;
+/// Lines that it may log of one attack.
+const LOG_LINES_MAX: usize = 300;
+
+/// One attack.
+pub(crate) struct Figure {
+    /// Which.
+    pub(crate) attack: Attack,
+    /// The good client over HTTP.
+    pub(crate) http: Seen,
+    /// The good client over a WebSocket.
+    pub(crate) websocket: Seen,
+    /// `/healthz`.
+    pub(crate) health: Seen,
+    /// The hub's memory before, at the most and after, in MiB.
+    pub(crate) memory_mib: (u64, u64, u64),
+    /// What the hub used of a processor before, meanwhile and after.
+    pub(crate) busy_percent: (u64, u64, u64),
+    /// The longest commands of its Redis.
+    pub(crate) commands: Vec<Duration>,
+    /// Lines that it logged.
+    pub(crate) log_lines: usize,
+    /// What the attacker was answered, and how often.
+    pub(crate) answers: BTreeMap<String, u64>,
+    /// What else was not as it must be.
+    pub(crate) faults: Vec<String>,
+}
+
+/// All of them.
+pub(crate) struct Report {
+    figures: Vec<Figure>,
+    failed: Vec<Attack>,
+}
+
+impl Figure {
+    /// Whether nothing is above its bound.
+    pub(crate) fn is_good(&self) -> bool {
+        self.faults().is_empty()
+    }
+
+    /// What is above its bound.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = self.faults.clone();
+        let mut bound = |is_kept: bool, fault: String| {
+            if !is_kept {
+                faults.push(fault);
+            }
+        };
+        for (name, seen) in [("http", &self.http), ("websocket", &self.websocket)] {
+            let p99 = seen.percentile(99);
+            bound(p99 <= VICTIM_P99_MAX, format!("{name} p99 {p99:.0?}"));
+            bound(seen.failures.is_empty(), format!("{name} failed: {:?}", seen.failures));
+        }
+        let health = self.health.percentile(100);
+        bound(health <= HEALTH_MAX, format!("healthz {health:.0?}"));
+        bound(self.health.failures.is_empty(), format!("healthz: {:?}", self.health.failures));
+        let (before, peak, after) = self.memory_mib;
+        bound(peak <= PEAK_MIB_MAX, format!("peak {peak} MiB"));
+        bound(after <= before + KEPT_MIB_MAX, format!("keeps {after} MiB of {before}"));
+        let (calm, _, busy) = self.busy_percent;
+        bound(busy <= calm + BUSY_PERCENT_MAX, format!("busy with {busy} % afterwards"));
+        let long = self.commands.iter().filter(|took| **took > COMMAND_MAX).count();
+        let longest = self.longest_command();
+        bound(long <= LONG_COMMANDS_MAX, format!("redis held {longest:.1?}, {long} times too long"));
+        bound(self.log_lines <= LOG_LINES_MAX, format!("{} log lines", self.log_lines));
+        faults
+    }
+
+    fn longest_command(&self) -> Duration {
+        self.commands.iter().copied().max().unwrap_or_default()
+    }
+
+    fn row(&self) -> String {
+        let Self { http, websocket, health, memory_mib: (before, peak, after), .. } = self;
+        let faults = self.faults();
+        let verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join("; ") };
+        format!(
+            "| {:<16} | {} / {} | {} / {} | {} | {before} / {peak} / {after} | {} | {} | {verdict} |",
+            self.attack.name(),
+            ms(http.percentile(50)),
+            ms(http.percentile(99)),
+            ms(websocket.percentile(50)),
+            ms(websocket.percentile(99)),
+            ms(health.percentile(100)),
+            ms(self.longest_command()),
+            self.log_lines,
+        )
+    }
+
+    fn json(&self) -> Value {
+        let of = |seen: &Seen| {
+            let [p50, p99, max] = [50, 99, 100].map(|of| seen.percentile(of).as_secs_f64() * 1e3);
+            json!({ "p50": p50, "p99": p99, "max": max, "failures": seen.failures })
+        };
+        let (before, peak, after) = self.memory_mib;
+        let (calm, busy, still_busy) = self.busy_percent;
+        json!({
+            "attack": self.attack.name(),
+            "victim_http_ms": of(&self.http),
+            "victim_websocket_ms": of(&self.websocket),
+            "healthz_ms": of(&self.health),
+            "hub_mib": { "before": before, "peak": peak, "after": after },
+            "hub_busy_percent": { "before": calm, "during": busy, "after": still_busy },
+            "redis_longest_ms": self.longest_command().as_secs_f64() * 1e3,
+            "log_lines": self.log_lines,
+            "answers": self.answers,
+            "faults": self.faults(),
+        })
+    }
+}
+
+impl Report {
+    /// Without a figure yet; prints the head of the table.
+    pub(crate) fn new() -> Self {
+        println!(
+            "| attack | http p50 / p99 | websocket p50 / p99 | healthz max | hub MiB before / peak \
+             / after | redis longest | log lines | verdict |\n|{}",
+            " --- |".repeat(8)
+        );
+        Self { figures: Vec::new(), failed: Vec::new() }
+    }
+
+    /// Adds one and prints its row, so that a long run shows where it is.
+    pub(crate) fn add(&mut self, figure: Figure) {
+        println!("{}", figure.row());
+        self.figures.push(figure);
+    }
+
+    /// Notes one that could not be measured.
+    pub(crate) fn add_failed(&mut self, attack: Attack) {
+        println!("| {:<16} | not measured, see above |", attack.name());
+        self.failed.push(attack);
+    }
+
+    /// Whether all was measured and nothing is above its bound.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failed.is_empty() && self.figures.iter().all(Figure::is_good)
+    }
+
+    /// Says what the bounds are, and what is above them.
+    pub(crate) fn print_end(&self) {
+        let above = self.figures.iter().filter(|figure| !figure.is_good()).count();
+        println!(
+            "siege: {} attacks; {above} above a bound, {} not measured. Times in ms. Bounds: p99 {} \
+             ms and no refusal for a good client, healthz {} ms, {PEAK_MIB_MAX} MiB at the most and \
+             {KEPT_MIB_MAX} MiB more afterwards",
+            self.figures.len() + self.failed.len(),
+            self.failed.len(),
+            VICTIM_P99_MAX.as_millis(),
+            HEALTH_MAX.as_millis(),
+        );
+    }
+
+    /// Writes all as JSON.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
+        let failed: Vec<_> = self.failed.iter().map(|attack| attack.name()).collect();
+        fs::write(path, format!("{:#}\n", json!({ "attacks": figures, "failed": failed })))
+    }
+}
+
+fn ms(took: Duration) -> String {
+    format!("{:.1}", took.as_secs_f64() * 1e3)
+}

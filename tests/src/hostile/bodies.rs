@@ -1,0 +1,75 @@
+//! JSON bodies of `/xadd`, `/session` and `spoke.v1.json` that ask for much.
+
+use std::fmt::Write;
+
+use spoke_shared::limits::HTTP_BODY_BYTES_MAX;
+
+/// How fields are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `[["", ""], …]`
+    Pairs,
+    /// `{"": "", …}`, with one name again and again.
+    Object,
+    /// `[[{"b64": ""}, {"b64": ""}], …]`
+    Base64,
+}
+
+/// A batch of so many entries of so many empty fields, from `ms`-0 on; `extra` stands in front of the
+/// entries, such as `"epoch":1,`.
+pub fn empty_fields(ms: u64, (entries, fields): (usize, usize), form: Form, extra: &str) -> String {
+    let field = match form {
+        Form::Pairs => r#"["",""]"#,
+        Form::Object => r#""":"""#,
+        Form::Base64 => r#"[{"b64":""},{"b64":""}]"#,
+    };
+    let list = vec![field; fields].join(",");
+    let list = match form {
+        Form::Object => format!("{{{list}}}"),
+        Form::Pairs | Form::Base64 => format!("[{list}]"),
+    };
+    let mut body = format!(r#"{{{extra}"entries":["#);
+    for n in 0..entries {
+        let comma = if n == 0 { "" } else { "," };
+        let _ = write!(body, r#"{comma}{{"seq":"{ms}-{n}","fields":{list}}}"#);
+    }
+    body.push_str("]}");
+    body
+}
+
+/// Bodies of four mebibytes that are no request: numbers, escapes, nesting and names without end.
+pub fn malformed() -> Vec<String> {
+    let filled = |before: &str, with: &str, behind: &str| {
+        let room = HTTP_BODY_BYTES_MAX - before.len() - behind.len();
+        let middle = vec![with; room / (with.len() + 1)].join(",");
+        [before, &middle, behind].concat()
+    };
+    let long = |before: &str, with: &str, behind: &str| {
+        let room = HTTP_BODY_BYTES_MAX - before.len() - behind.len();
+        [before, &with.repeat(room / with.len()), behind].concat()
+    };
+    vec![
+        filled(r#"{"seq":"1-0","fields":["#, "1", "]}"),
+        filled(r#"{"seq":"1-0","fields":["#, r#"["",""]"#, "]}"),
+        filled(r#"{"seq":"1-0","fields":{"#, r#""":"""#, "}}"),
+        filled(r#"{"seq":"1-0","fields":[["a",{"#, r#""b64":"""#, "}]]}"),
+        filled(r#"{"entries":["#, r#"{"seq":"1-0","fields":{}}"#, "]}"),
+        filled(r#"{"entries":["#, "[]", "]}"),
+        filled(r#"{"entries":[],"account":{"losses":["#, "{}", "]}}"),
+        filled("{", r#""seq":"1-0""#, "}"),
+        long(r#"{"seq":"1-0","fields":[["a",""#, r"\u0000", r#""]]}"#),
+        long(r#"{"seq":"1-0","fields":[["a",{"b64":""#, "AAAA", r#""}]]}"#),
+        long(r#"{"seq":""#, "9", r#"-0","fields":[]}"#),
+        long(r#"{"epoch":"#, "9", r#","entries":[]}"#),
+        long(r#"{""#, "x", r#"":1}"#),
+        long("", "[", ""),
+        long("", r#"{"a":"#, ""),
+        long("", " ", ""),
+    ]
+}
+
+/// Messages of `spoke.v1.json` around these payloads, of each kind that takes one.
+pub fn messages(payload: &str) -> [String; 3] {
+    ["xadd", "xread", "echo"]
+        .map(|kind| format!(r#"{{"type":"{kind}","id":1,"payload":{payload}}}"#))
+}
