@@ -266,7 +266,9 @@ mod tests {
         let batch = Batch::new(3, 2, b"name", b"value");
         let claim = Claim { after: Seq::new(5, 7), ..Claim::at(9) };
         let lost = Lost { range: (Seq::new(6, 0), Seq::new(8, 0)), count: 3 };
-        let Ok(Frame::Push(push)) = Frame::decode(batch.push(&claim, &[lost]).into(), Features::default()) else {
+        let Ok(Frame::Push(push)) =
+            Frame::decode(batch.push(&claim, &[lost]).into(), Features::default())
+        else {
             panic!("it is a PUSH");
         };
         let seqs: Vec<_> = push.entries.iter().map(|entry| entry.seq).collect();

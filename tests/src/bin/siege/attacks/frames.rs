@@ -72,10 +72,8 @@ pub(crate) async fn no_hello_trickle(target: &Target, span: Duration) {
 
 pub(crate) async fn packed_unagreed(target: &Target, span: Duration) {
     let bomb = bomb();
-    on_all(target, span, |_| {
-        Flood::repeating(SUBPROTOCOL, greeting(Features::default()), &bomb)
-    })
-    .await;
+    on_all(target, span, |_| Flood::repeating(SUBPROTOCOL, greeting(Features::default()), &bomb))
+        .await;
 }
 
 pub(crate) async fn packed_new(target: &Target, span: Duration) {

@@ -79,7 +79,8 @@ pub(crate) async fn lose_one(arena: &Arena) {
     let there = is_line_there(arena).await;
     assert!(there.is_empty(), "a loss that is true is told: {there:?}");
     // As in a ledger that is in use: all but full.
-    let filling = "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'client', 'old', 'n', n) end";
+    let filling =
+        "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'client', 'old', 'n', n) end";
     let mut eval = cmd("EVAL");
     eval.arg(filling).arg(1).arg(LOST).arg(LOST_MAX_LEN / 2);
     arena.stand.redis.query::<()>(&eval).await;
