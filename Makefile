@@ -71,6 +71,7 @@ deb-check: ## quick packages by lintian, then installed, used, upgraded, removed
 
 check: setup fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
 	@echo "check: all good"
+	@scripts/advisories
 
 # With the tests, so that features and with them all artefacts are those of the test run.
 build:

@@ -161,9 +161,11 @@ impl Access {
     /// Asks auth; the answer is in `poll_step`, and what is wrong with it in `problem`.
     pub async fn perform(&mut self, step: Step) {
         let reply = match step {
-            Step::Register { code_at_ms } => match self.one_time.read() {
+            Step::Register { at_ms } => match self.one_time.read() {
                 Ok(Some(one_time)) => {
-                    self.auth.register(&self.secret, &one_time.code_at(code_at_ms)).await
+                    let client = &self.account.client;
+                    let proof = one_time.proof_at(at_ms, client, &self.secret);
+                    self.auth.register(&self.secret, &proof).await
                 }
                 // It was there a moment ago.
                 Ok(None) | Err(_) => return,

@@ -68,12 +68,12 @@ impl Auth {
         Ok(Self { http, url: account.auth.clone(), client: account.client.clone() })
     }
 
-    /// Makes the device's secret known.
-    pub async fn register(&self, secret: &SecretString, code: &SecretString) -> Reply {
+    /// Makes the device's secret known, with a proof that is good for it only.
+    pub async fn register(&self, secret: &SecretString, proof: &SecretString) -> Reply {
         let body = json!({
             "client": self.client,
             "secret": secret.expose_secret(),
-            "otp": code.expose_secret(),
+            "proof": proof.expose_secret(),
         });
         self.ask(Question::Register, self.http.post(self.url.join("/register")).json(&body)).await
     }

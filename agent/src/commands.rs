@@ -65,7 +65,7 @@ impl Cli {
             }
             Command::Check(args) => {
                 let config: Config = settings.load("agent", Vec::new())?;
-                check::run(&config, args).await
+                check::run(&config, &settings, args).await
             }
         }
     }

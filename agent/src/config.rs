@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
     client::ClientId,
-    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl},
+    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl},
     limits::{CONNECT_RETRY, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     reload::Settings,
     retry::Retry,
@@ -42,6 +42,8 @@ pub struct Config {
     pub trim_slack_entries: usize,
     /// Health, metrics and live status; empty for none.
     pub admin_listen: String,
+    /// Names under which that is called, beside addresses and localhost, by Prometheus say.
+    pub admin_hosts: AdminHosts,
     /// A CA to trust instead of the system's roots; empty for those.
     pub ca_file: PathBuf,
     /// Whether `http://` to another machine is taken.
@@ -113,6 +115,7 @@ impl Default for Config {
             trim: TrimSetting::default(),
             trim_slack_entries: 1000,
             admin_listen: "127.0.0.1:9465".to_owned(),
+            admin_hosts: AdminHosts::default(),
             ca_file: PathBuf::new(),
             allow_plaintext: false,
             compression: true,

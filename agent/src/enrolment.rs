@@ -19,10 +19,10 @@ use crate::passcode::step_at;
 /// The next thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Register with the code of this time, in milliseconds since 1970.
+    /// Register with the proof of this time, in milliseconds since 1970.
     Register {
         /// This device's time, or auth's where they differ.
-        code_at_ms: u64,
+        at_ms: u64,
     },
     /// Trade the device's secret for a token.
     LogIn,
@@ -217,8 +217,7 @@ impl Enrolment {
         }
         let can_register = one_time == OneTime::AtHand && !self.round.is_registration_over;
         let can_log_in = !self.round.is_login_refused;
-        let register =
-            Step::Register { code_at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
+        let register = Step::Register { at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
         match (can_register, can_log_in) {
             (true, true) if self.is_registered => Step::LogIn,
             (true, _) => register,
@@ -238,8 +237,8 @@ impl Enrolment {
                     ..Round::default()
                 };
             }
-            (Step::Register { code_at_ms }, Answer::Refused { date_ms }) => {
-                self.handle_registration_refused(code_at_ms, date_ms, now_ms);
+            (Step::Register { at_ms }, Answer::Refused { date_ms }) => {
+                self.handle_registration_refused(at_ms, date_ms, now_ms);
             }
             (Step::LogIn | Step::Refresh, Answer::Session { ttl }) => {
                 let standing = match self.token {
@@ -310,8 +309,8 @@ impl Enrolment {
         self.is_registered
     }
 
-    fn handle_registration_refused(&mut self, code_at_ms: u64, date_ms: Option<u64>, now_ms: u64) {
-        let is_other_step = date_ms.is_some_and(|date| step_at(date) != step_at(code_at_ms));
+    fn handle_registration_refused(&mut self, at_ms: u64, date_ms: Option<u64>, now_ms: u64) {
+        let is_other_step = date_ms.is_some_and(|date| step_at(date) != step_at(at_ms));
         match date_ms {
             Some(date) if is_other_step && !self.round.is_clock_tried => {
                 self.round.is_clock_tried = true;

@@ -8,18 +8,22 @@
 mod secrets;
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    fs::{File, Permissions, TryLockError},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use spoke_shared::trust::chain;
 use tracing::{info, warn};
 
 pub use self::secrets::Secrets;
-use crate::{config::Account, durable};
+use crate::{
+    config::Account,
+    durable::{Directory, FileError, Planted, is_open_to_others},
+};
 
 /// What is wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,9 @@ pub enum IdentityError {
         /// The cause.
         source: io::Error,
     },
+    /// A link or the like stands where a file of the agent belongs.
+    #[error("{}; {}", .0, .0.mend())]
+    Planted(Planted),
     /// The secret is not what the agent wrote.
     #[error(
         "the secret in {} is damaged; restore the file from a backup, or remove it together with \
@@ -73,7 +80,7 @@ impl IdentityError {
                     | io::ErrorKind::NotADirectory
                     | io::ErrorKind::IsADirectory
             ),
-            Self::Damaged(_) | Self::Gone(_) => true,
+            Self::Planted(_) | Self::Damaged(_) | Self::Gone(_) => true,
             Self::InUse(_) | Self::NoRandomness(_) => false,
         }
     }
@@ -115,7 +122,7 @@ struct StoredSession {
 
 /// The token that was kept for this account, read beside the agent that has the directory.
 pub fn session_token(state_dir: &Path, account: &Account) -> Option<SecretString> {
-    let bytes = fs::read(state_dir.join("session")).ok()?;
+    let bytes = Directory::open(state_dir).ok()?.read("session").ok()??;
     let stored: StoredSession = serde_json::from_slice(&bytes).ok()?;
     stored.is_of(account).then(|| stored.token.into())
 }
@@ -127,6 +134,9 @@ impl StoredSession {
 }
 
 const SECRET_MODE: u32 = 0o600;
+/// All that has a name in a state directory.
+const FILES: [&str; 7] =
+    ["lock", "rotation-lock", "secret", "secret.next", "secret.previous", "registered", "session"];
 
 impl Identity {
     /// Opens the directory, makes it if it is missing, and keeps every other agent out of it.
@@ -134,8 +144,11 @@ impl Identity {
     /// # Errors
     /// `IdentityError`
     pub fn open(path: &Path) -> Result<Self, IdentityError> {
-        durable::private_directory(path).map_err(|source| failed("make", path, source))?;
-        let lock = lock(path, "lock")?.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
+        let directory = Directory::open_or_make(path);
+        let directory = directory.map_err(|error| failed("make or open", path, error))?;
+        inspect(&directory, path)?;
+        let lock =
+            lock(&directory, "lock")?.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -146,7 +159,7 @@ impl Identity {
 
     /// Whether there is a secret, be it good or not.
     pub fn has_secret(&self) -> bool {
-        self.file("secret").exists()
+        self.has("secret")
     }
 
     /// The device's own secret, made now if there is none and the device was never registered.
@@ -212,13 +225,13 @@ impl Identity {
     /// # Errors
     /// `IdentityError` when the file cannot be removed.
     pub fn forget_session(&self) -> Result<(), IdentityError> {
-        let path = self.file("session");
-        durable::remove(&path).map_err(|source| failed("remove", &path, source))
+        let removed = self.directory().and_then(|directory| directory.remove("session"));
+        removed.map_err(|error| failed("remove", &self.file("session"), error))
     }
 
     fn make_secret(&self) -> Result<SecretString, IdentityError> {
         let path = self.file("secret");
-        if ["registered", "session"].iter().any(|name| self.file(name).exists()) {
+        if ["registered", "session"].iter().any(|name| self.has(name)) {
             return Err(IdentityError::Gone(path));
         }
         let secret = self.secrets().make_present()?;
@@ -230,29 +243,40 @@ impl Identity {
         self.path.join(name)
     }
 
+    /// Opened each time: it may be gone, or another one, since the start.
+    fn directory(&self) -> Result<Directory, FileError> {
+        Directory::open(&self.path)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.directory().is_ok_and(|directory| directory.has(name))
+    }
+
     /// What can be had again is treated as not there where it makes no sense.
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
         let path = self.file(name);
-        match fs::read(&path) {
-            Ok(bytes) => {
+        match self.directory().and_then(|directory| directory.read(name)) {
+            Ok(Some(bytes)) => {
                 let parsed = serde_json::from_slice(&bytes);
                 if parsed.is_err() {
                     warn!(path = %path.display(), "this file is damaged and passed over");
                 }
                 parsed.ok()
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(None) => None,
+            Err(error) if error.is_not_found() => None,
             Err(error) => {
-                warn!(path = %path.display(), %error, "this file cannot be read and is passed over");
+                let error = chain(&error);
+                warn!(path = %path.display(), error, "this file cannot be read and is passed over");
                 None
             }
         }
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T, mode: u32) -> Result<(), IdentityError> {
-        let path = self.file(name);
         let text = serde_json::to_vec(value).expect("plain words and numbers serialise");
-        durable::write(&path, &text, mode).map_err(|source| failed("write", &path, source))
+        let written = self.directory().and_then(|directory| directory.write(name, &text, mode));
+        written.map_err(|error| failed("write", &self.file(name), error))
     }
 }
 
@@ -263,44 +287,39 @@ impl Place {
 }
 
 /// The lock of this name in a directory, held until it is dropped; none where somebody else has it.
-///
-/// # Errors
-/// `IdentityError` when the file cannot be opened or locked.
-pub fn lock(directory: &Path, name: &str) -> Result<Option<File>, IdentityError> {
-    let path = directory.join(name);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(SECRET_MODE)
-        .open(&path)
-        // A lock that is there can be taken where nothing can be written.
-        .or_else(|source| File::open(&path).map_err(|_| source))
-        .map_err(|source| failed("open", &path, source))?;
-    durable::give_to_owner(&lock, directory)
-        .map_err(|source| failed("hand over", &path, source))?;
+fn lock(directory: &Directory, name: &str) -> Result<Option<File>, IdentityError> {
+    let path = directory.path_of(name);
+    let lock = directory.open_lock(name, SECRET_MODE);
+    let lock = lock.map_err(|error| failed("open", &path, error))?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(source)) => Err(failed("lock", &path, source)),
+        Err(TryLockError::Error(source)) => Err(failed("lock", &path, source.into())),
     }
 }
 
+/// Refuses a directory in which a link or the like has the name of a file of ours, before anything is done.
+fn inspect(directory: &Directory, path: &Path) -> Result<(), IdentityError> {
+    directory.inspect(&FILES).map_err(|error| failed("look into", path, error))
+}
+
 /// Others could have read it: that is said, and ended.
-fn tighten(path: &Path) {
-    let is_open = fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0);
-    if is_open {
+fn tighten(file: &File, path: &Path) {
+    if is_open_to_others(file) {
         warn!(
             path = %path.display(),
             "the device's secret could be read by others; its mode is 0600 again"
         );
         // Read-only file systems keep their modes.
-        let _ = fs::set_permissions(path, Permissions::from_mode(SECRET_MODE));
+        let _ = file.set_permissions(Permissions::from_mode(SECRET_MODE));
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> IdentityError {
-    IdentityError::Io { action, path: path.to_owned(), source }
+fn failed(action: &'static str, path: &Path, error: FileError) -> IdentityError {
+    match error {
+        FileError::Io(source) => IdentityError::Io { action, path: path.to_owned(), source },
+        FileError::Planted(planted) => IdentityError::Planted(planted),
+    }
 }
 
 #[cfg(test)]

@@ -38,10 +38,10 @@ use anyhow::Context;
 use axum::{Json, Router, routing::get};
 use spoke_shared::{
     config::ConfigError,
-    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT},
+    limits::DRAIN_TIMEOUT,
     notify,
     reload::Reloads,
-    serve::{ServeLimits, admin_router, serve},
+    serve::{admin_router, serve_admin},
     shutdown::Shutdown,
     store::{Redis, hints::Hints, soundness::warn_once},
 };
@@ -101,8 +101,8 @@ pub async fn run(
     if let Some(admin) = listeners.admin {
         let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
         let app = admin_app(Sources { board, redis, keys: keys.clone(), device }, shutdown.clone());
-        let limits = ServeLimits { connections: ADMIN_CONNECTIONS_MAX, ..ServeLimits::default() };
-        shutdown.spawn("admin", serve(admin, app, limits, shutdown.clone()));
+        let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
+        shutdown.spawn("admin", serve_admin(admin, app, hosts, shutdown.clone()));
     }
     if env::var_os("NOTIFY_SOCKET").is_some() {
         shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));

@@ -1,13 +1,13 @@
-//! The one-time code that a device registers with, made from its one-time secret and a clock.
+//! The proof that a device registers with, made from its one-time secret and a clock.
 
 use std::{fmt, str::FromStr};
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use totp_rs::{Algorithm, Secret, TOTP};
+use spoke_shared::{client::ClientId, proof::registration_proof};
+use totp_rs::Secret;
 
 /// Seconds of one step.
 pub const STEP_SECONDS: u64 = 30;
-const DIGITS: usize = 6;
 const SECRET_BYTES_MIN: usize = 10;
 
 /// The one-time secret that an operator gave out, as `spoke-auth provision` prints it.
@@ -22,19 +22,9 @@ pub struct OneTimeSecret(SecretSlice<u8>);
 pub struct BadOneTimeSecret;
 
 impl OneTimeSecret {
-    /// The code at this time, in milliseconds since 1970.
-    pub fn code_at(&self, now_ms: u64) -> SecretString {
-        let secret = self.0.expose_secret().to_vec();
-        let totp = TOTP::new_unchecked(
-            Algorithm::SHA1,
-            DIGITS,
-            0,
-            STEP_SECONDS,
-            secret,
-            None,
-            String::new(),
-        );
-        totp.generate(now_ms / 1000).into()
+    /// Returns the proof at this time, in milliseconds since 1970, that lets `client` register `secret`.
+    pub fn proof_at(&self, now_ms: u64, client: &ClientId, secret: &SecretString) -> SecretString {
+        registration_proof(self.0.expose_secret(), client, step_at(now_ms), secret)
     }
 }
 
@@ -59,7 +49,7 @@ impl fmt::Debug for OneTimeSecret {
     }
 }
 
-/// Which step of the clock a time belongs to: within one, codes are the same.
+/// Which step of the clock a time belongs to: within one, proofs are the same.
 pub fn step_at(now_ms: u64) -> u64 {
     now_ms / 1000 / STEP_SECONDS
 }
@@ -68,14 +58,16 @@ pub fn step_at(now_ms: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn proof_at(secret: &OneTimeSecret, now_ms: u64) -> String {
+        let proof = secret.proof_at(now_ms, &"dev1".parse().unwrap(), &"the device's own".into());
+        proof.expose_secret().to_owned()
+    }
+
     #[test]
-    fn codes_are_those_of_rfc_6238() {
+    fn a_proof_is_the_same_within_a_step_and_another_in_the_next() {
         let secret: OneTimeSecret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ".parse().unwrap();
-        for (seconds, code) in
-            [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000, "353130")]
-        {
-            assert_eq!(secret.code_at(seconds * 1000).expose_secret(), code);
-        }
+        assert_eq!(proof_at(&secret, 30_000), proof_at(&secret, 59_999));
+        assert_ne!(proof_at(&secret, 59_999), proof_at(&secret, 60_000));
     }
 
     #[test]
@@ -85,7 +77,7 @@ mod tests {
             ["gezd gnbv gy3t qojq-gezdgnbvgy3tqojq====", " GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ\n"]
         {
             let same = text.parse::<OneTimeSecret>().unwrap();
-            assert_eq!(same.code_at(0).expose_secret(), plain.code_at(0).expose_secret());
+            assert_eq!(proof_at(&same, 0), proof_at(&plain, 0));
         }
         for bad in ["", "GEZDGNBV", "1GEZDGNBVGY3TQOJ", "not base32!"] {
             assert_eq!(bad.parse::<OneTimeSecret>().unwrap_err(), BadOneTimeSecret, "{bad:?}");

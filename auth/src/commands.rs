@@ -67,6 +67,7 @@ impl Cli {
             _ => Vec::new(),
         };
         let settings = self.settings;
+        let given = settings.clone();
         let read = move || {
             let config: Config = settings.load("auth", flags.clone())?;
             config.validate()?;
@@ -81,7 +82,7 @@ impl Cli {
             Command::Show(args) => show::run(&config, &args).await,
             Command::Extend(args) => extend::run(&config, &args).await,
             Command::Revoke(args) => revoke::run(&config, &args).await,
-            Command::Check(args) => check::run(&config, args).await,
+            Command::Check(args) => check::run(&config, &given, args).await,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
-    config::{ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies},
+    config::{
+        AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies,
+    },
     reload::Settings,
 };
 
@@ -18,6 +20,8 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// Names under which that is called, beside addresses and localhost, by Prometheus say.
+    pub admin_hosts: AdminHosts,
     /// Where clients and sessions are kept.
     pub redis: RedisUrl,
     /// What all keys begin with; several fleets may share one Redis.
@@ -26,7 +30,8 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// Threads that hash at a time; by default one a core.
     pub bcrypt_workers: usize,
-    /// Requests that wait for such a thread; one more is answered 503.
+    /// Requests that wait for such a thread: so many of clients that look right, and as many of strangers.
+    /// One more is answered 503, or takes the place of whoever has the most.
     pub bcrypt_queue: usize,
     /// How long a session lives without a refresh.
     pub session_ttl_seconds: u64,
@@ -57,10 +62,11 @@ pub struct ThrottleSettings {
     pub login_per_minute: u32,
     /// Registrations of one client that may come at once.
     pub register_burst: u32,
-    /// Registrations of one client in the long run. At 3, guessing codes from any number of
-    /// addresses all through the default 7 days finds one with a chance of about one in eleven.
+    /// Registrations of one client in the long run. How many wrong codes are looked at in all is bounded
+    /// by `limits::WRONG_CODES_MAX`.
     pub register_per_minute: u32,
-    /// Registrations and logins from one address that may come at once; ten refreshes count as one.
+    /// Registrations and logins of strangers from one address that may come at once; ten false tokens
+    /// count as one.
     /// Behind a proxy that `trusted_proxies` does not list all devices have one address.
     pub address_burst: u32,
     /// The same in the long run.
@@ -79,6 +85,7 @@ impl Default for Config {
         Self {
             listen: "0.0.0.0:8444".to_owned(),
             admin_listen: "127.0.0.1:9466".to_owned(),
+            admin_hosts: AdminHosts::default(),
             redis: RedisUrl::default(),
             key_prefix: "spoke-auth".to_owned(),
             bcrypt_cost: 12,

@@ -4,6 +4,7 @@
 pub mod passcode;
 pub mod registration;
 pub mod secret;
+pub mod pool;
 pub mod throttle;
 pub mod token;
 pub mod valid_for;
@@ -22,18 +23,18 @@ use anyhow::Context;
 use axum::Router;
 use spoke_shared::{
     config::ConfigError,
-    limits::{ADMIN_CONNECTIONS_MAX, DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
+    limits::{DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
     reload::Reloads,
     serve::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
     store::{Redis, soundness::warn_once},
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, secret::Pool, service::Service, store::Store, throttle::Throttle};
+use crate::{config::Config, pool::Pool, service::Service, store::Store, throttle::Throttle};
 
 /// What SIGHUP changes; TLS only where it is on.
 const LIVE: [&str; 4] = ["throttle", "bcrypt_workers", "bcrypt_queue", "tls"];
@@ -70,8 +71,8 @@ pub async fn run(
     if let Some(admin) = admin {
         info!(address = %admin.local_addr()?, "listening for health and metrics");
         let app = admin_routes(service, shutdown.clone());
-        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown.spawn("admin listener", serve(admin, app, limits, shutdown.clone()));
+        let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
+        shutdown.spawn("admin listener", serve_admin(admin, app, hosts, shutdown.clone()));
     }
     notify::ready();
     shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));

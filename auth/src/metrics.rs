@@ -11,7 +11,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
-    exposition::{Counters, Page},
+    exposition::{Counter, Counters, Page},
     link::now_ms,
     store::figures,
 };
@@ -28,6 +28,10 @@ pub struct Metrics {
     in_hand: AtomicUsize,
     /// Visits that were held back, by cause.
     pub held_back: Counters,
+    /// Wrong codes and proofs for clients that may register.
+    pub wrong_codes: Counter,
+    /// Clients whose codes were locked.
+    pub codes_locked: Counter,
     started_ms: u64,
 }
 
@@ -40,6 +44,8 @@ impl Default for Metrics {
             requests: Mutex::default(),
             in_hand: AtomicUsize::new(0),
             held_back: Counters::new(Because::ALL.map(Because::word)),
+            wrong_codes: Counter::default(),
+            codes_locked: Counter::default(),
             started_ms: now_ms(),
         }
     }
@@ -75,6 +81,10 @@ impl Metrics {
             "because",
             &self.held_back,
         );
+        let help = "Wrong codes and proofs for clients that may register.";
+        page.counter("spoke_auth_wrong_codes_total", help, &self.wrong_codes);
+        let help = "Clients whose registration codes were locked after too many wrong ones.";
+        page.counter("spoke_auth_codes_locked_total", help, &self.codes_locked);
     }
 }
 

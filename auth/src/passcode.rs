@@ -1,4 +1,4 @@
-//! The one-time code that lets a device register: which step of the clock it belongs to.
+//! The one-time code, or the proof, that lets a device register: which step of the clock it belongs to.
 //!
 //! TOTP (RFC 6238) as every authenticator speaks it: SHA-1, 6 digits, 30 s. One step either side
 //! is taken, so a device's clock may be half a minute off. That a step is accepted once only is
@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use spoke_shared::{client::ClientId, proof::registration_proof};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use totp_rs::{Algorithm, Secret, TOTP};
 
@@ -15,6 +16,8 @@ use totp_rs::{Algorithm, Secret, TOTP};
 pub const STEP_SECONDS: u64 = 30;
 /// Digits of a code.
 pub const DIGITS: usize = 6;
+/// Digits of a proof: 256 bits.
+pub const PROOF_DIGITS: usize = 64;
 /// Steps before and after the present one whose codes are taken.
 const STEPS_ASIDE: u64 = 1;
 /// Bytes of a secret made here: what RFC 4226 recommends.
@@ -37,6 +40,31 @@ impl FromStr for Passcode {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_code = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
         is_code.then(|| Self(text.to_owned())).ok_or(BadPasscode)
+    }
+}
+
+/// A proof as an agent sends it: 64 hexadecimal digits (`spoke_shared::proof`).
+#[derive(Clone)]
+pub struct Proof(String);
+
+/// The text is no proof.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a proof is 64 hexadecimal digits, in lower case")]
+pub struct BadProof;
+
+impl FromStr for Proof {
+    type Err = BadProof;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let is_proof = text.len() == PROOF_DIGITS && text.bytes().all(is_digit);
+        is_proof.then(|| Self(text.to_owned())).ok_or(BadProof)
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proof(…)")
     }
 }
 
@@ -117,14 +145,34 @@ impl fmt::Debug for OtpSecret {
     }
 }
 
-/// The step that `code` belongs to, if it is the present one or next to it. All are compared in
-/// full, so that the time taken tells nothing. Of two steps with the same code it is the later.
+/// The step that `code` belongs to, if it is the present one or next to it. Of two steps with the same
+/// code it is the later.
 pub fn matching_step(secret: &OtpSecret, code: &Passcode, now_seconds: u64) -> Option<u64> {
+    let is_of = |step| secret.code_of(step).0.as_bytes().ct_eq(code.0.as_bytes());
+    step_where(is_of, now_seconds)
+}
+
+/// The step that `proof` belongs to, if it is the present one or next to it.
+pub fn proven_step(
+    key: &OtpSecret,
+    proof: &Proof,
+    (client, secret): (&ClientId, &SecretString),
+    now_seconds: u64,
+) -> Option<u64> {
+    let is_of = |step| {
+        let own = registration_proof(key.0.expose_secret(), client, step, secret);
+        own.expose_secret().as_bytes().ct_eq(proof.0.as_bytes())
+    };
+    step_where(is_of, now_seconds)
+}
+
+/// All steps are compared in full, so that the time taken tells nothing.
+fn step_where(is_of: impl Fn(u64) -> Choice, now_seconds: u64) -> Option<u64> {
     let present = now_seconds / STEP_SECONDS;
     let first = present.saturating_sub(STEPS_ASIDE);
     let (mut found, mut step_found) = (Choice::from(0), 0u64);
     for step in first..=present + STEPS_ASIDE {
-        let is_equal = secret.code_of(step).0.as_bytes().ct_eq(code.0.as_bytes());
+        let is_equal = is_of(step);
         step_found.conditional_assign(&step, is_equal);
         found |= is_equal;
     }
@@ -169,6 +217,38 @@ mod tests {
         assert_eq!(seen_at(ends + STEP_SECONDS), Some(step));
         assert_eq!(seen_at(begins - STEP_SECONDS - 1), None);
         assert_eq!(seen_at(ends + STEP_SECONDS + 1), None);
+    }
+
+    #[test]
+    fn a_proof_is_taken_one_step_either_side_and_for_its_client_and_secret_only() {
+        let (client, secret): (ClientId, _) = ("dev1".parse().unwrap(), SecretString::from("own"));
+        let key = b"12345678901234567890";
+        let step = 1_111_111_109 / STEP_SECONDS;
+        let proof = registration_proof(key, &client, step, &secret);
+        let proof: Proof = proof.expose_secret().parse().unwrap();
+        let seen = |client: &str, secret: &str, step: u64| {
+            let of = (&client.parse().unwrap(), &SecretString::from(secret));
+            proven_step(&rfc_secret(), &proof, of, step * STEP_SECONDS)
+        };
+        for near in [step - 1, step, step + 1] {
+            assert_eq!(seen("dev1", "own", near), Some(step));
+        }
+        assert_eq!(seen("dev1", "own", step - 2), None);
+        assert_eq!(seen("dev1", "own", step + 2), None);
+        assert_eq!(seen("dev2", "own", step), None);
+        assert_eq!(seen("dev1", "own2", step), None);
+    }
+
+    #[test]
+    fn only_64_digits_are_a_proof() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert!(digits.parse::<Proof>().is_ok());
+        for bad in
+            [&digits[1..], &format!("{digits}0"), &digits.to_uppercase(), "", &" ".repeat(64)]
+        {
+            assert!(bad.parse::<Proof>().is_err(), "{bad:?}");
+        }
+        assert_eq!(format!("{:?}", digits.parse::<Proof>().unwrap()), "Proof(…)");
     }
 
     #[test]

@@ -3,11 +3,33 @@
 //! Whatever the reason for a refusal, one bcrypt run comes before it and one answer after it.
 
 use secrecy::{ExposeSecret, SecretString};
+use spoke_shared::client::ClientId;
 
 use crate::{
-    passcode::{OtpSecret, Passcode, matching_step},
-    store::ClientRecord,
+    passcode::{OtpSecret, Passcode, Proof, matching_step, proven_step},
+    secret::DeviceSecret,
+    store::{Attempt, Counted},
 };
+
+/// What a device registers with.
+#[derive(Debug)]
+pub enum Evidence {
+    /// Six digits, for people and other programs.
+    Code(Passcode),
+    /// What an agent sends.
+    Proof(Proof),
+}
+
+/// A device's wish to register.
+#[derive(Debug)]
+pub struct Offer {
+    /// Who it says to be.
+    pub client: ClientId,
+    /// The secret it wants to be known by.
+    pub secret: DeviceSecret,
+    /// What shows that it may.
+    pub evidence: Evidence,
+}
 
 /// What to do about a registration.
 #[derive(Debug)]
@@ -44,10 +66,20 @@ pub enum Guess {
     Right,
 }
 
-/// Decides what to do with this code for a client of whom `record` is known.
-pub fn plan(record: Option<&ClientRecord>, code: &Passcode, now_ms: u64) -> Plan {
-    let Some(record) = record else { return Plan::Refuse { guess: Guess::Wrong } };
-    let step = matching_step_of(record, code, now_ms);
+impl Plan {
+    /// Whether the code or proof is right, which a stranger's never is.
+    pub fn guess(&self) -> Guess {
+        match self {
+            Self::Register { .. } => Guess::Right,
+            Self::Compare { guess, .. } | Self::Refuse { guess } => *guess,
+        }
+    }
+}
+
+/// Decides what to do with this offer to a client of whom `attempt` tells.
+pub fn plan(attempt: &Attempt, offer: &Offer, now_ms: u64) -> Plan {
+    let Some(record) = &attempt.record else { return Plan::Refuse { guess: Guess::Wrong } };
+    let step = matching_step_of(attempt, offer, now_ms);
     let guess = if step.is_some() { Guess::Right } else { Guess::Wrong };
     if record.is_disabled {
         return Plan::Refuse { guess };
@@ -70,15 +102,29 @@ pub fn plan(record: Option<&ClientRecord>, code: &Passcode, now_ms: u64) -> Plan
     }
 }
 
-fn matching_step_of(record: &ClientRecord, code: &Passcode, now_ms: u64) -> Option<u64> {
-    let otp_secret: OtpSecret = record.otp_secret.as_ref()?.expose_secret().parse().ok()?;
-    matching_step(&otp_secret, code, now_ms / 1000)
+/// A code is not looked at while codes are locked: so many were looked at before.
+fn matching_step_of(attempt: &Attempt, offer: &Offer, now_ms: u64) -> Option<u64> {
+    let otp_secret = attempt.record.as_ref()?.otp_secret.as_ref()?;
+    let otp_secret: OtpSecret = otp_secret.expose_secret().parse().ok()?;
+    let now_seconds = now_ms / 1000;
+    match &offer.evidence {
+        Evidence::Code(_) if attempt.counted == Counted::Locked => None,
+        Evidence::Code(code) => matching_step(&otp_secret, code, now_seconds),
+        Evidence::Proof(proof) => {
+            let of = (&offer.client, offer.secret.text());
+            proven_step(&otp_secret, proof, of, now_seconds)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use spoke_shared::proof::registration_proof;
 
+    use super::*;
+    use crate::store::ClientRecord;
+
+    const SECRET: &str = "a-secret-of-32-bytes-as-devices-";
     const OTP_SECRET: &str = "GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P";
     const NOW_MS: u64 = 1_700_000_000_000;
     const STEP: u64 = NOW_MS / 30_000;
@@ -106,8 +152,14 @@ mod tests {
         OTP_SECRET.parse::<OtpSecret>().unwrap().code_of(step)
     }
 
+    fn offer(evidence: Evidence) -> Offer {
+        let secret = DeviceSecret::new(SECRET.into()).unwrap();
+        Offer { client: "dev1".parse().unwrap(), secret, evidence }
+    }
+
     fn plan_for(record: ClientRecord, code: &Passcode) -> String {
-        match plan(Some(&record), code, NOW_MS) {
+        let attempt = Attempt { record: Some(record), counted: Counted::Not };
+        match plan(&attempt, &offer(Evidence::Code(code.clone())), NOW_MS) {
             Plan::Register { step, .. } => format!("register {}", step.abs_diff(STEP)),
             Plan::Compare { guess, .. } => format!("compare {guess:?}"),
             Plan::Refuse { guess } => format!("refuse {guess:?}"),
@@ -186,7 +238,23 @@ mod tests {
 
     #[test]
     fn an_unknown_client_counts_as_a_wrong_guess() {
-        let plan = plan(None, &code_of(STEP), NOW_MS);
+        let unknown = Attempt { record: None, counted: Counted::Not };
+        let plan = plan(&unknown, &offer(Evidence::Code(code_of(STEP))), NOW_MS);
         assert!(matches!(plan, Plan::Refuse { guess: Guess::Wrong }));
+    }
+
+    #[test]
+    fn a_proof_registers_while_codes_are_locked_and_a_code_is_not_even_looked_at() {
+        let key = totp_rs::Secret::Encoded(OTP_SECRET.into()).to_bytes().unwrap();
+        let proof = |client: &str, secret: &str| {
+            let proof = registration_proof(&key, &client.parse().unwrap(), STEP, &secret.into());
+            Evidence::Proof(proof.expose_secret().parse().unwrap())
+        };
+        let locked = Attempt { record: Some(waiting()), counted: Counted::Locked };
+        let guess = |evidence| plan(&locked, &offer(evidence), NOW_MS).guess();
+        assert_eq!(guess(Evidence::Code(code_of(STEP))), Guess::Wrong);
+        assert_eq!(guess(proof("dev1", SECRET)), Guess::Right);
+        assert_eq!(guess(proof("dev2", SECRET)), Guess::Wrong);
+        assert_eq!(guess(proof("dev1", "another-secret-of-some-length")), Guess::Wrong);
     }
 }

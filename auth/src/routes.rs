@@ -1,7 +1,8 @@
 //! What devices call (contract section 4): five endpoints, each in its file.
 //!
-//! Every handler goes the same way: parse, ask the throttle, look up, hash, change, answer. The clock
-//! is read here at the edge and handed down.
+//! Every handler goes the same way: parse, look up, ask the throttle, hash, change, answer. What is looked up
+//! says whether the visitor is likely the client it says to be, and so is no stranger to the throttle and the
+//! hashing threads. The clock is read here at the edge and handed down.
 
 mod bearer;
 mod body;

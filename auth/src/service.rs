@@ -8,21 +8,23 @@ use std::{
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
+    limits::WRONG_CODES_ALL_MAX,
     refusal::Refusal,
     repeats::{Repeated, Spell},
     retry::return_wait,
     serve::{PeerAddress, Site},
     shutdown::Shutdown,
-    store::StoreError,
+    store::{StoreError, session::digest},
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
     config::ThrottleSettings,
     metrics::Metrics,
-    secret::{Pool, PoolError},
-    store::Store,
-    throttle::{Action, Because, Throttle, Visit},
+    pool::{Party, Pool, PoolError},
+    secret::DeviceSecret,
+    store::{ClientRecord, Counted, Store},
+    throttle::{Action, Because, Standing, Throttle, Visit},
 };
 
 /// One auth service.
@@ -36,6 +38,8 @@ pub struct Service {
     /// What has been answered.
     pub metrics: Metrics,
     throttle: Mutex<Throttle>,
+    /// Makes the tag that stands in for one that a client does not have.
+    stand_in: u128,
     held_back: Repeated<(Because, Site)>,
     store_away: Spell,
     store_wrong: Spell,
@@ -51,6 +55,7 @@ impl Service {
             session_ttl,
             metrics: Metrics::default(),
             throttle: Mutex::new(throttle),
+            stand_in: rand::random(),
             held_back: Repeated::default(),
             store_away: Spell::new(),
             store_wrong: Spell::new(),
@@ -58,7 +63,24 @@ impl Service {
         }
     }
 
-    /// Lets a visit pass, or refuses it with 429.
+    /// What this secret shows of a visitor before bcrypt is run. A name that nobody has has a tag too, so
+    /// that it cannot be told from one that somebody has.
+    pub fn standing(
+        &self,
+        record: &ClientRecord,
+        client: &ClientId,
+        secret: Option<&DeviceSecret>,
+    ) -> Standing {
+        let mut stand_in = digest(&format!("{:032x}:{client}", self.stand_in));
+        stand_in.truncate(DeviceSecret::TAG_DIGITS);
+        match record.is_likely(secret, &stand_in) {
+            true => Standing::Likely,
+            false => Standing::Stranger,
+        }
+    }
+
+    /// Lets a visit pass, or refuses it with 429. It counts as a failure until `handle_success` or
+    /// `handle_no_verdict`.
     ///
     /// # Errors
     /// The refusal.
@@ -100,14 +122,30 @@ impl Service {
         );
     }
 
-    /// Counts a wrong code or secret.
-    pub fn handle_failure(&self, visit: &Visit) {
-        self.throttle().handle_failure(visit, Instant::now());
-    }
-
     /// Forgives the failures of a client that has shown who it is.
     pub fn handle_success(&self, visit: &Visit) {
-        self.throttle().handle_success(visit);
+        self.throttle().handle_success(visit, Instant::now());
+    }
+
+    /// Takes back that the visit counted as a failure, where it was found neither right nor wrong.
+    pub fn handle_no_verdict(&self, visit: &Visit) {
+        self.throttle().handle_no_verdict(visit, Instant::now());
+    }
+
+    /// Counts and says a wrong code or proof.
+    pub fn handle_wrong_code(&self, client: &ClientId, counted: Counted) {
+        let Counted::Wrong { count, all, is_last } = counted else { return };
+        self.metrics.wrong_codes.add(1);
+        if all == WRONG_CODES_ALL_MAX {
+            let help = "codes of a client are locked after its first wrong one until there are fewer; \
+                        see from which addresses they come";
+            warn!(wrong = all, help, "too many wrong registration codes for all clients together");
+        }
+        if is_last {
+            self.metrics.codes_locked.add(1);
+            let help = "`spoke-auth extend` unlocks them; an agent registers all the same";
+            warn!(%client, wrong = count, help, "registration codes locked");
+        }
     }
 
     /// Passes on what the store answered, or makes a refusal of its fault. The fault is logged when
@@ -193,8 +231,23 @@ impl Service {
 }
 
 /// A visit to an endpoint, as it is counted.
-pub fn visit(action: Action, peer: PeerAddress, client: Option<&ClientId>) -> Visit {
-    Visit { action, site: peer.site(), client: client.cloned() }
+pub fn visit(
+    action: Action,
+    peer: PeerAddress,
+    client: Option<&ClientId>,
+    standing: Standing,
+) -> Visit {
+    Visit { action, site: peer.site(), client: client.cloned(), standing }
+}
+
+impl Visit {
+    /// Among whom it waits for a thread that hashes.
+    pub fn party(&self) -> Party {
+        match (&self.client, self.standing) {
+            (Some(client), Standing::Likely) => Party::Likely(client.clone()),
+            (_, Standing::Stranger) | (None, Standing::Likely) => Party::Stranger(self.site),
+        }
+    }
 }
 
 fn unavailable() -> Refusal {

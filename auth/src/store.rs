@@ -11,7 +11,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
     client::ClientId,
-    limits::TOKENS_PER_CLIENT_MAX,
+    limits::{
+        TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW, WRONG_CODES_FEW,
+        WRONG_CODES_MAX,
+    },
     store::{Redis, StoreError, session},
 };
 
@@ -20,7 +23,7 @@ pub use record::{ClientRecord, Standing};
 
 use self::{
     keys::Keys,
-    scripts::{LOGIN, LOGOUT, REFRESH, REGISTER, ROTATE},
+    scripts::{ATTEMPT, FORGIVE, LOGIN, LOGOUT, REFRESH, REGISTER, ROTATE},
 };
 use crate::token::SessionToken;
 
@@ -31,6 +34,33 @@ pub struct Store {
     prefix: String,
     keys: Keys,
     session_ttl: Duration,
+}
+
+/// A client as it was found by an attempt to register.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What is known of it; none for an unknown one.
+    pub record: Option<ClientRecord>,
+    /// How the attempt was counted.
+    pub counted: Counted,
+}
+
+/// How an attempt to register was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Not at all: nobody can register here.
+    Not,
+    /// As a wrong one.
+    Wrong {
+        /// Of how many in the client's window.
+        count: u32,
+        /// Of how many for all clients.
+        all: u32,
+        /// Whether codes are locked from now on.
+        is_last: bool,
+    },
+    /// Not at all: there were too many, and codes are locked.
+    Locked,
 }
 
 /// What a registration came to.
@@ -56,6 +86,8 @@ pub struct Registration<'a> {
     pub now_ms: u64,
     /// The bcrypt hash of the device's secret.
     pub secret_hash: &'a SecretString,
+    /// The tag of the device's secret.
+    pub secret_tag: &'a str,
 }
 
 impl Store {
@@ -90,6 +122,35 @@ impl Store {
         Ok(exists.then_some(record))
     }
 
+    /// Reads a client that somebody wants to register, and counts that as wrong until `forgive`.
+    pub async fn attempt(&self, client: &ClientId, now_ms: u64) -> Result<Attempt, StoreError> {
+        let mut call = ATTEMPT.prepare_invoke();
+        call.key(self.keys.client(client))
+            .key(self.keys.wrong_codes())
+            .arg(now_ms)
+            .arg(WRONG_CODES_MAX)
+            .arg(WRONG_CODES_ALL_MAX)
+            .arg(WRONG_CODES_FEW)
+            .arg(WRONG_CODES_ALL_WINDOW.as_millis() as u64)
+            .arg(&ClientRecord::FIELDS);
+        let (is_there, record, word, count, all): (bool, ClientRecord, String, u32, u32) =
+            self.redis.invoke(&call).await?;
+        let counted = match word.as_str() {
+            "counted" => Counted::Wrong { count, all, is_last: false },
+            "last" => Counted::Wrong { count, all, is_last: true },
+            "locked" => Counted::Locked,
+            _ => Counted::Not,
+        };
+        Ok(Attempt { record: is_there.then_some(record), counted })
+    }
+
+    /// Takes back what `attempt` counted for the client's deadline.
+    pub async fn forgive(&self, client: &ClientId, deadline_ms: u64) -> Result<(), StoreError> {
+        let mut call = FORGIVE.prepare_invoke();
+        call.key(self.keys.client(client)).key(self.keys.wrong_codes()).arg(deadline_ms);
+        self.redis.invoke(&call).await
+    }
+
     /// Registers the client unless somebody was faster.
     pub async fn register(&self, it: &Registration<'_>) -> Result<Registered, StoreError> {
         let mut call = REGISTER.prepare_invoke();
@@ -98,7 +159,8 @@ impl Store {
             .arg(it.otp_secret.expose_secret())
             .arg(it.step)
             .arg(it.now_ms)
-            .arg(it.secret_hash.expose_secret());
+            .arg(it.secret_hash.expose_secret())
+            .arg(it.secret_tag);
         let answer: String = self.redis.invoke(&call).await?;
         Ok(match answer.as_str() {
             "registered" => Registered::Yes,
@@ -127,7 +189,7 @@ impl Store {
     pub async fn log_in(
         &self,
         client: &ClientId,
-        secret_hash: &SecretString,
+        (secret_hash, secret_tag): (&SecretString, &str),
         token: &SessionToken,
     ) -> Result<bool, StoreError> {
         let mut call = LOGIN.prepare_invoke();
@@ -137,40 +199,43 @@ impl Store {
             .arg(secret_hash.expose_secret())
             .arg(client.as_str())
             .arg(self.session_ttl_ms())
-            .arg(TOKENS_PER_CLIENT_MAX);
+            .arg(TOKENS_PER_CLIENT_MAX)
+            .arg(secret_tag);
         self.redis.invoke(&call).await
     }
 
-    /// Opens a session with `new` for the holder of `live`, and says who that is; none when `live`
-    /// is no live session or its client may not come any more.
+    /// Opens a session with `new` for the client who holds `live`. False when that has ended or its
+    /// client may not come any more.
     pub async fn refresh(
         &self,
+        client: &ClientId,
         live: &SessionToken,
         new: &SessionToken,
-    ) -> Result<Option<ClientId>, StoreError> {
-        let Some(client) = self.client_of(live).await? else { return Ok(None) };
+    ) -> Result<bool, StoreError> {
         let mut call = REFRESH.prepare_invoke();
-        call.key(self.keys.client(&client))
+        call.key(self.keys.client(client))
             .key(self.session_key(new))
-            .key(self.keys.sessions(&client))
+            .key(self.keys.sessions(client))
             .key(self.session_key(live))
             .arg(client.as_str())
             .arg(self.session_ttl_ms())
             .arg(TOKENS_PER_CLIENT_MAX);
-        let is_open: bool = self.redis.invoke(&call).await?;
-        Ok(is_open.then_some(client))
+        self.redis.invoke(&call).await
     }
 
-    /// Ends a session and says whose it was; none when there was none to end.
-    pub async fn log_out(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
-        let Some(client) = self.client_of(token).await? else { return Ok(None) };
+    /// Ends a client's session. False when it had ended before.
+    pub async fn log_out(
+        &self,
+        client: &ClientId,
+        token: &SessionToken,
+    ) -> Result<bool, StoreError> {
         let mut call = LOGOUT.prepare_invoke();
-        call.key(self.session_key(token)).key(self.keys.sessions(&client));
-        let was_live: bool = self.redis.invoke(&call).await?;
-        Ok(was_live.then_some(client))
+        call.key(self.session_key(token)).key(self.keys.sessions(client));
+        self.redis.invoke(&call).await
     }
 
-    async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
+    /// The client of a live session; none when it has ended or its client may not come any more.
+    pub async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
         let sessions = session::Sessions::new(self.redis.clone(), &self.prefix);
         Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
     }

@@ -1,10 +1,16 @@
 //! How often a client and an address may come: pure, `now` is an argument.
 //!
-//! Each visit is measured against its address and, where a client is named, against that client; for
-//! a login from that address only, or whoever knows a name could lock its owner out. A one-time code
-//! can be guessed, so registrations are measured from all addresses together. Failures bar the way longer and longer, for that client from that address and, with more
-//! patience since a whole site may share it, for the address. What is known lives in this process
-//! alone: several auth processes each allow their own share.
+//! A stranger's visit is measured against its address and, where a client is named, against that client; for
+//! a login from that address only. A one-time code can be guessed, so registrations are measured from all
+//! addresses together. Failures bar the way longer and longer, for that client from that address and, with
+//! more patience since a whole site may share it, for the address. Each visit counts as a failure until it
+//! has succeeded, so that many at a time are no more than one after the other.
+//!
+//! A client that is most likely the one it says to be (`Standing::Likely`: a right code or proof, the tag of
+//! its secret, a live token) is measured against itself only, apart from strangers: nothing that a stranger
+//! does under its name or from its address holds it back.
+//!
+//! What is known lives in this process alone: several auth processes each allow their own share.
 //!
 //! The number of keys watched is bounded. When it is reached, those that would be admitted anyway
 //! make room; one that is being held back never does, or a flood of made-up names would set it free.
@@ -33,6 +39,15 @@ pub enum Action {
     Session,
 }
 
+/// What is known of a visitor before bcrypt is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Nothing.
+    Stranger,
+    /// It is most likely the client it says to be.
+    Likely,
+}
+
 /// Who comes, from where, for what.
 #[derive(Debug, Clone)]
 pub struct Visit {
@@ -40,8 +55,10 @@ pub struct Visit {
     pub action: Action,
     /// From where.
     pub site: Site,
-    /// Whom the visitor says to be; not known for `Action::Session`.
+    /// Whom the visitor says to be; not known of a stranger with `Action::Session`.
     pub client: Option<ClientId>,
+    /// What is known of it.
+    pub standing: Standing,
 }
 
 /// The answer to one who has to wait.
@@ -94,8 +111,8 @@ impl Because {
 enum Key {
     AddressRate(Site),
     /// From one address, where somebody else's visits must not count.
-    ClientRate(Action, ClientId, Option<Site>),
-    ClientFailures(Action, ClientId, Site),
+    ClientRate(Action, Standing, ClientId, Option<Site>),
+    ClientFailures(Action, Standing, ClientId, Site),
     AddressFailures(Site),
 }
 
@@ -124,6 +141,7 @@ struct Rules {
     address: Rate,
     register: Rate,
     login: Rate,
+    session: Rate,
     client_failures: Penalty,
     address_failures: Penalty,
 }
@@ -153,6 +171,10 @@ impl Rules {
             login: Rate {
                 unit: per_minute(settings.login_per_minute),
                 burst: settings.login_burst,
+            },
+            session: Rate {
+                unit: per_minute(settings.login_per_minute) / BCRYPT_UNITS,
+                burst: settings.login_burst.saturating_mul(BCRYPT_UNITS),
             },
             client_failures: Penalty {
                 forgiven_after: longest,
@@ -195,30 +217,44 @@ impl Throttle {
             return Err(Refused { wait, because: key.because() });
         }
         let new = charges.iter().filter(|(key, ..)| !self.meters.contains_key(key)).count();
-        if !self.has_room(new, now) {
+        let has_room = self.has_room(new, now);
+        if !has_room && visit.standing == Standing::Stranger {
             let (wait, because) = (SWEEP_INTERVAL, Because::NoRoom);
             return Err(Refused { wait, because });
         }
         for (key, rate, units) in charges {
-            self.meters.entry(key).or_insert_with(|| Meter::new(now)).charge(rate, units, now);
+            // A likely client passes where there is no room to count it.
+            if has_room || self.meters.contains_key(&key) {
+                self.meters.entry(key).or_insert_with(|| Meter::new(now)).charge(rate, units, now);
+            }
         }
-        Ok(())
-    }
-
-    /// Counts a wrong code or secret.
-    pub fn handle_failure(&mut self, visit: &Visit, now: Instant) {
         for (key, penalty) in self.penalties(visit) {
             if self.meters.contains_key(&key) || self.has_room(1, now) {
                 self.meters.entry(key).or_insert_with(|| Meter::new(now)).fail(penalty, now);
             }
         }
+        Ok(())
     }
 
-    /// Forgives the client its failures from this address, since it has shown who it is. Those of
-    /// the address stay, or one good client would cover for any number of guesses at others.
-    pub fn handle_success(&mut self, visit: &Visit) {
+    /// Forgives the client its failures from this address, since it has shown who it is. Of those of
+    /// the address only this visit's own is taken back, or one good client would cover for any number of
+    /// guesses at others.
+    pub fn handle_success(&mut self, visit: &Visit, now: Instant) {
+        self.handle_no_verdict(visit, now);
         if let Some(client) = &visit.client {
-            self.meters.remove(&Key::ClientFailures(visit.action, client.clone(), visit.site));
+            let (action, standing) = (visit.action, visit.standing);
+            self.meters.remove(&Key::ClientFailures(action, standing, client.clone(), visit.site));
+        }
+    }
+
+    /// Takes back that the visit counted as a failure: it was found neither right nor wrong.
+    pub fn handle_no_verdict(&mut self, visit: &Visit, now: Instant) {
+        for (key, penalty) in self.penalties(visit) {
+            let Some(meter) = self.meters.get_mut(&key) else { continue };
+            meter.forgive(penalty, now);
+            if meter.is_idle(now) {
+                self.meters.remove(&key);
+            }
         }
     }
 
@@ -237,16 +273,19 @@ impl Throttle {
         }
     }
 
-    /// What a visit is charged to. An `Action::Session` names no client and runs no bcrypt.
+    /// What a visit is charged to. An `Action::Session` runs no bcrypt.
     fn charges(&self, visit: &Visit) -> Vec<(Key, Rate, u32)> {
         let units = match visit.action {
             Action::Register | Action::Login => BCRYPT_UNITS,
             Action::Session => 1,
         };
-        let mut charges = vec![(Key::AddressRate(visit.site), self.rules.address, units)];
+        let mut charges = match visit.standing {
+            Standing::Stranger => vec![(Key::AddressRate(visit.site), self.rules.address, units)],
+            Standing::Likely => Vec::new(),
+        };
         if let Some(client) = &visit.client {
             let site = (visit.action == Action::Login).then_some(visit.site);
-            let key = Key::ClientRate(visit.action, client.clone(), site);
+            let key = Key::ClientRate(visit.action, visit.standing, client.clone(), site);
             let rate = self.client_rate(visit.action);
             charges.push((key, rate, 1));
         }
@@ -254,16 +293,25 @@ impl Throttle {
     }
 
     fn penalties(&self, visit: &Visit) -> Vec<(Key, Penalty)> {
-        let Some(client) = &visit.client else { return Vec::new() };
-        let of_client = Key::ClientFailures(visit.action, client.clone(), visit.site);
-        let of_address = Key::AddressFailures(visit.site);
-        vec![(of_client, self.rules.client_failures), (of_address, self.rules.address_failures)]
+        let Some(client) = visit.client.as_ref().filter(|_| visit.action != Action::Session) else {
+            return Vec::new();
+        };
+        let (action, standing) = (visit.action, visit.standing);
+        let of_client = Key::ClientFailures(action, standing, client.clone(), visit.site);
+        let of_client = (of_client, self.rules.client_failures);
+        match standing {
+            Standing::Stranger => {
+                vec![of_client, (Key::AddressFailures(visit.site), self.rules.address_failures)]
+            }
+            Standing::Likely => vec![of_client],
+        }
     }
 
     fn client_rate(&self, action: Action) -> Rate {
         match action {
             Action::Register => self.rules.register,
-            Action::Login | Action::Session => self.rules.login,
+            Action::Login => self.rules.login,
+            Action::Session => self.rules.session,
         }
     }
 

@@ -61,6 +61,7 @@ impl Cli {
             _ => Vec::new(),
         };
         let settings = self.settings;
+        let given = settings.clone();
         let read = move || {
             let config: Config = settings.load("hub", flags.clone())?;
             config.validate()?;
@@ -74,7 +75,7 @@ impl Cli {
             Command::Tail(args) => tail::run(&config, &args).await,
             Command::Send(args) => send::run(&config, &args).await,
             Command::ResetClient(args) => reset_client::run(&config, &args).await,
-            Command::Check(args) => check::run(&config, args).await,
+            Command::Check(args) => check::run(&config, &given, args).await,
         }
     }
 }

@@ -1,13 +1,20 @@
 //! Settings of the hub: `/etc/spoke/hub.toml`, over it `SPOKE_HUB_…`, over that flags.
 
+use crate::quota::Reserve;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     client::ClientId,
-    config::{ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
-    limits::{CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX},
+    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
+    limits::{
+        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX, RESERVE_ENTRIES,
+        RESERVE_KIB, RESERVE_PERCENT,
+    },
     reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
+
+/// More memory than a machine has is a slip.
+const BUDGET_MIB_MOST: usize = 1024 * 1024;
 
 /// All settings, each with its default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,10 +24,10 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty for none.
     pub admin_listen: String,
+    /// Names under which that is called, beside addresses and localhost: by Prometheus, or through a proxy.
+    pub admin_hosts: AdminHosts,
     /// What the status page on the admin listener may do.
     pub page: PageMode,
-    /// A name under which the status page is reached beside addresses and localhost, through a proxy say.
-    pub page_host: String,
     /// Where the streams are.
     pub redis: RedisUrl,
     /// Where auth keeps its sessions; empty: in `redis`.
@@ -38,6 +45,14 @@ pub struct Config {
     pub connections: usize,
     /// WebSockets and waiting reads of one client at a time.
     pub connections_per_client: usize,
+    /// MiB that requests, frames and answers in hand may take together.
+    pub budget_mib: usize,
+    /// Percent of redis's `maxmemory` in which each client has a pace; 0 for none.
+    pub reserve_percent: u64,
+    /// That pace, in entries a second.
+    pub reserve_entries: u64,
+    /// And in KiB a second.
+    pub reserve_kib: u64,
     /// Whether batches are packed where the agent takes that and it pays.
     pub compression: bool,
     /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
@@ -66,8 +81,8 @@ impl Default for Config {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
             admin_listen: "127.0.0.1:9464".to_owned(),
+            admin_hosts: AdminHosts::default(),
             page: PageMode::Read,
-            page_host: String::new(),
             redis: RedisUrl::default(),
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),
@@ -76,6 +91,10 @@ impl Default for Config {
             in_max_len: 0,
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
+            budget_mib: BUDGET_MIB,
+            reserve_percent: RESERVE_PERCENT,
+            reserve_entries: RESERVE_ENTRIES,
+            reserve_kib: RESERVE_KIB,
             compression: true,
             trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
@@ -88,6 +107,12 @@ impl Config {
     /// The key of what auth knows of a client.
     pub fn auth_client_key(&self, client: &ClientId) -> String {
         format!("{}:client:{client}:h", self.auth_key_prefix)
+    }
+
+    /// What is kept of redis's memory for all clients, and the pace of each there.
+    pub fn reserve(&self) -> Reserve {
+        let bytes = self.reserve_kib.saturating_mul(1024);
+        Reserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
     }
 
     /// Checks what the types alone do not.
@@ -126,6 +151,29 @@ impl Config {
                 ));
             }
         }
+        self.validate_shares()
+    }
+
+    fn validate_shares(&self) -> Result<(), ConfigError> {
+        if !(BUDGET_MIB_MIN..=BUDGET_MIB_MOST).contains(&self.budget_mib) {
+            let problem = format!(
+                "it is {}, expected {BUDGET_MIB_MIN} to {BUDGET_MIB_MOST}",
+                self.budget_mib
+            );
+            return Err(ConfigError::bad("budget_mib", problem));
+        }
+        if self.reserve_percent > 50 {
+            let problem = format!("it is {}, expected 0 to 50", self.reserve_percent);
+            return Err(ConfigError::bad("reserve_percent", problem));
+        }
+        for (key, rate) in
+            [("reserve_entries", self.reserve_entries), ("reserve_kib", self.reserve_kib)]
+        {
+            if rate == 0 {
+                let problem = "it is 0, so no client could send anything; give 1 or more";
+                return Err(ConfigError::bad(key, problem));
+            }
+        }
         Ok(())
     }
 }
@@ -160,5 +208,24 @@ mod tests {
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("auth_key_prefix"), "{message}");
         }
+    }
+
+    #[test]
+    fn shares_that_would_let_nothing_through_are_refused_by_their_name() {
+        let of = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().map_err(|error| error.to_string())
+        };
+        for (key, config) in [
+            ("budget_mib", of(|it| it.budget_mib = BUDGET_MIB_MIN - 1)),
+            ("budget_mib", of(|it| it.budget_mib = usize::MAX)),
+            ("reserve_percent", of(|it| it.reserve_percent = 51)),
+            ("reserve_entries", of(|it| it.reserve_entries = 0)),
+            ("reserve_kib", of(|it| it.reserve_kib = 0)),
+        ] {
+            assert!(config.unwrap_err().starts_with(key), "{key}");
+        }
+        assert_eq!(of(|it| (it.budget_mib, it.reserve_percent) = (BUDGET_MIB_MIN, 0)), Ok(()));
     }
 }

@@ -20,6 +20,7 @@ use spoke_shared::{
 use crate::{
     bearer::{Caller, malformed},
     hub::{Hub, epoch_ahead, seq_ahead, stale_epoch, superseded},
+    quota::Load,
 };
 
 /// The caller's cursor.
@@ -100,6 +101,7 @@ struct Done {
 }
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
+    hub.quota.admit(&caller.client, Load::of(&append.entries)).await?;
     let copy = hub.copy(caller, caller.generation);
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {

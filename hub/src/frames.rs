@@ -4,49 +4,77 @@
 //! short frame is looked at, and afterwards a long one is decoded on a thread of its own, since all
 //! sockets of the hub are served by a few. Each message is charged to the task's budget: a socket that
 //! always has another one would otherwise never let its timers and its neighbours have their turn.
+//!
+//! What a frame takes in memory is charged to the hub's budget before it is decoded, and held until its
+//! entries are in the copy. While there is no room, or the client is ahead of its pace, nothing is read.
 
 use std::{
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream::SplitStream};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::SplitStream};
 use spoke_shared::{
     limits::HELLO_BYTES_MAX,
     link::TransportError,
+    refusal::Refusal,
     wire::{
         frame::{Features, Frame},
         msgpack::Malformed,
     },
 };
-use tokio::task::{JoinHandle, coop};
+use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use crate::socket::Socket;
+use crate::{
+    budget::Charge,
+    intake::Intake,
+    offload::offload,
+    socket::{Incoming, Socket, busy, flood},
+};
 
 /// How long the other side is listened to once the last words are said: a revoked session is closed
 /// within a second.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A frame of so many bytes is not charged: pings and acknowledgements are no longer.
+const UNCHARGED_BYTES: usize = 64;
 
 /// A stream of frames; of those that are malformed, the error.
 pub struct Frames<S = SplitStream<Socket>> {
     messages: S,
     /// None before the handshake.
     agreed: Option<Features>,
-    decoding: Option<JoinHandle<Result<Frame, Malformed>>>,
+    /// What the frames are charged to, once the handshake is done.
+    intake: Option<Intake>,
+    step: Step,
 }
 
-impl<S: Stream<Item = Result<Message, Error>> + Unpin> Frames<S> {
+/// What becomes of the message that came last.
+enum Step {
+    None,
+    Charging(BoxFuture<'static, Result<(Bytes, Charge), Refusal>>),
+    Decoding(BoxFuture<'static, Result<Result<Frame, Malformed>, JoinError>>, Option<Charge>),
+    Admitting(BoxFuture<'static, Frame>),
+    /// There was no room for it. The session is told to end.
+    Refused,
+}
+
+impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     /// Over the messages of a socket.
     pub fn new(messages: S) -> Self {
-        Self { messages, agreed: None, decoding: None }
+        Self { messages, agreed: None, intake: None, step: Step::None }
     }
 
     /// The handshake is done; it agreed on these features.
     pub fn agree(&mut self, features: Features) {
         self.agreed = Some(features);
+    }
+
+    /// Frames are charged and admitted from here on.
+    pub fn take_in(&mut self, intake: Intake) {
+        self.intake = Some(intake);
     }
 
     /// Throws away, undecoded, what the other side still sends, until it closes or the time is up. A
@@ -56,68 +84,138 @@ impl<S: Stream<Item = Result<Message, Error>> + Unpin> Frames<S> {
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
     }
 
-    async fn next_message(&mut self) -> Option<Result<Message, Error>> {
+    async fn next_message(&mut self) -> Option<Result<Incoming, Error>> {
         std::future::poll_fn(|cx| self.poll_message(cx)).await
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Error>>> {
         let budget = ready!(coop::poll_proceed(cx));
         let message = ready!(self.messages.poll_next_unpin(cx));
         budget.made_progress();
-        Poll::Ready(message)
+        Poll::Ready(message.map(|message| message.map(Into::into)))
     }
 
-    /// The frame in these bytes; none where it is decoded elsewhere.
-    fn decode(&mut self, bytes: Bytes) -> Option<Result<Frame, Malformed>> {
+    /// A message came. Gives its frame, where that takes no further step.
+    fn handle_message(&mut self, incoming: Incoming) -> Option<Result<Frame, TransportError>> {
+        let Incoming { message, charge } = incoming;
+        match message {
+            Message::Binary(bytes) => match &self.intake {
+                Some(intake) if bytes.len() > UNCHARGED_BYTES => {
+                    self.step = Step::Charging(intake.charge(bytes, charge));
+                    None
+                }
+                Some(_) | None => self.decode(bytes, charge),
+            },
+            Message::Text(_) => Some(Err(malformed("a text message in a binary protocol"))),
+            // Control messages are the WebSocket's own business.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => None,
+        }
+    }
+
+    fn handle_error(&mut self, error: Error) -> Option<Result<Frame, TransportError>> {
+        if let (Some(refusal), Some(intake)) = (busy(&error), &self.intake) {
+            intake.handle_refused(refusal);
+            self.step = Step::Refused;
+            return None;
+        }
+        Some(Err(match flood(&error) {
+            Some(flood) => malformed(flood),
+            None if matches!(error, Error::Capacity(_)) => malformed(error),
+            None => TransportError::Broken(error.into()),
+        }))
+    }
+
+    /// Decodes the frame in these bytes, here or elsewhere.
+    fn decode(
+        &mut self,
+        bytes: Bytes,
+        charge: Option<Charge>,
+    ) -> Option<Result<Frame, TransportError>> {
         let Some(agreed) = self.agreed else {
-            let is_short = bytes.len() <= HELLO_BYTES_MAX;
-            let too_long = Malformed::Bound("length before the handshake");
-            return Some(
-                is_short
-                    .then_some(())
-                    .ok_or(too_long)
-                    .and_then(|()| Frame::decode(bytes, Features::default())),
-            );
+            if bytes.len() > HELLO_BYTES_MAX {
+                return Some(Err(malformed(Malformed::Bound("length before the handshake"))));
+            }
+            return Some(Frame::decode(bytes, Features::default()).map_err(malformed));
         };
         if !Frame::is_long_to_decode(&bytes) {
-            return Some(Frame::decode(bytes, agreed));
+            return self.handle_decoded(Frame::decode(bytes, agreed), charge);
         }
-        self.decoding = Some(tokio::task::spawn_blocking(move || Frame::decode(bytes, agreed)));
+        let decoding = offload(move || Frame::decode(bytes, agreed)).boxed();
+        self.step = Step::Decoding(decoding, charge);
         None
+    }
+
+    fn handle_decoded(
+        &mut self,
+        decoded: Result<Frame, Malformed>,
+        charge: Option<Charge>,
+    ) -> Option<Result<Frame, TransportError>> {
+        match (decoded, &self.intake) {
+            (Ok(Frame::Push(push)), Some(intake)) => {
+                self.step = Step::Admitting(intake.admit(push, charge));
+                None
+            }
+            (decoded, _) => Some(decoded.map_err(malformed)),
+        }
+    }
+
+    /// Goes on with the message that came last. Gives its frame once it is there.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, TransportError>>> {
+        match &mut self.step {
+            Step::None => Poll::Ready(None),
+            Step::Charging(charging) => {
+                let charged = ready!(charging.as_mut().poll(cx));
+                self.step = Step::None;
+                match charged {
+                    Ok((bytes, charge)) => Poll::Ready(self.decode(bytes, Some(charge))),
+                    Err(refusal) => {
+                        self.intake.iter().for_each(|intake| intake.handle_refused(&refusal));
+                        self.step = Step::Refused;
+                        Poll::Pending
+                    }
+                }
+            }
+            Step::Decoding(decoding, charge) => {
+                let decoded = ready!(decoding.poll_unpin(cx));
+                let charge = charge.take();
+                self.step = Step::None;
+                Poll::Ready(match decoded {
+                    Ok(decoded) => self.handle_decoded(decoded, charge),
+                    Err(panic) => Some(Err(TransportError::Broken(panic.into()))),
+                })
+            }
+            Step::Admitting(admitting) => {
+                let frame = ready!(admitting.as_mut().poll(cx));
+                self.step = Step::None;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Step::Refused => Poll::Pending,
+        }
     }
 }
 
-impl<S: Stream<Item = Result<Message, Error>> + Unpin> Stream for Frames<S> {
+impl<S, M> Stream for Frames<S>
+where
+    S: Stream<Item = Result<M, Error>> + Unpin,
+    M: Into<Incoming>,
+{
     type Item = Result<Frame, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(decoding) = &mut self.decoding {
-                let decoded = ready!(Pin::new(decoding).poll(cx));
-                self.decoding = None;
-                return Poll::Ready(Some(match decoded {
-                    Ok(frame) => frame.map_err(malformed),
-                    Err(panic) => Err(TransportError::Broken(panic.into())),
-                }));
+            if let Some(frame) = ready!(self.poll_step(cx)) {
+                return Poll::Ready(Some(frame));
             }
-            let message = match ready!(self.poll_message(cx)) {
-                Some(message) => message,
+            if !matches!(self.step, Step::None) {
+                continue;
+            }
+            let frame = match ready!(self.poll_message(cx)) {
+                Some(Ok(incoming)) => self.handle_message(incoming),
+                Some(Err(error)) => self.handle_error(error),
                 None => return Poll::Ready(None),
             };
-            let decoded = match message {
-                Ok(Message::Binary(bytes)) => {
-                    self.decode(bytes).map(|decoded| decoded.map_err(malformed))
-                }
-                Ok(Message::Text(_)) => Some(Err(malformed("a text message in a binary protocol"))),
-                // Control messages are the WebSocket's own business.
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => {
-                    None
-                }
-                Err(error @ Error::Capacity(_)) => Some(Err(malformed(error))),
-                Err(error) => Some(Err(TransportError::Broken(error.into()))),
-            };
-            if decoded.is_some() {
-                return Poll::Ready(decoded);
+            if frame.is_some() {
+                return Poll::Ready(frame);
             }
         }
     }

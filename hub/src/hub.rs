@@ -18,7 +18,10 @@ use spoke_shared::{
 };
 use tracing::{info, warn};
 
-use crate::{bearer::Caller, config::Config, live::Live, metrics::Metrics, share::Shares};
+use crate::{
+    bearer::Caller, budget::Budget, config::Config, live::Live, metrics::Metrics, quota::Quota,
+    share::Shares,
+};
 
 /// What befalls many sessions at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +56,10 @@ pub struct Shared {
     pub shares: Shares,
     /// What each client may ask of the in stream.
     pub guards: Guards,
+    /// What all have in hand.
+    pub budget: Budget,
+    /// How fast each may fill Redis.
+    pub quota: Quota,
     /// What was done.
     pub metrics: Metrics,
     /// When to stop.
@@ -91,6 +98,8 @@ impl Hub {
             live,
             guards: Guards::default(),
             shares: Shares::default(),
+            budget: Budget::new(config.budget_mib * 1024 * 1024),
+            quota: Quota::new(redis.clone(), config.reserve()),
             metrics: Metrics::default(),
             store_faults: Spell::new(),
             session_faults: Repeated::default(),

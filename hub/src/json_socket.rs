@@ -15,11 +15,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use spoke_shared::{
     instance::Instance,
-    limits::{GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
+    limits::{
+        BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT,
+        PARSE_INLINE_BYTES_MAX, TEXT_BYTES_MAX,
+    },
     refusal::Refusal,
     wire::{
         frame::{Goaway, Reason},
-        json::{Misread, RequestForm},
+        json::{Misread, RequestForm, XaddForm},
     },
 };
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -28,11 +31,14 @@ use tracing::{Instrument, Span, info};
 use crate::{
     arrival::goaway,
     bearer::{Caller, malformed},
+    body,
+    budget::Charge,
     entries,
     hub::Hub,
     metrics::CLOSED,
+    offload::offload,
     session::{Arrived, close},
-    socket::Socket,
+    socket::{Incoming, Socket, busy, flood},
     xread::{self, Xread},
 };
 
@@ -40,6 +46,8 @@ use crate::{
 pub const SUBPROTOCOL: &str = "spoke.v1.json";
 /// Reads that may wait at a time on one socket.
 const WAITING_MAX: usize = 8;
+/// Bytes of the reason in a close frame (RFC 6455, 5.5).
+const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// An answer.
 #[derive(Serialize)]
@@ -78,24 +86,25 @@ async fn run(mut arrived: Arrived, mut socket: Socket) {
 /// Answers until the other side goes, or has to go.
 async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Option<Goaway> {
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
-    let mut waiting: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
+    let mut waiting: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
     let leave = arrived.leave();
     let mut leave = pin!(leave);
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
     let goaway = loop {
         let answer = tokio::select! {
-            message = socket.next() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    match request(&hub, caller, text.as_str(), &mut waiting).await {
-                        Some(answer) => answer,
-                        None => continue,
+            incoming = socket.next() => match incoming {
+                Some(Ok(incoming)) => {
+                    match handle(&hub, caller, incoming, &mut waiting).await {
+                        Handled::Answer(answer) => answer,
+                        Handled::Nothing => continue,
+                        Handled::Closed => return None,
                     }
                 }
-                Some(Ok(Message::Binary(_))) => {
-                    refused("", None, &malformed("this protocol is text frames of JSON"))
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Err(error)) => match unfit(&error) {
+                    Some(goaway) => return Some(goaway),
+                    None => return None,
+                },
+                None => return None,
             },
             Some(answer) = waiting.next(), if !waiting.is_empty() => answer,
             // A browser cannot ping, but it answers one.
@@ -108,7 +117,8 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
             }
             goaway = &mut leave => break goaway,
         };
-        let mut sending = pin!(socket.send(Message::Text(answer.into())));
+        let Reply { text, charge: _charge } = answer;
+        let mut sending = pin!(socket.send(Message::Text(text.into())));
         // One who asks and does not listen is not waited for.
         tokio::select! {
             biased;
@@ -129,7 +139,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
     if goaway.reason == Reason::Restart {
         let answering = async {
             while let Some(answer) = waiting.next().await {
-                socket.send(Message::Text(answer.into())).await?;
+                socket.send(Message::Text(answer.text.into())).await?;
             }
             Ok::<_, tungstenite::Error>(())
         };
@@ -138,42 +148,127 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
     Some(goaway)
 }
 
+/// An answer, and what it is charged with until it is sent.
+struct Reply {
+    text: String,
+    charge: Option<Charge>,
+}
+
+enum Handled {
+    Answer(Reply),
+    Nothing,
+    Closed,
+}
+
+/// A request, on its own.
+struct Asked {
+    kind: String,
+    id: Option<Box<RawValue>>,
+    payload: Option<Box<RawValue>>,
+}
+
+impl Asked {
+    fn read(text: &str) -> Result<Self, (Option<Box<RawValue>>, String)> {
+        let owned = |raw: Option<&RawValue>| raw.map(ToOwned::to_owned);
+        match RequestForm::read(text) {
+            Ok(form) => Ok(Self {
+                kind: form.kind().unwrap_or_default(),
+                id: owned(form.id),
+                payload: owned(form.payload),
+            }),
+            Err(Misread { id, error }) => Err((owned(id), error)),
+        }
+    }
+}
+
+/// What the other side is told when its frames are not taken.
+fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
+    if let Some(refusal) = busy(error) {
+        return Some(goaway(refusal));
+    }
+    let message = match (flood(error), error) {
+        (Some(flood), _) => flood.to_string(),
+        (None, tungstenite::Error::Capacity(error)) => error.to_string(),
+        (None, _) => return None,
+    };
+    Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 })
+}
+
+async fn handle<'a>(
+    hub: &'a Hub,
+    caller: &'a Caller,
+    Incoming { message, charge }: Incoming,
+    waiting: &mut FuturesUnordered<BoxFuture<'a, Reply>>,
+) -> Handled {
+    match message {
+        Message::Text(text) => {
+            // The charge of the message is enough for what is said back of it.
+            let mut charge = charge;
+            match request(hub, caller, text.as_str(), &mut charge, waiting).await {
+                Some(text) => Handled::Answer(Reply { text, charge }),
+                None => Handled::Nothing,
+            }
+        }
+        Message::Binary(_) => {
+            let text = refused("", None, &malformed("this protocol is text frames of JSON"));
+            Handled::Answer(Reply { text, charge })
+        }
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Handled::Nothing,
+        Message::Close(_) => Handled::Closed,
+    }
+}
+
 /// The answer to one request; none if it waits.
 async fn request<'a>(
     hub: &'a Hub,
     caller: &'a Caller,
     text: &str,
-    waiting: &mut FuturesUnordered<BoxFuture<'a, String>>,
+    charge: &mut Option<Charge>,
+    waiting: &mut FuturesUnordered<BoxFuture<'a, Reply>>,
 ) -> Option<String> {
-    let request = match RequestForm::read(text) {
-        Ok(request) => request,
-        Err(Misread { id, error }) => return Some(refused("", short(id), &malformed(error))),
+    let asked = if text.len() <= PARSE_INLINE_BYTES_MAX {
+        Asked::read(text)
+    } else {
+        let text = text.to_owned();
+        let read = offload(move || Asked::read(&text)).await;
+        read.unwrap_or_else(|_| Err((None, "this message could not be read".to_owned())))
     };
-    let id = short(request.id);
-    if id.is_none() && request.id.is_some() {
+    let Asked { kind, id, payload } = match asked {
+        Ok(asked) => asked,
+        Err((id, error)) => return Some(refused("", short(id.as_deref()), &malformed(error))),
+    };
+    let id_said = id.is_some();
+    let id = short(id.as_deref());
+    if id.is_none() && id_said {
         let message = format!("an id has at most {TEXT_BYTES_MAX} bytes");
         return Some(refused("", None, &malformed(message)));
     }
-    let kind = request.kind().unwrap_or_default();
-    let payload = request.payload.map_or("null", RawValue::get);
+    let payload_text = payload.as_deref().map_or("null", RawValue::get);
     Some(match kind.as_str() {
-        "echo" => answered("echo", id, Ok(request.payload)),
+        "echo" => answered("echo", id, Ok(payload)),
         "id" => answered("id", id, entries::cursor(hub, caller).await),
-        "xadd" => match form(payload) {
-            Ok(form) => answered("xadd", id, entries::xadd(hub, caller, form).await),
-            Err(refusal) => refused("xadd", id, &refusal),
-        },
+        "xadd" => {
+            let _turn = hub.shares.turn_to_write(&caller.client).await;
+            match xadd_form(hub, caller, payload_text, charge).await {
+                Ok(form) => answered("xadd", id, entries::xadd(hub, caller, form).await),
+                Err(refusal) => refused("xadd", id, &refusal),
+            }
+        }
         "xread" if waiting.len() >= WAITING_MAX => {
             let message = "too many reads wait on this socket";
             let status = StatusCode::TOO_MANY_REQUESTS;
             refused("xread", id, &Refusal::new(status, "too-many-requests", message))
         }
-        "xread" => match form::<Option<Xread>>(payload) {
+        "xread" => match form::<Option<Xread>>(payload_text) {
             Ok(ask) => {
                 let id = id.map(ToOwned::to_owned);
                 let read = async move {
                     let read = xread::xread(hub, caller, ask.unwrap_or_default()).await;
-                    answered("xread", id.as_deref(), read)
+                    let (read, charge) = read.map_or_else(
+                        |refusal| (Err(refusal), None),
+                        |(form, charge)| (Ok(form), Some(charge)),
+                    );
+                    Reply { text: answered("xread", id.as_deref(), read), charge }
                 };
                 waiting.push(read.boxed());
                 return None;
@@ -187,6 +282,27 @@ async fn request<'a>(
 /// An id is held for as long as its read waits, and said back: a short one.
 fn short(id: Option<&RawValue>) -> Option<&RawValue> {
     id.filter(|id| id.get().len() <= TEXT_BYTES_MAX)
+}
+
+/// Read where no socket waits for it if it is long, and charged with what it becomes.
+async fn xadd_form(
+    hub: &Hub,
+    caller: &Caller,
+    payload: &str,
+    charge: &mut Option<Charge>,
+) -> Result<XaddForm, Refusal> {
+    let wanted = body::wanted(payload.as_bytes());
+    match charge {
+        Some(charge) => charge.resize(wanted, BUDGET_GROW_PATIENCE).await?,
+        none => {
+            *none = Some(hub.budget.take(&caller.client, wanted, BUDGET_PATIENCE).await?);
+        }
+    }
+    if payload.len() <= PARSE_INLINE_BYTES_MAX {
+        return form(payload);
+    }
+    let payload = payload.to_owned();
+    body::parse(move || form(&payload)).await
 }
 
 fn form<T: DeserializeOwned>(payload: &str) -> Result<T, Refusal> {
@@ -214,5 +330,10 @@ fn text(answer: &impl Serialize) -> String {
 
 /// Says why in the close frame: this protocol has no other word for it.
 async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, socket.send(close(goaway.reason))).await;
+    let mut close = close(goaway.reason);
+    if let (Reason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {
+        let said = goaway.message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);
+        frame.reason = goaway.message[..said].into();
+    }
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, socket.send(close)).await;
 }

@@ -1,23 +1,28 @@
 //! The hub: takes the entries of all clients into one stream and serves each client its own.
 //!
 //! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
-//! for who is connected to this process and how they are told to go, `share` for what one client may
-//! take.
+//! for who is connected to this process and how they are told to go; `share`, `budget` and `quota` for
+//! what one client may take of the hub, of its memory and of Redis.
 
 pub mod arrival;
 pub mod bearer;
+pub mod body;
+pub mod budget;
 pub mod commands;
 pub mod config;
 pub mod entries;
 pub mod facts;
 pub mod frames;
 pub mod hub;
+pub mod intake;
 pub mod json_socket;
 pub mod level;
 pub mod live;
 pub mod metrics;
+pub mod offload;
 pub mod page;
 pub mod presence;
+pub mod quota;
 pub mod routes;
 pub mod session;
 pub mod share;
@@ -28,11 +33,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use spoke_shared::{
-    limits::{ADMIN_CONNECTIONS_MAX, BELLS_MAX, DRAIN_TIMEOUT},
+    limits::{BELLS_MAX, DRAIN_TIMEOUT},
     notify,
     reload::Reloads,
     serve::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve, serve_devices,
+        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
     store::{
@@ -78,8 +83,9 @@ pub async fn run(
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
     if let Some(admin) = listeners.admin {
         let admin_address = admin.local_addr()?;
-        let limits = ServeLimits::of(ADMIN_CONNECTIONS_MAX);
-        shutdown.spawn("admin listener", serve(admin, admin_routes, limits, shutdown.clone()));
+        let hosts = hub.config.admin_hosts.clone().with_listen(&hub.config.admin_listen);
+        let serving = serve_admin(admin, admin_routes, hosts, shutdown.clone());
+        shutdown.spawn("admin listener", serving);
         info!(address = %admin_address, "listening for health and metrics");
     }
     let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);

@@ -73,6 +73,8 @@ pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     metrics.traffic.write(&mut page, SERVICE);
     write_waiting(metrics, &mut page);
     metrics.write_sessions(&mut page);
+    hub.budget.write(&mut page);
+    hub.quota.write(&mut page);
     let help = "WebSockets and waiting reads now.";
     page.gauge("spoke_hub_connections", help, &hub.live.count());
     let help = "Connections that the public listener takes at a time.";

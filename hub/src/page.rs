@@ -7,9 +7,8 @@
 //! see without it.
 //!
 //! Whoever reaches the admin listener may read. So that no website in an operator's browser
-//! can, the page answers only under an address, `localhost` or the name that is set (a
-//! stranger's name that resolves to our address is refused), lets nobody frame it, and takes an
-//! entry only as JSON from its own pages, which a browser lets no other site send.
+//! can, the listener answers under known names alone (`serve::serve_admin`), and the page lets nobody
+//! frame it, and takes an entry only as JSON from its own pages, which a browser lets no other site send.
 
 mod chart;
 mod client;
@@ -19,7 +18,7 @@ mod html;
 mod send;
 mod view;
 
-use std::{convert::Infallible, net::IpAddr};
+use std::convert::Infallible;
 
 use axum::{
     Extension, Router,
@@ -35,10 +34,9 @@ use futures_util::{StreamExt, stream};
 use http::{
     HeaderValue, StatusCode,
     header::{
-        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, REFERRER_POLICY,
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
         X_CONTENT_TYPE_OPTIONS,
     },
-    uri::Authority,
 };
 use maud::Markup;
 use spoke_shared::{
@@ -86,7 +84,7 @@ pub fn with_page(routes: Router, hub: &Hub, auth_redis: &Redis) -> Router {
         .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page/page.js")))
         .route("/icon.svg", asset("image/svg+xml", include_str!("page/icon.svg")))
         .layer(DefaultBodyLimit::max(PAGE_BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(page.clone(), guard))
+        .layer(middleware::from_fn(guard))
         .with_state(page);
     routes.merge(own)
 }
@@ -95,12 +93,9 @@ fn asset(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<
     get(async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text))
 }
 
-/// Refuses requests under a stranger's name, and says what a browser may do with an answer.
-async fn guard(State(page): State<Page>, request: Request, next: Next) -> Response {
-    let mut response = match check_host(&request, &page.hub.config.page_host) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
-    };
+/// Says what a browser may do with an answer.
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [
         (CONTENT_SECURITY_POLICY, POLICY),
@@ -115,29 +110,6 @@ async fn guard(State(page): State<Page>, request: Request, next: Next) -> Respon
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response
-}
-
-fn check_host(request: &Request, known: &str) -> Result<(), Refusal> {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if is_own(host, known) {
-        return Ok(());
-    }
-    let message = format!(
-        "the status page is not known under the name {host}: open it by address or as localhost, \
-         or give that name to the hub's setting page_host"
-    );
-    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", message))
-}
-
-/// Whether that is an address, `localhost` or the known name, with or without a port. A site that
-/// makes its own name resolve to our address comes with that name.
-fn is_own(host: &str, known: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    address.parse::<IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
-        || (!known.is_empty() && name.eq_ignore_ascii_case(known))
 }
 
 async fn show_fleet(State(page): State<Page>, Query(ask): Query<Ask>) -> Markup {
@@ -216,21 +188,4 @@ fn absent(client: &ClientId) -> Refusal {
 fn crowded() -> Refusal {
     let message = format!("{VIEWERS_MAX} people look at this page already; close some");
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", message).retry_after(15)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_is_known_by_address_as_localhost_and_by_the_name_that_is_set() {
-        for host in ["127.0.0.1:9464", "10.0.0.7", "[::1]:9464", "localhost:9464", "LOCALHOST"] {
-            assert!(is_own(host, ""), "{host}");
-        }
-        for host in ["", "evil.example", "evil.example:9464", "127.0.0.1.evil.example", "a b"] {
-            assert!(!is_own(host, ""), "{host}");
-        }
-        assert!(is_own("spoke.example:443", "spoke.example"));
-        assert!(!is_own("evil.example", "spoke.example"));
-    }
 }

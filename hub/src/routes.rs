@@ -6,8 +6,8 @@ mod sync;
 mod xadd;
 mod xread;
 
-use axum::{Router, extract::DefaultBodyLimit};
-use spoke_shared::{limits::HTTP_BODY_BYTES_MAX, refusal::fallback};
+use axum::Router;
+use spoke_shared::refusal::fallback;
 
 use crate::hub::Hub;
 
@@ -19,7 +19,6 @@ pub fn router(hub: Hub) -> Router {
         .merge(sync::router())
         .merge(xadd::router())
         .merge(xread::router())
-        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
         .with_state(hub);
     fallback(routes)
 }

@@ -39,6 +39,7 @@ use crate::{
     bearer::Caller,
     frames::Frames,
     hub::{Hub, SessionFault},
+    intake::Intake,
     live::Ticket,
     metrics::end_word,
     presence,
@@ -269,8 +270,21 @@ impl Greeted {
         // Where an epoch has ended, what it lost is found with the next one's beginning.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
-        let count = |shown: Shown<'_>| observer.handle(shown, now_ms);
-        let leave = Box::pin(arrived.leave());
+        let (intake, refused) = Intake::new(hub.clone(), client.clone());
+        let charges = intake.charges();
+        frames.take_in(intake);
+        let count = |shown: Shown<'_>| {
+            if let Shown::Session(session) = shown {
+                charges.release(&session.receiver().ack());
+            }
+            observer.handle(shown, now_ms);
+        };
+        let leave = Box::pin(async {
+            tokio::select! {
+                goaway = arrived.leave() => goaway,
+                Ok(goaway) = refused => goaway,
+            }
+        });
         link::drive(session, stores, frames, outbox, &heard, leave, count).await
     }
 }

@@ -15,7 +15,8 @@ use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
     limits::{
-        REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST,
+        APPENDS_MAX, REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED,
+        SESSIONS_PER_CLIENT_BURST,
     },
     refusal::Refusal,
 };
@@ -29,13 +30,16 @@ struct Share {
     in_hand: usize,
     /// One at a time: what one client reads at once is all that another waits for.
     turns: Arc<Semaphore>,
+    /// To have a body parsed and appended: as many as one session has, so that a client which sends many at
+    /// a time has no larger part of Redis and of the cores than another.
+    writes: Arc<Semaphore>,
     /// Who waits for a turn, or has one.
     at_turns: usize,
     /// When all sessions begun so far are earned back: the generic cell rate algorithm.
     clear_at: Instant,
 }
 
-/// A client's turn to read.
+/// A client's turn to read, or to write.
 pub struct Turn {
     _permit: Option<OwnedSemaphorePermit>,
     _place: AtTurns,
@@ -75,16 +79,33 @@ impl Shares {
     /// Waits for the client's turn, but not for ever: a socket that is busy with its other side
     /// may have the turn and do nothing with it. Cancel safe.
     pub async fn turn(&self, client: &ClientId) -> Turn {
-        let (turns, place) = self.queue(client);
+        self.wait_for(client, |share| &share.turns).await
+    }
+
+    /// The same to have a body parsed and appended: each client has a few, so that all are served alike.
+    pub async fn turn_to_write(&self, client: &ClientId) -> Turn {
+        self.wait_for(client, |share| &share.writes).await
+    }
+
+    async fn wait_for(
+        &self,
+        client: &ClientId,
+        turns: impl FnOnce(&Share) -> &Arc<Semaphore>,
+    ) -> Turn {
+        let (turns, place) = self.queue(client, turns);
         let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, turns.acquire_owned()).await;
         Turn { _permit: permit.ok().and_then(Result::ok), _place: place }
     }
 
-    fn queue(&self, client: &ClientId) -> (Arc<Semaphore>, AtTurns) {
+    fn queue(
+        &self,
+        client: &ClientId,
+        turns: impl FnOnce(&Share) -> &Arc<Semaphore>,
+    ) -> (Arc<Semaphore>, AtTurns) {
         let mut shares = self.lock();
         let share = shares.entry(client.clone()).or_insert_with(|| Share::new(Instant::now()));
         share.at_turns += 1;
-        (share.turns.clone(), AtTurns { client: client.clone(), shares: self.clone() })
+        (turns(share).clone(), AtTurns { client: client.clone(), shares: self.clone() })
     }
 
     /// Changes a client's share, and forgets it where nothing is lost by that.
@@ -140,7 +161,13 @@ impl Drop for AtTurns {
 
 impl Share {
     fn new(now: Instant) -> Self {
-        Self { in_hand: 0, turns: Arc::new(Semaphore::new(1)), at_turns: 0, clear_at: now }
+        Self {
+            in_hand: 0,
+            turns: Arc::new(Semaphore::new(1)),
+            writes: Arc::new(Semaphore::new(APPENDS_MAX)),
+            at_turns: 0,
+            clear_at: now,
+        }
     }
 
     /// Whether nothing is lost by forgetting it.
@@ -182,6 +209,21 @@ mod tests {
         shares.turn(&client("dev2")).now_or_never().expect("another has its own");
         drop(first);
         shares.turn(&client("dev1")).now_or_never().expect("it is its turn again");
+        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test]
+    async fn a_client_writes_a_few_at_a_time_and_another_has_its_own() {
+        let shares = Shares::default();
+        let mut own = Vec::new();
+        for _ in 0..APPENDS_MAX {
+            own.push(shares.turn_to_write(&client("dev1")).now_or_never().expect("it has a few"));
+        }
+        assert!(shares.turn_to_write(&client("dev1")).now_or_never().is_none());
+        shares.turn_to_write(&client("dev2")).now_or_never().expect("another has its own");
+        own.pop();
+        shares.turn_to_write(&client("dev1")).now_or_never().expect("it is its turn again");
+        drop(own);
         assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
     }
 

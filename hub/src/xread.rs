@@ -14,7 +14,10 @@ use serde::Deserialize;
 use spoke_shared::{
     client::ClientId,
     entry::{Direction, Entry},
-    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, BUDGET_COPIES, BUDGET_PATIENCE,
+        SEQ_AHEAD_MAX,
+    },
     link::{now_ms, say_loss},
     refusal::Refusal,
     seq::{Epoch, Seq},
@@ -35,9 +38,14 @@ use spoke_shared::{
 
 use crate::{
     bearer::{Caller, malformed, unauthorized},
+    budget::Charge,
     hub::{Hub, stale_epoch, superseded},
     session::token_ended,
 };
+
+/// What an answer is charged with before it is known: the entries, a page of them as Redis gave it, and
+/// the same as JSON. One of a single large entry is more, and rare.
+const ANSWER_BYTES: usize = BUDGET_COPIES * BATCH_BYTES_MAX;
 
 /// What `xread` asks for.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -60,21 +68,25 @@ pub struct Xread {
     pub block_ms: u64,
 }
 
-/// Reads what is there for the caller after `ask.seq`, and waits for it if asked to.
+/// Reads what is there for the caller after `ask.seq`, and waits for it if asked to. The answer is charged
+/// until it is sent, as it is and as JSON.
 ///
 /// # Errors
 /// 400, 409, 429, 503.
-pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, Refusal> {
+pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<(XreadForm, Charge), Refusal> {
     let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
         0 => return Err(malformed("count is a whole number of 1 or more")),
         count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
     };
     let until = Instant::now() + Duration::from_millis(ask.block_ms).min(BLOCK_MAX);
     let mut reader = Reader::begin(hub, caller, &ask, count).await?;
-    let first = reader.read().await?;
+    let (first, charge) = reader.read().await?;
     if !is_silent(&first) || ask.block_ms == 0 {
-        return Ok(answer(hub, first));
+        return Ok((answer(hub, first), charge));
     }
+    // One that waits holds nothing but itself.
+    let mut held = charge;
+    held.shrink(0);
     let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
     let mut token_ended = pin!(token_ended(hub, caller));
@@ -82,14 +94,14 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
     loop {
         tokio::select! {
             () = news.news() => {}
-            () = hub.shutdown.begun() => return Ok(answer(hub, first)),
+            () = hub.shutdown.begun() => return Ok((answer(hub, first), held)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
-            () = tokio::time::sleep_until(until.into()) => return Ok(answer(hub, first)),
+            () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), held)),
         }
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
-        let push = reader.read().await?;
+        let (push, charge) = reader.read().await?;
         news.handle_known(reader.sender.reached());
         if is_silent(&push) {
             continue;
@@ -99,7 +111,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<XreadForm, 
         if hub.checked(hub.sessions.client_of(&caller.token).await)?.is_none() {
             return Err(unauthorized(hub));
         }
-        return Ok(answer(hub, push));
+        return Ok((answer(hub, push), charge));
     }
 }
 
@@ -193,8 +205,16 @@ impl<'a> Reader<'a> {
     }
 
     /// At most one batch. It ends behind what was read, entries that can never be sent included.
-    async fn read(&mut self) -> Result<Push, Refusal> {
+    async fn read(&mut self) -> Result<(Push, Charge), Refusal> {
         let _turn = self.hub.shares.turn(self.client).await;
+        let charge = self.hub.budget.take(self.client, ANSWER_BYTES, BUDGET_PATIENCE).await?;
+        let push = self.gather().await?;
+        let mut charge = charge;
+        charge.shrink(BUDGET_COPIES * push.bytes());
+        Ok((push, charge))
+    }
+
+    async fn gather(&mut self) -> Result<Push, Refusal> {
         loop {
             while let Some(task) = self.sender.poll_task(Instant::now()) {
                 self.perform(task).await?;

@@ -1,6 +1,7 @@
 //! What the command lines of all services have in common.
 
 mod check;
+mod settings_file;
 mod watch;
 
 use std::{
@@ -13,10 +14,14 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
-    check::{CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret_file, of_tls, report},
+    check::{
+        CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret, of_secret_file, of_tls,
+        report,
+    },
+    settings_file::of_settings_file,
     watch::watch,
 };
-use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, load};
+use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, environment, load};
 
 /// Where settings come from beside the environment.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,7 +64,7 @@ impl SettingsArgs {
         load(&Sources {
             service,
             file: self.config.as_deref(),
-            environment: std::env::vars().collect(),
+            environment: environment(service)?,
             flags: self.settings.iter().cloned().chain(flags).collect(),
         })
     }

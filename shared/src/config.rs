@@ -5,6 +5,8 @@
 //! none repeats a line of the file, which may hold a password. Rejected: `deny_unknown_fields`, which
 //! names neither the place nor the table that an unknown key is in.
 
+mod admin_hosts;
+mod environment;
 mod error;
 mod known;
 mod proxies;
@@ -22,6 +24,8 @@ use std::{
 use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use admin_hosts::{AdminHosts, BadAdminHosts};
+pub use environment::environment;
 pub use error::{ConfigError, Origin};
 pub use proxies::{BadProxies, TrustedProxies};
 pub use redis_url::{BadRedisUrl, RedisUrl};

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod wire;
 pub mod sync;
 pub mod store;
+pub mod proof;
 pub mod heard;
 pub mod link;
 pub mod traffic;

@@ -229,6 +229,69 @@ pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
 
+// ---- Memory of a hub --------------------------------------------------------------------------
+
+/// MiB that requests, frames and answers in hand may take of a hub together. A batch of 512 KiB takes
+/// three times that while it is in hand, so 170 of them find room; the rest of a hub, with ten
+/// thousand idle agents, is some 200 MiB.
+pub const BUDGET_MIB: usize = 256;
+/// The least that it can be set to: half of it is what the largest body can become in memory.
+pub const BUDGET_MIB_MIN: usize = 64;
+/// What a body or frame takes besides itself and its entries: a copy for Redis, and what is on its way there.
+pub const BUDGET_COPIES: usize = 3;
+/// Memory of one string in an entry read from JSON: its place in the list, and the least piece that the
+/// allocator gives out.
+pub const BUDGET_STRING_BYTES: usize = 64;
+/// A request of this size finds room in the part that is kept for small ones.
+pub const BUDGET_SMALL_BYTES: usize = 64 * 1024;
+/// One in so many bytes of the budget is for small requests only.
+pub const BUDGET_SMALL_SHARE: usize = 16;
+/// Those that wait for the budget at a time; more are refused at once. A fleet that comes back waits
+/// in its sockets, one batch each.
+pub const BUDGET_WAITERS_MAX: usize = 16 * 1024;
+/// Of those, how many are looked at when room is given back: some microseconds.
+pub const BUDGET_SCAN_MAX: usize = 256;
+/// How long a request waits for the budget before it is refused.
+pub const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one waits that holds some of it already.
+pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a frame of an agent waits for the budget before its session ends: below the time after which
+/// the agent gives a link up that acknowledges nothing.
+pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
+/// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
+pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
+
+// ---- What a client may fill -------------------------------------------------------------------
+
+/// Percent of a Redis's `maxmemory` that are kept for all clients at a slow pace, once the rest is full.
+pub const RESERVE_PERCENT: u64 = 10;
+/// Entries a second of one client while only the reserve is left.
+pub const RESERVE_ENTRIES: u64 = 100;
+/// KiB a second of one client while only the reserve is left.
+pub const RESERVE_KIB: u64 = 32;
+/// How much of its pace a client may be ahead when it is let through: one small batch.
+pub const RESERVE_BURST: Duration = Duration::from_secs(1);
+/// What a client sent before is held against it for so long when the reserve is reached: those who
+/// filled most lately wait first. Below the time after which an agent gives up a link.
+pub const RESERVE_DEBT_MAX: Duration = Duration::from_secs(15);
+/// How long a request waits for its client's pace before it is refused with 429.
+pub const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a hub asks its Redis how full it is, while entries flow, and while it is three quarters full.
+pub const USAGE_INTERVAL: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_millis(100));
+
+// ---- WebSocket frames -------------------------------------------------------------------------
+
+/// Frames of one WebSocket message beside one for each `FRAGMENT_BYTES` of it.
+pub const FRAGMENTS_MAX: u64 = 64;
+/// No library or proxy cuts messages into smaller pieces: a TCP segment holds more.
+pub const FRAGMENT_BYTES: u64 = 512;
+/// Control frames (pings, pongs) at once, and after which time one more. Each ping costs an answer;
+/// browsers and libraries send two a minute.
+pub const CONTROL_FRAMES_BURST: u32 = 64;
+/// After this time one more control frame may come.
+pub const CONTROL_FRAME_EARNED: Duration = Duration::from_millis(250);
+
 // ---- What operators look at -----------------------------------------------------------------------
 
 /// Clients that one command of a survey tells of: a millisecond or two, during which Redis serves no one
@@ -275,5 +338,21 @@ pub const REPEATS_KINDS_MAX: usize = 64;
 pub const SECRET_BYTES: (usize, usize) = (24, 72);
 /// Bytes of one body sent to auth: a name, a secret and a code, with room for long escapes.
 pub const AUTH_BODY_BYTES_MAX: usize = 8 * 1024;
+/// Wrong codes and proofs for one client, over the whole window of its deadline and all auth processes
+/// together; then its codes are locked. Each of six digits has three chances in a million, so one device is
+/// guessed with a chance of 100 × 3/10⁶ = 0.03 %. Agents register with a proof, which stays good.
+pub const WRONG_CODES_MAX: u32 = 100;
+/// Wrong codes and proofs for all clients together in `WRONG_CODES_ALL_WINDOW`; then a client's are locked
+/// at `WRONG_CODES_FEW`. That any of 400 devices that wait is guessed has a chance of
+/// (1,000 + 400) × 3/10⁶ = 0.4 %, where a hundred for each would be 11 %.
+pub const WRONG_CODES_ALL_MAX: u32 = 1000;
+/// How long those of all clients are counted together: as long as a client waits by default.
+pub const WRONG_CODES_ALL_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Wrong codes for one client while there are too many for all. The first is looked at: it may be right.
+pub const WRONG_CODES_FEW: u32 = 1;
 /// Names and addresses whose rate auth watches at a time; some 20 MB when all are in use.
 pub const THROTTLE_KEYS_MAX: usize = 100_000;
+
+/// Bytes that are read of a file in the agent's state directory. The largest, `session`, holds a token and
+/// two names, some hundred bytes; whatever is longer was not written by the agent.
+pub const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;

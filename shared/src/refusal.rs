@@ -12,7 +12,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-pub use body::JsonOrForm;
+pub use body::{BodyKind, JsonOrForm, check_announced, in_time, unreadable};
 
 use crate::{
     limits::TEXT_BYTES_MAX,

@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 pub use self::{
-    admin::admin_router,
+    admin::{admin_router, serve_admin},
     forwarded::{PeerAddress, behind},
     room::Room,
     site::Site,

@@ -19,6 +19,7 @@ mod reply;
 mod scripts;
 pub mod session;
 pub mod soundness;
+pub mod usage;
 
 pub use connect::Redis;
 pub use error::StoreError;

@@ -1,6 +1,9 @@
 //! Logging: to standard error, as text or as one JSON object a line; where that is the journal, with the
 //! priority in front of each line, which journald takes off (sd-daemon(3)).
 //!
+//! A level by itself is that of our own programs. What a library says is logged if it is an error, or if the
+//! library is named: what comes over the network can make one warn as often as a stranger likes.
+//!
 //! Rejected: journald's own protocol with a field for each of ours, since the lines in a file, in a
 //! container and in the journal would not be the same any more, and `journalctl -o cat | jq` does it.
 
@@ -23,6 +26,11 @@ use tracing_subscriber::{
 };
 
 use crate::config::{ConfigError, LogFormat, LogSettings};
+
+/// Our own crates, each the first part of its modules' paths.
+const OURS: [&str; 5] = ["spoke_agent", "spoke_auth", "spoke_hub", "spoke_shared", "spoke_tests"];
+/// What of the others is logged, at most, unless they are named.
+const OTHERS: LevelFilter = LevelFilter::ERROR;
 
 /// By which the level of this process is changed.
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
@@ -142,12 +150,21 @@ fn filter(level: &str) -> Result<Targets, ConfigError> {
         Some((target, level)) => is_target(target) && is_level(level),
         None => is_level(part),
     };
-    let filter = level.parse::<Targets>().ok();
-    filter.filter(|_| level.split(',').all(is_part)).ok_or_else(|| {
+    let asked = level.parse::<Targets>().ok().filter(|_| level.split(',').all(is_part));
+    asked.map(|asked| for_ours(&asked)).ok_or_else(|| {
         let mend = "takes error, warn, info, debug, trace or off, also per module, such as \
                     info,spoke_hub=debug";
         ConfigError::bad("log.level", format!("it is {level:?} and {mend}"))
     })
+}
+
+/// The same, with the level that is for all for our own crates alone.
+fn for_ours(asked: &Targets) -> Targets {
+    let all = asked.default_level().unwrap_or(LevelFilter::OFF);
+    let ours = OURS.map(|name| (name, all));
+    // What is named counts, also where it is named more than once: the last one.
+    let named = asked.iter().collect::<Vec<_>>();
+    Targets::new().with_default(all.min(OTHERS)).with_targets(ours).with_targets(named)
 }
 
 /// The path of a module.
@@ -166,6 +183,31 @@ mod tests {
         assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
         let lines = prefixed(6, b"one\n<0>the kernel burns\n");
         assert_eq!(lines, b"<6>one\n<6><0>the kernel burns\n");
+    }
+
+    #[test]
+    fn a_level_is_for_our_own_crates_and_a_library_is_heard_where_it_is_named() {
+        let table = [
+            ("info", "spoke_hub::session", Level::INFO, true),
+            ("info", "spoke_hub::session", Level::DEBUG, false),
+            ("info", "h2::proto::streams", Level::WARN, false),
+            ("info", "h2::proto::streams", Level::ERROR, true),
+            ("trace", "h2", Level::WARN, false),
+            ("trace", "spoke_shared", Level::TRACE, true),
+            ("off", "h2", Level::ERROR, false),
+            ("off", "spoke_auth", Level::ERROR, false),
+            ("info,h2=debug", "h2::codec", Level::DEBUG, true),
+            ("info,h2=debug", "hyper", Level::WARN, false),
+            ("info,spoke_hub=debug", "spoke_hub::live", Level::DEBUG, true),
+            ("info,spoke_hub=debug", "spoke_shared::serve", Level::DEBUG, false),
+            ("info,spoke_hub=error", "spoke_hub", Level::INFO, false),
+            ("spoke_hub=debug", "spoke_hub", Level::DEBUG, true),
+            ("spoke_hub=debug", "spoke_agent", Level::ERROR, false),
+        ];
+        for (level, target, of, is_logged) in table {
+            let filter = filter(level).unwrap();
+            assert_eq!(filter.would_enable(target, &of), is_logged, "{level}: {of} of {target}");
+        }
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::{
 };
 
 use redis::cmd;
-use spoke_shared::store::session::{client_prefix, digest, session_key};
+use secrecy::ExposeSecret;
+use spoke_shared::{
+    proof::registration_proof,
+    store::session::{client_prefix, digest, session_key},
+};
 use tempfile::TempDir;
 use totp_rs::{Algorithm, Secret, TOTP};
 
@@ -179,13 +183,19 @@ pub async fn provision(redis: &RedisServer, client: &str, deadline_ms: u64) {
 /// When Redis refuses.
 pub async fn admit(redis: &RedisServer, client: &str) -> String {
     let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-    let key = session_key("spoke-auth", &digest(&token));
-    let mut hset = cmd("HSET");
-    hset.arg(key).arg("client").arg(client).arg("issuedAt").arg(now_ms());
-    redis.query::<()>(&hset).await;
+    let of_client = format!("{}{client}:h", client_prefix("spoke-auth"));
     let mut registered = cmd("HSETNX");
-    registered.arg(format!("{}{client}:h", client_prefix("spoke-auth")));
-    redis.query::<()>(registered.arg("secret").arg("no hash")).await;
+    redis.query::<()>(registered.arg(&of_client).arg("secret").arg("no hash")).await;
+    let mut registered_at = cmd("HGET");
+    let registered_at: Option<String> =
+        redis.query(registered_at.arg(&of_client).arg("registeredAt")).await;
+    let mut hset = cmd("HSET");
+    hset.arg(session_key("spoke-auth", &digest(&token)));
+    hset.arg("client").arg(client).arg("issuedAt").arg(now_ms());
+    if let Some(registered_at) = registered_at {
+        hset.arg("registeredAt").arg(registered_at);
+    }
+    redis.query::<()>(&hset).await;
     token
 }
 
@@ -198,6 +208,17 @@ pub fn one_time_code(steps: i64) -> String {
     let totp = TOTP::new_unchecked(Algorithm::SHA1, 6, 1, 30, secret, None, String::new());
     let seconds = (now_ms() / 1000).saturating_add_signed(30 * steps);
     totp.generate(seconds)
+}
+
+/// The proof with which `client` registers `secret`, some steps of 30 s from now.
+///
+/// # Panics
+/// When it is no client's name.
+pub fn proof(client: &str, secret: &str, steps: i64) -> String {
+    let key = Secret::Encoded(OTP_SECRET.to_owned()).to_bytes().expect("the secret is base32");
+    let client = client.parse().expect("it is a client's name");
+    let step = (now_ms() / 30_000).saturating_add_signed(steps);
+    registration_proof(&key, &client, step, &secret.into()).expose_secret().to_owned()
 }
 
 /// Milliseconds since 1970.

@@ -71,6 +71,20 @@ fn check<T: Serialize + DeserializeOwned + Default>(service: &str) {
 }
 
 #[test]
+fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for service in ["agent", "hub", "auth"] {
+        let read = |path: &str| fs::read_to_string(root.join(path)).expect("the file is there");
+        let package = read(&format!("{service}/Cargo.toml"));
+        let asset = format!("[\"../systemd/{service}.toml\", \"etc/spoke/\", \"640\"]");
+        assert!(package.contains(&asset), "{service}");
+        let script = read(&format!("packaging/spoke-{service}.postinst"));
+        let group = format!("chgrp spoke-{service} /etc/spoke/{service}.toml");
+        assert!(script.contains(&group), "{service}");
+    }
+}
+
+#[test]
 fn every_setting_of_the_agent_stands_in_its_file_with_its_default() {
     check::<spoke_agent::config::Config>("agent");
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
-    cli::{CheckArgs, Checked, of_redis, of_secret_file, report},
+    cli::{
+        CheckArgs, Checked, SettingsArgs, of_redis, of_secret, of_secret_file, of_settings_file,
+        report,
+    },
     config::{ConfigError, ServiceUrl},
     link::now_ms,
     store::Redis,
@@ -18,7 +21,7 @@ use crate::{
     auth::{bearer, body, chain, http_client},
     config::{Account, Config},
     denial::{DENIAL_BYTES_MAX, Denial},
-    identity,
+    identity::{self, IdentityError},
     status::State,
     tls::client_config,
 };
@@ -38,8 +41,14 @@ struct Question {
 const AUTH: Question = Question { method: Method::POST, path: "/refresh", denial: "no-session" };
 const HUB: Question = Question { method: Method::GET, path: "/seq", denial: "unauthorized" };
 
-pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<()> {
-    report(&look(config).await, args)
+pub(super) async fn run(
+    config: &Config,
+    given: &SettingsArgs,
+    args: CheckArgs,
+) -> anyhow::Result<()> {
+    let mut found = look(config).await;
+    found.splice(1..1, of_settings_file("agent", given));
+    report(&found, args)
 }
 
 async fn look(config: &Config) -> Vec<Checked> {
@@ -77,14 +86,19 @@ fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
 fn of_files(config: &Config) -> Vec<Checked> {
     let secrets = identity::Secrets::of(&config.state_dir);
     let secret = secrets.path();
-    let mut found = Vec::new();
-    if let Ok(false) = secret.try_exists() {
-        let finding =
-            format!("{} does not exist: this device is not enrolled yet", secret.display());
-        found.push(Checked::fail("state_dir", finding, "spoke-agent enrol"));
-    } else {
-        found.push(of_secret_file("state_dir", &secret));
-    }
+    let mut found = vec![match secrets.open_present() {
+        Ok(Some(file)) => of_secret("state_dir", &secret, file.metadata()),
+        Ok(None) => {
+            let finding =
+                format!("{} does not exist: this device is not enrolled yet", secret.display());
+            Checked::fail("state_dir", finding, "spoke-agent enrol")
+        }
+        Err(IdentityError::Io { source, .. }) => of_secret("state_dir", &secret, Err(source)),
+        Err(IdentityError::Planted(planted)) => {
+            Checked::fail("state_dir", planted.to_string(), planted.mend())
+        }
+        Err(error) => Checked::fail("state_dir", chain(&error), "mend what it says"),
+    }];
     if let Ok(Some(_)) = secrets.next() {
         let finding = "a rotation of this device's secret was begun and is not over";
         found.push(Checked::warn("state_dir", finding, "spoke-agent rotate"));

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use spoke_shared::{
     cli::{Checked, SettingsArgs, of_redis, print},
     client::ClientId,
-    config::{RedisUrl, ServiceUrl, Sources, load, read_secret},
+    config::{RedisUrl, ServiceUrl, Sources, environment, load, read_secret},
     store::Redis,
 };
 
@@ -81,7 +81,7 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let is_kept = is_kept(path, &who, &args)?;
     let base = if is_kept { path } else { Path::new("/dev/null") };
     let written = settings_file::read(base, flags.clone())?;
-    let environment = std::env::vars().collect();
+    let environment = environment("agent")?;
     let config: Config = load(&Sources { service: "agent", file: Some(base), environment, flags })?;
     let account = config.validate()?;
     let tls = tls::client_config(&account, &config.ca_file)

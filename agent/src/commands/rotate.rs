@@ -8,7 +8,7 @@ use crate::{
     auth::{Auth, Reply},
     config::Config,
     enrolment,
-    identity::{Secrets, lock},
+    identity::Secrets,
     rotation::{Answer, Rotation, Step},
     tls,
 };
@@ -19,14 +19,15 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
         .map_err(tls::TrustError::into_config_error)?;
     let (client, state_dir) = (&account.client, &config.state_dir);
     let secrets = Secrets::of(state_dir);
-    let present = secrets.present()?.with_context(|| {
-        format!(
-            "there is no secret in {}; `spoke-agent enrol` makes the first one",
-            state_dir.display()
-        )
-    })?;
-    let lock = lock(state_dir, "rotation-lock")?;
+    let no_secret = || {
+        let state_dir = state_dir.display();
+        format!("there is no secret in {state_dir}; `spoke-agent enrol` makes the first one")
+    };
+    // Looked at before a lock is made where no device was enrolled.
+    secrets.open_present()?.with_context(no_secret)?;
+    let lock = secrets.lock_rotation()?;
     let _lock = lock.context("another `spoke-agent rotate` is under way; wait for its end")?;
+    let present = secrets.present()?.with_context(no_secret)?;
     let auth = Auth::new(&account, &tls)?;
 
     let mut next = secrets.next()?;

@@ -1,16 +1,23 @@
 //! The settings file that `enrol` writes: what differs from the defaults, and nothing else.
 
-use std::{fs, path::Path};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use serde_json::Value;
 use spoke_shared::config::{ConfigError, Sources, load};
 
-use crate::{config::Config, durable};
+use crate::{config::Config, durable::Directory};
 
-/// Everyone may read it, unless a Redis password stands in it.
-const MODE: u32 = 0o644;
-const PRIVATE_MODE: u32 = 0o640;
+/// For its owner and the group of the agent: there may be a password in it, now or later.
+const MODE: u32 = 0o640;
+/// Where groups have their names, and the one that the packages make.
+const GROUPS: &str = "/etc/group";
+const GROUP: &str = "spoke-agent";
 
 const HEAD: &str = "\
 # Settings of spoke-agent, written by `spoke-agent enrol`. What is not here has its default.
@@ -22,20 +29,40 @@ pub(super) fn read(path: &Path, flags: Vec<(String, String)>) -> Result<Config, 
     load(&Sources { service: "agent", file: Some(file), environment: Vec::new(), flags })
 }
 
-/// Writes these settings.
+/// Writes these settings, so that the agent can read them and nobody else.
 pub(super) fn write(path: &Path, config: &Config) -> anyhow::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)
-            .with_context(|| format!("failed to make the directory {}", parent.display()))?;
-    }
-    let mode = if is_private(config) { PRIVATE_MODE } else { MODE };
-    durable::write(path, render(config).as_bytes(), mode)
-        .with_context(|| format!("failed to write the settings to {}", path.display()))
+    let failed = || format!("failed to write the settings to {}", path.display());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let name = path.file_name().and_then(OsStr::to_str).with_context(failed)?;
+    let directory = Directory::open_or_make_public(&parent).with_context(failed)?;
+    let before = fs::symlink_metadata(path).ok().map(|found| found.gid());
+    let state = Directory::open(&config.state_dir).ok().map(|state| state.group());
+    let groups = fs::read_to_string(GROUPS).unwrap_or_default();
+    let group = group([before, state, group_of(&groups, GROUP)]).unwrap_or(directory.group());
+    directory.write_for_group(name, render(config).as_bytes(), (MODE, group)).with_context(failed)
 }
 
-/// Whether there is a password in them.
-pub(super) fn is_private(config: &Config) -> bool {
-    config.redis.to_string() != config.redis.as_str()
+/// The first that is not root's: of the file before, of the state directory, of the packages' user.
+fn group(known: [Option<u32>; 3]) -> Option<u32> {
+    known.into_iter().flatten().find(|group| *group != 0)
+}
+
+/// The number of a group of this machine.
+fn group_of(groups: &str, name: &str) -> Option<u32> {
+    let number = |line: &str| {
+        let mut parts = line.split(':');
+        parts.next().filter(|found| *found == name)?;
+        parts.nth(1)?.parse().ok()
+    };
+    groups.lines().find_map(number)
+}
+
+/// Whether root alone can read the settings, so that an agent that is not root cannot.
+pub(super) fn is_for_root_alone(path: &Path) -> bool {
+    let is_roots =
+        |found: fs::Metadata| found.uid() == 0 && found.gid() == 0 && found.mode() & 0o004 == 0;
+    fs::metadata(path).is_ok_and(is_roots)
 }
 
 /// As TOML.
@@ -90,6 +117,7 @@ mod tests {
         let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         let config = read(&path, flags).unwrap();
         write(&path, &config).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         let again = read(&path, Vec::new()).unwrap();
         assert_eq!(render(&again), render(&config));
         assert_eq!(again.redis.as_str(), "redis://:p%22w@127.0.0.1:7000");
@@ -97,6 +125,17 @@ mod tests {
         assert_eq!(again.log.level, "debug");
         assert!(!again.compression);
         assert!(!render(&config).contains("key_prefix"));
+    }
+
+    #[test]
+    fn the_group_is_the_first_that_is_not_roots() {
+        assert_eq!(group([Some(7), Some(8), Some(9)]), Some(7));
+        assert_eq!(group([Some(0), Some(8), Some(9)]), Some(8));
+        assert_eq!(group([None, Some(0), Some(9)]), Some(9));
+        assert_eq!(group([None, Some(0), None]), None);
+        let groups = "root:x:0:\nno-spoke-agent:x:1:\nspoke-agent:x:998:pi\nbad:x\n";
+        assert_eq!(group_of(groups, "spoke-agent"), Some(998));
+        assert_eq!((group_of(groups, "spoke"), group_of(groups, "bad")), (None, None));
     }
 
     #[test]

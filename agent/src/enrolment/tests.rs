@@ -16,7 +16,7 @@ fn kept(age: Duration) -> Known {
 }
 
 fn register() -> Step {
-    Step::Register { code_at_ms: NOW }
+    Step::Register { at_ms: NOW }
 }
 
 fn wait(refused: Refused) -> Step {
@@ -147,7 +147,7 @@ fn a_wrong_clock_is_mended_by_the_date_of_the_refusal_and_tried_once_more() {
         enrolment.handle_answer(register(), no, NOW);
         // The device's own clock goes on meanwhile.
         let second = enrolment.poll_step(NOW + 500, OneTime::AtHand);
-        assert_eq!(second, Step::Register { code_at_ms: true_now + 500 });
+        assert_eq!(second, Step::Register { at_ms: true_now + 500 });
         enrolment.handle_answer(second, Answer::Refused { date_ms: Some(true_now + 60_000) }, NOW);
         assert_eq!(enrolment.poll_step(NOW, OneTime::AtHand), Step::LogIn);
     }

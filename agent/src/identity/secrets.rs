@@ -4,21 +4,22 @@
 //! which holds a lock for it; either may promote it, by a rename, once auth has taken it. The previous one
 //! is kept beside it: an auth whose Redis came back with an older state goes by that one again.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::PathBuf};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
-use super::{IdentityError, SECRET_MODE, failed, tighten};
-use crate::durable;
+use super::{IdentityError, SECRET_MODE, failed, inspect, lock, tighten};
+use crate::durable::{self, Directory, FileError};
 
 /// Bytes of a secret.
 const SECRET_BYTES: usize = 32;
+
+const PRESENT: &str = "secret";
+const NEXT: &str = "secret.next";
+const PREVIOUS: &str = "secret.previous";
 
 /// The files `secret`, `secret.next` and `secret.previous` of a state directory.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Secrets {
 
     /// Where the present one is.
     pub fn path(&self) -> PathBuf {
-        self.directory.join("secret")
+        self.directory.join(PRESENT)
     }
 
     /// The present secret, if there is one.
@@ -42,7 +43,7 @@ impl Secrets {
     /// # Errors
     /// `IdentityError` when it is there and cannot be used.
     pub fn present(&self) -> Result<Option<SecretString>, IdentityError> {
-        read(self.path())
+        self.read(PRESENT)
     }
 
     /// The next secret, where one was made. One that is damaged is as good as none.
@@ -50,7 +51,7 @@ impl Secrets {
     /// # Errors
     /// `IdentityError` when it is there and cannot be read.
     pub fn next(&self) -> Result<Option<SecretString>, IdentityError> {
-        read_spare(self.next_path())
+        self.read_spare(NEXT)
     }
 
     /// The secret before the present one, where there was one. One that is damaged is as good as none.
@@ -58,7 +59,7 @@ impl Secrets {
     /// # Errors
     /// `IdentityError` when it is there and cannot be read.
     pub fn previous(&self) -> Result<Option<SecretString>, IdentityError> {
-        read_spare(self.previous_path())
+        self.read_spare(PREVIOUS)
     }
 
     /// Makes the present secret.
@@ -66,7 +67,7 @@ impl Secrets {
     /// # Errors
     /// `IdentityError` when it cannot be made or written.
     pub fn make_present(&self) -> Result<SecretString, IdentityError> {
-        make(self.path())
+        self.make(PRESENT)
     }
 
     /// Makes the next secret.
@@ -74,7 +75,7 @@ impl Secrets {
     /// # Errors
     /// `IdentityError` when it cannot be made or written.
     pub fn make_next(&self) -> Result<SecretString, IdentityError> {
-        make(self.next_path())
+        self.make(NEXT)
     }
 
     /// Puts a secret that auth has taken, as the next one, in the place of the present one, which becomes
@@ -89,14 +90,13 @@ impl Secrets {
             return Ok(());
         }
         if let Some(present) = present {
-            write(&self.previous_path(), &present)?;
+            self.write(PREVIOUS, &present)?;
         }
-        let path = self.path();
         if self.next()?.as_ref().is_some_and(is_it) {
-            return durable::rename(&self.next_path(), &path)
-                .map_err(|source| failed("write", &path, source));
+            let renamed = self.open().and_then(|directory| directory.rename(NEXT, PRESENT));
+            return renamed.map_err(|error| failed("write", &self.path(), error));
         }
-        write(&path, taken)
+        self.write(PRESENT, taken)
     }
 
     /// Puts the previous secret, which auth has taken, in the place of the present one, which becomes the
@@ -106,47 +106,88 @@ impl Secrets {
     /// `IdentityError`; both are there still.
     pub fn step_back(&self, previous: &SecretString) -> Result<(), IdentityError> {
         if let Some(present) = self.present()? {
-            write(&self.next_path(), &present)?;
+            self.write(NEXT, &present)?;
         }
-        write(&self.path(), previous)?;
-        let path = self.previous_path();
-        durable::remove(&path).map_err(|source| failed("remove", &path, source))
+        self.write(PRESENT, previous)?;
+        let removed = self.open().and_then(|directory| directory.remove(PREVIOUS));
+        removed.map_err(|error| failed("remove", &self.directory.join(PREVIOUS), error))
     }
 
-    fn next_path(&self) -> PathBuf {
-        self.directory.join("secret.next")
+    /// Keeps every other rotation out until what it gives is dropped; none where one is under way.
+    ///
+    /// # Errors
+    /// `IdentityError`, also where anything in the directory is no file of the agent's.
+    pub fn lock_rotation(&self) -> Result<Option<File>, IdentityError> {
+        let directory = self.open().map_err(|error| failed("open", &self.directory, error))?;
+        inspect(&directory, &self.directory)?;
+        lock(&directory, "rotation-lock")
     }
 
-    fn previous_path(&self) -> PathBuf {
-        self.directory.join("secret.previous")
+    /// Opens the present secret's file, to look at its mode; none where there is none.
+    ///
+    /// # Errors
+    /// `IdentityError`, also where anything in the directory is no file of the agent's.
+    pub fn open_present(&self) -> Result<Option<File>, IdentityError> {
+        match self.open() {
+            Ok(directory) => {
+                inspect(&directory, &self.directory)?;
+                directory.open_file(PRESENT).map_err(|error| failed("read", &self.path(), error))
+            }
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed("open", &self.directory, error)),
+        }
+    }
+
+    /// Opened each time: it may be gone, or another one, since the last.
+    fn open(&self) -> Result<Directory, FileError> {
+        Directory::open(&self.directory)
+    }
+
+    fn read_spare(&self, name: &str) -> Result<Option<SecretString>, IdentityError> {
+        match self.read(name) {
+            Err(IdentityError::Damaged(path)) => {
+                warn!(path = %path.display(), "this file is damaged and passed over");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<SecretString>, IdentityError> {
+        let path = self.directory.join(name);
+        let bytes = self.open().and_then(|directory| match directory.open_file(name)? {
+            Some(file) => {
+                tighten(&file, &path);
+                durable::read(&file).map(Some)
+            }
+            None => Ok(None),
+        });
+        match bytes {
+            Ok(Some(bytes)) => checked(bytes, path).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed("read", &path, error)),
+        }
+    }
+
+    fn make(&self, name: &str) -> Result<SecretString, IdentityError> {
+        let mut bytes = [0; SECRET_BYTES];
+        OsRng.try_fill_bytes(&mut bytes).map_err(IdentityError::NoRandomness)?;
+        let secret = SecretString::from(BASE64_URL_SAFE_NO_PAD.encode(bytes));
+        self.write(name, &secret)?;
+        Ok(secret)
+    }
+
+    fn write(&self, name: &str, secret: &SecretString) -> Result<(), IdentityError> {
+        let text = format!("{}\n", secret.expose_secret());
+        let written =
+            self.open().and_then(|directory| directory.write(name, text.as_bytes(), SECRET_MODE));
+        written.map_err(|error| failed("write", &self.directory.join(name), error))
     }
 }
 
-fn read_spare(path: PathBuf) -> Result<Option<SecretString>, IdentityError> {
-    match read(path) {
-        Err(IdentityError::Damaged(path)) => {
-            warn!(path = %path.display(), "this file is damaged and passed over");
-            Ok(None)
-        }
-        read => read,
-    }
-}
-
-fn read(path: PathBuf) -> Result<Option<SecretString>, IdentityError> {
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            tighten(&path);
-            checked(text, path).map(Some)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(IdentityError::Damaged(path))
-        }
-        Err(source) => Err(failed("read", &path, source)),
-    }
-}
-
-fn checked(text: String, path: PathBuf) -> Result<SecretString, IdentityError> {
+fn checked(bytes: Vec<u8>, path: PathBuf) -> Result<SecretString, IdentityError> {
+    let Ok(text) = String::from_utf8(bytes) else { return Err(IdentityError::Damaged(path)) };
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text);
     if bytes.is_ok_and(|bytes| bytes.len() == SECRET_BYTES) {
@@ -154,18 +195,4 @@ fn checked(text: String, path: PathBuf) -> Result<SecretString, IdentityError> {
     } else {
         Err(IdentityError::Damaged(path))
     }
-}
-
-fn make(path: PathBuf) -> Result<SecretString, IdentityError> {
-    let mut bytes = [0; SECRET_BYTES];
-    OsRng.try_fill_bytes(&mut bytes).map_err(IdentityError::NoRandomness)?;
-    let secret = SecretString::from(BASE64_URL_SAFE_NO_PAD.encode(bytes));
-    write(&path, &secret)?;
-    Ok(secret)
-}
-
-fn write(path: &Path, secret: &SecretString) -> Result<(), IdentityError> {
-    let text = format!("{}\n", secret.expose_secret());
-    durable::write(path, text.as_bytes(), SECRET_MODE)
-        .map_err(|source| failed("write", path, source))
 }

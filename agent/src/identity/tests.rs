@@ -1,3 +1,5 @@
+use std::{fs, os::unix::fs::MetadataExt};
+
 use super::*;
 
 fn account(client: &str) -> Account {

@@ -12,6 +12,10 @@ const YEAR_9999_ENDS: Duration = Duration::from_secs(253_402_300_799);
 /// Where the client stands, in a word, and since or until when.
 pub(super) fn standing(listed: &Listed, now_ms: u64) -> (&'static str, String) {
     match listed.record.standing(now_ms) {
+        Standing::Provisioned { until_ms } if listed.is_code_locked => {
+            let wrong = listed.record.wrong_codes;
+            ("provisioned", format!("until {}, codes locked after {wrong} wrong", time(until_ms)))
+        }
         Standing::Provisioned { until_ms } => ("provisioned", format!("until {}", time(until_ms))),
         Standing::Expired { since_ms } => ("expired", format!("since {}", time(since_ms))),
         Standing::Registered { at_ms: Some(at_ms) } => {
@@ -26,11 +30,15 @@ pub(super) fn standing(listed: &Listed, now_ms: u64) -> (&'static str, String) {
 /// The same for programs; times are absent where there are none.
 pub(super) fn as_json(listed: &Listed, now_ms: u64) -> Value {
     let record = &listed.record;
+    let is_registered = record.secret_hash.is_some();
     json!({
         "client": listed.client,
         "standing": standing(listed, now_ms).0,
-        "registeredAt": record.registered_at_ms.map(time),
+        // Kept for a client that is provisioned again, but it is not registered.
+        "registeredAt": record.registered_at_ms.filter(|_| is_registered).map(time),
         "regDeadline": record.reg_deadline_ms.map(time),
+        "wrongCodes": record.wrong_codes,
+        "codesLocked": listed.is_code_locked,
         "sessions": listed.sessions,
     })
 }

@@ -43,6 +43,11 @@ impl Body {
         Ok(self.text(field)?.into())
     }
 
+    /// Whether there is such a field.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.0.contains_key(field)
+    }
+
     /// Takes a text out of the body.
     pub(super) fn text(&mut self, field: &'static str) -> Result<String, Refusal> {
         match self.0.remove(field) {

@@ -15,7 +15,8 @@ use super::{body::Body, session_answer};
 use crate::{
     secret::DeviceSecret,
     service::{Service, visit},
-    throttle::Action,
+    store::ClientRecord,
+    throttle::{Action, Visit},
     token::SessionToken,
 };
 
@@ -28,19 +29,24 @@ pub(super) async fn handle(
     let client = body.client()?;
     // A secret that can be nobody's is answered like a wrong one.
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
-    let visit = visit(Action::Login, peer, Some(&client));
+    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
+    let standing = service.standing(&record, &client, secret.as_ref());
+    let visit = visit(Action::Login, peer, Some(&client), standing);
     service.admit(&visit)?;
     let _vouched = place.vouch();
-    match log_in(&service, &client, secret).await? {
-        Some(token) => {
+    match log_in(&service, &client, &visit, record, secret).await {
+        Ok(Some(token)) => {
             debug!(%client, site = %visit.site, "client logged in");
             service.handle_success(&visit);
             Ok(session_answer(&service, &token))
         }
-        None => {
-            debug!(%client, site = %visit.site, "login refused");
-            service.handle_failure(&visit);
+        Ok(None) => {
+            debug!(%client, site = %visit.site, ?standing, "login refused");
             Err(refused())
+        }
+        Err(refusal) => {
+            service.handle_no_verdict(&visit);
+            Err(refusal)
         }
     }
 }
@@ -48,20 +54,22 @@ pub(super) async fn handle(
 async fn log_in(
     service: &Service,
     client: &ClientId,
+    visit: &Visit,
+    record: ClientRecord,
     secret: Option<DeviceSecret>,
 ) -> Result<Option<SessionToken>, Refusal> {
-    let record = service.answered(service.store.client(client).await)?.unwrap_or_default();
-    let mut right = None;
+    let (party, mut right) = (visit.party(), None);
     for hash in record.hashes_for(secret.as_ref()) {
-        let is_behind = service.pool.is_behind(secret.clone(), hash.clone()).await;
+        let is_behind = service.pool.is_behind(&party, secret.clone(), hash.clone()).await;
         if service.hashed(is_behind)? {
             right = hash;
             break;
         }
     }
-    let Some(secret_hash) = right.filter(|_| !record.is_disabled) else { return Ok(None) };
+    let Some(hash) = right.filter(|_| !record.is_disabled) else { return Ok(None) };
+    let tag = secret.map(|secret| secret.tag()).unwrap_or_default();
     let token = SessionToken::generate().map_err(Service::no_randomness)?;
-    let is_open = service.answered(service.store.log_in(client, &secret_hash, &token).await)?;
+    let is_open = service.answered(service.store.log_in(client, (&hash, &tag), &token).await)?;
     Ok(is_open.then_some(token))
 }
 

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::bearer::Bearer;
 use crate::{
     service::{Service, visit},
-    throttle::Action,
+    throttle::{Action, Standing},
 };
 
 pub(super) async fn handle(
@@ -18,8 +18,12 @@ pub(super) async fn handle(
     Extension(peer): Extension<PeerAddress>,
     Bearer(token): Bearer,
 ) -> Result<StatusCode, Refusal> {
-    service.admit(&visit(Action::Session, peer, None))?;
-    if let Some(client) = service.answered(service.store.log_out(&token).await)? {
+    let Some(client) = service.answered(service.store.client_of(&token).await)? else {
+        service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;
+        return Ok(StatusCode::NO_CONTENT);
+    };
+    service.admit(&visit(Action::Session, peer, Some(&client), Standing::Likely))?;
+    if service.answered(service.store.log_out(&client, &token).await)? {
         debug!(%client, "client logged out");
     }
     Ok(StatusCode::NO_CONTENT)

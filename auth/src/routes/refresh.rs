@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     service::{Service, visit},
-    throttle::Action,
+    throttle::{Action, Standing},
     token::SessionToken,
 };
 
@@ -22,13 +22,18 @@ pub(super) async fn handle(
     Extension(peer): Extension<PeerAddress>,
     Bearer(live): Bearer,
 ) -> Result<Response, Refusal> {
-    service.admit(&visit(Action::Session, peer, None))?;
+    // The token is looked at first: only a false one is measured by its address.
+    let Some(client) = service.answered(service.store.client_of(&live).await)? else {
+        service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;
+        return Err(ended());
+    };
+    service.admit(&visit(Action::Session, peer, Some(&client), Standing::Likely))?;
     let new = SessionToken::generate().map_err(Service::no_randomness)?;
-    match service.answered(service.store.refresh(&live, &new).await)? {
-        Some(client) => {
+    match service.answered(service.store.refresh(&client, &live, &new).await)? {
+        true => {
             debug!(%client, "session refreshed");
             Ok(session_answer(&service, &new))
         }
-        None => Err(ended()),
+        false => Err(ended()),
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /register`: a device makes its secret known, with a one-time code, once only.
+//! `POST /register`: a device makes its secret known, with a one-time code or a proof, once only.
 
 use std::sync::Arc;
 
@@ -17,23 +17,16 @@ use super::{
     now_ms,
 };
 use crate::{
-    passcode::Passcode,
-    registration::{Guess, Plan, plan},
+    registration::{Evidence, Guess, Offer, Plan, plan},
     secret::DeviceSecret,
     service::{Service, visit},
-    store::{Registered, Registration},
-    throttle::{Action, Visit},
+    store::{Counted, Registered, Registration},
+    throttle::{Action, Standing, Visit},
 };
 
 /// Somebody else was faster once; that the second look finds nothing to compare with either takes an
 /// operator who provisions the client at that very moment.
 const LOOKS: usize = 2;
-
-struct Offer {
-    client: ClientId,
-    secret: DeviceSecret,
-    code: Passcode,
-}
 
 /// How a registration ended.
 enum Outcome {
@@ -41,7 +34,7 @@ enum Outcome {
     Registered,
     /// It had happened before, with the same secret.
     Repeated,
-    Refused(Guess),
+    Refused,
 }
 
 pub(super) async fn handle(
@@ -51,55 +44,100 @@ pub(super) async fn handle(
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
     let offer = parse(body)?;
-    let visit = visit(Action::Register, peer, Some(&offer.client));
+    let now_ms = now_ms();
+    let plan = look(&service, &offer, now_ms).await?;
+    // A right one is never held back for what strangers did; of wrong ones there are only so many.
+    let standing = match plan.guess() {
+        Guess::Right => Standing::Likely,
+        Guess::Wrong => Standing::Stranger,
+    };
+    let visit = visit(Action::Register, peer, Some(&offer.client), standing);
     service.admit(&visit)?;
     let _vouched = place.vouch();
-    let outcome = register(&service, &offer, now_ms()).await?;
-    answer(&service, &offer.client, &visit, outcome)
+    match register(&service, &offer, &visit, plan, now_ms).await {
+        Ok(outcome) => answer(&service, &offer.client, &visit, outcome),
+        Err(refusal) => {
+            service.handle_no_verdict(&visit);
+            Err(refusal)
+        }
+    }
 }
 
 fn parse(mut body: Body) -> Result<Offer, Refusal> {
     let client = body.client()?;
     let secret = DeviceSecret::new(body.secret("secret")?);
     let secret = secret.map_err(|error| malformed("secret", error))?;
-    let code = body.text("otp")?.parse().map_err(|error| malformed("otp", error))?;
-    Ok(Offer { client, secret, code })
+    let evidence = match (body.has("otp"), body.has("proof")) {
+        (true, true) => return Err(malformed("proof", "it stands in the place of `otp`")),
+        (false, true) => {
+            let proof = body.text("proof")?.parse().map_err(|error| malformed("proof", error))?;
+            Evidence::Proof(proof)
+        }
+        (_, false) => {
+            Evidence::Code(body.text("otp")?.parse().map_err(|error| malformed("otp", error))?)
+        }
+    };
+    Ok(Offer { client, secret, evidence })
 }
 
-async fn register(service: &Service, offer: &Offer, now_ms: u64) -> Result<Outcome, Refusal> {
+/// What to do, once the code or proof was looked at and a wrong one counted.
+async fn look(service: &Service, offer: &Offer, now_ms: u64) -> Result<Plan, Refusal> {
+    let client = &offer.client;
+    let attempt = service.answered(service.store.attempt(client, now_ms).await)?;
+    let plan = plan(&attempt, offer, now_ms);
+    let deadline_ms = attempt.record.as_ref().and_then(|record| record.reg_deadline_ms);
+    match (plan.guess(), attempt.counted, deadline_ms) {
+        (Guess::Right, Counted::Wrong { .. }, Some(deadline_ms)) => {
+            service.answered(service.store.forgive(client, deadline_ms).await)?;
+        }
+        (Guess::Right, ..) => {}
+        (Guess::Wrong, counted, _) => service.handle_wrong_code(client, counted),
+    }
+    Ok(plan)
+}
+
+async fn register(
+    service: &Service,
+    offer: &Offer,
+    visit: &Visit,
+    mut plan: Plan,
+    now_ms: u64,
+) -> Result<Outcome, Refusal> {
+    let (party, client, secret) = (visit.party(), &offer.client, &offer.secret);
     for _ in 0..LOOKS {
-        let record = service.answered(service.store.client(&offer.client).await)?;
-        match plan(record.as_ref(), &offer.code, now_ms) {
+        match plan {
             Plan::Register { otp_secret, step } => {
-                let secret_hash = service.hashed(service.pool.hash(offer.secret.clone()).await)?;
+                let hash = service.pool.hash(&party, secret.clone()).await;
                 let registration = Registration {
-                    client: &offer.client,
+                    client,
                     otp_secret: &otp_secret,
                     step,
                     now_ms,
-                    secret_hash: &secret_hash,
+                    secret_hash: &service.hashed(hash)?,
+                    secret_tag: &secret.tag(),
                 };
                 match service.answered(service.store.register(&registration).await)? {
                     Registered::Yes => return Ok(Outcome::Registered),
-                    Registered::Taken => continue,
-                    Registered::No => return Ok(Outcome::Refused(Guess::Right)),
+                    Registered::Taken => {}
+                    Registered::No => return Ok(Outcome::Refused),
                 }
             }
-            Plan::Compare { secret_hash, guess } => {
-                let secret = Some(offer.secret.clone());
-                let is_same = service.pool.is_behind(secret, Some(secret_hash)).await;
+            Plan::Compare { secret_hash, .. } => {
+                let secret = Some(secret.clone());
+                let is_same = service.pool.is_behind(&party, secret, Some(secret_hash)).await;
                 return Ok(match service.hashed(is_same)? {
                     true => Outcome::Repeated,
-                    false => Outcome::Refused(guess),
+                    false => Outcome::Refused,
                 });
             }
-            Plan::Refuse { guess } => {
-                service.hashed(service.pool.hash(offer.secret.clone()).await)?;
-                return Ok(Outcome::Refused(guess));
+            Plan::Refuse { .. } => {
+                service.hashed(service.pool.hash(&party, secret.clone()).await)?;
+                return Ok(Outcome::Refused);
             }
         }
+        plan = look(service, offer, now_ms).await?;
     }
-    Ok(Outcome::Refused(Guess::Right))
+    Ok(Outcome::Refused)
 }
 
 fn answer(
@@ -108,13 +146,15 @@ fn answer(
     visit: &Visit,
     outcome: Outcome,
 ) -> Result<Json<Value>, Refusal> {
+    let (site, standing) = (visit.site, visit.standing);
     match outcome {
-        Outcome::Registered => info!(%client, site = %visit.site, "client registered"),
-        Outcome::Repeated => debug!(%client, site = %visit.site, "registration repeated"),
-        Outcome::Refused(guess) => {
-            debug!(%client, site = %visit.site, ?guess, "registration refused");
-            if guess == Guess::Wrong {
-                service.handle_failure(visit);
+        Outcome::Registered => info!(%client, %site, "client registered"),
+        Outcome::Repeated => debug!(%client, %site, "registration repeated"),
+        Outcome::Refused => {
+            debug!(%client, %site, ?standing, "registration refused");
+            // Devices that all hold the right code, and of which all but one come too late, do not guess.
+            if standing == Standing::Likely {
+                service.handle_no_verdict(visit);
             }
             return Err(refused());
         }

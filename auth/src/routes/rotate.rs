@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
 use spoke_shared::{
+    client::ClientId,
     refusal::Refusal,
     serve::{PeerAddress, Place},
 };
@@ -16,9 +17,11 @@ use super::{
     login::refused,
 };
 use crate::{
+    pool::Party,
     secret::DeviceSecret,
     service::{Service, visit},
-    throttle::Action,
+    store::ClientRecord,
+    throttle::{Action, Visit},
 };
 
 pub(super) async fn handle(
@@ -35,25 +38,41 @@ pub(super) async fn handle(
     if secret.as_ref().is_some_and(|secret| secret.is_same(&next)) {
         return Err(malformed("newSecret", "it is the present one"));
     }
-    let visit = visit(Action::Login, peer, Some(&client));
+    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
+    let standing = service.standing(&record, &client, secret.as_ref());
+    let visit = visit(Action::Login, peer, Some(&client), standing);
     service.admit(&visit)?;
     let _vouched = place.vouch();
-    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
-    let is_right = service.pool.is_behind(secret, record.secret_hash.clone()).await;
-    let is_right = service.hashed(is_right)? && !record.is_disabled;
-    let Some(hash) = record.secret_hash.filter(|_| is_right) else {
-        debug!(%client, site = %visit.site, "rotation refused");
-        service.handle_failure(&visit);
-        return Err(refused());
-    };
-    let tag = next.tag();
-    let next_hash = service.hashed(service.pool.hash(next).await)?;
-    match service.answered(service.store.rotate(&client, &hash, (&next_hash, &tag)).await)? {
-        true => {
+    match rotate(&service, &client, &visit, record, (secret, next)).await {
+        Ok(true) => {
             debug!(%client, site = %visit.site, "client rotates its secret");
             service.handle_success(&visit);
             Ok(Json(json!({ "client": client })))
         }
-        false => Err(refused()),
+        Ok(false) => {
+            debug!(%client, site = %visit.site, ?standing, "rotation refused");
+            Err(refused())
+        }
+        Err(refusal) => {
+            service.handle_no_verdict(&visit);
+            Err(refusal)
+        }
     }
+}
+
+/// False where the secret is not the client's.
+async fn rotate(
+    service: &Service,
+    client: &ClientId,
+    visit: &Visit,
+    record: ClientRecord,
+    (secret, next): (Option<DeviceSecret>, DeviceSecret),
+) -> Result<bool, Refusal> {
+    let party = visit.party();
+    let is_right = service.pool.is_behind(&party, secret, record.secret_hash.clone()).await;
+    let is_right = service.hashed(is_right)? && !record.is_disabled;
+    let Some(hash) = record.secret_hash.filter(|_| is_right) else { return Ok(false) };
+    let (tag, likely) = (next.tag(), Party::Likely(client.clone()));
+    let next_hash = service.hashed(service.pool.hash(&likely, next).await)?;
+    service.answered(service.store.rotate(client, &hash, (&next_hash, &tag)).await)
 }

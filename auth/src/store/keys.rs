@@ -26,6 +26,11 @@ impl Keys {
         format!("{}{client}:sessions:z", client_prefix(&self.prefix))
     }
 
+    /// Wrong codes and proofs for all clients, a number.
+    pub(super) fn wrong_codes(&self) -> String {
+        format!("{}:wrong-codes", self.prefix)
+    }
+
     /// Matches every client's key. The prefix holds no wildcard, the settings see to that.
     pub(super) fn any_client(&self) -> String {
         format!("{}*:h", client_prefix(&self.prefix))

@@ -44,6 +44,8 @@ pub struct Listed {
     pub record: ClientRecord,
     /// Live sessions.
     pub sessions: u64,
+    /// Whether only a proof registers it any more.
+    pub is_code_locked: bool,
 }
 
 impl Store {
@@ -135,6 +137,9 @@ impl Store {
         let mut connection = self.redis.connection();
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let now_ms = seconds * 1000 + micros / 1000;
+        let all_wrong = redis::cmd("GET").arg(self.keys.wrong_codes()).to_owned();
+        let all_wrong: Option<String> = all_wrong.query_async(&mut connection).await?;
+        let all_wrong = all_wrong.and_then(|count| count.parse().ok()).unwrap_or_default();
         let mut pipe = redis::pipe();
         for client in page {
             let key = self.keys.client(client);
@@ -145,10 +150,11 @@ impl Store {
         let mut listed = Vec::with_capacity(page.len());
         for (client, answer) in page.iter().zip(answers.chunks_exact(3)) {
             let answer = redis::Value::Array(answer.to_vec());
-            let (exists, record, sessions) =
+            let (exists, record, sessions): (bool, ClientRecord, u64) =
                 redis::from_redis_value(answer).map_err(redis::RedisError::from)?;
             if exists {
-                listed.push(Listed { client: client.clone(), record, sessions });
+                let (client, is_code_locked) = (client.clone(), record.is_code_locked(all_wrong));
+                listed.push(Listed { client, record, sessions, is_code_locked });
             }
         }
         Ok(listed)

@@ -4,10 +4,14 @@
 -- KEYS  1 the client  2 its list of sessions
 -- ARGV  1 otp secret  2 deadline, ms since 1970  3 'new' or 'again'
 -- Returns the number of sessions ended, or -1 when the client is known and this is not 'again'.
+local deadline = argument(2, 0)
 if ARGV[3] ~= 'again' and redis.call('EXISTS', KEYS[1]) == 1 then
   return -1
 end
-redis.call('HDEL', KEYS[1], 'secret', 'disabled', 'otpStep', 'regWindow',
-  'nextSecret', 'nextTag')
-redis.call('HSET', KEYS[1], 'otpSecret', ARGV[1], 'regDeadline', ARGV[2])
-return end_sessions(KEYS[2])
+redis.call('HLEN', KEYS[1])
+local sessions = sessions_of(KEYS[2])
+
+redis.call('HSET', KEYS[1], 'otpSecret', ARGV[1], 'regDeadline', whole(deadline))
+redis.call('HDEL', KEYS[1], 'secret', 'secretTag', 'disabled', 'otpStep', 'regWindow',
+  'nextSecret', 'nextTag', 'wrongCodes', 'wrongCodesUntil')
+return end_sessions(KEYS[2], sessions)

@@ -2,6 +2,7 @@
 
 use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
+use spoke_shared::limits::{WRONG_CODES_ALL_MAX, WRONG_CODES_FEW, WRONG_CODES_MAX};
 
 use crate::secret::DeviceSecret;
 
@@ -26,7 +27,15 @@ pub struct ClientRecord {
     pub otp_step: Option<u64>,
     /// The deadline it registered under: until then the same registration may be repeated.
     pub reg_window_ms: Option<u64>,
+    /// By which the present secret is told from most others; absent until a login where the hash was
+    /// written by hand.
+    pub secret_tag: Option<String>,
+    /// Wrong codes and proofs in the window of its deadline.
+    pub wrong_codes: u32,
 }
+
+/// The largest number that counts; `COUNT_MAX` of the scripts.
+const COUNT_MAX: u64 = (1 << 53) - 1;
 
 /// Where a client stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +63,7 @@ pub enum Standing {
 
 impl ClientRecord {
     /// The fields in the order that `from_redis_value` takes them in.
-    pub(super) const FIELDS: [&'static str; 9] = [
+    pub(super) const FIELDS: [&'static str; 12] = [
         "otpSecret",
         "regDeadline",
         "secret",
@@ -64,6 +73,9 @@ impl ClientRecord {
         "regWindow",
         "nextSecret",
         "nextTag",
+        "secretTag",
+        "wrongCodes",
+        "wrongCodesUntil",
     ];
 
     /// The hashes to compare a secret with, one after the other. It is one, be it the present or the next
@@ -76,6 +88,22 @@ impl ClientRecord {
             }
             _ => vec![present],
         }
+    }
+
+    /// Whether only a proof registers it any more, with so many wrong codes for all clients together.
+    pub fn is_code_locked(&self, all_wrong_codes: u64) -> bool {
+        let is_few = all_wrong_codes >= u64::from(WRONG_CODES_ALL_MAX);
+        let bound = if is_few { WRONG_CODES_FEW } else { WRONG_CODES_MAX };
+        self.secret_hash.is_none() && self.wrong_codes >= bound
+    }
+
+    /// Whether this secret is most likely the client's: an unlikely one waits behind those that are. The
+    /// answer depends on no hash, which has the last word. `stand_in` is the tag of a client that has none.
+    pub fn is_likely(&self, secret: Option<&DeviceSecret>, stand_in: &str) -> bool {
+        let Some(tag) = secret.map(DeviceSecret::tag) else { return false };
+        let is_in = self.secret_hash.is_some() && !self.is_disabled;
+        let own = self.secret_tag.as_deref().filter(|_| is_in).unwrap_or(stand_in);
+        tag == own || (is_in && self.next_tag.as_ref() == Some(&tag))
     }
 
     /// Where this client stands at `now_ms`.
@@ -95,9 +123,12 @@ impl ClientRecord {
 impl FromRedisValue for ClientRecord {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         type Text = Option<String>;
-        let [otp_secret, deadline, hash, registered_at, disabled, step, window, next, next_tag]: [Text; 9] =
-            FromRedisValue::from_redis_value(value)?;
-        let number = |text: Text| text.and_then(|text| text.parse().ok());
+        let texts: [Text; 12] = FromRedisValue::from_redis_value(value)?;
+        let [otp_secret, deadline, hash, registered_at, disabled, step, window, ..]: [Text; 12] =
+            texts.clone();
+        let [.., next, next_tag, secret_tag, wrong_codes, wrong_codes_until] = texts;
+        let is_same_window = wrong_codes_until.is_some() && wrong_codes_until == deadline;
+        let wrong_codes = number(wrong_codes).filter(|_| is_same_window).unwrap_or_default();
         Ok(Self {
             otp_secret: otp_secret.map(SecretString::from),
             reg_deadline_ms: number(deadline),
@@ -108,8 +139,16 @@ impl FromRedisValue for ClientRecord {
             reg_window_ms: number(window),
             next_hash: next.map(SecretString::from),
             next_tag,
+            secret_tag,
+            wrong_codes: u32::try_from(wrong_codes).unwrap_or(u32::MAX),
         })
     }
+}
+
+/// A whole number as the scripts count: digits only, and no more than Lua counts exactly.
+fn number(text: Option<String>) -> Option<u64> {
+    let text = text.filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))?;
+    text.parse().ok().filter(|number| *number <= COUNT_MAX)
 }
 
 #[cfg(test)]
@@ -119,7 +158,7 @@ mod tests {
     use super::*;
 
     fn record(fields: [Option<&str>; 7]) -> ClientRecord {
-        let fields: Vec<_> = fields.into_iter().chain([None, None]).collect();
+        let fields: Vec<_> = fields.into_iter().chain([None; 5]).collect();
         let value = |text: Option<&str>| match text {
             Some(text) => Value::BulkString(text.into()),
             None => Value::Nil,
@@ -151,6 +190,45 @@ mod tests {
         assert_eq!(first(&ClientRecord::default(), Some(&next)), (None, 1));
         let settled = ClientRecord { next_hash: None, next_tag: None, ..record };
         assert_eq!(first(&settled, Some(&next)), (present, 1));
+    }
+
+    #[test]
+    fn a_secret_is_likely_by_its_tag_and_a_client_without_one_is_told_from_none() {
+        let secret = DeviceSecret::new("the-secret-that-it-has-today-and".into()).unwrap();
+        let registered = ClientRecord {
+            secret_hash: Some("present".into()),
+            secret_tag: Some(secret.tag()),
+            ..ClientRecord::default()
+        };
+        assert!(registered.is_likely(Some(&secret), "none"));
+        assert!(!registered.is_likely(None, "none"));
+        let rotating =
+            ClientRecord { secret_tag: None, next_tag: Some(secret.tag()), ..registered.clone() };
+        assert!(rotating.is_likely(Some(&secret), "none"));
+        let disabled = ClientRecord { is_disabled: true, ..registered.clone() };
+        let unregistered = ClientRecord { secret_hash: None, ..registered };
+        for out in [disabled, unregistered, ClientRecord::default()] {
+            assert!(!out.is_likely(Some(&secret), "none"));
+            assert!(out.is_likely(Some(&secret), &secret.tag()), "as likely as of a known one");
+        }
+    }
+
+    #[test]
+    fn wrong_codes_count_for_the_deadline_that_they_were_counted_under() {
+        let otp = Some("GEZDGNBVGY3TQOJQ");
+        let locked = |until: &str, count: &str, all| {
+            let mut fields = vec![otp, Some("2000")];
+            fields.extend([None; 8]);
+            fields.extend([Some(count), Some(until)]);
+            let value =
+                |text: Option<&str>| text.map_or(Value::Nil, |text| Value::BulkString(text.into()));
+            let fields = fields.into_iter().map(value).collect();
+            ClientRecord::from_redis_value(Value::Array(fields)).unwrap().is_code_locked(all)
+        };
+        assert!(locked("2000", "100", 0));
+        assert!(!locked("2000", "99", 999));
+        assert!(locked("2000", "1", 1000) && !locked("2000", "0", 1000));
+        assert!(!locked("1999", "100", 0), "another window");
     }
 
     #[test]

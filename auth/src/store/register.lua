@@ -1,4 +1,4 @@
--- Registers a client, once only, and takes its one-time code, once only.
+-- Registers a client, once only, and takes its one-time code or proof, once only.
 --
 -- The code was found right for `otp_secret` before; everything else is checked here, in the step
 -- that writes, so of any number at a time one succeeds. Nothing is written unless it does.
@@ -8,10 +8,10 @@
 --
 -- KEYS  1 the client  2 its list of sessions
 -- ARGV  1 otp_secret the code was checked with  2 its step  3 now, ms since 1970
---       4 bcrypt hash of the device's secret
+--       4 bcrypt hash of the device's secret  5 its tag
 -- Returns 'registered'; 'taken' when a secret is registered already; else 'refused'.
-local client, otp_secret, step = KEYS[1], ARGV[1], tonumber(ARGV[2])
-local now, hash = tonumber(ARGV[3]), ARGV[4]
+local client, otp_secret, step = KEYS[1], ARGV[1], argument(2, 0)
+local now, hash, tag = argument(3, 0), ARGV[4], ARGV[5]
 
 local stored = redis.call('HMGET', client, 'otpSecret', 'regDeadline', 'secret', 'disabled', 'otpStep',
   'registeredAt')
@@ -21,14 +21,17 @@ end
 if stored[3] then
   return 'taken'
 end
-local deadline = tonumber(stored[2] or '')
-if not deadline or deadline <= now or step <= tonumber(stored[5] or '-1') then
+if count_of(stored[2], 0) <= now or step <= count_of(stored[5], -1) then
   return 'refused'
 end
-
 local registered_at = math.max(now, count_of(stored[6], -1) + 1)
-redis.call('HSET', client, 'secret', hash, 'registeredAt', string.format('%.0f', registered_at), 'otpStep', ARGV[2],
-  'regWindow', stored[2])
-redis.call('HDEL', client, 'regDeadline')
-end_sessions(KEYS[2])
+if registered_at > COUNT_MAX then
+  return redis.error_reply('ERR registeredAt of ' .. client .. ' cannot grow; set it to 0 by hand')
+end
+local sessions = sessions_of(KEYS[2])
+
+redis.call('HSET', client, 'secret', hash, 'secretTag', tag, 'registeredAt', whole(registered_at),
+  'otpStep', whole(step), 'regWindow', stored[2])
+redis.call('HDEL', client, 'regDeadline', 'wrongCodes', 'wrongCodesUntil', 'nextSecret', 'nextTag')
+end_sessions(KEYS[2], sessions)
 return 'registered'

@@ -5,7 +5,10 @@
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return -1
 end
+redis.call('HLEN', KEYS[1])
+local sessions = sessions_of(KEYS[2])
+
 redis.call('HSET', KEYS[1], 'disabled', '1')
-redis.call('HDEL', KEYS[1], 'secret', 'regDeadline', 'regWindow', 'nextSecret',
-  'nextTag')
-return end_sessions(KEYS[2])
+redis.call('HDEL', KEYS[1], 'secret', 'secretTag', 'regDeadline', 'regWindow', 'nextSecret',
+  'nextTag', 'wrongCodes', 'wrongCodesUntil')
+return end_sessions(KEYS[2], sessions)

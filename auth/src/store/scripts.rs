@@ -13,6 +13,8 @@ macro_rules! script {
     };
 }
 
+pub(super) static ATTEMPT: LazyLock<Script> = script!("attempt.lua");
+pub(super) static FORGIVE: LazyLock<Script> = script!("forgive.lua");
 pub(super) static REGISTER: LazyLock<Script> = script!("register.lua");
 pub(super) static LOGIN: LazyLock<Script> = script!("login.lua");
 pub(super) static ROTATE: LazyLock<Script> = script!("rotate.lua");

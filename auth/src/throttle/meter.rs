@@ -70,6 +70,15 @@ impl Meter {
         }
     }
 
+    /// Takes one failure back, and the bar with it where no more are left than are free.
+    pub(super) fn forgive(&mut self, penalty: Penalty, now: Instant) {
+        let earlier = self.clear_at.checked_sub(penalty.forgiven_after);
+        self.clear_at = earlier.unwrap_or(now).max(now);
+        if self.failures(penalty, now) <= penalty.free {
+            self.barred_until = now;
+        }
+    }
+
     /// Failures not forgiven yet.
     pub(super) fn failures(&self, penalty: Penalty, now: Instant) -> u32 {
         let left = self.clear_at.saturating_duration_since(now).as_nanos();
@@ -134,6 +143,18 @@ mod tests {
         assert_eq!(meter.failures(PENALTY, now + Duration::from_secs(601)), 2);
         assert!(!meter.is_idle(now + Duration::from_secs(1799)));
         assert!(meter.is_idle(now + Duration::from_secs(1800)));
+    }
+
+    #[test]
+    fn a_failure_that_is_taken_back_leaves_nothing_and_no_bar() {
+        let now = Instant::now();
+        let mut meter = Meter::new(now);
+        (0..4).for_each(|_| meter.fail(PENALTY, now));
+        assert!(!meter.bar_wait(now).is_zero());
+        meter.forgive(PENALTY, now);
+        assert_eq!((meter.failures(PENALTY, now), meter.bar_wait(now)), (3, Duration::ZERO));
+        (0..9).for_each(|_| meter.forgive(PENALTY, now));
+        assert!(meter.is_idle(now));
     }
 
     proptest! {

@@ -22,7 +22,24 @@ fn settings() -> ThrottleSettings {
 
 fn visit(action: Action, address: &str, client: &str) -> Visit {
     let address: IpAddr = address.parse().unwrap();
-    Visit { action, site: address.into(), client: client.parse().ok() }
+    let standing = Standing::Stranger;
+    Visit { action, site: address.into(), client: client.parse().ok(), standing }
+}
+
+fn likely(visit: Visit) -> Visit {
+    Visit { standing: Standing::Likely, ..visit }
+}
+
+/// A visit that fails.
+fn fail(throttle: &mut Throttle, visit: &Visit, now: Instant) {
+    throttle.admit(visit, now).unwrap();
+}
+
+/// A visit that does not fail, if it is let pass.
+fn pass(throttle: &mut Throttle, visit: &Visit, now: Instant) -> Result<(), Refused> {
+    throttle.admit(visit, now)?;
+    throttle.handle_no_verdict(visit, now);
+    Ok(())
 }
 
 fn login(address: &str, client: &str) -> Visit {
@@ -37,11 +54,11 @@ fn throttle() -> Throttle {
 fn a_client_is_held_back_from_registering_wherever_it_comes_from() {
     let (mut throttle, now) = (throttle(), Instant::now());
     let register = |last: u8, client| visit(Action::Register, &format!("192.0.2.{last}"), client);
-    (1..=2).for_each(|last| throttle.admit(&register(last, "dev1"), now).unwrap());
-    let refused = throttle.admit(&register(9, "dev1"), now).unwrap_err();
+    (1..=2).for_each(|last| pass(&mut throttle, &register(last, "dev1"), now).unwrap());
+    let refused = pass(&mut throttle, &register(9, "dev1"), now).unwrap_err();
     assert_eq!(refused.because, Because::ClientRate);
     assert_eq!(refused.wait, Duration::from_secs(20));
-    throttle.admit(&register(9, "dev2"), now).unwrap();
+    pass(&mut throttle, &register(9, "dev2"), now).unwrap();
     throttle.admit(&register(9, "dev1"), now + refused.wait).unwrap();
 }
 
@@ -50,13 +67,11 @@ fn nobody_can_lock_a_client_out_by_logging_in_under_its_name() {
     let (mut throttle, now) = (throttle(), Instant::now());
     for last in 1..=200 {
         let theirs = login(&format!("192.0.2.{last}"), "dev1");
-        while throttle.admit(&theirs, now).is_ok() {
-            throttle.handle_failure(&theirs, now);
-        }
+        while throttle.admit(&theirs, now).is_ok() {}
     }
     let own = login("198.51.100.1", "dev1");
-    (0..4).for_each(|_| throttle.admit(&own, now).unwrap());
-    let refused = throttle.admit(&own, now).unwrap_err();
+    (0..4).for_each(|_| pass(&mut throttle, &own, now).unwrap());
+    let refused = pass(&mut throttle, &own, now).unwrap_err();
     assert_eq!((refused.because, refused.wait.as_secs()), (Because::ClientRate, 10));
 }
 
@@ -64,12 +79,12 @@ fn nobody_can_lock_a_client_out_by_logging_in_under_its_name() {
 fn an_address_is_held_back_whatever_names_it_gives() {
     let (mut throttle, now) = (throttle(), Instant::now());
     for n in 0..8 {
-        throttle.admit(&login("192.0.2.1", &format!("dev{n}")), now).unwrap();
+        pass(&mut throttle, &login("192.0.2.1", &format!("dev{n}")), now).unwrap();
     }
-    let refused = throttle.admit(&login("192.0.2.1", "dev9"), now).unwrap_err();
+    let refused = pass(&mut throttle, &login("192.0.2.1", "dev9"), now).unwrap_err();
     assert_eq!(refused.because, Because::AddressRate);
     assert_eq!(refused.wait, Duration::from_secs(1));
-    throttle.admit(&login("192.0.2.2", "dev9"), now).unwrap();
+    pass(&mut throttle, &login("192.0.2.2", "dev9"), now).unwrap();
 }
 
 #[test]
@@ -86,19 +101,19 @@ fn a_visit_to_a_session_counts_a_tenth_of_one_that_runs_bcrypt() {
     let (mut throttle, now) = (throttle(), Instant::now());
     let session = visit(Action::Session, "192.0.2.1", "");
     for _ in 0..80 {
-        throttle.admit(&session, now).unwrap();
+        pass(&mut throttle, &session, now).unwrap();
     }
-    assert_eq!(throttle.admit(&session, now).unwrap_err().wait, Duration::from_millis(100));
+    assert_eq!(pass(&mut throttle, &session, now).unwrap_err().wait, Duration::from_millis(100));
 }
 
 #[test]
 fn who_has_to_wait_is_not_charged_for_asking() {
     let (mut throttle, now) = (throttle(), Instant::now());
     let visit = visit(Action::Register, "192.0.2.1", "dev1");
-    (0..2).for_each(|_| throttle.admit(&visit, now).unwrap());
-    let first = throttle.admit(&visit, now).unwrap_err();
+    (0..2).for_each(|_| pass(&mut throttle, &visit, now).unwrap());
+    let first = pass(&mut throttle, &visit, now).unwrap_err();
     for _ in 0..100 {
-        assert_eq!(throttle.admit(&visit, now).unwrap_err().wait, first.wait);
+        assert_eq!(pass(&mut throttle, &visit, now).unwrap_err().wait, first.wait);
     }
 }
 
@@ -106,14 +121,14 @@ fn who_has_to_wait_is_not_charged_for_asking() {
 fn failures_bar_the_client_from_that_address_and_that_action_only() {
     let (mut throttle, now) = (throttle(), Instant::now());
     let failing = login("192.0.2.1", "dev1");
-    (0..3).for_each(|_| throttle.handle_failure(&failing, now));
-    let refused = throttle.admit(&failing, now).unwrap_err();
+    (0..3).for_each(|_| fail(&mut throttle, &failing, now));
+    let refused = pass(&mut throttle, &failing, now).unwrap_err();
     assert_eq!((refused.because, refused.wait.as_secs()), (Because::ClientFailures, 1));
 
-    throttle.admit(&login("192.0.2.2", "dev1"), now).unwrap();
-    throttle.admit(&login("192.0.2.1", "dev2"), now).unwrap();
-    throttle.admit(&visit(Action::Register, "192.0.2.1", "dev1"), now).unwrap();
-    throttle.admit(&visit(Action::Session, "192.0.2.1", ""), now).unwrap();
+    pass(&mut throttle, &login("192.0.2.2", "dev1"), now).unwrap();
+    pass(&mut throttle, &login("192.0.2.1", "dev2"), now).unwrap();
+    pass(&mut throttle, &visit(Action::Register, "192.0.2.1", "dev1"), now).unwrap();
+    pass(&mut throttle, &visit(Action::Session, "192.0.2.1", ""), now).unwrap();
     throttle.admit(&failing, now + refused.wait).unwrap();
 }
 
@@ -121,23 +136,24 @@ fn failures_bar_the_client_from_that_address_and_that_action_only() {
 fn guesses_at_many_names_bar_the_address() {
     let (mut throttle, now) = (throttle(), Instant::now());
     for n in 0..6 {
-        throttle.handle_failure(&login("192.0.2.1", &format!("dev{n}")), now);
+        fail(&mut throttle, &login("192.0.2.1", &format!("dev{n}")), now);
     }
-    let refused = throttle.admit(&login("192.0.2.1", "new"), now).unwrap_err();
+    let refused = pass(&mut throttle, &login("192.0.2.1", "new"), now).unwrap_err();
     assert_eq!(refused.because, Because::AddressFailures);
-    throttle.admit(&login("192.0.2.2", "new"), now).unwrap();
+    pass(&mut throttle, &login("192.0.2.2", "new"), now).unwrap();
 }
 
 #[test]
 fn a_success_forgives_the_client_and_not_the_address() {
     let (mut throttle, now) = (throttle(), Instant::now());
     let visit = login("192.0.2.1", "dev1");
-    (0..3).for_each(|_| throttle.handle_failure(&visit, now));
+    (0..3).for_each(|_| fail(&mut throttle, &visit, now));
     assert!(throttle.admit(&visit, now).is_err());
-    throttle.handle_success(&visit);
-    throttle.admit(&visit, now).unwrap();
-    (0..3).for_each(|_| throttle.handle_failure(&login("192.0.2.1", "dev2"), now));
-    let refused = throttle.admit(&visit, now).unwrap_err();
+    throttle.handle_success(&visit, now);
+    pass(&mut throttle, &visit, now).unwrap();
+    (0..3).for_each(|_| fail(&mut throttle, &login("192.0.2.1", "dev2"), now));
+    fail(&mut throttle, &login("192.0.2.1", "dev3"), now);
+    let refused = pass(&mut throttle, &visit, now).unwrap_err();
     assert_eq!(refused.because, Because::AddressFailures);
 }
 
@@ -147,7 +163,7 @@ fn idle_keys_make_room_and_nothing_is_lost() {
     let mut now = Instant::now();
     for n in 0..200 {
         now += Duration::from_secs(30);
-        throttle.admit(&login(&format!("192.0.2.{n}"), &format!("dev{n}")), now).unwrap();
+        pass(&mut throttle, &login(&format!("192.0.2.{n}"), &format!("dev{n}")), now).unwrap();
         assert!(throttle.keys() <= 16);
     }
 }
@@ -156,22 +172,53 @@ fn idle_keys_make_room_and_nothing_is_lost() {
 fn a_flood_that_is_all_held_back_leaves_no_room_for_one_more() {
     let mut throttle = Throttle::new(&settings(), 8);
     let now = Instant::now();
-    for n in 0..4 {
-        (0..4).for_each(|_| {
-            let _ = throttle.admit(&login("192.0.2.1", &format!("dev{n}")), now);
-        });
+    for n in 0..12 {
+        let visit = visit(Action::Session, &format!("192.0.2.{n}"), "");
+        while pass(&mut throttle, &visit, now).is_ok() {}
     }
-    // The address is held back by now: each further client comes from one that is too.
-    for n in 4..12 {
-        (0..8).for_each(|_| {
-            let _ = throttle.admit(&login(&format!("192.0.2.{n}"), &format!("dev{n}")), now);
-        });
-    }
-    let refused = throttle.admit(&login("198.51.100.1", "late"), now).unwrap_err();
+    let refused = pass(&mut throttle, &login("198.51.100.1", "late"), now).unwrap_err();
     assert_eq!(refused.because, Because::NoRoom);
     assert!(throttle.keys() <= 8);
     let much_later = now + Duration::from_secs(600);
     throttle.admit(&login("198.51.100.1", "late"), much_later).unwrap();
+}
+
+#[test]
+fn visits_in_hand_count_as_failures_until_they_succeed() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let many: Vec<_> = (0..8).map(|n| login("192.0.2.1", &format!("dev{n}"))).collect();
+    let admitted: Vec<_> = many.iter().filter(|visit| throttle.admit(visit, now).is_ok()).collect();
+    assert_eq!(admitted.len(), 6, "five are free, and the sixth bars the way");
+    admitted.iter().for_each(|visit| throttle.handle_success(visit, now));
+    throttle.admit(&login("192.0.2.1", "dev9"), now).unwrap();
+}
+
+#[test]
+fn nothing_that_strangers_do_holds_back_one_who_is_likely() {
+    for action in [Action::Register, Action::Login, Action::Session] {
+        let (mut throttle, now) = (Throttle::new(&settings(), 8), Instant::now());
+        for n in 0..40 {
+            for name in ["dev1", &format!("made-up{n}")] {
+                let _ = throttle.admit(&visit(action, "192.0.2.1", name), now);
+                let _ = throttle.admit(&visit(action, &format!("192.0.2.{n}"), name), now);
+            }
+        }
+        let own = likely(visit(action, "192.0.2.1", "dev1"));
+        throttle.admit(&own, now).unwrap();
+    }
+}
+
+#[test]
+fn one_who_is_likely_is_measured_by_itself() {
+    let (mut throttle, now) = (throttle(), Instant::now());
+    let own = likely(visit(Action::Register, "192.0.2.1", "dev1"));
+    (0..2).for_each(|_| pass(&mut throttle, &own, now).unwrap());
+    assert_eq!(throttle.admit(&own, now).unwrap_err().because, Because::ClientRate);
+    pass(&mut throttle, &likely(visit(Action::Register, "192.0.2.1", "dev2")), now).unwrap();
+    // One in 65,536 wrong secrets looks likely, so these are measured, too.
+    let guess = likely(login("192.0.2.1", "dev1"));
+    (0..3).for_each(|_| fail(&mut throttle, &guess, now));
+    assert_eq!(throttle.admit(&guess, now).unwrap_err().because, Because::ClientFailures);
 }
 
 proptest! {
@@ -182,19 +229,19 @@ proptest! {
         let mut throttle = Throttle::new(&settings(), 32);
         let now = Instant::now();
         let held = login("198.51.100.1", "held");
-        let failing = visit(Action::Register, "198.51.100.1", "failing");
-        (0..4).for_each(|_| throttle.admit(&held, now).unwrap());
-        (0..5).for_each(|_| throttle.handle_failure(&failing, now));
-        let before = throttle.admit(&failing, now).unwrap_err();
+        let failing = login("198.51.100.1", "failing");
+        (0..4).for_each(|_| pass(&mut throttle, &held, now).unwrap());
+        (0..3).for_each(|_| fail(&mut throttle, &failing, now));
+        let before = pass(&mut throttle, &failing, now).unwrap_err();
         for (last, name, fails) in flood {
             let other = login(&format!("192.0.2.{last}"), &format!("dev{name}"));
-            let _ = throttle.admit(&other, now);
-            if fails {
-                throttle.handle_failure(&other, now);
-            }
+            let _ = match fails {
+                true => throttle.admit(&other, now),
+                false => pass(&mut throttle, &other, now),
+            };
             prop_assert!(throttle.keys() <= 32);
         }
-        prop_assert_eq!(throttle.admit(&held, now).unwrap_err().because, Because::ClientRate);
-        prop_assert_eq!(throttle.admit(&failing, now).unwrap_err().wait, before.wait);
+        prop_assert_eq!(pass(&mut throttle, &held, now).unwrap_err().because, Because::ClientRate);
+        prop_assert_eq!(pass(&mut throttle, &failing, now).unwrap_err().wait, before.wait);
     }
 }

@@ -1,15 +1,22 @@
 //! `spoke-hub check`: whether the hub can do what its settings say.
 
 use spoke_shared::{
-    cli::{CheckArgs, Checked, of_listener, of_redis, of_tls, report},
+    cli::{
+        CheckArgs, Checked, SettingsArgs, of_listener, of_redis, of_settings_file, of_tls, report,
+    },
     store::Redis,
 };
 
 use super::redis;
 use crate::{config::Config, level};
 
-pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<()> {
-    let mut found = of_tls(&config.tls);
+pub(super) async fn run(
+    config: &Config,
+    given: &SettingsArgs,
+    args: CheckArgs,
+) -> anyhow::Result<()> {
+    let mut found: Vec<_> = of_settings_file("hub", given).into_iter().collect();
+    found.extend(of_tls(&config.tls));
     let own = redis(config)?;
     found.extend(of_redis("redis", &own).await);
     if let Some(url) = &config.auth_redis {

@@ -1,11 +1,15 @@
 //! `POST /session`: the handshake of the HTTP transport, with the same proof and the same fence as
 //! on the WebSocket.
 
-use axum::{Extension, Json, Router, extract::State, routing::post};
+use axum::{
+    Extension, Json, Router,
+    extract::{Request, State},
+    routing::post,
+};
 use spoke_shared::{
     limits::TEXT_BYTES_MAX,
     link::now_ms,
-    refusal::{JsonOrForm, Refusal},
+    refusal::Refusal,
     serve::PeerAddress,
     store::presence::{Arrival, Reach, Transport},
     wire::{
@@ -18,6 +22,7 @@ use tracing::info;
 use crate::{
     arrival,
     bearer::{Caller, malformed},
+    body::{self, Read},
     hub::Hub,
 };
 
@@ -29,9 +34,10 @@ async fn session(
     State(hub): State<Hub>,
     Extension(address): Extension<PeerAddress>,
     caller: Caller,
-    JsonOrForm(hello): JsonOrForm<HelloForm>,
+    request: Request,
 ) -> Result<Json<WelcomeForm>, Refusal> {
     hub.metrics.requests.add("session", 1);
+    let Read { form: hello, .. } = body::read::<HelloForm>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }

@@ -57,7 +57,8 @@ async fn sync(
     shutdown.spawn_one("session", address, async move {
         let _kept = (place, vouched);
         // Who is gone meanwhile needs no socket.
-        let Ok(socket) = upgraded.await else { return };
+        let Ok(mut socket) = upgraded.await else { return };
+        socket.charge_to(&arrived.hub.budget, &arrived.caller.client);
         if protocol == SUBPROTOCOL {
             Box::pin(session::serve(arrived, socket)).await;
         } else {

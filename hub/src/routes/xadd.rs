@@ -1,13 +1,19 @@
 //! `POST /xadd`: one entry or a batch.
 
-use axum::{Json, Router, extract::State, routing::post};
-use serde_json::Value;
-use spoke_shared::{
-    refusal::{JsonOrForm, Refusal},
-    wire::json::XaddForm,
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    routing::post,
 };
+use serde_json::Value;
+use spoke_shared::{refusal::Refusal, wire::json::XaddForm};
 
-use crate::{bearer::Caller, entries, hub::Hub};
+use crate::{
+    bearer::Caller,
+    body::{self, Read},
+    entries,
+    hub::Hub,
+};
 
 pub(super) fn router() -> Router<Hub> {
     Router::new().route("/xadd", post(xadd))
@@ -16,8 +22,10 @@ pub(super) fn router() -> Router<Hub> {
 async fn xadd(
     State(hub): State<Hub>,
     caller: Caller,
-    JsonOrForm(form): JsonOrForm<XaddForm>,
+    request: Request,
 ) -> Result<Json<Value>, Refusal> {
     hub.metrics.requests.add("xadd", 1);
+    let Read { form, charge: _charge, turn: _turn } =
+        body::read::<XaddForm>(&hub, &caller, request).await?;
     entries::xadd(&hub, &caller, form).await.map(Json)
 }

@@ -15,6 +15,7 @@ use spoke_shared::{refusal::Refusal, wire::json::XreadForm};
 
 use crate::{
     bearer::{Caller, epoch, malformed},
+    budget::Charge,
     hub::Hub,
     xread::{self, Xread},
 };
@@ -30,17 +31,18 @@ async fn xread(
 ) -> Result<Response, Refusal> {
     hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    let read = xread::xread(&hub, &caller, ask).await?;
-    Ok(answer(&read, caller))
+    let (read, charge) = xread::xread(&hub, &caller, ask).await?;
+    Ok(answer(&read, charge, caller))
 }
 
 /// The request is in hand until its answer, which may be large, was taken.
-fn answer(read: &XreadForm, caller: Caller) -> Response {
+fn answer(read: &XreadForm, mut charge: Charge, caller: Caller) -> Response {
     let json = serde_json::to_vec(read).expect("a form can be written");
+    charge.shrink(json.len());
     let headers =
         [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, json.len().to_string())];
     let body = futures_util::stream::iter([Ok::<_, Infallible>(json)]).inspect(move |_| {
-        let _in_hand = &caller;
+        let _in_hand = (&caller, &charge);
     });
     (headers, Body::from_stream(body)).into_response()
 }

@@ -146,8 +146,13 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Checked> {
 
 /// Whether a file with a secret can be read here and by nobody else.
 pub fn of_secret_file(setting: &'static str, path: &Path) -> Checked {
+    of_secret(setting, path, fs::File::open(path).and_then(|file| file.metadata()))
+}
+
+/// The same of a file that was opened already, or could not be.
+pub fn of_secret(setting: &'static str, path: &Path, opened: io::Result<fs::Metadata>) -> Checked {
     let place = path.display();
-    let mode = match fs::File::open(path).and_then(|file| file.metadata()) {
+    let mode = match opened {
         Ok(metadata) => metadata.permissions().mode() & 0o777,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let finding = format!("{place} may not be read by this user");

@@ -6,7 +6,7 @@ use std::{fmt, io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The settings file cannot be read.
-    #[error("failed to read settings file {path}; create it, let this user read it, or name another", path = path.display())]
+    #[error("failed to read settings file {path}; create it, run this as root or as one of the file's group, or name another", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -18,7 +18,8 @@ pub struct TlsSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogSettings {
-    /// error, warn, info, debug or trace; also per module, such as `info,spoke_hub=debug`.
+    /// error, warn, info, debug or trace, of our own lines; also per module or library, such as
+    /// `info,spoke_hub=debug,h2=warn`. Of libraries that are not named only errors are logged.
     pub level: String,
     /// None: text on a terminal, else JSON.
     pub format: Option<LogFormat>,

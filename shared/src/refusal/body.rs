@@ -1,12 +1,15 @@
 //! `JsonOrForm`: a request's body by its content type.
 
+use std::future::Future;
+
 use axum::{
     Form,
-    body::HttpBody,
-    extract::{FromRequest, Request, rejection::FormRejection},
+    body::{Body, HttpBody},
+    extract::{FromRequest, Request},
 };
 use bytes::Bytes;
-use http::{StatusCode, header::CONTENT_TYPE};
+use futures_util::FutureExt;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 
 use super::Refusal;
@@ -17,8 +20,12 @@ use crate::limits::{BODY_TIMEOUT, HTTP_BODY_BYTES_MAX};
 #[derive(Debug)]
 pub struct JsonOrForm<T>(pub T);
 
-enum Kind {
+/// The form that a body is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// JSON.
     Json,
+    /// `application/x-www-form-urlencoded`.
     Form,
 }
 
@@ -26,55 +33,89 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        tokio::time::timeout(BODY_TIMEOUT, read(request, state)).await.unwrap_or_else(|_| {
-            let message = "the body did not arrive in time";
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message))
-        })
+        in_time(read(request, state)).await
     }
+}
+
+/// Within the time that a body may take.
+///
+/// # Errors
+/// 408 "too-slow", or as `reading`.
+pub async fn in_time<T>(reading: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| {
+        let message = "the body did not arrive in time";
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message))
+    })
+}
+
+/// What says itself that it is far larger than any path takes is not waited for. One that is a little
+/// over is read as far as it may, or its sender would lose the answer to a reset.
+///
+/// # Errors
+/// 413 "too-large".
+pub fn check_announced(request: &Request) -> Result<(), Refusal> {
+    if request.body().size_hint().lower() > 2 * HTTP_BODY_BYTES_MAX as u64 {
+        return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    Ok(())
 }
 
 async fn read<T: DeserializeOwned, S: Send + Sync>(
     request: Request,
     state: &S,
 ) -> Result<JsonOrForm<T>, Refusal> {
-    // What says itself that it is far larger than any path takes is not waited for. One that is a
-    // little over is read as far as it may, or its sender would lose the answer to a reset.
-    if request.body().size_hint().lower() > 2 * HTTP_BODY_BYTES_MAX as u64 {
-        return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
-    }
-    match kind(&request)? {
-        Kind::Json => {
-            let bytes = Bytes::from_request(request, state).await;
-            let bytes = bytes.map_err(|rejection| unreadable(rejection.status()))?;
-            serde_json::from_slice(&bytes)
-                .map(JsonOrForm)
-                .map_err(|error| malformed("JSON", &error))
+    check_announced(&request)?;
+    let kind = BodyKind::of(request.headers())?;
+    let bytes = Bytes::from_request(request, state).await;
+    let bytes = bytes.map_err(|rejection| unreadable(rejection.status()))?;
+    kind.parse(bytes).map(JsonOrForm)
+}
+
+impl BodyKind {
+    /// By the content type.
+    ///
+    /// # Errors
+    /// 415 "unsupported-media-type".
+    pub fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let header = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        match media_type.to_ascii_lowercase().as_str() {
+            "application/json" => Ok(Self::Json),
+            "application/x-www-form-urlencoded" => Ok(Self::Form),
+            other if other.starts_with("application/") && other.ends_with("+json") => {
+                Ok(Self::Json)
+            }
+            _ => {
+                let message = "the body has to be application/json or \
+                               application/x-www-form-urlencoded; say which in Content-Type";
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                Err(Refusal::new(status, "unsupported-media-type", message))
+            }
         }
-        Kind::Form => match Form::from_request(request, state).await {
-            Ok(Form(body)) => Ok(JsonOrForm(body)),
-            Err(FormRejection::BytesRejection(rejection)) => Err(unreadable(rejection.status())),
-            Err(rejection) => Err(malformed("form", &rejection)),
-        },
+    }
+
+    /// What a whole body says.
+    ///
+    /// # Errors
+    /// 400 "malformed".
+    pub fn parse<T: DeserializeOwned>(self, bytes: Bytes) -> Result<T, Refusal> {
+        match self {
+            Self::Json => serde_json::from_slice(&bytes).map_err(|error| malformed("JSON", &error)),
+            Self::Form => {
+                let request = http::Request::post("/")
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(Body::from(bytes))
+                    .expect("a request of constants");
+                let form = Form::from_request(request, &()).now_or_never();
+                let form = form.expect("the body is there");
+                form.map(|Form(body)| body).map_err(|error| malformed("form", &error))
+            }
+        }
     }
 }
 
-fn kind(request: &Request) -> Result<Kind, Refusal> {
-    let header = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match media_type.to_ascii_lowercase().as_str() {
-        "application/json" => Ok(Kind::Json),
-        "application/x-www-form-urlencoded" => Ok(Kind::Form),
-        other if other.starts_with("application/") && other.ends_with("+json") => Ok(Kind::Json),
-        _ => {
-            let message = "the body has to be application/json or \
-                           application/x-www-form-urlencoded; say which in Content-Type";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            Err(Refusal::new(status, "unsupported-media-type", message))
-        }
-    }
-}
-
-fn unreadable(status: StatusCode) -> Refusal {
+/// A body that cannot be read to its end, by the status that says why.
+pub fn unreadable(status: StatusCode) -> Refusal {
     if status == StatusCode::PAYLOAD_TOO_LARGE {
         return Refusal::new(status, "too-large", "the body is larger than this path takes");
     }

@@ -78,7 +78,8 @@ pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
 /// The right-most address that no trusted proxy has.
 fn client(peer: PeerAddress, headers: &HeaderMap, trusted: &TrustedProxies) -> PeerAddress {
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-    let mut hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    // As bytes: what stands further left is the client's, and no byte of it spoils what the proxy said.
+    let mut hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut client = peer;
     while trusted.contains(client.ip) {
         let Some(before) = hops.next().and_then(address) else { break };
@@ -88,8 +89,8 @@ fn client(peer: PeerAddress, headers: &HeaderMap, trusted: &TrustedProxies) -> P
 }
 
 /// One place of the list. Some proxies put a port behind it.
-fn address(text: &str) -> Option<PeerAddress> {
-    let text = text.trim();
+fn address(hop: &[u8]) -> Option<PeerAddress> {
+    let text = str::from_utf8(hop.trim_ascii()).ok()?;
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(address.into());
     }
@@ -102,12 +103,17 @@ fn address(text: &str) -> Option<PeerAddress> {
 mod tests {
     use super::*;
 
-    fn client_of(peer: &str, lines: &[&'static str]) -> String {
+    fn client_of(peer: &str, lines: &[&str]) -> String {
+        let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+        client_of_bytes(peer, &lines)
+    }
+
+    fn client_of_bytes(peer: &str, lines: &[&[u8]]) -> String {
         let trusted = "10.0.0.0/24, 2001:db8::1".parse().unwrap();
         let peer: SocketAddr = peer.parse().unwrap();
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(X_FORWARDED_FOR, line.parse().unwrap());
+            headers.append(X_FORWARDED_FOR, http::HeaderValue::from_bytes(line).unwrap());
         }
         client(peer.into(), &headers, &trusted).to_string()
     }
@@ -129,6 +135,26 @@ mod tests {
         for (peer, lines, client) in table {
             assert_eq!(client_of(peer, lines), client, "{peer} {lines:?}");
         }
+    }
+
+    #[test]
+    fn no_byte_that_a_client_wrote_spoils_what_the_proxy_appended() {
+        for junk in
+            [&b"\xff"[..], b"\xc3\xa9", b"6.6.6.6\x80", b"\xff, \xfe,,", b"\t\"\\", b"a=b;c"]
+        {
+            for proxied in [&b"192.0.2.7"[..], b"192.0.2.7, 10.0.0.3", b"\t192.0.2.7 "] {
+                let line = [junk, b", ", proxied].concat();
+                assert_eq!(client_of_bytes("10.0.0.1:5", &[&line]), "192.0.2.7", "{line:?}");
+                assert_eq!(
+                    client_of_bytes("10.0.0.1:5", &[junk, proxied]),
+                    "192.0.2.7",
+                    "{junk:?}"
+                );
+            }
+        }
+        // Its own hop is another matter.
+        let line = &b"6.6.6.6, \xff192.0.2.7"[..];
+        assert_eq!(client_of_bytes("10.0.0.1:5", &[line]), "10.0.0.1:5");
     }
 
     #[test]

@@ -80,18 +80,19 @@ if after ~= '' and (past(after, cursor) or (generation ~= '' and past(cursor, af
 end
 if ARGV[16] == '1' then return tell({ 'ready' }) end
 if not is_seq(through) then return redis.error_reply('ERR a batch ends at a stream ID') end
-if not past(through, cursor) then return tell({ 'done', cursor, 0, tonumber(ARGV[18]), '' }) end
+if not past(through, cursor) then return tell({ 'done', cursor, 0, count(ARGV[18]), '' }) end
 
 local at, losses, lost = 20, {}, 0
-for _ = 1, tonumber(ARGV[19]) do
+for _ = 1, count(ARGV[19]) do
   if past(ARGV[at], cursor) then
-    local line = { unpack(ARGV, at + 3, at + 2 + tonumber(ARGV[at + 2])) }
+    local line = { unpack(ARGV, at + 3, at + 2 + count(ARGV[at + 2])) }
+    if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
     -- A batch that names no epoch: client, its name, direction, its word, epoch, 0, ...
     if line[6] == '0' then line[6] = digits(life) end
     losses[#losses + 1] = line
     lost = lost + count(ARGV[at + 1])
   end
-  at = at + 3 + tonumber(ARGV[at + 2])
+  at = at + 3 + count(ARGV[at + 2])
 end
 
 local entries = ARGV[at] == '' and {} or cmsgpack.unpack(ARGV[at])

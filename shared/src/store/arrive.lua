@@ -27,7 +27,7 @@ local up, registered = count(known[9]), count(ARGV[12])
 local is_reset = registered > count(known[11])
 if is_reset and up > 0 then up = up + 1 end
 for _, told in ipairs({ { 'up', ARGV[13], up }, { 'down', ARGV[14], count(known[10]) } }) do
-  if count(told[2]) > told[3] + tonumber(ARGV[15]) then
+  if count(told[2]) > told[3] + count(ARGV[15]) then
     return { 'epoch-ahead', told[1], digits(told[3]) }
   end
 end
@@ -35,7 +35,7 @@ end
 -- A connection ends with its hub at the latest; requests are over when none came for long.
 local function is_live()
   if not since then return false end
-  if over == 'http' then return math.abs(now - count(seen)) < tonumber(ARGV[8]) end
+  if over == 'http' then return math.abs(now - count(seen)) < count(ARGV[8]) end
   return hub and redis.call('EXISTS', ARGV[7] .. hub) == 1
 end
 
@@ -66,7 +66,7 @@ if live and is_former then
 end
 
 if holder ~= '' and holder ~= instance then former[#former + 1] = holder end
-while #former > tonumber(ARGV[9]) do table.remove(former, 1) end
+while #former > count(ARGV[9]) do table.remove(former, 1) end
 -- Its own hub tells the older session itself.
 if live and (hub ~= ARGV[4] or over == 'http') then ring('ousted') end
 -- Never one that was given out before, even where this Redis has gone back and forgotten it: two

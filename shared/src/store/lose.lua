@@ -16,8 +16,10 @@ if known[1] ~= ARGV[1] then return 0 end
 if known[2] == ARGV[2] then return 1 end
 local lines, at = {}, 5
 while ARGV[at] do
-  local last = at + tonumber(ARGV[at])
-  lines[#lines + 1] = { unpack(ARGV, at + 1, last) }
+  local last = at + count(ARGV[at])
+  local line = { unpack(ARGV, at + 1, last) }
+  if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
+  lines[#lines + 1] = line
   at = last + 1
 end
 local lost = math.min(count(known[3]) + count(ARGV[4]), COUNT_MAX)

@@ -13,7 +13,7 @@ if not is_type(stream, 'stream') or not is_type(ledger, 'stream') then
   return redis.error_reply('WRONGTYPE ' .. stream .. ' and ' .. ledger .. ' must be streams')
 end
 if count(redis.call('HGET', state, 'out_epoch')) >= tonumber(epoch) then return 0 end
-local fields = 3 + tonumber(ARGV[3])
+local fields = 3 + count(ARGV[3])
 local memory = { unpack(ARGV, 4, fields) }
 if #memory == 0 or #memory % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
 

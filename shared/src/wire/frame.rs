@@ -350,6 +350,21 @@ impl Frame {
         bytes.len() > DECODE_INLINE_BYTES_MAX || kind() == Ok(PACKED)
     }
 
+    /// How many bytes these are once unpacked, as they say themselves: more are not taken.
+    pub fn unpacked_bytes(bytes: &Bytes) -> usize {
+        let packed = || {
+            let mut r = Reader::new(bytes.clone());
+            r.array("an array")?;
+            match r.uint("a kind")? {
+                PACKED => r.uint("a length").map(Some),
+                _ => Ok(None),
+            }
+        };
+        let packed: Result<Option<u64>, Malformed> = packed();
+        let unpacked = packed.ok().flatten().map_or(0, |length| length as usize);
+        unpacked.clamp(bytes.len(), FRAME_BYTES_MAX.max(bytes.len()))
+    }
+
     /// The frame in these bytes; its byte strings are slices of them. Only where the handshake agreed
     /// on `Features::COMPRESSION` is one unpacked.
     ///

@@ -1,8 +1,10 @@
 //! Auth as devices meet it: contract section 4, by status code and reason.
 
 mod faults;
+mod guesses;
 mod register;
 mod rotate;
+mod scripts;
 mod sessions;
 mod throttle;
 

@@ -113,3 +113,37 @@ async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can
     let checked = run(&path_of("spoke-hub"), &start).await;
     assert_eq!((checked.code, line(&checked, "ack").0.as_str()), (Some(1), "fail"), "{checked:?}");
 }
+
+#[tokio::test]
+async fn a_settings_file_with_a_password_that_everyone_can_read_is_warned_of_by_all_three() {
+    let cloud = Cloud::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let config = file.display().to_string();
+    // A password that this Redis does not ask for: what is wrong with it is another line.
+    let url = cloud.redis.url().replacen("redis://", "redis://:hunter2@", 1);
+    for (program, text, mode, verdict, words) in [
+        ("spoke-hub", format!("redis = \"{url}\""), 0o644, "warn", "(redis)"),
+        ("spoke-auth", format!("redis = \"{url}\""), 0o644, "warn", "(redis)"),
+        ("spoke-agent", format!("redis = \"{url}\""), 0o644, "warn", "(redis)"),
+        ("spoke-hub", format!("auth_redis = '{url}'"), 0o604, "warn", "(auth_redis)"),
+        ("spoke-agent", format!("# redis = \"{url}\""), 0o644, "warn", "(redis)"),
+        ("spoke-auth", format!("redis = \"{url}\""), 0o640, "ok", "owner and group"),
+        ("spoke-hub", format!("redis = \"{url}\""), 0o600, "ok", "owner and group"),
+        ("spoke-hub", String::new(), 0o644, "ok", "no password"),
+        ("spoke-auth", String::new(), 0o666, "warn", "can be changed by others"),
+    ] {
+        fs::write(&file, &text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let start = Start::with(&["check", "--json", "--config", &config]);
+        let checked = run(&path_of(program), &start).await;
+        let found = line(&checked, "settings_file");
+        assert_eq!(found.0, verdict, "{program} {mode:o}: {checked:?}");
+        assert!(found.1.contains(words), "{program} {mode:o}: {found:?}");
+        assert!(!checked.stdout.contains("hunter2"), "{checked:?}");
+        let unit = program;
+        let is_mended =
+            found.2.contains(&format!("chgrp {unit} ")) && found.2.contains("chmod 640");
+        assert_eq!(is_mended, verdict == "warn", "{found:?}");
+    }
+}

@@ -5,6 +5,7 @@ mod auth;
 mod check;
 mod enrol;
 mod hub;
+mod planted;
 mod provision;
 mod rotate;
 mod settings;

@@ -36,6 +36,10 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("| handshake / silence | {} s / {idle} s |", HANDSHAKE_TIMEOUT.as_secs()),
         format!("| `blockMs` | {} s |", BLOCK_MAX.as_secs()),
         format!("| viewers of the status page | {VIEWERS_MAX} |"),
+        format!(
+            "in seven days | {WRONG_CODES_MAX} / {} |",
+            thousands(WRONG_CODES_ALL_MAX as usize)
+        ),
         format!("at {} and {} lines", thousands(DEAD_MAX_LEN), thousands(LOST_MAX_LEN)),
     ];
     let protocol = [

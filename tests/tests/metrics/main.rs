@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
 mod files;
+mod hosts;
 mod pages;
 
 use std::{io::Write, process::Stdio};

@@ -48,7 +48,7 @@ async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
 
 #[tokio::test]
 async fn a_stranger_whose_name_leads_here_sees_nothing() {
-    let stand = hub(&[("page_host", "spoke.example")]).await;
+    let stand = hub(&[("admin_hosts", "spoke.example")]).await;
     let admin = stand.service.admin();
     let under = async |host: &str, path: &str| -> Answer {
         admin.call(admin.request(Method::GET, path).header("host", host)).await
@@ -59,7 +59,8 @@ async fn a_stranger_whose_name_leads_here_sees_nothing() {
     }
     assert_eq!(under("spoke.example", "/").await.status, 200);
     assert_eq!(under("localhost:9464", "/").await.status, 200);
-    assert_eq!(under("evil.example", "/healthz").await.status, 200, "a probe has no page to read");
+    let probed = under("evil.example", "/healthz").await;
+    assert_eq!(probed.refusal(), (421, "unknown-host".to_owned()), "nor that it lives");
 }
 
 #[tokio::test]

@@ -72,16 +72,22 @@ async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
     let api = Api::new(cloud.auth.address());
     let url = format!("https://localhost:{}/login", front.port);
     let body = json!({ "client": "dev1", "secret": "a-secret-of-32-bytes-as-devices-" });
-    let log_in = async |from: &str, forged: &str| {
+    let log_in_with = async |from: &str, forged: &[u8]| {
         let request = front.client_at(from).post(&url).header("x-forwarded-for", forged);
         api.call(request.json(&body)).await.status
     };
+    let log_in = async |from: &str, forged: &str| log_in_with(from, forged.as_bytes()).await;
     for n in 0..3 {
         assert_eq!(log_in("127.0.0.1", &format!("192.0.2.{n}")).await, 401);
     }
 
     assert_eq!(log_in("127.0.0.1", "192.0.2.99").await, 429, "however it calls itself");
     assert_eq!(log_in("127.0.0.1", SPEAKER).await, 429, "even by the proxy's name");
+    for junk in [&b"\xff"[..], b"192.0.2.9\xff", b"\xc3\xa9, 192.0.2.9", b"192.0.2.9, \x80,", b",,"]
+    {
+        let status = log_in_with("127.0.0.1", junk).await;
+        assert_eq!(status, 429, "whatever bytes it writes: {}", junk.escape_ascii());
+    }
     assert_eq!(log_in("127.0.0.5", "127.0.0.1").await, 401, "another is served");
     // Nobody believes those who are no proxy: this one is out of turns, whatever it says.
     let straight =

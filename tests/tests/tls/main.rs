@@ -5,6 +5,7 @@ mod http2;
 mod redis;
 mod refusals;
 mod reload;
+mod resets;
 
 use std::sync::Arc;
 

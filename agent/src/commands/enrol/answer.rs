@@ -7,10 +7,9 @@ use tokio::process::Command;
 use super::super::settings_file;
 use crate::config::{Account, Config};
 
-/// Said where the settings hold a password.
-const PRIVATE: &str = "
-The settings hold a Redis password, so only their owner and group can read them: the service's user has
-to be one of these (chgrp spoke-agent …).
+/// Said where an agent that is not root could not read the settings.
+const FOR_ROOT_ALONE: &str = "
+Only root can read the settings. An agent of another user needs them to belong to its group (chgrp).
 ";
 
 /// Where settings are kept unless `--config` says otherwise; the unit reads no other.
@@ -88,7 +87,7 @@ publish with:
         identity = config.state_dir.display(),
         out = keys.out(),
         inbound = keys.inbound(),
-        private = if settings_file::is_private(config) { PRIVATE } else { "" },
+        private = if settings_file::is_for_root_alone(path) { FOR_ROOT_ALONE } else { "" },
     );
     text
 }

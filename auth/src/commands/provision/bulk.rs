@@ -75,8 +75,8 @@ pub(super) async fn run(
     Ok(spoke_shared::cli::print(&format!(
         "{made} provisioned, {passed} passed over since an earlier run has made them\n\n\
          on each device, with the files of its folder in {}:\n\n  \
-         sudo install -m 644 agent.toml /etc/spoke/ && sudo install -m 600 otp-secret /etc/spoke/ && \
-         sudo systemctl enable --now spoke-agent\n",
+         sudo install -m 640 -g spoke-agent agent.toml /etc/spoke/ && \
+         sudo install -m 600 otp-secret /etc/spoke/ && sudo systemctl enable --now spoke-agent\n",
         out.display()
     ))?)
 }

@@ -1,0 +1,114 @@
+//! Files that are there whole, and entries that are no files of ours. What takes a second user is in
+//! tests/tests/commands/planted.rs.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt, fs::symlink, net::UnixListener},
+};
+
+use super::*;
+
+fn directory() -> (tempfile::TempDir, Directory) {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Directory::open(folder.path()).unwrap();
+    (folder, directory)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_file_is_replaced_whole_and_has_its_mode() {
+    let (folder, directory) = directory();
+    directory.write("file", b"old and long", 0o644).unwrap();
+    directory.write("file", b"new", 0o600).unwrap();
+    assert_eq!(directory.read("file").unwrap().unwrap(), b"new");
+    assert_eq!(mode(&folder.path().join("file")), 0o600);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_a_kill_left_aside_is_no_obstacle_and_lends_no_mode() {
+    let (folder, directory) = directory();
+    for name in ["file", "lock"] {
+        let left = folder.path().join(aside(name));
+        fs::write(&left, b"half").unwrap();
+        fs::set_permissions(&left, Permissions::from_mode(0o666)).unwrap();
+    }
+    directory.write("file", b"whole", 0o600).unwrap();
+    directory.open_lock("lock", 0o600).unwrap();
+    assert_eq!(directory.read("file").unwrap().unwrap(), b"whole");
+    assert_eq!(mode(&folder.path().join("file")), 0o600);
+    assert_eq!(mode(&folder.path().join("lock")), 0o600);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_directory_is_made_with_all_above_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b");
+    assert!(Directory::open(&path).unwrap_err().is_not_found());
+    Directory::open_or_make(&path).unwrap();
+    Directory::open_or_make(&path).unwrap();
+    assert_eq!((mode(&path), mode(&folder.path().join("a"))), (0o700, 0o755));
+}
+
+#[test]
+fn removing_what_is_not_there_is_done_and_reading_it_gives_nothing() {
+    let (_folder, directory) = directory();
+    directory.remove("none").unwrap();
+    assert!(directory.read("none").unwrap().is_none() && !directory.has("none"));
+}
+
+#[test]
+fn a_link_is_refused_with_its_target_and_what_it_leads_to_stays() {
+    let (folder, directory) = directory();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let theirs = elsewhere.path().join("theirs");
+    fs::write(&theirs, b"theirs").unwrap();
+    for target in [theirs.clone(), elsewhere.path().join("not there"), "link".into()] {
+        let link = folder.path().join("link");
+        symlink(&target, &link).unwrap();
+        let refusals = [
+            directory.read("link").unwrap_err(),
+            directory.open_lock("link", 0o600).unwrap_err(),
+            directory.inspect(&["other", "link"]).unwrap_err(),
+        ];
+        for refusal in refusals {
+            let words = format!("{} is a link to {}", link.display(), target.display());
+            assert!(refusal.to_string().starts_with(&words), "{refusal}");
+        }
+        directory.write("link", b"ours", 0o600).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_file(), "the link itself is replaced");
+        fs::remove_file(&link).unwrap();
+    }
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
+    let (folder, directory) = directory();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let _socket = UnixListener::bind(folder.path().join("socket")).unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    for name in ["pipe", "socket"] {
+        for refusal in
+            [directory.read(name).unwrap_err(), directory.open_lock(name, 0o600).unwrap_err()]
+        {
+            assert!(refusal.to_string().contains(&format!("but a {name}")), "{refusal}");
+        }
+    }
+    let FileError::Io(error) = directory.read("folder").unwrap_err() else { panic!("planted") };
+    assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+    directory.inspect(&["folder"]).unwrap();
+}
+
+#[test]
+fn a_large_file_is_read_within_bounds() {
+    let (folder, directory) = directory();
+    fs::write(folder.path().join("large"), vec![b'a'; 3 * STATE_FILE_BYTES_MAX as usize]).unwrap();
+    assert_eq!(directory.read("large").unwrap().unwrap().len() as u64, STATE_FILE_BYTES_MAX);
+}

@@ -1,0 +1,118 @@
+//! The body of a request, charged to its client's part of the memory budget before it is read.
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::Request,
+};
+use futures_util::StreamExt;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use spoke_shared::{
+    limits::{
+        BATCH_ENTRIES_MAX, BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE,
+        BUDGET_SMALL_BYTES, BUDGET_STRING_BYTES, ENTRY_FIELDS_MAX, HTTP_BODY_BYTES_MAX,
+        PARSE_INLINE_BYTES_MAX,
+    },
+    refusal::{BodyKind, Refusal, check_announced, in_time, unreadable},
+};
+use tokio_tungstenite::tungstenite::Bytes;
+
+use crate::{
+    bearer::{Caller, malformed},
+    budget::Charge,
+    hub::Hub,
+    offload::offload,
+    share::Turn,
+};
+
+/// Strings that a body can become at the most: the names and values of a batch, and one more field each.
+const STRINGS_MAX: usize = 2 * (BATCH_ENTRIES_MAX + 1) * (ENTRY_FIELDS_MAX + 1);
+
+/// A body that was read, and what it takes of the hub until the request is answered.
+pub struct Read<T> {
+    /// What it says.
+    pub form: T,
+    /// Its memory.
+    pub charge: Charge,
+    /// The client's turn to have a body parsed and appended.
+    pub turn: Turn,
+}
+
+/// Reads a caller's body.
+///
+/// # Errors
+/// 400, 408, 413, 415, and 503 when there is no room for it.
+pub async fn read<T: DeserializeOwned + Send + 'static>(
+    hub: &Hub,
+    caller: &Caller,
+    request: Request,
+) -> Result<Read<T>, Refusal> {
+    check_announced(&request)?;
+    let kind = BodyKind::of(request.headers())?;
+    let body = request.into_body();
+    let announced = body.size_hint().exact().map_or(BUDGET_SMALL_BYTES, |length| length as usize);
+    let wanted = BUDGET_COPIES * announced.min(HTTP_BODY_BYTES_MAX);
+    let mut charge = hub.budget.take(&caller.client, wanted, BUDGET_PATIENCE).await?;
+    let bytes = in_time(collect(body, &mut charge)).await?;
+    charge.resize(self::wanted(&bytes), BUDGET_GROW_PATIENCE).await?;
+    let turn = hub.shares.turn_to_write(&caller.client).await;
+    let form = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
+        kind.parse(bytes)?
+    } else {
+        parse(move || kind.parse(bytes)).await?
+    };
+    Ok(Read { form, charge, turn })
+}
+
+/// Parses where no socket waits for it.
+///
+/// # Errors
+/// As `parse`.
+pub async fn parse<T: Send + 'static>(
+    parse: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match offload(parse).await {
+        Ok(parsed) => parsed,
+        Err(_) => Err(malformed("this body could not be read")),
+    }
+}
+
+/// The memory that JSON takes until its entries are in Redis: the text, its entries, their copies for
+/// Redis, and a place for each string.
+pub fn wanted(json: &[u8]) -> usize {
+    let quotes = json.iter().filter(|byte| **byte == b'"').count();
+    let strings = (quotes / 2).min(STRINGS_MAX);
+    BUDGET_COPIES * json.len() + BUDGET_STRING_BYTES * strings
+}
+
+async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, Refusal> {
+    let mut bytes = Vec::with_capacity(charge.bytes() / BUDGET_COPIES);
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| unreadable(StatusCode::BAD_REQUEST))?;
+        let length = bytes.len() + part.len();
+        if length > HTTP_BODY_BYTES_MAX {
+            return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        if BUDGET_COPIES * length > charge.bytes() {
+            charge.resize(2 * BUDGET_COPIES * length, BUDGET_GROW_PATIENCE).await?;
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_charged_with_what_it_becomes_and_not_only_with_its_bytes() {
+        let plain = format!(r#"{{"seq":"1-0","fields":[["a","{}"]]}}"#, "x".repeat(100_000));
+        let many =
+            format!(r#"{{"seq":"1-0","fields":[{}]}}"#, vec![r#"["",""]"#; 12_500].join(","));
+        assert!(plain.len().abs_diff(many.len()) < 200);
+        assert!(wanted(plain.as_bytes()) < 301_000);
+        assert!(wanted(many.as_bytes()) > 1_800_000);
+    }
+}

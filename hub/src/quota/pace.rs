@@ -1,0 +1,289 @@
+//! The decisions of `quota`, as plain functions of time.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use spoke_shared::{
+    client::ClientId,
+    entry::Entry,
+    limits::{RESERVE_BURST, RESERVE_DEBT_MAX, USAGE_INTERVAL},
+    store::usage::MemoryUsage,
+};
+
+/// Clients that are remembered before those that owe nothing are forgotten.
+const REMEMBERED: usize = 1024;
+
+/// What a batch adds to Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Entries.
+    pub entries: u64,
+    /// Their bytes, each field counted with `FIELD_BYTES_MIN` at the least.
+    pub bytes: u64,
+}
+
+/// What is kept of Redis's memory, and what each client may add a second while only that is left.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserve {
+    /// Of a hundred parts of `maxmemory`.
+    pub percent: u64,
+    /// Entries a second.
+    pub entries: u64,
+    /// Bytes a second.
+    pub bytes: u64,
+}
+
+/// The pace of every client, and how full Redis is.
+pub(super) struct Paces {
+    reserve: Reserve,
+    clients: HashMap<ClientId, Pace>,
+    usage: MemoryUsage,
+    looked_at: Option<Instant>,
+    /// Bytes let through since.
+    added: u64,
+    is_short: bool,
+    forgot_at: Instant,
+}
+
+struct Pace {
+    /// When all that was let through is earned back: the generic cell rate algorithm.
+    clear_at: Instant,
+    held_since: Option<Instant>,
+}
+
+/// What becomes of a load.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Go { was_held_for: Option<Duration> },
+    Wait { wait: Duration, is_first: bool },
+}
+
+impl Load {
+    /// Of these entries.
+    pub fn of(entries: &[Entry]) -> Self {
+        let bytes = entries.iter().map(|entry| entry.bytes() as u64).sum();
+        Self { entries: entries.len() as u64, bytes }
+    }
+}
+
+impl Reserve {
+    /// How long a client takes for so much at its pace.
+    fn time(&self, load: Load) -> Duration {
+        let of = |amount: u64, rate: u64| Duration::from_secs_f64(amount as f64 / rate as f64);
+        of(load.entries, self.entries).max(of(load.bytes, self.bytes))
+    }
+}
+
+impl Paces {
+    pub(super) fn new(reserve: Reserve, now: Instant) -> Self {
+        Self {
+            reserve,
+            clients: HashMap::new(),
+            usage: MemoryUsage::default(),
+            looked_at: None,
+            added: 0,
+            is_short: false,
+            forgot_at: now,
+        }
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// Whether to ask how full Redis is: time has passed, or so much was let through that the reserve
+    /// may be reached with this load.
+    pub(super) fn is_look_due(&self, load: Load, now: Instant) -> bool {
+        if self.reserve.percent == 0 {
+            return false;
+        }
+        let Some(looked_at) = self.looked_at else { return true };
+        let MemoryUsage { used, max } = self.usage;
+        let (calm, tense) = USAGE_INTERVAL;
+        let is_tense = max > 0 && used >= max / 4 * 3;
+        let may_reach = max > 0 && !self.is_short && self.reckoned(load.bytes) >= self.full_at();
+        let interval = if is_tense || may_reach { tense } else { calm };
+        // What was reckoned may be wrong by far: ask at once, but not for the same twice.
+        now >= looked_at + interval || (may_reach && self.added > 0)
+    }
+
+    /// Redis says how full it is. Says whether only the reserve is left, where that is new.
+    pub(super) fn handle_usage(&mut self, usage: MemoryUsage, now: Instant) -> Option<bool> {
+        (self.usage, self.looked_at, self.added) = (usage, Some(now), 0);
+        let is_short = usage.max > 0 && self.reserve.percent > 0 && usage.used >= self.full_at();
+        let is_new = is_short != self.is_short;
+        self.is_short = is_short;
+        is_new.then_some(is_short)
+    }
+
+    /// A client wants to add so much.
+    pub(super) fn handle_load(&mut self, client: &ClientId, load: Load, now: Instant) -> Verdict {
+        self.forget(now);
+        let time = self.reserve.time(load);
+        let is_short = self.is_short;
+        let pace = self.clients.entry(client.clone());
+        let pace = pace.or_insert(Pace { clear_at: now, held_since: None });
+        let ahead = pace.clear_at.saturating_duration_since(now);
+        if is_short && ahead > RESERVE_BURST {
+            let is_first = pace.held_since.is_none();
+            pace.held_since.get_or_insert(now);
+            return Verdict::Wait { wait: ahead - RESERVE_BURST, is_first };
+        }
+        let clear_at = pace.clear_at.max(now) + time;
+        // What was sent while there was room is held against it, but not for ever.
+        pace.clear_at = if is_short { clear_at } else { clear_at.min(now + RESERVE_DEBT_MAX) };
+        let held_since = if is_short { None } else { pace.held_since.take() };
+        self.added += load.bytes;
+        Verdict::Go { was_held_for: held_since.map(|since| now.duration_since(since)) }
+    }
+
+    /// Where the reserve begins.
+    fn full_at(&self) -> u64 {
+        self.usage.max - self.usage.max / 100 * self.reserve.percent
+    }
+
+    /// How full Redis is by now, at the most: a small entry takes twice its bytes there.
+    fn reckoned(&self, more: u64) -> u64 {
+        self.usage.used + 2 * (self.added + more)
+    }
+
+    /// Forgets those who owe nothing.
+    fn forget(&mut self, now: Instant) {
+        if self.clients.len() >= REMEMBERED && now >= self.forgot_at + Duration::from_secs(1) {
+            self.forgot_at = now;
+            self.clients.retain(|_, pace| pace.clear_at > now || pace.held_since.is_some());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESERVE: Reserve = Reserve { percent: 10, entries: 100, bytes: 32 * 1024 };
+    const MIB: u64 = 1024 * 1024;
+    const MAX: u64 = 100 * MIB;
+
+    fn client(name: &str) -> ClientId {
+        name.parse().unwrap()
+    }
+
+    fn load(entries: u64, bytes: u64) -> Load {
+        Load { entries, bytes }
+    }
+
+    fn paces(used: u64, now: Instant) -> Paces {
+        let mut paces = Paces::new(RESERVE, now);
+        paces.handle_usage(MemoryUsage { used, max: MAX }, now);
+        paces
+    }
+
+    fn goes(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Go { .. })
+    }
+
+    #[test]
+    fn while_there_is_room_nobody_waits_however_much_they_send() {
+        let now = Instant::now();
+        for (used, max) in [(MAX / 2, MAX), (MAX / 100 * 89, MAX), (u64::MAX / 2, 0)] {
+            let mut paces = Paces::new(RESERVE, now);
+            assert_eq!(paces.handle_usage(MemoryUsage { used, max }, now), None);
+            for _ in 0..1000 {
+                assert!(goes(&paces.handle_load(&client("dev1"), load(1000, MIB), now)));
+            }
+        }
+    }
+
+    #[test]
+    fn in_the_reserve_those_who_filled_it_wait_and_a_quiet_client_does_not() {
+        let mut now = Instant::now();
+        let mut paces = paces(MAX / 2, now);
+        // For a minute: one fills it, another adds fifty small entries a second.
+        for _ in 0..60 {
+            for _ in 0..50 {
+                paces.handle_load(&client("greedy"), load(1000, MIB), now);
+                paces.handle_load(&client("quiet"), load(1, 100), now);
+                now += Duration::from_millis(20);
+            }
+        }
+        let full = MemoryUsage { used: MAX / 100 * 91, max: MAX };
+        assert_eq!(paces.handle_usage(full, now), Some(true));
+        let (mut greedy, mut quiet) = (0, 0);
+        for _ in 0..60 {
+            for _ in 0..50 {
+                greedy +=
+                    u64::from(goes(&paces.handle_load(&client("greedy"), load(100, 100), now)));
+                quiet += u64::from(goes(&paces.handle_load(&client("quiet"), load(1, 100), now)));
+                now += Duration::from_millis(20);
+            }
+        }
+        assert_eq!(quiet, 3000, "each of its entries gets in at once");
+        assert!((45..=48).contains(&greedy), "{greedy} batches of a second each in a minute");
+    }
+
+    #[test]
+    fn a_greedy_client_waits_at_most_as_long_as_a_link_bears_and_then_keeps_its_pace() {
+        let now = Instant::now();
+        let mut paces = paces(MAX / 2, now);
+        for _ in 0..1000 {
+            paces.handle_load(&client("dev1"), load(1000, MIB), now);
+        }
+        paces.handle_usage(MemoryUsage { used: MAX, max: MAX }, now);
+        let first = paces.handle_load(&client("dev1"), load(1, 1), now);
+        let wait = RESERVE_DEBT_MAX - RESERVE_BURST;
+        assert_eq!(first, Verdict::Wait { wait, is_first: true });
+        let again = paces.handle_load(&client("dev1"), load(1, 1), now);
+        assert_eq!(again, Verdict::Wait { wait, is_first: false }, "it is said once");
+        let later = now + wait;
+        assert!(goes(&paces.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
+        let next = paces.handle_load(&client("dev1"), load(1, 1), later);
+        let batch = Duration::from_secs(16);
+        assert_eq!(next, Verdict::Wait { wait: batch, is_first: false });
+    }
+
+    #[test]
+    fn who_was_held_back_is_told_once_that_it_is_over() {
+        let now = Instant::now();
+        let mut paces = paces(MAX, now);
+        while goes(&paces.handle_load(&client("dev1"), load(100, 1), now)) {}
+        let later = now + Duration::from_secs(3);
+        let room = MemoryUsage { used: MAX / 2, max: MAX };
+        assert_eq!(paces.handle_usage(room, later), Some(false));
+        let held = Some(Duration::from_secs(3));
+        let over = paces.handle_load(&client("dev1"), load(1, 1), later);
+        assert_eq!(over, Verdict::Go { was_held_for: held });
+        let next = paces.handle_load(&client("dev1"), load(1, 1), later);
+        assert_eq!(next, Verdict::Go { was_held_for: None });
+    }
+
+    #[test]
+    fn redis_is_asked_once_a_second_and_before_the_reserve_can_be_reached() {
+        let now = Instant::now();
+        let mut paces = Paces::new(RESERVE, now);
+        let small = load(1, 100);
+        assert!(paces.is_look_due(small, now), "never asked yet");
+        paces.handle_usage(MemoryUsage { used: MAX / 2, max: MAX }, now);
+        assert!(!paces.is_look_due(small, now));
+        assert!(paces.is_look_due(small, now + USAGE_INTERVAL.0));
+        for _ in 0..19 {
+            assert!(!paces.is_look_due(load(1000, MIB), now));
+            paces.handle_load(&client("dev1"), load(1000, MIB), now);
+        }
+        assert!(paces.is_look_due(load(1000, MIB), now), "twice its bytes may be too much");
+        paces.handle_usage(MemoryUsage { used: MAX / 100 * 80, max: MAX }, now);
+        assert!(paces.is_look_due(small, now + USAGE_INTERVAL.1), "more often when it is fuller");
+    }
+
+    #[test]
+    fn clients_that_owe_nothing_are_forgotten() {
+        let mut now = Instant::now();
+        let mut paces = paces(MAX / 2, now);
+        for n in 0..10 * REMEMBERED {
+            paces.handle_load(&client(&format!("dev{n}")), load(1, 1), now);
+            now += Duration::from_millis(2);
+        }
+        assert!(paces.clients.len() <= REMEMBERED + 500, "{}", paces.clients.len());
+    }
+}

@@ -1,0 +1,134 @@
+//! The bytes of a WebSocket on their way to the library: its frames are counted, and a message is charged
+//! to its client's part of the memory budget before it is read.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use spoke_shared::{
+    client::ClientId,
+    limits::{
+        BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, FRAME_BYTES_MAX,
+        SOCKET_BYTES_KEPT,
+    },
+    refusal::Refusal,
+    wire::websocket::FrameWatch,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::budget::{Budget, Charge};
+
+/// Whom a socket's messages are charged to.
+#[derive(Clone)]
+pub(super) struct Account {
+    pub(super) budget: Budget,
+    pub(super) client: ClientId,
+}
+
+/// A stream whose WebSocket frames are watched.
+pub(super) struct Watched<S> {
+    stream: S,
+    watch: FrameWatch,
+    account: Option<Account>,
+    charge: Option<Charge>,
+    /// Boxed: a socket waits for the budget hardly ever.
+    waiting: Option<BoxFuture<'static, Result<Charge, Refusal>>>,
+}
+
+impl Account {
+    pub(super) fn take_now(&self, bytes: usize) -> Charge {
+        self.budget.take_now(&self.client, bytes)
+    }
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let watch = FrameWatch::default();
+        Self { stream, watch, account: None, charge: None, waiting: None }
+    }
+
+    pub(super) fn charge_to(&mut self, account: Account) {
+        self.account = Some(account);
+    }
+
+    pub(super) fn watch(&self) -> &FrameWatch {
+        &self.watch
+    }
+
+    /// What the message that was handed out is charged with.
+    pub(super) fn take_charge(&mut self) -> Option<Charge> {
+        self.charge.take()
+    }
+
+    /// Ready once the message under way is charged, as far as it has said how long it is.
+    fn poll_charge(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A longer one is refused by the library.
+        let announced = self.watch.announced().min(FRAME_BYTES_MAX as u64) as usize;
+        let wanted = if announced > SOCKET_BYTES_KEPT { announced * BUDGET_COPIES } else { 0 };
+        let held = self.charge.as_ref().map_or(0, Charge::bytes);
+        let Some(account) = self.account.as_ref().filter(|_| held < wanted) else {
+            return Poll::Ready(Ok(()));
+        };
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let Account { budget, client } = account.clone();
+            let patience = if held == 0 { BUDGET_FRAME_PATIENCE } else { BUDGET_GROW_PATIENCE };
+            async move { budget.take(&client, wanted - held, patience).await }.boxed()
+        });
+        let taken = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        let taken = taken.map_err(|refusal| io::Error::new(io::ErrorKind::OutOfMemory, refusal))?;
+        match &mut self.charge {
+            Some(charge) => charge.merge(taken),
+            none => *none = Some(taken),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_charge(cx))?;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let flood = self.watch.handle_read(&buf.filled()[before..], Instant::now());
+        Poll::Ready(flood.map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

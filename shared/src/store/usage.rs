@@ -1,0 +1,51 @@
+//! How full a Redis is.
+
+use redis::cmd;
+
+use super::{Redis, StoreError};
+
+/// What a Redis says of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUsage {
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that it may use (`maxmemory`); 0: no limit.
+    pub max: u64,
+}
+
+impl MemoryUsage {
+    /// Asks for it: some 30 µs of Redis.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn look(redis: &Redis) -> Result<Self, StoreError> {
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        let text: String = info.query_async(&mut redis.connection()).await?;
+        Ok(Self::of_info(&text))
+    }
+
+    /// What is not told is 0.
+    fn of_info(info: &str) -> Self {
+        let number = |name: &str| {
+            let lines = info.lines().filter_map(|line| line.split_once(':'));
+            let value = lines.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
+            value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+        };
+        Self { used: number("used_memory"), max: number("maxmemory") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_says_of_its_memory_is_read_and_what_it_does_not_say_is_nothing() {
+        let info = "# Memory\r\nused_memory:1048576\r\nused_memory_rss:5\r\nmaxmemory:300000000\r\n\
+                    maxmemory_policy:noeviction\r\n";
+        let usage = MemoryUsage { used: 1_048_576, max: 300_000_000 };
+        assert_eq!(MemoryUsage::of_info(info), usage);
+        assert_eq!(MemoryUsage::of_info("used_memory:x\r\n"), MemoryUsage::default());
+    }
+}

@@ -1,0 +1,259 @@
+//! The frame headers of a WebSocket (RFC 6455, 5.2), seen as the bytes come in.
+//!
+//! The library hands out whole messages and counts only their bytes: a message of empty frames never
+//! ends, and pings never stop. So the headers are counted in front of it, without the payloads.
+
+use std::time::Instant;
+
+use crate::limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
+
+/// The other side sends more frames than anything it says could need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Flood {
+    /// Of one message.
+    #[error("a WebSocket message came in too many frames")]
+    Fragments,
+    /// Pings and pongs.
+    #[error("too many WebSocket control frames")]
+    Control,
+}
+
+/// What has come of the frames of one side.
+#[derive(Debug, Default)]
+pub struct FrameWatch {
+    header: [u8; 14],
+    header_bytes: usize,
+    /// Of the frame under way, still to come.
+    payload_left: u64,
+    is_final: bool,
+    is_control: bool,
+    /// Of the message under way.
+    frames: u64,
+    message_bytes: u64,
+    /// Of the control frame under way.
+    control_bytes: u64,
+    messages: u64,
+    /// When all control frames so far are earned back: the generic cell rate algorithm.
+    clear_at: Option<Instant>,
+}
+
+impl FrameWatch {
+    /// Bytes came.
+    ///
+    /// # Errors
+    /// `Flood`; the connection has to end.
+    pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            if self.payload_left > 0 {
+                let taken = self.payload_left.min(bytes.len() as u64);
+                self.payload_left -= taken;
+                bytes = &bytes[taken as usize..];
+                self.end_frame();
+                continue;
+            }
+            self.header[self.header_bytes] = bytes[0];
+            self.header_bytes += 1;
+            bytes = &bytes[1..];
+            if self.header_bytes >= 2 && self.header_bytes == self.header_len() {
+                self.begin_frame(now)?;
+                self.end_frame();
+            }
+        }
+        Ok(())
+    }
+
+    /// How many messages have come whole, control frames among them.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Bytes of the messages under way, as far as their frames have said how long they are.
+    pub fn announced(&self) -> u64 {
+        self.message_bytes.saturating_add(self.control_bytes)
+    }
+
+    /// Nothing of a further message has come.
+    pub fn is_between(&self) -> bool {
+        self.header_bytes == 0 && self.payload_left == 0 && self.frames == 0
+    }
+
+    fn header_len(&self) -> usize {
+        let mask = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
+        let length = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        2 + length + mask
+    }
+
+    fn begin_frame(&mut self, now: Instant) -> Result<(), Flood> {
+        let length = match self.header[1] & 0x7f {
+            126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
+            127 => self.header[2..10].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+            length => u64::from(length),
+        };
+        self.header_bytes = 0;
+        self.payload_left = length;
+        self.is_final = self.header[0] & 0x80 != 0;
+        self.is_control = self.header[0] & 0x08 != 0;
+        if self.is_control {
+            self.control_bytes = length;
+            return self.count_control(now);
+        }
+        self.frames += 1;
+        self.message_bytes = self.message_bytes.saturating_add(length);
+        if self.frames > FRAGMENTS_MAX + self.message_bytes / FRAGMENT_BYTES {
+            return Err(Flood::Fragments);
+        }
+        Ok(())
+    }
+
+    fn end_frame(&mut self) {
+        if self.payload_left > 0 {
+            return;
+        }
+        if self.is_control {
+            self.control_bytes = 0;
+            self.messages += 1;
+        } else if self.is_final {
+            (self.frames, self.message_bytes) = (0, 0);
+            self.messages += 1;
+        }
+    }
+
+    fn count_control(&mut self, now: Instant) -> Result<(), Flood> {
+        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_EARNED;
+        if clear_at.duration_since(now) > CONTROL_FRAME_EARNED * CONTROL_FRAMES_BURST {
+            return Err(Flood::Control);
+        }
+        self.clear_at = Some(clear_at);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TEXT: u8 = 0x1;
+    const CONTINUATION: u8 = 0x0;
+    const PING: u8 = 0x9;
+    const FINAL: u8 = 0x80;
+
+    /// A masked frame, whose length is said in as many bytes as `extended`.
+    fn frame(first: u8, length: usize, extended: usize) -> Vec<u8> {
+        let mut frame = vec![first];
+        match extended {
+            0 => frame.push(0x80 | length as u8),
+            2 => {
+                frame.push(0x80 | 126);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            _ => {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend([7; 4]);
+        frame.extend(vec![0x81; length]);
+        frame
+    }
+
+    fn unmasked(first: u8, length: u8) -> Vec<u8> {
+        [vec![first, length], vec![0; usize::from(length)]].concat()
+    }
+
+    #[test]
+    fn messages_are_counted_however_their_bytes_come_and_however_long_their_headers_are() {
+        let all = [
+            frame(FINAL | TEXT, 5, 0),
+            frame(FINAL | TEXT, 5, 8),
+            frame(TEXT, 300, 2),
+            frame(FINAL | PING, 9, 0),
+            frame(CONTINUATION, 0, 2),
+            frame(FINAL | CONTINUATION, 70_000, 8),
+            unmasked(FINAL | TEXT, 0),
+            unmasked(FINAL | TEXT, 100),
+        ];
+        let bytes = all.concat();
+        for size in [1, 2, 3, 7, 1000, bytes.len()] {
+            let mut watch = FrameWatch::default();
+            let now = Instant::now();
+            for part in bytes.chunks(size) {
+                watch.handle_read(part, now).unwrap();
+            }
+            assert_eq!(watch.messages(), 6, "{size} bytes at a time");
+            assert!(watch.is_between() && watch.announced() == 0, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_message_under_way_says_how_long_it_is_before_it_is_there() {
+        let mut watch = FrameWatch::default();
+        let now = Instant::now();
+        watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
+        assert_eq!((watch.announced(), watch.is_between()), (300, false));
+        watch.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
+        assert_eq!((watch.announced(), watch.messages()), (4_000_300, 0));
+        let mut watch = FrameWatch::default();
+        watch.handle_read(&[FINAL | TEXT], now).unwrap();
+        assert!(!watch.is_between(), "half a header");
+    }
+
+    #[test]
+    fn a_message_of_empty_frames_ends_and_one_in_pieces_as_a_network_makes_them_does_not() {
+        let now = Instant::now();
+        let empty = |length: usize| {
+            let mut watch = FrameWatch::default();
+            watch.handle_read(&frame(TEXT, length, 8), now).unwrap();
+            (0..).find(|_| watch.handle_read(&frame(CONTINUATION, 0, 0), now).is_err()).unwrap()
+        };
+        assert_eq!(empty(0), FRAGMENTS_MAX - 1);
+        assert_eq!(empty(64 * 1024), FRAGMENTS_MAX - 1 + 128, "its payload earns it more");
+        let mut watch = FrameWatch::default();
+        for _ in 0..10_000 {
+            watch.handle_read(&frame(CONTINUATION, FRAGMENT_BYTES as usize, 2), now).unwrap();
+        }
+        // And each message has its own.
+        let mut watch = FrameWatch::default();
+        for _ in 0..1000 {
+            watch.handle_read(&frame(TEXT, 0, 0).repeat(50), now).unwrap();
+            watch.handle_read(&frame(FINAL | CONTINUATION, 0, 0), now).unwrap();
+        }
+        assert_eq!(watch.messages(), 1000);
+    }
+
+    #[test]
+    fn a_length_of_64_bits_overflows_nothing() {
+        let mut watch = FrameWatch::default();
+        let now = Instant::now();
+        let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
+        watch.handle_read(&huge, now).unwrap();
+        assert_eq!(watch.announced(), u64::MAX);
+        let mut watch = FrameWatch { payload_left: 0, message_bytes: u64::MAX, ..watch };
+        watch.handle_read(&huge, now).unwrap();
+        assert_eq!(watch.announced(), u64::MAX);
+    }
+
+    #[test]
+    fn pings_have_a_rate_between_the_frames_of_a_message_too() {
+        let mut watch = FrameWatch::default();
+        let mut now = Instant::now();
+        watch.handle_read(&frame(TEXT, 1, 0), now).unwrap();
+        let ping = frame(FINAL | PING, 0, 0);
+        for _ in 0..CONTROL_FRAMES_BURST {
+            watch.handle_read(&ping, now).unwrap();
+        }
+        assert_eq!(watch.handle_read(&ping, now), Err(Flood::Control));
+        for _ in 0..1000 {
+            now += CONTROL_FRAME_EARNED;
+            watch.handle_read(&ping, now).unwrap();
+        }
+        assert_eq!(watch.handle_read(&ping, now), Err(Flood::Control));
+        now += Duration::from_secs(3600);
+        watch.handle_read(&ping.repeat(CONTROL_FRAMES_BURST as usize), now).unwrap();
+    }
+}

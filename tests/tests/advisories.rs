@@ -1,0 +1,124 @@
+//! `scripts/cargo-deny` and `scripts/advisories`: a check of the advisories that was not made is said, in the
+//! last lines of `make check`, and so is one that was made long ago. In the place of cargo-deny, which needs the
+//! network, stands a program that fetches or does not.
+
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A copy of the scripts, with a cargo-deny of which `fetch` and `check … advisories` end with these codes.
+fn copy(fetch: u8, check: u8) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["scripts", ".config", "bin"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    for name in ["scripts/cargo-deny", "scripts/advisories", ".config/advisories-checked"] {
+        fs::copy(source(name), path(name)).unwrap();
+    }
+    let program = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*'fetch db') exit {fetch} ;;\n*advisories) exit {check} ;;\nesac\n"
+    );
+    fs::write(path("bin/cargo-deny"), program).unwrap();
+    fs::set_permissions(path("bin/cargo-deny"), fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn run(folder: &TempDir, script: &str) -> Output {
+    let path = format!("{}/bin:{}", folder.path().display(), env::var("PATH").unwrap());
+    let mut command = Command::new(folder.path().join("scripts").join(script));
+    command.env_remove("CARGO_TARGET_DIR").env("PATH", path).output().unwrap()
+}
+
+fn last_word(folder: &TempDir) -> String {
+    let said = run(folder, "advisories");
+    assert!(said.status.success(), "a warning fails nothing: {said:?}");
+    String::from_utf8(said.stderr).unwrap()
+}
+
+/// The date so many days ago, as the file has it.
+fn days_ago(days: u32) -> String {
+    let ago = format!("{days} days ago");
+    let date = Command::new("date").args(["--utc", "+%F", "--date", &ago]).output();
+    String::from_utf8(date.unwrap().stdout).unwrap()
+}
+
+fn write_checked(folder: &TempDir, text: &str) {
+    fs::write(folder.path().join(".config/advisories-checked"), text).unwrap();
+}
+
+fn checked(folder: &TempDir) -> String {
+    fs::read_to_string(folder.path().join(".config/advisories-checked")).unwrap()
+}
+
+#[test]
+fn a_database_that_cannot_be_had_is_the_last_word_and_leaves_the_date() {
+    let folder = copy(1, 0);
+    write_checked(&folder, &format!("# words\n{}", days_ago(3)));
+    let before = checked(&folder);
+    assert!(run(&folder, "cargo-deny").status.success());
+    let word = last_word(&folder);
+    assert!(word.contains("NOT checked") && word.contains(days_ago(3).trim()), "{word}");
+    assert_eq!(checked(&folder), before);
+}
+
+#[test]
+fn a_real_check_says_nothing_and_writes_todays_date_below_the_words() {
+    let folder = copy(1, 0);
+    run(&folder, "cargo-deny");
+    assert!(last_word(&folder).contains("never a real check"));
+    let good = copy(0, 0);
+    fs::copy(good.path().join("bin/cargo-deny"), folder.path().join("bin/cargo-deny")).unwrap();
+    assert!(run(&folder, "cargo-deny").status.success());
+    assert_eq!(last_word(&folder), "");
+    let text = checked(&folder);
+    assert!(text.starts_with("# When the dependencies"), "{text}");
+    assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 1, "{text}");
+    assert!(text.ends_with(&days_ago(0)), "{text}");
+}
+
+#[test]
+fn a_check_that_finds_something_fails_and_counts_as_none() {
+    let folder = copy(0, 1);
+    let before = checked(&folder);
+    assert!(!run(&folder, "cargo-deny").status.success());
+    assert_eq!(checked(&folder), before);
+    assert!(last_word(&folder).contains("never a real check"), "that stays so");
+}
+
+#[test]
+fn after_thirty_days_it_is_warned_of_and_what_is_no_date_is_never() {
+    let folder = copy(0, 0);
+    for (text, word) in [
+        (days_ago(0), ""),
+        (days_ago(30), ""),
+        (days_ago(32), "more than 30 days ago"),
+        ("never\n".to_owned(), "never a real check"),
+        ("2026-99-99\n".to_owned(), "never a real check"),
+        (String::new(), "never a real check"),
+    ] {
+        write_checked(&folder, &text);
+        let said = last_word(&folder);
+        assert_eq!(said.is_empty(), word.is_empty(), "{text:?}: {said}");
+        assert!(said.contains(word), "{text:?}: {said}");
+    }
+}
+
+#[test]
+fn make_check_ends_with_it() {
+    let makefile = fs::read_to_string(source("Makefile")).unwrap();
+    let (_, recipe) = makefile.split_once("\ncheck: ").unwrap();
+    let lines = recipe.lines().skip(1).take_while(|line| line.starts_with('\t'));
+    assert_eq!(lines.last().unwrap().trim(), "@scripts/advisories");
+}

@@ -1,0 +1,208 @@
+//! Auth's scripts, each with extreme arguments and on keys that are not as they should be: nothing is rolled
+//! back in Redis, so a script that fails must not have written anything.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use redis::{RedisError, Value, cmd};
+use spoke_shared::store::session::CLIENT_LUA;
+use spoke_tests::redis::RedisServer;
+
+const CLIENT: &str = "spoke-auth:client:dev1:h";
+const LIST: &str = "spoke-auth:client:dev1:sessions:z";
+const LIVE: &str = "spoke-auth:session:live:h";
+const NEW: &str = "spoke-auth:session:new:h";
+const COUNT: &str = "spoke-auth:wrong-codes";
+
+/// Each script with keys and arguments with which it does its work.
+const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
+    ("attempt", &[CLIENT, COUNT], &["1000", "100", "1000", "1", "60000", "otpSecret", "secret"]),
+    ("extend", &[CLIENT], &["2000000000000"]),
+    ("forgive", &[CLIENT, COUNT], &["1900000000000"]),
+    ("login", &[CLIENT, NEW, LIST], &["hash", "dev1", "60000", "16", "abcd"]),
+    ("logout", &[LIVE, LIST], &[]),
+    ("provision", &[CLIENT, LIST], &["GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P", "2000000000000", "again"]),
+    ("refresh", &[CLIENT, NEW, LIST, LIVE], &["dev1", "60000", "16"]),
+    ("register", &[CLIENT, LIST], &["otp", "7", "1000", "hash", "abcd"]),
+    ("revoke", &[CLIENT, LIST], &[]),
+    ("rotate", &[CLIENT], &["hash", "next", "abcd"]),
+];
+
+/// What a number may be told as, and what no number is.
+const EXTREME: [&str; 14] = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "1e300",
+    "1.5",
+    "0x10",
+    "nan",
+    "inf",
+    " 7",
+    "9007199254740991",
+    "9007199254740993",
+    "18446744073709551615",
+    "no number",
+];
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../auth/src/store"))
+}
+
+fn source(name: &str) -> String {
+    let read = |name: &str| fs::read_to_string(folder().join(name)).expect("the script is there");
+    [CLIENT_LUA, &read("sessions.lua"), &read(&format!("{name}.lua"))].concat()
+}
+
+/// A client that waits to register, or has.
+async fn prepare(redis: &RedisServer, is_registered: bool) {
+    redis.command::<()>(&["FLUSHALL"]).await;
+    redis.command::<()>(&["HSET", CLIENT, "otpSecret", "otp", "registeredAt", "5"]).await;
+    if is_registered {
+        redis.command::<()>(&["HSET", CLIENT, "secret", "hash", "secretTag", "ffff"]).await;
+    } else {
+        redis.command::<()>(&["HSET", CLIENT, "regDeadline", "1900000000000"]).await;
+        let counted = ["HSET", CLIENT, "wrongCodes", "3", "wrongCodesUntil", "1900000000000"];
+        redis.command::<()>(&counted).await;
+        redis.command::<()>(&["SET", COUNT, "3", "PX", "60000000"]).await;
+    }
+    redis.command::<()>(&["HSET", LIVE, "client", "dev1", "registeredAt", "5"]).await;
+    redis.command::<()>(&["ZADD", LIST, "9999999999999", LIVE]).await;
+}
+
+/// All keys with what they hold, and whether they end.
+async fn snapshot(redis: &RedisServer) -> BTreeMap<String, (Vec<u8>, bool)> {
+    let mut all = BTreeMap::new();
+    for key in redis.command::<Vec<String>>(&["KEYS", "*"]).await {
+        let dump = redis.command::<Vec<u8>>(&["DUMP", &key]).await;
+        let ends = redis.command::<i64>(&["PTTL", &key]).await > 0;
+        all.insert(key, (dump, ends));
+    }
+    all
+}
+
+async fn run(
+    redis: &RedisServer,
+    name: &str,
+    keys: &[&str],
+    arguments: &[&str],
+) -> Result<Value, RedisError> {
+    let mut eval = cmd("EVAL");
+    eval.arg(source(name)).arg(keys.len()).arg(keys).arg(arguments);
+    eval.query_async(&mut redis.another_connection().await).await
+}
+
+/// Runs it and sees that it wrote nothing if it failed. Whether it did not fail.
+async fn is_sound(redis: &RedisServer, name: &str, keys: &[&str], arguments: &[&str]) -> bool {
+    let before = snapshot(redis).await;
+    let result = run(redis, name, keys, arguments).await;
+    if let Err(error) = &result {
+        let after = snapshot(redis).await;
+        assert!(before == after, "{name} {arguments:?} failed and wrote: {error}");
+    }
+    result.is_ok()
+}
+
+#[test]
+fn every_script_is_tried_here() {
+    let mut there: Vec<_> = fs::read_dir(folder())
+        .expect("the folder is there")
+        .filter_map(|entry| {
+            entry.ok()?.file_name().to_str()?.strip_suffix(".lua").map(str::to_owned)
+        })
+        .filter(|name| name != "sessions")
+        .collect();
+    there.sort_unstable();
+    assert_eq!(there, SCRIPTS.map(|(name, ..)| name));
+}
+
+#[tokio::test]
+async fn every_script_does_its_work_with_good_arguments() {
+    let redis = RedisServer::start().await;
+    for (name, keys, arguments) in SCRIPTS {
+        let is_registered = ["login", "refresh", "rotate", "logout", "revoke"].contains(&name);
+        prepare(&redis, is_registered).await;
+        let before = snapshot(&redis).await;
+        run(&redis, name, keys, arguments).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_ne!(snapshot(&redis).await, before, "{name} did nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_fails_for_an_extreme_argument_has_written_nothing() {
+    let redis = RedisServer::start().await;
+    let huge = "9".repeat(100_000);
+    let mut failed = 0;
+    for (name, keys, arguments) in SCRIPTS {
+        for is_registered in [false, true] {
+            for at in 0..arguments.len() {
+                for extreme in EXTREME.into_iter().chain([huge.as_str()]) {
+                    prepare(&redis, is_registered).await;
+                    let mut arguments = arguments.to_vec();
+                    arguments[at] = extreme;
+                    failed += usize::from(!is_sound(&redis, name, keys, &arguments).await);
+                }
+            }
+            for count in 0..arguments.len() {
+                prepare(&redis, is_registered).await;
+                is_sound(&redis, name, keys, &arguments[..count]).await;
+            }
+        }
+    }
+    assert!(
+        failed > 100,
+        "only {failed} failed: the arguments are not what this test takes them for"
+    );
+}
+
+#[tokio::test]
+async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
+    let redis = RedisServer::start().await;
+    for (name, keys, arguments) in SCRIPTS {
+        for key in keys {
+            for is_registered in [false, true] {
+                for other in [&["SET", key, "x"][..], &["RPUSH", key, "x"], &["SADD", key, "x"]] {
+                    prepare(&redis, is_registered).await;
+                    redis.command::<()>(&["DEL", key]).await;
+                    redis.command::<()>(other).await;
+                    is_sound(&redis, name, keys, arguments).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
+    let redis = RedisServer::start().await;
+    let fields =
+        ["regDeadline", "registeredAt", "otpStep", "wrongCodes", "wrongCodesUntil", "disabled"];
+    for (name, keys, arguments) in SCRIPTS {
+        for is_registered in [false, true] {
+            for field in fields {
+                for extreme in EXTREME {
+                    prepare(&redis, is_registered).await;
+                    redis.command::<()>(&["HSET", CLIENT, field, extreme]).await;
+                    is_sound(&redis, name, keys, arguments).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_full_takes_no_half_of_a_script() {
+    let redis = RedisServer::start().await;
+    for (name, keys, arguments) in SCRIPTS {
+        for is_registered in [false, true] {
+            prepare(&redis, is_registered).await;
+            let rotating = ["HSET", CLIENT, "nextSecret", "hash", "secret", "old"];
+            if name == "login" && is_registered {
+                redis.command::<()>(&rotating).await;
+            }
+            redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+            is_sound(&redis, name, keys, arguments).await;
+            redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        }
+    }
+}

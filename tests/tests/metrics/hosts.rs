@@ -1,0 +1,95 @@
+//! The admin listeners answer to who calls them by an address, as localhost or under a name that is set, and
+//! to nobody else, whatever is asked for: a website whose name resolves to our address learns nothing.
+
+use spoke_tests::{
+    api::Api,
+    cloud::{Cloud, Settings},
+    device::{Device, OUT},
+    entries::numbered,
+    redis::free_port,
+    wait::eventually_true,
+};
+
+const HOSTS: (&str, &str) = ("admin_hosts", "spoke.example, hub1.internal");
+
+/// The first line of the answer to a request with these lines in its head.
+async fn status(admin: &Api, target: &str, head: &[&[u8]]) -> String {
+    let mut request = format!("GET {target} HTTP/1.1\r\nconnection: close\r\n").into_bytes();
+    for line in head {
+        request.extend_from_slice(line);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    let answer = admin.raw(&request).await;
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+fn is_misdirected(status: &str) -> bool {
+    // What is no HTTP at all is refused before that.
+    status.starts_with("HTTP/1.1 421") || status.starts_with("HTTP/1.1 400")
+}
+
+#[tokio::test]
+async fn all_routes_of_all_three_admin_listeners_answer_under_known_names_alone() {
+    let cloud = Cloud::start_with(Settings { hub: &[HOSTS], auth: &[HOSTS] }).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let settings = [("admin_listen", &*address), HOSTS];
+    let device = Device::start_with(&cloud, "dev1", &settings).await;
+    device.redis.add(OUT, &numbered(1)).await;
+    device.acknowledged_both_ways(&cloud).await;
+    eventually_true("the agent to say that it is ready", async || {
+        device.admin().get("/readyz").await.status == 200
+    })
+    .await;
+    let listeners = [
+        (cloud.hub.admin(), &["/", "/live", "/clients/dev1", "/page.js"][..]),
+        (cloud.auth.admin(), &[]),
+        (device.admin(), &["/status"]),
+    ];
+    for (admin, own) in listeners {
+        for path in [&["/healthz", "/readyz", "/metrics"], own].concat() {
+            for host in
+                ["127.0.0.1:9464", "[::1]", "localhost:9464", "spoke.example", "HUB1.internal:80"]
+            {
+                // What goes on for ever is only begun.
+                if path == "/live" {
+                    continue;
+                }
+                let line = format!("host: {host}");
+                let status = status(&admin, path, &[line.as_bytes()]).await;
+                assert!(status.starts_with("HTTP/1.1 200"), "{path} as {host}: {status}");
+            }
+            let strangers: [&[&[u8]]; 9] = [
+                &[b"host: evil.example"],
+                &[b"host: evil.example:9464"],
+                &[b"host: 127.0.0.1.evil.example"],
+                &[b"host: evil@127.0.0.1"],
+                &[b"host: \xff\xfe"],
+                &[b"host: 127.0.0.1\xff"],
+                &[b"host: "],
+                &[b"host: 127.0.0.1", b"host: evil.example"],
+                &[],
+            ];
+            for head in strangers {
+                let status = status(&admin, path, head).await;
+                let words: Vec<_> = head.iter().map(|line| String::from_utf8_lossy(line)).collect();
+                assert!(is_misdirected(&status), "{path} with {words:?}: {status}");
+            }
+            let absolute = format!("http://evil.example{path}");
+            let status = status(&admin, &absolute, &[b"host: 127.0.0.1"]).await;
+            assert!(is_misdirected(&status), "{absolute}: {status}");
+        }
+        let nowhere = status(&admin, "/nowhere", &[b"host: evil.example"]).await;
+        assert!(is_misdirected(&nowhere), "what there is, is not told either: {nowhere}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_name_is_told_with_the_setting_that_lets_it_in() {
+    let cloud = Cloud::start().await;
+    let request = cloud.hub.admin().request(reqwest::Method::GET, "/metrics");
+    let answer = cloud.hub.admin().call(request.header("host", "prometheus.example")).await;
+    assert_eq!(answer.refusal(), (421, "unknown-host".to_owned()));
+    let message = answer.message();
+    assert!(message.contains("prometheus.example") && message.contains("admin_hosts"), "{message}");
+}
