@@ -13,12 +13,12 @@ use spoke_shared::{
 use spoke_tests::{
     api::Api,
     binaries::path_of,
-    cloud::{Cloud, IN, admit, now_ms, out},
+    cloud::{Cloud, IN, admit, now_ms, out, url},
     device::{self, Device, OUT},
     entries::{Stored, fields, numbered},
     hostile::frames::{Batch, Claim, empty_push, greeting},
     oracle::from_hub,
-    process::{Start, run},
+    process::{Finished, Start, run},
     socket::{Heard, JSON_SUBPROTOCOL, hello, open},
     wait::{PATIENCE, eventually, throughout},
 };
@@ -100,7 +100,7 @@ fn pushes() -> Vec<Theft> {
     let batch = Batch::new(1, 1, b"thief", b"1");
     let mut pushes = Vec::new();
     for place in places() {
-        for epoch in [1, 2, LAST] {
+        for epoch in [1, 2, u64::from(u32::MAX), LAST] {
             let claim = Claim { epoch, first: place, ..Claim::at(0) };
             pushes.push(batch.push(&claim, &[]));
             pushes.push(batch.push(&Claim { flags: 2, ..claim }, &[]));
@@ -268,6 +268,24 @@ async fn a_thief_beside_the_live_agent_costs_it_nothing_but_time() {
     assert_goes_on(&cloud, &device, "beside a live agent").await;
 }
 
+/// Registers a device anew with the state that it has.
+async fn enrol(cloud: &Cloud, device: &Device, secret: &str) -> Finished {
+    let path = |name: &str| device.folder().join(name).display().to_string();
+    let (auth, hub) = (url(cloud.auth_proxy.address()), url(cloud.hub_proxy.address()));
+    let (state, config, redis) = (path("state"), path("agent.toml"), device.redis.url());
+    let arguments = [
+        ["--client", &device.client],
+        ["--auth", &auth],
+        ["--hub", &hub],
+        ["--redis", &redis],
+        ["--state-dir", &state],
+        ["--config", &config],
+        ["--otp-secret", secret],
+    ];
+    let arguments = [&["enrol"][..], &arguments.concat()].concat();
+    run(&path_of("spoke-agent"), &Start::with(&arguments)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_without_a_loss() {
     let cloud = Cloud::start().await;
@@ -285,7 +303,7 @@ async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_wi
         auth(&["revoke", &client]).await;
         let made = auth(&["provision", &client, "--again", "--json"]).await.json();
         let secret = made["otpSecret"].as_str().expect("provision makes a secret").to_owned();
-        let enrolled = device.command(&["enrol", "--otp-secret", &secret]).await;
+        let enrolled = enrol(&cloud, &device, &secret).await;
         assert_eq!(enrolled.code, Some(0), "{enrolled:?}");
         // The one who has the old token is out.
         assert_eq!(api.get("/seq").await.status, 401);
