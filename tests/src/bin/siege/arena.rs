@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(800);
 /// How long the hub has to give memory back.
 const SETTLING: Duration = Duration::from_secs(6);
 /// Clients that the attackers have tokens of.
-const EVIL: usize = 14;
+const EVIL: usize = 16;
 /// How much its thread yields.
 const NICE: i32 = 10;
 /// Longer commands are looked at.

@@ -24,6 +24,8 @@ pub(crate) struct Flood {
     pub(crate) next: Box<dyn FnMut() -> Vec<u8> + Send>,
     /// Between two of them.
     pub(crate) pause: Duration,
+    /// Whose token it bears.
+    pub(crate) who: usize,
 }
 
 impl Flood {
@@ -33,7 +35,7 @@ impl Flood {
         first: Vec<u8>,
         next: impl FnMut() -> Vec<u8> + Send + 'static,
     ) -> Self {
-        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO }
+        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO, who: 0 }
     }
 
     /// The same again and again.
@@ -45,7 +47,7 @@ impl Flood {
     /// Sends for ever. What comes back is read and thrown away.
     async fn run(mut self, target: &Target) -> Infallible {
         loop {
-            match raw::socket(target.address, target.token(), self.subprotocol).await {
+            match raw::socket(target.address, &target.tokens[self.who], self.subprotocol).await {
                 Ok(stream) => self.pour(stream, target).await,
                 Err(error) => {
                     target.note(error);

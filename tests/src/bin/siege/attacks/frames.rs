@@ -36,9 +36,10 @@ fn agreed() -> Vec<u8> {
     greeting(Features::COMPRESSION)
 }
 
-/// A flood on each of the sockets.
+/// A flood on one socket, whose session nobody takes over, and then on each of eight.
 async fn on_all(target: &Target, span: Duration, flood: impl Fn(u64) -> Flood) {
-    pour(target, span, (0..SOCKETS).map(flood).collect()).await;
+    pour(target, span / 2, vec![flood(0)]).await;
+    pour(target, span / 2, (0..SOCKETS).map(flood).collect()).await;
 }
 
 /// A packed batch of empty fields that nobody has seen.

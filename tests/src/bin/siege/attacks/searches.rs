@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -58,13 +58,13 @@ pub(crate) async fn prepare_reads(arena: &Arena) {
 }
 
 /// Some keep to the next epoch, as the contract has it, and others try what they like.
-fn epochs() -> impl Fn(usize) -> u32 + Clone + Send {
-    let next = Arc::new(AtomicU32::new(2));
+fn epochs() -> impl Fn(usize) -> u64 + Clone + Send {
+    let next = Arc::new(AtomicU64::new(2));
     move |n| match n % 4 {
         0 => 2,
         1 => next.fetch_add(1, Ordering::Relaxed),
-        2 => u32::MAX - 1,
-        _ => u32::MAX,
+        2 => u64::from(u32::MAX),
+        _ => u64::MAX,
     }
 }
 
