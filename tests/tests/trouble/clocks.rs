@@ -7,7 +7,8 @@ use spoke_tests::{
     entries::Stored,
     oracle::{assert_same, expected},
     redis::RedisServer,
-    wait::{eventually_is, eventually_true},
+    service::free_port,
+    wait::{PATIENCE, eventually, eventually_is, eventually_true},
 };
 
 use crate::{add_down, add_up};
@@ -98,6 +99,7 @@ async fn what_a_clock_makes_that_is_more_than_a_day_ahead_is_held_back_and_told_
     let cloud = Cloud::start().await;
     let clock = Clock::ahead(0);
     let mut device = device_by(&cloud, &clock).await;
+    device.set("admin_listen", &format!("127.0.0.1:{}", free_port()));
     device.start_agent();
     let mut added = Added::default();
     added.more(&cloud, &device, "at first").await;
@@ -107,7 +109,11 @@ async fn what_a_clock_makes_that_is_more_than_a_day_ahead_is_held_back_and_told_
     clock.set(400 * DAY);
     added.more(&cloud, &device, "far ahead").await;
     let status = async || device.command(&["status"]).await.stdout;
-    eventually_true("status to tell", async || status().await.contains("held back")).await;
+    eventually("status to tell", PATIENCE, async || {
+        let told = status().await;
+        if told.contains("held back") { Ok(()) } else { Err(told) }
+    })
+    .await;
     assert!(device.log().contains("entries are held back"), "{}", device.log());
     assert_eq!(cloud.redis.length(IN).await, before, "nothing of it is at the hub");
     eventually_true("what comes down to come all the same", async || {
