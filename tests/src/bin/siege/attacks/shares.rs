@@ -17,7 +17,7 @@ use spoke_tests::{
     api::Api,
     cloud::{IN, LOST, admit, now_ms},
     hostile::{
-        frames::{Batch, Claim, Lost, greeting},
+        frames::{Batch, Lost, greeting},
         raw::binary,
     },
 };
@@ -49,9 +49,9 @@ pub(crate) async fn fill(target: &Target, span: Duration, clients: usize) {
     let clock = clock();
     let batch = Arc::new(Batch::new(1, 1, b"blob", &value));
     let floods = (0..clients.min(SOCKETS as usize)).map(|who| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        let flood = Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
+        let batch = batch.clone();
+        let flood = Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            binary(&batch.push(&place.claim(1), &[]))
         });
         Flood { who, ..flood }
     });
@@ -96,11 +96,13 @@ pub(crate) async fn invent_losses(target: &Target, span: Duration) {
     let clock = clock();
     let batch = Arc::new(Batch::new(1, 1, b"a", b""));
     let floods = (0..SOCKETS).map(|_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            let ms = clock.fetch_add(LOSSES + 1, Ordering::Relaxed);
-            let losses: Vec<_> = (ms..ms + LOSSES).map(|ms| lost(ms, 1)).collect();
-            let claim = Claim::at(ms + LOSSES);
+        let batch = batch.clone();
+        Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            // Between the entry before and this one, as a loss that is true would be.
+            let mut claim = place.claim(1);
+            let from = claim.after.ms + 1;
+            let losses: Vec<_> = (from..from + LOSSES).map(|ms| lost(ms, 1)).collect();
+            claim.first = place.pass(LOSSES);
             binary(&batch.push(&claim, &losses))
         })
     });
@@ -134,12 +136,11 @@ pub(crate) async fn begin_group(arena: &Arena) {
 }
 
 pub(crate) async fn overflow(target: &Target, span: Duration) {
-    let clock = clock();
     let batch = Arc::new(Batch::new(500, 1, b"n", b"1"));
     let floods = (0..SOCKETS).map(|_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
+        let batch = batch.clone();
+        Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            binary(&batch.push(&place.claim(500), &[]))
         })
     });
     pour(target, span, floods.collect()).await;
