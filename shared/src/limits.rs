@@ -100,6 +100,9 @@ pub const LIVES_MAX: usize = 16;
 /// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
 /// once for a Redis that came back with an older state. What lies further back stays uncertain.
 pub const HELD_SCAN_MAX: usize = 100_000;
+/// How often a device that holds entries back, since they are too far ahead of the hub's clock, asks for
+/// that clock again. It takes a new session.
+pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 /// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
 pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
 /// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
