@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,12 +25,13 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, HOSTILE=1, KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(KEEP)),--keep)
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(HOSTILE)),--hostile) \
+		$(if $(filter-out 0,$(KEEP)),--keep)
 
 # The agent for itself, as in its package: what only the others ask for stays out of it.
 RELEASE := cargo build --release $(addprefix -p spoke-,hub auth tests) $(addprefix --bin ,spoke-hub spoke-auth bench) && \
@@ -52,6 +53,17 @@ bench-peers: ## the same beside NATS and Mosquitto, which are fetched where they
 chaos-ci: test
 	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 30
 	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
+	@$(BUILT)/chaos --seed 18 --seconds 15 --hostile
+
+siege: ## what others notice of a hostile client: latency, memory, under each attack; ONLY=, SECONDS=
+	@scripts/setup redis cc
+	@cargo build --workspace --bins
+	@cargo run --quiet -p spoke-tests --bin siege -- $(if $(ONLY),--only $(ONLY)) \
+		$(if $(SECONDS),--seconds $(SECONDS))
+
+# Behind the tests and chaos, with nothing beside it. What another process of the machine did is tried again.
+siege-ci: chaos-ci
+	@$(BUILT)/siege --again 2
 
 bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
@@ -69,7 +81,7 @@ deb-check: ## quick packages by lintian, then installed, used, upgraded, removed
 	@cargo build --workspace --bins
 	@scripts/check-debs
 
-check: setup fmt-check lint test chaos-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, docs, dependency policy, units
+check: setup fmt-check lint test chaos-ci siege-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, siege, docs, dependency policy, units
 	@echo "check: all good"
 	@scripts/advisories
 

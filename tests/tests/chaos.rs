@@ -35,6 +35,15 @@ async fn a_run_in_which_all_is_carried_says_so_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_hostile_client_beside_the_honest_ones_costs_them_no_entry_and_repeats_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = chaos(folder.path(), &["--hostile"]).await.done();
+    assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
+    let attacks = ended.stdout.lines().find(|line| line.contains("a hostile client: "));
+    assert!(attacks.is_some_and(|line| line.contains("socket closed")), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn a_run_that_finds_an_entry_missing_or_twice_fails_and_leaves_what_tells_why() {
     let folder = tempfile::tempdir().unwrap();
     let ended = chaos(folder.path(), &["--spoil"]).await;

@@ -3,6 +3,7 @@
 mod apps;
 mod evidence;
 mod host;
+mod hostile;
 mod journal;
 mod storm;
 mod world;
@@ -49,6 +50,9 @@ struct Arguments {
     /// And what of that may not
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
+    /// One more client, which attacks both hubs all the time
+    #[arg(long)]
+    hostile: bool,
     /// Leave the folder when all is well, too
     #[arg(long)]
     keep: bool,
@@ -71,6 +75,8 @@ struct Outcome {
     made: BTreeMap<String, usize>,
     /// What is wrong beside what the oracle found.
     faults: Vec<String>,
+    /// What the hostile client was answered, and how often.
+    attacks: BTreeMap<String, usize>,
     settled: Duration,
     found: Found,
 }
@@ -155,8 +161,14 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
         over.cancel();
     };
     let apps = places.iter().map(|place| apps::run(world, *place, seed, &over));
-    let (made, numbers, ()) =
-        tokio::join!(storm::rage(world, faults, &over), join_all(apps), ending);
+    let attack = async {
+        match arguments.hostile {
+            true => hostile::attack(world, seed, &over).await,
+            false => BTreeMap::new(),
+        }
+    };
+    let (made, numbers, attacks, ()) =
+        tokio::join!(storm::rage(world, faults, &over), join_all(apps), attack, ending);
     // Not before all faults are over: a last word must not be forgotten.
     let words = places
         .iter()
@@ -178,7 +190,7 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
         faults.push(format!("{deaths} processes ended by themselves"));
     }
     let total = found.verdicts.values().cloned().fold(Verdict::default(), Verdict::and);
-    Outcome { total, made, faults, settled, found }
+    Outcome { total, made, faults, attacks, settled, found }
 }
 
 /// Waits until each last word has arrived; gives what has not.
@@ -199,10 +211,14 @@ fn write_schedule(folder: &Path, faults: &[Fault]) {
 }
 
 fn tell(seed: u64, outcome: &Outcome) {
-    let Outcome { total, made, faults, settled, .. } = outcome;
+    let Outcome { total, made, faults, attacks, settled, .. } = outcome;
     let count: usize = made.values().sum();
     let names: Vec<_> = made.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("seed {seed}: {count} faults: {}", names.join(", "));
+    if !attacks.is_empty() {
+        let answers: Vec<_> = attacks.iter().map(|(what, n)| format!("{what} {n}")).collect();
+        println!("seed {seed}: a hostile client: {}", answers.join(", "));
+    }
     println!("seed {seed}: {total}; settled in {:.1} s", settled.as_secs_f64());
     for (word, faults) in total.faults() {
         faults.iter().take(5).for_each(|fault| println!("seed {seed}: {word}: {fault}"));
