@@ -118,11 +118,9 @@ impl Hub {
 
     /// The in stream, for what a client sends in the session of this generation.
     pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
-        let max_len = self.config.in_max_len;
         let client = (&caller.client, caller.registered_at_ms);
         let guard = self.guards.of(&caller.client, Instant::now());
-        let limits = (guard, max_len);
-        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, limits)
+        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, guard)
     }
 
     /// What this hub can do beyond its protocol version.
