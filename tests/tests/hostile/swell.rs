@@ -48,10 +48,20 @@ async fn bodies_that_swell_are_bounded_while_a_good_client_notices_nothing() {
             let answers = join_all(
                 (0..16).map(|_| evil.post_body("/xadd", "application/json", body.as_str())),
             );
+            let mut read = 0;
             for answer in answers.await {
-                assert_eq!(answer.refusal().0, *status, "{:.60}: {answer:?}", body);
+                // One client alone may hold half of the memory budget; the rest of its bodies wait for that,
+                // but not for ever.
+                match answer.refusal() {
+                    (503, reason) => assert_eq!(reason, "unavailable", "{:.60}: {answer:?}", body),
+                    (other, _) => {
+                        assert_eq!(other, *status, "{:.60}: {answer:?}", body);
+                        read += 1;
+                    }
+                }
                 assert!(answer.text.len() < 2000, "{:.60}: it is said back whole", body);
             }
+            assert!(read >= 4, "{:.60}: only {read} of them were read", body);
         }
     };
 
