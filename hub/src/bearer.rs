@@ -140,5 +140,5 @@ pub fn malformed(message: impl Into<String>) -> Refusal {
 
 /// An epoch from a query.
 pub fn epoch(text: &str) -> Option<Epoch> {
-    text.parse().ok().map(Epoch)
+    text.parse().ok().map(Epoch).filter(|epoch| *epoch <= Epoch::MAX)
 }

@@ -100,6 +100,9 @@ pub const LIVES_MAX: usize = 16;
 /// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
 /// once for a Redis that came back with an older state. What lies further back stays uncertain.
 pub const HELD_SCAN_MAX: usize = 100_000;
+/// How often a device that holds entries back, since they are too far ahead of the hub's clock, asks for
+/// that clock again. It takes a new session.
+pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 /// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
 pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
 /// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
@@ -260,6 +263,14 @@ pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
 pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
 /// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of large batches, of all clients, that a hub's Redis has in hand at a time: what a small one waits
+/// for, some 10 ms.
+pub const REDIS_BYTES_IN_HAND: usize = 2 * 1024 * 1024;
+/// A batch that is larger waits for its place among those.
+pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
+/// How long: a place that is held by a session which ends is not waited for any longer.
+pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
 
 // ---- What a client may fill -------------------------------------------------------------------
 

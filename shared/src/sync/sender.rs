@@ -19,7 +19,7 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, Unfit},
-    limits::RECORD_INTERVAL,
+    limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
     seq::{Epoch, Seq},
     sync::{
         account::{self, Account, Extent, Loss, Tally, Written},
@@ -139,7 +139,7 @@ pub struct Sender {
     has_news: bool,
     clock: Option<PeerClock>,
     /// The first entry that is too far ahead of the other side's clock to be taken.
-    ahead: Option<Seq>,
+    ahead: Option<(Seq, Instant)>,
     /// A read found losses while batches were under way.
     awaits_acks: bool,
     is_reading: bool,
@@ -265,7 +265,8 @@ impl Sender {
     fn keep_back(&mut self, entries: &mut Vec<Entry>, now: Instant) {
         let Some(ceiling) = self.clock.map(|clock| clock.ceiling(now)) else { return };
         let at = entries.iter().position(|entry| entry.seq > ceiling);
-        self.ahead = at.map(|at| entries[at].seq);
+        let since = self.ahead.map_or(now, |(_, since)| since);
+        self.ahead = at.map(|at| (entries[at].seq, since));
         entries.truncate(at.unwrap_or(entries.len()));
     }
 
@@ -422,7 +423,12 @@ impl Sender {
 
     /// The first entry that waits since it is too far ahead of the other side's clock.
     pub fn ahead(&self) -> Option<Seq> {
-        self.ahead
+        self.ahead.map(|(seq, _)| seq)
+    }
+
+    /// When the other side's clock is to be asked for again, while something waits for it.
+    pub fn clock_due(&self) -> Option<Instant> {
+        self.ahead.map(|(_, since)| since + CLOCK_INTERVAL)
     }
 
     /// Up to where the other side has acknowledged.

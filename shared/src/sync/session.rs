@@ -211,6 +211,8 @@ impl Session {
             self.finish(End::Silent(self.patience()));
         } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
             self.finish(End::Stalled);
+        } else if self.sender.clock_due().is_some_and(|due| now >= due) {
+            self.leave(Reason::Restart, "to ask for the hub's clock again");
         } else if let Heartbeat::Pings(interval) = self.heartbeat
             && now >= self.heard_at.max(self.pinged_at) + interval
         {
@@ -239,7 +241,8 @@ impl Session {
             Heartbeat::Answers => silent,
         };
         let record = self.sender.record_due().filter(|_| self.farewell.is_none());
-        [self.stalls_at(), record].into_iter().flatten().fold(silent.min(ping), Instant::min)
+        let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
+        [self.stalls_at(), record, clock].into_iter().flatten().fold(silent.min(ping), Instant::min)
     }
 
     /// The next thing to do at a store.

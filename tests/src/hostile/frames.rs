@@ -26,7 +26,7 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
     /// The life of its origin.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Where the batch before ended.
     pub after: Seq,
     /// The first entry; its ms must not be below those of `after`.
@@ -85,7 +85,7 @@ impl Batch {
     pub fn push(&self, claim: &Claim, losses: &[Lost]) -> Vec<u8> {
         let Claim { epoch, after, first, through, flags } = *claim;
         let mut frame = vec![0x9d, 3];
-        uint(&mut frame, epoch.into());
+        uint(&mut frame, epoch);
         seq(&mut frame, after);
         seq(&mut frame, through.unwrap_or(Seq::new(first.ms, first.n.saturating_add(self.last))));
         frame.push(0xdd);
@@ -106,9 +106,9 @@ impl Batch {
 }
 
 /// A PUSH without an entry that moves the cursor.
-pub fn empty_push(epoch: u32, after: Seq, through: Seq) -> Vec<u8> {
+pub fn empty_push(epoch: u64, after: Seq, through: Seq) -> Vec<u8> {
     let mut frame = vec![0x9d, 3];
-    uint(&mut frame, epoch.into());
+    uint(&mut frame, epoch);
     seq(&mut frame, after);
     seq(&mut frame, through);
     frame.push(0x90);
@@ -266,7 +266,9 @@ mod tests {
         let batch = Batch::new(3, 2, b"name", b"value");
         let claim = Claim { after: Seq::new(5, 7), ..Claim::at(9) };
         let lost = Lost { range: (Seq::new(6, 0), Seq::new(8, 0)), count: 3 };
-        let Ok(Frame::Push(push)) = Frame::decode(batch.push(&claim, &[lost]).into(), Features::default()) else {
+        let Ok(Frame::Push(push)) =
+            Frame::decode(batch.push(&claim, &[lost]).into(), Features::default())
+        else {
             panic!("it is a PUSH");
         };
         let seqs: Vec<_> = push.entries.iter().map(|entry| entry.seq).collect();

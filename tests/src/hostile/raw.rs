@@ -50,6 +50,28 @@ pub async fn socket(address: SocketAddr, token: &str, subprotocol: &str) -> io::
     }
 }
 
+/// The payload of the next frame of the hub that is no control frame.
+///
+/// # Errors
+/// The connection ends, or the hub closes it.
+pub async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    loop {
+        let [opcode, length] = [stream.read_u8().await? & 0x0f, stream.read_u8().await?];
+        let length = match length {
+            126 => stream.read_u16().await?.into(),
+            127 => stream.read_u64().await?,
+            length => length.into(),
+        };
+        let mut payload = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        stream.read_exact(&mut payload).await?;
+        match opcode {
+            0x08 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0x09.. => {}
+            _ => return Ok(payload),
+        }
+    }
+}
+
 /// A masked WebSocket frame with a mask of nothing: its opcode, with the first bit of FIN, and the
 /// length that its header claims.
 pub fn websocket_frame(opcode: u8, length: u64, payload: &[u8]) -> Vec<u8> {

@@ -162,7 +162,7 @@ fn push(n: u64, bytes: usize) -> Frame {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_notices_nothing() {
+async fn one_who_sends_far_beyond_the_window_is_sent_away_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -173,16 +173,6 @@ async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_n
             // No acknowledgement is waited for, or read.
             socket.send(Message::Binary(push(n, 1024).encode(Features::default()))).await;
         }
-        // It takes them all the same, each once and in order, as fast as it can and no faster.
-        eventually_true("all of them to be taken", async || {
-            stand
-                .redis
-                .hash("spoke-hub:client:evil:h")
-                .await
-                .values()
-                .any(|value| value == "5000-0")
-        })
-        .await;
         socket
     };
 
@@ -192,7 +182,8 @@ async fn batches_far_beyond_the_window_wait_in_the_network_while_a_good_client_n
     let entries = stand.redis.entries(IN).await;
     let evil = entries.iter().filter(|entry| entry.text("client").as_deref() == Some("evil"));
     let seqs: Vec<_> = evil.filter_map(|entry| entry.text("seq")).collect();
-    assert_eq!(seqs, (1..=5000).map(|n| format!("{n}-0")).collect::<Vec<_>>());
+    assert!(seqs.len() < 5000, "it was sent away");
+    assert_eq!(seqs, (1..=seqs.len()).map(|n| format!("{n}-0")).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,9 +198,13 @@ async fn what_idle_clients_once_sent_is_not_kept_for_them() {
     stand.service =
         Service::start_in(allocator, Kind::Hub, &redis, &settings, stand.folder()).await;
     let pid = stand.service.process().pid();
-    let before = resident_kib(pid);
+    let mut before = 0;
     let mut sockets = Vec::new();
-    for n in 0..CLIENTS {
+    for n in 0..=CLIENTS {
+        // What the first one makes the process set up is kept for nobody.
+        if n == 1 {
+            before = resident_kib(pid);
+        }
         let client = format!("client-{n}");
         let token = admit(&stand.redis, &client).await;
         let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;

@@ -199,7 +199,7 @@ async fn numbers_without_bounds_are_refused_or_cut_to_size() {
         "count=-1",
         "count=1e3",
         "count=0x10",
-        "epoch=4294967296",
+        "epoch=9007199254740992",
         "epoch=-1",
         "blockMs=99999999999999999999999",
         "blockMs=-1",

@@ -7,7 +7,9 @@ mod identity;
 mod lengths;
 mod log;
 mod logins;
+mod numbers;
 mod slow;
+mod stolen;
 mod swell;
 
 use std::time::Duration;

@@ -45,23 +45,18 @@ async fn bodies_that_swell_are_bounded_while_a_good_client_notices_nothing() {
     ];
     let attack = async || {
         for (status, body) in &bodies {
+            let mut looked_at = 0;
             let answers = join_all(
                 (0..16).map(|_| evil.post_body("/xadd", "application/json", body.as_str())),
             );
-            let mut read = 0;
             for answer in answers.await {
-                // One client alone may hold half of the memory budget; the rest of its bodies wait for that,
-                // but not for ever.
-                match answer.refusal() {
-                    (503, reason) => assert_eq!(reason, "unavailable", "{:.60}: {answer:?}", body),
-                    (other, _) => {
-                        assert_eq!(other, *status, "{:.60}: {answer:?}", body);
-                        read += 1;
-                    }
-                }
+                // Or the hub has too much in hand to look at one more.
+                let found = answer.refusal().0;
+                assert!([*status, 503].contains(&found), "{:.60}: {answer:?}", body);
+                looked_at += usize::from(found == *status);
                 assert!(answer.text.len() < 2000, "{:.60}: it is said back whole", body);
             }
-            assert!(read >= 4, "{:.60}: only {read} of them were read", body);
+            assert!(looked_at > 0, "{body:.60}: none was looked at");
         }
     };
 

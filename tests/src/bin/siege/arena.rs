@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(800);
 /// How long the hub has to give memory back.
 const SETTLING: Duration = Duration::from_secs(6);
 /// Clients that the attackers have tokens of.
-const EVIL: usize = 14;
+const EVIL: usize = 16;
 /// How much its thread yields.
 const NICE: i32 = 10;
 /// Longer commands are looked at.
@@ -190,12 +190,8 @@ impl Arena {
         let prober = Client::builder().no_proxy().timeout(LONGEST).pool_max_idle_per_host(0);
         let prober = prober.build().expect("a client can be made");
         let health = format!("http://{}/healthz", self.stand.service.admin().address());
-        let posting = victim::post(
-            client,
-            (self.target.url.clone(), poster),
-            self.http.clone(),
-            over(),
-        );
+        let posting =
+            victim::post(client, (self.target.url.clone(), poster), self.http.clone(), over());
         self.good.push(tokio::spawn(posting));
         self.good.push(tokio::spawn(victim::probe(prober, health, self.health.clone(), over())));
         if !attack.is_tls() {
@@ -230,7 +226,8 @@ impl Arena {
     }
 
     async fn slow_commands(&self) -> Vec<Duration> {
-        let log: Vec<Vec<Value>> = self.stand.redis.command(&["SLOWLOG", "GET", SLOW_COMMANDS]).await;
+        let log: Vec<Vec<Value>> =
+            self.stand.redis.command(&["SLOWLOG", "GET", SLOW_COMMANDS]).await;
         let took = |entry: &Vec<Value>| match entry.get(2) {
             Some(Value::Int(micros)) => Duration::from_micros(micros.unsigned_abs()),
             _ => Duration::ZERO,

@@ -54,8 +54,10 @@ pub(crate) enum Attack {
     OddReads,
     /// Sessions, cursors and sockets without end
     Storm,
-    /// A Redis of 300 MB filled by fourteen clients
+    /// A Redis of 300 MB filled over fourteen connections
     Fill,
+    /// The same by as many clients
+    FillByMany,
     /// Invented losses without end
     Losses,
     /// A copy of 1,000 entries filled by one client
@@ -80,7 +82,7 @@ impl Attack {
     /// How long it takes to show.
     pub(crate) fn seconds_min(self) -> u64 {
         match self {
-            Self::Fill => 12,
+            Self::Fill | Self::FillByMany => 12,
             Self::Losses => 6,
             _ => 0,
         }
@@ -104,7 +106,7 @@ impl Attack {
         match self {
             Self::SearchHttp | Self::SearchSocket => searches::prepare(arena).await,
             Self::OddReads => searches::prepare_reads(arena).await,
-            Self::Fill => shares::limit_memory(arena).await,
+            Self::Fill | Self::FillByMany => shares::limit_memory(arena).await,
             Self::Losses => shares::lose_one(arena).await,
             Self::MaxLen => shares::begin_group(arena).await,
             _ => {}
@@ -140,7 +142,8 @@ impl Attack {
                 Self::SearchSocket => searches::over_sockets(&target, span).await,
                 Self::OddReads => searches::odd_reads(&target, span).await,
                 Self::Storm => connections::storm(&target, span).await,
-                Self::Fill => shares::fill(&target, span).await,
+                Self::Fill => shares::fill(&target, span, 1).await,
+                Self::FillByMany => shares::fill(&target, span, shares::CONNECTIONS).await,
                 Self::Losses => shares::invent_losses(&target, span).await,
                 Self::MaxLen => shares::overflow(&target, span).await,
                 Self::Memory => bodies::memory(&target, span).await,
@@ -156,7 +159,7 @@ impl Attack {
     pub(crate) async fn check(self, arena: &Arena) -> Vec<String> {
         match self {
             Self::Losses => shares::is_line_there(arena).await,
-            Self::MaxLen | Self::Fill => shares::are_entries_there(arena).await,
+            Self::MaxLen | Self::Fill | Self::FillByMany => shares::are_entries_there(arena).await,
             _ => Vec::new(),
         }
     }

@@ -82,7 +82,10 @@ impl Figure {
         bound(busy <= calm + BUSY_PERCENT_MAX, format!("busy with {busy} % afterwards"));
         let long = self.commands.iter().filter(|took| **took > COMMAND_MAX).count();
         let longest = self.longest_command();
-        bound(long <= LONG_COMMANDS_MAX, format!("redis held {longest:.1?}, {long} times too long"));
+        bound(
+            long <= LONG_COMMANDS_MAX,
+            format!("redis held {longest:.1?}, {long} times too long"),
+        );
         bound(self.log_lines <= LOG_LINES_MAX, format!("{} log lines", self.log_lines));
         faults
     }

@@ -4,8 +4,15 @@ use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use spoke_tests::hostile::raw;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use spoke_shared::{
+    seq::Seq,
+    wire::frame::{Cursor, Features, Frame},
+};
+use spoke_tests::hostile::{frames::Claim, raw};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::arena::Target;
 
@@ -14,6 +21,28 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Frames are sent by so many bytes at the least, as a network card would.
 const BURST_BYTES: usize = 64 * 1024;
 
+/// Where the batches of one session have come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    epoch: u64,
+    at: Seq,
+}
+
+impl Place {
+    /// What a batch of so many entries claims that joins on here; the place moves behind it.
+    pub(crate) fn claim(&mut self, entries: u64) -> Claim {
+        let (after, first) = (self.at, Seq::new(self.at.ms + 1, 0));
+        self.at = Seq::new(first.ms, entries.max(1) - 1);
+        Claim { epoch: self.epoch, after, first, through: None, flags: 0 }
+    }
+
+    /// Moves on by so many ms, and gives where.
+    pub(crate) fn pass(&mut self, ms: u64) -> Seq {
+        self.at.ms += ms;
+        self.at
+    }
+}
+
 /// What one socket sends.
 pub(crate) struct Flood {
     /// Its subprotocol.
@@ -21,9 +50,11 @@ pub(crate) struct Flood {
     /// A message to begin with, or none.
     pub(crate) first: Vec<u8>,
     /// The next messages, as bytes of the WebSocket.
-    pub(crate) next: Box<dyn FnMut() -> Vec<u8> + Send>,
+    pub(crate) next: Box<dyn FnMut(&mut Place) -> Vec<u8> + Send>,
     /// Between two of them.
     pub(crate) pause: Duration,
+    /// Whose token it bears.
+    pub(crate) who: usize,
 }
 
 impl Flood {
@@ -31,9 +62,18 @@ impl Flood {
     pub(crate) fn new(
         subprotocol: &'static str,
         first: Vec<u8>,
-        next: impl FnMut() -> Vec<u8> + Send + 'static,
+        mut next: impl FnMut() -> Vec<u8> + Send + 'static,
     ) -> Self {
-        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO }
+        Self::joined(subprotocol, first, move |_| next())
+    }
+
+    /// What is sent begins where the one before ended.
+    pub(crate) fn joined(
+        subprotocol: &'static str,
+        first: Vec<u8>,
+        next: impl FnMut(&mut Place) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO, who: 0 }
     }
 
     /// The same again and again.
@@ -45,7 +85,7 @@ impl Flood {
     /// Sends for ever. What comes back is read and thrown away.
     async fn run(mut self, target: &Target) -> Infallible {
         loop {
-            match raw::socket(target.address, target.token(), self.subprotocol).await {
+            match raw::socket(target.address, &target.tokens[self.who], self.subprotocol).await {
                 Ok(stream) => self.pour(stream, target).await,
                 Err(error) => {
                     target.note(error);
@@ -55,14 +95,18 @@ impl Flood {
         }
     }
 
-    async fn pour(&mut self, mut stream: tokio::net::TcpStream, target: &Target) {
+    async fn pour(&mut self, mut stream: TcpStream, target: &Target) {
+        let mut place = Place::default();
+        if !self.first.is_empty() {
+            match greet(&mut stream, &self.first).await {
+                Ok(known) => place = known,
+                Err(error) => return target.note(format!("no session: {:?}", error.kind())),
+            }
+        }
         let (mut reading, mut writing) = stream.split();
         let pouring = async {
-            if !self.first.is_empty() {
-                writing.write_all(&raw::binary(&self.first)).await?;
-            }
             loop {
-                let messages = (self.next)();
+                let messages = (self.next)(&mut place);
                 writing.write_all(&messages).await?;
                 target.note_many("KiB sent", messages.len() as u64 / 1024);
                 target.note("writes");
@@ -83,6 +127,17 @@ impl Flood {
         let Err(error) = ended;
         target.note(format!("socket closed: {:?}", error.kind()));
     }
+}
+
+/// Says HELLO and hears where the hub's copy stands; at the beginning where that cannot be read.
+async fn greet(stream: &mut TcpStream, hello: &[u8]) -> std::io::Result<Place> {
+    stream.write_all(&raw::binary(hello)).await?;
+    let message = raw::read_message(stream).await?;
+    let cursor = match Frame::decode(message.into(), Features::default()) {
+        Ok(Frame::Welcome(welcome)) => welcome.cursor,
+        _ => Cursor::default(),
+    };
+    Ok(Place { epoch: cursor.epoch.0.max(1), at: cursor.seq })
 }
 
 /// All of these at once, each on a socket of its own, for so long.

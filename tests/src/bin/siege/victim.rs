@@ -149,40 +149,44 @@ pub(crate) async fn push(
     over: CancellationToken,
 ) {
     let offer = Offer::of(&token, SUBPROTOCOL);
-    let mut socket = None;
-    let mut at = Seq::new(now_ms(), 0);
+    let mut session = None;
+    let mut next = Seq::new(now_ms(), 0);
     while !over.is_cancelled() {
         let begun = Instant::now();
-        if socket.is_none() {
-            socket = timeout(LONGEST, connect(address, &offer)).await.ok().flatten();
+        if session.is_none() {
+            session = timeout(LONGEST, connect(address, &offer)).await.ok().flatten();
         }
-        let Some(open) = &mut socket else {
+        let Some((socket, after)) = &mut session else {
             notes.note(begun, Err("no session".to_owned()));
             rest(begun).await;
             continue;
         };
-        at = Seq::new(at.ms, at.n + 1);
-        let outcome = timeout(LONGEST, exchange(open, at)).await;
+        next = Seq::new(next.ms, next.n + 1);
+        let outcome = timeout(LONGEST, exchange(socket, *after, next)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(NO_ANSWER.to_owned()));
-        if outcome.is_err() {
-            socket = None;
+        match outcome {
+            Ok(()) => *after = next,
+            Err(_) => session = None,
         }
-        notes.note(begun, outcome.map(|()| Some(at)));
+        notes.note(begun, outcome.map(|()| Some(next)));
         rest(begun).await;
     }
 }
 
-async fn connect(address: std::net::SocketAddr, offer: &Offer) -> Option<Socket> {
+async fn connect(address: std::net::SocketAddr, offer: &Offer) -> Option<(Socket, Seq)> {
     let mut socket = Socket::connect(address, offer).await.ok()?;
     socket.send_frame(&Frame::Hello(Box::new(hello()))).await;
-    // What the answer says is no matter here: each entry joins any cursor.
-    matches!(socket.next().await, Heard::Bytes(_)).then_some(socket)
+    let Heard::Bytes(answer) = socket.next().await else { return None };
+    match Frame::decode(answer, Features::default()) {
+        Ok(Frame::Welcome(welcome)) => Some((socket, welcome.cursor.seq)),
+        _ => None,
+    }
 }
 
-async fn exchange(socket: &mut Socket, seq: Seq) -> Result<(), String> {
+async fn exchange(socket: &mut Socket, after: Seq, seq: Seq) -> Result<(), String> {
     let fields = vec![(Bytes::from_static(b"topic"), Bytes::from_static(b"good"))];
     let entries = vec![Entry { seq, fields }];
-    let push = Push { epoch: Epoch::FIRST, through: seq, entries, ..Push::default() };
+    let push = Push { epoch: Epoch::FIRST, after, through: seq, entries, ..Push::default() };
     socket.send_frame(&Frame::Push(push)).await;
     loop {
         match socket.next().await {

@@ -66,8 +66,9 @@ pub(crate) async fn garbage(target: &Target, span: Duration) {
 
 pub(crate) async fn memory(target: &Target, span: Duration) {
     let bodies = empties();
-    ask(target, span, CLIENTS * REQUESTS, |n| {
-        Request { who: n % CLIENTS, ..Request::post("/xadd", bodies[n % 4].clone()) }
+    ask(target, span, CLIENTS * REQUESTS, |n| Request {
+        who: n % CLIENTS,
+        ..Request::post("/xadd", bodies[n % 4].clone())
     })
     .await;
 }

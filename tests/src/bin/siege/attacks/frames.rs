@@ -1,15 +1,13 @@
 //! Frames of `spoke.v1`.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use rand::{SeedableRng, rngs::StdRng};
 use spoke_shared::{
+    limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN},
     seq::Seq,
     wire::frame::{Features, SUBPROTOCOL},
 };
@@ -36,9 +34,10 @@ fn agreed() -> Vec<u8> {
     greeting(Features::COMPRESSION)
 }
 
-/// A flood on each of the sockets.
+/// A flood on one socket, whose session nobody takes over, and then on each of eight.
 async fn on_all(target: &Target, span: Duration, flood: impl Fn(u64) -> Flood) {
-    pour(target, span, (0..SOCKETS).map(flood).collect()).await;
+    pour(target, span / 2, vec![flood(0)]).await;
+    pour(target, span / 2, (0..SOCKETS).map(flood).collect()).await;
 }
 
 /// A packed batch of empty fields that nobody has seen.
@@ -72,18 +71,22 @@ pub(crate) async fn no_hello_trickle(target: &Target, span: Duration) {
 
 pub(crate) async fn packed_unagreed(target: &Target, span: Duration) {
     let bomb = bomb();
-    on_all(target, span, |_| {
-        Flood::repeating(SUBPROTOCOL, greeting(Features::default()), &bomb)
-    })
-    .await;
+    on_all(target, span, |_| Flood::repeating(SUBPROTOCOL, greeting(Features::default()), &bomb))
+        .await;
 }
 
 pub(crate) async fn packed_new(target: &Target, span: Duration) {
-    let (batch, clock) = (Arc::new(Batch::of_empty_fields()), clock());
-    on_all(target, span, |_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, agreed(), move || {
-            binary(&batch.packed(&Claim::at(clock.fetch_add(1, Ordering::Relaxed))))
+    // As many fields as a batch may have, and far too many.
+    let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / ENTRY_FIELDS_MAX;
+    let batches = [Batch::new(most, ENTRY_FIELDS_MAX, b"", b""), Batch::of_empty_fields()];
+    let [fitting, bomb] = batches.map(Arc::new);
+    on_all(target, span, |n| {
+        let (batch, entries) = match n % 2 {
+            0 => (fitting.clone(), most as u64),
+            _ => (bomb.clone(), 1000),
+        };
+        Flood::joined(SUBPROTOCOL, agreed(), move |place| {
+            binary(&batch.packed(&place.claim(entries)))
         })
     })
     .await;
@@ -110,27 +113,32 @@ pub(crate) async fn packed_gap(target: &Target, span: Duration) {
 }
 
 pub(crate) async fn plain_empty(target: &Target, span: Duration) {
-    let (batch, clock) = (Arc::new(Batch::of_empty_fields()), clock());
+    let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / ENTRY_FIELDS_MAX;
+    let batches = [Batch::new(most, ENTRY_FIELDS_MAX, b"", b""), Batch::of_empty_fields()];
+    let [fitting, bomb] = batches.map(Arc::new);
     on_all(target, span, |n| {
-        let (batch, clock) = (batch.clone(), clock.clone());
         let first = if n % 4 == 3 { Vec::new() } else { agreed() };
-        // Half of them say the same for ever.
-        let step = n % 2;
-        Flood::new(SUBPROTOCOL, first, move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(step, Ordering::Relaxed)), &[]))
-        })
+        match n % 2 {
+            0 => {
+                let batch = fitting.clone();
+                Flood::joined(SUBPROTOCOL, first, move |place| {
+                    binary(&batch.push(&place.claim(most as u64), &[]))
+                })
+            }
+            // The same for ever.
+            _ => Flood::repeating(SUBPROTOCOL, first, &binary(&bomb.push(&Claim::at(7), &[]))),
+        }
     })
     .await;
 }
 
 pub(crate) async fn one_field(target: &Target, span: Duration) {
-    let batches = [(1000, b""), (1000, b""), (300_000, b"")];
-    let batches = batches.map(|(entries, value)| Arc::new(Batch::new(entries, 1, b"", value)));
-    let clock = clock();
+    let batches = [1000, 1000, 300_000];
+    let batches = batches.map(|entries| (Arc::new(Batch::new(entries, 1, b"", b"")), entries));
     on_all(target, span, |n| {
-        let (batch, clock) = (batches[n as usize % batches.len()].clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, agreed(), move || {
-            binary(&batch.packed(&Claim::at(clock.fetch_add(1, Ordering::Relaxed))))
+        let (batch, entries) = batches[n as usize % batches.len()].clone();
+        Flood::joined(SUBPROTOCOL, agreed(), move |place| {
+            binary(&batch.packed(&place.claim(entries as u64)))
         })
     })
     .await;
@@ -162,23 +170,26 @@ pub(crate) async fn tiny(target: &Target, span: Duration) {
 }
 
 pub(crate) async fn unacknowledged(target: &Target, span: Duration) {
-    let (batch, clock) = (Arc::new(Batch::new(1, 1, b"n", b"1")), clock());
+    let batch = Arc::new(Batch::new(1, 1, b"n", b"1"));
     on_all(target, span, |_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, agreed(), move || {
-            let from = clock.fetch_add(200, Ordering::Relaxed);
-            (from..from + 200).flat_map(|ms| binary(&batch.push(&Claim::at(ms), &[]))).collect()
+        let batch = batch.clone();
+        Flood::joined(SUBPROTOCOL, agreed(), move |place| {
+            (0..200).flat_map(|_| binary(&batch.push(&place.claim(1), &[]))).collect()
         })
     })
     .await;
 }
 
 pub(crate) async fn full_batches(target: &Target, span: Duration) {
-    let (batch, clock) = (Arc::new(Batch::new(1000, 2, b"name", &[b'x'; 500])), clock());
-    on_all(target, span, |_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, agreed(), move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
+    // Many fields, and few large ones.
+    let values = [(1000, 4, 120), (1000, 1, 500), (4, 1, 120_000)];
+    let batches = values.map(|(entries, fields, bytes)| {
+        (Arc::new(Batch::new(entries, fields, b"name", &vec![b'x'; bytes])), entries as u64)
+    });
+    on_all(target, span, |n| {
+        let (batch, entries) = batches[n as usize % batches.len()].clone();
+        Flood::joined(SUBPROTOCOL, agreed(), move |place| {
+            binary(&batch.push(&place.claim(entries), &[]))
         })
     })
     .await;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use spoke_tests::{
 use super::{REQUESTS, SOCKETS};
 use crate::{
     arena::{Arena, Target},
-    flood::{Flood, Request, ask, pour},
+    flood::{Flood, Place, Request, ask, pour},
 };
 
 /// Entries of a copy that takes long to search.
@@ -58,13 +58,13 @@ pub(crate) async fn prepare_reads(arena: &Arena) {
 }
 
 /// Some keep to the next epoch, as the contract has it, and others try what they like.
-fn epochs() -> impl Fn(usize) -> u32 + Clone + Send {
-    let next = Arc::new(AtomicU32::new(2));
+fn epochs() -> impl Fn(usize) -> u64 + Clone + Send {
+    let next = Arc::new(AtomicU64::new(2));
     move |n| match n % 4 {
         0 => 2,
         1 => next.fetch_add(1, Ordering::Relaxed),
-        2 => u32::MAX - 1,
-        _ => u32::MAX,
+        2 => u64::from(u32::MAX),
+        _ => u64::MAX,
     }
 }
 
@@ -84,11 +84,14 @@ pub(crate) async fn over_sockets(target: &Target, span: Duration) {
     let (batch, epoch) = (Arc::new(Batch::new(1, 1, b"a", b"")), epochs());
     let floods = (0..SOCKETS).map(|n| {
         let (batch, epoch) = (batch.clone(), epoch.clone());
-        let pushes = move || {
-            let claim = Claim { epoch: epoch(n as usize), flags: 2, ..Claim::at(now_ms()) };
-            binary(&batch.push(&claim, &[])).repeat(8)
+        // One says that it is in the next life, as its HELLO may, and goes on in it.
+        let pushes = move |place: &mut Place| {
+            let claim = place.claim(1);
+            let epoch = if n % 2 == 0 { claim.epoch + 1 } else { epoch(n as usize) };
+            let after = if n % 4 == 0 { Seq::ZERO } else { claim.after };
+            binary(&batch.push(&Claim { epoch, after, flags: 2, ..claim }, &[]))
         };
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), pushes)
+        Flood::joined(SUBPROTOCOL, greeting(Features::default()), pushes)
     });
     pour(target, span, floods.collect()).await;
 }

@@ -1,6 +1,9 @@
 //! What all clients share: the memory of Redis, the loss ledger, the length of the copy.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join;
 use redis::cmd;
@@ -14,7 +17,7 @@ use spoke_tests::{
     api::Api,
     cloud::{IN, LOST, admit, now_ms},
     hostile::{
-        frames::{Batch, Claim, Lost, greeting},
+        frames::{Batch, Lost, greeting},
         raw::binary,
     },
 };
@@ -27,6 +30,8 @@ use crate::{
 
 /// Of the Redis that is filled.
 const MEMORY: &str = "300mb";
+/// Connections that filled it in ten seconds.
+pub(crate) const CONNECTIONS: usize = 14;
 /// Losses of one batch.
 const LOSSES: u64 = 16;
 /// Whose line must stay in the ledger.
@@ -38,25 +43,26 @@ pub(crate) async fn limit_memory(arena: &Arena) {
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", MEMORY]).await;
 }
 
-/// Fourteen clients, each with a connection: half of them sockets, half requests.
-pub(crate) async fn fill(target: &Target, span: Duration) {
-    let value = vec![b'x'; 1 << 20];
+/// Fourteen connections with entries of a mebibyte, of this many clients: a socket for each, and requests.
+pub(crate) async fn fill(target: &Target, span: Duration, clients: usize) {
+    let value = vec![b'x'; (1 << 20) - 4096];
     let clock = clock();
-    let batch = std::sync::Arc::new(Batch::new(1, 1, b"blob", &value));
-    let floods = (0..SOCKETS - 1).map(|_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
-        })
+    let batch = Arc::new(Batch::new(1, 1, b"blob", &value));
+    let floods = (0..clients.min(SOCKETS as usize)).map(|who| {
+        let batch = batch.clone();
+        let flood = Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            binary(&batch.push(&place.claim(1), &[]))
+        });
+        Flood { who, ..flood }
     });
+    let floods: Vec<_> = floods.collect();
     let text = String::from_utf8_lossy(&value).into_owned();
-    let clients = target.tokens.len();
-    let requests = ask(target, span, REQUESTS, |n| {
+    let requests = ask(target, span, CONNECTIONS - floods.len(), |n| {
         let ms = clock.fetch_add(1, Ordering::Relaxed);
         let body = format!(r#"{{"seq":"{ms}-0","fields":[["blob","{text}"]]}}"#);
-        Request { who: n % clients, ..Request::post("/xadd", body) }
+        Request { who: clients - 1 - n % clients, ..Request::post("/xadd", body) }
     });
-    join(pour(target, span, floods.collect()), requests).await;
+    join(pour(target, span, floods), requests).await;
 }
 
 /// Another's loss, which has to be there in the end.
@@ -79,7 +85,8 @@ pub(crate) async fn lose_one(arena: &Arena) {
     let there = is_line_there(arena).await;
     assert!(there.is_empty(), "a loss that is true is told: {there:?}");
     // As in a ledger that is in use: all but full.
-    let filling = "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'client', 'old', 'n', n) end";
+    let filling =
+        "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'client', 'old', 'n', n) end";
     let mut eval = cmd("EVAL");
     eval.arg(filling).arg(1).arg(LOST).arg(LOST_MAX_LEN / 2);
     arena.stand.redis.query::<()>(&eval).await;
@@ -87,13 +94,15 @@ pub(crate) async fn lose_one(arena: &Arena) {
 
 pub(crate) async fn invent_losses(target: &Target, span: Duration) {
     let clock = clock();
-    let batch = std::sync::Arc::new(Batch::new(1, 1, b"a", b""));
+    let batch = Arc::new(Batch::new(1, 1, b"a", b""));
     let floods = (0..SOCKETS).map(|_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            let ms = clock.fetch_add(LOSSES + 1, Ordering::Relaxed);
-            let losses: Vec<_> = (ms..ms + LOSSES).map(|ms| lost(ms, 1)).collect();
-            let claim = Claim::at(ms + LOSSES);
+        let batch = batch.clone();
+        Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            // Between the entry before and this one, as a loss that is true would be.
+            let mut claim = place.claim(1);
+            let from = claim.after.ms + 1;
+            let losses: Vec<_> = (from..from + LOSSES).map(|ms| lost(ms, 1)).collect();
+            claim.first = place.pass(LOSSES);
             binary(&batch.push(&claim, &losses))
         })
     });
@@ -127,12 +136,11 @@ pub(crate) async fn begin_group(arena: &Arena) {
 }
 
 pub(crate) async fn overflow(target: &Target, span: Duration) {
-    let clock = clock();
-    let batch = std::sync::Arc::new(Batch::new(500, 1, b"n", b"1"));
+    let batch = Arc::new(Batch::new(500, 1, b"n", b"1"));
     let floods = (0..SOCKETS).map(|_| {
-        let (batch, clock) = (batch.clone(), clock.clone());
-        Flood::new(SUBPROTOCOL, greeting(Features::default()), move || {
-            binary(&batch.push(&Claim::at(clock.fetch_add(1, Ordering::Relaxed)), &[]))
+        let batch = batch.clone();
+        Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
+            binary(&batch.push(&place.claim(500), &[]))
         })
     });
     pour(target, span, floods.collect()).await;

@@ -1,0 +1,313 @@
+//! A session token that was stolen once, used against its device: the real agent goes on afterwards and
+//! loses nothing in silence.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::{Value, json};
+use spoke_shared::{
+    seq::{Epoch, Seq},
+    wire::frame::{Cursor, Features, Frame, Hello, Origin, SUBPROTOCOL},
+};
+use spoke_tests::{
+    api::Api,
+    binaries::path_of,
+    cloud::{Cloud, IN, admit, now_ms, out, url},
+    device::{self, Device, OUT},
+    entries::{Stored, fields, numbered},
+    hostile::frames::{Batch, Claim, empty_push, greeting},
+    oracle::from_hub,
+    process::{Finished, Start, run},
+    socket::{Heard, JSON_SUBPROTOCOL, hello, open},
+    wait::{PATIENCE, eventually, throughout},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Entries before the theft, and behind it.
+const ENTRIES: usize = 10;
+/// The last epoch that there can be.
+const LAST: u64 = (1 << 53) - 1;
+/// How long what would come twice may take.
+const ECHO: Duration = Duration::from_millis(500);
+
+/// One thing that a thief does with a token.
+#[derive(Debug, Clone)]
+enum Theft {
+    /// This request, with this body.
+    Request(&'static str, Value),
+    /// This message of `spoke.v1.json`.
+    Message(Value),
+    /// These frames behind a HELLO.
+    Frames(Vec<Vec<u8>>),
+    /// This HELLO.
+    Hello(Box<Hello>),
+}
+
+impl Theft {
+    /// Does it; whatever the answer is.
+    async fn commit(&self, api: &Api) {
+        let token = api.token().expect("a token was stolen");
+        match self {
+            Self::Request(path, Value::Null) => drop(api.get(path).await),
+            Self::Request(path, body) => {
+                let answer = api.call(api.request(Method::POST, path).json(body)).await;
+                assert!(answer.status < 500, "{self:?}: {answer:?}");
+            }
+            Self::Message(body) => {
+                let mut socket = open(api.address(), token, JSON_SUBPROTOCOL).await;
+                socket.ask("xadd", 1, body.clone()).await;
+            }
+            Self::Frames(frames) => {
+                let mut socket = open(api.address(), token, SUBPROTOCOL).await;
+                socket.send(Message::binary(greeting(Features::default()))).await;
+                for frame in frames {
+                    socket.send(Message::binary(frame.clone())).await;
+                }
+                let heard = [socket.next().await, socket.next().await];
+                assert!(matches!(heard[0], Heard::Bytes(_)), "{self:?}: {heard:?}");
+            }
+            Self::Hello(hello) => {
+                let mut socket = open(api.address(), token, SUBPROTOCOL).await;
+                socket.send_frame(&Frame::Hello(hello.clone())).await;
+                socket.next().await;
+            }
+        }
+    }
+}
+
+/// Places that no origin can have reached, or that it will reach soon.
+fn places() -> [Seq; 4] {
+    let now = now_ms();
+    [Seq::MAX, Seq::new(now + 3_600_000, 0), Seq::new(now + 60_000, u64::MAX), Seq::new(now, 0)]
+}
+
+fn batches() -> Vec<Value> {
+    let mut batches = Vec::new();
+    for place in places() {
+        let text = place.to_string();
+        let entries = json!([{ "seq": text, "fields": [["thief", "1"]] }]);
+        batches.push(json!({ "seq": text, "fields": [["thief", "1"]] }));
+        for epoch in [1, 2, 3, u64::from(u32::MAX), LAST] {
+            batches.push(json!({ "epoch": epoch, "entries": entries }));
+            batches.push(json!({ "epoch": epoch, "entries": [], "through": text }));
+        }
+    }
+    batches
+}
+
+fn pushes() -> Vec<Theft> {
+    let batch = Batch::new(1, 1, b"thief", b"1");
+    let mut pushes = Vec::new();
+    for place in places() {
+        for epoch in [1, 2, u64::from(u32::MAX), LAST] {
+            let claim = Claim { epoch, first: place, ..Claim::at(0) };
+            pushes.push(batch.push(&claim, &[]));
+            pushes.push(batch.push(&Claim { flags: 2, ..claim }, &[]));
+            pushes.push(empty_push(epoch, Seq::ZERO, place));
+        }
+    }
+    pushes.into_iter().map(|push| Theft::Frames(vec![push])).collect()
+}
+
+/// HELLO, and `/session`, of an origin that claims to be in another life or place; alone, and with
+/// batches of what it claims.
+fn greetings() -> Vec<Theft> {
+    let mut all = Vec::new();
+    for place in [Seq::MAX, Seq::new(now_ms() + 3_600_000, 0)] {
+        for epoch in [2, 17, u64::from(u32::MAX), LAST] {
+            let origin = Origin {
+                epoch: Epoch(epoch),
+                start: Seq::ZERO,
+                first: Seq::new(1, 0),
+                last: place,
+                added: u64::from(u32::MAX),
+                acked: place,
+            };
+            let cursor = Cursor { epoch: Epoch(epoch), seq: place, ..Cursor::default() };
+            all.push(Theft::Hello(Box::new(Hello { origin, cursor, ..hello() })));
+            let origin = json!({
+                "epoch": epoch, "start": "0-0", "first": "1-0", "last": place.to_string(),
+                "added": 1, "acked": place.to_string(),
+            });
+            let cursor = json!({ "epoch": epoch, "seq": place.to_string() });
+            let session = json!({ "version": "0", "origin": origin, "cursor": cursor });
+            all.push(Theft::Request("/session", session));
+        }
+    }
+    all
+}
+
+/// A device that has carried something each way, and whose agent is down for now.
+async fn victim(cloud: &Cloud, client: &str) -> (Device, Vec<Stored>) {
+    let mut device = Device::start_with(cloud, client, &[("trim", "acked")]).await;
+    let added = device.redis.add_all(OUT, &before()).await;
+    cloud.redis.add_all(&out(client), &before()).await;
+    device.acknowledged_both_ways(cloud).await;
+    device.stop_agent().await;
+    (device, added)
+}
+
+fn before() -> Vec<spoke_tests::entries::Fields> {
+    (0..ENTRIES).map(numbered).collect()
+}
+
+fn behind() -> Vec<spoke_tests::entries::Fields> {
+    (ENTRIES..2 * ENTRIES).map(numbered).collect()
+}
+
+/// The numbers of what the device published, as they are in the hub's copy.
+async fn numbers(cloud: &Cloud, client: &str) -> Vec<usize> {
+    let copy = cloud.redis.entries(IN).await;
+    let ours = copy.iter().filter(|entry| entry.text("client").as_deref() == Some(client));
+    ours.filter_map(|entry| entry.text("n")?.parse().ok()).collect()
+}
+
+/// All that the device publishes now arrives once and in order, and so does what is sent to it.
+async fn assert_goes_on(cloud: &Cloud, device: &Device, what: &str) {
+    device.redis.add_all(OUT, &behind()).await;
+    cloud.redis.add_all(&out(&device.client), &behind()).await;
+    let all: Vec<_> = (0..2 * ENTRIES).collect();
+    let up = async || numbers(cloud, &device.client).await;
+    let down = async || {
+        let copy = from_hub(&device.redis.entries(device::IN).await);
+        let number = |entry: &spoke_tests::oracle::Carried| {
+            let (_, value) = entry.fields.iter().find(|(name, _)| name == b"n")?;
+            String::from_utf8_lossy(value).parse::<usize>().ok()
+        };
+        copy.iter().filter_map(number).collect::<Vec<_>>()
+    };
+    eventually(&format!("{what}: all 20 entries each way"), PATIENCE, async || {
+        let seen = (up().await, down().await);
+        if seen.0.len() >= all.len() && seen.1.len() >= all.len() { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let is_right = async || (up().await == all, down().await == all);
+    throughout(&format!("{what}: once and in order"), ECHO, (true, true), is_right).await;
+}
+
+/// Each theft befalls a device of its own, some at a time.
+async fn each(thefts: Vec<Theft>, name: &str) {
+    const AT_ONCE: usize = 6;
+    let cloud = Cloud::start().await;
+    for (part, thefts) in thefts.chunks(AT_ONCE).enumerate() {
+        let all = thefts.iter().enumerate().map(async |(n, theft)| {
+            let client = format!("{name}{part}-{n}");
+            let (mut device, _) = victim(&cloud, &client).await;
+            let api = cloud.client(&client).await;
+            theft.commit(&api).await;
+            theft.commit(&api).await;
+            device.start_agent();
+            assert_goes_on(&cloud, &device, &format!("{theft:?}")).await;
+        });
+        join_all(all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_cursor_a_thief_moved_by_a_request_goes_on_without_a_loss() {
+    each(batches().into_iter().map(|body| Theft::Request("/xadd", body)).collect(), "http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_cursor_a_thief_moved_by_a_message_goes_on_without_a_loss() {
+    each(batches().into_iter().step_by(3).map(Theft::Message).collect(), "json").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_cursor_a_thief_moved_by_a_frame_goes_on_without_a_loss() {
+    each(pushes(), "push").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_as_which_a_thief_began_a_session_goes_on_without_a_loss() {
+    each(greetings(), "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_thief_read_and_acknowledged_reaches_the_device_all_the_same() {
+    let cloud = Cloud::start().await;
+    let (mut device, _) = victim(&cloud, "dev1").await;
+    let api = cloud.client("dev1").await;
+    let waiting: Vec<_> = (ENTRIES..2 * ENTRIES).map(numbered).collect();
+    let sent = cloud.redis.add_all(&out("dev1"), &waiting).await;
+    for seq in [&sent[ENTRIES / 2].id, &sent[ENTRIES - 1].id, "18446744073709551615-0"] {
+        for query in [
+            format!("seq={seq}"),
+            format!("seq={seq}&epoch=1"),
+            format!("seq={seq}&epoch=4294967295"),
+        ] {
+            api.get(&format!("/xread?{query}")).await;
+        }
+    }
+    device.start_agent();
+    let all: Vec<_> = (0..2 * ENTRIES).collect();
+    eventually("what was sent to the device", PATIENCE, async || {
+        let copy = from_hub(&device.redis.entries(device::IN).await);
+        let ours: Vec<_> = copy.iter().filter_map(|entry| entry.fields.last()).cloned().collect();
+        let expected: Vec<_> =
+            all.iter().map(|n| fields([("n", n.to_string())]).remove(0)).collect();
+        if ours == expected { Ok(()) } else { Err(ours.len()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thief_beside_the_live_agent_costs_it_nothing_but_time() {
+    let cloud = Cloud::start().await;
+    let device = Device::start_with(&cloud, "dev1", &[("trim", "acked")]).await;
+    device.redis.add_all(OUT, &before()).await;
+    cloud.redis.add_all(&out("dev1"), &before()).await;
+    device.acknowledged_both_ways(&cloud).await;
+    let api = cloud.hub.api().with_token(&admit(&cloud.redis, "dev1").await);
+    let mut thefts = pushes();
+    thefts.extend(batches().into_iter().map(|body| Theft::Request("/xadd", body)));
+    for theft in thefts.iter().step_by(4) {
+        theft.commit(&api).await;
+    }
+    assert_goes_on(&cloud, &device, "beside a live agent").await;
+}
+
+/// Registers a device anew with the state that it has.
+async fn enrol(cloud: &Cloud, device: &Device, secret: &str) -> Finished {
+    let path = |name: &str| device.folder().join(name).display().to_string();
+    let (auth, hub) = (url(cloud.auth_proxy.address()), url(cloud.hub_proxy.address()));
+    let (state, config, redis) = (path("state"), path("agent.toml"), device.redis.url());
+    let arguments = [
+        ["--client", &device.client],
+        ["--auth", &auth],
+        ["--hub", &hub],
+        ["--redis", &redis],
+        ["--state-dir", &state],
+        ["--config", &config],
+        ["--otp-secret", secret],
+    ];
+    let arguments = [&["enrol"][..], &arguments.concat()].concat();
+    run(&path_of("spoke-agent"), &Start::with(&arguments)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_without_a_loss() {
+    let cloud = Cloud::start().await;
+    let auth = async |arguments: &[&str]| {
+        let mut start = Start::with(arguments);
+        start.environment = cloud.auth.environment().to_vec();
+        run(&path_of("spoke-auth"), &start).await.done()
+    };
+    for (n, body) in batches().into_iter().step_by(5).enumerate() {
+        let client = format!("dev{n}");
+        let (mut device, _) = victim(&cloud, &client).await;
+        let theft = Theft::Request("/xadd", body);
+        let api = cloud.client(&client).await;
+        theft.commit(&api).await;
+        auth(&["revoke", &client]).await;
+        let made = auth(&["provision", &client, "--again", "--json"]).await.json();
+        let secret = made["otpSecret"].as_str().expect("provision makes a secret").to_owned();
+        let enrolled = enrol(&cloud, &device, &secret).await;
+        assert_eq!(enrolled.code, Some(0), "{enrolled:?}");
+        // The one who has the old token is out.
+        assert_eq!(api.get("/seq").await.status, 401);
+        device.start_agent();
+        assert_goes_on(&cloud, &device, &format!("{theft:?}")).await;
+    }
+}
