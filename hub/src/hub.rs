@@ -19,8 +19,13 @@ use spoke_shared::{
 use tracing::{info, warn};
 
 use crate::{
-    bearer::Caller, budget::Budget, config::Config, live::Live, metrics::Metrics, quota::Quota,
-    share::Shares,
+    bearer::Caller,
+    budget::Budget,
+    config::Config,
+    live::Live,
+    metrics::Metrics,
+    quota::Quota,
+    share::{Places, Shares},
 };
 
 /// What befalls many sessions at a time.
@@ -56,6 +61,8 @@ pub struct Shared {
     pub shares: Shares,
     /// What each client may ask of the in stream.
     pub guards: Guards,
+    /// The large batches that Redis has in hand.
+    pub places: Places,
     /// What all have in hand.
     pub budget: Budget,
     /// How fast each may fill Redis.
@@ -98,6 +105,7 @@ impl Hub {
             live,
             guards: Guards::default(),
             shares: Shares::default(),
+            places: Places::at(config.ack),
             budget: Budget::new(config.budget_mib * 1024 * 1024),
             quota: Quota::new(redis.clone(), config.reserve()),
             metrics: Metrics::default(),

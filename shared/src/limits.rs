@@ -273,6 +273,14 @@ pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
 /// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of large batches, of all clients, that a hub's Redis has in hand at a time: what a small one waits
+/// for, some 10 ms.
+pub const REDIS_BYTES_IN_HAND: usize = 2 * 1024 * 1024;
+/// A batch that is larger waits for its place among those.
+pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
+/// How long: a place that is held by a session which ends is not waited for any longer.
+pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
+
 // ---- What a client may fill -------------------------------------------------------------------
 
 /// Percent of a Redis's `maxmemory` that are kept for all clients at a slow pace, once the rest is full.
