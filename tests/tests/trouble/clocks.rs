@@ -6,8 +6,7 @@ use spoke_tests::{
     device::{Device, LOST, OUT},
     entries::Stored,
     oracle::{assert_same, expected},
-    redis::RedisServer,
-    service::free_port,
+    redis::{RedisServer, free_port},
     wait::{PATIENCE, eventually, eventually_is, eventually_true},
 };
 
