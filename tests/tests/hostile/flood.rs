@@ -1,6 +1,9 @@
 //! Clients in numbers: half-open connections, and sockets that never stop talking.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use spoke_shared::{
@@ -244,4 +247,80 @@ async fn a_client_that_begins_sessions_without_end_is_told_to_wait_and_its_strea
     let mut answer = [0; 12];
     stranger.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 401");
+}
+
+/// Keeps connections and sends requests with tokens that nobody has, each after the other.
+async fn false_tokens(address: std::net::SocketAddr, path: &str, answers: &AtomicU64) {
+    let mut stream = TcpStream::connect(address).await.expect("it takes connections");
+    let until = Instant::now() + TALK;
+    let mut answer = vec![0; 4096];
+    while Instant::now() < until {
+        let token = format!("{:064x}", rand::random::<u128>());
+        let body = [("content-length", "0")];
+        let method = if path == "/refresh" { "POST" } else { "GET" };
+        let asked = stream.write_all(&crate::request(method, path, Some(&token), &body)).await;
+        match (asked, stream.read(&mut answer).await) {
+            (Ok(()), Ok(read)) if read > 0 => {
+                let answer = String::from_utf8_lossy(&answer[..read]);
+                let is_refusal =
+                    answer.starts_with("HTTP/1.1 401") || answer.starts_with("HTTP/1.1 429");
+                assert!(is_refusal, "{answer}");
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => stream = TcpStream::connect(address).await.expect("it takes connections"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_false_tokens_open_nothing_while_a_good_client_notices_nothing() {
+    let mut stand = hub(&[]).await;
+    let (pid, address) = (stand.service.process().pid(), stand.service.address());
+    let answers = AtomicU64::new(0);
+    let attack = async || {
+        let paths = ["/seq", "/xread?seq=0-0", "/sync"];
+        let all = (0..32).map(|n| false_tokens(address, paths[n % paths.len()], &answers));
+        futures_util::future::join_all(all).await;
+    };
+
+    let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
+
+    let answers = answers.into_inner();
+    println!("{answers} false tokens");
+    assert!(answers > 500, "only {answers} were looked at");
+    siege.assert_borne("false tokens", 32);
+    let told = stand.service.log().lines().filter(|line| line.contains("unauthorized")).count();
+    assert!((1..=4).contains(&told), "it is told in {told} lines");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_slow_connections_of_one_client_leave_room_while_a_good_client_notices_nothing()
+ {
+    let mut stand = hub(&[]).await;
+    let (pid, address) = (stand.service.process().pid(), stand.service.address());
+    let token = admit(&stand.redis, "evil").await;
+    let json = [("content-type", "application/json"), ("content-length", "3000000")];
+    let post = [crate::request("POST", "/xadd", Some(&token), &json), b"{".to_vec()].concat();
+    let poll = crate::request("GET", "/xread?seq=0-0&blockMs=30000", Some(&token), &[]);
+    let header = crate::request("GET", "/seq", Some(&token), &[]);
+    let beginnings = [&post[..], &poll[..], &header[..header.len() - 3]];
+    let count = as_many_as_fit(9000);
+    let attack = async || {
+        let mut open = Vec::with_capacity(count);
+        for n in 0..count {
+            let host = 2 + (n % 30) as u8;
+            let Ok(mut stream) = connect_from(host, address).await else { continue };
+            let _ = stream.write_all(beginnings[n % beginnings.len()]).await;
+            open.push(stream);
+            // And a byte of each that is there already, now and then.
+            let at = n * 7919 % open.len();
+            let _ = open[at].write_all(b" ").await;
+        }
+        println!("{} of {count} slow connections", open.len());
+        open
+    };
+
+    let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
+
+    siege.assert_borne("thousands of slow connections", 256);
 }

@@ -4,6 +4,7 @@
 
 mod flood;
 mod identity;
+mod injection;
 mod lengths;
 mod log;
 mod logins;

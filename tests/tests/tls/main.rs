@@ -1,6 +1,7 @@
 //! TLS of both services and of Redis: what is refused and how that is said, certificates that change,
 //! HTTP/2, and settings that are read again while a service runs.
 
+mod floods;
 mod http2;
 mod redis;
 mod refusals;
