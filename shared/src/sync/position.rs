@@ -148,7 +148,7 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
         let epoch = memory.epoch.max(Epoch::FIRST);
         return resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding);
     }
-    if memory.epoch > cursor.epoch {
+    if memory.epoch > cursor.epoch && standing.is_whole() {
         // The origin began a new life and the copy has not heard of it, or has forgotten it.
         let place = common(memory, cursor);
         let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
@@ -181,7 +181,8 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
     // Where the memory is of an older epoch still, nobody knows up to where the others came.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
     let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
-    let next = cursor.epoch.next();
+    // The copy may not have heard of the life that has ended here.
+    let next = cursor.epoch.max(memory.epoch).next();
     if is_foreign {
         let mut position = anew(next, kept, (cursor, inherited), Finding::ForeignCursor);
         position.inherited = inherited;
