@@ -7,10 +7,13 @@ mod identity;
 mod lengths;
 mod log;
 mod logins;
+mod memory;
 mod numbers;
+mod reserve;
 mod slow;
 mod stolen;
 mod swell;
+mod websocket;
 
 use std::time::Duration;
 
