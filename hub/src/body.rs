@@ -54,21 +54,23 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
     let wanted = BUDGET_COPIES * announced.min(HTTP_BODY_BYTES_MAX);
     let mut charge = hub.budget.take(&caller.client, wanted, BUDGET_PATIENCE).await?;
     let bytes = in_time(collect(body, &mut charge)).await?;
-    charge.resize(self::wanted(&bytes), BUDGET_GROW_PATIENCE).await?;
     let turn = hub.shares.turn_to_write(&caller.client).await;
     let form = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
+        charge.resize(self::wanted(&bytes), BUDGET_GROW_PATIENCE).await?;
         kind.parse(bytes)?
     } else {
-        parse(move || kind.parse(bytes)).await?
+        let (wanted, bytes) = elsewhere(move || Ok((self::wanted(&bytes), bytes))).await?;
+        charge.resize(wanted, BUDGET_GROW_PATIENCE).await?;
+        elsewhere(move || kind.parse(bytes)).await?
     };
     Ok(Read { form, charge, turn })
 }
 
-/// Parses where no socket waits for it.
+/// Reads where no socket waits for it.
 ///
 /// # Errors
 /// As `parse`.
-pub async fn parse<T: Send + 'static>(
+pub async fn elsewhere<T: Send + 'static>(
     parse: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     match offload(parse).await {

@@ -6,8 +6,8 @@ use spoke_shared::{
     client::ClientId,
     config::{AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
     limits::{
-        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX, RESERVE_ENTRIES,
-        RESERVE_KIB, RESERVE_PERCENT,
+        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX,
+        IN_MIN_AGE_SECONDS, RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
     reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
@@ -41,6 +41,8 @@ pub struct Config {
     pub ack: AckLevel,
     /// About how many entries the in stream keeps; 0 keeps all.
     pub in_max_len: u64,
+    /// Seconds that an entry of the in stream is kept for, be there more than `in_max_len`.
+    pub in_min_age_seconds: u64,
     /// Connections at a time.
     pub connections: usize,
     /// WebSockets and waiting reads of one client at a time.
@@ -89,6 +91,7 @@ impl Default for Config {
             auth_key_prefix: "spoke-auth".to_owned(),
             ack: AckLevel::Memory,
             in_max_len: 0,
+            in_min_age_seconds: IN_MIN_AGE_SECONDS,
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
             budget_mib: BUDGET_MIB,

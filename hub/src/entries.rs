@@ -101,7 +101,9 @@ struct Done {
 }
 
 async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
-    hub.quota.admit(&caller.client, Load::of(&append.entries)).await?;
+    let load = Load::of(&append.entries);
+    hub.quota.admit(&caller.client, load).await?;
+    let _place = hub.places.take(load.bytes).await;
     let copy = hub.copy(caller, caller.generation);
     match hub.checked(copy.append(append, now_ms()).await)? {
         Appended::Done { cursor, accepted, duplicates, id } => {

@@ -19,8 +19,13 @@ use spoke_shared::{
 use tracing::{info, warn};
 
 use crate::{
-    bearer::Caller, budget::Budget, config::Config, live::Live, metrics::Metrics, quota::Quota,
-    share::Shares,
+    bearer::Caller,
+    budget::Budget,
+    config::Config,
+    live::Live,
+    metrics::Metrics,
+    quota::Quota,
+    share::{Places, Shares},
 };
 
 /// What befalls many sessions at a time.
@@ -56,6 +61,8 @@ pub struct Shared {
     pub shares: Shares,
     /// What each client may ask of the in stream.
     pub guards: Guards,
+    /// The large batches that Redis has in hand.
+    pub places: Places,
     /// What all have in hand.
     pub budget: Budget,
     /// How fast each may fill Redis.
@@ -98,6 +105,7 @@ impl Hub {
             live,
             guards: Guards::default(),
             shares: Shares::default(),
+            places: Places::at(config.ack),
             budget: Budget::new(config.budget_mib * 1024 * 1024),
             quota: Quota::new(redis.clone(), config.reserve()),
             metrics: Metrics::default(),
@@ -118,11 +126,9 @@ impl Hub {
 
     /// The in stream, for what a client sends in the session of this generation.
     pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
-        let max_len = self.config.in_max_len;
         let client = (&caller.client, caller.registered_at_ms);
         let guard = self.guards.of(&caller.client, Instant::now());
-        let limits = (guard, max_len);
-        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, limits)
+        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, guard)
     }
 
     /// What this hub can do beyond its protocol version.

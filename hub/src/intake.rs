@@ -20,7 +20,7 @@ use spoke_shared::{
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use crate::{arrival::goaway, budget::Charge, hub::Hub, quota::Load};
+use crate::{arrival::goaway, budget::Charge, hub::Hub, quota::Load, share::TakenPlace};
 
 /// The least that two empty byte strings take on the wire, in bytes.
 const FIELD_WIRE_BYTES: usize = 2;
@@ -35,7 +35,14 @@ pub struct Intake {
 
 /// The charges of the batches that are not in the copy yet, in their order. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Charges(Arc<Mutex<VecDeque<(Epoch, Seq, Charge)>>>);
+pub struct Charges(Arc<Mutex<VecDeque<Held>>>);
+
+struct Held {
+    epoch: Epoch,
+    through: Seq,
+    _charge: Option<Charge>,
+    _place: TakenPlace,
+}
 
 impl Intake {
     /// Of one session. What comes with it resolves if there is no room for one of its frames.
@@ -73,14 +80,15 @@ impl Intake {
         .boxed()
     }
 
-    /// Waits for the client's pace, and holds the charge of what the batch has become.
+    /// Waits for the client's pace and for a place at Redis, and holds that and the charge.
     pub(crate) fn admit(&self, push: Push, charge: Option<Charge>) -> BoxFuture<'static, Frame> {
-        if let Some(charge) = charge {
-            self.charges.hold(push.epoch, push.through, charge);
-        }
+        let charges = self.charges.clone();
         let (hub, client, load) = (self.hub.clone(), self.client.clone(), Load::of(&push.entries));
         async move {
             hub.quota.admitted(&client, load).await;
+            let _place = hub.places.take(load.bytes).await;
+            let (epoch, through) = (push.epoch, push.through);
+            charges.hold(Held { epoch, through, _charge: charge, _place });
             Frame::Push(push)
         }
         .boxed()
@@ -96,17 +104,17 @@ impl Intake {
 }
 
 impl Charges {
-    fn hold(&self, epoch: Epoch, through: Seq, charge: Charge) {
+    fn hold(&self, held: Held) {
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        charges.push_back((epoch, through, charge));
+        charges.push_back(held);
     }
 
     /// Gives back what is charged for batches up to the copy's cursor.
     pub fn release(&self, cursor: &Ack) {
         let mut done = Vec::new();
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((epoch, through, _)) = charges.front()
-            && (*epoch, *through) <= (cursor.epoch, cursor.seq)
+        while let Some(held) = charges.front()
+            && (held.epoch, held.through) <= (cursor.epoch, cursor.seq)
         {
             done.extend(charges.pop_front());
         }

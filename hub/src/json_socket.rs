@@ -165,6 +165,8 @@ struct Asked {
     kind: String,
     id: Option<Box<RawValue>>,
     payload: Option<Box<RawValue>>,
+    /// The memory that the payload takes as entries.
+    wanted: usize,
 }
 
 impl Asked {
@@ -174,6 +176,7 @@ impl Asked {
             Ok(form) => Ok(Self {
                 kind: form.kind().unwrap_or_default(),
                 id: owned(form.id),
+                wanted: form.payload.map_or(0, |payload| body::wanted(payload.get().as_bytes())),
                 payload: owned(form.payload),
             }),
             Err(Misread { id, error }) => Err((owned(id), error)),
@@ -233,7 +236,7 @@ async fn request<'a>(
         let read = offload(move || Asked::read(&text)).await;
         read.unwrap_or_else(|_| Err((None, "this message could not be read".to_owned())))
     };
-    let Asked { kind, id, payload } = match asked {
+    let Asked { kind, id, payload, wanted } = match asked {
         Ok(asked) => asked,
         Err((id, error)) => return Some(refused("", short(id.as_deref()), &malformed(error))),
     };
@@ -249,7 +252,7 @@ async fn request<'a>(
         "id" => answered("id", id, entries::cursor(hub, caller).await),
         "xadd" => {
             let _turn = hub.shares.turn_to_write(&caller.client).await;
-            match xadd_form(hub, caller, payload_text, charge).await {
+            match xadd_form(hub, caller, (payload_text, wanted), charge).await {
                 Ok(form) => answered("xadd", id, entries::xadd(hub, caller, form).await),
                 Err(refusal) => refused("xadd", id, &refusal),
             }
@@ -288,10 +291,9 @@ fn short(id: Option<&RawValue>) -> Option<&RawValue> {
 async fn xadd_form(
     hub: &Hub,
     caller: &Caller,
-    payload: &str,
+    (payload, wanted): (&str, usize),
     charge: &mut Option<Charge>,
 ) -> Result<XaddForm, Refusal> {
-    let wanted = body::wanted(payload.as_bytes());
     match charge {
         Some(charge) => charge.resize(wanted, BUDGET_GROW_PATIENCE).await?,
         none => {
@@ -302,7 +304,7 @@ async fn xadd_form(
         return form(payload);
     }
     let payload = payload.to_owned();
-    body::parse(move || form(&payload)).await
+    body::elsewhere(move || form(&payload)).await
 }
 
 fn form<T: DeserializeOwned>(payload: &str) -> Result<T, Refusal> {

@@ -27,6 +27,7 @@ pub mod routes;
 pub mod session;
 pub mod share;
 pub mod socket;
+pub mod trim;
 pub mod xread;
 
 use std::time::Duration;
@@ -136,6 +137,9 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
     shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
     shutdown.spawn("presence", presence::keep(hub.clone()));
+    if hub.config.in_max_len > 0 {
+        shutdown.spawn("trimming", trim::keep(hub.clone()));
+    }
     shutdown.spawn("faults of sessions", hub.clone().sum_up());
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub ended: Counters,
     pub superseded: Counter,
     pub clones: Counter,
+    /// Entries trimmed from the in stream that a consumer group had not read.
+    pub trimmed_unread: Counter,
     pub unauthorized: Counter,
     pub store_errors: Counter,
     pub requests: Counters,
@@ -45,6 +47,7 @@ impl Default for Metrics {
             ended: Counters::new(ENDS.into_iter().chain(Reason::words())),
             superseded: Counter::default(),
             clones: Counter::default(),
+            trimmed_unread: Counter::default(),
             unauthorized: Counter::default(),
             store_errors: Counter::default(),
             requests: Counters::new(ROUTES),
@@ -116,6 +119,11 @@ impl Metrics {
                 "spoke_hub_sessions_refused_clone_total",
                 "Sessions refused since another device with the same identity is connected.",
                 &self.clones,
+            ),
+            (
+                "spoke_hub_trimmed_unread_total",
+                "Entries trimmed from the in stream before a consumer group had read them.",
+                &self.trimmed_unread,
             ),
             ("spoke_hub_unauthorized_total", "Requests without a live token.", &self.unauthorized),
             (

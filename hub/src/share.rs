@@ -15,10 +15,11 @@ use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
     limits::{
-        APPENDS_MAX, REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED,
-        SESSIONS_PER_CLIENT_BURST,
+        APPENDS_MAX, REDIS_BYTES_IN_HAND, REDIS_BYTES_SMALL, REDIS_PLACE_PATIENCE,
+        REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST,
     },
     refusal::Refusal,
+    store::level::AckLevel,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -37,6 +38,36 @@ struct Share {
     at_turns: usize,
     /// When all sessions begun so far are earned back: the generic cell rate algorithm.
     clear_at: Instant,
+}
+
+/// The large batches that Redis has in hand, of all clients, in the order in which they came. What holds
+/// Redis longest is bounded so, and a small batch passes by.
+#[derive(Clone)]
+pub struct Places(Option<Arc<Semaphore>>);
+
+/// A large batch's place; given back when this is dropped.
+pub struct TakenPlace {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    /// As many bytes as `REDIS_BYTES_IN_HAND` where a batch is answered once it is applied. Above that level
+    /// those that wait together are a group, which has a bound of its own.
+    pub fn at(level: AckLevel) -> Self {
+        let is_grouped = level != AckLevel::Memory;
+        Self((!is_grouped).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
+    }
+
+    /// Waits for a place for a batch of so many bytes. Cancel safe.
+    pub async fn take(&self, bytes: u64) -> TakenPlace {
+        let Some(places) = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64) else {
+            return TakenPlace { _permit: None };
+        };
+        let kib = (bytes / 1024).min(REDIS_BYTES_IN_HAND as u64 / 1024) as u32;
+        let taking = places.clone().acquire_many_owned(kib);
+        let permit = tokio::time::timeout(REDIS_PLACE_PATIENCE, taking).await;
+        TakenPlace { _permit: permit.ok().and_then(Result::ok) }
+    }
 }
 
 /// A client's turn to read, or to write.
@@ -225,6 +256,26 @@ mod tests {
         shares.turn_to_write(&client("dev1")).now_or_never().expect("it is its turn again");
         drop(own);
         assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test]
+    async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
+        let places = Places::at(AckLevel::Memory);
+        let mib = 1024 * 1024;
+        let first = places.take(mib).await;
+        let _second = places.take(mib).await;
+        assert!(places.take(mib).now_or_never().is_none());
+        places.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
+        let begun = Instant::now();
+        places.take(mib).await;
+        assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "but nobody waits for ever");
+        drop(first);
+        places.take(mib).now_or_never().expect("there is a place again");
+        places.take(100 * mib).await;
+        let grouped = Places::at(AckLevel::Fsync);
+        let _all: Vec<_> = (0..100)
+            .map(|_| grouped.take(mib).now_or_never().expect("a group has its own bound"))
+            .collect();
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub const FIELD_NAME_BYTES_MAX: usize = 1024;
 /// else meanwhile.
 pub const BATCH_ENTRIES_MAX: usize = 1000;
 /// Bytes of names and values in one batch of more than one entry, where a field counts as at least
-/// `FIELD_BYTES_MIN`. A thousand entries of half a kilobyte hold Redis for 4 ms; the longest script call
+/// `FIELD_BYTES_MIN`. A thousand entries of a quarter of a kilobyte hold Redis for 3 ms; the longest call
 /// of all is to stay below 5 ms.
-pub const BATCH_BYTES_MAX: usize = 512 * 1024;
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// What a field counts as at the least wherever bytes are counted: 0.2 µs of Redis and 64 bytes of
 /// memory, however short its name and value are. A frame of 98 bytes can hold 128,000 empty ones.
 pub const FIELD_BYTES_MIN: usize = 64;
@@ -94,6 +94,15 @@ pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const DEAD_MAX_LEN: usize = 10_000;
 /// About how many losses a ledger keeps; each is one range, not one entry.
 pub const LOST_MAX_LEN: usize = 100_000;
+/// How often a hub looks whether the in stream is to be trimmed.
+pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// Entries that are trimmed at a time: some milliseconds.
+pub const TRIM_ENTRIES_MAX: u64 = 10_000;
+/// The least time between two lines, of the ledger and of the log, that tell of what was trimmed unread.
+pub const TRIM_TOLD_INTERVAL: Duration = Duration::from_secs(60);
+/// Seconds that an entry of the in stream is kept for, be there more than `in_max_len`: no burst of one
+/// client drops what another has just seen acknowledged.
+pub const IN_MIN_AGE_SECONDS: u64 = 60;
 /// How many lives of a stream are remembered by how they began: a copy that went back further than
 /// these is given all that the origin has.
 pub const LIVES_MAX: usize = 16;
@@ -263,6 +272,14 @@ pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
 pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
 /// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of large batches, of all clients, that a hub's Redis has in hand at a time: what a small one waits
+/// for, some 10 ms.
+pub const REDIS_BYTES_IN_HAND: usize = 2 * 1024 * 1024;
+/// A batch that is larger waits for its place among those.
+pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
+/// How long: a place that is held by a session which ends is not waited for any longer.
+pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
 
 // ---- What a client may fill -------------------------------------------------------------------
 

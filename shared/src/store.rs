@@ -19,6 +19,7 @@ mod reply;
 mod scripts;
 pub mod session;
 pub mod soundness;
+pub mod trim;
 pub mod usage;
 
 pub use connect::Redis;

@@ -94,7 +94,7 @@ impl Ends {
             &keys,
             (&self.client, 0),
             Some(generation),
-            (Guard::unlimited(), 0),
+            Guard::unlimited(),
         );
         Side::new(origin, copy, redis, keys.out_prefix())
     }

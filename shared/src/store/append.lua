@@ -7,13 +7,12 @@
 --       2 epoch, or 0 for the one the copy is in   3 seq where the batch before ended, or '' not to look for a gap
 --       4 seq where the cursor goes   5 digest of the entry there, or ''   6 the origin's seal on it, or ''
 --       7 the origin's tally there
---       8 now in ms   9 about how many entries the copy keeps, or 0 for all
---       10 client   11 'up' (the copy bears client, epoch and seq) or 'down' (seq)
---       12 and 13 epoch and seq that the caller knows the copy to have reached
---       14 the last seq that is taken, or '' for any   15 when the client was registered, in ms, or 0
---       16 '1' only to look whether the batch would be taken
---       17 about how many lines the ledger keeps   18 number of entries
---       19 number of losses, then for each: seq that the cursor must not have passed, how many
+--       8 now in ms   9 client   10 'up' (the copy bears client, epoch and seq) or 'down' (seq)
+--       11 and 12 epoch and seq that the caller knows the copy to have reached
+--       13 the last seq that is taken, or '' for any   14 when the client was registered, in ms, or 0
+--       15 '1' only to look whether the batch would be taken
+--       16 about how many lines the ledger keeps   17 number of entries
+--       18 number of losses, then for each: seq that the cursor must not have passed, how many
 --          entries were lost, number of arguments that follow, field, value, ...
 --       then all entries as one list in MessagePack, or '' for none: of each its seq, how many
 --       elements follow, field, value, ...
@@ -30,7 +29,7 @@
 
 local state, copy, ledger = KEYS[1], KEYS[2], KEYS[3]
 local generation, epoch, after, through = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local now, max_len, client, direction = ARGV[8], count(ARGV[9]), ARGV[10], ARGV[11]
+local now, client, direction = ARGV[8], ARGV[9], ARGV[10]
 
 if not is_type(copy, 'stream') or not is_type(ledger, 'stream') then
   return redis.error_reply('WRONGTYPE ' .. copy .. ' and ' .. ledger .. ' must be streams')
@@ -42,7 +41,7 @@ if not is_seq(cursor) then
   return redis.error_reply('ERR the field in_seq of ' .. state .. ' is no stream ID: reset this client')
 end
 -- A client that was registered again begins anew, whatever was written in its name before.
-local registered = count(ARGV[15])
+local registered = count(ARGV[14])
 local is_reset = registered > count(known[6])
 if is_reset and reached > 0 then reached, cursor = reached + 1, '0-0' end
 if registered > 0 and registered < count(known[6]) then return { 'superseded' } end
@@ -60,8 +59,8 @@ if generation ~= '' and known[1] ~= generation then
   -- This Redis has forgotten the session, and with it how far the copy was: start over from here.
   return tell({ 'gap', cursor })
 end
-local expected = count(ARGV[12])
-if reached < expected or (reached == expected and past(ARGV[13], cursor)) then
+local expected = count(ARGV[11])
+if reached < expected or (reached == expected and past(ARGV[12], cursor)) then
   return tell({ 'gap', cursor })
 end
 local life = epoch == '0' and math.max(reached, 1) or count(epoch)
@@ -71,19 +70,19 @@ if direction == 'up' then
   local most = generation ~= '' and math.max(reached + 1, count(known[7])) or reached + 1
   if life > most then return tell({ 'epoch-ahead', digits(reached) }) end
 end
-if ARGV[14] ~= '' and past(through, ARGV[14]) then return tell({ 'seq-ahead' }) end
+if ARGV[13] ~= '' and past(through, ARGV[13]) then return tell({ 'seq-ahead' }) end
 -- Another life of the origin: nothing of it is here yet, so its first batch joins on at 0-0.
 if life > reached then cursor = '0-0' end
 -- A session's batches join exactly. Where the cursor is past that, somebody else has moved it.
 if after ~= '' and (past(after, cursor) or (generation ~= '' and past(cursor, after))) then
   return tell({ 'gap', cursor })
 end
-if ARGV[16] == '1' then return tell({ 'ready' }) end
+if ARGV[15] == '1' then return tell({ 'ready' }) end
 if not is_seq(through) then return redis.error_reply('ERR a batch ends at a stream ID') end
-if not past(through, cursor) then return tell({ 'done', cursor, 0, count(ARGV[18]), '' }) end
+if not past(through, cursor) then return tell({ 'done', cursor, 0, count(ARGV[17]), '' }) end
 
-local at, losses, lost = 20, {}, 0
-for _ = 1, count(ARGV[19]) do
+local at, losses, lost = 19, {}, 0
+for _ = 1, count(ARGV[18]) do
   if past(ARGV[at], cursor) then
     local line = { unpack(ARGV, at + 3, at + 2 + count(ARGV[at + 2])) }
     if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
@@ -116,7 +115,7 @@ local function add(key, ...)
   return nil, added
 end
 for _, line in ipairs(losses) do
-  local added, refused = add(ledger, 'MAXLEN', '~', ARGV[17], '*', unpack(line))
+  local added, refused = add(ledger, 'MAXLEN', '~', ARGV[16], '*', unpack(line))
   if refused then return refused end
   lines[#lines + 1] = added
 end
@@ -142,8 +141,5 @@ redis.call('HSET', state, 'in_epoch', digits(life), 'in_seq', through, 'in_diges
   'in_at', now, 'last_seen', now)
 if lost > 0 then
   redis.call('HSET', state, 'in_lost', digits(math.min(count(known[5]) + lost, COUNT_MAX)))
-end
-if max_len > 0 and accepted > 0 then
-  redis.call('XTRIM', copy, 'MAXLEN', '~', digits(max_len))
 end
 return { 'done', through, accepted, duplicates, id }

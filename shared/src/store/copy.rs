@@ -41,7 +41,6 @@ pub struct CopyStore {
     direction: Direction,
     /// The session that may still write; none where writes are not fenced.
     generation: Option<u64>,
-    max_len: u64,
     /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
     registered_at_ms: u64,
     guard: Guard,
@@ -58,7 +57,6 @@ impl CopyStore {
             client: client.clone(),
             direction: Direction::Down,
             generation: None,
-            max_len: 0,
             registered_at_ms: 0,
             guard: Guard::unlimited(),
         }
@@ -71,14 +69,13 @@ impl CopyStore {
         Self { guard: Guard::unlimited(), ..self.clone() }
     }
 
-    /// The in stream of the hub, for what one client sends. It keeps about `in_max_len` entries;
-    /// 0: all.
+    /// The in stream of the hub, for what one client sends.
     pub fn hub(
         writer: Writer,
         keys: &HubKeys,
         (client, registered_at_ms): (&ClientId, u64),
         generation: Option<u64>,
-        (guard, in_max_len): (Guard, u64),
+        guard: Guard,
     ) -> Self {
         Self {
             writer,
@@ -88,7 +85,6 @@ impl CopyStore {
             client: client.clone(),
             direction: Direction::Up,
             generation,
-            max_len: in_max_len,
             registered_at_ms,
             guard,
         }
@@ -211,7 +207,7 @@ impl CopyStore {
         script.arg(append.digest.map(|digest| digest.to_string()).unwrap_or_default());
         script.arg(append.seal.map(|seal| seal.to_string()).unwrap_or_default());
         script.arg(append.account.tally.to_string());
-        script.arg(now_ms).arg(self.max_len).arg(self.client.as_str());
+        script.arg(now_ms).arg(self.client.as_str());
         script.arg(self.direction.word());
         let (known_epoch, known) = append.known.unwrap_or_default();
         script.arg(known_epoch.0).arg(known.to_string());

@@ -97,6 +97,11 @@ impl HubKeys {
         format!("{}{client}", self.bell_prefix())
     }
 
+    /// What was counted when the in stream was trimmed.
+    pub fn trim(&self) -> String {
+        format!("{}:trim:h", self.prefix)
+    }
+
     /// Entries for clients that can never be sent.
     pub fn dead(&self) -> String {
         format!("{}:dead:x", self.prefix)

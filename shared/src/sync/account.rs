@@ -78,6 +78,8 @@ pub enum Cause {
     /// Not lost either: the copy's cursor had been moved there by somebody else with the client's
     /// credentials, so what this range holds is sent again.
     ForeignCursor,
+    /// Carried, and trimmed from the hub's in stream before a consumer group had read it.
+    TrimmedUnread,
     /// Something that a newer version knows.
     Other,
 }
@@ -260,7 +262,7 @@ fn find(
 }
 
 impl Cause {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Trimmed,
         Self::TrimmedOrDeleted,
         Self::Rewound,
@@ -268,6 +270,7 @@ impl Cause {
         Self::Refused,
         Self::Uncertain,
         Self::ForeignCursor,
+        Self::TrimmedUnread,
     ];
 
     /// The stable word.
@@ -280,6 +283,7 @@ impl Cause {
             Self::Refused => "refused",
             Self::Uncertain => "uncertain",
             Self::ForeignCursor => "foreign-cursor",
+            Self::TrimmedUnread => "trimmed-unread",
             Self::Other => "other",
         }
     }

@@ -1,7 +1,7 @@
 //! Entries at the edge: the last that is carried, and the first that is not.
 
 use spoke_tests::{
-    cloud::{Cloud, out},
+    cloud::{Cloud, IN, out},
     device::{DEAD, Device, OUT},
     entries::{Fields, every_byte, fields},
     oracle::{assert_same, expected},
@@ -109,15 +109,56 @@ async fn a_client_of_the_longest_name_is_served() {
 
 #[tokio::test]
 async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
-    let settings = spoke_tests::cloud::Settings { hub: &[("in_max_len", "500")], auth: &[] };
+    let settings = spoke_tests::cloud::Settings {
+        hub: &[("in_max_len", "500"), ("in_min_age_seconds", "0")],
+        auth: &[],
+    };
     let cloud = Cloud::start_with(settings).await;
     let device = Device::start(&cloud, "dev1").await;
     let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
     let up = device.redis.add_all(OUT, &all).await;
-    device.carried_both_ways(&cloud).await;
-    let found = cloud.carried("dev1").await;
     // Redis takes out whole nodes of a hundred.
-    assert!((500..=700).contains(&found.len()), "{}", found.len());
+    let last = up.last().map(|entry| entry.id.clone());
+    spoke_tests::wait::eventually_true("the oldest to go", async || {
+        let found = cloud.redis.entries(IN).await;
+        let is_last = found.last().and_then(|entry| entry.text("seq")) == last;
+        is_last && (500..=700).contains(&found.len())
+    })
+    .await;
+    let found = cloud.carried("dev1").await;
     let newest = &up[up.len() - found.len()..];
     assert_same("the newest", &expected(newest, Some(1)), &found);
+}
+
+#[tokio::test]
+async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_stays() {
+    let settings = |age| spoke_tests::cloud::Settings {
+        hub: [&[("in_max_len", "500"), ("in_min_age_seconds", age)][..]].concat().leak(),
+        auth: &[],
+    };
+    let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
+
+    let cloud = Cloud::start_with(settings("3600")).await;
+    let device = Device::start(&cloud, "dev1").await;
+    let up = device.redis.add_all(OUT, &all).await;
+    device.carried_both_ways(&cloud).await;
+    tokio::time::sleep(2 * spoke_shared::limits::TRIM_INTERVAL).await;
+    assert_same("all that is young", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+
+    let cloud = Cloud::start_with(settings("0")).await;
+    let create = ["XGROUP", "CREATE", IN, "billing", "$", "MKSTREAM"];
+    let _: redis::Value = cloud.redis.command(&create).await;
+    let device = Device::start(&cloud, "dev1").await;
+    device.redis.add_all(OUT, &all).await;
+    spoke_tests::wait::eventually_true("the loss to be told", async || {
+        let left = cloud.redis.length(IN).await;
+        let counted = cloud.redis.hash("spoke-hub:trim:h").await;
+        let unread: usize = counted.get("unread").map_or(0, |text| text.parse().unwrap());
+        left > 0 && unread > 0 && unread == 3000 - left && left <= 700
+    })
+    .await;
+    let lines = cloud.redis.entries("spoke-hub:lost:x").await;
+    let told = |name: &str| lines[0].text(name).unwrap();
+    assert_eq!((lines.len(), &*told("client"), &*told("cause")), (1, "*", "trimmed-unread"));
+    assert!(cloud.hub.log().contains("had not read were trimmed"), "{}", cloud.hub.log());
 }

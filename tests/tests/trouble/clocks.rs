@@ -105,6 +105,12 @@ async fn what_a_clock_makes_that_is_more_than_a_day_ahead_is_held_back_and_told_
     added.assert_carried(&cloud, &device).await;
     let before = device.redis.length(OUT).await;
 
+    let last = device.redis.entries(OUT).await.pop().map(|entry| entry.id);
+    eventually_is("the acknowledgement to be written down", last, async || {
+        device.redis.hash("spoke-agent:state:h").await.get("out_acked").cloned()
+    })
+    .await;
+
     clock.set(400 * DAY);
     added.more(&cloud, &device, "far ahead").await;
     let status = async || device.command(&["status"]).await.stdout;
