@@ -1,6 +1,9 @@
 //! What is told of a client, in words: the same in a terminal and on the status page.
 
-use spoke_shared::store::fleet::{ClientRow, Clones, Fleet, Waiting};
+use spoke_shared::{
+    store::fleet::{ClientRow, Clones, Fleet, Waiting},
+    telemetry::is_printable,
+};
 
 /// So long after its last try a second device is shown: one that is still there comes back sooner.
 const CLONE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
@@ -200,13 +203,6 @@ pub fn shown(bytes: &[u8]) -> String {
     } else {
         bytes.escape_ascii().to_string()
     }
-}
-
-/// Neither a control character nor one that changes the direction of what stands beside it.
-fn is_printable(char: char) -> bool {
-    let is_turning =
-        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !char.is_control() && !is_turning
 }
 
 #[cfg(test)]

@@ -4,11 +4,15 @@
 //! A level by itself is that of our own programs. What a library says is logged if it is an error, or if the
 //! library is named: what comes over the network can make one warn as often as a stranger likes.
 //!
+//! An event is one line, and none of its characters acts on a terminal, whoever's words they are.
+//!
 //! Rejected: journald's own protocol with a field for each of ours, since the lines in a file, in a
 //! container and in the journal would not be the same any more, and `journalctl -o cat | jq` does it.
 
 use std::{
+    borrow::Cow,
     env,
+    fmt::Write as _,
     fs::File,
     io::{self, IsTerminal, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -43,12 +47,13 @@ pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
     let (filter, level) = reload::Layer::new(filter(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
     let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
-    let lines = Lines { is_journal: is_journal() };
+    let format = log.format.unwrap_or(by_place);
+    let has_colours = format == LogFormat::Text && io::stderr().is_terminal();
+    let lines = Lines { is_journal: is_journal(), has_colours };
     // A subscriber that is there already is a test's or an embedding program's, and stays.
-    let begun = match log.format.unwrap_or(by_place) {
+    let begun = match format {
         LogFormat::Text => {
-            let ansi = io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(lines).with_ansi(ansi)).try_init()
+            registry.with(fmt::layer().with_writer(lines).with_ansi(has_colours)).try_init()
         }
         LogFormat::Json => {
             let json = fmt::layer().json().flatten_event(true).with_current_span(false);
@@ -88,30 +93,35 @@ fn is_journal() -> bool {
 #[derive(Debug, Clone, Copy)]
 struct Lines {
     is_journal: bool,
+    /// Escape characters are the formatter's own, which takes them out of what it is given.
+    has_colours: bool,
 }
 
 /// One event for it.
 struct Event {
     priority: Option<u8>,
+    has_colours: bool,
 }
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Event;
 
     fn make_writer(&'a self) -> Event {
-        Event { priority: None }
+        Event { priority: None, has_colours: self.has_colours }
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event {
-        Event { priority: self.is_journal.then(|| priority(*event.level())) }
+        let priority = self.is_journal.then(|| priority(*event.level()));
+        Event { priority, has_colours: self.has_colours }
     }
 }
 
 impl Write for Event {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let line = one_line(text, self.has_colours);
         match self.priority {
-            Some(priority) => io::stderr().write_all(&prefixed(priority, text))?,
-            None => io::stderr().write_all(text)?,
+            Some(priority) => io::stderr().write_all(&prefixed(priority, &line))?,
+            None => io::stderr().write_all(&line)?,
         }
         Ok(text.len())
     }
@@ -119,6 +129,36 @@ impl Write for Event {
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// Neither a control character nor one that changes the direction of what stands beside it, or begins a
+/// line.
+pub fn is_printable(char: char) -> bool {
+    let is_turning =
+        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !char.is_control() && !is_turning && !matches!(char, '\u{2028}' | '\u{2029}')
+}
+
+/// The same with all that is not printable escaped, but for its own end; the form is that of JSON.
+fn one_line(text: &[u8], has_colours: bool) -> Cow<'_, [u8]> {
+    let Ok(words) = str::from_utf8(text) else { return text.into() };
+    let (words, end) = match words.strip_suffix('\n') {
+        Some(words) => (words, "\n"),
+        None => (words, ""),
+    };
+    let is_kept = |char| is_printable(char) || (has_colours && char == '\u{1b}');
+    if words.chars().all(is_kept) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for char in words.chars() {
+        match is_kept(char) {
+            true => line.push(char),
+            false => drop(write!(line, "\\u{:04x}", u32::from(char))),
+        }
+    }
+    line.push_str(end);
+    line.into_bytes().into()
 }
 
 /// As syslog(3) numbers them.
@@ -183,6 +223,19 @@ mod tests {
         assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
         let lines = prefixed(6, b"one\n<0>the kernel burns\n");
         assert_eq!(lines, b"<6>one\n<6><0>the kernel burns\n");
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_commands_no_terminal() {
+        let cases = [
+            ("said é\n", false, "said é\n"),
+            ("a\nERROR b\r\n", false, "a\\u000aERROR b\\u000d\n"),
+            ("\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\n", false, "\\u001b[2J\\u009b31m\\u202e\\u2028\n"),
+            ("\u{1b}[2mINFO\u{9b}\n", true, "\u{1b}[2mINFO\\u009b\n"),
+        ];
+        for (text, has_colours, line) in cases {
+            assert_eq!(one_line(text.as_bytes(), has_colours), line.as_bytes());
+        }
     }
 
     #[test]

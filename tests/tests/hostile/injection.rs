@@ -1,7 +1,7 @@
 //! Text of a client that would be a command, a key, a script or a line of its own somewhere else.
 
 use serde_json::{Value, json};
-use spoke_shared::wire::frame::{Frame, Hello, SUBPROTOCOL};
+use spoke_shared::wire::frame::{Frame, Goaway, Hello, Reason, SUBPROTOCOL};
 use spoke_tests::{
     cloud::{IN, out},
     oracle::from_device,
@@ -79,7 +79,7 @@ async fn text_that_is_a_command_elsewhere_is_carried_as_it_is_and_runs_nowhere()
 }
 
 #[tokio::test]
-async fn a_version_that_would_be_a_log_line_or_move_a_cursor_stays_text() {
+async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_text() {
     for format in ["json", "text"] {
         let stand = hub(&[("log.format", format)]).await;
         let address = stand.service.address();
@@ -90,6 +90,9 @@ async fn a_version_that_would_be_a_log_line_or_move_a_cursor_stays_text() {
             let hello = Hello { version: (*text).to_owned(), ..hello() };
             socket.send_frame(&Frame::Hello(Box::new(hello))).await;
             socket.next().await;
+            let message = (*text).to_owned();
+            let goaway = Goaway { reason: Reason::Restart, message, wait_ms: 0 };
+            socket.send_frame(&Frame::Goaway(goaway)).await;
             let empty = json!({ "epoch": 1, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0" });
             let cursor = json!({ "epoch": 0, "seq": "0-0" });
             let session = json!({ "version": text, "origin": empty, "cursor": cursor });
@@ -99,7 +102,7 @@ async fn a_version_that_would_be_a_log_line_or_move_a_cursor_stays_text() {
             assert!(api.call(agent).await.status < 500);
         }
         eventually_true("the sessions to be in the log", async || {
-            stand.service.log().matches("session begins").count() >= TEXTS.len()
+            stand.service.log().matches("session ends").count() >= TEXTS.len()
         })
         .await;
         let log = stand.service.log();

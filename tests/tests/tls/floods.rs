@@ -89,6 +89,7 @@ async fn floods_of_http_2_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = Stand::start(Kind::Hub, &settings).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "good").await;
+    spoke_tests::api::install_tls();
     let authority = std::fs::read(&files.ca_file).unwrap();
     let authority = reqwest::Certificate::from_pem(&authority).unwrap();
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]);

@@ -43,6 +43,9 @@ impl Place {
     }
 }
 
+/// Makes the next messages of a session that has come to this place.
+type Next = Box<dyn FnMut(&mut Place) -> Vec<u8> + Send>;
+
 /// What one socket sends.
 pub(crate) struct Flood {
     /// Its subprotocol.
@@ -50,7 +53,7 @@ pub(crate) struct Flood {
     /// A message to begin with, or none.
     pub(crate) first: Vec<u8>,
     /// The next messages, as bytes of the WebSocket.
-    pub(crate) next: Box<dyn FnMut(&mut Place) -> Vec<u8> + Send>,
+    pub(crate) next: Next,
     /// Between two of them.
     pub(crate) pause: Duration,
     /// Whose token it bears.
