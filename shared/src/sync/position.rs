@@ -265,7 +265,7 @@ fn is_foreign(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -
 /// Up to where the stream is what it was in the copy's epoch: no life since began before that.
 fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
     let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
-    let is_known = since().count() as u64 == u64::from(memory.epoch.0 - cursor.epoch.0);
+    let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
     let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
         return (Seq::ZERO, Tally::ZERO);
     };

@@ -31,10 +31,14 @@ const CLOSE: u8 = 0x88;
 /// A session that has begun.
 async fn begun(stand: &Stand, client: &str, subprotocol: &str) -> TcpStream {
     let token = admit(&stand.redis, client).await;
-    let mut stream = socket(stand.service.address(), &token, subprotocol).await.unwrap();
+    let mut stream =
+        socket(stand.service.address(), &token, subprotocol).await.expect("the hub upgrades");
     if subprotocol == SUBPROTOCOL {
-        stream.write_all(&binary(&greeting(Features::default()))).await.unwrap();
-        let welcome = Frame::decode(read_message(&mut stream).await.unwrap().into(), Features(0));
+        stream.write_all(&binary(&greeting(Features::default()))).await.expect("the hub listens");
+        let welcome = Frame::decode(
+            read_message(&mut stream).await.expect("the hub answers").into(),
+            Features(0),
+        );
         assert!(matches!(welcome, Ok(Frame::Welcome(_))), "{welcome:?}");
     }
     stream
