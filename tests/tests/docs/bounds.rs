@@ -36,6 +36,15 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("| handshake / silence | {} s / {idle} s |", HANDSHAKE_TIMEOUT.as_secs()),
         format!("| `blockMs` | {} s |", BLOCK_MAX.as_secs()),
         format!("| viewers of the status page | {VIEWERS_MAX} |"),
+        format!("(`budget_mib`) | {BUDGET_MIB} MiB"),
+        format!("of all clients | {} MiB |", REDIS_BYTES_IN_HAND / MIB),
+        format!("parsed and appended | {APPENDS_MAX} at a time |"),
+        format!("the last {RESERVE_PERCENT} %"),
+        format!("| {RESERVE_ENTRIES} entries and {RESERVE_KIB} KiB a second |"),
+        format!(
+            "| {FRAGMENTS_MAX}, and one for each {FRAGMENT_BYTES} bytes / {CONTROL_FRAMES_BURST}, then {} a second |",
+            1000 / CONTROL_FRAME_EARNED.as_millis()
+        ),
         format!(
             "in seven days | {WRONG_CODES_MAX} / {} |",
             thousands(WRONG_CODES_ALL_MAX as usize)
