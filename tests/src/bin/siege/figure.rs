@@ -94,6 +94,12 @@ impl Figure {
         self.commands.iter().copied().max().unwrap_or_default()
     }
 
+    fn median_command(&self) -> Duration {
+        let mut sorted = self.commands.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+
     fn row(&self) -> String {
         let Self { http, websocket, health, memory_mib: (before, peak, after), .. } = self;
         let faults = self.faults();
@@ -125,7 +131,9 @@ impl Figure {
             "healthz_ms": of(&self.health),
             "hub_mib": { "before": before, "peak": peak, "after": after },
             "hub_busy_percent": { "before": calm, "during": busy, "after": still_busy },
+            "redis_commands_above_1_ms": self.commands.len(),
             "redis_longest_ms": self.longest_command().as_secs_f64() * 1e3,
+            "redis_median_of_those_ms": self.median_command().as_secs_f64() * 1e3,
             "log_lines": self.log_lines,
             "answers": self.answers,
             "faults": self.faults(),
