@@ -262,6 +262,8 @@ fn bytes(frame: &mut Vec<u8>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use spoke_shared::limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN};
+
     use super::*;
 
     #[test]
@@ -283,9 +285,10 @@ mod tests {
 
     #[test]
     fn a_packed_batch_is_one_that_the_codec_reads_where_it_is_within_bounds() {
-        let frame = Batch::new(50, 80, b"", b"").packed(&Claim::at(7));
+        let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / 100;
+        let frame = Batch::new(most, 100, b"", b"").packed(&Claim::at(7));
         match Frame::decode(frame.into(), Features::COMPRESSION) {
-            Ok(Frame::Push(push)) => assert_eq!(push.entries.len(), 50),
+            Ok(Frame::Push(push)) => assert_eq!(push.entries.len(), most),
             other => panic!("it is a PUSH and not {other:?}"),
         }
     }
