@@ -8,10 +8,10 @@ use rustls::pki_types::ServerName;
 use secrecy::SecretString;
 use spoke_shared::{
     config::ServiceUrl,
-    heard::{Heard, Listened},
+    heard::{Heard, Listened, Listener},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT},
     trust::{Distrust, explain},
-    wire::frame::SUBPROTOCOL,
+    wire::{frame::SUBPROTOCOL, websocket::FrameWatch},
 };
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -27,7 +27,22 @@ use tokio_util::either::Either;
 use crate::{auth::bearer, denial::Denial};
 
 /// An open WebSocket.
-pub type Socket = WebSocketStream<Listened<Either<TcpStream, TlsStream<TcpStream>>>>;
+pub type Socket = WebSocketStream<Listened<Either<TcpStream, TlsStream<TcpStream>>, Watch>>;
+
+/// What is noted of the bytes that come.
+pub struct Watch {
+    heard: Heard,
+    frames: FrameWatch,
+}
+
+impl Listener for Watch {
+    fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let now = std::time::Instant::now();
+        self.heard.touch(now);
+        let flood = self.frames.handle_read(bytes, now);
+        flood.map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood))
+    }
+}
 
 /// Why there is no WebSocket.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +122,8 @@ pub async fn websocket(
         Either::Right(shaken.map_err(|source| tls_error(place.clone(), source))?)
     };
     let heard = Heard::new(std::time::Instant::now());
-    let upgrading = upgrade(&url, token, Listened::new(stream, heard.clone()));
+    let watch = Watch { heard: heard.clone(), frames: FrameWatch::behind_handshake() };
+    let upgrading = upgrade(&url, token, Listened::new(stream, watch));
     match tokio::time::timeout_at(until, upgrading).await {
         Ok(Ok(socket)) => Ok((socket, heard)),
         Ok(Err(error)) => Err(upgrade_error(place, error)),

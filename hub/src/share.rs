@@ -261,20 +261,20 @@ mod tests {
     #[tokio::test]
     async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
         let places = Places::at(AckLevel::Memory);
-        let mib = 1024 * 1024;
-        let first = places.take(mib).await;
-        let _second = places.take(mib).await;
-        assert!(places.take(mib).now_or_never().is_none());
+        let half = REDIS_BYTES_IN_HAND as u64 / 2;
+        let first = places.take(half).await;
+        let _second = places.take(half).await;
+        assert!(places.take(half).now_or_never().is_none());
         places.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
         let begun = Instant::now();
-        places.take(mib).await;
+        places.take(half).await;
         assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "but nobody waits for ever");
         drop(first);
-        places.take(mib).now_or_never().expect("there is a place again");
-        places.take(100 * mib).await;
+        places.take(half).now_or_never().expect("there is a place again");
+        places.take(100 * half).await;
         let grouped = Places::at(AckLevel::Fsync);
         let _all: Vec<_> = (0..100)
-            .map(|_| grouped.take(mib).now_or_never().expect("a group has its own bound"))
+            .map(|_| grouped.take(half).now_or_never().expect("a group has its own bound"))
             .collect();
     }
 

@@ -44,13 +44,17 @@ impl Heard {
 
 /// Who is told of what comes in over a stream.
 pub trait Listener: Unpin {
-    /// So many bytes came, one at the least.
-    fn handle_read(&mut self, bytes: usize);
+    /// These bytes came, one at the least.
+    ///
+    /// # Errors
+    /// Why no more of them are to be read.
+    fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
 impl Listener for Heard {
-    fn handle_read(&mut self, _: usize) {
+    fn handle_read(&mut self, _: &[u8]) -> io::Result<()> {
         self.touch(Instant::now());
+        Ok(())
     }
 }
 
@@ -65,16 +69,6 @@ impl<S, L> Listened<S, L> {
     pub fn new(stream: S, listener: L) -> Self {
         Self { stream, listener }
     }
-
-    /// Who is told.
-    pub fn listener(&self) -> &L {
-        &self.listener
-    }
-
-    /// The stream, which tells nobody any more.
-    pub fn into_inner(self) -> S {
-        self.stream
-    }
 }
 
 impl<S: AsyncRead + Unpin, L: Listener> AsyncRead for Listened<S, L> {
@@ -85,9 +79,9 @@ impl<S: AsyncRead + Unpin, L: Listener> AsyncRead for Listened<S, L> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let bytes = buf.filled().len() - before;
-        if bytes > 0 {
-            self.listener.handle_read(bytes);
+        let bytes = &buf.filled()[before..];
+        if !bytes.is_empty() {
+            self.listener.handle_read(bytes)?;
         }
         polled
     }

@@ -274,8 +274,8 @@ pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes of large batches, of all clients, that a hub's Redis has in hand at a time: what a small one waits
-/// for, some 10 ms.
-pub const REDIS_BYTES_IN_HAND: usize = 2 * 1024 * 1024;
+/// for, some 5 ms.
+pub const REDIS_BYTES_IN_HAND: usize = 1024 * 1024;
 /// A batch that is larger waits for its place among those.
 pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
 /// How long: a place that is held by a session which ends is not waited for any longer.

@@ -1,15 +1,21 @@
 //! Frames over one WebSocket: a frame is a binary message.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
     heard::Heard,
     link::TransportError,
-    wire::frame::{Features, Frame},
+    wire::{
+        frame::{Features, Frame},
+        websocket::Flood,
+    },
 };
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -53,6 +59,9 @@ fn read(
         Err(error @ tungstenite::Error::Capacity(_)) => {
             return Some(Err(TransportError::Malformed(error.into())));
         }
+        Err(tungstenite::Error::Io(error)) if is_flood(&error) => {
+            return Some(Err(TransportError::Malformed(error.into())));
+        }
         Err(error) => return Some(Err(broken(error))),
     };
     let features = Features(agreed.load(Ordering::Relaxed));
@@ -64,6 +73,84 @@ fn read(
     Some(frame)
 }
 
+/// The other side sends more frames than any message needs.
+fn is_flood(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Flood>())
+}
+
 fn broken(error: tungstenite::Error) -> TransportError {
     TransportError::Broken(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use rustls::{ClientConfig, RootCertStore, crypto::ring};
+    use spoke_shared::limits::FRAGMENTS_MAX;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+    use super::*;
+    use crate::{auth::chain, dial::websocket};
+
+    /// A hub that shakes hands and then says only this, in the same breath.
+    async fn hub_that_says(listener: TcpListener, bytes: Vec<u8>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let request = String::from_utf8(request).unwrap();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
+        };
+        let key = request.lines().find_map(header).unwrap();
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-protocol: spoke.v1\r\nsec-websocket-accept: {accept}\r\n\r\n"
+        );
+        stream.write_all(&[answer.into_bytes(), bytes].concat()).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with the
+    /// handshake's answer is looked at before it is over.
+    async fn heard(bytes: Vec<u8>) -> Result<Frame, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let hub = tokio::spawn(hub_that_says(listener, bytes));
+        let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let token = "token".to_owned().into();
+        let dialled = websocket(&url, &Arc::new(tls), &token).await;
+        let (socket, since) = dialled.map_err(|error| chain(&error))?;
+        let mut line = line(socket, since, Features::default());
+        let first = line.frames.next().await.unwrap();
+        hub.abort();
+        first.map_err(|error| {
+            assert!(matches!(error, TransportError::Malformed(_)), "{error}");
+            chain(&error)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_sends_frames_without_end_is_one_that_breaks_the_protocol() {
+        let empty = [vec![0x02, 0], [0x00, 0].repeat(2 * FRAGMENTS_MAX as usize)].concat();
+        for flood in [empty, [0x89, 0].repeat(1000)] {
+            let error = heard(flood).await.unwrap_err();
+            assert!(error.contains("too many"), "{error}");
+        }
+        let ping = Frame::Ping.encode(Features(0));
+        let whole = [vec![0x82, ping.len() as u8], ping.to_vec()].concat();
+        let some = [[0x89, 0].repeat(10), whole].concat();
+        assert_eq!(heard(some).await.unwrap(), Frame::Ping, "a few are no flood");
+    }
 }

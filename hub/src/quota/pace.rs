@@ -15,6 +15,9 @@ use spoke_shared::{
 /// Clients that are remembered before those that owe nothing are forgotten.
 const REMEMBERED: usize = 1024;
 
+/// Percent of `maxmemory` that have to be free beside the reserve before clients have no pace any more.
+const ROOM_PERCENT: u64 = 2;
+
 /// What a batch adds to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -112,7 +115,10 @@ impl Paces {
     /// Redis says how full it is. Says whether only the reserve is left, where that is new.
     pub(super) fn handle_usage(&mut self, usage: MemoryUsage, now: Instant) -> Option<bool> {
         (self.usage, self.looked_at, self.added) = (usage, Some(now), 0);
-        let is_short = usage.max > 0 && self.reserve.percent > 0 && usage.used >= self.full_at();
+        // What is under way counts as used, and comes and goes.
+        let less = if self.is_short { usage.max / 100 * ROOM_PERCENT } else { 0 };
+        let full_at = self.full_at().saturating_sub(less);
+        let is_short = usage.max > 0 && self.reserve.percent > 0 && usage.used >= full_at;
         let is_new = is_short != self.is_short;
         self.is_short = is_short;
         is_new.then_some(is_short)
@@ -256,6 +262,21 @@ mod tests {
         assert_eq!(over, Verdict::Go { was_held_for: held });
         let next = paces.handle_load(&client("dev1"), load(1, 1), later);
         assert_eq!(next, Verdict::Go { was_held_for: None });
+    }
+
+    #[test]
+    fn what_comes_and_goes_at_the_edge_of_the_reserve_ends_no_pace() {
+        let now = Instant::now();
+        let mut paces = paces(MAX / 2, now);
+        let mut seen = |percent| {
+            let used = MAX / 100 * percent;
+            paces.handle_usage(MemoryUsage { used, max: MAX }, now)
+        };
+        assert_eq!(seen(89), None);
+        assert_eq!(seen(90), Some(true));
+        assert_eq!([seen(89), seen(91), seen(88), seen(90)], [None; 4]);
+        assert_eq!(seen(87), Some(false));
+        assert_eq!(seen(89), None);
     }
 
     #[test]

@@ -124,6 +124,6 @@ impl Search<'_> {
     fn is_done(&self, reached: &HashMap<Epoch, bool>) -> bool {
         // Where the epochs are not told, there can only be one if this is the second.
         let seen = reached.values().filter(|reached| **reached).count();
-        seen as u64 + 1 >= u64::from(self.epoch.0)
+        seen as u64 + 1 >= self.epoch.0
     }
 }

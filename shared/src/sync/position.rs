@@ -148,7 +148,7 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
         let epoch = memory.epoch.max(Epoch::FIRST);
         return resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding);
     }
-    if memory.epoch > cursor.epoch {
+    if memory.epoch > cursor.epoch && standing.is_whole() {
         // The origin began a new life and the copy has not heard of it, or has forgotten it.
         let place = common(memory, cursor);
         let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
@@ -181,7 +181,8 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
     // Where the memory is of an older epoch still, nobody knows up to where the others came.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
     let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
-    let next = cursor.epoch.next();
+    // The copy may not have heard of the life that has ended here.
+    let next = cursor.epoch.max(memory.epoch).next();
     if is_foreign {
         let mut position = anew(next, kept, (cursor, inherited), Finding::ForeignCursor);
         position.inherited = inherited;
@@ -264,7 +265,7 @@ fn is_foreign(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -
 /// Up to where the stream is what it was in the copy's epoch: no life since began before that.
 fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
     let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
-    let is_known = since().count() as u64 == u64::from(memory.epoch.0 - cursor.epoch.0);
+    let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
     let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
         return (Seq::ZERO, Tally::ZERO);
     };

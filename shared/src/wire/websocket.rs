@@ -33,17 +33,32 @@ pub struct FrameWatch {
     /// Of the control frame under way.
     control_bytes: u64,
     messages: u64,
+    /// How much of the end of the handshake has come; none once it has, or where there is none.
+    handshake: Option<usize>,
     /// When all control frames so far are earned back: the generic cell rate algorithm.
     clear_at: Option<Instant>,
 }
 
+/// What a handshake ends with.
+const HANDSHAKE_END: &[u8] = b"\r\n\r\n";
+
 impl FrameWatch {
+    /// Of frames that follow the answer to a handshake.
+    pub fn behind_handshake() -> Self {
+        Self { handshake: Some(0), ..Self::default() }
+    }
+
     /// Bytes came.
     ///
     /// # Errors
     /// `Flood`; the connection has to end.
     pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         while !bytes.is_empty() {
+            if let Some(matched) = self.handshake {
+                self.handshake = after_byte(matched, bytes[0]);
+                bytes = &bytes[1..];
+                continue;
+            }
             if self.payload_left > 0 {
                 let taken = self.payload_left.min(bytes.len() as u64);
                 self.payload_left -= taken;
@@ -132,6 +147,16 @@ impl FrameWatch {
     }
 }
 
+/// How much of the end has come with this byte; none when it is there.
+fn after_byte(matched: usize, byte: u8) -> Option<usize> {
+    let matched = if byte == HANDSHAKE_END[matched] {
+        matched + 1
+    } else {
+        usize::from(byte == HANDSHAKE_END[0])
+    };
+    (matched < HANDSHAKE_END.len()).then_some(matched)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -187,6 +212,19 @@ mod tests {
             }
             assert_eq!(watch.messages(), 6, "{size} bytes at a time");
             assert!(watch.is_between() && watch.announced() == 0, "{size}");
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_handshake_is_passed_over_and_no_more_than_that() {
+        let answer = b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nx: \r\r\n\r\n".to_vec();
+        let bytes = [answer, unmasked(FINAL | TEXT, 3), unmasked(FINAL | PING, 0)].concat();
+        for size in [1, 3, bytes.len()] {
+            let mut watch = FrameWatch::behind_handshake();
+            for part in bytes.chunks(size) {
+                watch.handle_read(part, Instant::now()).unwrap();
+            }
+            assert_eq!((watch.messages(), watch.is_between()), (2, true), "{size}");
         }
     }
 

@@ -8,10 +8,13 @@ mod injection;
 mod lengths;
 mod log;
 mod logins;
+mod memory;
 mod numbers;
+mod reserve;
 mod slow;
 mod stolen;
 mod swell;
+mod websocket;
 
 use std::time::Duration;
 

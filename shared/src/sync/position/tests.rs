@@ -192,3 +192,14 @@ fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_nothing_twice() {
     let position = begin(&origin(0, 0, 0, 5), &reset, None);
     assert_eq!((position.epoch, position.after), (Epoch(2), Seq::ZERO));
 }
+
+#[test]
+fn a_stream_that_is_replaced_before_the_copy_hears_of_its_life_begins_yet_another() {
+    let mut standing = origin(3, 3, 9, 9);
+    standing.extent = Extent::default();
+    for cursor in [cursor(2, 3, None), Cursor { epoch: Epoch(2), ..Cursor::default() }] {
+        let position = begin(&standing, &cursor, None);
+        assert_eq!((position.epoch, position.after), (Epoch(4), Seq::ZERO));
+        assert_eq!(position.finding, Finding::OriginReplaced);
+    }
+}
