@@ -111,6 +111,7 @@ impl Arena {
         attack.prepare(&arena).await;
         arena.stand.redis.command::<()>(&["SLOWLOG", "RESET"]).await;
         let pid = arena.stand.service.process().pid();
+        let watched = Instant::now();
         tokio::time::sleep(CALM).await;
         let busy_before = busy_percent(pid).await;
         let (before_kib, lines) = (resident_kib(pid), arena.log_lines());
@@ -127,6 +128,7 @@ impl Arena {
         let mib = |kib: u64| kib / 1024;
         Figure {
             attack,
+            calm: arena.http.seen(watched, begun),
             http: arena.http.seen(begun, ended),
             websocket: arena.websocket.seen(begun, ended),
             health: arena.health.seen(begun, ended),

@@ -8,6 +8,8 @@ use crate::{attack::Attack, victim::Seen};
 
 /// What a good client may wait for an answer while another attacks.
 const VICTIM_P99_MAX: Duration = Duration::from_millis(50);
+/// What it waits on a machine that does nothing else, with room to spare.
+const CALM_P99: Duration = Duration::from_millis(10);
 /// What a health check may take meanwhile.
 const HEALTH_MAX: Duration = Duration::from_millis(100);
 /// What the hub may ever hold.
@@ -27,6 +29,8 @@ const LOG_LINES_MAX: usize = 300;
 pub(crate) struct Figure {
     /// Which.
     pub(crate) attack: Attack,
+    /// The good client over HTTP before the attack.
+    pub(crate) calm: Seen,
     /// The good client over HTTP.
     pub(crate) http: Seen,
     /// The good client over a WebSocket.
@@ -103,7 +107,11 @@ impl Figure {
     fn row(&self) -> String {
         let Self { http, websocket, health, memory_mib: (before, peak, after), .. } = self;
         let faults = self.faults();
-        let verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join("; ") };
+        let mut verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join("; ") };
+        let calm = self.calm.percentile(99);
+        if calm > CALM_P99 {
+            verdict.push_str(&format!(" (the machine is busy: p99 {} ms before)", ms(calm)));
+        }
         format!(
             "| {:<16} | {} / {} | {} / {} | {} | {before} / {peak} / {after} | {} | {} | {verdict} |",
             self.attack.name(),
@@ -126,6 +134,7 @@ impl Figure {
         let (calm, busy, still_busy) = self.busy_percent;
         json!({
             "attack": self.attack.name(),
+            "victim_http_before_ms": of(&self.calm),
             "victim_http_ms": of(&self.http),
             "victim_websocket_ms": of(&self.websocket),
             "healthz_ms": of(&self.health),
