@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use spoke_shared::{
     entry::{Direction, Entry, EntryLimits, Unfit},
     limits::BATCH_ENTRIES_MAX,
-    link::{now_ms, say_loss},
+    link::now_ms,
     refusal::Refusal,
     seq::{Epoch, Seq},
     sync::{
@@ -113,7 +113,7 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
             if accepted > 0 {
                 for loss in &append.account.losses {
                     traffic.received.handle_loss(loss);
-                    say_loss(loss);
+                    hub.say_loss(loss);
                 }
             }
             Ok(Done { cursor, accepted, duplicates, id })

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
+    link,
     refusal::Refusal,
     repeats::{Repeated, Spell},
     retry::return_wait,
@@ -14,6 +15,7 @@ use spoke_shared::{
         Redis, StoreError, commit::Writer, copy::CopyStore, guard::Guards, hints::Hints,
         keys::HubKeys, origin::OriginStore, session::Sessions,
     },
+    sync::account::Loss,
     wire::frame::{Features, Goaway, Reason},
 };
 use tracing::{info, warn};
@@ -75,6 +77,8 @@ pub struct Shared {
     store_faults: Spell,
     /// Sessions that were refused, and such that ended since nothing came, each by cause.
     pub session_faults: Repeated<SessionFault>,
+    /// Losses told by requests, by cause: the first is said, the rest are counted.
+    told_losses: Repeated<&'static str>,
     /// This process, among several on one Redis.
     pub name: String,
 }
@@ -111,6 +115,7 @@ impl Hub {
             metrics: Metrics::default(),
             store_faults: Spell::new(),
             session_faults: Repeated::default(),
+            told_losses: Repeated::default(),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
@@ -160,6 +165,13 @@ impl Hub {
             .retry_after(return_wait(rand::random()).as_secs())
     }
 
+    /// Logs a loss that a request told of or met, unless another of its cause was lately.
+    pub fn say_loss(&self, loss: &Loss) {
+        if self.told_losses.handle(loss.cause.word()) {
+            link::say_loss(loss);
+        }
+    }
+
     /// Says once a minute what befalls sessions still, until the shutdown begins.
     pub async fn sum_up(self) {
         let say = |fault: Option<&SessionFault>, count| match fault {
@@ -167,7 +179,13 @@ impl Hub {
             Some(SessionFault::Ended(cause)) => warn!(cause, count, "sessions end so again"),
             None => {}
         };
-        self.session_faults.sum_up(&self.shutdown, say).await;
+        let say_losses = |cause: Option<&&str>, count| {
+            warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
+        };
+        tokio::join!(
+            self.session_faults.sum_up(&self.shutdown, say),
+            self.told_losses.sum_up(&self.shutdown, say_losses),
+        );
     }
 
     /// Whether a session may begin here.

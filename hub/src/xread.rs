@@ -18,7 +18,7 @@ use spoke_shared::{
         BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, BUDGET_COPIES, BUDGET_PATIENCE,
         SEQ_AHEAD_MAX,
     },
-    link::{now_ms, say_loss},
+    link::now_ms,
     refusal::Refusal,
     seq::{Epoch, Seq},
     store::{
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
             Task::Lose(losses, _) => {
-                losses.iter().for_each(say_loss);
+                losses.iter().for_each(|loss| self.hub.say_loss(loss));
             }
             Task::Read { .. } | Task::Bury(_) => {}
         }
