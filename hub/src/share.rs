@@ -13,6 +13,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
+    allowance::{Allowance, Rate},
     client::ClientId,
     limits::{
         APPENDS_MAX, REDIS_BYTES_IN_HAND, REDIS_BYTES_SMALL, REDIS_PLACE_PATIENCE,
@@ -22,6 +23,9 @@ use spoke_shared::{
     store::level::AckLevel,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How often a client may begin a session.
+const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_EARNED };
 
 /// The shares of all clients. Cheap to clone.
 #[derive(Clone, Default)]
@@ -36,8 +40,8 @@ struct Share {
     writes: Arc<Semaphore>,
     /// Who waits for a turn, or has one.
     at_turns: usize,
-    /// When all sessions begun so far are earned back: the generic cell rate algorithm.
-    clear_at: Instant,
+    /// Sessions begun.
+    sessions: Allowance,
 }
 
 /// The large batches that Redis has in hand, of all clients, in the order in which they came. What holds
@@ -163,17 +167,12 @@ impl InHand {
     pub fn begin_session(&self, now: Instant) -> Result<(), Refusal> {
         let mut shares = self.shares.lock();
         let Some(share) = shares.get_mut(&self.client) else { return Ok(()) };
-        let clear_at = share.clear_at.max(now) + SESSION_EARNED;
-        let ahead = clear_at.duration_since(now);
-        if let Some(wait) = ahead.checked_sub(SESSION_EARNED * SESSIONS_PER_CLIENT_BURST)
-            && !wait.is_zero()
-        {
+        if let Err(wait) = share.sessions.take(1, SESSIONS, now) {
             let message = "this client begins sessions too often; come back later";
             let status = StatusCode::TOO_MANY_REQUESTS;
             let refusal = Refusal::new(status, "too-many-sessions", message);
             return Err(refusal.retry_after(wait.as_secs() + 1));
         }
-        share.clear_at = clear_at;
         Ok(())
     }
 }
@@ -197,13 +196,13 @@ impl Share {
             turns: Arc::new(Semaphore::new(1)),
             writes: Arc::new(Semaphore::new(APPENDS_MAX)),
             at_turns: 0,
-            clear_at: now,
+            sessions: Allowance::new(now),
         }
     }
 
     /// Whether nothing is lost by forgetting it.
     fn is_idle(&self, now: Instant) -> bool {
-        self.in_hand == 0 && self.at_turns == 0 && self.clear_at <= now
+        self.in_hand == 0 && self.at_turns == 0 && self.sessions.is_whole(now)
     }
 }
 
