@@ -63,7 +63,7 @@ siege: ## what others notice of a hostile client: latency, memory, under each at
 
 # Behind the tests and chaos, with nothing beside it. What another process of the machine did is tried again.
 siege-ci: chaos-ci
-	@$(BUILT)/siege --seconds 2 --again 2 || echo "siege: above a bound, which is no failure here: run make siege with nothing beside it"
+	@$(BUILT)/siege --seconds 2 --again 2
 
 bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc

@@ -311,3 +311,30 @@ async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_wi
         assert_goes_on(&cloud, &device, &format!("{theft:?}")).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_an_operator_resets_by_hand_goes_on_without_a_loss() {
+    let cloud = Cloud::start().await;
+    let reset = async |client: &str| {
+        let mut start = Start::with(&["reset-client", client]);
+        start.environment = cloud.hub.environment().to_vec();
+        run(&path_of("spoke-hub"), &start).await
+    };
+    for is_stopped in [true, false] {
+        let client = format!("stopped-{is_stopped}");
+        let (mut device, _) = victim(&cloud, &client).await;
+        if !is_stopped {
+            device.start_agent();
+            device.carried_both_ways(&cloud).await;
+        }
+        let said = reset(&client).await.done().stdout;
+        assert!(said.contains(&format!("{client} is in epoch 2 now")), "{said}");
+        if is_stopped {
+            device.start_agent();
+        }
+        assert_goes_on(&cloud, &device, &client).await;
+    }
+    let refused = reset("nobody").await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("the hub has nothing of a client nobody"), "{refused:?}");
+}

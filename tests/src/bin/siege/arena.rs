@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attack::Attack,
-    figure::Figure,
+    figure::{BUSY_PERCENT_MAX, Figure},
     victim::{self, LONGEST, Notes},
 };
 
@@ -35,7 +35,7 @@ use crate::{
 const CALM: Duration = Duration::from_millis(800);
 /// And over how long the hub's processor time is taken.
 const LOOK: Duration = Duration::from_millis(800);
-/// How long the hub has to give memory back.
+/// How long the hub has to give memory back, and to come to rest.
 const SETTLING: Duration = Duration::from_secs(6);
 /// Clients that the attackers have tokens of.
 const EVIL: usize = 16;
@@ -120,7 +120,7 @@ impl Arena {
         let ended = Instant::now();
         let busy_during = percent(cpu(pid) - cpu_before, ended - begun);
         let after_kib = settled_kib(pid, before_kib).await;
-        let busy_after = busy_percent(pid).await;
+        let busy_after = settled_percent(pid, busy_before).await;
         let log_lines = arena.log_lines() - lines;
         arena.end_good().await;
         let commands = arena.slow_commands().await;
@@ -264,6 +264,17 @@ async fn busy_percent(pid: u32) -> u64 {
 
 fn percent(used: Duration, of: Duration) -> u64 {
     (used.as_millis() * 100 / of.as_millis().max(1)) as u64
+}
+
+/// What it uses of a processor, as soon as that is little more than before.
+async fn settled_percent(pid: u32, before: u64) -> u64 {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let now = busy_percent(pid).await;
+        if now <= before + BUSY_PERCENT_MAX || Instant::now() > deadline {
+            return now;
+        }
+    }
 }
 
 /// The memory that is left, as soon as it is little more than before.

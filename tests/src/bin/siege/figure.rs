@@ -18,10 +18,12 @@ const PEAK_MIB_MAX: u64 = 512;
 const KEPT_MIB_MAX: u64 = 64;
 /// What one command may hold its Redis.
 const COMMAND_MAX: Duration = Duration::from_millis(5);
-/// Commands above that: Redis counts the time that the kernel gave to other processes, too.
+/// Commands above that, and one in so many of those above a millisecond: Redis counts the time that the
+/// kernel gave to other processes, too. What a call takes by itself is held by `tests/scripts.rs`.
 const LONG_COMMANDS_MAX: usize = 3;
+const LONG_COMMANDS_SHARE: usize = 10;
 /// What the hub may use more of a processor once all is over than before it began, in hundredths.
-const BUSY_PERCENT_MAX: u64 = 30;
+pub(crate) const BUSY_PERCENT_MAX: u64 = 30;
 /// Lines that it may log of one attack.
 const LOG_LINES_MAX: usize = 300;
 
@@ -87,7 +89,7 @@ impl Figure {
         let long = self.commands.iter().filter(|took| **took > COMMAND_MAX).count();
         let longest = self.longest_command();
         bound(
-            long <= LONG_COMMANDS_MAX,
+            long <= LONG_COMMANDS_MAX.max(self.commands.len() / LONG_COMMANDS_SHARE),
             format!("redis held {longest:.1?}, {long} times too long"),
         );
         bound(self.log_lines <= LOG_LINES_MAX, format!("{} log lines", self.log_lines));
