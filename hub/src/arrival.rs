@@ -8,14 +8,59 @@ use spoke_shared::{
     link::now_ms,
     refusal::Refusal,
     seq::Seq,
-    store::presence::{self, Arrival, Arrived, Rival},
-    wire::frame::{Goaway, Reason},
+    store::{
+        StoreError,
+        origin::With,
+        presence::{self, Arrival, Arrived, Rival},
+    },
+    sync::{
+        partner::{Met, PartnerId},
+        position::Begun,
+    },
+    wire::frame::{Cursor, Goaway, Origin, Reason},
 };
 use tracing::{debug, warn};
 
-use crate::hub::{Hub, epoch_ahead, seq_ahead};
+use crate::{
+    bearer::Caller,
+    hub::{Hub, epoch_ahead, seq_ahead},
+};
 
-/// Begins a session and gives its generation; every older one of the client is fenced from here on.
+/// What a device tells of itself when it comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Told {
+    /// Its out stream.
+    pub origin: Origin,
+    /// Its in stream.
+    pub cursor: Cursor,
+    /// With whom these stand where they do.
+    pub partner: PartnerId,
+}
+
+/// Where both streams begin: the out stream of the client here, and its place in the copy. A copy that
+/// should have something of it, and has no cursor, is searched.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn stand(
+    hub: &Hub,
+    caller: &Caller,
+    (generation, partner): (u64, PartnerId),
+    told: &Told,
+) -> Result<(Begun, Cursor), StoreError> {
+    let (origin, copy) = (hub.origin(&caller.client), hub.copy(caller, Some(generation)));
+    let with = With { met: Met::at_hub(told.partner, partner), partner: None };
+    let is_known = told.partner == partner && !told.origin.acked.is_zero();
+    let cursor = async {
+        match is_known {
+            true => copy.found_cursor().await,
+            false => copy.cursor().await,
+        }
+    };
+    tokio::try_join!(origin.begin(&told.cursor, &with, now_ms()), cursor)
+}
+
+/// Begins a session and gives its generation, and what the client is to this hub; every older one of the client is fenced from here on.
 ///
 /// # Errors
 /// 409 for a second device, and for one that tells of a cursor or an epoch that it cannot have; 503.
@@ -24,13 +69,13 @@ pub async fn begin(
     client: &ClientId,
     arrival: &Arrival<'_>,
     cursor: Seq,
-) -> Result<u64, Refusal> {
+) -> Result<(u64, PartnerId), Refusal> {
     check_cursor(hub, client, cursor).await?;
     let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, now_ms()).await;
     match hub.checked(arrived)? {
-        Arrived::Begun(generation) => {
+        Arrived::Begun(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);
-            Ok(generation)
+            Ok((generation, partner))
         }
         Arrived::Refused(rival) => {
             hub.metrics.clones.add(1);

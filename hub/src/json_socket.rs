@@ -66,7 +66,7 @@ pub async fn serve(arrived: Arrived, socket: Socket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: Socket) {
-    let generation = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
+    let (generation, _) = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
     };

@@ -21,6 +21,7 @@ use spoke_shared::{
         session::{client_key, digest, session_key},
     },
     sync::{
+        partner::PartnerId,
         position::Begun,
         receiver::Receiver,
         sender::{Sender, Trim},
@@ -35,7 +36,7 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use crate::{
-    arrival,
+    arrival::{self, Told},
     bearer::Caller,
     frames::Frames,
     hub::{Hub, SessionFault},
@@ -78,7 +79,7 @@ impl Arrived {
         version: &str,
         instance: Instance,
         hello: Option<&Hello>,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<(u64, PartnerId), Refusal> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let transport = Transport::WebSocket;
@@ -100,9 +101,9 @@ impl Arrived {
             epochs: epochs.unwrap_or_default(),
         };
         let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
-        let generation = arrival::begin(hub, client, &arrival, cursor).await?;
+        let (generation, partner) = arrival::begin(hub, client, &arrival, cursor).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
-        Ok(generation)
+        Ok((generation, partner))
     }
 
     /// Ends it, unless a newer one has begun.
@@ -208,6 +209,7 @@ async fn run(
 /// A session past its HELLO.
 struct Greeted {
     generation: u64,
+    partner: PartnerId,
     begun: Begun,
     /// The device's, as it told.
     origin: Origin,
@@ -217,12 +219,13 @@ struct Greeted {
 
 impl Greeted {
     async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
-        let (hub, client) = (&arrived.hub, &arrived.caller.client);
-        let generation = arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
-        let (origin, copy) = (hub.origin(client), hub.copy(&arrived.caller, Some(generation)));
-        let standing =
-            async { tokio::try_join!(origin.begin(&hello.cursor, now_ms()), copy.cursor()) };
-        let (begun, cursor) = match hub.checked(standing.await) {
+        let hub = &arrived.hub;
+        let (generation, partner) =
+            arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
+        let Hello { origin, cursor, partner: of, .. } = *hello;
+        let told = Told { origin, cursor, partner: of };
+        let standing = arrival::stand(hub, &arrived.caller, (generation, partner), &told).await;
+        let (begun, cursor) = match hub.checked(standing) {
             Ok(standing) => standing,
             Err(refusal) => {
                 arrived.end(generation).await;
@@ -230,7 +233,7 @@ impl Greeted {
             }
         };
         let features = hub.features().common(hello.features);
-        Ok(Self { generation, begun, origin: hello.origin, cursor, features })
+        Ok(Self { generation, partner, begun, origin, cursor, features })
     }
 
     fn welcome(&self, hub: &Hub) -> Welcome {
@@ -245,6 +248,7 @@ impl Greeted {
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: now_ms(),
             features: hub.features().common(self.features),
+            partner: self.partner,
         }
     }
 
@@ -261,7 +265,7 @@ impl Greeted {
         let (epoch, random) = (self.begun.position.epoch, rand::random());
         let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
-        let cursor = (self.cursor.epoch, self.cursor.seq);
+        let cursor = self.cursor.kept();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);

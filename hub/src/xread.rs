@@ -22,11 +22,12 @@ use spoke_shared::{
     refusal::Refusal,
     seq::{Epoch, Seq},
     store::{
-        origin::{Done, OriginStore},
+        origin::{Done, OriginStore, With},
         presence,
     },
     sync::{
         account::Tally,
+        partner::Met,
         position::{self, Begun, Finding, Standing},
         sender::{Sender, Task, Trim},
     },
@@ -290,13 +291,13 @@ async fn place(
     };
     // A request says how far it got, by the word of who made it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
-    let cursor = Cursor { epoch, seq: ask.seq, digest: None, tally, seal };
-    let mut position = position::begin(&standing, &cursor, None);
+    let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
+    let mut position = position::begin(&standing, &cursor, None, Met::Same);
     if position.finding == Finding::OriginReplaced {
         // Only who speaks of epochs can follow one, and a session does that with its handshake.
         let is_sane = ask.seq.ms <= now_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
-            let begun = hub.checked(origin.begin(&cursor, now_ms()).await)?;
+            let begun = hub.checked(origin.begin(&cursor, &With::SAME, now_ms()).await)?;
             return Err(stale_epoch(begun.position.epoch));
         }
         return Err(stale_epoch(known));
@@ -305,7 +306,7 @@ async fn place(
         return Err(stale_epoch(position.epoch));
     }
     if position.epoch != standing.memory.epoch {
-        return hub.checked(origin.begin(&cursor, now_ms()).await);
+        return hub.checked(origin.begin(&cursor, &With::SAME, now_ms()).await);
     }
     // Who names an epoch and nothing of it yet begins where it does.
     if ask.epoch.is_some()

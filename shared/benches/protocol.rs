@@ -11,6 +11,7 @@ use spoke_shared::{
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Extent, Tally},
+        partner::Met,
         position::{Begun, Standing, begin},
         receiver::{Appended, Receiver},
         sender::{Read, Sender, Trim},
@@ -66,17 +67,17 @@ fn decode(bencher: Bencher<'_, '_>, features: Features) {
 #[divan::bench]
 fn sender(bencher: Bencher<'_, '_>) {
     let standing = Standing::default();
-    let position = begin(&standing, &Cursor::default(), None);
+    let position = begin(&standing, &Cursor::default(), None, Met::Same);
     let begun = Begun { position, standing };
     let entries = entries();
     let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);
-    let extent = Extent { first, last, length: ENTRIES, added: ENTRIES, deleted: Seq::ZERO };
+    let extent = Extent { first, last, length: ENTRIES, added: ENTRIES, ..Extent::default() };
     bencher
         .counter(ItemsCount::new(ENTRIES))
         .with_inputs(|| {
             let mut sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
             sender.handle_news();
-            (sender, Read { entries: entries.clone(), extent })
+            (sender, Read { entries: entries.clone(), extent, is_end: false })
         })
         .bench_values(|(mut sender, read)| {
             let now = Instant::now();

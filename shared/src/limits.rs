@@ -21,6 +21,13 @@ pub const ENTRY_VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// the largest size fits a frame and a body.
 pub const FIELD_NAME_BYTES_MAX: usize = 1024;
 
+/// After how many bytes of entries that are only looked at no more are read at once: what is shown to a
+/// person, or counted, is to cost as little memory as a batch.
+pub const PEEK_BYTES: usize = 256 * 1024;
+/// What no entry that can be carried is larger than, names and values together, in bytes: a larger one
+/// never leaves its Redis.
+pub const ENTRY_BYTES_MAX: usize = ENTRY_VALUE_BYTES_MAX + ENTRY_FIELDS_MAX * FIELD_NAME_BYTES_MAX;
+
 // ---- Batches, windows, frames ---------------------------------------------------------------------
 
 /// Entries of one batch. A script call takes 2 ms for a thousand small ones, and Redis serves no one

@@ -205,6 +205,13 @@ pub async fn drive(
     };
     // Whoever does not take them within this time does not want them.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
+    if !matches!(failure, Some(LinkError::Store(_)))
+        && let Some(task) = session.poll_last_record()
+    {
+        let record = stores.origin.perform(stores.epoch, task, now_ms());
+        // Where it does not succeed, the next handshake looks at more.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
+    }
     let end = match failure {
         Some(failure) => Err(failure),
         None => Ok(session.end().cloned().unwrap_or(End::Stalled)),

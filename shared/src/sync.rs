@@ -1,11 +1,13 @@
 //! The protocol, pure: no I/O, no clock, no randomness; `now` and what was read are arguments.
 //!
-//! Read `account` (what is carried and what is missing), `position` (where to begin), `sender` (the
+//! Read `account` (what is carried and what is missing), `partner` (whom
+//! that was agreed with), `position` (where to begin), `sender` (the
 //! origin's end), `receiver` (the copy's end), `held` (what the copy has from another life), then
 //! `session`, which holds a sender and a receiver for one connection.
 
 pub mod account;
 pub mod held;
+pub mod partner;
 pub mod position;
 pub mod receiver;
 pub mod seal;

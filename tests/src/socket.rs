@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use spoke_shared::{
     instance::Instance,
+    sync::partner::PartnerId,
     wire::frame::{
         Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, SUBPROTOCOL, Welcome,
     },
@@ -242,6 +243,7 @@ pub fn hello() -> Hello {
         cursor: Cursor::default(),
         features: Features::default(),
         instance: Instance::UNKNOWN,
+        partner: PartnerId::UNKNOWN,
     }
 }
 

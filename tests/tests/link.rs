@@ -25,7 +25,7 @@ use spoke_shared::{
         guard::Guard,
         hints::Hints,
         keys::{DeviceKeys, HubKeys},
-        origin::OriginStore,
+        origin::{OriginStore, With},
         presence::{self, Arrival, Arrived, Transport},
     },
     sync::{
@@ -87,7 +87,7 @@ impl Ends {
             epochs: Default::default(),
         };
         let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
-        let Ok(Arrived::Begun(generation)) = arrived else { panic!("{arrived:?}") };
+        let Ok(Arrived::Begun(generation, _)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
@@ -119,7 +119,11 @@ impl Side {
             Direction::Up => Direction::Down,
             Direction::Down => Direction::Up,
         };
-        let begun = self.origin.begin(&peer.copy.cursor().await.unwrap(), now_ms()).await.unwrap();
+        let begun = self
+            .origin
+            .begin(&peer.copy.cursor().await.unwrap(), &With::SAME, now_ms())
+            .await
+            .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
         let sender = Sender::new(direction, Granted::default(), Trim::Keep, &begun);
         let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
@@ -413,14 +417,14 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
 
     assert_eq!(begun.position.finding, Finding::OriginReplaced);
     assert_eq!((begun.position.epoch, begun.position.joint), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // The same question again finds the epoch written down.
-    let again = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    let again = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), Finding::Agree));
 }
 
@@ -433,7 +437,7 @@ async fn a_poisoned_cursor_does_not_poison_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }
@@ -445,7 +449,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_shared::wire::frame::Cursor::default();
-    let begun = device.origin.begin(&cursor, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,
         known: None,

@@ -9,7 +9,12 @@ use spoke_shared::limits::{
 };
 use spoke_tests::redis::RedisServer;
 
-const SEQ_LUA: &str = include_str!("../../shared/src/store/seq.lua");
+/// What the scripts are made of beside their own text.
+const SEQ_LUA: &str = concat!(
+    include_str!("../../shared/src/store/seq.lua"),
+    include_str!("../../shared/src/store/reach.lua"),
+    include_str!("../../shared/src/store/pages.lua"),
+);
 const STATE: &str = "state";
 const STREAM: &str = "stream";
 const LEDGER: &str = "ledger";
@@ -89,14 +94,15 @@ fn calls() -> Vec<Call> {
         lose.extend(words(&["6"]));
         lose.extend(words(&LINE));
     });
-    let settle = [&["2", "9-0", "4", "out_mark", "9-0", "out_acked", "5-0"][..], &LINE].concat();
+    let begin = ["2", "9-0", "5-0", "5", "4", "out_mark", "9-0", "out_acked", "5-0"];
+    let settle = [&begin[..], &LINE].concat();
     vec![
         call!("append.lua", copy, append("up", entries())),
         call!("append.lua", copy, append("down", entries())),
         call!("append.lua", copy, append("up", Vec::new())),
         call!(
             "arrive.lua",
-            &[STATE, "bell"],
+            &[STATE, "bell", "identity"],
             words(&[
                 "1700000000000",
                 "0.1.0",
@@ -113,20 +119,29 @@ fn calls() -> Vec<Call> {
                 "1",
                 "1",
                 "16",
+                "abcd",
             ])
         ),
         call!("depart.lua", &[STATE], words(&["7", "1700000000000"])),
-        call!("look.lua", &[STREAM, STATE], words(&["1", "5-0"])),
+        call!("bury.lua", &[STATE, STREAM, "dead"], words(&["1", "5-0", "too-large", "dev1", "9"])),
+        call!("look.lua", &[STREAM, STATE], words(&["out_epoch", "out_mark"])),
+        call!("peek.lua", &[STREAM], words(&["0-0", "9", "1000", "1000"])),
+        call!("read.lua", &[STREAM, STATE], words(&["1", "5-0", "3-0", "9", "1000", "1000"])),
         call!("lose.lua", &[STATE, LEDGER], lose),
         call!("record.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
         call!("reread.lua", &[STATE], words(&["in_epoch", "in_seq"])),
         call!("reset.lua", &[STATE], Vec::new()),
         call!("settle.lua", &[STATE, STREAM, LEDGER], words(&settle)),
+        call!(
+            "settle.lua",
+            &[STATE, STREAM, LEDGER],
+            words(&["1", "", "", "", "2", "out_inherited", "5-0"])
+        ),
     ]
 }
 
 /// The fields that the scripts read.
-const FIELDS: [(&str, &str); 20] = [
+const FIELDS: [(&str, &str); 23] = [
     ("generation", "7"),
     ("in_epoch", "1"),
     ("in_seq", "5-0"),
@@ -139,6 +154,9 @@ const FIELDS: [(&str, &str); 20] = [
     ("out_mark_added", "5"),
     ("out_acked", "5-0"),
     ("out_written", "1,2,3-0"),
+    ("out_given", "4-0"),
+    ("dead_seq", "2-0"),
+    ("dead_count", "1"),
     ("out_lost", "1"),
     ("connected_since", "1"),
     ("last_seen", "1"),
@@ -162,6 +180,7 @@ async fn seed(redis: &RedisServer, spoilt: Option<(&str, &str)>) {
         let id = format!("{n}-0");
         let _: Value = redis.command(&["XADD", STREAM, &id, "a", "b"]).await;
     }
+    let _: Value = redis.command(&["XGROUP", "CREATE", STREAM, "spoke", "4-0"]).await;
     let _: Value = redis.command(&["XADD", LEDGER, "1-0", "a", "b"]).await;
 }
 

@@ -12,9 +12,10 @@ use spoke_shared::{
     link::{Shown, Stores, TransportError, drive, now_ms},
     seq::Epoch,
     shutdown::Shutdown,
-    store::StoreError,
+    store::{StoreError, origin::With},
     sync::{
-        position::Finding,
+        partner::{Met, Partner, PartnerId},
+        position::{Finding, Standing},
         receiver::Receiver,
         sender::{PeerClock, Sender},
         session::{Heartbeat, Session},
@@ -95,7 +96,9 @@ impl Lifecycle {
             true => Features::COMPRESSION,
             false => Features::default(),
         };
-        let (origin, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
+        let (standing, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
+        let origin = standing.origin();
+        let partner = standing.memory.partner.map_or(PartnerId::UNKNOWN, |partner| partner.id);
         let hub = &self.parts.account.hub;
         let mut line = match kind {
             Kind::WebSocket => {
@@ -107,12 +110,14 @@ impl Lifecycle {
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
-        let hello = Hello { major, minor, version, origin, cursor, features, instance };
+        let hello = Hello { major, minor, version, origin, cursor, features, instance, partner };
         let shaking = shake_hands(&mut line, hello);
         let welcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
             .await
             .unwrap_or_else(|_| Err(Ending::new(Cause::Broken, "no WELCOME came in time")))?;
-        let begun = self.origin.begin(&welcome.cursor, now_ms()).await;
+        let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
+        let with = With { met: Met::Same, partner: Some(Partner { id: welcome.partner, place }) };
+        let begun = self.origin.begin(&welcome.cursor, &with, now_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         match begun.position.finding {
             Finding::Agree => {}
@@ -124,6 +129,11 @@ impl Lifecycle {
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
                 "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
+            ),
+            Finding::NewPartner => info!(
+                epoch = %begun.position.epoch,
+                from = %begun.position.after,
+                "this is another hub, or this device has another name, than before; what waits is carried"
             ),
             Finding::ForeignCursor => {
                 let (epoch, cursor) = (begun.position.epoch, welcome.cursor.seq);
@@ -147,7 +157,7 @@ impl Lifecycle {
         let trim = self.parts.config.trim();
         let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun).with_clock(clock);
-        let at = (cursor.epoch, cursor.seq);
+        let at = cursor.kept();
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
@@ -156,9 +166,8 @@ impl Lifecycle {
         Ok(Open { line, session: Box::new(session), generation, epoch, there, cursor })
     }
 
-    async fn stand(&self) -> Result<(Origin, Cursor), StoreError> {
-        let (standing, cursor) = tokio::try_join!(self.origin.standing(), self.copy.cursor())?;
-        Ok((standing.origin(), cursor))
+    async fn stand(&self) -> Result<(Standing, Cursor), StoreError> {
+        tokio::try_join!(self.origin.standing(), self.copy.found_cursor())
     }
 
     async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {

@@ -106,6 +106,7 @@ impl Courier {
             origin: hello.origin.into(),
             cursor: hello.cursor.into(),
             instance: Some(hello.instance).filter(|instance| instance.is_known()),
+            partner: Some(hello.partner).filter(|partner| partner.is_known()),
         };
         let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
         let form: WelcomeForm = self.requests.post("/session", None, body).await?;
@@ -121,6 +122,7 @@ impl Courier {
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: form.server_time_ms,
             features: Features::default(),
+            partner: form.partner,
         };
         Ok((welcome, form.position))
     }

@@ -12,6 +12,7 @@ use spoke_shared::{
     refusal::Refusal,
     serve::PeerAddress,
     store::presence::{Arrival, Reach, Transport},
+    sync::partner::PartnerId,
     wire::{
         frame::Granted,
         json::{HelloForm, WelcomeForm},
@@ -20,7 +21,7 @@ use spoke_shared::{
 use tracing::info;
 
 use crate::{
-    arrival,
+    arrival::{self, Told},
     bearer::{Caller, malformed},
     body::{self, Read},
     hub::Hub,
@@ -59,15 +60,15 @@ async fn session(
         registered_at_ms: caller.registered_at_ms,
         epochs: (hello.origin.epoch, hello.cursor.epoch),
     };
-    let generation = arrival::begin(&hub, client, &arrival, hello.cursor.seq).await?;
+    let (generation, partner) = arrival::begin(&hub, client, &arrival, hello.cursor.seq).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, generation));
-    let begun = async {
-        let (origin, copy) = (hub.origin(client), hub.copy(&caller, Some(generation)));
-        let cursor = hello.cursor.into();
-        let (begun, cursor) = tokio::try_join!(origin.begin(&cursor, now_ms()), copy.cursor())?;
-        Ok((begun, cursor))
+    let told = Told {
+        origin: hello.origin.into(),
+        cursor: hello.cursor.into(),
+        partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
-    let (begun, cursor) = hub.checked(begun.await)?;
+    let stand = arrival::stand(&hub, &caller, (generation, partner), &told).await;
+    let (begun, cursor) = hub.checked(stand)?;
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
     info!(%client, generation, version = hello.version, "session begins over HTTP");
@@ -79,5 +80,6 @@ async fn session(
         position: begun.position.into(),
         granted: Granted::default().into(),
         server_time_ms: now_ms(),
+        partner,
     }))
 }

@@ -67,7 +67,7 @@ local life = epoch == '0' and math.max(reached, 1) or count(epoch)
 if life < reached then return tell({ 'stale-epoch', digits(reached) }) end
 if direction == 'up' then
   -- What a session told when it began was looked at then.
-  local most = generation ~= '' and math.max(reached + 1, count(known[7])) or reached + 1
+  local most = generation ~= '' and math.max(reached, count(known[7])) + 1 or reached + 1
   if life > most then return tell({ 'epoch-ahead', digits(reached) }) end
 end
 if ARGV[13] ~= '' and past(through, ARGV[13]) then return tell({ 'seq-ahead' }) end

@@ -1,7 +1,7 @@
 -- Begins a session of a client at the hub: the newest wins, unless it is a second device that comes
 -- back while the first is connected.
 --
--- KEYS  1 client hash   2 bell of the client
+-- KEYS  1 client hash   2 bell of the client   3 the identity of the hub
 -- ARGV  1 now in ms   2 the agent's version   3 its address   4 the hub's name
 --       5 the process that comes, or '' if it does not say   6 'ws' or 'http'
 --       7 what the keys of all hubs begin with   8 silence in ms after which an HTTP session is over
@@ -9,13 +9,15 @@
 --       11 the first and last seq of the device's out stream and how many it ever took, as one text
 --       12 when the client was registered, in ms, or 0
 --       13 and 14 the epochs of its out stream and of its in stream, as it tells them, or 0
---       15 how many lives further than we know of those may be
--- Gives {'begun', generation} or {'refused', address of the one connected, since, refused so far,
+--       15 how many lives further than we know of those may be   16 an identity for a hub that has none
+-- Gives {'begun', generation, the hub's identity} or {'refused', address of the one connected, since, refused so far,
 --       1 if nobody was told of this one yet} or {'epoch-ahead', 'up' or 'down', the epoch known here}
 --
 -- A process that restarts draws another name and never uses the old one again. So one that was here
 -- before, and comes back while another is connected, shows that there are two at the same time. One
 -- that was never here may be the same device, restarted, and gets in at once.
+
+local LIVES_UNMET = 4294967296
 
 local now, instance, transport = digits(tonumber(ARGV[1])), ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[1], 'connected_since', 'last_seen', 'address', 'hub',
@@ -27,7 +29,8 @@ local up, registered = count(known[9]), count(ARGV[12])
 local is_reset = registered > count(known[11])
 if is_reset and up > 0 then up = up + 1 end
 for _, told in ipairs({ { 'up', ARGV[13], up }, { 'down', ARGV[14], count(known[10]) } }) do
-  if count(told[2]) > told[3] + count(ARGV[15]) then
+  -- Of a client that nothing is known of yet, whatever life it is in is the first.
+  if count(told[2]) > (told[3] == 0 and LIVES_UNMET or told[3] + count(ARGV[15])) then
     return { 'epoch-ahead', told[1], digits(told[3]) }
   end
 end
@@ -82,4 +85,5 @@ end
 redis.call('HSET', KEYS[1], 'up_epoch', ARGV[13], 'generation', generation, 'connected_since', now, 'last_seen', now,
   'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4], 'transport', transport,
   'instance', instance, 'former', table.concat(former, ' '), 'up_said', ARGV[11])
-return {'begun', tonumber(generation)}
+if redis.call('SET', KEYS[3], ARGV[16], 'NX') then return {'begun', tonumber(generation), ARGV[16]} end
+return {'begun', tonumber(generation), redis.call('GET', KEYS[3])}

@@ -106,6 +106,7 @@ impl CopyStore {
             digest: next().map(reply::bytes).transpose()?.and_then(|hex| Digest::from_hex(&hex)),
             tally: next().map_or(Ok(String::new()), reply::text)?.parse().unwrap_or_default(),
             seal: next().map(reply::bytes).transpose()?.and_then(|hex| Seal::from_hex(&hex)),
+            is_found: false,
         };
         // As append.lua has it: a client that was registered again begins anew.
         let is_reset = next().map_or(Ok(0), reply::count)? < self.registered_at_ms;
@@ -113,6 +114,39 @@ impl CopyStore {
             return Ok(Cursor { epoch: cursor.epoch.next(), ..Cursor::default() });
         }
         Ok(cursor)
+    }
+
+    /// The same; where there is no cursor, the newest entry of the origin that a search finds in its place.
+    /// A client that has searched too often is believed to have none.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn found_cursor(&self) -> Result<Cursor, StoreError> {
+        let cursor = self.cursor().await?;
+        if cursor.epoch.is_known() {
+            return Ok(cursor);
+        }
+        let Ok(_turn) = self.guard.take_search().await else { return Ok(cursor) };
+        let found = self.search(Epoch::MAX, Epoch::UNKNOWN, Seq::ZERO).newest().await?;
+        Ok(found.map_or(cursor, |(epoch, entry)| Cursor {
+            epoch,
+            seq: entry.seq,
+            digest: Some(entry.digest()),
+            is_found: true,
+            ..Cursor::default()
+        }))
+    }
+
+    fn search(&self, epoch: Epoch, cursor_epoch: Epoch, lowest: Seq) -> Search<'_> {
+        Search {
+            redis: self.writer.redis(),
+            stream: &self.stream,
+            client: &self.client,
+            direction: self.direction,
+            epoch,
+            cursor_epoch,
+            lowest,
+        }
     }
 
     /// How many entries are known to be lost on their way here.
@@ -172,14 +206,11 @@ impl CopyStore {
                     Ok(turn) => turn,
                     Err(wait) => return Ok(Err(wait)),
                 };
-                let search = Search {
-                    redis: self.writer.redis(),
-                    stream: &self.stream,
-                    client: &self.client,
-                    direction: self.direction,
-                    epoch: append.epoch,
-                    lowest: append.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
-                };
+                let known = self.writer.read(&self.state, &["in_epoch"]).await?;
+                let known = reply::list(known)?.into_iter().find(|value| *value != Value::Nil);
+                let cursor_epoch = Epoch(known.map_or(Ok(0), reply::count)?);
+                let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
+                let search = self.search(append.epoch, cursor_epoch, lowest);
                 none.insert(Found { of, held: search.run().await? })
             }
         };

@@ -1,6 +1,7 @@
-//! The search of a copy for what it holds of one origin under older epochs, newest first.
+//! The search of a copy for what it holds of one origin past its cursor, newest first.
 //!
-//! It is for the rare case that an origin's Redis came back with an older state. Rejected: a list of
+//! It is for the rare case that an origin's Redis came back with an older state, or that a copy has lost
+//! its cursor and not its entries. Rejected: a list of
 //! what was carried beside each cursor, which every batch of every client would pay for.
 
 use std::{collections::HashMap, sync::LazyLock, time::Instant};
@@ -23,8 +24,10 @@ pub(super) struct Search<'a> {
     pub(super) stream: &'a str,
     pub(super) client: &'a ClientId,
     pub(super) direction: Direction,
-    /// Older than this.
+    /// This one and older.
     pub(super) epoch: Epoch,
+    /// The epoch that the copy's cursor is in; `Epoch::UNKNOWN` for a copy that has none.
+    pub(super) cursor_epoch: Epoch,
     /// From here on.
     pub(super) lowest: Seq,
 }
@@ -63,6 +66,23 @@ impl Search<'_> {
         Ok(Held::new(found, false))
     }
 
+    /// The last that came of this origin, and its epoch, unless so much came since that it is not seen.
+    pub(super) async fn newest(&self) -> Result<Option<(Epoch, Entry)>, StoreError> {
+        let (mut from, mut scanned) = ("+".to_owned(), 0);
+        while scanned < HELD_SCAN_MAX {
+            let begun = Instant::now();
+            let (down_to, looked, entries) = self.look(&from).await?;
+            let newest = entries.iter().find_map(|entry| self.own(entry));
+            if newest.is_some() || down_to.is_empty() {
+                return Ok(newest);
+            }
+            scanned += looked;
+            from = down_to;
+            tokio::time::sleep(begun.elapsed()).await;
+        }
+        Ok(None)
+    }
+
     /// Complete unless something of what was looked at was deleted, or, where the search came to the
     /// stream's beginning, trimmed.
     async fn held(
@@ -75,9 +95,9 @@ impl Search<'_> {
         info.arg("STREAM").arg(self.stream).arg("FULL").arg("COUNT").arg(1);
         let info: Value = match info.query_async(&mut self.redis.connection()).await {
             Ok(info) => info,
-            // A copy that nothing was ever carried to holds nothing.
+            // It holds nothing. Where there is a cursor all the same, something was carried there once.
             Err(error) if error.to_string().contains("no such key") => {
-                return Ok(Held::new(found, false));
+                return Ok(Held::new(found, !self.cursor_epoch.is_known()));
             }
             Err(error) => return Err(error.into()),
         };
@@ -117,13 +137,16 @@ impl Search<'_> {
             Direction::Down => Epoch::UNKNOWN,
         };
         let seq = text(own - 1)?.parse().ok()?;
-        (epoch < self.epoch).then(|| (epoch, Entry { seq, fields: fields.to_vec() }))
+        (epoch <= self.epoch).then(|| (epoch, Entry { seq, fields: fields.to_vec() }))
     }
 
-    /// All epochs before this one were seen down to where the search ends.
+    /// All epochs that can be there were seen down to where the search ends.
     fn is_done(&self, reached: &HashMap<Epoch, bool>) -> bool {
+        let is_reached = |epoch: &Epoch| reached.get(epoch).copied().unwrap_or(false);
         // Where the epochs are not told, there can only be one if this is the second.
-        let seen = reached.values().filter(|reached| **reached).count();
-        seen as u64 + 1 >= self.epoch.0
+        let older = reached.iter().filter(|(epoch, reached)| **epoch < self.epoch && **reached);
+        // A copy that has come to an older epoch only holds nothing of this one.
+        let is_in_it = !self.cursor_epoch.is_known() || self.cursor_epoch == self.epoch;
+        older.count() as u64 + 1 >= self.epoch.0 && (!is_in_it || is_reached(&self.epoch))
     }
 }

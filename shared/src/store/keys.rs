@@ -82,6 +82,11 @@ impl HubKeys {
         format!("{}:hub:", self.prefix)
     }
 
+    /// Which hub this is: a random value that goes where its data goes.
+    pub fn identity(&self) -> String {
+        format!("{}:identity", self.prefix)
+    }
+
     /// Is there while this hub process lives.
     pub fn hub(&self, name: &str) -> String {
         format!("{}{name}", self.hub_prefix())

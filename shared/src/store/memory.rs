@@ -7,13 +7,14 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         account::{Extent, Tally, Written},
+        partner::{Partner, PartnerId},
         position::{Life, Memory, Standing},
         seal::SealKey,
     },
 };
 
 /// The fields that `read` wants the values of, in this order.
-pub(super) const FIELDS: [&str; 13] = [
+pub(super) const FIELDS: [&str; 16] = [
     "out_epoch",
     "out_lives",
     "out_mark",
@@ -27,6 +28,9 @@ pub(super) const FIELDS: [&str; 13] = [
     "dead_count",
     "out_lost",
     "out_key",
+    "out_given",
+    "out_partner",
+    "out_place",
 ];
 
 /// What is remembered of a stream that reaches so far.
@@ -47,6 +51,9 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
     let buried = seq(next())?;
     let (dead, lost) = (number(next())?, number(next())?);
     let key = next().map(reply::bytes).transpose()?.and_then(|hex| SealKey::from_hex(&hex));
+    let given = next().map(reply::seq).transpose()?;
+    let partner = next().map(reply::bytes).transpose()?.and_then(|hex| PartnerId::from_hex(&hex));
+    let place = next().map_or(Ok(String::new()), reply::text)?;
     let memory = Memory {
         epoch,
         lives,
@@ -56,23 +63,35 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
         inherited,
         written: Written::from_text(&written),
         key,
+        given,
+        partner: partner.map(|id| Partner { id, place }),
     };
-    Ok(Standing { extent, memory, dead, lost })
+    Ok(Standing { extent, memory, dead, lost, seen: None })
 }
 
-/// The fields of a life that begins, beside its epoch.
-pub(super) fn fields(memory: &Memory) -> [(&'static str, String); 7] {
+/// The fields of a life that begins, beside its epoch and the place of the group.
+pub(super) fn fields(memory: &Memory) -> Vec<(&'static str, String)> {
     let life = |life: &Life| format!("{}:{}:{}", life.epoch, life.start, life.tally);
     let lives: Vec<String> = memory.lives.iter().map(life).collect();
-    [
+    let mut fields = vec![
         ("out_lives", lives.join(" ")),
         ("out_mark", memory.mark.0.to_string()),
         ("out_mark_added", memory.mark.1.to_string()),
         ("out_acked", memory.acked.0.to_string()),
         ("out_tally", memory.acked.1.to_string()),
-        ("out_inherited", memory.inherited.to_string()),
         ("out_key", memory.key.map(SealKey::to_hex).unwrap_or_default()),
-    ]
+    ];
+    fields.extend(notes(memory));
+    fields
+}
+
+/// The fields that may change within a life, beside those of the scripts.
+pub(super) fn notes(memory: &Memory) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("out_inherited", memory.inherited.to_string())];
+    if let Some(Partner { id, place }) = &memory.partner {
+        fields.extend([("out_partner", id.to_string()), ("out_place", place.clone())]);
+    }
+    fields
 }
 
 fn life(text: &str) -> Option<Life> {

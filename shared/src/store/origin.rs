@@ -1,35 +1,41 @@
 //! An out stream, and what its side remembers of it, in the same Redis.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use redis::{Arg, Cmd, Script, Value, cmd, pipe};
+use redis::{Script, Value};
 
 use super::{
     Redis, StoreError,
     keys::{DeviceKeys, HubKeys},
     ledger, memory, reply,
-    scripts::{ALLOW_OOM, with_seqs},
+    scripts::of_origin,
 };
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
-    limits::{DEAD_MAX_LEN, LOSS_COUNT_MAX, LOST_MAX_LEN, SEQ_AHEAD_MAX},
+    limits::{
+        DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOSS_COUNT_MAX, LOST_MAX_LEN, PEEK_BYTES, SEQ_AHEAD_MAX,
+    },
     seq::{Epoch, Seq},
     sync::{
-        account::{Extent, Loss, Tally, Written},
-        position::{self, Begun, Finding, Position, Standing},
+        account::{Extent, Known, Loss, Tally, Written},
+        partner::{Met, Partner},
+        position::{self, Begun, Finding, Position, Seen, Standing},
         seal::SealKey,
-        sender::{Read, Task},
+        sender::{Batch, Read, Task},
     },
     wire::frame::Cursor,
 };
 
-static LOOK: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("look.lua")));
-static SETTLE: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("settle.lua")));
-static RECORD: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("record.lua")));
-static LOSE: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("lose.lua")));
+static LOOK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("look.lua")));
+static PEEK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("peek.lua")));
+static READ: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("read.lua")));
+static SETTLE: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("settle.lua")));
+static BURY: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("bury.lua")));
+static RECORD: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("record.lua")));
+static LOSE: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("lose.lua")));
+/// How often the beginning is decided anew where somebody else settled it meanwhile.
+const SETTLES_MAX: usize = 3;
 
 /// One out stream with its state. Cheap enough to clone per session.
 #[derive(Clone)]
@@ -43,6 +49,22 @@ pub struct OriginStore {
     direction: Direction,
     /// The hub has one stream of dead letters for all clients, so it names the client there.
     is_shared: bool,
+    /// What was read last, where the store lives as long as the process.
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+/// With whom a sender begins.
+#[derive(Debug, Clone)]
+pub struct With {
+    /// How the other side stands to what is remembered, where that is known before.
+    pub met: Met,
+    /// Whom to remember from here on.
+    pub partner: Option<Partner>,
+}
+
+impl With {
+    /// With the one that is remembered.
+    pub const SAME: Self = Self { met: Met::Same, partner: None };
 }
 
 /// What a `Task` came to.
@@ -72,6 +94,7 @@ impl OriginStore {
             client: client.clone(),
             direction: Direction::Up,
             is_shared: false,
+            seen: Arc::default(),
         }
     }
 
@@ -86,6 +109,7 @@ impl OriginStore {
             client: client.clone(),
             direction: Direction::Down,
             is_shared: true,
+            seen: Arc::default(),
         }
     }
 
@@ -99,28 +123,48 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn standing(&self) -> Result<Standing, StoreError> {
-        let mut values = cmd("HMGET");
-        values.arg(&self.state).arg(&memory::FIELDS);
-        let (values, found) = self.look(values, None).await?;
-        let extent = extent(found)?.ok_or(reply::unexpected("how far a stream reaches"))?;
-        memory::read(extent, values)
+        let mut script = LOOK.key(&self.stream);
+        script.key(&self.state).arg(&memory::FIELDS);
+        let mut parts = reply::list(self.redis.invoke(&script).await?)?.into_iter();
+        let mut next = || parts.next().ok_or(reply::unexpected("the answer of look.lua"));
+        let (extent, values) = (extent(next()?)?, next()?);
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Standing { seen, ..memory::read(extent, values)? })
     }
 
-    /// Proves this stream's position against the copy's cursor, and writes down the epoch that
-    /// comes of it before anything is sent under it.
+    /// Proves this stream's position against the copy's cursor, and writes down what comes of it before
+    /// anything is sent.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn begin(&self, cursor: &Cursor, now_ms: u64) -> Result<Begun, StoreError> {
-        let (mut standing, at_cursor) =
-            tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
-        let position = position::begin(&standing, cursor, at_cursor);
-        if position.epoch != standing.memory.epoch {
-            let key = SealKey::new(rand::random());
-            standing.memory = standing.memory.settled(&position, &standing.extent, key);
-            self.settle(&position, &standing, cursor, now_ms).await?;
+    pub async fn begin(
+        &self,
+        cursor: &Cursor,
+        with: &With,
+        now_ms: u64,
+    ) -> Result<Begun, StoreError> {
+        for _ in 0..SETTLES_MAX {
+            let (mut standing, at_cursor) =
+                tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
+            let remembered = standing.memory.partner.as_ref();
+            let told = with.partner.as_ref();
+            let met = told.map_or(with.met, |told| Met::at_device(remembered, told));
+            let position = position::begin(&standing, cursor, at_cursor, met);
+            let before = standing.memory.clone();
+            let is_new = position.epoch != before.epoch;
+            if is_new {
+                let key = SealKey::new(rand::random());
+                standing.memory = before.settled(&position, &standing.extent, key);
+            }
+            standing.memory.inherited = position.inherited;
+            standing.memory.partner = with.partner.clone().or(before.partner.clone());
+            if standing.memory == before
+                || self.settle(&position, &standing, (cursor, is_new), now_ms).await?
+            {
+                return Ok(Begun { position, standing });
+            }
         }
-        Ok(Begun { position, standing })
+        Err(reply::unexpected("nobody else to settle where this stream begins"))
     }
 
     /// Does what a sender asks for.
@@ -129,8 +173,8 @@ impl OriginStore {
     /// `StoreError` as Redis gives it.
     pub async fn perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
         match task {
-            Task::Read { after, count, mark } => {
-                let read = self.read(epoch, after, count, mark).await?;
+            Task::Read { after, batch, mark } => {
+                let read = self.read(epoch, after, batch, mark).await?;
                 Ok(read.map_or(Done::Rewound, Done::Read))
             }
             Task::Lose(losses, written) => {
@@ -148,30 +192,37 @@ impl OriginStore {
         }
     }
 
-    /// Entries after `after`, at most `count`, without waiting and without a mark: to look at only.
+    /// Entries after `after`, at most `count` and about `limits::PEEK_BYTES`, without giving them out. One
+    /// that is too large to be carried comes without its fields.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn peek(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
-        let range = self.range(after.after(), Seq::MAX, count);
-        reply::entries(range.query_async(&mut self.redis.connection()).await?)
+        let mut script = PEEK.key(&self.stream);
+        script.arg(after.to_string()).arg(count).arg(PEEK_BYTES).arg(ENTRY_BYTES_MAX);
+        reply::pages(reply::list(self.redis.invoke(&script).await?)?)
     }
 
-    /// Reads and marks in one step; none where the stream is not what it was.
+    /// None where the stream is not what it was.
     async fn read(
         &self,
         epoch: Epoch,
         after: Seq,
-        count: usize,
+        batch: Batch,
         mark: Seq,
     ) -> Result<Option<Read>, StoreError> {
-        let range = self.range(after.after(), Seq::MAX, count);
-        let (entries, found) = self.look(range, Some((epoch, mark))).await?;
-        let Some(extent) = extent(found)? else { return Ok(None) };
-        let mut entries = reply::entries(entries)?;
-        // Nothing comes after the last seq there can be.
-        entries.retain(|entry| entry.seq > after);
-        Ok(Some(Read { entries, extent }))
+        let mut script = READ.key(&self.stream);
+        script.key(&self.state).arg(epoch.0).arg(mark.to_string()).arg(after.to_string());
+        script.arg(batch.entries).arg(batch.bytes).arg(ENTRY_BYTES_MAX);
+        let mut parts = reply::list(self.redis.invoke(&script).await?)?.into_iter();
+        let Some(found) = parts.next() else { return Ok(None) };
+        let extent = extent(found)?;
+        let is_end = parts.next().ok_or(reply::unexpected("the answer of read.lua"))?;
+        let is_end = reply::count(is_end)? == 1;
+        let entries = reply::pages(parts)?;
+        let seen = Seen { epoch, mark: (extent.last, extent.added) };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        Ok(Some(Read { entries, extent, is_end }))
     }
 
     /// Writes down that all up to `acked` is acknowledged, and takes everything up to `trim` out
@@ -194,34 +245,18 @@ impl OriginStore {
         self.redis.invoke(&script).await
     }
 
-    /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in
-    /// front, and marks them as buried in the same transaction.
+    /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in front.
     async fn bury(&self, epoch: Epoch, letters: &[(Seq, Unfit)]) -> Result<bool, StoreError> {
         // One by one: each may be as large as Redis allows.
         for (seq, reason) in letters {
-            let id = seq.to_string();
-            let at = self.range(*seq, *seq, 1);
-            let (entry, found) = self.look(at, Some((epoch, *seq))).await?;
-            if extent(found)?.is_none() {
+            let mut script = BURY.key(&self.state);
+            script.key(&self.stream).key(&self.dead).arg(epoch.0).arg(seq.to_string());
+            script.arg(reason.word());
+            script.arg(if self.is_shared { self.client.as_str() } else { "" }).arg(DEAD_MAX_LEN);
+            let is_same: bool = self.redis.invoke(&script).await?;
+            if !is_same {
                 return Ok(false);
             }
-            let entry = reply::entries(entry)?.pop();
-            let mut pipe = pipe();
-            pipe.atomic();
-            let add = pipe.cmd("XADD").arg(&self.dead).arg("MAXLEN").arg("~").arg(DEAD_MAX_LEN);
-            add.arg("*");
-            if self.is_shared {
-                add.arg("client").arg(self.client.as_str());
-            }
-            add.arg("seq").arg(&id).arg("reason").arg(reason.word());
-            for (name, value) in entry.iter().flat_map(|entry| &entry.fields) {
-                add.arg(name.as_ref()).arg(value.as_ref());
-            }
-            add.ignore();
-            pipe.cmd("HSET").arg(&self.state).arg("dead_epoch").arg(epoch.0);
-            pipe.arg("dead_seq").arg(&id).ignore();
-            pipe.cmd("HINCRBY").arg(&self.state).arg("dead_count").arg(1).ignore();
-            pipe.query_async::<()>(&mut self.redis.connection()).await?;
         }
         Ok(true)
     }
@@ -244,19 +279,31 @@ impl OriginStore {
         self.redis.invoke(&script).await
     }
 
+    /// False where somebody else has settled another epoch.
     async fn settle(
         &self,
         position: &Position,
         standing: &Standing,
-        cursor: &Cursor,
+        (cursor, is_new): (&Cursor, bool),
         now_ms: u64,
-    ) -> Result<(), StoreError> {
-        let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
-        let has_floor = position.finding == Finding::OriginReplaced && is_sane;
-        let fields = memory::fields(&standing.memory);
+    ) -> Result<bool, StoreError> {
         let mut script = SETTLE.key(&self.state);
         script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
-        script.arg(if has_floor { cursor.seq.to_string() } else { String::new() });
+        let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
+        let has_floor = position.finding == Finding::OriginReplaced && is_sane;
+        let fields = match is_new {
+            true => {
+                let floor = if has_floor { cursor.seq.to_string() } else { String::new() };
+                let Position { after, tally, .. } = position;
+                let added = (tally.known == Known::Exactly).then(|| tally.added.to_string());
+                script.arg(floor).arg(after.to_string()).arg(added.unwrap_or_default());
+                memory::fields(&standing.memory)
+            }
+            false => {
+                script.arg("").arg("").arg("");
+                memory::notes(&standing.memory)
+            }
+        };
         script.arg(2 * fields.len()).arg(&fields[..]);
         if let Some(loss) = &position.loss {
             script.arg(&ledger::fields((&self.client, self.direction), loss, now_ms)[..]);
@@ -265,63 +312,24 @@ impl OriginStore {
     }
 
     async fn digest_at(&self, seq: Seq) -> Result<Option<Digest>, StoreError> {
-        Ok(self.entry_at(seq).await?.as_ref().map(Entry::digest))
-    }
-
-    async fn entry_at(&self, seq: Seq) -> Result<Option<Entry>, StoreError> {
-        let range = self.range(seq, seq, 1);
-        Ok(reply::entries(range.query_async(&mut self.redis.connection()).await?)?.pop())
-    }
-
-    fn range(&self, from: Seq, to: Seq, count: usize) -> Cmd {
-        let mut xrange = cmd("XRANGE");
-        xrange.arg(&self.stream).arg(from.to_string()).arg(to.to_string());
-        xrange.arg("COUNT").arg(count);
-        xrange
-    }
-
-    /// A command and a look at the stream in one transaction, so that they are of one moment.
-    async fn look(
-        &self,
-        first: Cmd,
-        sending: Option<(Epoch, Seq)>,
-    ) -> Result<(Value, Value), StoreError> {
-        let mut script = LOOK.key(&self.stream);
-        script.key(&self.state);
-        match sending {
-            Some((epoch, mark)) => script.arg(epoch.0).arg(mark.to_string()),
-            None => script.arg("").arg(""),
-        };
-        let mut pipe = pipe();
-        pipe.atomic().add_command(first.clone()).invoke_script(&script);
-        match self.redis.transact(&pipe, &LOOK).await {
-            // A Redis that is full opens no transaction. The script alone does the same, only slower.
-            Err(StoreError::Busy { code, .. }) if code == "OOM" || code == "EXECABORT" => {
-                for argument in first.args_iter() {
-                    if let Arg::Simple(argument) = argument {
-                        script.arg(argument);
-                    }
-                }
-                self.redis.invoke(&script).await
-            }
-            result => result,
+        if seq.is_zero() {
+            return Ok(None);
         }
+        let found = self.peek(seq.before(), 1).await?;
+        Ok(found.iter().find(|entry| entry.seq == seq).map(Entry::digest))
     }
 }
 
-/// None for a stream that is not what it was.
-pub(super) fn extent(reply: Value) -> Result<Option<Extent>, StoreError> {
+/// As reach.lua gives it.
+pub(super) fn extent(reply: Value) -> Result<Extent, StoreError> {
     let mut parts = reply::list(reply)?.into_iter();
-    let mut next = || parts.next().ok_or(reply::unexpected("the answer of look.lua"));
-    let first = reply::bytes(next()?)?;
-    if first.as_ref() == b"rewound" {
-        return Ok(None);
-    }
-    Ok(Some(Extent {
-        first: Seq::from_bytes(&first).map_err(|_| reply::unexpected("a stream ID"))?,
+    let mut next = || parts.next().ok_or(reply::unexpected("how far a stream reaches"));
+    Ok(Extent {
+        first: reply::seq(next()?)?,
         last: reply::seq(next()?)?,
         deleted: reply::seq(next()?)?,
         length: reply::count(next()?)?,
         added: reply::count(next()?)?,
-    }))
+        given: reply::seq(next()?).ok(),
+    })
 }

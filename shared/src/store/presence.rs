@@ -20,6 +20,7 @@ use crate::{
     instance::Instance,
     limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT, LIVES_MAX},
     seq::{Epoch, Seq},
+    sync::partner::PartnerId,
 };
 
 static ARRIVE: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("arrive.lua")));
@@ -70,8 +71,9 @@ pub enum Transport {
 /// What came of an arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrived {
-    /// The session of this generation; every older one of the client is fenced from here on.
-    Begun(u64),
+    /// The session of this generation, and what the client is to this hub; every older session of the
+    /// client is fenced from here on.
+    Begun(u64, PartnerId),
     /// None: it is a second device with this identity, and the first is connected.
     Refused(Rival),
     /// None: it tells of a life of a stream that is more than `limits::LIVES_MAX` further than the one
@@ -143,7 +145,7 @@ pub async fn begin(
 ) -> Result<Arrived, StoreError> {
     let instance = Some(arrival.instance).filter(|instance| instance.is_known());
     let mut script = ARRIVE.key(keys.client(client));
-    script.key(keys.bell(client));
+    script.key(keys.bell(client)).key(keys.identity());
     script.arg(now_ms).arg(arrival.version).arg(arrival.address).arg(arrival.hub);
     script.arg(instance.map(|instance| instance.to_string()).unwrap_or_default());
     script.arg(arrival.transport.word()).arg(keys.hub_prefix());
@@ -152,15 +154,17 @@ pub async fn begin(
     script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
     let (up, down) = arrival.epochs;
     script.arg(arrival.registered_at_ms).arg(up.0).arg(down.0).arg(LIVES_MAX);
-    arrived(redis.invoke(&script).await?)
+    script.arg(hex::encode(rand::random::<[u8; 16]>()));
+    arrived(redis.invoke(&script).await?, client)
 }
 
-fn arrived(reply: Value) -> Result<Arrived, StoreError> {
+fn arrived(reply: Value, client: &ClientId) -> Result<Arrived, StoreError> {
     let mut parts = reply::list(reply)?.into_iter();
     let mut next = || parts.next().ok_or(reply::unexpected("the answer of arrive.lua"));
     let word = reply::bytes(next()?)?;
     if word.as_ref() == b"begun" {
-        return Ok(Arrived::Begun(reply::count(next()?)?));
+        let (generation, hub) = (reply::count(next()?)?, reply::text(next()?)?);
+        return Ok(Arrived::Begun(generation, PartnerId::new(&hub, client)));
     }
     if word.as_ref() == b"epoch-ahead" {
         let direction = Direction::from_word(&reply::text(next()?)?);

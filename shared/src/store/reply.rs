@@ -7,11 +7,39 @@ use super::StoreError;
 use crate::{
     entry::{Entry, Field},
     seq::Seq,
+    wire::msgpack::{Malformed, Reader},
 };
 
 /// The entries of an XRANGE reply. The byte strings are moved, not copied.
 pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, StoreError> {
     list(reply)?.into_iter().map(entry).collect()
+}
+
+/// The entries of pages as pages.lua packs them, as slices of each page.
+pub(super) fn pages(pages: impl IntoIterator<Item = Value>) -> Result<Vec<Entry>, StoreError> {
+    let mut entries = Vec::new();
+    for page in pages {
+        unpack(bytes(page)?, &mut entries).map_err(|_| unexpected("packed entries"))?;
+    }
+    Ok(entries)
+}
+
+fn unpack(page: Bytes, entries: &mut Vec<Entry>) -> Result<(), Malformed> {
+    let mut reader = Reader::new(page);
+    let count = reader.array("entries")?;
+    entries.reserve(count);
+    for _ in 0..count {
+        reader.array("an entry")?;
+        let seq = reader.string("a stream ID")?;
+        let seq = Seq::from_bytes(&seq).map_err(|_| Malformed::Not("a stream ID"))?;
+        let parts = reader.array("fields")?;
+        let mut fields = Vec::with_capacity(parts / 2);
+        for _ in 0..parts / 2 {
+            fields.push((reader.string("a name")?, reader.string("a value")?));
+        }
+        entries.push(Entry { seq, fields });
+    }
+    Ok(())
 }
 
 fn entry(reply: Value) -> Result<Entry, StoreError> {

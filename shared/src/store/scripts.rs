@@ -7,7 +7,17 @@ pub(super) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
 /// No first line: where Redis is full, the script does not begin.
 pub(super) const DENY_OOM: &str = "";
 
+const SEQ: &str = include_str!("seq.lua");
+const REACH: &str = include_str!("reach.lua");
+const PAGES: &str = include_str!("pages.lua");
+
 /// A script behind this first line, with the functions of `seq.lua` before it.
 pub(super) fn with_seqs(first_line: &str, body: &str) -> Script {
-    Script::new(&[first_line, include_str!("seq.lua"), body].concat())
+    Script::new(&[first_line, SEQ, body].concat())
+}
+
+/// The same of an origin stream, with those of `reach.lua` and `pages.lua` too; it may write where Redis
+/// is full.
+pub(super) fn of_origin(body: &str) -> Script {
+    Script::new(&[ALLOW_OOM, SEQ, REACH, PAGES, body].concat())
 }

@@ -3,8 +3,8 @@
 --
 -- KEYS  of each client: its hash, its out stream
 -- ARGV  1 which of the fields is the acknowledged seq   then the fields of a hash that are wanted
--- Gives for each client {the values of its hash, {first, last, deleted, length, added} of its out
---       stream, the first seq there that is not acknowledged, or ''}; {} for a hash that is none
+-- Gives for each client {the values of its hash, {first, last, deleted, length, added, ''} of its
+--       out stream, the first seq there that is not acknowledged, or ''}; {} for a hash that is none
 --
 -- A stream that is none, since somebody wrote another type to its key, is shown as empty: that is no
 -- reason to show nobody.
@@ -28,7 +28,7 @@ for at = 1, #KEYS, 2 do
       waiting = not entry['err'] and entry[1] and entry[1][1] or ''
     end
     told[#told + 1] = { values, { first, last, found['max-deleted-entry-id'] or '0-0',
-      found['length'] or 0, found['entries-added'] or 0 }, waiting }
+      found['length'] or 0, found['entries-added'] or 0, '' }, waiting }
   end
 end
 return told

@@ -25,6 +25,8 @@ pub struct Extent {
     pub length: u64,
     /// How many were ever added to it.
     pub added: u64,
+    /// Up to where the group of ours in it says that it was given out; none where it has no such group.
+    pub given: Option<Seq>,
 }
 
 impl Extent {

@@ -7,6 +7,10 @@
 //! Redis that comes back with an older state has lost its writes from the end backwards, so where the
 //! mark still covers the cursor, every entry up to the cursor is still the one that was carried. Where
 //! it does not, this is another life of the stream: a new epoch begins after the mark.
+//!
+//! That the stream is still the one is shown by a consumer group of ours in it, which goes where the
+//! stream goes: DEL and RENAME take it away, RESTORE brings an older one back. Each read moves the group
+//! and writes its position down beside the mark; where the two differ, the stream is another.
 //! (The pair of epoch and offset is Centrifugo's; the digest of the entry at the offset, LiteFS's.)
 //!
 //! Nor is the cursor itself believed: whoever has the client's token can move it. It acknowledges
@@ -15,7 +19,8 @@
 //! copy is searched for what it holds past that.
 
 use super::{
-    account::{Cause, Extent, Loss, Tally, Written},
+    account::{Cause, Extent, Known, Loss, Tally, Written},
+    partner::{Met, Partner},
     seal::SealKey,
 };
 use crate::{
@@ -46,6 +51,10 @@ pub struct Memory {
     pub written: Option<Written>,
     /// What cursors of this life are sealed with.
     pub key: Option<SealKey>,
+    /// Up to where the stream was given out, as its group has to say too; none before there was one.
+    pub given: Option<Seq>,
+    /// Whom all this was agreed with; none where that is not known.
+    pub partner: Option<Partner>,
 }
 
 /// How a life of a stream began.
@@ -70,6 +79,17 @@ pub struct Standing {
     pub dead: u64,
     /// How many of its entries were ever found lost here.
     pub lost: u64,
+    /// What this process saw of the stream before, whatever has become of the memory since.
+    pub seen: Option<Seen>,
+}
+
+/// How far a stream reached when a process last read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The life it was in.
+    pub epoch: Epoch,
+    /// The last ID that it had given out, and how many entries had been added to it.
+    pub mark: (Seq, u64),
 }
 
 /// Where to begin, and what has to be written down at the origin first.
@@ -113,6 +133,9 @@ pub enum Finding {
     /// The copy's cursor stands where no batch of this origin moved it: somebody else has used the
     /// client's credentials. A new epoch begins.
     ForeignCursor,
+    /// Nothing that is remembered was agreed with the other side. A new epoch begins, in which what waits
+    /// is carried.
+    NewPartner,
 }
 
 impl Standing {
@@ -130,24 +153,39 @@ impl Standing {
         }
     }
 
-    /// Whether the stream itself is the one that the memory is of: no later look found it shorter.
+    /// Whether the stream itself is the one that the memory is of: its group says so, and no later look
+    /// found it shorter.
     pub fn is_whole(&self) -> bool {
         let (mark, added) = self.memory.mark;
-        self.extent.last >= mark && self.extent.added >= added
+        let Extent { last, added: now, given, .. } = self.extent;
+        given == self.memory.given && last >= mark && now >= added
+    }
+
+    /// How far the stream reached in this epoch when it was last read, as far as anyone knows.
+    fn mark_in(&self, epoch: Epoch) -> Option<(Seq, u64)> {
+        if self.memory.epoch == epoch {
+            return Some(self.memory.mark);
+        }
+        let seen = self.seen.filter(|_| !self.memory.epoch.is_known());
+        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.mark)
     }
 }
 
 /// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
 /// seq, if the origin holds one.
-pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> Position {
+pub fn begin(
+    standing: &Standing,
+    cursor: &Cursor,
+    at_cursor: Option<Digest>,
+    met: Met,
+) -> Position {
     let Standing { extent, memory, .. } = standing;
-    if !cursor.epoch.is_known() {
-        // The copy has nothing: all that the origin has, under the epoch that it is in.
-        let was_told = !memory.acked.0.is_zero();
-        let finding = if was_told { Finding::CopyRewound } else { Finding::Agree };
-        let epoch = memory.epoch.max(Epoch::FIRST);
-        return resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding);
+    if matches!(met, Met::Other | Met::Stranger) {
+        return with_another(standing, cursor, met);
     }
+    let Some(cursor) = &located(memory, cursor, at_cursor) else {
+        return without_cursor(standing, met);
+    };
     if memory.epoch > cursor.epoch && standing.is_whole() {
         // The origin began a new life and the copy has not heard of it, or has forgotten it.
         let place = common(memory, cursor);
@@ -158,7 +196,12 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
     if is_same_life(standing, cursor, at_cursor) {
         let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
         let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
-        return resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+        let mut position = resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+        if cursor.is_found {
+            // The copy has no cursor that the first batch could join.
+            position.joint = Seq::ZERO;
+        }
+        return position;
     }
     let is_foreign = is_foreign_cursor(standing, cursor);
     // Up to where everything is both still here and surely carried: the mark, since the cursor lies
@@ -189,13 +232,91 @@ pub fn begin(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) ->
         position.loss = position.loss.map(|loss| Loss { cause: Cause::ForeignCursor, ..loss });
         return position;
     }
-    anew(next, kept, (cursor, inherited), Finding::OriginReplaced)
+    let mut position = anew(next, kept, (cursor, inherited), Finding::OriginReplaced);
+    let is_gone = !standing.is_whole() || !memory.epoch.is_known();
+    if is_gone
+        && let Some(mark) = standing.mark_in(cursor.epoch).filter(|mark| mark.0 >= cursor.seq)
+    {
+        position.loss = taken_away(extent, cursor, mark);
+    }
+    position
+}
+
+/// Where the cursor is in the lives of this stream; none for a copy that has none. Of which life an entry
+/// is that was found without its epoch is only sure in the first, or where it is here as well.
+fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Option<Cursor> {
+    let epoch = match cursor.epoch {
+        Epoch::UNKNOWN if cursor.is_found => {
+            let is_proven = at_cursor.is_some() && at_cursor == cursor.digest;
+            let epoch = memory.epoch.max(Epoch::FIRST);
+            (is_proven || epoch == Epoch::FIRST).then_some(epoch)?
+        }
+        Epoch::UNKNOWN => return None,
+        epoch => epoch,
+    };
+    let tally = match cursor.is_found {
+        true if epoch != memory.epoch || cursor.seq < memory.acked.0 => {
+            Tally { known: Known::AtLeast, ..Tally::ZERO }
+        }
+        true if cursor.seq != memory.acked.0 => Tally { known: Known::AtLeast, ..memory.acked.1 },
+        true => memory.acked.1,
+        false => cursor.tally,
+    };
+    Some(Cursor { epoch, tally, ..*cursor })
+}
+
+/// The copy knows of no entry: all that the origin has, under the epoch that it is in. Where it has only
+/// forgotten its cursor, it is searched.
+fn without_cursor(standing: &Standing, met: Met) -> Position {
+    let memory = &standing.memory;
+    let inherited = match met {
+        Met::Wiped => memory.inherited,
+        Met::Same | Met::Other | Met::Stranger => memory.inherited.max(memory.mark.0),
+    };
+    if memory.epoch.is_known() && !standing.is_whole() {
+        let begun = (&Cursor::default(), inherited);
+        let place = (Seq::ZERO, Tally::ZERO);
+        return anew(memory.epoch.next(), place, begun, Finding::OriginReplaced);
+    }
+    let was_told = !memory.acked.0.is_zero();
+    let finding = if was_told { Finding::CopyRewound } else { Finding::Agree };
+    let epoch = memory.epoch.max(Epoch::FIRST);
+    Position { inherited, ..resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding) }
+}
+
+/// What waits, in an epoch that neither side has been in. A copy that may have gone back to before it met
+/// this origin is searched for what it has.
+fn with_another(standing: &Standing, cursor: &Cursor, met: Met) -> Position {
+    let memory = &standing.memory;
+    let has_kept = met == Met::Other && memory.epoch.is_known() && standing.is_whole();
+    let place = if has_kept { memory.acked } else { (Seq::ZERO, Tally::ZERO) };
+    let inherited = memory.inherited.max(memory.mark.0);
+    let epoch = memory.epoch.max(cursor.epoch).next();
+    let mut position = anew(epoch, place, (cursor, inherited), Finding::NewPartner);
+    (position.inherited, position.loss) = (inherited, None);
+    position
+}
+
+/// What is gone of a stream that was deleted, or that another stands in the place of: what was seen of it
+/// past the cursor. Where nothing was, nothing is.
+fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Option<Loss> {
+    // Some may be in what stands there now.
+    let is_known = extent.length == 0 || extent.first > mark;
+    let count = is_known && cursor.tally.known == Known::Exactly;
+    let count = count.then(|| added.saturating_sub(cursor.tally.added));
+    (mark > cursor.seq && count != Some(0)).then(|| Loss {
+        epoch: cursor.epoch,
+        from: cursor.seq.after(),
+        to: mark,
+        count,
+        cause: Cause::OriginRewound,
+    })
 }
 
 /// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
 fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
     let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
-    is_told && !is_own_cursor(&standing.memory, cursor)
+    is_told && !cursor.is_found && !is_own_cursor(&standing.memory, cursor)
 }
 
 /// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
@@ -203,7 +324,10 @@ fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
 fn is_own_cursor(memory: &Memory, cursor: &Cursor) -> bool {
     let Cursor { epoch, seq, tally, seal, .. } = *cursor;
     let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
-    seq.is_zero() || (seq, tally) == memory.acked || memory.key.is_some_and(is_sealed)
+    cursor.is_found
+        || seq.is_zero()
+        || (seq, tally) == memory.acked
+        || memory.key.is_some_and(is_sealed)
 }
 
 fn resume(
@@ -249,8 +373,9 @@ fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>)
             && proof != Some(false)
             && !is_foreign(standing, cursor, at_cursor)
     } else {
-        // Somebody deleted the memory; the entry itself proves that the stream is the same.
-        proof == Some(true)
+        // Somebody deleted the memory; the entry itself proves that the stream is the same, or its group.
+        let is_given = standing.extent.given.is_some_and(|given| given >= cursor.seq);
+        proof == Some(true) || (is_given && proof.is_none())
     }
 }
 
@@ -279,8 +404,10 @@ impl Memory {
     pub fn settled(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
         let &Position { epoch, after, tally, inherited, .. } = position;
         // A life that is only adopted began where nobody remembers.
-        let is_replaced =
-            matches!(position.finding, Finding::OriginReplaced | Finding::ForeignCursor);
+        let is_replaced = matches!(
+            position.finding,
+            Finding::OriginReplaced | Finding::ForeignCursor | Finding::NewPartner
+        );
         let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
         let mut lives = self.lives.clone();
         lives.push(Life { epoch, start, tally: at });
@@ -294,6 +421,8 @@ impl Memory {
             inherited,
             written: None,
             key: Some(key),
+            given: (extent.given.is_some() || !extent.last.is_zero()).then_some(after),
+            partner: self.partner.clone(),
         }
     }
 }

@@ -39,13 +39,13 @@ pub use self::{figures::Landed, slack::Trim};
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Mark how far the stream reaches and read at most `count` entries after `after`, without
-    /// waiting; then `handle_read`. No entry leaves before the mark covers it.
+    /// Mark how far the stream reaches and read entries after `after`, without waiting; then
+    /// `handle_read`. No entry leaves before the mark covers it.
     Read {
         /// After which entry.
         after: Seq,
-        /// How many entries at most.
-        count: usize,
+        /// As much as one batch holds.
+        batch: Batch,
         /// The mark as it is known to be; one that lies behind it is of an older state.
         mark: Seq,
     },
@@ -91,13 +91,25 @@ impl PeerClock {
     }
 }
 
+/// How much to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Entries at the most.
+    pub entries: usize,
+    /// After so many bytes no more are read, as limits count them.
+    pub bytes: usize,
+}
+
 /// What a read brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
-    /// The entries after the place that was named, in order; fewer than asked means no more.
+    /// The entries after the place that was named, in order. Redis keeps none without fields: one that
+    /// comes without them is too large to be carried, and was not read.
     pub entries: Vec<Entry>,
     /// How far the stream reached at that moment.
     pub extent: Extent,
+    /// Nothing came behind them then.
+    pub is_end: bool,
 }
 
 /// One origin's end of one connection.
@@ -135,7 +147,6 @@ pub struct Sender {
     ready: VecDeque<Push>,
     flights: Flights,
     letters: Vec<(Seq, Unfit)>,
-    read_size: usize,
     has_news: bool,
     clock: Option<PeerClock>,
     /// The first entry that is too far ahead of the other side's clock to be taken.
@@ -148,11 +159,6 @@ pub struct Sender {
     is_recording: bool,
     figures: Figures,
 }
-
-/// A read begins small, since a thousand of the largest entries would be a gigabyte, and grows as
-/// fast as entries turn out to be small.
-const FIRST_READ: usize = 16;
-const READ_GROWTH: usize = 8;
 
 impl Sender {
     /// A sender that begins there. It reads once it is told of news, be it what was there before.
@@ -183,7 +189,6 @@ impl Sender {
             ready: VecDeque::new(),
             flights: Flights::new(),
             letters: Vec::new(),
-            read_size: FIRST_READ.min(granted.batch_entries),
             has_news: false,
             clock: None,
             ahead: None,
@@ -208,19 +213,17 @@ impl Sender {
     }
 
     /// What a read brought.
-    pub fn handle_read(&mut self, Read { mut entries, extent }: Read, now: Instant) {
+    pub fn handle_read(&mut self, Read { mut entries, extent, is_end }: Read, now: Instant) {
         self.is_reading = false;
-        let is_short = entries.len() < self.read_size;
         self.keep_back(&mut entries, now);
         self.mark = self.mark.max(extent.last);
         self.figures.added = extent.added;
-        let is_end = is_short && self.ahead.is_none();
         // News that came while the read was under way has set this again.
-        self.has_news |= !is_short && self.ahead.is_none();
+        self.has_news |= !is_end && self.ahead.is_none();
+        let is_end = is_end && self.ahead.is_none();
         if self.ahead.is_some() && entries.is_empty() {
             return;
         }
-        self.resize(&entries);
         let (after, place) = (self.read.0, self.read);
         let (losses, tally) = account::missing(self.epoch, place, self.acked_before, &extent);
         if !losses.is_empty() && !self.flights.is_empty() {
@@ -386,15 +389,14 @@ impl Sender {
         if self.has_news && !self.is_reading && self.ready.is_empty() && !self.awaits_acks {
             self.has_news = false;
             self.is_reading = true;
-            let (after, count, mark) = (self.read.0, self.read_size, self.mark);
-            return Some(Task::Read { after, count, mark });
+            let Granted { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
+            let (after, batch, mark) = (self.read.0, Batch { entries, bytes }, self.mark);
+            return Some(Task::Read { after, batch, mark });
         }
         if self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now) {
             self.is_recording = true;
-            (self.recorded, self.record_from) = (self.acked, Some(now + RECORD_INTERVAL));
-            let acked = (self.acked, self.acked_tally);
-            let is_told = std::mem::take(&mut self.is_told);
-            return Some(Task::Record { acked, trim: self.slack.poll_trim(), is_told });
+            self.record_from = Some(now + RECORD_INTERVAL);
+            return Some(self.record());
         }
         None
     }
@@ -404,6 +406,20 @@ impl Sender {
     /// only makes the next handshake look at more.
     pub fn record_due(&self) -> Option<Instant> {
         self.record_from.filter(|_| self.has_unrecorded())
+    }
+
+    /// What a device writes down at the end of a session, so that the next hub, or the next name, begins
+    /// just there. At a hub, where thousands end together, the next handshake looks at a little more.
+    pub fn poll_last_record(&mut self) -> Option<Task> {
+        let is_due = self.direction == Direction::Up && self.recorded != self.acked;
+        is_due.then(|| self.record())
+    }
+
+    fn record(&mut self) -> Task {
+        self.recorded = self.acked;
+        let is_told = std::mem::take(&mut self.is_told);
+        let (acked, trim) = ((self.acked, self.acked_tally), self.slack.poll_trim());
+        Task::Record { acked, trim, is_told }
     }
 
     fn has_unrecorded(&self) -> bool {
@@ -445,16 +461,5 @@ impl Sender {
     fn fitting(&self) -> Granted {
         let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
         Granted { batch_bytes, ..self.granted }
-    }
-
-    /// Aims the next read at one full batch.
-    fn resize(&mut self, entries: &[Entry]) {
-        let bytes: usize = entries.iter().map(Entry::charge).sum();
-        let aim = self.fitting().batch_bytes;
-        if bytes > aim || entries.len() >= self.read_size {
-            let fits = (entries.len() * aim / bytes.max(1)).max(1);
-            let most = (self.read_size * READ_GROWTH).min(self.granted.batch_entries);
-            self.read_size = fits.min(most);
-        }
     }
 }

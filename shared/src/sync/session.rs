@@ -311,6 +311,11 @@ impl Session {
         self.round_trip
     }
 
+    /// What is to be written down at the origin when all else is over.
+    pub fn poll_last_record(&mut self) -> Option<Task> {
+        self.sender.poll_last_record()
+    }
+
     /// The origin's end, for its figures.
     pub fn sender(&self) -> &Sender {
         &self.sender

@@ -24,6 +24,8 @@ const CALM: Weather = Weather {
     hub_rewind: 0.0,
     wipe: 0.0,
     poison: 0.0,
+    forget: 0.0,
+    replace: 0.0,
 };
 const NETWORK: Weather = Weather { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..CALM };
 
@@ -69,6 +71,16 @@ fn a_copy_that_went_back_is_filled_again_and_what_is_gone_is_counted() {
 #[test]
 fn an_origin_that_went_back_begins_a_new_life_in_which_nothing_is_lost_or_repeated() {
     run(4000, Weather { device_rewind: 0.02, ..NETWORK });
+}
+
+#[test]
+fn a_client_that_is_forgotten_at_one_end_is_carried_neither_twice_nor_less() {
+    run(7000, Weather { trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK });
+}
+
+#[test]
+fn a_stream_that_is_made_anew_is_carried_from_its_beginning_whatever_its_ids() {
+    run(8000, Weather { replace: 0.03, ..NETWORK });
 }
 
 #[test]

@@ -7,9 +7,10 @@
 //!
 //! ```text
 //! HELLO   [1, major, minor, version, origin, cursor, features,        agent → hub, first
-//!             instance]
+//!             instance, partner]
 //! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
-//!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features]
+//!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features,
+//!             partner]
 //! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
 //!             added, dead, lost, flags, [epoch, from ms, n, to ms, n, count, cause, …],
 //!             seal]
@@ -20,7 +21,8 @@
 //! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
 //! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
 //! cursor  [epoch, ms, n, digest, added, dead, lost, flags, seal]
-//! flags   1 the counts are exact + 4 at least + 2 the entries are inherited; 0 nothing is known
+//! flags   1 the counts are exact + 4 at least + 2 the entries are inherited + 8 the cursor was found; 0 nothing
+//!         is known
 //! ```
 
 mod read;
@@ -40,6 +42,7 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Tally},
+        partner::PartnerId,
         seal::Seal,
     },
 };
@@ -81,6 +84,16 @@ pub struct Cursor {
     pub tally: Tally,
     /// The origin's seal on this cursor.
     pub seal: Option<Seal>,
+    /// The copy has lost its cursor, and this is the newest entry that it found of the origin. A copy
+    /// that does not keep the epochs of its entries says that of none.
+    pub is_found: bool,
+}
+
+impl Cursor {
+    /// Where a copy knows itself to be: one that has lost its cursor is nowhere, whatever it found.
+    pub fn kept(&self) -> (Epoch, Seq) {
+        if self.is_found { (Epoch::UNKNOWN, Seq::ZERO) } else { (self.epoch, self.seq) }
+    }
 }
 
 /// An agent's first frame.
@@ -100,6 +113,8 @@ pub struct Hello {
     pub features: Features,
     /// Which process it is.
     pub instance: Instance,
+    /// With whom its streams stand where they do.
+    pub partner: PartnerId,
 }
 
 /// A hub's first frame.
@@ -125,6 +140,8 @@ pub struct Welcome {
     pub server_time_ms: u64,
     /// What both can do beyond the version.
     pub features: Features,
+    /// What the client is to this hub.
+    pub partner: PartnerId,
 }
 
 /// What a side can do beyond its protocol version, as bits.
@@ -311,6 +328,7 @@ const PACKED: u64 = 8;
 const EXACT: u64 = 1;
 const INHERITED: u64 = 2;
 const AT_LEAST: u64 = 4;
+const FOUND: u64 = 8;
 
 impl Frame {
     /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.
@@ -394,8 +412,8 @@ impl Frame {
 
     fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
         let (frame, known) = match kind {
-            HELLO => (Self::Hello(Box::new(read::hello(r)?)), 8),
-            WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 11),
+            HELLO => (Self::Hello(Box::new(read::hello(r)?)), 9),
+            WELCOME => (Self::Welcome(Box::new(read::welcome(r)?)), 12),
             PUSH => (Self::Push(read::push(r)?), 13),
             ACK => (Self::Ack(read::ack(r)?), 5),
             PING => (Self::Ping, 1),

@@ -23,6 +23,7 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Loss, Tally},
+        partner::PartnerId,
         position::Position,
         seal::Seal,
     },
@@ -48,6 +49,9 @@ pub struct CursorForm {
     /// The origin's seal on it, as 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
+    /// The copy has lost its cursor, and this is the newest entry that it found.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub found: bool,
 }
 
 /// A batch, as PUSH is.
@@ -150,6 +154,9 @@ pub struct HelloForm {
     /// Which process it is, as 16 hex digits. One that does not say is told apart from nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
+    /// What the client is to the hub that its streams stand with, as a `WelcomeForm` told; 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partner: Option<PartnerId>,
 }
 
 /// The answer of `POST /session`, as WELCOME is.
@@ -170,6 +177,8 @@ pub struct WelcomeForm {
     pub granted: GrantedForm,
     /// The hub's clock, in milliseconds since 1970.
     pub server_time_ms: u64,
+    /// What the client is to this hub, as 32 hex digits.
+    pub partner: PartnerId,
 }
 
 /// Where an origin stream stands.
@@ -210,14 +219,14 @@ pub struct GrantedForm {
 }
 
 impl From<Cursor> for CursorForm {
-    fn from(Cursor { epoch, seq, digest, tally, seal }: Cursor) -> Self {
-        Self { epoch, seq, digest, tally, seal }
+    fn from(Cursor { epoch, seq, digest, tally, seal, is_found }: Cursor) -> Self {
+        Self { epoch, seq, digest, tally, seal, found: is_found }
     }
 }
 
 impl From<CursorForm> for Cursor {
-    fn from(CursorForm { epoch, seq, digest, tally, seal }: CursorForm) -> Self {
-        Self { epoch, seq, digest, tally, seal }
+    fn from(CursorForm { epoch, seq, digest, tally, seal, found }: CursorForm) -> Self {
+        Self { epoch, seq, digest, tally, seal, is_found: found }
     }
 }
 

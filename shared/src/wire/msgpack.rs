@@ -76,6 +76,12 @@ impl Reader {
         self.take(length)
     }
 
+    /// What a writer that tells no text from bytes calls a text, as a slice of the frame.
+    pub fn string(&mut self, name: &'static str) -> Result<Bytes, Malformed> {
+        let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
+        self.take(length)
+    }
+
     /// A text of at most `max` bytes.
     pub fn text(&mut self, name: &'static str, max: usize) -> Result<String, Malformed> {
         let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;

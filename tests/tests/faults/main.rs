@@ -5,6 +5,7 @@ mod hints;
 mod identity;
 mod link;
 mod servers;
+mod state;
 mod wiped;
 
 use spoke_tests::{

@@ -155,10 +155,13 @@ async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
         })
         .await;
         assert_same("up", &up, &cloud.carried("dev1").await);
-        eventually_is("the cursor down to be back", Some(cursor), async || {
+        let down = add_down(&cloud, &device, "after", 1).await;
+        assert!(cursor < down[0].id, "{cursor}");
+        eventually_is("the cursor down to be back", Some(down[0].id.clone()), async || {
             device.redis.command(&["HGET", STATE, "in_seq"]).await
         })
         .await;
+        assert_eq!(device.redis.length(IN).await, 51, "{transport}");
     }
 }
 

@@ -67,8 +67,9 @@ fn assert_greets(golden: &[u8], heard: &[u8]) {
             Frame::Hello(Box::new(Hello { version, features, instance, ..*golden }))
         }
         (Frame::Welcome(golden), Frame::Welcome(heard)) => {
-            let Welcome { version, generation, server_time_ms, heartbeat_ms, .. } = *heard;
-            let fresh = Welcome { version, generation, server_time_ms, heartbeat_ms, ..*golden };
+            let Welcome { version, generation, server_time_ms, heartbeat_ms, partner, .. } = *heard;
+            let fresh =
+                Welcome { version, generation, server_time_ms, heartbeat_ms, partner, ..*golden };
             Frame::Welcome(Box::new(fresh))
         }
         other => panic!("{other:?}: {MEND}"),

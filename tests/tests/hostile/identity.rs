@@ -61,7 +61,9 @@ async fn seal(stand: &Stand) -> Vec<String> {
         seal.push(format!("{entry:?}"));
     }
     let keys: Vec<String> = stand.redis.command(&["KEYS", "spoke-hub:*"]).await;
-    let known = |key: &&String| !["spoke-hub:in:x", "spoke-hub:lost:x"].contains(&key.as_str());
+    let known = |key: &&String| {
+        !["spoke-hub:in:x", "spoke-hub:lost:x", "spoke-hub:identity"].contains(&key.as_str())
+    };
     let mut keys: Vec<_> =
         keys.iter().filter(known).filter(|key| !key.contains(":dev1:")).cloned().collect();
     keys.sort();

@@ -57,6 +57,7 @@ async fn it_resumes_after_the_cursor_that_the_device_states() {
     first.send_frame(&ack(&push)).await;
     stand.redis.add_all(OUT, &(5..8).map(numbered).collect::<Vec<_>>()).await;
     let cursor = Cursor {
+        is_found: false,
         epoch: push.epoch,
         seq: push.through,
         digest: Some(push.entries[4].digest()),

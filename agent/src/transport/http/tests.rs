@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use spoke_shared::{
     entry::Unfit,
     instance::Instance,
+    sync::partner::PartnerId,
     wire::frame::{Cursor, Origin, Reason},
 };
 use tokio::{net::TcpListener, sync::oneshot};
@@ -132,6 +133,7 @@ fn hello() -> Hello {
         cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), ..Cursor::default() },
         features: Features::default(),
         instance: Instance(7),
+        partner: PartnerId::UNKNOWN,
     }
 }
 
@@ -140,7 +142,7 @@ fn welcome() -> Value {
         "epoch": 2, "start": "0-0", "first": "1-0", "last": "9-0", "added": 9, "acked": "7-0",
     });
     json!({
-        "version": "1", "generation": 3, "serverTimeMs": 1,
+        "version": "1", "generation": 3, "serverTimeMs": 1, "partner": PartnerId([1; 16]),
         "cursor": { "epoch": 1, "seq": "5-0" },
         "origin": origin,
         "position": {

@@ -174,7 +174,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
     };
     let mut values = reply::list(values)?;
     let remembered = values.split_off(FIELDS.len().min(values.len()));
-    let extent = origin::extent(reach)?.ok_or(reply::unexpected("how far a stream reaches"))?;
+    let extent = origin::extent(reach)?;
     let out = memory::read(extent, Value::Array(remembered))?;
     // What people wrote there may be anything.
     let text = |at: usize| match values.get(at) {

@@ -9,7 +9,7 @@ fn at(seq: u64, added: u64) -> (Seq, Tally) {
 /// A stream that was given `added` entries at 1-0, 2-0, … and holds the last `length` of them.
 fn extent(added: u64, length: u64) -> Extent {
     let first = if length > 0 { Seq::new(added - length + 1, 0) } else { Seq::ZERO };
-    Extent { first, last: Seq::new(added, 0), deleted: Seq::ZERO, length, added }
+    Extent { first, last: Seq::new(added, 0), length, added, ..Extent::default() }
 }
 
 fn found(after: (Seq, Tally), acked: (Seq, Tally), extent: &Extent) -> Vec<(String, u64)> {

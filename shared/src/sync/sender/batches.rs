@@ -29,6 +29,8 @@ pub(super) fn split(
         let seq = entry.seq;
         match entry.check(direction, &granted.entry) {
             Err(reason) => {
+                // Redis keeps no entry without fields: this one was too large to be read.
+                let reason = if reason == Unfit::Empty { Unfit::TooLarge } else { reason };
                 letters.push((seq, reason));
                 push.account.tally = push.account.tally.buried();
             }

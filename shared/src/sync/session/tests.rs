@@ -7,6 +7,7 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         account::Extent,
+        partner::Met,
         position::{Begun, Standing, begin},
         sender::Trim,
     },
@@ -15,7 +16,7 @@ use crate::{
 
 fn session(heartbeat: Heartbeat, now: Instant) -> Session {
     let standing = Standing::default();
-    let position = begin(&standing, &Cursor::default(), None);
+    let position = begin(&standing, &Cursor::default(), None, Met::Same);
     let begun = Begun { position, standing };
     let sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
     let receiver =
@@ -35,7 +36,7 @@ fn send(session: &mut Session, entry: Entry, now: Instant) {
     assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
     let extent =
         Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
-    session.handle_read(Read { entries: vec![entry], extent }, now);
+    session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
 }
 
@@ -251,7 +252,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
         let entry = Entry { seq: Seq::new(ms, 0), ..entry(1) };
         let (first, last) = (Seq::new(1, 0), entry.seq);
         let extent = Extent { first, last, length: ms, added: ms, ..Extent::default() };
-        session.handle_read(Read { entries: vec![entry], extent }, now);
+        session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
         assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
         let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
         session.handle_frame(Frame::Ack(ack), now);

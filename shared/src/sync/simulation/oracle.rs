@@ -82,7 +82,9 @@ impl<'a> Case<'a> {
         }
         self.check_order();
         let weather = world.weather;
-        if weather.delete + weather.poison + origin_goes_back == 0.0 {
+        if weather.delete + weather.replace + weather.forget + weather.poison + origin_goes_back
+            == 0.0
+        {
             let counted = count(&self.copy_ledger);
             assert_eq!(counted, missing, "{}: {self:?}", self.name);
             if copy_goes_back == 0.0 {

@@ -8,6 +8,7 @@ use crate::{
     sync::{
         account::{Cause, Extent, Loss},
         held::Held,
+        partner::{Met, Partner},
         position::{self, Begun, Finding, Memory, Standing},
         receiver::{Append, Appended},
         seal::SealKey,
@@ -25,6 +26,8 @@ pub(super) struct Redis {
     /// Which way its own origins send.
     pub(super) direction: Direction,
     pub(super) ledger: Vec<(usize, Direction, Loss)>,
+    /// Which hub it is.
+    pub(super) identity: u8,
 }
 
 /// What there is of one client.
@@ -36,6 +39,8 @@ pub(super) struct Client {
     last: Seq,
     added: u64,
     deleted: Seq,
+    /// Where our group stands in the stream.
+    given: Option<Seq>,
     memory: Memory,
     pub(super) dead: Vec<Seq>,
     pub(super) cursor: Cursor,
@@ -64,6 +69,17 @@ impl Client {
         entry
     }
 
+    /// DEL of the stream: an app makes another one.
+    pub(super) fn delete_all(&mut self) -> Vec<Entry> {
+        (self.last, self.added, self.deleted, self.given) = (Seq::ZERO, 0, Seq::ZERO, None);
+        std::mem::take(&mut self.entries)
+    }
+
+    /// DEL of the hash.
+    pub(super) fn forget(&mut self) {
+        (self.memory, self.cursor, self.generation) = (Memory::default(), Cursor::default(), 0);
+    }
+
     fn extent(&self) -> Extent {
         Extent {
             first: self.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
@@ -71,6 +87,7 @@ impl Client {
             deleted: self.deleted,
             length: self.entries.len() as u64,
             added: self.added,
+            given: self.given,
         }
     }
 
@@ -81,9 +98,9 @@ impl Client {
 }
 
 impl Redis {
-    pub(super) fn of(clients: usize, direction: Direction) -> Self {
+    pub(super) fn of(clients: usize, direction: Direction, identity: u8) -> Self {
         let clients = vec![Client::default(); clients];
-        Self { clients, copy: Vec::new(), direction, ledger: Vec::new() }
+        Self { clients, copy: Vec::new(), direction, ledger: Vec::new(), identity }
     }
 
     fn back(&self) -> Direction {
@@ -93,33 +110,66 @@ impl Redis {
         }
     }
 
-    pub(super) fn arrive(&mut self, client: usize) -> u64 {
-        self.clients[client].generation += 1;
-        self.clients[client].generation
+    /// The cursor, or what a search finds in its place.
+    pub(super) fn cursor(&self, client: usize) -> Cursor {
+        let kept = self.clients[client].cursor;
+        let mut own = self.copy.iter().rev().filter(|(of, ..)| *of == client);
+        match own.next().filter(|_| !kept.epoch.is_known()) {
+            Some((_, epoch, entry)) => Cursor {
+                epoch: if self.back() == Direction::Up { *epoch } else { Epoch::UNKNOWN },
+                seq: entry.seq,
+                digest: Some(entry.digest()),
+                is_found: true,
+                ..Cursor::default()
+            },
+            None => kept,
+        }
     }
 
-    /// settle.lua
-    pub(super) fn begin(&mut self, client: usize, cursor: &Cursor) -> Begun {
+    /// arrive.lua; `now` is later than at any arrival before.
+    pub(super) fn arrive(&mut self, client: usize, now: u64) -> u64 {
+        self.clients[client].generation = now;
+        now
+    }
+
+    /// Whom a device remembers.
+    pub(super) fn partner(&self) -> Option<Partner> {
+        self.clients[0].memory.partner.clone()
+    }
+
+    /// settle.lua; `partner` is whom to remember.
+    pub(super) fn begin(
+        &mut self,
+        client: usize,
+        cursor: &Cursor,
+        (met, partner): (Met, Option<Partner>),
+    ) -> Begun {
         let own = &mut self.clients[client];
         let mut standing = own.standing();
         let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
-        let position = position::begin(&standing, cursor, at_cursor.map(Entry::digest));
+        let position = position::begin(&standing, cursor, at_cursor.map(Entry::digest), met);
         if position.epoch != standing.memory.epoch {
             let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
             standing.memory = standing.memory.settled(&position, &standing.extent, key);
-            own.memory = standing.memory.clone();
             if position.finding == Finding::OriginReplaced {
                 own.last = own.last.max(cursor.seq);
             }
+            if !own.last.is_zero() {
+                standing.memory.given = Some(position.after);
+            }
+            own.given = standing.memory.given;
             self.ledger.extend(position.loss.map(|loss| (client, self.direction, loss)));
         }
+        standing.memory.inherited = position.inherited;
+        standing.memory.partner = partner.or(standing.memory.partner);
+        own.memory = standing.memory.clone();
         Begun { position, standing }
     }
 
-    /// None: rewound. look.lua, lose.lua and the pipelines of the origin's store.
+    /// None: rewound. read.lua, bury.lua, lose.lua and record.lua.
     pub(super) fn perform(&mut self, client: usize, epoch: Epoch, task: &Task) -> Option<Read> {
         let own = &mut self.clients[client];
-        let mut read = Read { entries: Vec::new(), extent: own.extent() };
+        let mut read = Read { entries: Vec::new(), extent: own.extent(), is_end: false };
         let seen = match task {
             Task::Read { mark, .. } => *mark,
             Task::Record { acked, .. } => acked.0,
@@ -130,12 +180,19 @@ impl Redis {
             return None;
         }
         match task {
-            Task::Read { after, count, .. } => {
+            Task::Read { after, batch, .. } => {
                 if own.last > own.memory.mark.0 {
                     own.memory.mark = (own.last, own.added);
                 }
                 let past = own.entries.iter().filter(|entry| entry.seq > *after);
-                read.entries = past.take(*count).cloned().collect();
+                read.is_end = past.clone().count() <= batch.entries;
+                read.entries = past.take(batch.entries).cloned().collect();
+                let reached = read.entries.last().map_or(Seq::ZERO, |entry| entry.seq);
+                let reached = if read.is_end { own.last } else { reached };
+                if !own.last.is_zero() {
+                    own.given = Some(own.given.unwrap_or_default().max(reached));
+                }
+                own.memory.given = own.given;
             }
             Task::Lose(losses, written) => {
                 if own.memory.written != Some(*written) {
@@ -172,7 +229,7 @@ impl Redis {
         let mut losses = append.account.losses.clone();
         if append.account.is_inherited {
             let older =
-                self.copy.iter().filter(|(of, epoch, _)| *of == client && *epoch < append.epoch);
+                self.copy.iter().filter(|(of, epoch, _)| *of == client && *epoch <= append.epoch);
             let epoch = |epoch: Epoch| match back {
                 Direction::Up => epoch,
                 // A device's copy does not tell it.
@@ -219,7 +276,8 @@ impl Redis {
         if append.through > cursor {
             cursor = append.through;
             let (epoch, digest, tally) = (append.epoch, append.digest, append.account.tally);
-            own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal: append.seal };
+            let seal = append.seal;
+            own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal, is_found: false };
         }
         Appended::Done { cursor, accepted, duplicates: given - accepted, id: None }
     }

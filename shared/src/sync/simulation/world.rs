@@ -15,6 +15,7 @@ use crate::{
     limits::{HEARTBEAT, IDLE_TIMEOUT},
     seq::{Epoch, Seq},
     sync::{
+        partner::{Met, Partner, PartnerId},
         position::Begun,
         receiver::Receiver,
         sender::{Sender, Task, Trim},
@@ -37,6 +38,10 @@ pub(super) struct Weather {
     pub(super) hub_rewind: f64,
     pub(super) wipe: f64,
     pub(super) poison: f64,
+    /// A client's hash is deleted, at one end or the other.
+    pub(super) forget: f64,
+    /// A stream is deleted, and another one made in its place.
+    pub(super) replace: f64,
 }
 
 /// What an app added, by its unique payload, and what became of it at its origin.
@@ -77,6 +82,7 @@ pub(super) struct World {
     now: Instant,
     clock: u64,
     next: u64,
+    arrivals: u64,
     trim: Trim,
     pub(super) hub: Server,
     pub(super) devices: Vec<Server>,
@@ -89,8 +95,8 @@ pub(super) struct World {
 const THEN_MAX: usize = 6;
 
 impl Server {
-    fn of(clients: usize, direction: Direction) -> Self {
-        let now = Redis::of(clients, direction);
+    fn of(clients: usize, direction: Direction, identity: u8) -> Self {
+        let now = Redis::of(clients, direction, identity);
         Self { then: VecDeque::from([now.clone()]), now }
     }
 
@@ -109,7 +115,8 @@ impl Server {
     }
 
     fn wipe(&mut self) {
-        *self = Self::of(self.now.clients.len(), self.now.direction);
+        let Redis { clients, direction, identity, .. } = &self.now;
+        *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
     }
 }
 
@@ -123,7 +130,7 @@ impl End {
     ) -> Self {
         let granted = Granted { window_batches: 3, batch_entries: 4, ..Granted::default() };
         let sender = Sender::new(direction, granted, trim, begun);
-        let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
+        let receiver = Receiver::new(back, EntryLimits::default(), cursor.kept());
         let heartbeat = match direction {
             Direction::Up => Heartbeat::Pings(HEARTBEAT),
             Direction::Down => Heartbeat::Answers,
@@ -185,9 +192,10 @@ impl World {
             now: Instant::now(),
             clock: 1000,
             next: 0,
+            arrivals: 0,
             trim,
-            hub: Server::of(clients, Direction::Down),
-            devices: (0..clients).map(|_| Server::of(1, Direction::Up)).collect(),
+            hub: Server::of(clients, Direction::Down, 1),
+            devices: (0..clients).map(|_| Server::of(1, Direction::Up, 0)).collect(),
             up: (0..clients).map(|_| Route::default()).collect(),
             down: (0..clients).map(|_| Route::default()).collect(),
             links: (0..clients).map(|_| None).collect(),
@@ -259,6 +267,14 @@ impl World {
                 let entry = own.delete(self.rng.random_range(0..own.entries.len()));
                 route.deleted.insert(payload(&entry));
             }
+            if self.rng.random_bool(weather.forget) {
+                own.forget();
+            }
+            if self.rng.random_bool(weather.replace) {
+                route.deleted.extend(own.delete_all().iter().map(payload));
+                // IDs that were given out before, and others.
+                self.clock = self.clock.saturating_sub(self.rng.random_range(0..40)).max(1);
+            }
         }
         if self.rng.random_bool(0.1) {
             self.devices[client].keep();
@@ -324,11 +340,17 @@ impl World {
 
     fn connect(&mut self, client: usize) -> (End, End) {
         let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
-        let generation = hub.arrive(client);
-        let told = device.clients[0].cursor;
-        let down = hub.begin(client, &told);
-        let cursor = hub.clients[client].cursor;
-        let up = device.begin(0, &cursor);
+        self.arrivals += 1;
+        let generation = hub.arrive(client, self.arrivals);
+        let told = device.cursor(0);
+        let own = PartnerId([hub.identity.max(1); PartnerId::BYTES]);
+        let remembered = device.partner();
+        let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
+        let down = hub.begin(client, &told, (Met::at_hub(of, own), None));
+        let cursor = hub.cursor(client);
+        let partner = Partner { id: own, place: String::new() };
+        let met = Met::at_device(remembered.as_ref(), &partner);
+        let up = device.begin(0, &cursor, (met, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);
         let near = End::new((ours, theirs), &up, self.trim, (&told, None), self.now);
         let far = (&cursor, Some(generation));

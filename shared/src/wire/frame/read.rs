@@ -1,7 +1,7 @@
 //! The bodies of frames, out of MessagePack. Every length and number is bounded before it is believed.
 
 use super::{
-    AT_LEAST, Ack, Cursor, EXACT, Features, Goaway, Granted, Hello, INHERITED, Origin, Push,
+    AT_LEAST, Ack, Cursor, EXACT, FOUND, Features, Goaway, Granted, Hello, INHERITED, Origin, Push,
     Reason, Welcome,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         account::{Account, Cause, Known, Loss, Tally},
+        partner::PartnerId,
         seal::Seal,
     },
     wire::msgpack::{Malformed, Reader},
@@ -53,10 +54,10 @@ fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
         0 => None,
         _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
     };
-    let (tally, _) = tally(r)?;
+    let (tally, flags) = tally(r)?;
     let seal = seal(r)?;
     r.skip(elements.checked_sub(9).ok_or(Malformed::Cut)?)?;
-    Ok(Cursor { epoch, seq, digest, tally, seal })
+    Ok(Cursor { epoch, seq, digest, tally, seal, is_found: flags & FOUND != 0 })
 }
 
 fn seal(r: &mut Reader) -> Result<Option<Seal>, Malformed> {
@@ -84,7 +85,8 @@ pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
     let (major, minor, version) = version(r)?;
     let (origin, cursor) = (origin(r)?, cursor(r)?);
     let (features, instance) = (Features(r.uint("features")?), Instance(r.uint("instance")?));
-    Ok(Hello { major, minor, version, origin, cursor, features, instance })
+    let partner = partner(r)?;
+    Ok(Hello { major, minor, version, origin, cursor, features, instance, partner })
 }
 
 pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
@@ -94,6 +96,7 @@ pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
     let granted = granted(r)?;
     let (heartbeat_ms, server_time_ms) = (r.uint("heartbeat")?, r.uint("server time")?);
     let features = Features(r.uint("features")?);
+    let partner = partner(r)?;
     Ok(Welcome {
         major,
         minor,
@@ -105,7 +108,16 @@ pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
         heartbeat_ms,
         server_time_ms,
         features,
+        partner,
     })
+}
+
+fn partner(r: &mut Reader) -> Result<PartnerId, Malformed> {
+    let id = r.bytes("partner")?;
+    match id.len() {
+        0 => Ok(PartnerId::UNKNOWN),
+        _ => Ok(PartnerId(id.as_ref().try_into().map_err(|_| Malformed::Bound("partner"))?)),
+    }
 }
 
 fn granted(r: &mut Reader) -> Result<Granted, Malformed> {

@@ -5,6 +5,7 @@ use crate::{
     limits::{ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
     sync::{
         account::{Cause, Known, Loss},
+        partner::PartnerId,
         seal::Seal,
     },
     wire::golden::{self, MEND},
@@ -37,9 +38,11 @@ fn hello() -> Hello {
             digest: Some(Digest([0xab; 16])),
             tally: Tally { added: 9, dead: 2, lost: 3, known: Known::Exactly },
             seal: Some(Seal([0xcd; 16])),
+            is_found: false,
         },
         features: Features::COMPRESSION,
         instance: Instance(0x0123_4567_89ab_cdef),
+        partner: PartnerId([0x12; 16]),
     }
 }
 
@@ -55,6 +58,7 @@ fn welcome() -> Welcome {
         heartbeat_ms: 30_000,
         server_time_ms: 1_700_000_000_000,
         features: Features(0),
+        partner: PartnerId([0x34; 16]),
     }
 }
 

@@ -3,8 +3,8 @@
 use rmp::encode;
 
 use super::{
-    ACK, AT_LEAST, Ack, Cursor, EXACT, GOAWAY, Goaway, HELLO, Hello, INHERITED, Origin, PUSH, Push,
-    WELCOME, Welcome,
+    ACK, AT_LEAST, Ack, Cursor, EXACT, FOUND, GOAWAY, Goaway, HELLO, Hello, INHERITED, Origin,
+    PUSH, Push, WELCOME, Welcome,
 };
 use crate::{
     entry::Entry,
@@ -12,6 +12,7 @@ use crate::{
     seq::Seq,
     sync::{
         account::{Account, Known, Tally},
+        partner::PartnerId,
         seal::Seal,
     },
 };
@@ -65,37 +66,41 @@ impl Writer {
     fn cursor(&mut self, cursor: &Cursor) -> &mut Self {
         let digest = cursor.digest.as_ref().map_or(&[][..], |digest| &digest.0);
         self.array(9).uint(cursor.epoch.0).seq(cursor.seq).bytes(digest);
-        self.tally(&cursor.tally, false).seal(cursor.seal)
+        self.tally(&cursor.tally, FOUND * u64::from(cursor.is_found)).seal(cursor.seal)
     }
 
     fn seal(&mut self, seal: Option<Seal>) -> &mut Self {
         self.bytes(seal.as_ref().map_or(&[][..], |seal| &seal.0))
     }
 
-    fn tally(&mut self, tally: &Tally, is_inherited: bool) -> &mut Self {
+    fn partner(&mut self, partner: PartnerId) -> &mut Self {
+        self.bytes(if partner.is_known() { &partner.0[..] } else { &[] })
+    }
+
+    fn tally(&mut self, tally: &Tally, more: u64) -> &mut Self {
         let known = match tally.known {
             Known::Exactly => EXACT,
             Known::AtLeast => AT_LEAST,
             Known::Nothing => 0,
         };
-        let flags = known + INHERITED * u64::from(is_inherited);
-        self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(flags)
+        self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(known + more)
     }
 
     pub(super) fn hello(&mut self, hello: &Hello) -> &mut Self {
-        self.array(8).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
+        self.array(9).uint(HELLO).uint(hello.major).uint(hello.minor).text(&hello.version);
         self.origin(&hello.origin).cursor(&hello.cursor).uint(hello.features.0);
-        self.uint(hello.instance.0)
+        self.uint(hello.instance.0).partner(hello.partner)
     }
 
     pub(super) fn welcome(&mut self, welcome: &Welcome) -> &mut Self {
-        self.array(11).uint(WELCOME).uint(welcome.major).uint(welcome.minor);
+        self.array(12).uint(WELCOME).uint(welcome.major).uint(welcome.minor);
         self.text(&welcome.version).uint(welcome.generation);
         self.cursor(&welcome.cursor).origin(&welcome.origin);
         let granted = &welcome.granted;
         self.array(5).size(granted.window_batches).size(granted.batch_entries);
         self.size(granted.batch_bytes).size(granted.entry.fields).size(granted.entry.value_bytes);
-        self.uint(welcome.heartbeat_ms).uint(welcome.server_time_ms).uint(welcome.features.0)
+        self.uint(welcome.heartbeat_ms).uint(welcome.server_time_ms).uint(welcome.features.0);
+        self.partner(welcome.partner)
     }
 
     pub(super) fn push(&mut self, push: &Push) -> &mut Self {
@@ -116,7 +121,7 @@ impl Writer {
 
     fn account(&mut self, account: &Account) -> &mut Self {
         let Account { tally, losses, is_inherited } = account;
-        self.tally(tally, *is_inherited).array(7 * losses.len());
+        self.tally(tally, INHERITED * u64::from(*is_inherited)).array(7 * losses.len());
         for loss in losses {
             self.uint(loss.epoch.0).seq(loss.from).seq(loss.to);
             // No loss is of no entry, so 0 is free to say that nobody knows.

@@ -22,8 +22,15 @@ use spoke_shared::{
     link::{Stores, drive, now_ms},
     retry::Retry,
     seq::Epoch,
-    store::{Redis, copy::CopyStore, hints::Hints, keys::DeviceKeys, origin::OriginStore},
+    store::{
+        Redis,
+        copy::CopyStore,
+        hints::Hints,
+        keys::DeviceKeys,
+        origin::{OriginStore, With},
+    },
     sync::{
+        partner::PartnerId,
         receiver::Receiver,
         sender::{Sender, Trim},
         session::{Heartbeat, Session},
@@ -122,10 +129,19 @@ impl Client {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
         let origin = standing.origin();
-        let hello = Hello { major, minor, version, origin, cursor, features, instance };
+        let hello = Hello {
+            major,
+            minor,
+            version,
+            origin,
+            cursor,
+            features,
+            instance,
+            partner: PartnerId::UNKNOWN,
+        };
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
         let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
-        let begun = self.origin.begin(&welcome.cursor, now_ms()).await;
+        let begun = self.origin.begin(&welcome.cursor, &With::SAME, now_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
         let sender = Sender::new(Direction::Up, welcome.granted, Trim::Keep, &begun);

@@ -1,0 +1,49 @@
+-- Moves what can never be carried to the dead letters, without its leaving Redis; also where Redis is
+-- full, since nothing behind it is carried and trimmed before.
+--
+-- KEYS  1 state hash (out_epoch, out_mark, out_given, dead_epoch, dead_seq, dead_count)
+--       2 origin stream   3 dead letters
+-- ARGV  1 epoch   2 seq   3 reason   4 client, or '' where the stream is of one client only
+--       5 about how many dead letters are kept
+-- Gives 1, or 0 where the stream or the state is not what it was.
+--
+-- A letter has seq and reason in front. One that has more fields than a script can pass on is in
+-- several, which say `part` 1/3, 2/3, ...
+
+local state, stream, dead, epoch, seq = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
+-- Lua passes on no more than 8,000 values at once.
+local PARTS_MAX = 7800
+
+if not is_type(dead, 'stream') then
+  return redis.error_reply('WRONGTYPE ' .. dead .. ' must be a stream')
+end
+local found, refused = reach(stream)
+if refused then return refused end
+local known = redis.call('HMGET', state, 'out_epoch', 'out_mark', 'out_given', 'dead_epoch', 'dead_seq',
+  'dead_count')
+if known[1] ~= epoch or past(seq, known[2] or '0-0') or (known[3] or '') ~= found[6] then return 0 end
+if known[4] == epoch and is_seq(known[5]) and not past(seq, known[5]) then return 1 end
+
+local entry = redis.call('XRANGE', stream, seq, seq)[1]
+local fields = entry and entry[2] or {}
+local parts = math.max(1, math.ceil(#fields / PARTS_MAX))
+local added = {}
+for part = 1, parts do
+  local front = { 'seq', seq, 'reason', ARGV[3] }
+  if ARGV[4] ~= '' then front = { 'client', ARGV[4], unpack(front) } end
+  if parts > 1 then
+    front[#front + 1] = 'part'
+    front[#front + 1] = part .. '/' .. parts
+  end
+  local first = (part - 1) * PARTS_MAX + 1
+  for at = first, math.min(first + PARTS_MAX - 1, #fields) do front[#front + 1] = fields[at] end
+  local id = redis.pcall('XADD', dead, 'MAXLEN', '~', ARGV[5], '*', unpack(front))
+  if type(id) == 'table' then
+    for _, before in ipairs(added) do redis.call('XDEL', dead, before) end
+    return id
+  end
+  added[#added + 1] = id
+end
+redis.call('HSET', state, 'dead_epoch', epoch, 'dead_seq', seq, 'dead_count',
+  digits(math.min(count(known[6]) + 1, COUNT_MAX)))
+return 1

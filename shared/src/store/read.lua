@@ -1,0 +1,65 @@
+-- Gives out entries of an origin stream, and marks durably in the same step that it did; also where
+-- Redis is full, since what is carried and trimmed makes room there.
+--
+-- KEYS  1 origin stream   2 state hash (out_epoch, out_mark, out_mark_added, out_given)
+-- ARGV  1 epoch that the caller sends under   2 the mark that it knows   3 after which seq
+--       4 how many entries, at the most   5 after how many bytes no more are read
+--       6 what no entry that can be carried is larger than
+-- Gives {{first, last, deleted, length, added, position of the group}, 1 if nothing comes behind or 0,
+--       page, ...}, or {} where the stream or the state is not what the caller knows, or is not what
+--       they were together.
+--
+-- What was given out before is read again without the group; only what is new moves it. Its lag, which
+-- XINFO GROUPS shows, is what was not given out yet.
+
+local stream, state = KEYS[1], KEYS[2]
+local most, bytes_most, entry_most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local found, refused = reach(stream)
+if refused then return refused end
+local last, added, position = found[2], found[5], found[6]
+local known = redis.call('HMGET', state, 'out_epoch', 'out_mark', 'out_mark_added', 'out_given')
+local mark = known[2] or '0-0'
+if known[1] ~= ARGV[1] or past(ARGV[2], mark) or past(mark, last) or count(known[3]) > added or
+    (known[4] or '') ~= position then
+  return {}
+end
+if position == '' then
+  if last == '0-0' then return { found, 1 } end
+  redis.call('XGROUP', 'CREATE', stream, GROUP, '0-0')
+  position = '0-0'
+end
+
+local pages, from, given, bytes, is_end = {}, ARGV[3], 0, 0, 0
+while given < most and bytes < bytes_most do
+  local size, page = page_size(given, bytes, most), nil
+  if past(position, from) then
+    page = redis.call('XRANGE', stream, '(' .. from, position, 'COUNT', size)
+    from = #page > 0 and page[#page][1] or position
+  elseif past(last, position) then
+    page = redis.call('XREADGROUP', 'GROUP', GROUP, GROUP, 'COUNT', size, 'NOACK', 'STREAMS', stream, '>')
+    page = page and page[1][2] or {}
+    if #page > 0 then
+      position = page[#page][1]
+    else
+      -- The last ones were deleted.
+      position = last
+      redis.call('XGROUP', 'SETID', stream, GROUP, last, 'ENTRIESREAD', digits(added))
+    end
+    from = position
+  else
+    is_end = 1
+    break
+  end
+  if #page > 0 then
+    given, bytes, pages[#pages + 1] = given + #page, add_page(page, bytes, entry_most)
+  end
+end
+if not past(last, from) then is_end = 1 end
+if past(last, mark) then
+  redis.call('HSET', state, 'out_mark', last, 'out_mark_added', added, 'out_given', position)
+elseif position ~= found[6] then
+  redis.call('HSET', state, 'out_given', position)
+end
+found[6] = position
+return { found, is_end, unpack(pages) }
