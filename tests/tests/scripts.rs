@@ -309,13 +309,14 @@ const TIMES: usize = 8;
 fn full((entries, fields, bytes): (usize, usize, usize)) -> Vec<u8> {
     let value = vec![b'x'; bytes];
     let mut packed = Vec::new();
-    rmp::encode::write_array_len(&mut packed, (entries * (2 + 2 * fields)) as u32).unwrap();
+    rmp::encode::write_array_len(&mut packed, (entries * (2 + 2 * fields)) as u32)
+        .expect("memory takes all");
     for n in 0..entries {
-        rmp::encode::write_str(&mut packed, &format!("6-{n}")).unwrap();
-        rmp::encode::write_uint(&mut packed, 2 * fields as u64).unwrap();
+        rmp::encode::write_str(&mut packed, &format!("6-{n}")).expect("memory takes all");
+        rmp::encode::write_uint(&mut packed, 2 * fields as u64).expect("memory takes all");
         for field in 0..fields {
-            rmp::encode::write_str(&mut packed, &format!("f{field}")).unwrap();
-            rmp::encode::write_str_len(&mut packed, bytes as u32).unwrap();
+            rmp::encode::write_str(&mut packed, &format!("f{field}")).expect("memory takes all");
+            rmp::encode::write_str_len(&mut packed, bytes as u32).expect("memory takes all");
             packed.extend_from_slice(&value);
         }
     }

@@ -212,6 +212,9 @@ async fn a_state_folder_that_vanishes_under_a_running_agent_does_not_stop_it() {
     cloud.redis.forget("spoke-auth:session:").await;
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
-    assert!(device.log().contains("failed to keep what auth said"), "{}", device.log());
+    eventually_true("the log to tell of it", async || {
+        device.log().contains("failed to keep what auth said")
+    })
+    .await;
     assert!(device.agent().exit().is_none());
 }
