@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     env,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +21,7 @@ use tracing::{debug, info, warn};
 use crate::{
     auth::{Auth, Reply, chain},
     config::{Account, Config},
+    dial::Dialer,
     enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step, Which},
     identity::{Identity, IdentityError, Session},
     passcode::{BadOneTimeSecret, OneTimeSecret},
@@ -38,9 +38,6 @@ pub enum AccessError {
     /// The state directory.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The HTTP library.
-    #[error("failed to set up the way to auth")]
-    Http(#[from] reqwest::Error),
 }
 
 /// Where the one-time secret is, if it is anywhere.
@@ -87,7 +84,6 @@ impl AccessError {
     pub fn needs_a_person(&self) -> bool {
         match self {
             Self::Identity(error) => error.needs_a_person(),
-            Self::Http(_) => false,
         }
     }
 }
@@ -121,7 +117,7 @@ impl Access {
         account: &Account,
         state_dir: &Path,
         one_time: OneTimeSource,
-        tls: &Arc<rustls::ClientConfig>,
+        dialer: &Dialer,
     ) -> Result<Self, AccessError> {
         let identity = Identity::open(state_dir)?;
         let suspicion = suspicion(&identity, account, state_dir);
@@ -137,7 +133,7 @@ impl Access {
             account: account.clone(),
             identity,
             secret,
-            auth: Auth::new(account, tls)?,
+            auth: Auth::new(account, dialer),
             one_time,
             enrolment: Enrolment::new(known),
             token: session.map(|session| session.token),

@@ -19,10 +19,8 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt, stream};
-use reqwest::Client;
 use secrecy::SecretString;
 use spoke_shared::{
-    config::ServiceUrl,
     entry::Entry,
     heard::Heard,
     limits::{BLOCK_MAX, HEARTBEAT, WINDOW_BATCHES},
@@ -38,19 +36,19 @@ use tokio_util::sync::PollSender;
 
 use self::requests::{Fault, Requests, goaway};
 use super::Line;
-use crate::auth::bearer;
+use crate::{auth::bearer, http_client::Http};
 
 /// An answer this young shows that the hub is there: two of the longest polls.
 const LATELY: Duration = Duration::from_secs(2 * BLOCK_MAX.as_secs());
 /// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Frames over requests to this hub. Nothing is sent before HELLO.
-pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
+/// Frames over requests to the hub. Nothing is sent before HELLO.
+pub fn line(http: Http, token: &SecretString) -> Line {
     let heard = Heard::new(Instant::now());
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
     let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
-    let requests = Requests { http, hub, bearer: bearer(token), heard: heard.clone() };
+    let requests = Requests { http, bearer: bearer(token), heard: heard.clone() };
     let courier = Courier { requests, incoming, known: Mutex::default() };
     let mut carrying = Box::pin(courier.carry(outgoing));
     let mut is_over = false;

@@ -18,6 +18,7 @@ use spoke_shared::{
 use tokio::{net::TcpListener, sync::oneshot};
 
 use super::*;
+use crate::dial::{Dialer, ProxySetting};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -74,16 +75,11 @@ impl FakeHub {
         let hub = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder()
-            .tls_backend_preconfigured(
-                rustls::ClientConfig::builder()
-                    .with_root_certificates(rustls::RootCertStore::empty())
-                    .with_no_client_auth(),
-            )
-            .no_proxy()
-            .build()
-            .unwrap();
-        Self { asked, line: line(http, hub, &"t0ken".into()) }
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let dialer = Dialer::new(&ProxySetting::None, tls.into()).unwrap();
+        Self { asked, line: line(Http::new(&dialer, &hub), &"t0ken".into()) }
     }
 
     /// One that has answered HELLO: its first poll is under way.
