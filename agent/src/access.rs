@@ -16,6 +16,7 @@ use spoke_shared::{
     link::now_ms,
     retry::Retry,
 };
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -69,6 +70,8 @@ pub struct Access {
     one_time: OneTimeSource,
     enrolment: Enrolment,
     token: Option<SecretString>,
+    /// The last token, for who holds on to it while it is refreshed.
+    tokens: watch::Sender<SecretString>,
     problem: Option<String>,
     one_time_problem: Option<String>,
     /// Whether the state directory says that this device is registered.
@@ -136,6 +139,9 @@ impl Access {
             auth: Auth::new(account, dialer),
             one_time,
             enrolment: Enrolment::new(known),
+            tokens: watch::Sender::new(
+                session.as_ref().map(|session| session.token.clone()).unwrap_or_default(),
+            ),
             token: session.map(|session| session.token),
             problem: None,
             one_time_problem: None,
@@ -212,6 +218,11 @@ impl Access {
     /// The token for the hub, and its name.
     pub fn token(&self) -> Option<(SecretString, Serial)> {
         self.token.clone().map(|token| (token, self.enrolment.serial()))
+    }
+
+    /// The token for the hub, as it is refreshed.
+    pub fn tokens(&self) -> watch::Receiver<SecretString> {
+        self.tokens.subscribe()
     }
 
     /// Whether this device has registered.
@@ -313,6 +324,7 @@ impl Access {
             }
             Answer::Session { .. } => {
                 let Some(token) = reply.token else { return };
+                self.tokens.send_replace(token.clone());
                 self.token = Some(token);
                 self.suspicion = None;
                 self.keep();

@@ -103,7 +103,7 @@ impl Lifecycle {
                 let (socket, heard) = dialled.map_err(|error| Ending::from(&error))?;
                 ws::line(socket, heard, features)
             }
-            Kind::Http => http::line(self.parts.http.clone(), token),
+            Kind::Http => http::line(self.parts.http.clone(), self.parts.access.tokens()),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);

@@ -8,6 +8,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Full};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use spoke_shared::{
     heard::Heard,
@@ -19,8 +20,10 @@ use spoke_shared::{
         json::{GENERATION_HEADER, XreadForm},
     },
 };
+use tokio::sync::watch;
 
 use crate::{
+    auth::bearer,
     denial::Denial,
     http_client::{Http, HttpError, plain},
 };
@@ -40,7 +43,7 @@ pub(super) enum Fault {
 
 pub(super) struct Requests {
     pub(super) http: Http,
-    pub(super) bearer: HeaderValue,
+    pub(super) tokens: watch::Receiver<SecretString>,
     pub(super) heard: Heard,
 }
 
@@ -57,7 +60,7 @@ impl Requests {
         }
         let request = request
             .header(CONTENT_TYPE, "application/json")
-            .header(AUTHORIZATION, self.bearer.clone())
+            .header(AUTHORIZATION, self.bearer())
             .body(Full::new(body.into()));
         self.ask(request.expect("a service URL and checked headers make a request")).await
     }
@@ -74,7 +77,11 @@ impl Requests {
         );
         let request = self.http.request(Method::GET, &format!("/xread?{query}"));
         let request = request.header(GENERATION_HEADER, generation);
-        self.ask(plain(request, Some(self.bearer.clone()))).await
+        self.ask(plain(request, Some(self.bearer()))).await
+    }
+
+    fn bearer(&self) -> HeaderValue {
+        bearer(&self.tokens.borrow())
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, Fault> {
