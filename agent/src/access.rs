@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     env,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,11 +16,13 @@ use spoke_shared::{
     link::now_ms,
     retry::Retry,
 };
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
     auth::{Auth, Reply, chain},
     config::{Account, Config},
+    dial::Dialer,
     enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step, Which},
     identity::{Identity, IdentityError, Session},
     passcode::{BadOneTimeSecret, OneTimeSecret},
@@ -38,9 +39,6 @@ pub enum AccessError {
     /// The state directory.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The HTTP library.
-    #[error("failed to set up the way to auth")]
-    Http(#[from] reqwest::Error),
 }
 
 /// Where the one-time secret is, if it is anywhere.
@@ -72,6 +70,8 @@ pub struct Access {
     one_time: OneTimeSource,
     enrolment: Enrolment,
     token: Option<SecretString>,
+    /// The last token, for who holds on to it while it is refreshed.
+    tokens: watch::Sender<SecretString>,
     problem: Option<String>,
     one_time_problem: Option<String>,
     /// Whether the state directory says that this device is registered.
@@ -87,7 +87,6 @@ impl AccessError {
     pub fn needs_a_person(&self) -> bool {
         match self {
             Self::Identity(error) => error.needs_a_person(),
-            Self::Http(_) => false,
         }
     }
 }
@@ -121,7 +120,7 @@ impl Access {
         account: &Account,
         state_dir: &Path,
         one_time: OneTimeSource,
-        tls: &Arc<rustls::ClientConfig>,
+        dialer: &Dialer,
     ) -> Result<Self, AccessError> {
         let identity = Identity::open(state_dir)?;
         let suspicion = suspicion(&identity, account, state_dir);
@@ -137,9 +136,12 @@ impl Access {
             account: account.clone(),
             identity,
             secret,
-            auth: Auth::new(account, tls)?,
+            auth: Auth::new(account, dialer),
             one_time,
             enrolment: Enrolment::new(known),
+            tokens: watch::Sender::new(
+                session.as_ref().map(|session| session.token.clone()).unwrap_or_default(),
+            ),
             token: session.map(|session| session.token),
             problem: None,
             one_time_problem: None,
@@ -216,6 +218,11 @@ impl Access {
     /// The token for the hub, and its name.
     pub fn token(&self) -> Option<(SecretString, Serial)> {
         self.token.clone().map(|token| (token, self.enrolment.serial()))
+    }
+
+    /// The token for the hub, as it is refreshed.
+    pub fn tokens(&self) -> watch::Receiver<SecretString> {
+        self.tokens.subscribe()
     }
 
     /// Whether this device has registered.
@@ -317,6 +324,7 @@ impl Access {
             }
             Answer::Session { .. } => {
                 let Some(token) = reply.token else { return };
+                self.tokens.send_replace(token.clone());
                 self.token = Some(token);
                 self.suspicion = None;
                 self.keep();

@@ -1,22 +1,23 @@
 //! Asking auth: register, log in, refresh.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use http::{StatusCode, header::AUTHORIZATION};
-use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{
-    client::ClientId, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, trust::explain,
-};
+use spoke_shared::{client::ClientId, trust::explain};
 
 pub(crate) use spoke_shared::trust::chain;
 
 use crate::{
     config::Account,
     denial::{DENIAL_BYTES_MAX, Denial},
+    dial::Dialer,
     enrolment::Answer,
+    http_client::{self, Http, plain, with_json},
 };
 
 /// Auth may keep a login waiting for a bcrypt.
@@ -27,8 +28,7 @@ const TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 /// The way to auth.
 #[derive(Debug, Clone)]
 pub struct Auth {
-    http: Client,
-    url: ServiceUrl,
+    http: Http,
     client: ClientId,
 }
 
@@ -60,12 +60,8 @@ enum Question {
 
 impl Auth {
     /// Does not connect yet.
-    ///
-    /// # Errors
-    /// What the HTTP library says when it cannot be set up.
-    pub fn new(account: &Account, tls: &Arc<rustls::ClientConfig>) -> Result<Self, reqwest::Error> {
-        let http = http_client(&account.auth, tls)?.timeout(ANSWER_TIMEOUT).build()?;
-        Ok(Self { http, url: account.auth.clone(), client: account.client.clone() })
+    pub fn new(account: &Account, dialer: &Dialer) -> Self {
+        Self { http: Http::new(dialer, &account.auth), client: account.client.clone() }
     }
 
     /// Makes the device's secret known, with a proof that is good for it only.
@@ -75,13 +71,13 @@ impl Auth {
             "secret": secret.expose_secret(),
             "proof": proof.expose_secret(),
         });
-        self.ask(Question::Register, self.http.post(self.url.join("/register")).json(&body)).await
+        self.ask(Question::Register, self.post("/register", &body)).await
     }
 
     /// Trades the secret for a token.
     pub async fn log_in(&self, secret: &SecretString) -> Reply {
         let body = json!({ "client": self.client, "secret": secret.expose_secret() });
-        self.ask(Question::LogIn, self.http.post(self.url.join("/login")).json(&body)).await
+        self.ask(Question::LogIn, self.post("/login", &body)).await
     }
 
     /// Tells the secret that the device wants to have next.
@@ -91,52 +87,48 @@ impl Auth {
             "secret": secret.expose_secret(),
             "newSecret": next.expose_secret(),
         });
-        self.ask(Question::Tell, self.http.post(self.url.join("/rotate")).json(&body)).await
+        self.ask(Question::Tell, self.post("/rotate", &body)).await
     }
 
     /// Ends the session of a token; that it ends by itself one day will do, too.
     pub async fn log_out(&self, token: &SecretString) {
-        let request = self.http.post(self.url.join("/logout"));
-        let _ = request.header(AUTHORIZATION, bearer(token)).send().await;
+        let request = plain(self.http.request(Method::POST, "/logout"), Some(bearer(token)));
+        let _ = self.http.ask(request, ANSWER_TIMEOUT, DENIAL_BYTES_MAX).await;
     }
 
     /// Trades a token for a new one.
     pub async fn refresh(&self, token: &SecretString) -> Reply {
-        let bearer = bearer(token);
-        let request = self.http.post(self.url.join("/refresh")).header(AUTHORIZATION, bearer);
+        let request = plain(self.http.request(Method::POST, "/refresh"), Some(bearer(token)));
         self.ask(Question::Refresh, request).await
     }
 
-    async fn ask(&self, question: Question, request: RequestBuilder) -> Reply {
-        let answered = async {
-            let mut response = request.send().await?;
-            let body = body(&mut response, DENIAL_BYTES_MAX).await?;
-            Ok::<_, reqwest::Error>((response, body))
-        };
-        match answered.await {
-            Ok((response, body)) => self.read(question, &response, &body),
+    fn post(&self, path: &str, body: &Value) -> Request<Full<Bytes>> {
+        with_json(self.http.request(Method::POST, path), body)
+    }
+
+    async fn ask(&self, question: Question, request: Request<Full<Bytes>>) -> Reply {
+        match self.http.ask(request, ANSWER_TIMEOUT, DENIAL_BYTES_MAX).await {
+            Ok(answer) => self.read(question, &answer),
             Err(error) => {
+                let url = self.http.service();
                 let problem = match explain(&error) {
-                    Some(why) => format!("failed to set up TLS with auth at {}: {why}", self.url),
-                    None => {
-                        let error = chain(&error.without_url());
-                        format!("failed to reach auth at {}: {error}", self.url)
-                    }
+                    Some(why) => format!("failed to set up TLS with auth at {url}: {why}"),
+                    None => format!("failed to reach auth at {url}: {}", chain(&error)),
                 };
                 Reply { answer: Answer::Unreachable, token: None, problem: Some(problem) }
             }
         }
     }
 
-    fn read(&self, question: Question, response: &Response, body: &[u8]) -> Reply {
-        let status = response.status();
-        if status == StatusCode::OK
+    fn read(&self, question: Question, answer: &http_client::Answer) -> Reply {
+        let http_client::Answer { status, headers, body } = answer;
+        if *status == StatusCode::OK
             && let Some(reply) = read_good(question, body)
         {
             return reply;
         }
-        let denial = Denial::new(status, response.headers(), body);
-        let answer = match (question, status) {
+        let denial = Denial::new(*status, headers, body);
+        let answer = match (question, *status) {
             _ if denial.is_busy() => Answer::Busy { retry_after: denial.retry_after },
             (Question::Register, StatusCode::FORBIDDEN)
             | (Question::LogIn | Question::Refresh | Question::Tell, StatusCode::UNAUTHORIZED) => {
@@ -144,30 +136,13 @@ impl Auth {
             }
             _ => Answer::Odd,
         };
+        let url = self.http.service();
         let problem = match answer {
-            Answer::Odd => format!("{} answered {denial}, which auth does not", self.url),
-            _ => format!("auth at {} answered {denial}", self.url),
+            Answer::Odd => format!("{url} answered {denial}, which auth does not"),
+            _ => format!("auth at {url} answered {denial}"),
         };
         Reply { answer, token: None, problem: Some(problem) }
     }
-}
-
-/// An HTTP client that trusts whom the agent trusts. A proxy of the environment is used, but not
-/// to this machine itself.
-///
-/// # Errors
-/// What the HTTP library says when it cannot be set up.
-pub(crate) fn http_client(
-    url: &ServiceUrl,
-    tls: &Arc<rustls::ClientConfig>,
-) -> Result<reqwest::ClientBuilder, reqwest::Error> {
-    let builder = Client::builder()
-        .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
-        .user_agent(concat!("spoke-agent/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(HANDSHAKE_TIMEOUT)
-        // A token must not follow wherever somebody points.
-        .redirect(Policy::none());
-    Ok(if url.is_loopback() { builder.no_proxy() } else { builder })
 }
 
 /// The value of the `Authorization` header.
@@ -176,17 +151,6 @@ pub(crate) fn bearer(token: &SecretString) -> http::HeaderValue {
     let mut value = http::HeaderValue::from_str(&text).expect("a token was checked when it came");
     value.set_sensitive(true);
     value
-}
-
-/// A body of at most `most` bytes; what is past that is cut off.
-pub(crate) async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while body.len() < most
-        && let Some(chunk) = response.chunk().await?
-    {
-        body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]);
-    }
-    Ok(body)
 }
 
 fn read_good(question: Question, body: &[u8]) -> Option<Reply> {

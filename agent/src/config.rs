@@ -16,6 +16,11 @@ use spoke_shared::{
     sync::sender::Trim,
 };
 
+use crate::{
+    dial::{Dialer, ProxySetting},
+    tls::{self, TrustError},
+};
+
 /// All settings, each with its default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
@@ -46,6 +51,8 @@ pub struct Config {
     pub admin_hosts: AdminHosts,
     /// A CA to trust instead of the system's roots; empty for those.
     pub ca_file: PathBuf,
+    /// The proxy for all that leaves the device; unset for what the environment says, empty for none.
+    pub proxy: ProxySetting,
     /// Whether `http://` to another machine is taken.
     pub allow_plaintext: bool,
     /// Whether batches are compressed when that pays.
@@ -117,6 +124,7 @@ impl Default for Config {
             admin_listen: "127.0.0.1:9465".to_owned(),
             admin_hosts: AdminHosts::default(),
             ca_file: PathBuf::new(),
+            proxy: ProxySetting::default(),
             allow_plaintext: false,
             compression: true,
             progress_timeout_ms: millis(PROGRESS_TIMEOUT),
@@ -199,6 +207,15 @@ impl Config {
             TrimSetting::Keep => Trim::Keep,
             TrimSetting::Acked => Trim::Acked { slack_entries: self.trim_slack_entries },
         }
+    }
+
+    /// The way out of this device.
+    ///
+    /// # Errors
+    /// `ConfigError` where `ca_file`, or a proxy of the environment, cannot be used.
+    pub fn dialer(&self, account: &Account) -> Result<Dialer, ConfigError> {
+        let tls = tls::client_config(account, &self.ca_file);
+        Dialer::new(&self.proxy, tls.map_err(TrustError::into_config_error)?)
     }
 
     /// How long a link may acknowledge nothing.

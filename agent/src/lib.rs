@@ -12,10 +12,11 @@ pub mod enrolment;
 pub mod rotation;
 pub mod denial;
 pub mod tls;
+pub mod dial;
+pub mod http_client;
 pub mod auth;
 pub mod access;
 
-pub mod dial;
 pub mod transport;
 
 pub mod lifecycle;
@@ -52,6 +53,7 @@ use crate::{
     access::{Access, AccessError, OneTimeSource},
     config::Config,
     figures::Sources,
+    http_client::Http,
     lifecycle::{Lifecycle, Parts, progress::Progress},
     status::{Board, State, Status},
     store::{Bound, DeviceStore},
@@ -80,12 +82,10 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let account = config.validate()?;
-    let tls = tls::client_config(&account, &config.ca_file)
-        .map_err(tls::TrustError::into_config_error)?;
+    let dialer = config.dialer(&account)?;
     let one_time = OneTimeSource::of(&config);
-    let access = Access::open(&account, &config.state_dir, one_time, &tls).map_err(refusal)?;
+    let access = Access::open(&account, &config.state_dir, one_time, &dialer).map_err(refusal)?;
     let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
-    let http = auth::http_client(&account.hub, &tls)?.build()?;
     let board = Board::new(&account);
     let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));
     let hints = Hints::new();
@@ -112,10 +112,10 @@ pub async fn run(
     notify::ready();
     let parts = Parts {
         config,
+        http: Http::new(&dialer, &account.hub),
+        dialer,
         account,
         access,
-        tls,
-        http,
         redis,
         hints,
         board,

@@ -32,7 +32,9 @@ use self::{
 use crate::{
     access::Access,
     config::{Account, Config},
+    dial::Dialer,
     enrolment::{Step, Wait, Which},
+    http_client::Http,
     status::Board,
     transport::{Choice, Kind},
 };
@@ -50,10 +52,10 @@ pub struct Parts {
     pub account: Account,
     /// Its way in.
     pub access: Access,
-    /// Whom it trusts.
-    pub tls: Arc<rustls::ClientConfig>,
-    /// The way to the hub where a WebSocket cannot be had.
-    pub http: reqwest::Client,
+    /// The way out of this device.
+    pub dialer: Dialer,
+    /// Asks the hub where a WebSocket cannot be had.
+    pub http: Http,
     /// The device's own Redis.
     pub redis: Redis,
     /// Tells of news in the out stream.

@@ -7,6 +7,7 @@ use spoke_shared::{
     config::{
         AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies,
     },
+    limits::SESSION_TTL_SECONDS_MIN,
     reload::Settings,
 };
 
@@ -144,7 +145,11 @@ impl Config {
         within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;
         within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;
         within("bcrypt_queue", count(self.bcrypt_queue), 0..=100_000)?;
-        within("session_ttl_seconds", self.session_ttl_seconds, 1..=SESSION_TTL_SECONDS_MAX)?;
+        within(
+            "session_ttl_seconds",
+            self.session_ttl_seconds,
+            SESSION_TTL_SECONDS_MIN..=SESSION_TTL_SECONDS_MAX,
+        )?;
         self.throttle.validate()
     }
 }
@@ -205,7 +210,7 @@ mod tests {
             ("bcrypt_cost", (|config| config.bcrypt_cost = 3) as fn(&mut Config)),
             ("bcrypt_cost", |config| config.bcrypt_cost = 17),
             ("bcrypt_workers", |config| config.bcrypt_workers = 0),
-            ("session_ttl_seconds", |config| config.session_ttl_seconds = 0),
+            ("session_ttl_seconds", |config| config.session_ttl_seconds = 59),
             ("key_prefix", |config| config.key_prefix.clear()),
             ("key_prefix", |config| config.key_prefix = "a*".into()),
             ("throttle.login_burst", |config| config.throttle.login_burst = 0),

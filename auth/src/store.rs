@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
     client::ClientId,
     limits::{
-        TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW, WRONG_CODES_FEW,
-        WRONG_CODES_MAX,
+        REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
+        WRONG_CODES_FEW, WRONG_CODES_MAX,
     },
     store::{Redis, StoreError, session},
 };
@@ -204,7 +204,8 @@ impl Store {
         self.redis.invoke(&call).await
     }
 
-    /// Opens a session with `new` for the client who holds `live`. False when that has ended or its
+    /// Opens a session with `new` for the client who holds `live`, which stays for `REFRESHED_LIFE` at
+    /// most. False when that has ended or its
     /// client may not come any more.
     pub async fn refresh(
         &self,
@@ -219,11 +220,12 @@ impl Store {
             .key(self.session_key(live))
             .arg(client.as_str())
             .arg(self.session_ttl_ms())
-            .arg(TOKENS_PER_CLIENT_MAX);
+            .arg(TOKENS_PER_CLIENT_MAX)
+            .arg(REFRESHED_LIFE.as_millis() as u64);
         self.redis.invoke(&call).await
     }
 
-    /// Ends a client's session. False when it had ended before.
+    /// Ends a client's session and all others of the same login. False when it had ended before.
     pub async fn log_out(
         &self,
         client: &ClientId,

@@ -52,7 +52,7 @@ impl Caller {
         // Whoever waits for our own look is not to make room meanwhile.
         let vouched = place.vouch();
         let found = hub.checked(hub.sessions.client_of(&token).await)?;
-        let Some(SessionClient { client, registered_at_ms }) = found else {
+        let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));
         };
         let in_hand = hub.shares.enter(&client, Instant::now())?;

@@ -1,5 +1,7 @@
 //! The body of a request, charged to its client's part of the memory budget before it is read.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, HttpBody},
     extract::Request,
@@ -9,12 +11,13 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use spoke_shared::{
     limits::{
-        BATCH_ENTRIES_MAX, BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE,
+        BATCH_ENTRIES_MAX, BODY_TIMEOUT, BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE,
         BUDGET_SMALL_BYTES, BUDGET_STRING_BYTES, ENTRY_FIELDS_MAX, HTTP_BODY_BYTES_MAX,
-        PARSE_INLINE_BYTES_MAX,
+        PARSE_INLINE_BYTES_MAX, SLOWEST_LINK,
     },
-    refusal::{BodyKind, Refusal, check_announced, in_time, unreadable},
+    refusal::{BodyKind, Refusal, check_announced, too_slow, unreadable},
 };
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
@@ -53,7 +56,7 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
     let announced = body.size_hint().exact().map_or(BUDGET_SMALL_BYTES, |length| length as usize);
     let wanted = BUDGET_COPIES * announced.min(HTTP_BODY_BYTES_MAX);
     let mut charge = hub.budget.take(&caller.client, wanted, BUDGET_PATIENCE).await?;
-    let bytes = in_time(collect(body, &mut charge)).await?;
+    let bytes = collect(body, &mut charge).await?;
     let turn = hub.shares.turn_to_write(&caller.client).await;
     let form = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
         charge.resize(self::wanted(&bytes), BUDGET_GROW_PATIENCE).await?;
@@ -87,10 +90,15 @@ pub fn wanted(json: &[u8]) -> usize {
     BUDGET_COPIES * json.len() + BUDGET_STRING_BYTES * strings
 }
 
+/// Each KiB that has come earns another second, as a session gives an entry on a slow WebSocket.
 async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, Refusal> {
+    let begun = Instant::now();
     let mut bytes = Vec::with_capacity(charge.bytes() / BUDGET_COPIES);
     let mut parts = body.into_data_stream();
-    while let Some(part) = parts.next().await {
+    loop {
+        let earned = Duration::from_secs((bytes.len() / SLOWEST_LINK) as u64);
+        let waiting = timeout_at(begun + BODY_TIMEOUT + earned, parts.next());
+        let Some(part) = waiting.await.map_err(|_| too_slow())? else { break };
         let part = part.map_err(|_| unreadable(StatusCode::BAD_REQUEST))?;
         let length = bytes.len() + part.len();
         if length > HTTP_BODY_BYTES_MAX {

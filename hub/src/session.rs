@@ -1,6 +1,10 @@
 //! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
 
-use std::{pin::Pin, time::Instant};
+use std::{
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use futures_util::{
     SinkExt, StreamExt,
@@ -114,22 +118,42 @@ impl Arrived {
     /// Resolves when this session must go: the hub stops, a newer session, a token that ended.
     pub async fn leave(&mut self) -> Goaway {
         let hub = &self.hub;
+        let key = SessionKey::of(hub, &self.caller);
         tokio::select! {
             Ok(goaway) = &mut self.stopped => goaway,
             () = hub.shutdown.begun() => hub.restart(),
-            goaway = token_ended(hub, &self.caller) => goaway,
+            goaway = token_ended(hub, &self.caller, &key) => goaway,
         }
     }
 }
 
+/// The key of auth's session that a connection lives on: the one of its token, or what that was refreshed
+/// into.
+pub(crate) struct SessionKey(Mutex<String>);
+
+impl SessionKey {
+    pub(crate) fn of(hub: &Hub, caller: &Caller) -> Self {
+        let digest = digest(caller.token.expose_secret());
+        Self(Mutex::new(session_key(&hub.config.auth_key_prefix, &digest)))
+    }
+
+    pub(crate) fn get(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, key: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+}
+
 /// Resolves once the session has ended or its client is let in no more. Looks again at each hint of the
-/// session's key or of its client's. While auth's Redis does not answer, nothing is known, and no session
-/// is closed for that.
-pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
-    let digest = digest(caller.token.expose_secret());
-    let prefix = &hub.config.auth_key_prefix;
-    let session = hub.hints.watch_key(&session_key(prefix, &digest));
-    let client = hub.hints.watch_key(&client_key(prefix, &caller.client));
+/// session's key or of its client's. A token that was refreshed hands its connections on to the new one:
+/// auth has written down which that is, so nobody has to tell it here, which behind an entry that is under
+/// way nobody could. While auth's Redis does not answer, nothing is known, and no session is closed for
+/// that.
+pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) -> Goaway {
+    let mut session = hub.hints.watch_key(&key.get());
+    let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
     // Both resolve at once for what came before, which takes one look.
     session.news().await;
     loop {
@@ -137,9 +161,18 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller) -> Goaway {
             () = client.news() => {}
             () = session.news() => {}
         }
-        if let Ok(None) = hub.sessions.client_of(&caller.token).await {
-            let message = "the session has ended or was revoked; log in again".to_owned();
-            return Goaway { reason: Reason::Unauthorized, message, wait_ms: 0 };
+        match hub.sessions.client_at(&key.get()).await {
+            Ok(Some(found)) if found.client == caller.client => {
+                if let Some(next) = found.next {
+                    session = hub.hints.watch_key(&next);
+                    key.set(next);
+                }
+            }
+            Ok(_) => {
+                let message = "the session has ended or was revoked; log in again".to_owned();
+                return Goaway { reason: Reason::Unauthorized, message, wait_ms: 0 };
+            }
+            Err(_) => {}
         }
     }
 }

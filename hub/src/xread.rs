@@ -41,7 +41,7 @@ use crate::{
     bearer::{Caller, malformed, unauthorized},
     budget::Charge,
     hub::{Hub, stale_epoch, superseded},
-    session::token_ended,
+    session::{SessionKey, token_ended},
 };
 
 /// What an answer is charged with before it is known: the entries, a page of them as Redis gave it, and
@@ -90,7 +90,8 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<(XreadForm,
     held.shrink(0);
     let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
-    let mut token_ended = pin!(token_ended(hub, caller));
+    let session = SessionKey::of(hub, caller);
+    let mut token_ended = pin!(token_ended(hub, caller, &session));
     let news = hub.hints.watch_stream(reader.origin.key());
     loop {
         tokio::select! {
@@ -109,7 +110,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<(XreadForm,
         }
         // The news may have come before the hint that the session has ended: look, in that order,
         // so that nothing added after its end is given out.
-        if hub.checked(hub.sessions.client_of(&caller.token).await)?.is_none() {
+        if hub.checked(hub.sessions.client_at(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
         return Ok((answer(hub, push), charge));

@@ -137,8 +137,8 @@ pub const SEQ_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// From the TCP connection to the end of the handshake. A 2G link with a new TLS session takes five.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a request's whole body: 4 MiB at 35 KiB a second. What a slower link sends in a body is
-/// smaller, since a sender sees how long its batches take.
+/// For a request's whole body; at a hub each KiB that has come earns another second (`SLOWEST_LINK`), so that
+/// an entry on a slow link has as long as on a WebSocket.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Without a word from the other side for this long a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -247,6 +247,12 @@ pub const SESSIONS_PER_CLIENT_BURST: u32 = 60;
 pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
+
+/// How long a token stays good once it was refreshed: the answer may have got lost.
+pub const REFRESHED_LIFE: Duration = Duration::from_secs(10 * 60);
+/// The least that `session_ttl_seconds` can be set to: a device asks for its next token after half of that,
+/// and an answer of auth may take as long as a bcrypt waits for its turn.
+pub const SESSION_TTL_SECONDS_MIN: u64 = 60;
 
 // ---- Memory of a hub --------------------------------------------------------------------------
 

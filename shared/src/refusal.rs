@@ -12,7 +12,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-pub use body::{BodyKind, JsonOrForm, check_announced, in_time, unreadable};
+pub use body::{BodyKind, JsonOrForm, check_announced, too_slow, unreadable};
 
 use crate::{
     limits::TEXT_BYTES_MAX,

@@ -16,6 +16,7 @@ pub mod deaf;
 pub mod device;
 pub mod disk;
 pub mod entries;
+pub mod forward_proxy;
 pub mod hostile;
 pub mod oracle;
 pub mod process;

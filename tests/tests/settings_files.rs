@@ -8,8 +8,8 @@ use serde_json::Value;
 use spoke_shared::config::{Sources, load};
 
 /// Settings without a default, or with one that depends on the machine: what the file shows is an example.
-const EXAMPLES: [&str; 7] =
-    ["client", "auth", "hub", "auth_url", "hub_url", "bcrypt_workers", "log.format"];
+const EXAMPLES: [&str; 8] =
+    ["client", "auth", "hub", "proxy", "auth_url", "hub_url", "bcrypt_workers", "log.format"];
 
 fn shipped(service: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");

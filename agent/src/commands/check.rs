@@ -1,7 +1,17 @@
 //! `spoke-agent check`: from the settings to the hub, in the order in which things can fail.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
+use super::status::{Live, live};
+use crate::{
+    auth::{bearer, chain},
+    config::{Account, Config},
+    denial::{DENIAL_BYTES_MAX, Denial},
+    dial::{Dialer, Route},
+    http_client::{Http, plain},
+    identity::{self, IdentityError},
+    status::State,
+};
 use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
@@ -14,19 +24,8 @@ use spoke_shared::{
     store::Redis,
     trust::{Distrust, explain},
 };
-use tokio::{net::lookup_host, time::timeout};
 
-use super::status::{Live, live};
-use crate::{
-    auth::{bearer, body, chain, http_client},
-    config::{Account, Config},
-    denial::{DENIAL_BYTES_MAX, Denial},
-    identity::{self, IdentityError},
-    status::State,
-    tls::client_config,
-};
-
-/// For a name, and for an answer.
+/// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// One-time codes are good for half a minute before and after.
 const CLOCK_OFF_MAX: Duration = Duration::from_secs(30);
@@ -60,12 +59,9 @@ async fn look(config: &Config) -> Vec<Checked> {
     }
     found.extend(of_files(config));
     let Ok(account) = account else { return found };
-    match client_config(&account, &config.ca_file) {
-        Ok(tls) => found.extend(of_services(config, &account, &tls).await),
-        Err(error) => {
-            let mend = "give a PEM file with the CA's certificate, or none for the system's roots";
-            found.push(Checked::fail("ca_file", chain(&error), mend));
-        }
+    match config.dialer(&account) {
+        Ok(dialer) => found.extend(of_services(config, &account, &dialer).await),
+        Err(error) => found.push(Checked::fail("tls", chain(&error), "mend what it names")),
     }
     found.extend(of_agent(config, &account).await);
     found
@@ -110,19 +106,15 @@ fn of_files(config: &Config) -> Vec<Checked> {
     found
 }
 
-async fn of_services(
-    config: &Config,
-    account: &Account,
-    tls: &Arc<rustls::ClientConfig>,
-) -> Vec<Checked> {
+async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec<Checked> {
     let ours = identity::session_token(&config.state_dir, account);
     let (auth, hub) = tokio::join!(
-        ask(&account.auth, AUTH, tls, None),
-        ask(&account.hub, HUB, tls, ours.as_ref()),
+        ask(&account.auth, AUTH, dialer, None),
+        ask(&account.hub, HUB, dialer, ours.as_ref()),
     );
     let mut found = vec![
-        of_service("auth", &account.auth, &auth, AUTH, None),
-        of_service("hub", &account.hub, &hub, HUB, ours.as_ref()),
+        of_service("auth", way(dialer, &account.auth), &auth, AUTH, None),
+        of_service("hub", way(dialer, &account.hub), &hub, HUB, ours.as_ref()),
     ];
     let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
     if let Some(theirs) = dates.min() {
@@ -135,39 +127,40 @@ async fn of_services(
 async fn ask(
     url: &ServiceUrl,
     question: Question,
-    tls: &Arc<rustls::ClientConfig>,
+    dialer: &Dialer,
     session: Option<&SecretString>,
 ) -> Result<Denial, (String, &'static str)> {
-    let (host, port) = url.host_and_port();
-    match timeout(PATIENCE, lookup_host((host.as_str(), port))).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            let mend = "see to the device's network and DNS, and to the name in the setting";
-            return Err((format!("the name {host} leads nowhere: {error}"), mend));
-        }
-        Err(_) => return Err((format!("no name server tells where {host} is"), "see to DNS")),
+    let http = Http::new(dialer, url);
+    let request = plain(http.request(question.method, question.path), session.map(bearer));
+    match http.ask(request, PATIENCE, DENIAL_BYTES_MAX).await {
+        Ok(answer) => Ok(Denial::new(answer.status, &answer.headers, &answer.body)),
+        Err(error) => Err(match explain(&error) {
+            Some(Distrust { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
+            None => (format!("{url} cannot be reached: {}", chain(&error)), mend(dialer, url)),
+        }),
     }
-    let failed = |error: reqwest::Error| match explain(&error) {
-        Some(Distrust { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
-        None => {
-            let text = chain(&error.without_url());
-            let mend = "see to the network between, to firewalls, and whether the service runs";
-            (format!("{url} cannot be reached: {text}"), mend)
+}
+
+fn mend(dialer: &Dialer, url: &ServiceUrl) -> &'static str {
+    match dialer.route(url) {
+        Route::Direct => {
+            "see to DNS, to the network between, to firewalls, and whether the service runs"
         }
-    };
-    let http = http_client(url, tls).map_err(failed)?.timeout(PATIENCE).build().map_err(failed)?;
-    let request = http.request(question.method, url.join(question.path));
-    let request = session
-        .into_iter()
-        .fold(request, |request, token| request.header(http::header::AUTHORIZATION, bearer(token)));
-    let mut response = request.send().await.map_err(failed)?;
-    let body = body(&mut response, DENIAL_BYTES_MAX).await.map_err(failed)?;
-    Ok(Denial::new(response.status(), response.headers(), &body))
+        Route::Through(_) => {
+            "see to the proxy, which the setting proxy or the environment names, and whether the \
+             service runs"
+        }
+    }
+}
+
+/// Where a service is, and the proxy on the way there.
+fn way(dialer: &Dialer, url: &ServiceUrl) -> String {
+    format!("{url}{}", dialer.route(url))
 }
 
 fn of_service(
     setting: &'static str,
-    url: &ServiceUrl,
+    url: String,
     answer: &Result<Denial, (String, &'static str)>,
     question: Question,
     session: Option<&SecretString>,

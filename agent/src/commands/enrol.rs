@@ -25,7 +25,6 @@ use crate::{
     config::Config,
     enrolment::{Step, Wait},
     passcode::OneTimeSecret,
-    tls,
 };
 
 #[derive(Debug, clap::Args)]
@@ -84,14 +83,13 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let environment = environment("agent")?;
     let config: Config = load(&Sources { service: "agent", file: Some(base), environment, flags })?;
     let account = config.validate()?;
-    let tls = tls::client_config(&account, &config.ca_file)
-        .map_err(tls::TrustError::into_config_error)?;
+    let dialer = config.dialer(&account)?;
     // What is wrong with it can be mended later, so nothing of it keeps the device from registering.
     for checked in of_redis("redis", &Redis::open(&config.redis)?).await {
         eprint!("{checked}");
     }
     let one_time = one_time.unwrap_or_else(|| OneTimeSource::of(&config));
-    let mut access = Access::open(&account, &config.state_dir, one_time, &tls)?;
+    let mut access = Access::open(&account, &config.state_dir, one_time, &dialer)?;
     let is_unchanged = is_kept
         && settings_file::render(&settings_file::read(path, Vec::new())?)
             == settings_file::render(&written);
@@ -100,13 +98,15 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     }
     let before = if access.is_registered() { "was already" } else { "is now" };
     register(&mut access, path).await?;
-    eprint!("{}", Checked::ok("auth", format!("{} knows this device", account.auth)));
+    let way = dialer.route(&account.auth);
+    eprint!("{}", Checked::ok("auth", format!("{} knows this device{way}", account.auth)));
     let (token, _) = access.token().context("auth gave no token")?;
-    look::hub(&account.hub, &tls, &token).await.context(
+    look::hub(&account.hub, &dialer, &token).await.context(
         "registered, and the settings are written, but the hub cannot be used; run the same command \
          again when this is mended",
     )?;
-    eprintln!("{}", Checked::ok("hub", format!("{} lets this device in", account.hub)));
+    let way = dialer.route(&account.hub);
+    eprintln!("{}", Checked::ok("hub", format!("{} lets this device in{way}", account.hub)));
     // The agent takes the state directory.
     drop(access);
     let started = match args.no_start {

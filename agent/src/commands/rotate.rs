@@ -10,13 +10,11 @@ use crate::{
     enrolment,
     identity::Secrets,
     rotation::{Answer, Rotation, Step},
-    tls,
 };
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
     let account = config.validate()?;
-    let tls = tls::client_config(&account, &config.ca_file)
-        .map_err(tls::TrustError::into_config_error)?;
+    let dialer = config.dialer(&account)?;
     let (client, state_dir) = (&account.client, &config.state_dir);
     let secrets = Secrets::of(state_dir);
     let no_secret = || {
@@ -28,7 +26,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
     let lock = secrets.lock_rotation()?;
     let _lock = lock.context("another `spoke-agent rotate` is under way; wait for its end")?;
     let present = secrets.present()?.with_context(no_secret)?;
-    let auth = Auth::new(&account, &tls)?;
+    let auth = Auth::new(&account, &dialer);
 
     let mut next = secrets.next()?;
     let mut rotation = Rotation::new(next.is_some());

@@ -1,8 +1,9 @@
 //! `spoke-agent status`: what the device's Redis tells, and what the running agent tells of itself.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
+use http::{Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use spoke_shared::{
@@ -15,8 +16,10 @@ use spoke_shared::{
 };
 
 use crate::{
-    auth::{chain, http_client},
+    auth::chain,
     config::Config,
+    dial::{Dialer, ProxySetting},
+    http_client::{Http, HttpError, plain},
     status::{Counts, State, Status, Trouble},
     store::{Count, DeviceStore, Facts},
 };
@@ -45,6 +48,8 @@ pub(super) enum Live {
 
 /// How long the running agent may take to answer.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of its answer that are read: two texts of errors and some numbers.
+const STATUS_BYTES_MAX: usize = 256 * 1024;
 /// Columns of the labels, and of a line.
 const LABEL: usize = 14;
 const WIDTH: usize = 79;
@@ -89,18 +94,25 @@ pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
     }
     let Ok(url) = format!("http://{listen}").parse() else { return Live::Silent };
     match ask(&url).await {
-        Ok(status) if status.client == client.as_str() => Live::Runs(Box::new(status)),
-        Ok(status) => Live::Other(format!("the agent of another client, {}", status.client)),
+        Ok(Ok(status)) if status.client == client.as_str() => Live::Runs(Box::new(status)),
+        Ok(Ok(status)) => Live::Other(format!("the agent of another client, {}", status.client)),
+        Ok(Err(what)) => Live::Other(format!("something else ({what})")),
         Err(error) if error.is_connect() => Live::Silent,
-        Err(error) => Live::Other(format!("something else ({})", chain(&error.without_url()))),
+        Err(error) => Live::Other(format!("something else ({})", chain(&error))),
     }
 }
 
-async fn ask(url: &ServiceUrl) -> Result<Status, reqwest::Error> {
+async fn ask(url: &ServiceUrl) -> Result<Result<Status, String>, HttpError> {
     let nobody = RootCertStore::empty();
     let tls = ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth();
-    let http = http_client(url, &Arc::new(tls))?.no_proxy().timeout(LIVE_TIMEOUT).build()?;
-    http.get(url.join("/status")).send().await?.error_for_status()?.json().await
+    let dialer = Dialer::new(&ProxySetting::None, tls.into()).expect("no proxy is a good one");
+    let http = Http::new(&dialer, url);
+    let request = plain(http.request(Method::GET, "/status"), None);
+    let answer = http.ask(request, LIVE_TIMEOUT, STATUS_BYTES_MAX).await?;
+    Ok(match answer.status {
+        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| error.to_string()),
+        status => Err(status.to_string()),
+    })
 }
 
 fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Value {

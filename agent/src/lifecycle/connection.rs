@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     auth::chain,
-    dial,
+    dial::websocket,
     enrolment::Serial,
     transport::{Kind, Line, http, ws},
 };
@@ -102,11 +102,11 @@ impl Lifecycle {
         let hub = &self.parts.account.hub;
         let mut line = match kind {
             Kind::WebSocket => {
-                let dialled = dial::websocket(hub, &self.parts.tls, token).await;
+                let dialled = websocket::open(&self.parts.dialer, hub, token).await;
                 let (socket, heard) = dialled.map_err(|error| Ending::from(&error))?;
                 ws::line(socket, heard, features)
             }
-            Kind::Http => http::line(self.parts.http.clone(), hub.clone(), token),
+            Kind::Http => http::line(self.parts.http.clone(), self.parts.access.tokens()),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);

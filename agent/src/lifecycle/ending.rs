@@ -9,7 +9,10 @@ use spoke_shared::{
     wire::frame::{Goaway, Reason},
 };
 
-use crate::{auth::chain, dial::DialError};
+use crate::{
+    auth::chain,
+    dial::{DialError, websocket::WebSocketError},
+};
 
 /// How a try to connect, or a session, came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,15 +204,17 @@ impl From<&StoreError> for Ending {
     }
 }
 
-impl From<&DialError> for Ending {
-    fn from(error: &DialError) -> Self {
+impl From<&WebSocketError> for Ending {
+    fn from(error: &WebSocketError) -> Self {
         let mut ending = Self::new(Cause::Unreachable, chain(error));
         ending.cause = match error {
-            DialError::Unreachable { .. } => Cause::Unreachable,
-            DialError::Untrusted { .. } => Cause::Untrusted,
-            DialError::Broken { .. } => Cause::Broken,
-            DialError::NoWebSocket { .. } => Cause::NoWebSocket,
-            DialError::Denied { denial, .. } => {
+            WebSocketError::Dial(DialError::Unreachable { .. } | DialError::Proxy { .. }) => {
+                Cause::Unreachable
+            }
+            WebSocketError::Dial(DialError::Untrusted { .. }) => Cause::Untrusted,
+            WebSocketError::Broken { .. } => Cause::Broken,
+            WebSocketError::NoWebSocket { .. } | WebSocketError::NoTunnel(_) => Cause::NoWebSocket,
+            WebSocketError::Denied { denial, .. } => {
                 ending.hint = denial.retry_after;
                 match denial.status {
                     http::StatusCode::UNAUTHORIZED => Cause::Unauthorized,
@@ -273,7 +278,8 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", HeaderValue::from_static("5"));
             let denial = Denial::new(StatusCode::from_u16(status).unwrap(), &headers, b"");
-            let error = DialError::Denied { place: "h:1".to_owned(), denial };
+            let hub = "https://h".parse().unwrap();
+            let error = WebSocketError::Denied { hub, denial: Box::new(denial) };
             let ending = Ending::from(&error);
             assert_eq!(ending.cause, cause, "{status}");
             assert_eq!(ending.hint, Some(Duration::from_secs(5)));

@@ -3,29 +3,26 @@
 //!
 //! The ACK of what came down is the `seq` of the next poll, so there is one batch under way down,
 //! and one after the other go up: requests beside each other would arrive in any order. What
-//! goes up, what comes down and what is answered here (PING) never wait for each other.
+//! goes up and what comes down never wait for each other.
 //!
 //! Nothing is tried again here. A request that fails ends the session, like a WebSocket that
 //! breaks, and the handshake sorts out what arrived. No request has a time limit either: the
-//! session sees by PONG and ACK that nothing comes, and drops the line with all that is under way.
+//! session sees that no byte comes, and drops the line with all that is under way.
 
 mod requests;
 
 use std::{
     future::Future,
-    sync::{Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
 
 use futures_util::{SinkExt, StreamExt, stream};
-use reqwest::Client;
 use secrecy::SecretString;
 use spoke_shared::{
-    config::ServiceUrl,
     entry::Entry,
     heard::Heard,
-    limits::{BLOCK_MAX, HEARTBEAT, WINDOW_BATCHES},
+    limits::{HEARTBEAT, WINDOW_BATCHES},
     link::TransportError,
     seq::{Epoch, Seq},
     wire::{
@@ -38,20 +35,18 @@ use tokio_util::sync::PollSender;
 
 use self::requests::{Fault, Requests, goaway};
 use super::Line;
-use crate::auth::bearer;
+use crate::http_client::Http;
 
-/// An answer this young shows that the hub is there: two of the longest polls.
-const LATELY: Duration = Duration::from_secs(2 * BLOCK_MAX.as_secs());
 /// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Frames over requests to this hub. Nothing is sent before HELLO.
-pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
+/// Frames over requests to the hub, each with the token as it is then. Nothing is sent before HELLO.
+pub fn line(http: Http, tokens: watch::Receiver<SecretString>) -> Line {
     let heard = Heard::new(Instant::now());
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
     let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
-    let requests = Requests { http, hub, bearer: bearer(token), heard: heard.clone() };
-    let courier = Courier { requests, incoming, known: Mutex::default() };
+    let requests = Requests { http, tokens, heard: heard.clone() };
+    let courier = Courier { requests, incoming };
     let mut carrying = Box::pin(courier.carry(outgoing));
     let mut is_over = false;
     // The courier runs as long as somebody waits for frames, and ends with the line.
@@ -71,8 +66,6 @@ pub fn line(http: Client, hub: ServiceUrl, token: &SecretString) -> Line {
 struct Courier {
     requests: Requests,
     incoming: mpsc::Sender<Result<Frame, TransportError>>,
-    /// The hub's cursor as it was last told, and when: the answer to PING.
-    known: Mutex<Option<(Ack, Instant)>>,
 }
 
 impl Courier {
@@ -83,8 +76,6 @@ impl Courier {
             Err(fault) => return self.end(fault).await,
         };
         let generation = welcome.generation;
-        let cursor = Ack { epoch: welcome.cursor.epoch, seq: welcome.cursor.seq, refused: vec![] };
-        self.handle_answer(Some(cursor));
         if !self.deliver(Frame::Welcome(Box::new(welcome))).await {
             return;
         }
@@ -145,15 +136,9 @@ impl Courier {
                 Frame::Ack(ack) => {
                     acks.send_replace((ack.epoch, ack.seq));
                 }
-                Frame::Ping => {
-                    if let Some(pong) = self.pong()
-                        && !self.deliver(Frame::Pong(pong)).await
-                    {
-                        return;
-                    }
-                }
                 Frame::Goaway(_) => return,
-                Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
+                // A poll is a ping: on a link that works its answer comes before one is due.
+                Frame::Ping | Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
             }
         }
     }
@@ -177,7 +162,6 @@ impl Courier {
             let added: BatchAddedForm = self.requests.post("/xadd", Some(generation), body).await?;
             let refused = added.refused.into_iter().map(|form| (form.seq, form.reason)).collect();
             let ack = Ack { epoch, seq: added.seq, refused };
-            self.handle_answer(Some(Ack { refused: vec![], ..ack.clone() }));
             if !self.deliver(Frame::Ack(ack)).await {
                 break;
             }
@@ -196,7 +180,6 @@ impl Courier {
         loop {
             let asked_at = Instant::now();
             let form = self.requests.poll(generation, epoch, (after, tally)).await?;
-            self.handle_answer(None);
             if form.seq <= after {
                 let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
                 tokio::time::sleep(early).await;
@@ -233,24 +216,6 @@ impl Courier {
     /// False when nobody waits for frames any more.
     async fn deliver(&self, frame: Frame) -> bool {
         self.incoming.send(Ok(frame)).await.is_ok()
-    }
-
-    fn handle_answer(&self, cursor: Option<Ack>) {
-        let mut known = self.known();
-        match (cursor, known.as_mut()) {
-            (Some(cursor), _) => *known = Some((cursor, Instant::now())),
-            (None, Some((_, at))) => *at = Instant::now(),
-            (None, None) => {}
-        }
-    }
-
-    fn pong(&self) -> Option<Ack> {
-        let known = self.known();
-        known.as_ref().filter(|(_, at)| at.elapsed() < LATELY).map(|(cursor, _)| cursor.clone())
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<(Ack, Instant)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -20,7 +20,7 @@ use spoke_shared::{
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::Line;
-use crate::dial::Socket;
+use crate::dial::websocket::Socket;
 
 /// The other side sent text where only frames belong.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +94,10 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
-    use crate::{auth::chain, dial::websocket};
+    use crate::{
+        auth::chain,
+        dial::{Dialer, ProxySetting, websocket},
+    };
 
     /// A hub that shakes hands and then says only this, in the same breath.
     async fn hub_that_says(listener: TcpListener, bytes: Vec<u8>) {
@@ -130,7 +133,8 @@ mod tests {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let token = "token".to_owned().into();
-        let dialled = websocket(&url, &Arc::new(tls), &token).await;
+        let dialer = Dialer::new(&ProxySetting::None, Arc::new(tls)).unwrap();
+        let dialled = websocket::open(&dialer, &url, &token).await;
         let (socket, since) = dialled.map_err(|error| chain(&error))?;
         let mut line = line(socket, since, Features::default());
         let first = line.frames.next().await.unwrap();

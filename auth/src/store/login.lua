@@ -25,5 +25,5 @@ if not is_present then
 elseif stored[5] ~= ARGV[5] then
   redis.call('HSET', KEYS[1], 'secretTag', ARGV[5])
 end
-open_session(KEYS[2], KEYS[3], ARGV[2], stored[4], ttl_ms, sessions_max)
+open_session(KEYS[2], KEYS[3], ARGV[2], stored[4], KEYS[2], ttl_ms, sessions_max)
 return 1

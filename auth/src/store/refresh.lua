@@ -1,17 +1,25 @@
--- Opens a new session for the holder of a live one. The old one stays until its own end, so that
--- an answer that gets lost costs nothing.
+-- Opens a new session for the holder of a live one. The old one stays a while, so that an answer that
+-- gets lost costs nothing; so does one that such an answer brought.
 --
 -- KEYS  1 the client  2 the new session  3 the client's list of sessions  4 the live session
 -- ARGV  1 the client's name  2 the session's life in ms  3 sessions that a client may have
+--       4 how long the old one stays, in ms
 -- Returns 1, or 0 when the session has ended or the client may not come any more.
-local ttl_ms, sessions_max = argument(2, 1), argument(3, 1)
+local ttl_ms, sessions_max, grace_ms = argument(2, 1), argument(3, 1), argument(4, 1)
 local stored = redis.call('HMGET', KEYS[1], 'secret', 'disabled', 'registeredAt')
-local live = redis.call('HMGET', KEYS[4], 'client', 'registeredAt')
+local live = redis.call('HMGET', KEYS[4], 'client', 'registeredAt', 'login', 'next')
 if live[1] ~= ARGV[1] or not stored[1] or is_disabled(stored[2])
   or count_of(live[2], 0) < count_of(stored[3], 0) then
   return 0
 end
 check_session(KEYS[2], ttl_ms)
+if live[4] then
+  redis.call('HLEN', live[4])
+end
 
-open_session(KEYS[2], KEYS[3], ARGV[1], live[2], ttl_ms, sessions_max)
+open_session(KEYS[2], KEYS[3], ARGV[1], live[2], live[3] or KEYS[4], ttl_ms, sessions_max)
+supersede(KEYS[4], KEYS[3], KEYS[2], grace_ms)
+if live[4] then
+  supersede(live[4], KEYS[3], KEYS[2], grace_ms)
+end
 return 1

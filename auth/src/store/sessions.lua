@@ -46,11 +46,11 @@ local function check_session(session, ttl_ms)
   check_expiry(ttl_ms)
 end
 
--- Opens a session of the registration `registered_at` (false for none); one more than a client may have
--- ends the oldest.
-local function open_session(session, list, client, registered_at, ttl_ms, sessions_max)
+-- Opens a session of the registration `registered_at` (false for none) and of `login`, the key of the
+-- session that the login opened; one more than a client may have ends the oldest.
+local function open_session(session, list, client, registered_at, login, ttl_ms, sessions_max)
   local now = now_ms()
-  redis.call('HSET', session, 'client', client, 'issuedAt', whole(now))
+  redis.call('HSET', session, 'client', client, 'issuedAt', whole(now), 'login', login)
   if registered_at then
     redis.call('HSET', session, 'registeredAt', registered_at)
   end
@@ -64,6 +64,19 @@ local function open_session(session, list, client, registered_at, ttl_ms, sessio
   end
   redis.call('ZADD', list, whole(now + ttl_ms), session)
   redis.call('PEXPIRE', list, whole(math.max(ttl_ms, redis.call('PTTL', list))))
+end
+
+-- Leaves a session that was refreshed `grace_ms` more at most, and writes down which one follows it: a
+-- connection that was made with it lives on with that.
+local function supersede(session, list, next, grace_ms)
+  if redis.call('EXISTS', session) == 0 then
+    return
+  end
+  redis.call('HSET', session, 'next', next)
+  if redis.call('PTTL', session) > grace_ms then
+    redis.call('PEXPIRE', session, whole(grace_ms))
+    redis.call('ZADD', list, 'XX', whole(now_ms() + grace_ms), session)
+  end
 end
 
 -- Ends these sessions and says how many there were. The hub watches the keys and closes their

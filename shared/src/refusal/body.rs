@@ -37,15 +37,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
     }
 }
 
-/// Within the time that a body may take.
-///
-/// # Errors
-/// 408 "too-slow", or as `reading`.
-pub async fn in_time<T>(reading: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| {
-        let message = "the body did not arrive in time";
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message))
-    })
+/// Within the time that a small body may take.
+async fn in_time<T>(reading: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+/// The refusal of a body that did not arrive in time.
+pub fn too_slow() -> Refusal {
+    let message = "the body did not arrive in time";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
 }
 
 /// What says itself that it is far larger than any path takes is not waited for. One that is a little

@@ -3,8 +3,9 @@
 --
 -- KEYS  1 the session
 -- ARGV  1 what the keys of clients begin with
--- Returns the client's name and the registration of the session in ms since 1970 (0 without one), or nil.
-local session = redis.call('HMGET', KEYS[1], 'client', 'registeredAt')
+-- Returns the client's name, the registration of the session in ms since 1970 (0 without one) and the key of
+-- the session that it was refreshed into (false for none); or nil.
+local session = redis.call('HMGET', KEYS[1], 'client', 'registeredAt', 'next')
 if not session[1] then
   return false
 end
@@ -14,4 +15,4 @@ local registered_at = count_of(session[2], 0)
 if not stored[1] or is_disabled(stored[2]) or registered_at < count_of(stored[3], 0) then
   return false
 end
-return {session[1], registered_at}
+return {session[1], registered_at, session[3]}

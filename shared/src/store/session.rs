@@ -30,6 +30,8 @@ pub struct SessionClient {
     /// The registration that the session belongs to, in milliseconds since 1970. It grows strictly with
     /// each registration of a new secret; 0 if the session has none.
     pub registered_at_ms: u64,
+    /// The key of the session that it was refreshed into.
+    pub next: Option<String>,
 }
 
 /// Reads live sessions. Cheap to clone.
@@ -54,12 +56,19 @@ impl Sessions {
         &self,
         token: &SecretString,
     ) -> Result<Option<SessionClient>, StoreError> {
+        self.client_at(&session_key(&self.prefix, &digest(token.expose_secret()))).await
+    }
+
+    /// The same by the session's key.
+    ///
+    /// # Errors
+    /// As `client_of`.
+    pub async fn client_at(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
         let mut call = LOOKUP.prepare_invoke();
-        call.key(session_key(&self.prefix, &digest(token.expose_secret())))
-            .arg(client_prefix(&self.prefix));
-        let found: Option<(String, u64)> = self.redis.invoke(&call).await?;
-        Ok(found.and_then(|(name, registered_at_ms)| {
-            Some(SessionClient { client: name.parse().ok()?, registered_at_ms })
+        call.key(key).arg(client_prefix(&self.prefix));
+        let found: Option<(String, u64, Option<String>)> = self.redis.invoke(&call).await?;
+        Ok(found.and_then(|(name, registered_at_ms, next)| {
+            Some(SessionClient { client: name.parse().ok()?, registered_at_ms, next })
         }))
     }
 }

@@ -21,7 +21,7 @@ const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
     ("login", &[CLIENT, NEW, LIST], &["hash", "dev1", "60000", "16", "abcd"]),
     ("logout", &[LIVE, LIST], &[]),
     ("provision", &[CLIENT, LIST], &["GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P", "2000000000000", "again"]),
-    ("refresh", &[CLIENT, NEW, LIST, LIVE], &["dev1", "60000", "16"]),
+    ("refresh", &[CLIENT, NEW, LIST, LIVE], &["dev1", "60000", "16", "600000"]),
     ("register", &[CLIENT, LIST], &["otp", "7", "1000", "hash", "abcd"]),
     ("revoke", &[CLIENT, LIST], &[]),
     ("rotate", &[CLIENT], &["hash", "next", "abcd"]),

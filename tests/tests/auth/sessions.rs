@@ -78,18 +78,46 @@ async fn a_malformed_login_is_told_which_field() {
 }
 
 #[tokio::test]
-async fn a_refresh_gives_a_new_token_and_leaves_the_old_one_to_its_end() {
+async fn a_refresh_gives_a_new_token_and_leaves_the_old_one_ten_minutes() {
     let stand = auth_with_device(&[]).await;
     let old = token(&stand.api()).await;
+    let key = |token: &str| session_key("spoke-auth", &digest(token));
 
     let answer = stand.api().with_token(&old).post("/refresh").await.ok();
 
-    let new = session_token(&answer);
-    assert_ne!(old, new);
+    let lost = session_token(&answer);
+    assert_ne!(old, lost);
     assert_eq!(answer["ttlSeconds"], 86_400);
-    for token in [&new, &old] {
-        let again = stand.api().with_token(token).post("/refresh").await;
-        assert_eq!(again.status, 200, "{again:?}");
+    // The answer got lost: the device asks again, and what the first one brought ends as soon.
+    let new = session_token(&stand.api().with_token(&old).post("/refresh").await.ok());
+    for token in [&old, &lost] {
+        let ttl: i64 = stand.redis.command(&["PTTL", &key(token)]).await;
+        assert!((540_000..=600_000).contains(&ttl), "{ttl}");
+        assert_eq!(stand.redis.hash(&key(token)).await["next"], key(&new));
+    }
+    let ttl: i64 = stand.redis.command(&["PTTL", &key(&new)]).await;
+    assert!(ttl > 86_000_000, "{ttl}");
+}
+
+#[tokio::test]
+async fn a_logout_ends_all_tokens_of_its_login_and_no_other() {
+    for which in 0..3 {
+        let stand = auth_with_device(&[]).await;
+        let api = stand.api();
+        let mut tokens = vec![token(&api).await];
+        let other = token(&api).await;
+        for _ in 0..2 {
+            let last = tokens.last().unwrap();
+            tokens.push(session_token(&api.with_token(last).post("/refresh").await.ok()));
+        }
+
+        assert_eq!(api.with_token(&tokens[which]).post("/logout").await.status, 204);
+
+        for token in &tokens {
+            let refused = api.with_token(token).post("/refresh").await.refusal();
+            assert_eq!(refused, (401, "no-session".to_owned()), "{which}");
+        }
+        assert_eq!(api.with_token(&other).post("/refresh").await.status, 200);
     }
 }
 

@@ -37,7 +37,7 @@ async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "3", "bcrypt_cost"),
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "17", "bcrypt_cost"),
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "twelve", "bcrypt_cost"),
-        ("spoke-auth", "SPOKE_AUTH_SESSION_TTL_SECONDS", "0", "session_ttl_seconds"),
+        ("spoke-auth", "SPOKE_AUTH_SESSION_TTL_SECONDS", "59", "session_ttl_seconds"),
         ("spoke-auth", "SPOKE_AUTH_SESSION_TTL_SECONDS", "-1", "session_ttl_seconds"),
         ("spoke-auth", "SPOKE_AUTH_REDIS", "http://127.0.0.1:6379", "redis"),
         ("spoke-auth", "SPOKE_AUTH_REDIS", "", "redis"),

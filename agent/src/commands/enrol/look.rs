@@ -1,18 +1,19 @@
 //! Asks the hub whether it takes this device, once it is registered.
 
-use std::sync::Arc;
-
 use anyhow::bail;
-use http::{StatusCode, header::AUTHORIZATION};
+use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
     config::ServiceUrl,
+    limits::HANDSHAKE_TIMEOUT,
     trust::{chain, explain},
 };
 
 use crate::{
-    auth::{bearer, body, http_client},
+    auth::bearer,
     denial::{DENIAL_BYTES_MAX, Denial},
+    dial::Dialer,
+    http_client::{Http, plain},
 };
 
 /// Asks the hub for this device's cursor: it shows that there is a way, that TLS is good, and that the hub
@@ -22,31 +23,29 @@ use crate::{
 /// What a person should read.
 pub(super) async fn hub(
     hub: &ServiceUrl,
-    tls: &Arc<rustls::ClientConfig>,
+    dialer: &Dialer,
     token: &SecretString,
 ) -> anyhow::Result<()> {
-    let http = http_client(hub, tls)?.timeout(spoke_shared::limits::HANDSHAKE_TIMEOUT).build()?;
-    let answered = async {
-        let request = http.get(hub.join("/seq")).header(AUTHORIZATION, bearer(token));
-        let mut response = request.send().await?;
-        let body = body(&mut response, DENIAL_BYTES_MAX).await?;
-        Ok::<_, reqwest::Error>((response, body))
-    };
-    let (response, body) = match answered.await {
-        Ok(answered) => answered,
+    let http = Http::new(dialer, hub);
+    let request = plain(http.request(Method::GET, "/seq"), Some(bearer(token)));
+    let answer = match http.ask(request, HANDSHAKE_TIMEOUT, DENIAL_BYTES_MAX).await {
+        Ok(answer) => answer,
         Err(error) => match explain(&error) {
             Some(why) => bail!("failed to set up TLS with the hub at {hub}: {why}"),
-            None => bail!("failed to reach the hub at {hub}: {}", chain(&error.without_url())),
+            None => bail!("failed to reach the hub at {hub}: {}", chain(&error)),
         },
     };
-    match response.status() {
+    match answer.status {
         StatusCode::OK => Ok(()),
         StatusCode::UNAUTHORIZED => bail!(
             "the hub at {hub} refuses a token that auth has just given out: see that both look into the \
              same Redis (auth_redis and auth_key_prefix of the hub)"
         ),
         status => {
-            bail!("the hub at {hub} answered {}", Denial::new(status, response.headers(), &body))
+            bail!(
+                "the hub at {hub} answered {}",
+                Denial::new(status, &answer.headers, &answer.body)
+            )
         }
     }
 }

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderValue, StatusCode,
+    HeaderValue, Method, Request, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use reqwest::{Client, RequestBuilder};
+use http_body_util::{BodyExt, Full};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use spoke_shared::{
-    config::ServiceUrl,
     heard::Heard,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
     seq::{Epoch, Seq},
@@ -20,14 +20,19 @@ use spoke_shared::{
         json::{GENERATION_HEADER, XreadForm},
     },
 };
+use tokio::sync::watch;
 
-use crate::denial::Denial;
+use crate::{
+    auth::bearer,
+    denial::Denial,
+    http_client::{Http, HttpError, plain},
+};
 
 /// Why a request did not do what it was for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error("the request failed")]
-    Request(#[source] reqwest::Error),
+    Request(#[source] HttpError),
     #[error("the hub answered {0}")]
     Denied(Denial),
     #[error("the hub's answer is none that it gives")]
@@ -37,9 +42,8 @@ pub(super) enum Fault {
 }
 
 pub(super) struct Requests {
-    pub(super) http: Client,
-    pub(super) hub: ServiceUrl,
-    pub(super) bearer: HeaderValue,
+    pub(super) http: Http,
+    pub(super) tokens: watch::Receiver<SecretString>,
     pub(super) heard: Heard,
 }
 
@@ -50,11 +54,15 @@ impl Requests {
         generation: Option<u64>,
         body: Vec<u8>,
     ) -> Result<T, Fault> {
-        let mut request = self.http.post(self.hub.join(path));
+        let mut request = self.http.request(Method::POST, path);
         if let Some(generation) = generation {
             request = request.header(GENERATION_HEADER, generation);
         }
-        self.ask(request.header(CONTENT_TYPE, "application/json").body(body)).await
+        let request = request
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, self.bearer())
+            .body(Full::new(body.into()));
+        self.ask(request.expect("a service URL and checked headers make a request")).await
     }
 
     pub(super) async fn poll(
@@ -67,17 +75,23 @@ impl Requests {
         let query = format!(
             "seq={after}&tally={tally}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}"
         );
-        let url = self.hub.join(&format!("/xread?{query}"));
-        self.ask(self.http.get(url).header(GENERATION_HEADER, generation)).await
+        let request = self.http.request(Method::GET, &format!("/xread?{query}"));
+        let request = request.header(GENERATION_HEADER, generation);
+        self.ask(plain(request, Some(self.bearer()))).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Fault> {
-        let request = request.header(AUTHORIZATION, self.bearer.clone());
-        let failed = |error: reqwest::Error| Fault::Request(error.without_url());
-        let mut response = request.send().await.map_err(failed)?;
+    fn bearer(&self) -> HeaderValue {
+        bearer(&self.tokens.borrow())
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, Fault> {
+        let (head, mut incoming) =
+            self.http.send(request).await.map_err(Fault::Request)?.into_parts();
         let mut body = BytesMut::new();
         self.heard.touch(Instant::now());
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|error| Fault::Request(HttpError::Broken(error.into())))?;
+            let chunk = frame.into_data().unwrap_or_default();
             self.heard.touch(Instant::now());
             if body.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
                 return Err(Fault::TooLarge);
@@ -85,8 +99,8 @@ impl Requests {
             body.extend_from_slice(&chunk);
         }
         let body: Bytes = body.freeze();
-        if response.status() != StatusCode::OK {
-            let denial = Denial::new(response.status(), response.headers(), &body);
+        if head.status != StatusCode::OK {
+            let denial = Denial::new(head.status, &head.headers, &body);
             return Err(Fault::Denied(denial));
         }
         serde_json::from_slice(&body).map_err(Fault::Malformed)

@@ -29,7 +29,7 @@ use tokio::sync::Mutex;
 use crate::{host::Host, journal::Journal};
 
 /// Short, so that a run sees sessions end and refreshed.
-const SESSION_SECONDS: &str = "20";
+const SESSION_SECONDS: &str = "60";
 /// One device keeps all that was carried, the next has it trimmed but for so many.
 const SLACK_ENTRIES: &str = "300";
 

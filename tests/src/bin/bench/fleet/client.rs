@@ -6,10 +6,12 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use rustls::ClientConfig;
 use secrecy::SecretString;
 use spoke_agent::{
-    dial::{self, DialError},
+    dial::{
+        Dialer,
+        websocket::{self, WebSocketError},
+    },
     lifecycle::ending::{Cause, Ending, Pause},
     transport::{Line, ws},
 };
@@ -49,7 +51,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// What the clients of a process have in common.
 pub(super) struct Way {
     pub(super) hub: ServiceUrl,
-    pub(super) tls: Arc<ClientConfig>,
+    pub(super) dialer: Dialer,
     pub(super) redis: Redis,
     pub(super) hints: Hints,
     pub(super) board: Board,
@@ -123,7 +125,7 @@ impl Client {
         let stand = tokio::try_join!(self.origin.standing(), self.copy.cursor());
         let (standing, cursor) = stand.map_err(|error| Ending::from(&error))?;
         let (socket, heard) =
-            dial::websocket(&self.way.hub, &self.way.tls, &self.token).await.map_err(denied)?;
+            websocket::open(&self.way.dialer, &self.way.hub, &self.token).await.map_err(denied)?;
         let features = Features::COMPRESSION;
         let mut line = ws::line(socket, heard, features);
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -178,12 +180,12 @@ impl From<Ending> for Failure {
 
 /// Of the refusals only 503 with a wait is a hub's way to say that it is busy. (The wait of a GOAWAY
 /// may be 0 by chance.)
-fn denied(error: DialError) -> Failure {
+fn denied(error: WebSocketError) -> Failure {
     let mut failure = Failure::from(Ending::from(&error));
-    if let DialError::Broken { source, .. } = &error {
+    if let WebSocketError::Broken { source, .. } = &error {
         failure.word = format!("broken before the upgrade, {:?}", source.kind());
     }
-    if let DialError::Denied { denial, .. } = &error
+    if let WebSocketError::Denied { denial, .. } = &error
         && failure.ending.cause == Cause::Busy
         && (denial.status != 503 || denial.retry_after.is_none())
     {

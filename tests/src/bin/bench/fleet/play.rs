@@ -14,7 +14,11 @@ use std::{
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use spoke_agent::{config::Account, tls::client_config};
+use spoke_agent::{
+    config::Account,
+    dial::{Dialer, ProxySetting},
+    tls::client_config,
+};
 use spoke_shared::{
     config::{RedisUrl, ServiceUrl},
     shutdown::Shutdown,
@@ -125,7 +129,8 @@ pub(crate) async fn play(part: Play) {
     let account = Account { client: name(part.first), hub: hub.clone(), auth };
     let tls =
         client_config(&account, &part.ca_file.unwrap_or_default()).expect("the CA can be used");
-    let way = Arc::new(Way { hub, tls, redis, hints, board: Board::default() });
+    let dialer = Dialer::new(&ProxySetting::None, tls).expect("no proxy is a good one");
+    let way = Arc::new(Way { hub, dialer, redis, hints, board: Board::default() });
     let connecting = Arc::new(Semaphore::new(CONNECTING_MAX));
     for n in part.first..part.first + part.count {
         let client = Client::new(way.clone(), &name(n), token(part.seed, n));

@@ -1,0 +1,112 @@
+//! A TCP connection to a name: all its addresses, each begun a little after the one before (RFC 8305).
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::{Instant, sleep_until},
+};
+
+/// How long one address has before the next is tried beside it. Two dead addresses cost half a second.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Connects to the first address that answers.
+///
+/// # Errors
+/// What the resolver said, or else what the last address failed with.
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+    let stream = connect_any(interleaved(addresses)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// An address that fails makes way for the next at once; one that is silent, after a while.
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut left = addresses.into_iter().peekable();
+    let mut tries = FuturesUnordered::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    let mut next_at = Instant::now();
+    loop {
+        if tries.is_empty() {
+            next_at = Instant::now();
+        }
+        tokio::select! {
+            biased;
+            Some(connected) = tries.next() => match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => (failure, next_at) = (error, Instant::now()),
+            },
+            () = sleep_until(next_at), if left.peek().is_some() => {
+                tries.extend(left.next().map(TcpStream::connect));
+                next_at = Instant::now() + NEXT_ADDRESS_AFTER;
+            }
+            else => return Err(failure),
+        }
+    }
+}
+
+/// The families in turn, the resolver's first choice first.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == is_v6);
+    let longest = first.len().max(second.len());
+    (0..longest).flat_map(|at| [first.get(at), second.get(at)]).flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[test]
+    fn families_of_addresses_take_turns() {
+        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
+        let mixed = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
+        assert_eq!(interleaved(mixed), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+    }
+
+    /// Its queue is full, so that further handshakes are left without an answer.
+    async fn silent() -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        let brief = Duration::from_millis(200);
+        while let Ok(stream) = tokio::time::timeout(brief, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        (listener, queued)
+    }
+
+    #[tokio::test]
+    async fn two_dead_addresses_cost_less_than_a_second() {
+        let (one, other, good) =
+            (silent().await, silent().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let addresses = [&one.0, &other.0, &good].map(|at| at.local_addr().unwrap());
+        let begun = Instant::now();
+        let stream = connect_any(addresses.to_vec()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn addresses_that_refuse_cost_nothing() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut addresses = vec![closed; 4];
+        addresses.push(good.local_addr().unwrap());
+        let begun = Instant::now();
+        connect_any(addresses).await.unwrap();
+        assert!(begun.elapsed() < NEXT_ADDRESS_AFTER, "{:?}", begun.elapsed());
+        assert_eq!(
+            connect_any(vec![closed]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert_eq!(connect_any(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

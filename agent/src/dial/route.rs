@@ -1,0 +1,262 @@
+//! Which way a connection takes: straight, or through a proxy of the settings or of the environment.
+
+use std::{env, fmt, str::FromStr};
+
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use spoke_shared::config::{ConfigError, ServiceUrl};
+
+/// The setting `proxy`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum ProxySetting {
+    /// Not set: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+    #[default]
+    Environment,
+    /// Empty: none, whatever the environment says.
+    None,
+    /// This one, for all that leaves the device.
+    Url(ProxyUrl),
+}
+
+/// A proxy's URL. It may hold a password, so it is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(String);
+
+/// Why a text is no proxy's URL. It is not repeated, since it may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0}; expected a URL such as http://user:password@proxy.example.com:3128, https:// or socks5://"
+)]
+pub struct BadProxyUrl(&'static str);
+
+/// The proxies that there are, and what goes through which.
+#[derive(Debug)]
+pub(super) struct Routes(Matcher);
+
+/// How one connection goes.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// Straight.
+    Direct,
+    /// Through this proxy.
+    Through(Proxy),
+}
+
+/// A proxy, shown without its credentials.
+#[derive(Debug, Clone)]
+pub struct Proxy(Intercept);
+
+/// How a proxy is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP: CONNECT, or whole requests where they are not encrypted.
+    Http,
+    /// The same within TLS.
+    Https,
+    /// SOCKS5; it resolves the names.
+    Socks,
+}
+
+/// Variables that name a proxy. Upper case goes before lower case.
+const VARIABLES: [&str; 6] =
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
+impl FromStr for ProxyUrl {
+    type Err = BadProxyUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri: Uri = text.parse().map_err(|_| {
+            BadProxyUrl(
+                "it is not a URL, or its password has characters that are not percent-encoded",
+            )
+        })?;
+        let authority = uri.authority().ok_or(BadProxyUrl("it names no host"))?;
+        if authority.host().is_empty() {
+            return Err(BadProxyUrl("it names no host"));
+        }
+        let has_port = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, at)| at);
+        if authority.port_u16().is_none() && has_port != authority.host() {
+            return Err(BadProxyUrl("its port is not a number up to 65535"));
+        }
+        match uri.scheme_str() {
+            None | Some("http" | "https" | "socks5" | "socks5h") => Ok(Self(text.to_owned())),
+            Some(_) => Err(BadProxyUrl("its scheme is not supported")),
+        }
+    }
+}
+
+impl Routes {
+    /// By the setting, or else by the environment.
+    ///
+    /// # Errors
+    /// `ConfigError` that names the variable of the environment that is not a proxy's URL.
+    pub(super) fn new(setting: &ProxySetting) -> Result<Self, ConfigError> {
+        Ok(Self(match setting {
+            ProxySetting::None => Matcher::builder().build(),
+            ProxySetting::Url(ProxyUrl(url)) => Matcher::builder().all(url.as_str()).build(),
+            ProxySetting::Environment => {
+                for name in VARIABLES {
+                    let value = env::var(name).unwrap_or_default();
+                    if let Some(error) =
+                        value.parse::<ProxyUrl>().err().filter(|_| !value.is_empty())
+                    {
+                        return Err(ConfigError::bad(name, error.to_string()));
+                    }
+                }
+                Matcher::from_env()
+            }
+        }))
+    }
+
+    /// The way to a service. What is on this machine is reached straight.
+    pub(super) fn to(&self, url: &ServiceUrl) -> Route {
+        let uri: Uri = url.to_string().parse().expect("a service URL is a URL");
+        match self.0.intercept(&uri).filter(|_| !url.is_loopback()) {
+            Some(proxy) => Route::Through(Proxy(proxy)),
+            None => Route::Direct,
+        }
+    }
+}
+
+impl Route {
+    /// Where whole requests are handed to the proxy, what it wants to see in each. They are where they
+    /// are not encrypted: many proxies open tunnels to port 443 only.
+    pub fn forwards(&self, url: &ServiceUrl) -> Option<Option<&HeaderValue>> {
+        match self {
+            Self::Through(proxy) if url.is_plaintext() && proxy.speaks() != Speaks::Socks => {
+                Some(proxy.0.basic_auth())
+            }
+            Self::Through(_) | Self::Direct => None,
+        }
+    }
+}
+
+impl Proxy {
+    pub(super) fn speaks(&self) -> Speaks {
+        match self.0.uri().scheme_str() {
+            Some("socks5" | "socks5h") => Speaks::Socks,
+            Some("https") => Speaks::Https,
+            _ => Speaks::Http,
+        }
+    }
+
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let default = match self.speaks() {
+            Speaks::Http => 80,
+            Speaks::Https => 443,
+            Speaks::Socks => 1080,
+        };
+        let host = self.0.uri().host().unwrap_or_default();
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        (bare, self.0.uri().port_u16().unwrap_or(default))
+    }
+
+    /// User and password, as SOCKS5 takes them.
+    pub(super) fn raw_auth(&self) -> Option<(&str, &str)> {
+        self.0.raw_auth()
+    }
+
+    /// The same as an HTTP header.
+    pub(super) fn basic_auth(&self) -> Option<&HeaderValue> {
+        self.0.basic_auth()
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        self.0.uri()
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.uri().to_string().trim_end_matches('/'))
+    }
+}
+
+/// To stand behind a place: nothing, or which proxy is taken.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => Ok(()),
+            Self::Through(proxy) => write!(f, " through the proxy {proxy}"),
+        }
+    }
+}
+
+impl fmt::Debug for ProxySetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "Environment",
+            Self::None => "None",
+            Self::Url(_) => "Url(…)",
+        })
+    }
+}
+
+impl Serialize for ProxySetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Environment => serializer.serialize_none(),
+            Self::None => serializer.serialize_str(""),
+            Self::Url(ProxyUrl(url)) => serializer.serialize_str(url),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ProxySetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Option::<String>::deserialize(deserializer)? {
+            None => Ok(Self::Environment),
+            Some(text) if text.is_empty() => Ok(Self::None),
+            Some(text) => text.parse().map(Self::Url).map_err(D::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(setting: &str, url: &str) -> String {
+        let setting = match setting {
+            "" => ProxySetting::None,
+            url => ProxySetting::Url(url.parse().unwrap()),
+        };
+        Routes::new(&setting).unwrap().to(&url.parse().unwrap()).to_string()
+    }
+
+    #[test]
+    fn the_setting_decides_for_all_that_leaves_the_device() {
+        let told = " through the proxy ";
+        for (setting, url, expected) in [
+            ("http://p:3128", "https://hub.example.com", "http://p:3128"),
+            ("http://p:3128", "http://hub.example.com", "http://p:3128"),
+            ("p:3128", "https://hub.example.com", "http://p:3128"),
+            ("https://p", "https://hub.example.com", "https://p"),
+            ("socks5://u:s3cret@p", "https://hub.example.com", "socks5://p"),
+            ("http://u:s3cret@[::1]:1", "https://h", "http://[::1]:1"),
+            ("", "https://hub.example.com", ""),
+            ("http://p:3128", "https://127.0.0.1:8443", ""),
+            ("http://p:3128", "http://localhost", ""),
+        ] {
+            let told = if expected.is_empty() { "" } else { told };
+            assert_eq!(route(setting, url), format!("{told}{expected}"), "{setting} {url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_refused_and_not_repeated() {
+        for bad in [
+            "socks4://u:s3cret@p",
+            "ftp://u:s3cret@p",
+            "http://u:s3#cret@p",
+            "http://",
+            "http://p:x",
+        ] {
+            let error = bad.parse::<ProxyUrl>().map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("socks5://") && !error.contains("s3"), "{bad}: {error}");
+        }
+        let setting = ProxySetting::Url("http://u:s3cret@p".parse().unwrap());
+        assert!(!format!("{setting:?} {:?}", Routes::new(&setting).unwrap()).contains("s3cret"));
+    }
+}
