@@ -162,6 +162,7 @@ impl Lifecycle {
             | Cause::Clone
             | Cause::Version
             | Cause::Busy
+            | Cause::Unavailable
             | Cause::Confused
             | Cause::ForeignCursor
             | Cause::Lost => {}
@@ -174,6 +175,7 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
+            Pause::Told(wait) => Retry::told(wait, random),
             Pause::Twin(hint) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
                 self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
@@ -195,6 +197,7 @@ impl Lifecycle {
                 let mend = self.parts.access.mend(refused);
                 (mend, self.refused_retry.next(None, random))
             }
+            Wait::Unavailable(wait) => (problem, Retry::told(wait, random)),
             Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
             Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
         };

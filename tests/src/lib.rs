@@ -18,6 +18,7 @@ pub mod disk;
 pub mod entries;
 pub mod hostile;
 pub mod oracle;
+pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod redis;

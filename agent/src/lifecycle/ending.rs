@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spoke_shared::{
+    limits::OWN_REDIS_RETRY,
     link::LinkError,
     store::StoreError,
     sync::session::End,
@@ -47,6 +48,8 @@ pub enum Cause {
     Version,
     /// The hub sends away for a while.
     Busy,
+    /// The hub stops, or its Redis is in trouble.
+    Unavailable,
     /// One side broke the protocol, or a handshake has to sort out where the streams stand.
     Confused,
     /// The hub's cursor stands where this device never moved it.
@@ -64,6 +67,8 @@ pub enum Pause {
     None,
     /// The waits between tries to connect.
     Connect(Option<Duration>),
+    /// This long, however often it was so.
+    Told(Duration),
     /// The waits for a person.
     Refused,
     /// The same, apart from the rest: two devices with one identity end each other's.
@@ -72,7 +77,7 @@ pub enum Pause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Left,
         Self::Store,
         Self::Unreachable,
@@ -84,6 +89,7 @@ impl Cause {
         Self::Clone,
         Self::Version,
         Self::Busy,
+        Self::Unavailable,
         Self::Confused,
         Self::ForeignCursor,
         Self::Lost,
@@ -104,6 +110,7 @@ impl Cause {
             Self::Clone => "clone",
             Self::Version => "version",
             Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
             Self::Confused => "confused",
             Self::ForeignCursor => "foreign-cursor",
             Self::Lost => "lost",
@@ -121,7 +128,7 @@ impl Ending {
     /// What the hub said with its GOAWAY.
     pub fn told(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
-            Reason::Restart | Reason::Unavailable => Cause::Busy,
+            Reason::Restart | Reason::Unavailable => Cause::Unavailable,
             // A wait says that the hub will keep refusing; without it a newer session took the place.
             Reason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
             Reason::Superseded => Cause::Superseded,
@@ -180,8 +187,9 @@ impl Ending {
             Cause::Left => Pause::None,
             Cause::Version => Pause::Refused,
             Cause::Superseded | Cause::Clone => Pause::Twin(self.hint),
-            Cause::Store
-            | Cause::Unreachable
+            Cause::Store => Pause::Told(OWN_REDIS_RETRY),
+            Cause::Unavailable => self.hint.map_or(Pause::Connect(None), Pause::Told),
+            Cause::Unreachable
             | Cause::Untrusted
             | Cause::NoWebSocket
             | Cause::Broken
@@ -213,6 +221,7 @@ impl From<&DialError> for Ending {
                 ending.hint = denial.retry_after;
                 match denial.status {
                     http::StatusCode::UNAUTHORIZED => Cause::Unauthorized,
+                    _ if denial.is_unavailable() => Cause::Unavailable,
                     _ if denial.is_busy() => Cause::Busy,
                     _ => Cause::NoWebSocket,
                 }
@@ -237,7 +246,8 @@ mod tests {
     fn each_word_of_the_hub_has_its_consequence() {
         let told = |reason, wait_ms| Ending::told(&goaway(reason, wait_ms)).pause();
         let three = Some(Duration::from_secs(3));
-        assert_eq!(told(Reason::Restart, 3000), Pause::Connect(three));
+        assert_eq!(told(Reason::Restart, 3000), Pause::Told(Duration::from_secs(3)));
+        assert_eq!(told(Reason::Unavailable, 3000), Pause::Told(Duration::from_secs(3)));
         assert_eq!(told(Reason::Unavailable, 0), Pause::Connect(None));
         assert_eq!(told(Reason::Superseded, 0), Pause::Twin(None));
         assert_eq!(told(Reason::Superseded, 3000), Pause::Twin(three));
