@@ -330,7 +330,11 @@ impl Access {
                 self.keep();
             }
             Answer::Refused { .. } => self.forget_dead_token(),
-            Answer::Told | Answer::Busy { .. } | Answer::Unreachable | Answer::Odd => {}
+            Answer::Told
+            | Answer::Busy { .. }
+            | Answer::Unavailable { .. }
+            | Answer::Unreachable
+            | Answer::Odd => {}
         }
     }
 

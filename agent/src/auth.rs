@@ -129,6 +129,9 @@ impl Auth {
         }
         let denial = Denial::new(*status, headers, body);
         let answer = match (question, *status) {
+            _ if denial.is_unavailable() && denial.retry_after.is_some() => {
+                Answer::Unavailable { retry_after: denial.retry_after.unwrap_or_default() }
+            }
             _ if denial.is_busy() => Answer::Busy { retry_after: denial.retry_after },
             (Question::Register, StatusCode::FORBIDDEN)
             | (Question::LogIn | Question::Refresh | Question::Tell, StatusCode::UNAUTHORIZED) => {

@@ -62,6 +62,12 @@ impl Denial {
         matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
     }
 
+    /// Whether one of our services says that it stops, or that its Redis is in trouble.
+    pub fn is_unavailable(&self) -> bool {
+        let is_ours = self.is_for("unavailable") || self.is_for("restart");
+        self.status == StatusCode::SERVICE_UNAVAILABLE && is_ours
+    }
+
     /// Whether it bears this reason word.
     pub fn is_for(&self, reason: &str) -> bool {
         self.reason.as_deref() == Some(reason)

@@ -41,6 +41,8 @@ pub enum Wait {
     Refused(Refused),
     /// Auth has too much to do; it may have said how long.
     Busy(Option<Duration>),
+    /// Auth stops, or its Redis is in trouble: so long.
+    Unavailable(Duration),
     /// Auth cannot be reached.
     Unreachable,
     /// Something answered, but not as auth does.
@@ -57,6 +59,7 @@ impl Wait {
         match self {
             Self::Refused(_) => "auth-refused",
             Self::Busy(_) => "auth-busy",
+            Self::Unavailable(_) => "auth-unavailable",
             Self::Unreachable => "auth-unreachable",
             Self::Odd => "auth-odd",
         }
@@ -92,6 +95,11 @@ pub enum Answer {
     Refused {
         /// From the `Date` header.
         date_ms: Option<u64>,
+    },
+    /// Auth stops, or its Redis is in trouble.
+    Unavailable {
+        /// When to come back.
+        retry_after: Duration,
     },
     /// Not now; and perhaps when.
     Busy {
@@ -257,6 +265,9 @@ impl Enrolment {
             (Step::Refresh, Answer::Refused { .. }) => self.token = None,
             // The token may well be good: the hub decides.
             (Step::Refresh, _) => self.round.is_refresh_over = true,
+            (_, Answer::Unavailable { retry_after }) => {
+                self.wait = Some(Wait::Unavailable(retry_after));
+            }
             (_, Answer::Busy { retry_after }) => self.wait = Some(Wait::Busy(retry_after)),
             (_, Answer::Unreachable) => self.wait = Some(Wait::Unreachable),
             (_, _) => self.wait = Some(Wait::Odd),

@@ -44,7 +44,12 @@ use spoke_shared::{
     reload::Reloads,
     serve::{admin_router, serve_admin},
     shutdown::Shutdown,
-    store::{Redis, hints::Hints, soundness::warn_once},
+    store::{
+        Redis,
+        health::{ready, watch},
+        hints::Hints,
+        soundness::warn_once,
+    },
 };
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
@@ -85,15 +90,18 @@ pub async fn run(
     let dialer = config.dialer(&account)?;
     let one_time = OneTimeSource::of(&config);
     let access = Access::open(&account, &config.state_dir, one_time, &dialer).map_err(refusal)?;
-    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let keys = config.keys();
+    let redis =
+        Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
+    redis.require_fit("redis").await?;
     let board = Board::new(&account);
     let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));
     let hints = Hints::new();
 
-    let keys = config.keys();
     let listening = hints.clone();
     let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
     shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
+    shutdown.spawn("health", watch(redis.clone(), shutdown.clone()));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     // Nothing but the log's level, which goes by itself.
     shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));
@@ -141,9 +149,14 @@ fn refusal(error: AccessError) -> anyhow::Error {
 
 fn admin_app(sources: Sources, shutdown: Shutdown) -> Router {
     let (of_ready, of_status) = (sources.board.clone(), sources.board.clone());
+    let own_redis = sources.redis.clone();
     let ready = move || {
-        let ready = readiness(&of_ready.status());
-        Box::pin(std::future::ready(ready)) as futures_util::future::BoxFuture<'static, _>
+        let (redis, status) = (own_redis.clone(), of_ready.status());
+        Box::pin(async move {
+            let own_redis = ready(&redis).await;
+            own_redis.map_err(|problem| format!("this device's own redis: {problem}"))?;
+            readiness(&status)
+        }) as futures_util::future::BoxFuture<'static, _>
     };
     let metrics = move || {
         let sources = sources.clone();

@@ -164,6 +164,7 @@ impl Lifecycle {
             | Cause::Clone
             | Cause::Version
             | Cause::Busy
+            | Cause::Unavailable
             | Cause::Confused
             | Cause::ForeignCursor
             | Cause::Lost => {}
@@ -176,6 +177,7 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
+            Pause::Told(wait) => Retry::told(wait, random),
             Pause::Twin(hint) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
                 self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
@@ -197,6 +199,7 @@ impl Lifecycle {
                 let mend = self.parts.access.mend(refused);
                 (mend, self.refused_retry.next(None, random))
             }
+            Wait::Unavailable(wait) => (problem, Retry::told(wait, random)),
             Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
             Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
         };

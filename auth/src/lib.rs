@@ -30,7 +30,11 @@ use spoke_shared::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
-    store::{Redis, soundness::warn_once},
+    store::{
+        Redis,
+        health::{ready, watch},
+        soundness::warn_once,
+    },
 };
 use tracing::{info, warn};
 
@@ -53,7 +57,10 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let certificate = Certificate::open(&config.tls)?;
-    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let redis = Redis::open_to_write(&config.redis, Store::probe_key(&config.key_prefix));
+    let redis = redis.context("failed to use `redis`")?;
+    redis.require_fit("redis").await?;
+    shutdown.spawn("health", watch(redis.clone(), shutdown.clone()));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     let service = Arc::new(service(&config, redis).await?);
     let Listeners { public, admin } = listeners;
@@ -113,7 +120,7 @@ fn admin_routes(service: Arc<Service>, shutdown: Shutdown) -> Router {
     let store = service.store.clone();
     let ready = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
         let store = store.clone();
-        Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
+        Box::pin(async move { ready(store.redis()).await })
     };
     admin_router(shutdown, ready, move || {
         let service = Arc::clone(&service);

@@ -41,7 +41,6 @@ pub struct Service {
     /// Makes the tag that stands in for one that a client does not have.
     stand_in: u128,
     held_back: Repeated<(Because, Site)>,
-    store_away: Spell,
     store_wrong: Spell,
     hash_wrong: Spell,
 }
@@ -57,7 +56,6 @@ impl Service {
             throttle: Mutex::new(throttle),
             stand_in: rand::random(),
             held_back: Repeated::default(),
-            store_away: Spell::new(),
             store_wrong: Spell::new(),
             hash_wrong: Spell::new(),
         }
@@ -156,9 +154,6 @@ impl Service {
     pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
         let fault = match result {
             Ok(answer) => {
-                if let Some(count) = self.store_away.handle_good() {
-                    info!(count, "redis can serve auth again");
-                }
                 if let Some(count) = self.store_wrong.handle_good() {
                     info!(count, "redis does what auth asks of it again");
                 }
@@ -167,12 +162,9 @@ impl Service {
             Err(fault) => fault,
         };
         let error = chain(&fault);
-        if fault.is_transient() {
-            if self.store_away.handle_fault() {
-                warn!(error, "redis cannot serve auth; requests are refused until it can");
-            } else {
-                debug!(error, "redis cannot serve auth");
-            }
+        // `store::health` says when an outage begins and when it ends.
+        if fault.is_outage() {
+            debug!(error, "redis cannot serve auth");
             return Err(unavailable());
         }
         if self.store_wrong.handle_fault() {
@@ -253,7 +245,7 @@ impl Visit {
 fn unavailable() -> Refusal {
     let message = "auth cannot reach its database; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(return_wait(rand::random()).as_secs())
+        .retry_after(return_wait(0, rand::random()).as_secs())
 }
 
 fn internal() -> Refusal {

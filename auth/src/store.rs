@@ -101,12 +101,9 @@ impl Store {
         &self.redis
     }
 
-    /// Whether Redis answers.
-    ///
-    /// # Errors
-    /// `StoreError` says why not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.redis.ping().await
+    /// Is never there: what a probe would write to.
+    pub fn probe_key(prefix: &str) -> String {
+        format!("{prefix}:probe:x")
     }
 
     /// What is known of a client; none for an unknown one.

@@ -148,7 +148,7 @@ impl Budget {
         let message = "the hub has as much in hand as its memory budget allows; what you sent may be \
                        sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(return_wait(rand::random()).as_secs())
+            .retry_after(return_wait(0, rand::random()).as_secs())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,13 +1,16 @@
 //! What all routes share.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
     link,
     refusal::Refusal,
-    repeats::{Repeated, Spell},
+    repeats::Repeated,
     retry::return_wait,
     seq::Epoch,
     shutdown::Shutdown,
@@ -73,8 +76,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// When to stop.
     pub shutdown: Shutdown,
-    /// Redis does not do what it is asked.
-    store_faults: Spell,
+    /// What Redis refuses and is no outage, by what it says.
+    store_faults: Repeated<String>,
     /// Sessions that were refused, and such that ended since nothing came, each by cause.
     pub session_faults: Repeated<SessionFault>,
     /// Losses told by requests, by cause: the first is said, the rest are counted.
@@ -113,7 +116,7 @@ impl Hub {
             budget: Budget::new(config.budget_mib * 1024 * 1024),
             quota: Quota::new(redis.clone(), config.reserve()),
             metrics: Metrics::default(),
-            store_faults: Spell::new(),
+            store_faults: Repeated::default(),
             session_faults: Repeated::default(),
             told_losses: Repeated::default(),
             name: format!("{:08x}", rand::random::<u32>()),
@@ -146,23 +149,25 @@ impl Hub {
     /// # Errors
     /// 503.
     pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
-        let value = result.map_err(|error| self.unavailable(&error))?;
-        if let Some(count) = self.store_faults.handle_good() {
-            info!(count, "redis does what it is asked again");
-        }
-        Ok(value)
+        result.map_err(|error| self.unavailable(&error))
     }
 
-    /// Counts a fault of Redis and logs it when it begins; who asked hears only that it may come
-    /// again.
+    /// Counts a fault of Redis, and logs it unless it came lately or is an outage; who asked hears only
+    /// that it may come again.
     pub fn unavailable(&self, error: &StoreError) -> Refusal {
         self.metrics.store_errors.add(1);
-        if self.store_faults.handle_fault() {
-            warn!(error = error as &dyn std::error::Error, "redis does not do what it is asked");
+        // An outage is said by `store::health`, with its end.
+        if !error.is_outage() && self.store_faults.handle(error.told()) {
+            warn!(error = error as &dyn std::error::Error, "redis request failed");
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(return_wait(rand::random()).as_secs())
+            .retry_after(self.return_wait().as_secs())
+    }
+
+    /// How long a client is sent away for at this moment.
+    pub fn return_wait(&self) -> Duration {
+        return_wait(self.live.count(), rand::random())
     }
 
     /// Logs a loss that a request told of or met, unless another of its cause was lately.
@@ -182,7 +187,11 @@ impl Hub {
         let say_losses = |cause: Option<&&str>, count| {
             warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
         };
+        let say_faults = |error: Option<&String>, count| {
+            warn!(error, count, "redis requests failed again");
+        };
         tokio::join!(
+            self.store_faults.sum_up(&self.shutdown, say_faults),
             self.session_faults.sum_up(&self.shutdown, say),
             self.told_losses.sum_up(&self.shutdown, say_losses),
         );
@@ -204,7 +213,7 @@ impl Hub {
     /// What a session is told when this process stops: to come back, but not all at once, and not
     /// before another may listen in its place.
     pub fn restart(&self) -> Goaway {
-        let wait = return_wait(rand::random());
+        let wait = self.return_wait();
         Goaway {
             reason: Reason::Restart,
             message: "the hub restarts".to_owned(),

@@ -44,6 +44,8 @@ use spoke_shared::{
     store::{
         Redis,
         commit::Writer,
+        health::{ready, watch},
+        keys::HubKeys,
         session::{client_prefix, session_prefix},
         soundness::warn_once,
     },
@@ -66,12 +68,19 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let certificate = Certificate::open(&config.tls)?;
-    let redis = Redis::open(&config.redis).context("failed to use the setting `redis`")?;
+    let keys = HubKeys::new(&config.key_prefix);
+    let redis = Redis::open_to_write(&config.redis, keys.probe());
+    let redis = redis.context("failed to use the setting `redis`")?;
+    redis.require_fit("redis").await?;
     let auth_redis = match &config.auth_redis {
-        Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
+        Some(url) => {
+            let auth_redis = Redis::open(url).context("failed to use the setting `auth_redis`")?;
+            auth_redis.require_fit("auth_redis").await?;
+            auth_redis
+        }
         None => redis.clone(),
     };
-    level::require(&redis, config.ack, &shutdown).await?;
+    level::require(&redis, config.ack).await?;
     let (writer, committer) = Writer::new(redis.clone(), config.ack);
     // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
     let commits = tokio::spawn(committer.run());
@@ -148,7 +157,10 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     };
     let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
     shutdown.spawn("soundness", look(&hub.redis, "redis"));
+    shutdown.spawn("health", watch(hub.redis.clone(), shutdown.clone()));
+    shutdown.spawn("level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.clone()));
     if hub.config.auth_redis.is_some() {
+        shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.clone()));
         shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
         shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
@@ -158,20 +170,17 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
 }
 
 fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
-    let (ready, figures) = (hub.clone(), hub.clone());
+    let (of_ready, figures) = (hub.clone(), hub.clone());
     let auth_of_figures = auth_redis.clone();
     admin_router(
         hub.shutdown.clone(),
         move || {
-            let (hub, auth_redis) = (ready.clone(), auth_redis.clone());
+            let (hub, auth_redis) = (of_ready.clone(), auth_redis.clone());
             Box::pin(async move {
-                let pings = async { tokio::try_join!(hub.redis.ping(), auth_redis.ping()) };
-                let answer = pings.await.map(|_| ());
-                answer.map_err(|error| format!("redis does not answer: {error}"))?;
-                match level::lack(&hub.redis, hub.config.ack).await {
-                    Ok(None) => Ok(()),
-                    Ok(Some(lack)) => Err(format!("ack is \"{}\", but {lack}", hub.config.ack)),
-                    Err(error) => Err(format!("redis does not answer: {error}")),
+                tokio::try_join!(ready(&hub.redis), ready(&auth_redis))?;
+                match hub.writer.kept().problem() {
+                    Some(problem) => Err(format!("ack is \"{}\", but {problem}", hub.config.ack)),
+                    None => Ok(()),
                 }
             })
         },

@@ -295,8 +295,10 @@ impl Greeted {
         let (origin, copy) =
             (hub.origin(&client), hub.copy(&arrived.caller, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
-        let (epoch, random) = (self.begun.position.epoch, rand::random());
-        let stores = Stores { origin: &origin, copy: &copy, news: &news, epoch, random };
+        let epoch = self.begun.position.epoch;
+        let return_wait = || hub.return_wait();
+        let stores =
+            Stores { origin: &origin, copy: &copy, news: &news, epoch, return_wait: &return_wait };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let cursor = self.cursor.kept();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);

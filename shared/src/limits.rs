@@ -151,14 +151,21 @@ pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 pub const PROGRESS_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How long a Redis command may take. Above the longest script by far, below every peer's patience.
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection to Redis may take to come up.
-pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection to Redis may take to come up: a first SYN that is lost is sent again after one
+/// second. Where there are several addresses, all are tried at once.
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a name is resolved anew since its server does not take writes.
+pub const REDIS_RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked whether a Redis takes writes: one round trip that changes nothing. A server that
+/// was demoted while nothing was written is found out within this time.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// The same while it does not.
+pub const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(500);
+/// How long somebody who asks whether a Redis can be used waits for it.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an acknowledgement waits for its level. Redis syncs `everysec` within two seconds, and
 /// half of the time for a reply is left to the scripts in front of the wait.
 pub const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a hub that starts waits for replicas: one that has lost its primary tries again each
-/// second, so after a restart of all of them they are there in time.
-pub const REPLICAS_PATIENCE: Duration = Duration::from_secs(10);
 /// How often an origin writes down what is acknowledged while entries flow, and trims behind it. For a
 /// device that publishes ten times a second it takes nine in ten of these writes off its disk.
 pub const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -168,6 +175,11 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 pub const SWEEP_KEYS_MAX: usize = 1000;
 /// How often the connection that hears of news is pinged: one that is half open looks like silence.
 pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
+/// The longest wait before hints are asked for again after a fault.
+pub const HINT_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often what is waited for is looked at where Redis gives no hints: 20 µs of Redis for 10 clients, 10 ms
+/// for ten thousand.
+pub const HINT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest `blockMs`: below the idle limit of common proxies (60 s).
 pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 /// How long a service finishes what is in hand after SIGTERM; systemd kills at 90 s.
@@ -180,9 +192,15 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least that a service sends away for when it stops, or while its Redis is in trouble: neither is
 /// often over sooner.
 pub const RETURN_WAIT: Duration = Duration::from_secs(1);
-/// Over how long those who are sent away together are asked to come back: ten thousand handshakes
-/// within five seconds are 2,000 a second.
-pub const RETURN_SPREAD: Duration = Duration::from_secs(5);
+/// Over how long those who are sent away together are asked to come back, if there are no more than a
+/// thousand: with what an agent adds all are back within 4.4 s.
+pub const RETURN_SPREAD: Duration = Duration::from_millis(2500);
+/// What each client adds to that where there are more: ten thousand are back within 30 s.
+pub const RETURN_PACE: Duration = Duration::from_micros(2300);
+/// What an agent adds at random to a wait that it was told, as a part of it: many are told the same second.
+pub const RETURN_JITTER: f64 = 0.25;
+/// How long an agent waits before it looks again whether its own Redis takes writes.
+pub const OWN_REDIS_RETRY: Duration = Duration::from_secs(1);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often a state directory that did not take a few hundred bytes is tried again.

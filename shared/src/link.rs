@@ -9,7 +9,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::{Context, Poll, ready},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{
@@ -22,7 +22,6 @@ use crate::{
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
     repeats::Repeats,
-    retry::return_wait,
     seq::Epoch,
     store::{
         StoreError,
@@ -50,8 +49,8 @@ pub struct Stores<'a> {
     pub news: &'a Watch,
     /// The epoch that the out stream is sent under.
     pub epoch: Epoch,
-    /// In 0.0..1.0: spreads the return of those whom a fault of one Redis sends away together.
-    pub random: f64,
+    /// How long the other side is sent away for when this side's Redis fails.
+    pub return_wait: &'a (dyn Fn() -> Duration + Sync),
 }
 
 /// The transport failed.
@@ -173,14 +172,14 @@ pub async fn drive(
                 Ok(Done::Written) => session.handle_written(),
                 Ok(Done::Recorded) => session.handle_recorded(),
                 Err(error) => {
-                    session.handle_failed(unavailable(stores.random));
+                    session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
             },
             Some(appended) = appends.next(), if !appends.is_empty() => match appended {
                 Ok(appended) => session.handle_appended(&appended),
                 Err(error) => {
-                    session.handle_failed(unavailable(stores.random));
+                    session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
             },
@@ -307,11 +306,11 @@ pub fn say_loss(loss: &Loss) {
     warn!(%epoch, %from, %to, count, cause, "entries were lost; the range is in the loss ledger");
 }
 
-/// What the other side is told when this side's Redis is in trouble; `random` is in 0.0..1.0.
-pub fn unavailable(random: f64) -> Goaway {
+/// What the other side is told when this side's Redis is in trouble.
+pub fn unavailable(return_wait: Duration) -> Goaway {
     Goaway {
         reason: Reason::Unavailable,
         message: "the redis on this side does not take anything now".to_owned(),
-        wait_ms: return_wait(random).as_millis() as u64,
+        wait_ms: return_wait.as_millis() as u64,
     }
 }

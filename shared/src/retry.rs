@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-use crate::limits::{RETRY_HINT_MAX, RETURN_SPREAD, RETURN_WAIT};
+use crate::limits::{RETRY_HINT_MAX, RETURN_JITTER, RETURN_PACE, RETURN_SPREAD, RETURN_WAIT};
 
 /// The tries so far, as a growing interval. Whoever succeeds resets it.
 #[derive(Debug, Clone)]
@@ -47,6 +47,12 @@ impl Retry {
         told.map_or(own, |told| told.max(own))
     }
 
+    /// The wait that a server told while its Redis was in trouble: not longer for having happened often, since
+    /// the mend does not depend on how long it took. `random` is in 0.0..1.0.
+    pub fn told(hint: Duration, random: f64) -> Duration {
+        hint.min(RETRY_HINT_MAX).mul_f64(1.0 + RETURN_JITTER * random)
+    }
+
     /// The next wait is the first again.
     pub fn reset(&mut self) {
         self.growth.reset();
@@ -54,9 +60,10 @@ impl Retry {
 }
 
 /// How long a service sends somebody away that stops, or whose Redis is in trouble. It does so with all
-/// of them at once, and they are not to come back at once. `random` is in 0.0..1.0.
-pub fn return_wait(random: f64) -> Duration {
-    RETURN_WAIT + RETURN_SPREAD.mul_f64(random)
+/// of its `clients` at once, and they are not to come back at once. `random` is in 0.0..1.0.
+pub fn return_wait(clients: usize, random: f64) -> Duration {
+    let paced = RETURN_PACE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
+    RETURN_WAIT + paced.max(RETURN_SPREAD).mul_f64(random)
 }
 
 #[cfg(test)]
@@ -83,6 +90,17 @@ mod tests {
     fn a_hint_longer_than_the_limit_is_cut_to_it() {
         let mut retry = Retry::new(millis(500), millis(3000));
         assert_eq!(retry.next(Some(Duration::MAX), 0.0), RETRY_HINT_MAX);
+    }
+
+    #[test]
+    fn a_few_are_back_within_five_seconds_and_ten_thousand_within_thirty() {
+        let longest = |clients| Retry::told(return_wait(clients, 1.0), 1.0);
+        for clients in [0, 1, 100, 1000] {
+            assert!(longest(clients) < Duration::from_secs(5), "{clients}: {:?}", longest(clients));
+        }
+        let thirty = Duration::from_secs(30);
+        assert!(longest(10_000) <= thirty && longest(10_000) > thirty / 2);
+        assert_eq!(return_wait(10_000, 0.0), RETURN_WAIT);
     }
 
     fn any_duration() -> impl Strategy<Value = Duration> {

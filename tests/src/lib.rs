@@ -19,6 +19,7 @@ pub mod entries;
 pub mod forward_proxy;
 pub mod hostile;
 pub mod oracle;
+pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod redis;

@@ -20,6 +20,8 @@ pub enum Fault {
     Orphan,
     /// It cannot write its snapshot and refuses writes for it: MISCONF.
     NoSnapshot,
+    /// It has fewer replicas than it wants for a write: NOREPLICAS.
+    NoReplicas,
     /// It has started and still reads its file: LOADING.
     Loading,
     /// A script of somebody's does not end: BUSY.
@@ -32,11 +34,12 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Full,
         Self::Replica,
         Self::Orphan,
         Self::NoSnapshot,
+        Self::NoReplicas,
         Self::Loading,
         Self::Busy,
         Self::Gone,
@@ -45,7 +48,7 @@ impl Fault {
 
     /// Whether what is there can be read all the same.
     pub fn leaves_reads(self) -> bool {
-        matches!(self, Self::Full | Self::Replica | Self::NoSnapshot)
+        matches!(self, Self::Full | Self::Replica | Self::NoSnapshot | Self::NoReplicas)
     }
 
     /// Brings it about; it is there when this returns.
@@ -66,6 +69,9 @@ impl Fault {
                 fs::create_dir(snapshot(redis)).expect("a folder can be made");
                 redis.command::<()>(&["CONFIG", "SET", "save", "3600 1000000"]).await;
                 snapshot_ends(redis, "err").await;
+            }
+            Self::NoReplicas => {
+                redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await
             }
             Self::Loading => {
                 let fill = "for i = 1, 40000 do redis.call('SET', 'filler:' .. i, i) end";
@@ -104,6 +110,9 @@ impl Fault {
             Self::NoSnapshot => {
                 fs::remove_dir(snapshot(redis)).expect("the folder can be removed");
                 snapshot_ends(redis, "ok").await;
+            }
+            Self::NoReplicas => {
+                redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await
             }
             Self::Loading => {
                 redis.command::<()>(&["CONFIG", "SET", "key-load-delay", "0"]).await;

@@ -16,6 +16,7 @@ use spoke_shared::{
     entry::{Direction, EntryLimits},
     heard::Heard,
     instance::Instance,
+    limits::RETURN_WAIT,
     link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
@@ -132,7 +133,7 @@ impl Side {
         let news = self.hints.watch_stream(self.origin.key());
         let epoch = begun.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
-        let stores = Stores { origin, copy, news: &news, epoch, random: 0.5 };
+        let stores = Stores { origin, copy, news: &news, epoch, return_wait: &|| RETURN_WAIT };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;

@@ -26,6 +26,7 @@ impl Access {
                 Answer::Registered
                 | Answer::Told
                 | Answer::Busy { .. }
+                | Answer::Unavailable { .. }
                 | Answer::Unreachable
                 | Answer::Odd => return reply,
             }

@@ -219,12 +219,14 @@ async fn register(access: &mut Access, path: &Path) -> anyhow::Result<()> {
                 access.perform(step).await;
             }
             Step::Wait(Wait::Refused(refused)) => bail!("not registered: {}", access.mend(refused)),
-            Step::Wait(Wait::Busy(_) | Wait::Unreachable | Wait::Odd) => bail!(
-                "not registered: {}; the settings are in {}; run the same command again when this \
+            Step::Wait(Wait::Busy(_) | Wait::Unavailable(_) | Wait::Unreachable | Wait::Odd) => {
+                bail!(
+                    "not registered: {}; the settings are in {}; run the same command again when this \
                  is mended",
-                access.problem(),
-                path.display()
-            ),
+                    access.problem(),
+                    path.display()
+                )
+            }
         }
     }
 }

@@ -92,6 +92,7 @@ fn heard(reply: Reply, problem: &mut Option<String>) -> anyhow::Result<Answer> {
         }
         enrolment::Answer::Registered
         | enrolment::Answer::Busy { .. }
+        | enrolment::Answer::Unavailable { .. }
         | enrolment::Answer::Unreachable
         | enrolment::Answer::Odd => bail!(
             "not rotated yet: {said}; the device holds every secret that auth may go by: run \

@@ -8,7 +8,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
     entry::{Direction, EntryLimits},
-    limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT},
+    limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
     link::{Shown, Stores, TransportError, drive, now_ms},
     seq::Epoch,
     shutdown::Shutdown,
@@ -96,6 +96,11 @@ impl Lifecycle {
             true => Features::COMPRESSION,
             false => Features::default(),
         };
+        match self.parts.redis.probe().await {
+            // What is carried and trimmed is what makes room.
+            Err(error) if !error.is_full() => return Err(Ending::from(&error)),
+            _ => {}
+        }
         let (standing, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
         let origin = standing.origin();
         let partner = standing.memory.partner.map_or(PartnerId::UNKNOWN, |partner| partner.id);
@@ -178,7 +183,8 @@ impl Lifecycle {
         let before = parts.board.status().counts;
         let news = parts.hints.watch_stream(origin.key());
         let copy = copy.for_session();
-        let stores = Stores { origin, copy: &copy, news: &news, epoch, random: rand::random() };
+        let stores =
+            Stores { origin, copy: &copy, news: &news, epoch, return_wait: &|| OWN_REDIS_RETRY };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
         let mut observer = board.figures().traffic.observe(&there, &cursor);

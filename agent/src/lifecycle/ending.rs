@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spoke_shared::{
+    limits::OWN_REDIS_RETRY,
     link::LinkError,
     store::StoreError,
     sync::session::End,
@@ -50,6 +51,8 @@ pub enum Cause {
     Version,
     /// The hub sends away for a while.
     Busy,
+    /// The hub stops, or its Redis is in trouble.
+    Unavailable,
     /// One side broke the protocol, or a handshake has to sort out where the streams stand.
     Confused,
     /// The hub's cursor stands where this device never moved it.
@@ -67,6 +70,8 @@ pub enum Pause {
     None,
     /// The waits between tries to connect.
     Connect(Option<Duration>),
+    /// This long, however often it was so.
+    Told(Duration),
     /// The waits for a person.
     Refused,
     /// The same, apart from the rest: two devices with one identity end each other's.
@@ -75,7 +80,7 @@ pub enum Pause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Left,
         Self::Store,
         Self::Unreachable,
@@ -87,6 +92,7 @@ impl Cause {
         Self::Clone,
         Self::Version,
         Self::Busy,
+        Self::Unavailable,
         Self::Confused,
         Self::ForeignCursor,
         Self::Lost,
@@ -107,6 +113,7 @@ impl Cause {
             Self::Clone => "clone",
             Self::Version => "version",
             Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
             Self::Confused => "confused",
             Self::ForeignCursor => "foreign-cursor",
             Self::Lost => "lost",
@@ -124,7 +131,7 @@ impl Ending {
     /// What the hub said with its GOAWAY.
     pub fn told(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
-            Reason::Restart | Reason::Unavailable => Cause::Busy,
+            Reason::Restart | Reason::Unavailable => Cause::Unavailable,
             // A wait says that the hub will keep refusing; without it a newer session took the place.
             Reason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
             Reason::Superseded => Cause::Superseded,
@@ -183,8 +190,9 @@ impl Ending {
             Cause::Left => Pause::None,
             Cause::Version => Pause::Refused,
             Cause::Superseded | Cause::Clone => Pause::Twin(self.hint),
-            Cause::Store
-            | Cause::Unreachable
+            Cause::Store => Pause::Told(OWN_REDIS_RETRY),
+            Cause::Unavailable => self.hint.map_or(Pause::Connect(None), Pause::Told),
+            Cause::Unreachable
             | Cause::Untrusted
             | Cause::NoWebSocket
             | Cause::Broken
@@ -218,6 +226,7 @@ impl From<&WebSocketError> for Ending {
                 ending.hint = denial.retry_after;
                 match denial.status {
                     http::StatusCode::UNAUTHORIZED => Cause::Unauthorized,
+                    _ if denial.is_unavailable() => Cause::Unavailable,
                     _ if denial.is_busy() => Cause::Busy,
                     _ => Cause::NoWebSocket,
                 }
@@ -242,7 +251,8 @@ mod tests {
     fn each_word_of_the_hub_has_its_consequence() {
         let told = |reason, wait_ms| Ending::told(&goaway(reason, wait_ms)).pause();
         let three = Some(Duration::from_secs(3));
-        assert_eq!(told(Reason::Restart, 3000), Pause::Connect(three));
+        assert_eq!(told(Reason::Restart, 3000), Pause::Told(Duration::from_secs(3)));
+        assert_eq!(told(Reason::Unavailable, 3000), Pause::Told(Duration::from_secs(3)));
         assert_eq!(told(Reason::Unavailable, 0), Pause::Connect(None));
         assert_eq!(told(Reason::Superseded, 0), Pause::Twin(None));
         assert_eq!(told(Reason::Superseded, 3000), Pause::Twin(three));

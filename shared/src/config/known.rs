@@ -12,6 +12,11 @@ pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {
     let defaults = serde_json::to_value(T::default()).ok()?;
     let mut known = Vec::new();
     collect(&defaults, "", &mut known);
+    nearest_of(key, known)
+}
+
+/// The one of these names that looks most like this one.
+pub(super) fn nearest_of(key: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     known
         .into_iter()
         .map(|known| (likeness(key, &known), known))

@@ -6,20 +6,24 @@ use std::{
     str::FromStr,
 };
 
-use redis::IntoConnectionInfo;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use redis::{
+    Client, ClientTlsConfig, IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::ConfigError;
+use super::{ConfigError, known::nearest_of};
 
-/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. `rediss://…?ca_file=PATH`
-/// pins a CA instead of the system's roots.
+/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
+/// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
 #[derive(Clone)]
 pub struct RedisUrl {
     url: SecretString,
     redacted: String,
     ca_file: Option<PathBuf>,
+    /// Certificate and key.
+    client_files: Option<(PathBuf, PathBuf)>,
 }
 
 /// The text is no such URL. It is not repeated, since it may hold a password.
@@ -31,7 +35,12 @@ pub struct BadRedisUrl {
     problem: String,
 }
 
-const SCHEMES: [&str; 3] = ["redis", "rediss", "unix"];
+/// Each scheme with its options.
+const SCHEMES: [(&str, &[&str]); 3] = [
+    ("redis", &[]),
+    ("rediss", &["ca_file", "cert_file", "key_file"]),
+    ("unix", &["db", "user", "pass"]),
+];
 const HIDDEN: &str = "***";
 
 impl RedisUrl {
@@ -40,33 +49,66 @@ impl RedisUrl {
         self.url.expose_secret()
     }
 
-    /// The CA that alone is trusted, in PEM; none where the system's roots are.
+    /// A client for connections there, with the files as they are now. It speaks RESP3, in which Redis can
+    /// say something unasked, and small commands wait for nobody.
     ///
     /// # Errors
-    /// What the file system says, or that the file holds no certificate.
-    pub fn read_ca(&self) -> io::Result<Option<Vec<u8>>> {
-        let Some(path) = &self.ca_file else { return Ok(None) };
-        let pem = fs::read(path)?;
-        let bad = |problem| io::Error::new(io::ErrorKind::InvalidData, problem);
-        let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-        match certificates {
-            Ok(found) if !found.is_empty() => Ok(Some(pem)),
-            Ok(_) => Err(bad("it holds no certificate".to_owned())),
-            Err(error) => Err(bad(error.to_string())),
-        }
+    /// What the file system says, or that a file does not hold what it should.
+    pub fn client(&self) -> RedisResult<Client> {
+        let client_tls = match &self.client_files {
+            Some((cert_file, key_file)) => Some(ClientTlsConfig {
+                client_cert: read(cert_file, holds_certificate)?,
+                client_key: read(key_file, holds_key)?,
+            }),
+            None => None,
+        };
+        let root_cert =
+            self.ca_file.as_ref().map(|path| read(path, holds_certificate)).transpose()?;
+        let client = match client_tls.is_some() || root_cert.is_some() {
+            true => {
+                Client::build_with_tls(self.as_str(), TlsCertificates { client_tls, root_cert })?
+            }
+            false => Client::open(self.as_str())?,
+        };
+        let info = client.get_connection_info().clone();
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp).into_connection_info()?)
     }
 
     /// Checks what its text alone does not tell.
     ///
     /// # Errors
-    /// `ConfigError` for the setting `key`, which names the CA's file that cannot be used.
+    /// `ConfigError` for the setting `key`, which names the file that cannot be used.
     pub fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        let path = self.ca_file.as_deref().unwrap_or(Path::new("")).display();
-        self.read_ca().map(|_| ()).map_err(|error| {
-            let mend = "give a CA in PEM form that this user may read";
-            ConfigError::bad(key, format!("its ca_file {path} cannot be used: {error}; {mend}"))
+        self.client().map(|_| ()).map_err(|error| {
+            let mend = "give files in PEM form that this user may read, and certificate and key of one pair";
+            ConfigError::bad(key, format!("{error}; {mend}"))
         })
     }
+}
+
+fn read(path: &Path, holds: impl FnOnce(&[u8]) -> Result<(), String>) -> io::Result<Vec<u8>> {
+    let named = |kind, problem: String| {
+        io::Error::new(kind, format!("{} cannot be used: {problem}", path.display()))
+    };
+    let pem = fs::read(path).map_err(|error| named(error.kind(), error.to_string()))?;
+    holds(&pem).map_err(|problem| named(io::ErrorKind::InvalidData, problem))?;
+    Ok(pem)
+}
+
+fn holds_certificate(pem: &[u8]) -> Result<(), String> {
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(()),
+        Ok(_) => Err("it holds no certificate".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn holds_key(pem: &[u8]) -> Result<(), String> {
+    let found = PrivateKeyDer::from_pem_slice(pem);
+    found.map(|_| ()).map_err(|_| "it holds no private key".to_owned())
 }
 
 impl Default for RedisUrl {
@@ -80,15 +122,16 @@ impl FromStr for RedisUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = |problem: &str| BadRedisUrl { problem: problem.to_owned() };
+        check_encoded(text).map_err(bad)?;
         let Some(mut url) = redis::parse_redis_url(text) else {
             return Err(bad("it is no Redis URL"));
         };
-        if !SCHEMES.contains(&url.scheme()) {
+        let scheme = SCHEMES.into_iter().find(|(scheme, _)| *scheme == url.scheme());
+        let Some((_, options)) = scheme else {
             return Err(bad("it begins with none of redis://, rediss:// and unix://"));
-        }
-        if url.fragment().is_some() {
-            return Err(bad("a # in it means nothing here (in a password, write %23)"));
-        }
+        };
+        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        check_options(url.scheme(), options, &pairs)?;
         text.into_connection_info().map_err(|error| {
             // After the dash comes the crate's own word for the kind of error, and details.
             let text = error.to_string().to_lowercase();
@@ -98,18 +141,59 @@ impl FromStr for RedisUrl {
         if has_password && url.set_password(Some(HIDDEN)).is_err() {
             return Err(bad("it cannot have a password"));
         }
-        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let ca_file = pairs.iter().find(|(name, _)| name == "ca_file").map(|(_, path)| path.into());
-        if ca_file.is_some() && url.scheme() != "rediss" {
-            return Err(bad("ca_file goes with rediss:// only"));
-        }
+        let file = |name| {
+            let pair = pairs.iter().find(|(found, _)| found == name);
+            pair.map(|(_, path)| PathBuf::from(path))
+        };
+        let ca_file = file("ca_file");
+        let client_files = match (file("cert_file"), file("key_file")) {
+            (Some(cert_file), Some(key_file)) => Some((cert_file, key_file)),
+            (None, None) => None,
+            _ => return Err(bad("cert_file and key_file go together; give both or neither")),
+        };
         if pairs.iter().any(|(name, _)| name == "pass") {
             let shown =
                 |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
             url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(shown));
         }
-        Ok(Self { url: text.into(), redacted: url.into(), ca_file })
+        Ok(Self { url: text.into(), redacted: url.into(), ca_file, client_files })
     }
+}
+
+/// Characters of a user or password that a URL gives another meaning.
+fn check_encoded(text: &str) -> Result<(), &'static str> {
+    if text.contains('#') {
+        return Err("a # in it means nothing here; in a user or password, write %23");
+    }
+    let Some(("redis" | "rediss", rest)) = text.split_once("://") else { return Ok(()) };
+    let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.matches('@').count() > 1 {
+        return Err("a @ in a user or password has to be percent-encoded; write %40");
+    }
+    if behind.contains('@') && !authority.contains('@') {
+        return Err("a / or ? in a user or password has to be percent-encoded; write %2F or %3F");
+    }
+    Ok(())
+}
+
+fn check_options(
+    scheme: &str,
+    known: &[&str],
+    pairs: &[(String, String)],
+) -> Result<(), BadRedisUrl> {
+    let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
+    let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
+    let elsewhere = SCHEMES.iter().find(|(_, options)| options.contains(&name.as_str()));
+    let problem = match (elsewhere, nearest_of(name, known.iter().map(ToString::to_string))) {
+        (Some((other, _)), _) => format!("{name} goes with {other}:// only"),
+        // What is like no option may be a part of a password.
+        (None, Some(nearest)) => format!("unknown option {name}; did you mean {nearest}?"),
+        (None, None) if known.is_empty() => format!("{scheme}:// takes no options"),
+        (None, None) => {
+            format!("an unknown option; {scheme}:// takes {}", known.join(", "))
+        }
+    };
+    Err(BadRedisUrl { problem })
 }
 
 impl fmt::Display for RedisUrl {
@@ -137,56 +221,4 @@ impl<'de> Deserialize<'de> for RedisUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_three_schemes_are_taken_and_kept_as_they_are() {
-        for good in [
-            "redis://127.0.0.1:6379",
-            "redis://localhost",
-            "redis://:secret@10.0.0.1:7000/3",
-            "rediss://user:p%23w@redis.example.com",
-            "rediss://redis.example.com:6380/2?ca_file=/etc/spoke/redis-ca.pem",
-            "unix:///run/redis/redis.sock",
-            "unix:///run/redis/redis.sock?db=2&user=spoke&pass=secret",
-        ] {
-            assert_eq!(good.parse::<RedisUrl>().unwrap().as_str(), good);
-        }
-    }
-
-    #[test]
-    fn anything_else_is_refused_without_being_repeated() {
-        for bad in [
-            "",
-            "127.0.0.1:6379",
-            "http://hunter2@127.0.0.1",
-            "valkey://:hunter2@127.0.0.1",
-            "redis+unix:///hunter2",
-            "redis://:hunter2@0.0.0.0",
-            "redis://:hunter2@127.0.0.1/many",
-            "redis://:hunter2@127.0.0.1:99999",
-            "rediss://:hunter2@127.0.0.1/#insecure",
-            "redis://:hunter2#@127.0.0.1",
-            "redis://:hunter2@127.0.0.1?ca_file=/etc/ca.pem",
-        ] {
-            let message = bad.parse::<RedisUrl>().unwrap_err().to_string();
-            assert!(!message.contains("hunter2"), "{bad}: {message}");
-            assert!(message.contains("redis://127.0.0.1:6379"), "{bad}: {message}");
-        }
-    }
-
-    #[test]
-    fn a_password_is_shown_nowhere() {
-        for (text, shown) in [
-            ("redis://:hunter2@10.0.0.1:7000/3", "redis://:***@10.0.0.1:7000/3"),
-            ("rediss://spoke:hunter2@example.com", "rediss://spoke:***@example.com"),
-            ("unix:///r.sock?db=2&pass=hunter2", "unix:///r.sock?db=2&pass=***"),
-        ] {
-            let url: RedisUrl = text.parse().unwrap();
-            assert_eq!(url.to_string(), shown);
-            assert_eq!(format!("{url:?}"), format!("{shown:?}"));
-            assert_eq!(serde_json::to_value(&url).unwrap(), shown);
-        }
-    }
-}
+mod tests;

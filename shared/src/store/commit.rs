@@ -14,7 +14,10 @@
 //! Rejected: the first of the waiting callers sends for all (a caller can be dropped at any moment,
 //! and the others' answers with it); a wait inside of the script (Redis refuses to block there).
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use redis::{
     Arg, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
@@ -26,10 +29,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Redis, StoreError,
+    connect::Standing,
+    health::{Health, Subject},
     level::{AckLevel, Barrier},
     soundness::look,
 };
-use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX};
+use crate::{
+    limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN},
+    shutdown::Shutdown,
+};
 
 static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("reread.lua")));
 
@@ -39,6 +47,8 @@ pub struct Writer {
     redis: Redis,
     /// None where to be applied is enough.
     commits: Option<mpsc::Sender<Commit>>,
+    /// Whether what is written reaches the level.
+    kept: Arc<Health>,
 }
 
 /// What `Writer`s above `memory` write through.
@@ -47,6 +57,7 @@ pub struct Committer {
     level: AckLevel,
     commits: mpsc::Receiver<Commit>,
     connected: Option<(MultiplexedConnection, Option<Barrier>)>,
+    kept: Arc<Health>,
 }
 
 struct Commit {
@@ -58,7 +69,7 @@ struct Commit {
 /// Writes count once they are applied.
 impl From<Redis> for Writer {
     fn from(redis: Redis) -> Self {
-        Self { redis, commits: None }
+        Self { redis, commits: None, kept: new_health() }
     }
 }
 
@@ -67,9 +78,16 @@ impl Writer {
     /// nothing ever comes to it.
     pub fn new(redis: Redis, level: AckLevel) -> (Self, Committer) {
         let (commits, queue) = mpsc::channel(COMMITS_MAX);
-        let committer = Committer { redis: redis.clone(), level, commits: queue, connected: None };
+        let kept = new_health();
+        let committer = Committer {
+            redis: redis.clone(),
+            level,
+            commits: queue,
+            connected: None,
+            kept: kept.clone(),
+        };
         let commits = (level != AckLevel::Memory).then_some(commits);
-        (Self { redis, commits }, committer)
+        (Self { redis, commits, kept }, committer)
     }
 
     /// To read, from a connection that no barrier holds up.
@@ -87,14 +105,33 @@ impl Writer {
         script: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
         let Some(commits) = &self.commits else { return self.redis.invoke(script).await };
-        let value = match commit(commits, script).await {
+        let value = match commit(commits, || Cmd::invoke_script(script)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 script.load_async(&mut self.redis.connection()).await?;
-                commit(commits, script).await?
+                commit(commits, || Cmd::invoke_script(script)).await?
             }
             answer => answer?,
         };
         Ok(redis::from_redis_value(value)?)
+    }
+
+    /// Whether what is written reaches the level; always well at `memory`.
+    pub fn kept(&self) -> &Health {
+        &self.kept
+    }
+
+    /// Writes to the string `key` every now and then until the shutdown begins, so that it is known whether
+    /// the level is reached while nothing else is written. At `memory` there is nothing to do.
+    pub async fn watch_level(self, key: String, shutdown: Shutdown) {
+        let Some(commits) = &self.commits else { return };
+        loop {
+            let written = commit(commits, || cmd("SET").arg(&key).arg(1).take()).await;
+            let wait = if written.is_ok() { PROBE_INTERVAL } else { PROBE_INTERVAL_DOWN };
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     /// Reads fields of a hash to be told to somebody who takes them for kept. The first is there if
@@ -112,13 +149,17 @@ impl Writer {
     }
 }
 
+fn new_health() -> Arc<Health> {
+    Arc::new(Health::new(Subject::Level))
+}
+
 async fn commit(
     commits: &mpsc::Sender<Commit>,
-    script: &ScriptInvocation<'_>,
+    command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
     // Only who has a place makes a copy of its batch.
     let place = commits.reserve().await.map_err(|_| gone())?;
-    let command = Cmd::invoke_script(script);
+    let command = command();
     let bytes = bytes(&command);
     let (answer, answered) = oneshot::channel();
     place.send(Commit { command, bytes, answer });
@@ -179,7 +220,7 @@ impl Committer {
     async fn send(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let (mut connection, barrier) = match self.connected.take() {
             Some(connected) => connected,
-            None => self.connect().await?,
+            None => self.connect().await.inspect_err(|error| self.handle_unkept(error))?,
         };
         let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
         for command in commands.into_iter().chain(barrier.map(Barrier::command)) {
@@ -187,17 +228,20 @@ impl Committer {
         }
         let begun = Instant::now();
         let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
-        let figures = self.redis.figures();
-        match &answered {
-            Ok(values) => figures.handle_answers(begun.elapsed(), values),
-            Err(error) => figures.handle_error(error),
-        }
+        let answers = answered.as_ref().map(Vec::as_slice);
+        let standing = self.redis.handle_answered(begun.elapsed(), answers);
         let mut values = answered?;
-        self.connected = Some((connection, barrier));
+        if standing == Standing::Good {
+            self.connected = Some((connection, barrier));
+        }
         let kept = match barrier {
             Some(barrier) => barrier.check(values.pop().unwrap_or(Value::Nil)),
             None => Ok(()),
         };
+        match &kept {
+            Ok(()) => self.kept.handle_good(0),
+            Err(error) => self.handle_unkept(error),
+        }
         let result = |value: Value| {
             let value = value.extract_error()?;
             kept.clone().map(|()| value)
@@ -205,9 +249,13 @@ impl Committer {
         Ok(values.into_iter().map(result).collect())
     }
 
+    fn handle_unkept(&self, error: &RedisError) {
+        self.kept.handle_error(&error.clone().into());
+    }
+
     /// A new connection may lead to another Redis: it has to be able to give the level as well.
     async fn connect(&self) -> RedisResult<(MultiplexedConnection, Option<Barrier>)> {
-        let mut connection = self.redis.own_connection().await?;
+        let mut connection = self.redis.own_connection(|_| {}).await?;
         let facts = look(&mut connection).await?;
         let barrier = self.level.barrier(&facts)?;
         Ok((connection, barrier))

@@ -6,11 +6,15 @@
 //! for ever, and stays with a peer that is gone without a word until TCP gives up. Here a connection
 //! that is closed, refused or silent is forgotten at once. To hear of the close it speaks RESP3, in
 //! which the library tells.
+//!
+//! So is one whose server says that it is not the one to ask (`READONLY`, `LOADING`, …): behind a name or
+//! a floating address another may have taken its place, and an open connection would stay with the old one
+//! for ever. The next command resolves the name anew, and connections of one's own follow.
 
 use std::{
     fmt, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -18,16 +22,20 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Script,
-    ScriptInvocation, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind,
+    RedisError, RedisFuture, RedisResult, Script, ScriptInvocation, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use super::{StoreError, figures::Figures};
+use super::{
+    StoreError,
+    figures::Figures,
+    greeting::{Greeting, writable_replica},
+    health::{Health, Subject},
+};
 use crate::{
-    config::RedisUrl,
-    limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT},
+    config::{ConfigError, RedisUrl},
+    limits::{PROBE_TIMEOUT, REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, REDIS_RESOLVE_INTERVAL},
 };
 
 /// One Redis. Cheap to clone; all clones share the connection.
@@ -43,9 +51,14 @@ pub struct Connection {
 }
 
 struct Way {
+    url: RedisUrl,
+    /// As of the first connection; a new one reads the files anew.
     client: Client,
+    /// Where a probe would write; none for one that is only read.
+    probed: Option<String>,
     current: Mutex<Current>,
     figures: Figures,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -53,6 +66,19 @@ struct Current {
     connecting: Option<Connecting>,
     /// Counts the connections, so that a hundred faults of one make one new one.
     generation: u64,
+    /// When the last one was begun.
+    begun: Option<Instant>,
+}
+
+/// What an answer says of the connection that it came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It can be used.
+    Good,
+    /// Its server is not the one to ask.
+    Elsewhere,
+    /// It leads nowhere.
+    Lost,
 }
 
 /// A connection that is there or on its way.
@@ -62,18 +88,24 @@ impl Redis {
     /// Connects with the first command, not yet. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the URL, or the CA that it names, cannot be used.
+    /// When the URL, or a file that it names, cannot be used.
     pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
-        let client = match url.read_ca()? {
-            Some(root) => {
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
-                Client::build_with_tls(url.as_str(), certificates)?
-            }
-            None => Client::open(url.as_str())?,
-        };
-        let client = settled(&client)?;
+        Self::make(url, None)
+    }
+
+    /// The same for one that has to take writes: probes add to the stream `key`, which never exists.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_to_write(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
+        Self::make(url, Some(key))
+    }
+
+    fn make(url: &RedisUrl, probed: Option<String>) -> Result<Self, StoreError> {
+        let (url, client) = (url.clone(), url.client()?);
         let (current, figures) = (Mutex::default(), Figures::default());
-        Ok(Self { shared: Arc::new(Way { client, current, figures }) })
+        let health = Health::new(Subject::Writes);
+        Ok(Self { shared: Arc::new(Way { url, client, probed, current, figures, health }) })
     }
 
     /// The connection, to run commands on. A command waits `limits::REDIS_REPLY_TIMEOUT` for its reply
@@ -82,26 +114,35 @@ impl Redis {
         Connection { shared: Arc::clone(&self.shared) }
     }
 
-    /// A client for connections of one's own, speaking RESP3, in which Redis can say something unasked.
-    pub fn client(&self) -> Client {
-        self.shared.client.clone()
-    }
-
     /// How it does.
     pub fn figures(&self) -> &Figures {
         &self.shared.figures
     }
 
-    /// A new connection that is shared with nobody, for what holds up all that comes behind it. It
-    /// does not come back by itself.
+    /// Whether it can be used.
+    pub fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
+    /// A new connection that is shared with nobody, for what holds up all that comes behind it or what
+    /// Redis says unasked. It does not come back by itself.
     ///
     /// # Errors
     /// `RedisError` as Redis gives it.
-    pub async fn own_connection(&self) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
-            .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-        self.shared.client.get_multiplexed_async_connection_with_config(&config).await
+    pub async fn own_connection(
+        &self,
+        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<MultiplexedConnection> {
+        connect(&self.shared.url, hear).await
+    }
+
+    /// Takes in what came on a connection of one's own.
+    pub(super) fn handle_answered(
+        &self,
+        took: Duration,
+        answered: Result<&[Value], &RedisError>,
+    ) -> Standing {
+        self.shared.handle_answered(took, answered)
     }
 
     /// Whether Redis answers.
@@ -110,6 +151,51 @@ impl Redis {
     /// `StoreError` says why not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(redis::cmd("PING").query_async(&mut self.connection()).await?)
+    }
+
+    /// Whether Redis takes writes, where it is to be written to. Nothing is changed.
+    ///
+    /// # Errors
+    /// `StoreError` says why not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let way = &self.shared;
+        let mut probe = redis::pipe();
+        probe.cmd("HELLO");
+        if let Some(key) = &way.probed {
+            // To a stream that is not there nothing is added.
+            probe.cmd("XADD").arg(key).arg("NOMKSTREAM").arg("MAXLEN").arg(1);
+            probe.arg("*").arg("probe").arg(1);
+        }
+        let answer = async |mut connection: MultiplexedConnection| {
+            let answers = connection.req_packed_commands(&probe, 0, probe.len()).await?;
+            let greeting = Greeting::read(answers.first().cloned().unwrap_or(Value::Nil));
+            let written =
+                answers.into_iter().nth(1).map_or(Ok(Value::Nil), Value::extract_error)?;
+            match way.probed.is_some() && greeting.is_replica {
+                true => Err(writable_replica()),
+                false => Ok(written),
+            }
+        };
+        let (generation, answered) = way.run(answer, slice::from_ref).await;
+        match answered.map_err(StoreError::from) {
+            Err(error) if error.is_outage() => Err(error),
+            // What else is wrong with the probe says nothing of Redis.
+            Ok(_) | Err(_) => {
+                way.health.handle_good(generation);
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses a server that Spoke cannot work with. One that does not answer now may be a good one.
+    ///
+    /// # Errors
+    /// `ConfigError` for the setting `key`, with what was found and the mend.
+    pub async fn require_fit(&self, key: &str) -> Result<(), ConfigError> {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await {
+            Ok(Err(error @ StoreError::Unfit { .. })) => Err(ConfigError::bad(key, error.told())),
+            Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+        }
     }
 
     /// Runs a script by its digest, loading it where Redis does not have it yet.
@@ -148,14 +234,6 @@ fn is_no_script(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
 }
 
-/// RESP3, and small commands wait for nobody.
-fn settled(client: &Client) -> RedisResult<Client> {
-    let info = client.get_connection_info().clone();
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp).into_connection_info()?)
-}
-
 impl Way {
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
@@ -165,7 +243,8 @@ impl Way {
         let mut current = self.lock();
         if current.connecting.is_none() {
             current.generation += 1;
-            let connecting = connect(self.client.clone(), Arc::downgrade(self), current.generation);
+            current.begun = Some(Instant::now());
+            let connecting = follow(self.url.clone(), Arc::downgrade(self), current.generation);
             current.connecting = Some(connecting.boxed().shared());
         }
         let connecting = current.connecting.clone().expect("it was just made where there was none");
@@ -181,11 +260,20 @@ impl Way {
         drop(gone);
     }
 
+    /// A name is not resolved more often than `REDIS_RESOLVE_INTERVAL` for what its server answers.
+    fn forget_elsewhere(&self, generation: u64) {
+        let begun = self.lock().begun;
+        if begun.is_none_or(|begun| begun.elapsed() >= REDIS_RESOLVE_INTERVAL) {
+            self.forget(generation);
+        }
+    }
+
+    /// With the generation of the connection that it ran on.
     async fn run<T>(
         self: &Arc<Self>,
         command: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
         answers: impl FnOnce(&T) -> &[Value],
-    ) -> RedisResult<T> {
+    ) -> (u64, RedisResult<T>) {
         let (connecting, generation) = self.take();
         let (result, begun) = match connecting.await {
             Ok(connection) => {
@@ -194,19 +282,53 @@ impl Way {
             }
             // Whatever it is: the next command tries again.
             Err(error) => {
-                self.figures.handle_error(&error);
+                self.handle_error(&error);
                 self.forget(generation);
-                return Err(error);
+                return (generation, Err(error));
             }
         };
-        match &result {
-            Ok(value) => self.figures.handle_answers(begun.elapsed(), answers(value)),
-            Err(error) => self.figures.handle_error(error),
+        match self.handle_answered(begun.elapsed(), result.as_ref().map(answers)) {
+            Standing::Good => {}
+            Standing::Elsewhere => self.forget_elsewhere(generation),
+            Standing::Lost => self.forget(generation),
         }
-        if result.as_ref().is_err_and(is_lost) {
-            self.forget(generation);
+        (generation, result)
+    }
+
+    fn handle_answered(&self, took: Duration, answered: Result<&[Value], &RedisError>) -> Standing {
+        let values = match answered {
+            Ok(values) => values,
+            Err(error) => return self.handle_error(error),
+        };
+        self.figures.handle_answers(took);
+        let is_error = |value: &&Value| matches!(value, Value::ServerError(_));
+        // Those of a transaction stand in its one answer.
+        let each = values.iter().flat_map(|value| match value {
+            Value::Array(parts) => parts.as_slice(),
+            other => slice::from_ref(other),
+        });
+        let errors = each.filter(is_error).filter_map(|value| value.clone().extract_error().err());
+        // All of them are looked at.
+        let mut is_elsewhere = false;
+        for error in errors {
+            is_elsewhere |= self.handle_error(&error) == Standing::Elsewhere;
         }
-        result
+        if is_elsewhere { Standing::Elsewhere } else { Standing::Good }
+    }
+
+    /// A script that is only to be loaded first is no error.
+    fn handle_error(&self, error: &RedisError) -> Standing {
+        if is_no_script(error) {
+            return Standing::Good;
+        }
+        let told = StoreError::from(error.clone());
+        self.figures.handle_error(&told);
+        self.health.handle_error(&told);
+        match told.is_elsewhere() {
+            true => Standing::Elsewhere,
+            false if is_lost(error) => Standing::Lost,
+            false => Standing::Good,
+        }
     }
 }
 
@@ -218,8 +340,9 @@ fn is_lost(error: &RedisError) -> bool {
         || error.is_unrecoverable_error()
 }
 
-async fn connect(
-    client: Client,
+/// The one connection of a `Way`, which is forgotten when it is closed.
+async fn follow(
+    url: RedisUrl,
     way: Weak<Way>,
     generation: u64,
 ) -> RedisResult<MultiplexedConnection> {
@@ -229,20 +352,35 @@ async fn connect(
         {
             way.forget(generation);
         }
+    };
+    connect(&url, hear).await
+}
+
+/// A new connection, to a server that Spoke can work with. Files that the URL names are read anew.
+async fn connect(
+    url: &RedisUrl,
+    hear: impl Fn(PushInfo) + Send + Sync + 'static,
+) -> RedisResult<MultiplexedConnection> {
+    let hear = move |push: PushInfo| {
+        hear(push);
         Ok::<(), std::convert::Infallible>(())
     };
     let config = AsyncConnectionConfig::new()
         .set_push_sender(hear)
         .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
         .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-    client.get_multiplexed_async_connection_with_config(&config).await
+    let client = url.client()?;
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let hello = redis::cmd("HELLO").query_async(&mut connection).await?;
+    Greeting::read(hello).check()?;
+    Ok(connection)
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let command =
             async |mut connection: MultiplexedConnection| connection.req_packed_command(cmd).await;
-        Box::pin(self.shared.run(command, slice::from_ref))
+        Box::pin(async move { self.shared.run(command, slice::from_ref).await.1 })
     }
 
     fn req_packed_commands<'a>(
@@ -254,7 +392,7 @@ impl ConnectionLike for Connection {
         let commands = async move |mut connection: MultiplexedConnection| {
             connection.req_packed_commands(cmd, offset, count).await
         };
-        Box::pin(self.shared.run(commands, Vec::as_slice))
+        Box::pin(async move { self.shared.run(commands, Vec::as_slice).await.1 })
     }
 
     fn get_db(&self) -> i64 {

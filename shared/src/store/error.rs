@@ -4,6 +4,7 @@ use std::{error::Error, fmt, io};
 
 use redis::{ErrorKind, ParsingError, RedisError};
 
+use super::greeting::UNFIT;
 use crate::trust::explain;
 
 /// A fault of Redis, or on the way to it.
@@ -21,6 +22,12 @@ pub enum StoreError {
         /// Redis's own word for it, such as OOM.
         code: String,
         /// Its whole answer.
+        source: RedisFault,
+    },
+    /// It is a server that Spoke cannot work with: too old, or no single one.
+    #[error("redis cannot be used")]
+    Unfit {
+        /// What was found, with the mend.
         source: RedisFault,
     },
     /// A key holds something else than it should: someone else writes to it.
@@ -67,14 +74,15 @@ impl StoreError {
     }
 
     /// All that `word` gives.
-    pub const WORDS: [&'static str; 7] =
-        ["unreachable", "busy", "wrong-type", "script", "denied", "unexpected", "other"];
+    pub const WORDS: [&'static str; 8] =
+        ["unreachable", "busy", "unfit", "wrong-type", "script", "denied", "unexpected", "other"];
 
     /// The stable word, in figures.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
             Self::Busy { .. } => "busy",
+            Self::Unfit { .. } => "unfit",
             Self::WrongType { .. } => "wrong-type",
             Self::Script { .. } => "script",
             Self::Denied { .. } => "denied",
@@ -87,12 +95,52 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } => true,
-            Self::WrongType { .. }
+            Self::Unfit { .. }
+            | Self::WrongType { .. }
             | Self::Script { .. }
             | Self::Denied { .. }
             | Self::Unexpected { .. }
             | Self::Other { .. } => false,
         }
+    }
+
+    /// Whether Redis as a whole does not do its part, whatever it is asked for.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Unfit { .. } => true,
+            // A right that is missing is missed by the commands that need it.
+            Self::Denied { source } => code(&source.0).as_deref() != Some("NOPERM"),
+            Self::WrongType { .. }
+            | Self::Script { .. }
+            | Self::Unexpected { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+
+    /// Whether it has no memory for more, though it takes what frees some.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Busy { code, .. } if code == "OOM")
+    }
+
+    /// Whether its server may be the wrong one, and the name lead to another by now.
+    pub fn is_elsewhere(&self) -> bool {
+        const WORDS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "NOREPLICAS", "CLUSTERDOWN"];
+        match self {
+            Self::Busy { code, .. } => WORDS.contains(&code.as_str()),
+            Self::Unreachable { .. }
+            | Self::Unfit { .. }
+            | Self::WrongType { .. }
+            | Self::Script { .. }
+            | Self::Denied { .. }
+            | Self::Unexpected { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+
+    /// It and its causes in one text.
+    pub fn told(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn Error), |&error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
     }
 }
 
@@ -108,6 +156,7 @@ impl From<RedisError> for StoreError {
         }
         match (kind, code.as_deref()) {
             (ErrorKind::Io, _) => Self::Unreachable { source },
+            (_, Some(UNFIT)) => Self::Unfit { source },
             (
                 _,
                 Some(

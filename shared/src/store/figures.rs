@@ -1,10 +1,11 @@
 //! How a Redis does: how long its answers take, and which it did not give.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use redis::{RedisError, Value, pipe};
+use redis::pipe;
+use tokio::time::timeout;
 
-use super::{Redis, StoreError};
+use super::{Redis, StoreError, health::ready};
 use crate::{
     exposition::{Counters, Histogram, Page, REDIS_SCALE},
     limits::SCRAPE_LOOK_TIMEOUT,
@@ -24,23 +25,14 @@ impl Default for Figures {
 }
 
 impl Figures {
-    /// Commands that were sent together were answered, each in its way.
-    pub(super) fn handle_answers(&self, took: Duration, answers: &[Value]) {
+    /// Commands that were sent together were answered.
+    pub(super) fn handle_answers(&self, took: Duration) {
         self.seconds.observe(took);
-        for answer in answers {
-            if let Value::ServerError(_) = answer
-                && let Err(error) = answer.clone().extract_error()
-            {
-                self.handle_error(&error);
-            }
-        }
     }
 
-    /// They were not answered. A script that is only to be loaded first is no error.
-    pub(super) fn handle_error(&self, error: &RedisError) {
-        if error.code() != Some("NOSCRIPT") {
-            self.errors.add(StoreError::from(error.clone()).word(), 1);
-        }
+    /// One of them was not done.
+    pub(super) fn handle_error(&self, error: &StoreError) {
+        self.errors.add(error.word(), 1);
     }
 }
 
@@ -62,39 +54,28 @@ pub fn write(page: &mut Page, service: &str, each: &[(&str, &Redis)]) {
     }
 }
 
-/// Writes whether Redis answers.
+/// Writes whether Redis can be used.
 pub async fn write_up(page: &mut Page, service: &str, redis: &Redis) {
-    let answer = in_time(redis.ping()).await;
-    write_answer(page, service, answer.as_ref());
+    let is_up = u8::from(ready(redis).await.is_ok());
+    page.gauge(&format!("{service}_redis_up"), "1 while redis takes writes.", &is_up);
 }
 
-/// Writes whether Redis answers, and how many entries each of these streams holds: one round trip,
+/// Writes whether Redis can be used, and how many entries each of these streams holds: one round trip,
 /// whatever the number of clients.
 pub async fn write_streams(page: &mut Page, service: &str, redis: &Redis, each: &[(&str, String)]) {
+    write_up(page, service, redis).await;
     let mut lengths = pipe();
     each.iter().for_each(|(_, key)| {
         lengths.cmd("XLEN").arg(key);
     });
-    let looking = async {
-        let lengths: Vec<u64> = lengths.query_async(&mut redis.connection()).await?;
-        Ok(lengths)
-    };
-    let lengths = in_time(looking).await;
-    write_answer(page, service, lengths.as_ref());
+    let mut connection = redis.connection();
+    let looking = lengths.query_async::<Vec<u64>>(&mut connection);
+    // Not for long, since the rest of the page is wanted all the same.
+    let lengths = timeout(SCRAPE_LOOK_TIMEOUT, looking).await;
+    let lengths = lengths.ok().and_then(Result::ok).unwrap_or_default();
     let name = format!("{service}_stream_entries");
     page.head("gauge", &name, "Entries that a stream holds.");
-    for ((stream, _), length) in each.iter().zip(lengths.unwrap_or_default()) {
+    for ((stream, _), length) in each.iter().zip(lengths) {
         page.sample(&name, &[("stream", stream)], &length);
     }
-}
-
-/// Not for long, since the rest of the page is wanted all the same.
-async fn in_time<T>(looking: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let looked = tokio::time::timeout(SCRAPE_LOOK_TIMEOUT, looking).await;
-    looked.unwrap_or_else(|_| Err(StoreError::connection_lost()))
-}
-
-fn write_answer<T>(page: &mut Page, service: &str, answer: Result<T, &StoreError>) {
-    let is_up = !answer.is_err_and(StoreError::is_transient);
-    page.gauge(&format!("{service}_redis_up"), "1 while redis answers.", &u8::from(is_up));
 }

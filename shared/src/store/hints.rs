@@ -8,7 +8,11 @@
 //! A hint may be lost: with the connection, or in a bug of ours. So everybody is woken when the
 //! connection comes back, and a slow sweep looks for news that nobody told of: one command for a
 //! thousand keys, so that it costs those who have none nothing. The connection is pinged, for one
-//! that is half open looks just like one with no news.
+//! that is half open looks just like one with no news. It follows the connection for commands to another
+//! server.
+//!
+//! Some hosted Redis and proxies do not take `CLIENT TRACKING`. There the sweep comes every
+//! `HINT_POLL_INTERVAL` instead.
 
 mod sweep;
 
@@ -18,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection, cmd};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval_at},
@@ -27,7 +31,7 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::{
-    limits::{HINT_PING_INTERVAL, REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, SWEEP_INTERVAL},
+    limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL},
     repeats::Spell,
     retry::Retry,
     seq::Seq,
@@ -109,17 +113,19 @@ impl Hints {
     /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
     /// overlap, and comes back after every fault until the shutdown begins.
     pub async fn listen_forever(self, redis: Redis, prefixes: Vec<String>, shutdown: Shutdown) {
-        let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
-        let down = Spell::new();
+        let mut retry = Retry::new(Duration::from_millis(100), HINT_RETRY_MAX);
+        let mut spells = Spells::default();
         while !shutdown.is_begun() {
-            let error = tokio::select! {
+            let ended = tokio::select! {
                 () = shutdown.begun() => return,
-                result = self.listen(&redis, &prefixes, &mut retry, &down) => result,
+                ended = self.listen(&redis, &prefixes, &mut retry, &mut spells) => ended,
             };
-            if down.handle_fault() {
-                warn!(%error, "no hints from redis: news waits for the sweep until they are back");
-            }
             self.wake_all();
+            let Err(error) = ended else { continue };
+            if spells.down.handle_fault() {
+                let error = error.told();
+                warn!(error, "no hints from redis: news waits for the sweep until they are back");
+            }
             let wait = retry.next(None, rand::random());
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -128,71 +134,57 @@ impl Hints {
         }
     }
 
-    /// Ends only with a fault.
+    /// Ends well where it is to begin anew: on another server, or with hints that were denied.
     async fn listen(
         &self,
         redis: &Redis,
         prefixes: &[String],
         retry: &mut Retry,
-        down: &Spell,
-    ) -> StoreError {
+        spells: &mut Spells,
+    ) -> Result<(), StoreError> {
+        let mut served = redis.health().served();
+        let mut begun_on = *served.borrow_and_update();
         let lost = Arc::new(Notify::new());
-        let mut connection = match self.track(redis, prefixes, lost.clone()).await {
-            Ok(connection) => connection,
-            Err(error) => return error.into(),
+        let mut connection = self.connect(redis, lost.clone()).await?;
+        let denied = match track(&mut connection, prefixes).await {
+            Ok(()) => None,
+            Err(error) if is_untracked(&error) => Some(StoreError::from(error)),
+            Err(error) => return Err(error.into()),
         };
         retry.reset();
-        if let Some(tries) = down.handle_good() {
-            info!(tries, "hints from redis are back");
-        }
+        spells.handle_connected(denied.as_ref());
         self.handle_gap();
         let mut ping = ticks(HINT_PING_INTERVAL);
-        let mut sweep = ticks(SWEEP_INTERVAL);
+        let mut sweep = ticks(if denied.is_some() { HINT_POLL_INTERVAL } else { SWEEP_INTERVAL });
+        let mut again = ticks(SWEEP_INTERVAL);
         loop {
             tokio::select! {
-                () = lost.notified() => return StoreError::connection_lost(),
-                _ = sweep.tick() => {
-                    if let Err(error) = self.sweep(prefixes, &mut connection).await {
-                        return error.into();
+                () = lost.notified() => return Err(StoreError::connection_lost()),
+                Ok(()) = served.changed() => {
+                    // The first probe tells on which connection they are taken.
+                    if std::mem::replace(&mut begun_on, *served.borrow_and_update()) != 0 {
+                        return Ok(());
                     }
                 }
-                _ = ping.tick() => {
-                    if let Err(error) = cmd("PING").query_async::<()>(&mut connection).await {
-                        return error.into();
-                    }
-                }
+                _ = sweep.tick() => self.sweep(prefixes, &mut connection).await?,
+                _ = again.tick(), if denied.is_some() => return Ok(()),
+                _ = ping.tick() => cmd("PING").query_async::<()>(&mut connection).await?,
             }
         }
     }
 
-    async fn track(
+    async fn connect(
         &self,
         redis: &Redis,
-        prefixes: &[String],
         lost: Arc<Notify>,
-    ) -> Result<MultiplexedConnection, redis::RedisError> {
+    ) -> Result<MultiplexedConnection, StoreError> {
         let hints = self.clone();
-        let hear = move |push: PushInfo| {
-            match push.kind {
-                PushKind::Invalidate => hints.handle_invalidated(push.data),
-                PushKind::Disconnection => lost.notify_one(),
-                _ => {}
-            }
-            Ok::<(), std::convert::Infallible>(())
+        let hear = move |push: PushInfo| match push.kind {
+            PushKind::Invalidate => hints.handle_invalidated(push.data),
+            PushKind::Disconnection => lost.notify_one(),
+            _ => {}
         };
-        let config = AsyncConnectionConfig::new()
-            .set_push_sender(hear)
-            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
-            .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-        let client = redis.client();
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut tracking = cmd("CLIENT");
-        tracking.arg("TRACKING").arg("ON").arg("BCAST");
-        for prefix in prefixes {
-            tracking.arg("PREFIX").arg(prefix);
-        }
-        tracking.query_async::<()>(&mut connection).await?;
-        Ok(connection)
+        Ok(redis.own_connection(hear).await?)
     }
 
     /// A list of keys, or nil after FLUSHALL.
@@ -230,6 +222,59 @@ impl Hints {
     fn wake_all(&self) {
         lock(&self.waiting).values().flatten().for_each(|waiter| waiter.notify.notify_one());
     }
+}
+
+/// What is said of hints once when it begins and once when it ends.
+#[derive(Default)]
+struct Spells {
+    down: Spell,
+    denied: Spell,
+}
+
+impl Spells {
+    fn handle_connected(&mut self, denied: Option<&StoreError>) {
+        if let Some(tries) = self.down.handle_good() {
+            info!(tries, "hints from redis are back");
+        }
+        match denied {
+            Some(error) if self.denied.handle_fault() => {
+                let (error, poll_ms) = (error.told(), HINT_POLL_INTERVAL.as_millis() as u64);
+                let help = "allow this user CLIENT TRACKING: ACL SETUSER … +client|tracking";
+                warn!(
+                    error,
+                    poll_ms, help, "redis denies CLIENT TRACKING; polling for news instead"
+                );
+            }
+            Some(_) => {}
+            None if self.denied.handle_good().is_some() => {
+                info!("redis allows CLIENT TRACKING again")
+            }
+            None => {}
+        }
+    }
+}
+
+async fn track(connection: &mut MultiplexedConnection, prefixes: &[String]) -> RedisResult<()> {
+    let mut tracking = cmd("CLIENT");
+    tracking.arg("TRACKING").arg("ON").arg("BCAST");
+    for prefix in prefixes {
+        tracking.arg("PREFIX").arg(prefix);
+    }
+    tracking.query_async(connection).await
+}
+
+/// Redis answers, but not with hints.
+fn is_untracked(error: &RedisError) -> bool {
+    !StoreError::from(error.clone()).is_outage()
+}
+
+/// Whether a Redis gives hints; for `check`.
+///
+/// # Errors
+/// `StoreError::Denied` or `Other` where it does not.
+pub async fn look(redis: &Redis) -> Result<(), StoreError> {
+    let mut connection = redis.own_connection(|_| {}).await?;
+    Ok(track(&mut connection, &["spoke-check:".to_owned()]).await?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -34,6 +34,11 @@ impl DeviceKeys {
         format!("{}:dead:x", self.prefix)
     }
 
+    /// Is never there: what a probe would write to.
+    pub fn probe(&self) -> String {
+        format!("{}:probe:x", self.prefix)
+    }
+
     /// The loss ledger.
     pub fn lost(&self) -> String {
         format!("{}:lost:x", self.prefix)
@@ -110,6 +115,16 @@ impl HubKeys {
     /// Entries for clients that can never be sent.
     pub fn dead(&self) -> String {
         format!("{}:dead:x", self.prefix)
+    }
+
+    /// Written to see whether the acknowledgement level is reached.
+    pub fn level(&self) -> String {
+        format!("{}:level", self.prefix)
+    }
+
+    /// Is never there: what a probe would write to.
+    pub fn probe(&self) -> String {
+        format!("{}:probe:x", self.prefix)
     }
 
     /// The loss ledger.

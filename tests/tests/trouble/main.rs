@@ -5,6 +5,8 @@ mod access;
 mod agents;
 mod clocks;
 mod disk;
+mod failover;
+mod health;
 mod progress;
 mod services;
 mod state;

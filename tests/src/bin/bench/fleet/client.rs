@@ -20,7 +20,7 @@ use spoke_shared::{
     config::ServiceUrl,
     entry::{Direction, EntryLimits},
     instance::Instance,
-    limits::{CONNECT_RETRY, HANDSHAKE_TIMEOUT, REFUSED_RETRY},
+    limits::{CONNECT_RETRY, HANDSHAKE_TIMEOUT, REFUSED_RETRY, RETURN_WAIT},
     link::{Stores, drive, now_ms},
     retry::Retry,
     seq::Epoch,
@@ -112,6 +112,7 @@ impl Client {
             };
             self.way.board.handle_ending(failure.word);
             let wait = match failure.ending.pause() {
+                Pause::Told(wait) => Retry::told(wait, rand::random()),
                 Pause::None => continue,
                 Pause::Connect(hint) => self.connect_retry.next(hint, rand::random()),
                 Pause::Twin(hint) => self.refused_retry.next(hint, rand::random()),
@@ -159,7 +160,7 @@ impl Client {
         board.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
         let news = &self.way.hints.watch_stream(origin.key());
-        let stores = Stores { origin, copy, news, epoch, random: rand::random() };
+        let stores = Stores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
         let never = std::future::pending();
         let outcome = drive(Box::new(session), stores, frames, outbox, &heard, never, |_| {}).await;
         board.handle_ended();

@@ -1,0 +1,114 @@
+//! What a server says of itself at the start of a connection, and whether Spoke can work with it.
+//!
+//! `HELLO` tells version, mode and role in one round trip and is allowed to every user. It is asked on each
+//! new connection, since another server may stand behind the same address, or the same one be downgraded.
+
+use std::collections::HashMap;
+
+use redis::{RedisError, RedisResult, Value, make_extension_error};
+
+/// The error code of a server that Spoke cannot work with: ours, since Redis has none.
+pub(super) const UNFIT: &str = "UNFIT";
+/// The oldest Redis that counts what was ever added to a stream.
+const VERSION_MIN: (u64, u64) = (7, 0);
+
+/// What `HELLO` answers. What is not told is not held against it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Greeting {
+    version: String,
+    mode: String,
+    pub(super) is_replica: bool,
+}
+
+impl Greeting {
+    pub(super) fn read(answer: Value) -> Self {
+        let mut parts: HashMap<String, Value> = redis::from_redis_value(answer).unwrap_or_default();
+        let mut text = |name| {
+            let part = parts.remove(name).map(redis::from_redis_value);
+            part.and_then(Result::ok).unwrap_or_default()
+        };
+        let (version, mode, role): (_, _, String) = (text("version"), text("mode"), text("role"));
+        // KeyDB's "active-replica" takes writes.
+        Self { version, mode, is_replica: role == "replica" || role == "slave" }
+    }
+
+    /// # Errors
+    /// `UNFIT`, with what was found and the mend.
+    pub(super) fn check(&self) -> RedisResult<()> {
+        let (major, minor) = VERSION_MIN;
+        if self.version().is_some_and(|version| version < VERSION_MIN) {
+            return Err(unfit(format!(
+                "it is Redis {}, and Spoke needs {major}.{minor} or newer; install a newer one",
+                self.version
+            )));
+        }
+        match self.mode.as_str() {
+            "cluster" => Err(unfit(
+                "it runs in cluster mode, which Spoke does not support; give one that runs with \
+                 cluster-enabled no"
+                    .to_owned(),
+            )),
+            "sentinel" => Err(unfit(
+                "it is a Sentinel, which keeps no data; give the address of the primary".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn version(&self) -> Option<(u64, u64)> {
+        let mut parts = self.version.split('.').map(str::parse);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    }
+}
+
+fn unfit(problem: String) -> RedisError {
+    make_extension_error(UNFIT.to_owned(), Some(problem))
+}
+
+/// As Redis itself would say it of a write.
+pub(super) fn writable_replica() -> RedisError {
+    let problem = "it is a replica, although it takes writes (replica-read-only no)";
+    make_extension_error("READONLY".to_owned(), Some(problem.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greeting(version: &str, mode: &str, role: &str) -> Greeting {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let pairs = [("server", "redis"), ("version", version), ("mode", mode), ("role", role)];
+        let map = pairs.map(|(name, value)| (text(name), text(value)));
+        Greeting::read(Value::Map([map.as_slice(), &[(text("proto"), Value::Int(3))]].concat()))
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_or_no_single_one_is_refused_with_what_it_is_and_the_mend() {
+        for (version, mode, words) in [
+            ("7.0.0", "standalone", None),
+            ("8.2.1", "standalone", None),
+            ("255.255.255", "standalone", None),
+            ("unstable", "standalone", None),
+            ("6.2.14", "standalone", Some("Redis 6.2.14, and Spoke needs 7.0")),
+            ("6.2.14", "cluster", Some("6.2.14")),
+            ("7.0.15", "cluster", Some("cluster-enabled no")),
+            ("7.0.15", "sentinel", Some("the primary")),
+        ] {
+            let checked = greeting(version, mode, "master").check().map_err(|it| it.to_string());
+            match words {
+                None => assert_eq!(checked, Ok(()), "{version} {mode}"),
+                Some(words) => assert!(checked.clone().unwrap_err().contains(words), "{checked:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_is_known_by_its_role_and_a_server_that_tells_nothing_passes() {
+        assert!(greeting("7.0.0", "standalone", "replica").is_replica);
+        assert!(!greeting("7.0.0", "standalone", "master").is_replica);
+        assert!(!greeting("6.3.4", "standalone", "active-replica").is_replica);
+        for answer in [Value::Nil, Value::Okay, Value::Map(Vec::new())] {
+            assert_eq!(Greeting::read(answer).check().map_err(|it| it.to_string()), Ok(()));
+        }
+    }
+}

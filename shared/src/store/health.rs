@@ -1,0 +1,172 @@
+//! Whether a Redis takes writes: readiness, metrics and the log go by this.
+//!
+//! Any command that fails because of Redis as a whole begins an outage. Only a probe ends it: a write that
+//! changes nothing, and that Redis refuses whenever it refuses others. Rejected: to end it with any command
+//! that succeeds, since reads go well on a replica or at `maxmemory`; and to write something, since a
+//! device's disk wears out.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::{Redis, StoreError};
+use crate::{
+    limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
+    shutdown::Shutdown,
+};
+
+/// One Redis's health, as its commands have found it.
+pub struct Health {
+    of: Subject,
+    outage: Mutex<Option<Outage>>,
+    began: Notify,
+    /// The connection that last took a probe.
+    served: watch::Sender<u64>,
+}
+
+/// What is well or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// A Redis takes writes.
+    Writes,
+    /// Writes reach the acknowledgement level.
+    Level,
+}
+
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    failed: u64,
+    /// The latest error with its causes.
+    problem: String,
+}
+
+/// An outage that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Over {
+    down_for: Duration,
+    failed: u64,
+}
+
+impl Health {
+    /// Well, as long as nothing fails.
+    pub(super) fn new(of: Subject) -> Self {
+        let served = watch::Sender::new(0);
+        Self { of, outage: Mutex::default(), began: Notify::new(), served }
+    }
+
+    /// Counts a failed command; one that says nothing of Redis as a whole is passed over.
+    pub(super) fn handle_error(&self, error: &StoreError) {
+        if !error.is_outage() {
+            return;
+        }
+        let problem = error.told();
+        let is_first = begin(&mut self.lock(), problem.clone(), Instant::now());
+        if is_first {
+            match self.of {
+                Subject::Writes => warn!(error = problem, "redis request failed"),
+                Subject::Level => warn!(error = problem, "acknowledgement level not reached"),
+            }
+            self.began.notify_one();
+        }
+    }
+
+    /// A probe was taken on the connection of this generation.
+    pub(super) fn handle_good(&self, generation: u64) {
+        if let Some(over) = end(&mut self.lock(), Instant::now()) {
+            let Over { down_for, failed } = over;
+            let down_for_seconds = down_for.as_secs_f64();
+            match self.of {
+                Subject::Writes => info!(down_for_seconds, failed, "redis recovered"),
+                Subject::Level => {
+                    info!(down_for_seconds, failed, "acknowledgement level reached again");
+                }
+            }
+        }
+        self.served.send_if_modified(|served| std::mem::replace(served, generation) != generation);
+    }
+
+    /// Why it cannot be used now; none where it can.
+    pub fn problem(&self) -> Option<String> {
+        self.lock().as_ref().map(|outage| outage.problem.clone())
+    }
+
+    /// Resolves when an outage begins. For one task.
+    pub(super) async fn began(&self) {
+        self.began.notified().await;
+    }
+
+    /// Changes when probes are taken on a new connection: all other connections are to follow it.
+    pub(super) fn served(&self) -> watch::Receiver<u64> {
+        self.served.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it is the first failure of this outage.
+fn begin(outage: &mut Option<Outage>, problem: String, now: Instant) -> bool {
+    let is_first = outage.is_none();
+    let (since, failed) = outage.as_ref().map_or((now, 0), |outage| (outage.since, outage.failed));
+    *outage = Some(Outage { since, failed: failed + 1, problem });
+    is_first
+}
+
+fn end(outage: &mut Option<Outage>, now: Instant) -> Option<Over> {
+    let Outage { since, failed, .. } = outage.take()?;
+    Some(Over { down_for: now.duration_since(since), failed })
+}
+
+/// Probes this Redis until the shutdown begins: slowly while it is well, often while it is not.
+pub async fn watch(redis: Redis, shutdown: Shutdown) {
+    loop {
+        let wait = match redis.probe().await {
+            Ok(()) => PROBE_INTERVAL,
+            Err(_) => PROBE_INTERVAL_DOWN,
+        };
+        tokio::select! {
+            () = shutdown.begun() => return,
+            () = tokio::time::sleep(wait) => {}
+            () = redis.health().began(), if wait == PROBE_INTERVAL => {
+                tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
+            }
+        }
+    }
+}
+
+/// Whether a Redis takes writes at this moment.
+///
+/// # Errors
+/// Why not, for a person.
+pub async fn ready(redis: &Redis) -> Result<(), String> {
+    match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.told()),
+        Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_begins_once_and_its_end_has_its_length_and_its_failures() {
+        let begun = Instant::now();
+        let mut outage = None;
+        assert_eq!(end(&mut outage, begun), None);
+        let words = ["OOM", "LOADING", "OOM"].map(str::to_owned);
+        let firsts = words.map(|word| begin(&mut outage, word, begun));
+        assert_eq!(firsts, [true, false, false]);
+        assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest is told");
+        let down_for = Duration::from_secs(9);
+        assert_eq!(end(&mut outage, begun + down_for), Some(Over { down_for, failed: 3 }));
+        assert!(begin(&mut outage, "OOM".to_owned(), begun), "it is another one");
+    }
+}

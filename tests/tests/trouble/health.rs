@@ -1,0 +1,129 @@
+//! Readiness, metrics and the log go by writes: an outage is said once when it begins and once when it ends,
+//! and however long it took, all works again within five seconds.
+
+use std::time::{Duration, Instant};
+
+use spoke_tests::{
+    api::Api,
+    cloud::{Cloud, IN, out},
+    device::{Device, IN as DEVICE_IN, OUT},
+    entries::fields,
+    redis::free_port,
+    trouble::Fault,
+    wait::eventually,
+};
+
+const RECOVERY: Duration = Duration::from_secs(5);
+/// Long enough for waits that grow to be longer than a recovery may take.
+const LASTS: Duration = Duration::from_secs(9);
+const FAULTS: [(Fault, &str); 4] = [
+    (Fault::Full, "OOM"),
+    (Fault::Replica, "READONLY"),
+    (Fault::NoSnapshot, "MISCONF"),
+    (Fault::NoReplicas, "NOREPLICAS"),
+];
+const BEGAN: &str = "redis request failed";
+const ENDED: &str = "redis recovered";
+
+fn lines<'a>(log: &'a str, message: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains(&format!("\"{message}\""))).collect()
+}
+
+async fn readiness(admin: &Api, status: u16, word: &str) {
+    let awaited = format!("{status} from /readyz, with {word:?}");
+    eventually(&awaited, RECOVERY, async || {
+        let answer = admin.get("/readyz").await;
+        let is_so = answer.status == status && answer.text.contains(word);
+        if is_so { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+async fn up(admin: &Api, service: &str) -> bool {
+    admin.get("/metrics").await.text.contains(&format!("spoke_{service}_redis_up 1\n"))
+}
+
+/// One line when it began, with Redis' own word, and one when it ended.
+fn assert_said_once(what: &str, log: &str, word: &str) {
+    let (began, ended) = (lines(log, BEGAN), lines(log, ENDED));
+    assert_eq!((began.len(), ended.len()), (1, 1), "{what}: {began:#?} {ended:#?}");
+    assert!(began[0].contains(word), "{what}: {began:?}");
+    assert!(ended[0].contains("down_for") && ended[0].contains("failed"), "{what}: {ended:?}");
+}
+
+async fn carries_both_ways(what: &str, cloud: &Cloud, device: &Device) {
+    let begun = Instant::now();
+    for (redis, stream) in [(&cloud.redis, IN), (&device.redis, DEVICE_IN)] {
+        let left = RECOVERY.saturating_sub(begun.elapsed());
+        eventually(&format!("{what}: two entries in {stream}"), left, async || {
+            match redis.length(stream).await {
+                2 => Ok(()),
+                length => Err(length),
+            }
+        })
+        .await;
+    }
+}
+
+async fn begin() -> (Cloud, Device) {
+    let cloud = Cloud::start().await;
+    let admin = format!("127.0.0.1:{}", free_port());
+    let own = [("retry_first_ms", "500"), ("retry_longest_ms", "60000"), ("admin_listen", &*admin)];
+    let device = Device::start_with(&cloud, "dev1", &own).await;
+    device.redis.add(OUT, &fields([("n", "1")])).await;
+    cloud.redis.add(&out("dev1"), &fields([("n", "1")])).await;
+    device.carried_both_ways(&cloud).await;
+    (cloud, device)
+}
+
+#[tokio::test]
+async fn a_cloud_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soon_after() {
+    for (fault, word) in FAULTS {
+        let (mut cloud, device) = begin().await;
+        let what = format!("{fault:?}");
+        let (hub, auth) = (cloud.hub.admin(), cloud.auth.admin());
+        // Before the outage, since a full Redis does not take it from an app either.
+        cloud.hub_proxy.cut();
+        cloud.redis.add(&out("dev1"), &fields([("n", "2")])).await;
+        fault.begin(&mut cloud.redis).await;
+        device.redis.add(OUT, &fields([("n", "2")])).await;
+
+        readiness(&hub, 503, word).await;
+        readiness(&auth, 503, word).await;
+        assert!(!up(&hub, "hub").await && !up(&auth, "auth").await, "{what}");
+        tokio::time::sleep(LASTS).await;
+        readiness(&hub, 503, word).await;
+        fault.end(&mut cloud.redis).await;
+
+        carries_both_ways(&what, &cloud, &device).await;
+        readiness(&hub, 200, "ok").await;
+        readiness(&auth, 200, "ok").await;
+        assert!(up(&hub, "hub").await && up(&auth, "auth").await, "{what}");
+        assert_said_once(&format!("hub, {what}"), &cloud.hub.log(), word);
+        assert_said_once(&format!("auth, {what}"), &cloud.auth.log(), word);
+    }
+}
+
+#[tokio::test]
+async fn a_devices_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soon_after() {
+    for (fault, word) in FAULTS {
+        let (cloud, mut device) = begin().await;
+        let what = format!("{fault:?}");
+        let admin = device.admin();
+        cloud.hub_proxy.cut();
+        device.redis.add(OUT, &fields([("n", "2")])).await;
+        fault.begin(&mut device.redis).await;
+        cloud.redis.add(&out("dev1"), &fields([("n", "2")])).await;
+
+        readiness(&admin, 503, word).await;
+        assert!(!up(&admin, "agent").await, "{what}");
+        tokio::time::sleep(LASTS).await;
+        readiness(&admin, 503, word).await;
+        fault.end(&mut device.redis).await;
+
+        carries_both_ways(&what, &cloud, &device).await;
+        readiness(&admin, 200, "ok").await;
+        assert!(up(&admin, "agent").await, "{what}");
+        assert_said_once(&what, &device.log(), word);
+    }
+}
