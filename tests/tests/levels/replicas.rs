@@ -17,7 +17,7 @@ use spoke_tests::{
 };
 use tempfile::TempDir;
 
-use crate::{address, ended_hub, kept, one, post_until_refused, primary, redis_url, replica};
+use crate::{address, kept, one, post_until_refused, primary, redis_url, replica};
 
 const ACK: (&str, &str) = ("ack", "replicas:1");
 
