@@ -13,11 +13,11 @@ use spoke_tests::{
     proxy::Proxy,
     redis::RedisServer,
     service::{Kind, Service},
-    wait::{PATIENCE, eventually, eventually_is, eventually_true},
+    wait::{PATIENCE, eventually, eventually_is, eventually_true, throughout},
 };
 use tempfile::TempDir;
 
-use crate::{address, ended_hub, kept, one, post_until_refused, primary, redis_url, replica};
+use crate::{address, kept, one, post_until_refused, primary, redis_url, replica};
 
 const ACK: (&str, &str) = ("ack", "replicas:1");
 
@@ -204,13 +204,32 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_has_too_few_replicas_ends_at_start_with_78_and_the_mend() {
+async fn a_hub_whose_replica_comes_late_waits_says_so_and_goes_on() {
     let primary = primary().await;
+    let token = admit(&primary, "dev1").await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut hub = Service::start(Kind::Hub, &primary.url(), &[ACK], folder.path()).await;
+    let dev1 = hub.api().with_token(&token);
+    eventually_true("the hub to say what is missing", async || {
+        let ready = hub.admin().get("/readyz").await;
+        ready.status == 503 && ready.text.contains("redis has 0 connected replicas")
+    })
+    .await;
+    // Longer than any patience that ends with an exit.
+    throughout("the hub waits", Duration::from_secs(12), Some(503), async || {
+        (hub.process().exit().is_none()).then_some(hub.admin().get("/readyz").await.status)
+    })
+    .await;
+    assert_unavailable(&dev1.post_json("/xadd", &one(1)).await);
+
     let _replica = replica(address(&primary)).await;
-    let ended = ended_hub(&primary.url(), "replicas:2").await;
-    assert_eq!(ended.code, Some(78), "{ended:?}");
-    for word in ["ack: it is \"replicas:2\"", "1 connected replicas", "REPLICAOF"] {
-        assert!(ended.stderr.contains(word), "{word} is not in {}", ended.stderr);
+    hub.ready().await;
+    dev1.post_json("/xadd", &one(1)).await.ok();
+    let log = hub.log();
+    for (message, times) in
+        [("acknowledgement level not reached", 1), ("acknowledgement level reached again", 1)]
+    {
+        assert_eq!(log.matches(message).count(), times, "{message}: {log}");
     }
 }
 
