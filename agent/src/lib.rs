@@ -174,9 +174,10 @@ async fn open_access(
             said = Some(error);
         }
         board.post_waiting(now_ms().saturating_add(STATE_RETRY.as_millis() as u64));
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.handle_move(Instant::now(), START_WITHIN);
-        drop(progress);
+        progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .handle_move(Instant::now(), START_WITHIN);
         let _ = tokio::time::timeout(STATE_RETRY, shutdown.begun()).await;
     }
     Ok(None)

@@ -224,13 +224,13 @@ async fn assert_handed_over(cloud: &Cloud, device: &Device, transport: &str) {
     let faults: Vec<_> = log.lines().filter(|line| line.contains(r#""cause":""#)).collect();
     let word = |line: &str| Some(line.split(r#""cause":""#).nth(1)?.split('"').next()?.to_owned());
     let words: BTreeSet<_> = faults.iter().filter_map(|line| word(line)).collect();
-    // A GOAWAY with a wait is `busy`. Between two requests there is nobody to be told.
-    assert!(words.contains("busy") || transport == "http", "{words:?} {faults:#?}");
+    // A GOAWAY with a wait is `unavailable`. Between two requests there is nobody to be told.
+    assert!(words.contains("unavailable") || transport == "http", "{words:?} {faults:#?}");
     // It may have come to a listener in the moment of its end, or asked on a connection that was idle
     // and ended just then; no answer was ever left out.
     let harmless: &[&str] = match transport {
-        "http" => &["busy", "unreachable", "broken", "lost"],
-        _ => &["busy", "unreachable", "broken"],
+        "http" => &["unavailable", "unreachable", "broken", "lost"],
+        _ => &["unavailable", "unreachable", "broken"],
     };
     assert!(words.iter().all(|word| harmless.contains(&word.as_str())), "{words:?} {faults:#?}");
     let client = cloud.redis.hash(&format!("spoke-hub:client:{}:h", device.client)).await;
