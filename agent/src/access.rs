@@ -83,6 +83,13 @@ pub struct Access {
 }
 
 impl AccessError {
+    /// Whether waiting may mend it within this process.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Identity(error) => error.may_pass(),
+        }
+    }
+
     /// Whether it stays as it is until a person has mended it.
     pub fn needs_a_person(&self) -> bool {
         match self {
@@ -149,6 +156,12 @@ impl Access {
             unkept: None,
             suspicion,
         })
+    }
+
+    /// Whether another state directory has come in the place of the one that was opened: it holds who this
+    /// device is.
+    pub fn is_replaced(&self) -> bool {
+        self.identity.is_replaced()
     }
 
     /// What to do next.

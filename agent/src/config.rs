@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use spoke_shared::{
     client::ClientId,
-    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl},
+    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, check_key_prefix},
     limits::{CONNECT_RETRY, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     reload::Settings,
     retry::Retry,
@@ -137,9 +137,6 @@ impl Default for Config {
     }
 }
 
-/// Longer keys only make commands longer.
-const KEY_PREFIX_BYTES_MAX: usize = 64;
-
 impl Config {
     /// Checks what the types alone do not, and gives what has to be there.
     ///
@@ -172,14 +169,7 @@ impl Config {
                 "it is empty; name a directory that only the agent can read",
             ));
         }
-        let prefix = &self.key_prefix;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
-        if !(1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) || !prefix.bytes().all(is_plain) {
-            let problem = format!(
-                "it takes 1 to {KEY_PREFIX_BYTES_MAX} characters out of A-Z a-z 0-9 . _ - :"
-            );
-            return Err(bad("key_prefix", problem));
-        }
+        check_key_prefix("key_prefix", &self.key_prefix)?;
         if self.progress_timeout() < PROGRESS_TIMEOUT_MIN {
             let least = PROGRESS_TIMEOUT_MIN.as_millis();
             let problem = format!("it is {}; {least} is the least", self.progress_timeout_ms);

@@ -51,8 +51,8 @@ pub enum Wait {
 
 impl Wait {
     /// All that `word` gives.
-    pub const WORDS: [&'static str; 4] =
-        ["auth-refused", "auth-busy", "auth-unreachable", "auth-odd"];
+    pub const WORDS: [&'static str; 5] =
+        ["auth-refused", "auth-busy", "auth-unavailable", "auth-unreachable", "auth-odd"];
 
     /// The stable word, in logs, status and figures.
     pub fn word(self) -> &'static str {

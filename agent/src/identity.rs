@@ -8,9 +8,9 @@
 mod secrets;
 
 use std::{
-    fs::{File, Permissions, TryLockError},
+    fs::{self, File, Permissions, TryLockError},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +44,14 @@ pub enum IdentityError {
         /// The cause.
         source: io::Error,
     },
+    /// The directory itself may not be entered: often a mount point whose file system is not there yet.
+    #[error("failed to enter {}; mount its file system, or see to its owner and mode", path.display())]
+    Closed {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// A link or the like stands where a file of the agent belongs.
     #[error("{}; {}", .0, .0.mend())]
     Planted(Planted),
@@ -70,18 +78,34 @@ pub enum IdentityError {
 
 impl IdentityError {
     /// Whether it stays as it is until a person has mended it: a disk that is full may have room
-    /// again by itself, and another agent may end.
+    /// again by itself, a file system be mounted or become writable, and another agent end.
     pub fn needs_a_person(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::ReadOnlyFilesystem
                     | io::ErrorKind::NotADirectory
                     | io::ErrorKind::IsADirectory
             ),
             Self::Planted(_) | Self::Damaged(_) | Self::Gone(_) => true,
-            Self::InUse(_) | Self::NoRandomness(_) => false,
+            Self::Closed { .. } | Self::InUse(_) | Self::NoRandomness(_) => false,
+        }
+    }
+
+    /// Whether waiting may mend it within this process.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Closed { .. }) && !self.needs_a_person()
+    }
+}
+
+impl IdentityError {
+    /// The same where it befell the directory itself.
+    fn of_directory(self, path: &Path) -> Self {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Self::Closed { path: path.to_owned(), source }
+            }
+            other => other,
         }
     }
 }
@@ -91,7 +115,7 @@ impl IdentityError {
 pub struct Identity {
     path: PathBuf,
     /// Holds the lock until it is dropped, however the process ends.
-    _lock: File,
+    lock: File,
 }
 
 /// A session token, and how long it lives by this device's clock.
@@ -145,11 +169,26 @@ impl Identity {
     /// `IdentityError`
     pub fn open(path: &Path) -> Result<Self, IdentityError> {
         let directory = Directory::open_or_make(path);
-        let directory = directory.map_err(|error| failed("make or open", path, error))?;
-        inspect(&directory, path)?;
-        let lock =
-            lock(&directory, "lock")?.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let directory = directory.map_err(|error| failed("make or open", path, error));
+        let entered = directory.and_then(|directory| {
+            inspect(&directory, path)?;
+            lock(&directory, "lock")
+        });
+        let lock = entered.map_err(|error| error.of_directory(path))?;
+        let lock = lock.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
+        Ok(Self { path: path.to_owned(), lock })
+    }
+
+    /// Whether another directory has come in the place of this one, such as a file system that was mounted
+    /// late. One that is gone is no other one.
+    pub fn is_replaced(&self) -> bool {
+        let there = fs::metadata(self.file("lock"));
+        match (self.lock.metadata(), there) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) != (there.dev(), there.ino()),
+            // Without a lock: one that no agent of ours has used yet, or has been taken from elsewhere.
+            (Ok(_), Err(_)) => self.path.join("secret").exists(),
+            (Err(_), _) => false,
+        }
     }
 
     /// The secrets, which `spoke-agent rotate` may be at as well.

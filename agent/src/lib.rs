@@ -39,7 +39,8 @@ use anyhow::Context;
 use axum::{Json, Router, routing::get};
 use spoke_shared::{
     config::ConfigError,
-    limits::DRAIN_TIMEOUT,
+    limits::{DRAIN_TIMEOUT, STATE_RETRY},
+    link::now_ms,
     notify,
     reload::Reloads,
     serve::{admin_router, serve_admin},
@@ -89,7 +90,6 @@ pub async fn run(
     let account = config.validate()?;
     let dialer = config.dialer(&account)?;
     let one_time = OneTimeSource::of(&config);
-    let access = Access::open(&account, &config.state_dir, one_time, &dialer).map_err(refusal)?;
     let keys = config.keys();
     let redis =
         Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
@@ -118,25 +118,69 @@ pub async fn run(
 
     info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
     notify::ready();
-    let parts = Parts {
-        config,
-        http: Http::new(&dialer, &account.hub),
-        dialer,
-        account,
-        access,
-        redis,
-        hints,
-        board,
-        progress: progress.clone(),
-        shutdown: shutdown.clone(),
+    let living = async {
+        let open = || Access::open(&account, &config.state_dir, one_time.clone(), &dialer);
+        while let Some(access) = open_access(&open, &board, &progress, &shutdown).await? {
+            let parts = Parts {
+                config: config.clone(),
+                account: account.clone(),
+                access,
+                http: Http::new(&dialer, &account.hub),
+                dialer: dialer.clone(),
+                redis: redis.clone(),
+                hints: hints.clone(),
+                board: board.clone(),
+                progress: progress.clone(),
+                shutdown: shutdown.clone(),
+            };
+            Lifecycle::new(parts).run().await;
+        }
+        anyhow::Ok(())
     };
-    watched(Lifecycle::new(parts).run(), &progress).await;
+    watched(living, &progress).await?;
     notify::stopping();
     if !shutdown.finish(DRAIN_TIMEOUT).await {
         warn!("some tasks did not end in time");
     }
     info!("stopped");
     Ok(())
+}
+
+/// Waits for a state directory that cannot be used yet: it may be read-only or not mounted at boot. None
+/// when the shutdown begins.
+async fn open_access(
+    open: &impl Fn() -> Result<Access, AccessError>,
+    board: &Board,
+    progress: &Mutex<Progress>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Access>> {
+    let begun = Instant::now();
+    let mut said = None;
+    while !shutdown.is_begun() {
+        let error = match open() {
+            Ok(access) => {
+                if said.is_some() {
+                    let down_for_seconds = begun.elapsed().as_secs_f64();
+                    info!(down_for_seconds, "state directory can be used");
+                }
+                return Ok(Some(access));
+            }
+            Err(error) if error.may_pass() => auth::chain(&error),
+            Err(error) => return Err(refusal(error)),
+        };
+        if said.as_ref() != Some(&error) {
+            warn!(error, "state directory cannot be used yet; waiting for it");
+            board.post_fault("state-dir", &error);
+            said = Some(error);
+        }
+        board.post_waiting(now_ms().saturating_add(STATE_RETRY.as_millis() as u64));
+        progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .handle_move(Instant::now(), START_WITHIN);
+        let _ = tokio::time::timeout(STATE_RETRY, shutdown.begun()).await;
+    }
+    Ok(None)
 }
 
 /// What a person has to mend ends like a bad setting, after which systemd does not try again.
@@ -178,14 +222,14 @@ fn readiness(status: &Status) -> Result<(), String> {
 }
 
 /// Runs the lifecycle and feeds the watchdog beside it, in the same task: where one hangs, both do.
-async fn watched(lifecycle: impl Future<Output = ()>, progress: &Mutex<Progress>) {
+async fn watched<T>(lifecycle: impl Future<Output = T>, progress: &Mutex<Progress>) -> T {
     let Some(interval) = notify::watchdog_interval() else { return lifecycle.await };
     let mut lifecycle = pin!(lifecycle);
     let mut ticks = tokio::time::interval(interval);
     let mut is_hungry = false;
     loop {
         tokio::select! {
-            () = &mut lifecycle => return,
+            ended = &mut lifecycle => return ended,
             _ = ticks.tick() => {
                 let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
                 match progress.complaint(Instant::now()) {

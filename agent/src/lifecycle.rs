@@ -16,6 +16,7 @@ use std::{
 
 use spoke_shared::{
     instance::Instance,
+    limits::STATE_RETRY,
     link::now_ms,
     retry::Retry,
     shutdown::Shutdown,
@@ -81,6 +82,8 @@ pub struct Lifecycle {
     /// For two devices with one identity: apart from the rest, since each WELCOME ends those.
     twin_retry: Retry,
     trouble: Trouble,
+    /// The last ending was a store's trouble, by which a session may begin and end again at once.
+    is_store_in_doubt: bool,
 }
 
 impl Lifecycle {
@@ -96,14 +99,20 @@ impl Lifecycle {
             refused_retry: parts.config.refused_retry(),
             twin_retry: parts.config.refused_retry(),
             trouble: Trouble::default(),
+            is_store_in_doubt: false,
             parts,
         }
     }
 
-    /// Lives until the shutdown begins; what is in hand then is finished.
+    /// Lives until the shutdown begins; what is in hand then is finished. Ends before that only where another
+    /// state directory has come in the place of this one.
     pub async fn run(mut self) {
         let shutdown = self.parts.shutdown.clone();
         while !shutdown.is_begun() {
+            if self.parts.access.is_replaced() {
+                info!("another state directory was mounted; beginning anew with what it holds");
+                return;
+            }
             let step = self.parts.access.poll_step();
             self.parts.board.post_step(step, self.parts.access.is_registered());
             self.parts.board.post_unkept(self.parts.access.keep_again());
@@ -169,6 +178,7 @@ impl Lifecycle {
             | Cause::ForeignCursor
             | Cause::Lost => {}
         }
+        self.is_store_in_doubt = matches!(ending.cause, Cause::Store | Cause::Unavailable);
         self.handle_fault(ending.cause.word(), &ending.message);
         if ending.cause == Cause::NoWebSocket && self.choice.kind(now) == Kind::Http {
             return;
@@ -213,9 +223,19 @@ impl Lifecycle {
         debug!(wait_ms, "waiting");
         self.parts.board.post_waiting(now_ms().saturating_add(wait_ms));
         self.move_within(wait + STEP_WITHIN);
-        tokio::select! {
-            () = self.parts.shutdown.begun() => {}
-            () = tokio::time::sleep(wait) => {}
+        let mut looks = tokio::time::interval(STATE_RETRY);
+        let ended = tokio::time::sleep(wait);
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = self.parts.shutdown.begun() => return,
+                () = &mut ended => return,
+                _ = looks.tick() => {
+                    if self.parts.access.is_replaced() {
+                        return;
+                    }
+                }
+            }
         }
     }
 

@@ -93,7 +93,8 @@ fn store(config: &Config) -> anyhow::Result<Store> {
 }
 
 fn redis(config: &Config) -> anyhow::Result<Redis> {
-    Redis::open(&config.redis).context("failed to use `redis`")
+    let key = Store::probe_key(&config.key_prefix);
+    Redis::open_to_write(&config.redis, key).context("failed to use `redis`")
 }
 
 fn unknown(client: &ClientId) -> String {

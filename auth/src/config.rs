@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use spoke_shared::{
     config::{
         AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies,
+        check_key_prefix,
     },
     limits::SESSION_TTL_SECONDS_MIN,
     reload::Settings,
@@ -120,8 +121,6 @@ impl Default for ThrottleSettings {
     }
 }
 
-/// Longer keys only make commands longer.
-const KEY_PREFIX_BYTES_MAX: usize = 64;
 /// Sessions that live longer than a year are no sessions.
 const SESSION_TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 
@@ -132,15 +131,7 @@ impl Config {
     /// `ConfigError` that names the key and the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.redis.validate("redis")?;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
-        let prefix = &self.key_prefix;
-        if !(1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) || !prefix.bytes().all(is_plain) {
-            let problem = format!(
-                "it is {prefix:?}; use 1 to {KEY_PREFIX_BYTES_MAX} characters out of \
-                 A-Z a-z 0-9 . _ - :"
-            );
-            return Err(ConfigError::bad("key_prefix", problem));
-        }
+        check_key_prefix("key_prefix", &self.key_prefix)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;
         within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;

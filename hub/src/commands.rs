@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_shared::{
     cli::{CheckArgs, ListenArgs, SettingsArgs},
-    store::Redis,
+    store::{Redis, keys::HubKeys},
     telemetry,
 };
 
@@ -81,5 +81,6 @@ impl Cli {
 }
 
 fn redis(config: &Config) -> anyhow::Result<Redis> {
-    Redis::open(&config.redis).context("failed to use the setting `redis`")
+    let key = HubKeys::new(&config.key_prefix).probe();
+    Redis::open_to_write(&config.redis, key).context("failed to use the setting `redis`")
 }

@@ -4,7 +4,10 @@ use crate::quota::Reserve;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_shared::{
     client::ClientId,
-    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies},
+    config::{
+        AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies,
+        check_key_prefix,
+    },
     limits::{
         BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX,
         IN_MIN_AGE_SECONDS, RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
@@ -129,9 +132,7 @@ impl Config {
         for (key, prefix) in
             [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
         {
-            if prefix.is_empty() {
-                return Err(ConfigError::bad(key, "it is empty; give a word such as spoke-hub"));
-            }
+            check_key_prefix(key, prefix)?;
         }
         // Redis takes no two overlapping prefixes for the hints of one connection.
         let keys = HubKeys::new(&self.key_prefix);
@@ -202,6 +203,15 @@ fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_that_redis_takes_for_a_pattern_or_a_slot_is_refused() {
+        for key_prefix in ["", "a{b}", "a*", "a b", "a\u{1f600}"] {
+            let config = Config { key_prefix: key_prefix.to_owned(), ..Config::default() };
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with("key_prefix: "), "{key_prefix:?}: {message}");
+        }
+    }
 
     #[test]
     fn no_two_prefixes_that_are_listened_to_may_overlap() {

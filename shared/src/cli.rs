@@ -15,8 +15,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     check::{
-        CheckArgs, Checked, Verdict, of_listener, of_redis, of_secret, of_secret_file, of_tls,
-        report,
+        CheckArgs, Checked, Verdict, of_hints, of_listener, of_redis, of_secret, of_secret_file,
+        of_tls, report,
     },
     settings_file::of_settings_file,
     watch::watch,

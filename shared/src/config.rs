@@ -8,6 +8,7 @@
 mod admin_hosts;
 mod environment;
 mod error;
+mod key_prefix;
 mod known;
 mod proxies;
 mod redis_url;
@@ -27,6 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use environment::environment;
 pub use error::{ConfigError, Origin};
+pub use key_prefix::check_key_prefix;
 pub use proxies::{BadProxies, TrustedProxies};
 pub use redis_url::{BadRedisUrl, RedisUrl};
 pub use secret::read_secret;

@@ -69,7 +69,19 @@ impl SmallDisk {
     /// # Panics
     /// When that cannot be set.
     pub fn wear_out(&self) {
-        let mount = Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).status();
+        self.remount("remount,ro");
+    }
+
+    /// Takes writes again.
+    ///
+    /// # Panics
+    /// When that cannot be set.
+    pub fn mend(&self) {
+        self.remount("remount,rw");
+    }
+
+    fn remount(&self, options: &str) {
+        let mount = Command::new("mount").args(["-o", options]).arg(self.path()).status();
         assert!(mount.is_ok_and(|status| status.success()), "the disk can be mounted again");
     }
 

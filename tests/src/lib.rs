@@ -4,6 +4,7 @@
 //! ends with the test. Nothing is mocked. Rejected: running the services inside the test's process,
 //! which could neither be killed nor have settings from an environment of its own.
 
+pub mod aged;
 pub mod api;
 pub mod balancer;
 pub mod binaries;

@@ -16,8 +16,8 @@ use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
     cli::{
-        CheckArgs, Checked, SettingsArgs, of_redis, of_secret, of_secret_file, of_settings_file,
-        report,
+        CheckArgs, Checked, SettingsArgs, of_hints, of_redis, of_secret, of_secret_file,
+        of_settings_file, report,
     },
     config::{ConfigError, ServiceUrl},
     link::now_ms,
@@ -53,8 +53,11 @@ pub(super) async fn run(
 async fn look(config: &Config) -> Vec<Checked> {
     let account = config.validate();
     let mut found = vec![of_settings(&account)];
-    match Redis::open(&config.redis) {
-        Ok(redis) => found.extend(of_redis("redis", &redis).await),
+    match Redis::open_to_write(&config.redis, config.keys().probe()) {
+        Ok(redis) => {
+            found.extend(of_redis("redis", &redis).await);
+            found.extend(of_hints("redis", &redis).await);
+        }
         Err(error) => found.push(Checked::fail("redis", error.to_string(), "mend the setting")),
     }
     found.extend(of_files(config));

@@ -85,7 +85,9 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let account = config.validate()?;
     let dialer = config.dialer(&account)?;
     // What is wrong with it can be mended later, so nothing of it keeps the device from registering.
-    for checked in of_redis("redis", &Redis::open(&config.redis)?).await {
+    for checked in
+        of_redis("redis", &Redis::open_to_write(&config.redis, config.keys().probe())?).await
+    {
         eprint!("{checked}");
     }
     let one_time = one_time.unwrap_or_else(|| OneTimeSource::of(&config));

@@ -1,12 +1,14 @@
 //! One connection: look where the streams stand, dial, shake hands, carry, part.
 
 use std::{
+    convert::Infallible,
     sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
+    config::ServiceUrl,
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
     link::{Shown, Stores, TransportError, drive, now_ms},
@@ -28,6 +30,7 @@ use tracing::{Instrument, info, info_span, warn};
 use super::{
     Lifecycle,
     ending::{Cause, Ending},
+    trouble::Trouble,
 };
 use crate::{
     auth::chain,
@@ -64,6 +67,8 @@ struct Open {
 
 /// The fastest and the slowest heartbeat that is kept to, whatever the hub asks for.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_secs(1), HEARTBEAT);
+/// A store in trouble ends a session before.
+const STEADY: Duration = Duration::from_secs(2);
 /// A session moves at each heartbeat, or ends.
 const MOVE_WITHIN: Duration = Duration::from_secs(2 * IDLE_TIMEOUT.as_secs());
 
@@ -179,7 +184,9 @@ impl Lifecycle {
         let Open { line, session, generation, epoch, there, cursor } = open;
         let began = Instant::now();
         self.handle_welcomed(kind, generation);
-        let Self { parts, origin, copy, choice, .. } = self;
+        let Self { parts, origin, copy, choice, trouble, is_store_in_doubt, .. } = self;
+        let connected =
+            said_connected(parts.account.hub.clone(), kind, trouble, *is_store_in_doubt);
         let before = parts.board.status().counts;
         let news = parts.hints.watch_stream(origin.key());
         let copy = copy.for_session();
@@ -203,6 +210,7 @@ impl Lifecycle {
         let leave = leave(parts.shutdown.clone(), until);
         let outcome = tokio::select! {
             outcome = drive(session, stores, frames, outbox, &heard, leave, report) => outcome,
+            never = connected => match never {},
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
@@ -214,15 +222,29 @@ impl Lifecycle {
         self.choice.handle_welcomed(kind);
         self.refused_retry.reset();
         self.parts.board.post_connected(kind, generation);
-        let (hub, transport) = (&self.parts.account.hub, kind.word());
-        match self.trouble.handle_good(Instant::now()) {
-            Some(over) => {
-                let lasted = over.lasted.as_secs();
-                info!(%hub, transport, faults = over.count, after_seconds = lasted, "connected again");
-            }
-            None => info!(%hub, transport, "connected"),
-        }
     }
+}
+
+/// Says that the trouble is over; where it was a store's, only once the session has lived for a while. Ends
+/// never.
+async fn said_connected(
+    hub: ServiceUrl,
+    kind: Kind,
+    trouble: &mut Trouble,
+    is_in_doubt: bool,
+) -> Infallible {
+    if is_in_doubt {
+        tokio::time::sleep(STEADY).await;
+    }
+    let transport = kind.word();
+    match trouble.handle_good(Instant::now()) {
+        Some(over) => {
+            let lasted = over.lasted.as_secs();
+            info!(%hub, transport, faults = over.count, after_seconds = lasted, "connected again");
+        }
+        None => info!(%hub, transport, "connected"),
+    }
+    std::future::pending().await
 }
 
 const STOPS: &str = "this agent stops";

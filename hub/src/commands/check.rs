@@ -2,7 +2,8 @@
 
 use spoke_shared::{
     cli::{
-        CheckArgs, Checked, SettingsArgs, of_listener, of_redis, of_settings_file, of_tls, report,
+        CheckArgs, Checked, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file,
+        of_tls, report,
     },
     store::Redis,
 };
@@ -19,8 +20,11 @@ pub(super) async fn run(
     found.extend(of_tls(&config.tls));
     let own = redis(config)?;
     found.extend(of_redis("redis", &own).await);
+    found.extend(of_hints("redis", &own).await);
     if let Some(url) = &config.auth_redis {
-        found.extend(of_redis("auth_redis", &Redis::open(url)?).await);
+        let auth_redis = Redis::open(url)?;
+        found.extend(of_redis("auth_redis", &auth_redis).await);
+        found.extend(of_hints("auth_redis", &auth_redis).await);
     }
     found.extend(of_level(config, &own).await);
     found.push(of_listener("listen", &config.listen, "spoke-hub").await);

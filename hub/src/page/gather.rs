@@ -152,7 +152,7 @@ impl Gatherer {
         let (fleet, details) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                let fault = Some(error.told());
+                let fault = Some(format!("redis does not answer: {}", error.told()));
                 // Counted and logged with all the others.
                 let _ = hub.unavailable(&error);
                 return Snapshot { fault, ..Snapshot::clone(&before) };
@@ -161,8 +161,9 @@ impl Gatherer {
         let totals = Totals::of(&fleet, now);
         let mut chart = before.chart.clone();
         chart.add(now, totals.received, totals.delivered);
-        let problems = [hub.redis.health().problem(), hub.writer.kept().problem()];
-        let fault = problems.into_iter().flatten().next();
+        let writes = hub.redis.health().problem();
+        let writes = writes.map(|problem| format!("redis takes no writes: {problem}"));
+        let fault = writes.or_else(|| hub.writer.kept().problem());
         Snapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 

@@ -10,9 +10,10 @@ use tokio::{net::TcpStream, time::timeout};
 use super::print;
 use crate::{
     config::TlsSettings,
+    limits::HINT_POLL_INTERVAL,
     serve::Certificate,
     store::{
-        Redis,
+        Redis, StoreError, hints,
         soundness::{Finding, look},
     },
     trust::{Distrust, span},
@@ -51,8 +52,6 @@ pub struct Checked {
     pub mend: Cow<'static, str>,
 }
 
-/// The oldest Redis that counts what was ever added to a stream.
-const REDIS_AT_LEAST: (u64, u64) = (7, 0);
 /// Who renews by a machine does so a month before the end, and by hand needs two weeks.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// A listener of this machine answers at once.
@@ -118,15 +117,16 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Checked> {
     let facts = match look(&mut redis.connection()).await {
         Ok(facts) => facts,
         Err(error) => {
-            let finding = format!("it does not say what it is like: {error}");
+            let error = StoreError::from(error);
+            let finding = format!("it does not say what it is like: {}", error.told());
             let mend = "start it, or mend the setting, its password or its user's rights";
-            return vec![Checked::fail(setting, finding, mend)];
+            return vec![Checked::fail(setting, finding, error.mend().unwrap_or(mend))];
         }
     };
     let (major, minor) = facts.version;
-    let too_old = (facts.version < REDIS_AT_LEAST).then(|| {
-        let finding = format!("it is Redis {major}.{minor}, which does not count what was added");
-        Checked::fail(setting, finding, "install Redis 7.0 or newer")
+    let refuses = redis.probe().await.err().map(|error| {
+        let finding = format!("it takes no writes: {}", error.told());
+        Checked::fail(setting, finding, error.mend().unwrap_or("see its log"))
     });
     let checked = |finding: &Finding| {
         let checked = match finding {
@@ -136,12 +136,29 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Checked> {
         checked(setting, finding.to_string(), finding.mend())
     };
     let findings = facts.findings();
-    let found: Vec<_> = too_old.into_iter().chain(findings.iter().map(checked)).collect();
+    let found: Vec<_> = refuses.into_iter().chain(findings.iter().map(checked)).collect();
     if found.is_empty() {
         let finding = format!("Redis {major}.{minor} answers, and keeps what it is given");
         return vec![Checked::ok(setting, finding)];
     }
     found
+}
+
+/// A warning where a Redis gives no hints.
+pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Checked> {
+    match hints::look(redis).await {
+        Err(error) if !error.is_outage() => {
+            let poll_ms = HINT_POLL_INTERVAL.as_millis();
+            let finding = format!(
+                "it denies CLIENT TRACKING ({}); news is polled for every {poll_ms} ms",
+                error.told()
+            );
+            let mend = "allow it where you can: ACL SETUSER … +client|tracking";
+            Some(Checked::warn(setting, finding, mend))
+        }
+        // That it does not answer at all is said already.
+        Ok(()) | Err(_) => None,
+    }
 }
 
 /// Whether a file with a secret can be read here and by nobody else.

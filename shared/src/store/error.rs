@@ -117,11 +117,6 @@ impl StoreError {
         }
     }
 
-    /// Whether it has no memory for more, though it takes what frees some.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::Busy { code, .. } if code == "OOM")
-    }
-
     /// Whether its server may be the wrong one, and the name lead to another by now.
     pub fn is_elsewhere(&self) -> bool {
         const WORDS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "NOREPLICAS", "CLUSTERDOWN"];
@@ -134,6 +129,38 @@ impl StoreError {
             | Self::Denied { .. }
             | Self::Unexpected { .. }
             | Self::Other { .. } => false,
+        }
+    }
+
+    /// Whether it has no memory left: what takes none, or frees some, goes on.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Busy { code, .. } if code == "OOM")
+    }
+
+    /// What a person can do, where Redis' word tells.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Busy { code, .. } => Some(match code.as_str() {
+                "OOM" => "its memory is full: raise maxmemory, or remove what is not needed",
+                "READONLY" => {
+                    "it is a replica: give the address of the primary, or REPLICAOF NO ONE"
+                }
+                "MASTERDOWN" => "it is a replica without its primary: see to the primary",
+                "MISCONF" => "it cannot write its file: see to its disk, and to its log",
+                "NOREPLICAS" => "it has too few replicas: see to them (INFO replication)",
+                "NOFSYNC" => "see to its append-only file (INFO persistence)",
+                "LOADING" => "it reads its file: wait",
+                "BUSY" => "a script does not end: SCRIPT KILL",
+                "MAXCLIENTS" => "it has as many clients as it takes: raise maxclients",
+                _ => return None,
+            }),
+            Self::Denied { .. } => Some("mend the user and password of the setting, or its rights"),
+            Self::Unreachable { .. }
+            | Self::Unfit { .. }
+            | Self::WrongType { .. }
+            | Self::Script { .. }
+            | Self::Unexpected { .. }
+            | Self::Other { .. } => None,
         }
     }
 

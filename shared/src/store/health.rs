@@ -67,9 +67,10 @@ impl Health {
         let problem = error.told();
         let is_first = begin(&mut self.lock(), problem.clone(), Instant::now());
         if is_first {
+            let help = error.mend();
             match self.of {
-                Subject::Writes => warn!(error = problem, "redis request failed"),
-                Subject::Level => warn!(error = problem, "acknowledgement level not reached"),
+                Subject::Writes => warn!(error = problem, help, "redis request failed"),
+                Subject::Level => warn!(error = problem, help, "acknowledgement level not reached"),
             }
             self.began.notify_one();
         }

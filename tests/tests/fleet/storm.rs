@@ -28,7 +28,7 @@ use tokio::{
 const AGENTS: usize = 500;
 /// The hub sends its agents away for this, and spreads them over that.
 const WAIT_MS: u64 = 1000;
-const SPREAD_MS: u64 = 2500;
+const SPREAD_MS: u64 = 2_500;
 
 struct Agent {
     token: String,

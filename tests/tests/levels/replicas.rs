@@ -13,7 +13,7 @@ use spoke_tests::{
     proxy::Proxy,
     redis::RedisServer,
     service::{Kind, Service},
-    wait::{PATIENCE, eventually, eventually_is, eventually_true},
+    wait::{PATIENCE, eventually, eventually_is, eventually_true, throughout},
 };
 use tempfile::TempDir;
 
@@ -204,19 +204,33 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_has_too_few_replicas_yet_says_so_and_goes_on_when_they_come() {
+async fn a_hub_whose_replica_comes_late_waits_says_so_and_goes_on() {
     let primary = primary().await;
-    let _replica = replica(address(&primary)).await;
+    let token = admit(&primary, "dev1").await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let level = [("ack", "replicas:2")];
-    let hub = Service::start(Kind::Hub, &primary.url(), &level, folder.path()).await;
+    let mut hub = Service::start(Kind::Hub, &primary.url(), &[ACK], folder.path()).await;
+    let dev1 = hub.api().with_token(&token);
     eventually_true("the hub to say what is missing", async || {
-        hub.admin().get("/readyz").await.text.contains("1 connected replicas")
+        let ready = hub.admin().get("/readyz").await;
+        ready.status == 503 && ready.text.contains("redis has 0 connected replicas")
     })
     .await;
-    let _second = replica(address(&primary)).await;
-    eventually_true("the hub to be ready", async || hub.admin().get("/readyz").await.status == 200)
-        .await;
+    // Longer than any patience that ends with an exit.
+    throughout("the hub waits", Duration::from_secs(12), Some(503), async || {
+        (hub.process().exit().is_none()).then_some(hub.admin().get("/readyz").await.status)
+    })
+    .await;
+    assert_unavailable(&dev1.post_json("/xadd", &one(1)).await);
+
+    let _replica = replica(address(&primary)).await;
+    hub.ready().await;
+    dev1.post_json("/xadd", &one(1)).await.ok();
+    let log = hub.log();
+    for (message, times) in
+        [("acknowledgement level not reached", 1), ("acknowledgement level reached again", 1)]
+    {
+        assert_eq!(log.matches(message).count(), times, "{message}: {log}");
+    }
 }
 
 #[tokio::test]

@@ -13,12 +13,18 @@ use spoke_tests::{
 
 /// A Redis that shows this certificate on a port beside its plain one, and the URL of that.
 async fn start(files: &Certificates) -> (RedisServer, String) {
+    start_with(files, "no").await
+}
+
+/// The same, which asks clients for a certificate of the same authority or not.
+async fn start_with(files: &Certificates, auth_clients: &str) -> (RedisServer, String) {
     let path = |path: &std::path::Path| path.display().to_string();
     let (cert, key) = (path(&files.cert_file), path(&files.key_file));
     for _ in 0..10 {
         let port = free_port().to_string();
-        let options = ["--tls-port", &port, "--tls-auth-clients", "no"];
-        let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
+        let options = ["--tls-port", &port, "--tls-auth-clients", auth_clients];
+        let ca = files.ca();
+        let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
         let redis = RedisServer::start_with(&[&options[..], &files[..]].concat()).await;
         // Where the port was taken meanwhile, Redis says so and goes on with the other one.
         if tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_ok() {
@@ -45,6 +51,39 @@ async fn an_agent_and_a_service_reach_redis_over_tls_with_a_pinned_authority() {
     let mut device = device;
     device.start_agent();
     device.redis.add(OUT, &numbered(1)).await;
+    device.carried_both_ways(&cloud).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_now() {
+    let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let authority = Authority::make(folder.path());
+    let (redis, url) = start_with(&authority.issue(&["127.0.0.1"], Valid::Now), "yes").await;
+    let ca = folder.path().join("ca.pem").display().to_string();
+    let refused = list(&format!("{url}?ca_file={ca}")).await;
+    assert_eq!(refused.code, Some(1), "without a certificate: {refused:?}");
+
+    // A first certificate that is out of its time, and then one that is good, under the same names.
+    let place = |name: &str| own.path().join(name);
+    let show = |valid| {
+        let files = authority.issue(&["client"], valid);
+        std::fs::copy(files.cert_file, place("cert.pem")).unwrap();
+        std::fs::copy(files.key_file, place("key.pem")).unwrap();
+    };
+    show(Valid::Before);
+    let (cert, key) = (place("cert.pem"), place("key.pem"));
+    let url = format!("{url}?ca_file={ca}&cert_file={}&key_file={}", cert.display(), key.display());
+    let cloud = Cloud::start().await;
+    let mut device = Device::without_agent_on(redis, &cloud, "dev1", &[("redis", &url)]).await;
+    device.start_agent();
+    device.redis.add(OUT, &numbered(1)).await;
+    eventually("the agent to be refused", PATIENCE, async || {
+        let log = device.log();
+        log.contains("redis request failed").then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(cloud.inbound().await.is_empty());
+    show(Valid::Now);
     device.carried_both_ways(&cloud).await;
 }
 
@@ -95,5 +134,5 @@ async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
 async fn a_ca_that_cannot_be_used_is_a_bad_setting() {
     let ended = list("rediss://127.0.0.1:1?ca_file=/nowhere/ca.pem").await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    assert!(ended.stderr.contains("redis: its ca_file /nowhere/ca.pem"), "{ended:?}");
+    assert!(ended.stderr.contains("redis: /nowhere/ca.pem cannot be used"), "{ended:?}");
 }

@@ -8,6 +8,7 @@ mod disk;
 mod failover;
 mod health;
 mod progress;
+mod servers;
 mod services;
 mod state;
 

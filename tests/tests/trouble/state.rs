@@ -8,7 +8,10 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use spoke_tests::{cloud::Cloud, device::Device, process::write_secret, wait::eventually_true};
+use spoke_tests::{
+    api::install_tls, cloud::Cloud, device::Device, process::write_secret, redis::free_port,
+    wait::eventually_true,
+};
 
 use crate::add_up;
 
@@ -70,7 +73,7 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
-    let table: [(&str, Spoil, &str); 9] = [
+    let table: [(&str, Spoil, &str); 8] = [
         ("corrupt", |dir| fs::write(dir.join("secret"), "?".repeat(43)).unwrap(), "damaged"),
         ("empty", |dir| fs::write(dir.join("secret"), "").unwrap(), "damaged"),
         ("no text", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "damaged"),
@@ -93,7 +96,6 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
         ),
         ("a folder", |dir| replace_by_folder(&dir.join("secret")), "failed to read"),
         ("not ours to read", |dir| set_mode(&dir.join("secret"), 0o000), "owner, mode"),
-        ("in a folder that is not ours", |dir| set_mode(dir, 0o000), "owner, mode"),
     ];
     for (row, (what, spoil, words)) in table.into_iter().enumerate() {
         let state = copy(&device, row);
@@ -160,6 +162,76 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
         set_mode(&state, 0o700);
     }
     assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+}
+
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    install_tls();
+    let admin = format!("127.0.0.1:{}", free_port());
+    device.set("admin_listen", &admin);
+    // A mount point that only root may enter, and one whose file system is not there yet at all.
+    for (row, hide) in [(0, 0o000), (1, 0o500)] {
+        let state = copy(&device, row);
+        let place = if row == 0 { state.clone() } else { state.join("later/state") };
+        if row == 1 {
+            set_mode(&state, hide);
+        } else {
+            set_mode(&place, hide);
+        }
+        device.set("state_dir", place.to_str().unwrap());
+        device.start_agent();
+        let up = add_up(&device, "meanwhile", 1).await;
+        eventually_true("the agent to be there, not ready, and to say why", async || {
+            let Ok(answer) = reqwest::get(format!("http://{admin}/readyz")).await else {
+                return false;
+            };
+            answer.status() == 503
+                && answer.text().await.is_ok_and(|text| text.contains(place.to_str().unwrap()))
+        })
+        .await;
+        set_mode(&state, 0o700);
+        if row == 1 {
+            let source = copy(&device, 10 + row);
+            fs::create_dir(state.join("later")).expect(CAN);
+            fs::rename(source, &place).expect(CAN);
+        }
+        let begun = std::time::Instant::now();
+        eventually_true("the entry to be carried", async || {
+            cloud.carried("dev1").await.last().map(|entry| entry.seq.clone())
+                == Some(up[0].id.clone())
+        })
+        .await;
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        let log = device.log();
+        assert_eq!(log.matches("cannot be used yet").count(), row + 1, "once a start: {log}");
+        assert!(log.contains("state directory can be used"), "{log}");
+        device.stop_agent().await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_folder_that_is_mounted_over_an_empty_one_is_taken_up() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    let place = device.folder().join("mount-point");
+    device.set("state_dir", place.to_str().unwrap());
+    // As in the field: one that is refused asks seldom.
+    device.set("refused_retry_first_ms", "60000");
+    device.set("refused_retry_longest_ms", "3600000");
+    device.start_agent();
+    let up = add_up(&device, "meanwhile", 1).await;
+    eventually_true("the agent to be refused", async || device.log().contains("was made just now"))
+        .await;
+    fs::rename(&place, device.folder().join("hidden")).expect(CAN);
+    fs::rename(device.folder().join("state"), &place).expect(CAN);
+    let begun = std::time::Instant::now();
+    eventually_true("the entry to be carried", async || {
+        cloud.carried("dev1").await.last().map(|entry| entry.seq.clone()) == Some(up[0].id.clone())
+    })
+    .await;
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -49,3 +49,70 @@ fn a_password_is_shown_nowhere() {
         assert_eq!(serde_json::to_value(&url).unwrap(), shown);
     }
 }
+
+fn refusal(url: &str) -> String {
+    url.parse::<RedisUrl>().unwrap_err().to_string()
+}
+
+#[test]
+fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_are() {
+    for (url, words) in [
+        ("rediss://h?cafile=/x", "unknown option cafile; did you mean ca_file?"),
+        ("rediss://h?ca_file=/x&certfile=/y", "unknown option certfile; did you mean cert_file?"),
+        ("rediss://h?insecure=true", "takes ca_file, cert_file, key_file"),
+        ("redis://h?protocol=resp3", "redis:// takes no options"),
+        ("redis://h?db=3", "db goes with unix:// only"),
+        ("unix:///r.sock?dbs=3", "did you mean db?"),
+        ("redis://h?ca_file=/x", "ca_file goes with rediss:// only"),
+        ("rediss://h?cert_file=/x", "go together"),
+        ("rediss://h?key_file=/x", "go together"),
+    ] {
+        assert!(refusal(url).contains(words), "{url}: {}", refusal(url));
+    }
+}
+
+#[test]
+fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_never_told() {
+    for (url, words) in [
+        ("redis://:hunter2#x@127.0.0.1", "write %23"),
+        ("rediss://user:hunter2#@127.0.0.1:6379/1", "write %23"),
+        ("redis://:hunter@2@127.0.0.1", "write %40"),
+        ("redis://:hunter2/x@127.0.0.1", "write %2F"),
+        ("redis://:12?hunter2@127.0.0.1", "%3F"),
+    ] {
+        let message = refusal(url);
+        assert!(message.contains(words) && !message.contains("hunter"), "{url}: {message}");
+    }
+    for good in ["redis://:p%23%40%2F%3F@127.0.0.1", "unix:///run/a@b/r.sock?pass=p%23"] {
+        assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn files_that_are_missing_or_hold_something_else_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let key_file = write("key.pem", &key.serialize_pem());
+    let cert_file = write("cert.pem", &certificate.self_signed(&key).unwrap().pem());
+    let of = |cert: &str, key: &str| {
+        let url: RedisUrl = format!("rediss://h?cert_file={cert}&key_file={key}").parse().unwrap();
+        url.validate("redis").map_err(|error| error.to_string())
+    };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    assert_eq!(of(&cert_file, &key_file), Ok(()));
+    for (cert, key, words) in [
+        ("/nowhere/cert.pem", &*key_file, "/nowhere/cert.pem"),
+        (&*cert_file, "/nowhere/key.pem", "/nowhere/key.pem"),
+        (&*key_file, &*key_file, "it holds no certificate"),
+        (&*cert_file, &*cert_file, "it holds no private key"),
+    ] {
+        let message = of(cert, key).unwrap_err();
+        assert!(message.starts_with("redis: ") && message.contains(words), "{message}");
+    }
+}

@@ -15,7 +15,7 @@ use super::{
 /// Far beyond the goal, so that a bad figure is a figure.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Endings that are as they should be: GOAWAY or 503 with a wait, and those that a killed hub brings.
-const FAIR: [&str; 3] = ["busy", "lost", "unreachable"];
+const FAIR: [&str; 3] = ["unavailable", "lost", "unreachable"];
 
 /// How the hub goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

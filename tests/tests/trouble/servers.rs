@@ -1,0 +1,149 @@
+//! Redis as people have it: one that Spoke cannot work with is refused with what it is and the mend, and one
+//! that gives no hints is polled.
+
+use std::time::{Duration, Instant};
+
+use spoke_tests::{
+    aged::Aged,
+    binaries::path_of,
+    cloud::{Cloud, IN, OTP_SECRET, Settings, out},
+    device::{Device, IN as DEVICE_IN, OUT},
+    entries::numbered,
+    process::{Finished, Start, run, write_secret},
+    redis::RedisServer,
+    service::{Kind, Service},
+    wait::{eventually, eventually_true},
+};
+
+const RECOVERY: Duration = Duration::from_secs(5);
+
+async fn ended(program: &str, url: &str) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("otp");
+    write_secret(&secret, OTP_SECRET);
+    let word = if program == "spoke-agent" { "run" } else { "serve" };
+    let name = program.to_uppercase().replace('-', "_");
+    let mut start = Start::with(&[word]);
+    let state = folder.path().join("state");
+    for (key, value) in [
+        ("REDIS", url),
+        ("LISTEN", "127.0.0.1:0"),
+        ("ADMIN_LISTEN", ""),
+        ("CLIENT", "dev1"),
+        ("AUTH", "http://127.0.0.1:1"),
+        ("HUB", "http://127.0.0.1:1"),
+        ("STATE_DIR", state.to_str().unwrap()),
+        ("OTP_SECRET_FILE", secret.to_str().unwrap()),
+    ] {
+        let is_of = match key {
+            "LISTEN" => program != "spoke-agent",
+            "CLIENT" | "AUTH" | "HUB" | "STATE_DIR" | "OTP_SECRET_FILE" => program == "spoke-agent",
+            _ => true,
+        };
+        if is_of {
+            start = start.variable(&format!("{name}_{key}"), value);
+        }
+    }
+    run(&path_of(program), &start).await
+}
+
+#[tokio::test]
+async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the_mend() {
+    let redis = RedisServer::start().await;
+    let aged = Aged::start(redis.port()).await;
+    aged.set_old(true);
+    let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
+    for program in ["spoke-agent", "spoke-hub", "spoke-auth"] {
+        for (url, words) in [
+            (aged.url(), ["it is Redis 6.0.", "needs 7.0 or newer"]),
+            (cluster.url(), ["cluster mode", "cluster-enabled no"]),
+        ] {
+            let ended = ended(program, &url).await;
+            assert_eq!(ended.code, Some(78), "{program}: {ended:?}");
+            for word in ["redis: ", words[0], words[1]] {
+                assert!(ended.stderr.contains(word), "{program}, {word}: {ended:?}");
+            }
+        }
+    }
+    for (url, word) in [(aged.url(), "needs 7.0"), (cluster.url(), "cluster mode")] {
+        for program in ["spoke-hub", "spoke-auth"] {
+            let name = program.to_uppercase().replace('-', "_");
+            let start = Start::with(&["check"]).variable(&format!("{name}_REDIS"), &url);
+            let checked = run(&path_of(program), &start).await;
+            assert!(checked.stdout.contains("fail  redis: "), "{checked:?}");
+            assert!(checked.stdout.contains(word), "{checked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_downgraded_in_place_is_told_with_both_versions_until_it_is_new_again() {
+    let redis = RedisServer::start().await;
+    let aged = Aged::start(redis.port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    for kind in [Kind::Hub, Kind::Auth] {
+        let service = Service::start(kind, &aged.url(), &[], folder.path()).await;
+        service.ready().await;
+        aged.set_old(true);
+        eventually("the service to say so", RECOVERY, async || {
+            let ready = service.admin().get("/readyz").await;
+            let is_so = ready.text.contains("Redis 6.0.") && ready.text.contains("needs 7.0");
+            if is_so && ready.status == 503 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+        aged.set_old(false);
+        eventually("the service to be ready", RECOVERY, async || {
+            let ready = service.admin().get("/readyz").await;
+            if ready.status == 200 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn where_redis_denies_client_tracking_news_comes_within_a_second_and_check_warns() {
+    let redis = RedisServer::start().await;
+    deny_tracking(&redis).await;
+    let hub_url = format!("redis://spoke:pw@127.0.0.1:{}", redis.port());
+    let settings = Settings { hub: &[("redis", &hub_url)], auth: &[] };
+    let cloud = Cloud::start_on(redis, settings).await;
+    let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
+    deny_tracking(&device.redis).await;
+    device.set("redis", &format!("redis://spoke:pw@127.0.0.1:{}", device.redis.port()));
+    device.start_agent();
+    device.redis.add(OUT, &numbered(0)).await;
+    device.carried_both_ways(&cloud).await;
+
+    for n in 1..=10 {
+        for (from, stream, to, copy) in [
+            (&device.redis, OUT.to_owned(), &cloud.redis, IN),
+            (&cloud.redis, out("dev1"), &device.redis, DEVICE_IN),
+        ] {
+            let wanted = if copy == IN { n + 1 } else { n };
+            from.add(&stream, &numbered(n)).await;
+            let added = Instant::now();
+            eventually_true("the entry to arrive", async || to.length(copy).await == wanted).await;
+            assert!(added.elapsed() < Duration::from_secs(1), "{copy}: {:?}", added.elapsed());
+        }
+    }
+
+    for log in [cloud.hub.log(), device.log()] {
+        assert_eq!(log.matches("redis denies CLIENT TRACKING").count(), 1, "{log}");
+    }
+    let checked = device.command(&["check"]).await;
+    assert!(checked.stdout.contains("warn  redis: "), "{checked:?}");
+    assert!(checked.stdout.contains("+client|tracking"), "{checked:?}");
+
+    // With the right, hints come again by themselves.
+    cloud.redis.command::<()>(&["ACL", "SETUSER", "spoke", "+client|tracking"]).await;
+    eventually_true("hints to be back", async || {
+        cloud.hub.log().contains("redis allows CLIENT TRACKING again")
+    })
+    .await;
+}
+
+async fn deny_tracking(redis: &RedisServer) {
+    let rights = ["+@all", "-@dangerous", "+info", "+config|get", "-client|tracking"];
+    let user = ["ACL", "SETUSER", "spoke", "on", ">pw", "resetkeys", "~spoke-*"];
+    redis.command::<()>(&[&user[..], &rights[..]].concat()).await;
+}
