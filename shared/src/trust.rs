@@ -19,6 +19,9 @@ pub struct Distrust {
 pub fn explain(error: &(dyn Error + 'static)) -> Option<Distrust> {
     let mut cause = Some(error);
     while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<Distrust>() {
+            return Some(found.clone());
+        }
         if let Some(found) = of_tls(error) {
             return Some(distrust(found));
         }
@@ -40,6 +43,8 @@ impl fmt::Display for Distrust {
         write!(f, "{what}: {mend}")
     }
 }
+
+impl Error for Distrust {}
 
 /// An error with all its causes, in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
