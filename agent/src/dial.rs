@@ -65,11 +65,12 @@ pub enum DialError {
         source: TunnelError,
     },
     /// Who answers cannot prove to be the one that was meant.
-    #[error("failed to set up TLS with {place}: {why}")]
+    #[error("failed to set up TLS with {place}")]
     Untrusted {
         /// Host and port.
         place: String,
         /// The cause, and the mend.
+        #[source]
         why: Distrust,
     },
 }
