@@ -293,6 +293,25 @@ async fn a_stream_that_has_given_out_its_last_id_takes_nothing_of_a_batch() {
     }
 }
 
+#[tokio::test]
+async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_of_another() {
+    let redis = RedisServer::start().await;
+    for name in ["read.lua", "bury.lua", "record.lua"] {
+        let call = calls().into_iter().find(|call| call.name == name).expect("it is there");
+        for replace in [&["DEL", STREAM][..], &["RENAME", STREAM, "elsewhere"]] {
+            seed(&redis, None).await;
+            redis.command::<Value>(replace).await;
+            for n in 1..=9 {
+                let id = format!("{n}-0");
+                redis.command::<String>(&["XADD", STREAM, &id, "new", "1"]).await;
+            }
+            let before = held(&redis).await;
+            let answer = run(&redis, &call, &call.args).await.expect("it is no error");
+            assert_eq!(held(&redis).await, before, "{name} after {replace:?}: {answer:?}");
+        }
+    }
+}
+
 /// Batches as large as they may be, each in its own way: entries, fields of each, bytes of a value.
 const FULL: [(usize, usize, usize); 5] = [
     (1, 1, ENTRY_VALUE_BYTES_MAX - 1024),

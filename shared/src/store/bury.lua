@@ -21,29 +21,26 @@ local found, refused = reach(stream)
 if refused then return refused end
 local known = redis.call('HMGET', state, 'out_epoch', 'out_mark', 'out_given', 'dead_epoch', 'dead_seq',
   'dead_count')
-if known[1] ~= epoch or past(seq, known[2] or '0-0') or (known[3] or '') ~= found[6] then return 0 end
+if known[1] ~= epoch or past(seq, known[2] or '0-0') or not is_same(found, known[3]) then return 0 end
 if known[4] == epoch and is_seq(known[5]) and not past(seq, known[5]) then return 1 end
 
 local entry = redis.call('XRANGE', stream, seq, seq)[1]
 local fields = entry and entry[2] or {}
 local parts = math.max(1, math.ceil(#fields / PARTS_MAX))
-local added = {}
+local lines = {}
 for part = 1, parts do
-  local front = { 'seq', seq, 'reason', ARGV[3] }
-  if ARGV[4] ~= '' then front = { 'client', ARGV[4], unpack(front) } end
+  local line = { 'seq', seq, 'reason', ARGV[3] }
+  if ARGV[4] ~= '' then line = { 'client', ARGV[4], unpack(line) } end
   if parts > 1 then
-    front[#front + 1] = 'part'
-    front[#front + 1] = part .. '/' .. parts
+    line[#line + 1] = 'part'
+    line[#line + 1] = part .. '/' .. parts
   end
   local first = (part - 1) * PARTS_MAX + 1
-  for at = first, math.min(first + PARTS_MAX - 1, #fields) do front[#front + 1] = fields[at] end
-  local id = redis.pcall('XADD', dead, 'MAXLEN', '~', ARGV[5], '*', unpack(front))
-  if type(id) == 'table' then
-    for _, before in ipairs(added) do redis.call('XDEL', dead, before) end
-    return id
-  end
-  added[#added + 1] = id
+  for at = first, math.min(first + PARTS_MAX - 1, #fields) do line[#line + 1] = fields[at] end
+  lines[part] = line
 end
+refused = add_lines(dead, ARGV[5], lines)
+if refused then return refused end
 redis.call('HSET', state, 'dead_epoch', epoch, 'dead_seq', seq, 'dead_count',
   digits(math.min(count(known[6]) + 1, COUNT_MAX)))
 return 1

@@ -23,14 +23,7 @@ while ARGV[at] do
   at = last + 1
 end
 local lost = math.min(count(known[3]) + count(ARGV[4]), COUNT_MAX)
-local added = {}
-for _, line in ipairs(lines) do
-  local id = redis.pcall('XADD', ledger, 'MAXLEN', '~', ARGV[3], '*', unpack(line))
-  if type(id) == 'table' then
-    for _, before in ipairs(added) do redis.call('XDEL', ledger, before) end
-    return id
-  end
-  added[#added + 1] = id
-end
+local refused = add_lines(ledger, ARGV[3], lines)
+if refused then return refused end
 redis.call('HSET', state, 'out_written', ARGV[2], 'out_lost', digits(lost))
 return 1

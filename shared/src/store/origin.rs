@@ -8,7 +8,7 @@ use super::{
     Redis, StoreError,
     keys::{DeviceKeys, HubKeys},
     ledger, memory, reply,
-    scripts::of_origin,
+    scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
 };
 use crate::{
     client::ClientId,
@@ -28,12 +28,12 @@ use crate::{
 };
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("look.lua")));
-static PEEK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("peek.lua")));
-static READ: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("read.lua")));
+static PEEK: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("peek.lua")));
+static READ: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("read.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("settle.lua")));
 static BURY: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("bury.lua")));
 static RECORD: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("record.lua")));
-static LOSE: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("lose.lua")));
+static LOSE: LazyLock<Script> = LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("lose.lua")));
 /// How often the beginning is decided anew where somebody else settled it meanwhile.
 const SETTLES_MAX: usize = 3;
 

@@ -7,6 +7,11 @@
 
 local GROUP = 'spoke'
 
+-- Whether a stream that reaches so far is the one that was given out up to there, as the hash says.
+local function is_same(found, given)
+  return (given or '') == found[6]
+end
+
 -- Pairs of a flat list, by name.
 local function named(list)
   local found = {}

@@ -21,7 +21,7 @@ local last, added, position = found[2], found[5], found[6]
 local known = redis.call('HMGET', state, 'out_epoch', 'out_mark', 'out_mark_added', 'out_given')
 local mark = known[2] or '0-0'
 if known[1] ~= ARGV[1] or past(ARGV[2], mark) or past(mark, last) or count(known[3]) > added or
-    (known[4] or '') ~= position then
+    not is_same(found, known[4]) then
   return {}
 end
 if position == '' then

@@ -1,23 +1,23 @@
 -- Writes down how far the copy acknowledged, and trims the origin behind that; also where Redis is
 -- full, since this is what makes room there.
 --
--- KEYS  1 state hash (out_epoch, out_mark, out_acked, out_tally, out_written)   2 origin stream
+-- KEYS  1 state hash (out_epoch, out_mark, out_given, out_acked, out_tally, out_written)
+--       2 origin stream
 -- ARGV  1 epoch   2 acknowledged seq   3 the tally there
 --       4 first seq that is to stay in the stream, or '' not to trim
 --       5 '1' if the copy has heard of all losses that stand in the ledger
--- Gives 1, or 0 where the state is not the one that this was sent from: it is behind, or in another
---       life, and entries with these seqs may be new ones.
+-- Gives 1, or 0 where the state is not the one that this was sent from, or the stream is not the one that
+--       was given out: it is behind, or in another life, and entries with these seqs may be new ones.
 
 local state, epoch, acked = KEYS[1], ARGV[1], ARGV[2]
 
-if not is_type(KEYS[2], 'stream') then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' must be a stream')
-end
 if ARGV[4] ~= '' and not is_seq(ARGV[4]) then
   return redis.error_reply('ERR a stream is trimmed to a stream ID')
 end
-local known = redis.call('HMGET', state, 'out_epoch', 'out_mark')
-if known[1] ~= epoch or past(acked, known[2] or '0-0') then return 0 end
+local found, refused = reach(KEYS[2])
+if refused then return refused end
+local known = redis.call('HMGET', state, 'out_epoch', 'out_mark', 'out_given')
+if known[1] ~= epoch or past(acked, known[2] or '0-0') or not is_same(found, known[3]) then return 0 end
 redis.call('HSET', state, 'out_acked', acked, 'out_tally', ARGV[3])
 if ARGV[5] == '1' then redis.call('HDEL', state, 'out_written') end
 if ARGV[4] ~= '' then redis.call('XTRIM', KEYS[2], 'MINID', ARGV[4]) end

@@ -16,8 +16,12 @@ pub(super) fn with_seqs(first_line: &str, body: &str) -> Script {
     Script::new(&[first_line, SEQ, body].concat())
 }
 
-/// The same of an origin stream, with those of `reach.lua` and `pages.lua` too; it may write where Redis
-/// is full.
+/// The same of an origin stream, with those of `reach.lua` too; it may write where Redis is full.
 pub(super) fn of_origin(body: &str) -> Script {
+    Script::new(&[ALLOW_OOM, SEQ, REACH, body].concat())
+}
+
+/// The same of one that gives entries, with those of `pages.lua` too.
+pub(super) fn of_entries(body: &str) -> Script {
     Script::new(&[ALLOW_OOM, SEQ, REACH, PAGES, body].concat())
 }

@@ -32,6 +32,19 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
+-- Adds lines to a stream that keeps about so many: all of them or none. Gives an error, if there is one.
+local function add_lines(key, most, lines)
+  local added = {}
+  for _, line in ipairs(lines) do
+    local id = redis.pcall('XADD', key, 'MAXLEN', '~', most, '*', unpack(line))
+    if type(id) == 'table' then
+      for _, before in ipairs(added) do redis.call('XDEL', key, before) end
+      return id
+    end
+    added[#added + 1] = id
+  end
+end
+
 local function is_type(key, wanted)
   local found = redis.call('TYPE', key)['ok']
   return found == 'none' or found == wanted
