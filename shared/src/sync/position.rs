@@ -269,10 +269,8 @@ fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Optio
 /// forgotten its cursor, it is searched.
 fn without_cursor(standing: &Standing, met: Met) -> Position {
     let memory = &standing.memory;
-    let inherited = match met {
-        Met::Wiped => memory.inherited,
-        Met::Same | Met::Other | Met::Stranger => memory.inherited.max(memory.mark.0),
-    };
+    let may_hold = if met == Met::Wiped { Seq::ZERO } else { memory.mark.0 };
+    let inherited = memory.inherited.max(may_hold);
     if memory.epoch.is_known() && !standing.is_whole() {
         let begun = (&Cursor::default(), inherited);
         let place = (Seq::ZERO, Tally::ZERO);
@@ -316,7 +314,7 @@ fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Op
 /// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
 fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
     let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
-    is_told && !cursor.is_found && !is_own_cursor(&standing.memory, cursor)
+    is_told && !is_own_cursor(&standing.memory, cursor)
 }
 
 /// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
