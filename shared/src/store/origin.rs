@@ -20,7 +20,7 @@ use crate::{
     sync::{
         account::{Extent, Known, Loss, Tally, Written},
         partner::{Met, Partner},
-        position::{self, Begun, Finding, Position, Seen, Standing},
+        position::{self, Begun, Position, Seen, Standing},
         seal::SealKey,
         sender::{Batch, Read, Task},
     },
@@ -290,7 +290,8 @@ impl OriginStore {
         let mut script = SETTLE.key(&self.state);
         script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
         let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
-        let has_floor = position.finding == Finding::OriginReplaced && is_sane;
+        // A place that was only found may be anything that somebody says.
+        let has_floor = position.has_floor(cursor) && is_sane;
         let fields = match is_new {
             true => {
                 let floor = if has_floor { cursor.seq.to_string() } else { String::new() };

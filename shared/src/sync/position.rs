@@ -395,6 +395,14 @@ fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
     if least.start <= cursor.seq { (least.start, least.tally) } else { (cursor.seq, cursor.tally) }
 }
 
+impl Position {
+    /// Whether new IDs are to come behind the cursor: where it shows what was given out. A place that was
+    /// only found may be anything that somebody says.
+    pub fn has_floor(&self, cursor: &Cursor) -> bool {
+        self.finding == Finding::OriginReplaced && !cursor.is_found
+    }
+}
+
 impl Memory {
     /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
     /// older life but how the lives began. `key` is a new one.

@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 use spoke_shared::{
     seq::{Epoch, Seq},
+    sync::partner::PartnerId,
     wire::frame::{Cursor, Features, Frame, Hello, Origin, SUBPROTOCOL},
 };
 use spoke_tests::{
@@ -337,4 +338,39 @@ async fn a_client_that_an_operator_resets_by_hand_goes_on_without_a_loss() {
     let refused = reset("nobody").await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("the hub has nothing of a client nobody"), "{refused:?}");
+}
+
+/// HELLO of one that says to have lost its cursor and to have found an entry, or to come from another hub.
+fn claims() -> Vec<Theft> {
+    let mut claims = Vec::new();
+    for seq in [Seq::new(now_ms() + 3_600_000, 0), Seq::new(now_ms() + 100, 0), Seq::new(1, 0)] {
+        for epoch in [Epoch::UNKNOWN, Epoch(1), Epoch(2)] {
+            let cursor = Cursor { epoch, seq, is_found: true, ..Cursor::default() };
+            claims.push(Hello { cursor, ..hello() });
+            let partner = PartnerId([9; PartnerId::BYTES]);
+            claims.push(Hello { cursor, partner, ..hello() });
+        }
+    }
+    claims.into_iter().map(|hello| Theft::Hello(Box::new(hello))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_in_whose_name_a_thief_claimed_to_have_found_its_place_goes_on_without_a_loss() {
+    each(claims(), "claim").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_a_thief_claimed_to_have_found_moves_no_id_of_the_hub() {
+    let cloud = Cloud::start().await;
+    for (n, theft) in claims().into_iter().enumerate() {
+        let client = format!("dev{n}");
+        cloud.provision(&client).await;
+        cloud.redis.add_all(&out(&client), &before()).await;
+        let api = cloud.hub.api().with_token(&admit(&cloud.redis, &client).await);
+        api.get("/xread?seq=0-0").await.ok();
+        theft.commit(&api).await;
+        let id = cloud.redis.add(&out(&client), &numbered(1)).await;
+        let ahead = id.parse::<Seq>().unwrap().ms.saturating_sub(now_ms());
+        assert!(ahead < 60_000, "{theft:?}: the next ID is {id}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
         account::{Cause, Extent, Loss},
         held::Held,
         partner::{Met, Partner},
-        position::{self, Begun, Finding, Memory, Standing},
+        position::{self, Begun, Memory, Standing},
         receiver::{Append, Appended},
         seal::SealKey,
         sender::{Read, Task},
@@ -151,7 +151,7 @@ impl Redis {
         if position.epoch != standing.memory.epoch {
             let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
             standing.memory = standing.memory.settled(&position, &standing.extent, key);
-            if position.finding == Finding::OriginReplaced {
+            if position.has_floor(cursor) {
                 own.last = own.last.max(cursor.seq);
             }
             if !own.last.is_zero() {
