@@ -23,10 +23,11 @@ async fn with_an_old_token(cloud: &Cloud, transport: &str) -> (Device, String) {
     device.carried_both_ways(cloud).await;
     device.stop_agent().await;
     let path = device.folder().join("state/session");
-    let mut session: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut session: Value =
+        serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("it is JSON");
     let (issued, expires) = (now_ms(), now_ms() + LEFT_MS);
     (session["issued_at_ms"], session["expires_at_ms"]) = (issued.into(), expires.into());
-    fs::write(&path, session.to_string()).unwrap();
+    fs::write(&path, session.to_string()).expect("it can be written");
     let key = session_key("spoke-auth", &digest(session["token"].as_str().unwrap()));
     let left = LEFT_MS.to_string();
     let is_set: u64 = cloud.redis.command(&["PEXPIRE", &key, &left]).await;
