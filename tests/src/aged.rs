@@ -3,64 +3,47 @@
 use std::sync::Arc;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
-    task::{JoinHandle, JoinSet},
 };
+
+use crate::relay::Relay;
 
 /// The relay; its connections end with it.
 pub struct Aged {
-    port: u16,
+    relay: Relay,
     is_old: Arc<watch::Sender<bool>>,
-    task: JoinHandle<()>,
 }
 
 impl Aged {
-    /// A relay to the Redis at this port of the loopback, which says what it is until `downgrade`.
+    /// A relay to the Redis at this port of the loopback, which says what it is until `set_old`.
     ///
     /// # Panics
     /// When no port can be had.
     pub async fn start(redis: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
-        let port = listener.local_addr().expect("a listener has an address").port();
         let is_old = Arc::new(watch::Sender::new(false));
-        let task = tokio::spawn(serve(listener, redis, is_old.clone()));
-        Self { port, is_old, task }
+        let version = is_old.clone();
+        let relay = Relay::start(redis, move |mut says, mut hears| {
+            let mut changes = version.subscribe();
+            let is_old = *changes.borrow_and_update();
+            async move {
+                tokio::select! {
+                    passed = pass_answers(&mut says, &mut hears, is_old) => passed,
+                    _ = changes.changed() => Ok(()),
+                }
+            }
+        });
+        Self { relay: relay.await, is_old }
     }
 
     /// The URL of the Redis behind it.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.relay.url()
     }
 
     /// Closes all connections; on new ones it is of version 6, or again what it is.
     pub fn set_old(&self, is_old: bool) {
         self.is_old.send_replace(is_old);
-    }
-}
-
-impl Drop for Aged {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(listener: TcpListener, redis: u16, is_old: Arc<watch::Sender<bool>>) {
-    let mut connections = JoinSet::new();
-    while let Ok((near, _)) = listener.accept().await {
-        let mut changes = is_old.subscribe();
-        let is_old = *changes.borrow_and_update();
-        connections.spawn(async move {
-            let far = TcpStream::connect(("127.0.0.1", redis)).await?;
-            let (mut asks, mut hears) = near.into_split();
-            let (mut says, mut asked) = far.into_split();
-            tokio::select! {
-                copied = copy(&mut asks, &mut asked) => copied.map(|_| ()),
-                passed = pass_answers(&mut says, &mut hears, is_old) => passed,
-                _ = changes.changed() => Ok(()),
-            }
-        });
     }
 }
 

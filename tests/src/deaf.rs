@@ -5,17 +5,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
-    net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::relay::Relay;
 
 /// The relay; its connections end with it.
 pub struct Deaf {
-    port: u16,
+    relay: Relay,
     swallowed: Arc<AtomicU64>,
-    task: JoinHandle<()>,
 }
 
 impl Deaf {
@@ -24,43 +21,23 @@ impl Deaf {
     /// # Panics
     /// When no port can be had.
     pub async fn start(redis: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
-        let port = listener.local_addr().expect("a listener has an address").port();
         let swallowed = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(serve(listener, redis, swallowed.clone()));
-        Self { port, swallowed, task }
+        let counted = swallowed.clone();
+        let relay = Relay::start(redis, move |mut says, mut hears| {
+            let swallowed = counted.clone();
+            async move { pass_answers(&mut says, &mut hears, &swallowed).await }
+        });
+        Self { relay: relay.await, swallowed }
     }
 
     /// The URL of the Redis behind it.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.relay.url()
     }
 
     /// How many hints it has swallowed.
     pub fn swallowed(&self) -> u64 {
         self.swallowed.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Deaf {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(listener: TcpListener, redis: u16, swallowed: Arc<AtomicU64>) {
-    let mut connections = JoinSet::new();
-    while let Ok((near, _)) = listener.accept().await {
-        let swallowed = swallowed.clone();
-        connections.spawn(async move {
-            let far = TcpStream::connect(("127.0.0.1", redis)).await?;
-            let (mut asks, mut hears) = near.into_split();
-            let (mut says, mut asked) = far.into_split();
-            tokio::select! {
-                copied = copy(&mut asks, &mut asked) => copied.map(|_| ()),
-                passed = pass_answers(&mut says, &mut hears, &swallowed) => passed,
-            }
-        });
     }
 }
 

@@ -24,6 +24,7 @@ pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+mod relay;
 pub mod seed;
 pub mod service;
 pub mod siege;

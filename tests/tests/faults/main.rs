@@ -31,6 +31,16 @@ async fn add_down(cloud: &Cloud, device: &Device, name: &str, count: usize) -> V
     cloud.redis.add_all(&out(&device.client), &part(name, count)).await
 }
 
+/// Both ends hold so many of each way.
+async fn in_step(transport: &str, count: usize) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
+    let cloud = Cloud::start().await;
+    let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+    let up = add_up(&device, "before", count).await;
+    let down = add_down(&cloud, &device, "before", count).await;
+    device.carried_both_ways(&cloud).await;
+    (cloud, device, up, down)
+}
+
 /// Waits for everything, and holds both copies against both origins.
 async fn assert_all_carried(cloud: &Cloud, device: &Device) {
     device.carried_both_ways(cloud).await;

@@ -6,7 +6,7 @@ use redis::pipe;
 use spoke_tests::{
     cloud::{self, Cloud, IN as CLOUD_IN},
     device::{self, Device, IN, OUT, STATE},
-    entries::{Stored, numbered},
+    entries::numbered,
     oracle::{assert_same, expected},
     usage::resident_bytes_max,
     wait::{eventually_is, eventually_true, throughout},
@@ -19,13 +19,10 @@ const HASH: &str = "spoke-hub:client:dev1:h";
 const ECHO: Duration = Duration::from_millis(500);
 
 /// Both ends hold 100 of each way, and the agent has written down that they do.
-async fn in_step(transport: &str) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
-    let cloud = Cloud::start().await;
-    let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
-    let up = add_up(&device, "before", 100).await;
-    let down = add_down(&cloud, &device, "before", 100).await;
+async fn in_step(transport: &str) -> (Cloud, Device) {
+    let (cloud, device, ..) = crate::in_step(transport, 100).await;
     device.acknowledged_both_ways(&cloud).await;
-    (cloud, device, up, down)
+    (cloud, device)
 }
 
 /// So many entries are in both copies, no more come, and no ledger tells of a loss.
@@ -44,7 +41,7 @@ async fn what_the_hub_forgot_of_a_client_comes_neither_again_nor_is_it_told_as_l
     for transport in TRANSPORTS {
         for trim in ["keep", "acked"] {
             for is_live in [true, false] {
-                let (cloud, mut device, ..) = in_step(transport).await;
+                let (cloud, mut device) = in_step(transport).await;
                 device.stop_agent().await;
                 device.set("trim", trim);
                 if is_live {
@@ -70,7 +67,7 @@ async fn what_the_hub_forgot_of_a_client_comes_neither_again_nor_is_it_told_as_l
 async fn what_a_device_forgot_comes_neither_again_nor_is_it_told_as_lost() {
     for transport in TRANSPORTS {
         for is_live in [true, false] {
-            let (cloud, mut device, ..) = in_step(transport).await;
+            let (cloud, mut device) = in_step(transport).await;
             if !is_live {
                 device.stop_agent().await;
             }
@@ -89,7 +86,7 @@ async fn what_a_device_forgot_comes_neither_again_nor_is_it_told_as_lost() {
 #[tokio::test]
 async fn at_another_hub_what_waits_is_carried_once_and_nothing_is_told_as_lost() {
     for transport in TRANSPORTS {
-        let (cloud, mut device, ..) = in_step(transport).await;
+        let (cloud, mut device) = in_step(transport).await;
         device.stop_agent().await;
         let other = Cloud::start().await;
         other.provision("dev1").await;
@@ -112,7 +109,7 @@ async fn at_another_hub_what_waits_is_carried_once_and_nothing_is_told_as_lost()
 
 #[tokio::test]
 async fn under_another_name_what_waits_is_carried_once_and_nothing_is_told_as_lost() {
-    let (cloud, mut device, ..) = in_step("ws").await;
+    let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     cloud.provision("dev2").await;
     let waiting = add_up(&device, "waiting", 20).await;
@@ -169,7 +166,7 @@ async fn a_stream_that_is_deleted_and_filled_again_in_one_step_is_carried_whole_
 #[tokio::test]
 async fn a_stream_that_was_taken_away_after_all_was_carried_is_no_loss() {
     for take_away in ["DEL", "RENAME", "PEXPIRE", "FLUSHALL"] {
-        let (cloud, device, ..) = in_step("ws").await;
+        let (cloud, device) = in_step("ws").await;
         match take_away {
             "DEL" => device.redis.command::<()>(&["DEL", OUT]).await,
             "RENAME" => device.redis.command::<()>(&["RENAME", OUT, "elsewhere"]).await,
@@ -183,7 +180,7 @@ async fn a_stream_that_was_taken_away_after_all_was_carried_is_no_loss() {
 
 #[tokio::test]
 async fn a_stream_that_was_renamed_away_while_offline_is_not_counted_for_the_one_in_its_place() {
-    let (cloud, mut device, ..) = in_step("ws").await;
+    let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     add_up(&device, "unsent", 100).await;
     device.redis.command::<()>(&["RENAME", OUT, "elsewhere"]).await;
@@ -200,7 +197,7 @@ async fn a_stream_that_was_renamed_away_while_offline_is_not_counted_for_the_one
 
 #[tokio::test]
 async fn the_groups_lag_shows_every_redis_tool_what_was_not_given_out_yet() {
-    let (cloud, mut device, ..) = in_step("ws").await;
+    let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     add_up(&device, "waiting", 30).await;
     let lag = async || {

@@ -11,17 +11,10 @@ use spoke_tests::{
     wait::eventually_is,
 };
 
-use crate::{TRANSPORTS, add_down, add_up};
+use crate::{TRANSPORTS, add_down, add_up, in_step};
 
-/// Both ends hold 50 of each way.
-async fn in_step(transport: &str) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
-    let cloud = Cloud::start().await;
-    let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
-    let up = add_up(&device, "before", 50).await;
-    let down = add_down(&cloud, &device, "before", 50).await;
-    device.carried_both_ways(&cloud).await;
-    (cloud, device, up, down)
-}
+/// Entries of each way before the fault.
+const BEFORE: usize = 50;
 
 async fn assert_copies(cloud: &Cloud, device: &Device, up: Vec<Carried>, down: Vec<Carried>) {
     eventually_is("the hub's copy to be whole", up.len(), async || {
@@ -47,7 +40,7 @@ async fn lose_database(device: &mut Device) {
 #[tokio::test]
 async fn a_device_redis_wiped_while_the_agent_is_off_begins_a_new_epoch() {
     for transport in TRANSPORTS {
-        let (cloud, mut device, before, down) = in_step(transport).await;
+        let (cloud, mut device, before, down) = in_step(transport, BEFORE).await;
         device.stop_agent().await;
         lose_database(&mut device).await;
         let after = add_up(&device, "after", 50).await;
@@ -61,7 +54,7 @@ async fn a_device_redis_wiped_while_the_agent_is_off_begins_a_new_epoch() {
 #[tokio::test]
 async fn a_device_redis_wiped_under_a_running_agent_begins_a_new_epoch() {
     for transport in TRANSPORTS {
-        let (cloud, mut device, before, down) = in_step(transport).await;
+        let (cloud, mut device, before, down) = in_step(transport, BEFORE).await;
         lose_database(&mut device).await;
         let after = add_up(&device, "after", 50).await;
         let later = add_down(&cloud, &device, "later", 10).await;
@@ -75,7 +68,7 @@ async fn a_device_redis_wiped_under_a_running_agent_begins_a_new_epoch() {
 #[tokio::test]
 async fn a_device_redis_flushed_under_a_running_agent_loses_no_entry_added_afterwards() {
     for transport in TRANSPORTS {
-        let (cloud, device, before, _) = in_step(transport).await;
+        let (cloud, device, before, _) = in_step(transport, BEFORE).await;
         device.redis.flushall().await;
         let after = add_up(&device, "after", 50).await;
         let up = before.len() + after.len();
@@ -90,7 +83,7 @@ async fn a_device_redis_flushed_under_a_running_agent_loses_no_entry_added_after
 
 #[tokio::test]
 async fn ids_below_the_cursor_after_a_wipe_are_no_duplicates() {
-    let (cloud, mut device, before, _) = in_step("ws").await;
+    let (cloud, mut device, before, _) = in_step("ws", BEFORE).await;
     device.stop_agent().await;
     lose_database(&mut device).await;
     // A clock that came back in 1970, and the very ID at which the hub's cursor stands.
@@ -114,7 +107,7 @@ async fn ids_below_the_cursor_after_a_wipe_are_no_duplicates() {
 
 #[tokio::test]
 async fn after_a_wipe_the_streams_own_ids_go_on_past_the_hubs_cursor() {
-    let (cloud, mut device, before, _) = in_step("ws").await;
+    let (cloud, mut device, before, _) = in_step("ws", BEFORE).await;
     device.stop_agent().await;
     lose_database(&mut device).await;
     device.redis.add_as(OUT, "1-1", &numbered(1)).await;
@@ -128,7 +121,7 @@ async fn after_a_wipe_the_streams_own_ids_go_on_past_the_hubs_cursor() {
 
 #[tokio::test]
 async fn a_device_that_is_wiped_again_and_again_counts_its_epochs() {
-    let (cloud, mut device, before, down) = in_step("ws").await;
+    let (cloud, mut device, before, down) = in_step("ws", BEFORE).await;
     let mut up = expected(&before, Some(1));
     for epoch in 2..=4 {
         device.stop_agent().await;
@@ -143,7 +136,7 @@ async fn a_device_that_is_wiped_again_and_again_counts_its_epochs() {
 #[tokio::test]
 async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
     for transport in TRANSPORTS {
-        let (cloud, mut device, before, _) = in_step(transport).await;
+        let (cloud, mut device, before, _) = in_step(transport, BEFORE).await;
         device.stop_agent().await;
         let cursor: String = device.redis.command(&["HGET", STATE, "in_seq"]).await;
         device.redis.command::<()>(&["DEL", STATE]).await;
@@ -168,7 +161,7 @@ async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
 #[tokio::test]
 async fn a_hub_redis_wiped_is_given_again_what_the_device_still_has() {
     for transport in TRANSPORTS {
-        let (cloud, device, before, down) = in_step(transport).await;
+        let (cloud, device, before, down) = in_step(transport, BEFORE).await;
         cloud.redis.forget("spoke-hub:").await;
         let after = add_up(&device, "after", 50).await;
         let later = add_down(&cloud, &device, "later", 10).await;
@@ -197,7 +190,7 @@ async fn a_hub_redis_wiped_is_given_again_what_the_device_still_has() {
 
 #[tokio::test]
 async fn a_hub_redis_wiped_while_the_agent_is_off_delivers_ids_below_the_cursor_too() {
-    let (cloud, mut device, _, down) = in_step("ws").await;
+    let (cloud, mut device, _, down) = in_step("ws", BEFORE).await;
     device.stop_agent().await;
     cloud.redis.forget("spoke-hub:").await;
     let mut later = Vec::new();
