@@ -45,7 +45,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The directory itself may not be entered: often a mount point whose file system is not there yet.
-    #[error("failed to enter {}; mount its file system, or see to its owner and mode", path.display())]
+    #[error("failed to enter {}; mount its file system, or check its owner and mode", path.display())]
     Closed {
         /// The directory.
         path: PathBuf,

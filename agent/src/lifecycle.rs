@@ -110,7 +110,7 @@ impl Lifecycle {
         let shutdown = self.parts.shutdown.clone();
         while !shutdown.is_begun() {
             if self.parts.access.is_replaced() {
-                info!("another state directory was mounted; beginning anew with what it holds");
+                info!("another state directory was mounted; starting over with its contents");
                 return;
             }
             let step = self.parts.access.poll_step();

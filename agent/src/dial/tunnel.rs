@@ -19,10 +19,10 @@ pub enum TunnelError {
     #[error("it answered {0}{hint}", hint = hint(*.0))]
     Refused(StatusCode),
     /// What it said is no answer.
-    #[error("what it answers is not HTTP; see that this is a proxy's address")]
+    #[error("its answer is not HTTP; check that this is the address of a proxy")]
     NotHttp,
     /// SOCKS5 said no, or the connection broke.
-    #[error("no tunnel by SOCKS5")]
+    #[error("SOCKS5 opened no tunnel")]
     Socks(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
     #[error("the connection to it broke")]
@@ -32,7 +32,7 @@ pub enum TunnelError {
 fn hint(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            ": it wants a user and a password, which belong into its URL"
+            ": it wants a user and a password; add them to its URL"
         }
         _ => "",
     }

@@ -44,7 +44,7 @@ pub enum WebSocketError {
     #[error(transparent)]
     Dial(DialError),
     /// A proxy that may yet take whole requests to the hub opens no tunnel.
-    #[error("no websocket can be had")]
+    #[error("the proxy lets no websocket through")]
     NoTunnel(#[source] DialError),
     /// The hub, or something before it, said no.
     #[error("the hub at {hub} answered {denial}")]
@@ -55,7 +55,7 @@ pub enum WebSocketError {
         denial: Box<Denial>,
     },
     /// What answers makes no WebSockets, or not ours.
-    #[error("what answers at {hub} makes no websocket for spoke")]
+    #[error("{hub} does not accept a websocket for spoke")]
     NoWebSocket {
         /// Where it is.
         hub: ServiceUrl,

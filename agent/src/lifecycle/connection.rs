@@ -126,7 +126,10 @@ impl Lifecycle {
             .await
             .unwrap_or_else(|_| Err(Ending::new(Cause::Broken, "no WELCOME came in time")))?;
         let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
-        let with = With { met: Met::Same, partner: Some(Partner { id: welcome.partner, place }) };
+        let partner = Some(Partner { id: welcome.partner, place });
+        // A hub that does not say changes nothing of what is remembered.
+        let partner = partner.filter(|partner| partner.id.is_known());
+        let with = With { met: Met::Same, partner };
         let begun = self.origin.begin(&welcome.cursor, &with, now_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         match begun.position.finding {
@@ -143,7 +146,7 @@ impl Lifecycle {
             Finding::NewPartner => info!(
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
-                "this is another hub, or this device has another name, than before; what waits is carried"
+                "the hub or the name of this device is not the one from before; waiting entries are sent under a new epoch"
             ),
             Finding::ForeignCursor => {
                 let (epoch, cursor) = (begun.position.epoch, welcome.cursor.seq);

@@ -168,7 +168,7 @@ fn check_encoded(text: &str) -> Result<(), &'static str> {
     let Some(("redis" | "rediss", rest)) = text.split_once("://") else { return Ok(()) };
     let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.matches('@').count() > 1 {
-        return Err("a @ in a user or password has to be percent-encoded; write %40");
+        return Err("an @ in a user or password has to be percent-encoded; write %40");
     }
     if behind.contains('@') && !authority.contains('@') {
         return Err("a / or ? in a user or password has to be percent-encoded; write %2F or %3F");
