@@ -28,7 +28,7 @@ async fn with_an_old_token(cloud: &Cloud, transport: &str) -> (Device, String) {
     let (issued, expires) = (now_ms(), now_ms() + LEFT_MS);
     (session["issued_at_ms"], session["expires_at_ms"]) = (issued.into(), expires.into());
     fs::write(&path, session.to_string()).expect("it can be written");
-    let key = session_key("spoke-auth", &digest(session["token"].as_str().unwrap()));
+    let key = session_key("spoke-auth", &digest(session["token"].as_str().expect("it has one")));
     let left = LEFT_MS.to_string();
     let is_set: u64 = cloud.redis.command(&["PEXPIRE", &key, &left]).await;
     assert_eq!(is_set, 1, "the token is the one that auth knows");
