@@ -18,7 +18,7 @@ use spoke_tests::{
 const RECOVERY: Duration = Duration::from_secs(5);
 
 async fn ended(program: &str, url: &str) -> Finished {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let secret = folder.path().join("otp");
     write_secret(&secret, OTP_SECRET);
     let word = if program == "spoke-agent" { "run" } else { "serve" };
@@ -32,8 +32,8 @@ async fn ended(program: &str, url: &str) -> Finished {
         ("CLIENT", "dev1"),
         ("AUTH", "http://127.0.0.1:1"),
         ("HUB", "http://127.0.0.1:1"),
-        ("STATE_DIR", state.to_str().unwrap()),
-        ("OTP_SECRET_FILE", secret.to_str().unwrap()),
+        ("STATE_DIR", state.to_str().expect("its path is UTF-8")),
+        ("OTP_SECRET_FILE", secret.to_str().expect("its path is UTF-8")),
     ] {
         let is_of = match key {
             "LISTEN" => program != "spoke-agent",
