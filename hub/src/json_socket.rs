@@ -38,7 +38,7 @@ use crate::{
     metrics::CLOSED,
     offload::offload,
     session::{Arrived, close},
-    socket::{Incoming, Socket, busy, flood},
+    socket::{Incoming, Socket, busy, discard, flood},
     xread::{self, Xread},
 };
 
@@ -68,7 +68,10 @@ pub async fn serve(arrived: Arrived, socket: Socket) {
 async fn run(mut arrived: Arrived, mut socket: Socket) {
     let (generation, _) = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
         Ok(generation) => generation,
-        Err(refusal) => return dismiss(&mut socket, &goaway(&refusal)).await,
+        Err(refusal) => {
+            dismiss(&mut socket, &goaway(&refusal)).await;
+            return discard(&mut socket).await;
+        }
     };
     Span::current().record("generation", generation);
     info!("session begins");
@@ -81,6 +84,7 @@ async fn run(mut arrived: Arrived, mut socket: Socket) {
     arrived.hub.metrics.ended.add(cause, 1);
     info!(cause, "session ends");
     arrived.end(generation).await;
+    discard(&mut socket).await;
 }
 
 /// Answers until the other side goes, or has to go.

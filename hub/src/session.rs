@@ -204,8 +204,9 @@ async fn run(
         }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => {
-            return dismiss(&arrived.hub, &mut sink, refusal(Reason::Protocol, "no HELLO in time"))
-                .await;
+            let goaway = refusal(Reason::Protocol, "no HELLO in time");
+            dismiss(&arrived.hub, &mut sink, goaway).await;
+            return frames.discard().await;
         }
     };
     let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {

@@ -11,13 +11,14 @@ mod watched;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use futures_util::{FutureExt, Sink, Stream, TryFutureExt};
+use futures_util::{FutureExt, Sink, Stream, StreamExt, TryFutureExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -27,7 +28,10 @@ use spoke_shared::{
     refusal::Refusal,
     wire::websocket::Flood,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::coop,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -44,6 +48,9 @@ use crate::budget::{Budget, Charge};
 /// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
 /// ten thousand idle agents.
 const BUFFER_BYTES: usize = 2 * 1024;
+/// How long the other side is listened to once the last words are said: a revoked session is closed
+/// within a second.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The server's side of a WebSocket.
 pub struct Socket<S = TokioIo<Upgraded>> {
@@ -57,6 +64,8 @@ pub struct Socket<S = TokioIo<Upgraded>> {
     is_flushed: bool,
     /// A close frame came or went: what the library knows of that has to stay.
     is_closing: bool,
+    /// Its frames were not fit to be read: what still comes is thrown away.
+    has_failed: bool,
     /// What the messages are charged to.
     account: Option<Account>,
     /// For a large message on its way out.
@@ -89,6 +98,17 @@ pub fn busy(error: &Error) -> Option<&Refusal> {
     error.get_ref()?.downcast_ref()
 }
 
+/// Throws away what the other side still sends, until it closes or the time is up. A connection that is
+/// closed while bytes arrive is reset by TCP, and our last words with it.
+pub async fn discard(messages: &mut (impl Stream + Unpin)) {
+    let all = async {
+        while messages.next().await.is_some() {
+            coop::consume_budget().await;
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Over a connection that was upgraded.
     pub fn new(stream: S) -> Self {
@@ -98,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             largest: 0,
             is_flushed: true,
             is_closing: false,
+            has_failed: false,
             account: None,
             outgoing: None,
         }
@@ -205,8 +226,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Socket<S> {
     type Item = Result<Incoming, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_failed {
+            return self.watched().poll_discard(cx).map(|()| None);
+        }
         loop {
             if let Poll::Ready(next) = self.library().poll_next(cx) {
+                self.has_failed = matches!(next, Some(Err(_)));
                 let next = next.map(|next| next.map(|message| self.handle_message(message)));
                 return Poll::Ready(next);
             }
@@ -215,6 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Socket<S> {
             }
             // Its own answers to pings are known to itself alone.
             if let Err(error) = ready!(self.library().poll_flush(cx)) {
+                self.has_failed = true;
                 return Poll::Ready(Some(Err(error)));
             }
             // And asked again, so that whoever waits is waited for by the new one.

@@ -1,4 +1,6 @@
-use futures_util::{SinkExt, StreamExt};
+use std::time::Instant;
+
+use futures_util::{SinkExt, StreamExt, stream};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::tungstenite::Bytes;
@@ -108,4 +110,30 @@ async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
     assert_eq!(socket.largest, 0, "nothing is left of them");
     drop(socket);
     theirs.read_u8().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
+    let begun = Instant::now();
+    discard(&mut stream::repeat(())).await;
+    let taken = begun.elapsed();
+    assert!(taken >= DISCARD_TIMEOUT && taken < 2 * DISCARD_TIMEOUT, "{taken:?}");
+}
+
+#[tokio::test]
+async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+    let mut socket = Socket::new(ours);
+    let sending = tokio::spawn(async move {
+        for _ in 0..100 {
+            theirs.write_all(&[0xff; 1 << 10]).await.unwrap();
+        }
+        theirs
+    });
+    assert!(socket.next().await.unwrap().is_err());
+    let mut discarding = std::pin::pin!(discard(&mut socket));
+    let _theirs = tokio::select! {
+        () = discarding.as_mut() => panic!("the connection is still there"),
+        sent = sending => sent.unwrap(),
+    };
 }
