@@ -5,6 +5,8 @@
 //! never wait for each other to listen. There is no queue: a frame waits in the session until the
 //! socket takes it.
 
+mod lane;
+
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -12,12 +14,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::{
-    FutureExt, Sink, SinkExt, Stream, StreamExt,
-    stream::{FuturesOrdered, FuturesUnordered},
-};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream::FuturesUnordered};
 use tracing::warn;
 
+use self::lane::Lane;
 use crate::{
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
@@ -120,8 +120,7 @@ pub async fn drive(
     let mut leave = pin!(leave.fuse());
     // The session asks for one thing of each kind at the origin at a time.
     let mut tasks = FuturesUnordered::new();
-    // They begin in this order, and are answered in it.
-    let mut appends = FuturesOrdered::new();
+    let mut appends = Lane::default();
     let mut losses = Losses::default();
     let failure = loop {
         while let Some(next) = session.poll_work(Instant::now()) {
@@ -131,7 +130,7 @@ pub async fn drive(
                 Work::Origin(task) => {
                     tasks.push(stores.origin.perform(stores.epoch, task, now_ms()).boxed())
                 }
-                Work::Append(append) => appends.push_back(take(stores.copy, append).boxed()),
+                Work::Append(append) => appends.push(take(stores.copy, append)),
             }
         }
         report(Shown::Session(&session));
@@ -176,7 +175,7 @@ pub async fn drive(
                     break Some(LinkError::Store(error));
                 }
             },
-            Some(appended) = appends.next(), if !appends.is_empty() => match appended {
+            appended = appends.next(), if !appends.is_empty() => match appended {
                 Ok(appended) => session.handle_appended(&appended),
                 Err(error) => {
                     session.handle_failed(unavailable((stores.return_wait)()));

@@ -36,6 +36,14 @@ pub struct Append {
     pub seal: Option<Seal>,
 }
 
+impl Append {
+    /// It may have to wait for more than the script: for a search, or for room in the ledger.
+    pub fn may_wait(&self) -> bool {
+        let has_lines = !self.account.losses.is_empty() || !self.refused.is_empty();
+        self.account.is_inherited || has_lines
+    }
+}
+
 /// What the script did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
@@ -193,10 +201,15 @@ impl Receiver {
         let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
         let mut append =
             plan(epoch, range, entries, account, kind).map_err(|_| Reason::Protocol)?;
-        (append.known, append.seal) = (Some((self.epoch, self.cursor)), seal);
+        append.seal = seal;
         self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
         Ok(append)
+    }
+
+    /// Where the copy stands, for a batch that goes to the script now.
+    pub fn known(&self) -> (Epoch, Seq) {
+        (self.epoch, self.cursor)
     }
 
     /// What to say once the script has run.

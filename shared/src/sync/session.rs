@@ -65,6 +65,8 @@ pub struct Session {
     round_trip: Option<Duration>,
     /// Received and not yet in the script's hands; no more than the window that was granted.
     pushes: VecDeque<Push>,
+    /// The next for the script; it has to wait for those in hand there.
+    append: Option<Box<Append>>,
     /// How many batches the script has in hand.
     appending: usize,
     /// The last of those must be answered before the next.
@@ -92,6 +94,7 @@ impl Session {
             pinged_at: now,
             round_trip: None,
             pushes: VecDeque::new(),
+            append: None,
             appending: 0,
             is_alone: false,
             has_appended: false,
@@ -140,7 +143,7 @@ impl Session {
     /// Batches that came and that no acknowledgement has left for. A sender keeps to the window, so
     /// more than that are no honest ones.
     fn unanswered(&self) -> usize {
-        self.pushes.len() + self.appending + self.answered
+        self.pushes.len() + usize::from(self.append.is_some()) + self.appending + self.answered
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.
@@ -224,6 +227,7 @@ impl Session {
     /// Finish what is in hand, say goodbye and end.
     pub fn handle_leave(&mut self, goaway: Goaway) {
         self.pushes.clear();
+        self.append = None;
         self.farewell.get_or_insert(goaway);
     }
 
@@ -250,17 +254,8 @@ impl Session {
         if self.end.is_some() {
             return None;
         }
-        if let Some(is_alone) = self.next_append()
-            && let Some(push) = self.pushes.pop_front()
-        {
-            match self.receiver.handle_push(push) {
-                Ok(append) => {
-                    self.appending += 1;
-                    self.is_alone = is_alone;
-                    return Some(Work::Append(append));
-                }
-                Err(reason) => self.leave(reason, why(reason)),
-            }
+        if let Some(append) = self.poll_append() {
+            return Some(Work::Append(append));
         }
         if self.farewell.is_some() {
             return None;
@@ -326,17 +321,26 @@ impl Session {
         &self.receiver
     }
 
-    /// Whether the next batch may go to the script, and if so, whether none may follow before its
-    /// answer. The script takes them in their order, so that one which follows a failed one is a gap.
-    /// The first may find the script missing, and one that may be in the copy is looked up first:
+    /// The next batch that may go to the script. It takes them in their order, so that one which follows a
+    /// failed one is a gap. The first may find the script missing, and some wait for more than the script:
     /// what follows would overtake those.
-    fn next_append(&self) -> Option<bool> {
-        let is_alone = self.pushes.front()?.account.is_inherited || !self.has_appended;
+    fn poll_append(&mut self) -> Option<Append> {
+        if self.append.is_none() {
+            match self.receiver.handle_push(self.pushes.pop_front()?) {
+                Ok(append) => self.append = Some(Box::new(append)),
+                Err(reason) => self.leave(reason, why(reason)),
+            }
+        }
+        let is_alone = !self.has_appended || self.append.as_ref()?.may_wait();
         let is_free = match self.appending {
             0 => true,
             under_way => !is_alone && !self.is_alone && under_way < APPENDS_MAX,
         };
-        is_free.then_some(is_alone)
+        let mut append = self.append.take_if(|_| is_free)?;
+        append.known = Some(self.receiver.known());
+        self.appending += 1;
+        self.is_alone = is_alone;
+        Some(*append)
     }
 
     fn leave(&mut self, reason: Reason, message: &str) {

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use rand::Rng;
 use spoke_shared::link::now_ms;
 use spoke_tests::{
     cloud::{Cloud, out},
     device::{Device, OUT},
     entries::{awkward, fields, numbered},
+    seed,
     wait::{PATIENCE, eventually},
 };
 
@@ -39,6 +41,26 @@ async fn a_backlog_from_before_the_agent_ran_is_carried_in_order() {
         device.start_agent();
         assert_carried(&cloud, &device, &up, &down).await;
     }
+}
+
+/// Those of 300 KB are a batch each, and several are on their way into the copy at a time.
+#[tokio::test]
+async fn large_entries_in_a_row_are_carried_in_one_session_each_way() {
+    let cloud = Cloud::start().await;
+    let device = Device::start_with(&cloud, "dev1", &[]).await;
+    let mut random = seed::source("large entries");
+    let mut large = |n: usize| {
+        let mut noise = vec![0; 300_000];
+        random.fill(&mut noise[..]);
+        fields([("n", n.to_string().as_bytes()), ("noise", &noise)])
+    };
+    let mut some = || (0..150).map(&mut large).collect::<Vec<_>>();
+    let (up, down) = (some(), some());
+    let up = device.redis.add_all(OUT, &up).await;
+    let down = cloud.redis.add_all(&out("dev1"), &down).await;
+    assert_carried(&cloud, &device, &up, &down).await;
+    let log = cloud.hub.log();
+    assert_eq!(log.matches("session begins").count(), 1, "{log}");
 }
 
 #[tokio::test]

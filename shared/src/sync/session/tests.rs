@@ -6,7 +6,7 @@ use crate::{
     limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
     seq::{Epoch, Seq},
     sync::{
-        account::Extent,
+        account::{Cause, Extent, Loss},
         partner::Met,
         position::{Begun, Standing, begin},
         sender::Trim,
@@ -169,21 +169,32 @@ fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_han
 }
 
 #[test]
-fn a_batch_that_is_looked_up_in_the_copy_first_is_overtaken_by_none() {
+fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
     let now = Instant::now();
-    let mut session = session(Heartbeat::Answers, now);
-    for n in 0..5 {
-        let mut push = push(n, n + 1);
-        push.account.is_inherited = n == 2;
-        session.handle_frame(Frame::Push(push), now);
+    let looked_up = |push: &mut Push| push.account.is_inherited = true;
+    let told = |push: &mut Push| {
+        let (from, to) = (push.after.after(), push.after.after());
+        let (epoch, count, cause) = (Epoch::FIRST, Some(1), Cause::Trimmed);
+        push.account.losses.push(Loss { epoch, from, to, count, cause });
+    };
+    let refused = |push: &mut Push| {
+        push.entries = vec![Entry { seq: push.through, fields: Vec::new() }];
+    };
+    for spoil in [&looked_up as &dyn Fn(&mut Push), &told, &refused] {
+        let mut session = session(Heartbeat::Answers, now);
+        for n in 0..5 {
+            let mut push = push(n, n + 1);
+            if n == 2 {
+                spoil(&mut push);
+            }
+            session.handle_frame(Frame::Push(push), now);
+        }
+        for (ends, done) in [(vec![1], 1), (vec![2], 2), (vec![3], 3), (vec![4, 5], 4)] {
+            assert_eq!(appends(&mut session, now), ends);
+            session.handle_appended(&appended(done));
+        }
+        assert_eq!(session.receiver().ack().seq, Seq::new(4, 0));
     }
-    assert_eq!(appends(&mut session, now), [1]);
-    session.handle_appended(&appended(1));
-    assert_eq!(appends(&mut session, now), [2]);
-    session.handle_appended(&appended(2));
-    assert_eq!(appends(&mut session, now), [3]);
-    session.handle_appended(&appended(3));
-    assert_eq!(appends(&mut session, now), [4, 5]);
 }
 
 #[test]
