@@ -25,12 +25,13 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, HOSTILE=1, KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(HOSTILE)),--hostile) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(ALONE)),--alone) \
+		$(if $(filter-out 0,$(HOSTILE)),--hostile) \
 		$(if $(filter-out 0,$(KEEP)),--keep)
 
 # The agent for itself, as in its package: what only the others ask for stays out of it.
@@ -54,6 +55,7 @@ chaos-ci: test
 	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 30
 	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
 	@$(BUILT)/chaos --seed 18 --seconds 15 --hostile
+	@$(BUILT)/chaos --seed 7 --seconds 40 --alone --faults demote,fail-over,no-replicas,unmounted,full-offline
 
 siege: ## what others notice of a hostile client: latency, memory, under each attack; ONLY=, SECONDS=
 	@scripts/setup redis cc

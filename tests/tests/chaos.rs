@@ -12,8 +12,12 @@ const CHAOS: &str = env!("CARGO_BIN_EXE_chaos");
 
 /// Two seconds of load without faults.
 async fn chaos(folder: &Path, more: &[&str]) -> Finished {
-    let quiet = ["--seed", "1", "--seconds", "2", "--without", "all"];
-    let mut start = Start::with(&[&quiet, more].concat()).variable("TMPDIR", folder.display());
+    chaos_with(folder, &[&["--seconds", "2", "--without", "all"], more].concat()).await
+}
+
+async fn chaos_with(folder: &Path, more: &[&str]) -> Finished {
+    let arguments = [&["--seed", "1"], more].concat();
+    let mut start = Start::with(&arguments).variable("TMPDIR", folder.display());
     if let Ok(binaries) = std::env::var(FOLDER_VARIABLE) {
         start = start.variable(FOLDER_VARIABLE, binaries);
     }
@@ -41,6 +45,15 @@ async fn a_hostile_client_beside_the_honest_ones_costs_them_no_entry_and_repeats
     assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
     let attacks = ended.stdout.lines().find(|line| line.contains("a hostile client: "));
     assert!(attacks.is_some_and(|line| line.contains("socket closed")), "{}", ended.stdout);
+}
+
+#[tokio::test]
+async fn one_fault_at_a_time_shows_how_long_each_takes_to_be_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--seconds", "6", "--alone", "--faults", "cut-link,fail-over"];
+    let ended = chaos_with(folder.path(), &more).await.done();
+    let cut = ended.stdout.lines().find(|line| line.starts_with("cut-link"));
+    assert!(cut.is_some_and(|line| line.contains("worst")), "{}", ended.stdout);
 }
 
 #[tokio::test]

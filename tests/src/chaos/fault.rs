@@ -31,6 +31,16 @@ pub enum Kind {
     Wipe,
     /// The memory's limit is reached.
     Full,
+    /// The same with a backlog in front that was made without a link.
+    FullOffline,
+    /// The primary becomes a replica of nobody, and a primary again; connections stay.
+    Demote,
+    /// Another Redis takes its place behind the same address; connections stay with the old one.
+    FailOver,
+    /// Too few replicas follow for a write to be taken.
+    NoReplicas,
+    /// It starts before its state directory is mounted.
+    Unmounted,
     /// An app trims the out stream, while the link is there.
     Trim,
     /// An app trims the out stream while there is no link.
@@ -114,7 +124,7 @@ const fn row(
 
 /// Pauses and silences stay well below the product's own limits of 10 s and more, so that a run of a
 /// minute sees many of them.
-const ROWS: [Row; 34] = [
+const ROWS: [Row; 43] = [
     row(Kind::Cut, Place::Link, 8, (0, 0), (1, 300_000)),
     row(Kind::HalfOpen, Place::Link, 4, (500, 5000), (0, 0)),
     row(Kind::BlackHole, Place::Link, 4, (200, 5000), (0, 0)),
@@ -123,13 +133,17 @@ const ROWS: [Row; 34] = [
     row(Kind::Offline, Place::Link, 4, (500, 8000), (0, 0)),
     row(Kind::NoWebsocket, Place::Link, 3, (1000, 6000), (0, 0)),
     row(Kind::TrimOffline, Place::Link, 4, (500, 6000), (1, 300)),
+    row(Kind::FullOffline, Place::Link, 2, (500, 4000), (0, 0)),
     row(Kind::Kill, Place::Agent, 6, (0, 3000), (0, 0)),
     row(Kind::Pause, Place::Agent, 3, (100, 4000), (0, 0)),
+    row(Kind::Unmounted, Place::Agent, 2, (500, 4000), (0, 0)),
     row(Kind::Kill, Place::DeviceRedis, 5, (0, 2000), (0, 0)),
     row(Kind::Pause, Place::DeviceRedis, 2, (100, 3000), (0, 0)),
     row(Kind::Truncate, Place::DeviceRedis, 6, (0, 2000), (10, 3_000_000)),
     row(Kind::Wipe, Place::DeviceRedis, 2, (0, 2000), (0, 0)),
     row(Kind::Full, Place::DeviceRedis, 2, (200, 3000), (0, 0)),
+    row(Kind::Demote, Place::DeviceRedis, 2, (200, 3000), (1, 3)),
+    row(Kind::NoReplicas, Place::DeviceRedis, 2, (200, 3000), (0, 0)),
     row(Kind::Trim, Place::DeviceRedis, 2, (0, 0), (1, 300)),
     row(Kind::Delete, Place::DeviceRedis, 2, (0, 0), (1, 5)),
     row(Kind::Kill, Place::Hub, 6, (0, 3000), (0, 0)),
@@ -140,6 +154,9 @@ const ROWS: [Row; 34] = [
     row(Kind::Truncate, Place::CloudRedis, 5, (0, 2000), (10, 3_000_000)),
     row(Kind::Wipe, Place::CloudRedis, 1, (0, 2000), (0, 0)),
     row(Kind::Full, Place::CloudRedis, 2, (200, 3000), (0, 0)),
+    row(Kind::Demote, Place::CloudRedis, 2, (200, 3000), (1, 3)),
+    row(Kind::FailOver, Place::CloudRedis, 2, (0, 0), (0, 0)),
+    row(Kind::NoReplicas, Place::CloudRedis, 2, (200, 3000), (0, 0)),
     row(Kind::Trim, Place::CloudRedis, 2, (0, 0), (1, 300)),
     row(Kind::Delete, Place::CloudRedis, 2, (0, 0), (1, 5)),
     row(Kind::Kill, Place::Auth, 3, (0, 6000), (0, 0)),
@@ -149,6 +166,8 @@ const ROWS: [Row; 34] = [
     row(Kind::Cut, Place::Auth, 1, (0, 0), (1, 2000)),
     row(Kind::Kill, Place::AuthRedis, 2, (0, 2000), (0, 0)),
     row(Kind::Pause, Place::AuthRedis, 1, (100, 3000), (0, 0)),
+    row(Kind::Demote, Place::AuthRedis, 1, (200, 3000), (1, 3)),
+    row(Kind::NoReplicas, Place::AuthRedis, 1, (200, 3000), (0, 0)),
 ];
 
 /// From the beginning of the load to the first fault: something has to be under way.
@@ -271,6 +290,11 @@ impl Kind {
             Self::Truncate => "truncate",
             Self::Wipe => "wipe",
             Self::Full => "full",
+            Self::FullOffline => "full-offline",
+            Self::Demote => "demote",
+            Self::FailOver => "fail-over",
+            Self::NoReplicas => "no-replicas",
+            Self::Unmounted => "unmounted",
             Self::Trim => "trim",
             Self::TrimOffline => "trim-offline",
             Self::Delete => "delete",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spoke_tests::chaos::load::{Offer, burst, offer};
+use spoke_tests::chaos::load::{Burst, Offer, burst, offer};
 use tokio_util::sync::CancellationToken;
 
 use crate::{host::Host, storm::hold, world::World};
@@ -43,13 +43,33 @@ impl Place {
     }
 }
 
+/// How an app adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// In bursts of some hundred, and now and then nothing for seconds.
+    Bursts,
+    /// One at a time, so that it shows at once when they arrive.
+    Steady,
+}
+
+/// Between two entries of a steady app.
+const STEADY_PAUSE_MS: u64 = 50;
+
 /// Adds until the load is over; gives the number of the entry that would come next.
-pub(crate) async fn run(world: &World, place: Place, seed: u64, over: &CancellationToken) -> u64 {
+pub(crate) async fn run(
+    world: &World,
+    place: Place,
+    (seed, pace): (u64, Pace),
+    over: &CancellationToken,
+) -> u64 {
     let (host, which) = place.host(world);
     let name = place.name(world);
     let mut number = 0;
     for turn in 0.. {
-        let burst = burst(seed, &name, turn);
+        let burst = match pace {
+            Pace::Bursts => burst(seed, &name, turn),
+            Pace::Steady => Burst { entries: 1, pause_ms: STEADY_PAUSE_MS },
+        };
         let numbers: Vec<_> = (number..number + burst.entries).collect();
         number += burst.entries;
         for part in numbers.chunks(PIPELINE) {

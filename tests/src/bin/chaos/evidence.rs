@@ -29,7 +29,7 @@ const HUB_DEAD: &str = "spoke-hub:dead:x";
 /// Entries of one reply.
 const PAGE: usize = 500;
 /// Between two looks for more.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The streams of one Redis that Spoke writes.
 struct Dump {
@@ -172,22 +172,46 @@ impl Found {
 
 /// Resolves once the copy holds this entry.
 pub(crate) async fn arrival(world: &World, place: Place, number: u64) {
-    let (host, stream) = match place {
-        Place::Device(_) => (&world.cloud, cloud::IN),
-        Place::Cloud(n) => (&world.devices[n].redis, device::IN),
-    };
+    arrival_of(world, place, None, |found| found == number).await;
+}
+
+/// Resolves once the copy holds an entry that was added after this call.
+pub(crate) async fn next_arrival(world: &World, place: Place) {
+    let (host, which) = place.host(world);
+    let last = host.origins[which].book().entries.last().map(|added| added.number);
+    let (copy, stream) = copy_of(world, place);
+    let mut newest = cmd("XREVRANGE");
+    newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+    let newest = copy.query::<Value>(&newest).await.map(stored).unwrap_or_default();
+    let after = newest.into_iter().next().map(|entry| entry.id);
+    arrival_of(world, place, after, |found| last.is_none_or(|last| found > last)).await;
+}
+
+async fn arrival_of(
+    world: &World,
+    place: Place,
+    mut after: Option<String>,
+    is_it: impl Fn(u64) -> bool,
+) {
+    let (host, stream) = copy_of(world, place);
     let name = place.name(world);
-    let mut after = None;
     loop {
         // A fault may have ended just now.
         let page = page(host, stream, after.as_deref()).await.unwrap_or_default();
-        if page.iter().any(|entry| number_in(&entry.fields, &name) == Some(number)) {
+        if page.iter().any(|entry| number_in(&entry.fields, &name).is_some_and(&is_it)) {
             return;
         }
         match page.last() {
             Some(entry) => after = Some(entry.id.clone()),
             None => tokio::time::sleep(LOOK).await,
         }
+    }
+}
+
+fn copy_of(world: &World, place: Place) -> (&Host, &'static str) {
+    match place {
+        Place::Device(_) => (&world.cloud, cloud::IN),
+        Place::Cloud(n) => (&world.devices[n].redis, device::IN),
     }
 }
 

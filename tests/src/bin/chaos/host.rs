@@ -4,7 +4,8 @@
 //! before anyone else writes.
 
 use std::{
-    path::Path,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -22,7 +23,9 @@ use spoke_tests::{
         load::{Offer, name_of},
     },
     entries::{Fields, stored},
+    proxy::Proxy,
     redis::RedisServer,
+    wait::eventually_true,
 };
 use tokio::sync::{RwLock, watch};
 
@@ -53,6 +56,8 @@ const TRIM: &str = "
     local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
     return first and first[1] or '0-0'";
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// How long apps have a Redis to themselves that came back with its clock behind.
 const EARLY: Duration = Duration::from_millis(200);
 
@@ -78,7 +83,12 @@ pub(crate) struct Origin {
 /// A Redis.
 pub(crate) struct Host {
     name: String,
+    folder: PathBuf,
     server: tokio::sync::Mutex<RedisServer>,
+    /// The one whose place `server` took; it still answers whoever stayed.
+    former: tokio::sync::Mutex<Option<RedisServer>>,
+    /// A floating address, where it has one.
+    proxy: Option<Proxy>,
     /// Without an answer there is no Redis any more.
     patient: Mutex<MultiplexedConnection>,
     /// Apps go through it with each XADD, until the book has it; who looks at what is there closes it.
@@ -109,7 +119,10 @@ impl Host {
         };
         Self {
             name: name.to_owned(),
+            folder,
             server: tokio::sync::Mutex::new(server),
+            former: tokio::sync::Mutex::new(None),
+            proxy: None,
             patient,
             gate: RwLock::new(()),
             is_up: watch::Sender::new(true),
@@ -120,9 +133,18 @@ impl Host {
         }
     }
 
+    /// The same behind a floating address, so that another may take its place.
+    pub(crate) async fn behind_proxy(mut self) -> Self {
+        self.proxy = Some(Proxy::start(address(self.server.get_mut())).await);
+        self
+    }
+
     /// Its URL.
     pub(crate) async fn url(&self) -> String {
-        self.server.lock().await.url()
+        match &self.proxy {
+            Some(proxy) => format!("redis://{}", proxy.address()),
+            None => self.server.lock().await.url(),
+        }
     }
 
     /// How often it came back with an older state.
@@ -243,6 +265,37 @@ impl Host {
         drop(alone);
     }
 
+    /// Another Redis takes its place, with all that was written, and the old one becomes its replica. New
+    /// connections lead to the new one; those that are open stay with the old one.
+    pub(crate) async fn fail_over(&self) {
+        let proxy = self.proxy.as_ref().expect("it has a floating address");
+        let mut former = self.former.lock().await;
+        *former = None;
+        let mut server = self.server.lock().await;
+        let folder = self.folder.join(format!("after-{}", server.port()));
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let next = RedisServer::start_in(&folder, &[]).await;
+        let (own, others) = (server.port().to_string(), next.port().to_string());
+        next.command::<()>(&["REPLICAOF", LOOPBACK, &own]).await;
+        eventually_true("the next redis to have all in its file", async || {
+            let has_all = next.info("replication").await.contains("master_link_status:up");
+            let persistence = next.info("persistence").await;
+            let is_written = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"];
+            has_all && is_written.iter().all(|line| persistence.contains(line))
+        })
+        .await;
+        let _alone = self.gate.write().await;
+        server.command::<()>(&["FAILOVER", "TO", LOOPBACK, &others]).await;
+        eventually_true("the next redis to be the primary", async || {
+            next.info("replication").await.contains("role:master")
+        })
+        .await;
+        proxy.retarget(address(&next));
+        self.open(&next).await;
+        self.journal.note(&format!("{} is on port {others} now, and was on {own}", self.name));
+        *former = Some(std::mem::replace(&mut *server, next));
+    }
+
     async fn kill9(&self) {
         self.is_up.send_replace(false);
         self.server.lock().await.kill9();
@@ -311,6 +364,10 @@ fn spoil(server: &RedisServer, damage: Damage) -> u64 {
             0
         }
     }
+}
+
+fn address(server: &RedisServer) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], server.port()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,6 +5,7 @@ mod evidence;
 mod host;
 mod hostile;
 mod journal;
+mod recovery;
 mod storm;
 mod world;
 
@@ -26,7 +27,12 @@ use spoke_tests::chaos::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{apps::Place, evidence::Found, world::World};
+use crate::{
+    apps::{Pace, Place},
+    evidence::Found,
+    recovery::Times,
+    world::World,
+};
 
 /// Devices, two hubs, auth and their Redis servers under load and faults; then the count.
 #[derive(Debug, Parser)]
@@ -50,6 +56,9 @@ struct Arguments {
     /// And what of that may not
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
+    /// One fault at a time, and how long after its end everything works again
+    #[arg(long)]
+    alone: bool,
     /// One more client, which attacks both hubs all the time
     #[arg(long)]
     hostile: bool,
@@ -73,6 +82,8 @@ const HUBS: usize = 2;
 struct Outcome {
     total: Verdict,
     made: BTreeMap<String, usize>,
+    /// How long everything took to work again, where faults were made one at a time.
+    recovered: Times,
     /// What is wrong beside what the oracle found.
     faults: Vec<String>,
     /// What the hostile client was answered, and how often.
@@ -160,15 +171,24 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
         world.journal.note("the load is over");
         over.cancel();
     };
-    let apps = places.iter().map(|place| apps::run(world, *place, seed, &over));
+    let pace = if arguments.alone { Pace::Steady } else { Pace::Bursts };
+    let apps = places.iter().map(|place| apps::run(world, *place, (seed, pace), &over));
+    let storm = async {
+        if arguments.alone {
+            let times = recovery::rage(world, faults, &places, &over).await;
+            (times.iter().map(|(name, times)| (name.clone(), times.len())).collect(), times)
+        } else {
+            (storm::rage(world, faults, &over).await, Times::new())
+        }
+    };
     let attack = async {
         match arguments.hostile {
             true => hostile::attack(world, seed, &over).await,
             false => BTreeMap::new(),
         }
     };
-    let (made, numbers, attacks, ()) =
-        tokio::join!(storm::rage(world, faults, &over), join_all(apps), attack, ending);
+    let ((made, recovered), numbers, attacks, ()) =
+        tokio::join!(storm, join_all(apps), attack, ending);
     // Not before all faults are over: a last word must not be forgotten.
     let words = places
         .iter()
@@ -179,6 +199,7 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
 
     let begun = Instant::now();
     let mut faults = settle(world, &last_words).await;
+    faults.extend(recovery::late(&recovered));
     let settled = begun.elapsed();
     tokio::time::sleep(ECHO).await;
     if arguments.spoil {
@@ -190,7 +211,7 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
         faults.push(format!("{deaths} processes ended by themselves"));
     }
     let total = found.verdicts.values().cloned().fold(Verdict::default(), Verdict::and);
-    Outcome { total, made, faults, attacks, settled, found }
+    Outcome { total, made, recovered, faults, attacks, settled, found }
 }
 
 /// Waits until each last word has arrived; gives what has not.
@@ -211,10 +232,11 @@ fn write_schedule(folder: &Path, faults: &[Fault]) {
 }
 
 fn tell(seed: u64, outcome: &Outcome) {
-    let Outcome { total, made, faults, attacks, settled, .. } = outcome;
+    let Outcome { total, made, recovered, faults, attacks, settled, .. } = outcome;
     let count: usize = made.values().sum();
     let names: Vec<_> = made.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("seed {seed}: {count} faults: {}", names.join(", "));
+    print!("{}", recovery::table(recovered));
     if !attacks.is_empty() {
         let answers: Vec<_> = attacks.iter().map(|(what, n)| format!("{what} {n}")).collect();
         println!("seed {seed}: a hostile client: {}", answers.join(", "));

@@ -21,6 +21,8 @@ use crate::{
 
 /// Below what any Redis of ours uses, so every write is refused.
 const FULL: &str = "1mb";
+/// Where nobody listens.
+const NOWHERE: [&str; 2] = ["127.0.0.1", "1"];
 /// How many of the next connections are cut in the midst of what they carry.
 const CUTS: u32 = 3;
 
@@ -70,12 +72,17 @@ async fn lane(
             () = tokio::time::sleep_until(at.into()) => {}
             () = over.cancelled() => break,
         }
-        world.journal.note(&format!("begin {} of {}: {fault:?}", fault.name(), fault.which + 1));
-        make(world, &fault, over).await;
-        world.journal.note(&format!("end {} of {}", fault.name(), fault.which + 1));
+        note_and_make(world, &fault, over).await;
         made.push(fault.name());
     }
     made
+}
+
+/// Makes one, and ends it.
+pub(crate) async fn note_and_make(world: &World, fault: &Fault, over: &CancellationToken) {
+    world.journal.note(&format!("begin {} of {}: {fault:?}", fault.name(), fault.which + 1));
+    make(world, fault, over).await;
+    world.journal.note(&format!("end {} of {}", fault.name(), fault.which + 1));
 }
 
 async fn make(world: &World, fault: &Fault, over: &CancellationToken) {
@@ -123,6 +130,19 @@ async fn strain(world: &World, fault: &Fault, over: &CancellationToken) {
                 device.redis.trim(0, fault.amount).await;
             }
         }
+        Kind::FullOffline => {
+            link.refuse();
+            link.cut();
+            hold(fault.lasts_ms, over).await;
+            // It may be down, or killed meanwhile: then there is no limit.
+            let is_full = set(&device.redis, "maxmemory", FULL).await.is_ok();
+            link.restore();
+            lasts.await;
+            if is_full {
+                told(world, set(&device.redis, "maxmemory", "0").await);
+            }
+            return;
+        }
         Kind::NoWebsocket => {
             link.refuse_upgrades();
             link.cut();
@@ -148,6 +168,14 @@ async fn agent(world: &World, fault: &Fault, over: &CancellationToken) {
         hold(fault.lasts_ms, over).await;
         agent.lock().await.process().inspect(|process| process.resume());
         return;
+    }
+    if fault.kind == Kind::Unmounted {
+        let mut agent = agent.lock().await;
+        agent.kill9();
+        agent.unmount();
+        agent.start();
+        hold(fault.lasts_ms, over).await;
+        return agent.mount();
     }
     agent.lock().await.kill9();
     hold(fault.lasts_ms, over).await;
@@ -228,14 +256,26 @@ async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken
             return host.resume().await;
         }
         // They need a Redis that is up; where it is not there is nothing to trim, fill or delete.
-        Kind::Full => {
-            if limit_memory(host, FULL).await.is_ok() {
+        Kind::Full | Kind::NoReplicas => {
+            let (setting, bad) = match fault.kind {
+                Kind::Full => ("maxmemory", FULL),
+                _ => ("min-replicas-to-write", "1"),
+            };
+            if set(host, setting, bad).await.is_ok() {
                 lasts.await;
-                let lifted = limit_memory(host, "0").await;
-                lifted.expect("a Redis that is not killed takes a setting");
+                taken(set(host, setting, "0").await);
             }
             return;
         }
+        Kind::Demote => {
+            // One that answers reads, or one that answers nothing.
+            let stale = if fault.amount == 1 { "yes" } else { "no" };
+            taken(set(host, "replica-serve-stale-data", stale).await);
+            taken(host.query::<()>(cmd("REPLICAOF").arg(&NOWHERE)).await);
+            lasts.await;
+            return taken(host.query::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await);
+        }
+        Kind::FailOver => return host.fail_over().await,
         Kind::Trim => return host.trim(which, fault.amount).await,
         Kind::Delete => return drop(host.delete(which, fault.amount).await),
         Kind::Truncate => Damage::Truncated(fault.amount),
@@ -245,8 +285,13 @@ async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken
     host.crash(damage, fault.clock_back_ms, lasts).await;
 }
 
-async fn limit_memory(host: &Host, limit: &str) -> RedisResult<()> {
-    host.query(cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit)).await
+async fn set(host: &Host, setting: &str, value: &str) -> RedisResult<()> {
+    host.query(cmd("CONFIG").arg("SET").arg(setting).arg(value)).await
+}
+
+/// Nobody else kills a Redis while this one's faults are made one after the other.
+fn taken(done: RedisResult<()>) {
+    done.expect("a Redis that is not killed takes a setting");
 }
 
 /// What could not be done because a Redis was down is no fault then.

@@ -53,6 +53,7 @@ pub(crate) struct Agent {
     process: Option<Process>,
     start: Start,
     log: PathBuf,
+    state: PathBuf,
 }
 
 /// A service, which runs unless it was ended on purpose.
@@ -92,6 +93,7 @@ impl World {
         let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
         let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
         let cloud = Host::start(folder, "cloud-redis", &down.collect::<Vec<_>>(), &journal).await;
+        let cloud = cloud.behind_proxy().await;
         let auth_redis = Host::start(folder, "auth-redis", &[], &journal).await;
         let auth = start_auth(folder, &auth_redis.url().await).await;
         let mut hubs = Vec::new();
@@ -196,7 +198,12 @@ impl Device {
         let start = settings.into_iter().fold(Start::with(&["run"]), |start, (key, value)| {
             start.variable(&variable(key), value)
         });
-        let mut agent = Agent { process: None, start, log: folder.join("agent.log") };
+        let mut agent = Agent {
+            process: None,
+            start,
+            log: folder.join("agent.log"),
+            state: folder.join("state"),
+        };
         agent.start();
         Self { name: name.to_owned(), redis, link, agent: Mutex::new(agent) }
     }
@@ -215,10 +222,37 @@ impl Agent {
         self.process = None;
     }
 
+    /// Takes its state directory away, as if that was not mounted. One that has not enrolled yet would do
+    /// so a second time, so its directory stays.
+    pub(crate) fn unmount(&self) {
+        if self.state.join("session").exists() {
+            rename(&self.state, &self.state.with_file_name("mounted-later"));
+        }
+    }
+
+    /// Brings it back, over what was made in its place.
+    pub(crate) fn mount(&self) {
+        let kept = self.state.with_file_name("mounted-later");
+        if !kept.exists() {
+            return;
+        }
+        let hidden = self.state.with_file_name("made-meanwhile");
+        // There is one of each earlier time.
+        let _ = std::fs::remove_dir_all(&hidden);
+        if self.state.exists() {
+            rename(&self.state, &hidden);
+        }
+        rename(&kept, &self.state);
+    }
+
     /// Its process, if it was not killed.
     pub(crate) fn process(&self) -> Option<&Process> {
         self.process.as_ref()
     }
+}
+
+fn rename(from: &Path, to: &Path) {
+    std::fs::rename(from, to).expect("a folder can be renamed");
 }
 
 async fn start_auth(folder: &Path, redis: &str) -> Service {
