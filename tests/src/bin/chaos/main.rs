@@ -166,8 +166,8 @@ async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> O
 async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fault>) -> Outcome {
     let places = apps::places(world);
     let over = CancellationToken::new();
-    let ending = async {
-        tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    let load = Duration::from_secs(arguments.seconds);
+    let end = || {
         world.journal.note("the load is over");
         over.cancel();
     };
@@ -175,10 +175,12 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
     let apps = places.iter().map(|place| apps::run(world, *place, (seed, pace), &over));
     let storm = async {
         if arguments.alone {
-            let times = recovery::rage(world, faults, &places, &over).await;
+            let times = recovery::rage(world, faults, &places, load).await;
+            end();
             (times.iter().map(|(name, times)| (name.clone(), times.len())).collect(), times)
         } else {
-            (storm::rage(world, faults, &over).await, Times::new())
+            let ending = tokio::time::sleep(load).map(|()| end());
+            (tokio::join!(storm::rage(world, faults, &over), ending).0, Times::new())
         }
     };
     let attack = async {
@@ -187,8 +189,7 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
             false => BTreeMap::new(),
         }
     };
-    let ((made, recovered), numbers, attacks, ()) =
-        tokio::join!(storm, join_all(apps), attack, ending);
+    let ((made, recovered), numbers, attacks) = tokio::join!(storm, join_all(apps), attack);
     // Not before all faults are over: a last word must not be forgotten.
     let words = places
         .iter()
