@@ -27,6 +27,8 @@ pub const PEEK_BYTES: usize = 256 * 1024;
 /// What no entry that can be carried is larger than, names and values together, in bytes: a larger one
 /// never leaves its Redis.
 pub const ENTRY_BYTES_MAX: usize = ENTRY_VALUE_BYTES_MAX + ENTRY_FIELDS_MAX * FIELD_NAME_BYTES_MAX;
+/// The same of one in a copy, with the fields that say where it comes from.
+pub const COPY_ENTRY_BYTES_MAX: usize = ENTRY_BYTES_MAX + 1024;
 
 // ---- Batches, windows, frames ---------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod level;
 mod memory;
 pub mod origin;
+mod peek;
 pub mod presence;
 mod reply;
 mod scripts;

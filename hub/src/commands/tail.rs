@@ -69,6 +69,9 @@ fn is_from(entry: &Entry, client: Option<&ClientId>) -> bool {
 /// printable is escaped, so that an entry cannot command the terminal.
 fn readable(entry: &Entry) -> String {
     let mut line = entry.seq.to_string();
+    if entry.fields.is_empty() {
+        line.push_str("  (too large to have come from a client, and not shown)");
+    }
     for (at, (name, value)) in entry.fields.iter().enumerate() {
         let gap = if at == 0 || at == 3 { "  " } else { " " };
         let _ = write!(line, "{gap}{}={}", shown(name), shown(value));

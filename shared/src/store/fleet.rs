@@ -10,7 +10,7 @@ pub use self::{
     recent::{Part, Recent, Seen, losses, recent_down, recent_up},
     survey::{ClientRow, Clones, Fleet, Waiting, clients, survey},
 };
-use super::{Redis, StoreError, keys::HubKeys, reply};
+use super::{Redis, StoreError, keys::HubKeys, peek::peek, reply};
 use crate::{
     client::ClientId,
     entry::{Entry, Field},
@@ -28,7 +28,8 @@ pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
     Ok(entries.first().map_or(Seq::ZERO, |entry| entry.seq))
 }
 
-/// Entries of the in stream after `after`, without waiting.
+/// Entries of the in stream after `after`, at most `count` and about `limits::PEEK_BYTES`, without waiting.
+/// One that is too large to have come from a client is without its fields.
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
@@ -38,9 +39,7 @@ pub async fn inbound(
     after: Seq,
     count: usize,
 ) -> Result<Vec<Entry>, StoreError> {
-    let mut range = cmd("XRANGE");
-    range.arg(keys.inbound()).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
-    reply::entries(range.query_async(&mut redis.connection()).await?)
+    peek(redis, &keys.inbound(), after, count).await
 }
 
 /// Adds an entry to a client's out stream; none if nobody knows this client, neither hub nor auth.

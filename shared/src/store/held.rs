@@ -8,11 +8,11 @@ use std::{collections::HashMap, sync::LazyLock, time::Instant};
 
 use redis::{Script, Value, cmd};
 
-use super::{Redis, StoreError, reply};
+use super::{Redis, StoreError, reply, scripts::looking_back};
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry},
-    limits::{FIELD_BYTES_MIN, HELD_LOOKED, HELD_SCAN_MAX},
+    limits::{COPY_ENTRY_BYTES_MAX, FIELD_BYTES_MIN, HELD_LOOKED, HELD_SCAN_MAX},
     seq::{Epoch, Seq},
     sync::held::Held,
 };
@@ -32,7 +32,7 @@ pub(super) struct Search<'a> {
     pub(super) lowest: Seq,
 }
 
-static SEARCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("search.lua")));
+static SEARCH: LazyLock<Script> = LazyLock::new(|| looking_back(include_str!("search.lua")));
 
 impl Search<'_> {
     pub(super) async fn run(&self) -> Result<Held, StoreError> {
@@ -120,6 +120,7 @@ impl Search<'_> {
         };
         let mut script = SEARCH.key(self.stream);
         script.arg(from).arg(client).arg(most).arg(bytes).arg(FIELD_BYTES_MIN);
+        script.arg(COPY_ENTRY_BYTES_MAX);
         let mut parts = reply::list(self.redis.invoke(&script).await?)?.into_iter();
         let mut next = || parts.next().ok_or(reply::unexpected("the answer of search.lua"));
         let (down_to, looked) = (reply::text(next()?)?, reply::count(next()?)? as usize);

@@ -7,15 +7,15 @@ use redis::{Script, Value};
 use super::{
     Redis, StoreError,
     keys::{DeviceKeys, HubKeys},
-    ledger, memory, reply,
+    ledger, memory,
+    peek::peek,
+    reply,
     scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
 };
 use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
-    limits::{
-        DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOSS_COUNT_MAX, LOST_MAX_LEN, PEEK_BYTES, SEQ_AHEAD_MAX,
-    },
+    limits::{DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOSS_COUNT_MAX, LOST_MAX_LEN, SEQ_AHEAD_MAX},
     seq::{Epoch, Seq},
     sync::{
         account::{Extent, Known, Loss, Tally, Written},
@@ -28,7 +28,6 @@ use crate::{
 };
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("look.lua")));
-static PEEK: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("peek.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("read.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("settle.lua")));
 static BURY: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("bury.lua")));
@@ -198,9 +197,7 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn peek(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
-        let mut script = PEEK.key(&self.stream);
-        script.arg(after.to_string()).arg(count).arg(PEEK_BYTES).arg(ENTRY_BYTES_MAX);
-        reply::pages(reply::list(self.redis.invoke(&script).await?)?)
+        peek(&self.redis, &self.stream, after, count).await
     }
 
     /// None where the stream is not what it was.

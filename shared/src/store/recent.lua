@@ -1,4 +1,3 @@
-#!lua flags=no-writes
 -- Looks back through a stream for its newest entries, or for those of one client, without handing out
 -- what is too long to show.
 --
@@ -15,7 +14,8 @@ local fields_most, kept = 2 * tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local given, looked, bytes = {}, 0, 0
 while #given < wanted and looked < most and bytes < bytes_most do
-  local page = redis.call('XREVRANGE', stream, from == '+' and '+' or '(' .. from, '-', 'COUNT', 8)
+  local size = page_size(looked, bytes, most)
+  local page = redis.call('XREVRANGE', stream, from == '+' and '+' or '(' .. from, '-', 'COUNT', size)
   for _, entry in ipairs(page) do
     local id, fields = entry[1], entry[2]
     from, looked = id, looked + 1
@@ -33,7 +33,7 @@ while #given < wanted and looked < most and bytes < bytes_most do
       if #given >= wanted then break end
     end
   end
-  if #page < 8 then
+  if #page < size then
     if #given < wanted then from = '' end
     break
   end

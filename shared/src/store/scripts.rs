@@ -4,6 +4,8 @@ use redis::Script;
 
 /// The first line of a script that may write where Redis is full.
 pub(super) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
+/// The first line of a script that only reads.
+const NO_WRITES: &str = "#!lua flags=no-writes\n";
 /// No first line: where Redis is full, the script does not begin.
 pub(super) const DENY_OOM: &str = "";
 
@@ -24,4 +26,9 @@ pub(super) fn of_origin(body: &str) -> Script {
 /// The same of one that gives entries, with those of `pages.lua` too.
 pub(super) fn of_entries(body: &str) -> Script {
     Script::new(&[ALLOW_OOM, SEQ, REACH, PAGES, body].concat())
+}
+
+/// One that looks back through a stream, with the functions of `pages.lua` before it.
+pub(super) fn looking_back(body: &str) -> Script {
+    Script::new(&[NO_WRITES, PAGES, body].concat())
 }

@@ -7,6 +7,7 @@ use spoke_tests::{
     device::{Device, OUT},
     entries::{fields, numbered},
     process::{Finished, Process, Start, run},
+    usage::resident_bytes_max,
     wait::{PATIENCE, eventually, eventually_is},
 };
 
@@ -127,6 +128,37 @@ async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
         let entry: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
         assert_eq!(entry["fields"][0], json!(["client", "dev2"]), "{entry}");
     }
+}
+
+#[tokio::test]
+async fn tail_of_a_stream_of_large_entries_stays_small() {
+    let cloud = Cloud::start().await;
+    let mebibyte = "x".repeat(1024 * 1024 - 1024);
+    let add = async |n: usize, pairs: &[(&str, &str)]| {
+        cloud
+            .redis
+            .add_as("spoke-hub:in:x", &format!("{n}-0"), &fields(pairs.iter().copied()))
+            .await;
+    };
+    let own = [("client", "dev1"), ("epoch", "1"), ("seq", "1-0")];
+    for n in 1..=1000 {
+        add(n, &own).await;
+    }
+    for n in 1001..=1060 {
+        add(n, &[&own[..], &[("body", &mebibyte)]].concat()).await;
+    }
+    add(1061, &[("body", &"x".repeat(20 * 1024 * 1024))]).await;
+    add(1062, &[("client", "x")]).await;
+    let log = cloud.folder().join("tail");
+    let tail = ["tail", "--all", "--client", "x", "--json"];
+    let tail = Process::start(&path_of("spoke-hub"), &start(&cloud, &tail), &log);
+    eventually("tail to come to the end", PATIENCE, async || {
+        let log = tail.log();
+        log.contains("1062-0").then_some(()).ok_or(log.len())
+    })
+    .await;
+    let most = resident_bytes_max(tail.pid()) / 1024 / 1024;
+    assert!(most < 40, "{most} MiB");
 }
 
 #[tokio::test]

@@ -15,10 +15,11 @@ use crate::{
         keys::HubKeys,
         ledger::{self, Line},
         reply,
+        scripts::looking_back,
     },
 };
 
-static RECENT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../recent.lua")));
+static RECENT: LazyLock<Script> = LazyLock::new(|| looking_back(include_str!("../recent.lua")));
 
 /// The newest entries of a stream, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
