@@ -152,7 +152,7 @@ async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> O
     let fleet = Fleet { devices: arguments.devices.into(), hubs: HUBS };
     let faults = draw(seed, arguments.seconds * 1000, fleet, rows);
     write_schedule(folder, &faults);
-    let world = World::start(folder, fleet).await;
+    let world = World::start(folder, fleet, !arguments.alone).await;
     tokio::select! {
         outcome = weather(&world, arguments, seed, faults) => {
             outcome.found.write(folder);

@@ -87,8 +87,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts it in this folder.
-    pub(crate) async fn start(folder: &Path, fleet: Fleet) -> Self {
+    /// Starts it in this folder. Agents that are hurried wait much shorter before they try again than they
+    /// do in the field.
+    pub(crate) async fn start(folder: &Path, fleet: Fleet, is_hurried: bool) -> Self {
         let journal = Arc::new(Journal::begin(folder));
         let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
         let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
@@ -108,7 +109,9 @@ impl World {
         for (n, name) in names.iter().enumerate() {
             provision(&auth_redis, name).await;
             let link = Proxy::start(balancer.address()).await;
-            devices.push(Device::start(folder, name, (link, &auth_link), n, &journal).await);
+            devices.push(
+                Device::start(folder, name, (link, &auth_link), (n, is_hurried), &journal).await,
+            );
         }
         let ward = |service| Mutex::new(Ward { service, is_up: true });
         Self {
@@ -168,7 +171,7 @@ impl Device {
         folder: &Path,
         name: &str,
         (link, auth): (Proxy, &Proxy),
-        n: usize,
+        (n, is_hurried): (usize, bool),
         journal: &Arc<Journal>,
     ) -> Self {
         let origin = (format!("{name}.up"), OUT.to_owned());
@@ -187,15 +190,17 @@ impl Device {
             ("admin_listen", String::new()),
             ("trim", if n.is_multiple_of(2) { "keep" } else { "acked" }.to_owned()),
             ("trim_slack_entries", SLACK_ENTRIES.to_owned()),
-            // A run is a minute, so nobody can wait as a device in the field does.
+            ("log.level", "debug".to_owned()),
+            ("log.format", "json".to_owned()),
+        ];
+        let hurried = [
             ("retry_first_ms", "20".to_owned()),
             ("retry_longest_ms", "500".to_owned()),
             ("refused_retry_first_ms", "100".to_owned()),
             ("refused_retry_longest_ms", "1000".to_owned()),
-            ("log.level", "debug".to_owned()),
-            ("log.format", "json".to_owned()),
         ];
-        let start = settings.into_iter().fold(Start::with(&["run"]), |start, (key, value)| {
+        let settings = settings.into_iter().chain(hurried.into_iter().filter(|_| is_hurried));
+        let start = settings.fold(Start::with(&["run"]), |start, (key, value)| {
             start.variable(&variable(key), value)
         });
         let mut agent = Agent {
