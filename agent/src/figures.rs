@@ -90,6 +90,8 @@ impl Sources {
         page.gauge("spoke_agent_registered", help, &u8::from(status.is_registered));
         let help = "Sessions in a row that were given up since nothing was acknowledged.";
         page.gauge("spoke_agent_stalled_sessions", help, &status.stalled_sessions);
+        let help = "1 while an entry does not get through to the hub although it goes alone.";
+        page.gauge("spoke_agent_stuck_entries", help, &u8::from(status.stuck.is_some()));
         let name = "spoke_agent_sessions_total";
         page.counters(name, "Sessions begun.", "transport", &figures.sessions);
         let name = "spoke_agent_sessions_ended_total";

@@ -21,11 +21,12 @@ use spoke_shared::{
     retry::Retry,
     shutdown::Shutdown,
     store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore},
+    sync::sender::path::Path,
 };
 use tracing::{debug, info, warn};
 
 use self::{
-    connection::Visit,
+    connection::{Visit, Yield},
     ending::{Cause, Pause},
     progress::Progress,
     trouble::{Say, Trouble},
@@ -77,6 +78,8 @@ pub struct Lifecycle {
     origin: OriginStore,
     copy: CopyStore,
     choice: Choice,
+    /// How much of the out stream gets through to the hub at a time.
+    path: Path,
     connect_retry: Retry,
     refused_retry: Retry,
     /// For two devices with one identity: apart from the rest, since each WELCOME ends those.
@@ -95,6 +98,7 @@ impl Lifecycle {
             origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
             choice: Choice::new(parts.config.transport),
+            path: Path::default(),
             connect_retry: parts.config.connect_retry(),
             refused_retry: parts.config.refused_retry(),
             twin_retry: parts.config.refused_retry(),
@@ -147,6 +151,11 @@ impl Lifecycle {
             }
             if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
                 self.twin_retry.reset();
+            }
+            match welcomed.yielded {
+                Yield::Something => self.choice.handle_fruitful(kind),
+                Yield::Nothing => self.choice.handle_fruitless(kind, now, rand::random()),
+                Yield::Unclear => {}
             }
         } else if kind == Kind::Http {
             self.choice.handle_http_failed();

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{link::now_ms, seq::Seq, sync::session::Session};
+use spoke_shared::{
+    link::now_ms,
+    seq::Seq,
+    sync::{sender::path::Stuck, session::Session},
+};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -48,6 +52,9 @@ pub struct Status {
     /// The first entry that waits since it is further ahead of the hub's clock than the hub takes.
     #[serde(default)]
     pub held_back: Option<Seq>,
+    /// The entry that does not get through to the hub although it goes alone.
+    #[serde(default)]
+    pub stuck: Option<Stuck>,
     /// The last fault, be it over or not.
     pub last_error: Option<Trouble>,
     /// Counts since the process started.
@@ -149,6 +156,7 @@ impl Board {
             stalled_sessions: 0,
             unkept: None,
             held_back: None,
+            stuck: None,
             last_error: None,
             counts: Counts::default(),
         };
@@ -208,6 +216,22 @@ impl Board {
 
     pub(crate) fn post_stalled(&self) {
         self.status.send_modify(|status| status.stalled_sessions += 1);
+    }
+
+    pub(crate) fn post_stuck(&self, stuck: Option<Stuck>) {
+        self.status.send_if_modified(|status| {
+            let before = std::mem::replace(&mut status.stuck, stuck);
+            match (before, stuck) {
+                (None, Some(Stuck { seq, bytes, sessions })) => {
+                    warn!(%seq, bytes, sessions, "entry does not get through the link");
+                }
+                (Some(Stuck { seq, .. }), None) => {
+                    info!(%seq, "entries get through the link again");
+                }
+                (None, None) | (Some(_), Some(_)) => {}
+            }
+            before != stuck
+        });
     }
 
     pub(crate) fn post_waiting(&self, next_try_ms: u64) {

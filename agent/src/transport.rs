@@ -54,6 +54,9 @@ const HTTP_SPELL: (Duration, Duration) = (Duration::from_secs(60), Duration::fro
 /// WebSockets that broke before WELCOME, one after the other, until HTTP is tried. One or two are
 /// bad luck; a proxy that takes the upgrade and carries nothing breaks them all.
 const BROKEN_MAX: u32 = 3;
+/// Sessions of one transport that broke and carried nothing of what waited, one after the other, until the
+/// other transport is tried: what stands in between may handle the two in different ways.
+const FRUITLESS_MAX: u32 = 3;
 
 /// Which transport is next.
 pub struct Choice {
@@ -61,13 +64,15 @@ pub struct Choice {
     spells: Retry,
     http_until: Option<Instant>,
     broken: u32,
+    /// Fruitless sessions in a row over a WebSocket, and over HTTP.
+    fruitless: [u32; 2],
 }
 
 impl Choice {
     /// Begins with a WebSocket where the setting leaves the choice.
     pub fn new(setting: TransportSetting) -> Self {
         let spells = Retry::new(HTTP_SPELL.0, HTTP_SPELL.1);
-        Self { setting, spells, http_until: None, broken: 0 }
+        Self { setting, spells, http_until: None, broken: 0, fruitless: [0; 2] }
     }
 
     /// The transport to use.
@@ -98,7 +103,41 @@ impl Choice {
         self.broken = 0;
         if kind == Kind::WebSocket {
             self.http_until = None;
+            // One that gets this far and no further is no reason to come back sooner.
+            if self.fruitless[Kind::WebSocket as usize] == 0 {
+                self.spells.reset();
+            }
+        }
+    }
+
+    /// A session carried something.
+    pub fn handle_fruitful(&mut self, kind: Kind) {
+        self.fruitless[kind as usize] = 0;
+        if kind == Kind::WebSocket {
             self.spells.reset();
+        }
+    }
+
+    /// What seemed to be fruitless was not: only the acknowledgements were lost.
+    pub fn handle_arrived(&mut self) {
+        self.fruitless = [0; 2];
+    }
+
+    /// A session broke and carried nothing of what waited. A transport that is come back to has one
+    /// session to do better.
+    pub fn handle_fruitless(&mut self, kind: Kind, now: Instant, random: f64) {
+        let fruitless = &mut self.fruitless[kind as usize];
+        *fruitless += 1;
+        if *fruitless < FRUITLESS_MAX {
+            return;
+        }
+        *fruitless = FRUITLESS_MAX - 1;
+        match kind {
+            Kind::WebSocket => self.handle_refused(now, random),
+            Kind::Http => {
+                *fruitless = 0;
+                self.handle_http_failed();
+            }
         }
     }
 
@@ -151,6 +190,43 @@ mod tests {
         assert_eq!(choice.kind(now), Kind::WebSocket);
         choice.handle_broken(now, 0.5);
         assert_eq!(choice.kind(now), Kind::Http);
+    }
+
+    #[test]
+    fn a_transport_that_carries_nothing_is_left_for_the_other_and_tried_again_for_one_session() {
+        let now = Instant::now();
+        let mut choice = Choice::new(TransportSetting::Auto);
+        for _ in 0..FRUITLESS_MAX {
+            assert_eq!(choice.kind(now), Kind::WebSocket);
+            choice.handle_welcomed(Kind::WebSocket);
+            choice.handle_fruitless(Kind::WebSocket, now, 1.0);
+        }
+        let first = choice.poll_timeout().unwrap();
+        assert_eq!((choice.kind(now), choice.kind(first)), (Kind::Http, Kind::WebSocket));
+        choice.handle_fruitful(Kind::Http);
+        choice.handle_welcomed(Kind::WebSocket);
+        choice.handle_fruitless(Kind::WebSocket, first, 1.0);
+        assert_eq!(choice.kind(first), Kind::Http);
+        assert!(choice.poll_timeout().unwrap() - first > first - now, "each time for longer");
+        for _ in 0..FRUITLESS_MAX {
+            assert_eq!(choice.kind(first), Kind::Http);
+            choice.handle_fruitless(Kind::Http, first, 1.0);
+        }
+        assert_eq!(choice.kind(first), Kind::WebSocket);
+        choice.handle_fruitful(Kind::WebSocket);
+        choice.handle_fruitless(Kind::WebSocket, first, 1.0);
+        assert_eq!(choice.kind(first), Kind::WebSocket, "that is forgotten once it carries");
+    }
+
+    #[test]
+    fn acknowledgements_that_are_lost_are_no_reason_to_change() {
+        let now = Instant::now();
+        let mut choice = Choice::new(TransportSetting::Auto);
+        for _ in 0..2 * FRUITLESS_MAX {
+            choice.handle_fruitless(Kind::WebSocket, now, 0.5);
+            choice.handle_arrived();
+        }
+        assert_eq!(choice.kind(now), Kind::WebSocket);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     live::Live,
     metrics::Metrics,
+    paths::Paths,
     quota::Quota,
     share::{Places, Shares},
 };
@@ -72,6 +73,8 @@ pub struct Shared {
     pub budget: Budget,
     /// How fast each may fill Redis.
     pub quota: Quota,
+    /// How much gets through to each at a time.
+    pub paths: Paths,
     /// What was done.
     pub metrics: Metrics,
     /// When to stop.
@@ -115,6 +118,7 @@ impl Hub {
             places: Places::at(config.ack),
             budget: Budget::new(config.budget_mib * 1024 * 1024),
             quota: Quota::new(redis.clone(), config.reserve()),
+            paths: Paths::default(),
             metrics: Metrics::default(),
             store_faults: Repeated::default(),
             session_faults: Repeated::default(),
@@ -194,6 +198,7 @@ impl Hub {
             self.store_faults.sum_up(&self.shutdown, say_faults),
             self.session_faults.sum_up(&self.shutdown, say),
             self.told_losses.sum_up(&self.shutdown, say_losses),
+            self.paths.sum_up(&self.shutdown),
         );
     }
 

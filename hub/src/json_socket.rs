@@ -38,8 +38,8 @@ use crate::{
     metrics::CLOSED,
     offload::offload,
     session::{Arrived, close},
-    socket::{Incoming, Socket, busy, discard, flood},
-    xread::{self, Xread},
+socket::{Incoming, Socket, busy, discard, flood},
+    xread::{self, Asker, Xread},
 };
 
 /// The subprotocol's name in the WebSocket handshake.
@@ -270,7 +270,8 @@ async fn request<'a>(
             Ok(ask) => {
                 let id = id.map(ToOwned::to_owned);
                 let read = async move {
-                    let read = xread::xread(hub, caller, ask.unwrap_or_default()).await;
+                    let read =
+                        xread::xread(hub, caller, Asker::Program, ask.unwrap_or_default()).await;
                     let (read, charge) = read.map_or_else(
                         |refusal| (Err(refusal), None),
                         |(form, charge)| (Ok(form), Some(charge)),

@@ -21,6 +21,7 @@ pub mod live;
 pub mod metrics;
 pub mod offload;
 pub mod page;
+pub mod paths;
 pub mod presence;
 pub mod quota;
 pub mod routes;

@@ -11,7 +11,7 @@ use spoke_shared::{
     wire::frame::Reason,
 };
 
-use crate::hub::Hub;
+use crate::{hub::Hub, paths::Weak};
 
 /// What all names begin with.
 const SERVICE: &str = "spoke_hub";
@@ -78,6 +78,11 @@ pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     metrics.write_sessions(&mut page);
     hub.budget.write(&mut page);
     hub.quota.write(&mut page);
+    let Weak { limited, stuck } = hub.paths.weak();
+    let help = "Clients that get less at a time, since their links broke under more.";
+    page.gauge("spoke_hub_limited_clients", help, &limited);
+    let help = "Clients whose link broke under one entry alone, again and again.";
+    page.gauge("spoke_hub_stuck_clients", help, &stuck);
     let help = "WebSockets and waiting reads now.";
     page.gauge("spoke_hub_connections", help, &hub.live.count());
     let help = "Connections that the public listener takes at a time.";

@@ -300,7 +300,11 @@ impl Greeted {
         let return_wait = || hub.return_wait();
         let stores =
             Stores { origin: &origin, copy: &copy, news: &news, epoch, return_wait: &return_wait };
+        let at = (epoch, self.begun.position.after);
+        let now = Instant::now();
+        let path = hub.paths.begin(&client, at, now);
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
+        let sender = sender.with_path(&path).with_hold(path.hold_until(now, rand::random()));
         let cursor = self.cursor.kept();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
@@ -313,9 +317,14 @@ impl Greeted {
         let (intake, refused) = Intake::new(hub.clone(), client.clone());
         let charges = intake.charges();
         frames.take_in(intake);
+        let mut stuck = path.stuck();
         let count = |shown: Shown<'_>| {
             if let Shown::Session(session) = shown {
                 charges.release(&session.receiver().ack());
+                let acked = session.sender().acked();
+                if stuck.take_if(|stuck| stuck.seq <= acked).is_some() {
+                    hub.paths.handle_acked(&client, acked, Instant::now());
+                }
             }
             observer.handle(shown, now_ms);
         };
@@ -325,7 +334,10 @@ impl Greeted {
                 Ok(goaway) = refused => goaway,
             }
         });
-        link::drive(session, stores, frames, outbox, &heard, leave, count).await
+        let outcome = link::drive(session, stores, frames, outbox, &heard, leave, count).await;
+        let trip = outcome.session.sender().trip();
+        hub.paths.end(&client, &trip, outcome.parting(), Instant::now());
+        outcome
     }
 }
 

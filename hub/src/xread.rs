@@ -29,7 +29,10 @@ use spoke_shared::{
         account::Tally,
         partner::Met,
         position::{self, Begun, Finding, Standing},
-        sender::{Sender, Task, Trim},
+        sender::{
+            Sender, Task, Trim,
+            path::{Parting, Path, Trip, UnderWay},
+        },
     },
     wire::{
         frame::{Ack, Cursor, Granted, Push},
@@ -69,20 +72,35 @@ pub struct Xread {
     pub block_ms: u64,
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// An agent in a session: to ask for the same again means that the answer did not arrive.
+    Agent,
+    /// Another program, which may ask for the same as often as it likes.
+    Program,
+}
+
 /// Reads what is there for the caller after `ask.seq`, and waits for it if asked to. The answer is charged
 /// until it is sent, as it is and as JSON.
 ///
 /// # Errors
 /// 400, 409, 429, 503.
-pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<(XreadForm, Charge), Refusal> {
+pub async fn xread(
+    hub: &Hub,
+    caller: &Caller,
+    asker: Asker,
+    ask: Xread,
+) -> Result<(XreadForm, Charge), Refusal> {
     let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
         0 => return Err(malformed("count is a whole number of 1 or more")),
         count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
     };
     let until = Instant::now() + Duration::from_millis(ask.block_ms).min(BLOCK_MAX);
-    let mut reader = Reader::begin(hub, caller, &ask, count).await?;
+    let mut reader = Reader::begin(hub, caller, asker, (&ask, count)).await?;
     let (first, charge) = reader.read().await?;
     if !is_silent(&first) || ask.block_ms == 0 {
+        reader.note_given(&first);
         return Ok((answer(hub, first), charge));
     }
     // One that waits holds nothing but itself.
@@ -113,6 +131,7 @@ pub async fn xread(hub: &Hub, caller: &Caller, ask: Xread) -> Result<(XreadForm,
         if hub.checked(hub.sessions.client_at(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
+        reader.note_given(&push);
         return Ok((answer(hub, push), charge));
     }
 }
@@ -156,10 +175,13 @@ async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
 struct Reader<'a> {
     hub: &'a Hub,
     client: &'a ClientId,
+    asker: Asker,
     origin: OriginStore,
     sender: Sender,
     epoch: Epoch,
     count: usize,
+    /// Bytes of an answer of more than one entry.
+    bytes_max: usize,
     /// Where the answer begins, and what it holds so far.
     given: Push,
 }
@@ -169,8 +191,8 @@ impl<'a> Reader<'a> {
     async fn begin(
         hub: &'a Hub,
         caller: &'a Caller,
-        ask: &Xread,
-        count: usize,
+        asker: Asker,
+        (ask, count): (&Xread, usize),
     ) -> Result<Self, Refusal> {
         check_generation(hub, caller).await?;
         if caller.generation.is_some() {
@@ -190,18 +212,30 @@ impl<'a> Reader<'a> {
             let before = begun.standing.memory.acked.1;
             hub.metrics.traffic.sent.entries.add(carried(before, tally));
         }
+        let path = match asker {
+            Asker::Agent => {
+                let at = (position.epoch, position.after);
+                hub.paths.begin(&caller.client, at, Instant::now())
+            }
+            Asker::Program => Path::default(),
+        };
+        let count = path.limit().map_or(count, |limit| count.min(limit.entries));
+        let bytes_max =
+            path.limit().map_or(BATCH_BYTES_MAX, |limit| limit.bytes.min(BATCH_BYTES_MAX));
         let granted = Granted { batch_entries: count, ..Granted::default() };
-        let mut sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun);
+        let mut sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun).with_path(&path);
         sender.handle_news();
         let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
         given.account.tally = tally;
         Ok(Self {
             hub,
             client: &caller.client,
+            asker,
             origin,
             sender,
             epoch: position.epoch,
             count,
+            bytes_max,
             given,
         })
     }
@@ -216,6 +250,18 @@ impl<'a> Reader<'a> {
         Ok((push, charge))
     }
 
+    /// Whether the answer arrives shows with the place that the next request names.
+    fn note_given(&self, push: &Push) {
+        let Some(first) = push.entries.first().filter(|_| self.asker == Asker::Agent) else {
+            return;
+        };
+        let (entries, bytes) = (push.entries.len(), push.bytes());
+        let under_way = UnderWay { first: first.seq, through: push.through, entries, bytes };
+        let begun = (push.epoch, push.after);
+        let trip = Trip { begun, acked: push.after, limit: None, under_way: Some(under_way) };
+        self.hub.paths.end(self.client, &trip, Parting::Broken, Instant::now());
+    }
+
     async fn gather(&mut self) -> Result<Push, Refusal> {
         loop {
             while let Some(task) = self.sender.poll_task(Instant::now()) {
@@ -225,7 +271,7 @@ impl<'a> Reader<'a> {
                 return Ok(self.given.clone());
             }
             let charge: usize = self.given.entries.iter().map(Entry::charge).sum();
-            if charge > 0 && charge + self.sender.next_charge() > BATCH_BYTES_MAX {
+            if charge > 0 && charge + self.sender.next_charge() > self.bytes_max {
                 return Ok(self.given.clone());
             }
             let Some(push) = self.sender.poll_push(Instant::now()) else {
@@ -243,7 +289,7 @@ impl<'a> Reader<'a> {
             given.account.losses.extend(push.account.losses);
             given.account.is_inherited |= push.account.is_inherited;
             let bytes: usize = given.entries.iter().map(Entry::bytes).sum();
-            if given.entries.len() >= self.count || bytes >= BATCH_BYTES_MAX / 2 {
+            if given.entries.len() >= self.count || bytes >= self.bytes_max / 2 {
                 return Ok(given.clone());
             }
         }

@@ -57,6 +57,14 @@ pub const WINDOW_BYTES_MAX: usize = WINDOW_BATCHES * BATCH_BYTES_MAX;
 pub const WINDOW_GROW_BELOW: Duration = Duration::from_secs(1);
 /// One that took longer than this halves them: what is under way must not outlast the heartbeat.
 pub const WINDOW_SHRINK_ABOVE: Duration = Duration::from_secs(5);
+/// Sessions in a row that break while one entry goes alone, until it is told to be stuck: two may be bad
+/// luck.
+pub const STUCK_SESSIONS: u32 = 3;
+/// How long the other direction has a connection for itself, where an entry that went alone broke the last
+/// one: some round trips of a slow link.
+pub const LONE_HOLD: Duration = Duration::from_secs(2);
+/// Clients whose weak paths a hub remembers, some 250 bytes each: as many as it has connections.
+pub const PATHS_MAX: usize = CONNECTIONS_MAX;
 /// The slowest link that a single entry larger than the window is given time for, in bytes a second.
 pub const SLOWEST_LINK: usize = 1024;
 /// Bytes of one frame, and of one WebSocket message, on the wire and unpacked.

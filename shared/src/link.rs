@@ -32,7 +32,7 @@ use crate::{
     sync::{
         account::Loss,
         receiver::{Append, Appended},
-        sender::Task,
+        sender::{Task, path::Parting},
         session::{End, Session, Work},
     },
     wire::frame::{Frame, Goaway, Reason},
@@ -93,6 +93,18 @@ pub struct Outcome {
     pub end: Result<End, LinkError>,
     /// Its last state, for the figures.
     pub session: Box<Session>,
+}
+
+impl Outcome {
+    /// What the end says of the path. A newer session comes where the last one broke unseen.
+    pub fn parting(&self) -> Parting {
+        match &self.end {
+            Err(LinkError::Transport(_) | LinkError::Closed)
+            | Ok(End::Silent(_) | End::Stalled) => Parting::Broken,
+            Ok(End::Ours(goaway)) if goaway.reason == Reason::Superseded => Parting::Broken,
+            Err(LinkError::Store(_)) | Ok(End::Ours(_) | End::Told(_)) => Parting::Agreed,
+        }
+    }
 }
 
 /// Milliseconds since 1970 by this machine's clock.

@@ -70,7 +70,24 @@ struct Cuts {
     left: u32,
 }
 
+/// Each connection is cut after this many bytes, both ways together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Narrow {
+    bytes: u64,
+    of: Narrowed,
+}
+
+/// Which connections a narrow link cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Narrowed {
+    /// Every one.
+    All,
+    /// Those of WebSockets.
+    WebSockets,
+}
+
 struct Network {
+    narrow: Mutex<Option<Narrow>>,
     upstream: Mutex<SocketAddr>,
     weather: watch::Sender<Weather>,
     cut: Mutex<CancellationToken>,
@@ -98,6 +115,7 @@ impl Proxy {
         let address = listener.local_addr().expect("a bound listener has an address");
         let weather = Weather { carry: Carry::All, delay: Duration::ZERO };
         let network = Arc::new(Network {
+            narrow: Mutex::new(None),
             upstream: Mutex::new(upstream),
             weather: watch::Sender::new(weather),
             cut: Mutex::default(),
@@ -181,6 +199,16 @@ impl Proxy {
         *lock(&self.network.cuts) = Some(Cuts { random, bytes, left: times });
     }
 
+    /// Cuts each connection made from now on after this many bytes, both ways together, until `widen`.
+    pub fn narrow(&self, bytes: u64, of: Narrowed) {
+        *lock(&self.network.narrow) = Some(Narrow { bytes, of });
+    }
+
+    /// Connections made from now on carry as much as they like again.
+    pub fn widen(&self) {
+        *lock(&self.network.narrow) = None;
+    }
+
     /// How many connections were cut by that plan.
     pub fn cut_by_plan(&self) -> u64 {
         self.network.cut_by_plan.load(Ordering::Relaxed)
@@ -236,14 +264,19 @@ async fn accept(listener: TcpListener, network: Arc<Network>) {
     }
 }
 
+/// What a connection is asked for, if that is HTTP.
+async fn is_websocket(client: &TcpStream) -> bool {
+    let mut head = vec![0; CHUNK];
+    let length = client.peek(&mut head).await.unwrap_or(0);
+    let head = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
+    head.contains("upgrade: websocket")
+}
+
 /// Reads the head of a request before it decides.
 async fn carry_http(mut client: TcpStream, network: Arc<Network>) {
     const REFUSAL: &[u8] =
         b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let mut head = vec![0; CHUNK];
-    let Ok(length) = client.peek(&mut head).await else { return };
-    let head = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
-    match head.contains("upgrade: websocket") {
+    match is_websocket(&client).await {
         true => {
             // Whoever does not want the answer goes without.
             let _ = client.read(&mut vec![0; CHUNK]).await;
@@ -271,11 +304,25 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
         connected = connect => connected,
     };
     let Some(mut server) = connected else { return };
+    let narrow = *lock(&network.narrow);
+    let most = match narrow {
+        Some(Narrow { bytes, of: Narrowed::All }) => bytes,
+        Some(Narrow { bytes, of: Narrowed::WebSockets }) if is_websocket(&client).await => bytes,
+        Some(_) | None => u64::MAX,
+    };
+    let all = AtomicU64::new(most);
     let both = async {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = pump(&network, Direction::Up, budget(Direction::Up), from_client, to_server);
-        let down = pump(&network, Direction::Down, budget(Direction::Down), from_server, to_client);
+        let up =
+            pump(&network, Direction::Up, (budget(Direction::Up), &all), from_client, to_server);
+        let down = pump(
+            &network,
+            Direction::Down,
+            (budget(Direction::Down), &all),
+            from_server,
+            to_client,
+        );
         tokio::try_join!(up, down)
     };
     tokio::select! {
@@ -294,7 +341,7 @@ struct Cut;
 async fn pump(
     network: &Network,
     direction: Direction,
-    budget: Option<u64>,
+    (budget, all): (Option<u64>, &AtomicU64),
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
 ) -> Result<(), Cut> {
@@ -330,10 +377,15 @@ async fn pump(
         if !now.delay.is_zero() {
             tokio::time::sleep(now.delay).await;
         }
-        let part = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let both = all.load(Ordering::Relaxed);
+        let part = length.min(usize::try_from(left.min(both)).unwrap_or(usize::MAX));
+        all.store(both - part as u64, Ordering::Relaxed);
         to.write_all(&chunk[..part]).await.map_err(|_| Cut)?;
         network.bytes[direction as usize].fetch_add(part as u64, Ordering::Relaxed);
         left -= part as u64;
+        if part < length && left > 0 {
+            return Err(Cut);
+        }
         if left == 0 {
             network.cut_by_plan.fetch_add(1, Ordering::Relaxed);
             return Err(Cut);

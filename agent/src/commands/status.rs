@@ -13,6 +13,7 @@ use spoke_shared::{
     link::now_ms,
     seq::{Epoch, Seq},
     store::Redis,
+    sync::sender::path::Stuck,
 };
 
 use crate::{
@@ -163,6 +164,15 @@ fn as_text(
             let why =
                 "its ID is more than 24 hours ahead of the hub's clock; mend this device's clock";
             put("held back", &format!("{seq} and what follows: {why}"));
+        }
+        if let Some(Stuck { seq, bytes, sessions }) = status.stuck {
+            put(
+                "stuck",
+                &format!(
+                    "entry {seq} of {bytes} bytes: the link broke under it alone in {sessions} \
+                     sessions, and what follows waits; see what stands in between"
+                ),
+            );
         }
         let Counts { carried_up, carried_down, .. } = status.counts;
         let started = ago(status.started_at_ms, now);

@@ -11,15 +11,18 @@ use spoke_shared::{
     config::ServiceUrl,
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
-    link::{Shown, Stores, TransportError, drive, now_ms},
-    seq::Epoch,
+    link::{Outcome, Shown, Stores, TransportError, drive, now_ms},
+    seq::{Epoch, Seq},
     shutdown::Shutdown,
     store::{StoreError, origin::With},
     sync::{
         partner::{Met, Partner, PartnerId},
         position::{Finding, Standing},
         receiver::Receiver,
-        sender::{PeerClock, Sender},
+        sender::{
+            PeerClock, Sender,
+            path::{Found, Parting},
+        },
         session::{Heartbeat, Session},
     },
     trust::explain,
@@ -53,6 +56,18 @@ pub(super) struct Welcomed {
     pub(super) lived: Duration,
     /// Entries, both ways.
     pub(super) carried: u64,
+    pub(super) yielded: Yield,
+}
+
+/// What a session shows of its transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Yield {
+    /// It carried something.
+    Something,
+    /// It broke, and carried nothing of what waited.
+    Nothing,
+    /// Nothing waited, or it did not break.
+    Unclear,
 }
 
 struct Open {
@@ -169,14 +184,27 @@ impl Lifecycle {
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
         let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
-        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun).with_clock(clock);
+        let epoch = begun.position.epoch;
+        self.handle_begun((epoch, begun.position.after));
+        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
+            .with_clock(clock)
+            .with_path(&self.path)
+            .with_hold(self.path.hold_until(Instant::now(), rand::random()));
         let at = cursor.kept();
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
-        let epoch = begun.position.epoch;
         let (generation, there) = (welcome.generation, welcome.origin);
         Ok(Open { line, session: Box::new(session), generation, epoch, there, cursor })
+    }
+
+    /// Where the hub's cursor stands tells what became of the last session's entries.
+    fn handle_begun(&mut self, at: (Epoch, Seq)) {
+        if self.path.handle_begin(at) == Found::Moved {
+            self.connect_retry.reset();
+            self.choice.handle_arrived();
+        }
+        self.parts.board.post_stuck(self.path.stuck());
     }
 
     async fn stand(&self) -> Result<(Standing, Cursor), StoreError> {
@@ -187,7 +215,7 @@ impl Lifecycle {
         let Open { line, session, generation, epoch, there, cursor } = open;
         let began = Instant::now();
         self.handle_welcomed(kind, generation);
-        let Self { parts, origin, copy, choice, trouble, is_store_in_doubt, .. } = self;
+        let Self { parts, origin, copy, choice, path, trouble, is_store_in_doubt, .. } = self;
         let connected =
             said_connected(parts.account.hub.clone(), kind, trouble, *is_store_in_doubt);
         let before = parts.board.status().counts;
@@ -198,11 +226,15 @@ impl Lifecycle {
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
         let mut observer = board.figures().traffic.observe(&there, &cursor);
+        let mut stuck = path.stuck();
         let report = |shown: Shown<'_>| {
             observer.handle(shown, now_ms);
             board.figures().handle(shown);
             let Shown::Session(session) = shown else { return };
             board.post_figures(before, session);
+            if stuck.take_if(|stuck| stuck.seq <= session.sender().acked()).is_some() {
+                board.post_stuck(None);
+            }
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.handle_move(Instant::now(), MOVE_WITHIN);
             if session.sender().carried() > 0 {
@@ -216,8 +248,10 @@ impl Lifecycle {
             never = connected => match never {},
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
+        path.handle_end(&outcome.session.sender().trip(), outcome.parting());
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
-        (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried })
+        let yielded = yielded(&outcome, (there.last, cursor.kept().1));
+        (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried, yielded })
     }
 
     fn handle_welcomed(&mut self, kind: Kind, generation: u64) {
@@ -248,6 +282,18 @@ async fn said_connected(
         None => info!(%hub, transport, "connected"),
     }
     std::future::pending().await
+}
+
+/// Each direction that has something waiting is to get on.
+fn yielded(outcome: &Outcome, (last, cursor): (Seq, Seq)) -> Yield {
+    let (sender, received) = (outcome.session.sender(), outcome.session.receiver().counts().0);
+    let is_up_barren = !sender.trip().has_progress() && sender.waiting().0 > 0;
+    let is_down_barren = last > cursor && outcome.session.receiver().ack().seq <= cursor;
+    match outcome.parting() {
+        Parting::Broken if is_up_barren || is_down_barren => Yield::Nothing,
+        _ if sender.carried() + received > 0 => Yield::Something,
+        Parting::Broken | Parting::Agreed => Yield::Unclear,
+    }
 }
 
 const STOPS: &str = "this agent stops";

@@ -17,7 +17,7 @@ use crate::{
     bearer::{Caller, epoch, malformed},
     budget::Charge,
     hub::Hub,
-    xread::{self, Xread},
+    xread::{self, Asker, Xread},
 };
 
 pub(super) fn router() -> Router<Hub> {
@@ -31,7 +31,8 @@ async fn xread(
 ) -> Result<Response, Refusal> {
     hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    let (read, charge) = xread::xread(&hub, &caller, ask).await?;
+    let asker = if caller.generation.is_some() { Asker::Agent } else { Asker::Program };
+    let (read, charge) = xread::xread(&hub, &caller, asker, ask).await?;
     Ok(answer(&read, charge, caller))
 }
 

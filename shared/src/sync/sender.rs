@@ -10,6 +10,7 @@
 mod batches;
 mod figures;
 mod flights;
+pub mod path;
 mod slack;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
 use self::{
     figures::Figures,
     flights::{Flight, Flights},
+    path::{Path, Trip},
     slack::Slack,
 };
 pub use self::{figures::Landed, slack::Trim};
@@ -118,6 +120,8 @@ pub struct Sender {
     granted: Granted,
     slack: Slack,
     epoch: Epoch,
+    /// Where this session began.
+    begun: Seq,
     /// Where the next batch joins on.
     joint: Seq,
     /// Entries up to here were read, and the tally there.
@@ -149,6 +153,8 @@ pub struct Sender {
     letters: Vec<(Seq, Unfit)>,
     has_news: bool,
     clock: Option<PeerClock>,
+    /// No batch leaves before, so that the other direction has the connection for itself.
+    held_until: Option<Instant>,
     /// The first entry that is too far ahead of the other side's clock to be taken.
     ahead: Option<(Seq, Instant)>,
     /// A read found losses while batches were under way.
@@ -170,6 +176,7 @@ impl Sender {
             granted,
             slack: Slack::new(trim),
             epoch,
+            begun: after,
             joint,
             read: (after, tally),
             mark: memory.mark.0,
@@ -191,6 +198,7 @@ impl Sender {
             letters: Vec::new(),
             has_news: false,
             clock: None,
+            held_until: None,
             ahead: None,
             awaits_acks: false,
             is_reading: false,
@@ -205,6 +213,29 @@ impl Sender {
     #[must_use]
     pub fn with_clock(self, clock: PeerClock) -> Self {
         Self { clock: Some(clock), ..self }
+    }
+
+    /// Sends no more at a time than this path is known to carry.
+    #[must_use]
+    pub fn with_path(mut self, path: &Path) -> Self {
+        self.flights.set_limit(path.limit());
+        self
+    }
+
+    /// Sends nothing before.
+    #[must_use]
+    pub fn with_hold(self, held_until: Option<Instant>) -> Self {
+        Self { held_until, ..self }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.held_until = self.held_until.filter(|until| now < *until);
+    }
+
+    /// When to call `handle_timeout`, if ever.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.held_until
     }
 
     /// The origin may have more.
@@ -355,9 +386,14 @@ impl Sender {
     /// once its cursor has moved past them, nobody would come by them again.
     pub fn has_push(&self) -> bool {
         let Some(next) = self.ready.front() else { return false };
-        let has_room = self.flights.has_room(self.granted.window_batches, next.bytes());
+        let size = (next.entries.len(), next.bytes());
+        let has_room = self.flights.has_room(self.granted.window_batches, size);
         let is_written = self.losses.is_none() && !self.is_writing;
-        has_room && is_written && self.letters.is_empty() && !self.is_burying
+        self.held_until.is_none()
+            && has_room
+            && is_written
+            && self.letters.is_empty()
+            && !self.is_burying
     }
 
     /// How many entries the next batch has.
@@ -452,6 +488,13 @@ impl Sender {
         self.acked
     }
 
+    /// This session, for what is remembered of its path.
+    pub fn trip(&self) -> Trip {
+        let begun = (self.epoch, self.begun);
+        let (limit, under_way) = (self.flights.limit(), self.flights.under_way());
+        Trip { begun, acked: self.acked, limit, under_way }
+    }
+
     /// Up to where the origin was read.
     pub fn reached(&self) -> Seq {
         self.read.0
@@ -460,6 +503,7 @@ impl Sender {
     /// The limits with batches no larger than what may be under way.
     fn fitting(&self) -> Granted {
         let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
-        Granted { batch_bytes, ..self.granted }
+        let batch_entries = self.granted.batch_entries.min(self.flights.window_entries());
+        Granted { batch_bytes, batch_entries, ..self.granted }
     }
 }

@@ -210,6 +210,7 @@ impl Session {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.sender.handle_timeout(now);
         if now >= self.heard_at + self.patience() {
             self.finish(End::Silent(self.patience()));
         } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
@@ -246,7 +247,11 @@ impl Session {
         };
         let record = self.sender.record_due().filter(|_| self.farewell.is_none());
         let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
-        [self.stalls_at(), record, clock].into_iter().flatten().fold(silent.min(ping), Instant::min)
+        let held = self.sender.held_until();
+        [self.stalls_at(), record, clock, held]
+            .into_iter()
+            .flatten()
+            .fold(silent.min(ping), Instant::min)
     }
 
     /// The next thing to do at a store.

@@ -26,6 +26,7 @@ const CALM: Weather = Weather {
     poison: 0.0,
     forget: 0.0,
     replace: 0.0,
+    narrow: 0,
 };
 const NETWORK: Weather = Weather { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..CALM };
 
@@ -81,6 +82,13 @@ fn a_client_that_is_forgotten_at_one_end_is_carried_neither_twice_nor_less() {
 #[test]
 fn a_stream_that_is_made_anew_is_carried_from_its_beginning_whatever_its_ids() {
     run(8000, Weather { replace: 0.03, ..NETWORK });
+}
+
+#[test]
+fn a_link_that_breaks_after_some_bytes_carries_everything_all_the_same() {
+    run(10_000, Weather { narrow: 60, ..CALM });
+    run(11_000, Weather { narrow: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK });
+    run(12_000, Weather { narrow: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK });
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod access;
 mod hints;
 mod identity;
 mod link;
+mod narrow;
 mod refresh;
 mod servers;
 mod state;

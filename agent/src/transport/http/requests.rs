@@ -119,6 +119,8 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
     };
     let reason = match denial.status {
         StatusCode::UNAUTHORIZED => Reason::Unauthorized,
+        // A proxy with a limit of its own names no reason, and is a link that carries less.
+        StatusCode::PAYLOAD_TOO_LARGE if denial.reason.is_none() => return None,
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Reason::Protocol,
         StatusCode::CONFLICT => Reason::from_word(denial.reason.as_deref().unwrap_or_default()),
         _ if denial.is_busy() => Reason::Unavailable,
@@ -162,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_no_hub_says_is_a_broken_line() {
-        for status in [302, 404, 405, 500, 502, 504] {
+        for status in [302, 404, 405, 413, 500, 502, 504] {
             assert_eq!(told(status, "<html>"), None, "{status}");
         }
     }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::slack::Mark;
+use super::{
+    path::{Limit, UnderWay},
+    slack::Mark,
+};
 use crate::{
     limits::{
         SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
@@ -34,6 +37,8 @@ pub(super) struct Flights {
     /// How many bytes there may be: adapted so that what is under way takes the link seconds, not
     /// minutes.
     window: usize,
+    /// How much there may be of it on a path that showed to carry less.
+    limit: Option<Limit>,
     /// When the last flight came home, or the first of them left.
     progress_at: Option<Instant>,
 }
@@ -41,7 +46,17 @@ pub(super) struct Flights {
 impl Flights {
     pub(super) fn new() -> Self {
         let flights = VecDeque::new();
-        Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, progress_at: None }
+        Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, limit: None, progress_at: None }
+    }
+
+    /// On a path that carries no more than this.
+    pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
+        self.limit = limit;
+    }
+
+    /// The limit as it has grown.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        self.limit
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,14 +78,31 @@ impl Flights {
         self.flights.iter().map(|flight| flight.entries as u64).sum()
     }
 
-    /// How many bytes there may be.
-    pub(super) fn window(&self) -> usize {
-        self.window
+    /// All of them together.
+    pub(super) fn under_way(&self) -> Option<UnderWay> {
+        let (front, back) = (self.flights.front()?, self.flights.back()?);
+        let entries = self.flights.iter().map(|flight| flight.entries).sum();
+        let (first, through) = (front.first, back.through);
+        Some(UnderWay { first, through, entries, bytes: self.bytes })
     }
 
-    /// Whether one more of so many bytes may leave.
-    pub(super) fn has_room(&self, batches: usize, bytes: usize) -> bool {
-        self.is_empty() || (self.flights.len() < batches && self.bytes + bytes <= self.window)
+    /// How many bytes there may be.
+    pub(super) fn window(&self) -> usize {
+        self.limit.map_or(self.window, |limit| limit.bytes.min(self.window))
+    }
+
+    /// How many entries there may be.
+    pub(super) fn window_entries(&self) -> usize {
+        self.limit.map_or(usize::MAX, |limit| limit.entries)
+    }
+
+    /// Whether one more of so many entries and bytes may leave.
+    pub(super) fn has_room(&self, batches: usize, (entries, bytes): (usize, usize)) -> bool {
+        let all = || self.entries() as usize + entries;
+        self.is_empty()
+            || (self.flights.len() < batches
+                && self.bytes + bytes <= self.window()
+                && (self.limit.is_none() || all() <= self.window_entries()))
     }
 
     pub(super) fn leave(&mut self, flight: Flight) {
@@ -83,6 +115,7 @@ impl Flights {
     pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<Flight> {
         let flight = self.flights.pop_front_if(|flight| flight.through <= acked)?;
         self.bytes -= flight.bytes;
+        self.limit = self.limit.and_then(|limit| limit.grown(flight.entries, flight.bytes));
         self.adapt(now.duration_since(flight.sent_at));
         self.progress_at = (!self.is_empty()).then_some(now);
         Some(flight)

@@ -18,8 +18,11 @@ use crate::{
         partner::{Met, Partner, PartnerId},
         position::Begun,
         receiver::Receiver,
-        sender::{Sender, Task, Trim},
-        session::{Heartbeat, Session, Work},
+        sender::{
+            Sender, Task, Trim,
+            path::{Parting, Path},
+        },
+        session::{self, Heartbeat, Session, Work},
     },
     wire::frame::{Cursor, Features, Frame, Goaway, Granted, Reason},
 };
@@ -42,6 +45,8 @@ pub(super) struct Weather {
     pub(super) forget: f64,
     /// A stream is deleted, and another one made in its place.
     pub(super) replace: f64,
+    /// A link breaks after this many bytes of frames, or up to a quarter more; 0 for never.
+    pub(super) narrow: usize,
 }
 
 /// What an app added, by its unique payload, and what became of it at its origin.
@@ -89,6 +94,10 @@ pub(super) struct World {
     pub(super) up: Vec<Route>,
     pub(super) down: Vec<Route>,
     links: Vec<Option<(End, End)>>,
+    /// How many bytes each link carries yet.
+    left: Vec<usize>,
+    /// What device and hub remember of the path to each other.
+    paths: Vec<(Path, Path)>,
     wire: Sha256,
 }
 
@@ -126,10 +135,12 @@ impl End {
         begun: &Begun,
         trim: Trim,
         (cursor, generation): (&Cursor, Option<u64>),
-        now: Instant,
+        (path, now, random): (&mut Path, Instant, f64),
     ) -> Self {
         let granted = Granted { window_batches: 3, batch_entries: 4, ..Granted::default() };
-        let sender = Sender::new(direction, granted, trim, begun);
+        path.handle_begin((begun.position.epoch, begun.position.after));
+        let sender = Sender::new(direction, granted, trim, begun).with_path(path);
+        let sender = sender.with_hold(path.hold_until(now, random));
         let receiver = Receiver::new(back, EntryLimits::default(), cursor.kept());
         let heartbeat = match direction {
             Direction::Up => Heartbeat::Pings(HEARTBEAT),
@@ -176,6 +187,14 @@ impl End {
     fn is_over(&self) -> bool {
         self.session.end().is_some() && self.outbox.is_empty()
     }
+
+    fn part(&self, path: &mut Path) {
+        let parting = match self.session.end() {
+            Some(session::End::Told(_) | session::End::Ours(_)) => Parting::Agreed,
+            Some(session::End::Silent(_) | session::End::Stalled) | None => Parting::Broken,
+        };
+        path.handle_end(&self.session.sender().trip(), parting);
+    }
 }
 
 impl World {
@@ -199,6 +218,8 @@ impl World {
             up: (0..clients).map(|_| Route::default()).collect(),
             down: (0..clients).map(|_| Route::default()).collect(),
             links: (0..clients).map(|_| None).collect(),
+            left: vec![usize::MAX; clients],
+            paths: vec![Default::default(); clients],
             wire: Sha256::new(),
         }
     }
@@ -218,10 +239,12 @@ impl World {
 
     /// No more faults and no more news, until all is carried.
     pub(super) fn settle(&mut self) {
-        let weather = std::mem::replace(&mut self.weather, super::CALM);
+        let narrow = self.weather.narrow;
+        let calm = Weather { narrow, ..super::CALM };
+        let weather = std::mem::replace(&mut self.weather, calm);
         // A session that was cut off without a word is given up after its silence; two more bring
         // whatever they find.
-        for _ in 0..4 {
+        for _ in 0..if narrow == 0 { 4 } else { 12 } {
             self.now += 2 * IDLE_TIMEOUT;
             for _ in 0..60 {
                 self.now += Duration::from_millis(100);
@@ -281,7 +304,7 @@ impl World {
             self.hub.keep();
         }
         if self.rng.random_bool(weather.cut) {
-            self.links[client] = None;
+            self.part(client);
         }
         let is_wiped = self.rng.random_bool(weather.wipe);
         if is_wiped || self.rng.random_bool(weather.device_rewind) {
@@ -315,7 +338,7 @@ impl World {
     /// Sessions may see that a Redis went away, or not.
     fn restarted(&mut self, client: usize) {
         if self.rng.random_bool(0.5) {
-            self.links[client] = None;
+            self.part(client);
         }
     }
 
@@ -330,11 +353,24 @@ impl World {
             far.session.handle_news();
             near.step(&mut self.devices[client].now, 0, is_full, self.now);
             far.step(&mut self.hub.now, client, is_full, self.now);
-            self.deliver(&mut near, &mut far);
-            self.deliver(&mut far, &mut near);
+            self.deliver(client, &mut near, &mut far);
+            self.deliver(client, &mut far, &mut near);
         }
-        if !near.is_over() && !far.is_over() {
-            self.links[client] = Some((near, far));
+        let is_up = self.left[client] > 0 && !near.is_over() && !far.is_over();
+        self.links[client] = Some((near, far));
+        if !is_up {
+            self.part(client);
+        }
+    }
+
+    /// A link is no more.
+    fn part(&mut self, client: usize) {
+        let Some((near, far)) = self.links[client].take() else { return };
+        // What befalls in other weather is held to the same seeds as ever.
+        if self.weather.narrow > 0 {
+            let (up, down) = &mut self.paths[client];
+            near.part(up);
+            far.part(down);
         }
     }
 
@@ -352,12 +388,23 @@ impl World {
         let met = Met::at_device(remembered.as_ref(), &partner);
         let up = device.begin(0, &cursor, (met, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);
-        let near = End::new((ours, theirs), &up, self.trim, (&told, None), self.now);
+        let narrow = self.weather.narrow;
+        self.left[client] = match narrow {
+            0 => usize::MAX,
+            _ => narrow + self.arrivals as usize * 7 % (narrow / 4),
+        };
+        let random = match narrow {
+            0 => [1.0; 2],
+            _ => self.rng.random(),
+        };
+        let (outward, inward) = &mut self.paths[client];
+        let near = (&told, None);
+        let near = End::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
         let far = (&cursor, Some(generation));
-        (near, End::new((theirs, ours), &down, Trim::Keep, far, self.now))
+        (near, End::new((theirs, ours), &down, Trim::Keep, far, (inward, self.now, random[1])))
     }
 
-    fn deliver(&mut self, from: &mut End, to: &mut End) {
+    fn deliver(&mut self, client: usize, from: &mut End, to: &mut End) {
         let Self { rng, weather, wire, now, .. } = self;
         if from.outbox.len() > 1 && rng.random_bool(weather.swap) {
             from.outbox.swap(0, 1);
@@ -365,6 +412,13 @@ impl World {
         let Some(frame) = from.outbox.pop_front() else { return };
         let bytes = frame.encode(Features::default());
         wire.update(&bytes);
+        let left = &mut self.left[client];
+        if *left != usize::MAX {
+            *left = left.saturating_sub(bytes.len());
+        }
+        if *left == 0 {
+            return;
+        }
         let times = match rng.random_bool(weather.lose) {
             true => 0,
             false => 1 + usize::from(rng.random_bool(weather.repeat)),

@@ -1,0 +1,182 @@
+//! How much of their out streams gets through to devices at a time, remembered over sessions.
+//!
+//! A client is in here only while its path carries less than usual, or while it is not known yet whether
+//! what was sent last has arrived. Each hub learns for itself: it takes a few sessions, and a device's path
+//! changes with every move. What a restart forgets is learnt anew.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use spoke_shared::{
+    client::ClientId,
+    limits::PATHS_MAX,
+    repeats::Repeated,
+    seq::{Epoch, Seq},
+    shutdown::Shutdown,
+    sync::sender::path::{Parting, Path, Stuck, Trip},
+};
+use tracing::{field, info, warn};
+
+/// The paths of all clients.
+#[derive(Debug, Default)]
+pub struct Paths {
+    weak: Mutex<HashMap<ClientId, Remembered>>,
+    /// A client can seem to be stuck, and not to be, as often as it asks.
+    stuck: Repeated<ClientId>,
+    unstuck: Repeated<ClientId>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    path: Path,
+    used_at: Instant,
+}
+
+/// How many clients have a weak path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weak {
+    /// They get less at a time than others.
+    pub limited: usize,
+    /// One entry does not get through to them.
+    pub stuck: usize,
+}
+
+impl Paths {
+    /// The path of a client whose session, or request, begins there.
+    pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> Path {
+        self.change(client, now, |path| {
+            path.handle_begin(at);
+        })
+    }
+
+    /// The client has acknowledged up to there.
+    pub fn handle_acked(&self, client: &ClientId, acked: Seq, now: Instant) {
+        self.change(client, now, |path| path.handle_acked(acked));
+    }
+
+    /// A session is over, or an answer was given of which nobody knows yet whether it arrives.
+    pub fn end(&self, client: &ClientId, trip: &Trip, parting: Parting, now: Instant) {
+        self.change(client, now, |path| path.handle_end(trip, parting));
+    }
+
+    /// How many paths are weak.
+    pub fn weak(&self) -> Weak {
+        let paths = self.lock();
+        let count = |is: fn(&Path) -> bool| paths.values().filter(|kept| is(&kept.path)).count();
+        Weak {
+            limited: count(|path| path.limit().is_some()),
+            stuck: count(|path| path.stuck().is_some()),
+        }
+    }
+
+    fn change(&self, client: &ClientId, now: Instant, change: impl FnOnce(&mut Path)) -> Path {
+        let mut paths = self.lock();
+        let mut path = paths.get(client).map(|kept| kept.path).unwrap_or_default();
+        let before = path.stuck();
+        change(&mut path);
+        if path.is_plain() {
+            paths.remove(client);
+        } else {
+            make_room(&mut paths, client);
+            paths.insert(client.clone(), Remembered { path, used_at: now });
+        }
+        drop(paths);
+        self.say(client, before, path.stuck());
+        path
+    }
+
+    /// Says once a minute what was not said each time, until the shutdown begins.
+    pub async fn sum_up(&self, shutdown: &Shutdown) {
+        let say_stuck = |client: Option<&ClientId>, count| {
+            let client = client.map(field::display);
+            warn!(client, count, "more entries do not get through the link");
+        };
+        let say_unstuck = |client: Option<&ClientId>, count| {
+            let client = client.map(field::display);
+            info!(client, count, "more times entries get through the link again");
+        };
+        tokio::join!(
+            self.stuck.sum_up(shutdown, say_stuck),
+            self.unstuck.sum_up(shutdown, say_unstuck),
+        );
+    }
+
+    fn say(&self, client: &ClientId, before: Option<Stuck>, after: Option<Stuck>) {
+        match (before, after) {
+            (None, Some(Stuck { seq, bytes, sessions })) => {
+                if self.stuck.handle(client.clone()) {
+                    warn!(%client, %seq, bytes, sessions, "entry does not get through the link");
+                }
+            }
+            (Some(Stuck { seq, .. }), None) => {
+                if self.unstuck.handle(client.clone()) {
+                    info!(%client, %seq, "entries get through the link again");
+                }
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Remembered>> {
+        self.weak.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets the client that was away for longest.
+fn make_room(paths: &mut HashMap<ClientId, Remembered>, client: &ClientId) {
+    if paths.len() < PATHS_MAX || paths.contains_key(client) {
+        return;
+    }
+    let oldest = paths.iter().min_by_key(|(_, kept)| kept.used_at);
+    if let Some(oldest) = oldest.map(|(client, _)| client.clone()) {
+        paths.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use spoke_shared::sync::sender::path::{Limit, UnderWay};
+
+    use super::*;
+
+    fn trip(acked: u64) -> Trip {
+        let (first, through) = (Seq::new(acked + 1, 0), Seq::new(acked + 8, 0));
+        let under_way = Some(UnderWay { first, through, entries: 8, bytes: 8000 });
+        let begun = (Epoch::FIRST, Seq::new(acked, 0));
+        Trip { begun, acked: begun.1, limit: None, under_way }
+    }
+
+    #[test]
+    fn only_clients_with_a_weak_path_are_remembered() {
+        let (paths, now) = (Paths::default(), Instant::now());
+        let client: ClientId = "dev1".parse().unwrap();
+        let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
+        assert!(paths.begin(&client, at(0), now).is_plain());
+        paths.end(&client, &trip(0), Parting::Broken, now);
+        assert_eq!(paths.weak(), Weak::default(), "it may have arrived");
+        assert!(paths.begin(&client, at(8), now).is_plain());
+        assert!(paths.lock().is_empty());
+        paths.end(&client, &trip(8), Parting::Broken, now);
+        let limit = Some(Limit { entries: 2, bytes: 2000 });
+        assert_eq!(paths.begin(&client, at(8), now).limit(), limit);
+        assert_eq!(paths.weak(), Weak { limited: 1, stuck: 0 });
+    }
+
+    #[test]
+    fn where_there_are_too_many_the_one_that_was_away_for_longest_is_forgotten() {
+        let (paths, begin) = (Paths::default(), Instant::now());
+        let client = |n: usize| format!("dev{n}").parse::<ClientId>().unwrap();
+        for n in 0..=PATHS_MAX {
+            let now = begin + Duration::from_secs(n as u64);
+            paths.end(&client(n), &trip(0), Parting::Broken, now);
+        }
+        let paths = paths.lock();
+        assert_eq!(paths.len(), PATHS_MAX);
+        assert!(!paths.contains_key(&client(0)) && paths.contains_key(&client(1)));
+    }
+}

@@ -1,0 +1,332 @@
+//! What the sessions before showed of the path to the copy: how much of the origin gets through at a time.
+//!
+//! A mobile gateway or a proxy may break each connection after so many bytes, or refuse messages above a
+//! size. A session that begins like the one before then breaks like it, for ever. So the origin's side
+//! keeps a `Path` over its sessions. A session is fruitless if it broke with entries under way and the
+//! copy's cursor had not moved when the next one began; an acknowledgement that got lost is progress. Each
+//! fruitless session leaves a quarter of what was under way for the next, down to one entry, and each
+//! acknowledgement adds as much again. A session that carried something and broke only halves what had
+//! grown back. Both directions share a connection, which may hold one entry and not two: after an entry
+//! that went alone broke one, every other session gives the other direction a moment for itself. A path that has shown no weakness is `Path::default()` and limits nothing.
+//!
+//! Order of calls: `handle_begin` where a handshake placed the sender, `limit` for it, `handle_acked`
+//! while the session lives, and `handle_end` once it is over. Rejected: searching for the size that just
+//! passes, since what breaks links is seldom that exact, and both directions share one connection.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    limits::{FIELD_BYTES_MIN, LONE_HOLD, STUCK_SESSIONS, WINDOW_BYTES_MIN},
+    seq::{Epoch, Seq},
+};
+
+/// How much of what was under way the session after a fruitless one has.
+const SHRINK: usize = 4;
+
+/// What may be under way at a time; one entry always may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of their names and values.
+    pub bytes: usize,
+}
+
+/// What was under way when a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The first entry.
+    pub first: Seq,
+    /// Where the last batch ends.
+    pub through: Seq,
+    /// How many entries.
+    pub entries: usize,
+    /// Bytes of their names and values.
+    pub bytes: usize,
+}
+
+/// A session that is over, as its origin's end saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trip {
+    /// Where it began.
+    pub begun: (Epoch, Seq),
+    /// Up to where the copy acknowledged.
+    pub acked: Seq,
+    /// The limit, as it had grown by then.
+    pub limit: Option<Limit>,
+    /// What was not acknowledged.
+    pub under_way: Option<UnderWay>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The link broke, fell silent or acknowledged nothing.
+    Broken,
+    /// One side said so, or its Redis failed: that says nothing of the path.
+    Agreed,
+}
+
+/// What a handshake showed of the session before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing of it was under way.
+    Nothing,
+    /// The copy's cursor moved.
+    Moved,
+    /// It did not.
+    Fruitless,
+}
+
+/// An entry that did not pass although it went alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stuck {
+    /// Its ID in the origin.
+    pub seq: Seq,
+    /// Bytes of its names and values.
+    pub bytes: usize,
+    /// In how many sessions in a row it went alone.
+    pub sessions: u32,
+}
+
+/// What is known of one path. Small: a hub keeps one for each client whose path limits something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Path {
+    limit: Option<Limit>,
+    /// Where a session began that broke, and what was under way: the next handshake tells whether it
+    /// arrived.
+    tried: Option<((Epoch, Seq), UnderWay)>,
+    /// The entry that went alone in the last fruitless sessions.
+    alone: Option<Stuck>,
+}
+
+impl Limit {
+    /// No limit once it is what every session begins with.
+    pub(super) fn grown(self, entries: usize, bytes: usize) -> Option<Self> {
+        let bytes = self.bytes.saturating_add(weight(entries, bytes));
+        let grown = Self { entries: self.entries.saturating_add(entries), bytes };
+        (bytes < WINDOW_BYTES_MIN).then_some(grown)
+    }
+
+    fn divided(self, by: usize) -> Self {
+        Self { entries: (self.entries / by).max(1), bytes: (self.bytes / by).max(1) }
+    }
+}
+
+impl UnderWay {
+    fn within(&self, limit: Option<Limit>) -> Limit {
+        let own = Limit { entries: self.entries, bytes: weight(self.entries, self.bytes) };
+        let limit = limit.unwrap_or(own);
+        Limit { entries: own.entries.min(limit.entries), bytes: own.bytes.min(limit.bytes) }
+    }
+}
+
+impl Trip {
+    /// Whether the copy acknowledged anything.
+    pub fn has_progress(&self) -> bool {
+        self.acked > self.begun.1
+    }
+}
+
+impl Path {
+    /// A session begins where the copy's cursor stands.
+    pub fn handle_begin(&mut self, at: (Epoch, Seq)) -> Found {
+        let Some((begun, under_way)) = self.tried.take() else { return Found::Nothing };
+        if at == begun {
+            self.handle_fruitless(&under_way);
+            return Found::Fruitless;
+        }
+        if at.0 == begun.0 && at.1 >= under_way.through {
+            let UnderWay { entries, bytes, .. } = under_way;
+            self.limit = self.limit.and_then(|limit| limit.grown(entries, bytes));
+        }
+        self.alone = None;
+        Found::Moved
+    }
+
+    /// The copy acknowledged up to there.
+    pub fn handle_acked(&mut self, acked: Seq) {
+        self.alone = self.alone.filter(|alone| alone.seq > acked);
+    }
+
+    /// A session is over.
+    pub fn handle_end(&mut self, trip: &Trip, parting: Parting) {
+        if trip.has_progress() {
+            (self.limit, self.tried, self.alone) = (trip.limit, None, None);
+            if parting == Parting::Broken && trip.under_way.is_some() {
+                self.limit = self.limit.map(|limit| limit.divided(2));
+            }
+        } else if parting == Parting::Broken {
+            self.tried = trip.under_way.map(|under_way| (trip.begun, under_way));
+        }
+    }
+
+    /// What the next session may have under way; none where there is no bound but the usual ones.
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    /// The entry that does not pass, once that is sure.
+    pub fn stuck(&self) -> Option<Stuck> {
+        self.alone.filter(|alone| alone.sessions >= STUCK_SESSIONS)
+    }
+
+    /// Until when a session that begins now is left to the other direction. `random` out of 0..1: both
+    /// sides draw for themselves, and half of the time one of them waits and the other does not.
+    pub fn hold_until(&self, now: Instant, random: f64) -> Option<Instant> {
+        (self.alone.is_some() && random < 0.5).then(|| now + LONE_HOLD)
+    }
+
+    /// Whether there is nothing to remember.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn handle_fruitless(&mut self, under_way: &UnderWay) {
+        self.limit = Some(under_way.within(self.limit).divided(SHRINK));
+        let before = self.alone.filter(|alone| alone.seq == under_way.first);
+        let sessions = before.map_or(0, |alone| alone.sessions).saturating_add(1);
+        let UnderWay { first: seq, bytes, .. } = *under_way;
+        self.alone = (under_way.entries == 1).then_some(Stuck { seq, bytes, sessions });
+    }
+}
+
+/// Entries of no bytes cost something all the same.
+fn weight(entries: usize, bytes: usize) -> usize {
+    bytes.max(entries.saturating_mul(FIELD_BYTES_MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch::FIRST;
+
+    fn seq(n: usize) -> Seq {
+        Seq::new(n as u64, 0)
+    }
+
+    /// A path of entries of this size that breaks each session after so many bytes: how many sessions
+    /// broke until all were acknowledged, or none.
+    fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
+        let (mut path, mut cursor) = (Path::default(), 0);
+        for session in 0..1000 {
+            path.handle_begin((EPOCH, seq(cursor)));
+            let (begun, mut limit, mut left) = (cursor, path.limit(), breaks_after);
+            let under_way = loop {
+                if cursor == entries {
+                    return Some(session);
+                }
+                let bound = limit.unwrap_or(Limit { entries: 1000, bytes: WINDOW_BYTES_MIN });
+                let most = (bound.bytes / size).min(bound.entries).clamp(1, entries - cursor);
+                let (first, through) = (seq(cursor + 1), seq(cursor + most));
+                if most * size > left {
+                    break UnderWay { first, through, entries: most, bytes: most * size };
+                }
+                (cursor, left) = (cursor + most, left - most * size);
+                limit = limit.and_then(|limit| limit.grown(most, most * size));
+            };
+            let begun = (EPOCH, seq(begun));
+            let trip = Trip { begun, acked: seq(cursor), limit, under_way: Some(under_way) };
+            path.handle_end(&trip, Parting::Broken);
+        }
+        None
+    }
+
+    #[test]
+    fn progress_is_certain_where_one_entry_fits_through() {
+        for (entries, size, breaks_after, most) in [
+            (200, 4096, 40_000, 80),
+            (200, 4096, 4096, 210),
+            (30, 1024, 6000, 20),
+            (1000, 10, 64, 600),
+            (200, 4096, 300_000, 20),
+            (10, 60_000, 65_000, 20),
+            (200, 4096, usize::MAX, 0),
+        ] {
+            let broken = sessions(entries, size, breaks_after).unwrap();
+            assert!(broken <= most, "{entries} of {size} after {breaks_after}: {broken} sessions");
+        }
+        assert_eq!(sessions(3, 4096, 4095), None);
+    }
+
+    fn trip(begun: usize, acked: usize, entries: usize, limit: Option<Limit>) -> Trip {
+        let (first, through) = (seq(acked + 1), seq(acked + entries));
+        let under_way = UnderWay { first, through, entries, bytes: entries * 1000 };
+        let under_way = Some(under_way).filter(|_| entries > 0);
+        Trip { begun: (EPOCH, seq(begun)), acked: seq(acked), limit, under_way }
+    }
+
+    #[test]
+    fn an_acknowledgement_that_is_lost_is_progress() {
+        let mut path = Path::default();
+        for n in 0..10 {
+            let found = path.handle_begin((EPOCH, seq(10 * n)));
+            assert_eq!(found, if n == 0 { Found::Nothing } else { Found::Moved });
+            assert_eq!((path.limit(), path.stuck()), (None, None));
+            path.handle_end(&trip(10 * n, 10 * n, 10, None), Parting::Broken);
+        }
+        path.handle_begin((EPOCH, seq(100)));
+        assert!(path.is_plain());
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_path_shrinks_nothing() {
+        let mut path = Path::default();
+        for trip in [trip(0, 0, 10, None), trip(0, 5, 10, None)] {
+            path.handle_end(&trip, Parting::Agreed);
+            assert_eq!(path.handle_begin((EPOCH, trip.acked)), Found::Nothing);
+        }
+        // Nothing was under way; and one that carried something.
+        for trip in [trip(0, 0, 0, None), trip(0, 50, 10, None)] {
+            path.handle_end(&trip, Parting::Broken);
+            assert_eq!(path.handle_begin((EPOCH, trip.acked)), Found::Nothing);
+        }
+        assert!(path.is_plain());
+    }
+
+    #[test]
+    fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
+        let mut path = Path::default();
+        path.handle_end(&trip(0, 0, 16, None), Parting::Broken);
+        assert_eq!(path.handle_begin((EPOCH, seq(0))), Found::Fruitless);
+        let mut limit = path.limit();
+        assert_eq!(limit, Some(Limit { entries: 4, bytes: 4000 }));
+        let mut windows = 0;
+        while let Some(Limit { entries, bytes }) = limit {
+            limit = limit.and_then(|limit| limit.grown(entries, bytes));
+            windows += 1;
+        }
+        assert_eq!(windows, 5, "it doubles");
+        path.handle_end(&trip(0, 100, 0, limit), Parting::Agreed);
+        assert!(path.is_plain());
+    }
+
+    #[test]
+    fn an_entry_that_fails_alone_again_and_again_is_stuck_until_it_has_passed() {
+        let mut path = Path::default();
+        let fail = |path: &mut Path| {
+            path.handle_end(&trip(0, 0, 1, path.limit()), Parting::Broken);
+            path.handle_begin((EPOCH, seq(0)));
+        };
+        for _ in 1..STUCK_SESSIONS {
+            fail(&mut path);
+            assert_eq!(path.stuck(), None);
+        }
+        fail(&mut path);
+        let stuck = Stuck { seq: seq(1), bytes: 1000, sessions: STUCK_SESSIONS };
+        assert_eq!(path.stuck(), Some(stuck));
+        let now = Instant::now();
+        assert_eq!(
+            (path.hold_until(now, 0.4), path.hold_until(now, 0.6)),
+            (Some(now + LONE_HOLD), None)
+        );
+        path.handle_acked(seq(0));
+        assert_eq!(path.stuck(), Some(stuck));
+        path.handle_acked(seq(1));
+        assert_eq!((path.stuck(), path.hold_until(now, 0.0)), (None, None));
+    }
+}
