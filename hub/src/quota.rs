@@ -21,6 +21,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     exposition::{Counter, Page},
     limits::RESERVE_PATIENCE,
@@ -125,7 +126,9 @@ impl Quota {
         let usage = match looked {
             Ok(usage) => usage,
             // Said aloud where an entry is refused for it.
-            Err(error) => return debug!(%error, "redis did not say how full it is"),
+            Err(error) => {
+                return debug!(error = chain(&error), "redis did not say how full it is");
+            }
         };
         let MemoryUsage { used, max } = usage;
         match self.lock().handle_usage(usage, now) {

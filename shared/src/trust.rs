@@ -6,6 +6,8 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use rustls::CertificateError;
 
+use crate::chain::chain;
+
 /// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distrust {
@@ -46,21 +48,6 @@ impl fmt::Display for Distrust {
 
 impl Error for Distrust {}
 
-/// An error with all its causes, in one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
@@ -82,10 +69,10 @@ fn distrust(error: &rustls::Error) -> Distrust {
             "give it one, or see that this is the right port",
         ),
         Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
-            format!("what answers there does not speak TLS ({error})"),
+            format!("what answers there does not speak TLS ({})", chain(error)),
             "see that this is the right port, and whether TLS is on there",
         ),
-        error => (error.to_string(), "see that both sides speak TLS 1.2 or 1.3"),
+        error => (chain(error), "see that both sides speak TLS 1.2 or 1.3"),
     };
     Distrust { what, mend }
 }
@@ -129,8 +116,8 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
             "its certificate is signed by itself, and as an authority's".to_owned(),
             "make one that an authority has signed, and name that authority's file as ca_file",
         ),
-        error => {
-            (format!("its certificate cannot be trusted ({error})"), "have a new one made for it")
+        other => {
+            (format!("its certificate cannot be trusted ({other})"), "have a new one made for it")
         }
     }
 }

@@ -58,7 +58,7 @@ async fn look(config: &Config) -> Vec<Checked> {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);
         }
-        Err(error) => found.push(Checked::fail("redis", error.to_string(), "mend the setting")),
+        Err(error) => found.push(Checked::fail("redis", chain(&error), "mend the setting")),
     }
     found.extend(of_files(config));
     let Ok(account) = account else { return found };
@@ -77,7 +77,7 @@ fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
         }
         Err(error) => {
             let mend = "`spoke-agent enrol` writes what is missing; else mend the settings file";
-            Checked::fail("settings", error.to_string(), mend)
+            Checked::fail("settings", chain(error), mend)
         }
     }
 }
@@ -217,9 +217,10 @@ async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
             let finding = format!("it runs and is not connected, {state}{why}");
             Checked::warn("agent", finding, "see `spoke-agent status` and its log")
         }
-        Live::Silent => {
+        Live::Silent(why) => {
             let mend = "systemctl start spoke-agent, and journalctl -u spoke-agent if it ends";
-            Checked::warn("agent", format!("nothing answers at {}", config.admin_listen), mend)
+            let finding = format!("nothing answers at {}: {why}", config.admin_listen);
+            Checked::warn("agent", finding, mend)
         }
         Live::Other(what) => {
             let finding = format!("at {} answers {what}", config.admin_listen);

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io};
 use redis::{ErrorKind, ParsingError, RedisError};
 
 use super::greeting::UNFIT;
-use crate::trust::explain;
+use crate::{chain::chain, trust::explain};
 
 /// A fault of Redis, or on the way to it.
 #[derive(Debug, thiserror::Error)]
@@ -163,18 +163,12 @@ impl StoreError {
             | Self::Other { .. } => None,
         }
     }
-
-    /// It and its causes in one text.
-    pub fn told(&self) -> String {
-        let causes = std::iter::successors(Some(self as &dyn Error), |&error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-    }
 }
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         let code = code(&error);
-        let text = error.to_string();
+        let text = chain(&error);
         let kind = error.kind();
         let source = RedisFault(error);
         // It comes as a plain ERR, to any command, just before the connection is closed.

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::{
+    chain::chain,
     limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
     shutdown::Shutdown,
 };
@@ -64,7 +65,7 @@ impl Health {
         if !error.is_outage() {
             return;
         }
-        let problem = error.told();
+        let problem = chain(error);
         let is_first = begin(&mut self.lock(), problem.clone(), Instant::now());
         if is_first {
             let help = error.mend();
@@ -148,7 +149,7 @@ pub async fn watch(redis: Redis, shutdown: Shutdown) {
 pub async fn ready(redis: &Redis) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.told()),
+        Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
