@@ -61,10 +61,18 @@ async fn look(config: &Config) -> Vec<Checked> {
         Err(error) => found.push(Checked::fail("redis", chain(&error), "mend the setting")),
     }
     found.extend(of_files(config));
-    let Ok(account) = account else { return found };
+    let unasked = |why| ["auth", "hub", "clock"].map(|setting| Checked::skip(setting, why));
+    let Ok(account) = account else {
+        found.extend(unasked("the settings do not say where they are"));
+        found.push(Checked::skip("agent", "the settings do not say whose it is"));
+        return found;
+    };
     match config.dialer(&account) {
         Ok(dialer) => found.extend(of_services(config, &account, &dialer).await),
-        Err(error) => found.push(Checked::fail("tls", chain(&error), "mend what it names")),
+        Err(error) => {
+            found.push(Checked::fail("tls", chain(&error), "mend what it names"));
+            found.extend(unasked("there is no way to ask them"));
+        }
     }
     found.extend(of_agent(config, &account).await);
     found
@@ -120,9 +128,10 @@ async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec
         of_service("hub", way(dialer, &account.hub), &hub, HUB, ours.as_ref()),
     ];
     let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
-    if let Some(theirs) = dates.min() {
-        found.push(of_clock(theirs, now_ms()));
-    }
+    found.push(match dates.min() {
+        Some(theirs) => of_clock(theirs, now_ms()),
+        None => Checked::skip("clock", "neither auth nor the hub tells the time"),
+    });
     found
 }
 

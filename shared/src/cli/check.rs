@@ -38,6 +38,8 @@ pub enum Verdict {
     Warn,
     /// It does not work, or may lose what it was given.
     Fail,
+    /// It could not be looked at.
+    Skip,
 }
 
 /// One line of `check`.
@@ -81,6 +83,12 @@ impl Checked {
     ) -> Self {
         Self { verdict: Verdict::Fail, mend: mend.into(), ..Self::ok(setting, finding) }
     }
+
+    /// It could not be looked at, which is neither good nor bad.
+    pub fn skip(setting: &'static str, why: impl fmt::Display) -> Self {
+        let finding = format!("not checked: {why}");
+        Self { verdict: Verdict::Skip, ..Self::ok(setting, finding) }
+    }
 }
 
 /// Its line, and the mend in the next one.
@@ -91,6 +99,7 @@ impl fmt::Display for Checked {
             Verdict::Ok => "ok",
             Verdict::Warn => "warn",
             Verdict::Fail => "fail",
+            Verdict::Skip => "skip",
         };
         writeln!(f, "{verdict:<5} {setting}: {finding}")?;
         if mend.is_empty() { Ok(()) } else { writeln!(f, "      mend: {mend}") }
