@@ -83,12 +83,17 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
     const CLOCK: &str = "set this machine's clock if that is wrong";
     match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let presented = match presented.as_slice() {
-                [] => "no name at all".to_owned(),
-                names => names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
-            };
+            let names: Vec<_> = presented.iter().map(|name| plain(name)).collect();
             let expected = expected.to_str();
-            (format!("its certificate is for {presented} and not for {expected}"), NAME)
+            let presented = match names.as_slice() {
+                [] => "no name at all".to_owned(),
+                names => names.join(", "),
+            };
+            let what = format!("its certificate is for {presented} and not for {expected}");
+            match names.iter().find_map(|name| misread_wildcard(name, &expected)) {
+                Some((why, mend)) => (format!("{what}, {why}"), mend),
+                None => (what, NAME),
+            }
         }
         CertificateError::NotValidForName => {
             ("its certificate is for another host".to_owned(), NAME)
@@ -122,6 +127,24 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
     }
 }
 
+/// Why a wildcard that a person takes to be for this name is not, and the mend.
+fn misread_wildcard(presented: &str, expected: &str) -> Option<(&'static str, &'static str)> {
+    let under = presented.strip_prefix("*.")?;
+    let is_under = expected.to_lowercase().ends_with(&format!(".{}", under.to_lowercase()));
+    match (is_under, under.contains('.')) {
+        (false, _) => None,
+        (true, false) => Some((
+            "since a wildcard over a single label is taken for no name",
+            "have it made for the full name, or for a wildcard over two labels or more, such as \
+             *.home.lan, and name the machine accordingly",
+        )),
+        (true, true) => Some((
+            "since a wildcard stands for one label and not for several",
+            "have it made for the full name, or use a name with one label before those",
+        )),
+    }
+}
+
 /// `DnsName("hub.example.com")` as a person reads it.
 fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
@@ -142,7 +165,10 @@ pub(crate) fn span(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+        pki_types::{ServerName, UnixTime},
+    };
 
     use super::*;
 
@@ -162,6 +188,36 @@ mod tests {
         let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(3600) };
         assert!(of(early).contains("in 1 hour") && !of(CertificateError::Revoked).is_empty());
         assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
+    }
+
+    /// What the library says of a certificate for this name, asked for another.
+    fn refusal(presented: &str, asked: &str) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new([]).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let shown = rcgen::CertificateParams::new([presented.to_owned()]).unwrap();
+        let shown = shown.signed_by(&key, &authority).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let asked = ServerName::try_from(asked).unwrap();
+        let verified = verifier.verify_server_cert(shown.der(), &[], &asked, &[], UnixTime::now());
+        distrust(&verified.unwrap_err()).to_string()
+    }
+
+    #[test]
+    fn a_wildcard_that_is_for_less_than_a_person_thinks_is_explained() {
+        let single = refusal("*.lan", "hub.lan");
+        assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
+        assert!(single.contains("single label") && single.contains("full name"), "{single}");
+        let deep = refusal("*.example.com", "hub.eu.example.com");
+        assert!(deep.contains("one label and not for several"), "{deep}");
+        let other = refusal("*.example.com", "hub.example.org");
+        assert!(other.contains("use a name that it is for"), "{other}");
     }
 
     #[test]
