@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint docs deny units
+.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint picture docs deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,10 +13,19 @@ help: ## this list
 setup: ## install what demo, test and check need and this machine lacks (apt, says what)
 	@scripts/setup redis cc python systemd proxies prometheus docs
 
+# What runs, in one go, so that nothing is built twice with other features.
+DEMO := cargo build $(addprefix -p spoke-,agent hub auth tests) $(addprefix --bin ,spoke-agent spoke-hub spoke-auth demo)
+
 demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE=1 ends after the round trip
 	@scripts/setup redis cc
-	@cargo build --workspace --bins
-	@cargo run --quiet -p spoke-tests --bin demo -- $(if $(filter-out 0,$(ONCE)),--once)
+	@if [ -x $(BUILT)/demo ]; then \
+		echo "demo: bringing spoke-agent, spoke-hub, spoke-auth and the demo up to date (some seconds)"; \
+	else \
+		echo "demo: building spoke-agent, spoke-hub, spoke-auth and the demo, no tests; the first time that"; \
+		echo "demo: takes some minutes on two cores, and fetches the crates where they are missing"; \
+	fi
+	@$(DEMO)
+	@$(BUILT)/demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: build ## all tests, against a real redis-server and the real binaries
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -101,6 +110,12 @@ fmt-check:
 lint: ## clippy, where a warning is an error
 	@scripts/setup cc
 	cargo clippy --workspace --all-targets -- -D warnings
+
+picture: ## docs/page.png, the README's picture of the status page, made anew by its browser test
+	@scripts/setup redis cc browser
+	@cargo build --workspace --bins
+	@SPOKE_TEST_PICTURES=$(CURDIR)/docs cargo test --quiet -p spoke-tests --test page -- readmes_picture
+	@ls -l docs/page.png
 
 docs: ## the API's documentation, into target/doc
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

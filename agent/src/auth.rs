@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use spoke_shared::{client::ClientId, trust::explain};
 
-pub(crate) use spoke_shared::trust::chain;
+pub(crate) use spoke_shared::chain::chain;
 
 use crate::{
     config::Account,

@@ -78,8 +78,8 @@ impl DialErrorOf {
 impl std::fmt::Display for DialErrorOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.inner() {
-            Some(error) => write!(f, "{error}"),
-            None => write!(f, "{}", self.0),
+            Some(error) => std::fmt::Display::fmt(error, f),
+            None => std::fmt::Display::fmt(&self.0, f),
         }
     }
 }

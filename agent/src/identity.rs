@@ -16,7 +16,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use spoke_shared::trust::chain;
+use spoke_shared::chain::chain;
 use tracing::{info, warn};
 
 pub use self::secrets::Secrets;
@@ -298,15 +298,18 @@ impl Identity {
             Ok(Some(bytes)) => {
                 let parsed = serde_json::from_slice(&bytes);
                 if parsed.is_err() {
-                    warn!(path = %path.display(), "this file is damaged and passed over");
+                    // The parser's own words may quote what is in it.
+                    let (path, bytes, follows) = (path.display(), bytes.len(), without(name));
+                    warn!(%path, bytes, follows, "this state file is damaged and passed over");
                 }
                 parsed.ok()
             }
             Ok(None) => None,
             Err(error) if error.is_not_found() => None,
             Err(error) => {
-                let error = chain(&error);
-                warn!(path = %path.display(), error, "this file cannot be read and is passed over");
+                let (path, error) = (path.display(), chain(&error));
+                let follows = without(name);
+                warn!(%path, error, follows, "this state file cannot be read and is passed over");
                 None
             }
         }
@@ -322,6 +325,24 @@ impl Identity {
 impl Place {
     fn of(account: &Account) -> Self {
         Self { client: account.client.to_string(), auth: account.auth.to_string() }
+    }
+}
+
+/// What follows where this file of the state directory says nothing.
+fn without(name: &str) -> &'static str {
+    match name {
+        "session" => "the agent logs in again, and writes it anew",
+        "registered" => {
+            "whether this device is registered is asked of auth, and written down again with the \
+             next login"
+        }
+        "secret.next" => {
+            "a rotation that was begun is forgotten: `spoke-agent rotate` begins another one"
+        }
+        "secret.previous" => {
+            "an auth that comes back with its state of before the last rotation refuses this device"
+        }
+        _ => "nothing, unless it is needed",
     }
 }
 

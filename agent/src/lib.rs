@@ -38,6 +38,7 @@ use std::{
 use anyhow::Context;
 use axum::{Json, Router, routing::get};
 use spoke_shared::{
+    chain::chain,
     config::ConfigError,
     limits::{DRAIN_TIMEOUT, STATE_RETRY},
     link::now_ms,
@@ -165,7 +166,7 @@ async fn open_access(
                 }
                 return Ok(Some(access));
             }
-            Err(error) if error.may_pass() => auth::chain(&error),
+            Err(error) if error.may_pass() => chain(&error),
             Err(error) => return Err(refusal(error)),
         };
         if said.as_ref() != Some(&error) {
@@ -186,7 +187,7 @@ async fn open_access(
 /// What a person has to mend ends like a bad setting, after which systemd does not try again.
 fn refusal(error: AccessError) -> anyhow::Error {
     match error.needs_a_person() {
-        true => ConfigError::bad("state_dir", auth::chain(&error)).into(),
+        true => ConfigError::bad("state_dir", chain(&error)).into(),
         false => error.into(),
     }
 }
@@ -258,7 +259,7 @@ async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
         let status = changes.borrow_and_update().clone();
         let waiting = match device.waiting(Bound::FOR_A_LINE).await {
             Ok(waiting) => format!("{} waiting", waiting.entries),
-            Err(_) => "own redis not reached".to_owned(),
+            Err(error) => format!("own redis not reached ({})", chain(&error)),
         };
         notify::status(&match (status.state, &status.why) {
             (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),

@@ -60,10 +60,10 @@ fn pinned(ca_file: &Path) -> Result<RootCertStore, TrustError> {
     let bad = |problem: String| TrustError::BadCaFile { path: ca_file.to_owned(), problem };
     let certificates = CertificateDer::pem_file_iter(ca_file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| bad(error.to_string()))?;
+        .map_err(|error| bad(chain(&error)))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        roots.add(certificate).map_err(|error| bad(chain(&error)))?;
     }
     if roots.is_empty() {
         return Err(bad("it is empty".to_owned()));

@@ -14,6 +14,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
+    chain::chain,
     exposition::{Counter, HASH_SCALE, Histogram},
     repeats::Repeated,
 };
@@ -137,7 +138,7 @@ impl Pool {
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
                 if odd_hashes.handle(()) {
-                    warn!(%error, "a client's stored secret is no bcrypt hash");
+                    warn!(error = chain(&error), "a client's stored secret is no bcrypt hash");
                 }
                 secret.is_behind(&stand_in).map(|_| false)
             })

@@ -7,6 +7,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     limits::WRONG_CODES_ALL_MAX,
     refusal::Refusal,
@@ -255,9 +256,4 @@ fn internal() -> Refusal {
 
 fn seconds_up(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 use spoke_shared::{
+    chain::chain,
     entry::{Direction, Entry, EntryLimits, Unfit},
     limits::BATCH_ENTRIES_MAX,
     link::now_ms,
@@ -86,9 +87,9 @@ fn planned(
     plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default())).map_err(
         |error| match error {
             BadBatch::TooLarge => {
-                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string())
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", chain(&error))
             }
-            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error.to_string()),
+            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(chain(&error)),
         },
     )
 }

@@ -7,6 +7,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     link,
     refusal::Refusal,
@@ -160,9 +161,10 @@ impl Hub {
     /// that it may come again.
     pub fn unavailable(&self, error: &StoreError) -> Refusal {
         self.metrics.store_errors.add(1);
+        let told = chain(error);
         // An outage is said by `store::health`, with its end.
-        if !error.is_outage() && self.store_faults.handle(error.told()) {
-            warn!(error = error as &dyn std::error::Error, "redis request failed");
+        if !error.is_outage() && self.store_faults.handle(told.clone()) {
+            warn!(error = told, "redis request failed");
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)

@@ -14,6 +14,7 @@ use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use spoke_shared::{
+    chain::chain,
     instance::Instance,
     limits::{
         BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT,
@@ -195,7 +196,7 @@ fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
     }
     let message = match (flood(error), error) {
         (Some(flood), _) => flood.to_string(),
-        (None, tungstenite::Error::Capacity(error)) => error.to_string(),
+        (None, tungstenite::Error::Capacity(error)) => chain(error),
         (None, _) => return None,
     };
     Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 })
@@ -313,7 +314,7 @@ async fn xadd_form(
 }
 
 fn form<T: DeserializeOwned>(payload: &str) -> Result<T, Refusal> {
-    serde_json::from_str(payload).map_err(|error| malformed(error.to_string()))
+    serde_json::from_str(payload).map_err(|error| malformed(chain(&error)))
 }
 
 fn answered<P: Serialize>(

@@ -14,7 +14,7 @@ use spoke_shared::{
 ///
 /// # Errors
 /// `StoreError` when it does not say.
-pub async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<Lack>, StoreError> {
+async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<Lack>, StoreError> {
     if level == AckLevel::Memory {
         return Ok(None);
     }

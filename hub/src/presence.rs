@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
     link::now_ms,
@@ -59,7 +60,7 @@ async fn note_ends(hub: &Hub) {
 pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await;
     if let Err(error) = ended {
-        debug!(%error, "failed to note that a session is over; noted later");
+        debug!(error = chain(&error), "failed to note that a session is over; noted later");
         hub.live.keep_unnoted(client, generation);
     }
 }
@@ -84,7 +85,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<Changed>) {
         }
         while let Some(client) = due.first() {
             if let Err(error) = look_again(&hub, client).await {
-                debug!(%error, "failed to look who holds a session; looking again");
+                debug!(error = chain(&error), "failed to look who holds a session; looking again");
                 break;
             }
             due.pop_first();

@@ -21,6 +21,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     exposition::{Counter, Page},
     limits::RESERVE_PATIENCE,
@@ -39,6 +40,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub struct Quota {
     redis: Redis,
     paces: Mutex<Paces>,
+    /// Since when only the reserve is left, and how much had been held back before.
+    short: Mutex<Option<(Instant, u64)>>,
     is_looking: AtomicBool,
     held_back: Counter,
     refused: Counter,
@@ -50,6 +53,7 @@ impl Quota {
         Self {
             redis,
             paces: Mutex::new(Paces::new(reserve, Instant::now())),
+            short: Mutex::default(),
             is_looking: AtomicBool::new(false),
             held_back: Counter::default(),
             refused: Counter::default(),
@@ -125,18 +129,25 @@ impl Quota {
         let usage = match looked {
             Ok(usage) => usage,
             // Said aloud where an entry is refused for it.
-            Err(error) => return debug!(%error, "redis did not say how full it is"),
+            Err(error) => {
+                return debug!(error = chain(&error), "redis did not say how full it is");
+            }
         };
         let MemoryUsage { used, max } = usage;
-        match self.lock().handle_usage(usage, now) {
-            Some(true) => warn!(
+        let Some(is_short) = self.lock().handle_usage(usage, now) else { return };
+        let held_back = self.held_back.get();
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_short {
+            *short = Some((now, held_back));
+            let help = "raise maxmemory, trim streams or set in_max_len";
+            warn!(used, max, help, "redis is nearly full; each client has a pace");
+        } else if let Some((since, before)) = short.take() {
+            let short_for_seconds = now.duration_since(since).as_secs_f64();
+            let held_back = held_back - before;
+            info!(
                 used,
-                max,
-                mend = "raise maxmemory, trim streams or set in_max_len",
-                "redis is nearly full; each client has a pace"
-            ),
-            Some(false) => info!(used, max, "redis has room again; clients have no pace"),
-            None => {}
+                max, short_for_seconds, held_back, "redis has room again; clients have no pace"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use futures_util::{
 };
 use secrecy::ExposeSecret;
 use spoke_shared::{
+    chain::chain,
     entry::{Direction, EntryLimits},
     heard::Heard,
     instance::Instance,
@@ -219,7 +220,7 @@ async fn run(
     Span::current().record("generation", greeted.generation);
     let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
-        debug!(%error, "gone before its WELCOME");
+        debug!(error = chain(&error), "gone before its WELCOME");
     } else {
         info!(
             version = hello.version,
@@ -355,7 +356,7 @@ async fn greeting(frames: &mut Frames) -> Result<Hello, Option<Goaway>> {
         }
         Some(Ok(_)) => Err(Some(refusal(Reason::Protocol, "the first frame has to be HELLO"))),
         Some(Err(TransportError::Malformed(error))) => {
-            Err(Some(refusal(Reason::Protocol, &error.to_string())))
+            Err(Some(refusal(Reason::Protocol, &chain(error.as_ref()))))
         }
         Some(Err(TransportError::Broken(_))) | None => Err(None),
     }
@@ -422,10 +423,10 @@ fn report(hub: &Hub, outcome: &Outcome) {
         // Said aloud as what it is, a fault of redis.
         Err(link::LinkError::Store(error)) => {
             hub.unavailable(error);
-            info!(received, sent, cause = error as &dyn std::error::Error, "session ends");
+            info!(received, sent, cause = chain(error), "session ends");
         }
         Err(error) => {
-            info!(received, sent, cause = error as &dyn std::error::Error, "session ends");
+            info!(received, sent, cause = chain(error), "session ends");
         }
     }
 }

@@ -21,7 +21,10 @@ pub use self::{
     settings_file::of_settings_file,
     watch::watch,
 };
-use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, environment, load};
+use crate::{
+    chain::chain,
+    config::{ConfigError, EXIT_BAD_SETTINGS, Sources, environment, load},
+};
 
 /// Where settings come from beside the environment.
 #[derive(Debug, Clone, clap::Args)]
@@ -88,7 +91,7 @@ pub async fn process(program: &str, command: impl Future<Output = anyhow::Result
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("no other provider is installed before this one");
     let Err(error) = command.await else { return ExitCode::SUCCESS };
-    eprintln!("{program}: {error:#}");
+    eprintln!("{program}: {}", chain(error.as_ref()));
     if error.chain().any(|cause| cause.is::<ConfigError>()) {
         ExitCode::from(EXIT_BAD_SETTINGS)
     } else {

@@ -25,6 +25,8 @@ use std::{
 use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::chain::chain;
+
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use environment::environment;
 pub use error::{ConfigError, Origin};
@@ -114,7 +116,7 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
             .map_err(|_| unknown::<T>(key.clone(), Some(origin.clone()), sources))?;
         origins.insert(key, origin);
     }
-    let merged = merged.build().map_err(|fault| ConfigError::bad("settings", fault.to_string()))?;
+    let merged = merged.build().map_err(|fault| ConfigError::bad("settings", chain(&fault)))?;
     finish(merged, &origins, sources)
 }
 
@@ -180,7 +182,7 @@ fn keys(value: &Value) -> Vec<String> {
 fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
     let path = path.to_path_buf();
     let Fault::FileParse { cause, .. } = fault else {
-        return ConfigError::Malformed { path, line: None, problem: fault.to_string() };
+        return ConfigError::Malformed { path, line: None, problem: chain(&fault) };
     };
     match cause.downcast_ref::<toml::de::Error>() {
         Some(error) => {
@@ -188,7 +190,7 @@ fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
             let line = before.map(|before| before.matches('\n').count() + 1);
             ConfigError::Malformed { path, line, problem: error.message().replace('\n', ", ") }
         }
-        None => ConfigError::Malformed { path, line: None, problem: cause.to_string() },
+        None => ConfigError::Malformed { path, line: None, problem: chain(cause.as_ref()) },
     }
 }
 
@@ -200,11 +202,11 @@ fn problem<T: DeserializeOwned>(fault: Fault, root: &Value) -> (String, String) 
         }
         Fault::At { error, key, .. } => {
             let key = key.unwrap_or_default();
-            let problem = choices::<T>(&key, root).unwrap_or_else(|| error.to_string());
+            let problem = choices::<T>(&key, root).unwrap_or_else(|| chain(&error));
             (key, problem)
         }
         Fault::NotFound(key) => (key, "it is missing".to_owned()),
-        other => (String::new(), other.to_string()),
+        other => (String::new(), chain(&other)),
     }
 }
 
@@ -219,7 +221,7 @@ fn choices<T: DeserializeOwned>(key: &str, root: &Value) -> Option<String> {
     let ValueKind::String(text) = &value.kind else { return None };
     let leaf = serde_json::Value::String(text.clone());
     let nested = key.rsplit('.').fold(leaf, |inner, part| serde_json::json!({ part: inner }));
-    serde_json::from_value::<T>(nested).err().map(|error| error.to_string())
+    serde_json::from_value::<T>(nested).err().map(|error| chain(&error))
 }
 
 #[cfg(test)]

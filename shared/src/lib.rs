@@ -1,6 +1,7 @@
 //! The words, the protocol and the store that every Spoke service shares; modules in the order to read them.
 
 pub mod allowance;
+pub mod chain;
 pub mod client;
 pub mod instance;
 pub mod seq;

@@ -19,6 +19,7 @@ use tracing::warn;
 
 use self::lane::Lane;
 use crate::{
+    chain::chain,
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
     repeats::Repeats,
@@ -167,7 +168,7 @@ pub async fn drive(
             frame = frames.next() => match frame {
                 Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
                 Some(Err(TransportError::Malformed(error))) => {
-                    let message = error.to_string();
+                    let message = chain(error.as_ref());
                     session.handle_leave(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
                 }
                 Some(Err(error)) => break Some(LinkError::Transport(error)),

@@ -5,7 +5,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-use crate::{repeats::Spell, shutdown::Shutdown};
+use crate::{
+    chain::chain,
+    {repeats::Spell, shutdown::Shutdown},
+};
 
 /// The service is up.
 pub fn ready() {
@@ -17,7 +20,7 @@ pub fn reloading() {
     // Both in one message, by which systemd tells this reload from one before.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send_all(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "failed to read the clock that systemd goes by"),
+        Err(error) => warn!(error = chain(&error), "failed to read the clock that systemd goes by"),
     }
 }
 
@@ -70,7 +73,7 @@ fn send_all(states: &[NotifyState<'_>]) {
             }
         }
         Err(error) if FAULTS.handle_fault() => {
-            warn!(%error, ?states, "failed to notify systemd");
+            warn!(error = chain(&error), ?states, "failed to notify systemd");
         }
         Err(_) => {}
     }

@@ -13,11 +13,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{
+    chain::chain,
     config::{ConfigError, RedisUrl},
     notify,
     shutdown::Shutdown,
     telemetry,
-    trust::chain,
 };
 
 /// Settings that can be compared, key by key.

@@ -39,6 +39,7 @@ use self::{
     strangers::{Strangers, Visitor},
 };
 use crate::{
+    chain::chain,
     limits::{
         CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, KEEP_ALIVE_LINGER, LISTEN_BACKLOG,
         PROGRESS_TIMEOUT, STRANGERS_MIN, STRANGERS_SHARE,
@@ -136,7 +137,10 @@ impl Listeners {
 pub async fn bind(listen: &str) -> io::Result<TcpListener> {
     listen_on(listen).await.map_err(|error| {
         let mend = "is the address of this machine and the port free?";
-        io::Error::new(error.kind(), format!("failed to listen on {listen}: {error}; {mend}"))
+        io::Error::new(
+            error.kind(),
+            format!("failed to listen on {listen}: {}; {mend}", chain(&error)),
+        )
     })
 }
 
@@ -218,7 +222,7 @@ async fn accept(
             Ok((stream, peer)) => door.let_in(stream, peer),
             Err(error) => {
                 // Out of file handles, say: it passes when connections end, not by asking again.
-                door.trouble.begin("failed to accept connections", &error.to_string());
+                door.trouble.handle_error(&error);
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -258,7 +262,7 @@ impl<S: Security> Door<S> {
         // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
         let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let Some(seat) = room.take() else {
-            return trouble.begin("too many connections: new ones are closed at once", "");
+            return trouble.handle_full();
         };
         // At the very edge of the limit it would come and go with each connection.
         if room.left() >= room.most() / 16 {
@@ -285,10 +289,17 @@ struct Trouble {
 }
 
 impl Trouble {
-    fn begin(&mut self, what: &str, error: &str) {
+    fn handle_error(&mut self, error: &io::Error) {
         self.count += 1;
         if self.count == 1 {
-            warn!(error, "{what}");
+            warn!(error = chain(error), "failed to accept connections");
+        }
+    }
+
+    fn handle_full(&mut self) {
+        self.count += 1;
+        if self.count == 1 {
+            warn!("too many connections: new ones are closed at once");
         }
     }
 

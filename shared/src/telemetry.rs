@@ -29,7 +29,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::{ConfigError, LogFormat, LogSettings};
+use crate::{
+    chain::chain,
+    config::{ConfigError, LogFormat, LogSettings},
+};
 
 /// Our own crates, each the first part of its modules' paths.
 const OURS: [&str; 5] = ["spoke_agent", "spoke_auth", "spoke_hub", "spoke_shared", "spoke_tests"];
@@ -74,7 +77,10 @@ pub fn set_level(level: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
     match LEVEL.get() {
         Some(handle) => handle.reload(filter).map_err(|error| {
-            ConfigError::bad("log.level", format!("it cannot be changed ({error}); restart"))
+            ConfigError::bad(
+                "log.level",
+                format!("it cannot be changed ({}); restart", chain(&error)),
+            )
         }),
         // The log is not ours.
         None => Ok(()),

@@ -6,6 +6,8 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use rustls::CertificateError;
 
+use crate::chain::chain;
+
 /// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distrust {
@@ -46,21 +48,6 @@ impl fmt::Display for Distrust {
 
 impl Error for Distrust {}
 
-/// An error with all its causes, in one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
@@ -82,10 +69,10 @@ fn distrust(error: &rustls::Error) -> Distrust {
             "give it one, or see that this is the right port",
         ),
         Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
-            format!("what answers there does not speak TLS ({error})"),
+            format!("what answers there does not speak TLS ({})", chain(error)),
             "see that this is the right port, and whether TLS is on there",
         ),
-        error => (error.to_string(), "see that both sides speak TLS 1.2 or 1.3"),
+        error => (chain(error), "see that both sides speak TLS 1.2 or 1.3"),
     };
     Distrust { what, mend }
 }
@@ -96,12 +83,17 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
     const CLOCK: &str = "set this machine's clock if that is wrong";
     match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let presented = match presented.as_slice() {
-                [] => "no name at all".to_owned(),
-                names => names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
-            };
+            let names: Vec<_> = presented.iter().map(|name| plain(name)).collect();
             let expected = expected.to_str();
-            (format!("its certificate is for {presented} and not for {expected}"), NAME)
+            let presented = match names.as_slice() {
+                [] => "no name at all".to_owned(),
+                names => names.join(", "),
+            };
+            let what = format!("its certificate is for {presented} and not for {expected}");
+            match names.iter().find_map(|name| misread_wildcard(name, &expected)) {
+                Some((why, mend)) => (format!("{what}, {why}"), mend),
+                None => (what, NAME),
+            }
         }
         CertificateError::NotValidForName => {
             ("its certificate is for another host".to_owned(), NAME)
@@ -129,9 +121,27 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
             "its certificate is signed by itself, and as an authority's".to_owned(),
             "make one that an authority has signed, and name that authority's file as ca_file",
         ),
-        error => {
-            (format!("its certificate cannot be trusted ({error})"), "have a new one made for it")
+        other => {
+            (format!("its certificate cannot be trusted ({other})"), "have a new one made for it")
         }
+    }
+}
+
+/// Why a wildcard that a person takes to be for this name is not, and the mend.
+fn misread_wildcard(presented: &str, expected: &str) -> Option<(&'static str, &'static str)> {
+    let under = presented.strip_prefix("*.")?;
+    let is_under = expected.to_lowercase().ends_with(&format!(".{}", under.to_lowercase()));
+    match (is_under, under.contains('.')) {
+        (false, _) => None,
+        (true, false) => Some((
+            "since a wildcard over a single label is taken for no name",
+            "have it made for the full name, or for a wildcard over two labels or more, such as \
+             *.home.lan, and name the machine accordingly",
+        )),
+        (true, true) => Some((
+            "since a wildcard stands for one label and not for several",
+            "have it made for the full name, or use a name with one label before those",
+        )),
     }
 }
 
@@ -155,7 +165,10 @@ pub(crate) fn span(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+        pki_types::{ServerName, UnixTime},
+    };
 
     use super::*;
 
@@ -175,6 +188,36 @@ mod tests {
         let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(3600) };
         assert!(of(early).contains("in 1 hour") && !of(CertificateError::Revoked).is_empty());
         assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
+    }
+
+    /// What the library says of a certificate for this name, asked for another.
+    fn refusal(presented: &str, asked: &str) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new([]).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let shown = rcgen::CertificateParams::new([presented.to_owned()]).unwrap();
+        let shown = shown.signed_by(&key, &authority).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let asked = ServerName::try_from(asked).unwrap();
+        let verified = verifier.verify_server_cert(shown.der(), &[], &asked, &[], UnixTime::now());
+        distrust(&verified.unwrap_err()).to_string()
+    }
+
+    #[test]
+    fn a_wildcard_that_is_for_less_than_a_person_thinks_is_explained() {
+        let single = refusal("*.lan", "hub.lan");
+        assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
+        assert!(single.contains("single label") && single.contains("full name"), "{single}");
+        let deep = refusal("*.example.com", "hub.eu.example.com");
+        assert!(deep.contains("one label and not for several"), "{deep}");
+        let other = refusal("*.example.com", "hub.example.org");
+        assert!(other.contains("use a name that it is for"), "{other}");
     }
 
     #[test]

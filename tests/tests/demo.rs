@@ -3,6 +3,7 @@
 use std::{net::TcpStream, path::Path};
 
 use spoke_tests::{
+    api::Api,
     binaries::FOLDER_VARIABLE,
     process::{Process, Start, run},
     wait::eventually_true,
@@ -58,6 +59,12 @@ async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
     let said = demo.log();
     let line = said.lines().find(|line| line.contains("XADD") && line.contains(r#""hello"}'"#));
     let line = line.unwrap_or_else(|| panic!("there is no line to try: {said}"));
+
+    let page = said.lines().map(str::trim).find(|line| line.starts_with("http://127.0.0.1:"));
+    let page = page.and_then(|url| url.strip_prefix("http://")?.strip_suffix('/'));
+    let page = page.unwrap_or_else(|| panic!("the status page is not told: {said}"));
+    let page = Api::new(page.parse().unwrap()).get("/").await;
+    assert!(page.status == 200 && page.text.contains("dev1"), "{page:?}");
 
     let typed = run(Path::new("sh"), &Start::with(&["-c", line.trim()])).await.done();
 

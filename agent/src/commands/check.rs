@@ -58,13 +58,21 @@ async fn look(config: &Config) -> Vec<Checked> {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);
         }
-        Err(error) => found.push(Checked::fail("redis", error.to_string(), "mend the setting")),
+        Err(error) => found.push(Checked::fail("redis", chain(&error), "mend the setting")),
     }
     found.extend(of_files(config));
-    let Ok(account) = account else { return found };
+    let unasked = |why| ["auth", "hub", "clock"].map(|setting| Checked::skip(setting, why));
+    let Ok(account) = account else {
+        found.extend(unasked("the settings do not say where they are"));
+        found.push(Checked::skip("agent", "the settings do not say whose it is"));
+        return found;
+    };
     match config.dialer(&account) {
         Ok(dialer) => found.extend(of_services(config, &account, &dialer).await),
-        Err(error) => found.push(Checked::fail("tls", chain(&error), "mend what it names")),
+        Err(error) => {
+            found.push(Checked::fail("tls", chain(&error), "mend what it names"));
+            found.extend(unasked("there is no way to ask them"));
+        }
     }
     found.extend(of_agent(config, &account).await);
     found
@@ -77,7 +85,7 @@ fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
         }
         Err(error) => {
             let mend = "`spoke-agent enrol` writes what is missing; else mend the settings file";
-            Checked::fail("settings", error.to_string(), mend)
+            Checked::fail("settings", chain(error), mend)
         }
     }
 }
@@ -120,9 +128,10 @@ async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec
         of_service("hub", way(dialer, &account.hub), &hub, HUB, ours.as_ref()),
     ];
     let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
-    if let Some(theirs) = dates.min() {
-        found.push(of_clock(theirs, now_ms()));
-    }
+    found.push(match dates.min() {
+        Some(theirs) => of_clock(theirs, now_ms()),
+        None => Checked::skip("clock", "neither auth nor the hub tells the time"),
+    });
     found
 }
 
@@ -217,9 +226,10 @@ async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
             let finding = format!("it runs and is not connected, {state}{why}");
             Checked::warn("agent", finding, "see `spoke-agent status` and its log")
         }
-        Live::Silent => {
+        Live::Silent(why) => {
             let mend = "systemctl start spoke-agent, and journalctl -u spoke-agent if it ends";
-            Checked::warn("agent", format!("nothing answers at {}", config.admin_listen), mend)
+            let finding = format!("nothing answers at {}: {why}", config.admin_listen);
+            Checked::warn("agent", finding, mend)
         }
         Live::Other(what) => {
             let finding = format!("at {} answers {what}", config.admin_listen);

@@ -39,8 +39,8 @@ pub struct Args {
 /// What is known of the running agent.
 pub(super) enum Live {
     Runs(Box<Status>),
-    /// Nothing answers at `admin_listen`.
-    Silent,
+    /// Nothing answers at `admin_listen`, and why.
+    Silent(String),
     /// Something else does.
     Other(String),
     /// There is no `admin_listen`.
@@ -81,8 +81,8 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     print(&text)?;
     match facts {
         Ok(_) => Ok(()),
-        Err(error) => {
-            anyhow::bail!("failed to read the redis of this device, {}: {error}", config.redis)
+        Err(problem) => {
+            anyhow::bail!("failed to read the redis of this device, {}: {problem}", config.redis)
         }
     }
 }
@@ -93,12 +93,15 @@ pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
     if listen.is_empty() {
         return Live::Unknown;
     }
-    let Ok(url) = format!("http://{listen}").parse() else { return Live::Silent };
+    let url: ServiceUrl = match format!("http://{listen}").parse() {
+        Ok(url) => url,
+        Err(error) => return Live::Silent(chain(&error)),
+    };
     match ask(&url).await {
         Ok(Ok(status)) if status.client == client.as_str() => Live::Runs(Box::new(status)),
         Ok(Ok(status)) => Live::Other(format!("the agent of another client, {}", status.client)),
         Ok(Err(what)) => Live::Other(format!("something else ({what})")),
-        Err(error) if error.is_connect() => Live::Silent,
+        Err(error) if error.is_connect() => Live::Silent(chain(&error)),
         Err(error) => Live::Other(format!("something else ({})", chain(&error))),
     }
 }
@@ -111,7 +114,7 @@ async fn ask(url: &ServiceUrl) -> Result<Result<Status, String>, HttpError> {
     let request = plain(http.request(Method::GET, "/status"), None);
     let answer = http.ask(request, LIVE_TIMEOUT, STATUS_BYTES_MAX).await?;
     Ok(match answer.status {
-        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| error.to_string()),
+        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| chain(&error)),
         status => Err(status.to_string()),
     })
 }
@@ -136,7 +139,7 @@ fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Val
     };
     let (agent, is_running) = match live {
         Live::Runs(status) => (json!(status), Value::Bool(true)),
-        Live::Silent => (Value::Null, Value::Bool(false)),
+        Live::Silent(_) => (Value::Null, Value::Bool(false)),
         Live::Other(_) | Live::Unknown => (Value::Null, Value::Null),
     };
     json!({ "client": client, "isRunning": is_running, "agent": agent, "redis": redis })
@@ -213,7 +216,7 @@ fn as_text(
                 },
             );
         }
-        Err(error) => put("redis", &format!("not reached at {}: {error}", config.redis)),
+        Err(problem) => put("redis", &format!("not reached at {}: {problem}", config.redis)),
     }
     if let Live::Runs(status) = live
         && let Some(Trouble { cause, message, at_ms }) = &status.last_error
@@ -226,9 +229,9 @@ fn as_text(
 fn agent(config: &Config, live: &Live, now: u64) -> String {
     match live {
         Live::Runs(status) => running(status, now),
-        Live::Silent => format!(
-            "not running: nothing answers at {} (start it with `systemctl start spoke-agent`, see \
-             why it stopped with `journalctl -u spoke-agent`)",
+        Live::Silent(why) => format!(
+            "not running: nothing answers at {}: {why} (start it with `systemctl start spoke-agent`, \
+             see why it stopped with `journalctl -u spoke-agent`)",
             config.admin_listen
         ),
         Live::Other(what) => format!("not known: at {} answers {what}", config.admin_listen),

@@ -5,7 +5,10 @@ use std::{env, fmt, str::FromStr};
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use spoke_shared::config::{ConfigError, ServiceUrl};
+use spoke_shared::{
+    chain::chain,
+    config::{ConfigError, ServiceUrl},
+};
 
 /// The setting `proxy`.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -101,7 +104,7 @@ impl Routes {
                     if let Some(error) =
                         value.parse::<ProxyUrl>().err().filter(|_| !value.is_empty())
                     {
-                        return Err(ConfigError::bad(name, error.to_string()));
+                        return Err(ConfigError::bad(name, chain(&error)));
                     }
                 }
                 Matcher::from_env()

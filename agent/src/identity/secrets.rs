@@ -11,7 +11,7 @@ use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
-use super::{IdentityError, SECRET_MODE, failed, inspect, lock, tighten};
+use super::{IdentityError, SECRET_MODE, failed, inspect, lock, tighten, without};
 use crate::durable::{self, Directory, FileError};
 
 /// Bytes of a secret.
@@ -146,7 +146,8 @@ impl Secrets {
     fn read_spare(&self, name: &str) -> Result<Option<SecretString>, IdentityError> {
         match self.read(name) {
             Err(IdentityError::Damaged(path)) => {
-                warn!(path = %path.display(), "this file is damaged and passed over");
+                let (path, follows) = (path.display(), without(name));
+                warn!(%path, follows, "this state file is damaged and passed over");
                 Ok(None)
             }
             read => read,

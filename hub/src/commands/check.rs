@@ -1,15 +1,16 @@
 //! `spoke-hub check`: whether the hub can do what its settings say.
 
 use spoke_shared::{
+    chain::chain,
     cli::{
         CheckArgs, Checked, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file,
         of_tls, report,
     },
-    store::Redis,
+    store::{Redis, StoreError, soundness::look},
 };
 
 use super::redis;
-use crate::{config::Config, level};
+use crate::config::Config;
 
 pub(super) async fn run(
     config: &Config,
@@ -26,7 +27,7 @@ pub(super) async fn run(
         found.extend(of_redis("auth_redis", &auth_redis).await);
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }
-    found.extend(of_level(config, &own).await);
+    found.push(of_level(config, &own).await);
     found.push(of_listener("listen", &config.listen, "spoke-hub").await);
     if !config.admin_listen.is_empty() {
         found.push(of_listener("admin_listen", &config.admin_listen, "spoke-hub").await);
@@ -34,14 +35,17 @@ pub(super) async fn run(
     report(&found, args)
 }
 
-/// Nothing where Redis does not answer: that is said already.
-async fn of_level(config: &Config, redis: &Redis) -> Option<Checked> {
+async fn of_level(config: &Config, redis: &Redis) -> Checked {
     let level = config.ack;
-    Some(match level::lack(redis, level).await.ok()? {
-        None => Checked::ok("ack", format!("redis can give \"{level}\"")),
-        Some(lack) => {
+    let facts = match look(&mut redis.connection()).await {
+        Ok(facts) => facts,
+        Err(error) => return Checked::skip("ack", chain(&StoreError::from(error))),
+    };
+    match level.barrier(&facts) {
+        Ok(_) => Checked::ok("ack", format!("redis can give \"{level}\"")),
+        Err(lack) => {
             let finding = format!("it is \"{level}\", but {lack}");
             Checked::fail("ack", finding, "mend Redis, or ask for less than this level")
         }
-    })
+    }
 }

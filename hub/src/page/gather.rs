@@ -7,6 +7,7 @@ use std::{
 };
 
 use spoke_shared::{
+    chain::chain,
     client::ClientId,
     limits::{REDIS_REPLY_TIMEOUT, SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
     link::now_ms,
@@ -152,7 +153,7 @@ impl Gatherer {
         let (fleet, details) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                let fault = Some(format!("redis does not answer: {}", error.told()));
+                let fault = Some(format!("redis does not answer: {}", chain(&error)));
                 // Counted and logged with all the others.
                 let _ = hub.unavailable(&error);
                 return Snapshot { fault, ..Snapshot::clone(&before) };

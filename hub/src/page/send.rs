@@ -16,6 +16,7 @@ use http::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spoke_shared::{
+    chain::chain,
     entry::{Direction, Entry, EntryLimits},
     refusal::Refusal,
     seq::Seq,
@@ -88,7 +89,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
 fn entry(body: &[u8]) -> Result<Entry, Refusal> {
     let refusal = |message: String| Refusal::new(StatusCode::BAD_REQUEST, "malformed", message);
     let form: Form = serde_json::from_slice(body)
-        .map_err(|error| refusal(format!("the body is no list of fields: {error}")))?;
+        .map_err(|error| refusal(format!("the body is no list of fields: {}", chain(&error))))?;
     let words: Vec<String> =
         form.fields.into_iter().flat_map(|(name, value)| [name, value]).collect();
     let entry = Entry { seq: Seq::ZERO, fields: fleet::fields(&words) };

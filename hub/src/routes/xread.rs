@@ -11,7 +11,10 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use spoke_shared::{refusal::Refusal, wire::json::XreadForm};
+use spoke_shared::{
+    chain::chain,
+    {refusal::Refusal, wire::json::XreadForm},
+};
 
 use crate::{
     bearer::{Caller, epoch, malformed},
@@ -55,9 +58,14 @@ fn asked(query: &str) -> Result<Xread, Refusal> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad = |what: &str| malformed(format!("{name} is {what}"));
         match name {
-            "seq" => ask.seq = value.parse().map_err(|error| malformed(format!("seq: {error}")))?,
+            "seq" => {
+                ask.seq =
+                    value.parse().map_err(|error| malformed(format!("seq: {}", chain(&error))))?;
+            }
             "tally" => {
-                ask.tally = value.parse().map_err(|error| malformed(format!("tally: {error}")))?;
+                ask.tally = value
+                    .parse()
+                    .map_err(|error| malformed(format!("tally: {}", chain(&error))))?;
             }
             "epoch" => {
                 ask.epoch = Some(epoch(value).ok_or_else(|| bad("a whole number of 32 bits"))?);

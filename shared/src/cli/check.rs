@@ -9,6 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::print;
 use crate::{
+    chain::chain,
     config::TlsSettings,
     limits::HINT_POLL_INTERVAL,
     serve::Certificate,
@@ -37,6 +38,8 @@ pub enum Verdict {
     Warn,
     /// It does not work, or may lose what it was given.
     Fail,
+    /// It could not be looked at.
+    Skip,
 }
 
 /// One line of `check`.
@@ -80,6 +83,12 @@ impl Checked {
     ) -> Self {
         Self { verdict: Verdict::Fail, mend: mend.into(), ..Self::ok(setting, finding) }
     }
+
+    /// It could not be looked at, which is neither good nor bad.
+    pub fn skip(setting: &'static str, why: impl fmt::Display) -> Self {
+        let finding = format!("not checked: {why}");
+        Self { verdict: Verdict::Skip, ..Self::ok(setting, finding) }
+    }
 }
 
 /// Its line, and the mend in the next one.
@@ -90,6 +99,7 @@ impl fmt::Display for Checked {
             Verdict::Ok => "ok",
             Verdict::Warn => "warn",
             Verdict::Fail => "fail",
+            Verdict::Skip => "skip",
         };
         writeln!(f, "{verdict:<5} {setting}: {finding}")?;
         if mend.is_empty() { Ok(()) } else { writeln!(f, "      mend: {mend}") }
@@ -118,14 +128,14 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Checked> {
         Ok(facts) => facts,
         Err(error) => {
             let error = StoreError::from(error);
-            let finding = format!("it does not say what it is like: {}", error.told());
+            let finding = format!("it does not say what it is like: {}", chain(&error));
             let mend = "start it, or mend the setting, its password or its user's rights";
             return vec![Checked::fail(setting, finding, error.mend().unwrap_or(mend))];
         }
     };
     let (major, minor) = facts.version;
     let refuses = redis.probe().await.err().map(|error| {
-        let finding = format!("it takes no writes: {}", error.told());
+        let finding = format!("it takes no writes: {}", chain(&error));
         Checked::fail(setting, finding, error.mend().unwrap_or("see its log"))
     });
     let checked = |finding: &Finding| {
@@ -151,7 +161,7 @@ pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Checked> {
             let poll_ms = HINT_POLL_INTERVAL.as_millis();
             let finding = format!(
                 "it denies CLIENT TRACKING ({}); news is polled for every {poll_ms} ms",
-                error.told()
+                chain(&error)
             );
             let mend = "allow it where you can: ACL SETUSER … +client|tracking";
             Some(Checked::warn(setting, finding, mend))
@@ -176,7 +186,7 @@ pub fn of_secret(setting: &'static str, path: &Path, opened: io::Result<fs::Meta
             return Checked::warn(setting, finding, "run `check` as root or as the service's user");
         }
         Err(error) => {
-            let finding = format!("{place} cannot be read: {error}");
+            let finding = format!("{place} cannot be read: {}", chain(&error));
             return Checked::fail(setting, finding, "put the file back, or mend the setting");
         }
     };
@@ -200,7 +210,7 @@ pub fn of_tls(tls: &TlsSettings) -> Vec<Checked> {
         ],
         Err(error) => {
             let mend = "put certificate and key of one pair in PEM files that the service can read";
-            vec![Checked::fail("tls", error.to_string(), mend)]
+            vec![Checked::fail("tls", chain(&error), mend)]
         }
     }
 }
@@ -226,13 +236,13 @@ fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Chec
 /// Whether a service listens there.
 pub async fn of_listener(setting: &'static str, listen: &str, unit: &str) -> Checked {
     let near = listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
-    match timeout(LISTEN_TIMEOUT, TcpStream::connect(&near)).await {
-        Ok(Ok(_)) => Checked::ok(setting, format!("something listens on {listen}")),
-        Ok(Err(_)) | Err(_) => {
-            let mend = format!("systemctl status {unit}");
-            Checked::warn(setting, format!("nothing listens on {listen} now"), mend)
-        }
-    }
+    let why = match timeout(LISTEN_TIMEOUT, TcpStream::connect(&near)).await {
+        Ok(Ok(_)) => return Checked::ok(setting, format!("something listens on {listen}")),
+        Ok(Err(error)) => chain(&error),
+        Err(_) => format!("no answer within {} s", LISTEN_TIMEOUT.as_secs()),
+    };
+    let finding = format!("nothing listens on {listen} now: {why}");
+    Checked::warn(setting, finding, format!("systemctl status {unit}"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::{
 
 use super::{Checked, SettingsArgs};
 
+use crate::chain::chain;
+
 /// The setting that the lines are about.
 const SETTING: &str = "settings_file";
 /// Keys whose value is a secret, by their last word.
@@ -25,7 +27,7 @@ pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Checked> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // It was read a moment ago, or else nothing would be checked.
         Err(error) => {
-            let finding = format!("{} cannot be read: {error}", path.display());
+            let finding = format!("{} cannot be read: {}", path.display(), chain(&error));
             Some(Checked::warn(SETTING, finding, "run `check` as root or as the service's user"))
         }
     }

@@ -7,6 +7,8 @@ use std::{
 
 use super::print;
 
+use crate::chain::chain;
+
 /// From one look to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -19,7 +21,7 @@ pub async fn watch(mut look: impl AsyncFnMut() -> anyhow::Result<String>) -> any
     let is_terminal = io::stdout().is_terminal();
     loop {
         let text = tokio::select! {
-            text = look() => text.unwrap_or_else(|error| format!("{error:#}\n")),
+            text = look() => text.unwrap_or_else(|error| format!("{}\n", chain(error.as_ref()))),
             ended = tokio::signal::ctrl_c() => return Ok(ended?),
         };
         print(&if is_terminal { in_place(&text) } else { format!("{text}\n") })?;

@@ -15,6 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{ConfigError, known::nearest_of};
 
+use crate::chain::chain;
+
 /// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
 /// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
 #[derive(Clone)]
@@ -83,7 +85,7 @@ impl RedisUrl {
     pub fn validate(&self, key: &str) -> Result<(), ConfigError> {
         self.client().map(|_| ()).map_err(|error| {
             let mend = "give files in PEM form that this user may read, and certificate and key of one pair";
-            ConfigError::bad(key, format!("{error}; {mend}"))
+            ConfigError::bad(key, format!("{}; {mend}", chain(&error)))
         })
     }
 }
@@ -92,7 +94,7 @@ fn read(path: &Path, holds: impl FnOnce(&[u8]) -> Result<(), String>) -> io::Res
     let named = |kind, problem: String| {
         io::Error::new(kind, format!("{} cannot be used: {problem}", path.display()))
     };
-    let pem = fs::read(path).map_err(|error| named(error.kind(), error.to_string()))?;
+    let pem = fs::read(path).map_err(|error| named(error.kind(), chain(&error)))?;
     holds(&pem).map_err(|problem| named(io::ErrorKind::InvalidData, problem))?;
     Ok(pem)
 }
@@ -102,7 +104,7 @@ fn holds_certificate(pem: &[u8]) -> Result<(), String> {
     match found {
         Ok(found) if !found.is_empty() => Ok(()),
         Ok(_) => Err("it holds no certificate".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(chain(&error)),
     }
 }
 

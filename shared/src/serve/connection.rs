@@ -20,6 +20,7 @@ use tracing::debug;
 use super::http2;
 use super::{PeerAddress, Place, ServeLimits, refusals::Refusals, urged::Urged};
 use crate::{
+    chain::chain,
     heard::{Heard, Listened},
     limits::HEADER_BYTES_MAX,
     shutdown::Shutdown,
@@ -63,7 +64,7 @@ impl Security for Encrypted {
                 Box::pin(http2::serve(connection, stream, heard)).await;
             }
             Ok(Ok(stream)) => connection.serve_http(stream, heard).await,
-            Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
+            Ok(Err(error)) => debug!(%address, error = chain(&error), "TLS handshake failed"),
             Err(_) => debug!(%address, "TLS handshake took too long"),
         }
     }
@@ -154,7 +155,7 @@ impl Connection {
             }
         };
         if let Ok(Err(error)) = result {
-            debug!(%address, %error, "connection ended with an error");
+            debug!(%address, error = chain(&error), "connection ended with an error");
         }
     }
 }

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::connection::Connection;
 use crate::{
+    chain::chain,
     heard::Heard,
     limits::{HEADER_BYTES_MAX, HTTP2_WINDOW_BYTES, REQUESTS_PER_CLIENT_MAX},
     shutdown::Shutdown,
@@ -76,7 +77,7 @@ where
         }
     };
     if let Some(Err(error)) = result {
-        debug!(%address, %error, "connection ended with an error");
+        debug!(%address, error = chain(&error), "connection ended with an error");
     }
 }
 

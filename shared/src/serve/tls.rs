@@ -21,6 +21,7 @@ use rustls::{
 use tracing::{error, info};
 
 use crate::{
+    chain::chain,
     config::{ConfigError, TlsSettings},
     limits::CERTIFICATE_INTERVAL,
     shutdown::Shutdown,
@@ -121,7 +122,7 @@ impl Certificate {
             match looked.await.expect("reading files does not panic") {
                 Ok(Fresh::Same | Fresh::New) => fault = None,
                 Err(error) => {
-                    let error = crate::trust::chain(&error);
+                    let error = chain(&error);
                     if fault.as_ref() != Some(&error) {
                         error!(error, "the certificate cannot be read again; the old one is shown");
                     }
@@ -169,7 +170,7 @@ impl ResolvesServerCert for Shown {
 impl Pem {
     fn read(tls: &TlsSettings) -> Result<Self, ConfigError> {
         let read = |key, path: &Path| {
-            fs::read(path).map_err(|error: io::Error| unusable(key, path, &error))
+            fs::read(path).map_err(|error: io::Error| unusable(key, path, &chain(&error)))
         };
         let chain = read("tls.cert_file", &tls.cert_file)?;
         Ok(Self { chain, key: read("tls.key_file", &tls.key_file)? })
@@ -177,24 +178,24 @@ impl Pem {
 
     fn certified(&self, tls: &TlsSettings) -> Result<Arc<CertifiedKey>, ConfigError> {
         let (cert_file, key_file) = (&tls.cert_file, &tls.key_file);
-        let chain = CertificateDer::pem_slice_iter(&self.chain)
+        let certificates = CertificateDer::pem_slice_iter(&self.chain)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| unusable("tls.cert_file", cert_file, &error))?;
-        if chain.is_empty() {
-            return Err(unusable("tls.cert_file", cert_file, &"it holds no certificate"));
+            .map_err(|error| unusable("tls.cert_file", cert_file, &chain(&error)))?;
+        if certificates.is_empty() {
+            return Err(unusable("tls.cert_file", cert_file, "it holds no certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|error| unusable("tls.key_file", key_file, &error))?;
+            .map_err(|error| unusable("tls.key_file", key_file, &chain(&error)))?;
         let provider = ServerConfig::builder().crypto_provider().clone();
-        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
-            let error = match error {
+        let certified = CertifiedKey::from_der(certificates, key, &provider).map_err(|error| {
+            let problem = match error {
                 rustls::Error::InconsistentKeys(_) => {
                     let cert_file = cert_file.display();
                     format!("it is not the key of the certificate in {cert_file}")
                 }
-                error => error.to_string(),
+                error => chain(&error),
             };
-            unusable("tls.key_file", key_file, &error)
+            unusable("tls.key_file", key_file, &problem)
         })?;
         Ok(Arc::new(certified))
     }
@@ -210,9 +211,9 @@ fn missing(key: &str, other: &str) -> ConfigError {
     ConfigError::bad(key, format!("it is empty, but {other} is set; set both, or neither"))
 }
 
-fn unusable(key: &str, path: &Path, error: &dyn std::fmt::Display) -> ConfigError {
+fn unusable(key: &str, path: &Path, problem: &str) -> ConfigError {
     let path = path.display();
     let problem =
-        format!("{path} cannot be used: {error}; give a PEM file that this user may read");
+        format!("{path} cannot be used: {problem}; give a PEM file that this user may read");
     ConfigError::bad(key, problem)
 }

@@ -112,7 +112,7 @@ local function add(key, ...)
   for _, entry in ipairs(first and redis.call('XRANGE', copy, first, '+') or {}) do
     redis.call('XDEL', copy, entry[1])
   end
-  return nil, added
+  return nil, unadded(key, added)
 end
 for _, line in ipairs(losses) do
   local added, refused = add(ledger, 'MAXLEN', '~', ARGV[16], '*', unpack(line))

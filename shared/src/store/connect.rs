@@ -34,6 +34,7 @@ use super::{
     health::{Health, Subject},
 };
 use crate::{
+    chain::chain,
     config::{ConfigError, RedisUrl},
     limits::PROBE_TIMEOUT,
 };
@@ -159,7 +160,7 @@ impl Redis {
     /// `ConfigError` for the setting `key`, with what was found and the mend.
     pub async fn require_fit(&self, key: &str) -> Result<(), ConfigError> {
         match tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await {
-            Ok(Err(error @ StoreError::Unfit { .. })) => Err(ConfigError::bad(key, error.told())),
+            Ok(Err(error @ StoreError::Unfit { .. })) => Err(ConfigError::bad(key, chain(&error))),
             Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
         }
     }

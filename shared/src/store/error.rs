@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io};
 use redis::{ErrorKind, ParsingError, RedisError};
 
 use super::greeting::UNFIT;
-use crate::trust::explain;
+use crate::{chain::chain, seq::Seq, trust::explain};
 
 /// A fault of Redis, or on the way to it.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,15 @@ pub enum StoreError {
     #[error("a key in redis is of the wrong type")]
     WrongType {
         /// Redis's answer.
+        source: RedisFault,
+    },
+    /// A stream has given out the highest ID that there is, and so takes no more.
+    #[error(
+        "a stream in redis takes no more entries; XDEL its entry {MAX}, then XSETID it to its last ID",
+        MAX = Seq::MAX
+    )]
+    Exhausted {
+        /// Redis's answer, or the script's, which names the key.
         source: RedisFault,
     },
     /// One of our scripts failed.
@@ -74,8 +83,17 @@ impl StoreError {
     }
 
     /// All that `word` gives.
-    pub const WORDS: [&'static str; 8] =
-        ["unreachable", "busy", "unfit", "wrong-type", "script", "denied", "unexpected", "other"];
+    pub const WORDS: [&'static str; 9] = [
+        "unreachable",
+        "busy",
+        "unfit",
+        "wrong-type",
+        "exhausted",
+        "script",
+        "denied",
+        "unexpected",
+        "other",
+    ];
 
     /// The stable word, in figures.
     pub fn word(&self) -> &'static str {
@@ -84,6 +102,7 @@ impl StoreError {
             Self::Busy { .. } => "busy",
             Self::Unfit { .. } => "unfit",
             Self::WrongType { .. } => "wrong-type",
+            Self::Exhausted { .. } => "exhausted",
             Self::Script { .. } => "script",
             Self::Denied { .. } => "denied",
             Self::Unexpected { .. } => "unexpected",
@@ -97,6 +116,7 @@ impl StoreError {
             Self::Unreachable { .. } | Self::Busy { .. } => true,
             Self::Unfit { .. }
             | Self::WrongType { .. }
+            | Self::Exhausted { .. }
             | Self::Script { .. }
             | Self::Denied { .. }
             | Self::Unexpected { .. }
@@ -111,6 +131,7 @@ impl StoreError {
             // A right that is missing is missed by the commands that need it.
             Self::Denied { source } => code(&source.0).as_deref() != Some("NOPERM"),
             Self::WrongType { .. }
+            | Self::Exhausted { .. }
             | Self::Script { .. }
             | Self::Unexpected { .. }
             | Self::Other { .. } => false,
@@ -125,6 +146,7 @@ impl StoreError {
             Self::Unreachable { .. }
             | Self::Unfit { .. }
             | Self::WrongType { .. }
+            | Self::Exhausted { .. }
             | Self::Script { .. }
             | Self::Denied { .. }
             | Self::Unexpected { .. }
@@ -158,23 +180,18 @@ impl StoreError {
             Self::Unreachable { .. }
             | Self::Unfit { .. }
             | Self::WrongType { .. }
+            | Self::Exhausted { .. }
             | Self::Script { .. }
             | Self::Unexpected { .. }
             | Self::Other { .. } => None,
         }
-    }
-
-    /// It and its causes in one text.
-    pub fn told(&self) -> String {
-        let causes = std::iter::successors(Some(self as &dyn Error), |&error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
     }
 }
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         let code = code(&error);
-        let text = error.to_string();
+        let text = chain(&error);
         let kind = error.kind();
         let source = RedisFault(error);
         // It comes as a plain ERR, to any command, just before the connection is closed.
@@ -194,6 +211,8 @@ impl From<RedisError> for StoreError {
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED")) => Self::Denied { source },
             (ErrorKind::AuthenticationFailed, _) => Self::Denied { source },
             (_, Some("WRONGTYPE")) => Self::WrongType { source },
+            (_, Some("EXHAUSTED")) => Self::Exhausted { source },
+            _ if text.contains("exhausted the last possible ID") => Self::Exhausted { source },
             (_, Some("NOSCRIPT")) => Self::Script { source },
             (_, Some("ERR")) if text.contains("user_script") => Self::Script { source },
             _ => Self::Other { source },
@@ -263,6 +282,11 @@ mod tests {
             (
                 "ERR user_script:7: attempt to index a nil value script: 4b, on @user_script:7.",
                 "Script",
+            ),
+            ("EXHAUSTED spoke-hub:in:x has given out the highest ID that there is", "Exhausted"),
+            (
+                "ERR The stream has exhausted the last possible ID, unable to add more items",
+                "Exhausted",
             ),
             ("NOSCRIPT No matching script. Please use EVAL.", "Script"),
             ("NOAUTH Authentication required.", "Denied"),

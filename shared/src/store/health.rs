@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::{
+    chain::chain,
     limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
     shutdown::Shutdown,
 };
@@ -43,6 +44,8 @@ struct Outage {
     failed: u64,
     /// The latest error with its causes.
     problem: String,
+    /// It began with a Redis that has no memory left.
+    is_full: bool,
 }
 
 /// An outage that is over.
@@ -50,6 +53,7 @@ struct Outage {
 struct Over {
     down_for: Duration,
     failed: u64,
+    was_full: bool,
 }
 
 impl Health {
@@ -64,13 +68,19 @@ impl Health {
         if !error.is_outage() {
             return;
         }
-        let problem = error.told();
-        let is_first = begin(&mut self.lock(), problem.clone(), Instant::now());
+        let problem = chain(error);
+        let is_full = error.is_full();
+        let is_first = begin(&mut self.lock(), (problem.clone(), is_full), Instant::now());
         if is_first {
             let help = error.mend();
-            match self.of {
-                Subject::Writes => warn!(error = problem, help, "redis request failed"),
-                Subject::Level => warn!(error = problem, help, "acknowledgement level not reached"),
+            match (self.of, is_full) {
+                (Subject::Writes, true) => {
+                    warn!(error = problem, help, "redis is full and refuses writes");
+                }
+                (Subject::Writes, false) => warn!(error = problem, help, "redis request failed"),
+                (Subject::Level, _) => {
+                    warn!(error = problem, help, "acknowledgement level not reached");
+                }
             }
             self.began.notify_one();
         }
@@ -79,11 +89,14 @@ impl Health {
     /// A probe was taken on the connection of this generation.
     pub(super) fn handle_good(&self, generation: u64) {
         if let Some(over) = end(&mut self.lock(), Instant::now()) {
-            let Over { down_for, failed } = over;
+            let Over { down_for, failed, was_full } = over;
             let down_for_seconds = down_for.as_secs_f64();
-            match self.of {
-                Subject::Writes => info!(down_for_seconds, failed, "redis recovered"),
-                Subject::Level => {
+            match (self.of, was_full) {
+                (Subject::Writes, true) => {
+                    info!(down_for_seconds, failed, "redis has room again and accepts writes");
+                }
+                (Subject::Writes, false) => info!(down_for_seconds, failed, "redis recovered"),
+                (Subject::Level, _) => {
                     info!(down_for_seconds, failed, "acknowledgement level reached again");
                 }
             }
@@ -112,16 +125,17 @@ impl Health {
 }
 
 /// Whether it is the first failure of this outage.
-fn begin(outage: &mut Option<Outage>, problem: String, now: Instant) -> bool {
+fn begin(outage: &mut Option<Outage>, (problem, is_full): (String, bool), now: Instant) -> bool {
     let is_first = outage.is_none();
-    let (since, failed) = outage.as_ref().map_or((now, 0), |outage| (outage.since, outage.failed));
-    *outage = Some(Outage { since, failed: failed + 1, problem });
+    let known = outage.as_ref().map(|outage| (outage.since, outage.failed, outage.is_full));
+    let (since, failed, is_full) = known.unwrap_or((now, 0, is_full));
+    *outage = Some(Outage { since, failed: failed + 1, problem, is_full });
     is_first
 }
 
 fn end(outage: &mut Option<Outage>, now: Instant) -> Option<Over> {
-    let Outage { since, failed, .. } = outage.take()?;
-    Some(Over { down_for: now.duration_since(since), failed })
+    let Outage { since, failed, is_full, .. } = outage.take()?;
+    Some(Over { down_for: now.duration_since(since), failed, was_full: is_full })
 }
 
 /// Probes this Redis until the shutdown begins: slowly while it is well, often while it is not.
@@ -148,7 +162,7 @@ pub async fn watch(redis: Redis, shutdown: Shutdown) {
 pub async fn ready(redis: &Redis) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.told()),
+        Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
@@ -162,12 +176,17 @@ mod tests {
         let begun = Instant::now();
         let mut outage = None;
         assert_eq!(end(&mut outage, begun), None);
-        let words = ["OOM", "LOADING", "OOM"].map(str::to_owned);
-        let firsts = words.map(|word| begin(&mut outage, word, begun));
+        let words = ["OOM", "LOADING", "OOM"];
+        let firsts = words.map(|word| begin(&mut outage, (word.to_owned(), word == "OOM"), begun));
         assert_eq!(firsts, [true, false, false]);
         assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest is told");
         let down_for = Duration::from_secs(9);
-        assert_eq!(end(&mut outage, begun + down_for), Some(Over { down_for, failed: 3 }));
-        assert!(begin(&mut outage, "OOM".to_owned(), begun), "it is another one");
+        let over = Over { down_for, failed: 3, was_full: true };
+        assert_eq!(
+            end(&mut outage, begun + down_for),
+            Some(over),
+            "its end goes with its beginning"
+        );
+        assert!(begin(&mut outage, ("LOADING".to_owned(), false), begun), "it is another one");
     }
 }

@@ -31,6 +31,7 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::{
+    chain::chain,
     limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL},
     repeats::Spell,
     retry::Retry,
@@ -123,7 +124,7 @@ impl Hints {
             self.wake_all();
             let Err(error) = ended else { continue };
             if spells.down.handle_fault() {
-                let error = error.told();
+                let error = chain(&error);
                 warn!(error, "no hints from redis: news waits for the sweep until they are back");
             }
             let wait = retry.next(None, rand::random());
@@ -238,7 +239,7 @@ impl Spells {
         }
         match denied {
             Some(error) if self.denied.handle_fault() => {
-                let (error, poll_ms) = (error.told(), HINT_POLL_INTERVAL.as_millis() as u64);
+                let (error, poll_ms) = (chain(error), HINT_POLL_INTERVAL.as_millis() as u64);
                 let help = "allow this user CLIENT TRACKING: ACL SETUSER … +client|tracking";
                 warn!(
                     error,

@@ -15,7 +15,10 @@ use super::{
     StoreError, reply,
     soundness::{Facts, Syncing},
 };
-use crate::limits::{LEVEL_TIMEOUT, REPLICAS_MAX};
+use crate::{
+    chain::chain,
+    limits::{LEVEL_TIMEOUT, REPLICAS_MAX},
+};
 
 /// What an entry must have come to before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -142,8 +145,8 @@ impl Barrier {
     /// # Errors
     /// They are not kept at the level, or not yet: `NOREPLICAS` or `NOFSYNC`.
     pub fn check(self, answer: Value) -> RedisResult<()> {
-        let unproved = |error: StoreError| self.unproved(error.to_string());
-        let answer = answer.extract_error().map_err(|error| self.unproved(error.to_string()))?;
+        let unproved = |error: StoreError| self.unproved(chain(&error));
+        let answer = answer.extract_error().map_err(|error| self.unproved(chain(&error)))?;
         match self {
             Self::Replicas(wanted) => match reply::count(answer).map_err(unproved)? {
                 reached if reached >= wanted => Ok(()),
@@ -158,7 +161,7 @@ impl Barrier {
             }
             Self::SyncsAlways => {
                 let syncing =
-                    Syncing::read(answer).map_err(|error| self.unproved(error.to_string()))?;
+                    Syncing::read(answer).map_err(|error| self.unproved(chain(&error)))?;
                 Ok(syncs_always(&syncing)?)
             }
         }

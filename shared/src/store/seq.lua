@@ -32,6 +32,13 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
+-- What XADD gave in place of an ID, with the key in it where that stream takes no more: somebody has added
+-- the highest ID that there is.
+local function unadded(key, error)
+  if not string.find(error['err'] or '', 'exhausted', 1, true) then return error end
+  return redis.error_reply('EXHAUSTED ' .. key .. ' has given out the highest ID that there is')
+end
+
 -- Adds lines to a stream that keeps about so many: all of them or none. Gives an error, if there is one.
 local function add_lines(key, most, lines)
   local added = {}
@@ -39,7 +46,7 @@ local function add_lines(key, most, lines)
     local id = redis.pcall('XADD', key, 'MAXLEN', '~', most, '*', unpack(line))
     if type(id) == 'table' then
       for _, before in ipairs(added) do redis.call('XDEL', key, before) end
-      return id
+      return unadded(key, id)
     end
     added[#added + 1] = id
   end

@@ -29,7 +29,7 @@ if known >= tonumber(epoch) then return 0 end
 
 if ARGV[fields + 1] then
   local line = redis.pcall('XADD', ledger, '*', unpack(ARGV, fields + 1))
-  if type(line) == 'table' then return line end
+  if type(line) == 'table' then return unadded(ledger, line) end
 end
 local is_there = redis.call('EXISTS', stream) == 1
 if is_there or floor ~= '' then

@@ -11,7 +11,10 @@ use redis::{
 use tracing::{debug, warn};
 
 use super::{Redis, StoreError};
-use crate::{retry::Retry, shutdown::Shutdown};
+use crate::{
+    chain::chain,
+    {retry::Retry, shutdown::Shutdown},
+};
 
 /// What a Redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -120,7 +123,7 @@ pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<Facts> {
         Ok(answer) => Some(Syncing::read(answer)?),
         Err(error) if is_transient(&error) => return Err(error),
         Err(error) => {
-            debug!(%error, "redis does not show its settings");
+            debug!(error = chain(&error), "redis does not show its settings");
             None
         }
     };
@@ -139,7 +142,13 @@ pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) 
                 return;
             }
             Err(error) if is_transient(&error) => {}
-            Err(error) => return debug!(setting, %error, "redis does not say what it is like"),
+            Err(error) => {
+                return debug!(
+                    setting,
+                    error = chain(&error),
+                    "redis does not say what it is like"
+                );
+            }
         }
         tokio::select! {
             () = shutdown.begun() => return,

@@ -54,8 +54,9 @@ if excess > 0 then
   end
 end
 if pending > 0 and now - count(known[5]) >= count(ARGV[4]) then
-  redis.call('XADD', ledger, 'MAXLEN', '~', ARGV[5], '*', 'client', '*', 'direction', 'up', 'epoch', '0',
+  local line = redis.pcall('XADD', ledger, 'MAXLEN', '~', ARGV[5], '*', 'client', '*', 'direction', 'up', 'epoch', '0',
     'from', from, 'to', to, 'count', digits(pending), 'cause', 'trimmed-unread', 'at', digits(now))
+  if type(line) == 'table' then return unadded(ledger, line) end
   redis.call('HSET', counted, 'pending', '0', 'told_at', digits(now))
 end
 return { removed, dropped }

@@ -78,6 +78,9 @@ async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowher
     let (verdict, finding, mend) = line(&bare, "settings");
     assert_eq!((bare.code, verdict.as_str()), (Some(1), "fail"), "{bare:?}");
     assert!(finding.contains("client") && mend.contains("spoke-agent enrol"), "{bare:?}");
+    for setting in ["auth", "hub", "clock", "agent"] {
+        assert_eq!(line(&bare, setting).0, "skip", "{bare:?}");
+    }
 
     let nowhere = "https://nowhere.invalid";
     let start = start
@@ -88,6 +91,7 @@ async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowher
     let (verdict, finding, mend) = line(&lost, "hub");
     assert_eq!(verdict, "fail", "{lost:?}");
     assert!(finding.contains("nowhere.invalid") && mend.contains("DNS"), "{lost:?}");
+    assert_eq!(line(&lost, "clock").0, "skip", "nobody told the time: {lost:?}");
 }
 
 #[tokio::test]
@@ -112,6 +116,21 @@ async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can
         .variable("SPOKE_HUB_ACK", "replicas:1");
     let checked = run(&path_of("spoke-hub"), &start).await;
     assert_eq!((checked.code, line(&checked, "ack").0.as_str()), (Some(1), "fail"), "{checked:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_said_to_be_unchecked_and_never_ok() {
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    for level in ["memory", "fsync", "replicas:1"] {
+        let start = Start::with(&["check", "--json"])
+            .variable("SPOKE_HUB_REDIS", &redis)
+            .variable("SPOKE_HUB_ACK", level);
+        let checked = run(&path_of("spoke-hub"), &start).await;
+        let (verdict, finding, _) = line(&checked, "ack");
+        assert_eq!(verdict, "skip", "{level}: {checked:?}");
+        assert!(finding.contains("not checked") && finding.contains("refused"), "{finding}");
+        assert_eq!((checked.code, line(&checked, "redis").0.as_str()), (Some(1), "fail"));
+    }
 }
 
 #[tokio::test]

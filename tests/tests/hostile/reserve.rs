@@ -111,7 +111,10 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
         }
         let log = stand.service.log();
         let over = log.lines().filter(|line| line.contains("client no longer held back")).count();
-        log.contains("redis has room again; clients have no pace") && over == 2
+        let ended =
+            log.lines().find(|line| line.contains("redis has room again; clients have no pace"));
+        let is_told = |line: &str| line.contains("short_for_seconds") && line.contains("held_back");
+        ended.is_some_and(is_told) && over == 2
     })
     .await;
 }

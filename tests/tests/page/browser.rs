@@ -1,5 +1,6 @@
 //! The page in a real browser.
 
+use serde_json::json;
 use spoke_tests::{
     browser::{Browser, Look},
     cloud::{Cloud, Settings, out},
@@ -122,4 +123,54 @@ async fn another_site_in_the_same_browser_can_neither_send_nor_read() {
     let read = format!("fetch('{target}/').then((it) => it.text()).catch(() => 'refused')");
     assert_eq!(browser.run(&read).await, "refused");
     assert_eq!(cloud.redis.length(&out("dev1")).await, 0);
+}
+
+/// The README's picture. `make picture` writes it anew.
+const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/page.png");
+/// Bytes.
+const PICTURE_MAX: u64 = 200 * 1024;
+
+#[tokio::test]
+async fn a_small_fleet_at_work_is_the_readmes_picture() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let cloud = cloud().await;
+    let mut fleet = Vec::new();
+    for (client, pace) in [("pump-station-3", 2), ("truck-07", 5), ("truck-12", 1)] {
+        fleet.push((Device::start(&cloud, client).await, pace));
+    }
+    // No higher than what is on it.
+    let size = json!({ "width": 1100, "height": 650, "deviceScaleFactor": 1, "mobile": false });
+    browser.call("Emulation.setDeviceMetricsOverride", size).await;
+    browser.open(&format!("http://{}/", cloud.hub.admin().address())).await;
+    for n in 0..30 {
+        for (device, pace) in &fleet {
+            for _ in 0..pace * (2 + n % 3) {
+                let entry = [("topic", "status"), ("payload", r#"{"speed":12.4}"#)];
+                device.redis.add(OUT, &fields(entry)).await;
+            }
+            if n % 4 == 0 {
+                cloud.redis.add(&out(&device.client), &fields([("topic", "route")])).await;
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    }
+    let (truck, _) = fleet.last_mut().expect("a truck");
+    truck.stop_agent().await;
+    for _ in 0..4 {
+        cloud.redis.add(&out("truck-12"), &fields([("topic", "route")])).await;
+    }
+    browser.until("!!document.querySelector('#c-truck-07 .dot.on')").await;
+    let waiting =
+        "document.querySelector('#c-truck-12 [data-head=\"lag down\"] .behind')?.textContent";
+    browser.until(&format!("{waiting} === '4'")).await;
+    browser.picture("page").await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn the_readmes_picture_is_there_and_small() {
+    let bytes = std::fs::metadata(PICTURE).map(|file| file.len()).unwrap();
+    assert!((1..PICTURE_MAX).contains(&bytes), "{bytes} bytes");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
+    assert!(readme.unwrap().contains("(docs/page.png)"));
 }

@@ -5,6 +5,7 @@ use spoke_tests::{
     cloud::{Cloud, Settings},
     device::{Device, OUT},
     entries::numbered,
+    forward_proxy::{ForwardProxy, Speaks},
     wait::{PATIENCE, eventually},
 };
 
@@ -106,4 +107,22 @@ async fn a_service_without_tls_at_an_https_url_is_told_as_such() {
     let hub = format!("https://{}", cloud.hub_proxy.address());
     let device = Device::start_with(&cloud, "dev1", &[("hub", &hub), ("ca_file", &ca)]).await;
     says(&device, "no TLS", ["does not speak TLS", "right port"]).await;
+}
+
+/// A name that only a proxy knows, as one under `.lan` is known by a router alone.
+#[tokio::test]
+async fn a_wildcard_over_a_single_label_is_said_to_be_taken_for_no_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shown = Authority::make(folder.path()).issue(&["*.lan"], Valid::Now);
+    let tls = shown.settings();
+    let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
+    let cloud = Cloud::start_with(Settings { hub: &tls, auth: &[] }).await;
+    let names = [("hub.lan", cloud.hub.address()), ("127.0.0.1", cloud.auth.address())];
+    let proxy = ForwardProxy::start(Speaks::Http, &names, None).await;
+    let (proxy, ca) = (format!("http://{}", proxy.address()), shown.ca());
+    let settings = [("hub", "https://hub.lan:8443"), ("ca_file", &ca), ("proxy", &proxy)];
+    let device = Device::start_with(&cloud, "dev1", &settings).await;
+    let words =
+        ["is for *.lan and not for hub.lan, since a wildcard over a single label", "full name"];
+    says(&device, "a wildcard", words).await;
 }

@@ -22,8 +22,11 @@ const FAULTS: [(Fault, &str); 4] = [
     (Fault::NoSnapshot, "MISCONF"),
     (Fault::NoReplicas, "NOREPLICAS"),
 ];
-const BEGAN: &str = "redis request failed";
-const ENDED: &str = "redis recovered";
+/// When an outage begins and when it ends.
+const SAID: [&str; 2] = ["redis request failed", "redis recovered"];
+/// The same of a Redis that has no memory left.
+const SAID_OF_FULL: [&str; 2] =
+    ["redis is full and refuses writes", "redis has room again and accepts writes"];
 
 fn lines<'a>(log: &'a str, message: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(&format!("\"{message}\""))).collect()
@@ -45,7 +48,8 @@ async fn up(admin: &Api, service: &str) -> bool {
 
 /// One line when it began, with Redis' own word, and one when it ended.
 fn assert_said_once(what: &str, log: &str, word: &str) {
-    let (began, ended) = (lines(log, BEGAN), lines(log, ENDED));
+    let said = if word == "OOM" { SAID_OF_FULL } else { SAID };
+    let [began, ended] = said.map(|message| lines(log, message));
     assert_eq!((began.len(), ended.len()), (1, 1), "{what}: {began:#?} {ended:#?}");
     assert!(began[0].contains(word), "{what}: {began:?}");
     assert!(ended[0].contains("down_for") && ended[0].contains("failed"), "{what}: {ended:?}");

@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod clocks;
 mod disk;
+mod exhausted;
 mod failover;
 mod health;
 mod progress;

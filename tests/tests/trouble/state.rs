@@ -155,6 +155,18 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
         })
         .await;
         device.stop_agent().await;
+        let damaged = ["a corrupt session", "an empty session", "a corrupt `registered`"];
+        if damaged.contains(&what) {
+            let name = if what.ends_with("session") { "session" } else { "registered" };
+            let path = state.join(name).display().to_string();
+            let log = device.log();
+            let is_it =
+                |line: &&str| line.contains("this state file is damaged") && line.contains(&path);
+            let line = log.lines().find(is_it);
+            let line = line.unwrap_or_else(|| panic!("{what}: nothing is said:\n{log}"));
+            assert!(line.contains("follows"), "{what}: {line}");
+            assert!(!line.contains("tok"), "its contents are not told: {line}");
+        }
         let is_kept = what != "a folder that takes no writes" && !state.join("session").is_dir();
         assert_eq!(state.join("session").is_file(), is_kept, "{what}");
         assert_eq!(fs::read(state.join("secret")).unwrap(), secret, "{what}");

@@ -1,12 +1,13 @@
 //! Asks a person for what the command line does not say, where there is one to ask.
 
 use std::{
-    fmt::Display,
+    error::Error,
     io::{self, BufRead, IsTerminal, Write},
     str::FromStr,
 };
 
 use anyhow::{Context, bail};
+use spoke_shared::chain::chain;
 
 /// Who is asked.
 pub(super) struct Person<R, W> {
@@ -30,7 +31,7 @@ pub(super) fn person() -> Option<Person<io::StdinLock<'static>, io::Stderr>> {
 }
 
 /// What is given, or else what the person says; none of both is bad usage.
-pub(super) fn given_or_asked<T: FromStr<Err: Display>, R: BufRead, W: Write>(
+pub(super) fn given_or_asked<T: FromStr<Err: Error + 'static>, R: BufRead, W: Write>(
     given: Option<T>,
     person: &mut Option<Person<R, W>>,
     question: Question,
@@ -51,7 +52,7 @@ fn missing(Question { option, what }: Question) -> ! {
 
 impl<R: BufRead, W: Write> Person<R, W> {
     /// Asks until the answer can be used.
-    fn ask<T: FromStr<Err: Display>>(&mut self, question: Question) -> anyhow::Result<T> {
+    fn ask<T: FromStr<Err: Error + 'static>>(&mut self, question: Question) -> anyhow::Result<T> {
         loop {
             write!(self.questions, "{}: ", question.what)?;
             self.questions.flush()?;
@@ -61,7 +62,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
             }
             match line.trim().parse() {
                 Ok(answer) => return Ok(answer),
-                Err(error) => writeln!(self.questions, "  {error}")?,
+                Err(error) => writeln!(self.questions, "  {}", chain(&error))?,
             }
         }
     }

@@ -3,11 +3,7 @@
 use anyhow::bail;
 use http::{Method, StatusCode};
 use secrecy::SecretString;
-use spoke_shared::{
-    config::ServiceUrl,
-    limits::HANDSHAKE_TIMEOUT,
-    trust::{chain, explain},
-};
+use spoke_shared::{chain::chain, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, trust::explain};
 
 use crate::{
     auth::bearer,

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use spoke_shared::{
+    chain::chain,
     heard::Heard,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
     seq::{Epoch, Seq},
@@ -112,7 +113,7 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
     let denial = match fault {
         Fault::Denied(denial) => denial,
         Fault::Malformed(_) | Fault::TooLarge => {
-            let message = fault.to_string();
+            let message = chain(fault);
             return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
         }
         Fault::Request(_) => return None,

@@ -6,6 +6,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::chain::chain;
+
 /// `{"type", "id", "payload"}`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct RequestForm<'a> {
@@ -43,7 +45,7 @@ impl<'a> RequestForm<'a> {
     pub fn read(text: &'a str) -> Result<Self, Misread<'a>> {
         serde_json::from_str(text).map_err(|error| {
             let named: Option<Named> = serde_json::from_str(text).ok();
-            Misread { id: named.and_then(|named| named.id), error: error.to_string() }
+            Misread { id: named.and_then(|named| named.id), error: chain(&error) }
         })
     }
 

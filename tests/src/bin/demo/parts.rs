@@ -27,6 +27,8 @@ pub(crate) struct Demo {
     pub(crate) cloud: RedisServer,
     /// The agent's settings file, for its commands.
     pub(crate) settings: String,
+    /// The hub's status page.
+    pub(crate) page: String,
     _folder: TempDir,
 }
 
@@ -55,7 +57,17 @@ impl Demo {
         let log = folder.path().join("agent.log");
         let agent = Process::start(&path_of("spoke-agent"), &start, &log);
         show::step("spoke-agent run", "carries entries from here on");
-        Self { _agent: agent, _hub: hub, _auth: auth, device, cloud, settings, _folder: folder }
+        let page = format!("{}/", url(hub.admin().address()));
+        Self {
+            _agent: agent,
+            _hub: hub,
+            _auth: auth,
+            device,
+            cloud,
+            settings,
+            page,
+            _folder: folder,
+        }
     }
 }
 

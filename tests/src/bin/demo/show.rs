@@ -85,6 +85,7 @@ pub(crate) fn lines_to_try(demo: &Demo) {
     }
     let agent = path_of("spoke-agent");
     println!("  # how the agent is\n  {} status --config {}", agent.display(), demo.settings);
+    println!("  # the status page, in a browser\n  {}", demo.page);
     println!("\nEntries are shown here as they arrive. Ctrl-C ends everything.\n");
 }
 

@@ -1,0 +1,52 @@
+//! How an error is told, wherever a person reads it: in the log, by a command, in the status. It is the one
+//! way, so that the operating system's own words, which stand at the end of the causes, always come along.
+//!
+//! Rejected: giving errors to the log as they are. `%error` is the outermost text alone; an error as a value
+//! has its causes in the text format and loses them in the JSON format.
+
+use std::error::Error;
+
+/// An error with all its causes in one line, `a: b: c`. A cause whose words stand there already is left
+/// out: some libraries repeat in their text what they also give as the source.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Nested {
+        #[error("failed to start")]
+        Outer(#[source] Box<Self>),
+        #[error("failed to read /x: {0}")]
+        Repeats(#[source] io::Error),
+        #[error("failed to read /x")]
+        Plain(#[source] io::Error),
+    }
+
+    #[test]
+    fn all_causes_are_told_down_to_the_words_of_the_operating_system_and_none_twice() {
+        let missing = || io::Error::from_raw_os_error(2);
+        let words = "failed to start: failed to read /x: No such file or directory (os error 2)";
+        for inner in [Nested::Repeats(missing()), Nested::Plain(missing())] {
+            assert_eq!(chain(&Nested::Outer(Box::new(inner))), words);
+        }
+        let wrapped = anyhow::Error::from(Nested::Plain(missing())).context("failed to start");
+        assert_eq!(chain(wrapped.as_ref()), words);
+        assert_eq!(chain(&missing()), "No such file or directory (os error 2)");
+    }
+}

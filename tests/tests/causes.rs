@@ -1,0 +1,236 @@
+//! Errors are told with all their causes, by all programs and in both formats of the log.
+
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use http::Method;
+use serde_json::{Value, json};
+use spoke_tests::{
+    binaries,
+    cloud::admit,
+    process::{Finished, Process, Start, run},
+    service::Kind,
+    stand::Stand,
+    wait::{PATIENCE, eventually},
+};
+
+const REFUSED: &str = "Connection refused (os error 111)";
+const MISSING: &str = "No such file or directory (os error 2)";
+const FORMATS: [&str; 2] = ["json", "text"];
+
+/// What the lines of this message have in this field, without what a text escapes.
+fn told(log: &str, format: &str, message: &str, field: &str) -> BTreeSet<String> {
+    let lines = log.lines().filter(|line| line.contains(message));
+    let of_json = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line[field].as_str().map(str::to_owned)
+    };
+    let of_text = |line: &str| {
+        let (_, rest) = line.split_once(&format!(" {field}=\""))?;
+        let rest = rest.replace("\\\"", "\u{1}");
+        Some(rest.split('"').next()?.replace('\u{1}', "\"").replace("\\\\", "\\"))
+    };
+    match format {
+        "json" => lines.filter_map(of_json).collect(),
+        _ => lines.filter_map(of_text).collect(),
+    }
+}
+
+/// A program that runs until a line has this message, and its log.
+async fn said(program: &str, command: &str, settings: &[(&str, &str)], message: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = program.replace('-', "_");
+    let mut start = Start::with(&[command]);
+    for (key, value) in settings {
+        let name = format!("{prefix}_{}", key.replace('.', "__")).to_uppercase();
+        start = start.variable(&name, value);
+    }
+    let log = folder.path().join("log");
+    let process = Process::start(&binaries::path_of(program), &start, &log);
+    eventually(&format!("{program} to say {message:?}"), PATIENCE, async || {
+        let said = process.log();
+        let is_said = said.ends_with('\n') && said.contains(message);
+        if is_said { Ok(said) } else { Err(said) }
+    })
+    .await
+}
+
+/// Runs a program with a Redis that is not there, and sees what its log has in both formats.
+async fn assert_told(
+    (program, command): (&str, &str),
+    settings: &[(&str, &str)],
+    (message, words): (&str, &str),
+) {
+    let mut texts = Vec::new();
+    for format in FORMATS {
+        let settings: Vec<_> = settings.iter().copied().chain([("log.format", format)]).collect();
+        let log = said(program, command, &settings, message).await;
+        let told = told(&log, format, message, "error");
+        assert!(told.iter().any(|error| error.contains(words)), "{program}, {format}:\n{log}");
+        for error in &told {
+            let times = error.matches(words).count();
+            assert!(times <= 1, "{program}, {format}: it is told {times} times: {error}");
+        }
+        texts.push(told);
+    }
+    assert_eq!(texts[0], texts[1], "{program}: both formats say the same");
+}
+
+const DOWN: &str = "redis request failed";
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_told_in_the_operating_systems_words() {
+    for (redis, words) in [("redis://127.0.0.1:1", REFUSED), ("unix:///nowhere/redis", MISSING)] {
+        for program in ["spoke-hub", "spoke-auth"] {
+            let settings = [("redis", redis), ("listen", "127.0.0.1:0"), ("admin_listen", "")];
+            assert_told((program, "serve"), &settings, (DOWN, words)).await;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("state").display().to_string();
+        let settings = [
+            ("redis", redis),
+            ("admin_listen", ""),
+            ("client", "dev1"),
+            ("auth", "http://127.0.0.1:1"),
+            ("hub", "http://127.0.0.1:1"),
+            ("state_dir", &state_dir),
+        ];
+        assert_told(("spoke-agent", "run"), &settings, (DOWN, words)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_tells_why_it_has_no_way_to_auth_and_no_state_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let state_dir = folder.path().join("state").display().to_string();
+    fs::write(folder.path().join("otp"), spoke_tests::cloud::OTP_SECRET).unwrap();
+    let otp = folder.path().join("otp").display().to_string();
+    let mut settings = [
+        ("redis", "redis://127.0.0.1:1"),
+        ("admin_listen", ""),
+        ("client", "dev1"),
+        ("auth", "http://127.0.0.1:1"),
+        ("hub", "http://127.0.0.1:1"),
+        ("otp_secret_file", otp.as_str()),
+        ("state_dir", state_dir.as_str()),
+    ];
+    let message = "not connected; trying again";
+    assert_told(("spoke-agent", "run"), &settings, (message, REFUSED)).await;
+
+    settings[6] = ("state_dir", "/proc/nothing-here");
+    let message = "state directory cannot be used yet";
+    assert_told(("spoke-agent", "run"), &settings, (message, MISSING)).await;
+}
+
+/// A fault of a request: a key of another type, which is told where the request was refused.
+#[tokio::test]
+async fn a_request_that_redis_refuses_is_told_in_its_own_words_in_both_formats() {
+    let words = "spoke-hub:in:x and spoke-hub:lost:x must be streams";
+    let mut texts = Vec::new();
+    for format in FORMATS {
+        let stand = Stand::start(Kind::Hub, &[("log.format", format)]).await;
+        stand.service.ready().await;
+        let token = admit(&stand.redis, "dev1").await;
+        let api = stand.api().with_token(&token);
+        let _: () = stand.redis.command(&["SET", "spoke-hub:in:x", "no stream"]).await;
+        let entry = json!({ "seq": "1700000000000-0", "fields": [["topic", "test"]] });
+        let answer = api.call(api.request(Method::POST, "/xadd").json(&entry)).await;
+        assert_eq!(answer.status, 503);
+
+        let told = told(&stand.service.log(), format, DOWN, "error");
+        assert!(told.iter().any(|error| error.contains(words)), "{}", stand.service.log());
+        texts.push(told);
+    }
+    assert_eq!(texts[0], texts[1]);
+}
+
+/// One that cannot start says why in its last line, and `check` in the finding.
+#[tokio::test]
+async fn what_a_program_ends_with_and_what_check_finds_bear_all_causes() {
+    let command = async |program: &str, arguments: &[&str]| -> Finished {
+        run(&binaries::path_of(program), &Start::with(arguments)).await
+    };
+    for (program, serve) in
+        [("spoke-agent", "run"), ("spoke-hub", "serve"), ("spoke-auth", "serve")]
+    {
+        let ended = command(program, &[serve, "--config", "/nowhere/spoke.toml"]).await;
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        assert!(ended.stderr.contains(MISSING), "{ended:?}");
+
+        let checked =
+            command(program, &["check", "--set", "redis=redis://127.0.0.1:1", "--json"]).await;
+        let rows = checked.stdout.as_str();
+        assert!(rows.contains(REFUSED), "{checked:?}");
+    }
+    for program in ["spoke-hub", "spoke-auth"] {
+        let tls = ["tls.cert_file=/nowhere/cert.pem", "tls.key_file=/nowhere/key.pem"];
+        let arguments = ["serve", "--set", tls[0], "--set", tls[1]];
+        let ended = command(program, &arguments).await;
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        assert!(ended.stderr.contains(MISSING), "{ended:?}");
+        let checked = command(program, &["check", "--set", tls[0], "--set", tls[1]]).await;
+        assert!(checked.stdout.contains(MISSING), "{checked:?}");
+    }
+}
+
+/// Where no error is told: what is matched, and what another machine is answered.
+fn is_exempt(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("//")
+        || line.contains("to_string().contains(")
+        || line.contains(".to_lowercase()")
+}
+
+/// Errors have one way to a reader, `spoke_shared::chain`: all others lose the causes, in one format of the
+/// log or in both.
+#[test]
+fn no_source_tells_an_error_without_its_causes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let names = ["error", "err", "e", "fault", "source"];
+    let mut forms = vec!["as &dyn std::error::Error".to_owned(), "as &dyn Error,".to_owned()];
+    for name in names {
+        forms.extend([" %", "(%", " ?", "(?"].map(|sign| format!("{sign}{name},")));
+        forms.extend(["= %", "= ?", "= &", "= "].map(|sign| format!("error {sign}{name},")));
+        forms.extend(["{", "{:#"].map(|open| format!("{open}{name}}}")));
+        forms.extend([":?}", ":#}", ":#?}"].map(|end| format!("{{{name}{end}")));
+        forms.extend([" ", "(", "&"].map(|before| format!("{before}{name}.to_string()")));
+    }
+    // A string that is called so: `chain` made it.
+    forms.retain(|form| !form.starts_with("error = e"));
+    let mut found = Vec::new();
+    for path in sources(&root) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            if !is_exempt(line) && forms.iter().any(|form| line.contains(form.as_str())) {
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "use spoke_shared::chain::chain:\n{}", found.join("\n"));
+}
+
+fn sources(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<_> =
+        ["agent", "auth", "hub", "shared"].map(|part| root.join(part).join("src")).into();
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            // The protocol's own tests: models, not services.
+            let is_test = path.ends_with("tests.rs") || path.ends_with("simulation");
+            match path.is_dir() {
+                _ if is_test || path.ends_with("chain.rs") => {}
+                true if !path.ends_with("tests") => folders.push(path),
+                false if path.extension().is_some_and(|kind| kind == "rs") => files.push(path),
+                true | false => {}
+            }
+        }
+    }
+    files
+}
