@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spoke_shared::{
     client::ClientId,
     config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, check_key_prefix},
-    limits::{CONNECT_RETRY, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
+    limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     reload::Settings,
     retry::Retry,
     store::keys::DeviceKeys,
@@ -213,9 +213,9 @@ impl Config {
         Duration::from_millis(self.progress_timeout_ms)
     }
 
-    /// The waits between tries to connect.
+    /// The waits between tries to connect: short ones while an outage is young.
     pub fn connect_retry(&self) -> Retry {
-        retry(self.retry_first_ms, self.retry_longest_ms)
+        retry(self.retry_first_ms, self.retry_longest_ms).soon(CONNECT_SOON)
     }
 
     /// The waits after a refusal that a person has to mend.

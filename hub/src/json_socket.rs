@@ -39,7 +39,7 @@ use crate::{
     metrics::CLOSED,
     offload::offload,
     session::{Arrived, close},
-socket::{Incoming, Socket, busy, discard, flood},
+    socket::{Incoming, Socket, busy, discard, flood},
     xread::{self, Asker, Xread},
 };
 

@@ -218,6 +218,10 @@ pub const STATE_RETRY: Duration = Duration::from_secs(2);
 /// First and longest wait between tries to connect.
 pub const CONNECT_RETRY: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(60));
+/// The longest wait while an outage is young, and for how long it is: nobody is told when a network is back,
+/// and within 5 s of that all is to work again. Later a try costs more than it is likely to bring.
+pub const CONNECT_SOON: (Duration, Duration) =
+    (Duration::from_secs(4), Duration::from_secs(10 * 60));
 /// First and longest wait between tries to register, or to log in after a 401: a person has to act first.
 pub const REFUSED_RETRY: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60 * 60));

@@ -15,6 +15,9 @@ use crate::limits::{RETRY_HINT_MAX, RETURN_JITTER, RETURN_PACE, RETURN_SPREAD, R
 #[derive(Debug, Clone)]
 pub struct Retry {
     growth: ExponentialBackoff,
+    /// The most for now, until there were waits of so long altogether.
+    soon: (Duration, Duration),
+    waited: Duration,
 }
 
 /// Longer waits are no retries. It also keeps the arithmetic far from where a `Duration` ends.
@@ -33,7 +36,13 @@ impl Retry {
             ..ExponentialBackoff::default()
         };
         growth.reset();
-        Self { growth }
+        Self { growth, soon: (longest, Duration::ZERO), waited: Duration::ZERO }
+    }
+
+    /// No wait is longer than `most` until there were waits of `lasts` altogether.
+    #[must_use]
+    pub fn soon(self, (most, lasts): (Duration, Duration)) -> Self {
+        Self { soon: (most, lasts), ..self }
     }
 
     /// The wait before the next try; `random` is in 0.0..1.0. A server's hint is a floor, obeyed up to
@@ -41,10 +50,13 @@ impl Retry {
     /// same do not all come back in the same second.
     pub fn next(&mut self, hint: Option<Duration>, random: f64) -> Duration {
         let longest = self.growth.max_interval;
-        let grown = self.growth.next_backoff().map_or(longest, |grown| grown.min(longest));
+        let most = if self.waited < self.soon.1 { longest.min(self.soon.0) } else { longest };
+        let grown = self.growth.next_backoff().map_or(most, |grown| grown.min(most));
         let own = grown.mul_f64(0.5 + 0.5 * random);
         let told = hint.map(|hint| hint.min(RETRY_HINT_MAX).mul_f64(1.0 + 0.5 * random));
-        told.map_or(own, |told| told.max(own))
+        let wait = told.map_or(own, |told| told.max(own));
+        self.waited = self.waited.saturating_add(wait);
+        wait
     }
 
     /// The wait that a server told while its Redis was in trouble: not longer for having happened often, since
@@ -56,6 +68,7 @@ impl Retry {
     /// The next wait is the first again.
     pub fn reset(&mut self) {
         self.growth.reset();
+        self.waited = Duration::ZERO;
     }
 }
 
@@ -84,6 +97,17 @@ mod tests {
         assert_eq!(waits, [500, 1000, 2000, 3000, 3000]);
         retry.reset();
         assert_eq!(retry.next(None, 0.0), millis(250));
+    }
+
+    #[test]
+    fn waits_stay_short_for_as_long_as_an_outage_is_young() {
+        let mut retry =
+            Retry::new(millis(500), millis(60_000)).soon((millis(4000), millis(20_000)));
+        let mut waits = || (0..9).map(|_| retry.next(None, 1.0).as_millis()).collect::<Vec<_>>();
+        let expected = [500, 1000, 2000, 4000, 4000, 4000, 4000, 4000, 60_000];
+        assert_eq!(waits(), expected);
+        retry.reset();
+        assert_eq!((retry.next(None, 1.0), retry.waited), (millis(500), millis(500)));
     }
 
     #[test]

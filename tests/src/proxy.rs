@@ -199,6 +199,11 @@ impl Proxy {
         *lock(&self.network.cuts) = Some(Cuts { random, bytes, left: times });
     }
 
+    /// How many connections `cut_after` has yet to cut.
+    pub fn cuts_left(&self) -> u32 {
+        lock(&self.network.cuts).as_ref().map_or(0, |cuts| cuts.left)
+    }
+
     /// Cuts each connection made from now on after this many bytes, both ways together, until `widen`.
     pub fn narrow(&self, bytes: u64, of: Narrowed) {
         *lock(&self.network.narrow) = Some(Narrow { bytes, of });

@@ -18,6 +18,10 @@ pub(crate) const PROMISED: Duration = Duration::from_secs(5);
 /// Behind that it is called lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the cuts of a fault are waited for: the longest waits of an agent between them.
+const CUTS_PATIENCE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Of each kind of fault, how long everything took to work again.
 pub(crate) type Times = BTreeMap<String, Vec<Duration>>;
 
@@ -38,6 +42,7 @@ pub(crate) async fn rage(
             break;
         }
         storm::note_and_make(world, &fault, &CancellationToken::new()).await;
+        spent(world).await;
         let ended = Instant::now();
         let has_recovered = works(world, places).await;
         let took = if has_recovered { ended.elapsed() } else { PATIENCE };
@@ -45,6 +50,18 @@ pub(crate) async fn rage(
         times.entry(fault.name()).or_default().push(took);
     }
     times
+}
+
+/// Waits until the cuts that the fault has planned are made.
+async fn spent(world: &World) {
+    let links = || world.devices.iter().map(|device| &device.link).chain([&world.auth_link]);
+    let is_spent = async {
+        while links().any(|link| link.cuts_left() > 0) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // Whoever has no need to connect again is not cut again.
+    let _ = tokio::time::timeout(CUTS_PATIENCE, is_spent).await;
 }
 
 /// Waits until what the apps add from now on arrives everywhere.
