@@ -22,7 +22,7 @@ demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE
 		echo "demo: bringing spoke-agent, spoke-hub, spoke-auth and the demo up to date (some seconds)"; \
 	else \
 		echo "demo: building spoke-agent, spoke-hub, spoke-auth and the demo, no tests; the first time that"; \
-		echo "demo: takes some minutes on two cores, and fetches the crates where they are missing"; \
+		echo "demo: takes about 5 minutes on two cores, and fetches the crates where they are missing"; \
 	fi
 	@$(DEMO)
 	@$(BUILT)/demo $(if $(filter-out 0,$(ONCE)),--once)
