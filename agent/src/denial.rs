@@ -11,6 +11,7 @@ use serde::Deserialize;
 use spoke_shared::{
     limits::{RETRY_HINT_MAX, TEXT_BYTES_MAX},
     seq::Seq,
+    wire::json::UNUSABLE_STREAM,
 };
 
 /// Any answer that is not the one hoped for.
@@ -55,6 +56,11 @@ impl Denial {
             retry_after: header(RETRY_AFTER).and_then(seconds),
             date_ms: since_1970.map(|since| since.as_millis() as u64),
         }
+    }
+
+    /// Whether one stream at the hub cannot be used; what goes the other way goes on.
+    pub fn is_of_stream(&self) -> bool {
+        self.reason.as_deref() == Some(UNUSABLE_STREAM)
     }
 
     /// Whether it says "not now" rather than "no".

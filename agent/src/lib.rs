@@ -259,7 +259,7 @@ async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
         let status = changes.borrow_and_update().clone();
         let waiting = match device.waiting(Bound::FOR_A_LINE).await {
             Ok(waiting) => format!("{} waiting", waiting.entries),
-            Err(error) => format!("own redis not reached ({})", chain(&error)),
+            Err(error) => format!("failed to read the own redis ({})", chain(&error)),
         };
         notify::status(&match (status.state, &status.why) {
             (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),

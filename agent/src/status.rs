@@ -55,10 +55,24 @@ pub struct Status {
     /// The entry that does not get through to the hub although it goes alone.
     #[serde(default)]
     pub stuck: Option<Stuck>,
+    /// Why what goes one way stands still, where that is so.
+    #[serde(default)]
+    pub stopped: Stopped,
     /// The last fault, be it over or not.
     pub last_error: Option<Trouble>,
     /// Counts since the process started.
     pub counts: Counts,
+}
+
+/// Why streams cannot be used: each of this device's, and those at the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stopped {
+    /// What this device sends cannot be read.
+    pub out: Option<String>,
+    /// What it gets cannot be written.
+    pub r#in: Option<String>,
+    /// The hub says that it takes nothing.
+    pub hub: Option<String>,
 }
 
 /// What the agent is at.
@@ -157,6 +171,7 @@ impl Board {
             unkept: None,
             held_back: None,
             stuck: None,
+            stopped: Stopped::default(),
             last_error: None,
             counts: Counts::default(),
         };
@@ -231,6 +246,26 @@ impl Board {
                 (None, None) | (Some(_), Some(_)) => {}
             }
             before != stuck
+        });
+    }
+
+    /// One direction stands still for this reason, or goes on.
+    pub(crate) fn post_stopped(
+        &self,
+        of: impl FnOnce(&mut Stopped) -> &mut Option<String>,
+        why: Option<&str>,
+    ) {
+        self.status.send_if_modified(|status| {
+            let place = of(&mut status.stopped);
+            if place.as_deref() == why {
+                return false;
+            }
+            match why {
+                Some(error) => warn!(error, "stream cannot be used; the other direction goes on"),
+                None => info!("stream can be used again"),
+            }
+            *place = why.map(str::to_owned);
+            true
         });
     }
 

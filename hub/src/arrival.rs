@@ -97,7 +97,7 @@ async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), R
     if cursor <= Seq::ceiling(now_ms()) {
         return Ok(());
     }
-    let standing = hub.checked(hub.origin(client).standing().await)?;
+    let standing = hub.checked(hub.origin(client).standing_or_remembered().await)?;
     if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 

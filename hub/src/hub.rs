@@ -9,6 +9,7 @@ use http::StatusCode;
 use spoke_shared::{
     chain::chain,
     client::ClientId,
+    limits::UNUSABLE_RETRY,
     link,
     refusal::Refusal,
     repeats::Repeated,
@@ -20,7 +21,10 @@ use spoke_shared::{
         keys::HubKeys, origin::OriginStore, session::Sessions,
     },
     sync::account::Loss,
-    wire::frame::{Features, Goaway, Reason},
+    wire::{
+        frame::{Features, Goaway, Reason},
+        json::UNUSABLE_STREAM,
+    },
 };
 use tracing::{info, warn};
 
@@ -164,11 +168,24 @@ impl Hub {
         let told = chain(error);
         // An outage is said by `store::health`, with its end.
         if !error.is_outage() && self.store_faults.handle(told.clone()) {
-            warn!(error = told, "redis request failed");
+            warn!(error = told.as_str(), "redis request failed");
+        }
+        if error.is_of_stream() {
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, told)
+                .retry_after(UNUSABLE_RETRY.as_secs());
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(self.return_wait().as_secs())
+    }
+
+    /// A stream that one client's session cannot use as it is.
+    pub fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
+        self.metrics.store_errors.add(1);
+        let error = chain(error);
+        if self.store_faults.handle(error.clone()) {
+            warn!(%client, error, "stream cannot be used; the other direction goes on");
+        }
     }
 
     /// How long a client is sent away for at this moment.

@@ -320,6 +320,11 @@ impl Greeted {
         frames.take_in(intake);
         let mut stuck = path.stuck();
         let count = |shown: Shown<'_>| {
+            match shown {
+                Shown::Unusable(_, error) => hub.handle_unusable(&client, error),
+                Shown::Usable(_) => info!("stream can be used again"),
+                Shown::Work(_) | Shown::Session(_) => {}
+            }
             if let Shown::Session(session) = shown {
                 charges.release(&session.receiver().ack());
                 let acked = session.sender().acked();

@@ -21,7 +21,7 @@ use self::lane::Lane;
 use crate::{
     chain::chain,
     heard::Heard,
-    limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
+    limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL, TEXT_BYTES_MAX},
     repeats::Repeats,
     seq::Epoch,
     store::{
@@ -86,6 +86,19 @@ pub enum Shown<'a> {
     Work(&'a Work),
     /// The session after an event.
     Session(&'a Session),
+    /// A stream of this side cannot be used as it is; what goes the other way goes on.
+    Unusable(Side, &'a StoreError),
+    /// It can be used again.
+    Usable(Side),
+}
+
+/// One of this side's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What it sends.
+    Out,
+    /// What it gets.
+    In,
 }
 
 /// How a session went.
@@ -176,6 +189,9 @@ pub async fn drive(
             },
             Some(done) = tasks.next(), if !tasks.is_empty() => match done {
                 Ok(Done::Read(read)) => {
+                    if session.sender().is_unreadable() {
+                        report(Shown::Usable(Side::Out));
+                    }
                     session.handle_read(read, Instant::now());
                     stores.news.handle_known(session.sender().reached());
                 }
@@ -183,14 +199,28 @@ pub async fn drive(
                 Ok(Done::Buried) => session.handle_buried(),
                 Ok(Done::Written) => session.handle_written(),
                 Ok(Done::Recorded) => session.handle_recorded(),
+                Err(error) if error.is_of_stream() => {
+                    report(Shown::Unusable(Side::Out, &error));
+                    session.handle_unreadable(Instant::now());
+                }
                 Err(error) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
             },
             appended = appends.next(), if !appends.is_empty() => match appended {
-                Ok(appended) => session.handle_appended(&appended),
-                Err(error) => {
+                Ok(appended) => {
+                    if session.is_unwritable() {
+                        report(Shown::Usable(Side::In));
+                    }
+                    session.handle_appended(&appended);
+                }
+                Err((error, append)) if error.is_of_stream() => {
+                    report(Shown::Unusable(Side::In, &error));
+                    let told = within(&chain(&error), TEXT_BYTES_MAX);
+                    session.handle_unwritable(append, told, Instant::now());
+                }
+                Err((error, _)) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
@@ -266,8 +296,13 @@ impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
     }
 }
 
-async fn take(copy: &CopyStore, append: Append) -> Result<Appended, StoreError> {
-    copy.append(&append, now_ms()).await
+async fn take(copy: &CopyStore, append: Append) -> Result<Appended, (StoreError, Append)> {
+    copy.append(&append, now_ms()).await.map_err(|error| (error, append))
+}
+
+/// As much of a text as fits.
+fn within(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].to_owned()
 }
 
 /// What is said of the losses of one session, never in silence: the first range of each cause, then how

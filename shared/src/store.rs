@@ -23,6 +23,7 @@ mod scripts;
 pub mod session;
 pub mod soundness;
 pub mod trim;
+mod types;
 pub mod usage;
 
 pub use connect::Redis;

@@ -177,6 +177,12 @@ fn as_text(
                 ),
             );
         }
+        let stopped = &status.stopped;
+        for (way, why) in [("up", &stopped.out), ("up", &stopped.hub), ("down", &stopped.r#in)] {
+            if let Some(why) = why {
+                put("stands still", &format!("{way}: {why}"));
+            }
+        }
         let Counts { carried_up, carried_down, .. } = status.counts;
         let started = ago(status.started_at_ms, now);
         put("carried", &format!("{carried_up} up, {carried_down} down since its start {started}"));
@@ -216,7 +222,7 @@ fn as_text(
                 },
             );
         }
-        Err(problem) => put("redis", &format!("not reached at {}: {problem}", config.redis)),
+        Err(problem) => put("redis", &format!("failed to read {}: {problem}", config.redis)),
     }
     if let Live::Runs(status) = live
         && let Some(Trouble { cause, message, at_ms }) = &status.last_error

@@ -11,7 +11,7 @@ use spoke_shared::{
     config::ServiceUrl,
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
-    link::{Outcome, Shown, Stores, TransportError, drive, now_ms},
+    link::{Outcome, Shown, Side, Stores, TransportError, drive, now_ms},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
     store::{StoreError, origin::With},
@@ -39,6 +39,8 @@ use crate::{
     auth::chain,
     dial::websocket,
     enrolment::Serial,
+    status::Stopped,
+    status::{Board, Stopped},
     transport::{Kind, Line, http, ws},
 };
 
@@ -208,7 +210,7 @@ impl Lifecycle {
     }
 
     async fn stand(&self) -> Result<(Standing, Cursor), StoreError> {
-        tokio::try_join!(self.origin.standing(), self.copy.found_cursor())
+        tokio::try_join!(self.origin.standing_or_remembered(), self.copy.found_cursor())
     }
 
     async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {
@@ -230,7 +232,13 @@ impl Lifecycle {
         let report = |shown: Shown<'_>| {
             observer.handle(shown, now_ms);
             board.figures().handle(shown);
+            match shown {
+                Shown::Unusable(side, error) => board.post_stopped(of(side), Some(&chain(error))),
+                Shown::Usable(side) => board.post_stopped(of(side), None),
+                Shown::Work(_) | Shown::Session(_) => {}
+            }
             let Shown::Session(session) = shown else { return };
+            post_stopped(board, session);
             board.post_figures(before, session);
             if stuck.take_if(|stuck| stuck.seq <= session.sender().acked()).is_some() {
                 board.post_stuck(None);
@@ -282,6 +290,30 @@ async fn said_connected(
         None => info!(%hub, transport, "connected"),
     }
     std::future::pending().await
+}
+
+/// What an earlier session could not use is known to be good once this one does.
+fn post_stopped(board: &Board, session: &Session) {
+    match session.told_hold() {
+        Some(why) => board.post_stopped(|stopped| &mut stopped.hub, Some(why)),
+        None if session.sender().carried() > 0 => {
+            board.post_stopped(|stopped| &mut stopped.hub, None);
+        }
+        None => {}
+    }
+    if !session.sender().is_unreadable() {
+        board.post_stopped(of(Side::Out), None);
+    }
+    if session.receiver().counts().0 > 0 && !session.is_unwritable() {
+        board.post_stopped(of(Side::In), None);
+    }
+}
+
+fn of(side: Side) -> fn(&mut Stopped) -> &mut Option<String> {
+    match side {
+        Side::Out => |stopped| &mut stopped.out,
+        Side::In => |stopped| &mut stopped.r#in,
+    }
 }
 
 /// Each direction that has something waiting is to get on.

@@ -17,12 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use secrecy::SecretString;
 use spoke_shared::{
     entry::Entry,
     heard::Heard,
-    limits::{HEARTBEAT, WINDOW_BATCHES},
+    limits::{HEARTBEAT, UNUSABLE_RETRY, WINDOW_BATCHES},
     link::TransportError,
     seq::{Epoch, Seq},
     wire::{
@@ -100,7 +101,7 @@ impl Courier {
             partner: Some(hello.partner).filter(|partner| partner.is_known()),
         };
         let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
-        let form: WelcomeForm = self.requests.post("/session", None, body).await?;
+        let form: WelcomeForm = self.requests.post("/session", None, body.into()).await?;
         let welcome = Welcome {
             // The forms carry no numbers: they are the ones of this version or they do not parse.
             major: MAJOR,
@@ -137,6 +138,8 @@ impl Courier {
                     acks.send_replace((ack.epoch, ack.seq));
                 }
                 Frame::Goaway(_) => return,
+                // What came down has no ACK, so no poll follows.
+                Frame::Hold(_) => {}
                 // A poll is a ping: on a link that works its answer comes before one is due.
                 Frame::Ping | Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
             }
@@ -159,7 +162,7 @@ impl Courier {
                 seal,
             };
             let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
-            let added: BatchAddedForm = self.requests.post("/xadd", Some(generation), body).await?;
+            let added = self.add(generation, body.into()).await?;
             let refused = added.refused.into_iter().map(|form| (form.seq, form.reason)).collect();
             let ack = Ack { epoch, seq: added.seq, refused };
             if !self.deliver(Frame::Ack(ack)).await {
@@ -167,6 +170,26 @@ impl Courier {
             }
         }
         Ok(())
+    }
+
+    /// Where the stream at the hub cannot be used, it is tried again until it can: what comes down goes on
+    /// meanwhile.
+    async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedForm, Fault> {
+        let mut is_held = false;
+        loop {
+            match self.requests.post("/xadd", Some(generation), body.clone()).await {
+                Err(Fault::Denied(denial)) if denial.is_of_stream() => {
+                    if !is_held {
+                        self.deliver(Frame::Hold(denial.to_string())).await;
+                    }
+                    is_held = true;
+                    tokio::time::sleep(UNUSABLE_RETRY).await;
+                }
+                // The session has given up what it had sent.
+                Ok(_) if is_held => return Err(Fault::Recovered),
+                added => return added,
+            }
+        }
     }
 
     async fn carry_down(
@@ -179,7 +202,13 @@ impl Courier {
         let mut untold = loss;
         loop {
             let asked_at = Instant::now();
-            let form = self.requests.poll(generation, epoch, (after, tally)).await?;
+            let form = match self.requests.poll(generation, epoch, (after, tally)).await {
+                Err(Fault::Denied(denial)) if denial.is_of_stream() => {
+                    tokio::time::sleep(UNUSABLE_RETRY).await;
+                    continue;
+                }
+                polled => polled?,
+            };
             if form.seq <= after {
                 let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
                 tokio::time::sleep(early).await;

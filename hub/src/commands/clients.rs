@@ -95,6 +95,7 @@ fn form(row: &ClientRow, now_ms: u64) -> Value {
             "isCaughtUp": row.out.memory.acked.0 >= row.out.extent.last,
             "dead": row.out.dead,
             "lost": row.out.lost,
+            "isUsable": !row.is_out_unusable,
         },
     })
 }
@@ -147,8 +148,16 @@ fn sums(fleet: &Fleet, now_ms: u64) -> String {
     )
 }
 
-/// Below a client that shares its identity with another device.
+/// Below a client with which something is wrong.
 fn mark(row: &ClientRow, now_ms: u64) -> String {
+    let unusable = match row.is_out_unusable {
+        true => "  ! the key of its out stream holds something else: RENAME or DEL it\n",
+        false => "",
+    };
+    format!("{unusable}{}", clone_mark(row, now_ms))
+}
+
+fn clone_mark(row: &ClientRow, now_ms: u64) -> String {
     let Some(Clones { refused, address, at_ms }) = clones(row, now_ms) else {
         return String::new();
     };
@@ -201,6 +210,7 @@ mod tests {
             up: Some(Waiting { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
             down: Waiting { entries: 99_999, oldest_ms: Some(1) },
             out: Default::default(),
+            is_out_unusable: true,
         }
     }
 

@@ -200,6 +200,7 @@ mod tests {
             up: None,
             down: Waiting { entries: n as u64 % 7, oldest_ms: None },
             out: Default::default(),
+            is_out_unusable: false,
         };
         Fleet { rows: (0..count).map(row).collect(), is_cut: false }
     }

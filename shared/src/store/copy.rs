@@ -13,6 +13,7 @@ use super::{
     keys::{DeviceKeys, HubKeys},
     ledger, reply,
     scripts::{DENY_OOM, with_seqs},
+    types::{HASH, STREAM, named},
 };
 use crate::{
     client::ClientId,
@@ -127,7 +128,11 @@ impl CopyStore {
             return Ok(cursor);
         }
         let Ok(_turn) = self.guard.take_search().await else { return Ok(cursor) };
-        let found = self.search(Epoch::MAX, Epoch::UNKNOWN, Seq::ZERO).newest().await?;
+        let found = match self.search(Epoch::MAX, Epoch::UNKNOWN, Seq::ZERO).newest().await {
+            // Nothing of this origin is in what is no stream.
+            Err(StoreError::WrongType { .. }) => None,
+            found => found?,
+        };
         Ok(found.map_or(cursor, |(epoch, entry)| Cursor {
             epoch,
             seq: entry.seq,
@@ -166,6 +171,15 @@ impl CopyStore {
     /// `StoreError` as Redis gives it. After one that `is_transient` the batch may or may not be
     /// in the copy; to send it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
+        let appended = self.try_append(append, now_ms).await;
+        let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
+        match appended {
+            Err(error) => Err(named(self.writer.redis(), &keys, error).await),
+            good => good,
+        }
+    }
+
+    async fn try_append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
         if !append.account.is_inherited || append.entries.is_empty() {
             return self.run(append, Some(&append.entries), None, now_ms).await;
         }

@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io};
 
 use redis::{ErrorKind, ParsingError, RedisError};
 
-use super::greeting::UNFIT;
+use super::{greeting::UNFIT, types::STREAM};
 use crate::{chain::chain, seq::Seq, trust::explain};
 
 /// A fault of Redis, or on the way to it.
@@ -31,8 +31,10 @@ pub enum StoreError {
         source: RedisFault,
     },
     /// A key holds something else than it should: someone else writes to it.
-    #[error("a key in redis is of the wrong type")]
+    #[error("{}", wrong_type(.at.as_ref()))]
     WrongType {
+        /// Which key, where that was looked for.
+        at: Option<WrongKey>,
         /// Redis's answer.
         source: RedisFault,
     },
@@ -69,6 +71,28 @@ pub enum StoreError {
         /// What happened.
         source: RedisFault,
     },
+}
+
+/// A key that holds something else than it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongKey {
+    /// Its name.
+    pub key: String,
+    /// What it is, in Redis' word.
+    pub found: String,
+    /// What it has to be.
+    pub needed: &'static str,
+}
+
+fn wrong_type(at: Option<&WrongKey>) -> String {
+    match at {
+        Some(WrongKey { key, found, needed }) => {
+            format!(
+                "the key {key} in redis is a {found} and has to be a {needed}: RENAME or DEL it"
+            )
+        }
+        None => "a key in redis is of the wrong type".to_owned(),
+    }
 }
 
 /// A `RedisError` whose text says all there is. The original repeats its text as its source, and a chain
@@ -159,6 +183,21 @@ impl StoreError {
         matches!(self, Self::Busy { code, .. } if code == "OOM")
     }
 
+    /// Whether one stream alone cannot be used as it is: what goes another way goes on.
+    pub fn is_of_stream(&self) -> bool {
+        match self {
+            Self::Exhausted { .. } => true,
+            Self::WrongType { at, .. } => at.as_ref().is_some_and(|at| at.needed == STREAM),
+            Self::Unreachable { .. }
+            | Self::Busy { .. }
+            | Self::Unfit { .. }
+            | Self::Script { .. }
+            | Self::Denied { .. }
+            | Self::Unexpected { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+
     /// What a person can do, where Redis' word tells.
     pub fn mend(&self) -> Option<&'static str> {
         match self {
@@ -210,7 +249,7 @@ impl From<RedisError> for StoreError {
             ) => Self::Busy { code: word.to_owned(), source },
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED")) => Self::Denied { source },
             (ErrorKind::AuthenticationFailed, _) => Self::Denied { source },
-            (_, Some("WRONGTYPE")) => Self::WrongType { source },
+            (_, Some("WRONGTYPE")) => Self::WrongType { at: None, source },
             (_, Some("EXHAUSTED")) => Self::Exhausted { source },
             _ if text.contains("exhausted the last possible ID") => Self::Exhausted { source },
             (_, Some("NOSCRIPT")) => Self::Script { source },

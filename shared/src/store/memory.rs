@@ -66,7 +66,7 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
         given,
         partner: partner.map(|id| Partner { id, place }),
     };
-    Ok(Standing { extent, memory, dead, lost, seen: None })
+    Ok(Standing { extent, memory, dead, lost, seen: None, is_unreadable: false })
 }
 
 /// The fields of a life that begins, beside its epoch and the place of the group.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use redis::{Script, Value};
+use redis::{Script, Value, cmd};
 
 use super::{
     Redis, StoreError,
@@ -11,6 +11,7 @@ use super::{
     peek::peek,
     reply,
     scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
+    types::{HASH, STREAM, named},
 };
 use crate::{
     client::ClientId,
@@ -122,6 +123,11 @@ impl OriginStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn standing(&self) -> Result<Standing, StoreError> {
+        let looked = self.look().await;
+        self.named(looked).await
+    }
+
+    async fn look(&self) -> Result<Standing, StoreError> {
         let mut script = LOOK.key(&self.stream);
         script.key(&self.state).arg(&memory::FIELDS);
         let mut parts = reply::list(self.redis.invoke(&script).await?)?.into_iter();
@@ -132,7 +138,8 @@ impl OriginStore {
     }
 
     /// Proves this stream's position against the copy's cursor, and writes down what comes of it before
-    /// anything is sent.
+    /// anything is sent. Where the key holds something else now, nothing is begun, and the other direction
+    /// is to go on.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
@@ -142,9 +149,22 @@ impl OriginStore {
         with: &With,
         now_ms: u64,
     ) -> Result<Begun, StoreError> {
+        let begun = self.settle_begin(cursor, with, now_ms).await;
+        match self.named(begun).await {
+            Err(error) if error.is_of_stream() => Ok(Begun::unreadable(self.remembered().await?)),
+            begun => begun,
+        }
+    }
+
+    async fn settle_begin(
+        &self,
+        cursor: &Cursor,
+        with: &With,
+        now_ms: u64,
+    ) -> Result<Begun, StoreError> {
         for _ in 0..SETTLES_MAX {
             let (mut standing, at_cursor) =
-                tokio::try_join!(self.standing(), self.digest_at(cursor.seq))?;
+                tokio::try_join!(self.look(), self.digest_at(cursor.seq))?;
             let remembered = standing.memory.partner.as_ref();
             let told = with.partner.as_ref();
             let met = told.map_or(with.met, |told| Met::at_device(remembered, told));
@@ -166,11 +186,50 @@ impl OriginStore {
         Err(reply::unexpected("nobody else to settle where this stream begins"))
     }
 
+    /// Where the stream stands, or stood, where its key holds something else now.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it.
+    pub async fn standing_or_remembered(&self) -> Result<Standing, StoreError> {
+        match self.standing().await {
+            Err(error) if error.is_of_stream() => self.remembered().await,
+            standing => standing,
+        }
+    }
+
+    async fn remembered(&self) -> Result<Standing, StoreError> {
+        let mut fields = cmd("HMGET");
+        fields.arg(&self.state).arg(&memory::FIELDS);
+        let values = fields.query_async(&mut self.redis.connection()).await?;
+        let known = memory::read(Extent::default(), values)?;
+        let (last, added) = known.memory.mark;
+        let extent = Extent { last, added, ..Extent::default() };
+        Ok(Standing { extent, is_unreadable: true, ..known })
+    }
+
+    async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let keys = [
+            (self.stream.as_str(), STREAM),
+            (&self.dead, STREAM),
+            (&self.ledger, STREAM),
+            (&self.state, HASH),
+        ];
+        match result {
+            Err(error) => Err(named(&self.redis, &keys, error).await),
+            good => good,
+        }
+    }
+
     /// Does what a sender asks for.
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
+        let done = self.try_perform(epoch, task, now_ms).await;
+        self.named(done).await
+    }
+
+    async fn try_perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
         match task {
             Task::Read { after, batch, mark } => {
                 let read = self.read(epoch, after, batch, mark).await?;

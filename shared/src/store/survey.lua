@@ -4,7 +4,8 @@
 -- KEYS  of each client: its hash, its out stream
 -- ARGV  1 which of the fields is the acknowledged seq   then the fields of a hash that are wanted
 -- Gives for each client {the values of its hash, {first, last, deleted, length, added, ''} of its
---       out stream, the first seq there that is not acknowledged, or ''}; {} for a hash that is none
+--       out stream, the first seq there that is not acknowledged, or '', 1 if its key holds something else}; {}
+--       for a hash that is none
 --
 -- A stream that is none, since somebody wrote another type to its key, is shown as empty: that is no
 -- reason to show nobody.
@@ -17,6 +18,7 @@ for at = 1, #KEYS, 2 do
     told[#told + 1] = {}
   else
     local info, found = pcall('XINFO', 'STREAM', stream), {}
+    local is_other = info['err'] and string.find(info['err'], 'WRONGTYPE', 1, true) and 1 or 0
     if not info['err'] then
       for pair = 1, #info, 2 do found[info[pair]] = info[pair + 1] end
     end
@@ -28,7 +30,7 @@ for at = 1, #KEYS, 2 do
       waiting = not entry['err'] and entry[1] and entry[1][1] or ''
     end
     told[#told + 1] = { values, { first, last, found['max-deleted-entry-id'] or '0-0',
-      found['length'] or 0, found['entries-added'] or 0, '' }, waiting }
+      found['length'] or 0, found['entries-added'] or 0, '' }, waiting, is_other }
   end
 end
 return told

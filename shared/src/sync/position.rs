@@ -81,6 +81,8 @@ pub struct Standing {
     pub lost: u64,
     /// What this process saw of the stream before, whatever has become of the memory since.
     pub seen: Option<Seen>,
+    /// Its key holds something else now: only what is remembered is known.
+    pub is_unreadable: bool,
 }
 
 /// How far a stream reached when a process last read it.
@@ -119,6 +121,17 @@ pub struct Begun {
     pub position: Position,
     /// The stream as it stands under that epoch.
     pub standing: Standing,
+}
+
+impl Begun {
+    /// Of a stream that cannot be read now: nothing begins before it can.
+    pub fn unreadable(standing: Standing) -> Self {
+        let Memory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
+        let finding = Finding::Agree;
+        let position =
+            Position { epoch, after, tally, joint: after, inherited, finding, loss: None };
+        Self { position, standing }
+    }
 }
 
 /// How the two ends were found.

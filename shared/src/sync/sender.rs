@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, Unfit},
-    limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
+    limits::{CLOCK_INTERVAL, RECORD_INTERVAL, UNUSABLE_RETRY},
     seq::{Epoch, Seq},
     sync::{
         account::{self, Account, Extent, Loss, Tally, Written},
@@ -159,6 +159,11 @@ pub struct Sender {
     ahead: Option<(Seq, Instant)>,
     /// A read found losses while batches were under way.
     awaits_acks: bool,
+    /// The origin cannot be read; from when on it is tried again.
+    is_unreadable: bool,
+    read_again_at: Option<Instant>,
+    /// The copy takes nothing in this session.
+    is_refused: bool,
     is_reading: bool,
     is_burying: bool,
     is_writing: bool,
@@ -201,6 +206,9 @@ impl Sender {
             held_until: None,
             ahead: None,
             awaits_acks: false,
+            is_unreadable: begun.standing.is_unreadable,
+            read_again_at: None,
+            is_refused: false,
             is_reading: false,
             is_burying: false,
             is_writing: false,
@@ -325,6 +333,25 @@ impl Sender {
         }
     }
 
+    /// The origin cannot be used as it is. It is tried again until it can; then the session has to end.
+    pub fn handle_unreadable(&mut self, now: Instant) {
+        self.is_unreadable = true;
+        self.is_reading = false;
+        self.read_again_at = Some(now + UNUSABLE_RETRY);
+    }
+
+    /// Whether that is so.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_unreadable
+    }
+
+    /// The copy takes nothing more in this session, and has thrown away what it has not acknowledged.
+    pub fn handle_hold(&mut self) {
+        self.is_refused = true;
+        self.ready.clear();
+        self.flights.clear();
+    }
+
     /// The dead letters that `Task::Bury` named are written.
     pub fn handle_buried(&mut self) {
         self.is_burying = false;
@@ -390,6 +417,8 @@ impl Sender {
         let has_room = self.flights.has_room(self.granted.window_batches, size);
         let is_written = self.losses.is_none() && !self.is_writing;
         self.held_until.is_none()
+            && !self.is_refused
+            && !self.is_unreadable
             && has_room
             && is_written
             && self.letters.is_empty()
@@ -408,6 +437,15 @@ impl Sender {
 
     /// The next thing to do at the store.
     pub fn poll_task(&mut self, now: Instant) -> Option<Task> {
+        if self.is_unreadable {
+            let is_due = !self.is_reading && self.read_again_at.is_none_or(|at| at <= now);
+            self.is_reading |= is_due;
+            let batch = Batch { entries: 1, bytes: 1 };
+            return is_due.then_some(Task::Read { after: self.read.0, batch, mark: self.mark });
+        }
+        if self.is_refused {
+            return self.poll_record(now);
+        }
         if !self.letters.is_empty() && !self.is_burying {
             self.is_burying = true;
             let letters = std::mem::take(&mut self.letters);
@@ -429,12 +467,22 @@ impl Sender {
             let (after, batch, mark) = (self.read.0, Batch { entries, bytes }, self.mark);
             return Some(Task::Read { after, batch, mark });
         }
-        if self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now) {
-            self.is_recording = true;
-            self.record_from = Some(now + RECORD_INTERVAL);
-            return Some(self.record());
+        self.poll_record(now)
+    }
+
+    fn poll_record(&mut self, now: Instant) -> Option<Task> {
+        let is_due = self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now);
+        if !is_due {
+            return None;
         }
-        None
+        self.is_recording = true;
+        self.record_from = Some(now + RECORD_INTERVAL);
+        Some(self.record())
+    }
+
+    /// When an origin that cannot be read is tried again.
+    pub fn read_again_at(&self) -> Option<Instant> {
+        self.read_again_at.filter(|_| self.is_unreadable && !self.is_reading)
     }
 
     /// When `poll_task` next has a `Task::Record`, if nothing happens before. The first is due at

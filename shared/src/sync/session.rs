@@ -14,7 +14,7 @@ use super::{
     sender::{Read, Sender, Task},
 };
 use crate::{
-    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
+    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, UNUSABLE_RETRY, WINDOW_BATCHES},
     wire::frame::{Ack, Frame, Goaway, Push, Reason},
 };
 
@@ -53,6 +53,12 @@ pub enum Heartbeat {
     Answers,
 }
 
+/// A copy that cannot be written as it is: its key holds something else.
+struct Unwritable {
+    append: Box<Append>,
+    again_at: Instant,
+}
+
 /// One established connection.
 pub struct Session {
     sender: Sender,
@@ -67,6 +73,12 @@ pub struct Session {
     pushes: VecDeque<Push>,
     /// The next for the script; it has to wait for those in hand there.
     append: Option<Box<Append>>,
+    /// The batch that the copy could not take as it is, and how it is tried again.
+    unwritable: Option<Unwritable>,
+    /// Why the copy takes nothing, to be told.
+    hold: Option<String>,
+    /// Why the other side's copy takes nothing.
+    told_hold: Option<String>,
     /// How many batches the script has in hand.
     appending: usize,
     /// The last of those must be answered before the next.
@@ -95,6 +107,9 @@ impl Session {
             round_trip: None,
             pushes: VecDeque::new(),
             append: None,
+            unwritable: None,
+            hold: None,
+            told_hold: None,
             appending: 0,
             is_alone: false,
             has_appended: false,
@@ -124,7 +139,9 @@ impl Session {
                 let message = "more batches came than the window allows without an acknowledgement";
                 self.leave(Reason::Protocol, message);
             }
-            Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
+            Frame::Push(push) if self.farewell.is_none() && self.unwritable.is_none() => {
+                self.pushes.push_back(push);
+            }
             // What is not acknowledged comes again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
@@ -134,6 +151,10 @@ impl Session {
             }
             Frame::Ping => self.pong_due = true,
             Frame::Goaway(goaway) => self.finish(End::Told(goaway)),
+            Frame::Hold(message) => {
+                self.sender.handle_hold();
+                self.told_hold = Some(message);
+            }
             Frame::Hello(_) | Frame::Welcome(_) => {
                 self.leave(Reason::Protocol, "a second handshake in one connection");
             }
@@ -158,6 +179,9 @@ impl Session {
 
     /// The answer to `Task::Read`.
     pub fn handle_read(&mut self, read: Read, now: Instant) {
+        if self.sender.is_unreadable() {
+            return self.leave(Reason::Restart, "the out stream here can be read again");
+        }
         self.sender.handle_read(read, now);
     }
 
@@ -165,6 +189,12 @@ impl Session {
     /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
     pub fn handle_rewound(&mut self) {
         self.leave(Reason::Gap, "the stream here was replaced; a new handshake sorts it out");
+    }
+
+    /// The other answer to a `Task`: the origin cannot be used as it is. What comes from the other side
+    /// goes on.
+    pub fn handle_unreadable(&mut self, now: Instant) {
+        self.sender.handle_unreadable(now);
     }
 
     /// The answer to `Task::Bury`.
@@ -182,9 +212,28 @@ impl Session {
         self.sender.handle_recorded();
     }
 
+    /// The other answer to `Work::Append`: the copy cannot be used as it is, for the reason that `message`
+    /// tells. What goes to the other side goes on.
+    pub fn handle_unwritable(&mut self, append: Append, message: String, now: Instant) {
+        self.appending = self.appending.saturating_sub(1);
+        self.pushes.clear();
+        self.append = None;
+        let again_at = now + UNUSABLE_RETRY;
+        match &mut self.unwritable {
+            Some(unwritable) => unwritable.again_at = again_at,
+            None => {
+                self.hold = Some(message);
+                self.unwritable = Some(Unwritable { append: Box::new(append), again_at });
+            }
+        }
+    }
+
     /// The answer to `Work::Append`.
     pub fn handle_appended(&mut self, appended: &Appended) {
         self.appending -= 1;
+        if self.unwritable.is_some() {
+            return self.leave(Reason::Restart, "the in stream here takes entries again");
+        }
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
             Ok(ack) => {
@@ -248,7 +297,10 @@ impl Session {
         let record = self.sender.record_due().filter(|_| self.farewell.is_none());
         let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
         let held = self.sender.held_until();
-        [self.stalls_at(), record, clock, held]
+        let read_again = self.sender.read_again_at().filter(|_| self.farewell.is_none());
+        let write_again = self.unwritable.as_ref().map(|unwritable| unwritable.again_at);
+        let write_again = write_again.filter(|_| self.appending == 0 && self.farewell.is_none());
+        [self.stalls_at(), record, clock, held, read_again, write_again]
             .into_iter()
             .flatten()
             .fold(silent.min(ping), Instant::min)
@@ -259,7 +311,7 @@ impl Session {
         if self.end.is_some() {
             return None;
         }
-        if let Some(append) = self.poll_append() {
+        if let Some(append) = self.poll_append(now) {
             return Some(Work::Append(append));
         }
         if self.farewell.is_some() {
@@ -273,6 +325,9 @@ impl Session {
         if let Some(ack) = self.ack.take() {
             self.answered = 0;
             return Some(Frame::Ack(ack));
+        }
+        if let Some(message) = self.hold.take() {
+            return Some(Frame::Hold(message));
         }
         if std::mem::take(&mut self.pong_due) {
             return Some(Frame::Pong(self.receiver.ack()));
@@ -295,6 +350,7 @@ impl Session {
     pub fn has_frame(&self) -> bool {
         let is_leaving = self.farewell.is_some();
         self.ack.is_some()
+            || self.hold.is_some()
             || self.pong_due
             || self.ping_due
             || (is_leaving && self.appending == 0)
@@ -309,6 +365,16 @@ impl Session {
     /// From the last ping that was answered to its answer.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    /// Whether the copy cannot be used as it is.
+    pub fn is_unwritable(&self) -> bool {
+        self.unwritable.is_some()
+    }
+
+    /// Why the other side's copy takes nothing, where it said so.
+    pub fn told_hold(&self) -> Option<&str> {
+        self.told_hold.as_deref()
     }
 
     /// What is to be written down at the origin when all else is over.
@@ -329,7 +395,12 @@ impl Session {
     /// The next batch that may go to the script. It takes them in their order, so that one which follows a
     /// failed one is a gap. The first may find the script missing, and some wait for more than the script:
     /// what follows would overtake those.
-    fn poll_append(&mut self) -> Option<Append> {
+    fn poll_append(&mut self, now: Instant) -> Option<Append> {
+        if let Some(Unwritable { append, again_at }) = &self.unwritable {
+            let is_due = self.appending == 0 && *again_at <= now && self.farewell.is_none();
+            self.appending += usize::from(is_due);
+            return is_due.then(|| (**append).clone());
+        }
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
                 Ok(append) => self.append = Some(Box::new(append)),

@@ -314,6 +314,9 @@ pub enum Frame {
     /// The answer to PING: where the receiver's copy stands, should an ACK have been lost.
     Pong(Ack),
     Goaway(Goaway),
+    /// The copy takes nothing now, and what has no ACK is thrown away: no PUSH follows in this session.
+    /// Says why, for a person.
+    Hold(String),
 }
 
 const HELLO: u64 = 1;
@@ -324,6 +327,7 @@ const PING: u64 = 5;
 const PONG: u64 = 6;
 const GOAWAY: u64 = 7;
 const PACKED: u64 = 8;
+const HOLD: u64 = 9;
 
 const EXACT: u64 = 1;
 const INHERITED: u64 = 2;
@@ -342,6 +346,7 @@ impl Frame {
             Self::Ping => w.array(1).uint(PING),
             Self::Pong(ack) => w.array(4).uint(PONG).uint(ack.epoch.0).seq(ack.seq),
             Self::Goaway(goaway) => w.goaway(goaway),
+            Self::Hold(message) => w.hold(message),
         };
         match self {
             Self::Push(_) if features.has(Features::COMPRESSION) => pack(w.0).into(),
@@ -421,6 +426,7 @@ impl Frame {
                 (Self::Pong(Ack { epoch: read::epoch(r)?, seq: read::seq(r)?, refused: vec![] }), 4)
             }
             GOAWAY => (Self::Goaway(read::goaway(r)?), 4),
+            HOLD => (Self::Hold(read::message(r)?), 2),
             _ => return Err(Malformed::Not("a known kind")),
         };
         r.skip(elements.checked_sub(known).ok_or(Malformed::Cut)?)?;

@@ -33,6 +33,9 @@ use crate::{
 /// newest is refused.
 pub const GENERATION_HEADER: &str = "spoke-generation";
 
+/// The reason of a refusal where one stream at the hub cannot be used as it is: what goes another way goes on.
+pub const UNUSABLE_STREAM: &str = "unusable-stream";
+
 /// The answer of `GET /seq`, and a cursor wherever one is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorForm {

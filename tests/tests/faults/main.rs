@@ -8,6 +8,7 @@ mod narrow;
 mod refresh;
 mod servers;
 mod state;
+mod unusable;
 mod wiped;
 
 use spoke_tests::{

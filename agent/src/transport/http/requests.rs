@@ -40,6 +40,8 @@ pub(super) enum Fault {
     Malformed(#[source] serde_json::Error),
     #[error("the hub's answer is larger than {HTTP_BODY_BYTES_MAX} bytes")]
     TooLarge,
+    #[error("the hub takes entries again")]
+    Recovered,
 }
 
 pub(super) struct Requests {
@@ -53,7 +55,7 @@ impl Requests {
         &self,
         path: &str,
         generation: Option<u64>,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Result<T, Fault> {
         let mut request = self.http.request(Method::POST, path);
         if let Some(generation) = generation {
@@ -62,7 +64,7 @@ impl Requests {
         let request = request
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, self.bearer())
-            .body(Full::new(body.into()));
+            .body(Full::new(body));
         self.ask(request.expect("a service URL and checked headers make a request")).await
     }
 
@@ -115,6 +117,10 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
         Fault::Malformed(_) | Fault::TooLarge => {
             let message = chain(fault);
             return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
+        }
+        Fault::Recovered => {
+            let message = fault.to_string();
+            return Some(Goaway { reason: Reason::Restart, message, wait_ms: 0 });
         }
         Fault::Request(_) => return None,
     };

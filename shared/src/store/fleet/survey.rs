@@ -64,6 +64,8 @@ pub struct ClientRow {
     pub down: Waiting,
     /// Its out stream.
     pub out: Standing,
+    /// The key of that holds something else.
+    pub is_out_unusable: bool,
 }
 
 /// What waits to be carried one way.
@@ -172,6 +174,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
     else {
         return Ok(None);
     };
+    let is_out_unusable = parts.next().is_some_and(|other| other == Value::Int(1));
     let mut values = reply::list(values)?;
     let remembered = values.split_off(FIELDS.len().min(values.len()));
     let extent = origin::extent(reach)?;
@@ -205,6 +208,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         up: Reach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
         down: waiting_down(&out, reply::seq(oldest).ok()),
         out,
+        is_out_unusable,
     }))
 }
 

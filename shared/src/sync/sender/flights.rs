@@ -49,6 +49,12 @@ impl Flights {
         Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, limit: None, progress_at: None }
     }
 
+    /// None of them is under way any more.
+    pub(super) fn clear(&mut self) {
+        (self.bytes, self.progress_at) = (0, None);
+        self.flights.clear();
+    }
+
     /// On a path that carries no more than this.
     pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
         self.limit = limit;

@@ -211,10 +211,14 @@ pub(super) fn ack(r: &mut Reader) -> Result<Ack, Malformed> {
     Ok(Ack { epoch, seq: cursor, refused })
 }
 
+pub(super) fn message(r: &mut Reader) -> Result<String, Malformed> {
+    r.text("message", TEXT_BYTES_MAX)
+}
+
 pub(super) fn goaway(r: &mut Reader) -> Result<Goaway, Malformed> {
     Ok(Goaway {
         reason: Reason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
-        message: r.text("message", TEXT_BYTES_MAX)?,
+        message: message(r)?,
         wait_ms: r.uint("wait")?,
     })
 }

@@ -90,7 +90,7 @@ fn push() -> Push {
 }
 
 /// Every frame of 0.1, as the value that its golden bytes mean.
-fn all() -> [(&'static str, Frame); 7] {
+fn all() -> [(&'static str, Frame); 8] {
     let refused = vec![(Seq::new(4, 0), Unfit::TooLarge)];
     let (epoch, seq) = (Epoch(1), Seq::new(5, 1));
     let (reason, message) = (Reason::Restart, "bye".to_owned());
@@ -102,6 +102,7 @@ fn all() -> [(&'static str, Frame); 7] {
         ("ping", Frame::Ping),
         ("pong", Frame::Pong(Ack { epoch, seq, refused: vec![] })),
         ("goaway", Frame::Goaway(Goaway { reason, message, wait_ms: 500 })),
+        ("hold", Frame::Hold("full".to_owned())),
     ]
 }
 
@@ -147,7 +148,7 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
                 Frame::Ack(Ack { refused: vec![(Seq::new(4, 0), Unfit::Other)], ..known })
             }
             Frame::Goaway(known) => Frame::Goaway(Goaway { reason: Reason::Other, ..known }),
-            same @ (Frame::Ping | Frame::Pong(_)) => same,
+            same @ (Frame::Ping | Frame::Pong(_) | Frame::Hold(_)) => same,
         };
         assert_eq!(
             Frame::decode(newer[name].clone().into(), Features::COMPRESSION),

@@ -3,8 +3,8 @@
 use rmp::encode;
 
 use super::{
-    ACK, AT_LEAST, Ack, Cursor, EXACT, FOUND, GOAWAY, Goaway, HELLO, Hello, INHERITED, Origin,
-    PUSH, Push, WELCOME, Welcome,
+    ACK, AT_LEAST, Ack, Cursor, EXACT, FOUND, GOAWAY, Goaway, HELLO, HOLD, Hello, INHERITED,
+    Origin, PUSH, Push, WELCOME, Welcome,
 };
 use crate::{
     entry::Entry,
@@ -137,6 +137,10 @@ impl Writer {
             self.seq(*seq).text(reason.word());
         }
         self
+    }
+
+    pub(super) fn hold(&mut self, message: &str) -> &mut Self {
+        self.array(2).uint(HOLD).text(message)
     }
 
     pub(super) fn goaway(&mut self, goaway: &Goaway) -> &mut Self {

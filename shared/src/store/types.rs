@@ -1,0 +1,29 @@
+//! What keys have to hold, and which one does not.
+
+use redis::{Value, pipe};
+
+use super::{Redis, StoreError, error::WrongKey, reply};
+
+pub(super) const STREAM: &str = "stream";
+pub(super) const HASH: &str = "hash";
+
+/// Names the key that holds something else than it should, where that is what went wrong: Redis itself does
+/// not say which of a script's keys it was.
+pub(super) async fn named(
+    redis: &Redis,
+    keys: &[(&str, &'static str)],
+    error: StoreError,
+) -> StoreError {
+    let StoreError::WrongType { at: None, source } = error else { return error };
+    let mut types = pipe();
+    keys.iter().for_each(|(key, _)| {
+        types.cmd("TYPE").arg(key);
+    });
+    let found: Result<Vec<Value>, _> = types.query_async(&mut redis.connection()).await;
+    let found = found.unwrap_or_default().into_iter().map(reply::text);
+    let at = keys.iter().zip(found).find_map(|((key, needed), found)| {
+        let found = found.ok().filter(|found| found != "none" && found != needed)?;
+        Some(WrongKey { key: (*key).to_owned(), found, needed })
+    });
+    StoreError::WrongType { at, source }
+}
