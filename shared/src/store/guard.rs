@@ -16,7 +16,7 @@ use crate::{
     allowance::Allowance,
     client::ClientId,
     limits::{LEDGER_LINES, SEARCHES, SEARCHES_AT_ONCE},
-    seq::Epoch,
+    seq::{Epoch, Seq},
     sync::held::Held,
 };
 
@@ -46,7 +46,20 @@ struct Shared {
 pub(super) struct Found {
     /// The session that asked, and the epoch before which it looked.
     pub(super) of: (Option<u64>, Epoch),
+    /// From which seq on it looked, and when.
+    pub(super) lowest: Seq,
+    pub(super) at: Instant,
     pub(super) held: Held,
+}
+
+impl Found {
+    /// Whether it still tells all of what another session of the same epoch asks, whose cursor is of
+    /// `cursor_epoch`: a link that breaks again and again does not make a search of each session.
+    pub(super) fn answers(&self, (epoch, lowest): (Epoch, Seq), cursor_epoch: Epoch) -> bool {
+        let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch;
+        let is_fresh = self.at.elapsed() < SEARCHES.earned;
+        self.held.is_void() && is_of_this_life && is_fresh && self.lowest <= lowest
+    }
 }
 
 impl Default for Guards {
