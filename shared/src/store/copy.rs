@@ -1,8 +1,10 @@
 //! An in stream and its cursor, which move together in one script and never apart.
 
-use std::time::Instant;
-
-use std::{fmt::Write, sync::LazyLock, time::Duration};
+use std::{
+    fmt::Write,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use redis::{Script, ScriptInvocation, Value, cmd};
 use rmp::encode;

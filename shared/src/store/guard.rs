@@ -162,4 +162,19 @@ mod tests {
         assert_eq!(left, ["dev1", "dev3"]);
         drop(held);
     }
+
+    #[test]
+    fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
+        let (one, two) = (Epoch(1), Epoch(2));
+        let seq = |ms| Seq::new(ms, 0);
+        let found = |held| Found { of: (Some(7), two), lowest: seq(5), at: Instant::now(), held };
+        let void = found(Held::new([], true));
+        assert!(void.answers((two, seq(5)), two) && void.answers((two, seq(9)), two));
+        assert!(!void.answers((two, seq(4)), two), "it looked no further down");
+        assert!(!void.answers((two, seq(5)), one), "the copy has no cursor of this life");
+        assert!(!void.answers((Epoch(3), seq(5)), Epoch(3)), "another life");
+        assert!(!found(Held::new([], false)).answers((two, seq(5)), two), "not all was looked at");
+        let digest = crate::entry::Digest([0; 16]);
+        assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), two));
+    }
 }
