@@ -61,7 +61,7 @@ pub const WINDOW_SHRINK_ABOVE: Duration = Duration::from_secs(5);
 /// luck.
 pub const STUCK_SESSIONS: u32 = 3;
 /// How long the other direction has a connection for itself, where an entry that went alone broke the last
-/// one: some round trips of a slow link.
+/// ones: some round trips of a slow link.
 pub const LONE_HOLD: Duration = Duration::from_secs(2);
 /// Clients whose weak paths a hub remembers, some 250 bytes each: as many as it has connections.
 pub const PATHS_MAX: usize = CONNECTIONS_MAX;

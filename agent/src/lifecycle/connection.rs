@@ -191,7 +191,7 @@ impl Lifecycle {
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
             .with_clock(clock)
             .with_path(&self.path)
-            .with_hold(self.path.hold_until(Instant::now(), rand::random()));
+            .with_hold(self.hold_until(kind));
         let at = cursor.kept();
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
@@ -207,6 +207,14 @@ impl Lifecycle {
             self.choice.handle_arrived();
         }
         self.parts.board.post_stuck(self.path.stuck());
+    }
+
+    /// Over HTTP the two directions have connections of their own.
+    fn hold_until(&self, kind: Kind) -> Option<Instant> {
+        match kind {
+            Kind::WebSocket => self.path.hold_until(Instant::now(), rand::random()),
+            Kind::Http => None,
+        }
     }
 
     async fn stand(&self) -> Result<(Standing, Cursor), StoreError> {

@@ -1,6 +1,10 @@
 //! An in stream and its cursor, which move together in one script and never apart.
 
-use std::{fmt::Write, sync::LazyLock, time::Duration};
+use std::{
+    fmt::Write,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use redis::{Script, ScriptInvocation, Value, cmd};
 use rmp::encode;
@@ -213,22 +217,30 @@ impl CopyStore {
         // Another session looks anew: its Redis may have forgotten some since. A request without one
         // has none to remember it.
         let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
+        if let Some(found) = found.as_mut().filter(|found| found.of == of && is_remembered) {
+            return Ok(Ok(found.held.sift(append.entries.clone())));
+        }
+        let cursor_epoch = self.cursor_epoch().await?;
+        let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
+        let of_this = (append.epoch, lowest);
         let found = match &mut *found {
-            Some(found) if found.of == of && is_remembered => found,
+            Some(found) if is_remembered && found.answers(of_this, cursor_epoch) => found,
             none => {
                 let _turn = match self.guard.take_search().await {
                     Ok(turn) => turn,
                     Err(wait) => return Ok(Err(wait)),
                 };
-                let known = self.writer.read(&self.state, &["in_epoch"]).await?;
-                let known = reply::list(known)?.into_iter().find(|value| *value != Value::Nil);
-                let cursor_epoch = Epoch(known.map_or(Ok(0), reply::count)?);
-                let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
                 let search = self.search(append.epoch, cursor_epoch, lowest);
-                none.insert(Found { of, held: search.run().await? })
+                none.insert(Found { of, lowest, at: Instant::now(), held: search.run().await? })
             }
         };
         Ok(Ok(found.held.sift(append.entries.clone())))
+    }
+
+    async fn cursor_epoch(&self) -> Result<Epoch, StoreError> {
+        let known = self.writer.read(&self.state, &["in_epoch"]).await?;
+        let known = reply::list(known)?.into_iter().find(|value| *value != Value::Nil);
+        Ok(Epoch(known.map_or(Ok(0), reply::count)?))
     }
 
     /// Without entries only looks whether the batch would be taken.

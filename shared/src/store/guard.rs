@@ -16,7 +16,7 @@ use crate::{
     allowance::Allowance,
     client::ClientId,
     limits::{LEDGER_LINES, SEARCHES, SEARCHES_AT_ONCE},
-    seq::Epoch,
+    seq::{Epoch, Seq},
     sync::held::Held,
 };
 
@@ -46,7 +46,20 @@ struct Shared {
 pub(super) struct Found {
     /// The session that asked, and the epoch before which it looked.
     pub(super) of: (Option<u64>, Epoch),
+    /// From which seq on it looked, and when.
+    pub(super) lowest: Seq,
+    pub(super) at: Instant,
     pub(super) held: Held,
+}
+
+impl Found {
+    /// Whether it still tells all of what another session of the same epoch asks, whose cursor is of
+    /// `cursor_epoch`: a link that breaks again and again does not make a search of each session.
+    pub(super) fn answers(&self, (epoch, lowest): (Epoch, Seq), cursor_epoch: Epoch) -> bool {
+        let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch;
+        let is_fresh = self.at.elapsed() < SEARCHES.earned;
+        self.held.is_void() && is_of_this_life && is_fresh && self.lowest <= lowest
+    }
 }
 
 impl Default for Guards {
@@ -148,5 +161,20 @@ mod tests {
         left.sort();
         assert_eq!(left, ["dev1", "dev3"]);
         drop(held);
+    }
+
+    #[test]
+    fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
+        let (one, two) = (Epoch(1), Epoch(2));
+        let seq = |ms| Seq::new(ms, 0);
+        let found = |held| Found { of: (Some(7), two), lowest: seq(5), at: Instant::now(), held };
+        let void = found(Held::new([], true));
+        assert!(void.answers((two, seq(5)), two) && void.answers((two, seq(9)), two));
+        assert!(!void.answers((two, seq(4)), two), "it looked no further down");
+        assert!(!void.answers((two, seq(5)), one), "the copy has no cursor of this life");
+        assert!(!void.answers((Epoch(3), seq(5)), Epoch(3)), "another life");
+        assert!(!found(Held::new([], false)).answers((two, seq(5)), two), "not all was looked at");
+        let digest = crate::entry::Digest([0; 16]);
+        assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), two));
     }
 }

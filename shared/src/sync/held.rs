@@ -45,6 +45,12 @@ impl Held {
         Self { entries, is_complete, past: Vec::new() }
     }
 
+    /// Whether it is sure that nothing is held. It stays so while the origin's epoch lasts: a copy that
+    /// goes back to an older state holds less.
+    pub fn is_void(&self) -> bool {
+        self.is_complete && self.entries.is_empty()
+    }
+
     /// Takes out of the entries after those of the last call what is held.
     pub fn sift(&mut self, entries: Vec<Entry>) -> Sifted {
         let mut sifted = Sifted { entries: Vec::new(), held: 0, uncertain: None };

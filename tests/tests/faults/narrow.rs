@@ -218,3 +218,16 @@ async fn a_link_that_is_down_leaves_the_path_as_it_was() {
     assert_all_carried(&cloud, &device).await;
     assert_eq!(batches().await, before + 1, "all that waited fits one batch");
 }
+
+#[tokio::test]
+async fn a_new_device_behind_a_narrow_link_gets_everything_through() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::without_agent(&cloud, "dev1", &[("transport", transport)]).await;
+        add_blobs_up(&device, 200, 4096).await;
+        cloud.hub_proxy.narrow(40_000, Narrowed::All);
+        device.start_agent();
+        carried(&cloud, &device, 200, 0).await;
+        assert_all_carried(&cloud, &device).await;
+    }
+}

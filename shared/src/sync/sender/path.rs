@@ -6,8 +6,8 @@
 //! copy's cursor had not moved when the next one began; an acknowledgement that got lost is progress. Each
 //! fruitless session leaves a quarter of what was under way for the next, down to one entry, and each
 //! acknowledgement adds as much again. A session that carried something and broke only halves what had
-//! grown back. Both directions share a connection, which may hold one entry and not two: after an entry
-//! that went alone broke one, every other session gives the other direction a moment for itself. A path that has shown no weakness is `Path::default()` and limits nothing.
+//! grown back. Both directions share a WebSocket, which may hold one entry and not two: once an entry that
+//! went alone has broken two, every other session gives the other direction a moment for itself. A path that has shown no weakness is `Path::default()` and limits nothing.
 //!
 //! Order of calls: `handle_begin` where a handshake placed the sender, `limit` for it, `handle_acked`
 //! while the session lives, and `handle_end` once it is over. Rejected: searching for the size that just
@@ -24,6 +24,8 @@ use crate::{
 
 /// How much of what was under way the session after a fruitless one has.
 const SHRINK: usize = 4;
+/// In how many sessions an entry went alone until the other direction is given its turn: one may be bad luck.
+const HOLD_SESSIONS: u32 = 2;
 
 /// What may be under way at a time; one entry always may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +179,8 @@ impl Path {
     /// Until when a session that begins now is left to the other direction. `random` out of 0..1: both
     /// sides draw for themselves, and half of the time one of them waits and the other does not.
     pub fn hold_until(&self, now: Instant, random: f64) -> Option<Instant> {
-        (self.alone.is_some() && random < 0.5).then(|| now + LONE_HOLD)
+        let alone = self.alone.filter(|alone| alone.sessions >= HOLD_SESSIONS);
+        (alone.is_some() && random < 0.5).then(|| now + LONE_HOLD)
     }
 
     /// Whether there is nothing to remember.
