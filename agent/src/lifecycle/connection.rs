@@ -39,7 +39,6 @@ use crate::{
     auth::chain,
     dial::websocket,
     enrolment::Serial,
-    status::Stopped,
     status::{Board, Stopped},
     transport::{Kind, Line, http, ws},
 };
