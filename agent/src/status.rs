@@ -269,6 +269,14 @@ impl Board {
         });
     }
 
+    /// A new session finds out for itself what takes entries.
+    pub(crate) fn forget_stopped(&self) {
+        self.status.send_if_modified(|status| {
+            let Stopped { r#in, hub, .. } = &mut status.stopped;
+            r#in.take().is_some() | hub.take().is_some()
+        });
+    }
+
     pub(crate) fn post_waiting(&self, next_try_ms: u64) {
         self.post(State::Waiting, |status| {
             status.why = status.last_error.clone();

@@ -9,7 +9,6 @@ use http::StatusCode;
 use spoke_shared::{
     chain::chain,
     client::ClientId,
-    limits::UNUSABLE_RETRY,
     link,
     refusal::Refusal,
     repeats::Repeated,
@@ -168,11 +167,12 @@ impl Hub {
         let told = chain(error);
         // An outage is said by `store::health`, with its end.
         if !error.is_outage() && self.store_faults.handle(told.clone()) {
-            warn!(error = told.as_str(), "redis request failed");
+            warn!(error = told, "redis request failed");
         }
         if error.is_of_stream() {
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, told)
-                .retry_after(UNUSABLE_RETRY.as_secs());
+            let message = "this stream of the hub cannot be used as it is; the hub's log names the key, and the mend";
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
+                .retry_after(self.return_wait().as_secs());
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)

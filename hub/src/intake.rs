@@ -109,6 +109,12 @@ impl Charges {
         charges.push_back(held);
     }
 
+    /// Gives back all: the batches were thrown away.
+    pub fn release_all(&self) {
+        let thrown = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(thrown);
+    }
+
     /// Gives back what is charged for batches up to the copy's cursor.
     pub fn release(&self, cursor: &Ack) {
         let mut done = Vec::new();

@@ -29,7 +29,7 @@ use spoke_shared::{
         partner::PartnerId,
         position::Begun,
         receiver::Receiver,
-        sender::{Sender, Trim},
+        sender::{Sender, Trim, path::Path},
         session::{End, Heartbeat, Session},
     },
     wire::frame::{
@@ -303,7 +303,10 @@ impl Greeted {
             Stores { origin: &origin, copy: &copy, news: &news, epoch, return_wait: &return_wait };
         let at = (epoch, self.begun.position.after);
         let now = Instant::now();
-        let path = hub.paths.begin(&client, at, now);
+        let path = match self.begun.standing.is_unreadable {
+            true => Path::default(),
+            false => hub.paths.begin(&client, at, now),
+        };
         let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
         let sender = sender.with_path(&path).with_hold(path.hold_until(now, rand::random()));
         let cursor = self.cursor.kept();
@@ -326,7 +329,10 @@ impl Greeted {
                 Shown::Work(_) | Shown::Session(_) => {}
             }
             if let Shown::Session(session) = shown {
-                charges.release(&session.receiver().ack());
+                match session.is_unwritable() {
+                    true => charges.release_all(),
+                    false => charges.release(&session.receiver().ack()),
+                }
                 let acked = session.sender().acked();
                 if stuck.take_if(|stuck| stuck.seq <= acked).is_some() {
                     hub.paths.handle_acked(&client, acked, Instant::now());

@@ -308,7 +308,7 @@ impl<'a> Reader<'a> {
             Task::Read { .. } | Task::Bury(_) => {}
         }
         self.hub.metrics.traffic.handle_task(&task);
-        match self.hub.checked(self.origin.perform(self.epoch, task, now_ms()).await)? {
+        match self.hub.checked(self.origin.perform(self.epoch, &task, now_ms()).await)? {
             Done::Read(read) => self.sender.handle_read(read, Instant::now()),
             Done::Rewound => return Err(stale_epoch(self.epoch)),
             Done::Buried => self.sender.handle_buried(),

@@ -213,8 +213,6 @@ pub const RETURN_JITTER: f64 = 0.25;
 pub const OWN_REDIS_RETRY: Duration = Duration::from_secs(1);
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
-/// How often a stream that cannot be used, since its key holds something else, is tried again.
-pub const UNUSABLE_RETRY: Duration = Duration::from_secs(1);
 /// How often a state directory that cannot be used, or did not take a few hundred bytes, is tried again.
 pub const STATE_RETRY: Duration = Duration::from_secs(2);
 /// First and longest wait between tries to connect.

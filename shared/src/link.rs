@@ -21,7 +21,7 @@ use self::lane::Lane;
 use crate::{
     chain::chain,
     heard::Heard,
-    limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL, TEXT_BYTES_MAX},
+    limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
     repeats::Repeats,
     seq::Epoch,
     store::{
@@ -148,14 +148,15 @@ pub async fn drive(
     let mut tasks = FuturesUnordered::new();
     let mut appends = Lane::default();
     let mut losses = Losses::default();
+    // Spread as those are who are sent away: all clients of a hub have one in stream.
+    let again_at = || Instant::now() + (stores.return_wait)();
     let failure = loop {
         while let Some(next) = session.poll_work(Instant::now()) {
             losses.handle_work(&next, Instant::now());
             report(Shown::Work(&next));
             match next {
-                Work::Origin(task) => {
-                    tasks.push(stores.origin.perform(stores.epoch, task, now_ms()).boxed())
-                }
+                Work::Origin(task) => tasks.push(perform(&stores, task).boxed()),
+                Work::Probe => tasks.push(probe(&stores).boxed()),
                 Work::Append(append) => appends.push(take(stores.copy, append)),
             }
         }
@@ -187,40 +188,42 @@ pub async fn drive(
                 Some(Err(error)) => break Some(LinkError::Transport(error)),
                 None => break Some(LinkError::Closed),
             },
-            Some(done) = tasks.next(), if !tasks.is_empty() => match done {
-                Ok(Done::Read(read)) => {
-                    if session.sender().is_unreadable() {
-                        report(Shown::Usable(Side::Out));
-                    }
+            Some(finished) = tasks.next(), if !tasks.is_empty() => match finished {
+                Finished::Task(task, Ok(_)) if session.sender().is_retried(&task) => {
+                    report(Shown::Usable(Side::Out));
+                    session.handle_readable();
+                }
+                Finished::Task(_, Ok(Done::Read(read))) => {
                     session.handle_read(read, Instant::now());
                     stores.news.handle_known(session.sender().reached());
                 }
-                Ok(Done::Rewound) => session.handle_rewound(),
-                Ok(Done::Buried) => session.handle_buried(),
-                Ok(Done::Written) => session.handle_written(),
-                Ok(Done::Recorded) => session.handle_recorded(),
-                Err(error) if error.is_of_stream() => {
-                    report(Shown::Unusable(Side::Out, &error));
-                    session.handle_unreadable(Instant::now());
+                Finished::Task(_, Ok(Done::Rewound)) => session.handle_rewound(),
+                Finished::Task(_, Ok(Done::Buried)) => session.handle_buried(),
+                Finished::Task(_, Ok(Done::Written)) => session.handle_written(),
+                Finished::Task(_, Ok(Done::Recorded)) => session.handle_recorded(),
+                Finished::Probe(Ok(())) => {
+                    report(Shown::Usable(Side::In));
+                    session.handle_probed(Ok(()));
                 }
-                Err(error) => {
+                Finished::Task(task, Err(error)) if error.is_of_stream() => {
+                    report(Shown::Unusable(Side::Out, &error));
+                    session.handle_unreadable(task, again_at());
+                }
+                Finished::Probe(Err(error)) if error.is_of_stream() => {
+                    session.handle_probed(Err(again_at()));
+                }
+                Finished::Task(_, Err(error)) | Finished::Probe(Err(error)) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
             },
             appended = appends.next(), if !appends.is_empty() => match appended {
-                Ok(appended) => {
-                    if session.is_unwritable() {
-                        report(Shown::Usable(Side::In));
-                    }
-                    session.handle_appended(&appended);
-                }
-                Err((error, append)) if error.is_of_stream() => {
+                Ok(appended) => session.handle_appended(&appended),
+                Err(error) if error.is_of_stream() => {
                     report(Shown::Unusable(Side::In, &error));
-                    let told = within(&chain(&error), TEXT_BYTES_MAX);
-                    session.handle_unwritable(append, told, Instant::now());
+                    session.handle_unwritable(again_at());
                 }
-                Err((error, _)) => {
+                Err(error) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
                     break Some(LinkError::Store(error));
                 }
@@ -249,7 +252,7 @@ pub async fn drive(
     if !matches!(failure, Some(LinkError::Store(_)))
         && let Some(task) = session.poll_last_record()
     {
-        let record = stores.origin.perform(stores.epoch, task, now_ms());
+        let record = stores.origin.perform(stores.epoch, &task, now_ms());
         // Where it does not succeed, the next handshake looks at more.
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
     }
@@ -296,13 +299,23 @@ impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
     }
 }
 
-async fn take(copy: &CopyStore, append: Append) -> Result<Appended, (StoreError, Append)> {
-    copy.append(&append, now_ms()).await.map_err(|error| (error, append))
+async fn take(copy: &CopyStore, append: Append) -> Result<Appended, StoreError> {
+    copy.append(&append, now_ms()).await
 }
 
-/// As much of a text as fits.
-fn within(text: &str, bytes: usize) -> String {
-    text[..text.floor_char_boundary(bytes)].to_owned()
+/// What was done at a store, beside appends.
+enum Finished {
+    Task(Task, Result<Done, StoreError>),
+    Probe(Result<(), StoreError>),
+}
+
+async fn perform(stores: &Stores<'_>, task: Task) -> Finished {
+    let done = stores.origin.perform(stores.epoch, &task, now_ms()).await;
+    Finished::Task(task, done)
+}
+
+async fn probe(stores: &Stores<'_>) -> Finished {
+    Finished::Probe(stores.copy.probe().await)
 }
 
 /// What is said of the losses of one session, never in silence: the first range of each cause, then how
@@ -320,7 +333,7 @@ impl Losses {
         let losses = match work {
             Work::Origin(Task::Lose(losses, _)) => losses,
             Work::Append(append) => &append.account.losses,
-            Work::Origin(_) => return,
+            Work::Origin(_) | Work::Probe => return,
         };
         if losses.is_empty() {
             return;

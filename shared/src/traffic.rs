@@ -313,7 +313,7 @@ impl Observer<'_> {
                 self.arrived = append.entries.first().map(|entry| entry.seq);
             }
             Shown::Session(session) => self.handle_session(session, now_ms),
-            Shown::Unusable(..) | Shown::Usable(_) => {}
+            Shown::Work(Work::Probe) | Shown::Unusable(..) | Shown::Usable(_) => {}
         }
     }
 

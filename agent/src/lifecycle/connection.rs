@@ -23,7 +23,7 @@ use spoke_shared::{
             PeerClock, Sender,
             path::{Found, Parting},
         },
-        session::{Heartbeat, Session},
+        session::{End, Heartbeat, Session},
     },
     trust::explain,
     wire::frame::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
@@ -186,7 +186,10 @@ impl Lifecycle {
         let trim = self.parts.config.trim();
         let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
         let epoch = begun.position.epoch;
-        self.handle_begun((epoch, begun.position.after));
+        if !begun.standing.is_unreadable {
+            self.handle_begun((epoch, begun.position.after));
+        }
+        self.parts.board.forget_stopped();
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
             .with_clock(clock)
             .with_path(&self.path)
@@ -264,6 +267,9 @@ impl Lifecycle {
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
         path.handle_end(&outcome.session.sender().trip(), outcome.parting());
+        if matches!(&outcome.end, Ok(End::Told(goaway)) if goaway.reason == Reason::Restart) {
+            board.post_stopped(|stopped| &mut stopped.hub, None);
+        }
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
         let yielded = yielded(&outcome, (there.last, cursor.kept().1));
         (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried, yielded })
@@ -299,20 +305,13 @@ async fn said_connected(
     std::future::pending().await
 }
 
-/// What an earlier session could not use is known to be good once this one does.
+/// What the session shows of streams that cannot be used.
 fn post_stopped(board: &Board, session: &Session) {
-    match session.told_hold() {
-        Some(why) => board.post_stopped(|stopped| &mut stopped.hub, Some(why)),
-        None if session.sender().carried() > 0 => {
-            board.post_stopped(|stopped| &mut stopped.hub, None);
-        }
-        None => {}
+    if let Some(why) = session.told_hold() {
+        board.post_stopped(|stopped| &mut stopped.hub, Some(&format!("the hub says: {why}")));
     }
     if !session.sender().is_unreadable() {
         board.post_stopped(of(Side::Out), None);
-    }
-    if session.receiver().counts().0 > 0 && !session.is_unwritable() {
-        board.post_stopped(of(Side::In), None);
     }
 }
 

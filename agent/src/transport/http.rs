@@ -5,7 +5,7 @@
 //! and one after the other go up: requests beside each other would arrive in any order. What
 //! goes up and what comes down never wait for each other.
 //!
-//! Nothing is tried again here. A request that fails ends the session, like a WebSocket that
+//! Nothing is tried again here, but what stands still for a stream of the hub that cannot be used. A request that fails ends the session, like a WebSocket that
 //! breaks, and the handshake sorts out what arrived. No request has a time limit either: the
 //! session sees that no byte comes, and drops the line with all that is under way.
 
@@ -23,8 +23,9 @@ use secrecy::SecretString;
 use spoke_shared::{
     entry::Entry,
     heard::Heard,
-    limits::{HEARTBEAT, UNUSABLE_RETRY, WINDOW_BATCHES},
+    limits::{CONNECT_RETRY, CONNECT_SOON, HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     link::TransportError,
+    retry::Retry,
     seq::{Epoch, Seq},
     wire::{
         frame::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
@@ -82,10 +83,12 @@ impl Courier {
         }
         let (pushes, to_push) = mpsc::channel(WINDOW_BATCHES);
         let (acks, acked) = watch::channel((Epoch::UNKNOWN, Seq::ZERO));
+        let (holds, held) = watch::channel(false);
         let done = tokio::select! {
-            () = self.sort(outgoing, pushes, acks) => Ok(()),
+            () = self.sort(outgoing, pushes, (acks, holds)) => Ok(()),
             done = self.carry_up(generation, to_push) => done,
             done = self.carry_down(generation, position, acked) => done,
+            done = self.stay(held) => done,
         };
         if let Err(fault) = done {
             self.end(fault).await;
@@ -124,7 +127,7 @@ impl Courier {
         &self,
         mut outgoing: mpsc::Receiver<Frame>,
         pushes: mpsc::Sender<Push>,
-        acks: watch::Sender<(Epoch, Seq)>,
+        (acks, holds): (watch::Sender<(Epoch, Seq)>, watch::Sender<bool>),
     ) {
         while let Some(frame) = outgoing.recv().await {
             match frame {
@@ -138,8 +141,10 @@ impl Courier {
                     acks.send_replace((ack.epoch, ack.seq));
                 }
                 Frame::Goaway(_) => return,
-                // What came down has no ACK, so no poll follows.
-                Frame::Hold(_) => {}
+                // Nothing that comes down is taken any more, and so none has an ACK.
+                Frame::Hold(_) => {
+                    holds.send_replace(true);
+                }
                 // A poll is a ping: on a link that works its answer comes before one is due.
                 Frame::Ping | Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
             }
@@ -175,20 +180,35 @@ impl Courier {
     /// Where the stream at the hub cannot be used, it is tried again until it can: what comes down goes on
     /// meanwhile.
     async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedForm, Fault> {
-        let mut is_held = false;
+        let first = self.requests.post("/xadd", Some(generation), body.clone()).await;
+        let Err(Fault::Denied(mut denial)) = first else { return first };
+        if !denial.is_of_stream() {
+            return Err(Fault::Denied(denial));
+        }
+        self.deliver(Frame::Hold(denial.message.clone().unwrap_or_default())).await;
+        let mut retry = unusable_retry();
         loop {
-            match self.requests.post("/xadd", Some(generation), body.clone()).await {
-                Err(Fault::Denied(denial)) if denial.is_of_stream() => {
-                    if !is_held {
-                        self.deliver(Frame::Hold(denial.to_string())).await;
-                    }
-                    is_held = true;
-                    tokio::time::sleep(UNUSABLE_RETRY).await;
-                }
-                // The session has given up what it had sent.
-                Ok(_) if is_held => return Err(Fault::Recovered),
-                added => return added,
+            tokio::time::sleep(retry.next(denial.retry_after, rand::random())).await;
+            // The session waits for no answer any more, so nobody else sees that none comes.
+            let again = self.requests.post("/xadd", Some(generation), body.clone());
+            let again = tokio::time::timeout(PROGRESS_TIMEOUT, again).await;
+            match again.map_err(|_| Fault::Silent)? {
+                Ok::<BatchAddedForm, _>(_) => return Err(Fault::Recovered),
+                Err(Fault::Denied(again)) if again.is_of_stream() => denial = again,
+                Err(fault) => return Err(fault),
             }
+        }
+    }
+
+    /// While no poll does so, small requests show that the link is there.
+    async fn stay(&self, mut held: watch::Receiver<bool>) -> Result<(), Fault> {
+        // Nobody to hold anything is the end of the session, which is seen elsewhere.
+        if held.wait_for(|is_held| *is_held).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            self.requests.cursor().await?;
+            tokio::time::sleep(HEARTBEAT).await;
         }
     }
 
@@ -200,15 +220,17 @@ impl Courier {
     ) -> Result<(), Fault> {
         let PositionForm { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
         let mut untold = loss;
+        let mut retry = unusable_retry();
         loop {
             let asked_at = Instant::now();
             let form = match self.requests.poll(generation, epoch, (after, tally)).await {
                 Err(Fault::Denied(denial)) if denial.is_of_stream() => {
-                    tokio::time::sleep(UNUSABLE_RETRY).await;
+                    tokio::time::sleep(retry.next(denial.retry_after, rand::random())).await;
                     continue;
                 }
                 polled => polled?,
             };
+            retry.reset();
             if form.seq <= after {
                 let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
                 tokio::time::sleep(early).await;
@@ -246,6 +268,11 @@ impl Courier {
     async fn deliver(&self, frame: Frame) -> bool {
         self.incoming.send(Ok(frame)).await.is_ok()
     }
+}
+
+/// A person has to mend it.
+fn unusable_retry() -> Retry {
+    Retry::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use spoke_shared::{
     limits::TEXT_BYTES_MAX,
     link::now_ms,
     refusal::Refusal,
+    seq::Epoch,
     serve::PeerAddress,
     store::presence::{Arrival, Reach, Transport},
     sync::partner::PartnerId,
@@ -68,7 +69,11 @@ async fn session(
         partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
     let stand = arrival::stand(&hub, &caller, (generation, partner), &told).await;
-    let (begun, cursor) = hub.checked(stand)?;
+    let (mut begun, cursor) = hub.checked(stand)?;
+    if begun.standing.is_unreadable {
+        // Nothing was proved: once the stream can be read again a poll from here is told to begin anew.
+        begun.position.epoch = Epoch::UNKNOWN;
+    }
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
     info!(%client, generation, version = hello.version, "session begins over HTTP");

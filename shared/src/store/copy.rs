@@ -35,6 +35,8 @@ use crate::{
 
 static APPEND: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("append.lua")));
 
+static USABLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("usable.lua")));
+
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct CopyStore {
@@ -176,8 +178,21 @@ impl CopyStore {
     /// in the copy; to send it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
         let appended = self.try_append(append, now_ms).await;
+        self.named(appended).await
+    }
+
+    /// Whether what keeps it from being used is over: its key and the ledger's hold streams, with IDs left.
+    ///
+    /// # Errors
+    /// `StoreError` as Redis gives it, and what is in the way.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let probed = self.writer.redis().invoke(USABLE.key(&self.stream).key(&self.ledger)).await;
+        self.named(probed).await
+    }
+
+    async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
-        match appended {
+        match result {
             Err(error) => Err(named(self.writer.redis(), &keys, error).await),
             good => good,
         }
@@ -204,8 +219,11 @@ impl CopyStore {
             cause: Cause::Uncertain,
         });
         let mut appended = self.run(append, Some(&entries), uncertain, now_ms).await?;
-        if let Appended::Done { duplicates, .. } = &mut appended {
+        if let Appended::Done { duplicates, cursor, .. } = &mut appended {
             *duplicates += held;
+            if let Some(found) = &mut *self.guard.found.lock().await {
+                found.handle_done(append.epoch, *cursor);
+            }
         }
         Ok(appended)
     }
@@ -224,14 +242,19 @@ impl CopyStore {
         let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
         let of_this = (append.epoch, lowest);
         let found = match &mut *found {
-            Some(found) if is_remembered && found.answers(of_this, cursor_epoch) => found,
+            Some(found)
+                if is_remembered && found.answers(of_this, (cursor_epoch, append.after)) =>
+            {
+                found
+            }
             none => {
                 let _turn = match self.guard.take_search().await {
                     Ok(turn) => turn,
                     Err(wait) => return Ok(Err(wait)),
                 };
                 let search = self.search(append.epoch, cursor_epoch, lowest);
-                none.insert(Found { of, lowest, at: Instant::now(), held: search.run().await? })
+                let (held, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
+                none.insert(Found { of, lowest, at, reached, held })
             }
         };
         Ok(Ok(found.held.sift(append.entries.clone())))

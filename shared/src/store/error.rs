@@ -198,6 +198,11 @@ impl StoreError {
         }
     }
 
+    /// Whether this key holds something else than a stream.
+    pub(super) fn is_of(&self, stream: &str) -> bool {
+        matches!(self, Self::WrongType { at: Some(at), .. } if at.key == stream)
+    }
+
     /// What a person can do, where Redis' word tells.
     pub fn mend(&self) -> Option<&'static str> {
         match self {

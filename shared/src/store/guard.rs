@@ -49,14 +49,29 @@ pub(super) struct Found {
     /// From which seq on it looked, and when.
     pub(super) lowest: Seq,
     pub(super) at: Instant,
+    /// Up to where the copy took entries of that epoch since.
+    pub(super) reached: Seq,
     pub(super) held: Held,
 }
 
 impl Found {
+    /// Entries up to `cursor` are in the copy.
+    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq) {
+        if self.of.1 == epoch {
+            self.reached = self.reached.max(cursor);
+        }
+    }
+
     /// Whether it still tells all of what another session of the same epoch asks, whose cursor is of
-    /// `cursor_epoch`: a link that breaks again and again does not make a search of each session.
-    pub(super) fn answers(&self, (epoch, lowest): (Epoch, Seq), cursor_epoch: Epoch) -> bool {
-        let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch;
+    /// `cursor_epoch` and whose batch joins on after `after`: a link that breaks again and again does not
+    /// make a search of each session. Not where the copy has gone back since: it may hold others now.
+    pub(super) fn answers(
+        &self,
+        (epoch, lowest): (Epoch, Seq),
+        (cursor_epoch, after): (Epoch, Option<Seq>),
+    ) -> bool {
+        let is_at_its_place = after.is_some_and(|after| after >= self.reached);
+        let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch && is_at_its_place;
         let is_fresh = self.at.elapsed() < SEARCHES.earned;
         self.held.is_void() && is_of_this_life && is_fresh && self.lowest <= lowest
     }
@@ -167,14 +182,25 @@ mod tests {
     fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
         let (one, two) = (Epoch(1), Epoch(2));
         let seq = |ms| Seq::new(ms, 0);
-        let found = |held| Found { of: (Some(7), two), lowest: seq(5), at: Instant::now(), held };
-        let void = found(Held::new([], true));
-        assert!(void.answers((two, seq(5)), two) && void.answers((two, seq(9)), two));
-        assert!(!void.answers((two, seq(4)), two), "it looked no further down");
-        assert!(!void.answers((two, seq(5)), one), "the copy has no cursor of this life");
-        assert!(!void.answers((Epoch(3), seq(5)), Epoch(3)), "another life");
-        assert!(!found(Held::new([], false)).answers((two, seq(5)), two), "not all was looked at");
+        let found = |held| {
+            let (of, at) = ((Some(7), two), Instant::now());
+            Found { of, lowest: seq(5), at, reached: Seq::ZERO, held }
+        };
+        let at = |epoch| (epoch, Some(seq(4)));
+        let mut void = found(Held::new([], true));
+        assert!(void.answers((two, seq(5)), at(two)) && void.answers((two, seq(9)), at(two)));
+        assert!(!void.answers((two, seq(4)), at(two)), "it looked no further down");
+        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor of this life");
+        assert!(!void.answers((two, seq(5)), (two, None)), "nobody knows where it stands");
+        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another life");
+        assert!(
+            !found(Held::new([], false)).answers((two, seq(5)), at(two)),
+            "not all was looked at"
+        );
         let digest = crate::entry::Digest([0; 16]);
-        assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), two));
+        assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two)));
+        void.handle_done(two, seq(8));
+        assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");
+        assert!(void.answers((two, seq(9)), (two, Some(seq(8)))));
     }
 }

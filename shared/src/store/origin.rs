@@ -151,7 +151,9 @@ impl OriginStore {
     ) -> Result<Begun, StoreError> {
         let begun = self.settle_begin(cursor, with, now_ms).await;
         match self.named(begun).await {
-            Err(error) if error.is_of_stream() => Ok(Begun::unreadable(self.remembered().await?)),
+            Err(error) if error.is_of(&self.stream) => {
+                Ok(Begun::unreadable(self.remembered().await?))
+            }
             begun => begun,
         }
     }
@@ -192,7 +194,7 @@ impl OriginStore {
     /// `StoreError` as Redis gives it.
     pub async fn standing_or_remembered(&self) -> Result<Standing, StoreError> {
         match self.standing().await {
-            Err(error) if error.is_of_stream() => self.remembered().await,
+            Err(error) if error.is_of(&self.stream) => self.remembered().await,
             standing => standing,
         }
     }
@@ -224,27 +226,37 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
+    pub async fn perform(
+        &self,
+        epoch: Epoch,
+        task: &Task,
+        now_ms: u64,
+    ) -> Result<Done, StoreError> {
         let done = self.try_perform(epoch, task, now_ms).await;
         self.named(done).await
     }
 
-    async fn try_perform(&self, epoch: Epoch, task: Task, now_ms: u64) -> Result<Done, StoreError> {
+    async fn try_perform(
+        &self,
+        epoch: Epoch,
+        task: &Task,
+        now_ms: u64,
+    ) -> Result<Done, StoreError> {
         match task {
             Task::Read { after, batch, mark } => {
-                let read = self.read(epoch, after, batch, mark).await?;
+                let read = self.read(epoch, *after, *batch, *mark).await?;
                 Ok(read.map_or(Done::Rewound, Done::Read))
             }
             Task::Lose(losses, written) => {
-                let is_same = self.lose(epoch, &losses, &written, now_ms).await?;
+                let is_same = self.lose(epoch, losses, written, now_ms).await?;
                 Ok(if is_same { Done::Written } else { Done::Rewound })
             }
             Task::Bury(letters) => {
-                let is_same = self.bury(epoch, &letters).await?;
+                let is_same = self.bury(epoch, letters).await?;
                 Ok(if is_same { Done::Buried } else { Done::Rewound })
             }
             Task::Record { acked, trim, is_told } => {
-                let is_same = self.record(epoch, acked, trim, is_told).await?;
+                let is_same = self.record(epoch, *acked, *trim, *is_told).await?;
                 Ok(if is_same { Done::Recorded } else { Done::Rewound })
             }
         }

@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, Unfit},
-    limits::{CLOCK_INTERVAL, RECORD_INTERVAL, UNUSABLE_RETRY},
+    limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
     seq::{Epoch, Seq},
     sync::{
         account::{self, Account, Extent, Loss, Tally, Written},
@@ -114,6 +114,28 @@ pub struct Read {
     pub is_end: bool,
 }
 
+/// A task that could not be done, since a key of the origin holds something else.
+struct Undone {
+    task: Task,
+    /// None: at once.
+    again_at: Option<Instant>,
+    is_tried: bool,
+}
+
+impl Undone {
+    /// The least that shows whether the origin can be read.
+    fn first(after: Seq, mark: Seq) -> Self {
+        let task = Task::Read { after, batch: Batch { entries: 1, bytes: 1 }, mark };
+        Self { task, again_at: None, is_tried: false }
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<Task> {
+        let is_due = !self.is_tried && self.again_at.is_none_or(|at| at <= now);
+        self.is_tried |= is_due;
+        is_due.then(|| self.task.clone())
+    }
+}
+
 /// One origin's end of one connection.
 pub struct Sender {
     direction: Direction,
@@ -159,9 +181,8 @@ pub struct Sender {
     ahead: Option<(Seq, Instant)>,
     /// A read found losses while batches were under way.
     awaits_acks: bool,
-    /// The origin cannot be read; from when on it is tried again.
-    is_unreadable: bool,
-    read_again_at: Option<Instant>,
+    /// What could not be done at the origin as it is.
+    undone: Option<Box<Undone>>,
     /// The copy takes nothing in this session.
     is_refused: bool,
     is_reading: bool,
@@ -206,8 +227,10 @@ impl Sender {
             held_until: None,
             ahead: None,
             awaits_acks: false,
-            is_unreadable: begun.standing.is_unreadable,
-            read_again_at: None,
+            undone: begun
+                .standing
+                .is_unreadable
+                .then(|| Box::new(Undone::first(after, memory.mark.0))),
             is_refused: false,
             is_reading: false,
             is_burying: false,
@@ -333,16 +356,20 @@ impl Sender {
         }
     }
 
-    /// The origin cannot be used as it is. It is tried again until it can; then the session has to end.
-    pub fn handle_unreadable(&mut self, now: Instant) {
-        self.is_unreadable = true;
-        self.is_reading = false;
-        self.read_again_at = Some(now + UNUSABLE_RETRY);
+    /// The origin cannot be used as it is. The task is tried again at `again_at`; once it can be done the
+    /// session has to end.
+    pub fn handle_unreadable(&mut self, task: Task, again_at: Instant) {
+        self.undone = Some(Box::new(Undone { task, again_at: Some(again_at), is_tried: false }));
     }
 
     /// Whether that is so.
     pub fn is_unreadable(&self) -> bool {
-        self.is_unreadable
+        self.undone.is_some()
+    }
+
+    /// Whether this is the answer to the task that is tried again.
+    pub fn is_retried(&self, task: &Task) -> bool {
+        self.undone.as_ref().is_some_and(|undone| undone.is_tried && undone.task == *task)
     }
 
     /// The copy takes nothing more in this session, and has thrown away what it has not acknowledged.
@@ -418,7 +445,7 @@ impl Sender {
         let is_written = self.losses.is_none() && !self.is_writing;
         self.held_until.is_none()
             && !self.is_refused
-            && !self.is_unreadable
+            && self.undone.is_none()
             && has_room
             && is_written
             && self.letters.is_empty()
@@ -437,14 +464,8 @@ impl Sender {
 
     /// The next thing to do at the store.
     pub fn poll_task(&mut self, now: Instant) -> Option<Task> {
-        if self.is_unreadable {
-            let is_due = !self.is_reading && self.read_again_at.is_none_or(|at| at <= now);
-            self.is_reading |= is_due;
-            let batch = Batch { entries: 1, bytes: 1 };
-            return is_due.then_some(Task::Read { after: self.read.0, batch, mark: self.mark });
-        }
-        if self.is_refused {
-            return self.poll_record(now);
+        if let Some(undone) = &mut self.undone {
+            return undone.poll(now);
         }
         if !self.letters.is_empty() && !self.is_burying {
             self.is_burying = true;
@@ -460,7 +481,8 @@ impl Sender {
             return Some(Task::Lose(losses, written));
         }
         self.awaits_acks &= !self.flights.is_empty();
-        if self.has_news && !self.is_reading && self.ready.is_empty() && !self.awaits_acks {
+        let may_read = !self.is_reading && !self.awaits_acks && !self.is_refused;
+        if self.has_news && may_read && self.ready.is_empty() {
             self.has_news = false;
             self.is_reading = true;
             let Granted { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
@@ -482,7 +504,7 @@ impl Sender {
 
     /// When an origin that cannot be read is tried again.
     pub fn read_again_at(&self) -> Option<Instant> {
-        self.read_again_at.filter(|_| self.is_unreadable && !self.is_reading)
+        self.undone.as_ref().filter(|undone| !undone.is_tried)?.again_at
     }
 
     /// When `poll_task` next has a `Task::Record`, if nothing happens before. The first is due at

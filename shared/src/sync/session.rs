@@ -14,7 +14,7 @@ use super::{
     sender::{Read, Sender, Task},
 };
 use crate::{
-    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, UNUSABLE_RETRY, WINDOW_BATCHES},
+    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     wire::frame::{Ack, Frame, Goaway, Push, Reason},
 };
 
@@ -42,6 +42,8 @@ pub enum Work {
     Origin(Task),
     /// At the copy; the answers go to `handle_appended` in the order of these.
     Append(Append),
+    /// Look whether the copy can be used again; then `handle_probed`.
+    Probe,
 }
 
 /// Which end keeps the link alive.
@@ -51,12 +53,6 @@ pub enum Heartbeat {
     Pings(Duration),
     /// Answers.
     Answers,
-}
-
-/// A copy that cannot be written as it is: its key holds something else.
-struct Unwritable {
-    append: Box<Append>,
-    again_at: Instant,
 }
 
 /// One established connection.
@@ -73,10 +69,12 @@ pub struct Session {
     pushes: VecDeque<Push>,
     /// The next for the script; it has to wait for those in hand there.
     append: Option<Box<Append>>,
-    /// The batch that the copy could not take as it is, and how it is tried again.
-    unwritable: Option<Unwritable>,
-    /// Why the copy takes nothing, to be told.
-    hold: Option<String>,
+    /// The copy cannot be used as it is; when it is looked at again, unless that is under way.
+    unwritable: Option<Option<Instant>>,
+    /// Batches that came since and were thrown away.
+    thrown: usize,
+    /// That the copy takes nothing is to be told.
+    is_held: bool,
     /// Why the other side's copy takes nothing.
     told_hold: Option<String>,
     /// How many batches the script has in hand.
@@ -108,7 +106,8 @@ impl Session {
             pushes: VecDeque::new(),
             append: None,
             unwritable: None,
-            hold: None,
+            thrown: 0,
+            is_held: false,
             told_hold: None,
             appending: 0,
             is_alone: false,
@@ -139,9 +138,8 @@ impl Session {
                 let message = "more batches came than the window allows without an acknowledgement";
                 self.leave(Reason::Protocol, message);
             }
-            Frame::Push(push) if self.farewell.is_none() && self.unwritable.is_none() => {
-                self.pushes.push_back(push);
-            }
+            Frame::Push(_) if self.unwritable.is_some() => self.thrown += 1,
+            Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
             // What is not acknowledged comes again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
@@ -164,7 +162,11 @@ impl Session {
     /// Batches that came and that no acknowledgement has left for. A sender keeps to the window, so
     /// more than that are no honest ones.
     fn unanswered(&self) -> usize {
-        self.pushes.len() + usize::from(self.append.is_some()) + self.appending + self.answered
+        self.pushes.len()
+            + usize::from(self.append.is_some())
+            + self.appending
+            + self.answered
+            + self.thrown
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.
@@ -179,9 +181,6 @@ impl Session {
 
     /// The answer to `Task::Read`.
     pub fn handle_read(&mut self, read: Read, now: Instant) {
-        if self.sender.is_unreadable() {
-            return self.leave(Reason::Restart, "the out stream here can be read again");
-        }
         self.sender.handle_read(read, now);
     }
 
@@ -191,10 +190,15 @@ impl Session {
         self.leave(Reason::Gap, "the stream here was replaced; a new handshake sorts it out");
     }
 
-    /// The other answer to a `Task`: the origin cannot be used as it is. What comes from the other side
-    /// goes on.
-    pub fn handle_unreadable(&mut self, now: Instant) {
-        self.sender.handle_unreadable(now);
+    /// The other answer to a `Task`: the origin cannot be used as it is. The task is tried again at
+    /// `again_at`. What comes from the other side goes on.
+    pub fn handle_unreadable(&mut self, task: Task, again_at: Instant) {
+        self.sender.handle_unreadable(task, again_at);
+    }
+
+    /// The task that could not be done could be done now.
+    pub fn handle_readable(&mut self) {
+        self.leave(Reason::Restart, "the out stream here can be used again");
     }
 
     /// The answer to `Task::Bury`.
@@ -212,28 +216,27 @@ impl Session {
         self.sender.handle_recorded();
     }
 
-    /// The other answer to `Work::Append`: the copy cannot be used as it is, for the reason that `message`
-    /// tells. What goes to the other side goes on.
-    pub fn handle_unwritable(&mut self, append: Append, message: String, now: Instant) {
+    /// The other answer to `Work::Append`: the copy cannot be used as it is. It is looked at again at
+    /// `again_at`. What goes to the other side goes on.
+    pub fn handle_unwritable(&mut self, again_at: Instant) {
         self.appending = self.appending.saturating_sub(1);
         self.pushes.clear();
         self.append = None;
-        let again_at = now + UNUSABLE_RETRY;
-        match &mut self.unwritable {
-            Some(unwritable) => unwritable.again_at = again_at,
-            None => {
-                self.hold = Some(message);
-                self.unwritable = Some(Unwritable { append: Box::new(append), again_at });
-            }
+        self.is_held |= self.unwritable.is_none();
+        self.unwritable = Some(Some(again_at));
+    }
+
+    /// The answer to `Work::Probe`: the copy can be used, or is to be looked at again then.
+    pub fn handle_probed(&mut self, probed: Result<(), Instant>) {
+        match probed {
+            Ok(()) => self.leave(Reason::Restart, "the in stream here takes entries again"),
+            Err(again_at) => self.unwritable = Some(Some(again_at)),
         }
     }
 
     /// The answer to `Work::Append`.
     pub fn handle_appended(&mut self, appended: &Appended) {
         self.appending -= 1;
-        if self.unwritable.is_some() {
-            return self.leave(Reason::Restart, "the in stream here takes entries again");
-        }
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
             Ok(ack) => {
@@ -298,8 +301,7 @@ impl Session {
         let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
         let held = self.sender.held_until();
         let read_again = self.sender.read_again_at().filter(|_| self.farewell.is_none());
-        let write_again = self.unwritable.as_ref().map(|unwritable| unwritable.again_at);
-        let write_again = write_again.filter(|_| self.appending == 0 && self.farewell.is_none());
+        let write_again = self.unwritable.flatten().filter(|_| self.farewell.is_none());
         [self.stalls_at(), record, clock, held, read_again, write_again]
             .into_iter()
             .flatten()
@@ -311,11 +313,16 @@ impl Session {
         if self.end.is_some() {
             return None;
         }
-        if let Some(append) = self.poll_append(now) {
+        if let Some(append) = self.poll_append() {
             return Some(Work::Append(append));
         }
         if self.farewell.is_some() {
             return None;
+        }
+        if let Some(again_at) = &mut self.unwritable
+            && again_at.take_if(|again_at| *again_at <= now).is_some()
+        {
+            return Some(Work::Probe);
         }
         self.sender.poll_task(now).map(Work::Origin)
     }
@@ -326,8 +333,8 @@ impl Session {
             self.answered = 0;
             return Some(Frame::Ack(ack));
         }
-        if let Some(message) = self.hold.take() {
-            return Some(Frame::Hold(message));
+        if std::mem::take(&mut self.is_held) {
+            return Some(Frame::Hold(UNWRITABLE.to_owned()));
         }
         if std::mem::take(&mut self.pong_due) {
             return Some(Frame::Pong(self.receiver.ack()));
@@ -350,7 +357,7 @@ impl Session {
     pub fn has_frame(&self) -> bool {
         let is_leaving = self.farewell.is_some();
         self.ack.is_some()
-            || self.hold.is_some()
+            || self.is_held
             || self.pong_due
             || self.ping_due
             || (is_leaving && self.appending == 0)
@@ -395,12 +402,7 @@ impl Session {
     /// The next batch that may go to the script. It takes them in their order, so that one which follows a
     /// failed one is a gap. The first may find the script missing, and some wait for more than the script:
     /// what follows would overtake those.
-    fn poll_append(&mut self, now: Instant) -> Option<Append> {
-        if let Some(Unwritable { append, again_at }) = &self.unwritable {
-            let is_due = self.appending == 0 && *again_at <= now && self.farewell.is_none();
-            self.appending += usize::from(is_due);
-            return is_due.then(|| (**append).clone());
-        }
+    fn poll_append(&mut self) -> Option<Append> {
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
                 Ok(append) => self.append = Some(Box::new(append)),
@@ -436,6 +438,10 @@ impl Session {
         IDLE_TIMEOUT + self.sender.patience().unwrap_or_default()
     }
 }
+
+/// The key is for those alone who can read the log there.
+const UNWRITABLE: &str =
+    "its in stream cannot be used as it is; its log names the key, and the mend";
 
 /// For a person, where the reason's word alone would not do.
 fn why(reason: Reason) -> &'static str {

@@ -368,7 +368,10 @@ mod tests {
             rows.iter().map(Row::name).collect()
         };
         assert_eq!(names("wipe", ""), ["wipe-device-redis", "wipe-cloud-redis"]);
-        assert_eq!(names("agent revoke", "pause"), ["kill-agent", "revoke-auth"]);
+        assert_eq!(
+            names("agent revoke", "pause"),
+            ["kill-agent", "unmounted-agent", "revoke-auth"]
+        );
         assert_eq!(names("kill-hub", ""), ["kill-hub"]);
         assert_eq!(names("all", "all"), [""; 0]);
         assert!(select(&words("kil"), &[]).unwrap_err().contains("kill-agent"));

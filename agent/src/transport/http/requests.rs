@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 use spoke_shared::{
     chain::chain,
     heard::Heard,
-    limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX},
+    limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX, PROGRESS_TIMEOUT},
     seq::{Epoch, Seq},
     sync::account::Tally,
     wire::{
         frame::{Goaway, Reason},
-        json::{GENERATION_HEADER, XreadForm},
+        json::{CursorForm, GENERATION_HEADER, XreadForm},
     },
 };
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub(super) enum Fault {
     TooLarge,
     #[error("the hub takes entries again")]
     Recovered,
+    #[error("the hub did not answer for {} s", PROGRESS_TIMEOUT.as_secs())]
+    Silent,
 }
 
 pub(super) struct Requests {
@@ -65,6 +67,13 @@ impl Requests {
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, self.bearer())
             .body(Full::new(body));
+        self.ask(request.expect("a service URL and checked headers make a request")).await
+    }
+
+    /// Where the copy at the hub stands.
+    pub(super) async fn cursor(&self) -> Result<CursorForm, Fault> {
+        let request = self.http.request(Method::GET, "/seq").header(AUTHORIZATION, self.bearer());
+        let request = request.body(Full::new(Bytes::new()));
         self.ask(request.expect("a service URL and checked headers make a request")).await
     }
 
@@ -122,7 +131,7 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
             let message = fault.to_string();
             return Some(Goaway { reason: Reason::Restart, message, wait_ms: 0 });
         }
-        Fault::Request(_) => return None,
+        Fault::Request(_) | Fault::Silent => return None,
     };
     let reason = match denial.status {
         StatusCode::UNAUTHORIZED => Reason::Unauthorized,

@@ -149,7 +149,7 @@ fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
     let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
         Work::Append(append) => Some(append.through.ms),
-        Work::Origin(_) => None,
+        Work::Origin(_) | Work::Probe => None,
     });
     ends.collect()
 }
@@ -195,6 +195,59 @@ fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
         }
         assert_eq!(session.receiver().ack().seq, Seq::new(4, 0));
     }
+}
+
+#[test]
+fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_can() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session, now), [1]);
+    let later = now + Duration::from_secs(1);
+    session.handle_unwritable(later);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
+    assert_eq!((appends(&mut session, now), session.poll_timeout()), (vec![], later));
+    // The other direction goes on.
+    let (first, last) = (Seq::new(1, 0), Seq::new(1, 0));
+    let extent = Extent { first, last, length: 1, added: 1, ..Extent::default() };
+    session.handle_read(Read { entries: vec![entry(10)], extent, is_end: true }, now);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
+    assert_eq!(session.poll_work(later), Some(Work::Probe));
+    session.handle_probed(Err(later + Duration::from_secs(1)));
+    assert!(!session.has_frame(), "it was told");
+    assert_eq!(session.poll_work(later), None);
+    session.handle_probed(Ok(()));
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("it ends") };
+    assert_eq!(goaway.reason, Reason::Restart);
+}
+
+#[test]
+fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    session.handle_frame(Frame::Push(push(0, 1)), now);
+    assert_eq!(appends(&mut session, now), [1]);
+    session.handle_unwritable(now + Duration::from_secs(1));
+    assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
+    for n in 1..=WINDOW_BATCHES as u64 {
+        session.handle_frame(Frame::Push(push(n, n + 1)), now);
+        assert!(!session.has_frame(), "those may have been on their way");
+    }
+    session.handle_frame(Frame::Push(push(90, 91)), now);
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(now) else { panic!("it ends") };
+    assert_eq!(goaway.reason, Reason::Protocol);
+}
+
+#[test]
+fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for_it() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    send(&mut session, entry(10), now);
+    session.handle_frame(Frame::Hold("full".to_owned()), now);
+    session.handle_news();
+    assert_eq!((session.poll_work(now), session.has_frame()), (None, false));
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT);
+    assert_eq!(session.told_hold(), Some("full"));
 }
 
 #[test]

@@ -177,6 +177,7 @@ impl End {
                 (_, Task::Bury(_)) => self.session.handle_buried(),
                 (_, Task::Record { .. }) => self.session.handle_recorded(),
             },
+            Some(Work::Probe) => unreachable!("no key is overwritten here"),
             None => {}
         }
         while self.session.has_frame() {
