@@ -20,6 +20,7 @@ pub mod entries;
 pub mod forward_proxy;
 pub mod hostile;
 pub mod oracle;
+pub mod pace;
 pub mod pair;
 pub mod process;
 pub mod proxy;

@@ -1,13 +1,10 @@
 //! Each script of agent and hub, with extreme arguments and extreme fields: one that fails has changed
 //! nothing, since a script does not roll back and whoever called it will call it again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use redis::{Cmd, RedisResult, Value, cmd};
-use spoke_shared::limits::{
-    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_BYTES_MIN,
-};
-use spoke_tests::redis::RedisServer;
+use spoke_tests::{pace, redis::RedisServer};
 
 /// What the scripts are made of beside their own text.
 const SEQ_LUA: &str = concat!(
@@ -312,68 +309,29 @@ async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_
     }
 }
 
-/// Batches as large as they may be, each in its own way: entries, fields of each, bytes of a value.
-const FULL: [(usize, usize, usize); 5] = [
-    (1, 1, ENTRY_VALUE_BYTES_MAX - 1024),
-    (1, ENTRY_FIELDS_MAX, 1),
-    (BATCH_ENTRIES_MAX, 1, BATCH_BYTES_MAX / BATCH_ENTRIES_MAX - 16),
-    (BATCH_ENTRIES_MAX, BATCH_BYTES_MAX / FIELD_BYTES_MIN / BATCH_ENTRIES_MAX, 0),
-    (BATCH_BYTES_MAX / FIELD_BYTES_MIN / ENTRY_FIELDS_MAX, ENTRY_FIELDS_MAX, 0),
-];
-/// How long a call may hold Redis.
-const CALL_MAX: Duration = Duration::from_millis(5);
-/// The shortest of so many: others on the machine make a call longer, never shorter.
-const TIMES: usize = 8;
-
-fn full((entries, fields, bytes): (usize, usize, usize)) -> Vec<u8> {
-    let value = vec![b'x'; bytes];
-    let mut packed = Vec::new();
-    rmp::encode::write_array_len(&mut packed, (entries * (2 + 2 * fields)) as u32)
-        .expect("memory takes all");
-    for n in 0..entries {
-        rmp::encode::write_str(&mut packed, &format!("6-{n}")).expect("memory takes all");
-        rmp::encode::write_uint(&mut packed, 2 * fields as u64).expect("memory takes all");
-        for field in 0..fields {
-            rmp::encode::write_str(&mut packed, &format!("f{field}")).expect("memory takes all");
-            rmp::encode::write_str_len(&mut packed, bytes as u32).expect("memory takes all");
-            packed.extend_from_slice(&value);
-        }
-    }
-    packed
-}
-
 #[tokio::test]
 async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_already() {
     let redis = RedisServer::start().await;
-    redis.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
-    for batch in FULL {
-        let mut args = append("up", full(batch));
+    for batch in pace::FULL {
+        let most = pace::most(&redis, batch).await;
+        let mut args = append("up", pace::packed(batch));
         args[3] = b"8-0".to_vec();
         args[16] = batch.0.to_string().into_bytes();
         // Of nobody's session, and behind whatever is there: then what came before is a duplicate.
         (args[0], args[2]) = (Vec::new(), Vec::new());
         let call = &calls()[0];
         for is_new in [true, false] {
-            let mut shortest = Duration::MAX;
-            for _ in 0..TIMES {
+            let took = pace::shortest(&redis, async || {
                 if is_new {
                     seed(&redis, None).await;
                 }
-                redis.command::<()>(&["SLOWLOG", "RESET"]).await;
-                let answer = run(&redis, call, &args).await.unwrap();
+                let answer = run(&redis, call, &args).await?;
                 let accepted = if is_new { batch.0 } else { 0 };
                 assert!(format!("{answer:?}").contains(&format!("int({accepted})")), "{answer:?}");
-                let log: Vec<Vec<Value>> = redis.command(&["SLOWLOG", "GET", "16"]).await;
-                let micros = log.iter().filter_map(|entry| match (&entry[2], &entry[3]) {
-                    (Value::Int(micros), command) if format!("{command:?}").contains("EVAL") => {
-                        Some(micros.unsigned_abs())
-                    }
-                    _ => None,
-                });
-                let took = micros.max().expect("the call is in the log");
-                shortest = shortest.min(Duration::from_micros(took));
-            }
-            assert!(shortest <= CALL_MAX, "{batch:?}, new: {is_new}: {shortest:?}");
+                Ok(answer)
+            });
+            let took = took.await;
+            assert!(took <= most, "{batch:?}, new: {is_new}: {took:?} of {most:?}");
         }
     }
 }

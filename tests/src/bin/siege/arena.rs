@@ -15,6 +15,7 @@ use reqwest::Client;
 use spoke_tests::{
     certificates::Certificates,
     cloud::admit,
+    pace,
     service::Kind,
     siege::resident_kib,
     stand::Stand,
@@ -108,6 +109,7 @@ impl Arena {
     /// Lays a siege of one attack, and takes its figures.
     pub(crate) async fn besiege(attack: Attack, span: Duration) -> Figure {
         let mut arena = Self::start(attack).await;
+        let command_max = arena.command_max().await;
         attack.prepare(&arena).await;
         arena.stand.redis.command::<()>(&["SLOWLOG", "RESET"]).await;
         let pid = arena.stand.service.process().pid();
@@ -134,6 +136,7 @@ impl Arena {
             health: arena.health.seen(begun, ended),
             memory_mib: (mib(before_kib), mib(resident_bytes_max(pid) / 1024), mib(after_kib)),
             busy_percent: (busy_before, busy_during, busy_after),
+            command_max,
             commands,
             log_lines,
             answers: arena.target.answers(),
@@ -225,6 +228,17 @@ impl Arena {
 
     fn log_lines(&self) -> usize {
         self.stand.service.log().lines().count()
+    }
+
+    /// By what the largest batches take on this machine, before anyone attacks.
+    async fn command_max(&self) -> Duration {
+        let redis = &self.stand.redis;
+        let mut most = Duration::ZERO;
+        for batch in pace::FULL {
+            most = most.max(pace::most(redis, batch).await);
+        }
+        redis.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS]).await;
+        most
     }
 
     async fn slow_commands(&self) -> Vec<Duration> {
