@@ -14,7 +14,6 @@ use std::{
     panic::AssertUnwindSafe,
     path::Path,
     process::ExitCode,
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -207,10 +206,7 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
         evidence::spoil(world).await;
     }
     let found = evidence::gather(world, &places).await;
-    let deaths = world.deaths.load(Ordering::Relaxed);
-    if deaths > 0 {
-        faults.push(format!("{deaths} processes ended by themselves"));
-    }
+    faults.extend(world.deaths.lock().await.iter().cloned());
     let total = found.verdicts.values().cloned().fold(Verdict::default(), Verdict::and);
     Outcome { total, made, recovered, faults, attacks, settled, found }
 }

@@ -6,10 +6,7 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -82,8 +79,8 @@ pub(crate) struct World {
     pub(crate) cloud: Host,
     /// The Redis of auth.
     pub(crate) auth_redis: Host,
-    /// Processes that ended without being told to.
-    pub(crate) deaths: AtomicUsize,
+    /// Processes that ended without being told to, and how.
+    pub(crate) deaths: Mutex<Vec<String>>,
 }
 
 impl World {
@@ -123,7 +120,7 @@ impl World {
             auth_link,
             cloud,
             auth_redis,
-            deaths: AtomicUsize::new(0),
+            deaths: Mutex::default(),
         }
     }
 
@@ -139,7 +136,7 @@ impl World {
         for Device { name, agent, .. } in &self.devices {
             let mut agent = agent.lock().await;
             if let Some(status) = agent.process.as_mut().and_then(Process::exit) {
-                self.mourn(&format!("{name}'s agent"), status);
+                self.mourn(&format!("{name}'s agent"), status).await;
                 agent.start();
             }
         }
@@ -155,14 +152,15 @@ impl World {
 
     async fn tend_ward<'a>(&self, name: &str, ward: &'a mut Ward) -> Option<&'a Service> {
         let status = ward.service.process().exit().filter(|_| ward.is_up)?;
-        self.mourn(name, status);
+        self.mourn(name, status).await;
         ward.service.restart().await;
         Some(&ward.service)
     }
 
-    fn mourn(&self, name: &str, status: ExitStatus) {
-        self.deaths.fetch_add(1, Ordering::Relaxed);
-        self.journal.note(&format!("{name} has ended by itself with {status}"));
+    async fn mourn(&self, name: &str, status: ExitStatus) {
+        let death = format!("{name} has ended by itself with {status}");
+        self.journal.note(&death);
+        self.deaths.lock().await.push(death);
     }
 }
 
