@@ -161,7 +161,7 @@ impl Hub {
     }
 
     /// Counts a fault of Redis, and logs it unless it came lately or is an outage; who asked hears only
-    /// that it may come again.
+    /// that it may come again, or that this one stream cannot be used.
     pub fn unavailable(&self, error: &StoreError) -> Refusal {
         self.metrics.store_errors.add(1);
         let told = chain(error);

@@ -207,22 +207,22 @@ impl CopyStore {
             Appended::Ready => {}
             refused => return Ok(refused),
         }
-        let Sifted { entries, held, uncertain } = match self.sift(append).await? {
+        let sifted = match self.sift(append).await? {
             Ok(sifted) => sifted,
             Err(wait) => return Ok(Appended::Later(wait)),
         };
-        let uncertain = uncertain.map(|(from, to, count)| Loss {
+        let uncertain = sifted.uncertain.map(|(from, to, count)| Loss {
             epoch: append.epoch,
             from,
             to,
             count: Some(count),
             cause: Cause::Uncertain,
         });
-        let mut appended = self.run(append, Some(&entries), uncertain, now_ms).await?;
+        let mut appended = self.run(append, Some(&sifted.entries), uncertain, now_ms).await?;
         if let Appended::Done { duplicates, cursor, .. } = &mut appended {
-            *duplicates += held;
+            *duplicates += sifted.held;
             if let Some(found) = &mut *self.guard.found.lock().await {
-                found.handle_done(append.epoch, *cursor);
+                found.handle_done(append.epoch, *cursor, sifted);
             }
         }
         Ok(appended)
@@ -235,7 +235,7 @@ impl CopyStore {
         // Another session looks anew: its Redis may have forgotten some since. A request without one
         // has none to remember it.
         let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
-        if let Some(found) = found.as_mut().filter(|found| found.of == of && is_remembered) {
+        if let Some(found) = found.as_ref().filter(|found| found.of == of && is_remembered) {
             return Ok(Ok(found.held.sift(append.entries.clone())));
         }
         let cursor_epoch = self.cursor_epoch().await?;

@@ -17,7 +17,7 @@ use crate::{
     client::ClientId,
     limits::{LEDGER_LINES, SEARCHES, SEARCHES_AT_ONCE},
     seq::{Epoch, Seq},
-    sync::held::Held,
+    sync::held::{Held, Sifted},
 };
 
 /// The guards of all clients of a hub. Cheap to clone.
@@ -56,9 +56,10 @@ pub(super) struct Found {
 
 impl Found {
     /// Entries up to `cursor` are in the copy.
-    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq) {
+    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, sifted: Sifted) {
         if self.of.1 == epoch {
             self.reached = self.reached.max(cursor);
+            self.held.settle(sifted);
         }
     }
 
@@ -199,7 +200,8 @@ mod tests {
         );
         let digest = crate::entry::Digest([0; 16]);
         assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two)));
-        void.handle_done(two, seq(8));
+        let sifted = void.held.sift(Vec::new());
+        void.handle_done(two, seq(8), sifted);
         assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");
         assert!(void.answers((two, seq(9)), (two, Some(seq(8)))));
     }

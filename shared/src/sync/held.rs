@@ -32,6 +32,8 @@ pub struct Sifted {
     pub held: u64,
     /// First, last and number of those to be appended that may be held all the same.
     pub uncertain: Option<(Seq, Seq, u64)>,
+    /// In which epochs a seq was carried with other bytes, up to the end of the batch.
+    past: Vec<Epoch>,
 }
 
 impl Held {
@@ -51,11 +53,12 @@ impl Held {
         self.is_complete && self.entries.is_empty()
     }
 
-    /// Takes out of the entries after those of the last call what is held.
-    pub fn sift(&mut self, entries: Vec<Entry>) -> Sifted {
-        let mut sifted = Sifted { entries: Vec::new(), held: 0, uncertain: None };
+    /// Takes out of the entries after those that `settle` was last called for what is held.
+    pub fn sift(&self, entries: Vec<Entry>) -> Sifted {
+        let past = self.past.clone();
+        let mut sifted = Sifted { entries: Vec::new(), held: 0, uncertain: None, past };
         for entry in entries {
-            if self.is_held(&entry) {
+            if self.is_held(&entry, &mut sifted.past) {
                 sifted.held += 1;
                 continue;
             }
@@ -68,15 +71,20 @@ impl Held {
         sifted
     }
 
-    fn is_held(&mut self, entry: &Entry) -> bool {
+    /// The batch is in the copy; one that is not may come again, and is sifted as it was.
+    pub fn settle(&mut self, sifted: Sifted) {
+        self.past = sifted.past;
+    }
+
+    fn is_held(&self, entry: &Entry, past: &mut Vec<Epoch>) -> bool {
         let Some(carried) = self.entries.get(&entry.seq) else { return false };
         let digest = entry.digest();
-        let mut others = carried.iter().filter(|(epoch, _)| !self.past.contains(epoch));
+        let mut others = carried.iter().filter(|(epoch, _)| !past.contains(epoch));
         if others.any(|(_, other)| *other == digest) {
             return true;
         }
         let known = carried.iter().map(|(epoch, _)| *epoch).filter(|epoch| epoch.is_known());
-        self.past.extend(known);
+        past.extend(known);
         false
     }
 }
@@ -110,6 +118,9 @@ mod tests {
         let sifted = held.sift(batch.map(|(ms, value)| entry(ms, value)).to_vec());
         assert_eq!((places(&sifted.entries), sifted.held), (vec![0, 4, 5], 2));
         assert_eq!(sifted.uncertain, None);
+        // It could not be appended, and comes again.
+        assert_eq!(held.sift(batch.map(|(ms, value)| entry(ms, value)).to_vec()), sifted);
+        held.settle(sifted);
         // The next batch stands behind a new entry.
         assert_eq!(places(&held.sift(vec![entry(6, "old")]).entries), [6]);
     }
@@ -118,14 +129,14 @@ mod tests {
     fn other_bytes_in_one_epoch_say_nothing_of_another() {
         let place = |epoch, value| (Epoch(epoch), Seq::new(1, 0), entry(1, value).digest());
         let later = (Epoch(2), Seq::new(2, 0), entry(2, "b").digest());
-        let mut held = Held::new([place(1, "a"), place(2, "b"), later], true);
+        let held = Held::new([place(1, "a"), place(2, "b"), later], true);
         let sifted = held.sift(vec![entry(1, "b"), entry(2, "b")]);
         assert_eq!((places(&sifted.entries), sifted.held), (vec![], 2));
     }
 
     #[test]
     fn after_a_search_with_gaps_what_was_not_found_is_uncertain_and_what_was_is_held() {
-        let mut held = held(&[entry(2, "old"), entry(4, "old")], false);
+        let held = held(&[entry(2, "old"), entry(4, "old")], false);
         let sifted = held.sift((1..=5).map(|ms| entry(ms, "old")).collect());
         assert_eq!((places(&sifted.entries), sifted.held), (vec![1, 3, 5], 2));
         assert_eq!(sifted.uncertain, Some((Seq::new(1, 0), Seq::new(5, 0), 3)));
