@@ -171,7 +171,11 @@ async fn a_stream_that_was_taken_away_after_all_was_carried_is_no_loss() {
         match take_away {
             "DEL" => device.redis.command::<()>(&["DEL", OUT]).await,
             "RENAME" => device.redis.command::<()>(&["RENAME", OUT, "elsewhere"]).await,
-            "PEXPIRE" => device.redis.command::<()>(&["PEXPIRE", OUT, "1"]).await,
+            "PEXPIRE" => {
+                device.redis.command::<()>(&["PEXPIRE", OUT, "1"]).await;
+                // What is added before would go with it.
+                eventually_is("it to be gone", 0, async || device.redis.length(OUT).await).await;
+            }
             _ => device.redis.flushall().await,
         }
         add_up(&device, "after", 20).await;

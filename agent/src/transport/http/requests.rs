@@ -128,7 +128,7 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
             return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
         }
         Fault::Recovered => {
-            let message = fault.to_string();
+            let message = chain(fault);
             return Some(Goaway { reason: Reason::Restart, message, wait_ms: 0 });
         }
         Fault::Request(_) | Fault::Silent => return None,
