@@ -90,7 +90,8 @@ impl Figure {
         bound(after <= before + KEPT_MIB_MAX, format!("keeps {after} MiB of {before}"));
         let (calm, _, busy) = self.busy_percent;
         bound(busy <= calm + BUSY_PERCENT_MAX, format!("busy with {busy} % afterwards"));
-        let long = self.commands.iter().filter(|took| **took > self.command_max).count();
+        let most = self.command_max.mul_f64(slower);
+        let long = self.commands.iter().filter(|took| **took > most).count();
         let longest = self.longest_command();
         bound(
             long <= LONG_COMMANDS_MAX.max(self.commands.len() / LONG_COMMANDS_SHARE),
