@@ -355,8 +355,10 @@ async fn place(
     if position.epoch != standing.memory.epoch {
         return hub.checked(origin.begin(&cursor, &With::SAME, now_ms()).await);
     }
-    // Who names an epoch and nothing of it yet begins where it does.
-    if ask.epoch.is_some()
+    // Who names an epoch and nothing of it yet begins where it does. A session names just the place that
+    // its handshake has proved: a copy that was wiped begins with all that is still there.
+    if caller.generation.is_none()
+        && ask.epoch.is_some()
         && ask.seq.is_zero()
         && let Some(life) = standing.memory.lives.last()
     {

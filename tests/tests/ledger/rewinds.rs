@@ -89,6 +89,35 @@ async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_
 }
 
 #[tokio::test]
+async fn a_device_that_is_wiped_in_a_later_life_of_its_out_stream_gets_all_that_is_still_there() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        let stream = cloud::out("dev1");
+        add_at(&cloud.redis, &stream, "trimmed", 990..1000).await;
+        let mut all = add_at(&cloud.redis, &stream, "kept", 1000..1010).await;
+        device.acknowledged_both_ways(&cloud).await;
+        let state = State::of(&cloud.redis);
+        add_at(&cloud.redis, &stream, "forgotten", 1010..1020).await;
+        device.acknowledged_both_ways(&cloud).await;
+        state.restore(&mut cloud.redis).await;
+        all.extend(add_at(&cloud.redis, &stream, "new", 1015..1025).await);
+        cloud.redis.restart().await;
+        eventually_is("the second life", 40, async || device.carried().await.len()).await;
+        cloud.redis.command::<u64>(&["XTRIM", &stream, "MAXLEN", "20"]).await;
+
+        device.redis.flushall().await;
+        device.start_agent();
+
+        eventually_is("all that is there", 20, async || device.carried().await.len()).await;
+        assert_same("down", &expected(&all, None), &device.carried().await);
+        // What is not there any more is told: it was in the copy, and is gone.
+        let lines = lines(&device.redis, device::LOST).await;
+        assert_eq!(lines, ["down 0-1 999-18446744073709551615 10 rewound"], "{transport}");
+    }
+}
+
+#[tokio::test]
 async fn an_out_stream_that_goes_back_twice_is_looked_up_anew_each_time() {
     let mut cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
