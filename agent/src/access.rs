@@ -11,6 +11,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_shared::{
+    chain::chain,
     config::{ConfigError, read_secret},
     limits::{REFUSED_RETRY, STATE_RETRY},
     link::now_ms,
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    auth::{Auth, Reply, chain},
+    auth::{Auth, Reply},
     config::{Account, Config},
     dial::Dialer,
     enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step, Which},

@@ -8,9 +8,7 @@ use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{client::ClientId, trust::explain};
-
-pub(crate) use spoke_shared::chain::chain;
+use spoke_shared::{chain::chain, client::ClientId, trust::explain};
 
 use crate::{
     config::Account,

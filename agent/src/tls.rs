@@ -12,9 +12,9 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use spoke_shared::config::ConfigError;
+use spoke_shared::{chain::chain, config::ConfigError};
 
-use crate::{auth::chain, config::Account};
+use crate::config::Account;
 
 /// The agent has nobody to trust.
 #[derive(Debug, thiserror::Error)]

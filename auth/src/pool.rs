@@ -138,7 +138,7 @@ impl Pool {
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
                 if odd_hashes.handle(()) {
-                    warn!(error = chain(&error), "a client's stored secret is no bcrypt hash");
+                    warn!(error = chain(&error), "a client's stored secret is not a bcrypt hash");
                 }
                 secret.is_behind(&stand_in).map(|_| false)
             })

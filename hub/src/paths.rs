@@ -96,7 +96,7 @@ impl Paths {
         };
         let say_unstuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
-            info!(client, count, "more times entries get through the link again");
+            info!(client, count, "more entries get through the link again");
         };
         tokio::join!(
             self.stuck.sum_up(shutdown, say_stuck),

@@ -85,7 +85,10 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<Changed>) {
         }
         while let Some(client) = due.first() {
             if let Err(error) = look_again(&hub, client).await {
-                debug!(error = chain(&error), "failed to look who holds a session; looking again");
+                debug!(
+                    error = chain(&error),
+                    "failed to look up who holds a session; trying again"
+                );
                 break;
             }
             due.pop_first();

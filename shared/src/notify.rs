@@ -5,10 +5,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-use crate::{
-    chain::chain,
-    {repeats::Spell, shutdown::Shutdown},
-};
+use crate::{chain::chain, repeats::Spell, shutdown::Shutdown};
 
 /// The service is up.
 pub fn ready() {

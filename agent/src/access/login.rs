@@ -2,13 +2,11 @@
 //! with the one before the last rotation, where auth came back with an older state.
 
 use secrecy::{ExposeSecret, SecretString};
+use spoke_shared::chain::chain;
 use tracing::{info, warn};
 
 use super::Access;
-use crate::{
-    auth::{Reply, chain},
-    enrolment::Answer,
-};
+use crate::{auth::Reply, enrolment::Answer};
 
 impl Access {
     /// Tries each secret that the device holds until auth takes one.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::status::{Live, live};
 use crate::{
-    auth::{bearer, chain},
+    auth::bearer,
     config::{Account, Config},
     denial::{DENIAL_BYTES_MAX, Denial},
     dial::{Dialer, Route},
@@ -15,6 +15,7 @@ use crate::{
 use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_shared::{
+    chain::chain,
     cli::{
         CheckArgs, Checked, SettingsArgs, of_hints, of_redis, of_secret, of_secret_file,
         of_settings_file, report,

@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use spoke_shared::{
+    chain::chain,
     cli::{print, watch},
     client::ClientId,
     config::ServiceUrl,
@@ -17,7 +18,6 @@ use spoke_shared::{
 };
 
 use crate::{
-    auth::chain,
     config::Config,
     dial::{Dialer, ProxySetting},
     http_client::{Http, HttpError, plain},

@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
+    chain::chain,
     config::ServiceUrl,
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
@@ -36,7 +37,6 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    auth::chain,
     dial::websocket,
     enrolment::Serial,
     status::{Board, Stopped},

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spoke_shared::{
+    chain::chain,
     limits::OWN_REDIS_RETRY,
     link::LinkError,
     store::StoreError,
@@ -10,10 +11,7 @@ use spoke_shared::{
     wire::frame::{Goaway, Reason},
 };
 
-use crate::{
-    auth::chain,
-    dial::{DialError, websocket::WebSocketError},
-};
+use crate::dial::{DialError, websocket::WebSocketError};
 
 /// How a try to connect, or a session, came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -86,7 +86,7 @@ fn broken(error: tungstenite::Error) -> TransportError {
 mod tests {
     use futures_util::StreamExt;
     use rustls::{ClientConfig, RootCertStore, crypto::ring};
-    use spoke_shared::limits::FRAGMENTS_MAX;
+    use spoke_shared::{chain::chain, limits::FRAGMENTS_MAX};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -94,10 +94,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
-    use crate::{
-        auth::chain,
-        dial::{Dialer, ProxySetting, websocket},
-    };
+    use crate::dial::{Dialer, ProxySetting, websocket};
 
     /// A hub that shakes hands and then says only this, in the same breath.
     async fn hub_that_says(listener: TcpListener, bytes: Vec<u8>) {

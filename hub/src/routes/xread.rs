@@ -11,10 +11,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use spoke_shared::{
-    chain::chain,
-    {refusal::Refusal, wire::json::XreadForm},
-};
+use spoke_shared::{chain::chain, refusal::Refusal, wire::json::XreadForm};
 
 use crate::{
     bearer::{Caller, epoch, malformed},

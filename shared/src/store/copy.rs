@@ -192,10 +192,7 @@ impl CopyStore {
 
     async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
-        match result {
-            Err(error) => Err(named(self.writer.redis(), &keys, error).await),
-            good => good,
-        }
+        named(self.writer.redis(), &keys, result).await
     }
 
     async fn try_append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
@@ -232,8 +229,8 @@ impl CopyStore {
     async fn sift(&self, append: &Append) -> Result<Result<Sifted, Duration>, StoreError> {
         let of = (self.generation, append.epoch);
         let mut found = self.guard.found.lock().await;
-        // Another session looks anew: its Redis may have forgotten some since. A request without one
-        // has none to remember it.
+        // Another session looks anew, unless nothing was found: its Redis may have forgotten some since. A
+        // request without a session has none to remember it.
         let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
         if let Some(found) = found.as_ref().filter(|found| found.of == of && is_remembered) {
             return Ok(Ok(found.held.sift(append.entries.clone())));

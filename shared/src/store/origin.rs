@@ -216,10 +216,7 @@ impl OriginStore {
             (&self.ledger, STREAM),
             (&self.state, HASH),
         ];
-        match result {
-            Err(error) => Err(named(&self.redis, &keys, error).await),
-            good => good,
-        }
+        named(&self.redis, &keys, result).await
     }
 
     /// Does what a sender asks for.

@@ -11,10 +11,7 @@ use redis::{
 use tracing::{debug, warn};
 
 use super::{Redis, StoreError};
-use crate::{
-    chain::chain,
-    {retry::Retry, shutdown::Shutdown},
-};
+use crate::{chain::chain, retry::Retry, shutdown::Shutdown};
 
 /// What a Redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

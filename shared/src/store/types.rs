@@ -9,12 +9,15 @@ pub(super) const HASH: &str = "hash";
 
 /// Names the key that holds something else than it should, where that is what went wrong: Redis itself does
 /// not say which of a script's keys it was.
-pub(super) async fn named(
+pub(super) async fn named<T>(
     redis: &Redis,
     keys: &[(&str, &'static str)],
-    error: StoreError,
-) -> StoreError {
-    let StoreError::WrongType { at: None, source } = error else { return error };
+    result: Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let source = match result {
+        Err(StoreError::WrongType { at: None, source }) => source,
+        result => return result,
+    };
     let mut types = pipe();
     keys.iter().for_each(|(key, _)| {
         types.cmd("TYPE").arg(key);
@@ -25,5 +28,5 @@ pub(super) async fn named(
         let found = found.ok().filter(|found| found != "none" && found != needed)?;
         Some(WrongKey { key: (*key).to_owned(), found, needed })
     });
-    StoreError::WrongType { at, source }
+    Err(StoreError::WrongType { at, source })
 }

@@ -47,8 +47,7 @@ impl Held {
         Self { entries, is_complete, past: Vec::new() }
     }
 
-    /// Whether it is sure that nothing is held. It stays so while the origin's epoch lasts: a copy that
-    /// goes back to an older state holds less.
+    /// Whether it is sure that nothing is held.
     pub fn is_void(&self) -> bool {
         self.is_complete && self.entries.is_empty()
     }

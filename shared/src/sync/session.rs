@@ -69,8 +69,10 @@ pub struct Session {
     pushes: VecDeque<Push>,
     /// The next for the script; it has to wait for those in hand there.
     append: Option<Box<Append>>,
-    /// The copy cannot be used as it is; when it is looked at again, unless that is under way.
-    unwritable: Option<Option<Instant>>,
+    /// The copy cannot be used as it is.
+    is_unwritable: bool,
+    /// When it is looked at again, unless that is under way.
+    probe_at: Option<Instant>,
     /// Batches that came since and were thrown away.
     thrown: usize,
     /// That the copy takes nothing is to be told.
@@ -105,7 +107,8 @@ impl Session {
             round_trip: None,
             pushes: VecDeque::new(),
             append: None,
-            unwritable: None,
+            is_unwritable: false,
+            probe_at: None,
             thrown: 0,
             is_held: false,
             told_hold: None,
@@ -138,7 +141,7 @@ impl Session {
                 let message = "more batches came than the window allows without an acknowledgement";
                 self.leave(Reason::Protocol, message);
             }
-            Frame::Push(_) if self.unwritable.is_some() => self.thrown += 1,
+            Frame::Push(_) if self.is_unwritable => self.thrown += 1,
             Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
             // What is not acknowledged comes again.
             Frame::Push(_) => {}
@@ -219,18 +222,18 @@ impl Session {
     /// The other answer to `Work::Append`: the copy cannot be used as it is. It is looked at again at
     /// `again_at`. What goes to the other side goes on.
     pub fn handle_unwritable(&mut self, again_at: Instant) {
-        self.appending = self.appending.saturating_sub(1);
+        self.appending -= 1;
         self.pushes.clear();
         self.append = None;
-        self.is_held |= self.unwritable.is_none();
-        self.unwritable = Some(Some(again_at));
+        self.is_held |= !self.is_unwritable;
+        (self.is_unwritable, self.probe_at) = (true, Some(again_at));
     }
 
     /// The answer to `Work::Probe`: the copy can be used, or is to be looked at again then.
     pub fn handle_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
             Ok(()) => self.leave(Reason::Restart, "the in stream here takes entries again"),
-            Err(again_at) => self.unwritable = Some(Some(again_at)),
+            Err(again_at) => self.probe_at = Some(again_at),
         }
     }
 
@@ -301,8 +304,8 @@ impl Session {
         let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
         let held = self.sender.held_until();
         let read_again = self.sender.read_again_at().filter(|_| self.farewell.is_none());
-        let write_again = self.unwritable.flatten().filter(|_| self.farewell.is_none());
-        [self.stalls_at(), record, clock, held, read_again, write_again]
+        let probe = self.probe_at.filter(|_| self.farewell.is_none());
+        [self.stalls_at(), record, clock, held, read_again, probe]
             .into_iter()
             .flatten()
             .fold(silent.min(ping), Instant::min)
@@ -319,9 +322,7 @@ impl Session {
         if self.farewell.is_some() {
             return None;
         }
-        if let Some(again_at) = &mut self.unwritable
-            && again_at.take_if(|again_at| *again_at <= now).is_some()
-        {
+        if self.probe_at.take_if(|probe_at| *probe_at <= now).is_some() {
             return Some(Work::Probe);
         }
         self.sender.poll_task(now).map(Work::Origin)
@@ -376,7 +377,7 @@ impl Session {
 
     /// Whether the copy cannot be used as it is.
     pub fn is_unwritable(&self) -> bool {
-        self.unwritable.is_some()
+        self.is_unwritable
     }
 
     /// Why the other side's copy takes nothing, where it said so.
