@@ -16,7 +16,7 @@ use super::{
     held::Search,
     keys::{DeviceKeys, HubKeys},
     ledger, reply,
-    scripts::{DENY_OOM, with_seqs},
+    scripts::{ALLOW_OOM, DENY_OOM, with_seqs},
     types::{HASH, STREAM, named},
 };
 use crate::{
@@ -35,7 +35,8 @@ use crate::{
 
 static APPEND: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("append.lua")));
 
-static USABLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("usable.lua")));
+static USABLE: LazyLock<Script> =
+    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("usable.lua")));
 
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]

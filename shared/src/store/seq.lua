@@ -32,11 +32,15 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- What XADD gave in place of an ID, with the key in it where that stream takes no more: somebody has added
--- the highest ID that there is.
+-- Somebody has added the highest ID that there is.
+local function exhausted(key)
+  return redis.error_reply('EXHAUSTED ' .. key .. ' has given out the highest ID that there is')
+end
+
+-- What XADD gave in place of an ID, with the key in it where that stream takes no more.
 local function unadded(key, error)
   if not string.find(error['err'] or '', 'exhausted', 1, true) then return error end
-  return redis.error_reply('EXHAUSTED ' .. key .. ' has given out the highest ID that there is')
+  return exhausted(key)
 end
 
 -- Adds lines to a stream that keeps about so many: all of them or none. Gives an error, if there is one.
