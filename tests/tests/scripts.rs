@@ -313,7 +313,6 @@ async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_
 async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_already() {
     let redis = RedisServer::start().await;
     for batch in pace::FULL {
-        let most = pace::most(&redis, batch).await;
         let mut args = append("up", pace::packed(batch));
         args[3] = b"8-0".to_vec();
         args[16] = batch.0.to_string().into_bytes();
@@ -321,17 +320,24 @@ async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_a
         (args[0], args[2]) = (Vec::new(), Vec::new());
         let call = &calls()[0];
         for is_new in [true, false] {
-            let took = pace::shortest(&redis, async || {
-                if is_new {
-                    seed(&redis, None).await;
-                }
-                let answer = run(&redis, call, &args).await?;
-                let accepted = if is_new { batch.0 } else { 0 };
-                assert!(format!("{answer:?}").contains(&format!("int({accepted})")), "{answer:?}");
-                Ok(answer)
-            });
-            let took = took.await;
-            assert!(took <= most, "{batch:?}, new: {is_new}: {took:?} of {most:?}");
+            let accepted = format!("int({})", if is_new { batch.0 } else { 0 });
+            let took = async || {
+                pace::shortest(&redis, async || {
+                    if is_new {
+                        seed(&redis, None).await;
+                    }
+                    let answer = run(&redis, call, &args).await?;
+                    assert!(format!("{answer:?}").contains(&accepted), "{answer:?}");
+                    Ok(answer)
+                })
+                .await
+            };
+            // What another process of the machine did is tried again.
+            let mut tries = Vec::new();
+            while tries.iter().all(|(took, most)| took > most) {
+                assert!(tries.len() < 8, "{batch:?}, new: {is_new}: took and may take {tries:?}");
+                tries.push((took().await, pace::most(&redis, batch).await));
+            }
         }
     }
 }
