@@ -5,7 +5,10 @@
 mod rewinds;
 mod trims;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use spoke_tests::{
     cloud::Cloud,
@@ -25,6 +28,30 @@ impl State {
         let folder = tempfile::tempdir().unwrap();
         copy(&redis.directory().join("appendonlydir"), folder.path());
         Self(folder)
+    }
+
+    /// The same, cut behind each transaction that gave out entries, from the last but one backwards.
+    fn cuts(&self) -> Vec<Self> {
+        let is_newest = |path: &PathBuf| path.to_string_lossy().ends_with(".incr.aof");
+        let files = fs::read_dir(self.0.path()).unwrap().flatten().map(|file| file.path());
+        let file = files.filter(is_newest).max().unwrap();
+        let bytes = fs::read(&file).unwrap();
+        let exec = b"EXEC\r\n";
+        let end_of = |at: usize| {
+            let found = bytes[at..].windows(exec.len()).position(|part| part == exec);
+            at + found.unwrap() + exec.len()
+        };
+        let given = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"out_given"));
+        let mut ends: Vec<_> = given.map(end_of).collect();
+        ends.dedup();
+        ends.pop();
+        let cut = |end: usize| {
+            let folder = tempfile::tempdir().unwrap();
+            copy(self.0.path(), folder.path());
+            fs::write(folder.path().join(file.file_name().unwrap()), &bytes[..end]).unwrap();
+            Self(folder)
+        };
+        ends.into_iter().rev().map(cut).collect()
     }
 
     /// Redis comes back with it, before anyone else writes.

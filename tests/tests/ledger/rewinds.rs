@@ -35,6 +35,34 @@ async fn a_device_redis_with_a_shorter_file_and_a_clock_behind_loses_and_repeats
     }
 }
 
+/// The copy holds what its origin's Redis does not know any more to have given out.
+#[tokio::test]
+async fn a_device_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_the_copy() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let mut device = Device::without_agent(&cloud, "dev1", &[("transport", transport)]).await;
+        let mut all = add_at(&device.redis, OUT, "backlog", 1000..3500).await;
+        device.start_agent();
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+        let cuts = State::of(&device.redis).cuts();
+        assert!(cuts.len() > 2, "only {} reads", cuts.len());
+        for cut in &cuts {
+            cut.restore(&mut device.redis).await;
+            device.redis.restart().await;
+            device.start_agent();
+            device.acknowledged_both_ways(&cloud).await;
+            device.stop_agent().await;
+            assert!(!device.log().contains("panicked"), "{}", device.log());
+        }
+        device.start_agent();
+        all.extend(add_at(&device.redis, OUT, "later", 4000..4005).await);
+        wait_for_copy(&cloud, all.len()).await;
+        assert_same("up", &expected(&all, Some(1)), &cloud.carried("dev1").await);
+        assert_eq!(lines(&cloud.redis, cloud::LOST).await, [""; 0]);
+    }
+}
+
 #[tokio::test]
 async fn what_was_carried_out_of_an_old_backup_is_not_carried_again() {
     for transport in TRANSPORTS {
