@@ -2,10 +2,10 @@
 
 use spoke_shared::{
     client::ClientId,
+    message::Cursor,
     seq::Seq,
     store::{Redis, StoreError, copy::CopyStore, keys::DeviceKeys, ledger, origin::OriginStore},
     sync::{account::Extent, position::Standing},
-    wire::frame::Cursor,
 };
 
 /// What is in the device's Redis.

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{Sink, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use spoke_shared::{heard::Heard, link::TransportError, retry::Retry, wire::frame::Frame};
+use spoke_shared::{heard::Heard, link::TransportError, message::Frame, retry::Retry};
 
 use crate::config::TransportSetting;
 

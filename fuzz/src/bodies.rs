@@ -10,13 +10,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use spoke_shared::{
     client::ClientId,
     config::{RedisUrl, ServiceUrl},
+    message::{Features, Frame},
     seq::{Epoch, Seq},
-    wire::{
-        frame::{Features, Frame},
-        json::{
-            AddedForm, BatchAddedForm, CursorForm, EntryForm, Fields, HelloForm, RequestForm,
-            WelcomeForm, XaddForm, XreadForm,
-        },
+    wire::json::{
+        AddedForm, BatchAddedForm, CursorForm, EntryForm, Fields, HelloForm, RequestForm,
+        WelcomeForm, XaddForm, XreadForm,
     },
 };
 

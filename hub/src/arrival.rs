@@ -6,6 +6,8 @@ use spoke_shared::{
     client::ClientId,
     limits::CLONE_WAIT,
     link::now_ms,
+    message::{Cursor, Goaway, Origin, Reason},
+    partner::{Met, PartnerId},
     refusal::Refusal,
     seq::Seq,
     store::{
@@ -13,11 +15,7 @@ use spoke_shared::{
         origin::With,
         presence::{self, Arrival, Arrived, Rival},
     },
-    sync::{
-        partner::{Met, PartnerId},
-        position::Begun,
-    },
-    wire::frame::{Cursor, Goaway, Origin, Reason},
+    sync::position::Begun,
 };
 use tracing::{debug, warn};
 

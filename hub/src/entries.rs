@@ -7,12 +7,10 @@ use spoke_shared::{
     entry::{Direction, Entry, EntryLimits, Unfit},
     limits::BATCH_ENTRIES_MAX,
     link::now_ms,
+    loss::Account,
     refusal::Refusal,
     seq::{Epoch, Seq},
-    sync::{
-        account::Account,
-        receiver::{Append, Appended, BadBatch, plan},
-    },
+    sync::receiver::{Append, Appended, BadBatch, plan},
     wire::json::{
         AddedForm, BatchAddedForm, BatchForm, CursorForm, EntryForm, RefusedForm, XaddForm,
     },

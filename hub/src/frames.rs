@@ -17,11 +17,9 @@ use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::Spli
 use spoke_shared::{
     limits::HELLO_BYTES_MAX,
     link::TransportError,
+    message::{Features, Frame},
     refusal::Refusal,
-    wire::{
-        frame::{Features, Frame},
-        msgpack::Malformed,
-    },
+    wire::msgpack::Malformed,
 };
 use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
@@ -219,9 +217,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::{FutureExt, stream};
-    use spoke_shared::{
-        entry::Entry, limits::DECODE_INLINE_BYTES_MAX, seq::Seq, wire::frame::Push,
-    };
+    use spoke_shared::{entry::Entry, limits::DECODE_INLINE_BYTES_MAX, message::Push, seq::Seq};
 
     use super::*;
 

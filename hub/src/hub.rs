@@ -10,6 +10,8 @@ use spoke_shared::{
     chain::chain,
     client::ClientId,
     link,
+    loss::Loss,
+    message::{Features, Goaway, Reason},
     refusal::Refusal,
     repeats::Repeated,
     retry::return_wait,
@@ -19,11 +21,7 @@ use spoke_shared::{
         Redis, StoreError, commit::Writer, copy::CopyStore, guard::Guards, hints::Hints,
         keys::HubKeys, origin::OriginStore, session::Sessions,
     },
-    sync::account::Loss,
-    wire::{
-        frame::{Features, Goaway, Reason},
-        json::UNUSABLE_STREAM,
-    },
+    wire::json::UNUSABLE_STREAM,
 };
 use tracing::{info, warn};
 

@@ -13,9 +13,9 @@ use spoke_shared::{
         BATCH_BYTES_MAX, BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE,
         FIELD_BYTES_MIN,
     },
+    message::{Ack, Frame, Goaway, Push},
     refusal::Refusal,
     seq::{Epoch, Seq},
-    wire::frame::{Ack, Frame, Goaway, Push},
 };
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;

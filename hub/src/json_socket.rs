@@ -20,11 +20,9 @@ use spoke_shared::{
         BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT,
         PARSE_INLINE_BYTES_MAX, TEXT_BYTES_MAX,
     },
+    message::{Goaway, Reason},
     refusal::Refusal,
-    wire::{
-        frame::{Goaway, Reason},
-        json::{Misread, RequestForm, XaddForm},
-    },
+    wire::json::{Misread, RequestForm, XaddForm},
 };
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};

@@ -12,8 +12,8 @@ use http::StatusCode;
 use spoke_shared::{
     client::ClientId,
     limits::CONNECTIONS_MAX,
+    message::{Goaway, Reason},
     refusal::Refusal,
-    wire::frame::{Goaway, Reason},
 };
 use tokio::sync::oneshot;
 

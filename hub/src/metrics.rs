@@ -5,10 +5,10 @@ use spoke_shared::{
     entry::Direction,
     exposition::{Counter, Counters, Page},
     link::{LinkError, now_ms},
+    message::Reason,
     store::{Redis, figures, presence::Transport},
     sync::session::End,
     traffic::Traffic,
-    wire::frame::Reason,
 };
 
 use crate::{hub::Hub, paths::Weak};

@@ -18,6 +18,10 @@ use spoke_shared::{
     instance::Instance,
     limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
     link::{self, Outcome, Shown, Stores, TransportError, now_ms},
+    message::{
+        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
+    },
+    partner::PartnerId,
     refusal::Refusal,
     seq::Seq,
     serve::PeerAddress,
@@ -26,14 +30,10 @@ use spoke_shared::{
         session::{client_key, digest, session_key},
     },
     sync::{
-        partner::PartnerId,
         position::Begun,
         receiver::Receiver,
         sender::{Sender, Trim, path::Path},
         session::{End, Heartbeat, Session},
-    },
-    wire::frame::{
-        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
     },
 };
 use tokio::sync::oneshot;

@@ -19,6 +19,9 @@ use spoke_shared::{
         SEQ_AHEAD_MAX,
     },
     link::now_ms,
+    loss::Tally,
+    message::{Ack, Cursor, Granted, Push},
+    partner::Met,
     refusal::Refusal,
     seq::{Epoch, Seq},
     store::{
@@ -26,18 +29,13 @@ use spoke_shared::{
         presence,
     },
     sync::{
-        account::Tally,
-        partner::Met,
         position::{self, Begun, Finding, Standing},
         sender::{
             Sender, Task, Trim,
             path::{Parting, Path, Trip, UnderWay},
         },
     },
-    wire::{
-        frame::{Ack, Cursor, Granted, Push},
-        json::XreadForm,
-    },
+    wire::json::XreadForm,
 };
 
 use crate::{

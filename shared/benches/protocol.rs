@@ -8,15 +8,16 @@ use bytes::Bytes;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use spoke_shared::{
     entry::{Direction, Entry, EntryLimits},
+    loss::{Account, Tally},
+    message::{Ack, Cursor, Features, Frame, Granted, Push},
+    partner::Met,
     seq::{Epoch, Seq},
     sync::{
-        account::{Account, Extent, Tally},
-        partner::Met,
+        account::Extent,
         position::{Begun, Standing, begin},
         receiver::{Appended, Receiver},
         sender::{Read, Sender, Trim},
     },
-    wire::frame::{Ack, Cursor, Features, Frame, Granted, Push},
 };
 
 const ENTRIES: u64 = 1000;

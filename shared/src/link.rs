@@ -22,6 +22,8 @@ use crate::{
     chain::chain,
     heard::Heard,
     limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
+    loss::Loss,
+    message::{Frame, Goaway, Reason},
     repeats::Repeats,
     seq::Epoch,
     store::{
@@ -31,12 +33,10 @@ use crate::{
         origin::{Done, OriginStore},
     },
     sync::{
-        account::Loss,
         receiver::{Append, Appended},
         sender::{Task, path::Parting},
         session::{End, Session, Work},
     },
-    wire::frame::{Frame, Goaway, Reason},
 };
 
 /// What one session works on.

@@ -12,7 +12,7 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use sha2::Sha256;
 
-use super::account::Tally;
+use super::loss::Tally;
 use crate::seq::{Epoch, Seq};
 
 /// What an origin seals the cursors of one life of its stream with.

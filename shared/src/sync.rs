@@ -7,10 +7,8 @@
 
 pub mod account;
 pub mod held;
-pub mod partner;
 pub mod position;
 pub mod receiver;
-pub mod seal;
 pub mod sender;
 pub mod session;
 

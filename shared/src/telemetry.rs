@@ -258,7 +258,7 @@ mod tests {
             ("info,h2=debug", "h2::codec", Level::DEBUG, true),
             ("info,h2=debug", "hyper", Level::WARN, false),
             ("info,spoke_hub=debug", "spoke_hub::live", Level::DEBUG, true),
-            ("info,spoke_hub=debug", "spoke_shared::serve", Level::DEBUG, false),
+            ("info,spoke_hub=debug", "crate::serve", Level::DEBUG, false),
             ("info,spoke_hub=error", "spoke_hub", Level::INFO, false),
             ("spoke_hub=debug", "spoke_hub", Level::DEBUG, true),
             ("spoke_hub=debug", "spoke_agent", Level::ERROR, false),

@@ -15,14 +15,14 @@ use crate::{
     entry::{Direction, Unfit},
     exposition::{AGE_SCALE, Counter, Counters, Histogram, LINK_SCALE, Page, Seconds},
     link::Shown,
+    loss::{Cause, Loss},
+    message::{Cursor, Origin},
     seq::Seq,
     sync::{
-        account::{Cause, Loss},
         receiver::Append,
         sender::Task,
         session::{Session, Work},
     },
-    wire::frame::{Cursor, Origin},
 };
 
 /// All that one process carries.

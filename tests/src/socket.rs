@@ -7,10 +7,9 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use spoke_shared::{
     instance::Instance,
-    sync::partner::PartnerId,
-    wire::frame::{
-        Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, SUBPROTOCOL, Welcome,
-    },
+    message::{Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Welcome},
+    partner::PartnerId,
+    wire::frame::SUBPROTOCOL,
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::{

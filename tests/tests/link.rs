@@ -18,6 +18,8 @@ use spoke_shared::{
     instance::Instance,
     limits::RETURN_WAIT,
     link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
+    loss::Account,
+    message::{Frame, Goaway, Granted, Reason},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
     store::{
@@ -30,13 +32,11 @@ use spoke_shared::{
         presence::{self, Arrival, Arrived, Transport},
     },
     sync::{
-        account::Account,
         position::Finding,
         receiver::{Append, Appended, Receiver},
         sender::{Sender, Trim},
         session::{End, Heartbeat, Session},
     },
-    wire::frame::{Frame, Goaway, Granted, Reason},
 };
 use spoke_tests::{
     device::STATE,
@@ -433,11 +433,8 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
 async fn a_poisoned_cursor_does_not_poison_the_origin() {
     let ends = Ends::start().await;
     let device = ends.device();
-    let cursor = spoke_shared::wire::frame::Cursor {
-        epoch: Epoch::FIRST,
-        seq: Seq::MAX,
-        ..Default::default()
-    };
+    let cursor =
+        spoke_shared::message::Cursor { epoch: Epoch::FIRST, seq: Seq::MAX, ..Default::default() };
     let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
@@ -449,7 +446,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
-    let cursor = spoke_shared::wire::frame::Cursor::default();
+    let cursor = spoke_shared::message::Cursor::default();
     let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,

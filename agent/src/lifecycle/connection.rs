@@ -13,11 +13,12 @@ use spoke_shared::{
     entry::{Direction, EntryLimits},
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
     link::{Outcome, Shown, Side, Stores, TransportError, drive, now_ms},
+    message::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
+    partner::{Met, Partner, PartnerId},
     seq::{Epoch, Seq},
     shutdown::Shutdown,
     store::{StoreError, origin::With},
     sync::{
-        partner::{Met, Partner, PartnerId},
         position::{Finding, Standing},
         receiver::Receiver,
         sender::{
@@ -27,7 +28,6 @@ use spoke_shared::{
         session::{End, Heartbeat, Session},
     },
     trust::explain,
-    wire::frame::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
 };
 use tracing::{Instrument, info, info_span, warn};
 

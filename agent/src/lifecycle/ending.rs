@@ -6,9 +6,9 @@ use spoke_shared::{
     chain::chain,
     limits::OWN_REDIS_RETRY,
     link::LinkError,
+    message::{Goaway, Reason},
     store::StoreError,
     sync::session::End,
-    wire::frame::{Goaway, Reason},
 };
 
 use crate::dial::{DialError, websocket::WebSocketError};

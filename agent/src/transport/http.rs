@@ -25,12 +25,10 @@ use spoke_shared::{
     heard::Heard,
     limits::{CONNECT_RETRY, CONNECT_SOON, HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     link::TransportError,
+    message::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
     retry::Retry,
     seq::{Epoch, Seq},
-    wire::{
-        frame::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
-        json::{BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm},
-    },
+    wire::json::{BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm},
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;

@@ -12,10 +12,8 @@ use futures_util::{SinkExt, StreamExt};
 use spoke_shared::{
     heard::Heard,
     link::TransportError,
-    wire::{
-        frame::{Features, Frame},
-        websocket::Flood,
-    },
+    message::{Features, Frame},
+    wire::websocket::Flood,
 };
 use tokio_tungstenite::tungstenite::{self, Message};
 

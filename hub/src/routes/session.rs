@@ -9,15 +9,13 @@ use axum::{
 use spoke_shared::{
     limits::TEXT_BYTES_MAX,
     link::now_ms,
+    message::Granted,
+    partner::PartnerId,
     refusal::Refusal,
     seq::Epoch,
     serve::PeerAddress,
     store::presence::{Arrival, Reach, Transport},
-    sync::partner::PartnerId,
-    wire::{
-        frame::Granted,
-        json::{HelloForm, WelcomeForm},
-    },
+    wire::json::{HelloForm, WelcomeForm},
 };
 use tracing::info;
 

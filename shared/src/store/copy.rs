@@ -23,14 +23,14 @@ use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
     limits::{LEDGER_PATIENCE, LOST_MAX_LEN},
+    loss::{Cause, Loss},
+    message::Cursor,
+    seal::Seal,
     seq::{Epoch, Seq},
     sync::{
-        account::{Cause, Loss},
         held::Sifted,
         receiver::{Append, Appended},
-        seal::Seal,
     },
-    wire::frame::Cursor,
 };
 
 static APPEND: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("append.lua")));

@@ -6,8 +6,8 @@ use super::{Redis, StoreError, reply};
 use crate::{
     client::ClientId,
     entry::{Direction, Entry},
+    loss::{Cause, Loss},
     seq::{Epoch, Seq},
-    sync::account::{Cause, Loss},
 };
 
 /// A line of the ledger.

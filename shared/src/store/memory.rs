@@ -4,12 +4,13 @@ use redis::Value;
 
 use super::{StoreError, reply};
 use crate::{
+    loss::Tally,
+    partner::{Partner, PartnerId},
+    seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        account::{Extent, Tally, Written},
-        partner::{Partner, PartnerId},
+        account::{Extent, Written},
         position::{Life, Memory, Standing},
-        seal::SealKey,
     },
 };
 

@@ -17,15 +17,16 @@ use crate::{
     client::ClientId,
     entry::{Digest, Direction, Entry, Unfit},
     limits::{DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOSS_COUNT_MAX, LOST_MAX_LEN, SEQ_AHEAD_MAX},
+    loss::{Known, Loss, Tally},
+    message::Cursor,
+    partner::{Met, Partner},
+    seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        account::{Extent, Known, Loss, Tally, Written},
-        partner::{Met, Partner},
+        account::{Extent, Written},
         position::{self, Begun, Position, Seen, Standing},
-        seal::SealKey,
         sender::{Batch, Read, Task},
     },
-    wire::frame::Cursor,
 };
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| of_origin(include_str!("look.lua")));

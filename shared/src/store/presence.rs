@@ -19,8 +19,8 @@ use crate::{
     entry::Direction,
     instance::Instance,
     limits::{BELL_TTL, FORMER_MAX, HUB_TTL, IDLE_TIMEOUT, LIVES_MAX},
+    partner::PartnerId,
     seq::{Epoch, Seq},
-    sync::partner::PartnerId,
 };
 
 static ARRIVE: LazyLock<Script> = LazyLock::new(|| with_seqs(DENY_OOM, include_str!("arrive.lua")));

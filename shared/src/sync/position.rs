@@ -18,16 +18,16 @@
 //! (`seal`). Otherwise a new epoch begins behind what this side itself has seen acknowledged, and the
 //! copy is searched for what it holds past that.
 
-use super::{
-    account::{Cause, Extent, Known, Loss, Tally, Written},
-    partner::{Met, Partner},
-    seal::SealKey,
-};
+use super::account::{Extent, Written};
 use crate::{
     entry::Digest,
     limits::LIVES_MAX,
+    loss::{Cause, Known, Loss, Tally},
+    message::{Cursor, Origin},
+    partner::{Met, Partner},
+    seal::SealKey,
     seq::{Epoch, Seq},
-    wire::frame::{Cursor, Origin},
+    wire::json::PositionForm,
 };
 
 /// What an origin's side remembers, beside the stream and in the same Redis.
@@ -443,6 +443,13 @@ impl Memory {
             given: (extent.given.is_some() || !extent.last.is_zero()).then_some(after),
             partner: self.partner.clone(),
         }
+    }
+}
+
+impl From<Position> for PositionForm {
+    fn from(position: Position) -> Self {
+        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
+        Self { epoch, after, tally, joint, inherited, loss }
     }
 }
 

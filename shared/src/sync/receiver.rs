@@ -8,9 +8,10 @@ use std::{collections::VecDeque, time::Duration};
 use crate::{
     entry::{Digest, Direction, Entry, EntryLimits, Unfit},
     limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX},
+    loss::Account,
+    message::{Ack, Push, Reason},
+    seal::Seal,
     seq::{Epoch, Seq},
-    sync::{account::Account, seal::Seal},
-    wire::frame::{Ack, Push, Reason},
 };
 
 /// What the script is to do: append what is past the cursor, then move the cursor.

@@ -21,13 +21,14 @@ use std::{
 use crate::{
     entry::{Direction, Entry, Unfit},
     limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
+    loss::{Account, Loss, Tally},
+    message::{Ack, Granted, Push},
+    seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        account::{self, Account, Extent, Loss, Tally, Written},
+        account::{self, Extent, Written},
         position::{Begun, Position},
-        seal::SealKey,
     },
-    wire::frame::{Ack, Granted, Push},
 };
 
 use self::{

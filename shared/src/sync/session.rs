@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
-    wire::frame::{Ack, Frame, Goaway, Push, Reason},
+    message::{Ack, Frame, Goaway, Push, Reason},
 };
 
 /// Why a session is over.

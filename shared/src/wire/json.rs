@@ -16,17 +16,14 @@ pub use self::{
     request::{Misread, RequestForm},
     xadd::XaddForm,
 };
-use super::frame::{Cursor, Granted, Origin};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
+    loss::{Account, Loss, Tally},
+    message::{Cursor, Granted, Origin},
+    partner::PartnerId,
+    seal::Seal,
     seq::{Epoch, Seq},
-    sync::{
-        account::{Account, Loss, Tally},
-        partner::PartnerId,
-        position::Position,
-        seal::Seal,
-    },
 };
 
 /// The header that says which session a request belongs to: a generation. One that is not the
@@ -242,13 +239,6 @@ impl From<Origin> for OriginForm {
 impl From<OriginForm> for Origin {
     fn from(OriginForm { epoch, start, first, last, added, acked }: OriginForm) -> Self {
         Self { epoch, start, first, last, added, acked }
-    }
-}
-
-impl From<Position> for PositionForm {
-    fn from(position: Position) -> Self {
-        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
-        Self { epoch, after, tally, joint, inherited, loss }
     }
 }
 

@@ -3,8 +3,8 @@
 use rand::Rng;
 use spoke_shared::{
     limits::FRAME_BYTES_MAX,
+    message::{Features, Frame, Hello},
     seq::Seq,
-    wire::frame::{Features, Frame, Hello},
 };
 
 use crate::socket::hello;

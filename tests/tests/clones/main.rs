@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use spoke_shared::{
     entry::Entry,
     instance::Instance,
+    message::{Frame, Goaway, Hello, Push},
     seq::{Epoch, Seq},
-    wire::frame::{Frame, Goaway, Hello, Push, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::{Answer, Api},

@@ -1,6 +1,6 @@
 //! Who gets in, at one hub.
 
-use spoke_shared::{instance::Instance, limits::CLONE_WAIT, wire::frame::Reason};
+use spoke_shared::{instance::Instance, limits::CLONE_WAIT, message::Reason};
 use spoke_tests::{
     socket::{JSON_SUBPROTOCOL, open},
     wait::eventually_is,

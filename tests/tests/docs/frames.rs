@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use spoke_shared::{
     entry::Entry,
+    loss::Account,
+    message::{Features, Frame, Push},
     seq::{Epoch, Seq},
-    sync::account::Account,
-    wire::frame::{Features, Frame, Push},
 };
 
 use crate::{golden, page::blocks};

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use spoke_shared::{
-    limits::SWEEP_INTERVAL,
-    wire::frame::{Frame, SUBPROTOCOL},
-};
+use spoke_shared::{limits::SWEEP_INTERVAL, message::Frame, wire::frame::SUBPROTOCOL};
 use spoke_tests::{
     cloud::{Cloud, IN, Settings, admit, out},
     deaf::Deaf,

@@ -11,8 +11,9 @@ use serde_json::json;
 use spoke_shared::{
     entry::Entry,
     limits::{DRAIN_TIMEOUT, RETURN_SPREAD, RETURN_WAIT},
+    message::{Frame, Push, Reason},
     seq::{Epoch, Seq},
-    wire::frame::{Frame, Push, Reason, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::Api,

@@ -8,8 +8,9 @@ use std::{
 use spoke_shared::{
     instance::Instance,
     limits::CONNECT_RETRY,
+    message::{Frame, Goaway, Hello, Reason},
     retry::Retry,
-    wire::frame::{Frame, Goaway, Hello, Reason, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::Api,

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
-use spoke_shared::wire::frame::{Features, Frame, Goaway, Hello, Push, SUBPROTOCOL, Welcome};
+use spoke_shared::{
+    message::{Features, Frame, Goaway, Hello, Push, Welcome},
+    wire::frame::SUBPROTOCOL,
+};
 use spoke_tests::{
     cloud::{Cloud, IN, admit, out},
     device::{Device, OUT, STATE},

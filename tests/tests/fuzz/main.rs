@@ -64,9 +64,9 @@ proptest! {
 #[test]
 fn golden_bytes_are_read_whole() {
     for (name, bytes) in spoil::golden() {
-        let is_frame = spoke_shared::wire::frame::Frame::decode(
+        let is_frame = spoke_shared::message::Frame::decode(
             bytes.clone().into(),
-            spoke_shared::wire::frame::Features::COMPRESSION,
+            spoke_shared::message::Features::COMPRESSION,
         )
         .is_ok();
         let is_json = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();

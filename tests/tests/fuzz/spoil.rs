@@ -4,8 +4,8 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::json;
 use spoke_shared::{
     entry::Entry,
+    message::{Ack, Features, Frame, Goaway, Push, Reason},
     seq::{Epoch, Seq},
-    wire::frame::{Ack, Features, Frame, Goaway, Push, Reason},
 };
 use spoke_tests::{entries::awkward, socket::hello};
 

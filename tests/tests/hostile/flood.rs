@@ -8,8 +8,9 @@ use std::{
 use bytes::Bytes;
 use spoke_shared::{
     entry::Entry,
+    message::{Features, Frame, Push},
     seq::{Epoch, Seq},
-    wire::frame::{Features, Frame, Push, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     cloud::{IN, admit},

@@ -1,7 +1,10 @@
 //! Text of a client that would be a command, a key, a script or a line of its own somewhere else.
 
 use serde_json::{Value, json};
-use spoke_shared::wire::frame::{Frame, Goaway, Hello, Reason, SUBPROTOCOL};
+use spoke_shared::{
+    message::{Frame, Goaway, Hello, Reason},
+    wire::frame::SUBPROTOCOL,
+};
 use spoke_tests::{
     cloud::{IN, out},
     oracle::from_device,

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use spoke_shared::wire::frame::{Features, Frame, SUBPROTOCOL};
+use spoke_shared::{
+    message::{Features, Frame},
+    wire::frame::SUBPROTOCOL,
+};
 use spoke_tests::{
     api::Api,
     cloud::admit,
@@ -178,7 +181,7 @@ async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
             }
             socket.send(tokio_tungstenite::tungstenite::Message::binary(frame.clone())).await;
             let goaway = socket.goaway().await;
-            assert_eq!(goaway.reason, spoke_shared::wire::frame::Reason::Protocol, "{what}");
+            assert_eq!(goaway.reason, spoke_shared::message::Reason::Protocol, "{what}");
             socket.closed().await;
         }
     }

@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use spoke_shared::{
-    limits::REQUESTS_PER_CLIENT_MAX,
-    wire::frame::{Features, SUBPROTOCOL},
-};
+use spoke_shared::{limits::REQUESTS_PER_CLIENT_MAX, message::Features, wire::frame::SUBPROTOCOL};
 use spoke_tests::{
     api::Api,
     cloud::admit,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use spoke_shared::{
+    loss::{Known, Tally},
+    message::{Cursor, Features, Hello, Origin},
     seq::{Epoch, Seq},
-    sync::account::{Known, Tally},
-    wire::frame::{Cursor, Features, Hello, Origin, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::Api,
@@ -230,9 +231,7 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
             json!({ "version": "0", "origin": origin, "cursor": cursor })
         };
         let mut socket = open(stand.service.address(), api.token().unwrap(), SUBPROTOCOL).await;
-        socket
-            .send_frame(&spoke_shared::wire::frame::Frame::Hello(Box::new(greeting.clone())))
-            .await;
+        socket.send_frame(&spoke_shared::message::Frame::Hello(Box::new(greeting.clone()))).await;
         let heard = socket.next().await;
         assert!(matches!(heard, Heard::Bytes(_)), "{greeting:?}: {heard:?}");
         for _ in 0..2 {

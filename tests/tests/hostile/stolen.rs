@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use spoke_shared::{
+    message::{Cursor, Features, Frame, Hello, Origin},
+    partner::PartnerId,
     seq::{Epoch, Seq},
-    sync::partner::PartnerId,
-    wire::frame::{Cursor, Features, Frame, Hello, Origin, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::Api,

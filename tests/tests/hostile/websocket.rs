@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use spoke_shared::{
     limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX},
-    wire::frame::{Features, Frame, Reason, SUBPROTOCOL},
+    message::{Features, Frame, Reason},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     cloud::admit,

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use spoke_shared::{
+    message::{Frame, Reason},
     store::session::{digest, session_key},
-    wire::frame::{Frame, Reason, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::socket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session};
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use spoke_shared::{
     limits::{WINDOW_BATCHES, WINDOW_BYTES_MAX},
+    message::{Ack, Cursor, Frame, Hello, Push},
     seq::{Epoch, Seq},
-    wire::frame::{Ack, Cursor, Frame, Hello, Push},
 };
 use spoke_tests::{
     entries::{awkward, fields, numbered},

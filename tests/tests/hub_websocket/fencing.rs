@@ -2,7 +2,7 @@
 
 use spoke_shared::{
     limits::WINDOW_BATCHES,
-    wire::frame::{Features, Frame, Reason},
+    message::{Features, Frame, Reason},
 };
 use spoke_tests::{
     service::{Kind, Service},

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use spoke_shared::{
+    message::{Ack, Features, Frame, Granted, Hello, MAJOR, MINOR, Reason},
     seq::Epoch,
-    wire::frame::{Ack, Features, Frame, Granted, Hello, MAJOR, MINOR, Reason},
 };
 use spoke_tests::{
     entries::numbered,

@@ -10,8 +10,9 @@ mod upstream;
 use bytes::Bytes;
 use spoke_shared::{
     entry::Entry,
+    message::{Frame, Push, Welcome},
     seq::{Epoch, Seq},
-    wire::frame::{Frame, Push, SUBPROTOCOL, Welcome},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     entries::{Fields, numbered},

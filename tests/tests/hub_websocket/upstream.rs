@@ -3,8 +3,8 @@
 use spoke_shared::{
     entry::Unfit,
     limits::WINDOW_BATCHES,
+    message::{Features, Frame, Hello, Push, Reason},
     seq::Epoch,
-    wire::frame::{Features, Frame, Hello, Push, Reason},
 };
 use spoke_tests::{
     entries::{awkward, fields},

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use spoke_shared::{
     entry::Entry,
     limits::{RETURN_SPREAD, RETURN_WAIT},
+    message::{Frame, Goaway, Push, Reason},
     seq::{Epoch, Seq},
-    wire::frame::{Frame, Goaway, Push, Reason, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     api::{Answer, Api},

@@ -14,12 +14,10 @@ use spoke_shared::{
     chain::chain,
     heard::Heard,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX, PROGRESS_TIMEOUT},
+    loss::Tally,
+    message::{Goaway, Reason},
     seq::{Epoch, Seq},
-    sync::account::Tally,
-    wire::{
-        frame::{Goaway, Reason},
-        json::{CursorForm, GENERATION_HEADER, XreadForm},
-    },
+    wire::json::{CursorForm, GENERATION_HEADER, XreadForm},
 };
 use tokio::sync::watch;
 

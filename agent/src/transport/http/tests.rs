@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use spoke_shared::{
     entry::Unfit,
     instance::Instance,
-    sync::partner::PartnerId,
-    wire::frame::{Cursor, Origin, Reason},
+    message::{Cursor, Origin, Reason},
+    partner::PartnerId,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 

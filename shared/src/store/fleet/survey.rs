@@ -9,6 +9,7 @@ use super::escaped;
 use crate::{
     client::ClientId,
     limits::{FLEET_MAX, IDLE_TIMEOUT, SURVEY_CLIENTS_MAX},
+    loss::Tally,
     seq::{Epoch, Seq},
     store::{
         Redis, StoreError,
@@ -17,7 +18,7 @@ use crate::{
         presence::{Reach, Transport},
         reply,
     },
-    sync::{account::Tally, position::Standing},
+    sync::position::Standing,
 };
 
 static SURVEY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../survey.lua")));
@@ -271,7 +272,7 @@ async fn end_those_of_dead_hubs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::account::Known;
+    use crate::loss::Known;
 
     #[test]
     fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {

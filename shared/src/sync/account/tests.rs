@@ -1,4 +1,5 @@
 use super::*;
+use crate::loss::BadTally;
 
 const E1: Epoch = Epoch::FIRST;
 

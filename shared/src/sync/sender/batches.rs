@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use crate::{
     entry::{Direction, Entry, Unfit},
+    loss::{Account, Tally},
+    message::{Granted, Push},
     seq::{Epoch, Seq},
-    sync::account::{Account, Tally},
-    wire::frame::{Granted, Push},
 };
 
 /// Cuts what was read after `after` into batches within the limits, and sets apart what can never

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Sender, flights::Flight};
-use crate::{seq::Seq, wire::frame::Push};
+use crate::{message::Push, seq::Seq};
 
 /// A batch that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use crate::{
     limits::{
         SLOWEST_LINK, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WINDOW_GROW_BELOW, WINDOW_SHRINK_ABOVE,
     },
+    loss::Tally,
     seq::Seq,
-    sync::account::Tally,
 };
 
 /// One batch that was handed out and is not acknowledged yet.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{entry::Entry, seq::Seq, wire::frame::Push};
+use crate::{entry::Entry, message::Push, seq::Seq};
 
 /// Cutting finer than this would keep more marks than it frees entries.
 const MARK_ENTRIES_MIN: usize = 16;

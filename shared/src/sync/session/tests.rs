@@ -4,14 +4,15 @@ use super::*;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
     limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
+    loss::{Cause, Loss},
+    message::{Cursor, Granted},
+    partner::Met,
     seq::{Epoch, Seq},
     sync::{
-        account::{Cause, Extent, Loss},
-        partner::Met,
+        account::Extent,
         position::{Begun, Standing, begin},
         sender::Trim,
     },
-    wire::frame::{Cursor, Granted},
 };
 
 fn session(heartbeat: Heartbeat, now: Instant) -> Session {

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     entry::{Direction, Entry},
+    loss::{Cause, Loss},
     seq::{Epoch, Seq},
-    sync::account::{Cause, Loss},
 };
 
 /// One direction of one client.

@@ -4,17 +4,18 @@ use bytes::Bytes;
 
 use crate::{
     entry::{Direction, Entry},
+    loss::{Cause, Loss},
+    message::Cursor,
+    partner::{Met, Partner},
+    seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        account::{Cause, Extent, Loss},
+        account::Extent,
         held::Held,
-        partner::{Met, Partner},
         position::{self, Begun, Memory, Standing},
         receiver::{Append, Appended},
-        seal::SealKey,
         sender::{Read, Task},
     },
-    wire::frame::Cursor,
 };
 
 /// One Redis: of a device, with one client, or of the hub, with all.

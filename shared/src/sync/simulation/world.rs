@@ -13,9 +13,10 @@ use super::redis::Redis;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
     limits::{HEARTBEAT, IDLE_TIMEOUT},
+    message::{Cursor, Features, Frame, Goaway, Granted, Reason},
+    partner::{Met, Partner, PartnerId},
     seq::{Epoch, Seq},
     sync::{
-        partner::{Met, Partner, PartnerId},
         position::Begun,
         receiver::Receiver,
         sender::{
@@ -24,7 +25,6 @@ use crate::{
         },
         session::{self, Heartbeat, Session, Work},
     },
-    wire::frame::{Cursor, Features, Frame, Goaway, Granted, Reason},
 };
 
 /// How likely each thing is at one step.

@@ -1,9 +1,6 @@
 //! The bodies of frames, out of MessagePack. Every length and number is bounded before it is believed.
 
-use super::{
-    AT_LEAST, Ack, Cursor, EXACT, FOUND, Features, Goaway, Granted, Hello, INHERITED, Origin, Push,
-    Reason, Welcome,
-};
+use super::codes::{AT_LEAST, EXACT, FOUND, INHERITED};
 use crate::{
     entry::{Digest, Entry, EntryLimits, Unfit},
     instance::Instance,
@@ -11,12 +8,11 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX,
         LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX,
     },
+    loss::{Account, Cause, Known, Loss, Tally},
+    message::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome},
+    partner::PartnerId,
+    seal::Seal,
     seq::{Epoch, Seq},
-    sync::{
-        account::{Account, Cause, Known, Loss, Tally},
-        partner::PartnerId,
-        seal::Seal,
-    },
     wire::msgpack::{Malformed, Reader},
 };
 

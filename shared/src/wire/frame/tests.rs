@@ -2,12 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    limits::{ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
-    sync::{
-        account::{Cause, Known, Loss},
-        partner::PartnerId,
-        seal::Seal,
-    },
+    entry::{Digest, Unfit},
+    instance::Instance,
+    limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
+    loss::{Account, Cause, Known, Loss, Tally},
+    message::{Cursor, Goaway, Granted, Hello, Origin, Push, Reason, Welcome},
+    partner::PartnerId,
+    seal::Seal,
+    seq::{Epoch, Seq},
     wire::golden::{self, MEND},
 };
 

@@ -2,19 +2,15 @@
 
 use rmp::encode;
 
-use super::{
-    ACK, AT_LEAST, Ack, Cursor, EXACT, FOUND, GOAWAY, Goaway, HELLO, HOLD, Hello, INHERITED,
-    Origin, PUSH, Push, WELCOME, Welcome,
-};
+use super::codes::{ACK, AT_LEAST, EXACT, FOUND, GOAWAY, HELLO, HOLD, INHERITED, PUSH, WELCOME};
 use crate::{
     entry::Entry,
     limits::TEXT_BYTES_MAX,
+    loss::{Account, Known, Tally},
+    message::{Ack, Cursor, Goaway, Hello, Origin, Push, Welcome},
+    partner::PartnerId,
+    seal::Seal,
     seq::Seq,
-    sync::{
-        account::{Account, Known, Tally},
-        partner::PartnerId,
-        seal::Seal,
-    },
 };
 
 /// Writes values one after the other.

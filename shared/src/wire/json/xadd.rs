@@ -12,8 +12,9 @@ use serde::{
 use super::{BatchForm, EntryForm, Fields, batch::Batch};
 use crate::{
     limits::LOSSES_MAX,
+    loss::Account,
+    seal::Seal,
     seq::{Epoch, Seq},
-    sync::{account::Account, seal::Seal},
 };
 
 /// The body of `POST /xadd`: one entry or a batch.

@@ -5,8 +5,8 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use spoke_shared::{
+    message::{Cursor, Features, Frame},
     seq::Seq,
-    wire::frame::{Cursor, Features, Frame},
 };
 use spoke_tests::hostile::{frames::Claim, raw};
 use tokio::{

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use spoke_shared::{
     entry::Entry,
+    message::{Features, Frame, Push},
     seq::{Epoch, Seq},
-    wire::frame::{Features, Frame, Push, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     cloud::now_ms,

@@ -22,6 +22,8 @@ use spoke_shared::{
     instance::Instance,
     limits::{CONNECT_RETRY, HANDSHAKE_TIMEOUT, REFUSED_RETRY, RETURN_WAIT},
     link::{Stores, drive, now_ms},
+    message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
+    partner::PartnerId,
     retry::Retry,
     seq::Epoch,
     store::{
@@ -32,12 +34,10 @@ use spoke_shared::{
         origin::{OriginStore, With},
     },
     sync::{
-        partner::PartnerId,
         receiver::Receiver,
         sender::{Sender, Trim},
         session::{Heartbeat, Session},
     },
-    wire::frame::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
 };
 use tokio::{sync::Semaphore, time::timeout};
 

@@ -8,8 +8,9 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 use spoke_shared::{
     limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN},
+    message::Features,
     seq::Seq,
-    wire::frame::{Features, SUBPROTOCOL},
+    wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
     cloud::now_ms,

@@ -8,11 +8,7 @@ use std::{
 use futures_util::future::join;
 use redis::cmd;
 use serde_json::json;
-use spoke_shared::{
-    limits::LOST_MAX_LEN,
-    seq::Seq,
-    wire::frame::{Features, SUBPROTOCOL},
-};
+use spoke_shared::{limits::LOST_MAX_LEN, message::Features, seq::Seq, wire::frame::SUBPROTOCOL};
 use spoke_tests::{
     api::Api,
     cloud::{IN, LOST, admit, now_ms},
