@@ -10,6 +10,7 @@ use spoke_shared::{
     client::ClientId,
     config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, check_key_prefix},
     limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
+    preflight::check_redis_url,
     reload::Settings,
     retry::Retry,
     store::keys::DeviceKeys,
@@ -158,7 +159,7 @@ impl Config {
         };
         self.encrypted("auth", &account.auth)?;
         self.encrypted("hub", &account.hub)?;
-        self.redis.validate("redis")?;
+        check_redis_url(&self.redis, "redis")?;
         if self.otp_secret_file == Path::new("-") {
             let problem = "standard input is read by `spoke-agent enrol` only; name a file here";
             return Err(bad("otp_secret_file", problem));

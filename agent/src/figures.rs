@@ -10,7 +10,8 @@ use spoke_shared::{
     exposition::{Counters, Page, Seconds},
     limits::SCRAPE_LOOK_TIMEOUT,
     link::{Shown, now_ms},
-    store::{Redis, figures, keys::DeviceKeys},
+    redis_metrics,
+    store::{Redis, keys::DeviceKeys},
     traffic::{Traffic, Waiting},
 };
 
@@ -104,7 +105,7 @@ impl Sources {
         figures.traffic.write(&mut page, SERVICE);
         let waiting = self.waiting(is_connected).await;
         Traffic::write_waiting(&mut page, SERVICE, &waiting, now_ms());
-        figures::write(&mut page, SERVICE, &[("redis", &self.redis)]);
+        redis_metrics::write(&mut page, SERVICE, &[("redis", &self.redis)]);
         let keys = &self.keys;
         let streams = [
             ("out", keys.out()),
@@ -112,7 +113,7 @@ impl Sources {
             ("dead", keys.dead()),
             ("lost", keys.lost()),
         ];
-        figures::write_streams(&mut page, SERVICE, &self.redis, &streams).await;
+        redis_metrics::write_streams(&mut page, SERVICE, &self.redis, &streams).await;
         page.into_text()
     }
 

@@ -43,14 +43,14 @@ use spoke_shared::{
     limits::{DRAIN_TIMEOUT, STATE_RETRY},
     link::now_ms,
     notify,
+    preflight::{require_supported, warn_once},
     reload::Reloads,
     serve::{admin_router, serve_admin},
     shutdown::Shutdown,
     store::{
         Redis,
-        health::{ready, watch},
         hints::Hints,
-        soundness::warn_once,
+        probe::{ready, watch},
     },
 };
 use tokio::net::TcpListener;
@@ -94,15 +94,16 @@ pub async fn run(
     let keys = config.keys();
     let redis =
         Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
-    redis.require_fit("redis").await?;
+    require_supported(&redis, "redis").await?;
     let board = Board::new(&account);
     let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));
     let hints = Hints::new();
 
     let listening = hints.clone();
     let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
-    shutdown.spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends));
-    shutdown.spawn("health", watch(redis.clone(), shutdown.clone()));
+    shutdown
+        .spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends.token()));
+    shutdown.spawn("health", watch(redis.clone(), shutdown.token()));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     // Nothing but the log's level, which goes by itself.
     shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));

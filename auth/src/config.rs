@@ -9,6 +9,7 @@ use spoke_shared::{
         check_key_prefix,
     },
     limits::SESSION_TTL_SECONDS_MIN,
+    preflight::check_redis_url,
     reload::Settings,
 };
 
@@ -130,7 +131,7 @@ impl Config {
     /// # Errors
     /// `ConfigError` that names the key and the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.redis.validate("redis")?;
+        check_redis_url(&self.redis, "redis")?;
         check_key_prefix("key_prefix", &self.key_prefix)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;

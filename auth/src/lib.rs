@@ -25,6 +25,7 @@ use spoke_shared::{
     config::ConfigError,
     limits::{DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
     notify,
+    preflight::{require_supported, warn_once},
     reload::Reloads,
     serve::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
@@ -32,8 +33,7 @@ use spoke_shared::{
     shutdown::Shutdown,
     store::{
         Redis,
-        health::{ready, watch},
-        soundness::warn_once,
+        probe::{ready, watch},
     },
 };
 use tracing::{info, warn};
@@ -59,8 +59,8 @@ pub async fn run(
     let certificate = Certificate::open(&config.tls)?;
     let redis = Redis::open_to_write(&config.redis, Store::probe_key(&config.key_prefix));
     let redis = redis.context("failed to use `redis`")?;
-    redis.require_fit("redis").await?;
-    shutdown.spawn("health", watch(redis.clone(), shutdown.clone()));
+    require_supported(&redis, "redis").await?;
+    shutdown.spawn("health", watch(redis.clone(), shutdown.token()));
     shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
     let service = Arc::new(service(&config, redis).await?);
     let Listeners { public, admin } = listeners;

@@ -13,7 +13,7 @@ use http::StatusCode;
 use spoke_shared::{
     exposition::{Counter, Counters, Page},
     link::now_ms,
-    store::figures,
+    redis_metrics,
 };
 
 use crate::{service::Service, throttle::Because};
@@ -113,8 +113,8 @@ pub async fn text(service: &Service) -> String {
     let help = "From the place in the line for bcrypt to the end of the run.";
     page.histograms("spoke_auth_bcrypt_seconds", help, &[(None, &pool.figures().seconds)]);
     let redis = service.store.redis();
-    figures::write(&mut page, SERVICE, &[("redis", redis)]);
-    figures::write_up(&mut page, SERVICE, redis).await;
+    redis_metrics::write(&mut page, SERVICE, &[("redis", redis)]);
+    redis_metrics::write_up(&mut page, SERVICE, redis).await;
     page.into_text()
 }
 

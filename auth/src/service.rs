@@ -16,6 +16,7 @@ use spoke_shared::{
     serve::{PeerAddress, Site},
     shutdown::Shutdown,
     store::{StoreError, session::digest},
+    summary::sum_up,
 };
 use tracing::{debug, error, info, warn};
 
@@ -116,8 +117,8 @@ impl Service {
             warn!(count, "clients' stored secrets are no bcrypt hash again");
         };
         tokio::join!(
-            self.held_back.sum_up(shutdown, say),
-            self.pool.odd_hashes().sum_up(shutdown, odd)
+            sum_up(&self.held_back, shutdown, say),
+            sum_up(self.pool.odd_hashes(), shutdown, odd)
         );
     }
 

@@ -70,7 +70,7 @@ pub fn forms(bytes: &[u8]) {
                     let _ = read::<XaddForm>(payload.get().as_bytes());
                 }
             }
-            Err(misread) => assert!(!misread.error.is_empty()),
+            Err(misread) => assert!(!misread.error.to_string().is_empty()),
         }
     }
 }

@@ -12,6 +12,7 @@ use spoke_shared::{
         BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX,
         IN_MIN_AGE_SECONDS, RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
+    preflight::check_redis_url,
     reload::Settings,
     store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
@@ -127,7 +128,7 @@ impl Config {
     /// The first setting that cannot be used, with the mend.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, url) in self.redis_urls() {
-            url.validate(key)?;
+            check_redis_url(url, key)?;
         }
         for (key, prefix) in
             [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]

@@ -21,6 +21,7 @@ use spoke_shared::{
         Redis, StoreError, commit::Writer, copy::CopyStore, guard::Guards, hints::Hints,
         keys::HubKeys, origin::OriginStore, session::Sessions,
     },
+    summary::sum_up,
     wire::json::UNUSABLE_STREAM,
 };
 use tracing::{info, warn};
@@ -212,9 +213,9 @@ impl Hub {
             warn!(error, count, "redis requests failed again");
         };
         tokio::join!(
-            self.store_faults.sum_up(&self.shutdown, say_faults),
-            self.session_faults.sum_up(&self.shutdown, say),
-            self.told_losses.sum_up(&self.shutdown, say_losses),
+            sum_up(&self.store_faults, &self.shutdown, say_faults),
+            sum_up(&self.session_faults, &self.shutdown, say),
+            sum_up(&self.told_losses, &self.shutdown, say_losses),
             self.paths.sum_up(&self.shutdown),
         );
     }

@@ -182,7 +182,7 @@ impl Asked {
                 wanted: form.payload.map_or(0, |payload| body::wanted(payload.get().as_bytes())),
                 payload: owned(form.payload),
             }),
-            Err(Misread { id, error }) => Err((owned(id), error)),
+            Err(Misread { id, error }) => Err((owned(id), chain(&error))),
         }
     }
 }

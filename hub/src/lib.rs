@@ -37,6 +37,7 @@ use anyhow::Context;
 use spoke_shared::{
     limits::{BELLS_MAX, DRAIN_TIMEOUT},
     notify,
+    preflight::{require_supported, warn_once},
     reload::Reloads,
     serve::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
@@ -45,10 +46,9 @@ use spoke_shared::{
     store::{
         Redis,
         commit::Writer,
-        health::{ready, watch},
         keys::HubKeys,
+        probe::{ready, watch},
         session::{client_prefix, session_prefix},
-        soundness::warn_once,
     },
 };
 use tracing::{info, warn};
@@ -72,11 +72,11 @@ pub async fn run(
     let keys = HubKeys::new(&config.key_prefix);
     let redis = Redis::open_to_write(&config.redis, keys.probe());
     let redis = redis.context("failed to use the setting `redis`")?;
-    redis.require_fit("redis").await?;
+    require_supported(&redis, "redis").await?;
     let auth_redis = match &config.auth_redis {
         Some(url) => {
             let auth_redis = Redis::open(url).context("failed to use the setting `auth_redis`")?;
-            auth_redis.require_fit("auth_redis").await?;
+            require_supported(&auth_redis, "auth_redis").await?;
             auth_redis
         }
         None => redis.clone(),
@@ -154,14 +154,14 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
-        hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.clone())
+        hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
     let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
     shutdown.spawn("soundness", look(&hub.redis, "redis"));
-    shutdown.spawn("health", watch(hub.redis.clone(), shutdown.clone()));
-    shutdown.spawn("level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.clone()));
+    shutdown.spawn("health", watch(hub.redis.clone(), shutdown.token()));
+    shutdown.spawn("level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
     if hub.config.auth_redis.is_some() {
-        shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.clone()));
+        shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.token()));
         shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
         shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));

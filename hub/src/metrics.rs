@@ -6,7 +6,8 @@ use spoke_shared::{
     exposition::{Counter, Counters, Page},
     link::{LinkError, now_ms},
     message::Reason,
-    store::{Redis, figures, presence::Transport},
+    redis_metrics,
+    store::{Redis, presence::Transport},
     sync::session::End,
     traffic::Traffic,
 };
@@ -90,10 +91,10 @@ pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     let own = ("redis", &hub.redis);
     let auth = hub.config.auth_redis.is_some().then_some(("auth_redis", auth_redis));
     let each: Vec<_> = [own].into_iter().chain(auth).collect();
-    figures::write(&mut page, SERVICE, &each);
+    redis_metrics::write(&mut page, SERVICE, &each);
     let keys = &hub.keys;
     let streams = [("in", keys.inbound()), ("dead", keys.dead()), ("lost", keys.lost())];
-    figures::write_streams(&mut page, SERVICE, &hub.redis, &streams).await;
+    redis_metrics::write_streams(&mut page, SERVICE, &hub.redis, &streams).await;
     page.into_text()
 }
 

@@ -16,6 +16,7 @@ use spoke_shared::{
     repeats::Repeated,
     seq::{Epoch, Seq},
     shutdown::Shutdown,
+    summary::sum_up,
     sync::sender::path::{Parting, Path, Stuck, Trip},
 };
 use tracing::{field, info, warn};
@@ -99,8 +100,8 @@ impl Paths {
             info!(client, count, "more entries get through the link again");
         };
         tokio::join!(
-            self.stuck.sum_up(shutdown, say_stuck),
-            self.unstuck.sum_up(shutdown, say_unstuck),
+            sum_up(&self.stuck, shutdown, say_stuck),
+            sum_up(&self.unstuck, shutdown, say_unstuck),
         );
     }
 

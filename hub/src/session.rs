@@ -346,7 +346,8 @@ impl Greeted {
                 Ok(goaway) = refused => goaway,
             }
         });
-        let outcome = link::drive(session, stores, frames, outbox, &heard, leave, count).await;
+        let outcome =
+            link::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
         let trip = outcome.session.sender().trip();
         hub.paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome

@@ -20,7 +20,6 @@ use tracing::warn;
 use self::lane::Lane;
 use crate::{
     chain::chain,
-    heard::Heard,
     limits::{GOODBYE_TIMEOUT, REPEATS_INTERVAL},
     loss::Loss,
     message::{Frame, Goaway, Reason},
@@ -138,7 +137,7 @@ pub async fn drive(
     stores: Stores<'_>,
     mut frames: impl Stream<Item = Result<Frame, TransportError>> + Unpin,
     outbox: impl Sink<Frame, Error = TransportError> + Unpin,
-    heard: &Heard,
+    last_received: impl Fn() -> Instant,
     leave: impl Future<Output = Goaway>,
     mut report: impl FnMut(Shown<'_>),
 ) -> Outcome {
@@ -231,7 +230,7 @@ pub async fn drive(
             () = stores.news.news() => session.handle_news(),
             goaway = &mut leave => session.handle_leave(goaway),
             () = timeout => {
-                session.handle_heard(heard.at());
+                session.handle_heard(last_received());
                 session.handle_timeout(Instant::now());
             }
         }

@@ -13,10 +13,7 @@ use std::{
     },
 };
 
-use crate::{
-    limits::{REPEATS_INTERVAL, REPEATS_KINDS_MAX},
-    shutdown::Shutdown,
-};
+use crate::limits::REPEATS_KINDS_MAX;
 
 /// What goes on at the moment, by kind. Kinds may be a stranger's doing, so only so many are told
 /// apart.
@@ -101,13 +98,9 @@ impl<K: Eq + Hash + Clone> Repeated<K> {
         self.lock().handle(kind)
     }
 
-    /// Says counts once a minute, and the last when the shutdown begins.
-    pub async fn sum_up(&self, shutdown: &Shutdown, say: impl Fn(Option<&K>, u64)) {
-        while !shutdown.is_begun() {
-            let _ = tokio::time::timeout(REPEATS_INTERVAL, shutdown.begun()).await;
-            let counts = self.lock().poll_counts();
-            counts.iter().for_each(|(kind, count)| say(kind.as_ref(), *count));
-        }
+    /// How often each kind has come again since the last look, as `Repeats::poll_counts` tells.
+    pub fn poll_counts(&self) -> Vec<(Option<K>, u64)> {
+        self.lock().poll_counts()
     }
 
     fn lock(&self) -> MutexGuard<'_, Repeats<K>> {
@@ -151,20 +144,5 @@ mod tests {
         assert_eq!([(); 3].map(|()| spell.handle_fault()), [true, false, false]);
         assert_eq!((spell.handle_good(), spell.handle_good()), (Some(3), None));
         assert!(spell.handle_fault(), "it is another one");
-    }
-
-    #[tokio::test]
-    async fn what_is_not_said_yet_is_said_at_the_end() {
-        let (repeated, shutdown) = (Repeated::default(), Shutdown::new());
-        let said = Mutex::new(Vec::new());
-        let say =
-            |kind: Option<&&'static str>, count| said.lock().unwrap().push((kind.copied(), count));
-        let others = async {
-            assert!(repeated.handle("one") && !repeated.handle("one"));
-            tokio::task::yield_now().await;
-            shutdown.begin();
-        };
-        tokio::join!(repeated.sum_up(&shutdown, say), others);
-        assert_eq!(*said.lock().unwrap(), [(Some("one"), 1)]);
     }
 }

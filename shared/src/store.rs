@@ -18,6 +18,7 @@ mod memory;
 pub mod origin;
 mod peek;
 pub mod presence;
+pub mod probe;
 mod reply;
 mod scripts;
 pub mod session;

@@ -104,7 +104,7 @@ impl Ends {
 impl Side {
     fn new(origin: OriginStore, copy: CopyStore, redis: Redis, prefix: String) -> Self {
         let (hints, shutdown) = (Hints::new(), Shutdown::new());
-        let listening = hints.clone().listen_forever(redis, vec![prefix], shutdown.clone());
+        let listening = hints.clone().listen_forever(redis, vec![prefix], shutdown.token());
         shutdown.spawn("hints", listening);
         Self { origin, copy, hints, shutdown }
     }
@@ -141,7 +141,7 @@ impl Side {
         });
         let frames = Box::pin(frames);
         let heard = Heard::new(Instant::now());
-        link::drive(session, stores, frames, outbox, &heard, leave, |_| {}).await
+        link::drive(session, stores, frames, outbox, || heard.at(), leave, |_| {}).await
     }
 }
 

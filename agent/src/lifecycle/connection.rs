@@ -262,7 +262,7 @@ impl Lifecycle {
         let Line { frames, outbox, heard } = line;
         let leave = leave(parts.shutdown.clone(), until);
         let outcome = tokio::select! {
-            outcome = drive(session, stores, frames, outbox, &heard, leave, report) => outcome,
+            outcome = drive(session, stores, frames, outbox, || heard.at(), leave, report) => outcome,
             never = connected => match never {},
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };

@@ -34,7 +34,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
     let news = hints.watch_stream(&keys.inbound());
-    let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.clone());
+    let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.token());
     shutdown.spawn("hints", listening);
     let mut after = if args.all { Seq::ZERO } else { fleet::newest(&redis, &keys).await? };
     while !shutdown.is_begun() {

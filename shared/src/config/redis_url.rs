@@ -13,9 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::{ConfigError, known::nearest_of};
-
-use crate::chain::chain;
+use crate::{chain::chain, suggest::nearest_of};
 
 /// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
 /// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
@@ -76,17 +74,6 @@ impl RedisUrl {
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp).into_connection_info()?)
-    }
-
-    /// Checks what its text alone does not tell.
-    ///
-    /// # Errors
-    /// `ConfigError` for the setting `key`, which names the file that cannot be used.
-    pub fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        self.client().map(|_| ()).map_err(|error| {
-            let mend = "give files in PEM form that this user may read, and certificate and key of one pair";
-            ConfigError::bad(key, format!("{}; {mend}", chain(&error)))
-        })
     }
 }
 

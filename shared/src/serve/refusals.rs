@@ -7,7 +7,7 @@ use http::StatusCode;
 use tracing::{info, warn};
 
 use super::Site;
-use crate::{refusal::Reason, repeats::Repeated, shutdown::Shutdown};
+use crate::{refusal::Reason, repeats::Repeated, shutdown::Shutdown, summary::sum_up};
 
 /// What is refused, and to whom.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Refusals {
             Some((reason, site)) => info!(%site, reason, count, "requests refused again"),
             None => info!(count, "requests refused, of more addresses and reasons than are listed"),
         };
-        self.0.sum_up(&shutdown, say).await;
+        sum_up(&self.0, &shutdown, say).await;
     }
 }
 

@@ -34,10 +34,8 @@ use super::{
     level::{AckLevel, Barrier},
     soundness::look,
 };
-use crate::{
-    limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN},
-    shutdown::Shutdown,
-};
+use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
+use tokio_util::sync::CancellationToken;
 
 static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("reread.lua")));
 
@@ -120,15 +118,15 @@ impl Writer {
         &self.kept
     }
 
-    /// Writes to the string `key` every now and then until the shutdown begins, so that it is known whether
+    /// Writes to the string `key` every now and then until `ended`, so that it is known whether
     /// the level is reached while nothing else is written. At `memory` there is nothing to do.
-    pub async fn watch_level(self, key: String, shutdown: Shutdown) {
+    pub async fn watch_level(self, key: String, ended: CancellationToken) {
         let Some(commits) = &self.commits else { return };
         loop {
             let written = commit(commits, || cmd("SET").arg(&key).arg(1).take()).await;
             let wait = if written.is_ok() { PROBE_INTERVAL } else { PROBE_INTERVAL_DOWN };
             tokio::select! {
-                () = shutdown.begun() => return,
+                () = ended.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -33,11 +33,7 @@ use super::{
     greeting::{Greeting, writable_replica},
     health::{Health, Subject},
 };
-use crate::{
-    chain::chain,
-    config::{ConfigError, RedisUrl},
-    limits::PROBE_TIMEOUT,
-};
+use crate::config::RedisUrl;
 
 /// One Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -151,17 +147,6 @@ impl Redis {
                 way.health.handle_good(generation);
                 Ok(())
             }
-        }
-    }
-
-    /// Refuses a server that Spoke cannot work with. One that does not answer now may be a good one.
-    ///
-    /// # Errors
-    /// `ConfigError` for the setting `key`, with what was found and the mend.
-    pub async fn require_fit(&self, key: &str) -> Result<(), ConfigError> {
-        match tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await {
-            Ok(Err(error @ StoreError::Unfit { .. })) => Err(ConfigError::bad(key, chain(&error))),
-            Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
         }
     }
 

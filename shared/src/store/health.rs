@@ -13,12 +13,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::{Redis, StoreError};
-use crate::{
-    chain::chain,
-    limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
-    shutdown::Shutdown,
-};
+use super::StoreError;
+use crate::chain::chain;
 
 /// One Redis's health, as its commands have found it.
 pub struct Health {
@@ -136,35 +132,6 @@ fn begin(outage: &mut Option<Outage>, (problem, is_full): (String, bool), now: I
 fn end(outage: &mut Option<Outage>, now: Instant) -> Option<Over> {
     let Outage { since, failed, is_full, .. } = outage.take()?;
     Some(Over { down_for: now.duration_since(since), failed, was_full: is_full })
-}
-
-/// Probes this Redis until the shutdown begins: slowly while it is well, often while it is not.
-pub async fn watch(redis: Redis, shutdown: Shutdown) {
-    loop {
-        let wait = match redis.probe().await {
-            Ok(()) => PROBE_INTERVAL,
-            Err(_) => PROBE_INTERVAL_DOWN,
-        };
-        tokio::select! {
-            () = shutdown.begun() => return,
-            () = tokio::time::sleep(wait) => {}
-            () = redis.health().began(), if wait == PROBE_INTERVAL => {
-                tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
-            }
-        }
-    }
-}
-
-/// Whether a Redis takes writes at this moment.
-///
-/// # Errors
-/// Why not, for a person.
-pub async fn ready(redis: &Redis) -> Result<(), String> {
-    match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval_at},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Redis, StoreError};
@@ -36,7 +37,6 @@ use crate::{
     repeats::Spell,
     retry::Retry,
     seq::Seq,
-    shutdown::Shutdown,
 };
 
 /// Who waits for news of which key. Cheap to clone.
@@ -112,24 +112,29 @@ impl Hints {
     }
 
     /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
-    /// overlap, and comes back after every fault until the shutdown begins.
-    pub async fn listen_forever(self, redis: Redis, prefixes: Vec<String>, shutdown: Shutdown) {
+    /// overlap, and comes back after every fault until `ended`.
+    pub async fn listen_forever(
+        self,
+        redis: Redis,
+        prefixes: Vec<String>,
+        ended: CancellationToken,
+    ) {
         let mut retry = Retry::new(Duration::from_millis(100), HINT_RETRY_MAX);
         let mut spells = Spells::default();
-        while !shutdown.is_begun() {
-            let ended = tokio::select! {
-                () = shutdown.begun() => return,
-                ended = self.listen(&redis, &prefixes, &mut retry, &mut spells) => ended,
+        while !ended.is_cancelled() {
+            let result = tokio::select! {
+                () = ended.cancelled() => return,
+                result = self.listen(&redis, &prefixes, &mut retry, &mut spells) => result,
             };
             self.wake_all();
-            let Err(error) = ended else { continue };
+            let Err(error) = result else { continue };
             if spells.down.handle_fault() {
                 let error = chain(&error);
                 warn!(error, "no hints from redis: news waits for the sweep until they are back");
             }
             let wait = retry.next(None, rand::random());
             tokio::select! {
-                () = shutdown.begun() => return,
+                () = ended.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -3,15 +3,15 @@
 //! `INFO` tells nearly everything and is rarely denied; only how the append-only file is synced has
 //! to be asked of `CONFIG GET`, which hosted ones often deny.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt};
 
 use redis::{
     Cmd, ErrorKind, RedisError, RedisResult, Value, aio::ConnectionLike, cmd, make_extension_error,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Redis, StoreError};
-use crate::{chain::chain, retry::Retry, shutdown::Shutdown};
+use super::StoreError;
+use crate::chain::chain;
 
 /// What a Redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,33 +125,6 @@ pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<Facts> {
         }
     };
     Ok(Facts { syncing, ..Facts::of_info(&info) })
-}
-
-/// Looks at a Redis once it answers, and warns of what it finds. `setting` is the one that names it.
-pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) {
-    let mut retry = Retry::new(Duration::from_millis(500), Duration::from_secs(60));
-    loop {
-        match look(&mut redis.connection()).await {
-            Ok(facts) => {
-                for finding in facts.findings() {
-                    warn!(setting, mend = finding.mend(), "{finding}");
-                }
-                return;
-            }
-            Err(error) if is_transient(&error) => {}
-            Err(error) => {
-                return debug!(
-                    setting,
-                    error = chain(&error),
-                    "redis does not say what it is like"
-                );
-            }
-        }
-        tokio::select! {
-            () = shutdown.begun() => return,
-            () = tokio::time::sleep(retry.next(None, rand::random())) => {}
-        }
-    }
 }
 
 fn is_transient(error: &RedisError) -> bool {

@@ -6,8 +6,6 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::chain::chain;
-
 /// `{"type", "id", "payload"}`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct RequestForm<'a> {
@@ -28,7 +26,7 @@ pub struct Misread<'a> {
     /// Its `id`, where it has one.
     pub id: Option<&'a RawValue>,
     /// What is wrong.
-    pub error: String,
+    pub error: serde_json::Error,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +43,7 @@ impl<'a> RequestForm<'a> {
     pub fn read(text: &'a str) -> Result<Self, Misread<'a>> {
         serde_json::from_str(text).map_err(|error| {
             let named: Option<Named> = serde_json::from_str(text).ok();
-            Misread { id: named.and_then(|named| named.id), error: chain(&error) }
+            Misread { id: named.and_then(|named| named.id), error }
         })
     }
 
@@ -79,7 +77,7 @@ mod tests {
         ] {
             let misread = RequestForm::read(text).unwrap_err();
             assert_eq!(misread.id.map(RawValue::get), id, "{text}");
-            assert!(!misread.error.is_empty());
+            assert!(!misread.error.to_string().is_empty());
         }
         for text in [r#"{"type":7}"#.to_owned(), format!(r#"{{"type":"{}"}}"#, "x".repeat(100))] {
             assert_eq!(RequestForm::read(&text).unwrap().kind(), None);

@@ -162,7 +162,8 @@ impl Client {
         let news = &self.way.hints.watch_stream(origin.key());
         let stores = Stores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
         let never = std::future::pending();
-        let outcome = drive(Box::new(session), stores, frames, outbox, &heard, never, |_| {}).await;
+        let outcome =
+            drive(Box::new(session), stores, frames, outbox, || heard.at(), never, |_| {}).await;
         board.handle_ended();
         let (sent, taken) =
             (outcome.session.sender().carried(), outcome.session.receiver().counts().0);

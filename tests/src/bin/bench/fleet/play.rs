@@ -124,7 +124,7 @@ pub(crate) async fn play(part: Play) {
     let (hints, shutdown) = (Hints::new(), Shutdown::new());
     let listening = hints.clone();
     let prefixes = vec![KEYS.to_owned()];
-    shutdown.spawn("hints", listening.listen_forever(redis.clone(), prefixes, shutdown.clone()));
+    shutdown.spawn("hints", listening.listen_forever(redis.clone(), prefixes, shutdown.token()));
     let (hub, auth) = (part.hub.clone(), part.hub.clone());
     let account = Account { client: name(part.first), hub: hub.clone(), auth };
     let tls =
