@@ -78,7 +78,7 @@ siege-ci: chaos-ci
 
 bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
-	cargo bench -p spoke-shared --bench protocol
+	cargo bench -p spoke-protocol --bench protocol
 
 # `-p` for each rather than the workspace, and the agent for itself: what only the others ask for stays out.
 deb: ## Debian packages of the three services, in target/debian; PROFILE=dev for quick ones

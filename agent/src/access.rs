@@ -10,13 +10,9 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{
-    chain::chain,
-    config::{ConfigError, read_secret},
-    limits::{REFUSED_RETRY, STATE_RETRY},
-    link::now_ms,
-    retry::Retry,
-};
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::backoff::Retry;
+use spoke_service::config::{ConfigError, read_secret};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -26,6 +22,7 @@ use crate::{
     dial::Dialer,
     enrolment::{Answer, Enrolment, Known, Lifetime, OneTime, Refused, Serial, Step, Which},
     identity::{Identity, IdentityError, Session},
+    limits::{REFUSED_RETRY, STATE_RETRY},
     passcode::{BadOneTimeSecret, OneTimeSecret},
 };
 

@@ -8,7 +8,8 @@ use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{chain::chain, client::ClientId, trust::explain};
+use spoke_diagnostics::{error_chain::chain, tls_error::explain};
+use spoke_protocol::client_id::ClientId;
 
 use crate::{
     config::Account,

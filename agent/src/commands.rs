@@ -8,7 +8,7 @@ mod settings_file;
 pub mod status;
 
 use clap::{Parser, Subcommand};
-use spoke_shared::cli::{CheckArgs, SettingsArgs};
+use spoke_service::cli::{CheckArgs, SettingsArgs};
 
 use crate::config::Config;
 

@@ -6,19 +6,19 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{
-    client::ClientId,
-    config::{AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, check_key_prefix},
-    limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
+use spoke_protocol::{
+    backoff::Retry, client_id::ClientId, limits::PROGRESS_TIMEOUT, sync::sender::Trim,
+};
+use spoke_service::{
+    config::{AdminHosts, ConfigError, LogSettings, ServiceUrl, check_key_prefix},
     preflight::check_redis_url,
     reload::Settings,
-    retry::Retry,
-    store::keys::DeviceKeys,
-    sync::sender::Trim,
 };
+use spoke_store::{RedisUrl, keys::DeviceKeys};
 
 use crate::{
     dial::{Dialer, ProxySetting},
+    limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     tls::{self, TrustError},
 };
 

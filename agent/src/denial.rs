@@ -8,7 +8,7 @@ use http::{
     header::{DATE, RETRY_AFTER},
 };
 use serde::Deserialize;
-use spoke_shared::{
+use spoke_protocol::{
     limits::{RETRY_HINT_MAX, TEXT_BYTES_MAX},
     seq::Seq,
     wire::json::UNUSABLE_STREAM,

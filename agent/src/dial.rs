@@ -12,10 +12,10 @@ use std::{io, sync::Arc};
 
 use http::Uri;
 use rustls::pki_types::ServerName;
-use spoke_shared::{
+use spoke_diagnostics::tls_error::{Distrust, explain};
+use spoke_service::{
     config::{ConfigError, ServiceUrl},
     limits::HANDSHAKE_TIMEOUT,
-    trust::{Distrust, explain},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},

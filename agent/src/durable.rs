@@ -20,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::limits::STATE_FILE_BYTES_MAX;
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat, fsync,
@@ -28,7 +29,6 @@ use rustix::{
     io::Errno,
     process::geteuid,
 };
-use spoke_shared::limits::STATE_FILE_BYTES_MAX;
 
 pub use self::error::{FileError, Planted};
 use self::walk::{Last, Links};

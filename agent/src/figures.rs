@@ -5,15 +5,17 @@ use std::{
     time::Duration,
 };
 
-use spoke_shared::{
-    entry::Direction,
-    exposition::{Counters, Page, Seconds},
-    limits::SCRAPE_LOOK_TIMEOUT,
-    link::{Shown, now_ms},
-    redis_metrics,
-    store::{Redis, keys::DeviceKeys},
-    traffic::{Traffic, Waiting},
+use spoke_diagnostics::{
+    clock::now_ms,
+    metrics::{Counters, Page, Seconds},
 };
+use spoke_protocol::entry::Direction;
+use spoke_service::{
+    limits::SCRAPE_LOOK_TIMEOUT,
+    redis_metrics,
+    session_metrics::{Traffic, Waiting},
+};
+use spoke_store::{Redis, driver::Shown, keys::DeviceKeys};
 
 use crate::{
     enrolment::Wait,

@@ -26,7 +26,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use serde_json::Value;
-use spoke_shared::config::ServiceUrl;
+use spoke_service::config::ServiceUrl;
 use tower::Service;
 
 use crate::dial::{DialError, Dialer, Purpose, Stream};

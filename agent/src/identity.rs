@@ -16,7 +16,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use spoke_shared::chain::chain;
+use spoke_diagnostics::error_chain::chain;
 use tracing::{info, warn};
 
 pub use self::secrets::Secrets;

@@ -3,6 +3,7 @@
 //! Modules stand in the order to read them: the settings and this device's identity; how it is let
 //! in; how it reaches the hub; its life; what it tells of itself; the commands.
 
+pub mod limits;
 pub mod config;
 pub mod durable;
 pub mod identity;
@@ -37,21 +38,20 @@ use std::{
 
 use anyhow::Context;
 use axum::{Json, Router, routing::get};
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_service::{
     config::ConfigError,
-    limits::{DRAIN_TIMEOUT, STATE_RETRY},
-    link::now_ms,
-    notify,
+    limits::DRAIN_TIMEOUT,
     preflight::{require_supported, warn_once},
     reload::Reloads,
-    serve::{admin_router, serve_admin},
+    server::{admin_router, serve_admin},
     shutdown::Shutdown,
-    store::{
-        Redis,
-        hints::Hints,
-        probe::{ready, watch},
-    },
+    systemd,
+};
+use spoke_store::{
+    Redis,
+    hints::Hints,
+    probe::{ready, watch},
 };
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
@@ -62,6 +62,7 @@ use crate::{
     figures::Sources,
     http_client::Http,
     lifecycle::{Lifecycle, Parts, progress::Progress},
+    limits::STATE_RETRY,
     status::{Board, State, Status},
     store::{Bound, DeviceStore},
 };
@@ -119,7 +120,7 @@ pub async fn run(
     }
 
     info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
-    notify::ready();
+    systemd::ready();
     let living = async {
         let open = || Access::open(&account, &config.state_dir, one_time.clone(), &dialer);
         while let Some(access) = open_access(&open, &board, &progress, &shutdown).await? {
@@ -140,7 +141,7 @@ pub async fn run(
         anyhow::Ok(())
     };
     watched(living, &progress).await?;
-    notify::stopping();
+    systemd::stopping();
     if !shutdown.finish(DRAIN_TIMEOUT).await {
         warn!("some tasks did not end in time");
     }
@@ -225,7 +226,7 @@ fn readiness(status: &Status) -> Result<(), String> {
 
 /// Runs the lifecycle and feeds the watchdog beside it, in the same task: where one hangs, both do.
 async fn watched<T>(lifecycle: impl Future<Output = T>, progress: &Mutex<Progress>) -> T {
-    let Some(interval) = notify::watchdog_interval() else { return lifecycle.await };
+    let Some(interval) = systemd::watchdog_interval() else { return lifecycle.await };
     let mut lifecycle = pin!(lifecycle);
     let mut ticks = tokio::time::interval(interval);
     let mut is_hungry = false;
@@ -236,7 +237,7 @@ async fn watched<T>(lifecycle: impl Future<Output = T>, progress: &Mutex<Progres
                 let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
                 match progress.complaint(Instant::now()) {
                     None => {
-                        notify::watchdog();
+                        systemd::watchdog();
                         if std::mem::replace(&mut is_hungry, false) {
                             info!("the agent gets on again; the watchdog is fed");
                         }
@@ -262,7 +263,7 @@ async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
             Ok(waiting) => format!("{} waiting", waiting.entries),
             Err(error) => format!("failed to read the own redis ({})", chain(&error)),
         };
-        notify::status(&match (status.state, &status.why) {
+        systemd::status(&match (status.state, &status.why) {
             (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),
             (state, Some(why)) => format!("{}, {waiting}: {}", state.words(), why.message),
             (state, None) => format!("{}, {waiting}", state.words()),

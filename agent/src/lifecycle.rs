@@ -14,15 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_shared::{
-    instance::Instance,
-    limits::STATE_RETRY,
-    link::now_ms,
-    retry::Retry,
-    shutdown::Shutdown,
-    store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore},
-    sync::sender::path::Path,
-};
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{backoff::Retry, instance::Instance, sync::sender::path::Path};
+use spoke_service::shutdown::Shutdown;
+use spoke_store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore};
 use tracing::{debug, info, warn};
 
 use self::{
@@ -37,6 +32,7 @@ use crate::{
     dial::Dialer,
     enrolment::{Step, Wait, Which},
     http_client::Http,
+    limits::STATE_RETRY,
     status::Board,
     transport::{Choice, Kind},
 };

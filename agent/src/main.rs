@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use spoke_agent::commands::Cli;
-use spoke_shared::cli::process;
+use spoke_service::cli::process;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

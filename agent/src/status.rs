@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{
-    link::now_ms,
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
     seq::Seq,
     sync::{sender::path::Stuck, session::Session},
 };

@@ -1,11 +1,13 @@
 //! What the device's Redis tells of the agent, whether one runs or not: cursors, what waits, losses.
 
-use spoke_shared::{
-    client::ClientId,
+use spoke_protocol::{
+    client_id::ClientId,
     message::Cursor,
     seq::Seq,
-    store::{Redis, StoreError, copy::CopyStore, keys::DeviceKeys, ledger, origin::OriginStore},
-    sync::{account::Extent, position::Standing},
+    sync::{accounting::Extent, resume::Standing},
+};
+use spoke_store::{
+    Redis, StoreError, copy::CopyStore, keys::DeviceKeys, loss_ledger, origin::OriginStore,
 };
 
 /// What is in the device's Redis.
@@ -104,7 +106,7 @@ impl DeviceStore {
             self.origin.standing(),
             self.copy.cursor(),
             self.copy.lost(),
-            ledger::length(&self.redis, &self.lost)
+            loss_ledger::length(&self.redis, &self.lost)
         )?;
         let losses = Losses { up: out.lost, down, lines };
         let waiting = self.count(&out, Bound::FOR_A_PERSON).await?;

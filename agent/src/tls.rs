@@ -12,7 +12,8 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use spoke_shared::{chain::chain, config::ConfigError};
+use spoke_diagnostics::error_chain::chain;
+use spoke_service::config::ConfigError;
 
 use crate::config::Account;
 

@@ -13,7 +13,9 @@ use std::{
 
 use futures_util::{Sink, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use spoke_shared::{heard::Heard, link::TransportError, message::Frame, retry::Retry};
+use spoke_protocol::{backoff::Retry, message::Frame};
+use spoke_service::last_activity::Heard;
+use spoke_store::driver::TransportError;
 
 use crate::config::TransportSetting;
 

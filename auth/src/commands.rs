@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use spoke_shared::{
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
     cli::{CheckArgs, ListenArgs, SettingsArgs},
-    client::ClientId,
-    store::Redis,
-    telemetry,
+    logging,
 };
+use spoke_store::Redis;
 
 use crate::{config::Config, store::Store};
 
@@ -74,7 +74,7 @@ impl Cli {
             Ok(config)
         };
         let config = read()?;
-        telemetry::init(&config.log)?;
+        logging::init(&config.log)?;
         match self.command {
             Command::Serve(_) => serve::run(config, read).await,
             Command::Provision(args) => provision::run(&config, args).await,

@@ -3,17 +3,17 @@
 use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
-use spoke_shared::{
+use spoke_service::{
     config::{
-        AdminHosts, ConfigError, LogSettings, RedisUrl, ServiceUrl, TlsSettings, TrustedProxies,
+        AdminHosts, ConfigError, LogSettings, ServiceUrl, TlsSettings, TrustedProxies,
         check_key_prefix,
     },
-    limits::SESSION_TTL_SECONDS_MIN,
     preflight::check_redis_url,
     reload::Settings,
 };
+use spoke_store::RedisUrl;
 
-use crate::valid_for::ValidFor;
+use crate::{limits::SESSION_TTL_SECONDS_MIN, valid_for::ValidFor};
 
 /// All settings, each with its default.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! Auth: lets devices in. A device registers its own secret once, with a one-time code that an
 //! operator gave out, and trades that secret for session tokens, which the hub asks Redis about.
 
+pub mod limits;
 pub mod passcode;
 pub mod registration;
 pub mod secret;
@@ -21,24 +22,27 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
-use spoke_shared::{
+use spoke_service::{
     config::ConfigError,
-    limits::{DRAIN_TIMEOUT, THROTTLE_KEYS_MAX},
-    notify,
+    limits::DRAIN_TIMEOUT,
     preflight::{require_supported, warn_once},
     reload::Reloads,
-    serve::{
+    server::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
-    store::{
-        Redis,
-        probe::{ready, watch},
-    },
+    systemd,
+};
+use spoke_store::{
+    Redis,
+    probe::{ready, watch},
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, pool::Pool, service::Service, store::Store, throttle::Throttle};
+use crate::{
+    config::Config, limits::THROTTLE_KEYS_MAX, pool::Pool, service::Service, store::Store,
+    throttle::Throttle,
+};
 
 /// What SIGHUP changes; TLS only where it is on.
 const LIVE: [&str; 4] = ["throttle", "bcrypt_workers", "bcrypt_queue", "tls"];
@@ -81,11 +85,11 @@ pub async fn run(
         let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
         shutdown.spawn("admin listener", serve_admin(admin, app, hosts, shutdown.clone()));
     }
-    notify::ready();
-    shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
+    systemd::ready();
+    shutdown.spawn("watchdog", systemd::feed_watchdog(shutdown.clone()));
 
     shutdown.begun().await;
-    notify::stopping();
+    systemd::stopping();
     if !shutdown.finish(DRAIN_TIMEOUT + FINISH_SLACK).await {
         warn!("stopped before all requests were finished");
     }

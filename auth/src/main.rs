@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use spoke_auth::commands::Cli;
-use spoke_shared::cli::process;
+use spoke_service::cli::process;
 
 #[tokio::main]
 async fn main() -> ExitCode {

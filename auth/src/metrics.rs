@@ -10,11 +10,11 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{
-    exposition::{Counter, Counters, Page},
-    link::now_ms,
-    redis_metrics,
+use spoke_diagnostics::{
+    clock::now_ms,
+    metrics::{Counter, Counters, Page},
 };
+use spoke_service::redis_metrics;
 
 use crate::{service::Service, throttle::Because};
 

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use spoke_shared::{client::ClientId, proof::registration_proof};
+use spoke_protocol::{client_id::ClientId, registration_proof::registration_proof};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use totp_rs::{Algorithm, Secret, TOTP};
 
@@ -43,7 +43,7 @@ impl FromStr for Passcode {
     }
 }
 
-/// A proof as an agent sends it: 64 hexadecimal digits (`spoke_shared::proof`).
+/// A proof as an agent sends it: 64 hexadecimal digits (`spoke_protocol::registration_proof`).
 #[derive(Clone)]
 pub struct Proof(String);
 

@@ -13,10 +13,10 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{
-    chain::chain,
-    exposition::{Counter, HASH_SCALE, Histogram},
-    repeats::Repeated,
+use spoke_diagnostics::{
+    error_chain::chain,
+    log_limit::Repeated,
+    metrics::{Counter, HASH_SCALE, Histogram},
 };
 use tokio::sync::oneshot;
 use tracing::warn;

@@ -3,7 +3,7 @@
 //! Whatever the reason for a refusal, one bcrypt run comes before it and one answer after it.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::client::ClientId;
+use spoke_protocol::client_id::ClientId;
 
 use crate::{
     passcode::{OtpSecret, Passcode, Proof, matching_step, proven_step},
@@ -119,7 +119,7 @@ fn matching_step_of(attempt: &Attempt, offer: &Offer, now_ms: u64) -> Option<u64
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::proof::registration_proof;
+    use spoke_protocol::registration_proof::registration_proof;
 
     use super::*;
     use crate::store::ClientRecord;

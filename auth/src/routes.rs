@@ -29,12 +29,9 @@ use http::{
     header::{CACHE_CONTROL, HeaderValue},
 };
 use serde_json::json;
-use spoke_shared::{
-    limits::AUTH_BODY_BYTES_MAX,
-    refusal::{Refusal, fallback},
-};
+use spoke_service::api_error::{Refusal, fallback};
 
-use crate::{service::Service, token::SessionToken};
+use crate::{limits::AUTH_BODY_BYTES_MAX, service::Service, token::SessionToken};
 
 /// All routes of the public listener.
 pub fn router(service: Arc<Service>) -> Router {

@@ -1,7 +1,8 @@
 //! A device's own secret.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{limits::SECRET_BYTES, store::session::digest};
+use spoke_protocol::limits::SECRET_BYTES;
+use spoke_store::session_tokens::digest;
 use subtle::ConstantTimeEq;
 
 /// A secret of a form that can be hashed: 24 to 72 bytes, none of them NUL.

@@ -6,22 +6,23 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{
-    chain::chain,
-    client::ClientId,
-    limits::WRONG_CODES_ALL_MAX,
-    refusal::Refusal,
-    repeats::{Repeated, Spell},
-    retry::return_wait,
-    serve::{PeerAddress, Site},
-    shutdown::Shutdown,
-    store::{StoreError, session::digest},
-    summary::sum_up,
+use spoke_diagnostics::{
+    error_chain::chain,
+    log_limit::{Repeated, Spell},
 };
+use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_service::{
+    api_error::Refusal,
+    log_summary::sum_up,
+    server::{PeerAddress, Site},
+    shutdown::Shutdown,
+};
+use spoke_store::{StoreError, session_tokens::digest};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     config::ThrottleSettings,
+    limits::WRONG_CODES_ALL_MAX,
     metrics::Metrics,
     pool::{Party, Pool, PoolError},
     secret::DeviceSecret,

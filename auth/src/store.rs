@@ -9,14 +9,8 @@ mod scripts;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{
-    client::ClientId,
-    limits::{
-        REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
-        WRONG_CODES_FEW, WRONG_CODES_MAX,
-    },
-    store::{Redis, StoreError, session},
-};
+use spoke_protocol::client_id::ClientId;
+use spoke_store::{Redis, StoreError, session_tokens};
 
 pub use operator::{Extended, Listed, Provisioning};
 pub use record::{ClientRecord, Standing};
@@ -25,7 +19,13 @@ use self::{
     keys::Keys,
     scripts::{ATTEMPT, FORGIVE, LOGIN, LOGOUT, REFRESH, REGISTER, ROTATE},
 };
-use crate::token::SessionToken;
+use crate::{
+    limits::{
+        REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
+        WRONG_CODES_FEW, WRONG_CODES_MAX,
+    },
+    token::SessionToken,
+};
 
 /// Auth's part of Redis. Cheap to clone.
 #[derive(Clone)]
@@ -235,12 +235,12 @@ impl Store {
 
     /// The client of a live session; none when it has ended or its client may not come any more.
     pub async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
-        let sessions = session::Sessions::new(self.redis.clone(), &self.prefix);
+        let sessions = session_tokens::Sessions::new(self.redis.clone(), &self.prefix);
         Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
     }
 
     fn session_key(&self, token: &SessionToken) -> String {
-        session::session_key(&self.prefix, &token.digest())
+        session_tokens::session_key(&self.prefix, &token.digest())
     }
 
     fn session_ttl_ms(&self) -> u64 {

@@ -22,7 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_shared::{client::ClientId, serve::Site};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::server::Site;
 
 use meter::{Meter, Penalty, Rate};
 

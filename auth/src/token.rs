@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::store::session;
+use spoke_store::session_tokens;
 
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
@@ -41,7 +41,7 @@ impl SessionToken {
 
     /// What the store knows it by.
     pub fn digest(&self) -> String {
-        session::digest(self.expose())
+        session_tokens::digest(self.expose())
     }
 }
 

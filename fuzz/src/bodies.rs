@@ -7,9 +7,8 @@ use std::{fmt::Debug, str::FromStr};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use spoke_shared::{
-    client::ClientId,
-    config::{RedisUrl, ServiceUrl},
+use spoke_protocol::{
+    client_id::ClientId,
     message::{Features, Frame},
     seq::{Epoch, Seq},
     wire::json::{
@@ -17,6 +16,8 @@ use spoke_shared::{
         WelcomeForm, XaddForm, XreadForm,
     },
 };
+use spoke_service::config::ServiceUrl;
+use spoke_store::RedisUrl;
 
 /// A body, for whoever runs all of them.
 pub type Body = fn(&[u8]);

@@ -2,26 +2,26 @@
 //! while the first is connected.
 
 use http::StatusCode;
-use spoke_shared::{
-    client::ClientId,
-    limits::CLONE_WAIT,
-    link::now_ms,
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
+    client_id::ClientId,
     message::{Cursor, Goaway, Origin, Reason},
     partner::{Met, PartnerId},
-    refusal::Refusal,
     seq::Seq,
-    store::{
-        StoreError,
-        origin::With,
-        presence::{self, Arrival, Arrived, Rival},
-    },
-    sync::position::Begun,
+    sync::resume::Begun,
+};
+use spoke_service::api_error::Refusal;
+use spoke_store::{
+    StoreError,
+    origin::With,
+    presence::{self, Arrival, Arrived, Rival},
 };
 use tracing::{debug, warn};
 
 use crate::{
     bearer::Caller,
     hub::{Hub, epoch_ahead, seq_ahead},
+    limits::CLONE_WAIT,
 };
 
 /// What a device tells of itself when it comes.
@@ -139,7 +139,7 @@ fn refusal(client: &ClientId, address: &str, rival: &Rival) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::limits::{CLIENT_NAME_BYTES_MAX, TEXT_BYTES_MAX};
+    use spoke_protocol::limits::{CLIENT_NAME_BYTES_MAX, TEXT_BYTES_MAX};
 
     use super::*;
 

@@ -8,14 +8,12 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
-use spoke_shared::{
-    client::ClientId,
-    refusal::Refusal,
-    seq::Epoch,
-    serve::{Place, Vouched},
-    store::session::SessionClient,
-    wire::json::GENERATION_HEADER,
+use spoke_protocol::{client_id::ClientId, seq::Epoch, wire::json::GENERATION_HEADER};
+use spoke_service::{
+    api_error::Refusal,
+    server::{Place, Vouched},
 };
+use spoke_store::session_tokens::SessionClient;
 
 use crate::{hub::Hub, share::InHand};
 

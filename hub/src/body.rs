@@ -9,13 +9,12 @@ use axum::{
 use futures_util::StreamExt;
 use http::StatusCode;
 use serde::de::DeserializeOwned;
-use spoke_shared::{
-    limits::{
-        BATCH_ENTRIES_MAX, BODY_TIMEOUT, BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE,
-        BUDGET_SMALL_BYTES, BUDGET_STRING_BYTES, ENTRY_FIELDS_MAX, HTTP_BODY_BYTES_MAX,
-        PARSE_INLINE_BYTES_MAX, SLOWEST_LINK,
-    },
-    refusal::{BodyKind, Refusal, check_announced, too_slow, unreadable},
+use spoke_protocol::limits::{
+    BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, HTTP_BODY_BYTES_MAX, SLOWEST_LINK,
+};
+use spoke_service::{
+    api_error::{BodyKind, Refusal, check_announced, too_slow, unreadable},
+    limits::BODY_TIMEOUT,
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Bytes;
@@ -24,6 +23,10 @@ use crate::{
     bearer::{Caller, malformed},
     budget::Charge,
     hub::Hub,
+    limits::{
+        BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, BUDGET_SMALL_BYTES,
+        BUDGET_STRING_BYTES, PARSE_INLINE_BYTES_MAX,
+    },
     offload::offload,
     share::Turn,
 };

@@ -17,14 +17,11 @@ use std::{
     time::Duration,
 };
 
+use crate::limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX};
 use http::StatusCode;
-use spoke_shared::{
-    client::ClientId,
-    exposition::{Counter, Page},
-    limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX},
-    refusal::Refusal,
-    retry::return_wait,
-};
+use spoke_diagnostics::metrics::{Counter, Page};
+use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_service::api_error::Refusal;
 use tokio::sync::oneshot;
 
 use self::ledger::Ledger;

@@ -9,11 +9,11 @@ mod tail;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use spoke_shared::{
+use spoke_service::{
     cli::{CheckArgs, ListenArgs, SettingsArgs},
-    store::{Redis, keys::HubKeys},
-    telemetry,
+    logging,
 };
+use spoke_store::{Redis, keys::HubKeys};
 
 use crate::config::Config;
 
@@ -68,7 +68,7 @@ impl Cli {
             Ok(config)
         };
         let config = read()?;
-        telemetry::init(&config.log)?;
+        logging::init(&config.log)?;
         match self.command {
             Command::Serve(_) => serve::run(config, read).await,
             Command::Clients(args) => clients::run(&config, &args).await,

@@ -1,21 +1,21 @@
 //! Settings of the hub: `/etc/spoke/hub.toml`, over it `SPOKE_HUB_…`, over that flags.
 
-use crate::quota::Reserve;
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use spoke_shared::{
-    client::ClientId,
-    config::{
-        AdminHosts, ConfigError, LogSettings, RedisUrl, TlsSettings, TrustedProxies,
-        check_key_prefix,
-    },
+use crate::{
     limits::{
-        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX,
-        IN_MIN_AGE_SECONDS, RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
+        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MIN_AGE_SECONDS,
+        RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
+    quota::Reserve,
+};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
+    config::{AdminHosts, ConfigError, LogSettings, TlsSettings, TrustedProxies, check_key_prefix},
+    limits::CONNECTIONS_MAX,
     preflight::check_redis_url,
     reload::Settings,
-    store::{keys::HubKeys, level::AckLevel, session::session_prefix},
 };
+use spoke_store::{RedisUrl, ack_level::AckLevel, keys::HubKeys, session_tokens::session_prefix};
 
 /// More memory than a machine has is a slip.
 const BUDGET_MIB_MOST: usize = 1024 * 1024;

@@ -2,19 +2,18 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::{
     entry::{Direction, Entry, EntryLimits, Unfit},
     limits::BATCH_ENTRIES_MAX,
-    link::now_ms,
     loss::Account,
-    refusal::Refusal,
     seq::{Epoch, Seq},
     sync::receiver::{Append, Appended, BadBatch, plan},
     wire::json::{
         AddedForm, BatchAddedForm, BatchForm, CursorForm, EntryForm, RefusedForm, XaddForm,
     },
 };
+use spoke_service::api_error::Refusal;
 
 use crate::{
     bearer::{Caller, malformed},

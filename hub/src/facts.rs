@@ -1,9 +1,7 @@
 //! What is told of a client, in words: the same in a terminal and on the status page.
 
-use spoke_shared::{
-    store::fleet::{ClientRow, Clones, Fleet, Waiting},
-    telemetry::is_printable,
-};
+use spoke_service::logging::is_printable;
+use spoke_store::fleet::{ClientRow, Clones, Fleet, Waiting};
 
 /// So long after its last try a second device is shown: one that is still there comes back sooner.
 const CLONE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;

@@ -14,19 +14,19 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::SplitStream};
-use spoke_shared::{
-    limits::HELLO_BYTES_MAX,
-    link::TransportError,
+use spoke_protocol::{
     message::{Features, Frame},
-    refusal::Refusal,
     wire::msgpack::Malformed,
 };
+use spoke_service::api_error::Refusal;
+use spoke_store::driver::TransportError;
 use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::{
     budget::Charge,
     intake::Intake,
+    limits::HELLO_BYTES_MAX,
     offload::offload,
     socket::{Incoming, Socket, busy, discard, flood},
 };
@@ -217,7 +217,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::{FutureExt, stream};
-    use spoke_shared::{entry::Entry, limits::DECODE_INLINE_BYTES_MAX, message::Push, seq::Seq};
+    use spoke_protocol::{entry::Entry, limits::DECODE_INLINE_BYTES_MAX, message::Push, seq::Seq};
 
     use super::*;
 

@@ -6,23 +6,19 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{
-    chain::chain,
-    client::ClientId,
-    link,
+use spoke_diagnostics::{error_chain::chain, log_limit::Repeated};
+use spoke_protocol::{
+    backoff::return_wait,
+    client_id::ClientId,
     loss::Loss,
     message::{Features, Goaway, Reason},
-    refusal::Refusal,
-    repeats::Repeated,
-    retry::return_wait,
     seq::Epoch,
-    shutdown::Shutdown,
-    store::{
-        Redis, StoreError, commit::Writer, copy::CopyStore, guard::Guards, hints::Hints,
-        keys::HubKeys, origin::OriginStore, session::Sessions,
-    },
-    summary::sum_up,
     wire::json::UNUSABLE_STREAM,
+};
+use spoke_service::{api_error::Refusal, log_summary::sum_up, shutdown::Shutdown};
+use spoke_store::{
+    Redis, StoreError, copy::CopyStore, driver, group_commit::Writer, hints::Hints, keys::HubKeys,
+    origin::OriginStore, quota::Guards, session_tokens::Sessions,
 };
 use tracing::{info, warn};
 
@@ -195,7 +191,7 @@ impl Hub {
     /// Logs a loss that a request told of or met, unless another of its cause was lately.
     pub fn say_loss(&self, loss: &Loss) {
         if self.told_losses.handle(loss.cause.word()) {
-            link::say_loss(loss);
+            driver::say_loss(loss);
         }
     }
 

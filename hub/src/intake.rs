@@ -7,20 +7,24 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use spoke_shared::{
-    client::ClientId,
-    limits::{
-        BATCH_BYTES_MAX, BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE,
-        FIELD_BYTES_MIN,
-    },
+use spoke_protocol::{
+    client_id::ClientId,
+    limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN},
     message::{Ack, Frame, Goaway, Push},
-    refusal::Refusal,
     seq::{Epoch, Seq},
 };
+use spoke_service::api_error::Refusal;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use crate::{arrival::goaway, budget::Charge, hub::Hub, quota::Load, share::TakenPlace};
+use crate::{
+    arrival::goaway,
+    budget::Charge,
+    hub::Hub,
+    limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
+    quota::Load,
+    share::TakenPlace,
+};
 
 /// The least that two empty byte strings take on the wire, in bytes.
 const FIELD_WIRE_BYTES: usize = 2;

@@ -13,17 +13,15 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::Fut
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::error_chain::chain;
+use spoke_protocol::{
     instance::Instance,
-    limits::{
-        BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, GOODBYE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT,
-        PARSE_INLINE_BYTES_MAX, TEXT_BYTES_MAX,
-    },
+    limits::{HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
     message::{Goaway, Reason},
-    refusal::Refusal,
     wire::json::{Misread, RequestForm, XaddForm},
 };
+use spoke_service::api_error::Refusal;
+use spoke_store::limits::GOODBYE_TIMEOUT;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};
 
@@ -34,6 +32,7 @@ use crate::{
     budget::Charge,
     entries,
     hub::Hub,
+    limits::{BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, PARSE_INLINE_BYTES_MAX},
     metrics::CLOSED,
     offload::offload,
     session::{Arrived, close},

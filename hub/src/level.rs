@@ -1,13 +1,11 @@
 //! Whether the hub's Redis can give the acknowledgement level that the settings ask for.
 
-use spoke_shared::{
-    config::ConfigError,
+use spoke_service::config::ConfigError;
+use spoke_store::{
+    Redis, StoreError,
+    ack_level::{AckLevel, Lack},
     limits::PROBE_TIMEOUT,
-    store::{
-        Redis, StoreError,
-        level::{AckLevel, Lack},
-        soundness,
-    },
+    server_info,
 };
 
 /// Why Redis cannot give the level now; none if it can.
@@ -18,7 +16,7 @@ async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<Lack>, StoreError
     if level == AckLevel::Memory {
         return Ok(None);
     }
-    let facts = soundness::look(&mut redis.connection()).await?;
+    let facts = server_info::look(&mut redis.connection()).await?;
     Ok(level.barrier(&facts).err())
 }
 

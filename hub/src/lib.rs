@@ -4,6 +4,7 @@
 //! for who is connected to this process and how they are told to go; `share`, `budget` and `quota` for
 //! what one client may take of the hub, of its memory and of Redis.
 
+pub mod limits;
 pub mod arrival;
 pub mod bearer;
 pub mod body;
@@ -34,26 +35,26 @@ pub mod xread;
 use std::time::Duration;
 
 use anyhow::Context;
-use spoke_shared::{
-    limits::{BELLS_MAX, DRAIN_TIMEOUT},
-    notify,
+use spoke_service::{
+    limits::DRAIN_TIMEOUT,
     preflight::{require_supported, warn_once},
     reload::Reloads,
-    serve::{
+    server::{
         Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
     },
     shutdown::Shutdown,
-    store::{
-        Redis,
-        commit::Writer,
-        keys::HubKeys,
-        probe::{ready, watch},
-        session::{client_prefix, session_prefix},
-    },
+    systemd,
+};
+use spoke_store::{
+    Redis,
+    group_commit::Writer,
+    keys::HubKeys,
+    probe::{ready, watch},
+    session_tokens::{client_prefix, session_prefix},
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, hub::Hub};
+use crate::{config::Config, hub::Hub, limits::BELLS_MAX};
 
 /// What SIGHUP changes; TLS only where it is on.
 const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
@@ -105,11 +106,11 @@ pub async fn run(
     shutdown.spawn("listener", serving);
     reload(&hub, reloads, room, certificate);
     info!(%address, tls = is_tls, "listening for devices");
-    notify::ready();
-    shutdown.spawn("watchdog", notify::feed_watchdog(shutdown.clone()));
+    systemd::ready();
+    shutdown.spawn("watchdog", systemd::feed_watchdog(shutdown.clone()));
 
     shutdown.begun().await;
-    notify::stopping();
+    systemd::stopping();
     // The last connections say goodbye themselves; a little over their own limit.
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
         warn!("not everything in hand could be finished in time");

@@ -9,12 +9,11 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_shared::{
-    client::ClientId,
-    limits::CONNECTIONS_MAX,
+use spoke_protocol::{
+    client_id::ClientId,
     message::{Goaway, Reason},
-    refusal::Refusal,
 };
+use spoke_service::{api_error::Refusal, limits::CONNECTIONS_MAX};
 use tokio::sync::oneshot;
 
 /// The connections of all clients.

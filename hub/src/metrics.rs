@@ -1,16 +1,13 @@
 //! What the hub has done, and what is so, for Prometheus. No client's name is a label, and a page costs
 //! as much with ten thousand clients as with one.
 
-use spoke_shared::{
-    entry::Direction,
-    exposition::{Counter, Counters, Page},
-    link::{LinkError, now_ms},
-    message::Reason,
-    redis_metrics,
-    store::{Redis, presence::Transport},
-    sync::session::End,
-    traffic::Traffic,
+use spoke_diagnostics::{
+    clock::now_ms,
+    metrics::{Counter, Counters, Page},
 };
+use spoke_protocol::{entry::Direction, message::Reason, sync::session::End};
+use spoke_service::{redis_metrics, session_metrics::Traffic};
+use spoke_store::{Redis, driver::LinkError, presence::Transport};
 
 use crate::{hub::Hub, paths::Weak};
 

@@ -39,20 +39,20 @@ use http::{
     },
 };
 use maud::Markup;
-use spoke_shared::{
-    client::ClientId,
-    limits::{PAGE_BODY_BYTES_MAX, VIEWERS_MAX},
-    link::now_ms,
-    refusal::Refusal,
-    serve::Place,
-    store::Redis,
-};
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{api_error::Refusal, server::Place};
+use spoke_store::Redis;
 
 use self::{
     gather::{Gatherer, Snapshot, Viewer},
     view::{Ask, View},
 };
-use crate::{config::PageMode, hub::Hub};
+use crate::{
+    config::PageMode,
+    hub::Hub,
+    limits::{PAGE_BODY_BYTES_MAX, VIEWERS_MAX},
+};
 
 /// What the routes of the page share.
 #[derive(Clone)]

@@ -10,15 +10,14 @@ use std::{
     time::Instant,
 };
 
-use spoke_shared::{
-    client::ClientId,
-    limits::PATHS_MAX,
-    repeats::Repeated,
+use crate::limits::PATHS_MAX;
+use spoke_diagnostics::log_limit::Repeated;
+use spoke_protocol::{
+    client_id::ClientId,
     seq::{Epoch, Seq},
-    shutdown::Shutdown,
-    summary::sum_up,
     sync::sender::path::{Parting, Path, Stuck, Trip},
 };
+use spoke_service::{log_summary::sum_up, shutdown::Shutdown};
 use tracing::{field, info, warn};
 
 /// The paths of all clients.
@@ -141,7 +140,7 @@ fn make_room(paths: &mut HashMap<ClientId, Remembered>, client: &ClientId) {
 mod tests {
     use std::time::Duration;
 
-    use spoke_shared::sync::sender::path::{Limit, UnderWay};
+    use spoke_protocol::sync::sender::path::{Limit, UnderWay};
 
     use super::*;
 

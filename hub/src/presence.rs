@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use spoke_shared::{
-    chain::chain,
-    client::ClientId,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::client_id::ClientId;
+use spoke_store::{
+    StoreError,
+    hints::Changed,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
-    link::now_ms,
-    store::{StoreError, hints::Changed, presence},
+    presence,
 };
 use tokio::sync::mpsc;
 use tracing::debug;

@@ -19,15 +19,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::limits::RESERVE_PATIENCE;
 use http::StatusCode;
-use spoke_shared::{
-    chain::chain,
-    client::ClientId,
-    exposition::{Counter, Page},
-    limits::RESERVE_PATIENCE,
-    refusal::Refusal,
-    store::{Redis, StoreError, usage::MemoryUsage},
+use spoke_diagnostics::{
+    error_chain::chain,
+    metrics::{Counter, Page},
 };
+use spoke_protocol::client_id::ClientId;
+use spoke_service::api_error::Refusal;
+use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
 use tracing::{debug, info, warn};
 
 pub use self::pace::{Load, Reserve};

@@ -7,7 +7,7 @@ mod xadd;
 mod xread;
 
 use axum::Router;
-use spoke_shared::refusal::fallback;
+use spoke_service::api_error::fallback;
 
 use crate::hub::Hub;
 

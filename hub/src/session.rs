@@ -11,30 +11,31 @@ use futures_util::{
     stream::{SplitSink, iter},
 };
 use secrecy::ExposeSecret;
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::{
     entry::{Direction, EntryLimits},
-    heard::Heard,
     instance::Instance,
-    limits::{GOODBYE_TIMEOUT, HANDSHAKE_TIMEOUT, HEARTBEAT},
-    link::{self, Outcome, Shown, Stores, TransportError, now_ms},
+    limits::HEARTBEAT,
     message::{
         Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
     },
     partner::PartnerId,
-    refusal::Refusal,
     seq::Seq,
-    serve::PeerAddress,
-    store::{
-        presence::{Arrival, Reach, Transport},
-        session::{client_key, digest, session_key},
-    },
     sync::{
-        position::Begun,
         receiver::Receiver,
+        resume::Begun,
         sender::{Sender, Trim, path::Path},
         session::{End, Heartbeat, Session},
     },
+};
+use spoke_service::{
+    api_error::Refusal, last_activity::Heard, limits::HANDSHAKE_TIMEOUT, server::PeerAddress,
+};
+use spoke_store::{
+    driver::{self, Outcome, Shown, Stores, TransportError},
+    limits::GOODBYE_TIMEOUT,
+    presence::{Arrival, Reach, Transport},
+    session_tokens::{client_key, digest, session_key},
 };
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
@@ -347,7 +348,7 @@ impl Greeted {
             }
         });
         let outcome =
-            link::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
+            driver::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
         let trip = outcome.session.sender().trip();
         hub.paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome
@@ -433,7 +434,7 @@ fn report(hub: &Hub, outcome: &Outcome) {
         }
         Ok(end) => info!(received, sent, cause = %end, "session ends"),
         // Said aloud as what it is, a fault of redis.
-        Err(link::LinkError::Store(error)) => {
+        Err(driver::LinkError::Store(error)) => {
             hub.unavailable(error);
             info!(received, sent, cause = chain(error), "session ends");
         }

@@ -11,17 +11,19 @@ use std::{
     time::Instant,
 };
 
-use http::StatusCode;
-use spoke_shared::{
-    allowance::{Allowance, Rate},
-    client::ClientId,
-    limits::{
-        APPENDS_MAX, REDIS_BYTES_IN_HAND, REDIS_BYTES_SMALL, REDIS_PLACE_PATIENCE,
-        REDIS_REPLY_TIMEOUT, REQUESTS_PER_CLIENT_MAX, SESSION_EARNED, SESSIONS_PER_CLIENT_BURST,
-    },
-    refusal::Refusal,
-    store::level::AckLevel,
+use crate::limits::{
+    REDIS_BYTES_IN_HAND, REDIS_BYTES_SMALL, REDIS_PLACE_PATIENCE, SESSION_EARNED,
+    SESSIONS_PER_CLIENT_BURST,
 };
+use http::StatusCode;
+use spoke_protocol::{
+    client_id::ClientId,
+    limits::APPENDS_MAX,
+    rate::{Allowance, Rate},
+};
+use spoke_service::api_error::Refusal;
+use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
+use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How often a client may begin a session.

@@ -22,12 +22,8 @@ use futures_util::{FutureExt, Sink, Stream, StreamExt, TryFutureExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use spoke_shared::{
-    client::ClientId,
-    limits::{FRAME_BYTES_MAX, SOCKET_BYTES_KEPT},
-    refusal::Refusal,
-    wire::websocket::Flood,
-};
+use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::Flood};
+use spoke_service::api_error::Refusal;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::coop,
@@ -43,7 +39,10 @@ use tokio_tungstenite::{
 };
 
 use self::watched::{Account, Watched};
-use crate::budget::{Budget, Charge};
+use crate::{
+    budget::{Budget, Charge},
+    limits::SOCKET_BYTES_KEPT,
+};
 
 /// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
 /// ten thousand idle agents.

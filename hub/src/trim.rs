@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use spoke_shared::{
-    limits::{TRIM_INTERVAL, TRIM_TOLD_INTERVAL},
-    store::trim::{Trimmed, trim},
+use spoke_store::{
+    limits::TRIM_TOLD_INTERVAL,
+    trim::{Trimmed, trim},
 };
 use tracing::warn;
 
-use crate::hub::Hub;
+use crate::{hub::Hub, limits::TRIM_INTERVAL};
 
 /// Trims until the shutdown begins. Any number of hubs may do so at once.
 pub async fn keep(hub: Hub) {

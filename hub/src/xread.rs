@@ -11,25 +11,17 @@ use std::{
 
 use http::StatusCode;
 use serde::Deserialize;
-use spoke_shared::{
-    client::ClientId,
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
+    client_id::ClientId,
     entry::{Direction, Entry},
-    limits::{
-        BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, BUDGET_COPIES, BUDGET_PATIENCE,
-        SEQ_AHEAD_MAX,
-    },
-    link::now_ms,
+    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
     loss::Tally,
     message::{Ack, Cursor, Granted, Push},
     partner::Met,
-    refusal::Refusal,
     seq::{Epoch, Seq},
-    store::{
-        origin::{Done, OriginStore, With},
-        presence,
-    },
     sync::{
-        position::{self, Begun, Finding, Standing},
+        resume::{self, Begun, Finding, Standing},
         sender::{
             Sender, Task, Trim,
             path::{Parting, Path, Trip, UnderWay},
@@ -37,11 +29,17 @@ use spoke_shared::{
     },
     wire::json::XreadForm,
 };
+use spoke_service::api_error::Refusal;
+use spoke_store::{
+    origin::{Done, OriginStore, With},
+    presence,
+};
 
 use crate::{
     bearer::{Caller, malformed, unauthorized},
     budget::Charge,
     hub::{Hub, stale_epoch, superseded},
+    limits::{BUDGET_COPIES, BUDGET_PATIENCE},
     session::{SessionKey, token_ended},
 };
 
@@ -337,7 +335,7 @@ async fn place(
     // A request says how far it got, by the word of who made it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
-    let mut position = position::begin(&standing, &cursor, None, Met::Same);
+    let mut position = resume::begin(&standing, &cursor, None, Met::Same);
     if position.finding == Finding::OriginReplaced {
         // Only who speaks of epochs can follow one, and a session does that with its handshake.
         let is_sane = ask.seq.ms <= now_ms() + SEQ_AHEAD_MAX.as_millis() as u64;

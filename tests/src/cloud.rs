@@ -8,10 +8,8 @@ use std::{
 
 use redis::cmd;
 use secrecy::ExposeSecret;
-use spoke_shared::{
-    proof::registration_proof,
-    store::session::{client_prefix, digest, session_key},
-};
+use spoke_protocol::registration_proof::registration_proof;
+use spoke_store::session_tokens::{client_prefix, digest, session_key};
 use tempfile::TempDir;
 use totp_rs::{Algorithm, Secret, TOTP};
 

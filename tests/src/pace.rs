@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redis::{RedisResult, Value};
-use spoke_shared::limits::{
+use spoke_protocol::limits::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_BYTES_MIN,
 };
 

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     instance::Instance,
     message::{Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Welcome},
     partner::PartnerId,

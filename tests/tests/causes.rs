@@ -186,7 +186,7 @@ fn is_exempt(line: &str) -> bool {
         || line.contains(".to_lowercase()")
 }
 
-/// Errors have one way to a reader, `spoke_shared::chain`: all others lose the causes, in one format of the
+/// Errors have one way to a reader, `spoke_diagnostics::error_chain`: all others lose the causes, in one format of the
 /// log or in both.
 #[test]
 fn no_source_tells_an_error_without_its_causes() {
@@ -212,7 +212,7 @@ fn no_source_tells_an_error_without_its_causes() {
             }
         }
     }
-    assert!(found.is_empty(), "use spoke_shared::chain::chain:\n{}", found.join("\n"));
+    assert!(found.is_empty(), "use spoke_diagnostics::error_chain::chain:\n{}", found.join("\n"));
 }
 
 fn sources(root: &Path) -> Vec<PathBuf> {

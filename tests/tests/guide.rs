@@ -20,8 +20,17 @@ fn guide() -> String {
 
 /// All sources of the services up to their tests, with strings that go over several lines joined.
 fn sources() -> String {
-    let mut folders: Vec<_> =
-        ["agent", "auth", "hub", "shared"].map(|part| root().join(part).join("src")).into();
+    let mut folders: Vec<_> = [
+        "agent",
+        "auth",
+        "hub",
+        "shared/diagnostics",
+        "shared/protocol",
+        "shared/service",
+        "shared/store",
+    ]
+    .map(|part| root().join(part).join("src"))
+    .into();
     let mut text = String::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {

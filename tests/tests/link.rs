@@ -11,32 +11,32 @@ use std::{
 };
 
 use futures_util::{Sink, SinkExt, sink, stream};
-use spoke_shared::{
-    client::ClientId,
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
+    client_id::ClientId,
     entry::{Direction, EntryLimits},
-    heard::Heard,
     instance::Instance,
     limits::RETURN_WAIT,
-    link::{self, LinkError, Outcome, Stores, TransportError, now_ms},
     loss::Account,
     message::{Frame, Goaway, Granted, Reason},
     seq::{Epoch, Seq},
-    shutdown::Shutdown,
-    store::{
-        Redis,
-        copy::CopyStore,
-        guard::Guard,
-        hints::Hints,
-        keys::{DeviceKeys, HubKeys},
-        origin::{OriginStore, With},
-        presence::{self, Arrival, Arrived, Transport},
-    },
     sync::{
-        position::Finding,
         receiver::{Append, Appended, Receiver},
+        resume::Finding,
         sender::{Sender, Trim},
         session::{End, Heartbeat, Session},
     },
+};
+use spoke_service::{last_activity::Heard, shutdown::Shutdown};
+use spoke_store::{
+    Redis,
+    copy::CopyStore,
+    driver::{self, LinkError, Outcome, Stores, TransportError},
+    hints::Hints,
+    keys::{DeviceKeys, HubKeys},
+    origin::{OriginStore, With},
+    presence::{self, Arrival, Arrived, Transport},
+    quota::Guard,
 };
 use spoke_tests::{
     device::STATE,
@@ -141,7 +141,7 @@ impl Side {
         });
         let frames = Box::pin(frames);
         let heard = Heard::new(Instant::now());
-        link::drive(session, stores, frames, outbox, || heard.at(), leave, |_| {}).await
+        driver::drive(session, stores, frames, outbox, || heard.at(), leave, |_| {}).await
     }
 }
 
@@ -347,7 +347,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         known: None,
         after: after.map(|ms| Seq::new(ms, 0)),
         through: Seq::new(through, 0),
-        entries: vec![spoke_shared::entry::Entry {
+        entries: vec![spoke_protocol::entry::Entry {
             seq: Seq::new(through, 0),
             fields: vec![("a".into(), "b".into())],
         }],
@@ -382,7 +382,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
     let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
     let seqs = [Seq::new(ms, n), Seq::new(ms, n + 1), Seq::new(ms, u64::MAX), Seq::new(ms + 1, 0)];
     for seq in seqs {
-        let entry = spoke_shared::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
+        let entry = spoke_protocol::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
         let append = Append {
             epoch: Epoch::FIRST,
             known: None,
@@ -433,8 +433,11 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
 async fn a_poisoned_cursor_does_not_poison_the_origin() {
     let ends = Ends::start().await;
     let device = ends.device();
-    let cursor =
-        spoke_shared::message::Cursor { epoch: Epoch::FIRST, seq: Seq::MAX, ..Default::default() };
+    let cursor = spoke_protocol::message::Cursor {
+        epoch: Epoch::FIRST,
+        seq: Seq::MAX,
+        ..Default::default()
+    };
     let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
@@ -446,7 +449,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
-    let cursor = spoke_shared::message::Cursor::default();
+    let cursor = spoke_protocol::message::Cursor::default();
     let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,

@@ -8,9 +8,9 @@ use spoke_tests::{pace, redis::RedisServer};
 
 /// What the scripts are made of beside their own text.
 const SEQ_LUA: &str = concat!(
-    include_str!("../../shared/src/store/seq.lua"),
-    include_str!("../../shared/src/store/reach.lua"),
-    include_str!("../../shared/src/store/pages.lua"),
+    include_str!("../../shared/store/src/scripts/seq.lua"),
+    include_str!("../../shared/store/src/scripts/reach.lua"),
+    include_str!("../../shared/store/src/scripts/pages.lua"),
 );
 const STATE: &str = "state";
 const STREAM: &str = "stream";
@@ -79,7 +79,8 @@ fn calls() -> Vec<Call> {
         ($name:literal, $keys:expr, $args:expr) => {
             Call {
                 name: $name,
-                script: [SEQ_LUA, include_str!(concat!("../../shared/src/store/", $name))].concat(),
+                script: [SEQ_LUA, include_str!(concat!("../../shared/store/src/scripts/", $name))]
+                    .concat(),
                 keys: $keys,
                 args: $args,
             }
@@ -98,7 +99,7 @@ fn calls() -> Vec<Call> {
         call!("append.lua", copy, append("down", entries())),
         call!("append.lua", copy, append("up", Vec::new())),
         call!(
-            "arrive.lua",
+            "open_session.lua",
             &[STATE, "bell", "identity"],
             words(&[
                 "1700000000000",
@@ -119,18 +120,22 @@ fn calls() -> Vec<Call> {
                 "abcd",
             ])
         ),
-        call!("depart.lua", &[STATE], words(&["7", "1700000000000"])),
-        call!("bury.lua", &[STATE, STREAM, "dead"], words(&["1", "5-0", "too-large", "dev1", "9"])),
-        call!("look.lua", &[STREAM, STATE], words(&["out_epoch", "out_mark"])),
+        call!("close_session.lua", &[STATE], words(&["7", "1700000000000"])),
+        call!(
+            "dead_letter.lua",
+            &[STATE, STREAM, "dead"],
+            words(&["1", "5-0", "too-large", "dev1", "9"])
+        ),
+        call!("inspect_origin.lua", &[STREAM, STATE], words(&["out_epoch", "out_mark"])),
         call!("peek.lua", &[STREAM], words(&["0-0", "9", "1000", "1000"])),
         call!("read.lua", &[STREAM, STATE], words(&["1", "5-0", "3-0", "9", "1000", "1000"])),
-        call!("lose.lua", &[STATE, LEDGER], lose),
-        call!("record.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
+        call!("record_losses.lua", &[STATE, LEDGER], lose),
+        call!("record_ack.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
         call!("reread.lua", &[STATE], words(&["in_epoch", "in_seq"])),
-        call!("reset.lua", &[STATE], Vec::new()),
-        call!("settle.lua", &[STATE, STREAM, LEDGER], words(&settle)),
+        call!("reset_client.lua", &[STATE], Vec::new()),
+        call!("begin_epoch.lua", &[STATE, STREAM, LEDGER], words(&settle)),
         call!(
-            "settle.lua",
+            "begin_epoch.lua",
             &[STATE, STREAM, LEDGER],
             words(&["1", "", "", "", "2", "out_inherited", "5-0"])
         ),
@@ -293,7 +298,7 @@ async fn a_stream_that_has_given_out_its_last_id_takes_nothing_of_a_batch() {
 #[tokio::test]
 async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_of_another() {
     let redis = RedisServer::start().await;
-    for name in ["read.lua", "bury.lua", "record.lua"] {
+    for name in ["read.lua", "dead_letter.lua", "record_ack.lua"] {
         let call = calls().into_iter().find(|call| call.name == name).expect("it is there");
         for replace in [&["DEL", STREAM][..], &["RENAME", STREAM, "elsewhere"]] {
             seed(&redis, None).await;

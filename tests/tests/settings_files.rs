@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use spoke_shared::config::{Sources, load};
+use spoke_service::config::{Sources, load};
 
 /// Settings without a default, or with one that depends on the machine: what the file shows is an example.
 const EXAMPLES: [&str; 8] =

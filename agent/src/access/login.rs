@@ -2,7 +2,7 @@
 //! with the one before the last rotation, where auth came back with an older state.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::chain::chain;
+use spoke_diagnostics::error_chain::chain;
 use tracing::{info, warn};
 
 use super::Access;

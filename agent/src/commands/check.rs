@@ -14,17 +14,19 @@ use crate::{
 };
 use http::{Method, StatusCode};
 use secrecy::SecretString;
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::{
+    clock::now_ms,
+    error_chain::chain,
+    tls_error::{Distrust, explain},
+};
+use spoke_service::{
     cli::{
         CheckArgs, Checked, SettingsArgs, of_hints, of_redis, of_secret, of_secret_file,
         of_settings_file, report,
     },
     config::{ConfigError, ServiceUrl},
-    link::now_ms,
-    store::Redis,
-    trust::{Distrust, explain},
 };
+use spoke_store::Redis;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -243,7 +245,7 @@ async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::cli::Verdict;
+    use spoke_service::cli::Verdict;
 
     use super::*;
 

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
-use spoke_shared::{
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
     cli::{Checked, SettingsArgs, of_redis, print},
-    client::ClientId,
-    config::{RedisUrl, ServiceUrl, Sources, environment, load, read_secret},
-    store::Redis,
+    config::{ServiceUrl, Sources, environment, load, read_secret},
 };
+use spoke_store::{Redis, RedisUrl};
 
 use self::{
     answer::DEFAULT_PATH,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use secrecy::SecretString;
-use spoke_shared::cli::print;
+use spoke_service::cli::print;
 
 use crate::{
     auth::{Auth, Reply},

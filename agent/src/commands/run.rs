@@ -1,8 +1,8 @@
 //! `spoke-agent run`: the daemon.
 
 use anyhow::Context;
-use spoke_shared::{
-    config::ConfigError, reload::Reloads, serve::bind, shutdown::Shutdown, telemetry,
+use spoke_service::{
+    config::ConfigError, logging, reload::Reloads, server::bind, shutdown::Shutdown,
 };
 
 use crate::{Listeners, config::Config, tls};
@@ -11,7 +11,7 @@ pub(super) async fn run(
     read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> anyhow::Result<()> {
     let config = read()?;
-    telemetry::init(&config.log)?;
+    logging::init(&config.log)?;
     let account = config.validate()?;
     // Before anything is bound: a CA that cannot be used is a bad setting.
     tls::client_config(&account, &config.ca_file).map_err(tls::TrustError::into_config_error)?;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use serde_json::Value;
-use spoke_shared::config::{ConfigError, Sources, load};
+use spoke_service::config::{ConfigError, Sources, load};
 
 use crate::{config::Config, durable::Directory};
 

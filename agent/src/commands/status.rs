@@ -6,16 +6,17 @@ use anyhow::Context;
 use http::{Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use spoke_shared::{
-    chain::chain,
-    cli::{print, watch},
-    client::ClientId,
-    config::ServiceUrl,
-    link::now_ms,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::{
+    client_id::ClientId,
     seq::{Epoch, Seq},
-    store::Redis,
     sync::sender::path::Stuck,
 };
+use spoke_service::{
+    cli::{print, watch},
+    config::ServiceUrl,
+};
+use spoke_store::Redis;
 
 use crate::{
     config::Config,

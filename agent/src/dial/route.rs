@@ -5,10 +5,8 @@ use std::{env, fmt, str::FromStr};
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use spoke_shared::{
-    chain::chain,
-    config::{ConfigError, ServiceUrl},
-};
+use spoke_diagnostics::error_chain::chain;
+use spoke_service::config::{ConfigError, ServiceUrl};
 
 /// The setting `proxy`.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -4,11 +4,14 @@ use std::io;
 
 use http::header;
 use secrecy::SecretString;
-use spoke_shared::{
-    config::ServiceUrl,
-    heard::{Heard, Listened, Listener},
-    limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT},
+use spoke_protocol::{
+    limits::FRAME_BYTES_MAX,
     wire::{frame::SUBPROTOCOL, websocket::FrameWatch},
+};
+use spoke_service::{
+    config::ServiceUrl,
+    last_activity::{Heard, Listened, Listener},
+    limits::HANDSHAKE_TIMEOUT,
 };
 use tokio::time::timeout;
 use tokio_tungstenite::{

@@ -7,27 +7,28 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use spoke_shared::{
-    chain::chain,
-    config::ServiceUrl,
+use spoke_diagnostics::{clock::now_ms, error_chain::chain, tls_error::explain};
+use spoke_protocol::{
     entry::{Direction, EntryLimits},
-    limits::{HANDSHAKE_TIMEOUT, HEARTBEAT, IDLE_TIMEOUT, OWN_REDIS_RETRY},
-    link::{Outcome, Shown, Side, Stores, TransportError, drive, now_ms},
+    limits::{HEARTBEAT, IDLE_TIMEOUT},
     message::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
     partner::{Met, Partner, PartnerId},
     seq::{Epoch, Seq},
-    shutdown::Shutdown,
-    store::{StoreError, origin::With},
     sync::{
-        position::{Finding, Standing},
         receiver::Receiver,
+        resume::{Finding, Standing},
         sender::{
             PeerClock, Sender,
             path::{Found, Parting},
         },
         session::{End, Heartbeat, Session},
     },
-    trust::explain,
+};
+use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, shutdown::Shutdown};
+use spoke_store::{
+    StoreError,
+    driver::{Outcome, Shown, Side, Stores, TransportError, drive},
+    origin::With,
 };
 use tracing::{Instrument, info, info_span, warn};
 
@@ -39,6 +40,7 @@ use super::{
 use crate::{
     dial::websocket,
     enrolment::Serial,
+    limits::OWN_REDIS_RETRY,
     status::{Board, Stopped},
     transport::{Kind, Line, http, ws},
 };

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use spoke_shared::{
-    chain::chain,
-    limits::OWN_REDIS_RETRY,
-    link::LinkError,
+use spoke_diagnostics::error_chain::chain;
+use spoke_protocol::{
     message::{Goaway, Reason},
-    store::StoreError,
     sync::session::End,
 };
+use spoke_store::{StoreError, driver::LinkError};
 
-use crate::dial::{DialError, websocket::WebSocketError};
+use crate::{
+    dial::{DialError, websocket::WebSocketError},
+    limits::OWN_REDIS_RETRY,
+};
 
 /// How a try to connect, or a session, came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]

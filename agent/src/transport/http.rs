@@ -20,22 +20,25 @@ use std::{
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use secrecy::SecretString;
-use spoke_shared::{
+use spoke_protocol::{
+    backoff::Retry,
     entry::Entry,
-    heard::Heard,
-    limits::{CONNECT_RETRY, CONNECT_SOON, HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
-    link::TransportError,
+    limits::{HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     message::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
-    retry::Retry,
     seq::{Epoch, Seq},
     wire::json::{BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm},
 };
+use spoke_service::last_activity::Heard;
+use spoke_store::driver::TransportError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;
 
 use self::requests::{Fault, Requests, goaway};
 use super::Line;
-use crate::http_client::Http;
+use crate::{
+    http_client::Http,
+    limits::{CONNECT_RETRY, CONNECT_SOON},
+};
 
 /// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);

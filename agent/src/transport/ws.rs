@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use spoke_shared::{
-    heard::Heard,
-    link::TransportError,
+use spoke_protocol::{
     message::{Features, Frame},
     wire::websocket::Flood,
 };
+use spoke_service::last_activity::Heard;
+use spoke_store::driver::TransportError;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::Line;
@@ -84,7 +84,8 @@ fn broken(error: tungstenite::Error) -> TransportError {
 mod tests {
     use futures_util::StreamExt;
     use rustls::{ClientConfig, RootCertStore, crypto::ring};
-    use spoke_shared::{chain::chain, limits::FRAGMENTS_MAX};
+    use spoke_diagnostics::error_chain::chain;
+    use spoke_protocol::limits::FRAGMENTS_MAX;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,

@@ -1,6 +1,6 @@
 //! `spoke-auth check`: whether auth can do what its settings say.
 
-use spoke_shared::cli::{
+use spoke_service::cli::{
     CheckArgs, SettingsArgs, of_listener, of_redis, of_settings_file, of_tls, report,
 };
 

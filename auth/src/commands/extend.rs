@@ -1,7 +1,7 @@
 //! `spoke-auth extend C`
 
 use anyhow::bail;
-use spoke_shared::client::ClientId;
+use spoke_protocol::client_id::ClientId;
 
 use super::client::{now_ms, time};
 use crate::{config::Config, store::Extended, valid_for::ValidFor};
@@ -20,7 +20,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let deadline_ms = args.valid.unwrap_or(config.register_valid).deadline_ms(now_ms()?);
     let again = format!("`spoke-auth provision {client} --again` makes it a new OTP secret");
     match super::store(config)?.extend(client, deadline_ms).await? {
-        Extended::Yes => Ok(spoke_shared::cli::print(&format!(
+        Extended::Yes => Ok(spoke_service::cli::print(&format!(
             "{client} may register until {}\n",
             time(deadline_ms)
         ))?),

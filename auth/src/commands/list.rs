@@ -35,5 +35,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
             writeln!(text, "{}", line.trim_end())?;
         }
     }
-    Ok(spoke_shared::cli::print(&text)?)
+    Ok(spoke_service::cli::print(&text)?)
 }

@@ -12,7 +12,8 @@ use anyhow::Context;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use spoke_shared::{client::ClientId, config::ServiceUrl};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::config::ServiceUrl;
 
 use super::client::{now_ms, time};
 use crate::{config::Config, passcode::OtpSecret, store::Provisioning, valid_for::ValidFor};
@@ -80,7 +81,7 @@ async fn one(config: &Config, client: ClientId, args: Args) -> anyhow::Result<()
     })?;
     let made = Provisioned { client, otp_secret, deadline_ms, sessions_ended };
     let text = if args.json { as_json(&made, &args)? } else { as_text(&made, &args)? };
-    Ok(spoke_shared::cli::print(&text)?)
+    Ok(spoke_service::cli::print(&text)?)
 }
 
 fn as_json(made: &Provisioned, args: &Args) -> anyhow::Result<String> {

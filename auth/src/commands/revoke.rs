@@ -1,7 +1,7 @@
 //! `spoke-auth revoke C`
 
 use anyhow::Context;
-use spoke_shared::client::ClientId;
+use spoke_protocol::client_id::ClientId;
 
 use crate::config::Config;
 
@@ -16,5 +16,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let ended = super::store(config)?.revoke(client).await?;
     let ended = ended.with_context(|| super::unknown(client))?;
     let sessions = super::sessions(ended);
-    Ok(spoke_shared::cli::print(&format!("{client} is revoked; {sessions} ended\n"))?)
+    Ok(spoke_service::cli::print(&format!("{client} is revoked; {sessions} ended\n"))?)
 }

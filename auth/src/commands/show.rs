@@ -1,7 +1,7 @@
 //! `spoke-auth show C`
 
 use anyhow::Context;
-use spoke_shared::client::ClientId;
+use spoke_protocol::client_id::ClientId;
 
 use super::client::{as_json, now_ms, standing};
 use crate::config::Config;
@@ -28,5 +28,5 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
         let sessions = listed.sessions;
         format!("client    {client}\nstanding  {}\nsessions  {sessions}\n", standing.trim_end())
     };
-    Ok(spoke_shared::cli::print(&text)?)
+    Ok(spoke_service::cli::print(&text)?)
 }

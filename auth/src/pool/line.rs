@@ -14,7 +14,8 @@ use std::{
     hash::Hash,
 };
 
-use spoke_shared::{client::ClientId, serve::Site};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::server::Site;
 
 /// Who asks for a run.
 #[derive(Debug, Clone)]

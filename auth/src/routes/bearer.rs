@@ -2,7 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, header::AUTHORIZATION, request::Parts};
-use spoke_shared::refusal::Refusal;
+use spoke_service::api_error::Refusal;
 
 use crate::token::SessionToken;
 

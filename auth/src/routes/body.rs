@@ -6,10 +6,10 @@ use axum::extract::{FromRequest, Request};
 use http::StatusCode;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
-use spoke_shared::{
-    client::ClientId,
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
+    api_error::{JsonOrForm, Refusal},
     limits::HANDSHAKE_TIMEOUT,
-    refusal::{JsonOrForm, Refusal},
 };
 
 /// Texts by name.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::{Extension, extract::State, response::Response};
 use http::StatusCode;
-use spoke_shared::{
-    client::ClientId,
-    refusal::Refusal,
-    serve::{PeerAddress, Place},
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
+    api_error::Refusal,
+    server::{PeerAddress, Place},
 };
 use tracing::debug;
 

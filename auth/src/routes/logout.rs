@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, extract::State};
 use http::StatusCode;
-use spoke_shared::{refusal::Refusal, serve::PeerAddress};
+use spoke_service::{api_error::Refusal, server::PeerAddress};
 use tracing::debug;
 
 use super::bearer::Bearer;

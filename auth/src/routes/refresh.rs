@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{Extension, extract::State, response::Response};
-use spoke_shared::{refusal::Refusal, serve::PeerAddress};
+use spoke_service::{api_error::Refusal, server::PeerAddress};
 use tracing::debug;
 
 use super::{

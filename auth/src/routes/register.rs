@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::{Extension, Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_shared::{
-    client::ClientId,
-    refusal::Refusal,
-    serve::{PeerAddress, Place},
+use spoke_protocol::client_id::ClientId;
+use spoke_service::{
+    api_error::Refusal,
+    server::{PeerAddress, Place},
 };
 use tracing::{debug, info};
 

@@ -1,9 +1,7 @@
-//! The names of auth's keys; those that the hub reads too are in `spoke_shared::store::session`.
+//! The names of auth's keys; those that the hub reads too are in `spoke_store::session_tokens`.
 
-use spoke_shared::{
-    client::ClientId,
-    store::session::{client_key, client_prefix},
-};
+use spoke_protocol::client_id::ClientId;
+use spoke_store::session_tokens::{client_key, client_prefix};
 
 /// Makes the names below one prefix.
 #[derive(Debug, Clone)]

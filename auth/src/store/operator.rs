@@ -1,7 +1,8 @@
 //! What an operator does to clients, behind the commands.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{client::ClientId, store::StoreError};
+use spoke_protocol::client_id::ClientId;
+use spoke_store::StoreError;
 
 use super::{
     ClientRecord, Store,

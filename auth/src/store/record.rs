@@ -2,9 +2,11 @@
 
 use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
-use spoke_shared::limits::{WRONG_CODES_ALL_MAX, WRONG_CODES_FEW, WRONG_CODES_MAX};
 
-use crate::secret::DeviceSecret;
+use crate::{
+    limits::{WRONG_CODES_ALL_MAX, WRONG_CODES_FEW, WRONG_CODES_MAX},
+    secret::DeviceSecret,
+};
 
 /// The fields of a client. Fields of the wrong form count as absent, so the client is refused.
 #[derive(Debug, Clone, Default)]

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use spoke_shared::store::session::CLIENT_LUA;
+use spoke_store::session_tokens::CLIENT_LUA;
 
 macro_rules! script {
     ($file:literal) => {

@@ -1,4 +1,4 @@
--- What auth's scripts share; it stands in front of each of them, behind client.lua.
+-- What auth's scripts share; it stands in front of each of them, behind client_registration.lua.
 --
 -- Each script reads and checks all that can fail before its first write, since nothing is rolled back. The
 -- first write is one that Redis refuses when it is full: once a script has written, Redis refuses no more.

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use spoke_shared::{
-    client::ClientId,
-    limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE},
-};
+use crate::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
+use spoke_protocol::client_id::ClientId;
 
 /// The bytes that each client holds.
 pub(super) struct Ledger {

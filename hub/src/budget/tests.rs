@@ -1,5 +1,5 @@
+use crate::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
 use futures_util::FutureExt;
-use spoke_shared::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
 
 use super::*;
 

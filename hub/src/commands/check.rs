@@ -1,13 +1,11 @@
 //! `spoke-hub check`: whether the hub can do what its settings say.
 
-use spoke_shared::{
-    chain::chain,
-    cli::{
-        CheckArgs, Checked, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file,
-        of_tls, report,
-    },
-    store::{Redis, StoreError, soundness::look},
+use spoke_diagnostics::error_chain::chain;
+use spoke_service::cli::{
+    CheckArgs, Checked, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
+    report,
 };
+use spoke_store::{Redis, StoreError, server_info::look};
 
 use super::redis;
 use crate::config::Config;

@@ -3,14 +3,12 @@
 use std::{fmt::Write, io};
 
 use serde_json::{Value, json};
-use spoke_shared::{
-    cli::{print, watch},
-    link::now_ms,
-    store::{
-        Redis,
-        fleet::{self, ClientRow, Clones, Fleet},
-        keys::HubKeys,
-    },
+use spoke_diagnostics::clock::now_ms;
+use spoke_service::cli::{print, watch};
+use spoke_store::{
+    Redis,
+    fleet::{self, ClientRow, Clones, Fleet},
+    keys::HubKeys,
 };
 
 use crate::{
@@ -189,7 +187,8 @@ fn clip(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::{seq::Seq, store::fleet::Waiting};
+    use spoke_protocol::seq::Seq;
+    use spoke_store::fleet::Waiting;
 
     use super::*;
 

@@ -1,11 +1,9 @@
 //! `spoke-hub reset-client`
 
 use anyhow::bail;
-use spoke_shared::{
-    cli::print,
-    client::ClientId,
-    store::{keys::HubKeys, presence},
-};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::cli::print;
+use spoke_store::{keys::HubKeys, presence};
 
 use crate::config::Config;
 

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
-use spoke_shared::{
-    cli::print,
-    client::ClientId,
+use spoke_protocol::{
+    client_id::ClientId,
     entry::{Direction, Entry, EntryLimits},
     seq::Seq,
-    store::{Redis, fleet, keys::HubKeys},
 };
+use spoke_service::cli::print;
+use spoke_store::{Redis, fleet, keys::HubKeys};
 
 use crate::config::Config;
 

@@ -1,9 +1,9 @@
 //! `spoke-hub serve`
 
-use spoke_shared::{
+use spoke_service::{
     config::ConfigError,
     reload::Reloads,
-    serve::{Certificate, Listeners},
+    server::{Certificate, Listeners},
     shutdown::Shutdown,
 };
 

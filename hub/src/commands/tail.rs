@@ -3,16 +3,11 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use spoke_shared::{
-    cli::print,
-    client::ClientId,
-    entry::Entry,
-    limits::BATCH_ENTRIES_MAX,
-    seq::Seq,
-    shutdown::Shutdown,
-    store::{fleet, hints::Hints, keys::HubKeys},
-    wire::json::ReadForm,
+use spoke_protocol::{
+    client_id::ClientId, entry::Entry, limits::BATCH_ENTRIES_MAX, seq::Seq, wire::json::ReadForm,
 };
+use spoke_service::{cli::print, shutdown::Shutdown};
+use spoke_store::{fleet, hints::Hints, keys::HubKeys};
 
 use crate::{config::Config, facts::shown};
 
@@ -82,7 +77,7 @@ fn readable(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::entry::Field;
+    use spoke_protocol::entry::Field;
 
     use super::*;
 

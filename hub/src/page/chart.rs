@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, fmt::Write};
 
+use crate::limits::{CHART_SPAN, SURVEY_INTERVAL};
 use maud::{Markup, html};
-use spoke_shared::limits::{CHART_SPAN, SURVEY_INTERVAL};
 
 use super::html::rate;
 

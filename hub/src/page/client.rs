@@ -2,12 +2,10 @@
 //! an entry.
 
 use maud::{Markup, html};
-use spoke_shared::{
-    seq::Seq,
-    store::{
-        fleet::{ClientRow, Part, Recent, Seen},
-        ledger::Line,
-    },
+use spoke_protocol::seq::Seq;
+use spoke_store::{
+    fleet::{ClientRow, Part, Recent, Seen},
+    loss_ledger::Line,
 };
 
 use super::{

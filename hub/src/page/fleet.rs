@@ -1,7 +1,7 @@
 //! The first page: all clients, their sums and the chart.
 
 use maud::{Markup, html};
-use spoke_shared::store::fleet::ClientRow;
+use spoke_store::fleet::ClientRow;
 
 use super::{
     gather::Snapshot,

@@ -6,22 +6,23 @@ use std::{
     time::Instant,
 };
 
-use spoke_shared::{
-    chain::chain,
-    client::ClientId,
-    limits::{REDIS_REPLY_TIMEOUT, SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
-    link::now_ms,
-    refusal::Refusal,
-    store::{
-        StoreError,
-        fleet::{self, ClientRow, Fleet, Recent},
-        ledger::Line,
-    },
+use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_protocol::client_id::ClientId;
+use spoke_service::api_error::Refusal;
+use spoke_store::{
+    StoreError,
+    fleet::{self, ClientRow, Fleet, Recent},
+    limits::REDIS_REPLY_TIMEOUT,
+    loss_ledger::Line,
 };
 use tokio::sync::{Notify, watch};
 
 use super::chart::Chart;
-use crate::{facts::Totals, hub::Hub};
+use crate::{
+    facts::Totals,
+    hub::Hub,
+    limits::{SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
+};
 
 /// What one survey found.
 #[derive(Debug, Clone, Default)]

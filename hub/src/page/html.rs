@@ -1,7 +1,7 @@
 //! What both pages have in common. All that is put in is escaped by the template's macro.
 
 use maud::{DOCTYPE, Markup, html};
-use spoke_shared::store::fleet::ClientRow;
+use spoke_store::fleet::ClientRow;
 
 use super::gather::Snapshot;
 use crate::{

@@ -15,13 +15,13 @@ use http::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_shared::{
-    chain::chain,
+use spoke_diagnostics::error_chain::chain;
+use spoke_protocol::{
     entry::{Direction, Entry, EntryLimits},
-    refusal::Refusal,
     seq::Seq,
-    store::fleet,
 };
+use spoke_service::api_error::Refusal;
+use spoke_store::fleet;
 use tracing::info;
 
 use super::{Page, absent, known};

@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 
 use serde::Deserialize;
-use spoke_shared::{
-    limits::{CLIENT_NAME_BYTES_MAX, CLIENTS_SHOWN},
-    store::fleet::{ClientRow, Fleet},
-};
+use spoke_protocol::limits::CLIENT_NAME_BYTES_MAX;
+use spoke_store::fleet::{ClientRow, Fleet};
 
-use crate::facts::{Lag, Presence, clones, is_behind};
+use crate::{
+    facts::{Lag, Presence, clones, is_behind},
+    limits::CLIENTS_SHOWN,
+};
 
 /// What the address of the page says, as it came.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -174,7 +175,7 @@ fn percent(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::store::fleet::Waiting;
+    use spoke_store::fleet::Waiting;
 
     use super::*;
 

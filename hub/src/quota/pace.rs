@@ -5,12 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_shared::{
-    client::ClientId,
-    entry::Entry,
-    limits::{RESERVE_BURST, RESERVE_DEBT_MAX, USAGE_INTERVAL},
-    store::usage::MemoryUsage,
-};
+use crate::limits::{RESERVE_BURST, RESERVE_DEBT_MAX, USAGE_INTERVAL};
+use spoke_protocol::{client_id::ClientId, entry::Entry};
+use spoke_store::memory_usage::MemoryUsage;
 
 /// Clients that are remembered before those that owe nothing are forgotten.
 const REMEMBERED: usize = 1024;

@@ -1,7 +1,8 @@
 //! `GET /seq`: how far this client's entries have come.
 
 use axum::{Json, Router, extract::State, routing::get};
-use spoke_shared::{refusal::Refusal, wire::json::CursorForm};
+use spoke_protocol::wire::json::CursorForm;
+use spoke_service::api_error::Refusal;
 
 use crate::{bearer::Caller, entries, hub::Hub};
 

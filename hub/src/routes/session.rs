@@ -6,17 +6,16 @@ use axum::{
     extract::{Request, State},
     routing::post,
 };
-use spoke_shared::{
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
     limits::TEXT_BYTES_MAX,
-    link::now_ms,
     message::Granted,
     partner::PartnerId,
-    refusal::Refusal,
     seq::Epoch,
-    serve::PeerAddress,
-    store::presence::{Arrival, Reach, Transport},
     wire::json::{HelloForm, WelcomeForm},
 };
+use spoke_service::{api_error::Refusal, server::PeerAddress};
+use spoke_store::presence::{Arrival, Reach, Transport};
 use tracing::info;
 
 use crate::{

@@ -3,11 +3,11 @@
 
 use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
-use spoke_shared::{
-    heard::Heard,
-    refusal::Refusal,
-    serve::{PeerAddress, Place},
-    wire::frame::SUBPROTOCOL,
+use spoke_protocol::wire::frame::SUBPROTOCOL;
+use spoke_service::{
+    api_error::Refusal,
+    last_activity::Heard,
+    server::{PeerAddress, Place},
 };
 
 use crate::{

@@ -6,7 +6,8 @@ use axum::{
     routing::post,
 };
 use serde_json::Value;
-use spoke_shared::{refusal::Refusal, wire::json::XaddForm};
+use spoke_protocol::wire::json::XaddForm;
+use spoke_service::api_error::Refusal;
 
 use crate::{
     bearer::Caller,

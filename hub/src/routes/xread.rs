@@ -11,7 +11,9 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use spoke_shared::{chain::chain, refusal::Refusal, wire::json::XreadForm};
+use spoke_diagnostics::error_chain::chain;
+use spoke_protocol::wire::json::XreadForm;
+use spoke_service::api_error::Refusal;
 
 use crate::{
     bearer::{Caller, epoch, malformed},

@@ -10,18 +10,14 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use spoke_shared::{
-    client::ClientId,
-    limits::{
-        BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, FRAME_BYTES_MAX,
-        SOCKET_BYTES_KEPT,
-    },
-    refusal::Refusal,
-    wire::websocket::FrameWatch,
-};
+use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameWatch};
+use spoke_service::api_error::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::budget::{Budget, Charge};
+use crate::{
+    budget::{Budget, Charge},
+    limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, SOCKET_BYTES_KEPT},
+};
 
 /// Whom a socket's messages are charged to.
 #[derive(Clone)]

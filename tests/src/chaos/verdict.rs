@@ -9,7 +9,7 @@ use std::{
     fmt,
 };
 
-use spoke_shared::seq::Seq;
+use spoke_protocol::seq::Seq;
 
 use super::{
     book::{Added, Book, Fate},

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use spoke_shared::limits::HTTP_BODY_BYTES_MAX;
+use spoke_protocol::limits::HTTP_BODY_BYTES_MAX;
 
 /// How fields are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Frames of `spoke.v1` written byte by byte, so that they can be what the encoder never makes.
 
 use rand::Rng;
-use spoke_shared::{
+use spoke_protocol::{
     limits::FRAME_BYTES_MAX,
     message::{Features, Frame, Hello},
     seq::Seq,
@@ -262,7 +262,7 @@ fn bytes(frame: &mut Vec<u8>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN};
+    use spoke_protocol::limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use spoke_shared::store::session::{digest, session_key};
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     cloud::{now_ms, one_time_code, provision},
     stand::Stand,

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use redis::{RedisError, Value, cmd};
-use spoke_shared::store::session::CLIENT_LUA;
+use spoke_store::session_tokens::CLIENT_LUA;
 use spoke_tests::redis::RedisServer;
 
 const CLIENT: &str = "spoke-auth:client:dev1:h";

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::json;
-use spoke_shared::store::session::{digest, session_key};
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::cloud::now_ms;
 
 use crate::{SECRET, auth, auth_with_device, log_in, session_token, token};

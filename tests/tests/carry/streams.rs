@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rand::Rng;
-use spoke_shared::link::now_ms;
+use spoke_diagnostics::clock::now_ms;
 use spoke_tests::{
     cloud::{Cloud, out},
     device::{Device, OUT},

@@ -1,6 +1,6 @@
 //! Sessions of one client at two hubs.
 
-use spoke_shared::message::Reason;
+use spoke_protocol::message::Reason;
 use spoke_tests::{
     socket::session,
     wait::{eventually_is, eventually_true},

@@ -10,7 +10,7 @@ mod sessions;
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     instance::Instance,
     message::{Frame, Goaway, Hello, Push},

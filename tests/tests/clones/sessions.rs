@@ -1,6 +1,7 @@
 //! Who gets in, at one hub.
 
-use spoke_shared::{instance::Instance, limits::CLONE_WAIT, message::Reason};
+use spoke_hub::limits::CLONE_WAIT;
+use spoke_protocol::{instance::Instance, message::Reason};
 use spoke_tests::{
     socket::{JSON_SUBPROTOCOL, open},
     wait::eventually_is,

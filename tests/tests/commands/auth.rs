@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spoke_shared::message::Reason;
+use spoke_protocol::message::Reason;
 use spoke_tests::{
     cloud::{Cloud, admit, now_ms, one_time_code},
     service::Kind,
@@ -192,9 +192,9 @@ async fn revoke_closes_the_live_connection_within_a_second() {
 
     assert_eq!(revoked.goaway().await.reason, Reason::Unauthorized);
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
-    other.send_frame(&spoke_shared::message::Frame::Ping).await;
+    other.send_frame(&spoke_protocol::message::Frame::Ping).await;
     let pong = other.frame().await;
-    assert!(matches!(pong, spoke_shared::message::Frame::Pong(_)), "{pong:?}");
+    assert!(matches!(pong, spoke_protocol::message::Frame::Pong(_)), "{pong:?}");
 }
 
 #[tokio::test]

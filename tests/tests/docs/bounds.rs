@@ -1,6 +1,10 @@
 //! The bounds that the documents tell are those of the code.
 
-use spoke_shared::limits::*;
+use spoke_auth::limits::*;
+use spoke_hub::limits::*;
+use spoke_protocol::limits::*;
+use spoke_service::limits::*;
+use spoke_store::limits::*;
 
 use crate::page::read;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     loss::Account,
     message::{Features, Frame, Push},
@@ -43,7 +43,8 @@ fn long() -> Push {
 #[test]
 fn each_example_of_a_frame_is_what_the_code_writes_and_reads() {
     // What the values are that these bytes mean is the codec's own test, on the same file.
-    let mut golden = golden::frames(include_str!("../../../shared/src/wire/golden/0.1/frames.hex"));
+    let mut golden =
+        golden::frames(include_str!("../../../shared/protocol/src/wire/golden/0.1/frames.hex"));
     golden.remove("packed").expect("0.1 packs");
     let mut shown = shown();
     for (name, bytes) in golden {

@@ -23,7 +23,7 @@ mod bounds;
 mod commands;
 mod frames;
 #[expect(dead_code, reason = "its forms are for the fleet's tests")]
-#[path = "../../../shared/src/wire/golden.rs"]
+#[path = "../../../shared/protocol/src/wire/golden.rs"]
 mod golden;
 mod links;
 mod page;

@@ -1,7 +1,7 @@
 //! Blocks that are no programs: settings, which are read as their service reads them, and texts.
 
 use serde::{Serialize, de::DeserializeOwned};
-use spoke_shared::config::{Sources, load};
+use spoke_service::config::{Sources, load};
 
 use crate::page::{Block, root};
 

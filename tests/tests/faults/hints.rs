@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use spoke_shared::{limits::SWEEP_INTERVAL, message::Frame, wire::frame::SUBPROTOCOL};
+use spoke_protocol::{message::Frame, wire::frame::SUBPROTOCOL};
+use spoke_store::limits::SWEEP_INTERVAL;
 use spoke_tests::{
     cloud::{Cloud, IN, Settings, admit, out},
     deaf::Deaf,

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use serde_json::Value;
-use spoke_shared::store::session::{digest, session_key};
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     cloud::{Cloud, now_ms},
     device::{Device, OUT},

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use spoke_shared::seq::Seq;
+use spoke_protocol::seq::Seq;
 use spoke_tests::{
     cloud::{Cloud, IN as CLOUD_IN, out},
     device::{Device, IN, OUT, STATE},

@@ -8,13 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
-    limits::{DRAIN_TIMEOUT, RETURN_SPREAD, RETURN_WAIT},
+    limits::{RETURN_SPREAD, RETURN_WAIT},
     message::{Frame, Push, Reason},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
+use spoke_service::limits::DRAIN_TIMEOUT;
 use spoke_tests::{
     api::Api,
     cloud::{IN, admit, out},

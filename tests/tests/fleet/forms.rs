@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::wire::json::GENERATION_HEADER;
+use spoke_protocol::wire::json::GENERATION_HEADER;
 use spoke_tests::{
     api::Answer,
     binaries::path_of,

@@ -5,7 +5,7 @@
 
 mod drain;
 mod forms;
-#[path = "../../../shared/src/wire/golden.rs"]
+#[path = "../../../shared/protocol/src/wire/golden.rs"]
 mod golden;
 mod rolling;
 mod storm;

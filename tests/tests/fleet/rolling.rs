@@ -11,7 +11,7 @@ use std::{
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::limits::{RETURN_SPREAD, RETURN_WAIT};
+use spoke_protocol::limits::{RETURN_SPREAD, RETURN_WAIT};
 use spoke_tests::{
     api::Api,
     balancer::Balancer,

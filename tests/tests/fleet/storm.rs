@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_shared::{
+use spoke_agent::limits::CONNECT_RETRY;
+use spoke_protocol::{
+    backoff::Retry,
     instance::Instance,
-    limits::CONNECT_RETRY,
     message::{Frame, Goaway, Hello, Reason},
-    retry::Retry,
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
-use spoke_shared::{
+use spoke_protocol::{
     message::{Features, Frame, Goaway, Hello, Push, Welcome},
     wire::frame::SUBPROTOCOL,
 };
@@ -37,7 +37,7 @@ type Script = BTreeMap<&'static str, Vec<u8>>;
 const AGES: [fn(&[u8]) -> Bytes; 2] = [Bytes::copy_from_slice, newer];
 
 fn script() -> Script {
-    frames(include_str!("../../../shared/src/wire/golden/0.1/session.hex"))
+    frames(include_str!("../../../shared/protocol/src/wire/golden/0.1/session.hex"))
 }
 
 /// The same greeting of a later minor version: with features that nobody knows, and more to say.

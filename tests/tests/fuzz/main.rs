@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
-use spoke_shared::limits::FRAME_BYTES_MAX;
+use spoke_protocol::limits::FRAME_BYTES_MAX;
 
 use crate::bodies::{ALL, Body};
 
@@ -64,9 +64,9 @@ proptest! {
 #[test]
 fn golden_bytes_are_read_whole() {
     for (name, bytes) in spoil::golden() {
-        let is_frame = spoke_shared::message::Frame::decode(
+        let is_frame = spoke_protocol::message::Frame::decode(
             bytes.clone().into(),
-            spoke_shared::message::Features::COMPRESSION,
+            spoke_protocol::message::Features::COMPRESSION,
         )
         .is_ok();
         let is_json = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();

@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::json;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     message::{Ack, Features, Frame, Goaway, Push, Reason},
     seq::{Epoch, Seq},

@@ -1,6 +1,6 @@
 //! The most memory for the fewest bytes: what a stranger would send who knows how we read.
 
-use spoke_shared::limits::FRAME_BYTES_MAX;
+use spoke_protocol::limits::FRAME_BYTES_MAX;
 
 /// Each with a word on what it is.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     message::{Features, Frame, Push},
     seq::{Epoch, Seq},

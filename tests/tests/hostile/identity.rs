@@ -2,10 +2,8 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::{
-    store::session::{digest, session_key},
-    wire::frame::SUBPROTOCOL,
-};
+use spoke_protocol::wire::frame::SUBPROTOCOL;
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     api::{Answer, Api},
     cloud::{IN, admit},
@@ -214,7 +212,7 @@ async fn another_clients_name_over_a_websocket_opens_nothing() {
         let answer = Socket::connect(address, &offer).await.expect_err("no token, no way in");
         both.assert_refused(&format!("{subprotocols:?}"), &answer, 401).await;
     }
-    let hello = spoke_shared::message::Hello { version: "dev2".to_owned(), ..hello() };
+    let hello = spoke_protocol::message::Hello { version: "dev2".to_owned(), ..hello() };
     let (mut frames, _) = session(address, token, hello).await;
     let heard = frames.frames_until_quiet(std::time::Duration::from_millis(300)).await;
     assert!(heard.is_empty(), "there is nothing for dev1: {heard:?}");

@@ -1,7 +1,7 @@
 //! Text of a client that would be a command, a key, a script or a line of its own somewhere else.
 
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     message::{Frame, Goaway, Hello, Reason},
     wire::frame::SUBPROTOCOL,
 };

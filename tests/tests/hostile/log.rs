@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::wire::frame::SUBPROTOCOL;
+use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_tests::{
     api::Api,
     socket::{JSON_SUBPROTOCOL, Offer, Socket},

@@ -19,7 +19,7 @@ mod websocket;
 use std::time::Duration;
 
 use serde_json::json;
-use spoke_shared::wire::json::CursorForm;
+use spoke_protocol::wire::json::CursorForm;
 use spoke_tests::{
     cloud::{admit, now_ms, one_time_code, provision},
     hostile::raw::{self, request, websocket_frame},

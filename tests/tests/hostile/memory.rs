@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use spoke_shared::{limits::REQUESTS_PER_CLIENT_MAX, message::Features, wire::frame::SUBPROTOCOL};
+use spoke_protocol::{message::Features, wire::frame::SUBPROTOCOL};
+use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
 use spoke_tests::{
     api::Api,
     cloud::admit,

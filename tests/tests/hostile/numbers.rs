@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     loss::{Known, Tally},
     message::{Cursor, Features, Hello, Origin},
     seq::{Epoch, Seq},
@@ -226,12 +226,12 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
         let client = format!("evil{n}");
         let api = stand.client(&client).await;
         let form = |origin: Origin, cursor: Cursor| {
-            let origin = spoke_shared::wire::json::OriginForm::from(origin);
-            let cursor = spoke_shared::wire::json::CursorForm::from(cursor);
+            let origin = spoke_protocol::wire::json::OriginForm::from(origin);
+            let cursor = spoke_protocol::wire::json::CursorForm::from(cursor);
             json!({ "version": "0", "origin": origin, "cursor": cursor })
         };
         let mut socket = open(stand.service.address(), api.token().unwrap(), SUBPROTOCOL).await;
-        socket.send_frame(&spoke_shared::message::Frame::Hello(Box::new(greeting.clone()))).await;
+        socket.send_frame(&spoke_protocol::message::Frame::Hello(Box::new(greeting.clone()))).await;
         let heard = socket.next().await;
         assert!(matches!(heard, Heard::Bytes(_)), "{greeting:?}: {heard:?}");
         for _ in 0..2 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     message::{Cursor, Features, Frame, Hello, Origin},
     partner::PartnerId,
     seq::{Epoch, Seq},

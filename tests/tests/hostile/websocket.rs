@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spoke_shared::{
+use spoke_protocol::{
     limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX},
     message::{Features, Frame, Reason},
     wire::frame::SUBPROTOCOL,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::json;
-use spoke_shared::store::session::{digest, session_key};
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     entries::numbered,
     service::Kind,

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use spoke_shared::{
+use spoke_protocol::{
     message::{Frame, Reason},
-    store::session::{digest, session_key},
     wire::frame::SUBPROTOCOL,
 };
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::socket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session};
 
 use crate::{carried, connect, hub, push, token};

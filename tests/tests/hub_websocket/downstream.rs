@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spoke_shared::{
+use spoke_protocol::{
     limits::{WINDOW_BATCHES, WINDOW_BYTES_MAX},
     message::{Ack, Cursor, Frame, Hello, Push},
     seq::{Epoch, Seq},

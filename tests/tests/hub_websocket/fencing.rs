@@ -1,6 +1,6 @@
 //! Two sessions of one client: the newest wins, and the older one writes nothing more.
 
-use spoke_shared::{
+use spoke_protocol::{
     limits::WINDOW_BATCHES,
     message::{Features, Frame, Reason},
 };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use spoke_shared::{
+use spoke_protocol::{
     message::{Ack, Features, Frame, Granted, Hello, MAJOR, MINOR, Reason},
     seq::Epoch,
 };

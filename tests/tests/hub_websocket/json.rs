@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spoke_shared::wire::json::{Fields, XreadForm};
+use spoke_protocol::wire::json::{Fields, XreadForm};
 use spoke_tests::{
     entries::{awkward, numbered},
     socket::{JSON_SUBPROTOCOL, Socket, open},

@@ -8,7 +8,7 @@ mod json;
 mod upstream;
 
 use bytes::Bytes;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     message::{Frame, Push, Welcome},
     seq::{Epoch, Seq},

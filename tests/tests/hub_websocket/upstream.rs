@@ -1,6 +1,6 @@
 //! PUSH from the device and ACK from the hub.
 
-use spoke_shared::{
+use spoke_protocol::{
     entry::Unfit,
     limits::WINDOW_BATCHES,
     message::{Features, Frame, Hello, Push, Reason},

@@ -1,6 +1,6 @@
 //! Connections: of all clients, and of one.
 
-use spoke_shared::wire::frame::SUBPROTOCOL;
+use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_tests::{
     service::Kind,
     socket::{JSON_SUBPROTOCOL, Offer, Socket},

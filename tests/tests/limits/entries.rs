@@ -142,7 +142,7 @@ async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_sta
     let device = Device::start(&cloud, "dev1").await;
     let up = device.redis.add_all(OUT, &all).await;
     device.carried_both_ways(&cloud).await;
-    tokio::time::sleep(2 * spoke_shared::limits::TRIM_INTERVAL).await;
+    tokio::time::sleep(2 * spoke_hub::limits::TRIM_INTERVAL).await;
     assert_same("all that is young", &expected(&up, Some(1)), &cloud.carried("dev1").await);
 
     let cloud = Cloud::start_with(settings("0")).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use spoke_shared::message::{Cursor, Frame};
+use spoke_protocol::message::{Cursor, Frame};
 use spoke_tests::{
     cloud::out,
     device::OUT,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use redis::pipe;
-use spoke_shared::limits::{SURVEY_INTERVAL, VIEWERS_MAX};
+use spoke_hub::limits::{SURVEY_INTERVAL, VIEWERS_MAX};
 use spoke_tests::{
     stand::Stand,
     wait::{PATIENCE, eventually, eventually_is, throughout},

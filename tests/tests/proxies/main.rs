@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde_json::json;
-use spoke_shared::limits::IDLE_TIMEOUT;
+use spoke_protocol::limits::IDLE_TIMEOUT;
 use spoke_tests::{
     api::Api,
     cloud::{Cloud, Settings, out},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     limits::{RETURN_SPREAD, RETURN_WAIT},
     message::{Frame, Goaway, Push, Reason},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use spoke_shared::chain::chain;
+use spoke_diagnostics::error_chain::chain;
 
 /// Who is asked.
 pub(super) struct Person<R, W> {
@@ -70,7 +70,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
 
 #[cfg(test)]
 mod tests {
-    use spoke_shared::config::ServiceUrl;
+    use spoke_service::config::ServiceUrl;
 
     use super::*;
 

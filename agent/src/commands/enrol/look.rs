@@ -3,7 +3,8 @@
 use anyhow::bail;
 use http::{Method, StatusCode};
 use secrecy::SecretString;
-use spoke_shared::{chain::chain, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, trust::explain};
+use spoke_diagnostics::{error_chain::chain, tls_error::explain};
+use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 
 use crate::{
     auth::bearer,

@@ -10,15 +10,15 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use spoke_shared::{
-    chain::chain,
-    heard::Heard,
+use spoke_diagnostics::error_chain::chain;
+use spoke_protocol::{
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX, PROGRESS_TIMEOUT},
     loss::Tally,
     message::{Goaway, Reason},
     seq::{Epoch, Seq},
     wire::json::{CursorForm, GENERATION_HEADER, XreadForm},
 };
+use spoke_service::last_activity::Heard;
 use tokio::sync::watch;
 
 use crate::{

@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Value, json};
-use spoke_shared::{
+use spoke_protocol::{
     entry::Unfit,
     instance::Instance,
     message::{Cursor, Origin, Reason},
@@ -47,7 +47,7 @@ async fn pass_on(
     body: Value,
 ) -> Response {
     let generation = headers
-        .get(spoke_shared::wire::json::GENERATION_HEADER)
+        .get(spoke_protocol::wire::json::GENERATION_HEADER)
         .map(|v| v.to_str().unwrap().to_owned());
     let token = headers["authorization"].to_str().unwrap().to_owned();
     let (answer, answered) = oneshot::channel();

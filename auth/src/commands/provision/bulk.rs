@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
-use spoke_shared::client::ClientId;
+use spoke_protocol::client_id::ClientId;
 
 use super::{Args, Config, now_ms};
 use crate::{
@@ -72,7 +72,7 @@ pub(super) async fn run(
         })?;
     }
     let (made, passed) = (open.len(), wanted.len() - open.len());
-    Ok(spoke_shared::cli::print(&format!(
+    Ok(spoke_service::cli::print(&format!(
         "{made} provisioned, {passed} passed over since an earlier run has made them\n\n\
          on each device, with the files of its folder in {}:\n\n  \
          sudo install -m 640 -g spoke-agent agent.toml /etc/spoke/ && \

@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use redis::cmd;
 use reqwest::Client;
-use spoke_shared::{
-    store::session::{digest, session_key},
-    wire::frame::SUBPROTOCOL,
-};
+use spoke_protocol::wire::frame::SUBPROTOCOL;
+use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     api::install_tls,
     cloud::now_ms,

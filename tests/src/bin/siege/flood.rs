@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use spoke_shared::{
+use spoke_protocol::{
     message::{Cursor, Features, Frame},
     seq::Seq,
 };

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::Value;
-use spoke_shared::{
+use spoke_protocol::{
     entry::Entry,
     message::{Features, Frame, Push},
     seq::{Epoch, Seq},

@@ -13,31 +13,33 @@ use spoke_agent::{
         websocket::{self, WebSocketError},
     },
     lifecycle::ending::{Cause, Ending, Pause},
+    limits::{CONNECT_RETRY, REFUSED_RETRY},
     transport::{Line, ws},
 };
-use spoke_shared::{
-    client::ClientId,
-    config::ServiceUrl,
+use spoke_diagnostics::clock::now_ms;
+use spoke_protocol::{
+    backoff::Retry,
+    client_id::ClientId,
     entry::{Direction, EntryLimits},
     instance::Instance,
-    limits::{CONNECT_RETRY, HANDSHAKE_TIMEOUT, REFUSED_RETRY, RETURN_WAIT},
-    link::{Stores, drive, now_ms},
+    limits::RETURN_WAIT,
     message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
     partner::PartnerId,
-    retry::Retry,
     seq::Epoch,
-    store::{
-        Redis,
-        copy::CopyStore,
-        hints::Hints,
-        keys::DeviceKeys,
-        origin::{OriginStore, With},
-    },
     sync::{
         receiver::Receiver,
         sender::{Sender, Trim},
         session::{Heartbeat, Session},
     },
+};
+use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
+use spoke_store::{
+    Redis,
+    copy::CopyStore,
+    driver::{Stores, drive},
+    hints::Hints,
+    keys::DeviceKeys,
+    origin::{OriginStore, With},
 };
 use tokio::{sync::Semaphore, time::timeout};
 

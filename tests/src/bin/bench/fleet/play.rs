@@ -19,11 +19,8 @@ use spoke_agent::{
     dial::{Dialer, ProxySetting},
     tls::client_config,
 };
-use spoke_shared::{
-    config::{RedisUrl, ServiceUrl},
-    shutdown::Shutdown,
-    store::{Redis, hints::Hints},
-};
+use spoke_service::{config::ServiceUrl, shutdown::Shutdown};
+use spoke_store::{Redis, RedisUrl, hints::Hints};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 use redis::{aio::MultiplexedConnection, pipe};
-use spoke_shared::store::keys::DeviceKeys;
+use spoke_store::keys::DeviceKeys;
 use spoke_tests::entries::{Stored, fields};
 
 use super::{client::device_keys, stand::name};

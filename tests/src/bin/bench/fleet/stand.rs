@@ -5,10 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use redis::pipe;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::{ExposeSecret, SecretString};
-use spoke_shared::{
-    client::ClientId,
-    store::session::{CLIENT_FIELD, client_key, digest, session_key},
-};
+use spoke_protocol::client_id::ClientId;
+use spoke_store::session_tokens::{CLIENT_FIELD, client_key, digest, session_key};
 use spoke_tests::{
     certificates::Certificates,
     cloud::now_ms,

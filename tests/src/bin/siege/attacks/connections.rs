@@ -10,7 +10,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
-use spoke_shared::{message::Features, wire::frame::SUBPROTOCOL};
+use spoke_protocol::{message::Features, wire::frame::SUBPROTOCOL};
 use spoke_tests::{
     hostile::{
         frames::greeting,

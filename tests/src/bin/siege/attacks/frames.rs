@@ -6,7 +6,7 @@ use std::{
 };
 
 use rand::{SeedableRng, rngs::StdRng};
-use spoke_shared::{
+use spoke_protocol::{
     limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN},
     message::Features,
     seq::Seq,

@@ -1,0 +1,9 @@
+//! How a process tells what it does and what is wrong: metrics, errors with their causes, bounded logs.
+
+pub mod limits;
+pub mod clock;
+pub mod error_chain;
+pub mod log_limit;
+pub mod metrics;
+pub mod suggest;
+pub mod tls_error;

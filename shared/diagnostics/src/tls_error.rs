@@ -1,0 +1,235 @@
+//! Why TLS with another machine was refused, said so that a person knows what to do: pure.
+//!
+//! Every library on the way wraps the cause in errors of its own, so it is looked for in all of them.
+
+use std::{error::Error, fmt, io, sync::Arc};
+
+use rustls::CertificateError;
+
+use crate::error_chain::chain;
+
+/// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distrust {
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub mend: &'static str,
+}
+
+/// What is wrong with who answered; none where TLS is not the cause.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<Distrust> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<Distrust>() {
+            return Some(found.clone());
+        }
+        if let Some(found) = of_tls(error) {
+            return Some(distrust(found));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+impl From<&CertificateError> for Distrust {
+    fn from(error: &CertificateError) -> Self {
+        let (what, mend) = of_certificate(error);
+        Self { what, mend }
+    }
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, mend } = self;
+        write!(f, "{what}: {mend}")
+    }
+}
+
+impl Error for Distrust {}
+
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return Some(error);
+    }
+    // Neither of these gives what it holds as its source.
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return of_tls(error.get_ref()?);
+    }
+    let shared = error.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    of_tls(&**shared)
+}
+
+fn distrust(error: &rustls::Error) -> Distrust {
+    use rustls::Error as Tls;
+    let (what, mend) = match error {
+        Tls::InvalidCertificate(error) => return error.into(),
+        Tls::NoCertificatesPresented => (
+            "it shows no certificate".to_owned(),
+            "give it one, or see that this is the right port",
+        ),
+        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
+            format!("what answers there does not speak TLS ({})", chain(error)),
+            "see that this is the right port, and whether TLS is on there",
+        ),
+        error => (chain(error), "see that both sides speak TLS 1.2 or 1.3"),
+    };
+    Distrust { what, mend }
+}
+
+fn of_certificate(error: &CertificateError) -> (String, &'static str) {
+    const NAME: &str = "use a name that it is for, or have it made for this one";
+    const RENEW: &str = "renew it there, or set this machine's clock if that is wrong";
+    const CLOCK: &str = "set this machine's clock if that is wrong";
+    match error {
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names: Vec<_> = presented.iter().map(|name| plain(name)).collect();
+            let expected = expected.to_str();
+            let presented = match names.as_slice() {
+                [] => "no name at all".to_owned(),
+                names => names.join(", "),
+            };
+            let what = format!("its certificate is for {presented} and not for {expected}");
+            match names.iter().find_map(|name| misread_wildcard(name, &expected)) {
+                Some((why, mend)) => (format!("{what}, {why}"), mend),
+                None => (what, NAME),
+            }
+        }
+        CertificateError::NotValidForName => {
+            ("its certificate is for another host".to_owned(), NAME)
+        }
+        CertificateError::ExpiredContext { time, not_after } => {
+            let ago = span(time.as_secs().saturating_sub(not_after.as_secs()));
+            (format!("its certificate expired {ago} ago by this machine's clock"), RENEW)
+        }
+        CertificateError::Expired => ("its certificate has expired".to_owned(), RENEW),
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let ahead = span(not_before.as_secs().saturating_sub(time.as_secs()));
+            let what = "its certificate is not valid yet, and will be";
+            (format!("{what} in {ahead} by this machine's clock"), CLOCK)
+        }
+        CertificateError::NotValidYet => ("its certificate is not valid yet".to_owned(), CLOCK),
+        // The second where that authority has the name of one that is.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            "its certificate comes from an authority that is not trusted here".to_owned(),
+            "name that authority's file as ca_file if it is your own; else somebody may stand in between",
+        ),
+        CertificateError::Revoked => {
+            ("its certificate was revoked".to_owned(), "have a new one made for it")
+        }
+        error if error.to_string().contains("CaUsedAsEndEntity") => (
+            "its certificate is signed by itself, and as an authority's".to_owned(),
+            "make one that an authority has signed, and name that authority's file as ca_file",
+        ),
+        other => {
+            (format!("its certificate cannot be trusted ({other})"), "have a new one made for it")
+        }
+    }
+}
+
+/// Why a wildcard that a person takes to be for this name is not, and the mend.
+fn misread_wildcard(presented: &str, expected: &str) -> Option<(&'static str, &'static str)> {
+    let under = presented.strip_prefix("*.")?;
+    let is_under = expected.to_lowercase().ends_with(&format!(".{}", under.to_lowercase()));
+    match (is_under, under.contains('.')) {
+        (false, _) => None,
+        (true, false) => Some((
+            "since a wildcard over a single label is taken for no name",
+            "have it made for the full name, or for a wildcard over two labels or more, such as \
+             *.home.lan, and name the machine accordingly",
+        )),
+        (true, true) => Some((
+            "since a wildcard stands for one label and not for several",
+            "have it made for the full name, or use a name with one label before those",
+        )),
+    }
+}
+
+/// `DnsName("hub.example.com")` as a person reads it.
+fn plain(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"').to_owned()
+}
+
+/// So many seconds as a person says them: "3 days".
+pub fn span(seconds: u64) -> String {
+    let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute"), (1, "second")];
+    let seconds = seconds.max(1);
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1, "second"));
+    let count = seconds / unit;
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::{
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+        pki_types::{ServerName, UnixTime},
+    };
+
+    use super::*;
+
+    fn of(error: CertificateError) -> String {
+        distrust(&rustls::Error::InvalidCertificate(error)).to_string()
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong_and_the_mend() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expected = ServerName::try_from("hub.example.com").unwrap();
+        let presented = vec!["DnsName(\"other.example.com\")".to_owned()];
+        let other_name = of(CertificateError::NotValidForNameContext { expected, presented });
+        assert!(other_name.contains("is for other.example.com and not for hub.example.com"));
+        let expired = CertificateError::ExpiredContext { time: at(3 * 86_400), not_after: at(0) };
+        assert!(of(expired).contains("expired 3 days ago"));
+        let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(3600) };
+        assert!(of(early).contains("in 1 hour") && !of(CertificateError::Revoked).is_empty());
+        assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
+    }
+
+    /// What the library says of a certificate for this name, asked for another.
+    fn refusal(presented: &str, asked: &str) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new([]).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let shown = rcgen::CertificateParams::new([presented.to_owned()]).unwrap();
+        let shown = shown.signed_by(&key, &authority).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let asked = ServerName::try_from(asked).unwrap();
+        let verified = verifier.verify_server_cert(shown.der(), &[], &asked, &[], UnixTime::now());
+        distrust(&verified.unwrap_err()).to_string()
+    }
+
+    #[test]
+    fn a_wildcard_that_is_for_less_than_a_person_thinks_is_explained() {
+        let single = refusal("*.lan", "hub.lan");
+        assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
+        assert!(single.contains("single label") && single.contains("full name"), "{single}");
+        let deep = refusal("*.example.com", "hub.eu.example.com");
+        assert!(deep.contains("one label and not for several"), "{deep}");
+        let other = refusal("*.example.com", "hub.example.org");
+        assert!(other.contains("use a name that it is for"), "{other}");
+    }
+
+    #[test]
+    fn the_cause_is_found_however_it_is_wrapped() {
+        let tls = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let io = || io::Error::new(io::ErrorKind::InvalidData, tls());
+        let twice = io::Error::other(io());
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(io());
+        let redis = redis::RedisError::from(io());
+        for error in [&tls() as &(dyn Error + 'static), &io(), &twice, &shared, &redis] {
+            assert!(explain(error).is_some_and(|why| why.what.contains("authority")), "{error:?}");
+        }
+        assert_eq!(explain(&io::Error::from(io::ErrorKind::TimedOut)), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! The proof with which an agent registers: an HMAC keyed by the client's OTP secret, over its name, the
+//! time step and the new secret.
+//!
+//! It cannot be guessed, as six digits can, and it is of no use for another client, step or secret. The
+//! message is text, so that any language makes it in a line; the first line keeps it apart from anything
+//! else that the key may ever be used for. TOTP uses the same key with SHA-1, and so another function.
+
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::client_id::ClientId;
+
+/// The first line of the message.
+const DOMAIN: &str = "spoke-register-1";
+
+/// Returns the proof as 64 hexadecimal digits. `key` is the OTP secret, decoded from base32.
+pub fn registration_proof(
+    key: &[u8],
+    client: &ClientId,
+    step: u64,
+    secret: &SecretString,
+) -> SecretString {
+    let secret_hash = hex::encode(Sha256::digest(secret.expose_secret().as_bytes()));
+    let message = format!("{DOMAIN}\n{client}\n{step}\n{secret_hash}");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(message.as_bytes());
+    hex::encode(mac.finalize().into_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(key: &[u8], client: &str, step: u64, secret: &str) -> String {
+        let proof = registration_proof(key, &client.parse().unwrap(), step, &secret.into());
+        proof.expose_secret().to_owned()
+    }
+
+    /// Made with `openssl dgst -sha256 -mac HMAC`, as docs/protocol.md says.
+    #[test]
+    fn a_proof_is_what_other_programs_make() {
+        assert_eq!(
+            proof(b"12345678901234567890", "dev1", 56_666_666, "a-secret-of-32-bytes-as-devices-"),
+            "d845e90dedda2dd8ffc1ef0c7e9b91db354255d605bbda98d8e1f6f2f5d80e77"
+        );
+    }
+
+    #[test]
+    fn a_proof_is_good_for_one_key_client_step_and_secret_only() {
+        let own = proof(b"key", "dev1", 7, "secret");
+        let others = [
+            proof(b"kez", "dev1", 7, "secret"),
+            proof(b"key", "dev2", 7, "secret"),
+            proof(b"key", "dev1", 8, "secret"),
+            proof(b"key", "dev1", 7, "secret2"),
+        ];
+        assert!(others.iter().all(|other| *other != own));
+        assert_eq!(own, proof(b"key", "dev1", 7, "secret"));
+    }
+}

@@ -1,0 +1,457 @@
+//! Where a sender begins: the proof that origin and copy speak of the same life of the stream.
+//!
+//! A bare watermark loses data in silence: a device's Redis comes back empty or shortened, gives
+//! out IDs at or below the cursor, and the copy calls new entries duplicates. Nor does the entry at
+//! the cursor prove much: it may be trimmed, or minted anew. So the origin keeps a *mark*: before
+//! entries leave, the last ID that the stream had given out by then is written down beside it. A
+//! Redis that comes back with an older state has lost its writes from the end backwards, so where the
+//! mark still covers the cursor, every entry up to the cursor is still the one that was carried. Where
+//! it does not, this is another life of the stream: a new epoch begins after the mark.
+//!
+//! That the stream is still the one is shown by a consumer group of ours in it, which goes where the
+//! stream goes: DEL and RENAME take it away, RESTORE brings an older one back. Each read moves the group
+//! and writes its position down beside the mark; where the two differ, the stream is another.
+//! (The pair of epoch and offset is Centrifugo's; the digest of the entry at the offset, LiteFS's.)
+//!
+//! Nor is the cursor itself believed: whoever has the client's token can move it. It acknowledges
+//! something only where this origin's seal on it shows that one of its own batches moved it there
+//! (`seal`). Otherwise a new epoch begins behind what this side itself has seen acknowledged, and the
+//! copy is searched for what it holds past that.
+
+use super::accounting::{Extent, Written};
+use crate::{
+    entry::Digest,
+    limits::LIVES_MAX,
+    loss::{Cause, Known, Loss, Tally},
+    message::{Cursor, Origin},
+    partner::{Met, Partner},
+    seal::SealKey,
+    seq::{Epoch, Seq},
+    wire::json::PositionForm,
+};
+
+/// What an origin's side remembers, beside the stream and in the same Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The life that the stream is in.
+    pub epoch: Epoch,
+    /// How the last lives began, oldest first; the last is the one of `epoch`.
+    pub lives: Vec<Life>,
+    /// The last ID that the stream had given out when it was last looked at before sending, and how
+    /// many entries had been added to it.
+    pub mark: (Seq, u64),
+    /// Up to where the copy acknowledged, and the tally there.
+    pub acked: (Seq, Tally),
+    /// Up to where dead letters were written in this epoch.
+    pub buried: Seq,
+    /// Entries up to here were in the stream before this life began, and may have been carried in
+    /// an older one.
+    pub inherited: Seq,
+    /// The losses that stand in this side's ledger already.
+    pub written: Option<Written>,
+    /// What cursors of this life are sealed with.
+    pub key: Option<SealKey>,
+    /// Up to where the stream was given out, as its group has to say too; none before there was one.
+    pub given: Option<Seq>,
+    /// Whom all this was agreed with; none where that is not known.
+    pub partner: Option<Partner>,
+}
+
+/// How a life of a stream began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Which one.
+    pub epoch: Epoch,
+    /// After this entry: all up to it were carried before.
+    pub start: Seq,
+    /// The tally there.
+    pub tally: Tally,
+}
+
+/// Where an out stream stands, as its own side sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// How far it reaches.
+    pub extent: Extent,
+    /// What is remembered of it.
+    pub memory: Memory,
+    /// How many dead letters there ever were.
+    pub dead: u64,
+    /// How many of its entries were ever found lost here.
+    pub lost: u64,
+    /// What this process saw of the stream before, whatever has become of the memory since.
+    pub seen: Option<Seen>,
+    /// Its key holds something else now: only what is remembered is known.
+    pub is_unreadable: bool,
+}
+
+/// How far a stream reached when a process last read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The life it was in.
+    pub epoch: Epoch,
+    /// The last ID that it had given out, and how many entries had been added to it.
+    pub mark: (Seq, u64),
+}
+
+/// Where to begin, and what has to be written down at the origin first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch to send under.
+    pub epoch: Epoch,
+    /// After which entry to begin to read.
+    pub after: Seq,
+    /// The tally there.
+    pub tally: Tally,
+    /// Where the copy's cursor stands under that epoch, which the first batch must join: `0-0` at
+    /// the beginning of a life, though the stream may still hold entries of the life before.
+    pub joint: Seq,
+    /// Entries up to here may be in the copy under an older epoch.
+    pub inherited: Seq,
+    /// How the two ends were found.
+    pub finding: Finding,
+    /// What nobody can count any more, for the ledger: where a life ended without its last entries.
+    pub loss: Option<Loss>,
+}
+
+/// Where a sender begins, once that is written down at its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// Where to begin and under which epoch.
+    pub position: Position,
+    /// The stream as it stands under that epoch.
+    pub standing: Standing,
+}
+
+impl Begun {
+    /// Of a stream that cannot be read now: nothing begins before it can.
+    pub fn unreadable(standing: Standing) -> Self {
+        let Memory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
+        let finding = Finding::Agree;
+        let position =
+            Position { epoch, after, tally, joint: after, inherited, finding, loss: None };
+        Self { position, standing }
+    }
+}
+
+/// How the two ends were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// They agree, or one has nothing that could disagree.
+    Agree,
+    /// The copy forgot what it had acknowledged: what the origin still has is sent again.
+    CopyRewound,
+    /// The origin is in another life: a new epoch begins.
+    OriginReplaced,
+    /// The copy's cursor stands where no batch of this origin moved it: somebody else has used the
+    /// client's credentials. A new epoch begins.
+    ForeignCursor,
+    /// Nothing that is remembered was agreed with the other side. A new epoch begins, in which what waits
+    /// is carried.
+    NewPartner,
+}
+
+impl Standing {
+    /// What the handshake tells the other side.
+    pub fn origin(&self) -> Origin {
+        let Self { extent, memory, .. } = self;
+        let life = memory.lives.last().filter(|life| life.epoch == memory.epoch);
+        Origin {
+            epoch: memory.epoch,
+            start: life.map_or(Seq::ZERO, |life| life.start),
+            first: extent.first,
+            last: extent.last,
+            added: extent.added,
+            acked: memory.acked.0,
+        }
+    }
+
+    /// Whether the stream itself is the one that the memory is of: its group says so, and no later look
+    /// found it shorter.
+    pub fn is_whole(&self) -> bool {
+        let (mark, added) = self.memory.mark;
+        let Extent { last, added: now, given, .. } = self.extent;
+        given == self.memory.given && last >= mark && now >= added
+    }
+
+    /// How far the stream reached in this epoch when it was last read, as far as anyone knows.
+    fn mark_in(&self, epoch: Epoch) -> Option<(Seq, u64)> {
+        if self.memory.epoch == epoch {
+            return Some(self.memory.mark);
+        }
+        let seen = self.seen.filter(|_| !self.memory.epoch.is_known());
+        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.mark)
+    }
+}
+
+/// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
+/// seq, if the origin holds one.
+pub fn begin(
+    standing: &Standing,
+    cursor: &Cursor,
+    at_cursor: Option<Digest>,
+    met: Met,
+) -> Position {
+    let Standing { extent, memory, .. } = standing;
+    if matches!(met, Met::Other | Met::Stranger) {
+        return with_another(standing, cursor, met);
+    }
+    let Some(cursor) = &located(memory, cursor, at_cursor) else {
+        return without_cursor(standing, met);
+    };
+    if memory.epoch > cursor.epoch && standing.is_whole() {
+        // The origin began a new life and the copy has not heard of it, or has forgotten it.
+        let place = common(memory, cursor);
+        let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
+        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        return anew(memory.epoch, place, (cursor, memory.inherited), finding);
+    }
+    if is_same_life(standing, cursor, at_cursor) {
+        let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
+        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        let mut position = resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+        if cursor.is_found {
+            // The copy has no cursor that the first batch could join.
+            position.joint = Seq::ZERO;
+        }
+        return position;
+    }
+    let is_foreign = is_foreign_cursor(standing, cursor);
+    // Up to where everything is both still here and surely carried: the mark, since the cursor lies
+    // past it and the copy takes entries in order; of an older epoch, what was acknowledged.
+    let kept = if !memory.epoch.is_known() || !standing.is_whole() {
+        (Seq::ZERO, Tally::ZERO)
+    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq && !is_foreign {
+        let (mark, added) = memory.mark;
+        (mark, Tally { added, ..memory.acked.1 })
+    } else if memory.acked.0 <= extent.last
+        && (memory.epoch < cursor.epoch || at_cursor.is_none() || is_foreign)
+    {
+        // A copy that was wiped since then is not that far in its later epoch. One that an operator
+        // has reset is nowhere in it, and has kept what it had.
+        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.0;
+        if is_behind { (cursor.seq, cursor.tally) } else { memory.acked }
+    } else {
+        (Seq::ZERO, Tally::ZERO)
+    };
+    // Where the memory is of an older epoch still, nobody knows up to where the others came.
+    let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
+    let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
+    // The copy may not have heard of the life that has ended here.
+    let next = cursor.epoch.max(memory.epoch).next();
+    if is_foreign {
+        let mut position = anew(next, kept, (cursor, inherited), Finding::ForeignCursor);
+        position.inherited = inherited;
+        position.loss = position.loss.map(|loss| Loss { cause: Cause::ForeignCursor, ..loss });
+        return position;
+    }
+    let mut position = anew(next, kept, (cursor, inherited), Finding::OriginReplaced);
+    let is_gone = !standing.is_whole() || !memory.epoch.is_known();
+    if is_gone
+        && let Some(mark) = standing.mark_in(cursor.epoch).filter(|mark| mark.0 >= cursor.seq)
+    {
+        position.loss = taken_away(extent, cursor, mark);
+    }
+    position
+}
+
+/// Where the cursor is in the lives of this stream; none for a copy that has none. Of which life an entry
+/// is that was found without its epoch is only sure in the first, or where it is here as well.
+fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Option<Cursor> {
+    let epoch = match cursor.epoch {
+        Epoch::UNKNOWN if cursor.is_found => {
+            let is_proven = at_cursor.is_some() && at_cursor == cursor.digest;
+            let epoch = memory.epoch.max(Epoch::FIRST);
+            (is_proven || epoch == Epoch::FIRST).then_some(epoch)?
+        }
+        Epoch::UNKNOWN => return None,
+        epoch => epoch,
+    };
+    let tally = match cursor.is_found {
+        true if epoch != memory.epoch || cursor.seq < memory.acked.0 => {
+            Tally { known: Known::AtLeast, ..Tally::ZERO }
+        }
+        true if cursor.seq != memory.acked.0 => Tally { known: Known::AtLeast, ..memory.acked.1 },
+        true => memory.acked.1,
+        false => cursor.tally,
+    };
+    Some(Cursor { epoch, tally, ..*cursor })
+}
+
+/// The copy knows of no entry: all that the origin has, under the epoch that it is in. Where it has only
+/// forgotten its cursor, it is searched.
+fn without_cursor(standing: &Standing, met: Met) -> Position {
+    let memory = &standing.memory;
+    let may_hold = if met == Met::Wiped { Seq::ZERO } else { memory.mark.0 };
+    let inherited = memory.inherited.max(may_hold);
+    if memory.epoch.is_known() && !standing.is_whole() {
+        let begun = (&Cursor::default(), inherited);
+        let place = (Seq::ZERO, Tally::ZERO);
+        return anew(memory.epoch.next(), place, begun, Finding::OriginReplaced);
+    }
+    let was_told = !memory.acked.0.is_zero();
+    let finding = if was_told { Finding::CopyRewound } else { Finding::Agree };
+    let epoch = memory.epoch.max(Epoch::FIRST);
+    Position { inherited, ..resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding) }
+}
+
+/// What waits, in an epoch that neither side has been in. A copy that may have gone back to before it met
+/// this origin is searched for what it has.
+fn with_another(standing: &Standing, cursor: &Cursor, met: Met) -> Position {
+    let memory = &standing.memory;
+    let has_kept = met == Met::Other && memory.epoch.is_known() && standing.is_whole();
+    let place = if has_kept { memory.acked } else { (Seq::ZERO, Tally::ZERO) };
+    let inherited = memory.inherited.max(memory.mark.0);
+    let epoch = memory.epoch.max(cursor.epoch).next();
+    let mut position = anew(epoch, place, (cursor, inherited), Finding::NewPartner);
+    (position.inherited, position.loss) = (inherited, None);
+    position
+}
+
+/// What is gone of a stream that was deleted, or that another stands in the place of: what was seen of it
+/// past the cursor. Where nothing was, nothing is.
+fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Option<Loss> {
+    // Some may be in what stands there now.
+    let is_known = extent.length == 0 || extent.first > mark;
+    let count = is_known && cursor.tally.known == Known::Exactly;
+    let count = count.then(|| added.saturating_sub(cursor.tally.added));
+    (mark > cursor.seq && count != Some(0)).then(|| Loss {
+        epoch: cursor.epoch,
+        from: cursor.seq.after(),
+        to: mark,
+        count,
+        cause: Cause::OriginRewound,
+    })
+}
+
+/// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
+fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
+    let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
+    is_told && !is_own_cursor(&standing.memory, cursor)
+}
+
+/// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
+/// needs no other proof.
+fn is_own_cursor(memory: &Memory, cursor: &Cursor) -> bool {
+    let Cursor { epoch, seq, tally, seal, .. } = *cursor;
+    let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
+    cursor.is_found
+        || seq.is_zero()
+        || (seq, tally) == memory.acked
+        || memory.key.is_some_and(is_sealed)
+}
+
+fn resume(
+    memory: &Memory,
+    epoch: Epoch,
+    (after, tally): (Seq, Tally),
+    finding: Finding,
+) -> Position {
+    let inherited = memory.inherited;
+    Position { epoch, after, tally, joint: after, inherited, finding, loss: None }
+}
+
+fn anew(
+    epoch: Epoch,
+    (after, tally): (Seq, Tally),
+    (cursor, inherited): (&Cursor, Seq),
+    finding: Finding,
+) -> Position {
+    let inherited = if after < cursor.seq { inherited.max(cursor.seq) } else { inherited };
+    let loss = (after < cursor.seq).then(|| Loss {
+        epoch: cursor.epoch,
+        from: after.after(),
+        to: cursor.seq,
+        count: None,
+        cause: Cause::OriginRewound,
+    });
+    Position { epoch, after, tally, joint: Seq::ZERO, inherited, finding, loss }
+}
+
+fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+    if cursor.seq.is_zero() {
+        // A copy that was reset is in a later epoch: what was acknowledged before is in it still.
+        let memory = &standing.memory;
+        return memory.epoch == cursor.epoch || memory.acked.0.is_zero();
+    }
+    let proof = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
+    let memory = &standing.memory;
+    if memory.epoch.is_known() {
+        let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
+        is_marked
+            && standing.is_whole()
+            && is_own_cursor(memory, cursor)
+            && proof != Some(false)
+            && !is_foreign(standing, cursor, at_cursor)
+    } else {
+        // Somebody deleted the memory; the entry itself proves that the stream is the same, or its group.
+        let is_given = standing.extent.given.is_some_and(|given| given >= cursor.seq);
+        proof == Some(true) || (is_given && proof.is_none())
+    }
+}
+
+/// The copy holds an entry past all that this origin has seen acknowledged, and this origin, which still
+/// has older ones, does not have it: another device with a copy of this memory may have sent it.
+fn is_foreign(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+    let is_gone = cursor.digest.is_some() && at_cursor.is_none();
+    let holds_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
+    is_gone && holds_older && standing.memory.acked.0 < cursor.seq
+}
+
+/// Up to where the stream is what it was in the copy's epoch: no life since began before that.
+fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
+    let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
+    let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
+    let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
+        return (Seq::ZERO, Tally::ZERO);
+    };
+    if least.start <= cursor.seq { (least.start, least.tally) } else { (cursor.seq, cursor.tally) }
+}
+
+impl Position {
+    /// Whether new IDs are to come behind the cursor: where it shows what was given out. A place that was
+    /// only found may be anything that somebody says.
+    pub fn has_floor(&self, cursor: &Cursor) -> bool {
+        self.finding == Finding::OriginReplaced && !cursor.is_found
+    }
+}
+
+impl Memory {
+    /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
+    /// older life but how the lives began. `key` is a new one.
+    #[must_use]
+    pub fn settled(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
+        let &Position { epoch, after, tally, inherited, .. } = position;
+        // A life that is only adopted began where nobody remembers.
+        let is_replaced = matches!(
+            position.finding,
+            Finding::OriginReplaced | Finding::ForeignCursor | Finding::NewPartner
+        );
+        let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
+        let mut lives = self.lives.clone();
+        lives.push(Life { epoch, start, tally: at });
+        lives.drain(..lives.len().saturating_sub(LIVES_MAX));
+        Self {
+            epoch,
+            lives,
+            mark: (extent.last, extent.added),
+            acked: (after, tally),
+            buried: Seq::ZERO,
+            inherited,
+            written: None,
+            key: Some(key),
+            given: (extent.given.is_some() || !extent.last.is_zero()).then_some(after),
+            partner: self.partner.clone(),
+        }
+    }
+}
+
+impl From<Position> for PositionForm {
+    fn from(position: Position) -> Self {
+        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
+        Self { epoch, after, tally, joint, inherited, loss }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,341 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    entry::{Direction, Entry, EntryLimits},
+    limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
+    loss::{Cause, Loss},
+    message::{Cursor, Granted},
+    partner::Met,
+    seq::{Epoch, Seq},
+    sync::{
+        accounting::Extent,
+        resume::{Begun, Standing, begin},
+        sender::Trim,
+    },
+};
+
+fn session(heartbeat: Heartbeat, now: Instant) -> Session {
+    let standing = Standing::default();
+    let position = begin(&standing, &Cursor::default(), None, Met::Same);
+    let begun = Begun { position, standing };
+    let sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
+    let receiver =
+        Receiver::new(Direction::Down, EntryLimits::default(), (Epoch::UNKNOWN, Seq::ZERO));
+    let mut session = Session::new(sender, receiver, heartbeat, now);
+    session.handle_news();
+    session
+}
+
+fn entry(bytes: usize) -> Entry {
+    let fields = vec![(Bytes::from_static(b"a"), Bytes::from(vec![0; bytes]))];
+    Entry { seq: Seq::new(1, 0), fields }
+}
+
+/// Hands over one entry and lets the batch leave.
+fn send(session: &mut Session, entry: Entry, now: Instant) {
+    assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
+    let extent =
+        Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
+    session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
+}
+
+#[test]
+fn one_that_hears_nothing_pings_and_at_last_gives_up() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    assert_eq!(session.poll_timeout(), now + HEARTBEAT);
+    session.handle_timeout(now + HEARTBEAT);
+    assert_eq!(session.poll_frame(now), Some(Frame::Ping));
+    assert!(!session.has_frame());
+    assert_eq!(session.round_trip(), None);
+    session.handle_timeout(now + IDLE_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(session.end(), None);
+    session.handle_timeout(now + IDLE_TIMEOUT);
+    assert_eq!(session.end(), Some(&End::Silent(IDLE_TIMEOUT)));
+}
+
+#[test]
+fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    assert_eq!(session.sender().waiting(), (0, None));
+    let entry = entry(10);
+    send(&mut session, entry.clone(), now);
+    assert_eq!(session.sender().waiting(), (1, Some(entry.seq)));
+    assert_eq!(session.sender().sent(), (1, entry.bytes() as u64));
+    let second = Duration::from_secs(1);
+    let ack = Ack { epoch: Epoch(1), seq: entry.seq, refused: Vec::new() };
+    session.handle_frame(Frame::Ack(ack), now + second);
+    assert_eq!(session.sender().waiting(), (0, None));
+    let landed = session.sender().landed().unwrap();
+    assert_eq!((landed.first, landed.round_trip), (entry.seq, second));
+}
+
+#[test]
+fn the_answer_to_a_ping_tells_the_round_trip() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    session.handle_timeout(now + HEARTBEAT);
+    let answered = now + HEARTBEAT + Duration::from_millis(70);
+    session.handle_frame(Frame::Pong(Ack::default()), answered);
+    assert_eq!(session.round_trip(), Some(Duration::from_millis(70)));
+}
+
+#[test]
+fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    session.handle_heard(now + IDLE_TIMEOUT / 2);
+    session.handle_timeout(now + IDLE_TIMEOUT);
+    assert_eq!(session.end(), None);
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT / 2 + IDLE_TIMEOUT);
+}
+
+#[test]
+fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    send(&mut session, entry(10), now);
+    let late = now + PROGRESS_TIMEOUT;
+    session.handle_frame(Frame::Pong(Ack::default()), late);
+    session.handle_timeout(late);
+    assert_eq!(session.end(), Some(&End::Stalled));
+}
+
+#[test]
+fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
+    send(&mut session, entry(1024 * 1024), now);
+    session.handle_heard(now + PROGRESS_TIMEOUT);
+    session.handle_timeout(now + PROGRESS_TIMEOUT);
+    assert_eq!(session.end(), None);
+}
+
+#[test]
+fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    for (after, through) in [(0, 1), (1, 2)] {
+        let (after, through) = (Seq::new(after, 0), Seq::new(through, 0));
+        let push = Push { epoch: Epoch::FIRST, after, through, ..Push::default() };
+        session.handle_frame(Frame::Push(push), now);
+    }
+    assert!(matches!(session.poll_work(now), Some(Work::Append(_))));
+    let goaway = Goaway { reason: Reason::Restart, message: "bye".to_owned(), wait_ms: 5 };
+    session.handle_leave(goaway.clone());
+    assert!(!session.has_frame(), "not before the batch in hand is done");
+    let cursor = Seq::new(1, 0);
+    session.handle_appended(&Appended::Done { cursor, accepted: 0, duplicates: 0, id: None });
+    let ack = Ack { epoch: Epoch::FIRST, seq: cursor, refused: Vec::new() };
+    assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
+    assert_eq!(session.poll_frame(now), Some(Frame::Goaway(goaway.clone())));
+    assert_eq!((session.poll_work(now), session.end()), (None, Some(&End::Ours(goaway))));
+}
+
+fn push(after: u64, through: u64) -> Push {
+    let (after, through) = (Seq::new(after, 0), Seq::new(through, 0));
+    Push { epoch: Epoch::FIRST, after, through, ..Push::default() }
+}
+
+fn appended(cursor: u64) -> Appended {
+    let cursor = Seq::new(cursor, 0);
+    Appended::Done { cursor, accepted: 0, duplicates: 0, id: None }
+}
+
+/// Which batches go to the script now, by where they end.
+fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
+    let work = std::iter::from_fn(|| session.poll_work(now));
+    let ends = work.filter_map(|work| match work {
+        Work::Append(append) => Some(append.through.ms),
+        Work::Origin(_) | Work::Probe => None,
+    });
+    ends.collect()
+}
+
+#[test]
+fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_hand() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session, now), [1]);
+    session.handle_appended(&appended(1));
+    assert_eq!(appends(&mut session, now), [2, 3]);
+    session.handle_appended(&appended(2));
+    assert_eq!(appends(&mut session, now), [4]);
+    let ack = Ack { epoch: Epoch::FIRST, seq: Seq::new(2, 0), refused: Vec::new() };
+    assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
+}
+
+#[test]
+fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
+    let now = Instant::now();
+    let looked_up = |push: &mut Push| push.account.is_inherited = true;
+    let told = |push: &mut Push| {
+        let (from, to) = (push.after.after(), push.after.after());
+        let (epoch, count, cause) = (Epoch::FIRST, Some(1), Cause::Trimmed);
+        push.account.losses.push(Loss { epoch, from, to, count, cause });
+    };
+    let refused = |push: &mut Push| {
+        push.entries = vec![Entry { seq: push.through, fields: Vec::new() }];
+    };
+    for spoil in [&looked_up as &dyn Fn(&mut Push), &told, &refused] {
+        let mut session = session(Heartbeat::Answers, now);
+        for n in 0..5 {
+            let mut push = push(n, n + 1);
+            if n == 2 {
+                spoil(&mut push);
+            }
+            session.handle_frame(Frame::Push(push), now);
+        }
+        for (ends, done) in [(vec![1], 1), (vec![2], 2), (vec![3], 3), (vec![4, 5], 4)] {
+            assert_eq!(appends(&mut session, now), ends);
+            session.handle_appended(&appended(done));
+        }
+        assert_eq!(session.receiver().ack().seq, Seq::new(4, 0));
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_can() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session, now), [1]);
+    let later = now + Duration::from_secs(1);
+    session.handle_unwritable(later);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
+    assert_eq!((appends(&mut session, now), session.poll_timeout()), (vec![], later));
+    // The other direction goes on.
+    let (first, last) = (Seq::new(1, 0), Seq::new(1, 0));
+    let extent = Extent { first, last, length: 1, added: 1, ..Extent::default() };
+    session.handle_read(Read { entries: vec![entry(10)], extent, is_end: true }, now);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
+    assert_eq!(session.poll_work(later), Some(Work::Probe));
+    session.handle_probed(Err(later + Duration::from_secs(1)));
+    assert!(!session.has_frame(), "it was told");
+    assert_eq!(session.poll_work(later), None);
+    session.handle_probed(Ok(()));
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("it ends") };
+    assert_eq!(goaway.reason, Reason::Restart);
+}
+
+#[test]
+fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    session.handle_frame(Frame::Push(push(0, 1)), now);
+    assert_eq!(appends(&mut session, now), [1]);
+    session.handle_unwritable(now + Duration::from_secs(1));
+    assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
+    for n in 1..=WINDOW_BATCHES as u64 {
+        session.handle_frame(Frame::Push(push(n, n + 1)), now);
+        assert!(!session.has_frame(), "those may have been on their way");
+    }
+    session.handle_frame(Frame::Push(push(90, 91)), now);
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(now) else { panic!("it ends") };
+    assert_eq!(goaway.reason, Reason::Protocol);
+}
+
+#[test]
+fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for_it() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    send(&mut session, entry(10), now);
+    session.handle_frame(Frame::Hold("full".to_owned()), now);
+    session.handle_news();
+    assert_eq!((session.poll_work(now), session.has_frame()), (None, false));
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT);
+    assert_eq!(session.told_hold(), Some("full"));
+}
+
+#[test]
+fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() {
+    let now = Instant::now();
+    let overrun = |answered: u64| {
+        let mut session = session(Heartbeat::Answers, now);
+        let window = WINDOW_BATCHES as u64;
+        (0..window).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+        for n in 1..=answered {
+            assert!(!appends(&mut session, now).is_empty());
+            session.handle_appended(&appended(n));
+        }
+        (session, window)
+    };
+    // In hand, done and not said yet: all the same while no acknowledgement has left.
+    for answered in [0, 1, 3] {
+        let (mut session, window) = overrun(answered);
+        assert_eq!(session.end(), None);
+        session.handle_frame(Frame::Push(push(window, window + 1)), now);
+        let goaway = loop {
+            match session.poll_frame(now) {
+                Some(Frame::Goaway(goaway)) => break goaway,
+                Some(_) => {}
+                None => session.handle_appended(&appended(answered + 1)),
+            }
+        };
+        assert_eq!(goaway.reason, Reason::Protocol);
+        assert!(goaway.message.contains("window"), "{}", goaway.message);
+    }
+    let (mut session, window) = overrun(2);
+    assert!(matches!(session.poll_frame(now), Some(Frame::Ack(_))));
+    (window..window + 2).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert!(!session.has_frame(), "an acknowledgement makes room for what it answers");
+}
+
+#[test]
+fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    (0..3).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
+    assert_eq!(appends(&mut session, now), [1]);
+    session.handle_appended(&appended(1));
+    assert_eq!(appends(&mut session, now), [2, 3]);
+    session.handle_appended(&Appended::StaleEpoch(Epoch(7)));
+    session.handle_appended(&Appended::Gap(Seq::new(1, 0)));
+    let said: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
+    let [Frame::Ack(ack), Frame::Goaway(goaway)] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), Reason::StaleEpoch));
+}
+
+#[test]
+fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() {
+    let now = Instant::now();
+    let mut session = session(Heartbeat::Answers, now);
+    let recorded = |session: &mut Session, at| {
+        let mut work = std::iter::from_fn(|| session.poll_work(at));
+        work.find_map(|work| match work {
+            Work::Origin(Task::Record { acked, .. }) => Some(acked.0.ms),
+            _ => None,
+        })
+    };
+    let acked = |session: &mut Session, ms: u64| {
+        session.handle_news();
+        assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
+        let entry = Entry { seq: Seq::new(ms, 0), ..entry(1) };
+        let (first, last) = (Seq::new(1, 0), entry.seq);
+        let extent = Extent { first, last, length: ms, added: ms, ..Extent::default() };
+        session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
+        assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
+        let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
+        session.handle_frame(Frame::Ack(ack), now);
+    };
+    acked(&mut session, 1);
+    assert_eq!(recorded(&mut session, now), Some(1), "the first at once");
+    session.handle_recorded();
+    acked(&mut session, 2);
+    acked(&mut session, 3);
+    assert_eq!(recorded(&mut session, now), None);
+    let due = session.poll_timeout();
+    assert_eq!(due, now + RECORD_INTERVAL);
+    session.handle_timeout(due);
+    assert_eq!(recorded(&mut session, due), Some(3));
+    session.handle_recorded();
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
+    // Whoever leaves writes nothing more, and is not woken for it.
+    acked(&mut session, 4);
+    session.handle_leave(Goaway { reason: Reason::Restart, message: String::new(), wait_ms: 0 });
+    assert_eq!((recorded(&mut session, due), session.poll_timeout()), (None, now + IDLE_TIMEOUT));
+}

@@ -1,0 +1,122 @@
+//! A fleet under virtual time: the real sender, receiver and session of both ends, with a modelled
+//! Redis (lost tail, wipe, trim, deletion, out of memory) and a network that loses, repeats, delays
+//! and cuts.
+//!
+//! One seed gives one run, byte for byte. The models do what the scripts do; the real ones are held to
+//! the same rules by the suites that run them. The oracle is that of the chaos run: whatever an app
+//! added and its Redis kept is in the copy once and in order, or dead, or in a ledger with its range.
+
+mod oracle;
+mod model_redis;
+mod world;
+
+use world::{Weather, World};
+
+const CALM: Weather = Weather {
+    lose: 0.0,
+    repeat: 0.0,
+    swap: 0.0,
+    cut: 0.0,
+    trim: 0.0,
+    delete: 0.0,
+    full: 0.0,
+    device_rewind: 0.0,
+    hub_rewind: 0.0,
+    wipe: 0.0,
+    poison: 0.0,
+    forget: 0.0,
+    replace: 0.0,
+    narrow: 0,
+};
+const NETWORK: Weather = Weather { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..CALM };
+
+/// Runs of each kind of weather in one test run; `SPOKE_SIMULATION_RUNS` makes it more.
+const RUNS: usize = 150;
+
+fn run(first: u64, weather: Weather) {
+    run_with(first, &[], weather);
+}
+
+/// The seeds that once found something are always among them.
+fn run_with(first: u64, once_failed: &[u64], weather: Weather) {
+    let runs = std::env::var("SPOKE_SIMULATION_RUNS").ok().and_then(|runs| runs.parse().ok());
+    for seed in once_failed.iter().copied().chain((first..).take(runs.unwrap_or(RUNS))) {
+        let mut world = World::new(seed, 1 + seed as usize % 3, weather);
+        world.run(200);
+        world.settle();
+        oracle::check(&world);
+    }
+}
+
+#[test]
+fn nothing_is_lost_twice_there_or_out_of_order_whatever_the_network_does() {
+    run(0, Weather { poison: 0.1, full: 0.01, ..NETWORK });
+}
+
+#[test]
+fn what_is_trimmed_before_it_is_carried_is_counted_to_the_entry() {
+    run_with(1000, &[3289], Weather { trim: 0.1, ..NETWORK });
+}
+
+#[test]
+fn what_an_app_deletes_is_no_loss_and_hides_none() {
+    let weather = Weather { trim: 0.05, delete: 0.1, poison: 0.05, ..NETWORK };
+    run_with(2000, &[2686, 2729], weather);
+}
+
+#[test]
+fn a_copy_that_went_back_is_filled_again_and_what_is_gone_is_counted() {
+    run(3000, Weather { trim: 0.05, hub_rewind: 0.02, ..NETWORK });
+}
+
+#[test]
+fn an_origin_that_went_back_begins_a_new_life_in_which_nothing_is_lost_or_repeated() {
+    run(4000, Weather { device_rewind: 0.02, ..NETWORK });
+}
+
+#[test]
+fn a_client_that_is_forgotten_at_one_end_is_carried_neither_twice_nor_less() {
+    run(7000, Weather { trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK });
+}
+
+#[test]
+fn a_stream_that_is_made_anew_is_carried_from_its_beginning_whatever_its_ids() {
+    run(8000, Weather { replace: 0.03, ..NETWORK });
+}
+
+#[test]
+fn a_link_that_breaks_after_some_bytes_carries_everything_all_the_same() {
+    run(10_000, Weather { narrow: 60, ..CALM });
+    run(11_000, Weather { narrow: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK });
+    run(12_000, Weather { narrow: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK });
+}
+
+#[test]
+fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
+    run_with(
+        5000,
+        &[5152, 5728, 6116, 6967, 16756],
+        Weather {
+            trim: 0.03,
+            delete: 0.02,
+            device_rewind: 0.015,
+            hub_rewind: 0.015,
+            wipe: 0.005,
+            full: 0.01,
+            poison: 0.05,
+            ..NETWORK
+        },
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let bytes = |seed| {
+        let mut world = World::new(seed, 3, Weather { hub_rewind: 0.02, trim: 0.05, ..NETWORK });
+        world.run(300);
+        world.settle();
+        world.wire_digest()
+    };
+    assert_eq!(bytes(7), bytes(7));
+    assert_ne!(bytes(7), bytes(8));
+}

@@ -1,0 +1,285 @@
+//! A Redis as the protocol sees it: what is in it goes back together, from its end.
+
+use bytes::Bytes;
+
+use crate::{
+    entry::{Direction, Entry},
+    loss::{Cause, Loss},
+    message::Cursor,
+    partner::{Met, Partner},
+    seal::SealKey,
+    seq::{Epoch, Seq},
+    sync::{
+        accounting::Extent,
+        dedup::Held,
+        receiver::{Append, Appended},
+        resume::{self, Begun, Memory, Standing},
+        sender::{Read, Task},
+    },
+};
+
+/// One Redis: of a device, with one client, or of the hub, with all.
+#[derive(Clone)]
+pub(super) struct Redis {
+    pub(super) clients: Vec<Client>,
+    /// The in stream, in order of arrival.
+    pub(super) copy: Vec<(usize, Epoch, Entry)>,
+    /// Which way its own origins send.
+    pub(super) direction: Direction,
+    pub(super) ledger: Vec<(usize, Direction, Loss)>,
+    /// Which hub it is.
+    pub(super) identity: u8,
+}
+
+/// What there is of one client.
+#[derive(Clone, Default)]
+pub(super) struct Client {
+    pub(super) entries: Vec<Entry>,
+    /// The payloads of all that was ever added, in this state of the Redis.
+    pub(super) born: Vec<Bytes>,
+    last: Seq,
+    added: u64,
+    deleted: Seq,
+    /// Where our group stands in the stream.
+    given: Option<Seq>,
+    memory: Memory,
+    pub(super) dead: Vec<Seq>,
+    pub(super) cursor: Cursor,
+    generation: u64,
+}
+
+impl Client {
+    /// XADD by an app; the clock may stand behind.
+    pub(super) fn add(&mut self, clock: u64, (name, payload): (Bytes, Bytes)) -> Seq {
+        let seq = Seq::new(clock, 0).max(self.last.after());
+        (self.last, self.added) = (seq, self.added + 1);
+        self.born.push(payload.clone());
+        self.entries.push(Entry { seq, fields: vec![(name, payload)] });
+        seq
+    }
+
+    /// XTRIM MAXLEN.
+    pub(super) fn trim(&mut self, kept: usize) -> Vec<Entry> {
+        self.entries.drain(..self.entries.len().saturating_sub(kept)).collect()
+    }
+
+    /// XDEL.
+    pub(super) fn delete(&mut self, at: usize) -> Entry {
+        let entry = self.entries.remove(at);
+        self.deleted = self.deleted.max(entry.seq);
+        entry
+    }
+
+    /// DEL of the stream: an app makes another one.
+    pub(super) fn delete_all(&mut self) -> Vec<Entry> {
+        (self.last, self.added, self.deleted, self.given) = (Seq::ZERO, 0, Seq::ZERO, None);
+        std::mem::take(&mut self.entries)
+    }
+
+    /// DEL of the hash.
+    pub(super) fn forget(&mut self) {
+        (self.memory, self.cursor, self.generation) = (Memory::default(), Cursor::default(), 0);
+    }
+
+    fn extent(&self) -> Extent {
+        Extent {
+            first: self.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
+            last: self.last,
+            deleted: self.deleted,
+            length: self.entries.len() as u64,
+            added: self.added,
+            given: self.given,
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let (extent, memory) = (self.extent(), self.memory.clone());
+        Standing { extent, memory, ..Standing::default() }
+    }
+}
+
+impl Redis {
+    pub(super) fn of(clients: usize, direction: Direction, identity: u8) -> Self {
+        let clients = vec![Client::default(); clients];
+        Self { clients, copy: Vec::new(), direction, ledger: Vec::new(), identity }
+    }
+
+    fn back(&self) -> Direction {
+        match self.direction {
+            Direction::Up => Direction::Down,
+            Direction::Down => Direction::Up,
+        }
+    }
+
+    /// The cursor, or what a search finds in its place.
+    pub(super) fn cursor(&self, client: usize) -> Cursor {
+        let kept = self.clients[client].cursor;
+        let mut own = self.copy.iter().rev().filter(|(of, ..)| *of == client);
+        match own.next().filter(|_| !kept.epoch.is_known()) {
+            Some((_, epoch, entry)) => Cursor {
+                epoch: if self.back() == Direction::Up { *epoch } else { Epoch::UNKNOWN },
+                seq: entry.seq,
+                digest: Some(entry.digest()),
+                is_found: true,
+                ..Cursor::default()
+            },
+            None => kept,
+        }
+    }
+
+    /// open_session.lua; `now` is later than at any arrival before.
+    pub(super) fn arrive(&mut self, client: usize, now: u64) -> u64 {
+        self.clients[client].generation = now;
+        now
+    }
+
+    /// Whom a device remembers.
+    pub(super) fn partner(&self) -> Option<Partner> {
+        self.clients[0].memory.partner.clone()
+    }
+
+    /// begin_epoch.lua; `partner` is whom to remember.
+    pub(super) fn begin(
+        &mut self,
+        client: usize,
+        cursor: &Cursor,
+        (met, partner): (Met, Option<Partner>),
+    ) -> Begun {
+        let own = &mut self.clients[client];
+        let mut standing = own.standing();
+        let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
+        let position = resume::begin(&standing, cursor, at_cursor.map(Entry::digest), met);
+        if position.epoch != standing.memory.epoch {
+            let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
+            standing.memory = standing.memory.settled(&position, &standing.extent, key);
+            if position.has_floor(cursor) {
+                own.last = own.last.max(cursor.seq);
+            }
+            if !own.last.is_zero() {
+                standing.memory.given = Some(position.after);
+            }
+            own.given = standing.memory.given;
+            self.ledger.extend(position.loss.map(|loss| (client, self.direction, loss)));
+        }
+        standing.memory.inherited = position.inherited;
+        standing.memory.partner = partner.or(standing.memory.partner);
+        own.memory = standing.memory.clone();
+        Begun { position, standing }
+    }
+
+    /// None: rewound. read.lua, dead_letter.lua, record_losses.lua and record_ack.lua.
+    pub(super) fn perform(&mut self, client: usize, epoch: Epoch, task: &Task) -> Option<Read> {
+        let own = &mut self.clients[client];
+        let mut read = Read { entries: Vec::new(), extent: own.extent(), is_end: false };
+        let seen = match task {
+            Task::Read { mark, .. } => *mark,
+            Task::Record { acked, .. } => acked.0,
+            Task::Bury(letters) => letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default(),
+            Task::Lose(..) => Seq::ZERO,
+        };
+        if own.memory.epoch != epoch || own.memory.mark.0 < seen || !own.standing().is_whole() {
+            return None;
+        }
+        match task {
+            Task::Read { after, batch, .. } => {
+                if own.last > own.memory.mark.0 {
+                    own.memory.mark = (own.last, own.added);
+                }
+                let past = own.entries.iter().filter(|entry| entry.seq > *after);
+                read.is_end = past.clone().count() <= batch.entries;
+                read.entries = past.take(batch.entries).cloned().collect();
+                let reached = read.entries.last().map_or(Seq::ZERO, |entry| entry.seq);
+                let reached = if read.is_end { own.last } else { reached };
+                if !own.last.is_zero() {
+                    own.given = Some(own.given.unwrap_or_default().max(reached));
+                }
+                own.memory.given = own.given;
+            }
+            Task::Lose(losses, written) => {
+                if own.memory.written != Some(*written) {
+                    own.memory.written = Some(*written);
+                    let direction = self.direction;
+                    self.ledger.extend(losses.iter().map(|loss| (client, direction, *loss)));
+                }
+            }
+            Task::Bury(letters) => {
+                own.dead.extend(letters.iter().map(|(seq, _)| *seq));
+                let last = letters.iter().map(|(seq, _)| *seq).max();
+                own.memory.buried = own.memory.buried.max(last.unwrap_or_default());
+            }
+            Task::Record { acked, trim, is_told } => {
+                own.memory.acked = *acked;
+                if *is_told {
+                    own.memory.written = None;
+                }
+                own.entries.retain(|entry| trim.is_none_or(|trim| entry.seq > trim));
+            }
+        }
+        Some(read)
+    }
+
+    /// append.lua, with the search before it.
+    pub(super) fn append(
+        &mut self,
+        client: usize,
+        generation: Option<u64>,
+        append: &Append,
+    ) -> Appended {
+        let back = self.back();
+        let mut entries = append.entries.clone();
+        let mut losses = append.account.losses.clone();
+        if append.account.is_inherited {
+            let older =
+                self.copy.iter().filter(|(of, epoch, _)| *of == client && *epoch <= append.epoch);
+            let epoch = |epoch: Epoch| match back {
+                Direction::Up => epoch,
+                // A device's copy does not tell it.
+                Direction::Down => Epoch::UNKNOWN,
+            };
+            let found = older.map(|(_, of, entry)| (epoch(*of), entry.seq, entry.digest()));
+            let sifted = Held::new(found, true).sift(entries);
+            entries = sifted.entries;
+            losses.extend(sifted.uncertain.map(|(from, to, count)| Loss {
+                epoch: append.epoch,
+                from,
+                to,
+                count: Some(count),
+                cause: Cause::Uncertain,
+            }));
+        }
+        let own = &mut self.clients[client];
+        let mut cursor = own.cursor.seq;
+        if let Some(generation) = generation
+            && generation != own.generation
+        {
+            let is_newer = own.generation > generation;
+            return if is_newer { Appended::Superseded } else { Appended::Gap(cursor) };
+        }
+        if append.known.is_some_and(|known| (own.cursor.epoch, own.cursor.seq) < known) {
+            return Appended::Gap(cursor);
+        }
+        if append.epoch < own.cursor.epoch {
+            return Appended::StaleEpoch(own.cursor.epoch);
+        }
+        if append.epoch > own.cursor.epoch {
+            cursor = Seq::ZERO;
+        }
+        if append.after.is_some_and(|after| after > cursor) {
+            return Appended::Gap(cursor);
+        }
+        let given = entries.len() as u64;
+        entries.retain(|entry| entry.seq > cursor);
+        let accepted = entries.len() as u64;
+        self.copy.extend(entries.into_iter().map(|entry| (client, append.epoch, entry)));
+        if append.after.is_none_or(|after| cursor <= after) {
+            self.ledger.extend(losses.into_iter().map(|loss| (client, back, loss)));
+        }
+        if append.through > cursor {
+            cursor = append.through;
+            let (epoch, digest, tally) = (append.epoch, append.digest, append.account.tally);
+            let seal = append.seal;
+            own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal, is_found: false };
+        }
+        Appended::Done { cursor, accepted, duplicates: given - accepted, id: None }
+    }
+}

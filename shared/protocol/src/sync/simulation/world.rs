@@ -1,0 +1,443 @@
+//! Devices, a hub, apps at both, and what befalls them, drawn from one seed.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use sha2::{Digest as _, Sha256};
+
+use super::model_redis::Redis;
+use crate::{
+    entry::{Direction, Entry, EntryLimits},
+    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    message::{Cursor, Features, Frame, Goaway, Granted, Reason},
+    partner::{Met, Partner, PartnerId},
+    seq::{Epoch, Seq},
+    sync::{
+        receiver::Receiver,
+        resume::Begun,
+        sender::{
+            Sender, Task, Trim,
+            path::{Parting, Path},
+        },
+        session::{self, Heartbeat, Session, Work},
+    },
+};
+
+/// How likely each thing is at one step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    pub(super) lose: f64,
+    pub(super) repeat: f64,
+    pub(super) swap: f64,
+    pub(super) cut: f64,
+    pub(super) trim: f64,
+    pub(super) delete: f64,
+    pub(super) full: f64,
+    pub(super) device_rewind: f64,
+    pub(super) hub_rewind: f64,
+    pub(super) wipe: f64,
+    pub(super) poison: f64,
+    /// A client's hash is deleted, at one end or the other.
+    pub(super) forget: f64,
+    /// A stream is deleted, and another one made in its place.
+    pub(super) replace: f64,
+    /// A link breaks after this many bytes of frames, or up to a quarter more; 0 for never.
+    pub(super) narrow: usize,
+}
+
+/// What an app added, by its unique payload, and what became of it at its origin.
+pub(super) struct Added {
+    pub(super) payload: Bytes,
+    pub(super) seq: Seq,
+    pub(super) is_poison: bool,
+}
+
+/// One stream from origin to copy.
+#[derive(Default)]
+pub(super) struct Route {
+    pub(super) added: Vec<Added>,
+    /// Gone with an older state of the origin's Redis.
+    pub(super) forgotten: HashSet<Bytes>,
+    pub(super) deleted: HashSet<Bytes>,
+}
+
+/// A Redis with the states that it may come back with.
+pub(super) struct Server {
+    pub(super) now: Redis,
+    then: VecDeque<Redis>,
+}
+
+/// One end of a connection.
+struct End {
+    session: Session,
+    epoch: Epoch,
+    generation: Option<u64>,
+    outbox: VecDeque<Frame>,
+    working: VecDeque<Work>,
+}
+
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) weather: Weather,
+    rng: StdRng,
+    now: Instant,
+    clock: u64,
+    next: u64,
+    arrivals: u64,
+    trim: Trim,
+    pub(super) hub: Server,
+    pub(super) devices: Vec<Server>,
+    pub(super) up: Vec<Route>,
+    pub(super) down: Vec<Route>,
+    links: Vec<Option<(End, End)>>,
+    /// How many bytes each link carries yet.
+    left: Vec<usize>,
+    /// What device and hub remember of the path to each other.
+    paths: Vec<(Path, Path)>,
+    wire: Sha256,
+}
+
+const THEN_MAX: usize = 6;
+
+impl Server {
+    fn of(clients: usize, direction: Direction, identity: u8) -> Self {
+        let now = Redis::of(clients, direction, identity);
+        Self { then: VecDeque::from([now.clone()]), now }
+    }
+
+    fn keep(&mut self) {
+        self.then.push_back(self.now.clone());
+        if self.then.len() > THEN_MAX {
+            self.then.pop_front();
+        }
+    }
+
+    /// What is written after a rewind is another future: states past it never come back.
+    fn rewind(&mut self, rng: &mut StdRng) {
+        let at = rng.random_range(0..self.then.len());
+        self.then.truncate(at + 1);
+        self.now = self.then[at].clone();
+    }
+
+    fn wipe(&mut self) {
+        let Redis { clients, direction, identity, .. } = &self.now;
+        *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
+    }
+}
+
+impl End {
+    fn new(
+        (direction, back): (Direction, Direction),
+        begun: &Begun,
+        trim: Trim,
+        (cursor, generation): (&Cursor, Option<u64>),
+        (path, now, random): (&mut Path, Instant, f64),
+    ) -> Self {
+        let granted = Granted { window_batches: 3, batch_entries: 4, ..Granted::default() };
+        path.handle_begin((begun.position.epoch, begun.position.after));
+        let sender = Sender::new(direction, granted, trim, begun).with_path(path);
+        let sender = sender.with_hold(path.hold_until(now, random));
+        let receiver = Receiver::new(back, EntryLimits::default(), cursor.kept());
+        let heartbeat = match direction {
+            Direction::Up => Heartbeat::Pings(HEARTBEAT),
+            Direction::Down => Heartbeat::Answers,
+        };
+        let mut session = Session::new(sender, receiver, heartbeat, now);
+        session.handle_news();
+        let epoch = begun.position.epoch;
+        Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
+    }
+
+    fn step(&mut self, redis: &mut Redis, client: usize, is_full: bool, now: Instant) {
+        if now >= self.session.poll_timeout() {
+            self.session.handle_timeout(now);
+        }
+        while let Some(work) = self.session.poll_work(now) {
+            self.working.push_back(work);
+        }
+        let is_write = |work: &Work| !matches!(work, Work::Origin(Task::Read { .. }));
+        if is_full && self.working.front().is_some_and(is_write) {
+            self.working.clear();
+            let (reason, message) = (Reason::Unavailable, "full".to_owned());
+            self.session.handle_failed(Goaway { reason, message, wait_ms: 0 });
+        }
+        match self.working.pop_front() {
+            Some(Work::Append(append)) => {
+                let appended = redis.append(client, self.generation, &append);
+                self.session.handle_appended(&appended);
+            }
+            Some(Work::Origin(task)) => match (redis.perform(client, self.epoch, &task), task) {
+                (Some(read), Task::Read { .. }) => self.session.handle_read(read, now),
+                (None, _) => self.session.handle_rewound(),
+                (_, Task::Lose(..)) => self.session.handle_written(),
+                (_, Task::Bury(_)) => self.session.handle_buried(),
+                (_, Task::Record { .. }) => self.session.handle_recorded(),
+            },
+            Some(Work::Probe) => unreachable!("no key is overwritten here"),
+            None => {}
+        }
+        while self.session.has_frame() {
+            self.outbox.extend(self.session.poll_frame(now));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.end().is_some() && self.outbox.is_empty()
+    }
+
+    fn part(&self, path: &mut Path) {
+        let parting = match self.session.end() {
+            Some(session::End::Told(_) | session::End::Ours(_)) => Parting::Agreed,
+            Some(session::End::Silent(_) | session::End::Stalled) | None => Parting::Broken,
+        };
+        path.handle_end(&self.session.sender().trip(), parting);
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, clients: usize, weather: Weather) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let trim = match rng.random_bool(0.3) {
+            true => Trim::Acked { slack_entries: rng.random_range(0..6) },
+            false => Trim::Keep,
+        };
+        Self {
+            seed,
+            weather,
+            rng,
+            now: Instant::now(),
+            clock: 1000,
+            next: 0,
+            arrivals: 0,
+            trim,
+            hub: Server::of(clients, Direction::Down, 1),
+            devices: (0..clients).map(|_| Server::of(1, Direction::Up, 0)).collect(),
+            up: (0..clients).map(|_| Route::default()).collect(),
+            down: (0..clients).map(|_| Route::default()).collect(),
+            links: (0..clients).map(|_| None).collect(),
+            left: vec![usize::MAX; clients],
+            paths: vec![Default::default(); clients],
+            wire: Sha256::new(),
+        }
+    }
+
+    pub(super) fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.now += Duration::from_millis(self.rng.random_range(0..1500));
+            // Small steps, so that IDs collide after a clock went back with its Redis.
+            self.clock += self.rng.random_range(0..3);
+            for client in 0..self.devices.len() {
+                self.publish(client);
+                self.befall(client);
+                self.carry(client);
+            }
+        }
+    }
+
+    /// No more faults and no more news, until all is carried.
+    pub(super) fn settle(&mut self) {
+        let narrow = self.weather.narrow;
+        let calm = Weather { narrow, ..super::CALM };
+        let weather = std::mem::replace(&mut self.weather, calm);
+        // A session that was cut off without a word is given up after its silence; two more bring
+        // whatever they find.
+        for _ in 0..if narrow == 0 { 4 } else { 12 } {
+            self.now += 2 * IDLE_TIMEOUT;
+            for _ in 0..60 {
+                self.now += Duration::from_millis(100);
+                (0..self.devices.len()).for_each(|client| self.carry(client));
+            }
+        }
+        self.weather = weather;
+    }
+
+    pub(super) fn wire_digest(&self) -> Vec<u8> {
+        self.wire.clone().finalize().to_vec()
+    }
+
+    fn publish(&mut self, client: usize) {
+        for is_up in [true, false] {
+            if !self.rng.random_bool(0.2) {
+                continue;
+            }
+            for _ in 0..self.rng.random_range(1..5) {
+                self.next += 1;
+                let payload = Bytes::from(format!("{}", self.next));
+                let is_poison = self.rng.random_bool(self.weather.poison);
+                let name = Bytes::from_static(if is_poison { b"seq" } else { b"payload" });
+                let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
+                let at = if is_up { 0 } else { client };
+                let seq = redis.clients[at].add(self.clock, (name, payload.clone()));
+                let route = if is_up { &mut self.up[client] } else { &mut self.down[client] };
+                route.added.push(Added { payload, seq, is_poison });
+            }
+        }
+    }
+
+    fn befall(&mut self, client: usize) {
+        let weather = self.weather;
+        for is_up in [true, false] {
+            let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
+            let own = &mut redis.clients[if is_up { 0 } else { client }];
+            let route = if is_up { &mut self.up[client] } else { &mut self.down[client] };
+            if self.rng.random_bool(weather.trim) {
+                own.trim(self.rng.random_range(0..8));
+            }
+            if self.rng.random_bool(weather.delete) && !own.entries.is_empty() {
+                let entry = own.delete(self.rng.random_range(0..own.entries.len()));
+                route.deleted.insert(payload(&entry));
+            }
+            if self.rng.random_bool(weather.forget) {
+                own.forget();
+            }
+            if self.rng.random_bool(weather.replace) {
+                route.deleted.extend(own.delete_all().iter().map(payload));
+                // IDs that were given out before, and others.
+                self.clock = self.clock.saturating_sub(self.rng.random_range(0..40)).max(1);
+            }
+        }
+        if self.rng.random_bool(0.1) {
+            self.devices[client].keep();
+            self.hub.keep();
+        }
+        if self.rng.random_bool(weather.cut) {
+            self.part(client);
+        }
+        let is_wiped = self.rng.random_bool(weather.wipe);
+        if is_wiped || self.rng.random_bool(weather.device_rewind) {
+            let Self { devices, up, rng, .. } = self;
+            let before = devices[client].now.clients[0].born.clone();
+            if is_wiped {
+                devices[client].wipe()
+            } else {
+                devices[client].rewind(rng)
+            }
+            forget(&mut up[client], &before, &devices[client].now.clients[0].born);
+            // Its clock comes back behind.
+            self.clock = self.clock.saturating_sub(self.rng.random_range(0..20)).max(1);
+            self.restarted(client);
+        }
+        let is_wiped = self.rng.random_bool(weather.wipe);
+        if client == 0 && (is_wiped || self.rng.random_bool(weather.hub_rewind)) {
+            let before = self.hub.now.clients.clone();
+            if is_wiped {
+                self.hub.wipe()
+            } else {
+                self.hub.rewind(&mut self.rng)
+            }
+            for (of, before) in before.into_iter().enumerate() {
+                forget(&mut self.down[of], &before.born, &self.hub.now.clients[of].born);
+            }
+            (0..self.devices.len()).for_each(|of| self.restarted(of));
+        }
+    }
+
+    /// Sessions may see that a Redis went away, or not.
+    fn restarted(&mut self, client: usize) {
+        if self.rng.random_bool(0.5) {
+            self.part(client);
+        }
+    }
+
+    fn carry(&mut self, client: usize) {
+        if self.links[client].is_none() {
+            self.links[client] = Some(self.connect(client));
+        }
+        let Some((mut near, mut far)) = self.links[client].take() else { return };
+        let is_full = self.rng.random_bool(self.weather.full);
+        for _ in 0..3 {
+            near.session.handle_news();
+            far.session.handle_news();
+            near.step(&mut self.devices[client].now, 0, is_full, self.now);
+            far.step(&mut self.hub.now, client, is_full, self.now);
+            self.deliver(client, &mut near, &mut far);
+            self.deliver(client, &mut far, &mut near);
+        }
+        let is_up = self.left[client] > 0 && !near.is_over() && !far.is_over();
+        self.links[client] = Some((near, far));
+        if !is_up {
+            self.part(client);
+        }
+    }
+
+    /// A link is no more.
+    fn part(&mut self, client: usize) {
+        let Some((near, far)) = self.links[client].take() else { return };
+        // What befalls in other weather is held to the same seeds as ever.
+        if self.weather.narrow > 0 {
+            let (up, down) = &mut self.paths[client];
+            near.part(up);
+            far.part(down);
+        }
+    }
+
+    fn connect(&mut self, client: usize) -> (End, End) {
+        let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
+        self.arrivals += 1;
+        let generation = hub.arrive(client, self.arrivals);
+        let told = device.cursor(0);
+        let own = PartnerId([hub.identity.max(1); PartnerId::BYTES]);
+        let remembered = device.partner();
+        let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
+        let down = hub.begin(client, &told, (Met::at_hub(of, own), None));
+        let cursor = hub.cursor(client);
+        let partner = Partner { id: own, place: String::new() };
+        let met = Met::at_device(remembered.as_ref(), &partner);
+        let up = device.begin(0, &cursor, (met, Some(partner)));
+        let (ours, theirs) = (Direction::Up, Direction::Down);
+        let narrow = self.weather.narrow;
+        self.left[client] = match narrow {
+            0 => usize::MAX,
+            _ => narrow + self.arrivals as usize * 7 % (narrow / 4),
+        };
+        let random = match narrow {
+            0 => [1.0; 2],
+            _ => self.rng.random(),
+        };
+        let (outward, inward) = &mut self.paths[client];
+        let near = (&told, None);
+        let near = End::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
+        let far = (&cursor, Some(generation));
+        (near, End::new((theirs, ours), &down, Trim::Keep, far, (inward, self.now, random[1])))
+    }
+
+    fn deliver(&mut self, client: usize, from: &mut End, to: &mut End) {
+        let Self { rng, weather, wire, now, .. } = self;
+        if from.outbox.len() > 1 && rng.random_bool(weather.swap) {
+            from.outbox.swap(0, 1);
+        }
+        let Some(frame) = from.outbox.pop_front() else { return };
+        let bytes = frame.encode(Features::default());
+        wire.update(&bytes);
+        let left = &mut self.left[client];
+        if *left != usize::MAX {
+            *left = left.saturating_sub(bytes.len());
+        }
+        if *left == 0 {
+            return;
+        }
+        let times = match rng.random_bool(weather.lose) {
+            true => 0,
+            false => 1 + usize::from(rng.random_bool(weather.repeat)),
+        };
+        for _ in 0..times {
+            let frame = Frame::decode(bytes.clone(), Features::COMPRESSION)
+                .expect("what was encoded is a frame");
+            to.session.handle_frame(frame, *now);
+        }
+    }
+}
+
+pub(super) fn payload(entry: &Entry) -> Bytes {
+    entry.fields[0].1.clone()
+}
+
+/// What was added after the state that a Redis came back with is gone from it, and not in our promise.
+fn forget(route: &mut Route, before: &[Bytes], after: &[Bytes]) {
+    let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
+    route.forgotten.extend(before[same..].iter().cloned());
+}

@@ -1,0 +1,174 @@
+//! The frames of `spoke.v1`, the binary WebSocket subprotocol.
+//!
+//! One frame is one WebSocket message and one MessagePack array whose first element says its kind.
+//! A reader passes over elements that it does not know at an array's end, so a minor version may
+//! add some; another major version is refused in the handshake. Entries are stored by difference
+//! from the one before, which makes a seq two or three bytes long.
+//!
+//! ```text
+//! HELLO   [1, major, minor, version, origin, cursor, features,        agent → hub, first
+//!             instance, partner]
+//! WELCOME [2, major, minor, version, generation, cursor, origin,     hub → agent, first
+//!             [window, entries, bytes, fields, value bytes], heartbeat ms, server time ms, features,
+//!             partner]
+//! PUSH    [3, epoch, after ms, n, through ms, n, [Δms, n, [name, value, …], …],
+//!             added, dead, lost, flags, [epoch, from ms, n, to ms, n, count, cause, …],
+//!             seal]
+//! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
+//! PING    [5]
+//! PONG    [6, epoch, ms, n]                                          the cursor once more
+//! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
+//! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
+//! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
+//! cursor  [epoch, ms, n, digest, added, dead, lost, flags, seal]
+//! flags   1 the counts are exact + 4 at least + 2 the entries are inherited + 8 the cursor was found; 0 nothing
+//!         is known
+//! ```
+
+mod codes;
+mod decode;
+mod encode;
+
+use bytes::Bytes;
+
+use self::{
+    codes::{ACK, GOAWAY, HELLO, HOLD, PACKED, PING, PONG, PUSH, WELCOME},
+    encode::Writer,
+};
+use super::msgpack::{Malformed, Reader};
+use crate::{
+    entry::Entry,
+    limits::{COMPRESS_BYTES_MIN, DECODE_INLINE_BYTES_MAX, FRAME_BYTES_MAX},
+    message::{Ack, Features, Frame},
+};
+
+/// The subprotocol's name in the WebSocket handshake; its major version is part of it.
+pub const SUBPROTOCOL: &str = "spoke.v1";
+
+impl Frame {
+    /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.
+    pub fn encode(&self, features: Features) -> Bytes {
+        let mut w = Writer(Vec::with_capacity(self.size_hint()));
+        match self {
+            Self::Hello(hello) => w.hello(hello),
+            Self::Welcome(welcome) => w.welcome(welcome),
+            Self::Push(push) => w.push(push),
+            Self::Ack(ack) => w.ack(ack),
+            Self::Ping => w.array(1).uint(PING),
+            Self::Pong(ack) => w.array(4).uint(PONG).uint(ack.epoch.0).seq(ack.seq),
+            Self::Goaway(goaway) => w.goaway(goaway),
+            Self::Hold(message) => w.hold(message),
+        };
+        match self {
+            Self::Push(_) if features.has(Features::COMPRESSION) => pack(w.0).into(),
+            _ => w.0.into(),
+        }
+    }
+
+    fn size_hint(&self) -> usize {
+        match self {
+            Self::Push(push) => {
+                let framed = |entry: &Entry| entry.bytes() + 16 + 6 * entry.fields.len();
+                64 + push.entries.iter().map(framed).sum::<usize>()
+            }
+            _ => 160,
+        }
+    }
+
+    /// Whether bytes of a frame take long enough to decode that others should not wait for it.
+    pub fn is_long_to_decode(bytes: &Bytes) -> bool {
+        let kind = || {
+            let mut r = Reader::new(bytes.clone());
+            r.array("an array").and_then(|_| r.uint("a kind"))
+        };
+        bytes.len() > DECODE_INLINE_BYTES_MAX || kind() == Ok(PACKED)
+    }
+
+    /// How many bytes these are once unpacked, as they say themselves: more are not taken.
+    pub fn unpacked_bytes(bytes: &Bytes) -> usize {
+        let packed = || {
+            let mut r = Reader::new(bytes.clone());
+            r.array("an array")?;
+            match r.uint("a kind")? {
+                PACKED => r.uint("a length").map(Some),
+                _ => Ok(None),
+            }
+        };
+        let packed: Result<Option<u64>, Malformed> = packed();
+        let unpacked = packed.ok().flatten().map_or(0, |length| length as usize);
+        unpacked.clamp(bytes.len(), FRAME_BYTES_MAX.max(bytes.len()))
+    }
+
+    /// The frame in these bytes; its byte strings are slices of them. Only where the handshake agreed
+    /// on `Features::COMPRESSION` is one unpacked.
+    ///
+    /// # Errors
+    /// `Malformed` for anything that is not a whole frame within its bounds.
+    pub fn decode(bytes: Bytes, agreed: Features) -> Result<Self, Malformed> {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(Malformed::Bound("length"));
+        }
+        let mut r = Reader::new(bytes);
+        let elements = r.array("an array")?;
+        match r.uint("a kind")? {
+            PACKED if !agreed.has(Features::COMPRESSION) => Err(Malformed::NotAgreed),
+            PACKED => Self::decode_plain(unpack(&mut r)?),
+            kind => Self::decode_body(&mut r, kind, elements),
+        }
+    }
+
+    fn decode_plain(bytes: Bytes) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let elements = r.array("an array")?;
+        match r.uint("a kind")? {
+            PUSH => Self::decode_body(&mut r, PUSH, elements),
+            _ => Err(Malformed::Not("a batch")),
+        }
+    }
+
+    fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
+        let (frame, known) = match kind {
+            HELLO => (Self::Hello(Box::new(decode::hello(r)?)), 9),
+            WELCOME => (Self::Welcome(Box::new(decode::welcome(r)?)), 12),
+            PUSH => (Self::Push(decode::push(r)?), 13),
+            ACK => (Self::Ack(decode::ack(r)?), 5),
+            PING => (Self::Ping, 1),
+            PONG => (
+                Self::Pong(Ack { epoch: decode::epoch(r)?, seq: decode::seq(r)?, refused: vec![] }),
+                4,
+            ),
+            GOAWAY => (Self::Goaway(decode::goaway(r)?), 4),
+            HOLD => (Self::Hold(decode::message(r)?), 2),
+            _ => return Err(Malformed::Not("a known kind")),
+        };
+        r.skip(elements.checked_sub(known).ok_or(Malformed::Cut)?)?;
+        r.end()?;
+        Ok(frame)
+    }
+}
+
+fn pack(plain: Vec<u8>) -> Vec<u8> {
+    // Level 1: a link that is worth packing for is slower than this by far.
+    let pays = |packed: &Vec<u8>| packed.len() + packed.len() / 8 < plain.len();
+    if plain.len() < COMPRESS_BYTES_MIN {
+        return plain;
+    }
+    match zstd::bulk::compress(&plain, 1).ok().filter(pays) {
+        Some(packed) => {
+            let mut w = Writer(Vec::with_capacity(packed.len() + 16));
+            w.array(3).uint(PACKED).uint(plain.len() as u64).bytes(&packed);
+            w.0
+        }
+        None => plain,
+    }
+}
+
+fn unpack(r: &mut Reader) -> Result<Bytes, Malformed> {
+    let length = r.bounded("unpacked length", FRAME_BYTES_MAX as u64)? as usize;
+    let packed = r.bytes("packed bytes")?;
+    let plain = zstd::bulk::decompress(&packed, length).map_err(|_| Malformed::Not("zstd"))?;
+    Ok(plain.into())
+}
+
+#[cfg(test)]
+mod tests;

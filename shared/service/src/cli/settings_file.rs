@@ -1,0 +1,147 @@
+//! `check` of the settings file itself: who can read it where there is a password in it, and who can
+//! change it.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::{Checked, SettingsArgs};
+
+use spoke_diagnostics::error_chain::chain;
+
+/// The setting that the lines are about.
+const SETTING: &str = "settings_file";
+/// Keys whose value is a secret, by their last word.
+const SECRET_WORDS: [&str; 6] = ["password", "passwd", "pass", "secret", "token", "otp_secret"];
+
+/// Looks at the file that the settings of this service (`agent`, `hub`, `auth`) come from; nothing where
+/// there is none, or where `--config` names no regular file.
+pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Checked> {
+    let default = || PathBuf::from(format!("/etc/spoke/{service}.toml"));
+    let path = args.config.clone().unwrap_or_else(default);
+    let found = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    match fs::read_to_string(&path) {
+        Ok(text) => Some(judge(&path, found.mode(), secret(&text), service)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // It was read a moment ago, or else nothing would be checked.
+        Err(error) => {
+            let finding = format!("{} cannot be read: {}", path.display(), chain(&error));
+            Some(Checked::warn(SETTING, finding, "run `check` as root or as the service's user"))
+        }
+    }
+}
+
+fn judge(path: &Path, mode: u32, secret: Option<String>, service: &str) -> Checked {
+    let (place, mode) = (path.display(), mode & 0o777);
+    let mend = format!("chgrp spoke-{service} {place} && chmod 640 {place}");
+    if mode & 0o022 != 0 {
+        let finding = format!("{place} can be changed by others than its owner (mode {mode:03o})");
+        return Checked::warn(SETTING, finding, mend);
+    }
+    match secret {
+        Some(key) if mode & 0o004 != 0 => {
+            let finding = format!(
+                "{place} holds a password ({key}) and can be read by everyone (mode {mode:03o})"
+            );
+            Checked::warn(SETTING, finding, mend)
+        }
+        Some(_) => {
+            Checked::ok(SETTING, format!("{place} can be read by its owner and group alone"))
+        }
+        None => Checked::ok(SETTING, format!("{place} holds no password")),
+    }
+}
+
+/// The key, or the line, of the first secret in the text of a settings file. What is commented out is
+/// looked at as well: an old password is often still the present one.
+fn secret(text: &str) -> Option<String> {
+    let is_one = |line: &str| has_password(line) || is_secret_setting(line);
+    let place = |(at, line): (usize, &str)| match key(line) {
+        Some(key) => key.to_owned(),
+        None => format!("line {}", at + 1),
+    };
+    text.lines().enumerate().find(|(_, line)| is_one(line)).map(place)
+}
+
+/// The key of a line `key = value`, commented out or not.
+fn key(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim_start_matches(['#', ' ', '\t']).trim_end();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-\"".contains(&byte);
+    (!key.is_empty() && key.bytes().all(is_plain)).then_some(key)
+}
+
+fn is_secret_setting(line: &str) -> bool {
+    let Some((_, value)) = line.split_once('=') else { return false };
+    let is_given = !matches!(value.trim(), "" | "\"\"" | "''");
+    let last = key(line).and_then(|key| key.rsplit('.').next()).unwrap_or_default();
+    let last = last.trim_matches('"').to_ascii_lowercase();
+    let is_word = |word: &&str| last == *word || last.ends_with(&format!("_{word}"));
+    is_given && SECRET_WORDS.iter().any(is_word)
+}
+
+/// Whether a URL in this line has a password: `scheme://user:password@host`, or `pass=` in its query.
+fn has_password(line: &str) -> bool {
+    line.match_indices("://").any(|(at, _)| {
+        let rest = &line[at + 3..];
+        let url = rest.split(['"', '\'', ' ', '\t']).next().unwrap_or_default();
+        let (place, query) = url.split_once('?').unwrap_or((url, ""));
+        let user = place.rsplit_once('@').map_or("", |(user, _)| user);
+        let is_in_user = user.split_once(':').is_some_and(|(_, password)| !password.is_empty());
+        let is_pass = |pair: &str| pair.strip_prefix("pass=").is_some_and(|pass| !pass.is_empty());
+        is_in_user || query.split('&').any(is_pass)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Verdict;
+
+    #[test]
+    fn a_password_is_found_wherever_it_stands_and_named_by_its_key() {
+        for (text, found) in [
+            ("redis = \"redis://127.0.0.1\"", None),
+            ("redis = \"redis://spoke@10.0.0.1/0\"", None),
+            ("redis = \"redis://:@10.0.0.1\"", None),
+            ("otp_secret_file = \"/etc/spoke/otp-secret\"\nhub = \"https://h:8443\"", None),
+            ("# secret = \"\"\ntls.key_file = 'a'", None),
+            ("redis = \"redis://:hunter2@h\"", Some("redis")),
+            ("redis=\"rediss://u:p%40@h:1/2?ca_file=/x\"", Some("redis")),
+            ("redis = 'redis+sentinel://u:p@s1:1,s2:2/mymaster/0'", Some("redis")),
+            ("redis = \"unix:///r.sock?db=2&pass=x\"", Some("redis")),
+            ("a = 1\n  auth_redis = \"redis://u:p/w@h\"", Some("auth_redis")),
+            ("#redis = \"redis://:old@h\"", Some("redis")),
+            ("proxy = \"http://u:p@proxy:3128\"", Some("proxy")),
+            ("otp_secret = \"GEZD\"", Some("otp_secret")),
+            ("[redis]\npassword = \"x\"", Some("password")),
+            ("redis.password = \"x\"", Some("redis.password")),
+            ("# was redis://:old@h, see the wiki", Some("line 1")),
+        ] {
+            assert_eq!(secret(text).as_deref(), found, "{text}");
+        }
+    }
+
+    #[test]
+    fn who_can_read_or_change_it_decides() {
+        let of = |mode, secret: Option<&str>| {
+            judge(Path::new("/x.toml"), mode, secret.map(str::to_owned), "hub")
+        };
+        for (mode, secret, verdict) in [
+            (0o100_644, None, Verdict::Ok),
+            (0o100_640, Some("redis"), Verdict::Ok),
+            (0o100_600, Some("redis"), Verdict::Ok),
+            (0o100_644, Some("redis"), Verdict::Warn),
+            (0o100_604, Some("redis"), Verdict::Warn),
+            (0o100_660, None, Verdict::Warn),
+            (0o100_642, None, Verdict::Warn),
+        ] {
+            assert_eq!(of(mode, secret).verdict, verdict, "{mode:o} {secret:?}");
+        }
+        let told = of(0o100_644, Some("redis"));
+        assert!(told.finding.contains("(redis)") && told.finding.contains("mode 644"), "{told:?}");
+        assert_eq!(told.mend, "chgrp spoke-hub /x.toml && chmod 640 /x.toml");
+    }
+}

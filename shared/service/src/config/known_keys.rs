@@ -1,0 +1,40 @@
+//! The keys there are, and the one that was meant.
+
+use serde::Serialize;
+use serde_ignored::Path;
+use serde_json::Value;
+
+use spoke_diagnostics::suggest::nearest_of;
+
+/// The known key, or table, that looks most like this one.
+pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {
+    let defaults = serde_json::to_value(T::default()).ok()?;
+    let mut known = Vec::new();
+    collect(&defaults, "", &mut known);
+    nearest_of(key, known)
+}
+
+fn collect(value: &Value, prefix: &str, known: &mut Vec<String>) {
+    let Value::Object(table) = value else { return };
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        collect(value, &key, known);
+        known.push(key);
+    }
+}
+
+/// The path as people write it in the settings.
+pub(super) fn dotted(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Map { parent, key } => join(dotted(parent), key),
+        Path::Seq { parent, index } => join(dotted(parent), &index.to_string()),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => dotted(parent),
+    }
+}
+
+fn join(parent: String, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
+}

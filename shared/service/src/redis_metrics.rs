@@ -1,0 +1,52 @@
+//! What each service's page of metrics says of its Redis.
+
+use redis::pipe;
+use tokio::time::timeout;
+
+use crate::limits::SCRAPE_LOOK_TIMEOUT;
+use spoke_diagnostics::metrics::Page;
+use spoke_store::{Redis, probe::ready};
+
+/// Writes the figures of each Redis under the setting that names it.
+pub fn write(page: &mut Page, service: &str, each: &[(&str, &Redis)]) {
+    let name = format!("{service}_redis_seconds");
+    let help = "From commands sent together to Redis to the last of their answers.";
+    let each = each.iter().map(|(setting, redis)| (("redis", *setting), redis.figures()));
+    let each: Vec<_> = each.collect();
+    let histograms: Vec<_> =
+        each.iter().map(|(label, figures)| (Some(*label), &figures.seconds)).collect();
+    page.histograms(&name, help, &histograms);
+    let name = format!("{service}_redis_errors_total");
+    page.head("counter", &name, "Commands that Redis did not do, by what was wrong.");
+    for (label, figures) in &each {
+        for (kind, count) in figures.errors.get() {
+            page.sample(&name, &[*label, ("kind", kind)], &count);
+        }
+    }
+}
+
+/// Writes whether Redis can be used.
+pub async fn write_up(page: &mut Page, service: &str, redis: &Redis) {
+    let is_up = u8::from(ready(redis).await.is_ok());
+    page.gauge(&format!("{service}_redis_up"), "1 while redis takes writes.", &is_up);
+}
+
+/// Writes whether Redis can be used, and how many entries each of these streams holds: one round trip,
+/// whatever the number of clients.
+pub async fn write_streams(page: &mut Page, service: &str, redis: &Redis, each: &[(&str, String)]) {
+    write_up(page, service, redis).await;
+    let mut lengths = pipe();
+    each.iter().for_each(|(_, key)| {
+        lengths.cmd("XLEN").arg(key);
+    });
+    let mut connection = redis.connection();
+    let looking = lengths.query_async::<Vec<u64>>(&mut connection);
+    // Not for long, since the rest of the page is wanted all the same.
+    let lengths = timeout(SCRAPE_LOOK_TIMEOUT, looking).await;
+    let lengths = lengths.ok().and_then(Result::ok).unwrap_or_default();
+    let name = format!("{service}_stream_entries");
+    page.head("gauge", &name, "Entries that a stream holds.");
+    for ((stream, _), length) in each.iter().zip(lengths) {
+        page.sample(&name, &[("stream", stream)], &length);
+    }
+}

@@ -1,0 +1,85 @@
+//! What an operator at the hub asks of Redis: who the clients are, what came in, and to send one entry.
+
+mod recent;
+mod list;
+
+use bytes::Bytes;
+use redis::{Value, cmd};
+
+pub use self::{
+    list::{ClientRow, Clones, Fleet, Waiting, clients, survey},
+    recent::{Part, Recent, Seen, losses, recent_down, recent_up},
+};
+use super::{Redis, StoreError, decode, keys::HubKeys, peek::peek};
+use spoke_protocol::{
+    client_id::ClientId,
+    entry::{Entry, Field},
+    seq::Seq,
+};
+
+/// The newest ID of the in stream.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
+    let mut last = cmd("XREVRANGE");
+    last.arg(keys.inbound()).arg("+").arg("-").arg("COUNT").arg(1);
+    let entries = decode::entries(last.query_async(&mut redis.connection()).await?)?;
+    Ok(entries.first().map_or(Seq::ZERO, |entry| entry.seq))
+}
+
+/// Entries of the in stream after `after`, at most `count` and about `limits::PEEK_BYTES`, without waiting.
+/// One that is too large to have come from a client is without its fields.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn inbound(
+    redis: &Redis,
+    keys: &HubKeys,
+    after: Seq,
+    count: usize,
+) -> Result<Vec<Entry>, StoreError> {
+    peek(redis, &keys.inbound(), after, count).await
+}
+
+/// Adds an entry to a client's out stream; none if nobody knows this client, neither hub nor auth.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn send(
+    (redis, keys): (&Redis, &HubKeys),
+    (auth_redis, auth_key): (&Redis, &str),
+    client: &ClientId,
+    fields: &[Field],
+) -> Result<Option<Seq>, StoreError> {
+    let (mut here, mut there) = (cmd("EXISTS"), cmd("EXISTS"));
+    let known: u64 = here.arg(keys.client(client)).query_async(&mut redis.connection()).await?;
+    let let_in: u64 = there.arg(auth_key).query_async(&mut auth_redis.connection()).await?;
+    if known + let_in == 0 {
+        return Ok(None);
+    }
+    let mut xadd = cmd("XADD");
+    xadd.arg(keys.out(client)).arg("*");
+    for (name, value) in fields {
+        xadd.arg::<&[u8]>(name).arg::<&[u8]>(value);
+    }
+    let id: Value = xadd.query_async(&mut redis.connection()).await?;
+    decode::seq(id).map(Some)
+}
+
+/// A prefix as a pattern that matches itself.
+fn escaped(prefix: &str) -> String {
+    prefix.chars().fold(String::new(), |mut text, char| {
+        if "*?[]\\^".contains(char) {
+            text.push('\\');
+        }
+        text.push(char);
+        text
+    })
+}
+
+/// Fields of text, as a command line gives them.
+pub fn fields(words: &[String]) -> Vec<Field> {
+    let bytes = |word: &String| Bytes::copy_from_slice(word.as_bytes());
+    words.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1]))).collect()
+}

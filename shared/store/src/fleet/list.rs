@@ -1,0 +1,293 @@
+//! All clients and where each stands, fifty in one command: what `spoke-hub clients` and the
+//! status page show.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use redis::{Script, Value, cmd, pipe};
+
+use super::escaped;
+use crate::{
+    Redis, StoreError, decode,
+    keys::HubKeys,
+    limits::{FLEET_MAX, SURVEY_CLIENTS_MAX},
+    origin, origin_state,
+    presence::{Reach, Transport},
+};
+use spoke_protocol::{
+    client_id::ClientId,
+    limits::IDLE_TIMEOUT,
+    loss::Tally,
+    seq::{Epoch, Seq},
+    sync::resume::Standing,
+};
+
+static SURVEY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../scripts/list_clients.lua")));
+
+/// What the hub knows of its clients.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fleet {
+    /// Each, by name.
+    pub rows: Vec<ClientRow>,
+    /// Whether there are more than `limits::FLEET_MAX`, of whom these are some.
+    pub is_cut: bool,
+}
+
+/// What the hub knows of one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRow {
+    /// Who it is.
+    pub client: ClientId,
+    /// Since when it is connected, in milliseconds since 1970.
+    pub connected_since: Option<u64>,
+    /// How, by the word of `presence::Transport`; while it is connected.
+    pub transport: Option<String>,
+    /// The hub process that it is connected to.
+    pub hub: Option<String>,
+    /// When it was last heard of.
+    pub last_seen: Option<u64>,
+    /// The agent's version, as it says itself.
+    pub version: String,
+    /// Where it came from last.
+    pub address: String,
+    /// Other devices with its identity.
+    pub clones: Option<Clones>,
+    /// The epoch and seq of its last entry here.
+    pub cursor: (Epoch, Seq),
+    /// When that came, in milliseconds since 1970.
+    pub received_at: Option<u64>,
+    /// How many of its entries were appended.
+    pub received: u64,
+    /// How many of its entries are known to be lost.
+    pub lost: u64,
+    /// What waited on the device when it last came and is not here yet; none if it never said.
+    pub up: Option<Waiting>,
+    /// What is in its out stream and not acknowledged.
+    pub down: Waiting,
+    /// Its out stream.
+    pub out: Standing,
+    /// The key of that holds something else.
+    pub is_out_unusable: bool,
+}
+
+/// What waits to be carried one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// How many entries; at most, where their count is not known.
+    pub entries: u64,
+    /// When the first of them was born, or a little before, in milliseconds since 1970.
+    pub oldest_ms: Option<u64>,
+}
+
+/// Sessions that were refused since another device held the client's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clones {
+    /// How many.
+    pub refused: u64,
+    /// Where the last of them came from.
+    pub address: String,
+    /// When that was, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// All clients that ever had a session or an entry here, by name.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn survey(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
+    let (names, is_cut) = names(redis, keys).await?;
+    Ok(Fleet { rows: clients(redis, keys, &names, now_ms).await?, is_cut })
+}
+
+async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), StoreError> {
+    let prefix = keys.client_prefix();
+    let mut names: Vec<ClientId> = Vec::new();
+    let mut cursor = "0".to_owned();
+    while names.len() <= 2 * FLEET_MAX {
+        let mut scan = cmd("SCAN");
+        scan.arg(&cursor).arg("MATCH").arg(format!("{}*:h", escaped(&prefix)));
+        scan.arg("COUNT").arg(1000);
+        let (next, found): (String, Vec<String>) =
+            scan.query_async(&mut redis.connection()).await?;
+        let inner = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(":h")?.parse().ok();
+        names.extend(found.iter().filter_map(|key| inner(key)));
+        if next == "0" {
+            break;
+        }
+        cursor = next;
+    }
+    names.sort();
+    // SCAN may give a key twice.
+    names.dedup();
+    let is_cut = names.len() > FLEET_MAX;
+    names.truncate(FLEET_MAX);
+    Ok((names, is_cut))
+}
+
+/// These clients, in the same order. One that nothing is known of is shown as never seen.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn clients(
+    redis: &Redis,
+    keys: &HubKeys,
+    names: &[ClientId],
+    now_ms: u64,
+) -> Result<Vec<ClientRow>, StoreError> {
+    let mut rows = Vec::with_capacity(names.len());
+    for part in names.chunks(SURVEY_CLIENTS_MAX) {
+        let mut script = SURVEY.prepare_invoke();
+        for client in part {
+            script.key(keys.client(client)).key(keys.out(client));
+        }
+        let acked = origin_state::FIELDS.iter().position(|field| *field == "out_acked");
+        script
+            .arg(FIELDS.len() + acked.unwrap_or_default() + 1)
+            .arg(&FIELDS)
+            .arg(&origin_state::FIELDS);
+        let told = decode::list(redis.invoke(&script).await?)?;
+        for (client, told) in part.iter().zip(told) {
+            rows.extend(row(client, told)?);
+        }
+    }
+    end_those_of_dead_hubs(redis, keys, &mut rows, now_ms).await?;
+    Ok(rows)
+}
+
+const FIELDS: [&str; 16] = [
+    "connected_since",
+    "last_seen",
+    "agent_version",
+    "address",
+    "in_epoch",
+    "in_seq",
+    "in_added",
+    "hub",
+    "transport",
+    "clones",
+    "clone_address",
+    "clone_at",
+    "in_lost",
+    "in_tally",
+    "in_at",
+    "up_said",
+];
+
+fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> {
+    let mut parts = decode::list(told)?.into_iter();
+    let (Some(values), Some(reach), Some(oldest)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Ok(None);
+    };
+    let is_out_unusable = parts.next().is_some_and(|other| other == Value::Int(1));
+    let mut values = decode::list(values)?;
+    let remembered = values.split_off(FIELDS.len().min(values.len()));
+    let extent = origin::extent(reach)?;
+    let out = origin_state::read(extent, Value::Array(remembered))?;
+    // What people wrote there may be anything.
+    let text = |at: usize| match values.get(at) {
+        Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    };
+    let number = |at: usize| text(at).parse::<u64>().ok();
+    let word = |at: usize| Some(text(at)).filter(|text| !text.is_empty());
+    let cursor = (Epoch(text(4).parse().unwrap_or(0)), text(5).parse().unwrap_or_default());
+    let tally: Tally = text(13).parse().unwrap_or_default();
+    Ok(Some(ClientRow {
+        client: client.clone(),
+        connected_since: number(0),
+        transport: word(8),
+        hub: word(7),
+        last_seen: number(1),
+        version: text(2),
+        address: text(3),
+        clones: number(9).map(|refused| Clones {
+            refused,
+            address: text(10),
+            at_ms: number(11).unwrap_or(0),
+        }),
+        cursor,
+        received_at: number(14),
+        received: number(6).unwrap_or(0),
+        lost: number(12).unwrap_or(0),
+        up: Reach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
+        down: waiting_down(&out, decode::seq(oldest).ok()),
+        out,
+        is_out_unusable,
+    }))
+}
+
+/// What of that is past the cursor.
+fn waiting_up(reach: &Reach, cursor: Seq, tally: &Tally) -> Waiting {
+    if reach.last <= cursor {
+        return Waiting::default();
+    }
+    let entries = reach.added.saturating_sub(tally.added).max(1);
+    Waiting { entries, oldest_ms: Some(reach.first.max(cursor).ms) }
+}
+
+fn waiting_down(out: &Standing, oldest: Option<Seq>) -> Waiting {
+    let Some(oldest) = oldest else { return Waiting::default() };
+    let tally = &out.memory.acked.1;
+    let past = out.extent.added.saturating_sub(tally.added);
+    Waiting { entries: past.clamp(1, out.extent.length.max(1)), oldest_ms: Some(oldest.ms) }
+}
+
+/// Whether a session that was not seen to end still is one; open_session.lua has the same rule.
+async fn end_those_of_dead_hubs(
+    redis: &Redis,
+    keys: &HubKeys,
+    rows: &mut [ClientRow],
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let mut hubs: HashMap<String, bool> = HashMap::new();
+    for hub in rows.iter().filter_map(|row| row.hub.as_ref()) {
+        if !hubs.contains_key(hub) {
+            hubs.insert(hub.clone(), false);
+        }
+    }
+    let mut names: Vec<_> = hubs.keys().cloned().collect();
+    // Each life of a hub has a name of its own, and its clients' hashes may keep the names of many.
+    for part in names.chunks_mut(1000) {
+        let mut exists = pipe();
+        for name in part.iter() {
+            exists.cmd("EXISTS").arg(keys.hub(name));
+        }
+        let live: Vec<bool> = exists.query_async(&mut redis.connection()).await?;
+        hubs.extend(part.iter().cloned().zip(live));
+    }
+    for row in rows {
+        let is_live = if row.transport.as_deref() == Some(Transport::Http.word()) {
+            let silent_ms = now_ms.abs_diff(row.last_seen.unwrap_or(0));
+            u128::from(silent_ms) < IDLE_TIMEOUT.as_millis()
+        } else {
+            row.hub.as_ref().is_some_and(|hub| hubs.get(hub) == Some(&true))
+        };
+        if !is_live {
+            row.connected_since = None;
+        }
+        if row.connected_since.is_none() {
+            (row.transport, row.hub) = (None, None);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spoke_protocol::loss::Known;
+
+    #[test]
+    fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
+        let reach = Reach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
+        assert_eq!(Reach::from_text(&reach.to_string()), Some(reach));
+        let tally = |added| Tally { added, known: Known::Exactly, ..Tally::ZERO };
+
+        let trimmed = waiting_up(&reach, Seq::new(3, 0), &tally(40));
+        assert_eq!(trimmed, Waiting { entries: 60, oldest_ms: Some(5) });
+        let midway = waiting_up(&reach, Seq::new(8, 0), &tally(99));
+        assert_eq!(midway, Waiting { entries: 1, oldest_ms: Some(8) });
+        assert_eq!(waiting_up(&reach, Seq::new(9, 0), &tally(100)), Waiting::default());
+    }
+}

@@ -1,0 +1,133 @@
+//! The last entries of one client, both ways, and its lines of the loss ledger: for a person to
+//! look at, and so without what is too long to show.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use redis::{Script, Value};
+
+use crate::{
+    Redis, StoreError, decode,
+    keys::HubKeys,
+    limits::{LOSSES_LOOKED, RECENT_BYTES, RECENT_ENTRIES, RECENT_LOOKED, RECENT_SHOWN},
+    loss_ledger::{self, Line},
+    scripts::looking_back,
+};
+use spoke_protocol::{client_id::ClientId, seq::Seq};
+
+static RECENT: LazyLock<Script> =
+    LazyLock::new(|| looking_back(include_str!("../scripts/recent.lua")));
+
+/// The newest entries of a stream, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recent {
+    /// What was found.
+    pub entries: Vec<Seen>,
+    /// Whether there may be older ones that were not looked for.
+    pub is_cut: bool,
+}
+
+/// An entry, as much of it as is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its ID in this stream.
+    pub id: Seq,
+    /// Its first fields.
+    pub parts: Vec<Part>,
+    /// How many fields it has beyond those.
+    pub fields_left: usize,
+}
+
+/// A field, as much of it as is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The beginning of its name.
+    pub name: Bytes,
+    /// The beginning of its value.
+    pub value: Bytes,
+    /// How many bytes the value has beyond that.
+    pub bytes_left: usize,
+}
+
+/// What a client sent last, among the newest entries of all clients.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn recent_up(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+) -> Result<Recent, StoreError> {
+    let (all, at_once) = RECENT_LOOKED;
+    let mut recent = Recent::default();
+    let mut from = "+".to_owned();
+    for _ in 0..all / at_once {
+        let wanted = RECENT_ENTRIES - recent.entries.len();
+        let (next, mut found) =
+            look(redis, &keys.inbound(), &from, client.as_str(), wanted).await?;
+        recent.entries.append(&mut found);
+        recent.is_cut = !next.is_empty();
+        if next.is_empty() || recent.entries.len() >= RECENT_ENTRIES {
+            break;
+        }
+        from = next;
+    }
+    Ok(recent)
+}
+
+/// What was sent to a client last.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn recent_down(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+) -> Result<Recent, StoreError> {
+    let (next, entries) = look(redis, &keys.out(client), "+", "", RECENT_ENTRIES).await?;
+    Ok(Recent { entries, is_cut: !next.is_empty() })
+}
+
+/// A client's lines among the newest of the ledger, newest first.
+///
+/// # Errors
+/// `StoreError` as Redis gives it.
+pub async fn losses(
+    redis: &Redis,
+    keys: &HubKeys,
+    client: &ClientId,
+) -> Result<Vec<Line>, StoreError> {
+    let (looked, shown) = LOSSES_LOOKED;
+    let lines = loss_ledger::newest(redis, &keys.lost(), looked).await?;
+    Ok(lines.into_iter().filter(|line| line.client == client.as_str()).take(shown).collect())
+}
+
+async fn look(
+    redis: &Redis,
+    stream: &str,
+    from: &str,
+    client: &str,
+    wanted: usize,
+) -> Result<(String, Vec<Seen>), StoreError> {
+    let mut script = RECENT.key(stream);
+    script.arg(from).arg(client).arg(wanted).arg(RECENT_LOOKED.1).arg(RECENT_BYTES);
+    script.arg(RECENT_SHOWN.0).arg(RECENT_SHOWN.1);
+    let mut answer = decode::list(redis.invoke(&script).await?)?.into_iter();
+    let mut next = || answer.next().ok_or(decode::unexpected("the answer of recent.lua"));
+    let from = decode::text(next()?)?;
+    Ok((from, decode::list(next()?)?.into_iter().map(seen).collect::<Result<_, _>>()?))
+}
+
+fn seen(entry: Value) -> Result<Seen, StoreError> {
+    let mut parts = decode::list(entry)?.into_iter();
+    let mut next = || parts.next().ok_or(decode::unexpected("an entry of recent.lua"));
+    let (id, fields) = (decode::seq(next()?)?, decode::count(next()?)? as usize);
+    let mut shown = Vec::new();
+    while let Ok(name) = next() {
+        let (value, length) = (decode::bytes(next()?)?, decode::count(next()?)? as usize);
+        let bytes_left = length.saturating_sub(value.len());
+        shown.push(Part { name: decode::bytes(name)?, value, bytes_left });
+    }
+    let fields_left = fields.saturating_sub(shown.len());
+    Ok(Seen { id, parts: shown, fields_left })
+}

@@ -1,0 +1,314 @@
+//! Hints wake, streams deliver: one connection that hears of every changed key under some prefixes.
+//!
+//! `CLIENT TRACKING ON BCAST PREFIX …` makes Redis tell the names of changed keys at the end of the
+//! turn of its loop in which they changed; it needs no server setting and no list of keys, so an
+//! idle client costs nothing. Rejected: a blocking XREAD per client (a connection each), one
+//! XREAD over thousands of streams (redis#10809), keyspace notifications (a server setting).
+//!
+//! A hint may be lost: with the connection, or in a bug of ours. So everybody is woken when the
+//! connection comes back, and a slow sweep looks for news that nobody told of: one command for a
+//! thousand keys, so that it costs those who have none nothing. The connection is pinged, for one
+//! that is half open looks just like one with no news. It follows the connection for commands to another
+//! server.
+//!
+//! Some hosted Redis and proxies do not take `CLIENT TRACKING`. There the sweep comes every
+//! `HINT_POLL_INTERVAL` instead.
+
+mod sweep;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Redis, StoreError};
+use crate::limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL};
+use spoke_diagnostics::{error_chain::chain, log_limit::Spell};
+use spoke_protocol::{backoff::Retry, seq::Seq};
+
+/// Who waits for news of which key. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hints {
+    waiting: Arc<Mutex<HashMap<String, Vec<Arc<Waiter>>>>>,
+    followers: Arc<Mutex<Vec<Follower>>>,
+}
+
+struct Waiter {
+    notify: Notify,
+    awaits: Mutex<Awaits>,
+}
+
+#[derive(Clone, Copy)]
+enum Awaits {
+    /// Entries past this.
+    Entries(Seq),
+    /// The end of the key.
+    End,
+}
+
+struct Follower {
+    prefix: String,
+    changes: mpsc::Sender<Changed>,
+}
+
+/// What one who follows a prefix hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// This key has changed.
+    Key(String),
+    /// Any may have: there was no connection for a while.
+    Any,
+}
+
+/// One who waits for news of one key, until dropped.
+pub struct Watch {
+    hints: Hints,
+    key: String,
+    waiter: Arc<Waiter>,
+}
+
+impl Hints {
+    /// Nobody waits yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits for entries of the stream `key`. The first `news` resolves at once, for what came before.
+    pub fn watch_stream(&self, key: &str) -> Watch {
+        self.watch(key, Awaits::Entries(Seq::ZERO))
+    }
+
+    /// Waits for `key` to change or to end. The first `news` resolves at once, for what came before.
+    pub fn watch_key(&self, key: &str) -> Watch {
+        self.watch(key, Awaits::End)
+    }
+
+    fn watch(&self, key: &str, awaits: Awaits) -> Watch {
+        let waiter = Arc::new(Waiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
+        waiter.notify.notify_one();
+        lock(&self.waiting).entry(key.to_owned()).or_default().push(waiter.clone());
+        Watch { hints: self.clone(), key: key.to_owned(), waiter }
+    }
+
+    /// Every changed key under `prefix`, to one who is no more than `room` hints behind; it loses
+    /// those beyond. The sweep does not come by here.
+    pub fn follow(&self, prefix: String, room: usize) -> mpsc::Receiver<Changed> {
+        let (changes, heard) = mpsc::channel(room);
+        lock(&self.followers).push(Follower { prefix, changes });
+        heard
+    }
+
+    /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
+    /// overlap, and comes back after every fault until `ended`.
+    pub async fn listen_forever(
+        self,
+        redis: Redis,
+        prefixes: Vec<String>,
+        ended: CancellationToken,
+    ) {
+        let mut retry = Retry::new(Duration::from_millis(100), HINT_RETRY_MAX);
+        let mut spells = Spells::default();
+        while !ended.is_cancelled() {
+            let result = tokio::select! {
+                () = ended.cancelled() => return,
+                result = self.listen(&redis, &prefixes, &mut retry, &mut spells) => result,
+            };
+            self.wake_all();
+            let Err(error) = result else { continue };
+            if spells.down.handle_fault() {
+                let error = chain(&error);
+                warn!(error, "no hints from redis: news waits for the sweep until they are back");
+            }
+            let wait = retry.next(None, rand::random());
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Ends well where it is to begin anew: on another server, or with hints that were denied.
+    async fn listen(
+        &self,
+        redis: &Redis,
+        prefixes: &[String],
+        retry: &mut Retry,
+        spells: &mut Spells,
+    ) -> Result<(), StoreError> {
+        let mut served = redis.health().served();
+        let mut begun_on = *served.borrow_and_update();
+        let lost = Arc::new(Notify::new());
+        let mut connection = self.connect(redis, lost.clone()).await?;
+        let denied = match track(&mut connection, prefixes).await {
+            Ok(()) => None,
+            Err(error) if is_untracked(&error) => Some(StoreError::from(error)),
+            Err(error) => return Err(error.into()),
+        };
+        retry.reset();
+        spells.handle_connected(denied.as_ref());
+        self.handle_gap();
+        let mut ping = ticks(HINT_PING_INTERVAL);
+        let mut sweep = ticks(if denied.is_some() { HINT_POLL_INTERVAL } else { SWEEP_INTERVAL });
+        let mut again = ticks(SWEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                () = lost.notified() => return Err(StoreError::connection_lost()),
+                Ok(()) = served.changed() => {
+                    // The first probe tells on which connection they are taken.
+                    if std::mem::replace(&mut begun_on, *served.borrow_and_update()) != 0 {
+                        return Ok(());
+                    }
+                }
+                _ = sweep.tick() => self.sweep(prefixes, &mut connection).await?,
+                _ = again.tick(), if denied.is_some() => return Ok(()),
+                _ = ping.tick() => cmd("PING").query_async::<()>(&mut connection).await?,
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        redis: &Redis,
+        lost: Arc<Notify>,
+    ) -> Result<MultiplexedConnection, StoreError> {
+        let hints = self.clone();
+        let hear = move |push: PushInfo| match push.kind {
+            PushKind::Invalidate => hints.handle_invalidated(push.data),
+            PushKind::Disconnection => lost.notify_one(),
+            _ => {}
+        };
+        Ok(redis.own_connection(hear).await?)
+    }
+
+    /// A list of keys, or nil after FLUSHALL.
+    fn handle_invalidated(&self, data: Vec<Value>) {
+        for part in data {
+            let Value::Array(keys) = part else {
+                self.handle_gap();
+                continue;
+            };
+            let followers = lock(&self.followers);
+            for key in keys {
+                let Value::BulkString(key) = key else { continue };
+                let Ok(key) = std::str::from_utf8(&key) else { continue };
+                self.wake(key);
+                for follower in followers.iter().filter(|it| key.starts_with(&it.prefix)) {
+                    let _ = follower.changes.try_send(Changed::Key(key.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Whatever was told meanwhile was not heard.
+    fn handle_gap(&self) {
+        self.wake_all();
+        for follower in lock(&self.followers).iter() {
+            let _ = follower.changes.try_send(Changed::Any);
+        }
+    }
+
+    fn wake(&self, key: &str) {
+        let waiting = lock(&self.waiting);
+        waiting.get(key).into_iter().flatten().for_each(|waiter| waiter.notify.notify_one());
+    }
+
+    fn wake_all(&self) {
+        lock(&self.waiting).values().flatten().for_each(|waiter| waiter.notify.notify_one());
+    }
+}
+
+/// What is said of hints once when it begins and once when it ends.
+#[derive(Default)]
+struct Spells {
+    down: Spell,
+    denied: Spell,
+}
+
+impl Spells {
+    fn handle_connected(&mut self, denied: Option<&StoreError>) {
+        if let Some(tries) = self.down.handle_good() {
+            info!(tries, "hints from redis are back");
+        }
+        match denied {
+            Some(error) if self.denied.handle_fault() => {
+                let (error, poll_ms) = (chain(error), HINT_POLL_INTERVAL.as_millis() as u64);
+                let help = "allow this user CLIENT TRACKING: ACL SETUSER … +client|tracking";
+                warn!(
+                    error,
+                    poll_ms, help, "redis denies CLIENT TRACKING; polling for news instead"
+                );
+            }
+            Some(_) => {}
+            None if self.denied.handle_good().is_some() => {
+                info!("redis allows CLIENT TRACKING again")
+            }
+            None => {}
+        }
+    }
+}
+
+async fn track(connection: &mut MultiplexedConnection, prefixes: &[String]) -> RedisResult<()> {
+    let mut tracking = cmd("CLIENT");
+    tracking.arg("TRACKING").arg("ON").arg("BCAST");
+    for prefix in prefixes {
+        tracking.arg("PREFIX").arg(prefix);
+    }
+    tracking.query_async(connection).await
+}
+
+/// Redis answers, but not with hints.
+fn is_untracked(error: &RedisError) -> bool {
+    !StoreError::from(error.clone()).is_outage()
+}
+
+/// Whether a Redis gives hints; for `check`.
+///
+/// # Errors
+/// `StoreError::Denied` or `Other` where it does not.
+pub async fn look(redis: &Redis) -> Result<(), StoreError> {
+    let mut connection = redis.own_connection(|_| {}).await?;
+    Ok(track(&mut connection, &["spoke-check:".to_owned()]).await?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Resolves once there may be news; several hints are one. Cancel safe.
+    pub async fn news(&self) {
+        self.waiter.notify.notified().await;
+    }
+
+    /// Entries up to here are known: the sweep looks for what stands behind.
+    pub fn handle_known(&self, seq: Seq) {
+        *lock(&self.waiter.awaits) = Awaits::Entries(seq);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.hints.waiting);
+        if let Some(watchers) = waiting.get_mut(&self.key) {
+            watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            if watchers.is_empty() {
+                waiting.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,213 @@
+//! `RedisUrl`: where a Redis is, and the password for it, which only `as_str` gives out.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use redis::{
+    Client, ClientTlsConfig, IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+use spoke_diagnostics::{error_chain::chain, suggest::nearest_of};
+
+/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
+/// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
+#[derive(Clone)]
+pub struct RedisUrl {
+    url: SecretString,
+    redacted: String,
+    ca_file: Option<PathBuf>,
+    /// Certificate and key.
+    client_files: Option<(PathBuf, PathBuf)>,
+}
+
+/// The text is no such URL. It is not repeated, since it may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host or unix:///run/redis/redis.sock"
+)]
+pub struct BadRedisUrl {
+    problem: String,
+}
+
+/// Each scheme with its options.
+const SCHEMES: [(&str, &[&str]); 3] = [
+    ("redis", &[]),
+    ("rediss", &["ca_file", "cert_file", "key_file"]),
+    ("unix", &["db", "user", "pass"]),
+];
+const HIDDEN: &str = "***";
+
+impl RedisUrl {
+    /// The URL as it was given, password and all: for the one who connects.
+    pub fn as_str(&self) -> &str {
+        self.url.expose_secret()
+    }
+
+    /// A client for connections there, with the files as they are now. It speaks RESP3, in which Redis can
+    /// say something unasked, and small commands wait for nobody.
+    ///
+    /// # Errors
+    /// What the file system says, or that a file does not hold what it should.
+    pub fn client(&self) -> RedisResult<Client> {
+        let client_tls = match &self.client_files {
+            Some((cert_file, key_file)) => Some(ClientTlsConfig {
+                client_cert: read(cert_file, holds_certificate)?,
+                client_key: read(key_file, holds_key)?,
+            }),
+            None => None,
+        };
+        let root_cert =
+            self.ca_file.as_ref().map(|path| read(path, holds_certificate)).transpose()?;
+        let client = match client_tls.is_some() || root_cert.is_some() {
+            true => {
+                Client::build_with_tls(self.as_str(), TlsCertificates { client_tls, root_cert })?
+            }
+            false => Client::open(self.as_str())?,
+        };
+        let info = client.get_connection_info().clone();
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp).into_connection_info()?)
+    }
+}
+
+fn read(path: &Path, holds: impl FnOnce(&[u8]) -> Result<(), String>) -> io::Result<Vec<u8>> {
+    let named = |kind, problem: String| {
+        io::Error::new(kind, format!("{} cannot be used: {problem}", path.display()))
+    };
+    let pem = fs::read(path).map_err(|error| named(error.kind(), chain(&error)))?;
+    holds(&pem).map_err(|problem| named(io::ErrorKind::InvalidData, problem))?;
+    Ok(pem)
+}
+
+fn holds_certificate(pem: &[u8]) -> Result<(), String> {
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(()),
+        Ok(_) => Err("it holds no certificate".to_owned()),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+fn holds_key(pem: &[u8]) -> Result<(), String> {
+    let found = PrivateKeyDer::from_pem_slice(pem);
+    found.map(|_| ()).map_err(|_| "it holds no private key".to_owned())
+}
+
+impl Default for RedisUrl {
+    fn default() -> Self {
+        "redis://127.0.0.1:6379".parse().expect("the default is a good url")
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = BadRedisUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = |problem: &str| BadRedisUrl { problem: problem.to_owned() };
+        check_encoded(text).map_err(bad)?;
+        let Some(mut url) = redis::parse_redis_url(text) else {
+            return Err(bad("it is no Redis URL"));
+        };
+        let scheme = SCHEMES.into_iter().find(|(scheme, _)| *scheme == url.scheme());
+        let Some((_, options)) = scheme else {
+            return Err(bad("it begins with none of redis://, rediss:// and unix://"));
+        };
+        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        check_options(url.scheme(), options, &pairs)?;
+        text.into_connection_info().map_err(|error| {
+            // After the dash comes the crate's own word for the kind of error, and details.
+            let text = error.to_string().to_lowercase();
+            bad(text.split(" - ").next().unwrap_or_default())
+        })?;
+        let has_password = url.password().is_some();
+        if has_password && url.set_password(Some(HIDDEN)).is_err() {
+            return Err(bad("it cannot have a password"));
+        }
+        let file = |name| {
+            let pair = pairs.iter().find(|(found, _)| found == name);
+            pair.map(|(_, path)| PathBuf::from(path))
+        };
+        let ca_file = file("ca_file");
+        let client_files = match (file("cert_file"), file("key_file")) {
+            (Some(cert_file), Some(key_file)) => Some((cert_file, key_file)),
+            (None, None) => None,
+            _ => return Err(bad("cert_file and key_file go together; give both or neither")),
+        };
+        if pairs.iter().any(|(name, _)| name == "pass") {
+            let shown =
+                |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
+            url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(shown));
+        }
+        Ok(Self { url: text.into(), redacted: url.into(), ca_file, client_files })
+    }
+}
+
+/// Characters of a user or password that a URL gives another meaning.
+fn check_encoded(text: &str) -> Result<(), &'static str> {
+    if text.contains('#') {
+        return Err("a # in it means nothing here; in a user or password, write %23");
+    }
+    let Some(("redis" | "rediss", rest)) = text.split_once("://") else { return Ok(()) };
+    let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.matches('@').count() > 1 {
+        return Err("an @ in a user or password has to be percent-encoded; write %40");
+    }
+    if behind.contains('@') && !authority.contains('@') {
+        return Err("a / or ? in a user or password has to be percent-encoded; write %2F or %3F");
+    }
+    Ok(())
+}
+
+fn check_options(
+    scheme: &str,
+    known: &[&str],
+    pairs: &[(String, String)],
+) -> Result<(), BadRedisUrl> {
+    let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
+    let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
+    let elsewhere = SCHEMES.iter().find(|(_, options)| options.contains(&name.as_str()));
+    let problem = match (elsewhere, nearest_of(name, known.iter().map(ToString::to_string))) {
+        (Some((other, _)), _) => format!("{name} goes with {other}:// only"),
+        // What is like no option may be a part of a password.
+        (None, Some(nearest)) => format!("unknown option {name}; did you mean {nearest}?"),
+        (None, None) if known.is_empty() => format!("{scheme}:// takes no options"),
+        (None, None) => {
+            format!("an unknown option; {scheme}:// takes {}", known.join(", "))
+        }
+    };
+    Err(BadRedisUrl { problem })
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.redacted, f)
+    }
+}
+
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted)
+    }
+}
+
+impl<'de> Deserialize<'de> for RedisUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;
