@@ -216,8 +216,17 @@ fn no_source_tells_an_error_without_its_causes() {
 }
 
 fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut folders: Vec<_> =
-        ["agent", "auth", "hub", "shared"].map(|part| root.join(part).join("src")).into();
+    let mut folders: Vec<_> = [
+        "agent",
+        "auth",
+        "hub",
+        "shared/diagnostics",
+        "shared/protocol",
+        "shared/service",
+        "shared/store",
+    ]
+    .map(|part| root.join(part).join("src"))
+    .into();
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -225,7 +234,7 @@ fn sources(root: &Path) -> Vec<PathBuf> {
             // The protocol's own tests: models, not services.
             let is_test = path.ends_with("tests.rs") || path.ends_with("simulation");
             match path.is_dir() {
-                _ if is_test || path.ends_with("chain.rs") => {}
+                _ if is_test || path.ends_with("error_chain.rs") => {}
                 true if !path.ends_with("tests") => folders.push(path),
                 false if path.extension().is_some_and(|kind| kind == "rs") => files.push(path),
                 true | false => {}

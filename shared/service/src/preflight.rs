@@ -58,3 +58,16 @@ pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_a_file_that_is_missing_is_refused_under_its_setting() {
+        let url: RedisUrl = "rediss://h?ca_file=/nowhere/ca.pem".parse().unwrap();
+        let message = check_redis_url(&url, "auth_redis").unwrap_err().to_string();
+        assert!(message.starts_with("auth_redis: "), "{message}");
+        assert!(message.contains("/nowhere/ca.pem") && message.contains("PEM form"), "{message}");
+    }
+}

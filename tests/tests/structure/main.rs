@@ -11,7 +11,15 @@ use std::{
 
 use self::source::{Crate, ModulePath};
 
-const CRATES: [&str; 4] = ["shared", "hub", "agent", "auth"];
+const CRATES: [&str; 7] = [
+    "shared/diagnostics",
+    "shared/protocol",
+    "shared/store",
+    "shared/service",
+    "hub",
+    "agent",
+    "auth",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
