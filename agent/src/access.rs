@@ -10,8 +10,8 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
-use spoke_protocol::backoff::Retry;
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_protocol::backoff::RetryDelay;
 use spoke_service::config::{ConfigError, read_secret};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -168,7 +168,7 @@ impl Access {
             Some(_) => OneTime::Missing,
             None => self.look_for_one_time(),
         };
-        self.enrolment.poll_step(now_ms(), one_time)
+        self.enrolment.poll_step(unix_ms(), one_time)
     }
 
     /// Asks auth; the answer is in `poll_step`, and what is wrong with it in `problem`.
@@ -197,12 +197,12 @@ impl Access {
     /// `told` hears each time whether it could be kept. Cancel safe: an answer that gets lost leaves
     /// the old token good.
     pub async fn keep_fresh(&mut self, told: impl Fn(Option<&str>)) -> Infallible {
-        let mut retry = Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
+        let mut retry = RetryDelay::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
         loop {
             told(self.keep_again());
             let longest = if self.unkept.is_some() { STATE_RETRY } else { LOOK_AGAIN };
             let Some(lifetime) = self.enrolment.lifetime() else { std::future::pending().await };
-            let now = now_ms();
+            let now = unix_ms();
             if !lifetime.is_refresh_due(now) {
                 let left = Duration::from_millis(lifetime.refresh_at_ms() - now);
                 tokio::time::sleep(left.min(longest)).await;
@@ -315,14 +315,14 @@ impl Access {
             Ok(Some(_)) => OneTime::AtHand,
             Ok(None) => OneTime::Missing,
             Err(error) => {
-                self.one_time_problem = Some(chain(&error));
+                self.one_time_problem = Some(error_chain(&error));
                 OneTime::Missing
             }
         }
     }
 
     fn handle_reply(&mut self, step: Step, reply: Reply) {
-        let now = now_ms();
+        let now = unix_ms();
         if let Some(problem) = &reply.problem {
             debug!(problem, "auth did not do what it was asked for");
         }
@@ -359,7 +359,7 @@ impl Access {
     /// after the next start, and nothing else.
     fn keep(&mut self) {
         let was_kept = self.unkept.is_none();
-        self.unkept = self.write_down().err().map(|error| chain(&error));
+        self.unkept = self.write_down().err().map(|error| error_chain(&error));
         match &self.unkept {
             None if was_kept => {}
             None => info!("the state directory holds again what auth said"),

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_diagnostics::{error_chain::chain, tls_error::explain};
+use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
 use spoke_protocol::client_id::ClientId;
 
 use crate::{
@@ -112,7 +112,7 @@ impl Auth {
                 let url = self.http.service();
                 let problem = match explain(&error) {
                     Some(why) => format!("failed to set up TLS with auth at {url}: {why}"),
-                    None => format!("failed to reach auth at {url}: {}", chain(&error)),
+                    None => format!("failed to reach auth at {url}: {}", error_chain(&error)),
                 };
                 Reply { answer: Answer::Unreachable, token: None, problem: Some(problem) }
             }

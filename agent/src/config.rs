@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use spoke_protocol::{
-    backoff::Retry, client_id::ClientId, limits::PROGRESS_TIMEOUT, sync::sender::Trim,
+    backoff::RetryDelay, client_id::ClientId, limits::PROGRESS_TIMEOUT, sync::sender::TrimMode,
 };
 use spoke_service::{
     config::{AdminHosts, ConfigError, LogSettings, ServiceUrl, check_key_prefix},
@@ -193,10 +193,10 @@ impl Config {
     }
 
     /// What the sender does with acknowledged entries.
-    pub fn trim(&self) -> Trim {
+    pub fn trim(&self) -> TrimMode {
         match self.trim {
-            TrimSetting::Keep => Trim::Keep,
-            TrimSetting::Acked => Trim::Acked { slack_entries: self.trim_slack_entries },
+            TrimSetting::Keep => TrimMode::Keep,
+            TrimSetting::Acked => TrimMode::Acked { slack_entries: self.trim_slack_entries },
         }
     }
 
@@ -215,12 +215,12 @@ impl Config {
     }
 
     /// The waits between tries to connect: short ones while an outage is young.
-    pub fn connect_retry(&self) -> Retry {
+    pub fn connect_retry(&self) -> RetryDelay {
         retry(self.retry_first_ms, self.retry_longest_ms).soon(CONNECT_SOON)
     }
 
     /// The waits after a refusal that a person has to mend.
-    pub fn refused_retry(&self) -> Retry {
+    pub fn refused_retry(&self) -> RetryDelay {
         retry(self.refused_retry_first_ms, self.refused_retry_longest_ms)
     }
 
@@ -275,8 +275,8 @@ fn waits(
     Ok(())
 }
 
-fn retry(first_ms: u64, longest_ms: u64) -> Retry {
-    Retry::new(Duration::from_millis(first_ms), Duration::from_millis(longest_ms))
+fn retry(first_ms: u64, longest_ms: u64) -> RetryDelay {
+    RetryDelay::new(Duration::from_millis(first_ms), Duration::from_millis(longest_ms))
 }
 
 fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {

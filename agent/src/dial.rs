@@ -12,7 +12,7 @@ use std::{io, sync::Arc};
 
 use http::Uri;
 use rustls::pki_types::ServerName;
-use spoke_diagnostics::tls_error::{Distrust, explain};
+use spoke_diagnostics::tls_error::{TlsFailure, explain};
 use spoke_service::{
     config::{ConfigError, ServiceUrl},
     limits::HANDSHAKE_TIMEOUT,
@@ -71,7 +71,7 @@ pub enum DialError {
         place: String,
         /// The cause, and the mend.
         #[source]
-        why: Distrust,
+        why: TlsFailure,
     },
 }
 
@@ -161,7 +161,7 @@ impl Dialer {
 }
 
 enum Broken {
-    Untrusted(Distrust),
+    Untrusted(TlsFailure),
     Io(io::Error),
 }
 

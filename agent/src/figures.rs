@@ -6,16 +6,16 @@ use std::{
 };
 
 use spoke_diagnostics::{
-    clock::now_ms,
-    metrics::{Counters, Page, Seconds},
+    clock::unix_ms,
+    metrics::{CounterVec, MetricsPage, Seconds},
 };
 use spoke_protocol::entry::Direction;
 use spoke_service::{
     limits::SCRAPE_LOOK_TIMEOUT,
     redis_metrics,
-    session_metrics::{Traffic, Waiting},
+    session_metrics::{BacklogSummary, SessionMetrics},
 };
-use spoke_store::{Redis, driver::Shown, keys::DeviceKeys};
+use spoke_store::{Redis, driver::SessionEvent, keys::DeviceKeys};
 
 use crate::{
     enrolment::Wait,
@@ -32,13 +32,13 @@ const SERVICE: &str = "spoke_agent";
 #[derive(Debug)]
 pub struct Figures {
     /// What it carries.
-    pub traffic: Traffic,
+    pub traffic: SessionMetrics,
     /// Sessions begun, by transport.
-    pub(crate) sessions: Counters,
+    pub(crate) sessions: CounterVec,
     /// Sessions that are over, by cause.
-    pub(crate) ended: Counters,
+    pub(crate) ended: CounterVec,
     /// Faults, those that repeat included, by cause.
-    pub(crate) faults: Counters,
+    pub(crate) faults: CounterVec,
     /// Microseconds; 0 while no ping was answered.
     ping_us: AtomicU64,
 }
@@ -47,10 +47,10 @@ impl Default for Figures {
     fn default() -> Self {
         let causes = Cause::ALL.map(Cause::word);
         Self {
-            traffic: Traffic::new(Direction::Up),
-            sessions: Counters::new([Kind::WebSocket, Kind::Http].map(Kind::word)),
-            ended: Counters::new(causes),
-            faults: Counters::new(causes.into_iter().chain(Wait::WORDS)),
+            traffic: SessionMetrics::new(Direction::Up),
+            sessions: CounterVec::new([Kind::WebSocket, Kind::Http].map(Kind::word)),
+            ended: CounterVec::new(causes),
+            faults: CounterVec::new(causes.into_iter().chain(Wait::WORDS)),
             ping_us: AtomicU64::new(0),
         }
     }
@@ -58,8 +58,8 @@ impl Default for Figures {
 
 impl Figures {
     /// A session was shown.
-    pub(crate) fn handle(&self, shown: Shown<'_>) {
-        if let Shown::Session(session) = shown
+    pub(crate) fn handle(&self, shown: SessionEvent<'_>) {
+        if let SessionEvent::Session(session) = shown
             && let Some(round_trip) = session.round_trip()
         {
             let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
@@ -86,7 +86,7 @@ impl Sources {
     pub async fn text(&self) -> String {
         let (status, figures) = (self.board.status(), self.board.figures());
         let is_connected = status.state == State::Connected;
-        let mut page = Page::new(SERVICE, &status.version, status.started_at_ms);
+        let mut page = MetricsPage::new(SERVICE, &status.version, status.started_at_ms);
         let help = "1 while a session with the hub is up.";
         page.gauge("spoke_agent_connected", help, &u8::from(is_connected));
         let help = "1 once this device has registered.";
@@ -106,7 +106,7 @@ impl Sources {
         page.gauge("spoke_agent_ping_seconds", help, &Seconds(ping));
         figures.traffic.write(&mut page, SERVICE);
         let waiting = self.waiting(is_connected).await;
-        Traffic::write_waiting(&mut page, SERVICE, &waiting, now_ms());
+        SessionMetrics::write_waiting(&mut page, SERVICE, &waiting, unix_ms());
         redis_metrics::write(&mut page, SERVICE, &[("redis", &self.redis)]);
         let keys = &self.keys;
         let streams = [
@@ -120,7 +120,7 @@ impl Sources {
     }
 
     /// Of the way down nothing is known without a session, and of the way up nothing without Redis.
-    async fn waiting(&self, is_connected: bool) -> Vec<(Direction, Waiting)> {
+    async fn waiting(&self, is_connected: bool) -> Vec<(Direction, BacklogSummary)> {
         if is_connected {
             let [up, down] = self.board.figures().traffic.waiting();
             return vec![(Direction::Up, up), (Direction::Down, down)];
@@ -128,7 +128,10 @@ impl Sources {
         match tokio::time::timeout(SCRAPE_LOOK_TIMEOUT, self.device.backlog()).await {
             Ok(Ok((entries, oldest))) => {
                 let oldest_ms = oldest.map(|oldest| oldest.ms);
-                vec![(Direction::Up, Waiting { entries, oldest_ms, ..Waiting::default() })]
+                vec![(
+                    Direction::Up,
+                    BacklogSummary { entries, oldest_ms, ..BacklogSummary::default() },
+                )]
             }
             Ok(Err(_)) | Err(_) => Vec::new(),
         }

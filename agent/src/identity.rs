@@ -16,7 +16,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use tracing::{info, warn};
 
 pub use self::secrets::Secrets;
@@ -307,7 +307,7 @@ impl Identity {
             Ok(None) => None,
             Err(error) if error.is_not_found() => None,
             Err(error) => {
-                let (path, error) = (path.display(), chain(&error));
+                let (path, error) = (path.display(), error_chain(&error));
                 let follows = without(name);
                 warn!(%path, error, follows, "this state file cannot be read and is passed over");
                 None

@@ -38,7 +38,7 @@ use std::{
 
 use anyhow::Context;
 use axum::{Json, Router, routing::get};
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_service::{
     config::ConfigError,
     limits::DRAIN_TIMEOUT,
@@ -168,7 +168,7 @@ async fn open_access(
                 }
                 return Ok(Some(access));
             }
-            Err(error) if error.may_pass() => chain(&error),
+            Err(error) if error.may_pass() => error_chain(&error),
             Err(error) => return Err(refusal(error)),
         };
         if said.as_ref() != Some(&error) {
@@ -176,7 +176,7 @@ async fn open_access(
             board.post_fault("state-dir", &error);
             said = Some(error);
         }
-        board.post_waiting(now_ms().saturating_add(STATE_RETRY.as_millis() as u64));
+        board.post_waiting(unix_ms().saturating_add(STATE_RETRY.as_millis() as u64));
         progress
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -189,7 +189,7 @@ async fn open_access(
 /// What a person has to mend ends like a bad setting, after which systemd does not try again.
 fn refusal(error: AccessError) -> anyhow::Error {
     match error.needs_a_person() {
-        true => ConfigError::bad("state_dir", chain(&error)).into(),
+        true => ConfigError::bad("state_dir", error_chain(&error)).into(),
         false => error.into(),
     }
 }
@@ -261,7 +261,7 @@ async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
         let status = changes.borrow_and_update().clone();
         let waiting = match device.waiting(Bound::FOR_A_LINE).await {
             Ok(waiting) => format!("{} waiting", waiting.entries),
-            Err(error) => format!("failed to read the own redis ({})", chain(&error)),
+            Err(error) => format!("failed to read the own redis ({})", error_chain(&error)),
         };
         systemd::status(&match (status.state, &status.why) {
             (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_diagnostics::clock::now_ms;
-use spoke_protocol::{backoff::Retry, instance::Instance, sync::sender::path::Path};
+use spoke_diagnostics::clock::unix_ms;
+use spoke_protocol::{backoff::RetryDelay, instance::InstanceId, sync::sender::path::LinkPath};
 use spoke_service::shutdown::Shutdown;
 use spoke_store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore};
 use tracing::{debug, info, warn};
@@ -70,16 +70,16 @@ pub struct Parts {
 pub struct Lifecycle {
     parts: Parts,
     /// This process, among others with the same identity.
-    instance: Instance,
+    instance: InstanceId,
     origin: OriginStore,
     copy: CopyStore,
     choice: Choice,
     /// How much of the out stream gets through to the hub at a time.
-    path: Path,
-    connect_retry: Retry,
-    refused_retry: Retry,
+    path: LinkPath,
+    connect_retry: RetryDelay,
+    refused_retry: RetryDelay,
     /// For two devices with one identity: apart from the rest, since each WELCOME ends those.
-    twin_retry: Retry,
+    twin_retry: RetryDelay,
     trouble: Trouble,
     /// The last ending was a store's trouble, by which a session may begin and end again at once.
     is_store_in_doubt: bool,
@@ -90,11 +90,11 @@ impl Lifecycle {
     pub fn new(parts: Parts) -> Self {
         let keys = parts.config.keys();
         Self {
-            instance: Instance(rand::random()),
+            instance: InstanceId(rand::random()),
             origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
             choice: Choice::new(parts.config.transport),
-            path: Path::default(),
+            path: LinkPath::default(),
             connect_retry: parts.config.connect_retry(),
             refused_retry: parts.config.refused_retry(),
             twin_retry: parts.config.refused_retry(),
@@ -192,7 +192,7 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
-            Pause::Told(wait) => Retry::told(wait, random),
+            Pause::Told(wait) => RetryDelay::told(wait, random),
             Pause::Twin(hint) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
                 self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
@@ -214,7 +214,7 @@ impl Lifecycle {
                 let mend = self.parts.access.mend(refused);
                 (mend, self.refused_retry.next(None, random))
             }
-            Wait::Unavailable(wait) => (problem, Retry::told(wait, random)),
+            Wait::Unavailable(wait) => (problem, RetryDelay::told(wait, random)),
             Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
             Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
         };
@@ -226,7 +226,7 @@ impl Lifecycle {
     async fn pause(&mut self, wait: Duration) {
         let wait_ms = wait.as_millis() as u64;
         debug!(wait_ms, "waiting");
-        self.parts.board.post_waiting(now_ms().saturating_add(wait_ms));
+        self.parts.board.post_waiting(unix_ms().saturating_add(wait_ms));
         self.move_within(wait + STEP_WITHIN);
         let mut looks = tokio::time::interval(STATE_RETRY);
         let ended = tokio::time::sleep(wait);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
     seq::Seq,
-    sync::{sender::path::Stuck, session::Session},
+    sync::{sender::path::StuckEntry, session::Session},
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -54,7 +54,7 @@ pub struct Status {
     pub held_back: Option<Seq>,
     /// The entry that does not get through to the hub although it goes alone.
     #[serde(default)]
-    pub stuck: Option<Stuck>,
+    pub stuck: Option<StuckEntry>,
     /// Why what goes one way stands still, where that is so.
     #[serde(default)]
     pub stopped: Stopped,
@@ -152,7 +152,7 @@ pub struct Board {
 impl Board {
     /// The status of an agent that has just started.
     pub fn new(account: &Account) -> Self {
-        let now = now_ms();
+        let now = unix_ms();
         let status = Status {
             client: account.client.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -217,7 +217,7 @@ impl Board {
         let (cause, message) = (cause.to_owned(), message.to_owned());
         self.status.send_modify(|status| {
             status.counts.faults += 1;
-            status.last_error = Some(Trouble { cause, message, at_ms: now_ms() });
+            status.last_error = Some(Trouble { cause, message, at_ms: unix_ms() });
         });
     }
 
@@ -233,14 +233,14 @@ impl Board {
         self.status.send_modify(|status| status.stalled_sessions += 1);
     }
 
-    pub(crate) fn post_stuck(&self, stuck: Option<Stuck>) {
+    pub(crate) fn post_stuck(&self, stuck: Option<StuckEntry>) {
         self.status.send_if_modified(|status| {
             let before = std::mem::replace(&mut status.stuck, stuck);
             match (before, stuck) {
-                (None, Some(Stuck { seq, bytes, sessions })) => {
+                (None, Some(StuckEntry { seq, bytes, sessions })) => {
                     warn!(%seq, bytes, sessions, "entry does not get through the link");
                 }
-                (Some(Stuck { seq, .. }), None) => {
+                (Some(StuckEntry { seq, .. }), None) => {
                     info!(%seq, "entries get through the link again");
                 }
                 (None, None) | (Some(_), Some(_)) => {}
@@ -317,7 +317,7 @@ impl Board {
     fn post(&self, state: State, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(|status| {
             if status.state != state {
-                (status.state, status.since_ms) = (state, now_ms());
+                (status.state, status.since_ms) = (state, unix_ms());
             }
             (status.why, status.next_try_ms) = (None, None);
             (status.transport, status.generation) = (None, None);

@@ -4,7 +4,7 @@ use spoke_protocol::{
     client_id::ClientId,
     message::Cursor,
     seq::Seq,
-    sync::{accounting::Extent, resume::Standing},
+    sync::{accounting::Extent, resume::OriginStanding},
 };
 use spoke_store::{
     Redis, StoreError, copy::CopyStore, keys::DeviceKeys, loss_ledger, origin::OriginStore,
@@ -14,7 +14,7 @@ use spoke_store::{
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The out stream.
-    pub out: Standing,
+    pub out: OriginStanding,
     /// The in stream.
     pub inbound: Cursor,
     /// What is in the out stream and not acknowledged yet.
@@ -127,7 +127,7 @@ impl DeviceStore {
     /// # Errors
     /// `StoreError` as Redis gives it.
     pub async fn backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
-        let Standing { extent, memory, .. } = self.origin.standing().await?;
+        let OriginStanding { extent, memory, .. } = self.origin.standing().await?;
         let (acked, tally) = memory.acked;
         if extent.length == 0 || extent.last <= acked {
             return Ok((0, None));
@@ -140,7 +140,7 @@ impl DeviceStore {
         Ok((oldest.map_or(0, |_| past.min(extent.length)), oldest))
     }
 
-    async fn count(&self, standing: &Standing, bound: Bound) -> Result<Waiting, StoreError> {
+    async fn count(&self, standing: &OriginStanding, bound: Bound) -> Result<Waiting, StoreError> {
         let (Extent { first, last, length, .. }, acked) =
             (standing.extent, standing.memory.acked.0);
         if length == 0 || last <= acked {

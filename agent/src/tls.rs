@@ -12,7 +12,7 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::config::ConfigError;
 
 use crate::config::Account;
@@ -36,7 +36,7 @@ pub enum TrustError {
 impl TrustError {
     /// The same as a bad setting, for the exit code.
     pub fn into_config_error(self) -> ConfigError {
-        ConfigError::bad("ca_file", chain(&self))
+        ConfigError::bad("ca_file", error_chain(&self))
     }
 }
 
@@ -61,10 +61,10 @@ fn pinned(ca_file: &Path) -> Result<RootCertStore, TrustError> {
     let bad = |problem: String| TrustError::BadCaFile { path: ca_file.to_owned(), problem };
     let certificates = CertificateDer::pem_file_iter(ca_file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| bad(chain(&error)))?;
+        .map_err(|error| bad(error_chain(&error)))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|error| bad(chain(&error)))?;
+        roots.add(certificate).map_err(|error| bad(error_chain(&error)))?;
     }
     if roots.is_empty() {
         return Err(bad("it is empty".to_owned()));

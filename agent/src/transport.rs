@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::{Sink, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use spoke_protocol::{backoff::Retry, message::Frame};
-use spoke_service::last_activity::Heard;
+use spoke_protocol::{backoff::RetryDelay, message::Frame};
+use spoke_service::last_activity::LastActivity;
 use spoke_store::driver::TransportError;
 
 use crate::config::TransportSetting;
@@ -26,7 +26,7 @@ pub struct Line {
     /// What the agent sends.
     pub outbox: Pin<Box<dyn Sink<Frame, Error = TransportError> + Send>>,
     /// When the hub's last byte was seen.
-    pub heard: Heard,
+    pub heard: LastActivity,
 }
 
 /// A transport.
@@ -63,7 +63,7 @@ const FRUITLESS_MAX: u32 = 3;
 /// Which transport is next.
 pub struct Choice {
     setting: TransportSetting,
-    spells: Retry,
+    spells: RetryDelay,
     http_until: Option<Instant>,
     broken: u32,
     /// Fruitless sessions in a row over a WebSocket, and over HTTP.
@@ -73,7 +73,7 @@ pub struct Choice {
 impl Choice {
     /// Begins with a WebSocket where the setting leaves the choice.
     pub fn new(setting: TransportSetting) -> Self {
-        let spells = Retry::new(HTTP_SPELL.0, HTTP_SPELL.1);
+        let spells = RetryDelay::new(HTTP_SPELL.0, HTTP_SPELL.1);
         Self { setting, spells, http_until: None, broken: 0, fruitless: [0; 2] }
     }
 

@@ -28,7 +28,8 @@ use spoke_service::{
     preflight::{require_supported, warn_once},
     reload::Reloads,
     server::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
+        Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind, serve_admin,
+        serve_devices,
     },
     shutdown::Shutdown,
     systemd,
@@ -72,7 +73,7 @@ pub async fn run(
     let is_tls = certificate.is_some();
     info!(address = %public.local_addr()?, tls = is_tls, "listening for devices");
     let app = behind(routes::router(Arc::clone(&service)), &config.trusted_proxies);
-    let (room, stop) = (Room::of(&ServeLimits::default()), shutdown.clone());
+    let (room, stop) = (ConnectionLimit::of(&ServeLimits::default()), shutdown.clone());
     shutdown.spawn("listener", serve_devices(public, certificate.clone(), app, room, stop));
     let live = if is_tls { &LIVE[..] } else { &LIVE[..3] };
     let apply = reload(Arc::clone(&service), certificate);

@@ -11,8 +11,8 @@ use std::{
 
 use http::StatusCode;
 use spoke_diagnostics::{
-    clock::now_ms,
-    metrics::{Counter, Counters, Page},
+    clock::unix_ms,
+    metrics::{Counter, CounterVec, MetricsPage},
 };
 use spoke_service::redis_metrics;
 
@@ -27,7 +27,7 @@ pub struct Metrics {
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     in_hand: AtomicUsize,
     /// Visits that were held back, by cause.
-    pub held_back: Counters,
+    pub held_back: CounterVec,
     /// Wrong codes and proofs for clients that may register.
     pub wrong_codes: Counter,
     /// Clients whose codes were locked.
@@ -43,10 +43,10 @@ impl Default for Metrics {
         Self {
             requests: Mutex::default(),
             in_hand: AtomicUsize::new(0),
-            held_back: Counters::new(Because::ALL.map(Because::word)),
+            held_back: CounterVec::new(Because::ALL.map(Because::word)),
             wrong_codes: Counter::default(),
             codes_locked: Counter::default(),
-            started_ms: now_ms(),
+            started_ms: unix_ms(),
         }
     }
 }
@@ -64,7 +64,7 @@ impl Metrics {
         *requests.entry((route, status.as_u16())).or_default() += 1;
     }
 
-    fn write(&self, page: &mut Page) {
+    fn write(&self, page: &mut MetricsPage) {
         let name = "spoke_auth_requests_total";
         page.head("counter", name, "Requests answered, by route and status.");
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +96,7 @@ impl Drop for InHand<'_> {
 
 /// All of auth's figures in Prometheus's text form.
 pub async fn text(service: &Service) -> String {
-    let mut page = Page::new(SERVICE, env!("CARGO_PKG_VERSION"), service.metrics.started_ms);
+    let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), service.metrics.started_ms);
     service.metrics.write(&mut page);
     let pool = &service.pool;
     let (threads, room) = pool.room();
@@ -130,7 +130,7 @@ mod tests {
         metrics.count("/login", StatusCode::UNAUTHORIZED);
         metrics.held_back.add(Because::ClientRate.word(), 7);
         let held = metrics.enter();
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         metrics.write(&mut page);
         drop(held);
         let text = page.into_text();

@@ -14,8 +14,8 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_diagnostics::{
-    error_chain::chain,
-    log_limit::Repeated,
+    error_chain::error_chain,
+    log_limit::SharedLogLimiter,
     metrics::{Counter, HASH_SCALE, Histogram},
 };
 use tokio::sync::oneshot;
@@ -53,7 +53,7 @@ pub struct Pool {
     run_time: Duration,
     line: SharedLine,
     figures: Arc<Figures>,
-    odd_hashes: Arc<Repeated<()>>,
+    odd_hashes: Arc<SharedLogLimiter<()>>,
 }
 
 /// How the pool does.
@@ -138,7 +138,10 @@ impl Pool {
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
                 if odd_hashes.handle(()) {
-                    warn!(error = chain(&error), "a client's stored secret is not a bcrypt hash");
+                    warn!(
+                        error = error_chain(&error),
+                        "a client's stored secret is not a bcrypt hash"
+                    );
                 }
                 secret.is_behind(&stand_in).map(|_| false)
             })
@@ -159,7 +162,7 @@ impl Pool {
     }
 
     /// Stored secrets that are none, for the log.
-    pub fn odd_hashes(&self) -> &Repeated<()> {
+    pub fn odd_hashes(&self) -> &SharedLogLimiter<()> {
         &self.odd_hashes
     }
 

@@ -29,7 +29,7 @@ use http::{
     header::{CACHE_CONTROL, HeaderValue},
 };
 use serde_json::json;
-use spoke_service::api_error::{Refusal, fallback};
+use spoke_service::api_error::{ApiError, fallback};
 
 use crate::{limits::AUTH_BODY_BYTES_MAX, service::Service, token::SessionToken};
 
@@ -54,7 +54,7 @@ async fn refuse_query(request: Request, next: Next) -> Response {
     }
     let message = "nothing is taken from the URL, since URLs are logged; \
                    send a token in the Authorization header and the rest in the body";
-    Refusal::new(StatusCode::BAD_REQUEST, "token-in-url", message).into_response()
+    ApiError::new(StatusCode::BAD_REQUEST, "token-in-url", message).into_response()
 }
 
 /// Counts the answer, and keeps caches from it.

@@ -7,14 +7,14 @@ use std::{
 
 use http::StatusCode;
 use spoke_diagnostics::{
-    error_chain::chain,
-    log_limit::{Repeated, Spell},
+    error_chain::error_chain,
+    log_limit::{Outage, SharedLogLimiter},
 };
 use spoke_protocol::{backoff::return_wait, client_id::ClientId};
 use spoke_service::{
-    api_error::Refusal,
+    api_error::ApiError,
     log_summary::sum_up,
-    server::{PeerAddress, Site},
+    server::{PeerAddress, PeerNet},
     shutdown::Shutdown,
 };
 use spoke_store::{StoreError, session_tokens::digest};
@@ -43,9 +43,9 @@ pub struct Service {
     throttle: Mutex<Throttle>,
     /// Makes the tag that stands in for one that a client does not have.
     stand_in: u128,
-    held_back: Repeated<(Because, Site)>,
-    store_wrong: Spell,
-    hash_wrong: Spell,
+    held_back: SharedLogLimiter<(Because, PeerNet)>,
+    store_wrong: Outage,
+    hash_wrong: Outage,
 }
 
 impl Service {
@@ -58,9 +58,9 @@ impl Service {
             metrics: Metrics::default(),
             throttle: Mutex::new(throttle),
             stand_in: rand::random(),
-            held_back: Repeated::default(),
-            store_wrong: Spell::new(),
-            hash_wrong: Spell::new(),
+            held_back: SharedLogLimiter::default(),
+            store_wrong: Outage::new(),
+            hash_wrong: Outage::new(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Service {
     ///
     /// # Errors
     /// The refusal.
-    pub fn admit(&self, visit: &Visit) -> Result<(), Refusal> {
+    pub fn admit(&self, visit: &Visit) -> Result<(), ApiError> {
         self.throttle().admit(visit, Instant::now()).map_err(|refused| {
             let (client, site) = (visit.client.as_ref().map(ClientId::as_str), visit.site);
             let (action, because) = (visit.action, refused.because);
@@ -103,14 +103,14 @@ impl Service {
                 }
             }
             let message = "this client or address came too often; come back later";
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "throttled", message)
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "throttled", message)
                 .retry_after(wait_seconds)
         })
     }
 
     /// Says once a minute who is held back still, and which faults go on.
     pub async fn sum_up(&self, shutdown: &Shutdown) {
-        let say = |kind: Option<&(Because, Site)>, count| match kind {
+        let say = |kind: Option<&(Because, PeerNet)>, count| match kind {
             Some((because, site)) => info!(%site, ?because, count, "held back again"),
             None => info!(count, "held back, of more addresses than are listed"),
         };
@@ -154,7 +154,7 @@ impl Service {
     ///
     /// # Errors
     /// 503 while Redis cannot answer, 500 when it answers what it never should.
-    pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
+    pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         let fault = match result {
             Ok(answer) => {
                 if let Some(count) = self.store_wrong.handle_good() {
@@ -164,7 +164,7 @@ impl Service {
             }
             Err(fault) => fault,
         };
-        let error = chain(&fault);
+        let error = error_chain(&fault);
         // `store::health` says when an outage begins and when it ends.
         if fault.is_outage() {
             debug!(error, "redis cannot serve auth");
@@ -182,7 +182,7 @@ impl Service {
     ///
     /// # Errors
     /// 503 when it is full, 500 when bcrypt fails.
-    pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, Refusal> {
+    pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, ApiError> {
         if result.is_ok()
             && let Some(count) = self.hash_wrong.handle_good()
         {
@@ -191,13 +191,13 @@ impl Service {
         result.map_err(|fault| match fault {
             PoolError::Full { retry_after } => {
                 let message = "too many devices register or log in at this moment; come back later";
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
                     .retry_after(seconds_up(retry_after))
             }
             PoolError::Stopped => unavailable(),
             PoolError::Bcrypt(_) => {
                 if self.hash_wrong.handle_fault() {
-                    error!(error = chain(&fault), "failed to hash");
+                    error!(error = error_chain(&fault), "failed to hash");
                 }
                 internal()
             }
@@ -205,8 +205,8 @@ impl Service {
     }
 
     /// A new token could not be made.
-    pub fn no_randomness(fault: rand::rand_core::OsError) -> Refusal {
-        error!(error = chain(&fault), "the operating system gives no random bytes");
+    pub fn no_randomness(fault: rand::rand_core::OsError) -> ApiError {
+        error!(error = error_chain(&fault), "the operating system gives no random bytes");
         internal()
     }
 
@@ -245,15 +245,15 @@ impl Visit {
     }
 }
 
-fn unavailable() -> Refusal {
+fn unavailable() -> ApiError {
     let message = "auth cannot reach its database; come back later";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
         .retry_after(return_wait(0, rand::random()).as_secs())
 }
 
-fn internal() -> Refusal {
+fn internal() -> ApiError {
     let message = "something is wrong with auth itself; its log says what";
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
 fn seconds_up(wait: Duration) -> u64 {

@@ -23,7 +23,7 @@ use std::{
 };
 
 use spoke_protocol::client_id::ClientId;
-use spoke_service::server::Site;
+use spoke_service::server::PeerNet;
 
 use meter::{Meter, Penalty, Rate};
 
@@ -55,7 +55,7 @@ pub struct Visit {
     /// What for.
     pub action: Action,
     /// From where.
-    pub site: Site,
+    pub site: PeerNet,
     /// Whom the visitor says to be; not known of a stranger with `Action::Session`.
     pub client: Option<ClientId>,
     /// What is known of it.
@@ -110,11 +110,11 @@ impl Because {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    AddressRate(Site),
+    AddressRate(PeerNet),
     /// From one address, where somebody else's visits must not count.
-    ClientRate(Action, Standing, ClientId, Option<Site>),
-    ClientFailures(Action, Standing, ClientId, Site),
-    AddressFailures(Site),
+    ClientRate(Action, Standing, ClientId, Option<PeerNet>),
+    ClientFailures(Action, Standing, ClientId, PeerNet),
+    AddressFailures(PeerNet),
 }
 
 impl Key {

@@ -12,8 +12,8 @@ use spoke_protocol::{
     message::{Features, Frame},
     seq::{Epoch, Seq},
     wire::json::{
-        AddedForm, BatchAddedForm, CursorForm, EntryForm, Fields, HelloForm, RequestForm,
-        WelcomeForm, XaddForm, XreadForm,
+        AddedBody, BatchAddedBody, CursorBody, EntryBody, Fields, HelloBody, RequestBody,
+        WelcomeBody, XaddBody, XreadBody,
     },
 };
 use spoke_service::config::ServiceUrl;
@@ -51,24 +51,24 @@ pub fn packed(bytes: &[u8]) {
 
 /// The forms of HTTP and of `spoke.v1.json`.
 pub fn forms(bytes: &[u8]) {
-    form::<CursorForm>(bytes);
-    form::<EntryForm>(bytes);
+    form::<CursorBody>(bytes);
+    form::<EntryBody>(bytes);
     form::<Fields>(bytes);
-    form::<AddedForm>(bytes);
-    form::<BatchAddedForm>(bytes);
-    form::<HelloForm>(bytes);
-    form::<WelcomeForm>(bytes);
-    form::<XreadForm>(bytes);
-    if let Some(XaddForm::Batch(batch)) = read::<XaddForm>(bytes) {
+    form::<AddedBody>(bytes);
+    form::<BatchAddedBody>(bytes);
+    form::<HelloBody>(bytes);
+    form::<WelcomeBody>(bytes);
+    form::<XreadBody>(bytes);
+    if let Some(XaddBody::Batch(batch)) = read::<XaddBody>(bytes) {
         let again = serde_json::to_vec(&batch).expect("a form can be written");
-        assert_eq!(read(&again), Some(XaddForm::Batch(batch)));
+        assert_eq!(read(&again), Some(XaddBody::Batch(batch)));
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
-        match RequestForm::read(text) {
+        match RequestBody::read(text) {
             Ok(request) => {
                 let _ = request.kind();
                 if let Some(payload) = request.payload {
-                    let _ = read::<XaddForm>(payload.get().as_bytes());
+                    let _ = read::<XaddBody>(payload.get().as_bytes());
                 }
             }
             Err(misread) => assert!(!misread.error.to_string().is_empty()),

@@ -2,19 +2,19 @@
 //! while the first is connected.
 
 use http::StatusCode;
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
     client_id::ClientId,
-    message::{Cursor, Goaway, Origin, Reason},
-    partner::{Met, PartnerId},
+    message::{Cursor, Goaway, GoawayReason, OriginState},
+    partner::{PartnerId, PartnerMatch},
     seq::Seq,
-    sync::resume::Begun,
+    sync::resume::SenderStart,
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::{
     StoreError,
-    origin::With,
-    presence::{self, Arrival, Arrived, Rival},
+    origin::StartWith,
+    presence::{self, IdentityConflict, SessionOpen, SessionOpened},
 };
 use tracing::{debug, warn};
 
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub struct Told {
     /// Its out stream.
-    pub origin: Origin,
+    pub origin: OriginState,
     /// Its in stream.
     pub cursor: Cursor,
     /// With whom these stand where they do.
@@ -45,9 +45,9 @@ pub async fn stand(
     caller: &Caller,
     (generation, partner): (u64, PartnerId),
     told: &Told,
-) -> Result<(Begun, Cursor), StoreError> {
+) -> Result<(SenderStart, Cursor), StoreError> {
     let (origin, copy) = (hub.origin(&caller.client), hub.copy(caller, Some(generation)));
-    let with = With { met: Met::at_hub(told.partner, partner), partner: None };
+    let with = StartWith { met: PartnerMatch::at_hub(told.partner, partner), partner: None };
     let is_known = told.partner == partner && !told.origin.acked.is_zero();
     let cursor = async {
         match is_known {
@@ -55,7 +55,7 @@ pub async fn stand(
             false => copy.cursor().await,
         }
     };
-    tokio::try_join!(origin.begin(&told.cursor, &with, now_ms()), cursor)
+    tokio::try_join!(origin.begin(&told.cursor, &with, unix_ms()), cursor)
 }
 
 /// Begins a session and gives its generation, and what the client is to this hub; every older one of the client is fenced from here on.
@@ -65,22 +65,22 @@ pub async fn stand(
 pub async fn begin(
     hub: &Hub,
     client: &ClientId,
-    arrival: &Arrival<'_>,
+    arrival: &SessionOpen<'_>,
     cursor: Seq,
-) -> Result<(u64, PartnerId), Refusal> {
+) -> Result<(u64, PartnerId), ApiError> {
     check_cursor(hub, client, cursor).await?;
-    let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, now_ms()).await;
+    let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
     match hub.checked(arrived)? {
-        Arrived::Begun(generation, partner) => {
+        SessionOpened::Begun(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok((generation, partner))
         }
-        Arrived::Refused(rival) => {
+        SessionOpened::Refused(rival) => {
             hub.metrics.clones.add(1);
             report(client, arrival.address, &rival);
             Err(refusal(client, arrival.address, &rival))
         }
-        Arrived::EpochAhead(direction, known) => {
+        SessionOpened::EpochAhead(direction, known) => {
             let address = arrival.address;
             let direction = direction.word();
             warn!(%client, address, direction, %known, "session refused: its epoch is ahead of the hub's");
@@ -91,8 +91,8 @@ pub async fn begin(
 
 /// The cursor of a device's in stream is a seq of its out stream here: not more than a day ahead of our
 /// clock, unless an app has made such a one.
-async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), Refusal> {
-    if cursor <= Seq::ceiling(now_ms()) {
+async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), ApiError> {
+    if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
     }
     let standing = hub.checked(hub.origin(client).standing_or_remembered().await)?;
@@ -100,17 +100,17 @@ async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), R
 }
 
 /// The same refusal as a last frame.
-pub fn goaway(refusal: &Refusal) -> Goaway {
+pub fn goaway(refusal: &ApiError) -> Goaway {
     Goaway {
-        reason: Reason::from_word(refusal.reason),
+        reason: GoawayReason::from_word(refusal.reason),
         message: refusal.message.clone(),
         wait_ms: refusal.retry_after_seconds.unwrap_or(0) * 1000,
     }
 }
 
 /// Aloud once for each device that is kept out, however often it comes back.
-fn report(client: &ClientId, address: &str, rival: &Rival) {
-    let Rival { address: connected, connected_since_ms, refused, is_first } = rival;
+fn report(client: &ClientId, address: &str, rival: &IdentityConflict) {
+    let IdentityConflict { address: connected, connected_since_ms, refused, is_first } = rival;
     if *is_first {
         warn!(
             %client,
@@ -126,14 +126,14 @@ fn report(client: &ClientId, address: &str, rival: &Rival) {
     }
 }
 
-fn refusal(client: &ClientId, address: &str, rival: &Rival) -> Refusal {
+fn refusal(client: &ClientId, address: &str, rival: &IdentityConflict) -> ApiError {
     let message = format!(
         "two devices share the identity {client}: the one at {} is connected, and this one, at \
          {address}, is kept out; enrol one of them anew under a name of its own (spoke-auth \
          provision), or end both with spoke-auth revoke {client} if one is not yours",
         rival.address
     );
-    Refusal::new(StatusCode::CONFLICT, Reason::Superseded.word(), message)
+    ApiError::new(StatusCode::CONFLICT, GoawayReason::Superseded.word(), message)
         .retry_after(CLONE_WAIT.as_secs())
 }
 
@@ -147,7 +147,7 @@ mod tests {
     fn the_longest_refusal_fits_a_frame_with_both_addresses_and_the_mend() {
         let client: ClientId = "c".repeat(CLIENT_NAME_BYTES_MAX).parse().unwrap();
         let address = format!("[{}]:65535", ["ffff"; 8].join(":"));
-        let rival = Rival {
+        let rival = IdentityConflict {
             address: address.replace("65535", "65534"),
             connected_since_ms: 1,
             refused: 1,
@@ -159,7 +159,7 @@ mod tests {
         assert!(goaway.message.len() <= TEXT_BYTES_MAX, "{}", goaway.message.len());
         assert!(goaway.message.contains(&address) && goaway.message.contains(&rival.address));
         assert!(goaway.message.contains(&format!("revoke {client}")));
-        assert_eq!(goaway.reason, Reason::Superseded);
+        assert_eq!(goaway.reason, GoawayReason::Superseded);
         assert_eq!(u128::from(goaway.wait_ms), CLONE_WAIT.as_millis());
     }
 }

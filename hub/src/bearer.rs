@@ -10,8 +10,8 @@ use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
 use spoke_protocol::{client_id::ClientId, seq::Epoch, wire::json::GENERATION_HEADER};
 use spoke_service::{
-    api_error::Refusal,
-    server::{Place, Vouched},
+    api_error::ApiError,
+    server::{AuthenticatedGuard, ConnectionHandle},
 };
 use spoke_store::session_tokens::SessionClient;
 
@@ -38,7 +38,7 @@ pub struct Caller {
 /// What a request takes up of the hub, and what its connection gains by it.
 pub struct Held {
     in_hand: InHand,
-    _vouched: Vouched,
+    _vouched: AuthenticatedGuard,
 }
 
 impl Caller {
@@ -46,7 +46,11 @@ impl Caller {
     ///
     /// # Errors
     /// 401 if it lets nobody in, 429 if that one has too much in hand, 503 if that cannot be found out.
-    pub async fn of_token(hub: &Hub, token: SecretString, place: &Place) -> Result<Self, Refusal> {
+    pub async fn of_token(
+        hub: &Hub,
+        token: SecretString,
+        place: &ConnectionHandle,
+    ) -> Result<Self, ApiError> {
         // Whoever waits for our own look is not to make room meanwhile.
         let vouched = place.vouch();
         let found = hub.checked(hub.sessions.client_of(&token).await)?;
@@ -62,7 +66,7 @@ impl Caller {
     ///
     /// # Errors
     /// 429 if the client has begun too many of late.
-    pub fn begin_session(&self) -> Result<(), Refusal> {
+    pub fn begin_session(&self) -> Result<(), ApiError> {
         let held = self.held.as_ref();
         held.map_or(Ok(()), |held| held.in_hand.begin_session(Instant::now()))
     }
@@ -74,22 +78,25 @@ impl Caller {
 }
 
 impl FromRequestParts<Hub> for Caller {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Self, ApiError> {
         refuse_token_in_url(parts.uri.query())?;
         let token = bearer(&parts.headers).ok_or_else(|| unauthorized(hub))?;
         let generation = generation(&parts.headers)?;
-        let place = parts.extensions.get::<Place>().expect("the listener gives every request one");
+        let place = parts
+            .extensions
+            .get::<ConnectionHandle>()
+            .expect("the listener gives every request one");
         Ok(Self { generation, ..Self::of_token(hub, token, place).await? })
     }
 }
 
 /// For a route that takes the token elsewhere too: none without an `Authorization` header.
 impl OptionalFromRequestParts<Hub> for Caller {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Option<Self>, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Option<Self>, ApiError> {
         refuse_token_in_url(parts.uri.query())?;
         if !parts.headers.contains_key(AUTHORIZATION) {
             return Ok(None);
@@ -99,10 +106,10 @@ impl OptionalFromRequestParts<Hub> for Caller {
 }
 
 /// Nobody, or nobody any more: the same answer for both.
-pub fn unauthorized(hub: &Hub) -> Refusal {
+pub fn unauthorized(hub: &Hub) -> ApiError {
     hub.metrics.unauthorized.add(1);
     let message = "this needs the token of a live session in the header Authorization: Bearer …";
-    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {
@@ -112,28 +119,28 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
         .then(|| token.trim().to_owned().into())
 }
 
-fn generation(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+fn generation(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(GENERATION_HEADER) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     let message = "the header Spoke-Generation is a whole number of at most 64 bits";
     number.map(Some).ok_or_else(|| malformed(message))
 }
 
-fn refuse_token_in_url(query: Option<&str>) -> Result<(), Refusal> {
+fn refuse_token_in_url(query: Option<&str>) -> Result<(), ApiError> {
     let names = query.unwrap_or("").split('&').filter_map(|pair| pair.split('=').next());
     for name in names {
         if IN_URL.iter().any(|token| token.eq_ignore_ascii_case(name)) {
             let message = "a token does not belong in a URL, since URLs are logged; end that \
                            session and send the token in the header Authorization: Bearer …";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "token-in-url", message));
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "token-in-url", message));
         }
     }
     Ok(())
 }
 
 /// A request that is not of its form.
-pub fn malformed(message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "malformed", message)
+pub fn malformed(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
 }
 
 /// An epoch from a query.

@@ -13,7 +13,7 @@ use spoke_protocol::limits::{
     BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, HTTP_BODY_BYTES_MAX, SLOWEST_LINK,
 };
 use spoke_service::{
-    api_error::{BodyKind, Refusal, check_announced, too_slow, unreadable},
+    api_error::{ApiError, BodyKind, check_announced, too_slow, unreadable},
     limits::BODY_TIMEOUT,
 };
 use tokio::time::{Instant, timeout_at};
@@ -52,7 +52,7 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
     hub: &Hub,
     caller: &Caller,
     request: Request,
-) -> Result<Read<T>, Refusal> {
+) -> Result<Read<T>, ApiError> {
     check_announced(&request)?;
     let kind = BodyKind::of(request.headers())?;
     let body = request.into_body();
@@ -77,8 +77,8 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
 /// # Errors
 /// As `parse`.
 pub async fn elsewhere<T: Send + 'static>(
-    parse: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+    parse: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     match offload(parse).await {
         Ok(parsed) => parsed,
         Err(_) => Err(malformed("this body could not be read")),
@@ -94,7 +94,7 @@ pub fn wanted(json: &[u8]) -> usize {
 }
 
 /// Each KiB that has come earns another second, as a session gives an entry on a slow WebSocket.
-async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, Refusal> {
+async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, ApiError> {
     let begun = Instant::now();
     let mut bytes = Vec::with_capacity(charge.bytes() / BUDGET_COPIES);
     let mut parts = body.into_data_stream();

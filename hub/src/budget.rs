@@ -19,9 +19,9 @@ use std::{
 
 use crate::limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX};
 use http::StatusCode;
-use spoke_diagnostics::metrics::{Counter, Page};
+use spoke_diagnostics::metrics::{Counter, MetricsPage};
 use spoke_protocol::{backoff::return_wait, client_id::ClientId};
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 
 use self::ledger::Ledger;
@@ -73,7 +73,7 @@ impl Budget {
         client: &ClientId,
         bytes: usize,
         patience: Duration,
-    ) -> Result<Charge, Refusal> {
+    ) -> Result<Charge, ApiError> {
         let waiting = match self.ask(client, bytes) {
             Asked::Taken(charge) => return Ok(charge),
             Asked::Waits(waiting) => waiting,
@@ -93,7 +93,7 @@ impl Budget {
     }
 
     /// Writes the figures.
-    pub fn write(&self, page: &mut Page) {
+    pub fn write(&self, page: &mut MetricsPage) {
         let (used, total) = {
             let state = self.lock();
             (state.ledger.used(), state.ledger.total())
@@ -140,11 +140,11 @@ impl Budget {
         Charge { budget: self.clone(), client: client.clone(), bytes }
     }
 
-    fn refuse(&self) -> Refusal {
+    fn refuse(&self) -> ApiError {
         self.0.refused.add(1);
         let message = "the hub has as much in hand as its memory budget allows; what you sent may be \
                        sent again";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(return_wait(0, rand::random()).as_secs())
     }
 
@@ -193,7 +193,7 @@ impl Charge {
     ///
     /// # Errors
     /// 503 when they could not be had in time.
-    pub async fn resize(&mut self, bytes: usize, patience: Duration) -> Result<(), Refusal> {
+    pub async fn resize(&mut self, bytes: usize, patience: Duration) -> Result<(), ApiError> {
         if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
             let more = self.budget.clone().take(&self.client, more, patience).await?;
             self.merge(more);

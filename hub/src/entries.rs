@@ -2,18 +2,18 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
-    entry::{Direction, Entry, EntryLimits, Unfit},
+    entry::{Direction, Entry, EntryLimits, RejectReason},
     limits::BATCH_ENTRIES_MAX,
-    loss::Account,
+    loss::BatchAccount,
     seq::{Epoch, Seq},
-    sync::receiver::{Append, Appended, BadBatch, plan},
+    sync::receiver::{Append, AppendResult, BadBatch, plan},
     wire::json::{
-        AddedForm, BatchAddedForm, BatchForm, CursorForm, EntryForm, RefusedForm, XaddForm,
+        AddedBody, BatchAddedBody, BatchBody, CursorBody, EntryBody, RefusedBody, XaddBody,
     },
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 
 use crate::{
     bearer::{Caller, malformed},
@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Errors
 /// 503.
-pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorForm, Refusal> {
+pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorBody, ApiError> {
     let copy = hub.copy(caller, None);
     let mut cursor = hub.checked(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
@@ -37,22 +37,22 @@ pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorForm, Refusal> {
 ///
 /// # Errors
 /// 400, 409, 413, 503.
-pub async fn xadd(hub: &Hub, caller: &Caller, form: XaddForm) -> Result<Value, Refusal> {
+pub async fn xadd(hub: &Hub, caller: &Caller, form: XaddBody) -> Result<Value, ApiError> {
     match form {
-        XaddForm::One(entry) => xadd_one(hub, caller, entry).await.map(|added| json!(added)),
-        XaddForm::Batch(batch) => xadd_batch(hub, caller, batch).await.map(|added| json!(added)),
+        XaddBody::One(entry) => xadd_one(hub, caller, entry).await.map(|added| json!(added)),
+        XaddBody::Batch(batch) => xadd_batch(hub, caller, batch).await.map(|added| json!(added)),
     }
 }
 
-async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryForm) -> Result<AddedForm, Refusal> {
+async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
     let entry = Entry::from(form);
     entry.check(Direction::Up, &EntryLimits::default()).map_err(unfit)?;
-    let append = planned(Epoch::UNKNOWN, (None, None), vec![entry], Account::default())?;
+    let append = planned(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
     match append_to(hub, caller, &append).await? {
-        Done { id: Some(id), accepted: 1, .. } => Ok(AddedForm { id }),
+        Done { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
         Done { cursor, .. } => {
             let message = "the hub has this entry already: go on with the next";
-            Err(Refusal::new(StatusCode::CONFLICT, "duplicate", message).with_seq(cursor))
+            Err(ApiError::new(StatusCode::CONFLICT, "duplicate", message).with_seq(cursor))
         }
     }
 }
@@ -60,33 +60,33 @@ async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryForm) -> Result<AddedFo
 async fn xadd_batch(
     hub: &Hub,
     caller: &Caller,
-    form: BatchForm,
-) -> Result<BatchAddedForm, Refusal> {
+    form: BatchBody,
+) -> Result<BatchAddedBody, ApiError> {
     if form.entries.len() > BATCH_ENTRIES_MAX {
         let message = format!("a batch holds at most {BATCH_ENTRIES_MAX} entries; send several");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
-    let BatchForm { epoch, after, through, account, seal, .. } = form;
+    let BatchBody { epoch, after, through, account, seal, .. } = form;
     let mut append = planned(epoch.unwrap_or_default(), (after, through), entries, account)?;
     append.seal = seal;
     let Done { cursor, accepted, duplicates, .. } = append_to(hub, caller, &append).await?;
-    let refused = append.refused.iter().map(|&(seq, reason)| RefusedForm { seq, reason }).collect();
-    Ok(BatchAddedForm { seq: cursor, accepted, duplicates, refused })
+    let refused = append.refused.iter().map(|&(seq, reason)| RefusedBody { seq, reason }).collect();
+    Ok(BatchAddedBody { seq: cursor, accepted, duplicates, refused })
 }
 
 fn planned(
     epoch: Epoch,
     range: (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
-    account: Account,
-) -> Result<Append, Refusal> {
+    account: BatchAccount,
+) -> Result<Append, ApiError> {
     plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default())).map_err(
         |error| match error {
             BadBatch::TooLarge => {
-                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", chain(&error))
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error_chain(&error))
             }
-            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(chain(&error)),
+            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error_chain(&error)),
         },
     )
 }
@@ -98,15 +98,15 @@ struct Done {
     id: Option<Seq>,
 }
 
-async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, Refusal> {
+async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, ApiError> {
     let load = Load::of(&append.entries);
     hub.quota.admit(&caller.client, load).await?;
     let _place = hub.places.take(load.bytes).await;
     let copy = hub.copy(caller, caller.generation);
-    match hub.checked(copy.append(append, now_ms()).await)? {
-        Appended::Done { cursor, accepted, duplicates, id } => {
+    match hub.checked(copy.append(append, unix_ms()).await)? {
+        AppendResult::Done { cursor, accepted, duplicates, id } => {
             let traffic = &hub.metrics.traffic;
-            traffic.handle_append(append, now_ms());
+            traffic.handle_append(append, unix_ms());
             traffic.handle_appended(accepted, duplicates);
             if accepted > 0 {
                 for loss in &append.account.losses {
@@ -116,29 +116,30 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
             }
             Ok(Done { cursor, accepted, duplicates, id })
         }
-        Appended::Superseded => Err(superseded()),
-        Appended::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
-        Appended::EpochAhead(known) => Err(epoch_ahead(known)),
-        Appended::SeqAhead => Err(seq_ahead()),
-        Appended::Later(wait) => {
+        AppendResult::Superseded => Err(superseded()),
+        AppendResult::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
+        AppendResult::EpochAhead(known) => Err(epoch_ahead(known)),
+        AppendResult::SeqAhead => Err(seq_ahead()),
+        AppendResult::Later(wait) => {
             let message = "this client has asked for too many searches, or told of too many losses";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            Err(Refusal::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
+            Err(ApiError::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
         }
-        Appended::Ready => unreachable!("the store looks for itself only"),
-        Appended::Gap(cursor) => {
+        AppendResult::Ready => unreachable!("the store looks for itself only"),
+        AppendResult::Gap(cursor) => {
             let message = "this batch does not begin at the cursor: send from the cursor on";
-            Err(Refusal::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))
+            Err(ApiError::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))
         }
     }
 }
 
-fn unfit(reason: Unfit) -> Refusal {
+fn unfit(reason: RejectReason) -> ApiError {
     let status = match reason {
-        Unfit::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Unfit::ReservedField | Unfit::TooManyFields | Unfit::Empty | Unfit::Other => {
-            StatusCode::BAD_REQUEST
-        }
+        RejectReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        RejectReason::ReservedField
+        | RejectReason::TooManyFields
+        | RejectReason::Empty
+        | RejectReason::Other => StatusCode::BAD_REQUEST,
     };
-    Refusal::new(status, reason.word(), format!("this entry can never be carried: {reason}"))
+    ApiError::new(status, reason.word(), format!("this entry can never be carried: {reason}"))
 }

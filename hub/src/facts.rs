@@ -1,7 +1,7 @@
 //! What is told of a client, in words: the same in a terminal and on the status page.
 
 use spoke_service::logging::is_printable;
-use spoke_store::fleet::{ClientRow, Clones, Fleet, Waiting};
+use spoke_store::fleet::{ClientRow, DuplicateIdentities, Fleet, PendingEntries};
 
 /// So long after its last try a second device is shown: one that is still there comes back sooner.
 const CLONE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
@@ -27,7 +27,7 @@ pub enum Lag {
     /// Everything is carried.
     None,
     /// So many entries wait, the first of them since then.
-    Waiting(Waiting),
+    Waiting(PendingEntries),
     /// Entries arrive so many milliseconds after they were born.
     Late(u64),
     /// Nobody here can know.
@@ -102,10 +102,10 @@ impl Lag {
     pub fn words(&self, now_ms: u64) -> String {
         match self {
             Self::None => "ok".to_owned(),
-            Self::Waiting(Waiting { entries, oldest_ms: Some(oldest) }) => {
+            Self::Waiting(PendingEntries { entries, oldest_ms: Some(oldest) }) => {
                 format!("{}, {}", short(*entries), ago(now_ms, *oldest))
             }
-            Self::Waiting(Waiting { entries, oldest_ms: None }) => short(*entries),
+            Self::Waiting(PendingEntries { entries, oldest_ms: None }) => short(*entries),
             Self::Late(delay_ms) => format!("late {}", ago(*delay_ms, 0)),
             Self::Unknown => "?".to_owned(),
         }
@@ -142,7 +142,7 @@ pub fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
 }
 
 /// The other devices with its identity, if one tried lately.
-pub fn clones(row: &ClientRow, now_ms: u64) -> Option<&Clones> {
+pub fn clones(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
     row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 

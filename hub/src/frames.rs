@@ -16,9 +16,9 @@ use std::{
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::SplitStream};
 use spoke_protocol::{
     message::{Features, Frame},
-    wire::msgpack::Malformed,
+    wire::msgpack::DecodeError,
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::driver::TransportError;
 use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
@@ -47,8 +47,8 @@ pub struct Frames<S = SplitStream<Socket>> {
 /// What becomes of the message that came last.
 enum Step {
     None,
-    Charging(BoxFuture<'static, Result<(Bytes, Charge), Refusal>>),
-    Decoding(BoxFuture<'static, Result<Result<Frame, Malformed>, JoinError>>, Option<Charge>),
+    Charging(BoxFuture<'static, Result<(Bytes, Charge), ApiError>>),
+    Decoding(BoxFuture<'static, Result<Result<Frame, DecodeError>, JoinError>>, Option<Charge>),
     Admitting(BoxFuture<'static, Frame>),
     /// There was no room for it. The session is told to end.
     Refused,
@@ -120,7 +120,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     ) -> Option<Result<Frame, TransportError>> {
         let Some(agreed) = self.agreed else {
             if bytes.len() > HELLO_BYTES_MAX {
-                return Some(Err(malformed(Malformed::Bound("length before the handshake"))));
+                return Some(Err(malformed(DecodeError::Bound("length before the handshake"))));
             }
             return Some(Frame::decode(bytes, Features::default()).map_err(malformed));
         };
@@ -134,7 +134,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
 
     fn handle_decoded(
         &mut self,
-        decoded: Result<Frame, Malformed>,
+        decoded: Result<Frame, DecodeError>,
         charge: Option<Charge>,
     ) -> Option<Result<Frame, TransportError>> {
         match (decoded, &self.intake) {

@@ -6,19 +6,19 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_diagnostics::{error_chain::chain, log_limit::Repeated};
+use spoke_diagnostics::{error_chain::error_chain, log_limit::SharedLogLimiter};
 use spoke_protocol::{
     backoff::return_wait,
     client_id::ClientId,
     loss::Loss,
-    message::{Features, Goaway, Reason},
+    message::{Features, Goaway, GoawayReason},
     seq::Epoch,
     wire::json::UNUSABLE_STREAM,
 };
-use spoke_service::{api_error::Refusal, log_summary::sum_up, shutdown::Shutdown};
+use spoke_service::{api_error::ApiError, log_summary::sum_up, shutdown::Shutdown};
 use spoke_store::{
-    Redis, StoreError, copy::CopyStore, driver, group_commit::Writer, hints::Hints, keys::HubKeys,
-    origin::OriginStore, quota::Guards, session_tokens::Sessions,
+    Redis, StoreError, copy::CopyStore, driver, group_commit::CommitWriter, hints::Hints,
+    keys::HubKeys, origin::OriginStore, quota::ClientQuotas, session_tokens::SessionTokens,
 };
 use tracing::{info, warn};
 
@@ -53,11 +53,11 @@ pub struct Shared {
     /// Where the streams are.
     pub redis: Redis,
     /// Through which it writes what it acknowledges.
-    pub writer: Writer,
+    pub writer: CommitWriter,
     /// Its keys.
     pub keys: HubKeys,
     /// Whose tokens live.
-    pub sessions: Sessions,
+    pub sessions: SessionTokens,
     /// Who waits for which key.
     pub hints: Hints,
     /// Who is connected here.
@@ -65,7 +65,7 @@ pub struct Shared {
     /// What each client takes.
     pub shares: Shares,
     /// What each client may ask of the in stream.
-    pub guards: Guards,
+    pub guards: ClientQuotas,
     /// The large batches that Redis has in hand.
     pub places: Places,
     /// What all have in hand.
@@ -79,11 +79,11 @@ pub struct Shared {
     /// When to stop.
     pub shutdown: Shutdown,
     /// What Redis refuses and is no outage, by what it says.
-    store_faults: Repeated<String>,
+    store_faults: SharedLogLimiter<String>,
     /// Sessions that were refused, and such that ended since nothing came, each by cause.
-    pub session_faults: Repeated<SessionFault>,
+    pub session_faults: SharedLogLimiter<SessionFault>,
     /// Losses told by requests, by cause: the first is said, the rest are counted.
-    told_losses: Repeated<&'static str>,
+    told_losses: SharedLogLimiter<&'static str>,
     /// This process, among several on one Redis.
     pub name: String,
 }
@@ -100,28 +100,28 @@ impl Hub {
     /// A hub that nobody has come to yet.
     pub fn new(
         config: Config,
-        (redis, writer): (Redis, Writer),
+        (redis, writer): (Redis, CommitWriter),
         auth_redis: Redis,
         shutdown: Shutdown,
     ) -> Self {
         let keys = HubKeys::new(&config.key_prefix);
-        let sessions = Sessions::new(auth_redis, &config.auth_key_prefix);
+        let sessions = SessionTokens::new(auth_redis, &config.auth_key_prefix);
         let live = Live::new(config.connections_per_client);
         Self(Arc::new(Shared {
             keys,
             sessions,
             hints: Hints::new(),
             live,
-            guards: Guards::default(),
+            guards: ClientQuotas::default(),
             shares: Shares::default(),
             places: Places::at(config.ack),
             budget: Budget::new(config.budget_mib * 1024 * 1024),
             quota: Quota::new(redis.clone(), config.reserve()),
             paths: Paths::default(),
             metrics: Metrics::default(),
-            store_faults: Repeated::default(),
-            session_faults: Repeated::default(),
-            told_losses: Repeated::default(),
+            store_faults: SharedLogLimiter::default(),
+            session_faults: SharedLogLimiter::default(),
+            told_losses: SharedLogLimiter::default(),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
@@ -151,33 +151,33 @@ impl Hub {
     ///
     /// # Errors
     /// 503.
-    pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, Refusal> {
+    pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         result.map_err(|error| self.unavailable(&error))
     }
 
     /// Counts a fault of Redis, and logs it unless it came lately or is an outage; who asked hears only
     /// that it may come again, or that this one stream cannot be used.
-    pub fn unavailable(&self, error: &StoreError) -> Refusal {
+    pub fn unavailable(&self, error: &StoreError) -> ApiError {
         self.metrics.store_errors.add(1);
-        let told = chain(error);
+        let told = error_chain(error);
         // An outage is said by `store::health`, with its end.
         if !error.is_outage() && self.store_faults.handle(told.clone()) {
             warn!(error = told, "redis request failed");
         }
         if error.is_of_stream() {
             let message = "this stream of the hub cannot be used as it is; the hub's log names the key, and the mend";
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
                 .retry_after(self.return_wait().as_secs());
         }
         let message = "the hub's store cannot take anything now; what you sent may be sent again";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(self.return_wait().as_secs())
     }
 
     /// A stream that one client's session cannot use as it is.
     pub fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
         self.metrics.store_errors.add(1);
-        let error = chain(error);
+        let error = error_chain(error);
         if self.store_faults.handle(error.clone()) {
             warn!(%client, error, "stream cannot be used; the other direction goes on");
         }
@@ -220,12 +220,12 @@ impl Hub {
     ///
     /// # Errors
     /// 503 when this process stops.
-    pub fn check_stays(&self) -> Result<(), Refusal> {
+    pub fn check_stays(&self) -> Result<(), ApiError> {
         if !self.shutdown.is_begun() {
             return Ok(());
         }
         let Goaway { reason, message, wait_ms } = self.restart();
-        Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason.word(), message)
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason.word(), message)
             .retry_after(wait_ms / 1000))
     }
 
@@ -234,7 +234,7 @@ impl Hub {
     pub fn restart(&self) -> Goaway {
         let wait = self.return_wait();
         Goaway {
-            reason: Reason::Restart,
+            reason: GoawayReason::Restart,
             message: "the hub restarts".to_owned(),
             wait_ms: wait.as_millis() as u64,
         }
@@ -242,31 +242,31 @@ impl Hub {
 }
 
 /// The refusal of a request whose session is not the newest.
-pub fn superseded() -> Refusal {
+pub fn superseded() -> ApiError {
     let message = "a newer session of this client has begun; if that is another device, two devices \
                    share one identity";
-    Refusal::new(StatusCode::CONFLICT, "superseded", message)
+    ApiError::new(StatusCode::CONFLICT, "superseded", message)
 }
 
 /// The refusal of one that tells of a life of the stream further on than the next.
-pub fn epoch_ahead(known: Epoch) -> Refusal {
+pub fn epoch_ahead(known: Epoch) -> ApiError {
     let message = format!(
         "the hub knows this stream in epoch {known}, and a new one is the next after that; if the \
          hub's redis was restored from an old backup, run spoke-hub reset-client"
     );
-    Refusal::new(StatusCode::CONFLICT, Reason::EpochAhead.word(), message).with_epoch(known)
+    ApiError::new(StatusCode::CONFLICT, GoawayReason::EpochAhead.word(), message).with_epoch(known)
 }
 
 /// The refusal of one that names a seq more than a day ahead of the hub's clock.
-pub fn seq_ahead() -> Refusal {
+pub fn seq_ahead() -> ApiError {
     let message = "this seq is more than 24 hours ahead of the hub's clock; mend the clock of the one \
                    that made it";
-    Refusal::new(StatusCode::CONFLICT, Reason::SeqAhead.word(), message)
+    ApiError::new(StatusCode::CONFLICT, GoawayReason::SeqAhead.word(), message)
 }
 
 /// The refusal of a request of an older life of the stream.
-pub fn stale_epoch(current: Epoch) -> Refusal {
+pub fn stale_epoch(current: Epoch) -> ApiError {
     let message =
         format!("this stream is in epoch {current} now; ask where it stands and go on there");
-    Refusal::new(StatusCode::CONFLICT, "stale-epoch", message).with_epoch(current)
+    ApiError::new(StatusCode::CONFLICT, "stale-epoch", message).with_epoch(current)
 }

@@ -13,7 +13,7 @@ use spoke_protocol::{
     message::{Ack, Frame, Goaway, Push},
     seq::{Epoch, Seq},
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
@@ -66,7 +66,7 @@ impl Intake {
         &self,
         bytes: Bytes,
         charge: Option<Charge>,
-    ) -> BoxFuture<'static, Result<(Bytes, Charge), Refusal>> {
+    ) -> BoxFuture<'static, Result<(Bytes, Charge), ApiError>> {
         let unpacked = Frame::unpacked_bytes(&bytes);
         let fields = (unpacked / FIELD_WIRE_BYTES * FIELD_BYTES_MIN).min(BATCH_BYTES_MAX);
         let wanted = BUDGET_COPIES * unpacked + fields;
@@ -99,7 +99,7 @@ impl Intake {
     }
 
     /// There was no room: the session is told to end.
-    pub(crate) fn handle_refused(&self, refusal: &Refusal) {
+    pub(crate) fn handle_refused(&self, refusal: &ApiError) {
         let sender = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
             let _ = sender.send(goaway(refusal));

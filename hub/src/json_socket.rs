@@ -13,14 +13,14 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::Fut
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::{
-    instance::Instance,
+    instance::InstanceId,
     limits::{HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
-    message::{Goaway, Reason},
-    wire::json::{Misread, RequestForm, XaddForm},
+    message::{Goaway, GoawayReason},
+    wire::json::{InvalidRequest, RequestBody, XaddBody},
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::limits::GOODBYE_TIMEOUT;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};
@@ -64,7 +64,7 @@ pub async fn serve(arrived: Arrived, socket: Socket) {
 }
 
 async fn run(mut arrived: Arrived, mut socket: Socket) {
-    let (generation, _) = match arrived.begin(SUBPROTOCOL, Instance::UNKNOWN, None).await {
+    let (generation, _) = match arrived.begin(SUBPROTOCOL, InstanceId::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => {
             dismiss(&mut socket, &goaway(&refusal)).await;
@@ -130,7 +130,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
             },
             goaway = &mut leave => {
                 // What was done is told all the same, but not to one who is turned out.
-                if goaway.reason == Reason::Restart {
+                if goaway.reason == GoawayReason::Restart {
                     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sending).await;
                 }
                 break goaway;
@@ -138,7 +138,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
         }
     };
     // The end of the hub is the end of every wait.
-    if goaway.reason == Reason::Restart {
+    if goaway.reason == GoawayReason::Restart {
         let answering = async {
             while let Some(answer) = waiting.next().await {
                 socket.send(Message::Text(answer.text.into())).await?;
@@ -174,14 +174,14 @@ struct Asked {
 impl Asked {
     fn read(text: &str) -> Result<Self, (Option<Box<RawValue>>, String)> {
         let owned = |raw: Option<&RawValue>| raw.map(ToOwned::to_owned);
-        match RequestForm::read(text) {
+        match RequestBody::read(text) {
             Ok(form) => Ok(Self {
                 kind: form.kind().unwrap_or_default(),
                 id: owned(form.id),
                 wanted: form.payload.map_or(0, |payload| body::wanted(payload.get().as_bytes())),
                 payload: owned(form.payload),
             }),
-            Err(Misread { id, error }) => Err((owned(id), chain(&error))),
+            Err(InvalidRequest { id, error }) => Err((owned(id), error_chain(&error))),
         }
     }
 }
@@ -193,10 +193,10 @@ fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
     }
     let message = match (flood(error), error) {
         (Some(flood), _) => flood.to_string(),
-        (None, tungstenite::Error::Capacity(error)) => chain(error),
+        (None, tungstenite::Error::Capacity(error)) => error_chain(error),
         (None, _) => return None,
     };
-    Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 })
+    Some(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 })
 }
 
 async fn handle<'a>(
@@ -262,7 +262,7 @@ async fn request<'a>(
         "xread" if waiting.len() >= WAITING_MAX => {
             let message = "too many reads wait on this socket";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            refused("xread", id, &Refusal::new(status, "too-many-requests", message))
+            refused("xread", id, &ApiError::new(status, "too-many-requests", message))
         }
         "xread" => match form::<Option<Xread>>(payload_text) {
             Ok(ask) => {
@@ -296,7 +296,7 @@ async fn xadd_form(
     caller: &Caller,
     (payload, wanted): (&str, usize),
     charge: &mut Option<Charge>,
-) -> Result<XaddForm, Refusal> {
+) -> Result<XaddBody, ApiError> {
     match charge {
         Some(charge) => charge.resize(wanted, BUDGET_GROW_PATIENCE).await?,
         none => {
@@ -310,14 +310,14 @@ async fn xadd_form(
     body::elsewhere(move || form(&payload)).await
 }
 
-fn form<T: DeserializeOwned>(payload: &str) -> Result<T, Refusal> {
-    serde_json::from_str(payload).map_err(|error| malformed(chain(&error)))
+fn form<T: DeserializeOwned>(payload: &str) -> Result<T, ApiError> {
+    serde_json::from_str(payload).map_err(|error| malformed(error_chain(&error)))
 }
 
 fn answered<P: Serialize>(
     r#type: &str,
     id: Option<&RawValue>,
-    result: Result<P, Refusal>,
+    result: Result<P, ApiError>,
 ) -> String {
     match result {
         Ok(payload) => text(&Answer { r#type, id, error: None, payload }),
@@ -325,7 +325,7 @@ fn answered<P: Serialize>(
     }
 }
 
-fn refused(r#type: &str, id: Option<&RawValue>, refusal: &Refusal) -> String {
+fn refused(r#type: &str, id: Option<&RawValue>, refusal: &ApiError) -> String {
     text(&Answer { r#type, id, error: Some(true), payload: refusal.body() })
 }
 
@@ -336,7 +336,7 @@ fn text(answer: &impl Serialize) -> String {
 /// Says why in the close frame: this protocol has no other word for it.
 async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
     let mut close = close(goaway.reason);
-    if let (Reason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {
+    if let (GoawayReason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {
         let said = goaway.message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);
         frame.reason = goaway.message[..said].into();
     }

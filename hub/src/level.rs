@@ -3,7 +3,7 @@
 use spoke_service::config::ConfigError;
 use spoke_store::{
     Redis, StoreError,
-    ack_level::{AckLevel, Lack},
+    ack_level::{AckLevel, UnmetLevel},
     limits::PROBE_TIMEOUT,
     server_info,
 };
@@ -12,7 +12,7 @@ use spoke_store::{
 ///
 /// # Errors
 /// `StoreError` when it does not say.
-async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<Lack>, StoreError> {
+async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, StoreError> {
     if level == AckLevel::Memory {
         return Ok(None);
     }
@@ -27,7 +27,7 @@ async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<Lack>, StoreError
 /// The setting `ack` cannot be kept, with the mend.
 pub async fn require(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, lack(redis, level)).await {
-        Ok(Ok(None | Some(Lack::Replicas { .. })) | Err(_)) | Err(_) => Ok(()),
+        Ok(Ok(None | Some(UnmetLevel::Replicas { .. })) | Err(_)) | Err(_) => Ok(()),
         Ok(Ok(Some(lack))) => {
             Err(ConfigError::bad("ack", format!("it is \"{level}\", but {lack}")))
         }

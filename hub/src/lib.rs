@@ -40,14 +40,15 @@ use spoke_service::{
     preflight::{require_supported, warn_once},
     reload::Reloads,
     server::{
-        Certificate, Listeners, Room, ServeLimits, admin_router, behind, serve_admin, serve_devices,
+        Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind, serve_admin,
+        serve_devices,
     },
     shutdown::Shutdown,
     systemd,
 };
 use spoke_store::{
     Redis,
-    group_commit::Writer,
+    group_commit::CommitWriter,
     keys::HubKeys,
     probe::{ready, watch},
     session_tokens::{client_prefix, session_prefix},
@@ -83,10 +84,10 @@ pub async fn run(
         None => redis.clone(),
     };
     level::require(&redis, config.ack).await?;
-    let (writer, committer) = Writer::new(redis.clone(), config.ack);
+    let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
     // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
     let commits = tokio::spawn(committer.run());
-    let room = Room::of(&ServeLimits::of(config.connections));
+    let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
     let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
@@ -127,7 +128,12 @@ pub async fn run(
 }
 
 /// Changes at SIGHUP what can be changed.
-fn reload(hub: &Hub, reloads: Reloads<Config>, room: Room, certificate: Option<Certificate>) {
+fn reload(
+    hub: &Hub,
+    reloads: Reloads<Config>,
+    room: ConnectionLimit,
+    certificate: Option<Certificate>,
+) {
     let live = if certificate.is_some() { &LIVE[..] } else { &LIVE[..2] };
     let this = hub.clone();
     let apply = move |new: &Config| {

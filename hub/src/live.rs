@@ -11,9 +11,9 @@ use std::{
 use http::StatusCode;
 use spoke_protocol::{
     client_id::ClientId,
-    message::{Goaway, Reason},
+    message::{Goaway, GoawayReason},
 };
-use spoke_service::{api_error::Refusal, limits::CONNECTIONS_MAX};
+use spoke_service::{api_error::ApiError, limits::CONNECTIONS_MAX};
 use tokio::sync::oneshot;
 
 /// The connections of all clients.
@@ -66,7 +66,7 @@ impl Live {
         &self,
         client: &ClientId,
         generation: Option<u64>,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
         self.enter(client, generation)
     }
 
@@ -77,7 +77,7 @@ impl Live {
     pub fn session(
         &self,
         client: &ClientId,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
         self.enter(client, None)
     }
 
@@ -106,7 +106,7 @@ impl Live {
             {
                 let message = "a newer session of this client has begun; if that is another device, \
                                two devices share one identity";
-                let (reason, message) = (Reason::Superseded, message.to_owned());
+                let (reason, message) = (GoawayReason::Superseded, message.to_owned());
                 told += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
             }
         }
@@ -149,14 +149,14 @@ impl Live {
         &self,
         client: &ClientId,
         generation: Option<u64>,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), Refusal> {
+    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
         let mut connections = lock(&self.connections);
         let id = connections.next;
         let own = connections.clients.entry(client.clone()).or_default();
         if own.len() >= self.per_client.load(Ordering::Relaxed) {
             let message = "this client has too many connections open";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            return Err(Refusal::new(status, "too-many-connections", message).retry_after(5));
+            return Err(ApiError::new(status, "too-many-connections", message).retry_after(5));
         }
         let (stop, stopped) = oneshot::channel();
         own.push(Connection { id, generation, stop: Some(stop) });
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(live.begin(&newest, 2), 0);
         assert_eq!(live.begin(&older, 1), 1);
 
-        assert_eq!(told.try_recv().unwrap().reason, Reason::Superseded);
+        assert_eq!(told.try_recv().unwrap().reason, GoawayReason::Superseded);
         assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
         assert_eq!(live.supersede(&client("dev1"), 2), 0, "told once");
         drop(older);
@@ -234,7 +234,7 @@ mod tests {
 
         assert_eq!(live.supersede(&client("dev1"), 2), 1);
 
-        assert_eq!(older_told.try_recv().unwrap().reason, Reason::Superseded);
+        assert_eq!(older_told.try_recv().unwrap().reason, GoawayReason::Superseded);
         assert!(plain_told.try_recv().is_err() && newest_told.try_recv().is_err());
     }
 

@@ -2,12 +2,12 @@
 //! as much with ten thousand clients as with one.
 
 use spoke_diagnostics::{
-    clock::now_ms,
-    metrics::{Counter, Counters, Page},
+    clock::unix_ms,
+    metrics::{Counter, CounterVec, MetricsPage},
 };
-use spoke_protocol::{entry::Direction, message::Reason, sync::session::End};
-use spoke_service::{redis_metrics, session_metrics::Traffic};
-use spoke_store::{Redis, driver::LinkError, presence::Transport};
+use spoke_protocol::{entry::Direction, message::GoawayReason, sync::session::SessionEnd};
+use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
+use spoke_store::{Redis, driver::SessionError, presence::Transport};
 
 use crate::{hub::Hub, paths::Weak};
 
@@ -23,16 +23,16 @@ pub const CLOSED: &str = "closed";
 /// All figures of one hub process.
 #[expect(missing_docs, reason = "each is named in `text` with its help")]
 pub struct Metrics {
-    pub traffic: Traffic,
-    pub sessions: Counters,
-    pub ended: Counters,
+    pub traffic: SessionMetrics,
+    pub sessions: CounterVec,
+    pub ended: CounterVec,
     pub superseded: Counter,
     pub clones: Counter,
     /// Entries trimmed from the in stream that a consumer group had not read.
     pub trimmed_unread: Counter,
     pub unauthorized: Counter,
     pub store_errors: Counter,
-    pub requests: Counters,
+    pub requests: CounterVec,
     started_ms: u64,
 }
 
@@ -40,37 +40,37 @@ impl Default for Metrics {
     fn default() -> Self {
         let transports = [Transport::WebSocket, Transport::Http];
         Self {
-            traffic: Traffic::new(Direction::Down),
-            sessions: Counters::new(transports.map(Transport::word)),
-            ended: Counters::new(ENDS.into_iter().chain(Reason::words())),
+            traffic: SessionMetrics::new(Direction::Down),
+            sessions: CounterVec::new(transports.map(Transport::word)),
+            ended: CounterVec::new(ENDS.into_iter().chain(GoawayReason::words())),
             superseded: Counter::default(),
             clones: Counter::default(),
             trimmed_unread: Counter::default(),
             unauthorized: Counter::default(),
             store_errors: Counter::default(),
-            requests: Counters::new(ROUTES),
-            started_ms: now_ms(),
+            requests: CounterVec::new(ROUTES),
+            started_ms: unix_ms(),
         }
     }
 }
 
 /// Why a session is over, in a word.
-pub fn end_word(end: &Result<End, LinkError>) -> &'static str {
+pub fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
     match end {
-        Ok(End::Told(goaway)) if goaway.reason == Reason::Restart => "left",
-        Ok(End::Told(goaway) | End::Ours(goaway)) => goaway.reason.word(),
-        Ok(End::Silent(_)) => "silent",
-        Ok(End::Stalled) => "stalled",
-        Err(LinkError::Store(_)) => "redis",
-        Err(LinkError::Transport(_)) => "broken",
-        Err(LinkError::Closed) => CLOSED,
+        Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart => "left",
+        Ok(SessionEnd::Told(goaway) | SessionEnd::Ours(goaway)) => goaway.reason.word(),
+        Ok(SessionEnd::Silent(_)) => "silent",
+        Ok(SessionEnd::Stalled) => "stalled",
+        Err(SessionError::Store(_)) => "redis",
+        Err(SessionError::Transport(_)) => "broken",
+        Err(SessionError::Closed) => CLOSED,
     }
 }
 
 /// All of a hub's figures in Prometheus's text form.
 pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     let metrics = &hub.metrics;
-    let mut page = Page::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
+    let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
     metrics.traffic.write(&mut page, SERVICE);
     write_waiting(metrics, &mut page);
     metrics.write_sessions(&mut page);
@@ -95,10 +95,10 @@ pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     page.into_text()
 }
 
-fn write_waiting(metrics: &Metrics, page: &mut Page) {
+fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
     let [down, up] = metrics.traffic.waiting();
     let each = [(Direction::Down, down), (Direction::Up, up)];
-    Traffic::write_waiting(page, SERVICE, &each, now_ms());
+    SessionMetrics::write_waiting(page, SERVICE, &each, unix_ms());
     let name = "spoke_hub_waiting_sessions";
     page.head("gauge", name, "Sessions here that entries wait for.");
     for (direction, waiting) in each {
@@ -107,7 +107,7 @@ fn write_waiting(metrics: &Metrics, page: &mut Page) {
 }
 
 impl Metrics {
-    fn write_sessions(&self, page: &mut Page) {
+    fn write_sessions(&self, page: &mut MetricsPage) {
         let name = "spoke_hub_sessions_total";
         page.counters(name, "Sessions begun.", "transport", &self.sessions);
         let name = "spoke_hub_sessions_ended_total";

@@ -39,9 +39,9 @@ use http::{
     },
 };
 use maud::Markup;
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::client_id::ClientId;
-use spoke_service::{api_error::Refusal, server::Place};
+use spoke_service::{api_error::ApiError, server::ConnectionHandle};
 use spoke_store::Redis;
 
 use self::{
@@ -120,9 +120,9 @@ async fn show_fleet(State(page): State<Page>, Query(ask): Query<Ask>) -> Markup 
 
 async fn follow_fleet(
     State(page): State<Page>,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConnectionHandle>,
     Query(ask): Query<Ask>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let view = View::new(ask);
     let viewer = page.gatherer.follow(None).ok_or_else(crowded)?;
     let render = move |snapshot: &Snapshot| Some(fleet::live(&view, snapshot));
@@ -132,17 +132,17 @@ async fn follow_fleet(
 async fn show_client(
     State(page): State<Page>,
     Path(client): Path<String>,
-) -> Result<Markup, Refusal> {
+) -> Result<Markup, ApiError> {
     let client = known(&client)?;
     let detail = page.gatherer.detail(&page.hub, &client).await?.ok_or_else(|| absent(&client))?;
-    Ok(client::document(&page.hub, &detail, now_ms()))
+    Ok(client::document(&page.hub, &detail, unix_ms()))
 }
 
 async fn follow_client(
     State(page): State<Page>,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConnectionHandle>,
     Path(client): Path<String>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let client = known(&client)?;
     let viewer = page.gatherer.follow(Some(&client)).ok_or_else(crowded)?;
     let render = move |snapshot: &Snapshot| {
@@ -155,7 +155,7 @@ async fn follow_client(
 fn events(
     hub: &Hub,
     viewer: Viewer,
-    place: Place,
+    place: ConnectionHandle,
     render: impl Fn(&Snapshot) -> Option<Markup> + Send + 'static,
 ) -> Response {
     // One who looks is served: nobody else takes this connection's place.
@@ -174,18 +174,18 @@ fn events(
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-fn known(name: &str) -> Result<ClientId, Refusal> {
+fn known(name: &str) -> Result<ClientId, ApiError> {
     name.parse().map_err(|_| {
-        Refusal::new(StatusCode::NOT_FOUND, "not-found", "that is no name of a client")
+        ApiError::new(StatusCode::NOT_FOUND, "not-found", "that is no name of a client")
     })
 }
 
-fn absent(client: &ClientId) -> Refusal {
+fn absent(client: &ClientId) -> ApiError {
     let message = format!("no client {client} has been here");
-    Refusal::new(StatusCode::NOT_FOUND, "not-found", message)
+    ApiError::new(StatusCode::NOT_FOUND, "not-found", message)
 }
 
-fn crowded() -> Refusal {
+fn crowded() -> ApiError {
     let message = format!("{VIEWERS_MAX} people look at this page already; close some");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", message).retry_after(15)
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", message).retry_after(15)
 }

@@ -11,11 +11,11 @@ use std::{
 };
 
 use crate::limits::PATHS_MAX;
-use spoke_diagnostics::log_limit::Repeated;
+use spoke_diagnostics::log_limit::SharedLogLimiter;
 use spoke_protocol::{
     client_id::ClientId,
     seq::{Epoch, Seq},
-    sync::sender::path::{Parting, Path, Stuck, Trip},
+    sync::sender::path::{LinkPath, SessionEnding, SessionSummary, StuckEntry},
 };
 use spoke_service::{log_summary::sum_up, shutdown::Shutdown};
 use tracing::{field, info, warn};
@@ -25,13 +25,13 @@ use tracing::{field, info, warn};
 pub struct Paths {
     weak: Mutex<HashMap<ClientId, Remembered>>,
     /// A client can seem to be stuck, and not to be, as often as it asks.
-    stuck: Repeated<ClientId>,
-    unstuck: Repeated<ClientId>,
+    stuck: SharedLogLimiter<ClientId>,
+    unstuck: SharedLogLimiter<ClientId>,
 }
 
 #[derive(Debug)]
 struct Remembered {
-    path: Path,
+    path: LinkPath,
     used_at: Instant,
 }
 
@@ -46,7 +46,7 @@ pub struct Weak {
 
 impl Paths {
     /// The path of a client whose session, or request, begins there.
-    pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> Path {
+    pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
             path.handle_begin(at);
         })
@@ -58,21 +58,33 @@ impl Paths {
     }
 
     /// A session is over, or an answer was given of which nobody knows yet whether it arrives.
-    pub fn end(&self, client: &ClientId, trip: &Trip, parting: Parting, now: Instant) {
+    pub fn end(
+        &self,
+        client: &ClientId,
+        trip: &SessionSummary,
+        parting: SessionEnding,
+        now: Instant,
+    ) {
         self.change(client, now, |path| path.handle_end(trip, parting));
     }
 
     /// How many paths are weak.
     pub fn weak(&self) -> Weak {
         let paths = self.lock();
-        let count = |is: fn(&Path) -> bool| paths.values().filter(|kept| is(&kept.path)).count();
+        let count =
+            |is: fn(&LinkPath) -> bool| paths.values().filter(|kept| is(&kept.path)).count();
         Weak {
             limited: count(|path| path.limit().is_some()),
             stuck: count(|path| path.stuck().is_some()),
         }
     }
 
-    fn change(&self, client: &ClientId, now: Instant, change: impl FnOnce(&mut Path)) -> Path {
+    fn change(
+        &self,
+        client: &ClientId,
+        now: Instant,
+        change: impl FnOnce(&mut LinkPath),
+    ) -> LinkPath {
         let mut paths = self.lock();
         let mut path = paths.get(client).map(|kept| kept.path).unwrap_or_default();
         let before = path.stuck();
@@ -104,14 +116,14 @@ impl Paths {
         );
     }
 
-    fn say(&self, client: &ClientId, before: Option<Stuck>, after: Option<Stuck>) {
+    fn say(&self, client: &ClientId, before: Option<StuckEntry>, after: Option<StuckEntry>) {
         match (before, after) {
-            (None, Some(Stuck { seq, bytes, sessions })) => {
+            (None, Some(StuckEntry { seq, bytes, sessions })) => {
                 if self.stuck.handle(client.clone()) {
                     warn!(%client, %seq, bytes, sessions, "entry does not get through the link");
                 }
             }
-            (Some(Stuck { seq, .. }), None) => {
+            (Some(StuckEntry { seq, .. }), None) => {
                 if self.unstuck.handle(client.clone()) {
                     info!(%client, %seq, "entries get through the link again");
                 }
@@ -140,15 +152,15 @@ fn make_room(paths: &mut HashMap<ClientId, Remembered>, client: &ClientId) {
 mod tests {
     use std::time::Duration;
 
-    use spoke_protocol::sync::sender::path::{Limit, UnderWay};
+    use spoke_protocol::sync::sender::path::{PathLimit, UnackedAtEnd};
 
     use super::*;
 
-    fn trip(acked: u64) -> Trip {
+    fn trip(acked: u64) -> SessionSummary {
         let (first, through) = (Seq::new(acked + 1, 0), Seq::new(acked + 8, 0));
-        let under_way = Some(UnderWay { first, through, entries: 8, bytes: 8000 });
+        let under_way = Some(UnackedAtEnd { first, through, entries: 8, bytes: 8000 });
         let begun = (Epoch::FIRST, Seq::new(acked, 0));
-        Trip { begun, acked: begun.1, limit: None, under_way }
+        SessionSummary { begun, acked: begun.1, limit: None, under_way }
     }
 
     #[test]
@@ -157,12 +169,12 @@ mod tests {
         let client: ClientId = "dev1".parse().unwrap();
         let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
         assert!(paths.begin(&client, at(0), now).is_plain());
-        paths.end(&client, &trip(0), Parting::Broken, now);
+        paths.end(&client, &trip(0), SessionEnding::Broken, now);
         assert_eq!(paths.weak(), Weak::default(), "it may have arrived");
         assert!(paths.begin(&client, at(8), now).is_plain());
         assert!(paths.lock().is_empty());
-        paths.end(&client, &trip(8), Parting::Broken, now);
-        let limit = Some(Limit { entries: 2, bytes: 2000 });
+        paths.end(&client, &trip(8), SessionEnding::Broken, now);
+        let limit = Some(PathLimit { entries: 2, bytes: 2000 });
         assert_eq!(paths.begin(&client, at(8), now).limit(), limit);
         assert_eq!(paths.weak(), Weak { limited: 1, stuck: 0 });
     }
@@ -173,7 +185,7 @@ mod tests {
         let client = |n: usize| format!("dev{n}").parse::<ClientId>().unwrap();
         for n in 0..=PATHS_MAX {
             let now = begin + Duration::from_secs(n as u64);
-            paths.end(&client(n), &trip(0), Parting::Broken, now);
+            paths.end(&client(n), &trip(0), SessionEnding::Broken, now);
         }
         let paths = paths.lock();
         assert_eq!(paths.len(), PATHS_MAX);

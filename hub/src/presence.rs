@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::client_id::ClientId;
 use spoke_store::{
     StoreError,
-    hints::Changed,
+    hints::KeyChange,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
     presence,
 };
@@ -59,27 +59,27 @@ async fn note_ends(hub: &Hub) {
 
 /// Notes that a session is over, now or once Redis takes it.
 pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
-    let ended = presence::end(&hub.redis, &hub.keys, client, generation, now_ms()).await;
+    let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
-        debug!(error = chain(&error), "failed to note that a session is over; noted later");
+        debug!(error = error_chain(&error), "failed to note that a session is over; noted later");
         hub.live.keep_unnoted(client, generation);
     }
 }
 
 /// Looks again at clients whose bell was rung, by whichever hub, until the shutdown begins.
-pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<Changed>) {
+pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
     // No more than have a bell or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
         tokio::select! {
             () = hub.shutdown.begun() => return,
             change = changes.recv() => match change {
-                Some(Changed::Key(key)) => {
+                Some(KeyChange::Key(key)) => {
                     let name = key.strip_prefix(&hub.keys.bell_prefix());
                     due.extend(name.and_then(|name| name.parse().ok()));
                 }
                 // Any bell may have been rung meanwhile.
-                Some(Changed::Any) => due.extend(hub.live.clients()),
+                Some(KeyChange::Any) => due.extend(hub.live.clients()),
                 None => return,
             },
             () = tokio::time::sleep(HUB_REFRESH_RETRY), if !due.is_empty() => {}
@@ -87,7 +87,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<Changed>) {
         while let Some(client) = due.first() {
             if let Err(error) = look_again(&hub, client).await {
                 debug!(
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "failed to look up who holds a session; trying again"
                 );
                 break;

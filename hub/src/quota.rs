@@ -22,11 +22,11 @@ use std::{
 use crate::limits::RESERVE_PATIENCE;
 use http::StatusCode;
 use spoke_diagnostics::{
-    error_chain::chain,
-    metrics::{Counter, Page},
+    error_chain::error_chain,
+    metrics::{Counter, MetricsPage},
 };
 use spoke_protocol::client_id::ClientId;
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
 use tracing::{debug, info, warn};
 
@@ -64,7 +64,7 @@ impl Quota {
     ///
     /// # Errors
     /// 429 `too-fast` when that is later.
-    pub async fn admit(&self, client: &ClientId, load: Load) -> Result<(), Refusal> {
+    pub async fn admit(&self, client: &ClientId, load: Load) -> Result<(), ApiError> {
         let until = Instant::now() + RESERVE_PATIENCE;
         loop {
             let Some(wait) = self.ask(client, load).await else { return Ok(()) };
@@ -74,7 +74,7 @@ impl Quota {
                 let message = "the hub's redis is nearly full, and this client has used its share of \
                                what is left; send more slowly";
                 let status = StatusCode::TOO_MANY_REQUESTS;
-                let refusal = Refusal::new(status, "too-fast", message);
+                let refusal = ApiError::new(status, "too-fast", message);
                 return Err(refusal.retry_after(wait.as_secs() + 1));
             }
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
@@ -89,7 +89,7 @@ impl Quota {
     }
 
     /// Writes the figures.
-    pub fn write(&self, page: &mut Page) {
+    pub fn write(&self, page: &mut MetricsPage) {
         let is_short = self.lock().is_short();
         let help = "1 while only the reserve of redis is left and clients have a pace.";
         page.gauge("spoke_hub_reserve_reached", help, &u8::from(is_short));
@@ -130,7 +130,7 @@ impl Quota {
             Ok(usage) => usage,
             // Said aloud where an entry is refused for it.
             Err(error) => {
-                return debug!(error = chain(&error), "redis did not say how full it is");
+                return debug!(error = error_chain(&error), "redis did not say how full it is");
             }
         };
         let MemoryUsage { used, max } = usage;

@@ -11,30 +11,32 @@ use futures_util::{
     stream::{SplitSink, iter},
 };
 use secrecy::ExposeSecret;
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
     entry::{Direction, EntryLimits},
-    instance::Instance,
+    instance::InstanceId,
     limits::HEARTBEAT,
     message::{
-        Cursor, Features, Frame, Goaway, Granted, Hello, MAJOR, MINOR, Origin, Reason, Welcome,
+        Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState,
+        ReceiveLimits, Welcome,
     },
     partner::PartnerId,
     seq::Seq,
     sync::{
         receiver::Receiver,
-        resume::Begun,
-        sender::{Sender, Trim, path::Path},
-        session::{End, Heartbeat, Session},
+        resume::SenderStart,
+        sender::{Sender, TrimMode, path::LinkPath},
+        session::{Heartbeat, Session, SessionEnd},
     },
 };
 use spoke_service::{
-    api_error::Refusal, last_activity::Heard, limits::HANDSHAKE_TIMEOUT, server::PeerAddress,
+    api_error::ApiError, last_activity::LastActivity, limits::HANDSHAKE_TIMEOUT,
+    server::PeerAddress,
 };
 use spoke_store::{
-    driver::{self, Outcome, Shown, Stores, TransportError},
+    driver::{self, SessionEvent, SessionOutcome, SessionStores, TransportError},
     limits::GOODBYE_TIMEOUT,
-    presence::{Arrival, Reach, Transport},
+    presence::{OriginReach, SessionOpen, Transport},
     session_tokens::{client_key, digest, session_key},
 };
 use tokio::sync::oneshot;
@@ -62,7 +64,7 @@ pub struct Arrived {
     /// Where from.
     pub address: PeerAddress,
     /// When the last byte came.
-    pub heard: Heard,
+    pub heard: LastActivity,
     /// Its place among the client's connections.
     pub ticket: Ticket,
     /// Tells it to go.
@@ -83,20 +85,20 @@ impl Arrived {
     pub async fn begin(
         &self,
         version: &str,
-        instance: Instance,
+        instance: InstanceId,
         hello: Option<&Hello>,
-    ) -> Result<(u64, PartnerId), Refusal> {
+    ) -> Result<(u64, PartnerId), ApiError> {
         let (hub, client) = (&self.hub, &self.caller.client);
         let address = self.address.to_string();
         let transport = Transport::WebSocket;
         let (hub_name, address) = (&hub.name, &address);
-        let reach = hello.map(|Hello { origin, .. }| Reach {
+        let reach = hello.map(|Hello { origin, .. }| OriginReach {
             first: origin.first,
             last: origin.last,
             added: origin.added,
         });
         let epochs = hello.map(|hello| (hello.origin.epoch, hello.cursor.epoch));
-        let arrival = Arrival {
+        let arrival = SessionOpen {
             version,
             address,
             hub: hub_name,
@@ -172,7 +174,7 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) ->
             }
             Ok(_) => {
                 let message = "the session has ended or was revoked; log in again".to_owned();
-                return Goaway { reason: Reason::Unauthorized, message, wait_ms: 0 };
+                return Goaway { reason: GoawayReason::Unauthorized, message, wait_ms: 0 };
             }
             Err(_) => {}
         }
@@ -206,7 +208,7 @@ async fn run(
         }
         Ok(Err(None)) => return debug!("gone before its HELLO"),
         Err(_) => {
-            let goaway = refusal(Reason::Protocol, "no HELLO in time");
+            let goaway = refusal(GoawayReason::Protocol, "no HELLO in time");
             dismiss(&arrived.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
@@ -221,7 +223,7 @@ async fn run(
     Span::current().record("generation", greeted.generation);
     let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
-        debug!(error = chain(&error), "gone before its WELCOME");
+        debug!(error = error_chain(&error), "gone before its WELCOME");
     } else {
         info!(
             version = hello.version,
@@ -246,15 +248,15 @@ async fn run(
 struct Greeted {
     generation: u64,
     partner: PartnerId,
-    begun: Begun,
+    begun: SenderStart,
     /// The device's, as it told.
-    origin: Origin,
+    origin: OriginState,
     cursor: Cursor,
     features: Features,
 }
 
 impl Greeted {
-    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, Refusal> {
+    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, ApiError> {
         let hub = &arrived.hub;
         let (generation, partner) =
             arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
@@ -280,9 +282,9 @@ impl Greeted {
             generation: self.generation,
             cursor: self.cursor,
             origin: self.begun.standing.origin(),
-            granted: Granted::default(),
+            granted: ReceiveLimits::default(),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
-            server_time_ms: now_ms(),
+            server_time_ms: unix_ms(),
             features: hub.features().common(self.features),
             partner: self.partner,
         }
@@ -293,22 +295,28 @@ impl Greeted {
         arrived: &mut Arrived,
         frames: &mut Frames,
         outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
-    ) -> Outcome {
+    ) -> SessionOutcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) =
             (hub.origin(&client), hub.copy(&arrived.caller, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
         let epoch = self.begun.position.epoch;
         let return_wait = || hub.return_wait();
-        let stores =
-            Stores { origin: &origin, copy: &copy, news: &news, epoch, return_wait: &return_wait };
+        let stores = SessionStores {
+            origin: &origin,
+            copy: &copy,
+            news: &news,
+            epoch,
+            return_wait: &return_wait,
+        };
         let at = (epoch, self.begun.position.after);
         let now = Instant::now();
         let path = match self.begun.standing.is_unreadable {
-            true => Path::default(),
+            true => LinkPath::default(),
             false => hub.paths.begin(&client, at, now),
         };
-        let sender = Sender::new(Direction::Down, Granted::default(), Trim::Keep, &self.begun);
+        let sender =
+            Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
         let sender = sender.with_path(&path).with_hold(path.hold_until(now, rand::random()));
         let cursor = self.cursor.kept();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
@@ -323,13 +331,13 @@ impl Greeted {
         let charges = intake.charges();
         frames.take_in(intake);
         let mut stuck = path.stuck();
-        let count = |shown: Shown<'_>| {
+        let count = |shown: SessionEvent<'_>| {
             match shown {
-                Shown::Unusable(_, error) => hub.handle_unusable(&client, error),
-                Shown::Usable(_) => info!("stream can be used again"),
-                Shown::Work(_) | Shown::Session(_) => {}
+                SessionEvent::Unusable(_, error) => hub.handle_unusable(&client, error),
+                SessionEvent::Usable(_) => info!("stream can be used again"),
+                SessionEvent::Work(_) | SessionEvent::Session(_) => {}
             }
-            if let Shown::Session(session) = shown {
+            if let SessionEvent::Session(session) = shown {
                 match session.is_unwritable() {
                     true => charges.release_all(),
                     false => charges.release(&session.receiver().ack()),
@@ -339,7 +347,7 @@ impl Greeted {
                     hub.paths.handle_acked(&client, acked, Instant::now());
                 }
             }
-            observer.handle(shown, now_ms);
+            observer.handle(shown, unix_ms);
         };
         let leave = Box::pin(async {
             tokio::select! {
@@ -365,24 +373,26 @@ async fn greeting(frames: &mut Frames) -> Result<Hello, Option<Goaway>> {
                  both to the same",
                 hello.major
             );
-            Err(Some(refusal(Reason::Version, &message)))
+            Err(Some(refusal(GoawayReason::Version, &message)))
         }
-        Some(Ok(_)) => Err(Some(refusal(Reason::Protocol, "the first frame has to be HELLO"))),
+        Some(Ok(_)) => {
+            Err(Some(refusal(GoawayReason::Protocol, "the first frame has to be HELLO")))
+        }
         Some(Err(TransportError::Malformed(error))) => {
-            Err(Some(refusal(Reason::Protocol, &chain(error.as_ref()))))
+            Err(Some(refusal(GoawayReason::Protocol, &error_chain(error.as_ref()))))
         }
         Some(Err(TransportError::Broken(_))) | None => Err(None),
     }
 }
 
-fn refusal(reason: Reason, message: &str) -> Goaway {
+fn refusal(reason: GoawayReason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
 async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A second device comes back for ever; it is said aloud where it is found.
-    if goaway.reason != Reason::Superseded
+    if goaway.reason != GoawayReason::Superseded
         && hub.session_faults.handle(SessionFault::Refused(reason))
     {
         info!(reason, message, "session refused");
@@ -403,43 +413,43 @@ fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> 
 }
 
 /// The close frame for a reason. The codes from 4000 are ours to give (RFC 6455, 7.4.2).
-pub fn close(reason: Reason) -> Message {
+pub fn close(reason: GoawayReason) -> Message {
     let code = match reason {
-        Reason::Unauthorized => 4401,
-        Reason::Superseded => 4409,
-        Reason::Restart => 1012,
-        Reason::Unavailable => 1013,
-        Reason::Gap
-        | Reason::StaleEpoch
-        | Reason::EpochAhead
-        | Reason::SeqAhead
-        | Reason::Protocol
-        | Reason::Version
-        | Reason::Other => 1002,
+        GoawayReason::Unauthorized => 4401,
+        GoawayReason::Superseded => 4409,
+        GoawayReason::Restart => 1012,
+        GoawayReason::Unavailable => 1013,
+        GoawayReason::Gap
+        | GoawayReason::StaleEpoch
+        | GoawayReason::EpochAhead
+        | GoawayReason::SeqAhead
+        | GoawayReason::Protocol
+        | GoawayReason::Version
+        | GoawayReason::Other => 1002,
     };
     Message::Close(Some(CloseFrame { code: code.into(), reason: reason.word().into() }))
 }
 
-fn report(hub: &Hub, outcome: &Outcome) {
+fn report(hub: &Hub, outcome: &SessionOutcome) {
     let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
     let word = end_word(&outcome.end);
     hub.metrics.ended.add(word, 1);
     match &outcome.end {
         // A path that carries nothing takes many with it; the rest are counted.
-        Ok(end @ (End::Stalled | End::Silent(_)))
+        Ok(end @ (SessionEnd::Stalled | SessionEnd::Silent(_)))
             if hub.session_faults.handle(SessionFault::Ended(word)) =>
         {
             warn!(received, sent, cause = %end, "session ends");
         }
         Ok(end) => info!(received, sent, cause = %end, "session ends"),
         // Said aloud as what it is, a fault of redis.
-        Err(driver::LinkError::Store(error)) => {
+        Err(driver::SessionError::Store(error)) => {
             hub.unavailable(error);
-            info!(received, sent, cause = chain(error), "session ends");
+            info!(received, sent, cause = error_chain(error), "session ends");
         }
         Err(error) => {
-            info!(received, sent, cause = chain(error), "session ends");
+            info!(received, sent, cause = error_chain(error), "session ends");
         }
     }
 }

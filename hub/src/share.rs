@@ -21,7 +21,7 @@ use spoke_protocol::{
     limits::APPENDS_MAX,
     rate::{Allowance, Rate},
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
 use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -98,7 +98,7 @@ impl Shares {
     ///
     /// # Errors
     /// 429 if the client has too many.
-    pub fn enter(&self, client: &ClientId, now: Instant) -> Result<InHand, Refusal> {
+    pub fn enter(&self, client: &ClientId, now: Instant) -> Result<InHand, ApiError> {
         let mut shares = self.lock();
         if !shares.contains_key(client) && shares.len().is_multiple_of(1024) {
             shares.retain(|_, share| !share.is_idle(now));
@@ -107,7 +107,7 @@ impl Shares {
         if share.in_hand >= REQUESTS_PER_CLIENT_MAX {
             let message = "this client has too many requests in hand; wait for their answers";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            return Err(Refusal::new(status, "too-many-requests", message).retry_after(1));
+            return Err(ApiError::new(status, "too-many-requests", message).retry_after(1));
         }
         share.in_hand += 1;
         Ok(InHand { client: client.clone(), shares: self.clone() })
@@ -166,13 +166,13 @@ impl InHand {
     ///
     /// # Errors
     /// 429 if the client has begun too many of late.
-    pub fn begin_session(&self, now: Instant) -> Result<(), Refusal> {
+    pub fn begin_session(&self, now: Instant) -> Result<(), ApiError> {
         let mut shares = self.shares.lock();
         let Some(share) = shares.get_mut(&self.client) else { return Ok(()) };
         if let Err(wait) = share.sessions.take(1, SESSIONS, now) {
             let message = "this client begins sessions too often; come back later";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            let refusal = Refusal::new(status, "too-many-sessions", message);
+            let refusal = ApiError::new(status, "too-many-sessions", message);
             return Err(refusal.retry_after(wait.as_secs() + 1));
         }
         Ok(())

@@ -22,8 +22,8 @@ use futures_util::{FutureExt, Sink, Stream, StreamExt, TryFutureExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::Flood};
-use spoke_service::api_error::Refusal;
+use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameFlood};
+use spoke_service::api_error::ApiError;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::coop,
@@ -86,13 +86,13 @@ impl From<Message> for Incoming {
 }
 
 /// Why the other side's frames are not taken: what it does wrong.
-pub fn flood(error: &Error) -> Option<Flood> {
+pub fn flood(error: &Error) -> Option<FrameFlood> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref().copied()
 }
 
 /// That there was no room for what the other side sends.
-pub fn busy(error: &Error) -> Option<&Refusal> {
+pub fn busy(error: &Error) -> Option<&ApiError> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref()
 }
@@ -194,11 +194,12 @@ impl Upgrade {
 }
 
 impl<S: Sync> FromRequestParts<S> for Upgrade {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let refusal =
-            |status, word| Refusal::new(status, word, "this path takes a WebSocket handshake only");
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let refusal = |status, word| {
+            ApiError::new(status, word, "this path takes a WebSocket handshake only")
+        };
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut request = http::Request::new(());
         *request.method_mut() = parts.method.clone();

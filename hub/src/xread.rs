@@ -11,27 +11,27 @@ use std::{
 
 use http::StatusCode;
 use serde::Deserialize;
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, Entry},
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
     loss::Tally,
-    message::{Ack, Cursor, Granted, Push},
-    partner::Met,
+    message::{Ack, Cursor, Push, ReceiveLimits},
+    partner::PartnerMatch,
     seq::{Epoch, Seq},
     sync::{
-        resume::{self, Begun, Finding, Standing},
+        resume::{self, OriginStanding, ResumeFinding, SenderStart},
         sender::{
-            Sender, Task, Trim,
-            path::{Parting, Path, Trip, UnderWay},
+            OriginTask, Sender, TrimMode,
+            path::{LinkPath, SessionEnding, SessionSummary, UnackedAtEnd},
         },
     },
-    wire::json::XreadForm,
+    wire::json::XreadBody,
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::{
-    origin::{Done, OriginStore, With},
+    origin::{OriginStore, StartWith, TaskResult},
     presence,
 };
 
@@ -87,7 +87,7 @@ pub async fn xread(
     caller: &Caller,
     asker: Asker,
     ask: Xread,
-) -> Result<(XreadForm, Charge), Refusal> {
+) -> Result<(XreadBody, Charge), ApiError> {
     let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
         0 => return Err(malformed("count is a whole number of 1 or more")),
         count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
@@ -146,16 +146,16 @@ fn carried(before: Tally, after: Tally) -> u64 {
     carried(after).saturating_sub(carried(before))
 }
 
-fn answer(hub: &Hub, push: Push) -> XreadForm {
+fn answer(hub: &Hub, push: Push) -> XreadBody {
     let sent = &hub.metrics.traffic.sent;
     sent.batches.add(u64::from(!push.entries.is_empty()));
     sent.bytes.add(push.bytes() as u64);
     let Push { epoch, through, entries, account, seal, .. } = push;
     let entries = entries.into_iter().map(Into::into).collect();
-    XreadForm { epoch, entries, seq: through, account, seal }
+    XreadBody { epoch, entries, seq: through, account, seal }
 }
 
-async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
+async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), ApiError> {
     let Some(ours) = caller.generation else { return Ok(()) };
     let newest = presence::generation(&hub.redis, &hub.keys, &caller.client).await;
     match hub.checked(newest)?.cmp(&ours) {
@@ -163,7 +163,7 @@ async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
         Ordering::Greater => Err(superseded()),
         Ordering::Less => {
             let message = "the hub's store has forgotten this session: begin a new one";
-            Err(Refusal::new(StatusCode::CONFLICT, "gap", message))
+            Err(ApiError::new(StatusCode::CONFLICT, "gap", message))
         }
     }
 }
@@ -189,10 +189,10 @@ impl<'a> Reader<'a> {
         caller: &'a Caller,
         asker: Asker,
         (ask, count): (&Xread, usize),
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         check_generation(hub, caller).await?;
         if caller.generation.is_some() {
-            let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, now_ms()).await;
+            let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, unix_ms()).await;
             hub.checked(touched)?;
         }
         let origin = hub.origin(&caller.client);
@@ -213,13 +213,14 @@ impl<'a> Reader<'a> {
                 let at = (position.epoch, position.after);
                 hub.paths.begin(&caller.client, at, Instant::now())
             }
-            Asker::Program => Path::default(),
+            Asker::Program => LinkPath::default(),
         };
         let count = path.limit().map_or(count, |limit| count.min(limit.entries));
         let bytes_max =
             path.limit().map_or(BATCH_BYTES_MAX, |limit| limit.bytes.min(BATCH_BYTES_MAX));
-        let granted = Granted { batch_entries: count, ..Granted::default() };
-        let mut sender = Sender::new(Direction::Down, granted, Trim::Keep, &begun).with_path(&path);
+        let granted = ReceiveLimits { batch_entries: count, ..ReceiveLimits::default() };
+        let mut sender =
+            Sender::new(Direction::Down, granted, TrimMode::Keep, &begun).with_path(&path);
         sender.handle_news();
         let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
         given.account.tally = tally;
@@ -237,7 +238,7 @@ impl<'a> Reader<'a> {
     }
 
     /// At most one batch. It ends behind what was read, entries that can never be sent included.
-    async fn read(&mut self) -> Result<(Push, Charge), Refusal> {
+    async fn read(&mut self) -> Result<(Push, Charge), ApiError> {
         let _turn = self.hub.shares.turn(self.client).await;
         let charge = self.hub.budget.take(self.client, ANSWER_BYTES, BUDGET_PATIENCE).await?;
         let push = self.gather().await?;
@@ -252,13 +253,14 @@ impl<'a> Reader<'a> {
             return;
         };
         let (entries, bytes) = (push.entries.len(), push.bytes());
-        let under_way = UnderWay { first: first.seq, through: push.through, entries, bytes };
+        let under_way = UnackedAtEnd { first: first.seq, through: push.through, entries, bytes };
         let begun = (push.epoch, push.after);
-        let trip = Trip { begun, acked: push.after, limit: None, under_way: Some(under_way) };
-        self.hub.paths.end(self.client, &trip, Parting::Broken, Instant::now());
+        let trip =
+            SessionSummary { begun, acked: push.after, limit: None, under_way: Some(under_way) };
+        self.hub.paths.end(self.client, &trip, SessionEnding::Broken, Instant::now());
     }
 
-    async fn gather(&mut self) -> Result<Push, Refusal> {
+    async fn gather(&mut self) -> Result<Push, ApiError> {
         loop {
             while let Some(task) = self.sender.poll_task(Instant::now()) {
                 self.perform(task).await?;
@@ -291,25 +293,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn perform(&mut self, task: Task) -> Result<(), Refusal> {
+    async fn perform(&mut self, task: OriginTask) -> Result<(), ApiError> {
         match &task {
             // The caller acknowledges with its next request.
-            Task::Record { .. } => {
+            OriginTask::RecordAck { .. } => {
                 self.sender.handle_recorded();
                 return Ok(());
             }
-            Task::Lose(losses, _) => {
+            OriginTask::RecordLosses(losses, _) => {
                 losses.iter().for_each(|loss| self.hub.say_loss(loss));
             }
-            Task::Read { .. } | Task::Bury(_) => {}
+            OriginTask::Read { .. } | OriginTask::DeadLetter(_) => {}
         }
         self.hub.metrics.traffic.handle_task(&task);
-        match self.hub.checked(self.origin.perform(self.epoch, &task, now_ms()).await)? {
-            Done::Read(read) => self.sender.handle_read(read, Instant::now()),
-            Done::Rewound => return Err(stale_epoch(self.epoch)),
-            Done::Buried => self.sender.handle_buried(),
-            Done::Written => self.sender.handle_written(),
-            Done::Recorded => self.sender.handle_recorded(),
+        match self.hub.checked(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
+            TaskResult::Read(read) => self.sender.handle_read(read, Instant::now()),
+            TaskResult::Rewound => return Err(stale_epoch(self.epoch)),
+            TaskResult::DeadLettered => self.sender.handle_buried(),
+            TaskResult::LossesRecorded => self.sender.handle_written(),
+            TaskResult::AckRecorded => self.sender.handle_recorded(),
         }
         Ok(())
     }
@@ -321,8 +323,8 @@ async fn place(
     origin: &OriginStore,
     caller: &Caller,
     ask: &Xread,
-    standing: Standing,
-) -> Result<Begun, Refusal> {
+    standing: OriginStanding,
+) -> Result<SenderStart, ApiError> {
     let known = standing.memory.epoch.max(Epoch::FIRST);
     let epoch = if ask.seq.is_zero() { Epoch::UNKNOWN } else { ask.epoch.unwrap_or(known) };
     let (acked, (mark, added)) = (standing.memory.acked, standing.memory.mark);
@@ -335,12 +337,12 @@ async fn place(
     // A request says how far it got, by the word of who made it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
-    let mut position = resume::begin(&standing, &cursor, None, Met::Same);
-    if position.finding == Finding::OriginReplaced {
+    let mut position = resume::begin(&standing, &cursor, None, PartnerMatch::Same);
+    if position.finding == ResumeFinding::OriginReplaced {
         // Only who speaks of epochs can follow one, and a session does that with its handshake.
-        let is_sane = ask.seq.ms <= now_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
+        let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
-            let begun = hub.checked(origin.begin(&cursor, &With::SAME, now_ms()).await)?;
+            let begun = hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
             return Err(stale_epoch(begun.position.epoch));
         }
         return Err(stale_epoch(known));
@@ -349,7 +351,7 @@ async fn place(
         return Err(stale_epoch(position.epoch));
     }
     if position.epoch != standing.memory.epoch {
-        return hub.checked(origin.begin(&cursor, &With::SAME, now_ms()).await);
+        return hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
     }
     // Who names an epoch and nothing of it yet begins where it does. A session names just the place that
     // its handshake has proved: a copy that was wiped begins with all that is still there.
@@ -360,5 +362,5 @@ async fn place(
     {
         (position.after, position.tally) = (life.start, life.tally);
     }
-    Ok(Begun { position, standing })
+    Ok(SenderStart { position, standing })
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use spoke_protocol::{
-    instance::Instance,
-    message::{Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Welcome},
+    instance::InstanceId,
+    message::{Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, OriginState, Welcome},
     partner::PartnerId,
     wire::frame::SUBPROTOCOL,
 };
@@ -238,10 +238,10 @@ pub fn hello() -> Hello {
         major: MAJOR,
         minor: MINOR,
         version: "0.1.0-test".to_owned(),
-        origin: Origin::default(),
+        origin: OriginState::default(),
         cursor: Cursor::default(),
         features: Features::default(),
-        instance: Instance::UNKNOWN,
+        instance: InstanceId::UNKNOWN,
         partner: PartnerId::UNKNOWN,
     }
 }

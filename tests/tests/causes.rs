@@ -212,7 +212,11 @@ fn no_source_tells_an_error_without_its_causes() {
             }
         }
     }
-    assert!(found.is_empty(), "use spoke_diagnostics::error_chain::chain:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "use spoke_diagnostics::error_chain::error_chain:\n{}",
+        found.join("\n")
+    );
 }
 
 fn sources(root: &Path) -> Vec<PathBuf> {

@@ -11,32 +11,32 @@ use std::{
 };
 
 use futures_util::{Sink, SinkExt, sink, stream};
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, EntryLimits},
-    instance::Instance,
+    instance::InstanceId,
     limits::RETURN_WAIT,
-    loss::Account,
-    message::{Frame, Goaway, Granted, Reason},
+    loss::BatchAccount,
+    message::{Frame, Goaway, GoawayReason, ReceiveLimits},
     seq::{Epoch, Seq},
     sync::{
-        receiver::{Append, Appended, Receiver},
-        resume::Finding,
-        sender::{Sender, Trim},
-        session::{End, Heartbeat, Session},
+        receiver::{Append, AppendResult, Receiver},
+        resume::ResumeFinding,
+        sender::{Sender, TrimMode},
+        session::{Heartbeat, Session, SessionEnd},
     },
 };
-use spoke_service::{last_activity::Heard, shutdown::Shutdown};
+use spoke_service::{last_activity::LastActivity, shutdown::Shutdown};
 use spoke_store::{
     Redis,
     copy::CopyStore,
-    driver::{self, LinkError, Outcome, Stores, TransportError},
+    driver::{self, SessionError, SessionOutcome, SessionStores, TransportError},
     hints::Hints,
     keys::{DeviceKeys, HubKeys},
-    origin::{OriginStore, With},
-    presence::{self, Arrival, Arrived, Transport},
-    quota::Guard,
+    origin::{OriginStore, StartWith},
+    presence::{self, SessionOpen, SessionOpened, Transport},
+    quota::ClientQuota,
 };
 use spoke_tests::{
     device::STATE,
@@ -77,25 +77,25 @@ impl Ends {
     async fn hub(&self) -> Side {
         let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
         let keys = HubKeys::new("spoke-hub");
-        let arrival = Arrival {
+        let arrival = SessionOpen {
             version: "0",
             address: "here",
             hub: "one",
-            instance: Instance::UNKNOWN,
+            instance: InstanceId::UNKNOWN,
             transport: Transport::WebSocket,
             reach: None,
             registered_at_ms: 0,
             epochs: Default::default(),
         };
-        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, now_ms()).await;
-        let Ok(Arrived::Begun(generation, _)) = arrived else { panic!("{arrived:?}") };
+        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, unix_ms()).await;
+        let Ok(SessionOpened::Begun(generation, _)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
             &keys,
             (&self.client, 0),
             Some(generation),
-            Guard::unlimited(),
+            ClientQuota::unlimited(),
         );
         Side::new(origin, copy, redis, keys.out_prefix())
     }
@@ -115,32 +115,33 @@ impl Side {
         direction: Direction,
         line: (mpsc::Receiver<Frame>, impl Sink<Frame, Error = TransportError> + Unpin),
         leave: impl Future<Output = Goaway>,
-    ) -> Outcome {
+    ) -> SessionOutcome {
         let back = match direction {
             Direction::Up => Direction::Down,
             Direction::Down => Direction::Up,
         };
         let begun = self
             .origin
-            .begin(&peer.copy.cursor().await.unwrap(), &With::SAME, now_ms())
+            .begin(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
             .await
             .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
-        let sender = Sender::new(direction, Granted::default(), Trim::Keep, &begun);
+        let sender = Sender::new(direction, ReceiveLimits::default(), TrimMode::Keep, &begun);
         let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
         let news = self.hints.watch_stream(self.origin.key());
         let epoch = begun.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
-        let stores = Stores { origin, copy, news: &news, epoch, return_wait: &|| RETURN_WAIT };
+        let stores =
+            SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RETURN_WAIT };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;
             Some((Ok(frame), frames))
         });
         let frames = Box::pin(frames);
-        let heard = Heard::new(Instant::now());
+        let heard = LastActivity::new(Instant::now());
         driver::drive(session, stores, frames, outbox, || heard.at(), leave, |_| {}).await
     }
 }
@@ -163,12 +164,12 @@ async fn run_until(
     device: &Side,
     hub: &Side,
     done: impl Future<Output = ()>,
-) -> (Outcome, Outcome) {
+) -> (SessionOutcome, SessionOutcome) {
     let (to_hub, from_device) = mpsc::channel(4);
     let (to_device, from_hub) = mpsc::channel(4);
     let goodbye = async {
         done.await;
-        Goaway { reason: Reason::Restart, message: "done".to_owned(), wait_ms: 7 }
+        Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 }
     };
     tokio::join!(
         device.run(hub, Direction::Up, (from_hub, outbox(to_hub)), pending()),
@@ -201,9 +202,9 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     oracle::assert_same("up", &oracle::expected(&up, Some(1)), &found);
     let found = oracle::from_hub(&ends.device.entries("spoke-agent:in:x").await);
     oracle::assert_same("down", &oracle::expected(&down, None), &found);
-    let told = Goaway { reason: Reason::Restart, message: "done".to_owned(), wait_ms: 7 };
-    assert_eq!(near.end.unwrap(), End::Told(told.clone()));
-    assert_eq!(far.end.unwrap(), End::Ours(told));
+    let told = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
+    assert_eq!(near.end.unwrap(), SessionEnd::Told(told.clone()));
+    assert_eq!(far.end.unwrap(), SessionEnd::Ours(told));
     assert_eq!(near.session.sender().carried(), 5000);
 }
 
@@ -241,7 +242,7 @@ async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
     let outcome = device.run(&hub, Direction::Up, (from_hub, broken), pending()).await;
 
     let end = outcome.end.unwrap_err();
-    assert!(matches!(end, LinkError::Transport(TransportError::Broken(_))), "{end:?}");
+    assert!(matches!(end, SessionError::Transport(TransportError::Broken(_))), "{end:?}");
 }
 
 #[tokio::test]
@@ -276,12 +277,12 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
         entries: vec![],
         refused: vec![],
         digest: None,
-        account: Account::default(),
+        account: BatchAccount::default(),
         seal: None,
     };
-    assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), Appended::Superseded);
+    assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), AppendResult::Superseded);
     let done = newer.copy.append(&entry(5), 0).await.unwrap();
-    assert!(matches!(done, Appended::Done { cursor: Seq { ms: 5, n: 0 }, .. }));
+    assert!(matches!(done, AppendResult::Done { cursor: Seq { ms: 5, n: 0 }, .. }));
 }
 
 #[tokio::test]
@@ -297,17 +298,17 @@ async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_super
         entries: vec![],
         refused: vec![],
         digest: None,
-        account: Account::default(),
+        account: BatchAccount::default(),
         seal: None,
     };
-    assert_eq!(hub.copy.append(&append, 0).await.unwrap(), Appended::Gap(Seq::ZERO));
+    assert_eq!(hub.copy.append(&append, 0).await.unwrap(), AppendResult::Gap(Seq::ZERO));
 }
 
 #[tokio::test]
 async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the_next() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
-    let ahead = now_ms() + 60_000;
+    let ahead = unix_ms() + 60_000;
     ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
     let replaced = async {
         eventually_is("the entry is at the hub", 1, async || {
@@ -320,8 +321,8 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
         pending().await
     };
     let (near, _) = run_until(&device, &hub, replaced).await;
-    let Ok(End::Ours(goaway)) = near.end else { panic!("{:?}", near.end) };
-    assert_eq!(goaway.reason, Reason::Gap);
+    let Ok(SessionEnd::Ours(goaway)) = near.end else { panic!("{:?}", near.end) };
+    assert_eq!(goaway.reason, GoawayReason::Gap);
 
     let hub = ends.hub().await;
     let arrived = async {
@@ -353,26 +354,26 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         }],
         refused: vec![],
         digest: None,
-        account: Account::default(),
+        account: BatchAccount::default(),
         seal: None,
     };
     let run = async |append: Append| hub.copy.append(&append, 0).await.unwrap();
-    assert!(matches!(run(append(1, None, 5)).await, Appended::Done { accepted: 1, .. }));
-    assert!(matches!(run(append(2, None, 10)).await, Appended::Done { accepted: 1, .. }));
+    assert!(matches!(run(append(1, None, 5)).await, AppendResult::Done { accepted: 1, .. }));
+    assert!(matches!(run(append(2, None, 10)).await, AppendResult::Done { accepted: 1, .. }));
     let before = ends.cloud.entries("spoke-hub:in:x").await;
-    assert_eq!(run(append(2, Some(11), 12)).await, Appended::Gap(Seq::new(10, 0)));
-    assert_eq!(run(append(1, None, 12)).await, Appended::StaleEpoch(Epoch(2)));
+    assert_eq!(run(append(2, Some(11), 12)).await, AppendResult::Gap(Seq::new(10, 0)));
+    assert_eq!(run(append(1, None, 12)).await, AppendResult::StaleEpoch(Epoch(2)));
     // A session that did not move the cursor itself is not alone.
-    assert_eq!(run(append(2, Some(9), 10)).await, Appended::Gap(Seq::new(10, 0)));
+    assert_eq!(run(append(2, Some(9), 10)).await, AppendResult::Gap(Seq::new(10, 0)));
     let again = run(append(2, None, 10)).await;
-    assert!(matches!(again, Appended::Done { accepted: 0, duplicates: 1, .. }));
-    assert_eq!(run(append(4, None, 12)).await, Appended::EpochAhead(Epoch(2)));
+    assert!(matches!(again, AppendResult::Done { accepted: 0, duplicates: 1, .. }));
+    assert_eq!(run(append(4, None, 12)).await, AppendResult::EpochAhead(Epoch(2)));
     let day_after_tomorrow = 2 * 24 * 60 * 60 * 1000;
-    assert_eq!(run(append(2, None, day_after_tomorrow)).await, Appended::SeqAhead);
+    assert_eq!(run(append(2, None, day_after_tomorrow)).await, AppendResult::SeqAhead);
     // A new life that does not begin at its beginning is a gap too: its first batch was lost.
-    assert_eq!(run(append(3, Some(5), 12)).await, Appended::Gap(Seq::ZERO));
+    assert_eq!(run(append(3, Some(5), 12)).await, AppendResult::Gap(Seq::ZERO));
     assert_eq!(ends.cloud.entries("spoke-hub:in:x").await, before);
-    assert!(matches!(run(append(3, Some(0), 4)).await, Appended::Done { accepted: 1, .. }));
+    assert!(matches!(run(append(3, Some(0), 4)).await, AppendResult::Done { accepted: 1, .. }));
 }
 
 #[tokio::test]
@@ -391,12 +392,14 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
             entries: vec![entry],
             refused: vec![],
             digest: None,
-            account: Account::default(),
+            account: BatchAccount::default(),
             seal: None,
         };
         for accepted in [1, 0] {
-            let done = hub.copy.append(&append, now_ms()).await.unwrap();
-            let Appended::Done { cursor, accepted: found, .. } = done else { panic!("{done:?}") };
+            let done = hub.copy.append(&append, unix_ms()).await.unwrap();
+            let AppendResult::Done { cursor, accepted: found, .. } = done else {
+                panic!("{done:?}")
+            };
             assert_eq!((cursor, found), (seq, accepted));
         }
     }
@@ -406,7 +409,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
 async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
-    let ahead = now_ms() + 60_000;
+    let ahead = unix_ms() + 60_000;
     ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
     let arrived = async {
         eventually_is("the entry is at the hub", 1, async || {
@@ -418,15 +421,15 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
-    assert_eq!(begun.position.finding, Finding::OriginReplaced);
+    assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
     assert_eq!((begun.position.epoch, begun.position.joint), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // The same question again finds the epoch written down.
-    let again = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
-    assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), Finding::Agree));
+    let again = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), ResumeFinding::Agree));
 }
 
 #[tokio::test]
@@ -438,7 +441,7 @@ async fn a_poisoned_cursor_does_not_poison_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }
@@ -450,7 +453,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
-    let begun = device.origin.begin(&cursor, &With::SAME, now_ms()).await.unwrap();
+    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,
         known: None,
@@ -459,10 +462,10 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
         entries: vec![],
         refused: vec![],
         digest: None,
-        account: Account::default(),
+        account: BatchAccount::default(),
         seal: None,
     };
     let error = hub.copy.append(&append, 0).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
-    let _ = LinkError::Store(error);
+    let _ = SessionError::Store(error);
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use spoke_service::config::{Sources, load};
+use spoke_service::config::{SettingSources, load};
 
 /// Settings without a default, or with one that depends on the machine: what the file shows is an example.
 const EXAMPLES: [&str; 8] =
@@ -21,7 +21,7 @@ fn loaded<T: Serialize + DeserializeOwned + Default>(service: &str, text: &str) 
     let path = folder.path().join("settings.toml");
     fs::write(&path, text).expect("it can be written to");
     let sources =
-        Sources { service, file: Some(&path), environment: Vec::new(), flags: Vec::new() };
+        SettingSources { service, file: Some(&path), environment: Vec::new(), flags: Vec::new() };
     let settings: T = load(&sources).unwrap_or_else(|error| panic!("{service}.toml: {error}"));
     serde_json::to_value(settings).expect("settings serialise")
 }

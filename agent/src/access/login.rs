@@ -2,7 +2,7 @@
 //! with the one before the last rotation, where auth came back with an older state.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use tracing::{info, warn};
 
 use super::Access;
@@ -75,7 +75,7 @@ impl Access {
             Ok(())
         };
         if let Err(error) = settled {
-            let error = chain(&error);
+            let error = error_chain(&error);
             warn!(
                 error,
                 "failed to put this device's secret in its place; tried again at the next login"

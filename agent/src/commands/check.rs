@@ -15,13 +15,13 @@ use crate::{
 use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_diagnostics::{
-    clock::now_ms,
-    error_chain::chain,
-    tls_error::{Distrust, explain},
+    clock::unix_ms,
+    error_chain::error_chain,
+    tls_error::{TlsFailure, explain},
 };
 use spoke_service::{
     cli::{
-        CheckArgs, Checked, SettingsArgs, of_hints, of_redis, of_secret, of_secret_file,
+        Check, CheckArgs, SettingsArgs, of_hints, of_redis, of_secret, of_secret_file,
         of_settings_file, report,
     },
     config::{ConfigError, ServiceUrl},
@@ -53,7 +53,7 @@ pub(super) async fn run(
     report(&found, args)
 }
 
-async fn look(config: &Config) -> Vec<Checked> {
+async fn look(config: &Config) -> Vec<Check> {
     let account = config.validate();
     let mut found = vec![of_settings(&account)];
     match Redis::open_to_write(&config.redis, config.keys().probe()) {
@@ -61,19 +61,19 @@ async fn look(config: &Config) -> Vec<Checked> {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);
         }
-        Err(error) => found.push(Checked::fail("redis", chain(&error), "mend the setting")),
+        Err(error) => found.push(Check::fail("redis", error_chain(&error), "mend the setting")),
     }
     found.extend(of_files(config));
-    let unasked = |why| ["auth", "hub", "clock"].map(|setting| Checked::skip(setting, why));
+    let unasked = |why| ["auth", "hub", "clock"].map(|setting| Check::skip(setting, why));
     let Ok(account) = account else {
         found.extend(unasked("the settings do not say where they are"));
-        found.push(Checked::skip("agent", "the settings do not say whose it is"));
+        found.push(Check::skip("agent", "the settings do not say whose it is"));
         return found;
     };
     match config.dialer(&account) {
         Ok(dialer) => found.extend(of_services(config, &account, &dialer).await),
         Err(error) => {
-            found.push(Checked::fail("tls", chain(&error), "mend what it names"));
+            found.push(Check::fail("tls", error_chain(&error), "mend what it names"));
             found.extend(unasked("there is no way to ask them"));
         }
     }
@@ -81,19 +81,19 @@ async fn look(config: &Config) -> Vec<Checked> {
     found
 }
 
-fn of_settings(account: &Result<Account, ConfigError>) -> Checked {
+fn of_settings(account: &Result<Account, ConfigError>) -> Check {
     match account {
         Ok(Account { client, auth, hub }) => {
-            Checked::ok("settings", format!("client {client}, auth {auth}, hub {hub}"))
+            Check::ok("settings", format!("client {client}, auth {auth}, hub {hub}"))
         }
         Err(error) => {
             let mend = "`spoke-agent enrol` writes what is missing; else mend the settings file";
-            Checked::fail("settings", chain(error), mend)
+            Check::fail("settings", error_chain(error), mend)
         }
     }
 }
 
-fn of_files(config: &Config) -> Vec<Checked> {
+fn of_files(config: &Config) -> Vec<Check> {
     let secrets = identity::Secrets::of(&config.state_dir);
     let secret = secrets.path();
     let mut found = vec![match secrets.open_present() {
@@ -101,17 +101,17 @@ fn of_files(config: &Config) -> Vec<Checked> {
         Ok(None) => {
             let finding =
                 format!("{} does not exist: this device is not enrolled yet", secret.display());
-            Checked::fail("state_dir", finding, "spoke-agent enrol")
+            Check::fail("state_dir", finding, "spoke-agent enrol")
         }
         Err(IdentityError::Io { source, .. }) => of_secret("state_dir", &secret, Err(source)),
         Err(IdentityError::Planted(planted)) => {
-            Checked::fail("state_dir", planted.to_string(), planted.mend())
+            Check::fail("state_dir", planted.to_string(), planted.mend())
         }
-        Err(error) => Checked::fail("state_dir", chain(&error), "mend what it says"),
+        Err(error) => Check::fail("state_dir", error_chain(&error), "mend what it says"),
     }];
     if let Ok(Some(_)) = secrets.next() {
         let finding = "a rotation of this device's secret was begun and is not over";
-        found.push(Checked::warn("state_dir", finding, "spoke-agent rotate"));
+        found.push(Check::warn("state_dir", finding, "spoke-agent rotate"));
     }
     let one_time = &config.otp_secret_file;
     if one_time.exists() {
@@ -120,7 +120,7 @@ fn of_files(config: &Config) -> Vec<Checked> {
     found
 }
 
-async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec<Checked> {
+async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec<Check> {
     let ours = identity::session_token(&config.state_dir, account);
     let (auth, hub) = tokio::join!(
         ask(&account.auth, AUTH, dialer, None),
@@ -132,8 +132,8 @@ async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec
     ];
     let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
     found.push(match dates.min() {
-        Some(theirs) => of_clock(theirs, now_ms()),
-        None => Checked::skip("clock", "neither auth nor the hub tells the time"),
+        Some(theirs) => of_clock(theirs, unix_ms()),
+        None => Check::skip("clock", "neither auth nor the hub tells the time"),
     });
     found
 }
@@ -150,8 +150,10 @@ async fn ask(
     match http.ask(request, PATIENCE, DENIAL_BYTES_MAX).await {
         Ok(answer) => Ok(Denial::new(answer.status, &answer.headers, &answer.body)),
         Err(error) => Err(match explain(&error) {
-            Some(Distrust { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
-            None => (format!("{url} cannot be reached: {}", chain(&error)), mend(dialer, url)),
+            Some(TlsFailure { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
+            None => {
+                (format!("{url} cannot be reached: {}", error_chain(&error)), mend(dialer, url))
+            }
         }),
     }
 }
@@ -179,64 +181,62 @@ fn of_service(
     answer: &Result<Denial, (String, &'static str)>,
     question: Question,
     session: Option<&SecretString>,
-) -> Checked {
+) -> Check {
     let answer = match answer {
         Ok(answer) => answer,
-        Err((finding, mend)) => return Checked::fail(setting, finding, *mend),
+        Err((finding, mend)) => return Check::fail(setting, finding, *mend),
     };
     let is_ours = answer.is_for(question.denial);
     match (answer.status, session) {
-        (StatusCode::OK, Some(_)) => Checked::ok(setting, format!("{url} knows this device")),
-        (StatusCode::UNAUTHORIZED, None) if is_ours => {
-            Checked::ok(setting, format!("{url} answers"))
-        }
+        (StatusCode::OK, Some(_)) => Check::ok(setting, format!("{url} knows this device")),
+        (StatusCode::UNAUTHORIZED, None) if is_ours => Check::ok(setting, format!("{url} answers")),
         (StatusCode::UNAUTHORIZED, Some(_)) if is_ours => {
             let finding = format!("{url} answers, but this device's session has ended");
             let mend = "the agent logs in by itself; if it does not, see `spoke-auth show` there";
-            Checked::warn(setting, finding, mend)
+            Check::warn(setting, finding, mend)
         }
         _ if answer.is_busy() => {
             let finding = format!("{url} answers {answer}");
-            Checked::warn(setting, finding, "wait, and look at its log if it stays so")
+            Check::warn(setting, finding, "wait, and look at its log if it stays so")
         }
         _ => {
             let finding = format!("{url} answers {answer}, which no Spoke service does");
-            Checked::fail(setting, finding, "see whether the URL is right, and what is in front")
+            Check::fail(setting, finding, "see whether the URL is right, and what is in front")
         }
     }
 }
 
-fn of_clock(theirs: u64, ours: u64) -> Checked {
+fn of_clock(theirs: u64, ours: u64) -> Check {
     let off = Duration::from_millis(theirs.abs_diff(ours));
     let seconds = off.as_secs();
     if off <= CLOCK_OFF_MAX {
-        return Checked::ok("clock", format!("within {} s of the cloud's", seconds.max(1)));
+        return Check::ok("clock", format!("within {} s of the cloud's", seconds.max(1)));
     }
     let way = if ours < theirs { "behind" } else { "ahead of" };
     let finding = format!("this device's clock is {seconds} s {way} the cloud's");
     let mend = "let it be set from the network: timedatectl set-ntp true";
-    Checked::warn("clock", finding, mend)
+    Check::warn("clock", finding, mend)
 }
 
-async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
+async fn of_agent(config: &Config, account: &Account) -> Option<Check> {
     let found = match live(config, &account.client).await {
         Live::Runs(status) if status.state == State::Connected => {
-            Checked::ok("agent", format!("it runs and is connected to {}", status.hub))
+            Check::ok("agent", format!("it runs and is connected to {}", status.hub))
         }
         Live::Runs(status) => {
             let why = status.why.as_ref().map(|why| format!(": {}", why.message));
             let (state, why) = (status.state.words(), why.unwrap_or_default());
             let finding = format!("it runs and is not connected, {state}{why}");
-            Checked::warn("agent", finding, "see `spoke-agent status` and its log")
+            Check::warn("agent", finding, "see `spoke-agent status` and its log")
         }
         Live::Silent(why) => {
             let mend = "systemctl start spoke-agent, and journalctl -u spoke-agent if it ends";
             let finding = format!("nothing answers at {}: {why}", config.admin_listen);
-            Checked::warn("agent", finding, mend)
+            Check::warn("agent", finding, mend)
         }
         Live::Other(what) => {
             let finding = format!("at {} answers {what}", config.admin_listen);
-            Checked::warn("agent", finding, "give each its own admin_listen")
+            Check::warn("agent", finding, "give each its own admin_listen")
         }
         Live::Unknown => return None,
     };
@@ -245,17 +245,17 @@ async fn of_agent(config: &Config, account: &Account) -> Option<Checked> {
 
 #[cfg(test)]
 mod tests {
-    use spoke_service::cli::Verdict;
+    use spoke_service::cli::Severity;
 
     use super::*;
 
     #[test]
     fn a_clock_is_judged_by_what_one_time_codes_bear() {
         for (theirs, ours, verdict, word) in [
-            (100_000, 100_400, Verdict::Ok, "within 1 s"),
-            (100_000, 130_000, Verdict::Ok, "within 30 s"),
-            (100_000, 131_000, Verdict::Warn, "31 s ahead of"),
-            (200_000, 100_000, Verdict::Warn, "100 s behind"),
+            (100_000, 100_400, Severity::Ok, "within 1 s"),
+            (100_000, 130_000, Severity::Ok, "within 30 s"),
+            (100_000, 131_000, Severity::Warn, "31 s ahead of"),
+            (200_000, 100_000, Severity::Warn, "100 s behind"),
         ] {
             let checked = of_clock(theirs, ours);
             assert_eq!(checked.verdict, verdict, "{checked:?}");

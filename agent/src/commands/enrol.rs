@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
-    cli::{Checked, SettingsArgs, of_redis, print},
-    config::{ServiceUrl, Sources, environment, load, read_secret},
+    cli::{Check, SettingsArgs, of_redis, print},
+    config::{ServiceUrl, SettingSources, environment, load, read_secret},
 };
 use spoke_store::{Redis, RedisUrl};
 
@@ -81,7 +81,8 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let base = if is_kept { path } else { Path::new("/dev/null") };
     let written = settings_file::read(base, flags.clone())?;
     let environment = environment("agent")?;
-    let config: Config = load(&Sources { service: "agent", file: Some(base), environment, flags })?;
+    let config: Config =
+        load(&SettingSources { service: "agent", file: Some(base), environment, flags })?;
     let account = config.validate()?;
     let dialer = config.dialer(&account)?;
     // What is wrong with it can be mended later, so nothing of it keeps the device from registering.
@@ -101,14 +102,14 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let before = if access.is_registered() { "was already" } else { "is now" };
     register(&mut access, path).await?;
     let way = dialer.route(&account.auth);
-    eprint!("{}", Checked::ok("auth", format!("{} knows this device{way}", account.auth)));
+    eprint!("{}", Check::ok("auth", format!("{} knows this device{way}", account.auth)));
     let (token, _) = access.token().context("auth gave no token")?;
     look::hub(&account.hub, &dialer, &token).await.context(
         "registered, and the settings are written, but the hub cannot be used; run the same command \
          again when this is mended",
     )?;
     let way = dialer.route(&account.hub);
-    eprintln!("{}", Checked::ok("hub", format!("{} lets this device in{way}", account.hub)));
+    eprintln!("{}", Check::ok("hub", format!("{} lets this device in{way}", account.hub)));
     // The agent takes the state directory.
     drop(access);
     let started = match args.no_start {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use serde_json::Value;
-use spoke_service::config::{ConfigError, Sources, load};
+use spoke_service::config::{ConfigError, SettingSources, load};
 
 use crate::{config::Config, durable::Directory};
 
@@ -26,7 +26,7 @@ const HEAD: &str = "\
 /// The settings in the file alone, with `flags` over it. A file that is not there has none.
 pub(super) fn read(path: &Path, flags: Vec<(String, String)>) -> Result<Config, ConfigError> {
     let file = if path.exists() { path } else { Path::new("/dev/null") };
-    load(&Sources { service: "agent", file: Some(file), environment: Vec::new(), flags })
+    load(&SettingSources { service: "agent", file: Some(file), environment: Vec::new(), flags })
 }
 
 /// Writes these settings, so that the agent can read them and nobody else.

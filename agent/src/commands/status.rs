@@ -6,11 +6,11 @@ use anyhow::Context;
 use http::{Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
     client_id::ClientId,
     seq::{Epoch, Seq},
-    sync::sender::path::Stuck,
+    sync::sender::path::StuckEntry,
 };
 use spoke_service::{
     cli::{print, watch},
@@ -65,19 +65,19 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let device = DeviceStore::new(redis, &config.keys(), &client);
     let look = async || {
         let (facts, live) = tokio::join!(device.facts(), live(config, &client));
-        (facts.map_err(|error| chain(&error)), live)
+        (facts.map_err(|error| error_chain(&error)), live)
     };
     if args.watch {
         return watch(async || {
             let (facts, live) = look().await;
-            Ok(as_text(&client, config, &facts, &live, now_ms()))
+            Ok(as_text(&client, config, &facts, &live, unix_ms()))
         })
         .await;
     }
     let (facts, live) = look().await;
     let text = match args.json {
         true => format!("{:#}\n", as_json(&client, &facts, &live)),
-        false => as_text(&client, config, &facts, &live, now_ms()),
+        false => as_text(&client, config, &facts, &live, unix_ms()),
     };
     print(&text)?;
     match facts {
@@ -96,14 +96,14 @@ pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
     }
     let url: ServiceUrl = match format!("http://{listen}").parse() {
         Ok(url) => url,
-        Err(error) => return Live::Silent(chain(&error)),
+        Err(error) => return Live::Silent(error_chain(&error)),
     };
     match ask(&url).await {
         Ok(Ok(status)) if status.client == client.as_str() => Live::Runs(Box::new(status)),
         Ok(Ok(status)) => Live::Other(format!("the agent of another client, {}", status.client)),
         Ok(Err(what)) => Live::Other(format!("something else ({what})")),
-        Err(error) if error.is_connect() => Live::Silent(chain(&error)),
-        Err(error) => Live::Other(format!("something else ({})", chain(&error))),
+        Err(error) if error.is_connect() => Live::Silent(error_chain(&error)),
+        Err(error) => Live::Other(format!("something else ({})", error_chain(&error))),
     }
 }
 
@@ -115,7 +115,7 @@ async fn ask(url: &ServiceUrl) -> Result<Result<Status, String>, HttpError> {
     let request = plain(http.request(Method::GET, "/status"), None);
     let answer = http.ask(request, LIVE_TIMEOUT, STATUS_BYTES_MAX).await?;
     Ok(match answer.status {
-        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| chain(&error)),
+        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| error_chain(&error)),
         status => Err(status.to_string()),
     })
 }
@@ -169,7 +169,7 @@ fn as_text(
                 "its ID is more than 24 hours ahead of the hub's clock; mend this device's clock";
             put("held back", &format!("{seq} and what follows: {why}"));
         }
-        if let Some(Stuck { seq, bytes, sessions }) = status.stuck {
+        if let Some(StuckEntry { seq, bytes, sessions }) = status.stuck {
             put(
                 "stuck",
                 &format!(

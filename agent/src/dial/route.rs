@@ -5,7 +5,7 @@ use std::{env, fmt, str::FromStr};
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::config::{ConfigError, ServiceUrl};
 
 /// The setting `proxy`.
@@ -102,7 +102,7 @@ impl Routes {
                     if let Some(error) =
                         value.parse::<ProxyUrl>().err().filter(|_| !value.is_empty())
                     {
-                        return Err(ConfigError::bad(name, chain(&error)));
+                        return Err(ConfigError::bad(name, error_chain(&error)));
                     }
                 }
                 Matcher::from_env()

@@ -6,11 +6,11 @@ use http::header;
 use secrecy::SecretString;
 use spoke_protocol::{
     limits::FRAME_BYTES_MAX,
-    wire::{frame::SUBPROTOCOL, websocket::FrameWatch},
+    wire::{frame::SUBPROTOCOL, websocket::FrameLimiter},
 };
 use spoke_service::{
     config::ServiceUrl,
-    last_activity::{Heard, Listened, Listener},
+    last_activity::{LastActivity, ObservedStream, ReadObserver},
     limits::HANDSHAKE_TIMEOUT,
 };
 use tokio::time::timeout;
@@ -23,15 +23,15 @@ use super::{DialError, Dialer, Purpose, Stream, TunnelError};
 use crate::{auth::bearer, denial::Denial, http_client::USER_AGENT};
 
 /// An open WebSocket.
-pub type Socket = WebSocketStream<Listened<Stream, Watch>>;
+pub type Socket = WebSocketStream<ObservedStream<Stream, Watch>>;
 
 /// What is noted of the bytes that come.
 pub struct Watch {
-    heard: Heard,
-    frames: FrameWatch,
+    heard: LastActivity,
+    frames: FrameLimiter,
 }
 
-impl Listener for Watch {
+impl ReadObserver for Watch {
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let now = std::time::Instant::now();
         self.heard.touch(now);
@@ -86,17 +86,17 @@ pub async fn open(
     dialer: &Dialer,
     hub: &ServiceUrl,
     token: &SecretString,
-) -> Result<(Socket, Heard), WebSocketError> {
+) -> Result<(Socket, LastActivity), WebSocketError> {
     let stream = dialer.open(hub, Purpose::Tunnel).await.map_err(|error| match error {
         DialError::Proxy { source: TunnelError::Refused(_), .. } if hub.is_plaintext() => {
             WebSocketError::NoTunnel(error)
         }
         error => WebSocketError::Dial(error),
     })?;
-    let heard = Heard::new(std::time::Instant::now());
-    let watch = Watch { heard: heard.clone(), frames: FrameWatch::behind_handshake() };
+    let heard = LastActivity::new(std::time::Instant::now());
+    let watch = Watch { heard: heard.clone(), frames: FrameLimiter::behind_handshake() };
     let url = hub.websocket("/sync");
-    let upgrading = upgrade(&url, token, Listened::new(stream, watch));
+    let upgrading = upgrade(&url, token, ObservedStream::new(stream, watch));
     match timeout(HANDSHAKE_TIMEOUT, upgrading).await {
         Ok(Ok(socket)) => Ok((socket, heard)),
         Ok(Err(error)) => Err(upgrade_error(hub.clone(), error)),

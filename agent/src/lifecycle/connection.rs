@@ -7,28 +7,30 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use spoke_diagnostics::{clock::now_ms, error_chain::chain, tls_error::explain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain, tls_error::explain};
 use spoke_protocol::{
     entry::{Direction, EntryLimits},
     limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, Origin, Reason, Welcome},
-    partner::{Met, Partner, PartnerId},
+    message::{
+        Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState, Welcome,
+    },
+    partner::{Partner, PartnerId, PartnerMatch},
     seq::{Epoch, Seq},
     sync::{
         receiver::Receiver,
-        resume::{Finding, Standing},
+        resume::{OriginStanding, ResumeFinding},
         sender::{
             PeerClock, Sender,
-            path::{Found, Parting},
+            path::{PathFinding, SessionEnding},
         },
-        session::{End, Heartbeat, Session},
+        session::{Heartbeat, Session, SessionEnd},
     },
 };
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, shutdown::Shutdown};
 use spoke_store::{
     StoreError,
-    driver::{Outcome, Shown, Side, Stores, TransportError, drive},
-    origin::With,
+    driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, TransportError, drive},
+    origin::StartWith,
 };
 use tracing::{Instrument, info, info_span, warn};
 
@@ -79,7 +81,7 @@ struct Open {
     generation: u64,
     epoch: Epoch,
     /// The hub's origin and the copy here, as the handshake told.
-    there: Origin,
+    there: OriginState,
     cursor: Cursor,
 }
 
@@ -147,26 +149,26 @@ impl Lifecycle {
         let partner = Some(Partner { id: welcome.partner, place });
         // A hub that does not say changes nothing of what is remembered.
         let partner = partner.filter(|partner| partner.id.is_known());
-        let with = With { met: Met::Same, partner };
-        let begun = self.origin.begin(&welcome.cursor, &with, now_ms()).await;
+        let with = StartWith { met: PartnerMatch::Same, partner };
+        let begun = self.origin.begin(&welcome.cursor, &with, unix_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         match begun.position.finding {
-            Finding::Agree => {}
-            Finding::CopyRewound => warn!(
+            ResumeFinding::Agree => {}
+            ResumeFinding::CopyRewound => warn!(
                 from = %begun.position.after,
                 "the hub has lost entries that it had acknowledged; sending what is still here again"
             ),
-            Finding::OriginReplaced => warn!(
+            ResumeFinding::OriginReplaced => warn!(
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
                 "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
             ),
-            Finding::NewPartner => info!(
+            ResumeFinding::NewPartner => info!(
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
                 "the hub or the name of this device is not the one from before; waiting entries are sent under a new epoch"
             ),
-            Finding::ForeignCursor => {
+            ResumeFinding::ForeignCursor => {
                 let (epoch, cursor) = (begun.position.epoch, welcome.cursor.seq);
                 warn!(
                     %epoch,
@@ -206,7 +208,7 @@ impl Lifecycle {
 
     /// Where the hub's cursor stands tells what became of the last session's entries.
     fn handle_begun(&mut self, at: (Epoch, Seq)) {
-        if self.path.handle_begin(at) == Found::Moved {
+        if self.path.handle_begin(at) == PathFinding::Moved {
             self.connect_retry.reset();
             self.choice.handle_arrived();
         }
@@ -221,7 +223,7 @@ impl Lifecycle {
         }
     }
 
-    async fn stand(&self) -> Result<(Standing, Cursor), StoreError> {
+    async fn stand(&self) -> Result<(OriginStanding, Cursor), StoreError> {
         tokio::try_join!(self.origin.standing_or_remembered(), self.copy.found_cursor())
     }
 
@@ -235,21 +237,28 @@ impl Lifecycle {
         let before = parts.board.status().counts;
         let news = parts.hints.watch_stream(origin.key());
         let copy = copy.for_session();
-        let stores =
-            Stores { origin, copy: &copy, news: &news, epoch, return_wait: &|| OWN_REDIS_RETRY };
+        let stores = SessionStores {
+            origin,
+            copy: &copy,
+            news: &news,
+            epoch,
+            return_wait: &|| OWN_REDIS_RETRY,
+        };
         let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
         let (board, progress) = (&parts.board, &parts.progress);
         let mut observer = board.figures().traffic.observe(&there, &cursor);
         let mut stuck = path.stuck();
-        let report = |shown: Shown<'_>| {
-            observer.handle(shown, now_ms);
+        let report = |shown: SessionEvent<'_>| {
+            observer.handle(shown, unix_ms);
             board.figures().handle(shown);
             match shown {
-                Shown::Unusable(side, error) => board.post_stopped(of(side), Some(&chain(error))),
-                Shown::Usable(side) => board.post_stopped(of(side), None),
-                Shown::Work(_) | Shown::Session(_) => {}
+                SessionEvent::Unusable(side, error) => {
+                    board.post_stopped(of(side), Some(&error_chain(error)))
+                }
+                SessionEvent::Usable(side) => board.post_stopped(of(side), None),
+                SessionEvent::Work(_) | SessionEvent::Session(_) => {}
             }
-            let Shown::Session(session) = shown else { return };
+            let SessionEvent::Session(session) = shown else { return };
             post_stopped(board, session);
             board.post_figures(before, session);
             if stuck.take_if(|stuck| stuck.seq <= session.sender().acked()).is_some() {
@@ -269,7 +278,8 @@ impl Lifecycle {
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
         path.handle_end(&outcome.session.sender().trip(), outcome.parting());
-        if matches!(&outcome.end, Ok(End::Told(goaway)) if goaway.reason == Reason::Restart) {
+        if matches!(&outcome.end, Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart)
+        {
             board.post_stopped(|stopped| &mut stopped.hub, None);
         }
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
@@ -313,26 +323,26 @@ fn post_stopped(board: &Board, session: &Session) {
         board.post_stopped(|stopped| &mut stopped.hub, Some(&format!("the hub says: {why}")));
     }
     if !session.sender().is_unreadable() {
-        board.post_stopped(of(Side::Out), None);
+        board.post_stopped(of(StreamSide::Out), None);
     }
 }
 
-fn of(side: Side) -> fn(&mut Stopped) -> &mut Option<String> {
+fn of(side: StreamSide) -> fn(&mut Stopped) -> &mut Option<String> {
     match side {
-        Side::Out => |stopped| &mut stopped.out,
-        Side::In => |stopped| &mut stopped.r#in,
+        StreamSide::Out => |stopped| &mut stopped.out,
+        StreamSide::In => |stopped| &mut stopped.r#in,
     }
 }
 
 /// Each direction that has something waiting is to get on.
-fn yielded(outcome: &Outcome, (last, cursor): (Seq, Seq)) -> Yield {
+fn yielded(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> Yield {
     let (sender, received) = (outcome.session.sender(), outcome.session.receiver().counts().0);
     let is_up_barren = !sender.trip().has_progress() && sender.waiting().0 > 0;
     let is_down_barren = last > cursor && outcome.session.receiver().ack().seq <= cursor;
     match outcome.parting() {
-        Parting::Broken if is_up_barren || is_down_barren => Yield::Nothing,
+        SessionEnding::Broken if is_up_barren || is_down_barren => Yield::Nothing,
         _ if sender.carried() + received > 0 => Yield::Something,
-        Parting::Broken | Parting::Agreed => Yield::Unclear,
+        SessionEnding::Broken | SessionEnding::Agreed => Yield::Unclear,
     }
 }
 
@@ -344,7 +354,7 @@ async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Ending> {
         Some(why) => {
             Ending::new(Cause::Untrusted, format!("failed to set up TLS with the hub: {why}"))
         }
-        None => Ending::new(Cause::Broken, chain(&error)),
+        None => Ending::new(Cause::Broken, error_chain(&error)),
     };
     line.outbox.send(Frame::Hello(Box::new(hello))).await.map_err(broken)?;
     match line.frames.next().await {
@@ -362,7 +372,7 @@ async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Ending> {
             Err(Ending::new(Cause::Confused, "the hub began with something else than WELCOME"))
         }
         Some(Err(error @ TransportError::Malformed(_))) => {
-            Err(Ending::new(Cause::Confused, chain(&error)))
+            Err(Ending::new(Cause::Confused, error_chain(&error)))
         }
         Some(Err(error)) => Err(broken(error)),
         None => Err(Ending::new(Cause::Broken, "the hub closed the connection instead of WELCOME")),
@@ -381,5 +391,5 @@ async fn leave(shutdown: Shutdown, until: Option<Instant>) -> Goaway {
         () = shutdown.begun() => STOPS,
         () = another => "it is time to try a websocket again",
     };
-    Goaway { reason: Reason::Restart, message: message.to_owned(), wait_ms: 0 }
+    Goaway { reason: GoawayReason::Restart, message: message.to_owned(), wait_ms: 0 }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::{
-    message::{Goaway, Reason},
-    sync::session::End,
+    message::{Goaway, GoawayReason},
+    sync::session::SessionEnd,
 };
-use spoke_store::{StoreError, driver::LinkError};
+use spoke_store::{StoreError, driver::SessionError};
 
 use crate::{
     dial::{DialError, websocket::WebSocketError},
@@ -130,18 +130,18 @@ impl Ending {
     /// What the hub said with its GOAWAY.
     pub fn told(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
-            Reason::Restart | Reason::Unavailable => Cause::Unavailable,
+            GoawayReason::Restart | GoawayReason::Unavailable => Cause::Unavailable,
             // A wait says that the hub will keep refusing; without it a newer session took the place.
-            Reason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
-            Reason::Superseded => Cause::Superseded,
-            Reason::Unauthorized => Cause::Unauthorized,
-            Reason::Version => Cause::Version,
-            Reason::Gap
-            | Reason::StaleEpoch
-            | Reason::EpochAhead
-            | Reason::SeqAhead
-            | Reason::Protocol
-            | Reason::Other => Cause::Confused,
+            GoawayReason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
+            GoawayReason::Superseded => Cause::Superseded,
+            GoawayReason::Unauthorized => Cause::Unauthorized,
+            GoawayReason::Version => Cause::Version,
+            GoawayReason::Gap
+            | GoawayReason::StaleEpoch
+            | GoawayReason::EpochAhead
+            | GoawayReason::SeqAhead
+            | GoawayReason::Protocol
+            | GoawayReason::Other => Cause::Confused,
         };
         let message = format!("the hub said {}: {}", goaway.reason.word(), goaway.message);
         let hint = (goaway.wait_ms > 0).then(|| Duration::from_millis(goaway.wait_ms));
@@ -149,36 +149,36 @@ impl Ending {
     }
 
     /// How a session went.
-    pub fn of_session(end: &Result<End, LinkError>) -> Self {
+    pub fn of_session(end: &Result<SessionEnd, SessionError>) -> Self {
         match end {
-            Ok(End::Told(goaway)) => Self::told(goaway),
-            Ok(End::Ours(goaway)) => match goaway.reason {
-                Reason::Restart => Self::new(Cause::Left, goaway.message.clone()),
-                Reason::Superseded
-                | Reason::Unauthorized
-                | Reason::Unavailable
-                | Reason::Gap
-                | Reason::StaleEpoch
-                | Reason::EpochAhead
-                | Reason::SeqAhead
-                | Reason::Protocol
-                | Reason::Version
-                | Reason::Other => Self::new(
+            Ok(SessionEnd::Told(goaway)) => Self::told(goaway),
+            Ok(SessionEnd::Ours(goaway)) => match goaway.reason {
+                GoawayReason::Restart => Self::new(Cause::Left, goaway.message.clone()),
+                GoawayReason::Superseded
+                | GoawayReason::Unauthorized
+                | GoawayReason::Unavailable
+                | GoawayReason::Gap
+                | GoawayReason::StaleEpoch
+                | GoawayReason::EpochAhead
+                | GoawayReason::SeqAhead
+                | GoawayReason::Protocol
+                | GoawayReason::Version
+                | GoawayReason::Other => Self::new(
                     Cause::Confused,
                     format!("{}: {}", goaway.reason.word(), goaway.message),
                 ),
             },
-            Ok(end @ End::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
-            Ok(end @ End::Stalled) => Self::new(
+            Ok(end @ SessionEnd::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
+            Ok(end @ SessionEnd::Stalled) => Self::new(
                 Cause::Stalled,
                 format!(
                     "{end}; the link is made anew, and where that does not help, see the hub's log \
                      and what stands in between"
                 ),
             ),
-            Err(LinkError::Store(error)) => Self::from(error),
-            Err(error @ (LinkError::Transport(_) | LinkError::Closed)) => {
-                Self::new(Cause::Lost, chain(error))
+            Err(SessionError::Store(error)) => Self::from(error),
+            Err(error @ (SessionError::Transport(_) | SessionError::Closed)) => {
+                Self::new(Cause::Lost, error_chain(error))
             }
         }
     }
@@ -207,13 +207,13 @@ impl Ending {
 
 impl From<&StoreError> for Ending {
     fn from(error: &StoreError) -> Self {
-        Self::new(Cause::Store, format!("this device's own redis: {}", chain(error)))
+        Self::new(Cause::Store, format!("this device's own redis: {}", error_chain(error)))
     }
 }
 
 impl From<&WebSocketError> for Ending {
     fn from(error: &WebSocketError) -> Self {
-        let mut ending = Self::new(Cause::Unreachable, chain(error));
+        let mut ending = Self::new(Cause::Unreachable, error_chain(error));
         ending.cause = match error {
             WebSocketError::Dial(DialError::Unreachable { .. } | DialError::Proxy { .. }) => {
                 Cause::Unreachable
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::denial::Denial;
 
-    fn goaway(reason: Reason, wait_ms: u64) -> Goaway {
+    fn goaway(reason: GoawayReason, wait_ms: u64) -> Goaway {
         Goaway { reason, message: "m".to_owned(), wait_ms }
     }
 
@@ -250,27 +250,32 @@ mod tests {
     fn each_word_of_the_hub_has_its_consequence() {
         let told = |reason, wait_ms| Ending::told(&goaway(reason, wait_ms)).pause();
         let three = Some(Duration::from_secs(3));
-        assert_eq!(told(Reason::Restart, 3000), Pause::Told(Duration::from_secs(3)));
-        assert_eq!(told(Reason::Unavailable, 3000), Pause::Told(Duration::from_secs(3)));
-        assert_eq!(told(Reason::Unavailable, 0), Pause::Connect(None));
-        assert_eq!(told(Reason::Superseded, 0), Pause::Twin(None));
-        assert_eq!(told(Reason::Superseded, 3000), Pause::Twin(three));
-        assert_eq!(Ending::told(&goaway(Reason::Superseded, 3000)).cause, Cause::Clone);
-        assert_eq!(told(Reason::Version, 0), Pause::Refused);
-        for reason in [Reason::Gap, Reason::StaleEpoch, Reason::Protocol, Reason::Other] {
+        assert_eq!(told(GoawayReason::Restart, 3000), Pause::Told(Duration::from_secs(3)));
+        assert_eq!(told(GoawayReason::Unavailable, 3000), Pause::Told(Duration::from_secs(3)));
+        assert_eq!(told(GoawayReason::Unavailable, 0), Pause::Connect(None));
+        assert_eq!(told(GoawayReason::Superseded, 0), Pause::Twin(None));
+        assert_eq!(told(GoawayReason::Superseded, 3000), Pause::Twin(three));
+        assert_eq!(Ending::told(&goaway(GoawayReason::Superseded, 3000)).cause, Cause::Clone);
+        assert_eq!(told(GoawayReason::Version, 0), Pause::Refused);
+        for reason in [
+            GoawayReason::Gap,
+            GoawayReason::StaleEpoch,
+            GoawayReason::Protocol,
+            GoawayReason::Other,
+        ] {
             assert_eq!(Ending::told(&goaway(reason, 0)).cause, Cause::Confused);
         }
-        assert_eq!(Ending::told(&goaway(Reason::Unauthorized, 0)).cause, Cause::Unauthorized);
+        assert_eq!(Ending::told(&goaway(GoawayReason::Unauthorized, 0)).cause, Cause::Unauthorized);
     }
 
     #[test]
     fn a_session_that_this_side_leaves_is_no_fault() {
-        let left = Ending::of_session(&Ok(End::Ours(goaway(Reason::Restart, 0))));
+        let left = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Restart, 0))));
         assert_eq!((left.cause, left.pause()), (Cause::Left, Pause::None));
-        let gap = Ending::of_session(&Ok(End::Ours(goaway(Reason::Gap, 0))));
+        let gap = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Gap, 0))));
         assert_eq!(gap.cause, Cause::Confused);
-        assert_eq!(Ending::of_session(&Ok(End::Stalled)).cause, Cause::Stalled);
-        assert_eq!(Ending::of_session(&Err(LinkError::Closed)).cause, Cause::Lost);
+        assert_eq!(Ending::of_session(&Ok(SessionEnd::Stalled)).cause, Cause::Stalled);
+        assert_eq!(Ending::of_session(&Err(SessionError::Closed)).cause, Cause::Lost);
     }
 
     #[test]

@@ -21,14 +21,14 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use secrecy::SecretString;
 use spoke_protocol::{
-    backoff::Retry,
+    backoff::RetryDelay,
     entry::Entry,
     limits::{HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     message::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
     seq::{Epoch, Seq},
-    wire::json::{BatchAddedForm, BatchForm, EntryForm, HelloForm, PositionForm, WelcomeForm},
+    wire::json::{BatchAddedBody, BatchBody, EntryBody, HelloBody, PositionBody, WelcomeBody},
 };
-use spoke_service::last_activity::Heard;
+use spoke_service::last_activity::LastActivity;
 use spoke_store::driver::TransportError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;
@@ -45,7 +45,7 @@ const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Frames over requests to the hub, each with the token as it is then. Nothing is sent before HELLO.
 pub fn line(http: Http, tokens: watch::Receiver<SecretString>) -> Line {
-    let heard = Heard::new(Instant::now());
+    let heard = LastActivity::new(Instant::now());
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
     let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
     let requests = Requests { http, tokens, heard: heard.clone() };
@@ -96,8 +96,8 @@ impl Courier {
         }
     }
 
-    async fn open(&self, hello: Hello) -> Result<(Welcome, PositionForm), Fault> {
-        let form = HelloForm {
+    async fn open(&self, hello: Hello) -> Result<(Welcome, PositionBody), Fault> {
+        let form = HelloBody {
             version: hello.version,
             origin: hello.origin.into(),
             cursor: hello.cursor.into(),
@@ -105,7 +105,7 @@ impl Courier {
             partner: Some(hello.partner).filter(|partner| partner.is_known()),
         };
         let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
-        let form: WelcomeForm = self.requests.post("/session", None, body.into()).await?;
+        let form: WelcomeBody = self.requests.post("/session", None, body.into()).await?;
         let welcome = Welcome {
             // The forms carry no numbers: they are the ones of this version or they do not parse.
             major: MAJOR,
@@ -159,11 +159,11 @@ impl Courier {
     ) -> Result<(), Fault> {
         while let Some(Push { epoch, after, through, entries, account, seal }) = pushes.recv().await
         {
-            let form = BatchForm {
+            let form = BatchBody {
                 epoch: Some(epoch),
                 after: Some(after),
                 through: Some(through),
-                entries: entries.into_iter().map(EntryForm::from).collect(),
+                entries: entries.into_iter().map(EntryBody::from).collect(),
                 account,
                 seal,
             };
@@ -180,7 +180,7 @@ impl Courier {
 
     /// Where the stream at the hub cannot be used, it is tried again until it can: what comes down goes on
     /// meanwhile.
-    async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedForm, Fault> {
+    async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedBody, Fault> {
         let first = self.requests.post("/xadd", Some(generation), body.clone()).await;
         let Err(Fault::Denied(mut denial)) = first else { return first };
         if !denial.is_of_stream() {
@@ -194,7 +194,7 @@ impl Courier {
             let again = self.requests.post("/xadd", Some(generation), body.clone());
             let again = tokio::time::timeout(PROGRESS_TIMEOUT, again).await;
             match again.map_err(|_| Fault::Silent)? {
-                Ok::<BatchAddedForm, _>(_) => return Err(Fault::Recovered),
+                Ok::<BatchAddedBody, _>(_) => return Err(Fault::Recovered),
                 Err(Fault::Denied(again)) if again.is_of_stream() => denial = again,
                 Err(fault) => return Err(fault),
             }
@@ -216,10 +216,10 @@ impl Courier {
     async fn carry_down(
         &self,
         generation: u64,
-        position: PositionForm,
+        position: PositionBody,
         mut acked: watch::Receiver<(Epoch, Seq)>,
     ) -> Result<(), Fault> {
-        let PositionForm { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
+        let PositionBody { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
         let mut untold = loss;
         let mut retry = unusable_retry();
         loop {
@@ -272,8 +272,8 @@ impl Courier {
 }
 
 /// A person has to mend it.
-fn unusable_retry() -> Retry {
-    Retry::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
+fn unusable_retry() -> RetryDelay {
+    RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
 }
 
 #[cfg(test)]

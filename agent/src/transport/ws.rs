@@ -11,9 +11,9 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use spoke_protocol::{
     message::{Features, Frame},
-    wire::websocket::Flood,
+    wire::websocket::FrameFlood,
 };
-use spoke_service::last_activity::Heard;
+use spoke_service::last_activity::LastActivity;
 use spoke_store::driver::TransportError;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -27,7 +27,7 @@ struct NotBinary;
 
 /// Frames over this socket. Batches are packed once WELCOME says that both can; `ours` is what
 /// HELLO offers.
-pub fn line(socket: Socket, heard: Heard, ours: Features) -> Line {
+pub fn line(socket: Socket, heard: LastActivity, ours: Features) -> Line {
     let common = Arc::new(AtomicU64::new(0));
     let (sink, stream) = socket.split();
     let agreed = common.clone();
@@ -73,7 +73,7 @@ fn read(
 
 /// The other side sends more frames than any message needs.
 fn is_flood(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<Flood>())
+    error.get_ref().is_some_and(|error| error.is::<FrameFlood>())
 }
 
 fn broken(error: tungstenite::Error) -> TransportError {
@@ -84,7 +84,7 @@ fn broken(error: tungstenite::Error) -> TransportError {
 mod tests {
     use futures_util::StreamExt;
     use rustls::{ClientConfig, RootCertStore, crypto::ring};
-    use spoke_diagnostics::error_chain::chain;
+    use spoke_diagnostics::error_chain::error_chain;
     use spoke_protocol::limits::FRAGMENTS_MAX;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -131,13 +131,13 @@ mod tests {
         let token = "token".to_owned().into();
         let dialer = Dialer::new(&ProxySetting::None, Arc::new(tls)).unwrap();
         let dialled = websocket::open(&dialer, &url, &token).await;
-        let (socket, since) = dialled.map_err(|error| chain(&error))?;
+        let (socket, since) = dialled.map_err(|error| error_chain(&error))?;
         let mut line = line(socket, since, Features::default());
         let first = line.frames.next().await.unwrap();
         hub.abort();
         first.map_err(|error| {
             assert!(matches!(error, TransportError::Malformed(_)), "{error}");
-            chain(&error)
+            error_chain(&error)
         })
     }
 

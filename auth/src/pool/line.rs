@@ -15,7 +15,7 @@ use std::{
 };
 
 use spoke_protocol::client_id::ClientId;
-use spoke_service::server::Site;
+use spoke_service::server::PeerNet;
 
 /// Who asks for a run.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub enum Party {
     /// A client that is most likely the one it says to be.
     Likely(ClientId),
     /// Anybody at an address.
-    Stranger(Site),
+    Stranger(PeerNet),
 }
 
 /// Of four threads that become free so many go to the likely while both wait.
@@ -38,7 +38,7 @@ pub(super) struct Line<T> {
     next_number: u64,
     turn: u32,
     likely: Turns<ClientId, T>,
-    strangers: Turns<Site, T>,
+    strangers: Turns<PeerNet, T>,
 }
 
 /// There is no place for this one.

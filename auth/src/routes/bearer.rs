@@ -2,7 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, header::AUTHORIZATION, request::Parts};
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 
 use crate::token::SessionToken;
 
@@ -10,9 +10,9 @@ use crate::token::SessionToken;
 pub(super) struct Bearer(pub(super) SessionToken);
 
 impl<S: Sync> FromRequestParts<S> for Bearer {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let header = parts.headers.get(AUTHORIZATION).ok_or_else(|| {
             no_session("there is no token; send it as Authorization: Bearer <token>")
         })?;
@@ -22,12 +22,12 @@ impl<S: Sync> FromRequestParts<S> for Bearer {
 }
 
 /// The one answer to a token that was never given out, has ended, or is its client's no more.
-pub(super) fn ended() -> Refusal {
+pub(super) fn ended() -> ApiError {
     no_session("this session is unknown or has ended; log in again")
 }
 
-fn no_session(message: &str) -> Refusal {
-    Refusal::new(StatusCode::UNAUTHORIZED, "no-session", message)
+fn no_session(message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "no-session", message)
 }
 
 fn token_of(header: &str) -> Option<SessionToken> {

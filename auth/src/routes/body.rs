@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
-    api_error::{JsonOrForm, Refusal},
+    api_error::{ApiError, JsonOrForm},
     limits::HANDSHAKE_TIMEOUT,
 };
 
@@ -17,15 +17,15 @@ use spoke_service::{
 pub(super) struct Body(Map<String, Value>);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
     /// Waits for the body no longer than for a handshake: it is a few hundred bytes.
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let body = JsonOrForm::from_request(request, state);
         let JsonOrForm(fields) =
             tokio::time::timeout(HANDSHAKE_TIMEOUT, body).await.map_err(|_| {
                 let message = "the body did not arrive in time";
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
             })??;
         Ok(Self(fields))
     }
@@ -33,13 +33,13 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
 impl Body {
     /// The client's name.
-    pub(super) fn client(&mut self) -> Result<ClientId, Refusal> {
+    pub(super) fn client(&mut self) -> Result<ClientId, ApiError> {
         let text = self.text("client")?;
         text.parse().map_err(|error| malformed("client", error))
     }
 
     /// A text that is nobody else's business.
-    pub(super) fn secret(&mut self, field: &'static str) -> Result<SecretString, Refusal> {
+    pub(super) fn secret(&mut self, field: &'static str) -> Result<SecretString, ApiError> {
         Ok(self.text(field)?.into())
     }
 
@@ -49,7 +49,7 @@ impl Body {
     }
 
     /// Takes a text out of the body.
-    pub(super) fn text(&mut self, field: &'static str) -> Result<String, Refusal> {
+    pub(super) fn text(&mut self, field: &'static str) -> Result<String, ApiError> {
         match self.0.remove(field) {
             Some(Value::String(text)) => Ok(text),
             Some(_) => Err(malformed(field, "it must be a string")),
@@ -59,8 +59,8 @@ impl Body {
 }
 
 /// A field that is not as it must be. `why` never holds the value.
-pub(super) fn malformed(field: &'static str, why: impl Display) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {why}"))
+pub(super) fn malformed(field: &'static str, why: impl Display) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {why}"))
 }
 
 #[cfg(test)]

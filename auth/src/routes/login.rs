@@ -6,8 +6,8 @@ use axum::{Extension, extract::State, response::Response};
 use http::StatusCode;
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
-    api_error::Refusal,
-    server::{PeerAddress, Place},
+    api_error::ApiError,
+    server::{ConnectionHandle, PeerAddress},
 };
 use tracing::debug;
 
@@ -23,9 +23,9 @@ use crate::{
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConnectionHandle>,
     mut body: Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let client = body.client()?;
     // A secret that can be nobody's is answered like a wrong one.
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
@@ -57,7 +57,7 @@ async fn log_in(
     visit: &Visit,
     record: ClientRecord,
     secret: Option<DeviceSecret>,
-) -> Result<Option<SessionToken>, Refusal> {
+) -> Result<Option<SessionToken>, ApiError> {
     let (party, mut right) = (visit.party(), None);
     for hash in record.hashes_for(secret.as_ref()) {
         let is_behind = service.pool.is_behind(&party, secret.clone(), hash.clone()).await;
@@ -74,7 +74,7 @@ async fn log_in(
 }
 
 /// The one answer, whatever the cause.
-pub(super) fn refused() -> Refusal {
+pub(super) fn refused() -> ApiError {
     let message = "login refused: the client is unknown or revoked, or the secret is wrong";
-    Refusal::new(StatusCode::UNAUTHORIZED, "refused", message)
+    ApiError::new(StatusCode::UNAUTHORIZED, "refused", message)
 }

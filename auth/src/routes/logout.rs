@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, extract::State};
 use http::StatusCode;
-use spoke_service::{api_error::Refusal, server::PeerAddress};
+use spoke_service::{api_error::ApiError, server::PeerAddress};
 use tracing::debug;
 
 use super::bearer::Bearer;
@@ -17,7 +17,7 @@ pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<PeerAddress>,
     Bearer(token): Bearer,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let Some(client) = service.answered(service.store.client_of(&token).await)? else {
         service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;
         return Ok(StatusCode::NO_CONTENT);

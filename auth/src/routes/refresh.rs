@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{Extension, extract::State, response::Response};
-use spoke_service::{api_error::Refusal, server::PeerAddress};
+use spoke_service::{api_error::ApiError, server::PeerAddress};
 use tracing::debug;
 
 use super::{
@@ -21,7 +21,7 @@ pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<PeerAddress>,
     Bearer(live): Bearer,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     // The token is looked at first: only a false one is measured by its address.
     let Some(client) = service.answered(service.store.client_of(&live).await)? else {
         service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;

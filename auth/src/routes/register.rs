@@ -7,8 +7,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
-    api_error::Refusal,
-    server::{PeerAddress, Place},
+    api_error::ApiError,
+    server::{ConnectionHandle, PeerAddress},
 };
 use tracing::{debug, info};
 
@@ -40,9 +40,9 @@ enum Outcome {
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConnectionHandle>,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let offer = parse(body)?;
     let now_ms = now_ms();
     let plan = look(&service, &offer, now_ms).await?;
@@ -63,7 +63,7 @@ pub(super) async fn handle(
     }
 }
 
-fn parse(mut body: Body) -> Result<Offer, Refusal> {
+fn parse(mut body: Body) -> Result<Offer, ApiError> {
     let client = body.client()?;
     let secret = DeviceSecret::new(body.secret("secret")?);
     let secret = secret.map_err(|error| malformed("secret", error))?;
@@ -81,7 +81,7 @@ fn parse(mut body: Body) -> Result<Offer, Refusal> {
 }
 
 /// What to do, once the code or proof was looked at and a wrong one counted.
-async fn look(service: &Service, offer: &Offer, now_ms: u64) -> Result<Plan, Refusal> {
+async fn look(service: &Service, offer: &Offer, now_ms: u64) -> Result<Plan, ApiError> {
     let client = &offer.client;
     let attempt = service.answered(service.store.attempt(client, now_ms).await)?;
     let plan = plan(&attempt, offer, now_ms);
@@ -102,7 +102,7 @@ async fn register(
     visit: &Visit,
     mut plan: Plan,
     now_ms: u64,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, ApiError> {
     let (party, client, secret) = (visit.party(), &offer.client, &offer.secret);
     for _ in 0..LOOKS {
         match plan {
@@ -145,7 +145,7 @@ fn answer(
     client: &ClientId,
     visit: &Visit,
     outcome: Outcome,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let (site, standing) = (visit.site, visit.standing);
     match outcome {
         Outcome::Registered => info!(%client, %site, "client registered"),
@@ -164,8 +164,8 @@ fn answer(
 }
 
 /// The one answer, whatever the cause.
-fn refused() -> Refusal {
+fn refused() -> ApiError {
     let message = "registration refused: the client is unknown, the code is wrong or was used before, \
                    the deadline has passed, or the client is registered already";
-    Refusal::new(StatusCode::FORBIDDEN, "refused", message)
+    ApiError::new(StatusCode::FORBIDDEN, "refused", message)
 }

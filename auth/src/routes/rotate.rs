@@ -7,8 +7,8 @@ use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
-    api_error::Refusal,
-    server::{PeerAddress, Place},
+    api_error::ApiError,
+    server::{ConnectionHandle, PeerAddress},
 };
 use tracing::debug;
 
@@ -27,9 +27,9 @@ use crate::{
 pub(super) async fn handle(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<Place>,
+    Extension(place): Extension<ConnectionHandle>,
     mut body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let client = body.client()?;
     // A secret that can be nobody's is answered like a wrong one.
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
@@ -67,7 +67,7 @@ async fn rotate(
     visit: &Visit,
     record: ClientRecord,
     (secret, next): (Option<DeviceSecret>, DeviceSecret),
-) -> Result<bool, Refusal> {
+) -> Result<bool, ApiError> {
     let party = visit.party();
     let is_right = service.pool.is_behind(&party, secret, record.secret_hash.clone()).await;
     let is_right = service.hashed(is_right)? && !record.is_disabled;

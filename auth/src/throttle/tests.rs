@@ -89,7 +89,7 @@ fn an_address_is_held_back_whatever_names_it_gives() {
 
 #[test]
 fn a_site_with_ipv6_is_one_address() {
-    let site = |text: &str| Site::from(text.parse::<IpAddr>().unwrap());
+    let site = |text: &str| PeerNet::from(text.parse::<IpAddr>().unwrap());
     assert_eq!(site("2001:db8:1:2::1"), site("2001:db8:1:2:ffff::9"));
     assert_ne!(site("2001:db8:1:2::1"), site("2001:db8:1:3::1"));
     assert_eq!(site("::ffff:192.0.2.1"), site("192.0.2.1"));

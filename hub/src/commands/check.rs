@@ -1,8 +1,8 @@
 //! `spoke-hub check`: whether the hub can do what its settings say.
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::cli::{
-    CheckArgs, Checked, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
+    Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
     report,
 };
 use spoke_store::{Redis, StoreError, server_info::look};
@@ -33,17 +33,17 @@ pub(super) async fn run(
     report(&found, args)
 }
 
-async fn of_level(config: &Config, redis: &Redis) -> Checked {
+async fn of_level(config: &Config, redis: &Redis) -> Check {
     let level = config.ack;
     let facts = match look(&mut redis.connection()).await {
         Ok(facts) => facts,
-        Err(error) => return Checked::skip("ack", chain(&StoreError::from(error))),
+        Err(error) => return Check::skip("ack", error_chain(&StoreError::from(error))),
     };
     match level.barrier(&facts) {
-        Ok(_) => Checked::ok("ack", format!("redis can give \"{level}\"")),
+        Ok(_) => Check::ok("ack", format!("redis can give \"{level}\"")),
         Err(lack) => {
             let finding = format!("it is \"{level}\", but {lack}");
-            Checked::fail("ack", finding, "mend Redis, or ask for less than this level")
+            Check::fail("ack", finding, "mend Redis, or ask for less than this level")
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::{fmt::Write, io};
 
 use serde_json::{Value, json};
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_service::cli::{print, watch};
 use spoke_store::{
     Redis,
-    fleet::{self, ClientRow, Clones, Fleet},
+    fleet::{self, ClientRow, DuplicateIdentities, Fleet},
     keys::HubKeys,
 };
 
@@ -34,29 +34,29 @@ const NAME: usize = 19;
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
     if args.watch {
-        return watch(async || Ok(clipped(&table(&look(&redis, &keys, args).await?, now_ms()))))
+        return watch(async || Ok(clipped(&table(&look(&redis, &keys, args).await?, unix_ms()))))
             .await;
     }
     let fleet = look(&redis, &keys, args).await?;
     let text = if args.json {
-        let rows: Vec<Value> = fleet.rows.iter().map(|row| form(row, now_ms())).collect();
+        let rows: Vec<Value> = fleet.rows.iter().map(|row| form(row, unix_ms())).collect();
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
     } else {
-        table(&fleet, now_ms())
+        table(&fleet, unix_ms())
     };
     Ok(print(&text)?)
 }
 
 async fn look(redis: &Redis, keys: &HubKeys, args: &Args) -> anyhow::Result<Fleet> {
-    let mut fleet = fleet::survey(redis, keys, now_ms()).await?;
+    let mut fleet = fleet::survey(redis, keys, unix_ms()).await?;
     if let Some(part) = &args.name {
         fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
     }
     Ok(fleet)
 }
 
-fn form(row: &ClientRow, now_ms: u64) -> Value {
-    let up = match Lag::up(row, now_ms) {
+fn form(row: &ClientRow, unix_ms: u64) -> Value {
+    let up = match Lag::up(row, unix_ms) {
         Lag::Unknown => Value::Null,
         Lag::None | Lag::Late(_) => json!(0),
         Lag::Waiting(waiting) => json!(waiting.entries),
@@ -98,11 +98,11 @@ fn form(row: &ClientRow, now_ms: u64) -> Value {
     })
 }
 
-fn table(fleet: &Fleet, now_ms: u64) -> String {
+fn table(fleet: &Fleet, unix_ms: u64) -> String {
     if fleet.rows.is_empty() {
         return "no client has been here yet\n".to_owned();
     }
-    let mut text = sums(fleet, now_ms);
+    let mut text = sums(fleet, unix_ms);
     let _ = writeln!(
         text,
         "{:<NAME$} {:<10} {:>11} {:>11} {:>8} {:>6} VERSION",
@@ -115,28 +115,28 @@ fn table(fleet: &Fleet, now_ms: u64) -> String {
         }
         let presence = match Presence::of(row) {
             Presence::Connected(since) => {
-                format!("{} {}", row.transport.as_deref().unwrap_or("ws"), ago(now_ms, since))
+                format!("{} {}", row.transport.as_deref().unwrap_or("ws"), ago(unix_ms, since))
             }
-            Presence::Away(seen) => format!("away {}", ago(now_ms, seen)),
+            Presence::Away(seen) => format!("away {}", ago(unix_ms, seen)),
             Presence::Never => "never here".to_owned(),
         };
         let version: String = shown(row.version.as_bytes()).chars().take(8).collect();
         let line = format!(
             "{:<NAME$} {presence:<10} {:>11} {:>11} {:>8} {:>6} {version}",
             if name.len() > NAME { "" } else { name },
-            Lag::up(row, now_ms).words(now_ms),
-            Lag::down(row).words(now_ms),
+            Lag::up(row, unix_ms).words(unix_ms),
+            Lag::down(row).words(unix_ms),
             short(row.received),
             short(row.lost.saturating_add(row.out.lost)),
         );
         let _ = writeln!(text, "{}", line.trim_end());
-        text.push_str(&mark(row, now_ms));
+        text.push_str(&mark(row, unix_ms));
     }
     text
 }
 
-fn sums(fleet: &Fleet, now_ms: u64) -> String {
-    let Totals { clients, connected, behind, received, lost, .. } = Totals::of(fleet, now_ms);
+fn sums(fleet: &Fleet, unix_ms: u64) -> String {
+    let Totals { clients, connected, behind, received, lost, .. } = Totals::of(fleet, unix_ms);
     let more = if fleet.is_cut { " and more" } else { "" };
     let noun = if clients == 1 { "client" } else { "clients" };
     format!(
@@ -147,16 +147,16 @@ fn sums(fleet: &Fleet, now_ms: u64) -> String {
 }
 
 /// Below a client with which something is wrong.
-fn mark(row: &ClientRow, now_ms: u64) -> String {
+fn mark(row: &ClientRow, unix_ms: u64) -> String {
     let unusable = match row.is_out_unusable {
         true => "  ! the key of its out stream holds something else: RENAME or DEL it\n",
         false => "",
     };
-    format!("{unusable}{}", clone_mark(row, now_ms))
+    format!("{unusable}{}", clone_mark(row, unix_ms))
 }
 
-fn clone_mark(row: &ClientRow, now_ms: u64) -> String {
-    let Some(Clones { refused, address, at_ms }) = clones(row, now_ms) else {
+fn clone_mark(row: &ClientRow, unix_ms: u64) -> String {
+    let Some(DuplicateIdentities { refused, address, at_ms }) = clones(row, unix_ms) else {
         return String::new();
     };
     format!(
@@ -164,7 +164,7 @@ fn clone_mark(row: &ClientRow, now_ms: u64) -> String {
          last {} ago\n",
         shown(row.address.as_bytes()),
         shown(address.as_bytes()),
-        ago(now_ms, *at_ms),
+        ago(unix_ms, *at_ms),
     )
 }
 
@@ -188,7 +188,7 @@ fn clip(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use spoke_protocol::seq::Seq;
-    use spoke_store::fleet::Waiting;
+    use spoke_store::fleet::PendingEntries;
 
     use super::*;
 
@@ -201,13 +201,17 @@ mod tests {
             last_seen: Some(1),
             version: "\x1b[31m10.20.30-alpha".to_owned(),
             address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".to_owned(),
-            clones: Some(Clones { refused: 1_000_000, address: "x".repeat(47), at_ms: NOW - 1 }),
+            clones: Some(DuplicateIdentities {
+                refused: 1_000_000,
+                address: "x".repeat(47),
+                at_ms: NOW - 1,
+            }),
             cursor: (Default::default(), Seq::ZERO),
             received_at: None,
             received: u64::MAX / 1_000_000,
             lost: 999_999,
-            up: Some(Waiting { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
-            down: Waiting { entries: 99_999, oldest_ms: Some(1) },
+            up: Some(PendingEntries { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
+            down: PendingEntries { entries: 99_999, oldest_ms: Some(1) },
             out: Default::default(),
             is_out_unusable: true,
         }

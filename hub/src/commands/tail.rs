@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 use spoke_protocol::{
-    client_id::ClientId, entry::Entry, limits::BATCH_ENTRIES_MAX, seq::Seq, wire::json::ReadForm,
+    client_id::ClientId, entry::Entry, limits::BATCH_ENTRIES_MAX, seq::Seq, wire::json::ReadBody,
 };
 use spoke_service::{cli::print, shutdown::Shutdown};
 use spoke_store::{fleet, hints::Hints, keys::HubKeys};
@@ -44,7 +44,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
         news.handle_known(after);
         for entry in entries.into_iter().filter(|entry| is_from(entry, args.client.as_ref())) {
             let line = if args.json {
-                format!("{}\n", json!(ReadForm::from(entry)))
+                format!("{}\n", json!(ReadBody::from(entry)))
             } else {
                 readable(&entry)
             };

@@ -4,8 +4,8 @@
 use maud::{Markup, html};
 use spoke_protocol::seq::Seq;
 use spoke_store::{
-    fleet::{ClientRow, Part, Recent, Seen},
-    loss_ledger::Line,
+    fleet::{ClientRow, RecentEntries, RecentEntry, RecentField},
+    loss_ledger::LedgerLine,
 };
 
 use super::{
@@ -92,7 +92,7 @@ fn facts(row: &ClientRow, now_ms: u64) -> Markup {
     }
 }
 
-fn ledger(lines: &[Line], now_ms: u64) -> Markup {
+fn ledger(lines: &[LedgerLine], now_ms: u64) -> Markup {
     html! {
         section.losses {
             h2 { "lost" }
@@ -112,7 +112,7 @@ fn ledger(lines: &[Line], now_ms: u64) -> Markup {
 }
 
 /// Newest first; of each, whether it was acknowledged, where that is the question.
-fn entries(recent: &Recent, now_ms: u64, is_acked: impl Fn(Seq) -> Option<bool>) -> Markup {
+fn entries(recent: &RecentEntries, now_ms: u64, is_acked: impl Fn(Seq) -> Option<bool>) -> Markup {
     html! {
         ol.entries { @for entry in &recent.entries {
             li id={ "e-" (entry.id) } {
@@ -130,9 +130,9 @@ fn entries(recent: &Recent, now_ms: u64, is_acked: impl Fn(Seq) -> Option<bool>)
     }
 }
 
-fn fields(entry: &Seen) -> Markup {
+fn fields(entry: &RecentEntry) -> Markup {
     // The hub's own, which say what the page says already.
-    let is_own = |part: &&Part| !matches!(part.name.as_ref(), b"client" | b"epoch" | b"seq");
+    let is_own = |part: &&RecentField| !matches!(part.name.as_ref(), b"client" | b"epoch" | b"seq");
     html! {
         dl.fields {
             @for part in entry.parts.iter().filter(is_own) {

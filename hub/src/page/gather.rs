@@ -6,14 +6,14 @@ use std::{
     time::Instant,
 };
 
-use spoke_diagnostics::{clock::now_ms, error_chain::chain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::client_id::ClientId;
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::{
     StoreError,
-    fleet::{self, ClientRow, Fleet, Recent},
+    fleet::{self, ClientRow, Fleet, RecentEntries},
     limits::REDIS_REPLY_TIMEOUT,
-    loss_ledger::Line,
+    loss_ledger::LedgerLine,
 };
 use tokio::sync::{Notify, watch};
 
@@ -47,11 +47,11 @@ pub(super) struct Detail {
     /// Where it stands.
     pub(super) row: ClientRow,
     /// What it sent last.
-    pub(super) up: Recent,
+    pub(super) up: RecentEntries,
     /// What was sent to it last.
-    pub(super) down: Recent,
+    pub(super) down: RecentEntries,
     /// Its lines of the loss ledger.
-    pub(super) losses: Vec<Line>,
+    pub(super) losses: Vec<LedgerLine>,
 }
 
 /// Who looks, and what there is to see. Cheap to clone.
@@ -108,9 +108,9 @@ impl Gatherer {
         &self,
         hub: &Hub,
         client: &ClientId,
-    ) -> Result<Option<Detail>, Refusal> {
+    ) -> Result<Option<Detail>, ApiError> {
         let _turn = self.0.reading.lock().await;
-        let rows = fleet::clients(&hub.redis, &hub.keys, std::slice::from_ref(client), now_ms());
+        let rows = fleet::clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
         let row = hub.checked(rows.await)?.pop();
         let Some(row) = row.filter(|row| row.last_seen.is_some()) else { return Ok(None) };
         hub.checked(detail(hub, row).await).map(Some)
@@ -145,7 +145,7 @@ impl Gatherer {
 
     async fn gather(&self, hub: &Hub) -> Snapshot {
         let before = self.0.snapshot.borrow().clone();
-        let now = now_ms();
+        let now = unix_ms();
         let gathered = async {
             let fleet = fleet::survey(&hub.redis, &hub.keys, now).await?;
             let details = self.details(hub, &fleet, &before.details).await?;
@@ -154,7 +154,7 @@ impl Gatherer {
         let (fleet, details) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                let fault = Some(format!("redis does not answer: {}", chain(&error)));
+                let fault = Some(format!("redis does not answer: {}", error_chain(&error)));
                 // Counted and logged with all the others.
                 let _ = hub.unavailable(&error);
                 return Snapshot { fault, ..Snapshot::clone(&before) };

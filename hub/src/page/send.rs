@@ -15,12 +15,12 @@ use http::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::{
     entry::{Direction, Entry, EntryLimits},
     seq::Seq,
 };
-use spoke_service::api_error::Refusal;
+use spoke_service::api_error::ApiError;
 use spoke_store::fleet;
 use tracing::info;
 
@@ -39,11 +39,11 @@ pub(super) async fn send(
     Path(client): Path<String>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let hub = &page.hub;
     if hub.config.page != PageMode::Send {
         let message = "this page only shows; the hub's setting page = \"send\" lets it send, too";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "read-only", message));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "read-only", message));
     }
     check_origin(&headers)?;
     let client = known(&client)?;
@@ -57,13 +57,13 @@ pub(super) async fn send(
 }
 
 /// Whether this page itself asks, in the browser's words, and in a form that no other site can send.
-fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     let kind = header(CONTENT_TYPE.as_str()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         let message = "an entry is sent as application/json";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", message));
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", message));
     }
     let host = header(HOST.as_str()).unwrap_or_default();
     let site = header("sec-fetch-site");
@@ -83,13 +83,14 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = "an entry is taken from this page alone; in a shell there is spoke-hub send";
-    Err(Refusal::new(StatusCode::FORBIDDEN, "cross-site", message))
+    Err(ApiError::new(StatusCode::FORBIDDEN, "cross-site", message))
 }
 
-fn entry(body: &[u8]) -> Result<Entry, Refusal> {
-    let refusal = |message: String| Refusal::new(StatusCode::BAD_REQUEST, "malformed", message);
-    let form: Form = serde_json::from_slice(body)
-        .map_err(|error| refusal(format!("the body is no list of fields: {}", chain(&error))))?;
+fn entry(body: &[u8]) -> Result<Entry, ApiError> {
+    let refusal = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "malformed", message);
+    let form: Form = serde_json::from_slice(body).map_err(|error| {
+        refusal(format!("the body is no list of fields: {}", error_chain(&error)))
+    })?;
     let words: Vec<String> =
         form.fields.into_iter().flat_map(|(name, value)| [name, value]).collect();
     let entry = Entry { seq: Seq::ZERO, fields: fleet::fields(&words) };

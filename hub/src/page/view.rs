@@ -175,7 +175,7 @@ fn percent(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_store::fleet::Waiting;
+    use spoke_store::fleet::PendingEntries;
 
     use super::*;
 
@@ -199,7 +199,7 @@ mod tests {
             received: n as u64,
             lost: 0,
             up: None,
-            down: Waiting { entries: n as u64 % 7, oldest_ms: None },
+            down: PendingEntries { entries: n as u64 % 7, oldest_ms: None },
             out: Default::default(),
             is_out_unusable: false,
         };

@@ -1,8 +1,8 @@
 //! `GET /seq`: how far this client's entries have come.
 
 use axum::{Json, Router, extract::State, routing::get};
-use spoke_protocol::wire::json::CursorForm;
-use spoke_service::api_error::Refusal;
+use spoke_protocol::wire::json::CursorBody;
+use spoke_service::api_error::ApiError;
 
 use crate::{bearer::Caller, entries, hub::Hub};
 
@@ -10,7 +10,7 @@ pub(super) fn router() -> Router<Hub> {
     Router::new().route("/seq", get(seq))
 }
 
-async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorForm>, Refusal> {
+async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorBody>, ApiError> {
     hub.metrics.requests.add("seq", 1);
     entries::cursor(&hub, &caller).await.map(Json)
 }

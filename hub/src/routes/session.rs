@@ -6,16 +6,16 @@ use axum::{
     extract::{Request, State},
     routing::post,
 };
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
     limits::TEXT_BYTES_MAX,
-    message::Granted,
+    message::ReceiveLimits,
     partner::PartnerId,
     seq::Epoch,
-    wire::json::{HelloForm, WelcomeForm},
+    wire::json::{HelloBody, WelcomeBody},
 };
-use spoke_service::{api_error::Refusal, server::PeerAddress};
-use spoke_store::presence::{Arrival, Reach, Transport};
+use spoke_service::{api_error::ApiError, server::PeerAddress};
+use spoke_store::presence::{OriginReach, SessionOpen, Transport};
 use tracing::info;
 
 use crate::{
@@ -34,9 +34,9 @@ async fn session(
     Extension(address): Extension<PeerAddress>,
     caller: Caller,
     request: Request,
-) -> Result<Json<WelcomeForm>, Refusal> {
+) -> Result<Json<WelcomeBody>, ApiError> {
     hub.metrics.requests.add("session", 1);
-    let Read { form: hello, .. } = body::read::<HelloForm>(&hub, &caller, request).await?;
+    let Read { form: hello, .. } = body::read::<HelloBody>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
     }
@@ -44,13 +44,13 @@ async fn session(
     caller.begin_session()?;
     let client = &caller.client;
     let address = address.to_string();
-    let arrival = Arrival {
+    let arrival = SessionOpen {
         version: &hello.version,
         address: &address,
         hub: &hub.name,
         instance: hello.instance.unwrap_or_default(),
         transport: Transport::Http,
-        reach: Some(Reach {
+        reach: Some(OriginReach {
             first: hello.origin.first,
             last: hello.origin.last,
             added: hello.origin.added,
@@ -74,14 +74,14 @@ async fn session(
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
     info!(%client, generation, version = hello.version, "session begins over HTTP");
-    Ok(Json(WelcomeForm {
+    Ok(Json(WelcomeBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         cursor: cursor.into(),
         origin: begun.standing.origin().into(),
         position: begun.position.into(),
-        granted: Granted::default().into(),
-        server_time_ms: now_ms(),
+        granted: ReceiveLimits::default().into(),
+        server_time_ms: unix_ms(),
         partner,
     }))
 }

@@ -5,9 +5,9 @@ use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_service::{
-    api_error::Refusal,
-    last_activity::Heard,
-    server::{PeerAddress, Place},
+    api_error::ApiError,
+    last_activity::LastActivity,
+    server::{ConnectionHandle, PeerAddress},
 };
 
 use crate::{
@@ -26,11 +26,11 @@ async fn sync(
     State(hub): State<Hub>,
     caller: Option<Caller>,
     Extension(address): Extension<PeerAddress>,
-    Extension(heard): Extension<Heard>,
-    Extension(place): Extension<Place>,
+    Extension(heard): Extension<LastActivity>,
+    Extension(place): Extension<ConnectionHandle>,
     headers: HeaderMap,
-    upgrade: Result<Upgrade, Refusal>,
-) -> Result<Response, Refusal> {
+    upgrade: Result<Upgrade, ApiError>,
+) -> Result<Response, ApiError> {
     hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
@@ -43,7 +43,7 @@ async fn sync(
         [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
     else {
         let message = format!("offer {SUBPROTOCOL} or {} as subprotocol", json_socket::SUBPROTOCOL);
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
     hub.check_stays()?;
     let (ticket, stopped) = hub.live.session(&caller.client)?;

@@ -6,8 +6,8 @@ use axum::{
     routing::post,
 };
 use serde_json::Value;
-use spoke_protocol::wire::json::XaddForm;
-use spoke_service::api_error::Refusal;
+use spoke_protocol::wire::json::XaddBody;
+use spoke_service::api_error::ApiError;
 
 use crate::{
     bearer::Caller,
@@ -24,9 +24,9 @@ async fn xadd(
     State(hub): State<Hub>,
     caller: Caller,
     request: Request,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     hub.metrics.requests.add("xadd", 1);
     let Read { form, charge: _charge, turn: _turn } =
-        body::read::<XaddForm>(&hub, &caller, request).await?;
+        body::read::<XaddBody>(&hub, &caller, request).await?;
     entries::xadd(&hub, &caller, form).await.map(Json)
 }

@@ -11,9 +11,9 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use spoke_diagnostics::error_chain::chain;
-use spoke_protocol::wire::json::XreadForm;
-use spoke_service::api_error::Refusal;
+use spoke_diagnostics::error_chain::error_chain;
+use spoke_protocol::wire::json::XreadBody;
+use spoke_service::api_error::ApiError;
 
 use crate::{
     bearer::{Caller, epoch, malformed},
@@ -30,7 +30,7 @@ async fn xread(
     State(hub): State<Hub>,
     caller: Caller,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
     let asker = if caller.generation.is_some() { Asker::Agent } else { Asker::Program };
@@ -39,7 +39,7 @@ async fn xread(
 }
 
 /// The request is in hand until its answer, which may be large, was taken.
-fn answer(read: &XreadForm, mut charge: Charge, caller: Caller) -> Response {
+fn answer(read: &XreadBody, mut charge: Charge, caller: Caller) -> Response {
     let json = serde_json::to_vec(read).expect("a form can be written");
     charge.shrink(json.len());
     let headers =
@@ -51,20 +51,21 @@ fn answer(read: &XreadForm, mut charge: Charge, caller: Caller) -> Response {
 }
 
 /// By hand, so that a refusal names the parameter that is wrong.
-fn asked(query: &str) -> Result<Xread, Refusal> {
+fn asked(query: &str) -> Result<Xread, ApiError> {
     let mut ask = Xread::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad = |what: &str| malformed(format!("{name} is {what}"));
         match name {
             "seq" => {
-                ask.seq =
-                    value.parse().map_err(|error| malformed(format!("seq: {}", chain(&error))))?;
+                ask.seq = value
+                    .parse()
+                    .map_err(|error| malformed(format!("seq: {}", error_chain(&error))))?;
             }
             "tally" => {
                 ask.tally = value
                     .parse()
-                    .map_err(|error| malformed(format!("tally: {}", chain(&error))))?;
+                    .map_err(|error| malformed(format!("tally: {}", error_chain(&error))))?;
             }
             "epoch" => {
                 ask.epoch = Some(epoch(value).ok_or_else(|| bad("a whole number of 32 bits"))?);

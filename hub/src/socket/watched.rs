@@ -10,8 +10,8 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameWatch};
-use spoke_service::api_error::Refusal;
+use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameLimiter};
+use spoke_service::api_error::ApiError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -29,11 +29,11 @@ pub(super) struct Account {
 /// A stream whose WebSocket frames are watched.
 pub(super) struct Watched<S> {
     stream: S,
-    watch: FrameWatch,
+    watch: FrameLimiter,
     account: Option<Account>,
     charge: Option<Charge>,
     /// Boxed: a socket waits for the budget hardly ever.
-    waiting: Option<BoxFuture<'static, Result<Charge, Refusal>>>,
+    waiting: Option<BoxFuture<'static, Result<Charge, ApiError>>>,
 }
 
 impl Account {
@@ -44,7 +44,7 @@ impl Account {
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        let watch = FrameWatch::default();
+        let watch = FrameLimiter::default();
         Self { stream, watch, account: None, charge: None, waiting: None }
     }
 
@@ -52,7 +52,7 @@ impl<S> Watched<S> {
         self.account = Some(account);
     }
 
-    pub(super) fn watch(&self) -> &FrameWatch {
+    pub(super) fn watch(&self) -> &FrameLimiter {
         &self.watch
     }
 

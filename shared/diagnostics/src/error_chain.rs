@@ -8,7 +8,7 @@ use std::error::Error;
 
 /// An error with all its causes in one line, `a: b: c`. A cause whose words stand there already is left
 /// out: some libraries repeat in their text what they also give as the source.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -43,10 +43,10 @@ mod tests {
         let missing = || io::Error::from_raw_os_error(2);
         let words = "failed to start: failed to read /x: No such file or directory (os error 2)";
         for inner in [Nested::Repeats(missing()), Nested::Plain(missing())] {
-            assert_eq!(chain(&Nested::Outer(Box::new(inner))), words);
+            assert_eq!(error_chain(&Nested::Outer(Box::new(inner))), words);
         }
         let wrapped = anyhow::Error::from(Nested::Plain(missing())).context("failed to start");
-        assert_eq!(chain(wrapped.as_ref()), words);
-        assert_eq!(chain(&missing()), "No such file or directory (os error 2)");
+        assert_eq!(error_chain(wrapped.as_ref()), words);
+        assert_eq!(error_chain(&missing()), "No such file or directory (os error 2)");
     }
 }

@@ -1,8 +1,8 @@
 //! What is said of a fault that comes again and again: it is said when it begins, then counted, and
 //! the count is said once a minute and when it is over. So nobody can fill the log from outside.
 //!
-//! `Repeats` is pure: whoever owns it looks at it once a minute. `Repeated` is one for many tasks. A fault
-//! of one kind whose end is seen, too, is a `Spell`: one line when it begins and one when it ends.
+//! `LogLimiter` is pure: whoever owns it looks at it once a minute. `SharedLogLimiter` is one for many tasks. A fault
+//! of one kind whose end is seen, too, is a `Outage`: one line when it begins and one when it ends.
 
 use std::{
     collections::HashMap,
@@ -18,20 +18,20 @@ use crate::limits::REPEATS_KINDS_MAX;
 /// What goes on at the moment, by kind. Kinds may be a stranger's doing, so only so many are told
 /// apart.
 #[derive(Debug)]
-pub struct Repeats<K> {
+pub struct LogLimiter<K> {
     /// How often each came since it was last spoken of.
     unsaid: HashMap<K, u64>,
     /// The same of all for which there is no room.
     others: u64,
 }
 
-impl<K> Default for Repeats<K> {
+impl<K> Default for LogLimiter<K> {
     fn default() -> Self {
         Self { unsaid: HashMap::new(), others: 0 }
     }
 }
 
-impl<K: Eq + Hash + Clone> Repeats<K> {
+impl<K: Eq + Hash + Clone> LogLimiter<K> {
     /// Counts one, and tells whether it is the first of its kind and so is to be said.
     pub fn handle(&mut self, kind: K) -> bool {
         if let Some(unsaid) = self.unsaid.get_mut(&kind) {
@@ -59,9 +59,9 @@ impl<K: Eq + Hash + Clone> Repeats<K> {
 
 /// One fault from its beginning to its end.
 #[derive(Debug, Default)]
-pub struct Spell(AtomicU64);
+pub struct Outage(AtomicU64);
 
-impl Spell {
+impl Outage {
     /// One that has not begun.
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -84,26 +84,26 @@ impl Spell {
 
 /// The same for many tasks.
 #[derive(Debug)]
-pub struct Repeated<K>(Mutex<Repeats<K>>);
+pub struct SharedLogLimiter<K>(Mutex<LogLimiter<K>>);
 
-impl<K> Default for Repeated<K> {
+impl<K> Default for SharedLogLimiter<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Eq + Hash + Clone> Repeated<K> {
+impl<K: Eq + Hash + Clone> SharedLogLimiter<K> {
     /// Counts one, and tells whether it is the first of its kind and so is to be said.
     pub fn handle(&self, kind: K) -> bool {
         self.lock().handle(kind)
     }
 
-    /// How often each kind has come again since the last look, as `Repeats::poll_counts` tells.
+    /// How often each kind has come again since the last look, as `LogLimiter::poll_counts` tells.
     pub fn poll_counts(&self) -> Vec<(Option<K>, u64)> {
         self.lock().poll_counts()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Repeats<K>> {
+    fn lock(&self) -> MutexGuard<'_, LogLimiter<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
-        let mut repeats = Repeats::default();
+        let mut repeats = LogLimiter::default();
         let aloud = (0..1000).filter(|_| repeats.handle("one")).count();
         assert_eq!(aloud, 1);
         assert!(repeats.handle("other"), "each kind is said");
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
-        let mut repeats = Repeats::default();
+        let mut repeats = LogLimiter::default();
         let aloud = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
         let again = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
         assert_eq!((aloud, again), (REPEATS_KINDS_MAX, 0));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_spell_is_said_when_it_begins_and_its_count_when_it_ends() {
-        let spell = Spell::new();
+        let spell = Outage::new();
         assert_eq!(spell.handle_good(), None);
         assert_eq!([(); 3].map(|()| spell.handle_fault()), [true, false, false]);
         assert_eq!((spell.handle_good(), spell.handle_good()), (Some(3), None));

@@ -33,9 +33,9 @@ impl Counter {
 
 /// Counters of one name, told apart by one label each of whose values is a word of ours.
 #[derive(Debug)]
-pub struct Counters(Mutex<Vec<(&'static str, u64)>>);
+pub struct CounterVec(Mutex<Vec<(&'static str, u64)>>);
 
-impl Counters {
+impl CounterVec {
     /// All of these at 0.
     pub fn new(words: impl IntoIterator<Item = &'static str>) -> Self {
         Self(Mutex::new(words.into_iter().map(|word| (word, 0)).collect()))
@@ -130,9 +130,9 @@ pub type Label<'a> = (&'a str, &'a str);
 
 /// The page that is read, as it is written.
 #[derive(Debug, Default)]
-pub struct Page(String);
+pub struct MetricsPage(String);
 
-impl Page {
+impl MetricsPage {
     /// A page that begins with what runs: its version, and since when.
     pub fn new(service: &str, version: &str, started_ms: u64) -> Self {
         let mut page = Self::default();
@@ -152,7 +152,7 @@ impl Page {
     }
 
     /// Counters with one label.
-    pub fn counters(&mut self, name: &str, help: &str, label: &str, counters: &Counters) {
+    pub fn counters(&mut self, name: &str, help: &str, label: &str, counters: &CounterVec) {
         self.head("counter", name, help);
         for (word, count) in counters.get() {
             self.sample(name, &[(label, word)], &count);
@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn a_page_has_help_and_type_before_each_name_and_its_labels_are_there_from_the_start() {
-        let (sessions, lost) = (Counter::default(), Counters::new(["trimmed", "rewound"]));
+        let (sessions, lost) = (Counter::default(), CounterVec::new(["trimmed", "rewound"]));
         sessions.add(3);
         lost.add("rewound", 2);
-        let mut page = Page::new("spoke_x", "1.2.3", 1_500);
+        let mut page = MetricsPage::new("spoke_x", "1.2.3", 1_500);
         page.counter("spoke_x_sessions_total", "Sessions begun.", &sessions);
         page.counters("spoke_x_lost_entries_total", "Lost.", "cause", &lost);
         page.gauge("spoke_x_connections", "Now.", &7);
@@ -259,7 +259,7 @@ mod tests {
         for micros in [1, 1_000, 1_001, 10_000, 20_000] {
             histogram.observe(Duration::from_micros(micros));
         }
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         page.histograms("t_seconds", "Took.", &[(Some(("redis", "redis")), &histogram)]);
         let text = page.into_text();
         for line in [

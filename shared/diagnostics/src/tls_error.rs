@@ -6,11 +6,11 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use rustls::CertificateError;
 
-use crate::error_chain::chain;
+use crate::error_chain::error_chain;
 
 /// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Distrust {
+pub struct TlsFailure {
     /// What is wrong.
     pub what: String,
     /// What to do.
@@ -18,10 +18,10 @@ pub struct Distrust {
 }
 
 /// What is wrong with who answered; none where TLS is not the cause.
-pub fn explain(error: &(dyn Error + 'static)) -> Option<Distrust> {
+pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<Distrust>() {
+        if let Some(found) = error.downcast_ref::<TlsFailure>() {
             return Some(found.clone());
         }
         if let Some(found) = of_tls(error) {
@@ -32,21 +32,21 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<Distrust> {
     None
 }
 
-impl From<&CertificateError> for Distrust {
+impl From<&CertificateError> for TlsFailure {
     fn from(error: &CertificateError) -> Self {
         let (what, mend) = of_certificate(error);
         Self { what, mend }
     }
 }
 
-impl fmt::Display for Distrust {
+impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, mend } = self;
         write!(f, "{what}: {mend}")
     }
 }
 
-impl Error for Distrust {}
+impl Error for TlsFailure {}
 
 fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
@@ -60,7 +60,7 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     of_tls(&**shared)
 }
 
-fn distrust(error: &rustls::Error) -> Distrust {
+fn distrust(error: &rustls::Error) -> TlsFailure {
     use rustls::Error as Tls;
     let (what, mend) = match error {
         Tls::InvalidCertificate(error) => return error.into(),
@@ -69,12 +69,12 @@ fn distrust(error: &rustls::Error) -> Distrust {
             "give it one, or see that this is the right port",
         ),
         Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
-            format!("what answers there does not speak TLS ({})", chain(error)),
+            format!("what answers there does not speak TLS ({})", error_chain(error)),
             "see that this is the right port, and whether TLS is on there",
         ),
-        error => (chain(error), "see that both sides speak TLS 1.2 or 1.3"),
+        error => (error_chain(error), "see that both sides speak TLS 1.2 or 1.3"),
     };
-    Distrust { what, mend }
+    TlsFailure { what, mend }
 }
 
 fn of_certificate(error: &CertificateError) -> (String, &'static str) {

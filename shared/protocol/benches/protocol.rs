@@ -8,15 +8,15 @@ use bytes::Bytes;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use spoke_protocol::{
     entry::{Direction, Entry, EntryLimits},
-    loss::{Account, Tally},
-    message::{Ack, Cursor, Features, Frame, Granted, Push},
-    partner::Met,
+    loss::{BatchAccount, Tally},
+    message::{Ack, Cursor, Features, Frame, Push, ReceiveLimits},
+    partner::PartnerMatch,
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        receiver::{Appended, Receiver},
-        resume::{Begun, Standing, begin},
-        sender::{Read, Sender, Trim},
+        receiver::{AppendResult, Receiver},
+        resume::{OriginStanding, SenderStart, begin},
+        sender::{OriginRead, Sender, TrimMode},
     },
 };
 
@@ -48,7 +48,7 @@ fn entries() -> Vec<Entry> {
 fn push() -> Push {
     let entries = entries();
     let through = entries[entries.len() - 1].seq;
-    let account = Account { tally: Tally::default(), ..Account::default() };
+    let account = BatchAccount { tally: Tally::default(), ..BatchAccount::default() };
     Push { epoch: Epoch::FIRST, after: Seq::ZERO, through, entries, account, seal: None }
 }
 
@@ -67,18 +67,19 @@ fn decode(bencher: Bencher<'_, '_>, features: Features) {
 
 #[divan::bench]
 fn sender(bencher: Bencher<'_, '_>) {
-    let standing = Standing::default();
-    let position = begin(&standing, &Cursor::default(), None, Met::Same);
-    let begun = Begun { position, standing };
+    let standing = OriginStanding::default();
+    let position = begin(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let begun = SenderStart { position, standing };
     let entries = entries();
     let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);
     let extent = Extent { first, last, length: ENTRIES, added: ENTRIES, ..Extent::default() };
     bencher
         .counter(ItemsCount::new(ENTRIES))
         .with_inputs(|| {
-            let mut sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
+            let mut sender =
+                Sender::new(Direction::Up, ReceiveLimits::default(), TrimMode::Keep, &begun);
             sender.handle_news();
-            (sender, Read { entries: entries.clone(), extent, is_end: false })
+            (sender, OriginRead { entries: entries.clone(), extent, is_end: false })
         })
         .bench_values(|(mut sender, read)| {
             let now = Instant::now();
@@ -103,7 +104,7 @@ fn receiver(bencher: Bencher<'_, '_>) {
         })
         .bench_values(|(mut receiver, push)| {
             let append = black_box(receiver.handle_push(push));
-            let done = Appended::Done { cursor, accepted: ENTRIES, duplicates: 0, id: None };
+            let done = AppendResult::Done { cursor, accepted: ENTRIES, duplicates: 0, id: None };
             (receiver.handle_appended(&done), append)
         });
 }

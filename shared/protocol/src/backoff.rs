@@ -13,7 +13,7 @@ use crate::limits::{RETRY_HINT_MAX, RETURN_JITTER, RETURN_PACE, RETURN_SPREAD, R
 
 /// The tries so far, as a growing interval. Whoever succeeds resets it.
 #[derive(Debug, Clone)]
-pub struct Retry {
+pub struct RetryDelay {
     growth: ExponentialBackoff,
     /// The most for now, until there were waits of so long altogether.
     soon: (Duration, Duration),
@@ -23,7 +23,7 @@ pub struct Retry {
 /// Longer waits are no retries. It also keeps the arithmetic far from where a `Duration` ends.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-impl Retry {
+impl RetryDelay {
     /// Waits from `first`, doubling up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         let longest = longest.min(LONGEST);
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_and_begin_again_after_a_reset() {
-        let mut retry = Retry::new(millis(500), millis(3000));
+        let mut retry = RetryDelay::new(millis(500), millis(3000));
         // As if the highest random number were 1.0: the whole interval.
         let waits: Vec<_> = (0..5).map(|_| retry.next(None, 1.0).as_millis()).collect();
         assert_eq!(waits, [500, 1000, 2000, 3000, 3000]);
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn waits_stay_short_for_as_long_as_an_outage_is_young() {
         let mut retry =
-            Retry::new(millis(500), millis(60_000)).soon((millis(4000), millis(20_000)));
+            RetryDelay::new(millis(500), millis(60_000)).soon((millis(4000), millis(20_000)));
         let mut waits = || (0..9).map(|_| retry.next(None, 1.0).as_millis()).collect::<Vec<_>>();
         let expected = [500, 1000, 2000, 4000, 4000, 4000, 4000, 4000, 60_000];
         assert_eq!(waits(), expected);
@@ -112,13 +112,13 @@ mod tests {
 
     #[test]
     fn a_hint_longer_than_the_limit_is_cut_to_it() {
-        let mut retry = Retry::new(millis(500), millis(3000));
+        let mut retry = RetryDelay::new(millis(500), millis(3000));
         assert_eq!(retry.next(Some(Duration::MAX), 0.0), RETRY_HINT_MAX);
     }
 
     #[test]
     fn a_few_are_back_within_five_seconds_and_ten_thousand_within_thirty() {
-        let longest = |clients| Retry::told(return_wait(clients, 1.0), 1.0);
+        let longest = |clients| RetryDelay::told(return_wait(clients, 1.0), 1.0);
         for clients in [0, 1, 100, 1000] {
             assert!(longest(clients) < Duration::from_secs(5), "{clients}: {:?}", longest(clients));
         }
@@ -141,7 +141,7 @@ mod tests {
             first in any_duration(), longest in any_duration(),
             randoms in prop::collection::vec(0.0..1.0f64, 1..80),
         ) {
-            let mut retry = Retry::new(first, longest);
+            let mut retry = RetryDelay::new(first, longest);
             for random in randoms {
                 prop_assert!(retry.next(None, random) <= longest);
             }
@@ -152,7 +152,7 @@ mod tests {
             first in 1u64..1000, longest in 1000u64..1_000_000,
             randoms in prop::collection::vec(0.0..1.0f64, 1..40),
         ) {
-            let mut retry = Retry::new(millis(first), millis(longest));
+            let mut retry = RetryDelay::new(millis(first), millis(longest));
             let mut whole = first;
             for random in randoms {
                 let wait = retry.next(None, random).as_nanos();
@@ -168,7 +168,7 @@ mod tests {
             first in any_duration(), longest in any_duration(), hint in any_duration(),
             randoms in prop::collection::vec(0.0..1.0f64, 1..20),
         ) {
-            let mut retry = Retry::new(first, longest);
+            let mut retry = RetryDelay::new(first, longest);
             for random in randoms {
                 let wait = retry.next(Some(hint), random);
                 let floor = hint.min(RETRY_HINT_MAX);

@@ -74,7 +74,7 @@ impl Default for EntryLimits {
 /// Why an entry can never be carried. The words are stable: they stand in `dead:x` and on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
-pub enum Unfit {
+pub enum RejectReason {
     /// It bears a field that belongs to Spoke.
     #[error("it bears a field that belongs to spoke (client, epoch or seq)")]
     ReservedField,
@@ -93,7 +93,7 @@ pub enum Unfit {
     Other,
 }
 
-impl Unfit {
+impl RejectReason {
     const ALL: [Self; 4] = [Self::ReservedField, Self::TooManyFields, Self::TooLarge, Self::Empty];
 
     /// The stable word.
@@ -134,21 +134,21 @@ impl Entry {
     ///
     /// # Errors
     /// The first reason why not.
-    pub fn check(&self, direction: Direction, limits: &EntryLimits) -> Result<(), Unfit> {
+    pub fn check(&self, direction: Direction, limits: &EntryLimits) -> Result<(), RejectReason> {
         if self.fields.is_empty() {
-            return Err(Unfit::Empty);
+            return Err(RejectReason::Empty);
         }
         if self.fields.len() > limits.fields {
-            return Err(Unfit::TooManyFields);
+            return Err(RejectReason::TooManyFields);
         }
         let reserved = direction.reserved();
         if self.fields.iter().any(|(name, _)| reserved.contains(&name.as_ref())) {
-            return Err(Unfit::ReservedField);
+            return Err(RejectReason::ReservedField);
         }
         let value_bytes: usize = self.fields.iter().map(|(_, value)| value.len()).sum();
         let longest_name = self.fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         if value_bytes > limits.value_bytes || longest_name > FIELD_NAME_BYTES_MAX {
-            return Err(Unfit::TooLarge);
+            return Err(RejectReason::TooLarge);
         }
         Ok(())
     }
@@ -213,11 +213,11 @@ mod tests {
         let check = |fields: &[(&str, &str)]| entry(fields).check(Direction::Up, &limits);
         let name = "n".repeat(FIELD_NAME_BYTES_MAX);
         assert_eq!(check(&[("a", "12345"), ("a", "12345")]), Ok(()));
-        assert_eq!(check(&[("a", "12345"), ("a", "123456")]), Err(Unfit::TooLarge));
-        assert_eq!(check(&[("a", ""), ("b", ""), ("c", "")]), Err(Unfit::TooManyFields));
+        assert_eq!(check(&[("a", "12345"), ("a", "123456")]), Err(RejectReason::TooLarge));
+        assert_eq!(check(&[("a", ""), ("b", ""), ("c", "")]), Err(RejectReason::TooManyFields));
         assert_eq!(check(&[(&name, "")]), Ok(()));
-        assert_eq!(check(&[(&format!("{name}n"), "")]), Err(Unfit::TooLarge));
-        assert_eq!(check(&[]), Err(Unfit::Empty));
+        assert_eq!(check(&[(&format!("{name}n"), "")]), Err(RejectReason::TooLarge));
+        assert_eq!(check(&[]), Err(RejectReason::Empty));
     }
 
     #[test]
@@ -225,11 +225,14 @@ mod tests {
         let limits = EntryLimits::default();
         for name in ["client", "epoch", "seq"] {
             let fields = [("a", "1"), (name, "x")];
-            assert_eq!(entry(&fields).check(Direction::Up, &limits), Err(Unfit::ReservedField));
+            assert_eq!(
+                entry(&fields).check(Direction::Up, &limits),
+                Err(RejectReason::ReservedField)
+            );
         }
         assert_eq!(
             entry(&[("seq", "")]).check(Direction::Down, &limits),
-            Err(Unfit::ReservedField)
+            Err(RejectReason::ReservedField)
         );
         assert_eq!(entry(&[("client", "")]).check(Direction::Down, &limits), Ok(()));
         assert_eq!(entry(&[("Client", ""), ("req", "1-0")]).check(Direction::Up, &limits), Ok(()));
@@ -254,9 +257,14 @@ mod tests {
 
     #[test]
     fn every_reason_survives_its_word() {
-        for reason in [Unfit::ReservedField, Unfit::TooManyFields, Unfit::TooLarge, Unfit::Empty] {
-            assert_eq!(Unfit::from_word(reason.word()), reason);
+        for reason in [
+            RejectReason::ReservedField,
+            RejectReason::TooManyFields,
+            RejectReason::TooLarge,
+            RejectReason::Empty,
+        ] {
+            assert_eq!(RejectReason::from_word(reason.word()), reason);
         }
-        assert_eq!(Unfit::from_word("from the future"), Unfit::Other);
+        assert_eq!(RejectReason::from_word("from the future"), RejectReason::Other);
     }
 }

@@ -1,4 +1,4 @@
-//! `Instance`: which process speaks for a client, so that two devices with one identity are told apart.
+//! `InstanceId`: which process speaks for a client, so that two devices with one identity are told apart.
 
 use std::{fmt, str::FromStr};
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 /// 64 random bits that a process draws when it starts and keeps in memory only. A session that comes
 /// back has the one it had; a restart, and another device, has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Instance(pub u64);
+pub struct InstanceId(pub u64);
 
 /// The text is no instance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an instance is 16 hex digits in lower case")]
-pub struct BadInstance;
+pub struct BadInstanceId;
 
-impl Instance {
+impl InstanceId {
     /// Of one that does not say.
     pub const UNKNOWN: Self = Self(0);
 
@@ -24,32 +24,32 @@ impl Instance {
     }
 }
 
-impl FromStr for Instance {
-    type Err = BadInstance;
+impl FromStr for InstanceId {
+    type Err = BadInstanceId;
 
-    fn from_str(text: &str) -> Result<Self, BadInstance> {
+    fn from_str(text: &str) -> Result<Self, BadInstanceId> {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if text.len() != 16 || !text.bytes().all(is_digit) {
-            return Err(BadInstance);
+            return Err(BadInstanceId);
         }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| BadInstance)
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| BadInstanceId)
     }
 }
 
-impl fmt::Display for Instance {
+impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
 /// As text: a number of 64 bits does not survive every reader of JSON.
-impl Serialize for Instance {
+impl Serialize for InstanceId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Instance {
+impl<'de> Deserialize<'de> for InstanceId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
@@ -61,11 +61,11 @@ mod tests {
 
     #[test]
     fn all_64_bits_survive_the_text_and_nothing_else_is_taken() {
-        for instance in [Instance(1), Instance(u64::MAX), Instance::UNKNOWN] {
+        for instance in [InstanceId(1), InstanceId(u64::MAX), InstanceId::UNKNOWN] {
             assert_eq!(instance.to_string().parse(), Ok(instance));
         }
         for bad in ["", "1", "+000000000000001", "000000000000000G", "00000000000000001"] {
-            assert_eq!(bad.parse::<Instance>(), Err(BadInstance), "{bad:?}");
+            assert_eq!(bad.parse::<InstanceId>(), Err(BadInstanceId), "{bad:?}");
         }
     }
 }

@@ -16,12 +16,12 @@ pub struct Tally {
     /// How many of those were lost before they were carried.
     pub lost: u64,
     /// What `added` is worth.
-    pub known: Known,
+    pub known: TallyPrecision,
 }
 
 /// How much a tally knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Known {
+pub enum TallyPrecision {
     /// Its numbers are the truth.
     Exactly,
     /// Some were deleted before its place that it does not count.
@@ -33,7 +33,7 @@ pub enum Known {
 
 /// Why entries are in no copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum LossCause {
     /// The origin was trimmed before they were carried.
     Trimmed,
     /// The same, but an app has deleted some by hand as well: the count is at most.
@@ -68,13 +68,13 @@ pub struct Loss {
     /// How many entries; none where nobody can know.
     pub count: Option<u64>,
     /// Why.
-    pub cause: Cause,
+    pub cause: LossCause,
 }
 
 /// What a batch says of its origin beside the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Account {
+pub struct BatchAccount {
     /// The origin's count at the batch's end.
     pub tally: Tally,
     /// What was lost before the batch's first entry, for the copy's ledger.
@@ -87,17 +87,17 @@ pub struct Account {
 
 impl Tally {
     /// At the very beginning of a stream.
-    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, known: Known::Exactly };
+    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, known: TallyPrecision::Exactly };
 
     /// Nothing is known; only the end of the stream can tell.
     pub fn is_unknown(&self) -> bool {
-        self.known == Known::Nothing
+        self.known == TallyPrecision::Nothing
     }
 
     /// The same, where entries past it were deleted that it cannot count.
     pub(crate) fn doubted(self, is_doubted: bool) -> Self {
         let known = match self.known {
-            Known::Exactly if is_doubted => Known::AtLeast,
+            TallyPrecision::Exactly if is_doubted => TallyPrecision::AtLeast,
             known => known,
         };
         Self { known, ..self }
@@ -127,11 +127,11 @@ impl Tally {
     pub fn at_end(self, added: u64) -> Self {
         let deleted = if self.is_unknown() { 0 } else { added.saturating_sub(self.added) };
         let dead = (self.dead + deleted).min(added);
-        Self { added, dead, lost: self.lost.min(added - dead), known: Known::Exactly }
+        Self { added, dead, lost: self.lost.min(added - dead), known: TallyPrecision::Exactly }
     }
 }
 
-impl Cause {
+impl LossCause {
     const ALL: [Self; 8] = [
         Self::Trimmed,
         Self::TrimmedOrDeleted,
@@ -169,13 +169,13 @@ impl Cause {
     }
 }
 
-impl Serialize for Cause {
+impl Serialize for LossCause {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.word())
     }
 }
 
-impl<'de> Deserialize<'de> for Cause {
+impl<'de> Deserialize<'de> for LossCause {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::from_word(&String::deserialize(deserializer)?))
     }
@@ -193,9 +193,9 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { added, dead, lost, known } = self;
         match known {
-            Known::Exactly => write!(f, "{added},{dead},{lost}"),
-            Known::AtLeast => write!(f, "{added},{dead},{lost}~"),
-            Known::Nothing => write!(f, "~"),
+            TallyPrecision::Exactly => write!(f, "{added},{dead},{lost}"),
+            TallyPrecision::AtLeast => write!(f, "{added},{dead},{lost}~"),
+            TallyPrecision::Nothing => write!(f, "~"),
         }
     }
 }
@@ -206,8 +206,8 @@ impl FromStr for Tally {
     fn from_str(text: &str) -> Result<Self, BadTally> {
         let (numbers, known) = match text.strip_suffix('~') {
             Some("") => return Ok(Self::default()),
-            Some(numbers) => (numbers, Known::AtLeast),
-            None => (text, Known::Exactly),
+            Some(numbers) => (numbers, TallyPrecision::AtLeast),
+            None => (text, TallyPrecision::Exactly),
         };
         let mut numbers = numbers.splitn(3, ',').map(str::parse::<u64>);
         let mut number = || numbers.next().and_then(Result::ok).ok_or(BadTally);
@@ -219,8 +219,8 @@ impl FromStr for Tally {
 impl Tally {
     /// None for what no Redis can have counted: it counts in 63 bits, so that sums stay in 64, and
     /// the parts are no more than the whole.
-    pub fn checked(added: u64, dead: u64, lost: u64, known: Known) -> Option<Self> {
-        let most = if known == Known::Nothing { 0 } else { i64::MAX as u64 };
+    pub fn checked(added: u64, dead: u64, lost: u64, known: TallyPrecision) -> Option<Self> {
+        let most = if known == TallyPrecision::Nothing { 0 } else { i64::MAX as u64 };
         let is_sane = added <= most && dead <= added && lost <= added - dead;
         is_sane.then_some(Self { added, dead, lost, known })
     }

@@ -1,10 +1,10 @@
 //! The messages of the protocol, whatever carries them.
 
 use crate::{
-    entry::{Digest, Entry, EntryLimits, Unfit},
-    instance::Instance,
+    entry::{Digest, Entry, EntryLimits, RejectReason},
+    instance::InstanceId,
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, WINDOW_BATCHES},
-    loss::{Account, Tally},
+    loss::{BatchAccount, Tally},
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
@@ -17,7 +17,7 @@ pub const MINOR: u64 = 0;
 
 /// Where an origin stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Origin {
+pub struct OriginState {
     /// Its epoch as the origin's side remembers it.
     pub epoch: Epoch,
     /// After which seq this life of the stream begins.
@@ -67,13 +67,13 @@ pub struct Hello {
     /// The agent's own version.
     pub version: String,
     /// The device's out stream.
-    pub origin: Origin,
+    pub origin: OriginState,
     /// The device's in stream.
     pub cursor: Cursor,
     /// What it can do beyond the version.
     pub features: Features,
     /// Which process it is.
-    pub instance: Instance,
+    pub instance: InstanceId,
     /// With whom its streams stand where they do.
     pub partner: PartnerId,
 }
@@ -92,9 +92,9 @@ pub struct Welcome {
     /// How far this client's entries have come.
     pub cursor: Cursor,
     /// The client's out stream at the hub.
-    pub origin: Origin,
+    pub origin: OriginState,
     /// What the hub takes.
-    pub granted: Granted,
+    pub granted: ReceiveLimits,
     /// The agent is to be heard from this often, in milliseconds.
     pub heartbeat_ms: u64,
     /// The hub's clock, in milliseconds since 1970.
@@ -126,7 +126,7 @@ impl Features {
 
 /// What a receiver takes: the sender keeps to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Granted {
+pub struct ReceiveLimits {
     /// Batches under way without an acknowledgement.
     pub window_batches: usize,
     /// Entries of one batch.
@@ -137,7 +137,7 @@ pub struct Granted {
     pub entry: EntryLimits,
 }
 
-impl Default for Granted {
+impl Default for ReceiveLimits {
     fn default() -> Self {
         Self {
             window_batches: WINDOW_BATCHES,
@@ -160,7 +160,7 @@ pub struct Push {
     /// The entries, in order.
     pub entries: Vec<Entry>,
     /// What it says of its origin beside them.
-    pub account: Account,
+    pub account: BatchAccount,
     /// The origin's seal on a cursor that stands at the batch's end.
     pub seal: Option<Seal>,
 }
@@ -180,12 +180,12 @@ pub struct Ack {
     /// The cursor.
     pub seq: Seq,
     /// Entries at or before the cursor that were refused since the last acknowledgement.
-    pub refused: Vec<(Seq, Unfit)>,
+    pub refused: Vec<(Seq, RejectReason)>,
 }
 
 /// Why a side ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum GoawayReason {
     /// It stops or restarts; come back.
     Restart,
     /// A newer session of this client has begun.
@@ -210,7 +210,7 @@ pub enum Reason {
     Other,
 }
 
-impl Reason {
+impl GoawayReason {
     const ALL: [Self; 10] = [
         Self::Restart,
         Self::Superseded,
@@ -256,7 +256,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goaway {
     /// Why.
-    pub reason: Reason,
+    pub reason: GoawayReason,
     /// The same for a person.
     pub message: String,
     /// Not to come back before this has passed, in milliseconds.

@@ -26,7 +26,7 @@ pub struct Partner {
 
 /// How the other side stands to what is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Met {
+pub enum PartnerMatch {
     /// The state is of this one, or does not say of whom it is.
     Same,
     /// It is where the one was that the state is of, and has lost all that it had.
@@ -83,7 +83,7 @@ impl fmt::Display for PartnerId {
     }
 }
 
-impl Met {
+impl PartnerMatch {
     /// At a device, which remembers the one and is told the other. A hub that does not say is taken for
     /// the same.
     pub fn at_device(remembered: Option<&Partner>, told: &Partner) -> Self {
@@ -113,17 +113,23 @@ mod tests {
             place: format!("{name} {url}"),
         };
         let known = partner("a", "dev1", "https://a");
-        let met = |told: &Partner| Met::at_device(Some(&known), told);
-        assert_eq!(met(&known), Met::Same);
-        assert_eq!(met(&partner("a", "dev1", "https://a.example")), Met::Same);
-        assert_eq!(met(&partner("b", "dev1", "https://a")), Met::Wiped);
-        assert_eq!(met(&partner("b", "dev1", "https://b")), Met::Other);
-        assert_eq!(met(&partner("a", "dev2", "https://a")), Met::Other);
-        assert_eq!(met(&Partner { id: PartnerId::UNKNOWN, place: String::new() }), Met::Same);
-        assert_eq!(Met::at_device(None, &known), Met::Same);
-        assert_eq!(Met::at_hub(known.id, known.id), Met::Same);
-        assert_eq!(Met::at_hub(PartnerId::UNKNOWN, known.id), Met::Same);
-        assert_eq!(Met::at_hub(partner("b", "dev1", "").id, known.id), Met::Stranger);
+        let met = |told: &Partner| PartnerMatch::at_device(Some(&known), told);
+        assert_eq!(met(&known), PartnerMatch::Same);
+        assert_eq!(met(&partner("a", "dev1", "https://a.example")), PartnerMatch::Same);
+        assert_eq!(met(&partner("b", "dev1", "https://a")), PartnerMatch::Wiped);
+        assert_eq!(met(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
+        assert_eq!(met(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
+        assert_eq!(
+            met(&Partner { id: PartnerId::UNKNOWN, place: String::new() }),
+            PartnerMatch::Same
+        );
+        assert_eq!(PartnerMatch::at_device(None, &known), PartnerMatch::Same);
+        assert_eq!(PartnerMatch::at_hub(known.id, known.id), PartnerMatch::Same);
+        assert_eq!(PartnerMatch::at_hub(PartnerId::UNKNOWN, known.id), PartnerMatch::Same);
+        assert_eq!(
+            PartnerMatch::at_hub(partner("b", "dev1", "").id, known.id),
+            PartnerMatch::Stranger
+        );
         assert_eq!(PartnerId::from_hex(known.id.to_string().as_bytes()), Some(known.id));
     }
 }

@@ -1,4 +1,4 @@
-//! `Refusal`: the one form in which a service says no (contract section 4).
+//! `ApiError`: the one form in which a service says no (contract section 4).
 
 mod request_body;
 
@@ -22,7 +22,7 @@ use spoke_protocol::{
 /// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` or `epoch` where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
-pub struct Refusal {
+pub struct ApiError {
     /// The HTTP status, also the `code` of the body.
     pub status: StatusCode,
     /// A word that programs decide by. It never changes.
@@ -37,7 +37,7 @@ pub struct Refusal {
     pub epoch: Option<Epoch>,
 }
 
-impl Refusal {
+impl ApiError {
     /// Without a time to come back. Of a longer message, which repeats what was sent, the first
     /// `TEXT_BYTES_MAX` bytes are said.
     pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
@@ -86,12 +86,12 @@ impl Refusal {
 
 /// Why a request was refused: an extension of the answer, for the log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reason(pub(crate) &'static str);
+pub(crate) struct LoggedReason(pub(crate) &'static str);
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        response.extensions_mut().insert(Reason(self.reason));
+        response.extensions_mut().insert(LoggedReason(self.reason));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -108,13 +108,13 @@ pub fn fallback(router: Router) -> Router {
     router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
 }
 
-async fn not_found() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
 }
 
-async fn method_not_allowed() -> Refusal {
+async fn method_not_allowed() -> ApiError {
     let message = "this path takes other methods; the Allow header lists them";
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
 }
 
 #[cfg(test)]

@@ -15,14 +15,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     check::{
-        CheckArgs, Checked, Verdict, of_hints, of_listener, of_redis, of_secret, of_secret_file,
+        Check, CheckArgs, Severity, of_hints, of_listener, of_redis, of_secret, of_secret_file,
         of_tls, report,
     },
     settings_file::of_settings_file,
     watch::watch,
 };
-use crate::config::{ConfigError, EXIT_BAD_SETTINGS, Sources, environment, load};
-use spoke_diagnostics::error_chain::chain;
+use crate::config::{ConfigError, EXIT_BAD_SETTINGS, SettingSources, environment, load};
+use spoke_diagnostics::error_chain::error_chain;
 
 /// Where settings come from beside the environment.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,7 +62,7 @@ impl SettingsArgs {
     where
         T: Serialize + DeserializeOwned + Default,
     {
-        load(&Sources {
+        load(&SettingSources {
             service,
             file: self.config.as_deref(),
             environment: environment(service)?,
@@ -89,7 +89,7 @@ pub async fn process(program: &str, command: impl Future<Output = anyhow::Result
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("no other provider is installed before this one");
     let Err(error) = command.await else { return ExitCode::SUCCESS };
-    eprintln!("{program}: {}", chain(error.as_ref()));
+    eprintln!("{program}: {}", error_chain(error.as_ref()));
     if error.chain().any(|cause| cause.is::<ConfigError>()) {
         ExitCode::from(EXIT_BAD_SETTINGS)
     } else {

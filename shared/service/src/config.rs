@@ -24,11 +24,11 @@ use std::{
 use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use environment::environment;
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, SettingSource};
 pub use key_prefix::check_key_prefix;
 pub use secret_file::read_secret;
 pub use sections::{LogFormat, LogSettings, TlsSettings};
@@ -42,7 +42,7 @@ pub const EXIT_BAD_SETTINGS: u8 = 78;
 
 /// Where settings come from; `load` merges file < environment < flags.
 #[derive(Debug)]
-pub struct Sources<'a> {
+pub struct SettingSources<'a> {
     /// "agent", "hub" or "auth": gives `/etc/spoke/<service>.toml` and `SPOKE_<SERVICE>_` as the
     /// environment's prefix.
     pub service: &'a str,
@@ -54,7 +54,7 @@ pub struct Sources<'a> {
     pub flags: Vec<(String, String)>,
 }
 
-impl Sources<'_> {
+impl SettingSources<'_> {
     fn prefix(&self) -> String {
         format!("SPOKE_{}_", self.service.to_ascii_uppercase())
     }
@@ -73,14 +73,15 @@ impl Sources<'_> {
     }
 
     /// What environment and flags say, as key, value and origin, in order of precedence.
-    fn texts(&self) -> impl Iterator<Item = (String, &str, Origin)> {
+    fn texts(&self) -> impl Iterator<Item = (String, &str, SettingSource)> {
         let prefix = self.prefix();
         let variables = self.environment.iter().filter_map(move |(name, value)| {
             let key = name.strip_prefix(&prefix)?.to_ascii_lowercase().replace("__", ".");
-            Some((key, value.as_str(), Origin::Variable(name.clone())))
+            Some((key, value.as_str(), SettingSource::Variable(name.clone())))
         });
         let flags = self.flags.iter();
-        variables.chain(flags.map(|(key, value)| (key.clone(), value.as_str(), Origin::Flag)))
+        variables
+            .chain(flags.map(|(key, value)| (key.clone(), value.as_str(), SettingSource::Flag)))
     }
 }
 
@@ -92,7 +93,7 @@ impl Sources<'_> {
 /// # Errors
 /// `ConfigError` that says what is wrong with which key from where, and the mend.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
-    sources: &Sources,
+    sources: &SettingSources,
 ) -> Result<T, ConfigError> {
     let mut origins = BTreeMap::new();
     let mut merged = Merged::builder();
@@ -100,7 +101,7 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
         let file = Merged::builder().add_source(File::from_str(&text, FileFormat::Toml)).build();
         let file = file.map_err(|fault| malformed(&path, &text, fault))?;
         for key in keys(&file.cache) {
-            origins.insert(key, Origin::File(path.clone()));
+            origins.insert(key, SettingSource::File(path.clone()));
         }
         merged = merged.add_source(file);
     }
@@ -114,14 +115,15 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
             .map_err(|_| unknown::<T>(key.clone(), Some(origin.clone()), sources))?;
         origins.insert(key, origin);
     }
-    let merged = merged.build().map_err(|fault| ConfigError::bad("settings", chain(&fault)))?;
+    let merged =
+        merged.build().map_err(|fault| ConfigError::bad("settings", error_chain(&fault)))?;
     finish(merged, &origins, sources)
 }
 
 fn finish<T: Serialize + DeserializeOwned + Default>(
     merged: Merged,
-    origins: &BTreeMap<String, Origin>,
-    sources: &Sources,
+    origins: &BTreeMap<String, SettingSource>,
+    sources: &SettingSources,
 ) -> Result<T, ConfigError> {
     let root = merged.cache.clone();
     let mut ignored = Vec::new();
@@ -138,14 +140,14 @@ fn finish<T: Serialize + DeserializeOwned + Default>(
 
 fn unknown<T: Serialize + Default>(
     key: String,
-    origin: Option<Origin>,
-    sources: &Sources,
+    origin: Option<SettingSource>,
+    sources: &SettingSources,
 ) -> ConfigError {
     let nearest = nearest::<T>(&key).map(|known| match &origin {
-        Some(Origin::Variable(_)) => {
+        Some(SettingSource::Variable(_)) => {
             format!("{}{}", sources.prefix(), known.replace('.', "__").to_ascii_uppercase())
         }
-        Some(Origin::File(_) | Origin::Flag) | None => known,
+        Some(SettingSource::File(_) | SettingSource::Flag) | None => known,
     });
     ConfigError::Unknown { key, origin, nearest }
 }
@@ -157,7 +159,7 @@ fn is_key(key: &str) -> bool {
 }
 
 /// The origin of a key, or of the first one below it when it is a table.
-fn origin_of(key: &str, origins: &BTreeMap<String, Origin>) -> Option<Origin> {
+fn origin_of(key: &str, origins: &BTreeMap<String, SettingSource>) -> Option<SettingSource> {
     let below = format!("{key}.");
     let is_it = |known: &str| known == key || known.starts_with(&below);
     origins.iter().find(|(known, _)| is_it(known)).map(|(_, origin)| origin.clone())
@@ -180,7 +182,7 @@ fn keys(value: &Value) -> Vec<String> {
 fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
     let path = path.to_path_buf();
     let Fault::FileParse { cause, .. } = fault else {
-        return ConfigError::Malformed { path, line: None, problem: chain(&fault) };
+        return ConfigError::Malformed { path, line: None, problem: error_chain(&fault) };
     };
     match cause.downcast_ref::<toml::de::Error>() {
         Some(error) => {
@@ -188,7 +190,7 @@ fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
             let line = before.map(|before| before.matches('\n').count() + 1);
             ConfigError::Malformed { path, line, problem: error.message().replace('\n', ", ") }
         }
-        None => ConfigError::Malformed { path, line: None, problem: chain(cause.as_ref()) },
+        None => ConfigError::Malformed { path, line: None, problem: error_chain(cause.as_ref()) },
     }
 }
 
@@ -200,11 +202,11 @@ fn problem<T: DeserializeOwned>(fault: Fault, root: &Value) -> (String, String) 
         }
         Fault::At { error, key, .. } => {
             let key = key.unwrap_or_default();
-            let problem = choices::<T>(&key, root).unwrap_or_else(|| chain(&error));
+            let problem = choices::<T>(&key, root).unwrap_or_else(|| error_chain(&error));
             (key, problem)
         }
         Fault::NotFound(key) => (key, "it is missing".to_owned()),
-        other => (String::new(), chain(&other)),
+        other => (String::new(), error_chain(&other)),
     }
 }
 
@@ -219,7 +221,7 @@ fn choices<T: DeserializeOwned>(key: &str, root: &Value) -> Option<String> {
     let ValueKind::String(text) = &value.kind else { return None };
     let leaf = serde_json::Value::String(text.clone());
     let nested = key.rsplit('.').fold(leaf, |inner, part| serde_json::json!({ part: inner }));
-    serde_json::from_value::<T>(nested).err().map(|error| chain(&error))
+    serde_json::from_value::<T>(nested).err().map(|error| error_chain(&error))
 }
 
 #[cfg(test)]

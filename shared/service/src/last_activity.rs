@@ -19,12 +19,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// When the last byte of the other side was seen. Shared with the transport, which sees the parts
 /// of a large frame long before the frame is whole.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct LastActivity {
     since: Instant,
     millis: Arc<AtomicU64>,
 }
 
-impl Heard {
+impl LastActivity {
     /// Heard just now.
     pub fn new(now: Instant) -> Self {
         Self { since: now, millis: Arc::new(AtomicU64::new(0)) }
@@ -43,7 +43,7 @@ impl Heard {
 }
 
 /// Who is told of what comes in over a stream.
-pub trait Listener: Unpin {
+pub trait ReadObserver: Unpin {
     /// These bytes came, one at the least.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ pub trait Listener: Unpin {
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-impl Listener for Heard {
+impl ReadObserver for LastActivity {
     fn handle_read(&mut self, _: &[u8]) -> io::Result<()> {
         self.touch(Instant::now());
         Ok(())
@@ -59,19 +59,19 @@ impl Listener for Heard {
 }
 
 /// A stream that tells its listener of every byte that comes in.
-pub struct Listened<S, L = Heard> {
+pub struct ObservedStream<S, L = LastActivity> {
     stream: S,
     listener: L,
 }
 
-impl<S, L> Listened<S, L> {
+impl<S, L> ObservedStream<S, L> {
     /// Over this stream.
     pub fn new(stream: S, listener: L) -> Self {
         Self { stream, listener }
     }
 }
 
-impl<S: AsyncRead + Unpin, L: Listener> AsyncRead for Listened<S, L> {
+impl<S: AsyncRead + Unpin, L: ReadObserver> AsyncRead for ObservedStream<S, L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -87,7 +87,7 @@ impl<S: AsyncRead + Unpin, L: Listener> AsyncRead for Listened<S, L> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, L: Listener> AsyncWrite for Listened<S, L> {
+impl<S: AsyncWrite + Unpin, L: ReadObserver> AsyncWrite for ObservedStream<S, L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -3,11 +3,11 @@
 use std::hash::Hash;
 
 use crate::shutdown::Shutdown;
-use spoke_diagnostics::{limits::REPEATS_INTERVAL, log_limit::Repeated};
+use spoke_diagnostics::{limits::REPEATS_INTERVAL, log_limit::SharedLogLimiter};
 
 /// Says counts once a minute, and the last when the shutdown begins.
 pub async fn sum_up<K: Eq + Hash + Clone>(
-    repeated: &Repeated<K>,
+    repeated: &SharedLogLimiter<K>,
     shutdown: &Shutdown,
     say: impl Fn(Option<&K>, u64),
 ) {
@@ -26,7 +26,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_said_yet_is_said_at_the_end() {
-        let (repeated, shutdown) = (Repeated::default(), Shutdown::new());
+        let (repeated, shutdown) = (SharedLogLimiter::default(), Shutdown::new());
         let said = Mutex::new(Vec::new());
         let say =
             |kind: Option<&&'static str>, count| said.lock().unwrap().push((kind.copied(), count));

@@ -30,7 +30,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::{ConfigError, LogFormat, LogSettings};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// Our own crates, each the first part of its modules' paths.
 const OURS: [&str; 8] = [
@@ -59,7 +59,7 @@ pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
     let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let format = log.format.unwrap_or(by_place);
     let has_colours = format == LogFormat::Text && io::stderr().is_terminal();
-    let lines = Lines { is_journal: is_journal(), has_colours };
+    let lines = StderrLines { is_journal: is_journal(), has_colours };
     // A subscriber that is there already is a test's or an embedding program's, and stays.
     let begun = match format {
         LogFormat::Text => {
@@ -86,7 +86,7 @@ pub fn set_level(level: &str) -> Result<(), ConfigError> {
         Some(handle) => handle.reload(filter).map_err(|error| {
             ConfigError::bad(
                 "log.level",
-                format!("it cannot be changed ({}); restart", chain(&error)),
+                format!("it cannot be changed ({}); restart", error_chain(&error)),
             )
         }),
         // The log is not ours.
@@ -104,32 +104,32 @@ fn is_journal() -> bool {
 
 /// Standard error.
 #[derive(Debug, Clone, Copy)]
-struct Lines {
+struct StderrLines {
     is_journal: bool,
     /// Escape characters are the formatter's own, which takes them out of what it is given.
     has_colours: bool,
 }
 
 /// One event for it.
-struct Event {
+struct LogEvent {
     priority: Option<u8>,
     has_colours: bool,
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Event;
+impl<'a> MakeWriter<'a> for StderrLines {
+    type Writer = LogEvent;
 
-    fn make_writer(&'a self) -> Event {
-        Event { priority: None, has_colours: self.has_colours }
+    fn make_writer(&'a self) -> LogEvent {
+        LogEvent { priority: None, has_colours: self.has_colours }
     }
 
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event {
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> LogEvent {
         let priority = self.is_journal.then(|| priority(*event.level()));
-        Event { priority, has_colours: self.has_colours }
+        LogEvent { priority, has_colours: self.has_colours }
     }
 }
 
-impl Write for Event {
+impl Write for LogEvent {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let line = one_line(text, self.has_colours);
         match self.priority {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::{config::ConfigError, shutdown::Shutdown};
-use spoke_diagnostics::error_chain::chain;
-use spoke_protocol::backoff::Retry;
+use spoke_diagnostics::error_chain::error_chain;
+use spoke_protocol::backoff::RetryDelay;
 use spoke_store::{Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::look};
 
 /// Checks what a URL's text alone does not tell.
@@ -17,7 +17,7 @@ pub fn check_redis_url(url: &RedisUrl, key: &str) -> Result<(), ConfigError> {
     url.client().map(|_| ()).map_err(|error| {
         let mend =
             "give files in PEM form that this user may read, and certificate and key of one pair";
-        ConfigError::bad(key, format!("{}; {mend}", chain(&error)))
+        ConfigError::bad(key, format!("{}; {mend}", error_chain(&error)))
     })
 }
 
@@ -27,14 +27,16 @@ pub fn check_redis_url(url: &RedisUrl, key: &str) -> Result<(), ConfigError> {
 /// `ConfigError` for the setting `key`, with what was found and the mend.
 pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.ping()).await {
-        Ok(Err(error @ StoreError::Unfit { .. })) => Err(ConfigError::bad(key, chain(&error))),
+        Ok(Err(error @ StoreError::Unfit { .. })) => {
+            Err(ConfigError::bad(key, error_chain(&error)))
+        }
         Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
     }
 }
 
 /// Looks at a Redis once it answers, and warns of what it finds. `setting` is the one that names it.
 pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) {
-    let mut retry = Retry::new(Duration::from_millis(500), Duration::from_secs(60));
+    let mut retry = RetryDelay::new(Duration::from_millis(500), Duration::from_secs(60));
     loop {
         match look(&mut redis.connection()).await {
             Ok(facts) => {
@@ -47,7 +49,7 @@ pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) 
             Err(error) => {
                 return debug!(
                     setting,
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "redis does not say what it is like"
                 );
             }

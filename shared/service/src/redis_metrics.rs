@@ -4,11 +4,11 @@ use redis::pipe;
 use tokio::time::timeout;
 
 use crate::limits::SCRAPE_LOOK_TIMEOUT;
-use spoke_diagnostics::metrics::Page;
+use spoke_diagnostics::metrics::MetricsPage;
 use spoke_store::{Redis, probe::ready};
 
 /// Writes the figures of each Redis under the setting that names it.
-pub fn write(page: &mut Page, service: &str, each: &[(&str, &Redis)]) {
+pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
     let name = format!("{service}_redis_seconds");
     let help = "From commands sent together to Redis to the last of their answers.";
     let each = each.iter().map(|(setting, redis)| (("redis", *setting), redis.figures()));
@@ -26,14 +26,19 @@ pub fn write(page: &mut Page, service: &str, each: &[(&str, &Redis)]) {
 }
 
 /// Writes whether Redis can be used.
-pub async fn write_up(page: &mut Page, service: &str, redis: &Redis) {
+pub async fn write_up(page: &mut MetricsPage, service: &str, redis: &Redis) {
     let is_up = u8::from(ready(redis).await.is_ok());
     page.gauge(&format!("{service}_redis_up"), "1 while redis takes writes.", &is_up);
 }
 
 /// Writes whether Redis can be used, and how many entries each of these streams holds: one round trip,
 /// whatever the number of clients.
-pub async fn write_streams(page: &mut Page, service: &str, redis: &Redis, each: &[(&str, String)]) {
+pub async fn write_streams(
+    page: &mut MetricsPage,
+    service: &str,
+    redis: &Redis,
+    each: &[(&str, String)],
+) {
     write_up(page, service, redis).await;
     let mut lengths = pipe();
     each.iter().for_each(|(_, key)| {

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{config::ConfigError, logging, shutdown::Shutdown, systemd};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_store::RedisUrl;
 
 /// Settings that can be compared, key by key.
@@ -63,7 +63,7 @@ impl<T: Settings> Reloads<T> {
             }
             systemd::reloading();
             if let Err(error) = self.reload(live, &mut apply) {
-                let error = chain(&error);
+                let error = error_chain(&error);
                 error!(error, "the settings cannot be used; all stays as it was");
             }
             systemd::ready();

@@ -26,17 +26,17 @@ use tracing::{info, warn};
 
 pub use self::{
     admin::{admin_router, serve_admin},
-    certificate::{Certificate, Fresh},
-    connection_limit::Room,
+    certificate::{Certificate, CertificateChange},
+    connection_limit::ConnectionLimit,
     forwarded::{PeerAddress, behind},
-    peer_net::Site,
-    unauthenticated::Vouched,
+    peer_net::PeerNet,
+    unauthenticated::AuthenticatedGuard,
 };
 use self::{
-    connection::{Connection, Encrypted, Plain, Security},
-    connection_limit::Seat,
-    rejection_log::Refusals,
-    unauthenticated::{Strangers, Visitor},
+    connection::{Encrypted, HttpConnection, Plain, Security},
+    connection_limit::ConnectionPermit,
+    rejection_log::RejectionLog,
+    unauthenticated::{TrackedConnection, Unauthenticated},
 };
 use crate::{
     limits::{
@@ -45,7 +45,7 @@ use crate::{
     },
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::limits::PROGRESS_TIMEOUT;
 
 /// What one listener bears.
@@ -91,22 +91,22 @@ impl ServeLimits {
 /// Keeps a connection's place in the limit for as long as it lives, after an upgrade too: an
 /// extension of every request, for whoever upgrades it to keep.
 #[derive(Clone)]
-pub struct Place(Arc<Taken>);
+pub struct ConnectionHandle(Arc<OpenConnection>);
 
-struct Taken {
-    visitor: Arc<Visitor>,
-    _seat: Seat,
+struct OpenConnection {
+    visitor: Arc<TrackedConnection>,
+    _seat: ConnectionPermit,
 }
 
-impl Place {
+impl ConnectionHandle {
     /// Says that it is known whose connection this is, or that it is served now: as long as what
     /// this gives lives, it is not closed to make room for another.
-    pub fn vouch(&self) -> Vouched {
+    pub fn vouch(&self) -> AuthenticatedGuard {
         self.0.visitor.vouch()
     }
 
     /// Counts the connection as of this site from here on.
-    fn handle_site(&self, site: Site) {
+    fn handle_site(&self, site: PeerNet) {
         self.0.visitor.handle_site(site);
     }
 }
@@ -140,7 +140,7 @@ pub async fn bind(listen: &str) -> io::Result<TcpListener> {
         let mend = "is the address of this machine and the port free?";
         io::Error::new(
             error.kind(),
-            format!("failed to listen on {listen}: {}; {mend}", chain(&error)),
+            format!("failed to listen on {listen}: {}; {mend}", error_chain(&error)),
         )
     })
 }
@@ -169,7 +169,7 @@ async fn listen_on(listen: &str) -> io::Result<TcpListener> {
 /// Serves without TLS until the shutdown begins. Requests in hand are finished within `limits.drain`,
 /// as tasks that `Shutdown::finish` waits for.
 pub async fn serve(listener: TcpListener, app: Router, limits: ServeLimits, shutdown: Shutdown) {
-    let room = Room::of(&limits);
+    let room = ConnectionLimit::of(&limits);
     accept(listener, Plain, app, (limits, room), shutdown).await;
 }
 
@@ -179,7 +179,7 @@ pub async fn serve_devices(
     listener: TcpListener,
     certificate: Option<Certificate>,
     app: Router,
-    room: Room,
+    room: ConnectionLimit,
     shutdown: Shutdown,
 ) {
     let limits = (ServeLimits::default(), room);
@@ -197,21 +197,21 @@ async fn accept(
     listener: TcpListener,
     security: impl Security,
     app: Router,
-    (limits, room): (ServeLimits, Room),
+    (limits, room): (ServeLimits, ConnectionLimit),
     shutdown: Shutdown,
 ) {
-    let refusals = Arc::new(Refusals::default());
+    let refusals = Arc::new(RejectionLog::default());
     shutdown.spawn("refusals", refusals.clone().sum_up(shutdown.clone()));
-    let strangers = Strangers::new(room.strangers());
+    let strangers = Unauthenticated::new(room.strangers());
     let stop = shutdown.clone();
-    let mut door = Door {
+    let mut door = Acceptor {
         app,
         security,
         limits,
         room,
         strangers,
         refusals,
-        trouble: Trouble::default(),
+        trouble: AcceptOutage::default(),
         shutdown,
     };
     loop {
@@ -246,18 +246,18 @@ async fn accept(
 }
 
 /// What every connection that is accepted goes through.
-struct Door<S> {
+struct Acceptor<S> {
     app: Router,
     security: S,
     limits: ServeLimits,
-    room: Room,
-    strangers: Arc<Strangers>,
-    refusals: Arc<Refusals>,
-    trouble: Trouble,
+    room: ConnectionLimit,
+    strangers: Arc<Unauthenticated>,
+    refusals: Arc<RejectionLog>,
+    trouble: AcceptOutage,
     shutdown: Shutdown,
 }
 
-impl<S: Security> Door<S> {
+impl<S: Security> Acceptor<S> {
     fn let_in(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Self { room, strangers, trouble, .. } = self;
         // An IPv4 peer of an IPv6 listener is the same peer as on an IPv4 one.
@@ -274,10 +274,10 @@ impl<S: Security> Door<S> {
         if let Some(site) = crowded {
             self.refusals.handle_crowd(site);
         }
-        let place = Place(Arc::new(Taken { visitor, _seat: seat }));
+        let place = ConnectionHandle(Arc::new(OpenConnection { visitor, _seat: seat }));
         let (app, limits, refusals) = (self.app.clone(), self.limits, self.refusals.clone());
         let shutdown = self.shutdown.clone();
-        let connection = Connection { address, place, app, limits, refusals, shutdown };
+        let connection = HttpConnection { address, place, app, limits, refusals, shutdown };
         let serving = connection.serve(stream, self.security.clone());
         self.shutdown.spawn_one("connection", address, serving);
     }
@@ -285,15 +285,15 @@ impl<S: Security> Door<S> {
 
 /// A fault of the listener, logged when it begins and when it ends.
 #[derive(Default)]
-struct Trouble {
+struct AcceptOutage {
     count: u64,
 }
 
-impl Trouble {
+impl AcceptOutage {
     fn handle_error(&mut self, error: &io::Error) {
         self.count += 1;
         if self.count == 1 {
-            warn!(error = chain(error), "failed to accept connections");
+            warn!(error = error_chain(error), "failed to accept connections");
         }
     }
 

@@ -12,38 +12,38 @@ use std::{
 };
 
 use spoke_diagnostics::metrics::{
-    AGE_SCALE, Counter, Counters, Histogram, LINK_SCALE, Page, Seconds,
+    AGE_SCALE, Counter, CounterVec, Histogram, LINK_SCALE, MetricsPage, Seconds,
 };
 use spoke_protocol::{
-    entry::{Direction, Unfit},
-    loss::{Cause, Loss},
-    message::{Cursor, Origin},
+    entry::{Direction, RejectReason},
+    loss::{Loss, LossCause},
+    message::{Cursor, OriginState},
     seq::Seq,
     sync::{
         receiver::Append,
-        sender::Task,
-        session::{Session, Work},
+        sender::OriginTask,
+        session::{Session, SessionWork},
     },
 };
-use spoke_store::driver::Shown;
+use spoke_store::driver::SessionEvent;
 
 /// All that one process carries.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct SessionMetrics {
     /// Out of the origins on this side.
-    pub sent: Lane,
+    pub sent: DirectionMetrics,
     /// Into the copies on this side.
-    pub received: Lane,
+    pub received: DirectionMetrics,
     duplicates: Counter,
-    refused: Counters,
-    dead: Counters,
+    refused: CounterVec,
+    dead: CounterVec,
     acknowledgement: Histogram,
-    behind: Mutex<Behind>,
+    behind: Mutex<BacklogIndex>,
 }
 
 /// One direction.
 #[derive(Debug)]
-pub struct Lane {
+pub struct DirectionMetrics {
     direction: Direction,
     /// Entries that are in their copy.
     pub entries: Counter,
@@ -51,14 +51,14 @@ pub struct Lane {
     pub bytes: Counter,
     /// Batches.
     pub batches: Counter,
-    lost_entries: Counters,
-    losses: Counters,
+    lost_entries: CounterVec,
+    losses: CounterVec,
     age: Histogram,
 }
 
 /// The sessions that have something waiting.
 #[derive(Debug, Default)]
-struct Behind {
+struct BacklogIndex {
     next: u64,
     sessions: HashMap<u64, [Backlog; 2]>,
 }
@@ -72,7 +72,7 @@ struct Backlog {
 
 /// What waits in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Waiting {
+pub struct BacklogSummary {
     /// How many entries.
     pub entries: u64,
     /// For how many sessions.
@@ -81,7 +81,7 @@ pub struct Waiting {
     pub oldest_ms: Option<u64>,
 }
 
-impl Traffic {
+impl SessionMetrics {
     /// Of a side whose origins send in this direction.
     pub fn new(sends: Direction) -> Self {
         let receives = match sends {
@@ -89,31 +89,31 @@ impl Traffic {
             Direction::Down => Direction::Up,
         };
         Self {
-            sent: Lane::new(sends),
-            received: Lane::new(receives),
+            sent: DirectionMetrics::new(sends),
+            received: DirectionMetrics::new(receives),
             duplicates: Counter::default(),
-            refused: Counters::new(Unfit::words()),
-            dead: Counters::new(Unfit::words()),
+            refused: CounterVec::new(RejectReason::words()),
+            dead: CounterVec::new(RejectReason::words()),
             acknowledgement: Histogram::new(LINK_SCALE),
             behind: Mutex::default(),
         }
     }
 
     /// Watches one session whose handshake told of this origin there and this copy here.
-    pub fn observe(&self, origin: &Origin, cursor: &Cursor) -> Observer<'_> {
+    pub fn observe(&self, origin: &OriginState, cursor: &Cursor) -> SessionObserver<'_> {
         let has_more = origin.last > cursor.seq && !origin.first.is_zero();
         let told = if has_more { origin.added } else { 0 };
         let placed = cursor.tally.added.min(told);
         let mut behind = self.behind();
         behind.next += 1;
         let number = behind.next;
-        Observer {
+        SessionObserver {
             traffic: self,
             number,
             told,
             placed,
             arrived: None,
-            counted: Counted::default(),
+            counted: CountedSoFar::default(),
             backlogs: Default::default(),
         }
     }
@@ -137,19 +137,21 @@ impl Traffic {
     }
 
     /// The origin is asked for something.
-    pub fn handle_task(&self, task: &Task) {
+    pub fn handle_task(&self, task: &OriginTask) {
         match task {
-            Task::Lose(losses, _) => losses.iter().for_each(|loss| self.sent.handle_loss(loss)),
-            Task::Bury(letters) => {
+            OriginTask::RecordLosses(losses, _) => {
+                losses.iter().for_each(|loss| self.sent.handle_loss(loss))
+            }
+            OriginTask::DeadLetter(letters) => {
                 letters.iter().for_each(|(_, reason)| self.dead.add(reason.word(), 1));
             }
-            Task::Read { .. } | Task::Record { .. } => {}
+            OriginTask::Read { .. } | OriginTask::RecordAck { .. } => {}
         }
     }
 
     /// What waits on its way out of this side, and into it.
-    pub fn waiting(&self) -> [Waiting; 2] {
-        let mut waiting = [Waiting::default(); 2];
+    pub fn waiting(&self) -> [BacklogSummary; 2] {
+        let mut waiting = [BacklogSummary::default(); 2];
         for backlogs in self.behind().sessions.values() {
             for (waiting, backlog) in waiting.iter_mut().zip(backlogs) {
                 waiting.entries += backlog.entries;
@@ -162,13 +164,13 @@ impl Traffic {
     }
 
     /// Writes all but what waits.
-    pub fn write(&self, page: &mut Page, service: &str) {
+    pub fn write(&self, page: &mut MetricsPage, service: &str) {
         let lanes = [&self.sent, &self.received];
         for (name, help, of) in [
             (
                 "entries",
                 "Entries that are in their copy.",
-                (|it| &it.entries) as fn(&Lane) -> &Counter,
+                (|it| &it.entries) as fn(&DirectionMetrics) -> &Counter,
             ),
             (
                 "entry_bytes",
@@ -217,9 +219,9 @@ impl Traffic {
 
     /// Writes what waits in each direction that is known.
     pub fn write_waiting(
-        page: &mut Page,
+        page: &mut MetricsPage,
         service: &str,
-        each: &[(Direction, Waiting)],
+        each: &[(Direction, BacklogSummary)],
         now_ms: u64,
     ) {
         let name = format!("{service}_waiting_entries");
@@ -236,20 +238,20 @@ impl Traffic {
         }
     }
 
-    fn behind(&self) -> MutexGuard<'_, Behind> {
+    fn behind(&self) -> MutexGuard<'_, BacklogIndex> {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lane {
+impl DirectionMetrics {
     fn new(direction: Direction) -> Self {
         Self {
             direction,
             entries: Counter::default(),
             bytes: Counter::default(),
             batches: Counter::default(),
-            lost_entries: Counters::new(Cause::words()),
-            losses: Counters::new(Cause::words()),
+            lost_entries: CounterVec::new(LossCause::words()),
+            losses: CounterVec::new(LossCause::words()),
             age: Histogram::new(AGE_SCALE),
         }
     }
@@ -269,7 +271,13 @@ impl Lane {
     }
 }
 
-fn write(page: &mut Page, name: &str, help: &str, label: &str, each: &[(&Lane, &Counters)]) {
+fn write(
+    page: &mut MetricsPage,
+    name: &str,
+    help: &str,
+    label: &str,
+    each: &[(&DirectionMetrics, &CounterVec)],
+) {
     page.head("counter", name, help);
     for (lane, counters) in each {
         for (word, count) in counters.get() {
@@ -280,20 +288,20 @@ fn write(page: &mut Page, name: &str, help: &str, label: &str, each: &[(&Lane, &
 
 /// Counts what one session does, and forgets what waits for it when it is dropped.
 #[derive(Debug)]
-pub struct Observer<'a> {
-    traffic: &'a Traffic,
+pub struct SessionObserver<'a> {
+    traffic: &'a SessionMetrics,
     number: u64,
     told: u64,
     placed: u64,
     /// The first entry of the last batch that came.
     arrived: Option<Seq>,
-    counted: Counted,
+    counted: CountedSoFar,
     backlogs: [Backlog; 2],
 }
 
 /// What of a session is in the figures already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Counted {
+struct CountedSoFar {
     received: u64,
     duplicates: u64,
     carried: u64,
@@ -301,12 +309,12 @@ struct Counted {
     sent_bytes: u64,
 }
 
-impl Observer<'_> {
+impl SessionObserver<'_> {
     /// What the driver shows.
-    pub fn handle(&mut self, shown: Shown<'_>, now_ms: impl Fn() -> u64) {
+    pub fn handle(&mut self, shown: SessionEvent<'_>, now_ms: impl Fn() -> u64) {
         match shown {
-            Shown::Work(Work::Origin(task)) => self.traffic.handle_task(task),
-            Shown::Work(Work::Append(append)) => {
+            SessionEvent::Work(SessionWork::Origin(task)) => self.traffic.handle_task(task),
+            SessionEvent::Work(SessionWork::Append(append)) => {
                 self.traffic.handle_append(append, now_ms());
                 let losses = &append.account.losses;
                 losses.iter().for_each(|loss| self.traffic.received.handle_loss(loss));
@@ -314,8 +322,10 @@ impl Observer<'_> {
                 self.placed = if tally.is_unknown() { self.told } else { tally.added };
                 self.arrived = append.entries.first().map(|entry| entry.seq);
             }
-            Shown::Session(session) => self.handle_session(session, now_ms),
-            Shown::Work(Work::Probe) | Shown::Unusable(..) | Shown::Usable(_) => {}
+            SessionEvent::Session(session) => self.handle_session(session, now_ms),
+            SessionEvent::Work(SessionWork::Probe)
+            | SessionEvent::Unusable(..)
+            | SessionEvent::Usable(_) => {}
         }
     }
 
@@ -324,7 +334,7 @@ impl Observer<'_> {
         let (received, duplicates) = session.receiver().counts();
         let (sent_batches, sent_bytes) = sender.sent();
         let carried = sender.carried();
-        let now = Counted { received, duplicates, carried, sent_batches, sent_bytes };
+        let now = CountedSoFar { received, duplicates, carried, sent_batches, sent_bytes };
         let before = std::mem::replace(&mut self.counted, now);
         if now != before {
             let (traffic, sent) = (self.traffic, &self.traffic.sent);
@@ -357,7 +367,7 @@ impl Observer<'_> {
     }
 }
 
-impl Drop for Observer<'_> {
+impl Drop for SessionObserver<'_> {
     fn drop(&mut self) {
         self.keep(Default::default());
     }

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::shutdown::Shutdown;
-use spoke_diagnostics::{error_chain::chain, log_limit::Spell};
+use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
 
 /// The service is up.
 pub fn ready() {
@@ -18,7 +18,9 @@ pub fn reloading() {
     // Both in one message, by which systemd tells this reload from one before.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send_all(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(error = chain(&error), "failed to read the clock that systemd goes by"),
+        Err(error) => {
+            warn!(error = error_chain(&error), "failed to read the clock that systemd goes by")
+        }
     }
 }
 
@@ -63,7 +65,7 @@ fn send(state: NotifyState<'_>) {
 }
 
 fn send_all(states: &[NotifyState<'_>]) {
-    static FAULTS: Spell = Spell::new();
+    static FAULTS: Outage = Outage::new();
     match sd_notify::notify(false, states) {
         Ok(()) => {
             if let Some(count) = FAULTS.handle_good() {
@@ -71,7 +73,7 @@ fn send_all(states: &[NotifyState<'_>]) {
             }
         }
         Err(error) if FAULTS.handle_fault() => {
-            warn!(error = chain(&error), ?states, "failed to notify systemd");
+            warn!(error = error_chain(&error), ?states, "failed to notify systemd");
         }
         Err(_) => {}
     }

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     StoreError, decode,
-    server_info::{Facts, Syncing},
+    server_info::{AofSync, ServerInfo},
 };
 use crate::limits::{LEVEL_TIMEOUT, REPLICAS_MAX};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// What an entry must have come to before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub enum AckLevel {
 /// The text is no level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it is {0:?}; give memory, fsync, or replicas:N with N from 1 to {REPLICAS_MAX}")]
-pub struct BadLevel(String);
+pub struct BadAckLevel(String);
 
 /// What proves on a connection that all its writes so far are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Barrier {
 
 /// Why a Redis cannot give a level, with the mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Lack {
+pub enum UnmetLevel {
     /// Too few are connected to it.
     #[error(
         "redis has {found} connected replicas; connect as many as asked for (REPLICAOF), or ask for fewer"
@@ -93,21 +93,21 @@ impl AckLevel {
     ///
     /// # Errors
     /// Why that Redis cannot give it.
-    pub fn barrier(self, facts: &Facts) -> Result<Option<Barrier>, Lack> {
+    pub fn barrier(self, facts: &ServerInfo) -> Result<Option<Barrier>, UnmetLevel> {
         match self {
             Self::Memory => Ok(None),
             Self::Replicas(wanted) if facts.replicas >= wanted => {
                 Ok(Some(Barrier::Replicas(wanted)))
             }
-            Self::Replicas(_) => Err(Lack::Replicas { found: facts.replicas }),
+            Self::Replicas(_) => Err(UnmetLevel::Replicas { found: facts.replicas }),
             Self::Fsync => {
-                let syncing = facts.syncing.as_ref().ok_or(Lack::Hidden)?;
+                let syncing = facts.syncing.as_ref().ok_or(UnmetLevel::Hidden)?;
                 if facts.version < (7, 2) {
                     return syncs_always(syncing).map(|()| Some(Barrier::SyncsAlways));
                 }
                 match (syncing.is_append_only, syncing.appendfsync.as_str()) {
-                    (false, _) => Err(Lack::NoAppendOnly),
-                    (true, "no") => Err(Lack::NeverSyncs),
+                    (false, _) => Err(UnmetLevel::NoAppendOnly),
+                    (true, "no") => Err(UnmetLevel::NeverSyncs),
                     (true, _) => Ok(Some(Barrier::Synced)),
                 }
             }
@@ -115,13 +115,13 @@ impl AckLevel {
     }
 }
 
-fn syncs_always(syncing: &Syncing) -> Result<(), Lack> {
+fn syncs_always(syncing: &AofSync) -> Result<(), UnmetLevel> {
     if !syncing.is_append_only {
-        Err(Lack::NoAppendOnly)
+        Err(UnmetLevel::NoAppendOnly)
     } else if syncing.appendfsync != "always" {
-        Err(Lack::AnswersFirst { appendfsync: syncing.appendfsync.clone() })
+        Err(UnmetLevel::AnswersFirst { appendfsync: syncing.appendfsync.clone() })
     } else if syncing.pauses_for_rewrite {
-        Err(Lack::PausesSyncing)
+        Err(UnmetLevel::PausesSyncing)
     } else {
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Barrier {
         match self {
             Self::Replicas(count) => cmd("WAIT").arg(count).arg(timeout_ms).take(),
             Self::Synced => cmd("WAITAOF").arg(1).arg(0).arg(timeout_ms).take(),
-            Self::SyncsAlways => Syncing::command(),
+            Self::SyncsAlways => AofSync::command(),
         }
     }
 
@@ -143,8 +143,8 @@ impl Barrier {
     /// # Errors
     /// They are not kept at the level, or not yet: `NOREPLICAS` or `NOFSYNC`.
     pub fn check(self, answer: Value) -> RedisResult<()> {
-        let unproved = |error: StoreError| self.unproved(chain(&error));
-        let answer = answer.extract_error().map_err(|error| self.unproved(chain(&error)))?;
+        let unproved = |error: StoreError| self.unproved(error_chain(&error));
+        let answer = answer.extract_error().map_err(|error| self.unproved(error_chain(&error)))?;
         match self {
             Self::Replicas(wanted) => match decode::count(answer).map_err(unproved)? {
                 reached if reached >= wanted => Ok(()),
@@ -159,7 +159,7 @@ impl Barrier {
             }
             Self::SyncsAlways => {
                 let syncing =
-                    Syncing::read(answer).map_err(|error| self.unproved(chain(&error)))?;
+                    AofSync::read(answer).map_err(|error| self.unproved(error_chain(&error)))?;
                 Ok(syncs_always(&syncing)?)
             }
         }
@@ -175,22 +175,22 @@ impl Barrier {
 }
 
 /// As Redis would say it: not now.
-impl From<Lack> for RedisError {
-    fn from(lack: Lack) -> Self {
+impl From<UnmetLevel> for RedisError {
+    fn from(lack: UnmetLevel) -> Self {
         let code = match lack {
-            Lack::Replicas { .. } => "NOREPLICAS",
-            Lack::NoAppendOnly
-            | Lack::AnswersFirst { .. }
-            | Lack::NeverSyncs
-            | Lack::PausesSyncing
-            | Lack::Hidden => "NOFSYNC",
+            UnmetLevel::Replicas { .. } => "NOREPLICAS",
+            UnmetLevel::NoAppendOnly
+            | UnmetLevel::AnswersFirst { .. }
+            | UnmetLevel::NeverSyncs
+            | UnmetLevel::PausesSyncing
+            | UnmetLevel::Hidden => "NOFSYNC",
         };
         make_extension_error(code.to_owned(), Some(lack.to_string()))
     }
 }
 
 impl FromStr for AckLevel {
-    type Err = BadLevel;
+    type Err = BadAckLevel;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let count = text.strip_prefix("replicas:").and_then(|count| count.parse().ok());
@@ -198,7 +198,7 @@ impl FromStr for AckLevel {
             ("memory", _) => Ok(Self::Memory),
             ("fsync", _) => Ok(Self::Fsync),
             (_, Some(count @ 1..=REPLICAS_MAX)) => Ok(Self::Replicas(count)),
-            _ => Err(BadLevel(text.to_owned())),
+            _ => Err(BadAckLevel(text.to_owned())),
         }
     }
 }
@@ -214,7 +214,7 @@ impl fmt::Display for AckLevel {
 }
 
 impl TryFrom<String> for AckLevel {
-    type Error = BadLevel;
+    type Error = BadAckLevel;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()

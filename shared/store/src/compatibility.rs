@@ -14,13 +14,13 @@ const VERSION_MIN: (u64, u64) = (7, 0);
 
 /// What `HELLO` answers. What is not told is not held against it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Greeting {
+pub(super) struct ServerGreeting {
     version: String,
     mode: String,
     pub(super) is_replica: bool,
 }
 
-impl Greeting {
+impl ServerGreeting {
     pub(super) fn read(answer: Value) -> Self {
         let mut parts: HashMap<String, Value> = redis::from_redis_value(answer).unwrap_or_default();
         let mut text = |name| {
@@ -75,11 +75,13 @@ pub(super) fn writable_replica() -> RedisError {
 mod tests {
     use super::*;
 
-    fn greeting(version: &str, mode: &str, role: &str) -> Greeting {
+    fn greeting(version: &str, mode: &str, role: &str) -> ServerGreeting {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let pairs = [("server", "redis"), ("version", version), ("mode", mode), ("role", role)];
         let map = pairs.map(|(name, value)| (text(name), text(value)));
-        Greeting::read(Value::Map([map.as_slice(), &[(text("proto"), Value::Int(3))]].concat()))
+        ServerGreeting::read(Value::Map(
+            [map.as_slice(), &[(text("proto"), Value::Int(3))]].concat(),
+        ))
     }
 
     #[test]
@@ -108,7 +110,7 @@ mod tests {
         assert!(!greeting("7.0.0", "standalone", "master").is_replica);
         assert!(!greeting("6.3.4", "standalone", "active-replica").is_replica);
         for answer in [Value::Nil, Value::Okay, Value::Map(Vec::new())] {
-            assert_eq!(Greeting::read(answer).check().map_err(|it| it.to_string()), Ok(()));
+            assert_eq!(ServerGreeting::read(answer).check().map_err(|it| it.to_string()), Ok(()));
         }
     }
 }

@@ -25,26 +25,26 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-pub(super) use self::inner::Standing;
-use self::inner::{Way, connect};
+pub(super) use self::inner::ConnectionVerdict;
+use self::inner::{SharedConnection, connect};
 use super::{
     StoreError,
-    compatibility::{Greeting, writable_replica},
-    health::{Health, Subject},
-    stats::Figures,
+    compatibility::{ServerGreeting, writable_replica},
+    health::{Health, HealthSubject},
+    stats::RedisStats,
 };
 use crate::RedisUrl;
 
 /// One Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Redis {
-    shared: Arc<Way>,
+    shared: Arc<SharedConnection>,
 }
 
 /// To run commands on. Cheap to clone.
 #[derive(Clone)]
-pub struct Connection {
-    shared: Arc<Way>,
+pub struct RedisConnection {
+    shared: Arc<SharedConnection>,
 }
 
 impl Redis {
@@ -66,19 +66,21 @@ impl Redis {
 
     fn make(url: &RedisUrl, probed: Option<String>) -> Result<Self, StoreError> {
         let (url, client) = (url.clone(), url.client()?);
-        let (current, figures) = (Mutex::default(), Figures::default());
-        let health = Health::new(Subject::Writes);
-        Ok(Self { shared: Arc::new(Way { url, client, probed, current, figures, health }) })
+        let (current, figures) = (Mutex::default(), RedisStats::default());
+        let health = Health::new(HealthSubject::Writes);
+        Ok(Self {
+            shared: Arc::new(SharedConnection { url, client, probed, current, figures, health }),
+        })
     }
 
     /// The connection, to run commands on. A command waits `limits::REDIS_REPLY_TIMEOUT` for its reply
     /// at the most; one that blocks on purpose needs a connection of its own.
-    pub fn connection(&self) -> Connection {
-        Connection { shared: Arc::clone(&self.shared) }
+    pub fn connection(&self) -> RedisConnection {
+        RedisConnection { shared: Arc::clone(&self.shared) }
     }
 
     /// How it does.
-    pub fn figures(&self) -> &Figures {
+    pub fn figures(&self) -> &RedisStats {
         &self.shared.figures
     }
 
@@ -104,7 +106,7 @@ impl Redis {
         &self,
         took: Duration,
         answered: Result<&[Value], &RedisError>,
-    ) -> Standing {
+    ) -> ConnectionVerdict {
         self.shared.handle_answered(took, answered)
     }
 
@@ -131,7 +133,7 @@ impl Redis {
         }
         let answer = async |mut connection: MultiplexedConnection| {
             let answers = connection.req_packed_commands(&probe, 0, probe.len()).await?;
-            let greeting = Greeting::read(answers.first().cloned().unwrap_or(Value::Nil));
+            let greeting = ServerGreeting::read(answers.first().cloned().unwrap_or(Value::Nil));
             let written =
                 answers.into_iter().nth(1).map_or(Ok(Value::Nil), Value::extract_error)?;
             match way.probed.is_some() && greeting.is_replica {
@@ -186,7 +188,7 @@ fn is_no_script(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for RedisConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let command =
             async |mut connection: MultiplexedConnection| connection.req_packed_command(cmd).await;
@@ -216,7 +218,7 @@ impl fmt::Debug for Redis {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connection").field(self.shared.client.get_connection_info().addr()).finish()
     }

@@ -11,27 +11,27 @@ use rmp::encode;
 
 use super::{
     Redis, StoreError,
-    copy_scan::Search,
+    copy_scan::CopySearch,
     decode,
     error::{HASH, STREAM},
-    group_commit::Writer,
+    group_commit::CommitWriter,
     key_types::named,
     keys::{DeviceKeys, HubKeys},
     loss_ledger,
-    quota::{Found, Guard},
+    quota::{ClientQuota, SearchFound},
     scripts::{ALLOW_OOM, DENY_OOM, with_seqs},
 };
 use crate::limits::{LEDGER_PATIENCE, LOST_MAX_LEN};
 use spoke_protocol::{
     client_id::ClientId,
-    entry::{Digest, Direction, Entry, Unfit},
-    loss::{Cause, Loss},
+    entry::{Digest, Direction, Entry, RejectReason},
+    loss::{Loss, LossCause},
     message::Cursor,
     seal::Seal,
     seq::{Epoch, Seq},
     sync::{
-        dedup::Sifted,
-        receiver::{Append, Appended},
+        dedup::Deduplicated,
+        receiver::{Append, AppendResult},
     },
 };
 
@@ -44,7 +44,7 @@ static USABLE: LazyLock<Script> =
 /// One in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct CopyStore {
-    writer: Writer,
+    writer: CommitWriter,
     state: String,
     stream: String,
     ledger: String,
@@ -54,7 +54,7 @@ pub struct CopyStore {
     generation: Option<u64>,
     /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
     registered_at_ms: u64,
-    guard: Guard,
+    guard: ClientQuota,
 }
 
 impl CopyStore {
@@ -69,7 +69,7 @@ impl CopyStore {
             direction: Direction::Down,
             generation: None,
             registered_at_ms: 0,
-            guard: Guard::unlimited(),
+            guard: ClientQuota::unlimited(),
         }
     }
 
@@ -77,16 +77,16 @@ impl CopyStore {
     /// forgotten some of it since, and the origin may be in another life.
     #[must_use]
     pub fn for_session(&self) -> Self {
-        Self { guard: Guard::unlimited(), ..self.clone() }
+        Self { guard: ClientQuota::unlimited(), ..self.clone() }
     }
 
     /// The in stream of the hub, for what one client sends.
     pub fn hub(
-        writer: Writer,
+        writer: CommitWriter,
         keys: &HubKeys,
         (client, registered_at_ms): (&ClientId, u64),
         generation: Option<u64>,
-        guard: Guard,
+        guard: ClientQuota,
     ) -> Self {
         Self {
             writer,
@@ -152,8 +152,8 @@ impl CopyStore {
         }))
     }
 
-    fn search(&self, epoch: Epoch, cursor_epoch: Epoch, lowest: Seq) -> Search<'_> {
-        Search {
+    fn search(&self, epoch: Epoch, cursor_epoch: Epoch, lowest: Seq) -> CopySearch<'_> {
+        CopySearch {
             redis: self.writer.redis(),
             stream: &self.stream,
             client: &self.client,
@@ -180,7 +180,7 @@ impl CopyStore {
     /// # Errors
     /// `StoreError` as Redis gives it. After one that `is_transient` the batch may or may not be
     /// in the copy; to send it again is safe.
-    pub async fn append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
+    pub async fn append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {
         let appended = self.try_append(append, now_ms).await;
         self.named(appended).await
     }
@@ -199,28 +199,28 @@ impl CopyStore {
         named(self.writer.redis(), &keys, result).await
     }
 
-    async fn try_append(&self, append: &Append, now_ms: u64) -> Result<Appended, StoreError> {
+    async fn try_append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {
         if !append.account.is_inherited || append.entries.is_empty() {
             return self.run(append, Some(&append.entries), None, now_ms).await;
         }
         // The search is dear: not for a batch that would not be taken.
         match self.run(append, None, None, now_ms).await? {
-            Appended::Ready => {}
+            AppendResult::Ready => {}
             refused => return Ok(refused),
         }
         let sifted = match self.sift(append).await? {
             Ok(sifted) => sifted,
-            Err(wait) => return Ok(Appended::Later(wait)),
+            Err(wait) => return Ok(AppendResult::Later(wait)),
         };
         let uncertain = sifted.uncertain.map(|(from, to, count)| Loss {
             epoch: append.epoch,
             from,
             to,
             count: Some(count),
-            cause: Cause::Uncertain,
+            cause: LossCause::Uncertain,
         });
         let mut appended = self.run(append, Some(&sifted.entries), uncertain, now_ms).await?;
-        if let Appended::Done { duplicates, cursor, .. } = &mut appended {
+        if let AppendResult::Done { duplicates, cursor, .. } = &mut appended {
             *duplicates += sifted.held;
             if let Some(found) = &mut *self.guard.found.lock().await {
                 found.handle_done(append.epoch, *cursor, sifted);
@@ -230,7 +230,7 @@ impl CopyStore {
     }
 
     /// The inner error: how long to stay away, where the client has searched too often.
-    async fn sift(&self, append: &Append) -> Result<Result<Sifted, Duration>, StoreError> {
+    async fn sift(&self, append: &Append) -> Result<Result<Deduplicated, Duration>, StoreError> {
         let of = (self.generation, append.epoch);
         let mut found = self.guard.found.lock().await;
         // Another session looks anew, unless nothing was found: its Redis may have forgotten some since. A
@@ -255,7 +255,7 @@ impl CopyStore {
                 };
                 let search = self.search(append.epoch, cursor_epoch, lowest);
                 let (held, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
-                none.insert(Found { of, lowest, at, reached, held })
+                none.insert(SearchFound { of, lowest, at, reached, held })
             }
         };
         Ok(Ok(found.held.sift(append.entries.clone())))
@@ -274,10 +274,10 @@ impl CopyStore {
         entries: Option<&[Entry]>,
         uncertain: Option<Loss>,
         now_ms: u64,
-    ) -> Result<Appended, StoreError> {
+    ) -> Result<AppendResult, StoreError> {
         let losses = self.losses(append, uncertain);
         if let Err(wait) = self.wait_for_lines(losses.len()).await {
-            return Ok(Appended::Later(wait));
+            return Ok(AppendResult::Later(wait));
         }
         let mut script = APPEND.key(&self.state);
         script.key(&self.stream).key(&self.ledger);
@@ -317,8 +317,8 @@ impl CopyStore {
     /// until its front is here.
     fn losses(&self, append: &Append, uncertain: Option<Loss>) -> Vec<(Seq, Loss)> {
         let front = append.after.map_or(append.through, Seq::after);
-        let refused = |&(seq, _): &(Seq, Unfit)| {
-            let (epoch, count, cause) = (append.epoch, Some(1), Cause::Refused);
+        let refused = |&(seq, _): &(Seq, RejectReason)| {
+            let (epoch, count, cause) = (append.epoch, Some(1), LossCause::Refused);
             (seq, Loss { epoch, from: seq, to: seq, count, cause })
         };
         let told = append.account.losses.iter().copied().chain(uncertain);
@@ -329,7 +329,7 @@ impl CopyStore {
         script.arg(losses.len());
         for (seq, loss) in losses {
             let fields = loss_ledger::fields((&self.client, self.direction), loss, now_ms);
-            let lost = loss.count.filter(|_| loss.cause != Cause::Uncertain);
+            let lost = loss.count.filter(|_| loss.cause != LossCause::Uncertain);
             script.arg(seq.to_string()).arg(lost.unwrap_or(0)).arg(2 * fields.len());
             script.arg(&fields[..]);
         }
@@ -361,23 +361,23 @@ fn pack(entries: &[Entry]) -> Vec<u8> {
     packed
 }
 
-fn appended(reply: Value) -> Result<Appended, StoreError> {
+fn appended(reply: Value) -> Result<AppendResult, StoreError> {
     let mut parts = decode::list(reply)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("the answer of append.lua"));
     let word = decode::bytes(next()?)?;
     Ok(match word.as_ref() {
-        b"done" => Appended::Done {
+        b"done" => AppendResult::Done {
             cursor: decode::seq(next()?)?,
             accepted: decode::count(next()?)?,
             duplicates: decode::count(next()?)?,
             id: decode::seq(next()?).ok(),
         },
-        b"superseded" => Appended::Superseded,
-        b"ready" => Appended::Ready,
-        b"stale-epoch" => Appended::StaleEpoch(Epoch(decode::count(next()?)?)),
-        b"epoch-ahead" => Appended::EpochAhead(Epoch(decode::count(next()?)?)),
-        b"seq-ahead" => Appended::SeqAhead,
-        b"gap" => Appended::Gap(decode::seq(next()?)?),
+        b"superseded" => AppendResult::Superseded,
+        b"ready" => AppendResult::Ready,
+        b"stale-epoch" => AppendResult::StaleEpoch(Epoch(decode::count(next()?)?)),
+        b"epoch-ahead" => AppendResult::EpochAhead(Epoch(decode::count(next()?)?)),
+        b"seq-ahead" => AppendResult::SeqAhead,
+        b"gap" => AppendResult::Gap(decode::seq(next()?)?),
         _ => return Err(decode::unexpected("a word of append.lua")),
     })
 }

@@ -15,11 +15,11 @@ use spoke_protocol::{
     entry::{Digest, Direction, Entry},
     limits::FIELD_BYTES_MIN,
     seq::{Epoch, Seq},
-    sync::dedup::Held,
+    sync::dedup::CopyIndex,
 };
 
 /// What to look for.
-pub(super) struct Search<'a> {
+pub(super) struct CopySearch<'a> {
     pub(super) redis: &'a Redis,
     /// The copy.
     pub(super) stream: &'a str,
@@ -36,8 +36,8 @@ pub(super) struct Search<'a> {
 static SEARCH: LazyLock<Script> =
     LazyLock::new(|| looking_back(include_str!("scripts/search.lua")));
 
-impl Search<'_> {
-    pub(super) async fn run(&self) -> Result<Held, StoreError> {
+impl CopySearch<'_> {
+    pub(super) async fn run(&self) -> Result<CopyIndex, StoreError> {
         let mut found = Vec::new();
         // Under each epoch the copy has the entries in their order, so what comes before one that is
         // too low is lower still.
@@ -65,7 +65,7 @@ impl Search<'_> {
             // Half of the time is for others.
             tokio::time::sleep(begun.elapsed()).await;
         }
-        Ok(Held::new(found, false))
+        Ok(CopyIndex::new(found, false))
     }
 
     /// The last that came of this origin, and its epoch, unless so much came since that it is not seen.
@@ -92,14 +92,14 @@ impl Search<'_> {
         found: Vec<(Epoch, Seq, Digest)>,
         lowest_id: Seq,
         is_reached: bool,
-    ) -> Result<Held, StoreError> {
+    ) -> Result<CopyIndex, StoreError> {
         let mut info = cmd("XINFO");
         info.arg("STREAM").arg(self.stream).arg("FULL").arg("COUNT").arg(1);
         let info: Value = match info.query_async(&mut self.redis.connection()).await {
             Ok(info) => info,
             // It holds nothing. Where there is a cursor all the same, something was carried there once.
             Err(error) if error.to_string().contains("no such key") => {
-                return Ok(Held::new(found, !self.cursor_epoch.is_known()));
+                return Ok(CopyIndex::new(found, !self.cursor_epoch.is_known()));
             }
             Err(error) => return Err(error.into()),
         };
@@ -110,7 +110,7 @@ impl Search<'_> {
         let deleted = decode::seq(next()?)?;
         let is_untouched = deleted < lowest_id || deleted.is_zero();
         let is_complete = is_untouched && (is_reached || length == added);
-        Ok(Held::new(found, is_complete))
+        Ok(CopyIndex::new(found, is_complete))
     }
 
     /// Down to which ID was looked, how many entries were, and which are of this origin.

@@ -7,7 +7,7 @@ use super::StoreError;
 use spoke_protocol::{
     entry::{Entry, Field},
     seq::Seq,
-    wire::msgpack::{Malformed, Reader},
+    wire::msgpack::{DecodeError, MsgpackReader},
 };
 
 /// The entries of an XRANGE reply. The byte strings are moved, not copied.
@@ -24,14 +24,14 @@ pub(super) fn pages(pages: impl IntoIterator<Item = Value>) -> Result<Vec<Entry>
     Ok(entries)
 }
 
-fn unpack(page: Bytes, entries: &mut Vec<Entry>) -> Result<(), Malformed> {
-    let mut reader = Reader::new(page);
+fn unpack(page: Bytes, entries: &mut Vec<Entry>) -> Result<(), DecodeError> {
+    let mut reader = MsgpackReader::new(page);
     let count = reader.array("entries")?;
     entries.reserve(count);
     for _ in 0..count {
         reader.array("an entry")?;
         let seq = reader.string("a stream ID")?;
-        let seq = Seq::from_bytes(&seq).map_err(|_| Malformed::Not("a stream ID"))?;
+        let seq = Seq::from_bytes(&seq).map_err(|_| DecodeError::Not("a stream ID"))?;
         let parts = reader.array("fields")?;
         let mut fields = Vec::with_capacity(parts / 2);
         for _ in 0..parts / 2 {

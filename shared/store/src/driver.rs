@@ -17,37 +17,37 @@ use std::{
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream::FuturesUnordered};
 use tracing::warn;
 
-use self::lane::Lane;
+use self::lane::AppendLane;
 use crate::{
     StoreError,
     copy::CopyStore,
-    hints::Watch,
+    hints::KeyWatch,
     limits::GOODBYE_TIMEOUT,
-    origin::{Done, OriginStore},
+    origin::{OriginStore, TaskResult},
 };
 use spoke_diagnostics::{
-    clock::now_ms, error_chain::chain, limits::REPEATS_INTERVAL, log_limit::Repeats,
+    clock::unix_ms, error_chain::error_chain, limits::REPEATS_INTERVAL, log_limit::LogLimiter,
 };
 use spoke_protocol::{
     loss::Loss,
-    message::{Frame, Goaway, Reason},
+    message::{Frame, Goaway, GoawayReason},
     seq::Epoch,
     sync::{
-        receiver::{Append, Appended},
-        sender::{Task, path::Parting},
-        session::{End, Session, Work},
+        receiver::{Append, AppendResult},
+        sender::{OriginTask, path::SessionEnding},
+        session::{Session, SessionEnd, SessionWork},
     },
 };
 
 /// What one session works on.
 #[derive(Clone, Copy)]
-pub struct Stores<'a> {
+pub struct SessionStores<'a> {
     /// The out stream of this side.
     pub origin: &'a OriginStore,
     /// The in stream of this side.
     pub copy: &'a CopyStore,
     /// Tells when the out stream has news.
-    pub news: &'a Watch,
+    pub news: &'a KeyWatch,
     /// The epoch that the out stream is sent under.
     pub epoch: Epoch,
     /// How long the other side is sent away for when this side's Redis fails.
@@ -67,7 +67,7 @@ pub enum TransportError {
 
 /// What ended a session from outside of the protocol.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum SessionError {
     /// This side's Redis failed.
     #[error("this side's redis failed")]
     Store(#[source] StoreError),
@@ -81,20 +81,20 @@ pub enum LinkError {
 
 /// What the driver shows of a session.
 #[derive(Clone, Copy)]
-pub enum Shown<'a> {
+pub enum SessionEvent<'a> {
     /// What is about to be done at a store.
-    Work(&'a Work),
+    Work(&'a SessionWork),
     /// The session after an event.
     Session(&'a Session),
     /// A stream of this side cannot be used as it is; what goes the other way goes on.
-    Unusable(Side, &'a StoreError),
+    Unusable(StreamSide, &'a StoreError),
     /// It can be used again.
-    Usable(Side),
+    Usable(StreamSide),
 }
 
 /// One of this side's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum StreamSide {
     /// What it sends.
     Out,
     /// What it gets.
@@ -102,21 +102,25 @@ pub enum Side {
 }
 
 /// How a session went.
-pub struct Outcome {
+pub struct SessionOutcome {
     /// Why it is over.
-    pub end: Result<End, LinkError>,
+    pub end: Result<SessionEnd, SessionError>,
     /// Its last state, for the figures.
     pub session: Box<Session>,
 }
 
-impl Outcome {
+impl SessionOutcome {
     /// What the end says of the path. A newer session comes where the last one broke unseen.
-    pub fn parting(&self) -> Parting {
+    pub fn parting(&self) -> SessionEnding {
         match &self.end {
-            Err(LinkError::Transport(_) | LinkError::Closed)
-            | Ok(End::Silent(_) | End::Stalled) => Parting::Broken,
-            Ok(End::Ours(goaway)) if goaway.reason == Reason::Superseded => Parting::Broken,
-            Err(LinkError::Store(_)) | Ok(End::Ours(_) | End::Told(_)) => Parting::Agreed,
+            Err(SessionError::Transport(_) | SessionError::Closed)
+            | Ok(SessionEnd::Silent(_) | SessionEnd::Stalled) => SessionEnding::Broken,
+            Ok(SessionEnd::Ours(goaway)) if goaway.reason == GoawayReason::Superseded => {
+                SessionEnding::Broken
+            }
+            Err(SessionError::Store(_)) | Ok(SessionEnd::Ours(_) | SessionEnd::Told(_)) => {
+                SessionEnding::Agreed
+            }
         }
     }
 }
@@ -130,32 +134,32 @@ impl Outcome {
 /// An idle session is little more than this future: what is rare or large is boxed while it is there.
 pub async fn drive(
     mut session: Box<Session>,
-    stores: Stores<'_>,
+    stores: SessionStores<'_>,
     mut frames: impl Stream<Item = Result<Frame, TransportError>> + Unpin,
     outbox: impl Sink<Frame, Error = TransportError> + Unpin,
     last_received: impl Fn() -> Instant,
     leave: impl Future<Output = Goaway>,
-    mut report: impl FnMut(Shown<'_>),
-) -> Outcome {
+    mut report: impl FnMut(SessionEvent<'_>),
+) -> SessionOutcome {
     let mut outbox = Outbox { sink: outbox, is_flushed: true, is_broken: false };
     let mut leave = pin!(leave.fuse());
     // The session asks for one thing of each kind at the origin at a time.
     let mut tasks = FuturesUnordered::new();
-    let mut appends = Lane::default();
-    let mut losses = Losses::default();
+    let mut appends = AppendLane::default();
+    let mut losses = LossLog::default();
     // Spread as those are who are sent away: all clients of a hub have one in stream.
     let again_at = || Instant::now() + (stores.return_wait)();
     let failure = loop {
         while let Some(next) = session.poll_work(Instant::now()) {
             losses.handle_work(&next, Instant::now());
-            report(Shown::Work(&next));
+            report(SessionEvent::Work(&next));
             match next {
-                Work::Origin(task) => tasks.push(perform(&stores, task).boxed()),
-                Work::Probe => tasks.push(probe(&stores).boxed()),
-                Work::Append(append) => appends.push(take(stores.copy, append)),
+                SessionWork::Origin(task) => tasks.push(perform(&stores, task).boxed()),
+                SessionWork::Probe => tasks.push(probe(&stores).boxed()),
+                SessionWork::Append(append) => appends.push(take(stores.copy, append)),
             }
         }
-        report(Shown::Session(&session));
+        report(SessionEvent::Session(&session));
         if session.end().is_some() {
             break None;
         }
@@ -165,62 +169,62 @@ pub async fn drive(
         tokio::select! {
             progress = poll_fn(|cx| outbox.poll(has_frame, cx)), if has_frame || !outbox.is_flushed => {
                 let written = match progress {
-                    Ok(Progress::HasRoom) => outbox.put(session.poll_frame(Instant::now())),
-                    Ok(Progress::IsFlushed) => Ok(()),
+                    Ok(OutboxProgress::HasRoom) => outbox.put(session.poll_frame(Instant::now())),
+                    Ok(OutboxProgress::IsFlushed) => Ok(()),
                     Err(error) => Err(error),
                 };
                 if let Err(error) = written {
                     outbox.is_broken = true;
-                    break Some(LinkError::Transport(error));
+                    break Some(SessionError::Transport(error));
                 }
             }
             frame = frames.next() => match frame {
                 Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
                 Some(Err(TransportError::Malformed(error))) => {
-                    let message = chain(error.as_ref());
-                    session.handle_leave(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
+                    let message = error_chain(error.as_ref());
+                    session.handle_leave(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
                 }
-                Some(Err(error)) => break Some(LinkError::Transport(error)),
-                None => break Some(LinkError::Closed),
+                Some(Err(error)) => break Some(SessionError::Transport(error)),
+                None => break Some(SessionError::Closed),
             },
             Some(finished) = tasks.next(), if !tasks.is_empty() => match finished {
-                Finished::Task(task, Ok(_)) if session.sender().is_retried(&task) => {
-                    report(Shown::Usable(Side::Out));
+                FinishedWork::Task(task, Ok(_)) if session.sender().is_retried(&task) => {
+                    report(SessionEvent::Usable(StreamSide::Out));
                     session.handle_readable();
                 }
-                Finished::Task(_, Ok(Done::Read(read))) => {
+                FinishedWork::Task(_, Ok(TaskResult::Read(read))) => {
                     session.handle_read(read, Instant::now());
                     stores.news.handle_known(session.sender().reached());
                 }
-                Finished::Task(_, Ok(Done::Rewound)) => session.handle_rewound(),
-                Finished::Task(_, Ok(Done::Buried)) => session.handle_buried(),
-                Finished::Task(_, Ok(Done::Written)) => session.handle_written(),
-                Finished::Task(_, Ok(Done::Recorded)) => session.handle_recorded(),
-                Finished::Probe(Ok(())) => {
-                    report(Shown::Usable(Side::In));
+                FinishedWork::Task(_, Ok(TaskResult::Rewound)) => session.handle_rewound(),
+                FinishedWork::Task(_, Ok(TaskResult::DeadLettered)) => session.handle_buried(),
+                FinishedWork::Task(_, Ok(TaskResult::LossesRecorded)) => session.handle_written(),
+                FinishedWork::Task(_, Ok(TaskResult::AckRecorded)) => session.handle_recorded(),
+                FinishedWork::Probe(Ok(())) => {
+                    report(SessionEvent::Usable(StreamSide::In));
                     session.handle_probed(Ok(()));
                 }
-                Finished::Task(task, Err(error)) if error.is_of_stream() => {
-                    report(Shown::Unusable(Side::Out, &error));
+                FinishedWork::Task(task, Err(error)) if error.is_of_stream() => {
+                    report(SessionEvent::Unusable(StreamSide::Out, &error));
                     session.handle_unreadable(task, again_at());
                 }
-                Finished::Probe(Err(error)) if error.is_of_stream() => {
+                FinishedWork::Probe(Err(error)) if error.is_of_stream() => {
                     session.handle_probed(Err(again_at()));
                 }
-                Finished::Task(_, Err(error)) | Finished::Probe(Err(error)) => {
+                FinishedWork::Task(_, Err(error)) | FinishedWork::Probe(Err(error)) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
-                    break Some(LinkError::Store(error));
+                    break Some(SessionError::Store(error));
                 }
             },
             appended = appends.next(), if !appends.is_empty() => match appended {
                 Ok(appended) => session.handle_appended(&appended),
                 Err(error) if error.is_of_stream() => {
-                    report(Shown::Unusable(Side::In, &error));
+                    report(SessionEvent::Unusable(StreamSide::In, &error));
                     session.handle_unwritable(again_at());
                 }
                 Err(error) => {
                     session.handle_failed(unavailable((stores.return_wait)()));
-                    break Some(LinkError::Store(error));
+                    break Some(SessionError::Store(error));
                 }
             },
             () = stores.news.news() => session.handle_news(),
@@ -244,18 +248,18 @@ pub async fn drive(
     };
     // Whoever does not take them within this time does not want them.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
-    if !matches!(failure, Some(LinkError::Store(_)))
+    if !matches!(failure, Some(SessionError::Store(_)))
         && let Some(task) = session.poll_last_record()
     {
-        let record = stores.origin.perform(stores.epoch, &task, now_ms());
+        let record = stores.origin.perform(stores.epoch, &task, unix_ms());
         // Where it does not succeed, the next handshake looks at more.
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
     }
     let end = match failure {
         Some(failure) => Err(failure),
-        None => Ok(session.end().cloned().unwrap_or(End::Stalled)),
+        None => Ok(session.end().cloned().unwrap_or(SessionEnd::Stalled)),
     };
-    Outcome { end, session }
+    SessionOutcome { end, session }
 }
 
 struct Outbox<S> {
@@ -264,7 +268,7 @@ struct Outbox<S> {
     is_broken: bool,
 }
 
-enum Progress {
+enum OutboxProgress {
     HasRoom,
     IsFlushed,
 }
@@ -275,16 +279,16 @@ impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
         &mut self,
         has_frame: bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Progress, TransportError>> {
+    ) -> Poll<Result<OutboxProgress, TransportError>> {
         if has_frame && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx) {
-            return Poll::Ready(room.map(|()| Progress::HasRoom));
+            return Poll::Ready(room.map(|()| OutboxProgress::HasRoom));
         }
         if self.is_flushed {
             return Poll::Pending;
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
         self.is_flushed = true;
-        Poll::Ready(Ok(Progress::IsFlushed))
+        Poll::Ready(Ok(OutboxProgress::IsFlushed))
     }
 
     fn put(&mut self, frame: Option<Frame>) -> Result<(), TransportError> {
@@ -294,46 +298,46 @@ impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
     }
 }
 
-async fn take(copy: &CopyStore, append: Append) -> Result<Appended, StoreError> {
-    copy.append(&append, now_ms()).await
+async fn take(copy: &CopyStore, append: Append) -> Result<AppendResult, StoreError> {
+    copy.append(&append, unix_ms()).await
 }
 
 /// What was done at a store, beside appends.
-enum Finished {
-    Task(Task, Result<Done, StoreError>),
+enum FinishedWork {
+    Task(OriginTask, Result<TaskResult, StoreError>),
     Probe(Result<(), StoreError>),
 }
 
-async fn perform(stores: &Stores<'_>, task: Task) -> Finished {
-    let done = stores.origin.perform(stores.epoch, &task, now_ms()).await;
-    Finished::Task(task, done)
+async fn perform(stores: &SessionStores<'_>, task: OriginTask) -> FinishedWork {
+    let done = stores.origin.perform(stores.epoch, &task, unix_ms()).await;
+    FinishedWork::Task(task, done)
 }
 
-async fn probe(stores: &Stores<'_>) -> Finished {
-    Finished::Probe(stores.copy.probe().await)
+async fn probe(stores: &SessionStores<'_>) -> FinishedWork {
+    FinishedWork::Probe(stores.copy.probe().await)
 }
 
 /// What is said of the losses of one session, never in silence: the first range of each cause, then how
 /// many more there are, since a stream that is trimmed faster than it is carried has one in each batch.
 #[derive(Default)]
-struct Losses(Option<Box<Said>>);
+struct LossLog(Option<Box<LoggedLosses>>);
 
-struct Said {
-    causes: Repeats<&'static str>,
+struct LoggedLosses {
+    causes: LogLimiter<&'static str>,
     summed_up_at: Instant,
 }
 
-impl Losses {
-    fn handle_work(&mut self, work: &Work, now: Instant) {
+impl LossLog {
+    fn handle_work(&mut self, work: &SessionWork, now: Instant) {
         let losses = match work {
-            Work::Origin(Task::Lose(losses, _)) => losses,
-            Work::Append(append) => &append.account.losses,
-            Work::Origin(_) | Work::Probe => return,
+            SessionWork::Origin(OriginTask::RecordLosses(losses, _)) => losses,
+            SessionWork::Append(append) => &append.account.losses,
+            SessionWork::Origin(_) | SessionWork::Probe => return,
         };
         if losses.is_empty() {
             return;
         }
-        let begun = || Box::new(Said { causes: Repeats::default(), summed_up_at: now });
+        let begun = || Box::new(LoggedLosses { causes: LogLimiter::default(), summed_up_at: now });
         let said = self.0.get_or_insert_with(begun);
         for loss in losses {
             if said.causes.handle(loss.cause.word()) {
@@ -364,7 +368,7 @@ pub fn say_loss(loss: &Loss) {
 /// What the other side is told when this side's Redis is in trouble.
 pub fn unavailable(return_wait: Duration) -> Goaway {
     Goaway {
-        reason: Reason::Unavailable,
+        reason: GoawayReason::Unavailable,
         message: "the redis on this side does not take anything now".to_owned(),
         wait_ms: return_wait.as_millis() as u64,
     }

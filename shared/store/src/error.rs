@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io};
 use redis::{ErrorKind, ParsingError, RedisError};
 
 use super::compatibility::UNFIT;
-use spoke_diagnostics::{error_chain::chain, tls_error::explain};
+use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
 use spoke_protocol::seq::Seq;
 
 pub(super) const STREAM: &str = "stream";
@@ -239,7 +239,7 @@ impl StoreError {
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         let code = code(&error);
-        let text = chain(&error);
+        let text = error_chain(&error);
         let kind = error.kind();
         let source = RedisFault(error);
         // It comes as a plain ERR, to any command, just before the connection is closed.

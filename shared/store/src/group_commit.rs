@@ -30,8 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Redis, StoreError,
     ack_level::{AckLevel, Barrier},
-    connection::Standing,
-    health::{Health, Subject},
+    connection::ConnectionVerdict,
+    health::{Health, HealthSubject},
     server_info::look,
 };
 use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
@@ -41,37 +41,37 @@ static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 
 /// Runs scripts and answers when their writes are kept. Cheap to clone.
 #[derive(Clone)]
-pub struct Writer {
+pub struct CommitWriter {
     redis: Redis,
     /// None where to be applied is enough.
-    commits: Option<mpsc::Sender<Commit>>,
+    commits: Option<mpsc::Sender<QueuedCommit>>,
     /// Whether what is written reaches the level.
     kept: Arc<Health>,
 }
 
-/// What `Writer`s above `memory` write through.
+/// What `CommitWriter`s above `memory` write through.
 pub struct Committer {
     redis: Redis,
     level: AckLevel,
-    commits: mpsc::Receiver<Commit>,
+    commits: mpsc::Receiver<QueuedCommit>,
     connected: Option<(MultiplexedConnection, Option<Barrier>)>,
     kept: Arc<Health>,
 }
 
-struct Commit {
+struct QueuedCommit {
     command: Cmd,
     bytes: usize,
     answer: oneshot::Sender<RedisResult<Value>>,
 }
 
 /// Writes count once they are applied.
-impl From<Redis> for Writer {
+impl From<Redis> for CommitWriter {
     fn from(redis: Redis) -> Self {
         Self { redis, commits: None, kept: new_health() }
     }
 }
 
-impl Writer {
+impl CommitWriter {
     /// Writes count once they are kept at `level`. The committer has to run for that; at `memory`
     /// nothing ever comes to it.
     pub fn new(redis: Redis, level: AckLevel) -> (Self, Committer) {
@@ -148,11 +148,11 @@ impl Writer {
 }
 
 fn new_health() -> Arc<Health> {
-    Arc::new(Health::new(Subject::Level))
+    Arc::new(Health::new(HealthSubject::Level))
 }
 
 async fn commit(
-    commits: &mpsc::Sender<Commit>,
+    commits: &mpsc::Sender<QueuedCommit>,
     command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
     // Only who has a place makes a copy of its batch.
@@ -160,7 +160,7 @@ async fn commit(
     let command = command();
     let bytes = bytes(&command);
     let (answer, answered) = oneshot::channel();
-    place.send(Commit { command, bytes, answer });
+    place.send(QueuedCommit { command, bytes, answer });
     answered.await.map_err(|_| gone())?
 }
 
@@ -201,7 +201,7 @@ impl Committer {
     }
 
     /// All that waits by now, within limits.
-    fn gather(&mut self, first: Commit) -> Vec<Commit> {
+    fn gather(&mut self, first: QueuedCommit) -> Vec<QueuedCommit> {
         let mut bytes = first.bytes;
         let mut group = vec![first];
         while group.len() < COMMITS_MAX
@@ -229,7 +229,7 @@ impl Committer {
         let answers = answered.as_ref().map(Vec::as_slice);
         let standing = self.redis.handle_answered(begun.elapsed(), answers);
         let mut values = answered?;
-        if standing == Standing::Good {
+        if standing == ConnectionVerdict::Good {
             self.connected = Some((connection, barrier));
         }
         let kept = match barrier {

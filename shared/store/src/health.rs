@@ -14,12 +14,12 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::StoreError;
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// One Redis's health, as its commands have found it.
 pub struct Health {
-    of: Subject,
-    outage: Mutex<Option<Outage>>,
+    of: HealthSubject,
+    outage: Mutex<Option<OngoingOutage>>,
     began: Notify,
     /// The connection that last took a probe.
     served: watch::Sender<u64>,
@@ -27,7 +27,7 @@ pub struct Health {
 
 /// What is well or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(super) enum HealthSubject {
     /// A Redis takes writes.
     Writes,
     /// Writes reach the acknowledgement level.
@@ -35,7 +35,7 @@ pub(super) enum Subject {
 }
 
 #[derive(Debug)]
-struct Outage {
+struct OngoingOutage {
     since: Instant,
     failed: u64,
     /// The latest error with its causes.
@@ -46,7 +46,7 @@ struct Outage {
 
 /// An outage that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Over {
+struct EndedOutage {
     down_for: Duration,
     failed: u64,
     was_full: bool,
@@ -54,7 +54,7 @@ struct Over {
 
 impl Health {
     /// Well, as long as nothing fails.
-    pub(super) fn new(of: Subject) -> Self {
+    pub(super) fn new(of: HealthSubject) -> Self {
         let served = watch::Sender::new(0);
         Self { of, outage: Mutex::default(), began: Notify::new(), served }
     }
@@ -64,17 +64,19 @@ impl Health {
         if !error.is_outage() {
             return;
         }
-        let problem = chain(error);
+        let problem = error_chain(error);
         let is_full = error.is_full();
         let is_first = begin(&mut self.lock(), (problem.clone(), is_full), Instant::now());
         if is_first {
             let help = error.mend();
             match (self.of, is_full) {
-                (Subject::Writes, true) => {
+                (HealthSubject::Writes, true) => {
                     warn!(error = problem, help, "redis is full and refuses writes");
                 }
-                (Subject::Writes, false) => warn!(error = problem, help, "redis request failed"),
-                (Subject::Level, _) => {
+                (HealthSubject::Writes, false) => {
+                    warn!(error = problem, help, "redis request failed")
+                }
+                (HealthSubject::Level, _) => {
                     warn!(error = problem, help, "acknowledgement level not reached");
                 }
             }
@@ -85,14 +87,16 @@ impl Health {
     /// A probe was taken on the connection of this generation.
     pub(super) fn handle_good(&self, generation: u64) {
         if let Some(over) = end(&mut self.lock(), Instant::now()) {
-            let Over { down_for, failed, was_full } = over;
+            let EndedOutage { down_for, failed, was_full } = over;
             let down_for_seconds = down_for.as_secs_f64();
             match (self.of, was_full) {
-                (Subject::Writes, true) => {
+                (HealthSubject::Writes, true) => {
                     info!(down_for_seconds, failed, "redis has room again and accepts writes");
                 }
-                (Subject::Writes, false) => info!(down_for_seconds, failed, "redis recovered"),
-                (Subject::Level, _) => {
+                (HealthSubject::Writes, false) => {
+                    info!(down_for_seconds, failed, "redis recovered")
+                }
+                (HealthSubject::Level, _) => {
                     info!(down_for_seconds, failed, "acknowledgement level reached again");
                 }
             }
@@ -115,23 +119,27 @@ impl Health {
         self.served.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Outage>> {
+    fn lock(&self) -> MutexGuard<'_, Option<OngoingOutage>> {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether it is the first failure of this outage.
-fn begin(outage: &mut Option<Outage>, (problem, is_full): (String, bool), now: Instant) -> bool {
+fn begin(
+    outage: &mut Option<OngoingOutage>,
+    (problem, is_full): (String, bool),
+    now: Instant,
+) -> bool {
     let is_first = outage.is_none();
     let known = outage.as_ref().map(|outage| (outage.since, outage.failed, outage.is_full));
     let (since, failed, is_full) = known.unwrap_or((now, 0, is_full));
-    *outage = Some(Outage { since, failed: failed + 1, problem, is_full });
+    *outage = Some(OngoingOutage { since, failed: failed + 1, problem, is_full });
     is_first
 }
 
-fn end(outage: &mut Option<Outage>, now: Instant) -> Option<Over> {
-    let Outage { since, failed, is_full, .. } = outage.take()?;
-    Some(Over { down_for: now.duration_since(since), failed, was_full: is_full })
+fn end(outage: &mut Option<OngoingOutage>, now: Instant) -> Option<EndedOutage> {
+    let OngoingOutage { since, failed, is_full, .. } = outage.take()?;
+    Some(EndedOutage { down_for: now.duration_since(since), failed, was_full: is_full })
 }
 
 #[cfg(test)]
@@ -148,7 +156,7 @@ mod tests {
         assert_eq!(firsts, [true, false, false]);
         assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest is told");
         let down_for = Duration::from_secs(9);
-        let over = Over { down_for, failed: 3, was_full: true };
+        let over = EndedOutage { down_for, failed: 3, was_full: true };
         assert_eq!(
             end(&mut outage, begun + down_for),
             Some(over),

@@ -32,37 +32,37 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL};
-use spoke_diagnostics::{error_chain::chain, log_limit::Spell};
-use spoke_protocol::{backoff::Retry, seq::Seq};
+use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
+use spoke_protocol::{backoff::RetryDelay, seq::Seq};
 
 /// Who waits for news of which key. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
-    waiting: Arc<Mutex<HashMap<String, Vec<Arc<Waiter>>>>>,
-    followers: Arc<Mutex<Vec<Follower>>>,
+    waiting: Arc<Mutex<HashMap<String, Vec<Arc<HintWaiter>>>>>,
+    followers: Arc<Mutex<Vec<PrefixFollower>>>,
 }
 
-struct Waiter {
+struct HintWaiter {
     notify: Notify,
-    awaits: Mutex<Awaits>,
+    awaits: Mutex<AwaitedNews>,
 }
 
 #[derive(Clone, Copy)]
-enum Awaits {
+enum AwaitedNews {
     /// Entries past this.
     Entries(Seq),
     /// The end of the key.
     End,
 }
 
-struct Follower {
+struct PrefixFollower {
     prefix: String,
-    changes: mpsc::Sender<Changed>,
+    changes: mpsc::Sender<KeyChange>,
 }
 
 /// What one who follows a prefix hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
+pub enum KeyChange {
     /// This key has changed.
     Key(String),
     /// Any may have: there was no connection for a while.
@@ -70,10 +70,10 @@ pub enum Changed {
 }
 
 /// One who waits for news of one key, until dropped.
-pub struct Watch {
+pub struct KeyWatch {
     hints: Hints,
     key: String,
-    waiter: Arc<Waiter>,
+    waiter: Arc<HintWaiter>,
 }
 
 impl Hints {
@@ -83,27 +83,27 @@ impl Hints {
     }
 
     /// Waits for entries of the stream `key`. The first `news` resolves at once, for what came before.
-    pub fn watch_stream(&self, key: &str) -> Watch {
-        self.watch(key, Awaits::Entries(Seq::ZERO))
+    pub fn watch_stream(&self, key: &str) -> KeyWatch {
+        self.watch(key, AwaitedNews::Entries(Seq::ZERO))
     }
 
     /// Waits for `key` to change or to end. The first `news` resolves at once, for what came before.
-    pub fn watch_key(&self, key: &str) -> Watch {
-        self.watch(key, Awaits::End)
+    pub fn watch_key(&self, key: &str) -> KeyWatch {
+        self.watch(key, AwaitedNews::End)
     }
 
-    fn watch(&self, key: &str, awaits: Awaits) -> Watch {
-        let waiter = Arc::new(Waiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
+    fn watch(&self, key: &str, awaits: AwaitedNews) -> KeyWatch {
+        let waiter = Arc::new(HintWaiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
         waiter.notify.notify_one();
         lock(&self.waiting).entry(key.to_owned()).or_default().push(waiter.clone());
-        Watch { hints: self.clone(), key: key.to_owned(), waiter }
+        KeyWatch { hints: self.clone(), key: key.to_owned(), waiter }
     }
 
     /// Every changed key under `prefix`, to one who is no more than `room` hints behind; it loses
     /// those beyond. The sweep does not come by here.
-    pub fn follow(&self, prefix: String, room: usize) -> mpsc::Receiver<Changed> {
+    pub fn follow(&self, prefix: String, room: usize) -> mpsc::Receiver<KeyChange> {
         let (changes, heard) = mpsc::channel(room);
-        lock(&self.followers).push(Follower { prefix, changes });
+        lock(&self.followers).push(PrefixFollower { prefix, changes });
         heard
     }
 
@@ -115,8 +115,8 @@ impl Hints {
         prefixes: Vec<String>,
         ended: CancellationToken,
     ) {
-        let mut retry = Retry::new(Duration::from_millis(100), HINT_RETRY_MAX);
-        let mut spells = Spells::default();
+        let mut retry = RetryDelay::new(Duration::from_millis(100), HINT_RETRY_MAX);
+        let mut spells = HintOutages::default();
         while !ended.is_cancelled() {
             let result = tokio::select! {
                 () = ended.cancelled() => return,
@@ -125,7 +125,7 @@ impl Hints {
             self.wake_all();
             let Err(error) = result else { continue };
             if spells.down.handle_fault() {
-                let error = chain(&error);
+                let error = error_chain(&error);
                 warn!(error, "no hints from redis: news waits for the sweep until they are back");
             }
             let wait = retry.next(None, rand::random());
@@ -141,8 +141,8 @@ impl Hints {
         &self,
         redis: &Redis,
         prefixes: &[String],
-        retry: &mut Retry,
-        spells: &mut Spells,
+        retry: &mut RetryDelay,
+        spells: &mut HintOutages,
     ) -> Result<(), StoreError> {
         let mut served = redis.health().served();
         let mut begun_on = *served.borrow_and_update();
@@ -202,7 +202,7 @@ impl Hints {
                 let Ok(key) = std::str::from_utf8(&key) else { continue };
                 self.wake(key);
                 for follower in followers.iter().filter(|it| key.starts_with(&it.prefix)) {
-                    let _ = follower.changes.try_send(Changed::Key(key.to_owned()));
+                    let _ = follower.changes.try_send(KeyChange::Key(key.to_owned()));
                 }
             }
         }
@@ -212,7 +212,7 @@ impl Hints {
     fn handle_gap(&self) {
         self.wake_all();
         for follower in lock(&self.followers).iter() {
-            let _ = follower.changes.try_send(Changed::Any);
+            let _ = follower.changes.try_send(KeyChange::Any);
         }
     }
 
@@ -228,19 +228,19 @@ impl Hints {
 
 /// What is said of hints once when it begins and once when it ends.
 #[derive(Default)]
-struct Spells {
-    down: Spell,
-    denied: Spell,
+struct HintOutages {
+    down: Outage,
+    denied: Outage,
 }
 
-impl Spells {
+impl HintOutages {
     fn handle_connected(&mut self, denied: Option<&StoreError>) {
         if let Some(tries) = self.down.handle_good() {
             info!(tries, "hints from redis are back");
         }
         match denied {
             Some(error) if self.denied.handle_fault() => {
-                let (error, poll_ms) = (chain(error), HINT_POLL_INTERVAL.as_millis() as u64);
+                let (error, poll_ms) = (error_chain(error), HINT_POLL_INTERVAL.as_millis() as u64);
                 let help = "allow this user CLIENT TRACKING: ACL SETUSER … +client|tracking";
                 warn!(
                     error,
@@ -283,7 +283,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Watch {
+impl KeyWatch {
     /// Resolves once there may be news; several hints are one. Cancel safe.
     pub async fn news(&self) {
         self.waiter.notify.notified().await;
@@ -291,11 +291,11 @@ impl Watch {
 
     /// Entries up to here are known: the sweep looks for what stands behind.
     pub fn handle_known(&self, seq: Seq) {
-        *lock(&self.waiter.awaits) = Awaits::Entries(seq);
+        *lock(&self.waiter.awaits) = AwaitedNews::Entries(seq);
     }
 }
 
-impl Drop for Watch {
+impl Drop for KeyWatch {
     fn drop(&mut self) {
         let mut waiting = lock(&self.hints.waiting);
         if let Some(watchers) = waiting.get_mut(&self.key) {

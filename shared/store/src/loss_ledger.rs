@@ -6,13 +6,13 @@ use super::{Redis, StoreError, decode};
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, Entry},
-    loss::{Cause, Loss},
+    loss::{Loss, LossCause},
     seq::{Epoch, Seq},
 };
 
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct LedgerLine {
     /// Whose stream it was.
     pub client: String,
     /// Which of the client's two streams.
@@ -54,7 +54,7 @@ pub async fn length(redis: &Redis, key: &str) -> Result<u64, StoreError> {
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn newest(redis: &Redis, key: &str, count: usize) -> Result<Vec<Line>, StoreError> {
+pub async fn newest(redis: &Redis, key: &str, count: usize) -> Result<Vec<LedgerLine>, StoreError> {
     let mut range = cmd("XREVRANGE");
     range.arg(key).arg("+").arg("-").arg("COUNT").arg(count);
     let reply: Value = range.query_async(&mut redis.connection()).await?;
@@ -62,7 +62,7 @@ pub async fn newest(redis: &Redis, key: &str, count: usize) -> Result<Vec<Line>,
 }
 
 /// None for an entry that is no line: people may write to the stream too.
-fn line(entry: &Entry) -> Option<Line> {
+fn line(entry: &Entry) -> Option<LedgerLine> {
     let text = |name: &str| {
         let (_, value) = entry.fields.iter().find(|(field, _)| field == name.as_bytes())?;
         std::str::from_utf8(value).ok()
@@ -73,9 +73,9 @@ fn line(entry: &Entry) -> Option<Line> {
         from: seq("from")?,
         to: seq("to")?,
         count: text("count")?.parse().ok(),
-        cause: Cause::from_word(text("cause")?),
+        cause: LossCause::from_word(text("cause")?),
     };
     let direction = Direction::from_word(text("direction")?)?;
     let at_ms = text("at")?.parse().ok()?;
-    Some(Line { client: text("client")?.to_owned(), direction, loss, at_ms })
+    Some(LedgerLine { client: text("client")?.to_owned(), direction, loss, at_ms })
 }

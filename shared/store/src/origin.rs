@@ -16,17 +16,17 @@ use super::{
 use crate::limits::{DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOST_MAX_LEN};
 use spoke_protocol::{
     client_id::ClientId,
-    entry::{Digest, Direction, Entry, Unfit},
+    entry::{Digest, Direction, Entry, RejectReason},
     limits::{LOSS_COUNT_MAX, SEQ_AHEAD_MAX},
-    loss::{Known, Loss, Tally},
+    loss::{Loss, Tally, TallyPrecision},
     message::Cursor,
-    partner::{Met, Partner},
+    partner::{Partner, PartnerMatch},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::{Extent, Written},
-        resume::{self, Begun, Position, Seen, Standing},
-        sender::{Batch, Read, Task},
+        accounting::{Extent, RecordedLosses},
+        resume::{self, LastRead, OriginStanding, Position, SenderStart},
+        sender::{OriginRead, OriginTask, ReadSize},
     },
 };
 
@@ -57,36 +57,36 @@ pub struct OriginStore {
     /// The hub has one stream of dead letters for all clients, so it names the client there.
     is_shared: bool,
     /// What was read last, where the store lives as long as the process.
-    seen: Arc<Mutex<Option<Seen>>>,
+    seen: Arc<Mutex<Option<LastRead>>>,
 }
 
 /// With whom a sender begins.
 #[derive(Debug, Clone)]
-pub struct With {
+pub struct StartWith {
     /// How the other side stands to what is remembered, where that is known before.
-    pub met: Met,
+    pub met: PartnerMatch,
     /// Whom to remember from here on.
     pub partner: Option<Partner>,
 }
 
-impl With {
+impl StartWith {
     /// With the one that is remembered.
-    pub const SAME: Self = Self { met: Met::Same, partner: None };
+    pub const SAME: Self = Self { met: PartnerMatch::Same, partner: None };
 }
 
-/// What a `Task` came to.
+/// What a `OriginTask` came to.
 #[derive(Debug)]
-pub enum Done {
+pub enum TaskResult {
     /// What was read.
-    Read(Read),
+    Read(OriginRead),
     /// The stream is not what it was.
     Rewound,
     /// The dead letters are written.
-    Buried,
+    DeadLettered,
     /// The losses are in the ledger.
-    Written,
+    LossesRecorded,
     /// The acknowledgement is written down.
-    Recorded,
+    AckRecorded,
 }
 
 impl OriginStore {
@@ -129,12 +129,12 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn standing(&self) -> Result<Standing, StoreError> {
+    pub async fn standing(&self) -> Result<OriginStanding, StoreError> {
         let looked = self.look().await;
         self.named(looked).await
     }
 
-    async fn look(&self) -> Result<Standing, StoreError> {
+    async fn look(&self) -> Result<OriginStanding, StoreError> {
         let mut script = LOOK.key(&self.stream);
         script.key(&self.state).arg(&origin_state::FIELDS);
         let mut parts = decode::list(self.redis.invoke(&script).await?)?.into_iter();
@@ -142,7 +142,7 @@ impl OriginStore {
             || parts.next().ok_or(decode::unexpected("the answer of inspect_origin.lua"));
         let (extent, values) = (extent(next()?)?, next()?);
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Standing { seen, ..origin_state::read(extent, values)? })
+        Ok(OriginStanding { seen, ..origin_state::read(extent, values)? })
     }
 
     /// Proves this stream's position against the copy's cursor, and writes down what comes of it before
@@ -154,13 +154,13 @@ impl OriginStore {
     pub async fn begin(
         &self,
         cursor: &Cursor,
-        with: &With,
+        with: &StartWith,
         now_ms: u64,
-    ) -> Result<Begun, StoreError> {
+    ) -> Result<SenderStart, StoreError> {
         let begun = self.settle_begin(cursor, with, now_ms).await;
         match self.named(begun).await {
             Err(error) if error.is_of(&self.stream) => {
-                Ok(Begun::unreadable(self.remembered().await?))
+                Ok(SenderStart::unreadable(self.remembered().await?))
             }
             begun => begun,
         }
@@ -169,15 +169,15 @@ impl OriginStore {
     async fn settle_begin(
         &self,
         cursor: &Cursor,
-        with: &With,
+        with: &StartWith,
         now_ms: u64,
-    ) -> Result<Begun, StoreError> {
+    ) -> Result<SenderStart, StoreError> {
         for _ in 0..SETTLES_MAX {
             let (mut standing, at_cursor) =
                 tokio::try_join!(self.look(), self.digest_at(cursor.seq))?;
             let remembered = standing.memory.partner.as_ref();
             let told = with.partner.as_ref();
-            let met = told.map_or(with.met, |told| Met::at_device(remembered, told));
+            let met = told.map_or(with.met, |told| PartnerMatch::at_device(remembered, told));
             let position = resume::begin(&standing, cursor, at_cursor, met);
             let before = standing.memory.clone();
             let is_new = position.epoch != before.epoch;
@@ -190,7 +190,7 @@ impl OriginStore {
             if standing.memory == before
                 || self.settle(&position, &standing, (cursor, is_new), now_ms).await?
             {
-                return Ok(Begun { position, standing });
+                return Ok(SenderStart { position, standing });
             }
         }
         Err(decode::unexpected("nobody else to settle where this stream begins"))
@@ -200,21 +200,21 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn standing_or_remembered(&self) -> Result<Standing, StoreError> {
+    pub async fn standing_or_remembered(&self) -> Result<OriginStanding, StoreError> {
         match self.standing().await {
             Err(error) if error.is_of(&self.stream) => self.remembered().await,
             standing => standing,
         }
     }
 
-    async fn remembered(&self) -> Result<Standing, StoreError> {
+    async fn remembered(&self) -> Result<OriginStanding, StoreError> {
         let mut fields = cmd("HMGET");
         fields.arg(&self.state).arg(&origin_state::FIELDS);
         let values = fields.query_async(&mut self.redis.connection()).await?;
         let known = origin_state::read(Extent::default(), values)?;
         let (last, added) = known.memory.mark;
         let extent = Extent { last, added, ..Extent::default() };
-        Ok(Standing { extent, is_unreadable: true, ..known })
+        Ok(OriginStanding { extent, is_unreadable: true, ..known })
     }
 
     async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
@@ -234,9 +234,9 @@ impl OriginStore {
     pub async fn perform(
         &self,
         epoch: Epoch,
-        task: &Task,
+        task: &OriginTask,
         now_ms: u64,
-    ) -> Result<Done, StoreError> {
+    ) -> Result<TaskResult, StoreError> {
         let done = self.try_perform(epoch, task, now_ms).await;
         self.named(done).await
     }
@@ -244,25 +244,25 @@ impl OriginStore {
     async fn try_perform(
         &self,
         epoch: Epoch,
-        task: &Task,
+        task: &OriginTask,
         now_ms: u64,
-    ) -> Result<Done, StoreError> {
+    ) -> Result<TaskResult, StoreError> {
         match task {
-            Task::Read { after, batch, mark } => {
+            OriginTask::Read { after, batch, mark } => {
                 let read = self.read(epoch, *after, *batch, *mark).await?;
-                Ok(read.map_or(Done::Rewound, Done::Read))
+                Ok(read.map_or(TaskResult::Rewound, TaskResult::Read))
             }
-            Task::Lose(losses, written) => {
+            OriginTask::RecordLosses(losses, written) => {
                 let is_same = self.lose(epoch, losses, written, now_ms).await?;
-                Ok(if is_same { Done::Written } else { Done::Rewound })
+                Ok(if is_same { TaskResult::LossesRecorded } else { TaskResult::Rewound })
             }
-            Task::Bury(letters) => {
+            OriginTask::DeadLetter(letters) => {
                 let is_same = self.bury(epoch, letters).await?;
-                Ok(if is_same { Done::Buried } else { Done::Rewound })
+                Ok(if is_same { TaskResult::DeadLettered } else { TaskResult::Rewound })
             }
-            Task::Record { acked, trim, is_told } => {
+            OriginTask::RecordAck { acked, trim, is_told } => {
                 let is_same = self.record(epoch, *acked, *trim, *is_told).await?;
-                Ok(if is_same { Done::Recorded } else { Done::Rewound })
+                Ok(if is_same { TaskResult::AckRecorded } else { TaskResult::Rewound })
             }
         }
     }
@@ -281,9 +281,9 @@ impl OriginStore {
         &self,
         epoch: Epoch,
         after: Seq,
-        batch: Batch,
+        batch: ReadSize,
         mark: Seq,
-    ) -> Result<Option<Read>, StoreError> {
+    ) -> Result<Option<OriginRead>, StoreError> {
         let mut script = READ.key(&self.stream);
         script.key(&self.state).arg(epoch.0).arg(mark.to_string()).arg(after.to_string());
         script.arg(batch.entries).arg(batch.bytes).arg(ENTRY_BYTES_MAX);
@@ -293,9 +293,9 @@ impl OriginStore {
         let is_end = parts.next().ok_or(decode::unexpected("the answer of read.lua"))?;
         let is_end = decode::count(is_end)? == 1;
         let entries = decode::pages(parts)?;
-        let seen = Seen { epoch, mark: (extent.last, extent.added) };
+        let seen = LastRead { epoch, mark: (extent.last, extent.added) };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        Ok(Some(Read { entries, extent, is_end }))
+        Ok(Some(OriginRead { entries, extent, is_end }))
     }
 
     /// Writes down that all up to `acked` is acknowledged, and takes everything up to `trim` out
@@ -319,7 +319,11 @@ impl OriginStore {
     }
 
     /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in front.
-    async fn bury(&self, epoch: Epoch, letters: &[(Seq, Unfit)]) -> Result<bool, StoreError> {
+    async fn bury(
+        &self,
+        epoch: Epoch,
+        letters: &[(Seq, RejectReason)],
+    ) -> Result<bool, StoreError> {
         // One by one: each may be as large as Redis allows.
         for (seq, reason) in letters {
             let mut script = BURY.key(&self.state);
@@ -338,7 +342,7 @@ impl OriginStore {
         &self,
         epoch: Epoch,
         losses: &[Loss],
-        written: &Written,
+        written: &RecordedLosses,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let mut script = LOSE.key(&self.state);
@@ -356,7 +360,7 @@ impl OriginStore {
     async fn settle(
         &self,
         position: &Position,
-        standing: &Standing,
+        standing: &OriginStanding,
         (cursor, is_new): (&Cursor, bool),
         now_ms: u64,
     ) -> Result<bool, StoreError> {
@@ -369,7 +373,8 @@ impl OriginStore {
             true => {
                 let floor = if has_floor { cursor.seq.to_string() } else { String::new() };
                 let Position { after, tally, .. } = position;
-                let added = (tally.known == Known::Exactly).then(|| tally.added.to_string());
+                let added =
+                    (tally.known == TallyPrecision::Exactly).then(|| tally.added.to_string());
                 script.arg(floor).arg(after.to_string()).arg(added.unwrap_or_default());
                 origin_state::fields(&standing.memory)
             }

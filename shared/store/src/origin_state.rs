@@ -9,8 +9,8 @@ use spoke_protocol::{
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::{Extent, Written},
-        resume::{Life, Memory, Standing},
+        accounting::{Extent, RecordedLosses},
+        resume::{EpochStart, OriginMemory, OriginStanding},
     },
 };
 
@@ -35,7 +35,7 @@ pub(super) const FIELDS: [&str; 16] = [
 ];
 
 /// What is remembered of a stream that reaches so far.
-pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError> {
+pub(super) fn read(extent: Extent, values: Value) -> Result<OriginStanding, StoreError> {
     let mut values = decode::list(values)?.into_iter();
     let mut next = || values.next().filter(|value| *value != Value::Nil);
     let seq = |value: Option<Value>| value.map_or(Ok(Seq::ZERO), decode::seq);
@@ -55,24 +55,24 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<Standing, StoreError
     let given = next().map(decode::seq).transpose()?;
     let partner = next().map(decode::bytes).transpose()?.and_then(|hex| PartnerId::from_hex(&hex));
     let place = next().map_or(Ok(String::new()), decode::text)?;
-    let memory = Memory {
+    let memory = OriginMemory {
         epoch,
         lives,
         mark,
         acked: (acked, tally),
         buried: if dead_epoch == epoch { buried } else { Seq::ZERO },
         inherited,
-        written: Written::from_text(&written),
+        written: RecordedLosses::from_text(&written),
         key,
         given,
         partner: partner.map(|id| Partner { id, place }),
     };
-    Ok(Standing { extent, memory, dead, lost, seen: None, is_unreadable: false })
+    Ok(OriginStanding { extent, memory, dead, lost, seen: None, is_unreadable: false })
 }
 
 /// The fields of a life that begins, beside its epoch and the place of the group.
-pub(super) fn fields(memory: &Memory) -> Vec<(&'static str, String)> {
-    let life = |life: &Life| format!("{}:{}:{}", life.epoch, life.start, life.tally);
+pub(super) fn fields(memory: &OriginMemory) -> Vec<(&'static str, String)> {
+    let life = |life: &EpochStart| format!("{}:{}:{}", life.epoch, life.start, life.tally);
     let lives: Vec<String> = memory.lives.iter().map(life).collect();
     let mut fields = vec![
         ("out_lives", lives.join(" ")),
@@ -87,7 +87,7 @@ pub(super) fn fields(memory: &Memory) -> Vec<(&'static str, String)> {
 }
 
 /// The fields that may change within a life, beside those of the scripts.
-pub(super) fn notes(memory: &Memory) -> Vec<(&'static str, String)> {
+pub(super) fn notes(memory: &OriginMemory) -> Vec<(&'static str, String)> {
     let mut fields = vec![("out_inherited", memory.inherited.to_string())];
     if let Some(Partner { id, place }) = &memory.partner {
         fields.extend([("out_partner", id.to_string()), ("out_place", place.clone())]);
@@ -95,9 +95,9 @@ pub(super) fn notes(memory: &Memory) -> Vec<(&'static str, String)> {
     fields
 }
 
-fn life(text: &str) -> Option<Life> {
+fn life(text: &str) -> Option<EpochStart> {
     let mut parts = text.split(':');
     let (epoch, start, tally) = (parts.next()?, parts.next()?, parts.next()?);
     let tally: Tally = tally.parse().ok()?;
-    Some(Life { epoch: Epoch(epoch.parse().ok()?), start: start.parse().ok()?, tally })
+    Some(EpochStart { epoch: Epoch(epoch.parse().ok()?), start: start.parse().ok()?, tally })
 }

@@ -17,7 +17,7 @@ use crate::limits::{BELL_TTL, FORMER_MAX, HUB_TTL};
 use spoke_protocol::{
     client_id::ClientId,
     entry::Direction,
-    instance::Instance,
+    instance::InstanceId,
     limits::{IDLE_TIMEOUT, LIVES_MAX},
     partner::PartnerId,
     seq::{Epoch, Seq},
@@ -32,7 +32,7 @@ static DEPART: LazyLock<Script> =
 
 /// What a new session says of itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
+pub struct SessionOpen<'a> {
     /// The agent's version.
     pub version: &'a str,
     /// The address it came from.
@@ -40,11 +40,11 @@ pub struct Arrival<'a> {
     /// The hub process that holds it.
     pub hub: &'a str,
     /// The process that comes.
-    pub instance: Instance,
+    pub instance: InstanceId,
     /// How.
     pub transport: Transport,
     /// How far its out stream reaches, if it says so.
-    pub reach: Option<Reach>,
+    pub reach: Option<OriginReach>,
     /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
     pub registered_at_ms: u64,
     /// The epochs of its out stream and of its in stream, as it tells them.
@@ -53,7 +53,7 @@ pub struct Arrival<'a> {
 
 /// How far a device's out stream reaches, as it says when it comes: shown to operators, no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reach {
+pub struct OriginReach {
     /// The first entry it still has; `0-0` for none.
     pub first: Seq,
     /// The last ID it has given out.
@@ -73,12 +73,12 @@ pub enum Transport {
 
 /// What came of an arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Arrived {
+pub enum SessionOpened {
     /// The session of this generation, and what the client is to this hub; every older session of the
     /// client is fenced from here on.
     Begun(u64, PartnerId),
     /// None: it is a second device with this identity, and the first is connected.
-    Refused(Rival),
+    Refused(IdentityConflict),
     /// None: it tells of a life of a stream that is more than `limits::LIVES_MAX` further than the one
     /// known here.
     EpochAhead(Direction, Epoch),
@@ -86,7 +86,7 @@ pub enum Arrived {
 
 /// The device that holds the place of another with the same identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rival {
+pub struct IdentityConflict {
     /// Where it came from.
     pub address: String,
     /// Since when it is connected, in milliseconds since 1970.
@@ -99,7 +99,7 @@ pub struct Rival {
 
 /// The newest session of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Newest {
+pub struct NewestSession {
     /// Its generation; 0 if there never was one.
     pub generation: u64,
     /// The hub that holds its connection, while there is one.
@@ -116,13 +116,13 @@ impl Transport {
     }
 }
 
-impl fmt::Display for Reach {
+impl fmt::Display for OriginReach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.first, self.last, self.added)
     }
 }
 
-impl Reach {
+impl OriginReach {
     /// As it is written down; none for anything else.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
@@ -143,9 +143,9 @@ pub async fn begin(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-    arrival: &Arrival<'_>,
+    arrival: &SessionOpen<'_>,
     now_ms: u64,
-) -> Result<Arrived, StoreError> {
+) -> Result<SessionOpened, StoreError> {
     let instance = Some(arrival.instance).filter(|instance| instance.is_known());
     let mut script = ARRIVE.key(keys.client(client));
     script.key(keys.bell(client)).key(keys.identity());
@@ -161,20 +161,20 @@ pub async fn begin(
     arrived(redis.invoke(&script).await?, client)
 }
 
-fn arrived(reply: Value, client: &ClientId) -> Result<Arrived, StoreError> {
+fn arrived(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError> {
     let mut parts = decode::list(reply)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("the answer of open_session.lua"));
     let word = decode::bytes(next()?)?;
     if word.as_ref() == b"begun" {
         let (generation, hub) = (decode::count(next()?)?, decode::text(next()?)?);
-        return Ok(Arrived::Begun(generation, PartnerId::new(&hub, client)));
+        return Ok(SessionOpened::Begun(generation, PartnerId::new(&hub, client)));
     }
     if word.as_ref() == b"epoch-ahead" {
         let direction = Direction::from_word(&decode::text(next()?)?);
         let direction = direction.ok_or(decode::unexpected("the answer of open_session.lua"))?;
-        return Ok(Arrived::EpochAhead(direction, Epoch(decode::count(next()?)?)));
+        return Ok(SessionOpened::EpochAhead(direction, Epoch(decode::count(next()?)?)));
     }
-    Ok(Arrived::Refused(Rival {
+    Ok(SessionOpened::Refused(IdentityConflict {
         address: String::from_utf8_lossy(&decode::bytes(next()?)?).into_owned(),
         connected_since_ms: decode::count(next()?)?,
         refused: decode::count(next()?)?,
@@ -234,7 +234,7 @@ pub async fn newest(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-) -> Result<Newest, StoreError> {
+) -> Result<NewestSession, StoreError> {
     let mut hmget = cmd("HMGET");
     hmget.arg(keys.client(client)).arg(&["generation", "connected_since", "hub", "transport"]);
     let (generation, since, hub, transport): (
@@ -244,7 +244,7 @@ pub async fn newest(
         Option<String>,
     ) = hmget.query_async(&mut redis.connection()).await?;
     let is_held = since.is_some() && transport.as_deref() == Some(Transport::WebSocket.word());
-    Ok(Newest { generation: generation.unwrap_or(0), hub: hub.filter(|_| is_held) })
+    Ok(NewestSession { generation: generation.unwrap_or(0), hub: hub.filter(|_| is_held) })
 }
 
 /// The client was heard of: what keeps a session over requests.

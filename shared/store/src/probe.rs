@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Redis;
 use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// Probes this Redis until `ended`: slowly while it is well, often while it is not.
 pub async fn watch(redis: Redis, ended: CancellationToken) {
@@ -30,7 +30,7 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
 pub async fn ready(redis: &Redis) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
+        Ok(Err(error)) => Err(error_chain(&error)),
         Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }

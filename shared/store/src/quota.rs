@@ -17,33 +17,33 @@ use spoke_protocol::{
     client_id::ClientId,
     rate::Allowance,
     seq::{Epoch, Seq},
-    sync::dedup::{Held, Sifted},
+    sync::dedup::{CopyIndex, Deduplicated},
 };
 
 /// The guards of all clients of a hub. Cheap to clone.
 #[derive(Clone)]
-pub struct Guards {
-    guards: Arc<Mutex<HashMap<ClientId, Guard>>>,
+pub struct ClientQuotas {
+    guards: Arc<Mutex<HashMap<ClientId, ClientQuota>>>,
     searches: Arc<Semaphore>,
 }
 
 /// That of one client. Cheap to clone.
 #[derive(Clone)]
-pub struct Guard {
+pub struct ClientQuota {
     /// Held while the copy is searched.
-    pub(super) found: Arc<AsyncMutex<Option<Found>>>,
+    pub(super) found: Arc<AsyncMutex<Option<SearchFound>>>,
     /// None where there is only one client.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<SharedQuota>>,
 }
 
-struct Shared {
+struct SharedQuota {
     searches: Mutex<Allowance>,
     lines: Mutex<Allowance>,
     at_once: Arc<Semaphore>,
 }
 
 /// What a search found, and for whom.
-pub(super) struct Found {
+pub(super) struct SearchFound {
     /// The session that asked, and the epoch before which it looked.
     pub(super) of: (Option<u64>, Epoch),
     /// From which seq on it looked, and when.
@@ -51,12 +51,12 @@ pub(super) struct Found {
     pub(super) at: Instant,
     /// Up to where the copy took entries of that epoch since.
     pub(super) reached: Seq,
-    pub(super) held: Held,
+    pub(super) held: CopyIndex,
 }
 
-impl Found {
+impl SearchFound {
     /// Entries up to `cursor` are in the copy.
-    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, sifted: Sifted) {
+    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, sifted: Deduplicated) {
         if self.of.1 == epoch {
             self.reached = self.reached.max(cursor);
             self.held.settle(sifted);
@@ -78,15 +78,15 @@ impl Found {
     }
 }
 
-impl Default for Guards {
+impl Default for ClientQuotas {
     fn default() -> Self {
         Self { guards: Arc::default(), searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)) }
     }
 }
 
-impl Guards {
+impl ClientQuotas {
     /// The guard of this client.
-    pub fn of(&self, client: &ClientId, now: Instant) -> Guard {
+    pub fn of(&self, client: &ClientId, now: Instant) -> ClientQuota {
         let mut guards = lock(&self.guards);
         if !guards.contains_key(client) && guards.len().is_multiple_of(1024) {
             guards.retain(|_, guard| !guard.is_idle(now));
@@ -94,14 +94,14 @@ impl Guards {
         let allowance = || Mutex::new(Allowance::new(now));
         let shared = || {
             let at_once = self.searches.clone();
-            Arc::new(Shared { searches: allowance(), lines: allowance(), at_once })
+            Arc::new(SharedQuota { searches: allowance(), lines: allowance(), at_once })
         };
-        let guard = || Guard { found: Arc::default(), shared: Some(shared()) };
+        let guard = || ClientQuota { found: Arc::default(), shared: Some(shared()) };
         guards.entry(client.clone()).or_insert_with(guard).clone()
     }
 }
 
-impl Guard {
+impl ClientQuota {
     /// Of the one client that a device has.
     pub fn unlimited() -> Self {
         Self { found: Arc::default(), shared: None }
@@ -129,7 +129,7 @@ impl Guard {
 
     /// Whether nothing is lost by forgetting it.
     fn is_idle(&self, now: Instant) -> bool {
-        let is_whole = |shared: &Arc<Shared>| {
+        let is_whole = |shared: &Arc<SharedQuota>| {
             lock(&shared.searches).is_whole(now) && lock(&shared.lines).is_whole(now)
         };
         Arc::strong_count(&self.found) == 1 && self.shared.as_ref().is_none_or(is_whole)
@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_has_its_own_searches_and_lines_and_another_has_others() {
-        let (guards, now) = (Guards::default(), Instant::now());
+        let (guards, now) = (ClientQuotas::default(), Instant::now());
         for _ in 0..SEARCHES.burst {
             // As each request of the client asks for it.
             guards.of(&client("dev1"), now).take_search().await.unwrap();
@@ -163,12 +163,12 @@ mod tests {
         assert!(guards.of(&client("dev1"), now).take_lines(1).is_err());
         guards.of(&client("dev1"), now).take_lines(0).unwrap();
         guards.of(&client("dev2"), now).take_lines(1).unwrap();
-        Guard::unlimited().take_lines(1_000_000).unwrap();
+        ClientQuota::unlimited().take_lines(1_000_000).unwrap();
     }
 
     #[test]
     fn whoever_has_taken_nothing_of_late_is_forgotten() {
-        let (guards, now) = (Guards::default(), Instant::now());
+        let (guards, now) = (ClientQuotas::default(), Instant::now());
         let held = guards.of(&client("dev1"), now);
         guards.of(&client("dev2"), now);
         guards.of(&client("dev3"), now).take_lines(5).unwrap();
@@ -185,21 +185,23 @@ mod tests {
         let seq = |ms| Seq::new(ms, 0);
         let found = |held| {
             let (of, at) = ((Some(7), two), Instant::now());
-            Found { of, lowest: seq(5), at, reached: Seq::ZERO, held }
+            SearchFound { of, lowest: seq(5), at, reached: Seq::ZERO, held }
         };
         let at = |epoch| (epoch, Some(seq(4)));
-        let mut void = found(Held::new([], true));
+        let mut void = found(CopyIndex::new([], true));
         assert!(void.answers((two, seq(5)), at(two)) && void.answers((two, seq(9)), at(two)));
         assert!(!void.answers((two, seq(4)), at(two)), "it looked no further down");
         assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor of this life");
         assert!(!void.answers((two, seq(5)), (two, None)), "nobody knows where it stands");
         assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another life");
         assert!(
-            !found(Held::new([], false)).answers((two, seq(5)), at(two)),
+            !found(CopyIndex::new([], false)).answers((two, seq(5)), at(two)),
             "not all was looked at"
         );
         let digest = spoke_protocol::entry::Digest([0; 16]);
-        assert!(!found(Held::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two)));
+        assert!(
+            !found(CopyIndex::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two))
+        );
         let sifted = void.held.sift(Vec::new());
         void.handle_done(two, seq(8), sifted);
         assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");

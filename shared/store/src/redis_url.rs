@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use spoke_diagnostics::{error_chain::chain, suggest::nearest_of};
+use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_of};
 
 /// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
 /// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
@@ -81,7 +81,7 @@ fn read(path: &Path, holds: impl FnOnce(&[u8]) -> Result<(), String>) -> io::Res
     let named = |kind, problem: String| {
         io::Error::new(kind, format!("{} cannot be used: {problem}", path.display()))
     };
-    let pem = fs::read(path).map_err(|error| named(error.kind(), chain(&error)))?;
+    let pem = fs::read(path).map_err(|error| named(error.kind(), error_chain(&error)))?;
     holds(&pem).map_err(|problem| named(io::ErrorKind::InvalidData, problem))?;
     Ok(pem)
 }
@@ -91,7 +91,7 @@ fn holds_certificate(pem: &[u8]) -> Result<(), String> {
     match found {
         Ok(found) if !found.is_empty() => Ok(()),
         Ok(_) => Err("it holds no certificate".to_owned()),
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(error_chain(&error)),
     }
 }
 

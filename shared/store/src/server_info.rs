@@ -11,11 +11,11 @@ use redis::{
 use tracing::debug;
 
 use super::StoreError;
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// What a Redis says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Facts {
+pub struct ServerInfo {
     /// Major and minor version.
     pub version: (u64, u64),
     /// Replicas connected to it, those that still copy its data included.
@@ -27,12 +27,12 @@ pub struct Facts {
     /// What it does when it has used them.
     pub max_memory_policy: String,
     /// How it syncs its file; none if it does not show that.
-    pub syncing: Option<Syncing>,
+    pub syncing: Option<AofSync>,
 }
 
 /// How a Redis syncs its append-only file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Syncing {
+pub struct AofSync {
     /// `appendonly`
     pub is_append_only: bool,
     /// `appendfsync`: `always`, `everysec` or `no`.
@@ -43,7 +43,7 @@ pub struct Syncing {
 
 /// Something about a Redis by which Spoke could lose what it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum ServerWarning {
     /// When its memory is full it throws keys away.
     Evicts {
         /// `maxmemory-policy`
@@ -53,14 +53,14 @@ pub enum Finding {
     NoAppendOnly,
 }
 
-impl Facts {
+impl ServerInfo {
     /// What is wrong with it, worst first.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub fn findings(&self) -> Vec<ServerWarning> {
         let evicts = self.max_memory > 0 && self.max_memory_policy != "noeviction";
         let policy = self.max_memory_policy.clone();
         let found = [
-            evicts.then_some(Finding::Evicts { policy }),
-            (!self.is_append_only).then_some(Finding::NoAppendOnly),
+            evicts.then_some(ServerWarning::Evicts { policy }),
+            (!self.is_append_only).then_some(ServerWarning::NoAppendOnly),
         ];
         found.into_iter().flatten().collect()
     }
@@ -84,7 +84,7 @@ impl Facts {
     }
 }
 
-impl Syncing {
+impl AofSync {
     /// Asks for it.
     pub fn command() -> Cmd {
         let names = ["appendonly", "appendfsync", "no-appendfsync-on-rewrite"];
@@ -111,27 +111,27 @@ impl Syncing {
 ///
 /// # Errors
 /// `RedisError` as Redis gives it; `LOADING` while it reads its file, since it has no replicas then.
-pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<Facts> {
+pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<ServerInfo> {
     let info: String = cmd("INFO").query_async(connection).await?;
     if info.lines().any(|line| line == "loading:1") {
         return Err(make_extension_error("LOADING".to_owned(), None));
     }
-    let syncing = match Syncing::command().query_async(connection).await {
-        Ok(answer) => Some(Syncing::read(answer)?),
+    let syncing = match AofSync::command().query_async(connection).await {
+        Ok(answer) => Some(AofSync::read(answer)?),
         Err(error) if is_transient(&error) => return Err(error),
         Err(error) => {
-            debug!(error = chain(&error), "redis does not show its settings");
+            debug!(error = error_chain(&error), "redis does not show its settings");
             None
         }
     };
-    Ok(Facts { syncing, ..Facts::of_info(&info) })
+    Ok(ServerInfo { syncing, ..ServerInfo::of_info(&info) })
 }
 
 fn is_transient(error: &RedisError) -> bool {
     StoreError::from(error.clone()).is_transient()
 }
 
-impl Finding {
+impl ServerWarning {
     /// What mends it.
     pub fn mend(&self) -> &'static str {
         match self {
@@ -143,7 +143,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for ServerWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Evicts { policy } if policy.starts_with("volatile-") => write!(

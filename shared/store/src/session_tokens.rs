@@ -38,12 +38,12 @@ pub struct SessionClient {
 
 /// Reads live sessions. Cheap to clone.
 #[derive(Clone)]
-pub struct Sessions {
+pub struct SessionTokens {
     redis: Redis,
     prefix: String,
 }
 
-impl Sessions {
+impl SessionTokens {
     /// The sessions below auth's key prefix.
     pub fn new(redis: Redis, prefix: impl Into<String>) -> Self {
         Self { redis, prefix: prefix.into() }

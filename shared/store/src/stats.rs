@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use super::StoreError;
-use spoke_diagnostics::metrics::{Counters, Histogram, REDIS_SCALE};
+use spoke_diagnostics::metrics::{CounterVec, Histogram, REDIS_SCALE};
 
 /// The figures of one Redis.
 #[derive(Debug)]
-pub struct Figures {
+pub struct RedisStats {
     /// From commands sent together to the last of their answers.
     pub seconds: Histogram,
     /// Commands that were not done, by what was wrong.
-    pub errors: Counters,
+    pub errors: CounterVec,
 }
 
-impl Default for Figures {
+impl Default for RedisStats {
     fn default() -> Self {
-        Self { seconds: Histogram::new(REDIS_SCALE), errors: Counters::new(StoreError::WORDS) }
+        Self { seconds: Histogram::new(REDIS_SCALE), errors: CounterVec::new(StoreError::WORDS) }
     }
 }
 
-impl Figures {
+impl RedisStats {
     /// Commands that were sent together were answered.
     pub(super) fn handle_answers(&self, took: Duration) {
         self.seconds.observe(took);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rand::Rng;
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_tests::{
     cloud::{Cloud, out},
     device::{Device, OUT},
@@ -116,7 +116,7 @@ async fn five_devices_at_once_each_have_their_own_in_order() {
 async fn an_id_that_an_app_chose_itself_is_kept() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
-    let hour = now_ms() + 60 * 60 * 1000;
+    let hour = unix_ms() + 60 * 60 * 1000;
     let own =
         ["1-1".to_owned(), "1-2".to_owned(), "5-9007199254740993".to_owned(), format!("{hour}-1")];
     for id in own {

@@ -1,6 +1,6 @@
 //! Sessions of one client at two hubs.
 
-use spoke_protocol::message::Reason;
+use spoke_protocol::message::GoawayReason;
 use spoke_tests::{
     socket::session,
     wait::{eventually_is, eventually_true},
@@ -19,9 +19,9 @@ async fn an_idle_older_session_on_another_hub_is_told_at_once() {
     // A reconnect of the same device first: what it left behind on the other hub goes as well.
     let mut older = enter(&stand.service, &token, A).await;
     let mut newer = enter(&other, &token, A).await;
-    assert_eq!(older.goaway().await.reason, Reason::Superseded);
+    assert_eq!(older.goaway().await.reason, GoawayReason::Superseded);
     let mut clone = enter(&stand.service, &token, B).await;
-    assert_eq!(newer.goaway().await.reason, Reason::Superseded);
+    assert_eq!(newer.goaway().await.reason, GoawayReason::Superseded);
     assert_carries(&mut clone).await;
 }
 
@@ -106,7 +106,7 @@ async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
     let id = hears.split(' ').next().and_then(|id| id.strip_prefix("id=")).unwrap();
     stand.redis.command::<()>(&["CLIENT", "KILL", "ID", id]).await;
 
-    assert_eq!(idle.goaway().await.reason, Reason::Superseded);
+    assert_eq!(idle.goaway().await.reason, GoawayReason::Superseded);
 }
 
 #[tokio::test]
@@ -129,6 +129,6 @@ async fn a_redis_that_went_back_gives_no_generation_a_second_time_so_the_fence_h
     older.send_frame(&first_entry()).await;
     // Which of the two it sees first is chance: the other session, or that its state went back.
     let reason = older.goaway().await.reason;
-    assert!(matches!(reason, Reason::Superseded | Reason::Gap), "{reason:?}");
+    assert!(matches!(reason, GoawayReason::Superseded | GoawayReason::Gap), "{reason:?}");
     assert_carries(&mut newer).await;
 }

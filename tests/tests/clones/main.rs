@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 use spoke_protocol::{
     entry::Entry,
-    instance::Instance,
+    instance::InstanceId,
     message::{Frame, Goaway, Hello, Push},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
@@ -27,9 +27,9 @@ use spoke_tests::{
 const CLIENT: &str = "spoke-hub:client:dev1:h";
 const BELL: &str = "spoke-hub:bell:dev1";
 /// Two devices, and what becomes of one that is restarted.
-const A: Instance = Instance(0xa);
-const B: Instance = Instance(0xb);
-const A_RESTARTED: Instance = Instance(0xaa);
+const A: InstanceId = InstanceId(0xa);
+const B: InstanceId = InstanceId(0xb);
+const A_RESTARTED: InstanceId = InstanceId(0xaa);
 
 async fn hub() -> Stand {
     Stand::start(Kind::Hub, &[]).await
@@ -39,24 +39,24 @@ async fn token(stand: &Stand) -> String {
     stand.client("dev1").await.token().unwrap().to_owned()
 }
 
-fn greeting(instance: Instance) -> Hello {
+fn greeting(instance: InstanceId) -> Hello {
     Hello { instance, ..hello() }
 }
 
 /// A session over WebSocket that is welcomed.
-async fn enter(hub: &Service, token: &str, instance: Instance) -> Socket {
+async fn enter(hub: &Service, token: &str, instance: InstanceId) -> Socket {
     session(hub.address(), token, greeting(instance)).await.0
 }
 
 /// A session over WebSocket that is refused.
-async fn kept_out(hub: &Service, token: &str, instance: Instance) -> Goaway {
+async fn kept_out(hub: &Service, token: &str, instance: InstanceId) -> Goaway {
     let mut socket = open(hub.address(), token, SUBPROTOCOL).await;
     socket.send_frame(&Frame::Hello(Box::new(greeting(instance)))).await;
     socket.goaway().await
 }
 
 /// `POST /session`.
-async fn post_session(api: &Api, instance: Instance) -> Answer {
+async fn post_session(api: &Api, instance: InstanceId) -> Answer {
     let origin = json!({
         "epoch": 0, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0",
     });

@@ -1,7 +1,7 @@
 //! Who gets in, at one hub.
 
 use spoke_hub::limits::CLONE_WAIT;
-use spoke_protocol::{instance::Instance, message::Reason};
+use spoke_protocol::{instance::InstanceId, message::GoawayReason};
 use spoke_tests::{
     socket::{JSON_SUBPROTOCOL, open},
     wait::eventually_is,
@@ -18,12 +18,12 @@ async fn a_device_that_comes_back_while_its_clone_is_connected_is_kept_out_and_t
     let token = token(&stand).await;
     let mut first = enter(&stand.service, &token, A).await;
     let mut second = enter(&stand.service, &token, B).await;
-    assert_eq!(first.goaway().await.reason, Reason::Superseded);
+    assert_eq!(first.goaway().await.reason, GoawayReason::Superseded);
     let connected = stand.redis.hash(CLIENT).await["address"].clone();
 
     for _ in 0..3 {
         let goaway = kept_out(&stand.service, &token, A).await;
-        assert_eq!(goaway.reason, Reason::Superseded);
+        assert_eq!(goaway.reason, GoawayReason::Superseded);
         assert!(u128::from(goaway.wait_ms) >= CLONE_WAIT.as_millis(), "{goaway:?}");
         let kept_out = stand.redis.hash(CLIENT).await["clone_address"].clone();
         assert_ne!(connected, kept_out);
@@ -63,7 +63,10 @@ async fn over_http_it_is_kept_out_with_the_same_words_and_a_time_to_come_back() 
     assert_eq!(refused.retry_after(), Some(CLONE_WAIT.as_secs()));
     assert!(refused.message().contains("revoke dev1"), "{refused:?}");
     assert_eq!(poll(&dev1, &second, 0).await.status, 200, "the other is undisturbed");
-    assert_eq!(kept_out(&stand.service, dev1.token().unwrap(), A).await.reason, Reason::Superseded);
+    assert_eq!(
+        kept_out(&stand.service, dev1.token().unwrap(), A).await.reason,
+        GoawayReason::Superseded
+    );
 }
 
 #[tokio::test]
@@ -73,7 +76,7 @@ async fn a_device_that_is_restarted_gets_in_at_once_though_its_old_session_seems
     let mut half_open = enter(&stand.service, &token, A).await;
     let mut restarted = enter(&stand.service, &token, A_RESTARTED).await;
     assert_carries(&mut restarted).await;
-    assert_eq!(half_open.goaway().await.reason, Reason::Superseded);
+    assert_eq!(half_open.goaway().await.reason, GoawayReason::Superseded);
     assert_eq!(refused_so_far(&stand).await, None);
 }
 
@@ -142,8 +145,8 @@ async fn one_that_does_not_say_which_process_it_is_gets_in_as_ever() {
         let mut browser = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
         browser.ask("echo", 1, "here".into()).await;
     }
-    assert_eq!(device.goaway().await.reason, Reason::Superseded);
-    let mut unknown = enter(&stand.service, &token, Instance::UNKNOWN).await;
+    assert_eq!(device.goaway().await.reason, GoawayReason::Superseded);
+    let mut unknown = enter(&stand.service, &token, InstanceId::UNKNOWN).await;
     assert_carries(&mut unknown).await;
     assert_eq!(refused_so_far(&stand).await, None);
 }
@@ -153,10 +156,10 @@ async fn no_more_than_a_few_former_processes_are_remembered() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for restart in 1..=20 {
-        post_session(&dev1, Instance(restart)).await.ok();
+        post_session(&dev1, InstanceId(restart)).await.ok();
     }
     let former = stand.redis.hash(CLIENT).await["former"].clone();
-    let last: Vec<_> = (16..=19).map(|restart| Instance(restart).to_string()).collect();
+    let last: Vec<_> = (16..=19).map(|restart| InstanceId(restart).to_string()).collect();
     assert_eq!(former, last.join(" "));
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spoke_protocol::message::Reason;
+use spoke_protocol::message::GoawayReason;
 use spoke_tests::{
     cloud::{Cloud, admit, now_ms, one_time_code},
     service::Kind,
@@ -190,7 +190,7 @@ async fn revoke_closes_the_live_connection_within_a_second() {
     spoke_tests::process::run(&program, &start).await.done();
     let begun = Instant::now();
 
-    assert_eq!(revoked.goaway().await.reason, Reason::Unauthorized);
+    assert_eq!(revoked.goaway().await.reason, GoawayReason::Unauthorized);
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
     other.send_frame(&spoke_protocol::message::Frame::Ping).await;
     let pong = other.frame().await;

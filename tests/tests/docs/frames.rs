@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use spoke_protocol::{
     entry::Entry,
-    loss::Account,
+    loss::BatchAccount,
     message::{Features, Frame, Push},
     seq::{Epoch, Seq},
 };
@@ -35,7 +35,7 @@ fn long() -> Push {
             seq: Seq::new(MS, 1),
             fields: vec![(Bytes::from("payload"), value)],
         }],
-        account: Account::default(),
+        account: BatchAccount::default(),
         seal: None,
     }
 }

@@ -1,7 +1,7 @@
 //! Blocks that are no programs: settings, which are read as their service reads them, and texts.
 
 use serde::{Serialize, de::DeserializeOwned};
-use spoke_service::config::{Sources, load};
+use spoke_service::config::{SettingSources, load};
 
 use crate::page::{Block, root};
 
@@ -42,7 +42,7 @@ fn check<T: Serialize + DeserializeOwned + Default>(service: &str, block: &Block
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("settings.toml");
     std::fs::write(&path, &block.text).unwrap();
-    let sources = Sources { service, file: Some(&path), environment: vec![], flags: vec![] };
+    let sources = SettingSources { service, file: Some(&path), environment: vec![], flags: vec![] };
     if let Err(error) = load::<T>(&sources) {
         panic!("{}: {error}", block.place);
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use spoke_protocol::{
     entry::Entry,
     limits::{RETURN_SPREAD, RETURN_WAIT},
-    message::{Frame, Push, Reason},
+    message::{Frame, GoawayReason, Push},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
@@ -172,7 +172,7 @@ async fn a_hub_that_is_asked_to_end_answers_what_was_sent_and_sends_everybody_aw
     for mut socket in sockets {
         assert_eq!(socket.ack().await.seq, Seq::new(1, 0));
         let told = socket.goaway().await;
-        assert_eq!(told.reason, Reason::Restart);
+        assert_eq!(told.reason, GoawayReason::Restart);
         waits.insert(told.wait_ms);
         assert_eq!(socket.closed().await, Some((1012, "restart".to_owned())));
     }
@@ -277,7 +277,7 @@ async fn who_takes_nothing_holds_the_end_up_to_its_limit_and_who_says_nothing_no
 
     let begun = Instant::now();
     hub.ask_to_end().await;
-    assert_eq!(silent.goaway().await.reason, Reason::Restart);
+    assert_eq!(silent.goaway().await.reason, GoawayReason::Restart);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
     let took = hub.ended(begun).await;

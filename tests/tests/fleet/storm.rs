@@ -7,9 +7,9 @@ use std::{
 
 use spoke_agent::limits::CONNECT_RETRY;
 use spoke_protocol::{
-    backoff::Retry,
-    instance::Instance,
-    message::{Frame, Goaway, Hello, Reason},
+    backoff::RetryDelay,
+    instance::InstanceId,
+    message::{Frame, Goaway, GoawayReason, Hello},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
@@ -38,7 +38,7 @@ struct Agent {
 
 /// Comes back as an agent does: after what it was told, and with its own waits where nobody is there.
 async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Instant) {
-    let mut retry = Retry::new(CONNECT_RETRY.0, Duration::from_secs(5));
+    let mut retry = RetryDelay::new(CONNECT_RETRY.0, Duration::from_secs(5));
     let mut hint = Some(Duration::from_millis(told.wait_ms));
     loop {
         tokio::time::sleep(retry.next(hint.take(), rand::random())).await;
@@ -60,7 +60,11 @@ async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Inst
         match socket.frame().await {
             Frame::Welcome(_) => return (socket, Instant::now()),
             Frame::Goaway(goaway) => {
-                assert_eq!(goaway.reason, Reason::Unavailable, "no other refusal: {goaway:?}");
+                assert_eq!(
+                    goaway.reason,
+                    GoawayReason::Unavailable,
+                    "no other refusal: {goaway:?}"
+                );
                 assert!(goaway.wait_ms > 0, "it says when: {goaway:?}");
                 hint = Some(Duration::from_millis(goaway.wait_ms));
             }
@@ -89,7 +93,7 @@ async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login
     let mut told = JoinSet::new();
     for n in 0..AGENTS {
         let token = admit(&cloud.redis, &format!("dev{n}")).await;
-        let agent = Agent { token, hello: Hello { instance: Instance(1 + n as u64), ..hello() } };
+        let agent = Agent { token, hello: Hello { instance: InstanceId(1 + n as u64), ..hello() } };
         let (mut socket, _) = session(hub, &agent.token, agent.hello.clone()).await;
         told.spawn(async move { (socket.goaway().await, agent) });
     }
@@ -97,7 +101,7 @@ async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login
     assert_eq!(cloud.hub.terminate().await.code(), Some(0));
     let told = told.join_all().await;
     assert_eq!(told.len(), AGENTS);
-    assert!(told.iter().all(|(goaway, _)| goaway.reason == Reason::Restart));
+    assert!(told.iter().all(|(goaway, _)| goaway.reason == GoawayReason::Restart));
     assert_spread(told.iter().map(|(goaway, _)| goaway.wait_ms).collect());
     let back: Vec<JoinHandle<_>> = told
         .into_iter()

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::json;
 use spoke_protocol::{
     entry::Entry,
-    message::{Ack, Features, Frame, Goaway, Push, Reason},
+    message::{Ack, Features, Frame, Goaway, GoawayReason, Push},
     seq::{Epoch, Seq},
 };
 use spoke_tests::{entries::awkward, socket::hello};
@@ -18,7 +18,7 @@ pub(crate) fn golden() -> Vec<(&'static str, Vec<u8>)> {
 
 fn frames() -> Vec<(&'static str, Vec<u8>)> {
     let ack = Ack { epoch: Epoch(1), seq: Seq::new(7, 1), refused: vec![] };
-    let goaway = Goaway { reason: Reason::Restart, message: "bye".to_owned(), wait_ms: 500 };
+    let goaway = Goaway { reason: GoawayReason::Restart, message: "bye".to_owned(), wait_ms: 500 };
     let frames = [
         ("HELLO", Frame::Hello(Box::new(hello()))),
         ("PUSH", push()),

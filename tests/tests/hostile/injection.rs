@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use spoke_protocol::{
-    message::{Frame, Goaway, Hello, Reason},
+    message::{Frame, Goaway, GoawayReason, Hello},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
@@ -94,7 +94,7 @@ async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_t
             socket.send_frame(&Frame::Hello(Box::new(hello))).await;
             socket.next().await;
             let message = (*text).to_owned();
-            let goaway = Goaway { reason: Reason::Restart, message, wait_ms: 0 };
+            let goaway = Goaway { reason: GoawayReason::Restart, message, wait_ms: 0 };
             socket.send_frame(&Frame::Goaway(goaway)).await;
             let empty = json!({ "epoch": 1, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0" });
             let cursor = json!({ "epoch": 0, "seq": "0-0" });

@@ -181,7 +181,7 @@ async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
             }
             socket.send(tokio_tungstenite::tungstenite::Message::binary(frame.clone())).await;
             let goaway = socket.goaway().await;
-            assert_eq!(goaway.reason, spoke_protocol::message::Reason::Protocol, "{what}");
+            assert_eq!(goaway.reason, spoke_protocol::message::GoawayReason::Protocol, "{what}");
             socket.closed().await;
         }
     }

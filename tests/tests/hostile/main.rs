@@ -19,7 +19,7 @@ mod websocket;
 use std::time::Duration;
 
 use serde_json::json;
-use spoke_protocol::wire::json::CursorForm;
+use spoke_protocol::wire::json::CursorBody;
 use spoke_tests::{
     cloud::{admit, now_ms, one_time_code, provision},
     hostile::raw::{self, request, websocket_frame},
@@ -66,7 +66,7 @@ async fn good_client(stand: &Stand, recorder: Recorder) {
     let token = admit(&stand.redis, "good").await;
     let mut socket = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
     let api = stand.api().with_token(&token);
-    let cursor: CursorForm =
+    let cursor: CursorBody =
         serde_json::from_value(api.get("/seq").await.ok()).expect("the hub says a cursor");
     for n in cursor.seq.ms + 1.. {
         let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });

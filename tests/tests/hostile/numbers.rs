@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use spoke_protocol::{
-    loss::{Known, Tally},
-    message::{Cursor, Features, Hello, Origin},
+    loss::{Tally, TallyPrecision},
+    message::{Cursor, Features, Hello, OriginState},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
@@ -213,11 +213,12 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
     let mut greetings = Vec::new();
     for count in COUNTS {
         for epoch in EPOCHS {
-            let tally = Tally { added: count, dead: 0, lost: count, known: Known::Exactly };
+            let tally =
+                Tally { added: count, dead: 0, lost: count, known: TallyPrecision::Exactly };
             let epoch = Epoch(epoch);
             let [seq, old] = [Seq::MAX, Seq::new(1, 0)];
             let origin =
-                Origin { epoch, start: old, first: old, last: seq, added: count, acked: seq };
+                OriginState { epoch, start: old, first: old, last: seq, added: count, acked: seq };
             let cursor = Cursor { epoch, seq, tally, ..Cursor::default() };
             greetings.push(Hello { origin, cursor, ..hello() });
         }
@@ -225,9 +226,9 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
     for (n, greeting) in greetings.into_iter().enumerate() {
         let client = format!("evil{n}");
         let api = stand.client(&client).await;
-        let form = |origin: Origin, cursor: Cursor| {
-            let origin = spoke_protocol::wire::json::OriginForm::from(origin);
-            let cursor = spoke_protocol::wire::json::CursorForm::from(cursor);
+        let form = |origin: OriginState, cursor: Cursor| {
+            let origin = spoke_protocol::wire::json::OriginBody::from(origin);
+            let cursor = spoke_protocol::wire::json::CursorBody::from(cursor);
             json!({ "version": "0", "origin": origin, "cursor": cursor })
         };
         let mut socket = open(stand.service.address(), api.token().unwrap(), SUBPROTOCOL).await;

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use spoke_protocol::{
-    message::{Cursor, Features, Frame, Hello, Origin},
+    message::{Cursor, Features, Frame, Hello, OriginState},
     partner::PartnerId,
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
@@ -118,7 +118,7 @@ fn greetings() -> Vec<Theft> {
     let mut all = Vec::new();
     for place in [Seq::MAX, Seq::new(now_ms() + 3_600_000, 0)] {
         for epoch in [2, 17, u64::from(u32::MAX), LAST] {
-            let origin = Origin {
+            let origin = OriginState {
                 epoch: Epoch(epoch),
                 start: Seq::ZERO,
                 first: Seq::new(1, 0),

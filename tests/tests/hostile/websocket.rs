@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spoke_protocol::{
     limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX},
-    message::{Features, Frame, Reason},
+    message::{Features, Frame, GoawayReason},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
@@ -163,7 +163,7 @@ async fn the_reason_of_a_session_that_floods_is_that_it_broke_the_protocol() {
     pour(&mut stream, &websocket_frame(CONTINUE, 0, b"").repeat(200), 200, 200).await;
     let last = read_message(&mut stream).await.unwrap();
     match Frame::decode(last.into(), Features(0)) {
-        Ok(Frame::Goaway(goaway)) => assert_eq!(goaway.reason, Reason::Protocol),
+        Ok(Frame::Goaway(goaway)) => assert_eq!(goaway.reason, GoawayReason::Protocol),
         other => panic!("a GOAWAY was expected: {other:?}"),
     }
 }

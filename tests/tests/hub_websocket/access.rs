@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use spoke_protocol::{
-    message::{Frame, Reason},
+    message::{Frame, GoawayReason},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_store::session_tokens::{digest, session_key};
@@ -109,7 +109,7 @@ async fn a_session_that_is_revoked_is_closed_within_a_second() {
     stand.redis.command::<()>(&["DEL", &key]).await;
     let begun = Instant::now();
 
-    assert_eq!(frames.goaway().await.reason, Reason::Unauthorized);
+    assert_eq!(frames.goaway().await.reason, GoawayReason::Unauthorized);
     let closed = frames.closed().await;
     // A second, and another that this machine may be busy for.
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
@@ -167,7 +167,7 @@ async fn an_agents_session_is_closed_when_its_client_is_disabled_by_hand() {
     let (mut frames, _) = session(stand.service.address(), &token, hello()).await;
     let by_hand = ["HSET", "spoke-auth:client:dev1:h", "disabled", "1"];
     stand.redis.command::<()>(&by_hand).await;
-    assert_eq!(frames.goaway().await.reason, Reason::Unauthorized);
+    assert_eq!(frames.goaway().await.reason, GoawayReason::Unauthorized);
     assert_eq!(frames.closed().await.map(|(code, _)| code), Some(4401));
 }
 
@@ -178,7 +178,7 @@ async fn a_session_that_runs_out_closes_its_connection() {
     let (mut socket, _) = session(stand.service.address(), &live, hello()).await;
     let key = session_key("spoke-auth", &digest(&live));
     stand.redis.command::<()>(&["PEXPIRE", &key, "300"]).await;
-    assert_eq!(socket.goaway().await.reason, Reason::Unauthorized);
+    assert_eq!(socket.goaway().await.reason, GoawayReason::Unauthorized);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use spoke_protocol::{
     limits::WINDOW_BATCHES,
-    message::{Features, Frame, Reason},
+    message::{Features, Frame, GoawayReason},
 };
 use spoke_tests::{
     service::{Kind, Service},
@@ -22,7 +22,7 @@ async fn a_newer_session_ends_the_older_one_and_says_why() {
     assert!(second.generation > first.generation);
     older.send_frame(&Frame::Push(push(0, 1))).await;
 
-    assert_eq!(older.goaway().await.reason, Reason::Superseded);
+    assert_eq!(older.goaway().await.reason, GoawayReason::Superseded);
     older.closed().await;
 
     newer.send_frame(&Frame::Push(push(0, 2))).await;
@@ -43,7 +43,7 @@ async fn of_two_hubs_the_older_session_is_fenced_by_the_script_that_writes() {
 
     older.send_frame(&Frame::Push(push(1, 5))).await;
 
-    assert_eq!(older.goaway().await.reason, Reason::Superseded);
+    assert_eq!(older.goaway().await.reason, GoawayReason::Superseded);
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=1));
     newer.send_frame(&Frame::Push(push(1, 2))).await;
     assert_eq!(newer.ack().await.seq, ms(2));
@@ -94,7 +94,7 @@ async fn a_session_of_json_is_a_session_like_any_other() {
     let token = token(&stand, "dev1").await;
     let mut newer = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
     newer.ask("echo", 1, "here".into()).await;
-    assert_eq!(older.goaway().await.reason, Reason::Superseded);
+    assert_eq!(older.goaway().await.reason, GoawayReason::Superseded);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use spoke_protocol::{
-    message::{Ack, Features, Frame, Granted, Hello, MAJOR, MINOR, Reason},
+    message::{Ack, Features, Frame, GoawayReason, Hello, MAJOR, MINOR, ReceiveLimits},
     seq::Epoch,
 };
 use spoke_tests::{
@@ -30,7 +30,7 @@ async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
     assert_eq!((welcome.cursor.epoch, welcome.cursor.seq), (Epoch(1), ms(4)));
     assert!(welcome.cursor.digest.is_some(), "it shows which entry stands at the cursor");
     assert_eq!((welcome.origin.last.to_string(), welcome.origin.added), (last, 1));
-    assert_eq!(welcome.granted, Granted::default());
+    assert_eq!(welcome.granted, ReceiveLimits::default());
     assert_eq!(welcome.heartbeat_ms, 45_000);
     assert!(welcome.server_time_ms.abs_diff(spoke_tests::cloud::now_ms()) < 60_000);
 }
@@ -66,7 +66,7 @@ async fn another_major_version_is_told_so() {
     let mut socket = knock(&stand, "dev1").await;
     socket.send_frame(&Frame::Hello(Box::new(Hello { major: MAJOR + 1, ..hello() }))).await;
     let goaway = socket.goaway().await;
-    assert_eq!(goaway.reason, Reason::Version);
+    assert_eq!(goaway.reason, GoawayReason::Version);
     assert!(!goaway.message.is_empty());
     socket.closed().await;
 }
@@ -78,7 +78,7 @@ async fn whoever_does_not_begin_with_hello_is_shown_the_door() {
     for frame in [Frame::Push(push(0, 1)), Frame::Ping, Frame::Ack(ack.clone()), Frame::Pong(ack)] {
         let mut socket = knock(&stand, "dev1").await;
         socket.send_frame(&frame).await;
-        assert_eq!(socket.goaway().await.reason, Reason::Protocol, "{frame:?}");
+        assert_eq!(socket.goaway().await.reason, GoawayReason::Protocol, "{frame:?}");
         socket.closed().await;
     }
     assert_eq!(stand.redis.length(IN).await, 0);
@@ -98,7 +98,7 @@ async fn a_second_hello_and_other_frames_out_of_place_break_the_protocol() {
     ] {
         let (mut socket, _) = connect(&stand, "dev1").await;
         socket.send_frame(&frame).await;
-        assert_eq!(socket.goaway().await.reason, Reason::Protocol, "{frame:?}");
+        assert_eq!(socket.goaway().await.reason, GoawayReason::Protocol, "{frame:?}");
         socket.closed().await;
     }
 }
@@ -127,7 +127,12 @@ async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
             };
             socket.send(Message::binary(bytes.clone())).await;
             let goaway = socket.goaway().await;
-            assert_eq!(goaway.reason, Reason::Protocol, "{:.20}", bytes.escape_ascii().to_string());
+            assert_eq!(
+                goaway.reason,
+                GoawayReason::Protocol,
+                "{:.20}",
+                bytes.escape_ascii().to_string()
+            );
             socket.closed().await;
         }
     }
@@ -141,7 +146,7 @@ async fn text_is_no_frame() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send(Message::text(r#"{"type":"echo"}"#)).await;
-    assert_eq!(socket.goaway().await.reason, Reason::Protocol);
+    assert_eq!(socket.goaway().await.reason, GoawayReason::Protocol);
     socket.closed().await;
 }
 

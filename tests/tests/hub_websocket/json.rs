@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spoke_protocol::wire::json::{Fields, XreadForm};
+use spoke_protocol::wire::json::{Fields, XreadBody};
 use spoke_tests::{
     entries::{awkward, numbered},
     socket::{JSON_SUBPROTOCOL, Socket, open},
@@ -90,7 +90,7 @@ async fn every_awkward_entry_goes_both_ways_bit_for_bit() {
 
         let id = stand.redis.add(OUT, &fields).await;
         let mut read = socket.ask("xread", n, json!({ "seq": after })).await;
-        let read: XreadForm = serde_json::from_value(read["payload"].take()).unwrap();
+        let read: XreadBody = serde_json::from_value(read["payload"].take()).unwrap();
         let came = read.entries[0].fields.0.iter().map(|(n, v)| (n.to_vec(), v.to_vec()));
         assert!(came.collect::<Vec<_>>() == fields, "{what} came out as something else");
         after = id;

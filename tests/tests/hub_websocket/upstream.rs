@@ -1,9 +1,9 @@
 //! PUSH from the device and ACK from the hub.
 
 use spoke_protocol::{
-    entry::Unfit,
+    entry::RejectReason,
     limits::WINDOW_BATCHES,
-    message::{Features, Frame, Hello, Push, Reason},
+    message::{Features, Frame, GoawayReason, Hello, Push},
     seq::Epoch,
 };
 use spoke_tests::{
@@ -43,7 +43,7 @@ async fn a_batch_of_a_session_that_does_not_join_the_cursor_ends_it_and_nothing_
             assert_eq!(socket.ack().await.seq, ms(5));
         }
         socket.send_frame(&Frame::Push(push(after, through))).await;
-        assert_eq!(socket.goaway().await.reason, Reason::Gap, "{after} to {through}");
+        assert_eq!(socket.goaway().await.reason, GoawayReason::Gap, "{after} to {through}");
     }
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=5));
 }
@@ -71,7 +71,7 @@ async fn a_gap_ends_the_session_before_anything_is_written() {
     socket.send_frame(&Frame::Push(push(0, 2))).await;
     socket.ack().await;
     socket.send_frame(&Frame::Push(push(3, 4))).await;
-    assert_eq!(socket.goaway().await.reason, Reason::Gap);
+    assert_eq!(socket.goaway().await.reason, GoawayReason::Gap);
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=2));
 }
 
@@ -85,7 +85,7 @@ async fn a_new_epoch_begins_at_the_start_and_the_old_one_is_stale() {
     let ack = socket.ack().await;
     assert_eq!((ack.epoch, ack.seq), (Epoch(2), ms(3)));
     socket.send_frame(&Frame::Push(push(5, 6))).await;
-    assert_eq!(socket.goaway().await.reason, Reason::StaleEpoch);
+    assert_eq!(socket.goaway().await.reason, GoawayReason::StaleEpoch);
     let mut expected = numbers("dev1", 1..=5);
     expected.extend(numbers("dev1", 1..=3));
     assert_eq!(carried(&stand).await, expected);
@@ -130,10 +130,10 @@ async fn a_refused_entry_is_named_with_its_reason_and_those_around_it_are_taken(
 
     assert_eq!(ack.seq, ms(6));
     let expected = [
-        (ms(2), Unfit::ReservedField),
-        (ms(3), Unfit::TooManyFields),
-        (ms(4), Unfit::TooLarge),
-        (ms(5), Unfit::Empty),
+        (ms(2), RejectReason::ReservedField),
+        (ms(3), RejectReason::TooManyFields),
+        (ms(4), RejectReason::TooLarge),
+        (ms(5), RejectReason::Empty),
     ];
     assert_eq!(ack.refused, expected);
     let held: Vec<_> = carried(&stand).await.into_iter().map(|(_, seq, _)| seq).collect();
@@ -181,7 +181,7 @@ async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_ackn
     stand.redis.kill9();
     socket.send_frame(&Frame::Push(push(1, 2))).await;
     let goaway = socket.goaway().await;
-    assert_eq!(goaway.reason, Reason::Unavailable);
+    assert_eq!(goaway.reason, GoawayReason::Unavailable);
     assert!(goaway.wait_ms > 0, "it says when to come back");
     stand.redis.restart().await;
     stand.service.ready().await;
@@ -206,9 +206,9 @@ async fn a_hub_that_ends_finishes_what_is_in_hand_and_says_when_to_come_back() {
             _ => {}
         }
     };
-    assert_eq!(goaway.reason, Reason::Restart);
+    assert_eq!(goaway.reason, GoawayReason::Restart);
     assert!(goaway.wait_ms <= 10_000, "{goaway:?}");
-    assert_eq!(idle.goaway().await.reason, Reason::Restart);
+    assert_eq!(idle.goaway().await.reason, GoawayReason::Restart);
     assert_eq!(stand.service.process().exited().await.code(), Some(0));
     assert_eq!(stand.redis.length(IN).await as u64, acked.ms, "all that is there was acknowledged");
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=acked.ms));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spoke_protocol::{
     entry::Entry,
     limits::{RETURN_SPREAD, RETURN_WAIT},
-    message::{Frame, Goaway, Push, Reason},
+    message::{Frame, Goaway, GoawayReason, Push},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
@@ -174,7 +174,7 @@ async fn a_session_whose_batch_cannot_be_taken_is_told_unavailable_and_when_to_c
 
 /// GOAWAY `unavailable`; gives its wait.
 fn assert_sent_away(what: &str, frame: Frame) -> Duration {
-    let Frame::Goaway(Goaway { reason: Reason::Unavailable, wait_ms, .. }) = frame else {
+    let Frame::Goaway(Goaway { reason: GoawayReason::Unavailable, wait_ms, .. }) = frame else {
         panic!("{what}: GOAWAY unavailable was expected and not {frame:?}");
     };
     let wait = Duration::from_millis(wait_ms);

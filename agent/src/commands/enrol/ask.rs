@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// Who is asked.
 pub(super) struct Person<R, W> {
@@ -62,7 +62,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
             }
             match line.trim().parse() {
                 Ok(answer) => return Ok(answer),
-                Err(error) => writeln!(self.questions, "  {}", chain(&error))?,
+                Err(error) => writeln!(self.questions, "  {}", error_chain(&error))?,
             }
         }
     }

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use http::{Method, StatusCode};
 use secrecy::SecretString;
-use spoke_diagnostics::{error_chain::chain, tls_error::explain};
+use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 
 use crate::{
@@ -29,7 +29,7 @@ pub(super) async fn hub(
         Ok(answer) => answer,
         Err(error) => match explain(&error) {
             Some(why) => bail!("failed to set up TLS with the hub at {hub}: {why}"),
-            None => bail!("failed to reach the hub at {hub}: {}", chain(&error)),
+            None => bail!("failed to reach the hub at {hub}: {}", error_chain(&error)),
         },
     };
     match answer.status {

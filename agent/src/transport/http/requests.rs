@@ -10,15 +10,15 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::{
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX, PROGRESS_TIMEOUT},
     loss::Tally,
-    message::{Goaway, Reason},
+    message::{Goaway, GoawayReason},
     seq::{Epoch, Seq},
-    wire::json::{CursorForm, GENERATION_HEADER, XreadForm},
+    wire::json::{CursorBody, GENERATION_HEADER, XreadBody},
 };
-use spoke_service::last_activity::Heard;
+use spoke_service::last_activity::LastActivity;
 use tokio::sync::watch;
 
 use crate::{
@@ -47,7 +47,7 @@ pub(super) enum Fault {
 pub(super) struct Requests {
     pub(super) http: Http,
     pub(super) tokens: watch::Receiver<SecretString>,
-    pub(super) heard: Heard,
+    pub(super) heard: LastActivity,
 }
 
 impl Requests {
@@ -69,7 +69,7 @@ impl Requests {
     }
 
     /// Where the copy at the hub stands.
-    pub(super) async fn cursor(&self) -> Result<CursorForm, Fault> {
+    pub(super) async fn cursor(&self) -> Result<CursorBody, Fault> {
         let request = self.http.request(Method::GET, "/seq").header(AUTHORIZATION, self.bearer());
         let request = request.body(Full::new(Bytes::new()));
         self.ask(request.expect("a service URL and checked headers make a request")).await
@@ -80,7 +80,7 @@ impl Requests {
         generation: u64,
         epoch: Epoch,
         (after, tally): (Seq, Tally),
-    ) -> Result<XreadForm, Fault> {
+    ) -> Result<XreadBody, Fault> {
         let block_ms = BLOCK_MAX.as_millis();
         let query = format!(
             "seq={after}&tally={tally}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}"
@@ -122,22 +122,24 @@ pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
     let denial = match fault {
         Fault::Denied(denial) => denial,
         Fault::Malformed(_) | Fault::TooLarge => {
-            let message = chain(fault);
-            return Some(Goaway { reason: Reason::Protocol, message, wait_ms: 0 });
+            let message = error_chain(fault);
+            return Some(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
         }
         Fault::Recovered => {
-            let message = chain(fault);
-            return Some(Goaway { reason: Reason::Restart, message, wait_ms: 0 });
+            let message = error_chain(fault);
+            return Some(Goaway { reason: GoawayReason::Restart, message, wait_ms: 0 });
         }
         Fault::Request(_) | Fault::Silent => return None,
     };
     let reason = match denial.status {
-        StatusCode::UNAUTHORIZED => Reason::Unauthorized,
+        StatusCode::UNAUTHORIZED => GoawayReason::Unauthorized,
         // A proxy with a limit of its own names no reason, and is a link that carries less.
         StatusCode::PAYLOAD_TOO_LARGE if denial.reason.is_none() => return None,
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Reason::Protocol,
-        StatusCode::CONFLICT => Reason::from_word(denial.reason.as_deref().unwrap_or_default()),
-        _ if denial.is_busy() => Reason::Unavailable,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => GoawayReason::Protocol,
+        StatusCode::CONFLICT => {
+            GoawayReason::from_word(denial.reason.as_deref().unwrap_or_default())
+        }
+        _ if denial.is_busy() => GoawayReason::Unavailable,
         _ => return None,
     };
     let wait_ms = denial.retry_after.unwrap_or_default().as_millis() as u64;
@@ -160,15 +162,15 @@ mod tests {
     #[test]
     fn each_refusal_is_the_goaway_that_a_websocket_would_bring() {
         for (status, word, reason) in [
-            (401, "unauthorized", Reason::Unauthorized),
-            (409, "gap", Reason::Gap),
-            (409, "stale-epoch", Reason::StaleEpoch),
-            (409, "superseded", Reason::Superseded),
-            (409, "of the future", Reason::Other),
-            (400, "malformed", Reason::Protocol),
-            (413, "too-large", Reason::Protocol),
-            (429, "too-many", Reason::Unavailable),
-            (503, "unavailable", Reason::Unavailable),
+            (401, "unauthorized", GoawayReason::Unauthorized),
+            (409, "gap", GoawayReason::Gap),
+            (409, "stale-epoch", GoawayReason::StaleEpoch),
+            (409, "superseded", GoawayReason::Superseded),
+            (409, "of the future", GoawayReason::Other),
+            (400, "malformed", GoawayReason::Protocol),
+            (413, "too-large", GoawayReason::Protocol),
+            (429, "too-many", GoawayReason::Unavailable),
+            (503, "unavailable", GoawayReason::Unavailable),
         ] {
             let goaway = told(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
             assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {word}");

@@ -11,9 +11,9 @@ use axum::{
 };
 use serde_json::{Value, json};
 use spoke_protocol::{
-    entry::Unfit,
-    instance::Instance,
-    message::{Cursor, Origin, Reason},
+    entry::RejectReason,
+    instance::InstanceId,
+    message::{Cursor, GoawayReason, OriginState},
     partner::PartnerId,
 };
 use tokio::{net::TcpListener, sync::oneshot};
@@ -129,10 +129,10 @@ fn hello() -> Hello {
         major: MAJOR,
         minor: MINOR,
         version: "1".to_owned(),
-        origin: Origin::default(),
+        origin: OriginState::default(),
         cursor: Cursor { epoch: Epoch(2), seq: Seq::new(7, 0), ..Cursor::default() },
         features: Features::default(),
-        instance: Instance(7),
+        instance: InstanceId(7),
         partner: PartnerId::UNKNOWN,
     }
 }
@@ -175,7 +175,7 @@ async fn a_batch_goes_up_while_a_poll_waits() {
     let refused = json!([{ "seq": "6-0", "reason": "too-large" }]);
     let added = json!({ "seq": "6-0", "accepted": 0, "duplicates": 0, "refused": refused });
     asked.answer.send((200, added)).unwrap();
-    let refused = vec![(Seq::new(6, 0), Unfit::TooLarge)];
+    let refused = vec![(Seq::new(6, 0), RejectReason::TooLarge)];
     let ack = Ack { epoch: Epoch(1), seq: Seq::new(6, 0), refused };
     assert_eq!(hub.frame().await, Some(Frame::Ack(ack)));
     drop(poll);
@@ -217,7 +217,7 @@ async fn a_refusal_ends_the_line_with_its_word() {
     let body = json!({ "code": 409, "reason": "superseded", "message": "m" });
     poll.answer.send((409, body)).unwrap();
     let Some(Frame::Goaway(goaway)) = hub.frame().await else { panic!("no GOAWAY") };
-    assert_eq!(goaway.reason, Reason::Superseded);
+    assert_eq!(goaway.reason, GoawayReason::Superseded);
     assert_eq!(hub.frame().await, None);
 }
 
@@ -231,7 +231,7 @@ async fn a_refused_hello_says_why() {
         .send((401, json!({ "code": 401, "reason": "unauthorized", "message": "m" })))
         .unwrap();
     let Some(Frame::Goaway(goaway)) = hub.frame().await else { panic!("no GOAWAY") };
-    assert_eq!(goaway.reason, Reason::Unauthorized);
+    assert_eq!(goaway.reason, GoawayReason::Unauthorized);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::{
-    loss::{Cause, Known, Loss, Tally},
+    loss::{Loss, LossCause, Tally, TallyPrecision},
     seq::{Epoch, Seq},
 };
 
@@ -39,7 +39,7 @@ impl Extent {
 
 /// The losses of one place that stand in the origin's ledger already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct RecordedLosses {
     /// The tally of the place after which they were lost.
     pub base: u64,
     /// Up to which tally they were written.
@@ -60,7 +60,7 @@ pub fn missing(
     acked: (Seq, Tally),
     extent: &Extent,
 ) -> (Vec<Loss>, Tally) {
-    find(Ledger::Copy, epoch, place, acked, extent)
+    find(LedgerSide::Copy, epoch, place, acked, extent)
 }
 
 /// Of the same, what does not stand in the origin's ledger yet, and what then does.
@@ -69,28 +69,30 @@ pub fn unwritten(
     (after, tally): (Seq, Tally),
     acked: (Seq, Tally),
     extent: &Extent,
-    written: Option<Written>,
-) -> Option<(Vec<Loss>, Written)> {
+    written: Option<RecordedLosses>,
+) -> Option<(Vec<Loss>, RecordedLosses)> {
     let base = tally.added;
     let begun = match written.filter(|written| written.base == base && written.upto >= base) {
-        Some(Written { upto, to, .. }) => (to.max(after), tally.gone(upto - base, upto - base)),
+        Some(RecordedLosses { upto, to, .. }) => {
+            (to.max(after), tally.gone(upto - base, upto - base))
+        }
         None => (after, tally),
     };
-    let (losses, past) = find(Ledger::Origin, epoch, begun, acked, extent);
-    let written = Written { base, upto: past.added, to: extent.gone_to() };
+    let (losses, past) = find(LedgerSide::Origin, epoch, begun, acked, extent);
+    let written = RecordedLosses { base, upto: past.added, to: extent.gone_to() };
     (!losses.is_empty()).then_some((losses, written))
 }
 
 /// Whose ledger the losses are for. The origin's has what was lost before it was ever carried; the
 /// copy's, where the copy went back, has lost those lines with the rest.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ledger {
+enum LedgerSide {
     Origin,
     Copy,
 }
 
 fn find(
-    ledger: Ledger,
+    ledger: LedgerSide,
     epoch: Epoch,
     (after, tally): (Seq, Tally),
     acked: (Seq, Tally),
@@ -113,19 +115,19 @@ fn find(
         // Of what the copy once had some is still there, and nobody knows which: all may be lost,
         // and what is found gone later is taken for none of the dead.
         _ if to < acked.0 => held,
-        Ledger::Origin => held.saturating_sub(dead_or_lost),
-        Ledger::Copy => held - dead,
+        LedgerSide::Origin => held.saturating_sub(dead_or_lost),
+        LedgerSide::Copy => held - dead,
     };
     let trimmed_from = if held > 0 { acked.0.max(after) } else { after };
     // At least the one at `deleted` was taken out on purpose.
     let is_deleted = extent.deleted > trimmed_from;
     let trimmed = (gone - held).saturating_sub(u64::from(is_deleted && still == 0));
     let cause = match tally.known {
-        Known::Exactly if !is_deleted => Cause::Trimmed,
-        _ => Cause::TrimmedOrDeleted,
+        TallyPrecision::Exactly if !is_deleted => LossCause::Trimmed,
+        _ => LossCause::TrimmedOrDeleted,
     };
     let losses =
-        [(rewound, after, to.min(acked.0), Cause::Rewound), (trimmed, trimmed_from, to, cause)];
+        [(rewound, after, to.min(acked.0), LossCause::Rewound), (trimmed, trimmed_from, to, cause)];
     let losses = losses.into_iter().filter(|(count, ..)| *count > 0);
     let losses = losses.map(|(count, after, to, cause)| Loss {
         epoch,
@@ -139,13 +141,13 @@ fn find(
     (losses.collect(), tally.gone(gone, lost).doubted(still > 0))
 }
 
-impl fmt::Display for Written {
+impl fmt::Display for RecordedLosses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},{},{}", self.base, self.upto, self.to)
     }
 }
 
-impl Written {
+impl RecordedLosses {
     /// As it was written; none for anything else.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(',');

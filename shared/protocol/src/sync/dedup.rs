@@ -15,7 +15,7 @@ use crate::{
 
 /// What was found of one origin in its copy.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct CopyIndex {
     entries: HashMap<Seq, Vec<(Epoch, Digest)>>,
     /// All that could be there was looked at; otherwise an entry may be held unseen.
     is_complete: bool,
@@ -25,7 +25,7 @@ pub struct Held {
 
 /// A batch without what the copy holds already.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sifted {
+pub struct Deduplicated {
     /// What to append.
     pub entries: Vec<Entry>,
     /// How many are held.
@@ -36,7 +36,7 @@ pub struct Sifted {
     past: Vec<Epoch>,
 }
 
-impl Held {
+impl CopyIndex {
     /// These were found, after a search that saw all there could be, or did not. A copy that does
     /// not keep the epochs of its entries says `Epoch::UNKNOWN`.
     pub fn new(found: impl IntoIterator<Item = (Epoch, Seq, Digest)>, is_complete: bool) -> Self {
@@ -53,9 +53,9 @@ impl Held {
     }
 
     /// Takes out of the entries after those that `settle` was last called for what is held.
-    pub fn sift(&self, entries: Vec<Entry>) -> Sifted {
+    pub fn sift(&self, entries: Vec<Entry>) -> Deduplicated {
         let past = self.past.clone();
-        let mut sifted = Sifted { entries: Vec::new(), held: 0, uncertain: None, past };
+        let mut sifted = Deduplicated { entries: Vec::new(), held: 0, uncertain: None, past };
         for entry in entries {
             if self.is_held(&entry, &mut sifted.past) {
                 sifted.held += 1;
@@ -71,7 +71,7 @@ impl Held {
     }
 
     /// The batch is in the copy; one that is not may come again, and is sifted as it was.
-    pub fn settle(&mut self, sifted: Sifted) {
+    pub fn settle(&mut self, sifted: Deduplicated) {
         self.past = sifted.past;
     }
 
@@ -99,8 +99,11 @@ mod tests {
         Entry { seq: Seq::new(ms, 0), fields: vec![field] }
     }
 
-    fn held(entries: &[Entry], is_complete: bool) -> Held {
-        Held::new(entries.iter().map(|entry| (Epoch(1), entry.seq, entry.digest())), is_complete)
+    fn held(entries: &[Entry], is_complete: bool) -> CopyIndex {
+        CopyIndex::new(
+            entries.iter().map(|entry| (Epoch(1), entry.seq, entry.digest())),
+            is_complete,
+        )
     }
 
     fn places(entries: &[Entry]) -> Vec<u64> {
@@ -128,7 +131,7 @@ mod tests {
     fn other_bytes_in_one_epoch_say_nothing_of_another() {
         let place = |epoch, value| (Epoch(epoch), Seq::new(1, 0), entry(1, value).digest());
         let later = (Epoch(2), Seq::new(2, 0), entry(2, "b").digest());
-        let held = Held::new([place(1, "a"), place(2, "b"), later], true);
+        let held = CopyIndex::new([place(1, "a"), place(2, "b"), later], true);
         let sifted = held.sift(vec![entry(1, "b"), entry(2, "b")]);
         assert_eq!((places(&sifted.entries), sifted.held), (vec![], 2));
     }

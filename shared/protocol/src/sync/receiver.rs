@@ -6,10 +6,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    entry::{Digest, Direction, Entry, EntryLimits, Unfit},
+    entry::{Digest, Direction, Entry, EntryLimits, RejectReason},
     limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX},
-    loss::Account,
-    message::{Ack, Push, Reason},
+    loss::BatchAccount,
+    message::{Ack, GoawayReason, Push},
     seal::Seal,
     seq::{Epoch, Seq},
 };
@@ -28,11 +28,11 @@ pub struct Append {
     /// What to append, in order.
     pub entries: Vec<Entry>,
     /// What will never be appended, and goes to the ledger.
-    pub refused: Vec<(Seq, Unfit)>,
+    pub refused: Vec<(Seq, RejectReason)>,
     /// The digest of the entry at `through`.
     pub digest: Option<Digest>,
     /// What the batch says of its origin.
-    pub account: Account,
+    pub account: BatchAccount,
     /// The origin's seal on the cursor at `through`.
     pub seal: Option<Seal>,
 }
@@ -47,7 +47,7 @@ impl Append {
 
 /// What the script did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
+pub enum AppendResult {
     /// All that was past the cursor is in the copy.
     Done {
         /// The cursor now.
@@ -109,7 +109,7 @@ pub fn plan(
     epoch: Epoch,
     (after, through): (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
-    account: Account,
+    account: BatchAccount,
     (direction, limits): (Direction, &EntryLimits),
 ) -> Result<Append, BadBatch> {
     let mut before = after.unwrap_or_default();
@@ -146,7 +146,7 @@ pub fn plan(
 fn check_losses(
     epoch: Epoch,
     (after, through): (Option<Seq>, Seq),
-    account: &Account,
+    account: &BatchAccount,
 ) -> Result<(), BadBatch> {
     let mut before = after.unwrap_or_default();
     for (at, loss) in account.losses.iter().enumerate() {
@@ -172,7 +172,7 @@ pub struct Receiver {
     epoch: Epoch,
     cursor: Seq,
     /// Of the batches that the script has in hand, oldest first.
-    pending: VecDeque<(Epoch, Vec<(Seq, Unfit)>)>,
+    pending: VecDeque<(Epoch, Vec<(Seq, RejectReason)>)>,
     received: u64,
     duplicates: u64,
     lost: u64,
@@ -197,11 +197,11 @@ impl Receiver {
     ///
     /// # Errors
     /// Why the connection must end.
-    pub fn handle_push(&mut self, push: Push) -> Result<Append, Reason> {
+    pub fn handle_push(&mut self, push: Push) -> Result<Append, GoawayReason> {
         let Push { epoch, after, through, entries, account, seal } = push;
         let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
         let mut append =
-            plan(epoch, range, entries, account, kind).map_err(|_| Reason::Protocol)?;
+            plan(epoch, range, entries, account, kind).map_err(|_| GoawayReason::Protocol)?;
         append.seal = seal;
         self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
@@ -217,23 +217,23 @@ impl Receiver {
     ///
     /// # Errors
     /// Why the connection must end.
-    pub fn handle_appended(&mut self, appended: &Appended) -> Result<Ack, Reason> {
+    pub fn handle_appended(&mut self, appended: &AppendResult) -> Result<Ack, GoawayReason> {
         let (epoch, refused) = self.pending.pop_front().unwrap_or_default();
         match *appended {
-            Appended::Done { cursor, accepted, duplicates, .. } => {
+            AppendResult::Done { cursor, accepted, duplicates, .. } => {
                 (self.epoch, self.cursor) = (epoch, cursor);
                 self.received += accepted;
                 self.duplicates += duplicates;
                 Ok(Ack { epoch: self.epoch, seq: cursor, refused })
             }
-            Appended::Later(_) => Err(Reason::Unavailable),
+            AppendResult::Later(_) => Err(GoawayReason::Unavailable),
             // The store looks for itself only.
-            Appended::Ready => Err(Reason::Other),
-            Appended::Superseded => Err(Reason::Superseded),
-            Appended::StaleEpoch(_) => Err(Reason::StaleEpoch),
-            Appended::Gap(_) => Err(Reason::Gap),
-            Appended::EpochAhead(_) => Err(Reason::EpochAhead),
-            Appended::SeqAhead => Err(Reason::SeqAhead),
+            AppendResult::Ready => Err(GoawayReason::Other),
+            AppendResult::Superseded => Err(GoawayReason::Superseded),
+            AppendResult::StaleEpoch(_) => Err(GoawayReason::StaleEpoch),
+            AppendResult::Gap(_) => Err(GoawayReason::Gap),
+            AppendResult::EpochAhead(_) => Err(GoawayReason::EpochAhead),
+            AppendResult::SeqAhead => Err(GoawayReason::SeqAhead),
         }
     }
 

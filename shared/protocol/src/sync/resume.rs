@@ -18,25 +18,25 @@
 //! (`seal`). Otherwise a new epoch begins behind what this side itself has seen acknowledged, and the
 //! copy is searched for what it holds past that.
 
-use super::accounting::{Extent, Written};
+use super::accounting::{Extent, RecordedLosses};
 use crate::{
     entry::Digest,
     limits::LIVES_MAX,
-    loss::{Cause, Known, Loss, Tally},
-    message::{Cursor, Origin},
-    partner::{Met, Partner},
+    loss::{Loss, LossCause, Tally, TallyPrecision},
+    message::{Cursor, OriginState},
+    partner::{Partner, PartnerMatch},
     seal::SealKey,
     seq::{Epoch, Seq},
-    wire::json::PositionForm,
+    wire::json::PositionBody,
 };
 
 /// What an origin's side remembers, beside the stream and in the same Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Memory {
+pub struct OriginMemory {
     /// The life that the stream is in.
     pub epoch: Epoch,
     /// How the last lives began, oldest first; the last is the one of `epoch`.
-    pub lives: Vec<Life>,
+    pub lives: Vec<EpochStart>,
     /// The last ID that the stream had given out when it was last looked at before sending, and how
     /// many entries had been added to it.
     pub mark: (Seq, u64),
@@ -48,7 +48,7 @@ pub struct Memory {
     /// an older one.
     pub inherited: Seq,
     /// The losses that stand in this side's ledger already.
-    pub written: Option<Written>,
+    pub written: Option<RecordedLosses>,
     /// What cursors of this life are sealed with.
     pub key: Option<SealKey>,
     /// Up to where the stream was given out, as its group has to say too; none before there was one.
@@ -59,7 +59,7 @@ pub struct Memory {
 
 /// How a life of a stream began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Life {
+pub struct EpochStart {
     /// Which one.
     pub epoch: Epoch,
     /// After this entry: all up to it were carried before.
@@ -70,24 +70,24 @@ pub struct Life {
 
 /// Where an out stream stands, as its own side sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct OriginStanding {
     /// How far it reaches.
     pub extent: Extent,
     /// What is remembered of it.
-    pub memory: Memory,
+    pub memory: OriginMemory,
     /// How many dead letters there ever were.
     pub dead: u64,
     /// How many of its entries were ever found lost here.
     pub lost: u64,
     /// What this process saw of the stream before, whatever has become of the memory since.
-    pub seen: Option<Seen>,
+    pub seen: Option<LastRead>,
     /// Its key holds something else now: only what is remembered is known.
     pub is_unreadable: bool,
 }
 
 /// How far a stream reached when a process last read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct LastRead {
     /// The life it was in.
     pub epoch: Epoch,
     /// The last ID that it had given out, and how many entries had been added to it.
@@ -109,25 +109,25 @@ pub struct Position {
     /// Entries up to here may be in the copy under an older epoch.
     pub inherited: Seq,
     /// How the two ends were found.
-    pub finding: Finding,
+    pub finding: ResumeFinding,
     /// What nobody can count any more, for the ledger: where a life ended without its last entries.
     pub loss: Option<Loss>,
 }
 
 /// Where a sender begins, once that is written down at its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Begun {
+pub struct SenderStart {
     /// Where to begin and under which epoch.
     pub position: Position,
     /// The stream as it stands under that epoch.
-    pub standing: Standing,
+    pub standing: OriginStanding,
 }
 
-impl Begun {
+impl SenderStart {
     /// Of a stream that cannot be read now: nothing begins before it can.
-    pub fn unreadable(standing: Standing) -> Self {
-        let Memory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
-        let finding = Finding::Agree;
+    pub fn unreadable(standing: OriginStanding) -> Self {
+        let OriginMemory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
+        let finding = ResumeFinding::Agree;
         let position =
             Position { epoch, after, tally, joint: after, inherited, finding, loss: None };
         Self { position, standing }
@@ -136,7 +136,7 @@ impl Begun {
 
 /// How the two ends were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum ResumeFinding {
     /// They agree, or one has nothing that could disagree.
     Agree,
     /// The copy forgot what it had acknowledged: what the origin still has is sent again.
@@ -151,12 +151,12 @@ pub enum Finding {
     NewPartner,
 }
 
-impl Standing {
+impl OriginStanding {
     /// What the handshake tells the other side.
-    pub fn origin(&self) -> Origin {
+    pub fn origin(&self) -> OriginState {
         let Self { extent, memory, .. } = self;
         let life = memory.lives.last().filter(|life| life.epoch == memory.epoch);
-        Origin {
+        OriginState {
             epoch: memory.epoch,
             start: life.map_or(Seq::ZERO, |life| life.start),
             first: extent.first,
@@ -187,13 +187,13 @@ impl Standing {
 /// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
 /// seq, if the origin holds one.
 pub fn begin(
-    standing: &Standing,
+    standing: &OriginStanding,
     cursor: &Cursor,
     at_cursor: Option<Digest>,
-    met: Met,
+    met: PartnerMatch,
 ) -> Position {
-    let Standing { extent, memory, .. } = standing;
-    if matches!(met, Met::Other | Met::Stranger) {
+    let OriginStanding { extent, memory, .. } = standing;
+    if matches!(met, PartnerMatch::Other | PartnerMatch::Stranger) {
         return with_another(standing, cursor, met);
     }
     let Some(cursor) = &located(memory, cursor, at_cursor) else {
@@ -203,12 +203,12 @@ pub fn begin(
         // The origin began a new life and the copy has not heard of it, or has forgotten it.
         let place = common(memory, cursor);
         let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
-        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
         return anew(memory.epoch, place, (cursor, memory.inherited), finding);
     }
     if is_same_life(standing, cursor, at_cursor) {
         let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
-        let finding = if forgot { Finding::CopyRewound } else { Finding::Agree };
+        let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
         let mut position = resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
         if cursor.is_found {
             // The copy has no cursor that the first batch could join.
@@ -240,12 +240,12 @@ pub fn begin(
     // The copy may not have heard of the life that has ended here.
     let next = cursor.epoch.max(memory.epoch).next();
     if is_foreign {
-        let mut position = anew(next, kept, (cursor, inherited), Finding::ForeignCursor);
+        let mut position = anew(next, kept, (cursor, inherited), ResumeFinding::ForeignCursor);
         position.inherited = inherited;
-        position.loss = position.loss.map(|loss| Loss { cause: Cause::ForeignCursor, ..loss });
+        position.loss = position.loss.map(|loss| Loss { cause: LossCause::ForeignCursor, ..loss });
         return position;
     }
-    let mut position = anew(next, kept, (cursor, inherited), Finding::OriginReplaced);
+    let mut position = anew(next, kept, (cursor, inherited), ResumeFinding::OriginReplaced);
     let is_gone = !standing.is_whole() || !memory.epoch.is_known();
     if is_gone
         && let Some(mark) = standing.mark_in(cursor.epoch).filter(|mark| mark.0 >= cursor.seq)
@@ -257,7 +257,7 @@ pub fn begin(
 
 /// Where the cursor is in the lives of this stream; none for a copy that has none. Of which life an entry
 /// is that was found without its epoch is only sure in the first, or where it is here as well.
-fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Option<Cursor> {
+fn located(memory: &OriginMemory, cursor: &Cursor, at_cursor: Option<Digest>) -> Option<Cursor> {
     let epoch = match cursor.epoch {
         Epoch::UNKNOWN if cursor.is_found => {
             let is_proven = at_cursor.is_some() && at_cursor == cursor.digest;
@@ -269,9 +269,11 @@ fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Optio
     };
     let tally = match cursor.is_found {
         true if epoch != memory.epoch || cursor.seq < memory.acked.0 => {
-            Tally { known: Known::AtLeast, ..Tally::ZERO }
+            Tally { known: TallyPrecision::AtLeast, ..Tally::ZERO }
         }
-        true if cursor.seq != memory.acked.0 => Tally { known: Known::AtLeast, ..memory.acked.1 },
+        true if cursor.seq != memory.acked.0 => {
+            Tally { known: TallyPrecision::AtLeast, ..memory.acked.1 }
+        }
         true => memory.acked.1,
         false => cursor.tally,
     };
@@ -280,30 +282,30 @@ fn located(memory: &Memory, cursor: &Cursor, at_cursor: Option<Digest>) -> Optio
 
 /// The copy knows of no entry: all that the origin has, under the epoch that it is in. Where it has only
 /// forgotten its cursor, it is searched.
-fn without_cursor(standing: &Standing, met: Met) -> Position {
+fn without_cursor(standing: &OriginStanding, met: PartnerMatch) -> Position {
     let memory = &standing.memory;
-    let may_hold = if met == Met::Wiped { Seq::ZERO } else { memory.mark.0 };
+    let may_hold = if met == PartnerMatch::Wiped { Seq::ZERO } else { memory.mark.0 };
     let inherited = memory.inherited.max(may_hold);
     if memory.epoch.is_known() && !standing.is_whole() {
         let begun = (&Cursor::default(), inherited);
         let place = (Seq::ZERO, Tally::ZERO);
-        return anew(memory.epoch.next(), place, begun, Finding::OriginReplaced);
+        return anew(memory.epoch.next(), place, begun, ResumeFinding::OriginReplaced);
     }
     let was_told = !memory.acked.0.is_zero();
-    let finding = if was_told { Finding::CopyRewound } else { Finding::Agree };
+    let finding = if was_told { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
     let epoch = memory.epoch.max(Epoch::FIRST);
     Position { inherited, ..resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding) }
 }
 
 /// What waits, in an epoch that neither side has been in. A copy that may have gone back to before it met
 /// this origin is searched for what it has.
-fn with_another(standing: &Standing, cursor: &Cursor, met: Met) -> Position {
+fn with_another(standing: &OriginStanding, cursor: &Cursor, met: PartnerMatch) -> Position {
     let memory = &standing.memory;
-    let has_kept = met == Met::Other && memory.epoch.is_known() && standing.is_whole();
+    let has_kept = met == PartnerMatch::Other && memory.epoch.is_known() && standing.is_whole();
     let place = if has_kept { memory.acked } else { (Seq::ZERO, Tally::ZERO) };
     let inherited = memory.inherited.max(memory.mark.0);
     let epoch = memory.epoch.max(cursor.epoch).next();
-    let mut position = anew(epoch, place, (cursor, inherited), Finding::NewPartner);
+    let mut position = anew(epoch, place, (cursor, inherited), ResumeFinding::NewPartner);
     (position.inherited, position.loss) = (inherited, None);
     position
 }
@@ -313,26 +315,26 @@ fn with_another(standing: &Standing, cursor: &Cursor, met: Met) -> Position {
 fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Option<Loss> {
     // Some may be in what stands there now.
     let is_known = extent.length == 0 || extent.first > mark;
-    let count = is_known && cursor.tally.known == Known::Exactly;
+    let count = is_known && cursor.tally.known == TallyPrecision::Exactly;
     let count = count.then(|| added.saturating_sub(cursor.tally.added));
     (mark > cursor.seq && count != Some(0)).then(|| Loss {
         epoch: cursor.epoch,
         from: cursor.seq.after(),
         to: mark,
         count,
-        cause: Cause::OriginRewound,
+        cause: LossCause::OriginRewound,
     })
 }
 
 /// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
-fn is_foreign_cursor(standing: &Standing, cursor: &Cursor) -> bool {
+fn is_foreign_cursor(standing: &OriginStanding, cursor: &Cursor) -> bool {
     let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
     is_told && !is_own_cursor(&standing.memory, cursor)
 }
 
 /// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
 /// needs no other proof.
-fn is_own_cursor(memory: &Memory, cursor: &Cursor) -> bool {
+fn is_own_cursor(memory: &OriginMemory, cursor: &Cursor) -> bool {
     let Cursor { epoch, seq, tally, seal, .. } = *cursor;
     let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
     cursor.is_found
@@ -342,10 +344,10 @@ fn is_own_cursor(memory: &Memory, cursor: &Cursor) -> bool {
 }
 
 fn resume(
-    memory: &Memory,
+    memory: &OriginMemory,
     epoch: Epoch,
     (after, tally): (Seq, Tally),
-    finding: Finding,
+    finding: ResumeFinding,
 ) -> Position {
     let inherited = memory.inherited;
     Position { epoch, after, tally, joint: after, inherited, finding, loss: None }
@@ -355,7 +357,7 @@ fn anew(
     epoch: Epoch,
     (after, tally): (Seq, Tally),
     (cursor, inherited): (&Cursor, Seq),
-    finding: Finding,
+    finding: ResumeFinding,
 ) -> Position {
     let inherited = if after < cursor.seq { inherited.max(cursor.seq) } else { inherited };
     let loss = (after < cursor.seq).then(|| Loss {
@@ -363,12 +365,12 @@ fn anew(
         from: after.after(),
         to: cursor.seq,
         count: None,
-        cause: Cause::OriginRewound,
+        cause: LossCause::OriginRewound,
     });
     Position { epoch, after, tally, joint: Seq::ZERO, inherited, finding, loss }
 }
 
-fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+fn is_same_life(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     if cursor.seq.is_zero() {
         // A copy that was reset is in a later epoch: what was acknowledged before is in it still.
         let memory = &standing.memory;
@@ -392,14 +394,14 @@ fn is_same_life(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>)
 
 /// The copy holds an entry past all that this origin has seen acknowledged, and this origin, which still
 /// has older ones, does not have it: another device with a copy of this memory may have sent it.
-fn is_foreign(standing: &Standing, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+fn is_foreign(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     let is_gone = cursor.digest.is_some() && at_cursor.is_none();
     let holds_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
     is_gone && holds_older && standing.memory.acked.0 < cursor.seq
 }
 
 /// Up to where the stream is what it was in the copy's epoch: no life since began before that.
-fn common(memory: &Memory, cursor: &Cursor) -> (Seq, Tally) {
+fn common(memory: &OriginMemory, cursor: &Cursor) -> (Seq, Tally) {
     let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
     let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
     let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
@@ -412,11 +414,11 @@ impl Position {
     /// Whether new IDs are to come behind the cursor: where it shows what was given out. A place that was
     /// only found may be anything that somebody says.
     pub fn has_floor(&self, cursor: &Cursor) -> bool {
-        self.finding == Finding::OriginReplaced && !cursor.is_found
+        self.finding == ResumeFinding::OriginReplaced && !cursor.is_found
     }
 }
 
-impl Memory {
+impl OriginMemory {
     /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
     /// older life but how the lives began. `key` is a new one.
     #[must_use]
@@ -425,11 +427,13 @@ impl Memory {
         // A life that is only adopted began where nobody remembers.
         let is_replaced = matches!(
             position.finding,
-            Finding::OriginReplaced | Finding::ForeignCursor | Finding::NewPartner
+            ResumeFinding::OriginReplaced
+                | ResumeFinding::ForeignCursor
+                | ResumeFinding::NewPartner
         );
         let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
         let mut lives = self.lives.clone();
-        lives.push(Life { epoch, start, tally: at });
+        lives.push(EpochStart { epoch, start, tally: at });
         lives.drain(..lives.len().saturating_sub(LIVES_MAX));
         Self {
             epoch,
@@ -446,7 +450,7 @@ impl Memory {
     }
 }
 
-impl From<Position> for PositionForm {
+impl From<Position> for PositionBody {
     fn from(position: Position) -> Self {
         let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
         Self { epoch, after, tally, joint, inherited, loss }

@@ -19,45 +19,45 @@ use std::{
 };
 
 use crate::{
-    entry::{Direction, Entry, Unfit},
+    entry::{Direction, Entry, RejectReason},
     limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
-    loss::{Account, Loss, Tally},
-    message::{Ack, Granted, Push},
+    loss::{BatchAccount, Loss, Tally},
+    message::{Ack, Push, ReceiveLimits},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::{self, Extent, Written},
-        resume::{Begun, Position},
+        accounting::{self, Extent, RecordedLosses},
+        resume::{Position, SenderStart},
     },
 };
 
 use self::{
-    in_flight::{Flight, Flights},
-    path::{Path, Trip},
-    stats::Figures,
-    trim::Slack,
+    in_flight::{InFlight, InFlightBatch},
+    path::{LinkPath, SessionSummary},
+    stats::SenderStats,
+    trim::TrimQueue,
 };
-pub use self::{stats::Landed, trim::Trim};
+pub use self::{stats::AckedBatch, trim::TrimMode};
 
 /// A thing for the driver to do at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Task {
+pub enum OriginTask {
     /// Mark how far the stream reaches and read entries after `after`, without waiting; then
     /// `handle_read`. No entry leaves before the mark covers it.
     Read {
         /// After which entry.
         after: Seq,
         /// As much as one batch holds.
-        batch: Batch,
+        batch: ReadSize,
         /// The mark as it is known to be; one that lies behind it is of an older state.
         mark: Seq,
     },
     /// Write these losses to the ledger; then `handle_written`.
-    Lose(Vec<Loss>, Written),
+    RecordLosses(Vec<Loss>, RecordedLosses),
     /// Move these entries to the dead letters; then `handle_buried`.
-    Bury(Vec<(Seq, Unfit)>),
+    DeadLetter(Vec<(Seq, RejectReason)>),
     /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
-    Record {
+    RecordAck {
         /// The cursor that was acknowledged, and the tally there.
         acked: (Seq, Tally),
         /// The last entry to be taken out of the origin, where trimming is on.
@@ -96,7 +96,7 @@ impl PeerClock {
 
 /// How much to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
+pub struct ReadSize {
     /// Entries at the most.
     pub entries: usize,
     /// After so many bytes no more are read, as limits count them.
@@ -105,7 +105,7 @@ pub struct Batch {
 
 /// What a read brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
+pub struct OriginRead {
     /// The entries after the place that was named, in order. Redis keeps none without fields: one that
     /// comes without them is too large to be carried, and was not read.
     pub entries: Vec<Entry>,
@@ -116,21 +116,21 @@ pub struct Read {
 }
 
 /// A task that could not be done, since a key of the origin holds something else.
-struct Undone {
-    task: Task,
+struct BlockedTask {
+    task: OriginTask,
     /// None: at once.
     again_at: Option<Instant>,
     is_tried: bool,
 }
 
-impl Undone {
+impl BlockedTask {
     /// The least that shows whether the origin can be read.
     fn first(after: Seq, mark: Seq) -> Self {
-        let task = Task::Read { after, batch: Batch { entries: 1, bytes: 1 }, mark };
+        let task = OriginTask::Read { after, batch: ReadSize { entries: 1, bytes: 1 }, mark };
         Self { task, again_at: None, is_tried: false }
     }
 
-    fn poll(&mut self, now: Instant) -> Option<Task> {
+    fn poll(&mut self, now: Instant) -> Option<OriginTask> {
         let is_due = !self.is_tried && self.again_at.is_none_or(|at| at <= now);
         self.is_tried |= is_due;
         is_due.then(|| self.task.clone())
@@ -140,8 +140,8 @@ impl Undone {
 /// One origin's end of one connection.
 pub struct Sender {
     direction: Direction,
-    granted: Granted,
-    slack: Slack,
+    granted: ReceiveLimits,
+    slack: TrimQueue,
     epoch: Epoch,
     /// Where this session began.
     begun: Seq,
@@ -166,14 +166,14 @@ pub struct Sender {
     /// Entries up to here may be in the copy under an older epoch.
     inherited: Seq,
     /// Losses for this side's ledger.
-    losses: Option<(Vec<Loss>, Written)>,
-    written: Option<Written>,
+    losses: Option<(Vec<Loss>, RecordedLosses)>,
+    written: Option<RecordedLosses>,
     /// Losses for the copy's ledger, told with the next batch.
     untold: Vec<Loss>,
     is_told: bool,
     ready: VecDeque<Push>,
-    flights: Flights,
-    letters: Vec<(Seq, Unfit)>,
+    flights: InFlight,
+    letters: Vec<(Seq, RejectReason)>,
     has_news: bool,
     clock: Option<PeerClock>,
     /// No batch leaves before, so that the other direction has the connection for itself.
@@ -183,25 +183,30 @@ pub struct Sender {
     /// A read found losses while batches were under way.
     awaits_acks: bool,
     /// What could not be done at the origin as it is.
-    undone: Option<Box<Undone>>,
+    undone: Option<Box<BlockedTask>>,
     /// The copy takes nothing in this session.
     is_refused: bool,
     is_reading: bool,
     is_burying: bool,
     is_writing: bool,
     is_recording: bool,
-    figures: Figures,
+    figures: SenderStats,
 }
 
 impl Sender {
     /// A sender that begins there. It reads once it is told of news, be it what was there before.
-    pub fn new(direction: Direction, granted: Granted, trim: Trim, begun: &Begun) -> Self {
+    pub fn new(
+        direction: Direction,
+        granted: ReceiveLimits,
+        trim: TrimMode,
+        begun: &SenderStart,
+    ) -> Self {
         let Position { epoch, after, tally, joint, inherited, loss, .. } = begun.position;
         let memory = &begun.standing.memory;
         Self {
             direction,
             granted,
-            slack: Slack::new(trim),
+            slack: TrimQueue::new(trim),
             epoch,
             begun: after,
             joint,
@@ -221,7 +226,7 @@ impl Sender {
             untold: loss.into_iter().collect(),
             is_told: false,
             ready: VecDeque::new(),
-            flights: Flights::new(),
+            flights: InFlight::new(),
             letters: Vec::new(),
             has_news: false,
             clock: None,
@@ -231,13 +236,13 @@ impl Sender {
             undone: begun
                 .standing
                 .is_unreadable
-                .then(|| Box::new(Undone::first(after, memory.mark.0))),
+                .then(|| Box::new(BlockedTask::first(after, memory.mark.0))),
             is_refused: false,
             is_reading: false,
             is_burying: false,
             is_writing: false,
             is_recording: false,
-            figures: Figures::new(begun.standing.extent.added),
+            figures: SenderStats::new(begun.standing.extent.added),
         }
     }
 
@@ -249,7 +254,7 @@ impl Sender {
 
     /// Sends no more at a time than this path is known to carry.
     #[must_use]
-    pub fn with_path(mut self, path: &Path) -> Self {
+    pub fn with_path(mut self, path: &LinkPath) -> Self {
         self.flights.set_limit(path.limit());
         self
     }
@@ -276,7 +281,11 @@ impl Sender {
     }
 
     /// What a read brought.
-    pub fn handle_read(&mut self, Read { mut entries, extent, is_end }: Read, now: Instant) {
+    pub fn handle_read(
+        &mut self,
+        OriginRead { mut entries, extent, is_end }: OriginRead,
+        now: Instant,
+    ) {
         self.is_reading = false;
         self.keep_back(&mut entries, now);
         self.mark = self.mark.max(extent.last);
@@ -316,7 +325,7 @@ impl Sender {
         let (mut batches, letters) =
             batching::split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
         if batches.is_empty() {
-            let account = Account { tally, ..Account::default() };
+            let account = BatchAccount { tally, ..BatchAccount::default() };
             batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
         }
         self.finish(&mut batches, (after, through), is_end.then_some(extent.added));
@@ -359,8 +368,9 @@ impl Sender {
 
     /// The origin cannot be used as it is. The task is tried again at `again_at`; once it can be done the
     /// session has to end.
-    pub fn handle_unreadable(&mut self, task: Task, again_at: Instant) {
-        self.undone = Some(Box::new(Undone { task, again_at: Some(again_at), is_tried: false }));
+    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
+        self.undone =
+            Some(Box::new(BlockedTask { task, again_at: Some(again_at), is_tried: false }));
     }
 
     /// Whether that is so.
@@ -369,7 +379,7 @@ impl Sender {
     }
 
     /// Whether this is the answer to the task that is tried again.
-    pub fn is_retried(&self, task: &Task) -> bool {
+    pub fn is_retried(&self, task: &OriginTask) -> bool {
         self.undone.as_ref().is_some_and(|undone| undone.is_tried && undone.task == *task)
     }
 
@@ -380,17 +390,17 @@ impl Sender {
         self.flights.clear();
     }
 
-    /// The dead letters that `Task::Bury` named are written.
+    /// The dead letters that `OriginTask::DeadLetter` named are written.
     pub fn handle_buried(&mut self) {
         self.is_burying = false;
     }
 
-    /// The losses that `Task::Lose` named are in the ledger.
+    /// The losses that `OriginTask::RecordLosses` named are in the ledger.
     pub fn handle_written(&mut self) {
         self.is_writing = false;
     }
 
-    /// What `Task::Record` named is written down.
+    /// What `OriginTask::RecordAck` named is written down.
     pub fn handle_recorded(&mut self) {
         self.is_recording = false;
     }
@@ -403,7 +413,7 @@ impl Sender {
         if ack.epoch != self.epoch || ack.seq <= self.acked {
             return Ok(());
         }
-        let is_of_these = |(seq, _): &(Seq, Unfit)| *seq > self.acked && *seq <= ack.seq;
+        let is_of_these = |(seq, _): &(Seq, RejectReason)| *seq > self.acked && *seq <= ack.seq;
         if !self.flights.end_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
             return Err(BadAck { acked: ack.seq });
         }
@@ -433,7 +443,16 @@ impl Sender {
         self.sent = through;
         self.figures.handle_sent(bytes);
         let first = stats::first(&push);
-        self.flights.leave(Flight { first, through, tally, entries, bytes, sent_at, marks, tells });
+        self.flights.leave(InFlightBatch {
+            first,
+            through,
+            tally,
+            entries,
+            bytes,
+            sent_at,
+            marks,
+            tells,
+        });
         Some(push)
     }
 
@@ -464,7 +483,7 @@ impl Sender {
     }
 
     /// The next thing to do at the store.
-    pub fn poll_task(&mut self, now: Instant) -> Option<Task> {
+    pub fn poll_task(&mut self, now: Instant) -> Option<OriginTask> {
         if let Some(undone) = &mut self.undone {
             return undone.poll(now);
         }
@@ -473,27 +492,27 @@ impl Sender {
             let letters = std::mem::take(&mut self.letters);
             let last = letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default();
             self.buried = self.buried.max(last);
-            return Some(Task::Bury(letters));
+            return Some(OriginTask::DeadLetter(letters));
         }
         if !self.is_writing
             && let Some((losses, written)) = self.losses.take()
         {
             self.is_writing = true;
-            return Some(Task::Lose(losses, written));
+            return Some(OriginTask::RecordLosses(losses, written));
         }
         self.awaits_acks &= !self.flights.is_empty();
         let may_read = !self.is_reading && !self.awaits_acks && !self.is_refused;
         if self.has_news && may_read && self.ready.is_empty() {
             self.has_news = false;
             self.is_reading = true;
-            let Granted { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
-            let (after, batch, mark) = (self.read.0, Batch { entries, bytes }, self.mark);
-            return Some(Task::Read { after, batch, mark });
+            let ReceiveLimits { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
+            let (after, batch, mark) = (self.read.0, ReadSize { entries, bytes }, self.mark);
+            return Some(OriginTask::Read { after, batch, mark });
         }
         self.poll_record(now)
     }
 
-    fn poll_record(&mut self, now: Instant) -> Option<Task> {
+    fn poll_record(&mut self, now: Instant) -> Option<OriginTask> {
         let is_due = self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now);
         if !is_due {
             return None;
@@ -508,7 +527,7 @@ impl Sender {
         self.undone.as_ref().filter(|undone| !undone.is_tried)?.again_at
     }
 
-    /// When `poll_task` next has a `Task::Record`, if nothing happens before. The first is due at
+    /// When `poll_task` next has a `OriginTask::RecordAck`, if nothing happens before. The first is due at
     /// once; while entries flow one stands for many, since one that is late, or was never written,
     /// only makes the next handshake look at more.
     pub fn record_due(&self) -> Option<Instant> {
@@ -517,16 +536,16 @@ impl Sender {
 
     /// What a device writes down at the end of a session, so that the next hub, or the next name, begins
     /// just there. At a hub, where thousands end together, the next handshake looks at a little more.
-    pub fn poll_last_record(&mut self) -> Option<Task> {
+    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
         let is_due = self.direction == Direction::Up && self.recorded != self.acked;
         is_due.then(|| self.record())
     }
 
-    fn record(&mut self) -> Task {
+    fn record(&mut self) -> OriginTask {
         self.recorded = self.acked;
         let is_told = std::mem::take(&mut self.is_told);
         let (acked, trim) = ((self.acked, self.acked_tally), self.slack.poll_trim());
-        Task::Record { acked, trim, is_told }
+        OriginTask::RecordAck { acked, trim, is_told }
     }
 
     fn has_unrecorded(&self) -> bool {
@@ -560,10 +579,10 @@ impl Sender {
     }
 
     /// This session, for what is remembered of its path.
-    pub fn trip(&self) -> Trip {
+    pub fn trip(&self) -> SessionSummary {
         let begun = (self.epoch, self.begun);
         let (limit, under_way) = (self.flights.limit(), self.flights.under_way());
-        Trip { begun, acked: self.acked, limit, under_way }
+        SessionSummary { begun, acked: self.acked, limit, under_way }
     }
 
     /// Up to where the origin was read.
@@ -572,9 +591,9 @@ impl Sender {
     }
 
     /// The limits with batches no larger than what may be under way.
-    fn fitting(&self) -> Granted {
+    fn fitting(&self) -> ReceiveLimits {
         let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
         let batch_entries = self.granted.batch_entries.min(self.flights.window_entries());
-        Granted { batch_bytes, batch_entries, ..self.granted }
+        ReceiveLimits { batch_bytes, batch_entries, ..self.granted }
     }
 }

@@ -10,17 +10,17 @@ use std::{
 };
 
 use super::{
-    receiver::{Append, Appended, Receiver},
-    sender::{Read, Sender, Task},
+    receiver::{Append, AppendResult, Receiver},
+    sender::{OriginRead, OriginTask, Sender},
 };
 use crate::{
     limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
-    message::{Ack, Frame, Goaway, Push, Reason},
+    message::{Ack, Frame, Goaway, GoawayReason, Push},
 };
 
 /// Why a session is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum End {
+pub enum SessionEnd {
     /// The other side said so.
     #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
     Told(Goaway),
@@ -37,9 +37,9 @@ pub enum End {
 
 /// A thing for the driver to do at a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Work {
+pub enum SessionWork {
     /// At the origin; the answer goes to the `handle_*` that the task names.
-    Origin(Task),
+    Origin(OriginTask),
     /// At the copy; the answers go to `handle_appended` in the order of these.
     Append(Append),
     /// Look whether the copy can be used again; then `handle_probed`.
@@ -91,7 +91,7 @@ pub struct Session {
     ping_due: bool,
     /// To be said once what is in hand is done.
     farewell: Option<Goaway>,
-    end: Option<End>,
+    end: Option<SessionEnd>,
 }
 
 impl Session {
@@ -139,7 +139,7 @@ impl Session {
         match frame {
             Frame::Push(_) if self.unanswered() >= WINDOW_BATCHES => {
                 let message = "more batches came than the window allows without an acknowledgement";
-                self.leave(Reason::Protocol, message);
+                self.leave(GoawayReason::Protocol, message);
             }
             Frame::Push(_) if self.is_unwritable => self.thrown += 1,
             Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
@@ -147,17 +147,17 @@ impl Session {
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
                 if let Err(confused) = self.sender.handle_ack(ack, now) {
-                    self.leave(Reason::Protocol, &confused.to_string());
+                    self.leave(GoawayReason::Protocol, &confused.to_string());
                 }
             }
             Frame::Ping => self.pong_due = true,
-            Frame::Goaway(goaway) => self.finish(End::Told(goaway)),
+            Frame::Goaway(goaway) => self.finish(SessionEnd::Told(goaway)),
             Frame::Hold(message) => {
                 self.sender.handle_hold();
                 self.told_hold = Some(message);
             }
             Frame::Hello(_) | Frame::Welcome(_) => {
-                self.leave(Reason::Protocol, "a second handshake in one connection");
+                self.leave(GoawayReason::Protocol, "a second handshake in one connection");
             }
         }
     }
@@ -182,44 +182,44 @@ impl Session {
         self.sender.handle_news();
     }
 
-    /// The answer to `Task::Read`.
-    pub fn handle_read(&mut self, read: Read, now: Instant) {
+    /// The answer to `OriginTask::OriginRead`.
+    pub fn handle_read(&mut self, read: OriginRead, now: Instant) {
         self.sender.handle_read(read, now);
     }
 
-    /// The other answer to `Task::Read`: the stream or its mark is behind what is known of it, so it
+    /// The other answer to `OriginTask::OriginRead`: the stream or its mark is behind what is known of it, so it
     /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
     pub fn handle_rewound(&mut self) {
-        self.leave(Reason::Gap, "the stream here was replaced; a new handshake sorts it out");
+        self.leave(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
     }
 
-    /// The other answer to a `Task`: the origin cannot be used as it is. The task is tried again at
+    /// The other answer to a `OriginTask`: the origin cannot be used as it is. The task is tried again at
     /// `again_at`. What comes from the other side goes on.
-    pub fn handle_unreadable(&mut self, task: Task, again_at: Instant) {
+    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
         self.sender.handle_unreadable(task, again_at);
     }
 
     /// The task that could not be done could be done now.
     pub fn handle_readable(&mut self) {
-        self.leave(Reason::Restart, "the out stream here can be used again");
+        self.leave(GoawayReason::Restart, "the out stream here can be used again");
     }
 
-    /// The answer to `Task::Bury`.
+    /// The answer to `OriginTask::DeadLetter`.
     pub fn handle_buried(&mut self) {
         self.sender.handle_buried();
     }
 
-    /// The answer to `Task::Lose`.
+    /// The answer to `OriginTask::RecordLosses`.
     pub fn handle_written(&mut self) {
         self.sender.handle_written();
     }
 
-    /// The answer to `Task::Record`.
+    /// The answer to `OriginTask::RecordAck`.
     pub fn handle_recorded(&mut self) {
         self.sender.handle_recorded();
     }
 
-    /// The other answer to `Work::Append`: the copy cannot be used as it is. It is looked at again at
+    /// The other answer to `SessionWork::Append`: the copy cannot be used as it is. It is looked at again at
     /// `again_at`. What goes to the other side goes on.
     pub fn handle_unwritable(&mut self, again_at: Instant) {
         self.appending -= 1;
@@ -229,16 +229,16 @@ impl Session {
         (self.is_unwritable, self.probe_at) = (true, Some(again_at));
     }
 
-    /// The answer to `Work::Probe`: the copy can be used, or is to be looked at again then.
+    /// The answer to `SessionWork::Probe`: the copy can be used, or is to be looked at again then.
     pub fn handle_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
-            Ok(()) => self.leave(Reason::Restart, "the in stream here takes entries again"),
+            Ok(()) => self.leave(GoawayReason::Restart, "the in stream here takes entries again"),
             Err(again_at) => self.probe_at = Some(again_at),
         }
     }
 
-    /// The answer to `Work::Append`.
-    pub fn handle_appended(&mut self, appended: &Appended) {
+    /// The answer to `SessionWork::Append`.
+    pub fn handle_appended(&mut self, appended: &AppendResult) {
         self.appending -= 1;
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
@@ -255,7 +255,7 @@ impl Session {
             }
             Err(reason) => {
                 let wait_ms = match appended {
-                    Appended::Later(wait) => wait.as_millis() as u64,
+                    AppendResult::Later(wait) => wait.as_millis() as u64,
                     _ => 0,
                 };
                 self.handle_leave(Goaway { reason, message: why(reason).to_owned(), wait_ms });
@@ -267,11 +267,11 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sender.handle_timeout(now);
         if now >= self.heard_at + self.patience() {
-            self.finish(End::Silent(self.patience()));
+            self.finish(SessionEnd::Silent(self.patience()));
         } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
-            self.finish(End::Stalled);
+            self.finish(SessionEnd::Stalled);
         } else if self.sender.clock_due().is_some_and(|due| now >= due) {
-            self.leave(Reason::Restart, "to ask for the hub's clock again");
+            self.leave(GoawayReason::Restart, "to ask for the hub's clock again");
         } else if let Heartbeat::Pings(interval) = self.heartbeat
             && now >= self.heard_at.max(self.pinged_at) + interval
         {
@@ -312,20 +312,20 @@ impl Session {
     }
 
     /// The next thing to do at a store.
-    pub fn poll_work(&mut self, now: Instant) -> Option<Work> {
+    pub fn poll_work(&mut self, now: Instant) -> Option<SessionWork> {
         if self.end.is_some() {
             return None;
         }
         if let Some(append) = self.poll_append() {
-            return Some(Work::Append(append));
+            return Some(SessionWork::Append(append));
         }
         if self.farewell.is_some() {
             return None;
         }
         if self.probe_at.take_if(|probe_at| *probe_at <= now).is_some() {
-            return Some(Work::Probe);
+            return Some(SessionWork::Probe);
         }
-        self.sender.poll_task(now).map(Work::Origin)
+        self.sender.poll_task(now).map(SessionWork::Origin)
     }
 
     /// The next frame to send. Answers go before batches, so that the other side's window moves.
@@ -342,7 +342,7 @@ impl Session {
         }
         if self.farewell.is_some() && self.appending == 0 {
             let goaway = self.farewell.take()?;
-            self.finish(End::Ours(goaway.clone()));
+            self.finish(SessionEnd::Ours(goaway.clone()));
             return Some(Frame::Goaway(goaway));
         }
         if std::mem::take(&mut self.ping_due) {
@@ -366,7 +366,7 @@ impl Session {
     }
 
     /// Why the session is over, once it is.
-    pub fn end(&self) -> Option<&End> {
+    pub fn end(&self) -> Option<&SessionEnd> {
         self.end.as_ref()
     }
 
@@ -386,7 +386,7 @@ impl Session {
     }
 
     /// What is to be written down at the origin when all else is over.
-    pub fn poll_last_record(&mut self) -> Option<Task> {
+    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
         self.sender.poll_last_record()
     }
 
@@ -422,11 +422,11 @@ impl Session {
         Some(*append)
     }
 
-    fn leave(&mut self, reason: Reason, message: &str) {
+    fn leave(&mut self, reason: GoawayReason, message: &str) {
         self.handle_leave(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
     }
 
-    fn finish(&mut self, end: End) {
+    fn finish(&mut self, end: SessionEnd) {
         self.end.get_or_insert(end);
     }
 
@@ -445,27 +445,32 @@ const UNWRITABLE: &str =
     "its in stream cannot be used as it is; its log names the key, and the mend";
 
 /// For a person, where the reason's word alone would not do.
-fn why(reason: Reason) -> &'static str {
+fn why(reason: GoawayReason) -> &'static str {
     match reason {
-        Reason::Superseded => {
+        GoawayReason::Superseded => {
             "a newer session of this client has begun; if that is another device, two devices share \
              one identity"
         }
-        Reason::StaleEpoch => {
+        GoawayReason::StaleEpoch => {
             "the copy is in a newer life of this stream; a new handshake sorts it out"
         }
-        Reason::Gap => "the copy's cursor lies before this batch; a new handshake sorts it out",
-        Reason::EpochAhead => {
+        GoawayReason::Gap => {
+            "the copy's cursor lies before this batch; a new handshake sorts it out"
+        }
+        GoawayReason::EpochAhead => {
             "the batch is of a life of the stream further on than the next one that the copy knows of"
         }
-        Reason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
-        Reason::Protocol => {
+        GoawayReason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
+        GoawayReason::Protocol => {
             "the batch breaks a rule of the protocol: its order, its size or its losses"
         }
-        Reason::Unavailable => {
+        GoawayReason::Unavailable => {
             "this client has asked for too many searches, or told of too many losses"
         }
-        Reason::Restart | Reason::Unauthorized | Reason::Version | Reason::Other => "",
+        GoawayReason::Restart
+        | GoawayReason::Unauthorized
+        | GoawayReason::Version
+        | GoawayReason::Other => "",
     }
 }
 

@@ -33,9 +33,9 @@ use bytes::Bytes;
 
 use self::{
     codes::{ACK, GOAWAY, HELLO, HOLD, PACKED, PING, PONG, PUSH, WELCOME},
-    encode::Writer,
+    encode::FrameWriter,
 };
-use super::msgpack::{Malformed, Reader};
+use super::msgpack::{DecodeError, MsgpackReader};
 use crate::{
     entry::Entry,
     limits::{COMPRESS_BYTES_MIN, DECODE_INLINE_BYTES_MAX, FRAME_BYTES_MAX},
@@ -48,7 +48,7 @@ pub const SUBPROTOCOL: &str = "spoke.v1";
 impl Frame {
     /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.
     pub fn encode(&self, features: Features) -> Bytes {
-        let mut w = Writer(Vec::with_capacity(self.size_hint()));
+        let mut w = FrameWriter(Vec::with_capacity(self.size_hint()));
         match self {
             Self::Hello(hello) => w.hello(hello),
             Self::Welcome(welcome) => w.welcome(welcome),
@@ -78,7 +78,7 @@ impl Frame {
     /// Whether bytes of a frame take long enough to decode that others should not wait for it.
     pub fn is_long_to_decode(bytes: &Bytes) -> bool {
         let kind = || {
-            let mut r = Reader::new(bytes.clone());
+            let mut r = MsgpackReader::new(bytes.clone());
             r.array("an array").and_then(|_| r.uint("a kind"))
         };
         bytes.len() > DECODE_INLINE_BYTES_MAX || kind() == Ok(PACKED)
@@ -87,14 +87,14 @@ impl Frame {
     /// How many bytes these are once unpacked, as they say themselves: more are not taken.
     pub fn unpacked_bytes(bytes: &Bytes) -> usize {
         let packed = || {
-            let mut r = Reader::new(bytes.clone());
+            let mut r = MsgpackReader::new(bytes.clone());
             r.array("an array")?;
             match r.uint("a kind")? {
                 PACKED => r.uint("a length").map(Some),
                 _ => Ok(None),
             }
         };
-        let packed: Result<Option<u64>, Malformed> = packed();
+        let packed: Result<Option<u64>, DecodeError> = packed();
         let unpacked = packed.ok().flatten().map_or(0, |length| length as usize);
         unpacked.clamp(bytes.len(), FRAME_BYTES_MAX.max(bytes.len()))
     }
@@ -103,30 +103,30 @@ impl Frame {
     /// on `Features::COMPRESSION` is one unpacked.
     ///
     /// # Errors
-    /// `Malformed` for anything that is not a whole frame within its bounds.
-    pub fn decode(bytes: Bytes, agreed: Features) -> Result<Self, Malformed> {
+    /// `DecodeError` for anything that is not a whole frame within its bounds.
+    pub fn decode(bytes: Bytes, agreed: Features) -> Result<Self, DecodeError> {
         if bytes.len() > FRAME_BYTES_MAX {
-            return Err(Malformed::Bound("length"));
+            return Err(DecodeError::Bound("length"));
         }
-        let mut r = Reader::new(bytes);
+        let mut r = MsgpackReader::new(bytes);
         let elements = r.array("an array")?;
         match r.uint("a kind")? {
-            PACKED if !agreed.has(Features::COMPRESSION) => Err(Malformed::NotAgreed),
+            PACKED if !agreed.has(Features::COMPRESSION) => Err(DecodeError::NotAgreed),
             PACKED => Self::decode_plain(unpack(&mut r)?),
             kind => Self::decode_body(&mut r, kind, elements),
         }
     }
 
-    fn decode_plain(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes);
+    fn decode_plain(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut r = MsgpackReader::new(bytes);
         let elements = r.array("an array")?;
         match r.uint("a kind")? {
             PUSH => Self::decode_body(&mut r, PUSH, elements),
-            _ => Err(Malformed::Not("a batch")),
+            _ => Err(DecodeError::Not("a batch")),
         }
     }
 
-    fn decode_body(r: &mut Reader, kind: u64, elements: usize) -> Result<Self, Malformed> {
+    fn decode_body(r: &mut MsgpackReader, kind: u64, elements: usize) -> Result<Self, DecodeError> {
         let (frame, known) = match kind {
             HELLO => (Self::Hello(Box::new(decode::hello(r)?)), 9),
             WELCOME => (Self::Welcome(Box::new(decode::welcome(r)?)), 12),
@@ -139,9 +139,9 @@ impl Frame {
             ),
             GOAWAY => (Self::Goaway(decode::goaway(r)?), 4),
             HOLD => (Self::Hold(decode::message(r)?), 2),
-            _ => return Err(Malformed::Not("a known kind")),
+            _ => return Err(DecodeError::Not("a known kind")),
         };
-        r.skip(elements.checked_sub(known).ok_or(Malformed::Cut)?)?;
+        r.skip(elements.checked_sub(known).ok_or(DecodeError::Cut)?)?;
         r.end()?;
         Ok(frame)
     }
@@ -155,7 +155,7 @@ fn pack(plain: Vec<u8>) -> Vec<u8> {
     }
     match zstd::bulk::compress(&plain, 1).ok().filter(pays) {
         Some(packed) => {
-            let mut w = Writer(Vec::with_capacity(packed.len() + 16));
+            let mut w = FrameWriter(Vec::with_capacity(packed.len() + 16));
             w.array(3).uint(PACKED).uint(plain.len() as u64).bytes(&packed);
             w.0
         }
@@ -163,10 +163,10 @@ fn pack(plain: Vec<u8>) -> Vec<u8> {
     }
 }
 
-fn unpack(r: &mut Reader) -> Result<Bytes, Malformed> {
+fn unpack(r: &mut MsgpackReader) -> Result<Bytes, DecodeError> {
     let length = r.bounded("unpacked length", FRAME_BYTES_MAX as u64)? as usize;
     let packed = r.bytes("packed bytes")?;
-    let plain = zstd::bulk::decompress(&packed, length).map_err(|_| Malformed::Not("zstd"))?;
+    let plain = zstd::bulk::decompress(&packed, length).map_err(|_| DecodeError::Not("zstd"))?;
     Ok(plain.into())
 }
 

@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     fields::{ByteString, Fields},
-    request::{Misread, RequestForm},
-    xadd::XaddForm,
+    request::{InvalidRequest, RequestBody},
+    xadd::XaddBody,
 };
 use crate::{
-    entry::{Digest, Entry, EntryLimits, Unfit},
-    instance::Instance,
-    loss::{Account, Loss, Tally},
-    message::{Cursor, Granted, Origin},
+    entry::{Digest, Entry, EntryLimits, RejectReason},
+    instance::InstanceId,
+    loss::{BatchAccount, Loss, Tally},
+    message::{Cursor, OriginState, ReceiveLimits},
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
@@ -35,7 +35,7 @@ pub const UNUSABLE_STREAM: &str = "unusable-stream";
 
 /// The answer of `GET /seq`, and a cursor wherever one is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CursorForm {
+pub struct CursorBody {
     /// The epoch of the last entry the copy holds; 0 if it holds none.
     pub epoch: Epoch,
     /// Its seq.
@@ -56,7 +56,7 @@ pub struct CursorForm {
 
 /// A batch, as PUSH is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BatchForm {
+pub struct BatchBody {
     /// The life of the origin; without it the one that the hub knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
@@ -67,10 +67,10 @@ pub struct BatchForm {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub through: Option<Seq>,
     /// The entries, in ascending order of seq.
-    pub entries: Vec<EntryForm>,
+    pub entries: Vec<EntryBody>,
     /// What it says of its origin beside them.
     #[serde(skip_serializing_if = "is_silent")]
-    pub account: Account,
+    pub account: BatchAccount,
     /// The origin's seal on a cursor at the batch's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
@@ -79,7 +79,7 @@ pub struct BatchForm {
 /// One entry on its way up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EntryForm {
+pub struct EntryBody {
     /// Its ID in the stream where it was born.
     pub seq: Seq,
     /// Its fields.
@@ -88,14 +88,14 @@ pub struct EntryForm {
 
 /// The answer to one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddedForm {
+pub struct AddedBody {
     /// Its ID in the hub's stream.
     pub id: Seq,
 }
 
 /// The answer to a batch, as ACK is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchAddedForm {
+pub struct BatchAddedBody {
     /// The cursor.
     pub seq: Seq,
     /// How many entries were appended.
@@ -103,31 +103,31 @@ pub struct BatchAddedForm {
     /// How many the hub had already.
     pub duplicates: u64,
     /// What will never be appended.
-    pub refused: Vec<RefusedForm>,
+    pub refused: Vec<RefusedBody>,
 }
 
 /// One entry that will never be appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusedForm {
+pub struct RefusedBody {
     /// Its seq.
     pub seq: Seq,
     /// Why.
-    pub reason: Unfit,
+    pub reason: RejectReason,
 }
 
 /// The answer of `GET /xread`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct XreadForm {
+pub struct XreadBody {
     /// The life of the out stream that these belong to.
     pub epoch: Epoch,
     /// The entries, in order: a batch at most.
     #[serde(deserialize_with = "batch::whole")]
-    pub entries: Vec<ReadForm>,
+    pub entries: Vec<ReadBody>,
     /// What to ask after next; it covers entries that could never be sent.
     pub seq: Seq,
     /// What the batch says of its origin beside the entries.
     #[serde(default, skip_serializing_if = "is_silent")]
-    pub account: Account,
+    pub account: BatchAccount,
     /// The origin's seal on a cursor at `seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
@@ -135,7 +135,7 @@ pub struct XreadForm {
 
 /// One entry on its way down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadForm {
+pub struct ReadBody {
     /// Its ID in the hub's out stream.
     pub id: Seq,
     /// Its fields.
@@ -144,17 +144,17 @@ pub struct ReadForm {
 
 /// The body of `POST /session`, as HELLO is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HelloForm {
+pub struct HelloBody {
     /// The agent's version.
     pub version: String,
     /// The device's out stream.
-    pub origin: OriginForm,
+    pub origin: OriginBody,
     /// The device's in stream.
-    pub cursor: CursorForm,
+    pub cursor: CursorBody,
     /// Which process it is, as 16 hex digits. One that does not say is told apart from nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance: Option<Instance>,
-    /// What the client is to the hub that its streams stand with, as a `WelcomeForm` told; 32 hex digits.
+    pub instance: Option<InstanceId>,
+    /// What the client is to the hub that its streams stand with, as a `WelcomeBody` told; 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partner: Option<PartnerId>,
 }
@@ -162,19 +162,19 @@ pub struct HelloForm {
 /// The answer of `POST /session`, as WELCOME is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WelcomeForm {
+pub struct WelcomeBody {
     /// The hub's version.
     pub version: String,
     /// The generation of this session, for the header `Spoke-Generation`.
     pub generation: u64,
     /// How far this client's entries have come.
-    pub cursor: CursorForm,
+    pub cursor: CursorBody,
     /// The client's out stream at the hub.
-    pub origin: OriginForm,
+    pub origin: OriginBody,
     /// Where the hub begins to send.
-    pub position: PositionForm,
+    pub position: PositionBody,
     /// What the hub takes.
-    pub granted: GrantedForm,
+    pub granted: ReceiveLimitsBody,
     /// The hub's clock, in milliseconds since 1970.
     pub server_time_ms: u64,
     /// What the client is to this hub, as 32 hex digits.
@@ -183,8 +183,8 @@ pub struct WelcomeForm {
 
 /// Where an origin stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the same as `frame::Origin`")]
-pub struct OriginForm {
+#[expect(missing_docs, reason = "the same as `frame::OriginState`")]
+pub struct OriginBody {
     pub epoch: Epoch,
     pub start: Seq,
     pub first: Seq,
@@ -196,7 +196,7 @@ pub struct OriginForm {
 /// Where a sender begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the same as `position::Position`")]
-pub struct PositionForm {
+pub struct PositionBody {
     pub epoch: Epoch,
     pub after: Seq,
     pub tally: Tally,
@@ -209,8 +209,8 @@ pub struct PositionForm {
 /// What a receiver takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the same as `frame::Granted`")]
-pub struct GrantedForm {
+#[expect(missing_docs, reason = "the same as `frame::ReceiveLimits`")]
+pub struct ReceiveLimitsBody {
     pub window_batches: usize,
     pub batch_entries: usize,
     pub batch_bytes: usize,
@@ -218,40 +218,42 @@ pub struct GrantedForm {
     pub entry_value_bytes: usize,
 }
 
-impl From<Cursor> for CursorForm {
+impl From<Cursor> for CursorBody {
     fn from(Cursor { epoch, seq, digest, tally, seal, is_found }: Cursor) -> Self {
         Self { epoch, seq, digest, tally, seal, found: is_found }
     }
 }
 
-impl From<CursorForm> for Cursor {
-    fn from(CursorForm { epoch, seq, digest, tally, seal, found }: CursorForm) -> Self {
+impl From<CursorBody> for Cursor {
+    fn from(CursorBody { epoch, seq, digest, tally, seal, found }: CursorBody) -> Self {
         Self { epoch, seq, digest, tally, seal, is_found: found }
     }
 }
 
-impl From<Origin> for OriginForm {
-    fn from(Origin { epoch, start, first, last, added, acked }: Origin) -> Self {
+impl From<OriginState> for OriginBody {
+    fn from(OriginState { epoch, start, first, last, added, acked }: OriginState) -> Self {
         Self { epoch, start, first, last, added, acked }
     }
 }
 
-impl From<OriginForm> for Origin {
-    fn from(OriginForm { epoch, start, first, last, added, acked }: OriginForm) -> Self {
+impl From<OriginBody> for OriginState {
+    fn from(OriginBody { epoch, start, first, last, added, acked }: OriginBody) -> Self {
         Self { epoch, start, first, last, added, acked }
     }
 }
 
-impl From<Granted> for GrantedForm {
-    fn from(Granted { window_batches, batch_entries, batch_bytes, entry }: Granted) -> Self {
+impl From<ReceiveLimits> for ReceiveLimitsBody {
+    fn from(
+        ReceiveLimits { window_batches, batch_entries, batch_bytes, entry }: ReceiveLimits,
+    ) -> Self {
         let EntryLimits { fields: entry_fields, value_bytes: entry_value_bytes } = entry;
         Self { window_batches, batch_entries, batch_bytes, entry_fields, entry_value_bytes }
     }
 }
 
-impl From<GrantedForm> for Granted {
+impl From<ReceiveLimitsBody> for ReceiveLimits {
     /// Never more than this side's own limits, never nothing.
-    fn from(form: GrantedForm) -> Self {
+    fn from(form: ReceiveLimitsBody) -> Self {
         let ours = Self::default();
         let least = |theirs: usize, ours: usize| theirs.min(ours).max(1);
         Self {
@@ -266,32 +268,32 @@ impl From<GrantedForm> for Granted {
     }
 }
 
-impl From<EntryForm> for Entry {
-    fn from(EntryForm { seq, fields }: EntryForm) -> Self {
+impl From<EntryBody> for Entry {
+    fn from(EntryBody { seq, fields }: EntryBody) -> Self {
         Self { seq, fields: fields.0 }
     }
 }
 
-impl From<Entry> for EntryForm {
+impl From<Entry> for EntryBody {
     fn from(Entry { seq, fields }: Entry) -> Self {
         Self { seq, fields: Fields(fields) }
     }
 }
 
-impl From<Entry> for ReadForm {
+impl From<Entry> for ReadBody {
     fn from(Entry { seq, fields }: Entry) -> Self {
         Self { id: seq, fields: Fields(fields) }
     }
 }
 
-impl From<ReadForm> for Entry {
-    fn from(ReadForm { id, fields }: ReadForm) -> Self {
+impl From<ReadBody> for Entry {
+    fn from(ReadBody { id, fields }: ReadBody) -> Self {
         Self { seq: id, fields: fields.0 }
     }
 }
 
-fn is_silent(account: &Account) -> bool {
-    *account == Account::default()
+fn is_silent(account: &BatchAccount) -> bool {
+    *account == BatchAccount::default()
 }
 
 mod hex_digest {

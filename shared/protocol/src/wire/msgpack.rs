@@ -10,7 +10,7 @@ use crate::limits::UNKNOWN_VALUES_MAX;
 
 /// The bytes are not what the frame's form asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum DecodeError {
     /// The bytes end in the middle of a value.
     #[error("the frame ends in the middle of a value")]
     Cut,
@@ -26,12 +26,12 @@ pub enum Malformed {
 }
 
 /// Reads values one after the other.
-pub struct Reader {
+pub struct MsgpackReader {
     frame: Bytes,
     at: usize,
 }
 
-impl Reader {
+impl MsgpackReader {
     /// Over one frame.
     pub fn new(frame: Bytes) -> Self {
         Self { frame, at: 0 }
@@ -41,70 +41,70 @@ impl Reader {
         &mut self,
         expected: &'static str,
         read: impl FnOnce(&mut &[u8]) -> Result<T, E>,
-    ) -> Result<T, Malformed> {
+    ) -> Result<T, DecodeError> {
         let mut rest = &self.frame[self.at..];
         if rest.is_empty() {
-            return Err(Malformed::Cut);
+            return Err(DecodeError::Cut);
         }
-        let value = read(&mut rest).map_err(|_| Malformed::Not(expected))?;
+        let value = read(&mut rest).map_err(|_| DecodeError::Not(expected))?;
         self.at = self.frame.len() - rest.len();
         Ok(value)
     }
 
     /// A whole number.
-    pub fn uint(&mut self, name: &'static str) -> Result<u64, Malformed> {
+    pub fn uint(&mut self, name: &'static str) -> Result<u64, DecodeError> {
         self.step(name, |rest| decode::read_int(rest))
     }
 
     /// A whole number of at most `max`.
-    pub fn bounded(&mut self, name: &'static str, max: u64) -> Result<u64, Malformed> {
+    pub fn bounded(&mut self, name: &'static str, max: u64) -> Result<u64, DecodeError> {
         let value = self.uint(name)?;
-        if value > max { Err(Malformed::Bound(name)) } else { Ok(value) }
+        if value > max { Err(DecodeError::Bound(name)) } else { Ok(value) }
     }
 
     /// How many elements follow.
-    pub fn array(&mut self, name: &'static str) -> Result<usize, Malformed> {
+    pub fn array(&mut self, name: &'static str) -> Result<usize, DecodeError> {
         let elements = self.step(name, |rest| decode::read_array_len(rest))? as usize;
         // Each element takes a byte at least: a length past the frame's end is a lie, and
         // believing it would be asking for memory on a stranger's word.
-        if elements > self.frame.len() - self.at { Err(Malformed::Cut) } else { Ok(elements) }
+        if elements > self.frame.len() - self.at { Err(DecodeError::Cut) } else { Ok(elements) }
     }
 
     /// A byte string, as a slice of the frame.
-    pub fn bytes(&mut self, name: &'static str) -> Result<Bytes, Malformed> {
+    pub fn bytes(&mut self, name: &'static str) -> Result<Bytes, DecodeError> {
         let length = self.step(name, |rest| decode::read_bin_len(rest))? as usize;
         self.take(length)
     }
 
     /// What a writer that tells no text from bytes calls a text, as a slice of the frame.
-    pub fn string(&mut self, name: &'static str) -> Result<Bytes, Malformed> {
+    pub fn string(&mut self, name: &'static str) -> Result<Bytes, DecodeError> {
         let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
         self.take(length)
     }
 
     /// A text of at most `max` bytes.
-    pub fn text(&mut self, name: &'static str, max: usize) -> Result<String, Malformed> {
+    pub fn text(&mut self, name: &'static str, max: usize) -> Result<String, DecodeError> {
         let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
         if length > max {
-            return Err(Malformed::Bound(name));
+            return Err(DecodeError::Bound(name));
         }
-        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| Malformed::Not(name))
+        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| DecodeError::Not(name))
     }
 
     /// A truth value.
-    pub fn boolean(&mut self, name: &'static str) -> Result<bool, Malformed> {
+    pub fn boolean(&mut self, name: &'static str) -> Result<bool, DecodeError> {
         self.step(name, |rest| decode::read_bool(rest))
     }
 
     /// Nothing may follow.
-    pub fn end(&self) -> Result<(), Malformed> {
-        if self.at == self.frame.len() { Ok(()) } else { Err(Malformed::Not("its end")) }
+    pub fn end(&self) -> Result<(), DecodeError> {
+        if self.at == self.frame.len() { Ok(()) } else { Err(DecodeError::Not("its end")) }
     }
 
-    fn take(&mut self, length: usize) -> Result<Bytes, Malformed> {
-        let end = self.at.checked_add(length).ok_or(Malformed::Cut)?;
+    fn take(&mut self, length: usize) -> Result<Bytes, DecodeError> {
+        let end = self.at.checked_add(length).ok_or(DecodeError::Cut)?;
         if end > self.frame.len() {
-            return Err(Malformed::Cut);
+            return Err(DecodeError::Cut);
         }
         let bytes = self.frame.slice(self.at..end);
         self.at = end;
@@ -113,26 +113,26 @@ impl Reader {
 
     /// Passes over `count` values of whatever kind: the tail that a newer version has added, which is
     /// `UNKNOWN_VALUES_MAX` values at the most, those inside of others counted.
-    pub fn skip(&mut self, count: usize) -> Result<(), Malformed> {
+    pub fn skip(&mut self, count: usize) -> Result<(), DecodeError> {
         let (mut left, mut passed) = (count, 0);
         while left > 0 {
             if passed == UNKNOWN_VALUES_MAX {
-                return Err(Malformed::Bound("unknown tail"));
+                return Err(DecodeError::Bound("unknown tail"));
             }
             (left, passed) = (left - 1, passed + 1);
             let marker = self.step("a value", |rest| decode::read_marker(rest))?;
             let (length, inner) = self.extent(marker)?;
             self.take(length)?;
-            left = left.checked_add(inner).ok_or(Malformed::Cut)?;
+            left = left.checked_add(inner).ok_or(DecodeError::Cut)?;
             if left > self.frame.len() - self.at {
-                return Err(Malformed::Cut);
+                return Err(DecodeError::Cut);
             }
         }
         Ok(())
     }
 
     /// How many bytes, and then how many values, belong to a value with this marker.
-    fn extent(&mut self, marker: Marker) -> Result<(usize, usize), Malformed> {
+    fn extent(&mut self, marker: Marker) -> Result<(usize, usize), DecodeError> {
         Ok(match marker {
             Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => {
                 (0, 0)
@@ -159,11 +159,11 @@ impl Reader {
             Marker::Ext8 => (1 + self.big_endian(1)?, 0),
             Marker::Ext16 => (1 + self.big_endian(2)?, 0),
             Marker::Ext32 => (1 + self.big_endian(4)?, 0),
-            Marker::Reserved => return Err(Malformed::Not("a value")),
+            Marker::Reserved => return Err(DecodeError::Not("a value")),
         })
     }
 
-    fn big_endian(&mut self, width: usize) -> Result<usize, Malformed> {
+    fn big_endian(&mut self, width: usize) -> Result<usize, DecodeError> {
         Ok(self.take(width)?.iter().fold(0, |value, &byte| (value << 8) | usize::from(byte)))
     }
 }

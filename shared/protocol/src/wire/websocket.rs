@@ -9,7 +9,7 @@ use crate::limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, 
 
 /// The other side sends more frames than anything it says could need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Flood {
+pub enum FrameFlood {
     /// Of one message.
     #[error("a WebSocket message came in too many frames")]
     Fragments,
@@ -20,7 +20,7 @@ pub enum Flood {
 
 /// What has come of the frames of one side.
 #[derive(Debug, Default)]
-pub struct FrameWatch {
+pub struct FrameLimiter {
     header: [u8; 14],
     header_bytes: usize,
     /// Of the frame under way, still to come.
@@ -42,7 +42,7 @@ pub struct FrameWatch {
 /// What a handshake ends with.
 const HANDSHAKE_END: &[u8] = b"\r\n\r\n";
 
-impl FrameWatch {
+impl FrameLimiter {
     /// Of frames that follow the answer to a handshake.
     pub fn behind_handshake() -> Self {
         Self { handshake: Some(0), ..Self::default() }
@@ -51,8 +51,8 @@ impl FrameWatch {
     /// Bytes came.
     ///
     /// # Errors
-    /// `Flood`; the connection has to end.
-    pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
+    /// `FrameFlood`; the connection has to end.
+    pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), FrameFlood> {
         while !bytes.is_empty() {
             if let Some(matched) = self.handshake {
                 self.handshake = after_byte(matched, bytes[0]);
@@ -102,7 +102,7 @@ impl FrameWatch {
         2 + length + mask
     }
 
-    fn begin_frame(&mut self, now: Instant) -> Result<(), Flood> {
+    fn begin_frame(&mut self, now: Instant) -> Result<(), FrameFlood> {
         let length = match self.header[1] & 0x7f {
             126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
             127 => self.header[2..10].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
@@ -119,7 +119,7 @@ impl FrameWatch {
         self.frames += 1;
         self.message_bytes = self.message_bytes.saturating_add(length);
         if self.frames > FRAGMENTS_MAX + self.message_bytes / FRAGMENT_BYTES {
-            return Err(Flood::Fragments);
+            return Err(FrameFlood::Fragments);
         }
         Ok(())
     }
@@ -137,10 +137,10 @@ impl FrameWatch {
         }
     }
 
-    fn count_control(&mut self, now: Instant) -> Result<(), Flood> {
+    fn count_control(&mut self, now: Instant) -> Result<(), FrameFlood> {
         let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_EARNED;
         if clear_at.duration_since(now) > CONTROL_FRAME_EARNED * CONTROL_FRAMES_BURST {
-            return Err(Flood::Control);
+            return Err(FrameFlood::Control);
         }
         self.clear_at = Some(clear_at);
         Ok(())
@@ -205,7 +205,7 @@ mod tests {
         ];
         let bytes = all.concat();
         for size in [1, 2, 3, 7, 1000, bytes.len()] {
-            let mut watch = FrameWatch::default();
+            let mut watch = FrameLimiter::default();
             let now = Instant::now();
             for part in bytes.chunks(size) {
                 watch.handle_read(part, now).unwrap();
@@ -220,7 +220,7 @@ mod tests {
         let answer = b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nx: \r\r\n\r\n".to_vec();
         let bytes = [answer, unmasked(FINAL | TEXT, 3), unmasked(FINAL | PING, 0)].concat();
         for size in [1, 3, bytes.len()] {
-            let mut watch = FrameWatch::behind_handshake();
+            let mut watch = FrameLimiter::behind_handshake();
             for part in bytes.chunks(size) {
                 watch.handle_read(part, Instant::now()).unwrap();
             }
@@ -230,13 +230,13 @@ mod tests {
 
     #[test]
     fn a_message_under_way_says_how_long_it_is_before_it_is_there() {
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         let now = Instant::now();
         watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
         assert_eq!((watch.announced(), watch.is_between()), (300, false));
         watch.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
         assert_eq!((watch.announced(), watch.messages()), (4_000_300, 0));
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         watch.handle_read(&[FINAL | TEXT], now).unwrap();
         assert!(!watch.is_between(), "half a header");
     }
@@ -245,18 +245,18 @@ mod tests {
     fn a_message_of_empty_frames_ends_and_one_in_pieces_as_a_network_makes_them_does_not() {
         let now = Instant::now();
         let empty = |length: usize| {
-            let mut watch = FrameWatch::default();
+            let mut watch = FrameLimiter::default();
             watch.handle_read(&frame(TEXT, length, 8), now).unwrap();
             (0..).find(|_| watch.handle_read(&frame(CONTINUATION, 0, 0), now).is_err()).unwrap()
         };
         assert_eq!(empty(0), FRAGMENTS_MAX - 1);
         assert_eq!(empty(64 * 1024), FRAGMENTS_MAX - 1 + 128, "its payload earns it more");
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         for _ in 0..10_000 {
             watch.handle_read(&frame(CONTINUATION, FRAGMENT_BYTES as usize, 2), now).unwrap();
         }
         // And each message has its own.
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         for _ in 0..1000 {
             watch.handle_read(&frame(TEXT, 0, 0).repeat(50), now).unwrap();
             watch.handle_read(&frame(FINAL | CONTINUATION, 0, 0), now).unwrap();
@@ -266,31 +266,31 @@ mod tests {
 
     #[test]
     fn a_length_of_64_bits_overflows_nothing() {
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         let now = Instant::now();
         let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
         watch.handle_read(&huge, now).unwrap();
         assert_eq!(watch.announced(), u64::MAX);
-        let mut watch = FrameWatch { payload_left: 0, message_bytes: u64::MAX, ..watch };
+        let mut watch = FrameLimiter { payload_left: 0, message_bytes: u64::MAX, ..watch };
         watch.handle_read(&huge, now).unwrap();
         assert_eq!(watch.announced(), u64::MAX);
     }
 
     #[test]
     fn pings_have_a_rate_between_the_frames_of_a_message_too() {
-        let mut watch = FrameWatch::default();
+        let mut watch = FrameLimiter::default();
         let mut now = Instant::now();
         watch.handle_read(&frame(TEXT, 1, 0), now).unwrap();
         let ping = frame(FINAL | PING, 0, 0);
         for _ in 0..CONTROL_FRAMES_BURST {
             watch.handle_read(&ping, now).unwrap();
         }
-        assert_eq!(watch.handle_read(&ping, now), Err(Flood::Control));
+        assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
         for _ in 0..1000 {
             now += CONTROL_FRAME_EARNED;
             watch.handle_read(&ping, now).unwrap();
         }
-        assert_eq!(watch.handle_read(&ping, now), Err(Flood::Control));
+        assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
         now += Duration::from_secs(3600);
         watch.handle_read(&ping.repeat(CONTROL_FRAMES_BURST as usize), now).unwrap();
     }

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 
-use super::Refusal;
+use super::ApiError;
 use crate::limits::BODY_TIMEOUT;
 use spoke_protocol::limits::HTTP_BODY_BYTES_MAX;
 
@@ -31,22 +31,22 @@ pub enum BodyKind {
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         in_time(read(request, state)).await
     }
 }
 
 /// Within the time that a small body may take.
-async fn in_time<T>(reading: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+async fn in_time<T>(reading: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
 /// The refusal of a body that did not arrive in time.
-pub fn too_slow() -> Refusal {
+pub fn too_slow() -> ApiError {
     let message = "the body did not arrive in time";
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
 }
 
 /// What says itself that it is far larger than any path takes is not waited for. One that is a little
@@ -54,7 +54,7 @@ pub fn too_slow() -> Refusal {
 ///
 /// # Errors
 /// 413 "too-large".
-pub fn check_announced(request: &Request) -> Result<(), Refusal> {
+pub fn check_announced(request: &Request) -> Result<(), ApiError> {
     if request.body().size_hint().lower() > 2 * HTTP_BODY_BYTES_MAX as u64 {
         return Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE));
     }
@@ -64,7 +64,7 @@ pub fn check_announced(request: &Request) -> Result<(), Refusal> {
 async fn read<T: DeserializeOwned, S: Send + Sync>(
     request: Request,
     state: &S,
-) -> Result<JsonOrForm<T>, Refusal> {
+) -> Result<JsonOrForm<T>, ApiError> {
     check_announced(&request)?;
     let kind = BodyKind::of(request.headers())?;
     let bytes = Bytes::from_request(request, state).await;
@@ -77,7 +77,7 @@ impl BodyKind {
     ///
     /// # Errors
     /// 415 "unsupported-media-type".
-    pub fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let header = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         match media_type.to_ascii_lowercase().as_str() {
@@ -90,7 +90,7 @@ impl BodyKind {
                 let message = "the body has to be application/json or \
                                application/x-www-form-urlencoded; say which in Content-Type";
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                Err(Refusal::new(status, "unsupported-media-type", message))
+                Err(ApiError::new(status, "unsupported-media-type", message))
             }
         }
     }
@@ -99,7 +99,7 @@ impl BodyKind {
     ///
     /// # Errors
     /// 400 "malformed".
-    pub fn parse<T: DeserializeOwned>(self, bytes: Bytes) -> Result<T, Refusal> {
+    pub fn parse<T: DeserializeOwned>(self, bytes: Bytes) -> Result<T, ApiError> {
         match self {
             Self::Json => serde_json::from_slice(&bytes).map_err(|error| malformed("JSON", &error)),
             Self::Form => {
@@ -116,15 +116,15 @@ impl BodyKind {
 }
 
 /// A body that cannot be read to its end, by the status that says why.
-pub fn unreadable(status: StatusCode) -> Refusal {
+pub fn unreadable(status: StatusCode) -> ApiError {
     if status == StatusCode::PAYLOAD_TOO_LARGE {
-        return Refusal::new(status, "too-large", "the body is larger than this path takes");
+        return ApiError::new(status, "too-large", "the body is larger than this path takes");
     }
-    Refusal::new(StatusCode::BAD_REQUEST, "malformed", "the body broke off")
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", "the body broke off")
 }
 
-fn malformed(what: &str, error: &dyn std::error::Error) -> Refusal {
+fn malformed(what: &str, error: &dyn std::error::Error) -> ApiError {
     let cause = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
     let message = format!("the body is not the {what} that this path takes: {cause}");
-    Refusal::new(StatusCode::BAD_REQUEST, "malformed", message)
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
 }

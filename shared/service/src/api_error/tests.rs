@@ -85,7 +85,7 @@ async fn unknown_paths_and_methods_are_refused_in_our_form() {
 
 #[test]
 fn the_body_holds_code_message_and_reason_and_seq_only_where_there_is_one() {
-    let refusal = Refusal::new(StatusCode::CONFLICT, "duplicate", "had it");
+    let refusal = ApiError::new(StatusCode::CONFLICT, "duplicate", "had it");
     let plain = json!({ "code": 409, "message": "had it", "reason": "duplicate" });
     assert_eq!(refusal.body(), plain);
     let body = refusal.with_seq(Seq::new(7, 1)).body();
@@ -95,10 +95,10 @@ fn the_body_holds_code_message_and_reason_and_seq_only_where_there_is_one() {
 #[test]
 fn retry_after_is_a_second_at_the_least() {
     for (seconds, header) in [(0, "1"), (1, "1"), (90, "90")] {
-        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "later");
+        let refusal = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "later");
         let response = refusal.retry_after(seconds).into_response();
         assert_eq!(response.headers()[RETRY_AFTER], header);
     }
-    let refusal = Refusal::new(StatusCode::FORBIDDEN, "refused", "no");
+    let refusal = ApiError::new(StatusCode::FORBIDDEN, "refused", "no");
     assert!(!refusal.into_response().headers().contains_key(RETRY_AFTER));
 }

@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Checked, SettingsArgs};
+use super::{Check, SettingsArgs};
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// The setting that the lines are about.
 const SETTING: &str = "settings_file";
@@ -18,7 +18,7 @@ const SECRET_WORDS: [&str; 6] = ["password", "passwd", "pass", "secret", "token"
 
 /// Looks at the file that the settings of this service (`agent`, `hub`, `auth`) come from; nothing where
 /// there is none, or where `--config` names no regular file.
-pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Checked> {
+pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Check> {
     let default = || PathBuf::from(format!("/etc/spoke/{service}.toml"));
     let path = args.config.clone().unwrap_or_else(default);
     let found = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
@@ -27,30 +27,28 @@ pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Checked> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // It was read a moment ago, or else nothing would be checked.
         Err(error) => {
-            let finding = format!("{} cannot be read: {}", path.display(), chain(&error));
-            Some(Checked::warn(SETTING, finding, "run `check` as root or as the service's user"))
+            let finding = format!("{} cannot be read: {}", path.display(), error_chain(&error));
+            Some(Check::warn(SETTING, finding, "run `check` as root or as the service's user"))
         }
     }
 }
 
-fn judge(path: &Path, mode: u32, secret: Option<String>, service: &str) -> Checked {
+fn judge(path: &Path, mode: u32, secret: Option<String>, service: &str) -> Check {
     let (place, mode) = (path.display(), mode & 0o777);
     let mend = format!("chgrp spoke-{service} {place} && chmod 640 {place}");
     if mode & 0o022 != 0 {
         let finding = format!("{place} can be changed by others than its owner (mode {mode:03o})");
-        return Checked::warn(SETTING, finding, mend);
+        return Check::warn(SETTING, finding, mend);
     }
     match secret {
         Some(key) if mode & 0o004 != 0 => {
             let finding = format!(
                 "{place} holds a password ({key}) and can be read by everyone (mode {mode:03o})"
             );
-            Checked::warn(SETTING, finding, mend)
+            Check::warn(SETTING, finding, mend)
         }
-        Some(_) => {
-            Checked::ok(SETTING, format!("{place} can be read by its owner and group alone"))
-        }
-        None => Checked::ok(SETTING, format!("{place} holds no password")),
+        Some(_) => Check::ok(SETTING, format!("{place} can be read by its owner and group alone")),
+        None => Check::ok(SETTING, format!("{place} holds no password")),
     }
 }
 
@@ -98,7 +96,7 @@ fn has_password(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Verdict;
+    use crate::cli::Severity;
 
     #[test]
     fn a_password_is_found_wherever_it_stands_and_named_by_its_key() {
@@ -130,13 +128,13 @@ mod tests {
             judge(Path::new("/x.toml"), mode, secret.map(str::to_owned), "hub")
         };
         for (mode, secret, verdict) in [
-            (0o100_644, None, Verdict::Ok),
-            (0o100_640, Some("redis"), Verdict::Ok),
-            (0o100_600, Some("redis"), Verdict::Ok),
-            (0o100_644, Some("redis"), Verdict::Warn),
-            (0o100_604, Some("redis"), Verdict::Warn),
-            (0o100_660, None, Verdict::Warn),
-            (0o100_642, None, Verdict::Warn),
+            (0o100_644, None, Severity::Ok),
+            (0o100_640, Some("redis"), Severity::Ok),
+            (0o100_600, Some("redis"), Severity::Ok),
+            (0o100_644, Some("redis"), Severity::Warn),
+            (0o100_604, Some("redis"), Severity::Warn),
+            (0o100_660, None, Severity::Warn),
+            (0o100_642, None, Severity::Warn),
         ] {
             assert_eq!(of(mode, secret).verdict, verdict, "{mode:o} {secret:?}");
         }

@@ -7,7 +7,7 @@ use std::{
 
 use super::print;
 
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// From one look to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub async fn watch(mut look: impl AsyncFnMut() -> anyhow::Result<String>) -> any
     let is_terminal = io::stdout().is_terminal();
     loop {
         let text = tokio::select! {
-            text = look() => text.unwrap_or_else(|error| format!("{}\n", chain(error.as_ref()))),
+            text = look() => text.unwrap_or_else(|error| format!("{}\n", error_chain(error.as_ref()))),
             ended = tokio::signal::ctrl_c() => return Ok(ended?),
         };
         print(&if is_terminal { in_place(&text) } else { format!("{text}\n") })?;

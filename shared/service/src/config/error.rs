@@ -29,7 +29,7 @@ pub enum ConfigError {
         /// The key, dotted.
         key: String,
         /// Where it came from.
-        origin: Option<Origin>,
+        origin: Option<SettingSource>,
         /// The known one that looks most like it, as it is written there.
         nearest: Option<String>,
     },
@@ -39,7 +39,7 @@ pub enum ConfigError {
         /// The key, dotted.
         key: String,
         /// Where the value came from, if that is known.
-        origin: Option<Origin>,
+        origin: Option<SettingSource>,
         /// What is wrong, and the mend. Never a secret.
         problem: String,
     },
@@ -59,7 +59,7 @@ pub enum ConfigError {
 
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingSource {
     /// The settings file.
     File(PathBuf),
     /// This environment variable.
@@ -76,7 +76,7 @@ impl ConfigError {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
@@ -86,7 +86,7 @@ impl fmt::Display for Origin {
     }
 }
 
-fn from(origin: &Option<Origin>) -> String {
+fn from(origin: &Option<SettingSource>) -> String {
     origin.as_ref().map_or_else(String::new, |origin| format!(" (from {origin})"))
 }
 

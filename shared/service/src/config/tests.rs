@@ -40,7 +40,7 @@ fn try_load(
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let (environment, flags) = (owned(environment), owned(flags));
-    load(&Sources { service: "agent", file: Some(&path), environment, flags })
+    load(&SettingSources { service: "agent", file: Some(&path), environment, flags })
 }
 
 fn complaint(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
@@ -159,7 +159,7 @@ fn a_password_is_in_no_complaint() {
 
 #[test]
 fn a_named_file_has_to_be_there_and_the_default_one_may_be_absent() {
-    let sources = |file| Sources {
+    let sources = |file| SettingSources {
         service: "no-such-service",
         file,
         environment: Vec::new(),

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 use super::{ServeLimits, serve};
 use crate::{
-    api_error::{Refusal, fallback},
+    api_error::{ApiError, fallback},
     config::AdminHosts,
     limits::ADMIN_CONNECTIONS_MAX,
     shutdown::Shutdown,
@@ -49,7 +49,7 @@ pub async fn serve_admin(
 
 /// Whether all that the request calls us is known: the Host header, each of them where there are several, and
 /// the host in the URL itself, which goes over it. A browser always names one.
-fn check(uri: &Uri, headers: &HeaderMap, hosts: &AdminHosts) -> Result<(), Refusal> {
+fn check(uri: &Uri, headers: &HeaderMap, hosts: &AdminHosts) -> Result<(), ApiError> {
     let in_url = uri.authority().map(|authority| authority.as_str().as_bytes());
     let in_headers: Vec<_> = headers.get_all(HOST).iter().map(|host| host.as_bytes()).collect();
     let stranger = in_url.iter().chain(&in_headers).find(|host| !hosts.know(host));
@@ -62,7 +62,7 @@ fn check(uri: &Uri, headers: &HeaderMap, hosts: &AdminHosts) -> Result<(), Refus
         "the admin listener does not answer under {problem}: call it by address or as localhost, or \
          give the name to the setting admin_hosts"
     );
-    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", message))
+    Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", message))
 }
 
 /// `GET /healthz`: the process lives. `GET /readyz`: `ready` says so, and it does not stop. `GET
@@ -80,7 +80,7 @@ pub fn admin_router(
                 answer => answer,
             };
             answer.map(|()| "ok\n").map_err(|message| {
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", message).retry_after(1)
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", message).retry_after(1)
             })
         }
     };

@@ -25,19 +25,19 @@ use crate::{
     limits::CERTIFICATE_INTERVAL,
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// The certificate that a listener shows. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     config: Arc<ServerConfig>,
-    shown: Arc<Shown>,
-    source: Arc<Mutex<Source>>,
+    shown: Arc<CurrentCertificate>,
+    source: Arc<Mutex<CertificateFiles>>,
 }
 
 /// Whether a certificate is another one than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fresh {
+pub enum CertificateChange {
     /// It is the same.
     Same,
     /// It is a new one, which all connections from now on are shown.
@@ -45,16 +45,16 @@ pub enum Fresh {
 }
 
 #[derive(Debug)]
-struct Shown(RwLock<Arc<CertifiedKey>>);
+struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
 #[derive(Debug)]
-struct Source {
+struct CertificateFiles {
     tls: TlsSettings,
-    pem: Pem,
+    pem: CertificatePem,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Pem {
+struct CertificatePem {
     chain: Vec<u8>,
     key: Vec<u8>,
 }
@@ -72,8 +72,8 @@ impl Certificate {
             (false, true) => return Err(missing("tls.key_file", "tls.cert_file")),
             (true, false) => return Err(missing("tls.cert_file", "tls.key_file")),
         }
-        let pem = Pem::read(tls)?;
-        let shown = Arc::new(Shown(RwLock::new(pem.certified(tls)?)));
+        let pem = CertificatePem::read(tls)?;
+        let shown = Arc::new(CurrentCertificate(RwLock::new(pem.certified(tls)?)));
         let builder = ServerConfig::builder().with_no_client_auth();
         let mut config = builder.with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![
@@ -81,7 +81,7 @@ impl Certificate {
             b"h2".to_vec(),
             b"http/1.1".to_vec(),
         ];
-        let source = Arc::new(Mutex::new(Source { tls: tls.clone(), pem }));
+        let source = Arc::new(Mutex::new(CertificateFiles { tls: tls.clone(), pem }));
         Ok(Some(Self { config: Arc::new(config), shown, source }))
     }
 
@@ -89,20 +89,21 @@ impl Certificate {
     ///
     /// # Errors
     /// `ConfigError` that names the file which cannot be used; what was shown is shown still.
-    pub fn reload(&self, tls: &TlsSettings) -> Result<Fresh, ConfigError> {
+    pub fn reload(&self, tls: &TlsSettings) -> Result<CertificateChange, ConfigError> {
         if tls.cert_file.as_os_str().is_empty() {
             let problem = "it is empty, and TLS is turned off by a restart only";
             return Err(ConfigError::bad("tls.cert_file", problem));
         }
-        let pem = Pem::read(tls)?;
+        let pem = CertificatePem::read(tls)?;
         let mut source = self.source();
-        let fresh = if pem == source.pem { Fresh::Same } else { Fresh::New };
-        if fresh == Fresh::New {
+        let fresh =
+            if pem == source.pem { CertificateChange::Same } else { CertificateChange::New };
+        if fresh == CertificateChange::New {
             let certified = pem.certified(tls)?;
             *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
             info!("there is another certificate, and new connections are shown it");
         }
-        *source = Source { tls: tls.clone(), pem };
+        *source = CertificateFiles { tls: tls.clone(), pem };
         Ok(fresh)
     }
 
@@ -120,9 +121,9 @@ impl Certificate {
                 this.reload(&tls)
             });
             match looked.await.expect("reading files does not panic") {
-                Ok(Fresh::Same | Fresh::New) => fault = None,
+                Ok(CertificateChange::Same | CertificateChange::New) => fault = None,
                 Err(error) => {
-                    let error = chain(&error);
+                    let error = error_chain(&error);
                     if fault.as_ref() != Some(&error) {
                         error!(error, "the certificate cannot be read again; the old one is shown");
                     }
@@ -156,21 +157,21 @@ impl Certificate {
         self.config.clone()
     }
 
-    fn source(&self) -> MutexGuard<'_, Source> {
+    fn source(&self) -> MutexGuard<'_, CertificateFiles> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-impl Pem {
+impl CertificatePem {
     fn read(tls: &TlsSettings) -> Result<Self, ConfigError> {
         let read = |key, path: &Path| {
-            fs::read(path).map_err(|error: io::Error| unusable(key, path, &chain(&error)))
+            fs::read(path).map_err(|error: io::Error| unusable(key, path, &error_chain(&error)))
         };
         let chain = read("tls.cert_file", &tls.cert_file)?;
         Ok(Self { chain, key: read("tls.key_file", &tls.key_file)? })
@@ -180,12 +181,12 @@ impl Pem {
         let (cert_file, key_file) = (&tls.cert_file, &tls.key_file);
         let certificates = CertificateDer::pem_slice_iter(&self.chain)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| unusable("tls.cert_file", cert_file, &chain(&error)))?;
+            .map_err(|error| unusable("tls.cert_file", cert_file, &error_chain(&error)))?;
         if certificates.is_empty() {
             return Err(unusable("tls.cert_file", cert_file, "it holds no certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|error| unusable("tls.key_file", key_file, &chain(&error)))?;
+            .map_err(|error| unusable("tls.key_file", key_file, &error_chain(&error)))?;
         let provider = ServerConfig::builder().crypto_provider().clone();
         let certified = CertifiedKey::from_der(certificates, key, &provider).map_err(|error| {
             let problem = match error {
@@ -193,7 +194,7 @@ impl Pem {
                     let cert_file = cert_file.display();
                     format!("it is not the key of the certificate in {cert_file}")
                 }
-                error => chain(&error),
+                error => error_chain(&error),
             };
             unusable("tls.key_file", key_file, &problem)
         })?;
@@ -201,7 +202,7 @@ impl Pem {
     }
 }
 
-impl std::fmt::Debug for Pem {
+impl std::fmt::Debug for CertificatePem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pem(…)")
     }

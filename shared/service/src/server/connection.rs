@@ -18,25 +18,28 @@ use tracing::debug;
 
 #[cfg(feature = "http2")]
 use super::http2;
-use super::{PeerAddress, Place, ServeLimits, rejection_log::Refusals, write_timeout::Urged};
+use super::{
+    ConnectionHandle, PeerAddress, ServeLimits, rejection_log::RejectionLog,
+    write_timeout::WriteTimeout,
+};
 use crate::{
-    last_activity::{Heard, Listened},
+    last_activity::{LastActivity, ObservedStream},
     limits::HEADER_BYTES_MAX,
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// A connection's bytes.
-pub(super) type Stream = Listened<Urged<TcpStream>>;
+pub(super) type ConnectionStream = ObservedStream<WriteTimeout<TcpStream>>;
 
 /// What a connection begins with.
 pub(super) trait Security: Clone + Send + 'static {
     /// Shakes hands and serves what follows, to its end.
     fn serve(
         self,
-        connection: Connection,
-        stream: Stream,
-        heard: Heard,
+        connection: HttpConnection,
+        stream: ConnectionStream,
+        heard: LastActivity,
     ) -> impl Future<Output = ()> + Send;
 }
 
@@ -49,13 +52,23 @@ pub(super) struct Plain;
 pub(super) struct Encrypted(pub(super) TlsAcceptor);
 
 impl Security for Plain {
-    async fn serve(self, connection: Connection, stream: Stream, heard: Heard) {
+    async fn serve(
+        self,
+        connection: HttpConnection,
+        stream: ConnectionStream,
+        heard: LastActivity,
+    ) {
         connection.serve_http(stream, heard).await;
     }
 }
 
 impl Security for Encrypted {
-    async fn serve(self, connection: Connection, stream: Stream, heard: Heard) {
+    async fn serve(
+        self,
+        connection: HttpConnection,
+        stream: ConnectionStream,
+        heard: LastActivity,
+    ) {
         let (address, limit) = (connection.address, connection.limits.tls_handshake);
         match tokio::time::timeout(limit, self.0.accept(stream)).await {
             #[cfg(feature = "http2")]
@@ -64,29 +77,30 @@ impl Security for Encrypted {
                 Box::pin(http2::serve(connection, stream, heard)).await;
             }
             Ok(Ok(stream)) => connection.serve_http(stream, heard).await,
-            Ok(Err(error)) => debug!(%address, error = chain(&error), "TLS handshake failed"),
+            Ok(Err(error)) => debug!(%address, error = error_chain(&error), "TLS handshake failed"),
             Err(_) => debug!(%address, "TLS handshake took too long"),
         }
     }
 }
 
-pub(super) struct Connection {
+pub(super) struct HttpConnection {
     pub(super) address: SocketAddr,
-    pub(super) place: Place,
+    pub(super) place: ConnectionHandle,
     pub(super) app: Router,
     pub(super) limits: ServeLimits,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) refusals: Arc<RejectionLog>,
     pub(super) shutdown: Shutdown,
 }
 
-impl Connection {
+impl HttpConnection {
     /// Until it ends, is upgraded, or has to make room.
     pub(super) async fn serve(self, stream: TcpStream, security: impl Security) {
         let (visitor, address) = (self.place.0.visitor.clone(), self.address);
         // Small frames that wait for nobody: latency is ours to keep.
         let _ = stream.set_nodelay(true);
-        let heard = Heard::new(Instant::now());
-        let stream = Listened::new(Urged::new(stream, self.limits.write_stall), heard.clone());
+        let heard = LastActivity::new(Instant::now());
+        let stream =
+            ObservedStream::new(WriteTimeout::new(stream, self.limits.write_stall), heard.clone());
         tokio::select! {
             () = security.serve(self, stream, heard) => {}
             () = visitor.has_to_go() => debug!(%address, "closed to make room"),
@@ -96,8 +110,8 @@ impl Connection {
     /// How a request of this connection is answered.
     pub(super) fn answering(
         &self,
-        heard: Heard,
-    ) -> impl Fn(http::Request<Incoming>) -> BoxedAnswer + Clone + use<> {
+        heard: LastActivity,
+    ) -> impl Fn(http::Request<Incoming>) -> BoxedResponse + Clone + use<> {
         let (address, place, app) = (self.address, self.place.clone(), self.app.clone());
         let refusals = self.refusals.clone();
         move |request| {
@@ -117,7 +131,7 @@ impl Connection {
         }
     }
 
-    async fn serve_http<S>(self, stream: S, heard: Heard)
+    async fn serve_http<S>(self, stream: S, heard: LastActivity)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -155,11 +169,11 @@ impl Connection {
             }
         };
         if let Ok(Err(error)) = result {
-            debug!(%address, error = chain(&error), "connection ended with an error");
+            debug!(%address, error = error_chain(&error), "connection ended with an error");
         }
     }
 }
 
 /// An answer under way.
-pub(super) type BoxedAnswer =
+pub(super) type BoxedResponse =
     futures_util::future::BoxFuture<'static, Result<Response, Infallible>>;

@@ -9,23 +9,23 @@ use super::ServeLimits;
 
 /// Counted connections. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Count>);
+pub struct ConnectionLimit(Arc<ConnectionCount>);
 
 #[derive(Debug)]
-struct Count {
+struct ConnectionCount {
     taken: AtomicUsize,
     most: AtomicUsize,
     strangers: AtomicUsize,
 }
 
 /// A connection's place, free again when it is dropped.
-pub(super) struct Seat(Arc<Count>);
+pub(super) struct ConnectionPermit(Arc<ConnectionCount>);
 
-impl Room {
+impl ConnectionLimit {
     /// As the limits say.
     pub fn of(limits: &ServeLimits) -> Self {
         let (most, strangers) = (limits.connections, limits.strangers);
-        Self(Arc::new(Count {
+        Self(Arc::new(ConnectionCount {
             taken: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
             strangers: AtomicUsize::new(strangers),
@@ -55,14 +55,14 @@ impl Room {
     }
 
     /// One of them, if there is one left.
-    pub(super) fn take(&self) -> Option<Seat> {
-        let seat = Seat(self.0.clone());
+    pub(super) fn take(&self) -> Option<ConnectionPermit> {
+        let seat = ConnectionPermit(self.0.clone());
         let before = self.0.taken.fetch_add(1, Ordering::Relaxed);
         (before < self.most()).then_some(seat)
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_room_made_smaller_takes_none_until_enough_have_left() {
-        let room = Room::of(&ServeLimits::of(2));
+        let room = ConnectionLimit::of(&ServeLimits::of(2));
         let (one, two) = (room.take().unwrap(), room.take().unwrap());
         assert!(room.take().is_none());
         room.resize(3);

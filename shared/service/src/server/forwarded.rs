@@ -13,7 +13,7 @@ use std::{
 use axum::{Router, extract::Request, middleware::Next, response::Response};
 use http::HeaderMap;
 
-use super::{Place, Site};
+use super::{ConnectionHandle, PeerNet};
 use crate::config::TrustedProxies;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -28,7 +28,7 @@ pub struct PeerAddress {
 
 impl PeerAddress {
     /// As it is counted.
-    pub fn site(self) -> Site {
+    pub fn site(self) -> PeerNet {
         self.ip.into()
     }
 }
@@ -59,7 +59,7 @@ pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
         let peer = request.extensions().get::<PeerAddress>();
         let client = peer.map(|peer| client(*peer, request.headers(), &trusted));
         if let Some(client) = client {
-            if let Some(place) = request.extensions().get::<Place>() {
+            if let Some(place) = request.extensions().get::<ConnectionHandle>() {
                 place.handle_site(client.site());
             }
             request.extensions_mut().insert(client);

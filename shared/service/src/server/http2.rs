@@ -14,36 +14,36 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::connection::Connection;
+use super::connection::HttpConnection;
 use crate::{
-    last_activity::Heard,
+    last_activity::LastActivity,
     limits::{HEADER_BYTES_MAX, HTTP2_WINDOW_BYTES, REQUESTS_PER_CLIENT_MAX},
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::chain;
+use spoke_diagnostics::error_chain::error_chain;
 
 /// Requests of one connection in hand.
 #[derive(Clone)]
-struct InHand(watch::Sender<usize>);
+struct OpenRequests(watch::Sender<usize>);
 
-struct One(InHand);
+struct OpenRequest(OpenRequests);
 
 /// Each request is a task that the shutdown waits for.
 #[derive(Clone)]
-struct Tasks {
+struct TrackedExecutor {
     shutdown: Shutdown,
     address: SocketAddr,
 }
 
 /// Serves until the connection ends, is idle for too long, or the shutdown has begun and what is in
 /// hand is finished.
-pub(super) async fn serve<S>(connection: Connection, stream: S, heard: Heard)
+pub(super) async fn serve<S>(connection: HttpConnection, stream: S, heard: LastActivity)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answer = connection.answering(heard.clone());
-    let Connection { address, limits, shutdown, .. } = connection;
-    let in_hand = InHand(watch::Sender::new(0));
+    let HttpConnection { address, limits, shutdown, .. } = connection;
+    let in_hand = OpenRequests(watch::Sender::new(0));
     let counts = in_hand.clone();
     let service = service_fn(move |request| {
         let (answering, one) = (answer(request), counts.one());
@@ -53,7 +53,7 @@ where
         }
     });
     let window = Some(HTTP2_WINDOW_BYTES);
-    let tasks = Tasks { shutdown: shutdown.clone(), address };
+    let tasks = TrackedExecutor { shutdown: shutdown.clone(), address };
     let connection = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .max_concurrent_streams(REQUESTS_PER_CLIENT_MAX as u32)
@@ -77,13 +77,13 @@ where
         }
     };
     if let Some(Err(error)) = result {
-        debug!(%address, error = chain(&error), "connection ended with an error");
+        debug!(%address, error = error_chain(&error), "connection ended with an error");
     }
 }
 
 /// Resolves when the other side has said nothing for so long. Whoever takes an answer says so, bit by
 /// bit.
-async fn silent(heard: &Heard, limit: Duration) {
+async fn silent(heard: &LastActivity, limit: Duration) {
     loop {
         let since = heard.at().elapsed();
         if since >= limit {
@@ -93,10 +93,10 @@ async fn silent(heard: &Heard, limit: Duration) {
     }
 }
 
-impl InHand {
-    fn one(&self) -> One {
+impl OpenRequests {
+    fn one(&self) -> OpenRequest {
         self.0.send_modify(|count| *count += 1);
-        One(self.clone())
+        OpenRequest(self.clone())
     }
 
     /// Resolves when there was none for so long.
@@ -112,13 +112,13 @@ impl InHand {
     }
 }
 
-impl Drop for One {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.0.send_modify(|count| *count -= 1);
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for TrackedExecutor {
     fn execute(&self, request: F) {
         self.shutdown.spawn_one("request", self.address, request);
     }

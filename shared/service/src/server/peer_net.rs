@@ -7,9 +7,9 @@ use std::{
 
 /// An IPv4 address, or the 64 bits of an IPv6 one that one site holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Site(IpAddr);
+pub struct PeerNet(IpAddr);
 
-impl From<IpAddr> for Site {
+impl From<IpAddr> for PeerNet {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(v4) => v4.into(),
@@ -21,7 +21,7 @@ impl From<IpAddr> for Site {
     }
 }
 
-impl fmt::Display for Site {
+impl fmt::Display for PeerNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }

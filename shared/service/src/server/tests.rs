@@ -30,7 +30,7 @@ async fn start(app: Router, limits: ServeLimits, certificate: Option<Certificate
     let listener = bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
-    let (room, stop) = (Room::of(&limits), shutdown.clone());
+    let (room, stop) = (ConnectionLimit::of(&limits), shutdown.clone());
     match certificate {
         Some(certificate) => {
             let security = Encrypted(TlsAcceptor::from(certificate.config()));
@@ -196,9 +196,9 @@ async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() 
 
 #[tokio::test]
 async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
-    let kept: Arc<Mutex<Option<Place>>> = Arc::default();
+    let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
-    let keep = move |Extension(place): Extension<Place>| async move {
+    let keep = move |Extension(place): Extension<ConnectionHandle>| async move {
         *keeper.lock().unwrap() = Some(place);
     };
     let app = hello().route("/keep", get(keep));
@@ -214,7 +214,7 @@ async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
 
 #[tokio::test]
 async fn a_stranger_makes_room_for_a_newer_one_and_who_is_vouched_for_does_not() {
-    let vouch = |Extension(place): Extension<Place>| async move {
+    let vouch = |Extension(place): Extension<ConnectionHandle>| async move {
         let _vouched = place.vouch();
         std::future::pending::<()>().await;
     };
@@ -241,9 +241,9 @@ async fn a_stranger_makes_room_for_a_newer_one_and_who_is_vouched_for_does_not()
 #[tokio::test]
 async fn an_answer_that_nobody_reads_ends_its_connection() {
     let large = || async { vec![b'x'; 64 * 1024 * 1024] };
-    let kept: Arc<Mutex<Option<Place>>> = Arc::default();
+    let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
-    let keep = move |Extension(place): Extension<Place>| async move {
+    let keep = move |Extension(place): Extension<ConnectionHandle>| async move {
         *keeper.lock().unwrap() = Some(place);
         large().await
     };

@@ -17,40 +17,40 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::Site;
+use super::PeerNet;
 
 /// All strangers of a listener.
-pub(super) struct Strangers {
+pub(super) struct Unauthenticated {
     max: AtomicUsize,
-    sites: Mutex<Sites>,
+    sites: Mutex<PeerNets>,
 }
 
 #[derive(Default)]
-struct Sites {
+struct PeerNets {
     next: u64,
     count: usize,
     /// By age, the oldest first.
-    sites: HashMap<Site, BTreeMap<u64, Weak<Visitor>>>,
+    sites: HashMap<PeerNet, BTreeMap<u64, Weak<TrackedConnection>>>,
 }
 
 /// A connection, a stranger unless somebody vouches for it.
-pub(super) struct Visitor {
-    strangers: Arc<Strangers>,
-    standing: Mutex<Standing>,
+pub(super) struct TrackedConnection {
+    strangers: Arc<Unauthenticated>,
+    standing: Mutex<TrackedState>,
     gone: Notify,
 }
 
-struct Standing {
-    site: Site,
+struct TrackedState {
+    site: PeerNet,
     /// Among the strangers, if it is one.
     number: Option<u64>,
     vouched: usize,
 }
 
 /// As long as this lives, its connection is not closed to make room.
-pub struct Vouched(Arc<Visitor>);
+pub struct AuthenticatedGuard(Arc<TrackedConnection>);
 
-impl Strangers {
+impl Unauthenticated {
     pub(super) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max: AtomicUsize::new(max), sites: Mutex::default() })
     }
@@ -61,10 +61,13 @@ impl Strangers {
     }
 
     /// One more, and the site of the one that has to go for it, if it is one too many.
-    pub(super) fn arrive(self: &Arc<Self>, site: Site) -> (Arc<Visitor>, Option<Site>) {
-        let visitor = Arc::new(Visitor {
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        site: PeerNet,
+    ) -> (Arc<TrackedConnection>, Option<PeerNet>) {
+        let visitor = Arc::new(TrackedConnection {
             strangers: self.clone(),
-            standing: Mutex::new(Standing { site, number: None, vouched: 0 }),
+            standing: Mutex::new(TrackedState { site, number: None, vouched: 0 }),
             gone: Notify::new(),
         });
         let crowded = visitor.join();
@@ -72,25 +75,25 @@ impl Strangers {
     }
 }
 
-impl Visitor {
+impl TrackedConnection {
     /// Resolves when this one has to go to make room. Cancel safe.
     pub(super) async fn has_to_go(&self) {
         self.gone.notified().await;
     }
 
     /// Says that it is known whose connection this is.
-    pub(super) fn vouch(self: &Arc<Self>) -> Vouched {
+    pub(super) fn vouch(self: &Arc<Self>) -> AuthenticatedGuard {
         let mut standing = lock(&self.standing);
         standing.vouched += 1;
         if let Some(number) = standing.number.take() {
             lock(&self.strangers.sites).remove(standing.site, number);
         }
         drop(standing);
-        Vouched(self.clone())
+        AuthenticatedGuard(self.clone())
     }
 
     /// Counts it as of this site from here on: a proxy has said for whom it speaks.
-    pub(super) fn handle_site(self: &Arc<Self>, site: Site) {
+    pub(super) fn handle_site(self: &Arc<Self>, site: PeerNet) {
         let mut standing = lock(&self.standing);
         if let Some(number) = standing.number {
             let mut sites = lock(&self.strangers.sites);
@@ -103,7 +106,7 @@ impl Visitor {
     }
 
     /// Becomes the newest of the strangers, unless it is one or somebody vouches for it.
-    fn join(self: &Arc<Self>) -> Option<Site> {
+    fn join(self: &Arc<Self>) -> Option<PeerNet> {
         let mut standing = lock(&self.standing);
         if standing.number.is_some() || standing.vouched > 0 {
             return None;
@@ -123,7 +126,7 @@ impl Visitor {
     }
 }
 
-impl Drop for Visitor {
+impl Drop for TrackedConnection {
     fn drop(&mut self) {
         let mut standing = lock(&self.standing);
         if let Some(number) = standing.number.take() {
@@ -132,7 +135,7 @@ impl Drop for Visitor {
     }
 }
 
-impl Drop for Vouched {
+impl Drop for AuthenticatedGuard {
     fn drop(&mut self) {
         let mut standing = lock(&self.0.standing);
         standing.vouched -= 1;
@@ -141,21 +144,21 @@ impl Drop for Vouched {
     }
 }
 
-impl Sites {
-    fn add(&mut self, visitor: &Arc<Visitor>, site: Site) -> u64 {
+impl PeerNets {
+    fn add(&mut self, visitor: &Arc<TrackedConnection>, site: PeerNet) -> u64 {
         let number = self.next;
         self.next += 1;
         self.put(visitor, site, number);
         number
     }
 
-    fn put(&mut self, visitor: &Arc<Visitor>, site: Site, number: u64) {
+    fn put(&mut self, visitor: &Arc<TrackedConnection>, site: PeerNet, number: u64) {
         self.count += 1;
         self.sites.entry(site).or_default().insert(number, Arc::downgrade(visitor));
     }
 
     /// Whether it was there.
-    fn remove(&mut self, site: Site, number: u64) -> bool {
+    fn remove(&mut self, site: PeerNet, number: u64) -> bool {
         let Some(own) = self.sites.get_mut(&site) else { return false };
         let was_there = own.remove(&number).is_some();
         if was_there {
@@ -168,7 +171,7 @@ impl Sites {
     }
 
     /// The one that has to go, and the site that it was counted at.
-    fn dismiss_one(&mut self) -> Option<(Arc<Visitor>, Site)> {
+    fn dismiss_one(&mut self) -> Option<(Arc<TrackedConnection>, PeerNet)> {
         let by_number = |own: &BTreeMap<u64, _>| (own.len(), Reverse(own.keys().next().copied()));
         let (&site, own) = self.sites.iter().max_by_key(|(_, own)| by_number(own))?;
         let (&number, oldest) = own.first_key_value()?;
@@ -190,17 +193,17 @@ mod tests {
 
     use super::*;
 
-    fn site(last: u8) -> Site {
+    fn site(last: u8) -> PeerNet {
         IpAddr::from([10, 0, 0, last]).into()
     }
 
-    fn has_to_go(visitor: &Visitor) -> bool {
+    fn has_to_go(visitor: &TrackedConnection) -> bool {
         visitor.has_to_go().now_or_never().is_some()
     }
 
     #[test]
     fn the_oldest_of_the_site_with_the_most_makes_room() {
-        let strangers = Strangers::new(4);
+        let strangers = Unauthenticated::new(4);
         let (good, _) = strangers.arrive(site(1));
         let crowd: Vec<_> = (0..3).map(|_| strangers.arrive(site(2)).0).collect();
 
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn of_sites_with_as_many_the_oldest_connection_makes_room() {
-        let strangers = Strangers::new(3);
+        let strangers = Unauthenticated::new(3);
         let all: Vec<_> = (0..5).map(|last| strangers.arrive(site(last)).0).collect();
         let gone: Vec<_> = all.iter().map(|visitor| has_to_go(visitor)).collect();
         assert_eq!(gone, [true, true, false, false, false]);
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn who_comes_through_a_proxy_is_counted_where_it_is_from() {
-        let strangers = Strangers::new(4);
+        let strangers = Unauthenticated::new(4);
         let behind = |last| {
             let (visitor, _) = strangers.arrive(site(9));
             visitor.handle_site(site(last));
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn who_is_vouched_for_stays_and_is_the_newest_stranger_afterwards() {
-        let strangers = Strangers::new(2);
+        let strangers = Unauthenticated::new(2);
         let (known, _) = strangers.arrive(site(1));
         let vouched = (known.vouch(), known.vouch());
         let (older, _) = strangers.arrive(site(1));

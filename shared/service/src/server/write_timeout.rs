@@ -15,14 +15,14 @@ use tokio::{
 };
 
 /// Fails with `TimedOut` once a write could not go on for `limit`.
-pub(super) struct Urged<S> {
+pub(super) struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
     /// Only while a write waits: most connections never do.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Urged<S> {
+impl<S> WriteTimeout<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
@@ -44,7 +44,7 @@ impl<S> Urged<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Urged<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -54,7 +54,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Urged<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Urged<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

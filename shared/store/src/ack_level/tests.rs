@@ -2,13 +2,13 @@ use redis::parse_redis_value;
 
 use super::*;
 
-fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>) -> Facts {
-    let syncing = syncing.map(|(is_append_only, appendfsync, pauses_for_rewrite)| Syncing {
+fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>) -> ServerInfo {
+    let syncing = syncing.map(|(is_append_only, appendfsync, pauses_for_rewrite)| AofSync {
         is_append_only,
         appendfsync: appendfsync.to_owned(),
         pauses_for_rewrite,
     });
-    Facts { version, replicas, syncing, ..Facts::default() }
+    ServerInfo { version, replicas, syncing, ..ServerInfo::default() }
 }
 
 #[test]

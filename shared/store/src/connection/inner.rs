@@ -19,25 +19,25 @@ use redis::{
 use super::is_no_script;
 use crate::{
     RedisUrl, StoreError,
-    compatibility::Greeting,
+    compatibility::ServerGreeting,
     health::Health,
     limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, REDIS_RESOLVE_INTERVAL},
-    stats::Figures,
+    stats::RedisStats,
 };
 
-pub(super) struct Way {
+pub(super) struct SharedConnection {
     pub(super) url: RedisUrl,
     /// As of the first connection; a new one reads the files anew.
     pub(super) client: Client,
     /// Where a probe would write; none for one that is only read.
     pub(super) probed: Option<String>,
-    pub(super) current: Mutex<Current>,
-    pub(super) figures: Figures,
+    pub(super) current: Mutex<CurrentConnection>,
+    pub(super) figures: RedisStats,
     pub(super) health: Health,
 }
 
 #[derive(Default)]
-pub(super) struct Current {
+pub(super) struct CurrentConnection {
     connecting: Option<Connecting>,
     /// Counts the connections, so that a hundred faults of one make one new one.
     generation: u64,
@@ -47,7 +47,7 @@ pub(super) struct Current {
 
 /// What an answer says of the connection that it came on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum ConnectionVerdict {
     /// It can be used.
     Good,
     /// Its server is not the one to ask.
@@ -59,8 +59,8 @@ pub(crate) enum Standing {
 /// A connection that is there or on its way.
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
-impl Way {
-    fn lock(&self) -> MutexGuard<'_, Current> {
+impl SharedConnection {
+    fn lock(&self) -> MutexGuard<'_, CurrentConnection> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,9 +113,9 @@ impl Way {
             }
         };
         match self.handle_answered(begun.elapsed(), result.as_ref().map(answers)) {
-            Standing::Good => {}
-            Standing::Elsewhere => self.forget_elsewhere(generation),
-            Standing::Lost => self.forget(generation),
+            ConnectionVerdict::Good => {}
+            ConnectionVerdict::Elsewhere => self.forget_elsewhere(generation),
+            ConnectionVerdict::Lost => self.forget(generation),
         }
         (generation, result)
     }
@@ -124,7 +124,7 @@ impl Way {
         &self,
         took: Duration,
         answered: Result<&[Value], &RedisError>,
-    ) -> Standing {
+    ) -> ConnectionVerdict {
         let values = match answered {
             Ok(values) => values,
             Err(error) => return self.handle_error(error),
@@ -137,27 +137,27 @@ impl Way {
             other => slice::from_ref(other),
         });
         let errors = each.filter(is_error).filter_map(|value| value.clone().extract_error().err());
-        let mut standing = Standing::Good;
+        let mut standing = ConnectionVerdict::Good;
         for error in errors {
-            if self.handle_error(&error) == Standing::Elsewhere {
-                standing = Standing::Elsewhere;
+            if self.handle_error(&error) == ConnectionVerdict::Elsewhere {
+                standing = ConnectionVerdict::Elsewhere;
             }
         }
         standing
     }
 
     /// A script that is only to be loaded first is no error.
-    fn handle_error(&self, error: &RedisError) -> Standing {
+    fn handle_error(&self, error: &RedisError) -> ConnectionVerdict {
         if is_no_script(error) {
-            return Standing::Good;
+            return ConnectionVerdict::Good;
         }
         let told = StoreError::from(error.clone());
         self.figures.handle_error(&told);
         self.health.handle_error(&told);
         match told.is_elsewhere() {
-            true => Standing::Elsewhere,
-            false if is_lost(error) => Standing::Lost,
-            false => Standing::Good,
+            true => ConnectionVerdict::Elsewhere,
+            false if is_lost(error) => ConnectionVerdict::Lost,
+            false => ConnectionVerdict::Good,
         }
     }
 }
@@ -170,10 +170,10 @@ fn is_lost(error: &RedisError) -> bool {
         || error.is_unrecoverable_error()
 }
 
-/// The one connection of a `Way`, which is forgotten when it is closed.
+/// The one connection of a `SharedConnection`, which is forgotten when it is closed.
 async fn follow(
     url: RedisUrl,
-    way: Weak<Way>,
+    way: Weak<SharedConnection>,
     generation: u64,
 ) -> RedisResult<MultiplexedConnection> {
     let hear = move |push: PushInfo| {
@@ -202,6 +202,6 @@ pub(super) async fn connect(
     let client = url.client()?;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let hello = redis::cmd("HELLO").query_async(&mut connection).await?;
-    Greeting::read(hello).check()?;
+    ServerGreeting::read(hello).check()?;
     Ok(connection)
 }

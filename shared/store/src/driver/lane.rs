@@ -14,15 +14,15 @@ use std::{
 
 use futures_util::{FutureExt, future::MaybeDone};
 
-pub(super) struct Lane<F: Future>(VecDeque<Pin<Box<MaybeDone<F>>>>);
+pub(super) struct AppendLane<F: Future>(VecDeque<Pin<Box<MaybeDone<F>>>>);
 
-impl<F: Future> Default for Lane<F> {
+impl<F: Future> Default for AppendLane<F> {
     fn default() -> Self {
         Self(VecDeque::new())
     }
 }
 
-impl<F: Future> Lane<F> {
+impl<F: Future> AppendLane<F> {
     pub(super) fn push(&mut self, future: F) {
         self.0.push_back(Box::pin(MaybeDone::Future(future)));
     }
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(sent(), [1, 0], "the library's would do otherwise");
 
         let [(open_0, gate_0), (open_1, gate_1)] = gates();
-        let mut lane = Lane::default();
+        let mut lane = AppendLane::default();
         lane.push(send(gate_0, &to, 0));
         lane.push(send(gate_1, &to, 1));
         assert!(lane.next().now_or_never().is_none());
@@ -94,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_waits_for_those_before_it() {
         let (first, answer) = oneshot::channel::<u32>();
-        let mut lane = Lane::default();
+        let mut lane = AppendLane::default();
         lane.push(async { answer.await.unwrap() }.boxed());
         lane.push(async { 2 }.boxed());
         assert!(lane.next().now_or_never().is_none());

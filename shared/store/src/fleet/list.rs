@@ -11,14 +11,14 @@ use crate::{
     keys::HubKeys,
     limits::{FLEET_MAX, SURVEY_CLIENTS_MAX},
     origin, origin_state,
-    presence::{Reach, Transport},
+    presence::{OriginReach, Transport},
 };
 use spoke_protocol::{
     client_id::ClientId,
     limits::IDLE_TIMEOUT,
     loss::Tally,
     seq::{Epoch, Seq},
-    sync::resume::Standing,
+    sync::resume::OriginStanding,
 };
 
 static SURVEY: LazyLock<Script> =
@@ -51,7 +51,7 @@ pub struct ClientRow {
     /// Where it came from last.
     pub address: String,
     /// Other devices with its identity.
-    pub clones: Option<Clones>,
+    pub clones: Option<DuplicateIdentities>,
     /// The epoch and seq of its last entry here.
     pub cursor: (Epoch, Seq),
     /// When that came, in milliseconds since 1970.
@@ -61,18 +61,18 @@ pub struct ClientRow {
     /// How many of its entries are known to be lost.
     pub lost: u64,
     /// What waited on the device when it last came and is not here yet; none if it never said.
-    pub up: Option<Waiting>,
+    pub up: Option<PendingEntries>,
     /// What is in its out stream and not acknowledged.
-    pub down: Waiting,
+    pub down: PendingEntries,
     /// Its out stream.
-    pub out: Standing,
+    pub out: OriginStanding,
     /// The key of that holds something else.
     pub is_out_unusable: bool,
 }
 
 /// What waits to be carried one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Waiting {
+pub struct PendingEntries {
     /// How many entries; at most, where their count is not known.
     pub entries: u64,
     /// When the first of them was born, or a little before, in milliseconds since 1970.
@@ -81,7 +81,7 @@ pub struct Waiting {
 
 /// Sessions that were refused since another device held the client's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clones {
+pub struct DuplicateIdentities {
     /// How many.
     pub refused: u64,
     /// Where the last of them came from.
@@ -201,7 +201,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         last_seen: number(1),
         version: text(2),
         address: text(3),
-        clones: number(9).map(|refused| Clones {
+        clones: number(9).map(|refused| DuplicateIdentities {
             refused,
             address: text(10),
             at_ms: number(11).unwrap_or(0),
@@ -210,7 +210,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         received_at: number(14),
         received: number(6).unwrap_or(0),
         lost: number(12).unwrap_or(0),
-        up: Reach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
+        up: OriginReach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
         down: waiting_down(&out, decode::seq(oldest).ok()),
         out,
         is_out_unusable,
@@ -218,19 +218,19 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
 }
 
 /// What of that is past the cursor.
-fn waiting_up(reach: &Reach, cursor: Seq, tally: &Tally) -> Waiting {
+fn waiting_up(reach: &OriginReach, cursor: Seq, tally: &Tally) -> PendingEntries {
     if reach.last <= cursor {
-        return Waiting::default();
+        return PendingEntries::default();
     }
     let entries = reach.added.saturating_sub(tally.added).max(1);
-    Waiting { entries, oldest_ms: Some(reach.first.max(cursor).ms) }
+    PendingEntries { entries, oldest_ms: Some(reach.first.max(cursor).ms) }
 }
 
-fn waiting_down(out: &Standing, oldest: Option<Seq>) -> Waiting {
-    let Some(oldest) = oldest else { return Waiting::default() };
+fn waiting_down(out: &OriginStanding, oldest: Option<Seq>) -> PendingEntries {
+    let Some(oldest) = oldest else { return PendingEntries::default() };
     let tally = &out.memory.acked.1;
     let past = out.extent.added.saturating_sub(tally.added);
-    Waiting { entries: past.clamp(1, out.extent.length.max(1)), oldest_ms: Some(oldest.ms) }
+    PendingEntries { entries: past.clamp(1, out.extent.length.max(1)), oldest_ms: Some(oldest.ms) }
 }
 
 /// Whether a session that was not seen to end still is one; open_session.lua has the same rule.
@@ -276,18 +276,18 @@ async fn end_those_of_dead_hubs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spoke_protocol::loss::Known;
+    use spoke_protocol::loss::TallyPrecision;
 
     #[test]
     fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
-        let reach = Reach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
-        assert_eq!(Reach::from_text(&reach.to_string()), Some(reach));
-        let tally = |added| Tally { added, known: Known::Exactly, ..Tally::ZERO };
+        let reach = OriginReach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
+        assert_eq!(OriginReach::from_text(&reach.to_string()), Some(reach));
+        let tally = |added| Tally { added, known: TallyPrecision::Exactly, ..Tally::ZERO };
 
         let trimmed = waiting_up(&reach, Seq::new(3, 0), &tally(40));
-        assert_eq!(trimmed, Waiting { entries: 60, oldest_ms: Some(5) });
+        assert_eq!(trimmed, PendingEntries { entries: 60, oldest_ms: Some(5) });
         let midway = waiting_up(&reach, Seq::new(8, 0), &tally(99));
-        assert_eq!(midway, Waiting { entries: 1, oldest_ms: Some(8) });
-        assert_eq!(waiting_up(&reach, Seq::new(9, 0), &tally(100)), Waiting::default());
+        assert_eq!(midway, PendingEntries { entries: 1, oldest_ms: Some(8) });
+        assert_eq!(waiting_up(&reach, Seq::new(9, 0), &tally(100)), PendingEntries::default());
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
     limits::{LOSSES_LOOKED, RECENT_BYTES, RECENT_ENTRIES, RECENT_LOOKED, RECENT_SHOWN},
-    loss_ledger::{self, Line},
+    loss_ledger::{self, LedgerLine},
     scripts::looking_back,
 };
 use spoke_protocol::{client_id::ClientId, seq::Seq};
@@ -20,27 +20,27 @@ static RECENT: LazyLock<Script> =
 
 /// The newest entries of a stream, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Recent {
+pub struct RecentEntries {
     /// What was found.
-    pub entries: Vec<Seen>,
+    pub entries: Vec<RecentEntry>,
     /// Whether there may be older ones that were not looked for.
     pub is_cut: bool,
 }
 
 /// An entry, as much of it as is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct RecentEntry {
     /// Its ID in this stream.
     pub id: Seq,
     /// Its first fields.
-    pub parts: Vec<Part>,
+    pub parts: Vec<RecentField>,
     /// How many fields it has beyond those.
     pub fields_left: usize,
 }
 
 /// A field, as much of it as is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct RecentField {
     /// The beginning of its name.
     pub name: Bytes,
     /// The beginning of its value.
@@ -57,9 +57,9 @@ pub async fn recent_up(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-) -> Result<Recent, StoreError> {
+) -> Result<RecentEntries, StoreError> {
     let (all, at_once) = RECENT_LOOKED;
-    let mut recent = Recent::default();
+    let mut recent = RecentEntries::default();
     let mut from = "+".to_owned();
     for _ in 0..all / at_once {
         let wanted = RECENT_ENTRIES - recent.entries.len();
@@ -83,9 +83,9 @@ pub async fn recent_down(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-) -> Result<Recent, StoreError> {
+) -> Result<RecentEntries, StoreError> {
     let (next, entries) = look(redis, &keys.out(client), "+", "", RECENT_ENTRIES).await?;
-    Ok(Recent { entries, is_cut: !next.is_empty() })
+    Ok(RecentEntries { entries, is_cut: !next.is_empty() })
 }
 
 /// A client's lines among the newest of the ledger, newest first.
@@ -96,7 +96,7 @@ pub async fn losses(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-) -> Result<Vec<Line>, StoreError> {
+) -> Result<Vec<LedgerLine>, StoreError> {
     let (looked, shown) = LOSSES_LOOKED;
     let lines = loss_ledger::newest(redis, &keys.lost(), looked).await?;
     Ok(lines.into_iter().filter(|line| line.client == client.as_str()).take(shown).collect())
@@ -108,7 +108,7 @@ async fn look(
     from: &str,
     client: &str,
     wanted: usize,
-) -> Result<(String, Vec<Seen>), StoreError> {
+) -> Result<(String, Vec<RecentEntry>), StoreError> {
     let mut script = RECENT.key(stream);
     script.arg(from).arg(client).arg(wanted).arg(RECENT_LOOKED.1).arg(RECENT_BYTES);
     script.arg(RECENT_SHOWN.0).arg(RECENT_SHOWN.1);
@@ -118,7 +118,7 @@ async fn look(
     Ok((from, decode::list(next()?)?.into_iter().map(seen).collect::<Result<_, _>>()?))
 }
 
-fn seen(entry: Value) -> Result<Seen, StoreError> {
+fn seen(entry: Value) -> Result<RecentEntry, StoreError> {
     let mut parts = decode::list(entry)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("an entry of recent.lua"));
     let (id, fields) = (decode::seq(next()?)?, decode::count(next()?)? as usize);
@@ -126,8 +126,8 @@ fn seen(entry: Value) -> Result<Seen, StoreError> {
     while let Ok(name) = next() {
         let (value, length) = (decode::bytes(next()?)?, decode::count(next()?)? as usize);
         let bytes_left = length.saturating_sub(value.len());
-        shown.push(Part { name: decode::bytes(name)?, value, bytes_left });
+        shown.push(RecentField { name: decode::bytes(name)?, value, bytes_left });
     }
     let fields_left = fields.saturating_sub(shown.len());
-    Ok(Seen { id, parts: shown, fields_left })
+    Ok(RecentEntry { id, parts: shown, fields_left })
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{RedisResult, Script, aio::MultiplexedConnection};
 
-use super::{Awaits, Hints, lock};
+use super::{AwaitedNews, Hints, lock};
 use crate::limits::SWEEP_KEYS_MAX;
 
 static SWEEP: LazyLock<Script> =
@@ -37,8 +37,8 @@ impl Hints {
         swept
             .map(|(key, waiters)| {
                 let known = waiters.iter().filter_map(|waiter| match *lock(&waiter.awaits) {
-                    Awaits::Entries(known) => Some(known),
-                    Awaits::End => None,
+                    AwaitedNews::Entries(known) => Some(known),
+                    AwaitedNews::End => None,
                 });
                 (key.clone(), known.min().map(|known| known.to_string()).unwrap_or_default())
             })

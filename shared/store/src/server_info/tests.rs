@@ -9,7 +9,7 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\
 
 #[test]
 fn what_info_tells_is_read() {
-    let facts = Facts {
+    let facts = ServerInfo {
         version: (7, 0),
         replicas: 2,
         is_append_only: false,
@@ -17,17 +17,17 @@ fn what_info_tells_is_read() {
         max_memory_policy: "allkeys-lru".to_owned(),
         syncing: None,
     };
-    assert_eq!(Facts::of_info(INFO), facts);
+    assert_eq!(ServerInfo::of_info(INFO), facts);
 }
 
 #[test]
 fn what_info_leaves_out_is_no_finding() {
-    assert_eq!(Facts::of_info("").findings(), []);
+    assert_eq!(ServerInfo::of_info("").findings(), []);
 }
 
 #[test]
 fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
-    let evicts = |policy: &str| Finding::Evicts { policy: policy.to_owned() };
+    let evicts = |policy: &str| ServerWarning::Evicts { policy: policy.to_owned() };
     for (max_memory, policy, is_append_only, expected) in [
         (0, "noeviction", true, vec![]),
         (1, "noeviction", true, vec![]),
@@ -36,20 +36,21 @@ fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
         (1, "allkeys-lru", true, vec![evicts("allkeys-lru")]),
         (1, "allkeys-random", true, vec![evicts("allkeys-random")]),
         (1, "volatile-ttl", true, vec![evicts("volatile-ttl")]),
-        (0, "noeviction", false, vec![Finding::NoAppendOnly]),
-        (1, "volatile-lru", false, vec![evicts("volatile-lru"), Finding::NoAppendOnly]),
+        (0, "noeviction", false, vec![ServerWarning::NoAppendOnly]),
+        (1, "volatile-lru", false, vec![evicts("volatile-lru"), ServerWarning::NoAppendOnly]),
     ] {
         let max_memory_policy = policy.to_owned();
-        let facts = Facts { max_memory, max_memory_policy, is_append_only, ..Facts::default() };
+        let facts =
+            ServerInfo { max_memory, max_memory_policy, is_append_only, ..ServerInfo::default() };
         assert_eq!(facts.findings(), expected, "{max_memory} {policy}");
     }
 }
 
 #[test]
 fn a_finding_says_what_can_be_lost_and_the_mend() {
-    let volatile = Finding::Evicts { policy: "volatile-ttl".to_owned() };
+    let volatile = ServerWarning::Evicts { policy: "volatile-ttl".to_owned() };
     assert!(volatile.to_string().contains("sessions"), "{volatile}");
-    let all = Finding::Evicts { policy: "allkeys-lfu".to_owned() };
+    let all = ServerWarning::Evicts { policy: "allkeys-lfu".to_owned() };
     assert!(all.to_string().contains("streams and cursors"), "{all}");
     assert!(all.mend().contains("CONFIG SET maxmemory-policy noeviction"));
 }

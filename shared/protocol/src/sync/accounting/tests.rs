@@ -35,7 +35,7 @@ fn nothing_is_missing_where_the_stream_joins_on() {
 fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
     let (losses, past) = missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
     let (from, to) = (Seq::new(5, 1), Seq::new(60, u64::MAX));
-    let expected = Loss { epoch: E1, from, to, count: Some(55), cause: Cause::Trimmed };
+    let expected = Loss { epoch: E1, from, to, count: Some(55), cause: LossCause::Trimmed };
     assert_eq!(losses, [expected]);
     assert_eq!(past, Tally { added: 60, lost: 55, ..Tally::ZERO });
 
@@ -67,7 +67,7 @@ fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
     let first = deleted(Extent { length: 39, ..extent(100, 40) });
     let (losses, past) = missing(E1, at(5, 5), at(5, 5), &first);
     assert_eq!(losses[0].count, Some(55));
-    assert_eq!((past.added, past.known), (60, Known::AtLeast));
+    assert_eq!((past.added, past.known), (60, TallyPrecision::AtLeast));
     // 61 was trimmed as well.
     let then = deleted(Extent { length: 38, ..extent(100, 39) });
     let (losses, _) = missing(E1, (Seq::new(60, 0), past), at(5, 5), &then);
@@ -107,7 +107,8 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
     // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried:
     // those stand in the origin's ledger, and went out of the copy's with the rest.
-    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, known: Known::Exactly });
+    let acked =
+        (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, known: TallyPrecision::Exactly });
     assert_eq!(found(at(5, 5), acked, &extent(100, 70)), one("rewound", 21));
     let (losses, _) = unwritten(E1, at(5, 5), acked, &extent(100, 70), None).unwrap();
     assert_eq!(losses[0].count, Some(19));
@@ -122,7 +123,7 @@ fn what_is_in_the_ledger_is_not_written_there_again() {
     let (losses, written) = unwritten(E1, place, place, &extent(100, 40), None).unwrap();
     assert_eq!((losses.len(), written.upto), (1, 60));
     assert_eq!(unwritten(E1, place, place, &extent(100, 40), Some(written)), None);
-    assert_eq!(Written::from_text(&written.to_string()), Some(written));
+    assert_eq!(RecordedLosses::from_text(&written.to_string()), Some(written));
     // More was trimmed since: only that is new.
     let (losses, more) = unwritten(E1, place, place, &extent(150, 40), Some(written)).unwrap();
     assert_eq!((losses[0].count, losses[0].from), (Some(50), Seq::new(61, 0)));

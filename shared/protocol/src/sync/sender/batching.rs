@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::{
-    entry::{Direction, Entry, Unfit},
-    loss::{Account, Tally},
-    message::{Granted, Push},
+    entry::{Direction, Entry, RejectReason},
+    loss::{BatchAccount, Tally},
+    message::{Push, ReceiveLimits},
     seq::{Epoch, Seq},
 };
 
@@ -13,12 +13,12 @@ use crate::{
 /// be carried. The batches cover those too: the cursor passes over them.
 pub(super) fn split(
     direction: Direction,
-    granted: &Granted,
+    granted: &ReceiveLimits,
     (epoch, after, tally): (Epoch, Seq, Tally),
     entries: Vec<Entry>,
-) -> (VecDeque<Push>, Vec<(Seq, Unfit)>) {
+) -> (VecDeque<Push>, Vec<(Seq, RejectReason)>) {
     let begin = |after, tally| {
-        let account = Account { tally, ..Account::default() };
+        let account = BatchAccount { tally, ..BatchAccount::default() };
         Push { epoch, after, through: after, entries: Vec::new(), account, seal: None }
     };
     let mut batches = VecDeque::new();
@@ -30,7 +30,8 @@ pub(super) fn split(
         match entry.check(direction, &granted.entry) {
             Err(reason) => {
                 // Redis keeps no entry without fields: this one was too large to be read.
-                let reason = if reason == Unfit::Empty { Unfit::TooLarge } else { reason };
+                let reason =
+                    if reason == RejectReason::Empty { RejectReason::TooLarge } else { reason };
                 letters.push((seq, reason));
                 push.account.tally = push.account.tally.buried();
             }

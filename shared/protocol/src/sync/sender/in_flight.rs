@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    path::{Limit, UnderWay},
-    trim::Mark,
+    path::{PathLimit, UnackedAtEnd},
+    trim::TrimPoint,
 };
 use crate::{
     limits::{
@@ -18,32 +18,32 @@ use crate::{
 };
 
 /// One batch that was handed out and is not acknowledged yet.
-pub(super) struct Flight {
+pub(super) struct InFlightBatch {
     pub(super) first: Seq,
     pub(super) through: Seq,
     pub(super) tally: Tally,
     pub(super) entries: usize,
     pub(super) bytes: usize,
     pub(super) sent_at: Instant,
-    pub(super) marks: Vec<Mark>,
+    pub(super) marks: Vec<TrimPoint>,
     /// The copy hears of losses by it.
     pub(super) tells: bool,
 }
 
 /// Those of one connection, in order.
-pub(super) struct Flights {
-    flights: VecDeque<Flight>,
+pub(super) struct InFlight {
+    flights: VecDeque<InFlightBatch>,
     bytes: usize,
     /// How many bytes there may be: adapted so that what is under way takes the link seconds, not
     /// minutes.
     window: usize,
     /// How much there may be of it on a path that showed to carry less.
-    limit: Option<Limit>,
+    limit: Option<PathLimit>,
     /// When the last flight came home, or the first of them left.
     progress_at: Option<Instant>,
 }
 
-impl Flights {
+impl InFlight {
     pub(super) fn new() -> Self {
         let flights = VecDeque::new();
         Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, limit: None, progress_at: None }
@@ -56,12 +56,12 @@ impl Flights {
     }
 
     /// On a path that carries no more than this.
-    pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
+    pub(super) fn set_limit(&mut self, limit: Option<PathLimit>) {
         self.limit = limit;
     }
 
     /// The limit as it has grown.
-    pub(super) fn limit(&self) -> Option<Limit> {
+    pub(super) fn limit(&self) -> Option<PathLimit> {
         self.limit
     }
 
@@ -85,11 +85,11 @@ impl Flights {
     }
 
     /// All of them together.
-    pub(super) fn under_way(&self) -> Option<UnderWay> {
+    pub(super) fn under_way(&self) -> Option<UnackedAtEnd> {
         let (front, back) = (self.flights.front()?, self.flights.back()?);
         let entries = self.flights.iter().map(|flight| flight.entries).sum();
         let (first, through) = (front.first, back.through);
-        Some(UnderWay { first, through, entries, bytes: self.bytes })
+        Some(UnackedAtEnd { first, through, entries, bytes: self.bytes })
     }
 
     /// How many bytes there may be.
@@ -111,14 +111,14 @@ impl Flights {
                 && (self.limit.is_none() || all() <= self.window_entries()))
     }
 
-    pub(super) fn leave(&mut self, flight: Flight) {
+    pub(super) fn leave(&mut self, flight: InFlightBatch) {
         self.bytes += flight.bytes;
         self.progress_at.get_or_insert(flight.sent_at);
         self.flights.push_back(flight);
     }
 
     /// The next one that is acknowledged by a cursor at `acked`.
-    pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<Flight> {
+    pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<InFlightBatch> {
         let flight = self.flights.pop_front_if(|flight| flight.through <= acked)?;
         self.bytes -= flight.bytes;
         self.limit = self.limit.and_then(|limit| limit.grown(flight.entries, flight.bytes));

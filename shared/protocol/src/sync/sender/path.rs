@@ -7,7 +7,7 @@
 //! fruitless session leaves a quarter of what was under way for the next, down to one entry, and each
 //! acknowledgement adds as much again. A session that carried something and broke only halves what had
 //! grown back. Both directions share a WebSocket, which may hold one entry and not two: once an entry that
-//! went alone has broken two, every other session gives the other direction a moment for itself. A path that has shown no weakness is `Path::default()` and limits nothing.
+//! went alone has broken two, every other session gives the other direction a moment for itself. A path that has shown no weakness is `LinkPath::default()` and limits nothing.
 //!
 //! Order of calls: `handle_begin` where a handshake placed the sender, `limit` for it, `handle_acked`
 //! while the session lives, and `handle_end` once it is over. Rejected: searching for the size that just
@@ -29,7 +29,7 @@ const HOLD_SESSIONS: u32 = 2;
 
 /// What may be under way at a time; one entry always may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub struct PathLimit {
     /// Entries.
     pub entries: usize,
     /// Bytes of their names and values.
@@ -38,7 +38,7 @@ pub struct Limit {
 
 /// What was under way when a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnderWay {
+pub struct UnackedAtEnd {
     /// The first entry.
     pub first: Seq,
     /// Where the last batch ends.
@@ -51,20 +51,20 @@ pub struct UnderWay {
 
 /// A session that is over, as its origin's end saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trip {
+pub struct SessionSummary {
     /// Where it began.
     pub begun: (Epoch, Seq),
     /// Up to where the copy acknowledged.
     pub acked: Seq,
     /// The limit, as it had grown by then.
-    pub limit: Option<Limit>,
+    pub limit: Option<PathLimit>,
     /// What was not acknowledged.
-    pub under_way: Option<UnderWay>,
+    pub under_way: Option<UnackedAtEnd>,
 }
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parting {
+pub enum SessionEnding {
     /// The link broke, fell silent or acknowledged nothing.
     Broken,
     /// One side said so, or its Redis failed: that says nothing of the path.
@@ -73,7 +73,7 @@ pub enum Parting {
 
 /// What a handshake showed of the session before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum PathFinding {
     /// Nothing of it was under way.
     Nothing,
     /// The copy's cursor moved.
@@ -85,7 +85,7 @@ pub enum Found {
 /// An entry that did not pass although it went alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stuck {
+pub struct StuckEntry {
     /// Its ID in the origin.
     pub seq: Seq,
     /// Bytes of its names and values.
@@ -96,16 +96,16 @@ pub struct Stuck {
 
 /// What is known of one path. Small: a hub keeps one for each client whose path limits something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Path {
-    limit: Option<Limit>,
+pub struct LinkPath {
+    limit: Option<PathLimit>,
     /// Where a session began that broke, and what was under way: the next handshake tells whether it
     /// arrived.
-    tried: Option<((Epoch, Seq), UnderWay)>,
+    tried: Option<((Epoch, Seq), UnackedAtEnd)>,
     /// The entry that went alone in the last fruitless sessions.
-    alone: Option<Stuck>,
+    alone: Option<StuckEntry>,
 }
 
-impl Limit {
+impl PathLimit {
     /// No limit once it is what every session begins with.
     pub(super) fn grown(self, entries: usize, bytes: usize) -> Option<Self> {
         let bytes = self.bytes.saturating_add(weight(entries, bytes));
@@ -118,35 +118,35 @@ impl Limit {
     }
 }
 
-impl UnderWay {
-    fn within(&self, limit: Option<Limit>) -> Limit {
-        let own = Limit { entries: self.entries, bytes: weight(self.entries, self.bytes) };
+impl UnackedAtEnd {
+    fn within(&self, limit: Option<PathLimit>) -> PathLimit {
+        let own = PathLimit { entries: self.entries, bytes: weight(self.entries, self.bytes) };
         let limit = limit.unwrap_or(own);
-        Limit { entries: own.entries.min(limit.entries), bytes: own.bytes.min(limit.bytes) }
+        PathLimit { entries: own.entries.min(limit.entries), bytes: own.bytes.min(limit.bytes) }
     }
 }
 
-impl Trip {
+impl SessionSummary {
     /// Whether the copy acknowledged anything.
     pub fn has_progress(&self) -> bool {
         self.acked > self.begun.1
     }
 }
 
-impl Path {
+impl LinkPath {
     /// A session begins where the copy's cursor stands.
-    pub fn handle_begin(&mut self, at: (Epoch, Seq)) -> Found {
-        let Some((begun, under_way)) = self.tried.take() else { return Found::Nothing };
+    pub fn handle_begin(&mut self, at: (Epoch, Seq)) -> PathFinding {
+        let Some((begun, under_way)) = self.tried.take() else { return PathFinding::Nothing };
         if at == begun {
             self.handle_fruitless(&under_way);
-            return Found::Fruitless;
+            return PathFinding::Fruitless;
         }
         if at.0 == begun.0 && at.1 >= under_way.through {
-            let UnderWay { entries, bytes, .. } = under_way;
+            let UnackedAtEnd { entries, bytes, .. } = under_way;
             self.limit = self.limit.and_then(|limit| limit.grown(entries, bytes));
         }
         self.alone = None;
-        Found::Moved
+        PathFinding::Moved
     }
 
     /// The copy acknowledged up to there.
@@ -155,24 +155,24 @@ impl Path {
     }
 
     /// A session is over.
-    pub fn handle_end(&mut self, trip: &Trip, parting: Parting) {
+    pub fn handle_end(&mut self, trip: &SessionSummary, parting: SessionEnding) {
         if trip.has_progress() {
             (self.limit, self.tried, self.alone) = (trip.limit, None, None);
-            if parting == Parting::Broken && trip.under_way.is_some() {
+            if parting == SessionEnding::Broken && trip.under_way.is_some() {
                 self.limit = self.limit.map(|limit| limit.divided(2));
             }
-        } else if parting == Parting::Broken {
+        } else if parting == SessionEnding::Broken {
             self.tried = trip.under_way.map(|under_way| (trip.begun, under_way));
         }
     }
 
     /// What the next session may have under way; none where there is no bound but the usual ones.
-    pub fn limit(&self) -> Option<Limit> {
+    pub fn limit(&self) -> Option<PathLimit> {
         self.limit
     }
 
     /// The entry that does not pass, once that is sure.
-    pub fn stuck(&self) -> Option<Stuck> {
+    pub fn stuck(&self) -> Option<StuckEntry> {
         self.alone.filter(|alone| alone.sessions >= STUCK_SESSIONS)
     }
 
@@ -188,12 +188,12 @@ impl Path {
         *self == Self::default()
     }
 
-    fn handle_fruitless(&mut self, under_way: &UnderWay) {
+    fn handle_fruitless(&mut self, under_way: &UnackedAtEnd) {
         self.limit = Some(under_way.within(self.limit).divided(SHRINK));
         let before = self.alone.filter(|alone| alone.seq == under_way.first);
         let sessions = before.map_or(0, |alone| alone.sessions).saturating_add(1);
-        let UnderWay { first: seq, bytes, .. } = *under_way;
-        self.alone = (under_way.entries == 1).then_some(Stuck { seq, bytes, sessions });
+        let UnackedAtEnd { first: seq, bytes, .. } = *under_way;
+        self.alone = (under_way.entries == 1).then_some(StuckEntry { seq, bytes, sessions });
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
     /// A path of entries of this size that breaks each session after so many bytes: how many sessions
     /// broke until all were acknowledged, or none.
     fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
-        let (mut path, mut cursor) = (Path::default(), 0);
+        let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
             path.handle_begin((EPOCH, seq(cursor)));
             let (begun, mut limit, mut left) = (cursor, path.limit(), breaks_after);
@@ -223,18 +223,19 @@ mod tests {
                 if cursor == entries {
                     return Some(session);
                 }
-                let bound = limit.unwrap_or(Limit { entries: 1000, bytes: WINDOW_BYTES_MIN });
+                let bound = limit.unwrap_or(PathLimit { entries: 1000, bytes: WINDOW_BYTES_MIN });
                 let most = (bound.bytes / size).min(bound.entries).clamp(1, entries - cursor);
                 let (first, through) = (seq(cursor + 1), seq(cursor + most));
                 if most * size > left {
-                    break UnderWay { first, through, entries: most, bytes: most * size };
+                    break UnackedAtEnd { first, through, entries: most, bytes: most * size };
                 }
                 (cursor, left) = (cursor + most, left - most * size);
                 limit = limit.and_then(|limit| limit.grown(most, most * size));
             };
             let begun = (EPOCH, seq(begun));
-            let trip = Trip { begun, acked: seq(cursor), limit, under_way: Some(under_way) };
-            path.handle_end(&trip, Parting::Broken);
+            let trip =
+                SessionSummary { begun, acked: seq(cursor), limit, under_way: Some(under_way) };
+            path.handle_end(&trip, SessionEnding::Broken);
         }
         None
     }
@@ -256,21 +257,26 @@ mod tests {
         assert_eq!(sessions(3, 4096, 4095), None);
     }
 
-    fn trip(begun: usize, acked: usize, entries: usize, limit: Option<Limit>) -> Trip {
+    fn trip(
+        begun: usize,
+        acked: usize,
+        entries: usize,
+        limit: Option<PathLimit>,
+    ) -> SessionSummary {
         let (first, through) = (seq(acked + 1), seq(acked + entries));
-        let under_way = UnderWay { first, through, entries, bytes: entries * 1000 };
+        let under_way = UnackedAtEnd { first, through, entries, bytes: entries * 1000 };
         let under_way = Some(under_way).filter(|_| entries > 0);
-        Trip { begun: (EPOCH, seq(begun)), acked: seq(acked), limit, under_way }
+        SessionSummary { begun: (EPOCH, seq(begun)), acked: seq(acked), limit, under_way }
     }
 
     #[test]
     fn an_acknowledgement_that_is_lost_is_progress() {
-        let mut path = Path::default();
+        let mut path = LinkPath::default();
         for n in 0..10 {
             let found = path.handle_begin((EPOCH, seq(10 * n)));
-            assert_eq!(found, if n == 0 { Found::Nothing } else { Found::Moved });
+            assert_eq!(found, if n == 0 { PathFinding::Nothing } else { PathFinding::Moved });
             assert_eq!((path.limit(), path.stuck()), (None, None));
-            path.handle_end(&trip(10 * n, 10 * n, 10, None), Parting::Broken);
+            path.handle_end(&trip(10 * n, 10 * n, 10, None), SessionEnding::Broken);
         }
         path.handle_begin((EPOCH, seq(100)));
         assert!(path.is_plain());
@@ -278,41 +284,41 @@ mod tests {
 
     #[test]
     fn what_is_no_fault_of_the_path_shrinks_nothing() {
-        let mut path = Path::default();
+        let mut path = LinkPath::default();
         for trip in [trip(0, 0, 10, None), trip(0, 5, 10, None)] {
-            path.handle_end(&trip, Parting::Agreed);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), Found::Nothing);
+            path.handle_end(&trip, SessionEnding::Agreed);
+            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
         }
         // Nothing was under way; and one that carried something.
         for trip in [trip(0, 0, 0, None), trip(0, 50, 10, None)] {
-            path.handle_end(&trip, Parting::Broken);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), Found::Nothing);
+            path.handle_end(&trip, SessionEnding::Broken);
+            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
         }
         assert!(path.is_plain());
     }
 
     #[test]
     fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
-        let mut path = Path::default();
-        path.handle_end(&trip(0, 0, 16, None), Parting::Broken);
-        assert_eq!(path.handle_begin((EPOCH, seq(0))), Found::Fruitless);
+        let mut path = LinkPath::default();
+        path.handle_end(&trip(0, 0, 16, None), SessionEnding::Broken);
+        assert_eq!(path.handle_begin((EPOCH, seq(0))), PathFinding::Fruitless);
         let mut limit = path.limit();
-        assert_eq!(limit, Some(Limit { entries: 4, bytes: 4000 }));
+        assert_eq!(limit, Some(PathLimit { entries: 4, bytes: 4000 }));
         let mut windows = 0;
-        while let Some(Limit { entries, bytes }) = limit {
+        while let Some(PathLimit { entries, bytes }) = limit {
             limit = limit.and_then(|limit| limit.grown(entries, bytes));
             windows += 1;
         }
         assert_eq!(windows, 5, "it doubles");
-        path.handle_end(&trip(0, 100, 0, limit), Parting::Agreed);
+        path.handle_end(&trip(0, 100, 0, limit), SessionEnding::Agreed);
         assert!(path.is_plain());
     }
 
     #[test]
     fn an_entry_that_fails_alone_again_and_again_is_stuck_until_it_has_passed() {
-        let mut path = Path::default();
-        let fail = |path: &mut Path| {
-            path.handle_end(&trip(0, 0, 1, path.limit()), Parting::Broken);
+        let mut path = LinkPath::default();
+        let fail = |path: &mut LinkPath| {
+            path.handle_end(&trip(0, 0, 1, path.limit()), SessionEnding::Broken);
             path.handle_begin((EPOCH, seq(0)));
         };
         for _ in 1..STUCK_SESSIONS {
@@ -320,7 +326,7 @@ mod tests {
             assert_eq!(path.stuck(), None);
         }
         fail(&mut path);
-        let stuck = Stuck { seq: seq(1), bytes: 1000, sessions: STUCK_SESSIONS };
+        let stuck = StuckEntry { seq: seq(1), bytes: 1000, sessions: STUCK_SESSIONS };
         assert_eq!(path.stuck(), Some(stuck));
         let now = Instant::now();
         assert_eq!(

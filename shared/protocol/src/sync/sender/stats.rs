@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Sender, in_flight::Flight};
+use super::{Sender, in_flight::InFlightBatch};
 use crate::{message::Push, seq::Seq};
 
 /// A batch that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Landed {
+pub struct AckedBatch {
     /// Its first entry.
     pub first: Seq,
     /// From its leaving to its acknowledgement.
@@ -16,17 +16,17 @@ pub struct Landed {
 
 /// Of one session.
 #[derive(Default)]
-pub(super) struct Figures {
+pub(super) struct SenderStats {
     /// How many entries were added to the origin by the last read.
     pub(super) added: u64,
     pub(super) lost: u64,
     carried: u64,
     sent_batches: u64,
     sent_bytes: u64,
-    landed: Option<Landed>,
+    landed: Option<AckedBatch>,
 }
 
-impl Figures {
+impl SenderStats {
     pub(super) fn new(added: u64) -> Self {
         Self { added, ..Self::default() }
     }
@@ -36,9 +36,9 @@ impl Figures {
         self.sent_bytes += bytes as u64;
     }
 
-    pub(super) fn handle_landed(&mut self, flight: &Flight, round_trip: Duration) {
+    pub(super) fn handle_landed(&mut self, flight: &InFlightBatch, round_trip: Duration) {
         self.carried += flight.entries as u64;
-        self.landed = Some(Landed { first: flight.first, round_trip });
+        self.landed = Some(AckedBatch { first: flight.first, round_trip });
     }
 }
 
@@ -59,7 +59,7 @@ impl Sender {
     }
 
     /// The last batch that was acknowledged in this session.
-    pub fn landed(&self) -> Option<Landed> {
+    pub fn landed(&self) -> Option<AckedBatch> {
         self.figures.landed
     }
 

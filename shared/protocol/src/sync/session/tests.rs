@@ -4,22 +4,22 @@ use super::*;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
     limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
-    loss::{Cause, Loss},
-    message::{Cursor, Granted},
-    partner::Met,
+    loss::{Loss, LossCause},
+    message::{Cursor, ReceiveLimits},
+    partner::PartnerMatch,
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        resume::{Begun, Standing, begin},
-        sender::Trim,
+        resume::{OriginStanding, SenderStart, begin},
+        sender::TrimMode,
     },
 };
 
 fn session(heartbeat: Heartbeat, now: Instant) -> Session {
-    let standing = Standing::default();
-    let position = begin(&standing, &Cursor::default(), None, Met::Same);
-    let begun = Begun { position, standing };
-    let sender = Sender::new(Direction::Up, Granted::default(), Trim::Keep, &begun);
+    let standing = OriginStanding::default();
+    let position = begin(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let begun = SenderStart { position, standing };
+    let sender = Sender::new(Direction::Up, ReceiveLimits::default(), TrimMode::Keep, &begun);
     let receiver =
         Receiver::new(Direction::Down, EntryLimits::default(), (Epoch::UNKNOWN, Seq::ZERO));
     let mut session = Session::new(sender, receiver, heartbeat, now);
@@ -34,10 +34,10 @@ fn entry(bytes: usize) -> Entry {
 
 /// Hands over one entry and lets the batch leave.
 fn send(session: &mut Session, entry: Entry, now: Instant) {
-    assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
+    assert!(matches!(session.poll_work(now), Some(SessionWork::Origin(OriginTask::Read { .. }))));
     let extent =
         Extent { first: entry.seq, last: entry.seq, length: 1, added: 1, ..Extent::default() };
-    session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
+    session.handle_read(OriginRead { entries: vec![entry], extent, is_end: true }, now);
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
 }
 
@@ -53,7 +53,7 @@ fn one_that_hears_nothing_pings_and_at_last_gives_up() {
     session.handle_timeout(now + IDLE_TIMEOUT - Duration::from_millis(1));
     assert_eq!(session.end(), None);
     session.handle_timeout(now + IDLE_TIMEOUT);
-    assert_eq!(session.end(), Some(&End::Silent(IDLE_TIMEOUT)));
+    assert_eq!(session.end(), Some(&SessionEnd::Silent(IDLE_TIMEOUT)));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
     let late = now + PROGRESS_TIMEOUT;
     session.handle_frame(Frame::Pong(Ack::default()), late);
     session.handle_timeout(late);
-    assert_eq!(session.end(), Some(&End::Stalled));
+    assert_eq!(session.end(), Some(&SessionEnd::Stalled));
 }
 
 #[test]
@@ -123,16 +123,16 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
         let push = Push { epoch: Epoch::FIRST, after, through, ..Push::default() };
         session.handle_frame(Frame::Push(push), now);
     }
-    assert!(matches!(session.poll_work(now), Some(Work::Append(_))));
-    let goaway = Goaway { reason: Reason::Restart, message: "bye".to_owned(), wait_ms: 5 };
+    assert!(matches!(session.poll_work(now), Some(SessionWork::Append(_))));
+    let goaway = Goaway { reason: GoawayReason::Restart, message: "bye".to_owned(), wait_ms: 5 };
     session.handle_leave(goaway.clone());
     assert!(!session.has_frame(), "not before the batch in hand is done");
     let cursor = Seq::new(1, 0);
-    session.handle_appended(&Appended::Done { cursor, accepted: 0, duplicates: 0, id: None });
+    session.handle_appended(&AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None });
     let ack = Ack { epoch: Epoch::FIRST, seq: cursor, refused: Vec::new() };
     assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
     assert_eq!(session.poll_frame(now), Some(Frame::Goaway(goaway.clone())));
-    assert_eq!((session.poll_work(now), session.end()), (None, Some(&End::Ours(goaway))));
+    assert_eq!((session.poll_work(now), session.end()), (None, Some(&SessionEnd::Ours(goaway))));
 }
 
 fn push(after: u64, through: u64) -> Push {
@@ -140,17 +140,17 @@ fn push(after: u64, through: u64) -> Push {
     Push { epoch: Epoch::FIRST, after, through, ..Push::default() }
 }
 
-fn appended(cursor: u64) -> Appended {
+fn appended(cursor: u64) -> AppendResult {
     let cursor = Seq::new(cursor, 0);
-    Appended::Done { cursor, accepted: 0, duplicates: 0, id: None }
+    AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None }
 }
 
 /// Which batches go to the script now, by where they end.
 fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
     let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
-        Work::Append(append) => Some(append.through.ms),
-        Work::Origin(_) | Work::Probe => None,
+        SessionWork::Append(append) => Some(append.through.ms),
+        SessionWork::Origin(_) | SessionWork::Probe => None,
     });
     ends.collect()
 }
@@ -175,7 +175,7 @@ fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
     let looked_up = |push: &mut Push| push.account.is_inherited = true;
     let told = |push: &mut Push| {
         let (from, to) = (push.after.after(), push.after.after());
-        let (epoch, count, cause) = (Epoch::FIRST, Some(1), Cause::Trimmed);
+        let (epoch, count, cause) = (Epoch::FIRST, Some(1), LossCause::Trimmed);
         push.account.losses.push(Loss { epoch, from, to, count, cause });
     };
     let refused = |push: &mut Push| {
@@ -211,15 +211,15 @@ fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_
     // The other direction goes on.
     let (first, last) = (Seq::new(1, 0), Seq::new(1, 0));
     let extent = Extent { first, last, length: 1, added: 1, ..Extent::default() };
-    session.handle_read(Read { entries: vec![entry(10)], extent, is_end: true }, now);
+    session.handle_read(OriginRead { entries: vec![entry(10)], extent, is_end: true }, now);
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
-    assert_eq!(session.poll_work(later), Some(Work::Probe));
+    assert_eq!(session.poll_work(later), Some(SessionWork::Probe));
     session.handle_probed(Err(later + Duration::from_secs(1)));
     assert!(!session.has_frame(), "it was told");
     assert_eq!(session.poll_work(later), None);
     session.handle_probed(Ok(()));
     let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("it ends") };
-    assert_eq!(goaway.reason, Reason::Restart);
+    assert_eq!(goaway.reason, GoawayReason::Restart);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
     }
     session.handle_frame(Frame::Push(push(90, 91)), now);
     let Some(Frame::Goaway(goaway)) = session.poll_frame(now) else { panic!("it ends") };
-    assert_eq!(goaway.reason, Reason::Protocol);
+    assert_eq!(goaway.reason, GoawayReason::Protocol);
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
                 None => session.handle_appended(&appended(answered + 1)),
             }
         };
-        assert_eq!(goaway.reason, Reason::Protocol);
+        assert_eq!(goaway.reason, GoawayReason::Protocol);
         assert!(goaway.message.contains("window"), "{}", goaway.message);
     }
     let (mut session, window) = overrun(2);
@@ -293,11 +293,11 @@ fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
     assert_eq!(appends(&mut session, now), [1]);
     session.handle_appended(&appended(1));
     assert_eq!(appends(&mut session, now), [2, 3]);
-    session.handle_appended(&Appended::StaleEpoch(Epoch(7)));
-    session.handle_appended(&Appended::Gap(Seq::new(1, 0)));
+    session.handle_appended(&AppendResult::StaleEpoch(Epoch(7)));
+    session.handle_appended(&AppendResult::Gap(Seq::new(1, 0)));
     let said: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
     let [Frame::Ack(ack), Frame::Goaway(goaway)] = &said[..] else { panic!("{said:?}") };
-    assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), Reason::StaleEpoch));
+    assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), GoawayReason::StaleEpoch));
 }
 
 #[test]
@@ -307,17 +307,20 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     let recorded = |session: &mut Session, at| {
         let mut work = std::iter::from_fn(|| session.poll_work(at));
         work.find_map(|work| match work {
-            Work::Origin(Task::Record { acked, .. }) => Some(acked.0.ms),
+            SessionWork::Origin(OriginTask::RecordAck { acked, .. }) => Some(acked.0.ms),
             _ => None,
         })
     };
     let acked = |session: &mut Session, ms: u64| {
         session.handle_news();
-        assert!(matches!(session.poll_work(now), Some(Work::Origin(Task::Read { .. }))));
+        assert!(matches!(
+            session.poll_work(now),
+            Some(SessionWork::Origin(OriginTask::Read { .. }))
+        ));
         let entry = Entry { seq: Seq::new(ms, 0), ..entry(1) };
         let (first, last) = (Seq::new(1, 0), entry.seq);
         let extent = Extent { first, last, length: ms, added: ms, ..Extent::default() };
-        session.handle_read(Read { entries: vec![entry], extent, is_end: true }, now);
+        session.handle_read(OriginRead { entries: vec![entry], extent, is_end: true }, now);
         assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
         let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
         session.handle_frame(Frame::Ack(ack), now);
@@ -336,6 +339,10 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
     // Whoever leaves writes nothing more, and is not woken for it.
     acked(&mut session, 4);
-    session.handle_leave(Goaway { reason: Reason::Restart, message: String::new(), wait_ms: 0 });
+    session.handle_leave(Goaway {
+        reason: GoawayReason::Restart,
+        message: String::new(),
+        wait_ms: 0,
+    });
     assert_eq!((recorded(&mut session, due), session.poll_timeout()), (None, now + IDLE_TIMEOUT));
 }

@@ -4,24 +4,24 @@ use bytes::Bytes;
 
 use crate::{
     entry::{Direction, Entry},
-    loss::{Cause, Loss},
+    loss::{Loss, LossCause},
     message::Cursor,
-    partner::{Met, Partner},
+    partner::{Partner, PartnerMatch},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        dedup::Held,
-        receiver::{Append, Appended},
-        resume::{self, Begun, Memory, Standing},
-        sender::{Read, Task},
+        dedup::CopyIndex,
+        receiver::{Append, AppendResult},
+        resume::{self, OriginMemory, OriginStanding, SenderStart},
+        sender::{OriginRead, OriginTask},
     },
 };
 
 /// One Redis: of a device, with one client, or of the hub, with all.
 #[derive(Clone)]
-pub(super) struct Redis {
-    pub(super) clients: Vec<Client>,
+pub(super) struct ModelRedis {
+    pub(super) clients: Vec<ModelClient>,
     /// The in stream, in order of arrival.
     pub(super) copy: Vec<(usize, Epoch, Entry)>,
     /// Which way its own origins send.
@@ -33,7 +33,7 @@ pub(super) struct Redis {
 
 /// What there is of one client.
 #[derive(Clone, Default)]
-pub(super) struct Client {
+pub(super) struct ModelClient {
     pub(super) entries: Vec<Entry>,
     /// The payloads of all that was ever added, in this state of the Redis.
     pub(super) born: Vec<Bytes>,
@@ -42,13 +42,13 @@ pub(super) struct Client {
     deleted: Seq,
     /// Where our group stands in the stream.
     given: Option<Seq>,
-    memory: Memory,
+    memory: OriginMemory,
     pub(super) dead: Vec<Seq>,
     pub(super) cursor: Cursor,
     generation: u64,
 }
 
-impl Client {
+impl ModelClient {
     /// XADD by an app; the clock may stand behind.
     pub(super) fn add(&mut self, clock: u64, (name, payload): (Bytes, Bytes)) -> Seq {
         let seq = Seq::new(clock, 0).max(self.last.after());
@@ -78,7 +78,8 @@ impl Client {
 
     /// DEL of the hash.
     pub(super) fn forget(&mut self) {
-        (self.memory, self.cursor, self.generation) = (Memory::default(), Cursor::default(), 0);
+        (self.memory, self.cursor, self.generation) =
+            (OriginMemory::default(), Cursor::default(), 0);
     }
 
     fn extent(&self) -> Extent {
@@ -92,15 +93,15 @@ impl Client {
         }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> OriginStanding {
         let (extent, memory) = (self.extent(), self.memory.clone());
-        Standing { extent, memory, ..Standing::default() }
+        OriginStanding { extent, memory, ..OriginStanding::default() }
     }
 }
 
-impl Redis {
+impl ModelRedis {
     pub(super) fn of(clients: usize, direction: Direction, identity: u8) -> Self {
-        let clients = vec![Client::default(); clients];
+        let clients = vec![ModelClient::default(); clients];
         Self { clients, copy: Vec::new(), direction, ledger: Vec::new(), identity }
     }
 
@@ -143,8 +144,8 @@ impl Redis {
         &mut self,
         client: usize,
         cursor: &Cursor,
-        (met, partner): (Met, Option<Partner>),
-    ) -> Begun {
+        (met, partner): (PartnerMatch, Option<Partner>),
+    ) -> SenderStart {
         let own = &mut self.clients[client];
         let mut standing = own.standing();
         let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
@@ -164,24 +165,31 @@ impl Redis {
         standing.memory.inherited = position.inherited;
         standing.memory.partner = partner.or(standing.memory.partner);
         own.memory = standing.memory.clone();
-        Begun { position, standing }
+        SenderStart { position, standing }
     }
 
     /// None: rewound. read.lua, dead_letter.lua, record_losses.lua and record_ack.lua.
-    pub(super) fn perform(&mut self, client: usize, epoch: Epoch, task: &Task) -> Option<Read> {
+    pub(super) fn perform(
+        &mut self,
+        client: usize,
+        epoch: Epoch,
+        task: &OriginTask,
+    ) -> Option<OriginRead> {
         let own = &mut self.clients[client];
-        let mut read = Read { entries: Vec::new(), extent: own.extent(), is_end: false };
+        let mut read = OriginRead { entries: Vec::new(), extent: own.extent(), is_end: false };
         let seen = match task {
-            Task::Read { mark, .. } => *mark,
-            Task::Record { acked, .. } => acked.0,
-            Task::Bury(letters) => letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default(),
-            Task::Lose(..) => Seq::ZERO,
+            OriginTask::Read { mark, .. } => *mark,
+            OriginTask::RecordAck { acked, .. } => acked.0,
+            OriginTask::DeadLetter(letters) => {
+                letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default()
+            }
+            OriginTask::RecordLosses(..) => Seq::ZERO,
         };
         if own.memory.epoch != epoch || own.memory.mark.0 < seen || !own.standing().is_whole() {
             return None;
         }
         match task {
-            Task::Read { after, batch, .. } => {
+            OriginTask::Read { after, batch, .. } => {
                 if own.last > own.memory.mark.0 {
                     own.memory.mark = (own.last, own.added);
                 }
@@ -195,19 +203,19 @@ impl Redis {
                 }
                 own.memory.given = own.given;
             }
-            Task::Lose(losses, written) => {
+            OriginTask::RecordLosses(losses, written) => {
                 if own.memory.written != Some(*written) {
                     own.memory.written = Some(*written);
                     let direction = self.direction;
                     self.ledger.extend(losses.iter().map(|loss| (client, direction, *loss)));
                 }
             }
-            Task::Bury(letters) => {
+            OriginTask::DeadLetter(letters) => {
                 own.dead.extend(letters.iter().map(|(seq, _)| *seq));
                 let last = letters.iter().map(|(seq, _)| *seq).max();
                 own.memory.buried = own.memory.buried.max(last.unwrap_or_default());
             }
-            Task::Record { acked, trim, is_told } => {
+            OriginTask::RecordAck { acked, trim, is_told } => {
                 own.memory.acked = *acked;
                 if *is_told {
                     own.memory.written = None;
@@ -224,7 +232,7 @@ impl Redis {
         client: usize,
         generation: Option<u64>,
         append: &Append,
-    ) -> Appended {
+    ) -> AppendResult {
         let back = self.back();
         let mut entries = append.entries.clone();
         let mut losses = append.account.losses.clone();
@@ -237,14 +245,14 @@ impl Redis {
                 Direction::Down => Epoch::UNKNOWN,
             };
             let found = older.map(|(_, of, entry)| (epoch(*of), entry.seq, entry.digest()));
-            let sifted = Held::new(found, true).sift(entries);
+            let sifted = CopyIndex::new(found, true).sift(entries);
             entries = sifted.entries;
             losses.extend(sifted.uncertain.map(|(from, to, count)| Loss {
                 epoch: append.epoch,
                 from,
                 to,
                 count: Some(count),
-                cause: Cause::Uncertain,
+                cause: LossCause::Uncertain,
             }));
         }
         let own = &mut self.clients[client];
@@ -253,19 +261,19 @@ impl Redis {
             && generation != own.generation
         {
             let is_newer = own.generation > generation;
-            return if is_newer { Appended::Superseded } else { Appended::Gap(cursor) };
+            return if is_newer { AppendResult::Superseded } else { AppendResult::Gap(cursor) };
         }
         if append.known.is_some_and(|known| (own.cursor.epoch, own.cursor.seq) < known) {
-            return Appended::Gap(cursor);
+            return AppendResult::Gap(cursor);
         }
         if append.epoch < own.cursor.epoch {
-            return Appended::StaleEpoch(own.cursor.epoch);
+            return AppendResult::StaleEpoch(own.cursor.epoch);
         }
         if append.epoch > own.cursor.epoch {
             cursor = Seq::ZERO;
         }
         if append.after.is_some_and(|after| after > cursor) {
-            return Appended::Gap(cursor);
+            return AppendResult::Gap(cursor);
         }
         let given = entries.len() as u64;
         entries.retain(|entry| entry.seq > cursor);
@@ -280,6 +288,6 @@ impl Redis {
             let seal = append.seal;
             own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal, is_found: false };
         }
-        Appended::Done { cursor, accepted, duplicates: given - accepted, id: None }
+        AppendResult::Done { cursor, accepted, duplicates: given - accepted, id: None }
     }
 }

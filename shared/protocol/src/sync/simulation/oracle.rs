@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::{
-    model_redis::Redis,
+    model_redis::ModelRedis,
     world::{Route, World, payload},
 };
 use crate::{
     entry::{Direction, Entry},
-    loss::{Cause, Loss},
+    loss::{Loss, LossCause},
     seq::{Epoch, Seq},
 };
 
@@ -40,10 +40,10 @@ impl<'a> Case<'a> {
     fn new(
         world: &'a World,
         (direction, of): (Direction, usize),
-        origin: (&'a Redis, usize),
-        copy: (&'a Redis, usize),
+        origin: (&'a ModelRedis, usize),
+        copy: (&'a ModelRedis, usize),
     ) -> Self {
-        let lines = |(redis, own): (&Redis, usize)| {
+        let lines = |(redis, own): (&ModelRedis, usize)| {
             let of_this = |line: &&(usize, Direction, Loss)| (line.0, line.1) == (own, direction);
             redis.ledger.iter().filter(of_this).map(|line| line.2).collect()
         };
@@ -95,7 +95,7 @@ impl<'a> Case<'a> {
 
     fn is_covered(&self, seq: Seq) -> bool {
         let mut lines = self.origin_ledger.iter().chain(&self.copy_ledger);
-        lines.any(|loss| loss.cause != Cause::Uncertain && loss.from <= seq && seq <= loss.to)
+        lines.any(|loss| loss.cause != LossCause::Uncertain && loss.from <= seq && seq <= loss.to)
     }
 
     fn check_order(&self) {

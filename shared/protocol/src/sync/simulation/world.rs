@@ -9,21 +9,21 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
 
-use super::model_redis::Redis;
+use super::model_redis::ModelRedis;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
     limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{Cursor, Features, Frame, Goaway, Granted, Reason},
-    partner::{Met, Partner, PartnerId},
+    message::{Cursor, Features, Frame, Goaway, GoawayReason, ReceiveLimits},
+    partner::{Partner, PartnerId, PartnerMatch},
     seq::{Epoch, Seq},
     sync::{
         receiver::Receiver,
-        resume::Begun,
+        resume::SenderStart,
         sender::{
-            Sender, Task, Trim,
-            path::{Parting, Path},
+            OriginTask, Sender, TrimMode,
+            path::{LinkPath, SessionEnding},
         },
-        session::{self, Heartbeat, Session, Work},
+        session::{self, Heartbeat, Session, SessionWork},
     },
 };
 
@@ -67,17 +67,17 @@ pub(super) struct Route {
 
 /// A Redis with the states that it may come back with.
 pub(super) struct Server {
-    pub(super) now: Redis,
-    then: VecDeque<Redis>,
+    pub(super) now: ModelRedis,
+    then: VecDeque<ModelRedis>,
 }
 
 /// One end of a connection.
-struct End {
+struct LinkEnd {
     session: Session,
     epoch: Epoch,
     generation: Option<u64>,
     outbox: VecDeque<Frame>,
-    working: VecDeque<Work>,
+    working: VecDeque<SessionWork>,
 }
 
 pub(super) struct World {
@@ -88,16 +88,16 @@ pub(super) struct World {
     clock: u64,
     next: u64,
     arrivals: u64,
-    trim: Trim,
+    trim: TrimMode,
     pub(super) hub: Server,
     pub(super) devices: Vec<Server>,
     pub(super) up: Vec<Route>,
     pub(super) down: Vec<Route>,
-    links: Vec<Option<(End, End)>>,
+    links: Vec<Option<(LinkEnd, LinkEnd)>>,
     /// How many bytes each link carries yet.
     left: Vec<usize>,
     /// What device and hub remember of the path to each other.
-    paths: Vec<(Path, Path)>,
+    paths: Vec<(LinkPath, LinkPath)>,
     wire: Sha256,
 }
 
@@ -105,7 +105,7 @@ const THEN_MAX: usize = 6;
 
 impl Server {
     fn of(clients: usize, direction: Direction, identity: u8) -> Self {
-        let now = Redis::of(clients, direction, identity);
+        let now = ModelRedis::of(clients, direction, identity);
         Self { then: VecDeque::from([now.clone()]), now }
     }
 
@@ -124,20 +124,21 @@ impl Server {
     }
 
     fn wipe(&mut self) {
-        let Redis { clients, direction, identity, .. } = &self.now;
+        let ModelRedis { clients, direction, identity, .. } = &self.now;
         *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
     }
 }
 
-impl End {
+impl LinkEnd {
     fn new(
         (direction, back): (Direction, Direction),
-        begun: &Begun,
-        trim: Trim,
+        begun: &SenderStart,
+        trim: TrimMode,
         (cursor, generation): (&Cursor, Option<u64>),
-        (path, now, random): (&mut Path, Instant, f64),
+        (path, now, random): (&mut LinkPath, Instant, f64),
     ) -> Self {
-        let granted = Granted { window_batches: 3, batch_entries: 4, ..Granted::default() };
+        let granted =
+            ReceiveLimits { window_batches: 3, batch_entries: 4, ..ReceiveLimits::default() };
         path.handle_begin((begun.position.epoch, begun.position.after));
         let sender = Sender::new(direction, granted, trim, begun).with_path(path);
         let sender = sender.with_hold(path.hold_until(now, random));
@@ -152,32 +153,35 @@ impl End {
         Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
     }
 
-    fn step(&mut self, redis: &mut Redis, client: usize, is_full: bool, now: Instant) {
+    fn step(&mut self, redis: &mut ModelRedis, client: usize, is_full: bool, now: Instant) {
         if now >= self.session.poll_timeout() {
             self.session.handle_timeout(now);
         }
         while let Some(work) = self.session.poll_work(now) {
             self.working.push_back(work);
         }
-        let is_write = |work: &Work| !matches!(work, Work::Origin(Task::Read { .. }));
+        let is_write =
+            |work: &SessionWork| !matches!(work, SessionWork::Origin(OriginTask::Read { .. }));
         if is_full && self.working.front().is_some_and(is_write) {
             self.working.clear();
-            let (reason, message) = (Reason::Unavailable, "full".to_owned());
+            let (reason, message) = (GoawayReason::Unavailable, "full".to_owned());
             self.session.handle_failed(Goaway { reason, message, wait_ms: 0 });
         }
         match self.working.pop_front() {
-            Some(Work::Append(append)) => {
+            Some(SessionWork::Append(append)) => {
                 let appended = redis.append(client, self.generation, &append);
                 self.session.handle_appended(&appended);
             }
-            Some(Work::Origin(task)) => match (redis.perform(client, self.epoch, &task), task) {
-                (Some(read), Task::Read { .. }) => self.session.handle_read(read, now),
-                (None, _) => self.session.handle_rewound(),
-                (_, Task::Lose(..)) => self.session.handle_written(),
-                (_, Task::Bury(_)) => self.session.handle_buried(),
-                (_, Task::Record { .. }) => self.session.handle_recorded(),
-            },
-            Some(Work::Probe) => unreachable!("no key is overwritten here"),
+            Some(SessionWork::Origin(task)) => {
+                match (redis.perform(client, self.epoch, &task), task) {
+                    (Some(read), OriginTask::Read { .. }) => self.session.handle_read(read, now),
+                    (None, _) => self.session.handle_rewound(),
+                    (_, OriginTask::RecordLosses(..)) => self.session.handle_written(),
+                    (_, OriginTask::DeadLetter(_)) => self.session.handle_buried(),
+                    (_, OriginTask::RecordAck { .. }) => self.session.handle_recorded(),
+                }
+            }
+            Some(SessionWork::Probe) => unreachable!("no key is overwritten here"),
             None => {}
         }
         while self.session.has_frame() {
@@ -189,10 +193,14 @@ impl End {
         self.session.end().is_some() && self.outbox.is_empty()
     }
 
-    fn part(&self, path: &mut Path) {
+    fn part(&self, path: &mut LinkPath) {
         let parting = match self.session.end() {
-            Some(session::End::Told(_) | session::End::Ours(_)) => Parting::Agreed,
-            Some(session::End::Silent(_) | session::End::Stalled) | None => Parting::Broken,
+            Some(session::SessionEnd::Told(_) | session::SessionEnd::Ours(_)) => {
+                SessionEnding::Agreed
+            }
+            Some(session::SessionEnd::Silent(_) | session::SessionEnd::Stalled) | None => {
+                SessionEnding::Broken
+            }
         };
         path.handle_end(&self.session.sender().trip(), parting);
     }
@@ -202,8 +210,8 @@ impl World {
     pub(super) fn new(seed: u64, clients: usize, weather: Weather) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let trim = match rng.random_bool(0.3) {
-            true => Trim::Acked { slack_entries: rng.random_range(0..6) },
-            false => Trim::Keep,
+            true => TrimMode::Acked { slack_entries: rng.random_range(0..6) },
+            false => TrimMode::Keep,
         };
         Self {
             seed,
@@ -375,7 +383,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, client: usize) -> (End, End) {
+    fn connect(&mut self, client: usize) -> (LinkEnd, LinkEnd) {
         let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
         self.arrivals += 1;
         let generation = hub.arrive(client, self.arrivals);
@@ -383,10 +391,10 @@ impl World {
         let own = PartnerId([hub.identity.max(1); PartnerId::BYTES]);
         let remembered = device.partner();
         let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
-        let down = hub.begin(client, &told, (Met::at_hub(of, own), None));
+        let down = hub.begin(client, &told, (PartnerMatch::at_hub(of, own), None));
         let cursor = hub.cursor(client);
         let partner = Partner { id: own, place: String::new() };
-        let met = Met::at_device(remembered.as_ref(), &partner);
+        let met = PartnerMatch::at_device(remembered.as_ref(), &partner);
         let up = device.begin(0, &cursor, (met, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);
         let narrow = self.weather.narrow;
@@ -400,12 +408,16 @@ impl World {
         };
         let (outward, inward) = &mut self.paths[client];
         let near = (&told, None);
-        let near = End::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
+        let near =
+            LinkEnd::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
         let far = (&cursor, Some(generation));
-        (near, End::new((theirs, ours), &down, Trim::Keep, far, (inward, self.now, random[1])))
+        (
+            near,
+            LinkEnd::new((theirs, ours), &down, TrimMode::Keep, far, (inward, self.now, random[1])),
+        )
     }
 
-    fn deliver(&mut self, client: usize, from: &mut End, to: &mut End) {
+    fn deliver(&mut self, client: usize, from: &mut LinkEnd, to: &mut LinkEnd) {
         let Self { rng, weather, wire, now, .. } = self;
         if from.outbox.len() > 1 && rng.random_bool(weather.swap) {
             from.outbox.swap(0, 1);

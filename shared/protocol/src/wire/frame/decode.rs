@@ -2,35 +2,38 @@
 
 use super::codes::{AT_LEAST, EXACT, FOUND, INHERITED};
 use crate::{
-    entry::{Digest, Entry, EntryLimits, Unfit},
-    instance::Instance,
+    entry::{Digest, Entry, EntryLimits, RejectReason},
+    instance::InstanceId,
     limits::{
         BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, LOSS_COUNT_MAX,
         LOSSES_MAX, REFUSED_MAX, TEXT_BYTES_MAX,
     },
-    loss::{Account, Cause, Known, Loss, Tally},
-    message::{Ack, Cursor, Features, Goaway, Granted, Hello, Origin, Push, Reason, Welcome},
+    loss::{BatchAccount, Loss, LossCause, Tally, TallyPrecision},
+    message::{
+        Ack, Cursor, Features, Goaway, GoawayReason, Hello, OriginState, Push, ReceiveLimits,
+        Welcome,
+    },
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
-    wire::msgpack::{Malformed, Reader},
+    wire::msgpack::{DecodeError, MsgpackReader},
 };
 
-pub(super) fn seq(r: &mut Reader) -> Result<Seq, Malformed> {
+pub(super) fn seq(r: &mut MsgpackReader) -> Result<Seq, DecodeError> {
     Ok(Seq::new(r.uint("seq")?, r.uint("seq")?))
 }
 
-pub(super) fn epoch(r: &mut Reader) -> Result<Epoch, Malformed> {
+pub(super) fn epoch(r: &mut MsgpackReader) -> Result<Epoch, DecodeError> {
     Ok(Epoch(r.bounded("epoch", Epoch::MAX.0)?))
 }
 
-fn version(r: &mut Reader) -> Result<(u64, u64, String), Malformed> {
+fn version(r: &mut MsgpackReader) -> Result<(u64, u64, String), DecodeError> {
     Ok((r.uint("major")?, r.uint("minor")?, r.text("version", TEXT_BYTES_MAX)?))
 }
 
-fn origin(r: &mut Reader) -> Result<Origin, Malformed> {
+fn origin(r: &mut MsgpackReader) -> Result<OriginState, DecodeError> {
     let elements = r.array("an origin")?;
-    let origin = Origin {
+    let origin = OriginState {
         epoch: epoch(r)?,
         start: seq(r)?,
         first: seq(r)?,
@@ -38,54 +41,54 @@ fn origin(r: &mut Reader) -> Result<Origin, Malformed> {
         added: r.uint("added")?,
         acked: seq(r)?,
     };
-    r.skip(elements.checked_sub(10).ok_or(Malformed::Cut)?)?;
+    r.skip(elements.checked_sub(10).ok_or(DecodeError::Cut)?)?;
     Ok(origin)
 }
 
-fn cursor(r: &mut Reader) -> Result<Cursor, Malformed> {
+fn cursor(r: &mut MsgpackReader) -> Result<Cursor, DecodeError> {
     let elements = r.array("a cursor")?;
     let (epoch, seq) = (epoch(r)?, seq(r)?);
     let digest = r.bytes("digest")?;
     let digest = match digest.len() {
         0 => None,
-        _ => Some(Digest(digest.as_ref().try_into().map_err(|_| Malformed::Bound("digest"))?)),
+        _ => Some(Digest(digest.as_ref().try_into().map_err(|_| DecodeError::Bound("digest"))?)),
     };
     let (tally, flags) = tally(r)?;
     let seal = seal(r)?;
-    r.skip(elements.checked_sub(9).ok_or(Malformed::Cut)?)?;
+    r.skip(elements.checked_sub(9).ok_or(DecodeError::Cut)?)?;
     Ok(Cursor { epoch, seq, digest, tally, seal, is_found: flags & FOUND != 0 })
 }
 
-fn seal(r: &mut Reader) -> Result<Option<Seal>, Malformed> {
+fn seal(r: &mut MsgpackReader) -> Result<Option<Seal>, DecodeError> {
     let seal = r.bytes("seal")?;
     match seal.len() {
         0 => Ok(None),
-        _ => Ok(Some(Seal(seal.as_ref().try_into().map_err(|_| Malformed::Bound("seal"))?))),
+        _ => Ok(Some(Seal(seal.as_ref().try_into().map_err(|_| DecodeError::Bound("seal"))?))),
     }
 }
 
 /// The counts, and the flags behind them.
-fn tally(r: &mut Reader) -> Result<(Tally, u64), Malformed> {
+fn tally(r: &mut MsgpackReader) -> Result<(Tally, u64), DecodeError> {
     let (added, dead, lost) = (r.uint("added")?, r.uint("dead")?, r.uint("lost")?);
     let flags = r.uint("flags")?;
     let known = match flags & (EXACT | AT_LEAST) {
-        0 => Known::Nothing,
-        EXACT => Known::Exactly,
-        _ => Known::AtLeast,
+        0 => TallyPrecision::Nothing,
+        EXACT => TallyPrecision::Exactly,
+        _ => TallyPrecision::AtLeast,
     };
     let tally = Tally::checked(added, dead, lost, known);
-    Ok((tally.ok_or(Malformed::Bound("tally"))?, flags))
+    Ok((tally.ok_or(DecodeError::Bound("tally"))?, flags))
 }
 
-pub(super) fn hello(r: &mut Reader) -> Result<Hello, Malformed> {
+pub(super) fn hello(r: &mut MsgpackReader) -> Result<Hello, DecodeError> {
     let (major, minor, version) = version(r)?;
     let (origin, cursor) = (origin(r)?, cursor(r)?);
-    let (features, instance) = (Features(r.uint("features")?), Instance(r.uint("instance")?));
+    let (features, instance) = (Features(r.uint("features")?), InstanceId(r.uint("instance")?));
     let partner = partner(r)?;
     Ok(Hello { major, minor, version, origin, cursor, features, instance, partner })
 }
 
-pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
+pub(super) fn welcome(r: &mut MsgpackReader) -> Result<Welcome, DecodeError> {
     let (major, minor, version) = version(r)?;
     let generation = r.uint("generation")?;
     let (cursor, origin) = (cursor(r)?, origin(r)?);
@@ -108,19 +111,19 @@ pub(super) fn welcome(r: &mut Reader) -> Result<Welcome, Malformed> {
     })
 }
 
-fn partner(r: &mut Reader) -> Result<PartnerId, Malformed> {
+fn partner(r: &mut MsgpackReader) -> Result<PartnerId, DecodeError> {
     let id = r.bytes("partner")?;
     match id.len() {
         0 => Ok(PartnerId::UNKNOWN),
-        _ => Ok(PartnerId(id.as_ref().try_into().map_err(|_| Malformed::Bound("partner"))?)),
+        _ => Ok(PartnerId(id.as_ref().try_into().map_err(|_| DecodeError::Bound("partner"))?)),
     }
 }
 
-fn granted(r: &mut Reader) -> Result<Granted, Malformed> {
+fn granted(r: &mut MsgpackReader) -> Result<ReceiveLimits, DecodeError> {
     let elements = r.array("limits")?;
     let mut limit = |name, ours: usize| Ok((r.uint(name)?.min(ours as u64) as usize).max(1));
-    let ours = Granted::default();
-    let granted = Granted {
+    let ours = ReceiveLimits::default();
+    let granted = ReceiveLimits {
         window_batches: limit("window", ours.window_batches)?,
         batch_entries: limit("batch entries", ours.batch_entries)?,
         batch_bytes: limit("batch bytes", ours.batch_bytes)?,
@@ -129,15 +132,15 @@ fn granted(r: &mut Reader) -> Result<Granted, Malformed> {
             value_bytes: limit("value bytes", ours.entry.value_bytes)?,
         },
     };
-    r.skip(elements.checked_sub(5).ok_or(Malformed::Cut)?)?;
+    r.skip(elements.checked_sub(5).ok_or(DecodeError::Cut)?)?;
     Ok(granted)
 }
 
-pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
+pub(super) fn push(r: &mut MsgpackReader) -> Result<Push, DecodeError> {
     let (epoch, after, through) = (epoch(r)?, seq(r)?, seq(r)?);
     let elements = r.array("entries")?;
     if elements % 3 != 0 || elements / 3 > BATCH_ENTRIES_MAX {
-        return Err(Malformed::Bound("number of entries"));
+        return Err(DecodeError::Bound("number of entries"));
     }
     let mut entries = Vec::with_capacity(elements / 3);
     let mut last = after;
@@ -149,33 +152,33 @@ pub(super) fn push(r: &mut Reader) -> Result<Push, Malformed> {
         entries.push(entry);
     }
     if through < last || through <= after {
-        return Err(Malformed::Bound("through"));
+        return Err(DecodeError::Bound("through"));
     }
     Ok(Push { epoch, after, through, entries, account: account(r)?, seal: seal(r)? })
 }
 
-fn account(r: &mut Reader) -> Result<Account, Malformed> {
+fn account(r: &mut MsgpackReader) -> Result<BatchAccount, DecodeError> {
     let (tally, flags) = tally(r)?;
     let elements = r.array("losses")?;
     if elements % 7 != 0 || elements / 7 > LOSSES_MAX {
-        return Err(Malformed::Bound("number of losses"));
+        return Err(DecodeError::Bound("number of losses"));
     }
     let mut losses = Vec::with_capacity(elements / 7);
     for _ in 0..elements / 7 {
         let (epoch, from, to) = (epoch(r)?, seq(r)?, seq(r)?);
         let count = Some(r.bounded("count", LOSS_COUNT_MAX)?).filter(|count| *count > 0);
-        let cause = Cause::from_word(&r.text("cause", TEXT_BYTES_MAX)?);
+        let cause = LossCause::from_word(&r.text("cause", TEXT_BYTES_MAX)?);
         losses.push(Loss { epoch, from, to, count, cause });
     }
-    Ok(Account { tally, losses, is_inherited: flags & INHERITED > 0 })
+    Ok(BatchAccount { tally, losses, is_inherited: flags & INHERITED > 0 })
 }
 
 /// The ms are the difference from the entry before; n is its whole value where the ms differ,
 /// and the difference less one where they do not: no encoding says "the same again".
 /// `room` is how many fields the batch may still hold.
-fn entry(r: &mut Reader, before: Seq, room: &mut usize) -> Result<Entry, Malformed> {
+fn entry(r: &mut MsgpackReader, before: Seq, room: &mut usize) -> Result<Entry, DecodeError> {
     let (step, n) = (r.uint("seq")?, r.uint("seq")?);
-    let over = Malformed::Bound("seq");
+    let over = DecodeError::Bound("seq");
     let ms = before.ms.checked_add(step).ok_or(over.clone())?;
     let n = match step {
         0 => before.n.checked_add(1).and_then(|next| next.checked_add(n)).ok_or(over)?,
@@ -184,9 +187,9 @@ fn entry(r: &mut Reader, before: Seq, room: &mut usize) -> Result<Entry, Malform
     let elements = r.array("fields")?;
     // The receiver refuses an entry past its own limit; this bounds what a stranger can ask for.
     if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
-        return Err(Malformed::Bound("number of fields"));
+        return Err(DecodeError::Bound("number of fields"));
     }
-    *room = room.checked_sub(elements / 2).ok_or(Malformed::Bound("number of fields"))?;
+    *room = room.checked_sub(elements / 2).ok_or(DecodeError::Bound("number of fields"))?;
     let mut fields = Vec::with_capacity(elements / 2);
     for _ in 0..elements / 2 {
         fields.push((r.bytes("a field")?, r.bytes("a value")?));
@@ -194,26 +197,26 @@ fn entry(r: &mut Reader, before: Seq, room: &mut usize) -> Result<Entry, Malform
     Ok(Entry { seq: Seq::new(ms, n), fields })
 }
 
-pub(super) fn ack(r: &mut Reader) -> Result<Ack, Malformed> {
+pub(super) fn ack(r: &mut MsgpackReader) -> Result<Ack, DecodeError> {
     let (epoch, cursor) = (epoch(r)?, seq(r)?);
     let elements = r.array("refused entries")?;
     if elements % 3 != 0 || elements / 3 > REFUSED_MAX {
-        return Err(Malformed::Bound("number of refused entries"));
+        return Err(DecodeError::Bound("number of refused entries"));
     }
     let mut refused = Vec::with_capacity(elements / 3);
     for _ in 0..elements / 3 {
-        refused.push((seq(r)?, Unfit::from_word(&r.text("reason", TEXT_BYTES_MAX)?)));
+        refused.push((seq(r)?, RejectReason::from_word(&r.text("reason", TEXT_BYTES_MAX)?)));
     }
     Ok(Ack { epoch, seq: cursor, refused })
 }
 
-pub(super) fn message(r: &mut Reader) -> Result<String, Malformed> {
+pub(super) fn message(r: &mut MsgpackReader) -> Result<String, DecodeError> {
     r.text("message", TEXT_BYTES_MAX)
 }
 
-pub(super) fn goaway(r: &mut Reader) -> Result<Goaway, Malformed> {
+pub(super) fn goaway(r: &mut MsgpackReader) -> Result<Goaway, DecodeError> {
     Ok(Goaway {
-        reason: Reason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
+        reason: GoawayReason::from_word(&r.text("reason", TEXT_BYTES_MAX)?),
         message: message(r)?,
         wait_ms: r.uint("wait")?,
     })

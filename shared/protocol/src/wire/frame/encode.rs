@@ -6,17 +6,17 @@ use super::codes::{ACK, AT_LEAST, EXACT, FOUND, GOAWAY, HELLO, HOLD, INHERITED, 
 use crate::{
     entry::Entry,
     limits::TEXT_BYTES_MAX,
-    loss::{Account, Known, Tally},
-    message::{Ack, Cursor, Goaway, Hello, Origin, Push, Welcome},
+    loss::{BatchAccount, Tally, TallyPrecision},
+    message::{Ack, Cursor, Goaway, Hello, OriginState, Push, Welcome},
     partner::PartnerId,
     seal::Seal,
     seq::Seq,
 };
 
 /// Writes values one after the other.
-pub(super) struct Writer(pub(super) Vec<u8>);
+pub(super) struct FrameWriter(pub(super) Vec<u8>);
 
-impl Writer {
+impl FrameWriter {
     const INFALLIBLE: &'static str = "writing to memory does not fail";
 
     pub(super) fn array(&mut self, elements: usize) -> &mut Self {
@@ -49,7 +49,7 @@ impl Writer {
         self
     }
 
-    fn origin(&mut self, origin: &Origin) -> &mut Self {
+    fn origin(&mut self, origin: &OriginState) -> &mut Self {
         self.array(10)
             .uint(origin.epoch.0)
             .seq(origin.start)
@@ -75,9 +75,9 @@ impl Writer {
 
     fn tally(&mut self, tally: &Tally, more: u64) -> &mut Self {
         let known = match tally.known {
-            Known::Exactly => EXACT,
-            Known::AtLeast => AT_LEAST,
-            Known::Nothing => 0,
+            TallyPrecision::Exactly => EXACT,
+            TallyPrecision::AtLeast => AT_LEAST,
+            TallyPrecision::Nothing => 0,
         };
         self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(known + more)
     }
@@ -115,8 +115,8 @@ impl Writer {
         self.account(&push.account).seal(push.seal)
     }
 
-    fn account(&mut self, account: &Account) -> &mut Self {
-        let Account { tally, losses, is_inherited } = account;
+    fn account(&mut self, account: &BatchAccount) -> &mut Self {
+        let BatchAccount { tally, losses, is_inherited } = account;
         self.tally(tally, INHERITED * u64::from(*is_inherited)).array(7 * losses.len());
         for loss in losses {
             self.uint(loss.epoch.0).seq(loss.from).seq(loss.to);

@@ -2,11 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    entry::{Digest, Unfit},
-    instance::Instance,
+    entry::{Digest, RejectReason},
+    instance::InstanceId,
     limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN, UNKNOWN_VALUES_MAX},
-    loss::{Account, Cause, Known, Loss, Tally},
-    message::{Cursor, Goaway, Granted, Hello, Origin, Push, Reason, Welcome},
+    loss::{BatchAccount, Loss, LossCause, Tally, TallyPrecision},
+    message::{Cursor, Goaway, GoawayReason, Hello, OriginState, Push, ReceiveLimits, Welcome},
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
@@ -26,7 +26,7 @@ fn hello() -> Hello {
         major: 1,
         minor: 0,
         version: "0.1.0".to_owned(),
-        origin: Origin {
+        origin: OriginState {
             epoch: Epoch(1),
             start: Seq::ZERO,
             first: Seq::new(1_700_000_000_000, 0),
@@ -38,12 +38,12 @@ fn hello() -> Hello {
             epoch: Epoch(2),
             seq: Seq::new(7, 0),
             digest: Some(Digest([0xab; 16])),
-            tally: Tally { added: 9, dead: 2, lost: 3, known: Known::Exactly },
+            tally: Tally { added: 9, dead: 2, lost: 3, known: TallyPrecision::Exactly },
             seal: Some(Seal([0xcd; 16])),
             is_found: false,
         },
         features: Features::COMPRESSION,
-        instance: Instance(0x0123_4567_89ab_cdef),
+        instance: InstanceId(0x0123_4567_89ab_cdef),
         partner: PartnerId([0x12; 16]),
     }
 }
@@ -55,8 +55,8 @@ fn welcome() -> Welcome {
         version: "0.1.0".to_owned(),
         generation: 3,
         cursor: Cursor::default(),
-        origin: Origin { epoch: Epoch(2), ..Origin::default() },
-        granted: Granted::default(),
+        origin: OriginState { epoch: Epoch(2), ..OriginState::default() },
+        granted: ReceiveLimits::default(),
         heartbeat_ms: 30_000,
         server_time_ms: 1_700_000_000_000,
         features: Features(0),
@@ -64,7 +64,7 @@ fn welcome() -> Welcome {
     }
 }
 
-fn loss(count: Option<u64>, cause: Cause) -> Loss {
+fn loss(count: Option<u64>, cause: LossCause) -> Loss {
     Loss { epoch: Epoch(2), from: Seq::new(5, 1), to: Seq::new(300, 2), count, cause }
 }
 
@@ -79,11 +79,11 @@ fn push() -> Push {
             entry(Seq::new(ms, 3), &[("a", ""), ("a", "\u{0}")]),
             entry(Seq::new(ms + 4, 9), &[("", "x")]),
         ],
-        account: Account {
-            tally: Tally { added: 7, dead: 1, lost: 3, known: Known::Exactly },
+        account: BatchAccount {
+            tally: Tally { added: 7, dead: 1, lost: 3, known: TallyPrecision::Exactly },
             losses: vec![
-                loss(Some(3), Cause::Trimmed),
-                Loss { epoch: Epoch(1), ..loss(None, Cause::OriginRewound) },
+                loss(Some(3), LossCause::Trimmed),
+                Loss { epoch: Epoch(1), ..loss(None, LossCause::OriginRewound) },
             ],
             is_inherited: true,
         },
@@ -93,9 +93,9 @@ fn push() -> Push {
 
 /// Every frame of 0.1, as the value that its golden bytes mean.
 fn all() -> [(&'static str, Frame); 8] {
-    let refused = vec![(Seq::new(4, 0), Unfit::TooLarge)];
+    let refused = vec![(Seq::new(4, 0), RejectReason::TooLarge)];
     let (epoch, seq) = (Epoch(1), Seq::new(5, 1));
-    let (reason, message) = (Reason::Restart, "bye".to_owned());
+    let (reason, message) = (GoawayReason::Restart, "bye".to_owned());
     [
         ("hello", Frame::Hello(Box::new(hello()))),
         ("welcome", Frame::Welcome(Box::new(welcome()))),
@@ -132,7 +132,7 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
     let newer = golden::frames(include_str!("../golden/newer.hex"));
     let (minor, version, features) = (1, "0.2.0".to_owned(), Features(u64::MAX));
     let mut push = push();
-    push.account.losses[0].cause = Cause::Other;
+    push.account.losses[0].cause = LossCause::Other;
     for (name, frame) in all() {
         let known = match frame {
             Frame::Hello(known) => Frame::Hello(Box::new(Hello {
@@ -147,9 +147,9 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
             }
             Frame::Push(_) => Frame::Push(push.clone()),
             Frame::Ack(known) => {
-                Frame::Ack(Ack { refused: vec![(Seq::new(4, 0), Unfit::Other)], ..known })
+                Frame::Ack(Ack { refused: vec![(Seq::new(4, 0), RejectReason::Other)], ..known })
             }
-            Frame::Goaway(known) => Frame::Goaway(Goaway { reason: Reason::Other, ..known }),
+            Frame::Goaway(known) => Frame::Goaway(Goaway { reason: GoawayReason::Other, ..known }),
             same @ (Frame::Ping | Frame::Pong(_) | Frame::Hold(_)) => same,
         };
         assert_eq!(
@@ -189,7 +189,7 @@ fn what_is_no_frame_is_refused() {
 fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
     let bomb = zstd::bulk::compress(&vec![0; 2 * FRAME_BYTES_MAX], 1).unwrap();
     for length in [FRAME_BYTES_MAX as u64, 2 * FRAME_BYTES_MAX as u64] {
-        let mut w = Writer(Vec::new());
+        let mut w = FrameWriter(Vec::new());
         w.array(3).uint(PACKED).uint(length).bytes(&bomb);
         assert!(Frame::decode(w.0.into(), Features::COMPRESSION).is_err());
     }
@@ -198,9 +198,9 @@ fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
 #[test]
 fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
     let bomb = zstd::bulk::compress(&vec![0; FRAME_BYTES_MAX], 1).unwrap();
-    let mut w = Writer(Vec::new());
+    let mut w = FrameWriter(Vec::new());
     w.array(3).uint(PACKED).uint(FRAME_BYTES_MAX as u64).bytes(&bomb);
-    assert_eq!(Frame::decode(w.0.into(), Features(0)), Err(Malformed::NotAgreed));
+    assert_eq!(Frame::decode(w.0.into(), Features(0)), Err(DecodeError::NotAgreed));
 }
 
 #[test]
@@ -231,13 +231,13 @@ fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always
 #[test]
 fn what_a_newer_version_adds_is_passed_over_and_no_more_than_that() {
     let with_tail = |values: usize| {
-        let mut w = Writer(Vec::new());
+        let mut w = FrameWriter(Vec::new());
         w.array(1 + values).uint(PING);
         (0..values).for_each(|_| _ = w.uint(0u64));
         Frame::decode(w.0.into(), Features(0))
     };
     assert_eq!(with_tail(UNKNOWN_VALUES_MAX), Ok(Frame::Ping));
-    let over = Err(Malformed::Bound("unknown tail"));
+    let over = Err(DecodeError::Bound("unknown tail"));
     assert_eq!(with_tail(UNKNOWN_VALUES_MAX + 1), over);
     let mut nested = vec![0x92, PING as u8];
     nested.extend([0x91; 2 * UNKNOWN_VALUES_MAX]);
@@ -248,7 +248,7 @@ fn what_a_newer_version_adds_is_passed_over_and_no_more_than_that() {
 #[test]
 fn only_a_batch_may_be_packed() {
     let ping = Frame::Ping.encode(Features(0));
-    let mut w = Writer(Vec::new());
+    let mut w = FrameWriter(Vec::new());
     w.array(3).uint(PACKED).uint(2u64).bytes(&zstd::bulk::compress(&ping, 1).unwrap());
     assert!(Frame::decode(w.0.into(), Features::COMPRESSION).is_err());
 }

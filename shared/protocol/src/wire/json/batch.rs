@@ -10,9 +10,9 @@ use serde::{
 
 use crate::limits::BATCH_ENTRIES_MAX;
 
-pub(super) struct Batch<T>(pub(super) Vec<T>);
+pub(super) struct BatchEntries<T>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Batch<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for BatchEntries<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(BatchVisitor(PhantomData))
     }
@@ -22,7 +22,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Batch<T> {
 pub(super) fn whole<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
-    let Batch(entries) = Batch::deserialize(deserializer)?;
+    let BatchEntries(entries) = BatchEntries::deserialize(deserializer)?;
     if entries.len() > BATCH_ENTRIES_MAX {
         let message = format!("there are more than {BATCH_ENTRIES_MAX} entries");
         return Err(D::Error::custom(message));
@@ -33,20 +33,20 @@ pub(super) fn whole<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 struct BatchVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for BatchVisitor<T> {
-    type Value = Batch<T>;
+    type Value = BatchEntries<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of entries")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Batch<T>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<BatchEntries<T>, A::Error> {
         let mut entries = Vec::new();
         while entries.len() <= BATCH_ENTRIES_MAX {
-            let Some(entry) = list.next_element()? else { return Ok(Batch(entries)) };
+            let Some(entry) = list.next_element()? else { return Ok(BatchEntries(entries)) };
             entries.push(entry);
         }
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Batch(entries))
+        Ok(BatchEntries(entries))
     }
 }
 
@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn a_list_longer_than_a_batch_is_seen_to_be_and_kept_no_further() {
         for (count, kept) in [(0, 0), (BATCH_ENTRIES_MAX, 1000), (1001, 1001), (5000, 1001)] {
-            let Batch(read) = serde_json::from_str::<Batch<u8>>(&list(count)).unwrap();
+            let BatchEntries(read) =
+                serde_json::from_str::<BatchEntries<u8>>(&list(count)).unwrap();
             assert_eq!(read.len(), kept);
             let whole = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
             assert_eq!(whole.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// `{"type", "id", "payload"}`.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct RequestForm<'a> {
+pub struct RequestBody<'a> {
     /// What is asked for: a JSON string, escapes and all.
     #[serde(borrow, rename = "type")]
     kind: &'a RawValue,
@@ -22,7 +22,7 @@ pub struct RequestForm<'a> {
 
 /// A text that is no request, with what it says of itself all the same.
 #[derive(Debug)]
-pub struct Misread<'a> {
+pub struct InvalidRequest<'a> {
     /// Its `id`, where it has one.
     pub id: Option<&'a RawValue>,
     /// What is wrong.
@@ -30,20 +30,20 @@ pub struct Misread<'a> {
 }
 
 #[derive(Deserialize)]
-struct Named<'a> {
+struct RequestId<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
 }
 
-impl<'a> RequestForm<'a> {
+impl<'a> RequestBody<'a> {
     /// Reads a text.
     ///
     /// # Errors
-    /// `Misread` for what is none.
-    pub fn read(text: &'a str) -> Result<Self, Misread<'a>> {
+    /// `InvalidRequest` for what is none.
+    pub fn read(text: &'a str) -> Result<Self, InvalidRequest<'a>> {
         serde_json::from_str(text).map_err(|error| {
-            let named: Option<Named> = serde_json::from_str(text).ok();
-            Misread { id: named.and_then(|named| named.id), error }
+            let named: Option<RequestId> = serde_json::from_str(text).ok();
+            InvalidRequest { id: named.and_then(|named| named.id), error }
         })
     }
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn what_a_request_carries_stays_the_text_that_it_was() {
         let text = r#"{"payload":{"b":1,"a": 1e400,"b":[ ]},"type":"\u0065cho","id":[1, 2]}"#;
-        let request = RequestForm::read(text).unwrap();
+        let request = RequestBody::read(text).unwrap();
         assert_eq!(request.kind().as_deref(), Some("echo"));
         assert_eq!(request.id.unwrap().get(), "[1, 2]");
         assert_eq!(request.payload.unwrap().get(), r#"{"b":1,"a": 1e400,"b":[ ]}"#);
@@ -75,12 +75,12 @@ mod tests {
             ("", None),
             ("7", None),
         ] {
-            let misread = RequestForm::read(text).unwrap_err();
+            let misread = RequestBody::read(text).unwrap_err();
             assert_eq!(misread.id.map(RawValue::get), id, "{text}");
             assert!(!misread.error.to_string().is_empty());
         }
         for text in [r#"{"type":7}"#.to_owned(), format!(r#"{{"type":"{}"}}"#, "x".repeat(100))] {
-            assert_eq!(RequestForm::read(&text).unwrap().kind(), None);
+            assert_eq!(RequestBody::read(&text).unwrap().kind(), None);
         }
     }
 }

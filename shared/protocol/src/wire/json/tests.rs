@@ -11,10 +11,10 @@ const HELLO: &str = r#"{"version":"0.1.0",
 
 #[test]
 fn a_greeting_says_what_hello_says() {
-    let form: HelloForm = serde_json::from_str(HELLO).unwrap();
+    let form: HelloBody = serde_json::from_str(HELLO).unwrap();
     assert_eq!(serde_json::to_value(&form).unwrap(), serde_json::from_str::<Value>(HELLO).unwrap());
-    assert_eq!(form.instance, Some(Instance(0x0123_4567_89ab_cdef)));
-    let (origin, cursor) = (Origin::from(form.origin), Cursor::from(form.cursor));
+    assert_eq!(form.instance, Some(InstanceId(0x0123_4567_89ab_cdef)));
+    let (origin, cursor) = (OriginState::from(form.origin), Cursor::from(form.cursor));
     assert_eq!((origin.epoch, origin.last, origin.added), (Epoch(2), Seq::new(9, 1), 7));
     let digest = Digest([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     assert_eq!(
@@ -26,37 +26,37 @@ fn a_greeting_says_what_hello_says() {
 #[test]
 fn a_greeting_may_say_more_than_this_version_knows() {
     let more = HELLO.replace(r#""added":7"#, r#""added":7,"mood":"fine""#);
-    serde_json::from_str::<HelloForm>(&more).unwrap();
+    serde_json::from_str::<HelloBody>(&more).unwrap();
 }
 
 #[test]
 fn a_proof_that_is_none_is_refused_rather_than_passed_over() {
     for bad in [r#""00""#, r#""zz0102030405060708090a0b0c0d0e0f""#, "7"] {
         let hello = HELLO.replace(r#""000102030405060708090a0b0c0d0e0f""#, bad);
-        assert!(serde_json::from_str::<HelloForm>(&hello).is_err(), "{bad}");
+        assert!(serde_json::from_str::<HelloBody>(&hello).is_err(), "{bad}");
     }
     let without = json!({ "epoch": 0, "seq": "0-0" });
-    let cursor: CursorForm = serde_json::from_value(without.clone()).unwrap();
+    let cursor: CursorBody = serde_json::from_value(without.clone()).unwrap();
     assert_eq!(serde_json::to_value(cursor).unwrap(), without);
 }
 
 #[test]
 fn what_the_hub_grants_never_passes_our_own_limits_nor_falls_to_nothing() {
-    let form = |n: usize| GrantedForm {
+    let form = |n: usize| ReceiveLimitsBody {
         window_batches: n,
         batch_entries: n,
         batch_bytes: n,
         entry_fields: n,
         entry_value_bytes: n,
     };
-    assert_eq!(Granted::from(form(usize::MAX)), Granted::default());
-    let least = Granted {
+    assert_eq!(ReceiveLimits::from(form(usize::MAX)), ReceiveLimits::default());
+    let least = ReceiveLimits {
         window_batches: 1,
         batch_entries: 1,
         batch_bytes: 1,
         entry: EntryLimits { fields: 1, value_bytes: 1 },
     };
-    assert_eq!(Granted::from(form(0)), least);
+    assert_eq!(ReceiveLimits::from(form(0)), least);
 }
 
 fn read<F: DeserializeOwned>(name: &str, form: Value) -> F {
@@ -96,14 +96,14 @@ fn assert_may_grow<F: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug
 
 #[test]
 fn the_forms_of_0_1_are_understood_and_said_as_they_were_and_answers_may_grow() {
-    assert_may_grow::<HelloForm>("POST /session");
-    assert_may_grow::<WelcomeForm>("a welcome");
-    assert_may_grow::<CursorForm>("GET /seq");
-    assert_may_grow::<AddedForm>("one added");
-    assert_may_grow::<BatchAddedForm>("a batch added");
-    assert_may_grow::<XreadForm>("a read");
-    assert_kept::<EntryForm>("POST /xadd of one");
+    assert_may_grow::<HelloBody>("POST /session");
+    assert_may_grow::<WelcomeBody>("a welcome");
+    assert_may_grow::<CursorBody>("GET /seq");
+    assert_may_grow::<AddedBody>("one added");
+    assert_may_grow::<BatchAddedBody>("a batch added");
+    assert_may_grow::<XreadBody>("a read");
+    assert_kept::<EntryBody>("POST /xadd of one");
     let name = "POST /xadd of a batch";
-    let XaddForm::Batch(batch) = read(name, golden::form(name)) else { panic!("{MEND}") };
+    let XaddBody::Batch(batch) = read(name, golden::form(name)) else { panic!("{MEND}") };
     assert_eq!(serde_json::to_value(batch).unwrap(), golden::form(name), "{MEND}");
 }

@@ -9,26 +9,26 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-use super::{BatchForm, EntryForm, Fields, batch::Batch};
+use super::{BatchBody, EntryBody, Fields, batch::BatchEntries};
 use crate::{
     limits::LOSSES_MAX,
-    loss::Account,
+    loss::BatchAccount,
     seal::Seal,
     seq::{Epoch, Seq},
 };
 
 /// The body of `POST /xadd`: one entry or a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum XaddForm {
+pub enum XaddBody {
     /// A batch.
-    Batch(BatchForm),
+    Batch(BatchBody),
     /// One entry.
-    One(EntryForm),
+    One(EntryBody),
 }
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
-enum Key {
+enum XaddKey {
     Seq,
     Fields,
     Epoch,
@@ -39,7 +39,7 @@ enum Key {
     Seal,
 }
 
-impl<'de> Deserialize<'de> for XaddForm {
+impl<'de> Deserialize<'de> for XaddBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(XaddVisitor)
     }
@@ -48,31 +48,33 @@ impl<'de> Deserialize<'de> for XaddForm {
 struct XaddVisitor;
 
 impl<'de> Visitor<'de> for XaddVisitor {
-    type Value = XaddForm;
+    type Value = XaddBody;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{\"seq\", \"fields\"} or {\"entries\": [{\"seq\", \"fields\"}, …]}")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<XaddForm, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<XaddBody, A::Error> {
         let mut seq: Option<Seq> = None;
         let mut fields: Option<Fields> = None;
         let mut epoch: Option<Epoch> = None;
         let mut after: Option<Seq> = None;
         let mut through: Option<Seq> = None;
-        let mut entries: Option<Vec<EntryForm>> = None;
-        let mut account: Option<Account> = None;
+        let mut entries: Option<Vec<EntryBody>> = None;
+        let mut account: Option<BatchAccount> = None;
         let mut seal: Option<Seal> = None;
         while let Some(key) = object.next_key()? {
             match key {
-                Key::Seq => set(&mut seq, "seq", object.next_value()?)?,
-                Key::Fields => set(&mut fields, "fields", object.next_value()?)?,
-                Key::Epoch => set(&mut epoch, "epoch", object.next_value()?)?,
-                Key::After => set(&mut after, "after", object.next_value()?)?,
-                Key::Through => set(&mut through, "through", object.next_value()?)?,
-                Key::Entries => set(&mut entries, "entries", object.next_value::<Batch<_>>()?.0)?,
-                Key::Account => set(&mut account, "account", object.next_value()?)?,
-                Key::Seal => set(&mut seal, "seal", object.next_value()?)?,
+                XaddKey::Seq => set(&mut seq, "seq", object.next_value()?)?,
+                XaddKey::Fields => set(&mut fields, "fields", object.next_value()?)?,
+                XaddKey::Epoch => set(&mut epoch, "epoch", object.next_value()?)?,
+                XaddKey::After => set(&mut after, "after", object.next_value()?)?,
+                XaddKey::Through => set(&mut through, "through", object.next_value()?)?,
+                XaddKey::Entries => {
+                    set(&mut entries, "entries", object.next_value::<BatchEntries<_>>()?.0)?
+                }
+                XaddKey::Account => set(&mut account, "account", object.next_value()?)?,
+                XaddKey::Seal => set(&mut seal, "seal", object.next_value()?)?,
             }
         }
         match entries {
@@ -84,7 +86,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 if account.losses.len() > LOSSES_MAX {
                     return Err(Error::custom("a batch tells of fewer losses"));
                 }
-                Ok(XaddForm::Batch(BatchForm { epoch, after, through, entries, account, seal }))
+                Ok(XaddBody::Batch(BatchBody { epoch, after, through, entries, account, seal }))
             }
             None if epoch.is_some()
                 || after.is_some()
@@ -94,7 +96,7 @@ impl<'de> Visitor<'de> for XaddVisitor {
             {
                 Err(Error::custom("epoch, after, through, account and seal go with entries"))
             }
-            None => Ok(XaddForm::One(EntryForm {
+            None => Ok(XaddBody::One(EntryBody {
                 seq: seq.ok_or_else(|| Error::missing_field("seq"))?,
                 fields: fields.ok_or_else(|| Error::missing_field("fields"))?,
             })),
@@ -113,16 +115,16 @@ fn set<T, E: Error>(place: &mut Option<T>, name: &'static str, value: T) -> Resu
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<XaddForm, String> {
+    fn read(text: &str) -> Result<XaddBody, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
     #[test]
     fn one_entry_and_a_batch_are_told_apart() {
         let one = read(r#"{"seq":"5-1","fields":{"a":"b"}}"#).unwrap();
-        assert!(matches!(one, XaddForm::One(EntryForm { seq: Seq { ms: 5, n: 1 }, .. })));
+        assert!(matches!(one, XaddBody::One(EntryBody { seq: Seq { ms: 5, n: 1 }, .. })));
         let batch = r#"{"through":"6-0","epoch":2,"entries":[{"seq":"5-1","fields":[["a","b"]]}]}"#;
-        let XaddForm::Batch(batch) = read(batch).unwrap() else { panic!("a batch") };
+        let XaddBody::Batch(batch) = read(batch).unwrap() else { panic!("a batch") };
         assert_eq!((batch.epoch, batch.after), (Some(Epoch(2)), None));
         assert_eq!((batch.through, batch.entries.len()), (Some(Seq::new(6, 0)), 1));
     }

@@ -131,7 +131,7 @@ async fn a_request_of_http_2_in_hand_is_finished_at_shutdown() {
 
 #[tokio::test]
 async fn a_connection_without_room_is_closed_by_a_smaller_limit_and_served_by_a_larger_one() {
-    let room = Room::of(&ServeLimits::of(1));
+    let room = ConnectionLimit::of(&ServeLimits::of(1));
     let listener = bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
     let serving = serve_devices(listener, None, hello(), room.clone(), shutdown.clone());

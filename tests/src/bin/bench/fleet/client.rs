@@ -16,19 +16,19 @@ use spoke_agent::{
     limits::{CONNECT_RETRY, REFUSED_RETRY},
     transport::{Line, ws},
 };
-use spoke_diagnostics::clock::now_ms;
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
-    backoff::Retry,
+    backoff::RetryDelay,
     client_id::ClientId,
     entry::{Direction, EntryLimits},
-    instance::Instance,
+    instance::InstanceId,
     limits::RETURN_WAIT,
     message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
     partner::PartnerId,
     seq::Epoch,
     sync::{
         receiver::Receiver,
-        sender::{Sender, Trim},
+        sender::{Sender, TrimMode},
         session::{Heartbeat, Session},
     },
 };
@@ -36,10 +36,10 @@ use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{
     Redis,
     copy::CopyStore,
-    driver::{Stores, drive},
+    driver::{SessionStores, drive},
     hints::Hints,
     keys::DeviceKeys,
-    origin::{OriginStore, With},
+    origin::{OriginStore, StartWith},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -65,9 +65,9 @@ pub(super) struct Client {
     origin: OriginStore,
     copy: CopyStore,
     token: SecretString,
-    instance: Instance,
-    connect_retry: Retry,
-    refused_retry: Retry,
+    instance: InstanceId,
+    connect_retry: RetryDelay,
+    refused_retry: RetryDelay,
 }
 
 struct Open {
@@ -96,9 +96,9 @@ impl Client {
             copy: CopyStore::device(way.redis.clone(), &keys, name),
             way,
             token,
-            instance: Instance(rand::random()),
-            connect_retry: Retry::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
-            refused_retry: Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1),
+            instance: InstanceId(rand::random()),
+            connect_retry: RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
+            refused_retry: RetryDelay::new(REFUSED_RETRY.0, REFUSED_RETRY.1),
         }
     }
 
@@ -114,7 +114,7 @@ impl Client {
             };
             self.way.board.handle_ending(failure.word);
             let wait = match failure.ending.pause() {
-                Pause::Told(wait) => Retry::told(wait, rand::random()),
+                Pause::Told(wait) => RetryDelay::told(wait, rand::random()),
                 Pause::None => continue,
                 Pause::Connect(hint) => self.connect_retry.next(hint, rand::random()),
                 Pause::Twin(hint) => self.refused_retry.next(hint, rand::random()),
@@ -146,10 +146,10 @@ impl Client {
         };
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
         let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
-        let begun = self.origin.begin(&welcome.cursor, &With::SAME, now_ms()).await;
+        let begun = self.origin.begin(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
-        let sender = Sender::new(Direction::Up, welcome.granted, Trim::Keep, &begun);
+        let sender = Sender::new(Direction::Up, welcome.granted, TrimMode::Keep, &begun);
         let at = (cursor.epoch, cursor.seq);
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now());
@@ -162,7 +162,7 @@ impl Client {
         board.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
         let news = &self.way.hints.watch_stream(origin.key());
-        let stores = Stores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
+        let stores = SessionStores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
         let never = std::future::pending();
         let outcome =
             drive(Box::new(session), stores, frames, outbox, || heard.at(), never, |_| {}).await;
