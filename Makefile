@@ -114,7 +114,7 @@ lint: ## clippy, where a warning is an error
 picture: ## docs/page.png, the README's picture of the status page, made anew by its browser test
 	@scripts/setup redis cc browser
 	@cargo build --workspace --bins
-	@SPOKE_TEST_PICTURES=$(CURDIR)/docs cargo test --quiet -p spoke-tests --test page -- readmes_picture
+	@SPOKE_TEST_PICTURES=$(CURDIR)/docs cargo test --quiet -p spoke-tests --test api -- readmes_picture
 	@ls -l docs/page.png
 
 docs: ## the API's documentation, into target/doc

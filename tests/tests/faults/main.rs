@@ -1,53 +1,8 @@
-//! Faults of guarantees.md section 3 that are handled so far, each made to happen.
+//! What holds when something breaks, and under attack.
 
-mod access;
-mod hints;
-mod identity;
-mod link;
-mod narrow;
-mod refresh;
-mod servers;
-mod state;
-mod unusable;
-mod wiped;
-
-use spoke_tests::{
-    cloud::{Cloud, out},
-    device::{Device, OUT},
-    entries::{Fields, Stored, fields},
-    oracle::{assert_same, expected},
-};
-
-const TRANSPORTS: [&str; 2] = ["ws", "http"];
-
-/// Numbered entries that say which device and which part of the test they are of.
-fn part(name: &str, count: usize) -> Vec<Fields> {
-    (0..count).map(|n| fields([("part", name.to_owned()), ("n", n.to_string())])).collect()
-}
-
-async fn add_up(device: &Device, name: &str, count: usize) -> Vec<Stored> {
-    device.redis.add_all(OUT, &part(name, count)).await
-}
-
-async fn add_down(cloud: &Cloud, device: &Device, name: &str, count: usize) -> Vec<Stored> {
-    cloud.redis.add_all(&out(&device.client), &part(name, count)).await
-}
-
-/// Both ends hold so many of each way.
-async fn in_step(transport: &str, count: usize) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
-    let cloud = Cloud::start().await;
-    let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
-    let up = add_up(&device, "before", count).await;
-    let down = add_down(&cloud, &device, "before", count).await;
-    device.carried_both_ways(&cloud).await;
-    (cloud, device, up, down)
-}
-
-/// Waits for everything, and holds both copies against both origins.
-async fn assert_all_carried(cloud: &Cloud, device: &Device) {
-    device.carried_both_ways(cloud).await;
-    let up = expected(&device.redis.entries(OUT).await, Some(1));
-    let down = expected(&cloud.redis.entries(&out(&device.client)).await, None);
-    assert_same("up", &up, &cloud.carried(&device.client).await);
-    assert_same("down", &down, &device.carried().await);
-}
+mod chaos;
+mod error_causes;
+mod hostile;
+mod outages;
+mod recovery;
+mod rollback;

@@ -1,0 +1,58 @@
+//! Many sessions write through one connection, and each gets its own answer.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use spoke_tests::{
+    cloud::admit,
+    proxy::Proxy,
+    redis::RedisServer,
+    service::{Kind, Service},
+};
+
+use crate::ack_levels::{address, one, primary, redis_url, replica};
+
+const CLIENTS: usize = 40;
+
+async fn post_of_each(hub: &Service, redis: &RedisServer, ms: u64) -> Vec<u16> {
+    let posts = (0..CLIENTS).map(async |n| {
+        let token = admit(redis, &format!("dev{n}")).await;
+        hub.api().with_token(&token).post_json("/xadd", &one(ms)).await.status
+    });
+    join_all(posts).await
+}
+
+#[tokio::test]
+async fn those_who_wait_at_the_same_time_share_one_wait() {
+    let primary = primary().await;
+    let network = Proxy::start(address(&primary)).await;
+    let _replica = replica(network.address()).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let level = [("ack", "replicas:1")];
+    let hub = Service::start(Kind::Hub, &primary.url(), &level, folder.path()).await;
+    network.delay(Duration::from_millis(100));
+
+    assert_eq!(post_of_each(&hub, &primary, 1).await, [200; CLIENTS]);
+
+    let stats: String = primary.command(&["INFO", "commandstats"]).await;
+    let calls = stats.split("cmdstat_wait:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    let waits: usize = calls.expect("it waited").parse().unwrap();
+    assert!(waits <= CLIENTS / 2, "{waits} waits for {CLIENTS} entries");
+}
+
+#[tokio::test]
+async fn a_script_that_fails_or_is_forgotten_fails_nobody_else() {
+    let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
+    let network = Proxy::start(address(&redis)).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let url = redis_url(network.address());
+    let hub = Service::start(Kind::Hub, &url, &[("ack", "fsync")], folder.path()).await;
+    redis.command::<()>(&["SET", "spoke-hub:client:dev7:h", "somebody else's"]).await;
+    network.delay(Duration::from_millis(10));
+    let mut expected = [200; CLIENTS];
+    expected[7] = 503;
+    for ms in 1..=3 {
+        redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
+        assert_eq!(post_of_each(&hub, &redis, ms).await, expected);
+    }
+}

@@ -1,0 +1,105 @@
+//! `ack = "fsync"`. Before 7.2 Redis has no `WAITAOF`, so there `appendfsync always` has to do.
+
+use futures_util::future::join_all;
+use spoke_tests::{
+    cloud::admit,
+    redis::RedisServer,
+    service::{Kind, Service},
+    wait::{PATIENCE, eventually},
+};
+
+use crate::ack_levels::{ended_hub, is_new, kept, one, post_until_refused};
+
+const ACK: (&str, &str) = ("ack", "fsync");
+
+async fn assert_refused(redis: &str, mend: &str) {
+    let ended = ended_hub(redis, "fsync").await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.stderr.contains("ack: it is \"fsync\", but redis"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(mend), "{mend} is not in {}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_hub_whose_redis_does_not_sync_ends_at_start_with_78_and_the_mend() {
+    let redis = RedisServer::start().await;
+    let set = async |key, value| redis.command::<()>(&["CONFIG", "SET", key, value]).await;
+    let url = redis.url();
+    assert_refused(&url, "CONFIG SET appendfsync").await;
+    if !is_new(&redis).await {
+        set("appendfsync", "everysec").await;
+        assert_refused(&url, "CONFIG SET appendfsync always").await;
+        set("appendfsync", "always").await;
+        set("no-appendfsync-on-rewrite", "yes").await;
+        assert_refused(&url, "CONFIG SET no-appendfsync-on-rewrite no").await;
+        set("no-appendfsync-on-rewrite", "no").await;
+    }
+    set("appendfsync", "always").await;
+    set("appendonly", "no").await;
+    assert_refused(&url, "CONFIG SET appendonly yes").await;
+}
+
+#[tokio::test]
+async fn a_hub_that_may_not_see_how_its_redis_syncs_ends_at_start_with_78_and_the_mend() {
+    let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
+    let user = ["ACL", "SETUSER", "hub", "on", ">word", "~*", "&*", "+@all", "-config"];
+    redis.command::<()>(&user).await;
+    let url = format!("redis://hub:word@127.0.0.1:{}", redis.port());
+    assert_refused(&url, "+config|get").await;
+}
+
+#[tokio::test]
+async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
+    // From 7.2 on Redis need not sync each write by itself: WAITAOF waits until it has.
+    let mut redis = RedisServer::start().await;
+    let policy = if is_new(&redis).await { "everysec" } else { "always" };
+    redis = RedisServer::start_with(&["--appendfsync", policy]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let hub = Service::start(Kind::Hub, &redis.url(), &[ACK], folder.path()).await;
+    let names = ["dev1", "dev2", "dev3", "dev4"];
+    let tokens = join_all(names.map(|name| admit(&redis, name))).await;
+    let posting = tokens.iter().map(|token| hub.api().with_token(token));
+    let posting: Vec<_> = posting.map(|api| tokio::spawn(post_until_refused(api))).collect();
+    eventually("a client to have been acknowledged some", PATIENCE, async || {
+        let count = kept(&redis, "dev1").await;
+        if count >= 5 { Ok(()) } else { Err(count) }
+    })
+    .await;
+
+    redis.kill9();
+    redis.restart().await;
+
+    for (name, posting) in names.into_iter().zip(posting) {
+        let acknowledged = posting.await.unwrap();
+        let kept = kept(&redis, name).await;
+        assert!(kept >= acknowledged, "{name}: {acknowledged} acknowledged, {kept} kept");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_stops_syncing_while_the_hub_runs_is_503_until_it_syncs_again() {
+    let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut hub = Service::start(Kind::Hub, &redis.url(), &[ACK], folder.path()).await;
+    let dev1 = hub.api().with_token(&admit(&redis, "dev1").await);
+    dev1.post_json("/xadd", &one(1)).await.ok();
+    let mut settings = vec![("appendonly", "no", "yes")];
+    if !is_new(&redis).await {
+        settings.push(("appendfsync", "everysec", "always"));
+    }
+    for (ms, (key, unsound, sound)) in (2..).zip(settings) {
+        redis.command::<()>(&["CONFIG", "SET", key, unsound]).await;
+        for answer in [dev1.post_json("/xadd", &one(ms)).await, dev1.get("/seq").await] {
+            assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{key} {unsound}");
+        }
+        assert!(hub.log().contains("NOFSYNC"), "{key} {unsound}");
+        redis.command::<()>(&["CONFIG", "SET", key, sound]).await;
+        eventually("the entry to be acknowledged", PATIENCE, async || {
+            let answer = dev1.get("/seq").await;
+            let is_told = answer.status == 200 && answer.ok()["seq"] == format!("{ms}-0");
+            if is_told { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
+    let status = hub.terminate().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+}

@@ -1,0 +1,233 @@
+//! `POST /login`, `/refresh`, `/logout`
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::json;
+use spoke_store::session_tokens::{digest, session_key};
+use spoke_tests::cloud::now_ms;
+
+use crate::auth_api::{SECRET, auth, auth_with_device, log_in, session_token, token};
+
+const OTHER: &str = "another-secret-of-some-length";
+
+#[tokio::test]
+async fn a_login_gives_a_token_of_256_random_bits_and_its_life() {
+    let stand = auth_with_device(&[]).await;
+    let answer = log_in(&stand.api(), "dev1", SECRET).await.ok();
+    assert_eq!(answer["ttlSeconds"], 86_400);
+    let token = session_token(&answer);
+    assert_eq!(token.len(), 43, "256 bits in base64url: {token}");
+    assert_ne!(token, session_token(&log_in(&stand.api(), "dev1", SECRET).await.ok()));
+}
+
+#[tokio::test]
+async fn a_session_is_stored_under_the_digest_and_the_token_nowhere() {
+    let stand = auth_with_device(&[("session_ttl_seconds", "600")]).await;
+    let token = token(&stand.api()).await;
+
+    let key = session_key("spoke-auth", &digest(&token));
+    let stored = stand.redis.hash(&key).await;
+    let ttl: i64 = stand.redis.command(&["PTTL", &key]).await;
+
+    assert_eq!(stored["client"], "dev1");
+    assert!(stored["issuedAt"].parse::<u64>().unwrap().abs_diff(now_ms()) < 60_000, "{stored:?}");
+    assert!((540_000..=600_000).contains(&ttl), "it ends with the session: {ttl}");
+    // Redis writes every command it ran to its file before it answers the next.
+    let file = all_files(&stand.redis.directory().join("appendonlydir"));
+    let holds = |text: &str| file.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds(&digest(&token)), "the file is not what this test takes it for");
+    assert!(!holds(&token), "the token is in the database");
+    assert!(!holds(SECRET), "the secret is in the database");
+    let log = stand.service.log();
+    assert!(!log.contains(&token) && !log.contains(SECRET), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn every_refused_login_says_the_same() {
+    let stand = auth_with_device(&[]).await;
+    let api = stand.api();
+    let revoked = ["HSET", "spoke-auth:client:gone:h", "disabled", "1", "otpSecret", "x"];
+    stand.redis.command::<()>(&revoked).await;
+    let answers = [
+        log_in(&api, "dev1", OTHER).await,
+        log_in(&api, "nobody", SECRET).await,
+        log_in(&api, "gone", SECRET).await,
+        log_in(&api, "dev1", "short").await,
+        log_in(&api, "dev1", &"s".repeat(73)).await,
+    ];
+    for answer in &answers {
+        assert_eq!(answer.refusal(), (401, "refused".to_owned()), "{answer:?}");
+    }
+    let seen: BTreeSet<_> = answers.iter().map(|answer| &answer.text).collect();
+    assert_eq!(seen.len(), 1, "an outsider can tell them apart: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_malformed_login_is_told_which_field() {
+    let stand = auth().await;
+    for (field, body) in [
+        ("client", json!({ "secret": SECRET })),
+        ("client", json!({ "client": "no spaces", "secret": SECRET })),
+        ("secret", json!({ "client": "dev1" })),
+        ("secret", json!({ "client": "dev1", "secret": ["s"] })),
+    ] {
+        let answer = stand.api().post_json("/login", &body).await;
+        assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{body}");
+        assert!(answer.message().contains(field), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_gives_a_new_token_and_leaves_the_old_one_ten_minutes() {
+    let stand = auth_with_device(&[]).await;
+    let old = token(&stand.api()).await;
+    let key = |token: &str| session_key("spoke-auth", &digest(token));
+
+    let answer = stand.api().with_token(&old).post("/refresh").await.ok();
+
+    let lost = session_token(&answer);
+    assert_ne!(old, lost);
+    assert_eq!(answer["ttlSeconds"], 86_400);
+    // The answer got lost: the device asks again, and what the first one brought ends as soon.
+    let new = session_token(&stand.api().with_token(&old).post("/refresh").await.ok());
+    for token in [&old, &lost] {
+        let ttl: i64 = stand.redis.command(&["PTTL", &key(token)]).await;
+        assert!((540_000..=600_000).contains(&ttl), "{ttl}");
+        assert_eq!(stand.redis.hash(&key(token)).await["next"], key(&new));
+    }
+    let ttl: i64 = stand.redis.command(&["PTTL", &key(&new)]).await;
+    assert!(ttl > 86_000_000, "{ttl}");
+}
+
+#[tokio::test]
+async fn a_logout_ends_all_tokens_of_its_login_and_no_other() {
+    for which in 0..3 {
+        let stand = auth_with_device(&[]).await;
+        let api = stand.api();
+        let mut tokens = vec![token(&api).await];
+        let other = token(&api).await;
+        for _ in 0..2 {
+            let last = tokens.last().unwrap();
+            tokens.push(session_token(&api.with_token(last).post("/refresh").await.ok()));
+        }
+
+        assert_eq!(api.with_token(&tokens[which]).post("/logout").await.status, 204);
+
+        for token in &tokens {
+            let refused = api.with_token(token).post("/refresh").await.refusal();
+            assert_eq!(refused, (401, "no-session".to_owned()), "{which}");
+        }
+        assert_eq!(api.with_token(&other).post("/refresh").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_session_slides_on_refresh_and_ends_without_one() {
+    let stand = auth_with_device(&[("session_ttl_seconds", "600")]).await;
+    let old = token(&stand.api()).await;
+    let key = |token: &str| session_key("spoke-auth", &digest(token));
+    stand.redis.command::<()>(&["PEXPIRE", &key(&old), "5000"]).await;
+
+    let new = session_token(&stand.api().with_token(&old).post("/refresh").await.ok());
+
+    let ttl: i64 = stand.redis.command(&["PTTL", &key(&new)]).await;
+    assert!(ttl > 540_000, "the new session has its whole life: {ttl}");
+    let ttl: i64 = stand.redis.command(&["PTTL", &key(&old)]).await;
+    assert!(ttl <= 5000, "the old one ends when it would have: {ttl}");
+    stand.redis.command::<()>(&["PEXPIRE", &key(&old), "0"]).await;
+    let ended = stand.api().with_token(&old).post("/refresh").await;
+    assert_eq!(ended.refusal(), (401, "no-session".to_owned()));
+}
+
+#[tokio::test]
+async fn a_logout_ends_that_session_alone() {
+    let stand = auth_with_device(&[]).await;
+    let (leaving, staying) = (token(&stand.api()).await, token(&stand.api()).await);
+    let leaving = stand.api().with_token(&leaving);
+
+    let answer = leaving.post("/logout").await;
+
+    assert_eq!((answer.status, answer.text.as_str()), (204, ""));
+    assert_eq!(leaving.post("/refresh").await.refusal(), (401, "no-session".to_owned()));
+    assert_eq!(leaving.post("/logout").await.status, 204, "one that has ended is no fault");
+    assert_eq!(stand.api().with_token(&staying).post("/refresh").await.status, 200);
+}
+
+#[tokio::test]
+async fn without_a_live_token_there_is_no_refresh() {
+    let stand = auth_with_device(&[]).await;
+    let api = stand.api();
+    let unknown = "A".repeat(43);
+    let digest_of_a_live_one = digest(&token(&api).await);
+    for token in [unknown.as_str(), "", "short", &digest_of_a_live_one, &"A".repeat(5000)] {
+        let answer = api.with_token(token).post("/refresh").await;
+        assert_eq!(answer.refusal(), (401, "no-session".to_owned()), "{token:.50}");
+    }
+    for path in ["/refresh", "/logout"] {
+        assert_eq!(api.post(path).await.refusal(), (401, "no-session".to_owned()), "{path}");
+    }
+    let basic = api.request(http::Method::POST, "/refresh").basic_auth("dev1", Some(SECRET));
+    assert_eq!(api.call(basic).await.refusal(), (401, "no-session".to_owned()));
+}
+
+#[tokio::test]
+async fn a_token_in_the_url_is_refused_even_when_it_lives() {
+    let stand = auth_with_device(&[]).await;
+    let token = token(&stand.api()).await;
+    for path in ["/refresh", "/logout", "/login", "/register"] {
+        for name in ["token", "access_token", "sessionToken"] {
+            let answer = stand.api().post(&format!("{path}?{name}={token}")).await;
+            assert_eq!(answer.refusal(), (400, "token-in-url".to_owned()), "{path}?{name}");
+            assert!(!answer.text.contains(&token), "it came back");
+        }
+    }
+    assert!(!stand.service.log().contains(&token), "the token is in the log");
+    assert_eq!(stand.api().with_token(&token).post("/refresh").await.status, 200, "it lives on");
+}
+
+#[tokio::test]
+async fn one_session_more_than_sixteen_ends_the_oldest() {
+    let stand = auth_with_device(&[]).await;
+    let api = stand.api();
+    let oldest = token(&api).await;
+    let second = token(&api).await;
+    for _ in 2..16 {
+        token(&api).await;
+    }
+    let lives = async |token: &str| {
+        let key = session_key("spoke-auth", &digest(token));
+        stand.redis.command::<bool>(&["EXISTS", &key]).await
+    };
+    assert!(lives(&oldest).await, "sixteen are allowed");
+
+    token(&api).await;
+
+    assert!(!lives(&oldest).await, "the oldest ended");
+    assert!(lives(&second).await, "and no other");
+}
+
+#[tokio::test]
+async fn a_client_revoked_by_hand_neither_logs_in_nor_refreshes() {
+    let stand = auth_with_device(&[]).await;
+    let token = token(&stand.api()).await;
+    stand.redis.command::<()>(&["HSET", "spoke-auth:client:dev1:h", "disabled", "1"]).await;
+    let login = log_in(&stand.api(), "dev1", SECRET).await;
+    assert_eq!(login.refusal(), (401, "refused".to_owned()));
+    let refresh = stand.api().with_token(&token).post("/refresh").await;
+    assert_eq!(refresh.refusal(), (401, "no-session".to_owned()));
+}
+
+#[tokio::test]
+async fn no_answer_may_be_cached() {
+    let stand = auth_with_device(&[]).await;
+    let answers =
+        [log_in(&stand.api(), "dev1", SECRET).await, log_in(&stand.api(), "dev1", OTHER).await];
+    for answer in answers {
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    }
+}
+
+fn all_files(folder: &Path) -> Vec<u8> {
+    let entries = fs::read_dir(folder).expect("redis keeps its file there").flatten();
+    entries.flat_map(|entry| fs::read(entry.path()).expect("it can be read")).collect()
+}

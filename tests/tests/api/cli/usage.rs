@@ -1,0 +1,88 @@
+//! `--help`, and what happens to those who type something else.
+
+use spoke_tests::{
+    binaries::path_of,
+    process::{Finished, Start, run},
+};
+
+use crate::cli::PROGRAMS;
+
+const COMMANDS: [(&str, &[&str]); 3] = [
+    ("spoke-agent", &["run", "enrol", "status"]),
+    ("spoke-auth", &["serve", "provision", "list", "show", "extend", "revoke"]),
+    ("spoke-hub", &["serve", "clients", "tail", "send"]),
+];
+
+async fn said(program: &str, arguments: &[&str]) -> Finished {
+    run(&path_of(program), &Start::with(arguments)).await
+}
+
+#[tokio::test]
+async fn help_of_every_command_says_what_it_does_and_how_it_is_used() {
+    for (program, commands) in COMMANDS {
+        let help = said(program, &["--help"]).await.done().stdout;
+        assert!(help.contains("Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings"));
+        for command in commands {
+            assert!(help.contains(command), "{program} --help does not name {command}");
+            let help = said(program, &[command, "--help"]).await.done();
+            let usage = format!("Usage: {program} {command}");
+            assert!(help.stdout.contains(&usage), "{help:?}");
+            let first = help.stdout.lines().next().unwrap_or_default();
+            assert!(first.len() > 10 && !first.starts_with("Usage"), "it says nothing: {help:?}");
+            assert_eq!(help.stderr, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_is_offered_where_something_is_listed() {
+    for (program, command) in [
+        ("spoke-agent", "status"),
+        ("spoke-auth", "list"),
+        ("spoke-auth", "show"),
+        ("spoke-hub", "clients"),
+    ] {
+        let help = said(program, &[command, "--help"]).await.done().stdout;
+        assert!(help.contains("--json"), "{program} {command}: {help}");
+    }
+}
+
+#[tokio::test]
+async fn bad_usage_ends_with_2_and_words_on_standard_error() {
+    for program in PROGRAMS {
+        for arguments in [
+            &[][..],
+            &["no-such-command"],
+            &["--no-such-flag"],
+            &["serve", "run", "extra"],
+            &["--config"],
+            &["--set", "no-equals-sign", "serve"],
+        ] {
+            let ended = said(program, arguments).await;
+            assert_eq!(ended.code, Some(2), "{program} {arguments:?}: {ended:?}");
+            assert!(ended.stderr.contains("--help"), "{program} {arguments:?}: {ended:?}");
+            assert_eq!(ended.stdout, "", "{program} {arguments:?}");
+        }
+    }
+    for (program, arguments) in [
+        ("spoke-auth", &["provision"][..]),
+        ("spoke-auth", &["provision", "bad name"]),
+        ("spoke-auth", &["provision", "dev1", "--valid", "soon"]),
+        ("spoke-auth", &["show", &*"x".repeat(65)]),
+        ("spoke-agent", &["enrol", "--client", "dev1"]),
+        ("spoke-hub", &["send", "dev1"]),
+        ("spoke-hub", &["send", "dev1", "field-without-value"]),
+        ("spoke-hub", &["send", "no/slash", "a", "b"]),
+    ] {
+        let ended = said(program, arguments).await;
+        assert_eq!(ended.code, Some(2), "{program} {arguments:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_version_is_said() {
+    for program in PROGRAMS {
+        let version = said(program, &["--version"]).await.done().stdout;
+        assert_eq!(version.trim(), format!("{program} {}", env!("CARGO_PKG_VERSION")));
+    }
+}

@@ -1,0 +1,153 @@
+//! The hub when its Redis is in trouble, when it is told to end, and when it is spoken to badly.
+
+use std::time::{Duration, Instant};
+
+use spoke_tests::{
+    api::Answer,
+    wait::{eventually_is, eventually_true},
+};
+
+use crate::hub_http::{IN, carried, hub, inbound, one};
+
+fn assert_unavailable(answers: impl IntoIterator<Item = Answer>) {
+    for answer in answers {
+        assert_eq!(answer.refusal(), (503, "unavailable".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn while_redis_is_gone_everything_is_503_and_then_goes_on_where_it_was() {
+    let mut stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.redis.kill9();
+
+    assert_unavailable([
+        dev1.post_json("/xadd", &one("2-0", 2)).await,
+        dev1.get("/seq").await,
+        dev1.get("/xread?blockMs=5000").await,
+    ]);
+    let admin = stand.service.admin();
+    assert_eq!(admin.get("/readyz").await.status, 503);
+    assert_eq!(admin.get("/healthz").await.status, 200, "it lives, and a restart mends nothing");
+
+    stand.redis.restart().await;
+    stand.service.ready().await;
+    eventually_is("the entry to be taken", 200, async || {
+        // What was refused may be sent again and again: it is there once.
+        match dev1.post_json("/xadd", &one("2-0", 2)).await.status {
+            409 => 200,
+            status => status,
+        }
+    })
+    .await;
+    assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
+}
+
+#[tokio::test]
+async fn a_redis_that_is_full_is_503_and_the_entry_is_neither_taken_nor_skipped() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_unavailable([dev1.post_json("/xadd", &one("2-0", 2)).await]);
+    stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
+    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+    assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
+}
+
+#[tokio::test]
+async fn a_replica_that_takes_no_writes_is_503() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.redis.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert_unavailable([dev1.post_json("/xadd", &one("2-0", 2)).await]);
+    stand.redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_given_to_it_again() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
+    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+    assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_moves_no_cursor() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    stand.redis.command::<()>(&["SET", IN, "somebody else's"]).await;
+    let answer = dev1.post_json("/xadd", &one("1-0", 1)).await;
+    assert!(matches!(answer.refusal().0, 500 | 503), "{answer:?}");
+    assert_eq!(dev1.get("/seq").await.ok()["seq"], "0-0", "nothing was taken");
+    stand.redis.command::<()>(&["DEL", IN]).await;
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+}
+
+#[tokio::test]
+async fn a_killed_hub_forgets_nothing() {
+    let mut stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let token = dev1.token().unwrap().to_owned();
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.service.restart().await;
+    let dev1 = stand.api().with_token(&token);
+    assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
+    assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 409);
+}
+
+#[tokio::test]
+async fn it_ends_with_0_on_sigterm_within_its_time_whoever_is_connected() {
+    let mut stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.get("/seq").await.ok();
+    let idle = tokio::net::TcpStream::connect(stand.service.address()).await.unwrap();
+    let begun = Instant::now();
+    let status = stand.service.terminate().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    drop(idle);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused_in_the_same_form() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    for path in ["/", "/nothing", "/metrics", "/healthz", "/seq/", "/xadd/1-0"] {
+        assert_eq!(dev1.get(path).await.refusal(), (404, "not-found".to_owned()), "{path}");
+    }
+    let answer = dev1.get("/xadd").await;
+    assert_eq!(answer.refusal(), (405, "method-not-allowed".to_owned()));
+    assert_eq!(answer.header("allow"), Some("POST"));
+    let answer = dev1.post("/seq").await;
+    assert_eq!(answer.refusal(), (405, "method-not-allowed".to_owned()));
+}
+
+#[tokio::test]
+async fn health_and_figures_are_on_the_admin_listener() {
+    let stand = hub().await;
+    stand.client("dev1").await.post_json("/xadd", &one("1-0", 1)).await.ok();
+    let admin = stand.service.admin();
+    assert_eq!(admin.get("/healthz").await.status, 200);
+    stand.service.ready().await;
+    let metrics = admin.get("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.text.contains("spoke_hub"), "{metrics:?}");
+    assert!(!metrics.text.contains("dev1"), "a client is no label: {metrics:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let api = stand.api();
+    let slow = tokio::spawn(async move { api.raw(b"GET /seq HTTP/1.1\r\nX-Slow: ").await });
+    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    eventually_true("the slow one to be cut off", async || slow.is_finished()).await;
+}

@@ -1,0 +1,112 @@
+//! `POST /session`: the handshake of the HTTP transport, and the fence that comes with it.
+
+use http::Method;
+use serde_json::{Value, json};
+use spoke_tests::{
+    api::{Answer, Api},
+    entries::numbered,
+};
+
+use crate::hub_http::{IN, OUT, assert_one_waits, hub, many, one};
+
+fn hello() -> Value {
+    let origin = json!({
+        "epoch": 0, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0",
+    });
+    json!({ "version": "0.1.0-test", "origin": origin, "cursor": { "epoch": 0, "seq": "0-0" } })
+}
+
+async fn fenced(api: &Api, method: Method, path: &str, generation: u64, body: &Value) -> Answer {
+    let request = api.request(method, path).header("spoke-generation", generation);
+    api.call(request.json(body)).await
+}
+
+#[tokio::test]
+async fn a_session_says_where_both_streams_stand() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &json!({ "entries": many(1, 3) })).await.ok();
+    let last = stand.redis.add(OUT, &numbered(1)).await;
+
+    let welcome = dev1.post_json("/session", &hello()).await.ok();
+
+    assert!(welcome["generation"].is_u64(), "{welcome}");
+    assert_eq!(welcome["cursor"]["seq"], "3-0", "{welcome}");
+    assert_eq!(welcome["origin"]["last"], last, "{welcome}");
+    let time = welcome["serverTimeMs"].as_u64().expect("it tells the time");
+    assert!(time.abs_diff(spoke_tests::cloud::now_ms()) < 60_000);
+    assert!(welcome["granted"].is_object(), "{welcome}");
+}
+
+#[tokio::test]
+async fn a_newer_session_shuts_the_older_one_out_of_reading_and_writing() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let older = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
+    let written = fenced(&dev1, Method::POST, "/xadd", older, &one("1-0", 1)).await;
+    assert_eq!(written.status, 200, "{written:?}");
+
+    let newer = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
+
+    assert!(newer > older);
+    let batch = json!({ "entries": many(2, 1) });
+    for (method, path, body) in [
+        (Method::POST, "/xadd", &one("2-0", 2)),
+        (Method::POST, "/xadd", &batch),
+        (Method::GET, "/xread", &Value::Null),
+    ] {
+        let answer = fenced(&dev1, method, path, older, body).await;
+        assert_eq!(answer.refusal(), (409, "superseded".to_owned()), "{path}");
+    }
+    assert_eq!(stand.redis.length(IN).await, 1, "the older one wrote nothing");
+    let written = fenced(&dev1, Method::POST, "/xadd", newer, &one("2-0", 2)).await;
+    assert_eq!(written.status, 200, "{written:?}");
+    let read = fenced(&dev1, Method::GET, "/xread", newer, &Value::Null).await;
+    assert_eq!(read.status, 200, "{read:?}");
+}
+
+#[tokio::test]
+async fn a_waiting_reader_of_an_older_session_is_not_given_the_newer_ones_news() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let older = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
+    let waiting = tokio::spawn({
+        let dev1 = dev1.clone();
+        async move { fenced(&dev1, Method::GET, "/xread?blockMs=10000", older, &Value::Null).await }
+    });
+    assert_one_waits(&stand).await;
+    dev1.post_json("/session", &hello()).await.ok();
+    stand.redis.add(OUT, &numbered(1)).await;
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.refusal(), (409, "superseded".to_owned()));
+}
+
+#[tokio::test]
+async fn another_clients_session_fences_nobody() {
+    let stand = hub().await;
+    let (dev1, dev2) = (stand.client("dev1").await, stand.client("dev2").await);
+    let ours = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
+    for _ in 0..3 {
+        dev2.post_json("/session", &hello()).await.ok();
+    }
+    assert_eq!(fenced(&dev1, Method::POST, "/xadd", ours, &one("1-0", 1)).await.status, 200);
+}
+
+#[tokio::test]
+async fn malformed_greetings_and_generations_are_refused() {
+    let stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    let mut bad = hello();
+    bad["origin"]["last"] = json!("x");
+    let mut nobody = hello();
+    nobody["instance"] = json!("0");
+    for body in [json!({}), json!([]), bad, nobody, json!({ "version": 1 })] {
+        let answer = dev1.post_json("/session", &body).await;
+        assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{body}");
+    }
+    for generation in ["x", "-1", "18446744073709551616"] {
+        let request = dev1.request(Method::POST, "/xadd").header("spoke-generation", generation);
+        let answer = dev1.call(request.json(&one("1-0", 1))).await;
+        assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{generation}");
+    }
+}

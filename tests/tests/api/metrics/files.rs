@@ -1,0 +1,114 @@
+//! Alerts, dashboard and their guide name only figures that the running services print.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::metrics::{Sample, busy, page, promtool, samples};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring").join(name)
+}
+
+/// A figure in an expression: its name, and what it asks of labels.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    name: String,
+    /// Label, operator, value.
+    labels: Vec<(String, String, String)>,
+}
+
+#[test]
+fn promtool_takes_the_rules_and_sees_each_alert_fire() {
+    let alerts = file("alerts.yml");
+    promtool(&["check", "rules", alerts.to_str().unwrap()], "");
+    let tests = file("alerts_test.yml");
+    promtool(&["test", "rules", tests.to_str().unwrap()], "");
+    let (alerts, tests) = (fs::read_to_string(alerts).unwrap(), fs::read_to_string(tests).unwrap());
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert} is not seen to fire");
+    }
+}
+
+#[tokio::test]
+async fn every_figure_that_an_alert_or_the_dashboard_names_is_printed_by_a_running_service() {
+    let (cloud, device) = busy().await;
+    let mut printed: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for admin in [cloud.hub.admin(), cloud.auth.admin(), device.admin()] {
+        for sample in samples(&page(&admin).await) {
+            printed.entry(sample.name.clone()).or_default().push(sample);
+        }
+    }
+    let mut named = named_in(&fs::read_to_string(file("alerts.yml")).unwrap());
+    let table = fs::read_to_string(file("README.md")).unwrap().replace("spoke_agent_…", "");
+    named.extend(named_in(&table).into_iter().map(
+        |named| match printed.contains_key(&named.name) {
+            true => named,
+            // A histogram is printed in parts.
+            false => Named { name: named.name + "_bucket", ..named },
+        },
+    ));
+    let dashboard = fs::read_to_string(file("dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let expressions: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 30);
+    for expression in expressions {
+        let found = named_in(expression);
+        assert!(!found.is_empty(), "{expression} names no figure");
+        named.extend(found);
+    }
+    for Named { name, labels } in named {
+        let samples = printed.get(&name).unwrap_or_else(|| panic!("nobody prints {name}"));
+        for (label, operator, words) in labels {
+            let is_there = |word: &str| {
+                let wanted = (label.clone(), word.to_owned());
+                samples.iter().any(|sample| sample.labels.contains(&wanted))
+            };
+            let has_label = |sample: &Sample| sample.labels.iter().any(|(name, _)| *name == label);
+            assert!(samples.iter().any(has_label), "{name} has no label {label}");
+            // Which statuses there are depends on what was asked.
+            if label != "status" {
+                for word in words.split('|') {
+                    assert!(is_there(word), "{name}: no {label} is {word} ({operator})");
+                }
+            }
+        }
+    }
+}
+
+/// All that begins with the name of a service.
+fn named_in(text: &str) -> Vec<Named> {
+    let mut named = Vec::new();
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.match_indices("spoke_").filter(|(at, _)| !text[..*at].ends_with(is_of_name));
+    for (at, _) in words {
+        let rest = &text[at..];
+        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+        let (name, rest) = rest.split_at(end);
+        let matchers = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        let matchers = matchers.map_or("", |(matchers, _)| matchers);
+        let labels = matchers.split(',').filter(|matcher| !matcher.is_empty()).map(|matcher| {
+            let (label, word) = matcher.split_once(['=', '!']).unwrap();
+            let value = word.trim_start_matches(['=', '~']);
+            let operator = &matcher[label.len()..matcher.len() - value.len()];
+            (label.trim().to_owned(), operator.to_owned(), value.trim_matches('"').to_owned())
+        });
+        named.push(Named { name: name.to_owned(), labels: labels.collect() });
+    }
+    named
+}
+
+#[test]
+fn a_figure_is_found_with_what_is_asked_of_its_labels() {
+    let found = named_in(r#"sum(rate(spoke_a_b_total{x!="u",y=~"v|w"}[5m])) > spoke_c"#);
+    let label = |name: &str, operator: &str, value: &str| {
+        (name.to_owned(), operator.to_owned(), value.to_owned())
+    };
+    let labels = vec![label("x", "!=", "u"), label("y", "=~", "v|w")];
+    let first = Named { name: "spoke_a_b_total".to_owned(), labels };
+    assert_eq!(found, [first, Named { name: "spoke_c".to_owned(), labels: Vec::new() }]);
+}

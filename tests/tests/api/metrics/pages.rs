@@ -1,0 +1,194 @@
+//! What the services print.
+
+use std::collections::BTreeSet;
+
+use spoke_protocol::message::{Cursor, Frame};
+use spoke_tests::{
+    cloud::out,
+    device::OUT,
+    entries::numbered,
+    service::Kind,
+    socket::{hello, session},
+    stand::Stand,
+    wait::{PATIENCE, eventually, eventually_true},
+};
+
+use crate::metrics::{busy, page, promtool, samples, value};
+
+#[tokio::test]
+async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
+    let (cloud, device) = busy().await;
+    let hub = page(&cloud.hub.admin()).await;
+    let agent = page(&device.admin()).await;
+    let auth = page(&cloud.auth.admin()).await;
+    for (service, page) in [("hub", &hub), ("agent", &agent)] {
+        for (figure, expected) in [
+            ("entries_total{direction=\"up\"}", 9.0),
+            ("entries_total{direction=\"down\"}", 7.0),
+            ("lost_entries_total{direction=\"up\",cause=\"trimmed\"}", 0.0),
+            ("waiting_entries{direction=\"up\"}", 0.0),
+            ("waiting_entries{direction=\"down\"}", 0.0),
+            ("redis_up", 1.0),
+        ] {
+            assert_eq!(value(page, &format!("spoke_{service}_{figure}")), expected, "{figure}");
+        }
+        for figure in [
+            "batches_total{direction=\"up\"}",
+            "batches_total{direction=\"down\"}",
+            "entry_bytes_total{direction=\"up\"}",
+            "entry_bytes_total{direction=\"down\"}",
+            "acknowledgement_seconds_count",
+            "entry_age_seconds_count{direction=\"up\"}",
+            "entry_age_seconds_count{direction=\"down\"}",
+            "redis_seconds_count{redis=\"redis\"}",
+            "redis_seconds_sum{redis=\"redis\"}",
+        ] {
+            assert!(value(page, &format!("spoke_{service}_{figure}")) > 0.0, "{service} {figure}");
+        }
+    }
+    let dead = "spoke_agent_dead_entries_total{direction=\"up\",reason=\"reserved-field\"}";
+    assert_eq!(value(&agent, dead), 1.0);
+    assert_eq!(value(&agent, "spoke_agent_stream_entries{stream=\"dead\"}"), 1.0);
+    assert_eq!(value(&agent, "spoke_agent_sessions_total{transport=\"ws\"}"), 1.0);
+    assert_eq!(value(&hub, "spoke_hub_connections"), 1.0);
+    assert_eq!(value(&hub, "spoke_hub_stream_entries{stream=\"in\"}"), 9.0);
+    let registered = "spoke_auth_requests_total{route=\"/register\",status=\"200\"}";
+    assert_eq!(value(&auth, registered), 1.0);
+    assert!(value(&auth, "spoke_auth_bcrypt_seconds_count") >= 1.0);
+    for page in [&hub, &agent, &auth] {
+        assert!(!page.contains("dev1"), "a client is no label: {page}");
+        assert_is_well_formed(page);
+        if let Some(said) = promtool(&["check", "metrics"], page) {
+            assert_eq!(said, "", "promtool has nothing to say");
+        }
+    }
+}
+
+/// Each name once, with HELP and TYPE before its samples, and each series once.
+fn assert_is_well_formed(page: &str) {
+    let (mut names, mut series) = (BTreeSet::new(), BTreeSet::new());
+    let mut current = "";
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            current = help.split(' ').next().unwrap();
+            assert!(names.insert(current), "{current} is there twice");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            assert_eq!(name, current, "HELP comes first");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+        } else {
+            assert!(line.starts_with(current), "{line} is not of {current}");
+            assert!(series.insert(line.rsplit_once(' ').unwrap().0), "{line} is there twice");
+        }
+    }
+    assert!(samples(page).len() > 20);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_command() {
+    let stand = Stand::start(Kind::Hub, &[]).await;
+    let admin = stand.service.admin();
+    let alone = commands_of_a_page(&stand).await;
+
+    let mut sockets = Vec::new();
+    for n in 1..=20 {
+        let client = format!("dev{n}");
+        let api = stand.client(&client).await;
+        let (socket, _) = session(api.address(), api.token().unwrap(), hello()).await;
+        sockets.push(socket);
+    }
+    for n in 0..5 {
+        stand.redis.add(&out("dev1"), &numbered(n)).await;
+    }
+    let is_pushed = |frame: &Frame| matches!(frame, Frame::Push(_));
+    assert!(is_pushed(&sockets[0].frame().await));
+    eventually_true("what waits to be told", async || {
+        let page = page(&admin).await;
+        let down = "{direction=\"down\"}";
+        value(&page, &format!("spoke_hub_waiting_entries{down}")) == 5.0
+            && value(&page, &format!("spoke_hub_waiting_sessions{down}")) == 1.0
+            && value(&page, &format!("spoke_hub_oldest_waiting_age_seconds{down}")) > 0.0
+    })
+    .await;
+    assert_eq!(commands_of_a_page(&stand).await, alone, "with 20 clients as with none");
+
+    drop(sockets);
+    eventually_true("nothing to wait for a session that is over", async || {
+        let page = page(&admin).await;
+        value(&page, "spoke_hub_connections") == 0.0
+            && value(&page, "spoke_hub_waiting_entries{direction=\"down\"}") == 0.0
+            && value(&page, "spoke_hub_sessions_ended_total{cause=\"closed\"}")
+                + value(&page, "spoke_hub_sessions_ended_total{cause=\"broken\"}")
+                == 20.0
+    })
+    .await;
+}
+
+/// The fewest of a few looks: a heartbeat may fall into one.
+async fn commands_of_a_page(stand: &Stand) -> u64 {
+    let mut fewest = u64::MAX;
+    for _ in 0..5 {
+        let before = commands(stand).await;
+        page(&stand.service.admin()).await;
+        fewest = fewest.min(commands(stand).await - before);
+    }
+    fewest
+}
+
+async fn commands(stand: &Stand) -> u64 {
+    let info = stand.redis.info("stats").await;
+    let count = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
+    let stand = Stand::start(Kind::Hub, &[]).await;
+    let api = stand.client("dev1").await;
+    let mut hello = hello();
+    hello.origin.added = 40;
+    (hello.origin.first, hello.origin.last) = ("1-0".parse().unwrap(), "40-0".parse().unwrap());
+    hello.cursor = Cursor::default();
+    let (_socket, _) = session(api.address(), api.token().unwrap(), hello).await;
+    eventually_true("it to be told", async || {
+        let page = page(&stand.service.admin()).await;
+        value(&page, "spoke_hub_waiting_entries{direction=\"up\"}") == 40.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_without_a_hub_tells_what_waits_and_why_its_session_ended() {
+    let (mut cloud, device) = busy().await;
+    cloud.hub.kill9();
+    for n in 0..5 {
+        device.redis.add(OUT, &numbered(n)).await;
+    }
+    eventually("the agent to tell", PATIENCE, async || {
+        let page = page(&device.admin()).await;
+        let of = |series: &str| value(&page, &format!("spoke_agent_{series}"));
+        let is_told = of("connected") == 0.0
+            && of("sessions_ended_total{cause=\"lost\"}") == 1.0
+            && of("faults_total{cause=\"broken\"}") > 0.0
+            && of("waiting_entries{direction=\"up\"}") == 5.0
+            && of("oldest_waiting_age_seconds{direction=\"up\"}") > 0.0;
+        if is_told { Ok(()) } else { Err(page) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_a_page_is_there_and_says_so() {
+    for (kind, service) in [(Kind::Hub, "spoke_hub"), (Kind::Auth, "spoke_auth")] {
+        let mut stand = Stand::start(kind, &[]).await;
+        let admin = stand.service.admin();
+        assert_eq!(value(&page(&admin).await, &format!("{service}_redis_up")), 1.0);
+        stand.redis.kill9();
+        page(&admin).await;
+        let page = page(&admin).await;
+        assert_eq!(value(&page, &format!("{service}_redis_up")), 0.0);
+        let errors =
+            format!("{service}_redis_errors_total{{redis=\"redis\",kind=\"unreachable\"}}");
+        assert!(value(&page, &errors) > 0.0);
+    }
+}

@@ -1,0 +1,270 @@
+//! What changes while a service runs: its certificate, and at SIGHUP its settings.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustls::pki_types::CertificateDer;
+use serde_json::json;
+use spoke_tests::{
+    binaries::path_of,
+    certificates::{Authority, Certificates, Valid},
+    cloud::{Cloud, OTP_SECRET, admit, url},
+    device::OUT,
+    entries::numbered,
+    process::{Process, Start, write_secret},
+    redis::RedisServer,
+    service::{Kind, Service},
+    systemd::Systemd,
+    wait::{PATIENCE, eventually, eventually_true},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::tls::connect;
+
+/// A service whose settings are in a file, and what systemd hears of it.
+struct Running {
+    service: Service,
+    redis: RedisServer,
+    systemd: Systemd,
+    file: PathBuf,
+    folder: TempDir,
+}
+
+const CAN: &str = "the settings can be written";
+
+impl Running {
+    async fn start(kind: Kind, settings: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        Self::start_in(folder, kind, settings).await
+    }
+
+    async fn start_in(folder: TempDir, kind: Kind, settings: &str) -> Self {
+        let file = folder.path().join("settings.toml");
+        fs::write(&file, settings).expect(CAN);
+        let systemd = Systemd::listen(folder.path());
+        let socket = systemd.variables()[0].clone();
+        let environment = vec![(socket.0.to_owned(), socket.1)];
+        let redis = RedisServer::start().await;
+        let service = Service::start_from(environment, kind, &redis.url(), &file).await;
+        Self { service, redis, systemd, file, folder }
+    }
+
+    /// SIGHUP, and what systemd heard by the time that it was over.
+    async fn reload(&mut self, settings: &str) -> Vec<String> {
+        fs::write(&self.file, settings).expect(CAN);
+        // What came before, READY=1 of the start among it.
+        eventually_true("the start to be over", async || {
+            self.systemd.heard().iter().any(|line| line == "READY=1")
+                || self.service.log().contains("read again")
+        })
+        .await;
+        self.service.process().hang_up();
+        let mut heard = Vec::new();
+        eventually("systemd to hear of the reload", PATIENCE, async || {
+            heard.extend(self.systemd.heard());
+            let is_over = heard.iter().any(|line| line == "READY=1");
+            if is_over { Ok(()) } else { Err(heard.clone()) }
+        })
+        .await;
+        heard
+    }
+}
+
+fn with_tls(files: &Certificates) -> String {
+    files.settings().map(|(key, path)| format!("{key} = {path:?}\n")).concat()
+}
+
+/// What the service shows now.
+async fn shown(files: &Certificates, service: &Service) -> CertificateDer<'static> {
+    let stream = connect(files, service.address(), &[]).await.expect("it can be trusted");
+    stream.get_ref().1.peer_certificates().expect("it shows one")[0].clone().into_owned()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken_one_never() {
+    for kind in [Kind::Hub, Kind::Auth] {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::make(folder.path());
+        let files = authority.issue(&["127.0.0.1"], Valid::Now);
+        let running = Running::start_in(folder, kind, &with_tls(&files)).await;
+        let mut kept = connect(&files, running.service.address(), &[]).await.unwrap();
+        let first = shown(&files, &running.service).await;
+
+        // Half of a renewal: a key without its certificate.
+        let old = fs::read_to_string(&files.cert_file).unwrap();
+        authority.issue(&["127.0.0.1"], Valid::Now);
+        let new = fs::read_to_string(&files.cert_file).unwrap();
+        fs::write(&files.cert_file, old).unwrap();
+        eventually_true("the log to tell of the half", async || {
+            running.service.log().contains("is not the key of the certificate")
+        })
+        .await;
+        assert_eq!(shown(&files, &running.service).await, first);
+        fs::write(&files.cert_file, new).unwrap();
+        eventually_true("the new certificate to be shown", async || {
+            shown(&files, &running.service).await != first
+        })
+        .await;
+
+        let request = b"GET /nowhere HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        // It was kept for longer than a connection may idle, unless it had said nothing wrong.
+        let _ = kept.write_all(request).await;
+        let tail = running.service.log();
+        let faults = tail.matches("cannot be read again").count();
+        assert_eq!(faults, 1, "a fault that stays is said once: {tail}");
+    }
+}
+
+#[tokio::test]
+async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::make(folder.path());
+    let files = authority.issue(&["127.0.0.1"], Valid::Now);
+    let tls = with_tls(&files);
+    let begin = format!("{tls}log.level = \"info\"\nlog.format = \"json\"\n");
+    let mut running = Running::start_in(folder, Kind::Hub, &begin).await;
+    let first = shown(&files, &running.service).await;
+    assert!(!running.service.log().contains("DEBUG"), "{}", running.service.log());
+
+    authority.issue(&["127.0.0.1"], Valid::Now);
+    let heard = running
+        .reload(&format!(
+            "{tls}log.level = \"debug\"\nlog.format = \"json\"\nconnections = 2\n\
+             key_prefix = \"other\"\n"
+        ))
+        .await;
+
+    assert_eq!(heard[0], "RELOADING=1", "{heard:?}");
+    assert!(heard[1].starts_with("MONOTONIC_USEC="), "{heard:?}");
+    assert_ne!(shown(&files, &running.service).await, first, "at once");
+    let log = running.service.log();
+    let warned = |key: &str| {
+        let is_it = |line: &&str| line.contains("at the next start only") && line.contains(key);
+        log.lines().filter(is_it).count()
+    };
+    assert_eq!(
+        (warned("key_prefix"), warned("connections"), warned("log.level")),
+        (1, 0, 0),
+        "{log}"
+    );
+    let _held = [hold(&running.service).await, hold(&running.service).await];
+    let mut third = TcpStream::connect(running.service.address()).await.unwrap();
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0, "there is room for two only");
+    // The connections of before are told of by level debug.
+    eventually_true("a line of level debug", async || running.service.log().contains("DEBUG"))
+        .await;
+    drop(running.folder);
+}
+
+/// A connection that is taken.
+async fn hold(service: &Service) -> TcpStream {
+    eventually("a place", PATIENCE, async || {
+        let mut stream = TcpStream::connect(service.address()).await.expect("it listens");
+        let brief = std::time::Duration::from_millis(100);
+        match tokio::time::timeout(brief, stream.read(&mut [0; 1])).await {
+            Err(_) => Ok(stream),
+            Ok(ended) => Err(format!("{ended:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn at_sighup_the_connections_of_one_client_are_bounded_anew() {
+    let mut running = Running::start(Kind::Hub, "").await;
+    running.reload("connections_per_client = 1\n").await;
+    let token = admit(&running.redis, "dev1").await;
+    let hub = running.service.api().with_token(&token);
+    let path = "/xread?seq=0-0&count=1&blockMs=30000";
+    let first_to_end = tokio::select! {
+        answer = hub.get(path) => answer,
+        answer = hub.get(path) => answer,
+    };
+    assert_eq!(first_to_end.refusal(), (429, "too-many-connections".to_owned()));
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_change_nothing_and_systemd_is_not_kept_waiting() {
+    let mut running = Running::start(Kind::Auth, "throttle.login_burst = 5\n").await;
+    let heard = running.reload("throttle.login_burst = 0\n").await;
+    assert_eq!(heard[0], "RELOADING=1");
+    let log = running.service.log();
+    assert!(log.contains("all stays as it was") && log.contains("throttle.login_burst"), "{log}");
+    assert_eq!(log_in(&running).await, 401);
+}
+
+async fn log_in(running: &Running) -> u16 {
+    let body = json!({ "client": "dev1", "secret": "a-secret-that-nobody-has" });
+    running.service.api().post_json("/login", &body).await.status
+}
+
+#[tokio::test]
+async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
+    let mut running = Running::start(Kind::Auth, "bcrypt_cost = 4\n").await;
+    for _ in 0..3 {
+        assert_eq!(log_in(&running).await, 401);
+    }
+    let settings = "bcrypt_cost = 4\nthrottle.login_burst = 4\nthrottle.login_per_minute = 1\n\
+                    bcrypt_workers = 1\nbcrypt_queue = 0\nsession_ttl_seconds = 60\n";
+    running.reload(settings).await;
+    let log = running.service.log();
+    let warnings: Vec<_> =
+        log.lines().filter(|line| line.contains("at the next start only")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("session_ttl_seconds"), "{warnings:?}");
+    let mut held_back = false;
+    for _ in 0..6 {
+        held_back |= log_in(&running).await == 429;
+    }
+    assert!(held_back, "30 at once were fine before");
+}
+
+#[tokio::test]
+async fn at_sighup_an_agent_changes_its_log_level_and_warns_of_the_rest() {
+    let cloud = Cloud::start().await;
+    cloud.provision("dev1").await;
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_secret(&folder.path().join("otp-secret"), OTP_SECRET);
+    let path = |name: &str| folder.path().join(name);
+    let settings = |level: &str, more: &str| {
+        format!(
+            "client = \"dev1\"\nauth = {:?}\nhub = {:?}\nredis = {:?}\nstate_dir = {:?}\n\
+             otp_secret_file = {:?}\nadmin_listen = \"\"\nlog.level = {level:?}\n\
+             log.format = \"json\"\n{more}",
+            url(cloud.auth_proxy.address()),
+            url(cloud.hub_proxy.address()),
+            redis.url(),
+            path("state"),
+            path("otp-secret"),
+        )
+    };
+    let file = path("agent.toml");
+    fs::write(&file, settings("warn", "")).unwrap();
+    let agent = start_agent(&file);
+    redis.add(OUT, &numbered(1)).await;
+    eventually_true("the entry to arrive", async || cloud.inbound().await.len() == 1).await;
+    assert!(!agent.log().contains("INFO"), "{}", agent.log());
+
+    fs::write(&file, settings("debug", "trim = \"acked\"\n")).unwrap();
+    agent.hang_up();
+    eventually_true("the agent to read its settings", async || {
+        agent.log().contains("the settings are read again")
+    })
+    .await;
+    let log = agent.log();
+    let warning = log.lines().find(|line| line.contains("at the next start only"));
+    assert!(warning.is_some_and(|line| line.contains("trim")), "{log}");
+    cloud.hub_proxy.cut();
+    eventually_true("a line of level debug", async || agent.log().contains("DEBUG")).await;
+}
+
+fn start_agent(file: &Path) -> Process {
+    let start = Start::with(&["run", "--config", file.to_str().expect("a path is text")]);
+    Process::start(&path_of("spoke-agent"), &start, &file.with_extension("log"))
+}

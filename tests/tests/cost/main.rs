@@ -1,0 +1,4 @@
+//! What measures its own memory or time.
+
+mod fuzz;
+mod scripts;

@@ -1,0 +1,351 @@
+//! Each script of agent and hub, with extreme arguments and extreme fields: one that fails has changed
+//! nothing, since a script does not roll back and whoever called it will call it again.
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, RedisResult, Value, cmd};
+use spoke_tests::{pace, redis::RedisServer};
+
+/// What the scripts are made of beside their own text.
+const SEQ_LUA: &str = concat!(
+    include_str!("../../../shared/store/src/scripts/seq.lua"),
+    include_str!("../../../shared/store/src/scripts/reach.lua"),
+    include_str!("../../../shared/store/src/scripts/pages.lua"),
+);
+const STATE: &str = "state";
+const STREAM: &str = "stream";
+const LEDGER: &str = "ledger";
+
+/// What neither a number nor a seq should be, and what is just at an edge of one.
+const EXTREMES: [&str; 20] = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "1e17",
+    "9007199254740991",
+    "9007199254740992",
+    "100000000000000000",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "99999999999999999999999999",
+    "18446744073709551615-18446744073709551615",
+    "0-0",
+    "1-",
+    "nan",
+    "inf",
+    "0x10",
+    "abc",
+    "\u{0}\u{fffd}",
+];
+
+struct Call {
+    name: &'static str,
+    script: String,
+    keys: &'static [&'static str],
+    args: Vec<Vec<u8>>,
+}
+
+fn words(words: &[&str]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+/// Two entries as append.lua takes them.
+fn entries() -> Vec<u8> {
+    let mut packed = vec![0x98];
+    for seq in [&b"\xa36-0"[..], b"\xa37-0"] {
+        packed.extend(seq);
+        packed.extend(b"\x02\xa1a\xa1b");
+    }
+    packed
+}
+
+const LINE: [&str; 6] = ["client", "dev1", "direction", "up", "epoch", "0"];
+
+fn append(direction: &str, entries: Vec<u8>) -> Vec<Vec<u8>> {
+    let mut args = words(&["7", "1", "5-0", "7-0", "ab", "cd", "2,0,0", "1700000000000"]);
+    args.extend(words(&["dev1", direction, "1", "5-0", "9999-0", "3", "", "1000", "2", "2"]));
+    for _ in 0..2 {
+        args.extend(words(&["6-0", "3", "6"]));
+        args.extend(words(&LINE));
+    }
+    args.push(entries);
+    args
+}
+
+fn calls() -> Vec<Call> {
+    macro_rules! call {
+        ($name:literal, $keys:expr, $args:expr) => {
+            Call {
+                name: $name,
+                script: [
+                    SEQ_LUA,
+                    include_str!(concat!("../../../shared/store/src/scripts/", $name)),
+                ]
+                .concat(),
+                keys: $keys,
+                args: $args,
+            }
+        };
+    }
+    let copy: &[&str] = &[STATE, STREAM, LEDGER];
+    let mut lose = words(&["1", "5,9,9-0", "1000", "7"]);
+    (0..2).for_each(|_| {
+        lose.extend(words(&["6"]));
+        lose.extend(words(&LINE));
+    });
+    let begin = ["2", "9-0", "5-0", "5", "4", "out_mark", "9-0", "out_acked", "5-0"];
+    let settle = [&begin[..], &LINE].concat();
+    vec![
+        call!("append.lua", copy, append("up", entries())),
+        call!("append.lua", copy, append("down", entries())),
+        call!("append.lua", copy, append("up", Vec::new())),
+        call!(
+            "open_session.lua",
+            &[STATE, "bell", "identity"],
+            words(&[
+                "1700000000000",
+                "0.1.0",
+                "192.0.2.1:1",
+                "hub",
+                "0123456789abcdef",
+                "ws",
+                "hub:",
+                "90000",
+                "4",
+                "10000",
+                "1-0 9-0 5",
+                "4",
+                "1",
+                "1",
+                "16",
+                "abcd",
+            ])
+        ),
+        call!("close_session.lua", &[STATE], words(&["7", "1700000000000"])),
+        call!(
+            "dead_letter.lua",
+            &[STATE, STREAM, "dead"],
+            words(&["1", "5-0", "too-large", "dev1", "9"])
+        ),
+        call!("inspect_origin.lua", &[STREAM, STATE], words(&["out_epoch", "out_mark"])),
+        call!("peek.lua", &[STREAM], words(&["0-0", "9", "1000", "1000"])),
+        call!("read.lua", &[STREAM, STATE], words(&["1", "5-0", "3-0", "9", "1000", "1000"])),
+        call!("record_losses.lua", &[STATE, LEDGER], lose),
+        call!("record_ack.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
+        call!("reread.lua", &[STATE], words(&["in_epoch", "in_seq"])),
+        call!("reset_client.lua", &[STATE], Vec::new()),
+        call!("begin_epoch.lua", &[STATE, STREAM, LEDGER], words(&settle)),
+        call!(
+            "begin_epoch.lua",
+            &[STATE, STREAM, LEDGER],
+            words(&["1", "", "", "", "2", "out_inherited", "5-0"])
+        ),
+    ]
+}
+
+/// The fields that the scripts read.
+const FIELDS: [(&str, &str); 23] = [
+    ("generation", "7"),
+    ("in_epoch", "1"),
+    ("in_seq", "5-0"),
+    ("in_added", "5"),
+    ("in_lost", "1"),
+    ("registered_at", "3"),
+    ("up_epoch", "1"),
+    ("out_epoch", "1"),
+    ("out_mark", "5-0"),
+    ("out_mark_added", "5"),
+    ("out_acked", "5-0"),
+    ("out_written", "1,2,3-0"),
+    ("out_given", "4-0"),
+    ("dead_seq", "2-0"),
+    ("dead_count", "1"),
+    ("out_lost", "1"),
+    ("connected_since", "1"),
+    ("last_seen", "1"),
+    ("hub", "other"),
+    ("transport", "http"),
+    ("instance", "fedcba9876543210"),
+    ("former", "0123456789abcdef"),
+    ("clones", "1"),
+];
+
+async fn seed(redis: &RedisServer, spoilt: Option<(&str, &str)>) {
+    redis.flushall().await;
+    let mut hset = cmd("HSET");
+    hset.arg(STATE);
+    for (name, value) in FIELDS {
+        let value = spoilt.filter(|(field, _)| *field == name).map_or(value, |(_, value)| value);
+        hset.arg(name).arg(value);
+    }
+    let _: Value = redis.query(&hset).await;
+    for n in 1..=5 {
+        let id = format!("{n}-0");
+        let _: Value = redis.command(&["XADD", STREAM, &id, "a", "b"]).await;
+    }
+    let _: Value = redis.command(&["XGROUP", "CREATE", STREAM, "spoke", "4-0"]).await;
+    let _: Value = redis.command(&["XADD", LEDGER, "1-0", "a", "b"]).await;
+}
+
+async fn run(redis: &RedisServer, call: &Call, args: &[Vec<u8>]) -> RedisResult<Value> {
+    let mut eval = cmd("EVAL");
+    eval.arg(&call.script).arg(call.keys.len()).arg(call.keys).arg(args);
+    eval.query_async(&mut redis.connection()).await
+}
+
+/// All that is there, as Redis would write it down.
+async fn held(redis: &RedisServer) -> BTreeMap<String, Vec<u8>> {
+    let keys: Vec<String> = redis.command(&["KEYS", "*"]).await;
+    let mut held = BTreeMap::new();
+    for key in keys {
+        let dump: Cmd = cmd("DUMP").arg(&key).take();
+        held.insert(key, redis.query(&dump).await);
+    }
+    held
+}
+
+/// Entries of a stream by what they hold, not by their IDs: an ID that was given out stays given out.
+async fn lengths(redis: &RedisServer) -> (usize, usize) {
+    (redis.length(STREAM).await, redis.length(LEDGER).await)
+}
+
+#[tokio::test]
+async fn a_script_that_fails_has_changed_nothing_whatever_its_arguments() {
+    let redis = RedisServer::start().await;
+    let mut refused = 0;
+    for call in calls() {
+        seed(&redis, None).await;
+        run(&redis, &call, &call.args)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", call.name));
+        for at in 0..call.args.len() {
+            for extreme in EXTREMES {
+                seed(&redis, None).await;
+                let before = held(&redis).await;
+                let mut args = call.args.clone();
+                args[at] = extreme.as_bytes().to_vec();
+                if run(&redis, &call, &args).await.is_err() {
+                    refused += 1;
+                    let what = format!("{}, argument {} as {extreme:?}", call.name, at + 1);
+                    assert_eq!(held(&redis).await, before, "{what}");
+                }
+            }
+        }
+    }
+    assert!(refused > 50, "some are refused: {refused}");
+}
+
+#[tokio::test]
+async fn a_script_that_fails_has_changed_nothing_whatever_a_hash_holds() {
+    let redis = RedisServer::start().await;
+    for call in calls() {
+        for (field, _) in FIELDS {
+            for extreme in EXTREMES {
+                seed(&redis, Some((field, extreme))).await;
+                let before = held(&redis).await;
+                let what = format!("{} with {field} {extreme:?}", call.name);
+                if run(&redis, &call, &call.args).await.is_err() {
+                    assert_eq!(held(&redis).await, before, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_sent_again_is_never_appended_twice_whatever_its_losses_and_the_hash() {
+    let redis = RedisServer::start().await;
+    let calls = calls();
+    let call = &calls[0];
+    let (loss, losses) = (19, FIELDS.into_iter().map(|(field, _)| Some(field)).chain([None]));
+    for field in losses {
+        for extreme in EXTREMES {
+            seed(&redis, field.map(|field| (field, extreme))).await;
+            let mut args = call.args.clone();
+            if field.is_none() {
+                args[loss] = extreme.as_bytes().to_vec();
+            }
+            let before = lengths(&redis).await;
+            for _ in 0..3 {
+                let _ = run(&redis, call, &args).await;
+            }
+            let after = lengths(&redis).await;
+            let what = format!("{field:?} as {extreme:?}");
+            assert!(after.0 == before.0 || after.0 == before.0 + 2, "{what}: {before:?} {after:?}");
+            assert!(after.1 == before.1 || after.1 == before.1 + 2, "{what}: {before:?} {after:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_has_given_out_its_last_id_takes_nothing_of_a_batch() {
+    let redis = RedisServer::start().await;
+    let last = "18446744073709551615-18446744073709551614";
+    let calls = calls();
+    for spent in [STREAM, LEDGER] {
+        for call in &calls[..2] {
+            seed(&redis, None).await;
+            let _: Value = redis.command(&["XADD", spent, last, "a", "b"]).await;
+            let state: BTreeMap<String, String> = redis.command(&["HGETALL", STATE]).await;
+            let before = lengths(&redis).await;
+            run(&redis, call, &call.args).await.expect_err("there is room for one of two only");
+            assert_eq!(lengths(&redis).await, before, "{} into {spent}", call.name);
+            let after: BTreeMap<String, String> = redis.command(&["HGETALL", STATE]).await;
+            assert_eq!(after, state, "{} into {spent}", call.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_of_another() {
+    let redis = RedisServer::start().await;
+    for name in ["read.lua", "dead_letter.lua", "record_ack.lua"] {
+        let call = calls().into_iter().find(|call| call.name == name).expect("it is there");
+        for replace in [&["DEL", STREAM][..], &["RENAME", STREAM, "elsewhere"]] {
+            seed(&redis, None).await;
+            redis.command::<Value>(replace).await;
+            for n in 1..=9 {
+                let id = format!("{n}-0");
+                redis.command::<String>(&["XADD", STREAM, &id, "new", "1"]).await;
+            }
+            let before = held(&redis).await;
+            let answer = run(&redis, &call, &call.args).await.expect("it is no error");
+            assert_eq!(held(&redis).await, before, "{name} after {replace:?}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_already() {
+    let redis = RedisServer::start().await;
+    for batch in pace::FULL {
+        let mut args = append("up", pace::packed(batch));
+        args[3] = b"8-0".to_vec();
+        args[16] = batch.0.to_string().into_bytes();
+        // Of nobody's session, and behind whatever is there: then what came before is a duplicate.
+        (args[0], args[2]) = (Vec::new(), Vec::new());
+        let call = &calls()[0];
+        for is_new in [true, false] {
+            let accepted = format!("int({})", if is_new { batch.0 } else { 0 });
+            let took = async || {
+                pace::shortest(&redis, async || {
+                    if is_new {
+                        seed(&redis, None).await;
+                    }
+                    let answer = run(&redis, call, &args).await?;
+                    assert!(format!("{answer:?}").contains(&accepted), "{answer:?}");
+                    Ok(answer)
+                })
+                .await
+            };
+            // What another process of the machine did is tried again.
+            let mut tries = Vec::new();
+            while tries.iter().all(|(took, most)| took > most) {
+                assert!(tries.len() < 8, "{batch:?}, new: {is_new}: took and may take {tries:?}");
+                tries.push((took().await, pace::most(&redis, batch).await));
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the documents tell people to type is typed here, so that it cannot rot.
+//!
+//! A fenced block says behind its language where it runs and how:
+//!
+//! | word | means |
+//! | --- | --- |
+//! | `device`, `cloud` | on which machine |
+//! | `background` | it goes on running until the document's end |
+//! | `eventually` | it may be repeated until it shows what is shown |
+//! | `agent-stopped` | the agent stands still meanwhile |
+//! | `root` | it takes root and systemd: `make deb-check` runs it, together with the others of its document |
+//! | `x.toml` | settings of that service: they are read as it reads them |
+//! | `x.py` | it is kept under this name for those that follow |
+//! | `x.rs` | a program: it is the one in `tests/examples` |
+//!
+//! A block of `text` or `json` right below one is what that puts out (`shown`). A block of which nobody
+//! knows how to run it fails.
+
+#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
+
+mod agent;
+mod bounds;
+mod commands;
+mod frames;
+#[expect(dead_code, reason = "its forms are for the fleet's tests")]
+#[path = "../../../shared/protocol/src/wire/golden.rs"]
+mod golden;
+mod links;
+mod page;
+mod run;
+mod settings;
+mod shown;
+mod world;
+
+use spoke_tests::{
+    cloud::{Cloud, Settings, out},
+    device::{Device, OUT},
+    entries::numbered,
+    process::{Start, run},
+    redis::RedisServer,
+};
+
+use crate::pages::{
+    page::{Block, blocks, guides},
+    run::run_all,
+    settings::check_settings,
+    world::World,
+};
+
+/// What is run: how it is to be run follows from the block.
+const PROGRAMS: [&str; 4] = ["sh", "python", "javascript", "rust"];
+/// Behind a language.
+const WORDS: [&str; 6] = ["device", "cloud", "background", "eventually", "agent-stopped", "root"];
+
+/// Each with its own test below.
+const RUN: [&str; 6] = [
+    "README.md",
+    "docs/install.md",
+    "docs/operate.md",
+    "docs/protocol.md",
+    "docs/publish-and-consume.md",
+    "docs/security.md",
+];
+
+/// Commands that say not where they run, since they run in the repository, and what runs them.
+const ELSEWHERE: [(&str, &str); 2] = [
+    ("make demo", "tests/tests/demo.rs"),
+    // The same as `make bench` runs, but for what is built beside.
+    ("cargo build --release -p spoke-agent -p spoke-hub -p spoke-auth", "Makefile"),
+];
+/// What takes root is run by this, and by what it names.
+const AS_ROOT: &str = "scripts/check-debs";
+
+#[tokio::test]
+async fn what_the_readme_tells_to_type_works() {
+    run_all("README.md", World::enrolled().await).await;
+}
+
+#[tokio::test]
+async fn what_install_tells_to_type_does_what_it_says() {
+    run_all("docs/install.md", World::start().await).await;
+}
+
+#[tokio::test]
+async fn what_publish_and_consume_tells_to_type_does_what_it_says() {
+    run_all("docs/publish-and-consume.md", World::enrolled().await).await;
+}
+
+#[tokio::test]
+async fn what_operate_tells_to_type_does_what_it_says() {
+    run_all("docs/operate.md", World::enrolled().await).await;
+}
+
+#[tokio::test]
+async fn what_security_tells_to_type_does_what_it_says() {
+    run_all("docs/security.md", World::enrolled().await).await;
+}
+
+#[tokio::test]
+async fn what_protocol_tells_to_type_does_what_it_says() {
+    run_all("docs/protocol.md", World::enrolled().await).await;
+}
+
+#[tokio::test]
+async fn the_redis_user_of_security_may_do_all_that_spoke_needs_and_reaches_no_other_key() {
+    let blocks = blocks("docs/security.md");
+    let lines = blocks.iter().flat_map(|block| block.text.lines());
+    let mut lines = lines.filter(|line| line.contains("ACL SETUSER spoke "));
+    let line = lines.next().expect("security.md makes a user").replace('\'', "");
+    let words: Vec<_> = line.split_whitespace().skip(1).collect();
+    let (own, device) = tokio::join!(RedisServer::start(), RedisServer::start());
+    for redis in [&own, &device] {
+        redis.command::<()>(&words).await;
+    }
+    let by = |redis: &RedisServer| redis.url().replace("//", "//spoke:its-password@");
+    let (url, device_url) = (by(&own), by(&device));
+    let settings = [("redis", url.as_str())];
+    let cloud = Cloud::start_on(own, Settings { hub: &settings, auth: &settings }).await;
+    let settings = [("redis", device_url.as_str())];
+    let mut device = Device::without_agent_on(device, &cloud, "dev1", &settings).await;
+    device.start_agent();
+
+    device.redis.add(OUT, &numbered(1)).await;
+    cloud.redis.add(&out("dev1"), &numbered(2)).await;
+    device.acknowledged_both_ways(&cloud).await;
+    let checked = device.command(&["check"]).await.done();
+    assert!(!checked.stdout.contains("NOPERM"), "{checked:?}");
+    for log in [device.log(), cloud.hub.log(), cloud.auth.log()] {
+        assert!(!log.to_lowercase().contains("noperm"), "{log}");
+    }
+    let reached = cloud.redis.cli(&["--user", "spoke", "--pass", "its-password", "GET", "x"]).await;
+    assert!(reached.stdout.contains("NOPERM"), "{reached:?}");
+}
+
+fn check_words(block: &Block) {
+    for word in &block.words {
+        let is_known =
+            WORDS.contains(&word.as_str()) || word.contains('.') || block.language == "hex";
+        assert!(is_known, "{}: nobody knows what {word} means", block.place);
+    }
+}
+
+fn check_elsewhere(block: &Block) {
+    for line in block.text.lines().filter(|line| !line.trim().is_empty()) {
+        let known = ELSEWHERE.iter().find(|(command, _)| line.starts_with(command));
+        let (_, file) = known.unwrap_or_else(|| panic!("{}: nothing runs {line:?}", block.place));
+        assert!(page::root().join(file).exists(), "{file}, which runs {line:?}, is gone");
+    }
+}
+
+#[test]
+fn no_block_of_any_document_is_left_out() {
+    let guides = guides();
+    for document in RUN {
+        assert!(guides.iter().any(|guide| guide == document), "{document} is gone");
+    }
+    for document in guides.iter().filter(|guide| !RUN.contains(&guide.as_str())) {
+        for block in blocks(document) {
+            check_words(&block);
+            match PROGRAMS.contains(&block.language.as_str()) {
+                true if block.has("root") => {}
+                true => check_elsewhere(&block),
+                false => check_settings(&block),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_takes_root_is_run_where_packages_are_checked() {
+    let script = page::read(AS_ROOT);
+    let documents = guides().into_iter();
+    let mut count = 0;
+    for document in documents {
+        let rooted: Vec<_> =
+            blocks(&document).into_iter().filter(|block| block.has("root")).collect();
+        if rooted.is_empty() {
+            continue;
+        }
+        assert!(script.contains(&document), "{AS_ROOT} passes over {document}");
+        let path = page::root().join(&document).display().to_string();
+        let extract = page::root().join("scripts/doc-commands");
+        let extracted = run(&extract, &Start::with(&[&path])).await.done().stdout;
+        for block in rooted {
+            assert!(extracted.contains(&block.text), "{}: not found:\n{extracted}", block.place);
+            count += 1;
+        }
+    }
+    assert!(count >= 8, "{count} blocks are too few to be all");
+}

@@ -1,0 +1,96 @@
+//! The agent in Python of docs/protocol.md is one: it keeps the promise, whatever is done to it.
+
+use spoke_tests::{
+    cloud::IN,
+    entries::{Fields, numbered},
+    wait::eventually_is,
+};
+
+use crate::pages::{
+    page::{Block, blocks},
+    world::{At, World},
+};
+
+const OUT: &str = "board1:out:x";
+
+fn block(is_it: impl Fn(&Block) -> bool) -> String {
+    let blocks = blocks("docs/protocol.md");
+    blocks.into_iter().find(is_it).expect("the document has it").text
+}
+
+/// What the hub's stream holds: epoch and number of each entry, in their order.
+async fn carried(world: &World) -> Vec<(String, usize)> {
+    let entries = world.redis(At::Cloud).entries(IN).await;
+    let number = |fields: &Fields| {
+        (0..).take(1000).find(|n| fields.ends_with(&numbered(*n))).expect("a numbered entry")
+    };
+    let epoch = |entry: &spoke_tests::entries::Stored| entry.text("epoch").expect("an epoch");
+    entries.iter().map(|entry| (epoch(entry), number(&entry.fields))).collect()
+}
+
+fn expected(parts: &[(&str, std::ops::Range<usize>)]) -> Vec<(String, usize)> {
+    let parts = parts.iter().flat_map(|(epoch, numbers)| {
+        numbers.clone().map(move |number| ((*epoch).to_owned(), number))
+    });
+    parts.collect()
+}
+
+#[tokio::test]
+async fn the_agent_that_protocol_shows_carries_all_once_and_in_order_whatever_is_done_to_it() {
+    let mut world = World::enrolled().await;
+    world.stop_agent().await;
+    world.write(At::Device, "spoke.py", &block(|block| block.has("spoke.py"))).await;
+    let provision = block(|block| block.text.contains("HSET spoke-auth:client:board1:h"));
+    world.run(At::Cloud, "sh", &provision).await.done();
+    let agent = block(|block| block.text.contains("def append(push)"));
+    let add = async |world: &World, ids: Option<u64>, numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            let fields = numbered(number);
+            match ids {
+                Some(ms) => {
+                    world.redis(At::Device).add_as(OUT, &format!("{ms}-{number}"), &fields).await
+                }
+                None => world.redis(At::Device).add(OUT, &fields).await,
+            };
+        }
+    };
+
+    // Killed with entries under way, and more added while it is gone.
+    add(&world, None, 0..50).await;
+    let running = world.begin(At::Device, "python", &agent).await;
+    running.end();
+    add(&world, None, 50..80).await;
+    let running = world.begin(At::Device, "python", &agent).await;
+    let all = expected(&[("1", 0..80)]);
+    eventually_is("all to arrive once", all, async || carried(&world).await).await;
+    running.end();
+
+    // Its Redis is wiped, and gives out IDs that the hub has seen already.
+    world.redis(At::Device).flushall().await;
+    add(&world, Some(5), 100..120).await;
+    let running = world.begin(At::Device, "python", &agent).await;
+    let all = expected(&[("1", 0..80), ("2", 100..120)]);
+    eventually_is("the new life to arrive", all, async || carried(&world).await).await;
+
+    // Down, across a break.
+    for number in 0..20 {
+        world.redis(At::Cloud).add("spoke-hub:out:board1:x", &numbered(number)).await;
+    }
+    running.end();
+    let running = world.begin(At::Device, "python", &agent).await;
+    let down = async || {
+        let entries = world.redis(At::Device).entries("board1:in:x").await;
+        (0..20).zip(&entries).filter(|(n, entry)| entry.fields.ends_with(&numbered(*n))).count()
+    };
+    eventually_is("all to come down in order", 20, down).await;
+    assert_eq!(world.redis(At::Device).length("board1:in:x").await, 20);
+
+    // The hub's Redis forgets the client, and is given again what the device still has.
+    running.end();
+    world.redis(At::Cloud).forget("spoke-hub:client:board1").await;
+    world.redis(At::Cloud).command::<()>(&["DEL", IN]).await;
+    let running = world.begin(At::Device, "python", &agent).await;
+    let all = expected(&[("2", 100..120)]);
+    eventually_is("what it still has to come again", all, async || carried(&world).await).await;
+    running.end();
+}

@@ -1,0 +1,228 @@
+//! Two real agents with one identity.
+
+use std::collections::BTreeMap;
+
+use redis::cmd;
+use spoke_tests::{
+    cloud::{Cloud, now_ms},
+    device::{Device, IN, OUT, STATE},
+    entries::{Fields, Stored, fields},
+    oracle::{Carried, assert_same, expected},
+    redis::free_port,
+    wait::{PATIENCE, eventually, eventually_true},
+};
+
+use crate::duplicate_identity::CLIENT;
+
+const TRANSPORTS: [&str; 2] = ["ws", "http"];
+
+fn entry(owner: &str, n: usize) -> Fields {
+    fields([("owner", owner.to_owned()), ("n", n.to_string())])
+}
+
+async fn add(device: &Device, owner: &str, count: usize) -> Vec<Stored> {
+    let entries: Vec<_> = (0..count).map(|n| entry(owner, n)).collect();
+    device.redis.add_all(OUT, &entries).await
+}
+
+/// A device whose agent can be asked how it is.
+async fn device(cloud: &Cloud, transport: &str) -> Device {
+    let admin = format!("127.0.0.1:{}", free_port());
+    let settings = [("transport", transport), ("admin_listen", &admin)];
+    Device::start_with(cloud, "dev1", &settings).await
+}
+
+async fn clone_of(cloud: &Cloud, original: &Device, transport: &str) -> Device {
+    let admin = format!("127.0.0.1:{}", free_port());
+    let settings = [("transport", transport), ("admin_listen", admin.as_str())];
+    Device::clone_of(cloud, original, &settings).await
+}
+
+async fn at_hub(cloud: &Cloud, field: &str) -> String {
+    cloud.redis.hash(CLIENT).await.get(field).cloned().unwrap_or_default()
+}
+
+async fn kept_out(cloud: &Cloud, times: u64) {
+    eventually("one of them to be kept out", PATIENCE, async || {
+        let clones = at_hub(cloud, "clones").await;
+        if clones.parse::<u64>().is_ok_and(|clones| clones >= times) { Ok(()) } else { Err(clones) }
+    })
+    .await;
+}
+
+fn owner(entry: &Carried) -> String {
+    String::from_utf8(entry.fields[0].1.clone()).unwrap()
+}
+
+/// Waits until the hub holds so many entries of one device: seqs alone do not tell two apart.
+async fn carried_of(cloud: &Cloud, name: &str, count: usize) {
+    let awaited = format!("{count} entries of the {name}");
+    eventually(&awaited, PATIENCE, async || {
+        let carried = cloud.carried("dev1").await;
+        let own = carried.iter().filter(|entry| owner(entry) == name).count();
+        if own >= count { Ok(()) } else { Err(own) }
+    })
+    .await;
+}
+
+/// Within an epoch all entries are of one device, and what the hub holds of a device is all that it
+/// added, once and in order.
+fn assert_apart(carried: &[Carried], devices: &[(&str, &[Stored])]) {
+    let mut owners: BTreeMap<u64, String> = BTreeMap::new();
+    for entry in carried {
+        let first = owners.entry(entry.epoch.unwrap()).or_insert_with(|| owner(entry));
+        assert_eq!(*first, owner(entry), "one epoch holds entries of both");
+    }
+    for (name, added) in devices {
+        let own = carried.iter().filter(|entry| owner(entry) == *name);
+        let own: Vec<_> = own.map(|entry| Carried { epoch: None, ..entry.clone() }).collect();
+        assert_same(name, &expected(added, None), &own);
+    }
+}
+
+fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
+    log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+}
+
+#[tokio::test]
+async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says_why() {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let original = device(&cloud, transport).await;
+        let mut of_original = add(&original, "original", 20).await;
+        original.carried_both_ways(&cloud).await;
+        let mut clone = clone_of(&cloud, &original, transport).await;
+        let mut of_clone = add(&clone, "clone", 20).await;
+        clone.start_agent();
+
+        kept_out(&cloud, 1).await;
+        let generation = at_hub(&cloud, "generation").await;
+        kept_out(&cloud, 4).await;
+
+        assert_eq!(at_hub(&cloud, "generation").await, generation, "the winner is undisturbed");
+        let warnings = lines(&cloud.hub.log(), &["WARN", "two devices share one identity"]).len();
+        assert_eq!(warnings, 1, "the hub says it once");
+        let log = original.log();
+        let said = lines(&log, &["WARN", r#""cause":"clone""#]);
+        assert_eq!(said.len(), 1, "the agent says it once: {said:?}");
+        let addresses = [at_hub(&cloud, "address").await, "revoke dev1".to_owned()];
+        assert!(addresses.iter().all(|word| said[0].contains(word.as_str())), "{said:?}");
+        let status = original.command(&["status", "--json"]).await.json();
+        assert_eq!(status["agent"]["why"]["cause"], "clone", "{status}");
+        let text = original.command(&["status"]).await.stdout;
+        let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plain.contains("two devices share the identity dev1"), "{text}");
+        assert!(plain.contains("enrol one of them anew"), "{text}");
+
+        of_clone.extend(add(&clone, "clone", 10).await);
+        of_original.extend(add(&original, "original", 10).await);
+        carried_of(&cloud, "clone", of_clone.len()).await;
+        clone.stop_agent().await;
+        if transport == "http" {
+            // A minute and a half passes: no connection tells of its end.
+            cloud.redis.command::<()>(&["HSET", CLIENT, "last_seen", "0"]).await;
+        }
+        carried_of(&cloud, "original", of_original.len()).await;
+        let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
+        assert_apart(&cloud.carried("dev1").await, &both);
+    }
+}
+
+#[tokio::test]
+async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_duplicate() {
+    let cloud = Cloud::start().await;
+    let mut original = device(&cloud, "ws").await;
+    let of_original = add(&original, "original", 30).await;
+    original.carried_both_ways(&cloud).await;
+    original.stop_agent().await;
+    let mut clone = clone_of(&cloud, &original, "ws").await;
+    // The very IDs that the original's entries have.
+    let mut of_clone = Vec::new();
+    for (n, Stored { id, .. }) in of_original.iter().enumerate() {
+        clone.redis.add_as(OUT, id, &entry("clone", n)).await;
+        of_clone.push(Stored { id: id.clone(), fields: entry("clone", n) });
+    }
+
+    clone.start_agent();
+
+    carried_of(&cloud, "clone", of_clone.len()).await;
+    let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
+    assert_apart(&cloud.carried("dev1").await, &both);
+    assert_eq!(at_hub(&cloud, "clones").await, "", "they were never there at the same time");
+}
+
+#[tokio::test]
+async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
+    let cloud = Cloud::start().await;
+    let mut original = device(&cloud, "ws").await;
+    let mut of_original = add(&original, "original", 10).await;
+    original.acknowledged_both_ways(&cloud).await;
+    original.stop_agent().await;
+    let mut clone = clone_of(&cloud, &original, "ws").await;
+    copy_redis(&original, &clone).await;
+    // Some IDs of the clone lie below the cursor that the original leaves behind, some past it.
+    let mut of_clone = add(&clone, "clone", 10).await;
+    past(&of_clone).await;
+    original.start_agent();
+    of_original.extend(add(&original, "original", 10).await);
+    past(&of_original).await;
+    original.acknowledged_both_ways(&cloud).await;
+    original.stop_agent().await;
+    of_clone.extend(add(&clone, "clone", 10).await);
+
+    clone.start_agent();
+
+    carried_of(&cloud, "clone", of_clone.len()).await;
+    let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
+    assert_apart(&cloud.carried("dev1").await, &both);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_restarted_while_its_old_session_seems_to_live_is_no_clone() {
+    let cloud = Cloud::start().await;
+    let mut device = device(&cloud, "ws").await;
+    for _ in 0..3 {
+        add(&device, "original", 5).await;
+        device.carried_both_ways(&cloud).await;
+        // The hub does not hear that its agent is gone.
+        cloud.hub_proxy.strand();
+        device.kill_agent();
+        device.start_agent();
+    }
+    let last = add(&device, "original", 5).await;
+    device.carried_both_ways(&cloud).await;
+    assert_eq!(cloud.carried("dev1").await.last().unwrap().seq, last.last().unwrap().id);
+    assert_eq!(at_hub(&cloud, "clones").await, "");
+    assert_eq!(lines(&device.log(), &["WARN", "superseded"]).len(), 0, "{}", device.log());
+}
+
+#[tokio::test]
+async fn an_agent_that_reconnects_from_a_new_address_is_no_clone() {
+    let cloud = Cloud::start().await;
+    let device = device(&cloud, "ws").await;
+    for _ in 0..5 {
+        add(&device, "original", 5).await;
+        device.carried_both_ways(&cloud).await;
+        cloud.hub_proxy.strand();
+    }
+    add(&device, "original", 5).await;
+    device.carried_both_ways(&cloud).await;
+    assert_eq!(at_hub(&cloud, "former").await, "");
+    assert_eq!(at_hub(&cloud, "clones").await, "");
+    assert_eq!(lines(&device.log(), &["WARN", "superseded"]).len(), 0, "{}", device.log());
+}
+
+/// Waits until the millisecond of the last entry is over, so that no other has its ID.
+async fn past(added: &[Stored]) {
+    let ms = added.last().and_then(|last| last.id.split('-').next()?.parse().ok()).unwrap();
+    eventually_true("the next millisecond", async || now_ms() > ms).await;
+}
+
+async fn copy_redis(from: &Device, to: &Device) {
+    for key in [OUT, STATE, IN] {
+        let dump: Option<Vec<u8>> = from.redis.query(cmd("DUMP").arg(key)).await;
+        if let Some(dump) = dump {
+            to.redis.query::<()>(cmd("RESTORE").arg(key).arg(0).arg(dump)).await;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Sessions of one client at two hubs.
+
+use spoke_protocol::message::GoawayReason;
+use spoke_tests::{
+    socket::session,
+    wait::{eventually_is, eventually_true},
+};
+
+use crate::duplicate_identity::{
+    A, B, BELL, CLIENT, another_hub, assert_carries, enter, first_entry, greeting, hub,
+    is_connected, kept_out, poll, post_session, token,
+};
+
+#[tokio::test]
+async fn an_idle_older_session_on_another_hub_is_told_at_once() {
+    let stand = hub().await;
+    let (_folder, other) = another_hub(&stand).await;
+    let token = token(&stand).await;
+    // A reconnect of the same device first: what it left behind on the other hub goes as well.
+    let mut older = enter(&stand.service, &token, A).await;
+    let mut newer = enter(&other, &token, A).await;
+    assert_eq!(older.goaway().await.reason, GoawayReason::Superseded);
+    let mut clone = enter(&stand.service, &token, B).await;
+    assert_eq!(newer.goaway().await.reason, GoawayReason::Superseded);
+    assert_carries(&mut clone).await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_at_another_hub_is_told_at_once() {
+    let stand = hub().await;
+    let (_folder, other) = another_hub(&stand).await;
+    let dev1 = stand.client("dev1").await;
+    let generation = post_session(&dev1, A).await.ok()["generation"].clone();
+    let waiting = tokio::spawn({
+        let at_other = other.api().with_token(dev1.token().unwrap());
+        async move { poll(&at_other, &generation, 25_000).await }
+    });
+    let admin = other.admin();
+    eventually_true("a read to wait", async || {
+        admin.get("/metrics").await.text.contains("spoke_hub_connections 1\n")
+    })
+    .await;
+
+    post_session(&dev1, A).await.ok();
+
+    // Without the bell it would get its empty answer in the end.
+    assert_eq!(waiting.await.unwrap().refusal(), (409, "superseded".to_owned()));
+}
+
+#[tokio::test]
+async fn a_killed_hub_holds_no_place_once_its_key_has_run_out() {
+    let stand = hub().await;
+    let (_folder, mut other) = another_hub(&stand).await;
+    let token = token(&stand).await;
+    let mut first = enter(&stand.service, &token, A).await;
+    let _second = enter(&other, &token, B).await;
+    first.goaway().await;
+    let name = stand.redis.hash(CLIENT).await["hub"].clone();
+    let key = format!("spoke-hub:hub:{name}");
+    let ttl_ms: u64 = stand.redis.command(&["PTTL", &key]).await;
+    assert!((1..=30_000).contains(&ttl_ms), "{ttl_ms}");
+    other.kill9();
+    kept_out(&stand.service, &token, A).await;
+    assert!(is_connected(&stand).await, "nobody can know yet");
+
+    // Half a minute passes.
+    stand.redis.command::<()>(&["PEXPIRE", &key, "0"]).await;
+
+    assert!(!is_connected(&stand).await);
+    assert_carries(&mut enter(&stand.service, &token, A).await).await;
+}
+
+#[tokio::test]
+async fn a_place_that_nobody_holds_though_redis_says_so_is_given_up() {
+    let stand = hub().await;
+    let token = token(&stand).await;
+    let mut first = enter(&stand.service, &token, A).await;
+    let second = enter(&stand.service, &token, B).await;
+    first.goaway().await;
+    // Redis goes back to this moment when all is over.
+    let then = stand.redis.hash(CLIENT).await;
+    drop(second);
+    eventually_is("it to be gone", false, async || is_connected(&stand).await).await;
+    for (field, value) in &then {
+        stand.redis.command::<()>(&["HSET", CLIENT, field, value]).await;
+    }
+    assert!(is_connected(&stand).await);
+
+    kept_out(&stand.service, &token, A).await;
+
+    eventually_is("the hub to have looked", false, async || is_connected(&stand).await).await;
+    assert_carries(&mut enter(&stand.service, &token, A).await).await;
+}
+
+#[tokio::test]
+async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
+    let stand = hub().await;
+    let token = token(&stand).await;
+    let mut idle = enter(&stand.service, &token, A).await;
+    // Another hub takes the client while this one does not hear.
+    stand.redis.command::<()>(&["HINCRBY", CLIENT, "generation", "1"]).await;
+    assert!(!stand.redis.command::<bool>(&["EXISTS", BELL]).await);
+
+    let clients: String = stand.redis.command(&["CLIENT", "LIST"]).await;
+    let hears = clients.lines().find(|line| line.contains(" flags=tB ")).unwrap();
+    let id = hears.split(' ').next().and_then(|id| id.strip_prefix("id=")).unwrap();
+    stand.redis.command::<()>(&["CLIENT", "KILL", "ID", id]).await;
+
+    assert_eq!(idle.goaway().await.reason, GoawayReason::Superseded);
+}
+
+#[tokio::test]
+async fn a_redis_that_went_back_gives_no_generation_a_second_time_so_the_fence_holds() {
+    let stand = hub().await;
+    let (_folder, other) = another_hub(&stand).await;
+    let token = token(&stand).await;
+    drop(enter(&stand.service, &token, A).await);
+    eventually_is("it to be gone", false, async || is_connected(&stand).await).await;
+    let then = stand.redis.hash(CLIENT).await;
+    let (mut older, first) = session(stand.service.address(), &token, greeting(A)).await;
+
+    stand.redis.command::<()>(&["DEL", CLIENT]).await;
+    for (field, value) in &then {
+        stand.redis.command::<()>(&["HSET", CLIENT, field, value]).await;
+    }
+    let (mut newer, second) = session(other.address(), &token, greeting(B)).await;
+
+    assert!(second.generation > first.generation, "{first:?} {second:?}");
+    older.send_frame(&first_entry()).await;
+    // Which of the two it sees first is chance: the other session, or that its state went back.
+    let reason = older.goaway().await.reason;
+    assert!(matches!(reason, GoawayReason::Superseded | GoawayReason::Gap), "{reason:?}");
+    assert_carries(&mut newer).await;
+}

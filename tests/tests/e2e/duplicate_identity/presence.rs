@@ -1,0 +1,57 @@
+//! Who is shown as connected.
+
+use spoke_tests::wait::{eventually_is, eventually_true};
+
+use crate::duplicate_identity::{A, CLIENT, enter, hub, is_connected, token};
+
+#[tokio::test]
+async fn a_hub_says_that_it_lives_and_takes_it_back_at_a_clean_stop() {
+    let mut stand = hub().await;
+    let keys = async |stand: &spoke_tests::stand::Stand| -> usize {
+        stand.redis.command::<Vec<String>>(&["KEYS", "spoke-hub:hub:*"]).await.len()
+    };
+    eventually_is("the hub to say so", 1, async || keys(&stand).await).await;
+    let token = token(&stand).await;
+    let mut socket = enter(&stand.service, &token, A).await;
+    assert!(is_connected(&stand).await);
+
+    stand.service.terminate().await;
+
+    socket.goaway().await;
+    assert_eq!(keys(&stand).await, 0);
+    assert!(!is_connected(&stand).await);
+}
+
+#[tokio::test]
+async fn a_hub_whose_redis_was_away_is_known_to_live_soon_after() {
+    let mut stand = hub().await;
+    let token = token(&stand).await;
+    let _socket = enter(&stand.service, &token, A).await;
+    let name = stand.redis.hash(CLIENT).await["hub"].clone();
+    let key = format!("spoke-hub:hub:{name}");
+    stand.redis.command::<()>(&["DEL", &key]).await;
+    stand.redis.kill9();
+    eventually_true("the hub to miss its redis", async || stand.service.log().contains("WARN"))
+        .await;
+    stand.redis.restart().await;
+    eventually_true("the hub to say that it lives", async || {
+        stand.redis.command(&["EXISTS", &key]).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_end_that_redis_did_not_take_is_noted_once_it_is_back() {
+    let mut stand = hub().await;
+    let token = token(&stand).await;
+    let socket = enter(&stand.service, &token, A).await;
+    stand.redis.kill9();
+    drop(socket);
+    eventually_true("the hub to see it go", async || stand.service.log().contains("noted later"))
+        .await;
+    stand.redis.restart().await;
+    eventually_is("it to be noted", false, async || {
+        stand.redis.hash(CLIENT).await.contains_key("connected_since")
+    })
+    .await;
+}

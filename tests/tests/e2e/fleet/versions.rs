@@ -1,0 +1,218 @@
+//! Agents and hubs one minor version apart: one end is the program of today, the other the bytes that
+//! version 0.1 sent, or such as a later version may send.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::HeaderValue;
+use spoke_protocol::{
+    message::{Features, Frame, Goaway, Hello, Push, Welcome},
+    wire::frame::SUBPROTOCOL,
+};
+use spoke_tests::{
+    cloud::{Cloud, IN, admit, out},
+    device::{Device, OUT, STATE},
+    entries::{Fields, fields},
+    service::Kind,
+    socket::{Heard, Socket, open},
+    stand::Stand,
+    wait::{PATIENCE, eventually_is},
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async,
+    tungstenite::{
+        Message,
+        handshake::server::{ErrorResponse, Request, Response},
+    },
+};
+
+use crate::fleet::golden::{MEND, frames};
+
+/// What one end of a session says, by the names in the file.
+type Script = BTreeMap<&'static str, Vec<u8>>;
+
+/// How the other end is made to differ.
+const AGES: [fn(&[u8]) -> Bytes; 2] = [Bytes::copy_from_slice, newer];
+
+fn script() -> Script {
+    frames(include_str!("../../../../shared/protocol/src/wire/golden/0.1/session.hex"))
+}
+
+/// The same greeting of a later minor version: with features that nobody knows, and more to say.
+fn newer(greeting: &[u8]) -> Bytes {
+    let features = Features(!Features::COMPRESSION.0);
+    let (minor, version) = (1, "0.2.0".to_owned());
+    let greeting = match decoded(greeting) {
+        Frame::Hello(hello) => Frame::Hello(Box::new(Hello { minor, version, features, ..*hello })),
+        Frame::Welcome(welcome) => {
+            Frame::Welcome(Box::new(Welcome { minor, version, features, ..*welcome }))
+        }
+        other => panic!("no greeting: {other:?}"),
+    };
+    let mut bytes = greeting.encode(Features(0)).to_vec();
+    bytes[0] += 1;
+    bytes.push(0xc0);
+    bytes.into()
+}
+
+fn decoded(bytes: &[u8]) -> Frame {
+    Frame::decode(Bytes::copy_from_slice(bytes), Features::COMPRESSION)
+        .unwrap_or_else(|error| panic!("{error}: {MEND}"))
+}
+
+/// The greeting of today is the one of 0.1, but for what is fresh in each session or the hub's to choose.
+fn assert_greets(golden: &[u8], heard: &[u8]) {
+    let expected = match (decoded(golden), decoded(heard)) {
+        (Frame::Hello(golden), Frame::Hello(heard)) => {
+            let Hello { version, features, instance, .. } = *heard;
+            Frame::Hello(Box::new(Hello { version, features, instance, ..*golden }))
+        }
+        (Frame::Welcome(golden), Frame::Welcome(heard)) => {
+            let Welcome { version, generation, server_time_ms, heartbeat_ms, partner, .. } = *heard;
+            let fresh =
+                Welcome { version, generation, server_time_ms, heartbeat_ms, partner, ..*golden };
+            Frame::Welcome(Box::new(fresh))
+        }
+        other => panic!("{other:?}: {MEND}"),
+    };
+    assert_says(&expected.encode(Features(0)), heard);
+}
+
+fn assert_says(golden: &[u8], heard: &[u8]) {
+    // A seal is made with a key that is fresh in each life of a stream.
+    let sealed = |frame, seal| match frame {
+        Frame::Push(push) => Frame::Push(Push { seal, ..push }),
+        other => other,
+    };
+    let fresh = match decoded(heard) {
+        Frame::Push(push) => push.seal,
+        _ => None,
+    };
+    let golden = sealed(decoded(golden), fresh);
+    assert_eq!(golden, decoded(heard), "{MEND}");
+    assert_eq!(golden.encode(Features(0)), heard, "{MEND}");
+}
+
+/// With so much of the same that one end would pack it if the other had not said otherwise.
+fn entry(n: usize) -> Fields {
+    let (n, payload) = (n.to_string(), "x".repeat(512));
+    fields([("topic", "test"), ("n", &n), ("payload", &payload)])
+}
+
+async fn heard(socket: &mut Socket) -> Bytes {
+    match socket.next().await {
+        Heard::Bytes(bytes) => bytes,
+        other => panic!("a frame was expected and not {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() {
+    for aged in AGES {
+        let script = script();
+        let mut stand = Stand::start(Kind::Hub, &[]).await;
+        stand.redis.add_as(&out("dev1"), "1700000000005-0", &entry(3)).await;
+        let token = admit(&stand.redis, "dev1").await;
+        let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;
+        let say = |what: &str| Message::binary(script[what].clone());
+
+        socket.send(Message::binary(aged(&script["agent hello"]))).await;
+        assert_greets(&script["hub welcome"], &heard(&mut socket).await);
+        assert_says(&script["hub push"], &heard(&mut socket).await);
+        socket.send(say("agent push")).await;
+        assert_says(&script["hub ack"], &heard(&mut socket).await);
+        socket.send(say("agent ack")).await;
+        socket.send(say("agent ping")).await;
+        assert_says(&script["hub pong"], &heard(&mut socket).await);
+        eventually_is("the hub to write down what was acknowledged", true, async || {
+            let client = stand.redis.hash("spoke-hub:client:dev1:h").await;
+            client.get("out_acked").is_some_and(|acked| acked == "1700000000005-0")
+        })
+        .await;
+
+        assert_eq!(stand.service.terminate().await.code(), Some(0));
+        let goaway = heard(&mut socket).await;
+        let Frame::Goaway(Goaway { wait_ms, .. }) = decoded(&goaway) else { panic!("{goaway:?}") };
+        let Frame::Goaway(golden) = decoded(&script["hub goaway"]) else { panic!("{MEND}") };
+        let golden = Frame::Goaway(Goaway { wait_ms, ..golden });
+        assert_says(&golden.encode(Features(0)), &goaway);
+        let came = stand.redis.entries(IN).await;
+        let words = came.iter().map(|entry| (entry.text("seq"), entry.text("n")));
+        let expected = [("1700000000001-0", "1"), ("1700000000002-0", "2")];
+        let expected = expected.map(|(seq, n)| (Some(seq.to_owned()), Some(n.to_owned())));
+        assert_eq!(words.collect::<Vec<_>>(), expected);
+    }
+}
+
+/// A hub that knows nothing but what is in the script.
+struct Hub {
+    listener: TcpListener,
+}
+
+impl Hub {
+    async fn visited(&self) -> WebSocketStream<TcpStream> {
+        let visit = async {
+            let (stream, _) = self.listener.accept().await.unwrap();
+            accept_hdr_async(stream, choose).await.unwrap()
+        };
+        tokio::time::timeout(PATIENCE, visit).await.expect("the agent comes")
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the library says so")]
+fn choose(_: &Request, mut answer: Response) -> Result<Response, ErrorResponse> {
+    let protocol = HeaderValue::from_static(SUBPROTOCOL);
+    answer.headers_mut().insert("sec-websocket-protocol", protocol);
+    Ok(answer)
+}
+
+async fn next(socket: &mut WebSocketStream<TcpStream>) -> Bytes {
+    let message = async {
+        loop {
+            if let Message::Binary(bytes) = socket.next().await.unwrap().unwrap() {
+                return bytes;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, message).await.expect("the agent says something")
+}
+
+#[tokio::test]
+async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1_did() {
+    for aged in AGES {
+        let script = script();
+        let hub = Hub { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() };
+        let cloud = Cloud::start().await;
+        cloud.hub_proxy.retarget(hub.listener.local_addr().unwrap());
+        let mut device = Device::without_agent(&cloud, "dev1", &[("transport", "ws")]).await;
+        for n in 1..=2 {
+            device.redis.add_as(OUT, &format!("170000000000{n}-0"), &entry(n)).await;
+        }
+        device.start_agent();
+        let say = |what: &str| Message::binary(script[what].clone());
+
+        let mut socket = hub.visited().await;
+        assert_greets(&script["agent hello"], &next(&mut socket).await);
+        socket.send(Message::binary(aged(&script["hub welcome"]))).await.unwrap();
+        assert_says(&script["agent push"], &next(&mut socket).await);
+        socket.send(say("hub push")).await.unwrap();
+        assert_says(&script["agent ack"], &next(&mut socket).await);
+        socket.send(say("hub ack")).await.unwrap();
+        eventually_is("the agent to write down what was acknowledged", true, async || {
+            let state = device.redis.hash(STATE).await;
+            state.get("out_acked").is_some_and(|acked| acked == "1700000000002-0")
+        })
+        .await;
+        socket.send(say("hub goaway")).await.unwrap();
+        socket.close(None).await.unwrap();
+
+        let mut socket = hub.visited().await;
+        let Frame::Hello(again) = decoded(&next(&mut socket).await) else { panic!("no HELLO") };
+        assert_eq!(again.origin.acked.to_string(), "1700000000002-0");
+        assert_eq!(again.cursor.seq.to_string(), "1700000000005-0");
+        let came = device.carried().await;
+        assert_eq!((came.len(), came[0].seq.as_str()), (1, "1700000000005-0"));
+    }
+}

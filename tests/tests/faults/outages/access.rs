@@ -1,0 +1,66 @@
+//! Sessions that end while auth is away for long: the agent buffers, asks now and then, and goes on
+//! by itself when auth is back.
+
+use std::time::Duration;
+
+use spoke_tests::{
+    cloud::{Cloud, out},
+    device::{Device, OUT},
+    oracle::{assert_same, expected},
+    redis::free_port,
+    wait::{PATIENCE, eventually, eventually_true, throughout},
+};
+
+use crate::outages::{TRANSPORTS, add_down, add_up};
+
+#[tokio::test]
+async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let admin = format!("127.0.0.1:{}", free_port());
+        let settings = [
+            ("transport", transport),
+            ("admin_listen", &*admin),
+            ("trim", "acked"),
+            ("trim_slack_entries", "0"),
+        ];
+        let mut device = Device::start_with(&cloud, "dev1", &settings).await;
+        let before = add_up(&device, "before", 10).await;
+        eventually_true("them to be acknowledged and taken out", async || {
+            device.redis.length(OUT).await == 0
+        })
+        .await;
+
+        // As if days had passed: the session has run out, and nobody gives out another.
+        cloud.auth.kill9();
+        cloud.redis.forget("spoke-auth:session:").await;
+        let up = add_up(&device, "meanwhile", 50).await;
+        let down = add_down(&cloud, &device, "meanwhile", 50).await;
+        assert_buffers(&device, "auth-unreachable").await;
+        device.start_agent();
+        assert_buffers(&device, "auth-unreachable").await;
+        throughout("nothing leaves the origins", Duration::from_secs(1), (50, 50), async || {
+            (device.redis.length(OUT).await, cloud.redis.length(&out("dev1")).await)
+        })
+        .await;
+
+        cloud.restart_auth().await;
+        device.carried_both_ways(&cloud).await;
+        let up = [before, up].concat();
+        assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+        assert_same("down", &expected(&down, None), &device.carried().await);
+    }
+}
+
+/// Waits until the agent says why it waits.
+async fn assert_buffers(device: &Device, cause: &str) {
+    eventually(&format!("status to say {cause}"), PATIENCE, async || {
+        let status = device.command(&["status", "--json"]).await.json();
+        let agent = &status["agent"];
+        match agent["why"]["cause"] == cause && status["redis"]["waiting"]["entries"] == 50 {
+            true => Ok(()),
+            false => Err(status),
+        }
+    })
+    .await;
+}

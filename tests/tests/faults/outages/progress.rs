@@ -1,0 +1,106 @@
+//! Progress is watched, and not whether there is a connection; and systemd's watchdog with it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use spoke_tests::{
+    cloud::Cloud,
+    device::Device,
+    oracle::{assert_same, expected},
+    redis::free_port,
+    systemd::{EVERY, Systemd},
+    trouble::Fault,
+    wait::{PATIENCE, eventually, eventually_true, throughout},
+};
+
+use crate::outages::{TRANSPORTS, add_up};
+
+/// An agent with a watchdog and little patience, which has carried something already.
+async fn watched(cloud: &Cloud, transport: &str) -> (Device, Systemd) {
+    let admin = format!("127.0.0.1:{}", free_port());
+    let settings =
+        [("transport", transport), ("admin_listen", &admin), ("progress_timeout_ms", "1000")];
+    let mut device = Device::without_agent(cloud, "dev1", &settings).await;
+    let systemd = Systemd::listen(device.folder());
+    for (name, value) in systemd.variables() {
+        device.set_variable(name, &value);
+    }
+    device.start_through(&Systemd::THROUGH);
+    device.start_agent();
+    add_up(&device, "first", 1).await;
+    device.carried_both_ways(cloud).await;
+    (device, systemd)
+}
+
+async fn agent(device: &Device) -> Value {
+    device.command(&["status", "--json"]).await.json()["agent"].clone()
+}
+
+/// Fails unless the watchdog is fed all through this time.
+async fn assert_fed(what: &str, systemd: &Systemd, span: Duration) {
+    systemd.heard();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < span {
+        let awaited = format!("the watchdog to be fed, {what}");
+        eventually_true(&awaited, async || systemd.feeds() > 0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_agent_and_one_whose_redis_hangs_feed_the_watchdog() {
+    let cloud = Cloud::start().await;
+    let (mut device, systemd) = watched(&cloud, "ws").await;
+    assert!(systemd.heard().contains(&"READY=1".to_owned()));
+    assert_fed("idle", &systemd, 30 * EVERY).await;
+    // Another agent would find the same Redis: nothing is gained by starting it anew.
+    Fault::Hung.begin(&mut device.redis).await;
+    // A new session has to look into its streams.
+    cloud.hub_proxy.cut();
+    eventually_true("the agent to say so", async || device.log().contains("own-redis")).await;
+    assert_fed("with a Redis that hangs", &systemd, 30 * EVERY).await;
+    assert!(!device.log().contains("watchdog"), "{}", device.log());
+    Fault::Hung.end(&mut device.redis).await;
+    add_up(&device, "after", 10).await;
+    device.carried_both_ways(&cloud).await;
+}
+
+#[tokio::test]
+async fn a_link_that_acknowledges_nothing_is_made_anew_and_where_that_does_not_help_systemd_is_left_to_act()
+ {
+    for transport in TRANSPORTS {
+        let cloud = Cloud::start().await;
+        let (device, systemd) = watched(&cloud, transport).await;
+        cloud.hub_proxy.deafen();
+        cloud.hub_proxy.cut();
+        let first = device.redis.entries(spoke_tests::device::OUT).await;
+        let up = [first, add_up(&device, "unheard", 10).await].concat();
+
+        let dropped = format!("status to say that a session was given up, {transport}");
+        eventually(&dropped, PATIENCE, async || {
+            let status = agent(&device).await;
+            if status["stalledSessions"].as_u64() >= Some(1) { Ok(()) } else { Err(status) }
+        })
+        .await;
+        assert!(device.log().contains("\"stalled\""), "the log says so, {transport}");
+        let text = device.command(&["status"]).await.done().stdout;
+        let words: Vec<_> = text.split_whitespace().collect();
+        assert!(words.join(" ").contains("since the hub acknowledged nothing"), "{text}");
+        assert_fed("once given up", &systemd, 2 * EVERY).await;
+
+        let starved = format!("the watchdog to be fed no more, {transport}");
+        eventually_true(&starved, async || device.log().contains("not fed any more")).await;
+        let status = agent(&device).await;
+        assert!(status["stalledSessions"].as_u64() >= Some(5), "{status}");
+        assert!(status["counts"]["sessions"].as_u64() >= Some(6), "each was made anew: {status}");
+        systemd.heard();
+        throughout("no word of life", 10 * EVERY, 0, async || systemd.feeds()).await;
+
+        // Systemd has not acted yet, and the way is free again.
+        cloud.hub_proxy.restore();
+        cloud.hub_proxy.cut();
+        device.carried_both_ways(&cloud).await;
+        assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+        assert_fed("carrying again", &systemd, 2 * EVERY).await;
+        assert_eq!(agent(&device).await["stalledSessions"], 0);
+    }
+}

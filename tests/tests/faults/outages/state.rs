@@ -1,0 +1,304 @@
+//! The state folder gone bad: what a person has to mend ends the agent with code 78 and stays as it
+//! is, what can be had again is had again, and no device is enrolled anew in silence.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::process::geteuid;
+use spoke_tests::{
+    api::install_tls, cloud::Cloud, device::Device, process::write_secret, redis::free_port,
+    wait::eventually_true,
+};
+
+use crate::outages::add_up;
+
+/// Makes root heed the modes of files, as the service's own user has to.
+const WITHOUT_OVERRIDE: [&str; 3] = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
+
+/// A device that was registered and has carried something; its agent is stopped.
+async fn enrolled(cloud: &Cloud) -> Device {
+    let mut device = Device::start(cloud, "dev1").await;
+    add_up(&device, "before", 10).await;
+    device.carried_both_ways(cloud).await;
+    device.stop_agent().await;
+    if geteuid().is_root() {
+        device.start_through(&WITHOUT_OVERRIDE);
+    }
+    device
+}
+
+/// A copy of the device's state, for one row of a table.
+fn copy(device: &Device, row: usize) -> PathBuf {
+    let copy = device.folder().join(format!("state-{row}"));
+    fs::create_dir(&copy).expect(CAN);
+    set_mode(&copy, 0o700);
+    for file in fs::read_dir(device.folder().join("state")).expect(CAN) {
+        let file = file.expect(CAN);
+        fs::copy(file.path(), copy.join(file.file_name())).expect(CAN);
+    }
+    copy
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect(CAN);
+}
+
+fn replace_by_folder(path: &Path) {
+    fs::remove_file(path).expect(CAN);
+    fs::create_dir(path).expect(CAN);
+}
+
+/// Names, modes and contents of what is in a folder, but for the lock.
+fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
+    let described = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mode = fs::metadata(&path).expect(CAN).mode();
+        (name, mode, fs::read(&path).unwrap_or_default())
+    };
+    let paths = fs::read_dir(folder).expect(CAN).map(|file| file.expect(CAN).path());
+    let mut files: Vec<_> = paths.map(described).filter(|(name, ..)| name != "lock").collect();
+    files.sort();
+    files
+}
+
+const CAN: &str = "a test can do this with its own files";
+
+type Spoil = fn(&Path);
+
+#[tokio::test]
+async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_overwritten() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
+    let table: [(&str, Spoil, &str); 8] = [
+        ("corrupt", |dir| fs::write(dir.join("secret"), "?".repeat(43)).unwrap(), "damaged"),
+        ("empty", |dir| fs::write(dir.join("secret"), "").unwrap(), "damaged"),
+        ("no text", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "damaged"),
+        (
+            "cut short",
+            |dir| {
+                let whole = fs::read(dir.join("secret")).unwrap();
+                fs::write(dir.join("secret"), &whole[..20]).unwrap();
+            },
+            "damaged",
+        ),
+        ("gone", |dir| fs::remove_file(dir.join("secret")).unwrap(), "gone"),
+        (
+            "gone with `registered`, but for the session",
+            |dir| {
+                fs::remove_file(dir.join("secret")).unwrap();
+                fs::remove_file(dir.join("registered")).unwrap();
+            },
+            "gone",
+        ),
+        ("a folder", |dir| replace_by_folder(&dir.join("secret")), "failed to read"),
+        ("not ours to read", |dir| set_mode(&dir.join("secret"), 0o000), "owner, mode"),
+    ];
+    for (row, (what, spoil, words)) in table.into_iter().enumerate() {
+        let state = copy(&device, row);
+        spoil(&state);
+        let before = snapshot(&state);
+        device.set("state_dir", state.to_str().unwrap());
+
+        let ended = device.command(&["run"]).await;
+
+        assert_eq!(ended.code, Some(78), "{what}: {ended:?}");
+        let place = state.display().to_string();
+        assert!(ended.stderr.contains(words) && ended.stderr.contains(&place), "{what}: {ended:?}");
+        assert_eq!(snapshot(&state), before, "{what}: what a person could save is as it was");
+        set_mode(&state, 0o700);
+    }
+    let file = device.folder().join("a-file");
+    fs::write(&file, "").unwrap();
+    device.set("state_dir", file.to_str().unwrap());
+    assert_eq!(device.command(&["run"]).await.code, Some(78), "a file where a folder must be");
+    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+}
+
+#[tokio::test]
+async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
+    let secret = fs::read(device.folder().join("state/secret")).unwrap();
+    let table: [(&str, Spoil); 10] = [
+        ("no session", |dir| fs::remove_file(dir.join("session")).unwrap()),
+        ("a corrupt session", |dir| fs::write(dir.join("session"), "{\"tok").unwrap()),
+        ("an empty session", |dir| fs::write(dir.join("session"), "").unwrap()),
+        ("a session that is a folder", |dir| replace_by_folder(&dir.join("session"))),
+        ("a session that is not ours to read", |dir| set_mode(&dir.join("session"), 0o000)),
+        ("a session of another client", |dir| {
+            let session = fs::read_to_string(dir.join("session")).unwrap();
+            write_secret(&dir.join("session"), &session.replace("dev1", "dev2"));
+        }),
+        ("no `registered`", |dir| fs::remove_file(dir.join("registered")).unwrap()),
+        ("a corrupt `registered`", |dir| fs::write(dir.join("registered"), "?").unwrap()),
+        ("a secret that others can read", |dir| set_mode(&dir.join("secret"), 0o644)),
+        ("a folder that takes no writes", |dir| {
+            fs::remove_file(dir.join("session")).unwrap();
+            set_mode(dir, 0o500);
+        }),
+    ];
+    for (row, (what, spoil)) in table.into_iter().enumerate() {
+        let state = copy(&device, row);
+        spoil(&state);
+        device.set("state_dir", state.to_str().unwrap());
+        device.start_agent();
+        let up = add_up(&device, what, 1).await;
+        let carried = format!("an entry to be carried with {what}");
+        eventually_true(&carried, async || {
+            cloud.carried("dev1").await.last().map(|entry| entry.seq.clone())
+                == Some(up[0].id.clone())
+        })
+        .await;
+        device.stop_agent().await;
+        let damaged = ["a corrupt session", "an empty session", "a corrupt `registered`"];
+        if damaged.contains(&what) {
+            let name = if what.ends_with("session") { "session" } else { "registered" };
+            let path = state.join(name).display().to_string();
+            let log = device.log();
+            let is_it =
+                |line: &&str| line.contains("this state file is damaged") && line.contains(&path);
+            let line = log.lines().find(is_it);
+            let line = line.unwrap_or_else(|| panic!("{what}: nothing is said:\n{log}"));
+            assert!(line.contains("follows"), "{what}: {line}");
+            assert!(!line.contains("tok"), "its contents are not told: {line}");
+        }
+        let is_kept = what != "a folder that takes no writes" && !state.join("session").is_dir();
+        assert_eq!(state.join("session").is_file(), is_kept, "{what}");
+        assert_eq!(fs::read(state.join("secret")).unwrap(), secret, "{what}");
+        assert_eq!(fs::metadata(state.join("secret")).unwrap().mode() & 0o777, 0o600, "{what}");
+        set_mode(&state, 0o700);
+    }
+    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+}
+
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    install_tls();
+    let admin = format!("127.0.0.1:{}", free_port());
+    device.set("admin_listen", &admin);
+    // A mount point that only root may enter, and one whose file system is not there yet at all.
+    for (row, hide) in [(0, 0o000), (1, 0o500)] {
+        let state = copy(&device, row);
+        let place = if row == 0 { state.clone() } else { state.join("later/state") };
+        if row == 1 {
+            set_mode(&state, hide);
+        } else {
+            set_mode(&place, hide);
+        }
+        device.set("state_dir", place.to_str().unwrap());
+        device.start_agent();
+        let up = add_up(&device, "meanwhile", 1).await;
+        eventually_true("the agent to be there, not ready, and to say why", async || {
+            let Ok(answer) = reqwest::get(format!("http://{admin}/readyz")).await else {
+                return false;
+            };
+            answer.status() == 503
+                && answer.text().await.is_ok_and(|text| text.contains(place.to_str().unwrap()))
+        })
+        .await;
+        set_mode(&state, 0o700);
+        if row == 1 {
+            let source = copy(&device, 10 + row);
+            fs::create_dir(state.join("later")).expect(CAN);
+            fs::rename(source, &place).expect(CAN);
+        }
+        let begun = std::time::Instant::now();
+        eventually_true("the entry to be carried", async || {
+            cloud.carried("dev1").await.last().map(|entry| entry.seq.clone())
+                == Some(up[0].id.clone())
+        })
+        .await;
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        let log = device.log();
+        assert_eq!(log.matches("cannot be used yet").count(), row + 1, "once a start: {log}");
+        assert!(log.contains("state directory can be used"), "{log}");
+        device.stop_agent().await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_folder_that_is_mounted_over_an_empty_one_is_taken_up() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    let place = device.folder().join("mount-point");
+    device.set("state_dir", place.to_str().unwrap());
+    // As in the field: one that is refused asks seldom.
+    device.set("refused_retry_first_ms", "60000");
+    device.set("refused_retry_longest_ms", "3600000");
+    device.start_agent();
+    let up = add_up(&device, "meanwhile", 1).await;
+    eventually_true("the agent to be refused", async || device.log().contains("was made just now"))
+        .await;
+    fs::rename(&place, device.folder().join("hidden")).expect(CAN);
+    fs::rename(device.folder().join("state"), &place).expect(CAN);
+    let begun = std::time::Instant::now();
+    eventually_true("the entry to be carried", async || {
+        cloud.carried("dev1").await.last().map(|entry| entry.seq.clone()) == Some(up[0].id.clone())
+    })
+    .await;
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_state_folder_that_was_emptied_is_not_enrolled_anew_in_silence() {
+    let cloud = Cloud::start().await;
+    let mut device = enrolled(&cloud).await;
+    let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
+    let empty = device.folder().join("not-mounted");
+    device.set("state_dir", empty.to_str().unwrap());
+    device.start_agent();
+    add_up(&device, "meanwhile", 10).await;
+
+    eventually_true("the log to say what may be the cause", async || {
+        let log = device.log();
+        log.contains("was made just now") && log.contains("not-mounted")
+    })
+    .await;
+
+    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+    assert!(device.agent().exit().is_none(), "it goes on asking, seldom");
+    device.set("state_dir", device.folder().join("state").to_str().unwrap());
+    device.start_agent();
+    device.carried_both_ways(&cloud).await;
+}
+
+#[tokio::test]
+async fn the_state_folder_of_another_device_is_said_when_its_secret_is_refused() {
+    let cloud = Cloud::start().await;
+    let first = enrolled(&cloud).await;
+    let mut second = Device::start(&cloud, "dev2").await;
+    add_up(&second, "before", 1).await;
+    second.carried_both_ways(&cloud).await;
+    second.stop_agent().await;
+    second.set("state_dir", first.folder().join("state").to_str().unwrap());
+    second.start_agent();
+    eventually_true("the log to name whose it is", async || {
+        second.log().contains("holds the identity of dev1")
+    })
+    .await;
+    assert!(second.agent().exit().is_none());
+}
+
+#[tokio::test]
+async fn a_state_folder_that_vanishes_under_a_running_agent_does_not_stop_it() {
+    let cloud = Cloud::start().await;
+    let mut device = Device::start(&cloud, "dev1").await;
+    add_up(&device, "before", 10).await;
+    device.carried_both_ways(&cloud).await;
+    fs::remove_dir_all(device.folder().join("state")).unwrap();
+    cloud.redis.forget("spoke-auth:session:").await;
+    add_up(&device, "afterwards", 10).await;
+    device.carried_both_ways(&cloud).await;
+    eventually_true("the log to tell of it", async || {
+        device.log().contains("failed to keep what auth said")
+    })
+    .await;
+    assert!(device.agent().exit().is_none());
+}
