@@ -111,7 +111,7 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
             if accepted > 0 {
                 for loss in &append.account.losses {
                     traffic.received.handle_loss(loss);
-                    hub.say_loss(loss);
+                    hub.log_loss(loss);
                 }
             }
             Ok(Done { cursor, accepted, duplicates, id })

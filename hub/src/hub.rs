@@ -189,9 +189,9 @@ impl Hub {
     }
 
     /// Logs a loss that a request told of or met, unless another of its cause was lately.
-    pub fn say_loss(&self, loss: &Loss) {
+    pub fn log_loss(&self, loss: &Loss) {
         if self.told_losses.handle(loss.cause.word()) {
-            driver::say_loss(loss);
+            driver::log_loss(loss);
         }
     }
 
@@ -203,7 +203,7 @@ impl Hub {
             None => {}
         };
         let say_losses = |cause: Option<&&str>, count| {
-            warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
+            warn!(cause, count, "more entries were lost");
         };
         let say_faults = |error: Option<&String>, count| {
             warn!(error, count, "redis requests failed again");

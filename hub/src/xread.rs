@@ -301,7 +301,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
             OriginTask::RecordLosses(losses, _) => {
-                losses.iter().for_each(|loss| self.hub.say_loss(loss));
+                losses.iter().for_each(|loss| self.hub.log_loss(loss));
             }
             OriginTask::Read { .. } | OriginTask::DeadLetter(_) => {}
         }

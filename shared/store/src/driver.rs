@@ -1,23 +1,32 @@
 //! The driver of one established session, the same at both ends and over every transport.
 //!
-//! It waits for an event, hands it to the `Session`, and does what that asks for; it decides
-//! nothing. To send is one of the things it waits for, so that two ends which both have much to say
-//! never wait for each other to listen. There is no queue: a frame waits in the session until the
-//! socket takes it.
+//! It waits for an event ([`Driver::next_event`]), hands it to the [`Session`] ([`Driver::apply`]), and does the
+//! work that the session then asks for ([`Driver::start_work`]); it decides nothing. Sending is one of the things
+//! it waits for, so that two ends with much to send never wait for each other to receive. There is no queue: a
+//! frame waits in the session until the socket takes it.
 
-mod lane;
+mod append_queue;
+mod loss_log;
+mod outbox;
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
-    task::{Context, Poll, ready},
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream::FuturesUnordered};
-use tracing::warn;
+use futures_util::{
+    FutureExt, Sink, Stream, StreamExt,
+    future::{BoxFuture, FusedFuture},
+    stream::FuturesUnordered,
+};
 
-use self::lane::AppendLane;
+pub use self::loss_log::log_loss;
+use self::{
+    append_queue::AppendQueue,
+    loss_log::LossLog,
+    outbox::{Outbox, OutboxProgress},
+};
 use crate::{
     StoreError,
     copy::CopyStore,
@@ -25,11 +34,8 @@ use crate::{
     limits::GOODBYE_TIMEOUT,
     origin::{OriginStore, TaskResult},
 };
-use spoke_diagnostics::{
-    clock::unix_ms, error_chain::error_chain, limits::REPEATS_INTERVAL, log_limit::LogLimiter,
-};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
-    loss::Loss,
     message::{Frame, Goaway, GoawayReason},
     seq::Epoch,
     sync::{
@@ -127,249 +133,263 @@ impl SessionOutcome {
 
 /// Runs a session to its end.
 ///
-/// `leave` resolves when this side wants to stop: the batch in hand is finished and acknowledged,
-/// then its GOAWAY is sent. When this side's Redis fails, GOAWAY `unavailable` is sent. `report`
-/// is shown what is done and the session after each event.
+/// `leave` resolves when this side wants to stop: the batch in hand is finished and acknowledged, then its GOAWAY
+/// is sent. When this side's Redis fails, GOAWAY `unavailable` is sent. `report` gets each piece of work before
+/// it begins, and the session after each event. `last_received` returns when the peer's last byte came.
 ///
 /// An idle session is little more than this future: what is rare or large is boxed while it is there.
 pub async fn drive(
-    mut session: Box<Session>,
+    session: Box<Session>,
     stores: SessionStores<'_>,
-    mut frames: impl Stream<Item = Result<Frame, TransportError>> + Unpin,
+    frames: impl Stream<Item = Result<Frame, TransportError>> + Unpin,
     outbox: impl Sink<Frame, Error = TransportError> + Unpin,
     last_received: impl Fn() -> Instant,
     leave: impl Future<Output = Goaway>,
-    mut report: impl FnMut(SessionEvent<'_>),
+    report: impl FnMut(SessionEvent<'_>),
 ) -> SessionOutcome {
-    let mut outbox = Outbox { sink: outbox, is_flushed: true, is_broken: false };
-    let mut leave = pin!(leave.fuse());
-    // The session asks for one thing of each kind at the origin at a time.
-    let mut tasks = FuturesUnordered::new();
-    let mut appends = AppendLane::default();
-    let mut losses = LossLog::default();
-    // Spread as those are who are sent away: all clients of a hub have one in stream.
-    let again_at = || Instant::now() + (stores.return_wait)();
+    let leave = pin!(leave.fuse());
+    let mut driver = Driver {
+        session,
+        stores,
+        frames,
+        outbox: Outbox::new(outbox),
+        last_received,
+        leave,
+        report,
+        tasks: FuturesUnordered::new(),
+        appends: AppendQueue::default(),
+        losses: LossLog::default(),
+    };
     let failure = loop {
-        while let Some(next) = session.poll_work(Instant::now()) {
-            losses.handle_work(&next, Instant::now());
-            report(SessionEvent::Work(&next));
-            match next {
-                SessionWork::Origin(task) => tasks.push(perform(&stores, task).boxed()),
-                SessionWork::Probe => tasks.push(probe(&stores).boxed()),
-                SessionWork::Append(append) => appends.push(take(stores.copy, append)),
-            }
-        }
-        report(SessionEvent::Session(&session));
-        if session.end().is_some() {
+        driver.start_work();
+        if driver.session.end().is_some() {
             break None;
         }
-        let timeout = tokio::time::sleep_until(session.poll_timeout().into());
-        let has_frame = session.has_frame();
-        // Cancel safe: what is in hand lives in `tasks`, `appends` and `outbox`, not in the arms.
-        tokio::select! {
-            progress = poll_fn(|cx| outbox.poll(has_frame, cx)), if has_frame || !outbox.is_flushed => {
-                let written = match progress {
-                    Ok(OutboxProgress::HasRoom) => outbox.put(session.poll_frame(Instant::now())),
-                    Ok(OutboxProgress::IsFlushed) => Ok(()),
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = written {
-                    outbox.is_broken = true;
-                    break Some(SessionError::Transport(error));
-                }
-            }
-            frame = frames.next() => match frame {
-                Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
-                Some(Err(TransportError::Malformed(error))) => {
-                    let message = error_chain(error.as_ref());
-                    session.handle_leave(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
-                }
-                Some(Err(error)) => break Some(SessionError::Transport(error)),
-                None => break Some(SessionError::Closed),
-            },
-            Some(finished) = tasks.next(), if !tasks.is_empty() => match finished {
-                FinishedWork::Task(task, Ok(_)) if session.sender().is_retried(&task) => {
-                    report(SessionEvent::Usable(StreamSide::Out));
-                    session.handle_readable();
-                }
-                FinishedWork::Task(_, Ok(TaskResult::Read(read))) => {
-                    session.handle_read(read, Instant::now());
-                    stores.news.handle_known(session.sender().reached());
-                }
-                FinishedWork::Task(_, Ok(TaskResult::Rewound)) => session.handle_rewound(),
-                FinishedWork::Task(_, Ok(TaskResult::DeadLettered)) => session.handle_buried(),
-                FinishedWork::Task(_, Ok(TaskResult::LossesRecorded)) => session.handle_written(),
-                FinishedWork::Task(_, Ok(TaskResult::AckRecorded)) => session.handle_recorded(),
-                FinishedWork::Probe(Ok(())) => {
-                    report(SessionEvent::Usable(StreamSide::In));
-                    session.handle_probed(Ok(()));
-                }
-                FinishedWork::Task(task, Err(error)) if error.is_of_stream() => {
-                    report(SessionEvent::Unusable(StreamSide::Out, &error));
-                    session.handle_unreadable(task, again_at());
-                }
-                FinishedWork::Probe(Err(error)) if error.is_of_stream() => {
-                    session.handle_probed(Err(again_at()));
-                }
-                FinishedWork::Task(_, Err(error)) | FinishedWork::Probe(Err(error)) => {
-                    session.handle_failed(unavailable((stores.return_wait)()));
-                    break Some(SessionError::Store(error));
-                }
-            },
-            appended = appends.next(), if !appends.is_empty() => match appended {
-                Ok(appended) => session.handle_appended(&appended),
-                Err(error) if error.is_of_stream() => {
-                    report(SessionEvent::Unusable(StreamSide::In, &error));
-                    session.handle_unwritable(again_at());
-                }
-                Err(error) => {
-                    session.handle_failed(unavailable((stores.return_wait)()));
-                    break Some(SessionError::Store(error));
-                }
-            },
-            () = stores.news.news() => session.handle_news(),
-            goaway = &mut leave => session.handle_leave(goaway),
-            () = timeout => {
-                session.handle_heard(last_received());
-                session.handle_timeout(Instant::now());
-            }
+        let event = driver.next_event().await;
+        if let Err(failure) = driver.apply(event) {
+            break Some(failure);
         }
     };
-    losses.sum_up();
-    let last_words = async {
-        // A sink that has failed once is not to be used again.
-        while !outbox.is_broken
-            && session.has_frame()
-            && let Some(frame) = session.poll_frame(Instant::now())
-        {
-            outbox.sink.feed(frame).await?;
-        }
-        if outbox.is_broken { Ok(()) } else { outbox.sink.close().await }
-    };
-    // Whoever does not take them within this time does not want them.
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
-    if !matches!(failure, Some(SessionError::Store(_)))
-        && let Some(task) = session.poll_last_record()
-    {
-        let record = stores.origin.perform(stores.epoch, &task, unix_ms());
-        // Where it does not succeed, the next handshake looks at more.
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
-    }
-    let end = match failure {
-        Some(failure) => Err(failure),
-        None => Ok(session.end().cloned().unwrap_or(SessionEnd::Stalled)),
-    };
-    SessionOutcome { end, session }
+    driver.finish(failure).await
 }
 
-struct Outbox<S> {
-    sink: S,
-    is_flushed: bool,
-    is_broken: bool,
+/// One session with everything that it waits for.
+struct Driver<'a, F, O, T, L, R> {
+    session: Box<Session>,
+    stores: SessionStores<'a>,
+    frames: F,
+    outbox: Outbox<O>,
+    last_received: T,
+    leave: Pin<&'a mut L>,
+    report: R,
+    /// At the origin; the session asks for one task of each kind at a time.
+    tasks: FuturesUnordered<BoxFuture<'a, FinishedWork>>,
+    appends: AppendQueue<BoxFuture<'a, Result<AppendResult, StoreError>>>,
+    losses: LossLog,
 }
 
-enum OutboxProgress {
-    HasRoom,
-    IsFlushed,
+/// What a driver waits for.
+enum DriverEvent {
+    Outbox(Result<OutboxProgress, TransportError>),
+    Frame(Option<Result<Frame, TransportError>>),
+    Finished(FinishedWork),
+    Appended(Result<AppendResult, StoreError>),
+    News,
+    Leave(Goaway),
+    Timeout,
 }
 
-impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
-    /// Room comes first: what is ready leaves together.
-    fn poll(
-        &mut self,
-        has_frame: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<OutboxProgress, TransportError>> {
-        if has_frame && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx) {
-            return Poll::Ready(room.map(|()| OutboxProgress::HasRoom));
-        }
-        if self.is_flushed {
-            return Poll::Pending;
-        }
-        ready!(self.sink.poll_flush_unpin(cx))?;
-        self.is_flushed = true;
-        Poll::Ready(Ok(OutboxProgress::IsFlushed))
-    }
-
-    fn put(&mut self, frame: Option<Frame>) -> Result<(), TransportError> {
-        let Some(frame) = frame else { return Ok(()) };
-        self.is_flushed = false;
-        self.sink.start_send_unpin(frame)
-    }
-}
-
-async fn take(copy: &CopyStore, append: Append) -> Result<AppendResult, StoreError> {
-    copy.append(&append, unix_ms()).await
-}
-
-/// What was done at a store, beside appends.
+/// What was done at a store, other than an append.
 enum FinishedWork {
     Task(OriginTask, Result<TaskResult, StoreError>),
     Probe(Result<(), StoreError>),
 }
 
-async fn perform(stores: &SessionStores<'_>, task: OriginTask) -> FinishedWork {
-    let done = stores.origin.perform(stores.epoch, &task, unix_ms()).await;
-    FinishedWork::Task(task, done)
+impl<'a, F, O, T, L, R> Driver<'a, F, O, T, L, R>
+where
+    F: Stream<Item = Result<Frame, TransportError>> + Unpin,
+    O: Sink<Frame, Error = TransportError> + Unpin,
+    T: Fn() -> Instant,
+    L: FusedFuture<Output = Goaway>,
+    R: FnMut(SessionEvent<'_>),
+{
+    /// Begins all work that the session asks for.
+    fn start_work(&mut self) {
+        while let Some(work) = self.session.poll_work(Instant::now()) {
+            self.losses.handle_work(&work, Instant::now());
+            (self.report)(SessionEvent::Work(&work));
+            let stores = self.stores;
+            match work {
+                SessionWork::Origin(task) => self.tasks.push(perform(stores, task).boxed()),
+                SessionWork::Probe => self.tasks.push(probe(stores).boxed()),
+                SessionWork::Append(append) => self.appends.push(add(stores.copy, append).boxed()),
+            }
+        }
+        (self.report)(SessionEvent::Session(&self.session));
+    }
+
+    /// Waits for the next event. Cancel safe: what is in hand lives in `tasks`, `appends` and `outbox`.
+    async fn next_event(&mut self) -> DriverEvent {
+        let timeout = tokio::time::sleep_until(self.session.poll_timeout().into());
+        let has_frame = self.session.has_frame();
+        let is_sending = self.outbox.is_busy(has_frame);
+        let outbox = &mut self.outbox;
+        tokio::select! {
+            progress = poll_fn(|cx| outbox.poll(has_frame, cx)), if is_sending => {
+                DriverEvent::Outbox(progress)
+            }
+            frame = self.frames.next() => DriverEvent::Frame(frame),
+            Some(finished) = self.tasks.next(), if !self.tasks.is_empty() => {
+                DriverEvent::Finished(finished)
+            }
+            appended = self.appends.next(), if !self.appends.is_empty() => {
+                DriverEvent::Appended(appended)
+            }
+            () = self.stores.news.news() => DriverEvent::News,
+            goaway = &mut self.leave => DriverEvent::Leave(goaway),
+            () = timeout => DriverEvent::Timeout,
+        }
+    }
+
+    /// Hands an event to the session.
+    ///
+    /// # Errors
+    /// [`SessionError`] where the session cannot go on.
+    fn apply(&mut self, event: DriverEvent) -> Result<(), SessionError> {
+        match event {
+            DriverEvent::Outbox(progress) => {
+                let written = self.outbox.handle_progress(progress, &mut self.session);
+                return written.map_err(SessionError::Transport);
+            }
+            DriverEvent::Frame(Some(Ok(frame))) => {
+                self.session.handle_frame(frame, Instant::now());
+            }
+            DriverEvent::Frame(Some(Err(TransportError::Malformed(error)))) => {
+                let message = error_chain(error.as_ref());
+                let reason = GoawayReason::Protocol;
+                self.session.handle_leave(Goaway { reason, message, wait_ms: 0 });
+            }
+            DriverEvent::Frame(Some(Err(error))) => return Err(SessionError::Transport(error)),
+            DriverEvent::Frame(None) => return Err(SessionError::Closed),
+            DriverEvent::Finished(FinishedWork::Task(task, result)) => {
+                return self.apply_task(task, result);
+            }
+            DriverEvent::Finished(FinishedWork::Probe(result)) => return self.apply_probe(result),
+            DriverEvent::Appended(result) => return self.apply_append(result),
+            DriverEvent::News => self.session.handle_news(),
+            DriverEvent::Leave(goaway) => self.session.handle_leave(goaway),
+            DriverEvent::Timeout => {
+                self.session.handle_heard((self.last_received)());
+                self.session.handle_timeout(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_task(
+        &mut self,
+        task: OriginTask,
+        result: Result<TaskResult, StoreError>,
+    ) -> Result<(), SessionError> {
+        match result {
+            Ok(_) if self.session.sender().is_retried(&task) => {
+                (self.report)(SessionEvent::Usable(StreamSide::Out));
+                self.session.handle_readable();
+            }
+            Ok(TaskResult::Read(read)) => {
+                self.session.handle_read(read, Instant::now());
+                self.stores.news.handle_known(self.session.sender().reached());
+            }
+            Ok(TaskResult::Rewound) => self.session.handle_rewound(),
+            Ok(TaskResult::DeadLettered) => self.session.handle_buried(),
+            Ok(TaskResult::LossesRecorded) => self.session.handle_written(),
+            Ok(TaskResult::AckRecorded) => self.session.handle_recorded(),
+            Err(error) if error.is_of_stream() => {
+                (self.report)(SessionEvent::Unusable(StreamSide::Out, &error));
+                self.session.handle_unreadable(task, self.retry_at());
+            }
+            Err(error) => return Err(self.fail(error)),
+        }
+        Ok(())
+    }
+
+    fn apply_probe(&mut self, result: Result<(), StoreError>) -> Result<(), SessionError> {
+        match result {
+            Ok(()) => {
+                (self.report)(SessionEvent::Usable(StreamSide::In));
+                self.session.handle_probed(Ok(()));
+            }
+            Err(error) if error.is_of_stream() => self.session.handle_probed(Err(self.retry_at())),
+            Err(error) => return Err(self.fail(error)),
+        }
+        Ok(())
+    }
+
+    fn apply_append(
+        &mut self,
+        result: Result<AppendResult, StoreError>,
+    ) -> Result<(), SessionError> {
+        match result {
+            Ok(appended) => self.session.handle_appended(&appended),
+            Err(error) if error.is_of_stream() => {
+                (self.report)(SessionEvent::Unusable(StreamSide::In, &error));
+                self.session.handle_unwritable(self.retry_at());
+            }
+            Err(error) => return Err(self.fail(error)),
+        }
+        Ok(())
+    }
+
+    /// Returns when a stream that cannot be used is tried again: spread, since all clients of a hub share its in
+    /// stream.
+    fn retry_at(&self) -> Instant {
+        Instant::now() + (self.stores.return_wait)()
+    }
+
+    fn fail(&mut self, error: StoreError) -> SessionError {
+        self.session.handle_failed(unavailable((self.stores.return_wait)()));
+        SessionError::Store(error)
+    }
+
+    /// Sends the last frames, closes the connection and writes down what was acknowledged.
+    async fn finish(mut self, failure: Option<SessionError>) -> SessionOutcome {
+        self.losses.log_counts();
+        // A peer that does not take them within this time is gone.
+        let closing = self.outbox.close(&mut self.session);
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, closing).await;
+        if !matches!(failure, Some(SessionError::Store(_)))
+            && let Some(task) = self.session.poll_last_record()
+        {
+            let record = self.stores.origin.perform(self.stores.epoch, &task, unix_ms());
+            // Where it fails, the next handshake looks at more.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
+        }
+        let end = match failure {
+            Some(failure) => Err(failure),
+            None => Ok(self.session.end().cloned().unwrap_or(SessionEnd::Stalled)),
+        };
+        SessionOutcome { end, session: self.session }
+    }
 }
 
-async fn probe(stores: &SessionStores<'_>) -> FinishedWork {
+async fn add(copy: &CopyStore, append: Append) -> Result<AppendResult, StoreError> {
+    copy.append(&append, unix_ms()).await
+}
+
+async fn perform(stores: SessionStores<'_>, task: OriginTask) -> FinishedWork {
+    let result = stores.origin.perform(stores.epoch, &task, unix_ms()).await;
+    FinishedWork::Task(task, result)
+}
+
+async fn probe(stores: SessionStores<'_>) -> FinishedWork {
     FinishedWork::Probe(stores.copy.probe().await)
 }
 
-/// What is said of the losses of one session, never in silence: the first range of each cause, then how
-/// many more there are, since a stream that is trimmed faster than it is carried has one in each batch.
-#[derive(Default)]
-struct LossLog(Option<Box<LoggedLosses>>);
-
-struct LoggedLosses {
-    causes: LogLimiter<&'static str>,
-    summed_up_at: Instant,
-}
-
-impl LossLog {
-    fn handle_work(&mut self, work: &SessionWork, now: Instant) {
-        let losses = match work {
-            SessionWork::Origin(OriginTask::RecordLosses(losses, _)) => losses,
-            SessionWork::Append(append) => &append.account.losses,
-            SessionWork::Origin(_) | SessionWork::Probe => return,
-        };
-        if losses.is_empty() {
-            return;
-        }
-        let begun = || Box::new(LoggedLosses { causes: LogLimiter::default(), summed_up_at: now });
-        let said = self.0.get_or_insert_with(begun);
-        for loss in losses {
-            if said.causes.handle(loss.cause.word()) {
-                say_loss(loss);
-            }
-        }
-        if now >= said.summed_up_at + REPEATS_INTERVAL {
-            said.summed_up_at = now;
-            self.sum_up();
-        }
-    }
-
-    fn sum_up(&mut self) {
-        for (cause, count) in self.0.iter_mut().flat_map(|said| said.causes.poll_counts()) {
-            warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
-        }
-    }
-}
-
-/// Logs one loss.
-pub fn say_loss(loss: &Loss) {
-    let Loss { epoch, from, to, count, cause } = loss;
-    let cause = cause.word();
-    let count = count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
-    warn!(%epoch, %from, %to, count, cause, "entries were lost; the range is in the loss ledger");
-}
-
-/// What the other side is told when this side's Redis is in trouble.
+/// Returns the GOAWAY for a peer while the Redis of this side is in trouble.
 pub fn unavailable(return_wait: Duration) -> Goaway {
     Goaway {
         reason: GoawayReason::Unavailable,
-        message: "the redis on this side does not take anything now".to_owned(),
+        message: "redis is unavailable on this side".to_owned(),
         wait_ms: return_wait.as_millis() as u64,
     }
 }
