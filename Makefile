@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint picture docs deny units
+.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint picture docs book deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,7 +92,7 @@ deb-check: ## quick packages by lintian, then installed, used, upgraded, removed
 	@cargo build --workspace --bins
 	@scripts/check-debs
 
-check: setup fmt-check lint test chaos-ci siege-ci docs deny units ## what CI runs: formatting, clippy, tests, chaos, siege, docs, dependency policy, units
+check: setup fmt-check lint test chaos-ci siege-ci docs book deny units ## what CI runs: formatting, clippy, tests, chaos, siege, docs, book, dependency policy, units
 	@echo "check: all good"
 	@scripts/advisories
 
@@ -119,6 +119,9 @@ picture: ## docs/page.png, the README's picture of the status page, made anew by
 
 docs: ## the API's documentation, into target/doc
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+book: ## the documents as a searchable book, into target/book
+	@scripts/book
 
 deny: ## licences, bans, sources and advisories of all dependencies (deny.toml)
 	@scripts/cargo-deny
