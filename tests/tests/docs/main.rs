@@ -3,6 +3,7 @@
 mod advisories;
 mod harness;
 mod journald;
+mod logs;
 mod pages;
 mod structure;
 mod troubleshooting;

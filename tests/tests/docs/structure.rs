@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
+mod crates;
 mod source;
 
 use std::{
