@@ -4,6 +4,7 @@
 //! connection ends. A connection that lost bytes is therefore cut before it may carry any again.
 
 mod deaf;
+mod pump;
 
 use std::{
     net::SocketAddr,
@@ -17,16 +18,13 @@ use std::{
 use rand::{Rng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::deaf::Deaf;
+use self::pump::pump;
 
 /// Bytes carried at a time: small enough that a cut falls inside of frames.
 const CHUNK: usize = 4096;
@@ -338,64 +336,6 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
     drop(client);
     cut.cancelled().await;
     drop(server);
-}
-
-/// The connection is to be cut.
-struct Cut;
-
-async fn pump(
-    network: &Network,
-    direction: Direction,
-    (budget, all): (Option<u64>, &AtomicU64),
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-) -> Result<(), Cut> {
-    let mut weather = network.weather.subscribe();
-    let mut left = budget.unwrap_or(u64::MAX);
-    let mut has_lost = false;
-    let is_deaf = direction == Direction::Up && network.now().carry == Carry::Deaf;
-    let mut deaf = is_deaf.then(Deaf::default);
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let mut length = from.read(&mut chunk).await.map_err(|_| Cut)?;
-        let now = *weather.wait_for(|now| now.carry != Carry::Nothing).await.map_err(|_| Cut)?;
-        if now.carry == Carry::UpOnly && direction == Direction::Down {
-            has_lost = true;
-            if length == 0 {
-                return Err(Cut);
-            }
-            continue;
-        }
-        if has_lost {
-            return Err(Cut);
-        }
-        if let Some(deaf) = deaf.as_mut().filter(|_| length > 0) {
-            length = deaf.pass(&chunk[..length]);
-            if length == 0 {
-                continue;
-            }
-        }
-        if length == 0 {
-            to.shutdown().await.map_err(|_| Cut)?;
-            return Ok(());
-        }
-        if !now.delay.is_zero() {
-            tokio::time::sleep(now.delay).await;
-        }
-        let both = all.load(Ordering::Relaxed);
-        let part = length.min(usize::try_from(left.min(both)).unwrap_or(usize::MAX));
-        all.store(both - part as u64, Ordering::Relaxed);
-        to.write_all(&chunk[..part]).await.map_err(|_| Cut)?;
-        network.bytes[direction as usize].fetch_add(part as u64, Ordering::Relaxed);
-        left -= part as u64;
-        if part < length && left > 0 {
-            return Err(Cut);
-        }
-        if left == 0 {
-            network.cut_by_plan.fetch_add(1, Ordering::Relaxed);
-            return Err(Cut);
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
