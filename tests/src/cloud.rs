@@ -15,9 +15,9 @@ use totp_rs::{Algorithm, Secret, TOTP};
 
 use crate::{
     api::Api,
+    checker::{Carried, from_device},
     clock::Clock,
     entries::Stored,
-    oracle::{Carried, from_device},
     proxy::Proxy,
     redis::RedisServer,
     service::{Kind, Service},

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use crate::{
     api::Api,
     binaries,
+    checker::{Carried, from_hub},
     cloud::{Cloud, OTP_SECRET, out, url},
     entries::stored,
-    oracle::{Carried, from_hub},
     process::{Finished, Process, Start, run, write_secret},
     redis::RedisServer,
     wait::{PATIENCE, eventually, eventually_true},

@@ -4,7 +4,7 @@
 //! ends with the test. Nothing is mocked. Rejected: running the services inside the test's process,
 //! which could neither be killed nor have settings from an environment of its own.
 
-pub mod aged;
+pub mod old_redis;
 pub mod api;
 pub mod balancer;
 pub mod binaries;
@@ -13,25 +13,25 @@ pub mod certificates;
 pub mod chaos;
 pub mod clock;
 pub mod cloud;
-pub mod deaf;
+pub mod muted_redis;
 pub mod device;
 pub mod disk;
 pub mod entries;
 pub mod forward_proxy;
 pub mod hostile;
-pub mod oracle;
-pub mod pace;
-pub mod pair;
+pub mod checker;
+pub mod script_time;
+pub mod redis_pair;
 pub mod process;
 pub mod proxy;
 pub mod redis;
-mod relay;
+mod redis_relay;
 pub mod seed;
 pub mod service;
-pub mod siege;
-pub mod socket;
-pub mod stand;
+pub mod load_probe;
+pub mod websocket;
+pub mod single_service;
 pub mod systemd;
-pub mod trouble;
-pub mod usage;
+pub mod redis_fault;
+pub mod process_usage;
 pub mod wait;

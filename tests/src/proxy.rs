@@ -3,7 +3,7 @@
 //! What it does to bytes in flight is what a real link does to them: they arrive in order or the
 //! connection ends. A connection that lost bytes is therefore cut before it may carry any again.
 
-mod deaf;
+mod handshake_only;
 mod pump;
 
 use std::{

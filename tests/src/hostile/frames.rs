@@ -7,7 +7,7 @@ use spoke_protocol::{
     seq::Seq,
 };
 
-use crate::socket::hello;
+use crate::websocket::hello;
 
 /// Level of compression: a batch of empty fields has some hundred bytes then, and takes a millisecond.
 const ZSTD_LEVEL: i32 = 3;

@@ -7,7 +7,7 @@ use tokio::{
     net::tcp::{ReadHalf, WriteHalf},
 };
 
-use super::{CHUNK, Carry, Direction, Network, deaf::Deaf};
+use super::{CHUNK, Carry, Direction, Network, handshake_only::Deaf};
 
 /// The connection is to be cut.
 pub(super) struct Cut;

@@ -14,7 +14,7 @@ use spoke_tests::{
     cloud::{now_ms, one_time_code, provision},
     redis::RedisServer,
     service::Kind,
-    stand::Stand,
+    single_service::Stand,
 };
 
 const SECRET: &str = "a-secret-of-32-bytes-as-devices-";

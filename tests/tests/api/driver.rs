@@ -41,9 +41,9 @@ use spoke_store::{
     quota::ClientQuota,
 };
 use spoke_tests::{
+    checker,
     device::STATE,
     entries::{Stored, numbered},
-    oracle,
     redis::RedisServer,
     wait::{eventually_is, eventually_true},
 };
@@ -200,10 +200,10 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     };
     let (near, far) = run_until(&device, &hub, carried).await;
 
-    let found = oracle::from_device(&ends.cloud.entries("spoke-hub:in:x").await, "dev1");
-    oracle::assert_same("up", &oracle::expected(&up, Some(1)), &found);
-    let found = oracle::from_hub(&ends.device.entries("spoke-agent:in:x").await);
-    oracle::assert_same("down", &oracle::expected(&down, None), &found);
+    let found = checker::from_device(&ends.cloud.entries("spoke-hub:in:x").await, "dev1");
+    checker::assert_same("up", &checker::expected(&up, Some(1)), &found);
+    let found = checker::from_hub(&ends.device.entries("spoke-agent:in:x").await);
+    checker::assert_same("down", &checker::expected(&down, None), &found);
     let told = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
     assert_eq!(near.end.unwrap(), SessionEnd::Told(told.clone()));
     assert_eq!(far.end.unwrap(), SessionEnd::Ours(told));

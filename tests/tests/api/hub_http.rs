@@ -12,7 +12,7 @@ use spoke_tests::{
     entries::{Stored, numbered},
     redis::RedisServer,
     service::Kind,
-    stand::Stand,
+    single_service::Stand,
     wait::eventually_true,
 };
 

@@ -17,8 +17,8 @@ use spoke_protocol::{
 use spoke_tests::{
     entries::{Fields, numbered},
     service::Kind,
-    socket::{Socket, hello, open, session},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{Socket, hello, open, session},
 };
 
 const IN: &str = "spoke-hub:in:x";

@@ -16,10 +16,10 @@ use serde_json::json;
 use spoke_protocol::limits::IDLE_TIMEOUT;
 use spoke_tests::{
     api::Api,
+    checker::{assert_same, expected},
     cloud::{Cloud, Settings, out},
     device::{Device, OUT},
     entries::numbered,
-    oracle::{assert_same, expected},
     redis::free_port,
     service::{self, Service},
     wait::{eventually, eventually_true},

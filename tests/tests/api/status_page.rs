@@ -6,7 +6,7 @@ mod guard;
 mod send;
 
 use serde_json::json;
-use spoke_tests::{api::Api, service::Kind, stand::Stand};
+use spoke_tests::{api::Api, service::Kind, single_service::Stand};
 
 async fn hub(settings: &[(&str, &str)]) -> Stand {
     Stand::start(Kind::Hub, settings).await

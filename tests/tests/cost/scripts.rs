@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use redis::{Cmd, RedisResult, Value, cmd};
-use spoke_tests::{pace, redis::RedisServer};
+use spoke_tests::{redis::RedisServer, script_time};
 
 /// What the scripts are made of beside their own text.
 const SEQ_LUA: &str = concat!(
@@ -320,8 +320,8 @@ async fn nothing_is_given_out_buried_or_trimmed_of_a_stream_that_took_the_place_
 #[tokio::test]
 async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_already() {
     let redis = RedisServer::start().await;
-    for batch in pace::FULL {
-        let mut args = append("up", pace::packed(batch));
+    for batch in script_time::FULL {
+        let mut args = append("up", script_time::packed(batch));
         args[3] = b"8-0".to_vec();
         args[16] = batch.0.to_string().into_bytes();
         // Of nobody's session, and behind whatever is there: then what came before is a duplicate.
@@ -330,7 +330,7 @@ async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_a
         for is_new in [true, false] {
             let accepted = format!("int({})", if is_new { batch.0 } else { 0 });
             let took = async || {
-                pace::shortest(&redis, async || {
+                script_time::shortest(&redis, async || {
                     if is_new {
                         seed(&redis, None).await;
                     }
@@ -344,7 +344,7 @@ async fn no_batch_holds_redis_longer_than_some_milliseconds_be_it_new_or_there_a
             let mut tries = Vec::new();
             while tries.iter().all(|(took, most)| took > most) {
                 assert!(tries.len() < 8, "{batch:?}, new: {is_new}: took and may take {tries:?}");
-                tries.push((took().await, pace::most(&redis, batch).await));
+                tries.push((took().await, script_time::most(&redis, batch).await));
             }
         }
     }

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::{
     balancer::Balancer,
+    checker::{assert_same, expected, from_device, from_hub},
     entries::{Stored, awkward, numbered},
-    oracle::{assert_same, expected, from_device, from_hub},
     proxy::{Direction, Proxy},
     redis::RedisServer,
     wait::{PATIENCE, eventually, eventually_is},

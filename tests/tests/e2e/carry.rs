@@ -6,10 +6,10 @@ mod network;
 mod streams;
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{Cloud, out},
     device::{Device, OUT},
     entries::Stored,
-    oracle::{assert_same, expected},
 };
 
 /// Waits for everything, and holds both copies against what was added; both origins hear of it.

@@ -2,10 +2,10 @@
 //! on.
 
 use spoke_tests::{
+    checker::{Carried, expected},
     cloud::{Cloud, out},
     device::{DEAD, Device, OUT},
     entries::{Fields, Stored, every_byte, fields, numbered},
-    oracle::{Carried, expected},
     wait::eventually_is,
 };
 

@@ -20,8 +20,8 @@ use spoke_protocol::{
 use spoke_tests::{
     api::{Answer, Api},
     service::{Kind, Service},
-    socket::{Socket, hello, open, session},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{Socket, hello, open, session},
 };
 
 const CLIENT: &str = "spoke-hub:client:dev1:h";

@@ -15,7 +15,7 @@ use spoke_tests::{
     cloud::admit,
     process::{Finished, Process, Start, run},
     service::Kind,
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually},
 };
 

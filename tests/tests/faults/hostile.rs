@@ -23,10 +23,10 @@ use spoke_protocol::wire::json::CursorBody;
 use spoke_tests::{
     cloud::{admit, now_ms, one_time_code, provision},
     hostile::raw::{self, request, websocket_frame},
+    load_probe::Recorder,
     service::Kind,
-    siege::Recorder,
-    socket::{JSON_SUBPROTOCOL, open},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{JSON_SUBPROTOCOL, open},
 };
 use tokio::net::TcpStream;
 

@@ -12,10 +12,10 @@ mod unusable;
 mod wiped;
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{Cloud, out},
     device::{Device, OUT},
     entries::{Fields, Stored, fields},
-    oracle::{assert_same, expected},
 };
 
 const TRANSPORTS: [&str; 2] = ["ws", "http"];

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use spoke_protocol::entry::Direction;
-use spoke_tests::{binaries, usage};
+use spoke_tests::{binaries, process_usage};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -67,21 +67,21 @@ impl Taken {
         self.connect_ms.push(link.connect().await.as_secs_f64() * 1000.0);
         sleep(SETTLING).await;
         let pid = link.device.agent().pid();
-        let (before, begun) = (usage::cpu(pid), Instant::now());
+        let (before, begun) = (process_usage::cpu(pid), Instant::now());
         sleep(Duration::from_secs(options.size(10, 2) as u64)).await;
-        let used = usage::cpu(pid) - before;
+        let used = process_usage::cpu(pid) - before;
         self.idle_percent.push(100.0 * used.as_secs_f64() / begun.elapsed().as_secs_f64());
-        self.idle_mb.push(mb(usage::resident_bytes(pid)));
-        self.private_mb.push(mb(usage::private_bytes(pid)));
+        self.idle_mb.push(mb(process_usage::resident_bytes(pid)));
+        self.private_mb.push(mb(process_usage::private_bytes(pid)));
         link.disconnect().await;
 
         let count = options.size(500_000, 20_000);
         link.fill(Direction::Up, Kind::Noise, count).await;
         link.drain(Direction::Up, count).await;
         let pid = link.device.agent().pid();
-        self.peak_mb.push(mb(usage::resident_bytes_max(pid)));
+        self.peak_mb.push(mb(process_usage::resident_bytes_max(pid)));
         sleep(SETTLING).await;
-        self.after_mb.push(mb(usage::resident_bytes(pid)));
+        self.after_mb.push(mb(process_usage::resident_bytes(pid)));
     }
 }
 

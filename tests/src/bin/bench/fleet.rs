@@ -16,7 +16,7 @@ mod stand;
 mod storm;
 mod wake;
 
-use spoke_tests::usage;
+use spoke_tests::process_usage;
 
 use crate::{
     Options,

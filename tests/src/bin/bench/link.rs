@@ -7,8 +7,8 @@ use spoke_protocol::entry::Direction;
 use spoke_tests::{
     cloud::{Cloud, IN, Settings, out, url},
     device::{self, Device},
+    process_usage,
     redis::RedisServer,
-    usage,
     wait::PATIENCE,
 };
 use tokio::task::block_in_place;
@@ -116,16 +116,16 @@ impl Link {
             ("hub's Redis", self.cloud.redis.pid()),
             ("device's Redis", self.device.redis.pid()),
         ];
-        let before = servers.map(|(_, pid)| usage::cpu(pid));
+        let before = servers.map(|(_, pid)| process_usage::cpu(pid));
         let begun = Instant::now();
         self.device.start_agent();
         self.arrived(way, length).await;
         let took = begun.elapsed();
         let [hub, up, down] = std::array::from_fn(|i| {
             let (name, pid) = servers[i];
-            (name, usage::cpu(pid) - before[i])
+            (name, process_usage::cpu(pid) - before[i])
         });
-        let agent = ("agent", usage::cpu(self.device.agent().pid()));
+        let agent = ("agent", process_usage::cpu(self.device.agent().pid()));
         Drained { took, cpu: [hub, agent, up, down] }
     }
 

@@ -12,14 +12,14 @@ use std::{
 use redis::{RedisResult, Value, cmd};
 use spoke_tests::{
     chaos::{
-        book::{Added, Book},
-        claims::{Line, Side, lines},
+        checker::{Copied, Evidence, Verdict, judge},
+        history::{Added, Book},
+        ledger_claims::{Line, Side, lines},
         load::{digest, name_of},
-        verdict::{Copied, Evidence, Verdict, judge},
     },
+    checker::{Carried, from_device, from_hub},
     cloud, device,
     entries::{Fields, Stored, stored},
-    oracle::{Carried, from_device, from_hub},
 };
 
 use crate::{apps::Place, host::Host, world::World};

@@ -19,7 +19,7 @@ use redis::{
 use spoke_protocol::seq::Seq;
 use spoke_tests::{
     chaos::{
-        book::Book,
+        history::Book,
         load::{Offer, name_of},
     },
     entries::{Fields, stored},

@@ -20,8 +20,8 @@ use std::{
 use clap::Parser;
 use futures_util::{FutureExt, future::join_all};
 use spoke_tests::chaos::{
+    checker::Verdict,
     fault::{Fault, Fleet, Row, draw, select},
-    verdict::Verdict,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -15,11 +15,11 @@ use reqwest::Client;
 use spoke_tests::{
     certificates::Certificates,
     cloud::admit,
-    pace,
+    load_probe::resident_kib,
+    process_usage::{cpu, resident_bytes_max},
+    script_time,
     service::Kind,
-    siege::resident_kib,
-    stand::Stand,
-    usage::{cpu, resident_bytes_max},
+    single_service::Stand,
     wait::PATIENCE,
 };
 use tempfile::TempDir;
@@ -234,8 +234,8 @@ impl Arena {
     async fn command_max(&self) -> Duration {
         let redis = &self.stand.redis;
         let mut most = Duration::ZERO;
-        for batch in pace::FULL {
-            most = most.max(pace::most(redis, batch).await);
+        for batch in script_time::FULL {
+            most = most.max(script_time::most(redis, batch).await);
         }
         redis.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS]).await;
         most

@@ -19,7 +19,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     cloud::now_ms,
-    socket::{Heard, Offer, Socket, hello},
+    websocket::{Heard, Offer, Socket, hello},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

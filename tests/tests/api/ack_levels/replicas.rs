@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 use spoke_tests::{
     api::{Answer, Api},
+    checker::{assert_same, expected},
     cloud::{Cloud, IN, Settings, admit},
     device::{Device, OUT, STATE},
     entries::{Stored, numbered},
-    oracle::{assert_same, expected},
     proxy::Proxy,
     redis::RedisServer,
     service::{Kind, Service},

@@ -8,7 +8,7 @@ use spoke_tests::{
     api::{Answer, Api},
     cloud::{now_ms, one_time_code, proof, provision},
     service::{Kind, Service},
-    stand::Stand,
+    single_service::Stand,
 };
 
 use crate::auth_api::{

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     cloud::{now_ms, one_time_code, provision},
-    stand::Stand,
+    single_service::Stand,
 };
 
 use crate::auth_api::{

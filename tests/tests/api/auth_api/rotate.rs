@@ -4,7 +4,7 @@ use serde_json::json;
 use spoke_tests::{
     api::{Answer, Api},
     cloud::one_time_code,
-    stand::Stand,
+    single_service::Stand,
 };
 
 use crate::auth_api::{

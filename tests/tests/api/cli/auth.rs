@@ -7,8 +7,8 @@ use spoke_protocol::message::GoawayReason;
 use spoke_tests::{
     cloud::{Cloud, admit, now_ms, one_time_code},
     service::Kind,
-    socket::{hello, session},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{hello, session},
 };
 
 const KEY: &str = "spoke-auth:client:dev1:h";

@@ -7,7 +7,7 @@ use spoke_tests::{
     device::{Device, OUT},
     entries::{fields, numbered},
     process::{Finished, Process, Start, run},
-    usage::resident_bytes_max,
+    process_usage::resident_bytes_max,
     wait::{PATIENCE, eventually, eventually_is},
 };
 

@@ -8,7 +8,7 @@ use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     entries::numbered,
     service::Kind,
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually},
 };
 

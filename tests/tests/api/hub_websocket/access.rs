@@ -7,7 +7,7 @@ use spoke_protocol::{
     wire::frame::SUBPROTOCOL,
 };
 use spoke_store::session_tokens::{digest, session_key};
-use spoke_tests::socket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session};
+use spoke_tests::websocket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session};
 
 use crate::hub_websocket::{carried, connect, hub, push, token};
 

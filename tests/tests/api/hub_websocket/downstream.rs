@@ -9,8 +9,8 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     entries::{awkward, fields, numbered},
-    socket::{Socket, hello, session},
     wait::eventually_is,
+    websocket::{Socket, hello, session},
 };
 
 use crate::hub_websocket::{CLIENT, OUT, connect, hub, next_push, token};

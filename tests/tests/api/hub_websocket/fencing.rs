@@ -6,7 +6,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     service::{Kind, Service},
-    socket::{JSON_SUBPROTOCOL, hello, open, session},
+    websocket::{JSON_SUBPROTOCOL, hello, open, session},
 };
 
 use crate::hub_websocket::{carried, connect, hub, ms, numbers, push, token};
@@ -58,8 +58,9 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
         let token = token.clone();
         tokio::spawn(async move {
             // Some are superseded before they are welcomed, and may be cut off for being too many.
-            let offer = spoke_tests::socket::Offer::of(&token, "spoke.v1");
-            let Ok(mut socket) = spoke_tests::socket::Socket::connect(address, &offer).await else {
+            let offer = spoke_tests::websocket::Offer::of(&token, "spoke.v1");
+            let Ok(mut socket) = spoke_tests::websocket::Socket::connect(address, &offer).await
+            else {
                 return 0;
             };
             socket.send_frame(&Frame::Hello(Box::new(hello()))).await;
@@ -67,7 +68,7 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
             for n in 0..WINDOW {
                 socket.send_frame(&Frame::Push(push(n, n + 1))).await;
             }
-            while let spoke_tests::socket::Heard::Bytes(bytes) = socket.next().await {
+            while let spoke_tests::websocket::Heard::Bytes(bytes) = socket.next().await {
                 match Frame::decode(bytes, Features::COMPRESSION).unwrap() {
                     Frame::Ack(ack) if ack.seq == ms(WINDOW) => return WINDOW,
                     Frame::Ack(ack) => acked = ack.seq.ms,

@@ -8,7 +8,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     entries::numbered,
-    socket::{Heard, hello, session},
+    websocket::{Heard, hello, session},
 };
 use tokio_tungstenite::tungstenite::Message;
 

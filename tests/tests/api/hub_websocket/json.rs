@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use spoke_protocol::wire::json::{Fields, XreadBody};
 use spoke_tests::{
     entries::{awkward, numbered},
-    socket::{JSON_SUBPROTOCOL, Socket, open},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{JSON_SUBPROTOCOL, Socket, open},
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -183,10 +183,10 @@ async fn bytes_are_no_request() {
     socket.send(Message::binary(br#"{"type":"echo","id":1}"#.to_vec())).await;
     // Either is clear: an error answer, or the end with a reason.
     match socket.next().await {
-        spoke_tests::socket::Heard::Text(text) => {
+        spoke_tests::websocket::Heard::Text(text) => {
             error(&serde_json::from_str(&text).unwrap());
         }
-        spoke_tests::socket::Heard::Closed(how) => assert!(how.is_some(), "no word of why"),
+        spoke_tests::websocket::Heard::Closed(how) => assert!(how.is_some(), "no word of why"),
         other => panic!("{other:?}"),
     }
 }

@@ -8,7 +8,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     entries::{awkward, fields},
-    socket::{hello, session},
+    websocket::{hello, session},
 };
 use tokio_tungstenite::tungstenite::Message;
 

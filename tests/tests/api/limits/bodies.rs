@@ -1,7 +1,7 @@
 //! Bodies of HTTP at the edge.
 
 use serde_json::json;
-use spoke_tests::{service::Kind, stand::Stand};
+use spoke_tests::{service::Kind, single_service::Stand};
 
 const BODY_MAX: usize = 4 * 1024 * 1024;
 

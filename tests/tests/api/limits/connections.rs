@@ -3,9 +3,9 @@
 use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_tests::{
     service::Kind,
-    socket::{JSON_SUBPROTOCOL, Offer, Socket},
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually, eventually_is},
+    websocket::{JSON_SUBPROTOCOL, Offer, Socket},
 };
 use tokio::{io::AsyncReadExt, net::TcpStream};
 

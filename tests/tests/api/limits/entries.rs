@@ -1,10 +1,10 @@
 //! Entries at the edge: the last that is carried, and the first that is not.
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{Cloud, IN, out},
     device::{DEAD, Device, OUT},
     entries::{Fields, every_byte, fields},
-    oracle::{assert_same, expected},
     wait::eventually_is,
 };
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use spoke_tests::{service::Kind, stand::Stand};
+use spoke_tests::{service::Kind, single_service::Stand};
 
 #[tokio::test]
 async fn a_read_waits_thirty_seconds_at_most_however_long_it_asks_for() {

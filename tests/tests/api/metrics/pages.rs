@@ -8,9 +8,9 @@ use spoke_tests::{
     device::OUT,
     entries::numbered,
     service::Kind,
-    socket::{hello, session},
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually, eventually_true},
+    websocket::{hello, session},
 };
 
 use crate::metrics::{busy, page, promtool, samples, value};

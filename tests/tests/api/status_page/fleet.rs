@@ -6,7 +6,7 @@ use http::Method;
 use redis::pipe;
 use spoke_hub::limits::{SURVEY_INTERVAL, VIEWERS_MAX};
 use spoke_tests::{
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually, eventually_is, throughout},
 };
 

@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_tests::{api::Answer, cloud::out, entries::fields, stand::Stand};
+use spoke_tests::{api::Answer, cloud::out, entries::fields, single_service::Stand};
 
 use super::{begun, hub};
 

@@ -7,9 +7,9 @@ use serde_json::json;
 use spoke_tests::{
     certificates::Certificates,
     cloud::admit,
+    load_probe::{Recorder, Siege},
     service::Kind,
-    siege::{Recorder, Siege},
-    stand::Stand,
+    single_service::Stand,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -106,7 +106,7 @@ async fn floods_of_http_2_are_bounded_while_a_good_client_notices_nothing() {
     let attack = async || {
         for (what, flood) in floods() {
             join_all((0..CONNECTIONS).map(|_| pour(&files, &stand, &flood))).await;
-            println!("{what}: {} KiB", spoke_tests::siege::resident_kib(pid));
+            println!("{what}: {} KiB", spoke_tests::load_probe::resident_kib(pid));
         }
     };
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use spoke_tests::{certificates::Certificates, cloud::admit, service::Kind, stand::Stand};
+use spoke_tests::{certificates::Certificates, cloud::admit, service::Kind, single_service::Stand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::tls::connect;

@@ -1,6 +1,6 @@
 //! A flood of HTTP/2 resets ("rapid reset"), of which a library warns on every connection, fills no log.
 
-use spoke_tests::{certificates::Certificates, service::Kind, stand::Stand};
+use spoke_tests::{certificates::Certificates, service::Kind, single_service::Stand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::tls::connect;

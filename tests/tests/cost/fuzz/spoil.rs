@@ -7,7 +7,7 @@ use spoke_protocol::{
     message::{Ack, Features, Frame, Goaway, GoawayReason, Push},
     seq::{Epoch, Seq},
 };
-use spoke_tests::{entries::awkward, socket::hello};
+use spoke_tests::{entries::awkward, websocket::hello};
 
 /// Every kind of frame and of form, well made.
 pub(crate) fn golden() -> Vec<(&'static str, Vec<u8>)> {

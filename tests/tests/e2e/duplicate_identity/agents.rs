@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use redis::cmd;
 use spoke_tests::{
+    checker::{Carried, assert_same, expected},
     cloud::{Cloud, now_ms},
     device::{Device, IN, OUT, STATE},
     entries::{Fields, Stored, fields},
-    oracle::{Carried, assert_same, expected},
     redis::free_port,
     wait::{PATIENCE, eventually, eventually_true},
 };

@@ -2,8 +2,8 @@
 
 use spoke_protocol::message::GoawayReason;
 use spoke_tests::{
-    socket::session,
     wait::{eventually_is, eventually_true},
+    websocket::session,
 };
 
 use crate::duplicate_identity::{

@@ -7,7 +7,7 @@ use crate::duplicate_identity::{A, CLIENT, enter, hub, is_connected, token};
 #[tokio::test]
 async fn a_hub_says_that_it_lives_and_takes_it_back_at_a_clean_stop() {
     let mut stand = hub().await;
-    let keys = async |stand: &spoke_tests::stand::Stand| -> usize {
+    let keys = async |stand: &spoke_tests::single_service::Stand| -> usize {
         stand.redis.command::<Vec<String>>(&["KEYS", "spoke-hub:hub:*"]).await.len()
     };
     eventually_is("the hub to say so", 1, async || keys(&stand).await).await;

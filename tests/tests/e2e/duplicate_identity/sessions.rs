@@ -3,8 +3,8 @@
 use spoke_hub::limits::CLONE_WAIT;
 use spoke_protocol::{instance::InstanceId, message::GoawayReason};
 use spoke_tests::{
-    socket::{JSON_SUBPROTOCOL, open},
     wait::eventually_is,
+    websocket::{JSON_SUBPROTOCOL, open},
 };
 
 use crate::duplicate_identity::{

@@ -22,9 +22,9 @@ use spoke_tests::{
     entries::{every_byte, fields, numbered},
     redis::RedisServer,
     service::{Kind, Service},
-    socket::{JSON_SUBPROTOCOL, Socket, hello, open, session},
     systemd::Systemd,
     wait::{PATIENCE, eventually_true},
+    websocket::{JSON_SUBPROTOCOL, Socket, hello, open, session},
 };
 use tempfile::TempDir;
 use tokio::{

@@ -11,7 +11,7 @@ use spoke_tests::{
     entries::{fields, numbered},
     process::{Start, run},
     redis::free_port,
-    socket::{JSON_SUBPROTOCOL, open},
+    websocket::{JSON_SUBPROTOCOL, open},
 };
 
 use crate::fleet::golden::{MEND, form};

@@ -15,10 +15,10 @@ use spoke_protocol::limits::{RETURN_SPREAD, RETURN_WAIT};
 use spoke_tests::{
     api::Api,
     balancer::Balancer,
+    checker::{assert_same, expected},
     cloud::{Cloud, IN, admit, out},
     device::{self, DEAD, Device, LOST, OUT},
     entries::{Fields, Stored, fields},
-    oracle::{assert_same, expected},
     redis::add_all,
     service::{Kind, Service},
     wait::eventually_true,

@@ -18,8 +18,8 @@ use spoke_tests::{
     device::{Device, OUT},
     entries::numbered,
     redis::free_port,
-    socket::{Offer, Socket, hello, session},
     wait::eventually_true,
+    websocket::{Offer, Socket, hello, session},
 };
 use tokio::{
     net::TcpStream,

@@ -15,9 +15,9 @@ use spoke_tests::{
     device::{Device, OUT, STATE},
     entries::{Fields, fields},
     service::Kind,
-    socket::{Heard, Socket, open},
-    stand::Stand,
+    single_service::Stand,
     wait::{PATIENCE, eventually_is},
+    websocket::{Heard, Socket, open},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{

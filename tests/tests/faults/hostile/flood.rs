@@ -14,11 +14,11 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     cloud::{IN, admit},
+    load_probe::{Siege, as_many_as_fit, connect_from, resident_kib},
     service::{Kind, Service},
-    siege::{Siege, as_many_as_fit, connect_from, resident_kib},
-    socket::{JSON_SUBPROTOCOL, hello, open},
-    stand::Stand,
+    single_service::Stand,
     wait::eventually_true,
+    websocket::{JSON_SUBPROTOCOL, hello, open},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -232,8 +232,8 @@ async fn a_client_that_begins_sessions_without_end_is_told_to_wait_and_its_strea
     let evil = stand.client("evil").await;
     let mut refused = 0;
     for _ in 0..300 {
-        let offer = spoke_tests::socket::Offer::of(evil.token().unwrap(), JSON_SUBPROTOCOL);
-        match spoke_tests::socket::Socket::connect(stand.service.address(), &offer).await {
+        let offer = spoke_tests::websocket::Offer::of(evil.token().unwrap(), JSON_SUBPROTOCOL);
+        match spoke_tests::websocket::Socket::connect(stand.service.address(), &offer).await {
             Ok(_) => {}
             Err(answer) => {
                 assert_eq!(answer.refusal().0, 429, "{answer:?}");

@@ -7,8 +7,8 @@ use spoke_store::session_tokens::{digest, session_key};
 use spoke_tests::{
     api::{Answer, Api},
     cloud::{IN, admit},
-    socket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, session},
 };
 
 use crate::hostile::{auth, hub, register};

@@ -6,11 +6,11 @@ use spoke_protocol::{
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{
+    checker::from_device,
     cloud::{IN, out},
-    oracle::from_device,
-    socket::{hello, open},
-    stand::Stand,
+    single_service::Stand,
     wait::eventually_true,
+    websocket::{hello, open},
 };
 
 use crate::hostile::hub;

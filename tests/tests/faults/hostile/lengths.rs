@@ -10,11 +10,11 @@ use spoke_protocol::{
 use spoke_tests::{
     api::Api,
     cloud::admit,
+    load_probe::{Siege, resident_kib},
     service::Kind,
-    siege::{Siege, resident_kib},
-    socket::hello,
-    stand::Stand,
+    single_service::Stand,
     wait::PATIENCE,
+    websocket::hello,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -175,7 +175,7 @@ async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
     for (what, frame) in frames {
         for is_welcomed in [false, true] {
             let mut socket =
-                spoke_tests::socket::open(stand.service.address(), &token, SUBPROTOCOL).await;
+                spoke_tests::websocket::open(stand.service.address(), &token, SUBPROTOCOL).await;
             if is_welcomed {
                 socket.greet(hello()).await;
             }

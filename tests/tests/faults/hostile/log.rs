@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_tests::{
     api::Api,
-    socket::{JSON_SUBPROTOCOL, Offer, Socket},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{JSON_SUBPROTOCOL, Offer, Socket},
 };
 use tokio_tungstenite::tungstenite::Message;
 

@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use spoke_tests::{
     cloud::{now_ms, one_time_code, provision},
-    siege::{Recorder, Siege, connect_from},
-    stand::Stand,
+    load_probe::{Recorder, Siege, connect_from},
+    single_service::Stand,
     wait::{PATIENCE, eventually},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

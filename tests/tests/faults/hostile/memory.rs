@@ -14,10 +14,10 @@ use spoke_tests::{
         frames::greeting,
         raw::{binary, socket, websocket_frame},
     },
-    siege::{Siege, resident_kib},
-    socket::JSON_SUBPROTOCOL,
-    stand::Stand,
+    load_probe::{Siege, resident_kib},
+    single_service::Stand,
     wait::eventually_true,
+    websocket::JSON_SUBPROTOCOL,
 };
 use tokio::io::AsyncWriteExt;
 

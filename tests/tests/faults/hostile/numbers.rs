@@ -13,8 +13,8 @@ use spoke_tests::{
     api::Api,
     cloud::{IN, admit, now_ms},
     hostile::frames::{Batch, Claim, Lost, empty_push, greeting, push_with_tally},
-    socket::{Heard, JSON_SUBPROTOCOL, hello, open},
-    stand::Stand,
+    single_service::Stand,
+    websocket::{Heard, JSON_SUBPROTOCOL, hello, open},
 };
 use tokio_tungstenite::tungstenite::Message;
 

@@ -12,9 +12,9 @@ use spoke_tests::{
     api::Api,
     cloud::{IN, admit, now_ms},
     hostile::frames::{Batch, Claim},
-    socket::{hello, session},
-    stand::Stand,
+    single_service::Stand,
     wait::eventually_true,
+    websocket::{hello, session},
 };
 use tokio_tungstenite::tungstenite::Message;
 

@@ -13,9 +13,9 @@ use spoke_tests::{
     certificates::Certificates,
     cloud::admit,
     entries::{every_byte, fields},
-    siege::Siege,
-    socket::{JSON_SUBPROTOCOL, open},
+    load_probe::Siege,
     wait::PATIENCE,
+    websocket::{JSON_SUBPROTOCOL, open},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -104,7 +104,7 @@ async fn tls_handshakes_that_never_end_are_given_up_in_time_while_a_good_client_
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
     let client = client.tls_backend_preconfigured(config).timeout(PATIENCE).build().unwrap();
     let url = format!("https://{address}/seq");
-    let good = async |recorder: spoke_tests::siege::Recorder| loop {
+    let good = async |recorder: spoke_tests::load_probe::Recorder| loop {
         let request = client.request(Method::GET, &url).bearer_auth(&token).send();
         assert_eq!(recorder.time(request).await.unwrap().status(), 200);
         tokio::time::sleep(crate::hostile::PAUSE).await;

@@ -15,14 +15,14 @@ use spoke_protocol::{
 use spoke_tests::{
     api::Api,
     binaries::path_of,
+    checker::from_hub,
     cloud::{Cloud, IN, admit, now_ms, out, url},
     device::{self, Device, OUT},
     entries::{Stored, fields, numbered},
     hostile::frames::{Batch, Claim, empty_push, greeting},
-    oracle::from_hub,
     process::{Finished, Start, run},
-    socket::{Heard, JSON_SUBPROTOCOL, hello, open},
     wait::{PATIENCE, eventually, throughout},
+    websocket::{Heard, JSON_SUBPROTOCOL, hello, open},
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -173,7 +173,7 @@ async fn assert_goes_on(cloud: &Cloud, device: &Device, what: &str) {
     let up = async || numbers(cloud, &device.client).await;
     let down = async || {
         let copy = from_hub(&device.redis.entries(device::IN).await);
-        let number = |entry: &spoke_tests::oracle::Carried| {
+        let number = |entry: &spoke_tests::checker::Carried| {
             let (_, value) = entry.fields.iter().find(|(name, _)| name == b"n")?;
             String::from_utf8_lossy(value).parse::<usize>().ok()
         };

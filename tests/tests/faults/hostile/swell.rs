@@ -3,8 +3,8 @@
 use futures_util::future::join_all;
 use spoke_tests::{
     cloud::admit,
-    siege::Siege,
-    socket::{JSON_SUBPROTOCOL, open},
+    load_probe::Siege,
+    websocket::{JSON_SUBPROTOCOL, open},
 };
 use tokio_tungstenite::tungstenite::Message;
 

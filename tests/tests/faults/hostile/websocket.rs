@@ -13,8 +13,8 @@ use spoke_tests::{
         frames::greeting,
         raw::{binary, read_message, socket, text, websocket_frame},
     },
-    socket::JSON_SUBPROTOCOL,
-    stand::Stand,
+    single_service::Stand,
+    websocket::JSON_SUBPROTOCOL,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{Cloud, out},
     device::{Device, OUT},
-    oracle::{assert_same, expected},
     redis::free_port,
     wait::{PATIENCE, eventually, eventually_true, throughout},
 };

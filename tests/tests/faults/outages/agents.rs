@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use redis::cmd;
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{Cloud, out},
     device::{Device, LOST, OUT},
     entries::{Stored, fields},
-    oracle::{assert_same, expected},
     redis::RedisServer,
-    trouble::Fault,
+    redis_fault::Fault,
     wait::{PATIENCE, eventually, eventually_true, throughout},
 };
 

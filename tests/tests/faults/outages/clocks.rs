@@ -1,11 +1,11 @@
 //! Clocks that are wrong, and clocks that jump, at either end and both ways.
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     clock::Clock,
     cloud::{Cloud, IN, now_ms},
     device::{Device, LOST, OUT},
     entries::Stored,
-    oracle::{assert_same, expected},
     redis::{RedisServer, free_port},
     wait::{PATIENCE, eventually, eventually_is, eventually_true},
 };

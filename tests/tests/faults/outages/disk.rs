@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use serde_json::Value;
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::Cloud,
     device::{Device, LOST, OUT},
     disk::SmallDisk,
-    oracle::{assert_same, expected},
     redis::{RedisServer, free_port},
     wait::{PATIENCE, eventually, eventually_true},
 };

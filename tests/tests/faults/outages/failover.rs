@@ -9,8 +9,8 @@ use spoke_tests::{
     cloud::{Cloud, IN, Settings, now_ms, one_time_code, out, provision},
     device::{Device, IN as DEVICE_IN, OUT},
     entries::fields,
-    pair::Pair,
     redis::RedisServer,
+    redis_pair::Pair,
     service::{Kind, Service},
     wait::eventually,
 };

@@ -9,7 +9,7 @@ use spoke_tests::{
     device::{Device, IN as DEVICE_IN, OUT},
     entries::fields,
     redis::free_port,
-    trouble::Fault,
+    redis_fault::Fault,
     wait::eventually,
 };
 

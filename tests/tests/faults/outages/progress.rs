@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::Cloud,
     device::Device,
-    oracle::{assert_same, expected},
     redis::free_port,
+    redis_fault::Fault,
     systemd::{EVERY, Systemd},
-    trouble::Fault,
     wait::{PATIENCE, eventually, eventually_true, throughout},
 };
 

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use spoke_tests::{
-    aged::Aged,
     binaries::path_of,
     cloud::{Cloud, IN, OTP_SECRET, Settings, out},
     device::{Device, IN as DEVICE_IN, OUT},
     entries::numbered,
+    old_redis::Aged,
     process::{Finished, Start, run, write_secret},
     redis::RedisServer,
     service::{Kind, Service},

@@ -14,11 +14,11 @@ use spoke_protocol::{
 use spoke_tests::{
     api::{Answer, Api},
     cloud::{now_ms, one_time_code, provision},
+    redis_fault::Fault,
     service::Kind,
-    socket::{Heard, Offer, Socket, hello, session},
-    stand::Stand,
-    trouble::Fault,
+    single_service::Stand,
     wait::eventually_is,
+    websocket::{Heard, Offer, Socket, hello, session},
 };
 
 const SECRET: &str = "a-secret-of-more-than-24-bytes";

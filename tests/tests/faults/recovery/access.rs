@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use spoke_tests::{
+    checker,
     cloud::{Cloud, IN},
     device::{Device, OUT},
-    oracle,
     wait::{PATIENCE, eventually, eventually_is, eventually_true, throughout},
 };
 
@@ -110,11 +110,11 @@ async fn a_device_that_is_provisioned_again_comes_back_without_a_hand() {
     // A client that was registered again begins anew at the hub.
     let all = device.redis.entries(OUT).await;
     let (before, after) = all.split_at(10);
-    let carried = async || oracle::from_device(&cloud.redis.entries(IN).await, "dev1");
+    let carried = async || checker::from_device(&cloud.redis.entries(IN).await, "dev1");
     eventually_is("all to be carried", 20, async || carried().await.len()).await;
-    let mut expected = oracle::expected(before, Some(1));
-    expected.extend(oracle::expected(after, Some(3)));
-    oracle::assert_same("up", &expected, &carried().await);
+    let mut expected = checker::expected(before, Some(1));
+    expected.extend(checker::expected(after, Some(3)));
+    checker::assert_same("up", &expected, &carried().await);
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use spoke_protocol::{message::Frame, wire::frame::SUBPROTOCOL};
 use spoke_store::limits::SWEEP_INTERVAL;
 use spoke_tests::{
     cloud::{Cloud, IN, Settings, admit, out},
-    deaf::Deaf,
     device::{self, Device},
     entries::fields,
+    muted_redis::Deaf,
     redis::RedisServer,
-    socket::{Heard, Offer, Socket, hello},
     wait::{eventually, eventually_true},
+    websocket::{Heard, Offer, Socket, hello},
 };
 
 const IN_TIME: Duration = SWEEP_INTERVAL.saturating_add(Duration::from_secs(10));

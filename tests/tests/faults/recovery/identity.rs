@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use spoke_tests::{
+    checker::Carried,
     cloud::Cloud,
     device::{Device, OUT},
-    oracle::Carried,
     wait::{PATIENCE, eventually, eventually_true},
 };
 

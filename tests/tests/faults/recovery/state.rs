@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use redis::pipe;
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{self, Cloud, IN as CLOUD_IN, out},
     device::{self, Device, IN, OUT, STATE},
     entries::{fields, numbered},
-    oracle::{assert_same, expected},
+    process_usage::resident_bytes_max,
     redis::RedisServer,
-    usage::resident_bytes_max,
     wait::{eventually_is, eventually_true, throughout},
 };
 

@@ -4,10 +4,10 @@ use std::fs;
 
 use spoke_protocol::seq::Seq;
 use spoke_tests::{
+    checker::{Carried, assert_same, expected},
     cloud::{Cloud, IN as CLOUD_IN, out},
     device::{Device, IN, OUT, STATE},
     entries::{Stored, numbered},
-    oracle::{Carried, assert_same, expected},
     wait::eventually_is,
 };
 

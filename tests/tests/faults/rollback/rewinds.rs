@@ -1,9 +1,9 @@
 //! Rows 4 and 5 of the table of faults: either Redis comes back with an older state.
 
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{self, Cloud},
     device::{self, Device, OUT},
-    oracle::{assert_same, expected},
     wait::eventually_is,
 };
 

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use spoke_tests::{
+    checker::{assert_same, expected},
     cloud::{self, Cloud},
     device::{self, Device, OUT},
-    oracle::{assert_same, expected},
     process::{Start, run},
     wait::{eventually_is, eventually_true},
 };

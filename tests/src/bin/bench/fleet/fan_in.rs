@@ -7,17 +7,16 @@ use std::{
 
 use redis::{Value, aio::MultiplexedConnection, cmd};
 use spoke_tests::{
+    checker::{assert_same, expected, from_device},
     cloud::IN,
     entries::{Stored, stored},
-    oracle::{assert_same, expected, from_device},
 };
 
 use super::{
-    Figure, Goal, Options,
+    Figure, Goal, Options, process_usage,
     published::{Load, NUMBER, Published, publish},
     samples::percentile_ms,
     stand::{Security, Stand, name},
-    usage,
 };
 
 /// The longest that nothing may arrive while there is something to come.
@@ -57,7 +56,7 @@ async fn run(load: Load) -> Found {
     let mut stand = Stand::start(Security::Plain).await;
     stand.grow(load.clients).await;
     let (hub, redis) = (stand.hub.process().pid(), stand.cloud.pid());
-    let before = (usage::cpu(hub), usage::cpu(redis));
+    let before = (process_usage::cpu(hub), process_usage::cpu(redis));
     let began = Instant::now();
     let publishing = async {
         let published = publish(stand.devices.connection(), load).await;
@@ -69,7 +68,8 @@ async fn run(load: Load) -> Found {
     let spent = |before: Duration, after: Duration| {
         (after - before).as_secs_f64() * 1_000_000.0 / load.entries() as f64
     };
-    let (hub_us, redis_us) = (spent(before.0, usage::cpu(hub)), spent(before.1, usage::cpu(redis)));
+    let (hub_us, redis_us) =
+        (spent(before.0, process_usage::cpu(hub)), spent(before.1, process_usage::cpu(redis)));
     assert_carried(&published, stand.cloud.entries(IN).await);
     let latency = |(number, at): (usize, Instant)| at - published.at[number];
     let mut latencies: Vec<_> = arrived.into_iter().map(latency).collect();

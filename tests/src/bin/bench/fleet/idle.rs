@@ -6,9 +6,8 @@ use futures_util::StreamExt;
 use spoke_tests::wait::eventually;
 
 use super::{
-    Figure, Goal, Options,
+    Figure, Goal, Options, process_usage,
     stand::{Security, Stand},
-    usage,
 };
 
 /// The clients that connections to Redis are counted with before.
@@ -44,16 +43,16 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
 async fn look(security: Security, clients: usize, span: Duration) -> Found {
     let mut stand = Stand::start(security).await;
     let pid = stand.hub.process().pid();
-    let before = usage::pss_bytes(pid);
+    let before = process_usage::pss_bytes(pid);
     stand.grow(FEW).await;
     let few = stand.redis_connections().await;
     stand.grow(clients).await;
     let after = settled(pid).await;
     let many = stand.redis_connections().await;
-    let cpu = usage::cpu(pid);
+    let cpu = process_usage::cpu(pid);
     let began = Instant::now();
     let (sent, in_scripts) = commands(&stand, span).await;
-    let share = (usage::cpu(pid) - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    let share = (process_usage::cpu(pid) - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let state = stand.state().await;
     assert_eq!(state.begun, clients as u64, "nobody comes or goes meanwhile: {state:?}");
     let per_minute = |count: u64| count as f64 * 60.0 / span.as_secs_f64();
@@ -71,7 +70,7 @@ async fn settled(pid: u32) -> u64 {
     let mut last = 0;
     eventually("the hub's memory to stay as it is", Duration::from_secs(60), async || {
         tokio::time::sleep(SETTLED.0).await;
-        let now = usage::pss_bytes(pid);
+        let now = process_usage::pss_bytes(pid);
         let moved = now.abs_diff(std::mem::replace(&mut last, now));
         if moved <= SETTLED.1 { Ok(now) } else { Err(now) }
     })

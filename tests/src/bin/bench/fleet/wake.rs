@@ -9,9 +9,9 @@ use spoke_tests::{cloud::out, entries::fields};
 use super::{
     Figure, Goal, Options,
     client::device_keys,
+    process_usage,
     samples::percentile_ms,
     stand::{Security, Stand, name},
-    usage,
 };
 
 struct Found {
@@ -63,7 +63,7 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
 async fn wake(stand: &mut Stand, clients: usize, entries: usize) -> Found {
     let mut reader = stand.devices.another_connection().await;
     let (hub, redis) = (stand.hub.process().pid(), stand.cloud.pid());
-    let before = (usage::cpu(hub), usage::cpu(redis));
+    let before = (process_usage::cpu(hub), process_usage::cpu(redis));
     let mut latencies = Vec::with_capacity(entries);
     for n in 0..entries {
         let client = name(rand::random_range(0..clients));
@@ -89,8 +89,8 @@ async fn wake(stand: &mut Stand, clients: usize, entries: usize) -> Found {
         (after - before).as_secs_f64() * 1_000_000.0 / entries as f64
     };
     Found {
-        hub_us: spent(before.0, usage::cpu(hub)),
-        redis_us: spent(before.1, usage::cpu(redis)),
+        hub_us: spent(before.0, process_usage::cpu(hub)),
+        redis_us: spent(before.1, process_usage::cpu(redis)),
         p50_ms: percentile_ms(&mut latencies, 50.0),
     }
 }

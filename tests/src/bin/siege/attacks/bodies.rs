@@ -9,7 +9,7 @@ use spoke_tests::{
         bodies::{Form, empty_fields, malformed, messages},
         raw::text,
     },
-    socket::JSON_SUBPROTOCOL,
+    websocket::JSON_SUBPROTOCOL,
 };
 
 use super::{REQUESTS, SOCKETS, frames::clock};

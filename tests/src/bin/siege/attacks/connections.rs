@@ -16,7 +16,7 @@ use spoke_tests::{
         frames::greeting,
         raw::{self, websocket_frame},
     },
-    socket::JSON_SUBPROTOCOL,
+    websocket::JSON_SUBPROTOCOL,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -12,8 +12,8 @@ use std::{
 use spoke_protocol::seq::Seq;
 
 use super::{
-    book::{Added, Book, Fate},
-    claims::{Line, of_losses, of_repeats, uncovered},
+    history::{Added, Book, Fate},
+    ledger_claims::{Line, of_losses, of_repeats, uncovered},
 };
 
 /// One entry of the copy.

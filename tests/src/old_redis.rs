@@ -7,7 +7,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::relay::Relay;
+use crate::redis_relay::Relay;
 
 /// The relay; its connections end with it.
 pub struct Aged {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::relay::Relay;
+use crate::redis_relay::Relay;
 
 /// The relay; its connections end with it.
 pub struct Deaf {

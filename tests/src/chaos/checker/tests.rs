@@ -1,5 +1,5 @@
 use super::*;
-use crate::chaos::{claims::Side, load::Offer};
+use crate::chaos::{ledger_claims::Side, load::Offer};
 
 /// Entries 1 to `count` with the seqs 1-0 to `count`-0, of which the last is poison.
 fn book(count: u64) -> Book {
