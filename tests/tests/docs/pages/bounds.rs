@@ -25,13 +25,13 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
             thousands(BATCH_ENTRIES_MAX),
             BATCH_BYTES_MAX / KIB
         ),
-        format!("| batches under way | {WINDOW_BATCHES} |"),
+        format!("| batches in flight | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),
         format!(
             "| connections of a hub / of a client | {} / {of_a_client} |",
             thousands(CONNECTIONS_MAX)
         ),
-        format!("| requests of one client in hand | {REQUESTS_PER_CLIENT_MAX} |"),
+        format!("| concurrent requests of one client | {REQUESTS_PER_CLIENT_MAX} |"),
         format!(
             "| sessions begun by one client | {SESSIONS_PER_CLIENT_BURST}, then one a second |"
         ),
