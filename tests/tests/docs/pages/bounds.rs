@@ -25,13 +25,13 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
             thousands(BATCH_ENTRIES_MAX),
             BATCH_BYTES_MAX / KIB
         ),
-        format!("| batches under way | {WINDOW_BATCHES} |"),
+        format!("| batches in flight | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),
         format!(
             "| connections of a hub / of a client | {} / {of_a_client} |",
             thousands(CONNECTIONS_MAX)
         ),
-        format!("| requests of one client in hand | {REQUESTS_PER_CLIENT_MAX} |"),
+        format!("| concurrent requests of one client | {REQUESTS_PER_CLIENT_MAX} |"),
         format!(
             "| sessions begun by one client | {SESSIONS_PER_CLIENT_BURST}, then one a second |"
         ),
@@ -58,12 +58,12 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
     let protocol = [
         format!("The hub pings every {} s by", HEARTBEAT.as_secs()),
         format!("within {} s of the connection", HANDSHAKE_TIMEOUT.as_secs()),
-        format!("heard nothing from for {idle} s"),
+        format!("that was silent for {idle} s"),
         format!("acknowledged nothing for {} s", PROGRESS_TIMEOUT.as_secs()),
         format!("at most {LOSSES_MAX}."),
         format!("unpacks to at most {} MiB", FRAME_BYTES_MAX / MIB),
-        format!("from some {} bytes on", COMPRESS_BYTES_MIN / 100 * 100),
-        format!("{of_a_client} connections and {REQUESTS_PER_CLIENT_MAX} requests in hand"),
+        format!("above about {} bytes", COMPRESS_BYTES_MIN / 100 * 100),
+        format!("{of_a_client} connections and {REQUESTS_PER_CLIENT_MAX} concurrent requests"),
     ];
     assert_eq!((HTTP_BODY_BYTES_MAX, SESSION_EARNED.as_secs()), (FRAME_BYTES_MAX, 1));
     for (document, told) in [("docs/operate.md", &operate[..]), ("docs/protocol.md", &protocol)] {
