@@ -64,7 +64,7 @@ const RUN: [&str; 6] = [
 
 /// Commands that say not where they run, since they run in the repository, and what runs them.
 const ELSEWHERE: [(&str, &str); 2] = [
-    ("make demo", "tests/tests/demo.rs"),
+    ("make demo", "tests/tests/e2e/demo.rs"),
     // The same as `make bench` runs, but for what is built beside.
     ("cargo build --release -p spoke-agent -p spoke-hub -p spoke-auth", "Makefile"),
 ];
