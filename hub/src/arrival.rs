@@ -1,5 +1,4 @@
-//! How a session begins at this hub, or is refused: a second device with the same identity came back
-//! while the first is connected.
+//! Opens a session at this hub, or refuses a second device with the identity of a connected one.
 
 use http::StatusCode;
 use spoke_diagnostics::clock::unix_ms;
@@ -24,22 +23,22 @@ use crate::{
     limits::CLONE_WAIT,
 };
 
-/// What a device tells of itself when it comes.
+/// State of both streams that a device reports in its handshake.
 #[derive(Debug, Clone, Copy)]
 pub struct Told {
     /// Its out stream.
     pub origin: OriginState,
-    /// Its in stream.
+    /// Cursor of its in stream.
     pub cursor: Cursor,
-    /// With whom these stand where they do.
+    /// Hub that the cursors refer to.
     pub partner: PartnerId,
 }
 
-/// Where both streams begin: the out stream of the client here, and its place in the copy. A copy that
-/// should have something of it, and has no cursor, is searched.
+/// Returns where both streams resume: the client's out stream here, and its cursor in the copy. A
+/// copy without the cursor that it should have is searched.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn stand(
     hub: &Hub,
     caller: &Caller,
@@ -58,10 +57,12 @@ pub async fn stand(
     tokio::try_join!(origin.begin(&told.cursor, &with, unix_ms()), cursor)
 }
 
-/// Begins a session and gives its generation, and what the client is to this hub; every older one of the client is fenced from here on.
+/// Starts a session and fences all older ones of the client. Returns its generation and the hub's
+/// partner ID.
 ///
 /// # Errors
-/// 409 for a second device, and for one that tells of a cursor or an epoch that it cannot have; 503.
+/// 409 for a duplicate identity, or for a cursor or epoch that the hub cannot have given; 503 if
+/// Redis fails.
 pub async fn begin(
     hub: &Hub,
     client: &ClientId,
@@ -81,16 +82,15 @@ pub async fn begin(
             Err(refusal(client, arrival.address, &rival))
         }
         SessionOpened::EpochAhead(direction, known) => {
-            let address = arrival.address;
-            let direction = direction.word();
-            warn!(%client, address, direction, %known, "session refused: its epoch is ahead of the hub's");
+            let (peer, direction) = (arrival.address, direction.word());
+            warn!(%client, peer, direction, epoch = %known, "session refused: epoch ahead of the hub's");
             Err(epoch_ahead(known))
         }
     }
 }
 
-/// The cursor of a device's in stream is a seq of its out stream here: not more than a day ahead of our
-/// clock, unless an app has made such a one.
+/// The cursor of a device's in stream is a seq of its out stream here. It is at most a day ahead of
+/// the hub's clock, unless an app added an entry with a higher ID.
 async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), ApiError> {
     if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
@@ -99,7 +99,7 @@ async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), A
     if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 
-/// The same refusal as a last frame.
+/// Converts a refusal to a GOAWAY frame.
 pub fn goaway(refusal: &ApiError) -> Goaway {
     Goaway {
         reason: GoawayReason::from_word(refusal.reason),
@@ -108,29 +108,30 @@ pub fn goaway(refusal: &ApiError) -> Goaway {
     }
 }
 
-/// Aloud once for each device that is kept out, however often it comes back.
+/// Warns once for each refused device; its later attempts are logged at debug level.
 fn report(client: &ClientId, address: &str, rival: &IdentityConflict) {
     let IdentityConflict { address: connected, connected_since_ms, refused, is_first } = rival;
     if *is_first {
+        let help = "provision one of them again under a name of its own, or revoke the identity";
         warn!(
             %client,
-            connected,
+            peer = address,
+            connected_peer = connected,
             connected_since_ms,
-            kept_out = address,
-            refused,
-            "two devices share one identity; the one that is connected stays, the other is kept out: \
-             provision one of them anew under a name of its own, or revoke the identity"
+            count = refused,
+            help,
+            "two devices share one identity; refused the second one"
         );
     } else {
-        debug!(%client, connected, kept_out = address, refused, "kept out again");
+        debug!(%client, peer = address, connected_peer = connected, count = refused, "duplicate identity refused again");
     }
 }
 
 fn refusal(client: &ClientId, address: &str, rival: &IdentityConflict) -> ApiError {
     let message = format!(
-        "two devices share the identity {client}: the one at {} is connected, and this one, at \
-         {address}, is kept out; enrol one of them anew under a name of its own (spoke-auth \
-         provision), or end both with spoke-auth revoke {client} if one is not yours",
+        "two devices share the identity {client}: the device at {} is connected, and this one at \
+         {address} was refused. Enrol one of them again under a name of its own (spoke-auth \
+         provision), or revoke both with spoke-auth revoke {client} if one is not yours",
         rival.address
     );
     ApiError::new(StatusCode::CONFLICT, GoawayReason::Superseded.word(), message)

@@ -1,4 +1,5 @@
-//! Whose request it is: the bearer token in the header, and never in a URL, since URLs are logged.
+//! Authenticates requests by the bearer token in the `Authorization` header. A token in a URL is
+//! refused, since URLs are logged.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,41 +18,41 @@ use spoke_store::session_tokens::SessionClient;
 
 use crate::{hub::Hub, share::InHand};
 
-/// Names under which people put tokens into URLs.
+/// Query parameters that clients mistakenly use for tokens.
 const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
 
-/// Who makes a request. All that is read or written is this client's.
+/// Authenticated client of a request. All reads and writes are limited to this client's streams.
 #[derive(Clone)]
 pub struct Caller {
-    /// The session's client.
+    /// Client of the session.
     pub client: ClientId,
-    /// The registration that its session belongs to, in milliseconds since 1970; 0 if it has none.
+    /// Registration that the session belongs to, in milliseconds since 1970; 0 if unknown.
     pub registered_at_ms: u64,
-    /// The session that the request belongs to, where it says so.
+    /// Generation from the `Spoke-Generation` header, if present.
     pub generation: Option<u64>,
-    /// The token, to look it up again.
+    /// Session token, to query it again.
     pub token: SecretString,
-    /// Held while the request is in hand.
+    /// Permits held while the request is open.
     pub held: Option<Arc<Held>>,
 }
 
-/// What a request takes up of the hub, and what its connection gains by it.
+/// Permits that a request holds, and the authenticated state of its connection.
 pub struct Held {
     in_hand: InHand,
     _vouched: AuthenticatedGuard,
 }
 
 impl Caller {
-    /// Who this token lets in, on the connection at this place.
+    /// Authenticates a token on this connection.
     ///
     /// # Errors
-    /// 401 if it lets nobody in, 429 if that one has too much in hand, 503 if that cannot be found out.
+    /// 401 for an invalid token, 429 if the client has too many open requests, 503 if Redis fails.
     pub async fn of_token(
         hub: &Hub,
         token: SecretString,
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
-        // Whoever waits for our own look is not to make room meanwhile.
+        // Keeps the connection from eviction while the token is checked.
         let vouched = place.vouch();
         let found = hub.checked(hub.sessions.client_of(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
@@ -62,16 +63,16 @@ impl Caller {
         Ok(Self { client, registered_at_ms, generation: None, token, held })
     }
 
-    /// Counts a session that this request begins.
+    /// Counts a session that this request starts.
     ///
     /// # Errors
-    /// 429 if the client has begun too many of late.
+    /// 429 if the client started too many sessions recently.
     pub fn begin_session(&self) -> Result<(), ApiError> {
         let held = self.held.as_ref();
         held.map_or(Ok(()), |held| held.in_hand.begin_session(Instant::now()))
     }
 
-    /// The same without its request, which is over.
+    /// Returns a copy without the permits of the finished request.
     pub fn settled(&self) -> Self {
         Self { held: None, ..self.clone() }
     }
@@ -87,12 +88,13 @@ impl FromRequestParts<Hub> for Caller {
         let place = parts
             .extensions
             .get::<ConnectionHandle>()
-            .expect("the listener gives every request one");
+            .expect("the listener adds it to every request");
         Ok(Self { generation, ..Self::of_token(hub, token, place).await? })
     }
 }
 
-/// For a route that takes the token elsewhere too: none without an `Authorization` header.
+/// For a route that also accepts the token elsewhere. Returns `None` without an `Authorization`
+/// header.
 impl OptionalFromRequestParts<Hub> for Caller {
     type Rejection = ApiError;
 
@@ -105,10 +107,11 @@ impl OptionalFromRequestParts<Hub> for Caller {
     }
 }
 
-/// Nobody, or nobody any more: the same answer for both.
+/// Returns the refusal of a request without a valid token. Unknown and ended sessions get the same
+/// answer.
 pub fn unauthorized(hub: &Hub) -> ApiError {
     hub.metrics.unauthorized.add(1);
-    let message = "this needs the token of a live session in the header Authorization: Bearer …";
+    let message = "missing or invalid token: expected the token of an active session in the header Authorization: Bearer …";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
@@ -122,7 +125,7 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
 fn generation(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(GENERATION_HEADER) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    let message = "the header Spoke-Generation is a whole number of at most 64 bits";
+    let message = "invalid header Spoke-Generation: expected an integer of at most 64 bits";
     number.map(Some).ok_or_else(|| malformed(message))
 }
 
@@ -130,20 +133,20 @@ fn refuse_token_in_url(query: Option<&str>) -> Result<(), ApiError> {
     let names = query.unwrap_or("").split('&').filter_map(|pair| pair.split('=').next());
     for name in names {
         if IN_URL.iter().any(|token| token.eq_ignore_ascii_case(name)) {
-            let message = "a token does not belong in a URL, since URLs are logged; end that \
-                           session and send the token in the header Authorization: Bearer …";
+            let message = "token found in the URL, where it is logged; end that session and send the \
+                           token in the header Authorization: Bearer …";
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "token-in-url", message));
         }
     }
     Ok(())
 }
 
-/// A request that is not of its form.
+/// Returns the refusal of a request with an invalid format.
 pub fn malformed(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
 }
 
-/// An epoch from a query.
+/// Parses an epoch from a query parameter.
 pub fn epoch(text: &str) -> Option<Epoch> {
     text.parse().ok().map(Epoch).filter(|epoch| *epoch <= Epoch::MAX)
 }

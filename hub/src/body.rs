@@ -1,4 +1,4 @@
-//! The body of a request, charged to its client's part of the memory budget before it is read.
+//! Request bodies, charged to the client's share of the memory budget before they are read.
 
 use std::time::Duration;
 
@@ -31,23 +31,23 @@ use crate::{
     share::Turn,
 };
 
-/// Strings that a body can become at the most: the names and values of a batch, and one more field each.
+/// Maximum strings in a body: names and values of a full batch, and one spare field per entry.
 const STRINGS_MAX: usize = 2 * (BATCH_ENTRIES_MAX + 1) * (ENTRY_FIELDS_MAX + 1);
 
-/// A body that was read, and what it takes of the hub until the request is answered.
+/// Parsed body and the memory and permit that it holds until the request is answered.
 pub struct Read<T> {
-    /// What it says.
+    /// Parsed body.
     pub form: T,
-    /// Its memory.
+    /// Memory of the body and its entries.
     pub charge: Charge,
-    /// The client's turn to have a body parsed and appended.
+    /// Permit to parse and append.
     pub turn: Turn,
 }
 
-/// Reads a caller's body.
+/// Reads and parses the body of a request.
 ///
 /// # Errors
-/// 400, 408, 413, 415, and 503 when there is no room for it.
+/// 400, 408, 413, 415, and 503 if the memory budget is exhausted.
 pub async fn read<T: DeserializeOwned + Send + 'static>(
     hub: &Hub,
     caller: &Caller,
@@ -72,28 +72,29 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
     Ok(Read { form, charge, turn })
 }
 
-/// Reads where no socket waits for it.
+/// Parses on the CPU pool, off the threads that serve sockets.
 ///
 /// # Errors
-/// As `parse`.
+/// The error of `parse`; 400 if it panicked.
 pub async fn elsewhere<T: Send + 'static>(
     parse: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match offload(parse).await {
         Ok(parsed) => parsed,
-        Err(_) => Err(malformed("this body could not be read")),
+        Err(_) => Err(malformed("failed to parse this body")),
     }
 }
 
-/// The memory that JSON takes until its entries are in Redis: the text, its entries, their copies for
-/// Redis, and a place for each string.
+/// Returns the memory that JSON takes until its entries are in Redis: the text, the entries, their
+/// copies for Redis, and an allocation for each string.
 pub fn wanted(json: &[u8]) -> usize {
     let quotes = json.iter().filter(|byte| **byte == b'"').count();
     let strings = (quotes / 2).min(STRINGS_MAX);
     BUDGET_COPIES * json.len() + BUDGET_STRING_BYTES * strings
 }
 
-/// Each KiB that has come earns another second, as a session gives an entry on a slow WebSocket.
+/// Each KiB received adds a second to the timeout, as a session allows for an entry on a slow
+/// WebSocket.
 async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, ApiError> {
     let begun = Instant::now();
     let mut bytes = Vec::with_capacity(charge.bytes() / BUDGET_COPIES);

@@ -1,13 +1,13 @@
-//! The memory budget: how many bytes a hub process may have in hand at a time, for all clients together.
+//! Memory budget: the bytes that a hub process may hold for all clients together.
 //!
-//! Bodies, frames, the entries made of them and the answers under way are charged before they are
-//! read, and given back when they are done with. A client may hold no more than is left for all others:
-//! one alone has half of the budget, six have a seventh each, and a seventh of it is free for the next
-//! (dynamic thresholds, Choudhury and Hahne 1998). The last part is for small requests only. What does
-//! not fit waits; what waits too long is refused.
+//! Request bodies, frames, their entries and pending answers are charged before they are read and
+//! released afterwards. A client may hold no more than is left for all others: one alone gets half
+//! of the budget, six get a seventh each, and a seventh stays free for the next (dynamic
+//! thresholds, Choudhury and Hahne 1998). The last part is reserved for small requests. A request
+//! that does not fit waits; after its timeout it is refused.
 //!
-//! Rejected: a part of fixed size for each client (a few would be slow while the memory lies idle), and
-//! one queue for all (six greedy clients fill it in front of the seventh).
+//! Rejected: a fixed share per client (a few would be slow while memory is unused), and one queue
+//! for all (six greedy clients fill it ahead of the seventh).
 
 mod ledger;
 
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use self::ledger::Ledger;
 
-/// The budget of a hub process. Cheap to clone.
+/// Budget of a hub process. Cheap to clone.
 #[derive(Clone)]
 pub struct Budget(Arc<Shared>);
 
@@ -47,7 +47,7 @@ struct Waiter {
     granted: oneshot::Sender<Charge>,
 }
 
-/// Bytes that a client has in hand; given back when this is dropped.
+/// Bytes held by a client; released on drop.
 pub struct Charge {
     budget: Budget,
     client: ClientId,
@@ -55,7 +55,7 @@ pub struct Charge {
 }
 
 impl Budget {
-    /// Of so many bytes.
+    /// Creates a budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State { ledger: Ledger::new(bytes), queue: VecDeque::new() }),
@@ -64,10 +64,10 @@ impl Budget {
         }))
     }
 
-    /// Waits for so many bytes. Cancel safe.
+    /// Waits for this many bytes. Cancel safe.
     ///
     /// # Errors
-    /// 503 when they could not be had in time.
+    /// 503 if they were not free within `patience`.
     pub async fn take(
         &self,
         client: &ClientId,
@@ -86,23 +86,24 @@ impl Budget {
         }
     }
 
-    /// Takes them at once, above the budget too: for what is in memory already. Others wait the longer.
+    /// Takes the bytes immediately, even above the budget, for data already in memory. Others wait
+    /// longer.
     pub fn take_now(&self, client: &ClientId, bytes: usize) -> Charge {
         self.lock().ledger.take(client, bytes);
         self.charge(client, bytes)
     }
 
-    /// Writes the figures.
+    /// Writes the metrics.
     pub fn write(&self, page: &mut MetricsPage) {
         let (used, total) = {
             let state = self.lock();
             (state.ledger.used(), state.ledger.total())
         };
-        page.gauge("spoke_hub_budget_bytes", "Bytes in hand of the memory budget.", &used);
+        page.gauge("spoke_hub_budget_bytes", "Bytes in use of the memory budget.", &used);
         page.gauge("spoke_hub_budget_bytes_max", "The memory budget in bytes.", &total);
         let help = "Requests and frames that waited for the memory budget.";
         page.counter("spoke_hub_budget_waits_total", help, &self.0.waited);
-        let help = "Requests and frames that waited for it in vain.";
+        let help = "Requests and frames refused after they waited for the memory budget.";
         page.counter("spoke_hub_budget_refusals_total", help, &self.0.refused);
     }
 
@@ -128,7 +129,7 @@ impl Budget {
     fn give_back(&self, client: &ClientId, bytes: usize) {
         let mut state = self.lock();
         state.ledger.give_back(client, bytes);
-        // One that does not wait any more gives its grant back as this one does: by being dropped.
+        // A waiter that timed out drops its grant, which releases the bytes.
         let granted = state.grant();
         drop(state);
         for Waiter { client, bytes, granted } in granted {
@@ -142,8 +143,7 @@ impl Budget {
 
     fn refuse(&self) -> ApiError {
         self.0.refused.add(1);
-        let message = "the hub has as much in hand as its memory budget allows; what you sent may be \
-                       sent again";
+        let message = "the hub's memory budget is in use; retry the request later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(return_wait(0, rand::random()).as_secs())
     }
@@ -183,16 +183,16 @@ impl State {
 }
 
 impl Charge {
-    /// How many bytes.
+    /// Returns the number of bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Waits for more, up to `bytes` together, while what is held is kept: not for long, or two that
-    /// hold something wait for each other. With fewer, some are given back.
+    /// Grows or shrinks to `bytes`. The held bytes are kept while waiting, so use a short timeout:
+    /// two holders can wait for each other.
     ///
     /// # Errors
-    /// 503 when they could not be had in time.
+    /// 503 if the bytes were not free within `patience`.
     pub async fn resize(&mut self, bytes: usize, patience: Duration) -> Result<(), ApiError> {
         if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
             let more = self.budget.clone().take(&self.client, more, patience).await?;
@@ -203,12 +203,12 @@ impl Charge {
         Ok(())
     }
 
-    /// Takes over another one of the same client.
+    /// Adds the bytes of another charge of the same client.
     pub fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Gives back all but `bytes`.
+    /// Releases all but `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less > 0 {

@@ -1,4 +1,4 @@
-//! The command line: `serve`, and what shows an operator what goes through the hub.
+//! Command line: `serve`, and the commands for operators.
 
 mod check;
 mod clients;
@@ -17,7 +17,7 @@ use spoke_store::{Redis, keys::HubKeys};
 
 use crate::config::Config;
 
-/// Takes the entries of all devices into one Redis stream and serves each device its own.
+/// Collects the entries of all devices in one Redis stream and serves each device its own
 #[derive(Debug, Parser)]
 #[command(name = "spoke-hub", version, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -36,25 +36,25 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings.";
 enum Command {
     /// Run the service
     Serve(ListenArgs),
-    /// List the clients: who is connected, how far they are, when they were last seen
+    /// List the clients: presence, lag and totals
     Clients(clients::Args),
     /// Print entries as they arrive from devices
     Tail(tail::Args),
     /// Add an entry to a client's out stream
     Send(send::Args),
-    /// Begin a client's way up anew, in a new epoch: where somebody else wrote in its name, or the hub's
-    /// Redis was restored from an old backup
+    /// Start a client's way up again in a new epoch: after someone else sent entries under its
+    /// name, or after the hub's Redis was restored from an old backup
     ResetClient(reset_client::Args),
-    /// Look at the settings, certificates, Redis and the listeners, each with its mend; fails where
-    /// something cannot stay as it is
+    /// Check settings, certificates, Redis and listeners, with help for each finding; fails if one
+    /// has to be fixed
     Check(CheckArgs),
 }
 
 impl Cli {
-    /// Does what was asked for.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What a person should read.
+    /// The error to print.
     pub async fn run(self) -> anyhow::Result<()> {
         let flags = match &self.command {
             Command::Serve(args) => args.settings(),

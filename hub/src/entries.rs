@@ -1,4 +1,4 @@
-//! What a request may do with entries on their way up: the same over HTTP and over `spoke.v1.json`.
+//! Appends entries that clients send, over HTTP and over `spoke.v1.json` alike.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -21,10 +21,10 @@ use crate::{
     quota::Load,
 };
 
-/// The caller's cursor.
+/// Returns the caller's cursor.
 ///
 /// # Errors
-/// 503.
+/// 503 if Redis fails.
 pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorBody, ApiError> {
     let copy = hub.copy(caller, None);
     let mut cursor = hub.checked(copy.cursor().await)?;
@@ -36,7 +36,7 @@ pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorBody, ApiError> 
 /// Appends one entry or a batch.
 ///
 /// # Errors
-/// 400, 409, 413, 503.
+/// 400, 409, 413, 429, 503.
 pub async fn xadd(hub: &Hub, caller: &Caller, form: XaddBody) -> Result<Value, ApiError> {
     match form {
         XaddBody::One(entry) => xadd_one(hub, caller, entry).await.map(|added| json!(added)),
@@ -51,7 +51,7 @@ async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryBody) -> Result<AddedBo
     match append_to(hub, caller, &append).await? {
         Done { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
         Done { cursor, .. } => {
-            let message = "the hub has this entry already: go on with the next";
+            let message = "duplicate: the hub already has this entry; continue with the next";
             Err(ApiError::new(StatusCode::CONFLICT, "duplicate", message).with_seq(cursor))
         }
     }
@@ -63,7 +63,8 @@ async fn xadd_batch(
     form: BatchBody,
 ) -> Result<BatchAddedBody, ApiError> {
     if form.entries.len() > BATCH_ENTRIES_MAX {
-        let message = format!("a batch holds at most {BATCH_ENTRIES_MAX} entries; send several");
+        let message =
+            format!("too many entries: expected at most {BATCH_ENTRIES_MAX}; send several batches");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
@@ -121,13 +122,13 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
         AppendResult::EpochAhead(known) => Err(epoch_ahead(known)),
         AppendResult::SeqAhead => Err(seq_ahead()),
         AppendResult::Later(wait) => {
-            let message = "this client has asked for too many searches, or told of too many losses";
+            let message = "this client caused too many cursor searches or reported too many losses";
             let status = StatusCode::TOO_MANY_REQUESTS;
             Err(ApiError::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
         }
-        AppendResult::Ready => unreachable!("the store looks for itself only"),
+        AppendResult::Ready => unreachable!("`Ready` is internal to the store"),
         AppendResult::Gap(cursor) => {
-            let message = "this batch does not begin at the cursor: send from the cursor on";
+            let message = "gap: this batch does not start at the cursor; send from the cursor on";
             Err(ApiError::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))
         }
     }
@@ -141,5 +142,5 @@ fn unfit(reason: RejectReason) -> ApiError {
         | RejectReason::Empty
         | RejectReason::Other => StatusCode::BAD_REQUEST,
     };
-    ApiError::new(status, reason.word(), format!("this entry can never be carried: {reason}"))
+    ApiError::new(status, reason.word(), format!("invalid entry: {reason}"))
 }

@@ -1,62 +1,62 @@
-//! What is told of a client, in words: the same in a terminal and on the status page.
+//! Describes a client in words, for the terminal and the status page alike.
 
 use spoke_service::logging::is_printable;
 use spoke_store::fleet::{ClientRow, DuplicateIdentities, Fleet, PendingEntries};
 
-/// So long after its last try a second device is shown: one that is still there comes back sooner.
+/// Time for which a refused duplicate device is shown; one that is still running retries sooner.
 const CLONE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
-/// An entry that came so long after it was born came late.
+/// Delay between creation and arrival from which an entry counts as late.
 const LATE_MS: u64 = 10_000;
-/// So long after such an entry the link is still called late.
+/// Time after a late entry for which the link is shown as late.
 const LATE_SHOWN_MS: u64 = 60_000;
 
-/// Whether a client is there.
+/// Presence of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// Connected since then, in milliseconds since 1970.
+    /// Connected since this time, in milliseconds since 1970.
     Connected(u64),
-    /// Last heard of then.
+    /// Last seen at this time.
     Away(u64),
-    /// Never heard of.
+    /// Never connected.
     Never,
 }
 
-/// How far one way of a client is behind.
+/// Lag of one direction of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lag {
-    /// Everything is carried.
+    /// No entries wait.
     None,
-    /// So many entries wait, the first of them since then.
+    /// Entries wait.
     Waiting(PendingEntries),
-    /// Entries arrive so many milliseconds after they were born.
+    /// Entries arrive this many milliseconds after their creation.
     Late(u64),
-    /// Nobody here can know.
+    /// Unknown to the hub.
     Unknown,
 }
 
 /// Sums over all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// How many there are.
+    /// Number of clients.
     pub clients: usize,
-    /// How many are connected.
+    /// Connected clients.
     pub connected: usize,
-    /// How many are behind, on either way.
+    /// Clients with lag in either direction.
     pub behind: usize,
-    /// How many share an identity with another device.
+    /// Clients that share an identity with another device.
     pub clones: usize,
-    /// Entries that came from them.
+    /// Entries received from clients.
     pub received: u64,
-    /// Entries that they have acknowledged.
+    /// Entries acknowledged by clients.
     pub delivered: u64,
-    /// Entries lost, on either way.
+    /// Entries lost in either direction.
     pub lost: u64,
-    /// Entries for them that can never be sent.
+    /// Entries in the dead-letter streams of clients.
     pub dead: u64,
 }
 
 impl Presence {
-    /// Of this client.
+    /// Returns the presence of this client.
     pub fn of(row: &ClientRow) -> Self {
         match (row.connected_since, row.last_seen) {
             (Some(since), _) => Self::Connected(since),
@@ -67,7 +67,7 @@ impl Presence {
 }
 
 impl Lag {
-    /// On the way to the hub. What an absent device has taken meanwhile is not known.
+    /// Returns the lag towards the hub. New entries of a disconnected device are unknown.
     pub fn up(row: &ClientRow, now_ms: u64) -> Self {
         let is_fresh = |at: &u64| now_ms.saturating_sub(*at) < LATE_SHOWN_MS;
         let delay = row.received_at.filter(is_fresh).map(|at| at.saturating_sub(row.cursor.1.ms));
@@ -79,17 +79,17 @@ impl Lag {
         }
     }
 
-    /// On the way to the client.
+    /// Returns the lag towards the client.
     pub fn down(row: &ClientRow) -> Self {
         if row.down.entries == 0 { Self::None } else { Self::Waiting(row.down) }
     }
 
-    /// Whether something is known to be behind.
+    /// Returns whether there is known lag.
     pub fn is_behind(&self) -> bool {
         matches!(self, Self::Waiting(_) | Self::Late(_))
     }
 
-    /// To sort by: entries first, then time.
+    /// Returns the sort key: entries first, then delay.
     pub fn weight(&self) -> u64 {
         match self {
             Self::Waiting(waiting) => waiting.entries.saturating_add(1),
@@ -98,7 +98,7 @@ impl Lag {
         }
     }
 
-    /// `ok`, `120, 3h`, `late 4m` or `?`.
+    /// Formats as `ok`, `120, 3h`, `late 4m` or `?`.
     pub fn words(&self, now_ms: u64) -> String {
         match self {
             Self::None => "ok".to_owned(),
@@ -113,7 +113,7 @@ impl Lag {
 }
 
 impl Totals {
-    /// Of all clients.
+    /// Sums up all clients.
     pub fn of(fleet: &Fleet, now_ms: u64) -> Self {
         let mut totals = Self { clients: fleet.rows.len(), ..Self::default() };
         let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
@@ -130,23 +130,23 @@ impl Totals {
     }
 }
 
-/// How many entries a client has acknowledged.
+/// Returns the number of entries that a client has acknowledged.
 pub fn delivered(row: &ClientRow) -> u64 {
     let tally = &row.out.memory.acked.1;
     tally.added.saturating_sub(tally.dead).saturating_sub(tally.lost)
 }
 
-/// Whether a client is behind on either way.
+/// Returns whether a client has lag in either direction.
 pub fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
     Lag::up(row, now_ms).is_behind() || Lag::down(row).is_behind()
 }
 
-/// The other devices with its identity, if one tried lately.
+/// Returns the refused devices with the client's identity, if one tried recently.
 pub fn clones(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
     row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 
-/// One number and one unit: `42s`, `3h`.
+/// Formats an age as one number and one unit: `42s`, `3h`.
 pub fn ago(now_ms: u64, then_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     match seconds {
@@ -157,7 +157,7 @@ pub fn ago(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
-/// At most four digits: `9999`, `12.3k`, `4.5M`.
+/// Formats a count with at most four digits: `9999`, `12.3k`, `4.5M`.
 pub fn short(count: u64) -> String {
     const UNITS: [(u64, &str); 4] =
         [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1000, "k")];
@@ -172,7 +172,7 @@ pub fn short(count: u64) -> String {
     }
 }
 
-/// With a thin gap between thousands: `1 234 567`.
+/// Formats a count with thin spaces between thousands: `1 234 567`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() * 2);
@@ -185,8 +185,8 @@ pub fn grouped(count: u64) -> String {
     text
 }
 
-/// Bytes as text that neither commands a terminal nor turns the page around: what is not printable is
-/// escaped.
+/// Formats bytes as text without terminal commands or bidirectional controls: characters that are
+/// not printable are escaped.
 pub fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     if matches!(text, std::borrow::Cow::Borrowed(_)) && text.chars().all(is_printable) {

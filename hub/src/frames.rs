@@ -1,12 +1,12 @@
-//! The frames that one agent's socket brings.
+//! Stream of frames from one agent's WebSocket.
 //!
-//! Whoever has a token sends what they like, so decoding is bounded twice: before the handshake only a
-//! short frame is looked at, and afterwards a long one is decoded on a thread of its own, since all
-//! sockets of the hub are served by a few. Each message is charged to the task's budget: a socket that
-//! always has another one would otherwise never let its timers and its neighbours have their turn.
+//! Clients are not trusted, so decoding is bounded twice: before the handshake only short frames
+//! are decoded, and afterwards long ones are decoded on the CPU pool, since a few threads serve all
+//! sockets. Each message is charged to tokio's cooperative budget: otherwise a socket with a
+//! constant stream of messages would starve its own timers and other tasks.
 //!
-//! What a frame takes in memory is charged to the hub's budget before it is decoded, and held until its
-//! entries are in the copy. While there is no room, or the client is ahead of its pace, nothing is read.
+//! The memory of a frame is charged to the hub's budget before decoding, and held until its entries
+//! are in the copy. Reading pauses while the budget is exhausted or the client exceeds its rate.
 
 use std::{
     pin::Pin,
@@ -31,46 +31,46 @@ use crate::{
     socket::{Incoming, Socket, busy, discard, flood},
 };
 
-/// A frame of so many bytes is not charged: pings and acknowledgements are no longer.
+/// Frames up to this size are not charged. Pings and acknowledgements are shorter.
 const UNCHARGED_BYTES: usize = 64;
 
-/// A stream of frames; of those that are malformed, the error.
+/// Stream of decoded frames, or the decoding error.
 pub struct Frames<S = SplitStream<Socket>> {
     messages: S,
-    /// None before the handshake.
+    /// Features agreed in the handshake; `None` before it.
     agreed: Option<Features>,
-    /// What the frames are charged to, once the handshake is done.
+    /// Admission of batches; `None` before the handshake.
     intake: Option<Intake>,
     step: Step,
 }
 
-/// What becomes of the message that came last.
+/// Processing stage of the last message.
 enum Step {
     None,
     Charging(BoxFuture<'static, Result<(Bytes, Charge), ApiError>>),
     Decoding(BoxFuture<'static, Result<Result<Frame, DecodeError>, JoinError>>, Option<Charge>),
     Admitting(BoxFuture<'static, Frame>),
-    /// There was no room for it. The session is told to end.
+    /// The memory budget is exhausted; the session is about to end.
     Refused,
 }
 
 impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
-    /// Over the messages of a socket.
+    /// Creates a stream over the messages of a socket.
     pub fn new(messages: S) -> Self {
         Self { messages, agreed: None, intake: None, step: Step::None }
     }
 
-    /// The handshake is done; it agreed on these features.
+    /// Sets the features agreed in the handshake.
     pub fn agree(&mut self, features: Features) {
         self.agreed = Some(features);
     }
 
-    /// Frames are charged and admitted from here on.
+    /// Charges and admits frames from now on.
     pub fn take_in(&mut self, intake: Intake) {
         self.intake = Some(intake);
     }
 
-    /// Throws away, undecoded, what the other side still sends.
+    /// Reads and drops the peer's remaining messages without decoding them.
     pub async fn discard(mut self) {
         discard(&mut self.messages).await;
     }
@@ -82,7 +82,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
         Poll::Ready(message.map(|message| message.map(Into::into)))
     }
 
-    /// A message came. Gives its frame, where that takes no further step.
+    /// Handles a message. Returns its frame if no further step is needed.
     fn handle_message(&mut self, incoming: Incoming) -> Option<Result<Frame, TransportError>> {
         let Incoming { message, charge } = incoming;
         match message {
@@ -93,8 +93,10 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
                 }
                 Some(_) | None => self.decode(bytes, charge),
             },
-            Message::Text(_) => Some(Err(malformed("a text message in a binary protocol"))),
-            // Control messages are the WebSocket's own business.
+            Message::Text(_) => {
+                Some(Err(malformed("unexpected text message in a binary protocol")))
+            }
+            // The library answers control messages.
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => None,
         }
     }
@@ -112,7 +114,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
         }))
     }
 
-    /// Decodes the frame in these bytes, here or elsewhere.
+    /// Decodes a frame, on the CPU pool if it is long.
     fn decode(
         &mut self,
         bytes: Bytes,
@@ -146,7 +148,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
         }
     }
 
-    /// Goes on with the message that came last. Gives its frame once it is there.
+    /// Polls the current stage. Returns the frame when it is complete.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, TransportError>>> {
         match &mut self.step {
             Step::None => Poll::Ready(None),
@@ -221,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that always has another message, and never waits.
+    /// A socket that always has another message ready.
     fn endless(bytes: Bytes) -> Frames<impl Stream<Item = Result<Message, Error>> + Unpin> {
         Frames::new(stream::repeat_with(move || Ok(Message::Binary(bytes.clone()))))
     }

@@ -1,4 +1,4 @@
-//! What all routes share.
+//! State of one hub process, shared by all routes and background tasks.
 
 use std::{
     sync::Arc,
@@ -33,58 +33,58 @@ use crate::{
     share::{Places, Shares},
 };
 
-/// What befalls many sessions at a time.
+/// Fault that affects many sessions at once, for log limiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionFault {
-    /// They were refused, for this reason.
+    /// Sessions refused for this reason.
     Refused(&'static str),
-    /// They ended, for this cause.
+    /// Sessions ended for this reason.
     Ended(&'static str),
 }
 
-/// One hub process. Cheap to clone.
+/// Handle to the state of one hub process. Cheap to clone.
 #[derive(Clone)]
 pub struct Hub(Arc<Shared>);
 
-/// What a hub process has one of.
+/// State of one hub process. Shared as `Arc<HubState>`.
 pub struct Shared {
-    /// Its settings.
+    /// Settings.
     pub config: Config,
-    /// Where the streams are.
+    /// Redis that holds the streams.
     pub redis: Redis,
-    /// Through which it writes what it acknowledges.
+    /// Writer of acknowledged batches.
     pub writer: CommitWriter,
-    /// Its keys.
+    /// Names of the Redis keys.
     pub keys: HubKeys,
-    /// Whose tokens live.
+    /// Session tokens that auth has issued.
     pub sessions: SessionTokens,
-    /// Who waits for which key.
+    /// Subscriptions to key changes.
     pub hints: Hints,
-    /// Who is connected here.
+    /// Open connections of this process.
     pub live: Live,
-    /// What each client takes.
+    /// Request and session limits per client.
     pub shares: Shares,
-    /// What each client may ask of the in stream.
+    /// Copy search and loss quotas per client.
     pub guards: ClientQuotas,
-    /// The large batches that Redis has in hand.
+    /// Slots for large writes to Redis.
     pub places: Places,
-    /// What all have in hand.
+    /// Memory budget of requests, frames and answers.
     pub budget: Budget,
-    /// How fast each may fill Redis.
+    /// Rate limit per client while Redis is nearly full.
     pub quota: Quota,
-    /// How much gets through to each at a time.
+    /// What the link to each client can carry at a time.
     pub paths: Paths,
-    /// What was done.
+    /// Counters.
     pub metrics: Metrics,
-    /// When to stop.
+    /// Shutdown signal and task tracker.
     pub shutdown: Shutdown,
-    /// What Redis refuses and is no outage, by what it says.
+    /// Redis errors that are not outages, by error text.
     store_faults: SharedLogLimiter<String>,
-    /// Sessions that were refused, and such that ended since nothing came, each by cause.
+    /// Sessions refused, and sessions that ended silently or stalled, by reason.
     pub session_faults: SharedLogLimiter<SessionFault>,
-    /// Losses told by requests, by cause: the first is said, the rest are counted.
+    /// Losses reported in requests, by cause: the first is logged, the rest are counted.
     told_losses: SharedLogLimiter<&'static str>,
-    /// This process, among several on one Redis.
+    /// Random name of this process, unique among the hubs on one Redis.
     pub name: String,
 }
 
@@ -97,7 +97,7 @@ impl std::ops::Deref for Hub {
 }
 
 impl Hub {
-    /// A hub that nobody has come to yet.
+    /// Creates the state of a hub without connections.
     pub fn new(
         config: Config,
         (redis, writer): (Redis, CommitWriter),
@@ -130,51 +130,52 @@ impl Hub {
         }))
     }
 
-    /// A client's out stream.
+    /// Returns the client's out stream.
     pub fn origin(&self, client: &ClientId) -> OriginStore {
         OriginStore::hub(self.redis.clone(), &self.keys, client)
     }
 
-    /// The in stream, for what a client sends in the session of this generation.
+    /// Returns the in stream, for entries that the client sends in the session of this generation.
     pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
         let client = (&caller.client, caller.registered_at_ms);
         let guard = self.guards.of(&caller.client, Instant::now());
         CopyStore::hub(self.writer.clone(), &self.keys, client, generation, guard)
     }
 
-    /// What this hub can do beyond its protocol version.
+    /// Returns the optional protocol features that this hub offers.
     pub fn features(&self) -> Features {
         if self.config.compression { Features::COMPRESSION } else { Features::default() }
     }
 
-    /// What a command to Redis gave, or the refusal of the request that needed it.
+    /// Maps a Redis error to the refusal of the request that needed the command.
     ///
     /// # Errors
-    /// 503.
+    /// 503 `unavailable` or `unusable-stream`, see [`Self::unavailable`].
     pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         result.map_err(|error| self.unavailable(&error))
     }
 
-    /// Counts a fault of Redis, and logs it unless it came lately or is an outage; who asked hears only
-    /// that it may come again, or that this one stream cannot be used.
+    /// Counts a Redis error and logs it, unless it is an outage or was logged recently. The refusal
+    /// tells the caller to retry later, or that this stream is unusable.
     pub fn unavailable(&self, error: &StoreError) -> ApiError {
         self.metrics.store_errors.add(1);
         let told = error_chain(error);
-        // An outage is said by `store::health`, with its end.
+        // `spoke_store::health` logs outages and their end.
         if !error.is_outage() && self.store_faults.handle(told.clone()) {
             warn!(error = told, "redis request failed");
         }
         if error.is_of_stream() {
-            let message = "this stream of the hub cannot be used as it is; the hub's log names the key, and the mend";
+            let message =
+                "this stream of the hub is unusable; the hub's log names the key and the repair";
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
                 .retry_after(self.return_wait().as_secs());
         }
-        let message = "the hub's store cannot take anything now; what you sent may be sent again";
+        let message = "the hub's redis is unavailable; retry the request later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(self.return_wait().as_secs())
     }
 
-    /// A stream that one client's session cannot use as it is.
+    /// Counts and logs an unusable stream of one client's session.
     pub fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
         self.metrics.store_errors.add(1);
         let error = error_chain(error);
@@ -183,30 +184,33 @@ impl Hub {
         }
     }
 
-    /// How long a client is sent away for at this moment.
+    /// Returns how long a client has to wait before it reconnects.
     pub fn return_wait(&self) -> Duration {
         return_wait(self.live.count(), rand::random())
     }
 
-    /// Logs a loss that a request told of or met, unless another of its cause was lately.
+    /// Logs a loss that a request reported or caused, unless one with the same cause was logged
+    /// recently.
     pub fn say_loss(&self, loss: &Loss) {
         if self.told_losses.handle(loss.cause.word()) {
             driver::say_loss(loss);
         }
     }
 
-    /// Says once a minute what befalls sessions still, until the shutdown begins.
+    /// Logs the counts of repeated faults once a minute, until shutdown.
     pub async fn sum_up(self) {
         let say = |fault: Option<&SessionFault>, count| match fault {
-            Some(SessionFault::Refused(reason)) => info!(reason, count, "sessions refused again"),
-            Some(SessionFault::Ended(cause)) => warn!(cause, count, "sessions end so again"),
+            Some(SessionFault::Refused(reason)) => info!(reason, count, "more sessions refused"),
+            Some(SessionFault::Ended(reason)) => {
+                warn!(reason, count, "more sessions ended for the same reason")
+            }
             None => {}
         };
-        let say_losses = |cause: Option<&&str>, count| {
-            warn!(cause, count, "more ranges of entries were lost; they are in the loss ledger");
+        let say_losses = |reason: Option<&&str>, count| {
+            warn!(reason, count, "more entries lost; see the loss ledger");
         };
         let say_faults = |error: Option<&String>, count| {
-            warn!(error, count, "redis requests failed again");
+            warn!(error, count, "more redis requests failed");
         };
         tokio::join!(
             sum_up(&self.store_faults, &self.shutdown, say_faults),
@@ -216,10 +220,10 @@ impl Hub {
         );
     }
 
-    /// Whether a session may begin here.
+    /// Checks that a session may start on this process.
     ///
     /// # Errors
-    /// 503 when this process stops.
+    /// 503 `restart` after shutdown began.
     pub fn check_stays(&self) -> Result<(), ApiError> {
         if !self.shutdown.is_begun() {
             return Ok(());
@@ -229,44 +233,45 @@ impl Hub {
             .retry_after(wait_ms / 1000))
     }
 
-    /// What a session is told when this process stops: to come back, but not all at once, and not
-    /// before another may listen in its place.
+    /// Returns the GOAWAY of a shutdown. The random wait spreads the reconnects and gives a
+    /// replacement process time to listen.
     pub fn restart(&self) -> Goaway {
         let wait = self.return_wait();
         Goaway {
             reason: GoawayReason::Restart,
-            message: "the hub restarts".to_owned(),
+            message: "the hub is restarting".to_owned(),
             wait_ms: wait.as_millis() as u64,
         }
     }
 }
 
-/// The refusal of a request whose session is not the newest.
+/// Returns the refusal of a request that belongs to an older session.
 pub fn superseded() -> ApiError {
-    let message = "a newer session of this client has begun; if that is another device, two devices \
-                   share one identity";
+    let message = "a newer session of this client has started; if another device started it, two \
+                   devices share one identity";
     ApiError::new(StatusCode::CONFLICT, "superseded", message)
 }
 
-/// The refusal of one that tells of a life of the stream further on than the next.
+/// Returns the refusal of a peer whose epoch is more than one ahead of the hub's.
 pub fn epoch_ahead(known: Epoch) -> ApiError {
     let message = format!(
-        "the hub knows this stream in epoch {known}, and a new one is the next after that; if the \
+        "epoch too high: the hub knows epoch {known} of this stream, expected at most the next; if the \
          hub's redis was restored from an old backup, run spoke-hub reset-client"
     );
     ApiError::new(StatusCode::CONFLICT, GoawayReason::EpochAhead.word(), message).with_epoch(known)
 }
 
-/// The refusal of one that names a seq more than a day ahead of the hub's clock.
+/// Returns the refusal of a seq more than a day ahead of the hub's clock.
 pub fn seq_ahead() -> ApiError {
-    let message = "this seq is more than 24 hours ahead of the hub's clock; mend the clock of the one \
-                   that made it";
+    let message = "this seq is more than 24 hours ahead of the hub's clock; correct the clock of the \
+                   device that added the entry";
     ApiError::new(StatusCode::CONFLICT, GoawayReason::SeqAhead.word(), message)
 }
 
-/// The refusal of a request of an older life of the stream.
+/// Returns the refusal of a request for an older epoch of the stream.
 pub fn stale_epoch(current: Epoch) -> ApiError {
-    let message =
-        format!("this stream is in epoch {current} now; ask where it stands and go on there");
+    let message = format!(
+        "stale epoch: this stream is now in epoch {current}; query the cursor and continue there"
+    );
     ApiError::new(StatusCode::CONFLICT, "stale-epoch", message).with_epoch(current)
 }

@@ -1,5 +1,5 @@
-//! What a session's batches pass before they are taken in: the memory budget, and the pace of their
-//! client. Each is charged until its entries are in the copy.
+//! Admission of a session's batches: memory budget, rate limit and write slot. Each batch is
+//! charged until its entries are in the copy.
 
 use std::{
     collections::VecDeque,
@@ -26,10 +26,10 @@ use crate::{
     share::TakenPlace,
 };
 
-/// The least that two empty byte strings take on the wire, in bytes.
+/// Minimum bytes of two empty byte strings on the wire.
 const FIELD_WIRE_BYTES: usize = 2;
 
-/// What the frames of one session are charged to.
+/// Admission control for the frames of one session.
 pub struct Intake {
     hub: Hub,
     client: ClientId,
@@ -37,7 +37,7 @@ pub struct Intake {
     refused: Mutex<Option<oneshot::Sender<Goaway>>>,
 }
 
-/// The charges of the batches that are not in the copy yet, in their order. Cheap to clone.
+/// Charges of the batches that are not in the copy yet, in order. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Charges(Arc<Mutex<VecDeque<Held>>>);
 
@@ -49,19 +49,20 @@ struct Held {
 }
 
 impl Intake {
-    /// Of one session. What comes with it resolves if there is no room for one of its frames.
+    /// Creates the admission of one session. The receiver resolves if the budget has no room for a
+    /// frame.
     pub fn new(hub: Hub, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, told) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
         (Self { hub, client, charges: Charges::default(), refused }, told)
     }
 
-    /// What it holds.
+    /// Returns the held charges.
     pub fn charges(&self) -> Charges {
         self.charges.clone()
     }
 
-    /// Waits for room for all that these bytes can become.
+    /// Waits for memory for all that these bytes can decode to.
     pub(crate) fn charge(
         &self,
         bytes: Bytes,
@@ -84,7 +85,7 @@ impl Intake {
         .boxed()
     }
 
-    /// Waits for the client's pace and for a place at Redis, and holds that and the charge.
+    /// Waits for the client's rate and a write slot, then holds the slot and the charge.
     pub(crate) fn admit(&self, push: Push, charge: Option<Charge>) -> BoxFuture<'static, Frame> {
         let charges = self.charges.clone();
         let (hub, client, load) = (self.hub.clone(), self.client.clone(), Load::of(&push.entries));
@@ -98,7 +99,7 @@ impl Intake {
         .boxed()
     }
 
-    /// There was no room: the session is told to end.
+    /// Ends the session because of an exhausted budget.
     pub(crate) fn handle_refused(&self, refusal: &ApiError) {
         let sender = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
@@ -113,13 +114,13 @@ impl Charges {
         charges.push_back(held);
     }
 
-    /// Gives back all: the batches were thrown away.
+    /// Releases all charges, for discarded batches.
     pub fn release_all(&self) {
         let thrown = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         drop(thrown);
     }
 
-    /// Gives back what is charged for batches up to the copy's cursor.
+    /// Releases the charges of batches up to the copy's cursor.
     pub fn release(&self, cursor: &Ack) {
         let mut done = Vec::new();
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! One WebSocket of `spoke.v1.json`: text frames `{"type", "id", "payload"}`, each answered with
-//! the same `type` and `id`.
+//! The `spoke.v1.json` WebSocket: text frames `{"type", "id", "payload"}`, each answered with the
+//! same `type` and `id`.
 //!
-//! A refusal is such an answer with `"error": true`, and the connection goes on. Reads that wait
-//! are held apart, so that nothing else on the same socket waits for them.
+//! A refusal is an answer with `"error": true`; the connection stays open. Waiting reads run
+//! concurrently and do not block other requests on the same socket.
 
 use std::{
     pin::pin,
@@ -40,14 +40,14 @@ use crate::{
     xread::{self, Asker, Xread},
 };
 
-/// The subprotocol's name in the WebSocket handshake.
+/// Subprotocol name in the WebSocket handshake.
 pub const SUBPROTOCOL: &str = "spoke.v1.json";
-/// Reads that may wait at a time on one socket.
+/// Maximum waiting reads on one socket.
 const WAITING_MAX: usize = 8;
-/// Bytes of the reason in a close frame (RFC 6455, 5.5).
+/// Maximum bytes of the reason in a close frame (RFC 6455, 5.5).
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// An answer.
+/// Answer to one request.
 #[derive(Serialize)]
 struct Answer<'a, P> {
     r#type: &'a str,
@@ -57,7 +57,7 @@ struct Answer<'a, P> {
     payload: P,
 }
 
-/// Serves a client to the end of its connection.
+/// Serves a client until its connection ends.
 pub async fn serve(arrived: Arrived, socket: Socket) {
     let span = arrived.span();
     run(arrived, socket).instrument(span).await;
@@ -71,21 +71,21 @@ async fn run(mut arrived: Arrived, mut socket: Socket) {
             return discard(&mut socket).await;
         }
     };
-    Span::current().record("generation", generation);
-    info!("session begins");
+    Span::current().record("session", generation);
+    info!("session started");
     let caller = Caller { generation: Some(generation), ..arrived.caller.clone() };
     let goodbye = talk(&mut arrived, &caller, &mut socket).await;
     if let Some(goaway) = &goodbye {
         dismiss(&mut socket, goaway).await;
     }
-    let cause = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
-    arrived.hub.metrics.ended.add(cause, 1);
-    info!(cause, "session ends");
+    let reason = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
+    arrived.hub.metrics.ended.add(reason, 1);
+    info!(reason, "session ended");
     arrived.end(generation).await;
     discard(&mut socket).await;
 }
 
-/// Answers until the other side goes, or has to go.
+/// Answers requests until the client closes or the session has to end.
 async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Option<Goaway> {
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
     let mut waiting: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
@@ -109,7 +109,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
                 None => return None,
             },
             Some(answer) = waiting.next(), if !waiting.is_empty() => answer,
-            // A browser cannot ping, but it answers one.
+            // A browser cannot send pings, but it answers them.
             _ = ping.tick() => {
                 let silent = Instant::now().duration_since(heard.at());
                 if silent > IDLE_TIMEOUT || socket.send(Message::Ping(Default::default())).await.is_err() {
@@ -121,7 +121,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
         };
         let Reply { text, charge: _charge } = answer;
         let mut sending = pin!(socket.send(Message::Text(text.into())));
-        // One who asks and does not listen is not waited for.
+        // A client that does not read its answers is disconnected.
         tokio::select! {
             biased;
             sent = tokio::time::timeout(Duration::from_secs(30), sending.as_mut()) => match sent {
@@ -129,7 +129,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
                 Ok(Err(_)) | Err(_) => return None,
             },
             goaway = &mut leave => {
-                // What was done is told all the same, but not to one who is turned out.
+                // A finished request is answered before a restart, but not after another end.
                 if goaway.reason == GoawayReason::Restart {
                     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sending).await;
                 }
@@ -137,7 +137,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
             }
         }
     };
-    // The end of the hub is the end of every wait.
+    // Shutdown ends all waiting reads.
     if goaway.reason == GoawayReason::Restart {
         let answering = async {
             while let Some(answer) = waiting.next().await {
@@ -150,7 +150,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
     Some(goaway)
 }
 
-/// An answer, and what it is charged with until it is sent.
+/// Answer text and its memory charge until it is sent.
 struct Reply {
     text: String,
     charge: Option<Charge>,
@@ -162,12 +162,12 @@ enum Handled {
     Closed,
 }
 
-/// A request, on its own.
+/// Parsed request that owns its parts.
 struct Asked {
     kind: String,
     id: Option<Box<RawValue>>,
     payload: Option<Box<RawValue>>,
-    /// The memory that the payload takes as entries.
+    /// Memory that the payload takes as entries.
     wanted: usize,
 }
 
@@ -186,7 +186,7 @@ impl Asked {
     }
 }
 
-/// What the other side is told when its frames are not taken.
+/// Returns the GOAWAY for frames that the hub cannot accept.
 fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
     if let Some(refusal) = busy(error) {
         return Some(goaway(refusal));
@@ -207,7 +207,7 @@ async fn handle<'a>(
 ) -> Handled {
     match message {
         Message::Text(text) => {
-            // The charge of the message is enough for what is said back of it.
+            // The charge of the message also covers its answer.
             let mut charge = charge;
             match request(hub, caller, text.as_str(), &mut charge, waiting).await {
                 Some(text) => Handled::Answer(Reply { text, charge }),
@@ -215,7 +215,11 @@ async fn handle<'a>(
             }
         }
         Message::Binary(_) => {
-            let text = refused("", None, &malformed("this protocol is text frames of JSON"));
+            let text = refused(
+                "",
+                None,
+                &malformed("unexpected binary frame, expected text frames of JSON"),
+            );
             Handled::Answer(Reply { text, charge })
         }
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Handled::Nothing,
@@ -223,7 +227,7 @@ async fn handle<'a>(
     }
 }
 
-/// The answer to one request; none if it waits.
+/// Answers one request. Returns `None` for a waiting read.
 async fn request<'a>(
     hub: &'a Hub,
     caller: &'a Caller,
@@ -236,7 +240,7 @@ async fn request<'a>(
     } else {
         let text = text.to_owned();
         let read = offload(move || Asked::read(&text)).await;
-        read.unwrap_or_else(|_| Err((None, "this message could not be read".to_owned())))
+        read.unwrap_or_else(|_| Err((None, "failed to parse this message".to_owned())))
     };
     let Asked { kind, id, payload, wanted } = match asked {
         Ok(asked) => asked,
@@ -245,7 +249,7 @@ async fn request<'a>(
     let id_said = id.is_some();
     let id = short(id.as_deref());
     if id.is_none() && id_said {
-        let message = format!("an id has at most {TEXT_BYTES_MAX} bytes");
+        let message = format!("invalid id: expected at most {TEXT_BYTES_MAX} bytes");
         return Some(refused("", None, &malformed(message)));
     }
     let payload_text = payload.as_deref().map_or("null", RawValue::get);
@@ -260,7 +264,7 @@ async fn request<'a>(
             }
         }
         "xread" if waiting.len() >= WAITING_MAX => {
-            let message = "too many reads wait on this socket";
+            let message = "too many waiting reads on this socket";
             let status = StatusCode::TOO_MANY_REQUESTS;
             refused("xread", id, &ApiError::new(status, "too-many-requests", message))
         }
@@ -281,16 +285,16 @@ async fn request<'a>(
             }
             Err(refusal) => refused("xread", id, &refusal),
         },
-        _ => refused(&kind, id, &malformed("type is one of id, xadd, xread, echo")),
+        _ => refused(&kind, id, &malformed("invalid type: expected id, xadd, xread or echo")),
     })
 }
 
-/// An id is held for as long as its read waits, and said back: a short one.
+/// Accepts only short ids, since a waiting read holds its id.
 fn short(id: Option<&RawValue>) -> Option<&RawValue> {
     id.filter(|id| id.get().len() <= TEXT_BYTES_MAX)
 }
 
-/// Read where no socket waits for it if it is long, and charged with what it becomes.
+/// Parses on the CPU pool if the payload is long, and charges the memory of its entries.
 async fn xadd_form(
     hub: &Hub,
     caller: &Caller,
@@ -330,10 +334,10 @@ fn refused(r#type: &str, id: Option<&RawValue>, refusal: &ApiError) -> String {
 }
 
 fn text(answer: &impl Serialize) -> String {
-    serde_json::to_string(answer).expect("an answer has text keys only")
+    serde_json::to_string(answer).expect("an answer serialises to JSON")
 }
 
-/// Says why in the close frame: this protocol has no other word for it.
+/// Sends the reason in the close frame; this protocol has no other message for it.
 async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
     let mut close = close(goaway.reason);
     if let (GoawayReason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {

@@ -1,4 +1,4 @@
-//! Whether the hub's Redis can give the acknowledgement level that the settings ask for.
+//! Checks that the hub's Redis supports the acknowledgement level of the settings.
 
 use spoke_service::config::ConfigError;
 use spoke_store::{
@@ -8,10 +8,10 @@ use spoke_store::{
     server_info,
 };
 
-/// Why Redis cannot give the level now; none if it can.
+/// Returns why Redis does not support the level now, or `None` if it does.
 ///
 /// # Errors
-/// `StoreError` when it does not say.
+/// [`StoreError`] if the query fails.
 async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, StoreError> {
     if level == AckLevel::Memory {
         return Ok(None);
@@ -20,16 +20,17 @@ async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, Stor
     Ok(level.barrier(&facts).err())
 }
 
-/// Refuses to start on a Redis whose settings cannot give the level. Replicas may come later, and a Redis
-/// that does not answer may be a good one: the hub starts, is not ready, and acknowledges nothing until then.
+/// Refuses to start on a Redis whose settings cannot support the level. Replicas may connect later,
+/// and an unreachable Redis may support it: then the hub starts, is not ready, and acknowledges
+/// nothing until the level is met.
 ///
 /// # Errors
-/// The setting `ack` cannot be kept, with the mend.
+/// [`ConfigError`] if Redis does not support the setting `ack`, with help.
 pub async fn require(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, lack(redis, level)).await {
         Ok(Ok(None | Some(UnmetLevel::Replicas { .. })) | Err(_)) | Err(_) => Ok(()),
         Ok(Ok(Some(lack))) => {
-            Err(ConfigError::bad("ack", format!("it is \"{level}\", but {lack}")))
+            Err(ConfigError::bad("ack", format!("\"{level}\" is not possible: {lack}")))
         }
     }
 }

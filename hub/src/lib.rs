@@ -1,8 +1,8 @@
-//! The hub: takes the entries of all clients into one stream and serves each client its own.
+//! The hub: collects the entries of all clients in one stream and serves each client its own.
 //!
-//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
-//! for who is connected to this process and how they are told to go; `share`, `budget` and `quota` for
-//! what one client may take of the hub, of its memory and of Redis.
+//! [`xadd`] and [`xread`] handle requests, [`websocket`] the WebSockets of agents and other
+//! programs, [`connections`] the registry of open connections. [`client_limits`], [`memory_budget`]
+//! and [`quota`] limit what one client takes of the hub, of its memory and of Redis.
 
 pub mod limits;
 pub mod arrival;
@@ -57,13 +57,13 @@ use tracing::{info, warn};
 
 use crate::{config::Config, hub::Hub, limits::BELLS_MAX};
 
-/// What SIGHUP changes; TLS only where it is on.
+/// Settings that SIGHUP reloads; `tls` only where it is on.
 const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
 
-/// Runs the hub until the shutdown begins, and finishes what is in hand.
+/// Runs the hub until shutdown, and finishes work in progress.
 ///
 /// # Errors
-/// Settings that cannot be used.
+/// A setting cannot be used.
 pub async fn run(
     config: Config,
     reloads: Reloads<Config>,
@@ -85,7 +85,7 @@ pub async fn run(
     };
     level::require(&redis, config.ack).await?;
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
-    // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
+    // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
     let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
@@ -112,22 +112,22 @@ pub async fn run(
 
     shutdown.begun().await;
     systemd::stopping();
-    // The last connections say goodbye themselves; a little over their own limit.
+    // The last sessions send GOAWAY within their own time limit; wait a little longer.
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
-        warn!("not everything in hand could be finished in time");
+        warn!("shutdown timed out with unfinished tasks");
     }
     presence::end(&hub).await;
     drop(hub);
-    // Only where something could not be finished does it not end by itself.
+    // It ends on its own, unless a task did not finish.
     match tokio::time::timeout(Duration::from_secs(1), commits).await {
-        Ok(ended) => ended.context("the task that writes to redis failed")?,
-        Err(_) => warn!("writes to redis were still under way"),
+        Ok(ended) => ended.context("failed to join the task that writes to redis")?,
+        Err(_) => warn!("shutdown timed out with unfinished redis writes"),
     }
     info!("stopped");
     Ok(())
 }
 
-/// Changes at SIGHUP what can be changed.
+/// Applies the reloadable settings at SIGHUP.
 fn reload(
     hub: &Hub,
     reloads: Reloads<Config>,
@@ -147,30 +147,31 @@ fn reload(
     hub.shutdown.spawn("settings", reloads.serve(live, apply, hub.shutdown.clone()));
 }
 
-/// Hears of news in both Redis, and looks once whether they suit.
+/// Starts the background tasks: key notifications from both Redis, presence, trimming, and checks
+/// of Redis.
 fn attend(hub: &Hub, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
     let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
-    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
+    shutdown.spawn("session notifications", presence::hear_bells(hub.clone(), rung));
     shutdown.spawn("presence", presence::keep(hub.clone()));
     if hub.config.in_max_len > 0 {
-        shutdown.spawn("trimming", trim::keep(hub.clone()));
+        shutdown.spawn("trim", trim::keep(hub.clone()));
     }
-    shutdown.spawn("faults of sessions", hub.clone().sum_up());
+    shutdown.spawn("repeated log messages", hub.clone().sum_up());
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
     let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
-    shutdown.spawn("soundness", look(&hub.redis, "redis"));
+    shutdown.spawn("server info", look(&hub.redis, "redis"));
     shutdown.spawn("health", watch(hub.redis.clone(), shutdown.token()));
-    shutdown.spawn("level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
+    shutdown.spawn("ack level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
     if hub.config.auth_redis.is_some() {
         shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.token()));
-        shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
-        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions, clients]));
+        shutdown.spawn("server info of auth_redis", look(auth_redis, "auth_redis"));
+        shutdown.spawn("session hints", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
     } else {
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions, clients]));

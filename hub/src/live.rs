@@ -1,4 +1,4 @@
-//! Who is connected to this process, and how they are told to go.
+//! Registry of the connections of this process. It tells them when a newer session supersedes them.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use spoke_protocol::{
 use spoke_service::{api_error::ApiError, limits::CONNECTIONS_MAX};
 use tokio::sync::oneshot;
 
-/// The connections of all clients.
+/// Connections of all clients.
 pub struct Live {
     per_client: AtomicUsize,
     connections: Arc<Mutex<Connections>>,
@@ -27,19 +27,19 @@ struct Connections {
     next: u64,
     clients: HashMap<ClientId, Vec<Connection>>,
     count: usize,
-    /// The newest session of a client that is over while Redis does not know.
+    /// Newest ended session of a client whose end is not in Redis yet.
     unnoted: HashMap<ClientId, u64>,
 }
 
 struct Connection {
     id: u64,
-    /// Of a session, once it has begun.
+    /// Generation of the session, once it has started.
     generation: Option<u64>,
-    /// Until it is used.
+    /// `None` after use.
     stop: Option<oneshot::Sender<Goaway>>,
 }
 
-/// A connection's place, given back when dropped.
+/// Registration of a connection; removed when dropped.
 pub struct Ticket {
     id: u64,
     client: ClientId,
@@ -47,18 +47,18 @@ pub struct Ticket {
 }
 
 impl Live {
-    /// Nobody yet; each client may have that many at a time.
+    /// Creates an empty registry with a limit per client.
     pub fn new(per_client: usize) -> Self {
         Self { per_client: AtomicUsize::new(per_client), connections: Arc::default() }
     }
 
-    /// That many at a time from now on; those that are too many by that stay.
+    /// Changes the limit per client. Open connections above it stay.
     pub fn resize(&self, per_client: usize) {
         self.per_client.store(per_client, Ordering::Relaxed);
     }
 
-    /// A place for a waiting read, and what tells it that the session it belongs to, if it does to
-    /// one, is not the newest any more.
+    /// Registers a waiting read. The receiver resolves when a newer session supersedes the one it
+    /// belongs to.
     ///
     /// # Errors
     /// 429 if the client has too many connections.
@@ -70,7 +70,7 @@ impl Live {
         self.enter(client, generation)
     }
 
-    /// A place for a session, and what tells it to go.
+    /// Registers a session. The receiver resolves when it has to end.
     ///
     /// # Errors
     /// 429 if the client has too many connections.
@@ -81,8 +81,8 @@ impl Live {
         self.enter(client, None)
     }
 
-    /// A session has begun: the client's older ones here are told so. Sessions that begin at the
-    /// same time may come here in another order than they got their generations.
+    /// Records the generation of a started session and supersedes the client's older ones here.
+    /// Concurrent sessions may arrive in another order than their generations.
     pub fn begin(&self, ticket: &Ticket, generation: u64) -> u64 {
         let mut connections = lock(&self.connections);
         let own = connections.clients.get_mut(&ticket.client).into_iter().flatten();
@@ -93,7 +93,8 @@ impl Live {
         self.supersede(&ticket.client, generation)
     }
 
-    /// Tells the client's sessions here that are older than this generation, or than another here.
+    /// Ends the client's sessions here that are older than this generation, or than another one
+    /// here. Returns their number.
     pub fn supersede(&self, client: &ClientId, generation: u64) -> u64 {
         let mut connections = lock(&self.connections);
         let Some(own) = connections.clients.get_mut(client) else { return 0 };
@@ -104,7 +105,7 @@ impl Live {
             if connection.generation.is_some_and(|generation| generation < newest)
                 && let Some(stop) = connection.stop.take()
             {
-                let message = "a newer session of this client has begun; if that is another device, \
+                let message = "a newer session of this client has started; if another device started it, \
                                two devices share one identity";
                 let (reason, message) = (GoawayReason::Superseded, message.to_owned());
                 told += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
@@ -113,20 +114,21 @@ impl Live {
         told
     }
 
-    /// Whether a client has no session of this generation here, nor one that may become it.
+    /// Returns whether the client has no session of this generation here, nor one still in its
+    /// handshake.
     pub fn lacks(&self, client: &ClientId, generation: u64) -> bool {
         let connections = lock(&self.connections);
         let mut own = connections.clients.get(client).into_iter().flatten();
         own.all(|connection| connection.generation.is_some_and(|other| other != generation))
     }
 
-    /// Who is connected here.
+    /// Returns the connected clients.
     pub fn clients(&self) -> Vec<ClientId> {
         lock(&self.connections).clients.keys().cloned().collect()
     }
 
-    /// Remembers that a session is over while Redis does not know; beyond `limits::CONNECTIONS_MAX`
-    /// clients it is left to the end of this hub.
+    /// Keeps the end of a session until Redis accepts it. Beyond [`CONNECTIONS_MAX`] clients it is
+    /// left to the expiry of this hub's key.
     pub fn keep_unnoted(&self, client: &ClientId, generation: u64) {
         let mut connections = lock(&self.connections);
         if connections.unnoted.len() < CONNECTIONS_MAX {
@@ -135,12 +137,12 @@ impl Live {
         }
     }
 
-    /// The sessions that are over while Redis does not know.
+    /// Takes the ended sessions whose end is not in Redis yet.
     pub fn take_unnoted(&self) -> HashMap<ClientId, u64> {
         std::mem::take(&mut lock(&self.connections).unnoted)
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn count(&self) -> usize {
         lock(&self.connections).count
     }
@@ -154,7 +156,7 @@ impl Live {
         let id = connections.next;
         let own = connections.clients.entry(client.clone()).or_default();
         if own.len() >= self.per_client.load(Ordering::Relaxed) {
-            let message = "this client has too many connections open";
+            let message = "this client has too many open connections";
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(ApiError::new(status, "too-many-connections", message).retry_after(5));
         }
@@ -201,7 +203,7 @@ mod tests {
         let (newest, mut newest_told) = live.session(&client("dev1")).unwrap();
         assert_eq!(live.begin(&other, 1), 0);
 
-        // The newest comes first: it is the older one, coming after it, that is told.
+        // The newest session registers first; the older one after it is superseded.
         assert_eq!(live.begin(&newest, 2), 0);
         assert_eq!(live.begin(&older, 1), 1);
 

@@ -1,5 +1,5 @@
-//! What the hub has done, and what is so, for Prometheus. No client's name is a label, and a page costs
-//! as much with ten thousand clients as with one.
+//! Counters of the hub. No label contains a client's name, so a metrics page costs the same with
+//! ten thousand clients as with one.
 
 use spoke_diagnostics::{
     clock::unix_ms,
@@ -11,24 +11,24 @@ use spoke_store::{Redis, driver::SessionError, presence::Transport};
 
 use crate::{hub::Hub, paths::Weak};
 
-/// What all names begin with.
+/// Prefix of all metric names.
 const SERVICE: &str = "spoke_hub";
-/// The routes that are counted.
+/// Counted routes.
 const ROUTES: [&str; 5] = ["seq", "session", "sync", "xadd", "xread"];
-/// How sessions end beside the reasons of a GOAWAY.
+/// Reasons of a session's end besides those of a GOAWAY.
 const ENDS: [&str; 6] = ["left", "silent", "stalled", "redis", "broken", CLOSED];
-/// The other side closed the connection.
+/// The peer closed the connection.
 pub const CLOSED: &str = "closed";
 
-/// All figures of one hub process.
-#[expect(missing_docs, reason = "each is named in `text` with its help")]
+/// Counters of one hub process.
+#[expect(missing_docs, reason = "the metrics page names each with its help")]
 pub struct Metrics {
     pub traffic: SessionMetrics,
     pub sessions: CounterVec,
     pub ended: CounterVec,
     pub superseded: Counter,
     pub clones: Counter,
-    /// Entries trimmed from the in stream that a consumer group had not read.
+    /// Entries trimmed from the in stream before a consumer group had read them.
     pub trimmed_unread: Counter,
     pub unauthorized: Counter,
     pub store_errors: Counter,
@@ -54,7 +54,7 @@ impl Default for Metrics {
     }
 }
 
-/// Why a session is over, in a word.
+/// Returns the reason of a session's end as one word.
 pub fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
     match end {
         Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart => "left",
@@ -67,7 +67,7 @@ pub fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
     }
 }
 
-/// All of a hub's figures in Prometheus's text form.
+/// Returns all metrics in Prometheus's text format.
 pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     let metrics = &hub.metrics;
     let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
@@ -77,13 +77,13 @@ pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
     hub.budget.write(&mut page);
     hub.quota.write(&mut page);
     let Weak { limited, stuck } = hub.paths.weak();
-    let help = "Clients that get less at a time, since their links broke under more.";
+    let help = "Clients that get smaller batches, since their links failed with larger ones.";
     page.gauge("spoke_hub_limited_clients", help, &limited);
-    let help = "Clients whose link broke under one entry alone, again and again.";
+    let help = "Clients whose link repeatedly failed with a single entry.";
     page.gauge("spoke_hub_stuck_clients", help, &stuck);
-    let help = "WebSockets and waiting reads now.";
+    let help = "Open WebSockets and waiting reads.";
     page.gauge("spoke_hub_connections", help, &hub.live.count());
-    let help = "Connections that the public listener takes at a time.";
+    let help = "Maximum connections of the public listener.";
     page.gauge("spoke_hub_connections_max", help, &hub.config.connections);
     let own = ("redis", &hub.redis);
     let auth = hub.config.auth_redis.is_some().then_some(("auth_redis", auth_redis));
@@ -100,7 +100,7 @@ fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
     let each = [(Direction::Down, down), (Direction::Up, up)];
     SessionMetrics::write_waiting(page, SERVICE, &each, unix_ms());
     let name = "spoke_hub_waiting_sessions";
-    page.head("gauge", name, "Sessions here that entries wait for.");
+    page.head("gauge", name, "Sessions here with waiting entries.");
     for (direction, waiting) in each {
         page.sample(name, &[("direction", direction.word())], &waiting.sessions);
     }
@@ -109,18 +109,18 @@ fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
 impl Metrics {
     fn write_sessions(&self, page: &mut MetricsPage) {
         let name = "spoke_hub_sessions_total";
-        page.counters(name, "Sessions begun.", "transport", &self.sessions);
+        page.counters(name, "Sessions started.", "transport", &self.sessions);
         let name = "spoke_hub_sessions_ended_total";
-        page.counters(name, "Sessions on WebSockets that are over.", "cause", &self.ended);
+        page.counters(name, "Ended WebSocket sessions.", "cause", &self.ended);
         for (name, help, counter) in [
             (
                 "spoke_hub_sessions_superseded_total",
-                "Sessions ended by a newer one.",
+                "Sessions superseded by a newer one.",
                 &self.superseded,
             ),
             (
                 "spoke_hub_sessions_refused_clone_total",
-                "Sessions refused since another device with the same identity is connected.",
+                "Sessions refused because another device with the same identity is connected.",
                 &self.clones,
             ),
             (
@@ -128,16 +128,16 @@ impl Metrics {
                 "Entries trimmed from the in stream before a consumer group had read them.",
                 &self.trimmed_unread,
             ),
-            ("spoke_hub_unauthorized_total", "Requests without a live token.", &self.unauthorized),
+            ("spoke_hub_unauthorized_total", "Requests without a valid token.", &self.unauthorized),
             (
                 "spoke_hub_store_errors_total",
-                "Requests and sessions that failed since redis did not do its part.",
+                "Requests and sessions that failed because of redis.",
                 &self.store_errors,
             ),
         ] {
             page.counter(name, help, counter);
         }
         let name = "spoke_hub_requests_total";
-        page.counters(name, "Requests that came.", "route", &self.requests);
+        page.counters(name, "Received requests.", "route", &self.requests);
     }
 }

@@ -1,7 +1,7 @@
-//! Work that is too long for a thread that serves sockets.
+//! Thread pool for CPU-bound work that would block a thread serving sockets.
 //!
-//! It runs on threads of its own, half as many as there are cores: with more of them the threads that
-//! serve sockets would have to wait for a core.
+//! Its size is half the number of cores: more threads would make the socket threads wait for a
+//! core.
 
 use std::{sync::LazyLock, thread::available_parallelism};
 
@@ -12,10 +12,10 @@ static THREADS: LazyLock<Semaphore> = LazyLock::new(|| {
     Semaphore::new(cores.div_ceil(2))
 });
 
-/// Does it on such a thread, in the order of the calls.
+/// Runs the closure on a blocking thread, in the order of the calls.
 ///
 /// # Errors
-/// Where it panicked, or the process ends.
+/// [`JoinError`] if the closure panicked or the runtime shut down.
 pub async fn offload<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {

@@ -1,14 +1,13 @@
-//! The status page on the admin listener: who is connected, how far each is, what went over its
-//! links.
+//! Status page on the admin listener: connected clients, their lag, and the entries of each link.
 //!
-//! The server makes the HTML; one small script puts what comes by server-sent events in its
-//! place. Nothing is built, and nothing is fetched from elsewhere. Rejected: a page made in the
-//! browser out of JSON, which would be a second program in a second language, and nothing to
-//! see without it.
+//! The server renders the HTML; a small script applies updates from server-sent events. There is no
+//! build step, and nothing is fetched from other sites. Rejected: a page rendered in the browser
+//! from JSON, which would be a second program in a second language, and empty without it.
 //!
-//! Whoever reaches the admin listener may read. So that no website in an operator's browser
-//! can, the listener answers under known names alone (`serve::serve_admin`), and the page lets nobody
-//! frame it, and takes an entry only as JSON from its own pages, which a browser lets no other site send.
+//! Everyone who reaches the admin listener may read. Websites in an operator's browser may not: the
+//! listener answers under known host names only
+//! ([`serve_admin`](spoke_service::server::serve_admin)), the page cannot be framed, and it accepts
+//! an entry only as JSON from its own origin, which a browser lets no other site send.
 
 mod chart;
 mod client;
@@ -54,7 +53,7 @@ use crate::{
     limits::{PAGE_BODY_BYTES_MAX, VIEWERS_MAX},
 };
 
-/// What the routes of the page share.
+/// State shared by the routes of the page.
 #[derive(Clone)]
 struct Page {
     hub: Hub,
@@ -62,11 +61,11 @@ struct Page {
     gatherer: Gatherer,
 }
 
-/// Only what the page itself brings may run, shape it or be asked by it.
+/// Content Security Policy: only the page's own files may run, style it or be requested.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The admin listener's routes with the page beside them, unless it is off.
+/// Adds the status page to the admin listener's routes, unless it is off.
 pub fn with_page(routes: Router, hub: &Hub, auth_redis: &Redis) -> Router {
     if hub.config.page == PageMode::Off {
         return routes;
@@ -93,7 +92,7 @@ fn asset(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<
     get(async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text))
 }
 
-/// Says what a browser may do with an answer.
+/// Adds the security headers.
 async fn guard(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -151,14 +150,14 @@ async fn follow_client(
     Ok(events(&page.hub, viewer, place, render))
 }
 
-/// What `render` makes of each snapshot, where that is not what it was; until the hub stops.
+/// Streams each changed rendering of the snapshots until shutdown.
 fn events(
     hub: &Hub,
     viewer: Viewer,
     place: ConnectionHandle,
     render: impl Fn(&Snapshot) -> Option<Markup> + Send + 'static,
 ) -> Response {
-    // One who looks is served: nobody else takes this connection's place.
+    // A viewer counts as authenticated, so that its connection is not evicted.
     let held = (viewer, place.vouch(), render, String::new());
     let events = stream::unfold(held, |(mut viewer, vouched, render, shown)| async move {
         loop {
@@ -175,17 +174,16 @@ fn events(
 }
 
 fn known(name: &str) -> Result<ClientId, ApiError> {
-    name.parse().map_err(|_| {
-        ApiError::new(StatusCode::NOT_FOUND, "not-found", "that is no name of a client")
-    })
+    name.parse()
+        .map_err(|_| ApiError::new(StatusCode::NOT_FOUND, "not-found", "invalid client name"))
 }
 
 fn absent(client: &ClientId) -> ApiError {
-    let message = format!("no client {client} has been here");
+    let message = format!("unknown client {client}");
     ApiError::new(StatusCode::NOT_FOUND, "not-found", message)
 }
 
 fn crowded() -> ApiError {
-    let message = format!("{VIEWERS_MAX} people look at this page already; close some");
+    let message = format!("{VIEWERS_MAX} viewers have this page open, the maximum; close some");
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", message).retry_after(15)
 }

@@ -1,8 +1,8 @@
-//! How much of their out streams gets through to devices at a time, remembered over sessions.
+//! Batch size that the link to each device can carry, kept across sessions.
 //!
-//! A client is in here only while its path carries less than usual, or while it is not known yet whether
-//! what was sent last has arrived. Each hub learns for itself: it takes a few sessions, and a device's path
-//! changes with every move. What a restart forgets is learnt anew.
+//! A client is listed only while its link carries less than usual, or while it is unknown whether
+//! the last batch arrived. Each hub measures this itself: it takes a few sessions, and the link
+//! changes when a device moves. After a restart the hub measures again.
 
 use std::{
     collections::HashMap,
@@ -20,11 +20,12 @@ use spoke_protocol::{
 use spoke_service::{log_summary::sum_up, shutdown::Shutdown};
 use tracing::{field, info, warn};
 
-/// The paths of all clients.
+/// Link state of all clients.
 #[derive(Debug, Default)]
 pub struct Paths {
     weak: Mutex<HashMap<ClientId, Remembered>>,
-    /// A client can seem to be stuck, and not to be, as often as it asks.
+    /// Logged at most once a minute per client: an entry can seem stuck as often as the client
+    /// asks.
     stuck: SharedLogLimiter<ClientId>,
     unstuck: SharedLogLimiter<ClientId>,
 }
@@ -35,29 +36,29 @@ struct Remembered {
     used_at: Instant,
 }
 
-/// How many clients have a weak path.
+/// Number of clients with a weak link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weak {
-    /// They get less at a time than others.
+    /// Clients that get smaller batches.
     pub limited: usize,
-    /// One entry does not get through to them.
+    /// Clients whose link fails with a single entry.
     pub stuck: usize,
 }
 
 impl Paths {
-    /// The path of a client whose session, or request, begins there.
+    /// Returns the link state of a client whose session or request starts at this position.
     pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
             path.handle_begin(at);
         })
     }
 
-    /// The client has acknowledged up to there.
+    /// Handles an acknowledgement up to this seq.
     pub fn handle_acked(&self, client: &ClientId, acked: Seq, now: Instant) {
         self.change(client, now, |path| path.handle_acked(acked));
     }
 
-    /// A session is over, or an answer was given of which nobody knows yet whether it arrives.
+    /// Handles the end of a session, or an answer whose arrival is unknown.
     pub fn end(
         &self,
         client: &ClientId,
@@ -68,7 +69,7 @@ impl Paths {
         self.change(client, now, |path| path.handle_end(trip, parting));
     }
 
-    /// How many paths are weak.
+    /// Returns the number of weak links.
     pub fn weak(&self) -> Weak {
         let paths = self.lock();
         let count =
@@ -100,15 +101,15 @@ impl Paths {
         path
     }
 
-    /// Says once a minute what was not said each time, until the shutdown begins.
+    /// Logs the counts of repeated events once a minute, until shutdown.
     pub async fn sum_up(&self, shutdown: &Shutdown) {
         let say_stuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
-            warn!(client, count, "more entries do not get through the link");
+            warn!(client, count, "more entries do not get through their links");
         };
         let say_unstuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
-            info!(client, count, "more entries get through the link again");
+            info!(client, count, "more links carry their entries again");
         };
         tokio::join!(
             sum_up(&self.stuck, shutdown, say_stuck),
@@ -137,7 +138,7 @@ impl Paths {
     }
 }
 
-/// Forgets the client that was away for longest.
+/// Evicts the least recently used client.
 fn make_room(paths: &mut HashMap<ClientId, Remembered>, client: &ClientId) {
     if paths.len() < PATHS_MAX || paths.contains_key(client) {
         return;

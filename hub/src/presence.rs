@@ -1,5 +1,5 @@
-//! What this hub does for presence beside its sessions: it says that it lives, notes the ends that
-//! Redis did not take, and hears of sessions that have begun elsewhere.
+//! Presence of this hub in Redis: refreshes its key, retries ends of sessions that Redis did not
+//! accept, and ends sessions superseded at another hub.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,11 +16,11 @@ use tracing::debug;
 
 use crate::hub::Hub;
 
-/// The last word at a clean stop takes no longer.
+/// Time limit of the last write at a clean stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Says that this hub lives, until the shutdown begins. Its key is still there then, for the sessions
-/// that say goodbye; `end` takes it away.
+/// Refreshes this hub's key until shutdown. The key stays until [`end`], for the sessions that are
+/// closing.
 pub async fn keep(hub: Hub) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
@@ -39,36 +39,39 @@ pub async fn keep(hub: Hub) {
     }
 }
 
-/// Says that this hub has ended: none of its sessions counts any more.
+/// Deletes this hub's key: none of its sessions counts as connected any more.
 pub async fn end(hub: &Hub) {
     let ending = async {
         note_ends(hub).await;
         presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
     };
     if !matches!(tokio::time::timeout(FAREWELL, ending).await, Ok(Ok(()))) {
-        debug!("failed to note that this hub has ended; its key runs out by itself");
+        debug!("failed to delete the key of this hub; it expires on its own");
     }
 }
 
-/// Ends that Redis did not take when they came. A newer session is not touched by them.
+/// Retries the ends that Redis did not accept. A newer session is not affected.
 async fn note_ends(hub: &Hub) {
     for (client, generation) in hub.live.take_unnoted() {
         note_end(hub, &client, generation).await;
     }
 }
 
-/// Notes that a session is over, now or once Redis takes it.
+/// Records the end of a session, now or when Redis accepts writes again.
 pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
-        debug!(error = error_chain(&error), "failed to note that a session is over; noted later");
+        debug!(
+            error = error_chain(&error),
+            "failed to record the end of a session; retrying later"
+        );
         hub.live.keep_unnoted(client, generation);
     }
 }
 
-/// Looks again at clients whose bell was rung, by whichever hub, until the shutdown begins.
+/// Checks the sessions of notified clients until shutdown. Any hub may notify.
 pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
-    // No more than have a bell or a connection here.
+    // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
         tokio::select! {
@@ -78,7 +81,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
                     let name = key.strip_prefix(&hub.keys.bell_prefix());
                     due.extend(name.and_then(|name| name.parse().ok()));
                 }
-                // Any bell may have been rung meanwhile.
+                // Any notification may have been missed.
                 Some(KeyChange::Any) => due.extend(hub.live.clients()),
                 None => return,
             },
@@ -88,7 +91,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
             if let Err(error) = look_again(&hub, client).await {
                 debug!(
                     error = error_chain(&error),
-                    "failed to look up who holds a session; trying again"
+                    "failed to query the newest session of a client; retrying"
                 );
                 break;
             }
@@ -100,7 +103,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
 async fn look_again(hub: &Hub, client: &ClientId) -> Result<(), StoreError> {
     let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
-    // Redis went back to a time when it was here, say.
+    // For example after Redis was restored to a state in which the session was here.
     if newest.hub.as_ref() == Some(&hub.name) && hub.live.lacks(client, newest.generation) {
         note_end(hub, client, newest.generation).await;
     }

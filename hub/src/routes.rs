@@ -1,4 +1,4 @@
-//! The doors of the hub: a file for each.
+//! HTTP routes of the hub, one file each.
 
 mod seq;
 mod session;
@@ -11,7 +11,7 @@ use spoke_service::api_error::fallback;
 
 use crate::hub::Hub;
 
-/// All routes.
+/// Returns all routes.
 pub fn router(hub: Hub) -> Router {
     let routes = Router::new()
         .merge(seq::router())

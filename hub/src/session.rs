@@ -1,4 +1,4 @@
-//! One WebSocket of an agent: `spoke.v1` from the handshake to the goodbye.
+//! The `spoke.v1` WebSocket of one agent, from handshake to close.
 
 use std::{
     pin::Pin,
@@ -55,33 +55,32 @@ use crate::{
     socket::Socket,
 };
 
-/// An upgraded connection of somebody who was let in.
+/// Authenticated WebSocket connection before its session.
 pub struct Arrived {
-    /// The hub.
     pub hub: Hub,
-    /// Who it is.
+    /// Authenticated client.
     pub caller: Caller,
-    /// Where from.
+    /// Remote address.
     pub address: PeerAddress,
-    /// When the last byte came.
+    /// Time of the last received byte.
     pub heard: LastActivity,
-    /// Its place among the client's connections.
+    /// Entry in the connection registry.
     pub ticket: Ticket,
-    /// Tells it to go.
+    /// Resolves with the GOAWAY when a newer session supersedes this one.
     pub stopped: oneshot::Receiver<Goaway>,
 }
 
 impl Arrived {
-    /// Names the session in the log; its generation is recorded once it has one.
+    /// Returns the log span of the session. `session` is recorded when the generation is known.
     pub fn span(&self) -> Span {
-        let (client, address) = (&self.caller.client, self.address);
-        info_span!("session", %client, %address, generation = field::Empty)
+        let (client, peer) = (&self.caller.client, self.address);
+        info_span!("session", %client, %peer, session = field::Empty)
     }
 
-    /// Begins a session: from here on every older one of this client is fenced.
+    /// Starts a session and fences all older ones of this client. Returns its generation.
     ///
     /// # Errors
-    /// 409 for a second device with the same identity, 503.
+    /// 409 for a duplicate identity, 503 if Redis fails.
     pub async fn begin(
         &self,
         version: &str,
@@ -114,12 +113,12 @@ impl Arrived {
         Ok((generation, partner))
     }
 
-    /// Ends it, unless a newer one has begun.
+    /// Records the end of the session, unless a newer one has started.
     pub async fn end(&self, generation: u64) {
         presence::note_end(&self.hub, &self.caller.client, generation).await;
     }
 
-    /// Resolves when this session must go: the hub stops, a newer session, a token that ended.
+    /// Resolves when this session has to end: shutdown, a newer session, or an ended token.
     pub async fn leave(&mut self) -> Goaway {
         let hub = &self.hub;
         let key = SessionKey::of(hub, &self.caller);
@@ -131,8 +130,7 @@ impl Arrived {
     }
 }
 
-/// The key of auth's session that a connection lives on: the one of its token, or what that was refreshed
-/// into.
+/// Redis key of the auth session that authorises a connection. A refreshed token replaces it.
 pub(crate) struct SessionKey(Mutex<String>);
 
 impl SessionKey {
@@ -150,15 +148,14 @@ impl SessionKey {
     }
 }
 
-/// Resolves once the session has ended or its client is let in no more. Looks again at each hint of the
-/// session's key or of its client's. A token that was refreshed hands its connections on to the new one:
-/// auth has written down which that is, so nobody has to tell it here, which behind an entry that is under
-/// way nobody could. While auth's Redis does not answer, nothing is known, and no session is closed for
-/// that.
+/// Resolves when the session ended or the client was revoked. Queries again at each change of the
+/// session's or the client's key. A refreshed token passes its connections on to the new one: auth
+/// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
+/// auth's Redis does not answer, no session is closed.
 pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) -> Goaway {
     let mut session = hub.hints.watch_key(&key.get());
     let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
-    // Both resolve at once for what came before, which takes one look.
+    // Both resolve at once for changes before the subscription; one query covers them.
     session.news().await;
     loop {
         tokio::select! {
@@ -173,7 +170,7 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) ->
                 }
             }
             Ok(_) => {
-                let message = "the session has ended or was revoked; log in again".to_owned();
+                let message = "the session has expired or was revoked; log in again".to_owned();
                 return Goaway { reason: GoawayReason::Unauthorized, message, wait_ms: 0 };
             }
             Err(_) => {}
@@ -181,10 +178,10 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) ->
     }
 }
 
-/// Serves an agent to the end of its connection.
+/// Serves an agent until its connection ends.
 ///
-/// Ten thousand idle agents are as many of these futures: what is large lives in boxes, and what only
-/// the beginning needs is gone by then.
+/// Ten thousand idle agents are as many of these futures: large values are boxed, and the state of
+/// the handshake is dropped when the session starts.
 pub fn serve(arrived: Arrived, socket: Socket) -> impl Future<Output = ()> + Send {
     let span = arrived.span();
     let (sink, stream) = socket.split();
@@ -206,9 +203,9 @@ async fn run(
             dismiss(&arrived.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
-        Ok(Err(None)) => return debug!("gone before its HELLO"),
+        Ok(Err(None)) => return debug!("connection closed before HELLO"),
         Err(_) => {
-            let goaway = refusal(GoawayReason::Protocol, "no HELLO in time");
+            let goaway = refusal(GoawayReason::Protocol, "HELLO timed out");
             dismiss(&arrived.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
@@ -220,16 +217,16 @@ async fn run(
             return frames.discard().await;
         }
     };
-    Span::current().record("generation", greeted.generation);
+    Span::current().record("session", greeted.generation);
     let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
-        debug!(error = error_chain(&error), "gone before its WELCOME");
+        debug!(error = error_chain(&error), "connection closed before WELCOME");
     } else {
         info!(
             version = hello.version,
             cursor = %greeted.cursor.seq,
             down = ?greeted.begun.position.finding,
-            "session begins"
+            "session started"
         );
         let features = greeted.features;
         frames.agree(features);
@@ -244,12 +241,12 @@ async fn run(
     frames.discard().await;
 }
 
-/// A session past its HELLO.
+/// Session after HELLO.
 struct Greeted {
     generation: u64,
     partner: PartnerId,
     begun: SenderStart,
-    /// The device's, as it told.
+    /// State of the device's out stream, from HELLO.
     origin: OriginState,
     cursor: Cursor,
     features: Features,
@@ -324,7 +321,7 @@ impl Greeted {
         let session = Box::new(session);
         let heard = arrived.heard.clone();
         let traffic = &hub.metrics.traffic;
-        // Where an epoch has ended, what it lost is found with the next one's beginning.
+        // Losses of an ended epoch are found when the next one begins.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
         let (intake, refused) = Intake::new(hub.clone(), client.clone());
@@ -334,7 +331,7 @@ impl Greeted {
         let count = |shown: SessionEvent<'_>| {
             match shown {
                 SessionEvent::Unusable(_, error) => hub.handle_unusable(&client, error),
-                SessionEvent::Usable(_) => info!("stream can be used again"),
+                SessionEvent::Usable(_) => info!("stream usable again"),
                 SessionEvent::Work(_) | SessionEvent::Session(_) => {}
             }
             if let SessionEvent::Session(session) = shown {
@@ -363,20 +360,20 @@ impl Greeted {
     }
 }
 
-/// The first frame. `Err(None)`: there was none.
+/// Reads the HELLO. Returns `Err(None)` if the connection closed before it.
 async fn greeting(frames: &mut Frames) -> Result<Hello, Option<Goaway>> {
     match frames.next().await {
         Some(Ok(Frame::Hello(hello))) if hello.major == MAJOR => Ok(*hello),
         Some(Ok(Frame::Hello(hello))) => {
             let message = format!(
-                "this hub speaks version {MAJOR} of the protocol and the agent version {}; bring \
-                 both to the same",
+                "unsupported protocol version {}: this hub speaks version {MAJOR}; update the older of \
+                 hub and agent",
                 hello.major
             );
             Err(Some(refusal(GoawayReason::Version, &message)))
         }
         Some(Ok(_)) => {
-            Err(Some(refusal(GoawayReason::Protocol, "the first frame has to be HELLO")))
+            Err(Some(refusal(GoawayReason::Protocol, "unexpected first frame, expected HELLO")))
         }
         Some(Err(TransportError::Malformed(error))) => {
             Err(Some(refusal(GoawayReason::Protocol, &error_chain(error.as_ref()))))
@@ -391,19 +388,19 @@ fn refusal(reason: GoawayReason, message: &str) -> Goaway {
 
 async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
-    // A second device comes back for ever; it is said aloud where it is found.
+    // A duplicate device reconnects forever; `session_open` logs it as a warning once.
     if goaway.reason != GoawayReason::Superseded
         && hub.session_faults.handle(SessionFault::Refused(reason))
     {
-        info!(reason, message, "session refused");
+        info!(reason, error = message, "session refused");
     } else {
-        debug!(reason, message, "session refused");
+        debug!(reason, error = message, "session refused");
     }
     let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
 }
 
-/// A frame is one message; behind a GOAWAY the close frame says the same in its code.
+/// Encodes a frame as one message. A close frame with the matching code follows a GOAWAY.
 fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
     let close = match frame {
         Frame::Goaway(goaway) => Some(close(goaway.reason)),
@@ -412,7 +409,7 @@ fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> 
     [Some(Message::Binary(frame.encode(features))), close].into_iter().flatten()
 }
 
-/// The close frame for a reason. The codes from 4000 are ours to give (RFC 6455, 7.4.2).
+/// Returns the close frame for a reason. Codes from 4000 are for private use (RFC 6455, 7.4.2).
 pub fn close(reason: GoawayReason) -> Message {
     let code = match reason {
         GoawayReason::Unauthorized => 4401,
@@ -436,20 +433,20 @@ fn report(hub: &Hub, outcome: &SessionOutcome) {
     let word = end_word(&outcome.end);
     hub.metrics.ended.add(word, 1);
     match &outcome.end {
-        // A path that carries nothing takes many with it; the rest are counted.
+        // A stalled path affects many sessions at once; further ones are counted.
         Ok(end @ (SessionEnd::Stalled | SessionEnd::Silent(_)))
             if hub.session_faults.handle(SessionFault::Ended(word)) =>
         {
-            warn!(received, sent, cause = %end, "session ends");
+            warn!(received, sent, reason = word, error = %end, "session stalled");
         }
-        Ok(end) => info!(received, sent, cause = %end, "session ends"),
-        // Said aloud as what it is, a fault of redis.
+        Ok(end) => info!(received, sent, reason = word, error = %end, "session ended"),
+        // `unavailable` logs it as a Redis fault.
         Err(driver::SessionError::Store(error)) => {
             hub.unavailable(error);
-            info!(received, sent, cause = error_chain(error), "session ends");
+            info!(received, sent, reason = word, error = error_chain(error), "session ended");
         }
         Err(error) => {
-            info!(received, sent, cause = error_chain(error), "session ends");
+            info!(received, sent, reason = word, error = error_chain(error), "session ended");
         }
     }
 }

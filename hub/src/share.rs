@@ -1,9 +1,8 @@
-//! What one client may take of a hub at a time: requests in hand, each of which may bring a large body
-//! or ask for a large answer; turns to read from Redis, whose connection all clients share; and
-//! sessions begun.
+//! Limits per client: open requests, each of which may carry a large body or answer; permits to
+//! read from and write to the shared Redis connection; and started sessions.
 //!
-//! Who it is has been shown by then; a device that is broken or was taken over must not be at the
-//! others' expense all the same.
+//! The client is authenticated here. Still, a broken or compromised device must not slow down the
+//! others.
 
 use std::{
     collections::HashMap,
@@ -26,45 +25,45 @@ use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
 use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How often a client may begin a session.
+/// Rate at which a client may start sessions.
 const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_EARNED };
 
-/// The shares of all clients. Cheap to clone.
+/// Usage of all clients. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Shares(Arc<Mutex<HashMap<ClientId, Share>>>);
 
 struct Share {
     in_hand: usize,
-    /// One at a time: what one client reads at once is all that another waits for.
+    /// One read at a time: other clients wait for as long as one client's read takes.
     turns: Arc<Semaphore>,
-    /// To have a body parsed and appended: as many as one session has, so that a client which sends many at
-    /// a time has no larger part of Redis and of the cores than another.
+    /// Parse and append: as many at a time as one session has, so that a client with many parallel
+    /// requests gets no larger part of Redis and of the cores.
     writes: Arc<Semaphore>,
-    /// Who waits for a turn, or has one.
+    /// Tasks that hold a permit or wait for one.
     at_turns: usize,
-    /// Sessions begun.
+    /// Started sessions.
     sessions: Allowance,
 }
 
-/// The large batches that Redis has in hand, of all clients, in the order in which they came. What holds
-/// Redis longest is bounded so, and a small batch passes by.
+/// Slots for large writes to Redis, shared by all clients in order of arrival. Small batches do not
+/// wait for them.
 #[derive(Clone)]
 pub struct Places(Option<Arc<Semaphore>>);
 
-/// A large batch's place; given back when this is dropped.
+/// Slot of a large write; released on drop.
 pub struct TakenPlace {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Places {
-    /// As many bytes as `REDIS_BYTES_IN_HAND` where a batch is answered once it is applied. Above that level
-    /// those that wait together are a group, which has a bound of its own.
+    /// Limits large writes to [`REDIS_BYTES_IN_HAND`] if a batch is acknowledged once it is
+    /// applied. At higher levels the group commit has a limit of its own.
     pub fn at(level: AckLevel) -> Self {
         let is_grouped = level != AckLevel::Memory;
         Self((!is_grouped).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
     }
 
-    /// Waits for a place for a batch of so many bytes. Cancel safe.
+    /// Waits for a slot for a batch of this many bytes. Cancel safe.
     pub async fn take(&self, bytes: u64) -> TakenPlace {
         let Some(places) = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64) else {
             return TakenPlace { _permit: None };
@@ -76,7 +75,7 @@ impl Places {
     }
 }
 
-/// A client's turn to read, or to write.
+/// Permit of a client to read or write.
 pub struct Turn {
     _permit: Option<OwnedSemaphorePermit>,
     _place: AtTurns,
@@ -87,14 +86,14 @@ struct AtTurns {
     shares: Shares,
 }
 
-/// A request in hand; dropped with it.
+/// Open request; released on drop.
 pub struct InHand {
     client: ClientId,
     shares: Shares,
 }
 
 impl Shares {
-    /// Takes a request in hand.
+    /// Registers an open request.
     ///
     /// # Errors
     /// 429 if the client has too many.
@@ -105,7 +104,7 @@ impl Shares {
         }
         let share = shares.entry(client.clone()).or_insert_with(|| Share::new(now));
         if share.in_hand >= REQUESTS_PER_CLIENT_MAX {
-            let message = "this client has too many requests in hand; wait for their answers";
+            let message = "this client has too many open requests; wait for their answers";
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(ApiError::new(status, "too-many-requests", message).retry_after(1));
         }
@@ -113,13 +112,13 @@ impl Shares {
         Ok(InHand { client: client.clone(), shares: self.clone() })
     }
 
-    /// Waits for the client's turn, but not for ever: a socket that is busy with its other side
-    /// may have the turn and do nothing with it. Cancel safe.
+    /// Waits for the client's read permit, up to [`REDIS_REPLY_TIMEOUT`]: a slow socket may hold
+    /// the permit without using it. Cancel safe.
     pub async fn turn(&self, client: &ClientId) -> Turn {
         self.wait_for(client, |share| &share.turns).await
     }
 
-    /// The same to have a body parsed and appended: each client has a few, so that all are served alike.
+    /// Waits for one of the client's permits to parse and append a body.
     pub async fn turn_to_write(&self, client: &ClientId) -> Turn {
         self.wait_for(client, |share| &share.writes).await
     }
@@ -145,7 +144,7 @@ impl Shares {
         (turns(share).clone(), AtTurns { client: client.clone(), shares: self.clone() })
     }
 
-    /// Changes a client's share, and forgets it where nothing is lost by that.
+    /// Changes a client's usage and removes it when idle.
     fn give_back(&self, client: &ClientId, change: impl FnOnce(&mut Share)) {
         let mut shares = self.lock();
         if let Some(share) = shares.get_mut(client) {
@@ -162,15 +161,15 @@ impl Shares {
 }
 
 impl InHand {
-    /// Counts a session that this request begins.
+    /// Counts a session that this request starts.
     ///
     /// # Errors
-    /// 429 if the client has begun too many of late.
+    /// 429 if the client started too many sessions recently.
     pub fn begin_session(&self, now: Instant) -> Result<(), ApiError> {
         let mut shares = self.shares.lock();
         let Some(share) = shares.get_mut(&self.client) else { return Ok(()) };
         if let Err(wait) = share.sessions.take(1, SESSIONS, now) {
-            let message = "this client begins sessions too often; come back later";
+            let message = "this client starts sessions too often; retry later";
             let status = StatusCode::TOO_MANY_REQUESTS;
             let refusal = ApiError::new(status, "too-many-sessions", message);
             return Err(refusal.retry_after(wait.as_secs() + 1));
@@ -202,7 +201,7 @@ impl Share {
         }
     }
 
-    /// Whether nothing is lost by forgetting it.
+    /// Returns whether the usage can be removed without loss.
     fn is_idle(&self, now: Instant) -> bool {
         self.in_hand == 0 && self.at_turns == 0 && self.sessions.is_whole(now)
     }

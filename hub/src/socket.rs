@@ -1,10 +1,10 @@
-//! A WebSocket that lets go of the memory of large messages.
+//! A WebSocket that frees the memory of large messages.
 //!
-//! The library keeps a buffer as large as the largest message that it ever read or wrote, for as long
-//! as the connection lives: ten thousand devices that once came back from a long outage would hold
-//! gigabytes for nothing. So the library's state is made anew when it is empty. Whether it is cannot be
-//! asked, but counted: the frames that came in are, and so are the messages handed out. Where both are
-//! the same nothing is left in between.
+//! The library keeps a buffer as large as the largest message that it ever read or wrote, as long
+//! as the connection is open: ten thousand devices that once returned from a long outage would hold
+//! gigabytes. So the library's state is recreated when it is empty. The library cannot be asked
+//! whether it is empty, but received frames and delivered messages are counted: if the counts are
+//! equal, nothing is buffered.
 
 mod watched;
 
@@ -44,38 +44,38 @@ use crate::{
     limits::SOCKET_BYTES_KEPT,
 };
 
-/// Bytes that a socket reads or gathers at a time. The library's 128 KiB each would be a gigabyte for
+/// Buffer size of a socket in bytes. The library's default of 128 KiB each would be a gigabyte for
 /// ten thousand idle agents.
 const BUFFER_BYTES: usize = 2 * 1024;
-/// How long the other side is listened to once the last words are said: a revoked session is closed
-/// within a second.
+/// Time for which the peer's remaining messages are read after the close frame: a revoked session
+/// is closed within a second.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The server's side of a WebSocket.
+/// Server side of a WebSocket.
 pub struct Socket<S = TokioIo<Upgraded>> {
-    /// Always there, but while it is made anew.
+    /// `None` only while it is recreated.
     library: Option<WebSocketStream<Watched<S>>>,
-    /// How many messages were taken from it.
+    /// Messages received so far.
     taken: u64,
-    /// The largest message since it was made, either way, in bytes.
+    /// Size of the largest message in either direction since the state was created, in bytes.
     largest: usize,
-    /// Nothing was handed over since the last flush that came to its end.
+    /// No message was written since the last complete flush.
     is_flushed: bool,
-    /// A close frame came or went: what the library knows of that has to stay.
+    /// A close frame was received or sent: the library's state has to stay.
     is_closing: bool,
-    /// Its frames were not fit to be read: what still comes is thrown away.
+    /// A frame was invalid: further bytes are discarded.
     has_failed: bool,
-    /// What the messages are charged to.
+    /// Client and budget that messages are charged to.
     account: Option<Account>,
-    /// For a large message on its way out.
+    /// Charge of a large outgoing message.
     outgoing: Option<Charge>,
 }
 
-/// A message, and what it is charged with until it is done with.
+/// Received message and its memory charge until it is processed.
 pub struct Incoming {
-    /// The message.
+    /// Message.
     pub message: Message,
-    /// None for a small one.
+    /// `None` for a small message.
     pub charge: Option<Charge>,
 }
 
@@ -85,20 +85,20 @@ impl From<Message> for Incoming {
     }
 }
 
-/// Why the other side's frames are not taken: what it does wrong.
+/// Returns the frame limit that the peer exceeded, if that is the error.
 pub fn flood(error: &Error) -> Option<FrameFlood> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// That there was no room for what the other side sends.
+/// Returns the refusal of the memory budget, if that is the error.
 pub fn busy(error: &Error) -> Option<&ApiError> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref()
 }
 
-/// Throws away what the other side still sends, until it closes or the time is up. A connection that is
-/// closed while bytes arrive is reset by TCP, and our last words with it.
+/// Reads and drops the peer's remaining messages until it closes or a timeout. TCP resets a
+/// connection that is closed while bytes arrive, and the last frames are lost.
 pub async fn discard(messages: &mut (impl Stream + Unpin)) {
     let all = async {
         while messages.next().await.is_some() {
@@ -109,7 +109,7 @@ pub async fn discard(messages: &mut (impl Stream + Unpin)) {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// Over a connection that was upgraded.
+    /// Creates the server side over an upgraded connection.
     pub fn new(stream: S) -> Self {
         Self {
             library: Some(library(Watched::new(stream))),
@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Charges what comes and goes to this client.
+    /// Charges messages to this client from now on.
     pub fn charge_to(&mut self, budget: &Budget, client: &ClientId) {
         let account = Account { budget: budget.clone(), client: client.clone() };
         self.watched().charge_to(account.clone());
@@ -131,11 +131,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     fn library(&mut self) -> Pin<&mut WebSocketStream<Watched<S>>> {
-        Pin::new(self.library.as_mut().expect("it is put back"))
+        Pin::new(self.library.as_mut().expect("the state is always put back"))
     }
 
     fn watched(&mut self) -> &mut Watched<S> {
-        self.library.as_mut().expect("it is put back").get_mut()
+        self.library.as_mut().expect("the state is always put back").get_mut()
     }
 
     fn handle_message(&mut self, message: Message) -> Incoming {
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Incoming { message, charge }
     }
 
-    /// Whether it would be made anew, were its last bytes sent.
+    /// Returns whether the state can be recreated after a flush.
     fn is_worn(&mut self) -> bool {
         let taken = self.taken;
         let watch = self.watched().watch();
@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.largest > SOCKET_BYTES_KEPT && is_spent && self.is_flushed && !self.is_closing
     }
 
-    /// With nothing in it.
+    /// Recreates the library's state with empty buffers.
     fn renew(&mut self) {
         let watched = self.library.take().map(WebSocketStream::into_inner);
         self.library = watched.map(library);
@@ -163,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// Small, and so for as long as the messages are.
+/// Creates the library's state with small buffers.
 fn library<S: AsyncRead + AsyncWrite + Unpin>(watched: Watched<S>) -> WebSocketStream<Watched<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
@@ -171,17 +171,17 @@ fn library<S: AsyncRead + AsyncWrite + Unpin>(watched: Watched<S>) -> WebSocketS
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
     let made = WebSocketStream::from_raw_socket(watched, Role::Server, Some(config));
-    made.now_or_never().expect("it waits for nobody")
+    made.now_or_never().expect("it never waits")
 }
 
-/// A request that asks for a WebSocket, and what it is answered.
+/// Request for a WebSocket, with its valid handshake answer.
 pub struct Upgrade {
     upgrade: OnUpgrade,
     headers: HeaderMap,
 }
 
 impl Upgrade {
-    /// The answer, and what becomes of the connection once that is sent.
+    /// Returns the response, and a future of the upgraded connection.
     pub fn accept(
         self,
         protocol: &'static str,
@@ -197,9 +197,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let refusal = |status, word| {
-            ApiError::new(status, word, "this path takes a WebSocket handshake only")
-        };
+        let refusal = |status, word| ApiError::new(status, word, "expected a WebSocket handshake");
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut request = http::Request::new(());
         *request.method_mut() = parts.method.clone();
@@ -238,12 +236,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Socket<S> {
             if !self.is_worn() {
                 return Poll::Pending;
             }
-            // Its own answers to pings are known to itself alone.
+            // Only the library knows about its own pending answers to pings.
             if let Err(error) = ready!(self.library().poll_flush(cx)) {
                 self.has_failed = true;
                 return Poll::Ready(Some(Err(error)));
             }
-            // And asked again, so that whoever waits is waited for by the new one.
+            // Poll again, so that the task is registered with the new state.
             self.renew();
         }
     }
@@ -261,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for Socket<S> {
         self.is_closing |= message.is_close();
         self.is_flushed = false;
         if let Some(account) = self.account.as_ref().filter(|_| message.len() > SOCKET_BYTES_KEPT) {
-            // What is to be said is in memory already; it and its frame.
+            // The message is already in memory: charge it and its frame.
             self.outgoing = Some(account.take_now(2 * message.len()));
         }
         self.library().start_send(message)

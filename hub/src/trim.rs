@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{hub::Hub, limits::TRIM_INTERVAL};
 
-/// Trims until the shutdown begins. Any number of hubs may do so at once.
+/// Trims until shutdown. Several hubs may do so concurrently.
 pub async fn keep(hub: Hub) {
     let (max_len, min_age) = (hub.config.in_max_len, hub.config.in_min_age_seconds);
     let min_age = Duration::from_secs(min_age);
@@ -20,12 +20,8 @@ pub async fn keep(hub: Hub) {
         let trimmed = trimmed.unwrap_or_default();
         hub.metrics.trimmed_unread.add(trimmed.unread);
         if let Some(count) = unsaid.handle(trimmed, Instant::now()) {
-            warn!(
-                count,
-                max_len,
-                "entries that a consumer group had not read were trimmed from the in stream; raise \
-                 in_max_len or in_min_age_seconds, or look at the group's consumers"
-            );
+            let help = "raise in_max_len or in_min_age_seconds, or check the group's consumers";
+            warn!(count, max_len, help, "unread entries trimmed from the in stream");
         }
         if trimmed.is_full() {
             continue;
@@ -37,7 +33,7 @@ pub async fn keep(hub: Hub) {
     }
 }
 
-/// What was trimmed unread since it was last said.
+/// Unread trimmed entries since the last log message.
 #[derive(Default)]
 struct Unsaid {
     count: u64,
@@ -45,7 +41,7 @@ struct Unsaid {
 }
 
 impl Unsaid {
-    /// How many to tell of now.
+    /// Returns the count to log now.
     fn handle(&mut self, trimmed: Trimmed, now: Instant) -> Option<u64> {
         self.count += trimmed.unread;
         let is_due = self.said_at.is_none_or(|at| now >= at + TRIM_TOLD_INTERVAL);

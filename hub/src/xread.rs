@@ -1,7 +1,7 @@
-//! What a request reads of the entries on their way down: the same over HTTP and over `spoke.v1.json`.
+//! Reads the entries for a client, over HTTP and over `spoke.v1.json` alike.
 //!
-//! A request is a session of one answer: it begins where the caller says that it stands, with the
-//! same proof and the same sender, and its acknowledgement is the place that the next one names.
+//! A request is a session with one answer: it starts at the caller's cursor, with the same proof
+//! and the same sender, and the next request acknowledges it with its cursor.
 
 use std::{
     cmp::Ordering,
@@ -43,42 +43,42 @@ use crate::{
     session::{SessionKey, token_ended},
 };
 
-/// What an answer is charged with before it is known: the entries, a page of them as Redis gave it, and
-/// the same as JSON. One of a single large entry is more, and rare.
+/// Charge of an answer before its size is known: the entries, a page of them as Redis returns it,
+/// and the JSON. An answer with one large entry is larger, and rare.
 const ANSWER_BYTES: usize = BUDGET_COPIES * BATCH_BYTES_MAX;
 
-/// What `xread` asks for.
+/// Parameters of `xread`.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Xread {
-    /// After which entry; all up to it is acknowledged.
+    /// Cursor; all entries up to it are acknowledged.
     #[serde(default)]
     pub seq: Seq,
-    /// The tally there, as the answer told that ended with it.
+    /// Tally at the cursor, from the answer that ended there.
     #[serde(default)]
     pub tally: Tally,
-    /// The life of the stream that `seq` belongs to, if the caller knows it.
+    /// Epoch that `seq` belongs to, if the caller knows it.
     #[serde(default)]
     pub epoch: Option<Epoch>,
-    /// How many entries at most.
+    /// Maximum number of entries.
     #[serde(default)]
     pub count: Option<u64>,
-    /// How long to wait for news.
+    /// Maximum wait for new entries.
     #[serde(default)]
     pub block_ms: u64,
 }
 
-/// Who asks.
+/// Kind of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
-    /// An agent in a session: to ask for the same again means that the answer did not arrive.
+    /// Agent in a session: a repeated cursor means that the answer did not arrive.
     Agent,
-    /// Another program, which may ask for the same as often as it likes.
+    /// Another program, which may repeat a cursor as often as it likes.
     Program,
 }
 
-/// Reads what is there for the caller after `ask.seq`, and waits for it if asked to. The answer is charged
-/// until it is sent, as it is and as JSON.
+/// Reads the entries after `ask.seq`, and waits for new ones if requested. The answer is charged
+/// until it is sent, as entries and as JSON.
 ///
 /// # Errors
 /// 400, 409, 429, 503.
@@ -89,7 +89,7 @@ pub async fn xread(
     ask: Xread,
 ) -> Result<(XreadBody, Charge), ApiError> {
     let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
-        0 => return Err(malformed("count is a whole number of 1 or more")),
+        0 => return Err(malformed("invalid count: expected an integer of 1 or more")),
         count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
     };
     let until = Instant::now() + Duration::from_millis(ask.block_ms).min(BLOCK_MAX);
@@ -99,7 +99,7 @@ pub async fn xread(
         reader.note_given(&first);
         return Ok((answer(hub, first), charge));
     }
-    // One that waits holds nothing but itself.
+    // A waiting request holds no memory of the budget.
     let mut held = charge;
     held.shrink(0);
     let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
@@ -122,8 +122,8 @@ pub async fn xread(
         if is_silent(&push) {
             continue;
         }
-        // The news may have come before the hint that the session has ended: look, in that order,
-        // so that nothing added after its end is given out.
+        // New entries may arrive before the hint that the session ended: check the session after
+        // the read, so that no entry added after its end is returned.
         if hub.checked(hub.sessions.client_at(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
@@ -132,12 +132,12 @@ pub async fn xread(
     }
 }
 
-/// Nothing in it but where the caller stands already.
+/// Returns whether the answer only repeats the caller's cursor.
 fn is_silent(push: &Push) -> bool {
     push.entries.is_empty() && push.account.losses.is_empty()
 }
 
-/// How many entries lie between two tallies, as far as that is known.
+/// Returns the number of entries between two tallies, or 0 if unknown.
 fn carried(before: Tally, after: Tally) -> u64 {
     if before.is_unknown() || after.is_unknown() {
         return 0;
@@ -162,7 +162,7 @@ async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), ApiError> {
         Ordering::Equal => Ok(()),
         Ordering::Greater => Err(superseded()),
         Ordering::Less => {
-            let message = "the hub's store has forgotten this session: begin a new one";
+            let message = "unknown session: the hub's redis no longer has it; start a new one";
             Err(ApiError::new(StatusCode::CONFLICT, "gap", message))
         }
     }
@@ -176,14 +176,14 @@ struct Reader<'a> {
     sender: Sender,
     epoch: Epoch,
     count: usize,
-    /// Bytes of an answer of more than one entry.
+    /// Maximum bytes of an answer with more than one entry.
     bytes_max: usize,
-    /// Where the answer begins, and what it holds so far.
+    /// Start of the answer, and its entries so far.
     given: Push,
 }
 
 impl<'a> Reader<'a> {
-    /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
+    /// Checks the caller's cursor against the stream, and records its acknowledgement.
     async fn begin(
         hub: &'a Hub,
         caller: &'a Caller,
@@ -237,7 +237,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// At most one batch. It ends behind what was read, entries that can never be sent included.
+    /// Reads at most one batch. It ends after the last entry read, including entries that cannot be
+    /// sent.
     async fn read(&mut self) -> Result<(Push, Charge), ApiError> {
         let _turn = self.hub.shares.turn(self.client).await;
         let charge = self.hub.budget.take(self.client, ANSWER_BYTES, BUDGET_PATIENCE).await?;
@@ -247,7 +248,7 @@ impl<'a> Reader<'a> {
         Ok((push, charge))
     }
 
-    /// Whether the answer arrives shows with the place that the next request names.
+    /// Notes the answer as sent; the cursor of the next request tells whether it arrived.
     fn note_given(&self, push: &Push) {
         let Some(first) = push.entries.first().filter(|_| self.asker == Asker::Agent) else {
             return;
@@ -275,10 +276,10 @@ impl<'a> Reader<'a> {
             let Some(push) = self.sender.poll_push(Instant::now()) else {
                 return Ok(self.given.clone());
             };
-            // What is given out makes room for more: the answer is bounded here.
+            // The answer is bounded here, so the entries need no window.
             let (epoch, seq) = (push.epoch, push.through);
             let acked = self.sender.handle_ack(Ack { epoch, seq, refused: vec![] }, Instant::now());
-            debug_assert!(acked.is_ok(), "what was polled was sent");
+            debug_assert!(acked.is_ok(), "the acknowledged batch was sent");
             let given = &mut self.given;
             given.through = push.through;
             given.entries.extend(push.entries);
@@ -295,7 +296,7 @@ impl<'a> Reader<'a> {
 
     async fn perform(&mut self, task: OriginTask) -> Result<(), ApiError> {
         match &task {
-            // The caller acknowledges with its next request.
+            // The next request of the caller acknowledges.
             OriginTask::RecordAck { .. } => {
                 self.sender.handle_recorded();
                 return Ok(());
@@ -317,7 +318,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where the caller stands, by the same proof as in a handshake.
+/// Finds the caller's position, with the same proof as in a handshake.
 async fn place(
     hub: &Hub,
     origin: &OriginStore,
@@ -334,12 +335,13 @@ async fn place(
         _ if acked.0 == ask.seq => acked.1,
         unknown => unknown,
     };
-    // A request says how far it got, by the word of who made it.
+    // The seal covers the cursor of the request as the caller states it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
     let mut position = resume::begin(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
-        // Only who speaks of epochs can follow one, and a session does that with its handshake.
+        // Only a caller that names epochs can follow a new one; a session starts it in its
+        // handshake.
         let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
             let begun = hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
@@ -353,8 +355,8 @@ async fn place(
     if position.epoch != standing.memory.epoch {
         return hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
     }
-    // Who names an epoch and nothing of it yet begins where it does. A session names just the place that
-    // its handshake has proved: a copy that was wiped begins with all that is still there.
+    // A caller that names an epoch without a cursor starts at the epoch's start. A session starts
+    // at the cursor that its handshake has proved: a wiped copy gets all entries that are left.
     if caller.generation.is_none()
         && ask.epoch.is_some()
         && ask.seq.is_zero()

@@ -1,11 +1,11 @@
-//! Who holds how much of the budget, and who may have more.
+//! Bytes of the budget that each client holds, and whether it may take more.
 
 use std::collections::HashMap;
 
 use crate::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
 use spoke_protocol::client_id::ClientId;
 
-/// The bytes that each client holds.
+/// Held bytes by client.
 pub(super) struct Ledger {
     total: usize,
     used: usize,
@@ -25,13 +25,14 @@ impl Ledger {
         self.used
     }
 
-    /// No more than can ever be had: half of what is not kept for small ones.
+    /// Limits a request to what can ever be free: half of the budget without the part for small
+    /// requests.
     pub(super) fn clamp(&self, bytes: usize) -> usize {
         bytes.min((self.total - self.total / BUDGET_SMALL_SHARE) / 2)
     }
 
-    /// Whether a client may take so many bytes now: they are free, and afterwards it holds no more than
-    /// is left for all others. One that holds nothing may have whatever is free.
+    /// Returns whether a client may take this many bytes: they are free, and it then holds no more
+    /// than is left for all others. A client without bytes may take all that are free.
     pub(super) fn admits(&self, client: &ClientId, bytes: usize) -> bool {
         let is_small = bytes <= BUDGET_SMALL_BYTES;
         let kept = if is_small { 0 } else { self.total / BUDGET_SMALL_SHARE };

@@ -10,7 +10,7 @@ fn client(name: &str) -> ClientId {
     name.parse().unwrap()
 }
 
-/// As much as a client gets, a mebibyte at a time.
+/// Takes as much as a client gets, one MiB at a time.
 async fn greedy(budget: &Budget, name: &str) -> Vec<Charge> {
     let mut all = Vec::new();
     while let Some(Ok(charge)) = budget.take(&client(name), MIB, SOON).now_or_never() {
@@ -19,7 +19,7 @@ async fn greedy(budget: &Budget, name: &str) -> Vec<Charge> {
     all
 }
 
-/// All of them at once, in turn.
+/// Several greedy clients, one MiB each in turn.
 async fn all_greedy(budget: &Budget, count: usize) -> Vec<Vec<Charge>> {
     let mut all: Vec<Vec<Charge>> = (0..count).map(|_| Vec::new()).collect();
     loop {

@@ -1,4 +1,4 @@
-//! `spoke-hub check`: whether the hub can do what its settings say.
+//! `spoke-hub check`: checks that the hub can run with its settings.
 
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::cli::{
@@ -40,10 +40,10 @@ async fn of_level(config: &Config, redis: &Redis) -> Check {
         Err(error) => return Check::skip("ack", error_chain(&StoreError::from(error))),
     };
     match level.barrier(&facts) {
-        Ok(_) => Check::ok("ack", format!("redis can give \"{level}\"")),
+        Ok(_) => Check::ok("ack", format!("redis supports \"{level}\"")),
         Err(lack) => {
-            let finding = format!("it is \"{level}\", but {lack}");
-            Check::fail("ack", finding, "mend Redis, or ask for less than this level")
+            let finding = format!("\"{level}\" is not possible: {lack}");
+            Check::fail("ack", finding, "fix the Redis setup, or set a lower level")
         }
     }
 }

@@ -18,17 +18,17 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only clients with this in their name
+    /// Only clients with this text in their name
     name: Option<String>,
-    /// As a JSON list
+    /// Print a JSON list
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, as much as the terminal has room for, until Ctrl-C
+    /// Refresh every two seconds, limited to the height of the terminal, until Ctrl-C
     #[arg(long, conflicts_with = "json")]
     watch: bool,
 }
 
-/// Columns of a client's name; a longer one has a line of its own.
+/// Width of the name column; a longer name has its own line.
 const NAME: usize = 19;
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
@@ -100,7 +100,7 @@ fn form(row: &ClientRow, unix_ms: u64) -> Value {
 
 fn table(fleet: &Fleet, unix_ms: u64) -> String {
     if fleet.rows.is_empty() {
-        return "no client has been here yet\n".to_owned();
+        return "no clients yet\n".to_owned();
     }
     let mut text = sums(fleet, unix_ms);
     let _ = writeln!(
@@ -118,7 +118,7 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
                 format!("{} {}", row.transport.as_deref().unwrap_or("ws"), ago(unix_ms, since))
             }
             Presence::Away(seen) => format!("away {}", ago(unix_ms, seen)),
-            Presence::Never => "never here".to_owned(),
+            Presence::Never => "never".to_owned(),
         };
         let version: String = shown(row.version.as_bytes()).chars().take(8).collect();
         let line = format!(
@@ -146,10 +146,10 @@ fn sums(fleet: &Fleet, unix_ms: u64) -> String {
     )
 }
 
-/// Below a client with which something is wrong.
+/// Lines below a client with a problem.
 fn mark(row: &ClientRow, unix_ms: u64) -> String {
     let unusable = match row.is_out_unusable {
-        true => "  ! the key of its out stream holds something else: RENAME or DEL it\n",
+        true => "  ! the key of its out stream has another type: RENAME or DEL it\n",
         false => "",
     };
     format!("{unusable}{}", clone_mark(row, unix_ms))
@@ -160,7 +160,7 @@ fn clone_mark(row: &ClientRow, unix_ms: u64) -> String {
         return String::new();
     };
     format!(
-        "  ! two devices share this identity\n    here     {}\n    kept out {}\n    {refused} times, the \
+        "  ! two devices share this identity\n    connected {}\n    refused   {}\n    {refused} times, the \
          last {} ago\n",
         shown(row.address.as_bytes()),
         shown(address.as_bytes()),
@@ -168,14 +168,14 @@ fn clone_mark(row: &ClientRow, unix_ms: u64) -> String {
     )
 }
 
-/// As many lines as the terminal has.
+/// Limits the text to the height of the terminal.
 fn clipped(text: &str) -> String {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let most = size.map_or(usize::MAX, |size| usize::from(size.ws_row.max(4)));
     clip(text, most)
 }
 
-/// The last line is where the cursor stands.
+/// The last line is left for the cursor.
 fn clip(text: &str, most: usize) -> String {
     let count = text.lines().count();
     if count < most {

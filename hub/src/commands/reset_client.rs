@@ -18,11 +18,9 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let client = &args.client;
     match presence::reset(&redis, &keys, client).await? {
         Some(epoch) => Ok(print(&format!(
-            "{client} is in epoch {epoch} now. What its device has not seen acknowledged comes again, and \
-             what the hub has of it is left out.\n"
+            "{client} is in epoch {epoch} now. Its device sends unacknowledged entries again; the hub \
+             drops those that it has.\n"
         ))?),
-        None => bail!(
-            "the hub has nothing of a client {client}: `spoke-hub clients` shows who there is"
-        ),
+        None => bail!("unknown client {client}; list clients with `spoke-hub clients`"),
     }
 }

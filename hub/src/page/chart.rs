@@ -1,4 +1,4 @@
-//! How many entries went each way in the last minutes, as two lines.
+//! Chart of the entries a second in both directions over the last minutes.
 
 use std::{collections::VecDeque, fmt::Write};
 
@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::html::rate;
 
-/// The sums of late, in the order of time.
+/// Recent sums in order of time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chart {
     samples: VecDeque<Sample>,
@@ -20,20 +20,20 @@ struct Sample {
     down: u64,
 }
 
-/// Entries a second at one time; none where nobody looked for a while before.
+/// Entries a second at one time; `None` after a gap.
 type Point = (u64, Option<f64>);
 
-/// The picture's own measure.
+/// Size of the SVG view box.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
-/// Two samples that are so far apart say nothing of what was between them.
+/// Samples further apart than this are not connected.
 const GAP_MS: u64 = 15 * SURVEY_INTERVAL.as_millis() as u64;
 
 impl Chart {
-    /// Takes the sums of one moment.
+    /// Adds the sums of one moment.
     pub(super) fn add(&mut self, at_ms: u64, up: u64, down: u64) {
         let oldest = at_ms.saturating_sub(CHART_SPAN.as_millis() as u64 + GAP_MS);
-        // A clock that was put back: what is ahead of it is no past.
+        // Drops samples from the future after the clock was set back.
         self.samples.retain(|sample| sample.at_ms < at_ms && sample.at_ms >= oldest);
         self.samples.push_back(Sample { at_ms, up, down });
     }
@@ -43,7 +43,7 @@ impl Chart {
         pairs
             .map(|(before, after)| {
                 let span_ms = after.at_ms - before.at_ms;
-                // A sum that went back, since a client was forgotten, say, is no rate.
+                // A lower sum, for example after a client was removed, counts as no change.
                 let added = sum(after).saturating_sub(sum(before));
                 let rate = added as f64 * 1000.0 / span_ms as f64;
                 (after.at_ms, (span_ms <= GAP_MS).then_some(rate))
@@ -51,7 +51,7 @@ impl Chart {
             .collect()
     }
 
-    /// With its legend.
+    /// Renders the chart with its legend.
     pub(super) fn picture(&self, now_ms: u64) -> Markup {
         let (up, down) = (self.points(|sample| sample.up), self.points(|sample| sample.down));
         let peak = up.iter().chain(&down).filter_map(|point| point.1).fold(0.0, f64::max);
@@ -83,7 +83,7 @@ impl Chart {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, … that is as high.
+/// Returns the next of 1, 2, 5, 10, 20, … that is at least the peak.
 fn ceiling(peak: f64) -> f64 {
     let mut top = 1.0;
     for step in [2.0, 2.5, 2.0].into_iter().cycle() {
@@ -100,7 +100,7 @@ fn place((at_ms, rate): (u64, f64), top: f64, now_ms: u64) -> (f64, f64) {
     (WIDTH * (1.0 - age), HEIGHT - 1.0 - (HEIGHT - 2.0) * (rate / top).min(1.0))
 }
 
-/// Runs of points without a gap.
+/// Splits the points at gaps.
 fn runs(points: &[Point]) -> impl Iterator<Item = Vec<(u64, f64)>> {
     points
         .split(|point| point.1.is_none())

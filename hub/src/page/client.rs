@@ -1,5 +1,4 @@
-//! The page of one client: where it stands, what went over its link last, and a form to send it
-//! an entry.
+//! Page of one client: its state, recent entries of its link, and a form to send it an entry.
 
 use maud::{Markup, html};
 use spoke_protocol::seq::Seq;
@@ -18,7 +17,7 @@ use crate::{
     hub::Hub,
 };
 
-/// The whole page, as of now.
+/// Renders the whole page.
 pub(super) fn document(hub: &Hub, detail: &Detail, now_ms: u64) -> Markup {
     let client = detail.row.client.as_str();
     let before = html! {
@@ -32,7 +31,7 @@ pub(super) fn document(hub: &Hub, detail: &Detail, now_ms: u64) -> Markup {
     html::document(hub, (&title, &source), &before, &live, &form(hub, client))
 }
 
-/// What changes.
+/// Renders the part that updates.
 pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
     let Detail { row, up, down, losses } = detail;
     let now_ms = snapshot.at_ms;
@@ -45,29 +44,28 @@ pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
                 h2 { "up " span.soft { "from the device" } }
                 (entries(up, now_ms, |_| None))
                 @if up.is_cut && up.entries.is_empty() {
-                    p.empty { "Nothing of it among the newest entries of all clients." }
-                } @else if up.entries.is_empty() { p.empty { "Nothing yet." } }
+                    p.empty { "None among the newest entries of all clients." }
+                } @else if up.entries.is_empty() { p.empty { "No entries yet." } }
             }
             section {
                 h2 { "down " span.soft { "to the device" } }
                 @let acked = row.out.memory.acked.0;
                 (entries(down, now_ms, |seq| Some(seq <= acked)))
-                @if down.entries.is_empty() { p.empty { "Nothing there." } }
+                @if down.entries.is_empty() { p.empty { "No entries." } }
             }
         }
     }
 }
 
 fn facts(row: &ClientRow, now_ms: u64) -> Markup {
-    let place =
-        |seq: Seq| if seq == Seq::ZERO { "nothing yet".to_owned() } else { seq.to_string() };
+    let place = |seq: Seq| if seq == Seq::ZERO { "none yet".to_owned() } else { seq.to_string() };
     html! {
         @if let Some(clones) = clones(row, now_ms) {
             p.warning role="alert" {
                 "Two devices share this identity. The one at " (shown(row.address.as_bytes()))
-                " is connected; another, at " (shown(clones.address.as_bytes())) ", was kept out "
+                " is connected; another, at " (shown(clones.address.as_bytes())) ", was refused "
                 (grouped(clones.refused)) " times, the last " (ago(now_ms, clones.at_ms))
-                " ago. Enrol one of them anew under a name of its own."
+                " ago. Enrol one of them again under a name of its own."
             }
         }
         dl.facts {
@@ -100,7 +98,7 @@ fn ledger(lines: &[LedgerLine], now_ms: u64) -> Markup {
                 li {
                     span.bad { @match line.loss.count {
                         Some(count) => (grouped(count)),
-                        None => "nobody knows how many",
+                        None => "unknown number",
                     } }
                     " " (line.direction.word()) ", " (line.loss.cause.word()) ", "
                     span.seq { (line.loss.from) " – " (line.loss.to) }
@@ -111,7 +109,7 @@ fn ledger(lines: &[LedgerLine], now_ms: u64) -> Markup {
     }
 }
 
-/// Newest first; of each, whether it was acknowledged, where that is the question.
+/// Lists entries, newest first, with their acknowledgement where it is known.
 fn entries(recent: &RecentEntries, now_ms: u64, is_acked: impl Fn(Seq) -> Option<bool>) -> Markup {
     html! {
         ol.entries { @for entry in &recent.entries {
@@ -120,7 +118,7 @@ fn entries(recent: &RecentEntries, now_ms: u64, is_acked: impl Fn(Seq) -> Option
                     time title=(entry.id) { (clock(entry.id.ms, now_ms)) }
                     @match is_acked(entry.id) {
                         Some(true) => span.soft { "delivered" },
-                        Some(false) => span.behind { "waits" },
+                        Some(false) => span.behind { "waiting" },
                         None => {}
                     }
                 }
@@ -131,7 +129,7 @@ fn entries(recent: &RecentEntries, now_ms: u64, is_acked: impl Fn(Seq) -> Option
 }
 
 fn fields(entry: &RecentEntry) -> Markup {
-    // The hub's own, which say what the page says already.
+    // The hub adds these fields; the page shows them elsewhere.
     let is_own = |part: &&RecentField| !matches!(part.name.as_ref(), b"client" | b"epoch" | b"seq");
     html! {
         dl.fields {
@@ -141,13 +139,13 @@ fn fields(entry: &RecentEntry) -> Markup {
                     dd {
                         (shown(&part.value))
                         @if part.bytes_left > 0 {
-                            span.more { "… and " (grouped(part.bytes_left as u64)) " bytes more" }
+                            span.more { "… and " (grouped(part.bytes_left as u64)) " more bytes" }
                         }
                     }
                 }
             }
         }
-        @if entry.fields_left > 0 { p.more { "and " (entry.fields_left) " fields more" } }
+        @if entry.fields_left > 0 { p.more { "and " (entry.fields_left) " more fields" } }
     }
 }
 
@@ -160,23 +158,23 @@ fn form(hub: &Hub, client: &str) -> Markup {
                     div.pairs {
                         @for name in ["topic", "payload"] {
                             div.pair {
-                                input name="field" value=(name) aria-label="name of a field"
+                                input name="field" value=(name) aria-label="field name"
                                     autocomplete="off" spellcheck="false";
-                                textarea name="value" rows="1" aria-label="its value"
+                                textarea name="value" rows="1" aria-label="field value"
                                     spellcheck="false" {}
                             }
                         }
                     }
                     div.do {
-                        button type="button" #another { "another field" }
+                        button type="button" #another { "add field" }
                         button type="submit" { "send to " (client) }
                         output #sent role="status" {}
                     }
                 }
             } @else {
                 p.soft {
-                    "This page only shows. The hub's setting " code { "page = \"send\"" }
-                    " lets it send, too; or "
+                    "This page is read-only. Set " code { "page = \"send\"" }
+                    " in the hub's settings to send from here, or run "
                     code { "spoke-hub send " (client) " topic test payload hello" }
                 }
             }

@@ -1,4 +1,4 @@
-//! The first page: all clients, their sums and the chart.
+//! Overview page: all clients, their sums and the chart.
 
 use maud::{Markup, html};
 use spoke_store::fleet::ClientRow;
@@ -13,13 +13,13 @@ use crate::{
     hub::Hub,
 };
 
-/// The whole page.
+/// Renders the whole page.
 pub(super) fn document(hub: &Hub, view: &View, snapshot: &Snapshot) -> Markup {
     let source = format!("/live{}", view.query());
     html::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
 }
 
-/// What changes.
+/// Renders the part that updates.
 pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
     let selection = view.select(&snapshot.fleet, snapshot.at_ms);
     html! {
@@ -30,9 +30,9 @@ pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
         @if selection.rows.is_empty() {
             p.empty {
                 @if snapshot.fleet.rows.is_empty() {
-                    "No client has been here yet. " code { "spoke-auth provision dev1" }
-                    " lets the first one in."
-                } @else { "No client is like that." }
+                    "No client has connected yet. Create the first with "
+                    code { "spoke-auth provision dev1" } "."
+                } @else { "No client matches." }
             }
         } @else {
             (table(view, &selection, snapshot.at_ms))
@@ -65,7 +65,7 @@ fn controls(view: &View) -> Markup {
     let by = By::ALL.iter().find(|(by, ..)| *by == view.by && view.by != By::Name);
     html! {
         div.controls {
-            nav.show aria-label="which clients" {
+            nav.show aria-label="filter" {
                 @for (show, word) in Show::ALL {
                     @let there = View { show, page: 1, ..view.clone() };
                     @let current = (view.show == show).then_some("true");
@@ -74,7 +74,7 @@ fn controls(view: &View) -> Markup {
             }
             form.search action="/" method="get" role="search" {
                 input type="search" name="q" value=(view.search) placeholder="find a client"
-                    maxlength="64" aria-label="a part of a client's name" autocomplete="off"
+                    maxlength="64" aria-label="part of a client name" autocomplete="off"
                     spellcheck="false";
                 @if let Some((_, word)) = Show::ALL.iter().find(|(show, _)| *show == view.show) {
                     input type="hidden" name="show" value=(word);
@@ -129,7 +129,7 @@ fn pager(view: &View, selection: &Selection<'_>) -> Markup {
     html! {
         @if pages > 1 {
             nav.pager aria-label="pages" {
-                @if page > 1 { a rel="prev" href=(at(page - 1)) { "← before" } } @else { span {} }
+                @if page > 1 { a rel="prev" href=(at(page - 1)) { "← previous" } } @else { span {} }
                 span.soft { "page " (page) " of " (pages) ", " (grouped(found as u64)) " clients" }
                 @if page < pages {
                     a rel="next" href=(at(page + 1)) { "next →" }

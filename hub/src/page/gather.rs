@@ -1,4 +1,4 @@
-//! What all viewers of the page see: one survey for all of them, none while nobody looks.
+//! Polls Redis for all viewers of the status page together, and only while there are viewers.
 
 use std::{
     collections::HashMap,
@@ -24,37 +24,37 @@ use crate::{
     limits::{SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
 };
 
-/// What one survey found.
+/// Result of one poll.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
-    /// When, in milliseconds since 1970; 0 for none yet.
+    /// Time in milliseconds since 1970; 0 before the first poll.
     pub(super) at_ms: u64,
     /// All clients.
     pub(super) fleet: Arc<Fleet>,
     /// Their sums.
     pub(super) totals: Totals,
-    /// How these went.
+    /// Recent sums.
     pub(super) chart: Chart,
-    /// More of those that somebody looks at.
+    /// Details of the clients whose page is open.
     pub(super) details: HashMap<ClientId, Arc<Detail>>,
-    /// Why there was no newer one.
+    /// Reason why the data is not newer.
     pub(super) fault: Option<String>,
 }
 
-/// What is shown of one client.
+/// Details of one client.
 #[derive(Debug, Clone)]
 pub(super) struct Detail {
-    /// Where it stands.
+    /// State of the client.
     pub(super) row: ClientRow,
-    /// What it sent last.
+    /// Recent entries from it.
     pub(super) up: RecentEntries,
-    /// What was sent to it last.
+    /// Recent entries to it.
     pub(super) down: RecentEntries,
     /// Its lines of the loss ledger.
     pub(super) losses: Vec<LedgerLine>,
 }
 
-/// Who looks, and what there is to see. Cheap to clone.
+/// Viewers and the latest snapshot. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Gatherer(Arc<Shared>);
 
@@ -62,7 +62,7 @@ struct Shared {
     looking: Mutex<Looking>,
     someone: Notify,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    /// Details that are asked for beside the surveys are read one after the other.
+    /// Serialises the detail queries outside of polls.
     reading: tokio::sync::Mutex<()>,
 }
 
@@ -72,7 +72,7 @@ struct Looking {
     at: HashMap<ClientId, usize>,
 }
 
-/// Somebody who looks, until it is dropped.
+/// Registered viewer; removed on drop.
 pub(super) struct Viewer {
     gatherer: Gatherer,
     client: Option<ClientId>,
@@ -89,21 +89,22 @@ impl Gatherer {
         }))
     }
 
-    /// For one look; the listener bounds how many there are.
+    /// Registers a viewer for one request; the listener limits their number.
     pub(super) fn visit(&self) -> Viewer {
         self.enter(None)
     }
 
-    /// For every look from now on, at the fleet or at one client too; none if too many do.
+    /// Registers a viewer for all following snapshots, of the overview or of one client. `None` if
+    /// there are too many.
     pub(super) fn follow(&self, client: Option<&ClientId>) -> Option<Viewer> {
         let has_room = self.looking().viewers < VIEWERS_MAX;
         has_room.then(|| self.enter(client))
     }
 
-    /// More of one client, read now.
+    /// Reads the details of one client.
     ///
     /// # Errors
-    /// 503.
+    /// 503 if Redis fails.
     pub(super) async fn detail(
         &self,
         hub: &Hub,
@@ -116,11 +117,11 @@ impl Gatherer {
         hub.checked(detail(hub, row).await).map(Some)
     }
 
-    /// Surveys while somebody looks, until the hub stops.
+    /// Polls while there are viewers, until shutdown.
     pub(super) async fn run(self, hub: Hub) {
         loop {
             if self.looking().viewers == 0 {
-                // Of whoever comes next, nobody waits for what is old by then.
+                // The next viewer must not see an old snapshot.
                 let chart = self.0.snapshot.borrow().chart.clone();
                 let empty = Snapshot { chart, ..Snapshot::default() };
                 self.0.snapshot.send_replace(Arc::new(empty));
@@ -154,8 +155,8 @@ impl Gatherer {
         let (fleet, details) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                let fault = Some(format!("redis does not answer: {}", error_chain(&error)));
-                // Counted and logged with all the others.
+                let fault = Some(format!("redis is unreachable: {}", error_chain(&error)));
+                // Counts and logs the error.
                 let _ = hub.unavailable(&error);
                 return Snapshot { fault, ..Snapshot::clone(&before) };
             }
@@ -164,12 +165,13 @@ impl Gatherer {
         let mut chart = before.chart.clone();
         chart.add(now, totals.received, totals.delivered);
         let writes = hub.redis.health().problem();
-        let writes = writes.map(|problem| format!("redis takes no writes: {problem}"));
+        let writes = writes.map(|problem| format!("redis rejects writes: {problem}"));
         let fault = writes.or_else(|| hub.writer.kept().problem());
         Snapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 
-    /// Of one that stands where it stood, nothing is read again.
+    /// Reads the details of the clients whose page is open; those of an unchanged client are
+    /// reused.
     async fn details(
         &self,
         hub: &Hub,
@@ -210,22 +212,22 @@ impl Gatherer {
 }
 
 impl Viewer {
-    /// What there is to see now.
+    /// Returns the current snapshot.
     pub(super) async fn snapshot(mut self) -> Arc<Snapshot> {
         let found =
             self.snapshots.wait_for(|snapshot| snapshot.at_ms > 0 || snapshot.fault.is_some());
         match tokio::time::timeout(REDIS_REPLY_TIMEOUT, found).await {
             Ok(Ok(snapshot)) => snapshot.clone(),
             _ => {
-                let fault = Some("redis does not answer".to_owned());
+                let fault = Some("redis is unreachable".to_owned());
                 Arc::new(Snapshot { fault, ..Snapshot::default() })
             }
         }
     }
 
-    /// The next snapshot. Cancel safe.
+    /// Returns the next snapshot. Cancel safe.
     pub(super) async fn next(&mut self) -> Arc<Snapshot> {
-        // The sender lives as long as the gatherer that this one holds.
+        // The sender lives as long as the poller that this viewer holds.
         let _ = self.snapshots.changed().await;
         self.snapshots.borrow_and_update().clone()
     }

@@ -1,4 +1,4 @@
-//! What both pages have in common. All that is put in is escaped by the template's macro.
+//! Layout and parts of both pages. The template macro escapes all values.
 
 use maud::{DOCTYPE, Markup, html};
 use spoke_store::fleet::ClientRow;
@@ -9,7 +9,7 @@ use crate::{
     hub::Hub,
 };
 
-/// A whole page. What is in `live` is made anew by the events at `source`.
+/// Renders a page. Events from `source` replace the content of `live`.
 pub(super) fn document(
     hub: &Hub,
     (title, source): (&str, &str),
@@ -42,26 +42,26 @@ pub(super) fn document(
                 }
                 footer {
                     "spoke-hub " (env!("CARGO_PKG_VERSION")) " · times in UTC"
-                    noscript { " · without scripts this changes by reloading only" }
+                    noscript { " · enable JavaScript for automatic updates" }
                 }
             }
         }
     }
 }
 
-/// What stands above everything while it is so.
+/// Renders the current fault as a banner.
 pub(super) fn fault(snapshot: &Snapshot) -> Markup {
     html! {
         @if let Some(fault) = &snapshot.fault {
             p.warning role="alert" {
                 (fault)
-                @if snapshot.at_ms > 0 { "; what is shown is what was known before" }
+                @if snapshot.at_ms > 0 { "; showing the last known state" }
             }
         }
     }
 }
 
-/// A dot and when that began.
+/// Renders the presence with its age.
 pub(super) fn presence(row: &ClientRow, now_ms: u64) -> Markup {
     html! {
         @match Presence::of(row) {
@@ -70,38 +70,38 @@ pub(super) fn presence(row: &ClientRow, now_ms: u64) -> Markup {
                 @if row.transport.as_deref() == Some("http") { " " span.tag { "http" } }
             }
             Presence::Away(seen) => { span.dot {} "away " span.soft { (ago(now_ms, seen)) } }
-            Presence::Never => { span.dot {} "never here" }
+            Presence::Never => { span.dot {} "never connected" }
         }
     }
 }
 
-/// How far one way is behind.
+/// Renders the lag of one direction.
 pub(super) fn lag(lag: &Lag, now_ms: u64) -> Markup {
     html! {
         @match lag {
             Lag::None => span.soft { "none" },
-            Lag::Unknown => span.soft title="nobody here can know while it is away" { "–" },
+            Lag::Unknown => span.soft title="unknown while the client is away" { "–" },
             Lag::Waiting(waiting) => {
-                span.behind title={ (grouped(waiting.entries)) " entries wait" } {
+                span.behind title={ (grouped(waiting.entries)) " entries waiting" } {
                     (short(waiting.entries))
                 }
                 @if let Some(oldest) = waiting.oldest_ms { " " span.soft { (ago(now_ms, oldest)) } }
             }
-            Lag::Late(delay_ms) => span.behind title="so long after they were added, entries come" {
+            Lag::Late(delay_ms) => span.behind title="delay between adding and arrival of entries" {
                 (ago(*delay_ms, 0)) " late"
             },
         }
     }
 }
 
-/// A count that is worth a look if it is not 0.
+/// Renders a count that is an error unless 0.
 pub(super) fn bad(count: u64) -> Markup {
     html! {
         @if count == 0 { span.soft { "0" } } @else { span.bad { (grouped(count)) } }
     }
 }
 
-/// Entries a second.
+/// Formats entries a second.
 pub(super) fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "–".to_owned(),
@@ -110,7 +110,7 @@ pub(super) fn rate(rate: Option<f64>) -> String {
     }
 }
 
-/// A time of day in UTC, `13:04:05.678`, with its day where that is not today.
+/// Formats a time of day in UTC, `13:04:05.678`, with the distance in days if it is not today.
 pub(super) fn clock(at_ms: u64, now_ms: u64) -> String {
     const DAY_MS: u64 = 86_400_000;
     let of_day = at_ms % DAY_MS;
@@ -118,9 +118,9 @@ pub(super) fn clock(at_ms: u64, now_ms: u64) -> String {
     let time = format!("{hours:02}:{minutes:02}:{:02}.{:03}", of_day / 1000 % 60, of_day % 1000);
     match (now_ms / DAY_MS).checked_sub(at_ms / DAY_MS) {
         Some(0) => time,
-        Some(1) => format!("{time}, 1 day before"),
-        Some(days) => format!("{time}, {days} days before"),
-        None => format!("{time}, of a day to come"),
+        Some(1) => format!("{time}, 1 day ago"),
+        Some(days) => format!("{time}, {days} days ago"),
+        None => format!("{time}, in the future"),
     }
 }
 
@@ -132,9 +132,9 @@ mod tests {
     fn a_time_is_told_by_the_clock_and_of_another_day_with_the_days() {
         let noon = 1_700_000_000_000 / 86_400_000 * 86_400_000 + 43_200_000;
         assert_eq!(clock(noon + 61_005, noon), "12:01:01.005");
-        assert_eq!(clock(noon - 2 * 86_400_000, noon), "12:00:00.000, 2 days before");
-        assert_eq!(clock(noon - 86_400_000, noon), "12:00:00.000, 1 day before");
-        assert_eq!(clock(noon + 86_400_000, noon), "12:00:00.000, of a day to come");
+        assert_eq!(clock(noon - 2 * 86_400_000, noon), "12:00:00.000, 2 days ago");
+        assert_eq!(clock(noon - 86_400_000, noon), "12:00:00.000, 1 day ago");
+        assert_eq!(clock(noon + 86_400_000, noon), "12:00:00.000, in the future");
     }
 
     #[test]

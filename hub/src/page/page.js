@@ -1,5 +1,5 @@
-// Keeps what is shown as it is now: takes the HTML that comes by server-sent events and changes only what
-// differs, so that what is selected or focused stays so. And sends the entry of the form.
+// Keeps the page current: applies the HTML of server-sent events and changes only the differences,
+// so that selection and focus stay. Also sends the entry of the form.
 "use strict";
 
 const live = document.getElementById("live");
@@ -26,7 +26,7 @@ function follow() {
     become(live, fresh);
   };
   events.onerror = () => {
-    say("off", "no news from the hub");
+    say("off", "disconnected from the hub");
     if (events && events.readyState === EventSource.CLOSED) {
       rest();
       again = setTimeout(follow, AGAIN_MS);
@@ -39,7 +39,7 @@ function rest() {
   events = null;
 }
 
-// Makes `now` what `next` is.
+// Changes `now` to equal `next`.
 function become(now, next) {
   if (now.isEqualNode(next)) return;
   if (now.nodeType !== next.nodeType || now.nodeName !== next.nodeName || now.id !== next.id) {
@@ -50,7 +50,7 @@ function become(now, next) {
     now.nodeValue = next.nodeValue;
     return;
   }
-  // What somebody types is theirs.
+  // Do not overwrite what the user types.
   if (now === document.activeElement && now.matches("input, textarea")) return;
   for (const { name } of [...now.attributes]) if (!next.hasAttribute(name)) now.removeAttribute(name);
   for (const { name, value } of next.attributes) if (now.getAttribute(name) !== value) now.setAttribute(name, value);
@@ -65,7 +65,7 @@ document.addEventListener("visibilitychange", () => {
     say("", "");
   } else follow();
 });
-// A page that goes into the browser's cache must not keep its place at the hub.
+// A page in the browser's cache must not hold a connection to the hub.
 addEventListener("pagehide", rest);
 addEventListener("pageshow", follow);
 
@@ -87,7 +87,7 @@ if (form) {
     event.preventDefault();
     const pairs = [...form.querySelectorAll(".pair")].map((pair) => [...pair.children].map((field) => field.value));
     const fields = pairs.filter(([name, value]) => name !== "" && value !== "");
-    if (fields.length === 0) return tell("bad", "give a field a value");
+    if (fields.length === 0) return tell("bad", "enter a value for at least one field");
     const button = form.querySelector("[type=submit]");
     button.disabled = true;
     try {

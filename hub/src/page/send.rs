@@ -1,8 +1,8 @@
-//! An entry from the status page into a client's out stream.
+//! Sends an entry from the status page to a client's out stream.
 //!
-//! It has to be JSON, which no form of another site can be, and to come from this page by the
-//! browser's own word: without that word it is refused, too, since the command line has `spoke-
-//! hub send`.
+//! The request has to be JSON, which a form of another site cannot send, and has to carry the
+//! browser's same-origin header. Requests without that header are refused as well: use `spoke-hub
+//! send` on the command line.
 
 use axum::{
     Json,
@@ -42,7 +42,8 @@ pub(super) async fn send(
 ) -> Result<Json<Value>, ApiError> {
     let hub = &page.hub;
     if hub.config.page != PageMode::Send {
-        let message = "this page only shows; the hub's setting page = \"send\" lets it send, too";
+        let message =
+            "this page is read-only; set page = \"send\" in the hub's settings to send from here";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "read-only", message));
     }
     check_origin(&headers)?;
@@ -52,22 +53,22 @@ pub(super) async fn send(
     let (redis, auth_redis) = ((&hub.redis, &hub.keys), (&page.auth_redis, auth_key.as_str()));
     let sent = fleet::send(redis, auth_redis, &client, &entry.fields).await;
     let id = hub.checked(sent)?.ok_or_else(|| absent(&client))?;
-    info!(%client, %id, "an entry was sent from the status page");
+    info!(%client, %id, "entry sent from the status page");
     Ok(Json(json!({ "id": id })))
 }
 
-/// Whether this page itself asks, in the browser's words, and in a form that no other site can send.
+/// Checks that the request comes from this page, by headers that other sites cannot set.
 fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     let kind = header(CONTENT_TYPE.as_str()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
-        let message = "an entry is sent as application/json";
+        let message = "unsupported content type: expected application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", message));
     }
     let host = header(HOST.as_str()).unwrap_or_default();
     let site = header("sec-fetch-site");
-    // Behind a proxy the host may be another; the browser's own word on the site needs none.
+    // Behind a proxy the host may differ; `sec-fetch-site` does not depend on it.
     let is_own = |origin: &str| {
         let uri = origin.parse::<Uri>().ok();
         uri.is_some_and(|uri| {
@@ -82,21 +83,21 @@ fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     if is_ours {
         return Ok(());
     }
-    let message = "an entry is taken from this page alone; in a shell there is spoke-hub send";
+    let message = "cross-site request refused; send from this page, or run spoke-hub send";
     Err(ApiError::new(StatusCode::FORBIDDEN, "cross-site", message))
 }
 
 fn entry(body: &[u8]) -> Result<Entry, ApiError> {
     let refusal = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "malformed", message);
     let form: Form = serde_json::from_slice(body).map_err(|error| {
-        refusal(format!("the body is no list of fields: {}", error_chain(&error)))
+        refusal(format!("invalid body: expected a list of fields: {}", error_chain(&error)))
     })?;
     let words: Vec<String> =
         form.fields.into_iter().flat_map(|(name, value)| [name, value]).collect();
     let entry = Entry { seq: Seq::ZERO, fields: fleet::fields(&words) };
     entry
         .check(Direction::Down, &EntryLimits::default())
-        .map_err(|reason| refusal(format!("this entry can never be carried: {reason}")))?;
+        .map_err(|reason| refusal(format!("invalid entry: {reason}")))?;
     Ok(entry)
 }
 

@@ -1,4 +1,4 @@
-//! Which clients a viewer asks for, in which order, and how many pages of them there are.
+//! Filter, order and page of the client list.
 
 use std::cmp::Reverse;
 
@@ -11,7 +11,7 @@ use crate::{
     limits::CLIENTS_SHOWN,
 };
 
-/// What the address of the page says, as it came.
+/// Query parameters as received.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Ask {
@@ -21,20 +21,20 @@ pub(super) struct Ask {
     page: String,
 }
 
-/// The same, understood. What is not understood is left out.
+/// Parsed query. Invalid parameters get their default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
-    /// A part of the name, in small letters.
+    /// Part of the client name, in lower case.
     pub(super) search: String,
-    /// Which clients.
+    /// Filter.
     pub(super) show: Show,
-    /// In which order.
+    /// Order.
     pub(super) by: By,
-    /// Which page, from 1.
+    /// Page number, from 1.
     pub(super) page: usize,
 }
 
-/// Which clients are shown.
+/// Filter of the client list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Show {
     All,
@@ -44,7 +44,7 @@ pub(super) enum Show {
     Trouble,
 }
 
-/// In which order clients are shown.
+/// Order of the client list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     Name,
@@ -55,21 +55,21 @@ pub(super) enum By {
     Lost,
 }
 
-/// A page of clients.
+/// One page of the client list.
 #[derive(Debug)]
 pub(super) struct Selection<'a> {
-    /// Those on it.
+    /// Clients on this page.
     pub(super) rows: Vec<&'a ClientRow>,
-    /// How many there are on all pages.
+    /// Number of clients on all pages.
     pub(super) found: usize,
-    /// Which page it is, from 1.
+    /// Page number, from 1.
     pub(super) page: usize,
-    /// How many there are, at least 1.
+    /// Number of pages, at least 1.
     pub(super) pages: usize,
 }
 
 impl Show {
-    /// All, with their words.
+    /// All filters with their words.
     pub(super) const ALL: [(Self, &str); 5] = [
         (Self::All, "all"),
         (Self::Connected, "connected"),
@@ -92,7 +92,7 @@ impl Show {
 }
 
 impl By {
-    /// All, with their words and the heads of their columns.
+    /// All orders with their words and column heads.
     pub(super) const ALL: [(Self, &str, &str); 6] = [
         (Self::Name, "name", "client"),
         (Self::Seen, "seen", "presence"),
@@ -116,7 +116,7 @@ impl View {
         }
     }
 
-    /// As the part of an address behind its path.
+    /// Formats the query part of a URL.
     pub(super) fn query(&self) -> String {
         let mut parts = Vec::new();
         if !self.search.is_empty() {
@@ -138,7 +138,7 @@ impl View {
         if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
     }
 
-    /// The page of clients that is asked for, or the last one there is.
+    /// Returns the requested page, or the last one.
     pub(super) fn select<'a>(&self, fleet: &'a Fleet, now_ms: u64) -> Selection<'a> {
         let is_wanted = |row: &&ClientRow| {
             let name = row.client.as_str();

@@ -1,4 +1,4 @@
-//! The decisions of `quota`, as plain functions of time.
+//! Decisions of the rate limit as pure functions of time.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,10 @@ use crate::limits::{RESERVE_BURST, RESERVE_DEBT_MAX, USAGE_INTERVAL};
 use spoke_protocol::{client_id::ClientId, entry::Entry};
 use spoke_store::memory_usage::MemoryUsage;
 
-/// Clients that are remembered before those that owe nothing are forgotten.
+/// Number of clients above which idle ones are removed.
 const REMEMBERED: usize = 1024;
 
-/// Percent of `maxmemory` that have to be free beside the reserve before clients have no pace any more.
+/// Percent of `maxmemory` that must be free beside the reserve before the rate limit is lifted.
 const ROOM_PERCENT: u64 = 2;
 
 /// What a batch adds to Redis.
@@ -20,14 +20,14 @@ const ROOM_PERCENT: u64 = 2;
 pub struct Load {
     /// Entries.
     pub entries: u64,
-    /// Their bytes, each field counted with `FIELD_BYTES_MIN` at the least.
+    /// Bytes of the entries; each field counts at least `FIELD_BYTES_MIN`.
     pub bytes: u64,
 }
 
-/// What is kept of Redis's memory, and what each client may add a second while only that is left.
+/// Reserved part of Redis's memory, and the rate of each client while only that is left.
 #[derive(Debug, Clone, Copy)]
 pub struct Reserve {
-    /// Of a hundred parts of `maxmemory`.
+    /// Percent of `maxmemory`.
     pub percent: u64,
     /// Entries a second.
     pub entries: u64,
@@ -35,25 +35,25 @@ pub struct Reserve {
     pub bytes: u64,
 }
 
-/// The pace of every client, and how full Redis is.
+/// Rates of all clients, and the fill level of Redis.
 pub(super) struct Paces {
     reserve: Reserve,
     clients: HashMap<ClientId, Pace>,
     usage: MemoryUsage,
     looked_at: Option<Instant>,
-    /// Bytes let through since.
+    /// Bytes admitted since the last query.
     added: u64,
     is_short: bool,
     forgot_at: Instant,
 }
 
 struct Pace {
-    /// When all that was let through is earned back: the generic cell rate algorithm.
+    /// Time when all admitted entries are paid back (generic cell rate algorithm).
     clear_at: Instant,
     held_since: Option<Instant>,
 }
 
-/// What becomes of a load.
+/// Decision about a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Go { was_held_for: Option<Duration> },
@@ -61,7 +61,7 @@ pub(super) enum Verdict {
 }
 
 impl Load {
-    /// Of these entries.
+    /// Measures these entries.
     pub fn of(entries: &[Entry]) -> Self {
         let bytes = entries.iter().map(|entry| entry.bytes() as u64).sum();
         Self { entries: entries.len() as u64, bytes }
@@ -69,7 +69,7 @@ impl Load {
 }
 
 impl Reserve {
-    /// How long a client takes for so much at its pace.
+    /// Returns the time that a client takes for this load at its rate.
     fn time(&self, load: Load) -> Duration {
         let of = |amount: u64, rate: u64| Duration::from_secs_f64(amount as f64 / rate as f64);
         of(load.entries, self.entries).max(of(load.bytes, self.bytes))
@@ -93,8 +93,8 @@ impl Paces {
         self.is_short
     }
 
-    /// Whether to ask how full Redis is: time has passed, or so much was let through that the reserve
-    /// may be reached with this load.
+    /// Returns whether to query the memory usage: the interval has passed, or this batch may reach
+    /// the reserve.
     pub(super) fn is_look_due(&self, load: Load, now: Instant) -> bool {
         if self.reserve.percent == 0 {
             return false;
@@ -105,14 +105,14 @@ impl Paces {
         let is_tense = max > 0 && used >= max / 4 * 3;
         let may_reach = max > 0 && !self.is_short && self.reckoned(load.bytes) >= self.full_at();
         let interval = if is_tense || may_reach { tense } else { calm };
-        // What was reckoned may be wrong by far: ask at once, but not for the same twice.
+        // The estimate may be far off: query at once, but not twice for the same bytes.
         now >= looked_at + interval || (may_reach && self.added > 0)
     }
 
-    /// Redis says how full it is. Says whether only the reserve is left, where that is new.
+    /// Handles a memory query. Returns whether only the reserve is left, if that changed.
     pub(super) fn handle_usage(&mut self, usage: MemoryUsage, now: Instant) -> Option<bool> {
         (self.usage, self.looked_at, self.added) = (usage, Some(now), 0);
-        // What is under way counts as used, and comes and goes.
+        // Pending writes count as used and fluctuate.
         let less = if self.is_short { usage.max / 100 * ROOM_PERCENT } else { 0 };
         let full_at = self.full_at().saturating_sub(less);
         let is_short = usage.max > 0 && self.reserve.percent > 0 && usage.used >= full_at;
@@ -121,7 +121,7 @@ impl Paces {
         is_new.then_some(is_short)
     }
 
-    /// A client wants to add so much.
+    /// Decides about a client's batch.
     pub(super) fn handle_load(&mut self, client: &ClientId, load: Load, now: Instant) -> Verdict {
         self.forget(now);
         let time = self.reserve.time(load);
@@ -135,24 +135,24 @@ impl Paces {
             return Verdict::Wait { wait: ahead - RESERVE_BURST, is_first };
         }
         let clear_at = pace.clear_at.max(now) + time;
-        // What was sent while there was room is held against it, but not for ever.
+        // Earlier entries count against the client, up to a limit.
         pace.clear_at = if is_short { clear_at } else { clear_at.min(now + RESERVE_DEBT_MAX) };
         let held_since = if is_short { None } else { pace.held_since.take() };
         self.added += load.bytes;
         Verdict::Go { was_held_for: held_since.map(|since| now.duration_since(since)) }
     }
 
-    /// Where the reserve begins.
+    /// Returns the bytes at which the reserve begins.
     fn full_at(&self) -> u64 {
         self.usage.max - self.usage.max / 100 * self.reserve.percent
     }
 
-    /// How full Redis is by now, at the most: a small entry takes twice its bytes there.
+    /// Returns an upper estimate of the used bytes: a small entry takes twice its bytes in Redis.
     fn reckoned(&self, more: u64) -> u64 {
         self.usage.used + 2 * (self.added + more)
     }
 
-    /// Forgets those who owe nothing.
+    /// Removes clients without debt.
     fn forget(&mut self, now: Instant) {
         if self.clients.len() >= REMEMBERED && now >= self.forgot_at + Duration::from_secs(1) {
             self.forgot_at = now;
@@ -203,7 +203,7 @@ mod tests {
     fn in_the_reserve_those_who_filled_it_wait_and_a_quiet_client_does_not() {
         let mut now = Instant::now();
         let mut paces = paces(MAX / 2, now);
-        // For a minute: one fills it, another adds fifty small entries a second.
+        // For a minute one client fills Redis, another adds fifty small entries a second.
         for _ in 0..60 {
             for _ in 0..50 {
                 paces.handle_load(&client("greedy"), load(1000, MIB), now);

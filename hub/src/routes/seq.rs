@@ -1,4 +1,4 @@
-//! `GET /seq`: how far this client's entries have come.
+//! `GET /seq`: the caller's cursor.
 
 use axum::{Json, Router, extract::State, routing::get};
 use spoke_protocol::wire::json::CursorBody;

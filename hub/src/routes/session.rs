@@ -1,5 +1,5 @@
-//! `POST /session`: the handshake of the HTTP transport, with the same proof and the same fence as
-//! on the WebSocket.
+//! `POST /session`: the handshake of the HTTP transport, with the same proof and fence as on the
+//! WebSocket.
 
 use axum::{
     Extension, Json, Router,
@@ -38,7 +38,7 @@ async fn session(
     hub.metrics.requests.add("session", 1);
     let Read { form: hello, .. } = body::read::<HelloBody>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
-        return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
+        return Err(malformed(format!("invalid version: expected at most {TEXT_BYTES_MAX} bytes")));
     }
     hub.check_stays()?;
     caller.begin_session()?;
@@ -68,12 +68,13 @@ async fn session(
     let stand = arrival::stand(&hub, &caller, (generation, partner), &told).await;
     let (mut begun, cursor) = hub.checked(stand)?;
     if begun.standing.is_unreadable {
-        // Nothing was proved: once the stream can be read again a poll from here is told to begin anew.
+        // Nothing is proved: when the stream is usable again, a poll from this cursor is told to
+        // start again.
         begun.position.epoch = Epoch::UNKNOWN;
     }
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
-    info!(%client, generation, version = hello.version, "session begins over HTTP");
+    info!(%client, session = generation, version = hello.version, transport = "http", "session started");
     Ok(Json(WelcomeBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,

@@ -1,5 +1,5 @@
-//! `GET /sync`: the upgrade to a WebSocket. Who may come in is settled before it, so that a bad
-//! token is answered 401 and not by a connection that closes.
+//! `GET /sync`: the upgrade to a WebSocket. The token is checked before the upgrade, so that an
+//! invalid one is answered with 401 instead of a closed connection.
 
 use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
@@ -42,21 +42,22 @@ async fn sync(
     let Some(protocol) =
         [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
     else {
-        let message = format!("offer {SUBPROTOCOL} or {} as subprotocol", json_socket::SUBPROTOCOL);
+        let message =
+            format!("unknown subprotocol: expected {SUBPROTOCOL} or {}", json_socket::SUBPROTOCOL);
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
     hub.check_stays()?;
     let (ticket, stopped) = hub.live.session(&caller.client)?;
     caller.begin_session()?;
-    // From here on the session's own limits hold.
+    // From here on the limits of the session apply.
     let (vouched, caller) = (place.vouch(), caller.settled());
     let shutdown = hub.shutdown.clone();
     let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
     let (response, upgraded) = upgrade.accept(protocol);
-    // Tracked from before the answer, so that the process waits for its goodbye.
+    // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
     shutdown.spawn_one("session", address, async move {
         let _kept = (place, vouched);
-        // Who is gone meanwhile needs no socket.
+        // The client may have disconnected in the meantime.
         let Ok(mut socket) = upgraded.await else { return };
         socket.charge_to(&arrived.hub.budget, &arrived.caller.client);
         if protocol == SUBPROTOCOL {
@@ -74,7 +75,8 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
     texts.flat_map(|text| text.split(',')).map(str::trim).collect()
 }
 
-/// A browser cannot set headers: behind `spoke.v1.json` the second one offered may be the token.
+/// Returns a token offered as second subprotocol after `spoke.v1.json`: a browser cannot set
+/// headers.
 fn token_offered<'a>(offered: &[&'a str]) -> Option<&'a str> {
     match offered {
         [json_socket::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),

@@ -1,4 +1,4 @@
-//! `POST /xadd`: one entry or a batch.
+//! `POST /xadd`: appends one entry or a batch.
 
 use axum::{
     Json, Router,

@@ -1,5 +1,5 @@
-//! The bytes of a WebSocket on their way to the library: its frames are counted, and a message is charged
-//! to its client's part of the memory budget before it is read.
+//! Byte stream below the WebSocket library: counts frames, and charges a message to its client's
+//! share of the memory budget before it is read.
 
 use std::{
     io,
@@ -19,20 +19,20 @@ use crate::{
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, SOCKET_BYTES_KEPT},
 };
 
-/// Whom a socket's messages are charged to.
+/// Client and budget that messages are charged to.
 #[derive(Clone)]
 pub(super) struct Account {
     pub(super) budget: Budget,
     pub(super) client: ClientId,
 }
 
-/// A stream whose WebSocket frames are watched.
+/// Byte stream with frame limits and memory charges.
 pub(super) struct Watched<S> {
     stream: S,
     watch: FrameLimiter,
     account: Option<Account>,
     charge: Option<Charge>,
-    /// Boxed: a socket waits for the budget hardly ever.
+    /// Boxed, since a socket rarely waits for the budget.
     waiting: Option<BoxFuture<'static, Result<Charge, ApiError>>>,
 }
 
@@ -56,14 +56,14 @@ impl<S> Watched<S> {
         &self.watch
     }
 
-    /// What the message that was handed out is charged with.
+    /// Takes the charge of the last complete message.
     pub(super) fn take_charge(&mut self) -> Option<Charge> {
         self.charge.take()
     }
 
-    /// Ready once the message under way is charged, as far as it has said how long it is.
+    /// Ready when the announced length of the current message is charged.
     fn poll_charge(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A longer one is refused by the library.
+        // The library refuses longer messages.
         let announced = self.watch.announced().min(FRAME_BYTES_MAX as u64) as usize;
         let wanted = if announced > SOCKET_BYTES_KEPT { announced * BUDGET_COPIES } else { 0 };
         let held = self.charge.as_ref().map_or(0, Charge::bytes);
@@ -87,7 +87,7 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
-    /// Reads to the end, and keeps nothing.
+    /// Reads to the end and discards the bytes.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [MaybeUninit::uninit(); 4 * 1024];
         loop {
