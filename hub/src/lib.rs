@@ -5,31 +5,27 @@
 //! and [`quota`] limit what one client takes of the hub, of its memory and of Redis.
 
 pub mod limits;
-pub mod arrival;
-pub mod bearer;
-pub mod body;
-pub mod budget;
+pub mod ack_level;
+pub mod authenticate;
+pub mod charged_body;
+pub mod client_limits;
+pub mod client_summary;
 pub mod commands;
 pub mod config;
-pub mod entries;
-pub mod facts;
-pub mod frames;
-pub mod hub;
-pub mod intake;
-pub mod json_socket;
-pub mod level;
-pub mod live;
+pub mod connections;
+pub mod cpu_pool;
+pub mod link_paths;
+pub mod memory_budget;
 pub mod metrics;
-pub mod offload;
-pub mod page;
-pub mod paths;
 pub mod presence;
 pub mod quota;
 pub mod routes;
-pub mod session;
-pub mod share;
-pub mod socket;
+pub mod session_open;
+pub mod state;
+pub mod status_page;
 pub mod trim;
+pub mod websocket;
+pub mod xadd;
 pub mod xread;
 
 use std::time::Duration;
@@ -55,7 +51,7 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, hub::Hub, limits::BELLS_MAX};
+use crate::{config::Config, limits::BELLS_MAX, state::Hub};
 
 /// Settings that SIGHUP reloads; `tls` only where it is on.
 const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
@@ -83,14 +79,14 @@ pub async fn run(
         }
         None => redis.clone(),
     };
-    level::require(&redis, config.ack).await?;
+    ack_level::require(&redis, config.ack).await?;
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
     // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
     let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
     let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
-    let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
+    let admin_routes = status_page::with_page(admin_routes, &hub, &auth_redis);
     attend(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());

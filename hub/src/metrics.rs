@@ -9,7 +9,7 @@ use spoke_protocol::{entry::Direction, message::GoawayReason, sync::session::Ses
 use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
 use spoke_store::{Redis, driver::SessionError, presence::Transport};
 
-use crate::{hub::Hub, paths::Weak};
+use crate::{link_paths::Weak, state::Hub};
 
 /// Prefix of all metric names.
 const SERVICE: &str = "spoke_hub";

@@ -14,7 +14,7 @@ use spoke_store::{
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::hub::Hub;
+use crate::state::Hub;
 
 /// Time limit of the last write at a clean stop.
 const FAREWELL: Duration = Duration::from_secs(1);

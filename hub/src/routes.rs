@@ -9,7 +9,7 @@ mod xread;
 use axum::Router;
 use spoke_service::api_error::fallback;
 
-use crate::hub::Hub;
+use crate::state::Hub;
 
 /// Returns all routes.
 pub fn router(hub: Hub) -> Router {

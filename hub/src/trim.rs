@@ -8,7 +8,7 @@ use spoke_store::{
 };
 use tracing::warn;
 
-use crate::{hub::Hub, limits::TRIM_INTERVAL};
+use crate::{limits::TRIM_INTERVAL, state::Hub};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
 pub async fn keep(hub: Hub) {

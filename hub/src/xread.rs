@@ -36,11 +36,11 @@ use spoke_store::{
 };
 
 use crate::{
-    bearer::{Caller, malformed, unauthorized},
-    budget::Charge,
-    hub::{Hub, stale_epoch, superseded},
+    authenticate::{Caller, malformed, unauthorized},
     limits::{BUDGET_COPIES, BUDGET_PATIENCE},
-    session::{SessionKey, token_ended},
+    memory_budget::Charge,
+    state::{Hub, stale_epoch, superseded},
+    websocket::agent::{SessionKey, token_ended},
 };
 
 /// Charge of an answer before its size is known: the entries, a page of them as Redis returns it,

@@ -12,8 +12,8 @@ use spoke_store::{
 };
 
 use crate::{
+    client_summary::{Lag, Presence, Totals, ago, clones, short, shown},
     config::Config,
-    facts::{Lag, Presence, Totals, ago, clones, short, shown},
 };
 
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@ use spoke_protocol::{
 use spoke_service::{cli::print, shutdown::Shutdown};
 use spoke_store::{fleet, hints::Hints, keys::HubKeys};
 
-use crate::{config::Config, facts::shown};
+use crate::{client_summary::shown, config::Config};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

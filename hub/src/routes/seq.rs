@@ -4,7 +4,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use spoke_protocol::wire::json::CursorBody;
 use spoke_service::api_error::ApiError;
 
-use crate::{bearer::Caller, entries, hub::Hub};
+use crate::{authenticate::Caller, state::Hub, xadd};
 
 pub(super) fn router() -> Router<Hub> {
     Router::new().route("/seq", get(seq))
@@ -12,5 +12,5 @@ pub(super) fn router() -> Router<Hub> {
 
 async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorBody>, ApiError> {
     hub.metrics.requests.add("seq", 1);
-    entries::cursor(&hub, &caller).await.map(Json)
+    xadd::cursor(&hub, &caller).await.map(Json)
 }

@@ -19,10 +19,10 @@ use spoke_store::presence::{OriginReach, SessionOpen, Transport};
 use tracing::info;
 
 use crate::{
-    arrival::{self, Told},
-    bearer::{Caller, malformed},
-    body::{self, Read},
-    hub::Hub,
+    authenticate::{Caller, malformed},
+    charged_body::{self, Read},
+    session_open::{self, Told},
+    state::Hub,
 };
 
 pub(super) fn router() -> Router<Hub> {
@@ -36,7 +36,7 @@ async fn session(
     request: Request,
 ) -> Result<Json<WelcomeBody>, ApiError> {
     hub.metrics.requests.add("session", 1);
-    let Read { form: hello, .. } = body::read::<HelloBody>(&hub, &caller, request).await?;
+    let Read { form: hello, .. } = charged_body::read::<HelloBody>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("invalid version: expected at most {TEXT_BYTES_MAX} bytes")));
     }
@@ -58,14 +58,15 @@ async fn session(
         registered_at_ms: caller.registered_at_ms,
         epochs: (hello.origin.epoch, hello.cursor.epoch),
     };
-    let (generation, partner) = arrival::begin(&hub, client, &arrival, hello.cursor.seq).await?;
+    let (generation, partner) =
+        session_open::begin(&hub, client, &arrival, hello.cursor.seq).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, generation));
     let told = Told {
         origin: hello.origin.into(),
         cursor: hello.cursor.into(),
         partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
-    let stand = arrival::stand(&hub, &caller, (generation, partner), &told).await;
+    let stand = session_open::stand(&hub, &caller, (generation, partner), &told).await;
     let (mut begun, cursor) = hub.checked(stand)?;
     if begun.standing.is_unreadable {
         // Nothing is proved: when the stream is usable again, a poll from this cursor is told to

@@ -11,11 +11,11 @@ use spoke_service::{
 };
 
 use crate::{
-    bearer::{Caller, unauthorized},
-    hub::Hub,
-    json_socket,
-    session::{self, Arrived},
-    socket::Upgrade,
+    authenticate::{Caller, unauthorized},
+    state::Hub,
+    websocket::agent::{self, Arrived},
+    websocket::json,
+    websocket::socket::Upgrade,
 };
 
 pub(super) fn router() -> Router<Hub> {
@@ -40,10 +40,10 @@ async fn sync(
     };
     let upgrade = upgrade?;
     let Some(protocol) =
-        [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
+        [SUBPROTOCOL, json::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
     else {
         let message =
-            format!("unknown subprotocol: expected {SUBPROTOCOL} or {}", json_socket::SUBPROTOCOL);
+            format!("unknown subprotocol: expected {SUBPROTOCOL} or {}", json::SUBPROTOCOL);
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
     hub.check_stays()?;
@@ -61,9 +61,9 @@ async fn sync(
         let Ok(mut socket) = upgraded.await else { return };
         socket.charge_to(&arrived.hub.budget, &arrived.caller.client);
         if protocol == SUBPROTOCOL {
-            Box::pin(session::serve(arrived, socket)).await;
+            Box::pin(agent::serve(arrived, socket)).await;
         } else {
-            Box::pin(json_socket::serve(arrived, socket)).await;
+            Box::pin(json::serve(arrived, socket)).await;
         }
     });
     Ok(response)
@@ -79,7 +79,7 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
 /// headers.
 fn token_offered<'a>(offered: &[&'a str]) -> Option<&'a str> {
     match offered {
-        [json_socket::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),
+        [json::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),
         _ => None,
     }
 }

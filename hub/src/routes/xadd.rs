@@ -10,10 +10,10 @@ use spoke_protocol::wire::json::XaddBody;
 use spoke_service::api_error::ApiError;
 
 use crate::{
-    bearer::Caller,
-    body::{self, Read},
-    entries,
-    hub::Hub,
+    authenticate::Caller,
+    charged_body::{self, Read},
+    state::Hub,
+    xadd,
 };
 
 pub(super) fn router() -> Router<Hub> {
@@ -27,6 +27,6 @@ async fn xadd(
 ) -> Result<Json<Value>, ApiError> {
     hub.metrics.requests.add("xadd", 1);
     let Read { form, charge: _charge, turn: _turn } =
-        body::read::<XaddBody>(&hub, &caller, request).await?;
-    entries::xadd(&hub, &caller, form).await.map(Json)
+        charged_body::read::<XaddBody>(&hub, &caller, request).await?;
+    xadd::xadd(&hub, &caller, form).await.map(Json)
 }

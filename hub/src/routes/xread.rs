@@ -16,9 +16,9 @@ use spoke_protocol::wire::json::XreadBody;
 use spoke_service::api_error::ApiError;
 
 use crate::{
-    bearer::{Caller, epoch, malformed},
-    budget::Charge,
-    hub::Hub,
+    authenticate::{Caller, epoch, malformed},
+    memory_budget::Charge,
+    state::Hub,
     xread::{self, Asker, Xread},
 };
 

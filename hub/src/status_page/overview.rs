@@ -4,19 +4,19 @@ use maud::{Markup, html};
 use spoke_store::fleet::ClientRow;
 
 use super::{
-    gather::Snapshot,
-    html::{self, bad, fault, lag, presence},
-    view::{By, Selection, Show, View},
+    layout::{self, bad, fault, lag, presence},
+    poller::Snapshot,
+    query::{By, Selection, Show, View},
 };
 use crate::{
-    facts::{Lag, Totals, clones, grouped, shown},
-    hub::Hub,
+    client_summary::{Lag, Totals, clones, grouped, shown},
+    state::Hub,
 };
 
 /// Renders the whole page.
 pub(super) fn document(hub: &Hub, view: &View, snapshot: &Snapshot) -> Markup {
     let source = format!("/live{}", view.query());
-    html::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
+    layout::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
 }
 
 /// Renders the part that updates.

@@ -16,7 +16,7 @@ use spoke_service::{
 };
 use spoke_store::session_tokens::SessionClient;
 
-use crate::{hub::Hub, share::InHand};
+use crate::{client_limits::InHand, state::Hub};
 
 /// Query parameters that clients mistakenly use for tokens.
 const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];

@@ -7,7 +7,7 @@ use spoke_protocol::limits::CLIENT_NAME_BYTES_MAX;
 use spoke_store::fleet::{ClientRow, Fleet};
 
 use crate::{
-    facts::{Lag, Presence, clones, is_behind},
+    client_summary::{Lag, Presence, clones, is_behind},
     limits::CLIENTS_SHOWN,
 };
 

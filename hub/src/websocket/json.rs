@@ -26,17 +26,17 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};
 
 use crate::{
-    arrival::goaway,
-    bearer::{Caller, malformed},
-    body,
-    budget::Charge,
-    entries,
-    hub::Hub,
+    authenticate::{Caller, malformed},
+    charged_body,
+    cpu_pool::offload,
     limits::{BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, PARSE_INLINE_BYTES_MAX},
+    memory_budget::Charge,
     metrics::CLOSED,
-    offload::offload,
-    session::{Arrived, close},
-    socket::{Incoming, Socket, busy, discard, flood},
+    session_open::goaway,
+    state::Hub,
+    websocket::agent::{Arrived, close},
+    websocket::socket::{Incoming, Socket, busy, discard, flood},
+    xadd,
     xread::{self, Asker, Xread},
 };
 
@@ -178,7 +178,9 @@ impl Asked {
             Ok(form) => Ok(Self {
                 kind: form.kind().unwrap_or_default(),
                 id: owned(form.id),
-                wanted: form.payload.map_or(0, |payload| body::wanted(payload.get().as_bytes())),
+                wanted: form
+                    .payload
+                    .map_or(0, |payload| charged_body::wanted(payload.get().as_bytes())),
                 payload: owned(form.payload),
             }),
             Err(InvalidRequest { id, error }) => Err((owned(id), error_chain(&error))),
@@ -255,11 +257,11 @@ async fn request<'a>(
     let payload_text = payload.as_deref().map_or("null", RawValue::get);
     Some(match kind.as_str() {
         "echo" => answered("echo", id, Ok(payload)),
-        "id" => answered("id", id, entries::cursor(hub, caller).await),
+        "id" => answered("id", id, xadd::cursor(hub, caller).await),
         "xadd" => {
             let _turn = hub.shares.turn_to_write(&caller.client).await;
             match xadd_form(hub, caller, (payload_text, wanted), charge).await {
-                Ok(form) => answered("xadd", id, entries::xadd(hub, caller, form).await),
+                Ok(form) => answered("xadd", id, xadd::xadd(hub, caller, form).await),
                 Err(refusal) => refused("xadd", id, &refusal),
             }
         }
@@ -311,7 +313,7 @@ async fn xadd_form(
         return form(payload);
     }
     let payload = payload.to_owned();
-    body::elsewhere(move || form(&payload)).await
+    charged_body::elsewhere(move || form(&payload)).await
 }
 
 fn form<T: DeserializeOwned>(payload: &str) -> Result<T, ApiError> {

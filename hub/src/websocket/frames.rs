@@ -24,11 +24,11 @@ use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::{
-    budget::Charge,
-    intake::Intake,
+    cpu_pool::offload,
     limits::HELLO_BYTES_MAX,
-    offload::offload,
-    socket::{Incoming, Socket, busy, discard, flood},
+    memory_budget::Charge,
+    websocket::admission::Intake,
+    websocket::socket::{Incoming, Socket, busy, discard, flood},
 };
 
 /// Frames up to this size are not charged. Pings and acknowledgements are shorter.

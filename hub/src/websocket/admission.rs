@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
-    arrival::goaway,
-    budget::Charge,
-    hub::Hub,
+    client_limits::TakenPlace,
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
+    memory_budget::Charge,
     quota::Load,
-    share::TakenPlace,
+    session_open::goaway,
+    state::Hub,
 };
 
 /// Minimum bytes of two empty byte strings on the wire.

@@ -9,7 +9,7 @@
 //! Rejected: a fixed share per client (a few would be slow while memory is unused), and one queue
 //! for all (six greedy clients fill it ahead of the seventh).
 
-mod ledger;
+mod shares;
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ use spoke_protocol::{backoff::return_wait, client_id::ClientId};
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 
-use self::ledger::Ledger;
+use self::shares::Ledger;
 
 /// Budget of a hub process. Cheap to clone.
 #[derive(Clone)]

@@ -18,9 +18,9 @@ use spoke_store::{
 use tracing::{debug, warn};
 
 use crate::{
-    bearer::Caller,
-    hub::{Hub, epoch_ahead, seq_ahead},
+    authenticate::Caller,
     limits::CLONE_WAIT,
+    state::{Hub, epoch_ahead, seq_ahead},
 };
 
 /// State of both streams that a device reports in its handshake.

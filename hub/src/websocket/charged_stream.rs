@@ -15,8 +15,8 @@ use spoke_service::api_error::ApiError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    budget::{Budget, Charge},
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, SOCKET_BYTES_KEPT},
+    memory_budget::{Budget, Charge},
 };
 
 /// Client and budget that messages are charged to.

@@ -3,10 +3,10 @@
 use maud::{DOCTYPE, Markup, html};
 use spoke_store::fleet::ClientRow;
 
-use super::gather::Snapshot;
+use super::poller::Snapshot;
 use crate::{
-    facts::{Lag, Presence, ago, grouped, short},
-    hub::Hub,
+    client_summary::{Lag, Presence, ago, grouped, short},
+    state::Hub,
 };
 
 /// Renders a page. Events from `source` replace the content of `live`.

@@ -23,14 +23,14 @@ use spoke_store::{
 use tracing::{info, warn};
 
 use crate::{
-    bearer::Caller,
-    budget::Budget,
+    authenticate::Caller,
+    client_limits::{Places, Shares},
     config::Config,
-    live::Live,
+    connections::Live,
+    link_paths::Paths,
+    memory_budget::Budget,
     metrics::Metrics,
-    paths::Paths,
     quota::Quota,
-    share::{Places, Shares},
 };
 
 /// Fault that affects many sessions at once, for log limiting.

@@ -44,15 +44,15 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 use crate::{
-    arrival::{self, Told},
-    bearer::Caller,
-    frames::Frames,
-    hub::{Hub, SessionFault},
-    intake::Intake,
-    live::Ticket,
+    authenticate::Caller,
+    connections::Ticket,
     metrics::end_word,
     presence,
-    socket::Socket,
+    session_open::{self, Told},
+    state::{Hub, SessionFault},
+    websocket::admission::Intake,
+    websocket::frames::Frames,
+    websocket::socket::Socket,
 };
 
 /// Authenticated WebSocket connection before its session.
@@ -108,7 +108,7 @@ impl Arrived {
             epochs: epochs.unwrap_or_default(),
         };
         let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
-        let (generation, partner) = arrival::begin(hub, client, &arrival, cursor).await?;
+        let (generation, partner) = session_open::begin(hub, client, &arrival, cursor).await?;
         hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
         Ok((generation, partner))
     }
@@ -213,7 +213,7 @@ async fn run(
     let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {
         Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
-            dismiss(&arrived.hub, &mut sink, arrival::goaway(&refusal)).await;
+            dismiss(&arrived.hub, &mut sink, session_open::goaway(&refusal)).await;
             return frames.discard().await;
         }
     };
@@ -259,7 +259,8 @@ impl Greeted {
             arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
         let Hello { origin, cursor, partner: of, .. } = *hello;
         let told = Told { origin, cursor, partner: of };
-        let standing = arrival::stand(hub, &arrived.caller, (generation, partner), &told).await;
+        let standing =
+            session_open::stand(hub, &arrived.caller, (generation, partner), &told).await;
         let (begun, cursor) = match hub.checked(standing) {
             Ok(standing) => standing,
             Err(refusal) => {

@@ -20,15 +20,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
-    bearer::{Caller, malformed},
-    budget::Charge,
-    hub::Hub,
+    authenticate::{Caller, malformed},
+    client_limits::Turn,
+    cpu_pool::offload,
     limits::{
         BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, BUDGET_SMALL_BYTES,
         BUDGET_STRING_BYTES, PARSE_INLINE_BYTES_MAX,
     },
-    offload::offload,
-    share::Turn,
+    memory_budget::Charge,
+    state::Hub,
 };
 
 /// Maximum strings in a body: names and values of a full batch, and one spare field per entry.

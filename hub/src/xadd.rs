@@ -16,9 +16,9 @@ use spoke_protocol::{
 use spoke_service::api_error::ApiError;
 
 use crate::{
-    bearer::{Caller, malformed},
-    hub::{Hub, epoch_ahead, seq_ahead, stale_epoch, superseded},
+    authenticate::{Caller, malformed},
     quota::Load,
+    state::{Hub, epoch_ahead, seq_ahead, stale_epoch, superseded},
 };
 
 /// Returns the caller's cursor.

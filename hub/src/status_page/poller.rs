@@ -19,9 +19,9 @@ use tokio::sync::{Notify, watch};
 
 use super::chart::Chart;
 use crate::{
-    facts::Totals,
-    hub::Hub,
+    client_summary::Totals,
     limits::{SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
+    state::Hub,
 };
 
 /// Result of one poll.

@@ -11,11 +11,11 @@
 
 mod chart;
 mod client;
-mod fleet;
-mod gather;
-mod html;
+mod overview;
+mod poller;
+mod layout;
 mod send;
-mod view;
+mod query;
 
 use std::convert::Infallible;
 
@@ -44,13 +44,13 @@ use spoke_service::{api_error::ApiError, server::ConnectionHandle};
 use spoke_store::Redis;
 
 use self::{
-    gather::{Gatherer, Snapshot, Viewer},
-    view::{Ask, View},
+    poller::{Gatherer, Snapshot, Viewer},
+    query::{Ask, View},
 };
 use crate::{
     config::PageMode,
-    hub::Hub,
     limits::{PAGE_BODY_BYTES_MAX, VIEWERS_MAX},
+    state::Hub,
 };
 
 /// State shared by the routes of the page.
@@ -79,9 +79,12 @@ pub fn with_page(routes: Router, hub: &Hub, auth_redis: &Redis) -> Router {
         .route("/clients/{client}", get(show_client))
         .route("/clients/{client}/live", get(follow_client))
         .route("/clients/{client}/send", post(send::send))
-        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page/page.css")))
-        .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page/page.js")))
-        .route("/icon.svg", asset("image/svg+xml", include_str!("page/icon.svg")))
+        .route("/page.css", asset("text/css; charset=utf-8", include_str!("status_page/page.css")))
+        .route(
+            "/page.js",
+            asset("text/javascript; charset=utf-8", include_str!("status_page/page.js")),
+        )
+        .route("/icon.svg", asset("image/svg+xml", include_str!("status_page/icon.svg")))
         .layer(DefaultBodyLimit::max(PAGE_BODY_BYTES_MAX))
         .layer(middleware::from_fn(guard))
         .with_state(page);
@@ -114,7 +117,7 @@ async fn guard(request: Request, next: Next) -> Response {
 async fn show_fleet(State(page): State<Page>, Query(ask): Query<Ask>) -> Markup {
     let view = View::new(ask);
     let snapshot = page.gatherer.visit().snapshot().await;
-    fleet::document(&page.hub, &view, &snapshot)
+    overview::document(&page.hub, &view, &snapshot)
 }
 
 async fn follow_fleet(
@@ -124,7 +127,7 @@ async fn follow_fleet(
 ) -> Result<Response, ApiError> {
     let view = View::new(ask);
     let viewer = page.gatherer.follow(None).ok_or_else(crowded)?;
-    let render = move |snapshot: &Snapshot| Some(fleet::live(&view, snapshot));
+    let render = move |snapshot: &Snapshot| Some(overview::live(&view, snapshot));
     Ok(events(&page.hub, viewer, place, render))
 }
 

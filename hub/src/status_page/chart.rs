@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt::Write};
 use crate::limits::{CHART_SPAN, SURVEY_INTERVAL};
 use maud::{Markup, html};
 
-use super::html::rate;
+use super::layout::rate;
 
 /// Recent sums in order of time.
 #[derive(Debug, Clone, Default)]

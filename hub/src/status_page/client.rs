@@ -8,13 +8,13 @@ use spoke_store::{
 };
 
 use super::{
-    gather::{Detail, Snapshot},
-    html::{self, bad, clock, fault, lag, presence},
+    layout::{self, bad, clock, fault, lag, presence},
+    poller::{Detail, Snapshot},
 };
 use crate::{
+    client_summary::{Lag, ago, clones, delivered, grouped, shown},
     config::PageMode,
-    facts::{Lag, ago, clones, delivered, grouped, shown},
-    hub::Hub,
+    state::Hub,
 };
 
 /// Renders the whole page.
@@ -28,7 +28,7 @@ pub(super) fn document(hub: &Hub, detail: &Detail, now_ms: u64) -> Markup {
     let source = format!("/clients/{client}/live");
     let title = format!("{client} · Spoke");
     let live = live(detail, &snapshot);
-    html::document(hub, (&title, &source), &before, &live, &form(hub, client))
+    layout::document(hub, (&title, &source), &before, &live, &form(hub, client))
 }
 
 /// Renders the part that updates.

@@ -6,8 +6,6 @@
 //! whether it is empty, but received frames and delivered messages are counted: if the counts are
 //! equal, nothing is buffered.
 
-mod watched;
-
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -38,10 +36,10 @@ use tokio_tungstenite::{
     },
 };
 
-use self::watched::{Account, Watched};
+use super::charged_stream::{Account, Watched};
 use crate::{
-    budget::{Budget, Charge},
     limits::SOCKET_BYTES_KEPT,
+    memory_budget::{Budget, Charge},
 };
 
 /// Buffer size of a socket in bytes. The library's default of 128 KiB each would be a gigabyte for

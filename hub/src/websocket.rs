@@ -1,0 +1,8 @@
+//! WebSockets: the `spoke.v1` sessions of agents, and the `spoke.v1.json` sessions of other programs.
+
+pub mod admission;
+pub mod agent;
+mod charged_stream;
+pub mod frames;
+pub mod json;
+pub mod socket;
