@@ -14,9 +14,9 @@ use spoke_service::{
     api_error::ApiError,
     server::{AuthenticatedGuard, ConnectionHandle},
 };
-use spoke_store::session_tokens::SessionClient;
+use spoke_store::{copy::CopyStore, session_tokens::SessionClient};
 
-use crate::{client_limits::InHand, state::Hub};
+use crate::{client_limits::InHand, state::HubState};
 
 /// Query parameters that clients mistakenly use for tokens.
 const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
@@ -48,7 +48,7 @@ impl Caller {
     /// # Errors
     /// 401 for an invalid token, 429 if the client has too many open requests, 503 if Redis fails.
     pub async fn of_token(
-        hub: &Hub,
+        hub: &HubState,
         token: SecretString,
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
@@ -61,6 +61,13 @@ impl Caller {
         let in_hand = hub.shares.enter(&client, Instant::now())?;
         let held = Some(Arc::new(Held { in_hand, _vouched: vouched }));
         Ok(Self { client, registered_at_ms, generation: None, token, held })
+    }
+
+    /// Returns the in stream, for entries that the client sends in the session of this generation.
+    pub fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
+        let client = (&self.client, self.registered_at_ms);
+        let guard = hub.guards.of(&self.client, Instant::now());
+        CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
     }
 
     /// Counts a session that this request starts.
@@ -78,10 +85,10 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Hub> for Caller {
+impl FromRequestParts<Arc<HubState>> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<HubState>) -> Result<Self, ApiError> {
         refuse_token_in_url(parts.uri.query())?;
         let token = bearer(&parts.headers).ok_or_else(|| unauthorized(hub))?;
         let generation = generation(&parts.headers)?;
@@ -95,21 +102,24 @@ impl FromRequestParts<Hub> for Caller {
 
 /// For a route that also accepts the token elsewhere. Returns `None` without an `Authorization`
 /// header.
-impl OptionalFromRequestParts<Hub> for Caller {
+impl OptionalFromRequestParts<Arc<HubState>> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Option<Self>, ApiError> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        hub: &Arc<HubState>,
+    ) -> Result<Option<Self>, ApiError> {
         refuse_token_in_url(parts.uri.query())?;
         if !parts.headers.contains_key(AUTHORIZATION) {
             return Ok(None);
         }
-        <Self as FromRequestParts<Hub>>::from_request_parts(parts, hub).await.map(Some)
+        <Self as FromRequestParts<Arc<HubState>>>::from_request_parts(parts, hub).await.map(Some)
     }
 }
 
 /// Returns the refusal of a request without a valid token. Unknown and ended sessions get the same
 /// answer.
-pub fn unauthorized(hub: &Hub) -> ApiError {
+pub fn unauthorized(hub: &HubState) -> ApiError {
     hub.metrics.unauthorized.add(1);
     let message = "missing or invalid token: expected the token of an active session in the header Authorization: Bearer …";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)

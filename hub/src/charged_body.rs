@@ -28,7 +28,7 @@ use crate::{
         BUDGET_STRING_BYTES, PARSE_INLINE_BYTES_MAX,
     },
     memory_budget::Charge,
-    state::Hub,
+    state::HubState,
 };
 
 /// Maximum strings in a body: names and values of a full batch, and one spare field per entry.
@@ -49,7 +49,7 @@ pub struct Read<T> {
 /// # Errors
 /// 400, 408, 413, 415, and 503 if the memory budget is exhausted.
 pub async fn read<T: DeserializeOwned + Send + 'static>(
-    hub: &Hub,
+    hub: &HubState,
     caller: &Caller,
     request: Request,
 ) -> Result<Read<T>, ApiError> {

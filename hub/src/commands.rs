@@ -2,18 +2,17 @@
 
 mod check;
 mod clients;
+mod redis;
 mod reset_client;
 mod send;
 mod serve;
 mod tail;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use spoke_service::{
     cli::{CheckArgs, ListenArgs, SettingsArgs},
     logging,
 };
-use spoke_store::{Redis, keys::HubKeys};
 
 use crate::config::Config;
 
@@ -78,9 +77,4 @@ impl Cli {
             Command::Check(args) => check::run(&config, &given, args).await,
         }
     }
-}
-
-fn redis(config: &Config) -> anyhow::Result<Redis> {
-    let key = HubKeys::new(&config.key_prefix).probe();
-    Redis::open_to_write(&config.redis, key).context("failed to use the setting `redis`")
 }

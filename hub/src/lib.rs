@@ -23,12 +23,13 @@ pub mod routes;
 pub mod session_open;
 pub mod state;
 pub mod status_page;
+pub mod token_watch;
 pub mod trim;
 pub mod websocket;
 pub mod xadd;
 pub mod xread;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use spoke_service::{
@@ -51,7 +52,7 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, limits::BELLS_MAX, state::Hub};
+use crate::{config::Config, limits::BELLS_MAX, state::HubState};
 
 /// Settings that SIGHUP reloads; `tls` only where it is on.
 const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
@@ -84,7 +85,7 @@ pub async fn run(
     // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
     let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
-    let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
+    let hub = HubState::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
     let admin_routes = status_page::with_page(admin_routes, &hub, &auth_redis);
     attend(&hub, &auth_redis);
@@ -125,7 +126,7 @@ pub async fn run(
 
 /// Applies the reloadable settings at SIGHUP.
 fn reload(
-    hub: &Hub,
+    hub: &Arc<HubState>,
     reloads: Reloads<Config>,
     room: ConnectionLimit,
     certificate: Option<Certificate>,
@@ -145,7 +146,7 @@ fn reload(
 
 /// Starts the background tasks: key notifications from both Redis, presence, trimming, and checks
 /// of Redis.
-fn attend(hub: &Hub, auth_redis: &Redis) {
+fn attend(hub: &Arc<HubState>, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
     let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
@@ -154,7 +155,8 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     if hub.config.in_max_len > 0 {
         shutdown.spawn("trim", trim::keep(hub.clone()));
     }
-    shutdown.spawn("repeated log messages", hub.clone().sum_up());
+    let state = hub.clone();
+    shutdown.spawn("repeated log messages", async move { state.sum_up().await });
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
@@ -174,7 +176,7 @@ fn attend(hub: &Hub, auth_redis: &Redis) {
     }
 }
 
-fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
+fn admin_app(hub: &Arc<HubState>, auth_redis: Redis) -> axum::Router {
     let (of_ready, figures) = (hub.clone(), hub.clone());
     let auth_of_figures = auth_redis.clone();
     admin_router(
@@ -191,7 +193,7 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
         },
         move || {
             let (hub, auth_redis) = (figures.clone(), auth_of_figures.clone());
-            Box::pin(async move { metrics::text(&hub, &auth_redis).await })
+            Box::pin(async move { hub.metrics_page(&auth_redis).await })
         },
     )
 }

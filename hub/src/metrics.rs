@@ -1,18 +1,16 @@
 //! Counters of the hub. No label contains a client's name, so a metrics page costs the same with
 //! ten thousand clients as with one.
 
+pub mod page;
+
 use spoke_diagnostics::{
     clock::unix_ms,
-    metrics::{Counter, CounterVec, MetricsPage},
+    metrics::{Counter, CounterVec},
 };
 use spoke_protocol::{entry::Direction, message::GoawayReason, sync::session::SessionEnd};
-use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
-use spoke_store::{Redis, driver::SessionError, presence::Transport};
+use spoke_service::session_metrics::SessionMetrics;
+use spoke_store::{driver::SessionError, presence::Transport};
 
-use crate::{link_paths::Weak, state::Hub};
-
-/// Prefix of all metric names.
-const SERVICE: &str = "spoke_hub";
 /// Counted routes.
 const ROUTES: [&str; 5] = ["seq", "session", "sync", "xadd", "xread"];
 /// Reasons of a session's end besides those of a GOAWAY.
@@ -64,80 +62,5 @@ pub fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
         Err(SessionError::Store(_)) => "redis",
         Err(SessionError::Transport(_)) => "broken",
         Err(SessionError::Closed) => CLOSED,
-    }
-}
-
-/// Returns all metrics in Prometheus's text format.
-pub async fn text(hub: &Hub, auth_redis: &Redis) -> String {
-    let metrics = &hub.metrics;
-    let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
-    metrics.traffic.write(&mut page, SERVICE);
-    write_waiting(metrics, &mut page);
-    metrics.write_sessions(&mut page);
-    hub.budget.write(&mut page);
-    hub.quota.write(&mut page);
-    let Weak { limited, stuck } = hub.paths.weak();
-    let help = "Clients that get smaller batches, since their links failed with larger ones.";
-    page.gauge("spoke_hub_limited_clients", help, &limited);
-    let help = "Clients whose link repeatedly failed with a single entry.";
-    page.gauge("spoke_hub_stuck_clients", help, &stuck);
-    let help = "Open WebSockets and waiting reads.";
-    page.gauge("spoke_hub_connections", help, &hub.live.count());
-    let help = "Maximum connections of the public listener.";
-    page.gauge("spoke_hub_connections_max", help, &hub.config.connections);
-    let own = ("redis", &hub.redis);
-    let auth = hub.config.auth_redis.is_some().then_some(("auth_redis", auth_redis));
-    let each: Vec<_> = [own].into_iter().chain(auth).collect();
-    redis_metrics::write(&mut page, SERVICE, &each);
-    let keys = &hub.keys;
-    let streams = [("in", keys.inbound()), ("dead", keys.dead()), ("lost", keys.lost())];
-    redis_metrics::write_streams(&mut page, SERVICE, &hub.redis, &streams).await;
-    page.into_text()
-}
-
-fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
-    let [down, up] = metrics.traffic.waiting();
-    let each = [(Direction::Down, down), (Direction::Up, up)];
-    SessionMetrics::write_waiting(page, SERVICE, &each, unix_ms());
-    let name = "spoke_hub_waiting_sessions";
-    page.head("gauge", name, "Sessions here with waiting entries.");
-    for (direction, waiting) in each {
-        page.sample(name, &[("direction", direction.word())], &waiting.sessions);
-    }
-}
-
-impl Metrics {
-    fn write_sessions(&self, page: &mut MetricsPage) {
-        let name = "spoke_hub_sessions_total";
-        page.counters(name, "Sessions started.", "transport", &self.sessions);
-        let name = "spoke_hub_sessions_ended_total";
-        page.counters(name, "Ended WebSocket sessions.", "cause", &self.ended);
-        for (name, help, counter) in [
-            (
-                "spoke_hub_sessions_superseded_total",
-                "Sessions superseded by a newer one.",
-                &self.superseded,
-            ),
-            (
-                "spoke_hub_sessions_refused_clone_total",
-                "Sessions refused because another device with the same identity is connected.",
-                &self.clones,
-            ),
-            (
-                "spoke_hub_trimmed_unread_total",
-                "Entries trimmed from the in stream before a consumer group had read them.",
-                &self.trimmed_unread,
-            ),
-            ("spoke_hub_unauthorized_total", "Requests without a valid token.", &self.unauthorized),
-            (
-                "spoke_hub_store_errors_total",
-                "Requests and sessions that failed because of redis.",
-                &self.store_errors,
-            ),
-        ] {
-            page.counter(name, help, counter);
-        }
-        let name = "spoke_hub_requests_total";
-        page.counters(name, "Received requests.", "route", &self.requests);
     }
 }

@@ -1,7 +1,7 @@
 //! Presence of this hub in Redis: refreshes its key, retries ends of sessions that Redis did not
 //! accept, and ends sessions superseded at another hub.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::client_id::ClientId;
@@ -14,14 +14,14 @@ use spoke_store::{
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::state::Hub;
+use crate::state::HubState;
 
 /// Time limit of the last write at a clean stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Refreshes this hub's key until shutdown. The key stays until [`end`], for the sessions that are
 /// closing.
-pub async fn keep(hub: Hub) {
+pub async fn keep(hub: Arc<HubState>) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
         let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
@@ -40,7 +40,7 @@ pub async fn keep(hub: Hub) {
 }
 
 /// Deletes this hub's key: none of its sessions counts as connected any more.
-pub async fn end(hub: &Hub) {
+pub async fn end(hub: &HubState) {
     let ending = async {
         note_ends(hub).await;
         presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
@@ -51,14 +51,14 @@ pub async fn end(hub: &Hub) {
 }
 
 /// Retries the ends that Redis did not accept. A newer session is not affected.
-async fn note_ends(hub: &Hub) {
+async fn note_ends(hub: &HubState) {
     for (client, generation) in hub.live.take_unnoted() {
         note_end(hub, &client, generation).await;
     }
 }
 
 /// Records the end of a session, now or when Redis accepts writes again.
-pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
+pub async fn note_end(hub: &HubState, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(
@@ -70,7 +70,7 @@ pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
 }
 
 /// Checks the sessions of notified clients until shutdown. Any hub may notify.
-pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
+pub async fn hear_bells(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChange>) {
     // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
@@ -100,7 +100,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
     }
 }
 
-async fn look_again(hub: &Hub, client: &ClientId) -> Result<(), StoreError> {
+async fn look_again(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
     let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
     // For example after Redis was restored to a state in which the session was here.

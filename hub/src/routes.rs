@@ -6,13 +6,15 @@ mod sync;
 mod xadd;
 mod xread;
 
+use std::sync::Arc;
+
 use axum::Router;
 use spoke_service::api_error::fallback;
 
-use crate::state::Hub;
+use crate::state::HubState;
 
 /// Returns all routes.
-pub fn router(hub: Hub) -> Router {
+pub fn router(hub: Arc<HubState>) -> Router {
     let routes = Router::new()
         .merge(seq::router())
         .merge(session::router())

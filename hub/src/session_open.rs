@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use crate::{
     authenticate::Caller,
     limits::CLONE_WAIT,
-    state::{Hub, epoch_ahead, seq_ahead},
+    state::{HubState, epoch_ahead, seq_ahead},
 };
 
 /// State of both streams that a device reports in its handshake.
@@ -40,12 +40,12 @@ pub struct Told {
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn stand(
-    hub: &Hub,
+    hub: &HubState,
     caller: &Caller,
     (generation, partner): (u64, PartnerId),
     told: &Told,
 ) -> Result<(SenderStart, Cursor), StoreError> {
-    let (origin, copy) = (hub.origin(&caller.client), hub.copy(caller, Some(generation)));
+    let (origin, copy) = (hub.origin(&caller.client), caller.copy(hub, Some(generation)));
     let with = StartWith { met: PartnerMatch::at_hub(told.partner, partner), partner: None };
     let is_known = told.partner == partner && !told.origin.acked.is_zero();
     let cursor = async {
@@ -64,7 +64,7 @@ pub async fn stand(
 /// 409 for a duplicate identity, or for a cursor or epoch that the hub cannot have given; 503 if
 /// Redis fails.
 pub async fn begin(
-    hub: &Hub,
+    hub: &HubState,
     client: &ClientId,
     arrival: &SessionOpen<'_>,
     cursor: Seq,
@@ -91,7 +91,7 @@ pub async fn begin(
 
 /// The cursor of a device's in stream is a seq of its out stream here. It is at most a day ahead of
 /// the hub's clock, unless an app added an entry with a higher ID.
-async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), ApiError> {
+async fn check_cursor(hub: &HubState, client: &ClientId, cursor: Seq) -> Result<(), ApiError> {
     if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
     }

@@ -1,9 +1,6 @@
 //! State of one hub process, shared by all routes and background tasks.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use spoke_diagnostics::{error_chain::error_chain, log_limit::SharedLogLimiter};
@@ -17,19 +14,18 @@ use spoke_protocol::{
 };
 use spoke_service::{api_error::ApiError, log_summary::sum_up, shutdown::Shutdown};
 use spoke_store::{
-    Redis, StoreError, copy::CopyStore, driver, group_commit::CommitWriter, hints::Hints,
-    keys::HubKeys, origin::OriginStore, quota::ClientQuotas, session_tokens::SessionTokens,
+    Redis, StoreError, driver, group_commit::CommitWriter, hints::Hints, keys::HubKeys,
+    origin::OriginStore, quota::ClientQuotas, session_tokens::SessionTokens,
 };
 use tracing::{info, warn};
 
 use crate::{
-    authenticate::Caller,
     client_limits::{Places, Shares},
     config::Config,
     connections::Live,
     link_paths::Paths,
     memory_budget::Budget,
-    metrics::Metrics,
+    metrics::{self, Metrics, page::HubMetricsSources},
     quota::Quota,
 };
 
@@ -42,12 +38,8 @@ pub enum SessionFault {
     Ended(&'static str),
 }
 
-/// Handle to the state of one hub process. Cheap to clone.
-#[derive(Clone)]
-pub struct Hub(Arc<Shared>);
-
 /// State of one hub process. Shared as `Arc<HubState>`.
-pub struct Shared {
+pub struct HubState {
     /// Settings.
     pub config: Config,
     /// Redis that holds the streams.
@@ -88,26 +80,18 @@ pub struct Shared {
     pub name: String,
 }
 
-impl std::ops::Deref for Hub {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.0
-    }
-}
-
-impl Hub {
+impl HubState {
     /// Creates the state of a hub without connections.
     pub fn new(
         config: Config,
         (redis, writer): (Redis, CommitWriter),
         auth_redis: Redis,
         shutdown: Shutdown,
-    ) -> Self {
+    ) -> Arc<Self> {
         let keys = HubKeys::new(&config.key_prefix);
         let sessions = SessionTokens::new(auth_redis, &config.auth_key_prefix);
         let live = Live::new(config.connections_per_client);
-        Self(Arc::new(Shared {
+        Arc::new(Self {
             keys,
             sessions,
             hints: Hints::new(),
@@ -127,7 +111,7 @@ impl Hub {
             redis,
             writer,
             shutdown,
-        }))
+        })
     }
 
     /// Returns the client's out stream.
@@ -135,11 +119,20 @@ impl Hub {
         OriginStore::hub(self.redis.clone(), &self.keys, client)
     }
 
-    /// Returns the in stream, for entries that the client sends in the session of this generation.
-    pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
-        let client = (&caller.client, caller.registered_at_ms);
-        let guard = self.guards.of(&caller.client, Instant::now());
-        CopyStore::hub(self.writer.clone(), &self.keys, client, generation, guard)
+    /// Returns the metrics page in Prometheus's text format.
+    pub async fn metrics_page(&self, auth_redis: &Redis) -> String {
+        metrics::page::text(HubMetricsSources {
+            metrics: &self.metrics,
+            budget: &self.budget,
+            quota: &self.quota,
+            link_paths: &self.paths,
+            connections: self.live.count(),
+            config: &self.config,
+            redis: &self.redis,
+            auth_redis: self.config.auth_redis.is_some().then_some(auth_redis),
+            keys: &self.keys,
+        })
+        .await
     }
 
     /// Returns the optional protocol features that this hub offers.
@@ -198,7 +191,7 @@ impl Hub {
     }
 
     /// Logs the counts of repeated faults once a minute, until shutdown.
-    pub async fn sum_up(self) {
+    pub async fn sum_up(&self) {
         let say = |fault: Option<&SessionFault>, count| match fault {
             Some(SessionFault::Refused(reason)) => info!(reason, count, "more sessions refused"),
             Some(SessionFault::Ended(reason)) => {

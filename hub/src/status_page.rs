@@ -17,7 +17,7 @@ mod layout;
 mod send;
 mod query;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -50,13 +50,13 @@ use self::{
 use crate::{
     config::PageMode,
     limits::{PAGE_BODY_BYTES_MAX, VIEWERS_MAX},
-    state::Hub,
+    state::HubState,
 };
 
 /// State shared by the routes of the page.
 #[derive(Clone)]
 struct Page {
-    hub: Hub,
+    hub: Arc<HubState>,
     auth_redis: Redis,
     gatherer: Gatherer,
 }
@@ -66,7 +66,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Adds the status page to the admin listener's routes, unless it is off.
-pub fn with_page(routes: Router, hub: &Hub, auth_redis: &Redis) -> Router {
+pub fn with_page(routes: Router, hub: &Arc<HubState>, auth_redis: &Redis) -> Router {
     if hub.config.page == PageMode::Off {
         return routes;
     }
@@ -155,7 +155,7 @@ async fn follow_client(
 
 /// Streams each changed rendering of the snapshots until shutdown.
 fn events(
-    hub: &Hub,
+    hub: &HubState,
     viewer: Viewer,
     place: ConnectionHandle,
     render: impl Fn(&Snapshot) -> Option<Markup> + Send + 'static,

@@ -1,6 +1,9 @@
 //! Keeps the in stream at about `in_max_len` entries.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use spoke_store::{
     limits::TRIM_TOLD_INTERVAL,
@@ -8,10 +11,10 @@ use spoke_store::{
 };
 use tracing::warn;
 
-use crate::{limits::TRIM_INTERVAL, state::Hub};
+use crate::{limits::TRIM_INTERVAL, state::HubState};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
-pub async fn keep(hub: Hub) {
+pub async fn keep(hub: Arc<HubState>) {
     let (max_len, min_age) = (hub.config.in_max_len, hub.config.in_min_age_seconds);
     let min_age = Duration::from_secs(min_age);
     let mut unsaid = Unsaid::default();

@@ -3,6 +3,8 @@
 pub mod admission;
 pub mod agent;
 mod charged_stream;
+mod close;
+pub mod context;
 pub mod frames;
 pub mod json;
 pub mod socket;

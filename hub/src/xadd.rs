@@ -18,15 +18,15 @@ use spoke_service::api_error::ApiError;
 use crate::{
     authenticate::{Caller, malformed},
     quota::Load,
-    state::{Hub, epoch_ahead, seq_ahead, stale_epoch, superseded},
+    state::{HubState, epoch_ahead, seq_ahead, stale_epoch, superseded},
 };
 
 /// Returns the caller's cursor.
 ///
 /// # Errors
 /// 503 if Redis fails.
-pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorBody, ApiError> {
-    let copy = hub.copy(caller, None);
+pub async fn cursor(hub: &HubState, caller: &Caller) -> Result<CursorBody, ApiError> {
+    let copy = caller.copy(hub, None);
     let mut cursor = hub.checked(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
     cursor.epoch = cursor.epoch.max(Epoch::FIRST);
@@ -37,14 +37,14 @@ pub async fn cursor(hub: &Hub, caller: &Caller) -> Result<CursorBody, ApiError> 
 ///
 /// # Errors
 /// 400, 409, 413, 429, 503.
-pub async fn xadd(hub: &Hub, caller: &Caller, form: XaddBody) -> Result<Value, ApiError> {
+pub async fn xadd(hub: &HubState, caller: &Caller, form: XaddBody) -> Result<Value, ApiError> {
     match form {
         XaddBody::One(entry) => xadd_one(hub, caller, entry).await.map(|added| json!(added)),
         XaddBody::Batch(batch) => xadd_batch(hub, caller, batch).await.map(|added| json!(added)),
     }
 }
 
-async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
+async fn xadd_one(hub: &HubState, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
     let entry = Entry::from(form);
     entry.check(Direction::Up, &EntryLimits::default()).map_err(unfit)?;
     let append = planned(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
@@ -58,7 +58,7 @@ async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryBody) -> Result<AddedBo
 }
 
 async fn xadd_batch(
-    hub: &Hub,
+    hub: &HubState,
     caller: &Caller,
     form: BatchBody,
 ) -> Result<BatchAddedBody, ApiError> {
@@ -99,11 +99,11 @@ struct Done {
     id: Option<Seq>,
 }
 
-async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, ApiError> {
+async fn append_to(hub: &HubState, caller: &Caller, append: &Append) -> Result<Done, ApiError> {
     let load = Load::of(&append.entries);
     hub.quota.admit(&caller.client, load).await?;
     let _place = hub.places.take(load.bytes).await;
-    let copy = hub.copy(caller, caller.generation);
+    let copy = caller.copy(hub, caller.generation);
     match hub.checked(copy.append(append, unix_ms()).await)? {
         AppendResult::Done { cursor, accepted, duplicates, id } => {
             let traffic = &hub.metrics.traffic;

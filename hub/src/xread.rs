@@ -39,8 +39,8 @@ use crate::{
     authenticate::{Caller, malformed, unauthorized},
     limits::{BUDGET_COPIES, BUDGET_PATIENCE},
     memory_budget::Charge,
-    state::{Hub, stale_epoch, superseded},
-    websocket::agent::{SessionKey, token_ended},
+    state::{HubState, stale_epoch, superseded},
+    token_watch::{SessionKey, token_ended},
 };
 
 /// Charge of an answer before its size is known: the entries, a page of them as Redis returns it,
@@ -83,7 +83,7 @@ pub enum Asker {
 /// # Errors
 /// 400, 409, 429, 503.
 pub async fn xread(
-    hub: &Hub,
+    hub: &HubState,
     caller: &Caller,
     asker: Asker,
     ask: Xread,
@@ -146,7 +146,7 @@ fn carried(before: Tally, after: Tally) -> u64 {
     carried(after).saturating_sub(carried(before))
 }
 
-fn answer(hub: &Hub, push: Push) -> XreadBody {
+fn answer(hub: &HubState, push: Push) -> XreadBody {
     let sent = &hub.metrics.traffic.sent;
     sent.batches.add(u64::from(!push.entries.is_empty()));
     sent.bytes.add(push.bytes() as u64);
@@ -155,7 +155,7 @@ fn answer(hub: &Hub, push: Push) -> XreadBody {
     XreadBody { epoch, entries, seq: through, account, seal }
 }
 
-async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), ApiError> {
+async fn check_generation(hub: &HubState, caller: &Caller) -> Result<(), ApiError> {
     let Some(ours) = caller.generation else { return Ok(()) };
     let newest = presence::generation(&hub.redis, &hub.keys, &caller.client).await;
     match hub.checked(newest)?.cmp(&ours) {
@@ -169,7 +169,7 @@ async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), ApiError> {
 }
 
 struct Reader<'a> {
-    hub: &'a Hub,
+    hub: &'a HubState,
     client: &'a ClientId,
     asker: Asker,
     origin: OriginStore,
@@ -185,7 +185,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Checks the caller's cursor against the stream, and records its acknowledgement.
     async fn begin(
-        hub: &'a Hub,
+        hub: &'a HubState,
         caller: &'a Caller,
         asker: Asker,
         (ask, count): (&Xread, usize),
@@ -320,7 +320,7 @@ impl<'a> Reader<'a> {
 
 /// Finds the caller's position, with the same proof as in a handshake.
 async fn place(
-    hub: &Hub,
+    hub: &HubState,
     origin: &OriginStore,
     caller: &Caller,
     ask: &Xread,

@@ -7,7 +7,7 @@ use spoke_service::cli::{
 };
 use spoke_store::{Redis, StoreError, server_info::look};
 
-use super::redis;
+use super::redis::open_redis;
 use crate::config::Config;
 
 pub(super) async fn run(
@@ -17,7 +17,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut found: Vec<_> = of_settings_file("hub", given).into_iter().collect();
     found.extend(of_tls(&config.tls));
-    let own = redis(config)?;
+    let own = open_redis(config)?;
     found.extend(of_redis("redis", &own).await);
     found.extend(of_hints("redis", &own).await);
     if let Some(url) = &config.auth_redis {

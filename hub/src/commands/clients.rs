@@ -11,6 +11,7 @@ use spoke_store::{
     keys::HubKeys,
 };
 
+use super::redis::open_redis;
 use crate::{
     client_summary::{Lag, Presence, Totals, ago, clones, short, shown},
     config::Config,
@@ -32,7 +33,7 @@ pub(super) struct Args {
 const NAME: usize = 19;
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     if args.watch {
         return watch(async || Ok(clipped(&table(&look(&redis, &keys, args).await?, unix_ms()))))
             .await;

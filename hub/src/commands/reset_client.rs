@@ -5,6 +5,7 @@ use spoke_protocol::client_id::ClientId;
 use spoke_service::cli::print;
 use spoke_store::{keys::HubKeys, presence};
 
+use super::redis::open_redis;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +15,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let client = &args.client;
     match presence::reset(&redis, &keys, client).await? {
         Some(epoch) => Ok(print(&format!(

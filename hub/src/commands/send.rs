@@ -10,6 +10,7 @@ use spoke_protocol::{
 use spoke_service::cli::print;
 use spoke_store::{Redis, fleet, keys::HubKeys};
 
+use super::redis::open_redis;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let fields = fleet::fields(&args.fields);
     let entry = Entry { seq: Seq::ZERO, fields };
     entry.check(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let auth_redis = match &config.auth_redis {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),

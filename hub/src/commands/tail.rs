@@ -9,6 +9,7 @@ use spoke_protocol::{
 use spoke_service::{cli::print, shutdown::Shutdown};
 use spoke_store::{fleet, hints::Hints, keys::HubKeys};
 
+use super::redis::open_redis;
 use crate::{client_summary::shown, config::Config};
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
     let news = hints.watch_stream(&keys.inbound());

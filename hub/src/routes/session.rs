@@ -1,6 +1,8 @@
 //! `POST /session`: the handshake of the HTTP transport, with the same proof and fence as on the
 //! WebSocket.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
@@ -22,15 +24,15 @@ use crate::{
     authenticate::{Caller, malformed},
     charged_body::{self, Read},
     session_open::{self, Told},
-    state::Hub,
+    state::HubState,
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/session", post(session))
 }
 
 async fn session(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     Extension(address): Extension<PeerAddress>,
     caller: Caller,
     request: Request,

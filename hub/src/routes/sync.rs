@@ -1,6 +1,8 @@
 //! `GET /sync`: the upgrade to a WebSocket. The token is checked before the upgrade, so that an
 //! invalid one is answered with 401 instead of a closed connection.
 
+use std::sync::Arc;
+
 use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_protocol::wire::frame::SUBPROTOCOL;
@@ -12,18 +14,16 @@ use spoke_service::{
 
 use crate::{
     authenticate::{Caller, unauthorized},
-    state::Hub,
-    websocket::agent::{self, Arrived},
-    websocket::json,
-    websocket::socket::Upgrade,
+    state::HubState,
+    websocket::{agent, context::Arrived, json, socket::Upgrade},
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/sync", get(sync))
 }
 
 async fn sync(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Option<Caller>,
     Extension(address): Extension<PeerAddress>,
     Extension(heard): Extension<LastActivity>,

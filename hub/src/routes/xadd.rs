@@ -1,5 +1,7 @@
 //! `POST /xadd`: appends one entry or a batch.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::{Request, State},
@@ -12,16 +14,16 @@ use spoke_service::api_error::ApiError;
 use crate::{
     authenticate::Caller,
     charged_body::{self, Read},
-    state::Hub,
+    state::HubState,
     xadd,
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/xadd", post(xadd))
 }
 
 async fn xadd(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Caller,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {

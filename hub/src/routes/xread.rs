@@ -1,6 +1,6 @@
 //! `GET /xread`: reads entries and waits for new ones.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
@@ -18,16 +18,16 @@ use spoke_service::api_error::ApiError;
 use crate::{
     authenticate::{Caller, epoch, malformed},
     memory_budget::Charge,
-    state::Hub,
+    state::HubState,
     xread::{self, Asker, Xread},
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/xread", get(xread))
 }
 
 async fn xread(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {

@@ -14,11 +14,11 @@ use super::{
 use crate::{
     client_summary::{Lag, ago, clones, delivered, grouped, shown},
     config::PageMode,
-    state::Hub,
+    state::HubState,
 };
 
 /// Renders the whole page.
-pub(super) fn document(hub: &Hub, detail: &Detail, now_ms: u64) -> Markup {
+pub(super) fn document(hub: &HubState, detail: &Detail, now_ms: u64) -> Markup {
     let client = detail.row.client.as_str();
     let before = html! {
         nav.back { a href="/" { "← all clients" } }
@@ -36,7 +36,7 @@ pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
     let Detail { row, up, down, losses } = detail;
     let now_ms = snapshot.at_ms;
     html! {
-        (fault(snapshot))
+        (fault(snapshot.fault.as_deref(), snapshot.at_ms))
         (facts(row, now_ms))
         @if !losses.is_empty() { (ledger(losses, now_ms)) }
         div.ways {
@@ -149,7 +149,7 @@ fn fields(entry: &RecentEntry) -> Markup {
     }
 }
 
-fn form(hub: &Hub, client: &str) -> Markup {
+fn form(hub: &HubState, client: &str) -> Markup {
     html! {
         section.send {
             h2 { "send an entry" }

@@ -3,15 +3,14 @@
 use maud::{DOCTYPE, Markup, html};
 use spoke_store::fleet::ClientRow;
 
-use super::poller::Snapshot;
 use crate::{
     client_summary::{Lag, Presence, ago, grouped, short},
-    state::Hub,
+    state::HubState,
 };
 
 /// Renders a page. Events from `source` replace the content of `live`.
 pub(super) fn document(
-    hub: &Hub,
+    hub: &HubState,
     (title, source): (&str, &str),
     before: &Markup,
     live: &Markup,
@@ -50,12 +49,14 @@ pub(super) fn document(
 }
 
 /// Renders the current fault as a banner.
-pub(super) fn fault(snapshot: &Snapshot) -> Markup {
+///
+/// `shown_at_ms` is the time of the data below it, 0 for none.
+pub(super) fn fault(fault: Option<&str>, shown_at_ms: u64) -> Markup {
     html! {
-        @if let Some(fault) = &snapshot.fault {
+        @if let Some(fault) = fault {
             p.warning role="alert" {
                 (fault)
-                @if snapshot.at_ms > 0 { "; showing the last known state" }
+                @if shown_at_ms > 0 { "; showing the last known state" }
             }
         }
     }

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     client_summary::{Lag, Totals, clones, grouped, shown},
-    state::Hub,
+    state::HubState,
 };
 
 /// Renders the whole page.
-pub(super) fn document(hub: &Hub, view: &View, snapshot: &Snapshot) -> Markup {
+pub(super) fn document(hub: &HubState, view: &View, snapshot: &Snapshot) -> Markup {
     let source = format!("/live{}", view.query());
     layout::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
 }
@@ -23,7 +23,7 @@ pub(super) fn document(hub: &Hub, view: &View, snapshot: &Snapshot) -> Markup {
 pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
     let selection = view.select(&snapshot.fleet, snapshot.at_ms);
     html! {
-        (fault(snapshot))
+        (fault(snapshot.fault.as_deref(), snapshot.at_ms))
         (totals(&snapshot.totals, snapshot.fleet.is_cut))
         (snapshot.chart.picture(snapshot.at_ms))
         (controls(view))

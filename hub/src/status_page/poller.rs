@@ -21,7 +21,7 @@ use super::chart::Chart;
 use crate::{
     client_summary::Totals,
     limits::{SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
-    state::Hub,
+    state::HubState,
 };
 
 /// Result of one poll.
@@ -107,7 +107,7 @@ impl Gatherer {
     /// 503 if Redis fails.
     pub(super) async fn detail(
         &self,
-        hub: &Hub,
+        hub: &HubState,
         client: &ClientId,
     ) -> Result<Option<Detail>, ApiError> {
         let _turn = self.0.reading.lock().await;
@@ -118,7 +118,7 @@ impl Gatherer {
     }
 
     /// Polls while there are viewers, until shutdown.
-    pub(super) async fn run(self, hub: Hub) {
+    pub(super) async fn run(self, hub: Arc<HubState>) {
         loop {
             if self.looking().viewers == 0 {
                 // The next viewer must not see an old snapshot.
@@ -144,7 +144,7 @@ impl Gatherer {
         }
     }
 
-    async fn gather(&self, hub: &Hub) -> Snapshot {
+    async fn gather(&self, hub: &HubState) -> Snapshot {
         let before = self.0.snapshot.borrow().clone();
         let now = unix_ms();
         let gathered = async {
@@ -174,7 +174,7 @@ impl Gatherer {
     /// reused.
     async fn details(
         &self,
-        hub: &Hub,
+        hub: &HubState,
         fleet: &Fleet,
         before: &HashMap<ClientId, Arc<Detail>>,
     ) -> Result<HashMap<ClientId, Arc<Detail>>, StoreError> {
@@ -248,7 +248,7 @@ impl Drop for Viewer {
     }
 }
 
-async fn detail(hub: &Hub, row: ClientRow) -> Result<Detail, StoreError> {
+async fn detail(hub: &HubState, row: ClientRow) -> Result<Detail, StoreError> {
     let (redis, keys, client) = (&hub.redis, &hub.keys, &row.client);
     let up = fleet::recent_up(redis, keys, client).await?;
     let down = fleet::recent_down(redis, keys, client).await?;

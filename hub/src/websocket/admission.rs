@@ -23,7 +23,7 @@ use crate::{
     memory_budget::Charge,
     quota::Load,
     session_open::goaway,
-    state::Hub,
+    state::HubState,
 };
 
 /// Minimum bytes of two empty byte strings on the wire.
@@ -31,7 +31,7 @@ const FIELD_WIRE_BYTES: usize = 2;
 
 /// Admission control for the frames of one session.
 pub struct Intake {
-    hub: Hub,
+    hub: Arc<HubState>,
     client: ClientId,
     charges: Charges,
     refused: Mutex<Option<oneshot::Sender<Goaway>>>,
@@ -51,7 +51,7 @@ struct Held {
 impl Intake {
     /// Creates the admission of one session. The receiver resolves if the budget has no room for a
     /// frame.
-    pub fn new(hub: Hub, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
+    pub fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, told) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
         (Self { hub, client, charges: Charges::default(), refused }, told)

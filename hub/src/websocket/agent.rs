@@ -1,27 +1,20 @@
 //! The `spoke.v1` WebSocket of one agent, from handshake to close.
 
-use std::{
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::{pin::Pin, time::Instant};
 
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, iter},
 };
-use secrecy::ExposeSecret;
 use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
     entry::{Direction, EntryLimits},
-    instance::InstanceId,
     limits::HEARTBEAT,
     message::{
         Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState,
         ReceiveLimits, Welcome,
     },
     partner::PartnerId,
-    seq::Seq,
     sync::{
         receiver::Receiver,
         resume::SenderStart,
@@ -29,154 +22,22 @@ use spoke_protocol::{
         session::{Heartbeat, Session, SessionEnd},
     },
 };
-use spoke_service::{
-    api_error::ApiError, last_activity::LastActivity, limits::HANDSHAKE_TIMEOUT,
-    server::PeerAddress,
-};
+use spoke_service::{api_error::ApiError, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{
     driver::{self, SessionEvent, SessionOutcome, SessionStores, TransportError},
     limits::GOODBYE_TIMEOUT,
-    presence::{OriginReach, SessionOpen, Transport},
-    session_tokens::{client_key, digest, session_key},
 };
-use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
-use tracing::{Instrument, Span, debug, field, info, info_span, warn};
+use tokio_tungstenite::tungstenite::Message;
+use tracing::{Instrument, Span, debug, info, warn};
 
+use super::{
+    admission::Intake, close::close_frame, context::Arrived, frames::Frames, socket::Socket,
+};
 use crate::{
-    authenticate::Caller,
-    connections::Ticket,
     metrics::end_word,
-    presence,
     session_open::{self, Told},
-    state::{Hub, SessionFault},
-    websocket::admission::Intake,
-    websocket::frames::Frames,
-    websocket::socket::Socket,
+    state::{HubState, SessionFault},
 };
-
-/// Authenticated WebSocket connection before its session.
-pub struct Arrived {
-    pub hub: Hub,
-    /// Authenticated client.
-    pub caller: Caller,
-    /// Remote address.
-    pub address: PeerAddress,
-    /// Time of the last received byte.
-    pub heard: LastActivity,
-    /// Entry in the connection registry.
-    pub ticket: Ticket,
-    /// Resolves with the GOAWAY when a newer session supersedes this one.
-    pub stopped: oneshot::Receiver<Goaway>,
-}
-
-impl Arrived {
-    /// Returns the log span of the session. `session` is recorded when the generation is known.
-    pub fn span(&self) -> Span {
-        let (client, peer) = (&self.caller.client, self.address);
-        info_span!("session", %client, %peer, session = field::Empty)
-    }
-
-    /// Starts a session and fences all older ones of this client. Returns its generation.
-    ///
-    /// # Errors
-    /// 409 for a duplicate identity, 503 if Redis fails.
-    pub async fn begin(
-        &self,
-        version: &str,
-        instance: InstanceId,
-        hello: Option<&Hello>,
-    ) -> Result<(u64, PartnerId), ApiError> {
-        let (hub, client) = (&self.hub, &self.caller.client);
-        let address = self.address.to_string();
-        let transport = Transport::WebSocket;
-        let (hub_name, address) = (&hub.name, &address);
-        let reach = hello.map(|Hello { origin, .. }| OriginReach {
-            first: origin.first,
-            last: origin.last,
-            added: origin.added,
-        });
-        let epochs = hello.map(|hello| (hello.origin.epoch, hello.cursor.epoch));
-        let arrival = SessionOpen {
-            version,
-            address,
-            hub: hub_name,
-            instance,
-            transport,
-            reach,
-            registered_at_ms: self.caller.registered_at_ms,
-            epochs: epochs.unwrap_or_default(),
-        };
-        let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
-        let (generation, partner) = session_open::begin(hub, client, &arrival, cursor).await?;
-        hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
-        Ok((generation, partner))
-    }
-
-    /// Records the end of the session, unless a newer one has started.
-    pub async fn end(&self, generation: u64) {
-        presence::note_end(&self.hub, &self.caller.client, generation).await;
-    }
-
-    /// Resolves when this session has to end: shutdown, a newer session, or an ended token.
-    pub async fn leave(&mut self) -> Goaway {
-        let hub = &self.hub;
-        let key = SessionKey::of(hub, &self.caller);
-        tokio::select! {
-            Ok(goaway) = &mut self.stopped => goaway,
-            () = hub.shutdown.begun() => hub.restart(),
-            goaway = token_ended(hub, &self.caller, &key) => goaway,
-        }
-    }
-}
-
-/// Redis key of the auth session that authorises a connection. A refreshed token replaces it.
-pub(crate) struct SessionKey(Mutex<String>);
-
-impl SessionKey {
-    pub(crate) fn of(hub: &Hub, caller: &Caller) -> Self {
-        let digest = digest(caller.token.expose_secret());
-        Self(Mutex::new(session_key(&hub.config.auth_key_prefix, &digest)))
-    }
-
-    pub(crate) fn get(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, key: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = key;
-    }
-}
-
-/// Resolves when the session ended or the client was revoked. Queries again at each change of the
-/// session's or the client's key. A refreshed token passes its connections on to the new one: auth
-/// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
-/// auth's Redis does not answer, no session is closed.
-pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) -> Goaway {
-    let mut session = hub.hints.watch_key(&key.get());
-    let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
-    // Both resolve at once for changes before the subscription; one query covers them.
-    session.news().await;
-    loop {
-        tokio::select! {
-            () = client.news() => {}
-            () = session.news() => {}
-        }
-        match hub.sessions.client_at(&key.get()).await {
-            Ok(Some(found)) if found.client == caller.client => {
-                if let Some(next) = found.next {
-                    session = hub.hints.watch_key(&next);
-                    key.set(next);
-                }
-            }
-            Ok(_) => {
-                let message = "the session has expired or was revoked; log in again".to_owned();
-                return Goaway { reason: GoawayReason::Unauthorized, message, wait_ms: 0 };
-            }
-            Err(_) => {}
-        }
-    }
-}
 
 /// Serves an agent until its connection ends.
 ///
@@ -272,7 +133,7 @@ impl Greeted {
         Ok(Self { generation, partner, begun, origin, cursor, features })
     }
 
-    fn welcome(&self, hub: &Hub) -> Welcome {
+    fn welcome(&self, hub: &HubState) -> Welcome {
         Welcome {
             major: MAJOR,
             minor: MINOR,
@@ -296,7 +157,7 @@ impl Greeted {
     ) -> SessionOutcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
         let (origin, copy) =
-            (hub.origin(&client), hub.copy(&arrived.caller, Some(self.generation)));
+            (hub.origin(&client), arrived.caller.copy(&hub, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
         let epoch = self.begun.position.epoch;
         let return_wait = || hub.return_wait();
@@ -387,7 +248,7 @@ fn refusal(reason: GoawayReason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
-async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
+async fn dismiss(hub: &HubState, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A duplicate device reconnects forever; `session_open` logs it as a warning once.
     if goaway.reason != GoawayReason::Superseded
@@ -404,31 +265,13 @@ async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goa
 /// Encodes a frame as one message. A close frame with the matching code follows a GOAWAY.
 fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
     let close = match frame {
-        Frame::Goaway(goaway) => Some(close(goaway.reason)),
+        Frame::Goaway(goaway) => Some(close_frame(goaway.reason)),
         _ => None,
     };
     [Some(Message::Binary(frame.encode(features))), close].into_iter().flatten()
 }
 
-/// Returns the close frame for a reason. Codes from 4000 are for private use (RFC 6455, 7.4.2).
-pub fn close(reason: GoawayReason) -> Message {
-    let code = match reason {
-        GoawayReason::Unauthorized => 4401,
-        GoawayReason::Superseded => 4409,
-        GoawayReason::Restart => 1012,
-        GoawayReason::Unavailable => 1013,
-        GoawayReason::Gap
-        | GoawayReason::StaleEpoch
-        | GoawayReason::EpochAhead
-        | GoawayReason::SeqAhead
-        | GoawayReason::Protocol
-        | GoawayReason::Version
-        | GoawayReason::Other => 1002,
-    };
-    Message::Close(Some(CloseFrame { code: code.into(), reason: reason.word().into() }))
-}
-
-fn report(hub: &Hub, outcome: &SessionOutcome) {
+fn report(hub: &HubState, outcome: &SessionOutcome) {
     let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
     let word = end_word(&outcome.end);

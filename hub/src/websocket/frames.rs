@@ -23,13 +23,11 @@ use spoke_store::driver::TransportError;
 use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use crate::{
-    cpu_pool::offload,
-    limits::HELLO_BYTES_MAX,
-    memory_budget::Charge,
-    websocket::admission::Intake,
-    websocket::socket::{Incoming, Socket, busy, discard, flood},
+use super::{
+    admission::Intake,
+    socket::{Incoming, Socket, busy, discard, flood},
 };
+use crate::{cpu_pool::offload, limits::HELLO_BYTES_MAX, memory_budget::Charge};
 
 /// Frames up to this size are not charged. Pings and acknowledgements are shorter.
 const UNCHARGED_BYTES: usize = 64;

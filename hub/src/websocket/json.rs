@@ -25,6 +25,11 @@ use spoke_store::limits::GOODBYE_TIMEOUT;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, info};
 
+use super::{
+    close::close_frame,
+    context::Arrived,
+    socket::{Incoming, Socket, busy, discard, flood},
+};
 use crate::{
     authenticate::{Caller, malformed},
     charged_body,
@@ -33,9 +38,7 @@ use crate::{
     memory_budget::Charge,
     metrics::CLOSED,
     session_open::goaway,
-    state::Hub,
-    websocket::agent::{Arrived, close},
-    websocket::socket::{Incoming, Socket, busy, discard, flood},
+    state::HubState,
     xadd,
     xread::{self, Asker, Xread},
 };
@@ -202,7 +205,7 @@ fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
 }
 
 async fn handle<'a>(
-    hub: &'a Hub,
+    hub: &'a HubState,
     caller: &'a Caller,
     Incoming { message, charge }: Incoming,
     waiting: &mut FuturesUnordered<BoxFuture<'a, Reply>>,
@@ -231,7 +234,7 @@ async fn handle<'a>(
 
 /// Answers one request. Returns `None` for a waiting read.
 async fn request<'a>(
-    hub: &'a Hub,
+    hub: &'a HubState,
     caller: &'a Caller,
     text: &str,
     charge: &mut Option<Charge>,
@@ -298,7 +301,7 @@ fn short(id: Option<&RawValue>) -> Option<&RawValue> {
 
 /// Parses on the CPU pool if the payload is long, and charges the memory of its entries.
 async fn xadd_form(
-    hub: &Hub,
+    hub: &HubState,
     caller: &Caller,
     (payload, wanted): (&str, usize),
     charge: &mut Option<Charge>,
@@ -341,7 +344,7 @@ fn text(answer: &impl Serialize) -> String {
 
 /// Sends the reason in the close frame; this protocol has no other message for it.
 async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
-    let mut close = close(goaway.reason);
+    let mut close = close_frame(goaway.reason);
     if let (GoawayReason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {
         let said = goaway.message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);
         frame.reason = goaway.message[..said].into();
