@@ -12,7 +12,7 @@ use spoke_store::{
 ///
 /// # Errors
 /// [`StoreError`] if the query fails.
-async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, StoreError> {
+async fn unmet_level(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, StoreError> {
     if level == AckLevel::Memory {
         return Ok(None);
     }
@@ -26,8 +26,8 @@ async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, Stor
 ///
 /// # Errors
 /// [`ConfigError`] if Redis does not support the setting `ack`, with help.
-pub async fn require(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
-    match tokio::time::timeout(PROBE_TIMEOUT, lack(redis, level)).await {
+pub async fn require_level(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
+    match tokio::time::timeout(PROBE_TIMEOUT, unmet_level(redis, level)).await {
         Ok(Ok(None | Some(UnmetLevel::Replicas { .. })) | Err(_)) | Err(_) => Ok(()),
         Ok(Ok(Some(lack))) => {
             Err(ConfigError::bad("ack", format!("\"{level}\" is not possible: {lack}")))

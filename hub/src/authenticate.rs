@@ -16,10 +16,11 @@ use spoke_service::{
 };
 use spoke_store::{copy::CopyStore, session_tokens::SessionClient};
 
-use crate::{client_limits::InHand, state::HubState};
+use crate::{client_limits::RequestGuard, state::HubState};
 
 /// Query parameters that clients mistakenly use for tokens.
-const IN_URL: [&str; 5] = ["token", "access_token", "sessionToken", "session_token", "bearer"];
+const TOKEN_PARAMETERS: [&str; 5] =
+    ["token", "access_token", "sessionToken", "session_token", "bearer"];
 
 /// Authenticated client of a request. All reads and writes are limited to this client's streams.
 #[derive(Clone)]
@@ -33,12 +34,12 @@ pub struct Caller {
     /// Session token, to query it again.
     pub token: SecretString,
     /// Permits held while the request is open.
-    pub held: Option<Arc<Held>>,
+    pub held: Option<Arc<RequestPermits>>,
 }
 
 /// Permits that a request holds, and the authenticated state of its connection.
-pub struct Held {
-    in_hand: InHand,
+pub struct RequestPermits {
+    in_hand: RequestGuard,
     _vouched: AuthenticatedGuard,
 }
 
@@ -47,26 +48,26 @@ impl Caller {
     ///
     /// # Errors
     /// 401 for an invalid token, 429 if the client has too many open requests, 503 if Redis fails.
-    pub async fn of_token(
+    pub async fn from_token(
         hub: &HubState,
         token: SecretString,
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
         // Keeps the connection from eviction while the token is checked.
         let vouched = place.vouch();
-        let found = hub.checked(hub.sessions.client_of(&token).await)?;
+        let found = hub.store_result(hub.sessions.client_of(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));
         };
-        let in_hand = hub.shares.enter(&client, Instant::now())?;
-        let held = Some(Arc::new(Held { in_hand, _vouched: vouched }));
+        let in_hand = hub.client_limits.open_request(&client, Instant::now())?;
+        let held = Some(Arc::new(RequestPermits { in_hand, _vouched: vouched }));
         Ok(Self { client, registered_at_ms, generation: None, token, held })
     }
 
     /// Returns the in stream, for entries that the client sends in the session of this generation.
     pub fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
         let client = (&self.client, self.registered_at_ms);
-        let guard = hub.guards.of(&self.client, Instant::now());
+        let guard = hub.copy_quotas.of(&self.client, Instant::now());
         CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
     }
 
@@ -80,7 +81,7 @@ impl Caller {
     }
 
     /// Returns a copy without the permits of the finished request.
-    pub fn settled(&self) -> Self {
+    pub fn without_permits(&self) -> Self {
         Self { held: None, ..self.clone() }
     }
 }
@@ -96,7 +97,7 @@ impl FromRequestParts<Arc<HubState>> for Caller {
             .extensions
             .get::<ConnectionHandle>()
             .expect("the listener adds it to every request");
-        Ok(Self { generation, ..Self::of_token(hub, token, place).await? })
+        Ok(Self { generation, ..Self::from_token(hub, token, place).await? })
     }
 }
 
@@ -142,7 +143,7 @@ fn generation(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 fn refuse_token_in_url(query: Option<&str>) -> Result<(), ApiError> {
     let names = query.unwrap_or("").split('&').filter_map(|pair| pair.split('=').next());
     for name in names {
-        if IN_URL.iter().any(|token| token.eq_ignore_ascii_case(name)) {
+        if TOKEN_PARAMETERS.iter().any(|token| token.eq_ignore_ascii_case(name)) {
             let message = "token found in the URL, where it is logged; end that session and send the \
                            token in the header Authorization: Bearer …";
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "token-in-url", message));

@@ -21,13 +21,13 @@ use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
     authenticate::{Caller, malformed},
-    client_limits::Turn,
-    cpu_pool::offload,
+    client_limits::ClientPermit,
+    cpu_pool::run_on_cpu_pool,
     limits::{
         BUDGET_COPIES, BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, BUDGET_SMALL_BYTES,
         BUDGET_STRING_BYTES, PARSE_INLINE_BYTES_MAX,
     },
-    memory_budget::Charge,
+    memory_budget::MemoryCharge,
     state::HubState,
 };
 
@@ -35,24 +35,24 @@ use crate::{
 const STRINGS_MAX: usize = 2 * (BATCH_ENTRIES_MAX + 1) * (ENTRY_FIELDS_MAX + 1);
 
 /// Parsed body and the memory and permit that it holds until the request is answered.
-pub struct Read<T> {
+pub struct ChargedBody<T> {
     /// Parsed body.
     pub form: T,
     /// Memory of the body and its entries.
-    pub charge: Charge,
+    pub charge: MemoryCharge,
     /// Permit to parse and append.
-    pub turn: Turn,
+    pub permit: ClientPermit,
 }
 
 /// Reads and parses the body of a request.
 ///
 /// # Errors
 /// 400, 408, 413, 415, and 503 if the memory budget is exhausted.
-pub async fn read<T: DeserializeOwned + Send + 'static>(
+pub async fn read_body<T: DeserializeOwned + Send + 'static>(
     hub: &HubState,
     caller: &Caller,
     request: Request,
-) -> Result<Read<T>, ApiError> {
+) -> Result<ChargedBody<T>, ApiError> {
     check_announced(&request)?;
     let kind = BodyKind::of(request.headers())?;
     let body = request.into_body();
@@ -60,26 +60,26 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(
     let wanted = BUDGET_COPIES * announced.min(HTTP_BODY_BYTES_MAX);
     let mut charge = hub.budget.take(&caller.client, wanted, BUDGET_PATIENCE).await?;
     let bytes = collect(body, &mut charge).await?;
-    let turn = hub.shares.turn_to_write(&caller.client).await;
+    let permit = hub.client_limits.write_permit(&caller.client).await;
     let form = if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-        charge.resize(self::wanted(&bytes), BUDGET_GROW_PATIENCE).await?;
+        charge.resize(memory_needed(&bytes), BUDGET_GROW_PATIENCE).await?;
         kind.parse(bytes)?
     } else {
-        let (wanted, bytes) = elsewhere(move || Ok((self::wanted(&bytes), bytes))).await?;
+        let (wanted, bytes) = parse_on_pool(move || Ok((memory_needed(&bytes), bytes))).await?;
         charge.resize(wanted, BUDGET_GROW_PATIENCE).await?;
-        elsewhere(move || kind.parse(bytes)).await?
+        parse_on_pool(move || kind.parse(bytes)).await?
     };
-    Ok(Read { form, charge, turn })
+    Ok(ChargedBody { form, charge, permit })
 }
 
 /// Parses on the CPU pool, off the threads that serve sockets.
 ///
 /// # Errors
 /// The error of `parse`; 400 if it panicked.
-pub async fn elsewhere<T: Send + 'static>(
+pub async fn parse_on_pool<T: Send + 'static>(
     parse: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match offload(parse).await {
+    match run_on_cpu_pool(parse).await {
         Ok(parsed) => parsed,
         Err(_) => Err(malformed("failed to parse this body")),
     }
@@ -87,7 +87,7 @@ pub async fn elsewhere<T: Send + 'static>(
 
 /// Returns the memory that JSON takes until its entries are in Redis: the text, the entries, their
 /// copies for Redis, and an allocation for each string.
-pub fn wanted(json: &[u8]) -> usize {
+pub fn memory_needed(json: &[u8]) -> usize {
     let quotes = json.iter().filter(|byte| **byte == b'"').count();
     let strings = (quotes / 2).min(STRINGS_MAX);
     BUDGET_COPIES * json.len() + BUDGET_STRING_BYTES * strings
@@ -95,7 +95,7 @@ pub fn wanted(json: &[u8]) -> usize {
 
 /// Each KiB received adds a second to the timeout, as a session allows for an entry on a slow
 /// WebSocket.
-async fn collect(body: Body, charge: &mut Charge) -> Result<Bytes, ApiError> {
+async fn collect(body: Body, charge: &mut MemoryCharge) -> Result<Bytes, ApiError> {
     let begun = Instant::now();
     let mut bytes = Vec::with_capacity(charge.bytes() / BUDGET_COPIES);
     let mut parts = body.into_data_stream();
@@ -126,7 +126,7 @@ mod tests {
         let many =
             format!(r#"{{"seq":"1-0","fields":[{}]}}"#, vec![r#"["",""]"#; 12_500].join(","));
         assert!(plain.len().abs_diff(many.len()) < 200);
-        assert!(wanted(plain.as_bytes()) < 301_000);
-        assert!(wanted(many.as_bytes()) > 1_800_000);
+        assert!(memory_needed(plain.as_bytes()) < 301_000);
+        assert!(memory_needed(many.as_bytes()) > 1_800_000);
     }
 }

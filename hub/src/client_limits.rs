@@ -30,17 +30,17 @@ const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_
 
 /// Usage of all clients. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Shares(Arc<Mutex<HashMap<ClientId, Share>>>);
+pub struct ClientLimits(Arc<Mutex<HashMap<ClientId, ClientUsage>>>);
 
-struct Share {
-    in_hand: usize,
+struct ClientUsage {
+    open_requests: usize,
     /// One read at a time: other clients wait for as long as one client's read takes.
-    turns: Arc<Semaphore>,
+    read_permits: Arc<Semaphore>,
     /// Parse and append: as many at a time as one session has, so that a client with many parallel
     /// requests gets no larger part of Redis and of the cores.
-    writes: Arc<Semaphore>,
+    write_permits: Arc<Semaphore>,
     /// Tasks that hold a permit or wait for one.
-    at_turns: usize,
+    permit_holders: usize,
     /// Started sessions.
     sessions: Allowance,
 }
@@ -48,14 +48,14 @@ struct Share {
 /// Slots for large writes to Redis, shared by all clients in order of arrival. Small batches do not
 /// wait for them.
 #[derive(Clone)]
-pub struct Places(Option<Arc<Semaphore>>);
+pub struct LargeWriteSlots(Option<Arc<Semaphore>>);
 
 /// Slot of a large write; released on drop.
-pub struct TakenPlace {
+pub struct LargeWriteSlot {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Places {
+impl LargeWriteSlots {
     /// Limits large writes to [`REDIS_BYTES_IN_HAND`] if a batch is acknowledged once it is
     /// applied. At higher levels the group commit has a limit of its own.
     pub fn at(level: AckLevel) -> Self {
@@ -64,111 +64,112 @@ impl Places {
     }
 
     /// Waits for a slot for a batch of this many bytes. Cancel safe.
-    pub async fn take(&self, bytes: u64) -> TakenPlace {
+    pub async fn take(&self, bytes: u64) -> LargeWriteSlot {
         let Some(places) = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64) else {
-            return TakenPlace { _permit: None };
+            return LargeWriteSlot { _permit: None };
         };
         let kib = (bytes / 1024).min(REDIS_BYTES_IN_HAND as u64 / 1024) as u32;
         let taking = places.clone().acquire_many_owned(kib);
         let permit = tokio::time::timeout(REDIS_PLACE_PATIENCE, taking).await;
-        TakenPlace { _permit: permit.ok().and_then(Result::ok) }
+        LargeWriteSlot { _permit: permit.ok().and_then(Result::ok) }
     }
 }
 
 /// Permit of a client to read or write.
-pub struct Turn {
+pub struct ClientPermit {
     _permit: Option<OwnedSemaphorePermit>,
-    _place: AtTurns,
+    _place: PermitHolder,
 }
 
-struct AtTurns {
+struct PermitHolder {
     client: ClientId,
-    shares: Shares,
+    limits: ClientLimits,
 }
 
 /// Open request; released on drop.
-pub struct InHand {
+pub struct RequestGuard {
     client: ClientId,
-    shares: Shares,
+    limits: ClientLimits,
 }
 
-impl Shares {
+impl ClientLimits {
     /// Registers an open request.
     ///
     /// # Errors
     /// 429 if the client has too many.
-    pub fn enter(&self, client: &ClientId, now: Instant) -> Result<InHand, ApiError> {
-        let mut shares = self.lock();
-        if !shares.contains_key(client) && shares.len().is_multiple_of(1024) {
-            shares.retain(|_, share| !share.is_idle(now));
+    pub fn open_request(&self, client: &ClientId, now: Instant) -> Result<RequestGuard, ApiError> {
+        let mut limits = self.lock();
+        if !limits.contains_key(client) && limits.len().is_multiple_of(1024) {
+            limits.retain(|_, usage| !usage.is_idle(now));
         }
-        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(now));
-        if share.in_hand >= REQUESTS_PER_CLIENT_MAX {
+        let usage = limits.entry(client.clone()).or_insert_with(|| ClientUsage::new(now));
+        if usage.open_requests >= REQUESTS_PER_CLIENT_MAX {
             let message = "this client has too many open requests; wait for their answers";
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(ApiError::new(status, "too-many-requests", message).retry_after(1));
         }
-        share.in_hand += 1;
-        Ok(InHand { client: client.clone(), shares: self.clone() })
+        usage.open_requests += 1;
+        Ok(RequestGuard { client: client.clone(), limits: self.clone() })
     }
 
     /// Waits for the client's read permit, up to [`REDIS_REPLY_TIMEOUT`]: a slow socket may hold
     /// the permit without using it. Cancel safe.
-    pub async fn turn(&self, client: &ClientId) -> Turn {
-        self.wait_for(client, |share| &share.turns).await
+    pub async fn read_permit(&self, client: &ClientId) -> ClientPermit {
+        self.wait_for(client, |usage| &usage.read_permits).await
     }
 
     /// Waits for one of the client's permits to parse and append a body.
-    pub async fn turn_to_write(&self, client: &ClientId) -> Turn {
-        self.wait_for(client, |share| &share.writes).await
+    pub async fn write_permit(&self, client: &ClientId) -> ClientPermit {
+        self.wait_for(client, |usage| &usage.write_permits).await
     }
 
     async fn wait_for(
         &self,
         client: &ClientId,
-        turns: impl FnOnce(&Share) -> &Arc<Semaphore>,
-    ) -> Turn {
-        let (turns, place) = self.queue(client, turns);
-        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, turns.acquire_owned()).await;
-        Turn { _permit: permit.ok().and_then(Result::ok), _place: place }
+        read_permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+    ) -> ClientPermit {
+        let (read_permits, place) = self.queue(client, read_permits);
+        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, read_permits.acquire_owned()).await;
+        ClientPermit { _permit: permit.ok().and_then(Result::ok), _place: place }
     }
 
     fn queue(
         &self,
         client: &ClientId,
-        turns: impl FnOnce(&Share) -> &Arc<Semaphore>,
-    ) -> (Arc<Semaphore>, AtTurns) {
-        let mut shares = self.lock();
-        let share = shares.entry(client.clone()).or_insert_with(|| Share::new(Instant::now()));
-        share.at_turns += 1;
-        (turns(share).clone(), AtTurns { client: client.clone(), shares: self.clone() })
+        read_permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+    ) -> (Arc<Semaphore>, PermitHolder) {
+        let mut limits = self.lock();
+        let usage =
+            limits.entry(client.clone()).or_insert_with(|| ClientUsage::new(Instant::now()));
+        usage.permit_holders += 1;
+        (read_permits(usage).clone(), PermitHolder { client: client.clone(), limits: self.clone() })
     }
 
     /// Changes a client's usage and removes it when idle.
-    fn give_back(&self, client: &ClientId, change: impl FnOnce(&mut Share)) {
-        let mut shares = self.lock();
-        if let Some(share) = shares.get_mut(client) {
-            change(share);
-            if share.is_idle(Instant::now()) {
-                shares.remove(client);
+    fn give_back(&self, client: &ClientId, change: impl FnOnce(&mut ClientUsage)) {
+        let mut limits = self.lock();
+        if let Some(usage) = limits.get_mut(client) {
+            change(usage);
+            if usage.is_idle(Instant::now()) {
+                limits.remove(client);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Share>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, ClientUsage>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl InHand {
+impl RequestGuard {
     /// Counts a session that this request starts.
     ///
     /// # Errors
     /// 429 if the client started too many sessions recently.
     pub fn begin_session(&self, now: Instant) -> Result<(), ApiError> {
-        let mut shares = self.shares.lock();
-        let Some(share) = shares.get_mut(&self.client) else { return Ok(()) };
-        if let Err(wait) = share.sessions.take(1, SESSIONS, now) {
+        let mut limits = self.limits.lock();
+        let Some(usage) = limits.get_mut(&self.client) else { return Ok(()) };
+        if let Err(wait) = usage.sessions.take(1, SESSIONS, now) {
             let message = "this client starts sessions too often; retry later";
             let status = StatusCode::TOO_MANY_REQUESTS;
             let refusal = ApiError::new(status, "too-many-sessions", message);
@@ -178,32 +179,32 @@ impl InHand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.shares.give_back(&self.client, |share| share.in_hand -= 1);
+        self.limits.give_back(&self.client, |usage| usage.open_requests -= 1);
     }
 }
 
-impl Drop for AtTurns {
+impl Drop for PermitHolder {
     fn drop(&mut self) {
-        self.shares.give_back(&self.client, |share| share.at_turns -= 1);
+        self.limits.give_back(&self.client, |usage| usage.permit_holders -= 1);
     }
 }
 
-impl Share {
+impl ClientUsage {
     fn new(now: Instant) -> Self {
         Self {
-            in_hand: 0,
-            turns: Arc::new(Semaphore::new(1)),
-            writes: Arc::new(Semaphore::new(APPENDS_MAX)),
-            at_turns: 0,
+            open_requests: 0,
+            read_permits: Arc::new(Semaphore::new(1)),
+            write_permits: Arc::new(Semaphore::new(APPENDS_MAX)),
+            permit_holders: 0,
             sessions: Allowance::new(now),
         }
     }
 
     /// Returns whether the usage can be removed without loss.
     fn is_idle(&self, now: Instant) -> bool {
-        self.in_hand == 0 && self.at_turns == 0 && self.sessions.is_whole(now)
+        self.open_requests == 0 && self.permit_holders == 0 && self.sessions.is_whole(now)
     }
 }
 
@@ -219,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_client_has_so_many_requests_in_hand_and_another_has_its_own() {
-        let (shares, now) = (Shares::default(), Instant::now());
-        let enter = |name| shares.enter(&client(name), now);
+        let (limits, now) = (ClientLimits::default(), Instant::now());
+        let enter = |name| limits.open_request(&client(name), now);
         let mut own: Vec<_> =
             (0..REQUESTS_PER_CLIENT_MAX).map(|_| enter("dev1").unwrap()).collect();
         let refused = enter("dev1").map(|_| ()).unwrap_err();
@@ -229,38 +230,38 @@ mod tests {
         own.pop();
         own.push(enter("dev1").unwrap());
         drop(own);
-        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
     }
 
     #[tokio::test]
     async fn a_client_has_one_turn_at_a_time_and_another_has_its_own() {
-        let shares = Shares::default();
-        let first = shares.turn(&client("dev1")).await;
-        assert!(shares.turn(&client("dev1")).now_or_never().is_none());
-        shares.turn(&client("dev2")).now_or_never().expect("another has its own");
+        let limits = ClientLimits::default();
+        let first = limits.read_permit(&client("dev1")).await;
+        assert!(limits.read_permit(&client("dev1")).now_or_never().is_none());
+        limits.read_permit(&client("dev2")).now_or_never().expect("another has its own");
         drop(first);
-        shares.turn(&client("dev1")).now_or_never().expect("it is its turn again");
-        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+        limits.read_permit(&client("dev1")).now_or_never().expect("it is its turn again");
+        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
     }
 
     #[tokio::test]
     async fn a_client_writes_a_few_at_a_time_and_another_has_its_own() {
-        let shares = Shares::default();
+        let limits = ClientLimits::default();
         let mut own = Vec::new();
         for _ in 0..APPENDS_MAX {
-            own.push(shares.turn_to_write(&client("dev1")).now_or_never().expect("it has a few"));
+            own.push(limits.write_permit(&client("dev1")).now_or_never().expect("it has a few"));
         }
-        assert!(shares.turn_to_write(&client("dev1")).now_or_never().is_none());
-        shares.turn_to_write(&client("dev2")).now_or_never().expect("another has its own");
+        assert!(limits.write_permit(&client("dev1")).now_or_never().is_none());
+        limits.write_permit(&client("dev2")).now_or_never().expect("another has its own");
         own.pop();
-        shares.turn_to_write(&client("dev1")).now_or_never().expect("it is its turn again");
+        limits.write_permit(&client("dev1")).now_or_never().expect("it is its turn again");
         drop(own);
-        assert!(shares.lock().is_empty(), "nobody is remembered for nothing");
+        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
     }
 
     #[tokio::test]
     async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
-        let places = Places::at(AckLevel::Memory);
+        let places = LargeWriteSlots::at(AckLevel::Memory);
         let half = REDIS_BYTES_IN_HAND as u64 / 2;
         let first = places.take(half).await;
         let _second = places.take(half).await;
@@ -272,7 +273,7 @@ mod tests {
         drop(first);
         places.take(half).now_or_never().expect("there is a place again");
         places.take(100 * half).await;
-        let grouped = Places::at(AckLevel::Fsync);
+        let grouped = LargeWriteSlots::at(AckLevel::Fsync);
         let _all: Vec<_> = (0..100)
             .map(|_| grouped.take(half).now_or_never().expect("a group has its own bound"))
             .collect();
@@ -280,8 +281,8 @@ mod tests {
 
     #[test]
     fn a_client_begins_a_burst_of_sessions_and_then_one_each_time_it_is_earned() {
-        let (shares, now) = (Shares::default(), Instant::now());
-        let request = shares.enter(&client("dev1"), now).unwrap();
+        let (limits, now) = (ClientLimits::default(), Instant::now());
+        let request = limits.open_request(&client("dev1"), now).unwrap();
         for _ in 0..SESSIONS_PER_CLIENT_BURST {
             request.begin_session(now).unwrap();
         }
@@ -289,10 +290,10 @@ mod tests {
         assert_eq!((refused.reason, refused.retry_after_seconds), ("too-many-sessions", Some(2)));
         request.begin_session(now + SESSION_EARNED).unwrap();
         assert!(request.begin_session(now + SESSION_EARNED).is_err());
-        shares.enter(&client("dev2"), now).unwrap().begin_session(now).unwrap();
+        limits.open_request(&client("dev2"), now).unwrap().begin_session(now).unwrap();
         drop(request);
-        assert_eq!(shares.lock().len(), 2, "what was begun is remembered until it is earned back");
-        shares.lock().retain(|_, share| !share.is_idle(now + 2 * SESSION_EARNED));
-        assert_eq!(shares.lock().len(), 1);
+        assert_eq!(limits.lock().len(), 2, "what was begun is remembered until it is earned back");
+        limits.lock().retain(|_, usage| !usage.is_idle(now + 2 * SESSION_EARNED));
+        assert_eq!(limits.lock().len(), 1);
     }
 }

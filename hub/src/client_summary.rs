@@ -12,7 +12,7 @@ const LATE_SHOWN_MS: u64 = 60_000;
 
 /// Presence of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub enum ClientPresence {
     /// Connected since this time, in milliseconds since 1970.
     Connected(u64),
     /// Last seen at this time.
@@ -36,7 +36,7 @@ pub enum Lag {
 
 /// Sums over all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct FleetTotals {
     /// Number of clients.
     pub clients: usize,
     /// Connected clients.
@@ -55,7 +55,7 @@ pub struct Totals {
     pub dead: u64,
 }
 
-impl Presence {
+impl ClientPresence {
     /// Returns the presence of this client.
     pub fn of(row: &ClientRow) -> Self {
         match (row.connected_since, row.last_seen) {
@@ -103,16 +103,16 @@ impl Lag {
         match self {
             Self::None => "ok".to_owned(),
             Self::Waiting(PendingEntries { entries, oldest_ms: Some(oldest) }) => {
-                format!("{}, {}", short(*entries), ago(now_ms, *oldest))
+                format!("{}, {}", short(*entries), age(now_ms, *oldest))
             }
             Self::Waiting(PendingEntries { entries, oldest_ms: None }) => short(*entries),
-            Self::Late(delay_ms) => format!("late {}", ago(*delay_ms, 0)),
+            Self::Late(delay_ms) => format!("late {}", age(*delay_ms, 0)),
             Self::Unknown => "?".to_owned(),
         }
     }
 }
 
-impl Totals {
+impl FleetTotals {
     /// Sums up all clients.
     pub fn of(fleet: &Fleet, now_ms: u64) -> Self {
         let mut totals = Self { clients: fleet.rows.len(), ..Self::default() };
@@ -120,7 +120,7 @@ impl Totals {
         for row in &fleet.rows {
             totals.connected += usize::from(row.connected_since.is_some());
             totals.behind += usize::from(is_behind(row, now_ms));
-            totals.clones += usize::from(clones(row, now_ms).is_some());
+            totals.clones += usize::from(recent_duplicates(row, now_ms).is_some());
             add(&mut totals.received, row.received);
             add(&mut totals.delivered, delivered(row));
             add(&mut totals.lost, row.lost.saturating_add(row.out.lost));
@@ -142,12 +142,12 @@ pub fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
 }
 
 /// Returns the refused devices with the client's identity, if one tried recently.
-pub fn clones(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
+pub fn recent_duplicates(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
     row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 
 /// Formats an age as one number and one unit: `42s`, `3h`.
-pub fn ago(now_ms: u64, then_ms: u64) -> String {
+pub fn age(now_ms: u64, then_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -187,7 +187,7 @@ pub fn grouped(count: u64) -> String {
 
 /// Formats bytes as text without terminal commands or bidirectional controls: characters that are
 /// not printable are escaped.
-pub fn shown(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     if matches!(text, std::borrow::Cow::Borrowed(_)) && text.chars().all(is_printable) {
         text.into_owned()
@@ -211,7 +211,7 @@ mod tests {
     fn a_time_is_one_number_and_one_unit() {
         let ages = [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")];
         for (seconds, text) in ages {
-            assert_eq!(ago(1_000_000_000, 1_000_000_000 - seconds * 1000), text);
+            assert_eq!(age(1_000_000_000, 1_000_000_000 - seconds * 1000), text);
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
             ("\u{202e}cod".as_bytes(), "\\u{202e}cod"),
         ];
         for (bytes, text) in cases {
-            assert_eq!(shown(bytes), text);
+            assert_eq!(printable(bytes), text);
         }
     }
 }

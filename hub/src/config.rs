@@ -5,7 +5,7 @@ use crate::{
         BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MIN_AGE_SECONDS,
         RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
-    quota::Reserve,
+    quota::MemoryReserve,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_protocol::client_id::ClientId;
@@ -18,12 +18,12 @@ use spoke_service::{
 use spoke_store::{RedisUrl, ack_level::AckLevel, keys::HubKeys, session_tokens::session_prefix};
 
 /// More memory than a machine has is a typing error.
-const BUDGET_MIB_MOST: usize = 1024 * 1024;
+const BUDGET_MIB_MAX: usize = 1024 * 1024;
 
 /// All settings with their defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
+pub struct HubConfig {
     /// Address for agents.
     pub listen: String,
     /// Address for health, metrics and the status page; empty for none.
@@ -82,7 +82,7 @@ pub enum PageMode {
     Send,
 }
 
-impl Default for Config {
+impl Default for HubConfig {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
@@ -110,16 +110,16 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl HubConfig {
     /// Returns the key of auth's record of a client.
     pub fn auth_client_key(&self, client: &ClientId) -> String {
         format!("{}:client:{client}:h", self.auth_key_prefix)
     }
 
     /// Returns the memory reserve of Redis and the rate limit of each client in it.
-    pub fn reserve(&self) -> Reserve {
+    pub fn reserve(&self) -> MemoryReserve {
         let bytes = self.reserve_kib.saturating_mul(1024);
-        Reserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
+        MemoryReserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
     }
 
     /// Validates what the types do not.
@@ -156,15 +156,13 @@ impl Config {
                 ));
             }
         }
-        self.validate_shares()
+        self.validate_limits()
     }
 
-    fn validate_shares(&self) -> Result<(), ConfigError> {
-        if !(BUDGET_MIB_MIN..=BUDGET_MIB_MOST).contains(&self.budget_mib) {
-            let problem = format!(
-                "it is {}, expected {BUDGET_MIB_MIN} to {BUDGET_MIB_MOST}",
-                self.budget_mib
-            );
+    fn validate_limits(&self) -> Result<(), ConfigError> {
+        if !(BUDGET_MIB_MIN..=BUDGET_MIB_MAX).contains(&self.budget_mib) {
+            let problem =
+                format!("it is {}, expected {BUDGET_MIB_MIN} to {BUDGET_MIB_MAX}", self.budget_mib);
             return Err(ConfigError::bad("budget_mib", problem));
         }
         if self.reserve_percent > 50 {
@@ -183,7 +181,7 @@ impl Config {
     }
 }
 
-impl Settings for Config {
+impl Settings for HubConfig {
     fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
         let auth_redis = self.auth_redis.as_ref().map(|url| ("auth_redis", url));
         [Some(("redis", &self.redis)), auth_redis].into_iter().flatten().collect()
@@ -208,7 +206,7 @@ mod tests {
     #[test]
     fn a_prefix_that_redis_takes_for_a_pattern_or_a_slot_is_refused() {
         for key_prefix in ["", "a{b}", "a*", "a b", "a\u{1f600}"] {
-            let config = Config { key_prefix: key_prefix.to_owned(), ..Config::default() };
+            let config = HubConfig { key_prefix: key_prefix.to_owned(), ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("key_prefix: "), "{key_prefix:?}: {message}");
         }
@@ -218,7 +216,7 @@ mod tests {
     fn no_two_prefixes_that_are_listened_to_may_overlap() {
         for auth_key_prefix in ["spoke-hub:out", "spoke-hub:bell"] {
             let auth_key_prefix = auth_key_prefix.to_owned();
-            let config = Config { auth_key_prefix, ..Config::default() };
+            let config = HubConfig { auth_key_prefix, ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("auth_key_prefix"), "{message}");
         }
@@ -226,8 +224,8 @@ mod tests {
 
     #[test]
     fn shares_that_would_let_nothing_through_are_refused_by_their_name() {
-        let of = |change: fn(&mut Config)| {
-            let mut config = Config::default();
+        let of = |change: fn(&mut HubConfig)| {
+            let mut config = HubConfig::default();
             change(&mut config);
             config.validate().map_err(|error| error.to_string())
         };

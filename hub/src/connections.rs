@@ -17,21 +17,21 @@ use spoke_service::{api_error::ApiError, limits::CONNECTIONS_MAX};
 use tokio::sync::oneshot;
 
 /// Connections of all clients.
-pub struct Live {
+pub struct ConnectionRegistry {
     per_client: AtomicUsize,
-    connections: Arc<Mutex<Connections>>,
+    connections: Arc<Mutex<RegistryState>>,
 }
 
 #[derive(Default)]
-struct Connections {
+struct RegistryState {
     next: u64,
-    clients: HashMap<ClientId, Vec<Connection>>,
+    clients: HashMap<ClientId, Vec<RegisteredConnection>>,
     count: usize,
     /// Newest ended session of a client whose end is not in Redis yet.
-    unnoted: HashMap<ClientId, u64>,
+    deferred_ends: HashMap<ClientId, u64>,
 }
 
-struct Connection {
+struct RegisteredConnection {
     id: u64,
     /// Generation of the session, once it has started.
     generation: Option<u64>,
@@ -40,13 +40,13 @@ struct Connection {
 }
 
 /// Registration of a connection; removed when dropped.
-pub struct Ticket {
+pub struct ConnectionGuard {
     id: u64,
     client: ClientId,
-    connections: Arc<Mutex<Connections>>,
+    connections: Arc<Mutex<RegistryState>>,
 }
 
-impl Live {
+impl ConnectionRegistry {
     /// Creates an empty registry with a limit per client.
     pub fn new(per_client: usize) -> Self {
         Self { per_client: AtomicUsize::new(per_client), connections: Arc::default() }
@@ -62,28 +62,28 @@ impl Live {
     ///
     /// # Errors
     /// 429 if the client has too many connections.
-    pub fn wait(
+    pub fn register_read(
         &self,
         client: &ClientId,
         generation: Option<u64>,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
-        self.enter(client, generation)
+    ) -> Result<(ConnectionGuard, oneshot::Receiver<Goaway>), ApiError> {
+        self.register(client, generation)
     }
 
     /// Registers a session. The receiver resolves when it has to end.
     ///
     /// # Errors
     /// 429 if the client has too many connections.
-    pub fn session(
+    pub fn register_session(
         &self,
         client: &ClientId,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
-        self.enter(client, None)
+    ) -> Result<(ConnectionGuard, oneshot::Receiver<Goaway>), ApiError> {
+        self.register(client, None)
     }
 
     /// Records the generation of a started session and supersedes the client's older ones here.
     /// Concurrent sessions may arrive in another order than their generations.
-    pub fn begin(&self, ticket: &Ticket, generation: u64) -> u64 {
+    pub fn begin(&self, ticket: &ConnectionGuard, generation: u64) -> u64 {
         let mut connections = lock(&self.connections);
         let own = connections.clients.get_mut(&ticket.client).into_iter().flatten();
         for connection in own.filter(|connection| connection.id == ticket.id) {
@@ -100,7 +100,7 @@ impl Live {
         let Some(own) = connections.clients.get_mut(client) else { return 0 };
         let newest = own.iter().filter_map(|connection| connection.generation).max();
         let newest = generation.max(newest.unwrap_or(0));
-        let mut told = 0;
+        let mut superseded = 0;
         for connection in own {
             if connection.generation.is_some_and(|generation| generation < newest)
                 && let Some(stop) = connection.stop.take()
@@ -108,15 +108,15 @@ impl Live {
                 let message = "a newer session of this client has started; if another device started it, \
                                two devices share one identity";
                 let (reason, message) = (GoawayReason::Superseded, message.to_owned());
-                told += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
+                superseded += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
             }
         }
-        told
+        superseded
     }
 
     /// Returns whether the client has no session of this generation here, nor one still in its
     /// handshake.
-    pub fn lacks(&self, client: &ClientId, generation: u64) -> bool {
+    pub fn has_no_session(&self, client: &ClientId, generation: u64) -> bool {
         let connections = lock(&self.connections);
         let mut own = connections.clients.get(client).into_iter().flatten();
         own.all(|connection| connection.generation.is_some_and(|other| other != generation))
@@ -129,17 +129,17 @@ impl Live {
 
     /// Keeps the end of a session until Redis accepts it. Beyond [`CONNECTIONS_MAX`] clients it is
     /// left to the expiry of this hub's key.
-    pub fn keep_unnoted(&self, client: &ClientId, generation: u64) {
+    pub fn defer_end(&self, client: &ClientId, generation: u64) {
         let mut connections = lock(&self.connections);
-        if connections.unnoted.len() < CONNECTIONS_MAX {
-            let newest = connections.unnoted.entry(client.clone()).or_default();
+        if connections.deferred_ends.len() < CONNECTIONS_MAX {
+            let newest = connections.deferred_ends.entry(client.clone()).or_default();
             *newest = generation.max(*newest);
         }
     }
 
     /// Takes the ended sessions whose end is not in Redis yet.
-    pub fn take_unnoted(&self) -> HashMap<ClientId, u64> {
-        std::mem::take(&mut lock(&self.connections).unnoted)
+    pub fn take_deferred_ends(&self) -> HashMap<ClientId, u64> {
+        std::mem::take(&mut lock(&self.connections).deferred_ends)
     }
 
     /// Returns the number of connections.
@@ -147,11 +147,11 @@ impl Live {
         lock(&self.connections).count
     }
 
-    fn enter(
+    fn register(
         &self,
         client: &ClientId,
         generation: Option<u64>,
-    ) -> Result<(Ticket, oneshot::Receiver<Goaway>), ApiError> {
+    ) -> Result<(ConnectionGuard, oneshot::Receiver<Goaway>), ApiError> {
         let mut connections = lock(&self.connections);
         let id = connections.next;
         let own = connections.clients.entry(client.clone()).or_default();
@@ -161,15 +161,15 @@ impl Live {
             return Err(ApiError::new(status, "too-many-connections", message).retry_after(5));
         }
         let (stop, stopped) = oneshot::channel();
-        own.push(Connection { id, generation, stop: Some(stop) });
+        own.push(RegisteredConnection { id, generation, stop: Some(stop) });
         connections.next += 1;
         connections.count += 1;
         let connections = self.connections.clone();
-        Ok((Ticket { id, client: client.clone(), connections }, stopped))
+        Ok((ConnectionGuard { id, client: client.clone(), connections }, stopped))
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut connections = lock(&self.connections);
         connections.count -= 1;
@@ -182,7 +182,7 @@ impl Drop for Ticket {
     }
 }
 
-fn lock(connections: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
+fn lock(connections: &Mutex<RegistryState>) -> MutexGuard<'_, RegistryState> {
     connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -196,45 +196,45 @@ mod tests {
 
     #[test]
     fn a_newer_session_tells_the_older_ones_of_its_client_and_nobody_else() {
-        let live = Live::new(8);
-        let (older, mut told) = live.session(&client("dev1")).unwrap();
-        let (other, mut untold) = live.session(&client("dev2")).unwrap();
-        let _waiting = live.wait(&client("dev1"), None).unwrap();
-        let (newest, mut newest_told) = live.session(&client("dev1")).unwrap();
-        assert_eq!(live.begin(&other, 1), 0);
+        let registry = ConnectionRegistry::new(8);
+        let (older, mut superseded) = registry.register_session(&client("dev1")).unwrap();
+        let (other, mut untold) = registry.register_session(&client("dev2")).unwrap();
+        let _waiting = registry.register_read(&client("dev1"), None).unwrap();
+        let (newest, mut newest_told) = registry.register_session(&client("dev1")).unwrap();
+        assert_eq!(registry.begin(&other, 1), 0);
 
         // The newest session registers first; the older one after it is superseded.
-        assert_eq!(live.begin(&newest, 2), 0);
-        assert_eq!(live.begin(&older, 1), 1);
+        assert_eq!(registry.begin(&newest, 2), 0);
+        assert_eq!(registry.begin(&older, 1), 1);
 
-        assert_eq!(told.try_recv().unwrap().reason, GoawayReason::Superseded);
+        assert_eq!(superseded.try_recv().unwrap().reason, GoawayReason::Superseded);
         assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
-        assert_eq!(live.supersede(&client("dev1"), 2), 0, "told once");
+        assert_eq!(registry.supersede(&client("dev1"), 2), 0, "told once");
         drop(older);
-        assert_eq!(live.count(), 3);
+        assert_eq!(registry.count(), 3);
     }
 
     #[test]
     fn a_session_that_may_still_get_its_generation_is_not_taken_for_gone() {
-        let live = Live::new(8);
+        let registry = ConnectionRegistry::new(8);
         let dev1 = client("dev1");
-        assert!(live.lacks(&dev1, 1));
-        let (first, _told) = live.session(&dev1).unwrap();
-        assert!(!live.lacks(&dev1, 1), "it is in the middle of its handshake");
-        live.begin(&first, 1);
-        assert!(!live.lacks(&dev1, 1) && live.lacks(&dev1, 2));
+        assert!(registry.has_no_session(&dev1, 1));
+        let (first, _told) = registry.register_session(&dev1).unwrap();
+        assert!(!registry.has_no_session(&dev1, 1), "it is in the middle of its handshake");
+        registry.begin(&first, 1);
+        assert!(!registry.has_no_session(&dev1, 1) && registry.has_no_session(&dev1, 2));
         drop(first);
-        assert!(live.lacks(&dev1, 1));
+        assert!(registry.has_no_session(&dev1, 1));
     }
 
     #[test]
     fn a_waiting_read_is_told_only_when_it_belongs_to_an_older_session() {
-        let live = Live::new(8);
-        let (_plain, mut plain_told) = live.wait(&client("dev1"), None).unwrap();
-        let (_older, mut older_told) = live.wait(&client("dev1"), Some(1)).unwrap();
-        let (_newest, mut newest_told) = live.wait(&client("dev1"), Some(2)).unwrap();
+        let registry = ConnectionRegistry::new(8);
+        let (_plain, mut plain_told) = registry.register_read(&client("dev1"), None).unwrap();
+        let (_older, mut older_told) = registry.register_read(&client("dev1"), Some(1)).unwrap();
+        let (_newest, mut newest_told) = registry.register_read(&client("dev1"), Some(2)).unwrap();
 
-        assert_eq!(live.supersede(&client("dev1"), 2), 1);
+        assert_eq!(registry.supersede(&client("dev1"), 2), 1);
 
         assert_eq!(older_told.try_recv().unwrap().reason, GoawayReason::Superseded);
         assert!(plain_told.try_recv().is_err() && newest_told.try_recv().is_err());
@@ -242,13 +242,13 @@ mod tests {
 
     #[test]
     fn a_client_has_no_more_connections_than_it_may_and_gets_places_back() {
-        let live = Live::new(2);
-        let first = live.wait(&client("dev1"), None).unwrap();
-        let _second = live.session(&client("dev1")).unwrap();
-        let refused = live.wait(&client("dev1"), None).map(|_| ()).unwrap_err();
+        let registry = ConnectionRegistry::new(2);
+        let first = registry.register_read(&client("dev1"), None).unwrap();
+        let _second = registry.register_session(&client("dev1")).unwrap();
+        let refused = registry.register_read(&client("dev1"), None).map(|_| ()).unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.reason), (429, "too-many-connections"));
-        assert!(live.wait(&client("dev2"), None).is_ok());
+        assert!(registry.register_read(&client("dev2"), None).is_ok());
         drop(first);
-        assert!(live.wait(&client("dev1"), None).is_ok());
+        assert!(registry.register_read(&client("dev1"), None).is_ok());
     }
 }

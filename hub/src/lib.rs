@@ -52,18 +52,18 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, limits::BELLS_MAX, state::HubState};
+use crate::{config::HubConfig, limits::BELLS_MAX, state::HubState};
 
 /// Settings that SIGHUP reloads; `tls` only where it is on.
-const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
+const RELOADABLE: [&str; 3] = ["connections", "connections_per_client", "tls"];
 
 /// Runs the hub until shutdown, and finishes work in progress.
 ///
 /// # Errors
 /// A setting cannot be used.
 pub async fn run(
-    config: Config,
-    reloads: Reloads<Config>,
+    config: HubConfig,
+    reloads: Reloads<HubConfig>,
     listeners: Listeners,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
@@ -80,7 +80,7 @@ pub async fn run(
         }
         None => redis.clone(),
     };
-    ack_level::require(&redis, config.ack).await?;
+    ack_level::require_level(&redis, config.ack).await?;
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
     // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
@@ -88,7 +88,7 @@ pub async fn run(
     let hub = HubState::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
     let admin_routes = status_page::with_page(admin_routes, &hub, &auth_redis);
-    attend(&hub, &auth_redis);
+    spawn_tasks(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
     if let Some(admin) = listeners.admin {
@@ -113,7 +113,7 @@ pub async fn run(
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
         warn!("shutdown timed out with unfinished tasks");
     }
-    presence::end(&hub).await;
+    presence::delete_key(&hub).await;
     drop(hub);
     // It ends on its own, unless a task did not finish.
     match tokio::time::timeout(Duration::from_secs(1), commits).await {
@@ -127,18 +127,18 @@ pub async fn run(
 /// Applies the reloadable settings at SIGHUP.
 fn reload(
     hub: &Arc<HubState>,
-    reloads: Reloads<Config>,
+    reloads: Reloads<HubConfig>,
     room: ConnectionLimit,
     certificate: Option<Certificate>,
 ) {
-    let live = if certificate.is_some() { &LIVE[..] } else { &LIVE[..2] };
+    let live = if certificate.is_some() { &RELOADABLE[..] } else { &RELOADABLE[..2] };
     let this = hub.clone();
-    let apply = move |new: &Config| {
+    let apply = move |new: &HubConfig| {
         if let Some(certificate) = &certificate {
             certificate.reload(&new.tls)?;
         }
         room.resize(new.connections);
-        this.live.resize(new.connections_per_client);
+        this.connections.resize(new.connections_per_client);
         Ok(())
     };
     hub.shutdown.spawn("settings", reloads.serve(live, apply, hub.shutdown.clone()));
@@ -146,17 +146,17 @@ fn reload(
 
 /// Starts the background tasks: key notifications from both Redis, presence, trimming, and checks
 /// of Redis.
-fn attend(hub: &Arc<HubState>, auth_redis: &Redis) {
+fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
-    let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
-    shutdown.spawn("session notifications", presence::hear_bells(hub.clone(), rung));
-    shutdown.spawn("presence", presence::keep(hub.clone()));
+    let changes = hub.hints.follow(bells.clone(), BELLS_MAX);
+    shutdown.spawn("session notifications", presence::handle_notifications(hub.clone(), changes));
+    shutdown.spawn("presence", presence::refresh(hub.clone()));
     if hub.config.in_max_len > 0 {
-        shutdown.spawn("trim", trim::keep(hub.clone()));
+        shutdown.spawn("trim", trim::run(hub.clone()));
     }
     let state = hub.clone();
-    shutdown.spawn("repeated log messages", async move { state.sum_up().await });
+    shutdown.spawn("repeated log messages", async move { state.log_repeats().await });
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {

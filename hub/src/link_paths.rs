@@ -22,8 +22,8 @@ use tracing::{field, info, warn};
 
 /// Link state of all clients.
 #[derive(Debug, Default)]
-pub struct Paths {
-    weak: Mutex<HashMap<ClientId, Remembered>>,
+pub struct LinkPaths {
+    weak: Mutex<HashMap<ClientId, RecentLink>>,
     /// Logged at most once a minute per client: an entry can seem stuck as often as the client
     /// asks.
     stuck: SharedLogLimiter<ClientId>,
@@ -31,21 +31,21 @@ pub struct Paths {
 }
 
 #[derive(Debug)]
-struct Remembered {
+struct RecentLink {
     path: LinkPath,
     used_at: Instant,
 }
 
 /// Number of clients with a weak link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Weak {
+pub struct WeakLinkCounts {
     /// Clients that get smaller batches.
     pub limited: usize,
     /// Clients whose link fails with a single entry.
     pub stuck: usize,
 }
 
-impl Paths {
+impl LinkPaths {
     /// Returns the link state of a client whose session or request starts at this position.
     pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
@@ -70,11 +70,11 @@ impl Paths {
     }
 
     /// Returns the number of weak links.
-    pub fn weak(&self) -> Weak {
+    pub fn weak(&self) -> WeakLinkCounts {
         let paths = self.lock();
         let count =
             |is: fn(&LinkPath) -> bool| paths.values().filter(|kept| is(&kept.path)).count();
-        Weak {
+        WeakLinkCounts {
             limited: count(|path| path.limit().is_some()),
             stuck: count(|path| path.stuck().is_some()),
         }
@@ -94,30 +94,30 @@ impl Paths {
             paths.remove(client);
         } else {
             make_room(&mut paths, client);
-            paths.insert(client.clone(), Remembered { path, used_at: now });
+            paths.insert(client.clone(), RecentLink { path, used_at: now });
         }
         drop(paths);
-        self.say(client, before, path.stuck());
+        self.log_change(client, before, path.stuck());
         path
     }
 
     /// Logs the counts of repeated events once a minute, until shutdown.
-    pub async fn sum_up(&self, shutdown: &Shutdown) {
-        let say_stuck = |client: Option<&ClientId>, count| {
+    pub async fn log_repeats(&self, shutdown: &Shutdown) {
+        let log_stuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
             warn!(client, count, "more entries do not get through their links");
         };
-        let say_unstuck = |client: Option<&ClientId>, count| {
+        let log_unstuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
             info!(client, count, "more links carry their entries again");
         };
         tokio::join!(
-            sum_up(&self.stuck, shutdown, say_stuck),
-            sum_up(&self.unstuck, shutdown, say_unstuck),
+            sum_up(&self.stuck, shutdown, log_stuck),
+            sum_up(&self.unstuck, shutdown, log_unstuck),
         );
     }
 
-    fn say(&self, client: &ClientId, before: Option<StuckEntry>, after: Option<StuckEntry>) {
+    fn log_change(&self, client: &ClientId, before: Option<StuckEntry>, after: Option<StuckEntry>) {
         match (before, after) {
             (None, Some(StuckEntry { seq, bytes, sessions })) => {
                 if self.stuck.handle(client.clone()) {
@@ -133,13 +133,13 @@ impl Paths {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Remembered>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, RecentLink>> {
         self.weak.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Evicts the least recently used client.
-fn make_room(paths: &mut HashMap<ClientId, Remembered>, client: &ClientId) {
+fn make_room(paths: &mut HashMap<ClientId, RecentLink>, client: &ClientId) {
     if paths.len() < PATHS_MAX || paths.contains_key(client) {
         return;
     }
@@ -166,23 +166,23 @@ mod tests {
 
     #[test]
     fn only_clients_with_a_weak_path_are_remembered() {
-        let (paths, now) = (Paths::default(), Instant::now());
+        let (paths, now) = (LinkPaths::default(), Instant::now());
         let client: ClientId = "dev1".parse().unwrap();
         let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
         assert!(paths.begin(&client, at(0), now).is_plain());
         paths.end(&client, &trip(0), SessionEnding::Broken, now);
-        assert_eq!(paths.weak(), Weak::default(), "it may have arrived");
+        assert_eq!(paths.weak(), WeakLinkCounts::default(), "it may have arrived");
         assert!(paths.begin(&client, at(8), now).is_plain());
         assert!(paths.lock().is_empty());
         paths.end(&client, &trip(8), SessionEnding::Broken, now);
         let limit = Some(PathLimit { entries: 2, bytes: 2000 });
         assert_eq!(paths.begin(&client, at(8), now).limit(), limit);
-        assert_eq!(paths.weak(), Weak { limited: 1, stuck: 0 });
+        assert_eq!(paths.weak(), WeakLinkCounts { limited: 1, stuck: 0 });
     }
 
     #[test]
     fn where_there_are_too_many_the_one_that_was_away_for_longest_is_forgotten() {
-        let (paths, begin) = (Paths::default(), Instant::now());
+        let (paths, begin) = (LinkPaths::default(), Instant::now());
         let client = |n: usize| format!("dev{n}").parse::<ClientId>().unwrap();
         for n in 0..=PATHS_MAX {
             let now = begin + Duration::from_secs(n as u64);

@@ -24,41 +24,44 @@ use spoke_protocol::{backoff::return_wait, client_id::ClientId};
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 
-use self::shares::Ledger;
+use self::shares::ClientShares;
 
 /// Budget of a hub process. Cheap to clone.
 #[derive(Clone)]
-pub struct Budget(Arc<Shared>);
+pub struct MemoryBudget(Arc<BudgetInner>);
 
-struct Shared {
-    state: Mutex<State>,
+struct BudgetInner {
+    state: Mutex<BudgetState>,
     waited: Counter,
     refused: Counter,
 }
 
-struct State {
-    ledger: Ledger,
-    queue: VecDeque<Waiter>,
+struct BudgetState {
+    shares: ClientShares,
+    queue: VecDeque<BudgetWaiter>,
 }
 
-struct Waiter {
+struct BudgetWaiter {
     client: ClientId,
     bytes: usize,
-    granted: oneshot::Sender<Charge>,
+    granted: oneshot::Sender<MemoryCharge>,
 }
 
 /// Bytes held by a client; released on drop.
-pub struct Charge {
-    budget: Budget,
+pub struct MemoryCharge {
+    budget: MemoryBudget,
     client: ClientId,
     bytes: usize,
 }
 
-impl Budget {
+impl MemoryBudget {
     /// Creates a budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::new(State { ledger: Ledger::new(bytes), queue: VecDeque::new() }),
+        Self(Arc::new(BudgetInner {
+            state: Mutex::new(BudgetState {
+                shares: ClientShares::new(bytes),
+                queue: VecDeque::new(),
+            }),
             waited: Counter::default(),
             refused: Counter::default(),
         }))
@@ -73,11 +76,11 @@ impl Budget {
         client: &ClientId,
         bytes: usize,
         patience: Duration,
-    ) -> Result<Charge, ApiError> {
+    ) -> Result<MemoryCharge, ApiError> {
         let waiting = match self.ask(client, bytes) {
-            Asked::Taken(charge) => return Ok(charge),
-            Asked::Waits(waiting) => waiting,
-            Asked::TooMany => return Err(self.refuse()),
+            ChargeRequest::Taken(charge) => return Ok(charge),
+            ChargeRequest::Waits(waiting) => waiting,
+            ChargeRequest::TooMany => return Err(self.refuse()),
         };
         self.0.waited.add(1);
         match tokio::time::timeout(patience, waiting).await {
@@ -88,8 +91,8 @@ impl Budget {
 
     /// Takes the bytes immediately, even above the budget, for data already in memory. Others wait
     /// longer.
-    pub fn take_now(&self, client: &ClientId, bytes: usize) -> Charge {
-        self.lock().ledger.take(client, bytes);
+    pub fn take_now(&self, client: &ClientId, bytes: usize) -> MemoryCharge {
+        self.lock().shares.take(client, bytes);
         self.charge(client, bytes)
     }
 
@@ -97,7 +100,7 @@ impl Budget {
     pub fn write(&self, page: &mut MetricsPage) {
         let (used, total) = {
             let state = self.lock();
-            (state.ledger.used(), state.ledger.total())
+            (state.shares.used(), state.shares.total())
         };
         page.gauge("spoke_hub_budget_bytes", "Bytes in use of the memory budget.", &used);
         page.gauge("spoke_hub_budget_bytes_max", "The memory budget in bytes.", &total);
@@ -107,38 +110,38 @@ impl Budget {
         page.counter("spoke_hub_budget_refusals_total", help, &self.0.refused);
     }
 
-    fn ask(&self, client: &ClientId, bytes: usize) -> Asked {
+    fn ask(&self, client: &ClientId, bytes: usize) -> ChargeRequest {
         let mut state = self.lock();
-        let bytes = state.ledger.clamp(bytes);
-        if state.ledger.admits(client, bytes) {
-            state.ledger.take(client, bytes);
+        let bytes = state.shares.clamp(bytes);
+        if state.shares.admits(client, bytes) {
+            state.shares.take(client, bytes);
             drop(state);
-            return Asked::Taken(self.charge(client, bytes));
+            return ChargeRequest::Taken(self.charge(client, bytes));
         }
         if state.queue.len() >= BUDGET_WAITERS_MAX {
             state.queue.retain(|waiter| !waiter.granted.is_closed());
         }
         if state.queue.len() >= BUDGET_WAITERS_MAX {
-            return Asked::TooMany;
+            return ChargeRequest::TooMany;
         }
         let (granted, waiting) = oneshot::channel();
-        state.queue.push_back(Waiter { client: client.clone(), bytes, granted });
-        Asked::Waits(waiting)
+        state.queue.push_back(BudgetWaiter { client: client.clone(), bytes, granted });
+        ChargeRequest::Waits(waiting)
     }
 
     fn give_back(&self, client: &ClientId, bytes: usize) {
         let mut state = self.lock();
-        state.ledger.give_back(client, bytes);
+        state.shares.give_back(client, bytes);
         // A waiter that timed out drops its grant, which releases the bytes.
         let granted = state.grant();
         drop(state);
-        for Waiter { client, bytes, granted } in granted {
+        for BudgetWaiter { client, bytes, granted } in granted {
             let _ = granted.send(self.charge(&client, bytes));
         }
     }
 
-    fn charge(&self, client: &ClientId, bytes: usize) -> Charge {
-        Charge { budget: self.clone(), client: client.clone(), bytes }
+    fn charge(&self, client: &ClientId, bytes: usize) -> MemoryCharge {
+        MemoryCharge { budget: self.clone(), client: client.clone(), bytes }
     }
 
     fn refuse(&self) -> ApiError {
@@ -148,20 +151,20 @@ impl Budget {
             .retry_after(return_wait(0, rand::random()).as_secs())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-enum Asked {
-    Taken(Charge),
-    Waits(oneshot::Receiver<Charge>),
+enum ChargeRequest {
+    Taken(MemoryCharge),
+    Waits(oneshot::Receiver<MemoryCharge>),
     TooMany,
 }
 
-impl State {
+impl BudgetState {
     /// Takes bytes for the oldest waiters that may have them now.
-    fn grant(&mut self) -> Vec<Waiter> {
+    fn grant(&mut self) -> Vec<BudgetWaiter> {
         let mut granted = Vec::new();
         let mut left = VecDeque::with_capacity(self.queue.len().min(BUDGET_SCAN_MAX));
         for _ in 0..BUDGET_SCAN_MAX {
@@ -169,8 +172,8 @@ impl State {
             if waiter.granted.is_closed() {
                 continue;
             }
-            if self.ledger.admits(&waiter.client, waiter.bytes) {
-                self.ledger.take(&waiter.client, waiter.bytes);
+            if self.shares.admits(&waiter.client, waiter.bytes) {
+                self.shares.take(&waiter.client, waiter.bytes);
                 granted.push(waiter);
             } else {
                 left.push_back(waiter);
@@ -182,7 +185,7 @@ impl State {
     }
 }
 
-impl Charge {
+impl MemoryCharge {
     /// Returns the number of bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -218,7 +221,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.budget.give_back(&self.client, self.bytes);

@@ -20,7 +20,7 @@ pub const CLOSED: &str = "closed";
 
 /// Counters of one hub process.
 #[expect(missing_docs, reason = "the metrics page names each with its help")]
-pub struct Metrics {
+pub struct HubMetrics {
     pub traffic: SessionMetrics,
     pub sessions: CounterVec,
     pub ended: CounterVec,
@@ -34,7 +34,7 @@ pub struct Metrics {
     started_ms: u64,
 }
 
-impl Default for Metrics {
+impl Default for HubMetrics {
     fn default() -> Self {
         let transports = [Transport::WebSocket, Transport::Http];
         Self {

@@ -17,17 +17,17 @@ use tracing::debug;
 use crate::state::HubState;
 
 /// Time limit of the last write at a clean stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refreshes this hub's key until shutdown. The key stays until [`end`], for the sessions that are
+/// Refreshes this hub's key until shutdown. The key stays until [`delete_key`], for the sessions that are
 /// closing.
-pub async fn keep(hub: Arc<HubState>) {
+pub async fn refresh(hub: Arc<HubState>) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
         let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
-        let wait = match hub.checked(kept) {
+        let wait = match hub.store_result(kept) {
             Ok(()) => {
-                note_ends(&hub).await;
+                record_deferred_ends(&hub).await;
                 HUB_REFRESH
             }
             Err(_) => HUB_REFRESH_RETRY,
@@ -40,37 +40,37 @@ pub async fn keep(hub: Arc<HubState>) {
 }
 
 /// Deletes this hub's key: none of its sessions counts as connected any more.
-pub async fn end(hub: &HubState) {
+pub async fn delete_key(hub: &HubState) {
     let ending = async {
-        note_ends(hub).await;
+        record_deferred_ends(hub).await;
         presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
     };
-    if !matches!(tokio::time::timeout(FAREWELL, ending).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(DELETE_TIMEOUT, ending).await, Ok(Ok(()))) {
         debug!("failed to delete the key of this hub; it expires on its own");
     }
 }
 
 /// Retries the ends that Redis did not accept. A newer session is not affected.
-async fn note_ends(hub: &HubState) {
-    for (client, generation) in hub.live.take_unnoted() {
-        note_end(hub, &client, generation).await;
+async fn record_deferred_ends(hub: &HubState) {
+    for (client, generation) in hub.connections.take_deferred_ends() {
+        record_end(hub, &client, generation).await;
     }
 }
 
 /// Records the end of a session, now or when Redis accepts writes again.
-pub async fn note_end(hub: &HubState, client: &ClientId, generation: u64) {
+pub async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(
             error = error_chain(&error),
             "failed to record the end of a session; retrying later"
         );
-        hub.live.keep_unnoted(client, generation);
+        hub.connections.defer_end(client, generation);
     }
 }
 
 /// Checks the sessions of notified clients until shutdown. Any hub may notify.
-pub async fn hear_bells(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChange>) {
+pub async fn handle_notifications(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChange>) {
     // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
@@ -82,13 +82,13 @@ pub async fn hear_bells(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChang
                     due.extend(name.and_then(|name| name.parse().ok()));
                 }
                 // Any notification may have been missed.
-                Some(KeyChange::Any) => due.extend(hub.live.clients()),
+                Some(KeyChange::Any) => due.extend(hub.connections.clients()),
                 None => return,
             },
             () = tokio::time::sleep(HUB_REFRESH_RETRY), if !due.is_empty() => {}
         }
         while let Some(client) = due.first() {
-            if let Err(error) = look_again(&hub, client).await {
+            if let Err(error) = check_newest(&hub, client).await {
                 debug!(
                     error = error_chain(&error),
                     "failed to query the newest session of a client; retrying"
@@ -100,12 +100,14 @@ pub async fn hear_bells(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChang
     }
 }
 
-async fn look_again(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
+async fn check_newest(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
     let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
-    hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
+    hub.metrics.superseded.add(hub.connections.supersede(client, newest.generation));
     // For example after Redis was restored to a state in which the session was here.
-    if newest.hub.as_ref() == Some(&hub.name) && hub.live.lacks(client, newest.generation) {
-        note_end(hub, client, newest.generation).await;
+    if newest.hub.as_ref() == Some(&hub.name)
+        && hub.connections.has_no_session(client, newest.generation)
+    {
+        record_end(hub, client, newest.generation).await;
     }
     Ok(())
 }

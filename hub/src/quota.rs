@@ -8,7 +8,7 @@
 //! admitted bytes count twice. Rejected: a limit that always applies, since a device that returns
 //! from a long outage may use spare capacity.
 
-mod pace;
+mod rate;
 
 use std::{
     sync::{
@@ -29,31 +29,31 @@ use spoke_service::api_error::ApiError;
 use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
 use tracing::{debug, info, warn};
 
-pub use self::pace::{Load, Reserve};
-use self::pace::{Paces, Verdict};
+pub use self::rate::{BatchLoad, MemoryReserve};
+use self::rate::{ClientRates, RateDecision};
 
 /// Longest sleep before the rate is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Rate limit of all clients.
-pub struct Quota {
+pub struct RedisQuota {
     redis: Redis,
-    paces: Mutex<Paces>,
+    rates: Mutex<ClientRates>,
     /// Start of the shortage and the throttled batches before it, while only the reserve is left.
     short: Mutex<Option<(Instant, u64)>>,
-    is_looking: AtomicBool,
+    is_querying: AtomicBool,
     held_back: Counter,
     refused: Counter,
 }
 
-impl Quota {
+impl RedisQuota {
     /// Creates the limit for this Redis.
-    pub fn new(redis: Redis, reserve: Reserve) -> Self {
+    pub fn new(redis: Redis, reserve: MemoryReserve) -> Self {
         Self {
             redis,
-            paces: Mutex::new(Paces::new(reserve, Instant::now())),
+            rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
             short: Mutex::default(),
-            is_looking: AtomicBool::new(false),
+            is_querying: AtomicBool::new(false),
             held_back: Counter::default(),
             refused: Counter::default(),
         }
@@ -63,7 +63,7 @@ impl Quota {
     ///
     /// # Errors
     /// 429 `too-fast` if the wait is longer than [`RESERVE_PATIENCE`].
-    pub async fn admit(&self, client: &ClientId, load: Load) -> Result<(), ApiError> {
+    pub async fn admit(&self, client: &ClientId, load: BatchLoad) -> Result<(), ApiError> {
         let until = Instant::now() + RESERVE_PATIENCE;
         loop {
             let Some(wait) = self.ask(client, load).await else { return Ok(()) };
@@ -81,7 +81,7 @@ impl Quota {
     }
 
     /// Waits until the client may add this batch. Cancel safe.
-    pub async fn admitted(&self, client: &ClientId, load: Load) {
+    pub async fn wait_until_admitted(&self, client: &ClientId, load: BatchLoad) {
         while let Some(wait) = self.ask(client, load).await {
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
         }
@@ -99,23 +99,23 @@ impl Quota {
     }
 
     /// Returns the wait, or `None` if the batch is admitted and counted.
-    async fn ask(&self, client: &ClientId, load: Load) -> Option<Duration> {
+    async fn ask(&self, client: &ClientId, load: BatchLoad) -> Option<Duration> {
         let is_due = self.lock().is_look_due(load, Instant::now());
-        if is_due && !self.is_looking.swap(true, Ordering::AcqRel) {
-            let looking = Looking(&self.is_looking);
+        if is_due && !self.is_querying.swap(true, Ordering::AcqRel) {
+            let guard = UsageQueryGuard(&self.is_querying);
             let looked = MemoryUsage::look(&self.redis).await;
             self.handle_look(looked, Instant::now());
-            drop(looking);
+            drop(guard);
         }
         let verdict = self.lock().handle_load(client, load, Instant::now());
         match verdict {
-            Verdict::Go { was_held_for: None } => None,
-            Verdict::Go { was_held_for: Some(held_for) } => {
+            RateDecision::Go { was_held_for: None } => None,
+            RateDecision::Go { was_held_for: Some(held_for) } => {
                 let limited_for_seconds = held_for.as_secs_f64();
                 info!(%client, limited_for_seconds, "client no longer throttled");
                 None
             }
-            Verdict::Wait { wait, is_first } => {
+            RateDecision::Wait { wait, is_first } => {
                 self.held_back.add(1);
                 if is_first {
                     info!(%client, "client throttled; redis is nearly full");
@@ -154,15 +154,15 @@ impl Quota {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Paces> {
-        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ClientRates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Running memory query; the next one may start when this is dropped.
-struct Looking<'a>(&'a AtomicBool);
+struct UsageQueryGuard<'a>(&'a AtomicBool);
 
-impl Drop for Looking<'_> {
+impl Drop for UsageQueryGuard<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

@@ -25,7 +25,7 @@ use crate::{
 
 /// State of both streams that a device reports in its handshake.
 #[derive(Debug, Clone, Copy)]
-pub struct Told {
+pub struct ReportedState {
     /// Its out stream.
     pub origin: OriginState,
     /// Cursor of its in stream.
@@ -39,22 +39,22 @@ pub struct Told {
 ///
 /// # Errors
 /// [`StoreError`] if Redis fails.
-pub async fn stand(
+pub async fn resume_streams(
     hub: &HubState,
     caller: &Caller,
     (generation, partner): (u64, PartnerId),
-    told: &Told,
+    reported: &ReportedState,
 ) -> Result<(SenderStart, Cursor), StoreError> {
     let (origin, copy) = (hub.origin(&caller.client), caller.copy(hub, Some(generation)));
-    let with = StartWith { met: PartnerMatch::at_hub(told.partner, partner), partner: None };
-    let is_known = told.partner == partner && !told.origin.acked.is_zero();
+    let with = StartWith { met: PartnerMatch::at_hub(reported.partner, partner), partner: None };
+    let is_known = reported.partner == partner && !reported.origin.acked.is_zero();
     let cursor = async {
         match is_known {
             true => copy.found_cursor().await,
             false => copy.cursor().await,
         }
     };
-    tokio::try_join!(origin.begin(&told.cursor, &with, unix_ms()), cursor)
+    tokio::try_join!(origin.begin(&reported.cursor, &with, unix_ms()), cursor)
 }
 
 /// Starts a session and fences all older ones of the client. Returns its generation and the hub's
@@ -63,7 +63,7 @@ pub async fn stand(
 /// # Errors
 /// 409 for a duplicate identity, or for a cursor or epoch that the hub cannot have given; 503 if
 /// Redis fails.
-pub async fn begin(
+pub async fn open(
     hub: &HubState,
     client: &ClientId,
     arrival: &SessionOpen<'_>,
@@ -71,7 +71,7 @@ pub async fn begin(
 ) -> Result<(u64, PartnerId), ApiError> {
     check_cursor(hub, client, cursor).await?;
     let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
-    match hub.checked(arrived)? {
+    match hub.store_result(arrived)? {
         SessionOpened::Begun(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok((generation, partner))
@@ -95,7 +95,7 @@ async fn check_cursor(hub: &HubState, client: &ClientId, cursor: Seq) -> Result<
     if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
     }
-    let standing = hub.checked(hub.origin(client).standing_or_remembered().await)?;
+    let standing = hub.store_result(hub.origin(client).standing_or_remembered().await)?;
     if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 

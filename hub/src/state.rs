@@ -20,13 +20,13 @@ use spoke_store::{
 use tracing::{info, warn};
 
 use crate::{
-    client_limits::{Places, Shares},
-    config::Config,
-    connections::Live,
-    link_paths::Paths,
-    memory_budget::Budget,
-    metrics::{self, Metrics, page::HubMetricsSources},
-    quota::Quota,
+    client_limits::{ClientLimits, LargeWriteSlots},
+    config::HubConfig,
+    connections::ConnectionRegistry,
+    link_paths::LinkPaths,
+    memory_budget::MemoryBudget,
+    metrics::{self, HubMetrics, page::HubMetricsSources},
+    quota::RedisQuota,
 };
 
 /// Fault that affects many sessions at once, for log limiting.
@@ -41,7 +41,7 @@ pub enum SessionFault {
 /// State of one hub process. Shared as `Arc<HubState>`.
 pub struct HubState {
     /// Settings.
-    pub config: Config,
+    pub config: HubConfig,
     /// Redis that holds the streams.
     pub redis: Redis,
     /// Writer of acknowledged batches.
@@ -53,21 +53,21 @@ pub struct HubState {
     /// Subscriptions to key changes.
     pub hints: Hints,
     /// Open connections of this process.
-    pub live: Live,
+    pub connections: ConnectionRegistry,
     /// Request and session limits per client.
-    pub shares: Shares,
+    pub client_limits: ClientLimits,
     /// Copy search and loss quotas per client.
-    pub guards: ClientQuotas,
+    pub copy_quotas: ClientQuotas,
     /// Slots for large writes to Redis.
-    pub places: Places,
+    pub write_slots: LargeWriteSlots,
     /// Memory budget of requests, frames and answers.
-    pub budget: Budget,
+    pub budget: MemoryBudget,
     /// Rate limit per client while Redis is nearly full.
-    pub quota: Quota,
+    pub quota: RedisQuota,
     /// What the link to each client can carry at a time.
-    pub paths: Paths,
+    pub link_paths: LinkPaths,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: HubMetrics,
     /// Shutdown signal and task tracker.
     pub shutdown: Shutdown,
     /// Redis errors that are not outages, by error text.
@@ -75,7 +75,7 @@ pub struct HubState {
     /// Sessions refused, and sessions that ended silently or stalled, by reason.
     pub session_faults: SharedLogLimiter<SessionFault>,
     /// Losses reported in requests, by cause: the first is logged, the rest are counted.
-    told_losses: SharedLogLimiter<&'static str>,
+    logged_losses: SharedLogLimiter<&'static str>,
     /// Random name of this process, unique among the hubs on one Redis.
     pub name: String,
 }
@@ -83,29 +83,29 @@ pub struct HubState {
 impl HubState {
     /// Creates the state of a hub without connections.
     pub fn new(
-        config: Config,
+        config: HubConfig,
         (redis, writer): (Redis, CommitWriter),
         auth_redis: Redis,
         shutdown: Shutdown,
     ) -> Arc<Self> {
         let keys = HubKeys::new(&config.key_prefix);
         let sessions = SessionTokens::new(auth_redis, &config.auth_key_prefix);
-        let live = Live::new(config.connections_per_client);
+        let connections = ConnectionRegistry::new(config.connections_per_client);
         Arc::new(Self {
             keys,
             sessions,
             hints: Hints::new(),
-            live,
-            guards: ClientQuotas::default(),
-            shares: Shares::default(),
-            places: Places::at(config.ack),
-            budget: Budget::new(config.budget_mib * 1024 * 1024),
-            quota: Quota::new(redis.clone(), config.reserve()),
-            paths: Paths::default(),
-            metrics: Metrics::default(),
+            connections,
+            copy_quotas: ClientQuotas::default(),
+            client_limits: ClientLimits::default(),
+            write_slots: LargeWriteSlots::at(config.ack),
+            budget: MemoryBudget::new(config.budget_mib * 1024 * 1024),
+            quota: RedisQuota::new(redis.clone(), config.reserve()),
+            link_paths: LinkPaths::default(),
+            metrics: HubMetrics::default(),
             store_faults: SharedLogLimiter::default(),
             session_faults: SharedLogLimiter::default(),
-            told_losses: SharedLogLimiter::default(),
+            logged_losses: SharedLogLimiter::default(),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
@@ -125,8 +125,8 @@ impl HubState {
             metrics: &self.metrics,
             budget: &self.budget,
             quota: &self.quota,
-            link_paths: &self.paths,
-            connections: self.live.count(),
+            link_paths: &self.link_paths,
+            connections: self.connections.count(),
             config: &self.config,
             redis: &self.redis,
             auth_redis: self.config.auth_redis.is_some().then_some(auth_redis),
@@ -144,7 +144,7 @@ impl HubState {
     ///
     /// # Errors
     /// 503 `unavailable` or `unusable-stream`, see [`Self::unavailable`].
-    pub fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
+    pub fn store_result<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         result.map_err(|error| self.unavailable(&error))
     }
 
@@ -152,10 +152,10 @@ impl HubState {
     /// tells the caller to retry later, or that this stream is unusable.
     pub fn unavailable(&self, error: &StoreError) -> ApiError {
         self.metrics.store_errors.add(1);
-        let told = error_chain(error);
+        let text = error_chain(error);
         // `spoke_store::health` logs outages and their end.
-        if !error.is_outage() && self.store_faults.handle(told.clone()) {
-            warn!(error = told, "redis request failed");
+        if !error.is_outage() && self.store_faults.handle(text.clone()) {
+            warn!(error = text, "redis request failed");
         }
         if error.is_of_stream() {
             let message =
@@ -179,37 +179,37 @@ impl HubState {
 
     /// Returns how long a client has to wait before it reconnects.
     pub fn return_wait(&self) -> Duration {
-        return_wait(self.live.count(), rand::random())
+        return_wait(self.connections.count(), rand::random())
     }
 
     /// Logs a loss that a request reported or caused, unless one with the same cause was logged
     /// recently.
-    pub fn say_loss(&self, loss: &Loss) {
-        if self.told_losses.handle(loss.cause.word()) {
+    pub fn log_loss(&self, loss: &Loss) {
+        if self.logged_losses.handle(loss.cause.word()) {
             driver::say_loss(loss);
         }
     }
 
     /// Logs the counts of repeated faults once a minute, until shutdown.
-    pub async fn sum_up(&self) {
-        let say = |fault: Option<&SessionFault>, count| match fault {
+    pub async fn log_repeats(&self) {
+        let log_sessions = |fault: Option<&SessionFault>, count| match fault {
             Some(SessionFault::Refused(reason)) => info!(reason, count, "more sessions refused"),
             Some(SessionFault::Ended(reason)) => {
                 warn!(reason, count, "more sessions ended for the same reason")
             }
             None => {}
         };
-        let say_losses = |reason: Option<&&str>, count| {
+        let log_losses = |reason: Option<&&str>, count| {
             warn!(reason, count, "more entries lost; see the loss ledger");
         };
-        let say_faults = |error: Option<&String>, count| {
+        let log_faults = |error: Option<&String>, count| {
             warn!(error, count, "more redis requests failed");
         };
         tokio::join!(
-            sum_up(&self.store_faults, &self.shutdown, say_faults),
-            sum_up(&self.session_faults, &self.shutdown, say),
-            sum_up(&self.told_losses, &self.shutdown, say_losses),
-            self.paths.sum_up(&self.shutdown),
+            sum_up(&self.store_faults, &self.shutdown, log_faults),
+            sum_up(&self.session_faults, &self.shutdown, log_sessions),
+            sum_up(&self.logged_losses, &self.shutdown, log_losses),
+            self.link_paths.log_repeats(&self.shutdown),
         );
     }
 
@@ -217,18 +217,18 @@ impl HubState {
     ///
     /// # Errors
     /// 503 `restart` after shutdown began.
-    pub fn check_stays(&self) -> Result<(), ApiError> {
+    pub fn check_running(&self) -> Result<(), ApiError> {
         if !self.shutdown.is_begun() {
             return Ok(());
         }
-        let Goaway { reason, message, wait_ms } = self.restart();
+        let Goaway { reason, message, wait_ms } = self.restart_goaway();
         Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason.word(), message)
             .retry_after(wait_ms / 1000))
     }
 
     /// Returns the GOAWAY of a shutdown. The random wait spreads the reconnects and gives a
     /// replacement process time to listen.
-    pub fn restart(&self) -> Goaway {
+    pub fn restart_goaway(&self) -> Goaway {
         let wait = self.return_wait();
         Goaway {
             reason: GoawayReason::Restart,

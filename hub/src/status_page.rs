@@ -44,8 +44,8 @@ use spoke_service::{api_error::ApiError, server::ConnectionHandle};
 use spoke_store::Redis;
 
 use self::{
-    poller::{Gatherer, Snapshot, Viewer},
-    query::{Ask, View},
+    poller::{FleetPoller, FleetSnapshot, Viewer},
+    query::{ClientQuery, QueryParams},
 };
 use crate::{
     config::PageMode,
@@ -55,10 +55,10 @@ use crate::{
 
 /// State shared by the routes of the page.
 #[derive(Clone)]
-struct Page {
+struct StatusPage {
     hub: Arc<HubState>,
     auth_redis: Redis,
-    gatherer: Gatherer,
+    poller: FleetPoller,
 }
 
 /// Content Security Policy: only the page's own files may run, style it or be requested.
@@ -70,9 +70,9 @@ pub fn with_page(routes: Router, hub: &Arc<HubState>, auth_redis: &Redis) -> Rou
     if hub.config.page == PageMode::Off {
         return routes;
     }
-    let gatherer = Gatherer::new();
-    hub.shutdown.spawn("status page", gatherer.clone().run(hub.clone()));
-    let page = Page { hub: hub.clone(), auth_redis: auth_redis.clone(), gatherer };
+    let poller = FleetPoller::new();
+    hub.shutdown.spawn("status page", poller.clone().run(hub.clone()));
+    let page = StatusPage { hub: hub.clone(), auth_redis: auth_redis.clone(), poller };
     let own = Router::new()
         .route("/", get(show_fleet))
         .route("/live", get(follow_fleet))
@@ -91,7 +91,7 @@ pub fn with_page(routes: Router, hub: &Arc<HubState>, auth_redis: &Redis) -> Rou
     routes.merge(own)
 }
 
-fn asset(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<Page> {
+fn asset(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<StatusPage> {
     get(async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text))
 }
 
@@ -114,40 +114,41 @@ async fn guard(request: Request, next: Next) -> Response {
     response
 }
 
-async fn show_fleet(State(page): State<Page>, Query(ask): Query<Ask>) -> Markup {
-    let view = View::new(ask);
-    let snapshot = page.gatherer.visit().snapshot().await;
+async fn show_fleet(State(page): State<StatusPage>, Query(ask): Query<QueryParams>) -> Markup {
+    let view = ClientQuery::new(ask);
+    let snapshot = page.poller.view_once().snapshot().await;
     overview::document(&page.hub, &view, &snapshot)
 }
 
 async fn follow_fleet(
-    State(page): State<Page>,
+    State(page): State<StatusPage>,
     Extension(place): Extension<ConnectionHandle>,
-    Query(ask): Query<Ask>,
+    Query(ask): Query<QueryParams>,
 ) -> Result<Response, ApiError> {
-    let view = View::new(ask);
-    let viewer = page.gatherer.follow(None).ok_or_else(crowded)?;
-    let render = move |snapshot: &Snapshot| Some(overview::live(&view, snapshot));
+    let view = ClientQuery::new(ask);
+    let viewer = page.poller.follow(None).ok_or_else(too_many_viewers)?;
+    let render = move |snapshot: &FleetSnapshot| Some(overview::live(&view, snapshot));
     Ok(events(&page.hub, viewer, place, render))
 }
 
 async fn show_client(
-    State(page): State<Page>,
+    State(page): State<StatusPage>,
     Path(client): Path<String>,
 ) -> Result<Markup, ApiError> {
-    let client = known(&client)?;
-    let detail = page.gatherer.detail(&page.hub, &client).await?.ok_or_else(|| absent(&client))?;
+    let client = parse_client(&client)?;
+    let detail =
+        page.poller.detail(&page.hub, &client).await?.ok_or_else(|| unknown_client(&client))?;
     Ok(client::document(&page.hub, &detail, unix_ms()))
 }
 
 async fn follow_client(
-    State(page): State<Page>,
+    State(page): State<StatusPage>,
     Extension(place): Extension<ConnectionHandle>,
     Path(client): Path<String>,
 ) -> Result<Response, ApiError> {
-    let client = known(&client)?;
-    let viewer = page.gatherer.follow(Some(&client)).ok_or_else(crowded)?;
-    let render = move |snapshot: &Snapshot| {
+    let client = parse_client(&client)?;
+    let viewer = page.poller.follow(Some(&client)).ok_or_else(too_many_viewers)?;
+    let render = move |snapshot: &FleetSnapshot| {
         snapshot.details.get(&client).map(|detail| client::live(detail, snapshot))
     };
     Ok(events(&page.hub, viewer, place, render))
@@ -158,7 +159,7 @@ fn events(
     hub: &HubState,
     viewer: Viewer,
     place: ConnectionHandle,
-    render: impl Fn(&Snapshot) -> Option<Markup> + Send + 'static,
+    render: impl Fn(&FleetSnapshot) -> Option<Markup> + Send + 'static,
 ) -> Response {
     // A viewer counts as authenticated, so that its connection is not evicted.
     let held = (viewer, place.vouch(), render, String::new());
@@ -176,17 +177,17 @@ fn events(
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-fn known(name: &str) -> Result<ClientId, ApiError> {
+fn parse_client(name: &str) -> Result<ClientId, ApiError> {
     name.parse()
         .map_err(|_| ApiError::new(StatusCode::NOT_FOUND, "not-found", "invalid client name"))
 }
 
-fn absent(client: &ClientId) -> ApiError {
+fn unknown_client(client: &ClientId) -> ApiError {
     let message = format!("unknown client {client}");
     ApiError::new(StatusCode::NOT_FOUND, "not-found", message)
 }
 
-fn crowded() -> ApiError {
+fn too_many_viewers() -> ApiError {
     let message = format!("{VIEWERS_MAX} viewers have this page open, the maximum; close some");
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-viewers", message).retry_after(15)
 }

@@ -9,9 +9,9 @@ use spoke_store::session_tokens::{client_key, digest, session_key};
 use crate::{authenticate::Caller, state::HubState};
 
 /// Redis key of the auth session that authorises a connection. A refreshed token replaces it.
-pub(crate) struct SessionKey(Mutex<String>);
+pub(crate) struct TokenKey(Mutex<String>);
 
-impl SessionKey {
+impl TokenKey {
     pub(crate) fn of(hub: &HubState, caller: &Caller) -> Self {
         let digest = digest(caller.token.expose_secret());
         Self(Mutex::new(session_key(&hub.config.auth_key_prefix, &digest)))
@@ -30,7 +30,7 @@ impl SessionKey {
 /// session's or the client's key. A refreshed token passes its connections on to the new one: auth
 /// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
 /// auth's Redis does not answer, no session is closed.
-pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &SessionKey) -> Goaway {
+pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey) -> Goaway {
     let mut session = hub.hints.watch_key(&key.get());
     let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
     // Both resolve at once for changes before the subscription; one query covers them.

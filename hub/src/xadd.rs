@@ -17,7 +17,7 @@ use spoke_service::api_error::ApiError;
 
 use crate::{
     authenticate::{Caller, malformed},
-    quota::Load,
+    quota::BatchLoad,
     state::{HubState, epoch_ahead, seq_ahead, stale_epoch, superseded},
 };
 
@@ -27,7 +27,7 @@ use crate::{
 /// 503 if Redis fails.
 pub async fn cursor(hub: &HubState, caller: &Caller) -> Result<CursorBody, ApiError> {
     let copy = caller.copy(hub, None);
-    let mut cursor = hub.checked(copy.cursor().await)?;
+    let mut cursor = hub.store_result(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
     cursor.epoch = cursor.epoch.max(Epoch::FIRST);
     Ok(cursor.into())
@@ -46,11 +46,11 @@ pub async fn xadd(hub: &HubState, caller: &Caller, form: XaddBody) -> Result<Val
 
 async fn xadd_one(hub: &HubState, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
     let entry = Entry::from(form);
-    entry.check(Direction::Up, &EntryLimits::default()).map_err(unfit)?;
-    let append = planned(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
+    entry.check(Direction::Up, &EntryLimits::default()).map_err(invalid_entry)?;
+    let append = plan_append(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
     match append_to(hub, caller, &append).await? {
-        Done { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
-        Done { cursor, .. } => {
+        AppendSummary { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
+        AppendSummary { cursor, .. } => {
             let message = "duplicate: the hub already has this entry; continue with the next";
             Err(ApiError::new(StatusCode::CONFLICT, "duplicate", message).with_seq(cursor))
         }
@@ -69,14 +69,15 @@ async fn xadd_batch(
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
     let BatchBody { epoch, after, through, account, seal, .. } = form;
-    let mut append = planned(epoch.unwrap_or_default(), (after, through), entries, account)?;
+    let mut append = plan_append(epoch.unwrap_or_default(), (after, through), entries, account)?;
     append.seal = seal;
-    let Done { cursor, accepted, duplicates, .. } = append_to(hub, caller, &append).await?;
+    let AppendSummary { cursor, accepted, duplicates, .. } =
+        append_to(hub, caller, &append).await?;
     let refused = append.refused.iter().map(|&(seq, reason)| RefusedBody { seq, reason }).collect();
     Ok(BatchAddedBody { seq: cursor, accepted, duplicates, refused })
 }
 
-fn planned(
+fn plan_append(
     epoch: Epoch,
     range: (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
@@ -92,19 +93,23 @@ fn planned(
     )
 }
 
-struct Done {
+struct AppendSummary {
     cursor: Seq,
     accepted: u64,
     duplicates: u64,
     id: Option<Seq>,
 }
 
-async fn append_to(hub: &HubState, caller: &Caller, append: &Append) -> Result<Done, ApiError> {
-    let load = Load::of(&append.entries);
+async fn append_to(
+    hub: &HubState,
+    caller: &Caller,
+    append: &Append,
+) -> Result<AppendSummary, ApiError> {
+    let load = BatchLoad::of(&append.entries);
     hub.quota.admit(&caller.client, load).await?;
-    let _place = hub.places.take(load.bytes).await;
+    let _place = hub.write_slots.take(load.bytes).await;
     let copy = caller.copy(hub, caller.generation);
-    match hub.checked(copy.append(append, unix_ms()).await)? {
+    match hub.store_result(copy.append(append, unix_ms()).await)? {
         AppendResult::Done { cursor, accepted, duplicates, id } => {
             let traffic = &hub.metrics.traffic;
             traffic.handle_append(append, unix_ms());
@@ -112,10 +117,10 @@ async fn append_to(hub: &HubState, caller: &Caller, append: &Append) -> Result<D
             if accepted > 0 {
                 for loss in &append.account.losses {
                     traffic.received.handle_loss(loss);
-                    hub.say_loss(loss);
+                    hub.log_loss(loss);
                 }
             }
-            Ok(Done { cursor, accepted, duplicates, id })
+            Ok(AppendSummary { cursor, accepted, duplicates, id })
         }
         AppendResult::Superseded => Err(superseded()),
         AppendResult::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
@@ -134,7 +139,7 @@ async fn append_to(hub: &HubState, caller: &Caller, append: &Append) -> Result<D
     }
 }
 
-fn unfit(reason: RejectReason) -> ApiError {
+fn invalid_entry(reason: RejectReason) -> ApiError {
     let status = match reason {
         RejectReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RejectReason::ReservedField

@@ -8,10 +8,10 @@ use spoke_service::cli::{
 use spoke_store::{Redis, StoreError, server_info::look};
 
 use super::redis::open_redis;
-use crate::config::Config;
+use crate::config::HubConfig;
 
 pub(super) async fn run(
-    config: &Config,
+    config: &HubConfig,
     given: &SettingsArgs,
     args: CheckArgs,
 ) -> anyhow::Result<()> {
@@ -33,7 +33,7 @@ pub(super) async fn run(
     report(&found, args)
 }
 
-async fn of_level(config: &Config, redis: &Redis) -> Check {
+async fn of_level(config: &HubConfig, redis: &Redis) -> Check {
     let level = config.ack;
     let facts = match look(&mut redis.connection()).await {
         Ok(facts) => facts,

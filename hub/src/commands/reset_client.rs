@@ -6,15 +6,15 @@ use spoke_service::cli::print;
 use spoke_store::{keys::HubKeys, presence};
 
 use super::redis::open_redis;
-use crate::config::Config;
+use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ResetClientArgs {
     /// The client
     client: ClientId,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &HubConfig, args: &ResetClientArgs) -> anyhow::Result<()> {
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let client = &args.client;
     match presence::reset(&redis, &keys, client).await? {

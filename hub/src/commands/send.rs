@@ -11,10 +11,10 @@ use spoke_service::cli::print;
 use spoke_store::{Redis, fleet, keys::HubKeys};
 
 use super::redis::open_redis;
-use crate::config::Config;
+use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SendArgs {
     /// Client to send to
     client: ClientId,
     /// Fields of the entry, as pairs of name and value
@@ -22,7 +22,7 @@ pub(super) struct Args {
     fields: Vec<String>,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &HubConfig, args: &SendArgs) -> anyhow::Result<()> {
     if !args.fields.len().is_multiple_of(2) {
         let message = "missing value: expected pairs of field and value\n";
         clap::Command::new("spoke-hub send").error(ErrorKind::WrongNumberOfValues, message).exit();

@@ -7,11 +7,11 @@ use spoke_service::{
     shutdown::Shutdown,
 };
 
-use crate::config::Config;
+use crate::config::HubConfig;
 
 pub(super) async fn run(
-    config: Config,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    config: HubConfig,
+    read: impl Fn() -> Result<HubConfig, ConfigError> + Send + 'static,
 ) -> anyhow::Result<()> {
     // Opened here, since the other commands may run without access to the private key.
     Certificate::open(&config.tls)?;

@@ -10,10 +10,10 @@ use spoke_service::{cli::print, shutdown::Shutdown};
 use spoke_store::{fleet, hints::Hints, keys::HubKeys};
 
 use super::redis::open_redis;
-use crate::{client_summary::shown, config::Config};
+use crate::{client_summary::printable, config::HubConfig};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct TailArgs {
     /// Only entries from this client
     #[arg(long)]
     client: Option<ClientId>,
@@ -25,7 +25,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<()> {
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
@@ -70,7 +70,7 @@ fn readable(entry: &Entry) -> String {
     }
     for (at, (name, value)) in entry.fields.iter().enumerate() {
         let gap = if at == 0 || at == 3 { "  " } else { " " };
-        let _ = write!(line, "{gap}{}={}", shown(name), shown(value));
+        let _ = write!(line, "{gap}{}={}", printable(name), printable(value));
     }
     line.push('\n');
     line

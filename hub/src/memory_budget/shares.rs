@@ -6,13 +6,13 @@ use crate::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
 use spoke_protocol::client_id::ClientId;
 
 /// Held bytes by client.
-pub(super) struct Ledger {
+pub(super) struct ClientShares {
     total: usize,
     used: usize,
     held: HashMap<ClientId, usize>,
 }
 
-impl Ledger {
+impl ClientShares {
     pub(super) fn new(total: usize) -> Self {
         Self { total, used: 0, held: HashMap::new() }
     }

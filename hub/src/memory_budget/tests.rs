@@ -11,7 +11,7 @@ fn client(name: &str) -> ClientId {
 }
 
 /// Takes as much as a client gets, one MiB at a time.
-async fn greedy(budget: &Budget, name: &str) -> Vec<Charge> {
+async fn greedy(budget: &MemoryBudget, name: &str) -> Vec<MemoryCharge> {
     let mut all = Vec::new();
     while let Some(Ok(charge)) = budget.take(&client(name), MIB, SOON).now_or_never() {
         all.push(charge);
@@ -20,8 +20,8 @@ async fn greedy(budget: &Budget, name: &str) -> Vec<Charge> {
 }
 
 /// Several greedy clients, one MiB each in turn.
-async fn all_greedy(budget: &Budget, count: usize) -> Vec<Vec<Charge>> {
-    let mut all: Vec<Vec<Charge>> = (0..count).map(|_| Vec::new()).collect();
+async fn all_greedy(budget: &MemoryBudget, count: usize) -> Vec<Vec<MemoryCharge>> {
+    let mut all: Vec<Vec<MemoryCharge>> = (0..count).map(|_| Vec::new()).collect();
     loop {
         let mut has_grown = false;
         for (n, held) in all.iter_mut().enumerate() {
@@ -40,7 +40,7 @@ async fn all_greedy(budget: &Budget, count: usize) -> Vec<Vec<Charge>> {
 #[tokio::test]
 async fn however_many_are_greedy_another_finds_as_much_as_each_of_them_has() {
     for count in [1, 2, 6, 14] {
-        let budget = Budget::new(256 * MIB);
+        let budget = MemoryBudget::new(256 * MIB);
         let all = all_greedy(&budget, count).await;
         let most = all.iter().map(Vec::len).max().unwrap();
         let least = all.iter().map(Vec::len).min().unwrap();
@@ -56,7 +56,7 @@ async fn however_many_are_greedy_another_finds_as_much_as_each_of_them_has() {
 
 #[tokio::test]
 async fn a_small_one_finds_room_where_a_large_one_has_to_wait() {
-    let budget = Budget::new(64 * MIB);
+    let budget = MemoryBudget::new(64 * MIB);
     let _all = all_greedy(&budget, 63).await;
     let large = budget.take(&client("large"), 8 * MIB, SOON).await;
     let refusal = large.map(|_| ()).unwrap_err();
@@ -68,7 +68,7 @@ async fn a_small_one_finds_room_where_a_large_one_has_to_wait() {
 
 #[tokio::test]
 async fn what_waits_is_served_in_its_order_as_soon_as_there_is_room() {
-    let budget = Budget::new(64 * MIB);
+    let budget = MemoryBudget::new(64 * MIB);
     let mut held = greedy(&budget, "one").await;
     held.push(budget.take_now(&client("one"), 28 * MIB));
     let patience = Duration::from_secs(5);
@@ -83,39 +83,39 @@ async fn what_waits_is_served_in_its_order_as_soon_as_there_is_room() {
     first.unwrap();
     drop(held);
     second.await.map(|_| ()).unwrap();
-    assert_eq!(budget.lock().ledger.used(), 0, "all is given back");
+    assert_eq!(budget.lock().shares.used(), 0, "all is given back");
     assert!(budget.lock().queue.is_empty());
 }
 
 #[tokio::test]
 async fn one_that_waits_no_more_gets_nothing_and_keeps_nothing() {
-    let budget = Budget::new(64 * MIB);
+    let budget = MemoryBudget::new(64 * MIB);
     let all = budget.take_now(&client("one"), 64 * MIB);
     let two = client("two");
     let mut gone = Box::pin(budget.take(&two, MIB, Duration::from_secs(5)));
     assert!(gone.as_mut().now_or_never().is_none());
     drop(gone);
     drop(all);
-    assert_eq!(budget.lock().ledger.used(), 0);
+    assert_eq!(budget.lock().shares.used(), 0);
     assert!(budget.lock().queue.is_empty());
 }
 
 #[tokio::test]
 async fn a_charge_grows_by_what_is_free_and_gives_back_what_it_needs_no_more() {
-    let budget = Budget::new(64 * MIB);
+    let budget = MemoryBudget::new(64 * MIB);
     let mut charge = budget.take(&client("one"), MIB, SOON).await.unwrap();
     charge.resize(20 * MIB, SOON).await.unwrap();
-    assert_eq!((charge.bytes(), budget.lock().ledger.used()), (20 * MIB, 20 * MIB));
+    assert_eq!((charge.bytes(), budget.lock().shares.used()), (20 * MIB, 20 * MIB));
     assert!(charge.resize(60 * MIB, SOON).await.is_err(), "no more than is left for others");
     charge.resize(2 * MIB, SOON).await.unwrap();
-    assert_eq!(budget.lock().ledger.used(), 2 * MIB);
+    assert_eq!(budget.lock().shares.used(), 2 * MIB);
     drop(charge);
-    assert_eq!(budget.lock().ledger.used(), 0);
+    assert_eq!(budget.lock().shares.used(), 0);
 }
 
 #[tokio::test]
 async fn what_is_larger_than_could_ever_be_had_is_taken_for_half_of_it() {
-    let budget = Budget::new(64 * MIB);
+    let budget = MemoryBudget::new(64 * MIB);
     let charge = budget.take(&client("one"), 500 * MIB, SOON).await.unwrap();
     assert_eq!(charge.bytes(), 30 * MIB);
 }

@@ -5,12 +5,12 @@ use spoke_protocol::entry::Direction;
 use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
 use spoke_store::{Redis, keys::HubKeys};
 
-use super::Metrics;
+use super::HubMetrics;
 use crate::{
-    config::Config,
-    link_paths::{Paths, Weak},
-    memory_budget::Budget,
-    quota::Quota,
+    config::HubConfig,
+    link_paths::{LinkPaths, WeakLinkCounts},
+    memory_budget::MemoryBudget,
+    quota::RedisQuota,
 };
 
 /// Prefix of all metric names.
@@ -20,17 +20,17 @@ const SERVICE: &str = "spoke_hub";
 #[derive(Clone, Copy)]
 pub struct HubMetricsSources<'a> {
     /// Counters.
-    pub metrics: &'a Metrics,
+    pub metrics: &'a HubMetrics,
     /// Memory budget.
-    pub budget: &'a Budget,
+    pub budget: &'a MemoryBudget,
     /// Rate limit per client.
-    pub quota: &'a Quota,
+    pub quota: &'a RedisQuota,
     /// Link state of all clients.
-    pub link_paths: &'a Paths,
+    pub link_paths: &'a LinkPaths,
     /// Number of open connections.
     pub connections: usize,
     /// Settings.
-    pub config: &'a Config,
+    pub config: &'a HubConfig,
     /// Redis that holds the streams.
     pub redis: &'a Redis,
     /// Redis that holds auth's sessions, if it is another one.
@@ -48,7 +48,7 @@ pub async fn text(sources: HubMetricsSources<'_>) -> String {
     write_sessions(metrics, &mut page);
     sources.budget.write(&mut page);
     sources.quota.write(&mut page);
-    let Weak { limited, stuck } = sources.link_paths.weak();
+    let WeakLinkCounts { limited, stuck } = sources.link_paths.weak();
     let help = "Clients that get smaller batches, since their links failed with larger ones.";
     page.gauge("spoke_hub_limited_clients", help, &limited);
     let help = "Clients whose link repeatedly failed with a single entry.";
@@ -65,7 +65,7 @@ pub async fn text(sources: HubMetricsSources<'_>) -> String {
     page.into_text()
 }
 
-fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
+fn write_waiting(metrics: &HubMetrics, page: &mut MetricsPage) {
     let [down, up] = metrics.traffic.waiting();
     let each = [(Direction::Down, down), (Direction::Up, up)];
     SessionMetrics::write_waiting(page, SERVICE, &each, unix_ms());
@@ -76,7 +76,7 @@ fn write_waiting(metrics: &Metrics, page: &mut MetricsPage) {
     }
 }
 
-fn write_sessions(metrics: &Metrics, page: &mut MetricsPage) {
+fn write_sessions(metrics: &HubMetrics, page: &mut MetricsPage) {
     let name = "spoke_hub_sessions_total";
     page.counters(name, "Sessions started.", "transport", &metrics.sessions);
     let name = "spoke_hub_sessions_ended_total";

@@ -22,8 +22,8 @@ use tracing::info;
 
 use crate::{
     authenticate::{Caller, malformed},
-    charged_body::{self, Read},
-    session_open::{self, Told},
+    charged_body::{self, ChargedBody},
+    session_open::{self, ReportedState},
     state::HubState,
 };
 
@@ -38,11 +38,12 @@ async fn session(
     request: Request,
 ) -> Result<Json<WelcomeBody>, ApiError> {
     hub.metrics.requests.add("session", 1);
-    let Read { form: hello, .. } = charged_body::read::<HelloBody>(&hub, &caller, request).await?;
+    let ChargedBody { form: hello, .. } =
+        charged_body::read_body::<HelloBody>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
         return Err(malformed(format!("invalid version: expected at most {TEXT_BYTES_MAX} bytes")));
     }
-    hub.check_stays()?;
+    hub.check_running()?;
     caller.begin_session()?;
     let client = &caller.client;
     let address = address.to_string();
@@ -61,15 +62,16 @@ async fn session(
         epochs: (hello.origin.epoch, hello.cursor.epoch),
     };
     let (generation, partner) =
-        session_open::begin(&hub, client, &arrival, hello.cursor.seq).await?;
-    hub.metrics.superseded.add(hub.live.supersede(client, generation));
-    let told = Told {
+        session_open::open(&hub, client, &arrival, hello.cursor.seq).await?;
+    hub.metrics.superseded.add(hub.connections.supersede(client, generation));
+    let reported = ReportedState {
         origin: hello.origin.into(),
         cursor: hello.cursor.into(),
         partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
-    let stand = session_open::stand(&hub, &caller, (generation, partner), &told).await;
-    let (mut begun, cursor) = hub.checked(stand)?;
+    let resume_streams =
+        session_open::resume_streams(&hub, &caller, (generation, partner), &reported).await;
+    let (mut begun, cursor) = hub.store_result(resume_streams)?;
     if begun.standing.is_unreadable {
         // Nothing is proved: when the stream is usable again, a poll from this cursor is told to
         // start again.

@@ -15,7 +15,7 @@ use spoke_service::{
 use crate::{
     authenticate::{Caller, unauthorized},
     state::HubState,
-    websocket::{agent, context::Arrived, json, socket::Upgrade},
+    websocket::{agent, context::SessionContext, json, socket::WebSocketUpgrade},
 };
 
 pub(super) fn router() -> Router<Arc<HubState>> {
@@ -29,13 +29,13 @@ async fn sync(
     Extension(heard): Extension<LastActivity>,
     Extension(place): Extension<ConnectionHandle>,
     headers: HeaderMap,
-    upgrade: Result<Upgrade, ApiError>,
+    upgrade: Result<WebSocketUpgrade, ApiError>,
 ) -> Result<Response, ApiError> {
     hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,
-        (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into(), &place).await?,
+        (None, Some(token)) => Caller::from_token(&hub, token.to_owned().into(), &place).await?,
         (None, None) => return Err(unauthorized(&hub)),
     };
     let upgrade = upgrade?;
@@ -46,13 +46,13 @@ async fn sync(
             format!("unknown subprotocol: expected {SUBPROTOCOL} or {}", json::SUBPROTOCOL);
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
-    hub.check_stays()?;
-    let (ticket, stopped) = hub.live.session(&caller.client)?;
+    hub.check_running()?;
+    let (ticket, stopped) = hub.connections.register_session(&caller.client)?;
     caller.begin_session()?;
     // From here on the limits of the session apply.
-    let (vouched, caller) = (place.vouch(), caller.settled());
+    let (vouched, caller) = (place.vouch(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
-    let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
+    let arrived = SessionContext { hub, caller, address, heard, ticket, stopped };
     let (response, upgraded) = upgrade.accept(protocol);
     // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
     shutdown.spawn_one("session", address, async move {

@@ -13,7 +13,7 @@ use spoke_service::api_error::ApiError;
 
 use crate::{
     authenticate::Caller,
-    charged_body::{self, Read},
+    charged_body::{self, ChargedBody},
     state::HubState,
     xadd,
 };
@@ -28,7 +28,7 @@ async fn xadd(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     hub.metrics.requests.add("xadd", 1);
-    let Read { form, charge: _charge, turn: _turn } =
-        charged_body::read::<XaddBody>(&hub, &caller, request).await?;
+    let ChargedBody { form, charge: _charge, permit: _permit } =
+        charged_body::read_body::<XaddBody>(&hub, &caller, request).await?;
     xadd::xadd(&hub, &caller, form).await.map(Json)
 }

@@ -17,9 +17,9 @@ use spoke_service::api_error::ApiError;
 
 use crate::{
     authenticate::{Caller, epoch, malformed},
-    memory_budget::Charge,
+    memory_budget::MemoryCharge,
     state::HubState,
-    xread::{self, Asker, Xread},
+    xread::{self, CallerKind, XreadRequest},
 };
 
 pub(super) fn router() -> Router<Arc<HubState>> {
@@ -33,13 +33,14 @@ async fn xread(
 ) -> Result<Response, ApiError> {
     hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    let asker = if caller.generation.is_some() { Asker::Agent } else { Asker::Program };
-    let (read, charge) = xread::xread(&hub, &caller, asker, ask).await?;
+    let caller_kind =
+        if caller.generation.is_some() { CallerKind::Agent } else { CallerKind::Program };
+    let (read, charge) = xread::xread(&hub, &caller, caller_kind, ask).await?;
     Ok(answer(&read, charge, caller))
 }
 
 /// Holds the caller's permits and the memory charge until the answer, which may be large, is sent.
-fn answer(read: &XreadBody, mut charge: Charge, caller: Caller) -> Response {
+fn answer(read: &XreadBody, mut charge: MemoryCharge, caller: Caller) -> Response {
     let json = serde_json::to_vec(read).expect("an answer serialises to JSON");
     charge.shrink(json.len());
     let headers =
@@ -51,8 +52,8 @@ fn answer(read: &XreadBody, mut charge: Charge, caller: Caller) -> Response {
 }
 
 /// Parses the query by hand, so that a refusal names the invalid parameter.
-fn asked(query: &str) -> Result<Xread, ApiError> {
-    let mut ask = Xread::default();
+fn asked(query: &str) -> Result<XreadRequest, ApiError> {
+    let mut ask = XreadRequest::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad = |what: &str| malformed(format!("invalid {name}: expected {what}"));

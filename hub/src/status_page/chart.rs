@@ -9,19 +9,19 @@ use super::layout::rate;
 
 /// Recent sums in order of time.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Chart {
-    samples: VecDeque<Sample>,
+pub(super) struct RateChart {
+    samples: VecDeque<ChartSample>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct ChartSample {
     at_ms: u64,
     up: u64,
     down: u64,
 }
 
 /// Entries a second at one time; `None` after a gap.
-type Point = (u64, Option<f64>);
+type RatePoint = (u64, Option<f64>);
 
 /// Size of the SVG view box.
 const WIDTH: f64 = 600.0;
@@ -29,16 +29,16 @@ const HEIGHT: f64 = 120.0;
 /// Samples further apart than this are not connected.
 const GAP_MS: u64 = 15 * SURVEY_INTERVAL.as_millis() as u64;
 
-impl Chart {
+impl RateChart {
     /// Adds the sums of one moment.
     pub(super) fn add(&mut self, at_ms: u64, up: u64, down: u64) {
         let oldest = at_ms.saturating_sub(CHART_SPAN.as_millis() as u64 + GAP_MS);
         // Drops samples from the future after the clock was set back.
         self.samples.retain(|sample| sample.at_ms < at_ms && sample.at_ms >= oldest);
-        self.samples.push_back(Sample { at_ms, up, down });
+        self.samples.push_back(ChartSample { at_ms, up, down });
     }
 
-    fn points(&self, sum: impl Fn(&Sample) -> u64) -> Vec<Point> {
+    fn points(&self, sum: impl Fn(&ChartSample) -> u64) -> Vec<RatePoint> {
         let pairs = self.samples.iter().zip(self.samples.iter().skip(1));
         pairs
             .map(|(before, after)| {
@@ -57,7 +57,7 @@ impl Chart {
         let peak = up.iter().chain(&down).filter_map(|point| point.1).fold(0.0, f64::max);
         let top = ceiling(peak);
         let (up_line, down_line) = (line(&up, top, now_ms), line(&down, top, now_ms));
-        let last = |points: &[Point]| points.last().and_then(|point| point.1);
+        let last = |points: &[RatePoint]| points.last().and_then(|point| point.1);
         html! {
             figure.chart {
                 figcaption {
@@ -101,14 +101,14 @@ fn place((at_ms, rate): (u64, f64), top: f64, now_ms: u64) -> (f64, f64) {
 }
 
 /// Splits the points at gaps.
-fn runs(points: &[Point]) -> impl Iterator<Item = Vec<(u64, f64)>> {
+fn runs(points: &[RatePoint]) -> impl Iterator<Item = Vec<(u64, f64)>> {
     points
         .split(|point| point.1.is_none())
         .map(|run| run.iter().filter_map(|(at, rate)| Some((*at, (*rate)?))).collect::<Vec<_>>())
         .filter(|run| !run.is_empty())
 }
 
-fn line(points: &[Point], top: f64, now_ms: u64) -> String {
+fn line(points: &[RatePoint], top: f64, now_ms: u64) -> String {
     let mut path = String::new();
     for run in runs(points) {
         for (at, point) in run.into_iter().enumerate() {
@@ -119,7 +119,7 @@ fn line(points: &[Point], top: f64, now_ms: u64) -> String {
     path
 }
 
-fn area(points: &[Point], top: f64, now_ms: u64) -> String {
+fn area(points: &[RatePoint], top: f64, now_ms: u64) -> String {
     let mut path = String::new();
     for run in runs(points) {
         let at =
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_what_was_added_over_the_time_and_a_gap_says_nothing() {
-        let mut chart = Chart::default();
+        let mut chart = RateChart::default();
         for (at_ms, up) in [(10_000, 5), (12_000, 25), (14_000, 20), (90_000, 500), (92_000, 502)] {
             chart.add(at_ms, up, 0);
         }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_chart_or_ahead_of_the_clock_is_forgotten() {
-        let mut chart = Chart::default();
+        let mut chart = RateChart::default();
         for at_ms in (0..1_000_000).step_by(2000) {
             chart.add(at_ms, at_ms, 0);
         }

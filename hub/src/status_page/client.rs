@@ -9,22 +9,22 @@ use spoke_store::{
 
 use super::{
     layout::{self, bad, clock, fault, lag, presence},
-    poller::{Detail, Snapshot},
+    poller::{ClientDetail, FleetSnapshot},
 };
 use crate::{
-    client_summary::{Lag, ago, clones, delivered, grouped, shown},
+    client_summary::{Lag, age, delivered, grouped, printable, recent_duplicates},
     config::PageMode,
     state::HubState,
 };
 
 /// Renders the whole page.
-pub(super) fn document(hub: &HubState, detail: &Detail, now_ms: u64) -> Markup {
+pub(super) fn document(hub: &HubState, detail: &ClientDetail, now_ms: u64) -> Markup {
     let client = detail.row.client.as_str();
     let before = html! {
         nav.back { a href="/" { "← all clients" } }
         h1 { (client) }
     };
-    let snapshot = Snapshot { at_ms: now_ms, ..Snapshot::default() };
+    let snapshot = FleetSnapshot { at_ms: now_ms, ..FleetSnapshot::default() };
     let source = format!("/clients/{client}/live");
     let title = format!("{client} · Spoke");
     let live = live(detail, &snapshot);
@@ -32,8 +32,8 @@ pub(super) fn document(hub: &HubState, detail: &Detail, now_ms: u64) -> Markup {
 }
 
 /// Renders the part that updates.
-pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
-    let Detail { row, up, down, losses } = detail;
+pub(super) fn live(detail: &ClientDetail, snapshot: &FleetSnapshot) -> Markup {
+    let ClientDetail { row, up, down, losses } = detail;
     let now_ms = snapshot.at_ms;
     html! {
         (fault(snapshot.fault.as_deref(), snapshot.at_ms))
@@ -60,22 +60,22 @@ pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
 fn facts(row: &ClientRow, now_ms: u64) -> Markup {
     let place = |seq: Seq| if seq == Seq::ZERO { "none yet".to_owned() } else { seq.to_string() };
     html! {
-        @if let Some(clones) = clones(row, now_ms) {
+        @if let Some(clones) = recent_duplicates(row, now_ms) {
             p.warning role="alert" {
-                "Two devices share this identity. The one at " (shown(row.address.as_bytes()))
-                " is connected; another, at " (shown(clones.address.as_bytes())) ", was refused "
-                (grouped(clones.refused)) " times, the last " (ago(now_ms, clones.at_ms))
+                "Two devices share this identity. The one at " (printable(row.address.as_bytes()))
+                " is connected; another, at " (printable(clones.address.as_bytes())) ", was refused "
+                (grouped(clones.refused)) " times, the last " (age(now_ms, clones.at_ms))
                 " ago. Enrol one of them again under a name of its own."
             }
         }
         dl.facts {
             div { dt { "presence" } dd { (presence(row, now_ms)) } }
             div { dt { "last seen" } dd { @match row.last_seen {
-                Some(seen) => { (ago(now_ms, seen)) " ago" },
+                Some(seen) => { (age(now_ms, seen)) " ago" },
                 None => "never",
             } } }
-            div { dt { "address" } dd { (shown(row.address.as_bytes())) } }
-            div { dt { "version" } dd { (shown(row.version.as_bytes())) } }
+            div { dt { "address" } dd { (printable(row.address.as_bytes())) } }
+            div { dt { "version" } dd { (printable(row.version.as_bytes())) } }
             div { dt { "lag up" } dd { (lag(&Lag::up(row, now_ms), now_ms)) } }
             div { dt { "lag down" } dd { (lag(&Lag::down(row), now_ms)) } }
             div { dt { "received" } dd { (grouped(row.received)) } }
@@ -102,7 +102,7 @@ fn ledger(lines: &[LedgerLine], now_ms: u64) -> Markup {
                     } }
                     " " (line.direction.word()) ", " (line.loss.cause.word()) ", "
                     span.seq { (line.loss.from) " – " (line.loss.to) }
-                    " " span.soft { (ago(now_ms, line.at_ms)) " ago" }
+                    " " span.soft { (age(now_ms, line.at_ms)) " ago" }
                 }
             } }
         }
@@ -135,9 +135,9 @@ fn fields(entry: &RecentEntry) -> Markup {
         dl.fields {
             @for part in entry.parts.iter().filter(is_own) {
                 div {
-                    dt { (shown(&part.name)) }
+                    dt { (printable(&part.name)) }
                     dd {
-                        (shown(&part.value))
+                        (printable(&part.value))
                         @if part.bytes_left > 0 {
                             span.more { "… and " (grouped(part.bytes_left as u64)) " more bytes" }
                         }

@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, html};
 use spoke_store::fleet::ClientRow;
 
 use crate::{
-    client_summary::{Lag, Presence, ago, grouped, short},
+    client_summary::{ClientPresence, Lag, age, grouped, short},
     state::HubState,
 };
 
@@ -65,13 +65,13 @@ pub(super) fn fault(fault: Option<&str>, shown_at_ms: u64) -> Markup {
 /// Renders the presence with its age.
 pub(super) fn presence(row: &ClientRow, now_ms: u64) -> Markup {
     html! {
-        @match Presence::of(row) {
-            Presence::Connected(since) => {
-                span.dot.on {} "connected " span.soft { (ago(now_ms, since)) }
+        @match ClientPresence::of(row) {
+            ClientPresence::Connected(since) => {
+                span.dot.on {} "connected " span.soft { (age(now_ms, since)) }
                 @if row.transport.as_deref() == Some("http") { " " span.tag { "http" } }
             }
-            Presence::Away(seen) => { span.dot {} "away " span.soft { (ago(now_ms, seen)) } }
-            Presence::Never => { span.dot {} "never connected" }
+            ClientPresence::Away(seen) => { span.dot {} "away " span.soft { (age(now_ms, seen)) } }
+            ClientPresence::Never => { span.dot {} "never connected" }
         }
     }
 }
@@ -86,10 +86,10 @@ pub(super) fn lag(lag: &Lag, now_ms: u64) -> Markup {
                 span.behind title={ (grouped(waiting.entries)) " entries waiting" } {
                     (short(waiting.entries))
                 }
-                @if let Some(oldest) = waiting.oldest_ms { " " span.soft { (ago(now_ms, oldest)) } }
+                @if let Some(oldest) = waiting.oldest_ms { " " span.soft { (age(now_ms, oldest)) } }
             }
             Lag::Late(delay_ms) => span.behind title="delay between adding and arrival of entries" {
-                (ago(*delay_ms, 0)) " late"
+                (age(*delay_ms, 0)) " late"
             },
         }
     }

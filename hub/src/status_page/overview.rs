@@ -5,22 +5,22 @@ use spoke_store::fleet::ClientRow;
 
 use super::{
     layout::{self, bad, fault, lag, presence},
-    poller::Snapshot,
-    query::{By, Selection, Show, View},
+    poller::FleetSnapshot,
+    query::{ClientFilter, ClientOrder, ClientPage, ClientQuery},
 };
 use crate::{
-    client_summary::{Lag, Totals, clones, grouped, shown},
+    client_summary::{FleetTotals, Lag, grouped, printable, recent_duplicates},
     state::HubState,
 };
 
 /// Renders the whole page.
-pub(super) fn document(hub: &HubState, view: &View, snapshot: &Snapshot) -> Markup {
+pub(super) fn document(hub: &HubState, view: &ClientQuery, snapshot: &FleetSnapshot) -> Markup {
     let source = format!("/live{}", view.query());
     layout::document(hub, ("Spoke", &source), &html! {}, &live(view, snapshot), &html! {})
 }
 
 /// Renders the part that updates.
-pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
+pub(super) fn live(view: &ClientQuery, snapshot: &FleetSnapshot) -> Markup {
     let selection = view.select(&snapshot.fleet, snapshot.at_ms);
     html! {
         (fault(snapshot.fault.as_deref(), snapshot.at_ms))
@@ -41,7 +41,7 @@ pub(super) fn live(view: &View, snapshot: &Snapshot) -> Markup {
     }
 }
 
-fn totals(totals: &Totals, is_cut: bool) -> Markup {
+fn totals(totals: &FleetTotals, is_cut: bool) -> Markup {
     let figure = |word: &str, count: u64, class: &str| {
         html! { div class=(class) { dt { (word) } dd { (grouped(count)) } } }
     };
@@ -61,13 +61,14 @@ fn totals(totals: &Totals, is_cut: bool) -> Markup {
     }
 }
 
-fn controls(view: &View) -> Markup {
-    let by = By::ALL.iter().find(|(by, ..)| *by == view.by && view.by != By::Name);
+fn controls(view: &ClientQuery) -> Markup {
+    let by =
+        ClientOrder::ALL.iter().find(|(by, ..)| *by == view.by && view.by != ClientOrder::Name);
     html! {
         div.controls {
             nav.show aria-label="filter" {
-                @for (show, word) in Show::ALL {
-                    @let there = View { show, page: 1, ..view.clone() };
+                @for (show, word) in ClientFilter::ALL {
+                    @let there = ClientQuery { show, page: 1, ..view.clone() };
                     @let current = (view.show == show).then_some("true");
                     a href={ "/" (there.query()) } aria-current=[current] { (word) }
                 }
@@ -76,7 +77,7 @@ fn controls(view: &View) -> Markup {
                 input type="search" name="q" value=(view.search) placeholder="find a client"
                     maxlength="64" aria-label="part of a client name" autocomplete="off"
                     spellcheck="false";
-                @if let Some((_, word)) = Show::ALL.iter().find(|(show, _)| *show == view.show) {
+                @if let Some((_, word)) = ClientFilter::ALL.iter().find(|(show, _)| *show == view.show) {
                     input type="hidden" name="show" value=(word);
                 }
                 @if let Some((_, word, _)) = by { input type="hidden" name="by" value=(word); }
@@ -85,13 +86,13 @@ fn controls(view: &View) -> Markup {
     }
 }
 
-fn table(view: &View, selection: &Selection<'_>, now_ms: u64) -> Markup {
+fn table(view: &ClientQuery, selection: &ClientPage<'_>, now_ms: u64) -> Markup {
     html! {
         table.clients {
             thead { tr {
-                @for (by, _, head) in By::ALL {
-                    @let there = View { by, page: 1, ..view.clone() };
-                    @let order = if by == By::Name { "ascending" } else { "descending" };
+                @for (by, _, head) in ClientOrder::ALL {
+                    @let there = ClientQuery { by, page: 1, ..view.clone() };
+                    @let order = if by == ClientOrder::Name { "ascending" } else { "descending" };
                     th scope="col" aria-sort=[(view.by == by).then_some(order)] {
                         a href={ "/" (there.query()) } { (head) }
                     }
@@ -109,8 +110,8 @@ fn line(row: &ClientRow, now_ms: u64) -> Markup {
         tr id={ "c-" (client) } {
             th scope="row" {
                 a href={ "/clients/" (client) } { (client) }
-                @if let Some(clones) = clones(row, now_ms) {
-                    span.note { "shares its identity with " (shown(clones.address.as_bytes())) }
+                @if let Some(clones) = recent_duplicates(row, now_ms) {
+                    span.note { "shares its identity with " (printable(clones.address.as_bytes())) }
                 }
             }
             td data-head="presence" { (presence(row, now_ms)) }
@@ -118,14 +119,14 @@ fn line(row: &ClientRow, now_ms: u64) -> Markup {
             td data-head="lag down" { (lag(&Lag::down(row), now_ms)) }
             td data-head="received" { (grouped(row.received)) }
             td data-head="lost" { (bad(row.lost.saturating_add(row.out.lost))) }
-            td.version data-head="version" { (shown(row.version.as_bytes())) }
+            td.version data-head="version" { (printable(row.version.as_bytes())) }
         }
     }
 }
 
-fn pager(view: &View, selection: &Selection<'_>) -> Markup {
-    let Selection { found, page, pages, .. } = *selection;
-    let at = |page: usize| format!("/{}", View { page, ..view.clone() }.query());
+fn pager(view: &ClientQuery, selection: &ClientPage<'_>) -> Markup {
+    let ClientPage { found, page, pages, .. } = *selection;
+    let at = |page: usize| format!("/{}", ClientQuery { page, ..view.clone() }.query());
     html! {
         @if pages > 1 {
             nav.pager aria-label="pages" {

@@ -17,33 +17,33 @@ use spoke_store::{
 };
 use tokio::sync::{Notify, watch};
 
-use super::chart::Chart;
+use super::chart::RateChart;
 use crate::{
-    client_summary::Totals,
+    client_summary::FleetTotals,
     limits::{SURVEY_INTERVAL, SURVEY_REST, VIEWERS_MAX},
     state::HubState,
 };
 
 /// Result of one poll.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Snapshot {
+pub(super) struct FleetSnapshot {
     /// Time in milliseconds since 1970; 0 before the first poll.
     pub(super) at_ms: u64,
     /// All clients.
     pub(super) fleet: Arc<Fleet>,
     /// Their sums.
-    pub(super) totals: Totals,
+    pub(super) totals: FleetTotals,
     /// Recent sums.
-    pub(super) chart: Chart,
+    pub(super) chart: RateChart,
     /// Details of the clients whose page is open.
-    pub(super) details: HashMap<ClientId, Arc<Detail>>,
+    pub(super) details: HashMap<ClientId, Arc<ClientDetail>>,
     /// Reason why the data is not newer.
     pub(super) fault: Option<String>,
 }
 
 /// Details of one client.
 #[derive(Debug, Clone)]
-pub(super) struct Detail {
+pub(super) struct ClientDetail {
     /// State of the client.
     pub(super) row: ClientRow,
     /// Recent entries from it.
@@ -56,48 +56,48 @@ pub(super) struct Detail {
 
 /// Viewers and the latest snapshot. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Gatherer(Arc<Shared>);
+pub(super) struct FleetPoller(Arc<PollerInner>);
 
-struct Shared {
-    looking: Mutex<Looking>,
-    someone: Notify,
-    snapshot: watch::Sender<Arc<Snapshot>>,
+struct PollerInner {
+    viewers: Mutex<ViewerCounts>,
+    arrived: Notify,
+    snapshot: watch::Sender<Arc<FleetSnapshot>>,
     /// Serialises the detail queries outside of polls.
     reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Looking {
+struct ViewerCounts {
     viewers: usize,
     at: HashMap<ClientId, usize>,
 }
 
 /// Registered viewer; removed on drop.
 pub(super) struct Viewer {
-    gatherer: Gatherer,
+    poller: FleetPoller,
     client: Option<ClientId>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: watch::Receiver<Arc<FleetSnapshot>>,
 }
 
-impl Gatherer {
+impl FleetPoller {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared {
-            looking: Mutex::default(),
-            someone: Notify::new(),
+        Self(Arc::new(PollerInner {
+            viewers: Mutex::default(),
+            arrived: Notify::new(),
             snapshot: watch::Sender::new(Arc::default()),
             reading: tokio::sync::Mutex::default(),
         }))
     }
 
     /// Registers a viewer for one request; the listener limits their number.
-    pub(super) fn visit(&self) -> Viewer {
+    pub(super) fn view_once(&self) -> Viewer {
         self.enter(None)
     }
 
     /// Registers a viewer for all following snapshots, of the overview or of one client. `None` if
     /// there are too many.
     pub(super) fn follow(&self, client: Option<&ClientId>) -> Option<Viewer> {
-        let has_room = self.looking().viewers < VIEWERS_MAX;
+        let has_room = self.viewers().viewers < VIEWERS_MAX;
         has_room.then(|| self.enter(client))
     }
 
@@ -109,31 +109,31 @@ impl Gatherer {
         &self,
         hub: &HubState,
         client: &ClientId,
-    ) -> Result<Option<Detail>, ApiError> {
+    ) -> Result<Option<ClientDetail>, ApiError> {
         let _turn = self.0.reading.lock().await;
         let rows = fleet::clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
-        let row = hub.checked(rows.await)?.pop();
+        let row = hub.store_result(rows.await)?.pop();
         let Some(row) = row.filter(|row| row.last_seen.is_some()) else { return Ok(None) };
-        hub.checked(detail(hub, row).await).map(Some)
+        hub.store_result(detail(hub, row).await).map(Some)
     }
 
     /// Polls while there are viewers, until shutdown.
     pub(super) async fn run(self, hub: Arc<HubState>) {
         loop {
-            if self.looking().viewers == 0 {
+            if self.viewers().viewers == 0 {
                 // The next viewer must not see an old snapshot.
                 let chart = self.0.snapshot.borrow().chart.clone();
-                let empty = Snapshot { chart, ..Snapshot::default() };
+                let empty = FleetSnapshot { chart, ..FleetSnapshot::default() };
                 self.0.snapshot.send_replace(Arc::new(empty));
                 tokio::select! {
                     () = hub.shutdown.begun() => return,
-                    () = self.0.someone.notified() => continue,
+                    () = self.0.arrived.notified() => continue,
                 }
             }
             let began = Instant::now();
             let snapshot = tokio::select! {
                 () = hub.shutdown.begun() => return,
-                snapshot = self.gather(&hub) => snapshot,
+                snapshot = self.poll(&hub) => snapshot,
             };
             self.0.snapshot.send_replace(Arc::new(snapshot));
             let rest = SURVEY_INTERVAL.max(began.elapsed() * SURVEY_REST);
@@ -144,7 +144,7 @@ impl Gatherer {
         }
     }
 
-    async fn gather(&self, hub: &HubState) -> Snapshot {
+    async fn poll(&self, hub: &HubState) -> FleetSnapshot {
         let before = self.0.snapshot.borrow().clone();
         let now = unix_ms();
         let gathered = async {
@@ -158,16 +158,16 @@ impl Gatherer {
                 let fault = Some(format!("redis is unreachable: {}", error_chain(&error)));
                 // Counts and logs the error.
                 let _ = hub.unavailable(&error);
-                return Snapshot { fault, ..Snapshot::clone(&before) };
+                return FleetSnapshot { fault, ..FleetSnapshot::clone(&before) };
             }
         };
-        let totals = Totals::of(&fleet, now);
+        let totals = FleetTotals::of(&fleet, now);
         let mut chart = before.chart.clone();
         chart.add(now, totals.received, totals.delivered);
         let writes = hub.redis.health().problem();
         let writes = writes.map(|problem| format!("redis rejects writes: {problem}"));
         let fault = writes.or_else(|| hub.writer.kept().problem());
-        Snapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
+        FleetSnapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 
     /// Reads the details of the clients whose page is open; those of an unchanged client are
@@ -176,17 +176,17 @@ impl Gatherer {
         &self,
         hub: &HubState,
         fleet: &Fleet,
-        before: &HashMap<ClientId, Arc<Detail>>,
-    ) -> Result<HashMap<ClientId, Arc<Detail>>, StoreError> {
-        let looked_at: Vec<ClientId> = self.looking().at.keys().cloned().collect();
+        before: &HashMap<ClientId, Arc<ClientDetail>>,
+    ) -> Result<HashMap<ClientId, Arc<ClientDetail>>, StoreError> {
+        let shown: Vec<ClientId> = self.viewers().at.keys().cloned().collect();
         let mut details = HashMap::new();
-        for client in looked_at {
+        for client in shown {
             let Ok(at) = fleet.rows.binary_search_by(|row| row.client.cmp(&client)) else {
                 continue;
             };
             let row = &fleet.rows[at];
             let detail = match before.get(&client) {
-                Some(known) if known.row == *row => known.clone(),
+                Some(parse_client) if parse_client.row == *row => parse_client.clone(),
                 _ => Arc::new(detail(hub, row.clone()).await?),
             };
             details.insert(client, detail);
@@ -195,38 +195,38 @@ impl Gatherer {
     }
 
     fn enter(&self, client: Option<&ClientId>) -> Viewer {
-        let mut looking = self.looking();
-        looking.viewers += 1;
+        let mut viewers = self.viewers();
+        viewers.viewers += 1;
         if let Some(client) = client {
-            *looking.at.entry(client.clone()).or_default() += 1;
+            *viewers.at.entry(client.clone()).or_default() += 1;
         }
-        drop(looking);
-        self.0.someone.notify_one();
+        drop(viewers);
+        self.0.arrived.notify_one();
         let snapshots = self.0.snapshot.subscribe();
-        Viewer { gatherer: self.clone(), client: client.cloned(), snapshots }
+        Viewer { poller: self.clone(), client: client.cloned(), snapshots }
     }
 
-    fn looking(&self) -> MutexGuard<'_, Looking> {
-        self.0.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    fn viewers(&self) -> MutexGuard<'_, ViewerCounts> {
+        self.0.viewers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Viewer {
     /// Returns the current snapshot.
-    pub(super) async fn snapshot(mut self) -> Arc<Snapshot> {
+    pub(super) async fn snapshot(mut self) -> Arc<FleetSnapshot> {
         let found =
             self.snapshots.wait_for(|snapshot| snapshot.at_ms > 0 || snapshot.fault.is_some());
         match tokio::time::timeout(REDIS_REPLY_TIMEOUT, found).await {
             Ok(Ok(snapshot)) => snapshot.clone(),
             _ => {
                 let fault = Some("redis is unreachable".to_owned());
-                Arc::new(Snapshot { fault, ..Snapshot::default() })
+                Arc::new(FleetSnapshot { fault, ..FleetSnapshot::default() })
             }
         }
     }
 
     /// Returns the next snapshot. Cancel safe.
-    pub(super) async fn next(&mut self) -> Arc<Snapshot> {
+    pub(super) async fn next(&mut self) -> Arc<FleetSnapshot> {
         // The sender lives as long as the poller that this viewer holds.
         let _ = self.snapshots.changed().await;
         self.snapshots.borrow_and_update().clone()
@@ -235,20 +235,20 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        let mut looking = self.gatherer.looking();
-        looking.viewers -= 1;
+        let mut viewers = self.poller.viewers();
+        viewers.viewers -= 1;
         if let Some(client) = &self.client
-            && let Some(count) = looking.at.get_mut(client)
+            && let Some(count) = viewers.at.get_mut(client)
         {
             *count -= 1;
             if *count == 0 {
-                looking.at.remove(client);
+                viewers.at.remove(client);
             }
         }
     }
 }
 
-async fn detail(hub: &HubState, row: ClientRow) -> Result<Detail, StoreError> {
+async fn detail(hub: &HubState, row: ClientRow) -> Result<ClientDetail, StoreError> {
     let (redis, keys, client) = (&hub.redis, &hub.keys, &row.client);
     let up = fleet::recent_up(redis, keys, client).await?;
     let down = fleet::recent_down(redis, keys, client).await?;
@@ -256,5 +256,5 @@ async fn detail(hub: &HubState, row: ClientRow) -> Result<Detail, StoreError> {
         0 => Vec::new(),
         _ => fleet::losses(redis, keys, client).await?,
     };
-    Ok(Detail { row, up, down, losses })
+    Ok(ClientDetail { row, up, down, losses })
 }

@@ -7,14 +7,14 @@ use spoke_protocol::limits::CLIENT_NAME_BYTES_MAX;
 use spoke_store::fleet::{ClientRow, Fleet};
 
 use crate::{
-    client_summary::{Lag, Presence, clones, is_behind},
+    client_summary::{ClientPresence, Lag, is_behind, recent_duplicates},
     limits::CLIENTS_SHOWN,
 };
 
 /// Query parameters as received.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Ask {
+pub(super) struct QueryParams {
     q: String,
     show: String,
     by: String,
@@ -23,20 +23,20 @@ pub(super) struct Ask {
 
 /// Parsed query. Invalid parameters get their default.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct View {
+pub(super) struct ClientQuery {
     /// Part of the client name, in lower case.
     pub(super) search: String,
     /// Filter.
-    pub(super) show: Show,
+    pub(super) show: ClientFilter,
     /// Order.
-    pub(super) by: By,
+    pub(super) by: ClientOrder,
     /// Page number, from 1.
     pub(super) page: usize,
 }
 
 /// Filter of the client list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Show {
+pub(super) enum ClientFilter {
     All,
     Connected,
     Away,
@@ -46,7 +46,7 @@ pub(super) enum Show {
 
 /// Order of the client list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum ClientOrder {
     Name,
     Seen,
     Up,
@@ -57,7 +57,7 @@ pub(super) enum By {
 
 /// One page of the client list.
 #[derive(Debug)]
-pub(super) struct Selection<'a> {
+pub(super) struct ClientPage<'a> {
     /// Clients on this page.
     pub(super) rows: Vec<&'a ClientRow>,
     /// Number of clients on all pages.
@@ -68,7 +68,7 @@ pub(super) struct Selection<'a> {
     pub(super) pages: usize,
 }
 
-impl Show {
+impl ClientFilter {
     /// All filters with their words.
     pub(super) const ALL: [(Self, &str); 5] = [
         (Self::All, "all"),
@@ -85,13 +85,14 @@ impl Show {
             Self::Away => row.connected_since.is_none(),
             Self::Behind => is_behind(row, now_ms),
             Self::Trouble => {
-                clones(row, now_ms).is_some() || row.lost + row.out.lost + row.out.dead > 0
+                recent_duplicates(row, now_ms).is_some()
+                    || row.lost + row.out.lost + row.out.dead > 0
             }
         }
     }
 }
 
-impl By {
+impl ClientOrder {
     /// All orders with their words and column heads.
     pub(super) const ALL: [(Self, &str, &str); 6] = [
         (Self::Name, "name", "client"),
@@ -103,15 +104,15 @@ impl By {
     ];
 }
 
-impl View {
-    pub(super) fn new(ask: Ask) -> Self {
+impl ClientQuery {
+    pub(super) fn new(ask: QueryParams) -> Self {
         let search = ask.q.trim().to_lowercase().chars().take(CLIENT_NAME_BYTES_MAX).collect();
-        let show = Show::ALL.into_iter().find(|(_, word)| *word == ask.show);
-        let by = By::ALL.into_iter().find(|(_, word, _)| *word == ask.by);
+        let show = ClientFilter::ALL.into_iter().find(|(_, word)| *word == ask.show);
+        let by = ClientOrder::ALL.into_iter().find(|(_, word, _)| *word == ask.by);
         Self {
             search,
-            show: show.map_or(Show::All, |(show, _)| show),
-            by: by.map_or(By::Name, |(by, ..)| by),
+            show: show.map_or(ClientFilter::All, |(show, _)| show),
+            by: by.map_or(ClientOrder::Name, |(by, ..)| by),
             page: ask.page.parse().unwrap_or(1).max(1),
         }
     }
@@ -122,13 +123,13 @@ impl View {
         if !self.search.is_empty() {
             parts.push(format!("q={}", percent(&self.search)));
         }
-        if let Some((_, word)) = Show::ALL.iter().find(|(show, _)| *show == self.show)
-            && self.show != Show::All
+        if let Some((_, word)) = ClientFilter::ALL.iter().find(|(show, _)| *show == self.show)
+            && self.show != ClientFilter::All
         {
             parts.push(format!("show={word}"));
         }
-        if let Some((_, word, _)) = By::ALL.iter().find(|(by, ..)| *by == self.by)
-            && self.by != By::Name
+        if let Some((_, word, _)) = ClientOrder::ALL.iter().find(|(by, ..)| *by == self.by)
+            && self.by != ClientOrder::Name
         {
             parts.push(format!("by={word}"));
         }
@@ -139,7 +140,7 @@ impl View {
     }
 
     /// Returns the requested page, or the last one.
-    pub(super) fn select<'a>(&self, fleet: &'a Fleet, now_ms: u64) -> Selection<'a> {
+    pub(super) fn select<'a>(&self, fleet: &'a Fleet, now_ms: u64) -> ClientPage<'a> {
         let is_wanted = |row: &&ClientRow| {
             let name = row.client.as_str();
             self.show.takes(row, now_ms)
@@ -147,22 +148,22 @@ impl View {
         };
         let mut rows: Vec<&ClientRow> = fleet.rows.iter().filter(is_wanted).collect();
         match self.by {
-            By::Name => {}
-            By::Seen => rows.sort_by_key(|row| match Presence::of(row) {
-                Presence::Connected(since) => (0, Reverse(since)),
-                Presence::Away(seen) => (1, Reverse(seen)),
-                Presence::Never => (2, Reverse(0)),
+            ClientOrder::Name => {}
+            ClientOrder::Seen => rows.sort_by_key(|row| match ClientPresence::of(row) {
+                ClientPresence::Connected(since) => (0, Reverse(since)),
+                ClientPresence::Away(seen) => (1, Reverse(seen)),
+                ClientPresence::Never => (2, Reverse(0)),
             }),
-            By::Up => rows.sort_by_key(|row| Reverse(Lag::up(row, now_ms).weight())),
-            By::Down => rows.sort_by_key(|row| Reverse(Lag::down(row).weight())),
-            By::Received => rows.sort_by_key(|row| Reverse(row.received)),
-            By::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.out.lost)),
+            ClientOrder::Up => rows.sort_by_key(|row| Reverse(Lag::up(row, now_ms).weight())),
+            ClientOrder::Down => rows.sort_by_key(|row| Reverse(Lag::down(row).weight())),
+            ClientOrder::Received => rows.sort_by_key(|row| Reverse(row.received)),
+            ClientOrder::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.out.lost)),
         }
         let found = rows.len();
         let pages = found.div_ceil(CLIENTS_SHOWN).max(1);
         let page = self.page.min(pages);
         let rows = rows.into_iter().skip((page - 1) * CLIENTS_SHOWN).take(CLIENTS_SHOWN).collect();
-        Selection { rows, found, page, pages }
+        ClientPage { rows, found, page, pages }
     }
 }
 
@@ -179,9 +180,9 @@ mod tests {
 
     use super::*;
 
-    fn ask(q: &str, show: &str, by: &str, page: &str) -> View {
+    fn ask(q: &str, show: &str, by: &str, page: &str) -> ClientQuery {
         let [q, show, by, page] = [q, show, by, page].map(str::to_owned);
-        View::new(Ask { q, show, by, page })
+        ClientQuery::new(QueryParams { q, show, by, page })
     }
 
     fn fleet(count: usize) -> Fleet {

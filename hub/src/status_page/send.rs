@@ -24,18 +24,18 @@ use spoke_service::api_error::ApiError;
 use spoke_store::fleet;
 use tracing::info;
 
-use super::{Page, absent, known};
+use super::{StatusPage, parse_client, unknown_client};
 use crate::config::PageMode;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Form {
+struct SendForm {
     /// Names and values.
     fields: Vec<(String, String)>,
 }
 
 pub(super) async fn send(
-    State(page): State<Page>,
+    State(page): State<StatusPage>,
     Path(client): Path<String>,
     headers: HeaderMap,
     body: Bytes,
@@ -47,12 +47,12 @@ pub(super) async fn send(
         return Err(ApiError::new(StatusCode::FORBIDDEN, "read-only", message));
     }
     check_origin(&headers)?;
-    let client = known(&client)?;
+    let client = parse_client(&client)?;
     let entry = entry(&body)?;
     let auth_key = hub.config.auth_client_key(&client);
     let (redis, auth_redis) = ((&hub.redis, &hub.keys), (&page.auth_redis, auth_key.as_str()));
     let sent = fleet::send(redis, auth_redis, &client, &entry.fields).await;
-    let id = hub.checked(sent)?.ok_or_else(|| absent(&client))?;
+    let id = hub.store_result(sent)?.ok_or_else(|| unknown_client(&client))?;
     info!(%client, %id, "entry sent from the status page");
     Ok(Json(json!({ "id": id })))
 }
@@ -89,7 +89,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
 
 fn entry(body: &[u8]) -> Result<Entry, ApiError> {
     let refusal = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "malformed", message);
-    let form: Form = serde_json::from_slice(body).map_err(|error| {
+    let form: SendForm = serde_json::from_slice(body).map_err(|error| {
         refusal(format!("invalid body: expected a list of fields: {}", error_chain(&error)))
     })?;
     let words: Vec<String> =

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
-    client_limits::TakenPlace,
+    client_limits::LargeWriteSlot,
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
-    memory_budget::Charge,
-    quota::Load,
+    memory_budget::MemoryCharge,
+    quota::BatchLoad,
     session_open::goaway,
     state::HubState,
 };
@@ -30,35 +30,35 @@ use crate::{
 const FIELD_WIRE_BYTES: usize = 2;
 
 /// Admission control for the frames of one session.
-pub struct Intake {
+pub struct BatchAdmission {
     hub: Arc<HubState>,
     client: ClientId,
-    charges: Charges,
+    charges: PendingCharges,
     refused: Mutex<Option<oneshot::Sender<Goaway>>>,
 }
 
 /// Charges of the batches that are not in the copy yet, in order. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Charges(Arc<Mutex<VecDeque<Held>>>);
+pub struct PendingCharges(Arc<Mutex<VecDeque<PendingCharge>>>);
 
-struct Held {
+struct PendingCharge {
     epoch: Epoch,
     through: Seq,
-    _charge: Option<Charge>,
-    _place: TakenPlace,
+    _charge: Option<MemoryCharge>,
+    _place: LargeWriteSlot,
 }
 
-impl Intake {
+impl BatchAdmission {
     /// Creates the admission of one session. The receiver resolves if the budget has no room for a
     /// frame.
     pub fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, told) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
-        (Self { hub, client, charges: Charges::default(), refused }, told)
+        (Self { hub, client, charges: PendingCharges::default(), refused }, told)
     }
 
     /// Returns the held charges.
-    pub fn charges(&self) -> Charges {
+    pub fn charges(&self) -> PendingCharges {
         self.charges.clone()
     }
 
@@ -66,8 +66,8 @@ impl Intake {
     pub(crate) fn charge(
         &self,
         bytes: Bytes,
-        charge: Option<Charge>,
-    ) -> BoxFuture<'static, Result<(Bytes, Charge), ApiError>> {
+        charge: Option<MemoryCharge>,
+    ) -> BoxFuture<'static, Result<(Bytes, MemoryCharge), ApiError>> {
         let unpacked = Frame::unpacked_bytes(&bytes);
         let fields = (unpacked / FIELD_WIRE_BYTES * FIELD_BYTES_MIN).min(BATCH_BYTES_MAX);
         let wanted = BUDGET_COPIES * unpacked + fields;
@@ -86,14 +86,19 @@ impl Intake {
     }
 
     /// Waits for the client's rate and a write slot, then holds the slot and the charge.
-    pub(crate) fn admit(&self, push: Push, charge: Option<Charge>) -> BoxFuture<'static, Frame> {
+    pub(crate) fn admit(
+        &self,
+        push: Push,
+        charge: Option<MemoryCharge>,
+    ) -> BoxFuture<'static, Frame> {
         let charges = self.charges.clone();
-        let (hub, client, load) = (self.hub.clone(), self.client.clone(), Load::of(&push.entries));
+        let (hub, client, load) =
+            (self.hub.clone(), self.client.clone(), BatchLoad::of(&push.entries));
         async move {
-            hub.quota.admitted(&client, load).await;
-            let _place = hub.places.take(load.bytes).await;
+            hub.quota.wait_until_admitted(&client, load).await;
+            let _place = hub.write_slots.take(load.bytes).await;
             let (epoch, through) = (push.epoch, push.through);
-            charges.hold(Held { epoch, through, _charge: charge, _place });
+            charges.hold(PendingCharge { epoch, through, _charge: charge, _place });
             Frame::Push(push)
         }
         .boxed()
@@ -108,8 +113,8 @@ impl Intake {
     }
 }
 
-impl Charges {
-    fn hold(&self, held: Held) {
+impl PendingCharges {
+    fn hold(&self, held: PendingCharge) {
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         charges.push_back(held);
     }

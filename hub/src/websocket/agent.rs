@@ -31,11 +31,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::{
-    admission::Intake, close::close_frame, context::Arrived, frames::Frames, socket::Socket,
+    admission::BatchAdmission, close::close_frame, context::SessionContext, frames::FrameStream,
+    socket::ServerSocket,
 };
 use crate::{
     metrics::end_word,
-    session_open::{self, Told},
+    session_open::{self, ReportedState},
     state::{HubState, SessionFault},
 };
 
@@ -43,38 +44,38 @@ use crate::{
 ///
 /// Ten thousand idle agents are as many of these futures: large values are boxed, and the state of
 /// the handshake is dropped when the session starts.
-pub fn serve(arrived: Arrived, socket: Socket) -> impl Future<Output = ()> + Send {
+pub fn serve(arrived: SessionContext, socket: ServerSocket) -> impl Future<Output = ()> + Send {
     let span = arrived.span();
     let (sink, stream) = socket.split();
-    run(Box::new(arrived), Frames::new(stream), Box::pin(sink)).instrument(span)
+    run(Box::new(arrived), FrameStream::new(stream), Box::pin(sink)).instrument(span)
 }
 
 async fn run(
-    mut arrived: Box<Arrived>,
-    mut frames: Frames,
-    mut sink: Pin<Box<SplitSink<Socket, Message>>>,
+    mut arrived: Box<SessionContext>,
+    mut frames: FrameStream,
+    mut sink: Pin<Box<SplitSink<ServerSocket, Message>>>,
 ) {
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting(&mut frames)) => greeted,
+        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_hello(&mut frames)) => greeted,
         goaway = Box::pin(arrived.leave()) => Ok(Err(Some(goaway))),
     };
     let hello = match greeted {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
-            dismiss(&arrived.hub, &mut sink, goaway).await;
+            send_goaway(&arrived.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
         Ok(Err(None)) => return debug!("connection closed before HELLO"),
         Err(_) => {
             let goaway = refusal(GoawayReason::Protocol, "HELLO timed out");
-            dismiss(&arrived.hub, &mut sink, goaway).await;
+            send_goaway(&arrived.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
     };
-    let greeted = match Box::pin(Greeted::new(&arrived, &hello)).await {
+    let greeted = match Box::pin(AgentSession::new(&arrived, &hello)).await {
         Ok(greeted) => Box::new(greeted),
         Err(refusal) => {
-            dismiss(&arrived.hub, &mut sink, session_open::goaway(&refusal)).await;
+            send_goaway(&arrived.hub, &mut sink, session_open::goaway(&refusal)).await;
             return frames.discard().await;
         }
     };
@@ -90,20 +91,20 @@ async fn run(
             "session started"
         );
         let features = greeted.features;
-        frames.agree(features);
+        frames.set_features(features);
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
-            .with_flat_map(move |frame: Frame| iter(messages(&frame, features).map(Ok)));
+            .with_flat_map(move |frame: Frame| iter(encode_messages(&frame, features).map(Ok)));
         let outbox = Box::pin(outbox);
         let outcome = greeted.drive(&mut arrived, &mut frames, outbox).await;
-        report(&arrived.hub, &outcome);
+        log_end(&arrived.hub, &outcome);
     }
     arrived.end(greeted.generation).await;
     frames.discard().await;
 }
 
 /// Session after HELLO.
-struct Greeted {
+struct AgentSession {
     generation: u64,
     partner: PartnerId,
     begun: SenderStart,
@@ -113,16 +114,17 @@ struct Greeted {
     features: Features,
 }
 
-impl Greeted {
-    async fn new(arrived: &Arrived, hello: &Hello) -> Result<Self, ApiError> {
+impl AgentSession {
+    async fn new(arrived: &SessionContext, hello: &Hello) -> Result<Self, ApiError> {
         let hub = &arrived.hub;
         let (generation, partner) =
             arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
         let Hello { origin, cursor, partner: of, .. } = *hello;
-        let told = Told { origin, cursor, partner: of };
+        let reported = ReportedState { origin, cursor, partner: of };
         let standing =
-            session_open::stand(hub, &arrived.caller, (generation, partner), &told).await;
-        let (begun, cursor) = match hub.checked(standing) {
+            session_open::resume_streams(hub, &arrived.caller, (generation, partner), &reported)
+                .await;
+        let (begun, cursor) = match hub.store_result(standing) {
             Ok(standing) => standing,
             Err(refusal) => {
                 arrived.end(generation).await;
@@ -151,8 +153,8 @@ impl Greeted {
 
     async fn drive(
         &self,
-        arrived: &mut Arrived,
-        frames: &mut Frames,
+        arrived: &mut SessionContext,
+        frames: &mut FrameStream,
         outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
     ) -> SessionOutcome {
         let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
@@ -172,7 +174,7 @@ impl Greeted {
         let now = Instant::now();
         let path = match self.begun.standing.is_unreadable {
             true => LinkPath::default(),
-            false => hub.paths.begin(&client, at, now),
+            false => hub.link_paths.begin(&client, at, now),
         };
         let sender =
             Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
@@ -186,9 +188,9 @@ impl Greeted {
         // Losses of an ended epoch are found when the next one begins.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
-        let (intake, refused) = Intake::new(hub.clone(), client.clone());
-        let charges = intake.charges();
-        frames.take_in(intake);
+        let (admission, refused) = BatchAdmission::new(hub.clone(), client.clone());
+        let charges = admission.charges();
+        frames.set_admission(admission);
         let mut stuck = path.stuck();
         let count = |shown: SessionEvent<'_>| {
             match shown {
@@ -203,7 +205,7 @@ impl Greeted {
                 }
                 let acked = session.sender().acked();
                 if stuck.take_if(|stuck| stuck.seq <= acked).is_some() {
-                    hub.paths.handle_acked(&client, acked, Instant::now());
+                    hub.link_paths.handle_acked(&client, acked, Instant::now());
                 }
             }
             observer.handle(shown, unix_ms);
@@ -217,13 +219,13 @@ impl Greeted {
         let outcome =
             driver::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
         let trip = outcome.session.sender().trip();
-        hub.paths.end(&client, &trip, outcome.parting(), Instant::now());
+        hub.link_paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome
     }
 }
 
 /// Reads the HELLO. Returns `Err(None)` if the connection closed before it.
-async fn greeting(frames: &mut Frames) -> Result<Hello, Option<Goaway>> {
+async fn read_hello(frames: &mut FrameStream) -> Result<Hello, Option<Goaway>> {
     match frames.next().await {
         Some(Ok(Frame::Hello(hello))) if hello.major == MAJOR => Ok(*hello),
         Some(Ok(Frame::Hello(hello))) => {
@@ -248,7 +250,11 @@ fn refusal(reason: GoawayReason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
-async fn dismiss(hub: &HubState, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goaway: Goaway) {
+async fn send_goaway(
+    hub: &HubState,
+    sink: &mut Pin<Box<SplitSink<ServerSocket, Message>>>,
+    goaway: Goaway,
+) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A duplicate device reconnects forever; `session_open` logs it as a warning once.
     if goaway.reason != GoawayReason::Superseded
@@ -258,12 +264,13 @@ async fn dismiss(hub: &HubState, sink: &mut Pin<Box<SplitSink<Socket, Message>>>
     } else {
         debug!(reason, error = message, "session refused");
     }
-    let mut messages = iter(messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut messages)).await;
+    let mut encode_messages =
+        iter(encode_messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut encode_messages)).await;
 }
 
 /// Encodes a frame as one message. A close frame with the matching code follows a GOAWAY.
-fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
+fn encode_messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
     let close = match frame {
         Frame::Goaway(goaway) => Some(close_frame(goaway.reason)),
         _ => None,
@@ -271,7 +278,7 @@ fn messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> 
     [Some(Message::Binary(frame.encode(features))), close].into_iter().flatten()
 }
 
-fn report(hub: &HubState, outcome: &SessionOutcome) {
+fn log_end(hub: &HubState, outcome: &SessionOutcome) {
     let (received, _) = outcome.session.receiver().counts();
     let sent = outcome.session.sender().carried();
     let word = end_word(&outcome.end);

@@ -16,39 +16,39 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, SOCKET_BYTES_KEPT},
-    memory_budget::{Budget, Charge},
+    memory_budget::{MemoryBudget, MemoryCharge},
 };
 
 /// Client and budget that messages are charged to.
 #[derive(Clone)]
-pub(super) struct Account {
-    pub(super) budget: Budget,
+pub(super) struct ChargeAccount {
+    pub(super) budget: MemoryBudget,
     pub(super) client: ClientId,
 }
 
 /// Byte stream with frame limits and memory charges.
-pub(super) struct Watched<S> {
+pub(super) struct ChargedStream<S> {
     stream: S,
     watch: FrameLimiter,
-    account: Option<Account>,
-    charge: Option<Charge>,
+    account: Option<ChargeAccount>,
+    charge: Option<MemoryCharge>,
     /// Boxed, since a socket rarely waits for the budget.
-    waiting: Option<BoxFuture<'static, Result<Charge, ApiError>>>,
+    waiting: Option<BoxFuture<'static, Result<MemoryCharge, ApiError>>>,
 }
 
-impl Account {
-    pub(super) fn take_now(&self, bytes: usize) -> Charge {
+impl ChargeAccount {
+    pub(super) fn take_now(&self, bytes: usize) -> MemoryCharge {
         self.budget.take_now(&self.client, bytes)
     }
 }
 
-impl<S> Watched<S> {
+impl<S> ChargedStream<S> {
     pub(super) fn new(stream: S) -> Self {
         let watch = FrameLimiter::default();
         Self { stream, watch, account: None, charge: None, waiting: None }
     }
 
-    pub(super) fn charge_to(&mut self, account: Account) {
+    pub(super) fn charge_to(&mut self, account: ChargeAccount) {
         self.account = Some(account);
     }
 
@@ -57,7 +57,7 @@ impl<S> Watched<S> {
     }
 
     /// Takes the charge of the last complete message.
-    pub(super) fn take_charge(&mut self) -> Option<Charge> {
+    pub(super) fn take_charge(&mut self) -> Option<MemoryCharge> {
         self.charge.take()
     }
 
@@ -66,12 +66,12 @@ impl<S> Watched<S> {
         // The library refuses longer messages.
         let announced = self.watch.announced().min(FRAME_BYTES_MAX as u64) as usize;
         let wanted = if announced > SOCKET_BYTES_KEPT { announced * BUDGET_COPIES } else { 0 };
-        let held = self.charge.as_ref().map_or(0, Charge::bytes);
+        let held = self.charge.as_ref().map_or(0, MemoryCharge::bytes);
         let Some(account) = self.account.as_ref().filter(|_| held < wanted) else {
             return Poll::Ready(Ok(()));
         };
         let waiting = self.waiting.get_or_insert_with(|| {
-            let Account { budget, client } = account.clone();
+            let ChargeAccount { budget, client } = account.clone();
             let patience = if held == 0 { BUDGET_FRAME_PATIENCE } else { BUDGET_GROW_PATIENCE };
             async move { budget.take(&client, wanted - held, patience).await }.boxed()
         });
@@ -86,7 +86,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Watched<S> {
+impl<S: AsyncRead + Unpin> ChargedStream<S> {
     /// Reads to the end and discards the bytes.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [MaybeUninit::uninit(); 4 * 1024];
@@ -100,7 +100,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ChargedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -114,7 +114,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ChargedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

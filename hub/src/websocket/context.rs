@@ -15,14 +15,14 @@ use tracing::{Span, field, info_span};
 
 use crate::{
     authenticate::Caller,
-    connections::Ticket,
+    connections::ConnectionGuard,
     presence, session_open,
     state::HubState,
-    token_watch::{SessionKey, token_ended},
+    token_watch::{TokenKey, token_ended},
 };
 
 /// Authenticated WebSocket connection before its session.
-pub struct Arrived {
+pub struct SessionContext {
     /// State of the hub.
     pub hub: Arc<HubState>,
     /// Authenticated client.
@@ -32,12 +32,12 @@ pub struct Arrived {
     /// Time of the last received byte.
     pub heard: LastActivity,
     /// Entry in the connection registry.
-    pub ticket: Ticket,
+    pub ticket: ConnectionGuard,
     /// Resolves with the GOAWAY when a newer session supersedes this one.
     pub stopped: oneshot::Receiver<Goaway>,
 }
 
-impl Arrived {
+impl SessionContext {
     /// Returns the log span of the session. `session` is recorded when the generation is known.
     pub fn span(&self) -> Span {
         let (client, peer) = (&self.caller.client, self.address);
@@ -75,23 +75,23 @@ impl Arrived {
             epochs: epochs.unwrap_or_default(),
         };
         let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
-        let (generation, partner) = session_open::begin(hub, client, &arrival, cursor).await?;
-        hub.metrics.superseded.add(hub.live.begin(&self.ticket, generation));
+        let (generation, partner) = session_open::open(hub, client, &arrival, cursor).await?;
+        hub.metrics.superseded.add(hub.connections.begin(&self.ticket, generation));
         Ok((generation, partner))
     }
 
     /// Records the end of the session, unless a newer one has started.
     pub async fn end(&self, generation: u64) {
-        presence::note_end(&self.hub, &self.caller.client, generation).await;
+        presence::record_end(&self.hub, &self.caller.client, generation).await;
     }
 
     /// Resolves when this session has to end: shutdown, a newer session, or an ended token.
     pub async fn leave(&mut self) -> Goaway {
         let hub = &self.hub;
-        let key = SessionKey::of(hub, &self.caller);
+        let key = TokenKey::of(hub, &self.caller);
         tokio::select! {
             Ok(goaway) = &mut self.stopped => goaway,
-            () = hub.shutdown.begun() => hub.restart(),
+            () = hub.shutdown.begun() => hub.restart_goaway(),
             goaway = token_ended(hub, &self.caller, &key) => goaway,
         }
     }

@@ -24,48 +24,51 @@ use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::{
-    admission::Intake,
-    socket::{Incoming, Socket, busy, discard, flood},
+    admission::BatchAdmission,
+    socket::{ReceivedMessage, ServerSocket, budget_refusal, discard, frame_flood},
 };
-use crate::{cpu_pool::offload, limits::HELLO_BYTES_MAX, memory_budget::Charge};
+use crate::{cpu_pool::run_on_cpu_pool, limits::HELLO_BYTES_MAX, memory_budget::MemoryCharge};
 
 /// Frames up to this size are not charged. Pings and acknowledgements are shorter.
 const UNCHARGED_BYTES: usize = 64;
 
 /// Stream of decoded frames, or the decoding error.
-pub struct Frames<S = SplitStream<Socket>> {
+pub struct FrameStream<S = SplitStream<ServerSocket>> {
     messages: S,
     /// Features agreed in the handshake; `None` before it.
     agreed: Option<Features>,
     /// Admission of batches; `None` before the handshake.
-    intake: Option<Intake>,
-    step: Step,
+    admission: Option<BatchAdmission>,
+    stage: FrameStage,
 }
 
 /// Processing stage of the last message.
-enum Step {
+enum FrameStage {
     None,
-    Charging(BoxFuture<'static, Result<(Bytes, Charge), ApiError>>),
-    Decoding(BoxFuture<'static, Result<Result<Frame, DecodeError>, JoinError>>, Option<Charge>),
+    Charging(BoxFuture<'static, Result<(Bytes, MemoryCharge), ApiError>>),
+    Decoding(
+        BoxFuture<'static, Result<Result<Frame, DecodeError>, JoinError>>,
+        Option<MemoryCharge>,
+    ),
     Admitting(BoxFuture<'static, Frame>),
     /// The memory budget is exhausted; the session is about to end.
     Refused,
 }
 
-impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
+impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<ReceivedMessage>> FrameStream<S> {
     /// Creates a stream over the messages of a socket.
     pub fn new(messages: S) -> Self {
-        Self { messages, agreed: None, intake: None, step: Step::None }
+        Self { messages, agreed: None, admission: None, stage: FrameStage::None }
     }
 
     /// Sets the features agreed in the handshake.
-    pub fn agree(&mut self, features: Features) {
+    pub fn set_features(&mut self, features: Features) {
         self.agreed = Some(features);
     }
 
     /// Charges and admits frames from now on.
-    pub fn take_in(&mut self, intake: Intake) {
-        self.intake = Some(intake);
+    pub fn set_admission(&mut self, admission: BatchAdmission) {
+        self.admission = Some(admission);
     }
 
     /// Reads and drops the peer's remaining messages without decoding them.
@@ -73,7 +76,10 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
         discard(&mut self.messages).await;
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Error>>> {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<ReceivedMessage, Error>>> {
         let budget = ready!(coop::poll_proceed(cx));
         let message = ready!(self.messages.poll_next_unpin(cx));
         budget.made_progress();
@@ -81,12 +87,15 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     }
 
     /// Handles a message. Returns its frame if no further step is needed.
-    fn handle_message(&mut self, incoming: Incoming) -> Option<Result<Frame, TransportError>> {
-        let Incoming { message, charge } = incoming;
+    fn handle_message(
+        &mut self,
+        incoming: ReceivedMessage,
+    ) -> Option<Result<Frame, TransportError>> {
+        let ReceivedMessage { message, charge } = incoming;
         match message {
-            Message::Binary(bytes) => match &self.intake {
-                Some(intake) if bytes.len() > UNCHARGED_BYTES => {
-                    self.step = Step::Charging(intake.charge(bytes, charge));
+            Message::Binary(bytes) => match &self.admission {
+                Some(admission) if bytes.len() > UNCHARGED_BYTES => {
+                    self.stage = FrameStage::Charging(admission.charge(bytes, charge));
                     None
                 }
                 Some(_) | None => self.decode(bytes, charge),
@@ -100,12 +109,12 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     }
 
     fn handle_error(&mut self, error: Error) -> Option<Result<Frame, TransportError>> {
-        if let (Some(refusal), Some(intake)) = (busy(&error), &self.intake) {
-            intake.handle_refused(refusal);
-            self.step = Step::Refused;
+        if let (Some(refusal), Some(admission)) = (budget_refusal(&error), &self.admission) {
+            admission.handle_refused(refusal);
+            self.stage = FrameStage::Refused;
             return None;
         }
-        Some(Err(match flood(&error) {
+        Some(Err(match frame_flood(&error) {
             Some(flood) => malformed(flood),
             None if matches!(error, Error::Capacity(_)) => malformed(error),
             None => TransportError::Broken(error.into()),
@@ -116,7 +125,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     fn decode(
         &mut self,
         bytes: Bytes,
-        charge: Option<Charge>,
+        charge: Option<MemoryCharge>,
     ) -> Option<Result<Frame, TransportError>> {
         let Some(agreed) = self.agreed else {
             if bytes.len() > HELLO_BYTES_MAX {
@@ -127,19 +136,19 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
         if !Frame::is_long_to_decode(&bytes) {
             return self.handle_decoded(Frame::decode(bytes, agreed), charge);
         }
-        let decoding = offload(move || Frame::decode(bytes, agreed)).boxed();
-        self.step = Step::Decoding(decoding, charge);
+        let decoding = run_on_cpu_pool(move || Frame::decode(bytes, agreed)).boxed();
+        self.stage = FrameStage::Decoding(decoding, charge);
         None
     }
 
     fn handle_decoded(
         &mut self,
         decoded: Result<Frame, DecodeError>,
-        charge: Option<Charge>,
+        charge: Option<MemoryCharge>,
     ) -> Option<Result<Frame, TransportError>> {
-        match (decoded, &self.intake) {
-            (Ok(Frame::Push(push)), Some(intake)) => {
-                self.step = Step::Admitting(intake.admit(push, charge));
+        match (decoded, &self.admission) {
+            (Ok(Frame::Push(push)), Some(admission)) => {
+                self.stage = FrameStage::Admitting(admission.admit(push, charge));
                 None
             }
             (decoded, _) => Some(decoded.map_err(malformed)),
@@ -147,53 +156,55 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<Incoming>> Frames<S> {
     }
 
     /// Polls the current stage. Returns the frame when it is complete.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, TransportError>>> {
-        match &mut self.step {
-            Step::None => Poll::Ready(None),
-            Step::Charging(charging) => {
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, TransportError>>> {
+        match &mut self.stage {
+            FrameStage::None => Poll::Ready(None),
+            FrameStage::Charging(charging) => {
                 let charged = ready!(charging.as_mut().poll(cx));
-                self.step = Step::None;
+                self.stage = FrameStage::None;
                 match charged {
                     Ok((bytes, charge)) => Poll::Ready(self.decode(bytes, Some(charge))),
                     Err(refusal) => {
-                        self.intake.iter().for_each(|intake| intake.handle_refused(&refusal));
-                        self.step = Step::Refused;
+                        self.admission
+                            .iter()
+                            .for_each(|admission| admission.handle_refused(&refusal));
+                        self.stage = FrameStage::Refused;
                         Poll::Pending
                     }
                 }
             }
-            Step::Decoding(decoding, charge) => {
+            FrameStage::Decoding(decoding, charge) => {
                 let decoded = ready!(decoding.poll_unpin(cx));
                 let charge = charge.take();
-                self.step = Step::None;
+                self.stage = FrameStage::None;
                 Poll::Ready(match decoded {
                     Ok(decoded) => self.handle_decoded(decoded, charge),
                     Err(panic) => Some(Err(TransportError::Broken(panic.into()))),
                 })
             }
-            Step::Admitting(admitting) => {
+            FrameStage::Admitting(admitting) => {
                 let frame = ready!(admitting.as_mut().poll(cx));
-                self.step = Step::None;
+                self.stage = FrameStage::None;
                 Poll::Ready(Some(Ok(frame)))
             }
-            Step::Refused => Poll::Pending,
+            FrameStage::Refused => Poll::Pending,
         }
     }
 }
 
-impl<S, M> Stream for Frames<S>
+impl<S, M> Stream for FrameStream<S>
 where
     S: Stream<Item = Result<M, Error>> + Unpin,
-    M: Into<Incoming>,
+    M: Into<ReceivedMessage>,
 {
     type Item = Result<Frame, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(frame) = ready!(self.poll_step(cx)) {
+            if let Some(frame) = ready!(self.poll_stage(cx)) {
                 return Poll::Ready(Some(frame));
             }
-            if !matches!(self.step, Step::None) {
+            if !matches!(self.stage, FrameStage::None) {
                 continue;
             }
             let frame = match ready!(self.poll_message(cx)) {
@@ -222,8 +233,8 @@ mod tests {
     use super::*;
 
     /// A socket that always has another message ready.
-    fn endless(bytes: Bytes) -> Frames<impl Stream<Item = Result<Message, Error>> + Unpin> {
-        Frames::new(stream::repeat_with(move || Ok(Message::Binary(bytes.clone()))))
+    fn endless(bytes: Bytes) -> FrameStream<impl Stream<Item = Result<Message, Error>> + Unpin> {
+        FrameStream::new(stream::repeat_with(move || Ok(Message::Binary(bytes.clone()))))
     }
 
     fn push(value_bytes: usize) -> Frame {
@@ -235,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_always_has_a_frame_lets_others_have_their_turn() {
         let mut frames = endless(Frame::Ping.encode(Features(0)));
-        frames.agree(Features(0));
+        frames.set_features(Features(0));
         let flood = async { while frames.next().await.is_some() {} };
         let other = tokio::time::sleep(Duration::from_millis(5));
         tokio::time::timeout(Duration::from_millis(500), async {
@@ -257,7 +268,7 @@ mod tests {
         };
         assert!(error.to_string().contains("before the handshake"), "{error}");
         let mut frames = endless(bytes);
-        frames.agree(Features(0));
+        frames.set_features(Features(0));
         assert!(matches!(frames.next().await, Some(Ok(Frame::Push(_)))));
     }
 
@@ -266,7 +277,7 @@ mod tests {
         let packed = push(10_000).encode(Features::COMPRESSION);
         for (agreed, is_taken) in [(Features(0), false), (Features::COMPRESSION, true)] {
             let mut frames = endless(packed.clone());
-            frames.agree(agreed);
+            frames.set_features(agreed);
             assert_eq!(frames.next().await.unwrap().is_ok(), is_taken, "{agreed:?}");
         }
         assert!(endless(packed).next().await.unwrap().is_err(), "nor before it");
@@ -277,8 +288,8 @@ mod tests {
         let long = push(DECODE_INLINE_BYTES_MAX + 1);
         let messages = [&long, &Frame::Ping].map(|frame| frame.encode(Features(0)));
         let messages = messages.map(|bytes| Ok(Message::Binary(bytes)));
-        let mut frames = Frames::new(stream::iter(messages));
-        frames.agree(Features(0));
+        let mut frames = FrameStream::new(stream::iter(messages));
+        frames.set_features(Features(0));
         assert!(frames.next().now_or_never().is_none(), "it is under way elsewhere");
         assert_eq!(frames.next().await.unwrap().unwrap(), long);
         assert_eq!(frames.next().await.unwrap().unwrap(), Frame::Ping);

@@ -27,20 +27,20 @@ use tracing::{Instrument, Span, info};
 
 use super::{
     close::close_frame,
-    context::Arrived,
-    socket::{Incoming, Socket, busy, discard, flood},
+    context::SessionContext,
+    socket::{ReceivedMessage, ServerSocket, budget_refusal, discard, frame_flood},
 };
 use crate::{
     authenticate::{Caller, malformed},
     charged_body,
-    cpu_pool::offload,
+    cpu_pool::run_on_cpu_pool,
     limits::{BUDGET_GROW_PATIENCE, BUDGET_PATIENCE, PARSE_INLINE_BYTES_MAX},
-    memory_budget::Charge,
+    memory_budget::MemoryCharge,
     metrics::CLOSED,
     session_open::goaway,
     state::HubState,
     xadd,
-    xread::{self, Asker, Xread},
+    xread::{self, CallerKind, XreadRequest},
 };
 
 /// Subprotocol name in the WebSocket handshake.
@@ -52,7 +52,7 @@ const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Answer to one request.
 #[derive(Serialize)]
-struct Answer<'a, P> {
+struct JsonAnswer<'a, P> {
     r#type: &'a str,
     id: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,25 +61,25 @@ struct Answer<'a, P> {
 }
 
 /// Serves a client until its connection ends.
-pub async fn serve(arrived: Arrived, socket: Socket) {
+pub async fn serve(arrived: SessionContext, socket: ServerSocket) {
     let span = arrived.span();
     run(arrived, socket).instrument(span).await;
 }
 
-async fn run(mut arrived: Arrived, mut socket: Socket) {
+async fn run(mut arrived: SessionContext, mut socket: ServerSocket) {
     let (generation, _) = match arrived.begin(SUBPROTOCOL, InstanceId::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => {
-            dismiss(&mut socket, &goaway(&refusal)).await;
+            send_close(&mut socket, &goaway(&refusal)).await;
             return discard(&mut socket).await;
         }
     };
     Span::current().record("session", generation);
     info!("session started");
     let caller = Caller { generation: Some(generation), ..arrived.caller.clone() };
-    let goodbye = talk(&mut arrived, &caller, &mut socket).await;
+    let goodbye = answer_requests(&mut arrived, &caller, &mut socket).await;
     if let Some(goaway) = &goodbye {
-        dismiss(&mut socket, goaway).await;
+        send_close(&mut socket, goaway).await;
     }
     let reason = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
     arrived.hub.metrics.ended.add(reason, 1);
@@ -89,9 +89,13 @@ async fn run(mut arrived: Arrived, mut socket: Socket) {
 }
 
 /// Answers requests until the client closes or the session has to end.
-async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Option<Goaway> {
+async fn answer_requests(
+    arrived: &mut SessionContext,
+    caller: &Caller,
+    socket: &mut ServerSocket,
+) -> Option<Goaway> {
     let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
-    let mut waiting: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
+    let mut waiting: FuturesUnordered<BoxFuture<'_, JsonReply>> = FuturesUnordered::new();
     let leave = arrived.leave();
     let mut leave = pin!(leave);
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
@@ -99,13 +103,13 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
         let answer = tokio::select! {
             incoming = socket.next() => match incoming {
                 Some(Ok(incoming)) => {
-                    match handle(&hub, caller, incoming, &mut waiting).await {
-                        Handled::Answer(answer) => answer,
-                        Handled::Nothing => continue,
-                        Handled::Closed => return None,
+                    match handle_message(&hub, caller, incoming, &mut waiting).await {
+                        MessageOutcome::Answer(answer) => answer,
+                        MessageOutcome::Nothing => continue,
+                        MessageOutcome::Closed => return None,
                     }
                 }
-                Some(Err(error)) => match unfit(&error) {
+                Some(Err(error)) => match goaway_for_error(&error) {
                     Some(goaway) => return Some(goaway),
                     None => return None,
                 },
@@ -122,7 +126,7 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
             }
             goaway = &mut leave => break goaway,
         };
-        let Reply { text, charge: _charge } = answer;
+        let JsonReply { text, charge: _charge } = answer;
         let mut sending = pin!(socket.send(Message::Text(text.into())));
         // A client that does not read its answers is disconnected.
         tokio::select! {
@@ -154,19 +158,19 @@ async fn talk(arrived: &mut Arrived, caller: &Caller, socket: &mut Socket) -> Op
 }
 
 /// Answer text and its memory charge until it is sent.
-struct Reply {
+struct JsonReply {
     text: String,
-    charge: Option<Charge>,
+    charge: Option<MemoryCharge>,
 }
 
-enum Handled {
-    Answer(Reply),
+enum MessageOutcome {
+    Answer(JsonReply),
     Nothing,
     Closed,
 }
 
 /// Parsed request that owns its parts.
-struct Asked {
+struct JsonRequest {
     kind: String,
     id: Option<Box<RawValue>>,
     payload: Option<Box<RawValue>>,
@@ -174,17 +178,17 @@ struct Asked {
     wanted: usize,
 }
 
-impl Asked {
+impl JsonRequest {
     fn read(text: &str) -> Result<Self, (Option<Box<RawValue>>, String)> {
         let owned = |raw: Option<&RawValue>| raw.map(ToOwned::to_owned);
         match RequestBody::read(text) {
-            Ok(form) => Ok(Self {
-                kind: form.kind().unwrap_or_default(),
-                id: owned(form.id),
-                wanted: form
+            Ok(parse) => Ok(Self {
+                kind: parse.kind().unwrap_or_default(),
+                id: owned(parse.id),
+                wanted: parse
                     .payload
-                    .map_or(0, |payload| charged_body::wanted(payload.get().as_bytes())),
-                payload: owned(form.payload),
+                    .map_or(0, |payload| charged_body::memory_needed(payload.get().as_bytes())),
+                payload: owned(parse.payload),
             }),
             Err(InvalidRequest { id, error }) => Err((owned(id), error_chain(&error))),
         }
@@ -192,11 +196,11 @@ impl Asked {
 }
 
 /// Returns the GOAWAY for frames that the hub cannot accept.
-fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
-    if let Some(refusal) = busy(error) {
+fn goaway_for_error(error: &tungstenite::Error) -> Option<Goaway> {
+    if let Some(refusal) = budget_refusal(error) {
         return Some(goaway(refusal));
     }
-    let message = match (flood(error), error) {
+    let message = match (frame_flood(error), error) {
         (Some(flood), _) => flood.to_string(),
         (None, tungstenite::Error::Capacity(error)) => error_chain(error),
         (None, _) => return None,
@@ -204,107 +208,110 @@ fn unfit(error: &tungstenite::Error) -> Option<Goaway> {
     Some(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 })
 }
 
-async fn handle<'a>(
+async fn handle_message<'a>(
     hub: &'a HubState,
     caller: &'a Caller,
-    Incoming { message, charge }: Incoming,
-    waiting: &mut FuturesUnordered<BoxFuture<'a, Reply>>,
-) -> Handled {
+    ReceivedMessage { message, charge }: ReceivedMessage,
+    waiting: &mut FuturesUnordered<BoxFuture<'a, JsonReply>>,
+) -> MessageOutcome {
     match message {
         Message::Text(text) => {
             // The charge of the message also covers its answer.
             let mut charge = charge;
-            match request(hub, caller, text.as_str(), &mut charge, waiting).await {
-                Some(text) => Handled::Answer(Reply { text, charge }),
-                None => Handled::Nothing,
+            match handle_request(hub, caller, text.as_str(), &mut charge, waiting).await {
+                Some(text) => MessageOutcome::Answer(JsonReply { text, charge }),
+                None => MessageOutcome::Nothing,
             }
         }
         Message::Binary(_) => {
-            let text = refused(
+            let text = refusal_text(
                 "",
                 None,
                 &malformed("unexpected binary frame, expected text frames of JSON"),
             );
-            Handled::Answer(Reply { text, charge })
+            MessageOutcome::Answer(JsonReply { text, charge })
         }
-        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Handled::Nothing,
-        Message::Close(_) => Handled::Closed,
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => MessageOutcome::Nothing,
+        Message::Close(_) => MessageOutcome::Closed,
     }
 }
 
 /// Answers one request. Returns `None` for a waiting read.
-async fn request<'a>(
+async fn handle_request<'a>(
     hub: &'a HubState,
     caller: &'a Caller,
     text: &str,
-    charge: &mut Option<Charge>,
-    waiting: &mut FuturesUnordered<BoxFuture<'a, Reply>>,
+    charge: &mut Option<MemoryCharge>,
+    waiting: &mut FuturesUnordered<BoxFuture<'a, JsonReply>>,
 ) -> Option<String> {
-    let asked = if text.len() <= PARSE_INLINE_BYTES_MAX {
-        Asked::read(text)
+    let request = if text.len() <= PARSE_INLINE_BYTES_MAX {
+        JsonRequest::read(text)
     } else {
         let text = text.to_owned();
-        let read = offload(move || Asked::read(&text)).await;
+        let read = run_on_cpu_pool(move || JsonRequest::read(&text)).await;
         read.unwrap_or_else(|_| Err((None, "failed to parse this message".to_owned())))
     };
-    let Asked { kind, id, payload, wanted } = match asked {
-        Ok(asked) => asked,
-        Err((id, error)) => return Some(refused("", short(id.as_deref()), &malformed(error))),
+    let JsonRequest { kind, id, payload, wanted } = match request {
+        Ok(request) => request,
+        Err((id, error)) => {
+            return Some(refusal_text("", short_id(id.as_deref()), &malformed(error)));
+        }
     };
     let id_said = id.is_some();
-    let id = short(id.as_deref());
+    let id = short_id(id.as_deref());
     if id.is_none() && id_said {
         let message = format!("invalid id: expected at most {TEXT_BYTES_MAX} bytes");
-        return Some(refused("", None, &malformed(message)));
+        return Some(refusal_text("", None, &malformed(message)));
     }
     let payload_text = payload.as_deref().map_or("null", RawValue::get);
     Some(match kind.as_str() {
-        "echo" => answered("echo", id, Ok(payload)),
-        "id" => answered("id", id, xadd::cursor(hub, caller).await),
+        "echo" => result_text("echo", id, Ok(payload)),
+        "id" => result_text("id", id, xadd::cursor(hub, caller).await),
         "xadd" => {
-            let _turn = hub.shares.turn_to_write(&caller.client).await;
-            match xadd_form(hub, caller, (payload_text, wanted), charge).await {
-                Ok(form) => answered("xadd", id, xadd::xadd(hub, caller, form).await),
-                Err(refusal) => refused("xadd", id, &refusal),
+            let _permit = hub.client_limits.write_permit(&caller.client).await;
+            match parse_xadd(hub, caller, (payload_text, wanted), charge).await {
+                Ok(parse) => result_text("xadd", id, xadd::xadd(hub, caller, parse).await),
+                Err(refusal) => refusal_text("xadd", id, &refusal),
             }
         }
         "xread" if waiting.len() >= WAITING_MAX => {
             let message = "too many waiting reads on this socket";
             let status = StatusCode::TOO_MANY_REQUESTS;
-            refused("xread", id, &ApiError::new(status, "too-many-requests", message))
+            refusal_text("xread", id, &ApiError::new(status, "too-many-requests", message))
         }
-        "xread" => match form::<Option<Xread>>(payload_text) {
+        "xread" => match parse::<Option<XreadRequest>>(payload_text) {
             Ok(ask) => {
                 let id = id.map(ToOwned::to_owned);
                 let read = async move {
                     let read =
-                        xread::xread(hub, caller, Asker::Program, ask.unwrap_or_default()).await;
+                        xread::xread(hub, caller, CallerKind::Program, ask.unwrap_or_default())
+                            .await;
                     let (read, charge) = read.map_or_else(
                         |refusal| (Err(refusal), None),
-                        |(form, charge)| (Ok(form), Some(charge)),
+                        |(parse, charge)| (Ok(parse), Some(charge)),
                     );
-                    Reply { text: answered("xread", id.as_deref(), read), charge }
+                    JsonReply { text: result_text("xread", id.as_deref(), read), charge }
                 };
                 waiting.push(read.boxed());
                 return None;
             }
-            Err(refusal) => refused("xread", id, &refusal),
+            Err(refusal) => refusal_text("xread", id, &refusal),
         },
-        _ => refused(&kind, id, &malformed("invalid type: expected id, xadd, xread or echo")),
+        _ => refusal_text(&kind, id, &malformed("invalid type: expected id, xadd, xread or echo")),
     })
 }
 
 /// Accepts only short ids, since a waiting read holds its id.
-fn short(id: Option<&RawValue>) -> Option<&RawValue> {
+fn short_id(id: Option<&RawValue>) -> Option<&RawValue> {
     id.filter(|id| id.get().len() <= TEXT_BYTES_MAX)
 }
 
 /// Parses on the CPU pool if the payload is long, and charges the memory of its entries.
-async fn xadd_form(
+async fn parse_xadd(
     hub: &HubState,
     caller: &Caller,
     (payload, wanted): (&str, usize),
-    charge: &mut Option<Charge>,
+    charge: &mut Option<MemoryCharge>,
 ) -> Result<XaddBody, ApiError> {
     match charge {
         Some(charge) => charge.resize(wanted, BUDGET_GROW_PATIENCE).await?,
@@ -313,29 +320,29 @@ async fn xadd_form(
         }
     }
     if payload.len() <= PARSE_INLINE_BYTES_MAX {
-        return form(payload);
+        return parse(payload);
     }
     let payload = payload.to_owned();
-    charged_body::elsewhere(move || form(&payload)).await
+    charged_body::parse_on_pool(move || parse(&payload)).await
 }
 
-fn form<T: DeserializeOwned>(payload: &str) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned>(payload: &str) -> Result<T, ApiError> {
     serde_json::from_str(payload).map_err(|error| malformed(error_chain(&error)))
 }
 
-fn answered<P: Serialize>(
+fn result_text<P: Serialize>(
     r#type: &str,
     id: Option<&RawValue>,
     result: Result<P, ApiError>,
 ) -> String {
     match result {
-        Ok(payload) => text(&Answer { r#type, id, error: None, payload }),
-        Err(refusal) => refused(r#type, id, &refusal),
+        Ok(payload) => text(&JsonAnswer { r#type, id, error: None, payload }),
+        Err(refusal) => refusal_text(r#type, id, &refusal),
     }
 }
 
-fn refused(r#type: &str, id: Option<&RawValue>, refusal: &ApiError) -> String {
-    text(&Answer { r#type, id, error: Some(true), payload: refusal.body() })
+fn refusal_text(r#type: &str, id: Option<&RawValue>, refusal: &ApiError) -> String {
+    text(&JsonAnswer { r#type, id, error: Some(true), payload: refusal.body() })
 }
 
 fn text(answer: &impl Serialize) -> String {
@@ -343,7 +350,7 @@ fn text(answer: &impl Serialize) -> String {
 }
 
 /// Sends the reason in the close frame; this protocol has no other message for it.
-async fn dismiss(socket: &mut Socket, goaway: &Goaway) {
+async fn send_close(socket: &mut ServerSocket, goaway: &Goaway) {
     let mut close = close_frame(goaway.reason);
     if let (GoawayReason::Protocol, Message::Close(Some(frame))) = (goaway.reason, &mut close) {
         let said = goaway.message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);

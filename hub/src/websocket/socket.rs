@@ -36,10 +36,10 @@ use tokio_tungstenite::{
     },
 };
 
-use super::charged_stream::{Account, Watched};
+use super::charged_stream::{ChargeAccount, ChargedStream};
 use crate::{
     limits::SOCKET_BYTES_KEPT,
-    memory_budget::{Budget, Charge},
+    memory_budget::{MemoryBudget, MemoryCharge},
 };
 
 /// Buffer size of a socket in bytes. The library's default of 128 KiB each would be a gigabyte for
@@ -50,9 +50,9 @@ const BUFFER_BYTES: usize = 2 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Server side of a WebSocket.
-pub struct Socket<S = TokioIo<Upgraded>> {
+pub struct ServerSocket<S = TokioIo<Upgraded>> {
     /// `None` only while it is recreated.
-    library: Option<WebSocketStream<Watched<S>>>,
+    library: Option<WebSocketStream<ChargedStream<S>>>,
     /// Messages received so far.
     taken: u64,
     /// Size of the largest message in either direction since the state was created, in bytes.
@@ -64,33 +64,33 @@ pub struct Socket<S = TokioIo<Upgraded>> {
     /// A frame was invalid: further bytes are discarded.
     has_failed: bool,
     /// Client and budget that messages are charged to.
-    account: Option<Account>,
+    account: Option<ChargeAccount>,
     /// Charge of a large outgoing message.
-    outgoing: Option<Charge>,
+    outgoing: Option<MemoryCharge>,
 }
 
 /// Received message and its memory charge until it is processed.
-pub struct Incoming {
+pub struct ReceivedMessage {
     /// Message.
     pub message: Message,
     /// `None` for a small message.
-    pub charge: Option<Charge>,
+    pub charge: Option<MemoryCharge>,
 }
 
-impl From<Message> for Incoming {
+impl From<Message> for ReceivedMessage {
     fn from(message: Message) -> Self {
         Self { message, charge: None }
     }
 }
 
 /// Returns the frame limit that the peer exceeded, if that is the error.
-pub fn flood(error: &Error) -> Option<FrameFlood> {
+pub fn frame_flood(error: &Error) -> Option<FrameFlood> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref().copied()
 }
 
 /// Returns the refusal of the memory budget, if that is the error.
-pub fn busy(error: &Error) -> Option<&ApiError> {
+pub fn budget_refusal(error: &Error) -> Option<&ApiError> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref()
 }
@@ -106,11 +106,11 @@ pub async fn discard(messages: &mut (impl Stream + Unpin)) {
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     /// Creates the server side over an upgraded connection.
     pub fn new(stream: S) -> Self {
         Self {
-            library: Some(library(Watched::new(stream))),
+            library: Some(library(ChargedStream::new(stream))),
             taken: 0,
             largest: 0,
             is_flushed: true,
@@ -122,27 +122,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Charges messages to this client from now on.
-    pub fn charge_to(&mut self, budget: &Budget, client: &ClientId) {
-        let account = Account { budget: budget.clone(), client: client.clone() };
+    pub fn charge_to(&mut self, budget: &MemoryBudget, client: &ClientId) {
+        let account = ChargeAccount { budget: budget.clone(), client: client.clone() };
         self.watched().charge_to(account.clone());
         self.account = Some(account);
     }
 
-    fn library(&mut self) -> Pin<&mut WebSocketStream<Watched<S>>> {
+    fn library(&mut self) -> Pin<&mut WebSocketStream<ChargedStream<S>>> {
         Pin::new(self.library.as_mut().expect("the state is always put back"))
     }
 
-    fn watched(&mut self) -> &mut Watched<S> {
+    fn watched(&mut self) -> &mut ChargedStream<S> {
         self.library.as_mut().expect("the state is always put back").get_mut()
     }
 
-    fn handle_message(&mut self, message: Message) -> Incoming {
+    fn handle_message(&mut self, message: Message) -> ReceivedMessage {
         self.taken += 1;
         self.largest = self.largest.max(message.len());
         self.is_closing |= message.is_close();
         let is_data = message.is_binary() || message.is_text();
         let charge = if is_data { self.watched().take_charge() } else { None };
-        Incoming { message, charge }
+        ReceivedMessage { message, charge }
     }
 
     /// Returns whether the state can be recreated after a flush.
@@ -162,7 +162,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 }
 
 /// Creates the library's state with small buffers.
-fn library<S: AsyncRead + AsyncWrite + Unpin>(watched: Watched<S>) -> WebSocketStream<Watched<S>> {
+fn library<S: AsyncRead + AsyncWrite + Unpin>(
+    watched: ChargedStream<S>,
+) -> WebSocketStream<ChargedStream<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
@@ -173,25 +175,25 @@ fn library<S: AsyncRead + AsyncWrite + Unpin>(watched: Watched<S>) -> WebSocketS
 }
 
 /// Request for a WebSocket, with its valid handshake answer.
-pub struct Upgrade {
+pub struct WebSocketUpgrade {
     upgrade: OnUpgrade,
     headers: HeaderMap,
 }
 
-impl Upgrade {
+impl WebSocketUpgrade {
     /// Returns the response, and a future of the upgraded connection.
     pub fn accept(
         self,
         protocol: &'static str,
-    ) -> (Response, impl Future<Output = Result<Socket, hyper::Error>>) {
+    ) -> (Response, impl Future<Output = Result<ServerSocket, hyper::Error>>) {
         let Self { upgrade, mut headers } = self;
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        let upgraded = upgrade.map_ok(|upgraded| Socket::new(TokioIo::new(upgraded)));
+        let upgraded = upgrade.map_ok(|upgraded| ServerSocket::new(TokioIo::new(upgraded)));
         ((StatusCode::SWITCHING_PROTOCOLS, headers).into_response(), upgraded)
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Upgrade {
+impl<S: Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
@@ -218,8 +220,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Socket<S> {
-    type Item = Result<Incoming, Error>;
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for ServerSocket<S> {
+    type Item = Result<ReceivedMessage, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.has_failed {
@@ -245,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Socket<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for ServerSocket<S> {
     type Error = Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

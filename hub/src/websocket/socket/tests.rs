@@ -12,13 +12,13 @@ fn binary(length: usize, with: u8) -> Message {
 }
 
 /// Two ends, through a pipe that takes so many bytes at a time.
-async fn joined(pipe: usize) -> (Socket<DuplexStream>, WebSocketStream<DuplexStream>) {
+async fn joined(pipe: usize) -> (ServerSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
     let (ours, theirs) = tokio::io::duplex(pipe);
-    (Socket::new(ours), WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
+    (ServerSocket::new(ours), WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
 }
 
 /// Looks for a message that is not there.
-fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) {
+fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
     assert!(socket.next().now_or_never().is_none(), "there is no further message");
 }
 
@@ -87,7 +87,7 @@ async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
 #[tokio::test]
 async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-    let mut socket = Socket::new(ours);
+    let mut socket = ServerSocket::new(ours);
     // Masked with zeros. The length of the first is said in eight bytes, where one would do.
     let head = |opcode: u8, length: usize| {
         let mut head = vec![opcode, 0xff];
@@ -123,7 +123,7 @@ async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
 #[tokio::test]
 async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 10);
-    let mut socket = Socket::new(ours);
+    let mut socket = ServerSocket::new(ours);
     let sending = tokio::spawn(async move {
         for _ in 0..100 {
             theirs.write_all(&[0xff; 1 << 10]).await.unwrap();

@@ -17,7 +17,7 @@ const ROOM_PERCENT: u64 = 2;
 
 /// What a batch adds to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub struct BatchLoad {
     /// Entries.
     pub entries: u64,
     /// Bytes of the entries; each field counts at least `FIELD_BYTES_MIN`.
@@ -26,7 +26,7 @@ pub struct Load {
 
 /// Reserved part of Redis's memory, and the rate of each client while only that is left.
 #[derive(Debug, Clone, Copy)]
-pub struct Reserve {
+pub struct MemoryReserve {
     /// Percent of `maxmemory`.
     pub percent: u64,
     /// Entries a second.
@@ -36,9 +36,9 @@ pub struct Reserve {
 }
 
 /// Rates of all clients, and the fill level of Redis.
-pub(super) struct Paces {
-    reserve: Reserve,
-    clients: HashMap<ClientId, Pace>,
+pub(super) struct ClientRates {
+    reserve: MemoryReserve,
+    clients: HashMap<ClientId, ClientRate>,
     usage: MemoryUsage,
     looked_at: Option<Instant>,
     /// Bytes admitted since the last query.
@@ -47,7 +47,7 @@ pub(super) struct Paces {
     forgot_at: Instant,
 }
 
-struct Pace {
+struct ClientRate {
     /// Time when all admitted entries are paid back (generic cell rate algorithm).
     clear_at: Instant,
     held_since: Option<Instant>,
@@ -55,12 +55,12 @@ struct Pace {
 
 /// Decision about a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RateDecision {
     Go { was_held_for: Option<Duration> },
     Wait { wait: Duration, is_first: bool },
 }
 
-impl Load {
+impl BatchLoad {
     /// Measures these entries.
     pub fn of(entries: &[Entry]) -> Self {
         let bytes = entries.iter().map(|entry| entry.bytes() as u64).sum();
@@ -68,16 +68,16 @@ impl Load {
     }
 }
 
-impl Reserve {
+impl MemoryReserve {
     /// Returns the time that a client takes for this load at its rate.
-    fn time(&self, load: Load) -> Duration {
+    fn time(&self, load: BatchLoad) -> Duration {
         let of = |amount: u64, rate: u64| Duration::from_secs_f64(amount as f64 / rate as f64);
         of(load.entries, self.entries).max(of(load.bytes, self.bytes))
     }
 }
 
-impl Paces {
-    pub(super) fn new(reserve: Reserve, now: Instant) -> Self {
+impl ClientRates {
+    pub(super) fn new(reserve: MemoryReserve, now: Instant) -> Self {
         Self {
             reserve,
             clients: HashMap::new(),
@@ -95,7 +95,7 @@ impl Paces {
 
     /// Returns whether to query the memory usage: the interval has passed, or this batch may reach
     /// the reserve.
-    pub(super) fn is_look_due(&self, load: Load, now: Instant) -> bool {
+    pub(super) fn is_look_due(&self, load: BatchLoad, now: Instant) -> bool {
         if self.reserve.percent == 0 {
             return false;
         }
@@ -122,24 +122,29 @@ impl Paces {
     }
 
     /// Decides about a client's batch.
-    pub(super) fn handle_load(&mut self, client: &ClientId, load: Load, now: Instant) -> Verdict {
+    pub(super) fn handle_load(
+        &mut self,
+        client: &ClientId,
+        load: BatchLoad,
+        now: Instant,
+    ) -> RateDecision {
         self.forget(now);
         let time = self.reserve.time(load);
         let is_short = self.is_short;
-        let pace = self.clients.entry(client.clone());
-        let pace = pace.or_insert(Pace { clear_at: now, held_since: None });
-        let ahead = pace.clear_at.saturating_duration_since(now);
+        let rate = self.clients.entry(client.clone());
+        let rate = rate.or_insert(ClientRate { clear_at: now, held_since: None });
+        let ahead = rate.clear_at.saturating_duration_since(now);
         if is_short && ahead > RESERVE_BURST {
-            let is_first = pace.held_since.is_none();
-            pace.held_since.get_or_insert(now);
-            return Verdict::Wait { wait: ahead - RESERVE_BURST, is_first };
+            let is_first = rate.held_since.is_none();
+            rate.held_since.get_or_insert(now);
+            return RateDecision::Wait { wait: ahead - RESERVE_BURST, is_first };
         }
-        let clear_at = pace.clear_at.max(now) + time;
+        let clear_at = rate.clear_at.max(now) + time;
         // Earlier entries count against the client, up to a limit.
-        pace.clear_at = if is_short { clear_at } else { clear_at.min(now + RESERVE_DEBT_MAX) };
-        let held_since = if is_short { None } else { pace.held_since.take() };
+        rate.clear_at = if is_short { clear_at } else { clear_at.min(now + RESERVE_DEBT_MAX) };
+        let held_since = if is_short { None } else { rate.held_since.take() };
         self.added += load.bytes;
-        Verdict::Go { was_held_for: held_since.map(|since| now.duration_since(since)) }
+        RateDecision::Go { was_held_for: held_since.map(|since| now.duration_since(since)) }
     }
 
     /// Returns the bytes at which the reserve begins.
@@ -156,7 +161,7 @@ impl Paces {
     fn forget(&mut self, now: Instant) {
         if self.clients.len() >= REMEMBERED && now >= self.forgot_at + Duration::from_secs(1) {
             self.forgot_at = now;
-            self.clients.retain(|_, pace| pace.clear_at > now || pace.held_since.is_some());
+            self.clients.retain(|_, rate| rate.clear_at > now || rate.held_since.is_some());
         }
     }
 }
@@ -165,7 +170,7 @@ impl Paces {
 mod tests {
     use super::*;
 
-    const RESERVE: Reserve = Reserve { percent: 10, entries: 100, bytes: 32 * 1024 };
+    const RESERVE: MemoryReserve = MemoryReserve { percent: 10, entries: 100, bytes: 32 * 1024 };
     const MIB: u64 = 1024 * 1024;
     const MAX: u64 = 100 * MIB;
 
@@ -173,28 +178,28 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn load(entries: u64, bytes: u64) -> Load {
-        Load { entries, bytes }
+    fn load(entries: u64, bytes: u64) -> BatchLoad {
+        BatchLoad { entries, bytes }
     }
 
-    fn paces(used: u64, now: Instant) -> Paces {
-        let mut paces = Paces::new(RESERVE, now);
-        paces.handle_usage(MemoryUsage { used, max: MAX }, now);
-        paces
+    fn rates(used: u64, now: Instant) -> ClientRates {
+        let mut rates = ClientRates::new(RESERVE, now);
+        rates.handle_usage(MemoryUsage { used, max: MAX }, now);
+        rates
     }
 
-    fn goes(verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::Go { .. })
+    fn goes(verdict: &RateDecision) -> bool {
+        matches!(verdict, RateDecision::Go { .. })
     }
 
     #[test]
     fn while_there_is_room_nobody_waits_however_much_they_send() {
         let now = Instant::now();
         for (used, max) in [(MAX / 2, MAX), (MAX / 100 * 89, MAX), (u64::MAX / 2, 0)] {
-            let mut paces = Paces::new(RESERVE, now);
-            assert_eq!(paces.handle_usage(MemoryUsage { used, max }, now), None);
+            let mut rates = ClientRates::new(RESERVE, now);
+            assert_eq!(rates.handle_usage(MemoryUsage { used, max }, now), None);
             for _ in 0..1000 {
-                assert!(goes(&paces.handle_load(&client("dev1"), load(1000, MIB), now)));
+                assert!(goes(&rates.handle_load(&client("dev1"), load(1000, MIB), now)));
             }
         }
     }
@@ -202,23 +207,23 @@ mod tests {
     #[test]
     fn in_the_reserve_those_who_filled_it_wait_and_a_quiet_client_does_not() {
         let mut now = Instant::now();
-        let mut paces = paces(MAX / 2, now);
+        let mut rates = rates(MAX / 2, now);
         // For a minute one client fills Redis, another adds fifty small entries a second.
         for _ in 0..60 {
             for _ in 0..50 {
-                paces.handle_load(&client("greedy"), load(1000, MIB), now);
-                paces.handle_load(&client("quiet"), load(1, 100), now);
+                rates.handle_load(&client("greedy"), load(1000, MIB), now);
+                rates.handle_load(&client("quiet"), load(1, 100), now);
                 now += Duration::from_millis(20);
             }
         }
         let full = MemoryUsage { used: MAX / 100 * 91, max: MAX };
-        assert_eq!(paces.handle_usage(full, now), Some(true));
+        assert_eq!(rates.handle_usage(full, now), Some(true));
         let (mut greedy, mut quiet) = (0, 0);
         for _ in 0..60 {
             for _ in 0..50 {
                 greedy +=
-                    u64::from(goes(&paces.handle_load(&client("greedy"), load(100, 100), now)));
-                quiet += u64::from(goes(&paces.handle_load(&client("quiet"), load(1, 100), now)));
+                    u64::from(goes(&rates.handle_load(&client("greedy"), load(100, 100), now)));
+                quiet += u64::from(goes(&rates.handle_load(&client("quiet"), load(1, 100), now)));
                 now += Duration::from_millis(20);
             }
         }
@@ -229,45 +234,45 @@ mod tests {
     #[test]
     fn a_greedy_client_waits_at_most_as_long_as_a_link_bears_and_then_keeps_its_pace() {
         let now = Instant::now();
-        let mut paces = paces(MAX / 2, now);
+        let mut rates = rates(MAX / 2, now);
         for _ in 0..1000 {
-            paces.handle_load(&client("dev1"), load(1000, MIB), now);
+            rates.handle_load(&client("dev1"), load(1000, MIB), now);
         }
-        paces.handle_usage(MemoryUsage { used: MAX, max: MAX }, now);
-        let first = paces.handle_load(&client("dev1"), load(1, 1), now);
+        rates.handle_usage(MemoryUsage { used: MAX, max: MAX }, now);
+        let first = rates.handle_load(&client("dev1"), load(1, 1), now);
         let wait = RESERVE_DEBT_MAX - RESERVE_BURST;
-        assert_eq!(first, Verdict::Wait { wait, is_first: true });
-        let again = paces.handle_load(&client("dev1"), load(1, 1), now);
-        assert_eq!(again, Verdict::Wait { wait, is_first: false }, "it is said once");
+        assert_eq!(first, RateDecision::Wait { wait, is_first: true });
+        let again = rates.handle_load(&client("dev1"), load(1, 1), now);
+        assert_eq!(again, RateDecision::Wait { wait, is_first: false }, "it is said once");
         let later = now + wait;
-        assert!(goes(&paces.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
-        let next = paces.handle_load(&client("dev1"), load(1, 1), later);
+        assert!(goes(&rates.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
+        let next = rates.handle_load(&client("dev1"), load(1, 1), later);
         let batch = Duration::from_secs(16);
-        assert_eq!(next, Verdict::Wait { wait: batch, is_first: false });
+        assert_eq!(next, RateDecision::Wait { wait: batch, is_first: false });
     }
 
     #[test]
     fn who_was_held_back_is_told_once_that_it_is_over() {
         let now = Instant::now();
-        let mut paces = paces(MAX, now);
-        while goes(&paces.handle_load(&client("dev1"), load(100, 1), now)) {}
+        let mut rates = rates(MAX, now);
+        while goes(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
         let later = now + Duration::from_secs(3);
         let room = MemoryUsage { used: MAX / 2, max: MAX };
-        assert_eq!(paces.handle_usage(room, later), Some(false));
+        assert_eq!(rates.handle_usage(room, later), Some(false));
         let held = Some(Duration::from_secs(3));
-        let over = paces.handle_load(&client("dev1"), load(1, 1), later);
-        assert_eq!(over, Verdict::Go { was_held_for: held });
-        let next = paces.handle_load(&client("dev1"), load(1, 1), later);
-        assert_eq!(next, Verdict::Go { was_held_for: None });
+        let over = rates.handle_load(&client("dev1"), load(1, 1), later);
+        assert_eq!(over, RateDecision::Go { was_held_for: held });
+        let next = rates.handle_load(&client("dev1"), load(1, 1), later);
+        assert_eq!(next, RateDecision::Go { was_held_for: None });
     }
 
     #[test]
     fn what_comes_and_goes_at_the_edge_of_the_reserve_ends_no_pace() {
         let now = Instant::now();
-        let mut paces = paces(MAX / 2, now);
+        let mut rates = rates(MAX / 2, now);
         let mut seen = |percent| {
             let used = MAX / 100 * percent;
-            paces.handle_usage(MemoryUsage { used, max: MAX }, now)
+            rates.handle_usage(MemoryUsage { used, max: MAX }, now)
         };
         assert_eq!(seen(89), None);
         assert_eq!(seen(90), Some(true));
@@ -279,29 +284,29 @@ mod tests {
     #[test]
     fn redis_is_asked_once_a_second_and_before_the_reserve_can_be_reached() {
         let now = Instant::now();
-        let mut paces = Paces::new(RESERVE, now);
+        let mut rates = ClientRates::new(RESERVE, now);
         let small = load(1, 100);
-        assert!(paces.is_look_due(small, now), "never asked yet");
-        paces.handle_usage(MemoryUsage { used: MAX / 2, max: MAX }, now);
-        assert!(!paces.is_look_due(small, now));
-        assert!(paces.is_look_due(small, now + USAGE_INTERVAL.0));
+        assert!(rates.is_look_due(small, now), "never asked yet");
+        rates.handle_usage(MemoryUsage { used: MAX / 2, max: MAX }, now);
+        assert!(!rates.is_look_due(small, now));
+        assert!(rates.is_look_due(small, now + USAGE_INTERVAL.0));
         for _ in 0..19 {
-            assert!(!paces.is_look_due(load(1000, MIB), now));
-            paces.handle_load(&client("dev1"), load(1000, MIB), now);
+            assert!(!rates.is_look_due(load(1000, MIB), now));
+            rates.handle_load(&client("dev1"), load(1000, MIB), now);
         }
-        assert!(paces.is_look_due(load(1000, MIB), now), "twice its bytes may be too much");
-        paces.handle_usage(MemoryUsage { used: MAX / 100 * 80, max: MAX }, now);
-        assert!(paces.is_look_due(small, now + USAGE_INTERVAL.1), "more often when it is fuller");
+        assert!(rates.is_look_due(load(1000, MIB), now), "twice its bytes may be too much");
+        rates.handle_usage(MemoryUsage { used: MAX / 100 * 80, max: MAX }, now);
+        assert!(rates.is_look_due(small, now + USAGE_INTERVAL.1), "more often when it is fuller");
     }
 
     #[test]
     fn clients_that_owe_nothing_are_forgotten() {
         let mut now = Instant::now();
-        let mut paces = paces(MAX / 2, now);
+        let mut rates = rates(MAX / 2, now);
         for n in 0..10 * REMEMBERED {
-            paces.handle_load(&client(&format!("dev{n}")), load(1, 1), now);
+            rates.handle_load(&client(&format!("dev{n}")), load(1, 1), now);
             now += Duration::from_millis(2);
         }
-        assert!(paces.clients.len() <= REMEMBERED + 500, "{}", paces.clients.len());
+        assert!(rates.clients.len() <= REMEMBERED + 500, "{}", rates.clients.len());
     }
 }
