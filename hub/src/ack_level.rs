@@ -26,7 +26,7 @@ async fn unmet_level(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel
 ///
 /// # Errors
 /// [`ConfigError`] if Redis does not support the setting `ack`, with help.
-pub async fn require_level(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
+pub(crate) async fn require_level(redis: &Redis, level: AckLevel) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, unmet_level(redis, level)).await {
         Ok(Ok(None | Some(UnmetLevel::Replicas { .. })) | Err(_)) | Err(_) => Ok(()),
         Ok(Ok(Some(lack))) => {

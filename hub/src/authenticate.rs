@@ -24,7 +24,7 @@ const TOKEN_PARAMETERS: [&str; 5] =
 
 /// Authenticated client of a request. All reads and writes are limited to this client's streams.
 #[derive(Clone)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// Client of the session.
     pub client: ClientId,
     /// Registration that the session belongs to, in milliseconds since 1970; 0 if unknown.
@@ -34,12 +34,12 @@ pub struct Caller {
     /// Session token, to query it again.
     pub token: SecretString,
     /// Permits held while the request is open.
-    pub held: Option<Arc<RequestPermits>>,
+    pub permits: Option<Arc<RequestPermits>>,
 }
 
 /// Permits that a request holds, and the authenticated state of its connection.
-pub struct RequestPermits {
-    in_hand: RequestGuard,
+pub(crate) struct RequestPermits {
+    request: RequestGuard,
     _vouched: AuthenticatedGuard,
 }
 
@@ -48,7 +48,7 @@ impl Caller {
     ///
     /// # Errors
     /// 401 for an invalid token, 429 if the client has too many open requests, 503 if Redis fails.
-    pub async fn from_token(
+    pub(crate) async fn from_token(
         hub: &HubState,
         token: SecretString,
         place: &ConnectionHandle,
@@ -59,13 +59,13 @@ impl Caller {
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));
         };
-        let in_hand = hub.client_limits.open_request(&client, Instant::now())?;
-        let held = Some(Arc::new(RequestPermits { in_hand, _vouched: vouched }));
-        Ok(Self { client, registered_at_ms, generation: None, token, held })
+        let request = hub.client_limits.open_request(&client, Instant::now())?;
+        let permits = Some(Arc::new(RequestPermits { request, _vouched: vouched }));
+        Ok(Self { client, registered_at_ms, generation: None, token, permits })
     }
 
     /// Returns the in stream, for entries that the client sends in the session of this generation.
-    pub fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
+    pub(crate) fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
         let client = (&self.client, self.registered_at_ms);
         let guard = hub.copy_quotas.of(&self.client, Instant::now());
         CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
@@ -75,14 +75,14 @@ impl Caller {
     ///
     /// # Errors
     /// 429 if the client started too many sessions recently.
-    pub fn begin_session(&self) -> Result<(), ApiError> {
-        let held = self.held.as_ref();
-        held.map_or(Ok(()), |held| held.in_hand.begin_session(Instant::now()))
+    pub(crate) fn begin_session(&self) -> Result<(), ApiError> {
+        let permits = self.permits.as_ref();
+        permits.map_or(Ok(()), |permits| permits.request.begin_session(Instant::now()))
     }
 
     /// Returns a copy without the permits of the finished request.
-    pub fn without_permits(&self) -> Self {
-        Self { held: None, ..self.clone() }
+    pub(crate) fn without_permits(&self) -> Self {
+        Self { permits: None, ..self.clone() }
     }
 }
 
@@ -120,9 +120,10 @@ impl OptionalFromRequestParts<Arc<HubState>> for Caller {
 
 /// Returns the refusal of a request without a valid token. Unknown and ended sessions get the same
 /// answer.
-pub fn unauthorized(hub: &HubState) -> ApiError {
+pub(crate) fn unauthorized(hub: &HubState) -> ApiError {
     hub.metrics.unauthorized.add(1);
-    let message = "missing or invalid token: expected the token of an active session in the header Authorization: Bearer …";
+    let message = "missing or invalid token: expected the token of an active session in the header \
+                   Authorization: Bearer …";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
@@ -153,11 +154,11 @@ fn refuse_token_in_url(query: Option<&str>) -> Result<(), ApiError> {
 }
 
 /// Returns the refusal of a request with an invalid format.
-pub fn malformed(message: impl Into<String>) -> ApiError {
+pub(crate) fn malformed(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
 }
 
 /// Parses an epoch from a query parameter.
-pub fn epoch(text: &str) -> Option<Epoch> {
+pub(crate) fn epoch(text: &str) -> Option<Epoch> {
     text.parse().ok().map(Epoch).filter(|epoch| *epoch <= Epoch::MAX)
 }

@@ -35,7 +35,7 @@ use crate::{
 const STRINGS_MAX: usize = 2 * (BATCH_ENTRIES_MAX + 1) * (ENTRY_FIELDS_MAX + 1);
 
 /// Parsed body and the memory and permit that it holds until the request is answered.
-pub struct ChargedBody<T> {
+pub(crate) struct ChargedBody<T> {
     /// Parsed body.
     pub form: T,
     /// Memory of the body and its entries.
@@ -48,7 +48,7 @@ pub struct ChargedBody<T> {
 ///
 /// # Errors
 /// 400, 408, 413, 415, and 503 if the memory budget is exhausted.
-pub async fn read_body<T: DeserializeOwned + Send + 'static>(
+pub(crate) async fn read_body<T: DeserializeOwned + Send + 'static>(
     hub: &HubState,
     caller: &Caller,
     request: Request,
@@ -76,7 +76,7 @@ pub async fn read_body<T: DeserializeOwned + Send + 'static>(
 ///
 /// # Errors
 /// The error of `parse`; 400 if it panicked.
-pub async fn parse_on_pool<T: Send + 'static>(
+pub(crate) async fn parse_on_pool<T: Send + 'static>(
     parse: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match run_on_cpu_pool(parse).await {
@@ -87,7 +87,7 @@ pub async fn parse_on_pool<T: Send + 'static>(
 
 /// Returns the memory that JSON takes until its entries are in Redis: the text, the entries, their
 /// copies for Redis, and an allocation for each string.
-pub fn memory_needed(json: &[u8]) -> usize {
+pub(crate) fn memory_needed(json: &[u8]) -> usize {
     let quotes = json.iter().filter(|byte| **byte == b'"').count();
     let strings = (quotes / 2).min(STRINGS_MAX);
     BUDGET_COPIES * json.len() + BUDGET_STRING_BYTES * strings

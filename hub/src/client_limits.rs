@@ -30,7 +30,7 @@ const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_
 
 /// Usage of all clients. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct ClientLimits(Arc<Mutex<HashMap<ClientId, ClientUsage>>>);
+pub(crate) struct ClientLimits(Arc<Mutex<HashMap<ClientId, ClientUsage>>>);
 
 struct ClientUsage {
     open_requests: usize,
@@ -48,37 +48,37 @@ struct ClientUsage {
 /// Slots for large writes to Redis, shared by all clients in order of arrival. Small batches do not
 /// wait for them.
 #[derive(Clone)]
-pub struct LargeWriteSlots(Option<Arc<Semaphore>>);
+pub(crate) struct LargeWriteSlots(Option<Arc<Semaphore>>);
 
 /// Slot of a large write; released on drop.
-pub struct LargeWriteSlot {
+pub(crate) struct LargeWriteSlot {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LargeWriteSlots {
     /// Limits large writes to [`REDIS_BYTES_IN_HAND`] if a batch is acknowledged once it is
     /// applied. At higher levels the group commit has a limit of its own.
-    pub fn at(level: AckLevel) -> Self {
+    pub(crate) fn at(level: AckLevel) -> Self {
         let is_grouped = level != AckLevel::Memory;
         Self((!is_grouped).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
     }
 
     /// Waits for a slot for a batch of this many bytes. Cancel safe.
-    pub async fn take(&self, bytes: u64) -> LargeWriteSlot {
-        let Some(places) = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64) else {
+    pub(crate) async fn take(&self, bytes: u64) -> LargeWriteSlot {
+        let Some(slots) = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64) else {
             return LargeWriteSlot { _permit: None };
         };
         let kib = (bytes / 1024).min(REDIS_BYTES_IN_HAND as u64 / 1024) as u32;
-        let taking = places.clone().acquire_many_owned(kib);
+        let taking = slots.clone().acquire_many_owned(kib);
         let permit = tokio::time::timeout(REDIS_PLACE_PATIENCE, taking).await;
         LargeWriteSlot { _permit: permit.ok().and_then(Result::ok) }
     }
 }
 
 /// Permit of a client to read or write.
-pub struct ClientPermit {
+pub(crate) struct ClientPermit {
     _permit: Option<OwnedSemaphorePermit>,
-    _place: PermitHolder,
+    _holder: PermitHolder,
 }
 
 struct PermitHolder {
@@ -87,7 +87,7 @@ struct PermitHolder {
 }
 
 /// Open request; released on drop.
-pub struct RequestGuard {
+pub(crate) struct RequestGuard {
     client: ClientId,
     limits: ClientLimits,
 }
@@ -97,7 +97,11 @@ impl ClientLimits {
     ///
     /// # Errors
     /// 429 if the client has too many.
-    pub fn open_request(&self, client: &ClientId, now: Instant) -> Result<RequestGuard, ApiError> {
+    pub(crate) fn open_request(
+        &self,
+        client: &ClientId,
+        now: Instant,
+    ) -> Result<RequestGuard, ApiError> {
         let mut limits = self.lock();
         if !limits.contains_key(client) && limits.len().is_multiple_of(1024) {
             limits.retain(|_, usage| !usage.is_idle(now));
@@ -114,35 +118,35 @@ impl ClientLimits {
 
     /// Waits for the client's read permit, up to [`REDIS_REPLY_TIMEOUT`]: a slow socket may hold
     /// the permit without using it. Cancel safe.
-    pub async fn read_permit(&self, client: &ClientId) -> ClientPermit {
+    pub(crate) async fn read_permit(&self, client: &ClientId) -> ClientPermit {
         self.wait_for(client, |usage| &usage.read_permits).await
     }
 
     /// Waits for one of the client's permits to parse and append a body.
-    pub async fn write_permit(&self, client: &ClientId) -> ClientPermit {
+    pub(crate) async fn write_permit(&self, client: &ClientId) -> ClientPermit {
         self.wait_for(client, |usage| &usage.write_permits).await
     }
 
     async fn wait_for(
         &self,
         client: &ClientId,
-        read_permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+        permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
     ) -> ClientPermit {
-        let (read_permits, place) = self.queue(client, read_permits);
-        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, read_permits.acquire_owned()).await;
-        ClientPermit { _permit: permit.ok().and_then(Result::ok), _place: place }
+        let (permits, holder) = self.queue(client, permits);
+        let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, permits.acquire_owned()).await;
+        ClientPermit { _permit: permit.ok().and_then(Result::ok), _holder: holder }
     }
 
     fn queue(
         &self,
         client: &ClientId,
-        read_permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+        permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
     ) -> (Arc<Semaphore>, PermitHolder) {
         let mut limits = self.lock();
         let usage =
             limits.entry(client.clone()).or_insert_with(|| ClientUsage::new(Instant::now()));
         usage.permit_holders += 1;
-        (read_permits(usage).clone(), PermitHolder { client: client.clone(), limits: self.clone() })
+        (permits(usage).clone(), PermitHolder { client: client.clone(), limits: self.clone() })
     }
 
     /// Changes a client's usage and removes it when idle.
@@ -166,7 +170,7 @@ impl RequestGuard {
     ///
     /// # Errors
     /// 429 if the client started too many sessions recently.
-    pub fn begin_session(&self, now: Instant) -> Result<(), ApiError> {
+    pub(crate) fn begin_session(&self, now: Instant) -> Result<(), ApiError> {
         let mut limits = self.limits.lock();
         let Some(usage) = limits.get_mut(&self.client) else { return Ok(()) };
         if let Err(wait) = usage.sessions.take(1, SESSIONS, now) {
@@ -261,18 +265,18 @@ mod tests {
 
     #[tokio::test]
     async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
-        let places = LargeWriteSlots::at(AckLevel::Memory);
+        let slots = LargeWriteSlots::at(AckLevel::Memory);
         let half = REDIS_BYTES_IN_HAND as u64 / 2;
-        let first = places.take(half).await;
-        let _second = places.take(half).await;
-        assert!(places.take(half).now_or_never().is_none());
-        places.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
+        let first = slots.take(half).await;
+        let _second = slots.take(half).await;
+        assert!(slots.take(half).now_or_never().is_none());
+        slots.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
         let begun = Instant::now();
-        places.take(half).await;
+        slots.take(half).await;
         assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "but nobody waits for ever");
         drop(first);
-        places.take(half).now_or_never().expect("there is a place again");
-        places.take(100 * half).await;
+        slots.take(half).now_or_never().expect("there is a place again");
+        slots.take(100 * half).await;
         let grouped = LargeWriteSlots::at(AckLevel::Fsync);
         let _all: Vec<_> = (0..100)
             .map(|_| grouped.take(half).now_or_never().expect("a group has its own bound"))

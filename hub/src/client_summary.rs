@@ -12,7 +12,7 @@ const LATE_SHOWN_MS: u64 = 60_000;
 
 /// Presence of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientPresence {
+pub(crate) enum ClientPresence {
     /// Connected since this time, in milliseconds since 1970.
     Connected(u64),
     /// Last seen at this time.
@@ -23,7 +23,7 @@ pub enum ClientPresence {
 
 /// Lag of one direction of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lag {
+pub(crate) enum Lag {
     /// No entries wait.
     None,
     /// Entries wait.
@@ -36,7 +36,7 @@ pub enum Lag {
 
 /// Sums over all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FleetTotals {
+pub(crate) struct FleetTotals {
     /// Number of clients.
     pub clients: usize,
     /// Connected clients.
@@ -57,7 +57,7 @@ pub struct FleetTotals {
 
 impl ClientPresence {
     /// Returns the presence of this client.
-    pub fn of(row: &ClientRow) -> Self {
+    pub(crate) fn of(row: &ClientRow) -> Self {
         match (row.connected_since, row.last_seen) {
             (Some(since), _) => Self::Connected(since),
             (None, Some(seen)) => Self::Away(seen),
@@ -68,7 +68,7 @@ impl ClientPresence {
 
 impl Lag {
     /// Returns the lag towards the hub. New entries of a disconnected device are unknown.
-    pub fn up(row: &ClientRow, now_ms: u64) -> Self {
+    pub(crate) fn up(row: &ClientRow, now_ms: u64) -> Self {
         let is_fresh = |at: &u64| now_ms.saturating_sub(*at) < LATE_SHOWN_MS;
         let delay = row.received_at.filter(is_fresh).map(|at| at.saturating_sub(row.cursor.1.ms));
         match row.up {
@@ -80,17 +80,17 @@ impl Lag {
     }
 
     /// Returns the lag towards the client.
-    pub fn down(row: &ClientRow) -> Self {
+    pub(crate) fn down(row: &ClientRow) -> Self {
         if row.down.entries == 0 { Self::None } else { Self::Waiting(row.down) }
     }
 
     /// Returns whether there is known lag.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         matches!(self, Self::Waiting(_) | Self::Late(_))
     }
 
     /// Returns the sort key: entries first, then delay.
-    pub fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         match self {
             Self::Waiting(waiting) => waiting.entries.saturating_add(1),
             Self::Late(_) => 1,
@@ -99,7 +99,7 @@ impl Lag {
     }
 
     /// Formats as `ok`, `120, 3h`, `late 4m` or `?`.
-    pub fn words(&self, now_ms: u64) -> String {
+    pub(crate) fn words(&self, now_ms: u64) -> String {
         match self {
             Self::None => "ok".to_owned(),
             Self::Waiting(PendingEntries { entries, oldest_ms: Some(oldest) }) => {
@@ -114,7 +114,7 @@ impl Lag {
 
 impl FleetTotals {
     /// Sums up all clients.
-    pub fn of(fleet: &Fleet, now_ms: u64) -> Self {
+    pub(crate) fn of(fleet: &Fleet, now_ms: u64) -> Self {
         let mut totals = Self { clients: fleet.rows.len(), ..Self::default() };
         let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
         for row in &fleet.rows {
@@ -131,23 +131,23 @@ impl FleetTotals {
 }
 
 /// Returns the number of entries that a client has acknowledged.
-pub fn delivered(row: &ClientRow) -> u64 {
+pub(crate) fn delivered(row: &ClientRow) -> u64 {
     let tally = &row.out.memory.acked.1;
     tally.added.saturating_sub(tally.dead).saturating_sub(tally.lost)
 }
 
 /// Returns whether a client has lag in either direction.
-pub fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
+pub(crate) fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
     Lag::up(row, now_ms).is_behind() || Lag::down(row).is_behind()
 }
 
 /// Returns the refused devices with the client's identity, if one tried recently.
-pub fn recent_duplicates(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
+pub(crate) fn recent_duplicates(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
     row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 
 /// Formats an age as one number and one unit: `42s`, `3h`.
-pub fn age(now_ms: u64, then_ms: u64) -> String {
+pub(crate) fn age(now_ms: u64, then_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -158,7 +158,7 @@ pub fn age(now_ms: u64, then_ms: u64) -> String {
 }
 
 /// Formats a count with at most four digits: `9999`, `12.3k`, `4.5M`.
-pub fn short(count: u64) -> String {
+pub(crate) fn short(count: u64) -> String {
     const UNITS: [(u64, &str); 4] =
         [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1000, "k")];
     if count < 10_000 {
@@ -173,7 +173,7 @@ pub fn short(count: u64) -> String {
 }
 
 /// Formats a count with thin spaces between thousands: `1 234 567`.
-pub fn grouped(count: u64) -> String {
+pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() * 2);
     for (at, digit) in digits.chars().enumerate() {
@@ -187,7 +187,7 @@ pub fn grouped(count: u64) -> String {
 
 /// Formats bytes as text without terminal commands or bidirectional controls: characters that are
 /// not printable are escaped.
-pub fn printable(bytes: &[u8]) -> String {
+pub(crate) fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     if matches!(text, std::borrow::Cow::Borrowed(_)) && text.chars().all(is_printable) {
         text.into_owned()

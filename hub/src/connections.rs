@@ -17,7 +17,7 @@ use spoke_service::{api_error::ApiError, limits::CONNECTIONS_MAX};
 use tokio::sync::oneshot;
 
 /// Connections of all clients.
-pub struct ConnectionRegistry {
+pub(crate) struct ConnectionRegistry {
     per_client: AtomicUsize,
     connections: Arc<Mutex<RegistryState>>,
 }
@@ -40,7 +40,7 @@ struct RegisteredConnection {
 }
 
 /// Registration of a connection; removed when dropped.
-pub struct ConnectionGuard {
+pub(crate) struct ConnectionGuard {
     id: u64,
     client: ClientId,
     connections: Arc<Mutex<RegistryState>>,
@@ -48,12 +48,12 @@ pub struct ConnectionGuard {
 
 impl ConnectionRegistry {
     /// Creates an empty registry with a limit per client.
-    pub fn new(per_client: usize) -> Self {
+    pub(crate) fn new(per_client: usize) -> Self {
         Self { per_client: AtomicUsize::new(per_client), connections: Arc::default() }
     }
 
     /// Changes the limit per client. Open connections above it stay.
-    pub fn resize(&self, per_client: usize) {
+    pub(crate) fn resize(&self, per_client: usize) {
         self.per_client.store(per_client, Ordering::Relaxed);
     }
 
@@ -62,7 +62,7 @@ impl ConnectionRegistry {
     ///
     /// # Errors
     /// 429 if the client has too many connections.
-    pub fn register_read(
+    pub(crate) fn register_read(
         &self,
         client: &ClientId,
         generation: Option<u64>,
@@ -74,7 +74,7 @@ impl ConnectionRegistry {
     ///
     /// # Errors
     /// 429 if the client has too many connections.
-    pub fn register_session(
+    pub(crate) fn register_session(
         &self,
         client: &ClientId,
     ) -> Result<(ConnectionGuard, oneshot::Receiver<Goaway>), ApiError> {
@@ -83,19 +83,19 @@ impl ConnectionRegistry {
 
     /// Records the generation of a started session and supersedes the client's older ones here.
     /// Concurrent sessions may arrive in another order than their generations.
-    pub fn begin(&self, ticket: &ConnectionGuard, generation: u64) -> u64 {
+    pub(crate) fn begin(&self, guard: &ConnectionGuard, generation: u64) -> u64 {
         let mut connections = lock(&self.connections);
-        let own = connections.clients.get_mut(&ticket.client).into_iter().flatten();
-        for connection in own.filter(|connection| connection.id == ticket.id) {
+        let own = connections.clients.get_mut(&guard.client).into_iter().flatten();
+        for connection in own.filter(|connection| connection.id == guard.id) {
             connection.generation = Some(generation);
         }
         drop(connections);
-        self.supersede(&ticket.client, generation)
+        self.supersede(&guard.client, generation)
     }
 
     /// Ends the client's sessions here that are older than this generation, or than another one
     /// here. Returns their number.
-    pub fn supersede(&self, client: &ClientId, generation: u64) -> u64 {
+    pub(crate) fn supersede(&self, client: &ClientId, generation: u64) -> u64 {
         let mut connections = lock(&self.connections);
         let Some(own) = connections.clients.get_mut(client) else { return 0 };
         let newest = own.iter().filter_map(|connection| connection.generation).max();
@@ -105,8 +105,8 @@ impl ConnectionRegistry {
             if connection.generation.is_some_and(|generation| generation < newest)
                 && let Some(stop) = connection.stop.take()
             {
-                let message = "a newer session of this client has started; if another device started it, \
-                               two devices share one identity";
+                let message = "a newer session of this client has started; if another device started \
+                               it, two devices share one identity";
                 let (reason, message) = (GoawayReason::Superseded, message.to_owned());
                 superseded += u64::from(stop.send(Goaway { reason, message, wait_ms: 0 }).is_ok());
             }
@@ -116,20 +116,20 @@ impl ConnectionRegistry {
 
     /// Returns whether the client has no session of this generation here, nor one still in its
     /// handshake.
-    pub fn has_no_session(&self, client: &ClientId, generation: u64) -> bool {
+    pub(crate) fn has_no_session(&self, client: &ClientId, generation: u64) -> bool {
         let connections = lock(&self.connections);
         let mut own = connections.clients.get(client).into_iter().flatten();
         own.all(|connection| connection.generation.is_some_and(|other| other != generation))
     }
 
     /// Returns the connected clients.
-    pub fn clients(&self) -> Vec<ClientId> {
+    pub(crate) fn clients(&self) -> Vec<ClientId> {
         lock(&self.connections).clients.keys().cloned().collect()
     }
 
     /// Keeps the end of a session until Redis accepts it. Beyond [`CONNECTIONS_MAX`] clients it is
     /// left to the expiry of this hub's key.
-    pub fn defer_end(&self, client: &ClientId, generation: u64) {
+    pub(crate) fn defer_end(&self, client: &ClientId, generation: u64) {
         let mut connections = lock(&self.connections);
         if connections.deferred_ends.len() < CONNECTIONS_MAX {
             let newest = connections.deferred_ends.entry(client.clone()).or_default();
@@ -138,12 +138,12 @@ impl ConnectionRegistry {
     }
 
     /// Takes the ended sessions whose end is not in Redis yet.
-    pub fn take_deferred_ends(&self) -> HashMap<ClientId, u64> {
+    pub(crate) fn take_deferred_ends(&self) -> HashMap<ClientId, u64> {
         std::mem::take(&mut lock(&self.connections).deferred_ends)
     }
 
     /// Returns the number of connections.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         lock(&self.connections).count
     }
 

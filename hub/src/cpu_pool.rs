@@ -16,7 +16,7 @@ static THREADS: LazyLock<Semaphore> = LazyLock::new(|| {
 ///
 /// # Errors
 /// [`JoinError`] if the closure panicked or the runtime shut down.
-pub async fn run_on_cpu_pool<T: Send + 'static>(
+pub(crate) async fn run_on_cpu_pool<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     let _permit = THREADS.acquire().await.ok();

@@ -1,33 +1,36 @@
 //! The hub: collects the entries of all clients in one stream and serves each client its own.
 //!
-//! [`xadd`] and [`xread`] handle requests, [`websocket`] the WebSockets of agents and other
-//! programs, [`connections`] the registry of open connections. [`client_limits`], [`memory_budget`]
-//! and [`quota`] limit what one client takes of the hub, of its memory and of Redis.
+//! `xadd` and `xread` handle requests, `websocket` the WebSockets of agents and other programs,
+//! `connections` is the registry of open connections. `client_limits`, `memory_budget` and `quota`
+//! limit what one client takes of the hub, of its memory and of Redis.
 
 pub mod limits;
-pub mod ack_level;
-pub mod authenticate;
-pub mod charged_body;
-pub mod client_limits;
-pub mod client_summary;
-pub mod commands;
-pub mod config;
-pub mod connections;
-pub mod cpu_pool;
-pub mod link_paths;
-pub mod memory_budget;
-pub mod metrics;
-pub mod presence;
-pub mod quota;
-pub mod routes;
-pub mod session_open;
-pub mod state;
-pub mod status_page;
-pub mod token_watch;
-pub mod trim;
-pub mod websocket;
-pub mod xadd;
-pub mod xread;
+mod ack_level;
+mod authenticate;
+mod charged_body;
+mod client_limits;
+mod client_summary;
+mod commands;
+mod config;
+mod connections;
+mod cpu_pool;
+mod link_paths;
+mod memory_budget;
+mod metrics;
+mod presence;
+mod quota;
+mod routes;
+mod session_open;
+mod state;
+mod status_page;
+mod token_watch;
+mod trim;
+mod websocket;
+mod xadd;
+mod xread;
+
+pub use commands::HubCli;
+pub use config::HubConfig;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +55,7 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::HubConfig, limits::BELLS_MAX, state::HubState};
+use crate::{limits::BELLS_MAX, state::HubState};
 
 /// Settings that SIGHUP reloads; `tls` only where it is on.
 const RELOADABLE: [&str; 3] = ["connections", "connections_per_client", "tls"];

@@ -22,7 +22,7 @@ use tracing::{field, info, warn};
 
 /// Link state of all clients.
 #[derive(Debug, Default)]
-pub struct LinkPaths {
+pub(crate) struct LinkPaths {
     weak: Mutex<HashMap<ClientId, RecentLink>>,
     /// Logged at most once a minute per client: an entry can seem stuck as often as the client
     /// asks.
@@ -38,7 +38,7 @@ struct RecentLink {
 
 /// Number of clients with a weak link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WeakLinkCounts {
+pub(crate) struct WeakLinkCounts {
     /// Clients that get smaller batches.
     pub limited: usize,
     /// Clients whose link fails with a single entry.
@@ -47,19 +47,19 @@ pub struct WeakLinkCounts {
 
 impl LinkPaths {
     /// Returns the link state of a client whose session or request starts at this position.
-    pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
+    pub(crate) fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
             path.handle_begin(at);
         })
     }
 
     /// Handles an acknowledgement up to this seq.
-    pub fn handle_acked(&self, client: &ClientId, acked: Seq, now: Instant) {
+    pub(crate) fn handle_acked(&self, client: &ClientId, acked: Seq, now: Instant) {
         self.change(client, now, |path| path.handle_acked(acked));
     }
 
     /// Handles the end of a session, or an answer whose arrival is unknown.
-    pub fn end(
+    pub(crate) fn end(
         &self,
         client: &ClientId,
         trip: &SessionSummary,
@@ -70,7 +70,7 @@ impl LinkPaths {
     }
 
     /// Returns the number of weak links.
-    pub fn weak(&self) -> WeakLinkCounts {
+    pub(crate) fn weak(&self) -> WeakLinkCounts {
         let paths = self.lock();
         let count =
             |is: fn(&LinkPath) -> bool| paths.values().filter(|kept| is(&kept.path)).count();
@@ -102,7 +102,7 @@ impl LinkPaths {
     }
 
     /// Logs the counts of repeated events once a minute, until shutdown.
-    pub async fn log_repeats(&self, shutdown: &Shutdown) {
+    pub(crate) async fn log_repeats(&self, shutdown: &Shutdown) {
         let log_stuck = |client: Option<&ClientId>, count| {
             let client = client.map(field::display);
             warn!(client, count, "more entries do not get through their links");

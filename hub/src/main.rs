@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spoke_hub::commands::HubCli;
+use spoke_hub::HubCli;
 use spoke_service::cli::process;
 
 #[tokio::main]

@@ -28,7 +28,7 @@ use self::shares::ClientShares;
 
 /// Budget of a hub process. Cheap to clone.
 #[derive(Clone)]
-pub struct MemoryBudget(Arc<BudgetInner>);
+pub(crate) struct MemoryBudget(Arc<BudgetInner>);
 
 struct BudgetInner {
     state: Mutex<BudgetState>,
@@ -48,7 +48,7 @@ struct BudgetWaiter {
 }
 
 /// Bytes held by a client; released on drop.
-pub struct MemoryCharge {
+pub(crate) struct MemoryCharge {
     budget: MemoryBudget,
     client: ClientId,
     bytes: usize,
@@ -56,7 +56,7 @@ pub struct MemoryCharge {
 
 impl MemoryBudget {
     /// Creates a budget of this many bytes.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(BudgetInner {
             state: Mutex::new(BudgetState {
                 shares: ClientShares::new(bytes),
@@ -71,7 +71,7 @@ impl MemoryBudget {
     ///
     /// # Errors
     /// 503 if they were not free within `patience`.
-    pub async fn take(
+    pub(crate) async fn take(
         &self,
         client: &ClientId,
         bytes: usize,
@@ -91,13 +91,13 @@ impl MemoryBudget {
 
     /// Takes the bytes immediately, even above the budget, for data already in memory. Others wait
     /// longer.
-    pub fn take_now(&self, client: &ClientId, bytes: usize) -> MemoryCharge {
+    pub(crate) fn take_now(&self, client: &ClientId, bytes: usize) -> MemoryCharge {
         self.lock().shares.take(client, bytes);
         self.charge(client, bytes)
     }
 
     /// Writes the metrics.
-    pub fn write(&self, page: &mut MetricsPage) {
+    pub(crate) fn write(&self, page: &mut MetricsPage) {
         let (used, total) = {
             let state = self.lock();
             (state.shares.used(), state.shares.total())
@@ -187,7 +187,7 @@ impl BudgetState {
 
 impl MemoryCharge {
     /// Returns the number of bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -196,7 +196,11 @@ impl MemoryCharge {
     ///
     /// # Errors
     /// 503 if the bytes were not free within `patience`.
-    pub async fn resize(&mut self, bytes: usize, patience: Duration) -> Result<(), ApiError> {
+    pub(crate) async fn resize(
+        &mut self,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<(), ApiError> {
         if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
             let more = self.budget.clone().take(&self.client, more, patience).await?;
             self.merge(more);
@@ -207,12 +211,12 @@ impl MemoryCharge {
     }
 
     /// Adds the bytes of another charge of the same client.
-    pub fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
     /// Releases all but `bytes`.
-    pub fn shrink(&mut self, bytes: usize) {
+    pub(crate) fn shrink(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less > 0 {
             self.bytes -= less;

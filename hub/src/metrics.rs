@@ -1,7 +1,7 @@
 //! Counters of the hub. No label contains a client's name, so a metrics page costs the same with
 //! ten thousand clients as with one.
 
-pub mod page;
+pub(crate) mod page;
 
 use spoke_diagnostics::{
     clock::unix_ms,
@@ -16,11 +16,10 @@ const ROUTES: [&str; 5] = ["seq", "session", "sync", "xadd", "xread"];
 /// Reasons of a session's end besides those of a GOAWAY.
 const ENDS: [&str; 6] = ["left", "silent", "stalled", "redis", "broken", CLOSED];
 /// The peer closed the connection.
-pub const CLOSED: &str = "closed";
+pub(crate) const CLOSED: &str = "closed";
 
 /// Counters of one hub process.
-#[expect(missing_docs, reason = "the metrics page names each with its help")]
-pub struct HubMetrics {
+pub(crate) struct HubMetrics {
     pub traffic: SessionMetrics,
     pub sessions: CounterVec,
     pub ended: CounterVec,
@@ -53,7 +52,7 @@ impl Default for HubMetrics {
 }
 
 /// Returns the reason of a session's end as one word.
-pub fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
+pub(crate) fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
     match end {
         Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart => "left",
         Ok(SessionEnd::Told(goaway) | SessionEnd::Ours(goaway)) => goaway.reason.word(),

@@ -19,9 +19,9 @@ use crate::state::HubState;
 /// Time limit of the last write at a clean stop.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refreshes this hub's key until shutdown. The key stays until [`delete_key`], for the sessions that are
-/// closing.
-pub async fn refresh(hub: Arc<HubState>) {
+/// Refreshes this hub's key until shutdown. The key stays until [`delete_key`], for the sessions
+/// that are closing.
+pub(crate) async fn refresh(hub: Arc<HubState>) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
         let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
@@ -40,7 +40,7 @@ pub async fn refresh(hub: Arc<HubState>) {
 }
 
 /// Deletes this hub's key: none of its sessions counts as connected any more.
-pub async fn delete_key(hub: &HubState) {
+pub(crate) async fn delete_key(hub: &HubState) {
     let ending = async {
         record_deferred_ends(hub).await;
         presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
@@ -58,7 +58,7 @@ async fn record_deferred_ends(hub: &HubState) {
 }
 
 /// Records the end of a session, now or when Redis accepts writes again.
-pub async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
+pub(crate) async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(
@@ -70,7 +70,10 @@ pub async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
 }
 
 /// Checks the sessions of notified clients until shutdown. Any hub may notify.
-pub async fn handle_notifications(hub: Arc<HubState>, mut changes: mpsc::Receiver<KeyChange>) {
+pub(crate) async fn handle_notifications(
+    hub: Arc<HubState>,
+    mut changes: mpsc::Receiver<KeyChange>,
+) {
     // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {

@@ -29,14 +29,14 @@ use spoke_service::api_error::ApiError;
 use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
 use tracing::{debug, info, warn};
 
-pub use self::rate::{BatchLoad, MemoryReserve};
+pub(crate) use self::rate::{BatchLoad, MemoryReserve};
 use self::rate::{ClientRates, RateDecision};
 
 /// Longest sleep before the rate is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Rate limit of all clients.
-pub struct RedisQuota {
+pub(crate) struct RedisQuota {
     redis: Redis,
     rates: Mutex<ClientRates>,
     /// Start of the shortage and the throttled batches before it, while only the reserve is left.
@@ -48,7 +48,7 @@ pub struct RedisQuota {
 
 impl RedisQuota {
     /// Creates the limit for this Redis.
-    pub fn new(redis: Redis, reserve: MemoryReserve) -> Self {
+    pub(crate) fn new(redis: Redis, reserve: MemoryReserve) -> Self {
         Self {
             redis,
             rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
@@ -63,7 +63,7 @@ impl RedisQuota {
     ///
     /// # Errors
     /// 429 `too-fast` if the wait is longer than [`RESERVE_PATIENCE`].
-    pub async fn admit(&self, client: &ClientId, load: BatchLoad) -> Result<(), ApiError> {
+    pub(crate) async fn admit(&self, client: &ClientId, load: BatchLoad) -> Result<(), ApiError> {
         let until = Instant::now() + RESERVE_PATIENCE;
         loop {
             let Some(wait) = self.ask(client, load).await else { return Ok(()) };
@@ -81,14 +81,14 @@ impl RedisQuota {
     }
 
     /// Waits until the client may add this batch. Cancel safe.
-    pub async fn wait_until_admitted(&self, client: &ClientId, load: BatchLoad) {
+    pub(crate) async fn wait_until_admitted(&self, client: &ClientId, load: BatchLoad) {
         while let Some(wait) = self.ask(client, load).await {
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
         }
     }
 
     /// Writes the metrics.
-    pub fn write(&self, page: &mut MetricsPage) {
+    pub(crate) fn write(&self, page: &mut MetricsPage) {
         let is_short = self.lock().is_short();
         let help = "1 while only the memory reserve of redis is left and clients are rate limited.";
         page.gauge("spoke_hub_reserve_reached", help, &u8::from(is_short));

@@ -14,7 +14,7 @@ use spoke_service::api_error::fallback;
 use crate::state::HubState;
 
 /// Returns all routes.
-pub fn router(hub: Arc<HubState>) -> Router {
+pub(crate) fn router(hub: Arc<HubState>) -> Router {
     let routes = Router::new()
         .merge(seq::router())
         .merge(session::router())

@@ -15,7 +15,7 @@ use spoke_store::{
     origin::StartWith,
     presence::{self, IdentityConflict, SessionOpen, SessionOpened},
 };
-use tracing::{debug, warn};
+use tracing::{debug, field, warn};
 
 use crate::{
     authenticate::Caller,
@@ -25,7 +25,7 @@ use crate::{
 
 /// State of both streams that a device reports in its handshake.
 #[derive(Debug, Clone, Copy)]
-pub struct ReportedState {
+pub(crate) struct ReportedState {
     /// Its out stream.
     pub origin: OriginState,
     /// Cursor of its in stream.
@@ -39,7 +39,7 @@ pub struct ReportedState {
 ///
 /// # Errors
 /// [`StoreError`] if Redis fails.
-pub async fn resume_streams(
+pub(crate) async fn resume_streams(
     hub: &HubState,
     caller: &Caller,
     (generation, partner): (u64, PartnerId),
@@ -63,7 +63,7 @@ pub async fn resume_streams(
 /// # Errors
 /// 409 for a duplicate identity, or for a cursor or epoch that the hub cannot have given; 503 if
 /// Redis fails.
-pub async fn open(
+pub(crate) async fn open(
     hub: &HubState,
     client: &ClientId,
     arrival: &SessionOpen<'_>,
@@ -76,14 +76,15 @@ pub async fn open(
             hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok((generation, partner))
         }
-        SessionOpened::Refused(rival) => {
+        SessionOpened::Refused(conflict) => {
             hub.metrics.clones.add(1);
-            report(client, arrival.address, &rival);
-            Err(refusal(client, arrival.address, &rival))
+            log_conflict(client, arrival.address, &conflict);
+            Err(refusal(client, arrival.address, &conflict))
         }
         SessionOpened::EpochAhead(direction, known) => {
             let (peer, direction) = (arrival.address, direction.word());
-            warn!(%client, peer, direction, epoch = %known, "session refused: epoch ahead of the hub's");
+            let epoch = field::display(known);
+            warn!(%client, peer, direction, epoch, "session refused: epoch ahead of the hub's");
             Err(epoch_ahead(known))
         }
     }
@@ -100,7 +101,7 @@ async fn check_cursor(hub: &HubState, client: &ClientId, cursor: Seq) -> Result<
 }
 
 /// Converts a refusal to a GOAWAY frame.
-pub fn goaway(refusal: &ApiError) -> Goaway {
+pub(crate) fn goaway(refusal: &ApiError) -> Goaway {
     Goaway {
         reason: GoawayReason::from_word(refusal.reason),
         message: refusal.message.clone(),
@@ -109,8 +110,8 @@ pub fn goaway(refusal: &ApiError) -> Goaway {
 }
 
 /// Warns once for each refused device; its later attempts are logged at debug level.
-fn report(client: &ClientId, address: &str, rival: &IdentityConflict) {
-    let IdentityConflict { address: connected, connected_since_ms, refused, is_first } = rival;
+fn log_conflict(client: &ClientId, address: &str, conflict: &IdentityConflict) {
+    let IdentityConflict { address: connected, connected_since_ms, refused, is_first } = conflict;
     if *is_first {
         let help = "provision one of them again under a name of its own, or revoke the identity";
         warn!(
@@ -123,16 +124,16 @@ fn report(client: &ClientId, address: &str, rival: &IdentityConflict) {
             "two devices share one identity; refused the second one"
         );
     } else {
-        debug!(%client, peer = address, connected_peer = connected, count = refused, "duplicate identity refused again");
+        debug!(%client, peer = address, connected_peer = connected, count = refused, "refused again");
     }
 }
 
-fn refusal(client: &ClientId, address: &str, rival: &IdentityConflict) -> ApiError {
+fn refusal(client: &ClientId, address: &str, conflict: &IdentityConflict) -> ApiError {
     let message = format!(
         "two devices share the identity {client}: the device at {} is connected, and this one at \
-         {address} was refused. Enrol one of them again under a name of its own (spoke-auth \
+         {address} was refused; enrol one of them again under a name of its own (spoke-auth \
          provision), or revoke both with spoke-auth revoke {client} if one is not yours",
-        rival.address
+        conflict.address
     );
     ApiError::new(StatusCode::CONFLICT, GoawayReason::Superseded.word(), message)
         .retry_after(CLONE_WAIT.as_secs())
@@ -148,17 +149,17 @@ mod tests {
     fn the_longest_refusal_fits_a_frame_with_both_addresses_and_the_mend() {
         let client: ClientId = "c".repeat(CLIENT_NAME_BYTES_MAX).parse().unwrap();
         let address = format!("[{}]:65535", ["ffff"; 8].join(":"));
-        let rival = IdentityConflict {
+        let conflict = IdentityConflict {
             address: address.replace("65535", "65534"),
             connected_since_ms: 1,
             refused: 1,
             is_first: true,
         };
 
-        let goaway = goaway(&refusal(&client, &address, &rival));
+        let goaway = goaway(&refusal(&client, &address, &conflict));
 
         assert!(goaway.message.len() <= TEXT_BYTES_MAX, "{}", goaway.message.len());
-        assert!(goaway.message.contains(&address) && goaway.message.contains(&rival.address));
+        assert!(goaway.message.contains(&address) && goaway.message.contains(&conflict.address));
         assert!(goaway.message.contains(&format!("revoke {client}")));
         assert_eq!(goaway.reason, GoawayReason::Superseded);
         assert_eq!(u128::from(goaway.wait_ms), CLONE_WAIT.as_millis());

@@ -31,7 +31,7 @@ use crate::{
 
 /// Fault that affects many sessions at once, for log limiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SessionFault {
+pub(crate) enum SessionFault {
     /// Sessions refused for this reason.
     Refused(&'static str),
     /// Sessions ended for this reason.
@@ -39,7 +39,7 @@ pub enum SessionFault {
 }
 
 /// State of one hub process. Shared as `Arc<HubState>`.
-pub struct HubState {
+pub(crate) struct HubState {
     /// Settings.
     pub config: HubConfig,
     /// Redis that holds the streams.
@@ -82,7 +82,7 @@ pub struct HubState {
 
 impl HubState {
     /// Creates the state of a hub without connections.
-    pub fn new(
+    pub(crate) fn new(
         config: HubConfig,
         (redis, writer): (Redis, CommitWriter),
         auth_redis: Redis,
@@ -115,12 +115,12 @@ impl HubState {
     }
 
     /// Returns the client's out stream.
-    pub fn origin(&self, client: &ClientId) -> OriginStore {
+    pub(crate) fn origin(&self, client: &ClientId) -> OriginStore {
         OriginStore::hub(self.redis.clone(), &self.keys, client)
     }
 
     /// Returns the metrics page in Prometheus's text format.
-    pub async fn metrics_page(&self, auth_redis: &Redis) -> String {
+    pub(crate) async fn metrics_page(&self, auth_redis: &Redis) -> String {
         metrics::page::text(HubMetricsSources {
             metrics: &self.metrics,
             budget: &self.budget,
@@ -136,7 +136,7 @@ impl HubState {
     }
 
     /// Returns the optional protocol features that this hub offers.
-    pub fn features(&self) -> Features {
+    pub(crate) fn features(&self) -> Features {
         if self.config.compression { Features::COMPRESSION } else { Features::default() }
     }
 
@@ -144,13 +144,13 @@ impl HubState {
     ///
     /// # Errors
     /// 503 `unavailable` or `unusable-stream`, see [`Self::unavailable`].
-    pub fn store_result<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
+    pub(crate) fn store_result<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         result.map_err(|error| self.unavailable(&error))
     }
 
     /// Counts a Redis error and logs it, unless it is an outage or was logged recently. The refusal
     /// tells the caller to retry later, or that this stream is unusable.
-    pub fn unavailable(&self, error: &StoreError) -> ApiError {
+    pub(crate) fn unavailable(&self, error: &StoreError) -> ApiError {
         self.metrics.store_errors.add(1);
         let text = error_chain(error);
         // `spoke_store::health` logs outages and their end.
@@ -169,7 +169,7 @@ impl HubState {
     }
 
     /// Counts and logs an unusable stream of one client's session.
-    pub fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
+    pub(crate) fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
         self.metrics.store_errors.add(1);
         let error = error_chain(error);
         if self.store_faults.handle(error.clone()) {
@@ -178,20 +178,20 @@ impl HubState {
     }
 
     /// Returns how long a client has to wait before it reconnects.
-    pub fn return_wait(&self) -> Duration {
+    pub(crate) fn return_wait(&self) -> Duration {
         return_wait(self.connections.count(), rand::random())
     }
 
     /// Logs a loss that a request reported or caused, unless one with the same cause was logged
     /// recently.
-    pub fn log_loss(&self, loss: &Loss) {
+    pub(crate) fn log_loss(&self, loss: &Loss) {
         if self.logged_losses.handle(loss.cause.word()) {
             driver::say_loss(loss);
         }
     }
 
     /// Logs the counts of repeated faults once a minute, until shutdown.
-    pub async fn log_repeats(&self) {
+    pub(crate) async fn log_repeats(&self) {
         let log_sessions = |fault: Option<&SessionFault>, count| match fault {
             Some(SessionFault::Refused(reason)) => info!(reason, count, "more sessions refused"),
             Some(SessionFault::Ended(reason)) => {
@@ -217,7 +217,7 @@ impl HubState {
     ///
     /// # Errors
     /// 503 `restart` after shutdown began.
-    pub fn check_running(&self) -> Result<(), ApiError> {
+    pub(crate) fn check_running(&self) -> Result<(), ApiError> {
         if !self.shutdown.is_begun() {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl HubState {
 
     /// Returns the GOAWAY of a shutdown. The random wait spreads the reconnects and gives a
     /// replacement process time to listen.
-    pub fn restart_goaway(&self) -> Goaway {
+    pub(crate) fn restart_goaway(&self) -> Goaway {
         let wait = self.return_wait();
         Goaway {
             reason: GoawayReason::Restart,
@@ -239,30 +239,30 @@ impl HubState {
 }
 
 /// Returns the refusal of a request that belongs to an older session.
-pub fn superseded() -> ApiError {
+pub(crate) fn superseded() -> ApiError {
     let message = "a newer session of this client has started; if another device started it, two \
                    devices share one identity";
     ApiError::new(StatusCode::CONFLICT, "superseded", message)
 }
 
 /// Returns the refusal of a peer whose epoch is more than one ahead of the hub's.
-pub fn epoch_ahead(known: Epoch) -> ApiError {
+pub(crate) fn epoch_ahead(known: Epoch) -> ApiError {
     let message = format!(
-        "epoch too high: the hub knows epoch {known} of this stream, expected at most the next; if the \
-         hub's redis was restored from an old backup, run spoke-hub reset-client"
+        "epoch too high: the hub knows epoch {known} of this stream, expected at most the next; if \
+         the hub's redis was restored from an old backup, run spoke-hub reset-client"
     );
     ApiError::new(StatusCode::CONFLICT, GoawayReason::EpochAhead.word(), message).with_epoch(known)
 }
 
 /// Returns the refusal of a seq more than a day ahead of the hub's clock.
-pub fn seq_ahead() -> ApiError {
-    let message = "this seq is more than 24 hours ahead of the hub's clock; correct the clock of the \
-                   device that added the entry";
+pub(crate) fn seq_ahead() -> ApiError {
+    let message = "this seq is more than 24 hours ahead of the hub's clock; correct the clock of \
+                   the device that added the entry";
     ApiError::new(StatusCode::CONFLICT, GoawayReason::SeqAhead.word(), message)
 }
 
 /// Returns the refusal of a request for an older epoch of the stream.
-pub fn stale_epoch(current: Epoch) -> ApiError {
+pub(crate) fn stale_epoch(current: Epoch) -> ApiError {
     let message = format!(
         "stale epoch: this stream is now in epoch {current}; query the cursor and continue there"
     );

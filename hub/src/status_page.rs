@@ -66,7 +66,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Adds the status page to the admin listener's routes, unless it is off.
-pub fn with_page(routes: Router, hub: &Arc<HubState>, auth_redis: &Redis) -> Router {
+pub(crate) fn with_page(routes: Router, hub: &Arc<HubState>, auth_redis: &Redis) -> Router {
     if hub.config.page == PageMode::Off {
         return routes;
     }

@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::{limits::TRIM_INTERVAL, state::HubState};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
-pub async fn run(hub: Arc<HubState>) {
+pub(crate) async fn run(hub: Arc<HubState>) {
     let (max_len, min_age) = (hub.config.in_max_len, hub.config.in_min_age_seconds);
     let min_age = Duration::from_secs(min_age);
     let mut unread = UnreadTrims::default();

@@ -1,10 +1,11 @@
-//! WebSockets: the `spoke.v1` sessions of agents, and the `spoke.v1.json` sessions of other programs.
+//! WebSockets: the `spoke.v1` sessions of agents, and the `spoke.v1.json` sessions of other
+//! programs.
 
-pub mod admission;
-pub mod agent;
+mod admission;
+pub(crate) mod agent;
 mod charged_stream;
 mod close;
-pub mod context;
-pub mod frames;
-pub mod json;
-pub mod socket;
+pub(crate) mod context;
+mod frames;
+pub(crate) mod json;
+pub(crate) mod socket;

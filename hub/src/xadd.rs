@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Errors
 /// 503 if Redis fails.
-pub async fn cursor(hub: &HubState, caller: &Caller) -> Result<CursorBody, ApiError> {
+pub(crate) async fn cursor(hub: &HubState, caller: &Caller) -> Result<CursorBody, ApiError> {
     let copy = caller.copy(hub, None);
     let mut cursor = hub.store_result(copy.cursor().await)?;
     // Before its first entry a client is in its first epoch.
@@ -37,7 +37,11 @@ pub async fn cursor(hub: &HubState, caller: &Caller) -> Result<CursorBody, ApiEr
 ///
 /// # Errors
 /// 400, 409, 413, 429, 503.
-pub async fn xadd(hub: &HubState, caller: &Caller, form: XaddBody) -> Result<Value, ApiError> {
+pub(crate) async fn xadd(
+    hub: &HubState,
+    caller: &Caller,
+    form: XaddBody,
+) -> Result<Value, ApiError> {
     match form {
         XaddBody::One(entry) => xadd_one(hub, caller, entry).await.map(|added| json!(added)),
         XaddBody::Batch(batch) => xadd_batch(hub, caller, batch).await.map(|added| json!(added)),

@@ -50,7 +50,7 @@ const ANSWER_BYTES: usize = BUDGET_COPIES * BATCH_BYTES_MAX;
 /// Parameters of `xread`.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct XreadRequest {
+pub(crate) struct XreadRequest {
     /// Cursor; all entries up to it are acknowledged.
     #[serde(default)]
     pub seq: Seq,
@@ -70,7 +70,7 @@ pub struct XreadRequest {
 
 /// Kind of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallerKind {
+pub(crate) enum CallerKind {
     /// Agent in a session: a repeated cursor means that the answer did not arrive.
     Agent,
     /// Another program, which may repeat a cursor as often as it likes.
@@ -82,7 +82,7 @@ pub enum CallerKind {
 ///
 /// # Errors
 /// 400, 409, 429, 503.
-pub async fn xread(
+pub(crate) async fn xread(
     hub: &HubState,
     caller: &Caller,
     caller_kind: CallerKind,
@@ -100,9 +100,9 @@ pub async fn xread(
         return Ok((answer(hub, first), charge));
     }
     // A waiting request holds no memory of the budget.
-    let mut held = charge;
-    held.shrink(0);
-    let (_place, stopped) = hub.connections.register_read(&caller.client, caller.generation)?;
+    let mut charge = charge;
+    charge.shrink(0);
+    let (_guard, stopped) = hub.connections.register_read(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
     let session = TokenKey::of(hub, caller);
     let mut token_ended = pin!(token_ended(hub, caller, &session));
@@ -110,10 +110,10 @@ pub async fn xread(
     loop {
         tokio::select! {
             () = news.news() => {}
-            () = hub.shutdown.begun() => return Ok((answer(hub, first), held)),
+            () = hub.shutdown.begun() => return Ok((answer(hub, first), charge)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
-            () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), held)),
+            () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), charge)),
         }
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
@@ -142,8 +142,8 @@ fn entries_between(before: Tally, after: Tally) -> u64 {
     if before.is_unknown() || after.is_unknown() {
         return 0;
     }
-    let entries_between = |tally: Tally| tally.added - tally.dead - tally.lost;
-    entries_between(after).saturating_sub(entries_between(before))
+    let carried = |tally: Tally| tally.added - tally.dead - tally.lost;
+    carried(after).saturating_sub(carried(before))
 }
 
 fn answer(hub: &HubState, push: Push) -> XreadBody {
@@ -240,7 +240,7 @@ impl<'a> AnswerReader<'a> {
     /// Reads at most one batch. It ends after the last entry read, including entries that cannot be
     /// sent.
     async fn read(&mut self) -> Result<(Push, MemoryCharge), ApiError> {
-        let _turn = self.hub.client_limits.read_permit(self.client).await;
+        let _permit = self.hub.client_limits.read_permit(self.client).await;
         let charge = self.hub.budget.take(self.client, ANSWER_BYTES, BUDGET_PATIENCE).await?;
         let push = self.fill_answer().await?;
         let mut charge = charge;

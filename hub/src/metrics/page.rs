@@ -18,7 +18,7 @@ const SERVICE: &str = "spoke_hub";
 
 /// Sources of the values on the page.
 #[derive(Clone, Copy)]
-pub struct HubMetricsSources<'a> {
+pub(crate) struct HubMetricsSources<'a> {
     /// Counters.
     pub metrics: &'a HubMetrics,
     /// Memory budget.
@@ -40,7 +40,7 @@ pub struct HubMetricsSources<'a> {
 }
 
 /// Returns all metrics in Prometheus's text format.
-pub async fn text(sources: HubMetricsSources<'_>) -> String {
+pub(crate) async fn text(sources: HubMetricsSources<'_>) -> String {
     let HubMetricsSources { metrics, config, redis, keys, .. } = sources;
     let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
     metrics.traffic.write(&mut page, SERVICE);

@@ -17,7 +17,7 @@ const ROOM_PERCENT: u64 = 2;
 
 /// What a batch adds to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLoad {
+pub(crate) struct BatchLoad {
     /// Entries.
     pub entries: u64,
     /// Bytes of the entries; each field counts at least `FIELD_BYTES_MIN`.
@@ -62,7 +62,7 @@ pub(super) enum RateDecision {
 
 impl BatchLoad {
     /// Measures these entries.
-    pub fn of(entries: &[Entry]) -> Self {
+    pub(crate) fn of(entries: &[Entry]) -> Self {
         let bytes = entries.iter().map(|entry| entry.bytes() as u64).sum();
         Self { entries: entries.len() as u64, bytes }
     }

@@ -69,9 +69,9 @@ async fn session(
         cursor: hello.cursor.into(),
         partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
-    let resume_streams =
+    let resumed =
         session_open::resume_streams(&hub, &caller, (generation, partner), &reported).await;
-    let (mut begun, cursor) = hub.store_result(resume_streams)?;
+    let (mut begun, cursor) = hub.store_result(resumed)?;
     if begun.standing.is_unreadable {
         // Nothing is proved: when the stream is usable again, a poll from this cursor is told to
         // start again.
@@ -79,7 +79,8 @@ async fn session(
     }
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
-    info!(%client, session = generation, version = hello.version, transport = "http", "session started");
+    let version = hello.version;
+    info!(%client, session = generation, version, transport = "http", "session started");
     Ok(Json(WelcomeBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,

@@ -25,9 +25,9 @@ pub(super) fn router() -> Router<Arc<HubState>> {
 async fn sync(
     State(hub): State<Arc<HubState>>,
     caller: Option<Caller>,
-    Extension(address): Extension<PeerAddress>,
-    Extension(heard): Extension<LastActivity>,
-    Extension(place): Extension<ConnectionHandle>,
+    Extension(peer): Extension<PeerAddress>,
+    Extension(last_activity): Extension<LastActivity>,
+    Extension(connection): Extension<ConnectionHandle>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, ApiError>,
 ) -> Result<Response, ApiError> {
@@ -35,7 +35,9 @@ async fn sync(
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,
-        (None, Some(token)) => Caller::from_token(&hub, token.to_owned().into(), &place).await?,
+        (None, Some(token)) => {
+            Caller::from_token(&hub, token.to_owned().into(), &connection).await?
+        }
         (None, None) => return Err(unauthorized(&hub)),
     };
     let upgrade = upgrade?;
@@ -47,23 +49,23 @@ async fn sync(
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
     hub.check_running()?;
-    let (ticket, stopped) = hub.connections.register_session(&caller.client)?;
+    let (guard, stopped) = hub.connections.register_session(&caller.client)?;
     caller.begin_session()?;
     // From here on the limits of the session apply.
-    let (vouched, caller) = (place.vouch(), caller.without_permits());
+    let (vouched, caller) = (connection.vouch(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
-    let arrived = SessionContext { hub, caller, address, heard, ticket, stopped };
+    let context = SessionContext { hub, caller, peer, last_activity, guard, stopped };
     let (response, upgraded) = upgrade.accept(protocol);
     // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
-    shutdown.spawn_one("session", address, async move {
-        let _kept = (place, vouched);
+    shutdown.spawn_one("session", peer, async move {
+        let _kept = (connection, vouched);
         // The client may have disconnected in the meantime.
         let Ok(mut socket) = upgraded.await else { return };
-        socket.charge_to(&arrived.hub.budget, &arrived.caller.client);
+        socket.charge_to(&context.hub.budget, &context.caller.client);
         if protocol == SUBPROTOCOL {
-            Box::pin(agent::serve(arrived, socket)).await;
+            Box::pin(agent::serve(context, socket)).await;
         } else {
-            Box::pin(json::serve(arrived, socket)).await;
+            Box::pin(json::serve(context, socket)).await;
         }
     });
     Ok(response)

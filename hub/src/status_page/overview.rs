@@ -130,7 +130,9 @@ fn pager(view: &ClientQuery, selection: &ClientPage<'_>) -> Markup {
     html! {
         @if pages > 1 {
             nav.pager aria-label="pages" {
-                @if page > 1 { a rel="prev" href=(at(page - 1)) { "← previous" } } @else { span {} }
+                @if page > 1 {
+                    a rel="prev" href=(at(page - 1)) { "← previous" }
+                } @else { span {} }
                 span.soft { "page " (page) " of " (pages) ", " (grouped(found as u64)) " clients" }
                 @if page < pages {
                     a rel="next" href=(at(page + 1)) { "next →" }

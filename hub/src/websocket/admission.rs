@@ -30,7 +30,7 @@ use crate::{
 const FIELD_WIRE_BYTES: usize = 2;
 
 /// Admission control for the frames of one session.
-pub struct BatchAdmission {
+pub(crate) struct BatchAdmission {
     hub: Arc<HubState>,
     client: ClientId,
     charges: PendingCharges,
@@ -39,7 +39,7 @@ pub struct BatchAdmission {
 
 /// Charges of the batches that are not in the copy yet, in order. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct PendingCharges(Arc<Mutex<VecDeque<PendingCharge>>>);
+pub(crate) struct PendingCharges(Arc<Mutex<VecDeque<PendingCharge>>>);
 
 struct PendingCharge {
     epoch: Epoch,
@@ -51,14 +51,14 @@ struct PendingCharge {
 impl BatchAdmission {
     /// Creates the admission of one session. The receiver resolves if the budget has no room for a
     /// frame.
-    pub fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
+    pub(crate) fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, told) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
         (Self { hub, client, charges: PendingCharges::default(), refused }, told)
     }
 
     /// Returns the held charges.
-    pub fn charges(&self) -> PendingCharges {
+    pub(crate) fn charges(&self) -> PendingCharges {
         self.charges.clone()
     }
 
@@ -120,13 +120,13 @@ impl PendingCharges {
     }
 
     /// Releases all charges, for discarded batches.
-    pub fn release_all(&self) {
+    pub(crate) fn release_all(&self) {
         let thrown = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         drop(thrown);
     }
 
     /// Releases the charges of batches up to the copy's cursor.
-    pub fn release(&self, cursor: &Ack) {
+    pub(crate) fn release(&self, cursor: &Ack) {
         let mut done = Vec::new();
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(held) = charges.front()

@@ -44,62 +44,65 @@ use crate::{
 ///
 /// Ten thousand idle agents are as many of these futures: large values are boxed, and the state of
 /// the handshake is dropped when the session starts.
-pub fn serve(arrived: SessionContext, socket: ServerSocket) -> impl Future<Output = ()> + Send {
-    let span = arrived.span();
+pub(crate) fn serve(
+    context: SessionContext,
+    socket: ServerSocket,
+) -> impl Future<Output = ()> + Send {
+    let span = context.span();
     let (sink, stream) = socket.split();
-    run(Box::new(arrived), FrameStream::new(stream), Box::pin(sink)).instrument(span)
+    run(Box::new(context), FrameStream::new(stream), Box::pin(sink)).instrument(span)
 }
 
 async fn run(
-    mut arrived: Box<SessionContext>,
+    mut context: Box<SessionContext>,
     mut frames: FrameStream,
     mut sink: Pin<Box<SplitSink<ServerSocket, Message>>>,
 ) {
-    let greeted = tokio::select! {
-        greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_hello(&mut frames)) => greeted,
-        goaway = Box::pin(arrived.leave()) => Ok(Err(Some(goaway))),
+    let received = tokio::select! {
+        received = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_hello(&mut frames)) => received,
+        goaway = Box::pin(context.leave()) => Ok(Err(Some(goaway))),
     };
-    let hello = match greeted {
+    let hello = match received {
         Ok(Ok(hello)) => hello,
         Ok(Err(Some(goaway))) => {
-            send_goaway(&arrived.hub, &mut sink, goaway).await;
+            send_goaway(&context.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
         Ok(Err(None)) => return debug!("connection closed before HELLO"),
         Err(_) => {
             let goaway = refusal(GoawayReason::Protocol, "HELLO timed out");
-            send_goaway(&arrived.hub, &mut sink, goaway).await;
+            send_goaway(&context.hub, &mut sink, goaway).await;
             return frames.discard().await;
         }
     };
-    let greeted = match Box::pin(AgentSession::new(&arrived, &hello)).await {
-        Ok(greeted) => Box::new(greeted),
+    let session = match Box::pin(AgentSession::new(&context, &hello)).await {
+        Ok(session) => Box::new(session),
         Err(refusal) => {
-            send_goaway(&arrived.hub, &mut sink, session_open::goaway(&refusal)).await;
+            send_goaway(&context.hub, &mut sink, session_open::goaway(&refusal)).await;
             return frames.discard().await;
         }
     };
-    Span::current().record("session", greeted.generation);
-    let welcome = Frame::Welcome(Box::new(greeted.welcome(&arrived.hub)));
+    Span::current().record("session", session.generation);
+    let welcome = Frame::Welcome(Box::new(session.welcome(&context.hub)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
         debug!(error = error_chain(&error), "connection closed before WELCOME");
     } else {
         info!(
             version = hello.version,
-            cursor = %greeted.cursor.seq,
-            down = ?greeted.begun.position.finding,
+            cursor = %session.cursor.seq,
+            down = ?session.begun.position.finding,
             "session started"
         );
-        let features = greeted.features;
+        let features = session.features;
         frames.set_features(features);
         let outbox = sink
             .sink_map_err(|error| TransportError::Broken(error.into()))
             .with_flat_map(move |frame: Frame| iter(encode_messages(&frame, features).map(Ok)));
         let outbox = Box::pin(outbox);
-        let outcome = greeted.drive(&mut arrived, &mut frames, outbox).await;
-        log_end(&arrived.hub, &outcome);
+        let outcome = session.drive(&mut context, &mut frames, outbox).await;
+        log_end(&context.hub, &outcome);
     }
-    arrived.end(greeted.generation).await;
+    context.end(session.generation).await;
     frames.discard().await;
 }
 
@@ -115,19 +118,19 @@ struct AgentSession {
 }
 
 impl AgentSession {
-    async fn new(arrived: &SessionContext, hello: &Hello) -> Result<Self, ApiError> {
-        let hub = &arrived.hub;
+    async fn new(context: &SessionContext, hello: &Hello) -> Result<Self, ApiError> {
+        let hub = &context.hub;
         let (generation, partner) =
-            arrived.begin(&hello.version, hello.instance, Some(hello)).await?;
+            context.begin(&hello.version, hello.instance, Some(hello)).await?;
         let Hello { origin, cursor, partner: of, .. } = *hello;
         let reported = ReportedState { origin, cursor, partner: of };
         let standing =
-            session_open::resume_streams(hub, &arrived.caller, (generation, partner), &reported)
+            session_open::resume_streams(hub, &context.caller, (generation, partner), &reported)
                 .await;
         let (begun, cursor) = match hub.store_result(standing) {
             Ok(standing) => standing,
             Err(refusal) => {
-                arrived.end(generation).await;
+                context.end(generation).await;
                 return Err(refusal);
             }
         };
@@ -153,13 +156,13 @@ impl AgentSession {
 
     async fn drive(
         &self,
-        arrived: &mut SessionContext,
+        context: &mut SessionContext,
         frames: &mut FrameStream,
         outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
     ) -> SessionOutcome {
-        let (hub, client) = (arrived.hub.clone(), arrived.caller.client.clone());
+        let (hub, client) = (context.hub.clone(), context.caller.client.clone());
         let (origin, copy) =
-            (hub.origin(&client), arrived.caller.copy(&hub, Some(self.generation)));
+            (hub.origin(&client), context.caller.copy(&hub, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
         let epoch = self.begun.position.epoch;
         let return_wait = || hub.return_wait();
@@ -183,7 +186,7 @@ impl AgentSession {
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
-        let heard = arrived.heard.clone();
+        let last_activity = context.last_activity.clone();
         let traffic = &hub.metrics.traffic;
         // Losses of an ended epoch are found when the next one begins.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
@@ -195,7 +198,7 @@ impl AgentSession {
         let count = |shown: SessionEvent<'_>| {
             match shown {
                 SessionEvent::Unusable(_, error) => hub.handle_unusable(&client, error),
-                SessionEvent::Usable(_) => info!("stream usable again"),
+                SessionEvent::Usable(_) => info!("stream can be used again"),
                 SessionEvent::Work(_) | SessionEvent::Session(_) => {}
             }
             if let SessionEvent::Session(session) = shown {
@@ -212,12 +215,13 @@ impl AgentSession {
         };
         let leave = Box::pin(async {
             tokio::select! {
-                goaway = arrived.leave() => goaway,
+                goaway = context.leave() => goaway,
                 Ok(goaway) = refused => goaway,
             }
         });
         let outcome =
-            driver::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
+            driver::drive(session, stores, frames, outbox, || last_activity.at(), leave, count)
+                .await;
         let trip = outcome.session.sender().trip();
         hub.link_paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome
@@ -288,7 +292,7 @@ fn log_end(hub: &HubState, outcome: &SessionOutcome) {
         Ok(end @ (SessionEnd::Stalled | SessionEnd::Silent(_)))
             if hub.session_faults.handle(SessionFault::Ended(word)) =>
         {
-            warn!(received, sent, reason = word, error = %end, "session stalled");
+            warn!(received, sent, reason = word, error = %end, "session timed out");
         }
         Ok(end) => info!(received, sent, reason = word, error = %end, "session ended"),
         // `unavailable` logs it as a Redis fault.

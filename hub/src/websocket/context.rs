@@ -22,25 +22,25 @@ use crate::{
 };
 
 /// Authenticated WebSocket connection before its session.
-pub struct SessionContext {
+pub(crate) struct SessionContext {
     /// State of the hub.
     pub hub: Arc<HubState>,
     /// Authenticated client.
     pub caller: Caller,
     /// Remote address.
-    pub address: PeerAddress,
+    pub peer: PeerAddress,
     /// Time of the last received byte.
-    pub heard: LastActivity,
+    pub last_activity: LastActivity,
     /// Entry in the connection registry.
-    pub ticket: ConnectionGuard,
+    pub guard: ConnectionGuard,
     /// Resolves with the GOAWAY when a newer session supersedes this one.
     pub stopped: oneshot::Receiver<Goaway>,
 }
 
 impl SessionContext {
     /// Returns the log span of the session. `session` is recorded when the generation is known.
-    pub fn span(&self) -> Span {
-        let (client, peer) = (&self.caller.client, self.address);
+    pub(crate) fn span(&self) -> Span {
+        let (client, peer) = (&self.caller.client, self.peer);
         info_span!("session", %client, %peer, session = field::Empty)
     }
 
@@ -48,14 +48,14 @@ impl SessionContext {
     ///
     /// # Errors
     /// 409 for a duplicate identity, 503 if Redis fails.
-    pub async fn begin(
+    pub(crate) async fn begin(
         &self,
         version: &str,
         instance: InstanceId,
         hello: Option<&Hello>,
     ) -> Result<(u64, PartnerId), ApiError> {
         let (hub, client) = (&self.hub, &self.caller.client);
-        let address = self.address.to_string();
+        let address = self.peer.to_string();
         let transport = Transport::WebSocket;
         let (hub_name, address) = (&hub.name, &address);
         let reach = hello.map(|Hello { origin, .. }| OriginReach {
@@ -76,17 +76,17 @@ impl SessionContext {
         };
         let cursor = hello.map_or(Seq::ZERO, |hello| hello.cursor.seq);
         let (generation, partner) = session_open::open(hub, client, &arrival, cursor).await?;
-        hub.metrics.superseded.add(hub.connections.begin(&self.ticket, generation));
+        hub.metrics.superseded.add(hub.connections.begin(&self.guard, generation));
         Ok((generation, partner))
     }
 
     /// Records the end of the session, unless a newer one has started.
-    pub async fn end(&self, generation: u64) {
+    pub(crate) async fn end(&self, generation: u64) {
         presence::record_end(&self.hub, &self.caller.client, generation).await;
     }
 
     /// Resolves when this session has to end: shutdown, a newer session, or an ended token.
-    pub async fn leave(&mut self) -> Goaway {
+    pub(crate) async fn leave(&mut self) -> Goaway {
         let hub = &self.hub;
         let key = TokenKey::of(hub, &self.caller);
         tokio::select! {

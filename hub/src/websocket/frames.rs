@@ -33,7 +33,7 @@ use crate::{cpu_pool::run_on_cpu_pool, limits::HELLO_BYTES_MAX, memory_budget::M
 const UNCHARGED_BYTES: usize = 64;
 
 /// Stream of decoded frames, or the decoding error.
-pub struct FrameStream<S = SplitStream<ServerSocket>> {
+pub(crate) struct FrameStream<S = SplitStream<ServerSocket>> {
     messages: S,
     /// Features agreed in the handshake; `None` before it.
     agreed: Option<Features>,
@@ -57,22 +57,22 @@ enum FrameStage {
 
 impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<ReceivedMessage>> FrameStream<S> {
     /// Creates a stream over the messages of a socket.
-    pub fn new(messages: S) -> Self {
+    pub(crate) fn new(messages: S) -> Self {
         Self { messages, agreed: None, admission: None, stage: FrameStage::None }
     }
 
     /// Sets the features agreed in the handshake.
-    pub fn set_features(&mut self, features: Features) {
+    pub(crate) fn set_features(&mut self, features: Features) {
         self.agreed = Some(features);
     }
 
     /// Charges and admits frames from now on.
-    pub fn set_admission(&mut self, admission: BatchAdmission) {
+    pub(crate) fn set_admission(&mut self, admission: BatchAdmission) {
         self.admission = Some(admission);
     }
 
     /// Reads and drops the peer's remaining messages without decoding them.
-    pub async fn discard(mut self) {
+    pub(crate) async fn discard(mut self) {
         discard(&mut self.messages).await;
     }
 

@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Subprotocol name in the WebSocket handshake.
-pub const SUBPROTOCOL: &str = "spoke.v1.json";
+pub(crate) const SUBPROTOCOL: &str = "spoke.v1.json";
 /// Maximum waiting reads on one socket.
 const WAITING_MAX: usize = 8;
 /// Maximum bytes of the reason in a close frame (RFC 6455, 5.5).
@@ -61,13 +61,13 @@ struct JsonAnswer<'a, P> {
 }
 
 /// Serves a client until its connection ends.
-pub async fn serve(arrived: SessionContext, socket: ServerSocket) {
-    let span = arrived.span();
-    run(arrived, socket).instrument(span).await;
+pub(crate) async fn serve(context: SessionContext, socket: ServerSocket) {
+    let span = context.span();
+    run(context, socket).instrument(span).await;
 }
 
-async fn run(mut arrived: SessionContext, mut socket: ServerSocket) {
-    let (generation, _) = match arrived.begin(SUBPROTOCOL, InstanceId::UNKNOWN, None).await {
+async fn run(mut context: SessionContext, mut socket: ServerSocket) {
+    let (generation, _) = match context.begin(SUBPROTOCOL, InstanceId::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => {
             send_close(&mut socket, &goaway(&refusal)).await;
@@ -76,27 +76,27 @@ async fn run(mut arrived: SessionContext, mut socket: ServerSocket) {
     };
     Span::current().record("session", generation);
     info!("session started");
-    let caller = Caller { generation: Some(generation), ..arrived.caller.clone() };
-    let goodbye = answer_requests(&mut arrived, &caller, &mut socket).await;
+    let caller = Caller { generation: Some(generation), ..context.caller.clone() };
+    let goodbye = answer_requests(&mut context, &caller, &mut socket).await;
     if let Some(goaway) = &goodbye {
         send_close(&mut socket, goaway).await;
     }
     let reason = goodbye.map_or(CLOSED, |goaway| goaway.reason.word());
-    arrived.hub.metrics.ended.add(reason, 1);
+    context.hub.metrics.ended.add(reason, 1);
     info!(reason, "session ended");
-    arrived.end(generation).await;
+    context.end(generation).await;
     discard(&mut socket).await;
 }
 
 /// Answers requests until the client closes or the session has to end.
 async fn answer_requests(
-    arrived: &mut SessionContext,
+    context: &mut SessionContext,
     caller: &Caller,
     socket: &mut ServerSocket,
 ) -> Option<Goaway> {
-    let (hub, heard) = (arrived.hub.clone(), arrived.heard.clone());
+    let (hub, last_activity) = (context.hub.clone(), context.last_activity.clone());
     let mut waiting: FuturesUnordered<BoxFuture<'_, JsonReply>> = FuturesUnordered::new();
-    let leave = arrived.leave();
+    let leave = context.leave();
     let mut leave = pin!(leave);
     let mut ping = tokio::time::interval_at((Instant::now() + HEARTBEAT).into(), HEARTBEAT);
     let goaway = loop {
@@ -118,8 +118,10 @@ async fn answer_requests(
             Some(answer) = waiting.next(), if !waiting.is_empty() => answer,
             // A browser cannot send pings, but it answers them.
             _ = ping.tick() => {
-                let silent = Instant::now().duration_since(heard.at());
-                if silent > IDLE_TIMEOUT || socket.send(Message::Ping(Default::default())).await.is_err() {
+                let silent = Instant::now().duration_since(last_activity.at());
+                if silent > IDLE_TIMEOUT
+                    || socket.send(Message::Ping(Default::default())).await.is_err()
+                {
                     return None;
                 }
                 continue;
@@ -182,13 +184,13 @@ impl JsonRequest {
     fn read(text: &str) -> Result<Self, (Option<Box<RawValue>>, String)> {
         let owned = |raw: Option<&RawValue>| raw.map(ToOwned::to_owned);
         match RequestBody::read(text) {
-            Ok(parse) => Ok(Self {
-                kind: parse.kind().unwrap_or_default(),
-                id: owned(parse.id),
-                wanted: parse
+            Ok(body) => Ok(Self {
+                kind: body.kind().unwrap_or_default(),
+                id: owned(body.id),
+                wanted: body
                     .payload
                     .map_or(0, |payload| charged_body::memory_needed(payload.get().as_bytes())),
-                payload: owned(parse.payload),
+                payload: owned(body.payload),
             }),
             Err(InvalidRequest { id, error }) => Err((owned(id), error_chain(&error))),
         }
@@ -257,9 +259,9 @@ async fn handle_request<'a>(
             return Some(refusal_text("", short_id(id.as_deref()), &malformed(error)));
         }
     };
-    let id_said = id.is_some();
+    let has_id = id.is_some();
     let id = short_id(id.as_deref());
-    if id.is_none() && id_said {
+    if id.is_none() && has_id {
         let message = format!("invalid id: expected at most {TEXT_BYTES_MAX} bytes");
         return Some(refusal_text("", None, &malformed(message)));
     }
@@ -270,7 +272,7 @@ async fn handle_request<'a>(
         "xadd" => {
             let _permit = hub.client_limits.write_permit(&caller.client).await;
             match parse_xadd(hub, caller, (payload_text, wanted), charge).await {
-                Ok(parse) => result_text("xadd", id, xadd::xadd(hub, caller, parse).await),
+                Ok(body) => result_text("xadd", id, xadd::xadd(hub, caller, body).await),
                 Err(refusal) => refusal_text("xadd", id, &refusal),
             }
         }
@@ -288,7 +290,7 @@ async fn handle_request<'a>(
                             .await;
                     let (read, charge) = read.map_or_else(
                         |refusal| (Err(refusal), None),
-                        |(parse, charge)| (Ok(parse), Some(charge)),
+                        |(body, charge)| (Ok(body), Some(charge)),
                     );
                     JsonReply { text: result_text("xread", id.as_deref(), read), charge }
                 };

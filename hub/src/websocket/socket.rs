@@ -50,7 +50,7 @@ const BUFFER_BYTES: usize = 2 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Server side of a WebSocket.
-pub struct ServerSocket<S = TokioIo<Upgraded>> {
+pub(crate) struct ServerSocket<S = TokioIo<Upgraded>> {
     /// `None` only while it is recreated.
     library: Option<WebSocketStream<ChargedStream<S>>>,
     /// Messages received so far.
@@ -70,7 +70,7 @@ pub struct ServerSocket<S = TokioIo<Upgraded>> {
 }
 
 /// Received message and its memory charge until it is processed.
-pub struct ReceivedMessage {
+pub(crate) struct ReceivedMessage {
     /// Message.
     pub message: Message,
     /// `None` for a small message.
@@ -84,20 +84,20 @@ impl From<Message> for ReceivedMessage {
 }
 
 /// Returns the frame limit that the peer exceeded, if that is the error.
-pub fn frame_flood(error: &Error) -> Option<FrameFlood> {
+pub(crate) fn frame_flood(error: &Error) -> Option<FrameFlood> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref().copied()
 }
 
 /// Returns the refusal of the memory budget, if that is the error.
-pub fn budget_refusal(error: &Error) -> Option<&ApiError> {
+pub(crate) fn budget_refusal(error: &Error) -> Option<&ApiError> {
     let Error::Io(error) = error else { return None };
     error.get_ref()?.downcast_ref()
 }
 
 /// Reads and drops the peer's remaining messages until it closes or a timeout. TCP resets a
 /// connection that is closed while bytes arrive, and the last frames are lost.
-pub async fn discard(messages: &mut (impl Stream + Unpin)) {
+pub(crate) async fn discard(messages: &mut (impl Stream + Unpin)) {
     let all = async {
         while messages.next().await.is_some() {
             coop::consume_budget().await;
@@ -108,7 +108,7 @@ pub async fn discard(messages: &mut (impl Stream + Unpin)) {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     /// Creates the server side over an upgraded connection.
-    pub fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             library: Some(library(ChargedStream::new(stream))),
             taken: 0,
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     }
 
     /// Charges messages to this client from now on.
-    pub fn charge_to(&mut self, budget: &MemoryBudget, client: &ClientId) {
+    pub(crate) fn charge_to(&mut self, budget: &MemoryBudget, client: &ClientId) {
         let account = ChargeAccount { budget: budget.clone(), client: client.clone() };
         self.watched().charge_to(account.clone());
         self.account = Some(account);
@@ -175,14 +175,14 @@ fn library<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Request for a WebSocket, with its valid handshake answer.
-pub struct WebSocketUpgrade {
+pub(crate) struct WebSocketUpgrade {
     upgrade: OnUpgrade,
     headers: HeaderMap,
 }
 
 impl WebSocketUpgrade {
     /// Returns the response, and a future of the upgraded connection.
-    pub fn accept(
+    pub(crate) fn accept(
         self,
         protocol: &'static str,
     ) -> (Response, impl Future<Output = Result<ServerSocket, hyper::Error>>) {
