@@ -234,7 +234,7 @@ mod tests {
         own.pop();
         own.push(enter("dev1").unwrap());
         drop(own);
-        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
+        assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
@@ -245,7 +245,7 @@ mod tests {
         limits.read_permit(&client("dev2")).now_or_never().expect("another has its own");
         drop(first);
         limits.read_permit(&client("dev1")).now_or_never().expect("it is its turn again");
-        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
+        assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
@@ -260,7 +260,7 @@ mod tests {
         own.pop();
         limits.write_permit(&client("dev1")).now_or_never().expect("it is its turn again");
         drop(own);
-        assert!(limits.lock().is_empty(), "nobody is remembered for nothing");
+        assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
@@ -273,7 +273,7 @@ mod tests {
         slots.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
         let begun = Instant::now();
         slots.take(half).await;
-        assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "but nobody waits for ever");
+        assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "the wait is bounded");
         drop(first);
         slots.take(half).now_or_never().expect("there is a place again");
         slots.take(100 * half).await;

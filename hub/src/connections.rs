@@ -209,7 +209,7 @@ mod tests {
 
         assert_eq!(superseded.try_recv().unwrap().reason, GoawayReason::Superseded);
         assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
-        assert_eq!(registry.supersede(&client("dev1"), 2), 0, "told once");
+        assert_eq!(registry.supersede(&client("dev1"), 2), 0, "superseded once");
         drop(older);
         assert_eq!(registry.count(), 3);
     }

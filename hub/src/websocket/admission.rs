@@ -52,9 +52,9 @@ impl BatchAdmission {
     /// Creates the admission of one session. The receiver resolves if the budget has no room for a
     /// frame.
     pub(crate) fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
-        let (refused, told) = oneshot::channel();
+        let (refused, refusal) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
-        (Self { hub, client, charges: PendingCharges::default(), refused }, told)
+        (Self { hub, client, charges: PendingCharges::default(), refused }, refusal)
     }
 
     /// Returns the held charges.

@@ -11,13 +11,13 @@ fn binary(length: usize, with: u8) -> Message {
     Message::Binary(Bytes::from(vec![with; length]))
 }
 
-/// Two ends, through a pipe that takes so many bytes at a time.
+/// Both ends of a WebSocket over a pipe of this many bytes.
 async fn joined(pipe: usize) -> (ServerSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
     let (ours, theirs) = tokio::io::duplex(pipe);
     (ServerSocket::new(ours), WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
 }
 
-/// Looks for a message that is not there.
+/// Asserts that no message is left.
 fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
     assert!(socket.next().now_or_never().is_none(), "there is no further message");
 }
