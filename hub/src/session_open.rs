@@ -124,7 +124,13 @@ fn log_conflict(client: &ClientId, address: &str, conflict: &IdentityConflict) {
             "two devices share one identity; refused the second one"
         );
     } else {
-        debug!(%client, peer = address, connected_peer = connected, count = refused, "refused again");
+        debug!(
+            %client,
+            peer = address,
+            connected_peer = connected,
+            count = refused,
+            "duplicate identity refused again"
+        );
     }
 }
 
