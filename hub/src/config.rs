@@ -1,11 +1,11 @@
-//! Settings of the hub: `/etc/spoke/hub.toml`, over it `SPOKE_HUB_…`, over that flags.
+//! Settings of the hub: `/etc/spoke/hub.toml`, then `SPOKE_HUB_…`, then flags.
 
 use crate::{
     limits::{
         BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MIN_AGE_SECONDS,
         RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
-    quota::Reserve,
+    quota::MemoryReserve,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_protocol::client_id::ClientId;
@@ -17,72 +17,72 @@ use spoke_service::{
 };
 use spoke_store::{RedisUrl, ack_level::AckLevel, keys::HubKeys, session_tokens::session_prefix};
 
-/// More memory than a machine has is a slip.
-const BUDGET_MIB_MOST: usize = 1024 * 1024;
+/// More memory than a machine has is a typing error.
+const BUDGET_MIB_MAX: usize = 1024 * 1024;
 
-/// All settings, each with its default.
+/// All settings with their defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
-    /// Where agents come to.
+pub struct HubConfig {
+    /// Address for agents.
     pub listen: String,
-    /// Health and metrics; empty for none.
+    /// Address for health, metrics and the status page; empty for none.
     pub admin_listen: String,
-    /// Names under which that is called, beside addresses and localhost: by Prometheus, or through a proxy.
+    /// Allowed host names of that listener besides IP addresses and localhost, for Prometheus or a
+    /// proxy.
     pub admin_hosts: AdminHosts,
-    /// What the status page on the admin listener may do.
+    /// Mode of the status page on the admin listener.
     pub page: PageMode,
-    /// Where the streams are.
+    /// Redis that holds the streams.
     pub redis: RedisUrl,
-    /// Where auth keeps its sessions; empty: in `redis`.
+    /// Redis that holds auth's sessions; empty for `redis`.
     #[serde(deserialize_with = "empty_is_none")]
     pub auth_redis: Option<RedisUrl>,
-    /// What all keys of the hub begin with; several fleets may share one Redis.
+    /// Prefix of all keys of the hub; several fleets may share one Redis.
     pub key_prefix: String,
-    /// What all keys of auth begin with.
+    /// Prefix of all keys of auth.
     pub auth_key_prefix: String,
-    /// What an entry must have come to before it is acknowledged.
+    /// Durability required before an entry is acknowledged.
     pub ack: AckLevel,
-    /// About how many entries the in stream keeps; 0 keeps all.
+    /// Approximate maximum entries of the in stream; 0 keeps all.
     pub in_max_len: u64,
-    /// Seconds that an entry of the in stream is kept for, be there more than `in_max_len`.
+    /// Minimum age in seconds of trimmed entries, even above `in_max_len`.
     pub in_min_age_seconds: u64,
-    /// Connections at a time.
+    /// Maximum connections.
     pub connections: usize,
-    /// WebSockets and waiting reads of one client at a time.
+    /// Maximum WebSockets and waiting reads of one client.
     pub connections_per_client: usize,
-    /// MiB that requests, frames and answers in hand may take together.
+    /// Maximum MiB of requests, frames and answers together.
     pub budget_mib: usize,
-    /// Percent of redis's `maxmemory` in which each client has a pace; 0 for none.
+    /// Percent of redis's `maxmemory` in which clients are rate limited; 0 for none.
     pub reserve_percent: u64,
-    /// That pace, in entries a second.
+    /// That rate limit in entries a second.
     pub reserve_entries: u64,
-    /// And in KiB a second.
+    /// That rate limit in KiB a second.
     pub reserve_kib: u64,
-    /// Whether batches are packed where the agent takes that and it pays.
+    /// Whether batches are compressed if the agent supports it and they get smaller.
     pub compression: bool,
-    /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
-    /// `127.0.0.1, 10.1.0.0/16`.
+    /// Proxies whose `X-Forwarded-For` is trusted, such as `127.0.0.1, 10.1.0.0/16`.
     pub trusted_proxies: TrustedProxies,
     /// Certificate and key; both empty behind a proxy.
     pub tls: TlsSettings,
-    /// What is logged, and how.
+    /// Log settings.
     pub log: LogSettings,
 }
 
-/// What the status page may do.
+/// Mode of the status page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PageMode {
-    /// There is none.
+    /// No status page.
     Off,
-    /// It shows.
+    /// Read only.
     Read,
-    /// It also sends entries to clients.
+    /// Read, and send entries to clients.
     Send,
 }
 
-impl Default for Config {
+impl Default for HubConfig {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:8443".to_owned(),
@@ -110,22 +110,22 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// The key of what auth knows of a client.
+impl HubConfig {
+    /// Returns the key of auth's record of a client.
     pub fn auth_client_key(&self, client: &ClientId) -> String {
         format!("{}:client:{client}:h", self.auth_key_prefix)
     }
 
-    /// What is kept of redis's memory for all clients, and the pace of each there.
-    pub fn reserve(&self) -> Reserve {
+    /// Returns the memory reserve of Redis and the rate limit of each client in it.
+    pub fn reserve(&self) -> MemoryReserve {
         let bytes = self.reserve_kib.saturating_mul(1024);
-        Reserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
+        MemoryReserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
     }
 
-    /// Checks what the types alone do not.
+    /// Validates what the types do not.
     ///
     /// # Errors
-    /// The first setting that cannot be used, with the mend.
+    /// [`ConfigError`] for the first invalid setting, with help.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, url) in self.redis_urls() {
             check_redis_url(url, key)?;
@@ -135,14 +135,14 @@ impl Config {
         {
             check_key_prefix(key, prefix)?;
         }
-        // Redis takes no two overlapping prefixes for the hints of one connection.
+        // Redis rejects overlapping prefixes for the tracking of one connection.
         let keys = HubKeys::new(&self.key_prefix);
         let sessions = session_prefix(&self.auth_key_prefix);
         let overlaps = |ours: String| ours.starts_with(&sessions) || sessions.starts_with(&ours);
         if self.auth_redis.is_none()
             && (overlaps(keys.out_prefix()) || overlaps(keys.bell_prefix()))
         {
-            let problem = "it overlaps with key_prefix; give each a prefix of its own";
+            let problem = "it overlaps with key_prefix; set a separate prefix for each";
             return Err(ConfigError::bad("auth_key_prefix", problem));
         }
         for (key, count) in [
@@ -152,19 +152,17 @@ impl Config {
             if count == 0 {
                 return Err(ConfigError::bad(
                     key,
-                    "it is 0, so nobody could connect; give 1 or more",
+                    "it is 0, so no client could connect; expected 1 or more",
                 ));
             }
         }
-        self.validate_shares()
+        self.validate_limits()
     }
 
-    fn validate_shares(&self) -> Result<(), ConfigError> {
-        if !(BUDGET_MIB_MIN..=BUDGET_MIB_MOST).contains(&self.budget_mib) {
-            let problem = format!(
-                "it is {}, expected {BUDGET_MIB_MIN} to {BUDGET_MIB_MOST}",
-                self.budget_mib
-            );
+    fn validate_limits(&self) -> Result<(), ConfigError> {
+        if !(BUDGET_MIB_MIN..=BUDGET_MIB_MAX).contains(&self.budget_mib) {
+            let problem =
+                format!("it is {}, expected {BUDGET_MIB_MIN} to {BUDGET_MIB_MAX}", self.budget_mib);
             return Err(ConfigError::bad("budget_mib", problem));
         }
         if self.reserve_percent > 50 {
@@ -175,7 +173,7 @@ impl Config {
             [("reserve_entries", self.reserve_entries), ("reserve_kib", self.reserve_kib)]
         {
             if rate == 0 {
-                let problem = "it is 0, so no client could send anything; give 1 or more";
+                let problem = "it is 0, so no client could send entries; expected 1 or more";
                 return Err(ConfigError::bad(key, problem));
             }
         }
@@ -183,7 +181,7 @@ impl Config {
     }
 }
 
-impl Settings for Config {
+impl Settings for HubConfig {
     fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
         let auth_redis = self.auth_redis.as_ref().map(|url| ("auth_redis", url));
         [Some(("redis", &self.redis)), auth_redis].into_iter().flatten().collect()
@@ -208,7 +206,7 @@ mod tests {
     #[test]
     fn a_prefix_that_redis_takes_for_a_pattern_or_a_slot_is_refused() {
         for key_prefix in ["", "a{b}", "a*", "a b", "a\u{1f600}"] {
-            let config = Config { key_prefix: key_prefix.to_owned(), ..Config::default() };
+            let config = HubConfig { key_prefix: key_prefix.to_owned(), ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("key_prefix: "), "{key_prefix:?}: {message}");
         }
@@ -218,7 +216,7 @@ mod tests {
     fn no_two_prefixes_that_are_listened_to_may_overlap() {
         for auth_key_prefix in ["spoke-hub:out", "spoke-hub:bell"] {
             let auth_key_prefix = auth_key_prefix.to_owned();
-            let config = Config { auth_key_prefix, ..Config::default() };
+            let config = HubConfig { auth_key_prefix, ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("auth_key_prefix"), "{message}");
         }
@@ -226,8 +224,8 @@ mod tests {
 
     #[test]
     fn shares_that_would_let_nothing_through_are_refused_by_their_name() {
-        let of = |change: fn(&mut Config)| {
-            let mut config = Config::default();
+        let of = |change: fn(&mut HubConfig)| {
+            let mut config = HubConfig::default();
             change(&mut config);
             config.validate().map_err(|error| error.to_string())
         };

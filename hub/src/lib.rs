@@ -1,38 +1,38 @@
-//! The hub: takes the entries of all clients into one stream and serves each client its own.
+//! The hub: collects the entries of all clients in one stream and serves each client its own.
 //!
-//! Read `entries` and `xread` for what a request may do, `session` for a WebSocket of an agent, `live`
-//! for who is connected to this process and how they are told to go; `share`, `budget` and `quota` for
-//! what one client may take of the hub, of its memory and of Redis.
+//! `xadd` and `xread` handle requests, `websocket` the WebSockets of agents and other programs,
+//! `connections` is the registry of open connections. `client_limits`, `memory_budget` and `quota`
+//! limit what one client takes of the hub, of its memory and of Redis.
 
 pub mod limits;
-pub mod arrival;
-pub mod bearer;
-pub mod body;
-pub mod budget;
-pub mod commands;
-pub mod config;
-pub mod entries;
-pub mod facts;
-pub mod frames;
-pub mod hub;
-pub mod intake;
-pub mod json_socket;
-pub mod level;
-pub mod live;
-pub mod metrics;
-pub mod offload;
-pub mod page;
-pub mod paths;
-pub mod presence;
-pub mod quota;
-pub mod routes;
-pub mod session;
-pub mod share;
-pub mod socket;
-pub mod trim;
-pub mod xread;
+mod ack_level;
+mod authenticate;
+mod charged_body;
+mod client_limits;
+mod client_summary;
+mod commands;
+mod config;
+mod connections;
+mod cpu_pool;
+mod link_paths;
+mod memory_budget;
+mod metrics;
+mod presence;
+mod quota;
+mod routes;
+mod session_open;
+mod state;
+mod status_page;
+mod token_watch;
+mod trim;
+mod websocket;
+mod xadd;
+mod xread;
 
-use std::time::Duration;
+pub use commands::HubCli;
+pub use config::HubConfig;
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use spoke_service::{
@@ -55,18 +55,18 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, hub::Hub, limits::BELLS_MAX};
+use crate::{limits::BELLS_MAX, state::HubState};
 
-/// What SIGHUP changes; TLS only where it is on.
-const LIVE: [&str; 3] = ["connections", "connections_per_client", "tls"];
+/// Settings that SIGHUP reloads; `tls` only where it is on.
+const RELOADABLE: [&str; 3] = ["connections", "connections_per_client", "tls"];
 
-/// Runs the hub until the shutdown begins, and finishes what is in hand.
+/// Runs the hub until shutdown, and finishes work in progress.
 ///
 /// # Errors
-/// Settings that cannot be used.
+/// A setting cannot be used.
 pub async fn run(
-    config: Config,
-    reloads: Reloads<Config>,
+    config: HubConfig,
+    reloads: Reloads<HubConfig>,
     listeners: Listeners,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
@@ -83,15 +83,15 @@ pub async fn run(
         }
         None => redis.clone(),
     };
-    level::require(&redis, config.ack).await?;
+    ack_level::require_level(&redis, config.ack).await?;
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
-    // It outlives those whose writes it carries, so it is no part of what the shutdown waits for.
+    // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
     let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
-    let hub = Hub::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
+    let hub = HubState::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
     let admin_routes = admin_app(&hub, auth_redis.clone());
-    let admin_routes = page::with_page(admin_routes, &hub, &auth_redis);
-    attend(&hub, &auth_redis);
+    let admin_routes = status_page::with_page(admin_routes, &hub, &auth_redis);
+    spawn_tasks(&hub, &auth_redis);
 
     let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
     if let Some(admin) = listeners.admin {
@@ -112,72 +112,74 @@ pub async fn run(
 
     shutdown.begun().await;
     systemd::stopping();
-    // The last connections say goodbye themselves; a little over their own limit.
+    // The last sessions send GOAWAY within their own time limit; wait a little longer.
     if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
-        warn!("not everything in hand could be finished in time");
+        warn!("shutdown timed out with unfinished tasks");
     }
-    presence::end(&hub).await;
+    presence::delete_key(&hub).await;
     drop(hub);
-    // Only where something could not be finished does it not end by itself.
+    // It ends on its own, unless a task did not finish.
     match tokio::time::timeout(Duration::from_secs(1), commits).await {
-        Ok(ended) => ended.context("the task that writes to redis failed")?,
-        Err(_) => warn!("writes to redis were still under way"),
+        Ok(ended) => ended.context("failed to join the task that writes to redis")?,
+        Err(_) => warn!("shutdown timed out with unfinished redis writes"),
     }
     info!("stopped");
     Ok(())
 }
 
-/// Changes at SIGHUP what can be changed.
+/// Applies the reloadable settings at SIGHUP.
 fn reload(
-    hub: &Hub,
-    reloads: Reloads<Config>,
+    hub: &Arc<HubState>,
+    reloads: Reloads<HubConfig>,
     room: ConnectionLimit,
     certificate: Option<Certificate>,
 ) {
-    let live = if certificate.is_some() { &LIVE[..] } else { &LIVE[..2] };
+    let live = if certificate.is_some() { &RELOADABLE[..] } else { &RELOADABLE[..2] };
     let this = hub.clone();
-    let apply = move |new: &Config| {
+    let apply = move |new: &HubConfig| {
         if let Some(certificate) = &certificate {
             certificate.reload(&new.tls)?;
         }
         room.resize(new.connections);
-        this.live.resize(new.connections_per_client);
+        this.connections.resize(new.connections_per_client);
         Ok(())
     };
     hub.shutdown.spawn("settings", reloads.serve(live, apply, hub.shutdown.clone()));
 }
 
-/// Hears of news in both Redis, and looks once whether they suit.
-fn attend(hub: &Hub, auth_redis: &Redis) {
+/// Starts the background tasks: key notifications from both Redis, presence, trimming, and checks
+/// of Redis.
+fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
-    let rung = hub.hints.follow(bells.clone(), BELLS_MAX);
-    shutdown.spawn("bells", presence::hear_bells(hub.clone(), rung));
-    shutdown.spawn("presence", presence::keep(hub.clone()));
+    let changes = hub.hints.follow(bells.clone(), BELLS_MAX);
+    shutdown.spawn("session notifications", presence::handle_notifications(hub.clone(), changes));
+    shutdown.spawn("presence", presence::refresh(hub.clone()));
     if hub.config.in_max_len > 0 {
-        shutdown.spawn("trimming", trim::keep(hub.clone()));
+        shutdown.spawn("trim", trim::run(hub.clone()));
     }
-    shutdown.spawn("faults of sessions", hub.clone().sum_up());
+    let state = hub.clone();
+    shutdown.spawn("repeated log messages", async move { state.log_repeats().await });
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
     let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
-    shutdown.spawn("soundness", look(&hub.redis, "redis"));
+    shutdown.spawn("server info", look(&hub.redis, "redis"));
     shutdown.spawn("health", watch(hub.redis.clone(), shutdown.token()));
-    shutdown.spawn("level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
+    shutdown.spawn("ack level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
     if hub.config.auth_redis.is_some() {
         shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.token()));
-        shutdown.spawn("soundness of auth_redis", look(auth_redis, "auth_redis"));
-        shutdown.spawn("hints of sessions", listen(auth_redis, vec![sessions, clients]));
+        shutdown.spawn("server info of auth_redis", look(auth_redis, "auth_redis"));
+        shutdown.spawn("session hints", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
     } else {
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions, clients]));
     }
 }
 
-fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
+fn admin_app(hub: &Arc<HubState>, auth_redis: Redis) -> axum::Router {
     let (of_ready, figures) = (hub.clone(), hub.clone());
     let auth_of_figures = auth_redis.clone();
     admin_router(
@@ -194,7 +196,7 @@ fn admin_app(hub: &Hub, auth_redis: Redis) -> axum::Router {
         },
         move || {
             let (hub, auth_redis) = (figures.clone(), auth_of_figures.clone());
-            Box::pin(async move { metrics::text(&hub, &auth_redis).await })
+            Box::pin(async move { hub.metrics_page(&auth_redis).await })
         },
     )
 }

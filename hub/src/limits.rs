@@ -1,6 +1,6 @@
-//! The hub's own bounds, each with its reason.
+//! Limits of the hub, each with its reason.
 //!
-//! What a user may need to move is a setting whose default stands here; the rest is fixed.
+//! Limits that an operator may need to change are defaults of settings; the others are fixed.
 
 use std::time::Duration;
 
@@ -8,111 +8,112 @@ use spoke_service::limits::CONNECTIONS_MAX;
 
 // ---- Batches, windows, frames ---------------------------------------------------------------------
 
-/// Clients whose weak paths a hub remembers, some 250 bytes each: as many as it has connections.
+/// Clients whose weak links a hub remembers, about 250 bytes each: as many as it has connections.
 pub const PATHS_MAX: usize = CONNECTIONS_MAX;
-/// A hub's socket that handled a larger message lets go of its buffers as soon as they are empty: ten
-/// thousand agents that were busy keep 40 MiB each way at the most, and an entry that comes alone is
-/// smaller.
+/// A socket that carried a larger message frees its buffers as soon as they are empty: ten thousand
+/// busy agents keep at most 40 MiB each way, and a single entry is usually smaller.
 pub const SOCKET_BYTES_KEPT: usize = 4 * 1024;
-/// Bytes of a frame before the handshake: HELLO has some 700 at the most.
+/// Bytes of a frame before the handshake: HELLO has at most about 700.
 pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 
 // ---- Streams ----------------------------------------------------------------------------------
 
-/// How often a hub looks whether the in stream is to be trimmed.
+/// Interval at which a hub checks whether to trim the in stream.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
-/// Seconds that an entry of the in stream is kept for, be there more than `in_max_len`: no burst of one
-/// client drops what another has just seen acknowledged.
+/// Minimum age in seconds of trimmed entries of the in stream, even above `in_max_len`: no burst of
+/// one client drops entries that were just acknowledged to another.
 pub const IN_MIN_AGE_SECONDS: u64 = 60;
 
 // ---- Presence ---------------------------------------------------------------------------------
 
-/// Bells that a hub may be behind with; one that is missed is made good by the fence.
+/// Pending session notifications of a hub; the fence covers a missed one.
 pub const BELLS_MAX: usize = 1024;
-/// How long a second device with the same identity is sent away for: a person has to act first. Its own
-/// waits grow beyond, to the longest that its settings allow; so long it stays out though the other is gone.
+/// Wait of a second device with the same identity: an operator has to act first. Its own backoff
+/// grows beyond this, up to its configured maximum; it stays disconnected that long even if the
+/// other leaves.
 pub const CLONE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 // ---- Connections ------------------------------------------------------------------------------
 
-/// WebSockets and long polls of one client at a time: the newest of its sessions and the ones it replaces.
+/// WebSockets and long polls of one client at a time: its newest session and those it replaces.
 pub const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
-/// Sessions that one client may begin at once, and one more each `SESSION_EARNED`. An agent waits
-/// longer between two; each costs a write, and two lines in the log.
+/// Sessions that one client may start at once; one more each [`SESSION_EARNED`]. An agent waits
+/// longer between two; each costs a write and two log lines.
 pub const SESSIONS_PER_CLIENT_BURST: u32 = 60;
-/// After this time a client may begin one more session.
+/// Time after which a client may start one more session.
 pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 
 // ---- Memory of a hub --------------------------------------------------------------------------
 
-/// MiB that requests, frames and answers in hand may take of a hub together. A batch of 512 KiB takes
-/// three times that while it is in hand, so 170 of them find room; the rest of a hub, with ten
-/// thousand idle agents, is some 200 MiB.
+/// MiB that requests, frames and answers of a hub may take together. A batch of 512 KiB takes three
+/// times that while it is processed, so 170 of them fit; the rest of a hub with ten thousand idle
+/// agents takes about 200 MiB.
 pub const BUDGET_MIB: usize = 256;
-/// The least that it can be set to: half of it is what the largest body can become in memory.
+/// Minimum of that setting: half of it is what the largest body can become in memory.
 pub const BUDGET_MIB_MIN: usize = 64;
-/// What a body or frame takes besides itself and its entries: a copy for Redis, and what is on its way there.
+/// Factor for the memory of a body or frame: itself, its entries, and a copy for Redis.
 pub const BUDGET_COPIES: usize = 3;
-/// Memory of one string in an entry read from JSON: its place in the list, and the least piece that the
-/// allocator gives out.
+/// Memory of one string in an entry parsed from JSON: its slot in the list and the smallest
+/// allocation.
 pub const BUDGET_STRING_BYTES: usize = 64;
-/// A request of this size finds room in the part that is kept for small ones.
+/// Requests up to this size fit into the part for small ones.
 pub const BUDGET_SMALL_BYTES: usize = 64 * 1024;
-/// One in so many bytes of the budget is for small requests only.
+/// Fraction of the budget for small requests only: one byte in this many.
 pub const BUDGET_SMALL_SHARE: usize = 16;
-/// Those that wait for the budget at a time; more are refused at once. A fleet that comes back waits
-/// in its sockets, one batch each.
+/// Maximum waiters for the budget; more are refused at once. A returning fleet waits in its
+/// sockets, one batch each.
 pub const BUDGET_WAITERS_MAX: usize = 16 * 1024;
-/// Of those, how many are looked at when room is given back: some microseconds.
+/// Waiters checked when bytes are released: some microseconds.
 pub const BUDGET_SCAN_MAX: usize = 256;
-/// How long a request waits for the budget before it is refused.
+/// Time that a request waits for the budget before it is refused.
 pub const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
-/// How long one waits that holds some of it already.
+/// Time that a request waits that already holds a part of the budget.
 pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a frame of an agent waits for the budget before its session ends: below the time after which
-/// the agent gives a link up that acknowledges nothing.
+/// Time that a frame of an agent waits for the budget before its session ends: below the time after
+/// which the agent drops a link without acknowledgements.
 pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
-/// A body of JSON that is longer is read on a thread of its own, as a frame is: 16 KiB take 0.1 ms.
+/// Longer JSON bodies are parsed on the CPU pool, as long frames are: 16 KiB take 0.1 ms.
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of large batches, of all clients, that a hub's Redis has in hand at a time: what a small one waits
-/// for, some 5 ms.
+/// Bytes of large batches of all clients that the hub sends to Redis at a time: a small batch waits
+/// for them, about 5 ms.
 pub const REDIS_BYTES_IN_HAND: usize = 1024 * 1024;
-/// A batch that is larger waits for its place among those.
+/// Larger batches wait for a slot among those.
 pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
-/// How long: a place that is held by a session which ends is not waited for any longer.
+/// Time a batch waits for a slot: a slot may be held by a session that is ending.
 pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
 
 // ---- What a client may fill -------------------------------------------------------------------
 
-/// Percent of a Redis's `maxmemory` that are kept for all clients at a slow pace, once the rest is full.
+/// Percent of Redis's `maxmemory` reserved for all clients at a low rate, once the rest is full.
 pub const RESERVE_PERCENT: u64 = 10;
 /// Entries a second of one client while only the reserve is left.
 pub const RESERVE_ENTRIES: u64 = 100;
 /// KiB a second of one client while only the reserve is left.
 pub const RESERVE_KIB: u64 = 32;
-/// How much of its pace a client may be ahead when it is let through: one small batch.
+/// How far a client may exceed its rate: one small batch.
 pub const RESERVE_BURST: Duration = Duration::from_secs(1);
-/// What a client sent before is held against it for so long when the reserve is reached: those who
-/// filled most lately wait first. Below the time after which an agent gives up a link.
+/// Longest time for which a client's earlier entries count against it when the reserve is reached:
+/// the clients that sent most recently wait first. Below the time after which an agent drops a
+/// link.
 pub const RESERVE_DEBT_MAX: Duration = Duration::from_secs(15);
-/// How long a request waits for its client's pace before it is refused with 429.
+/// Time that a request waits for its client's rate before it is refused with 429.
 pub const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a hub asks its Redis how full it is, while entries flow, and while it is three quarters full.
+/// Intervals of the memory query under load, and when Redis is three quarters full.
 pub const USAGE_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_millis(100));
 
 // ---- What operators look at -----------------------------------------------------------------------
 
-/// Those who may look at the status page at a time: half of the admin listener's connections, so that a
-/// scraper and a probe always get in.
+/// Viewers of the status page at a time: half of the admin listener's connections, so that scrapers
+/// and probes always connect.
 pub const VIEWERS_MAX: usize = 32;
-/// The least time between two surveys for the status page.
+/// Minimum interval between two polls for the status page.
 pub const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
-/// A survey that took so long is followed by so many times as long without one.
+/// Pause after a poll, as a multiple of its duration.
 pub const SURVEY_REST: u32 = 9;
-/// How far back the chart of the status page reaches.
+/// Time span of the chart on the status page.
 pub const CHART_SPAN: Duration = Duration::from_secs(5 * 60);
 /// Clients on one page of the status page's list.
 pub const CLIENTS_SHOWN: usize = 50;
-/// Bytes of an entry that the status page sends, as its JSON form: more is the work of a program.
+/// Bytes of an entry sent from the status page, as JSON: larger ones are for programs.
 pub const PAGE_BODY_BYTES_MAX: usize = 64 * 1024;

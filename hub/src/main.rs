@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spoke_hub::commands::Cli;
+use spoke_hub::HubCli;
 use spoke_service::cli::process;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process("spoke-hub", Cli::parse().run()).await
+    process("spoke-hub", HubCli::parse().run()).await
 }

@@ -1,7 +1,7 @@
-//! What this hub does for presence beside its sessions: it says that it lives, notes the ends that
-//! Redis did not take, and hears of sessions that have begun elsewhere.
+//! Presence of this hub in Redis: refreshes its key, retries ends of sessions that Redis did not
+//! accept, and ends sessions superseded at another hub.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::client_id::ClientId;
@@ -14,20 +14,20 @@ use spoke_store::{
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::hub::Hub;
+use crate::state::HubState;
 
-/// The last word at a clean stop takes no longer.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit of the last write at a clean stop.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Says that this hub lives, until the shutdown begins. Its key is still there then, for the sessions
-/// that say goodbye; `end` takes it away.
-pub async fn keep(hub: Hub) {
+/// Refreshes this hub's key until shutdown. The key stays until [`delete_key`], for the sessions
+/// that are closing.
+pub(crate) async fn refresh(hub: Arc<HubState>) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
         let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
-        let wait = match hub.checked(kept) {
+        let wait = match hub.store_result(kept) {
             Ok(()) => {
-                note_ends(&hub).await;
+                record_deferred_ends(&hub).await;
                 HUB_REFRESH
             }
             Err(_) => HUB_REFRESH_RETRY,
@@ -39,36 +39,42 @@ pub async fn keep(hub: Hub) {
     }
 }
 
-/// Says that this hub has ended: none of its sessions counts any more.
-pub async fn end(hub: &Hub) {
+/// Deletes this hub's key: none of its sessions counts as connected any more.
+pub(crate) async fn delete_key(hub: &HubState) {
     let ending = async {
-        note_ends(hub).await;
+        record_deferred_ends(hub).await;
         presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
     };
-    if !matches!(tokio::time::timeout(FAREWELL, ending).await, Ok(Ok(()))) {
-        debug!("failed to note that this hub has ended; its key runs out by itself");
+    if !matches!(tokio::time::timeout(DELETE_TIMEOUT, ending).await, Ok(Ok(()))) {
+        debug!("failed to delete the key of this hub; it expires on its own");
     }
 }
 
-/// Ends that Redis did not take when they came. A newer session is not touched by them.
-async fn note_ends(hub: &Hub) {
-    for (client, generation) in hub.live.take_unnoted() {
-        note_end(hub, &client, generation).await;
+/// Retries the ends that Redis did not accept. A newer session is not affected.
+async fn record_deferred_ends(hub: &HubState) {
+    for (client, generation) in hub.connections.take_deferred_ends() {
+        record_end(hub, &client, generation).await;
     }
 }
 
-/// Notes that a session is over, now or once Redis takes it.
-pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
+/// Records the end of a session, now or when Redis accepts writes again.
+pub(crate) async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
     let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
-        debug!(error = error_chain(&error), "failed to note that a session is over; noted later");
-        hub.live.keep_unnoted(client, generation);
+        debug!(
+            error = error_chain(&error),
+            "failed to record the end of a session; retrying later"
+        );
+        hub.connections.defer_end(client, generation);
     }
 }
 
-/// Looks again at clients whose bell was rung, by whichever hub, until the shutdown begins.
-pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
-    // No more than have a bell or a connection here.
+/// Checks the sessions of notified clients until shutdown. Any hub may notify.
+pub(crate) async fn handle_notifications(
+    hub: Arc<HubState>,
+    mut changes: mpsc::Receiver<KeyChange>,
+) {
+    // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
         tokio::select! {
@@ -78,17 +84,17 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
                     let name = key.strip_prefix(&hub.keys.bell_prefix());
                     due.extend(name.and_then(|name| name.parse().ok()));
                 }
-                // Any bell may have been rung meanwhile.
-                Some(KeyChange::Any) => due.extend(hub.live.clients()),
+                // Any notification may have been missed.
+                Some(KeyChange::Any) => due.extend(hub.connections.clients()),
                 None => return,
             },
             () = tokio::time::sleep(HUB_REFRESH_RETRY), if !due.is_empty() => {}
         }
         while let Some(client) = due.first() {
-            if let Err(error) = look_again(&hub, client).await {
+            if let Err(error) = check_newest(&hub, client).await {
                 debug!(
                     error = error_chain(&error),
-                    "failed to look up who holds a session; trying again"
+                    "failed to query the newest session of a client; retrying"
                 );
                 break;
             }
@@ -97,12 +103,14 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
     }
 }
 
-async fn look_again(hub: &Hub, client: &ClientId) -> Result<(), StoreError> {
+async fn check_newest(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
     let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
-    hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
-    // Redis went back to a time when it was here, say.
-    if newest.hub.as_ref() == Some(&hub.name) && hub.live.lacks(client, newest.generation) {
-        note_end(hub, client, newest.generation).await;
+    hub.metrics.superseded.add(hub.connections.supersede(client, newest.generation));
+    // For example after Redis was restored to a state in which the session was here.
+    if newest.hub.as_ref() == Some(&hub.name)
+        && hub.connections.has_no_session(client, newest.generation)
+    {
+        record_end(hub, client, newest.generation).await;
     }
     Ok(())
 }

@@ -1,15 +1,14 @@
-//! How fast one client may fill the Redis that all share.
+//! Rate limit per client while the shared Redis is nearly full.
 //!
-//! While there is room nobody is slowed down: that Redis serves all clients in turn is the business of
-//! `share`. Once only the reserve is left, the last part of `maxmemory`, each client has a pace of its
-//! own. What it sent in the seconds before is held against it, so that those who filled Redis lately
-//! wait first, and a quiet client is let through at once.
+//! Above the reserve, the last part of `maxmemory`, no client is limited here. Once only the
+//! reserve is left, each client has a rate. What it sent in the seconds before counts against it:
+//! the clients that filled Redis recently wait first, and a quiet client passes at once.
 //!
-//! How full Redis is costs one `INFO memory` a second, and none while nothing comes. In between, what
-//! was let through is reckoned with twice its bytes. Rejected: a limit that always holds, since a device
-//! that comes back from a long outage may use what nobody else needs.
+//! The fill level costs one `INFO memory` a second under load and none when idle. In between,
+//! admitted bytes count twice. Rejected: a limit that always applies, since a device that returns
+//! from a long outage may use spare capacity.
 
-mod pace;
+mod rate;
 
 use std::{
     sync::{
@@ -30,49 +29,49 @@ use spoke_service::api_error::ApiError;
 use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
 use tracing::{debug, info, warn};
 
-pub use self::pace::{Load, Reserve};
-use self::pace::{Paces, Verdict};
+pub(crate) use self::rate::{BatchLoad, MemoryReserve};
+use self::rate::{ClientRates, RateDecision};
 
-/// How long a wait is at the most before it is looked again whether it has to go on.
+/// Longest sleep before the rate is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The pace of every client.
-pub struct Quota {
+/// Rate limit of all clients.
+pub(crate) struct RedisQuota {
     redis: Redis,
-    paces: Mutex<Paces>,
-    /// Since when only the reserve is left, and how much had been held back before.
+    rates: Mutex<ClientRates>,
+    /// Start of the shortage and the throttled batches before it, while only the reserve is left.
     short: Mutex<Option<(Instant, u64)>>,
-    is_looking: AtomicBool,
+    is_querying: AtomicBool,
     held_back: Counter,
     refused: Counter,
 }
 
-impl Quota {
-    /// For clients that fill this Redis.
-    pub fn new(redis: Redis, reserve: Reserve) -> Self {
+impl RedisQuota {
+    /// Creates the limit for this Redis.
+    pub(crate) fn new(redis: Redis, reserve: MemoryReserve) -> Self {
         Self {
             redis,
-            paces: Mutex::new(Paces::new(reserve, Instant::now())),
+            rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
             short: Mutex::default(),
-            is_looking: AtomicBool::new(false),
+            is_querying: AtomicBool::new(false),
             held_back: Counter::default(),
             refused: Counter::default(),
         }
     }
 
-    /// Waits for a moment until the client may add so much.
+    /// Waits briefly until the client may add this batch.
     ///
     /// # Errors
-    /// 429 `too-fast` when that is later.
-    pub async fn admit(&self, client: &ClientId, load: Load) -> Result<(), ApiError> {
+    /// 429 `too-fast` if the wait is longer than [`RESERVE_PATIENCE`].
+    pub(crate) async fn admit(&self, client: &ClientId, load: BatchLoad) -> Result<(), ApiError> {
         let until = Instant::now() + RESERVE_PATIENCE;
         loop {
             let Some(wait) = self.ask(client, load).await else { return Ok(()) };
             let now = Instant::now();
             if now + wait > until {
                 self.refused.add(1);
-                let message = "the hub's redis is nearly full, and this client has used its share of \
-                               what is left; send more slowly";
+                let message = "the hub's redis is nearly full and this client exceeds its rate; send more \
+                               slowly";
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 let refusal = ApiError::new(status, "too-fast", message);
                 return Err(refusal.retry_after(wait.as_secs() + 1));
@@ -81,44 +80,45 @@ impl Quota {
         }
     }
 
-    /// Waits until the client may add so much. Cancel safe.
-    pub async fn admitted(&self, client: &ClientId, load: Load) {
+    /// Waits until the client may add this batch. Cancel safe.
+    pub(crate) async fn wait_until_admitted(&self, client: &ClientId, load: BatchLoad) {
         while let Some(wait) = self.ask(client, load).await {
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
         }
     }
 
-    /// Writes the figures.
-    pub fn write(&self, page: &mut MetricsPage) {
+    /// Writes the metrics.
+    pub(crate) fn write(&self, page: &mut MetricsPage) {
         let is_short = self.lock().is_short();
-        let help = "1 while only the reserve of redis is left and clients have a pace.";
+        let help = "1 while only the memory reserve of redis is left and clients are rate limited.";
         page.gauge("spoke_hub_reserve_reached", help, &u8::from(is_short));
-        let help = "Batches that waited for their client's pace.";
+        let help = "Batches delayed by the client's rate limit.";
         page.counter("spoke_hub_held_back_total", help, &self.held_back);
-        let help = "Requests refused since their client was ahead of its pace.";
+        let help = "Requests refused by the client's rate limit.";
         page.counter("spoke_hub_too_fast_total", help, &self.refused);
     }
 
-    /// How long to wait; none: the load is let through, and counted.
-    async fn ask(&self, client: &ClientId, load: Load) -> Option<Duration> {
+    /// Returns the wait, or `None` if the batch is admitted and counted.
+    async fn ask(&self, client: &ClientId, load: BatchLoad) -> Option<Duration> {
         let is_due = self.lock().is_look_due(load, Instant::now());
-        if is_due && !self.is_looking.swap(true, Ordering::AcqRel) {
-            let looking = Looking(&self.is_looking);
+        if is_due && !self.is_querying.swap(true, Ordering::AcqRel) {
+            let guard = UsageQueryGuard(&self.is_querying);
             let looked = MemoryUsage::look(&self.redis).await;
             self.handle_look(looked, Instant::now());
-            drop(looking);
+            drop(guard);
         }
         let verdict = self.lock().handle_load(client, load, Instant::now());
         match verdict {
-            Verdict::Go { was_held_for: None } => None,
-            Verdict::Go { was_held_for: Some(held_for) } => {
-                info!(%client, ?held_for, "client no longer held back");
+            RateDecision::Go { was_held_for: None } => None,
+            RateDecision::Go { was_held_for: Some(held_for) } => {
+                let limited_for_seconds = held_for.as_secs_f64();
+                info!(%client, limited_for_seconds, "client no longer throttled");
                 None
             }
-            Verdict::Wait { wait, is_first } => {
+            RateDecision::Wait { wait, is_first } => {
                 self.held_back.add(1);
                 if is_first {
-                    info!(%client, "client held back: redis is nearly full");
+                    info!(%client, "client throttled; redis is nearly full");
                 }
                 Some(wait)
             }
@@ -128,9 +128,12 @@ impl Quota {
     fn handle_look(&self, looked: Result<MemoryUsage, StoreError>, now: Instant) {
         let usage = match looked {
             Ok(usage) => usage,
-            // Said aloud where an entry is refused for it.
+            // A refused write logs the Redis error.
             Err(error) => {
-                return debug!(error = error_chain(&error), "redis did not say how full it is");
+                return debug!(
+                    error = error_chain(&error),
+                    "failed to read the memory usage of redis"
+                );
             }
         };
         let MemoryUsage { used, max } = usage;
@@ -140,26 +143,26 @@ impl Quota {
         if is_short {
             *short = Some((now, held_back));
             let help = "raise maxmemory, trim streams or set in_max_len";
-            warn!(used, max, help, "redis is nearly full; each client has a pace");
+            warn!(used, max, help, "redis is nearly full; clients are rate limited");
         } else if let Some((since, before)) = short.take() {
-            let short_for_seconds = now.duration_since(since).as_secs_f64();
-            let held_back = held_back - before;
+            let limited_for_seconds = now.duration_since(since).as_secs_f64();
+            let count = held_back - before;
             info!(
                 used,
-                max, short_for_seconds, held_back, "redis has room again; clients have no pace"
+                max, limited_for_seconds, count, "redis has room again; client rate limit lifted"
             );
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Paces> {
-        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ClientRates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One look at a time; one that is dropped half way leaves it to the next.
-struct Looking<'a>(&'a AtomicBool);
+/// Running memory query; the next one may start when this is dropped.
+struct UsageQueryGuard<'a>(&'a AtomicBool);
 
-impl Drop for Looking<'_> {
+impl Drop for UsageQueryGuard<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! The doors of the hub: a file for each.
+//! HTTP routes of the hub, one file each.
 
 mod seq;
 mod session;
@@ -6,13 +6,15 @@ mod sync;
 mod xadd;
 mod xread;
 
+use std::sync::Arc;
+
 use axum::Router;
 use spoke_service::api_error::fallback;
 
-use crate::hub::Hub;
+use crate::state::HubState;
 
-/// All routes.
-pub fn router(hub: Hub) -> Router {
+/// Returns all routes.
+pub(crate) fn router(hub: Arc<HubState>) -> Router {
     let routes = Router::new()
         .merge(seq::router())
         .merge(session::router())

@@ -1,7 +1,7 @@
-//! What a request reads of the entries on their way down: the same over HTTP and over `spoke.v1.json`.
+//! Reads the entries for a client, over HTTP and over `spoke.v1.json` alike.
 //!
-//! A request is a session of one answer: it begins where the caller says that it stands, with the
-//! same proof and the same sender, and its acknowledgement is the place that the next one names.
+//! A request is a session with one answer: it starts at the caller's cursor, with the same proof
+//! and the same sender, and the next request acknowledges it with its cursor.
 
 use std::{
     cmp::Ordering,
@@ -36,109 +36,109 @@ use spoke_store::{
 };
 
 use crate::{
-    bearer::{Caller, malformed, unauthorized},
-    budget::Charge,
-    hub::{Hub, stale_epoch, superseded},
+    authenticate::{Caller, malformed, unauthorized},
     limits::{BUDGET_COPIES, BUDGET_PATIENCE},
-    session::{SessionKey, token_ended},
+    memory_budget::MemoryCharge,
+    state::{HubState, stale_epoch, superseded},
+    token_watch::{TokenKey, token_ended},
 };
 
-/// What an answer is charged with before it is known: the entries, a page of them as Redis gave it, and
-/// the same as JSON. One of a single large entry is more, and rare.
+/// Charge of an answer before its size is known: the entries, a page of them as Redis returns it,
+/// and the JSON. An answer with one large entry is larger, and rare.
 const ANSWER_BYTES: usize = BUDGET_COPIES * BATCH_BYTES_MAX;
 
-/// What `xread` asks for.
+/// Parameters of `xread`.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Xread {
-    /// After which entry; all up to it is acknowledged.
+pub(crate) struct XreadRequest {
+    /// Cursor; all entries up to it are acknowledged.
     #[serde(default)]
     pub seq: Seq,
-    /// The tally there, as the answer told that ended with it.
+    /// Tally at the cursor, from the answer that ended there.
     #[serde(default)]
     pub tally: Tally,
-    /// The life of the stream that `seq` belongs to, if the caller knows it.
+    /// Epoch that `seq` belongs to, if the caller knows it.
     #[serde(default)]
     pub epoch: Option<Epoch>,
-    /// How many entries at most.
+    /// Maximum number of entries.
     #[serde(default)]
     pub count: Option<u64>,
-    /// How long to wait for news.
+    /// Maximum wait for new entries.
     #[serde(default)]
     pub block_ms: u64,
 }
 
-/// Who asks.
+/// Kind of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
-    /// An agent in a session: to ask for the same again means that the answer did not arrive.
+pub(crate) enum CallerKind {
+    /// Agent in a session: a repeated cursor means that the answer did not arrive.
     Agent,
-    /// Another program, which may ask for the same as often as it likes.
+    /// Another program, which may repeat a cursor as often as it likes.
     Program,
 }
 
-/// Reads what is there for the caller after `ask.seq`, and waits for it if asked to. The answer is charged
-/// until it is sent, as it is and as JSON.
+/// Reads the entries after `ask.seq`, and waits for new ones if requested. The answer is charged
+/// until it is sent, as entries and as JSON.
 ///
 /// # Errors
 /// 400, 409, 429, 503.
-pub async fn xread(
-    hub: &Hub,
+pub(crate) async fn xread(
+    hub: &HubState,
     caller: &Caller,
-    asker: Asker,
-    ask: Xread,
-) -> Result<(XreadBody, Charge), ApiError> {
+    caller_kind: CallerKind,
+    ask: XreadRequest,
+) -> Result<(XreadBody, MemoryCharge), ApiError> {
     let count = match ask.count.unwrap_or(BATCH_ENTRIES_MAX as u64) {
-        0 => return Err(malformed("count is a whole number of 1 or more")),
+        0 => return Err(malformed("invalid count: expected an integer of 1 or more")),
         count => count.min(BATCH_ENTRIES_MAX as u64) as usize,
     };
     let until = Instant::now() + Duration::from_millis(ask.block_ms).min(BLOCK_MAX);
-    let mut reader = Reader::begin(hub, caller, asker, (&ask, count)).await?;
+    let mut reader = AnswerReader::begin(hub, caller, caller_kind, (&ask, count)).await?;
     let (first, charge) = reader.read().await?;
-    if !is_silent(&first) || ask.block_ms == 0 {
-        reader.note_given(&first);
+    if !is_empty_answer(&first) || ask.block_ms == 0 {
+        reader.note_sent(&first);
         return Ok((answer(hub, first), charge));
     }
-    // One that waits holds nothing but itself.
-    let mut held = charge;
-    held.shrink(0);
-    let (_place, stopped) = hub.live.wait(&caller.client, caller.generation)?;
+    // A waiting request holds no memory of the budget.
+    let mut charge = charge;
+    charge.shrink(0);
+    let (_guard, stopped) = hub.connections.register_read(&caller.client, caller.generation)?;
     let mut stopped = pin!(stopped);
-    let session = SessionKey::of(hub, caller);
+    let session = TokenKey::of(hub, caller);
     let mut token_ended = pin!(token_ended(hub, caller, &session));
     let news = hub.hints.watch_stream(reader.origin.key());
     loop {
         tokio::select! {
             () = news.news() => {}
-            () = hub.shutdown.begun() => return Ok((answer(hub, first), held)),
+            () = hub.shutdown.begun() => return Ok((answer(hub, first), charge)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
-            () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), held)),
+            () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), charge)),
         }
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
         let (push, charge) = reader.read().await?;
         news.handle_known(reader.sender.reached());
-        if is_silent(&push) {
+        if is_empty_answer(&push) {
             continue;
         }
-        // The news may have come before the hint that the session has ended: look, in that order,
-        // so that nothing added after its end is given out.
-        if hub.checked(hub.sessions.client_at(&session.get()).await)?.is_none() {
+        // New entries may arrive before the hint that the session ended: check the session after
+        // the read, so that no entry added after its end is returned.
+        if hub.store_result(hub.sessions.client_at(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
-        reader.note_given(&push);
+        reader.note_sent(&push);
         return Ok((answer(hub, push), charge));
     }
 }
 
-/// Nothing in it but where the caller stands already.
-fn is_silent(push: &Push) -> bool {
+/// Returns whether the answer only repeats the caller's cursor.
+fn is_empty_answer(push: &Push) -> bool {
     push.entries.is_empty() && push.account.losses.is_empty()
 }
 
-/// How many entries lie between two tallies, as far as that is known.
-fn carried(before: Tally, after: Tally) -> u64 {
+/// Returns the number of entries between two tallies, or 0 if unknown.
+fn entries_between(before: Tally, after: Tally) -> u64 {
     if before.is_unknown() || after.is_unknown() {
         return 0;
     }
@@ -146,7 +146,7 @@ fn carried(before: Tally, after: Tally) -> u64 {
     carried(after).saturating_sub(carried(before))
 }
 
-fn answer(hub: &Hub, push: Push) -> XreadBody {
+fn answer(hub: &HubState, push: Push) -> XreadBody {
     let sent = &hub.metrics.traffic.sent;
     sent.batches.add(u64::from(!push.entries.is_empty()));
     sent.bytes.add(push.bytes() as u64);
@@ -155,65 +155,65 @@ fn answer(hub: &Hub, push: Push) -> XreadBody {
     XreadBody { epoch, entries, seq: through, account, seal }
 }
 
-async fn check_generation(hub: &Hub, caller: &Caller) -> Result<(), ApiError> {
+async fn check_generation(hub: &HubState, caller: &Caller) -> Result<(), ApiError> {
     let Some(ours) = caller.generation else { return Ok(()) };
     let newest = presence::generation(&hub.redis, &hub.keys, &caller.client).await;
-    match hub.checked(newest)?.cmp(&ours) {
+    match hub.store_result(newest)?.cmp(&ours) {
         Ordering::Equal => Ok(()),
         Ordering::Greater => Err(superseded()),
         Ordering::Less => {
-            let message = "the hub's store has forgotten this session: begin a new one";
+            let message = "unknown session: the hub's redis no longer has it; start a new one";
             Err(ApiError::new(StatusCode::CONFLICT, "gap", message))
         }
     }
 }
 
-struct Reader<'a> {
-    hub: &'a Hub,
+struct AnswerReader<'a> {
+    hub: &'a HubState,
     client: &'a ClientId,
-    asker: Asker,
+    caller_kind: CallerKind,
     origin: OriginStore,
     sender: Sender,
     epoch: Epoch,
     count: usize,
-    /// Bytes of an answer of more than one entry.
+    /// Maximum bytes of an answer with more than one entry.
     bytes_max: usize,
-    /// Where the answer begins, and what it holds so far.
-    given: Push,
+    /// Start of the answer, and its entries so far.
+    answered: Push,
 }
 
-impl<'a> Reader<'a> {
-    /// Checks that the caller speaks of the stream as it is, and takes its acknowledgement.
+impl<'a> AnswerReader<'a> {
+    /// Checks the caller's cursor against the stream, and records its acknowledgement.
     async fn begin(
-        hub: &'a Hub,
+        hub: &'a HubState,
         caller: &'a Caller,
-        asker: Asker,
-        (ask, count): (&Xread, usize),
+        caller_kind: CallerKind,
+        (ask, count): (&XreadRequest, usize),
     ) -> Result<Self, ApiError> {
         check_generation(hub, caller).await?;
         if caller.generation.is_some() {
             let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, unix_ms()).await;
-            hub.checked(touched)?;
+            hub.store_result(touched)?;
         }
         let origin = hub.origin(&caller.client);
-        let standing = hub.checked(origin.standing().await)?;
-        let begun = place(hub, &origin, caller, ask, standing).await?;
+        let standing = hub.store_result(origin.standing().await)?;
+        let begun = find_position(hub, &origin, caller, ask, standing).await?;
         let (position, acked) = (begun.position, begun.standing.memory.acked.0);
         let (after, tally) = (position.after, position.tally);
         if ask.seq > acked {
             let record = origin.record(position.epoch, (after, tally), None, false).await;
-            if !hub.checked(record)? {
+            if !hub.store_result(record)? {
                 return Err(stale_epoch(position.epoch));
             }
             let before = begun.standing.memory.acked.1;
-            hub.metrics.traffic.sent.entries.add(carried(before, tally));
+            hub.metrics.traffic.sent.entries.add(entries_between(before, tally));
         }
-        let path = match asker {
-            Asker::Agent => {
+        let path = match caller_kind {
+            CallerKind::Agent => {
                 let at = (position.epoch, position.after);
-                hub.paths.begin(&caller.client, at, Instant::now())
+                hub.link_paths.begin(&caller.client, at, Instant::now())
             }
-            Asker::Program => LinkPath::default(),
+            CallerKind::Program => LinkPath::default(),
         };
         let count = path.limit().map_or(count, |limit| count.min(limit.entries));
         let bytes_max =
@@ -222,34 +222,36 @@ impl<'a> Reader<'a> {
         let mut sender =
             Sender::new(Direction::Down, granted, TrimMode::Keep, &begun).with_path(&path);
         sender.handle_news();
-        let mut given = Push { epoch: position.epoch, after, through: after, ..Push::default() };
-        given.account.tally = tally;
+        let mut answered = Push { epoch: position.epoch, after, through: after, ..Push::default() };
+        answered.account.tally = tally;
         Ok(Self {
             hub,
             client: &caller.client,
-            asker,
+            caller_kind,
             origin,
             sender,
             epoch: position.epoch,
             count,
             bytes_max,
-            given,
+            answered,
         })
     }
 
-    /// At most one batch. It ends behind what was read, entries that can never be sent included.
-    async fn read(&mut self) -> Result<(Push, Charge), ApiError> {
-        let _turn = self.hub.shares.turn(self.client).await;
+    /// Reads at most one batch. It ends after the last entry read, including entries that cannot be
+    /// sent.
+    async fn read(&mut self) -> Result<(Push, MemoryCharge), ApiError> {
+        let _permit = self.hub.client_limits.read_permit(self.client).await;
         let charge = self.hub.budget.take(self.client, ANSWER_BYTES, BUDGET_PATIENCE).await?;
-        let push = self.gather().await?;
+        let push = self.fill_answer().await?;
         let mut charge = charge;
         charge.shrink(BUDGET_COPIES * push.bytes());
         Ok((push, charge))
     }
 
-    /// Whether the answer arrives shows with the place that the next request names.
-    fn note_given(&self, push: &Push) {
-        let Some(first) = push.entries.first().filter(|_| self.asker == Asker::Agent) else {
+    /// Notes the answer as sent; the cursor of the next request tells whether it arrived.
+    fn note_sent(&self, push: &Push) {
+        let Some(first) = push.entries.first().filter(|_| self.caller_kind == CallerKind::Agent)
+        else {
             return;
         };
         let (entries, bytes) = (push.entries.len(), push.bytes());
@@ -257,45 +259,45 @@ impl<'a> Reader<'a> {
         let begun = (push.epoch, push.after);
         let trip =
             SessionSummary { begun, acked: push.after, limit: None, under_way: Some(under_way) };
-        self.hub.paths.end(self.client, &trip, SessionEnding::Broken, Instant::now());
+        self.hub.link_paths.end(self.client, &trip, SessionEnding::Broken, Instant::now());
     }
 
-    async fn gather(&mut self) -> Result<Push, ApiError> {
+    async fn fill_answer(&mut self) -> Result<Push, ApiError> {
         loop {
             while let Some(task) = self.sender.poll_task(Instant::now()) {
                 self.perform(task).await?;
             }
-            if self.given.entries.len() + self.sender.next_entries() > self.count {
-                return Ok(self.given.clone());
+            if self.answered.entries.len() + self.sender.next_entries() > self.count {
+                return Ok(self.answered.clone());
             }
-            let charge: usize = self.given.entries.iter().map(Entry::charge).sum();
+            let charge: usize = self.answered.entries.iter().map(Entry::charge).sum();
             if charge > 0 && charge + self.sender.next_charge() > self.bytes_max {
-                return Ok(self.given.clone());
+                return Ok(self.answered.clone());
             }
             let Some(push) = self.sender.poll_push(Instant::now()) else {
-                return Ok(self.given.clone());
+                return Ok(self.answered.clone());
             };
-            // What is given out makes room for more: the answer is bounded here.
+            // The answer is bounded here, so the entries need no window.
             let (epoch, seq) = (push.epoch, push.through);
             let acked = self.sender.handle_ack(Ack { epoch, seq, refused: vec![] }, Instant::now());
-            debug_assert!(acked.is_ok(), "what was polled was sent");
-            let given = &mut self.given;
-            given.through = push.through;
-            given.entries.extend(push.entries);
-            given.account.tally = push.account.tally;
-            given.seal = push.seal;
-            given.account.losses.extend(push.account.losses);
-            given.account.is_inherited |= push.account.is_inherited;
-            let bytes: usize = given.entries.iter().map(Entry::bytes).sum();
-            if given.entries.len() >= self.count || bytes >= self.bytes_max / 2 {
-                return Ok(given.clone());
+            debug_assert!(acked.is_ok(), "the acknowledged batch was sent");
+            let answered = &mut self.answered;
+            answered.through = push.through;
+            answered.entries.extend(push.entries);
+            answered.account.tally = push.account.tally;
+            answered.seal = push.seal;
+            answered.account.losses.extend(push.account.losses);
+            answered.account.is_inherited |= push.account.is_inherited;
+            let bytes: usize = answered.entries.iter().map(Entry::bytes).sum();
+            if answered.entries.len() >= self.count || bytes >= self.bytes_max / 2 {
+                return Ok(answered.clone());
             }
         }
     }
 
     async fn perform(&mut self, task: OriginTask) -> Result<(), ApiError> {
         match &task {
-            // The caller acknowledges with its next request.
+            // The next request of the caller acknowledges.
             OriginTask::RecordAck { .. } => {
                 self.sender.handle_recorded();
                 return Ok(());
@@ -306,7 +308,7 @@ impl<'a> Reader<'a> {
             OriginTask::Read { .. } | OriginTask::DeadLetter(_) => {}
         }
         self.hub.metrics.traffic.handle_task(&task);
-        match self.hub.checked(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
+        match self.hub.store_result(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
             TaskResult::Read(read) => self.sender.handle_read(read, Instant::now()),
             TaskResult::Rewound => return Err(stale_epoch(self.epoch)),
             TaskResult::DeadLettered => self.sender.handle_buried(),
@@ -317,12 +319,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where the caller stands, by the same proof as in a handshake.
-async fn place(
-    hub: &Hub,
+/// Finds the caller's position, with the same proof as in a handshake.
+async fn find_position(
+    hub: &HubState,
     origin: &OriginStore,
     caller: &Caller,
-    ask: &Xread,
+    ask: &XreadRequest,
     standing: OriginStanding,
 ) -> Result<SenderStart, ApiError> {
     let known = standing.memory.epoch.max(Epoch::FIRST);
@@ -334,15 +336,17 @@ async fn place(
         _ if acked.0 == ask.seq => acked.1,
         unknown => unknown,
     };
-    // A request says how far it got, by the word of who made it.
+    // The seal covers the cursor of the request as the caller states it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
     let mut position = resume::begin(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
-        // Only who speaks of epochs can follow one, and a session does that with its handshake.
+        // Only a caller that names epochs can follow a new one; a session starts it in its
+        // handshake.
         let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
-            let begun = hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
+            let begun =
+                hub.store_result(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
             return Err(stale_epoch(begun.position.epoch));
         }
         return Err(stale_epoch(known));
@@ -351,10 +355,10 @@ async fn place(
         return Err(stale_epoch(position.epoch));
     }
     if position.epoch != standing.memory.epoch {
-        return hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
+        return hub.store_result(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
     }
-    // Who names an epoch and nothing of it yet begins where it does. A session names just the place that
-    // its handshake has proved: a copy that was wiped begins with all that is still there.
+    // A caller that names an epoch without a cursor starts at the epoch's start. A session starts
+    // at the cursor that its handshake has proved: a wiped copy gets all entries that are left.
     if caller.generation.is_none()
         && ask.epoch.is_some()
         && ask.seq.is_zero()

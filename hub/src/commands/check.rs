@@ -1,4 +1,4 @@
-//! `spoke-hub check`: whether the hub can do what its settings say.
+//! `spoke-hub check`: checks that the hub can run with its settings.
 
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::cli::{
@@ -7,17 +7,17 @@ use spoke_service::cli::{
 };
 use spoke_store::{Redis, StoreError, server_info::look};
 
-use super::redis;
-use crate::config::Config;
+use super::redis::open_redis;
+use crate::config::HubConfig;
 
 pub(super) async fn run(
-    config: &Config,
+    config: &HubConfig,
     given: &SettingsArgs,
     args: CheckArgs,
 ) -> anyhow::Result<()> {
     let mut found: Vec<_> = of_settings_file("hub", given).into_iter().collect();
     found.extend(of_tls(&config.tls));
-    let own = redis(config)?;
+    let own = open_redis(config)?;
     found.extend(of_redis("redis", &own).await);
     found.extend(of_hints("redis", &own).await);
     if let Some(url) = &config.auth_redis {
@@ -33,17 +33,17 @@ pub(super) async fn run(
     report(&found, args)
 }
 
-async fn of_level(config: &Config, redis: &Redis) -> Check {
+async fn of_level(config: &HubConfig, redis: &Redis) -> Check {
     let level = config.ack;
     let facts = match look(&mut redis.connection()).await {
         Ok(facts) => facts,
         Err(error) => return Check::skip("ack", error_chain(&StoreError::from(error))),
     };
     match level.barrier(&facts) {
-        Ok(_) => Check::ok("ack", format!("redis can give \"{level}\"")),
+        Ok(_) => Check::ok("ack", format!("redis supports \"{level}\"")),
         Err(lack) => {
-            let finding = format!("it is \"{level}\", but {lack}");
-            Check::fail("ack", finding, "mend Redis, or ask for less than this level")
+            let finding = format!("\"{level}\" is not possible: {lack}");
+            Check::fail("ack", finding, "fix the Redis setup, or set a lower level")
         }
     }
 }

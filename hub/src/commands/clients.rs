@@ -11,35 +11,38 @@ use spoke_store::{
     keys::HubKeys,
 };
 
+use super::redis::open_redis;
 use crate::{
-    config::Config,
-    facts::{Lag, Presence, Totals, ago, clones, short, shown},
+    client_summary::{ClientPresence, FleetTotals, Lag, age, printable, recent_duplicates, short},
+    config::HubConfig,
 };
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Only clients with this in their name
+pub(super) struct ClientsArgs {
+    /// Only clients with this text in their name
     name: Option<String>,
-    /// As a JSON list
+    /// Print a JSON list
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, as much as the terminal has room for, until Ctrl-C
+    /// Refresh every two seconds, limited to the height of the terminal, until Ctrl-C
     #[arg(long, conflicts_with = "json")]
     watch: bool,
 }
 
-/// Columns of a client's name; a longer one has a line of its own.
+/// Width of the name column; a longer name has its own line.
 const NAME: usize = 19;
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+pub(super) async fn run(config: &HubConfig, args: &ClientsArgs) -> anyhow::Result<()> {
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     if args.watch {
-        return watch(async || Ok(clipped(&table(&look(&redis, &keys, args).await?, unix_ms()))))
-            .await;
+        return watch(async || {
+            Ok(clip_to_terminal(&table(&look(&redis, &keys, args).await?, unix_ms())))
+        })
+        .await;
     }
     let fleet = look(&redis, &keys, args).await?;
     let text = if args.json {
-        let rows: Vec<Value> = fleet.rows.iter().map(|row| form(row, unix_ms())).collect();
+        let rows: Vec<Value> = fleet.rows.iter().map(|row| to_json(row, unix_ms())).collect();
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
     } else {
         table(&fleet, unix_ms())
@@ -47,7 +50,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     Ok(print(&text)?)
 }
 
-async fn look(redis: &Redis, keys: &HubKeys, args: &Args) -> anyhow::Result<Fleet> {
+async fn look(redis: &Redis, keys: &HubKeys, args: &ClientsArgs) -> anyhow::Result<Fleet> {
     let mut fleet = fleet::survey(redis, keys, unix_ms()).await?;
     if let Some(part) = &args.name {
         fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
@@ -55,7 +58,7 @@ async fn look(redis: &Redis, keys: &HubKeys, args: &Args) -> anyhow::Result<Flee
     Ok(fleet)
 }
 
-fn form(row: &ClientRow, unix_ms: u64) -> Value {
+fn to_json(row: &ClientRow, unix_ms: u64) -> Value {
     let up = match Lag::up(row, unix_ms) {
         Lag::Unknown => Value::Null,
         Lag::None | Lag::Late(_) => json!(0),
@@ -100,9 +103,9 @@ fn form(row: &ClientRow, unix_ms: u64) -> Value {
 
 fn table(fleet: &Fleet, unix_ms: u64) -> String {
     if fleet.rows.is_empty() {
-        return "no client has been here yet\n".to_owned();
+        return "no clients yet\n".to_owned();
     }
-    let mut text = sums(fleet, unix_ms);
+    let mut text = totals_line(fleet, unix_ms);
     let _ = writeln!(
         text,
         "{:<NAME$} {:<10} {:>11} {:>11} {:>8} {:>6} VERSION",
@@ -113,14 +116,14 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
         if name.len() > NAME {
             let _ = writeln!(text, "{name}");
         }
-        let presence = match Presence::of(row) {
-            Presence::Connected(since) => {
-                format!("{} {}", row.transport.as_deref().unwrap_or("ws"), ago(unix_ms, since))
+        let presence = match ClientPresence::of(row) {
+            ClientPresence::Connected(since) => {
+                format!("{} {}", row.transport.as_deref().unwrap_or("ws"), age(unix_ms, since))
             }
-            Presence::Away(seen) => format!("away {}", ago(unix_ms, seen)),
-            Presence::Never => "never here".to_owned(),
+            ClientPresence::Away(seen) => format!("away {}", age(unix_ms, seen)),
+            ClientPresence::Never => "never".to_owned(),
         };
-        let version: String = shown(row.version.as_bytes()).chars().take(8).collect();
+        let version: String = printable(row.version.as_bytes()).chars().take(8).collect();
         let line = format!(
             "{:<NAME$} {presence:<10} {:>11} {:>11} {:>8} {:>6} {version}",
             if name.len() > NAME { "" } else { name },
@@ -130,13 +133,14 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
             short(row.lost.saturating_add(row.out.lost)),
         );
         let _ = writeln!(text, "{}", line.trim_end());
-        text.push_str(&mark(row, unix_ms));
+        text.push_str(&problem_lines(row, unix_ms));
     }
     text
 }
 
-fn sums(fleet: &Fleet, unix_ms: u64) -> String {
-    let Totals { clients, connected, behind, received, lost, .. } = Totals::of(fleet, unix_ms);
+fn totals_line(fleet: &Fleet, unix_ms: u64) -> String {
+    let FleetTotals { clients, connected, behind, received, lost, .. } =
+        FleetTotals::of(fleet, unix_ms);
     let more = if fleet.is_cut { " and more" } else { "" };
     let noun = if clients == 1 { "client" } else { "clients" };
     format!(
@@ -146,36 +150,37 @@ fn sums(fleet: &Fleet, unix_ms: u64) -> String {
     )
 }
 
-/// Below a client with which something is wrong.
-fn mark(row: &ClientRow, unix_ms: u64) -> String {
+/// Lines below a client with a problem.
+fn problem_lines(row: &ClientRow, unix_ms: u64) -> String {
     let unusable = match row.is_out_unusable {
-        true => "  ! the key of its out stream holds something else: RENAME or DEL it\n",
+        true => "  ! the key of its out stream has another type: RENAME or DEL it\n",
         false => "",
     };
-    format!("{unusable}{}", clone_mark(row, unix_ms))
+    format!("{unusable}{}", duplicate_lines(row, unix_ms))
 }
 
-fn clone_mark(row: &ClientRow, unix_ms: u64) -> String {
-    let Some(DuplicateIdentities { refused, address, at_ms }) = clones(row, unix_ms) else {
+fn duplicate_lines(row: &ClientRow, unix_ms: u64) -> String {
+    let Some(DuplicateIdentities { refused, address, at_ms }) = recent_duplicates(row, unix_ms)
+    else {
         return String::new();
     };
     format!(
-        "  ! two devices share this identity\n    here     {}\n    kept out {}\n    {refused} times, the \
+        "  ! two devices share this identity\n    connected {}\n    refused   {}\n    {refused} times, the \
          last {} ago\n",
-        shown(row.address.as_bytes()),
-        shown(address.as_bytes()),
-        ago(unix_ms, *at_ms),
+        printable(row.address.as_bytes()),
+        printable(address.as_bytes()),
+        age(unix_ms, *at_ms),
     )
 }
 
-/// As many lines as the terminal has.
-fn clipped(text: &str) -> String {
+/// Limits the text to the height of the terminal.
+fn clip_to_terminal(text: &str) -> String {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let most = size.map_or(usize::MAX, |size| usize::from(size.ws_row.max(4)));
     clip(text, most)
 }
 
-/// The last line is where the cursor stands.
+/// The last line is left for the cursor.
 fn clip(text: &str, most: usize) -> String {
     let count = text.lines().count();
     if count < most {

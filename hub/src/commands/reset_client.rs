@@ -5,24 +5,23 @@ use spoke_protocol::client_id::ClientId;
 use spoke_service::cli::print;
 use spoke_store::{keys::HubKeys, presence};
 
-use crate::config::Config;
+use super::redis::open_redis;
+use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ResetClientArgs {
     /// The client
     client: ClientId,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+pub(super) async fn run(config: &HubConfig, args: &ResetClientArgs) -> anyhow::Result<()> {
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let client = &args.client;
     match presence::reset(&redis, &keys, client).await? {
         Some(epoch) => Ok(print(&format!(
-            "{client} is in epoch {epoch} now. What its device has not seen acknowledged comes again, and \
-             what the hub has of it is left out.\n"
+            "{client} is in epoch {epoch} now. Its device sends unacknowledged entries again; the hub \
+             drops those that it has.\n"
         ))?),
-        None => bail!(
-            "the hub has nothing of a client {client}: `spoke-hub clients` shows who there is"
-        ),
+        None => bail!("unknown client {client}; list clients with `spoke-hub clients`"),
     }
 }

@@ -10,27 +10,28 @@ use spoke_protocol::{
 use spoke_service::cli::print;
 use spoke_store::{Redis, fleet, keys::HubKeys};
 
-use crate::config::Config;
+use super::redis::open_redis;
+use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The client it is for
+pub(super) struct SendArgs {
+    /// Client to send to
     client: ClientId,
-    /// Its fields: a name, a value, and so on
+    /// Fields of the entry, as pairs of name and value
     #[arg(required = true, num_args = 2.., value_names = ["FIELD", "VALUE"])]
     fields: Vec<String>,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &HubConfig, args: &SendArgs) -> anyhow::Result<()> {
     if !args.fields.len().is_multiple_of(2) {
-        let message = "a field has no value: give fields and values in pairs\n";
+        let message = "missing value: expected pairs of field and value\n";
         clap::Command::new("spoke-hub send").error(ErrorKind::WrongNumberOfValues, message).exit();
     }
     let client = &args.client;
     let fields = fleet::fields(&args.fields);
     let entry = Entry { seq: Seq::ZERO, fields };
-    entry.check(Direction::Down, &EntryLimits::default()).context("this entry cannot be sent")?;
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+    entry.check(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let auth_redis = match &config.auth_redis {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
@@ -41,7 +42,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     match sent {
         Some(id) => Ok(print(&format!("{id}\n"))?),
         None => bail!(
-            "there is no client {client}: `spoke-hub clients` and `spoke-auth list` show who there is"
+            "unknown client {client}; list clients with `spoke-hub clients` and `spoke-auth list`"
         ),
     }
 }

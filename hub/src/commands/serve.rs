@@ -7,13 +7,13 @@ use spoke_service::{
     shutdown::Shutdown,
 };
 
-use crate::config::Config;
+use crate::config::HubConfig;
 
 pub(super) async fn run(
-    config: Config,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    config: HubConfig,
+    read: impl Fn() -> Result<HubConfig, ConfigError> + Send + 'static,
 ) -> anyhow::Result<()> {
-    // Here rather than with the other settings: who only lists clients may not read the key.
+    // Opened here, since the other commands may run without access to the private key.
     Certificate::open(&config.tls)?;
     let shutdown = Shutdown::on_signals()?;
     let reloads = Reloads::on_sighup(&config, read)?;

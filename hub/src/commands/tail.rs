@@ -9,23 +9,24 @@ use spoke_protocol::{
 use spoke_service::{cli::print, shutdown::Shutdown};
 use spoke_store::{fleet, hints::Hints, keys::HubKeys};
 
-use crate::{config::Config, facts::shown};
+use super::redis::open_redis;
+use crate::{client_summary::printable, config::HubConfig};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Only what this client sends
+pub(super) struct TailArgs {
+    /// Only entries from this client
     #[arg(long)]
     client: Option<ClientId>,
-    /// From the first entry that is still there, not from now on
+    /// Start with the oldest entry instead of now
     #[arg(long)]
     all: bool,
-    /// A JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
+pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<()> {
+    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
     let news = hints.watch_stream(&keys.inbound());
@@ -60,16 +61,16 @@ fn is_from(entry: &Entry, client: Option<&ClientId>) -> bool {
     sender.is_some_and(|(_, value)| value.as_ref() == client.as_str().as_bytes())
 }
 
-/// `1700000000000-0  client=dev1 epoch=1 seq=…  topic=test payload={"type":"x"}`; what is not
-/// printable is escaped, so that an entry cannot command the terminal.
+/// `1700000000000-0  client=dev1 epoch=1 seq=…  topic=test payload={"type":"x"}`. Escapes bytes
+/// that are not printable, so that an entry cannot send terminal commands.
 fn readable(entry: &Entry) -> String {
     let mut line = entry.seq.to_string();
     if entry.fields.is_empty() {
-        line.push_str("  (too large to have come from a client, and not shown)");
+        line.push_str("  (not shown: too large for an entry of a client)");
     }
     for (at, (name, value)) in entry.fields.iter().enumerate() {
         let gap = if at == 0 || at == 3 { "  " } else { " " };
-        let _ = write!(line, "{gap}{}={}", shown(name), shown(value));
+        let _ = write!(line, "{gap}{}={}", printable(name), printable(value));
     }
     line.push('\n');
     line

@@ -1,16 +1,21 @@
-//! `GET /seq`: how far this client's entries have come.
+//! `GET /seq`: the caller's cursor.
+
+use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, routing::get};
 use spoke_protocol::wire::json::CursorBody;
 use spoke_service::api_error::ApiError;
 
-use crate::{bearer::Caller, entries, hub::Hub};
+use crate::{authenticate::Caller, state::HubState, xadd};
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/seq", get(seq))
 }
 
-async fn seq(State(hub): State<Hub>, caller: Caller) -> Result<Json<CursorBody>, ApiError> {
+async fn seq(
+    State(hub): State<Arc<HubState>>,
+    caller: Caller,
+) -> Result<Json<CursorBody>, ApiError> {
     hub.metrics.requests.add("seq", 1);
-    entries::cursor(&hub, &caller).await.map(Json)
+    xadd::cursor(&hub, &caller).await.map(Json)
 }

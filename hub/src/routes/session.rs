@@ -1,5 +1,7 @@
-//! `POST /session`: the handshake of the HTTP transport, with the same proof and the same fence as
-//! on the WebSocket.
+//! `POST /session`: the handshake of the HTTP transport, with the same proof and fence as on the
+//! WebSocket.
+
+use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
@@ -19,28 +21,29 @@ use spoke_store::presence::{OriginReach, SessionOpen, Transport};
 use tracing::info;
 
 use crate::{
-    arrival::{self, Told},
-    bearer::{Caller, malformed},
-    body::{self, Read},
-    hub::Hub,
+    authenticate::{Caller, malformed},
+    charged_body::{self, ChargedBody},
+    session_open::{self, ReportedState},
+    state::HubState,
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/session", post(session))
 }
 
 async fn session(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     Extension(address): Extension<PeerAddress>,
     caller: Caller,
     request: Request,
 ) -> Result<Json<WelcomeBody>, ApiError> {
     hub.metrics.requests.add("session", 1);
-    let Read { form: hello, .. } = body::read::<HelloBody>(&hub, &caller, request).await?;
+    let ChargedBody { form: hello, .. } =
+        charged_body::read_body::<HelloBody>(&hub, &caller, request).await?;
     if hello.version.len() > TEXT_BYTES_MAX {
-        return Err(malformed(format!("version has more than {TEXT_BYTES_MAX} bytes")));
+        return Err(malformed(format!("invalid version: expected at most {TEXT_BYTES_MAX} bytes")));
     }
-    hub.check_stays()?;
+    hub.check_running()?;
     caller.begin_session()?;
     let client = &caller.client;
     let address = address.to_string();
@@ -58,22 +61,26 @@ async fn session(
         registered_at_ms: caller.registered_at_ms,
         epochs: (hello.origin.epoch, hello.cursor.epoch),
     };
-    let (generation, partner) = arrival::begin(&hub, client, &arrival, hello.cursor.seq).await?;
-    hub.metrics.superseded.add(hub.live.supersede(client, generation));
-    let told = Told {
+    let (generation, partner) =
+        session_open::open(&hub, client, &arrival, hello.cursor.seq).await?;
+    hub.metrics.superseded.add(hub.connections.supersede(client, generation));
+    let reported = ReportedState {
         origin: hello.origin.into(),
         cursor: hello.cursor.into(),
         partner: hello.partner.unwrap_or(PartnerId::UNKNOWN),
     };
-    let stand = arrival::stand(&hub, &caller, (generation, partner), &told).await;
-    let (mut begun, cursor) = hub.checked(stand)?;
+    let resumed =
+        session_open::resume_streams(&hub, &caller, (generation, partner), &reported).await;
+    let (mut begun, cursor) = hub.store_result(resumed)?;
     if begun.standing.is_unreadable {
-        // Nothing was proved: once the stream can be read again a poll from here is told to begin anew.
+        // Nothing is proved: when the stream is usable again, a poll from this cursor is told to
+        // start again.
         begun.position.epoch = Epoch::UNKNOWN;
     }
     let losses = begun.position.loss.iter();
     losses.for_each(|loss| hub.metrics.traffic.sent.handle_loss(loss));
-    info!(%client, generation, version = hello.version, "session begins over HTTP");
+    let version = hello.version;
+    info!(%client, session = generation, version, transport = "http", "session started");
     Ok(Json(WelcomeBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,

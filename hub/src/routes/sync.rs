@@ -1,5 +1,7 @@
-//! `GET /sync`: the upgrade to a WebSocket. Who may come in is settled before it, so that a bad
-//! token is answered 401 and not by a connection that closes.
+//! `GET /sync`: the upgrade to a WebSocket. The token is checked before the upgrade, so that an
+//! invalid one is answered with 401 instead of a closed connection.
+
+use std::sync::Arc;
 
 use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
@@ -11,58 +13,59 @@ use spoke_service::{
 };
 
 use crate::{
-    bearer::{Caller, unauthorized},
-    hub::Hub,
-    json_socket,
-    session::{self, Arrived},
-    socket::Upgrade,
+    authenticate::{Caller, unauthorized},
+    state::HubState,
+    websocket::{agent, context::SessionContext, json, socket::WebSocketUpgrade},
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/sync", get(sync))
 }
 
 async fn sync(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Option<Caller>,
-    Extension(address): Extension<PeerAddress>,
-    Extension(heard): Extension<LastActivity>,
-    Extension(place): Extension<ConnectionHandle>,
+    Extension(peer): Extension<PeerAddress>,
+    Extension(last_activity): Extension<LastActivity>,
+    Extension(connection): Extension<ConnectionHandle>,
     headers: HeaderMap,
-    upgrade: Result<Upgrade, ApiError>,
+    upgrade: Result<WebSocketUpgrade, ApiError>,
 ) -> Result<Response, ApiError> {
     hub.metrics.requests.add("sync", 1);
     let offered = offered(&headers);
     let caller = match (caller, token_offered(&offered)) {
         (Some(caller), _) => caller,
-        (None, Some(token)) => Caller::of_token(&hub, token.to_owned().into(), &place).await?,
+        (None, Some(token)) => {
+            Caller::from_token(&hub, token.to_owned().into(), &connection).await?
+        }
         (None, None) => return Err(unauthorized(&hub)),
     };
     let upgrade = upgrade?;
     let Some(protocol) =
-        [SUBPROTOCOL, json_socket::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
+        [SUBPROTOCOL, json::SUBPROTOCOL].into_iter().find(|ours| offered.contains(ours))
     else {
-        let message = format!("offer {SUBPROTOCOL} or {} as subprotocol", json_socket::SUBPROTOCOL);
+        let message =
+            format!("unknown subprotocol: expected {SUBPROTOCOL} or {}", json::SUBPROTOCOL);
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown-subprotocol", message));
     };
-    hub.check_stays()?;
-    let (ticket, stopped) = hub.live.session(&caller.client)?;
+    hub.check_running()?;
+    let (guard, stopped) = hub.connections.register_session(&caller.client)?;
     caller.begin_session()?;
-    // From here on the session's own limits hold.
-    let (vouched, caller) = (place.vouch(), caller.settled());
+    // From here on the limits of the session apply.
+    let (vouched, caller) = (connection.vouch(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
-    let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
+    let context = SessionContext { hub, caller, peer, last_activity, guard, stopped };
     let (response, upgraded) = upgrade.accept(protocol);
-    // Tracked from before the answer, so that the process waits for its goodbye.
-    shutdown.spawn_one("session", address, async move {
-        let _kept = (place, vouched);
-        // Who is gone meanwhile needs no socket.
+    // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
+    shutdown.spawn_one("session", peer, async move {
+        let _kept = (connection, vouched);
+        // The client may have disconnected in the meantime.
         let Ok(mut socket) = upgraded.await else { return };
-        socket.charge_to(&arrived.hub.budget, &arrived.caller.client);
+        socket.charge_to(&context.hub.budget, &context.caller.client);
         if protocol == SUBPROTOCOL {
-            Box::pin(session::serve(arrived, socket)).await;
+            Box::pin(agent::serve(context, socket)).await;
         } else {
-            Box::pin(json_socket::serve(arrived, socket)).await;
+            Box::pin(json::serve(context, socket)).await;
         }
     });
     Ok(response)
@@ -74,10 +77,11 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
     texts.flat_map(|text| text.split(',')).map(str::trim).collect()
 }
 
-/// A browser cannot set headers: behind `spoke.v1.json` the second one offered may be the token.
+/// Returns a token offered as second subprotocol after `spoke.v1.json`: a browser cannot set
+/// headers.
 fn token_offered<'a>(offered: &[&'a str]) -> Option<&'a str> {
     match offered {
-        [json_socket::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),
+        [json::SUBPROTOCOL, token, ..] if *token != SUBPROTOCOL => Some(*token),
         _ => None,
     }
 }

@@ -1,4 +1,6 @@
-//! `POST /xadd`: one entry or a batch.
+//! `POST /xadd`: appends one entry or a batch.
+
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -10,23 +12,23 @@ use spoke_protocol::wire::json::XaddBody;
 use spoke_service::api_error::ApiError;
 
 use crate::{
-    bearer::Caller,
-    body::{self, Read},
-    entries,
-    hub::Hub,
+    authenticate::Caller,
+    charged_body::{self, ChargedBody},
+    state::HubState,
+    xadd,
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/xadd", post(xadd))
 }
 
 async fn xadd(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Caller,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     hub.metrics.requests.add("xadd", 1);
-    let Read { form, charge: _charge, turn: _turn } =
-        body::read::<XaddBody>(&hub, &caller, request).await?;
-    entries::xadd(&hub, &caller, form).await.map(Json)
+    let ChargedBody { form, charge: _charge, permit: _permit } =
+        charged_body::read_body::<XaddBody>(&hub, &caller, request).await?;
+    xadd::xadd(&hub, &caller, form).await.map(Json)
 }

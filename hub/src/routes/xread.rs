@@ -1,6 +1,6 @@
-//! `GET /xread`: what is there for this client, and waiting for it.
+//! `GET /xread`: reads entries and waits for new ones.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
@@ -16,31 +16,32 @@ use spoke_protocol::wire::json::XreadBody;
 use spoke_service::api_error::ApiError;
 
 use crate::{
-    bearer::{Caller, epoch, malformed},
-    budget::Charge,
-    hub::Hub,
-    xread::{self, Asker, Xread},
+    authenticate::{Caller, epoch, malformed},
+    memory_budget::MemoryCharge,
+    state::HubState,
+    xread::{self, CallerKind, XreadRequest},
 };
 
-pub(super) fn router() -> Router<Hub> {
+pub(super) fn router() -> Router<Arc<HubState>> {
     Router::new().route("/xread", get(xread))
 }
 
 async fn xread(
-    State(hub): State<Hub>,
+    State(hub): State<Arc<HubState>>,
     caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     hub.metrics.requests.add("xread", 1);
     let ask = asked(query.as_deref().unwrap_or(""))?;
-    let asker = if caller.generation.is_some() { Asker::Agent } else { Asker::Program };
-    let (read, charge) = xread::xread(&hub, &caller, asker, ask).await?;
+    let caller_kind =
+        if caller.generation.is_some() { CallerKind::Agent } else { CallerKind::Program };
+    let (read, charge) = xread::xread(&hub, &caller, caller_kind, ask).await?;
     Ok(answer(&read, charge, caller))
 }
 
-/// The request is in hand until its answer, which may be large, was taken.
-fn answer(read: &XreadBody, mut charge: Charge, caller: Caller) -> Response {
-    let json = serde_json::to_vec(read).expect("a form can be written");
+/// Holds the caller's permits and the memory charge until the answer, which may be large, is sent.
+fn answer(read: &XreadBody, mut charge: MemoryCharge, caller: Caller) -> Response {
+    let json = serde_json::to_vec(read).expect("an answer serialises to JSON");
     charge.shrink(json.len());
     let headers =
         [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, json.len().to_string())];
@@ -50,35 +51,35 @@ fn answer(read: &XreadBody, mut charge: Charge, caller: Caller) -> Response {
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// By hand, so that a refusal names the parameter that is wrong.
-fn asked(query: &str) -> Result<Xread, ApiError> {
-    let mut ask = Xread::default();
+/// Parses the query by hand, so that a refusal names the invalid parameter.
+fn asked(query: &str) -> Result<XreadRequest, ApiError> {
+    let mut ask = XreadRequest::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let bad = |what: &str| malformed(format!("{name} is {what}"));
+        let bad = |what: &str| malformed(format!("invalid {name}: expected {what}"));
         match name {
             "seq" => {
                 ask.seq = value
                     .parse()
-                    .map_err(|error| malformed(format!("seq: {}", error_chain(&error))))?;
+                    .map_err(|error| malformed(format!("invalid seq: {}", error_chain(&error))))?;
             }
             "tally" => {
-                ask.tally = value
-                    .parse()
-                    .map_err(|error| malformed(format!("tally: {}", error_chain(&error))))?;
+                ask.tally = value.parse().map_err(|error| {
+                    malformed(format!("invalid tally: {}", error_chain(&error)))
+                })?;
             }
             "epoch" => {
-                ask.epoch = Some(epoch(value).ok_or_else(|| bad("a whole number of 32 bits"))?);
+                ask.epoch = Some(epoch(value).ok_or_else(|| bad("an integer of 32 bits"))?);
             }
             "count" => {
-                ask.count = Some(value.parse().map_err(|_| bad("a whole number of 1 or more"))?);
+                ask.count = Some(value.parse().map_err(|_| bad("an integer of 1 or more"))?);
             }
             "blockMs" => {
-                ask.block_ms = value.parse().map_err(|_| bad("a whole number of milliseconds"))?;
+                ask.block_ms = value.parse().map_err(|_| bad("an integer of milliseconds"))?;
             }
             _ => {
                 return Err(malformed(format!(
-                    "{name:?} is not one of seq, tally, epoch, count, blockMs"
+                    "unknown parameter {name:?}: expected seq, tally, epoch, count or blockMs"
                 )));
             }
         }

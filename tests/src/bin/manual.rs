@@ -23,7 +23,7 @@ fn main() -> io::Result<()> {
     let Args { folder } = Args::parse();
     for program in [
         spoke_agent::commands::Cli::command(),
-        spoke_hub::commands::Cli::command(),
+        spoke_hub::HubCli::command(),
         spoke_auth::commands::Cli::command(),
     ] {
         write(program, &folder)?;

@@ -91,7 +91,7 @@ fn every_setting_of_the_agent_stands_in_its_file_with_its_default() {
 
 #[test]
 fn every_setting_of_the_hub_stands_in_its_file_with_its_default() {
-    check::<spoke_hub::config::Config>("hub");
+    check::<spoke_hub::HubConfig>("hub");
 }
 
 #[test]

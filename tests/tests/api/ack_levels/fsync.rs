@@ -15,7 +15,7 @@ const ACK: (&str, &str) = ("ack", "fsync");
 async fn assert_refused(redis: &str, mend: &str) {
     let ended = ended_hub(redis, "fsync").await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    assert!(ended.stderr.contains("ack: it is \"fsync\", but redis"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("ack: \"fsync\" is not possible: redis"), "{}", ended.stderr);
     assert!(ended.stderr.contains(mend), "{mend} is not in {}", ended.stderr);
 }
 

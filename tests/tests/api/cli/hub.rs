@@ -55,7 +55,7 @@ async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
     let log = cloud.folder().join("watched");
     let watch = start(&cloud, &["clients", "--watch"]);
     let mut watching = Process::start(&path_of("spoke-hub"), &watch, &log);
-    for (client, words) in [(None, "no client has been here"), (Some("dev1"), "1 connected")] {
+    for (client, words) in [(None, "no clients yet"), (Some("dev1"), "1 connected")] {
         let _device = match client {
             Some(client) => Some(Device::start(&cloud, client).await),
             None => None,

@@ -161,7 +161,7 @@ async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_sta
     let told = |name: &str| lines[0].text(name).unwrap();
     assert_eq!((lines.len(), &*told("client"), &*told("cause")), (1, "*", "trimmed-unread"));
     spoke_tests::wait::eventually_true("the log to tell", async || {
-        cloud.hub.log().contains("had not read were trimmed")
+        cloud.hub.log().contains("unread entries trimmed")
     })
     .await;
 }

@@ -40,7 +40,7 @@ async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
     let root = format!("http://{}/", cloud.hub.admin().address());
     browser.look(DESK).await;
     browser.open(&root).await;
-    browser.until("document.body.innerText.includes('No client has been here yet')").await;
+    browser.until("document.body.innerText.includes('No client has connected yet')").await;
     browser.until("document.getElementById('link').textContent === 'live'").await;
 
     let mut device = Device::start(&cloud, "dev1").await;
@@ -86,7 +86,7 @@ async fn a_client_is_found_shown_and_sent_an_entry() {
         .await;
     browser.until("document.getElementById('link').textContent === 'live'").await;
     let shown = browser.run("document.querySelector('.entries').innerText").await.to_string();
-    assert!(shown.contains("<img src=x") && shown.contains("bytes more"), "{shown}");
+    assert!(shown.contains("<img src=x") && shown.contains("more bytes"), "{shown}");
     browser.run("document.querySelector('#send textarea').focus()").await;
     browser.type_in("héllo <b>").await;
     browser.run("document.querySelector('#send [type=submit]').click()").await;

@@ -82,7 +82,7 @@ async fn while_redis_is_gone_the_page_says_so() {
     stand.redis.kill9();
     eventually("the page to say it", spoke_tests::wait::PATIENCE, async || {
         let page = admin.get("/").await;
-        let is_said = page.status == 200 && page.text.contains("redis does not answer");
+        let is_said = page.status == 200 && page.text.contains("redis is unreachable");
         is_said.then_some(()).ok_or(page)
     })
     .await;

@@ -12,7 +12,7 @@ pub(crate) fn check_settings(block: &Block) {
     let Block { place, text, .. } = block;
     match (block.language.as_str(), block.words.first().map_or("", String::as_str)) {
         ("toml", "agent.toml") => check::<spoke_agent::config::Config>("agent", block),
-        ("toml", "hub.toml") => check::<spoke_hub::config::Config>("hub", block),
+        ("toml", "hub.toml") => check::<spoke_hub::HubConfig>("hub", block),
         ("toml", "auth.toml") => check::<spoke_auth::config::Config>("auth", block),
         ("toml", "Cargo.toml") => {
             let workspace = crate::pages::page::read("Cargo.toml");

@@ -60,7 +60,7 @@ async fn large_entries_in_a_row_are_carried_in_one_session_each_way() {
     let down = cloud.redis.add_all(&out("dev1"), &down).await;
     assert_carried(&cloud, &device, &up, &down).await;
     let log = cloud.hub.log();
-    assert_eq!(log.matches("session begins").count(), 1, "{log}");
+    assert_eq!(log.matches("session started").count(), 1, "{log}");
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
         let text = original.command(&["status"]).await.stdout;
         let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(plain.contains("two devices share the identity dev1"), "{text}");
-        assert!(plain.contains("enrol one of them anew"), "{text}");
+        assert!(plain.contains("enrol one of them again"), "{text}");
 
         of_clone.extend(add(&clone, "clone", 10).await);
         of_original.extend(add(&original, "original", 10).await);

@@ -105,7 +105,7 @@ async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_t
             assert!(api.call(agent).await.status < 500);
         }
         eventually_true("the sessions to be in the log", async || {
-            stand.service.log().matches("session ends").count() >= TEXTS.len()
+            stand.service.log().matches("session ended").count() >= TEXTS.len()
         })
         .await;
         let log = stand.service.log();

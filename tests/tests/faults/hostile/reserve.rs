@@ -98,8 +98,8 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
     assert!(worst < Duration::from_secs(2), "a quiet client waits for the greedy ones: {worst:?}");
     let log = stand.service.log();
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    assert_eq!(count("redis is nearly full; each client has a pace"), 1, "{log}");
-    assert_eq!(count("client held back: redis is nearly full"), 2, "once for each: {log}");
+    assert_eq!(count("redis is nearly full; clients are rate limited"), 1, "{log}");
+    assert_eq!(count("client throttled; redis is nearly full"), 2, "once for each: {log}");
     let figures = stand.service.admin().get("/metrics").await.text;
     assert!(figures.lines().any(|line| line == "spoke_hub_reserve_reached 1"), "{figures}");
 
@@ -110,10 +110,11 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
             fill(api, clock, Instant::now() + Duration::from_millis(1)).await;
         }
         let log = stand.service.log();
-        let over = log.lines().filter(|line| line.contains("client no longer held back")).count();
-        let ended =
-            log.lines().find(|line| line.contains("redis has room again; clients have no pace"));
-        let is_told = |line: &str| line.contains("short_for_seconds") && line.contains("held_back");
+        let over = log.lines().filter(|line| line.contains("client no longer throttled")).count();
+        let ended = log
+            .lines()
+            .find(|line| line.contains("redis has room again; client rate limit lifted"));
+        let is_told = |line: &str| line.contains("limited_for_seconds") && line.contains("count");
         ended.is_some_and(is_told) && over == 2
     })
     .await;

@@ -338,7 +338,7 @@ async fn a_client_that_an_operator_resets_by_hand_goes_on_without_a_loss() {
     }
     let refused = reset("nobody").await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("the hub has nothing of a client nobody"), "{refused:?}");
+    assert!(refused.stderr.contains("unknown client nobody"), "{refused:?}");
 }
 
 /// HELLO of one that says to have lost its cursor and to have found an entry, or to come from another hub.

@@ -54,7 +54,7 @@ fn names(log: &str, key: &str) -> bool {
 async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_up_again() {
     for transport in TRANSPORTS {
         let (cloud, device, mut up, mut down) = in_step(transport).await;
-        let sessions = || cloud.hub.log().matches("session begins").count();
+        let sessions = || cloud.hub.log().matches("session started").count();
         let before = sessions();
         for redis in [&device.redis, &cloud.redis] {
             let is_device = std::ptr::eq(redis, &device.redis);
@@ -142,9 +142,9 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
                 status.contains("stands still") && status.contains(why)
             };
             eventually_true("status to show it", shown).await;
-            let sessions = cloud.hub.log().matches("session begins").count();
+            let sessions = cloud.hub.log().matches("session started").count();
             throughout("one session", Duration::from_secs(3), sessions, async || {
-                cloud.hub.log().matches("session begins").count()
+                cloud.hub.log().matches("session started").count()
             })
             .await;
             if spent {
@@ -177,7 +177,7 @@ async fn dead_letters_that_are_no_stream_stop_one_direction_alone_in_one_session
     add_down(&cloud, &device, "behind", 10).await;
     eventually_true("the key to be named", async || names(&cloud.hub.log(), "spoke-hub:dead:x"))
         .await;
-    let sessions = || cloud.hub.log().matches("session begins").count();
+    let sessions = || cloud.hub.log().matches("session started").count();
     let before = sessions();
     up.extend(add_up(&device, "meanwhile", 10).await);
     throughout("one session", Duration::from_secs(6), before, async || sessions()).await;
@@ -219,7 +219,7 @@ async fn a_client_whose_out_stream_is_none_can_come_sends_and_is_shown_so() {
     let mut start = Start::with(&["clients"]);
     start.environment = cloud.hub.environment().to_vec();
     let clients = run(&path_of("spoke-hub"), &start).await.done().stdout;
-    assert!(clients.contains("key of its out stream holds something else"), "{clients}");
+    assert!(clients.contains("key of its out stream has another type"), "{clients}");
     cloud.redis.command::<u64>(&["DEL", &out("dev1")]).await;
     add_down(&cloud, &device, "then", 10).await;
     crate::recovery::assert_all_carried(&cloud, &device).await;

@@ -1,0 +1,111 @@
+//! The metrics page.
+
+use spoke_diagnostics::{clock::unix_ms, metrics::MetricsPage};
+use spoke_protocol::entry::Direction;
+use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
+use spoke_store::{Redis, keys::HubKeys};
+
+use super::HubMetrics;
+use crate::{
+    config::HubConfig,
+    link_paths::{LinkPaths, WeakLinkCounts},
+    memory_budget::MemoryBudget,
+    quota::RedisQuota,
+};
+
+/// Prefix of all metric names.
+const SERVICE: &str = "spoke_hub";
+
+/// Sources of the values on the page.
+#[derive(Clone, Copy)]
+pub(crate) struct HubMetricsSources<'a> {
+    /// Counters.
+    pub metrics: &'a HubMetrics,
+    /// Memory budget.
+    pub budget: &'a MemoryBudget,
+    /// Rate limit per client.
+    pub quota: &'a RedisQuota,
+    /// Link state of all clients.
+    pub link_paths: &'a LinkPaths,
+    /// Number of open connections.
+    pub connections: usize,
+    /// Settings.
+    pub config: &'a HubConfig,
+    /// Redis that holds the streams.
+    pub redis: &'a Redis,
+    /// Redis that holds auth's sessions, if it is another one.
+    pub auth_redis: Option<&'a Redis>,
+    /// Names of the Redis keys.
+    pub keys: &'a HubKeys,
+}
+
+/// Returns all metrics in Prometheus's text format.
+pub(crate) async fn text(sources: HubMetricsSources<'_>) -> String {
+    let HubMetricsSources { metrics, config, redis, keys, .. } = sources;
+    let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
+    metrics.traffic.write(&mut page, SERVICE);
+    write_waiting(metrics, &mut page);
+    write_sessions(metrics, &mut page);
+    sources.budget.write(&mut page);
+    sources.quota.write(&mut page);
+    let WeakLinkCounts { limited, stuck } = sources.link_paths.weak();
+    let help = "Clients that get smaller batches, since their links failed with larger ones.";
+    page.gauge("spoke_hub_limited_clients", help, &limited);
+    let help = "Clients whose link repeatedly failed with a single entry.";
+    page.gauge("spoke_hub_stuck_clients", help, &stuck);
+    let help = "Open WebSockets and waiting reads.";
+    page.gauge("spoke_hub_connections", help, &sources.connections);
+    let help = "Maximum connections of the public listener.";
+    page.gauge("spoke_hub_connections_max", help, &config.connections);
+    let auth_redis = sources.auth_redis.map(|auth_redis| ("auth_redis", auth_redis));
+    let each: Vec<_> = [("redis", redis)].into_iter().chain(auth_redis).collect();
+    redis_metrics::write(&mut page, SERVICE, &each);
+    let streams = [("in", keys.inbound()), ("dead", keys.dead()), ("lost", keys.lost())];
+    redis_metrics::write_streams(&mut page, SERVICE, redis, &streams).await;
+    page.into_text()
+}
+
+fn write_waiting(metrics: &HubMetrics, page: &mut MetricsPage) {
+    let [down, up] = metrics.traffic.waiting();
+    let each = [(Direction::Down, down), (Direction::Up, up)];
+    SessionMetrics::write_waiting(page, SERVICE, &each, unix_ms());
+    let name = "spoke_hub_waiting_sessions";
+    page.head("gauge", name, "Sessions here with waiting entries.");
+    for (direction, waiting) in each {
+        page.sample(name, &[("direction", direction.word())], &waiting.sessions);
+    }
+}
+
+fn write_sessions(metrics: &HubMetrics, page: &mut MetricsPage) {
+    let name = "spoke_hub_sessions_total";
+    page.counters(name, "Sessions started.", "transport", &metrics.sessions);
+    let name = "spoke_hub_sessions_ended_total";
+    page.counters(name, "Ended WebSocket sessions.", "cause", &metrics.ended);
+    for (name, help, counter) in [
+        (
+            "spoke_hub_sessions_superseded_total",
+            "Sessions superseded by a newer one.",
+            &metrics.superseded,
+        ),
+        (
+            "spoke_hub_sessions_refused_clone_total",
+            "Sessions refused because another device with the same identity is connected.",
+            &metrics.clones,
+        ),
+        (
+            "spoke_hub_trimmed_unread_total",
+            "Entries trimmed from the in stream before a consumer group had read them.",
+            &metrics.trimmed_unread,
+        ),
+        ("spoke_hub_unauthorized_total", "Requests without a valid token.", &metrics.unauthorized),
+        (
+            "spoke_hub_store_errors_total",
+            "Requests and sessions that failed because of redis.",
+            &metrics.store_errors,
+        ),
+    ] {
+        page.counter(name, help, counter);
+    }
+    let name = "spoke_hub_requests_total";
+    page.counters(name, "Received requests.", "route", &metrics.requests);
+}

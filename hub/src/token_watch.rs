@@ -1,0 +1,57 @@
+//! Watches the auth session of a connection until it ends.
+
+use std::sync::{Mutex, PoisonError};
+
+use secrecy::ExposeSecret;
+use spoke_protocol::message::{Goaway, GoawayReason};
+use spoke_store::session_tokens::{client_key, digest, session_key};
+
+use crate::{authenticate::Caller, state::HubState};
+
+/// Redis key of the auth session that authorises a connection. A refreshed token replaces it.
+pub(crate) struct TokenKey(Mutex<String>);
+
+impl TokenKey {
+    pub(crate) fn of(hub: &HubState, caller: &Caller) -> Self {
+        let digest = digest(caller.token.expose_secret());
+        Self(Mutex::new(session_key(&hub.config.auth_key_prefix, &digest)))
+    }
+
+    pub(crate) fn get(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, key: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+}
+
+/// Resolves when the session ended or the client was revoked. Queries again at each change of the
+/// session's or the client's key. A refreshed token passes its connections on to the new one: auth
+/// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
+/// auth's Redis does not answer, no session is closed.
+pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey) -> Goaway {
+    let mut session = hub.hints.watch_key(&key.get());
+    let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
+    // Both resolve at once for changes before the subscription; one query covers them.
+    session.news().await;
+    loop {
+        tokio::select! {
+            () = client.news() => {}
+            () = session.news() => {}
+        }
+        match hub.sessions.client_at(&key.get()).await {
+            Ok(Some(found)) if found.client == caller.client => {
+                if let Some(next) = found.next {
+                    session = hub.hints.watch_key(&next);
+                    key.set(next);
+                }
+            }
+            Ok(_) => {
+                let message = "the session has expired or was revoked; log in again".to_owned();
+                return Goaway { reason: GoawayReason::Unauthorized, message, wait_ms: 0 };
+            }
+            Err(_) => {}
+        }
+    }
+}

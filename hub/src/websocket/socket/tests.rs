@@ -1,0 +1,139 @@
+use std::time::Instant;
+
+use futures_util::{SinkExt, StreamExt, stream};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_tungstenite::tungstenite::Bytes;
+
+use super::*;
+
+fn binary(length: usize, with: u8) -> Message {
+    Message::Binary(Bytes::from(vec![with; length]))
+}
+
+/// Both ends of a WebSocket over a pipe of this many bytes.
+async fn joined(pipe: usize) -> (ServerSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
+    let (ours, theirs) = tokio::io::duplex(pipe);
+    (ServerSocket::new(ours), WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
+}
+
+/// Asserts that no message is left.
+fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
+    assert!(socket.next().now_or_never().is_none(), "there is no further message");
+}
+
+#[tokio::test]
+async fn a_socket_lets_go_of_what_a_large_message_took_and_keeps_small_buffers() {
+    let (mut socket, mut client) = joined(1 << 22).await;
+    for (length, is_renewed) in [(100, false), (SOCKET_BYTES_KEPT + 1, true), (1 << 20, true)] {
+        client.send(binary(length, 7)).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap().message, binary(length, 7));
+        assert!(socket.largest >= length);
+        rest(&mut socket);
+        assert_eq!(socket.largest == 0, is_renewed, "{length} bytes in");
+    }
+    socket.send(binary(1 << 20, 8)).await.unwrap();
+    rest(&mut socket);
+    assert_eq!(socket.largest, 0, "1 MiB out");
+    assert_eq!(client.next().await.unwrap().unwrap(), binary(1 << 20, 8));
+}
+
+#[tokio::test]
+async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut socket, mut client) = joined(random.random_range(1..20_000)).await;
+        let sizes = [0, 1, 125, 126, 5_000, 65_535, 65_536, 200_000];
+        let messages: Vec<_> = (0..40u8)
+            .map(|n| match random.random_range(0..10) {
+                0 => Message::Ping(Bytes::from(vec![n; 9])),
+                _ => binary(sizes[random.random_range(0..sizes.len())], n),
+            })
+            .collect();
+        let sent = messages.clone();
+        let talking = tokio::spawn(async move {
+            for message in sent {
+                client.send(message).await.unwrap();
+                if random.random_bool(0.3) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let mut heard = Vec::new();
+            while let Some(Ok(message)) = client.next().await {
+                match message {
+                    Message::Pong(_) => {}
+                    Message::Close(_) => break,
+                    message => heard.push(message),
+                }
+            }
+            heard
+        });
+        let mut answers = Vec::new();
+        for expected in messages {
+            assert_eq!(socket.next().await.unwrap().unwrap().message, expected, "seed {seed}");
+            let answer = binary(expected.len() / 2, 9);
+            // Taken by the other side only once it is done: it has to have room.
+            answers.push(answer);
+        }
+        for answer in &answers {
+            socket.send(answer.clone()).await.unwrap();
+            rest(&mut socket);
+        }
+        socket.close().await.unwrap();
+        assert_eq!(talking.await.unwrap(), answers, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let mut socket = ServerSocket::new(ours);
+    // Masked with zeros. The length of the first is said in eight bytes, where one would do.
+    let head = |opcode: u8, length: usize| {
+        let mut head = vec![opcode, 0xff];
+        head.extend((length as u64).to_be_bytes());
+        head.extend([0; 4]);
+        head
+    };
+    let mut parts = vec![[head(0x82, 5), vec![1; 5]].concat()];
+    parts.push([head(0x02, 9_000), vec![2; 9_000]].concat());
+    parts.push([head(0x80, 3), vec![2; 3]].concat());
+    parts.push([head(0x82, 6_000), vec![3; 6_000]].concat());
+    for part in parts.concat().chunks(1_000) {
+        theirs.write_all(part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    for (length, with) in [(5, 1), (9_003, 2), (6_000, 3)] {
+        assert_eq!(socket.next().await.unwrap().unwrap().message, binary(length, with));
+    }
+    rest(&mut socket);
+    assert_eq!(socket.largest, 0, "nothing is left of them");
+    drop(socket);
+    theirs.read_u8().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
+    let begun = Instant::now();
+    discard(&mut stream::repeat(())).await;
+    let taken = begun.elapsed();
+    assert!(taken >= DISCARD_TIMEOUT && taken < 2 * DISCARD_TIMEOUT, "{taken:?}");
+}
+
+#[tokio::test]
+async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+    let mut socket = ServerSocket::new(ours);
+    let sending = tokio::spawn(async move {
+        for _ in 0..100 {
+            theirs.write_all(&[0xff; 1 << 10]).await.unwrap();
+        }
+        theirs
+    });
+    assert!(socket.next().await.unwrap().is_err());
+    let mut discarding = std::pin::pin!(discard(&mut socket));
+    let _theirs = tokio::select! {
+        () = discarding.as_mut() => panic!("the connection is still there"),
+        sent = sending => sent.unwrap(),
+    };
+}
