@@ -1,60 +1,60 @@
-//! What to ask of auth next, from what is known: pure.
+//! Decides the next request to auth from the known state. Pure.
 //!
-//! A token that works is kept for as long as it does, so a device that was offline asks for little:
-//! one refresh, and a login (which costs auth a bcrypt) only where that is refused. This device's
-//! clock may be wrong, so a token's end by it is a reason to refresh and never to throw it away.
+//! A token that works is kept, so a device that was offline needs one refresh, and a login (which costs auth a
+//! bcrypt) only if the refresh is refused. This device's clock may be wrong, so the end of a token by this clock
+//! is a reason to refresh it, never to discard it.
 //!
-//! Registration and login are tried in the order that is likely to work, each once a round; where
-//! all are refused a person has to act, and the next round comes after a long wait. So a lost
-//! `registered` file, an auth service under a new name and a client that was provisioned again are
-//! all sorted out without a hand.
+//! Registration and login are tried in the order that is likely to work, each once per round. If all are refused,
+//! an operator has to act, and the next round starts after a long wait. So a lost `registered` file, an auth
+//! service with a new name, and a client that was provisioned again are all handled automatically.
 //!
-//! Order of calls: `poll_step`; do it; `handle_answer`, or `handle_waited`, or after a connection
-//! `handle_welcomed` and `handle_unauthorized`; again.
+//! Call [`AuthFlow::poll_step`], perform the step, then call [`AuthFlow::handle_answer`],
+//! [`AuthFlow::handle_waited`], or after a connection [`AuthFlow::handle_welcomed`] and
+//! [`AuthFlow::handle_unauthorized`], and start again.
 
 use std::time::Duration;
 
-use crate::passcode::step_at;
+use crate::totp::step_at;
 
-/// The next thing to do.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum AuthStep {
     /// Register with the proof of this time, in milliseconds since 1970.
     Register {
-        /// This device's time, or auth's where they differ.
+        /// The time of this device, or of auth where they differ.
         at_ms: u64,
     },
-    /// Trade the device's secret for a token.
+    /// Exchange the device's secret for a token.
     LogIn,
-    /// Trade the token for a new one.
+    /// Exchange the token for a new one.
     Refresh,
-    /// Go to the hub with the token.
+    /// Connect to the hub with the token.
     Connect,
-    /// Wait; then `handle_waited`.
-    Wait(Wait),
+    /// Wait, then call [`AuthFlow::handle_waited`].
+    Wait(AuthWait),
 }
 
-/// What is waited for.
+/// The reason to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// A person has to act.
-    Refused(Refused),
-    /// Auth has too much to do; it may have said how long.
+pub enum AuthWait {
+    /// An operator has to act.
+    Refused(AuthRefusal),
+    /// Auth is overloaded, with the delay that it requested, if any.
     Busy(Option<Duration>),
-    /// Auth stops, or its Redis is in trouble: so long.
+    /// Auth restarts, or its Redis failed, with the delay that it requested.
     Unavailable(Duration),
     /// Auth cannot be reached.
     Unreachable,
-    /// Something answered, but not as auth does.
+    /// The response is not one of auth.
     Odd,
 }
 
-impl Wait {
-    /// All that `word` gives.
+impl AuthWait {
+    /// All values of [`AuthWait::word`].
     pub const WORDS: [&'static str; 5] =
         ["auth-refused", "auth-busy", "auth-unavailable", "auth-unreachable", "auth-odd"];
 
-    /// The stable word, in logs, status and figures.
+    /// Returns the stable word, for logs, status and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Refused(_) => "auth-refused",
@@ -66,113 +66,113 @@ impl Wait {
     }
 }
 
-/// What was refused.
+/// The request that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// The login; and there is no one-time secret to register with.
+pub enum AuthRefusal {
+    /// The login, and there is no one-time secret to register with.
     NoOneTimeSecret,
-    /// The registration, and the login.
+    /// The registration and the login.
     Registration,
-    /// The login, although this device has just been registered.
+    /// The login, although this device has just registered.
     Login,
-    /// The hub refuses a token that auth has just given out.
+    /// The hub rejected a token that auth has just issued.
     Hub,
 }
 
-/// What auth said.
+/// The outcome of a request to auth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum AuthAnswer {
     /// The device is registered.
     Registered,
-    /// A new token.
+    /// A new token was issued.
     Session {
-        /// How long it lives.
+        /// The lifetime of the token.
         ttl: Duration,
     },
-    /// Auth takes a further secret of the device.
-    Told,
-    /// No; with auth's clock, in milliseconds since 1970, where it told it.
+    /// Auth accepted the next secret of the device.
+    SecretAccepted,
+    /// Auth refused the request.
     Refused {
-        /// From the `Date` header.
+        /// The time of auth's clock, from the `Date` header, in milliseconds since 1970.
         date_ms: Option<u64>,
     },
-    /// Auth stops, or its Redis is in trouble.
+    /// Auth restarts, or its Redis failed.
     Unavailable {
-        /// When to come back.
+        /// The delay that auth requested.
         retry_after: Duration,
     },
-    /// Not now; and perhaps when.
+    /// Auth is overloaded.
     Busy {
-        /// From the `Retry-After` header.
+        /// The delay from the `Retry-After` header.
         retry_after: Option<Duration>,
     },
-    /// Nobody answered.
+    /// There was no response.
     Unreachable,
-    /// Something answered, but not as auth does.
+    /// The response is not one of auth.
     Odd,
 }
 
 /// Whether there is a one-time secret to register with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OneTime {
-    /// There is.
-    AtHand,
-    /// There is not.
+pub(crate) enum OneTimeSecretPresence {
+    /// There is one.
+    Present,
+    /// There is none.
     Missing,
 }
 
-/// From when to when a token lives by this device's clock, in milliseconds since 1970.
+/// The lifetime of a token by this device's clock, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifetime {
-    /// When it was given out.
+pub(crate) struct TokenLifetime {
+    /// When it was issued.
     pub issued_at_ms: u64,
-    /// When it ends.
+    /// When it expires.
     pub expires_at_ms: u64,
 }
 
-impl Lifetime {
-    /// Half of it is over; or the clock was set back, and nothing is known.
-    pub fn is_refresh_due(&self, now_ms: u64) -> bool {
+impl TokenLifetime {
+    /// Returns whether half of the lifetime is over, or the clock was set back.
+    pub(crate) fn is_refresh_due(&self, now_ms: u64) -> bool {
         now_ms < self.issued_at_ms || now_ms >= self.refresh_at_ms()
     }
 
-    /// When half of it is over.
-    pub fn refresh_at_ms(&self) -> u64 {
+    /// Returns the time when half of the lifetime is over.
+    pub(crate) fn refresh_at_ms(&self) -> u64 {
         self.issued_at_ms + self.expires_at_ms.saturating_sub(self.issued_at_ms) / 2
     }
 }
 
-/// Names a token among those of this process.
+/// Identifies a token among those of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Serial(u64);
+pub(crate) struct TokenSerial(u64);
 
-/// Which token the hub refused.
+/// Which token the hub rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// The present one.
-    Present,
-    /// One that has been refreshed since, and has come to its natural end.
+pub(crate) enum RejectedToken {
+    /// The current one.
+    Current,
+    /// One that was refreshed since, and has expired.
     Older,
 }
 
-/// Has the hub taken a token of this login?
+/// Whether the hub has accepted a token of this login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It has, or this process does not know.
-    Good,
-    /// Not yet.
+enum TokenTrust {
+    /// Accepted, or not known to this process.
+    Accepted,
+    /// Not accepted yet.
     Untried,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Token {
-    lifetime: Lifetime,
-    standing: Standing,
+struct CurrentToken {
+    lifetime: TokenLifetime,
+    trust: TokenTrust,
 }
 
 /// What was tried since the last wait.
 #[derive(Debug, Clone, Copy, Default)]
-struct Round {
+struct AuthRound {
     is_clock_tried: bool,
     is_registration_over: bool,
     is_login_refused: bool,
@@ -180,143 +180,147 @@ struct Round {
     has_just_registered: bool,
 }
 
-/// How far this device has come with auth.
+/// The state of this device at auth.
 #[derive(Debug)]
-pub struct Enrolment {
+pub(crate) struct AuthFlow {
     is_registered: bool,
-    token: Option<Token>,
-    serial: Serial,
-    /// Auth's clock less this device's.
+    token: Option<CurrentToken>,
+    serial: TokenSerial,
+    /// Auth's clock minus this device's.
     clock_offset_ms: i64,
-    round: Round,
-    wait: Option<Wait>,
+    round: AuthRound,
+    wait: Option<AuthWait>,
 }
 
-/// What a process knows when it starts.
+/// The state that a process starts with.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Known {
+pub(crate) struct AuthFlowStart {
     /// Whether this device has registered before.
     pub is_registered: bool,
-    /// The token that was kept.
-    pub token: Option<Lifetime>,
+    /// The lifetime of the saved token.
+    pub token: Option<TokenLifetime>,
 }
 
-impl Enrolment {
-    /// From what the state directory holds.
-    pub fn new(known: Known) -> Self {
+impl AuthFlow {
+    /// Creates the flow from the content of the state directory.
+    pub(crate) fn new(start: AuthFlowStart) -> Self {
         Self {
-            is_registered: known.is_registered,
-            token: known.token.map(|lifetime| Token { lifetime, standing: Standing::Good }),
-            serial: Serial(0),
+            is_registered: start.is_registered,
+            token: start
+                .token
+                .map(|lifetime| CurrentToken { lifetime, trust: TokenTrust::Accepted }),
+            serial: TokenSerial(0),
             clock_offset_ms: 0,
-            round: Round::default(),
+            round: AuthRound::default(),
             wait: None,
         }
     }
 
-    /// What to do next.
-    pub fn poll_step(&self, now_ms: u64, one_time: OneTime) -> Step {
+    /// Returns the next step.
+    pub(crate) fn poll_step(&self, now_ms: u64, one_time: OneTimeSecretPresence) -> AuthStep {
         if let Some(wait) = self.wait {
-            return Step::Wait(wait);
+            return AuthStep::Wait(wait);
         }
         if let Some(token) = self.token {
             let is_due = token.lifetime.is_refresh_due(now_ms) && !self.round.is_refresh_over;
-            return if is_due { Step::Refresh } else { Step::Connect };
+            return if is_due { AuthStep::Refresh } else { AuthStep::Connect };
         }
-        let can_register = one_time == OneTime::AtHand && !self.round.is_registration_over;
+        let can_register =
+            one_time == OneTimeSecretPresence::Present && !self.round.is_registration_over;
         let can_log_in = !self.round.is_login_refused;
-        let register = Step::Register { at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
+        let register =
+            AuthStep::Register { at_ms: now_ms.saturating_add_signed(self.clock_offset_ms) };
         match (can_register, can_log_in) {
-            (true, true) if self.is_registered => Step::LogIn,
+            (true, true) if self.is_registered => AuthStep::LogIn,
             (true, _) => register,
-            (false, true) => Step::LogIn,
-            (false, false) => Step::Wait(Wait::Refused(self.refused(one_time))),
+            (false, true) => AuthStep::LogIn,
+            (false, false) => AuthStep::Wait(AuthWait::Refused(self.refusal(one_time))),
         }
     }
 
-    /// What auth said to that step.
-    pub fn handle_answer(&mut self, step: Step, answer: Answer, now_ms: u64) {
+    /// Handles the outcome of a step.
+    pub(crate) fn handle_answer(&mut self, step: AuthStep, answer: AuthAnswer, now_ms: u64) {
         match (step, answer) {
-            (Step::Register { .. }, Answer::Registered) => {
+            (AuthStep::Register { .. }, AuthAnswer::Registered) => {
                 self.is_registered = true;
-                self.round = Round {
+                self.round = AuthRound {
                     is_registration_over: true,
                     has_just_registered: true,
-                    ..Round::default()
+                    ..AuthRound::default()
                 };
             }
-            (Step::Register { at_ms }, Answer::Refused { date_ms }) => {
+            (AuthStep::Register { at_ms }, AuthAnswer::Refused { date_ms }) => {
                 self.handle_registration_refused(at_ms, date_ms, now_ms);
             }
-            (Step::LogIn | Step::Refresh, Answer::Session { ttl }) => {
-                let standing = match self.token {
-                    Some(old) => old.standing,
-                    None => Standing::Untried,
+            (AuthStep::LogIn | AuthStep::Refresh, AuthAnswer::Session { ttl }) => {
+                let trust = match self.token {
+                    Some(old) => old.trust,
+                    None => TokenTrust::Untried,
                 };
                 let expires_at_ms = now_ms.saturating_add(ttl.as_millis() as u64);
-                let lifetime = Lifetime { issued_at_ms: now_ms, expires_at_ms };
-                self.token = Some(Token { lifetime, standing });
+                let lifetime = TokenLifetime { issued_at_ms: now_ms, expires_at_ms };
+                self.token = Some(CurrentToken { lifetime, trust });
                 self.serial.0 += 1;
                 self.is_registered = true;
-                // However short its life is: it is not refreshed before it was used.
-                self.round = Round { is_refresh_over: true, ..Round::default() };
+                // A token is used before it is refreshed, however short its lifetime is.
+                self.round = AuthRound { is_refresh_over: true, ..AuthRound::default() };
             }
-            (Step::LogIn, Answer::Refused { .. }) => self.round.is_login_refused = true,
-            (Step::Refresh, Answer::Refused { .. }) => self.token = None,
-            // The token may well be good: the hub decides.
-            (Step::Refresh, _) => self.round.is_refresh_over = true,
-            (_, Answer::Unavailable { retry_after }) => {
-                self.wait = Some(Wait::Unavailable(retry_after));
+            (AuthStep::LogIn, AuthAnswer::Refused { .. }) => self.round.is_login_refused = true,
+            (AuthStep::Refresh, AuthAnswer::Refused { .. }) => self.token = None,
+            // The token may be valid: the hub decides.
+            (AuthStep::Refresh, _) => self.round.is_refresh_over = true,
+            (_, AuthAnswer::Unavailable { retry_after }) => {
+                self.wait = Some(AuthWait::Unavailable(retry_after));
             }
-            (_, Answer::Busy { retry_after }) => self.wait = Some(Wait::Busy(retry_after)),
-            (_, Answer::Unreachable) => self.wait = Some(Wait::Unreachable),
-            (_, _) => self.wait = Some(Wait::Odd),
+            (_, AuthAnswer::Busy { retry_after }) => self.wait = Some(AuthWait::Busy(retry_after)),
+            (_, AuthAnswer::Unreachable) => self.wait = Some(AuthWait::Unreachable),
+            (_, _) => self.wait = Some(AuthWait::Odd),
         }
     }
 
-    /// The wait is over: all may be tried again.
-    pub fn handle_waited(&mut self) {
+    /// Handles the end of a wait: every step may be tried again.
+    pub(crate) fn handle_waited(&mut self) {
         self.wait = None;
-        self.round = Round::default();
+        self.round = AuthRound::default();
     }
 
-    /// Half of the token's life is over while it is in use.
-    pub fn handle_half_life(&mut self) {
+    /// Handles the half-life of a token in use.
+    pub(crate) fn handle_half_life(&mut self) {
         self.round.is_refresh_over = false;
     }
 
-    /// The hub took the token.
-    pub fn handle_welcomed(&mut self) {
+    /// Handles that the hub accepted the token.
+    pub(crate) fn handle_welcomed(&mut self) {
         if let Some(token) = &mut self.token {
-            token.standing = Standing::Good;
+            token.trust = TokenTrust::Accepted;
         }
     }
 
-    /// The hub refused that token, or ended its session.
-    pub fn handle_unauthorized(&mut self, refused: Serial) -> Which {
-        if refused != self.serial {
-            return Which::Older;
+    /// Handles that the hub rejected a token, or ended its session.
+    pub(crate) fn handle_unauthorized(&mut self, rejected: TokenSerial) -> RejectedToken {
+        if rejected != self.serial {
+            return RejectedToken::Older;
         }
         let token = self.token.take();
-        // Two services that do not look into the same Redis must not cost a bcrypt a second.
-        if token.is_some_and(|token| token.standing == Standing::Untried) {
-            self.wait = Some(Wait::Refused(Refused::Hub));
+        // A hub and an auth that do not share a Redis must not cost a bcrypt per second.
+        if token.is_some_and(|token| token.trust == TokenTrust::Untried) {
+            self.wait = Some(AuthWait::Refused(AuthRefusal::Hub));
         }
-        Which::Present
+        RejectedToken::Current
     }
 
-    /// Which token is the present one.
-    pub fn serial(&self) -> Serial {
+    /// Returns the serial of the current token.
+    pub(crate) fn serial(&self) -> TokenSerial {
         self.serial
     }
 
-    /// How long the present token lives.
-    pub fn lifetime(&self) -> Option<Lifetime> {
+    /// Returns the lifetime of the current token.
+    pub(crate) fn lifetime(&self) -> Option<TokenLifetime> {
         self.token.map(|token| token.lifetime)
     }
 
-    /// Whether this device has registered.
-    pub fn is_registered(&self) -> bool {
+    /// Returns whether this device has registered.
+    pub(crate) fn is_registered(&self) -> bool {
         self.is_registered
     }
 
@@ -331,11 +335,11 @@ impl Enrolment {
         }
     }
 
-    fn refused(&self, one_time: OneTime) -> Refused {
+    fn refusal(&self, one_time: OneTimeSecretPresence) -> AuthRefusal {
         match one_time {
-            _ if self.round.has_just_registered => Refused::Login,
-            OneTime::AtHand => Refused::Registration,
-            OneTime::Missing => Refused::NoOneTimeSecret,
+            _ if self.round.has_just_registered => AuthRefusal::Login,
+            OneTimeSecretPresence::Present => AuthRefusal::Registration,
+            OneTimeSecretPresence::Missing => AuthRefusal::NoOneTimeSecret,
         }
     }
 }

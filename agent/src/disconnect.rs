@@ -1,4 +1,4 @@
-//! Why there is no connection any more, and what follows from that: pure.
+//! Why a connection ended or failed, and the delay that follows. Pure.
 
 use std::time::Duration;
 
@@ -14,74 +14,74 @@ use crate::{
     limits::OWN_REDIS_RETRY,
 };
 
-/// How a try to connect, or a session, came to its end.
+/// The end of a session, or of an attempt to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
-    /// Which kind.
-    pub cause: Cause,
-    /// What a person should read.
+pub struct Disconnect {
+    /// The kind, which decides what follows.
+    pub cause: DisconnectCause,
+    /// The error for the operator.
     pub message: String,
-    /// Not to come back before this has passed, as the hub said.
-    pub hint: Option<Duration>,
+    /// The minimum delay before the next attempt, as requested by the hub.
+    pub retry_after: Option<Duration>,
 }
 
-/// The kinds of endings that are treated differently.
+/// The kinds of disconnects that are handled differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// This agent stops, or takes another transport.
+pub enum DisconnectCause {
+    /// The agent shuts down, or changes the transport.
     Left,
-    /// The device's own Redis does not answer.
-    Store,
-    /// No way to the hub.
+    /// The device's own Redis failed.
+    OwnRedis,
+    /// The hub cannot be reached.
     Unreachable,
-    /// Who answers cannot prove to be the hub.
+    /// The certificate of the hub is not trusted.
     Untrusted,
-    /// What answers makes no WebSockets.
+    /// The peer does not accept WebSockets.
     NoWebSocket,
-    /// The line broke before WELCOME.
+    /// The connection broke before WELCOME.
     Broken,
-    /// The hub does not take the token.
+    /// The hub rejected the token.
     Unauthorized,
-    /// A newer session of this client has begun.
+    /// A newer session of this client replaced this one.
     Superseded,
     /// Another device with this identity is connected.
     Clone,
-    /// The versions do not go together.
+    /// The protocol versions are incompatible.
     Version,
-    /// The hub sends away for a while.
+    /// The hub is overloaded.
     Busy,
-    /// The hub stops, or its Redis is in trouble.
+    /// The hub restarts, or its Redis failed.
     Unavailable,
-    /// One side broke the protocol, or a handshake has to sort out where the streams stand.
+    /// One side violated the protocol, or a new handshake has to find the position of the streams.
     Confused,
-    /// The hub's cursor stands where this device never moved it.
+    /// The hub's cursor has a value that this device never set.
     ForeignCursor,
-    /// The line broke, or fell silent, after WELCOME.
+    /// The connection broke or went silent after WELCOME.
     Lost,
-    /// Entries were sent and nothing was acknowledged.
+    /// Entries were sent, and none was acknowledged in time.
     Stalled,
 }
 
-/// How long until the next try.
+/// The delay before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pause {
-    /// None.
+pub enum ReconnectDelay {
+    /// No delay.
     None,
-    /// The waits between tries to connect.
-    Connect(Option<Duration>),
-    /// This long, however often it was so.
-    Told(Duration),
-    /// The waits for a person.
+    /// The backoff of connection attempts, with the minimum that the hub requested.
+    Backoff(Option<Duration>),
+    /// The same delay each time.
+    Fixed(Duration),
+    /// The backoff of refusals, which an operator has to resolve.
     Refused,
-    /// The same, apart from the rest: two devices with one identity end each other's.
-    Twin(Option<Duration>),
+    /// The backoff of two devices with one identity, which end each other's sessions.
+    DuplicateIdentity(Option<Duration>),
 }
 
-impl Cause {
-    /// All of them.
+impl DisconnectCause {
+    /// All causes.
     pub const ALL: [Self; 16] = [
         Self::Left,
-        Self::Store,
+        Self::OwnRedis,
         Self::Unreachable,
         Self::Untrusted,
         Self::NoWebSocket,
@@ -98,11 +98,11 @@ impl Cause {
         Self::Stalled,
     ];
 
-    /// The stable word, in logs and status.
+    /// Returns the stable word, for logs, status and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Left => "left",
-            Self::Store => "own-redis",
+            Self::OwnRedis => "own-redis",
             Self::Unreachable => "unreachable",
             Self::Untrusted => "untrusted",
             Self::NoWebSocket => "no-websocket",
@@ -121,39 +121,39 @@ impl Cause {
     }
 }
 
-impl Ending {
-    /// An ending without a hint.
-    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), hint: None }
+impl Disconnect {
+    /// Creates a disconnect without a requested delay.
+    pub fn new(cause: DisconnectCause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), retry_after: None }
     }
 
-    /// What the hub said with its GOAWAY.
-    pub fn told(goaway: &Goaway) -> Self {
+    /// Returns the disconnect of a GOAWAY of the hub.
+    pub fn from_goaway(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
-            GoawayReason::Restart | GoawayReason::Unavailable => Cause::Unavailable,
-            // A wait says that the hub will keep refusing; without it a newer session took the place.
-            GoawayReason::Superseded if goaway.wait_ms > 0 => Cause::Clone,
-            GoawayReason::Superseded => Cause::Superseded,
-            GoawayReason::Unauthorized => Cause::Unauthorized,
-            GoawayReason::Version => Cause::Version,
+            GoawayReason::Restart | GoawayReason::Unavailable => DisconnectCause::Unavailable,
+            // A delay means that the hub will keep refusing; without one a newer session replaced this one.
+            GoawayReason::Superseded if goaway.wait_ms > 0 => DisconnectCause::Clone,
+            GoawayReason::Superseded => DisconnectCause::Superseded,
+            GoawayReason::Unauthorized => DisconnectCause::Unauthorized,
+            GoawayReason::Version => DisconnectCause::Version,
             GoawayReason::Gap
             | GoawayReason::StaleEpoch
             | GoawayReason::EpochAhead
             | GoawayReason::SeqAhead
             | GoawayReason::Protocol
-            | GoawayReason::Other => Cause::Confused,
+            | GoawayReason::Other => DisconnectCause::Confused,
         };
-        let message = format!("the hub said {}: {}", goaway.reason.word(), goaway.message);
-        let hint = (goaway.wait_ms > 0).then(|| Duration::from_millis(goaway.wait_ms));
-        Self { cause, message, hint }
+        let message = format!("the hub answered {}: {}", goaway.reason.word(), goaway.message);
+        let retry_after = (goaway.wait_ms > 0).then(|| Duration::from_millis(goaway.wait_ms));
+        Self { cause, message, retry_after }
     }
 
-    /// How a session went.
-    pub fn of_session(end: &Result<SessionEnd, SessionError>) -> Self {
+    /// Returns the disconnect at the end of a session.
+    pub fn from_session(end: &Result<SessionEnd, SessionError>) -> Self {
         match end {
-            Ok(SessionEnd::Told(goaway)) => Self::told(goaway),
+            Ok(SessionEnd::Told(goaway)) => Self::from_goaway(goaway),
             Ok(SessionEnd::Ours(goaway)) => match goaway.reason {
-                GoawayReason::Restart => Self::new(Cause::Left, goaway.message.clone()),
+                GoawayReason::Restart => Self::new(DisconnectCause::Left, goaway.message.clone()),
                 GoawayReason::Superseded
                 | GoawayReason::Unauthorized
                 | GoawayReason::Unavailable
@@ -164,74 +164,80 @@ impl Ending {
                 | GoawayReason::Protocol
                 | GoawayReason::Version
                 | GoawayReason::Other => Self::new(
-                    Cause::Confused,
+                    DisconnectCause::Confused,
                     format!("{}: {}", goaway.reason.word(), goaway.message),
                 ),
             },
-            Ok(end @ SessionEnd::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
+            Ok(end @ SessionEnd::Silent(_)) => Self::new(DisconnectCause::Lost, end.to_string()),
             Ok(end @ SessionEnd::Stalled) => Self::new(
-                Cause::Stalled,
+                DisconnectCause::Stalled,
                 format!(
-                    "{end}; the link is made anew, and where that does not help, see the hub's log \
-                     and what stands in between"
+                    "{end}. Reconnecting; if that does not help, see the hub's log and the proxies in \
+                     between"
                 ),
             ),
             Err(SessionError::Store(error)) => Self::from(error),
             Err(error @ (SessionError::Transport(_) | SessionError::Closed)) => {
-                Self::new(Cause::Lost, error_chain(error))
+                Self::new(DisconnectCause::Lost, error_chain(error))
             }
         }
     }
 
-    /// How long until the next try.
-    pub fn pause(&self) -> Pause {
+    /// Returns the delay before the next attempt.
+    pub fn reconnect_delay(&self) -> ReconnectDelay {
         match self.cause {
-            Cause::Left => Pause::None,
-            Cause::Version => Pause::Refused,
-            Cause::Superseded | Cause::Clone => Pause::Twin(self.hint),
-            Cause::Store => Pause::Told(OWN_REDIS_RETRY),
-            Cause::Unavailable => self.hint.map_or(Pause::Connect(None), Pause::Told),
-            Cause::Unreachable
-            | Cause::Untrusted
-            | Cause::NoWebSocket
-            | Cause::Broken
-            | Cause::Unauthorized
-            | Cause::Busy
-            | Cause::Confused
-            | Cause::ForeignCursor
-            | Cause::Lost
-            | Cause::Stalled => Pause::Connect(self.hint),
+            DisconnectCause::Left => ReconnectDelay::None,
+            DisconnectCause::Version => ReconnectDelay::Refused,
+            DisconnectCause::Superseded | DisconnectCause::Clone => {
+                ReconnectDelay::DuplicateIdentity(self.retry_after)
+            }
+            DisconnectCause::OwnRedis => ReconnectDelay::Fixed(OWN_REDIS_RETRY),
+            DisconnectCause::Unavailable => {
+                self.retry_after.map_or(ReconnectDelay::Backoff(None), ReconnectDelay::Fixed)
+            }
+            DisconnectCause::Unreachable
+            | DisconnectCause::Untrusted
+            | DisconnectCause::NoWebSocket
+            | DisconnectCause::Broken
+            | DisconnectCause::Unauthorized
+            | DisconnectCause::Busy
+            | DisconnectCause::Confused
+            | DisconnectCause::ForeignCursor
+            | DisconnectCause::Lost
+            | DisconnectCause::Stalled => ReconnectDelay::Backoff(self.retry_after),
         }
     }
 }
 
-impl From<&StoreError> for Ending {
+impl From<&StoreError> for Disconnect {
     fn from(error: &StoreError) -> Self {
-        Self::new(Cause::Store, format!("this device's own redis: {}", error_chain(error)))
+        Self::new(DisconnectCause::OwnRedis, format!("this device's redis: {}", error_chain(error)))
     }
 }
 
-impl From<&WebSocketError> for Ending {
+impl From<&WebSocketError> for Disconnect {
     fn from(error: &WebSocketError) -> Self {
-        let mut ending = Self::new(Cause::Unreachable, error_chain(error));
-        ending.cause = match error {
+        let mut disconnect = Self::new(DisconnectCause::Unreachable, error_chain(error));
+        disconnect.cause = match error {
             WebSocketError::Dial(DialError::Unreachable { .. } | DialError::Proxy { .. }) => {
-                Cause::Unreachable
+                DisconnectCause::Unreachable
             }
-            WebSocketError::Dial(DialError::Untrusted { .. }) => Cause::Untrusted,
-            WebSocketError::Broken { .. } => Cause::Broken,
-            WebSocketError::NoWebSocket { .. } | WebSocketError::NoTunnel(_) => Cause::NoWebSocket,
-            WebSocketError::Denied { denial, .. } => {
-                ending.hint = denial.retry_after;
-                match denial.status {
-                    http::StatusCode::UNAUTHORIZED => Cause::Unauthorized,
-                    _ if denial.is_unavailable() => Cause::Unavailable,
-                    _ if denial.is_busy() => Cause::Busy,
-                    _ => Cause::NoWebSocket,
+            WebSocketError::Dial(DialError::Untrusted { .. }) => DisconnectCause::Untrusted,
+            WebSocketError::Broken { .. } => DisconnectCause::Broken,
+            WebSocketError::NoWebSocket { .. } | WebSocketError::NoTunnel(_) => {
+                DisconnectCause::NoWebSocket
+            }
+            WebSocketError::Rejected { response, .. } => {
+                disconnect.retry_after = response.retry_after;
+                match response.status {
+                    http::StatusCode::UNAUTHORIZED => DisconnectCause::Unauthorized,
+                    _ if response.is_unavailable() => DisconnectCause::Unavailable,
+                    _ if response.is_busy() => DisconnectCause::Busy,
+                    _ => DisconnectCause::NoWebSocket,
                 }
             }
         };
-        ending
+        disconnect
     }
 }
 
@@ -240,63 +246,89 @@ mod tests {
     use http::{HeaderMap, HeaderValue, StatusCode};
 
     use super::*;
-    use crate::denial::Denial;
+    use crate::error_response::ErrorResponse;
 
     fn goaway(reason: GoawayReason, wait_ms: u64) -> Goaway {
         Goaway { reason, message: "m".to_owned(), wait_ms }
     }
 
     #[test]
-    fn each_word_of_the_hub_has_its_consequence() {
-        let told = |reason, wait_ms| Ending::told(&goaway(reason, wait_ms)).pause();
+    fn each_goaway_reason_has_its_delay() {
+        let delay =
+            |reason, wait_ms| Disconnect::from_goaway(&goaway(reason, wait_ms)).reconnect_delay();
         let three = Some(Duration::from_secs(3));
-        assert_eq!(told(GoawayReason::Restart, 3000), Pause::Told(Duration::from_secs(3)));
-        assert_eq!(told(GoawayReason::Unavailable, 3000), Pause::Told(Duration::from_secs(3)));
-        assert_eq!(told(GoawayReason::Unavailable, 0), Pause::Connect(None));
-        assert_eq!(told(GoawayReason::Superseded, 0), Pause::Twin(None));
-        assert_eq!(told(GoawayReason::Superseded, 3000), Pause::Twin(three));
-        assert_eq!(Ending::told(&goaway(GoawayReason::Superseded, 3000)).cause, Cause::Clone);
-        assert_eq!(told(GoawayReason::Version, 0), Pause::Refused);
+        assert_eq!(
+            delay(GoawayReason::Restart, 3000),
+            ReconnectDelay::Fixed(Duration::from_secs(3))
+        );
+        assert_eq!(
+            delay(GoawayReason::Unavailable, 3000),
+            ReconnectDelay::Fixed(Duration::from_secs(3))
+        );
+        assert_eq!(delay(GoawayReason::Unavailable, 0), ReconnectDelay::Backoff(None));
+        assert_eq!(delay(GoawayReason::Superseded, 0), ReconnectDelay::DuplicateIdentity(None));
+        assert_eq!(delay(GoawayReason::Superseded, 3000), ReconnectDelay::DuplicateIdentity(three));
+        assert_eq!(
+            Disconnect::from_goaway(&goaway(GoawayReason::Superseded, 3000)).cause,
+            DisconnectCause::Clone
+        );
+        assert_eq!(delay(GoawayReason::Version, 0), ReconnectDelay::Refused);
         for reason in [
             GoawayReason::Gap,
             GoawayReason::StaleEpoch,
             GoawayReason::Protocol,
             GoawayReason::Other,
         ] {
-            assert_eq!(Ending::told(&goaway(reason, 0)).cause, Cause::Confused);
+            assert_eq!(
+                Disconnect::from_goaway(&goaway(reason, 0)).cause,
+                DisconnectCause::Confused
+            );
         }
-        assert_eq!(Ending::told(&goaway(GoawayReason::Unauthorized, 0)).cause, Cause::Unauthorized);
+        assert_eq!(
+            Disconnect::from_goaway(&goaway(GoawayReason::Unauthorized, 0)).cause,
+            DisconnectCause::Unauthorized
+        );
     }
 
     #[test]
-    fn a_session_that_this_side_leaves_is_no_fault() {
-        let left = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Restart, 0))));
-        assert_eq!((left.cause, left.pause()), (Cause::Left, Pause::None));
-        let gap = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Gap, 0))));
-        assert_eq!(gap.cause, Cause::Confused);
-        assert_eq!(Ending::of_session(&Ok(SessionEnd::Stalled)).cause, Cause::Stalled);
-        assert_eq!(Ending::of_session(&Err(SessionError::Closed)).cause, Cause::Lost);
+    fn a_session_that_this_agent_leaves_is_no_fault() {
+        let left =
+            Disconnect::from_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Restart, 0))));
+        assert_eq!(
+            (left.cause, left.reconnect_delay()),
+            (DisconnectCause::Left, ReconnectDelay::None)
+        );
+        let gap = Disconnect::from_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Gap, 0))));
+        assert_eq!(gap.cause, DisconnectCause::Confused);
+        assert_eq!(
+            Disconnect::from_session(&Ok(SessionEnd::Stalled)).cause,
+            DisconnectCause::Stalled
+        );
+        assert_eq!(
+            Disconnect::from_session(&Err(SessionError::Closed)).cause,
+            DisconnectCause::Lost
+        );
     }
 
     #[test]
-    fn a_refused_upgrade_is_told_by_its_status() {
+    fn a_refused_upgrade_is_classified_by_its_status() {
         for (status, cause) in [
-            (401, Cause::Unauthorized),
-            (429, Cause::Busy),
-            (503, Cause::Busy),
-            (400, Cause::NoWebSocket),
-            (404, Cause::NoWebSocket),
-            (426, Cause::NoWebSocket),
-            (502, Cause::NoWebSocket),
+            (401, DisconnectCause::Unauthorized),
+            (429, DisconnectCause::Busy),
+            (503, DisconnectCause::Busy),
+            (400, DisconnectCause::NoWebSocket),
+            (404, DisconnectCause::NoWebSocket),
+            (426, DisconnectCause::NoWebSocket),
+            (502, DisconnectCause::NoWebSocket),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", HeaderValue::from_static("5"));
-            let denial = Denial::new(StatusCode::from_u16(status).unwrap(), &headers, b"");
+            let response = ErrorResponse::new(StatusCode::from_u16(status).unwrap(), &headers, b"");
             let hub = "https://h".parse().unwrap();
-            let error = WebSocketError::Denied { hub, denial: Box::new(denial) };
-            let ending = Ending::from(&error);
-            assert_eq!(ending.cause, cause, "{status}");
-            assert_eq!(ending.hint, Some(Duration::from_secs(5)));
+            let error = WebSocketError::Rejected { hub, response: Box::new(response) };
+            let disconnect = Disconnect::from(&error);
+            assert_eq!(disconnect.cause, cause, "{status}");
+            assert_eq!(disconnect.retry_after, Some(Duration::from_secs(5)));
         }
     }
 }

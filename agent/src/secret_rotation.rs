@@ -1,81 +1,86 @@
-//! How a device gets a new secret so that no power cut locks it out: pure.
+//! Rotates the device's secret so that no power cut locks the device out. Pure.
 //!
-//! The next secret is on the device's disk before auth hears of it; auth takes both from then on, until
-//! somebody logs in with the next one, which voids the old one; and only then does the device let go of
-//! that. So at every moment the device holds a secret that auth takes, whatever was lost on the way. What
-//! an earlier try left is gone on with: the next secret that is there is never replaced by another one,
-//! since auth may go by it already.
+//! The next secret is on the device's disk before auth receives it. Auth then accepts both, until a login with the
+//! next one voids the old one, and only then does the device discard the old one. So the device holds a secret
+//! that auth accepts at every moment, whatever was lost on the way. A rotation that was interrupted is continued:
+//! an existing next secret is never replaced by another one, since auth may accept only that one.
 //!
-//! Order of calls: `poll_step`; do it; `handle_answer`; again. After a fault that passes: from the start.
+//! Call [`RotationState::poll_step`], perform the step, then call [`RotationState::handle_answer`], and start again.
+//! After a temporary failure, start from the beginning.
 
-/// How far it has come.
+/// The progress of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rotation {
+pub(crate) enum RotationState {
     /// There is no next secret.
     Begun,
-    /// There is one, of an earlier try; what auth knows of it is not known.
-    Left,
-    /// There is one, and auth does not go by it.
-    Kept,
-    /// Auth takes both.
-    Told,
-    /// Auth takes the next one only.
-    Used,
-    /// The next one is the device's secret.
+    /// There is a next secret of an interrupted rotation; auth may or may not accept it.
+    NextFound,
+    /// There is a next secret that auth does not accept yet.
+    NextSaved,
+    /// Auth accepts both secrets.
+    NextAnnounced,
+    /// Auth accepts the next secret only.
+    NextUsed,
+    /// The next secret has replaced the old one.
     Done,
-    /// Auth takes neither.
+    /// Auth accepts neither secret.
     Refused,
 }
 
-/// The next thing to do.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Make the next secret, and keep it beside the present one.
-    Make,
-    /// Tell auth the next secret, with the present one as proof.
-    Tell,
-    /// Log in with the next one.
+pub(crate) enum RotationStep {
+    /// Create the next secret, and save it beside the current one.
+    CreateNext,
+    /// Send the next secret to auth, with the current one as proof.
+    AnnounceNext,
+    /// Log in with the next secret.
     LogIn,
-    /// Put the next one in the place of the present one.
+    /// Replace the current secret with the next one.
     Promote,
-    /// Nothing; the end.
+    /// Nothing is left to do.
     None,
 }
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// It is done.
+pub(crate) enum RotationAnswer {
+    /// The step succeeded.
     Done,
-    /// Auth refuses it.
+    /// Auth refused it.
     Refused,
 }
 
-impl Rotation {
-    /// From what the disk holds.
-    pub fn new(has_next: bool) -> Self {
-        if has_next { Self::Left } else { Self::Begun }
+impl RotationState {
+    /// Starts or continues a rotation.
+    pub(crate) fn new(has_next: bool) -> Self {
+        if has_next { Self::NextFound } else { Self::Begun }
     }
 
-    /// What to do next.
-    pub fn poll_step(self) -> Step {
+    /// Returns the next step.
+    pub(crate) fn poll_step(self) -> RotationStep {
         match self {
-            Self::Begun => Step::Make,
-            Self::Kept => Step::Tell,
-            Self::Left | Self::Told => Step::LogIn,
-            Self::Used => Step::Promote,
-            Self::Done | Self::Refused => Step::None,
+            Self::Begun => RotationStep::CreateNext,
+            Self::NextSaved => RotationStep::AnnounceNext,
+            Self::NextFound | Self::NextAnnounced => RotationStep::LogIn,
+            Self::NextUsed => RotationStep::Promote,
+            Self::Done | Self::Refused => RotationStep::None,
         }
     }
 
-    /// What came of that step.
-    pub fn handle_answer(&mut self, answer: Answer) {
+    /// Handles the outcome of a step.
+    pub(crate) fn handle_answer(&mut self, answer: RotationAnswer) {
         *self = match (*self, answer) {
-            (Self::Begun, Answer::Done) | (Self::Left, Answer::Refused) => Self::Kept,
-            (Self::Kept, Answer::Done) => Self::Told,
-            (Self::Left | Self::Told, Answer::Done) => Self::Used,
-            (Self::Used, Answer::Done) => Self::Done,
-            (Self::Begun | Self::Kept | Self::Told | Self::Used, Answer::Refused) => Self::Refused,
+            (Self::Begun, RotationAnswer::Done) | (Self::NextFound, RotationAnswer::Refused) => {
+                Self::NextSaved
+            }
+            (Self::NextSaved, RotationAnswer::Done) => Self::NextAnnounced,
+            (Self::NextFound | Self::NextAnnounced, RotationAnswer::Done) => Self::NextUsed,
+            (Self::NextUsed, RotationAnswer::Done) => Self::Done,
+            (
+                Self::Begun | Self::NextSaved | Self::NextAnnounced | Self::NextUsed,
+                RotationAnswer::Refused,
+            ) => Self::Refused,
             (end @ (Self::Done | Self::Refused), _) => end,
         };
     }
@@ -95,7 +100,7 @@ mod tests {
         auth: u8,
         auth_next: Option<u8>,
         made: u8,
-        /// A request that nobody waits for any more and that may arrive yet: proof and next secret.
+        /// An abandoned request that may still arrive: proof and next secret.
         late: Option<(u8, u8)>,
     }
 
@@ -103,61 +108,63 @@ mod tests {
         const NEW: Self =
             Self { present: 1, next: None, auth: 1, auth_next: None, made: 1, late: None };
 
-        fn takes(&self, secret: u8) -> bool {
+        fn accepts(&self, secret: u8) -> bool {
             self.auth == secret || self.auth_next == Some(secret)
         }
 
-        fn tell(&mut self, proof: u8, next: u8) -> Answer {
+        fn announce(&mut self, proof: u8, next: u8) -> RotationAnswer {
             if proof != self.auth {
-                return Answer::Refused;
+                return RotationAnswer::Refused;
             }
             self.auth_next = Some(next);
-            Answer::Done
+            RotationAnswer::Done
         }
 
-        fn log_in(&mut self, secret: u8) -> Answer {
-            if !self.takes(secret) {
-                return Answer::Refused;
+        fn log_in(&mut self, secret: u8) -> RotationAnswer {
+            if !self.accepts(secret) {
+                return RotationAnswer::Refused;
             }
             if self.auth_next == Some(secret) {
                 (self.auth, self.auth_next) = (secret, None);
             }
-            Answer::Done
+            RotationAnswer::Done
         }
 
-        fn promote(&mut self) -> Answer {
+        fn promote(&mut self) -> RotationAnswer {
             self.present = self.next.take().expect("it is promoted once");
-            Answer::Done
+            RotationAnswer::Done
         }
 
-        fn perform(&mut self, step: Step) -> Answer {
+        fn perform(&mut self, step: RotationStep) -> RotationAnswer {
             match step {
-                Step::Make => {
+                RotationStep::CreateNext => {
                     self.made += 1;
                     self.next = Some(self.made);
-                    Answer::Done
+                    RotationAnswer::Done
                 }
-                Step::Tell => self.tell(self.present, self.next.expect("it is kept first")),
-                Step::LogIn => self.log_in(self.next.expect("it is kept first")),
-                Step::Promote => self.promote(),
-                Step::None => unreachable!("there is nothing to do"),
+                RotationStep::AnnounceNext => {
+                    self.announce(self.present, self.next.expect("it is saved first"))
+                }
+                RotationStep::LogIn => self.log_in(self.next.expect("it is saved first")),
+                RotationStep::Promote => self.promote(),
+                RotationStep::None => unreachable!("there is nothing to do"),
             }
         }
 
-        /// The daemon: with the present secret, or else with the next one, which it promotes.
+        /// The daemon logs in with the current secret, or else with the next one, which it promotes.
         fn start_agent(&mut self) {
-            if self.log_in(self.present) == Answer::Refused && self.next.is_some() {
+            if self.log_in(self.present) == RotationAnswer::Refused && self.next.is_some() {
                 let next = self.next.expect("there is one");
-                if self.log_in(next) == Answer::Done {
+                if self.log_in(next) == RotationAnswer::Done {
                     self.promote();
                 }
             }
         }
 
-        /// A whole run without a fault.
-        fn rotate(&mut self) -> Rotation {
-            let mut rotation = Rotation::new(self.next.is_some());
-            while rotation.poll_step() != Step::None {
+        /// Runs a rotation without a fault.
+        fn rotate(&mut self) -> RotationState {
+            let mut rotation = RotationState::new(self.next.is_some());
+            while rotation.poll_step() != RotationStep::None {
                 let answer = self.perform(rotation.poll_step());
                 rotation.handle_answer(answer);
             }
@@ -165,14 +172,14 @@ mod tests {
         }
     }
 
-    /// Everything that one run can leave behind that dies at any step, its last request unsent, lost,
-    /// late, or done without an answer.
-    fn after_a_death(from: World) -> Vec<World> {
+    /// Returns every state after a run that ends at any step, with its last request unsent, lost, late, or done
+    /// without an answer.
+    fn after_a_crash(from: World) -> Vec<World> {
         let mut left = vec![from];
-        let (mut world, mut rotation) = (from, Rotation::new(from.next.is_some()));
-        while rotation.poll_step() != Step::None {
+        let (mut world, mut rotation) = (from, RotationState::new(from.next.is_some()));
+        while rotation.poll_step() != RotationStep::None {
             let step = rotation.poll_step();
-            if step == Step::Tell {
+            if step == RotationStep::AnnounceNext {
                 let late = world.next.map(|next| (world.present, next));
                 left.push(World { late, ..world });
             }
@@ -184,27 +191,27 @@ mod tests {
     }
 
     #[test]
-    fn whatever_dies_and_whatever_is_lost_the_device_holds_a_secret_that_auth_takes() {
+    fn after_any_crash_and_any_lost_message_the_device_holds_a_secret_that_auth_accepts() {
         let (mut seen, mut open) = (HashSet::from([World::NEW]), vec![World::NEW]);
         while let Some(world) = open.pop() {
-            let takes = |secret: u8| world.takes(secret);
-            assert!(takes(world.present) || world.next.is_some_and(takes), "{world:?}");
+            let accepts = |secret: u8| world.accepts(secret);
+            assert!(accepts(world.present) || world.next.is_some_and(accepts), "{world:?}");
 
             let mut whole = world;
-            assert_eq!(whole.rotate(), Rotation::Done, "from {world:?}");
+            assert_eq!(whole.rotate(), RotationState::Done, "from {world:?}");
             assert_eq!((whole.next, whole.auth), (None, whole.present), "from {world:?}");
             assert!(whole.present != world.present || world.next.is_none(), "from {world:?}");
 
-            let mut after = after_a_death(world);
+            let mut after = after_a_crash(world);
             let mut started = world;
             started.start_agent();
             after.push(started);
             if let Some((proof, next)) = world.late {
                 let mut arrived = World { late: None, ..world };
-                arrived.tell(proof, next);
+                arrived.announce(proof, next);
                 after.push(arrived);
             }
-            // Three secrets one after the other show all there is.
+            // Three consecutive secrets cover all states.
             after.retain(|world| world.made <= 4 && seen.insert(*world));
             open.extend(after);
         }
@@ -212,10 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn auth_that_takes_neither_secret_ends_it() {
+    fn a_rotation_ends_if_auth_accepts_neither_secret() {
         let mut world = World { auth: 9, ..World::NEW };
-        assert_eq!(world.rotate(), Rotation::Refused);
+        assert_eq!(world.rotate(), RotationState::Refused);
         assert_eq!((world.present, world.next), (1, Some(2)), "what is there stays");
-        assert_eq!(world.rotate(), Rotation::Refused);
+        assert_eq!(world.rotate(), RotationState::Refused);
     }
 }

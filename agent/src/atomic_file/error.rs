@@ -1,52 +1,52 @@
-//! Why a file or a directory is left alone.
+//! The errors of file operations.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Why a file operation failed.
+/// A file operation failed.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// The file system said no.
+pub(crate) enum FileError {
+    /// The file system refused it.
     #[error("the file system refused it")]
     Io(#[source] io::Error),
-    /// The entry is not what the agent itself would have made there.
+    /// The entry is not a file that the agent would have created.
     #[error(transparent)]
-    Planted(#[from] Planted),
+    UnexpectedFile(#[from] UnexpectedFile),
 }
 
-/// An entry that somebody put where the agent keeps a file of its own. It is neither read nor changed: a
-/// command that root runs would otherwise do so for whoever put it there.
+/// An entry with the name of a file of the agent that the agent did not create. It is neither read nor changed:
+/// a command that root runs would do so on behalf of the user who created it.
 #[derive(Debug, thiserror::Error)]
-pub enum Planted {
+pub(crate) enum UnexpectedFile {
     /// A symbolic link.
     #[error("{} is a link to {}, and links are not followed here", path.display(), target.display())]
     Link {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// The target.
         target: PathBuf,
     },
-    /// A file that also has another name.
+    /// A file with several names.
     #[error("{} is one of {names} names of one file (hard links)", path.display())]
     HardLink {
         /// The name.
         path: PathBuf,
-        /// How many there are.
+        /// The number of names.
         names: String,
     },
     /// A pipe, a socket or a device.
-    #[error("{} is not a regular file but a {kind}", path.display())]
+    #[error("invalid file {}: expected a regular file, found a {kind}", path.display())]
     Special {
         /// The entry.
         path: PathBuf,
-        /// What it is.
+        /// The kind of the entry.
         kind: &'static str,
     },
-    /// A file of another user than the directory.
+    /// A file with another owner than its directory.
     #[error("{} belongs to user {owner}, but its directory to user {expected}", path.display())]
-    Foreign {
+    WrongOwner {
         /// The file.
         path: PathBuf,
         /// Its owner.
@@ -56,30 +56,32 @@ pub enum Planted {
     },
 }
 
-impl Planted {
-    /// What to do about it. No command to paste: the entry may be another one by then.
-    pub fn mend(&self) -> &'static str {
+impl UnexpectedFile {
+    /// Returns the next action of the operator. No command to paste: the entry may have changed by then.
+    pub(crate) fn help(&self) -> &'static str {
         match self {
             Self::Link { .. } => {
-                "see who made it, remove it, and put what it stands for in its place"
+                "Find out who created it, remove it, and put a copy of its target in its place"
             }
-            Self::HardLink { .. } => "see who made it, remove this name, and put a copy there",
-            Self::Special { .. } => "see who made it, and remove it",
-            Self::Foreign { .. } => {
-                "see who made it, remove it, and put a copy there that belongs to the directory's owner"
+            Self::HardLink { .. } => {
+                "Find out who created it, remove this name, and put a copy in its place"
+            }
+            Self::Special { .. } => "Find out who created it, and remove it",
+            Self::WrongOwner { .. } => {
+                "Find out who created it, remove it, and put a copy with the directory's owner in its place"
             }
         }
     }
 }
 
 impl FileError {
-    /// Whether there is nothing of that name.
-    pub fn is_not_found(&self) -> bool {
+    /// Returns whether the entry does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
     pub(super) fn link(path: &Path, target: impl Into<PathBuf>) -> Self {
-        Planted::Link { path: path.to_owned(), target: target.into() }.into()
+        UnexpectedFile::Link { path: path.to_owned(), target: target.into() }.into()
     }
 }
 

@@ -1,74 +1,69 @@
-//! Logging in with the present secret, or else with the next one of a rotation that was cut short, or
-//! with the one before the last rotation, where auth came back with an older state.
+//! Logs in with the current secret, else with the next one of a rotation that was interrupted, else with the
+//! previous one if auth's Redis went back to an older state.
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_diagnostics::error_chain::error_chain;
 use tracing::{info, warn};
 
-use super::Access;
-use crate::{auth::Reply, enrolment::Answer};
+use super::Authenticator;
+use crate::{auth_client::AuthReply, auth_flow::AuthAnswer};
 
-impl Access {
-    /// Tries each secret that the device holds until auth takes one.
-    pub(super) async fn log_in(&mut self) -> Reply {
+impl Authenticator {
+    /// Tries each secret that the device holds until auth accepts one.
+    pub(super) async fn log_in(&mut self) -> AuthReply {
         let mut tried: Vec<SecretString> = Vec::new();
-        let mut secret = self.untried(&tried).unwrap_or_else(|| self.secret.clone());
+        let mut secret = self.next_untried(&tried).unwrap_or_else(|| self.secret.clone());
         loop {
             let reply = self.auth.log_in(&secret).await;
             match reply.answer {
-                Answer::Session { .. } => {
-                    self.settle_on(secret);
+                AuthAnswer::Session { .. } => {
+                    self.handle_accepted(secret);
                     return reply;
                 }
-                Answer::Refused { .. } => {}
-                Answer::Registered
-                | Answer::Told
-                | Answer::Busy { .. }
-                | Answer::Unavailable { .. }
-                | Answer::Unreachable
-                | Answer::Odd => return reply,
+                AuthAnswer::Refused { .. } => {}
+                AuthAnswer::Registered
+                | AuthAnswer::SecretAccepted
+                | AuthAnswer::Busy { .. }
+                | AuthAnswer::Unavailable { .. }
+                | AuthAnswer::Unreachable
+                | AuthAnswer::Odd => return reply,
             }
             tried.push(secret);
-            secret = match self.untried(&tried) {
+            secret = match self.next_untried(&tried) {
                 Some(secret) => secret,
                 None => return reply,
             };
         }
     }
 
-    /// Looked for each time anew: `spoke-agent rotate` may have promoted it meanwhile. The one that was
-    /// read at the start is for a state directory that is gone.
-    fn untried(&self, tried: &[SecretString]) -> Option<SecretString> {
+    /// Reads the files each time: `spoke-agent rotate` may have promoted the next secret. The secret that was read
+    /// at the start is tried too, in case the state directory is gone.
+    fn next_untried(&self, tried: &[SecretString]) -> Option<SecretString> {
         let secrets = self.identity.secrets();
-        let kept =
-            [secrets.present(), secrets.next(), Ok(Some(self.secret.clone())), secrets.previous()];
-        let mut all = kept.into_iter().filter_map(|secret| secret.ok().flatten());
+        let saved =
+            [secrets.current(), secrets.next(), Ok(Some(self.secret.clone())), secrets.previous()];
+        let mut all = saved.into_iter().filter_map(|secret| secret.ok().flatten());
         all.find(|secret| !tried.iter().any(|tried| is_same(tried, secret)))
     }
 
-    /// Auth has taken this one.
-    fn settle_on(&mut self, secret: SecretString) {
+    /// Makes the secret that auth accepted the current one on disk.
+    fn handle_accepted(&mut self, secret: SecretString) {
         let secrets = self.identity.secrets();
-        let is_it = |kept: Result<Option<SecretString>, _>| {
-            kept.ok().flatten().is_some_and(|kept| is_same(&kept, &secret))
+        let is_accepted = |saved: Result<Option<SecretString>, _>| {
+            saved.ok().flatten().is_some_and(|saved| is_same(&saved, &secret))
         };
-        let settled = if is_it(secrets.present()) {
+        let settled = if is_accepted(secrets.current()) {
             if secrets.next().is_ok_and(|next| next.is_some()) {
-                info!(
-                    "a rotation of this device's secret was begun and is not over; `spoke-agent rotate` \
-                     goes on with it"
-                );
+                info!(help = "run `spoke-agent rotate`", "secret rotation is incomplete");
             }
             Ok(())
-        } else if is_it(secrets.next()) {
-            info!(
-                "auth goes by this device's next secret: the rotation that was cut short is finished"
-            );
+        } else if is_accepted(secrets.next()) {
+            info!("interrupted secret rotation completed");
             secrets.promote(&secret)
-        } else if is_it(secrets.previous()) {
+        } else if is_accepted(secrets.previous()) {
             warn!(
-                "auth came back with an older state and goes by this device's secret of before its last \
-                 rotation; `spoke-agent rotate` makes that rotation good"
+                help = "run `spoke-agent rotate` to rotate again",
+                "auth accepted only the previous secret; the last rotation was undone"
             );
             secrets.step_back(&secret)
         } else {
@@ -76,10 +71,7 @@ impl Access {
         };
         if let Err(error) = settled {
             let error = error_chain(&error);
-            warn!(
-                error,
-                "failed to put this device's secret in its place; tried again at the next login"
-            );
+            warn!(error, "failed to save the accepted secret; retrying at the next login");
         }
         self.secret = secret;
     }

@@ -1,54 +1,56 @@
-//! A fault that repeats is said when it begins and when it ends: pure.
+//! Limits the log of connection faults: each kind of fault is logged once per outage, and the end of the
+//! outage with the count. Pure.
 
 use std::time::{Duration, Instant};
 
-/// The faults since the last time all was well.
+/// The faults since the agent was last connected.
 #[derive(Debug, Default)]
-pub struct Trouble {
-    spell: Option<Spell>,
+pub(super) struct OutageLog {
+    current: Option<CurrentOutage>,
 }
 
 #[derive(Debug)]
-struct Spell {
+struct CurrentOutage {
     since: Instant,
     count: u64,
-    words: Vec<&'static str>,
+    logged: Vec<&'static str>,
 }
 
-/// What to do with a fault.
+/// Whether to log a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Say {
-    /// It is the first of its kind.
-    Aloud,
-    /// It has been said.
-    Nothing,
+pub(super) enum LogDecision {
+    /// The fault is the first of its kind in this outage.
+    Log,
+    /// The kind was logged before.
+    Suppress,
 }
 
-/// A spell of faults that is over.
+/// An outage that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Over {
-    /// How many there were.
+pub(super) struct OutageSummary {
+    /// The number of faults.
     pub count: u64,
-    /// How long it took.
-    pub lasted: Duration,
+    /// The time from the first fault to the recovery.
+    pub duration: Duration,
 }
 
-impl Trouble {
-    /// A fault of the kind that `word` names.
-    pub fn handle_fault(&mut self, word: &'static str, now: Instant) -> Say {
-        let spell = self.spell.get_or_insert(Spell { since: now, count: 0, words: Vec::new() });
-        spell.count += 1;
-        if spell.words.contains(&word) {
-            return Say::Nothing;
+impl OutageLog {
+    /// Counts a fault with this stable word as its kind.
+    pub(super) fn handle_fault(&mut self, reason: &'static str, now: Instant) -> LogDecision {
+        let outage =
+            self.current.get_or_insert(CurrentOutage { since: now, count: 0, logged: Vec::new() });
+        outage.count += 1;
+        if outage.logged.contains(&reason) {
+            return LogDecision::Suppress;
         }
-        spell.words.push(word);
-        Say::Aloud
+        outage.logged.push(reason);
+        LogDecision::Log
     }
 
-    /// All is well; gives the spell that ends with this, if there was one.
-    pub fn handle_good(&mut self, now: Instant) -> Option<Over> {
-        let spell = self.spell.take()?;
-        Some(Over { count: spell.count, lasted: now.duration_since(spell.since) })
+    /// Ends the outage, and returns its summary if there was one.
+    pub(super) fn handle_recovery(&mut self, now: Instant) -> Option<OutageSummary> {
+        let outage = self.current.take()?;
+        Some(OutageSummary { count: outage.count, duration: now.duration_since(outage.since) })
     }
 }
 
@@ -57,16 +59,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_said_once_a_spell_and_the_end_has_the_count() {
+    fn each_kind_is_logged_once_per_outage_and_the_end_has_the_count() {
         let begin = Instant::now();
-        let mut trouble = Trouble::default();
-        assert_eq!(trouble.handle_good(begin), None);
+        let mut log = OutageLog::default();
+        assert_eq!(log.handle_recovery(begin), None);
         let words = ["unreachable", "broken", "unreachable", "broken", "unreachable"];
-        let said = words.map(|word| trouble.handle_fault(word, begin));
-        assert_eq!(said, [Say::Aloud, Say::Aloud, Say::Nothing, Say::Nothing, Say::Nothing]);
-        let lasted = Duration::from_secs(7);
-        assert_eq!(trouble.handle_good(begin + lasted), Some(Over { count: 5, lasted }));
-        assert_eq!(trouble.handle_good(begin + lasted), None);
-        assert_eq!(trouble.handle_fault("broken", begin), Say::Aloud);
+        let decisions = words.map(|word| log.handle_fault(word, begin));
+        assert_eq!(
+            decisions,
+            [
+                LogDecision::Log,
+                LogDecision::Log,
+                LogDecision::Suppress,
+                LogDecision::Suppress,
+                LogDecision::Suppress
+            ]
+        );
+        let duration = Duration::from_secs(7);
+        assert_eq!(
+            log.handle_recovery(begin + duration),
+            Some(OutageSummary { count: 5, duration })
+        );
+        assert_eq!(log.handle_recovery(begin + duration), None);
+        assert_eq!(log.handle_fault("broken", begin), LogDecision::Log);
     }
 }

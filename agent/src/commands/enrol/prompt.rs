@@ -1,4 +1,4 @@
-//! Asks a person for what the command line does not say, where there is one to ask.
+//! Prompts for options that are missing on the command line, if there is a terminal.
 
 use std::{
     error::Error,
@@ -9,56 +9,59 @@ use std::{
 use anyhow::{Context, bail};
 use spoke_diagnostics::error_chain::error_chain;
 
-/// Who is asked.
-pub(super) struct Person<R, W> {
+/// A terminal to prompt at.
+pub(super) struct Prompt<R, W> {
     answers: R,
     questions: W,
 }
 
-/// One thing to ask for.
+/// An option to prompt for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question {
-    /// The option that says it without a question.
+pub(super) struct PromptQuestion {
+    /// The option on the command line.
     pub(super) option: &'static str,
-    /// What it is.
+    /// The description of the value.
     pub(super) what: &'static str,
 }
 
-/// Whoever sits at the terminal; none where there is no terminal.
-pub(super) fn person() -> Option<Person<io::StdinLock<'static>, io::Stderr>> {
-    let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
-    is_there.then(|| Person { answers: io::stdin().lock(), questions: io::stderr() })
+/// Returns the prompt, or none if standard input or standard error is not a terminal.
+pub(super) fn terminal() -> Option<Prompt<io::StdinLock<'static>, io::Stderr>> {
+    let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    is_terminal.then(|| Prompt { answers: io::stdin().lock(), questions: io::stderr() })
 }
 
-/// What is given, or else what the person says; none of both is bad usage.
-pub(super) fn given_or_asked<T: FromStr<Err: Error + 'static>, R: BufRead, W: Write>(
+/// Returns the given value, or else the answer at the prompt. If there is neither, ends with a usage error.
+pub(super) fn given_or_prompted<T: FromStr<Err: Error + 'static>, R: BufRead, W: Write>(
     given: Option<T>,
-    person: &mut Option<Person<R, W>>,
-    question: Question,
+    prompt: &mut Option<Prompt<R, W>>,
+    question: PromptQuestion,
 ) -> anyhow::Result<T> {
-    match (given, person) {
+    match (given, prompt) {
         (Some(given), _) => Ok(given),
-        (None, Some(person)) => person.ask(question),
+        (None, Some(prompt)) => prompt.ask(question),
         (None, None) => missing(question),
     }
 }
 
-/// Ends the process: there is nothing to go on with.
-fn missing(Question { option, what }: Question) -> ! {
+/// Ends the process with a usage error.
+fn missing(PromptQuestion { option, what }: PromptQuestion) -> ! {
     use clap::{CommandFactory, error::ErrorKind};
-    let message = format!("{option} is missing: {what}; at a terminal it would be asked for");
-    super::super::Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
+    let message = format!("{option} is missing: {what}. At a terminal, the command prompts for it");
+    super::super::AgentCli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
 }
 
-impl<R: BufRead, W: Write> Person<R, W> {
-    /// Asks until the answer can be used.
-    fn ask<T: FromStr<Err: Error + 'static>>(&mut self, question: Question) -> anyhow::Result<T> {
+impl<R: BufRead, W: Write> Prompt<R, W> {
+    /// Prompts until the answer is valid.
+    fn ask<T: FromStr<Err: Error + 'static>>(
+        &mut self,
+        question: PromptQuestion,
+    ) -> anyhow::Result<T> {
         loop {
             write!(self.questions, "{}: ", question.what)?;
             self.questions.flush()?;
             let mut line = String::new();
             if self.answers.read_line(&mut line).context("failed to read the answer")? == 0 {
-                bail!("no answer; {} says it without a question", question.option);
+                bail!("no answer. Use {} to skip the prompt", question.option);
             }
             match line.trim().parse() {
                 Ok(answer) => return Ok(answer),
@@ -74,27 +77,27 @@ mod tests {
 
     use super::*;
 
-    const AUTH: Question = Question { option: "--auth", what: "the auth service" };
+    const AUTH: PromptQuestion = PromptQuestion { option: "--auth", what: "the auth service" };
 
     #[test]
-    fn a_question_is_asked_again_until_the_answer_can_be_used() {
+    fn a_prompt_is_repeated_until_the_answer_is_valid() {
         let answers = io::Cursor::new("auth.example.com\n\nhttps://auth.example.com\n");
-        let mut person = Some(Person { answers, questions: Vec::new() });
-        let url: ServiceUrl = given_or_asked(None, &mut person, AUTH).unwrap();
+        let mut prompt = Some(Prompt { answers, questions: Vec::new() });
+        let url: ServiceUrl = given_or_prompted(None, &mut prompt, AUTH).unwrap();
         assert_eq!(url.to_string(), "https://auth.example.com");
-        let said = String::from_utf8(person.unwrap().questions).unwrap();
-        assert_eq!(said.matches("the auth service: ").count(), 3, "{said}");
-        assert!(said.contains("https://"), "it says what is wrong: {said}");
+        let text = String::from_utf8(prompt.unwrap().questions).unwrap();
+        assert_eq!(text.matches("the auth service: ").count(), 3, "{text}");
+        assert!(text.contains("https://"), "it names the error: {text}");
     }
 
     #[test]
-    fn what_is_given_is_not_asked_for_and_an_end_of_input_is_no_loop() {
+    fn a_given_value_is_not_prompted_for_and_the_end_of_input_is_an_error() {
         let answers = io::Cursor::new("");
-        let mut person = Some(Person { answers, questions: Vec::new() });
+        let mut prompt = Some(Prompt { answers, questions: Vec::new() });
         let given = Some("https://given.example.com".parse::<ServiceUrl>().unwrap());
-        let url: ServiceUrl = given_or_asked(given, &mut person, AUTH).unwrap();
+        let url: ServiceUrl = given_or_prompted(given, &mut prompt, AUTH).unwrap();
         assert_eq!(url.to_string(), "https://given.example.com");
-        let error = given_or_asked::<ServiceUrl, _, _>(None, &mut person, AUTH).unwrap_err();
+        let error = given_or_prompted::<ServiceUrl, _, _>(None, &mut prompt, AUTH).unwrap_err();
         assert!(error.to_string().contains("--auth"), "{error}");
     }
 }
