@@ -1,14 +1,15 @@
-//! Reads and writes the agent's files: atomically, and without following links that another user could have
-//! created.
+//! Reads and writes the agent's files: atomically, and without following links that another user
+//! could have created.
 //!
-//! A file is written under a temporary name, synced, renamed over the old one, and the directory is synced. After a
-//! power cut there is the old file or the new one, never a part.
+//! A file is written under a temporary name, synced, renamed over the old one, and the directory is
+//! synced. After a power cut there is the old file or the new one, never a part.
 //!
-//! Root runs `enrol`, `rotate` and `check` in a directory of the service's user, who can create any file there at
-//! any moment. So every operation is relative to the opened directory, no link is followed, an opened file is
-//! checked before it is used, and the owner is changed only of a file that was just created. Rejected: to run as the
-//! directory's owner, since `enrol` also writes to /etc and starts the service, and a process of that user on root's
-//! terminal is a path to root as well.
+//! Root runs `enrol`, `rotate` and `check` in a directory of the service's user, who can create any
+//! file there at any moment. So every operation is relative to the opened directory, no link is
+//! followed, an opened file is checked before it is used, and the owner is changed only of a file
+//! that was just created. Rejected: to run as the directory's owner, since `enrol` also writes to
+//! /etc and starts the service, and a process of that user on root's terminal is a path to root as
+//! well.
 
 mod error;
 mod walk;
@@ -43,8 +44,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory at `path`. For root, the path must not be a link, nor contain one that another user
-    /// could have created.
+    /// Opens the directory at `path`. For root, the path must not be a link, nor contain one that
+    /// another user could have created.
     ///
     /// # Errors
     /// [`FileError`] if it cannot be opened, or root would follow such a link.
@@ -60,8 +61,8 @@ impl Directory {
         Self::open_with(path, OpenMode { create_mode: Some(0o700), links: LinkPolicy::Deny })
     }
 
-    /// Like [`Self::open_or_create`] for a settings directory, which every user may enter and which may be a link of
-    /// root.
+    /// Like [`Self::open_or_create`] for a settings directory, which every user may enter and which
+    /// may be a link of root.
     ///
     /// # Errors
     /// [`FileError`] if it cannot be opened or created.
@@ -91,8 +92,8 @@ impl Directory {
         self.stat(name).is_ok()
     }
 
-    /// Checks that each of these entries is missing, a file that the agent could have created, or a directory, which
-    /// does no harm.
+    /// Checks that each of these entries is missing, a file that the agent could have created, or a
+    /// directory, which does no harm.
     ///
     /// # Errors
     /// [`FileError`] of the first other entry.
@@ -128,8 +129,8 @@ impl Directory {
         self.open_file(name)?.map(|file| read(&file)).transpose()
     }
 
-    /// Replaces the file of this name, with this mode. It gets the owner of the directory, so that the service can
-    /// read a file that root's command wrote.
+    /// Replaces the file of this name, with this mode. It gets the owner of the directory, so that
+    /// the service can read a file that root's command wrote.
     ///
     /// # Errors
     /// [`FileError`] if it cannot be written; the old file is unchanged.
@@ -199,8 +200,8 @@ impl Directory {
         }
     }
 
-    /// Creates the lock file under a temporary name until its owner is set. If root's command were killed before,
-    /// the service would find a lock file that it cannot open.
+    /// Creates the lock file under a temporary name until its owner is set. If root's command were
+    /// killed before, the service would find a lock file that it cannot open.
     fn create_lock(&self, name: &str, mode: u32) -> Result<File, FileError> {
         let temporary = temporary_name(name);
         let lock = self.create(&temporary, (mode, self.owner.1))?;
@@ -220,7 +221,8 @@ impl Directory {
         }
     }
 
-    /// Creates an empty file. Removes an entry of that name first, such as a file of an interrupted write.
+    /// Creates an empty file. Removes an entry of that name first, such as a file of an interrupted
+    /// write.
     fn create(&self, name: &str, (mode, group): (u32, Gid)) -> Result<File, FileError> {
         match unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -260,8 +262,9 @@ impl Directory {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Rejects every entry that is not a regular file or a directory. For root, hard links and files of other users
-    /// are rejected too: they could lead root to a file that the user cannot access.
+    /// Rejects every entry that is not a regular file or a directory. For root, hard links and
+    /// files of other users are rejected too: they could lead root to a file that the user cannot
+    /// access.
     fn check(&self, name: &str, found: &Stat) -> Result<(), FileError> {
         let path = || self.path_of(name);
         let kind = match FileType::from_raw_mode(found.st_mode) {

@@ -1,12 +1,13 @@
 //! Decides the next request to auth from the known state. Pure.
 //!
-//! A token that works is kept, so a device that was offline needs one refresh, and a login (which costs auth a
-//! bcrypt) only if the refresh is refused. This device's clock may be wrong, so the end of a token by this clock
-//! is a reason to refresh it, never to discard it.
+//! A token that works is kept, so a device that was offline needs one refresh, and a login (which
+//! costs auth a bcrypt) only if the refresh is refused. This device's clock may be wrong, so the
+//! end of a token by this clock is a reason to refresh it, never to discard it.
 //!
-//! Registration and login are tried in the order that is likely to work, each once per round. If all are refused,
-//! an operator has to act, and the next round starts after a long wait. So a lost `registered` file, an auth
-//! service with a new name, and a client that was provisioned again are all handled automatically.
+//! Registration and login are tried in the order that is likely to work, each once per round. If
+//! all are refused, an operator has to act, and the next round starts after a long wait. So a lost
+//! `registered` file, an auth service with a new name, and a client that was provisioned again are
+//! all handled automatically.
 //!
 //! Call [`AuthFlow::poll_step`], perform the step, then call [`AuthFlow::handle_answer`],
 //! [`AuthFlow::handle_waited`], or after a connection [`AuthFlow::handle_welcomed`] and

@@ -117,7 +117,8 @@ impl Authenticator {
         })
     }
 
-    /// Returns whether another state directory, and so another identity, was mounted over the one that was opened.
+    /// Returns whether another state directory, and so another identity, was mounted over the one
+    /// that was opened.
     pub(crate) fn is_replaced(&self) -> bool {
         self.identity.is_replaced()
     }
@@ -131,7 +132,8 @@ impl Authenticator {
         self.flow.poll_step(unix_ms(), one_time)
     }
 
-    /// Performs a step at auth. The outcome shows in [`Self::poll_step`], a failure in [`Self::problem`].
+    /// Performs a step at auth. The outcome shows in [`Self::poll_step`], a failure in
+    /// [`Self::problem`].
     pub(crate) async fn perform(&mut self, step: AuthStep) {
         let reply = match step {
             AuthStep::Register { at_ms } => match self.one_time.read() {
@@ -153,9 +155,9 @@ impl Authenticator {
         self.handle_reply(step, reply);
     }
 
-    /// Refreshes the token at half of its lifetime while it is in use. Never returns. Calls `report_unsaved`
-    /// with the error, if the session could not be saved. Cancel safe: if a response is lost, the old token
-    /// stays valid.
+    /// Refreshes the token at half of its lifetime while it is in use. Never returns. Calls
+    /// `report_unsaved` with the error, if the session could not be saved. Cancel safe: if a
+    /// response is lost, the old token stays valid.
     pub(crate) async fn keep_fresh(&mut self, report_unsaved: impl Fn(Option<&str>)) -> Infallible {
         let mut retry = RetryDelay::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
         loop {
@@ -281,8 +283,8 @@ impl Authenticator {
         }
     }
 
-    /// Saves the registration and the session to the state directory. A failure costs one login after the next
-    /// start, and nothing else.
+    /// Saves the registration and the session to the state directory. A failure costs one login
+    /// after the next start, and nothing else.
     fn save(&mut self) {
         let was_saved = self.unsaved_state.is_none();
         self.unsaved_state = self.write_state().err().map(|error| error_chain(&error));

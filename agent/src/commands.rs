@@ -31,14 +31,16 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings.";
 enum AgentCommand {
     /// Run the daemon
     Run,
-    /// Write the settings and register this device, with a one-time secret from `spoke-auth provision`
+    /// Write the settings and register this device, with a one-time secret from `spoke-auth
+    /// provision`
     Enrol(Box<enrol::EnrolArgs>),
-    /// Replace the secret of this device, whether the agent runs or not; safe to repeat and to interrupt
+    /// Replace the secret of this device, whether the agent runs or not; safe to repeat and to
+    /// interrupt
     Rotate,
     /// Show the connection, the backlog, the losses and the last error
     Status(status::StatusArgs),
-    /// Check the settings, the secret file, this device's Redis and clock, auth, the hub and the running
-    /// agent, with help for each problem; fails if there is an error
+    /// Check the settings, the secret file, this device's Redis and clock, auth, the hub and the
+    /// running agent, with help for each problem; fails if there is an error
     Check(CheckArgs),
 }
 

@@ -45,21 +45,25 @@ pub struct AgentConfig {
     pub transport: TransportSetting,
     /// Whether acknowledged entries are removed from the out stream.
     pub trim: TrimSetting,
-    /// With `trim = "acked"`: the approximate number of newest entries that stay, for a hub that lost its last ones.
+    /// With `trim = "acked"`: the approximate number of newest entries that stay, for a hub that
+    /// lost its last ones.
     pub trim_slack_entries: usize,
     /// The address of health, metrics and live status; empty for none.
     pub admin_listen: String,
-    /// Host names in requests to `admin_listen`, such as those of Prometheus, besides addresses and localhost.
+    /// Host names in requests to `admin_listen`, such as those of Prometheus, besides addresses and
+    /// localhost.
     pub admin_hosts: AdminHosts,
     /// A CA to trust instead of the system's roots; empty for the roots.
     pub ca_file: PathBuf,
-    /// The proxy of every connection that leaves the device; unset for the environment, empty for none.
+    /// The proxy of every connection that leaves the device; unset for the environment, empty for
+    /// none.
     pub proxy: ProxySetting,
     /// Whether `http://` to another machine is allowed.
     pub allow_plaintext: bool,
     /// Whether batches are compressed when this saves bytes.
     pub compression: bool,
-    /// The time without an acknowledgement, while entries are in flight, after which the agent reconnects.
+    /// The time without an acknowledgement, while entries are in flight, after which the agent
+    /// reconnects.
     pub progress_timeout_ms: u64,
     /// The first delay before the next attempt to connect.
     pub retry_first_ms: u64,

@@ -1,4 +1,5 @@
-//! Reads the agent's state from the device's Redis, whether an agent runs or not: cursors, backlog, losses.
+//! Reads the agent's state from the device's Redis, whether an agent runs or not: cursors, backlog,
+//! losses.
 
 use spoke_protocol::{
     client_id::ClientId,

@@ -1,7 +1,7 @@
 //! Opens all connections to auth and the hub, for requests and WebSockets alike.
 //!
-//! Handles the proxy of the settings or of the environment, all addresses of a name, and TLS with the agent's roots,
-//! with a time limit for each.
+//! Handles the proxy of the settings or of the environment, all addresses of a name, and TLS with
+//! the agent's roots, with a time limit for each.
 
 mod addresses;
 mod route;

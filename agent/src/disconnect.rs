@@ -131,7 +131,8 @@ impl Disconnect {
     pub fn from_goaway(goaway: &Goaway) -> Self {
         let cause = match goaway.reason {
             GoawayReason::Restart | GoawayReason::Unavailable => DisconnectCause::Unavailable,
-            // A delay means that the hub will keep refusing; without one a newer session replaced this one.
+            // A delay means that the hub will keep refusing; without one a newer session replaced
+            // this one.
             GoawayReason::Superseded if goaway.wait_ms > 0 => DisconnectCause::Clone,
             GoawayReason::Superseded => DisconnectCause::Superseded,
             GoawayReason::Unauthorized => DisconnectCause::Unauthorized,
@@ -172,8 +173,8 @@ impl Disconnect {
             Ok(end @ SessionEnd::Stalled) => Self::new(
                 DisconnectCause::Stalled,
                 format!(
-                    "{end}. Reconnecting; if that does not help, see the hub's log and the proxies in \
-                     between"
+                    "{end}. Reconnecting; if that does not help, see the hub's log and the \
+                     proxies in between"
                 ),
             ),
             Err(SessionError::Store(error)) => Self::from(error),

@@ -1,5 +1,5 @@
-//! An HTTP error response: status, reason word, message and retry delay (contract section 4). It may come
-//! from a proxy or a captive portal, so nothing in it is trusted.
+//! An HTTP error response: status, reason word, message and retry delay (contract section 4). It
+//! may come from a proxy or a captive portal, so nothing in it is trusted.
 
 use std::{fmt, time::Duration};
 

@@ -34,7 +34,8 @@ use crate::{
     http_headers::USER_AGENT,
 };
 
-/// Sends requests to one service. Cheap to clone. Does not follow redirects: a token must not be sent elsewhere.
+/// Sends requests to one service. Cheap to clone. Does not follow redirects: a token must not be
+/// sent elsewhere.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpClient {
     client: Client<HttpConnector, Full<Bytes>>,

@@ -1,9 +1,9 @@
 //! The device's identity on disk: its secret, its registration and its session.
 //!
-//! `state_dir` holds `secret` (256 random bits, created at the first start), `registered` (the client and the
-//! auth service), `session` (the token) and `lock`; during a rotation also `secret.next`, and afterwards
-//! `secret.previous`. The secret is the identity: the agent never replaces it silently, since a new one would lock
-//! the device out permanently.
+//! `state_dir` holds `secret` (256 random bits, created at the first start), `registered` (the
+//! client and the auth service), `session` (the token) and `lock`; during a rotation also
+//! `secret.next`, and afterwards `secret.previous`. The secret is the identity: the agent never
+//! replaces it silently, since a new one would lock the device out permanently.
 
 mod secrets;
 
@@ -65,8 +65,8 @@ pub(crate) enum IdentityError {
     Damaged(PathBuf),
     /// The device is registered, and its secret is missing.
     #[error(
-        "secret {} not found, although this device is registered. Restore the file from a backup, or \
-         remove `registered` and `session` beside it, provision this client again with \
+        "secret {} not found, although this device is registered. Restore the file from a backup, \
+         or remove `registered` and `session` beside it, provision this client again with \
          `spoke-auth provision --again` and run `spoke-agent enrol`",
         .0.display()
     )]
@@ -77,8 +77,8 @@ pub(crate) enum IdentityError {
 }
 
 impl IdentityError {
-    /// Returns whether only an operator can resolve it. A full disk may get space, a file system may be mounted
-    /// or become writable, and another agent may stop.
+    /// Returns whether only an operator can resolve it. A full disk may get space, a file system
+    /// may be mounted or become writable, and another agent may stop.
     pub(crate) fn needs_operator(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(
@@ -144,7 +144,8 @@ struct SessionFile {
     expires_at_ms: u64,
 }
 
-/// Returns the saved token of this account. Needs no lock, so that a command can read it while the agent runs.
+/// Returns the saved token of this account. Needs no lock, so that a command can read it while the
+/// agent runs.
 pub(crate) fn session_token(state_dir: &Path, account: &DeviceAccount) -> Option<SecretString> {
     let bytes = Directory::open(state_dir).ok()?.read("session").ok()??;
     let stored: SessionFile = serde_json::from_slice(&bytes).ok()?;
@@ -180,13 +181,14 @@ impl Identity {
         Ok(Self { path: path.to_owned(), lock })
     }
 
-    /// Returns whether another directory has replaced this one, such as a file system that was mounted late.
-    /// A directory that was removed is not replaced.
+    /// Returns whether another directory has replaced this one, such as a file system that was
+    /// mounted late. A directory that was removed is not replaced.
     pub(crate) fn is_replaced(&self) -> bool {
         let found = fs::metadata(self.file("lock"));
         match (self.lock.metadata(), found) {
             (Ok(ours), Ok(found)) => (ours.dev(), ours.ino()) != (found.dev(), found.ino()),
-            // A directory without a lock has not been used by this agent yet, or comes from a backup.
+            // A directory without a lock has not been used by this agent yet, or comes from a
+            // backup.
             (Ok(_), Err(_)) => self.path.join("secret").exists(),
             (Err(_), _) => false,
         }
@@ -202,8 +204,8 @@ impl Identity {
         self.has("secret")
     }
 
-    /// Returns the device's secret, and creates it if there is none and the device was never registered. Never
-    /// replaces an existing secret.
+    /// Returns the device's secret, and creates it if there is none and the device was never
+    /// registered. Never replaces an existing secret.
     ///
     /// # Errors
     /// [`IdentityError`] if the secret is invalid, missing, or cannot be read or written.
@@ -214,13 +216,15 @@ impl Identity {
         }
     }
 
-    /// Returns whether the directory says that this device is registered as this client at this auth service.
+    /// Returns whether the directory says that this device is registered as this client at this
+    /// auth service.
     pub(crate) fn is_registered(&self, account: &DeviceAccount) -> bool {
         self.read::<RegistrationFile>("registered")
             .is_some_and(|found| found == RegistrationFile::new(account))
     }
 
-    /// Returns the client and the auth service of another account that the device is registered for.
+    /// Returns the client and the auth service of another account that the device is registered
+    /// for.
     pub(crate) fn registered_elsewhere(&self, account: &DeviceAccount) -> Option<(String, String)> {
         let other = self.read::<RegistrationFile>("registered");
         let other = other.filter(|other| *other != RegistrationFile::new(account));
@@ -337,19 +341,22 @@ fn effect_of_loss(name: &str) -> &'static str {
     match name {
         "session" => "the agent logs in again, and writes the file again",
         "registered" => {
-            "the agent asks auth whether this device is registered, and writes the file at the next login"
+            "the agent asks auth whether this device is registered, and writes the file at the \
+             next login"
         }
         "secret.next" => {
             "an interrupted rotation is discarded: `spoke-agent rotate` starts another one"
         }
         "secret.previous" => {
-            "if auth's redis goes back to a state before the last rotation, auth refuses this device"
+            "if auth's redis goes back to a state before the last rotation, auth refuses this \
+             device"
         }
         _ => "none, unless the file is needed",
     }
 }
 
-/// Takes the lock of this name, until the file is dropped. Returns none if another process holds it.
+/// Takes the lock of this name, until the file is dropped. Returns none if another process holds
+/// it.
 fn lock(directory: &Directory, name: &str) -> Result<Option<File>, IdentityError> {
     let path = directory.path_of(name);
     let lock = directory.open_lock(name, SECRET_MODE);
@@ -361,7 +368,8 @@ fn lock(directory: &Directory, name: &str) -> Result<Option<File>, IdentityError
     }
 }
 
-/// Rejects a directory in which a link or another unexpected file has the name of a file of the agent.
+/// Rejects a directory in which a link or another unexpected file has the name of a file of the
+/// agent.
 fn inspect(directory: &Directory, path: &Path) -> Result<(), IdentityError> {
     directory.inspect(&FILES).map_err(|error| failed("inspect", path, error))
 }

@@ -1,7 +1,7 @@
 //! The agent: the daemon on a device that carries its streams to the hub and back.
 //!
-//! The modules are listed in reading order: settings and identity, authentication, connection, lifecycle,
-//! status and metrics, commands.
+//! The modules are listed in reading order: settings and identity, authentication, connection,
+//! lifecycle, status and metrics, commands.
 
 mod limits;
 mod account;
@@ -169,8 +169,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Opens the state directory, and retries while it is read-only or not mounted. Returns none if the shutdown
-/// begins first.
+/// Opens the state directory, and retries while it is read-only or not mounted. Returns none if the
+/// shutdown begins first.
 async fn open_authenticator(
     open: &impl Fn() -> Result<Authenticator, AuthenticatorError>,
     status: &StatusHandle,
@@ -206,8 +206,8 @@ async fn open_authenticator(
     Ok(None)
 }
 
-/// Turns a failure that needs an operator into a settings error, after which systemd does not restart the
-/// agent.
+/// Turns a failure that needs an operator into a settings error, after which systemd does not
+/// restart the agent.
 fn setting_error(error: AuthenticatorError) -> anyhow::Error {
     match error.needs_operator() {
         true => ConfigError::bad("state_dir", error_chain(&error)).into(),
@@ -244,8 +244,8 @@ fn readiness(status: &AgentStatus) -> Result<(), String> {
     }
 }
 
-/// Runs the lifecycle and notifies the systemd watchdog from the same task, so that a task that hangs stops
-/// both.
+/// Runs the lifecycle and notifies the systemd watchdog from the same task, so that a task that
+/// hangs stops both.
 async fn feed_watchdog<T>(lifecycle: impl Future<Output = T>, watchdog: &Mutex<Watchdog>) -> T {
     let Some(interval) = systemd::watchdog_interval() else { return lifecycle.await };
     let mut lifecycle = pin!(lifecycle);

@@ -1,10 +1,12 @@
-//! The main loop of the agent: authenticate, connect, carry entries, wait, and start again until shutdown.
+//! The main loop of the agent: authenticate, connect, carry entries, wait, and start again until
+//! shutdown.
 //!
-//! It never ends because of the network, auth or the device's own Redis. The pure modules ([`crate::auth_flow`],
-//! [`crate::transport::TransportSelector`], [`crate::disconnect`]) decide what to do next; this module adds randomness
-//! and the clock.
+//! It never ends because of the network, auth or the device's own Redis. The pure modules
+//! ([`crate::auth_flow`], [`crate::transport::TransportSelector`], [`crate::disconnect`]) decide
+//! what to do next; this module adds randomness and the clock.
 
 mod connection;
+mod handshake;
 mod outage_log;
 pub(crate) mod watchdog;
 
@@ -78,7 +80,8 @@ pub(crate) struct Lifecycle {
     path: LinkPath,
     connect_retry: RetryDelay,
     refused_retry: RetryDelay,
-    /// The backoff of two devices with one identity. Separate, since each WELCOME resets the others.
+    /// The backoff of two devices with one identity. Separate, since each WELCOME resets the
+    /// others.
     duplicate_retry: RetryDelay,
     outage: OutageLog,
     /// Whether the last disconnect was a Redis failure, which may end the next session at once.
@@ -104,8 +107,8 @@ impl Lifecycle {
         }
     }
 
-    /// Runs until the shutdown begins, and finishes the batch in hand. Returns before that only if another state
-    /// directory was mounted.
+    /// Runs until the shutdown begins, and finishes the batch in hand. Returns before that only if
+    /// another state directory was mounted.
     pub(crate) async fn run(mut self) {
         let shutdown = self.parts.shutdown.clone();
         while !shutdown.is_begun() {

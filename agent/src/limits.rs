@@ -1,6 +1,7 @@
 //! The limits of the agent, each with its reason.
 //!
-//! A limit that an operator may need to change is a setting, with its default here. The others are fixed.
+//! A limit that an operator may need to change is a setting, with its default here. The others are
+//! fixed.
 
 use std::time::Duration;
 
@@ -15,16 +16,18 @@ pub(crate) const STATE_RETRY: Duration = Duration::from_secs(2);
 /// First and longest delay between attempts to connect.
 pub const CONNECT_RETRY: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(60));
-/// The longest delay at the start of an outage, and the duration of this start. The agent is not notified when a
-/// network is back, and has to reconnect within 5 s of it. Later, an attempt costs more than it is likely to gain.
+/// The longest delay at the start of an outage, and the duration of this start. The agent is not
+/// notified when a network is back, and has to reconnect within 5 s of it. Later, an attempt costs
+/// more than it is likely to gain.
 pub(crate) const CONNECT_SOON: (Duration, Duration) =
     (Duration::from_secs(4), Duration::from_secs(10 * 60));
-/// First and longest delay between attempts to register, or to log in after a 401: an operator has to act first.
+/// First and longest delay between attempts to register, or to log in after a 401: an operator has
+/// to act first.
 pub const REFUSED_RETRY: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60 * 60));
 
-// ---- Auth -------------------------------------------------------------------------------------
+// ---- State directory --------------------------------------------------------------------------
 
-/// Maximum number of bytes read from a file of the state directory. The largest, `session`, holds a token and two
-/// names, a few hundred bytes. The agent never writes a longer file.
+/// Maximum number of bytes read from a file of the state directory. The largest, `session`, holds a
+/// token and two names, a few hundred bytes. The agent never writes a longer file.
 pub(crate) const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;

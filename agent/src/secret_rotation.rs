@@ -1,12 +1,13 @@
 //! Rotates the device's secret so that no power cut locks the device out. Pure.
 //!
-//! The next secret is on the device's disk before auth receives it. Auth then accepts both, until a login with the
-//! next one voids the old one, and only then does the device discard the old one. So the device holds a secret
-//! that auth accepts at every moment, whatever was lost on the way. A rotation that was interrupted is continued:
-//! an existing next secret is never replaced by another one, since auth may accept only that one.
+//! The next secret is on the device's disk before auth receives it. Auth then accepts both, until a
+//! login with the next one voids the old one, and only then does the device discard the old one. So
+//! the device holds a secret that auth accepts at every moment, whatever was lost on the way. A
+//! rotation that was interrupted is continued: an existing next secret is never replaced by another
+//! one, since auth may accept only that one.
 //!
-//! Call [`RotationState::poll_step`], perform the step, then call [`RotationState::handle_answer`], and start again.
-//! After a temporary failure, start from the beginning.
+//! Call [`RotationState::poll_step`], perform the step, then call [`RotationState::handle_answer`],
+//! and start again. After a temporary failure, start from the beginning.
 
 /// The progress of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +152,8 @@ mod tests {
             }
         }
 
-        /// The daemon logs in with the current secret, or else with the next one, which it promotes.
+        /// The daemon logs in with the current secret, or else with the next one, which it
+        /// promotes.
         fn start_agent(&mut self) {
             if self.log_in(self.present) == RotationAnswer::Refused && self.next.is_some() {
                 let next = self.next.expect("there is one");
@@ -172,8 +174,8 @@ mod tests {
         }
     }
 
-    /// Returns every state after a run that ends at any step, with its last request unsent, lost, late, or done
-    /// without an answer.
+    /// Returns every state after a run that ends at any step, with its last request unsent, lost,
+    /// late, or done without an answer.
     fn after_a_crash(from: World) -> Vec<World> {
         let mut left = vec![from];
         let (mut world, mut rotation) = (from, RotationState::new(from.next.is_some()));

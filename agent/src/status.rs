@@ -51,7 +51,8 @@ pub(crate) struct AgentStatus {
     /// The error, while the state directory does not hold the registration and the session.
     #[serde(default)]
     pub unsaved_state: Option<String>,
-    /// The first entry that waits because its ID is further ahead of the hub's clock than the hub accepts.
+    /// The first entry that waits because its ID is further ahead of the hub's clock than the hub
+    /// accepts.
     #[serde(default)]
     pub held_back: Option<Seq>,
     /// The entry that does not get through to the hub although it is sent alone.
@@ -290,7 +291,8 @@ impl StatusHandle {
         self.post(AgentState::Stopping, |_| {});
     }
 
-    /// Copies the counters of a session. Does not notify receivers: there may be thousands of events per second.
+    /// Copies the counters of a session. Does not notify receivers: there may be thousands of
+    /// events per second.
     pub(crate) fn post_session(&self, before: StatusCounts, session: &Session) {
         let (received, duplicates) = session.receiver().counts();
         self.status.send_if_modified(|status| {

@@ -41,7 +41,8 @@ impl TrustError {
     }
 }
 
-/// Returns the TLS configuration for this account. If neither URL is encrypted, no root certificates are needed.
+/// Returns the TLS configuration for this account. If neither URL is encrypted, no root
+/// certificates are needed.
 ///
 /// # Errors
 /// [`TrustError`] if the root certificates cannot be used.

@@ -17,12 +17,14 @@ pub(crate) struct OneTimeSecret(SecretSlice<u8>);
 /// The text is not a one-time secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid one-time secret: expected base32 text of at least 16 characters, as `spoke-auth provision` prints it"
+    "invalid one-time secret: expected base32 text of at least 16 characters, as `spoke-auth \
+     provision` prints it"
 )]
 pub(crate) struct BadOneTimeSecret;
 
 impl OneTimeSecret {
-    /// Returns the proof at this time, in milliseconds since 1970, that lets `client` register `secret`.
+    /// Returns the proof at this time, in milliseconds since 1970, that lets `client` register
+    /// `secret`.
     pub(crate) fn proof_at(
         &self,
         now_ms: u64,

@@ -1,7 +1,7 @@
 //! The transports of frames to and from the hub, and the selection between them.
 //!
-//! Both transports provide a stream and a sink of the same frames, so no other module depends on which one is used.
-//! [`TransportSelector`] is pure: it selects the transport.
+//! Both transports provide a stream and a sink of the same frames, so no other module depends on
+//! which one is used. [`TransportSelector`] is pure: it selects the transport.
 
 pub(crate) mod http;
 pub(crate) mod websocket;
@@ -50,14 +50,14 @@ impl TransportKind {
     }
 }
 
-/// First and longest time to use HTTP before a WebSocket is tried again. A hub that restarts behind a proxy looks
-/// the same as a proxy that allows no WebSockets.
+/// First and longest time to use HTTP before a WebSocket is tried again. A hub that restarts behind
+/// a proxy looks the same as a proxy that allows no WebSockets.
 const HTTP_PERIOD: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
-/// Consecutive WebSockets that broke before WELCOME until HTTP is tried. One or two may break by chance; a proxy that
-/// accepts the upgrade and forwards nothing breaks all.
+/// Consecutive WebSockets that broke before WELCOME until HTTP is tried. One or two may break by
+/// chance; a proxy that accepts the upgrade and forwards nothing breaks all.
 const BROKEN_MAX: u32 = 3;
-/// Consecutive sessions of one transport that broke without progress until the other transport is tried: a proxy may
-/// handle the two in different ways.
+/// Consecutive sessions of one transport that broke without progress until the other transport is
+/// tried: a proxy may handle the two in different ways.
 const NO_PROGRESS_MAX: u32 = 3;
 
 /// Selects the next transport.
@@ -125,8 +125,8 @@ impl TransportSelector {
         self.without_progress = [0; 2];
     }
 
-    /// Handles a session that broke without progress. A transport that is tried again has one session to make
-    /// progress.
+    /// Handles a session that broke without progress. A transport that is tried again has one
+    /// session to make progress.
     pub(crate) fn handle_no_progress(&mut self, kind: TransportKind, now: Instant, random: f64) {
         let without_progress = &mut self.without_progress[kind as usize];
         *without_progress += 1;

@@ -16,8 +16,8 @@ pub(crate) enum FileError {
     UnexpectedFile(#[from] UnexpectedFile),
 }
 
-/// An entry with the name of a file of the agent that the agent did not create. It is neither read nor changed:
-/// a command that root runs would do so on behalf of the user who created it.
+/// An entry with the name of a file of the agent that the agent did not create. It is neither read
+/// nor changed: a command that root runs would do so on behalf of the user who created it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnexpectedFile {
     /// A symbolic link.
@@ -57,7 +57,8 @@ pub(crate) enum UnexpectedFile {
 }
 
 impl UnexpectedFile {
-    /// Returns the next action of the operator. No command to paste: the entry may have changed by then.
+    /// Returns the next action of the operator. No command to paste: the entry may have changed by
+    /// then.
     pub(crate) fn help(&self) -> &'static str {
         match self {
             Self::Link { .. } => {
@@ -68,7 +69,8 @@ impl UnexpectedFile {
             }
             Self::Special { .. } => "Find out who created it, and remove it",
             Self::WrongOwner { .. } => {
-                "Find out who created it, remove it, and put a copy with the directory's owner in its place"
+                "Find out who created it, remove it, and put a copy with the directory's owner in \
+                 its place"
             }
         }
     }

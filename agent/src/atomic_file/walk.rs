@@ -1,8 +1,8 @@
-//! Opens a directory for root one path component at a time, without following a link that another user could have
-//! created.
+//! Opens a directory for root one path component at a time, without following a link that another
+//! user could have created.
 //!
-//! For every other user the system resolves the path: a link cannot lead a user to a directory that the user could
-//! not open anyway.
+//! For every other user the system resolves the path: a link cannot lead a user to a directory that
+//! the user could not open anyway.
 
 use std::{
     collections::VecDeque,
@@ -150,8 +150,8 @@ fn root() -> Result<OwnedFd, FileError> {
     Ok(openat(CWD, "/", flags, Mode::empty())?)
 }
 
-/// Returns whether other users cannot replace the entries of root in this directory: they cannot write to it, or
-/// the sticky bit keeps them from removing entries of others.
+/// Returns whether other users cannot replace the entries of root in this directory: they cannot
+/// write to it, or the sticky bit keeps them from removing entries of others.
 fn is_root_only(directory: &Stat) -> bool {
     let is_open = directory.st_mode & 0o022 != 0 && directory.st_mode & 0o1000 == 0;
     directory.st_uid == 0 && !is_open

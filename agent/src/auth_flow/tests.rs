@@ -249,7 +249,10 @@ proptest! {
         has_one_time in any::<bool>(),
         now in any::<u64>(),
     ) {
-        let one_time = if has_one_time { OneTimeSecretPresence::Present } else { OneTimeSecretPresence::Missing };
+        let one_time = match has_one_time {
+            true => OneTimeSecretPresence::Present,
+            false => OneTimeSecretPresence::Missing,
+        };
         let mut flow = AuthFlow::new(known);
         let mut asked = 0;
         for answer in answers {

@@ -1,5 +1,5 @@
-//! Logs in with the current secret, else with the next one of a rotation that was interrupted, else with the
-//! previous one if auth's Redis went back to an older state.
+//! Logs in with the current secret, else with the next one of a rotation that was interrupted, else
+//! with the previous one if auth's Redis went back to an older state.
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_diagnostics::error_chain::error_chain;
@@ -36,8 +36,8 @@ impl Authenticator {
         }
     }
 
-    /// Reads the files each time: `spoke-agent rotate` may have promoted the next secret. The secret that was read
-    /// at the start is tried too, in case the state directory is gone.
+    /// Reads the files each time: `spoke-agent rotate` may have promoted the next secret. The
+    /// secret that was read at the start is tried too, in case the state directory is gone.
     fn next_untried(&self, tried: &[SecretString]) -> Option<SecretString> {
         let secrets = self.identity.secrets();
         let saved =

@@ -1,5 +1,5 @@
-//! The texts that tell an operator what to do when auth or the hub refuses this device. Pure, except for
-//! [`state_problem`].
+//! The texts that tell an operator what to do when auth or the hub refuses this device. Pure,
+//! except for [`state_problem`].
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use spoke_protocol::client_id::ClientId;
 use crate::{account::DeviceAccount, auth_flow::AuthRefusal, identity::Identity};
 
 /// The error of a token that auth has just issued and the hub rejects.
-pub(crate) const TOKEN_REJECTED: &str = "the hub rejected a token that auth has just issued. Check that both use \
-     the same Redis (auth_redis and auth_key_prefix of the hub)";
+const TOKEN_REJECTED: &str = "the hub rejected a token that auth has just issued. Check that \
+                              both use the same Redis (auth_redis and auth_key_prefix of the hub)";
 
 /// Everything known about a refusal.
 pub(super) struct RefusalProblem<'a> {
@@ -57,15 +57,16 @@ impl RefusalProblem<'_> {
                  used or has expired, or it was revoked: {again}"
             ),
             AuthRefusal::Login => format!(
-                "{auth_problem}, although this device has just registered. It may have been revoked: \
-                 {again}"
+                "{auth_problem}, although this device has just registered. It may have been \
+                 revoked: {again}"
             ),
             AuthRefusal::Hub => TOKEN_REJECTED.to_owned(),
         }
     }
 }
 
-/// Returns the possible cause of a refusal in the state directory: a new secret, or another identity.
+/// Returns the possible cause of a refusal in the state directory: a new secret, or another
+/// identity.
 pub(super) fn state_problem(
     identity: &Identity,
     account: &DeviceAccount,
@@ -74,8 +75,8 @@ pub(super) fn state_problem(
     let state_dir = state_dir.display();
     if !identity.has_secret() {
         return Some(format!(
-            "Its secret was just created: if this device was registered before, {state_dir} has lost \
-             its files. Check that its disk is mounted, or restore it from a backup"
+            "Its secret was just created: if this device was registered before, {state_dir} has \
+             lost its files. Check that its disk is mounted, or restore it from a backup"
         ));
     }
     let (client, auth) = identity.registered_elsewhere(account)?;

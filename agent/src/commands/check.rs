@@ -1,4 +1,5 @@
-//! `spoke-agent check`: checks the settings, the files, Redis, auth, the hub and the running agent, in this order.
+//! `spoke-agent check`: checks the settings, the files, Redis, auth, the hub and the running agent,
+//! in this order.
 
 use std::time::Duration;
 
@@ -204,7 +205,8 @@ fn check_service(
         }
         (StatusCode::UNAUTHORIZED, Some(_)) if is_spoke => {
             let finding = format!("{url} answers, but this device's session has expired");
-            let help = "the agent logs in automatically; if it does not, run `spoke-auth show` in the cloud";
+            let help = "the agent logs in automatically; if it does not, run `spoke-auth show` in \
+                        the cloud";
             Check::warn(setting, finding, help)
         }
         _ if response.is_busy() => {

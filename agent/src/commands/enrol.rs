@@ -99,8 +99,8 @@ pub(super) async fn run(args: EnrolArgs, given: SettingsArgs) -> anyhow::Result<
     eprint!("{}", Check::ok("auth", format!("{} knows this device{route}", account.auth)));
     let (token, _) = authenticator.token().context("auth gave no token")?;
     probe_hub(&account.hub, &dialer, &token).await.context(
-        "registered and settings written, but the hub cannot be used. Resolve this, then run the same \
-         command again",
+        "registered and settings written, but the hub cannot be used. Resolve this, then run the \
+         same command again",
     )?;
     let route = dialer.route(&account.hub);
     eprintln!("{}", Check::ok("hub", format!("{} accepts this device{route}", account.hub)));
@@ -114,7 +114,8 @@ pub(super) async fn run(args: EnrolArgs, given: SettingsArgs) -> anyhow::Result<
 }
 
 impl EnrolArgs {
-    /// Completes the account from the command line, else from the existing settings, else from the prompt.
+    /// Completes the account from the command line, else from the existing settings, else from the
+    /// prompt.
     fn complete(
         &self,
         path: &Path,
@@ -197,8 +198,8 @@ fn keeps_settings(path: &Path, account: &DeviceAccount, args: &EnrolArgs) -> any
     match settings_file::read(path, Vec::new()) {
         Ok(AgentConfig { client: Some(other), .. }) if other != account.client && !args.force => {
             bail!(
-                "{file} holds the settings of another client, {other}. Use --force to replace them, or \
-             --config to write another file"
+                "{file} holds the settings of another client, {other}. Use --force to replace \
+                 them, or --config to write another file"
             )
         }
         Ok(AgentConfig { client: Some(other), .. }) => Ok(other == account.client),
@@ -231,8 +232,8 @@ async fn register(authenticator: &mut Authenticator, path: &Path) -> anyhow::Res
                 | AuthWait::Odd,
             ) => {
                 bail!(
-                    "not registered: {}. The settings are in {}. Resolve this, then run the same command \
-                     again",
+                    "not registered: {}. The settings are in {}. Resolve this, then run the same \
+                     command again",
                     authenticator.problem(),
                     path.display()
                 )

@@ -1,4 +1,5 @@
-//! `spoke-agent rotate`: replaces this device's secret, and leaves it with a valid one at every moment.
+//! `spoke-agent rotate`: replaces this device's secret, and leaves it with a valid one at every
+//! moment.
 
 use anyhow::{Context, bail};
 use secrecy::SecretString;
@@ -46,8 +47,8 @@ pub(super) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
             (RotationStep::LogIn, Some(next)) => log_in(&auth, next, &mut problem).await?,
             (RotationStep::Promote, Some(next)) => {
                 secrets.promote(next).context(
-                    "auth accepted the new secret, but it could not be saved. Resolve this, then run \
-                     `spoke-agent rotate` again",
+                    "auth accepted the new secret, but it could not be saved. Resolve this, then \
+                     run `spoke-agent rotate` again",
                 )?;
                 RotationAnswer::Done
             }
@@ -57,18 +58,19 @@ pub(super) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
     if rotation == RotationState::Refused {
         let problem = problem.unwrap_or_default();
         bail!(
-            "secret not rotated: {problem}. If {client} was never registered, or was revoked, provision it \
-             (`spoke-auth provision {client} --again`) and enrol it"
+            "secret not rotated: {problem}. If {client} was never registered, or was revoked, \
+             provision it (`spoke-auth provision {client} --again`) and enrol it"
         );
     }
     Ok(print(&format!(
-        "{client} has a new secret, in {}. The old one is void, and its sessions are closed. A running \
-         agent reconnects automatically.\n",
+        "{client} has a new secret, in {}. The old one is void, and its sessions are closed. A \
+         running agent reconnects automatically.\n",
         secrets.path().display()
     ))?)
 }
 
-/// Logs in with the next secret, which voids the old one, and ends the session: the daemon has its own.
+/// Logs in with the next secret, which voids the old one, and ends the session: the daemon has its
+/// own.
 async fn log_in(
     auth: &AuthClient,
     next: &SecretString,
@@ -100,8 +102,8 @@ fn classify(reply: AuthReply, problem: &mut Option<String>) -> anyhow::Result<Ro
         | AuthAnswer::Unavailable { .. }
         | AuthAnswer::Unreachable
         | AuthAnswer::Odd => bail!(
-            "secret not rotated yet: {text}. The device holds every secret that auth may accept. Resolve \
-             this, then run `spoke-agent rotate` again"
+            "secret not rotated yet: {text}. The device holds every secret that auth may accept. \
+             Resolve this, then run `spoke-agent rotate` again"
         ),
     }
 }

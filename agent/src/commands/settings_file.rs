@@ -20,7 +20,7 @@ const GROUPS: &str = "/etc/group";
 const GROUP: &str = "spoke-agent";
 
 const HEAD: &str = "\
-# Settings of spoke-agent, written by `spoke-agent enrol`. Settings that are not listed have their defaults.
+# Settings of spoke-agent, written by `spoke-agent enrol`. All other settings have their defaults.
 ";
 
 /// Reads the settings of the file, overridden by `flags`. A missing file counts as empty.
@@ -43,7 +43,8 @@ pub(super) fn write(path: &Path, config: &AgentConfig) -> anyhow::Result<()> {
     directory.write_for_group(name, render(config).as_bytes(), (MODE, group)).with_context(failed)
 }
 
-/// Returns the first group that is not root's: of the old file, of the state directory, of the packages.
+/// Returns the first group that is not root's: of the old file, of the state directory, of the
+/// packages.
 fn group(known: [Option<u32>; 3]) -> Option<u32> {
     known.into_iter().flatten().find(|group| *group != 0)
 }

@@ -181,8 +181,8 @@ fn as_text(
             put(
                 "stuck",
                 &format!(
-                    "entry {seq} of {bytes} bytes: the link broke in {sessions} sessions that sent only \
-                     this entry. Later entries wait. Check the proxies in between"
+                    "entry {seq} of {bytes} bytes: the link broke in {sessions} sessions that \
+                     sent only this entry. Later entries wait. Check the proxies in between"
                 ),
             );
         }
@@ -247,8 +247,8 @@ fn format_agent(config: &AgentConfig, probe: &AgentProbe, now: u64) -> String {
     match probe {
         AgentProbe::Running(status) => running(status, now),
         AgentProbe::NotRunning(error) => format!(
-            "not running: no response at {}: {error} (start it with `systemctl start spoke-agent`, see \
-             its log with `journalctl -u spoke-agent`)",
+            "not running: no response at {}: {error} (start it with `systemctl start \
+             spoke-agent`, see its log with `journalctl -u spoke-agent`)",
             config.admin_listen
         ),
         AgentProbe::OtherService(found) => {

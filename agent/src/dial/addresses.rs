@@ -1,4 +1,5 @@
-//! Opens a TCP connection to a host name. Tries all its addresses, each shortly after the one before (RFC 8305).
+//! Opens a TCP connection to a host name. Tries all its addresses, each shortly after the one
+//! before (RFC 8305).
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -22,7 +23,8 @@ pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Tries the next address at once if one fails, and after [`NEXT_ADDRESS_AFTER`] if one does not answer.
+/// Tries the next address at once if one fails, and after [`NEXT_ADDRESS_AFTER`] if one does not
+/// answer.
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut left = addresses.into_iter().peekable();
     let mut tries = FuturesUnordered::new();

@@ -27,8 +27,8 @@ pub struct ProxyUrl(String);
 /// A text is not a valid proxy URL. The text is not repeated, since it may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid proxy URL: {0}. Expected one such as http://user:password@proxy.example.com:3128, https:// or \
-     socks5://"
+    "invalid proxy URL: {0}. Expected one such as http://user:password@proxy.example.com:3128, \
+     https:// or socks5://"
 )]
 pub struct BadProxyUrl(&'static str);
 
@@ -122,8 +122,8 @@ impl ProxyRoutes {
 }
 
 impl DialRoute {
-    /// Returns the credentials for each request, if the proxy forwards the requests to this URL. A proxy forwards
-    /// requests that are not encrypted: many proxies open tunnels to port 443 only.
+    /// Returns the credentials for each request, if the proxy forwards the requests to this URL. A
+    /// proxy forwards requests that are not encrypted: many proxies open tunnels to port 443 only.
     pub fn forwards(&self, url: &ServiceUrl) -> Option<Option<&HeaderValue>> {
         match self {
             Self::Through(proxy)

@@ -1,8 +1,10 @@
-//! The device's secrets on disk: the current one, during a rotation the next one, and afterwards the previous one.
+//! The device's secrets on disk: the current one, during a rotation the next one, and afterwards
+//! the previous one.
 //!
-//! The daemon and `spoke-agent rotate` may use them at the same time. Only the command creates the next one, and
-//! holds a lock for that. Either may promote it, by a rename, once auth has accepted it. The previous one is kept:
-//! an auth whose Redis went back to an older state accepts only that one.
+//! The daemon and `spoke-agent rotate` may use them at the same time. Only the command creates the
+//! next one, and holds a lock for that. Either may promote it, by a rename, once auth has accepted
+//! it. The previous one is kept: an auth whose Redis went back to an older state accepts only that
+//! one.
 
 use std::{fs::File, path::PathBuf};
 
@@ -78,8 +80,8 @@ impl DeviceSecrets {
         self.create(NEXT)
     }
 
-    /// Makes the next secret, which auth has accepted, the current one, and the current one the previous one. Does
-    /// nothing if another process has promoted it.
+    /// Makes the next secret, which auth has accepted, the current one, and the current one the
+    /// previous one. Does nothing if another process has promoted it.
     ///
     /// # Errors
     /// [`IdentityError`] if a file cannot be written; both secrets still exist.
@@ -100,8 +102,8 @@ impl DeviceSecrets {
         self.write(CURRENT, accepted)
     }
 
-    /// Makes the previous secret, which auth has accepted, the current one, and the current one the next one. Undoes
-    /// [`Self::promote`].
+    /// Makes the previous secret, which auth has accepted, the current one, and the current one the
+    /// next one. Undoes [`Self::promote`].
     ///
     /// # Errors
     /// [`IdentityError`] if a file cannot be written; both secrets still exist.
@@ -114,7 +116,8 @@ impl DeviceSecrets {
         removed.map_err(|error| failed("remove", &self.directory.join(PREVIOUS), error))
     }
 
-    /// Locks the directory against other rotations until the file is dropped. Returns none if another rotation runs.
+    /// Locks the directory against other rotations until the file is dropped. Returns none if
+    /// another rotation runs.
     ///
     /// # Errors
     /// [`IdentityError`], also if the directory holds an unexpected file.

@@ -1,4 +1,5 @@
-//! One connection: read the positions of the streams, dial, exchange HELLO and WELCOME, run the session.
+//! One connection: read the positions of the streams, dial, exchange HELLO and WELCOME, run the
+//! session.
 
 use std::{
     convert::Infallible,
@@ -6,14 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{SinkExt, StreamExt};
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain, tls_error::explain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
     entry::{Direction, EntryLimits},
     limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{
-        Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState, Welcome,
-    },
+    message::{Cursor, Features, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState},
     partner::{Partner, PartnerId, PartnerMatch},
     seq::{Epoch, Seq},
     sync::{
@@ -29,12 +27,12 @@ use spoke_protocol::{
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, shutdown::Shutdown};
 use spoke_store::{
     StoreError,
-    driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, TransportError, drive},
+    driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, drive},
     origin::StartWith,
 };
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{Lifecycle, outage_log::OutageLog};
+use super::{Lifecycle, handshake::handshake, outage_log::OutageLog};
 use crate::{
     auth_flow::TokenSerial,
     dial::websocket::open_websocket,
@@ -113,7 +111,8 @@ impl Lifecycle {
         }
     }
 
-    /// Establishes a session. Checks the device's Redis first: without it there is nothing to carry.
+    /// Establishes a session. Checks the device's Redis first: without it there is nothing to
+    /// carry.
     async fn open(
         &mut self,
         kind: TransportKind,
@@ -146,9 +145,9 @@ impl Lifecycle {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
         let hello = Hello { major, minor, version, origin, cursor, features, instance, partner };
-        let handshake = handshake(&mut channel, hello);
+        let welcome = handshake(&mut channel, hello);
         let welcome =
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| {
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, welcome).await.unwrap_or_else(|_| {
                 Err(Disconnect::new(DisconnectCause::Broken, "no WELCOME within the time limit"))
             })?;
         let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
@@ -181,7 +180,8 @@ impl Lifecycle {
                     %cursor,
                     from = %begun.position.after,
                     help = "revoke this client and provision it again",
-                    "hub cursor was moved by another holder of this device's credentials; starting a new epoch"
+                    "hub cursor was moved by another holder of this device's credentials; \
+                     starting a new epoch"
                 );
                 let message =
                     "the hub's cursor was moved by another holder of this device's credentials";
@@ -305,8 +305,8 @@ impl Lifecycle {
     }
 }
 
-/// Logs the connection and the end of an outage. After a Redis failure, logs only once the session has lasted for
-/// [`REDIS_STABLE`]. Never returns.
+/// Logs the connection and the end of an outage. After a Redis failure, logs only once the session
+/// has lasted for [`REDIS_STABLE`]. Never returns.
 async fn log_connected(
     hub: ServiceUrl,
     kind: TransportKind,
@@ -360,42 +360,6 @@ fn progress(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> SessionProg
 }
 
 const SHUTTING_DOWN: &str = "agent is shutting down";
-
-/// Sends HELLO and receives WELCOME.
-async fn handshake(channel: &mut FrameChannel, hello: Hello) -> Result<Welcome, Disconnect> {
-    let broken = |error: TransportError| match explain(&error) {
-        Some(why) => Disconnect::new(
-            DisconnectCause::Untrusted,
-            format!("failed to set up TLS with the hub: {why}"),
-        ),
-        None => Disconnect::new(DisconnectCause::Broken, error_chain(&error)),
-    };
-    channel.outbox.send(Frame::Hello(Box::new(hello))).await.map_err(broken)?;
-    match channel.frames.next().await {
-        Some(Ok(Frame::Welcome(welcome))) if welcome.major == MAJOR => Ok(*welcome),
-        Some(Ok(Frame::Welcome(welcome))) => Err(Disconnect::new(
-            DisconnectCause::Version,
-            format!(
-                "the hub uses protocol version {}.{}, this agent {MAJOR}.{MINOR}. Update the older \
-                 one",
-                welcome.major, welcome.minor
-            ),
-        )),
-        Some(Ok(Frame::Goaway(goaway))) => Err(Disconnect::from_goaway(&goaway)),
-        Some(Ok(_)) => Err(Disconnect::new(
-            DisconnectCause::Confused,
-            "unexpected frame from the hub, expected WELCOME",
-        )),
-        Some(Err(error @ TransportError::Malformed(_))) => {
-            Err(Disconnect::new(DisconnectCause::Confused, error_chain(&error)))
-        }
-        Some(Err(error)) => Err(broken(error)),
-        None => Err(Disconnect::new(
-            DisconnectCause::Broken,
-            "the hub closed the connection before WELCOME",
-        )),
-    }
-}
 
 /// Resolves when the shutdown begins, or when it is time to try another transport.
 async fn leave(shutdown: Shutdown, until: Option<Instant>) -> Goaway {

@@ -1,5 +1,5 @@
-//! Limits the log of connection faults: each kind of fault is logged once per outage, and the end of the
-//! outage with the count. Pure.
+//! Limits the log of connection faults: each kind of fault is logged once per outage, and the end
+//! of the outage with the count. Pure.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! Decides whether the agent makes progress, for the systemd watchdog. Pure.
 //!
-//! Two conditions are watched. Each stage sets a deadline for its next progress, so a loop that hangs is
-//! detected. Consecutive sessions in which nothing was acknowledged are counted: a new connection repairs a
-//! dead link, and if it does not, a new process may.
+//! Two conditions are watched. Each stage sets a deadline for its next progress, so a loop that
+//! hangs is detected. Consecutive sessions in which nothing was acknowledged are counted: a new
+//! connection repairs a dead link, and if it does not, a new process may.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,8 @@ impl Watchdog {
         self.stalls += 1;
     }
 
-    /// Resets the count. Only acknowledgements of the hub count: entries received prove nothing about the way up.
+    /// Resets the count. Only acknowledgements of the hub count: entries received prove nothing
+    /// about the way up.
     pub(crate) fn handle_acknowledged(&mut self) {
         self.stalls = 0;
     }

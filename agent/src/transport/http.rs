@@ -1,12 +1,14 @@
-//! Frames over plain HTTP requests, for networks without WebSockets. HELLO is `POST /session`, PUSH is
-//! `POST /xadd` with the ACK as its response, and a long poll of `GET /xread` receives PUSH.
+//! Frames over plain HTTP requests, for networks without WebSockets. HELLO is `POST /session`, PUSH
+//! is `POST /xadd` with the ACK as its response, and a long poll of `GET /xread` receives PUSH.
 //!
-//! The ACK of received entries is the `seq` of the next poll, so one batch is in flight down. Batches up are sent one
-//! after the other: parallel requests would arrive in any order. The two directions never wait for each other.
+//! The ACK of received entries is the `seq` of the next poll, so one batch is in flight down.
+//! Batches up are sent one after the other: parallel requests would arrive in any order. The two
+//! directions never wait for each other.
 //!
-//! Only requests for a stream of the hub that cannot be used are retried. Any other failed request ends the session,
-//! as a broken WebSocket does, and the next handshake finds out what arrived. Requests have no time limit: the session
-//! detects that no byte arrives, and drops the channel with all requests.
+//! Only requests for a stream of the hub that cannot be used are retried. Any other failed request
+//! ends the session, as a broken WebSocket does, and the next handshake finds out what arrived.
+//! Requests have no time limit: the session detects that no byte arrives, and drops the channel
+//! with all requests.
 
 mod requests;
 
@@ -42,7 +44,8 @@ use crate::{
 /// Minimum time between two polls without entries: a hub that shuts down ends polls early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Returns frames over requests to the hub, each with the token of its time. Sends nothing before HELLO.
+/// Returns frames over requests to the hub, each with the token of its time. Sends nothing before
+/// HELLO.
 pub(crate) fn http_frames(http: HttpClient, tokens: watch::Receiver<SecretString>) -> FrameChannel {
     let activity = LastActivity::new(Instant::now());
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
@@ -107,7 +110,8 @@ impl HttpTransport {
         let welcome: WelcomeBody = self.requests.post("/session", None, body.into()).await?;
         let position = welcome.position;
         let welcome = Welcome {
-            // The JSON bodies have no version numbers: they have the ones of this version, or they do not parse.
+            // The JSON bodies have no version numbers: they have the ones of this version, or they
+            // do not parse.
             major: MAJOR,
             minor: MINOR,
             version: welcome.version,
@@ -147,7 +151,8 @@ impl HttpTransport {
                 Frame::Hold(_) => {
                     holds.send_replace(true);
                 }
-                // A poll serves as a ping: on a working link its response arrives before a ping is due.
+                // A poll serves as a ping: on a working link its response arrives before a ping is
+                // due.
                 Frame::Ping | Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
             }
         }
@@ -180,7 +185,8 @@ impl HttpTransport {
         Ok(())
     }
 
-    /// Adds a batch. If the stream at the hub cannot be used, retries until it can; the other direction continues.
+    /// Adds a batch. If the stream at the hub cannot be used, retries until it can; the other
+    /// direction continues.
     async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedBody, HubRequestError> {
         let first = self.requests.post("/xadd", Some(generation), body.clone()).await;
         let Err(HubRequestError::Rejected(mut response)) = first else { return first };
@@ -191,7 +197,8 @@ impl HttpTransport {
         let mut retry = unusable_retry();
         loop {
             tokio::time::sleep(retry.next(response.retry_after, rand::random())).await;
-            // The session does not wait for a response any more, so a missing one is detected only here.
+            // The session does not wait for a response any more, so a missing one is detected only
+            // here.
             let again = self.requests.post("/xadd", Some(generation), body.clone());
             let again = tokio::time::timeout(PROGRESS_TIMEOUT, again).await;
             match again.map_err(|_| HubRequestError::Silent)? {

@@ -25,8 +25,8 @@ use crate::dial::websocket::HubSocket;
 #[error("unexpected text message, expected a frame")]
 struct TextMessageError;
 
-/// Returns the frames of this socket. Batches are compressed once WELCOME confirms that both ends support it; `ours`
-/// are the features of HELLO.
+/// Returns the frames of this socket. Batches are compressed once WELCOME confirms that both ends
+/// support it; `ours` are the features of HELLO.
 pub fn websocket_frames(socket: HubSocket, activity: LastActivity, ours: Features) -> FrameChannel {
     let common = Arc::new(AtomicU64::new(0));
     let (sink, stream) = socket.split();
@@ -119,9 +119,9 @@ mod tests {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
-    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with the
-    /// handshake's answer is looked at before it is over.
-    async fn heard(bytes: Vec<u8>) -> Result<Frame, String> {
+    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with
+    /// the handshake's answer is looked at before it is over.
+    async fn first_frame(bytes: Vec<u8>) -> Result<Frame, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let hub = tokio::spawn(hub_that_says(listener, bytes));
@@ -147,12 +147,12 @@ mod tests {
     async fn a_hub_that_sends_frames_without_end_is_one_that_breaks_the_protocol() {
         let empty = [vec![0x02, 0], [0x00, 0].repeat(2 * FRAGMENTS_MAX as usize)].concat();
         for flood in [empty, [0x89, 0].repeat(1000)] {
-            let error = heard(flood).await.unwrap_err();
+            let error = first_frame(flood).await.unwrap_err();
             assert!(error.contains("too many"), "{error}");
         }
         let ping = Frame::Ping.encode(Features(0));
         let whole = [vec![0x82, ping.len() as u8], ping.to_vec()].concat();
         let some = [[0x89, 0].repeat(10), whole].concat();
-        assert_eq!(heard(some).await.unwrap(), Frame::Ping, "a few are no flood");
+        assert_eq!(first_frame(some).await.unwrap(), Frame::Ping, "a few are no flood");
     }
 }

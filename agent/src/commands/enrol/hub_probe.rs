@@ -13,8 +13,8 @@ use crate::{
     http_headers::bearer,
 };
 
-/// Requests this device's cursor from the hub. Success shows that the hub can be reached, that TLS works, and that the
-/// hub and auth use the same Redis.
+/// Requests this device's cursor from the hub. Success shows that the hub can be reached, that TLS
+/// works, and that the hub and auth use the same Redis.
 ///
 /// # Errors
 /// The error for the operator.
@@ -35,8 +35,8 @@ pub(super) async fn probe_hub(
     match response.status {
         StatusCode::OK => Ok(()),
         StatusCode::UNAUTHORIZED => bail!(
-            "the hub at {hub} rejected a token that auth has just issued. Check that both use the same \
-             Redis (auth_redis and auth_key_prefix of the hub)"
+            "the hub at {hub} rejected a token that auth has just issued. Check that both use the \
+             same Redis (auth_redis and auth_key_prefix of the hub)"
         ),
         status => {
             bail!(

@@ -30,7 +30,8 @@ pub(super) fn terminal() -> Option<Prompt<io::StdinLock<'static>, io::Stderr>> {
     is_terminal.then(|| Prompt { answers: io::stdin().lock(), questions: io::stderr() })
 }
 
-/// Returns the given value, or else the answer at the prompt. If there is neither, ends with a usage error.
+/// Returns the given value, or else the answer at the prompt. If there is neither, ends with a
+/// usage error.
 pub(super) fn given_or_prompted<T: FromStr<Err: Error + 'static>, R: BufRead, W: Write>(
     given: Option<T>,
     prompt: &mut Option<Prompt<R, W>>,

@@ -24,7 +24,8 @@ pub(super) enum ServiceStart {
     Manual(String),
 }
 
-/// Enables and starts the unit if it reads these settings. Otherwise returns the command to start the agent.
+/// Enables and starts the unit if it reads these settings. Otherwise returns the command to start
+/// the agent.
 pub(super) async fn start(path: &Path) -> ServiceStart {
     let systemctl = async |words: &[&str]| {
         let mut command = Command::new("systemctl");

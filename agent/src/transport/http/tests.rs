@@ -105,7 +105,7 @@ impl FakeHub {
         self.channel.outbox.send(frame).await.unwrap();
     }
 
-    /// The line lives while somebody waits for its frames.
+    /// Sends a frame. The channel works only while its frames are polled.
     async fn asked(&mut self, path: &str) -> Asked {
         let asked = async {
             tokio::select! {
