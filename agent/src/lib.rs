@@ -71,7 +71,7 @@ pub use self::{
     },
     disconnect::{Disconnect, DisconnectCause, ReconnectDelay},
     limits::{CONNECT_RETRY, REFUSED_RETRY},
-    tls::client_config,
+    tls::{TrustError, client_config},
     transport::{FrameChannel, websocket::websocket_frames},
 };
 use self::{

@@ -105,7 +105,7 @@ impl FakeHub {
         self.channel.outbox.send(frame).await.unwrap();
     }
 
-    /// Sends a frame. The channel works only while its frames are polled.
+    /// Returns the next request. The channel works only while its frames are polled.
     async fn asked(&mut self, path: &str) -> Asked {
         let asked = async {
             tokio::select! {
