@@ -1,70 +1,72 @@
 //! The command line: `run`, `enrol`, `rotate`, `status`, `check`.
 
 mod check;
-pub mod enrol;
+mod enrol;
 mod rotate;
 mod run;
 mod settings_file;
-pub mod status;
+mod status;
 
 use clap::{Parser, Subcommand};
 use spoke_service::cli::{CheckArgs, SettingsArgs};
 
-use crate::config::Config;
+use crate::config::AgentConfig;
 
-/// Carries this device's Redis streams to a Spoke hub and back.
+/// Carries this device's Redis streams to a Spoke hub and back
 #[derive(Debug, Parser)]
 #[command(name = "spoke-agent", version, after_help = AFTER_HELP)]
-pub struct Cli {
+pub struct AgentCli {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(subcommand)]
-    command: Command,
+    command: AgentCommand,
 }
 
 const AFTER_HELP: &str = "\
-Every setting can also come from the environment: SPOKE_AGENT_REDIS, SPOKE_AGENT_LOG__LEVEL, …
+Every setting can also be set in the environment: SPOKE_AGENT_REDIS, SPOKE_AGENT_LOG__LEVEL, …
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings.";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum AgentCommand {
     /// Run the daemon
     Run,
-    /// Write the settings and register this device, with a one-time secret of `spoke-auth provision`
-    Enrol(Box<enrol::Args>),
-    /// Give this device a new secret, be the agent running or not; safe to repeat, and to cut short
+    /// Write the settings and register this device, with a one-time secret from `spoke-auth
+    /// provision`
+    Enrol(Box<enrol::EnrolArgs>),
+    /// Replace the secret of this device, whether the agent runs or not; safe to repeat and to
+    /// interrupt
     Rotate,
-    /// Show whether the agent is connected and what waits, is lost or went wrong
-    Status(status::Args),
-    /// Look at the settings, the secret's file, this device's Redis and clock, auth, the hub and the
-    /// running agent, each with its mend; fails where something cannot stay as it is
+    /// Show the connection, the backlog, the losses and the last error
+    Status(status::StatusArgs),
+    /// Check the settings, the secret file, this device's Redis and clock, auth, the hub and the
+    /// running agent, with help for each problem; fails if there is an error
     Check(CheckArgs),
 }
 
-impl Cli {
-    /// Does what was asked for.
+impl AgentCli {
+    /// Runs the command.
     ///
     /// # Errors
-    /// What a person should read.
+    /// The error for the operator.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { settings, command } = self;
         match command {
-            Command::Run => {
+            AgentCommand::Run => {
                 let read = move || {
-                    let config: Config = settings.load("agent", Vec::new())?;
+                    let config: AgentConfig = settings.load("agent", Vec::new())?;
                     config.validate().map(|_| config)
                 };
                 run::run(read).await
             }
-            Command::Enrol(args) => enrol::run(*args, settings).await,
-            Command::Rotate => rotate::run(&settings.load("agent", Vec::new())?).await,
-            Command::Status(args) => {
-                let config: Config = settings.load("agent", Vec::new())?;
+            AgentCommand::Enrol(args) => enrol::run(*args, settings).await,
+            AgentCommand::Rotate => rotate::run(&settings.load("agent", Vec::new())?).await,
+            AgentCommand::Status(args) => {
+                let config: AgentConfig = settings.load("agent", Vec::new())?;
                 status::run(&config, &args).await
             }
-            Command::Check(args) => {
-                let config: Config = settings.load("agent", Vec::new())?;
+            AgentCommand::Check(args) => {
+                let config: AgentConfig = settings.load("agent", Vec::new())?;
                 check::run(&config, &settings, args).await
             }
         }

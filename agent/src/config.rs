@@ -1,4 +1,4 @@
-//! Settings of the agent: `/etc/spoke/agent.toml`, over it `SPOKE_AGENT_…`, over that flags.
+//! The settings of the agent: flags, over `SPOKE_AGENT_…`, over `/etc/spoke/agent.toml`.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,6 +17,7 @@ use spoke_service::{
 use spoke_store::{RedisUrl, keys::DeviceKeys};
 
 use crate::{
+    account::DeviceAccount,
     dial::{Dialer, ProxySetting},
     limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     tls::{self, TrustError},
@@ -25,59 +26,62 @@ use crate::{
 /// All settings, each with its default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
+pub struct AgentConfig {
     /// The identity of this device.
     pub client: Option<ClientId>,
     /// The device's own Redis.
     pub redis: RedisUrl,
-    /// Where the auth service is.
+    /// The URL of auth.
     pub auth: Option<ServiceUrl>,
-    /// Where the hub is; `ws(s)://` is derived.
+    /// The URL of the hub. The `ws(s)://` URL is derived from it.
     pub hub: Option<ServiceUrl>,
-    /// Holds the one-time secret; only needed until registered.
+    /// The file with the one-time secret, needed until the device is registered.
     pub otp_secret_file: PathBuf,
-    /// Holds the device's own secret.
+    /// The directory with the device's secret.
     pub state_dir: PathBuf,
-    /// What all keys begin with; several agents may share one Redis.
+    /// The prefix of all keys. Several agents may share one Redis.
     pub key_prefix: String,
-    /// How the hub is reached.
+    /// The transport to the hub.
     pub transport: TransportSetting,
-    /// Whether acknowledged entries are taken out of the out stream.
+    /// Whether acknowledged entries are removed from the out stream.
     pub trim: TrimSetting,
-    /// With `trim = "acked"`: about how many of the newest stay, for a hub that lost its tail.
+    /// With `trim = "acked"`: the approximate number of newest entries that stay, for a hub that
+    /// lost its last ones.
     pub trim_slack_entries: usize,
-    /// Health, metrics and live status; empty for none.
+    /// The address of health, metrics and live status; empty for none.
     pub admin_listen: String,
-    /// Names under which that is called, beside addresses and localhost, by Prometheus say.
+    /// Host names in requests to `admin_listen`, such as those of Prometheus, besides addresses and
+    /// localhost.
     pub admin_hosts: AdminHosts,
-    /// A CA to trust instead of the system's roots; empty for those.
+    /// A CA to trust instead of the system's roots; empty for the roots.
     pub ca_file: PathBuf,
-    /// The proxy for all that leaves the device; unset for what the environment says, empty for none.
+    /// The proxy of every connection that leaves the device; unset for the environment, empty for
+    /// none.
     pub proxy: ProxySetting,
-    /// Whether `http://` to another machine is taken.
+    /// Whether `http://` to another machine is allowed.
     pub allow_plaintext: bool,
-    /// Whether batches are compressed when that pays.
+    /// Whether batches are compressed when this saves bytes.
     pub compression: bool,
-    /// A link on which nothing was acknowledged for this long, while entries were under way, is made
-    /// anew.
+    /// The time without an acknowledgement, while entries are in flight, after which the agent
+    /// reconnects.
     pub progress_timeout_ms: u64,
-    /// The first wait before another try to connect.
+    /// The first delay before the next attempt to connect.
     pub retry_first_ms: u64,
-    /// The longest such wait.
+    /// The longest delay between attempts to connect.
     pub retry_longest_ms: u64,
-    /// The first wait after a refusal that a person has to mend.
+    /// The first delay after a refusal that an operator has to resolve.
     pub refused_retry_first_ms: u64,
-    /// The longest such wait.
+    /// The longest delay after such a refusal.
     pub refused_retry_longest_ms: u64,
-    /// What is logged, and how.
+    /// The log level and format.
     pub log: LogSettings,
 }
 
-/// How the hub is reached.
+/// The transport to the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransportSetting {
-    /// A WebSocket, or HTTP where that cannot be had.
+    /// A WebSocket, or HTTP if WebSockets do not work.
     #[default]
     Auto,
     /// A WebSocket only.
@@ -86,29 +90,18 @@ pub enum TransportSetting {
     Http,
 }
 
-/// Whether acknowledged entries are taken out of the out stream.
+/// Whether acknowledged entries are removed from the out stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrimSetting {
     /// They stay.
     #[default]
     Keep,
-    /// They go, but for some slack.
+    /// They are removed, except for the newest.
     Acked,
 }
 
-/// Who this device is and where it belongs: what has no default.
-#[derive(Debug, Clone)]
-pub struct Account {
-    /// The identity of this device.
-    pub client: ClientId,
-    /// Where the auth service is.
-    pub auth: ServiceUrl,
-    /// Where the hub is.
-    pub hub: ServiceUrl,
-}
-
-impl Default for Config {
+impl Default for AgentConfig {
     fn default() -> Self {
         let millis = |duration: Duration| duration.as_millis() as u64;
         Self {
@@ -138,61 +131,62 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// Checks what the types alone do not, and gives what has to be there.
+impl AgentConfig {
+    /// Checks the settings beyond their types, and returns the required ones.
     ///
     /// # Errors
-    /// `ConfigError` that names the key and the mend.
-    pub fn validate(&self) -> Result<Account, ConfigError> {
-        let account = Account {
-            client: given(
+    /// [`ConfigError`] with the setting and the next action of the operator.
+    pub fn validate(&self) -> Result<DeviceAccount, ConfigError> {
+        let account = DeviceAccount {
+            client: required(
                 "client",
                 &self.client,
                 "the name that this device was provisioned with",
             )?,
-            auth: given(
+            auth: required(
                 "auth",
                 &self.auth,
                 "the auth service's URL, such as https://auth.example.com",
             )?,
-            hub: given("hub", &self.hub, "the hub's URL, such as https://hub.example.com")?,
+            hub: required("hub", &self.hub, "the hub's URL, such as https://hub.example.com")?,
         };
-        self.encrypted("auth", &account.auth)?;
-        self.encrypted("hub", &account.hub)?;
+        self.check_encrypted("auth", &account.auth)?;
+        self.check_encrypted("hub", &account.hub)?;
         check_redis_url(&self.redis, "redis")?;
         if self.otp_secret_file == Path::new("-") {
-            let problem = "standard input is read by `spoke-agent enrol` only; name a file here";
-            return Err(bad("otp_secret_file", problem));
+            let problem = "only `spoke-agent enrol` reads standard input. Name a file";
+            return Err(invalid("otp_secret_file", problem));
         }
         if self.state_dir.as_os_str().is_empty() {
-            return Err(bad(
+            return Err(invalid(
                 "state_dir",
-                "it is empty; name a directory that only the agent can read",
+                "it is empty. Name a directory that only the agent can read",
             ));
         }
         check_key_prefix("key_prefix", &self.key_prefix)?;
         if self.progress_timeout() < PROGRESS_TIMEOUT_MIN {
             let least = PROGRESS_TIMEOUT_MIN.as_millis();
-            let problem = format!("it is {}; {least} is the least", self.progress_timeout_ms);
-            return Err(bad("progress_timeout_ms", problem));
+            let problem =
+                format!("{} is out of range, expected at least {least}", self.progress_timeout_ms);
+            return Err(invalid("progress_timeout_ms", problem));
         }
-        waits(
+        check_retry(
             ("retry_first_ms", self.retry_first_ms),
             ("retry_longest_ms", self.retry_longest_ms),
         )?;
-        waits(
+        check_retry(
             ("refused_retry_first_ms", self.refused_retry_first_ms),
             ("refused_retry_longest_ms", self.refused_retry_longest_ms),
         )?;
         Ok(account)
     }
 
-    /// The keys in the device's Redis.
+    /// Returns the keys in the device's Redis.
     pub fn keys(&self) -> DeviceKeys {
         DeviceKeys::new(&self.key_prefix)
     }
 
-    /// What the sender does with acknowledged entries.
+    /// Returns how the sender trims acknowledged entries.
     pub fn trim(&self) -> TrimMode {
         match self.trim {
             TrimSetting::Keep => TrimMode::Keep,
@@ -200,43 +194,43 @@ impl Config {
         }
     }
 
-    /// The way out of this device.
+    /// Returns the dialer for all connections that leave this device.
     ///
     /// # Errors
-    /// `ConfigError` where `ca_file`, or a proxy of the environment, cannot be used.
-    pub fn dialer(&self, account: &Account) -> Result<Dialer, ConfigError> {
+    /// [`ConfigError`] if `ca_file`, or a proxy of the environment, cannot be used.
+    pub fn dialer(&self, account: &DeviceAccount) -> Result<Dialer, ConfigError> {
         let tls = tls::client_config(account, &self.ca_file);
         Dialer::new(&self.proxy, tls.map_err(TrustError::into_config_error)?)
     }
 
-    /// How long a link may acknowledge nothing.
+    /// Returns the time limit for an acknowledgement.
     pub fn progress_timeout(&self) -> Duration {
         Duration::from_millis(self.progress_timeout_ms)
     }
 
-    /// The waits between tries to connect: short ones while an outage is young.
+    /// Returns the delays between attempts to connect: short ones at the start of an outage.
     pub fn connect_retry(&self) -> RetryDelay {
         retry(self.retry_first_ms, self.retry_longest_ms).soon(CONNECT_SOON)
     }
 
-    /// The waits after a refusal that a person has to mend.
+    /// Returns the delays after a refusal that an operator has to resolve.
     pub fn refused_retry(&self) -> RetryDelay {
         retry(self.refused_retry_first_ms, self.refused_retry_longest_ms)
     }
 
-    fn encrypted(&self, key: &'static str, url: &ServiceUrl) -> Result<(), ConfigError> {
+    fn check_encrypted(&self, key: &'static str, url: &ServiceUrl) -> Result<(), ConfigError> {
         if url.is_plaintext() && !url.is_loopback() && !self.allow_plaintext {
             let problem = format!(
-                "{url} is not encrypted, and secrets travel over it; use https://, or set \
-                 allow_plaintext = true if the network in between is yours alone"
+                "{url} is not encrypted, and secrets are sent over it. Use https://, or set \
+                 allow_plaintext = true if you control the whole network in between"
             );
-            return Err(bad(key, problem));
+            return Err(invalid(key, problem));
         }
         Ok(())
     }
 }
 
-impl Settings for Config {
+impl Settings for AgentConfig {
     fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
         vec![("redis", &self.redis)]
     }
@@ -246,30 +240,32 @@ impl Settings for Config {
     }
 }
 
-fn given<T: Clone>(key: &'static str, value: &Option<T>, what: &str) -> Result<T, ConfigError> {
+fn required<T: Clone>(key: &'static str, value: &Option<T>, what: &str) -> Result<T, ConfigError> {
     let name = key.to_ascii_uppercase();
     value.clone().ok_or_else(|| {
-        bad(
+        invalid(
             key,
             format!(
-                "it is not set; give {what}, in the settings file or as SPOKE_AGENT_{name}; \
+                "it is not set. Set {what} in the settings file or as SPOKE_AGENT_{name}; \
                  `spoke-agent enrol` writes it"
             ),
         )
     })
 }
 
-fn waits(
+fn check_retry(
     (first_key, first): (&'static str, u64),
     (longest_key, longest): (&'static str, u64),
 ) -> Result<(), ConfigError> {
     if first == 0 {
-        return Err(bad(first_key, "it is 0; a wait takes 1 ms at least"));
+        return Err(invalid(first_key, "0 is out of range, expected at least 1 ms"));
     }
     if longest < first {
-        return Err(bad(
+        return Err(invalid(
             longest_key,
-            format!("it is {longest}, which is below {first_key} ({first})"),
+            format!(
+                "{longest} is out of range, expected at least {first_key} ({first}), not below it"
+            ),
         ));
     }
     Ok(())
@@ -279,7 +275,7 @@ fn retry(first_ms: u64, longest_ms: u64) -> RetryDelay {
     RetryDelay::new(Duration::from_millis(first_ms), Duration::from_millis(longest_ms))
 }
 
-fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
+fn invalid(key: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::bad(key, problem)
 }
 
@@ -287,24 +283,24 @@ fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
 mod tests {
     use super::*;
 
-    fn complete() -> Config {
-        Config {
+    fn complete() -> AgentConfig {
+        AgentConfig {
             client: Some("dev1".parse().unwrap()),
             auth: Some("https://auth.example.com".parse().unwrap()),
             hub: Some("https://hub.example.com".parse().unwrap()),
-            ..Config::default()
+            ..AgentConfig::default()
         }
     }
 
     #[test]
-    fn a_complete_config_is_good_and_says_who_and_where() {
+    fn a_complete_config_is_valid_and_names_the_account() {
         let account = complete().validate().unwrap();
         assert_eq!(account.client.as_str(), "dev1");
     }
 
     #[test]
-    fn each_bad_setting_is_named_with_its_mend() {
-        type Change = fn(&mut Config);
+    fn each_invalid_setting_is_named_with_help() {
+        type Change = fn(&mut AgentConfig);
         let table: [(&str, &str, Change); 12] = [
             ("client", "enrol", |config| config.client = None),
             ("auth", "SPOKE_AGENT_AUTH", |config| config.auth = None),
@@ -323,17 +319,17 @@ mod tests {
             ("retry_first_ms", "1 ms", |config| config.retry_first_ms = 0),
             ("refused_retry_longest_ms", "below", |config| config.refused_retry_longest_ms = 1),
         ];
-        for (key, mend, change) in table {
+        for (key, help, change) in table {
             let mut config = complete();
             change(&mut config);
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with(&format!("{key}: ")), "{message}");
-            assert!(message.contains(mend), "{message}");
+            assert!(message.contains(help), "{message}");
         }
     }
 
     #[test]
-    fn plaintext_is_taken_to_loopback_and_where_it_is_allowed() {
+    fn plaintext_is_accepted_to_loopback_and_where_it_is_allowed() {
         let mut config = complete();
         config.auth = Some("http://127.0.0.1:8444".parse().unwrap());
         config.hub = Some("http://localhost:8443".parse().unwrap());

@@ -1,12 +1,12 @@
-//! From a URL to an open connection: the one way out of this device, for requests and WebSockets alike.
+//! Opens all connections to auth and the hub, for requests and WebSockets alike.
 //!
-//! A proxy of the settings or of the environment, all addresses of a name, TLS with the agent's own
-//! trust, and a time limit for each of these.
+//! Handles the proxy of the settings or of the environment, all addresses of a name, and TLS with
+//! the agent's roots, with a time limit for each.
 
 mod addresses;
 mod route;
 mod tunnel;
-pub mod websocket;
+pub(crate) mod websocket;
 
 use std::{io, sync::Arc};
 
@@ -23,119 +23,118 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use self::route::{Routes, Speaks};
-pub use self::{
-    route::{Proxy, ProxySetting, Route},
-    tunnel::TunnelError,
-};
+pub use self::route::ProxySetting;
+use self::route::{ProxyProtocol, ProxyRoutes};
+pub(crate) use self::{route::DialRoute, tunnel::TunnelError};
 
-/// What an open connection can do.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Io for S {}
+/// A bidirectional byte stream.
+pub trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for S {}
 
-/// An open connection, encrypted where its URL says so.
-pub type Stream = Box<dyn Io>;
+/// An open connection, encrypted if its URL says so.
+pub(crate) type DialStream = Box<dyn AsyncIo>;
 
 /// Opens connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     tls: Arc<rustls::ClientConfig>,
-    routes: Arc<Routes>,
+    routes: Arc<ProxyRoutes>,
 }
 
-/// Why there is no connection.
+/// A connection cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// There is no way there, or to the proxy.
-    #[error("failed to reach {place}")]
+    /// The host or the proxy cannot be reached.
+    #[error("failed to reach {address}")]
     Unreachable {
-        /// Host and port, and the proxy on the way there.
-        place: String,
+        /// Host and port, and the proxy, if one is used.
+        address: String,
         /// The cause.
         source: io::Error,
     },
-    /// The proxy opens no tunnel there.
-    #[error("the proxy {proxy} did not connect to {place}")]
+    /// The proxy opened no tunnel.
+    #[error("the proxy {proxy} did not connect to {address}")]
     Proxy {
         /// The proxy.
         proxy: String,
         /// Host and port.
-        place: String,
-        /// What it said.
+        address: String,
+        /// The response of the proxy.
         source: TunnelError,
     },
-    /// Who answers cannot prove to be the one that was meant.
-    #[error("failed to set up TLS with {place}")]
+    /// The certificate of the peer is not trusted.
+    #[error("failed to set up TLS with {address}")]
     Untrusted {
         /// Host and port.
-        place: String,
-        /// The cause, and the mend.
+        address: String,
+        /// The cause, and the next action of the operator.
         #[source]
         why: TlsFailure,
     },
 }
 
-/// What a connection is for.
+/// The use of a connection, which decides how a proxy is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Requests, which a proxy may take whole where they are not encrypted.
+pub(crate) enum DialPurpose {
+    /// HTTP requests. A proxy may forward them if they are not encrypted.
     Requests,
-    /// Anything.
+    /// Any bytes, through a tunnel.
     Tunnel,
 }
 
 impl Dialer {
-    /// One that trusts whom `tls` trusts.
+    /// Creates a dialer with these TLS roots.
     ///
     /// # Errors
-    /// `ConfigError` that names the variable of the environment that is not a proxy's URL.
+    /// [`ConfigError`] if a variable of the environment is not a valid proxy URL.
     pub fn new(proxy: &ProxySetting, tls: Arc<rustls::ClientConfig>) -> Result<Self, ConfigError> {
-        Ok(Self { tls, routes: Arc::new(Routes::new(proxy)?) })
+        Ok(Self { tls, routes: Arc::new(ProxyRoutes::new(proxy)?) })
     }
 
-    /// The way to a service.
-    pub fn route(&self, url: &ServiceUrl) -> Route {
+    /// Returns the route to a service: direct, or through a proxy.
+    pub fn route(&self, url: &ServiceUrl) -> DialRoute {
         self.routes.to(url)
     }
 
     pub(crate) async fn open(
         &self,
         url: &ServiceUrl,
-        purpose: Purpose,
-    ) -> Result<Stream, DialError> {
+        purpose: DialPurpose,
+    ) -> Result<DialStream, DialError> {
         let (host, port) = url.host_and_port();
-        let place = place(&host, port);
+        let address = address(&host, port);
         let route = self.route(url);
         let unreachable =
-            |source| DialError::Unreachable { place: format!("{place}{route}"), source };
-        let (near, near_port) = match &route {
-            Route::Direct => (host.as_str(), port),
-            Route::Through(proxy) => proxy.host_and_port(),
+            |source| DialError::Unreachable { address: format!("{address}{route}"), source };
+        let (first_host, first_port) = match &route {
+            DialRoute::Direct => (host.as_str(), port),
+            DialRoute::Through(proxy) => proxy.host_and_port(),
         };
-        let connecting = timeout(HANDSHAKE_TIMEOUT, addresses::connect(near, near_port)).await;
+        let connecting =
+            timeout(HANDSHAKE_TIMEOUT, addresses::connect(first_host, first_port)).await;
         let tcp = within(connecting).map_err(unreachable)?;
-        let mut stream: Stream = Box::new(tcp);
-        if let Route::Through(proxy) = &route {
-            if proxy.speaks() == Speaks::Https {
-                stream = self.encrypt(near, stream).await.map_err(|error| match error {
-                    Broken::Untrusted(why) => {
-                        DialError::Untrusted { place: format!("the proxy {proxy}"), why }
+        let mut stream: DialStream = Box::new(tcp);
+        if let DialRoute::Through(proxy) = &route {
+            if proxy.protocol() == ProxyProtocol::Https {
+                stream = self.encrypt(first_host, stream).await.map_err(|error| match error {
+                    TlsSetupError::Untrusted(why) => {
+                        DialError::Untrusted { address: format!("the proxy {proxy}"), why }
                     }
-                    Broken::Io(source) => unreachable(source),
+                    TlsSetupError::Io(source) => unreachable(source),
                 })?;
             }
-            if purpose == Purpose::Requests && route.forwards(url).is_some() {
+            if purpose == DialPurpose::Requests && route.forwards(url).is_some() {
                 return Ok(stream);
             }
             let to: Uri =
-                format!("{}://{place}/", if url.is_plaintext() { "http" } else { "https" })
+                format!("{}://{address}/", if url.is_plaintext() { "http" } else { "https" })
                     .parse()
-                    .expect("a service URL's place makes a URL");
+                    .expect("the host and port of a service URL make a URL");
             let opening = timeout(HANDSHAKE_TIMEOUT, tunnel::open(proxy, &to, stream));
             let opened = opening.await.unwrap_or_else(|_| Err(timed_out().into()));
             stream = opened.map_err(|source| DialError::Proxy {
                 proxy: proxy.to_string(),
-                place: place.clone(),
+                address: address.clone(),
                 source,
             })?;
         }
@@ -143,30 +142,32 @@ impl Dialer {
             return Ok(stream);
         }
         self.encrypt(&host, stream).await.map_err(|error| match error {
-            Broken::Untrusted(why) => DialError::Untrusted { place: place.clone(), why },
-            Broken::Io(source) => unreachable(source),
+            TlsSetupError::Untrusted(why) => DialError::Untrusted { address: address.clone(), why },
+            TlsSetupError::Io(source) => unreachable(source),
         })
     }
 
-    /// A certificate that is not trusted is one thing, a connection that breaks meanwhile another.
-    async fn encrypt(&self, host: &str, stream: Stream) -> Result<Stream, Broken> {
+    /// Sets up TLS. Tells an untrusted certificate from a connection that breaks.
+    async fn encrypt(&self, host: &str, stream: DialStream) -> Result<DialStream, TlsSetupError> {
         let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|error| Broken::Io(io::Error::other(error)))?;
-        let shaking = TlsConnector::from(self.tls.clone()).connect(name, stream);
-        match within(timeout(HANDSHAKE_TIMEOUT, shaking).await) {
+        let name = name.map_err(|error| TlsSetupError::Io(io::Error::other(error)))?;
+        let handshake = TlsConnector::from(self.tls.clone()).connect(name, stream);
+        match within(timeout(HANDSHAKE_TIMEOUT, handshake).await) {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(source) => Err(explain(&source).map_or(Broken::Io(source), Broken::Untrusted)),
+            Err(source) => {
+                Err(explain(&source).map_or(TlsSetupError::Io(source), TlsSetupError::Untrusted))
+            }
         }
     }
 }
 
-enum Broken {
+enum TlsSetupError {
     Untrusted(TlsFailure),
     Io(io::Error),
 }
 
-/// Host and port, as a URL has them.
-fn place(host: &str, port: u16) -> String {
+/// Formats host and port as in a URL.
+fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

@@ -1,4 +1,4 @@
-//! Requests to the services, over the one way out of this device.
+//! The HTTP client for auth and the hub, over the connections of [`Dialer`].
 
 use std::{
     io,
@@ -29,53 +29,53 @@ use serde_json::Value;
 use spoke_service::config::ServiceUrl;
 use tower::Service;
 
-use crate::dial::{DialError, Dialer, Purpose, Stream};
+use crate::{
+    dial::{DialError, DialPurpose, DialStream, Dialer},
+    http_headers::USER_AGENT,
+};
 
-/// How the agent names itself.
-pub(crate) const USER_AGENT: &str = concat!("spoke-agent/", env!("CARGO_PKG_VERSION"));
-
-/// Asks one service. Cheap to clone. A redirect is an answer: a token must not follow wherever somebody
-/// points.
+/// Sends requests to one service. Cheap to clone. Does not follow redirects: a token must not be
+/// sent elsewhere.
 #[derive(Debug, Clone)]
-pub struct Http {
-    client: Client<Connector, Full<Bytes>>,
+pub(crate) struct HttpClient {
+    client: Client<HttpConnector, Full<Bytes>>,
     dialer: Dialer,
     service: ServiceUrl,
 }
 
-/// An answer whose body was read.
+/// A response with its body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// A request has no response.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// There is no connection.
+pub(crate) enum HttpError {
+    /// The connection cannot be opened.
     #[error(transparent)]
-    Dial(DialErrorOf),
+    Dial(ConnectFailure),
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing came in time.
-    #[error("no answer came within {} s", .0.as_secs())]
+    /// There was no response in time.
+    #[error("no response within {} s", .0.as_secs())]
     TimedOut(Duration),
 }
 
-/// What the library holds of a `DialError`; it shows that one and its causes.
+/// A [`DialError`] within the error of the library. Prints the [`DialError`] and its causes.
 #[derive(Debug)]
-pub struct DialErrorOf(legacy::Error);
+pub(crate) struct ConnectFailure(legacy::Error);
 
-impl DialErrorOf {
+impl ConnectFailure {
     fn inner(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&self.0)
     }
 }
 
-impl std::fmt::Display for DialErrorOf {
+impl std::fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.inner() {
             Some(error) => std::fmt::Display::fmt(error, f),
@@ -84,88 +84,88 @@ impl std::fmt::Display for DialErrorOf {
     }
 }
 
-impl std::error::Error for DialErrorOf {
+impl std::error::Error for ConnectFailure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.inner()?.source()
     }
 }
 
-impl Http {
-    /// Does not connect yet.
-    pub fn new(dialer: &Dialer, service: &ServiceUrl) -> Self {
-        let connector = Connector { dialer: dialer.clone(), service: service.clone() };
+impl HttpClient {
+    /// Creates a client. Does not connect yet.
+    pub(crate) fn new(dialer: &Dialer, service: &ServiceUrl) -> Self {
+        let connector = HttpConnector { dialer: dialer.clone(), service: service.clone() };
         let client =
             Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         Self { client, dialer: dialer.clone(), service: service.clone() }
     }
 
-    /// The service that is asked.
-    pub fn service(&self) -> &ServiceUrl {
+    /// Returns the URL of the service.
+    pub(crate) fn service(&self) -> &ServiceUrl {
         &self.service
     }
 
-    /// A request to an endpoint of the service.
+    /// Starts a request to an endpoint of the service.
     pub(crate) fn request(&self, method: Method, path: &str) -> http::request::Builder {
         let request = Request::builder().method(method).uri(self.service.join(path));
         let request = request.header(http::header::USER_AGENT, USER_AGENT);
-        // Where it is handed to the proxy whole, it bears what the proxy wants to see.
+        // A request that the proxy forwards carries the credentials of the proxy.
         match self.dialer.route(&self.service).forwards(&self.service) {
             Some(Some(auth)) => request.header(PROXY_AUTHORIZATION, auth),
             Some(None) | None => request,
         }
     }
 
-    /// The head of the answer; its body is for the caller to read.
+    /// Sends a request, and returns the response with its body unread.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, HttpError> {
         self.client.request(request).await.map_err(|error| match error.is_connect() {
-            true => HttpError::Dial(DialErrorOf(error)),
+            true => HttpError::Dial(ConnectFailure(error)),
             false => HttpError::Broken(error.into()),
         })
     }
 
-    /// The whole answer, its body cut off after `most` bytes.
-    pub(crate) async fn ask(
+    /// Sends a request, and reads the body up to `bytes_max` bytes.
+    pub(crate) async fn fetch(
         &self,
         request: Request<Full<Bytes>>,
-        within: Duration,
-        most: usize,
-    ) -> Result<Answer, HttpError> {
-        let asking = async {
+        timeout: Duration,
+        bytes_max: usize,
+    ) -> Result<HttpResponse, HttpError> {
+        let response = async {
             let (head, mut incoming) = self.send(request).await?.into_parts();
             let mut body = Vec::new();
-            while body.len() < most
+            while body.len() < bytes_max
                 && let Some(frame) = incoming.frame().await
             {
                 let frame = frame.map_err(|error| HttpError::Broken(error.into()))?;
                 let data = frame.into_data().unwrap_or_default();
-                body.extend_from_slice(&data[..data.len().min(most - body.len())]);
+                body.extend_from_slice(&data[..data.len().min(bytes_max - body.len())]);
             }
-            Ok(Answer { status: head.status, headers: head.headers, body })
+            Ok(HttpResponse { status: head.status, headers: head.headers, body })
         };
-        let asked = tokio::time::timeout(within, asking).await;
-        asked.unwrap_or(Err(HttpError::TimedOut(within)))
+        let result = tokio::time::timeout(timeout, response).await;
+        result.unwrap_or(Err(HttpError::TimedOut(timeout)))
     }
 }
 
 impl HttpError {
-    /// Whether nobody was reached.
+    /// Returns whether no connection was established.
     pub(crate) fn is_connect(&self) -> bool {
         matches!(self, Self::Dial(_))
     }
 }
 
-/// A request with a body of JSON.
+/// Completes a request with a JSON body.
 pub(crate) fn with_json(request: http::request::Builder, body: &Value) -> Request<Full<Bytes>> {
     let request = request.header(CONTENT_TYPE, "application/json");
     let body = Full::new(body.to_string().into());
     request.body(body).expect("a service URL and checked headers make a request")
 }
 
-/// A request without a body, in a session or not.
-pub(crate) fn plain(
+/// Completes a request without a body, with a token or without.
+pub(crate) fn without_body(
     request: http::request::Builder,
     bearer: Option<HeaderValue>,
 ) -> Request<Full<Bytes>> {
@@ -177,15 +177,15 @@ pub(crate) fn plain(
 }
 
 #[derive(Debug, Clone)]
-struct Connector {
+struct HttpConnector {
     dialer: Dialer,
     service: ServiceUrl,
 }
 
-impl Service<Uri> for Connector {
-    type Response = Open;
+impl Service<Uri> for HttpConnector {
+    type Response = HttpStream;
     type Error = DialError;
-    type Future = BoxFuture<'static, Result<Open, DialError>>;
+    type Future = BoxFuture<'static, Result<HttpStream, DialError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
         Poll::Ready(Ok(()))
@@ -194,27 +194,27 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { dialer, service } = self.clone();
         async move {
-            let stream = dialer.open(&service, Purpose::Requests).await?;
+            let stream = dialer.open(&service, DialPurpose::Requests).await?;
             let is_forwarded = dialer.route(&service).forwards(&service).is_some();
-            Ok(Open { io: TokioIo::new(stream), is_forwarded })
+            Ok(HttpStream { io: TokioIo::new(stream), is_forwarded })
         }
         .boxed()
     }
 }
 
-struct Open {
-    io: TokioIo<Stream>,
-    /// The proxy is told the whole URL.
+struct HttpStream {
+    io: TokioIo<DialStream>,
+    /// Whether requests carry the whole URL, for a proxy that forwards them.
     is_forwarded: bool,
 }
 
-impl Connection for Open {
+impl Connection for HttpStream {
     fn connected(&self) -> Connected {
         Connected::new().proxy(self.is_forwarded)
     }
 }
 
-impl Read for Open {
+impl Read for HttpStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -224,7 +224,7 @@ impl Read for Open {
     }
 }
 
-impl Write for Open {
+impl Write for HttpStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

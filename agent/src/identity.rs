@@ -1,9 +1,9 @@
-//! The device's identity on disk: its own secret, where that is registered, and the session.
+//! The device's identity on disk: its secret, its registration and its session.
 //!
-//! `state_dir` holds `secret` (256 random bits, made at the first start), `registered` (for which
-//! client and at which auth service), `session` (the token) and `lock`; while the secret is rotated also
-//! `secret.next`, and afterwards `secret.previous`. The secret is the identity: it is never replaced in
-//! silence, since a new one would lock the device out for good.
+//! `state_dir` holds `secret` (256 random bits, created at the first start), `registered` (the
+//! client and the auth service), `session` (the token) and `lock`; during a rotation also
+//! `secret.next`, and afterwards `secret.previous`. The secret is the identity: the agent never
+//! replaces it silently, since a new one would lock the device out permanently.
 
 mod secrets;
 
@@ -19,67 +19,67 @@ use serde::{Deserialize, Serialize};
 use spoke_diagnostics::error_chain::error_chain;
 use tracing::{info, warn};
 
-pub use self::secrets::Secrets;
+pub(crate) use self::secrets::DeviceSecrets;
 use crate::{
-    config::Account,
-    durable::{Directory, FileError, Planted, is_open_to_others},
+    account::DeviceAccount,
+    atomic_file::{Directory, FileError, UnexpectedFile, is_accessible_to_others},
 };
 
-/// What is wrong with the state directory.
+/// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// Another agent has it.
+pub(crate) enum IdentityError {
+    /// Another agent uses it.
     #[error(
-        "another spoke-agent uses {}; stop it first, or give this one a state_dir of its own",
+        "{} is in use by another spoke-agent. Stop it first, or give this one its own state_dir",
         .0.display()
     )]
     InUse(PathBuf),
     /// A file or the directory cannot be read or written.
-    #[error("failed to {action} {}; see to its owner, mode and free space", path.display())]
+    #[error("failed to {action} {}. Check its owner, mode and free space", path.display())]
     Io {
-        /// What was being done.
+        /// The operation.
         action: &'static str,
-        /// To what.
+        /// The file or directory.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// The directory itself may not be entered: often a mount point whose file system is not there yet.
-    #[error("failed to enter {}; mount its file system, or check its owner and mode", path.display())]
-    Closed {
+    /// The directory cannot be entered: often a mount point whose file system is not mounted yet.
+    #[error("failed to enter {}. Mount its file system, or check its owner and mode", path.display())]
+    NoAccess {
         /// The directory.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// A link or the like stands where a file of the agent belongs.
-    #[error("{}; {}", .0, .0.mend())]
-    Planted(Planted),
-    /// The secret is not what the agent wrote.
+    /// A link or another unexpected file has the name of a file of the agent.
+    #[error("{}. {}", .0, .0.help())]
+    UnexpectedFile(UnexpectedFile),
+    /// The secret is not one that the agent wrote.
     #[error(
-        "the secret in {} is damaged; restore the file from a backup, or remove it together with \
+        "invalid secret in {}. Restore the file from a backup, or remove it together with \
          `registered` beside it, provision this client again with `spoke-auth provision --again` \
          and run `spoke-agent enrol`",
         .0.display()
     )]
     Damaged(PathBuf),
-    /// The device is registered with a secret that is gone.
+    /// The device is registered, and its secret is missing.
     #[error(
-        "this device is registered, but its secret {} is gone; restore the file from a backup, or \
-         remove `registered` and `session` beside it, provision this client again with \
+        "secret {} not found, although this device is registered. Restore the file from a backup, \
+         or remove `registered` and `session` beside it, provision this client again with \
          `spoke-auth provision --again` and run `spoke-agent enrol`",
         .0.display()
     )]
-    Gone(PathBuf),
-    /// The system has no random bytes to give.
+    Missing(PathBuf),
+    /// The system provided no random bytes.
     #[error("failed to get random bytes for the device's secret")]
     NoRandomness(#[source] rand::rand_core::OsError),
 }
 
 impl IdentityError {
-    /// Whether it stays as it is until a person has mended it: a disk that is full may have room
-    /// again by itself, a file system be mounted or become writable, and another agent end.
-    pub fn needs_a_person(&self) -> bool {
+    /// Returns whether only an operator can resolve it. A full disk may get space, a file system
+    /// may be mounted or become writable, and another agent may stop.
+    pub(crate) fn needs_operator(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(
                 source.kind(),
@@ -87,171 +87,179 @@ impl IdentityError {
                     | io::ErrorKind::NotADirectory
                     | io::ErrorKind::IsADirectory
             ),
-            Self::Planted(_) | Self::Damaged(_) | Self::Gone(_) => true,
-            Self::Closed { .. } | Self::InUse(_) | Self::NoRandomness(_) => false,
+            Self::UnexpectedFile(_) | Self::Damaged(_) | Self::Missing(_) => true,
+            Self::NoAccess { .. } | Self::InUse(_) | Self::NoRandomness(_) => false,
         }
     }
 
-    /// Whether waiting may mend it within this process.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Closed { .. }) && !self.needs_a_person()
+    /// Returns whether a retry within this process may succeed.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::NoAccess { .. }) && !self.needs_operator()
     }
 }
 
 impl IdentityError {
-    /// The same where it befell the directory itself.
-    fn of_directory(self, path: &Path) -> Self {
+    /// Turns a permission error of the directory itself into [`IdentityError::NoAccess`].
+    fn for_directory(self, path: &Path) -> Self {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Self::Closed { path: path.to_owned(), source }
+                Self::NoAccess { path: path.to_owned(), source }
             }
             other => other,
         }
     }
 }
 
-/// The state directory, held by this process alone.
+/// The state directory, locked by this process.
 #[derive(Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     path: PathBuf,
-    /// Holds the lock until it is dropped, however the process ends.
+    /// Holds the lock until it is dropped, also when the process is killed.
     lock: File,
 }
 
-/// A session token, and how long it lives by this device's clock.
+/// A session token, and its lifetime by this device's clock.
 #[derive(Debug, Clone)]
-pub struct Session {
-    /// What the hub asks for.
+pub(crate) struct SavedSession {
+    /// The token for the hub.
     pub token: SecretString,
-    /// When it was given out, in milliseconds since 1970.
+    /// When it was issued, in milliseconds since 1970.
     pub issued_at_ms: u64,
-    /// When it ends, in milliseconds since 1970.
+    /// When it expires, in milliseconds since 1970.
     pub expires_at_ms: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct RegistrationFile {
     client: String,
     auth: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredSession {
+struct SessionFile {
     #[serde(flatten)]
-    place: Place,
+    registration: RegistrationFile,
     token: String,
     issued_at_ms: u64,
     expires_at_ms: u64,
 }
 
-/// The token that was kept for this account, read beside the agent that has the directory.
-pub fn session_token(state_dir: &Path, account: &Account) -> Option<SecretString> {
+/// Returns the saved token of this account. Needs no lock, so that a command can read it while the
+/// agent runs.
+pub(crate) fn session_token(state_dir: &Path, account: &DeviceAccount) -> Option<SecretString> {
     let bytes = Directory::open(state_dir).ok()?.read("session").ok()??;
-    let stored: StoredSession = serde_json::from_slice(&bytes).ok()?;
-    stored.is_of(account).then(|| stored.token.into())
+    let stored: SessionFile = serde_json::from_slice(&bytes).ok()?;
+    stored.belongs_to(account).then(|| stored.token.into())
 }
 
-impl StoredSession {
-    fn is_of(&self, account: &Account) -> bool {
-        self.place == Place::of(account) && self.token.bytes().all(|byte| byte.is_ascii_graphic())
+impl SessionFile {
+    fn belongs_to(&self, account: &DeviceAccount) -> bool {
+        self.registration == RegistrationFile::new(account)
+            && self.token.bytes().all(|byte| byte.is_ascii_graphic())
     }
 }
 
 const SECRET_MODE: u32 = 0o600;
-/// All that has a name in a state directory.
+/// The file names of a state directory.
 const FILES: [&str; 7] =
     ["lock", "rotation-lock", "secret", "secret.next", "secret.previous", "registered", "session"];
 
 impl Identity {
-    /// Opens the directory, makes it if it is missing, and keeps every other agent out of it.
+    /// Opens the directory, creates it if it is missing, and locks it against other agents.
     ///
     /// # Errors
-    /// `IdentityError`
-    pub fn open(path: &Path) -> Result<Self, IdentityError> {
-        let directory = Directory::open_or_make(path);
-        let directory = directory.map_err(|error| failed("make or open", path, error));
-        let entered = directory.and_then(|directory| {
+    /// [`IdentityError`] if it cannot be opened, or another agent has locked it.
+    pub(crate) fn open(path: &Path) -> Result<Self, IdentityError> {
+        let directory = Directory::open_or_create(path);
+        let directory = directory.map_err(|error| failed("create or open", path, error));
+        let locked = directory.and_then(|directory| {
             inspect(&directory, path)?;
             lock(&directory, "lock")
         });
-        let lock = entered.map_err(|error| error.of_directory(path))?;
+        let lock = locked.map_err(|error| error.for_directory(path))?;
         let lock = lock.ok_or_else(|| IdentityError::InUse(path.to_owned()))?;
         Ok(Self { path: path.to_owned(), lock })
     }
 
-    /// Whether another directory has come in the place of this one, such as a file system that was mounted
-    /// late. One that is gone is no other one.
-    pub fn is_replaced(&self) -> bool {
-        let there = fs::metadata(self.file("lock"));
-        match (self.lock.metadata(), there) {
-            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) != (there.dev(), there.ino()),
-            // Without a lock: one that no agent of ours has used yet, or has been taken from elsewhere.
+    /// Returns whether another directory has replaced this one, such as a file system that was
+    /// mounted late. A directory that was removed is not replaced.
+    pub(crate) fn is_replaced(&self) -> bool {
+        let found = fs::metadata(self.file("lock"));
+        match (self.lock.metadata(), found) {
+            (Ok(ours), Ok(found)) => (ours.dev(), ours.ino()) != (found.dev(), found.ino()),
+            // A directory without a lock has not been used by this agent yet, or comes from a
+            // backup.
             (Ok(_), Err(_)) => self.path.join("secret").exists(),
             (Err(_), _) => false,
         }
     }
 
-    /// The secrets, which `spoke-agent rotate` may be at as well.
-    pub fn secrets(&self) -> Secrets {
-        Secrets::of(&self.path)
+    /// Returns access to the secrets, which `spoke-agent rotate` may change at the same time.
+    pub(crate) fn secrets(&self) -> DeviceSecrets {
+        DeviceSecrets::new(&self.path)
     }
 
-    /// Whether there is a secret, be it good or not.
-    pub fn has_secret(&self) -> bool {
+    /// Returns whether there is a secret, valid or not.
+    pub(crate) fn has_secret(&self) -> bool {
         self.has("secret")
     }
 
-    /// The device's own secret, made now if there is none and the device was never registered.
+    /// Returns the device's secret, and creates it if there is none and the device was never
+    /// registered. Never replaces an existing secret.
     ///
     /// # Errors
-    /// `IdentityError`; a secret that is there is never replaced.
-    pub fn secret(&self) -> Result<SecretString, IdentityError> {
-        match self.secrets().present()? {
+    /// [`IdentityError`] if the secret is invalid, missing, or cannot be read or written.
+    pub(crate) fn secret(&self) -> Result<SecretString, IdentityError> {
+        match self.secrets().current()? {
             Some(secret) => Ok(secret),
-            None => self.make_secret(),
+            None => self.create_secret(),
         }
     }
 
-    /// Whether this device is registered as this client at this auth service, as far as is known.
-    pub fn is_registered(&self, account: &Account) -> bool {
-        self.read::<Place>("registered").is_some_and(|place| place == Place::of(account))
+    /// Returns whether the directory says that this device is registered as this client at this
+    /// auth service.
+    pub(crate) fn is_registered(&self, account: &DeviceAccount) -> bool {
+        self.read::<RegistrationFile>("registered")
+            .is_some_and(|found| found == RegistrationFile::new(account))
     }
 
-    /// As whom else, and where, the device is registered.
-    pub fn registered_elsewhere(&self, account: &Account) -> Option<(String, String)> {
-        let place = self.read::<Place>("registered").filter(|place| *place != Place::of(account));
-        place.map(|place| (place.client, place.auth))
+    /// Returns the client and the auth service of another account that the device is registered
+    /// for.
+    pub(crate) fn registered_elsewhere(&self, account: &DeviceAccount) -> Option<(String, String)> {
+        let other = self.read::<RegistrationFile>("registered");
+        let other = other.filter(|other| *other != RegistrationFile::new(account));
+        other.map(|other| (other.client, other.auth))
     }
 
-    /// Remembers that it is.
+    /// Saves that the device is registered for this account.
     ///
     /// # Errors
-    /// `IdentityError` when the file cannot be written.
-    pub fn record_registered(&self, account: &Account) -> Result<(), IdentityError> {
-        self.write("registered", &Place::of(account), 0o644)
+    /// [`IdentityError::Io`] if the file cannot be written.
+    pub(crate) fn record_registered(&self, account: &DeviceAccount) -> Result<(), IdentityError> {
+        self.write("registered", &RegistrationFile::new(account), 0o644)
     }
 
-    /// The session that was kept for this account, if there is one that can be read.
-    pub fn session(&self, account: &Account) -> Option<Session> {
-        let stored = self.read::<StoredSession>("session")?;
-        stored.is_of(account).then(|| Session {
+    /// Returns the saved session of this account, if there is one that can be read.
+    pub(crate) fn session(&self, account: &DeviceAccount) -> Option<SavedSession> {
+        let stored = self.read::<SessionFile>("session")?;
+        stored.belongs_to(account).then(|| SavedSession {
             token: stored.token.into(),
             issued_at_ms: stored.issued_at_ms,
             expires_at_ms: stored.expires_at_ms,
         })
     }
 
-    /// Keeps a session over restarts.
+    /// Saves a session, so that it survives a restart.
     ///
     /// # Errors
-    /// `IdentityError` when the file cannot be written.
-    pub fn record_session(
+    /// [`IdentityError::Io`] if the file cannot be written.
+    pub(crate) fn record_session(
         &self,
-        account: &Account,
-        session: &Session,
+        account: &DeviceAccount,
+        session: &SavedSession,
     ) -> Result<(), IdentityError> {
-        let stored = StoredSession {
-            place: Place::of(account),
+        let stored = SessionFile {
+            registration: RegistrationFile::new(account),
             token: session.token.expose_secret().to_owned(),
             issued_at_ms: session.issued_at_ms,
             expires_at_ms: session.expires_at_ms,
@@ -259,22 +267,22 @@ impl Identity {
         self.write("session", &stored, SECRET_MODE)
     }
 
-    /// Forgets the session: its token is good for nothing.
+    /// Removes the saved session, whose token was rejected.
     ///
     /// # Errors
-    /// `IdentityError` when the file cannot be removed.
-    pub fn forget_session(&self) -> Result<(), IdentityError> {
+    /// [`IdentityError::Io`] if the file cannot be removed.
+    pub(crate) fn forget_session(&self) -> Result<(), IdentityError> {
         let removed = self.directory().and_then(|directory| directory.remove("session"));
         removed.map_err(|error| failed("remove", &self.file("session"), error))
     }
 
-    fn make_secret(&self) -> Result<SecretString, IdentityError> {
+    fn create_secret(&self) -> Result<SecretString, IdentityError> {
         let path = self.file("secret");
         if ["registered", "session"].iter().any(|name| self.has(name)) {
-            return Err(IdentityError::Gone(path));
+            return Err(IdentityError::Missing(path));
         }
-        let secret = self.secrets().make_present()?;
-        info!(path = %path.display(), "made this device's own secret, since there was none");
+        let secret = self.secrets().create_current()?;
+        info!(path = %path.display(), "device secret created");
         Ok(secret)
     }
 
@@ -282,7 +290,7 @@ impl Identity {
         self.path.join(name)
     }
 
-    /// Opened each time: it may be gone, or another one, since the start.
+    /// Opens the directory each time: it may have been removed or replaced since the start.
     fn directory(&self) -> Result<Directory, FileError> {
         Directory::open(&self.path)
     }
@@ -291,16 +299,16 @@ impl Identity {
         self.directory().is_ok_and(|directory| directory.has(name))
     }
 
-    /// What can be had again is treated as not there where it makes no sense.
+    /// Reads a file that can be restored from auth. An invalid file counts as missing.
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
         let path = self.file(name);
         match self.directory().and_then(|directory| directory.read(name)) {
             Ok(Some(bytes)) => {
                 let parsed = serde_json::from_slice(&bytes);
                 if parsed.is_err() {
-                    // The parser's own words may quote what is in it.
-                    let (path, bytes, follows) = (path.display(), bytes.len(), without(name));
-                    warn!(%path, bytes, follows, "this state file is damaged and passed over");
+                    // The parser's error may quote the content.
+                    let (path, bytes, effect) = (path.display(), bytes.len(), effect_of_loss(name));
+                    warn!(%path, bytes, effect, "damaged state file ignored");
                 }
                 parsed.ok()
             }
@@ -308,45 +316,47 @@ impl Identity {
             Err(error) if error.is_not_found() => None,
             Err(error) => {
                 let (path, error) = (path.display(), error_chain(&error));
-                let follows = without(name);
-                warn!(%path, error, follows, "this state file cannot be read and is passed over");
+                let effect = effect_of_loss(name);
+                warn!(%path, error, effect, "unreadable state file ignored");
                 None
             }
         }
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T, mode: u32) -> Result<(), IdentityError> {
-        let text = serde_json::to_vec(value).expect("plain words and numbers serialise");
+        let text = serde_json::to_vec(value).expect("strings and numbers serialise");
         let written = self.directory().and_then(|directory| directory.write(name, &text, mode));
         written.map_err(|error| failed("write", &self.file(name), error))
     }
 }
 
-impl Place {
-    fn of(account: &Account) -> Self {
+impl RegistrationFile {
+    fn new(account: &DeviceAccount) -> Self {
         Self { client: account.client.to_string(), auth: account.auth.to_string() }
     }
 }
 
-/// What follows where this file of the state directory says nothing.
-fn without(name: &str) -> &'static str {
+/// Returns the effect of ignoring this file of the state directory.
+fn effect_of_loss(name: &str) -> &'static str {
     match name {
-        "session" => "the agent logs in again, and writes it anew",
+        "session" => "the agent logs in again, and writes the file again",
         "registered" => {
-            "whether this device is registered is asked of auth, and written down again with the \
+            "the agent asks auth whether this device is registered, and writes the file at the \
              next login"
         }
         "secret.next" => {
-            "a rotation that was begun is forgotten: `spoke-agent rotate` begins another one"
+            "an interrupted rotation is discarded: `spoke-agent rotate` starts another one"
         }
         "secret.previous" => {
-            "an auth that comes back with its state of before the last rotation refuses this device"
+            "if auth's redis goes back to a state before the last rotation, auth refuses this \
+             device"
         }
-        _ => "nothing, unless it is needed",
+        _ => "none, unless the file is needed",
     }
 }
 
-/// The lock of this name in a directory, held until it is dropped; none where somebody else has it.
+/// Takes the lock of this name, until the file is dropped. Returns none if another process holds
+/// it.
 fn lock(directory: &Directory, name: &str) -> Result<Option<File>, IdentityError> {
     let path = directory.path_of(name);
     let lock = directory.open_lock(name, SECRET_MODE);
@@ -358,19 +368,20 @@ fn lock(directory: &Directory, name: &str) -> Result<Option<File>, IdentityError
     }
 }
 
-/// Refuses a directory in which a link or the like has the name of a file of ours, before anything is done.
+/// Rejects a directory in which a link or another unexpected file has the name of a file of the
+/// agent.
 fn inspect(directory: &Directory, path: &Path) -> Result<(), IdentityError> {
-    directory.inspect(&FILES).map_err(|error| failed("look into", path, error))
+    directory.inspect(&FILES).map_err(|error| failed("inspect", path, error))
 }
 
-/// Others could have read it: that is said, and ended.
-fn tighten(file: &File, path: &Path) {
-    if is_open_to_others(file) {
+/// Resets the mode of a secret that other users could read, and logs it.
+fn restrict_mode(file: &File, path: &Path) {
+    if is_accessible_to_others(file) {
         warn!(
             path = %path.display(),
-            "the device's secret could be read by others; its mode is 0600 again"
+            "device secret was readable by other users; mode reset to 0600"
         );
-        // Read-only file systems keep their modes.
+        // A read-only file system keeps its modes.
         let _ = file.set_permissions(Permissions::from_mode(SECRET_MODE));
     }
 }
@@ -378,7 +389,7 @@ fn tighten(file: &File, path: &Path) {
 fn failed(action: &'static str, path: &Path, error: FileError) -> IdentityError {
     match error {
         FileError::Io(source) => IdentityError::Io { action, path: path.to_owned(), source },
-        FileError::Planted(planted) => IdentityError::Planted(planted),
+        FileError::UnexpectedFile(file) => IdentityError::UnexpectedFile(file),
     }
 }
 

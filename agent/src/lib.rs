@@ -1,32 +1,36 @@
 //! The agent: the daemon on a device that carries its streams to the hub and back.
 //!
-//! Modules stand in the order to read them: the settings and this device's identity; how it is let
-//! in; how it reaches the hub; its life; what it tells of itself; the commands.
+//! The modules are listed in reading order: settings and identity, authentication, connection,
+//! lifecycle, status and metrics, commands.
 
-pub mod limits;
-pub mod config;
-pub mod durable;
-pub mod identity;
+mod limits;
+mod account;
+mod config;
+mod atomic_file;
+mod identity;
 
-pub mod passcode;
-pub mod enrolment;
-pub mod rotation;
-pub mod denial;
-pub mod tls;
-pub mod dial;
-pub mod http_client;
-pub mod auth;
-pub mod access;
+mod totp;
+mod auth_flow;
+mod secret_rotation;
+mod error_response;
+mod tls;
+mod dial;
+mod http_headers;
+mod http_client;
+mod auth_client;
+mod authenticator;
 
-pub mod transport;
+mod transport;
 
-pub mod lifecycle;
+mod disconnect;
+mod lifecycle;
 
-pub mod status;
-pub mod figures;
-pub mod store;
+mod metrics;
+mod status;
+mod device_store;
+mod metrics_page;
 
-pub mod commands;
+mod commands;
 
 use std::{
     env,
@@ -56,196 +60,212 @@ use spoke_store::{
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
-use crate::{
-    access::{Access, AccessError, OneTimeSource},
-    config::Config,
-    figures::Sources,
-    http_client::Http,
-    lifecycle::{Lifecycle, Parts, progress::Progress},
-    limits::STATE_RETRY,
-    status::{Board, State, Status},
-    store::{Bound, DeviceStore},
+pub use self::{
+    account::DeviceAccount,
+    auth_flow::AuthWait,
+    commands::AgentCli,
+    config::AgentConfig,
+    dial::{
+        Dialer, ProxySetting,
+        websocket::{WebSocketError, open_websocket},
+    },
+    disconnect::{Disconnect, DisconnectCause, ReconnectDelay},
+    limits::{CONNECT_RETRY, REFUSED_RETRY},
+    tls::{TrustError, client_config},
+    transport::{FrameChannel, websocket::websocket_frames},
 };
-
-/// Where the agent is asked about itself, bound already.
+use self::{
+    authenticator::{Authenticator, AuthenticatorError, one_time_secret::OneTimeSecretSource},
+    device_store::{CountLimit, DeviceStore},
+    http_client::HttpClient,
+    lifecycle::{Lifecycle, LifecycleParts, watchdog::Watchdog},
+    limits::STATE_RETRY,
+    metrics_page::AgentMetricsPage,
+    status::{AgentState, AgentStatus, StatusHandle},
+};
+/// The bound listeners of the agent.
 #[derive(Debug)]
-pub struct Listeners {
-    /// For health, metrics and live status, if wanted.
+pub struct AgentListeners {
+    /// Serves health, metrics and live status; none if `admin_listen` is empty.
     pub admin: Option<TcpListener>,
 }
 
-/// The first step has to be under way by then.
+/// The time limit for the first step of the lifecycle.
 const START_WITHIN: Duration = Duration::from_secs(120);
-/// How often the line in `systemctl status` is made anew.
+/// The interval at which the status line of `systemctl status` is refreshed.
 const STATUS_LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// Runs the agent until the shutdown begins; what is in hand then is finished.
+/// Runs the agent until the shutdown begins, then finishes the batch in hand.
 ///
 /// # Errors
-/// Only bad settings, and a state directory that cannot be used.
+/// Invalid settings, and a state directory that cannot be used.
 pub async fn run(
-    config: Config,
-    reloads: Reloads<Config>,
-    listeners: Listeners,
+    config: AgentConfig,
+    reloads: Reloads<AgentConfig>,
+    listeners: AgentListeners,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let account = config.validate()?;
     let dialer = config.dialer(&account)?;
-    let one_time = OneTimeSource::of(&config);
+    let one_time = OneTimeSecretSource::from_config(&config);
     let keys = config.keys();
     let redis =
         Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
     require_supported(&redis, "redis").await?;
-    let board = Board::new(&account);
-    let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));
+    let status = StatusHandle::new(&account);
+    let watchdog = Arc::new(Mutex::new(Watchdog::new(Instant::now(), START_WITHIN)));
     let hints = Hints::new();
 
     let listening = hints.clone();
-    let (redis_of_hints, ends) = (redis.clone(), shutdown.clone());
-    shutdown
-        .spawn("hints", listening.listen_forever(redis_of_hints, vec![keys.out()], ends.token()));
+    let (hints_redis, end) = (redis.clone(), shutdown.clone());
+    shutdown.spawn("hints", listening.listen_forever(hints_redis, vec![keys.out()], end.token()));
     shutdown.spawn("health", watch(redis.clone(), shutdown.token()));
-    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
-    // Nothing but the log's level, which goes by itself.
+    shutdown.spawn("preflight", warn_once(redis.clone(), "redis", shutdown.clone()));
+    // Only the log level is reloaded, and the service applies it.
     shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));
     let device = DeviceStore::new(redis.clone(), &keys, &account.client);
     if let Some(admin) = listeners.admin {
-        let (board, redis, device) = (board.clone(), redis.clone(), device.clone());
-        let app = admin_app(Sources { board, redis, keys: keys.clone(), device }, shutdown.clone());
+        let (status, redis, device) = (status.clone(), redis.clone(), device.clone());
+        let app = admin_app(
+            AgentMetricsPage { status, redis, keys: keys.clone(), device },
+            shutdown.clone(),
+        );
         let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
         shutdown.spawn("admin", serve_admin(admin, app, hosts, shutdown.clone()));
     }
     if env::var_os("NOTIFY_SOCKET").is_some() {
-        shutdown.spawn("status line", status_line(board.clone(), device, shutdown.clone()));
+        shutdown.spawn("status line", status_line(status.clone(), device, shutdown.clone()));
     }
 
     info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
     systemd::ready();
-    let living = async {
-        let open = || Access::open(&account, &config.state_dir, one_time.clone(), &dialer);
-        while let Some(access) = open_access(&open, &board, &progress, &shutdown).await? {
-            let parts = Parts {
+    let lifecycle = async {
+        let open = || Authenticator::open(&account, &config.state_dir, one_time.clone(), &dialer);
+        while let Some(authenticator) =
+            open_authenticator(&open, &status, &watchdog, &shutdown).await?
+        {
+            let parts = LifecycleParts {
                 config: config.clone(),
                 account: account.clone(),
-                access,
-                http: Http::new(&dialer, &account.hub),
+                authenticator,
+                http: HttpClient::new(&dialer, &account.hub),
                 dialer: dialer.clone(),
                 redis: redis.clone(),
                 hints: hints.clone(),
-                board: board.clone(),
-                progress: progress.clone(),
+                status: status.clone(),
+                watchdog: watchdog.clone(),
                 shutdown: shutdown.clone(),
             };
             Lifecycle::new(parts).run().await;
         }
         anyhow::Ok(())
     };
-    watched(living, &progress).await?;
+    feed_watchdog(lifecycle, &watchdog).await?;
     systemd::stopping();
     if !shutdown.finish(DRAIN_TIMEOUT).await {
-        warn!("some tasks did not end in time");
+        warn!("tasks did not stop in time");
     }
     info!("stopped");
     Ok(())
 }
 
-/// Waits for a state directory that cannot be used yet: it may be read-only or not mounted at boot. None
-/// when the shutdown begins.
-async fn open_access(
-    open: &impl Fn() -> Result<Access, AccessError>,
-    board: &Board,
-    progress: &Mutex<Progress>,
+/// Opens the state directory, and retries while it is read-only or not mounted. Returns none if the
+/// shutdown begins first.
+async fn open_authenticator(
+    open: &impl Fn() -> Result<Authenticator, AuthenticatorError>,
+    status: &StatusHandle,
+    watchdog: &Mutex<Watchdog>,
     shutdown: &Shutdown,
-) -> anyhow::Result<Option<Access>> {
-    let begun = Instant::now();
-    let mut said = None;
+) -> anyhow::Result<Option<Authenticator>> {
+    let began = Instant::now();
+    let mut logged = None;
     while !shutdown.is_begun() {
         let error = match open() {
-            Ok(access) => {
-                if said.is_some() {
-                    let down_for_seconds = begun.elapsed().as_secs_f64();
-                    info!(down_for_seconds, "state directory can be used");
+            Ok(authenticator) => {
+                if logged.is_some() {
+                    let down_for_seconds = began.elapsed().as_secs_f64();
+                    info!(down_for_seconds, "state directory became usable");
                 }
-                return Ok(Some(access));
+                return Ok(Some(authenticator));
             }
-            Err(error) if error.may_pass() => error_chain(&error),
-            Err(error) => return Err(refusal(error)),
+            Err(error) if error.is_transient() => error_chain(&error),
+            Err(error) => return Err(setting_error(error)),
         };
-        if said.as_ref() != Some(&error) {
-            warn!(error, "state directory cannot be used yet; waiting for it");
-            board.post_fault("state-dir", &error);
-            said = Some(error);
+        if logged.as_ref() != Some(&error) {
+            warn!(error, "state directory is not usable; retrying");
+            status.post_fault("state-dir", &error);
+            logged = Some(error);
         }
-        board.post_waiting(unix_ms().saturating_add(STATE_RETRY.as_millis() as u64));
-        progress
+        status.post_waiting(unix_ms().saturating_add(STATE_RETRY.as_millis() as u64));
+        watchdog
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .handle_move(Instant::now(), START_WITHIN);
+            .handle_progress(Instant::now(), START_WITHIN);
         let _ = tokio::time::timeout(STATE_RETRY, shutdown.begun()).await;
     }
     Ok(None)
 }
 
-/// What a person has to mend ends like a bad setting, after which systemd does not try again.
-fn refusal(error: AccessError) -> anyhow::Error {
-    match error.needs_a_person() {
+/// Turns a failure that needs an operator into a settings error, after which systemd does not
+/// restart the agent.
+fn setting_error(error: AuthenticatorError) -> anyhow::Error {
+    match error.needs_operator() {
         true => ConfigError::bad("state_dir", error_chain(&error)).into(),
         false => error.into(),
     }
 }
 
-fn admin_app(sources: Sources, shutdown: Shutdown) -> Router {
-    let (of_ready, of_status) = (sources.board.clone(), sources.board.clone());
-    let own_redis = sources.redis.clone();
+fn admin_app(page: AgentMetricsPage, shutdown: Shutdown) -> Router {
+    let (ready_status, live_status) = (page.status.clone(), page.status.clone());
+    let own_redis = page.redis.clone();
     let ready = move || {
-        let (redis, status) = (own_redis.clone(), of_ready.status());
+        let (redis, status) = (own_redis.clone(), ready_status.status());
         Box::pin(async move {
-            let own_redis = ready(&redis).await;
-            own_redis.map_err(|problem| format!("this device's own redis: {problem}"))?;
+            ready(&redis).await.map_err(|problem| format!("this device's redis: {problem}"))?;
             readiness(&status)
         }) as futures_util::future::BoxFuture<'static, _>
     };
     let metrics = move || {
-        let sources = sources.clone();
-        Box::pin(async move { sources.text().await }) as futures_util::future::BoxFuture<'static, _>
+        let page = page.clone();
+        Box::pin(async move { page.text().await }) as futures_util::future::BoxFuture<'static, _>
     };
     let status = get(move || {
-        let status = of_status.status();
+        let status = live_status.status();
         async move { Json(status) }
     });
     admin_router(shutdown, ready, metrics).merge(Router::new().route("/status", status))
 }
 
-fn readiness(status: &Status) -> Result<(), String> {
+fn readiness(status: &AgentStatus) -> Result<(), String> {
     match (status.state, &status.why) {
-        (State::Connected, _) => Ok(()),
-        (state, Some(why)) => Err(format!("not connected, {}: {}", state.words(), why.message)),
-        (state, None) => Err(format!("not connected, {}", state.words())),
+        (AgentState::Connected, _) => Ok(()),
+        (state, Some(why)) => Err(format!("not connected, {}: {}", state.text(), why.message)),
+        (state, None) => Err(format!("not connected, {}", state.text())),
     }
 }
 
-/// Runs the lifecycle and feeds the watchdog beside it, in the same task: where one hangs, both do.
-async fn watched<T>(lifecycle: impl Future<Output = T>, progress: &Mutex<Progress>) -> T {
+/// Runs the lifecycle and notifies the systemd watchdog from the same task, so that a task that
+/// hangs stops both.
+async fn feed_watchdog<T>(lifecycle: impl Future<Output = T>, watchdog: &Mutex<Watchdog>) -> T {
     let Some(interval) = systemd::watchdog_interval() else { return lifecycle.await };
     let mut lifecycle = pin!(lifecycle);
     let mut ticks = tokio::time::interval(interval);
-    let mut is_hungry = false;
+    let mut is_stopped = false;
     loop {
         tokio::select! {
             ended = &mut lifecycle => return ended,
             _ = ticks.tick() => {
-                let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                match progress.complaint(Instant::now()) {
+                let watchdog = watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+                match watchdog.problem(Instant::now()) {
                     None => {
                         systemd::watchdog();
-                        if std::mem::replace(&mut is_hungry, false) {
-                            info!("the agent gets on again; the watchdog is fed");
+                        if std::mem::replace(&mut is_stopped, false) {
+                            info!("progress resumed; notifying the systemd watchdog again");
                         }
                     }
-                    Some(complaint) if !std::mem::replace(&mut is_hungry, true) => error!(
-                        complaint,
-                        "the agent gets nowhere; the watchdog is not fed any more, so that systemd \
-                         starts it anew"
+                    Some(error) if !std::mem::replace(&mut is_stopped, true) => error!(
+                        error,
+                        "no progress; stopped notifying the systemd watchdog, expecting a restart"
                     ),
                     Some(_) => {}
                 }
@@ -254,19 +274,19 @@ async fn watched<T>(lifecycle: impl Future<Output = T>, progress: &Mutex<Progres
     }
 }
 
-/// Keeps the line that `systemctl status` shows.
-async fn status_line(board: Board, device: DeviceStore, shutdown: Shutdown) {
-    let mut changes = board.subscribe();
+/// Refreshes the status line of `systemctl status`.
+async fn status_line(status: StatusHandle, device: DeviceStore, shutdown: Shutdown) {
+    let mut changes = status.subscribe();
     while !shutdown.is_begun() {
         let status = changes.borrow_and_update().clone();
-        let waiting = match device.waiting(Bound::FOR_A_LINE).await {
-            Ok(waiting) => format!("{} waiting", waiting.entries),
-            Err(error) => format!("failed to read the own redis ({})", error_chain(&error)),
+        let waiting = match device.backlog(CountLimit::STATUS_LINE).await {
+            Ok(backlog) => format!("{} waiting", backlog.entries),
+            Err(error) => format!("failed to read this device's redis ({})", error_chain(&error)),
         };
         systemd::status(&match (status.state, &status.why) {
-            (State::Connected, _) => format!("connected to {}, {waiting}", status.hub),
-            (state, Some(why)) => format!("{}, {waiting}: {}", state.words(), why.message),
-            (state, None) => format!("{}, {waiting}", state.words()),
+            (AgentState::Connected, _) => format!("connected to {}, {waiting}", status.hub),
+            (state, Some(why)) => format!("{}, {waiting}: {}", state.text(), why.message),
+            (state, None) => format!("{}, {waiting}", state.text()),
         });
         tokio::select! {
             () = shutdown.begun() => return,

@@ -1,13 +1,14 @@
-//! The driver of the agent's life: let in, connect, carry, wait, and again until it is told to stop.
+//! The main loop of the agent: authenticate, connect, carry entries, wait, and start again until
+//! shutdown.
 //!
-//! It never ends because of the network, of auth or of the device's own Redis. What to do next is
-//! decided by the pure parts (`enrolment`, `transport::Choice`, `ending`); randomness and the clock
-//! come in here.
+//! It never ends because of the network, auth or the device's own Redis. The pure modules
+//! ([`crate::auth_flow`], [`crate::transport::TransportSelector`], [`crate::disconnect`]) decide
+//! what to do next; this module adds randomness and the clock.
 
 mod connection;
-pub mod ending;
-pub mod progress;
-pub mod trouble;
+mod handshake;
+mod outage_log;
+pub(crate) mod watchdog;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,222 +22,236 @@ use spoke_store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore};
 use tracing::{debug, info, warn};
 
 use self::{
-    connection::{Visit, Yield},
-    ending::{Cause, Pause},
-    progress::Progress,
-    trouble::{Say, Trouble},
+    connection::{ConnectAttempt, SessionProgress},
+    outage_log::{LogDecision, OutageLog},
+    watchdog::Watchdog,
 };
 use crate::{
-    access::Access,
-    config::{Account, Config},
+    account::DeviceAccount,
+    auth_flow::{AuthStep, AuthWait, RejectedToken},
+    authenticator::Authenticator,
+    config::AgentConfig,
     dial::Dialer,
-    enrolment::{Step, Wait, Which},
-    http_client::Http,
+    disconnect::{DisconnectCause, ReconnectDelay},
+    http_client::HttpClient,
     limits::STATE_RETRY,
-    status::Board,
-    transport::{Choice, Kind},
+    status::StatusHandle,
+    transport::{TransportKind, TransportSelector},
 };
 
-/// A session this old has shown that the link works, whatever it carried.
-const GOOD_SESSION: Duration = Duration::from_secs(60);
-/// Longer than auth, the hub and Redis may take together for one step.
-const STEP_WITHIN: Duration = Duration::from_secs(120);
+/// A session of this duration shows that the link works, even without entries.
+const STABLE_SESSION: Duration = Duration::from_secs(60);
+/// The watchdog deadline of a step: longer than auth, the hub and Redis may take together.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the lifecycle works with.
-pub struct Parts {
+/// The dependencies of the lifecycle.
+pub(crate) struct LifecycleParts {
     /// The settings.
-    pub config: Config,
-    /// Who this device is and where it belongs.
-    pub account: Account,
-    /// Its way in.
-    pub access: Access,
-    /// The way out of this device.
+    pub config: AgentConfig,
+    /// The device's name and services.
+    pub account: DeviceAccount,
+    /// Authenticates this device.
+    pub authenticator: Authenticator,
+    /// Opens connections.
     pub dialer: Dialer,
-    /// Asks the hub where a WebSocket cannot be had.
-    pub http: Http,
+    /// Sends requests to the hub over the HTTP transport.
+    pub http: HttpClient,
     /// The device's own Redis.
     pub redis: Redis,
-    /// Tells of news in the out stream.
+    /// Signals new entries in the out stream.
     pub hints: Hints,
-    /// Where the live status is posted.
-    pub board: Board,
-    /// Where the watchdog looks.
-    pub progress: Arc<Mutex<Progress>>,
-    /// Tells it to stop.
+    /// The live status.
+    pub status: StatusHandle,
+    /// The progress that the systemd watchdog checks.
+    pub watchdog: Arc<Mutex<Watchdog>>,
+    /// Signals the shutdown.
     pub shutdown: Shutdown,
 }
 
-/// The agent's life.
-pub struct Lifecycle {
-    parts: Parts,
-    /// This process, among others with the same identity.
+/// The main loop.
+pub(crate) struct Lifecycle {
+    parts: LifecycleParts,
+    /// Identifies this process among others with the same identity.
     instance: InstanceId,
     origin: OriginStore,
     copy: CopyStore,
-    choice: Choice,
-    /// How much of the out stream gets through to the hub at a time.
+    transport: TransportSelector,
+    /// The batch size that gets through to the hub.
     path: LinkPath,
     connect_retry: RetryDelay,
     refused_retry: RetryDelay,
-    /// For two devices with one identity: apart from the rest, since each WELCOME ends those.
-    twin_retry: RetryDelay,
-    trouble: Trouble,
-    /// The last ending was a store's trouble, by which a session may begin and end again at once.
-    is_store_in_doubt: bool,
+    /// The backoff of two devices with one identity. Separate, since each WELCOME resets the
+    /// others.
+    duplicate_retry: RetryDelay,
+    outage: OutageLog,
+    /// Whether the last disconnect was a Redis failure, which may end the next session at once.
+    is_redis_suspect: bool,
 }
 
 impl Lifecycle {
-    /// A life that has not begun.
-    pub fn new(parts: Parts) -> Self {
+    /// Creates a lifecycle that has not started.
+    pub(crate) fn new(parts: LifecycleParts) -> Self {
         let keys = parts.config.keys();
         Self {
             instance: InstanceId(rand::random()),
             origin: OriginStore::device(parts.redis.clone(), &keys, &parts.account.client),
             copy: CopyStore::device(parts.redis.clone(), &keys, &parts.account.client),
-            choice: Choice::new(parts.config.transport),
+            transport: TransportSelector::new(parts.config.transport),
             path: LinkPath::default(),
             connect_retry: parts.config.connect_retry(),
             refused_retry: parts.config.refused_retry(),
-            twin_retry: parts.config.refused_retry(),
-            trouble: Trouble::default(),
-            is_store_in_doubt: false,
+            duplicate_retry: parts.config.refused_retry(),
+            outage: OutageLog::default(),
+            is_redis_suspect: false,
             parts,
         }
     }
 
-    /// Lives until the shutdown begins; what is in hand then is finished. Ends before that only where another
-    /// state directory has come in the place of this one.
-    pub async fn run(mut self) {
+    /// Runs until the shutdown begins, and finishes the batch in hand. Returns before that only if
+    /// another state directory was mounted.
+    pub(crate) async fn run(mut self) {
         let shutdown = self.parts.shutdown.clone();
         while !shutdown.is_begun() {
-            if self.parts.access.is_replaced() {
-                info!("another state directory was mounted; starting over with its contents");
+            if self.parts.authenticator.is_replaced() {
+                info!("another state directory was mounted; starting again with it");
                 return;
             }
-            let step = self.parts.access.poll_step();
-            self.parts.board.post_step(step, self.parts.access.is_registered());
-            self.parts.board.post_unkept(self.parts.access.keep_again());
-            self.move_within(STEP_WITHIN);
+            let step = self.parts.authenticator.poll_step();
+            self.parts.status.post_step(step, self.parts.authenticator.is_registered());
+            self.parts.status.post_unsaved_state(self.parts.authenticator.retry_save());
+            self.extend_watchdog(STEP_TIMEOUT);
             match step {
-                Step::Register { .. } | Step::LogIn | Step::Refresh => {
-                    debug!(?step, "asking auth");
-                    // Both ends bear it when the answer gets lost.
+                AuthStep::Register { .. } | AuthStep::LogIn | AuthStep::Refresh => {
+                    debug!(?step, "sending request to auth");
+                    // Both ends tolerate a lost response.
                     tokio::select! {
                         () = shutdown.begun() => {}
-                        () = self.parts.access.perform(step) => {}
+                        () = self.parts.authenticator.perform(step) => {}
                     }
                 }
-                Step::Connect => {
-                    let visit = self.connect().await;
-                    self.handle_visit(visit).await;
+                AuthStep::Connect => {
+                    let attempt = self.connect().await;
+                    self.handle_attempt(attempt).await;
                 }
-                Step::Wait(wait) => self.wait_for(wait).await,
+                AuthStep::Wait(wait) => self.wait_for(wait).await,
             }
         }
-        self.parts.board.post_stopping();
+        self.parts.status.post_stopping();
     }
 
-    async fn handle_visit(&mut self, visit: Visit) {
-        let Visit { ending, kind, serial, welcomed } = visit;
+    async fn handle_attempt(&mut self, attempt: ConnectAttempt) {
+        let ConnectAttempt { disconnect, kind, serial, session } = attempt;
         let now = Instant::now();
-        if let Some(welcomed) = &welcomed {
-            self.parts.board.figures().ended.add(ending.cause.word(), 1);
-            debug!(lived = ?welcomed.lived, carried = welcomed.carried, "session ended");
-            if welcomed.carried > 0 || welcomed.lived > GOOD_SESSION {
+        if let Some(session) = &session {
+            self.parts.status.metrics().ended.add(disconnect.cause.word(), 1);
+            debug!(duration = ?session.duration, carried = session.carried, "session ended");
+            if session.carried > 0 || session.duration > STABLE_SESSION {
                 self.connect_retry.reset();
             }
-            if welcomed.lived.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
-                self.twin_retry.reset();
+            if session.duration.as_millis() > self.parts.config.refused_retry_longest_ms.into() {
+                self.duplicate_retry.reset();
             }
-            match welcomed.yielded {
-                Yield::Something => self.choice.handle_fruitful(kind),
-                Yield::Nothing => self.choice.handle_fruitless(kind, now, rand::random()),
-                Yield::Unclear => {}
+            match session.progress {
+                SessionProgress::Made => self.transport.handle_progress(kind),
+                SessionProgress::None => {
+                    self.transport.handle_no_progress(kind, now, rand::random());
+                }
+                SessionProgress::Unknown => {}
             }
-        } else if kind == Kind::Http {
-            self.choice.handle_http_failed();
+        } else if kind == TransportKind::Http {
+            self.transport.handle_http_failed();
         }
-        match ending.cause {
-            Cause::Left => return info!(reason = ending.message, "left the hub"),
-            Cause::Unauthorized => match self.parts.access.handle_unauthorized(serial) {
-                Which::Present => {}
-                Which::Older => return info!("the session's token has ended; on with the new one"),
-            },
-            Cause::NoWebSocket => self.choice.handle_refused(now, rand::random()),
-            Cause::Broken if kind == Kind::WebSocket => {
-                self.choice.handle_broken(now, rand::random());
+        match disconnect.cause {
+            DisconnectCause::Left => return info!(detail = disconnect.message, "session closed"),
+            DisconnectCause::Unauthorized => {
+                match self.parts.authenticator.handle_unauthorized(serial) {
+                    RejectedToken::Current => {}
+                    RejectedToken::Older => {
+                        return info!("session token expired; using the refreshed token");
+                    }
+                }
             }
-            Cause::Stalled => {
-                self.progress(Progress::handle_stalled);
-                self.parts.board.post_stalled();
+            DisconnectCause::NoWebSocket => self.transport.handle_refused(now, rand::random()),
+            DisconnectCause::Broken if kind == TransportKind::WebSocket => {
+                self.transport.handle_broken(now, rand::random());
             }
-            Cause::Store
-            | Cause::Unreachable
-            | Cause::Untrusted
-            | Cause::Broken
-            | Cause::Superseded
-            | Cause::Clone
-            | Cause::Version
-            | Cause::Busy
-            | Cause::Unavailable
-            | Cause::Confused
-            | Cause::ForeignCursor
-            | Cause::Lost => {}
+            DisconnectCause::Stalled => {
+                self.update_watchdog(Watchdog::handle_stalled);
+                self.parts.status.post_stalled();
+            }
+            DisconnectCause::OwnRedis
+            | DisconnectCause::Unreachable
+            | DisconnectCause::Untrusted
+            | DisconnectCause::Broken
+            | DisconnectCause::Superseded
+            | DisconnectCause::Clone
+            | DisconnectCause::Version
+            | DisconnectCause::Busy
+            | DisconnectCause::Unavailable
+            | DisconnectCause::Confused
+            | DisconnectCause::ForeignCursor
+            | DisconnectCause::Lost => {}
         }
-        self.is_store_in_doubt = matches!(ending.cause, Cause::Store | Cause::Unavailable);
-        self.handle_fault(ending.cause.word(), &ending.message);
-        if ending.cause == Cause::NoWebSocket && self.choice.kind(now) == Kind::Http {
+        self.is_redis_suspect =
+            matches!(disconnect.cause, DisconnectCause::OwnRedis | DisconnectCause::Unavailable);
+        self.handle_fault(disconnect.cause.word(), &disconnect.message);
+        if disconnect.cause == DisconnectCause::NoWebSocket
+            && self.transport.kind(now) == TransportKind::Http
+        {
             return;
         }
         let random = rand::random();
-        let wait = match ending.pause() {
-            Pause::None => return,
-            Pause::Connect(hint) => self.connect_retry.next(hint, random),
-            Pause::Told(wait) => RetryDelay::told(wait, random),
-            Pause::Twin(hint) => {
+        let wait = match disconnect.reconnect_delay() {
+            ReconnectDelay::None => return,
+            ReconnectDelay::Backoff(retry_after) => self.connect_retry.next(retry_after, random),
+            ReconnectDelay::Fixed(wait) => RetryDelay::told(wait, random),
+            ReconnectDelay::DuplicateIdentity(retry_after) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
-                self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
+                self.duplicate_retry
+                    .next(retry_after.map(|retry_after| retry_after.min(longest)), random)
             }
-            Pause::Refused => self.refused_retry.next(None, random),
+            ReconnectDelay::Refused => self.refused_retry.next(None, random),
         };
         self.pause(wait).await;
-        if !matches!(self.parts.access.poll_step(), Step::Wait(_)) {
-            self.parts.access.handle_waited();
+        if !matches!(self.parts.authenticator.poll_step(), AuthStep::Wait(_)) {
+            self.parts.authenticator.handle_waited();
         }
     }
 
-    async fn wait_for(&mut self, wait: Wait) {
+    async fn wait_for(&mut self, wait: AuthWait) {
         let random = rand::random();
-        let problem = self.parts.access.problem().to_owned();
+        let problem = self.parts.authenticator.problem().to_owned();
         let word = wait.word();
         let (problem, wait) = match wait {
-            Wait::Refused(refused) => {
-                let mend = self.parts.access.mend(refused);
-                (mend, self.refused_retry.next(None, random))
+            AuthWait::Refused(refusal) => {
+                let help = self.parts.authenticator.refusal_help(refusal);
+                (help, self.refused_retry.next(None, random))
             }
-            Wait::Unavailable(wait) => (problem, RetryDelay::told(wait, random)),
-            Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
-            Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
+            AuthWait::Unavailable(wait) => (problem, RetryDelay::told(wait, random)),
+            AuthWait::Busy(retry_after) => (problem, self.connect_retry.next(retry_after, random)),
+            AuthWait::Unreachable | AuthWait::Odd => {
+                (problem, self.connect_retry.next(None, random))
+            }
         };
         self.handle_fault(word, &problem);
         self.pause(wait).await;
-        self.parts.access.handle_waited();
+        self.parts.authenticator.handle_waited();
     }
 
     async fn pause(&mut self, wait: Duration) {
         let wait_ms = wait.as_millis() as u64;
         debug!(wait_ms, "waiting");
-        self.parts.board.post_waiting(unix_ms().saturating_add(wait_ms));
-        self.move_within(wait + STEP_WITHIN);
-        let mut looks = tokio::time::interval(STATE_RETRY);
-        let ended = tokio::time::sleep(wait);
-        tokio::pin!(ended);
+        self.parts.status.post_waiting(unix_ms().saturating_add(wait_ms));
+        self.extend_watchdog(wait + STEP_TIMEOUT);
+        let mut state_checks = tokio::time::interval(STATE_RETRY);
+        let end = tokio::time::sleep(wait);
+        tokio::pin!(end);
         loop {
             tokio::select! {
                 () = self.parts.shutdown.begun() => return,
-                () = &mut ended => return,
-                _ = looks.tick() => {
-                    if self.parts.access.is_replaced() {
+                () = &mut end => return,
+                _ = state_checks.tick() => {
+                    if self.parts.authenticator.is_replaced() {
                         return;
                     }
                 }
@@ -244,23 +259,25 @@ impl Lifecycle {
         }
     }
 
-    fn handle_fault(&mut self, cause: &'static str, error: &str) {
-        self.parts.board.post_fault(cause, error);
-        match self.trouble.handle_fault(cause, Instant::now()) {
-            Say::Aloud => warn!(
-                cause,
-                error, "not connected; trying again, and silent about it until it is over"
+    fn handle_fault(&mut self, reason: &'static str, error: &str) {
+        self.parts.status.post_fault(reason, error);
+        match self.outage.handle_fault(reason, Instant::now()) {
+            LogDecision::Log => warn!(
+                reason,
+                error,
+                repeats = "suppressed until reconnected",
+                "connection to hub failed; retrying"
             ),
-            Say::Nothing => debug!(cause, error, "not connected"),
+            LogDecision::Suppress => debug!(reason, error, "connection attempt failed"),
         }
     }
 
-    fn move_within(&self, within: Duration) {
+    fn extend_watchdog(&self, within: Duration) {
         let now = Instant::now();
-        self.progress(|progress| progress.handle_move(now, within));
+        self.update_watchdog(|watchdog| watchdog.handle_progress(now, within));
     }
 
-    fn progress(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.parts.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update_watchdog(&self, change: impl FnOnce(&mut Watchdog)) {
+        change(&mut self.parts.watchdog.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

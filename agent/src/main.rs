@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spoke_agent::commands::Cli;
+use spoke_agent::AgentCli;
 use spoke_service::cli::process;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    process("spoke-agent", Cli::parse().run()).await
+    process("spoke-agent", AgentCli::parse().run()).await
 }

@@ -1,4 +1,4 @@
-//! What the agent knows of itself right now: for `GET /status`, readiness, figures and systemd.
+//! The live status of the agent: for `GET /status`, readiness, metrics and systemd.
 
 use std::sync::Arc;
 
@@ -11,125 +11,128 @@ use spoke_protocol::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{config::Account, enrolment::Step, figures::Figures, transport::Kind};
+use crate::{
+    account::DeviceAccount, auth_flow::AuthStep, metrics::AgentMetrics, transport::TransportKind,
+};
 
 /// The live status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub(crate) struct AgentStatus {
     /// The identity of this device.
     pub client: String,
     /// The agent's version.
     pub version: String,
-    /// The process.
+    /// The process ID.
     pub pid: u32,
-    /// When it started, in milliseconds since 1970, as all times here.
+    /// When it started. All times here are in milliseconds since 1970.
     pub started_at_ms: u64,
-    /// Where the hub is.
+    /// The URL of the hub.
     pub hub: String,
-    /// Where auth is.
+    /// The URL of auth.
     pub auth: String,
     /// Whether this device has registered.
     pub is_registered: bool,
-    /// What the agent is at.
-    pub state: State,
-    /// Since when.
+    /// What the agent does.
+    pub state: AgentState,
+    /// When the state began.
     pub since_ms: u64,
-    /// Why it waits, where it does.
-    pub why: Option<Trouble>,
-    /// When it tries again, where it waits.
+    /// The reason to wait, while it waits.
+    pub why: Option<Failure>,
+    /// The time of the next attempt, while it waits.
     pub next_try_ms: Option<u64>,
-    /// How it is connected, where it is.
-    pub transport: Option<Kind>,
-    /// The generation of the session, where it is connected.
+    /// The transport, while it is connected.
+    pub transport: Option<TransportKind>,
+    /// The generation of the session, while it is connected.
     pub generation: Option<u64>,
-    /// How many sessions in a row were given up since the hub acknowledged nothing; 0 once it does.
+    /// Consecutive sessions that were closed because the hub acknowledged nothing.
     #[serde(default)]
     pub stalled_sessions: u32,
-    /// Why the state directory does not hold what auth said, where that is so.
+    /// The error, while the state directory does not hold the registration and the session.
     #[serde(default)]
-    pub unkept: Option<String>,
-    /// The first entry that waits since it is further ahead of the hub's clock than the hub takes.
+    pub unsaved_state: Option<String>,
+    /// The first entry that waits because its ID is further ahead of the hub's clock than the hub
+    /// accepts.
     #[serde(default)]
     pub held_back: Option<Seq>,
-    /// The entry that does not get through to the hub although it goes alone.
+    /// The entry that does not get through to the hub although it is sent alone.
     #[serde(default)]
     pub stuck: Option<StuckEntry>,
-    /// Why what goes one way stands still, where that is so.
+    /// The streams that cannot be used.
     #[serde(default)]
-    pub stopped: Stopped,
-    /// The last fault, be it over or not.
-    pub last_error: Option<Trouble>,
+    pub stopped: StoppedStreams,
+    /// The last fault, whether it is over or not.
+    pub last_error: Option<Failure>,
     /// Counts since the process started.
-    pub counts: Counts,
+    pub counts: StatusCounts,
 }
 
-/// Why streams cannot be used: each of this device's, and those at the hub.
+/// The error of each stream that cannot be used: of this device, and of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stopped {
-    /// What this device sends cannot be read.
+pub(crate) struct StoppedStreams {
+    /// The out stream of this device cannot be read.
     pub out: Option<String>,
-    /// What it gets cannot be written.
+    /// The in stream of this device cannot be written.
     pub r#in: Option<String>,
-    /// The hub says that it takes nothing.
+    /// The hub reports that it accepts no entries.
     pub hub: Option<String>,
 }
 
-/// What the agent is at.
+/// What the agent does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// It has just started.
+pub(crate) enum AgentState {
+    /// The agent has just started.
     Starting,
-    /// It registers.
+    /// It registers with auth.
     Registering,
-    /// It logs in.
+    /// It logs in or refreshes its token.
     LoggingIn,
     /// It connects to the hub.
     Connecting,
-    /// It carries entries.
+    /// A session is established.
     Connected,
-    /// It waits for the next try.
+    /// It waits for the next attempt.
     Waiting,
-    /// It stops.
+    /// It shuts down.
     Stopping,
 }
 
-/// Something that went wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Trouble {
-    /// The stable word.
+pub(crate) struct Failure {
+    /// The stable word of the cause.
     pub cause: String,
-    /// What a person should read.
+    /// The error for the operator.
     pub message: String,
-    /// When.
+    /// The time of the fault.
     pub at_ms: u64,
 }
 
 /// Counts since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Sessions that got as far as WELCOME.
+pub(crate) struct StatusCounts {
+    /// Sessions that reached WELCOME.
     pub sessions: u64,
-    /// Faults, those that repeat included.
+    /// Faults, repeated ones included.
     pub faults: u64,
     /// Entries that the hub acknowledged.
     pub carried_up: u64,
-    /// Entries that came from the hub.
+    /// Entries received from the hub.
     pub carried_down: u64,
-    /// Entries that came again and were passed over.
+    /// Duplicates that were discarded.
     pub duplicates_down: u64,
-    /// Entries of this device that were found lost.
+    /// Lost entries of this device.
     pub lost_up: u64,
-    /// Entries for this device that the hub told to be lost.
+    /// Entries for this device that the hub reported as lost.
     pub lost_down: u64,
 }
 
-impl State {
-    /// For a person.
-    pub fn words(self) -> &'static str {
+impl AgentState {
+    /// Returns the state as text for the operator.
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Registering => "registering",
@@ -142,18 +145,18 @@ impl State {
     }
 }
 
-/// Where the live status is posted and read. Cheap to clone.
+/// Shared access to the live status and the metrics. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Board {
-    status: watch::Sender<Status>,
-    figures: Arc<Figures>,
+pub(crate) struct StatusHandle {
+    status: watch::Sender<AgentStatus>,
+    metrics: Arc<AgentMetrics>,
 }
 
-impl Board {
-    /// The status of an agent that has just started.
-    pub fn new(account: &Account) -> Self {
+impl StatusHandle {
+    /// Creates the status of an agent that has just started.
+    pub(crate) fn new(account: &DeviceAccount) -> Self {
         let now = unix_ms();
-        let status = Status {
+        let status = AgentStatus {
             client: account.client.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -161,51 +164,51 @@ impl Board {
             hub: account.hub.to_string(),
             auth: account.auth.to_string(),
             is_registered: false,
-            state: State::Starting,
+            state: AgentState::Starting,
             since_ms: now,
             why: None,
             next_try_ms: None,
             transport: None,
             generation: None,
             stalled_sessions: 0,
-            unkept: None,
+            unsaved_state: None,
             held_back: None,
             stuck: None,
-            stopped: Stopped::default(),
+            stopped: StoppedStreams::default(),
             last_error: None,
-            counts: Counts::default(),
+            counts: StatusCounts::default(),
         };
-        Self { status: watch::Sender::new(status), figures: Arc::default() }
+        Self { status: watch::Sender::new(status), metrics: Arc::default() }
     }
 
-    /// The status now.
-    pub fn status(&self) -> Status {
+    /// Returns the current status.
+    pub(crate) fn status(&self) -> AgentStatus {
         self.status.borrow().clone()
     }
 
-    /// What it has done since it started.
-    pub fn figures(&self) -> &Figures {
-        &self.figures
+    /// Returns the counters.
+    pub(crate) fn metrics(&self) -> &AgentMetrics {
+        &self.metrics
     }
 
-    /// For waiting until it changes.
-    pub fn subscribe(&self) -> watch::Receiver<Status> {
+    /// Returns a receiver that is notified when the state changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<AgentStatus> {
         self.status.subscribe()
     }
 
-    pub(crate) fn post_step(&self, step: Step, is_registered: bool) {
+    pub(crate) fn post_step(&self, step: AuthStep, is_registered: bool) {
         let state = match step {
-            Step::Register { .. } => State::Registering,
-            Step::LogIn | Step::Refresh => State::LoggingIn,
-            Step::Connect => State::Connecting,
-            Step::Wait(_) => State::Waiting,
+            AuthStep::Register { .. } => AgentState::Registering,
+            AuthStep::LogIn | AuthStep::Refresh => AgentState::LoggingIn,
+            AuthStep::Connect => AgentState::Connecting,
+            AuthStep::Wait(_) => AgentState::Waiting,
         };
         self.post(state, |status| status.is_registered = is_registered);
     }
 
-    pub(crate) fn post_connected(&self, transport: Kind, generation: u64) {
-        self.figures.sessions.add(transport.word(), 1);
-        self.post(State::Connected, |status| {
+    pub(crate) fn post_connected(&self, transport: TransportKind, generation: u64) {
+        self.metrics.sessions.add(transport.word(), 1);
+        self.post(AgentState::Connected, |status| {
             status.transport = Some(transport);
             status.generation = Some(generation);
             status.counts.sessions += 1;
@@ -213,19 +216,19 @@ impl Board {
     }
 
     pub(crate) fn post_fault(&self, cause: &'static str, message: &str) {
-        self.figures.faults.add(cause, 1);
+        self.metrics.faults.add(cause, 1);
         let (cause, message) = (cause.to_owned(), message.to_owned());
         self.status.send_modify(|status| {
             status.counts.faults += 1;
-            status.last_error = Some(Trouble { cause, message, at_ms: unix_ms() });
+            status.last_error = Some(Failure { cause, message, at_ms: unix_ms() });
         });
     }
 
-    pub(crate) fn post_unkept(&self, why: Option<&str>) {
+    pub(crate) fn post_unsaved_state(&self, error: Option<&str>) {
         self.status.send_if_modified(|status| {
-            let is_news = status.unkept.as_deref() != why;
-            status.unkept = why.map(str::to_owned);
-            is_news
+            let is_changed = status.unsaved_state.as_deref() != error;
+            status.unsaved_state = error.map(str::to_owned);
+            is_changed
         });
     }
 
@@ -249,47 +252,48 @@ impl Board {
         });
     }
 
-    /// One direction stands still for this reason, or goes on.
+    /// Records that a stream cannot be used, with the error, or that it can be used again.
     pub(crate) fn post_stopped(
         &self,
-        of: impl FnOnce(&mut Stopped) -> &mut Option<String>,
-        why: Option<&str>,
+        field: impl FnOnce(&mut StoppedStreams) -> &mut Option<String>,
+        error: Option<&str>,
     ) {
         self.status.send_if_modified(|status| {
-            let place = of(&mut status.stopped);
-            if place.as_deref() == why {
+            let stopped = field(&mut status.stopped);
+            if stopped.as_deref() == error {
                 return false;
             }
-            match why {
+            match error {
                 Some(error) => warn!(error, "stream cannot be used; the other direction goes on"),
                 None => info!("stream can be used again"),
             }
-            *place = why.map(str::to_owned);
+            *stopped = error.map(str::to_owned);
             true
         });
     }
 
-    /// A new session finds out for itself what takes entries.
-    pub(crate) fn forget_stopped(&self) {
+    /// Clears what only a session can observe; the next session observes it again.
+    pub(crate) fn clear_stopped(&self) {
         self.status.send_if_modified(|status| {
-            let Stopped { r#in, hub, .. } = &mut status.stopped;
+            let StoppedStreams { r#in, hub, .. } = &mut status.stopped;
             r#in.take().is_some() | hub.take().is_some()
         });
     }
 
     pub(crate) fn post_waiting(&self, next_try_ms: u64) {
-        self.post(State::Waiting, |status| {
+        self.post(AgentState::Waiting, |status| {
             status.why = status.last_error.clone();
             status.next_try_ms = Some(next_try_ms);
         });
     }
 
     pub(crate) fn post_stopping(&self) {
-        self.post(State::Stopping, |_| {});
+        self.post(AgentState::Stopping, |_| {});
     }
 
-    /// After each event of a session. Wakes nobody: there may be thousands a second.
-    pub(crate) fn post_figures(&self, before: Counts, session: &Session) {
+    /// Copies the counters of a session. Does not notify receivers: there may be thousands of
+    /// events per second.
+    pub(crate) fn post_session(&self, before: StatusCounts, session: &Session) {
         let (received, duplicates) = session.receiver().counts();
         self.status.send_if_modified(|status| {
             status.counts.carried_up = before.carried_up + session.sender().carried();
@@ -304,17 +308,17 @@ impl Board {
             match (std::mem::replace(&mut status.held_back, ahead), ahead) {
                 (None, Some(seq)) => warn!(
                     %seq,
-                    "entries are held back: their IDs are more than 24 hours ahead of the hub's clock; \
-                     mend this device's clock, and see the troubleshooting guide"
+                    help = "set this device's clock, then see the troubleshooting guide",
+                    "entries held back: their IDs are more than 24 hours ahead of the hub's clock"
                 ),
-                (Some(_), None) => info!("entries are no longer held back"),
+                (Some(_), None) => info!("entries no longer held back"),
                 (None, None) | (Some(_), Some(_)) => {}
             }
             false
         });
     }
 
-    fn post(&self, state: State, change: impl FnOnce(&mut Status)) {
+    fn post(&self, state: AgentState, change: impl FnOnce(&mut AgentStatus)) {
         self.status.send_modify(|status| {
             if status.state != state {
                 (status.state, status.since_ms) = (state, unix_ms());
@@ -330,8 +334,8 @@ impl Board {
 mod tests {
     use super::*;
 
-    fn board() -> Board {
-        Board::new(&Account {
+    fn handle() -> StatusHandle {
+        StatusHandle::new(&DeviceAccount {
             client: "dev1".parse().unwrap(),
             auth: "https://a".parse().unwrap(),
             hub: "https://h".parse().unwrap(),
@@ -340,23 +344,26 @@ mod tests {
 
     #[test]
     fn a_wait_says_why_and_until_when_and_a_connection_forgets_both() {
-        let board = board();
-        board.post_fault("unreachable", "no route");
-        board.post_waiting(7);
-        let waiting = board.status();
-        assert_eq!((waiting.state, waiting.next_try_ms), (State::Waiting, Some(7)));
+        let handle = handle();
+        handle.post_fault("unreachable", "no route");
+        handle.post_waiting(7);
+        let waiting = handle.status();
+        assert_eq!((waiting.state, waiting.next_try_ms), (AgentState::Waiting, Some(7)));
         assert_eq!(waiting.why.unwrap().message, "no route");
-        board.post_connected(Kind::Http, 3);
-        let connected = board.status();
+        handle.post_connected(TransportKind::Http, 3);
+        let connected = handle.status();
         assert_eq!((connected.why, connected.next_try_ms), (None, None));
-        assert_eq!((connected.transport, connected.generation), (Some(Kind::Http), Some(3)));
+        assert_eq!(
+            (connected.transport, connected.generation),
+            (Some(TransportKind::Http), Some(3))
+        );
         assert_eq!(connected.last_error.unwrap().cause, "unreachable");
     }
 
     #[test]
     fn a_status_survives_its_json() {
-        let status = board().status();
+        let status = handle().status();
         let text = serde_json::to_string(&status).unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);
     }
 }

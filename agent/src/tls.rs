@@ -1,5 +1,4 @@
-//! Whom the agent trusts: the system's roots, or one pinned CA. The same for auth and hub, HTTP and
-//! WebSocket alike.
+//! The TLS roots of the agent: the system's roots, or one pinned CA. The same for auth and the hub.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,37 +14,42 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_service::config::ConfigError;
 
-use crate::config::Account;
+use crate::account::DeviceAccount;
 
-/// The agent has nobody to trust.
+/// There are no usable root certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The pinned CA cannot be used.
-    #[error("{} holds no certificate that can be used ({problem}); give a CA in PEM form", path.display())]
+    #[error("invalid CA in {}: {problem}. Expected certificates in PEM form", path.display())]
     BadCaFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         problem: String,
     },
-    /// The system has no roots.
-    #[error("failed to use the system's root certificates; install ca-certificates or set ca_file")]
+    /// The root certificates of the system cannot be used.
+    #[error(
+        "failed to use the system's root certificates. Install ca-certificates, or set ca_file"
+    )]
     NoRoots(#[source] rustls::Error),
 }
 
 impl TrustError {
-    /// The same as a bad setting, for the exit code.
+    /// Turns it into a settings error, for the exit code.
     pub fn into_config_error(self) -> ConfigError {
         ConfigError::bad("ca_file", error_chain(&self))
     }
 }
 
-/// Whom to trust for this account. Where nothing is encrypted there is nobody to trust, and a
-/// system without root certificates will do.
+/// Returns the TLS configuration for this account. If neither URL is encrypted, no root
+/// certificates are needed.
 ///
 /// # Errors
-/// `TrustError`
-pub fn client_config(account: &Account, ca_file: &Path) -> Result<Arc<ClientConfig>, TrustError> {
+/// [`TrustError`] if the root certificates cannot be used.
+pub fn client_config(
+    account: &DeviceAccount,
+    ca_file: &Path,
+) -> Result<Arc<ClientConfig>, TrustError> {
     let builder = ClientConfig::builder();
     let config = if !ca_file.as_os_str().is_empty() {
         builder.with_root_certificates(pinned(ca_file)?).with_no_client_auth()
@@ -67,7 +71,7 @@ fn pinned(ca_file: &Path) -> Result<RootCertStore, TrustError> {
         roots.add(certificate).map_err(|error| bad(error_chain(&error)))?;
     }
     if roots.is_empty() {
-        return Err(bad("it is empty".to_owned()));
+        return Err(bad("no certificate found".to_owned()));
     }
     Ok(roots)
 }
@@ -76,8 +80,8 @@ fn pinned(ca_file: &Path) -> Result<RootCertStore, TrustError> {
 mod tests {
     use super::*;
 
-    fn account(url: &str) -> Account {
-        Account {
+    fn account(url: &str) -> DeviceAccount {
+        DeviceAccount {
             client: "dev1".parse().unwrap(),
             auth: url.parse().unwrap(),
             hub: url.parse().unwrap(),
@@ -92,7 +96,7 @@ mod tests {
         let refused = || client_config(&account("https://h"), &path).unwrap_err().to_string();
         assert!(refused().contains("ca.pem"));
         std::fs::write(&path, "no PEM at all").unwrap();
-        assert!(refused().contains("it is empty"));
+        assert!(refused().contains("no certificate found"));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
             .unwrap();
         assert!(refused().contains("PEM"));

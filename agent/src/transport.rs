@@ -1,10 +1,10 @@
-//! How frames travel to the hub and back, and which way is taken.
+//! The transports of frames to and from the hub, and the selection between them.
 //!
-//! Both transports give a stream and a sink of the same frames, so nothing beyond this module
-//! knows which one it has. `Choice` is pure: it decides between them.
+//! Both transports provide a stream and a sink of the same frames, so no other module depends on
+//! which one is used. [`TransportSelector`] is pure: it selects the transport.
 
-pub mod http;
-pub mod ws;
+pub(crate) mod http;
+pub(crate) mod websocket;
 
 use std::{
     pin::Pin,
@@ -19,19 +19,19 @@ use spoke_store::driver::TransportError;
 
 use crate::config::TransportSetting;
 
-/// A way to the hub over which the handshake has not begun yet.
-pub struct Line {
-    /// What the hub sends.
+/// A channel to the hub, before the handshake.
+pub struct FrameChannel {
+    /// Frames from the hub.
     pub frames: BoxStream<'static, Result<Frame, TransportError>>,
-    /// What the agent sends.
+    /// Frames to the hub.
     pub outbox: Pin<Box<dyn Sink<Frame, Error = TransportError> + Send>>,
-    /// When the hub's last byte was seen.
-    pub heard: LastActivity,
+    /// The time of the last byte from the hub.
+    pub activity: LastActivity,
 }
 
 /// A transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
+pub(crate) enum TransportKind {
     /// One WebSocket.
     #[serde(rename = "ws")]
     WebSocket,
@@ -40,9 +40,9 @@ pub enum Kind {
     Http,
 }
 
-impl Kind {
-    /// The word in settings, logs and status.
-    pub fn word(self) -> &'static str {
+impl TransportKind {
+    /// Returns the word of the transport, for settings, logs and status.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::WebSocket => "ws",
             Self::Http => "http",
@@ -50,106 +50,106 @@ impl Kind {
     }
 }
 
-/// How long HTTP is kept to before a WebSocket is tried again, at first and at the longest. A hub
-/// that restarts behind a proxy looks just like a proxy that lets no WebSocket pass.
-const HTTP_SPELL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
-/// WebSockets that broke before WELCOME, one after the other, until HTTP is tried. One or two are
-/// bad luck; a proxy that takes the upgrade and carries nothing breaks them all.
+/// First and longest time to use HTTP before a WebSocket is tried again. A hub that restarts behind
+/// a proxy looks the same as a proxy that allows no WebSockets.
+const HTTP_PERIOD: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60 * 60));
+/// Consecutive WebSockets that broke before WELCOME until HTTP is tried. One or two may break by
+/// chance; a proxy that accepts the upgrade and forwards nothing breaks all.
 const BROKEN_MAX: u32 = 3;
-/// Sessions of one transport that broke and carried nothing of what waited, one after the other, until the
-/// other transport is tried: what stands in between may handle the two in different ways.
-const FRUITLESS_MAX: u32 = 3;
+/// Consecutive sessions of one transport that broke without progress until the other transport is
+/// tried: a proxy may handle the two in different ways.
+const NO_PROGRESS_MAX: u32 = 3;
 
-/// Which transport is next.
-pub struct Choice {
+/// Selects the next transport.
+pub(crate) struct TransportSelector {
     setting: TransportSetting,
-    spells: RetryDelay,
+    http_periods: RetryDelay,
     http_until: Option<Instant>,
     broken: u32,
-    /// Fruitless sessions in a row over a WebSocket, and over HTTP.
-    fruitless: [u32; 2],
+    /// Consecutive sessions without progress, over a WebSocket and over HTTP.
+    without_progress: [u32; 2],
 }
 
-impl Choice {
-    /// Begins with a WebSocket where the setting leaves the choice.
-    pub fn new(setting: TransportSetting) -> Self {
-        let spells = RetryDelay::new(HTTP_SPELL.0, HTTP_SPELL.1);
-        Self { setting, spells, http_until: None, broken: 0, fruitless: [0; 2] }
+impl TransportSelector {
+    /// Starts with a WebSocket if the setting is `auto`.
+    pub(crate) fn new(setting: TransportSetting) -> Self {
+        let http_periods = RetryDelay::new(HTTP_PERIOD.0, HTTP_PERIOD.1);
+        Self { setting, http_periods, http_until: None, broken: 0, without_progress: [0; 2] }
     }
 
-    /// The transport to use.
-    pub fn kind(&self, now: Instant) -> Kind {
+    /// Returns the transport to use.
+    pub(crate) fn kind(&self, now: Instant) -> TransportKind {
         match (self.setting, self.http_until) {
-            (TransportSetting::Http, _) => Kind::Http,
-            (TransportSetting::Auto, Some(until)) if now < until => Kind::Http,
-            (TransportSetting::Auto | TransportSetting::Ws, _) => Kind::WebSocket,
+            (TransportSetting::Http, _) => TransportKind::Http,
+            (TransportSetting::Auto, Some(until)) if now < until => TransportKind::Http,
+            (TransportSetting::Auto | TransportSetting::Ws, _) => TransportKind::WebSocket,
         }
     }
 
-    /// Whatever answered does not make WebSockets. `random` out of 0..1.
-    pub fn handle_refused(&mut self, now: Instant, random: f64) {
+    /// Handles a peer that accepts no WebSockets. `random` is in 0..1.
+    pub(crate) fn handle_refused(&mut self, now: Instant, random: f64) {
         self.broken = 0;
-        self.http_until = Some(now + self.spells.next(None, random));
+        self.http_until = Some(now + self.http_periods.next(None, random));
     }
 
-    /// A WebSocket broke before WELCOME, with the other side in reach.
-    pub fn handle_broken(&mut self, now: Instant, random: f64) {
+    /// Handles a WebSocket that broke before WELCOME, although the peer was reached.
+    pub(crate) fn handle_broken(&mut self, now: Instant, random: f64) {
         self.broken += 1;
         if self.broken >= BROKEN_MAX {
             self.handle_refused(now, random);
         }
     }
 
-    /// WELCOME came.
-    pub fn handle_welcomed(&mut self, kind: Kind) {
+    /// Handles WELCOME.
+    pub(crate) fn handle_welcomed(&mut self, kind: TransportKind) {
         self.broken = 0;
-        if kind == Kind::WebSocket {
+        if kind == TransportKind::WebSocket {
             self.http_until = None;
-            // One that gets this far and no further is no reason to come back sooner.
-            if self.fruitless[Kind::WebSocket as usize] == 0 {
-                self.spells.reset();
+            // A WebSocket that gets WELCOME and no further is no reason to return to it sooner.
+            if self.without_progress[TransportKind::WebSocket as usize] == 0 {
+                self.http_periods.reset();
             }
         }
     }
 
-    /// A session carried something.
-    pub fn handle_fruitful(&mut self, kind: Kind) {
-        self.fruitless[kind as usize] = 0;
-        if kind == Kind::WebSocket {
-            self.spells.reset();
+    /// Handles a session with progress.
+    pub(crate) fn handle_progress(&mut self, kind: TransportKind) {
+        self.without_progress[kind as usize] = 0;
+        if kind == TransportKind::WebSocket {
+            self.http_periods.reset();
         }
     }
 
-    /// What seemed to be fruitless was not: only the acknowledgements were lost.
-    pub fn handle_arrived(&mut self) {
-        self.fruitless = [0; 2];
+    /// Handles that entries had arrived: only their acknowledgements were lost.
+    pub(crate) fn handle_arrived(&mut self) {
+        self.without_progress = [0; 2];
     }
 
-    /// A session broke and carried nothing of what waited. A transport that is come back to has one
-    /// session to do better.
-    pub fn handle_fruitless(&mut self, kind: Kind, now: Instant, random: f64) {
-        let fruitless = &mut self.fruitless[kind as usize];
-        *fruitless += 1;
-        if *fruitless < FRUITLESS_MAX {
+    /// Handles a session that broke without progress. A transport that is tried again has one
+    /// session to make progress.
+    pub(crate) fn handle_no_progress(&mut self, kind: TransportKind, now: Instant, random: f64) {
+        let without_progress = &mut self.without_progress[kind as usize];
+        *without_progress += 1;
+        if *without_progress < NO_PROGRESS_MAX {
             return;
         }
-        *fruitless = FRUITLESS_MAX - 1;
+        *without_progress = NO_PROGRESS_MAX - 1;
         match kind {
-            Kind::WebSocket => self.handle_refused(now, random),
-            Kind::Http => {
-                *fruitless = 0;
+            TransportKind::WebSocket => self.handle_refused(now, random),
+            TransportKind::Http => {
+                *without_progress = 0;
                 self.handle_http_failed();
             }
         }
     }
 
-    /// HTTP does no better: the fault lies elsewhere.
-    pub fn handle_http_failed(&mut self) {
+    /// Handles that HTTP failed too: the fault is elsewhere.
+    pub(crate) fn handle_http_failed(&mut self) {
         self.http_until = None;
     }
 
-    /// When to leave a session over HTTP, to try a WebSocket again.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    /// Returns when to end a session over HTTP, to try a WebSocket again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.setting {
             TransportSetting::Auto => self.http_until,
             TransportSetting::Ws | TransportSetting::Http => None,
@@ -164,94 +164,102 @@ mod tests {
     #[test]
     fn a_refused_upgrade_leads_to_http_for_a_while_and_then_back() {
         let now = Instant::now();
-        let mut choice = Choice::new(TransportSetting::Auto);
-        assert_eq!(choice.kind(now), Kind::WebSocket);
+        let mut selector = TransportSelector::new(TransportSetting::Auto);
+        assert_eq!(selector.kind(now), TransportKind::WebSocket);
         let mut last = Duration::ZERO;
         for _ in 0..10 {
-            choice.handle_refused(now, 1.0);
-            let until = choice.poll_timeout().unwrap();
-            assert_eq!(choice.kind(until - Duration::from_millis(1)), Kind::Http);
-            assert_eq!(choice.kind(until), Kind::WebSocket);
-            assert!(until - now > last || until - now == HTTP_SPELL.1);
+            selector.handle_refused(now, 1.0);
+            let until = selector.poll_timeout().unwrap();
+            assert_eq!(selector.kind(until - Duration::from_millis(1)), TransportKind::Http);
+            assert_eq!(selector.kind(until), TransportKind::WebSocket);
+            assert!(until - now > last || until - now == HTTP_PERIOD.1);
             last = until - now;
         }
-        choice.handle_welcomed(Kind::WebSocket);
-        choice.handle_refused(now, 1.0);
-        assert_eq!(choice.poll_timeout(), Some(now + HTTP_SPELL.0));
+        selector.handle_welcomed(TransportKind::WebSocket);
+        selector.handle_refused(now, 1.0);
+        assert_eq!(selector.poll_timeout(), Some(now + HTTP_PERIOD.0));
     }
 
     #[test]
-    fn one_broken_websocket_is_bad_luck_and_three_are_a_proxy() {
+    fn one_broken_websocket_is_ignored_and_three_lead_to_http() {
         let now = Instant::now();
-        let mut choice = Choice::new(TransportSetting::Auto);
-        choice.handle_broken(now, 0.5);
-        choice.handle_broken(now, 0.5);
-        choice.handle_welcomed(Kind::WebSocket);
-        choice.handle_broken(now, 0.5);
-        choice.handle_broken(now, 0.5);
-        assert_eq!(choice.kind(now), Kind::WebSocket);
-        choice.handle_broken(now, 0.5);
-        assert_eq!(choice.kind(now), Kind::Http);
+        let mut selector = TransportSelector::new(TransportSetting::Auto);
+        selector.handle_broken(now, 0.5);
+        selector.handle_broken(now, 0.5);
+        selector.handle_welcomed(TransportKind::WebSocket);
+        selector.handle_broken(now, 0.5);
+        selector.handle_broken(now, 0.5);
+        assert_eq!(selector.kind(now), TransportKind::WebSocket);
+        selector.handle_broken(now, 0.5);
+        assert_eq!(selector.kind(now), TransportKind::Http);
     }
 
     #[test]
-    fn a_transport_that_carries_nothing_is_left_for_the_other_and_tried_again_for_one_session() {
+    fn a_transport_without_progress_is_replaced_by_the_other_and_tried_again_for_one_session() {
         let now = Instant::now();
-        let mut choice = Choice::new(TransportSetting::Auto);
-        for _ in 0..FRUITLESS_MAX {
-            assert_eq!(choice.kind(now), Kind::WebSocket);
-            choice.handle_welcomed(Kind::WebSocket);
-            choice.handle_fruitless(Kind::WebSocket, now, 1.0);
+        let mut selector = TransportSelector::new(TransportSetting::Auto);
+        for _ in 0..NO_PROGRESS_MAX {
+            assert_eq!(selector.kind(now), TransportKind::WebSocket);
+            selector.handle_welcomed(TransportKind::WebSocket);
+            selector.handle_no_progress(TransportKind::WebSocket, now, 1.0);
         }
-        let first = choice.poll_timeout().unwrap();
-        assert_eq!((choice.kind(now), choice.kind(first)), (Kind::Http, Kind::WebSocket));
-        choice.handle_fruitful(Kind::Http);
-        choice.handle_welcomed(Kind::WebSocket);
-        choice.handle_fruitless(Kind::WebSocket, first, 1.0);
-        assert_eq!(choice.kind(first), Kind::Http);
-        assert!(choice.poll_timeout().unwrap() - first > first - now, "each time for longer");
-        for _ in 0..FRUITLESS_MAX {
-            assert_eq!(choice.kind(first), Kind::Http);
-            choice.handle_fruitless(Kind::Http, first, 1.0);
+        let first = selector.poll_timeout().unwrap();
+        assert_eq!(
+            (selector.kind(now), selector.kind(first)),
+            (TransportKind::Http, TransportKind::WebSocket)
+        );
+        selector.handle_progress(TransportKind::Http);
+        selector.handle_welcomed(TransportKind::WebSocket);
+        selector.handle_no_progress(TransportKind::WebSocket, first, 1.0);
+        assert_eq!(selector.kind(first), TransportKind::Http);
+        assert!(selector.poll_timeout().unwrap() - first > first - now, "each time for longer");
+        for _ in 0..NO_PROGRESS_MAX {
+            assert_eq!(selector.kind(first), TransportKind::Http);
+            selector.handle_no_progress(TransportKind::Http, first, 1.0);
         }
-        assert_eq!(choice.kind(first), Kind::WebSocket);
-        choice.handle_fruitful(Kind::WebSocket);
-        choice.handle_fruitless(Kind::WebSocket, first, 1.0);
-        assert_eq!(choice.kind(first), Kind::WebSocket, "that is forgotten once it carries");
+        assert_eq!(selector.kind(first), TransportKind::WebSocket);
+        selector.handle_progress(TransportKind::WebSocket);
+        selector.handle_no_progress(TransportKind::WebSocket, first, 1.0);
+        assert_eq!(
+            selector.kind(first),
+            TransportKind::WebSocket,
+            "the count is reset by progress"
+        );
     }
 
     #[test]
-    fn acknowledgements_that_are_lost_are_no_reason_to_change() {
+    fn lost_acknowledgements_are_no_reason_to_change() {
         let now = Instant::now();
-        let mut choice = Choice::new(TransportSetting::Auto);
-        for _ in 0..2 * FRUITLESS_MAX {
-            choice.handle_fruitless(Kind::WebSocket, now, 0.5);
-            choice.handle_arrived();
+        let mut selector = TransportSelector::new(TransportSetting::Auto);
+        for _ in 0..2 * NO_PROGRESS_MAX {
+            selector.handle_no_progress(TransportKind::WebSocket, now, 0.5);
+            selector.handle_arrived();
         }
-        assert_eq!(choice.kind(now), Kind::WebSocket);
+        assert_eq!(selector.kind(now), TransportKind::WebSocket);
     }
 
     #[test]
-    fn where_http_fails_as_well_the_websocket_is_next() {
+    fn if_http_fails_too_the_websocket_is_next() {
         let now = Instant::now();
-        let mut choice = Choice::new(TransportSetting::Auto);
-        choice.handle_refused(now, 0.5);
-        choice.handle_http_failed();
-        assert_eq!(choice.kind(now), Kind::WebSocket);
+        let mut selector = TransportSelector::new(TransportSetting::Auto);
+        selector.handle_refused(now, 0.5);
+        selector.handle_http_failed();
+        assert_eq!(selector.kind(now), TransportKind::WebSocket);
     }
 
     #[test]
-    fn a_setting_is_kept_to_whatever_happens() {
+    fn a_fixed_setting_is_never_changed() {
         let now = Instant::now();
-        for (setting, kind) in
-            [(TransportSetting::Ws, Kind::WebSocket), (TransportSetting::Http, Kind::Http)]
-        {
-            let mut choice = Choice::new(setting);
-            choice.handle_refused(now, 0.5);
-            assert_eq!(choice.kind(now), kind);
-            assert_eq!(choice.poll_timeout(), None);
-            choice.handle_http_failed();
-            assert_eq!(choice.kind(now), kind);
+        for (setting, kind) in [
+            (TransportSetting::Ws, TransportKind::WebSocket),
+            (TransportSetting::Http, TransportKind::Http),
+        ] {
+            let mut selector = TransportSelector::new(setting);
+            selector.handle_refused(now, 0.5);
+            assert_eq!(selector.kind(now), kind);
+            assert_eq!(selector.poll_timeout(), None);
+            selector.handle_http_failed();
+            assert_eq!(selector.kind(now), kind);
         }
     }
 }

@@ -1,16 +1,18 @@
-//! `spoke-agent check`: from the settings to the hub, in the order in which things can fail.
+//! `spoke-agent check`: checks the settings, the files, Redis, auth, the hub and the running agent,
+//! in this order.
 
 use std::time::Duration;
 
-use super::status::{Live, live};
+use super::status::{AgentProbe, probe_agent};
 use crate::{
-    auth::bearer,
-    config::{Account, Config},
-    denial::{DENIAL_BYTES_MAX, Denial},
-    dial::{Dialer, Route},
-    http_client::{Http, plain},
+    account::DeviceAccount,
+    config::AgentConfig,
+    dial::{DialRoute, Dialer},
+    error_response::{ERROR_RESPONSE_BYTES_MAX, ErrorResponse},
+    http_client::{HttpClient, without_body},
+    http_headers::bearer,
     identity::{self, IdentityError},
-    status::State,
+    status::AgentState,
 };
 use http::{Method, StatusCode};
 use secrecy::SecretString;
@@ -28,89 +30,96 @@ use spoke_service::{
 };
 use spoke_store::Redis;
 
-/// For an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// One-time codes are good for half a minute before and after.
-const CLOCK_OFF_MAX: Duration = Duration::from_secs(30);
+/// The time limit of a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// One-time codes are valid for 30 s before and after their time.
+const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(30);
 
-/// What a service is asked that nobody needs a session for, and how it then says no.
-struct Question {
+/// A request that needs a session, and the reason word of its refusal without one.
+struct ProbeRequest {
     method: Method,
     path: &'static str,
-    denial: &'static str,
+    refusal: &'static str,
 }
 
-const AUTH: Question = Question { method: Method::POST, path: "/refresh", denial: "no-session" };
-const HUB: Question = Question { method: Method::GET, path: "/seq", denial: "unauthorized" };
+const AUTH: ProbeRequest =
+    ProbeRequest { method: Method::POST, path: "/refresh", refusal: "no-session" };
+const HUB: ProbeRequest =
+    ProbeRequest { method: Method::GET, path: "/seq", refusal: "unauthorized" };
 
 pub(super) async fn run(
-    config: &Config,
+    config: &AgentConfig,
     given: &SettingsArgs,
     args: CheckArgs,
 ) -> anyhow::Result<()> {
-    let mut found = look(config).await;
+    let mut found = run_checks(config).await;
     found.splice(1..1, of_settings_file("agent", given));
     report(&found, args)
 }
 
-async fn look(config: &Config) -> Vec<Check> {
+async fn run_checks(config: &AgentConfig) -> Vec<Check> {
     let account = config.validate();
-    let mut found = vec![of_settings(&account)];
+    let mut found = vec![check_settings(&account)];
     match Redis::open_to_write(&config.redis, config.keys().probe()) {
         Ok(redis) => {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);
         }
-        Err(error) => found.push(Check::fail("redis", error_chain(&error), "mend the setting")),
+        Err(error) => found.push(Check::fail("redis", error_chain(&error), "correct the setting")),
     }
-    found.extend(of_files(config));
-    let unasked = |why| ["auth", "hub", "clock"].map(|setting| Check::skip(setting, why));
+    found.extend(check_files(config));
+    let skipped = |why| ["auth", "hub", "clock"].map(|setting| Check::skip(setting, why));
     let Ok(account) = account else {
-        found.extend(unasked("the settings do not say where they are"));
-        found.push(Check::skip("agent", "the settings do not say whose it is"));
+        found.extend(skipped("no valid settings"));
+        found.push(Check::skip("agent", "no valid settings"));
         return found;
     };
     match config.dialer(&account) {
-        Ok(dialer) => found.extend(of_services(config, &account, &dialer).await),
+        Ok(dialer) => found.extend(check_services(config, &account, &dialer).await),
         Err(error) => {
-            found.push(Check::fail("tls", error_chain(&error), "mend what it names"));
-            found.extend(unasked("there is no way to ask them"));
+            found.push(Check::fail(
+                "tls",
+                error_chain(&error),
+                "correct the setting that it names",
+            ));
+            found.extend(skipped("TLS or proxy settings are invalid"));
         }
     }
-    found.extend(of_agent(config, &account).await);
+    found.extend(check_agent(config, &account).await);
     found
 }
 
-fn of_settings(account: &Result<Account, ConfigError>) -> Check {
+fn check_settings(account: &Result<DeviceAccount, ConfigError>) -> Check {
     match account {
-        Ok(Account { client, auth, hub }) => {
+        Ok(DeviceAccount { client, auth, hub }) => {
             Check::ok("settings", format!("client {client}, auth {auth}, hub {hub}"))
         }
         Err(error) => {
-            let mend = "`spoke-agent enrol` writes what is missing; else mend the settings file";
-            Check::fail("settings", error_chain(error), mend)
+            let help =
+                "`spoke-agent enrol` writes missing settings; otherwise correct the settings file";
+            Check::fail("settings", error_chain(error), help)
         }
     }
 }
 
-fn of_files(config: &Config) -> Vec<Check> {
-    let secrets = identity::Secrets::of(&config.state_dir);
+fn check_files(config: &AgentConfig) -> Vec<Check> {
+    let secrets = identity::DeviceSecrets::new(&config.state_dir);
     let secret = secrets.path();
-    let mut found = vec![match secrets.open_present() {
+    let mut found = vec![match secrets.open_current() {
         Ok(Some(file)) => of_secret("state_dir", &secret, file.metadata()),
         Ok(None) => {
             let finding =
-                format!("{} does not exist: this device is not enrolled yet", secret.display());
+                format!("{} not found: this device is not enrolled yet", secret.display());
             Check::fail("state_dir", finding, "spoke-agent enrol")
         }
         Err(IdentityError::Io { source, .. }) => of_secret("state_dir", &secret, Err(source)),
-        Err(IdentityError::Planted(planted)) => {
-            Check::fail("state_dir", planted.to_string(), planted.mend())
+        Err(IdentityError::UnexpectedFile(file)) => {
+            Check::fail("state_dir", file.to_string(), file.help())
         }
-        Err(error) => Check::fail("state_dir", error_chain(&error), "mend what it says"),
+        Err(error) => Check::fail("state_dir", error_chain(&error), "see the error"),
     }];
     if let Ok(Some(_)) = secrets.next() {
-        let finding = "a rotation of this device's secret was begun and is not over";
+        let finding = "the rotation of this device's secret is incomplete";
         found.push(Check::warn("state_dir", finding, "spoke-agent rotate"));
     }
     let one_time = &config.otp_secret_file;
@@ -120,125 +129,131 @@ fn of_files(config: &Config) -> Vec<Check> {
     found
 }
 
-async fn of_services(config: &Config, account: &Account, dialer: &Dialer) -> Vec<Check> {
-    let ours = identity::session_token(&config.state_dir, account);
+async fn check_services(
+    config: &AgentConfig,
+    account: &DeviceAccount,
+    dialer: &Dialer,
+) -> Vec<Check> {
+    let token = identity::session_token(&config.state_dir, account);
     let (auth, hub) = tokio::join!(
-        ask(&account.auth, AUTH, dialer, None),
-        ask(&account.hub, HUB, dialer, ours.as_ref()),
+        send(&account.auth, AUTH, dialer, None),
+        send(&account.hub, HUB, dialer, token.as_ref()),
     );
     let mut found = vec![
-        of_service("auth", way(dialer, &account.auth), &auth, AUTH, None),
-        of_service("hub", way(dialer, &account.hub), &hub, HUB, ours.as_ref()),
+        check_service("auth", format_route(dialer, &account.auth), &auth, AUTH, None),
+        check_service("hub", format_route(dialer, &account.hub), &hub, HUB, token.as_ref()),
     ];
-    let dates = [&auth, &hub].into_iter().flatten().filter_map(|answer| answer.date_ms);
+    let dates = [&auth, &hub].into_iter().flatten().filter_map(|response| response.date_ms);
     found.push(match dates.min() {
-        Some(theirs) => of_clock(theirs, unix_ms()),
-        None => Check::skip("clock", "neither auth nor the hub tells the time"),
+        Some(service_ms) => check_clock(service_ms, unix_ms()),
+        None => Check::skip("clock", "neither auth nor the hub sent a date"),
     });
     found
 }
 
-/// The answer to a question without, or with, a session; the error is for a person.
-async fn ask(
+/// Sends a request with or without a session. The error is for the operator, with help.
+async fn send(
     url: &ServiceUrl,
-    question: Question,
+    request: ProbeRequest,
     dialer: &Dialer,
     session: Option<&SecretString>,
-) -> Result<Denial, (String, &'static str)> {
-    let http = Http::new(dialer, url);
-    let request = plain(http.request(question.method, question.path), session.map(bearer));
-    match http.ask(request, PATIENCE, DENIAL_BYTES_MAX).await {
-        Ok(answer) => Ok(Denial::new(answer.status, &answer.headers, &answer.body)),
+) -> Result<ErrorResponse, (String, &'static str)> {
+    let http = HttpClient::new(dialer, url);
+    let message = without_body(http.request(request.method, request.path), session.map(bearer));
+    match http.fetch(message, RESPONSE_TIMEOUT, ERROR_RESPONSE_BYTES_MAX).await {
+        Ok(response) => Ok(ErrorResponse::new(response.status, &response.headers, &response.body)),
         Err(error) => Err(match explain(&error) {
             Some(TlsFailure { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
             None => {
-                (format!("{url} cannot be reached: {}", error_chain(&error)), mend(dialer, url))
+                (format!("failed to reach {url}: {}", error_chain(&error)), reach_help(dialer, url))
             }
         }),
     }
 }
 
-fn mend(dialer: &Dialer, url: &ServiceUrl) -> &'static str {
+fn reach_help(dialer: &Dialer, url: &ServiceUrl) -> &'static str {
     match dialer.route(url) {
-        Route::Direct => {
-            "see to DNS, to the network between, to firewalls, and whether the service runs"
-        }
-        Route::Through(_) => {
-            "see to the proxy, which the setting proxy or the environment names, and whether the \
-             service runs"
+        DialRoute::Direct => "check DNS, the network, firewalls, and that the service runs",
+        DialRoute::Through(_) => {
+            "check the proxy of the setting proxy or of the environment, and that the service \
+             runs"
         }
     }
 }
 
-/// Where a service is, and the proxy on the way there.
-fn way(dialer: &Dialer, url: &ServiceUrl) -> String {
+/// Formats the URL of a service, and the proxy of its route.
+fn format_route(dialer: &Dialer, url: &ServiceUrl) -> String {
     format!("{url}{}", dialer.route(url))
 }
 
-fn of_service(
+fn check_service(
     setting: &'static str,
     url: String,
-    answer: &Result<Denial, (String, &'static str)>,
-    question: Question,
+    response: &Result<ErrorResponse, (String, &'static str)>,
+    request: ProbeRequest,
     session: Option<&SecretString>,
 ) -> Check {
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err((finding, mend)) => return Check::fail(setting, finding, *mend),
+    let response = match response {
+        Ok(response) => response,
+        Err((finding, help)) => return Check::fail(setting, finding, *help),
     };
-    let is_ours = answer.is_for(question.denial);
-    match (answer.status, session) {
+    let is_spoke = response.has_reason(request.refusal);
+    match (response.status, session) {
         (StatusCode::OK, Some(_)) => Check::ok(setting, format!("{url} knows this device")),
-        (StatusCode::UNAUTHORIZED, None) if is_ours => Check::ok(setting, format!("{url} answers")),
-        (StatusCode::UNAUTHORIZED, Some(_)) if is_ours => {
-            let finding = format!("{url} answers, but this device's session has ended");
-            let mend = "the agent logs in by itself; if it does not, see `spoke-auth show` there";
-            Check::warn(setting, finding, mend)
+        (StatusCode::UNAUTHORIZED, None) if is_spoke => {
+            Check::ok(setting, format!("{url} answers"))
         }
-        _ if answer.is_busy() => {
-            let finding = format!("{url} answers {answer}");
-            Check::warn(setting, finding, "wait, and look at its log if it stays so")
+        (StatusCode::UNAUTHORIZED, Some(_)) if is_spoke => {
+            let finding = format!("{url} answers, but this device's session has expired");
+            let help = "the agent logs in automatically; if it does not, run `spoke-auth show` in \
+                        the cloud";
+            Check::warn(setting, finding, help)
+        }
+        _ if response.is_busy() => {
+            let finding = format!("{url} answered {response}");
+            Check::warn(setting, finding, "wait; if it persists, see the log of the service")
         }
         _ => {
-            let finding = format!("{url} answers {answer}, which no Spoke service does");
-            Check::fail(setting, finding, "see whether the URL is right, and what is in front")
+            let finding =
+                format!("unexpected response from {url}, expected a Spoke service: {response}");
+            Check::fail(setting, finding, "check the URL, and the proxies in front of the service")
         }
     }
 }
 
-fn of_clock(theirs: u64, ours: u64) -> Check {
-    let off = Duration::from_millis(theirs.abs_diff(ours));
-    let seconds = off.as_secs();
-    if off <= CLOCK_OFF_MAX {
+fn check_clock(service_ms: u64, device_ms: u64) -> Check {
+    let offset = Duration::from_millis(service_ms.abs_diff(device_ms));
+    let seconds = offset.as_secs();
+    if offset <= CLOCK_OFFSET_MAX {
         return Check::ok("clock", format!("within {} s of the cloud's", seconds.max(1)));
     }
-    let way = if ours < theirs { "behind" } else { "ahead of" };
-    let finding = format!("this device's clock is {seconds} s {way} the cloud's");
-    let mend = "let it be set from the network: timedatectl set-ntp true";
-    Check::warn("clock", finding, mend)
+    let direction = if device_ms < service_ms { "behind" } else { "ahead of" };
+    let finding = format!("this device's clock is {seconds} s {direction} the cloud's");
+    let help = "set it from the network: timedatectl set-ntp true";
+    Check::warn("clock", finding, help)
 }
 
-async fn of_agent(config: &Config, account: &Account) -> Option<Check> {
-    let found = match live(config, &account.client).await {
-        Live::Runs(status) if status.state == State::Connected => {
-            Check::ok("agent", format!("it runs and is connected to {}", status.hub))
+async fn check_agent(config: &AgentConfig, account: &DeviceAccount) -> Option<Check> {
+    let found = match probe_agent(config, &account.client).await {
+        AgentProbe::Running(status) if status.state == AgentState::Connected => {
+            Check::ok("agent", format!("running and connected to {}", status.hub))
         }
-        Live::Runs(status) => {
+        AgentProbe::Running(status) => {
             let why = status.why.as_ref().map(|why| format!(": {}", why.message));
-            let (state, why) = (status.state.words(), why.unwrap_or_default());
-            let finding = format!("it runs and is not connected, {state}{why}");
+            let (state, why) = (status.state.text(), why.unwrap_or_default());
+            let finding = format!("running and not connected, {state}{why}");
             Check::warn("agent", finding, "see `spoke-agent status` and its log")
         }
-        Live::Silent(why) => {
-            let mend = "systemctl start spoke-agent, and journalctl -u spoke-agent if it ends";
-            let finding = format!("nothing answers at {}: {why}", config.admin_listen);
-            Check::warn("agent", finding, mend)
+        AgentProbe::NotRunning(error) => {
+            let help = "systemctl start spoke-agent; if it stops, journalctl -u spoke-agent";
+            let finding = format!("no response at {}: {error}", config.admin_listen);
+            Check::warn("agent", finding, help)
         }
-        Live::Other(what) => {
-            let finding = format!("at {} answers {what}", config.admin_listen);
-            Check::warn("agent", finding, "give each its own admin_listen")
+        AgentProbe::OtherService(found) => {
+            let finding = format!("{} is used by {found}", config.admin_listen);
+            Check::warn("agent", finding, "set a different admin_listen for each")
         }
-        Live::Unknown => return None,
+        AgentProbe::Unknown => return None,
     };
     Some(found)
 }
@@ -250,14 +265,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_judged_by_what_one_time_codes_bear() {
-        for (theirs, ours, verdict, word) in [
+    fn a_clock_is_checked_by_the_tolerance_of_one_time_codes() {
+        for (service_ms, device_ms, verdict, word) in [
             (100_000, 100_400, Severity::Ok, "within 1 s"),
             (100_000, 130_000, Severity::Ok, "within 30 s"),
             (100_000, 131_000, Severity::Warn, "31 s ahead of"),
             (200_000, 100_000, Severity::Warn, "100 s behind"),
         ] {
-            let checked = of_clock(theirs, ours);
+            let checked = check_clock(service_ms, device_ms);
             assert_eq!(checked.verdict, verdict, "{checked:?}");
             assert!(checked.finding.contains(word), "{checked:?}");
         }

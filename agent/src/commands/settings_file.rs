@@ -1,4 +1,4 @@
-//! The settings file that `enrol` writes: what differs from the defaults, and nothing else.
+//! The settings file that `enrol` writes: only the settings that differ from the defaults.
 
 use std::{
     ffi::OsStr,
@@ -11,31 +11,31 @@ use anyhow::Context;
 use serde_json::Value;
 use spoke_service::config::{ConfigError, SettingSources, load};
 
-use crate::{config::Config, durable::Directory};
+use crate::{atomic_file::Directory, config::AgentConfig};
 
-/// For its owner and the group of the agent: there may be a password in it, now or later.
+/// Readable for its owner and the group of the agent, since it may contain a password.
 const MODE: u32 = 0o640;
-/// Where groups have their names, and the one that the packages make.
+/// The file of group names, and the group that the packages create.
 const GROUPS: &str = "/etc/group";
 const GROUP: &str = "spoke-agent";
 
 const HEAD: &str = "\
-# Settings of spoke-agent, written by `spoke-agent enrol`. What is not here has its default.
+# Settings of spoke-agent, written by `spoke-agent enrol`. All other settings have their defaults.
 ";
 
-/// The settings in the file alone, with `flags` over it. A file that is not there has none.
-pub(super) fn read(path: &Path, flags: Vec<(String, String)>) -> Result<Config, ConfigError> {
+/// Reads the settings of the file, overridden by `flags`. A missing file counts as empty.
+pub(super) fn read(path: &Path, flags: Vec<(String, String)>) -> Result<AgentConfig, ConfigError> {
     let file = if path.exists() { path } else { Path::new("/dev/null") };
     load(&SettingSources { service: "agent", file: Some(file), environment: Vec::new(), flags })
 }
 
-/// Writes these settings, so that the agent can read them and nobody else.
-pub(super) fn write(path: &Path, config: &Config) -> anyhow::Result<()> {
+/// Writes these settings, readable for the agent only.
+pub(super) fn write(path: &Path, config: &AgentConfig) -> anyhow::Result<()> {
     let failed = || format!("failed to write the settings to {}", path.display());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
     let name = path.file_name().and_then(OsStr::to_str).with_context(failed)?;
-    let directory = Directory::open_or_make_public(&parent).with_context(failed)?;
+    let directory = Directory::open_or_create_public(&parent).with_context(failed)?;
     let before = fs::symlink_metadata(path).ok().map(|found| found.gid());
     let state = Directory::open(&config.state_dir).ok().map(|state| state.group());
     let groups = fs::read_to_string(GROUPS).unwrap_or_default();
@@ -43,12 +43,13 @@ pub(super) fn write(path: &Path, config: &Config) -> anyhow::Result<()> {
     directory.write_for_group(name, render(config).as_bytes(), (MODE, group)).with_context(failed)
 }
 
-/// The first that is not root's: of the file before, of the state directory, of the packages' user.
+/// Returns the first group that is not root's: of the old file, of the state directory, of the
+/// packages.
 fn group(known: [Option<u32>; 3]) -> Option<u32> {
     known.into_iter().flatten().find(|group| *group != 0)
 }
 
-/// The number of a group of this machine.
+/// Returns the ID of a group of this machine.
 fn group_of(groups: &str, name: &str) -> Option<u32> {
     let number = |line: &str| {
         let mut parts = line.split(':');
@@ -58,20 +59,20 @@ fn group_of(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(number)
 }
 
-/// Whether root alone can read the settings, so that an agent that is not root cannot.
-pub(super) fn is_for_root_alone(path: &Path) -> bool {
+/// Returns whether only root can read the settings, so that an agent of another user cannot.
+pub(super) fn is_root_only(path: &Path) -> bool {
     let is_roots =
         |found: fs::Metadata| found.uid() == 0 && found.gid() == 0 && found.mode() & 0o004 == 0;
     fs::metadata(path).is_ok_and(is_roots)
 }
 
-/// As TOML.
-pub(super) fn render(config: &Config) -> String {
+/// Formats the settings as TOML.
+pub(super) fn render(config: &AgentConfig) -> String {
     let ours = serde_json::to_value(config).expect("settings serialise");
-    let default = serde_json::to_value(Config::default()).expect("settings serialise");
+    let default = serde_json::to_value(AgentConfig::default()).expect("settings serialise");
     let mut lines = String::from(HEAD);
-    // Its serialised form has no password.
-    if config.redis.as_str() != Config::default().redis.as_str() {
+    // The serialised form has no password.
+    if config.redis.as_str() != AgentConfig::default().redis.as_str() {
         line(&mut lines, "redis", &Value::from(config.redis.as_str()));
     }
     differences(&mut lines, "", &ours, &default);
@@ -90,7 +91,7 @@ fn differences(lines: &mut String, prefix: &str, ours: &Value, default: &Value) 
     }
 }
 
-/// What JSON writes for strings, numbers and booleans is TOML too.
+/// Appends a setting. JSON strings, numbers and booleans are valid TOML.
 fn line(lines: &mut String, key: &str, value: &Value) {
     lines.push_str(&format!("{key} = {value}\n"));
 }
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_has_the_defaults() {
+    fn a_missing_file_has_the_defaults() {
         let config = read(Path::new("/nowhere/agent.toml"), Vec::new()).unwrap();
         assert_eq!(render(&config), HEAD);
     }

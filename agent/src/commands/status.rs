@@ -1,4 +1,4 @@
-//! `spoke-agent status`: what the device's Redis tells, and what the running agent tells of itself.
+//! `spoke-agent status`: shows the state of the device's Redis and of the running agent.
 
 use std::time::Duration;
 
@@ -19,192 +19,202 @@ use spoke_service::{
 use spoke_store::Redis;
 
 use crate::{
-    config::Config,
+    config::AgentConfig,
+    device_store::{BoundedCount, DeviceStore, DeviceSummary},
     dial::{Dialer, ProxySetting},
-    http_client::{Http, HttpError, plain},
-    status::{Counts, State, Status, Trouble},
-    store::{Count, DeviceStore, Facts},
+    http_client::{HttpClient, HttpError, without_body},
+    status::{AgentState, AgentStatus, Failure, StatusCounts},
 };
 
 #[derive(Debug, clap::Args)]
-#[expect(missing_docs, reason = "the texts are for --help")]
-pub struct Args {
+pub(super) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, until Ctrl-C
+    /// Repeat every two seconds, until Ctrl-C
     #[arg(long, conflicts_with = "json")]
     watch: bool,
 }
 
-/// What is known of the running agent.
-pub(super) enum Live {
-    Runs(Box<Status>),
-    /// Nothing answers at `admin_listen`, and why.
-    Silent(String),
-    /// Something else does.
-    Other(String),
-    /// There is no `admin_listen`.
+/// The result of a request to the running agent.
+pub(super) enum AgentProbe {
+    /// The agent of this client responds.
+    Running(Box<AgentStatus>),
+    /// There is no response at `admin_listen`, with the error.
+    NotRunning(String),
+    /// Another service responds, with its description.
+    OtherService(String),
+    /// The setting `admin_listen` is empty.
     Unknown,
 }
 
-/// How long the running agent may take to answer.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of its answer that are read: two texts of errors and some numbers.
+/// The time limit of a response of the running agent.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum size of its response in bytes: two error texts and some numbers.
 const STATUS_BYTES_MAX: usize = 256 * 1024;
-/// Columns of the labels, and of a line.
+/// Width of the labels and of a line, in columns.
 const LABEL: usize = 14;
 const WIDTH: usize = 79;
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
-    let client = config
-        .client
-        .clone()
-        .context("this device has no client name yet; `spoke-agent enrol` writes the settings")?;
+pub(super) async fn run(config: &AgentConfig, args: &StatusArgs) -> anyhow::Result<()> {
+    let client =
+        config.client.clone().context("the setting client is missing. Run `spoke-agent enrol`")?;
     let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
     let device = DeviceStore::new(redis, &config.keys(), &client);
-    let look = async || {
-        let (facts, live) = tokio::join!(device.facts(), live(config, &client));
-        (facts.map_err(|error| error_chain(&error)), live)
+    let fetch = async || {
+        let (summary, probe) = tokio::join!(device.summary(), probe_agent(config, &client));
+        (summary.map_err(|error| error_chain(&error)), probe)
     };
     if args.watch {
         return watch(async || {
-            let (facts, live) = look().await;
-            Ok(as_text(&client, config, &facts, &live, unix_ms()))
+            let (summary, probe) = fetch().await;
+            Ok(as_text(&client, config, &summary, &probe, unix_ms()))
         })
         .await;
     }
-    let (facts, live) = look().await;
+    let (summary, probe) = fetch().await;
     let text = match args.json {
-        true => format!("{:#}\n", as_json(&client, &facts, &live)),
-        false => as_text(&client, config, &facts, &live, unix_ms()),
+        true => format!("{:#}\n", as_json(&client, &summary, &probe)),
+        false => as_text(&client, config, &summary, &probe, unix_ms()),
     };
     print(&text)?;
-    match facts {
+    match summary {
         Ok(_) => Ok(()),
         Err(problem) => {
-            anyhow::bail!("failed to read the redis of this device, {}: {problem}", config.redis)
+            anyhow::bail!("failed to read this device's redis at {}: {problem}", config.redis)
         }
     }
 }
 
-pub(super) async fn live(config: &Config, client: &ClientId) -> Live {
+pub(super) async fn probe_agent(config: &AgentConfig, client: &ClientId) -> AgentProbe {
     let listen =
         config.admin_listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
     if listen.is_empty() {
-        return Live::Unknown;
+        return AgentProbe::Unknown;
     }
     let url: ServiceUrl = match format!("http://{listen}").parse() {
         Ok(url) => url,
-        Err(error) => return Live::Silent(error_chain(&error)),
+        Err(error) => return AgentProbe::NotRunning(error_chain(&error)),
     };
-    match ask(&url).await {
-        Ok(Ok(status)) if status.client == client.as_str() => Live::Runs(Box::new(status)),
-        Ok(Ok(status)) => Live::Other(format!("the agent of another client, {}", status.client)),
-        Ok(Err(what)) => Live::Other(format!("something else ({what})")),
-        Err(error) if error.is_connect() => Live::Silent(error_chain(&error)),
-        Err(error) => Live::Other(format!("something else ({})", error_chain(&error))),
+    match fetch_status(&url).await {
+        Ok(Ok(status)) if status.client == client.as_str() => AgentProbe::Running(Box::new(status)),
+        Ok(Ok(status)) => {
+            AgentProbe::OtherService(format!("the agent of another client, {}", status.client))
+        }
+        Ok(Err(error)) => AgentProbe::OtherService(format!("another service ({error})")),
+        Err(error) if error.is_connect() => AgentProbe::NotRunning(error_chain(&error)),
+        Err(error) => {
+            AgentProbe::OtherService(format!("another service ({})", error_chain(&error)))
+        }
     }
 }
 
-async fn ask(url: &ServiceUrl) -> Result<Result<Status, String>, HttpError> {
-    let nobody = RootCertStore::empty();
-    let tls = ClientConfig::builder().with_root_certificates(nobody).with_no_client_auth();
-    let dialer = Dialer::new(&ProxySetting::None, tls.into()).expect("no proxy is a good one");
-    let http = Http::new(&dialer, url);
-    let request = plain(http.request(Method::GET, "/status"), None);
-    let answer = http.ask(request, LIVE_TIMEOUT, STATUS_BYTES_MAX).await?;
-    Ok(match answer.status {
-        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| error_chain(&error)),
+async fn fetch_status(url: &ServiceUrl) -> Result<Result<AgentStatus, String>, HttpError> {
+    let no_roots = RootCertStore::empty();
+    let tls = ClientConfig::builder().with_root_certificates(no_roots).with_no_client_auth();
+    let dialer = Dialer::new(&ProxySetting::None, tls.into()).expect("no proxy is a valid setting");
+    let http = HttpClient::new(&dialer, url);
+    let request = without_body(http.request(Method::GET, "/status"), None);
+    let response = http.fetch(request, PROBE_TIMEOUT, STATUS_BYTES_MAX).await?;
+    Ok(match response.status {
+        StatusCode::OK => {
+            serde_json::from_slice(&response.body).map_err(|error| error_chain(&error))
+        }
         status => Err(status.to_string()),
     })
 }
 
-fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Value {
-    let redis = match facts {
-        Ok(Facts { out, inbound, waiting, losses }) => {
-            let (entries, is_exact) = match waiting.entries {
-                Count::Exactly(count) => (count, true),
-                Count::MoreThan(count) => (count, false),
+fn as_json(
+    client: &ClientId,
+    summary: &Result<DeviceSummary, String>,
+    probe: &AgentProbe,
+) -> Value {
+    let redis = match summary {
+        Ok(DeviceSummary { out, inbound, backlog, losses }) => {
+            let (entries, is_exact) = match backlog.entries {
+                BoundedCount::Exactly(count) => (count, true),
+                BoundedCount::MoreThan(count) => (count, false),
             };
             json!({
                 "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.0,
                     "last": out.extent.last, "length": out.extent.length },
                 "in": { "epoch": inbound.epoch, "seq": inbound.seq },
-                "waiting": { "entries": entries, "isExact": is_exact, "oldest": waiting.oldest },
+                "waiting": { "entries": entries, "isExact": is_exact, "oldest": backlog.oldest },
                 "deadLetters": out.dead,
                 "losses": { "up": losses.up, "down": losses.down, "lines": losses.lines },
             })
         }
         Err(error) => json!({ "error": error }),
     };
-    let (agent, is_running) = match live {
-        Live::Runs(status) => (json!(status), Value::Bool(true)),
-        Live::Silent(_) => (Value::Null, Value::Bool(false)),
-        Live::Other(_) | Live::Unknown => (Value::Null, Value::Null),
+    let (agent, is_running) = match probe {
+        AgentProbe::Running(status) => (json!(status), Value::Bool(true)),
+        AgentProbe::NotRunning(_) => (Value::Null, Value::Bool(false)),
+        AgentProbe::OtherService(_) | AgentProbe::Unknown => (Value::Null, Value::Null),
     };
     json!({ "client": client, "isRunning": is_running, "agent": agent, "redis": redis })
 }
 
 fn as_text(
     client: &ClientId,
-    config: &Config,
-    facts: &Result<Facts, String>,
-    live: &Live,
+    config: &AgentConfig,
+    summary: &Result<DeviceSummary, String>,
+    probe: &AgentProbe,
     now: u64,
 ) -> String {
     let mut text = String::new();
     let mut put = |label: &str, value: &str| text.push_str(&row(label, value));
     put("client", client.as_str());
-    put("agent", &agent(config, live, now));
-    if let Live::Runs(status) = live {
+    put("agent", &format_agent(config, probe, now));
+    if let AgentProbe::Running(status) = probe {
         put("version", &status.version);
         let is_registered = if status.is_registered { "yes" } else { "no" };
         put("registered", &format!("{is_registered}, at {}", status.auth));
-        if let Some(why) = &status.unkept {
-            put("state folder", &format!("does not hold what auth said: {why}"));
+        if let Some(error) = &status.unsaved_state {
+            put("unsaved state", &format!("session not saved to state_dir: {error}"));
         }
         if let Some(seq) = status.held_back {
-            let why =
-                "its ID is more than 24 hours ahead of the hub's clock; mend this device's clock";
-            put("held back", &format!("{seq} and what follows: {why}"));
+            let help =
+                "its ID is more than 24 hours ahead of the hub's clock. Set this device's clock";
+            put("held back", &format!("{seq} and all later entries: {help}"));
         }
         if let Some(StuckEntry { seq, bytes, sessions }) = status.stuck {
             put(
                 "stuck",
                 &format!(
-                    "entry {seq} of {bytes} bytes: the link broke under it alone in {sessions} \
-                     sessions, and what follows waits; see what stands in between"
+                    "entry {seq} of {bytes} bytes: the link broke in {sessions} sessions that \
+                     sent only this entry. Later entries wait. Check the proxies in between"
                 ),
             );
         }
         let stopped = &status.stopped;
-        for (way, why) in [("up", &stopped.out), ("up", &stopped.hub), ("down", &stopped.r#in)] {
-            if let Some(why) = why {
-                put("stands still", &format!("{way}: {why}"));
+        for (direction, error) in
+            [("up", &stopped.out), ("up", &stopped.hub), ("down", &stopped.r#in)]
+        {
+            if let Some(error) = error {
+                put("stopped", &format!("{direction}: {error}"));
             }
         }
-        let Counts { carried_up, carried_down, .. } = status.counts;
+        let StatusCounts { carried_up, carried_down, .. } = status.counts;
         let started = ago(status.started_at_ms, now);
-        put("carried", &format!("{carried_up} up, {carried_down} down since its start {started}"));
+        put("carried", &format!("{carried_up} up, {carried_down} down since the start {started}"));
         if status.stalled_sessions > 0 {
             put("progress", &stalled(status.stalled_sessions));
         }
     }
-    match facts {
-        Ok(facts) => {
-            let Facts { out, inbound, waiting, losses } = facts;
+    match summary {
+        Ok(summary) => {
+            let DeviceSummary { out, inbound, backlog, losses } = summary;
             put(
                 "waiting",
-                &match waiting.oldest {
+                &match backlog.oldest {
                     Some(oldest) => {
-                        format!("{} entries, the oldest {}", waiting.entries, ago(oldest.ms, now))
+                        format!("{} entries, the oldest {}", backlog.entries, ago(oldest.ms, now))
                     }
                     None => "nothing".to_owned(),
                 },
             );
-            put("sent up to", &place(out.memory.acked.0, out.memory.epoch));
-            put("received up to", &place(inbound.seq, inbound.epoch));
+            put("sent up to", &format_position(out.memory.acked.0, out.memory.epoch));
+            put("received up to", &format_position(inbound.seq, inbound.epoch));
             put(
                 "dead letters",
                 &match out.dead {
@@ -225,41 +235,43 @@ fn as_text(
         }
         Err(problem) => put("redis", &format!("failed to read {}: {problem}", config.redis)),
     }
-    if let Live::Runs(status) = live
-        && let Some(Trouble { cause, message, at_ms }) = &status.last_error
+    if let AgentProbe::Running(status) = probe
+        && let Some(Failure { cause, message, at_ms }) = &status.last_error
     {
         put("last error", &format!("{}, {cause}: {message}", ago(*at_ms, now)));
     }
     text
 }
 
-fn agent(config: &Config, live: &Live, now: u64) -> String {
-    match live {
-        Live::Runs(status) => running(status, now),
-        Live::Silent(why) => format!(
-            "not running: nothing answers at {}: {why} (start it with `systemctl start spoke-agent`, \
-             see why it stopped with `journalctl -u spoke-agent`)",
+fn format_agent(config: &AgentConfig, probe: &AgentProbe, now: u64) -> String {
+    match probe {
+        AgentProbe::Running(status) => running(status, now),
+        AgentProbe::NotRunning(error) => format!(
+            "not running: no response at {}: {error} (start it with `systemctl start \
+             spoke-agent`, see its log with `journalctl -u spoke-agent`)",
             config.admin_listen
         ),
-        Live::Other(what) => format!("not known: at {} answers {what}", config.admin_listen),
-        Live::Unknown => "not known: admin_listen is empty, so it cannot be asked".to_owned(),
+        AgentProbe::OtherService(found) => {
+            format!("unknown: {} is used by {found}", config.admin_listen)
+        }
+        AgentProbe::Unknown => "unknown: admin_listen is empty".to_owned(),
     }
 }
 
-fn running(status: &Status, now: u64) -> String {
-    let since = lasted(now.saturating_sub(status.since_ms));
+fn running(status: &AgentStatus, now: u64) -> String {
+    let since = format_duration(now.saturating_sub(status.since_ms));
     match (status.state, status.transport, &status.why) {
-        (State::Connected, Some(transport), _) => format!(
+        (AgentState::Connected, Some(transport), _) => format!(
             "connected to {} over {} for {since} (session {})",
             status.hub,
             transport.word(),
             status.generation.unwrap_or_default()
         ),
-        (State::Waiting, _, Some(why)) => {
+        (AgentState::Waiting, _, Some(why)) => {
             let next = status.next_try_ms.unwrap_or(now).saturating_sub(now);
-            format!("not connected, next try in {}: {}", lasted(next), why.message)
+            format!("not connected, next attempt in {}: {}", format_duration(next), why.message)
         }
-        (state, _, _) => format!("not connected, {} for {since}", state.words()),
+        (state, _, _) => format!("not connected, {} for {since}", state.text()),
     }
 }
 
@@ -268,10 +280,10 @@ fn stalled(sessions: u32) -> String {
         1 => "the last session was".to_owned(),
         _ => format!("the last {sessions} sessions were"),
     };
-    format!("none: {which} given up since the hub acknowledged nothing")
+    format!("none: {which} closed because the hub acknowledged nothing")
 }
 
-fn place(seq: Seq, epoch: Epoch) -> String {
+fn format_position(seq: Seq, epoch: Epoch) -> String {
     match (seq.is_zero(), epoch.is_known()) {
         (true, _) => "nothing yet".to_owned(),
         (false, true) => format!("{seq}  (epoch {epoch})"),
@@ -279,7 +291,7 @@ fn place(seq: Seq, epoch: Epoch) -> String {
     }
 }
 
-/// A label and its value, broken into lines that fit a terminal.
+/// Formats a label and its value, wrapped to the width of a terminal.
 fn row(label: &str, value: &str) -> String {
     let mut text = format!("{label:<LABEL$} ");
     let mut column = LABEL + 1;
@@ -302,13 +314,13 @@ fn row(label: &str, value: &str) -> String {
 
 fn ago(at_ms: u64, now: u64) -> String {
     match now.checked_sub(at_ms) {
-        Some(since) => format!("{} ago", lasted(since)),
-        None => "from the future, by this device's clock".to_owned(),
+        Some(since) => format!("{} ago", format_duration(since)),
+        None => "in the future, by this device's clock".to_owned(),
     }
 }
 
-/// In its two largest units.
-fn lasted(millis: u64) -> String {
+/// Formats a duration in its two largest units.
+fn format_duration(millis: u64) -> String {
     let seconds = millis / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -333,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_their_two_largest_units() {
+    fn durations_have_their_two_largest_units() {
         for (millis, expected) in [
             (999, "0 s"),
             (59_999, "59 s"),
@@ -341,7 +353,7 @@ mod tests {
             (3_600_000, "1 h 0 min"),
             (90_000_000, "1 d 1 h"),
         ] {
-            assert_eq!(lasted(millis), expected);
+            assert_eq!(format_duration(millis), expected);
         }
         assert!(ago(2, 1).contains("future"));
     }

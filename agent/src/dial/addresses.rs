@@ -1,4 +1,5 @@
-//! A TCP connection to a name: all its addresses, each begun a little after the one before (RFC 8305).
+//! Opens a TCP connection to a host name. Tries all its addresses, each shortly after the one
+//! before (RFC 8305).
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -8,13 +9,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How long one address has before the next is tried beside it. Two dead addresses cost half a second.
+/// The delay before the next address is tried in parallel. Two dead addresses cost half a second.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the first address that answers.
 ///
 /// # Errors
-/// What the resolver said, or else what the last address failed with.
+/// The error of the resolver, or of the last address.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
     let stream = connect_any(interleaved(addresses)).await?;
@@ -22,7 +23,8 @@ pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// An address that fails makes way for the next at once; one that is silent, after a while.
+/// Tries the next address at once if one fails, and after [`NEXT_ADDRESS_AFTER`] if one does not
+/// answer.
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut left = addresses.into_iter().peekable();
     let mut tries = FuturesUnordered::new();
@@ -47,7 +49,7 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-/// The families in turn, the resolver's first choice first.
+/// Alternates the address families, starting with the resolver's first choice.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -69,7 +71,7 @@ mod tests {
         assert_eq!(interleaved(mixed), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
     }
 
-    /// Its queue is full, so that further handshakes are left without an answer.
+    /// A listener with a full queue, which leaves further handshakes unanswered.
     async fn silent() -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -88,10 +90,10 @@ mod tests {
         let (one, other, good) =
             (silent().await, silent().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
         let addresses = [&one.0, &other.0, &good].map(|at| at.local_addr().unwrap());
-        let begun = Instant::now();
+        let began = Instant::now();
         let stream = connect_any(addresses.to_vec()).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
 
     #[tokio::test]
@@ -100,9 +102,9 @@ mod tests {
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut addresses = vec![closed; 4];
         addresses.push(good.local_addr().unwrap());
-        let begun = Instant::now();
+        let began = Instant::now();
         connect_any(addresses).await.unwrap();
-        assert!(begun.elapsed() < NEXT_ADDRESS_AFTER, "{:?}", begun.elapsed());
+        assert!(began.elapsed() < NEXT_ADDRESS_AFTER, "{:?}", began.elapsed());
         assert_eq!(
             connect_any(vec![closed]).await.unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused

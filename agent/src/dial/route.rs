@@ -1,4 +1,4 @@
-//! Which way a connection takes: straight, or through a proxy of the settings or of the environment.
+//! The route of a connection: direct, or through a proxy of the settings or of the environment.
 
 use std::{env, fmt, str::FromStr};
 
@@ -11,55 +11,56 @@ use spoke_service::config::{ConfigError, ServiceUrl};
 /// The setting `proxy`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub enum ProxySetting {
-    /// Not set: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+    /// Not set: use HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
     #[default]
     Environment,
-    /// Empty: none, whatever the environment says.
+    /// Empty: use no proxy, whatever the environment says.
     None,
-    /// This one, for all that leaves the device.
+    /// Use this proxy for every connection that leaves the device.
     Url(ProxyUrl),
 }
 
-/// A proxy's URL. It may hold a password, so it is not printed.
+/// The URL of a proxy. It may contain a password, so it is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUrl(String);
 
-/// Why a text is no proxy's URL. It is not repeated, since it may hold a password.
+/// A text is not a valid proxy URL. The text is not repeated, since it may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}; expected a URL such as http://user:password@proxy.example.com:3128, https:// or socks5://"
+    "invalid proxy URL: {0}. Expected one such as http://user:password@proxy.example.com:3128, \
+     https:// or socks5://"
 )]
 pub struct BadProxyUrl(&'static str);
 
-/// The proxies that there are, and what goes through which.
+/// Selects the proxy of each URL.
 #[derive(Debug)]
-pub(super) struct Routes(Matcher);
+pub(super) struct ProxyRoutes(Matcher);
 
-/// How one connection goes.
+/// The route of one connection.
 #[derive(Debug, Clone)]
-pub enum Route {
-    /// Straight.
+pub enum DialRoute {
+    /// No proxy.
     Direct,
     /// Through this proxy.
     Through(Proxy),
 }
 
-/// A proxy, shown without its credentials.
+/// A proxy, printed without its credentials.
 #[derive(Debug, Clone)]
 pub struct Proxy(Intercept);
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
-    /// HTTP: CONNECT, or whole requests where they are not encrypted.
+pub(super) enum ProxyProtocol {
+    /// HTTP: CONNECT, or forwarded requests if they are not encrypted.
     Http,
-    /// The same within TLS.
+    /// HTTP within TLS.
     Https,
-    /// SOCKS5; it resolves the names.
+    /// SOCKS5. The proxy resolves host names.
     Socks,
 }
 
-/// Variables that name a proxy. Upper case goes before lower case.
+/// Environment variables that name a proxy. Upper case takes precedence.
 const VARIABLES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
@@ -69,29 +70,29 @@ impl FromStr for ProxyUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let uri: Uri = text.parse().map_err(|_| {
             BadProxyUrl(
-                "it is not a URL, or its password has characters that are not percent-encoded",
+                "not a URL, or the password contains characters that are not percent-encoded",
             )
         })?;
-        let authority = uri.authority().ok_or(BadProxyUrl("it names no host"))?;
+        let authority = uri.authority().ok_or(BadProxyUrl("host not found"))?;
         if authority.host().is_empty() {
-            return Err(BadProxyUrl("it names no host"));
+            return Err(BadProxyUrl("host not found"));
         }
         let has_port = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, at)| at);
         if authority.port_u16().is_none() && has_port != authority.host() {
-            return Err(BadProxyUrl("its port is not a number up to 65535"));
+            return Err(BadProxyUrl("port out of range, expected a number up to 65535"));
         }
         match uri.scheme_str() {
             None | Some("http" | "https" | "socks5" | "socks5h") => Ok(Self(text.to_owned())),
-            Some(_) => Err(BadProxyUrl("its scheme is not supported")),
+            Some(_) => Err(BadProxyUrl("unsupported scheme")),
         }
     }
 }
 
-impl Routes {
-    /// By the setting, or else by the environment.
+impl ProxyRoutes {
+    /// Reads the proxies from the setting, or else from the environment.
     ///
     /// # Errors
-    /// `ConfigError` that names the variable of the environment that is not a proxy's URL.
+    /// [`ConfigError`] if a variable of the environment is not a valid proxy URL.
     pub(super) fn new(setting: &ProxySetting) -> Result<Self, ConfigError> {
         Ok(Self(match setting {
             ProxySetting::None => Matcher::builder().build(),
@@ -110,22 +111,24 @@ impl Routes {
         }))
     }
 
-    /// The way to a service. What is on this machine is reached straight.
-    pub(super) fn to(&self, url: &ServiceUrl) -> Route {
+    /// Returns the route to a service. Services on this machine are reached without a proxy.
+    pub(super) fn to(&self, url: &ServiceUrl) -> DialRoute {
         let uri: Uri = url.to_string().parse().expect("a service URL is a URL");
         match self.0.intercept(&uri).filter(|_| !url.is_loopback()) {
-            Some(proxy) => Route::Through(Proxy(proxy)),
-            None => Route::Direct,
+            Some(proxy) => DialRoute::Through(Proxy(proxy)),
+            None => DialRoute::Direct,
         }
     }
 }
 
-impl Route {
-    /// Where whole requests are handed to the proxy, what it wants to see in each. They are where they
-    /// are not encrypted: many proxies open tunnels to port 443 only.
+impl DialRoute {
+    /// Returns the credentials for each request, if the proxy forwards the requests to this URL. A
+    /// proxy forwards requests that are not encrypted: many proxies open tunnels to port 443 only.
     pub fn forwards(&self, url: &ServiceUrl) -> Option<Option<&HeaderValue>> {
         match self {
-            Self::Through(proxy) if url.is_plaintext() && proxy.speaks() != Speaks::Socks => {
+            Self::Through(proxy)
+                if url.is_plaintext() && proxy.protocol() != ProxyProtocol::Socks =>
+            {
                 Some(proxy.0.basic_auth())
             }
             Self::Through(_) | Self::Direct => None,
@@ -134,31 +137,31 @@ impl Route {
 }
 
 impl Proxy {
-    pub(super) fn speaks(&self) -> Speaks {
+    pub(super) fn protocol(&self) -> ProxyProtocol {
         match self.0.uri().scheme_str() {
-            Some("socks5" | "socks5h") => Speaks::Socks,
-            Some("https") => Speaks::Https,
-            _ => Speaks::Http,
+            Some("socks5" | "socks5h") => ProxyProtocol::Socks,
+            Some("https") => ProxyProtocol::Https,
+            _ => ProxyProtocol::Http,
         }
     }
 
     pub(super) fn host_and_port(&self) -> (&str, u16) {
-        let default = match self.speaks() {
-            Speaks::Http => 80,
-            Speaks::Https => 443,
-            Speaks::Socks => 1080,
+        let default = match self.protocol() {
+            ProxyProtocol::Http => 80,
+            ProxyProtocol::Https => 443,
+            ProxyProtocol::Socks => 1080,
         };
         let host = self.0.uri().host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         (bare, self.0.uri().port_u16().unwrap_or(default))
     }
 
-    /// User and password, as SOCKS5 takes them.
+    /// Returns user and password for SOCKS5.
     pub(super) fn raw_auth(&self) -> Option<(&str, &str)> {
         self.0.raw_auth()
     }
 
-    /// The same as an HTTP header.
+    /// Returns the credentials as the value of an HTTP header.
     pub(super) fn basic_auth(&self) -> Option<&HeaderValue> {
         self.0.basic_auth()
     }
@@ -174,8 +177,8 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// To stand behind a place: nothing, or which proxy is taken.
-impl fmt::Display for Route {
+/// Formats the route as a suffix of an address: empty, or the proxy.
+impl fmt::Display for DialRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct => Ok(()),
@@ -223,11 +226,11 @@ mod tests {
             "" => ProxySetting::None,
             url => ProxySetting::Url(url.parse().unwrap()),
         };
-        Routes::new(&setting).unwrap().to(&url.parse().unwrap()).to_string()
+        ProxyRoutes::new(&setting).unwrap().to(&url.parse().unwrap()).to_string()
     }
 
     #[test]
-    fn the_setting_decides_for_all_that_leaves_the_device() {
+    fn the_setting_decides_for_every_connection_that_leaves_the_device() {
         let told = " through the proxy ";
         for (setting, url, expected) in [
             ("http://p:3128", "https://hub.example.com", "http://p:3128"),
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_and_not_repeated() {
+    fn an_invalid_proxy_url_is_refused_and_not_repeated() {
         for bad in [
             "socks4://u:s3cret@p",
             "ftp://u:s3cret@p",
@@ -258,6 +261,8 @@ mod tests {
             assert!(error.contains("socks5://") && !error.contains("s3"), "{bad}: {error}");
         }
         let setting = ProxySetting::Url("http://u:s3cret@p".parse().unwrap());
-        assert!(!format!("{setting:?} {:?}", Routes::new(&setting).unwrap()).contains("s3cret"));
+        assert!(
+            !format!("{setting:?} {:?}", ProxyRoutes::new(&setting).unwrap()).contains("s3cret")
+        );
     }
 }

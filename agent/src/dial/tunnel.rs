@@ -1,4 +1,4 @@
-//! A tunnel through a proxy: CONNECT, or SOCKS5.
+//! Opens a tunnel through a proxy, with CONNECT or SOCKS5.
 
 use std::io;
 
@@ -7,21 +7,21 @@ use hyper_util::{client::legacy::connect::proxy::SocksV5, rt::TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tower::{Service, service_fn};
 
-use super::route::{Proxy, Speaks};
+use super::route::{Proxy, ProxyProtocol};
 
-/// Bytes of a proxy's answer to CONNECT.
+/// Maximum size of a proxy's response to CONNECT, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// Why a proxy opened no tunnel.
+/// A proxy opened no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// It said no.
-    #[error("it answered {0}{hint}", hint = hint(*.0))]
+    /// The proxy refused.
+    #[error("it answered {0}{help}", help = help(*.0))]
     Refused(StatusCode),
-    /// What it said is no answer.
-    #[error("its answer is not HTTP; check that this is the address of a proxy")]
+    /// The response is not HTTP.
+    #[error("its response is not HTTP. Check that this is the address of a proxy")]
     NotHttp,
-    /// SOCKS5 said no, or the connection broke.
+    /// The SOCKS5 proxy refused, or the connection broke.
     #[error("SOCKS5 opened no tunnel")]
     Socks(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
@@ -29,23 +29,23 @@ pub enum TunnelError {
     Broken(#[from] io::Error),
 }
 
-fn hint(status: StatusCode) -> &'static str {
+fn help(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            ": it wants a user and a password; add them to its URL"
+            ": it requires a user and a password. Add them to its URL"
         }
         _ => "",
     }
 }
 
-/// Leads `stream`, which is open to the proxy, on to the host and port of `to`.
+/// Extends `stream`, which is open to the proxy, to the host and port of `to`.
 pub(super) async fn open<S>(proxy: &Proxy, to: &Uri, stream: S) -> Result<S, TunnelError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    match proxy.speaks() {
-        Speaks::Socks => through_socks(proxy, to, stream).await,
-        Speaks::Http | Speaks::Https => connect(proxy, to, stream).await,
+    match proxy.protocol() {
+        ProxyProtocol::Socks => through_socks(proxy, to, stream).await,
+        ProxyProtocol::Http | ProxyProtocol::Https => connect(proxy, to, stream).await,
     }
 }
 
@@ -77,7 +77,7 @@ where
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await?;
     stream.flush().await?;
-    // One by one: what comes behind the answer belongs to the tunnel.
+    // Byte by byte: bytes after the response belong to the tunnel.
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() == ANSWER_BYTES_MAX {

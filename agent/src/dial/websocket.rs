@@ -1,4 +1,4 @@
-//! From an open connection to an open WebSocket.
+//! Opens a WebSocket to the hub.
 
 use std::io;
 
@@ -19,86 +19,90 @@ use tokio_tungstenite::{
     tungstenite::{self, client::IntoClientRequest, protocol::WebSocketConfig},
 };
 
-use super::{DialError, Dialer, Purpose, Stream, TunnelError};
-use crate::{auth::bearer, denial::Denial, http_client::USER_AGENT};
+use super::{DialError, DialPurpose, DialStream, Dialer, TunnelError};
+use crate::{
+    error_response::ErrorResponse,
+    http_headers::{USER_AGENT, bearer},
+};
 
 /// An open WebSocket.
-pub type Socket = WebSocketStream<ObservedStream<Stream, Watch>>;
+pub(crate) type HubSocket = WebSocketStream<ObservedStream<DialStream, SocketReadObserver>>;
 
-/// What is noted of the bytes that come.
-pub struct Watch {
-    heard: LastActivity,
+/// Records the time of received bytes, and limits the rate of frames.
+pub struct SocketReadObserver {
+    activity: LastActivity,
     frames: FrameLimiter,
 }
 
-impl ReadObserver for Watch {
+impl ReadObserver for SocketReadObserver {
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let now = std::time::Instant::now();
-        self.heard.touch(now);
+        self.activity.touch(now);
         let flood = self.frames.handle_read(bytes, now);
         flood.map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood))
     }
 }
 
-/// Why there is no WebSocket.
+/// A WebSocket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum WebSocketError {
-    /// There is no connection.
+    /// The connection cannot be opened.
     #[error(transparent)]
     Dial(DialError),
-    /// A proxy that may yet take whole requests to the hub opens no tunnel.
-    #[error("the proxy lets no websocket through")]
+    /// The proxy opened no tunnel, but may still forward requests.
+    #[error("the proxy does not allow websockets")]
     NoTunnel(#[source] DialError),
-    /// The hub, or something before it, said no.
-    #[error("the hub at {hub} answered {denial}")]
-    Denied {
-        /// Where it is.
+    /// The hub, or a proxy in front of it, refused.
+    #[error("the hub at {hub} answered {response}")]
+    Rejected {
+        /// The URL of the hub.
         hub: ServiceUrl,
-        /// What it said.
-        denial: Box<Denial>,
+        /// The response.
+        response: Box<ErrorResponse>,
     },
-    /// What answers makes no WebSockets, or not ours.
+    /// The peer accepts no WebSockets, or not the ones of Spoke.
     #[error("{hub} does not accept a websocket for spoke")]
     NoWebSocket {
-        /// Where it is.
+        /// The URL of the hub.
         hub: ServiceUrl,
         /// The cause.
         source: Box<tungstenite::Error>,
     },
-    /// The connection broke, or nothing came, before the upgrade was done.
-    #[error("the connection to {hub} broke before the websocket was there")]
+    /// The connection broke, or timed out, before the upgrade was done.
+    #[error("the connection to {hub} broke before the websocket was established")]
     Broken {
-        /// Where it is.
+        /// The URL of the hub.
         hub: ServiceUrl,
         /// The cause.
         source: io::Error,
     },
 }
 
-/// Bytes that are gathered before a write; frames are of about this size where there is much.
+/// Bytes that are buffered before a write. Frames have about this size under load.
 const BUFFER_BYTES: usize = 32 * 1024;
 
 /// Opens a WebSocket to the hub.
 ///
 /// # Errors
-/// `WebSocketError`
-pub async fn open(
+/// [`WebSocketError`] if the connection or the upgrade fails.
+pub async fn open_websocket(
     dialer: &Dialer,
     hub: &ServiceUrl,
     token: &SecretString,
-) -> Result<(Socket, LastActivity), WebSocketError> {
-    let stream = dialer.open(hub, Purpose::Tunnel).await.map_err(|error| match error {
+) -> Result<(HubSocket, LastActivity), WebSocketError> {
+    let stream = dialer.open(hub, DialPurpose::Tunnel).await.map_err(|error| match error {
         DialError::Proxy { source: TunnelError::Refused(_), .. } if hub.is_plaintext() => {
             WebSocketError::NoTunnel(error)
         }
         error => WebSocketError::Dial(error),
     })?;
-    let heard = LastActivity::new(std::time::Instant::now());
-    let watch = Watch { heard: heard.clone(), frames: FrameLimiter::behind_handshake() };
+    let activity = LastActivity::new(std::time::Instant::now());
+    let observer =
+        SocketReadObserver { activity: activity.clone(), frames: FrameLimiter::behind_handshake() };
     let url = hub.websocket("/sync");
-    let upgrading = upgrade(&url, token, ObservedStream::new(stream, watch));
+    let upgrading = upgrade(&url, token, ObservedStream::new(stream, observer));
     match timeout(HANDSHAKE_TIMEOUT, upgrading).await {
-        Ok(Ok(socket)) => Ok((socket, heard)),
+        Ok(Ok(socket)) => Ok((socket, activity)),
         Ok(Err(error)) => Err(upgrade_error(hub.clone(), error)),
         Err(_) => {
             let source = io::ErrorKind::TimedOut.into();
@@ -133,8 +137,8 @@ fn upgrade_error(hub: ServiceUrl, error: tungstenite::Error) -> WebSocketError {
     match error {
         tungstenite::Error::Http(response) => {
             let body = response.body().as_deref().unwrap_or_default();
-            let denial = Denial::new(response.status(), response.headers(), body);
-            WebSocketError::Denied { hub, denial: Box::new(denial) }
+            let response = ErrorResponse::new(response.status(), response.headers(), body);
+            WebSocketError::Rejected { hub, response: Box::new(response) }
         }
         tungstenite::Error::Io(source) => WebSocketError::Broken { hub, source },
         tungstenite::Error::Protocol(tungstenite::error::ProtocolError::HandshakeIncomplete)

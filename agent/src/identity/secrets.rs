@@ -1,8 +1,10 @@
-//! The device's secrets on disk: the present one, and while it is rotated the next one beside it.
+//! The device's secrets on disk: the current one, during a rotation the next one, and afterwards
+//! the previous one.
 //!
-//! The daemon and `spoke-agent rotate` may both be at them. The next one is made by the command alone,
-//! which holds a lock for it; either may promote it, by a rename, once auth has taken it. The previous one
-//! is kept beside it: an auth whose Redis came back with an older state goes by that one again.
+//! The daemon and `spoke-agent rotate` may use them at the same time. Only the command creates the
+//! next one, and holds a lock for that. Either may promote it, by a rename, once auth has accepted
+//! it. The previous one is kept: an auth whose Redis went back to an older state accepts only that
+//! one.
 
 use std::{fs::File, path::PathBuf};
 
@@ -11,134 +13,136 @@ use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
-use super::{IdentityError, SECRET_MODE, failed, inspect, lock, tighten, without};
-use crate::durable::{self, Directory, FileError};
+use super::{IdentityError, SECRET_MODE, effect_of_loss, failed, inspect, lock, restrict_mode};
+use crate::atomic_file::{self, Directory, FileError};
 
-/// Bytes of a secret.
+/// The size of a secret in bytes.
 const SECRET_BYTES: usize = 32;
 
-const PRESENT: &str = "secret";
+const CURRENT: &str = "secret";
 const NEXT: &str = "secret.next";
 const PREVIOUS: &str = "secret.previous";
 
 /// The files `secret`, `secret.next` and `secret.previous` of a state directory.
 #[derive(Debug, Clone)]
-pub struct Secrets {
+pub(crate) struct DeviceSecrets {
     directory: PathBuf,
 }
 
-impl Secrets {
-    /// Those of this directory.
-    pub fn of(directory: impl Into<PathBuf>) -> Self {
+impl DeviceSecrets {
+    /// Returns access to the secrets of this directory.
+    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
     }
 
-    /// Where the present one is.
-    pub fn path(&self) -> PathBuf {
-        self.directory.join(PRESENT)
+    /// Returns the path of the current secret.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join(CURRENT)
     }
 
-    /// The present secret, if there is one.
+    /// Returns the current secret, if there is one.
     ///
     /// # Errors
-    /// `IdentityError` when it is there and cannot be used.
-    pub fn present(&self) -> Result<Option<SecretString>, IdentityError> {
-        self.read(PRESENT)
+    /// [`IdentityError`] if it is invalid or cannot be read.
+    pub(crate) fn current(&self) -> Result<Option<SecretString>, IdentityError> {
+        self.read(CURRENT)
     }
 
-    /// The next secret, where one was made. One that is damaged is as good as none.
+    /// Returns the next secret, if there is one. A damaged one counts as missing.
     ///
     /// # Errors
-    /// `IdentityError` when it is there and cannot be read.
-    pub fn next(&self) -> Result<Option<SecretString>, IdentityError> {
+    /// [`IdentityError`] if it cannot be read.
+    pub(crate) fn next(&self) -> Result<Option<SecretString>, IdentityError> {
         self.read_spare(NEXT)
     }
 
-    /// The secret before the present one, where there was one. One that is damaged is as good as none.
+    /// Returns the previous secret, if there is one. A damaged one counts as missing.
     ///
     /// # Errors
-    /// `IdentityError` when it is there and cannot be read.
-    pub fn previous(&self) -> Result<Option<SecretString>, IdentityError> {
+    /// [`IdentityError`] if it cannot be read.
+    pub(crate) fn previous(&self) -> Result<Option<SecretString>, IdentityError> {
         self.read_spare(PREVIOUS)
     }
 
-    /// Makes the present secret.
+    /// Creates the current secret.
     ///
     /// # Errors
-    /// `IdentityError` when it cannot be made or written.
-    pub fn make_present(&self) -> Result<SecretString, IdentityError> {
-        self.make(PRESENT)
+    /// [`IdentityError`] if it cannot be created or written.
+    pub(crate) fn create_current(&self) -> Result<SecretString, IdentityError> {
+        self.create(CURRENT)
     }
 
-    /// Makes the next secret.
+    /// Creates the next secret.
     ///
     /// # Errors
-    /// `IdentityError` when it cannot be made or written.
-    pub fn make_next(&self) -> Result<SecretString, IdentityError> {
-        self.make(NEXT)
+    /// [`IdentityError`] if it cannot be created or written.
+    pub(crate) fn create_next(&self) -> Result<SecretString, IdentityError> {
+        self.create(NEXT)
     }
 
-    /// Puts a secret that auth has taken, as the next one, in the place of the present one, which becomes
-    /// the previous one. Where somebody else has done so, it is done.
+    /// Makes the next secret, which auth has accepted, the current one, and the current one the
+    /// previous one. Does nothing if another process has promoted it.
     ///
     /// # Errors
-    /// `IdentityError`; both are there still.
-    pub fn promote(&self, taken: &SecretString) -> Result<(), IdentityError> {
-        let is_it = |secret: &SecretString| secret.expose_secret() == taken.expose_secret();
-        let present = self.present()?;
-        if present.as_ref().is_some_and(is_it) {
+    /// [`IdentityError`] if a file cannot be written; both secrets still exist.
+    pub(crate) fn promote(&self, accepted: &SecretString) -> Result<(), IdentityError> {
+        let is_accepted =
+            |secret: &SecretString| secret.expose_secret() == accepted.expose_secret();
+        let current = self.current()?;
+        if current.as_ref().is_some_and(is_accepted) {
             return Ok(());
         }
-        if let Some(present) = present {
-            self.write(PREVIOUS, &present)?;
+        if let Some(current) = current {
+            self.write(PREVIOUS, &current)?;
         }
-        if self.next()?.as_ref().is_some_and(is_it) {
-            let renamed = self.open().and_then(|directory| directory.rename(NEXT, PRESENT));
+        if self.next()?.as_ref().is_some_and(is_accepted) {
+            let renamed = self.open().and_then(|directory| directory.rename(NEXT, CURRENT));
             return renamed.map_err(|error| failed("write", &self.path(), error));
         }
-        self.write(PRESENT, taken)
+        self.write(CURRENT, accepted)
     }
 
-    /// Puts the previous secret, which auth has taken, in the place of the present one, which becomes the
-    /// next one: the way back from `promote`.
+    /// Makes the previous secret, which auth has accepted, the current one, and the current one the
+    /// next one. Undoes [`Self::promote`].
     ///
     /// # Errors
-    /// `IdentityError`; both are there still.
-    pub fn step_back(&self, previous: &SecretString) -> Result<(), IdentityError> {
-        if let Some(present) = self.present()? {
-            self.write(NEXT, &present)?;
+    /// [`IdentityError`] if a file cannot be written; both secrets still exist.
+    pub(crate) fn step_back(&self, previous: &SecretString) -> Result<(), IdentityError> {
+        if let Some(current) = self.current()? {
+            self.write(NEXT, &current)?;
         }
-        self.write(PRESENT, previous)?;
+        self.write(CURRENT, previous)?;
         let removed = self.open().and_then(|directory| directory.remove(PREVIOUS));
         removed.map_err(|error| failed("remove", &self.directory.join(PREVIOUS), error))
     }
 
-    /// Keeps every other rotation out until what it gives is dropped; none where one is under way.
+    /// Locks the directory against other rotations until the file is dropped. Returns none if
+    /// another rotation runs.
     ///
     /// # Errors
-    /// `IdentityError`, also where anything in the directory is no file of the agent's.
-    pub fn lock_rotation(&self) -> Result<Option<File>, IdentityError> {
+    /// [`IdentityError`], also if the directory holds an unexpected file.
+    pub(crate) fn lock_rotation(&self) -> Result<Option<File>, IdentityError> {
         let directory = self.open().map_err(|error| failed("open", &self.directory, error))?;
         inspect(&directory, &self.directory)?;
         lock(&directory, "rotation-lock")
     }
 
-    /// Opens the present secret's file, to look at its mode; none where there is none.
+    /// Opens the file of the current secret, to check its mode. Returns none if there is no file.
     ///
     /// # Errors
-    /// `IdentityError`, also where anything in the directory is no file of the agent's.
-    pub fn open_present(&self) -> Result<Option<File>, IdentityError> {
+    /// [`IdentityError`], also if the directory holds an unexpected file.
+    pub(crate) fn open_current(&self) -> Result<Option<File>, IdentityError> {
         match self.open() {
             Ok(directory) => {
                 inspect(&directory, &self.directory)?;
-                directory.open_file(PRESENT).map_err(|error| failed("read", &self.path(), error))
+                directory.open_file(CURRENT).map_err(|error| failed("read", &self.path(), error))
             }
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(failed("open", &self.directory, error)),
         }
     }
 
-    /// Opened each time: it may be gone, or another one, since the last.
+    /// Opens the directory each time: it may have been removed or replaced.
     fn open(&self) -> Result<Directory, FileError> {
         Directory::open(&self.directory)
     }
@@ -146,8 +150,8 @@ impl Secrets {
     fn read_spare(&self, name: &str) -> Result<Option<SecretString>, IdentityError> {
         match self.read(name) {
             Err(IdentityError::Damaged(path)) => {
-                let (path, follows) = (path.display(), without(name));
-                warn!(%path, follows, "this state file is damaged and passed over");
+                let (path, effect) = (path.display(), effect_of_loss(name));
+                warn!(%path, effect, "damaged state file ignored");
                 Ok(None)
             }
             read => read,
@@ -158,8 +162,8 @@ impl Secrets {
         let path = self.directory.join(name);
         let bytes = self.open().and_then(|directory| match directory.open_file(name)? {
             Some(file) => {
-                tighten(&file, &path);
-                durable::read(&file).map(Some)
+                restrict_mode(&file, &path);
+                atomic_file::read(&file).map(Some)
             }
             None => Ok(None),
         });
@@ -171,7 +175,7 @@ impl Secrets {
         }
     }
 
-    fn make(&self, name: &str) -> Result<SecretString, IdentityError> {
+    fn create(&self, name: &str) -> Result<SecretString, IdentityError> {
         let mut bytes = [0; SECRET_BYTES];
         OsRng.try_fill_bytes(&mut bytes).map_err(IdentityError::NoRandomness)?;
         let secret = SecretString::from(BASE64_URL_SAFE_NO_PAD.encode(bytes));

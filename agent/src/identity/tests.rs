@@ -1,9 +1,11 @@
+//! The state directory on a real disk.
+
 use std::{fs, os::unix::fs::MetadataExt};
 
 use super::*;
 
-fn account(client: &str) -> Account {
-    Account {
+fn account(client: &str) -> DeviceAccount {
+    DeviceAccount {
         client: client.parse().unwrap(),
         auth: "https://auth.example.com".parse().unwrap(),
         hub: "https://hub.example.com".parse().unwrap(),
@@ -15,7 +17,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_first_start_makes_a_secret_and_every_later_one_keeps_it() {
+fn the_first_start_creates_a_secret_and_every_later_one_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
     let first = Identity::open(&path).unwrap().secret().unwrap();
@@ -44,7 +46,7 @@ fn a_kill_before_the_rename_leaves_no_half_secret() {
 }
 
 #[test]
-fn a_damaged_secret_is_an_error_that_says_the_mend_and_stays_as_it_is() {
+fn a_damaged_secret_is_an_error_with_help_and_stays_as_it_is() {
     for damaged in ["", "short", "not base64 at all, however long it may be....", "\0\0\0\0"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
@@ -61,17 +63,17 @@ fn a_damaged_secret_is_an_error_that_says_the_mend_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_secret_of_a_registered_device_is_never_made_anew() {
+fn the_secret_of_a_registered_device_is_never_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::open(dir.path()).unwrap();
     identity.record_registered(&account("dev1")).unwrap();
     let error = identity.secret().unwrap_err();
-    assert!(matches!(error, IdentityError::Gone(_)), "{error}");
+    assert!(matches!(error, IdentityError::Missing(_)), "{error}");
     assert!(!dir.path().join("secret").exists());
 }
 
 #[test]
-fn a_secret_that_others_can_read_is_closed_again() {
+fn the_mode_of_a_secret_that_others_can_read_is_reset() {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::open(dir.path()).unwrap();
     identity.secret().unwrap();
@@ -96,7 +98,7 @@ fn registration_and_session_belong_to_one_client_at_one_auth_service() {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::open(dir.path()).unwrap();
     let mine = account("dev1");
-    let session = Session { token: "t0ken".into(), issued_at_ms: 1, expires_at_ms: 2 };
+    let session = SavedSession { token: "t0ken".into(), issued_at_ms: 1, expires_at_ms: 2 };
     identity.record_registered(&mine).unwrap();
     identity.record_session(&mine, &session).unwrap();
     assert!(identity.is_registered(&mine));
@@ -110,7 +112,7 @@ fn registration_and_session_belong_to_one_client_at_one_auth_service() {
 }
 
 #[test]
-fn a_damaged_session_is_no_session() {
+fn a_damaged_session_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::open(dir.path()).unwrap();
     fs::write(dir.path().join("session"), "{\"tok").unwrap();

@@ -1,4 +1,5 @@
-//! One connection: look where the streams stand, dial, shake hands, carry, part.
+//! One connection: read the positions of the streams, dial, exchange HELLO and WELCOME, run the
+//! session.
 
 use std::{
     convert::Infallible,
@@ -6,14 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{SinkExt, StreamExt};
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain, tls_error::explain};
+use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_protocol::{
     entry::{Direction, EntryLimits},
     limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{
-        Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState, Welcome,
-    },
+    message::{Cursor, Features, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState},
     partner::{Partner, PartnerId, PartnerMatch},
     seq::{Epoch, Seq},
     sync::{
@@ -29,144 +27,151 @@ use spoke_protocol::{
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, shutdown::Shutdown};
 use spoke_store::{
     StoreError,
-    driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, TransportError, drive},
+    driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, drive},
     origin::StartWith,
 };
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{
-    Lifecycle,
-    ending::{Cause, Ending},
-    trouble::Trouble,
-};
+use super::{Lifecycle, handshake::handshake, outage_log::OutageLog};
 use crate::{
-    dial::websocket,
-    enrolment::Serial,
+    auth_flow::TokenSerial,
+    dial::websocket::open_websocket,
+    disconnect::{Disconnect, DisconnectCause},
     limits::OWN_REDIS_RETRY,
-    status::{Board, Stopped},
-    transport::{Kind, Line, http, ws},
+    status::{StatusHandle, StoppedStreams},
+    transport::{FrameChannel, TransportKind, http::http_frames, websocket::websocket_frames},
 };
 
-/// How a try to connect went.
-pub(super) struct Visit {
-    pub(super) ending: Ending,
-    pub(super) kind: Kind,
-    /// The token it was tried with.
-    pub(super) serial: Serial,
-    /// Only where it got as far as WELCOME.
-    pub(super) welcomed: Option<Welcomed>,
+/// The outcome of an attempt to connect.
+pub(super) struct ConnectAttempt {
+    pub(super) disconnect: Disconnect,
+    pub(super) kind: TransportKind,
+    /// The token of the attempt.
+    pub(super) serial: TokenSerial,
+    /// The session, if WELCOME was received.
+    pub(super) session: Option<SessionResult>,
 }
 
-pub(super) struct Welcomed {
-    pub(super) lived: Duration,
-    /// Entries, both ways.
+/// A session that ended.
+pub(super) struct SessionResult {
+    pub(super) duration: Duration,
+    /// Entries of both directions.
     pub(super) carried: u64,
-    pub(super) yielded: Yield,
+    pub(super) progress: SessionProgress,
 }
 
-/// What a session shows of its transport.
+/// Whether a session shows that its transport works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Yield {
-    /// It carried something.
-    Something,
-    /// It broke, and carried nothing of what waited.
-    Nothing,
-    /// Nothing waited, or it did not break.
-    Unclear,
+pub(super) enum SessionProgress {
+    /// Entries were carried.
+    Made,
+    /// The session broke, and carried none of the waiting entries.
+    None,
+    /// No entries waited, or the session did not break.
+    Unknown,
 }
 
-struct Open {
-    line: Line,
+/// A connection after the handshake.
+struct HubConnection {
+    channel: FrameChannel,
     session: Box<Session>,
     generation: u64,
     epoch: Epoch,
-    /// The hub's origin and the copy here, as the handshake told.
-    there: OriginState,
+    /// The hub's origin, and the cursor of the copy on this device.
+    hub_origin: OriginState,
     cursor: Cursor,
 }
 
-/// The fastest and the slowest heartbeat that is kept to, whatever the hub asks for.
+/// The shortest and the longest heartbeat, whatever the hub requests.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_secs(1), HEARTBEAT);
-/// A store in trouble ends a session before.
-const STEADY: Duration = Duration::from_secs(2);
-/// A session moves at each heartbeat, or ends.
-const MOVE_WITHIN: Duration = Duration::from_secs(2 * IDLE_TIMEOUT.as_secs());
+/// A session of this duration shows that Redis works again.
+const REDIS_STABLE: Duration = Duration::from_secs(2);
+/// The watchdog deadline of a session, which makes progress at each heartbeat, or ends.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(2 * IDLE_TIMEOUT.as_secs());
 
 impl Lifecycle {
-    pub(super) async fn connect(&mut self) -> Visit {
-        let kind = self.choice.kind(Instant::now());
-        let Some((token, serial)) = self.parts.access.token() else {
-            unreachable!("the enrolment says connect only with a token");
+    pub(super) async fn connect(&mut self) -> ConnectAttempt {
+        let kind = self.transport.kind(Instant::now());
+        let Some((token, serial)) = self.parts.authenticator.token() else {
+            unreachable!("the auth flow connects only with a token");
         };
         let shutdown = self.parts.shutdown.clone();
         let opened = tokio::select! {
-            () = shutdown.begun() => Err(Ending::new(Cause::Left, STOPS)),
+            () = shutdown.begun() => Err(Disconnect::new(DisconnectCause::Left, SHUTTING_DOWN)),
             opened = self.open(kind, &token) => opened,
         };
         match opened {
             Ok(open) => {
                 let client = self.parts.account.client.clone();
                 let span = info_span!("session", %client, session = open.generation);
-                let (ending, welcomed) = self.carry(kind, open).instrument(span).await;
-                Visit { ending, kind, serial, welcomed: Some(welcomed) }
+                let (disconnect, session) = self.carry(kind, open).instrument(span).await;
+                ConnectAttempt { disconnect, kind, serial, session: Some(session) }
             }
-            Err(ending) => Visit { ending, kind, serial, welcomed: None },
+            Err(disconnect) => ConnectAttempt { disconnect, kind, serial, session: None },
         }
     }
 
-    /// From nothing to an established session. The device's Redis comes first: without it there is
-    /// nothing to carry.
-    async fn open(&mut self, kind: Kind, token: &secrecy::SecretString) -> Result<Open, Ending> {
+    /// Establishes a session. Checks the device's Redis first: without it there is nothing to
+    /// carry.
+    async fn open(
+        &mut self,
+        kind: TransportKind,
+        token: &secrecy::SecretString,
+    ) -> Result<HubConnection, Disconnect> {
         let features = match self.parts.config.compression {
             true => Features::COMPRESSION,
             false => Features::default(),
         };
         match self.parts.redis.probe().await {
-            // What is carried and trimmed is what makes room.
-            Err(error) if !error.is_full() => return Err(Ending::from(&error)),
+            // A full Redis is no obstacle: sent and trimmed entries free memory.
+            Err(error) if !error.is_full() => return Err(Disconnect::from(&error)),
             _ => {}
         }
-        let (standing, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
+        let (standing, cursor) =
+            self.read_positions().await.map_err(|error| Disconnect::from(&error))?;
         let origin = standing.origin();
         let partner = standing.memory.partner.map_or(PartnerId::UNKNOWN, |partner| partner.id);
         let hub = &self.parts.account.hub;
-        let mut line = match kind {
-            Kind::WebSocket => {
-                let dialled = websocket::open(&self.parts.dialer, hub, token).await;
-                let (socket, heard) = dialled.map_err(|error| Ending::from(&error))?;
-                ws::line(socket, heard, features)
+        let mut channel = match kind {
+            TransportKind::WebSocket => {
+                let opened = open_websocket(&self.parts.dialer, hub, token).await;
+                let (socket, activity) = opened.map_err(|error| Disconnect::from(&error))?;
+                websocket_frames(socket, activity, features)
             }
-            Kind::Http => http::line(self.parts.http.clone(), self.parts.access.tokens()),
+            TransportKind::Http => {
+                http_frames(self.parts.http.clone(), self.parts.authenticator.tokens())
+            }
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
         let hello = Hello { major, minor, version, origin, cursor, features, instance, partner };
-        let shaking = shake_hands(&mut line, hello);
-        let welcome = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
-            .await
-            .unwrap_or_else(|_| Err(Ending::new(Cause::Broken, "no WELCOME came in time")))?;
+        let welcome = handshake(&mut channel, hello);
+        let welcome =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, welcome).await.unwrap_or_else(|_| {
+                Err(Disconnect::new(DisconnectCause::Broken, "no WELCOME within the time limit"))
+            })?;
         let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
         let partner = Some(Partner { id: welcome.partner, place });
-        // A hub that does not say changes nothing of what is remembered.
+        // A hub without an ID leaves the remembered partner unchanged.
         let partner = partner.filter(|partner| partner.id.is_known());
         let with = StartWith { met: PartnerMatch::Same, partner };
         let begun = self.origin.begin(&welcome.cursor, &with, unix_ms()).await;
-        let begun = begun.map_err(|error| Ending::from(&error))?;
+        let begun = begun.map_err(|error| Disconnect::from(&error))?;
         match begun.position.finding {
             ResumeFinding::Agree => {}
             ResumeFinding::CopyRewound => warn!(
                 from = %begun.position.after,
-                "the hub has lost entries that it had acknowledged; sending what is still here again"
+                "hub lost acknowledged entries; sending the entries in the out stream again"
             ),
             ResumeFinding::OriginReplaced => warn!(
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
-                "the out stream of this device was wiped, rewound or replaced; a new epoch begins"
+                "out stream was wiped, rewound or replaced; starting a new epoch"
             ),
             ResumeFinding::NewPartner => info!(
                 epoch = %begun.position.epoch,
                 from = %begun.position.after,
-                "the hub or the name of this device is not the one from before; waiting entries are sent under a new epoch"
+                "hub or client name changed; sending the waiting entries in a new epoch"
             ),
             ResumeFinding::ForeignCursor => {
                 let (epoch, cursor) = (begun.position.epoch, welcome.cursor.seq);
@@ -174,17 +179,17 @@ impl Lifecycle {
                     %epoch,
                     %cursor,
                     from = %begun.position.after,
-                    "the hub's cursor was moved by somebody else with this device's credentials; nothing \
-                     was taken for acknowledged, and a new epoch begins: revoke this client and provision \
-                     it again"
+                    help = "revoke this client and provision it again",
+                    "hub cursor was moved by another holder of this device's credentials; \
+                     starting a new epoch"
                 );
                 let message =
-                    "the hub's cursor was moved by somebody else with this device's credentials";
-                self.parts.board.post_fault(Cause::ForeignCursor.word(), message);
+                    "the hub's cursor was moved by another holder of this device's credentials";
+                self.parts.status.post_fault(DisconnectCause::ForeignCursor.word(), message);
             }
         }
         let losses = begun.position.loss.iter();
-        losses.for_each(|loss| self.parts.board.figures().traffic.sent.handle_loss(loss));
+        losses.for_each(|loss| self.parts.status.metrics().traffic.sent.handle_loss(loss));
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
@@ -193,7 +198,7 @@ impl Lifecycle {
         if !begun.standing.is_unreadable {
             self.handle_begun((epoch, begun.position.after));
         }
-        self.parts.board.forget_stopped();
+        self.parts.status.clear_stopped();
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
             .with_clock(clock)
             .with_path(&self.path)
@@ -202,39 +207,43 @@ impl Lifecycle {
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
-        let (generation, there) = (welcome.generation, welcome.origin);
-        Ok(Open { line, session: Box::new(session), generation, epoch, there, cursor })
+        let (generation, hub_origin) = (welcome.generation, welcome.origin);
+        let session = Box::new(session);
+        Ok(HubConnection { channel, session, generation, epoch, hub_origin, cursor })
     }
 
-    /// Where the hub's cursor stands tells what became of the last session's entries.
+    /// Learns from the hub's cursor whether the last session's entries arrived.
     fn handle_begun(&mut self, at: (Epoch, Seq)) {
         if self.path.handle_begin(at) == PathFinding::Moved {
             self.connect_retry.reset();
-            self.choice.handle_arrived();
+            self.transport.handle_arrived();
         }
-        self.parts.board.post_stuck(self.path.stuck());
+        self.parts.status.post_stuck(self.path.stuck());
     }
 
-    /// Over HTTP the two directions have connections of their own.
-    fn hold_until(&self, kind: Kind) -> Option<Instant> {
+    /// Over HTTP the two directions have separate connections, so none has to wait.
+    fn hold_until(&self, kind: TransportKind) -> Option<Instant> {
         match kind {
-            Kind::WebSocket => self.path.hold_until(Instant::now(), rand::random()),
-            Kind::Http => None,
+            TransportKind::WebSocket => self.path.hold_until(Instant::now(), rand::random()),
+            TransportKind::Http => None,
         }
     }
 
-    async fn stand(&self) -> Result<(OriginStanding, Cursor), StoreError> {
+    async fn read_positions(&self) -> Result<(OriginStanding, Cursor), StoreError> {
         tokio::try_join!(self.origin.standing_or_remembered(), self.copy.found_cursor())
     }
 
-    async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {
-        let Open { line, session, generation, epoch, there, cursor } = open;
+    async fn carry(
+        &mut self,
+        kind: TransportKind,
+        open: HubConnection,
+    ) -> (Disconnect, SessionResult) {
+        let HubConnection { channel, session, generation, epoch, hub_origin, cursor } = open;
         let began = Instant::now();
         self.handle_welcomed(kind, generation);
-        let Self { parts, origin, copy, choice, path, trouble, is_store_in_doubt, .. } = self;
-        let connected =
-            said_connected(parts.account.hub.clone(), kind, trouble, *is_store_in_doubt);
-        let before = parts.board.status().counts;
+        let Self { parts, origin, copy, transport, path, outage, is_redis_suspect, .. } = self;
+        let connected = log_connected(parts.account.hub.clone(), kind, outage, *is_redis_suspect);
+        let before = parts.status.status().counts;
         let news = parts.hints.watch_stream(origin.key());
         let copy = copy.for_session();
         let stores = SessionStores {
@@ -244,152 +253,125 @@ impl Lifecycle {
             epoch,
             return_wait: &|| OWN_REDIS_RETRY,
         };
-        let until = choice.poll_timeout().filter(|_| kind == Kind::Http);
-        let (board, progress) = (&parts.board, &parts.progress);
-        let mut observer = board.figures().traffic.observe(&there, &cursor);
+        let until = transport.poll_timeout().filter(|_| kind == TransportKind::Http);
+        let (status, watchdog) = (&parts.status, &parts.watchdog);
+        let mut observer = status.metrics().traffic.observe(&hub_origin, &cursor);
         let mut stuck = path.stuck();
-        let report = |shown: SessionEvent<'_>| {
-            observer.handle(shown, unix_ms);
-            board.figures().handle(shown);
-            match shown {
+        let report = |event: SessionEvent<'_>| {
+            observer.handle(event, unix_ms);
+            status.metrics().handle(event);
+            match event {
                 SessionEvent::Unusable(side, error) => {
-                    board.post_stopped(of(side), Some(&error_chain(error)))
+                    status.post_stopped(stopped_field(side), Some(&error_chain(error)))
                 }
-                SessionEvent::Usable(side) => board.post_stopped(of(side), None),
+                SessionEvent::Usable(side) => status.post_stopped(stopped_field(side), None),
                 SessionEvent::Work(_) | SessionEvent::Session(_) => {}
             }
-            let SessionEvent::Session(session) = shown else { return };
-            post_stopped(board, session);
-            board.post_figures(before, session);
+            let SessionEvent::Session(session) = event else { return };
+            post_stopped(status, session);
+            status.post_session(before, session);
             if stuck.take_if(|stuck| stuck.seq <= session.sender().acked()).is_some() {
-                board.post_stuck(None);
+                status.post_stuck(None);
             }
-            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-            progress.handle_move(Instant::now(), MOVE_WITHIN);
+            let mut watchdog = watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+            watchdog.handle_progress(Instant::now(), SESSION_TIMEOUT);
             if session.sender().carried() > 0 {
-                progress.handle_acknowledged();
+                watchdog.handle_acknowledged();
             }
         };
-        let Line { frames, outbox, heard } = line;
+        let FrameChannel { frames, outbox, activity } = channel;
         let leave = leave(parts.shutdown.clone(), until);
         let outcome = tokio::select! {
-            outcome = drive(session, stores, frames, outbox, || heard.at(), leave, report) => outcome,
+            outcome = drive(session, stores, frames, outbox, || activity.at(), leave, report) => outcome,
             never = connected => match never {},
-            never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
+            never = parts.authenticator.keep_fresh(|error| status.post_unsaved_state(error)) => match never {},
         };
         path.handle_end(&outcome.session.sender().trip(), outcome.parting());
         if matches!(&outcome.end, Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart)
         {
-            board.post_stopped(|stopped| &mut stopped.hub, None);
+            status.post_stopped(|stopped| &mut stopped.hub, None);
         }
         let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
-        let yielded = yielded(&outcome, (there.last, cursor.kept().1));
-        (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried, yielded })
+        let progress = progress(&outcome, (hub_origin.last, cursor.kept().1));
+        let result = SessionResult { duration: began.elapsed(), carried, progress };
+        (Disconnect::from_session(&outcome.end), result)
     }
 
-    fn handle_welcomed(&mut self, kind: Kind, generation: u64) {
-        self.parts.access.handle_welcomed();
-        self.choice.handle_welcomed(kind);
+    fn handle_welcomed(&mut self, kind: TransportKind, generation: u64) {
+        self.parts.authenticator.handle_welcomed();
+        self.transport.handle_welcomed(kind);
         self.refused_retry.reset();
-        self.parts.board.post_connected(kind, generation);
+        self.parts.status.post_connected(kind, generation);
     }
 }
 
-/// Says that the trouble is over; where it was a store's, only once the session has lived for a while. Ends
-/// never.
-async fn said_connected(
+/// Logs the connection and the end of an outage. After a Redis failure, logs only once the session
+/// has lasted for [`REDIS_STABLE`]. Never returns.
+async fn log_connected(
     hub: ServiceUrl,
-    kind: Kind,
-    trouble: &mut Trouble,
-    is_in_doubt: bool,
+    kind: TransportKind,
+    outage: &mut OutageLog,
+    is_redis_suspect: bool,
 ) -> Infallible {
-    if is_in_doubt {
-        tokio::time::sleep(STEADY).await;
+    if is_redis_suspect {
+        tokio::time::sleep(REDIS_STABLE).await;
     }
     let transport = kind.word();
-    match trouble.handle_good(Instant::now()) {
-        Some(over) => {
-            let lasted = over.lasted.as_secs();
-            info!(%hub, transport, faults = over.count, after_seconds = lasted, "connected again");
+    match outage.handle_recovery(Instant::now()) {
+        Some(outage) => {
+            let down_for_seconds = outage.duration.as_secs();
+            info!(%hub, transport, count = outage.count, down_for_seconds, "reconnected to hub");
         }
-        None => info!(%hub, transport, "connected"),
+        None => info!(%hub, transport, "connected to hub"),
     }
     std::future::pending().await
 }
 
-/// What the session shows of streams that cannot be used.
-fn post_stopped(board: &Board, session: &Session) {
-    if let Some(why) = session.told_hold() {
-        board.post_stopped(|stopped| &mut stopped.hub, Some(&format!("the hub says: {why}")));
+/// Posts the streams that cannot be used, as the session shows them.
+fn post_stopped(status: &StatusHandle, session: &Session) {
+    if let Some(error) = session.told_hold() {
+        status.post_stopped(
+            |stopped| &mut stopped.hub,
+            Some(&format!("reported by the hub: {error}")),
+        );
     }
     if !session.sender().is_unreadable() {
-        board.post_stopped(of(StreamSide::Out), None);
+        status.post_stopped(stopped_field(StreamSide::Out), None);
     }
 }
 
-fn of(side: StreamSide) -> fn(&mut Stopped) -> &mut Option<String> {
+fn stopped_field(side: StreamSide) -> fn(&mut StoppedStreams) -> &mut Option<String> {
     match side {
         StreamSide::Out => |stopped| &mut stopped.out,
         StreamSide::In => |stopped| &mut stopped.r#in,
     }
 }
 
-/// Each direction that has something waiting is to get on.
-fn yielded(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> Yield {
+/// Returns whether each direction with waiting entries made progress.
+fn progress(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> SessionProgress {
     let (sender, received) = (outcome.session.sender(), outcome.session.receiver().counts().0);
-    let is_up_barren = !sender.trip().has_progress() && sender.waiting().0 > 0;
-    let is_down_barren = last > cursor && outcome.session.receiver().ack().seq <= cursor;
+    let is_up_stuck = !sender.trip().has_progress() && sender.waiting().0 > 0;
+    let is_down_stuck = last > cursor && outcome.session.receiver().ack().seq <= cursor;
     match outcome.parting() {
-        SessionEnding::Broken if is_up_barren || is_down_barren => Yield::Nothing,
-        _ if sender.carried() + received > 0 => Yield::Something,
-        SessionEnding::Broken | SessionEnding::Agreed => Yield::Unclear,
+        SessionEnding::Broken if is_up_stuck || is_down_stuck => SessionProgress::None,
+        _ if sender.carried() + received > 0 => SessionProgress::Made,
+        SessionEnding::Broken | SessionEnding::Agreed => SessionProgress::Unknown,
     }
 }
 
-const STOPS: &str = "this agent stops";
+const SHUTTING_DOWN: &str = "agent is shutting down";
 
-/// HELLO and WELCOME; anything else is the end.
-async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Ending> {
-    let broken = |error: TransportError| match explain(&error) {
-        Some(why) => {
-            Ending::new(Cause::Untrusted, format!("failed to set up TLS with the hub: {why}"))
-        }
-        None => Ending::new(Cause::Broken, error_chain(&error)),
-    };
-    line.outbox.send(Frame::Hello(Box::new(hello))).await.map_err(broken)?;
-    match line.frames.next().await {
-        Some(Ok(Frame::Welcome(welcome))) if welcome.major == MAJOR => Ok(*welcome),
-        Some(Ok(Frame::Welcome(welcome))) => Err(Ending::new(
-            Cause::Version,
-            format!(
-                "the hub speaks version {}.{} of the protocol and this agent {MAJOR}.{MINOR}; \
-                 update the older one",
-                welcome.major, welcome.minor
-            ),
-        )),
-        Some(Ok(Frame::Goaway(goaway))) => Err(Ending::told(&goaway)),
-        Some(Ok(_)) => {
-            Err(Ending::new(Cause::Confused, "the hub began with something else than WELCOME"))
-        }
-        Some(Err(error @ TransportError::Malformed(_))) => {
-            Err(Ending::new(Cause::Confused, error_chain(&error)))
-        }
-        Some(Err(error)) => Err(broken(error)),
-        None => Err(Ending::new(Cause::Broken, "the hub closed the connection instead of WELCOME")),
-    }
-}
-
-/// Resolves when the agent stops, or when it is time to try another transport.
+/// Resolves when the shutdown begins, or when it is time to try another transport.
 async fn leave(shutdown: Shutdown, until: Option<Instant>) -> Goaway {
-    let another = async {
+    let retry = async {
         match until {
             Some(until) => tokio::time::sleep_until(until.into()).await,
             None => std::future::pending().await,
         }
     };
     let message = tokio::select! {
-        () = shutdown.begun() => STOPS,
-        () = another => "it is time to try a websocket again",
+        () = shutdown.begun() => SHUTTING_DOWN,
+        () = retry => "retrying a websocket",
     };
     Goaway { reason: GoawayReason::Restart, message: message.to_owned(), wait_ms: 0 }
 }

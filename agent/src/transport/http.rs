@@ -1,13 +1,14 @@
-//! The same frames over plain requests, where a WebSocket cannot be had: HELLO is `POST /session`,
-//! PUSH is `POST /xadd` and its answer the ACK, and a long poll of `GET /xread` brings PUSH down.
+//! Frames over plain HTTP requests, for networks without WebSockets. HELLO is `POST /session`, PUSH
+//! is `POST /xadd` with the ACK as its response, and a long poll of `GET /xread` receives PUSH.
 //!
-//! The ACK of what came down is the `seq` of the next poll, so there is one batch under way down,
-//! and one after the other go up: requests beside each other would arrive in any order. What
-//! goes up and what comes down never wait for each other.
+//! The ACK of received entries is the `seq` of the next poll, so one batch is in flight down.
+//! Batches up are sent one after the other: parallel requests would arrive in any order. The two
+//! directions never wait for each other.
 //!
-//! Nothing is tried again here, but what stands still for a stream of the hub that cannot be used. A request that fails ends the session, like a WebSocket that
-//! breaks, and the handshake sorts out what arrived. No request has a time limit either: the
-//! session sees that no byte comes, and drops the line with all that is under way.
+//! Only requests for a stream of the hub that cannot be used are retried. Any other failed request
+//! ends the session, as a broken WebSocket does, and the next handshake finds out what arrived.
+//! Requests have no time limit: the session detects that no byte arrives, and drops the channel
+//! with all requests.
 
 mod requests;
 
@@ -33,28 +34,29 @@ use spoke_store::driver::TransportError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;
 
-use self::requests::{Fault, Requests, goaway};
-use super::Line;
+use self::requests::{HubRequestError, HubRequests, goaway};
+use super::FrameChannel;
 use crate::{
-    http_client::Http,
+    http_client::HttpClient,
     limits::{CONNECT_RETRY, CONNECT_SOON},
 };
 
-/// The least time from one poll that brings nothing to the next: a hub that stops ends them early.
+/// Minimum time between two polls without entries: a hub that shuts down ends polls early.
 const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Frames over requests to the hub, each with the token as it is then. Nothing is sent before HELLO.
-pub fn line(http: Http, tokens: watch::Receiver<SecretString>) -> Line {
-    let heard = LastActivity::new(Instant::now());
+/// Returns frames over requests to the hub, each with the token of its time. Sends nothing before
+/// HELLO.
+pub(crate) fn http_frames(http: HttpClient, tokens: watch::Receiver<SecretString>) -> FrameChannel {
+    let activity = LastActivity::new(Instant::now());
     let (outbox, outgoing) = mpsc::channel(WINDOW_BATCHES);
     let (incoming, mut inbox) = mpsc::channel(WINDOW_BATCHES);
-    let requests = Requests { http, tokens, heard: heard.clone() };
-    let courier = Courier { requests, incoming };
-    let mut carrying = Box::pin(courier.carry(outgoing));
+    let requests = HubRequests { http, tokens, activity: activity.clone() };
+    let transport = HttpTransport { requests, incoming };
+    let mut running = Box::pin(transport.run(outgoing));
     let mut is_over = false;
-    // The courier runs as long as somebody waits for frames, and ends with the line.
+    // The transport runs while the stream is polled, and ends with the channel.
     let frames = stream::poll_fn(move |cx| {
-        if !is_over && carrying.as_mut().poll(cx).is_ready() {
+        if !is_over && running.as_mut().poll(cx).is_ready() {
             is_over = true;
         }
         match inbox.poll_recv(cx) {
@@ -63,20 +65,20 @@ pub fn line(http: Http, tokens: watch::Receiver<SecretString>) -> Line {
         }
     });
     let outbox = PollSender::new(outbox).sink_map_err(|error| TransportError::Broken(error.into()));
-    Line { frames: frames.boxed(), outbox: Box::pin(outbox), heard }
+    FrameChannel { frames: frames.boxed(), outbox: Box::pin(outbox), activity }
 }
 
-struct Courier {
-    requests: Requests,
+struct HttpTransport {
+    requests: HubRequests,
     incoming: mpsc::Sender<Result<Frame, TransportError>>,
 }
 
-impl Courier {
-    async fn carry(self, mut outgoing: mpsc::Receiver<Frame>) {
+impl HttpTransport {
+    async fn run(self, mut outgoing: mpsc::Receiver<Frame>) {
         let Some(Frame::Hello(hello)) = outgoing.recv().await else { return };
         let (welcome, position) = match self.open(*hello).await {
             Ok(opened) => opened,
-            Err(fault) => return self.end(fault).await,
+            Err(error) => return self.end(error).await,
         };
         let generation = welcome.generation;
         if !self.deliver(Frame::Welcome(Box::new(welcome))).await {
@@ -86,53 +88,56 @@ impl Courier {
         let (acks, acked) = watch::channel((Epoch::UNKNOWN, Seq::ZERO));
         let (holds, held) = watch::channel(false);
         let done = tokio::select! {
-            () = self.sort(outgoing, pushes, (acks, holds)) => Ok(()),
+            () = self.dispatch(outgoing, pushes, acks, holds) => Ok(()),
             done = self.carry_up(generation, to_push) => done,
             done = self.carry_down(generation, position, acked) => done,
-            done = self.stay(held) => done,
+            done = self.keep_alive(held) => done,
         };
-        if let Err(fault) = done {
-            self.end(fault).await;
+        if let Err(error) = done {
+            self.end(error).await;
         }
     }
 
-    async fn open(&self, hello: Hello) -> Result<(Welcome, PositionBody), Fault> {
-        let form = HelloBody {
+    async fn open(&self, hello: Hello) -> Result<(Welcome, PositionBody), HubRequestError> {
+        let hello = HelloBody {
             version: hello.version,
             origin: hello.origin.into(),
             cursor: hello.cursor.into(),
             instance: Some(hello.instance).filter(|instance| instance.is_known()),
             partner: Some(hello.partner).filter(|partner| partner.is_known()),
         };
-        let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
-        let form: WelcomeBody = self.requests.post("/session", None, body.into()).await?;
+        let body = serde_json::to_vec(&hello).map_err(HubRequestError::Malformed)?;
+        let welcome: WelcomeBody = self.requests.post("/session", None, body.into()).await?;
+        let position = welcome.position;
         let welcome = Welcome {
-            // The forms carry no numbers: they are the ones of this version or they do not parse.
+            // The JSON bodies have no version numbers: they have the ones of this version, or they
+            // do not parse.
             major: MAJOR,
             minor: MINOR,
-            version: form.version,
-            generation: form.generation,
-            cursor: form.cursor.into(),
-            origin: form.origin.into(),
-            granted: form.granted.into(),
+            version: welcome.version,
+            generation: welcome.generation,
+            cursor: welcome.cursor.into(),
+            origin: welcome.origin.into(),
+            granted: welcome.granted.into(),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
-            server_time_ms: form.server_time_ms,
+            server_time_ms: welcome.server_time_ms,
             features: Features::default(),
-            partner: form.partner,
+            partner: welcome.partner,
         };
-        Ok((welcome, form.position))
+        Ok((welcome, position))
     }
 
-    /// Takes what the session says to where it belongs. Ends when the session does.
-    async fn sort(
+    /// Dispatches the frames of the session to the requests. Returns when the session ends.
+    async fn dispatch(
         &self,
         mut outgoing: mpsc::Receiver<Frame>,
         pushes: mpsc::Sender<Push>,
-        (acks, holds): (watch::Sender<(Epoch, Seq)>, watch::Sender<bool>),
+        acks: watch::Sender<(Epoch, Seq)>,
+        holds: watch::Sender<bool>,
     ) {
         while let Some(frame) = outgoing.recv().await {
             match frame {
-                // Its window is no larger than the queue.
+                // The window of the session is not larger than the queue.
                 Frame::Push(push) => {
                     if pushes.send(push).await.is_err() {
                         return;
@@ -142,11 +147,12 @@ impl Courier {
                     acks.send_replace((ack.epoch, ack.seq));
                 }
                 Frame::Goaway(_) => return,
-                // Nothing that comes down is taken any more, and so none has an ACK.
+                // No received entry is accepted any more, so none has an ACK.
                 Frame::Hold(_) => {
                     holds.send_replace(true);
                 }
-                // A poll is a ping: on a link that works its answer comes before one is due.
+                // A poll serves as a ping: on a working link its response arrives before a ping is
+                // due.
                 Frame::Ping | Frame::Hello(_) | Frame::Welcome(_) | Frame::Pong(_) => {}
             }
         }
@@ -156,10 +162,10 @@ impl Courier {
         &self,
         generation: u64,
         mut pushes: mpsc::Receiver<Push>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), HubRequestError> {
         while let Some(Push { epoch, after, through, entries, account, seal }) = pushes.recv().await
         {
-            let form = BatchBody {
+            let batch = BatchBody {
                 epoch: Some(epoch),
                 after: Some(after),
                 through: Some(through),
@@ -167,9 +173,10 @@ impl Courier {
                 account,
                 seal,
             };
-            let body = serde_json::to_vec(&form).map_err(Fault::Malformed)?;
+            let body = serde_json::to_vec(&batch).map_err(HubRequestError::Malformed)?;
             let added = self.add(generation, body.into()).await?;
-            let refused = added.refused.into_iter().map(|form| (form.seq, form.reason)).collect();
+            let refused =
+                added.refused.into_iter().map(|entry| (entry.seq, entry.reason)).collect();
             let ack = Ack { epoch, seq: added.seq, refused };
             if !self.deliver(Frame::Ack(ack)).await {
                 break;
@@ -178,32 +185,35 @@ impl Courier {
         Ok(())
     }
 
-    /// Where the stream at the hub cannot be used, it is tried again until it can: what comes down goes on
-    /// meanwhile.
-    async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedBody, Fault> {
+    /// Adds a batch. If the stream at the hub cannot be used, retries until it can; the other
+    /// direction continues.
+    async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedBody, HubRequestError> {
         let first = self.requests.post("/xadd", Some(generation), body.clone()).await;
-        let Err(Fault::Denied(mut denial)) = first else { return first };
-        if !denial.is_of_stream() {
-            return Err(Fault::Denied(denial));
+        let Err(HubRequestError::Rejected(mut response)) = first else { return first };
+        if !response.is_unusable_stream() {
+            return Err(HubRequestError::Rejected(response));
         }
-        self.deliver(Frame::Hold(denial.message.clone().unwrap_or_default())).await;
+        self.deliver(Frame::Hold(response.message.clone().unwrap_or_default())).await;
         let mut retry = unusable_retry();
         loop {
-            tokio::time::sleep(retry.next(denial.retry_after, rand::random())).await;
-            // The session waits for no answer any more, so nobody else sees that none comes.
+            tokio::time::sleep(retry.next(response.retry_after, rand::random())).await;
+            // The session does not wait for a response any more, so a missing one is detected only
+            // here.
             let again = self.requests.post("/xadd", Some(generation), body.clone());
             let again = tokio::time::timeout(PROGRESS_TIMEOUT, again).await;
-            match again.map_err(|_| Fault::Silent)? {
-                Ok::<BatchAddedBody, _>(_) => return Err(Fault::Recovered),
-                Err(Fault::Denied(again)) if again.is_of_stream() => denial = again,
-                Err(fault) => return Err(fault),
+            match again.map_err(|_| HubRequestError::Silent)? {
+                Ok::<BatchAddedBody, _>(_) => return Err(HubRequestError::Recovered),
+                Err(HubRequestError::Rejected(again)) if again.is_unusable_stream() => {
+                    response = again
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// While no poll does so, small requests show that the link is there.
-    async fn stay(&self, mut held: watch::Receiver<bool>) -> Result<(), Fault> {
-        // Nobody to hold anything is the end of the session, which is seen elsewhere.
+    /// While no poll keeps the link alive, small requests do.
+    async fn keep_alive(&self, mut held: watch::Receiver<bool>) -> Result<(), HubRequestError> {
+        // A dropped sender is the end of the session, which `run` handles.
         if held.wait_for(|is_held| *is_held).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -218,60 +228,60 @@ impl Courier {
         generation: u64,
         position: PositionBody,
         mut acked: watch::Receiver<(Epoch, Seq)>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), HubRequestError> {
         let PositionBody { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
-        let mut untold = loss;
+        let mut unreported = loss;
         let mut retry = unusable_retry();
         loop {
-            let asked_at = Instant::now();
-            let form = match self.requests.poll(generation, epoch, (after, tally)).await {
-                Err(Fault::Denied(denial)) if denial.is_of_stream() => {
-                    tokio::time::sleep(retry.next(denial.retry_after, rand::random())).await;
+            let started_at = Instant::now();
+            let read = match self.requests.poll(generation, epoch, (after, tally)).await {
+                Err(HubRequestError::Rejected(response)) if response.is_unusable_stream() => {
+                    tokio::time::sleep(retry.next(response.retry_after, rand::random())).await;
                     continue;
                 }
                 polled => polled?,
             };
             retry.reset();
-            if form.seq <= after {
-                let early = POLL_INTERVAL_MIN.saturating_sub(asked_at.elapsed());
+            if read.seq <= after {
+                let early = POLL_INTERVAL_MIN.saturating_sub(started_at.elapsed());
                 tokio::time::sleep(early).await;
                 continue;
             }
-            let (epoch, through) = (form.epoch, form.seq);
-            let entries = form.entries.into_iter().map(Entry::from).collect();
-            let mut account = form.account;
-            account.losses.extend(untold.take());
+            let (epoch, through) = (read.epoch, read.seq);
+            let entries = read.entries.into_iter().map(Entry::from).collect();
+            let mut account = read.account;
+            account.losses.extend(unreported.take());
             account.is_inherited |= after < inherited;
             tally = account.tally;
-            let push = Push { epoch, after: joint, through, entries, account, seal: form.seal };
+            let push = Push { epoch, after: joint, through, entries, account, seal: read.seal };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }
-            let is_kept = |ack: &(Epoch, Seq)| *ack >= (epoch, through);
-            if acked.wait_for(is_kept).await.is_err() {
+            let is_acked = |ack: &(Epoch, Seq)| *ack >= (epoch, through);
+            if acked.wait_for(is_acked).await.is_err() {
                 return Ok(());
             }
             (after, joint) = (through, through);
         }
     }
 
-    /// Says why it is over, in the words of the protocol where there are any.
-    async fn end(&self, fault: Fault) {
-        let last = match goaway(&fault) {
+    /// Ends the stream of frames with the error, as a GOAWAY where the protocol has one.
+    async fn end(&self, error: HubRequestError) {
+        let last = match goaway(&error) {
             Some(goaway) => Ok(Frame::Goaway(goaway)),
-            None => Err(TransportError::Broken(fault.into())),
+            None => Err(TransportError::Broken(error.into())),
         };
-        // Nobody there to hear it is the same end.
+        // A dropped receiver has ended already.
         let _ = self.incoming.send(last).await;
     }
 
-    /// False when nobody waits for frames any more.
+    /// Returns false if the receiver was dropped.
     async fn deliver(&self, frame: Frame) -> bool {
         self.incoming.send(Ok(frame)).await.is_ok()
     }
 }
 
-/// A person has to mend it.
+/// Returns the delays for a stream that cannot be used, which an operator has to repair.
 fn unusable_retry() -> RetryDelay {
     RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
 }

@@ -22,7 +22,7 @@ struct Args {
 fn main() -> io::Result<()> {
     let Args { folder } = Args::parse();
     for program in [
-        spoke_agent::commands::Cli::command(),
+        spoke_agent::AgentCli::command(),
         spoke_hub::HubCli::command(),
         spoke_auth::commands::Cli::command(),
     ] {

@@ -252,7 +252,7 @@ async fn a_proxy_that_refuses_is_named_with_what_it_said() {
     let (at, socks_at) = (proxy.address(), socks.address());
     for (setting, expected) in [
         (format!("http://{at}"), "407"),
-        (format!("http://dev:wr0ng@{at}"), "wants a user and a password"),
+        (format!("http://dev:wr0ng@{at}"), "requires a user and a password"),
         ("http://127.0.0.1:1".to_owned(), "Connection refused"),
         (format!("socks5://dev:wr0ng@{socks_at}"), "SOCKS5"),
     ] {

@@ -86,7 +86,7 @@ fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
 
 #[test]
 fn every_setting_of_the_agent_stands_in_its_file_with_its_default() {
-    check::<spoke_agent::config::Config>("agent");
+    check::<spoke_agent::AgentConfig>("agent");
 }
 
 #[test]

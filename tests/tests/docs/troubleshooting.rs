@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spoke_agent::{enrolment::Wait, lifecycle::ending::Cause};
+use spoke_agent::{AuthWait, DisconnectCause};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -26,6 +26,6 @@ fn the_guide_has_each_cause_for_which_an_agent_is_not_connected_and_no_other() {
         .flat_map(|row| row.split(" | ").next().unwrap_or_default().split(", "))
         .map(|word| word.trim_matches('`'))
         .collect();
-    let known = Cause::ALL.into_iter().map(Cause::word).chain(Wait::WORDS);
+    let known = DisconnectCause::ALL.into_iter().map(DisconnectCause::word).chain(AuthWait::WORDS);
     assert_eq!(told, known.collect());
 }

@@ -119,11 +119,11 @@ async fn an_agent_tells_why_it_has_no_way_to_auth_and_no_state_directory() {
         ("otp_secret_file", otp.as_str()),
         ("state_dir", state_dir.as_str()),
     ];
-    let message = "not connected; trying again";
+    let message = "connection to hub failed; retrying";
     assert_told(("spoke-agent", "run"), &settings, (message, REFUSED)).await;
 
     settings[6] = ("state_dir", "/proc/nothing-here");
-    let message = "state directory cannot be used yet";
+    let message = "state directory is not usable";
     assert_told(("spoke-agent", "run"), &settings, (message, MISSING)).await;
 }
 

@@ -1,4 +1,4 @@
-//! The requests of the HTTP transport, and what their refusals would be over a WebSocket.
+//! The requests of the HTTP transport, and the GOAWAY of each refusal.
 
 use std::time::Instant;
 
@@ -22,41 +22,41 @@ use spoke_service::last_activity::LastActivity;
 use tokio::sync::watch;
 
 use crate::{
-    auth::bearer,
-    denial::Denial,
-    http_client::{Http, HttpError, plain},
+    error_response::ErrorResponse,
+    http_client::{HttpClient, HttpError, without_body},
+    http_headers::bearer,
 };
 
-/// Why a request did not do what it was for.
+/// A request failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("the request failed")]
+pub(super) enum HubRequestError {
+    #[error("request to the hub failed")]
     Request(#[source] HttpError),
     #[error("the hub answered {0}")]
-    Denied(Denial),
-    #[error("the hub's answer is none that it gives")]
+    Rejected(ErrorResponse),
+    #[error("unexpected response from the hub")]
     Malformed(#[source] serde_json::Error),
-    #[error("the hub's answer is larger than {HTTP_BODY_BYTES_MAX} bytes")]
+    #[error("response of the hub is larger than {HTTP_BODY_BYTES_MAX} bytes")]
     TooLarge,
-    #[error("the hub takes entries again")]
+    #[error("the hub accepts entries again")]
     Recovered,
-    #[error("the hub did not answer for {} s", PROGRESS_TIMEOUT.as_secs())]
+    #[error("no response from the hub for {} s", PROGRESS_TIMEOUT.as_secs())]
     Silent,
 }
 
-pub(super) struct Requests {
-    pub(super) http: Http,
+pub(super) struct HubRequests {
+    pub(super) http: HttpClient,
     pub(super) tokens: watch::Receiver<SecretString>,
-    pub(super) heard: LastActivity,
+    pub(super) activity: LastActivity,
 }
 
-impl Requests {
+impl HubRequests {
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         generation: Option<u64>,
         body: Bytes,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, HubRequestError> {
         let mut request = self.http.request(Method::POST, path);
         if let Some(generation) = generation {
             request = request.header(GENERATION_HEADER, generation);
@@ -65,14 +65,14 @@ impl Requests {
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, self.bearer())
             .body(Full::new(body));
-        self.ask(request.expect("a service URL and checked headers make a request")).await
+        self.send(request.expect("a service URL and checked headers make a request")).await
     }
 
-    /// Where the copy at the hub stands.
-    pub(super) async fn cursor(&self) -> Result<CursorBody, Fault> {
+    /// Returns the cursor of the hub.
+    pub(super) async fn cursor(&self) -> Result<CursorBody, HubRequestError> {
         let request = self.http.request(Method::GET, "/seq").header(AUTHORIZATION, self.bearer());
         let request = request.body(Full::new(Bytes::new()));
-        self.ask(request.expect("a service URL and checked headers make a request")).await
+        self.send(request.expect("a service URL and checked headers make a request")).await
     }
 
     pub(super) async fn poll(
@@ -80,70 +80,74 @@ impl Requests {
         generation: u64,
         epoch: Epoch,
         (after, tally): (Seq, Tally),
-    ) -> Result<XreadBody, Fault> {
+    ) -> Result<XreadBody, HubRequestError> {
         let block_ms = BLOCK_MAX.as_millis();
         let query = format!(
             "seq={after}&tally={tally}&epoch={epoch}&count={BATCH_ENTRIES_MAX}&blockMs={block_ms}"
         );
         let request = self.http.request(Method::GET, &format!("/xread?{query}"));
         let request = request.header(GENERATION_HEADER, generation);
-        self.ask(plain(request, Some(self.bearer()))).await
+        self.send(without_body(request, Some(self.bearer()))).await
     }
 
     fn bearer(&self) -> HeaderValue {
         bearer(&self.tokens.borrow())
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, Fault> {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<T, HubRequestError> {
         let (head, mut incoming) =
-            self.http.send(request).await.map_err(Fault::Request)?.into_parts();
+            self.http.send(request).await.map_err(HubRequestError::Request)?.into_parts();
         let mut body = BytesMut::new();
-        self.heard.touch(Instant::now());
+        self.activity.touch(Instant::now());
         while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(|error| Fault::Request(HttpError::Broken(error.into())))?;
+            let frame =
+                frame.map_err(|error| HubRequestError::Request(HttpError::Broken(error.into())))?;
             let chunk = frame.into_data().unwrap_or_default();
-            self.heard.touch(Instant::now());
+            self.activity.touch(Instant::now());
             if body.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
-                return Err(Fault::TooLarge);
+                return Err(HubRequestError::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
         let body: Bytes = body.freeze();
         if head.status != StatusCode::OK {
-            let denial = Denial::new(head.status, &head.headers, &body);
-            return Err(Fault::Denied(denial));
+            let response = ErrorResponse::new(head.status, &head.headers, &body);
+            return Err(HubRequestError::Rejected(response));
         }
-        serde_json::from_slice(&body).map_err(Fault::Malformed)
+        serde_json::from_slice(&body).map_err(HubRequestError::Malformed)
     }
 }
 
-/// What the same refusal would be over a WebSocket.
-pub(super) fn goaway(fault: &Fault) -> Option<Goaway> {
-    let denial = match fault {
-        Fault::Denied(denial) => denial,
-        Fault::Malformed(_) | Fault::TooLarge => {
-            let message = error_chain(fault);
+/// Returns the GOAWAY that the hub would send over a WebSocket for the same refusal.
+pub(super) fn goaway(error: &HubRequestError) -> Option<Goaway> {
+    let response = match error {
+        HubRequestError::Rejected(response) => response,
+        HubRequestError::Malformed(_) | HubRequestError::TooLarge => {
+            let message = error_chain(error);
             return Some(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
         }
-        Fault::Recovered => {
-            let message = error_chain(fault);
+        HubRequestError::Recovered => {
+            let message = error_chain(error);
             return Some(Goaway { reason: GoawayReason::Restart, message, wait_ms: 0 });
         }
-        Fault::Request(_) | Fault::Silent => return None,
+        HubRequestError::Request(_) | HubRequestError::Silent => return None,
     };
-    let reason = match denial.status {
+    let reason = match response.status {
         StatusCode::UNAUTHORIZED => GoawayReason::Unauthorized,
-        // A proxy with a limit of its own names no reason, and is a link that carries less.
-        StatusCode::PAYLOAD_TOO_LARGE if denial.reason.is_none() => return None,
+        // A response without a reason is of a proxy with its own limit: the path carries less.
+        StatusCode::PAYLOAD_TOO_LARGE if response.reason.is_none() => return None,
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => GoawayReason::Protocol,
         StatusCode::CONFLICT => {
-            GoawayReason::from_word(denial.reason.as_deref().unwrap_or_default())
+            GoawayReason::from_word(response.reason.as_deref().unwrap_or_default())
         }
-        _ if denial.is_busy() => GoawayReason::Unavailable,
+        _ if response.is_busy() => GoawayReason::Unavailable,
         _ => return None,
     };
-    let wait_ms = denial.retry_after.unwrap_or_default().as_millis() as u64;
-    Some(Goaway { reason, message: denial.to_string(), wait_ms })
+    let wait_ms = response.retry_after.unwrap_or_default().as_millis() as u64;
+    Some(Goaway { reason, message: response.to_string(), wait_ms })
 }
 
 #[cfg(test)]
@@ -152,15 +156,15 @@ mod tests {
 
     use super::*;
 
-    fn told(status: u16, body: &str) -> Option<Goaway> {
+    fn goaway_for(status: u16, body: &str) -> Option<Goaway> {
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_static("3"));
         let status = StatusCode::from_u16(status).unwrap();
-        goaway(&Fault::Denied(Denial::new(status, &headers, body.as_bytes())))
+        goaway(&HubRequestError::Rejected(ErrorResponse::new(status, &headers, body.as_bytes())))
     }
 
     #[test]
-    fn each_refusal_is_the_goaway_that_a_websocket_would_bring() {
+    fn each_refusal_is_the_goaway_of_a_websocket() {
         for (status, word, reason) in [
             (401, "unauthorized", GoawayReason::Unauthorized),
             (409, "gap", GoawayReason::Gap),
@@ -172,16 +176,17 @@ mod tests {
             (429, "too-many", GoawayReason::Unavailable),
             (503, "unavailable", GoawayReason::Unavailable),
         ] {
-            let goaway = told(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
+            let goaway =
+                goaway_for(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
             assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {word}");
             assert!(goaway.message.contains(word));
         }
     }
 
     #[test]
-    fn what_no_hub_says_is_a_broken_line() {
+    fn a_response_of_another_server_is_a_broken_connection() {
         for status in [302, 404, 405, 413, 500, 502, 504] {
-            assert_eq!(told(status, "<html>"), None, "{status}");
+            assert_eq!(goaway_for(status, "<html>"), None, "{status}");
         }
     }
 }

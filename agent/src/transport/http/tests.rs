@@ -1,4 +1,4 @@
-//! Against a listener that answers as a hub would, one request at a time and as the test says.
+//! Against a fake hub, which answers each request as the test decides.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::dial::{Dialer, ProxySetting};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A request and where its answer goes.
+/// A request, and the sender of its response.
 struct Asked {
     path: &'static str,
     query: HashMap<String, String>,
@@ -35,7 +35,7 @@ struct Asked {
 
 struct FakeHub {
     asked: mpsc::Receiver<Asked>,
-    line: Line,
+    channel: FrameChannel,
     tokens: watch::Sender<SecretString>,
 }
 
@@ -83,11 +83,11 @@ impl FakeHub {
             .with_no_client_auth();
         let dialer = Dialer::new(&ProxySetting::None, tls.into()).unwrap();
         let tokens = watch::Sender::new("t0ken".into());
-        let line = line(Http::new(&dialer, &hub), tokens.subscribe());
-        Self { asked, line, tokens }
+        let channel = http_frames(HttpClient::new(&dialer, &hub), tokens.subscribe());
+        Self { asked, channel, tokens }
     }
 
-    /// One that has answered HELLO: its first poll is under way.
+    /// A hub that has answered HELLO, with its first poll in flight.
     async fn welcomed() -> (Self, Asked) {
         let mut hub = Self::start().await;
         hub.say(Frame::Hello(Box::new(hello()))).await;
@@ -102,15 +102,15 @@ impl FakeHub {
     }
 
     async fn say(&mut self, frame: Frame) {
-        self.line.outbox.send(frame).await.unwrap();
+        self.channel.outbox.send(frame).await.unwrap();
     }
 
-    /// The line lives while somebody waits for its frames.
+    /// Returns the next request. The channel works only while its frames are polled.
     async fn asked(&mut self, path: &str) -> Asked {
         let asked = async {
             tokio::select! {
                 asked = self.asked.recv() => asked.unwrap(),
-                frame = self.line.frames.next() => panic!("{frame:?} instead of {path}"),
+                frame = self.channel.frames.next() => panic!("{frame:?} instead of {path}"),
             }
         };
         let asked = tokio::time::timeout(DEADLINE, asked).await.expect("a request");
@@ -119,7 +119,7 @@ impl FakeHub {
     }
 
     async fn frame(&mut self) -> Option<Frame> {
-        let frame = tokio::time::timeout(DEADLINE, self.line.frames.next());
+        let frame = tokio::time::timeout(DEADLINE, self.channel.frames.next());
         frame.await.expect("a frame").map(Result::unwrap)
     }
 }
@@ -192,8 +192,7 @@ async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
     let Some(Frame::Push(push)) = hub.frame().await else { panic!("no PUSH") };
     assert_eq!((push.after, push.through), (Seq::new(7, 0), Seq::new(9, 0)));
     assert_eq!(push.entries[0].seq, Seq::new(8, 0));
-    // Meanwhile a batch goes up, and the next request is that batch. A ping is no request, and nothing that
-    // was heard is made of it.
+    // A batch up is the next request. A ping makes no request.
     hub.say(Frame::Ping).await;
     hub.say(push_up()).await;
     let _under_way = hub.asked("/xadd").await;
@@ -212,7 +211,7 @@ async fn the_next_request_bears_the_token_that_was_refreshed() {
 }
 
 #[tokio::test]
-async fn a_refusal_ends_the_line_with_its_word() {
+async fn a_refusal_ends_the_channel_with_its_reason() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     let body = json!({ "code": 409, "reason": "superseded", "message": "m" });
     poll.answer.send((409, body)).unwrap();
@@ -222,7 +221,7 @@ async fn a_refusal_ends_the_line_with_its_word() {
 }
 
 #[tokio::test]
-async fn a_refused_hello_says_why() {
+async fn a_refused_hello_has_its_reason() {
     let mut hub = FakeHub::start().await;
     hub.say(Frame::Hello(Box::new(hello()))).await;
     let asked = hub.asked("/session").await;
@@ -235,11 +234,11 @@ async fn a_refused_hello_says_why() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_of_a_hub_is_a_broken_line() {
+async fn a_response_of_another_server_is_a_broken_connection() {
     let mut hub = FakeHub::start().await;
     hub.say(Frame::Hello(Box::new(hello()))).await;
     let asked = hub.asked("/session").await;
     asked.answer.send((404, json!("nothing here"))).unwrap();
-    let last = tokio::time::timeout(DEADLINE, hub.line.frames.next()).await.unwrap();
+    let last = tokio::time::timeout(DEADLINE, hub.channel.frames.next()).await.unwrap();
     assert!(matches!(last, Some(Err(TransportError::Broken(_)))));
 }

@@ -60,8 +60,8 @@ async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
         ("redis", "fail", "", "start it"),
         ("state_dir", "fail", "mode 644", "chmod 600"),
         ("auth", "ok", "answers", ""),
-        ("hub", "fail", "cannot be reached", "network"),
-        ("agent", "warn", "nothing answers", "systemctl start spoke-agent"),
+        ("hub", "fail", "failed to reach", "network"),
+        ("agent", "warn", "no response at", "systemctl start spoke-agent"),
     ] {
         let found = line(&checked, setting);
         assert_eq!(found.0, verdict, "{checked:?}");

@@ -125,7 +125,7 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
             if !is_made_good {
                 let checked = device.command(&["check"]).await.stdout;
                 assert!(
-                    checked.contains("is not over\n      mend: spoke-agent rotate"),
+                    checked.contains("is incomplete\n      mend: spoke-agent rotate"),
                     "{checked}"
                 );
                 device.command(&["rotate"]).await.done();
@@ -153,7 +153,7 @@ async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in(
 
     gets_in(&cloud, &mut device).await;
 
-    assert!(device.log().contains("older state"), "{}", device.log());
+    assert!(device.log().contains("only the previous secret"), "{}", device.log());
     device.command(&["rotate"]).await.done();
     assert_eq!(file(&device, "secret"), Some(new), "the rotation is made good");
     assert!(!takes(&cloud, &old).await);
@@ -184,5 +184,5 @@ async fn a_device_without_a_secret_or_without_auth_is_told_what_to_do() {
     cloud.auth_proxy.refuse();
     let later = device.command(&["rotate"]).await;
     assert_eq!(later.code, Some(1), "{later:?}");
-    assert!(later.stderr.contains("again when this is mended"), "{later:?}");
+    assert!(later.stderr.contains("Resolve this, then run"), "{later:?}");
 }

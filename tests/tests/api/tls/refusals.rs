@@ -75,7 +75,7 @@ async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_a
             let device = Device::start_with(&cloud, &client, &settings).await;
             device.redis.add(OUT, &numbered(1)).await;
             says(&device, &format!("{} over {transport}", row.what), row.words).await;
-            assert!(device.log().contains("\"cause\":\"untrusted\""), "{}", device.log());
+            assert!(device.log().contains("\"reason\":\"untrusted\""), "{}", device.log());
             let checked = device.command(&["check"]).await;
             let is_told = row.words.iter().all(|words| checked.stdout.contains(words));
             assert!(checked.code == Some(1) && is_told, "{}: {checked:?}", row.what);

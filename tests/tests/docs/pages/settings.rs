@@ -11,7 +11,7 @@ const TEXTS: [&str; 2] = ["", "text"];
 pub(crate) fn check_settings(block: &Block) {
     let Block { place, text, .. } = block;
     match (block.language.as_str(), block.words.first().map_or("", String::as_str)) {
-        ("toml", "agent.toml") => check::<spoke_agent::config::Config>("agent", block),
+        ("toml", "agent.toml") => check::<spoke_agent::AgentConfig>("agent", block),
         ("toml", "hub.toml") => check::<spoke_hub::HubConfig>("hub", block),
         ("toml", "auth.toml") => check::<spoke_auth::config::Config>("auth", block),
         ("toml", "Cargo.toml") => {

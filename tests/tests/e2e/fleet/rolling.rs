@@ -221,8 +221,8 @@ fn longest_gap(entries: impl Iterator<Item = Stored>) -> Duration {
 /// The agent was sent on by a GOAWAY and by nothing worse, and nobody took it for two devices.
 async fn assert_handed_over(cloud: &Cloud, device: &Device, transport: &str) {
     let log = device.log();
-    let faults: Vec<_> = log.lines().filter(|line| line.contains(r#""cause":""#)).collect();
-    let word = |line: &str| Some(line.split(r#""cause":""#).nth(1)?.split('"').next()?.to_owned());
+    let faults: Vec<_> = log.lines().filter(|line| line.contains(r#""reason":""#)).collect();
+    let word = |line: &str| Some(line.split(r#""reason":""#).nth(1)?.split('"').next()?.to_owned());
     let words: BTreeSet<_> = faults.iter().filter_map(|line| word(line)).collect();
     // A GOAWAY with a wait is `unavailable`. Between two requests there is nobody to be told.
     assert!(words.contains("unavailable") || transport == "http", "{words:?} {faults:#?}");

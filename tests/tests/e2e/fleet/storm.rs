@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_agent::limits::CONNECT_RETRY;
+use spoke_agent::CONNECT_RETRY;
 use spoke_protocol::{
     backoff::RetryDelay,
     instance::InstanceId,

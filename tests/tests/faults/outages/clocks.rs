@@ -119,7 +119,7 @@ async fn what_a_clock_makes_that_is_more_than_a_day_ahead_is_held_back_and_told_
         if told.contains("held back") { Ok(()) } else { Err(told) }
     })
     .await;
-    assert!(device.log().contains("entries are held back"), "{}", device.log());
+    assert!(device.log().contains("entries held back"), "{}", device.log());
     assert_eq!(cloud.redis.length(IN).await, before, "nothing of it is at the hub");
     eventually_true("what comes down to come all the same", async || {
         device.redis.length(spoke_tests::device::IN).await == added.down.len()

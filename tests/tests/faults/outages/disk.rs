@@ -81,15 +81,16 @@ async fn a_full_disk_under_the_state_folder_stops_nothing_and_is_made_up_for_whe
     add_up(&device, "while it is full", 10).await;
     device.carried_both_ways(&cloud).await;
     let status = agent(&device).await;
-    let why = status["unkept"].as_str().unwrap_or_default();
+    let why = status["unsavedState"].as_str().unwrap_or_default();
     assert!(why.contains("session") && why.contains("free space"), "{status}");
     let text = device.command(&["status"]).await.done().stdout;
-    assert!(text.contains("state folder"), "{text}");
-    assert!(device.log().contains("failed to keep what auth said"), "{}", device.log());
+    assert!(text.contains("unsaved state"), "{text}");
+    assert!(device.log().contains("failed to save session to state_dir"), "{}", device.log());
     disk.free();
     eventually_true("the session to be kept after all", async || state.join("session").exists())
         .await;
-    eventually_true("status to say so", async || agent(&device).await["unkept"].is_null()).await;
+    eventually_true("status to say so", async || agent(&device).await["unsavedState"].is_null())
+        .await;
     assert_eq!(std::fs::read(state.join("secret")).unwrap(), secret);
     device.stop_agent().await;
     let asked = cloud.auth_proxy.connections();
@@ -120,7 +121,7 @@ async fn a_new_device_whose_disk_is_full_or_read_only_says_so_and_registers_when
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert!(device.log().contains("state directory can be used"), "{}", device.log());
+    assert!(device.log().contains("state directory became usable"), "{}", device.log());
 }
 
 #[tokio::test]
@@ -141,7 +142,7 @@ async fn a_state_folder_on_a_disk_that_takes_no_writes_any_more_stops_nothing() 
 
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
-    assert!(device.log().contains("failed to keep what auth said"), "{}", device.log());
+    assert!(device.log().contains("failed to save session to state_dir"), "{}", device.log());
     let second = device.command(&["run"]).await;
     assert_eq!(second.code, Some(1), "the folder is one agent's even so: {second:?}");
 }

@@ -84,11 +84,14 @@ async fn a_link_that_acknowledges_nothing_is_made_anew_and_where_that_does_not_h
         assert!(device.log().contains("\"stalled\""), "the log says so, {transport}");
         let text = device.command(&["status"]).await.done().stdout;
         let words: Vec<_> = text.split_whitespace().collect();
-        assert!(words.join(" ").contains("since the hub acknowledged nothing"), "{text}");
+        assert!(words.join(" ").contains("because the hub acknowledged nothing"), "{text}");
         assert_fed("once given up", &systemd, 2 * EVERY).await;
 
         let starved = format!("the watchdog to be fed no more, {transport}");
-        eventually_true(&starved, async || device.log().contains("not fed any more")).await;
+        eventually_true(&starved, async || {
+            device.log().contains("stopped notifying the systemd watchdog")
+        })
+        .await;
         let status = agent(&device).await;
         assert!(status["stalledSessions"].as_u64() >= Some(5), "{status}");
         assert!(status["counts"]["sessions"].as_u64() >= Some(6), "each was made anew: {status}");

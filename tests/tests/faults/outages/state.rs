@@ -74,25 +74,25 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
     let mut device = enrolled(&cloud).await;
     let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
     let table: [(&str, Spoil, &str); 8] = [
-        ("corrupt", |dir| fs::write(dir.join("secret"), "?".repeat(43)).unwrap(), "damaged"),
-        ("empty", |dir| fs::write(dir.join("secret"), "").unwrap(), "damaged"),
-        ("no text", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "damaged"),
+        ("corrupt", |dir| fs::write(dir.join("secret"), "?".repeat(43)).unwrap(), "invalid secret"),
+        ("empty", |dir| fs::write(dir.join("secret"), "").unwrap(), "invalid secret"),
+        ("no text", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "invalid secret"),
         (
             "cut short",
             |dir| {
                 let whole = fs::read(dir.join("secret")).unwrap();
                 fs::write(dir.join("secret"), &whole[..20]).unwrap();
             },
-            "damaged",
+            "invalid secret",
         ),
-        ("gone", |dir| fs::remove_file(dir.join("secret")).unwrap(), "gone"),
+        ("gone", |dir| fs::remove_file(dir.join("secret")).unwrap(), "not found"),
         (
             "gone with `registered`, but for the session",
             |dir| {
                 fs::remove_file(dir.join("secret")).unwrap();
                 fs::remove_file(dir.join("registered")).unwrap();
             },
-            "gone",
+            "not found",
         ),
         ("a folder", |dir| replace_by_folder(&dir.join("secret")), "failed to read"),
         ("not ours to read", |dir| set_mode(&dir.join("secret"), 0o000), "owner, mode"),
@@ -160,11 +160,10 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
             let name = if what.ends_with("session") { "session" } else { "registered" };
             let path = state.join(name).display().to_string();
             let log = device.log();
-            let is_it =
-                |line: &&str| line.contains("this state file is damaged") && line.contains(&path);
+            let is_it = |line: &&str| line.contains("damaged state file") && line.contains(&path);
             let line = log.lines().find(is_it);
             let line = line.unwrap_or_else(|| panic!("{what}: nothing is said:\n{log}"));
-            assert!(line.contains("follows"), "{what}: {line}");
+            assert!(line.contains("effect"), "{what}: {line}");
             assert!(!line.contains("tok"), "its contents are not told: {line}");
         }
         let is_kept = what != "a folder that takes no writes" && !state.join("session").is_dir();
@@ -217,8 +216,12 @@ async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
         .await;
         assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
         let log = device.log();
-        assert_eq!(log.matches("cannot be used yet").count(), row + 1, "once a start: {log}");
-        assert!(log.contains("state directory can be used"), "{log}");
+        assert_eq!(
+            log.matches("state directory is not usable").count(),
+            row + 1,
+            "once a start: {log}"
+        );
+        assert!(log.contains("state directory became usable"), "{log}");
         device.stop_agent().await;
     }
 }
@@ -234,7 +237,7 @@ async fn a_state_folder_that_is_mounted_over_an_empty_one_is_taken_up() {
     device.set("refused_retry_longest_ms", "3600000");
     device.start_agent();
     let up = add_up(&device, "meanwhile", 1).await;
-    eventually_true("the agent to be refused", async || device.log().contains("was made just now"))
+    eventually_true("the agent to be refused", async || device.log().contains("was just created"))
         .await;
     fs::rename(&place, device.folder().join("hidden")).expect(CAN);
     fs::rename(device.folder().join("state"), &place).expect(CAN);
@@ -258,7 +261,7 @@ async fn a_state_folder_that_was_emptied_is_not_enrolled_anew_in_silence() {
 
     eventually_true("the log to say what may be the cause", async || {
         let log = device.log();
-        log.contains("was made just now") && log.contains("not-mounted")
+        log.contains("was just created") && log.contains("not-mounted")
     })
     .await;
 
@@ -297,7 +300,7 @@ async fn a_state_folder_that_vanishes_under_a_running_agent_does_not_stop_it() {
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
     eventually_true("the log to tell of it", async || {
-        device.log().contains("failed to keep what auth said")
+        device.log().contains("failed to save session to state_dir")
     })
     .await;
     assert!(device.agent().exit().is_none());

@@ -80,7 +80,7 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
             if is_device {
                 eventually_true("status to show it", async || {
                     let status = status(&device).await;
-                    status.contains("stands still") && status.contains(OUT)
+                    status.contains("stopped") && status.contains(OUT)
                 })
                 .await;
             }
@@ -103,7 +103,7 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
         );
         crate::recovery::assert_all_carried(&cloud, &device).await;
         let status = status(&device).await;
-        assert!(!status.contains("stands still"), "{status}");
+        assert!(!status.contains("stopped"), "{status}");
     }
 }
 
@@ -138,8 +138,8 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
             eventually_true("the key to be named", is_named).await;
             let shown = async || {
                 let status = status(&device).await;
-                let why = if is_device { key } else { "the hub says" };
-                status.contains("stands still") && status.contains(why)
+                let why = if is_device { key } else { "reported by the hub" };
+                status.contains("stopped") && status.contains(why)
             };
             eventually_true("status to show it", shown).await;
             let sessions = cloud.hub.log().matches("session started").count();
@@ -159,7 +159,7 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
             device.carried_both_ways(&cloud).await;
             assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
             eventually_true("status not to show it any more", async || {
-                !status(&device).await.contains("stands still")
+                !status(&device).await.contains("stopped")
             })
             .await;
         }

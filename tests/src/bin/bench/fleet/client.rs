@@ -8,13 +8,8 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use secrecy::SecretString;
 use spoke_agent::{
-    dial::{
-        Dialer,
-        websocket::{self, WebSocketError},
-    },
-    lifecycle::ending::{Cause, Ending, Pause},
-    limits::{CONNECT_RETRY, REFUSED_RETRY},
-    transport::{Line, ws},
+    CONNECT_RETRY, Dialer, Disconnect, DisconnectCause, FrameChannel, REFUSED_RETRY,
+    ReconnectDelay, WebSocketError, open_websocket, websocket_frames,
 };
 use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::{
@@ -71,14 +66,14 @@ pub(super) struct Client {
 }
 
 struct Open {
-    line: Line,
+    line: FrameChannel,
     session: Session,
     epoch: Epoch,
 }
 
 /// Why there is no session, for the agent's rules and for the benchmark's count.
 struct Failure {
-    ending: Ending,
+    ending: Disconnect,
     word: String,
 }
 
@@ -113,12 +108,14 @@ impl Client {
                 Err(failure) => failure,
             };
             self.way.board.handle_ending(failure.word);
-            let wait = match failure.ending.pause() {
-                Pause::Told(wait) => RetryDelay::told(wait, rand::random()),
-                Pause::None => continue,
-                Pause::Connect(hint) => self.connect_retry.next(hint, rand::random()),
-                Pause::Twin(hint) => self.refused_retry.next(hint, rand::random()),
-                Pause::Refused => self.refused_retry.next(None, rand::random()),
+            let wait = match failure.ending.reconnect_delay() {
+                ReconnectDelay::Fixed(wait) => RetryDelay::told(wait, rand::random()),
+                ReconnectDelay::None => continue,
+                ReconnectDelay::Backoff(hint) => self.connect_retry.next(hint, rand::random()),
+                ReconnectDelay::DuplicateIdentity(hint) => {
+                    self.refused_retry.next(hint, rand::random())
+                }
+                ReconnectDelay::Refused => self.refused_retry.next(None, rand::random()),
             };
             tokio::time::sleep(wait).await;
         }
@@ -126,11 +123,11 @@ impl Client {
 
     async fn open(&self) -> Result<Open, Failure> {
         let stand = tokio::try_join!(self.origin.standing(), self.copy.cursor());
-        let (standing, cursor) = stand.map_err(|error| Ending::from(&error))?;
+        let (standing, cursor) = stand.map_err(|error| Disconnect::from(&error))?;
         let (socket, heard) =
-            websocket::open(&self.way.dialer, &self.way.hub, &self.token).await.map_err(denied)?;
+            open_websocket(&self.way.dialer, &self.way.hub, &self.token).await.map_err(denied)?;
         let features = Features::COMPRESSION;
-        let mut line = ws::line(socket, heard, features);
+        let mut line = websocket_frames(socket, heard, features);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
         let origin = standing.origin();
@@ -147,7 +144,7 @@ impl Client {
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
         let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
         let begun = self.origin.begin(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
-        let begun = begun.map_err(|error| Ending::from(&error))?;
+        let begun = begun.map_err(|error| Disconnect::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
         let sender = Sender::new(Direction::Up, welcome.granted, TrimMode::Keep, &begun);
         let at = (cursor.epoch, cursor.seq);
@@ -157,7 +154,7 @@ impl Client {
     }
 
     async fn carry(&mut self, open: Open) -> Failure {
-        let Open { line: Line { frames, outbox, heard }, session, epoch } = open;
+        let Open { line: FrameChannel { frames, outbox, activity }, session, epoch } = open;
         let (began, board) = (Instant::now(), &self.way.board);
         board.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
@@ -165,19 +162,19 @@ impl Client {
         let stores = SessionStores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
         let never = std::future::pending();
         let outcome =
-            drive(Box::new(session), stores, frames, outbox, || heard.at(), never, |_| {}).await;
+            drive(Box::new(session), stores, frames, outbox, || activity.at(), never, |_| {}).await;
         board.handle_ended();
         let (sent, taken) =
             (outcome.session.sender().carried(), outcome.session.receiver().counts().0);
         if sent + taken > 0 || began.elapsed() > GOOD_SESSION {
             self.connect_retry.reset();
         }
-        Ending::of_session(&outcome.end).into()
+        Disconnect::from_session(&outcome.end).into()
     }
 }
 
-impl From<Ending> for Failure {
-    fn from(ending: Ending) -> Self {
+impl From<Disconnect> for Failure {
+    fn from(ending: Disconnect) -> Self {
         Self { word: ending.cause.word().to_owned(), ending }
     }
 }
@@ -185,33 +182,33 @@ impl From<Ending> for Failure {
 /// Of the refusals only 503 with a wait is a hub's way to say that it is busy. (The wait of a GOAWAY
 /// may be 0 by chance.)
 fn denied(error: WebSocketError) -> Failure {
-    let mut failure = Failure::from(Ending::from(&error));
+    let mut failure = Failure::from(Disconnect::from(&error));
     if let WebSocketError::Broken { source, .. } = &error {
         failure.word = format!("broken before the upgrade, {:?}", source.kind());
     }
-    if let WebSocketError::Denied { denial, .. } = &error
-        && failure.ending.cause == Cause::Busy
-        && (denial.status != 503 || denial.retry_after.is_none())
+    if let WebSocketError::Rejected { response, .. } = &error
+        && failure.ending.cause == DisconnectCause::Busy
+        && (response.status != 503 || response.retry_after.is_none())
     {
-        failure.word = format!("status {}, wait {:?}", denial.status, denial.retry_after);
+        failure.word = format!("status {}, wait {:?}", response.status, response.retry_after);
     }
     failure
 }
 
-async fn shake_hands(line: &mut Line, hello: Hello) -> Result<Welcome, Failure> {
+async fn shake_hands(line: &mut FrameChannel, hello: Hello) -> Result<Welcome, Failure> {
     let sent = line.outbox.send(Frame::Hello(Box::new(hello))).await;
     sent.map_err(|error| broken(error.to_string()))?;
     match line.frames.next().await {
         Some(Ok(Frame::Welcome(welcome))) => Ok(*welcome),
-        Some(Ok(Frame::Goaway(goaway))) => Err(Ending::told(&goaway).into()),
-        Some(Ok(_)) => Err(Ending::new(Cause::Confused, "no WELCOME").into()),
+        Some(Ok(Frame::Goaway(goaway))) => Err(Disconnect::from_goaway(&goaway).into()),
+        Some(Ok(_)) => Err(Disconnect::new(DisconnectCause::Confused, "no WELCOME").into()),
         Some(Err(error)) => Err(broken(error.to_string())),
         None => Err(broken("closed instead of WELCOME")),
     }
 }
 
 fn broken(message: impl Into<String>) -> Failure {
-    let ending = Ending::new(Cause::Broken, message);
+    let ending = Disconnect::new(DisconnectCause::Broken, message);
     let word = format!("broken before WELCOME, {}", ending.message);
     Failure { ending, word }
 }

@@ -14,11 +14,7 @@ use std::{
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use spoke_agent::{
-    config::Account,
-    dial::{Dialer, ProxySetting},
-    tls::client_config,
-};
+use spoke_agent::{DeviceAccount, Dialer, ProxySetting, client_config};
 use spoke_service::{config::ServiceUrl, shutdown::Shutdown};
 use spoke_store::{Redis, RedisUrl, hints::Hints};
 use tokio::{sync::Semaphore, task::spawn_blocking};
@@ -123,7 +119,7 @@ pub(crate) async fn play(part: Play) {
     let prefixes = vec![KEYS.to_owned()];
     shutdown.spawn("hints", listening.listen_forever(redis.clone(), prefixes, shutdown.token()));
     let (hub, auth) = (part.hub.clone(), part.hub.clone());
-    let account = Account { client: name(part.first), hub: hub.clone(), auth };
+    let account = DeviceAccount { client: name(part.first), hub: hub.clone(), auth };
     let tls =
         client_config(&account, &part.ca_file.unwrap_or_default()).expect("the CA can be used");
     let dialer = Dialer::new(&ProxySetting::None, tls).expect("no proxy is a good one");

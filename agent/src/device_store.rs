@@ -1,4 +1,5 @@
-//! What the device's Redis tells of the agent, whether one runs or not: cursors, what waits, losses.
+//! Reads the agent's state from the device's Redis, whether an agent runs or not: cursors, backlog,
+//! losses.
 
 use spoke_protocol::{
     client_id::ClientId,
@@ -10,85 +11,85 @@ use spoke_store::{
     Redis, StoreError, copy::CopyStore, keys::DeviceKeys, loss_ledger, origin::OriginStore,
 };
 
-/// What is in the device's Redis.
+/// The state of this device's streams.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub(crate) struct DeviceSummary {
     /// The out stream.
     pub out: OriginStanding,
     /// The in stream.
     pub inbound: Cursor,
-    /// What is in the out stream and not acknowledged yet.
-    pub waiting: Waiting,
-    /// Entries known to be lost on their way up, on their way down, and the lines of the ledger.
-    pub losses: Losses,
+    /// Entries of the out stream that are not acknowledged yet.
+    pub backlog: DeviceBacklog,
+    /// Counts of lost entries.
+    pub losses: LossCounts,
 }
 
-/// What is known to be lost.
+/// Counts of entries that are known to be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Losses {
-    /// Entries of this device.
+pub(crate) struct LossCounts {
+    /// Entries that this device sent.
     pub up: u64,
-    /// Entries for this device.
+    /// Entries sent to this device.
     pub down: u64,
-    /// Lines of the ledger.
+    /// Lines of the loss ledger.
     pub lines: u64,
 }
 
-/// What waits to be carried.
+/// Entries that wait to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Waiting {
-    /// How many entries.
-    pub entries: Count,
-    /// The first of them.
+pub(crate) struct DeviceBacklog {
+    /// The number of entries.
+    pub entries: BoundedCount,
+    /// The first of these entries.
     pub oldest: Option<Seq>,
 }
 
-/// A count that is not driven further than it is worth.
+/// A count that stops at a [`CountLimit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
-    /// So many.
+pub(crate) enum BoundedCount {
+    /// The exact number.
     Exactly(u64),
-    /// More than so many.
+    /// The number counted before the limit was reached.
     MoreThan(u64),
 }
 
-/// How far to count what can only be counted by reading it.
+/// The limit of a count that has to read the entries.
 #[derive(Debug, Clone, Copy)]
-pub struct Bound {
-    /// Entries at most.
+pub(crate) struct CountLimit {
+    /// Maximum number of entries.
     pub entries: u64,
-    /// Bytes at most.
+    /// Maximum number of bytes.
     pub bytes: usize,
 }
 
-impl Bound {
-    /// For a person who asks.
-    pub const FOR_A_PERSON: Self = Self { entries: 10_000, bytes: 32 * 1024 * 1024 };
-    /// For a line that is made anew every minute.
-    pub const FOR_A_LINE: Self = Self { entries: 1000, bytes: 1024 * 1024 };
+impl CountLimit {
+    /// For the commands.
+    pub(crate) const COMMAND: Self = Self { entries: 10_000, bytes: 32 * 1024 * 1024 };
+    /// For the status line, which is refreshed every minute.
+    pub(crate) const STATUS_LINE: Self = Self { entries: 1000, bytes: 1024 * 1024 };
 }
 
-/// Entries of one read: each may be as large as 1 MiB.
+/// Entries of one read. Each may have up to 1 MiB.
 const PAGE: usize = 100;
 
-/// Reads the device's Redis.
+/// Reads the streams and the loss ledger of one client.
 #[derive(Clone)]
-pub struct DeviceStore {
+pub(crate) struct DeviceStore {
     redis: Redis,
     origin: OriginStore,
     copy: CopyStore,
     lost: String,
 }
 
-impl Default for Count {
+impl Default for BoundedCount {
     fn default() -> Self {
         Self::Exactly(0)
     }
 }
 
 impl DeviceStore {
-    /// The store of this client behind these keys.
-    pub fn new(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
+    /// Creates a reader of the streams of `client`.
+    pub(crate) fn new(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
             origin: OriginStore::device(redis.clone(), keys, client),
             copy: CopyStore::device(redis.clone(), keys, client),
@@ -97,36 +98,36 @@ impl DeviceStore {
         }
     }
 
-    /// All there is to know.
+    /// Returns the state of both streams.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn facts(&self) -> Result<Facts, StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub(crate) async fn summary(&self) -> Result<DeviceSummary, StoreError> {
         let (out, inbound, down, lines) = tokio::try_join!(
             self.origin.standing(),
             self.copy.cursor(),
             self.copy.lost(),
             loss_ledger::length(&self.redis, &self.lost)
         )?;
-        let losses = Losses { up: out.lost, down, lines };
-        let waiting = self.count(&out, Bound::FOR_A_PERSON).await?;
-        Ok(Facts { out, inbound, waiting, losses })
+        let losses = LossCounts { up: out.lost, down, lines };
+        let backlog = self.count(&out, CountLimit::COMMAND).await?;
+        Ok(DeviceSummary { out, inbound, backlog, losses })
     }
 
-    /// What waits to be carried.
+    /// Counts the entries that wait to be sent.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn waiting(&self, bound: Bound) -> Result<Waiting, StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub(crate) async fn backlog(&self, limit: CountLimit) -> Result<DeviceBacklog, StoreError> {
         let standing = self.origin.standing().await?;
-        self.count(&standing, bound).await
+        self.count(&standing, limit).await
     }
 
-    /// How many entries wait at the most, without counting them, and the first of them.
+    /// Returns an upper bound of the waiting entries, without reading them, and the first of them.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub(crate) async fn estimate_backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
         let OriginStanding { extent, memory, .. } = self.origin.standing().await?;
         let (acked, tally) = memory.acked;
         if extent.length == 0 || extent.last <= acked {
@@ -140,14 +141,21 @@ impl DeviceStore {
         Ok((oldest.map_or(0, |_| past.min(extent.length)), oldest))
     }
 
-    async fn count(&self, standing: &OriginStanding, bound: Bound) -> Result<Waiting, StoreError> {
+    async fn count(
+        &self,
+        standing: &OriginStanding,
+        limit: CountLimit,
+    ) -> Result<DeviceBacklog, StoreError> {
         let (Extent { first, last, length, .. }, acked) =
             (standing.extent, standing.memory.acked.0);
         if length == 0 || last <= acked {
-            return Ok(Waiting::default());
+            return Ok(DeviceBacklog::default());
         }
         if acked < first {
-            return Ok(Waiting { entries: Count::Exactly(length), oldest: Some(first) });
+            return Ok(DeviceBacklog {
+                entries: BoundedCount::Exactly(length),
+                oldest: Some(first),
+            });
         }
         let (mut counted, mut bytes, mut after) = (0, 0, acked);
         let mut oldest = None;
@@ -161,15 +169,15 @@ impl DeviceStore {
             if page.len() < PAGE {
                 break;
             }
-            if counted >= bound.entries || bytes >= bound.bytes {
-                return Ok(Waiting { entries: Count::MoreThan(counted), oldest });
+            if counted >= limit.entries || bytes >= limit.bytes {
+                return Ok(DeviceBacklog { entries: BoundedCount::MoreThan(counted), oldest });
             }
         }
-        Ok(Waiting { entries: Count::Exactly(counted), oldest })
+        Ok(DeviceBacklog { entries: BoundedCount::Exactly(counted), oldest })
     }
 }
 
-impl std::fmt::Display for Count {
+impl std::fmt::Display for BoundedCount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exactly(count) => write!(f, "{count}"),

@@ -1,7 +1,8 @@
-//! The way to a directory, for root: step by step, without a link that somebody else could have made.
+//! Opens a directory for root one path component at a time, without following a link that another
+//! user could have created.
 //!
-//! Every other user goes the way that the system goes: there is nothing to be had from leading a user
-//! where it may go by itself.
+//! For every other user the system resolves the path: a link cannot lead a user to a directory that
+//! the user could not open anyway.
 
 use std::{
     collections::VecDeque,
@@ -19,41 +20,41 @@ use rustix::{
 
 use super::FileError;
 
-/// How many links one way may have: as many as the kernel takes.
+/// Maximum number of links in one path, the same as the kernel's limit.
 const LINKS_MAX: usize = 40;
-/// Of a directory that is made on the way.
-const ON_THE_WAY: u32 = 0o755;
+/// The mode of created parent directories.
+const PARENT_MODE: u32 = 0o755;
 
-/// How the last step is done.
+/// How the last component is opened.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Last {
-    /// The mode of the directory, if it is to be made where it is missing.
-    pub(super) made_with: Option<u32>,
-    /// Whether it may be a link.
-    pub(super) links: Links,
+pub(super) struct OpenMode {
+    /// The mode to create a missing directory with, if it may be created.
+    pub(super) create_mode: Option<u32>,
+    /// Whether the last component may be a link.
+    pub(super) links: LinkPolicy,
 }
 
-/// Which links root follows.
+/// The links that root follows at the last component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
-    /// None.
-    None,
-    /// Root's own, in directories where only root makes them.
-    OfRoot,
+pub(super) enum LinkPolicy {
+    /// No links.
+    Deny,
+    /// Links of root, in directories where only root can create them.
+    RootOnly,
 }
 
 /// Opens the directory at `path`.
-pub(super) fn open(path: &Path, last: Last) -> Result<OwnedFd, FileError> {
+pub(super) fn open(path: &Path, last: OpenMode) -> Result<OwnedFd, FileError> {
     if geteuid().is_root() {
-        return Walk::new(path)?.arrive(last);
+        return PathWalk::new(path)?.finish(last);
     }
-    if let Some(mode) = last.made_with {
-        make_all(path, mode)?;
+    if let Some(mode) = last.create_mode {
+        create_all(path, mode)?;
     }
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn make_all(path: &Path, mode: u32) -> io::Result<()> {
+fn create_all(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if path.is_dir() {
         return Ok(());
@@ -67,40 +68,40 @@ fn make_all(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-struct Walk {
-    /// Where it stands.
+struct PathWalk {
+    /// The directory reached so far.
     here: OwnedFd,
-    place: PathBuf,
-    ahead: VecDeque<OsString>,
+    path: PathBuf,
+    remaining: VecDeque<OsString>,
     links: usize,
 }
 
-impl Walk {
+impl PathWalk {
     fn new(path: &Path) -> Result<Self, FileError> {
-        let place = PathBuf::from("/");
-        let mut walk = Self { here: root()?, place, ahead: VecDeque::new(), links: 0 };
-        walk.put_ahead(&absolute(path)?);
+        let mut walk =
+            Self { here: root()?, path: PathBuf::from("/"), remaining: VecDeque::new(), links: 0 };
+        walk.push_components(&absolute(path)?);
         Ok(walk)
     }
 
-    fn put_ahead(&mut self, path: &Path) {
+    fn push_components(&mut self, path: &Path) {
         let steps = path.components().filter_map(|component| match component {
             Component::Normal(name) => Some(name.to_owned()),
             Component::ParentDir => Some("..".into()),
             Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
         });
         for (at, step) in steps.enumerate() {
-            self.ahead.insert(at, step);
+            self.remaining.insert(at, step);
         }
     }
 
-    fn arrive(mut self, last: Last) -> Result<OwnedFd, FileError> {
-        while let Some(name) = self.ahead.pop_front() {
-            let is_last = self.ahead.is_empty();
+    fn finish(mut self, last: OpenMode) -> Result<OwnedFd, FileError> {
+        while let Some(name) = self.remaining.pop_front() {
+            let is_last = self.remaining.is_empty();
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let entry = match openat(&self.here, &name, flags, Mode::empty()) {
-                Err(Errno::NOENT) if last.made_with.is_some() => {
-                    let mode = last.made_with.filter(|_| is_last).unwrap_or(ON_THE_WAY);
+                Err(Errno::NOENT) if last.create_mode.is_some() => {
+                    let mode = last.create_mode.filter(|_| is_last).unwrap_or(PARENT_MODE);
                     match mkdirat(&self.here, &name, Mode::from_raw_mode(mode)) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(error.into()),
@@ -111,35 +112,35 @@ impl Walk {
             };
             let found = fstat(&entry)?;
             match FileType::from_raw_mode(found.st_mode) {
-                FileType::Symlink if is_last && last.links == Links::None => {
+                FileType::Symlink if is_last && last.links == LinkPolicy::Deny => {
                     let target = readlinkat(&entry, "", Vec::new())?;
                     let target = OsStr::from_bytes(target.as_bytes());
-                    return Err(FileError::link(&self.place.join(name), target));
+                    return Err(FileError::link(&self.path.join(name), target));
                 }
                 FileType::Symlink => self.follow(&name, &entry, &found)?,
-                _ => (self.here, self.place) = (entry, self.place.join(name)),
+                _ => (self.here, self.path) = (entry, self.path.join(name)),
             }
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(openat(&self.here, ".", flags, Mode::empty())?)
     }
 
-    /// Goes where a link leads, if nobody but root can have made it.
+    /// Follows a link, if only root can have created it.
     fn follow(&mut self, name: &OsStr, link: &OwnedFd, found: &Stat) -> Result<(), FileError> {
         let target = readlinkat(link, "", Vec::new())?;
         let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
-        let is_roots = found.st_uid == 0 && is_roots_alone(&fstat(&self.here)?);
-        if !is_roots {
-            return Err(FileError::link(&self.place.join(name), target));
+        let is_root_link = found.st_uid == 0 && is_root_only(&fstat(&self.here)?);
+        if !is_root_link {
+            return Err(FileError::link(&self.path.join(name), target));
         }
         self.links += 1;
         if self.links > LINKS_MAX {
             return Err(Errno::LOOP.into());
         }
         if target.is_absolute() {
-            (self.here, self.place) = (root()?, PathBuf::from("/"));
+            (self.here, self.path) = (root()?, PathBuf::from("/"));
         }
-        self.put_ahead(&target);
+        self.push_components(&target);
         Ok(())
     }
 }
@@ -149,9 +150,9 @@ fn root() -> Result<OwnedFd, FileError> {
     Ok(openat(CWD, "/", flags, Mode::empty())?)
 }
 
-/// Whether what root made in this directory stays as root made it: others cannot write there, or (the sticky
-/// bit) cannot take away what is not theirs.
-fn is_roots_alone(directory: &Stat) -> bool {
+/// Returns whether other users cannot replace the entries of root in this directory: they cannot
+/// write to it, or the sticky bit keeps them from removing entries of others.
+fn is_root_only(directory: &Stat) -> bool {
     let is_open = directory.st_mode & 0o022 != 0 && directory.st_mode & 0o1000 == 0;
     directory.st_uid == 0 && !is_open
 }

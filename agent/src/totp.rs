@@ -1,4 +1,4 @@
-//! The proof that a device registers with, made from its one-time secret and a clock.
+//! The time-based proof of a registration, computed from the one-time secret.
 
 use std::{fmt, str::FromStr};
 
@@ -7,23 +7,30 @@ use spoke_protocol::{client_id::ClientId, registration_proof::registration_proof
 use totp_rs::Secret;
 
 /// Seconds of one step.
-pub const STEP_SECONDS: u64 = 30;
+pub(crate) const STEP_SECONDS: u64 = 30;
 const SECRET_BYTES_MIN: usize = 10;
 
-/// The one-time secret that an operator gave out, as `spoke-auth provision` prints it.
+/// The one-time secret that `spoke-auth provision` printed.
 #[derive(Clone)]
-pub struct OneTimeSecret(SecretSlice<u8>);
+pub(crate) struct OneTimeSecret(SecretSlice<u8>);
 
-/// The text is no one-time secret.
+/// The text is not a one-time secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a one-time secret is base32 text of at least 16 characters, as `spoke-auth provision` prints it"
+    "invalid one-time secret: expected base32 text of at least 16 characters, as `spoke-auth \
+     provision` prints it"
 )]
-pub struct BadOneTimeSecret;
+pub(crate) struct BadOneTimeSecret;
 
 impl OneTimeSecret {
-    /// Returns the proof at this time, in milliseconds since 1970, that lets `client` register `secret`.
-    pub fn proof_at(&self, now_ms: u64, client: &ClientId, secret: &SecretString) -> SecretString {
+    /// Returns the proof at this time, in milliseconds since 1970, that lets `client` register
+    /// `secret`.
+    pub(crate) fn proof_at(
+        &self,
+        now_ms: u64,
+        client: &ClientId,
+        secret: &SecretString,
+    ) -> SecretString {
         registration_proof(self.0.expose_secret(), client, step_at(now_ms), secret)
     }
 }
@@ -31,7 +38,7 @@ impl OneTimeSecret {
 impl FromStr for OneTimeSecret {
     type Err = BadOneTimeSecret;
 
-    /// Takes what people paste: either case, spaces and dashes between groups, padding.
+    /// Accepts either case, spaces and dashes between groups, and padding.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.trim().chars().filter(|c| !matches!(c, ' ' | '-' | '='));
         let plain = Secret::Encoded(plain.collect::<String>().to_ascii_uppercase());
@@ -49,8 +56,8 @@ impl fmt::Debug for OneTimeSecret {
     }
 }
 
-/// Which step of the clock a time belongs to: within one, proofs are the same.
-pub fn step_at(now_ms: u64) -> u64 {
+/// Returns the clock step of a time. Proofs are the same within a step.
+pub(crate) fn step_at(now_ms: u64) -> u64 {
     now_ms / 1000 / STEP_SECONDS
 }
 

@@ -1,31 +1,32 @@
-//! What `enrol` says at its end, and the start of the service.
+//! The summary that `enrol` prints at its end, and the start of the service.
 
 use std::{fmt::Write as _, path::Path, process::Stdio};
 
 use tokio::process::Command;
 
 use super::super::settings_file;
-use crate::config::{Account, Config};
+use crate::{account::DeviceAccount, config::AgentConfig};
 
-/// Said where an agent that is not root could not read the settings.
-const FOR_ROOT_ALONE: &str = "
-Only root can read the settings. An agent of another user needs them to belong to its group (chgrp).
+/// Printed if an agent of another user than root cannot read the settings.
+const ROOT_ONLY: &str = "
+Only root can read the settings. For an agent of another user, change their group (chgrp).
 ";
 
-/// Where settings are kept unless `--config` says otherwise; the unit reads no other.
+/// The default path of the settings. The systemd unit reads this file only.
 pub(super) const DEFAULT_PATH: &str = "/etc/spoke/agent.toml";
 
-/// Whether the service runs.
+/// Whether the service was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Started {
-    /// It does, and will after each boot.
-    Yes,
-    /// Not by us; this is how.
-    By(String),
+pub(super) enum ServiceStart {
+    /// It was started and enabled.
+    Started,
+    /// The operator has to start it with this command.
+    Manual(String),
 }
 
-/// Enables and starts the unit where there is one that reads these settings, and else says how.
-pub(super) async fn start(path: &Path) -> Started {
+/// Enables and starts the unit if it reads these settings. Otherwise returns the command to start
+/// the agent.
+pub(super) async fn start(path: &Path) -> ServiceStart {
     let systemctl = async |words: &[&str]| {
         let mut command = Command::new("systemctl");
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -34,27 +35,28 @@ pub(super) async fn start(path: &Path) -> Started {
     let is_started = path == Path::new(DEFAULT_PATH)
         && systemctl(&["cat", "spoke-agent.service"]).await
         && systemctl(&["enable", "--now", "spoke-agent.service"]).await;
-    if is_started { Started::Yes } else { by_hand(path) }
+    if is_started { ServiceStart::Started } else { manual(path) }
 }
 
-/// How a person starts it.
-pub(super) fn by_hand(path: &Path) -> Started {
-    Started::By(match path == Path::new(DEFAULT_PATH) {
+/// Returns the command to start the agent.
+pub(super) fn manual(path: &Path) -> ServiceStart {
+    ServiceStart::Manual(match path == Path::new(DEFAULT_PATH) {
         true => "systemctl enable --now spoke-agent".to_owned(),
         false => format!("spoke-agent run --config {}", path.display()),
     })
 }
 
-/// All that a person needs next, the line to try at the very end.
+/// Returns the text with the next actions of the operator.
 pub(super) fn text(
-    account: &Account,
-    config: &Config,
+    account: &DeviceAccount,
+    config: &AgentConfig,
     path: &Path,
-    (registered, started): (&str, Started),
+    registered: &str,
+    start: ServiceStart,
 ) -> String {
-    let Account { client, auth, hub } = account;
+    let DeviceAccount { client, auth, hub } = account;
     let keys = config.keys();
-    let redis = match config.redis.as_str() == Config::default().redis.as_str() {
+    let redis = match config.redis.as_str() == AgentConfig::default().redis.as_str() {
         true => "redis-cli".to_owned(),
         false => format!("redis-cli -u {}", config.redis),
     };
@@ -62,9 +64,9 @@ pub(super) fn text(
         true => String::new(),
         false => format!(" --config {}", path.display()),
     };
-    let start = match started {
-        Started::Yes => "The agent runs, and will after each boot.".to_owned(),
-        Started::By(line) => format!("start with:\n  {line}"),
+    let start = match start {
+        ServiceStart::Started => "The agent runs, and starts after each boot.".to_owned(),
+        ServiceStart::Manual(line) => format!("start with:\n  {line}"),
     };
     let mut text = String::new();
     let _ = write!(
@@ -76,7 +78,7 @@ pub(super) fn text(
   identity   {identity} (its file `secret` is this device: keep it)
 {private}
 {start}
-look after it with:
+check it with:
   spoke-agent status{option}
 receive with:
   {redis} XREAD BLOCK 0 STREAMS {inbound} '$'
@@ -87,7 +89,7 @@ publish with:
         identity = config.state_dir.display(),
         out = keys.out(),
         inbound = keys.inbound(),
-        private = if settings_file::is_for_root_alone(path) { FOR_ROOT_ALONE } else { "" },
+        private = if settings_file::is_root_only(path) { ROOT_ONLY } else { "" },
     );
     text
 }

@@ -1,5 +1,5 @@
-//! A refusal as it arrives: status, reason word, text, and when to come back (contract section 4).
-//! Whoever sends it may be anyone, a proxy or a captive portal, so nothing in it is taken on trust.
+//! An HTTP error response: status, reason word, message and retry delay (contract section 4). It
+//! may come from a proxy or a captive portal, so nothing in it is trusted.
 
 use std::{fmt, time::Duration};
 
@@ -14,73 +14,73 @@ use spoke_protocol::{
     wire::json::UNUSABLE_STREAM,
 };
 
-/// Any answer that is not the one hoped for.
+/// Any response other than the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
-    /// Its status.
+pub struct ErrorResponse {
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The stable word, where there is one.
+    /// The stable word, if present.
     pub reason: Option<String>,
-    /// What a person should read.
+    /// The message for the operator.
     pub message: Option<String>,
-    /// The cursor it speaks of, if any.
+    /// The cursor it names, if any.
     pub seq: Option<Seq>,
-    /// When to come back.
+    /// The requested delay before the next request.
     pub retry_after: Option<Duration>,
-    /// The sender's clock, in milliseconds since 1970.
+    /// The time of the sender's clock, in milliseconds since 1970.
     pub date_ms: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]
-struct Body {
+struct ErrorResponseBody {
     reason: Option<String>,
     message: Option<String>,
     seq: Option<Seq>,
 }
 
-/// Bytes of a refusal's body that are looked at.
-pub const DENIAL_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the body that are read.
+pub(crate) const ERROR_RESPONSE_BYTES_MAX: usize = 16 * 1024;
 
-impl Denial {
-    /// From an answer's parts. A body that is no refusal is passed over.
+impl ErrorResponse {
+    /// Reads a response. A body of any other form is ignored.
     pub fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        let body: Body = serde_json::from_slice(body).unwrap_or_default();
+        let body: ErrorResponseBody = serde_json::from_slice(body).unwrap_or_default();
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let date = header(DATE).and_then(|text| httpdate::parse_http_date(text).ok());
         let since_1970 = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
         Self {
             status,
-            reason: body.reason.map(|text| plain(&text)),
-            message: body.message.map(|text| plain(&text)),
+            reason: body.reason.map(|text| printable(&text)),
+            message: body.message.map(|text| printable(&text)),
             seq: body.seq,
             retry_after: header(RETRY_AFTER).and_then(seconds),
             date_ms: since_1970.map(|since| since.as_millis() as u64),
         }
     }
 
-    /// Whether one stream at the hub cannot be used; what goes the other way goes on.
-    pub fn is_of_stream(&self) -> bool {
+    /// Returns whether one stream at the hub cannot be used; the other direction continues.
+    pub fn is_unusable_stream(&self) -> bool {
         self.reason.as_deref() == Some(UNUSABLE_STREAM)
     }
 
-    /// Whether it says "not now" rather than "no".
+    /// Returns whether the request may succeed later.
     pub fn is_busy(&self) -> bool {
         matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
     }
 
-    /// Whether one of our services says that it stops, or that its Redis is in trouble.
+    /// Returns whether a Spoke service restarts, or its Redis failed.
     pub fn is_unavailable(&self) -> bool {
-        let is_ours = self.is_for("unavailable") || self.is_for("restart");
-        self.status == StatusCode::SERVICE_UNAVAILABLE && is_ours
+        let is_spoke = self.has_reason("unavailable") || self.has_reason("restart");
+        self.status == StatusCode::SERVICE_UNAVAILABLE && is_spoke
     }
 
-    /// Whether it bears this reason word.
-    pub fn is_for(&self, reason: &str) -> bool {
+    /// Returns whether it has this reason word.
+    pub fn has_reason(&self, reason: &str) -> bool {
         self.reason.as_deref() == Some(reason)
     }
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status.as_u16())?;
         match (&self.reason, &self.message) {
@@ -91,16 +91,16 @@ impl fmt::Display for Denial {
     }
 }
 
-impl std::error::Error for Denial {}
+impl std::error::Error for ErrorResponse {}
 
-/// Only the form in seconds: the other one needs two clocks that agree.
+/// Reads only the form in seconds: a date needs two clocks that agree.
 fn seconds(text: &str) -> Option<Duration> {
     let seconds = text.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_HINT_MAX))
 }
 
-/// A stranger's text, fit for a log line.
-fn plain(text: &str) -> String {
+/// Makes untrusted text safe for a log line.
+fn printable(text: &str) -> String {
     text.chars().take(TEXT_BYTES_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -113,32 +113,32 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_read_whole() {
+    fn an_error_response_is_read_whole() {
         let headers = headers(&[(RETRY_AFTER, "7"), (DATE, "Tue, 14 Nov 2023 22:13:20 GMT")]);
         let body = br#"{"code":503,"reason":"unavailable","message":"later","seq":"5-0"}"#;
-        let denial = Denial::new(StatusCode::SERVICE_UNAVAILABLE, &headers, body);
-        assert_eq!(denial.retry_after, Some(Duration::from_secs(7)));
-        assert_eq!(denial.date_ms, Some(1_700_000_000_000));
-        assert_eq!(denial.seq, Some(Seq::new(5, 0)));
-        assert!(denial.is_busy() && denial.is_for("unavailable"));
-        assert_eq!(denial.to_string(), "503 unavailable: later");
+        let response = ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, &headers, body);
+        assert_eq!(response.retry_after, Some(Duration::from_secs(7)));
+        assert_eq!(response.date_ms, Some(1_700_000_000_000));
+        assert_eq!(response.seq, Some(Seq::new(5, 0)));
+        assert!(response.is_busy() && response.has_reason("unavailable"));
+        assert_eq!(response.to_string(), "503 unavailable: later");
     }
 
     #[test]
-    fn what_is_no_refusal_is_passed_over() {
+    fn a_body_of_another_form_is_ignored() {
         for body in [&b""[..], b"<html>", b"[]", b"{\"reason\":7}", b"\xff"] {
-            let denial = Denial::new(StatusCode::BAD_GATEWAY, &HeaderMap::new(), body);
-            assert_eq!(denial.to_string(), "502 Bad Gateway");
-            assert!(denial.date_ms.is_none() && !denial.is_busy());
+            let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, &HeaderMap::new(), body);
+            assert_eq!(response.to_string(), "502 Bad Gateway");
+            assert!(response.date_ms.is_none() && !response.is_busy());
         }
     }
 
     #[test]
-    fn hints_have_a_bound_and_texts_do_not_break_a_log_line() {
+    fn retry_delays_have_a_bound_and_texts_do_not_break_a_log_line() {
         let headers = headers(&[(RETRY_AFTER, "999999999999"), (DATE, "yesterday")]);
         let body = br#"{"reason":"a\nb\u001b[31m","message":""}"#;
-        let denial = Denial::new(StatusCode::TOO_MANY_REQUESTS, &headers, body);
-        assert_eq!(denial.retry_after, Some(RETRY_HINT_MAX));
-        assert_eq!(denial.reason.as_deref(), Some("a b [31m"));
+        let response = ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, &headers, body);
+        assert_eq!(response.retry_after, Some(RETRY_HINT_MAX));
+        assert_eq!(response.reason.as_deref(), Some("a b [31m"));
     }
 }

@@ -1,4 +1,4 @@
-//! Files that are there whole, and entries that are no files of ours. What takes a second user is in
+//! Atomic writes, and entries that the agent did not create. Cases with a second user are in
 //! tests/tests/commands/planted.rs.
 
 use std::{
@@ -29,10 +29,10 @@ fn a_file_is_replaced_whole_and_has_its_mode() {
 }
 
 #[test]
-fn what_a_kill_left_aside_is_no_obstacle_and_lends_no_mode() {
+fn a_leftover_temporary_file_does_no_harm_and_its_mode_is_not_kept() {
     let (folder, directory) = directory();
     for name in ["file", "lock"] {
-        let left = folder.path().join(aside(name));
+        let left = folder.path().join(temporary_name(name));
         fs::write(&left, b"half").unwrap();
         fs::set_permissions(&left, Permissions::from_mode(0o666)).unwrap();
     }
@@ -45,24 +45,24 @@ fn what_a_kill_left_aside_is_no_obstacle_and_lends_no_mode() {
 }
 
 #[test]
-fn a_directory_is_made_with_all_above_it() {
+fn a_directory_is_created_with_its_parents() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a/b");
     assert!(Directory::open(&path).unwrap_err().is_not_found());
-    Directory::open_or_make(&path).unwrap();
-    Directory::open_or_make(&path).unwrap();
+    Directory::open_or_create(&path).unwrap();
+    Directory::open_or_create(&path).unwrap();
     assert_eq!((mode(&path), mode(&folder.path().join("a"))), (0o700, 0o755));
 }
 
 #[test]
-fn removing_what_is_not_there_is_done_and_reading_it_gives_nothing() {
+fn removing_a_missing_file_succeeds_and_reading_it_returns_none() {
     let (_folder, directory) = directory();
     directory.remove("none").unwrap();
     assert!(directory.read("none").unwrap().is_none() && !directory.has("none"));
 }
 
 #[test]
-fn a_link_is_refused_with_its_target_and_what_it_leads_to_stays() {
+fn a_link_is_refused_with_its_target_and_the_target_is_unchanged() {
     let (folder, directory) = directory();
     let elsewhere = tempfile::tempdir().unwrap();
     let theirs = elsewhere.path().join("theirs");
@@ -98,10 +98,12 @@ fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
         for refusal in
             [directory.read(name).unwrap_err(), directory.open_lock(name, 0o600).unwrap_err()]
         {
-            assert!(refusal.to_string().contains(&format!("but a {name}")), "{refusal}");
+            assert!(refusal.to_string().contains(&format!("found a {name}")), "{refusal}");
         }
     }
-    let FileError::Io(error) = directory.read("folder").unwrap_err() else { panic!("planted") };
+    let FileError::Io(error) = directory.read("folder").unwrap_err() else {
+        panic!("unexpected file")
+    };
     assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     directory.inspect(&["folder"]).unwrap();
 }

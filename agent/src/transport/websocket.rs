@@ -1,4 +1,4 @@
-//! Frames over one WebSocket: a frame is a binary message.
+//! Frames over one WebSocket. Each frame is a binary message.
 
 use std::{
     io,
@@ -17,17 +17,17 @@ use spoke_service::last_activity::LastActivity;
 use spoke_store::driver::TransportError;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::Line;
-use crate::dial::websocket::Socket;
+use super::FrameChannel;
+use crate::dial::websocket::HubSocket;
 
-/// The other side sent text where only frames belong.
+/// The peer sent a text message, which is never a frame.
 #[derive(Debug, thiserror::Error)]
-#[error("a text message instead of a frame")]
-struct NotBinary;
+#[error("unexpected text message, expected a frame")]
+struct TextMessageError;
 
-/// Frames over this socket. Batches are packed once WELCOME says that both can; `ours` is what
-/// HELLO offers.
-pub fn line(socket: Socket, heard: LastActivity, ours: Features) -> Line {
+/// Returns the frames of this socket. Batches are compressed once WELCOME confirms that both ends
+/// support it; `ours` are the features of HELLO.
+pub fn websocket_frames(socket: HubSocket, activity: LastActivity, ours: Features) -> FrameChannel {
     let common = Arc::new(AtomicU64::new(0));
     let (sink, stream) = socket.split();
     let agreed = common.clone();
@@ -39,7 +39,7 @@ pub fn line(socket: Socket, heard: LastActivity, ours: Features) -> Line {
         let features = Features(common.load(Ordering::Relaxed));
         std::future::ready(Ok(Message::Binary(frame.encode(features))))
     });
-    Line { frames: frames.boxed(), outbox: Box::pin(outbox), heard }
+    FrameChannel { frames: frames.boxed(), outbox: Box::pin(outbox), activity }
 }
 
 fn read(
@@ -49,8 +49,10 @@ fn read(
 ) -> Option<Result<Frame, TransportError>> {
     let bytes = match message {
         Ok(Message::Binary(bytes)) => bytes,
-        Ok(Message::Text(_)) => return Some(Err(TransportError::Malformed(NotBinary.into()))),
-        // The library answers pings; after a close the stream ends by itself.
+        Ok(Message::Text(_)) => {
+            return Some(Err(TransportError::Malformed(TextMessageError.into())));
+        }
+        // The library answers pings. After a close the stream ends.
         Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => {
             return None;
         }
@@ -71,7 +73,7 @@ fn read(
     Some(frame)
 }
 
-/// The other side sends more frames than any message needs.
+/// Returns whether the peer exceeded the frame rate.
 fn is_flood(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<FrameFlood>())
 }
@@ -93,7 +95,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
-    use crate::dial::{Dialer, ProxySetting, websocket};
+    use crate::dial::{Dialer, ProxySetting, websocket::open_websocket};
 
     /// A hub that shakes hands and then says only this, in the same breath.
     async fn hub_that_says(listener: TcpListener, bytes: Vec<u8>) {
@@ -117,9 +119,9 @@ mod tests {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
-    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with the
-    /// handshake's answer is looked at before it is over.
-    async fn heard(bytes: Vec<u8>) -> Result<Frame, String> {
+    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with
+    /// the handshake's answer is looked at before it is over.
+    async fn first_frame(bytes: Vec<u8>) -> Result<Frame, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let hub = tokio::spawn(hub_that_says(listener, bytes));
@@ -130,10 +132,10 @@ mod tests {
             .with_no_client_auth();
         let token = "token".to_owned().into();
         let dialer = Dialer::new(&ProxySetting::None, Arc::new(tls)).unwrap();
-        let dialled = websocket::open(&dialer, &url, &token).await;
-        let (socket, since) = dialled.map_err(|error| error_chain(&error))?;
-        let mut line = line(socket, since, Features::default());
-        let first = line.frames.next().await.unwrap();
+        let opened = open_websocket(&dialer, &url, &token).await;
+        let (socket, since) = opened.map_err(|error| error_chain(&error))?;
+        let mut channel = websocket_frames(socket, since, Features::default());
+        let first = channel.frames.next().await.unwrap();
         hub.abort();
         first.map_err(|error| {
             assert!(matches!(error, TransportError::Malformed(_)), "{error}");
@@ -145,12 +147,12 @@ mod tests {
     async fn a_hub_that_sends_frames_without_end_is_one_that_breaks_the_protocol() {
         let empty = [vec![0x02, 0], [0x00, 0].repeat(2 * FRAGMENTS_MAX as usize)].concat();
         for flood in [empty, [0x89, 0].repeat(1000)] {
-            let error = heard(flood).await.unwrap_err();
+            let error = first_frame(flood).await.unwrap_err();
             assert!(error.contains("too many"), "{error}");
         }
         let ping = Frame::Ping.encode(Features(0));
         let whole = [vec![0x82, ping.len() as u8], ping.to_vec()].concat();
         let some = [[0x89, 0].repeat(10), whole].concat();
-        assert_eq!(heard(some).await.unwrap(), Frame::Ping, "a few are no flood");
+        assert_eq!(first_frame(some).await.unwrap(), Frame::Ping, "a few are no flood");
     }
 }

@@ -1,0 +1,90 @@
+//! Writes the metrics page of the agent, for Prometheus.
+
+use spoke_diagnostics::{
+    clock::unix_ms,
+    metrics::{MetricsPage, Seconds},
+};
+use spoke_protocol::entry::Direction;
+use spoke_service::{
+    limits::SCRAPE_LOOK_TIMEOUT,
+    redis_metrics,
+    session_metrics::{BacklogSummary, SessionMetrics},
+};
+use spoke_store::{Redis, keys::DeviceKeys};
+
+use crate::{
+    device_store::DeviceStore,
+    status::{AgentState, StatusHandle},
+};
+
+/// The prefix of all metric names.
+const SERVICE: &str = "spoke_agent";
+
+/// The sources of the metrics page.
+#[derive(Clone)]
+pub(crate) struct AgentMetricsPage {
+    /// The live status.
+    pub status: StatusHandle,
+    /// The device's Redis.
+    pub redis: Redis,
+    /// The agent's keys in it.
+    pub keys: DeviceKeys,
+    /// Counts the backlog while there is no session.
+    pub device: DeviceStore,
+}
+
+impl AgentMetricsPage {
+    /// Returns all metrics in the text format of Prometheus.
+    pub(crate) async fn text(&self) -> String {
+        let (status, metrics) = (self.status.status(), self.status.metrics());
+        let is_connected = status.state == AgentState::Connected;
+        let mut page = MetricsPage::new(SERVICE, &status.version, status.started_at_ms);
+        let help = "1 while a session with the hub is established.";
+        page.gauge("spoke_agent_connected", help, &u8::from(is_connected));
+        let help = "1 if this device is registered.";
+        page.gauge("spoke_agent_registered", help, &u8::from(status.is_registered));
+        let help = "Consecutive sessions that were closed because nothing was acknowledged.";
+        page.gauge("spoke_agent_stalled_sessions", help, &status.stalled_sessions);
+        let help = "1 while an entry does not get through to the hub although it is sent alone.";
+        page.gauge("spoke_agent_stuck_entries", help, &u8::from(status.stuck.is_some()));
+        let name = "spoke_agent_sessions_total";
+        page.counters(name, "Sessions established.", "transport", &metrics.sessions);
+        let name = "spoke_agent_sessions_ended_total";
+        page.counters(name, "Sessions ended.", "cause", &metrics.ended);
+        let name = "spoke_agent_faults_total";
+        page.counters(name, "Faults, repeated ones included.", "cause", &metrics.faults);
+        let help = "Round-trip time of the last ping that the hub answered; 0 before the first.";
+        page.gauge("spoke_agent_ping_seconds", help, &Seconds(metrics.ping()));
+        metrics.traffic.write(&mut page, SERVICE);
+        let backlog = self.backlog(is_connected).await;
+        SessionMetrics::write_waiting(&mut page, SERVICE, &backlog, unix_ms());
+        redis_metrics::write(&mut page, SERVICE, &[("redis", &self.redis)]);
+        let keys = &self.keys;
+        let streams = [
+            ("out", keys.out()),
+            ("in", keys.inbound()),
+            ("dead", keys.dead()),
+            ("lost", keys.lost()),
+        ];
+        redis_metrics::write_streams(&mut page, SERVICE, &self.redis, &streams).await;
+        page.into_text()
+    }
+
+    /// The backlog down is known only during a session, the backlog up only if Redis answers.
+    async fn backlog(&self, is_connected: bool) -> Vec<(Direction, BacklogSummary)> {
+        if is_connected {
+            let [up, down] = self.status.metrics().traffic.waiting();
+            return vec![(Direction::Up, up), (Direction::Down, down)];
+        }
+        match tokio::time::timeout(SCRAPE_LOOK_TIMEOUT, self.device.estimate_backlog()).await {
+            Ok(Ok((entries, oldest))) => {
+                let oldest_ms = oldest.map(|oldest| oldest.ms);
+                vec![(
+                    Direction::Up,
+                    BacklogSummary { entries, oldest_ms, ..BacklogSummary::default() },
+                )]
+            }
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    }
+}
