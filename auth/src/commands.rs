@@ -1,7 +1,7 @@
 //! The command line: `serve`, and what an operator does to clients.
 
 mod check;
-mod client;
+mod format;
 mod extend;
 mod list;
 mod provision;

@@ -13,7 +13,7 @@ use spoke_service::{
 };
 use spoke_store::RedisUrl;
 
-use crate::{limits::SESSION_TTL_SECONDS_MIN, valid_for::ValidFor};
+use crate::{limits::SESSION_TTL_SECONDS_MIN, validity::ValidFor};
 
 /// All settings, each with its default.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -2,13 +2,13 @@
 //! operator gave out, and trades that secret for session tokens, which the hub asks Redis about.
 
 pub mod limits;
-pub mod passcode;
+pub mod totp;
 pub mod registration;
-pub mod secret;
-pub mod pool;
-pub mod throttle;
-pub mod token;
-pub mod valid_for;
+pub mod device_secret;
+pub mod hash_pool;
+pub mod rate_limit;
+pub mod session_token;
+pub mod validity;
 
 pub mod config;
 pub mod metrics;
@@ -16,7 +16,7 @@ pub mod store;
 
 pub mod commands;
 pub mod routes;
-pub mod service;
+pub mod state;
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,8 +41,8 @@ use spoke_store::{
 use tracing::{info, warn};
 
 use crate::{
-    config::Config, limits::THROTTLE_KEYS_MAX, pool::Pool, service::Service, store::Store,
-    throttle::Throttle,
+    config::Config, hash_pool::Pool, limits::THROTTLE_KEYS_MAX, rate_limit::Throttle,
+    state::Service, store::Store,
 };
 
 /// What SIGHUP changes; TLS only where it is on.

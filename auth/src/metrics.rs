@@ -16,7 +16,7 @@ use spoke_diagnostics::{
 };
 use spoke_service::redis_metrics;
 
-use crate::{service::Service, throttle::Because};
+use crate::{rate_limit::Because, state::Service};
 
 /// What all names begin with.
 const SERVICE: &str = "spoke_auth";

@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::client_id::ClientId;
 
 use crate::{
-    passcode::{OtpSecret, Passcode, Proof, matching_step, proven_step},
-    secret::DeviceSecret,
+    device_secret::DeviceSecret,
     store::{Attempt, Counted},
+    totp::{OtpSecret, Passcode, Proof, matching_step, proven_step},
 };
 
 /// What a device registers with.

@@ -31,7 +31,7 @@ use http::{
 use serde_json::json;
 use spoke_service::api_error::{ApiError, fallback};
 
-use crate::{limits::AUTH_BODY_BYTES_MAX, service::Service, token::SessionToken};
+use crate::{limits::AUTH_BODY_BYTES_MAX, session_token::SessionToken, state::Service};
 
 /// All routes of the public listener.
 pub fn router(service: Arc<Service>) -> Router {

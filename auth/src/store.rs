@@ -2,8 +2,8 @@
 //! script, and whatever a script's caller found out beforehand the script checks again.
 
 mod keys;
-mod operator;
-mod record;
+mod admin;
+mod client_record;
 mod scripts;
 
 use std::time::Duration;
@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::client_id::ClientId;
 use spoke_store::{Redis, StoreError, session_tokens};
 
-pub use operator::{Extended, Listed, Provisioning};
-pub use record::{ClientRecord, Standing};
+pub use admin::{Extended, Listed, Provisioning};
+pub use client_record::{ClientRecord, Standing};
 
 use self::{
     keys::Keys,
@@ -24,7 +24,7 @@ use crate::{
         REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
         WRONG_CODES_FEW, WRONG_CODES_MAX,
     },
-    token::SessionToken,
+    session_token::SessionToken,
 };
 
 /// Auth's part of Redis. Cheap to clone.

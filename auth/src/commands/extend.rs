@@ -3,8 +3,8 @@
 use anyhow::bail;
 use spoke_protocol::client_id::ClientId;
 
-use super::client::{now_ms, time};
-use crate::{config::Config, store::Extended, valid_for::ValidFor};
+use super::format::{now_ms, time};
+use crate::{config::Config, store::Extended, validity::ValidFor};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::client::{as_json, now_ms, standing};
+use super::format::{as_json, now_ms, standing};
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]

@@ -15,8 +15,8 @@ use serde_json::json;
 use spoke_protocol::client_id::ClientId;
 use spoke_service::config::ServiceUrl;
 
-use super::client::{now_ms, time};
-use crate::{config::Config, passcode::OtpSecret, store::Provisioning, valid_for::ValidFor};
+use super::format::{now_ms, time};
+use crate::{config::Config, store::Provisioning, totp::OtpSecret, validity::ValidFor};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

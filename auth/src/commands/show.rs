@@ -3,7 +3,7 @@
 use anyhow::Context;
 use spoke_protocol::client_id::ClientId;
 
-use super::client::{as_json, now_ms, standing};
+use super::format::{as_json, now_ms, standing};
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]

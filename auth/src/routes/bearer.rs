@@ -4,7 +4,7 @@ use axum::extract::FromRequestParts;
 use http::{StatusCode, header::AUTHORIZATION, request::Parts};
 use spoke_service::api_error::ApiError;
 
-use crate::token::SessionToken;
+use crate::session_token::SessionToken;
 
 /// The token that came with a request, live or not.
 pub(super) struct Bearer(pub(super) SessionToken);

@@ -13,11 +13,11 @@ use tracing::debug;
 
 use super::{body::Body, session_answer};
 use crate::{
-    secret::DeviceSecret,
-    service::{Service, visit},
+    device_secret::DeviceSecret,
+    rate_limit::{Action, Visit},
+    session_token::SessionToken,
+    state::{Service, visit},
     store::ClientRecord,
-    throttle::{Action, Visit},
-    token::SessionToken,
 };
 
 pub(super) async fn handle(

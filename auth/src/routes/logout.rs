@@ -9,8 +9,8 @@ use tracing::debug;
 
 use super::bearer::Bearer;
 use crate::{
-    service::{Service, visit},
-    throttle::{Action, Standing},
+    rate_limit::{Action, Standing},
+    state::{Service, visit},
 };
 
 pub(super) async fn handle(

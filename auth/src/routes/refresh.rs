@@ -12,9 +12,9 @@ use super::{
     session_answer,
 };
 use crate::{
-    service::{Service, visit},
-    throttle::{Action, Standing},
-    token::SessionToken,
+    rate_limit::{Action, Standing},
+    session_token::SessionToken,
+    state::{Service, visit},
 };
 
 pub(super) async fn handle(

@@ -17,11 +17,11 @@ use super::{
     now_ms,
 };
 use crate::{
+    device_secret::DeviceSecret,
+    rate_limit::{Action, Standing, Visit},
     registration::{Evidence, Guess, Offer, Plan, plan},
-    secret::DeviceSecret,
-    service::{Service, visit},
+    state::{Service, visit},
     store::{Counted, Registered, Registration},
-    throttle::{Action, Standing, Visit},
 };
 
 /// Somebody else was faster once; that the second look finds nothing to compare with either takes an

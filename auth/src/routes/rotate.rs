@@ -17,11 +17,11 @@ use super::{
     login::refused,
 };
 use crate::{
-    pool::Party,
-    secret::DeviceSecret,
-    service::{Service, visit},
+    device_secret::DeviceSecret,
+    hash_pool::Party,
+    rate_limit::{Action, Visit},
+    state::{Service, visit},
     store::ClientRecord,
-    throttle::{Action, Visit},
 };
 
 pub(super) async fn handle(

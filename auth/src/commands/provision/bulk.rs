@@ -17,9 +17,9 @@ use spoke_protocol::client_id::ClientId;
 
 use super::{Args, Config, now_ms};
 use crate::{
-    passcode::OtpSecret,
     store::{Provisioning, Store},
-    valid_for::ValidFor,
+    totp::OtpSecret,
+    validity::ValidFor,
 };
 
 /// A line of the list.

@@ -4,8 +4,8 @@ use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
 
 use crate::{
+    device_secret::DeviceSecret,
     limits::{WRONG_CODES_ALL_MAX, WRONG_CODES_FEW, WRONG_CODES_MAX},
-    secret::DeviceSecret,
 };
 
 /// The fields of a client. Fields of the wrong form count as absent, so the client is refused.

@@ -5,7 +5,7 @@
 //! request that finds no place is told when to come back. Every answer that an outsider should not tell
 //! apart from another costs one run: where there is nothing to compare with, a stand-in is compared.
 
-mod line;
+mod queue;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,10 +21,10 @@ use spoke_diagnostics::{
 use tokio::sync::oneshot;
 use tracing::warn;
 
-pub use line::Party;
+pub use queue::Party;
 
-use crate::secret::DeviceSecret;
-use line::Line;
+use crate::device_secret::DeviceSecret;
+use queue::Line;
 
 /// Why the pool gave no answer.
 #[derive(Debug, thiserror::Error)]

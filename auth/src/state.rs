@@ -22,12 +22,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     config::ThrottleSettings,
+    device_secret::DeviceSecret,
+    hash_pool::{Party, Pool, PoolError},
     limits::WRONG_CODES_ALL_MAX,
     metrics::Metrics,
-    pool::{Party, Pool, PoolError},
-    secret::DeviceSecret,
+    rate_limit::{Action, Because, Standing, Throttle, Visit},
     store::{ClientRecord, Counted, Store},
-    throttle::{Action, Because, Standing, Throttle, Visit},
 };
 
 /// One auth service.
