@@ -52,7 +52,7 @@ impl Caller {
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
         // Whoever waits for our own look is not to make room meanwhile.
-        let vouched = place.vouch();
+        let vouched = place.mark_authenticated();
         let found = hub.checked(hub.sessions.client_of(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));

@@ -159,7 +159,7 @@ fn events(
     render: impl Fn(&Snapshot) -> Option<Markup> + Send + 'static,
 ) -> Response {
     // One who looks is served: nobody else takes this connection's place.
-    let held = (viewer, place.vouch(), render, String::new());
+    let held = (viewer, place.mark_authenticated(), render, String::new());
     let events = stream::unfold(held, |(mut viewer, vouched, render, shown)| async move {
         loop {
             let snapshot = viewer.next().await;

@@ -49,7 +49,7 @@ async fn sync(
     let (ticket, stopped) = hub.live.session(&caller.client)?;
     caller.begin_session()?;
     // From here on the session's own limits hold.
-    let (vouched, caller) = (place.vouch(), caller.settled());
+    let (vouched, caller) = (place.mark_authenticated(), caller.settled());
     let shutdown = hub.shutdown.clone();
     let arrived = Arrived { hub, caller, address, heard, ticket, stopped };
     let (response, upgraded) = upgrade.accept(protocol);

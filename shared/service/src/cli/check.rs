@@ -7,7 +7,7 @@ use rustls::{CertificateError, pki_types::UnixTime};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::print;
+use super::output::print;
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
     error_chain::error_chain,
@@ -217,12 +217,12 @@ pub fn of_tls(tls: &TlsSettings) -> Vec<Check> {
 fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Check {
     const SETTING: &str = "tls.cert_file";
     let path = path.display();
-    if let Some(error) = certificate.out_of_time(now) {
+    if let Some(error) = certificate.validity_error(now) {
         let TlsFailure { what, mend } = TlsFailure::from(&error);
         return Check::fail(SETTING, format!("{path}: {what}"), mend);
     }
     let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CERTIFICATE_LEFT);
-    match certificate.out_of_time(soon) {
+    match certificate.validity_error(soon) {
         Some(CertificateError::ExpiredContext { not_after, .. }) => {
             let left = span(not_after.as_secs().saturating_sub(now.as_secs()));
             let mend = "see why it is not renewed; a new one in that file is taken up by itself";

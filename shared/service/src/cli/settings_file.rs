@@ -7,8 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Check, SettingsArgs};
-
+use super::{check::Check, settings_args::SettingsArgs};
 use spoke_diagnostics::error_chain::error_chain;
 
 /// The setting that the lines are about.

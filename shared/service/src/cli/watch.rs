@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::print;
-
+use super::output::print;
 use spoke_diagnostics::error_chain::error_chain;
 
 /// From one look to the next.

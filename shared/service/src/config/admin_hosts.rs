@@ -27,7 +27,7 @@ impl AdminHosts {
 
     /// Whether what a request calls the listener is an address, `localhost` or one of these, with or without
     /// a port. A site that makes its own name resolve to our address comes with that name.
-    pub fn know(&self, host: &[u8]) -> bool {
+    pub fn contains(&self, host: &[u8]) -> bool {
         let Ok(authority) = Authority::try_from(host) else { return false };
         // Nobody is named in a Host header.
         if authority.as_str().contains('@') {
@@ -87,10 +87,10 @@ mod tests {
         for host in
             ["127.0.0.1:9464", "10.0.0.7", "[::1]:9464", "[::1]", "localhost:1", "LOCALHOST"]
         {
-            assert!(none.know(host.as_bytes()) && set.know(host.as_bytes()), "{host}");
+            assert!(none.contains(host.as_bytes()) && set.contains(host.as_bytes()), "{host}");
         }
         for host in ["hub1.internal", "HUB1.internal:9464", "spoke.example:443"] {
-            assert!(!none.know(host.as_bytes()) && set.know(host.as_bytes()), "{host}");
+            assert!(!none.contains(host.as_bytes()) && set.contains(host.as_bytes()), "{host}");
         }
         for host in [
             &b""[..],
@@ -113,14 +113,14 @@ mod tests {
             b"]",
         ] {
             let words = String::from_utf8_lossy(host);
-            assert!(!none.know(host) && !set.know(host), "{words}");
+            assert!(!none.contains(host) && !set.contains(host), "{words}");
         }
     }
 
     #[test]
     fn the_name_that_is_listened_on_is_known() {
         let known = |listen: &str, host: &str| {
-            AdminHosts::default().with_listen(listen).know(host.as_bytes())
+            AdminHosts::default().with_listen(listen).contains(host.as_bytes())
         };
         assert!(known("hub:9464", "hub:9464"));
         assert!(!known("127.0.0.1:9464", "hub") && !known("[::]:9464", "") && !known(":1", ""));
