@@ -1,9 +1,8 @@
-//! The bounded pool of threads that hashes secrets.
+//! The bounded pool of threads that run bcrypt.
 //!
-//! bcrypt takes a core for a quarter of a second at its default cost, so it runs on blocking threads
-//! of which there are only so many, with a line before them of which there is only so much (`line`). A
-//! request that finds no place is told when to come back. Every answer that an outsider should not tell
-//! apart from another costs one run: where there is nothing to compare with, a stand-in is compared.
+//! bcrypt takes a core for a quarter of a second at its default cost, so it runs on a bounded number of blocking
+//! threads behind a bounded queue ([`queue`]). A request that finds the queue full gets the time to wait. Responses
+//! that a peer must not tell apart cost one run each: where there is no hash, a stand-in is compared.
 
 mod queue;
 
@@ -21,227 +20,233 @@ use spoke_diagnostics::{
 use tokio::sync::oneshot;
 use tracing::warn;
 
-pub use queue::Party;
+pub(crate) use queue::HashCaller;
 
 use crate::device_secret::DeviceSecret;
-use queue::Line;
+use queue::FairQueue;
 
-/// Why the pool gave no answer.
+/// The pool could not run bcrypt.
 #[derive(Debug, thiserror::Error)]
-pub enum PoolError {
-    /// As many are waiting as may wait.
-    #[error("all hashing threads are busy and the waiting line is full")]
+pub(crate) enum HashPoolError {
+    /// The queue is full.
+    #[error("all hashing threads are busy and the queue is full")]
     Full {
-        /// How long the line takes to be worked off.
+        /// The time that a full queue takes.
         retry_after: Duration,
     },
-    /// The service is going down.
+    /// The service is shutting down.
     #[error("the hashing threads have stopped")]
     Stopped,
-    /// bcrypt refused a cost or found no random bytes.
+    /// bcrypt rejected the cost, or found no random bytes.
     #[error("failed to hash a secret")]
     Bcrypt(#[source] bcrypt::BcryptError),
 }
 
-/// The threads that hash, and the line before them. Cheap to clone.
+/// The threads that run bcrypt, and their queue. Cheap to clone.
 #[derive(Clone)]
-pub struct Pool {
+pub(crate) struct HashPool {
     cost: u32,
-    /// The hash that stands in for one that is not there.
+    /// The hash that is compared where there is none.
     stand_in: Arc<str>,
-    /// How long one run takes.
+    /// The time of one run.
     run_time: Duration,
-    line: SharedLine,
-    figures: Arc<Figures>,
-    odd_hashes: Arc<SharedLogLimiter<()>>,
+    queue: SharedQueue,
+    stats: Arc<HashPoolStats>,
+    invalid_hashes: Arc<SharedLogLimiter<()>>,
 }
 
-/// How the pool does.
+/// The maximums of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HashPoolSize {
+    /// Runs in progress.
+    pub(crate) workers: usize,
+    /// Runs in progress and queued.
+    pub(crate) runs: usize,
+}
+
+/// Statistics of the pool.
 #[derive(Debug)]
-pub struct Figures {
-    /// From the place in the line to the answer.
-    pub seconds: Histogram,
-    /// Requests that found no place in the line, or lost it to another address or client.
-    pub full: Counter,
+pub(crate) struct HashPoolStats {
+    /// From entering the queue to the end of the run.
+    pub(crate) seconds: Histogram,
+    /// Requests that found the queue full, or were evicted from it.
+    pub(crate) full: Counter,
 }
 
 #[derive(Clone)]
-struct SharedLine(Arc<Mutex<Line<oneshot::Sender<Thread>>>>);
+struct SharedQueue(Arc<Mutex<FairQueue<oneshot::Sender<ThreadPermit>>>>);
 
-/// A thread that may be used; it is passed on when this is dropped.
-struct Thread(SharedLine);
+/// Allows one run; passed on to the next caller when dropped.
+struct ThreadPermit(SharedQueue);
 
-/// A place in the line; it is given up when this is dropped.
-struct Place {
-    line: SharedLine,
-    party: Party,
+/// A place in the queue; given up when dropped.
+struct QueueTicket {
+    queue: SharedQueue,
+    caller: HashCaller,
     number: u64,
-    granted: oneshot::Receiver<Thread>,
+    granted: oneshot::Receiver<ThreadPermit>,
 }
 
-impl Pool {
-    /// A pool of `workers` threads, with `queue` places before it for those who are likely to be let in
-    /// and as many for strangers. Hashes once, to have the stand-in and to know how long a run takes.
+impl HashPool {
+    /// Returns a pool of `workers` threads with a queue of `queue` places for prechecked callers, and as many for
+    /// others. Hashes once, for the stand-in and to measure a run.
     ///
     /// # Errors
-    /// When bcrypt refuses the cost.
-    pub fn new(cost: u32, workers: usize, queue: usize) -> Result<Self, PoolError> {
+    /// [`HashPoolError::Bcrypt`] if bcrypt rejects the cost.
+    pub(crate) fn new(cost: u32, workers: usize, queue: usize) -> Result<Self, HashPoolError> {
         let begun = Instant::now();
-        let stand_in = DeviceSecret::stand_in().hash(cost).map_err(PoolError::Bcrypt)?;
-        let line = SharedLine(Arc::new(Mutex::new(Line::new(workers, queue))));
+        let stand_in = DeviceSecret::stand_in().hash(cost).map_err(HashPoolError::Bcrypt)?;
+        let queue = SharedQueue(Arc::new(Mutex::new(FairQueue::new(workers, queue))));
         let (seconds, full) = (Histogram::new(HASH_SCALE), Counter::default());
         Ok(Self {
             cost,
             stand_in: stand_in.into(),
             run_time: begun.elapsed(),
-            line,
-            figures: Arc::new(Figures { seconds, full }),
-            odd_hashes: Arc::default(),
+            queue,
+            stats: Arc::new(HashPoolStats { seconds, full }),
+            invalid_hashes: Arc::default(),
         })
     }
 
-    /// So many threads and places from now on. What runs and waits goes on.
-    pub fn resize(&self, workers: usize, queue: usize) {
-        self.line.lock().resize(workers, queue);
-        self.line.hand_out();
+    /// Changes the maximums. Runs in progress and queued ones go on.
+    pub(crate) fn resize(&self, workers: usize, queue: usize) {
+        self.queue.lock().resize(workers, queue);
+        self.queue.grant();
     }
 
-    /// The hash of a secret, to be stored.
+    /// Returns the hash of a secret.
     ///
     /// # Errors
-    /// `PoolError::Full` when there is no place in the line.
-    pub async fn hash(
+    /// [`HashPoolError::Full`] if the queue is full.
+    pub(crate) async fn hash(
         &self,
-        party: &Party,
+        caller: &HashCaller,
         secret: DeviceSecret,
-    ) -> Result<SecretString, PoolError> {
+    ) -> Result<SecretString, HashPoolError> {
         let cost = self.cost;
-        let hash = self.run(party, move || secret.hash(cost)).await?;
-        hash.map(SecretString::from).map_err(PoolError::Bcrypt)
+        let hash = self.run(caller, move || secret.hash(cost)).await?;
+        hash.map(SecretString::from).map_err(HashPoolError::Bcrypt)
     }
 
-    /// Whether this is the secret behind a stored hash. Without one, or with a secret that can be
-    /// nobody's, the answer is no, after the same time.
+    /// Returns whether the secret matches the hash. `false`, after the same time, where either is `None`.
     ///
     /// # Errors
-    /// `PoolError::Full` when there is no place in the line.
-    pub async fn is_behind(
+    /// [`HashPoolError::Full`] if the queue is full.
+    pub(crate) async fn verify(
         &self,
-        party: &Party,
+        caller: &HashCaller,
         secret: Option<DeviceSecret>,
         hash: Option<SecretString>,
-    ) -> Result<bool, PoolError> {
-        let (stand_in, odd_hashes) = (Arc::clone(&self.stand_in), Arc::clone(&self.odd_hashes));
-        self.run(party, move || {
+    ) -> Result<bool, HashPoolError> {
+        let (stand_in, invalid) = (Arc::clone(&self.stand_in), Arc::clone(&self.invalid_hashes));
+        self.run(caller, move || {
             let (Some(secret), Some(hash)) = (secret, hash) else {
-                return DeviceSecret::stand_in().is_behind(&stand_in).map(|_| false);
+                return DeviceSecret::stand_in().verify(&stand_in).map(|_| false);
             };
-            secret.is_behind(hash.expose_secret()).or_else(|error| {
-                if odd_hashes.handle(()) {
-                    warn!(
-                        error = error_chain(&error),
-                        "a client's stored secret is not a bcrypt hash"
-                    );
+            secret.verify(hash.expose_secret()).or_else(|error| {
+                if invalid.handle(()) {
+                    let error = error_chain(&error);
+                    warn!(error, "stored secret is not a valid bcrypt hash");
                 }
-                secret.is_behind(&stand_in).map(|_| false)
+                secret.verify(&stand_in).map(|_| false)
             })
         })
         .await?
-        .map_err(PoolError::Bcrypt)
+        .map_err(HashPoolError::Bcrypt)
     }
 
-    /// Runs under way and waiting.
-    pub fn in_hand(&self) -> usize {
-        self.line.lock().in_hand()
+    /// Returns the number of runs in progress and queued.
+    pub(crate) fn in_progress(&self) -> usize {
+        self.queue.lock().in_progress()
     }
 
-    /// How many there may be of them: threads, and those with the places in the line.
-    pub fn room(&self) -> (usize, usize) {
-        let line = self.line.lock();
-        (line.workers(), line.room())
+    /// Returns the maximums.
+    pub(crate) fn size(&self) -> HashPoolSize {
+        let queue = self.queue.lock();
+        HashPoolSize { workers: queue.workers(), runs: queue.runs_max() }
     }
 
-    /// Stored secrets that are none, for the log.
-    pub fn odd_hashes(&self) -> &SharedLogLimiter<()> {
-        &self.odd_hashes
+    /// Counts stored secrets that are not bcrypt hashes, for the log.
+    pub(crate) fn invalid_hashes(&self) -> &SharedLogLimiter<()> {
+        &self.invalid_hashes
     }
 
-    /// How it does.
-    pub fn figures(&self) -> &Figures {
-        &self.figures
+    /// Returns the statistics.
+    pub(crate) fn stats(&self) -> &HashPoolStats {
+        &self.stats
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        party: &Party,
+        caller: &HashCaller,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, PoolError> {
+    ) -> Result<T, HashPoolError> {
         let begun = Instant::now();
-        let thread = match self.line.enter(party) {
-            Some(place) => place.granted().await,
+        let permit = match self.queue.enter(caller) {
+            Some(ticket) => ticket.granted().await,
             None => None,
         };
-        let thread = thread.ok_or_else(|| self.full())?;
-        // The thread goes with the work: a caller who hangs up does not free one that still runs.
-        let figures = Arc::clone(&self.figures);
+        let permit = permit.ok_or_else(|| self.full())?;
+        // The permit moves into the thread: a caller that hangs up does not free a thread that still runs.
+        let stats = Arc::clone(&self.stats);
         let work = tokio::task::spawn_blocking(move || {
-            let done = work();
-            figures.seconds.observe(begun.elapsed());
-            drop(thread);
-            done
+            let result = work();
+            stats.seconds.observe(begun.elapsed());
+            drop(permit);
+            result
         });
-        work.await.map_err(|_| PoolError::Stopped)
+        work.await.map_err(|_| HashPoolError::Stopped)
     }
 
-    fn full(&self) -> PoolError {
-        self.figures.full.add(1);
-        PoolError::Full { retry_after: self.run_time * self.line.lock().rounds() }
+    fn full(&self) -> HashPoolError {
+        self.stats.full.add(1);
+        HashPoolError::Full { retry_after: self.run_time * self.queue.lock().rounds() }
     }
 }
 
-impl SharedLine {
-    fn lock(&self) -> MutexGuard<'_, Line<oneshot::Sender<Thread>>> {
+impl SharedQueue {
+    fn lock(&self) -> MutexGuard<'_, FairQueue<oneshot::Sender<ThreadPermit>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, or none when there is none to be had.
-    fn enter(&self, party: &Party) -> Option<Place> {
+    /// Returns a place; `None` if the queue is full.
+    fn enter(&self, caller: &HashCaller) -> Option<QueueTicket> {
         let (grant, granted) = oneshot::channel();
-        let (number, evicted) = self.lock().enter(party, grant).ok()?;
-        // It is told by this, outside of the lock.
+        let (number, evicted) = self.lock().enter(caller, grant).ok()?;
+        // Dropping its sender tells the evicted caller, outside of the lock.
         drop(evicted);
-        self.hand_out();
-        Some(Place { line: self.clone(), party: party.clone(), number, granted })
+        self.grant();
+        Some(QueueTicket { queue: self.clone(), caller: caller.clone(), number, granted })
     }
 
-    /// Hands threads that are free to those whose turn it is.
-    fn hand_out(&self) {
+    /// Grants free threads to the callers whose turn it is.
+    fn grant(&self) {
         loop {
             let Some(grant) = self.lock().next() else { return };
-            // One that has hung up gives it back at once.
-            let _ = grant.send(Thread(self.clone()));
+            // A caller that has hung up drops the permit at once.
+            let _ = grant.send(ThreadPermit(self.clone()));
         }
     }
 }
 
-impl Place {
-    /// Resolves to a thread, or to none when the place was lost to another.
-    async fn granted(mut self) -> Option<Thread> {
+impl QueueTicket {
+    /// Resolves to a permit; to `None` if the ticket was evicted.
+    async fn granted(mut self) -> Option<ThreadPermit> {
         (&mut self.granted).await.ok()
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
-        let given_up = self.line.lock().leave(&self.party, self.number);
-        drop(given_up);
+        let left = self.queue.lock().leave(&self.caller, self.number);
+        drop(left);
     }
 }
 
-impl Drop for Thread {
+impl Drop for ThreadPermit {
     fn drop(&mut self) {
         self.0.lock().handle_done();
-        self.0.hand_out();
+        self.0.grant();
     }
 }
 

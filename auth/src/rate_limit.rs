@@ -1,19 +1,18 @@
-//! How often a client and an address may come: pure, `now` is an argument.
+//! Rate limits of clients and addresses: pure, `now` is an argument.
 //!
-//! A stranger's visit is measured against its address and, where a client is named, against that client; for
-//! a login from that address only. A one-time code can be guessed, so registrations are measured from all
-//! addresses together. Failures bar the way longer and longer, for that client from that address and, with
-//! more patience since a whole site may share it, for the address. Each visit counts as a failure until it
-//! has succeeded, so that many at a time are no more than one after the other.
+//! An attempt that failed the precheck counts against its address and, where it names a client, against that client;
+//! for a login from that address only. A one-time code can be guessed, so registrations count from all addresses
+//! together. Failures add a growing wait, for that client from that address and, later since a whole peer may share
+//! it, for the address. Each attempt counts as a failure until it has succeeded, so that concurrent attempts count as
+//! much as consecutive ones.
 //!
-//! A client that is most likely the one it says to be (`Standing::Likely`: a right code or proof, the tag of
-//! its secret, a live token) is measured against itself only, apart from strangers: nothing that a stranger
-//! does under its name or from its address holds it back.
+//! An attempt that passed the precheck ([`Precheck::Passed`]) counts against its client only, apart from the others:
+//! attempts of other peers under its name or from its address never throttle it.
 //!
-//! What is known lives in this process alone: several auth processes each allow their own share.
+//! The counts live in this process alone: several auth processes each allow their own share.
 //!
-//! The number of keys watched is bounded. When it is reached, those that would be admitted anyway
-//! make room; one that is being held back never does, or a flood of made-up names would set it free.
+//! The number of keys is bounded. At the bound, keys that throttle no attempt are evicted. A key that throttles one
+//! never is, or a flood of made-up names would reset it.
 
 mod meter;
 
@@ -25,70 +24,70 @@ use std::{
 use spoke_protocol::client_id::ClientId;
 use spoke_service::server::PeerNet;
 
-use meter::{Meter, Penalty, Rate};
+use meter::{FailurePenalty, RateMeter, RefillRate};
 
-use crate::config::ThrottleSettings;
+use crate::config::RateLimitSettings;
 
-/// What a visitor wants.
+/// The endpoint of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// To register with a one-time code.
+pub(crate) enum AuthAction {
+    /// Registers with a one-time code or a proof.
     Register,
-    /// To log in with its secret.
+    /// Logs in, or rotates the secret.
     Login,
-    /// To renew or end a session it has. No bcrypt is run for it.
+    /// Refreshes or ends a session, without bcrypt.
     Session,
 }
 
-/// What is known of a visitor before bcrypt is run.
+/// The result of the cheap check that runs before bcrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// Nothing.
-    Stranger,
-    /// It is most likely the client it says to be.
-    Likely,
+pub(crate) enum Precheck {
+    /// Nothing supports the claimed identity.
+    Failed,
+    /// The request has a right code or proof, the tag of the client's secret, or a live token.
+    Passed,
 }
 
-/// Who comes, from where, for what.
+/// One request, as the limits count it.
 #[derive(Debug, Clone)]
-pub struct Visit {
-    /// What for.
-    pub action: Action,
-    /// From where.
-    pub site: PeerNet,
-    /// Whom the visitor says to be; not known of a stranger with `Action::Session`.
-    pub client: Option<ClientId>,
-    /// What is known of it.
-    pub standing: Standing,
+pub(crate) struct AuthAttempt {
+    /// The endpoint.
+    pub(crate) action: AuthAction,
+    /// The network of the peer.
+    pub(crate) peer: PeerNet,
+    /// The claimed client; `None` for an invalid token.
+    pub(crate) client: Option<ClientId>,
+    /// The result of the precheck.
+    pub(crate) precheck: Precheck,
 }
 
-/// The answer to one who has to wait.
+/// The attempt is over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    /// For how long, at least.
-    pub wait: Duration,
-    /// What it is that came too often.
-    pub because: Because,
+pub(crate) struct RateLimitError {
+    /// The minimum time to wait.
+    pub(crate) wait: Duration,
+    /// The limit with the longest wait.
+    pub(crate) kind: LimitKind,
 }
 
-/// What came too often.
+/// The kind of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Because {
-    /// Visits from the address.
+pub(crate) enum LimitKind {
+    /// Attempts from the address.
     AddressRate,
-    /// Visits for the client.
+    /// Attempts for the client.
     ClientRate,
-    /// Failures of the client from the address.
+    /// Failures for the client from the address.
     ClientFailures,
     /// Failures from the address.
     AddressFailures,
-    /// So many are held back that there is no room for one more.
+    /// The number of keys is at its bound, and each throttles an attempt.
     NoRoom,
 }
 
-impl Because {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
+impl LimitKind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 5] = [
         Self::AddressRate,
         Self::ClientRate,
         Self::ClientFailures,
@@ -96,8 +95,8 @@ impl Because {
         Self::NoRoom,
     ];
 
-    /// The stable word, in figures.
-    pub fn word(self) -> &'static str {
+    /// Returns the stable word, for metrics and logs.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::AddressRate => "address-rate",
             Self::ClientRate => "client-rate",
@@ -109,148 +108,159 @@ impl Because {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum RateKey {
     AddressRate(PeerNet),
-    /// From one address, where somebody else's visits must not count.
-    ClientRate(Action, Standing, ClientId, Option<PeerNet>),
-    ClientFailures(Action, Standing, ClientId, PeerNet),
+    /// With the network where attempts from others must not count.
+    ClientRate(AuthAction, Precheck, ClientId, Option<PeerNet>),
+    ClientFailures(AuthAction, Precheck, ClientId, PeerNet),
     AddressFailures(PeerNet),
 }
 
-impl Key {
-    fn because(&self) -> Because {
+impl RateKey {
+    fn kind(&self) -> LimitKind {
         match self {
-            Self::AddressRate(_) => Because::AddressRate,
-            Self::ClientRate(..) => Because::ClientRate,
-            Self::ClientFailures(..) => Because::ClientFailures,
-            Self::AddressFailures(_) => Because::AddressFailures,
+            Self::AddressRate(_) => LimitKind::AddressRate,
+            Self::ClientRate(..) => LimitKind::ClientRate,
+            Self::ClientFailures(..) => LimitKind::ClientFailures,
+            Self::AddressFailures(_) => LimitKind::AddressFailures,
         }
     }
 }
 
-/// A visit to a session counts as one unit on its address, one that runs bcrypt as this many.
+/// Units of an attempt that runs bcrypt, on its address; [`AuthAction::Session`] counts as one.
 const BCRYPT_UNITS: u32 = 10;
-/// Failures of an address are forgiven at this pace: at a large site some device is always wrong.
+/// Until one failure of an address is forgiven: at a large peer, some device always fails.
 const ADDRESS_FORGIVEN_AFTER: Duration = Duration::from_secs(6);
-/// The longest that a whole address is barred for failures.
-const ADDRESS_BAR_MAX: Duration = Duration::from_secs(60);
-/// Between two looks for room when the last one found none.
+/// The longest wait of a whole address for failures.
+const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Between two evictions when the last one found no key to evict.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-struct Rules {
-    address: Rate,
-    register: Rate,
-    login: Rate,
-    session: Rate,
-    client_failures: Penalty,
-    address_failures: Penalty,
+struct RateRules {
+    address: RefillRate,
+    register: RefillRate,
+    login: RefillRate,
+    session: RefillRate,
+    client_failures: FailurePenalty,
+    address_failures: FailurePenalty,
 }
 
-/// What one process knows of who came how often.
+/// The rate limits of one process, with their counts.
 #[derive(Debug)]
-pub struct Throttle {
-    rules: Rules,
-    meters: HashMap<Key, Meter>,
+pub(crate) struct RateLimiter {
+    rules: RateRules,
+    meters: HashMap<RateKey, RateMeter>,
     keys_max: usize,
-    no_room_until: Option<Instant>,
+    full_until: Option<Instant>,
 }
 
-impl Rules {
-    fn of(settings: &ThrottleSettings) -> Self {
+impl RateRules {
+    fn of(settings: &RateLimitSettings) -> Self {
         let per_minute = |count: u32| Duration::from_secs(60) / count.max(1);
         let longest = Duration::from_secs(settings.failure_wait_seconds_max);
         Self {
-            address: Rate {
+            address: RefillRate {
                 unit: per_minute(settings.address_per_minute) / BCRYPT_UNITS,
                 burst: settings.address_burst.saturating_mul(BCRYPT_UNITS),
             },
-            register: Rate {
+            register: RefillRate {
                 unit: per_minute(settings.register_per_minute),
                 burst: settings.register_burst,
             },
-            login: Rate {
+            login: RefillRate {
                 unit: per_minute(settings.login_per_minute),
                 burst: settings.login_burst,
             },
-            session: Rate {
+            session: RefillRate {
                 unit: per_minute(settings.login_per_minute) / BCRYPT_UNITS,
                 burst: settings.login_burst.saturating_mul(BCRYPT_UNITS),
             },
-            client_failures: Penalty {
+            client_failures: FailurePenalty {
                 forgiven_after: longest,
                 free: settings.failures_free,
                 longest,
             },
-            address_failures: Penalty {
+            address_failures: FailurePenalty {
                 forgiven_after: ADDRESS_FORGIVEN_AFTER,
                 free: settings.address_failures_free,
-                longest: ADDRESS_BAR_MAX.min(longest),
+                longest: ADDRESS_WAIT_MAX.min(longest),
             },
         }
     }
 }
 
-impl Throttle {
-    /// Nobody has come yet. At most `keys_max` names and addresses are watched.
-    pub fn new(settings: &ThrottleSettings, keys_max: usize) -> Self {
-        let rules = Rules::of(settings);
-        Self { rules, meters: HashMap::new(), keys_max, no_room_until: None }
+impl RateLimiter {
+    /// Returns a limiter without counts, for at most `keys_max` clients and addresses.
+    pub(crate) fn new(settings: &RateLimitSettings, keys_max: usize) -> Self {
+        let rules = RateRules::of(settings);
+        Self { rules, meters: HashMap::new(), keys_max, full_until: None }
     }
 
-    /// Goes by these settings from now on.
-    pub fn set_rules(&mut self, settings: &ThrottleSettings) {
-        self.rules = Rules::of(settings);
+    /// Applies these settings from now on. The counts so far stay.
+    pub(crate) fn set_rules(&mut self, settings: &RateLimitSettings) {
+        self.rules = RateRules::of(settings);
     }
 
-    /// Lets the visit pass and counts it, or says how long to wait; one that waits is not counted.
+    /// Admits the attempt and counts it. An attempt over a limit is not counted.
     ///
     /// # Errors
-    /// `Refused` with the longest of the waits that apply.
-    pub fn admit(&mut self, visit: &Visit, now: Instant) -> Result<(), Refused> {
-        self.check_bars(visit, now)?;
-        let charges = self.charges(visit);
+    /// [`RateLimitError`] with the longest of the waits that apply.
+    pub(crate) fn admit(
+        &mut self,
+        attempt: &AuthAttempt,
+        now: Instant,
+    ) -> Result<(), RateLimitError> {
+        self.check_failures(attempt, now)?;
+        let charges = self.charges(attempt);
         let waits = charges.iter().map(|(key, rate, units)| {
             let wait = self.meters.get(key).map(|meter| meter.rate_wait(*rate, *units, now));
             (key.clone(), wait.unwrap_or_default())
         });
         if let Some((key, wait)) = waits.max_by_key(|(_, wait)| *wait).filter(|w| !w.1.is_zero()) {
-            return Err(Refused { wait, because: key.because() });
+            return Err(RateLimitError { wait, kind: key.kind() });
         }
         let new = charges.iter().filter(|(key, ..)| !self.meters.contains_key(key)).count();
         let has_room = self.has_room(new, now);
-        if !has_room && visit.standing == Standing::Stranger {
-            let (wait, because) = (SWEEP_INTERVAL, Because::NoRoom);
-            return Err(Refused { wait, because });
+        if !has_room && attempt.precheck == Precheck::Failed {
+            let (wait, kind) = (SWEEP_INTERVAL, LimitKind::NoRoom);
+            return Err(RateLimitError { wait, kind });
         }
         for (key, rate, units) in charges {
-            // A likely client passes where there is no room to count it.
+            // A prechecked attempt is admitted even where no key is left to count it.
             if has_room || self.meters.contains_key(&key) {
-                self.meters.entry(key).or_insert_with(|| Meter::new(now)).charge(rate, units, now);
+                self.meters
+                    .entry(key)
+                    .or_insert_with(|| RateMeter::new(now))
+                    .charge(rate, units, now);
             }
         }
-        for (key, penalty) in self.penalties(visit) {
+        for (key, penalty) in self.penalties(attempt) {
             if self.meters.contains_key(&key) || self.has_room(1, now) {
-                self.meters.entry(key).or_insert_with(|| Meter::new(now)).fail(penalty, now);
+                self.meters.entry(key).or_insert_with(|| RateMeter::new(now)).fail(penalty, now);
             }
         }
         Ok(())
     }
 
-    /// Forgives the client its failures from this address, since it has shown who it is. Of those of
-    /// the address only this visit's own is taken back, or one good client would cover for any number of
-    /// guesses at others.
-    pub fn handle_success(&mut self, visit: &Visit, now: Instant) {
-        self.handle_no_verdict(visit, now);
-        if let Some(client) = &visit.client {
-            let (action, standing) = (visit.action, visit.standing);
-            self.meters.remove(&Key::ClientFailures(action, standing, client.clone(), visit.site));
+    /// Forgives the failures of the client from this address, since it has proven its identity. Of the failures of
+    /// the address only this attempt's own is forgiven, or one good client would cover any number of guesses at others.
+    pub(crate) fn handle_success(&mut self, attempt: &AuthAttempt, now: Instant) {
+        self.handle_no_verdict(attempt, now);
+        if let Some(client) = &attempt.client {
+            let (action, precheck) = (attempt.action, attempt.precheck);
+            self.meters.remove(&RateKey::ClientFailures(
+                action,
+                precheck,
+                client.clone(),
+                attempt.peer,
+            ));
         }
     }
 
-    /// Takes back that the visit counted as a failure: it was found neither right nor wrong.
-    pub fn handle_no_verdict(&mut self, visit: &Visit, now: Instant) {
-        for (key, penalty) in self.penalties(visit) {
+    /// No longer counts the attempt as a failure: it was found neither right nor wrong.
+    pub(crate) fn handle_no_verdict(&mut self, attempt: &AuthAttempt, now: Instant) {
+        for (key, penalty) in self.penalties(attempt) {
             let Some(meter) = self.meters.get_mut(&key) else { continue };
             meter.forgive(penalty, now);
             if meter.is_idle(now) {
@@ -259,70 +269,77 @@ impl Throttle {
         }
     }
 
-    /// How many names and addresses are watched.
-    pub fn keys(&self) -> usize {
+    /// Returns the number of clients and addresses with counts.
+    pub(crate) fn keys(&self) -> usize {
         self.meters.len()
     }
 
-    fn check_bars(&self, visit: &Visit, now: Instant) -> Result<(), Refused> {
-        let keys = self.penalties(visit).into_iter().map(|(key, _)| key);
+    fn check_failures(&self, attempt: &AuthAttempt, now: Instant) -> Result<(), RateLimitError> {
+        let keys = self.penalties(attempt).into_iter().map(|(key, _)| key);
         let waits =
-            keys.filter_map(|key| Some((key.because(), self.meters.get(&key)?.bar_wait(now))));
+            keys.filter_map(|key| Some((key.kind(), self.meters.get(&key)?.failure_wait(now))));
         match waits.max_by_key(|(_, wait)| *wait).filter(|(_, wait)| !wait.is_zero()) {
-            Some((because, wait)) => Err(Refused { wait, because }),
+            Some((kind, wait)) => Err(RateLimitError { wait, kind }),
             None => Ok(()),
         }
     }
 
-    /// What a visit is charged to. An `Action::Session` runs no bcrypt.
-    fn charges(&self, visit: &Visit) -> Vec<(Key, Rate, u32)> {
-        let units = match visit.action {
-            Action::Register | Action::Login => BCRYPT_UNITS,
-            Action::Session => 1,
+    /// Returns the keys that an attempt counts against, each with its rate and units.
+    fn charges(&self, attempt: &AuthAttempt) -> Vec<(RateKey, RefillRate, u32)> {
+        let units = match attempt.action {
+            AuthAction::Register | AuthAction::Login => BCRYPT_UNITS,
+            AuthAction::Session => 1,
         };
-        let mut charges = match visit.standing {
-            Standing::Stranger => vec![(Key::AddressRate(visit.site), self.rules.address, units)],
-            Standing::Likely => Vec::new(),
+        let mut charges = match attempt.precheck {
+            Precheck::Failed => {
+                vec![(RateKey::AddressRate(attempt.peer), self.rules.address, units)]
+            }
+            Precheck::Passed => Vec::new(),
         };
-        if let Some(client) = &visit.client {
-            let site = (visit.action == Action::Login).then_some(visit.site);
-            let key = Key::ClientRate(visit.action, visit.standing, client.clone(), site);
-            let rate = self.client_rate(visit.action);
+        if let Some(client) = &attempt.client {
+            let peer = (attempt.action == AuthAction::Login).then_some(attempt.peer);
+            let key = RateKey::ClientRate(attempt.action, attempt.precheck, client.clone(), peer);
+            let rate = self.client_rate(attempt.action);
             charges.push((key, rate, 1));
         }
         charges
     }
 
-    fn penalties(&self, visit: &Visit) -> Vec<(Key, Penalty)> {
-        let Some(client) = visit.client.as_ref().filter(|_| visit.action != Action::Session) else {
+    fn penalties(&self, attempt: &AuthAttempt) -> Vec<(RateKey, FailurePenalty)> {
+        let Some(client) =
+            attempt.client.as_ref().filter(|_| attempt.action != AuthAction::Session)
+        else {
             return Vec::new();
         };
-        let (action, standing) = (visit.action, visit.standing);
-        let of_client = Key::ClientFailures(action, standing, client.clone(), visit.site);
+        let (action, precheck) = (attempt.action, attempt.precheck);
+        let of_client = RateKey::ClientFailures(action, precheck, client.clone(), attempt.peer);
         let of_client = (of_client, self.rules.client_failures);
-        match standing {
-            Standing::Stranger => {
-                vec![of_client, (Key::AddressFailures(visit.site), self.rules.address_failures)]
+        match precheck {
+            Precheck::Failed => {
+                vec![
+                    of_client,
+                    (RateKey::AddressFailures(attempt.peer), self.rules.address_failures),
+                ]
             }
-            Standing::Likely => vec![of_client],
+            Precheck::Passed => vec![of_client],
         }
     }
 
-    fn client_rate(&self, action: Action) -> Rate {
+    fn client_rate(&self, action: AuthAction) -> RefillRate {
         match action {
-            Action::Register => self.rules.register,
-            Action::Login => self.rules.login,
-            Action::Session => self.rules.session,
+            AuthAction::Register => self.rules.register,
+            AuthAction::Login => self.rules.login,
+            AuthAction::Session => self.rules.session,
         }
     }
 
-    /// Whether `new` keys fit, after making room for them if need be. An eighth is freed at a time,
-    /// so that a flood of new names does not pay for a look at all of them each.
+    /// Returns whether `new` keys fit, after an eviction if necessary. It evicts an eighth at a time, so that a flood of
+    /// new names does not scan all keys each time.
     fn has_room(&mut self, new: usize, now: Instant) -> bool {
         if self.meters.len() + new <= self.keys_max {
             return true;
         }
-        if self.no_room_until.is_some_and(|until| now < until) {
+        if self.full_until.is_some_and(|until| now < until) {
             return false;
         }
         self.meters.retain(|_, meter| !meter.is_idle(now));
@@ -332,7 +349,7 @@ impl Throttle {
             let mut free: Vec<_> = self
                 .meters
                 .iter()
-                .filter(|(key, meter)| !self.is_held_back(key, meter, now))
+                .filter(|(key, meter)| !self.is_throttling(key, meter, now))
                 .map(|(key, meter)| (meter.clear_at, key.clone()))
                 .collect();
             free.sort_unstable_by_key(|(clear_at, _)| *clear_at);
@@ -341,23 +358,23 @@ impl Throttle {
             }
         }
         let has_room = self.meters.len() + new <= self.keys_max;
-        self.no_room_until = (!has_room).then(|| now + SWEEP_INTERVAL);
+        self.full_until = (!has_room).then(|| now + SWEEP_INTERVAL);
         has_room
     }
 
-    /// Whether forgetting this key would let somebody pass who now has to wait, or count the next
-    /// failure for less than it is.
-    fn is_held_back(&self, key: &Key, meter: &Meter, now: Instant) -> bool {
+    /// Returns whether evicting this key would admit an attempt that has to wait now, or shorten the wait after the
+    /// next failure.
+    fn is_throttling(&self, key: &RateKey, meter: &RateMeter, now: Instant) -> bool {
         let rules = &self.rules;
         match key {
-            Key::AddressRate(_) => !meter.rate_wait(rules.address, BCRYPT_UNITS, now).is_zero(),
-            Key::ClientRate(action, ..) => {
+            RateKey::AddressRate(_) => !meter.rate_wait(rules.address, BCRYPT_UNITS, now).is_zero(),
+            RateKey::ClientRate(action, ..) => {
                 !meter.rate_wait(self.client_rate(*action), 1, now).is_zero()
             }
-            Key::ClientFailures(..) => {
+            RateKey::ClientFailures(..) => {
                 meter.failures(rules.client_failures, now) >= rules.client_failures.free
             }
-            Key::AddressFailures(_) => {
+            RateKey::AddressFailures(_) => {
                 meter.failures(rules.address_failures, now) >= rules.address_failures.free
             }
         }

@@ -1,4 +1,4 @@
-//! What all routes share, and how the faults beneath them become refusals.
+//! [`AuthState`]: what all routes share, and how faults of the store and the hash pool become responses.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -21,238 +21,251 @@ use spoke_store::{StoreError, session_tokens::digest};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::ThrottleSettings,
+    config::RateLimitSettings,
     device_secret::DeviceSecret,
-    hash_pool::{Party, Pool, PoolError},
+    hash_pool::{HashCaller, HashPool, HashPoolError},
     limits::WRONG_CODES_ALL_MAX,
-    metrics::Metrics,
-    rate_limit::{Action, Because, Standing, Throttle, Visit},
-    store::{ClientRecord, Counted, Store},
+    metrics::AuthMetrics,
+    rate_limit::{AuthAction, AuthAttempt, LimitKind, Precheck, RateLimiter},
+    store::{AttemptCount, AuthStore, ClientRecord},
 };
 
-/// One auth service.
-pub struct Service {
+/// The state of one auth service.
+pub(crate) struct AuthState {
     /// Clients and sessions.
-    pub store: Store,
-    /// The threads that hash.
-    pub pool: Pool,
-    /// The life of a session, for the answers.
-    pub session_ttl: Duration,
-    /// What has been answered.
-    pub metrics: Metrics,
-    throttle: Mutex<Throttle>,
-    /// Makes the tag that stands in for one that a client does not have.
+    pub(crate) store: AuthStore,
+    /// The threads that run bcrypt.
+    pub(crate) hash_pool: HashPool,
+    /// The life of a session, for the responses.
+    pub(crate) session_ttl: Duration,
+    /// Counters since the start.
+    pub(crate) metrics: AuthMetrics,
+    rate_limiter: Mutex<RateLimiter>,
+    /// Makes the tag of a client that has none.
     stand_in: u128,
-    held_back: SharedLogLimiter<(Because, PeerNet)>,
-    store_wrong: Outage,
-    hash_wrong: Outage,
+    throttled: SharedLogLimiter<(LimitKind, PeerNet)>,
+    store_outage: Outage,
+    hash_outage: Outage,
 }
 
-impl Service {
-    /// A service that nobody has come to yet.
-    pub fn new(store: Store, pool: Pool, throttle: Throttle, session_ttl: Duration) -> Self {
+impl AuthState {
+    /// Returns a state without any attempt yet.
+    pub(crate) fn new(
+        store: AuthStore,
+        hash_pool: HashPool,
+        rate_limiter: RateLimiter,
+        session_ttl: Duration,
+    ) -> Self {
         Self {
             store,
-            pool,
+            hash_pool,
             session_ttl,
-            metrics: Metrics::default(),
-            throttle: Mutex::new(throttle),
+            metrics: AuthMetrics::default(),
+            rate_limiter: Mutex::new(rate_limiter),
             stand_in: rand::random(),
-            held_back: SharedLogLimiter::default(),
-            store_wrong: Outage::new(),
-            hash_wrong: Outage::new(),
+            throttled: SharedLogLimiter::default(),
+            store_outage: Outage::new(),
+            hash_outage: Outage::new(),
         }
     }
 
-    /// What this secret shows of a visitor before bcrypt is run. A name that nobody has has a tag too, so
-    /// that it cannot be told from one that somebody has.
-    pub fn standing(
+    /// Checks a secret by its tag, before bcrypt runs. An unknown client has a tag too, so that it cannot be told
+    /// from a known one.
+    pub(crate) fn precheck(
         &self,
         record: &ClientRecord,
         client: &ClientId,
         secret: Option<&DeviceSecret>,
-    ) -> Standing {
+    ) -> Precheck {
         let mut stand_in = digest(&format!("{:032x}:{client}", self.stand_in));
         stand_in.truncate(DeviceSecret::TAG_DIGITS);
-        match record.is_likely(secret, &stand_in) {
-            true => Standing::Likely,
-            false => Standing::Stranger,
+        match record.matches_tag(secret, &stand_in) {
+            true => Precheck::Passed,
+            false => Precheck::Failed,
         }
     }
 
-    /// Lets a visit pass, or refuses it with 429. It counts as a failure until `handle_success` or
-    /// `handle_no_verdict`.
+    /// Admits an attempt within the rate limits. It counts as a failure until
+    /// [`handle_success`](Self::handle_success) or [`handle_no_verdict`](Self::handle_no_verdict).
     ///
     /// # Errors
-    /// The refusal.
-    pub fn admit(&self, visit: &Visit) -> Result<(), ApiError> {
-        self.throttle().admit(visit, Instant::now()).map_err(|refused| {
-            let (client, site) = (visit.client.as_ref().map(ClientId::as_str), visit.site);
-            let (action, because) = (visit.action, refused.because);
-            self.metrics.held_back.add(because.word(), 1);
-            let wait_seconds = seconds_up(refused.wait);
-            match (self.held_back.handle((because, site)), because) {
-                (true, Because::ClientFailures | Because::AddressFailures) => {
-                    warn!(client, %site, ?action, ?because, wait_seconds, "held back after failures");
+    /// 429 "throttled", with the time to wait.
+    pub(crate) fn admit(&self, attempt: &AuthAttempt) -> Result<(), ApiError> {
+        self.rate_limiter().admit(attempt, Instant::now()).map_err(|error| {
+            let (client, peer) = (attempt.client.as_ref().map(ClientId::as_str), attempt.peer);
+            let (action, reason) = (attempt.action, error.kind.word());
+            self.metrics.throttled.add(reason, 1);
+            let wait_seconds = seconds_up(error.wait);
+            match (self.throttled.handle((error.kind, peer)), error.kind) {
+                (true, LimitKind::ClientFailures | LimitKind::AddressFailures) => {
+                    warn!(
+                        client,
+                        %peer,
+                        ?action,
+                        reason,
+                        wait_seconds,
+                        "requests throttled after failures"
+                    );
                 }
                 (true, _) => {
-                    info!(client, %site, ?action, ?because, wait_seconds, "held back");
+                    info!(client, %peer, ?action, reason, wait_seconds, "requests throttled");
                 }
                 (false, _) => {
-                    debug!(client, %site, ?action, ?because, wait_seconds, "held back");
+                    debug!(client, %peer, ?action, reason, wait_seconds, "request throttled");
                 }
             }
-            let message = "this client or address came too often; come back later";
+            let message = "too many requests from this client or address; retry later";
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "throttled", message)
                 .retry_after(wait_seconds)
         })
     }
 
-    /// Says once a minute who is held back still, and which faults go on.
-    pub async fn sum_up(&self, shutdown: &Shutdown) {
-        let say = |kind: Option<&(Because, PeerNet)>, count| match kind {
-            Some((because, site)) => info!(%site, ?because, count, "held back again"),
-            None => info!(count, "held back, of more addresses than are listed"),
+    /// Logs once a minute how many requests are throttled still, and which faults go on.
+    pub(crate) async fn log_counts(&self, shutdown: &Shutdown) {
+        let throttled = |kind: Option<&(LimitKind, PeerNet)>, count| match kind {
+            Some((kind, peer)) => {
+                info!(%peer, reason = kind.word(), count, "more requests throttled");
+            }
+            None => info!(count, "more requests throttled, from further addresses"),
         };
-        let odd = |_: Option<&()>, count| {
-            warn!(count, "clients' stored secrets are no bcrypt hash again");
+        let invalid_hashes = |_: Option<&()>, count| {
+            warn!(count, "more stored secrets are not valid bcrypt hashes");
         };
         tokio::join!(
-            sum_up(&self.held_back, shutdown, say),
-            sum_up(self.pool.odd_hashes(), shutdown, odd)
+            sum_up(&self.throttled, shutdown, throttled),
+            sum_up(self.hash_pool.invalid_hashes(), shutdown, invalid_hashes)
         );
     }
 
-    /// Forgives the failures of a client that has shown who it is.
-    pub fn handle_success(&self, visit: &Visit) {
-        self.throttle().handle_success(visit, Instant::now());
+    /// Forgives the failures of a client that has proven its identity.
+    pub(crate) fn handle_success(&self, attempt: &AuthAttempt) {
+        self.rate_limiter().handle_success(attempt, Instant::now());
     }
 
-    /// Takes back that the visit counted as a failure, where it was found neither right nor wrong.
-    pub fn handle_no_verdict(&self, visit: &Visit) {
-        self.throttle().handle_no_verdict(visit, Instant::now());
+    /// No longer counts the attempt as a failure, since it was found neither right nor wrong.
+    pub(crate) fn handle_no_verdict(&self, attempt: &AuthAttempt) {
+        self.rate_limiter().handle_no_verdict(attempt, Instant::now());
     }
 
-    /// Counts and says a wrong code or proof.
-    pub fn handle_wrong_code(&self, client: &ClientId, counted: Counted) {
-        let Counted::Wrong { count, all, is_last } = counted else { return };
+    /// Counts and logs a wrong code or proof.
+    pub(crate) fn handle_wrong_code(&self, client: &ClientId, count: AttemptCount) {
+        let AttemptCount::Wrong { count, all, is_last } = count else { return };
         self.metrics.wrong_codes.add(1);
         if all == WRONG_CODES_ALL_MAX {
-            let help = "codes of a client are locked after its first wrong one until there are fewer; \
-                        see from which addresses they come";
-            warn!(wrong = all, help, "too many wrong registration codes for all clients together");
+            let help = "a client's codes are locked after its first wrong one until there are fewer; \
+                        find the addresses that send them";
+            warn!(count = all, help, "wrong registration codes reached the limit for all clients");
         }
         if is_last {
             self.metrics.codes_locked.add(1);
-            let help = "`spoke-auth extend` unlocks them; an agent registers all the same";
-            warn!(%client, wrong = count, help, "registration codes locked");
+            let help = "`spoke-auth extend` unlocks them; an agent can register without codes";
+            warn!(%client, count, help, "registration codes locked");
         }
     }
 
-    /// Passes on what the store answered, or makes a refusal of its fault. The fault is logged when
-    /// it begins and when it ends.
+    /// Turns a fault of the store into a response. An outage is logged when it begins and when it ends.
     ///
     /// # Errors
-    /// 503 while Redis cannot answer, 500 when it answers what it never should.
-    pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
+    /// 503 "unavailable" while Redis cannot answer, 500 "internal" if it rejects the request.
+    pub(crate) fn store_result<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         let fault = match result {
             Ok(answer) => {
-                if let Some(count) = self.store_wrong.handle_good() {
-                    info!(count, "redis does what auth asks of it again");
+                if let Some(count) = self.store_outage.handle_good() {
+                    info!(count, "redis accepts requests again");
                 }
                 return Ok(answer);
             }
             Err(fault) => fault,
         };
         let error = error_chain(&fault);
-        // `store::health` says when an outage begins and when it ends.
+        // `spoke_store::health` logs the begin and the end of an outage.
         if fault.is_outage() {
-            debug!(error, "redis cannot serve auth");
+            debug!(error, "redis unavailable");
             return Err(unavailable());
         }
-        if self.store_wrong.handle_fault() {
-            error!(error, "redis refuses what auth asks of it");
+        if self.store_outage.handle_fault() {
+            error!(error, "redis rejected a request");
         } else {
-            debug!(error, "redis refuses what auth asks of it");
+            debug!(error, "redis rejected a request");
         }
         Err(internal())
     }
 
-    /// Passes on what the pool made, or makes a refusal of its fault.
+    /// Turns a fault of the hash pool into a response.
     ///
     /// # Errors
-    /// 503 when it is full, 500 when bcrypt fails.
-    pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, ApiError> {
+    /// 503 "busy" if its queue is full, 500 "internal" if bcrypt fails.
+    pub(crate) fn hash_result<T>(&self, result: Result<T, HashPoolError>) -> Result<T, ApiError> {
         if result.is_ok()
-            && let Some(count) = self.hash_wrong.handle_good()
+            && let Some(count) = self.hash_outage.handle_good()
         {
-            info!(count, "secrets are hashed again");
+            info!(count, "secret hashing recovered");
         }
         result.map_err(|fault| match fault {
-            PoolError::Full { retry_after } => {
-                let message = "too many devices register or log in at this moment; come back later";
+            HashPoolError::Full { retry_after } => {
+                let message = "too many registrations and logins in progress; retry later";
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
                     .retry_after(seconds_up(retry_after))
             }
-            PoolError::Stopped => unavailable(),
-            PoolError::Bcrypt(_) => {
-                if self.hash_wrong.handle_fault() {
-                    error!(error = error_chain(&fault), "failed to hash");
+            HashPoolError::Stopped => unavailable(),
+            HashPoolError::Bcrypt(_) => {
+                if self.hash_outage.handle_fault() {
+                    error!(error = error_chain(&fault), "failed to hash a secret");
                 }
                 internal()
             }
         })
     }
 
-    /// A new token could not be made.
-    pub fn no_randomness(fault: rand::rand_core::OsError) -> ApiError {
-        error!(error = error_chain(&fault), "the operating system gives no random bytes");
+    /// Logs that no token could be made, and returns the response.
+    pub(crate) fn handle_no_randomness(fault: rand::rand_core::OsError) -> ApiError {
+        error!(error = error_chain(&fault), "failed to read random bytes");
         internal()
     }
 
-    /// Goes by these limits from now on; what is known of who came how often stays.
-    pub fn set_throttle(&self, settings: &ThrottleSettings) {
-        self.throttle().set_rules(settings);
+    /// Applies these rate limits from now on. The counts so far stay.
+    pub(crate) fn set_rate_limits(&self, settings: &RateLimitSettings) {
+        self.rate_limiter().set_rules(settings);
     }
 
-    /// Names and addresses whose rate is watched.
-    pub fn throttle_keys(&self) -> usize {
-        self.throttle().keys()
+    /// Returns how many clients and addresses have a rate limit in use.
+    pub(crate) fn rate_limit_keys(&self) -> usize {
+        self.rate_limiter().keys()
     }
 
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rate_limiter(&self) -> MutexGuard<'_, RateLimiter> {
+        self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A visit to an endpoint, as it is counted.
-pub fn visit(
-    action: Action,
-    peer: PeerAddress,
-    client: Option<&ClientId>,
-    standing: Standing,
-) -> Visit {
-    Visit { action, site: peer.site(), client: client.cloned(), standing }
-}
+impl AuthAttempt {
+    /// Returns an attempt from this peer.
+    pub(crate) fn new(
+        action: AuthAction,
+        peer: PeerAddress,
+        client: Option<&ClientId>,
+        precheck: Precheck,
+    ) -> Self {
+        Self { action, peer: peer.net(), client: client.cloned(), precheck }
+    }
 
-impl Visit {
-    /// Among whom it waits for a thread that hashes.
-    pub fn party(&self) -> Party {
-        match (&self.client, self.standing) {
-            (Some(client), Standing::Likely) => Party::Likely(client.clone()),
-            (_, Standing::Stranger) | (None, Standing::Likely) => Party::Stranger(self.site),
+    /// Returns the party whose turn in the hash pool this attempt takes.
+    pub(crate) fn hash_caller(&self) -> HashCaller {
+        match (&self.client, self.precheck) {
+            (Some(client), Precheck::Passed) => HashCaller::Client(client.clone()),
+            (_, Precheck::Failed) | (None, Precheck::Passed) => HashCaller::Peer(self.peer),
         }
     }
 }
 
 fn unavailable() -> ApiError {
-    let message = "auth cannot reach its database; come back later";
+    let message = "auth cannot reach its database; retry later";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
         .retry_after(return_wait(0, rand::random()).as_secs())
 }
 
 fn internal() -> ApiError {
-    let message = "something is wrong with auth itself; its log says what";
+    let message = "internal error of auth; see its log";
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 

@@ -2,27 +2,27 @@
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, header::AUTHORIZATION, request::Parts};
-use spoke_service::api_error::ApiError;
+use spoke_service::{api_error::ApiError, bearer::bearer_token};
 
 use crate::session_token::SessionToken;
 
-/// The token that came with a request, live or not.
-pub(super) struct Bearer(pub(super) SessionToken);
+/// The token of a request, live or not.
+pub(super) struct SessionBearer(pub(super) SessionToken);
 
-impl<S: Sync> FromRequestParts<S> for Bearer {
+impl<S: Sync> FromRequestParts<S> for SessionBearer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let header = parts.headers.get(AUTHORIZATION).ok_or_else(|| {
-            no_session("there is no token; send it as Authorization: Bearer <token>")
-        })?;
-        let token = header.to_str().ok().and_then(token_of).ok_or_else(ended)?;
-        Ok(Self(token))
+        if !parts.headers.contains_key(AUTHORIZATION) {
+            return Err(no_session("missing token; send it as Authorization: Bearer <token>"));
+        }
+        let token = bearer_token(&parts.headers).and_then(SessionToken::parse);
+        token.map(Self).ok_or_else(session_ended)
     }
 }
 
-/// The one answer to a token that was never given out, has ended, or is its client's no more.
-pub(super) fn ended() -> ApiError {
+/// Returns the response to a token that was never issued, has ended, or belongs to a revoked client.
+pub(super) fn session_ended() -> ApiError {
     no_session("this session is unknown or has ended; log in again")
 }
 
@@ -30,27 +30,30 @@ fn no_session(message: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "no-session", message)
 }
 
-fn token_of(header: &str) -> Option<SessionToken> {
-    let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| SessionToken::parse(token.trim()))?
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
+
     use super::*;
 
-    #[test]
-    fn a_token_is_taken_from_a_bearer_header_only() {
+    #[tokio::test]
+    async fn a_token_is_taken_from_a_bearer_header_only() {
         let token = SessionToken::generate().unwrap();
         let text = token.expose();
+        let token_of = |header: &str| {
+            let request = Request::builder().header(AUTHORIZATION, header).body(()).unwrap();
+            let mut parts = request.into_parts().0;
+            async move { SessionBearer::from_request_parts(&mut parts, &()).await }
+        };
         for good in [format!("Bearer {text}"), format!("bearer {text}"), format!("BEARER  {text} ")]
         {
-            assert_eq!(token_of(&good).unwrap().expose(), text, "{good}");
+            let SessionBearer(found) = token_of(&good).await.unwrap();
+            assert_eq!(found.expose(), text, "{good}");
         }
         for bad in
             ["", "Bearer", "Bearer ", text, &format!("Basic {text}"), &format!("Bearer{text}")]
         {
-            assert!(token_of(bad).is_none(), "{bad}");
+            assert!(token_of(bad).await.is_err(), "{bad}");
         }
     }
 }
