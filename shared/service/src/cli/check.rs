@@ -149,8 +149,7 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
     let findings = info.findings();
     let checks: Vec<_> = write_failure.into_iter().chain(findings.iter().map(to_check)).collect();
     if checks.is_empty() {
-        let finding =
-            format!("Redis {major}.{minor} answers, takes writes and does not evict or lose data");
+        let finding = format!("Redis {major}.{minor} answers, takes writes and keeps them");
         return vec![Check::ok(setting, finding)];
     }
     checks
