@@ -234,16 +234,16 @@ mod tests {
     fn peers_take_no_place_of_clients_and_one_thread_of_four() {
         let mut queue = FairQueue::new(0, 8);
         for last in 0..8 {
-            queue.enter(&peer(last), "stranger").unwrap();
+            queue.enter(&peer(last), "peer").unwrap();
         }
-        assert!(queue.enter(&peer(9), "stranger").is_err());
+        assert!(queue.enter(&peer(9), "peer").is_err());
         for _ in 0..6 {
-            queue.enter(&client("dev1"), "likely").unwrap();
+            queue.enter(&client("dev1"), "client").unwrap();
         }
         queue.enter(&client("dev2"), "other").unwrap();
         queue.resize(1, 8);
         let served = work_off(&mut queue);
-        assert_eq!(served[..5], ["likely", "other", "likely", "stranger", "likely"]);
+        assert_eq!(served[..5], ["client", "other", "client", "peer", "client"]);
         assert_eq!(served.len(), 15);
     }
 

@@ -179,6 +179,22 @@ mod tests {
         assert!(shutdown.finish(LIMIT).await && !shutdown.is_begun());
     }
 
+    #[tokio::test]
+    async fn every_task_runs_in_a_span_of_its_own() {
+        let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let (shutdown, (sender, mut names)) = (Shutdown::new(), tokio::sync::mpsc::channel(2));
+        let name = |sender: tokio::sync::mpsc::Sender<_>| async move {
+            let span = Span::current().metadata().map(|metadata| metadata.name());
+            sender.send(span).await.unwrap();
+        };
+        shutdown.spawn("part", name(sender.clone()));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        shutdown.spawn_one("one", peer, name(sender));
+        assert!(shutdown.finish(LIMIT).await);
+        assert_eq!(names.recv().await, Some(Some("task")));
+        assert_eq!(names.recv().await, Some(Some("connection")));
+    }
+
     #[test]
     fn the_message_of_a_panic_is_found() {
         assert_eq!(panic_message(&"text"), "text");

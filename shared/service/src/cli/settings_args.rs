@@ -10,7 +10,7 @@ use crate::{
     service_config::ServiceConfig,
 };
 
-/// Where settings come from beside the environment.
+/// The flags that settings come from, beside the environment.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SettingsArgs {
     /// Settings file [default: the service's own in /etc/spoke, if it exists]

@@ -31,7 +31,7 @@ pub(super) type ConnectionStream = ObservedStream<WriteTimeout<TcpStream>>;
 pub(super) type BoxedResponse =
     futures_util::future::BoxFuture<'static, Result<Response, Infallible>>;
 
-/// What serves the requests of one connection.
+/// One accepted connection, with everything that its requests need.
 pub(super) struct HttpConnection {
     pub(super) peer: SocketAddr,
     pub(super) handle: ConnectionHandle,
