@@ -1,4 +1,4 @@
-//! Settings of auth: `/etc/spoke/auth.toml`, over it `SPOKE_AUTH_…`, over that flags.
+//! The settings of auth: `/etc/spoke/auth.toml`, overridden by `SPOKE_AUTH_…`, overridden by flags.
 
 use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
@@ -10,80 +10,79 @@ use spoke_service::{
     },
     preflight::check_redis_url,
     reload::Settings,
+    service_config::ServiceConfig,
 };
 use spoke_store::RedisUrl;
 
-use crate::{limits::SESSION_TTL_SECONDS_MIN, valid_for::ValidFor};
+use crate::{limits::SESSION_TTL_SECONDS_MIN, validity::Validity};
 
-/// All settings, each with its default.
+/// The settings of auth.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
-    /// Where devices come to.
+pub struct AuthConfig {
+    /// Address for devices.
     pub listen: String,
-    /// Health and metrics; empty for none.
+    /// Address for health and metrics; empty for none.
     pub admin_listen: String,
-    /// Names under which that is called, beside addresses and localhost, by Prometheus say.
+    /// Names under which the admin listener answers, beside addresses and localhost; for Prometheus, for example.
     pub admin_hosts: AdminHosts,
-    /// Where clients and sessions are kept.
+    /// The Redis of clients and sessions.
     pub redis: RedisUrl,
-    /// What all keys begin with; several fleets may share one Redis.
+    /// Prefix of all keys; several fleets may share one Redis.
     pub key_prefix: String,
     /// The logarithm of bcrypt's rounds, 4 to 16.
     pub bcrypt_cost: u32,
-    /// Threads that hash at a time; by default one a core.
+    /// Threads that run bcrypt at a time; by default one per core.
     pub bcrypt_workers: usize,
-    /// Requests that wait for such a thread: so many of clients that look right, and as many of strangers.
-    /// One more is answered 503, or takes the place of whoever has the most.
+    /// Requests that wait for such a thread: this many that passed the precheck, and as many that failed it. One more
+    /// is answered 503, or evicts one of the client or address that has the most.
     pub bcrypt_queue: usize,
-    /// How long a session lives without a refresh.
+    /// Life of a session without a refresh.
     pub session_ttl_seconds: u64,
-    /// How long `provision` and `extend` let a client register, such as "7d" or "12h".
-    pub register_valid: ValidFor,
-    /// Where devices reach auth, for the line that `provision` prints.
+    /// Time to register after `provision` and `extend`, such as "7d" or "12h".
+    pub register_valid: Validity,
+    /// URL of auth for devices, for the command that `provision` prints.
     pub auth_url: Option<ServiceUrl>,
-    /// Where devices reach the hub, for the same.
+    /// URL of the hub for devices, for the same.
     pub hub_url: Option<ServiceUrl>,
-    /// How often clients and addresses may come.
-    pub throttle: ThrottleSettings,
-    /// Proxies that are believed when they say for whom they speak (`X-Forwarded-For`), such as
-    /// `127.0.0.1, 10.1.0.0/16`.
+    /// Rate limits of clients and addresses.
+    pub throttle: RateLimitSettings,
+    /// Proxies whose `X-Forwarded-For` is trusted, such as `127.0.0.1, 10.1.0.0/16`.
     pub trusted_proxies: TrustedProxies,
     /// Certificate and key; both empty behind a proxy.
     pub tls: TlsSettings,
-    /// What is logged, and how.
+    /// Level and format of the log.
     pub log: LogSettings,
 }
 
-/// Limits per client and per address. Each auth process counts for itself.
+/// `[throttle]`: rate limits per client and per address. Each auth process counts for itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ThrottleSettings {
-    /// Logins of one client from one address that may come at once.
+pub struct RateLimitSettings {
+    /// Logins of one client from one address at once.
     pub login_burst: u32,
-    /// Logins of one client in the long run.
+    /// Logins of one client per minute, on average.
     pub login_per_minute: u32,
-    /// Registrations of one client that may come at once.
+    /// Registrations of one client at once.
     pub register_burst: u32,
-    /// Registrations of one client in the long run. How many wrong codes are looked at in all is bounded
-    /// by `limits::WRONG_CODES_MAX`.
+    /// Registrations of one client per minute, on average. [`WRONG_CODES_MAX`](crate::limits::WRONG_CODES_MAX)
+    /// bounds the wrong codes in all.
     pub register_per_minute: u32,
-    /// Registrations and logins of strangers from one address that may come at once; ten false tokens
-    /// count as one.
-    /// Behind a proxy that `trusted_proxies` does not list all devices have one address.
+    /// Registrations and logins that failed the precheck, from one address at once; ten invalid tokens count as one.
+    /// Behind a proxy that `trusted_proxies` does not list, all devices have one address.
     pub address_burst: u32,
-    /// The same in the long run.
+    /// The same per minute, on average.
     pub address_per_minute: u32,
-    /// Wrong codes or secrets for one client from one address before it has to wait: a second, then
-    /// twice as long each time.
+    /// Wrong codes or secrets for one client from one address without a wait. The next one waits 1 s, each further
+    /// one twice as long.
     pub failures_free: u32,
-    /// The longest such wait, and how long it takes until one failure is forgiven.
+    /// The longest wait, and the time until one failure is forgiven.
     pub failure_wait_seconds_max: u64,
-    /// Wrong codes or secrets from one address before it has to wait, a minute at the most.
+    /// Wrong codes or secrets from one address without a wait, which is a minute at most.
     pub address_failures_free: u32,
 }
 
-impl Default for Config {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:8444".to_owned(),
@@ -95,10 +94,10 @@ impl Default for Config {
             bcrypt_workers: available_parallelism().map_or(1, NonZero::get),
             bcrypt_queue: 64,
             session_ttl_seconds: 24 * 60 * 60,
-            register_valid: ValidFor::WEEK,
+            register_valid: Validity::WEEK,
             auth_url: None,
             hub_url: None,
-            throttle: ThrottleSettings::default(),
+            throttle: RateLimitSettings::default(),
             trusted_proxies: TrustedProxies::default(),
             tls: TlsSettings::default(),
             log: LogSettings::default(),
@@ -106,7 +105,7 @@ impl Default for Config {
     }
 }
 
-impl Default for ThrottleSettings {
+impl Default for RateLimitSettings {
     fn default() -> Self {
         Self {
             login_burst: 30,
@@ -122,15 +121,23 @@ impl Default for ThrottleSettings {
     }
 }
 
-/// Sessions that live longer than a year are no sessions.
+/// A year: a longer life would make a session a password.
 const SESSION_TTL_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 
-impl Config {
-    /// Checks the bounds, which the types alone do not.
-    ///
-    /// # Errors
-    /// `ConfigError` that names the key and the mend.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for AuthConfig {
+    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
+        vec![("redis", &self.redis)]
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log.level
+    }
+}
+
+impl ServiceConfig for AuthConfig {
+    const SERVICE: &'static str = "auth";
+
+    fn check(&self) -> Result<(), ConfigError> {
         check_redis_url(&self.redis, "redis")?;
         check_key_prefix("key_prefix", &self.key_prefix)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
@@ -142,22 +149,16 @@ impl Config {
             self.session_ttl_seconds,
             SESSION_TTL_SECONDS_MIN..=SESSION_TTL_SECONDS_MAX,
         )?;
-        self.throttle.validate()
+        self.throttle.check()
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
     }
 }
 
-impl Settings for Config {
-    fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
-        vec![("redis", &self.redis)]
-    }
-
-    fn log_level(&self) -> &str {
-        &self.log.level
-    }
-}
-
-impl ThrottleSettings {
-    fn validate(&self) -> Result<(), ConfigError> {
+impl RateLimitSettings {
+    fn check(&self) -> Result<(), ConfigError> {
         for (key, count, least) in [
             ("throttle.login_burst", self.login_burst, 1),
             ("throttle.login_per_minute", self.login_per_minute, 1),
@@ -180,7 +181,7 @@ fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), Confi
         return Ok(());
     }
     let (least, most) = (range.start(), range.end());
-    let problem = format!("it is {value} and takes {least} to {most}");
+    let problem = format!("invalid value {value}: expected {least} to {most}");
     Err(ConfigError::bad(key, problem))
 }
 
@@ -189,17 +190,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_good_and_each_bound_names_its_key() {
-        Config::default().validate().unwrap();
-        let with = |change: fn(&mut Config)| {
-            let mut config = Config::default();
+    fn the_defaults_are_valid_and_each_bound_names_its_key() {
+        AuthConfig::default().check().unwrap();
+        let with = |change: fn(&mut AuthConfig)| {
+            let mut config = AuthConfig::default();
             change(&mut config);
-            config.validate().map_err(|error| error.to_string())
+            config.check().map_err(|error| error.to_string())
         };
         with(|config| config.bcrypt_cost = 4).unwrap();
         with(|config| config.bcrypt_cost = 16).unwrap();
         for (key, change) in [
-            ("bcrypt_cost", (|config| config.bcrypt_cost = 3) as fn(&mut Config)),
+            ("bcrypt_cost", (|config| config.bcrypt_cost = 3) as fn(&mut AuthConfig)),
             ("bcrypt_cost", |config| config.bcrypt_cost = 17),
             ("bcrypt_workers", |config| config.bcrypt_workers = 0),
             ("session_ttl_seconds", |config| config.session_ttl_seconds = 59),

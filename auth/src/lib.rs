@@ -1,22 +1,25 @@
-//! Auth: lets devices in. A device registers its own secret once, with a one-time code that an
-//! operator gave out, and trades that secret for session tokens, which the hub asks Redis about.
+//! Auth: registers devices and gives them session tokens. A device registers its own secret once, with a one-time
+//! code from an operator. It trades that secret for session tokens, which the hub checks in Redis.
+//!
+//! Modules stand in the order to read them: bounds and settings; the pure rules of registration and rate limits;
+//! the pool that hashes; Redis; the state that all routes share; metrics and commands.
 
 pub mod limits;
-pub mod passcode;
-pub mod registration;
-pub mod secret;
-pub mod pool;
-pub mod throttle;
-pub mod token;
-pub mod valid_for;
-
 pub mod config;
-pub mod metrics;
-pub mod store;
-
 pub mod commands;
-pub mod routes;
-pub mod service;
+
+mod validity;
+mod totp;
+mod device_secret;
+mod session_token;
+mod registration;
+mod rate_limit;
+mod hash_pool;
+mod store;
+mod metrics;
+mod state;
+mod metrics_page;
+mod routes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,111 +27,81 @@ use anyhow::Context;
 use axum::Router;
 use spoke_service::{
     config::ConfigError,
-    limits::DRAIN_TIMEOUT,
-    preflight::{require_supported, warn_once},
-    reload::Reloads,
-    server::{
-        Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind, serve_admin,
-        serve_devices,
-    },
+    daemon::{Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_redis},
+    server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
     shutdown::Shutdown,
-    systemd,
 };
-use spoke_store::{
-    Redis,
-    probe::{ready, watch},
-};
-use tracing::{info, warn};
+use spoke_store::{Redis, probe::ready};
 
 use crate::{
-    config::Config, limits::THROTTLE_KEYS_MAX, pool::Pool, service::Service, store::Store,
-    throttle::Throttle,
+    config::AuthConfig, hash_pool::HashPool, limits::RATE_LIMIT_KEYS_MAX, rate_limit::RateLimiter,
+    state::AuthState, store::AuthStore,
 };
 
-/// What SIGHUP changes; TLS only where it is on.
+/// The settings that SIGHUP changes; `tls` only where it is on.
 const LIVE: [&str; 4] = ["throttle", "bcrypt_workers", "bcrypt_queue", "tls"];
-/// Beyond the drain of the listeners, for the tasks around them.
-const FINISH_SLACK: Duration = Duration::from_secs(2);
 
-/// Serves until the shutdown begins, finishes what is in hand and returns. Redis need not be there
-/// at the start: until it is, requests are answered 503.
+/// Serves until the shutdown begins, finishes the requests in progress and returns. Redis may be down at the start:
+/// until it is up, requests are answered 503.
 ///
 /// # Errors
-/// When a setting turns out to be unusable.
-pub async fn run(
-    config: Config,
-    reloads: Reloads<Config>,
-    listeners: Listeners,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+/// [`ConfigError`] if a setting cannot be used; [`std::io::Error`] if an address cannot be bound.
+pub async fn run(daemon: Daemon<AuthConfig>) -> anyhow::Result<()> {
+    let Daemon { config, reloads, shutdown } = daemon;
+    // Here rather than with the other settings: a user who only lists clients may not read the key.
     let certificate = Certificate::open(&config.tls)?;
-    let redis = Redis::open_to_write(&config.redis, Store::probe_key(&config.key_prefix));
+    let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
+    let redis = Redis::open_to_write(&config.redis, AuthStore::probe_key(&config.key_prefix));
     let redis = redis.context("failed to use `redis`")?;
-    require_supported(&redis, "redis").await?;
-    shutdown.spawn("health", watch(redis.clone(), shutdown.token()));
-    shutdown.spawn("soundness", warn_once(redis.clone(), "redis", shutdown.clone()));
-    let service = Arc::new(service(&config, redis).await?);
-    let Listeners { public, admin } = listeners;
+    watch_redis(&redis, "redis", &shutdown).await?;
+    let state = Arc::new(open_state(&config, redis).await?);
 
-    let is_tls = certificate.is_some();
-    info!(address = %public.local_addr()?, tls = is_tls, "listening for devices");
-    let app = behind(routes::router(Arc::clone(&service)), &config.trusted_proxies);
-    let (room, stop) = (ConnectionLimit::of(&ServeLimits::default()), shutdown.clone());
-    shutdown.spawn("listener", serve_devices(public, certificate.clone(), app, room, stop));
-    let live = if is_tls { &LIVE[..] } else { &LIVE[..3] };
-    let apply = reload(Arc::clone(&service), certificate);
-    shutdown.spawn("settings", reloads.serve(live, apply, shutdown.clone()));
-    let (summing, stop) = (Arc::clone(&service), shutdown.clone());
-    shutdown.spawn("held back", async move { summing.sum_up(&stop).await });
-    if let Some(admin) = admin {
-        info!(address = %admin.local_addr()?, "listening for health and metrics");
-        let app = admin_routes(service, shutdown.clone());
-        let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
-        shutdown.spawn("admin listener", serve_admin(admin, app, hosts, shutdown.clone()));
-    }
-    systemd::ready();
-    shutdown.spawn("watchdog", systemd::feed_watchdog(shutdown.clone()));
+    let app = behind(routes::router(Arc::clone(&state)), &config.trusted_proxies);
+    let limit = ConnectionLimit::of(&ServeLimits::default());
+    serve_public(listeners.public, certificate.clone(), app, limit, &shutdown)?;
+    let hosts = config.admin_hosts.with_listen(&config.admin_listen);
+    serve_admin(listeners.admin, admin_app(&state, &shutdown), hosts, &shutdown)?;
+    let live = if certificate.is_some() { &LIVE[..] } else { &LIVE[..3] };
+    apply_reloads(reloads, live, reload(Arc::clone(&state), certificate), &shutdown);
+    let stop = shutdown.clone();
+    shutdown.spawn("log counts", async move { state.log_counts(&stop).await });
 
-    shutdown.begun().await;
-    systemd::stopping();
-    if !shutdown.finish(DRAIN_TIMEOUT + FINISH_SLACK).await {
-        warn!("stopped before all requests were finished");
-    }
+    run_until_shutdown(&shutdown).await;
     Ok(())
 }
 
-/// Changes at SIGHUP what can be changed.
+/// Returns the function that applies reloaded settings.
 fn reload(
-    service: Arc<Service>,
+    state: Arc<AuthState>,
     certificate: Option<Certificate>,
-) -> impl FnMut(&Config) -> Result<(), ConfigError> + Send {
+) -> impl FnMut(&AuthConfig) -> Result<(), ConfigError> + Send {
     move |new| {
         if let Some(certificate) = &certificate {
             certificate.reload(&new.tls)?;
         }
-        service.set_throttle(&new.throttle);
-        service.pool.resize(new.bcrypt_workers, new.bcrypt_queue);
+        state.set_rate_limits(&new.throttle);
+        state.hash_pool.resize(new.bcrypt_workers, new.bcrypt_queue);
         Ok(())
     }
 }
 
-async fn service(config: &Config, redis: Redis) -> anyhow::Result<Service> {
+async fn open_state(config: &AuthConfig, redis: Redis) -> anyhow::Result<AuthState> {
     let session_ttl = Duration::from_secs(config.session_ttl_seconds);
-    let store = Store::new(redis, &config.key_prefix, session_ttl);
+    let store = AuthStore::new(redis, &config.key_prefix, session_ttl);
     let (cost, workers, queue) = (config.bcrypt_cost, config.bcrypt_workers, config.bcrypt_queue);
-    let pool = tokio::task::spawn_blocking(move || Pool::new(cost, workers, queue)).await??;
-    let throttle = Throttle::new(&config.throttle, THROTTLE_KEYS_MAX);
-    Ok(Service::new(store, pool, throttle, session_ttl))
+    let pool = tokio::task::spawn_blocking(move || HashPool::new(cost, workers, queue)).await??;
+    let limiter = RateLimiter::new(&config.throttle, RATE_LIMIT_KEYS_MAX);
+    Ok(AuthState::new(store, pool, limiter, session_ttl))
 }
 
-fn admin_routes(service: Arc<Service>, shutdown: Shutdown) -> Router {
-    let store = service.store.clone();
+fn admin_app(state: &Arc<AuthState>, shutdown: &Shutdown) -> Router {
+    let (store, state) = (state.store.clone(), Arc::clone(state));
     let ready = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
         let store = store.clone();
         Box::pin(async move { ready(store.redis()).await })
     };
-    admin_router(shutdown, ready, move || {
-        let service = Arc::clone(&service);
-        Box::pin(async move { metrics::text(&service).await })
+    admin_router(shutdown.clone(), ready, move || {
+        let state = Arc::clone(&state);
+        Box::pin(async move { metrics_page::text(&state).await })
     })
 }

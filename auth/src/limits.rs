@@ -1,6 +1,6 @@
-//! Auth's own bounds, each with its reason.
+//! The bounds of auth, each with its reason.
 //!
-//! What a user may need to move is a setting whose default stands here; the rest is fixed.
+//! A bound that an operator may need to change is a setting. The others are fixed.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use std::time::Duration;
 
 /// Live session tokens of one client; a further login ends the oldest.
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
-/// How long a token stays good once it was refreshed: the answer may have got lost.
+/// Life of a token after it was refreshed: the response may have been lost.
 pub const REFRESHED_LIFE: Duration = Duration::from_secs(10 * 60);
-/// The least that `session_ttl_seconds` can be set to: a device asks for its next token after half of that,
-/// and an answer of auth may take as long as a bcrypt waits for its turn.
+/// Minimum of the setting `session_ttl_seconds`: a device asks for its next token after half of that, and a response
+/// may take as long as bcrypt is queued.
 pub const SESSION_TTL_SECONDS_MIN: u64 = 60;
 
 // ---- Auth -------------------------------------------------------------------------------------
 
-/// Bytes of one body sent to auth: a name, a secret and a code, with room for long escapes.
+/// Bytes of one body sent to auth: a client, a secret and a code, with long escapes.
 pub const AUTH_BODY_BYTES_MAX: usize = 8 * 1024;
-/// Wrong codes and proofs for one client, over the whole window of its deadline and all auth processes
-/// together; then its codes are locked. Each of six digits has three chances in a million, so one device is
-/// guessed with a chance of 100 × 3/10⁶ = 0.03 %. Agents register with a proof, which stays good.
+/// Wrong codes and proofs for one client, until its deadline and over all auth processes; then its codes are locked.
+/// Each code of six digits has three chances in a million, so the chance to guess one client's is
+/// 100 × 3/10⁶ = 0.03 %. Agents register with a proof, which stays valid.
 pub const WRONG_CODES_MAX: u32 = 100;
-/// Wrong codes and proofs for all clients together in `WRONG_CODES_ALL_WINDOW`; then a client's are locked
-/// at `WRONG_CODES_FEW`. That any of 400 devices that wait is guessed has a chance of
-/// (1,000 + 400) × 3/10⁶ = 0.4 %, where a hundred for each would be 11 %.
+/// Wrong codes and proofs for all clients together in [`WRONG_CODES_ALL_WINDOW`]; then a client's are locked at
+/// [`WRONG_CODES_FEW`]. The chance to guess the code of any of 400 waiting devices is (1,000 + 400) × 3/10⁶ = 0.4 %,
+/// where a hundred for each would be 11 %.
 pub const WRONG_CODES_ALL_MAX: u32 = 1000;
-/// How long those of all clients are counted together: as long as a client waits by default.
+/// Window of [`WRONG_CODES_ALL_MAX`]: the default time to register.
 pub const WRONG_CODES_ALL_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Wrong codes for one client while there are too many for all. The first is looked at: it may be right.
+/// Wrong codes for one client while there are too many for all. The first is checked: it may be right.
 pub const WRONG_CODES_FEW: u32 = 1;
-/// Names and addresses whose rate auth watches at a time; some 20 MB when all are in use.
-pub const THROTTLE_KEYS_MAX: usize = 100_000;
+/// Clients and addresses with rate limits in use; some 20 MB for all.
+pub const RATE_LIMIT_KEYS_MAX: usize = 100_000;

@@ -1,12 +1,12 @@
-//! `spoke-auth`: the auth service, and the commands by which clients are let in and shut out.
+//! `spoke-auth`: the auth service, and the commands that register and revoke clients.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use spoke_auth::commands::Cli;
+use spoke_auth::commands::AuthCli;
 use spoke_service::cli::process;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process("spoke-auth", Cli::parse().run()).await
+    process("spoke-auth", AuthCli::parse().run()).await
 }

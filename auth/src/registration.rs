@@ -1,118 +1,129 @@
-//! Who may register: pure. What is stored, what was sent and the time go in; what to do comes out.
+//! Decides whether a device may register. Pure: the stored client, the request and the time go in, a
+//! [`RegistrationPlan`] comes out.
 //!
-//! Whatever the reason for a refusal, one bcrypt run comes before it and one answer after it.
+//! Whatever the reason for a refusal, one bcrypt run comes before it and the response is the same.
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::client_id::ClientId;
 
 use crate::{
-    passcode::{OtpSecret, Passcode, Proof, matching_step, proven_step},
-    secret::DeviceSecret,
-    store::{Attempt, Counted},
+    device_secret::DeviceSecret,
+    store::{AttemptCount, RegistrationLookup},
+    totp::{OtpSecret, Passcode, Proof, matching_step, proven_step},
 };
 
-/// What a device registers with.
+/// The evidence that a device may register.
 #[derive(Debug)]
-pub enum Evidence {
-    /// Six digits, for people and other programs.
+pub(crate) enum RegistrationEvidence {
+    /// A one-time code, typed by an operator or sent by another program.
     Code(Passcode),
-    /// What an agent sends.
+    /// The proof that an agent sends.
     Proof(Proof),
 }
 
-/// A device's wish to register.
+/// A request to register.
 #[derive(Debug)]
-pub struct Offer {
-    /// Who it says to be.
-    pub client: ClientId,
-    /// The secret it wants to be known by.
-    pub secret: DeviceSecret,
-    /// What shows that it may.
-    pub evidence: Evidence,
+pub(crate) struct RegistrationRequest {
+    /// The claimed client.
+    pub(crate) client: ClientId,
+    /// The secret to register.
+    pub(crate) secret: DeviceSecret,
+    /// The code or the proof.
+    pub(crate) evidence: RegistrationEvidence,
 }
 
-/// What to do about a registration.
+/// The next step of a registration.
 #[derive(Debug)]
-pub enum Plan {
-    /// Hash the secret and register it; the store has the last word.
+pub(crate) enum RegistrationPlan {
+    /// Hash the secret and register it; the store decides.
     Register {
-        /// What the code was checked with.
+        /// The OTP secret that the code was checked with.
         otp_secret: SecretString,
-        /// The step the code belongs to.
+        /// The time step that the code belongs to.
         step: u64,
     },
-    /// The client is registered, and until its window closes the same registration may be repeated:
-    /// succeed if this is the secret behind the hash, else refuse.
+    /// The client is registered, and the same registration may be repeated until its deadline: succeed if the secret
+    /// matches the hash, else refuse.
     Compare {
         /// The stored hash.
         secret_hash: SecretString,
         /// How the code counts if the secret differs.
-        guess: Guess,
+        code: CodeCheck,
     },
-    /// Hash something, then refuse.
+    /// Run bcrypt, then refuse.
     Refuse {
         /// How the code counts.
-        guess: Guess,
+        code: CodeCheck,
     },
 }
 
-/// Whether a refused code counts as a guess. Devices that all hold the right code, and of which all
-/// but one come too late, are not guessing.
+/// Whether a refused code counts as a guess. A right code does not: several devices may have the same one, and all
+/// but one come too late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guess {
+pub(crate) enum CodeCheck {
     /// The code is wrong.
     Wrong,
-    /// The code is right, and refused for another reason.
+    /// The code is right, and the registration is refused for another reason.
     Right,
 }
 
-impl Plan {
-    /// Whether the code or proof is right, which a stranger's never is.
-    pub fn guess(&self) -> Guess {
+impl RegistrationPlan {
+    /// Returns whether the code or proof is right.
+    pub(crate) fn code_check(&self) -> CodeCheck {
         match self {
-            Self::Register { .. } => Guess::Right,
-            Self::Compare { guess, .. } | Self::Refuse { guess } => *guess,
+            Self::Register { .. } => CodeCheck::Right,
+            Self::Compare { code, .. } | Self::Refuse { code } => *code,
         }
     }
 }
 
-/// Decides what to do with this offer to a client of whom `attempt` tells.
-pub fn plan(attempt: &Attempt, offer: &Offer, now_ms: u64) -> Plan {
-    let Some(record) = &attempt.record else { return Plan::Refuse { guess: Guess::Wrong } };
-    let step = matching_step_of(attempt, offer, now_ms);
-    let guess = if step.is_some() { Guess::Right } else { Guess::Wrong };
+/// Decides the next step for this request to register the client of `lookup`.
+pub(crate) fn plan(
+    lookup: &RegistrationLookup,
+    request: &RegistrationRequest,
+    now_ms: u64,
+) -> RegistrationPlan {
+    let Some(record) = &lookup.record else {
+        return RegistrationPlan::Refuse { code: CodeCheck::Wrong };
+    };
+    let step = find_step(lookup, request, now_ms);
+    let code = if step.is_some() { CodeCheck::Right } else { CodeCheck::Wrong };
     if record.is_disabled {
-        return Plan::Refuse { guess };
+        return RegistrationPlan::Refuse { code };
     }
     if let Some(secret_hash) = &record.secret_hash {
         let is_open = record.reg_window_ms.is_some_and(|until| now_ms < until);
         return if is_open {
-            Plan::Compare { secret_hash: secret_hash.clone(), guess }
+            RegistrationPlan::Compare { secret_hash: secret_hash.clone(), code }
         } else {
-            Plan::Refuse { guess }
+            RegistrationPlan::Refuse { code }
         };
     }
     let is_in_time = record.reg_deadline_ms.is_some_and(|until| now_ms < until);
     let is_new = |step: u64| record.otp_step.is_none_or(|last| step > last);
     match (step, &record.otp_secret) {
         (Some(step), Some(otp_secret)) if is_in_time && is_new(step) => {
-            Plan::Register { otp_secret: otp_secret.clone(), step }
+            RegistrationPlan::Register { otp_secret: otp_secret.clone(), step }
         }
-        _ => Plan::Refuse { guess },
+        _ => RegistrationPlan::Refuse { code },
     }
 }
 
-/// A code is not looked at while codes are locked: so many were looked at before.
-fn matching_step_of(attempt: &Attempt, offer: &Offer, now_ms: u64) -> Option<u64> {
-    let otp_secret = attempt.record.as_ref()?.otp_secret.as_ref()?;
+/// Returns the time step of the code or proof. A code is not checked while the client's codes are locked.
+fn find_step(
+    lookup: &RegistrationLookup,
+    request: &RegistrationRequest,
+    now_ms: u64,
+) -> Option<u64> {
+    let otp_secret = lookup.record.as_ref()?.otp_secret.as_ref()?;
     let otp_secret: OtpSecret = otp_secret.expose_secret().parse().ok()?;
     let now_seconds = now_ms / 1000;
-    match &offer.evidence {
-        Evidence::Code(_) if attempt.counted == Counted::Locked => None,
-        Evidence::Code(code) => matching_step(&otp_secret, code, now_seconds),
-        Evidence::Proof(proof) => {
-            let of = (&offer.client, offer.secret.text());
-            proven_step(&otp_secret, proof, of, now_seconds)
+    match &request.evidence {
+        RegistrationEvidence::Code(_) if lookup.count == AttemptCount::Locked => None,
+        RegistrationEvidence::Code(code) => matching_step(&otp_secret, code, now_seconds),
+        RegistrationEvidence::Proof(proof) => {
+            let subject = (&request.client, request.secret.text());
+            proven_step(&otp_secret, proof, subject, now_seconds)
         }
     }
 }
@@ -152,17 +163,17 @@ mod tests {
         OTP_SECRET.parse::<OtpSecret>().unwrap().code_of(step)
     }
 
-    fn offer(evidence: Evidence) -> Offer {
+    fn request(evidence: RegistrationEvidence) -> RegistrationRequest {
         let secret = DeviceSecret::new(SECRET.into()).unwrap();
-        Offer { client: "dev1".parse().unwrap(), secret, evidence }
+        RegistrationRequest { client: "dev1".parse().unwrap(), secret, evidence }
     }
 
     fn plan_for(record: ClientRecord, code: &Passcode) -> String {
-        let attempt = Attempt { record: Some(record), counted: Counted::Not };
-        match plan(&attempt, &offer(Evidence::Code(code.clone())), NOW_MS) {
-            Plan::Register { step, .. } => format!("register {}", step.abs_diff(STEP)),
-            Plan::Compare { guess, .. } => format!("compare {guess:?}"),
-            Plan::Refuse { guess } => format!("refuse {guess:?}"),
+        let lookup = RegistrationLookup { record: Some(record), count: AttemptCount::NotCounted };
+        match plan(&lookup, &request(RegistrationEvidence::Code(code.clone())), NOW_MS) {
+            RegistrationPlan::Register { step, .. } => format!("register {}", step.abs_diff(STEP)),
+            RegistrationPlan::Compare { code, .. } => format!("compare {code:?}"),
+            RegistrationPlan::Refuse { code } => format!("refuse {code:?}"),
         }
     }
 
@@ -213,7 +224,7 @@ mod tests {
             ("repeated", registered(), &right, "compare Right"),
             ("repeated with an old code", registered(), &wrong, "compare Wrong"),
             (
-                "repeated when the window is closed",
+                "repeated when the deadline has passed",
                 ClientRecord { reg_window_ms: Some(NOW_MS), ..registered() },
                 &right,
                 "refuse Right",
@@ -238,23 +249,23 @@ mod tests {
 
     #[test]
     fn an_unknown_client_counts_as_a_wrong_guess() {
-        let unknown = Attempt { record: None, counted: Counted::Not };
-        let plan = plan(&unknown, &offer(Evidence::Code(code_of(STEP))), NOW_MS);
-        assert!(matches!(plan, Plan::Refuse { guess: Guess::Wrong }));
+        let unknown = RegistrationLookup { record: None, count: AttemptCount::NotCounted };
+        let plan = plan(&unknown, &request(RegistrationEvidence::Code(code_of(STEP))), NOW_MS);
+        assert!(matches!(plan, RegistrationPlan::Refuse { code: CodeCheck::Wrong }));
     }
 
     #[test]
-    fn a_proof_registers_while_codes_are_locked_and_a_code_is_not_even_looked_at() {
+    fn a_proof_registers_while_codes_are_locked_and_a_code_is_not_checked() {
         let key = totp_rs::Secret::Encoded(OTP_SECRET.into()).to_bytes().unwrap();
         let proof = |client: &str, secret: &str| {
             let proof = registration_proof(&key, &client.parse().unwrap(), STEP, &secret.into());
-            Evidence::Proof(proof.expose_secret().parse().unwrap())
+            RegistrationEvidence::Proof(proof.expose_secret().parse().unwrap())
         };
-        let locked = Attempt { record: Some(waiting()), counted: Counted::Locked };
-        let guess = |evidence| plan(&locked, &offer(evidence), NOW_MS).guess();
-        assert_eq!(guess(Evidence::Code(code_of(STEP))), Guess::Wrong);
-        assert_eq!(guess(proof("dev1", SECRET)), Guess::Right);
-        assert_eq!(guess(proof("dev2", SECRET)), Guess::Wrong);
-        assert_eq!(guess(proof("dev1", "another-secret-of-some-length")), Guess::Wrong);
+        let locked = RegistrationLookup { record: Some(waiting()), count: AttemptCount::Locked };
+        let check = |evidence| plan(&locked, &request(evidence), NOW_MS).code_check();
+        assert_eq!(check(RegistrationEvidence::Code(code_of(STEP))), CodeCheck::Wrong);
+        assert_eq!(check(proof("dev1", SECRET)), CodeCheck::Right);
+        assert_eq!(check(proof("dev2", SECRET)), CodeCheck::Wrong);
+        assert_eq!(check(proof("dev1", "another-secret-of-some-length")), CodeCheck::Wrong);
     }
 }

@@ -1,9 +1,9 @@
-//! What auth keeps in Redis: clients and their sessions. What has to change together changes in one
-//! script, and whatever a script's caller found out beforehand the script checks again.
+//! Auth's part of Redis: clients and their sessions. Changes that belong together are made by one script, and each
+//! script checks again what its caller has read before.
 
 mod keys;
-mod operator;
-mod record;
+mod admin;
+mod client_record;
 mod scripts;
 
 use std::time::Duration;
@@ -12,11 +12,11 @@ use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::client_id::ClientId;
 use spoke_store::{Redis, StoreError, session_tokens};
 
-pub use operator::{Extended, Listed, Provisioning};
-pub use record::{ClientRecord, Standing};
+pub(crate) use admin::{ClientListing, ExtendResult, ProvisionMode};
+pub(crate) use client_record::{ClientRecord, RegistrationState};
 
 use self::{
-    keys::Keys,
+    keys::AuthKeys,
     scripts::{ATTEMPT, FORGIVE, LOGIN, LOGOUT, REFRESH, REGISTER, ROTATE},
 };
 use crate::{
@@ -24,93 +24,103 @@ use crate::{
         REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
         WRONG_CODES_FEW, WRONG_CODES_MAX,
     },
-    token::SessionToken,
+    session_token::SessionToken,
 };
 
-/// Auth's part of Redis. Cheap to clone.
+/// Reads and writes clients and sessions. Cheap to clone.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct AuthStore {
     redis: Redis,
     prefix: String,
-    keys: Keys,
+    keys: AuthKeys,
     session_ttl: Duration,
 }
 
-/// A client as it was found by an attempt to register.
+/// A client, read for a registration.
 #[derive(Debug)]
-pub struct Attempt {
-    /// What is known of it; none for an unknown one.
-    pub record: Option<ClientRecord>,
-    /// How the attempt was counted.
-    pub counted: Counted,
+pub(crate) struct RegistrationLookup {
+    /// `None` for an unknown client.
+    pub(crate) record: Option<ClientRecord>,
+    /// How the registration was counted.
+    pub(crate) count: AttemptCount,
 }
 
-/// How an attempt to register was counted.
+/// How a registration was counted before its code was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// Not at all: nobody can register here.
-    Not,
-    /// As a wrong one.
+pub(crate) enum AttemptCount {
+    /// Not counted: the client cannot register.
+    NotCounted,
+    /// Counted as wrong.
     Wrong {
-        /// Of how many in the client's window.
+        /// Wrong ones in the client's window, this one included.
         count: u32,
-        /// Of how many for all clients.
+        /// Wrong ones for all clients, this one included.
         all: u32,
         /// Whether codes are locked from now on.
         is_last: bool,
     },
-    /// Not at all: there were too many, and codes are locked.
+    /// Not counted: there were too many, and the client's codes are locked.
     Locked,
 }
 
-/// What a registration came to.
+/// The result of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
+pub(crate) enum RegisterResult {
     /// The secret is the client's from now on.
-    Yes,
+    Registered,
     /// The client has a secret already, this one or another.
     Taken,
-    /// The deadline passed, the code was used, or the client was revoked or provisioned again.
-    No,
+    /// The deadline has passed, the code was used, or the client was revoked or provisioned again.
+    Refused,
 }
 
-/// A registration whose code was found right.
-pub struct Registration<'a> {
-    /// Who registers.
-    pub client: &'a ClientId,
-    /// The OTP secret that the code was checked with, as stored.
-    pub otp_secret: &'a SecretString,
-    /// The step the code belongs to.
-    pub step: u64,
-    /// When this is, ms since 1970.
-    pub now_ms: u64,
-    /// The bcrypt hash of the device's secret.
-    pub secret_hash: &'a SecretString,
-    /// The tag of the device's secret.
-    pub secret_tag: &'a str,
+/// A bcrypt hash of a device's secret, and the secret's tag.
+#[derive(Clone, Copy)]
+pub(crate) struct TaggedHash<'a> {
+    /// The bcrypt hash.
+    pub(crate) hash: &'a SecretString,
+    /// [`DeviceSecret::tag`](crate::device_secret::DeviceSecret::tag).
+    pub(crate) tag: &'a str,
 }
 
-impl Store {
-    /// The keys below `prefix`; sessions opened here live for `session_ttl`.
-    pub fn new(redis: Redis, prefix: &str, session_ttl: Duration) -> Self {
-        Self { redis, prefix: prefix.to_owned(), keys: Keys::new(prefix), session_ttl }
+/// A registration with a right code or proof.
+pub(crate) struct Registration<'a> {
+    /// The client that registers.
+    pub(crate) client: &'a ClientId,
+    /// The stored OTP secret that the code was checked with.
+    pub(crate) otp_secret: &'a SecretString,
+    /// The time step that the code belongs to.
+    pub(crate) step: u64,
+    /// The time of the registration, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// The device's secret.
+    pub(crate) secret: TaggedHash<'a>,
+}
+
+impl AuthStore {
+    /// Uses the keys below `prefix`. Sessions live for `session_ttl`.
+    pub(crate) fn new(redis: Redis, prefix: &str, session_ttl: Duration) -> Self {
+        Self { redis, prefix: prefix.to_owned(), keys: AuthKeys::new(prefix), session_ttl }
     }
 
-    /// Its Redis, for the figures.
-    pub fn redis(&self) -> &Redis {
+    /// Returns the Redis, for its statistics.
+    pub(crate) fn redis(&self) -> &Redis {
         &self.redis
     }
 
-    /// Is never there: what a probe would write to.
-    pub fn probe_key(prefix: &str) -> String {
+    /// Returns the key that a probe writes to. It never exists.
+    pub(crate) fn probe_key(prefix: &str) -> String {
         format!("{prefix}:probe:x")
     }
 
-    /// What is known of a client; none for an unknown one.
+    /// Reads a client; `None` for an unknown one.
     ///
     /// # Errors
-    /// `StoreError`, as for all that follow.
-    pub async fn client(&self, client: &ClientId) -> Result<Option<ClientRecord>, StoreError> {
+    /// [`StoreError`], as of all methods below.
+    pub(crate) async fn client(
+        &self,
+        client: &ClientId,
+    ) -> Result<Option<ClientRecord>, StoreError> {
         let key = self.keys.client(client);
         let mut pipe = redis::pipe();
         pipe.exists(&key).hmget(&key, &ClientRecord::FIELDS);
@@ -119,8 +129,12 @@ impl Store {
         Ok(exists.then_some(record))
     }
 
-    /// Reads a client that somebody wants to register, and counts that as wrong until `forgive`.
-    pub async fn attempt(&self, client: &ClientId, now_ms: u64) -> Result<Attempt, StoreError> {
+    /// Reads a client for a registration, and counts a wrong code until [`forgive`](Self::forgive).
+    pub(crate) async fn attempt(
+        &self,
+        client: &ClientId,
+        now_ms: u64,
+    ) -> Result<RegistrationLookup, StoreError> {
         let mut call = ATTEMPT.prepare_invoke();
         call.key(self.keys.client(client))
             .key(self.keys.wrong_codes())
@@ -130,81 +144,86 @@ impl Store {
             .arg(WRONG_CODES_FEW)
             .arg(WRONG_CODES_ALL_WINDOW.as_millis() as u64)
             .arg(&ClientRecord::FIELDS);
-        let (is_there, record, word, count, all): (bool, ClientRecord, String, u32, u32) =
+        let (exists, record, word, count, all): (bool, ClientRecord, String, u32, u32) =
             self.redis.invoke(&call).await?;
-        let counted = match word.as_str() {
-            "counted" => Counted::Wrong { count, all, is_last: false },
-            "last" => Counted::Wrong { count, all, is_last: true },
-            "locked" => Counted::Locked,
-            _ => Counted::Not,
+        let count = match word.as_str() {
+            "counted" => AttemptCount::Wrong { count, all, is_last: false },
+            "last" => AttemptCount::Wrong { count, all, is_last: true },
+            "locked" => AttemptCount::Locked,
+            _ => AttemptCount::NotCounted,
         };
-        Ok(Attempt { record: is_there.then_some(record), counted })
+        Ok(RegistrationLookup { record: exists.then_some(record), count })
     }
 
-    /// Takes back what `attempt` counted for the client's deadline.
-    pub async fn forgive(&self, client: &ClientId, deadline_ms: u64) -> Result<(), StoreError> {
+    /// Takes back the wrong code that [`attempt`](Self::attempt) counted for the client's deadline.
+    pub(crate) async fn forgive(
+        &self,
+        client: &ClientId,
+        deadline_ms: u64,
+    ) -> Result<(), StoreError> {
         let mut call = FORGIVE.prepare_invoke();
         call.key(self.keys.client(client)).key(self.keys.wrong_codes()).arg(deadline_ms);
         self.redis.invoke(&call).await
     }
 
-    /// Registers the client unless somebody was faster.
-    pub async fn register(&self, it: &Registration<'_>) -> Result<Registered, StoreError> {
+    /// Registers the client, unless it is registered already.
+    pub(crate) async fn register(
+        &self,
+        it: &Registration<'_>,
+    ) -> Result<RegisterResult, StoreError> {
         let mut call = REGISTER.prepare_invoke();
         call.key(self.keys.client(it.client))
             .key(self.keys.sessions(it.client))
             .arg(it.otp_secret.expose_secret())
             .arg(it.step)
             .arg(it.now_ms)
-            .arg(it.secret_hash.expose_secret())
-            .arg(it.secret_tag);
+            .arg(it.secret.hash.expose_secret())
+            .arg(it.secret.tag);
         let answer: String = self.redis.invoke(&call).await?;
         Ok(match answer.as_str() {
-            "registered" => Registered::Yes,
-            "taken" => Registered::Taken,
-            _ => Registered::No,
+            "registered" => RegisterResult::Registered,
+            "taken" => RegisterResult::Taken,
+            _ => RegisterResult::Refused,
         })
     }
 
-    /// Takes down the secret that a client wants to have next, as hash and tag, if this is still its
-    /// secret. False when it is not.
-    pub async fn rotate(
+    /// Stores the next secret of a client, if `secret_hash` is still the hash of its secret. Returns `false` if not.
+    pub(crate) async fn rotate(
         &self,
         client: &ClientId,
         secret_hash: &SecretString,
-        (next_hash, next_tag): (&SecretString, &str),
+        next: TaggedHash<'_>,
     ) -> Result<bool, StoreError> {
         let mut call = ROTATE.prepare_invoke();
         call.key(self.keys.client(client))
             .arg(secret_hash.expose_secret())
-            .arg(next_hash.expose_secret())
-            .arg(next_tag);
+            .arg(next.hash.expose_secret())
+            .arg(next.tag);
         self.redis.invoke(&call).await
     }
 
-    /// Opens a session, if this is still a secret of the client's. False when it is not.
-    pub async fn log_in(
+    /// Opens a session, if this is still a secret of the client. Returns `false` if not.
+    pub(crate) async fn log_in(
         &self,
         client: &ClientId,
-        (secret_hash, secret_tag): (&SecretString, &str),
+        secret: TaggedHash<'_>,
         token: &SessionToken,
     ) -> Result<bool, StoreError> {
         let mut call = LOGIN.prepare_invoke();
         call.key(self.keys.client(client))
             .key(self.session_key(token))
             .key(self.keys.sessions(client))
-            .arg(secret_hash.expose_secret())
+            .arg(secret.hash.expose_secret())
             .arg(client.as_str())
             .arg(self.session_ttl_ms())
             .arg(TOKENS_PER_CLIENT_MAX)
-            .arg(secret_tag);
+            .arg(secret.tag);
         self.redis.invoke(&call).await
     }
 
-    /// Opens a session with `new` for the client who holds `live`, which stays for `REFRESHED_LIFE` at
-    /// most. False when that has ended or its
-    /// client may not come any more.
-    pub async fn refresh(
+    /// Opens the session `new` for the holder of `live`, which lives for [`REFRESHED_LIFE`] at most from now on.
+    /// Returns `false` if `live` has ended or its client was revoked.
+    pub(crate) async fn refresh(
         &self,
         client: &ClientId,
         live: &SessionToken,
@@ -222,8 +241,8 @@ impl Store {
         self.redis.invoke(&call).await
     }
 
-    /// Ends a client's session and all others of the same login. False when it had ended before.
-    pub async fn log_out(
+    /// Ends a client's session and all others of the same login. Returns `false` if it had ended before.
+    pub(crate) async fn log_out(
         &self,
         client: &ClientId,
         token: &SessionToken,
@@ -233,8 +252,11 @@ impl Store {
         self.redis.invoke(&call).await
     }
 
-    /// The client of a live session; none when it has ended or its client may not come any more.
-    pub async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
+    /// Returns the client of a live session; `None` if the session has ended or its client was revoked.
+    pub(crate) async fn client_of(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<ClientId>, StoreError> {
         let sessions = session_tokens::SessionTokens::new(self.redis.clone(), &self.prefix);
         Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
     }

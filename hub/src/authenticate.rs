@@ -54,7 +54,7 @@ impl Caller {
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
         // Keeps the connection from eviction while the token is checked.
-        let vouched = place.vouch();
+        let vouched = place.mark_authenticated();
         let found = hub.store_result(hub.sessions.client_of(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));

@@ -162,7 +162,7 @@ fn events(
     render: impl Fn(&FleetSnapshot) -> Option<Markup> + Send + 'static,
 ) -> Response {
     // A viewer counts as authenticated, so that its connection is not evicted.
-    let held = (viewer, place.vouch(), render, String::new());
+    let held = (viewer, place.mark_authenticated(), render, String::new());
     let events = stream::unfold(held, |(mut viewer, vouched, render, shown)| async move {
         loop {
             let snapshot = viewer.next().await;

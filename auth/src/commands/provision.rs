@@ -1,4 +1,4 @@
-//! `spoke-auth provision C`, or of a whole list.
+//! `spoke-auth provision C`, or a whole list of clients.
 
 mod bulk;
 
@@ -15,16 +15,19 @@ use serde_json::json;
 use spoke_protocol::client_id::ClientId;
 use spoke_service::config::ServiceUrl;
 
-use super::client::{now_ms, time};
-use crate::{config::Config, passcode::OtpSecret, store::Provisioning, valid_for::ValidFor};
+use super::{
+    format::{now_ms, sessions, time},
+    open_store::open_store,
+};
+use crate::{config::AuthConfig, store::ProvisionMode, totp::OtpSecret, validity::Validity};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ProvisionArgs {
     /// The client's name: letters, digits and . _ - (64 at most)
     #[arg(required_unless_present = "from")]
     client: Option<ClientId>,
-    /// A list of clients instead, one a line; behind a comma how long that one may register. Those that
-    /// an earlier run has made are passed over
+    /// A list of clients instead, one per line; after a comma how long that one may register. Clients that
+    /// an earlier run has provisioned are skipped
     #[arg(long, value_name = "CSV", conflicts_with_all = ["client", "json"], requires = "out")]
     from: Option<PathBuf>,
     /// With --from: where each client gets a folder with `agent.toml` and `otp-secret`, the two files of
@@ -33,30 +36,30 @@ pub(super) struct Args {
     out: Option<PathBuf>,
     /// How long it may register, such as 12h or 7d [default: the setting register_valid]
     #[arg(long, value_name = "TIME")]
-    valid: Option<ValidFor>,
-    /// A known client too: what it had is void and its sessions end
+    valid: Option<Validity>,
+    /// A known client too: its former secret is void and its sessions end
     #[arg(long)]
     again: bool,
-    /// Where devices reach auth, for the line to paste [default: the setting auth_url]
+    /// URL of auth for devices, for the command to run [default: the setting auth_url]
     #[arg(long, value_name = "URL")]
     auth_url: Option<ServiceUrl>,
-    /// Where devices reach the hub, for the line to paste [default: the setting hub_url]
+    /// URL of the hub for devices, for the command to run [default: the setting hub_url]
     #[arg(long, value_name = "URL")]
     hub_url: Option<ServiceUrl>,
-    /// For programs: an object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What was made for a client.
-struct Provisioned {
+/// A client that was just provisioned.
+struct ProvisionedClient {
     client: ClientId,
     otp_secret: OtpSecret,
     deadline_ms: u64,
     sessions_ended: u64,
 }
 
-pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &AuthConfig, mut args: ProvisionArgs) -> anyhow::Result<()> {
     args.auth_url = args.auth_url.or(config.auth_url.clone());
     args.hub_url = args.hub_url.or(config.hub_url.clone());
     match (args.client.clone(), &args.from, &args.out) {
@@ -66,25 +69,24 @@ pub(super) async fn run(config: &Config, mut args: Args) -> anyhow::Result<()> {
     }
 }
 
-async fn one(config: &Config, client: ClientId, args: Args) -> anyhow::Result<()> {
+async fn one(config: &AuthConfig, client: ClientId, args: ProvisionArgs) -> anyhow::Result<()> {
     let deadline_ms = args.valid.unwrap_or(config.register_valid).deadline_ms(now_ms()?);
-    let provisioning = if args.again { Provisioning::Again } else { Provisioning::New };
-    let otp_secret = OtpSecret::generate().context("failed to make a secret")?;
-    let ended = super::store(config)?
-        .provision(&client, &otp_secret.to_base32(), deadline_ms, provisioning)
-        .await?;
+    let mode = if args.again { ProvisionMode::Again } else { ProvisionMode::New };
+    let otp_secret = OtpSecret::generate().context("failed to generate a secret")?;
+    let ended =
+        open_store(config)?.provision(&client, &otp_secret.to_base32(), deadline_ms, mode).await?;
     let sessions_ended = ended.with_context(|| {
         format!(
-            "{client} is known already; `spoke-auth show {client}` says how it stands, and --again \
-             makes it a new OTP secret, voids what it had and ends its sessions"
+            "{client} exists already; `spoke-auth show {client}` shows its state, and --again gives it a new \
+             OTP secret, voids its former one and ends its sessions"
         )
     })?;
-    let made = Provisioned { client, otp_secret, deadline_ms, sessions_ended };
+    let made = ProvisionedClient { client, otp_secret, deadline_ms, sessions_ended };
     let text = if args.json { as_json(&made, &args)? } else { as_text(&made, &args)? };
     Ok(spoke_service::cli::print(&text)?)
 }
 
-fn as_json(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
+fn as_json(made: &ProvisionedClient, args: &ProvisionArgs) -> anyhow::Result<String> {
     let object = json!({
         "client": made.client,
         "otpSecret": made.otp_secret.to_base32().expose_secret(),
@@ -96,25 +98,24 @@ fn as_json(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
 }
 
-fn as_text(made: &Provisioned, args: &Args) -> anyhow::Result<String> {
-    let Provisioned { client, otp_secret, deadline_ms, sessions_ended } = made;
+fn as_text(made: &ProvisionedClient, args: &ProvisionArgs) -> anyhow::Result<String> {
+    let ProvisionedClient { client, otp_secret, deadline_ms, sessions_ended } = made;
     let url = otp_secret.to_url(client.as_str());
     let mut text = format!("{client} may register until {}\n", time(*deadline_ms));
     if args.again {
-        writeln!(text, "what it had is void; {} ended", super::sessions(*sessions_ended))?;
+        writeln!(text, "its former secret is void; {} ended", sessions(*sessions_ended))?;
     }
     writeln!(text, "\nOTP secret   {}", otp_secret.to_base32().expose_secret())?;
     writeln!(text, "otpauth URL  {}\n\n{}", url.expose_secret(), qr_code(url.expose_secret())?)?;
     writeln!(text, "\non the device:\n\n  {}\n", enrol_line(made, args))?;
     if args.auth_url.is_none() || args.hub_url.is_none() {
-        let how =
-            "the settings auth_url and hub_url, or --auth-url and --hub-url, put them in here";
+        let how = "set auth_url and hub_url, or give --auth-url and --hub-url";
         writeln!(text, "with your own addresses ({how})")?;
     }
     Ok(text)
 }
 
-fn enrol_line(made: &Provisioned, args: &Args) -> String {
+fn enrol_line(made: &ProvisionedClient, args: &ProvisionArgs) -> String {
     let url = |given: &Option<ServiceUrl>, example: &str| {
         given.as_ref().map_or_else(|| example.to_owned(), ToString::to_string)
     };
@@ -127,7 +128,7 @@ fn enrol_line(made: &Provisioned, args: &Args) -> String {
     )
 }
 
-/// Light on dark, whatever the colours of the terminal; where there is none, without colours.
+/// Renders light on dark, whatever the colours of the terminal; without colours where there is none.
 fn qr_code(url: &str) -> anyhow::Result<String> {
     let code = QrCode::with_error_correction_level(url, EcLevel::L)?;
     let (dark, light) = (Dense1x2::Light, Dense1x2::Dark);

@@ -2,19 +2,23 @@
 
 use anyhow::Context;
 use spoke_protocol::client_id::ClientId;
+use spoke_service::cli::print;
 
-use crate::config::Config;
+use super::{
+    format::{sessions, unknown},
+    open_store::open_store,
+};
+use crate::config::AuthConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct RevokeArgs {
     /// The client's name
     client: ClientId,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &AuthConfig, args: &RevokeArgs) -> anyhow::Result<()> {
     let client = &args.client;
-    let ended = super::store(config)?.revoke(client).await?;
-    let ended = ended.with_context(|| super::unknown(client))?;
-    let sessions = super::sessions(ended);
-    Ok(spoke_service::cli::print(&format!("{client} is revoked; {sessions} ended\n"))?)
+    let ended = open_store(config)?.revoke(client).await?;
+    let ended = sessions(ended.with_context(|| unknown(client))?);
+    Ok(print(&format!("{client} is revoked; {ended} ended\n"))?)
 }

@@ -2,31 +2,35 @@
 
 use anyhow::Context;
 use spoke_protocol::client_id::ClientId;
+use spoke_service::cli::print;
 
-use super::client::{as_json, now_ms, standing};
-use crate::config::Config;
+use super::{
+    format::{as_json, now_ms, standing, unknown},
+    open_store::open_store,
+};
+use crate::config::AuthConfig;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ShowArgs {
     /// The client's name
     client: ClientId,
-    /// For programs: an object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: &AuthConfig, args: &ShowArgs) -> anyhow::Result<()> {
     let client = &args.client;
-    let listed = super::store(config)?.show(client).await?;
-    let listed = listed.with_context(|| super::unknown(client))?;
+    let listing = open_store(config)?.show(client).await?;
+    let listing = listing.with_context(|| unknown(client))?;
     let now_ms = now_ms()?;
     let text = if args.json {
-        format!("{}\n", serde_json::to_string_pretty(&as_json(&listed, now_ms))?)
+        format!("{}\n", serde_json::to_string_pretty(&as_json(&listing, now_ms))?)
     } else {
-        let (word, when) = standing(&listed, now_ms);
+        let (word, when) = standing(&listing, now_ms);
         let standing = format!("{word} {when}");
-        let sessions = listed.sessions;
+        let sessions = listing.sessions;
         format!("client    {client}\nstanding  {}\nsessions  {sessions}\n", standing.trim_end())
     };
-    Ok(spoke_service::cli::print(&text)?)
+    Ok(print(&text)?)
 }

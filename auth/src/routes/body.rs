@@ -1,4 +1,4 @@
-//! The body of a request: named texts, as JSON or as a form. Every refusal names the field.
+//! The body of a request: named strings, as JSON or as a form. Every error names the field.
 
 use std::fmt::Display;
 
@@ -12,14 +12,14 @@ use spoke_service::{
     limits::HANDSHAKE_TIMEOUT,
 };
 
-/// Texts by name.
+/// Strings by name.
 #[derive(Debug)]
-pub(super) struct Body(Map<String, Value>);
+pub(super) struct AuthBody(Map<String, Value>);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl<S: Send + Sync> FromRequest<S> for AuthBody {
     type Rejection = ApiError;
 
-    /// Waits for the body no longer than for a handshake: it is a few hundred bytes.
+    /// Waits for the body as long as for a handshake: it is a few hundred bytes.
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let body = JsonOrForm::from_request(request, state);
         let JsonOrForm(fields) =
@@ -31,34 +31,34 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-impl Body {
-    /// The client's name.
+impl AuthBody {
+    /// Takes the client's name.
     pub(super) fn client(&mut self) -> Result<ClientId, ApiError> {
         let text = self.text("client")?;
         text.parse().map_err(|error| malformed("client", error))
     }
 
-    /// A text that is nobody else's business.
+    /// Takes a secret.
     pub(super) fn secret(&mut self, field: &'static str) -> Result<SecretString, ApiError> {
         Ok(self.text(field)?.into())
     }
 
-    /// Whether there is such a field.
+    /// Returns whether the field exists.
     pub(super) fn has(&self, field: &str) -> bool {
         self.0.contains_key(field)
     }
 
-    /// Takes a text out of the body.
+    /// Takes a string.
     pub(super) fn text(&mut self, field: &'static str) -> Result<String, ApiError> {
         match self.0.remove(field) {
             Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(malformed(field, "it must be a string")),
-            None => Err(malformed(field, "it is missing")),
+            Some(_) => Err(malformed(field, "expected a string")),
+            None => Err(malformed(field, "missing")),
         }
     }
 }
 
-/// A field that is not as it must be. `why` never holds the value.
+/// Returns the error for an invalid field. `why` never holds the value.
 pub(super) fn malformed(field: &'static str, why: impl Display) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {why}"))
 }
@@ -69,23 +69,23 @@ mod tests {
 
     use super::*;
 
-    fn body(value: Value) -> Body {
-        Body(value.as_object().unwrap().clone())
+    fn body(value: Value) -> AuthBody {
+        AuthBody(value.as_object().unwrap().clone())
     }
 
     #[test]
-    fn a_refusal_names_the_field_and_never_its_value() {
+    fn an_error_names_the_field_and_never_its_value() {
         for (value, word) in [
             (json!({}), "missing"),
             (json!({ "client": 7 }), "string"),
             (json!({ "client": ["a"] }), "string"),
             (json!({ "client": "x y" }), "characters"),
         ] {
-            let refusal = body(value).client().unwrap_err();
-            assert_eq!((refusal.status.as_u16(), refusal.reason), (400, "malformed"));
-            assert!(refusal.message.contains("`client`"), "{}", refusal.message);
-            assert!(refusal.message.contains(word), "{}", refusal.message);
-            assert!(!refusal.message.contains("x y"), "{}", refusal.message);
+            let error = body(value).client().unwrap_err();
+            assert_eq!((error.status.as_u16(), error.reason), (400, "malformed"));
+            assert!(error.message.contains("`client`"), "{}", error.message);
+            assert!(error.message.contains(word), "{}", error.message);
+            assert!(!error.message.contains("x y"), "{}", error.message);
         }
     }
 }

@@ -11,70 +11,72 @@ use spoke_service::{
 };
 use tracing::debug;
 
-use super::{body::Body, session_answer};
+use super::{body::AuthBody, session_response::session_response};
 use crate::{
-    secret::DeviceSecret,
-    service::{Service, visit},
-    store::ClientRecord,
-    throttle::{Action, Visit},
-    token::SessionToken,
+    device_secret::DeviceSecret,
+    rate_limit::{AuthAction, AuthAttempt},
+    session_token::SessionToken,
+    state::AuthState,
+    store::{ClientRecord, TaggedHash},
 };
 
 pub(super) async fn handle(
-    State(service): State<Arc<Service>>,
+    State(state): State<Arc<AuthState>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<ConnectionHandle>,
-    mut body: Body,
+    Extension(connection): Extension<ConnectionHandle>,
+    mut body: AuthBody,
 ) -> Result<Response, ApiError> {
     let client = body.client()?;
-    // A secret that can be nobody's is answered like a wrong one.
+    // A malformed secret gets the same response as a wrong one.
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
-    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
-    let standing = service.standing(&record, &client, secret.as_ref());
-    let visit = visit(Action::Login, peer, Some(&client), standing);
-    service.admit(&visit)?;
-    let _vouched = place.vouch();
-    match log_in(&service, &client, &visit, record, secret).await {
+    let record = state.store_result(state.store.client(&client).await)?.unwrap_or_default();
+    let precheck = state.precheck(&record, &client, secret.as_ref());
+    let attempt = AuthAttempt::new(AuthAction::Login, peer, Some(&client), precheck);
+    state.admit(&attempt)?;
+    let _guard = connection.mark_authenticated();
+    match log_in(&state, &client, &attempt, record, secret).await {
         Ok(Some(token)) => {
-            debug!(%client, site = %visit.site, "client logged in");
-            service.handle_success(&visit);
-            Ok(session_answer(&service, &token))
+            debug!(%client, peer = %attempt.peer, "client logged in");
+            state.handle_success(&attempt);
+            Ok(session_response(&state, &token))
         }
         Ok(None) => {
-            debug!(%client, site = %visit.site, ?standing, "login refused");
-            Err(refused())
+            debug!(%client, peer = %attempt.peer, ?precheck, "login refused");
+            Err(login_refused())
         }
-        Err(refusal) => {
-            service.handle_no_verdict(&visit);
-            Err(refusal)
+        Err(error) => {
+            state.handle_no_verdict(&attempt);
+            Err(error)
         }
     }
 }
 
+/// Returns the token of the new session; `None` if the secret is not the client's.
 async fn log_in(
-    service: &Service,
+    state: &AuthState,
     client: &ClientId,
-    visit: &Visit,
+    attempt: &AuthAttempt,
     record: ClientRecord,
     secret: Option<DeviceSecret>,
 ) -> Result<Option<SessionToken>, ApiError> {
-    let (party, mut right) = (visit.party(), None);
+    let (caller, mut matching) = (attempt.hash_caller(), None);
     for hash in record.hashes_for(secret.as_ref()) {
-        let is_behind = service.pool.is_behind(&party, secret.clone(), hash.clone()).await;
-        if service.hashed(is_behind)? {
-            right = hash;
+        let matches = state.hash_pool.verify(&caller, secret.clone(), hash.clone()).await;
+        if state.hash_result(matches)? {
+            matching = hash;
             break;
         }
     }
-    let Some(hash) = right.filter(|_| !record.is_disabled) else { return Ok(None) };
+    let Some(hash) = matching.filter(|_| !record.is_disabled) else { return Ok(None) };
     let tag = secret.map(|secret| secret.tag()).unwrap_or_default();
-    let token = SessionToken::generate().map_err(Service::no_randomness)?;
-    let is_open = service.answered(service.store.log_in(client, (&hash, &tag), &token).await)?;
+    let token = SessionToken::generate().map_err(AuthState::handle_no_randomness)?;
+    let secret = TaggedHash { hash: &hash, tag: &tag };
+    let is_open = state.store_result(state.store.log_in(client, secret, &token).await)?;
     Ok(is_open.then_some(token))
 }
 
-/// The one answer, whatever the cause.
-pub(super) fn refused() -> ApiError {
+/// Returns the one response, whatever the cause.
+pub(super) fn login_refused() -> ApiError {
     let message = "login refused: the client is unknown or revoked, or the secret is wrong";
     ApiError::new(StatusCode::UNAUTHORIZED, "refused", message)
 }

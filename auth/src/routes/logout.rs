@@ -1,4 +1,4 @@
-//! `POST /logout`: ends the session whose token is sent. One that has ended already is no fault.
+//! `POST /logout`: ends the session of the token. A session that has ended already is not an error.
 
 use std::sync::Arc;
 
@@ -7,23 +7,24 @@ use http::StatusCode;
 use spoke_service::{api_error::ApiError, server::PeerAddress};
 use tracing::debug;
 
-use super::bearer::Bearer;
+use super::session_bearer::SessionBearer;
 use crate::{
-    service::{Service, visit},
-    throttle::{Action, Standing},
+    rate_limit::{AuthAction, AuthAttempt, Precheck},
+    state::AuthState,
 };
 
 pub(super) async fn handle(
-    State(service): State<Arc<Service>>,
+    State(state): State<Arc<AuthState>>,
     Extension(peer): Extension<PeerAddress>,
-    Bearer(token): Bearer,
+    SessionBearer(token): SessionBearer,
 ) -> Result<StatusCode, ApiError> {
-    let Some(client) = service.answered(service.store.client_of(&token).await)? else {
-        service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;
+    let attempt = |client, precheck| AuthAttempt::new(AuthAction::Session, peer, client, precheck);
+    let Some(client) = state.store_result(state.store.client_of(&token).await)? else {
+        state.admit(&attempt(None, Precheck::Failed))?;
         return Ok(StatusCode::NO_CONTENT);
     };
-    service.admit(&visit(Action::Session, peer, Some(&client), Standing::Likely))?;
-    if service.answered(service.store.log_out(&client, &token).await)? {
+    state.admit(&attempt(Some(&client), Precheck::Passed))?;
+    if state.store_result(state.store.log_out(&client, &token).await)? {
         debug!(%client, "client logged out");
     }
     Ok(StatusCode::NO_CONTENT)

@@ -1,5 +1,5 @@
-//! `POST /refresh`: a new session for the holder of a live one, without bcrypt. It is what ten
-//! thousand devices use after an outage.
+//! `POST /refresh`: a new session for the holder of a live one, without bcrypt. Ten thousand devices use it at once
+//! after an outage.
 
 use std::sync::Arc;
 
@@ -8,32 +8,33 @@ use spoke_service::{api_error::ApiError, server::PeerAddress};
 use tracing::debug;
 
 use super::{
-    bearer::{Bearer, ended},
-    session_answer,
+    session_bearer::{SessionBearer, session_ended},
+    session_response::session_response,
 };
 use crate::{
-    service::{Service, visit},
-    throttle::{Action, Standing},
-    token::SessionToken,
+    rate_limit::{AuthAction, AuthAttempt, Precheck},
+    session_token::SessionToken,
+    state::AuthState,
 };
 
 pub(super) async fn handle(
-    State(service): State<Arc<Service>>,
+    State(state): State<Arc<AuthState>>,
     Extension(peer): Extension<PeerAddress>,
-    Bearer(live): Bearer,
+    SessionBearer(live): SessionBearer,
 ) -> Result<Response, ApiError> {
-    // The token is looked at first: only a false one is measured by its address.
-    let Some(client) = service.answered(service.store.client_of(&live).await)? else {
-        service.admit(&visit(Action::Session, peer, None, Standing::Stranger))?;
-        return Err(ended());
+    let attempt = |client, precheck| AuthAttempt::new(AuthAction::Session, peer, client, precheck);
+    // The token comes first: only an invalid one counts against its address.
+    let Some(client) = state.store_result(state.store.client_of(&live).await)? else {
+        state.admit(&attempt(None, Precheck::Failed))?;
+        return Err(session_ended());
     };
-    service.admit(&visit(Action::Session, peer, Some(&client), Standing::Likely))?;
-    let new = SessionToken::generate().map_err(Service::no_randomness)?;
-    match service.answered(service.store.refresh(&client, &live, &new).await)? {
+    state.admit(&attempt(Some(&client), Precheck::Passed))?;
+    let new = SessionToken::generate().map_err(AuthState::handle_no_randomness)?;
+    match state.store_result(state.store.refresh(&client, &live, &new).await)? {
         true => {
             debug!(%client, "session refreshed");
-            Ok(session_answer(&service, &new))
+            Ok(session_response(&state, &new))
         }
-        false => Err(ended()),
+        false => Err(session_ended()),
     }
 }

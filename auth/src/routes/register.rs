@@ -1,10 +1,11 @@
-//! `POST /register`: a device makes its secret known, with a one-time code or a proof, once only.
+//! `POST /register`: registers the secret of a device, with a one-time code or a proof, once only.
 
 use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
+use spoke_diagnostics::clock::unix_ms;
 use spoke_protocol::client_id::ClientId;
 use spoke_service::{
     api_error::ApiError,
@@ -12,159 +13,160 @@ use spoke_service::{
 };
 use tracing::{debug, info};
 
-use super::{
-    body::{Body, malformed},
-    now_ms,
-};
+use super::body::{AuthBody, malformed};
 use crate::{
-    registration::{Evidence, Guess, Offer, Plan, plan},
-    secret::DeviceSecret,
-    service::{Service, visit},
-    store::{Counted, Registered, Registration},
-    throttle::{Action, Standing, Visit},
+    device_secret::DeviceSecret,
+    rate_limit::{AuthAction, AuthAttempt, Precheck},
+    registration::{CodeCheck, RegistrationEvidence, RegistrationPlan, RegistrationRequest, plan},
+    state::AuthState,
+    store::{AttemptCount, RegisterResult, Registration, TaggedHash},
 };
 
-/// Somebody else was faster once; that the second look finds nothing to compare with either takes an
-/// operator who provisions the client at that very moment.
-const LOOKS: usize = 2;
+/// Reads of the client. A concurrent request may register it after the first; only an operator who provisions the
+/// client at that very moment makes the second useless too.
+const READS: usize = 2;
 
-/// How a registration ended.
-enum Outcome {
-    /// Just now.
+/// The result of a registration.
+enum RegistrationOutcome {
     Registered,
-    /// It had happened before, with the same secret.
+    /// The same secret was registered before.
     Repeated,
     Refused,
 }
 
 pub(super) async fn handle(
-    State(service): State<Arc<Service>>,
+    State(state): State<Arc<AuthState>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<ConnectionHandle>,
-    body: Body,
+    Extension(connection): Extension<ConnectionHandle>,
+    body: AuthBody,
 ) -> Result<Json<Value>, ApiError> {
-    let offer = parse(body)?;
-    let now_ms = now_ms();
-    let plan = look(&service, &offer, now_ms).await?;
-    // A right one is never held back for what strangers did; of wrong ones there are only so many.
-    let standing = match plan.guess() {
-        Guess::Right => Standing::Likely,
-        Guess::Wrong => Standing::Stranger,
+    let request = parse(body)?;
+    let now_ms = unix_ms();
+    let plan = read_plan(&state, &request, now_ms).await?;
+    // A right code is never throttled for the failures of others; wrong ones are bounded by the store.
+    let precheck = match plan.code_check() {
+        CodeCheck::Right => Precheck::Passed,
+        CodeCheck::Wrong => Precheck::Failed,
     };
-    let visit = visit(Action::Register, peer, Some(&offer.client), standing);
-    service.admit(&visit)?;
-    let _vouched = place.vouch();
-    match register(&service, &offer, &visit, plan, now_ms).await {
-        Ok(outcome) => answer(&service, &offer.client, &visit, outcome),
-        Err(refusal) => {
-            service.handle_no_verdict(&visit);
-            Err(refusal)
+    let attempt = AuthAttempt::new(AuthAction::Register, peer, Some(&request.client), precheck);
+    state.admit(&attempt)?;
+    let _guard = connection.mark_authenticated();
+    match register(&state, &request, &attempt, plan, now_ms).await {
+        Ok(outcome) => respond(&state, &request.client, &attempt, outcome),
+        Err(error) => {
+            state.handle_no_verdict(&attempt);
+            Err(error)
         }
     }
 }
 
-fn parse(mut body: Body) -> Result<Offer, ApiError> {
+fn parse(mut body: AuthBody) -> Result<RegistrationRequest, ApiError> {
     let client = body.client()?;
     let secret = DeviceSecret::new(body.secret("secret")?);
     let secret = secret.map_err(|error| malformed("secret", error))?;
     let evidence = match (body.has("otp"), body.has("proof")) {
-        (true, true) => return Err(malformed("proof", "it stands in the place of `otp`")),
+        (true, true) => return Err(malformed("proof", "send either `otp` or `proof`")),
         (false, true) => {
             let proof = body.text("proof")?.parse().map_err(|error| malformed("proof", error))?;
-            Evidence::Proof(proof)
+            RegistrationEvidence::Proof(proof)
         }
         (_, false) => {
-            Evidence::Code(body.text("otp")?.parse().map_err(|error| malformed("otp", error))?)
+            let code = body.text("otp")?.parse().map_err(|error| malformed("otp", error))?;
+            RegistrationEvidence::Code(code)
         }
     };
-    Ok(Offer { client, secret, evidence })
+    Ok(RegistrationRequest { client, secret, evidence })
 }
 
-/// What to do, once the code or proof was looked at and a wrong one counted.
-async fn look(service: &Service, offer: &Offer, now_ms: u64) -> Result<Plan, ApiError> {
-    let client = &offer.client;
-    let attempt = service.answered(service.store.attempt(client, now_ms).await)?;
-    let plan = plan(&attempt, offer, now_ms);
-    let deadline_ms = attempt.record.as_ref().and_then(|record| record.reg_deadline_ms);
-    match (plan.guess(), attempt.counted, deadline_ms) {
-        (Guess::Right, Counted::Wrong { .. }, Some(deadline_ms)) => {
-            service.answered(service.store.forgive(client, deadline_ms).await)?;
+/// Reads the client, counts a wrong code or proof, and decides what to do.
+async fn read_plan(
+    state: &AuthState,
+    request: &RegistrationRequest,
+    now_ms: u64,
+) -> Result<RegistrationPlan, ApiError> {
+    let client = &request.client;
+    let lookup = state.store_result(state.store.attempt(client, now_ms).await)?;
+    let plan = plan(&lookup, request, now_ms);
+    let deadline_ms = lookup.record.as_ref().and_then(|record| record.reg_deadline_ms);
+    match (plan.code_check(), lookup.count, deadline_ms) {
+        (CodeCheck::Right, AttemptCount::Wrong { .. }, Some(deadline_ms)) => {
+            state.store_result(state.store.forgive(client, deadline_ms).await)?;
         }
-        (Guess::Right, ..) => {}
-        (Guess::Wrong, counted, _) => service.handle_wrong_code(client, counted),
+        (CodeCheck::Right, ..) => {}
+        (CodeCheck::Wrong, count, _) => state.handle_wrong_code(client, count),
     }
     Ok(plan)
 }
 
 async fn register(
-    service: &Service,
-    offer: &Offer,
-    visit: &Visit,
-    mut plan: Plan,
+    state: &AuthState,
+    request: &RegistrationRequest,
+    attempt: &AuthAttempt,
+    mut plan: RegistrationPlan,
     now_ms: u64,
-) -> Result<Outcome, ApiError> {
-    let (party, client, secret) = (visit.party(), &offer.client, &offer.secret);
-    for _ in 0..LOOKS {
+) -> Result<RegistrationOutcome, ApiError> {
+    let (caller, client, secret) = (attempt.hash_caller(), &request.client, &request.secret);
+    for _ in 0..READS {
         match plan {
-            Plan::Register { otp_secret, step } => {
-                let hash = service.pool.hash(&party, secret.clone()).await;
+            RegistrationPlan::Register { otp_secret, step } => {
+                let hash = state.hash_pool.hash(&caller, secret.clone()).await;
+                let hash = state.hash_result(hash)?;
                 let registration = Registration {
                     client,
                     otp_secret: &otp_secret,
                     step,
                     now_ms,
-                    secret_hash: &service.hashed(hash)?,
-                    secret_tag: &secret.tag(),
+                    secret: TaggedHash { hash: &hash, tag: &secret.tag() },
                 };
-                match service.answered(service.store.register(&registration).await)? {
-                    Registered::Yes => return Ok(Outcome::Registered),
-                    Registered::Taken => {}
-                    Registered::No => return Ok(Outcome::Refused),
+                match state.store_result(state.store.register(&registration).await)? {
+                    RegisterResult::Registered => return Ok(RegistrationOutcome::Registered),
+                    RegisterResult::Taken => {}
+                    RegisterResult::Refused => return Ok(RegistrationOutcome::Refused),
                 }
             }
-            Plan::Compare { secret_hash, .. } => {
+            RegistrationPlan::Compare { secret_hash, .. } => {
                 let secret = Some(secret.clone());
-                let is_same = service.pool.is_behind(&party, secret, Some(secret_hash)).await;
-                return Ok(match service.hashed(is_same)? {
-                    true => Outcome::Repeated,
-                    false => Outcome::Refused,
+                let is_same = state.hash_pool.verify(&caller, secret, Some(secret_hash)).await;
+                return Ok(match state.hash_result(is_same)? {
+                    true => RegistrationOutcome::Repeated,
+                    false => RegistrationOutcome::Refused,
                 });
             }
-            Plan::Refuse { .. } => {
-                service.hashed(service.pool.hash(&party, secret.clone()).await)?;
-                return Ok(Outcome::Refused);
+            RegistrationPlan::Refuse { .. } => {
+                state.hash_result(state.hash_pool.hash(&caller, secret.clone()).await)?;
+                return Ok(RegistrationOutcome::Refused);
             }
         }
-        plan = look(service, offer, now_ms).await?;
+        plan = read_plan(state, request, now_ms).await?;
     }
-    Ok(Outcome::Refused)
+    Ok(RegistrationOutcome::Refused)
 }
 
-fn answer(
-    service: &Service,
+fn respond(
+    state: &AuthState,
     client: &ClientId,
-    visit: &Visit,
-    outcome: Outcome,
+    attempt: &AuthAttempt,
+    outcome: RegistrationOutcome,
 ) -> Result<Json<Value>, ApiError> {
-    let (site, standing) = (visit.site, visit.standing);
+    let (peer, precheck) = (attempt.peer, attempt.precheck);
     match outcome {
-        Outcome::Registered => info!(%client, %site, "client registered"),
-        Outcome::Repeated => debug!(%client, %site, "registration repeated"),
-        Outcome::Refused => {
-            debug!(%client, %site, ?standing, "registration refused");
-            // Devices that all hold the right code, and of which all but one come too late, do not guess.
-            if standing == Standing::Likely {
-                service.handle_no_verdict(visit);
+        RegistrationOutcome::Registered => info!(%client, %peer, "client registered"),
+        RegistrationOutcome::Repeated => debug!(%client, %peer, "registration repeated"),
+        RegistrationOutcome::Refused => {
+            debug!(%client, %peer, ?precheck, "registration refused");
+            // A right code is not a guess: of several devices with the same code all but one come too late.
+            if precheck == Precheck::Passed {
+                state.handle_no_verdict(attempt);
             }
-            return Err(refused());
+            return Err(registration_refused());
         }
     }
-    service.handle_success(visit);
+    state.handle_success(attempt);
     Ok(Json(json!({ "client": client })))
 }
 
-/// The one answer, whatever the cause.
-fn refused() -> ApiError {
+/// Returns the one response, whatever the cause.
+fn registration_refused() -> ApiError {
     let message = "registration refused: the client is unknown, the code is wrong or was used before, \
                    the deadline has passed, or the client is registered already";
     ApiError::new(StatusCode::FORBIDDEN, "refused", message)

@@ -1,5 +1,5 @@
-//! `POST /rotate`: a device that knows its secret tells the one that it wants to have next. Both are good
-//! until it logs in with that, so that an answer that gets lost locks nobody out.
+//! `POST /rotate`: a device that knows its secret sends its next one. Both are valid until it logs in with the next
+//! one, so that a lost response locks no device out.
 
 use std::sync::Arc;
 
@@ -13,66 +13,67 @@ use spoke_service::{
 use tracing::debug;
 
 use super::{
-    body::{Body, malformed},
-    login::refused,
+    body::{AuthBody, malformed},
+    login::login_refused,
 };
 use crate::{
-    pool::Party,
-    secret::DeviceSecret,
-    service::{Service, visit},
-    store::ClientRecord,
-    throttle::{Action, Visit},
+    device_secret::DeviceSecret,
+    hash_pool::HashCaller,
+    rate_limit::{AuthAction, AuthAttempt},
+    state::AuthState,
+    store::{ClientRecord, TaggedHash},
 };
 
 pub(super) async fn handle(
-    State(service): State<Arc<Service>>,
+    State(state): State<Arc<AuthState>>,
     Extension(peer): Extension<PeerAddress>,
-    Extension(place): Extension<ConnectionHandle>,
-    mut body: Body,
+    Extension(connection): Extension<ConnectionHandle>,
+    mut body: AuthBody,
 ) -> Result<Json<Value>, ApiError> {
     let client = body.client()?;
-    // A secret that can be nobody's is answered like a wrong one.
+    // A malformed secret gets the same response as a wrong one.
     let secret = DeviceSecret::new(body.secret("secret")?).ok();
     let next = DeviceSecret::new(body.secret("newSecret")?);
     let next = next.map_err(|error| malformed("newSecret", error))?;
     if secret.as_ref().is_some_and(|secret| secret.is_same(&next)) {
-        return Err(malformed("newSecret", "it is the present one"));
+        return Err(malformed("newSecret", "it is the current secret"));
     }
-    let record = service.answered(service.store.client(&client).await)?.unwrap_or_default();
-    let standing = service.standing(&record, &client, secret.as_ref());
-    let visit = visit(Action::Login, peer, Some(&client), standing);
-    service.admit(&visit)?;
-    let _vouched = place.vouch();
-    match rotate(&service, &client, &visit, record, (secret, next)).await {
+    let record = state.store_result(state.store.client(&client).await)?.unwrap_or_default();
+    let precheck = state.precheck(&record, &client, secret.as_ref());
+    let attempt = AuthAttempt::new(AuthAction::Login, peer, Some(&client), precheck);
+    state.admit(&attempt)?;
+    let _guard = connection.mark_authenticated();
+    match rotate(&state, &client, &attempt, record, (secret, next)).await {
         Ok(true) => {
-            debug!(%client, site = %visit.site, "client rotates its secret");
-            service.handle_success(&visit);
+            debug!(%client, peer = %attempt.peer, "secret rotation begun");
+            state.handle_success(&attempt);
             Ok(Json(json!({ "client": client })))
         }
         Ok(false) => {
-            debug!(%client, site = %visit.site, ?standing, "rotation refused");
-            Err(refused())
+            debug!(%client, peer = %attempt.peer, ?precheck, "secret rotation refused");
+            Err(login_refused())
         }
-        Err(refusal) => {
-            service.handle_no_verdict(&visit);
-            Err(refusal)
+        Err(error) => {
+            state.handle_no_verdict(&attempt);
+            Err(error)
         }
     }
 }
 
-/// False where the secret is not the client's.
+/// Returns `false` if the secret is not the client's.
 async fn rotate(
-    service: &Service,
+    state: &AuthState,
     client: &ClientId,
-    visit: &Visit,
+    attempt: &AuthAttempt,
     record: ClientRecord,
     (secret, next): (Option<DeviceSecret>, DeviceSecret),
 ) -> Result<bool, ApiError> {
-    let party = visit.party();
-    let is_right = service.pool.is_behind(&party, secret, record.secret_hash.clone()).await;
-    let is_right = service.hashed(is_right)? && !record.is_disabled;
+    let caller = attempt.hash_caller();
+    let matches = state.hash_pool.verify(&caller, secret, record.secret_hash.clone()).await;
+    let is_right = state.hash_result(matches)? && !record.is_disabled;
     let Some(hash) = record.secret_hash.filter(|_| is_right) else { return Ok(false) };
-    let (tag, likely) = (next.tag(), Party::Likely(client.clone()));
-    let next_hash = service.hashed(service.pool.hash(&likely, next).await)?;
-    service.answered(service.store.rotate(client, &hash, (&next_hash, &tag)).await)
+    let (tag, caller) = (next.tag(), HashCaller::Client(client.clone()));
+    let next_hash = state.hash_result(state.hash_pool.hash(&caller, next).await)?;
+    let next = TaggedHash { hash: &next_hash, tag: &tag };
+    state.store_result(state.store.rotate(client, &hash, next).await)
 }

@@ -1,15 +1,15 @@
--- Reads a client for a registration and counts the attempt as wrong, until forgive.lua takes that back: so
--- any number of attempts at a time, at any number of auth processes, is within the bound.
+-- Reads a client for a registration and counts the attempt as wrong, until forgive.lua takes that back. So
+-- concurrent attempts, at any number of auth processes, stay within the bound.
 --
--- Wrong codes and proofs are counted for each deadline: another deadline is another window, and counts
--- from 0. At the bound the client's codes are locked, and nothing is counted any more. The bound is lower
--- while there are too many for all clients together.
+-- Wrong codes and proofs count for one deadline: a new deadline starts at 0. At the bound the client's codes
+-- are locked, and further attempts are not counted. The bound is lower while there are too many wrong ones
+-- for all clients together.
 --
 -- KEYS  1 the client  2 the count for all clients
--- ARGV  1 now, ms since 1970  2 wrong ones of a client that lock  3 those of all that lower the bound
---       4 to this  5 how long those of all are counted, ms  6... the fields to read
--- Returns {whether the client is there, its fields, state, count, count for all}; state is 'counted', 'last'
--- (counted, and at the bound), 'locked', or 'closed' where nobody can register.
+-- ARGV  1 now, ms since 1970  2 bound for a client  3 bound for all clients
+--       4 bound for a client while 3 is reached  5 window of the count for all, ms  6... the fields to read
+-- Returns {whether the client exists, its fields, state, count, count for all}; state is 'counted', 'last'
+-- (counted, and at the bound), 'locked', or 'closed' if the client cannot register.
 local now, wrong_max = argument(1, 0), argument(2, 1)
 local all_max, few, all_window = argument(3, 1), argument(4, 1), argument(5, 1)
 local fields = redis.call('HMGET', KEYS[1], unpack(ARGV, 6))

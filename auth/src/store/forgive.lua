@@ -1,8 +1,8 @@
--- Takes back what attempt.lua counted, since the code or proof was right.
+-- Takes back the wrong code that attempt.lua counted, since the code or proof was right.
 --
 -- KEYS  1 the client  2 the count for all clients
 -- ARGV  1 the deadline it was counted for
--- Returns 1, or 0 where there is nothing to take back.
+-- Returns 1, or 0 if none is counted for that deadline.
 local stored = redis.call('HMGET', KEYS[1], 'wrongCodes', 'wrongCodesUntil')
 local wrong, all = count_of(stored[1], 0), count_of(redis.call('GET', KEYS[2]), 0)
 if stored[2] ~= ARGV[1] or wrong == 0 then

@@ -1,40 +1,40 @@
-//! The names of auth's keys; those that the hub reads too are in `spoke_store::session_tokens`.
+//! The names of auth's keys. Those that the hub reads too are in [`spoke_store::session_tokens`].
 
 use spoke_protocol::client_id::ClientId;
 use spoke_store::session_tokens::{client_key, client_prefix};
 
-/// Makes the names below one prefix.
+/// Builds the key names below one prefix.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct AuthKeys {
     prefix: String,
 }
 
-impl Keys {
+impl AuthKeys {
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// What is known of a client, a hash.
+    /// A client; a hash.
     pub(super) fn client(&self, client: &ClientId) -> String {
         client_key(&self.prefix, client)
     }
 
-    /// The keys of a client's sessions by the time they end, a sorted set.
+    /// The keys of a client's sessions by the time at which they end; a sorted set.
     pub(super) fn sessions(&self, client: &ClientId) -> String {
         format!("{}{client}:sessions:z", client_prefix(&self.prefix))
     }
 
-    /// Wrong codes and proofs for all clients, a number.
+    /// Wrong codes and proofs for all clients; a number.
     pub(super) fn wrong_codes(&self) -> String {
         format!("{}:wrong-codes", self.prefix)
     }
 
-    /// Matches every client's key. The prefix holds no wildcard, the settings see to that.
+    /// A pattern for every client's key. The settings allow no wildcard in the prefix.
     pub(super) fn any_client(&self) -> String {
         format!("{}*:h", client_prefix(&self.prefix))
     }
 
-    /// Whose key this is; none if it is no client's.
+    /// Returns the client of a key; `None` if it is not a client's key.
     pub(super) fn client_of(&self, key: &str) -> Option<ClientId> {
         let name = key.strip_prefix(&client_prefix(&self.prefix))?.strip_suffix(":h")?;
         name.parse().ok()
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_clients_key_leads_back_to_the_client_and_no_other_key_does() {
-        let keys = Keys::new("spoke-auth");
+        let keys = AuthKeys::new("spoke-auth");
         let client: ClientId = "dev1".parse().unwrap();
         assert_eq!(keys.client(&client), "spoke-auth:client:dev1:h");
         assert_eq!(keys.client_of(&keys.client(&client)), Some(client.clone()));

@@ -1,10 +1,10 @@
--- Opens a session for a client whose secret was found right, if that is still one of its secrets. The
--- first login with the next one makes it the only one, and what was open with the old one ends.
+-- Opens a session for a client whose secret is right, if that is still one of its secrets. The first login
+-- with the next secret makes it the only one, and ends the sessions of the former one.
 --
 -- KEYS  1 the client  2 the new session  3 the client's list of sessions
 -- ARGV  1 the bcrypt hash compared with  2 the client's name  3 the session's life in ms
---       4 sessions that a client may have  5 the tag of the secret
--- Returns 1, or 0 when the client was revoked or provisioned again meanwhile.
+--       4 maximum of sessions of a client  5 the tag of the secret
+-- Returns 1, or 0 if the client was revoked or provisioned again in between.
 local ttl_ms, sessions_max = argument(3, 1), argument(4, 1)
 local stored =
   redis.call('HMGET', KEYS[1], 'secret', 'disabled', 'nextSecret', 'registeredAt', 'secretTag')

@@ -1,7 +1,7 @@
--- Ends a session, and all others of the same login: what it was refreshed from, and into.
+-- Ends a session, and all others of the same login, which it was refreshed from or into.
 --
 -- KEYS  1 the session  2 its client's list of sessions
--- Returns 1, or 0 when it had ended before.
+-- Returns 1, or 0 if it had ended before.
 local login = redis.call('HGET', KEYS[1], 'login') or KEYS[1]
 local of_login = {}
 for _, session in ipairs(sessions_of(KEYS[2])) do

@@ -1,9 +1,9 @@
--- Gives a client an OTP secret and a deadline to register by; a known one only when told so, and
--- then whatever it had before is void. `registeredAt` stays: the next registration must be later.
+-- Gives a client an OTP secret and a deadline to register by; a known client only with 'again', and then its
+-- former secret is void. `registeredAt` stays: the next registration must be later.
 --
 -- KEYS  1 the client  2 its list of sessions
 -- ARGV  1 otp secret  2 deadline, ms since 1970  3 'new' or 'again'
--- Returns the number of sessions ended, or -1 when the client is known and this is not 'again'.
+-- Returns the number of ended sessions, or -1 if the client is known and 3 is not 'again'.
 local deadline = argument(2, 0)
 if ARGV[3] ~= 'again' and redis.call('EXISTS', KEYS[1]) == 1 then
   return -1

@@ -1,10 +1,10 @@
--- Opens a new session for the holder of a live one. The old one stays a while, so that an answer that
--- gets lost costs nothing; so does one that such an answer brought.
+-- Opens a new session for the holder of a live one. The old session stays for a while, in case the response
+-- is lost; so does a session that a lost response opened.
 --
 -- KEYS  1 the client  2 the new session  3 the client's list of sessions  4 the live session
--- ARGV  1 the client's name  2 the session's life in ms  3 sessions that a client may have
+-- ARGV  1 the client's name  2 the session's life in ms  3 maximum of sessions of a client
 --       4 how long the old one stays, in ms
--- Returns 1, or 0 when the session has ended or the client may not come any more.
+-- Returns 1, or 0 if the session has ended or the client was revoked.
 local ttl_ms, sessions_max, grace_ms = argument(2, 1), argument(3, 1), argument(4, 1)
 local stored = redis.call('HMGET', KEYS[1], 'secret', 'disabled', 'registeredAt')
 local live = redis.call('HMGET', KEYS[4], 'client', 'registeredAt', 'login', 'next')

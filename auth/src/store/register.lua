@@ -1,15 +1,15 @@
--- Registers a client, once only, and takes its one-time code or proof, once only.
+-- Registers a client, once only, and accepts its one-time code or proof, once only.
 --
--- The code was found right for `otp_secret` before; everything else is checked here, in the step
--- that writes, so of any number at a time one succeeds. Nothing is written unless it does.
+-- The caller has checked the code against `otp_secret`; everything else is checked here, in the step that
+-- writes. So one of several concurrent registrations succeeds, and the others write nothing.
 --
--- `registeredAt` is now, and later than any registration of this client before: the hub goes by it. The
+-- `registeredAt` is now, and later than all earlier registrations of this client: the hub compares it. The
 -- sessions of an earlier registration end.
 --
 -- KEYS  1 the client  2 its list of sessions
 -- ARGV  1 otp_secret the code was checked with  2 its step  3 now, ms since 1970
 --       4 bcrypt hash of the device's secret  5 its tag
--- Returns 'registered'; 'taken' when a secret is registered already; else 'refused'.
+-- Returns 'registered'; 'taken' if a secret is registered already; else 'refused'.
 local client, otp_secret, step = KEYS[1], ARGV[1], argument(2, 0)
 local now, hash, tag = argument(3, 0), ARGV[4], ARGV[5]
 

@@ -1,7 +1,7 @@
--- Shuts a client out: it can neither register nor log in nor refresh, and its sessions end.
+-- Revokes a client: it can neither register nor log in nor refresh, and its sessions end.
 --
 -- KEYS  1 the client  2 its list of sessions
--- Returns the number of sessions ended, or -1 for an unknown client.
+-- Returns the number of ended sessions, or -1 for an unknown client.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return -1
 end

@@ -1,4 +1,4 @@
-//! The scripts; each has its contract on top.
+//! The Lua scripts. Each file begins with its contract.
 
 use std::sync::LazyLock;
 

@@ -1,17 +1,17 @@
--- What auth's scripts share; it stands in front of each of them, behind client_registration.lua.
+-- The shared part of auth's scripts; it precedes each of them, after client_registration.lua.
 --
--- Each script reads and checks all that can fail before its first write, since nothing is rolled back. The
--- first write is one that Redis refuses when it is full: once a script has written, Redis refuses no more.
+-- Each script makes all reads and checks that can fail before its first write, since Redis rolls nothing back.
+-- The first write is one that a full Redis refuses: after it, Redis refuses no write of the script.
 --
--- A client's sessions are listed in a sorted set: member, the session's key; score, when it ends, in
--- ms of Redis' own clock, the one that also ends the sessions. So whoever revokes a client finds
--- them all. These keys are made by name within the scripts' own arguments and not by the scripts.
+-- A client's sessions are listed in a sorted set: member, the session's key; score, its end in ms of Redis'
+-- own clock, which also expires the sessions. So a revocation finds them all. The keys of sessions are arguments
+-- of the scripts, or members of that set.
 
--- A whole number from `least` to COUNT_MAX out of the arguments; ends the script if it is none.
+-- Returns an argument as a whole number from `least` to COUNT_MAX; ends the script if it is not one.
 local function argument(at, least)
   local number = count_of(ARGV[at], -1)
   if number < least then
-    error({err = 'ERR argument ' .. at .. ' is no whole number from ' .. least})
+    error({err = 'ERR argument ' .. at .. ' is not a whole number from ' .. least})
   end
   return number
 end
@@ -25,7 +25,7 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- The keys of all sessions listed. A key of another type lists none, and is replaced.
+-- Returns the keys of all listed sessions. A key of another type lists none, and is replaced.
 local function sessions_of(list)
   if redis.call('TYPE', list).ok ~= 'zset' then
     return {}
@@ -33,21 +33,21 @@ local function sessions_of(list)
   return redis.call('ZRANGE', list, 0, -1)
 end
 
--- Fails, before anything is written, where Redis would not take an expiry so far ahead.
+-- Fails, before the first write, if Redis would refuse an expiry this far ahead.
 local function check_expiry(ttl_ms)
   if now_ms() + ttl_ms > COUNT_MAX then
-    error({err = 'ERR nothing is kept for ' .. whole(ttl_ms) .. ' ms'})
+    error({err = 'ERR expiry of ' .. whole(ttl_ms) .. ' ms is too far ahead'})
   end
 end
 
--- Fails, before anything is written, where `open_session` would.
+-- Fails, before the first write, if `open_session` would.
 local function check_session(session, ttl_ms)
   redis.call('HLEN', session)
   check_expiry(ttl_ms)
 end
 
 -- Opens a session of the registration `registered_at` (false for none) and of `login`, the key of the
--- session that the login opened; one more than a client may have ends the oldest.
+-- session that the login opened. A session above the maximum ends the oldest.
 local function open_session(session, list, client, registered_at, login, ttl_ms, sessions_max)
   local now = now_ms()
   redis.call('HSET', session, 'client', client, 'issuedAt', whole(now), 'login', login)
@@ -66,8 +66,8 @@ local function open_session(session, list, client, registered_at, login, ttl_ms,
   redis.call('PEXPIRE', list, whole(math.max(ttl_ms, redis.call('PTTL', list))))
 end
 
--- Leaves a session that was refreshed `grace_ms` more at most, and writes down which one follows it: a
--- connection that was made with it lives on with that.
+-- Ends a refreshed session after `grace_ms` at most, and stores its successor: a connection that was opened
+-- with the session goes on with the successor.
 local function supersede(session, list, next, grace_ms)
   if redis.call('EXISTS', session) == 0 then
     return
@@ -79,8 +79,7 @@ local function supersede(session, list, next, grace_ms)
   end
 end
 
--- Ends these sessions and says how many there were. The hub watches the keys and closes their
--- connections.
+-- Ends these sessions and returns their number. The hub watches the keys and closes their connections.
 local function end_sessions(list, sessions)
   local ended = 0
   for _, session in ipairs(sessions) do

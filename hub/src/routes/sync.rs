@@ -52,7 +52,7 @@ async fn sync(
     let (guard, stopped) = hub.connections.register_session(&caller.client)?;
     caller.begin_session()?;
     // From here on the limits of the session apply.
-    let (vouched, caller) = (connection.vouch(), caller.without_permits());
+    let (vouched, caller) = (connection.mark_authenticated(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
     let context = SessionContext { hub, caller, peer, last_activity, guard, stopped };
     let (response, upgraded) = upgrade.accept(protocol);

@@ -1,4 +1,4 @@
-//! `ApiError`: the one form in which a service says no (contract section 4).
+//! [`ApiError`]: the error response of every HTTP endpoint (contract section 4).
 
 mod request_body;
 
@@ -19,27 +19,27 @@ use spoke_protocol::{
     seq::{Epoch, Seq},
 };
 
-/// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, and `seq` or `epoch` where there is one.
+/// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, with `seq` or `epoch` where it is set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct ApiError {
     /// The HTTP status, also the `code` of the body.
     pub status: StatusCode,
-    /// A word that programs decide by. It never changes.
+    /// The stable word that programs decide by. It never changes.
     pub reason: &'static str,
-    /// For people. It may change.
+    /// The text for operators. It may change.
     pub message: String,
-    /// When to come back.
+    /// Seconds until a retry.
     pub retry_after_seconds: Option<u64>,
-    /// The cursor, where the answer to the refusal depends on it.
+    /// The cursor, where the peer needs it to go on.
     pub seq: Option<Seq>,
-    /// The epoch, where that is what stands in the way.
+    /// The epoch of the copy, where the request has another.
     pub epoch: Option<Epoch>,
 }
 
 impl ApiError {
-    /// Without a time to come back. Of a longer message, which repeats what was sent, the first
-    /// `TEXT_BYTES_MAX` bytes are said.
+    /// Returns an error without a time to retry. A message, which may repeat a part of the request, is cut at
+    /// [`TEXT_BYTES_MAX`].
     pub fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > TEXT_BYTES_MAX {
@@ -49,25 +49,25 @@ impl ApiError {
         Self { status, reason, message, retry_after_seconds: None, seq: None, epoch: None }
     }
 
-    /// Says when to come back, in a second at the least.
+    /// Sets the time to retry, at least 1 s.
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_seconds = Some(seconds.max(1));
         self
     }
 
-    /// Says where the cursor is.
+    /// Sets the cursor.
     pub fn with_seq(mut self, seq: Seq) -> Self {
         self.seq = Some(seq);
         self
     }
 
-    /// Says which epoch the copy is in.
+    /// Sets the epoch of the copy.
     pub fn with_epoch(mut self, epoch: Epoch) -> Self {
         self.epoch = Some(epoch);
         self
     }
 
-    /// The JSON that goes out.
+    /// Returns the JSON body.
     pub fn body(&self) -> Value {
         let mut body = json!({
             "code": self.status.as_u16(),
@@ -84,7 +84,7 @@ impl ApiError {
     }
 }
 
-/// Why a request was refused: an extension of the answer, for the log.
+/// The reason of an [`ApiError`]: an extension of the response, for the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoggedReason(pub(crate) &'static str);
 
@@ -103,17 +103,17 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Answers unknown paths and methods with refusals: 404 "not-found", 405 "method-not-allowed" with `Allow`.
+/// Answers unknown paths with 404 "not-found", and unknown methods with 405 "method-not-allowed" and `Allow`.
 pub fn fallback(router: Router) -> Router {
     router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
 }
 
 async fn not_found() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+    ApiError::new(StatusCode::NOT_FOUND, "not-found", "unknown path")
 }
 
 async fn method_not_allowed() -> ApiError {
-    let message = "this path takes other methods; the Allow header lists them";
+    let message = "unsupported method; see the Allow header";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
 }
 

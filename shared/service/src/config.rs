@@ -1,9 +1,8 @@
-//! Settings: a TOML file, over it the environment, over that the command line.
+//! Settings: a TOML file, overridden by the environment, overridden by the command line.
 //!
-//! The `config` crate merges the three and turns the texts of the environment into what the target
-//! type wants. Ours are the words: each error names the key, the place it came from and the mend, and
-//! none repeats a line of the file, which may hold a password. Rejected: `deny_unknown_fields`, which
-//! names neither the place nor the table that an unknown key is in.
+//! The `config` crate merges the three and converts the strings of the environment to the target type. The error texts
+//! are our own: each names the key, its source and the mend, and none repeats a line of the file, which may hold a
+//! password. Rejected: `deny_unknown_fields`, which names neither the source nor the table of an unknown key.
 
 mod admin_hosts;
 mod environment;
@@ -37,18 +36,18 @@ pub use trusted_proxies::{BadProxies, TrustedProxies};
 
 use self::known_keys::{dotted, nearest};
 
-/// How a process ends whose settings are bad: `EX_CONFIG` of sysexits.h. The units do not restart it.
+/// Exit code for invalid settings: `EX_CONFIG` of sysexits.h. The systemd units do not restart on it.
 pub const EXIT_BAD_SETTINGS: u8 = 78;
 
-/// Where settings come from; `load` merges file < environment < flags.
+/// The sources of settings. [`load`] merges file < environment < flags.
 #[derive(Debug)]
 pub struct SettingSources<'a> {
-    /// "agent", "hub" or "auth": gives `/etc/spoke/<service>.toml` and `SPOKE_<SERVICE>_` as the
-    /// environment's prefix.
+    /// "agent", "hub" or "auth": gives the file `/etc/spoke/<service>.toml` and the prefix `SPOKE_<SERVICE>_` of the
+    /// variables.
     pub service: &'a str,
-    /// The file that was asked for, which has to exist. None: the default path, which may be absent.
+    /// The file of `--config`, which has to exist. `None`: the default path, which may be missing.
     pub file: Option<&'a Path>,
-    /// All variables; those without the prefix are passed over.
+    /// All variables; those without the prefix are ignored.
     pub environment: Vec<(String, String)>,
     /// Key and value, such as `("tls.cert_file", "/etc/…")`.
     pub flags: Vec<(String, String)>,
@@ -59,7 +58,7 @@ impl SettingSources<'_> {
         format!("SPOKE_{}_", self.service.to_ascii_uppercase())
     }
 
-    /// Path and text of the settings file, if there is one.
+    /// Returns path and text of the settings file, if it exists.
     fn read_file(&self) -> Result<Option<(PathBuf, String)>, ConfigError> {
         let default = PathBuf::from(format!("/etc/spoke/{}.toml", self.service));
         let path = self.file.map_or(default, Path::to_path_buf);
@@ -72,7 +71,7 @@ impl SettingSources<'_> {
         }
     }
 
-    /// What environment and flags say, as key, value and origin, in order of precedence.
+    /// Returns the variables and flags as key, value and source; later ones override earlier ones.
     fn texts(&self) -> impl Iterator<Item = (String, &str, SettingSource)> {
         let prefix = self.prefix();
         let variables = self.environment.iter().filter_map(move |(name, value)| {
@@ -87,11 +86,10 @@ impl SettingSources<'_> {
 
 /// Merges the sources into a `T`.
 ///
-/// `T` has `#[serde(default)]`; the keys of its serialised default are those that an unknown key is
-/// compared with.
+/// `T` has `#[serde(default)]`. An unknown key is compared with the keys of its serialised default.
 ///
 /// # Errors
-/// `ConfigError` that says what is wrong with which key from where, and the mend.
+/// [`ConfigError`] that names the key, its source, the problem and the mend.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     sources: &SettingSources,
 ) -> Result<T, ConfigError> {
@@ -152,20 +150,20 @@ fn unknown<T: Serialize + Default>(
     ConfigError::Unknown { key, origin, nearest }
 }
 
-/// What the `config` crate takes for a path, without its list indexes: no setting is a list.
+/// Returns whether the `config` crate takes this for a path. Its list indexes are excluded: no setting is a list.
 fn is_key(key: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     key.split('.').all(|part| !part.is_empty() && part.bytes().all(is_plain))
 }
 
-/// The origin of a key, or of the first one below it when it is a table.
+/// Returns the source of a key, or of the first key below it if it is a table.
 fn origin_of(key: &str, origins: &BTreeMap<String, SettingSource>) -> Option<SettingSource> {
     let below = format!("{key}.");
-    let is_it = |known: &str| known == key || known.starts_with(&below);
-    origins.iter().find(|(known, _)| is_it(known)).map(|(_, origin)| origin.clone())
+    let is_match = |known: &str| known == key || known.starts_with(&below);
+    origins.iter().find(|(known, _)| is_match(known)).map(|(_, origin)| origin.clone())
 }
 
-/// The dotted keys of all leaves.
+/// Returns the dotted keys of all leaves.
 fn keys(value: &Value) -> Vec<String> {
     let ValueKind::Table(table) = &value.kind else { return vec![String::new()] };
     let below = |(name, value): (&String, &Value)| {
@@ -178,7 +176,7 @@ fn keys(value: &Value) -> Vec<String> {
     table.iter().flat_map(below).collect()
 }
 
-/// Where the file stops being TOML, without the line itself.
+/// Returns the error for a file that is not TOML: the number of the line, without its text.
 fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
     let path = path.to_path_buf();
     let Fault::FileParse { cause, .. } = fault else {
@@ -194,7 +192,7 @@ fn malformed(path: &Path, text: &str, fault: Fault) -> ConfigError {
     }
 }
 
-/// The key that a value is wrong for, and why.
+/// Returns the key of an invalid value, and the problem.
 fn problem<T: DeserializeOwned>(fault: Fault, root: &Value) -> (String, String) {
     match fault {
         Fault::Type { unexpected, expected, key, .. } => {
@@ -205,13 +203,13 @@ fn problem<T: DeserializeOwned>(fault: Fault, root: &Value) -> (String, String) 
             let problem = choices::<T>(&key, root).unwrap_or_else(|| error_chain(&error));
             (key, problem)
         }
-        Fault::NotFound(key) => (key, "it is missing".to_owned()),
+        Fault::NotFound(key) => (key, "missing".to_owned()),
         other => (String::new(), error_chain(&other)),
     }
 }
 
-/// The complaint that serde_json has about the same text. It lists the words that an enum takes, where
-/// the `config` crate names the enum.
+/// Returns the error of serde_json for the same text. It lists the words that an enum takes, where the `config` crate
+/// names the enum.
 fn choices<T: DeserializeOwned>(key: &str, root: &Value) -> Option<String> {
     let mut value = root;
     for part in key.split('.') {

@@ -1,7 +1,7 @@
-//! When the other side was last heard, be it in the middle of a frame.
+//! [`LastActivity`]: the time of the last byte from the peer, also in the middle of a frame.
 //!
-//! A WebSocket library hands out whole messages; on a slow link a large one takes longer than the
-//! idle timeout, so the bytes themselves have to count.
+//! A WebSocket library hands out whole messages. On a slow link a large one takes longer than the idle timeout, so the
+//! bytes themselves have to count.
 
 use std::{
     io,
@@ -16,8 +16,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// When the last byte of the other side was seen. Shared with the transport, which sees the parts
-/// of a large frame long before the frame is whole.
+/// The time of the last byte from the peer. Shared with the transport, which reads the parts of a large frame long before
+/// the frame is complete.
 #[derive(Clone, Debug)]
 pub struct LastActivity {
     since: Instant,
@@ -25,29 +25,29 @@ pub struct LastActivity {
 }
 
 impl LastActivity {
-    /// Heard just now.
+    /// Returns an activity at `now`.
     pub fn new(now: Instant) -> Self {
         Self { since: now, millis: Arc::new(AtomicU64::new(0)) }
     }
 
-    /// Heard at `now`.
+    /// Records an activity at `now`.
     pub fn touch(&self, now: Instant) {
         let millis = now.duration_since(self.since).as_millis() as u64;
         self.millis.fetch_max(millis, Ordering::Relaxed);
     }
 
-    /// When that was.
+    /// Returns the time of the last activity.
     pub fn at(&self) -> Instant {
         self.since + Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }
 }
 
-/// Who is told of what comes in over a stream.
+/// Observes the bytes that are read from a stream.
 pub trait ReadObserver: Unpin {
-    /// These bytes came, one at the least.
+    /// Handles bytes that were read, at least one.
     ///
     /// # Errors
-    /// Why no more of them are to be read.
+    /// [`io::Error`] if no more may be read.
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
@@ -58,20 +58,20 @@ impl ReadObserver for LastActivity {
     }
 }
 
-/// A stream that tells its listener of every byte that comes in.
-pub struct ObservedStream<S, L = LastActivity> {
+/// A stream that passes all bytes that it reads to an observer.
+pub struct ObservedStream<S, O = LastActivity> {
     stream: S,
-    listener: L,
+    observer: O,
 }
 
-impl<S, L> ObservedStream<S, L> {
-    /// Over this stream.
-    pub fn new(stream: S, listener: L) -> Self {
-        Self { stream, listener }
+impl<S, O> ObservedStream<S, O> {
+    /// Wraps a stream.
+    pub fn new(stream: S, observer: O) -> Self {
+        Self { stream, observer }
     }
 }
 
-impl<S: AsyncRead + Unpin, L: ReadObserver> AsyncRead for ObservedStream<S, L> {
+impl<S: AsyncRead + Unpin, O: ReadObserver> AsyncRead for ObservedStream<S, O> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -81,13 +81,13 @@ impl<S: AsyncRead + Unpin, L: ReadObserver> AsyncRead for ObservedStream<S, L> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let bytes = &buf.filled()[before..];
         if !bytes.is_empty() {
-            self.listener.handle_read(bytes)?;
+            self.observer.handle_read(bytes)?;
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin, L: ReadObserver> AsyncWrite for ObservedStream<S, L> {
+impl<S: AsyncWrite + Unpin, O: ReadObserver> AsyncWrite for ObservedStream<S, O> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

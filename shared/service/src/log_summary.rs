@@ -1,20 +1,20 @@
-//! Tells once a minute how often faults came again.
+//! Logs once a minute how often faults were repeated.
 
 use std::hash::Hash;
 
 use crate::shutdown::Shutdown;
 use spoke_diagnostics::{limits::REPEATS_INTERVAL, log_limit::SharedLogLimiter};
 
-/// Says counts once a minute, and the last when the shutdown begins.
+/// Calls `log` with the counts once a minute, and a last time when the shutdown begins.
 pub async fn sum_up<K: Eq + Hash + Clone>(
-    repeated: &SharedLogLimiter<K>,
+    limiter: &SharedLogLimiter<K>,
     shutdown: &Shutdown,
-    say: impl Fn(Option<&K>, u64),
+    log: impl Fn(Option<&K>, u64),
 ) {
     while !shutdown.is_begun() {
         let _ = tokio::time::timeout(REPEATS_INTERVAL, shutdown.begun()).await;
-        let counts = repeated.poll_counts();
-        counts.iter().for_each(|(kind, count)| say(kind.as_ref(), *count));
+        let counts = limiter.poll_counts();
+        counts.iter().for_each(|(kind, count)| log(kind.as_ref(), *count));
     }
 }
 
@@ -25,17 +25,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_said_yet_is_said_at_the_end() {
-        let (repeated, shutdown) = (SharedLogLimiter::default(), Shutdown::new());
-        let said = Mutex::new(Vec::new());
-        let say =
-            |kind: Option<&&'static str>, count| said.lock().unwrap().push((kind.copied(), count));
+    async fn the_last_counts_are_logged_at_the_end() {
+        let (limiter, shutdown) = (SharedLogLimiter::default(), Shutdown::new());
+        let logged = Mutex::new(Vec::new());
+        let log = |kind: Option<&&'static str>, count| {
+            logged.lock().unwrap().push((kind.copied(), count))
+        };
         let others = async {
-            assert!(repeated.handle("one") && !repeated.handle("one"));
+            assert!(limiter.handle("one") && !limiter.handle("one"));
             tokio::task::yield_now().await;
             shutdown.begin();
         };
-        tokio::join!(sum_up(&repeated, &shutdown, say), others);
-        assert_eq!(*said.lock().unwrap(), [(Some("one"), 1)]);
+        tokio::join!(sum_up(&limiter, &shutdown, log), others);
+        assert_eq!(*logged.lock().unwrap(), [(Some("one"), 1)]);
     }
 }

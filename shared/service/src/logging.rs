@@ -1,13 +1,13 @@
-//! Logging: to standard error, as text or as one JSON object a line; where that is the journal, with the
-//! priority in front of each line, which journald takes off (sd-daemon(3)).
+//! Logging: to standard error, as text or as one JSON object per line. In the journal, the priority stands in front of
+//! each line, and journald removes it (sd-daemon(3)).
 //!
-//! A level by itself is that of our own programs. What a library says is logged if it is an error, or if the
-//! library is named: what comes over the network can make one warn as often as a stranger likes.
+//! A level without a name is the level of our own crates. Libraries log errors only, unless they are named: a peer can
+//! make a library warn as often as it likes.
 //!
-//! An event is one line, and none of its characters acts on a terminal, whoever's words they are.
+//! An event is one line, and none of its characters controls a terminal, whatever text a peer sent.
 //!
-//! Rejected: journald's own protocol with a field for each of ours, since the lines in a file, in a
-//! container and in the journal would not be the same any more, and `journalctl -o cat | jq` does it.
+//! Rejected: journald's own protocol with one field for each of ours. The lines in a file, in a container and in the
+//! journal would differ, and `journalctl -o cat | jq` reads the fields too.
 
 use std::{
     borrow::Cow,
@@ -32,7 +32,7 @@ use tracing_subscriber::{
 use crate::config::{ConfigError, LogFormat, LogSettings};
 use spoke_diagnostics::error_chain::error_chain;
 
-/// Our own crates, each the first part of its modules' paths.
+/// Our own crates: the first part of the paths of their modules.
 const OURS: [&str; 8] = [
     "spoke_agent",
     "spoke_auth",
@@ -43,24 +43,24 @@ const OURS: [&str; 8] = [
     "spoke_store",
     "spoke_tests",
 ];
-/// What of the others is logged, at most, unless they are named.
+/// The maximum level of other crates, unless they are named.
 const OTHERS: LevelFilter = LevelFilter::ERROR;
 
-/// By which the level of this process is changed.
+/// Changes the level of this process.
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Logs for the rest of the process. A second call changes nothing.
+/// Starts logging for the rest of the process. A second call changes nothing.
 ///
 /// # Errors
-/// `ConfigError` naming `log.level` when it is none.
+/// [`ConfigError`] if `log.level` is not a valid level.
 pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
     let (filter, level) = reload::Layer::new(filter(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
-    let by_place = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
-    let format = log.format.unwrap_or(by_place);
+    let default = if io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    let format = log.format.unwrap_or(default);
     let has_colours = format == LogFormat::Text && io::stderr().is_terminal();
     let lines = StderrLines { is_journal: is_journal(), has_colours };
-    // A subscriber that is there already is a test's or an embedding program's, and stays.
+    // A subscriber that is set already belongs to a test or an embedding program, and stays.
     let begun = match format {
         LogFormat::Text => {
             registry.with(fmt::layer().with_writer(lines).with_ansi(has_colours)).try_init()
@@ -76,41 +76,41 @@ pub fn init(log: &LogSettings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Logs at this level from now on.
+/// Changes the level.
 ///
 /// # Errors
-/// `ConfigError` naming `log.level` when it is none.
+/// [`ConfigError`] if `log.level` is not a valid level.
 pub fn set_level(level: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
     match LEVEL.get() {
         Some(handle) => handle.reload(filter).map_err(|error| {
             ConfigError::bad(
                 "log.level",
-                format!("it cannot be changed ({}); restart", error_chain(&error)),
+                format!("failed to change the level ({}); restart", error_chain(&error)),
             )
         }),
-        // The log is not ours.
+        // The subscriber is not ours.
         None => Ok(()),
     }
 }
 
-/// Whether standard error leads to the journal: systemd says which file that is (systemd.exec(5)).
+/// Returns whether standard error is the journal: systemd names its file (systemd.exec(5)).
 fn is_journal() -> bool {
     let Ok(named) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
-    let found = File::from(stderr).metadata();
-    found.is_ok_and(|found| named == format!("{}:{}", found.dev(), found.ino()))
+    let metadata = File::from(stderr).metadata();
+    metadata.is_ok_and(|file| named == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// Standard error.
+/// Writes events to standard error.
 #[derive(Debug, Clone, Copy)]
 struct StderrLines {
     is_journal: bool,
-    /// Escape characters are the formatter's own, which takes them out of what it is given.
+    /// Escape characters come from the formatter, which removes them from its input.
     has_colours: bool,
 }
 
-/// One event for it.
+/// One event for standard error.
 struct LogEvent {
     priority: Option<u8>,
     has_colours: bool,
@@ -144,15 +144,15 @@ impl Write for LogEvent {
     }
 }
 
-/// Neither a control character nor one that changes the direction of what stands beside it, or begins a
+/// Returns whether a character neither controls a terminal, nor changes the direction of its neighbours, nor begins a
 /// line.
 pub fn is_printable(char: char) -> bool {
-    let is_turning =
+    let is_bidi_control =
         matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !char.is_control() && !is_turning && !matches!(char, '\u{2028}' | '\u{2029}')
+    !char.is_control() && !is_bidi_control && !matches!(char, '\u{2028}' | '\u{2029}')
 }
 
-/// The same with all that is not printable escaped, but for its own end; the form is that of JSON.
+/// Escapes all characters that are not printable as JSON does, except the newline at the end.
 fn one_line(text: &[u8], has_colours: bool) -> Cow<'_, [u8]> {
     let Ok(words) = str::from_utf8(text) else { return text.into() };
     let (words, end) = match words.strip_suffix('\n') {
@@ -174,7 +174,7 @@ fn one_line(text: &[u8], has_colours: bool) -> Cow<'_, [u8]> {
     line.into_bytes().into()
 }
 
-/// As syslog(3) numbers them.
+/// Returns the priority of syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -184,7 +184,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Each line of it: one that somebody else's words begin would otherwise give its own.
+/// Prefixes every line: a line that a peer's text begins could otherwise set its own priority.
 fn prefixed(priority: u8, text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::with_capacity(text.len() + 3);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -194,9 +194,8 @@ fn prefixed(priority: u8, text: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// `Targets` takes a slip such as `inof` for a module's name and then logs everything of it, so that
-/// each part is looked at first. Rejected: `EnvFilter`, which can do no more of what is taken here, and
-/// brings an engine for regular expressions along.
+/// Checks each part first: `Targets` takes a typing error such as `inof` for the name of a module. Rejected:
+/// `EnvFilter`, whose further features are not used here, and which needs a regular expression engine.
 fn filter(level: &str) -> Result<Targets, ConfigError> {
     let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
     let is_part = |part: &str| match part.rsplit_once('=') {
@@ -205,22 +204,22 @@ fn filter(level: &str) -> Result<Targets, ConfigError> {
     };
     let asked = level.parse::<Targets>().ok().filter(|_| level.split(',').all(is_part));
     asked.map(|asked| for_ours(&asked)).ok_or_else(|| {
-        let mend = "takes error, warn, info, debug, trace or off, also per module, such as \
-                    info,spoke_hub=debug";
-        ConfigError::bad("log.level", format!("it is {level:?} and {mend}"))
+        let expected = "error, warn, info, debug, trace or off, also per module, such as \
+                        info,spoke_hub=debug";
+        ConfigError::bad("log.level", format!("invalid level {level:?}: expected {expected}"))
     })
 }
 
-/// The same, with the level that is for all for our own crates alone.
+/// Applies the level without a name to our own crates alone.
 fn for_ours(asked: &Targets) -> Targets {
     let all = asked.default_level().unwrap_or(LevelFilter::OFF);
     let ours = OURS.map(|name| (name, all));
-    // What is named counts, also where it is named more than once: the last one.
+    // Of a crate that is named more than once, the last level counts.
     let named = asked.iter().collect::<Vec<_>>();
     Targets::new().with_default(all.min(OTHERS)).with_targets(ours).with_targets(named)
 }
 
-/// The path of a module.
+/// Returns whether this is the path of a module.
 fn is_target(text: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     !text.is_empty() && text.chars().all(is_part)
@@ -231,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_of_an_event_bears_its_priority_whatever_its_words_are() {
+    fn each_line_of_an_event_has_its_priority_whatever_its_text() {
         let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
         assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
         let lines = prefixed(6, b"one\n<0>the kernel burns\n");
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_that_commands_no_terminal() {
+    fn an_event_is_one_line_that_controls_no_terminal() {
         let cases = [
             ("said é\n", false, "said é\n"),
             ("a\nERROR b\r\n", false, "a\\u000aERROR b\\u000d\n"),
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_for_our_own_crates_and_a_library_is_heard_where_it_is_named() {
+    fn a_level_is_for_our_own_crates_and_a_library_is_logged_if_named() {
         let table = [
             ("info", "spoke_hub::session", Level::INFO, true),
             ("info", "spoke_hub::session", Level::DEBUG, false),
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_a_word_also_per_module_and_nothing_else() {
+    fn only_words_also_per_module_are_levels() {
         for good in ["info", "DEBUG", "off", "info,spoke_hub=debug", "warn,a::b=trace"] {
             filter(good).unwrap();
         }

@@ -1,4 +1,4 @@
-//! What a service looks at before it uses a Redis.
+//! Checks of a Redis before a service uses it.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::backoff::RetryDelay;
 use spoke_store::{Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::look};
 
-/// Checks what a URL's text alone does not tell.
+/// Checks the files that a URL names.
 ///
 /// # Errors
-/// `ConfigError` for the setting `key`, which names the file that cannot be used.
+/// [`ConfigError`] for the setting `key` that names the unusable file.
 pub fn check_redis_url(url: &RedisUrl, key: &str) -> Result<(), ConfigError> {
     url.client().map(|_| ()).map_err(|error| {
-        let mend =
+        let help =
             "give files in PEM form that this user may read, and certificate and key of one pair";
-        ConfigError::bad(key, format!("{}; {mend}", error_chain(&error)))
+        ConfigError::bad(key, format!("{}; {help}", error_chain(&error)))
     })
 }
 
-/// Refuses a server that Spoke cannot work with. One that does not answer now may be a good one.
+/// Refuses a Redis that Spoke cannot work with. One that does not answer now is not refused.
 ///
 /// # Errors
-/// `ConfigError` for the setting `key`, with what was found and the mend.
+/// [`ConfigError`] for the setting `key`, with the problem and the mend.
 pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.ping()).await {
         Ok(Err(error @ StoreError::Unfit { .. })) => {
@@ -34,24 +34,21 @@ pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigErr
     }
 }
 
-/// Looks at a Redis once it answers, and warns of what it finds. `setting` is the one that names it.
+/// Waits until a Redis answers, and warns once if it may lose data. `setting` names it.
 pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) {
     let mut retry = RetryDelay::new(Duration::from_millis(500), Duration::from_secs(60));
     loop {
         match look(&mut redis.connection()).await {
-            Ok(facts) => {
-                for finding in facts.findings() {
-                    warn!(setting, mend = finding.mend(), "{finding}");
+            Ok(info) => {
+                for finding in info.findings() {
+                    let (error, help) = (finding.to_string(), finding.mend());
+                    warn!(setting, error, %help, "redis may lose data");
                 }
                 return;
             }
             Err(error) if StoreError::from(error.clone()).is_transient() => {}
             Err(error) => {
-                return debug!(
-                    setting,
-                    error = error_chain(&error),
-                    "redis does not say what it is like"
-                );
+                return debug!(setting, error = error_chain(&error), "redis INFO failed");
             }
         }
         tokio::select! {

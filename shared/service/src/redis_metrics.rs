@@ -1,4 +1,4 @@
-//! What each service's page of metrics says of its Redis.
+//! The metrics of a service about its Redis.
 
 use redis::pipe;
 use tokio::time::timeout;
@@ -7,17 +7,17 @@ use crate::limits::SCRAPE_LOOK_TIMEOUT;
 use spoke_diagnostics::metrics::MetricsPage;
 use spoke_store::{Redis, probe::ready};
 
-/// Writes the figures of each Redis under the setting that names it.
+/// Writes the statistics of each Redis, labelled with the setting that names it.
 pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
     let name = format!("{service}_redis_seconds");
-    let help = "From commands sent together to Redis to the last of their answers.";
+    let help = "From a group of commands sent to Redis to the last of their replies.";
     let each = each.iter().map(|(setting, redis)| (("redis", *setting), redis.figures()));
     let each: Vec<_> = each.collect();
     let histograms: Vec<_> =
         each.iter().map(|(label, figures)| (Some(*label), &figures.seconds)).collect();
     page.histograms(&name, help, &histograms);
     let name = format!("{service}_redis_errors_total");
-    page.head("counter", &name, "Commands that Redis did not do, by what was wrong.");
+    page.head("counter", &name, "Commands that Redis failed, by kind of error.");
     for (label, figures) in &each {
         for (kind, count) in figures.errors.get() {
             page.sample(&name, &[*label, ("kind", kind)], &count);
@@ -25,14 +25,13 @@ pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
     }
 }
 
-/// Writes whether Redis can be used.
+/// Writes whether Redis takes writes.
 pub async fn write_up(page: &mut MetricsPage, service: &str, redis: &Redis) {
     let is_up = u8::from(ready(redis).await.is_ok());
-    page.gauge(&format!("{service}_redis_up"), "1 while redis takes writes.", &is_up);
+    page.gauge(&format!("{service}_redis_up"), "1 while Redis takes writes.", &is_up);
 }
 
-/// Writes whether Redis can be used, and how many entries each of these streams holds: one round trip,
-/// whatever the number of clients.
+/// Writes whether Redis takes writes, and the number of entries of each stream, in one round trip.
 pub async fn write_streams(
     page: &mut MetricsPage,
     service: &str,
@@ -45,12 +44,12 @@ pub async fn write_streams(
         lengths.cmd("XLEN").arg(key);
     });
     let mut connection = redis.connection();
-    let looking = lengths.query_async::<Vec<u64>>(&mut connection);
-    // Not for long, since the rest of the page is wanted all the same.
-    let lengths = timeout(SCRAPE_LOOK_TIMEOUT, looking).await;
+    let reading = lengths.query_async::<Vec<u64>>(&mut connection);
+    // With a timeout, since the rest of the page is useful without it.
+    let lengths = timeout(SCRAPE_LOOK_TIMEOUT, reading).await;
     let lengths = lengths.ok().and_then(Result::ok).unwrap_or_default();
     let name = format!("{service}_stream_entries");
-    page.head("gauge", &name, "Entries that a stream holds.");
+    page.head("gauge", &name, "Entries in a stream.");
     for ((stream, _), length) in each.iter().zip(lengths) {
         page.sample(&name, &[("stream", stream)], &length);
     }

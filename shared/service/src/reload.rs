@@ -1,8 +1,7 @@
-//! SIGHUP: the settings are read again, and what can change while a service runs is changed.
+//! Reloads the settings at SIGHUP, and applies those that can change while a service runs.
 //!
-//! The rest is said in a warning, each time anew, as long as it differs from what the service runs
-//! with. Settings that cannot be used change nothing. systemd is told when it begins and when it is
-//! over, so that `systemctl reload` waits for it.
+//! Each reload warns of the other settings that differ from the running ones. Invalid settings change nothing. systemd
+//! is notified when the reload begins and ends, so that `systemctl reload` waits for it.
 
 use std::{collections::BTreeSet, io};
 
@@ -16,15 +15,15 @@ use crate::{config::ConfigError, logging, shutdown::Shutdown, systemd};
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_store::RedisUrl;
 
-/// Settings that can be compared, key by key.
+/// Settings that can be compared key by key.
 pub trait Settings: Serialize {
-    /// Those that serialise without their passwords.
+    /// The settings that serialise without their passwords.
     fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)>;
-    /// `log.level`
+    /// The setting `log.level`.
     fn log_level(&self) -> &str;
 }
 
-/// Reads settings again at each SIGHUP.
+/// Reloads settings at each SIGHUP.
 pub struct Reloads<T> {
     hangups: Signal,
     read: Box<dyn Fn() -> Result<T, ConfigError> + Send>,
@@ -32,11 +31,10 @@ pub struct Reloads<T> {
 }
 
 impl<T: Settings> Reloads<T> {
-    /// For a service that runs with `running`; `read` gives settings that were checked. SIGHUP is caught
-    /// from this moment on.
+    /// Catches SIGHUP from this call on, for a service that runs with `running`. `read` returns checked settings.
     ///
     /// # Errors
-    /// When the operating system gives no signal handler.
+    /// [`io::Error`] if the operating system gives no signal handler.
     pub fn on_sighup(
         running: &T,
         read: impl Fn() -> Result<T, ConfigError> + Send + 'static,
@@ -45,8 +43,8 @@ impl<T: Settings> Reloads<T> {
         Ok(Self { hangups, read: Box::new(read), running: flat(running) })
     }
 
-    /// Until the shutdown begins. `log.level` is changed here, and `apply` changes the settings that
-    /// `live` names: keys, or the names of tables.
+    /// Serves reloads until the shutdown begins. `apply` changes the settings that `live` names: keys, or the names of
+    /// tables. `log.level` changes here.
     pub async fn serve(
         mut self,
         live: &'static [&'static str],
@@ -64,7 +62,7 @@ impl<T: Settings> Reloads<T> {
             systemd::reloading();
             if let Err(error) = self.reload(live, &mut apply) {
                 let error = error_chain(&error);
-                error!(error, "the settings cannot be used; all stays as it was");
+                error!(error, "invalid settings; keeping the current ones");
             }
             systemd::ready();
         }
@@ -85,20 +83,20 @@ impl<T: Settings> Reloads<T> {
             };
             key == "log.level" || live.iter().copied().any(is_of)
         };
-        let (now, later): (Vec<_>, Vec<_>) =
-            changed(&self.running, &new).into_iter().partition(|key| is_live(key));
-        for key in &later {
-            warn!(key, "this setting has changed, and takes effect at the next start only");
+        let (changed, at_restart): (Vec<_>, Vec<_>) =
+            changed_keys(&self.running, &new).into_iter().partition(|key| is_live(key));
+        for setting in &at_restart {
+            warn!(setting, "setting changed, but takes effect only after a restart");
         }
-        for key in &now {
+        for key in &changed {
             self.running[key.as_str()] = new[key.as_str()].clone();
         }
-        info!(changed = now.join(" "), "the settings are read again");
+        info!(changed = changed.join(" "), "settings reloaded");
         Ok(())
     }
 }
 
-/// Values by dotted key; of Redis with a password its digest.
+/// Returns the values by dotted key; a Redis URL as its digest, since it may hold a password.
 fn flat(settings: &impl Settings) -> Value {
     let mut flat = serde_json::Map::new();
     flatten(&serde_json::to_value(settings).expect("settings serialise"), "", &mut flat);
@@ -119,7 +117,7 @@ fn flatten(value: &Value, prefix: &str, flat: &mut serde_json::Map<String, Value
     }
 }
 
-fn changed(old: &Value, new: &Value) -> Vec<String> {
+fn changed_keys(old: &Value, new: &Value) -> Vec<String> {
     let keys = |value: &Value| -> BTreeSet<String> {
         value.as_object().map(|table| table.keys().cloned().collect()).unwrap_or_default()
     };
@@ -154,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_is_told_by_its_key_passwords_too_and_never_their_text() {
+    fn a_change_is_found_by_its_key_passwords_included_and_never_shown() {
         let url = |text: &str| text.parse::<RedisUrl>().unwrap();
         let old =
             Some { redis: url("redis://:hunter2@h"), listen: "a", throttle: Throttle { burst: 1 } };
@@ -163,8 +161,8 @@ mod tests {
             throttle: Throttle { burst: 2 },
             ..old.clone()
         };
-        assert!(changed(&flat(&old), &flat(&old)).is_empty());
-        assert_eq!(changed(&flat(&old), &flat(&new)), ["redis", "throttle.burst"]);
+        assert!(changed_keys(&flat(&old), &flat(&old)).is_empty());
+        assert_eq!(changed_keys(&flat(&old), &flat(&new)), ["redis", "throttle.burst"]);
         assert!(!flat(&new).to_string().contains("hunter"));
     }
 }

@@ -1,9 +1,8 @@
-//! What sessions carry, as figures, the same at both ends.
+//! [`SessionMetrics`]: the metrics of all sessions, the same at both ends.
 //!
-//! They move with the sessions: an idle client costs neither time nor a command of Redis, and how much
-//! waits is known of those only who have something waiting. What waits for clients that are not
-//! connected is not among it; Redis is asked for that, client by client, by whoever wants to know
-//! (`store/fleet`).
+//! Sessions update them as they run: an idle client costs neither time nor a Redis command, and a backlog is kept only
+//! for sessions that have one. The backlogs of clients that are not connected are not included; they are read from
+//! Redis, client by client (`spoke_store::fleet`).
 
 use std::{
     collections::HashMap,
@@ -27,25 +26,25 @@ use spoke_protocol::{
 };
 use spoke_store::driver::SessionEvent;
 
-/// All that one process carries.
+/// The metrics of all sessions of a process.
 #[derive(Debug)]
 pub struct SessionMetrics {
-    /// Out of the origins on this side.
+    /// From the origins of this process.
     pub sent: DirectionMetrics,
-    /// Into the copies on this side.
+    /// Into the copies of this process.
     pub received: DirectionMetrics,
     duplicates: Counter,
     refused: CounterVec,
     dead: CounterVec,
     acknowledgement: Histogram,
-    behind: Mutex<BacklogIndex>,
+    backlogs: Mutex<BacklogIndex>,
 }
 
-/// One direction.
+/// The metrics of one direction.
 #[derive(Debug)]
 pub struct DirectionMetrics {
     direction: Direction,
-    /// Entries that are in their copy.
+    /// Entries added to their copy.
     pub entries: Counter,
     /// Bytes of the entries in batches.
     pub bytes: Counter,
@@ -56,33 +55,33 @@ pub struct DirectionMetrics {
     age: Histogram,
 }
 
-/// The sessions that have something waiting.
+/// The sessions with a backlog.
 #[derive(Debug, Default)]
 struct BacklogIndex {
     next: u64,
     sessions: HashMap<u64, [Backlog; 2]>,
 }
 
-/// What waits in one direction of one session.
+/// The backlog of one session in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Backlog {
     entries: u64,
     oldest: Option<Seq>,
 }
 
-/// What waits in one direction.
+/// The backlog of all sessions in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BacklogSummary {
-    /// How many entries.
+    /// Entries that wait.
     pub entries: u64,
-    /// For how many sessions.
+    /// Sessions with a backlog.
     pub sessions: u64,
-    /// When the oldest was added, in milliseconds since 1970 by the clock of its origin.
+    /// The time of the oldest entry, in milliseconds since 1970 by the clock of its origin.
     pub oldest_ms: Option<u64>,
 }
 
 impl SessionMetrics {
-    /// Of a side whose origins send in this direction.
+    /// Returns the metrics of a process whose origins send in this direction.
     pub fn new(sends: Direction) -> Self {
         let receives = match sends {
             Direction::Up => Direction::Down,
@@ -95,30 +94,30 @@ impl SessionMetrics {
             refused: CounterVec::new(RejectReason::words()),
             dead: CounterVec::new(RejectReason::words()),
             acknowledgement: Histogram::new(LINK_SCALE),
-            behind: Mutex::default(),
+            backlogs: Mutex::default(),
         }
     }
 
-    /// Watches one session whose handshake told of this origin there and this copy here.
+    /// Observes one session, whose handshake showed this origin of the peer and this cursor of our copy.
     pub fn observe(&self, origin: &OriginState, cursor: &Cursor) -> SessionObserver<'_> {
         let has_more = origin.last > cursor.seq && !origin.first.is_zero();
-        let told = if has_more { origin.added } else { 0 };
-        let placed = cursor.tally.added.min(told);
-        let mut behind = self.behind();
-        behind.next += 1;
-        let number = behind.next;
+        let announced = if has_more { origin.added } else { 0 };
+        let added = cursor.tally.added.min(announced);
+        let mut index = self.backlogs();
+        index.next += 1;
+        let number = index.next;
         SessionObserver {
-            traffic: self,
+            metrics: self,
             number,
-            told,
-            placed,
+            announced,
+            added,
             arrived: None,
             counted: CountedSoFar::default(),
             backlogs: Default::default(),
         }
     }
 
-    /// A batch goes into the copy.
+    /// Counts a batch that is being added to the copy.
     pub fn handle_append(&self, append: &Append, now_ms: u64) {
         self.received.batches.add(1);
         self.received.bytes.add(append.entries.iter().map(|entry| entry.bytes() as u64).sum());
@@ -130,13 +129,13 @@ impl SessionMetrics {
         }
     }
 
-    /// A batch is in the copy.
+    /// Counts a batch that was added to the copy.
     pub fn handle_appended(&self, accepted: u64, duplicates: u64) {
         self.received.entries.add(accepted);
         self.duplicates.add(duplicates);
     }
 
-    /// The origin is asked for something.
+    /// Counts a task of the origin.
     pub fn handle_task(&self, task: &OriginTask) {
         match task {
             OriginTask::RecordLosses(losses, _) => {
@@ -149,10 +148,10 @@ impl SessionMetrics {
         }
     }
 
-    /// What waits on its way out of this side, and into it.
+    /// Returns the backlogs: sent, then received.
     pub fn waiting(&self) -> [BacklogSummary; 2] {
         let mut waiting = [BacklogSummary::default(); 2];
-        for backlogs in self.behind().sessions.values() {
+        for backlogs in self.backlogs().sessions.values() {
             for (waiting, backlog) in waiting.iter_mut().zip(backlogs) {
                 waiting.entries += backlog.entries;
                 waiting.sessions += u64::from(backlog.entries > 0);
@@ -163,21 +162,21 @@ impl SessionMetrics {
         waiting
     }
 
-    /// Writes all but what waits.
+    /// Writes all metrics except the backlogs.
     pub fn write(&self, page: &mut MetricsPage, service: &str) {
         let lanes = [&self.sent, &self.received];
         for (name, help, of) in [
             (
                 "entries",
-                "Entries that are in their copy.",
+                "Entries added to their copy.",
                 (|it| &it.entries) as fn(&DirectionMetrics) -> &Counter,
             ),
             (
                 "entry_bytes",
-                "Bytes of the entries in batches; what goes again counts again.",
+                "Bytes of the entries in batches; a repeated batch counts again.",
                 |it| &it.bytes,
             ),
-            ("batches", "Batches; what goes again counts again.", |it| &it.batches),
+            ("batches", "Batches; a repeated batch counts again.", |it| &it.batches),
         ] {
             let name = format!("{service}_{name}_total");
             page.head("counter", &name, help);
@@ -186,38 +185,44 @@ impl SessionMetrics {
             }
         }
         let name = format!("{service}_duplicate_entries_total");
-        page.head("counter", &name, "Entries that came again and were passed over.");
+        page.head("counter", &name, "Entries received again and ignored.");
         page.sample(&name, &[self.received.label()], &self.duplicates.get());
         for (name, help, lane, label, counters) in [
             (
                 "refused_entries",
-                "Entries that came and can never be taken.",
+                "Received entries that can never be added.",
                 &self.received,
                 "reason",
                 &self.refused,
             ),
-            ("dead_entries", "Entries that went to dead:x.", &self.sent, "reason", &self.dead),
+            (
+                "dead_entries",
+                "Entries moved to the dead letters (dead:x).",
+                &self.sent,
+                "reason",
+                &self.dead,
+            ),
         ] {
             write(page, &format!("{service}_{name}_total"), help, label, &[(lane, counters)]);
         }
         let name = format!("{service}_lost_entries_total");
-        let help = "Entries found lost, where they can be counted; lost:x has their ranges.";
+        let help = "Lost entries, where they can be counted; lost:x has their ranges.";
         let each = lanes.map(|lane| (lane, &lane.lost_entries));
         write(page, &name, help, "cause", &each);
         let name = format!("{service}_losses_total");
-        let help = "Ranges of entries found lost; uncertain ones may be repeats instead.";
+        let help = "Ranges of lost entries; uncertain ones may be duplicates instead.";
         let each = lanes.map(|lane| (lane, &lane.losses));
         write(page, &name, help, "cause", &each);
-        let help = "Age of the first entry of a batch: going into the copy here, and acknowledged by \
-                    the copy there.";
+        let help = "Age of the first entry of a batch, when it is added here or acknowledged by the \
+                    peer.";
         let each = lanes.map(|lane| (Some(lane.label()), &lane.age));
         page.histograms(&format!("{service}_entry_age_seconds"), help, &each);
-        let help = "From a batch that leaves to its acknowledgement.";
+        let help = "From sending a batch to its acknowledgement.";
         let each = [(None, &self.acknowledgement)];
         page.histograms(&format!("{service}_acknowledgement_seconds"), help, &each);
     }
 
-    /// Writes what waits in each direction that is known.
+    /// Writes the backlog of each direction that is known.
     pub fn write_waiting(
         page: &mut MetricsPage,
         service: &str,
@@ -230,7 +235,7 @@ impl SessionMetrics {
             page.sample(&name, &[("direction", direction.word())], &waiting.entries);
         }
         let name = format!("{service}_oldest_waiting_age_seconds");
-        page.head("gauge", &name, "How long ago the oldest of them was added; 0 if none waits.");
+        page.head("gauge", &name, "Age of the oldest waiting entry; 0 without one.");
         for (direction, waiting) in each {
             let age_ms = waiting.oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms));
             let age = Seconds(Duration::from_millis(age_ms));
@@ -238,8 +243,8 @@ impl SessionMetrics {
         }
     }
 
-    fn behind(&self) -> MutexGuard<'_, BacklogIndex> {
-        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backlogs(&self) -> MutexGuard<'_, BacklogIndex> {
+        self.backlogs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -256,7 +261,7 @@ impl DirectionMetrics {
         }
     }
 
-    /// A range was found lost.
+    /// Counts a lost range.
     pub fn handle_loss(&self, loss: &Loss) {
         self.losses.add(loss.cause.word(), 1);
         self.lost_entries.add(loss.cause.word(), loss.count.unwrap_or(0));
@@ -286,20 +291,20 @@ fn write(
     }
 }
 
-/// Counts what one session does, and forgets what waits for it when it is dropped.
+/// Counts the work of one session. Its backlog is removed when it is dropped.
 #[derive(Debug)]
 pub struct SessionObserver<'a> {
-    traffic: &'a SessionMetrics,
+    metrics: &'a SessionMetrics,
     number: u64,
-    told: u64,
-    placed: u64,
-    /// The first entry of the last batch that came.
+    announced: u64,
+    added: u64,
+    /// The first entry of the last received batch.
     arrived: Option<Seq>,
     counted: CountedSoFar,
     backlogs: [Backlog; 2],
 }
 
-/// What of a session is in the figures already.
+/// The part of a session that is counted already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct CountedSoFar {
     received: u64,
@@ -310,16 +315,16 @@ struct CountedSoFar {
 }
 
 impl SessionObserver<'_> {
-    /// What the driver shows.
+    /// Handles an event of the driver.
     pub fn handle(&mut self, shown: SessionEvent<'_>, now_ms: impl Fn() -> u64) {
         match shown {
-            SessionEvent::Work(SessionWork::Origin(task)) => self.traffic.handle_task(task),
+            SessionEvent::Work(SessionWork::Origin(task)) => self.metrics.handle_task(task),
             SessionEvent::Work(SessionWork::Append(append)) => {
-                self.traffic.handle_append(append, now_ms());
+                self.metrics.handle_append(append, now_ms());
                 let losses = &append.account.losses;
-                losses.iter().for_each(|loss| self.traffic.received.handle_loss(loss));
+                losses.iter().for_each(|loss| self.metrics.received.handle_loss(loss));
                 let tally = append.account.tally;
-                self.placed = if tally.is_unknown() { self.told } else { tally.added };
+                self.added = if tally.is_unknown() { self.announced } else { tally.added };
                 self.arrived = append.entries.first().map(|entry| entry.seq);
             }
             SessionEvent::Session(session) => self.handle_session(session, now_ms),
@@ -337,18 +342,18 @@ impl SessionObserver<'_> {
         let now = CountedSoFar { received, duplicates, carried, sent_batches, sent_bytes };
         let before = std::mem::replace(&mut self.counted, now);
         if now != before {
-            let (traffic, sent) = (self.traffic, &self.traffic.sent);
-            traffic.handle_appended(received - before.received, duplicates - before.duplicates);
+            let (metrics, sent) = (self.metrics, &self.metrics.sent);
+            metrics.handle_appended(received - before.received, duplicates - before.duplicates);
             sent.entries.add(carried - before.carried);
             sent.batches.add(sent_batches - before.sent_batches);
             sent.bytes.add(sent_bytes - before.sent_bytes);
             if let Some(landed) = sender.landed().filter(|_| carried > before.carried) {
-                traffic.acknowledgement.observe(landed.round_trip);
+                metrics.acknowledgement.observe(landed.round_trip);
                 sent.handle_age(landed.first, now_ms());
             }
         }
         let (entries, oldest) = sender.waiting();
-        let coming = self.told.saturating_sub(self.placed);
+        let coming = self.announced.saturating_sub(self.added);
         let arrived = self.arrived.filter(|_| coming > 0);
         self.keep([Backlog { entries, oldest }, Backlog { entries: coming, oldest: arrived }]);
     }
@@ -358,11 +363,11 @@ impl SessionObserver<'_> {
             return;
         }
         self.backlogs = backlogs;
-        let mut behind = self.traffic.behind();
+        let mut index = self.metrics.backlogs();
         if backlogs == <[Backlog; 2]>::default() {
-            behind.sessions.remove(&self.number);
+            index.sessions.remove(&self.number);
         } else {
-            behind.sessions.insert(self.number, backlogs);
+            index.sessions.insert(self.number, backlogs);
         }
     }
 }

@@ -1,13 +1,17 @@
-//! One value, handed down to everything that runs: it says when to end, and knows who has not yet.
+//! [`Shutdown`]: one value for every task of a process. It signals when to end, and tracks the tasks that run.
 
 use std::{any::Any, fmt, io, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{Instrument, Span, debug_span, error, info, info_span};
 
-/// Begins once and stays begun. Cheap to clone; all clones are the same shutdown.
+/// Begins once and stays begun. Cheap to clone; all clones share one shutdown.
+///
+/// Every task runs in a span, which its log lines bear: [`spawn`](Self::spawn) in `task` with the task's name,
+/// [`spawn_one`](Self::spawn_one) in `connection` with the peer. The latter is at debug level: one span for each
+/// connection costs memory and time.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
@@ -15,15 +19,15 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Begins by `begin` only.
+    /// Returns a shutdown that only [`begin`](Self::begin) begins.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Begins with the first SIGTERM or SIGINT, too. Both are caught from this moment on.
+    /// Returns a shutdown that also begins with the first SIGTERM or SIGINT. Both are caught from this call on.
     ///
     /// # Errors
-    /// When the operating system gives no signal handler.
+    /// [`io::Error`] if the operating system gives no signal handler.
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::new();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -41,71 +45,73 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Everybody ends now.
+    /// Begins the shutdown.
     pub fn begin(&self) {
         self.token.cancel();
     }
 
-    /// Whether it has begun.
+    /// Returns whether the shutdown has begun.
     pub fn is_begun(&self) -> bool {
         self.token.is_cancelled()
     }
 
-    /// Resolves once it has begun. Cancel safe.
+    /// Resolves once the shutdown has begun. Cancel safe.
     pub async fn begun(&self) {
         self.token.cancelled().await;
     }
 
-    /// The same, for what takes a token.
+    /// Returns the token that the shutdown cancels.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// Runs a task that `finish` waits for. A panic in it is logged with its name and begins the
-    /// shutdown: a service that lost a part of itself is better restarted.
+    /// Runs a task that [`finish`](Self::finish) waits for. A panic in it is logged with the task's name and begins
+    /// the shutdown: a service that lost one of its tasks is better restarted.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let token = self.token.clone();
-        self.guard(task, move |panic| {
-            error!(task = name, panic, "a task panicked; shutting down");
+        self.guard(task, info_span!(parent: None, "task", task = name), move |panic| {
+            error!(task = name, panic, "task panicked; shutting down");
             token.cancel();
         });
     }
 
-    /// The same for a task that serves one of many: a panic in it is logged and ends nobody else.
-    pub fn spawn_one<A, F>(&self, name: &'static str, address: A, task: F)
+    /// Runs a task that serves one of many peers, and that [`finish`](Self::finish) waits for. A panic in it is
+    /// logged and ends no other task.
+    pub fn spawn_one<A, F>(&self, name: &'static str, peer: A, task: F)
     where
         A: fmt::Display + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        self.guard(task, move |panic| {
-            error!(task = name, %address, panic, "a task panicked; only this one ends");
+        let span = debug_span!(parent: None, "connection", task = name, %peer);
+        self.guard(task, span, move |panic| {
+            error!(task = name, %peer, panic, "task panicked; others go on");
         });
     }
 
-    /// Without an async block around the task, which would have room for it twice.
-    fn guard<F>(&self, task: F, handle_panic: impl FnOnce(&str) + Send + 'static)
+    /// Without an async block around the task, which would reserve the task's memory twice.
+    fn guard<F>(&self, task: F, span: Span, handle_panic: impl FnOnce(&str) + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(AssertUnwindSafe(task).catch_unwind().map(|ended| {
+        let task = AssertUnwindSafe(task.instrument(span));
+        self.tasks.spawn(task.catch_unwind().map(|ended| {
             if let Err(panic) = ended {
                 handle_panic(panic_message(&*panic));
             }
         }));
     }
 
-    /// Waits for all tasks; false when `limit` passed before the last one ended. It does not begin the
-    /// shutdown.
+    /// Waits for all tasks. Returns `false` if `limit` passed before the last one ended. Does not begin the shutdown.
     pub async fn finish(&self, limit: Duration) -> bool {
         self.tasks.close();
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }
 }
 
-/// What a panic was called with, if it was a text.
+/// Returns the text that a panic was raised with.
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
@@ -166,11 +172,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_of_one_of_many_ends_nobody_else() {
+    async fn a_panic_of_one_of_many_ends_no_other_task() {
         let shutdown = Shutdown::new();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         shutdown.spawn_one("unlucky", address, async { panic!("on purpose") });
         assert!(shutdown.finish(LIMIT).await && !shutdown.is_begun());
+    }
+
+    #[tokio::test]
+    async fn every_task_runs_in_a_span_of_its_own() {
+        let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let (shutdown, (sender, mut names)) = (Shutdown::new(), tokio::sync::mpsc::channel(2));
+        let name = |sender: tokio::sync::mpsc::Sender<_>| async move {
+            let span = Span::current().metadata().map(|metadata| metadata.name());
+            sender.send(span).await.unwrap();
+        };
+        shutdown.spawn("part", name(sender.clone()));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        shutdown.spawn_one("one", peer, name(sender));
+        assert!(shutdown.finish(LIMIT).await);
+        assert_eq!(names.recv().await, Some(Some("task")));
+        assert_eq!(names.recv().await, Some(Some("connection")));
     }
 
     #[test]

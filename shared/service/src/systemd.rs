@@ -1,4 +1,4 @@
-//! Telling systemd how a service is (`Type=notify`). Without systemd nothing happens.
+//! Notifies systemd of the state of a service (`Type=notify`). Does nothing without systemd.
 
 use std::time::Duration;
 
@@ -8,47 +8,48 @@ use tracing::{info, warn};
 use crate::shutdown::Shutdown;
 use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
 
-/// The service is up.
+/// Notifies that the service is up.
 pub fn ready() {
     send(NotifyState::Ready);
 }
 
-/// The service reads its settings again; `ready` ends that.
+/// Notifies that the service reloads its settings; [`ready`] ends that.
 pub fn reloading() {
-    // Both in one message, by which systemd tells this reload from one before.
+    // Both in one message: systemd tells reloads apart by the time.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send_all(&[NotifyState::Reloading, now]),
         Err(error) => {
-            warn!(error = error_chain(&error), "failed to read the clock that systemd goes by")
+            warn!(error = error_chain(&error), "failed to read the monotonic clock")
         }
     }
 }
 
-/// The service is shutting down.
+/// Notifies that the service is shutting down.
 pub fn stopping() {
     send(NotifyState::Stopping);
 }
 
-/// One line for `systemctl status`.
+/// Sets the status line of `systemctl status`.
 pub fn status(line: &str) {
-    // A newline would begin another assignment.
+    // A newline would begin another assignment of the protocol.
     let line = line.replace(['\n', '\r'], " ");
     send(NotifyState::Status(&line));
 }
 
-/// How often to call `watchdog`: twice in the time after which systemd kills. None without a watchdog.
+/// Returns how often to call [`watchdog`]: twice within the time after which systemd kills. `None` without a
+/// watchdog.
 pub fn watchdog_interval() -> Option<Duration> {
     let mut limit_micros = 0;
     let is_wanted = sd_notify::watchdog_enabled(false, &mut limit_micros) && limit_micros > 0;
     is_wanted.then(|| Duration::from_micros(limit_micros / 2))
 }
 
-/// The service is alive and does its work.
+/// Notifies the watchdog that the service works.
 pub fn watchdog() {
     send(NotifyState::Watchdog);
 }
 
-/// Says so as often as systemd wants to hear it, as long as this runtime turns.
+/// Notifies the watchdog for as long as the runtime runs tasks, until the shutdown begins.
 pub async fn feed_watchdog(shutdown: Shutdown) {
     let Some(interval) = watchdog_interval() else { return };
     let mut ticks = tokio::time::interval(interval);
@@ -69,7 +70,7 @@ fn send_all(states: &[NotifyState<'_>]) {
     match sd_notify::notify(false, states) {
         Ok(()) => {
             if let Some(count) = FAULTS.handle_good() {
-                info!(count, "systemd is notified again");
+                info!(count, "systemd notification recovered");
             }
         }
         Err(error) if FAULTS.handle_fault() => {

@@ -1,7 +1,7 @@
 //! `spoke-auth provision --from clients.csv --out DIRECTORY`
 //!
-//! Each client's files are written before auth knows of it, so that a run that is cut short is made good by
-//! the same command: who is known and has its files is passed over, who is not known gets new ones.
+//! Each client's files are written before the client is provisioned, so that the same command completes an interrupted
+//! run: a known client with files is skipped, an unknown one gets new files.
 
 use std::{
     collections::BTreeMap,
@@ -15,44 +15,44 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use spoke_protocol::client_id::ClientId;
 
-use super::{Args, Config, now_ms};
+use super::{AuthConfig, ProvisionArgs, now_ms};
 use crate::{
-    passcode::OtpSecret,
-    store::{Provisioning, Store},
-    valid_for::ValidFor,
+    commands::open_store::open_store,
+    store::{AuthStore, ProvisionMode},
+    totp::OtpSecret,
+    validity::Validity,
 };
 
-/// A line of the list.
+/// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
+struct BulkClient {
     client: ClientId,
-    valid: Option<ValidFor>,
+    valid: Option<Validity>,
 }
 
-/// A first line that says what the columns are.
+/// The first column of a heading line.
 const HEAD: &str = "client";
-/// The file of a client's folder that comes last.
+/// The file of a client's folder that is written last.
 const LAST_FILE: &str = "otp-secret";
 
 pub(super) async fn run(
-    config: &Config,
-    args: &Args,
+    config: &AuthConfig,
+    args: &ProvisionArgs,
     from: &Path,
     out: &Path,
 ) -> anyhow::Result<()> {
     let text = fs::read_to_string(from)
         .with_context(|| format!("failed to read the list {}", from.display()))?;
-    let wanted = parse(&text).with_context(|| format!("{} is no such list", from.display()))?;
+    let wanted = parse(&text).with_context(|| format!("invalid list {}", from.display()))?;
     let (Some(auth), Some(hub)) = (&args.auth_url, &args.hub_url) else {
         bail!(
-            "the files need your addresses: give the settings auth_url and hub_url, or --auth-url \
-               and --hub-url"
+            "the files need your addresses: set auth_url and hub_url, or give --auth-url and --hub-url"
         );
     };
-    let store = super::super::store(config)?;
+    let store = open_store(config)?;
     let open = match args.again {
         true => wanted.iter().collect(),
-        false => not_made_yet(&store, &wanted, out).await?,
+        false => find_new(&store, &wanted, out).await?,
     };
     let settings = |client: &ClientId| {
         format!(
@@ -65,15 +65,15 @@ pub(super) async fn run(
         let made = make(&store, config, args, one, &out.join(one.client.as_str()), &settings).await;
         made.with_context(|| {
             format!(
-                "{done} of {} are provisioned, and {} is not; the same command goes on there",
+                "provisioned {done} of {}, failed at {}; run the same command again to go on",
                 open.len(),
                 one.client
             )
         })?;
     }
-    let (made, passed) = (open.len(), wanted.len() - open.len());
+    let (made, skipped) = (open.len(), wanted.len() - open.len());
     Ok(spoke_service::cli::print(&format!(
-        "{made} provisioned, {passed} passed over since an earlier run has made them\n\n\
+        "{made} provisioned, {skipped} skipped since an earlier run provisioned them\n\n\
          on each device, with the files of its folder in {}:\n\n  \
          sudo install -m 640 -g spoke-agent agent.toml /etc/spoke/ && \
          sudo install -m 600 otp-secret /etc/spoke/ && sudo systemctl enable --now spoke-agent\n",
@@ -81,9 +81,9 @@ pub(super) async fn run(
     ))?)
 }
 
-/// The list, checked as a whole before anything is done.
-fn parse(text: &str) -> anyhow::Result<Vec<Wanted>> {
-    let mut wanted: BTreeMap<ClientId, Wanted> = BTreeMap::new();
+/// Parses the whole list before any client is provisioned.
+fn parse(text: &str) -> anyhow::Result<Vec<BulkClient>> {
+    let mut wanted: BTreeMap<ClientId, BulkClient> = BTreeMap::new();
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     for (at, line) in lines.map(|(at, line)| (at + 1, line.trim())) {
         let (name, valid) = match line.split_once(',') {
@@ -100,22 +100,23 @@ fn parse(text: &str) -> anyhow::Result<Vec<Wanted>> {
             "" => None,
             valid => Some(valid.parse().with_context(in_line)?),
         };
-        if wanted.insert(client.clone(), Wanted { client, valid }).is_some() {
-            bail!("line {at}: {name} stands here twice");
+        if wanted.insert(client.clone(), BulkClient { client, valid }).is_some() {
+            bail!("line {at}: duplicate client {name}");
         }
     }
     if wanted.is_empty() {
-        bail!("it names no client; give one a line");
+        bail!("no client in it; give one per line");
     }
     Ok(wanted.into_values().collect())
 }
 
-/// Those that an earlier run has not made. One that is known by another way is not ours to void.
-async fn not_made_yet<'a>(
-    store: &Store,
-    wanted: &'a [Wanted],
+/// Returns the clients that no earlier run has provisioned. The secret of a client that was provisioned in another way
+/// is not voided.
+async fn find_new<'a>(
+    store: &AuthStore,
+    wanted: &'a [BulkClient],
     out: &Path,
-) -> anyhow::Result<Vec<&'a Wanted>> {
+) -> anyhow::Result<Vec<&'a BulkClient>> {
     let (mut open, mut known) = (Vec::new(), Vec::new());
     for one in wanted {
         let is_made = out.join(one.client.as_str()).join(LAST_FILE).is_file();
@@ -127,8 +128,8 @@ async fn not_made_yet<'a>(
     }
     if !known.is_empty() {
         bail!(
-            "known already, with no files in {}: {}; take them out of the list, or --again makes all on \
-             it new OTP secrets, voids what they had and ends their sessions",
+            "clients exist already, without files in {}: {}; remove them from the list, or --again gives all on it \
+             new OTP secrets, voids their former ones and ends their sessions",
             out.display(),
             known.join(", ")
         );
@@ -137,15 +138,15 @@ async fn not_made_yet<'a>(
 }
 
 async fn make(
-    store: &Store,
-    config: &Config,
-    args: &Args,
-    one: &Wanted,
+    store: &AuthStore,
+    config: &AuthConfig,
+    args: &ProvisionArgs,
+    one: &BulkClient,
     folder: &Path,
     settings: &impl Fn(&ClientId) -> String,
 ) -> anyhow::Result<()> {
     let client = &one.client;
-    let otp_secret = OtpSecret::generate().context("failed to make a secret")?.to_base32();
+    let otp_secret = OtpSecret::generate().context("failed to generate a secret")?.to_base32();
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         write_file(&folder.join("agent.toml"), &settings(client))?;
@@ -154,17 +155,17 @@ async fn make(
     };
     write().with_context(|| format!("failed to write the files in {}", folder.display()))?;
     let valid = one.valid.or(args.valid).unwrap_or(config.register_valid);
-    let provisioning = if args.again { Provisioning::Again } else { Provisioning::New };
+    let mode = if args.again { ProvisionMode::Again } else { ProvisionMode::New };
     let deadline_ms = valid.deadline_ms(now_ms()?);
-    if store.provision(client, &otp_secret, deadline_ms, provisioning).await?.is_none() {
-        // What was written is of no use, and must not pass for a secret that is.
-        fs::remove_file(folder.join(LAST_FILE)).context("failed to take back its secret")?;
-        bail!("{client} became known meanwhile");
+    if store.provision(client, &otp_secret, deadline_ms, mode).await?.is_none() {
+        // The written secret is not valid, and must not be taken for one that is.
+        fs::remove_file(folder.join(LAST_FILE)).context("failed to remove its secret")?;
+        bail!("{client} was provisioned by another command");
     }
     Ok(())
 }
 
-/// For its owner's eyes, and on the disk before anybody goes by it.
+/// Writes a file that only its owner can read, and syncs it to the disk.
 fn write_file(path: &Path, text: &str) -> io::Result<()> {
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| {
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_read_as_spreadsheets_and_people_write_it() {
+    fn a_list_is_read_as_spreadsheets_and_operators_write_it() {
         let text = "\u{feff}client,valid\r\ndev2,12h\r\n\r\n# the shed\r\ndev1\r\n";
         let wanted = parse(text).unwrap();
         let names: Vec<_> = wanted.iter().map(|one| one.client.as_str()).collect();
@@ -187,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_and_nothing_is_taken() {
+    fn an_invalid_line_is_named_and_no_client_is_taken() {
         for (text, words) in [
             ("", "no client"),
             ("client\n", "no client"),
             ("dev1\ndev 2\n", "line 2"),
             ("dev1,soon\n", "line 1"),
-            ("dev1\ndev2\ndev1,7d\n", "line 3: dev1 stands here twice"),
+            ("dev1\ndev2\ndev1,7d\n", "line 3: duplicate client dev1"),
             ("../etc\n", "line 1"),
         ] {
             let message = format!("{:#}", parse(text).unwrap_err());

@@ -1,4 +1,4 @@
-//! `JsonOrForm`: a request's body by its content type.
+//! [`JsonOrForm`]: the body of a request, parsed by its content type.
 
 use std::future::Future;
 
@@ -16,12 +16,12 @@ use super::ApiError;
 use crate::limits::BODY_TIMEOUT;
 use spoke_protocol::limits::HTTP_BODY_BYTES_MAX;
 
-/// The body, as JSON or as a form. What is no such body is refused with 400 "malformed", 408 "too-slow",
-/// 413 "too-large" or 415 "unsupported-media-type"; how large it may be is axum's `DefaultBodyLimit`.
+/// A body in JSON or as a form. Others are refused with 400 "malformed", 408 "too-slow", 413 "too-large" or 415
+/// "unsupported-media-type". axum's `DefaultBodyLimit` bounds its size.
 #[derive(Debug)]
 pub struct JsonOrForm<T>(pub T);
 
-/// The form that a body is in.
+/// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyKind {
     /// JSON.
@@ -38,19 +38,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonOrForm<T> {
     }
 }
 
-/// Within the time that a small body may take.
+/// Limits the time to [`BODY_TIMEOUT`].
 async fn in_time<T>(reading: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
-/// The refusal of a body that did not arrive in time.
+/// Returns the error for a body that did not arrive in time.
 pub fn too_slow() -> ApiError {
     let message = "the body did not arrive in time";
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
 }
 
-/// What says itself that it is far larger than any path takes is not waited for. One that is a little
-/// over is read as far as it may, or its sender would lose the answer to a reset.
+/// Refuses a body whose announced length is far above the limit of every path, without reading it. A body a little above
+/// is read up to the limit, or its sender would get a reset instead of the response.
 ///
 /// # Errors
 /// 413 "too-large".
@@ -73,7 +73,7 @@ async fn read<T: DeserializeOwned, S: Send + Sync>(
 }
 
 impl BodyKind {
-    /// By the content type.
+    /// Returns the format of the content type.
     ///
     /// # Errors
     /// 415 "unsupported-media-type".
@@ -87,15 +87,15 @@ impl BodyKind {
                 Ok(Self::Json)
             }
             _ => {
-                let message = "the body has to be application/json or \
-                               application/x-www-form-urlencoded; say which in Content-Type";
+                let message = "unsupported Content-Type: expected application/json or \
+                               application/x-www-form-urlencoded";
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 Err(ApiError::new(status, "unsupported-media-type", message))
             }
         }
     }
 
-    /// What a whole body says.
+    /// Parses a whole body.
     ///
     /// # Errors
     /// 400 "malformed".
@@ -106,25 +106,26 @@ impl BodyKind {
                 let request = http::Request::post("/")
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(Body::from(bytes))
-                    .expect("a request of constants");
+                    .expect("the parts are constants");
                 let form = Form::from_request(request, &()).now_or_never();
-                let form = form.expect("the body is there");
+                let form = form.expect("the body is complete");
                 form.map(|Form(body)| body).map_err(|error| malformed("form", &error))
             }
         }
     }
 }
 
-/// A body that cannot be read to its end, by the status that says why.
+/// Returns the error for a body that cannot be read to its end, by the status of the cause.
 pub fn unreadable(status: StatusCode) -> ApiError {
     if status == StatusCode::PAYLOAD_TOO_LARGE {
-        return ApiError::new(status, "too-large", "the body is larger than this path takes");
+        return ApiError::new(status, "too-large", "the body is too large for this path");
     }
-    ApiError::new(StatusCode::BAD_REQUEST, "malformed", "the body broke off")
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed", "the body is incomplete")
 }
 
+/// Names the innermost cause alone: the outer ones of axum repeat it.
 fn malformed(what: &str, error: &dyn std::error::Error) -> ApiError {
     let cause = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
-    let message = format!("the body is not the {what} that this path takes: {cause}");
+    let message = format!("invalid {what} body: {cause}");
     ApiError::new(StatusCode::BAD_REQUEST, "malformed", message)
 }

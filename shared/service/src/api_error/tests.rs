@@ -1,4 +1,4 @@
-//! Each way in which a body, a path or a method is wrong, against a real router.
+//! Invalid bodies, paths and methods, against a real router.
 
 use axum::{
     body::{Body, to_bytes},
@@ -34,7 +34,7 @@ async fn ask(method: &str, path: &str, content_type: &str, body: &str) -> (Respo
 }
 
 #[tokio::test]
-async fn a_body_is_taken_as_json_or_as_a_form() {
+async fn a_body_is_parsed_as_json_or_as_a_form() {
     for (content_type, body) in [
         ("application/json", r#"{"a":"1 2"}"#),
         ("Application/JSON; charset=utf-8", r#"{"a":"1 2"}"#),
@@ -48,7 +48,7 @@ async fn a_body_is_taken_as_json_or_as_a_form() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_as_it_should_be_is_refused_in_our_form() {
+async fn an_invalid_body_is_refused_with_an_api_error() {
     let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(64));
     let long_form = format!("a={}", "x".repeat(64));
     for (content_type, body, status, reason) in [
@@ -71,7 +71,7 @@ async fn a_body_that_is_not_as_it_should_be_is_refused_in_our_form() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_are_refused_in_our_form() {
+async fn unknown_paths_and_methods_are_refused_with_an_api_error() {
     let (response, answer) = ask("GET", "/nowhere", "", "").await;
     assert_eq!((response.status().as_u16(), &answer["reason"]), (404, &json!("not-found")));
     let (response, answer) = ask("POST", "/both", "", "").await;
@@ -84,7 +84,7 @@ async fn unknown_paths_and_methods_are_refused_in_our_form() {
 }
 
 #[test]
-fn the_body_holds_code_message_and_reason_and_seq_only_where_there_is_one() {
+fn the_body_has_code_message_and_reason_and_seq_only_if_set() {
     let refusal = ApiError::new(StatusCode::CONFLICT, "duplicate", "had it");
     let plain = json!({ "code": 409, "message": "had it", "reason": "duplicate" });
     assert_eq!(refusal.body(), plain);
@@ -93,7 +93,7 @@ fn the_body_holds_code_message_and_reason_and_seq_only_where_there_is_one() {
 }
 
 #[test]
-fn retry_after_is_a_second_at_the_least() {
+fn retry_after_is_at_least_a_second() {
     for (seconds, header) in [(0, "1"), (1, "1"), (90, "90")] {
         let refusal = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "later");
         let response = refusal.retry_after(seconds).into_response();

@@ -1,4 +1,4 @@
-//! `check`: a doctor's look at a service, finding by finding, each with its mend.
+//! `check`: the findings about a service, each with help.
 
 use std::{borrow::Cow, fmt, fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use rustls::{CertificateError, pki_types::UnixTime};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::print;
+use super::output::print;
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
     error_chain::error_chain,
@@ -19,81 +19,81 @@ use spoke_store::{
     server_info::{ServerWarning, look},
 };
 
-/// What `check` takes.
+/// The flags of `check`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct CheckArgs {
-    /// As a JSON list
+    /// Print a JSON list
     #[arg(long)]
     json: bool,
 }
 
-/// How grave a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// As it should be.
+    /// Correct.
     Ok,
-    /// It works, and may not for ever.
+    /// It works now, but may not later.
     Warn,
-    /// It does not work, or may lose what it was given.
+    /// It does not work, or may lose data.
     Fail,
-    /// It could not be looked at.
+    /// It could not be checked.
     Skip,
 }
 
-/// One line of `check`.
+/// One finding of `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// How grave it is.
+    /// The severity.
     pub verdict: Severity,
-    /// The setting, or the thing, that was looked at.
+    /// The setting, or the thing, that was checked.
     pub setting: &'static str,
-    /// What was found.
+    /// The finding.
     pub finding: String,
-    /// What to do; empty where nothing is to be done.
-    pub mend: Cow<'static, str>,
+    /// The mend; empty where there is none.
+    pub help: Cow<'static, str>,
 }
 
-/// Who renews by a machine does so a month before the end, and by hand needs two weeks.
+/// Automatic renewal takes place a month before the end; an operator needs two weeks.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// A listener of this machine answers at once.
+/// For a connection to a listener of this machine.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Check {
-    /// As it should be.
+    /// Returns a finding that is correct.
     pub fn ok(setting: &'static str, finding: impl Into<String>) -> Self {
-        Self { verdict: Severity::Ok, setting, finding: finding.into(), mend: Cow::Borrowed("") }
+        Self { verdict: Severity::Ok, setting, finding: finding.into(), help: Cow::Borrowed("") }
     }
 
-    /// It works, and may not for ever.
+    /// Returns a finding that may become a failure.
     pub fn warn(
         setting: &'static str,
         finding: impl Into<String>,
-        mend: impl Into<Cow<'static, str>>,
+        help: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { verdict: Severity::Warn, mend: mend.into(), ..Self::ok(setting, finding) }
+        Self { verdict: Severity::Warn, help: help.into(), ..Self::ok(setting, finding) }
     }
 
-    /// It does not work, or may lose what it was given.
+    /// Returns a failure.
     pub fn fail(
         setting: &'static str,
         finding: impl Into<String>,
-        mend: impl Into<Cow<'static, str>>,
+        help: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { verdict: Severity::Fail, mend: mend.into(), ..Self::ok(setting, finding) }
+        Self { verdict: Severity::Fail, help: help.into(), ..Self::ok(setting, finding) }
     }
 
-    /// It could not be looked at, which is neither good nor bad.
+    /// Returns that the check was not possible, for this reason.
     pub fn skip(setting: &'static str, why: impl fmt::Display) -> Self {
         let finding = format!("not checked: {why}");
         Self { verdict: Severity::Skip, ..Self::ok(setting, finding) }
     }
 }
 
-/// Its line, and the mend in the next one.
+/// The line of the finding, and its help in the next line.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verdict, setting, finding, mend } = self;
+        let Self { verdict, setting, finding, help } = self;
         let verdict = match verdict {
             Severity::Ok => "ok",
             Severity::Warn => "warn",
@@ -101,115 +101,122 @@ impl fmt::Display for Check {
             Severity::Skip => "skip",
         };
         writeln!(f, "{verdict:<5} {setting}: {finding}")?;
-        if mend.is_empty() { Ok(()) } else { writeln!(f, "      mend: {mend}") }
+        if help.is_empty() { Ok(()) } else { writeln!(f, "      help: {help}") }
     }
 }
 
-/// Prints what was found.
+/// Prints the findings.
 ///
 /// # Errors
-/// Something failed, or standard output cannot be written.
-pub fn report(lines: &[Check], args: CheckArgs) -> anyhow::Result<()> {
+/// If a check failed, or standard output cannot be written.
+pub fn report(checks: &[Check], args: CheckArgs) -> anyhow::Result<()> {
     let text = match args.json {
-        true => format!("{}\n", serde_json::to_string_pretty(lines)?),
-        false => lines.iter().map(Check::to_string).collect(),
+        true => format!("{}\n", serde_json::to_string_pretty(checks)?),
+        false => checks.iter().map(Check::to_string).collect(),
     };
     print(&text)?;
-    match lines.iter().filter(|line| line.verdict == Severity::Fail).count() {
+    match checks.iter().filter(|check| check.verdict == Severity::Fail).count() {
         0 => Ok(()),
-        failed => bail!("{failed} of what was checked cannot stay as it is"),
+        1 => bail!("1 check failed"),
+        failed => bail!("{failed} checks failed"),
     }
 }
 
-/// Whether a Redis answers, is new enough and keeps what it is given.
+/// Checks that a Redis answers, is new enough, takes writes and does not lose data.
 pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
-    let facts = match look(&mut redis.connection()).await {
-        Ok(facts) => facts,
+    let info = match look(&mut redis.connection()).await {
+        Ok(info) => info,
         Err(error) => {
             let error = StoreError::from(error);
-            let finding = format!("it does not say what it is like: {}", error_chain(&error));
-            let mend = "start it, or mend the setting, its password or its user's rights";
-            return vec![Check::fail(setting, finding, error.mend().unwrap_or(mend))];
+            let finding = format!("INFO failed: {}", error_chain(&error));
+            let help =
+                "start Redis, or correct the setting, its password or its user's permissions";
+            return vec![Check::fail(setting, finding, error.mend().unwrap_or(help))];
         }
     };
-    let (major, minor) = facts.version;
-    let refuses = redis.probe().await.err().map(|error| {
-        let finding = format!("it takes no writes: {}", error_chain(&error));
-        Check::fail(setting, finding, error.mend().unwrap_or("see its log"))
+    let (major, minor) = info.version;
+    let write_failure = redis.probe().await.err().map(|error| {
+        let finding = format!("write failed: {}", error_chain(&error));
+        Check::fail(setting, finding, error.mend().unwrap_or("see the log of Redis"))
     });
-    let checked = |finding: &ServerWarning| {
-        let checked = match finding {
+    let to_check = |finding: &ServerWarning| {
+        let check = match finding {
             ServerWarning::Evicts { .. } => Check::fail,
             ServerWarning::NoAppendOnly => Check::warn,
         };
-        checked(setting, finding.to_string(), finding.mend())
+        check(setting, finding.to_string(), finding.mend())
     };
-    let findings = facts.findings();
-    let found: Vec<_> = refuses.into_iter().chain(findings.iter().map(checked)).collect();
-    if found.is_empty() {
-        let finding = format!("Redis {major}.{minor} answers, and keeps what it is given");
+    let findings = info.findings();
+    let checks: Vec<_> = write_failure.into_iter().chain(findings.iter().map(to_check)).collect();
+    if checks.is_empty() {
+        let finding = format!("Redis {major}.{minor} answers, takes writes and keeps them");
         return vec![Check::ok(setting, finding)];
     }
-    found
+    checks
 }
 
-/// A warning where a Redis gives no hints.
+/// Checks that a Redis allows `CLIENT TRACKING`. `None` if it does, or does not answer.
 pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Check> {
     match hints::look(redis).await {
         Err(error) if !error.is_outage() => {
             let poll_ms = HINT_POLL_INTERVAL.as_millis();
             let finding = format!(
-                "it denies CLIENT TRACKING ({}); news is polled for every {poll_ms} ms",
+                "CLIENT TRACKING denied ({}); new entries are polled for every {poll_ms} ms",
                 error_chain(&error)
             );
-            let mend = "allow it where you can: ACL SETUSER … +client|tracking";
-            Some(Check::warn(setting, finding, mend))
+            let help = "allow it if possible: ACL SETUSER … +client|tracking";
+            Some(Check::warn(setting, finding, help))
         }
-        // That it does not answer at all is said already.
+        // `of_redis` reports a Redis that does not answer.
         Ok(()) | Err(_) => None,
     }
 }
 
-/// Whether a file with a secret can be read here and by nobody else.
+/// Checks that a file with a secret can be read by this user and by no other.
 pub fn of_secret_file(setting: &'static str, path: &Path) -> Check {
     of_secret(setting, path, fs::File::open(path).and_then(|file| file.metadata()))
 }
 
-/// The same of a file that was opened already, or could not be.
+/// Does the same for a file that was opened already, or could not be.
 pub fn of_secret(setting: &'static str, path: &Path, opened: io::Result<fs::Metadata>) -> Check {
-    let place = path.display();
+    let path = path.display();
     let mode = match opened {
         Ok(metadata) => metadata.permissions().mode() & 0o777,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let finding = format!("{place} may not be read by this user");
-            return Check::warn(setting, finding, "run `check` as root or as the service's user");
+            let finding = format!("this user may not read {path}");
+            return Check::warn(
+                setting,
+                finding,
+                "run `check` as root or as the user of the service",
+            );
         }
         Err(error) => {
-            let finding = format!("{place} cannot be read: {}", error_chain(&error));
-            return Check::fail(setting, finding, "put the file back, or mend the setting");
+            let finding = format!("failed to read {path}: {}", error_chain(&error));
+            return Check::fail(setting, finding, "restore the file, or correct the setting");
         }
     };
     match mode & 0o077 {
-        0 => Check::ok(setting, format!("{place} can be read by its owner alone")),
+        0 => Check::ok(setting, format!("only its owner can read {path}")),
         _ => {
-            let finding = format!("{place} can be read by others (mode {mode:03o})");
-            Check::fail(setting, finding, format!("chmod 600 {place}"))
+            let finding = format!("other users can read {path} (mode {mode:03o})");
+            Check::fail(setting, finding, format!("chmod 600 {path}"))
         }
     }
 }
 
-/// Whether certificate and key are there and go together, the certificate is in its time, and the key is
-/// nobody else's.
+/// Checks that certificate and key exist and match, that the certificate is valid now, and that only its owner can
+/// read the key.
 pub fn of_tls(tls: &TlsSettings) -> Vec<Check> {
     match Certificate::open(tls) {
-        Ok(None) => vec![Check::ok("tls", "none here; devices need it in front")],
+        Ok(None) => vec![Check::ok("tls", "off; devices need a proxy with TLS")],
         Ok(Some(certificate)) => vec![
             of_certificate(&tls.cert_file, &certificate, UnixTime::now()),
             of_secret_file("tls.key_file", &tls.key_file),
         ],
         Err(error) => {
-            let mend = "put certificate and key of one pair in PEM files that the service can read";
-            vec![Check::fail("tls", error_chain(&error), mend)]
+            let help =
+                "give certificate and key of one pair in PEM files that the service can read";
+            vec![Check::fail("tls", error_chain(&error), help)]
         }
     }
 }
@@ -217,30 +224,31 @@ pub fn of_tls(tls: &TlsSettings) -> Vec<Check> {
 fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Check {
     const SETTING: &str = "tls.cert_file";
     let path = path.display();
-    if let Some(error) = certificate.out_of_time(now) {
+    if let Some(error) = certificate.validity_error(now) {
         let TlsFailure { what, mend } = TlsFailure::from(&error);
         return Check::fail(SETTING, format!("{path}: {what}"), mend);
     }
     let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CERTIFICATE_LEFT);
-    match certificate.out_of_time(soon) {
+    match certificate.validity_error(soon) {
         Some(CertificateError::ExpiredContext { not_after, .. }) => {
             let left = span(not_after.as_secs().saturating_sub(now.as_secs()));
-            let mend = "see why it is not renewed; a new one in that file is taken up by itself";
-            Check::warn(SETTING, format!("{path} expires in {left}"), mend)
+            let help =
+                "find out why it is not renewed; a new one in that file is loaded automatically";
+            Check::warn(SETTING, format!("{path} expires in {left}"), help)
         }
-        _ => Check::ok(SETTING, format!("{path} can be used")),
+        _ => Check::ok(SETTING, format!("{path} is valid")),
     }
 }
 
-/// Whether a service listens there.
+/// Checks that a service listens on an address.
 pub async fn of_listener(setting: &'static str, listen: &str, unit: &str) -> Check {
-    let near = listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
-    let why = match timeout(LISTEN_TIMEOUT, TcpStream::connect(&near)).await {
-        Ok(Ok(_)) => return Check::ok(setting, format!("something listens on {listen}")),
+    let local = listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
+    let why = match timeout(LISTEN_TIMEOUT, TcpStream::connect(&local)).await {
+        Ok(Ok(_)) => return Check::ok(setting, format!("{listen} accepts connections")),
         Ok(Err(error)) => error_chain(&error),
         Err(_) => format!("no answer within {} s", LISTEN_TIMEOUT.as_secs()),
     };
-    let finding = format!("nothing listens on {listen} now: {why}");
+    let finding = format!("{listen} does not accept connections: {why}");
     Check::warn(setting, finding, format!("systemctl status {unit}"))
 }
 
@@ -249,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_that_others_may_read_fails_with_the_command_that_mends_it() {
+    fn a_secret_that_others_can_read_fails_with_a_command_as_help() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let missing = of_secret_file("state_dir", &path);
@@ -259,15 +267,15 @@ mod tests {
             [(0o600, Severity::Ok), (0o400, Severity::Ok), (0o640, Severity::Fail)]
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let checked = of_secret_file("state_dir", &path);
-            assert_eq!(checked.verdict, verdict, "{mode:o}: {checked:?}");
+            let check = of_secret_file("state_dir", &path);
+            assert_eq!(check.verdict, verdict, "{mode:o}: {check:?}");
         }
         let open = of_secret_file("state_dir", &path);
-        assert_eq!(open.mend, format!("chmod 600 {}", path.display()));
+        assert_eq!(open.help, format!("chmod 600 {}", path.display()));
     }
 
     #[test]
-    fn a_certificate_fails_out_of_its_time_and_is_warned_of_two_weeks_before_its_end() {
+    fn a_certificate_fails_outside_its_validity_and_warns_two_weeks_before_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let tls = TlsSettings {
             cert_file: folder.path().join("cert.pem"),
@@ -281,29 +289,32 @@ mod tests {
         fs::write(&tls.key_file, key.serialize_pem()).unwrap();
         let certificate = Certificate::open(&tls).unwrap().unwrap();
         for (month, day, verdict, words) in [
-            (1, 10, Severity::Ok, "can be used"),
-            (1, 17, Severity::Ok, "can be used"),
+            (1, 10, Severity::Ok, "is valid"),
+            (1, 17, Severity::Ok, "is valid"),
             (1, 19, Severity::Warn, "expires in 13 days"),
             (2, 3, Severity::Fail, "expired 2 days ago"),
         ] {
             let now = rcgen::date_time_ymd(2030, month, day).unix_timestamp().unsigned_abs();
             let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-            let checked = of_certificate(&tls.cert_file, &certificate, now);
-            assert_eq!(checked.verdict, verdict, "{month}-{day}: {checked:?}");
-            assert!(checked.finding.contains(words), "{month}-{day}: {checked:?}");
+            let check = of_certificate(&tls.cert_file, &certificate, now);
+            assert_eq!(check.verdict, verdict, "{month}-{day}: {check:?}");
+            assert!(check.finding.contains(words), "{month}-{day}: {check:?}");
         }
         let early = of_certificate(&tls.cert_file, &certificate, UnixTime::now());
         assert_eq!(early.verdict, Severity::Fail, "{early:?}");
-        assert!(early.finding.contains("not valid yet") && early.mend.contains("clock"));
+        assert!(early.finding.contains("not valid yet") && early.help.contains("clock"));
     }
 
     #[test]
-    fn a_row_tells_the_mend_below_and_json_has_the_same() {
-        let line = Check::warn("redis", "it forgets", "appendonly yes");
-        assert_eq!(line.to_string(), "warn  redis: it forgets\n      mend: appendonly yes\n");
-        let json = serde_json::to_value(&line).unwrap();
+    fn the_text_has_the_help_below_the_finding_and_json_has_the_same() {
+        let check = Check::warn("redis", "no append-only file", "appendonly yes");
         assert_eq!(
-            (json["verdict"].as_str(), json["mend"].as_str()),
+            check.to_string(),
+            "warn  redis: no append-only file\n      help: appendonly yes\n"
+        );
+        let json = serde_json::to_value(&check).unwrap();
+        assert_eq!(
+            (json["verdict"].as_str(), json["help"].as_str()),
             (Some("warn"), Some("appendonly yes"))
         );
     }

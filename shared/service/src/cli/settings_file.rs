@@ -1,5 +1,4 @@
-//! `check` of the settings file itself: who can read it where there is a password in it, and who can
-//! change it.
+//! `check` of the settings file itself: which users can change it and, if it holds a password, read it.
 
 use std::{
     fs, io,
@@ -7,63 +6,62 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Check, SettingsArgs};
-
+use super::{check::Check, settings_args::SettingsArgs};
 use spoke_diagnostics::error_chain::error_chain;
 
-/// The setting that the lines are about.
+/// The name of the findings.
 const SETTING: &str = "settings_file";
-/// Keys whose value is a secret, by their last word.
+/// The last words of keys whose value is a secret.
 const SECRET_WORDS: [&str; 6] = ["password", "passwd", "pass", "secret", "token", "otp_secret"];
 
-/// Looks at the file that the settings of this service (`agent`, `hub`, `auth`) come from; nothing where
-/// there is none, or where `--config` names no regular file.
+/// Checks the settings file of a service (`agent`, `hub`, `auth`). `None` without a file, or where `--config` names
+/// something other than a regular file.
 pub fn of_settings_file(service: &str, args: &SettingsArgs) -> Option<Check> {
     let default = || PathBuf::from(format!("/etc/spoke/{service}.toml"));
     let path = args.config.clone().unwrap_or_else(default);
-    let found = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
     match fs::read_to_string(&path) {
-        Ok(text) => Some(judge(&path, found.mode(), secret(&text), service)),
+        Ok(text) => Some(judge(&path, metadata.mode(), secret(&text), service)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        // It was read a moment ago, or else nothing would be checked.
+        // The file was read a moment ago, or the command would have failed.
         Err(error) => {
-            let finding = format!("{} cannot be read: {}", path.display(), error_chain(&error));
-            Some(Check::warn(SETTING, finding, "run `check` as root or as the service's user"))
+            let finding = format!("failed to read {}: {}", path.display(), error_chain(&error));
+            Some(Check::warn(SETTING, finding, "run `check` as root or as the user of the service"))
         }
     }
 }
 
 fn judge(path: &Path, mode: u32, secret: Option<String>, service: &str) -> Check {
-    let (place, mode) = (path.display(), mode & 0o777);
-    let mend = format!("chgrp spoke-{service} {place} && chmod 640 {place}");
+    let (path, mode) = (path.display(), mode & 0o777);
+    let help = format!("chgrp spoke-{service} {path} && chmod 640 {path}");
     if mode & 0o022 != 0 {
-        let finding = format!("{place} can be changed by others than its owner (mode {mode:03o})");
-        return Check::warn(SETTING, finding, mend);
+        let finding = format!("other users than its owner can change {path} (mode {mode:03o})");
+        return Check::warn(SETTING, finding, help);
     }
     match secret {
         Some(key) if mode & 0o004 != 0 => {
             let finding = format!(
-                "{place} holds a password ({key}) and can be read by everyone (mode {mode:03o})"
+                "{path} holds a password ({key}) and every user can read it (mode {mode:03o})"
             );
-            Check::warn(SETTING, finding, mend)
+            Check::warn(SETTING, finding, help)
         }
-        Some(_) => Check::ok(SETTING, format!("{place} can be read by its owner and group alone")),
-        None => Check::ok(SETTING, format!("{place} holds no password")),
+        Some(_) => Check::ok(SETTING, format!("only its owner and group can read {path}")),
+        None => Check::ok(SETTING, format!("{path} holds no password")),
     }
 }
 
-/// The key, or the line, of the first secret in the text of a settings file. What is commented out is
-/// looked at as well: an old password is often still the present one.
+/// Returns the key, or the line, of the first secret in the text of a settings file, comments included: an old
+/// password is often still valid.
 fn secret(text: &str) -> Option<String> {
-    let is_one = |line: &str| has_password(line) || is_secret_setting(line);
+    let is_match = |line: &str| has_password(line) || is_secret_setting(line);
     let place = |(at, line): (usize, &str)| match key(line) {
         Some(key) => key.to_owned(),
         None => format!("line {}", at + 1),
     };
-    text.lines().enumerate().find(|(_, line)| is_one(line)).map(place)
+    text.lines().enumerate().find(|(_, line)| is_match(line)).map(place)
 }
 
-/// The key of a line `key = value`, commented out or not.
+/// Returns the key of a line `key = value`, commented out or not.
 fn key(line: &str) -> Option<&str> {
     let (key, _) = line.split_once('=')?;
     let key = key.trim_start_matches(['#', ' ', '\t']).trim_end();
@@ -80,7 +78,7 @@ fn is_secret_setting(line: &str) -> bool {
     is_given && SECRET_WORDS.iter().any(is_word)
 }
 
-/// Whether a URL in this line has a password: `scheme://user:password@host`, or `pass=` in its query.
+/// Returns whether a URL in this line has a password: `scheme://user:password@host`, or `pass=` in its query.
 fn has_password(line: &str) -> bool {
     line.match_indices("://").any(|(at, _)| {
         let rest = &line[at + 3..];
@@ -99,7 +97,7 @@ mod tests {
     use crate::cli::Severity;
 
     #[test]
-    fn a_password_is_found_wherever_it_stands_and_named_by_its_key() {
+    fn a_password_is_found_anywhere_in_a_line_and_named_by_its_key() {
         for (text, found) in [
             ("redis = \"redis://127.0.0.1\"", None),
             ("redis = \"redis://spoke@10.0.0.1/0\"", None),
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_read_or_change_it_decides() {
+    fn the_mode_of_the_file_decides() {
         let of = |mode, secret: Option<&str>| {
             judge(Path::new("/x.toml"), mode, secret.map(str::to_owned), "hub")
         };
@@ -138,8 +136,11 @@ mod tests {
         ] {
             assert_eq!(of(mode, secret).verdict, verdict, "{mode:o} {secret:?}");
         }
-        let told = of(0o100_644, Some("redis"));
-        assert!(told.finding.contains("(redis)") && told.finding.contains("mode 644"), "{told:?}");
-        assert_eq!(told.mend, "chgrp spoke-hub /x.toml && chmod 640 /x.toml");
+        let check = of(0o100_644, Some("redis"));
+        assert!(
+            check.finding.contains("(redis)") && check.finding.contains("mode 644"),
+            "{check:?}"
+        );
+        assert_eq!(check.help, "chgrp spoke-hub /x.toml && chmod 640 /x.toml");
     }
 }

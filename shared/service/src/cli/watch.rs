@@ -1,27 +1,26 @@
-//! `--watch`: the same answer over and over, in place where a terminal shows it.
+//! `--watch`: repeats a report, in place on a terminal.
 
 use std::{
     io::{self, IsTerminal},
     time::Duration,
 };
 
-use super::print;
-
+use super::output::print;
 use spoke_diagnostics::error_chain::error_chain;
 
-/// From one look to the next.
+/// Between two reports.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Prints what `look` gives, every two seconds, until Ctrl-C. A look that fails is shown in its place: what
-/// is watched may come back.
+/// Prints the text of `report` every two seconds until Ctrl-C. An error is printed in its place: the watched service
+/// may recover.
 ///
 /// # Errors
-/// Standard output cannot be written, or there is no handler for Ctrl-C.
-pub async fn watch(mut look: impl AsyncFnMut() -> anyhow::Result<String>) -> anyhow::Result<()> {
+/// If standard output cannot be written, or there is no handler for Ctrl-C.
+pub async fn watch(mut report: impl AsyncFnMut() -> anyhow::Result<String>) -> anyhow::Result<()> {
     let is_terminal = io::stdout().is_terminal();
     loop {
         let text = tokio::select! {
-            text = look() => text.unwrap_or_else(|error| format!("{}\n", error_chain(error.as_ref()))),
+            text = report() => text.unwrap_or_else(|error| format!("{}\n", error_chain(error.as_ref()))),
             ended = tokio::signal::ctrl_c() => return Ok(ended?),
         };
         print(&if is_terminal { in_place(&text) } else { format!("{text}\n") })?;
@@ -32,8 +31,7 @@ pub async fn watch(mut look: impl AsyncFnMut() -> anyhow::Result<String>) -> any
     }
 }
 
-/// Over what stands there: from the top, each line to its end, and nothing below. It does not flicker, as
-/// clearing the screen first would.
+/// Overwrites the screen from the top, line by line, and clears the rest. Clearing the screen first would flicker.
 fn in_place(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }

@@ -1,35 +1,35 @@
-//! The setting `admin_hosts`: under which names the admin listener is called.
+//! The setting `admin_hosts`: the names under which the admin listener answers.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use http::uri::Authority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// Names without ports, such as `hub1.internal, spoke.example.com`; by default none. Addresses and
-/// `localhost` need no name.
+/// Names without ports, such as `hub1.internal, spoke.example.com`; by default none. Addresses and `localhost` are
+/// always allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AdminHosts(Vec<String>);
 
-/// A text that is no name of a host.
+/// The text is not a host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no name of a host; give names without ports, as in \"hub1.internal, spoke.example.com\""
+    "invalid host name {0:?}: expected names without ports, such as \"hub1.internal, spoke.example.com\""
 )]
 pub struct BadAdminHosts(String);
 
 impl AdminHosts {
-    /// These, and the name that the listener itself is given, if it is one.
+    /// Adds the name that the listener is bound to, if it is a name.
     pub fn with_listen(mut self, listen: &str) -> Self {
         let name = listen.rsplit_once(':').map_or(listen, |(name, _)| name);
         self.0.extend(host(name).ok());
         self
     }
 
-    /// Whether what a request calls the listener is an address, `localhost` or one of these, with or without
-    /// a port. A site that makes its own name resolve to our address comes with that name.
-    pub fn know(&self, host: &[u8]) -> bool {
+    /// Returns whether the host of a request is an address, `localhost` or one of these names, with or without a port. A
+    /// website whose name resolves to our address sends that name.
+    pub fn contains(&self, host: &[u8]) -> bool {
         let Ok(authority) = Authority::try_from(host) else { return false };
-        // Nobody is named in a Host header.
+        // A Host header has no user part.
         if authority.as_str().contains('@') {
             return false;
         }
@@ -87,10 +87,10 @@ mod tests {
         for host in
             ["127.0.0.1:9464", "10.0.0.7", "[::1]:9464", "[::1]", "localhost:1", "LOCALHOST"]
         {
-            assert!(none.know(host.as_bytes()) && set.know(host.as_bytes()), "{host}");
+            assert!(none.contains(host.as_bytes()) && set.contains(host.as_bytes()), "{host}");
         }
         for host in ["hub1.internal", "HUB1.internal:9464", "spoke.example:443"] {
-            assert!(!none.know(host.as_bytes()) && set.know(host.as_bytes()), "{host}");
+            assert!(!none.contains(host.as_bytes()) && set.contains(host.as_bytes()), "{host}");
         }
         for host in [
             &b""[..],
@@ -113,21 +113,21 @@ mod tests {
             b"]",
         ] {
             let words = String::from_utf8_lossy(host);
-            assert!(!none.know(host) && !set.know(host), "{words}");
+            assert!(!none.contains(host) && !set.contains(host), "{words}");
         }
     }
 
     #[test]
-    fn the_name_that_is_listened_on_is_known() {
+    fn the_name_that_the_listener_is_bound_to_is_known() {
         let known = |listen: &str, host: &str| {
-            AdminHosts::default().with_listen(listen).know(host.as_bytes())
+            AdminHosts::default().with_listen(listen).contains(host.as_bytes())
         };
         assert!(known("hub:9464", "hub:9464"));
         assert!(!known("127.0.0.1:9464", "hub") && !known("[::]:9464", "") && !known(":1", ""));
     }
 
     #[test]
-    fn what_is_no_name_is_refused_and_said_back() {
+    fn an_invalid_name_is_refused_with_an_example() {
         for bad in ["hub:9464", "*", "http://hub", "a b", "hub/x", "hub,*.example"] {
             let message = bad.parse::<AdminHosts>().unwrap_err().to_string();
             assert!(message.contains("without ports"), "{bad}: {message}");

@@ -1,14 +1,14 @@
-//! The environment, as settings are read from it.
+//! The environment as a source of settings.
 
 use std::{env, ffi::OsString};
 
 use super::ConfigError;
 
-/// The variables that settings of this service can come from.
+/// Returns the variables of this service.
 ///
 /// # Errors
-/// `ConfigError` that names a variable of ours whose value is no UTF-8. Those of others may be what they
-/// like: `std::env::vars` ends the process over one of them.
+/// [`ConfigError`] that names a variable of this service that is not UTF-8. Other variables may hold any bytes:
+/// [`std::env::vars`] would panic on them.
 pub fn environment(service: &str) -> Result<Vec<(String, String)>, ConfigError> {
     of_service(service, env::vars_os())
 }
@@ -27,8 +27,8 @@ fn of_service(
         match (name.to_str(), value.into_string()) {
             (Some(name), Ok(value)) => ours.push((name.to_owned(), value)),
             _ => {
-                let problem = "it holds bytes that are no UTF-8; write it anew, or put the setting \
-                               into the settings file";
+                let problem =
+                    "not valid UTF-8; set it again, or put the setting into the settings file";
                 return Err(ConfigError::bad(shown.into_owned(), problem));
             }
         }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_of_ours_that_is_no_text_is_an_error_and_anybody_elses_is_passed_over() {
+    fn a_variable_of_ours_that_is_not_utf_8_is_an_error_and_others_are_ignored() {
         let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         let of = |name: &[u8], value: &[u8]| {
             let all = [(text(b"SPOKE_HUB_LISTEN"), text(b"a")), (text(name), text(value))];

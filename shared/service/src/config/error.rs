@@ -1,63 +1,63 @@
-//! What can be wrong with settings, said so that a person can mend it.
+//! [`ConfigError`]: an invalid setting, with the mend.
 
 use std::{fmt, io, path::PathBuf};
 
-/// Settings that a service cannot run with. The process ends with 78, whichever it is.
+/// A setting that a service cannot run with. The process exits with 78.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The settings file cannot be read.
-    #[error("failed to read settings file {path}; create it, run this as root or as one of the file's group, or name another", path = path.display())]
+    #[error("failed to read settings file {path}; create it, run this as root or as a member of the file's group, or give another", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The settings file is not TOML.
-    #[error("{path}{at}: {problem}; the file has to be TOML, such as: redis = \"redis://127.0.0.1:6379\"", path = path.display(), at = at(line))]
+    #[error("invalid settings file {path}{at}: {problem}; expected TOML, such as: redis = \"redis://127.0.0.1:6379\"", path = path.display(), at = at(line))]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// The first line that is wrong, from 1.
+        /// The first invalid line, from 1.
         line: Option<usize>,
-        /// What the parser says.
+        /// The error of the parser.
         problem: String,
     },
-    /// There is no such setting.
-    #[error("unknown key {key}{from}; {mend}", from = from(origin), mend = mend(nearest))]
+    /// The setting does not exist.
+    #[error("unknown key {key}{from}; {help}", from = from(origin), help = help(nearest))]
     Unknown {
         /// The key, dotted.
         key: String,
-        /// Where it came from.
+        /// Its source.
         origin: Option<SettingSource>,
-        /// The known one that looks most like it, as it is written there.
+        /// The most similar known key, as it is written in that source.
         nearest: Option<String>,
     },
-    /// A setting has a value that it cannot have.
+    /// A setting has an invalid value.
     #[error("{key}{from}: {problem}", from = from(origin))]
     Bad {
         /// The key, dotted.
         key: String,
-        /// Where the value came from, if that is known.
+        /// The source of the value, if known.
         origin: Option<SettingSource>,
-        /// What is wrong, and the mend. Never a secret.
+        /// The problem and the mend. Never a secret.
         problem: String,
     },
     /// A file that a setting names cannot be used.
-    #[error("{key}: failed to read {path}; {mend}", path = path.display())]
+    #[error("{key}: failed to read {path}; {help}", path = path.display())]
     File {
         /// The setting, or what the file holds.
         key: String,
         /// The file.
         path: PathBuf,
         /// The mend.
-        mend: &'static str,
-        /// Why not.
+        help: &'static str,
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Where a setting came from.
+/// The source of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettingSource {
     /// The settings file.
@@ -69,8 +69,8 @@ pub enum SettingSource {
 }
 
 impl ConfigError {
-    /// A value that only the service itself finds wrong. `problem` says what and the mend, such as
-    /// "it is 3 and takes 4 to 16".
+    /// Returns an error for a value that the service itself rejects. `problem` names the problem and the mend, such as
+    /// "invalid value 3: expected 4 to 16".
     pub fn bad(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Bad { key: key.into(), origin: None, problem: problem.into() }
     }
@@ -94,9 +94,9 @@ fn at(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(", line {line}"))
 }
 
-fn mend(nearest: &Option<String>) -> String {
+fn help(nearest: &Option<String>) -> String {
     match nearest {
         Some(nearest) => format!("did you mean {nearest}?"),
-        None => "remove it, or see the list of settings in the README".to_owned(),
+        None => "remove it; the settings file in /etc/spoke lists all settings".to_owned(),
     }
 }

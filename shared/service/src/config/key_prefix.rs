@@ -1,20 +1,21 @@
-//! What all keys of a service begin with.
+//! The setting `key_prefix`.
 
 use super::ConfigError;
 
-/// Keys are read by people; longer ones cost memory in each of a fleet's keys.
+/// Operators read the keys, and a prefix costs memory in each of them.
 const BYTES_MAX: usize = 64;
 
-/// Checks the setting `key`. Braces choose a cluster's slot, and `*` and the like are patterns to Redis.
+/// Checks the setting `key`. Braces would choose a cluster slot, and `*` and others are patterns to Redis.
 ///
 /// # Errors
-/// `ConfigError` with what it takes.
+/// [`ConfigError`] with the allowed characters.
 pub fn check_key_prefix(key: &str, prefix: &str) -> Result<(), ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
     if (1..=BYTES_MAX).contains(&prefix.len()) && prefix.bytes().all(is_plain) {
         return Ok(());
     }
-    let problem =
-        format!("it is {prefix:?}; use 1 to {BYTES_MAX} characters out of A-Z a-z 0-9 . _ - :");
+    let problem = format!(
+        "invalid prefix {prefix:?}: expected 1 to {BYTES_MAX} characters of A-Z a-z 0-9 . _ - :"
+    );
     Err(ConfigError::bad(key, problem))
 }

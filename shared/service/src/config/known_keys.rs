@@ -1,4 +1,4 @@
-//! The keys there are, and the one that was meant.
+//! The known keys, and the one that is most similar to an unknown key.
 
 use serde::Serialize;
 use serde_ignored::Path;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use spoke_diagnostics::suggest::nearest_of;
 
-/// The known key, or table, that looks most like this one.
+/// Returns the known key, or table, that is most similar to this one.
 pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {
     let defaults = serde_json::to_value(T::default()).ok()?;
     let mut known = Vec::new();
@@ -23,7 +23,7 @@ fn collect(value: &Value, prefix: &str, known: &mut Vec<String>) {
     }
 }
 
-/// The path as people write it in the settings.
+/// Returns the path as it is written in the settings.
 pub(super) fn dotted(path: &Path<'_>) -> String {
     match path {
         Path::Root => String::new(),

@@ -1,4 +1,4 @@
-//! Reading a secret from where it is kept.
+//! Reads a secret from a file, a systemd credential or standard input.
 
 use std::{
     env,
@@ -11,14 +11,14 @@ use secrecy::{SecretString, zeroize::Zeroize};
 
 use super::ConfigError;
 
-/// Bytes of a secret's file. A key or a password is far below; a wrong path may be anything.
+/// Maximum bytes of the file. Keys and passwords are much shorter; a wrong path may name any file.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
-/// The secret in a file, without the newline at its end. `-` is standard input. A bare name is a systemd
-/// credential where there are any (`$CREDENTIALS_DIRECTORY`).
+/// Returns the secret in a file, without the newline at its end. `-` is standard input. A bare name is a systemd
+/// credential if there are any (`$CREDENTIALS_DIRECTORY`).
 ///
 /// # Errors
-/// `ConfigError` that names the file when it cannot be read, is empty or is no text.
+/// [`ConfigError`] that names a file that cannot be read, is empty or is not UTF-8.
 pub fn read_secret(path: &Path) -> Result<SecretString, ConfigError> {
     if path == Path::new("-") {
         return read(io::stdin().lock(), path);
@@ -42,18 +42,18 @@ fn read(source: impl Read, path: &Path) -> Result<SecretString, ConfigError> {
     read.map_err(|source| unreadable(path, source))?;
     if bytes.len() as u64 > SECRET_BYTES_MAX {
         bytes.zeroize();
-        return Err(bad(path, "it is larger than 64 KiB, so it is no secret"));
+        return Err(bad(path, "larger than 64 KiB; give the file of a secret"));
     }
     let mut text = String::from_utf8(bytes).map_err(|error| {
         error.into_bytes().zeroize();
-        bad(path, "it holds bytes that are no text")
+        bad(path, "not valid UTF-8")
     })?;
     let length = text
         .strip_suffix('\n')
         .map_or(text.len(), |line| line.strip_suffix('\r').unwrap_or(line).len());
     text.truncate(length);
     if text.is_empty() {
-        return Err(bad(path, "it is empty; write the secret into it"));
+        return Err(bad(path, "empty; write the secret into it"));
     }
     Ok(text.into())
 }
@@ -62,7 +62,7 @@ fn unreadable(path: &Path, source: io::Error) -> ConfigError {
     ConfigError::File {
         key: "secret".to_owned(),
         path: path.to_path_buf(),
-        mend: "name a file that this user can read",
+        help: "give a file that this user can read",
         source,
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_newline_at_the_end_is_dropped_and_nothing_else() {
+    fn only_one_newline_at_the_end_is_dropped() {
         for (text, secret) in [
             ("abc", "abc"),
             ("abc\n", "abc"),
@@ -94,10 +94,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_with_the_file_named() {
+    fn an_invalid_secret_is_refused_with_the_file_named() {
         let long = vec![b'a'; SECRET_BYTES_MAX as usize + 1];
         for (bytes, word) in
-            [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff\xfe", "text"), (&long, "64 KiB")]
+            [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff\xfe", "UTF-8"), (&long, "64 KiB")]
         {
             let message = read(bytes, Path::new("/x/otp")).unwrap_err().to_string();
             assert!(message.contains("/x/otp") && message.contains(word), "{message}");

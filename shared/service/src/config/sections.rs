@@ -1,14 +1,14 @@
-//! The tables of settings that several services have.
+//! The tables of settings that several services share.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// `[tls]`: certificate chain and key, PEM. Both empty: plain, behind a proxy.
+/// `[tls]`: certificate chain and key, in PEM. Both empty: no TLS, behind a proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TlsSettings {
-    /// The service's certificate, then those up to the root.
+    /// The service's certificate, followed by the chain up to the root.
     pub cert_file: PathBuf,
     /// Its private key.
     pub key_file: PathBuf,
@@ -18,20 +18,20 @@ pub struct TlsSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogSettings {
-    /// error, warn, info, debug or trace, of our own lines; also per module or library, such as
-    /// `info,spoke_hub=debug,h2=warn`. Of libraries that are not named only errors are logged.
+    /// error, warn, info, debug or trace, for the lines of Spoke; also per module or library, such as
+    /// `info,spoke_hub=debug,h2=warn`. Libraries that are not named log errors only.
     pub level: String,
-    /// None: text on a terminal, else JSON.
+    /// `None`: text on a terminal, else JSON.
     pub format: Option<LogFormat>,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// One line of text per event.
     Text,
-    /// For programs: an object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -1,11 +1,11 @@
-//! `ServiceUrl`: where the hub or the auth service is.
+//! [`ServiceUrl`]: the URL of the hub or of auth.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// `http://` or `https://`, a host, perhaps a port and a path. No user, query or fragment.
+/// `http://` or `https://`, a host, and optionally a port and a path. No user, query or fragment.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServiceUrl {
     is_plaintext: bool,
@@ -14,25 +14,25 @@ pub struct ServiceUrl {
     rest: String,
 }
 
-/// The text is no such URL. It is not repeated, since it may hold a password.
+/// The text is not a service URL. The error does not repeat it, since it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; expected a URL such as https://hub.example.com")]
+#[error("{problem}; expected https:// or http:// and a host, such as https://hub.example.com")]
 pub struct BadServiceUrl {
     problem: &'static str,
 }
 
 impl ServiceUrl {
-    /// Whether what is sent there can be read on the way.
+    /// Returns whether the connection is not encrypted.
     pub fn is_plaintext(&self) -> bool {
         self.is_plaintext
     }
 
-    /// Whether it is on this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
+    /// Returns whether the host is this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
     pub fn is_loopback(&self) -> bool {
         self.is_loopback
     }
 
-    /// The host, without the brackets of an IPv6 address, and the port.
+    /// Returns the host, without the brackets of an IPv6 address, and the port.
     pub fn host_and_port(&self) -> (String, u16) {
         let uri: Uri = self.to_string().parse().expect("a service URL is a URL");
         let host = uri.host().unwrap_or_default();
@@ -41,12 +41,12 @@ impl ServiceUrl {
         (bare.to_owned(), uri.port_u16().unwrap_or(default))
     }
 
-    /// The URL of an endpoint, such as `/register`.
+    /// Returns the URL of an endpoint, such as `/register`.
     pub fn join(&self, path: &str) -> String {
         format!("{self}{path}")
     }
 
-    /// The same with `ws://` or `wss://`.
+    /// Returns the URL of an endpoint with `ws://` or `wss://`.
     pub fn websocket(&self, path: &str) -> String {
         let scheme = if self.is_plaintext { "ws" } else { "wss" };
         format!("{scheme}://{}{path}", self.rest)
@@ -59,26 +59,26 @@ impl FromStr for ServiceUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = |problem| BadServiceUrl { problem };
         if text.contains('#') {
-            return Err(bad("it has a # in it"));
+            return Err(bad("invalid URL with a #"));
         }
-        let uri: Uri = text.parse().map_err(|_| bad("it is no URL"))?;
+        let uri: Uri = text.parse().map_err(|_| bad("invalid URL"))?;
         let is_plaintext = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => true,
             Some(scheme) if *scheme == Scheme::HTTPS => false,
-            Some(_) | None => return Err(bad("it begins with neither https:// nor http://")),
+            Some(_) | None => return Err(bad("unsupported scheme")),
         };
-        let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
+        let authority = uri.authority().ok_or_else(|| bad("URL without a host"))?;
         if authority.as_str().contains('@') {
-            return Err(bad("it holds a user or a password"));
+            return Err(bad("URL with a user or a password"));
         }
         if authority.host().is_empty() {
-            return Err(bad("it names no host"));
+            return Err(bad("URL without a host"));
         }
         if authority.port_u16().is_none() && authority.as_str() != authority.host() {
-            return Err(bad("its port is no number up to 65535"));
+            return Err(bad("invalid port"));
         }
         if uri.query().is_some() {
-            return Err(bad("it has a ? in it"));
+            return Err(bad("invalid URL with a ?"));
         }
         let is_loopback = is_loopback(authority.host());
         let rest = format!("{authority}{}", uri.path().trim_end_matches('/'));

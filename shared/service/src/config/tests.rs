@@ -1,4 +1,4 @@
-//! Where settings come from and what is said about bad ones.
+//! The sources of settings, and the errors for invalid ones.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ fn try_load(
     load(&SettingSources { service: "agent", file: Some(&path), environment, flags })
 }
 
-fn complaint(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+fn error_of(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
     try_load(file, environment, flags).unwrap_err().to_string()
 }
 
@@ -63,7 +63,7 @@ fn flags_go_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
-fn a_text_becomes_what_its_key_takes() {
+fn a_string_becomes_the_type_of_its_key() {
     let environment = [
         ("SPOKE_AGENT_CLIENT", "123"),
         ("SPOKE_AGENT_COST", "12"),
@@ -71,7 +71,7 @@ fn a_text_becomes_what_its_key_takes() {
         ("SPOKE_AGENT_TRANSPORT", "http"),
         ("SPOKE_AGENT_LOG__FORMAT", "json"),
         ("SPOKE_AGENT_OTP_SECRET_FILE", ""),
-        ("SPOKE_HUB_COST", "no business of the agent"),
+        ("SPOKE_HUB_COST", "not a setting of the agent"),
         ("PATH", "/bin"),
     ];
     let settings = try_load("", &environment, &[]).unwrap();
@@ -89,7 +89,7 @@ fn dotted_keys_and_tables_are_the_same() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_place_and_the_one_that_was_meant() {
+fn an_unknown_key_is_named_with_its_source_and_the_most_similar_key() {
     for (file, environment, flags, parts) in [
         ("cots = 1", &[][..], &[][..], ["cots", "agent.toml", "did you mean cost?"]),
         ("[tsl]\ncert_file = \"a\"", &[], &[], ["tsl", "agent.toml", "did you mean tls?"]),
@@ -106,12 +106,12 @@ fn an_unknown_key_is_named_with_its_place_and_the_one_that_was_meant() {
             &[],
             ["tls_cert_file", "from SPOKE_AGENT_TLS_CERT_FILE", "SPOKE_AGENT_TLS__CERT_FILE?"],
         ),
-        ("", &[("SPOKE_AGENT_", "a")], &[], ["unknown key", "SPOKE_AGENT_", "README"]),
+        ("", &[("SPOKE_AGENT_", "a")], &[], ["unknown key", "SPOKE_AGENT_", "/etc/spoke"]),
         ("", &[], &[("clinet", "a")], ["clinet", "the command line", "did you mean client?"]),
-        ("", &[], &[("a[0]", "a")], ["a[0]", "the command line", "README"]),
-        ("zzzzzz = 1", &[], &[], ["zzzzzz", "agent.toml", "README"]),
+        ("", &[], &[("a[0]", "a")], ["a[0]", "the command line", "/etc/spoke"]),
+        ("zzzzzz = 1", &[], &[], ["zzzzzz", "agent.toml", "/etc/spoke"]),
     ] {
-        let message = complaint(file, environment, flags);
+        let message = error_of(file, environment, flags);
         for part in parts {
             assert!(message.contains(part), "{part} is not in: {message}");
         }
@@ -119,7 +119,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_one_that_was_meant() {
 }
 
 #[test]
-fn a_bad_value_is_named_with_its_place_and_what_would_do() {
+fn an_invalid_value_is_named_with_its_source_and_the_expected_one() {
     for (file, environment, flags, parts) in [
         ("cost = \"much\"", &[][..], &[][..], ["cost (from ", "agent.toml", "integer"]),
         ("cost = -1", &[], &[], ["cost (from ", "agent.toml", "unsigned"]),
@@ -136,7 +136,7 @@ fn a_bad_value_is_named_with_its_place_and_what_would_do() {
         ("tls = 1", &[], &[], ["tls", "agent.toml", "TlsSettings"]),
         ("", &[("SPOKE_AGENT_REDIS", "nowhere")], &[], ["redis", "SPOKE_AGENT_REDIS", "redis://"]),
     ] {
-        let message = complaint(file, environment, flags);
+        let message = error_of(file, environment, flags);
         for part in parts {
             assert!(message.contains(part), "{part} is not in: {message}");
         }
@@ -144,21 +144,21 @@ fn a_bad_value_is_named_with_its_place_and_what_would_do() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_named_with_its_line_but_not_its_text() {
-    let message = complaint("cost = 1\nredis = \"redis://:hunter2@host\n", &[], &[]);
+fn a_file_that_is_not_toml_is_named_with_its_line_but_not_its_text() {
+    let message = error_of("cost = 1\nredis = \"redis://:hunter2@host\n", &[], &[]);
     assert!(message.contains("agent.toml, line 2"), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn a_password_is_in_no_complaint() {
+fn a_password_is_in_no_error_of() {
     let hidden = "redis://:hunter2@host/many";
-    let message = complaint("", &[("SPOKE_AGENT_REDIS", hidden)], &[]);
+    let message = error_of("", &[("SPOKE_AGENT_REDIS", hidden)], &[]);
     assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn a_named_file_has_to_be_there_and_the_default_one_may_be_absent() {
+fn a_named_file_has_to_exist_and_the_default_one_may_be_missing() {
     let sources = |file| SettingSources {
         service: "no-such-service",
         file,

@@ -1,4 +1,4 @@
-//! The setting `trusted_proxies`: who may say for whom they speak.
+//! The setting `trusted_proxies`: the proxies whose `X-Forwarded-For` is trusted.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -9,26 +9,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// Why a text lists no proxies.
+/// The text is not a list of proxies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadProxies {
     /// Neither an address nor a network.
+    #[error("invalid address or network {0:?}: expected a list such as \"127.0.0.1, 10.1.0.0/16\"")]
+    Malformed(String),
+    /// A network of all addresses.
     #[error(
-        "{0:?} is no address and no network; give the proxies as in \"127.0.0.1, 10.1.0.0/16\""
+        "{0} covers every address, so any client could claim any address; give the addresses of the proxies"
     )]
-    NotOne(String),
-    /// A network that everybody is in.
-    #[error("{0} is everybody, and anybody could claim any address; give the proxies' own")]
-    Everybody(IpNet),
+    AllAddresses(IpNet),
 }
 
 impl TrustedProxies {
-    /// Whether there are none.
+    /// Returns whether no proxy is trusted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this is one of them.
+    /// Returns whether this address is a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|net| net.contains(&address))
@@ -47,9 +47,9 @@ impl FromStr for TrustedProxies {
 fn network(word: &str) -> Result<IpNet, BadProxies> {
     let address = || word.parse::<IpAddr>().map(|address| address.to_canonical().into());
     match word.parse::<IpNet>().or_else(|_| address()) {
-        Ok(net) if net.prefix_len() == 0 => Err(BadProxies::Everybody(net)),
+        Ok(net) if net.prefix_len() == 0 => Err(BadProxies::AllAddresses(net)),
         Ok(net) => Ok(net),
-        Err(_) => Err(BadProxies::NotOne(word.to_owned())),
+        Err(_) => Err(BadProxies::Malformed(word.to_owned())),
     }
 }
 
@@ -77,27 +77,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_networks_are_taken_and_said_back() {
-        for (text, said) in [
+    fn addresses_and_networks_are_parsed_and_shown() {
+        for (text, shown) in [
             ("", ""),
             ("127.0.0.1", "127.0.0.1/32"),
             (" 10.1.0.0/16 ,::1,", "10.1.0.0/16, ::1/128"),
             ("::ffff:192.0.2.1", "192.0.2.1/32"),
         ] {
             let proxies: TrustedProxies = text.parse().unwrap();
-            assert_eq!(proxies.to_string(), said);
+            assert_eq!(proxies.to_string(), shown);
             assert_eq!(proxies.to_string().parse(), Ok(proxies));
         }
     }
 
     #[test]
-    fn what_is_no_list_of_proxies_is_named_with_the_mend() {
+    fn an_invalid_list_is_named_with_help() {
         for (text, word) in [
             ("proxy.example.com", "10.1.0.0/16"),
             ("127.0.0.1 10.0.0.1", "10.1.0.0/16"),
             ("10.0.0.0/33", "10.1.0.0/16"),
-            ("127.0.0.1,0.0.0.0/0", "everybody"),
-            ("::/0", "everybody"),
+            ("127.0.0.1,0.0.0.0/0", "every address"),
+            ("::/0", "every address"),
         ] {
             let message = text.parse::<TrustedProxies>().unwrap_err().to_string();
             assert!(message.contains(word), "{text}: {message}");

@@ -1,9 +1,9 @@
-//! The admin listener: is it alive, is it of use, and its figures.
+//! The admin listener: liveness, readiness and metrics.
 //!
-//! It has no login: whoever reaches it may read. So that no website in an operator's browser can, it answers
-//! only under an address, `localhost` or a name that is set: a stranger's name that resolves to our address
-//! is refused, whatever is asked for. Rejected: to answer `/healthz` and `/metrics` under any name, since
-//! they tell a stranger what runs here and which clients are lost.
+//! It has no login: any client that reaches it may read. A website in an operator's browser must not, so it
+//! answers only under an address, `localhost` or a name from the settings: a foreign name that resolves to our
+//! address is refused on every path. Rejected: answering `/healthz` and `/metrics` under any name, since they
+//! tell a website which services run here and which clients lost entries.
 
 use axum::{
     Router,
@@ -19,7 +19,7 @@ use http::{
 };
 use tokio::net::TcpListener;
 
-use super::{ServeLimits, serve};
+use super::{acceptor::serve, serve_limits::ServeLimits};
 use crate::{
     api_error::{ApiError, fallback},
     config::AdminHosts,
@@ -27,8 +27,8 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Serves the admin listener until the shutdown begins; every route of it, and what is no route, under these
-/// names alone.
+/// Serves the admin listener until the shutdown begins. Every path, known or not, is answered under these names
+/// alone.
 pub async fn serve_admin(
     listener: TcpListener,
     routes: Router,
@@ -40,33 +40,33 @@ pub async fn serve_admin(
         async move {
             match checked {
                 Ok(()) => next.run(request).await,
-                Err(refusal) => refusal.into_response(),
+                Err(error) => error.into_response(),
             }
         }
     }));
     serve(listener, app, ServeLimits::of(ADMIN_CONNECTIONS_MAX), shutdown).await;
 }
 
-/// Whether all that the request calls us is known: the Host header, each of them where there are several, and
-/// the host in the URL itself, which goes over it. A browser always names one.
+/// Checks every name that the request calls us by: each Host header, and the host in the URL itself, which has
+/// precedence. A browser always sends one.
 fn check(uri: &Uri, headers: &HeaderMap, hosts: &AdminHosts) -> Result<(), ApiError> {
     let in_url = uri.authority().map(|authority| authority.as_str().as_bytes());
     let in_headers: Vec<_> = headers.get_all(HOST).iter().map(|host| host.as_bytes()).collect();
-    let stranger = in_url.iter().chain(&in_headers).find(|host| !hosts.know(host));
-    let problem = match stranger {
-        Some(host) => format!("the name {}", String::from_utf8_lossy(host)),
-        None if in_headers.is_empty() => "no name at all".to_owned(),
+    let unknown = in_url.iter().chain(&in_headers).find(|host| !hosts.contains(host));
+    let problem = match unknown {
+        Some(host) => format!("unknown host {}", String::from_utf8_lossy(host)),
+        None if in_headers.is_empty() => "no Host header".to_owned(),
         None => return Ok(()),
     };
     let message = format!(
-        "the admin listener does not answer under {problem}: call it by address or as localhost, or \
-         give the name to the setting admin_hosts"
+        "{problem}: call the admin listener by address or as localhost, or add the name to the setting \
+         admin_hosts"
     );
     Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", message))
 }
 
-/// `GET /healthz`: the process lives. `GET /readyz`: `ready` says so, and it does not stop. `GET
-/// /metrics`: the text of `metrics`, in Prometheus's form (`exposition`).
+/// Routes `GET /healthz` (the process is alive), `GET /readyz` (`ready` succeeds, and no shutdown has begun)
+/// and `GET /metrics` (the text of `metrics`, in Prometheus's text format).
 pub fn admin_router(
     shutdown: Shutdown,
     ready: impl Fn() -> BoxFuture<'static, Result<(), String>> + Clone + Send + Sync + 'static,
@@ -76,7 +76,7 @@ pub fn admin_router(
         let (ready, shutdown) = (ready(), shutdown.clone());
         async move {
             let answer = match ready.await {
-                Ok(()) if shutdown.is_begun() => Err("it stops".to_owned()),
+                Ok(()) if shutdown.is_begun() => Err("shutting down".to_owned()),
                 answer => answer,
             };
             answer.map(|()| "ok\n").map_err(|message| {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_that_a_request_bears_has_to_be_known() {
+    fn each_name_in_a_request_has_to_be_known() {
         assert!(is_answered("/metrics", &["127.0.0.1:9464"]));
         assert!(is_answered("http://localhost/metrics", &["127.0.0.1"]));
         for (url, hosts) in [

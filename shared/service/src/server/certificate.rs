@@ -1,9 +1,9 @@
-//! TLS of a listener: a certificate chain and a key in PEM, which are read again when they change.
+//! The TLS certificate of a listener: a chain and a key in PEM, which are reloaded when they change.
 //!
-//! The files are compared as a whole every few seconds, so that it does not matter how they are
-//! replaced: in place, by a rename, or behind a symbolic link. A pair that does not go together, as
-//! between two writes, is passed over until it does. Connections that are open keep what they have.
-//! Rejected: inotify, which is one more library and loses what a changed link hides.
+//! The files are compared as a whole every few seconds, so that every way to replace them works: in place, by a
+//! rename, or behind a symbolic link. A key that does not match the certificate, as between two writes, is
+//! ignored until it does. Open connections keep the certificate that they have. Rejected: inotify, which is one
+//! more library and misses a change behind a link.
 
 use std::{
     fs, io,
@@ -25,22 +25,22 @@ use crate::{
     limits::CERTIFICATE_INTERVAL,
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
 
-/// The certificate that a listener shows. Cheap to clone; all clones are the same.
+/// The certificate that a listener presents. Cheap to clone; all clones share one certificate.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     config: Arc<ServerConfig>,
-    shown: Arc<CurrentCertificate>,
+    current: Arc<CurrentCertificate>,
     source: Arc<Mutex<CertificateFiles>>,
 }
 
-/// Whether a certificate is another one than before.
+/// Whether a reload found another certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateChange {
-    /// It is the same.
+    /// The files are the same.
     Same,
-    /// It is a new one, which all connections from now on are shown.
+    /// The files have changed. New connections get the new certificate.
     New,
 }
 
@@ -60,10 +60,11 @@ struct CertificatePem {
 }
 
 impl Certificate {
-    /// What the settings name, for TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; none where they name nothing.
+    /// Opens the files of the settings, for TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. `None` where both settings are
+    /// empty.
     ///
     /// # Errors
-    /// `ConfigError` that names the file which cannot be used.
+    /// [`ConfigError`] that names the file that cannot be used.
     pub fn open(tls: &TlsSettings) -> Result<Option<Self>, ConfigError> {
         let (cert, key) = (&tls.cert_file, &tls.key_file);
         match (cert.as_os_str().is_empty(), key.as_os_str().is_empty()) {
@@ -73,76 +74,78 @@ impl Certificate {
             (true, false) => return Err(missing("tls.cert_file", "tls.key_file")),
         }
         let pem = CertificatePem::read(tls)?;
-        let shown = Arc::new(CurrentCertificate(RwLock::new(pem.certified(tls)?)));
+        let current = Arc::new(CurrentCertificate(RwLock::new(pem.certified(tls)?)));
         let builder = ServerConfig::builder().with_no_client_auth();
-        let mut config = builder.with_cert_resolver(shown.clone());
+        let mut config = builder.with_cert_resolver(current.clone());
         config.alpn_protocols = vec![
             #[cfg(feature = "http2")]
             b"h2".to_vec(),
             b"http/1.1".to_vec(),
         ];
         let source = Arc::new(Mutex::new(CertificateFiles { tls: tls.clone(), pem }));
-        Ok(Some(Self { config: Arc::new(config), shown, source }))
+        Ok(Some(Self { config: Arc::new(config), current, source }))
     }
 
-    /// Reads the files that these settings name, and shows what they hold from now on.
+    /// Reads the files of these settings and presents their certificate from now on.
     ///
     /// # Errors
-    /// `ConfigError` that names the file which cannot be used; what was shown is shown still.
+    /// [`ConfigError`] that names the file that cannot be used; the current certificate stays.
     pub fn reload(&self, tls: &TlsSettings) -> Result<CertificateChange, ConfigError> {
         if tls.cert_file.as_os_str().is_empty() {
-            let problem = "it is empty, and TLS is turned off by a restart only";
+            let problem = "empty, but TLS can be turned off by a restart only";
             return Err(ConfigError::bad("tls.cert_file", problem));
         }
         let pem = CertificatePem::read(tls)?;
         let mut source = self.source();
-        let fresh =
+        let change =
             if pem == source.pem { CertificateChange::Same } else { CertificateChange::New };
-        if fresh == CertificateChange::New {
+        if change == CertificateChange::New {
             let certified = pem.certified(tls)?;
-            *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
-            info!("there is another certificate, and new connections are shown it");
+            *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+            info!("TLS certificate reloaded");
         }
         *source = CertificateFiles { tls: tls.clone(), pem };
-        Ok(fresh)
+        Ok(change)
     }
 
-    /// Shows what the files hold whenever that changes, until the shutdown begins.
+    /// Reloads the files whenever they change, until the shutdown begins.
     pub async fn watch(self, shutdown: Shutdown) {
-        let mut fault = None;
+        let outage = Outage::new();
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
                 () = tokio::time::sleep(CERTIFICATE_INTERVAL) => {}
             }
             let this = self.clone();
-            let looked = tokio::task::spawn_blocking(move || {
+            let reloaded = tokio::task::spawn_blocking(move || {
                 let tls = this.source().tls.clone();
                 this.reload(&tls)
             });
-            match looked.await.expect("reading files does not panic") {
-                Ok(CertificateChange::Same | CertificateChange::New) => fault = None,
-                Err(error) => {
-                    let error = error_chain(&error);
-                    if fault.as_ref() != Some(&error) {
-                        error!(error, "the certificate cannot be read again; the old one is shown");
+            match reloaded.await.expect("reading files does not panic") {
+                Ok(CertificateChange::Same | CertificateChange::New) => {
+                    if let Some(count) = outage.handle_good() {
+                        info!(count, "TLS certificate can be reloaded again");
                     }
-                    fault = Some(error);
                 }
+                Err(error) if outage.handle_fault() => {
+                    let error = error_chain(&error);
+                    error!(error, "failed to reload TLS certificate; keeping the current one");
+                }
+                Err(_) => {}
             }
         }
     }
 
-    /// Why the certificate that is shown is out of its time at `time`, if it is: the error says when that
-    /// ends or began.
+    /// Returns why the current certificate is not valid at `time`: expired, or not valid yet. The error holds the
+    /// time at which its validity ends or begins.
     ///
-    /// The library looks at that before it asks who signed, and it is given nobody to ask.
-    pub(crate) fn out_of_time(&self, time: UnixTime) -> Option<CertificateError> {
-        let shown = self.shown.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let certificate = ParsedCertificate::try_from(shown.end_entity_cert().ok()?).ok()?;
-        let (nobody, algorithms) = (RootCertStore::empty(), &[]);
+    /// The library checks the validity period before the signature, and gets no root to check that with.
+    pub(crate) fn validity_error(&self, time: UnixTime) -> Option<CertificateError> {
+        let current = self.current.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let certificate = ParsedCertificate::try_from(current.end_entity_cert().ok()?).ok()?;
+        let (roots, algorithms) = (RootCertStore::empty(), &[]);
         let error =
-            verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], time, algorithms);
+            verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], time, algorithms);
         match error {
             Err(rustls::Error::InvalidCertificate(
                 error @ (CertificateError::ExpiredContext { .. }
@@ -152,7 +155,7 @@ impl Certificate {
         }
     }
 
-    /// For the acceptor.
+    /// Returns the configuration for the TLS acceptor.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
@@ -183,7 +186,7 @@ impl CertificatePem {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| unusable("tls.cert_file", cert_file, &error_chain(&error)))?;
         if certificates.is_empty() {
-            return Err(unusable("tls.cert_file", cert_file, "it holds no certificate"));
+            return Err(unusable("tls.cert_file", cert_file, "no certificate in it"));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| unusable("tls.key_file", key_file, &error_chain(&error)))?;
@@ -192,7 +195,7 @@ impl CertificatePem {
             let problem = match error {
                 rustls::Error::InconsistentKeys(_) => {
                     let cert_file = cert_file.display();
-                    format!("it is not the key of the certificate in {cert_file}")
+                    format!("not the key of the certificate in {cert_file}")
                 }
                 error => error_chain(&error),
             };
@@ -204,17 +207,17 @@ impl CertificatePem {
 
 impl std::fmt::Debug for CertificatePem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Pem(…)")
+        f.write_str("CertificatePem(…)")
     }
 }
 
 fn missing(key: &str, other: &str) -> ConfigError {
-    ConfigError::bad(key, format!("it is empty, but {other} is set; set both, or neither"))
+    ConfigError::bad(key, format!("empty, but {other} is set; set both or neither"))
 }
 
 fn unusable(key: &str, path: &Path, problem: &str) -> ConfigError {
     let path = path.display();
     let problem =
-        format!("{path} cannot be used: {problem}; give a PEM file that this user may read");
+        format!("unusable file {path}: {problem}; expected a PEM file that this user may read");
     ConfigError::bad(key, problem)
 }

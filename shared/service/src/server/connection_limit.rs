@@ -1,70 +1,69 @@
-//! How many connections a listener bears, which may be set anew while it serves.
+//! The limit on open connections of a listener, which may change while it serves.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::ServeLimits;
+use super::serve_limits::ServeLimits;
 
-/// Counted connections. Cheap to clone; all clones are the same.
+/// Limits the open connections of a listener. Cheap to clone; all clones share one count.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit(Arc<ConnectionCount>);
 
 #[derive(Debug)]
 struct ConnectionCount {
-    taken: AtomicUsize,
-    most: AtomicUsize,
-    strangers: AtomicUsize,
+    open: AtomicUsize,
+    max: AtomicUsize,
+    unauthenticated: AtomicUsize,
 }
 
-/// A connection's place, free again when it is dropped.
+/// Counts one open connection; dropped with it.
 pub(super) struct ConnectionPermit(Arc<ConnectionCount>);
 
 impl ConnectionLimit {
-    /// As the limits say.
+    /// Takes the maximums from `limits`.
     pub fn of(limits: &ServeLimits) -> Self {
-        let (most, strangers) = (limits.connections, limits.strangers);
         Self(Arc::new(ConnectionCount {
-            taken: AtomicUsize::new(0),
-            most: AtomicUsize::new(most),
-            strangers: AtomicUsize::new(strangers),
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(limits.connections),
+            unauthenticated: AtomicUsize::new(limits.unauthenticated),
         }))
     }
 
-    /// For so many connections from now on. Those that are too many by that stay until they end.
+    /// Changes the maximum number of connections. Connections above it stay open until they end.
     pub fn resize(&self, connections: usize) {
         let limits = ServeLimits::of(connections);
-        self.0.most.store(limits.connections, Ordering::Relaxed);
-        self.0.strangers.store(limits.strangers, Ordering::Relaxed);
+        self.0.max.store(limits.connections, Ordering::Relaxed);
+        self.0.unauthenticated.store(limits.unauthenticated, Ordering::Relaxed);
     }
 
-    /// How many of them may be strangers'.
-    pub(super) fn strangers(&self) -> usize {
-        self.0.strangers.load(Ordering::Relaxed)
+    /// Returns the maximum number of unauthenticated connections.
+    pub(super) fn unauthenticated(&self) -> usize {
+        self.0.unauthenticated.load(Ordering::Relaxed)
     }
 
-    /// For how many.
-    pub(super) fn most(&self) -> usize {
-        self.0.most.load(Ordering::Relaxed)
+    /// Returns the maximum number of connections.
+    pub(super) fn max(&self) -> usize {
+        self.0.max.load(Ordering::Relaxed)
     }
 
-    /// How many more.
+    /// Returns how many more connections may be opened.
     pub(super) fn left(&self) -> usize {
-        self.most().saturating_sub(self.0.taken.load(Ordering::Relaxed))
+        self.max().saturating_sub(self.0.open.load(Ordering::Relaxed))
     }
 
-    /// One of them, if there is one left.
+    /// Counts one more connection; `None` at the limit.
     pub(super) fn take(&self) -> Option<ConnectionPermit> {
-        let seat = ConnectionPermit(self.0.clone());
-        let before = self.0.taken.fetch_add(1, Ordering::Relaxed);
-        (before < self.most()).then_some(seat)
+        let permit = ConnectionPermit(self.0.clone());
+        let before = self.0.open.fetch_add(1, Ordering::Relaxed);
+        (before < self.max()).then_some(permit)
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -73,16 +72,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_made_smaller_takes_none_until_enough_have_left() {
-        let room = ConnectionLimit::of(&ServeLimits::of(2));
-        let (one, two) = (room.take().unwrap(), room.take().unwrap());
-        assert!(room.take().is_none());
-        room.resize(3);
-        let three = room.take().unwrap();
-        room.resize(1);
+    fn a_smaller_limit_takes_no_connection_until_enough_have_ended() {
+        let limit = ConnectionLimit::of(&ServeLimits::of(2));
+        let (one, two) = (limit.take().unwrap(), limit.take().unwrap());
+        assert!(limit.take().is_none());
+        limit.resize(3);
+        let three = limit.take().unwrap();
+        limit.resize(1);
         drop((one, two));
-        assert!(room.take().is_none() && room.left() == 0);
+        assert!(limit.take().is_none() && limit.left() == 0);
         drop(three);
-        assert!(room.take().is_some());
+        assert!(limit.take().is_some());
     }
 }

@@ -1,55 +1,21 @@
-//! For whom a proxy speaks: `X-Forwarded-For`, which is believed of the listed proxies only.
+//! The client behind a proxy: `X-Forwarded-For`, which is trusted from the listed proxies only.
 //!
-//! Each proxy appends whom it was called by, so the list is read from its right end: as long as the
-//! one that spoke last is trusted, what it says counts. What a client wrote itself stands further left
-//! and is never reached, and a chain of trusted proxies works. Rejected: the left-most address, which
-//! anybody can write; a count of proxies, which is wrong for whoever comes in by another way.
+//! Each proxy appends the address of its own peer, so the list is read from its right end for as long as the
+//! proxy that wrote an element is trusted. Elements that a client wrote itself stand further left and are
+//! never reached, and a chain of trusted proxies works. Rejected: the left-most address, which any client can
+//! write; a count of proxies, which is wrong for clients that take another way.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::SocketAddr;
 
 use axum::{Router, extract::Request, middleware::Next, response::Response};
 use http::HeaderMap;
 
-use super::{ConnectionHandle, PeerNet};
+use super::{connection_handle::ConnectionHandle, peer_address::PeerAddress};
 use crate::config::TrustedProxies;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Where a request comes from, as far as that can be believed: an extension of every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress {
-    ip: IpAddr,
-    /// Proxies tell none.
-    port: Option<u16>,
-}
-
-impl PeerAddress {
-    /// As it is counted.
-    pub fn site(self) -> PeerNet {
-        self.ip.into()
-    }
-}
-
-impl From<SocketAddr> for PeerAddress {
-    fn from(address: SocketAddr) -> Self {
-        Self { ip: address.ip().to_canonical(), port: Some(address.port()) }
-    }
-}
-
-impl fmt::Display for PeerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
-            None => self.ip.fmt(f),
-        }
-    }
-}
-
-/// The same routes, with the `PeerAddress` of each request that comes from one of these proxies set
-/// to the one for whom it speaks.
+/// Sets the [`PeerAddress`] of each request from a trusted proxy to the client's address.
 pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
     if trusted.is_empty() {
         return app;
@@ -59,14 +25,14 @@ pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
         let peer = request.extensions().get::<PeerAddress>();
         let client = peer.map(|peer| client(*peer, request.headers(), &trusted));
         if let Some(client) = client {
-            if let Some(place) = request.extensions().get::<ConnectionHandle>() {
-                place.handle_site(client.site());
+            if let Some(handle) = request.extensions().get::<ConnectionHandle>() {
+                handle.set_peer_net(client.net());
             }
             request.extensions_mut().insert(client);
         }
         async move {
             let mut response: Response = next.run(request).await;
-            // For whoever counts what is refused.
+            // For the log of rejected requests.
             if let Some(client) = client {
                 response.extensions_mut().insert(client);
             }
@@ -75,28 +41,27 @@ pub fn behind(app: Router, trusted: &TrustedProxies) -> Router {
     }))
 }
 
-/// The right-most address that no trusted proxy has.
+/// Returns the right-most address that is not a trusted proxy.
 fn client(peer: PeerAddress, headers: &HeaderMap, trusted: &TrustedProxies) -> PeerAddress {
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-    // As bytes: what stands further left is the client's, and no byte of it spoils what the proxy said.
+    // As bytes: the client wrote the elements further left, and none of its bytes may spoil the proxy's.
     let mut hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut client = peer;
-    while trusted.contains(client.ip) {
+    while trusted.contains(client.ip()) {
         let Some(before) = hops.next().and_then(address) else { break };
         client = before;
     }
     client
 }
 
-/// One place of the list. Some proxies put a port behind it.
+/// Parses one element of the list. Some proxies append a port.
 fn address(hop: &[u8]) -> Option<PeerAddress> {
     let text = str::from_utf8(hop.trim_ascii()).ok()?;
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(address.into());
     }
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let ip = bare.parse::<IpAddr>().ok()?.to_canonical();
-    Some(PeerAddress { ip, port: None })
+    bare.parse().ok().map(PeerAddress::without_port)
 }
 
 #[cfg(test)]
@@ -152,20 +117,20 @@ mod tests {
                 );
             }
         }
-        // Its own hop is another matter.
+        // A spoilt element of the proxy itself ends the list.
         let line = &b"6.6.6.6, \xff192.0.2.7"[..];
         assert_eq!(client_of_bytes("10.0.0.1:5", &[line]), "10.0.0.1:5");
     }
 
     #[test]
-    fn nobody_else_is_believed() {
+    fn no_other_peer_is_trusted() {
         for peer in ["192.0.2.7:5", "[2001:db8::2]:5"] {
             assert_eq!(client_of(peer, &["6.6.6.6"]), peer);
         }
     }
 
     #[test]
-    fn what_is_no_address_ends_the_list_at_the_one_who_said_it() {
+    fn an_element_that_is_not_an_address_ends_the_list_at_its_writer() {
         for line in ["", "unknown", "6.6.6.6, unknown", "6.6.6.6,", "_hidden", "1.2.3.4.5"] {
             assert_eq!(client_of("10.0.0.1:5", &[line]), "10.0.0.1:5", "{line:?}");
         }

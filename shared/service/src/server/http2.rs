@@ -1,8 +1,8 @@
-//! HTTP/2 over TLS, with the bounds that HTTP/1.1 has.
+//! HTTP/2 over TLS, with the bounds of HTTP/1.1.
 //!
-//! What the library does not bound: how long a connection may be open with no request in hand, and how
-//! long an answer may lie that the other side makes no room for. A WebSocket is a connection of its own
-//! with HTTP/1.1: RFC 8441 would save nothing, since a device has one.
+//! Two bounds are missing in the library and are added here: how long a connection may be open without a
+//! request in progress, and how long a response may wait for the peer's flow-control window. A WebSocket is a
+//! connection of its own with HTTP/1.1: RFC 8441 would save nothing, since a device has one.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, time::Duration};
 
@@ -22,38 +22,38 @@ use crate::{
 };
 use spoke_diagnostics::error_chain::error_chain;
 
-/// Requests of one connection in hand.
+/// Counts the requests in progress of one connection.
 #[derive(Clone)]
 struct OpenRequests(watch::Sender<usize>);
 
 struct OpenRequest(OpenRequests);
 
-/// Each request is a task that the shutdown waits for.
+/// Runs each request as a task that the shutdown waits for.
 #[derive(Clone)]
 struct TrackedExecutor {
     shutdown: Shutdown,
-    address: SocketAddr,
+    peer: SocketAddr,
 }
 
-/// Serves until the connection ends, is idle for too long, or the shutdown has begun and what is in
-/// hand is finished.
-pub(super) async fn serve<S>(connection: HttpConnection, stream: S, heard: LastActivity)
+/// Serves until the connection ends, is idle for too long, or the shutdown has begun and the requests in
+/// progress are finished.
+pub(super) async fn serve<S>(connection: HttpConnection, stream: S, activity: LastActivity)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = connection.answering(heard.clone());
-    let HttpConnection { address, limits, shutdown, .. } = connection;
-    let in_hand = OpenRequests(watch::Sender::new(0));
-    let counts = in_hand.clone();
+    let respond = connection.responder(activity.clone());
+    let HttpConnection { peer, limits, shutdown, .. } = connection;
+    let open_requests = OpenRequests(watch::Sender::new(0));
+    let counts = open_requests.clone();
     let service = service_fn(move |request| {
-        let (answering, one) = (answer(request), counts.one());
+        let (responding, open) = (respond(request), counts.begin());
         async move {
-            let _one = one;
-            answering.await as Result<_, Infallible>
+            let _open = open;
+            responding.await as Result<_, Infallible>
         }
     });
     let window = Some(HTTP2_WINDOW_BYTES);
-    let tasks = TrackedExecutor { shutdown: shutdown.clone(), address };
+    let tasks = TrackedExecutor { shutdown: shutdown.clone(), peer };
     let connection = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .max_concurrent_streams(REQUESTS_PER_CLIENT_MAX as u32)
@@ -68,24 +68,23 @@ where
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(limits.drain, connection).await.ok()
         }
-        () = in_hand.idle(limits.header_read) => {
+        () = open_requests.idle(limits.header_read) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection => Some(result),
-                () = silent(&heard, limits.write_stall) => None,
+                () = silent(&activity, limits.write_stall) => None,
             }
         }
     };
     if let Some(Err(error)) = result {
-        debug!(%address, error = error_chain(&error), "connection ended with an error");
+        debug!(%peer, error = error_chain(&error), "connection failed");
     }
 }
 
-/// Resolves when the other side has said nothing for so long. Whoever takes an answer says so, bit by
-/// bit.
-async fn silent(heard: &LastActivity, limit: Duration) {
+/// Resolves when the peer has sent nothing for `limit`. A peer that reads a response sends window updates.
+async fn silent(activity: &LastActivity, limit: Duration) {
     loop {
-        let since = heard.at().elapsed();
+        let since = activity.at().elapsed();
         if since >= limit {
             return;
         }
@@ -94,16 +93,16 @@ async fn silent(heard: &LastActivity, limit: Duration) {
 }
 
 impl OpenRequests {
-    fn one(&self) -> OpenRequest {
+    fn begin(&self) -> OpenRequest {
         self.0.send_modify(|count| *count += 1);
         OpenRequest(self.clone())
     }
 
-    /// Resolves when there was none for so long.
+    /// Resolves when there was no request in progress for `limit`.
     async fn idle(&self, limit: Duration) {
         let mut count = self.0.subscribe();
         loop {
-            // The sender is here: it does not end.
+            // The sender lives as long as `self`, so this does not fail.
             let _ = count.wait_for(|count| *count == 0).await;
             if tokio::time::timeout(limit, count.changed()).await.is_err() {
                 return;
@@ -120,6 +119,6 @@ impl Drop for OpenRequest {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for TrackedExecutor {
     fn execute(&self, request: F) {
-        self.shutdown.spawn_one("request", self.address, request);
+        self.shutdown.spawn_one("request", self.peer, request);
     }
 }

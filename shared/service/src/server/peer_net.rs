@@ -1,11 +1,11 @@
-//! Where a connection comes from, as it is counted.
+//! [`PeerNet`]: the network that limits count a peer by.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
-/// An IPv4 address, or the 64 bits of an IPv6 one that one site holds.
+/// An IPv4 address, or the first 64 bits of an IPv6 address, which one site holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerNet(IpAddr);
 

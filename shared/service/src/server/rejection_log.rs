@@ -1,4 +1,4 @@
-//! What a listener refuses, in the log: said when it begins, then counted.
+//! The log of rejected requests and closed connections: one line when a kind begins, then counts.
 
 use std::sync::Arc;
 
@@ -6,45 +6,49 @@ use axum::response::Response;
 use http::StatusCode;
 use tracing::{info, warn};
 
-use super::PeerNet;
+use super::peer_net::PeerNet;
 use crate::{api_error::LoggedReason, log_summary::sum_up, shutdown::Shutdown};
 use spoke_diagnostics::log_limit::SharedLogLimiter;
 
-/// What is refused, and to whom.
+/// Counts rejections by reason and peer.
 #[derive(Default)]
 pub(super) struct RejectionLog(SharedLogLimiter<(&'static str, PeerNet)>);
 
 impl RejectionLog {
-    /// A fault of ours is logged where it is found, and a conflict is no news: it is how a sender
-    /// learns where the copy stands.
-    pub(super) fn handle_answer(&self, site: PeerNet, answer: &Response) {
-        let is_told = answer.status().is_client_error() && answer.status() != StatusCode::CONFLICT;
-        if let Some(&LoggedReason(reason)) = answer.extensions().get().filter(|_| is_told)
-            && self.0.handle((reason, site))
+    /// Logs a client error. A server error is logged where it occurs, and a conflict is part of the protocol:
+    /// it tells a sender where the copy stands.
+    pub(super) fn handle_response(&self, peer: PeerNet, response: &Response) {
+        let status = response.status();
+        let is_logged = status.is_client_error() && status != StatusCode::CONFLICT;
+        if let Some(&LoggedReason(reason)) = response.extensions().get().filter(|_| is_logged)
+            && self.0.handle((reason, peer))
         {
-            info!(%site, reason, status = answer.status().as_u16(), "request refused");
+            info!(%peer, reason, status = status.as_u16(), "request rejected");
         }
     }
 
-    pub(super) fn handle_crowd(&self, site: PeerNet) {
-        if self.0.handle((CROWD, site)) {
+    /// Logs that an unauthenticated connection of this network was closed for a newer one.
+    pub(super) fn handle_eviction(&self, peer: PeerNet) {
+        if self.0.handle((EVICTED, peer)) {
             warn!(
-                %site,
-                "too many connections that show no token: the oldest of the address with the \
-                 most make room"
+                %peer,
+                "too many unauthenticated connections; closing the oldest from the busiest address"
             );
         }
     }
 
-    pub(super) async fn sum_up(self: Arc<Self>, shutdown: Shutdown) {
-        let say = |kind: Option<&(&'static str, PeerNet)>, count| match kind {
-            Some((CROWD, site)) => warn!(%site, count, "connections made room"),
-            Some((reason, site)) => info!(%site, reason, count, "requests refused again"),
-            None => info!(count, "requests refused, of more addresses and reasons than are listed"),
+    /// Logs the counts once a minute until the shutdown begins.
+    pub(super) async fn log_counts(self: Arc<Self>, shutdown: Shutdown) {
+        let log = |kind: Option<&(&'static str, PeerNet)>, count| match kind {
+            Some((EVICTED, peer)) => {
+                warn!(%peer, count, "more unauthenticated connections closed");
+            }
+            Some((reason, peer)) => info!(%peer, reason, count, "more requests rejected"),
+            None => info!(count, "more requests rejected, from further addresses"),
         };
-        sum_up(&self.0, &shutdown, say).await;
+        sum_up(&self.0, &shutdown, log).await;
     }
 }
 
-/// Stands for a refusal's reason where a connection made room.
-const CROWD: &str = "crowd";
+/// Stands for a reason where an unauthenticated connection was closed.
+const EVICTED: &str = "evicted";

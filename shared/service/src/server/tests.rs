@@ -2,9 +2,14 @@
 
 mod tls;
 
-use std::sync::Mutex;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use axum::{Extension, routing::get};
+use axum::{Extension, Router, routing::get};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::{
@@ -13,12 +18,18 @@ use tokio::{
     sync::Notify,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::*;
+use super::{
+    acceptor::accept,
+    security::{Encrypted, Plain},
+    *,
+};
+use crate::shutdown::Shutdown;
 
-/// For what should happen at once.
+/// Deadline of events that happen at once.
 const SOON: Duration = Duration::from_secs(10);
-/// Short, in tests of what happens when it has passed.
+/// A limit that a test waits for.
 const BRIEF: Duration = Duration::from_millis(50);
 
 struct Running {
@@ -30,14 +41,13 @@ async fn start(app: Router, limits: ServeLimits, certificate: Option<Certificate
     let listener = bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
-    let (room, stop) = (ConnectionLimit::of(&limits), shutdown.clone());
+    let (limits, stop) = ((limits, ConnectionLimit::of(&limits)), shutdown.clone());
     match certificate {
         Some(certificate) => {
             let security = Encrypted(TlsAcceptor::from(certificate.config()));
-            let accepting = accept(listener, security, app, (limits, room), stop);
-            shutdown.spawn("listener", accepting);
+            shutdown.spawn("listener", accept(listener, security, app, limits, stop));
         }
-        None => shutdown.spawn("listener", accept(listener, Plain, app, (limits, room), stop)),
+        None => shutdown.spawn("listener", accept(listener, Plain, app, limits, stop)),
     }
     Running { address, shutdown }
 }
@@ -47,10 +57,10 @@ impl Running {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// The whole answer to one GET; empty when the connection was closed at once.
+    /// Returns the whole response to one GET; empty when the connection was closed at once.
     async fn get(&self, path: &str) -> String {
         let mut stream = self.connect().await;
-        // A connection that was refused may be reset before the request is written.
+        // A refused connection may be reset before the request is written.
         let _ = stream.write_all(request(path).as_bytes()).await;
         rest(&mut stream).await
     }
@@ -65,7 +75,7 @@ fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
 }
 
-/// What still comes until the other side closes.
+/// Reads until the peer closes.
 async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     let read = timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("no end in time");
@@ -79,7 +89,7 @@ fn hello() -> Router {
     Router::new().route("/", get(|| async { "hello" }))
 }
 
-/// A handler that says when it has begun, and waits to be let go.
+/// A handler that notifies when it has begun, and waits for a notification to go on.
 fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, goes) = (begun.clone(), go.clone());
@@ -117,7 +127,7 @@ async fn a_header_that_takes_too_long_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_closed() {
+async fn a_silent_connection_is_closed() {
     let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut stream = running.connect().await;
@@ -126,7 +136,7 @@ async fn a_connection_that_says_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_request_in_hand_is_finished_at_shutdown_and_no_new_one_is_taken() {
+async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_taken() {
     let (app, begun, go) = slow();
     let running = start(app, ServeLimits::default(), None).await;
     let address = running.address;
@@ -165,7 +175,7 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
 }
 
 #[tokio::test]
-async fn a_request_on_its_way_as_the_server_stops_is_answered_and_told_to_be_the_last() {
+async fn a_request_on_its_way_at_shutdown_is_answered_with_connection_close() {
     let limits = ServeLimits { linger: SOON * 10, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut stream = running.connect().await;
@@ -181,7 +191,7 @@ async fn a_request_on_its_way_as_the_server_stops_is_answered_and_told_to_be_the
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() {
+async fn a_connection_over_the_limit_is_closed_until_another_ends() {
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut first = running.connect().await;
@@ -190,16 +200,16 @@ async fn a_connection_over_the_limit_is_closed_at_once_until_there_is_a_place() 
     assert_eq!(running.get("/").await, "");
     drop(first);
     let again = async { while running.get("/").await.is_empty() {} };
-    timeout(SOON, again).await.expect("the place was not given back");
+    timeout(SOON, again).await.expect("the permit was not given back");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
+async fn a_kept_handle_counts_after_its_connection_has_ended() {
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
-    let keep = move |Extension(place): Extension<ConnectionHandle>| async move {
-        *keeper.lock().unwrap() = Some(place);
+    let keep = move |Extension(handle): Extension<ConnectionHandle>| async move {
+        *keeper.lock().unwrap() = Some(handle);
     };
     let app = hello().route("/keep", get(keep));
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
@@ -208,43 +218,44 @@ async fn a_place_that_is_kept_counts_after_its_connection_has_ended() {
     assert_eq!(running.get("/").await, "");
     kept.lock().unwrap().take();
     let again = async { while running.get("/").await.is_empty() {} };
-    timeout(SOON, again).await.expect("the place was not given back");
+    timeout(SOON, again).await.expect("the permit was not given back");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_stranger_makes_room_for_a_newer_one_and_who_is_vouched_for_does_not() {
-    let vouch = |Extension(place): Extension<ConnectionHandle>| async move {
-        let _vouched = place.vouch();
+async fn an_unauthenticated_connection_is_evicted_for_a_newer_one_and_an_authenticated_one_is_not()
+{
+    let authenticate = |Extension(handle): Extension<ConnectionHandle>| async move {
+        let _guard = handle.mark_authenticated();
         std::future::pending::<()>().await;
     };
-    let limits = ServeLimits { strangers: 2, drain: BRIEF, ..ServeLimits::default() };
-    let running = start(hello().route("/vouch", get(vouch)), limits, None).await;
+    let limits = ServeLimits { unauthenticated: 2, drain: BRIEF, ..ServeLimits::default() };
+    let running = start(hello().route("/mark", get(authenticate)), limits, None).await;
     let mut known = running.connect().await;
-    known.write_all(request("/vouch").as_bytes()).await.unwrap();
+    known.write_all(request("/mark").as_bytes()).await.unwrap();
     let mut first = running.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
     let _second = running.connect().await;
     let _third = running.connect().await;
 
-    assert_eq!(rest(&mut first).await, "", "the oldest makes room");
+    assert_eq!(rest(&mut first).await, "", "the oldest is evicted");
 
-    // All that came before is a stranger now, or gone, and the newest is served all the same.
+    // All connections before are unauthenticated or closed, and the newest is served all the same.
     for _ in 0..10 {
         assert!(running.get("/").await.ends_with("hello"));
     }
     let waits = timeout(BRIEF, known.read(&mut [0])).await;
-    assert!(waits.is_err(), "one that is vouched for was closed: {waits:?}");
+    assert!(waits.is_err(), "the authenticated connection was closed: {waits:?}");
     running.end().await;
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_reads_ends_its_connection() {
+async fn a_response_that_is_not_read_ends_its_connection() {
     let large = || async { vec![b'x'; 64 * 1024 * 1024] };
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
-    let keep = move |Extension(place): Extension<ConnectionHandle>| async move {
-        *keeper.lock().unwrap() = Some(place);
+    let keep = move |Extension(handle): Extension<ConnectionHandle>| async move {
+        *keeper.lock().unwrap() = Some(handle);
         large().await
     };
     let limits = ServeLimits { write_stall: BRIEF, ..ServeLimits::default() };
@@ -268,13 +279,13 @@ async fn an_answer_that_nobody_reads_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_header_is_only_so_long() {
+async fn a_header_has_a_maximum_length() {
     let running = start(hello(), ServeLimits::default(), None).await;
     let mut stream = running.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n").await.unwrap();
     let line = format!("x-long: {}\r\n", "x".repeat(8000));
     for _ in 0..20 {
-        // It may be refused before all of it is sent.
+        // The server may close before all of it is sent.
         let _ = stream.write_all(line.as_bytes()).await;
     }
     let answer = rest(&mut stream).await;
@@ -297,7 +308,7 @@ async fn a_panic_in_one_request_ends_no_other() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_named_with_the_mend() {
+async fn an_address_in_use_is_named_with_help() {
     let taken = bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let message = bind(&address).await.unwrap_err().to_string();
@@ -305,7 +316,7 @@ async fn an_address_that_is_taken_is_named_with_the_mend() {
 }
 
 #[tokio::test]
-async fn the_admin_routes_tell_life_use_and_figures() {
+async fn the_admin_routes_give_liveness_readiness_and_metrics() {
     let is_ready = Arc::new(Mutex::new(false));
     let asked = is_ready.clone();
     let ready = move || -> BoxFuture<'static, Result<(), String>> {

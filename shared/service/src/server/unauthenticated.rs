@@ -1,10 +1,10 @@
-//! Connections of which nobody knows whose they are: a TLS handshake, a header that is being read, a
-//! request without a live token, a wait between two requests. Anybody can make as many as they like.
+//! Unauthenticated connections: a TLS handshake, a header that is being read, a request without a live token,
+//! a wait between two requests. Any peer can open as many as it likes.
 //!
-//! So there are only so many at a time, and one more takes the place of an older one: the oldest of
-//! the site that has the most, so that whoever opens thousands loses their own. A connection is out
-//! of this while somebody vouches for it. Rejected: refusing the newest, with which a flood shuts the
-//! door on everybody; a limit per address alone, since many devices may have one.
+//! So their number is bounded, and a new one evicts an older one: the oldest of the network that has the most,
+//! so that a peer that opens thousands loses its own. A connection does not count while an
+//! [`AuthenticatedGuard`] of it lives. Rejected: refusing the newest, with which a flood locks every peer out; a
+//! limit per address alone, since many devices may share one.
 
 use std::{
     cmp::Reverse,
@@ -17,12 +17,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::PeerNet;
+use super::peer_net::PeerNet;
 
-/// All strangers of a listener.
+/// The unauthenticated connections of a listener.
 pub(super) struct Unauthenticated {
     max: AtomicUsize,
-    sites: Mutex<PeerNets>,
+    nets: Mutex<PeerNets>,
 }
 
 #[derive(Default)]
@@ -30,154 +30,148 @@ struct PeerNets {
     next: u64,
     count: usize,
     /// By age, the oldest first.
-    sites: HashMap<PeerNet, BTreeMap<u64, Weak<TrackedConnection>>>,
+    nets: HashMap<PeerNet, BTreeMap<u64, Weak<TrackedConnection>>>,
 }
 
-/// A connection, a stranger unless somebody vouches for it.
+/// A connection, unauthenticated unless it has a guard.
 pub(super) struct TrackedConnection {
-    strangers: Arc<Unauthenticated>,
-    standing: Mutex<TrackedState>,
-    gone: Notify,
+    all: Arc<Unauthenticated>,
+    state: Mutex<TrackedState>,
+    evicted: Notify,
 }
 
 struct TrackedState {
-    site: PeerNet,
-    /// Among the strangers, if it is one.
+    net: PeerNet,
+    /// The place by age, while the connection is unauthenticated.
     number: Option<u64>,
-    vouched: usize,
+    guards: usize,
 }
 
-/// As long as this lives, its connection is not closed to make room.
+/// Marks its connection as authenticated: while it lives, the connection is not evicted.
 pub struct AuthenticatedGuard(Arc<TrackedConnection>);
 
 impl Unauthenticated {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max: AtomicUsize::new(max), sites: Mutex::default() })
+        Arc::new(Self { max: AtomicUsize::new(max), nets: Mutex::default() })
     }
 
-    /// So many from now on; those that are too many go as others come.
+    /// Changes the maximum. Connections above it are evicted as others come.
     pub(super) fn resize(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// One more, and the site of the one that has to go for it, if it is one too many.
-    pub(super) fn arrive(
-        self: &Arc<Self>,
-        site: PeerNet,
-    ) -> (Arc<TrackedConnection>, Option<PeerNet>) {
-        let visitor = Arc::new(TrackedConnection {
-            strangers: self.clone(),
-            standing: Mutex::new(TrackedState { site, number: None, vouched: 0 }),
-            gone: Notify::new(),
+    /// Adds a connection. Returns it, with the network of the evicted connection if there was one too many.
+    pub(super) fn add(self: &Arc<Self>, net: PeerNet) -> (Arc<TrackedConnection>, Option<PeerNet>) {
+        let tracked = Arc::new(TrackedConnection {
+            all: self.clone(),
+            state: Mutex::new(TrackedState { net, number: None, guards: 0 }),
+            evicted: Notify::new(),
         });
-        let crowded = visitor.join();
-        (visitor, crowded)
+        let evicted = tracked.join();
+        (tracked, evicted)
     }
 }
 
 impl TrackedConnection {
-    /// Resolves when this one has to go to make room. Cancel safe.
-    pub(super) async fn has_to_go(&self) {
-        self.gone.notified().await;
+    /// Resolves when this connection is evicted. Cancel safe.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
-    /// Says that it is known whose connection this is.
-    pub(super) fn vouch(self: &Arc<Self>) -> AuthenticatedGuard {
-        let mut standing = lock(&self.standing);
-        standing.vouched += 1;
-        if let Some(number) = standing.number.take() {
-            lock(&self.strangers.sites).remove(standing.site, number);
+    /// Marks the connection as authenticated while the guard lives.
+    pub(super) fn mark_authenticated(self: &Arc<Self>) -> AuthenticatedGuard {
+        let mut state = lock(&self.state);
+        state.guards += 1;
+        if let Some(number) = state.number.take() {
+            lock(&self.all.nets).remove(state.net, number);
         }
-        drop(standing);
+        drop(state);
         AuthenticatedGuard(self.clone())
     }
 
-    /// Counts it as of this site from here on: a proxy has said for whom it speaks.
-    pub(super) fn handle_site(self: &Arc<Self>, site: PeerNet) {
-        let mut standing = lock(&self.standing);
-        if let Some(number) = standing.number {
-            let mut sites = lock(&self.strangers.sites);
-            // One that has to go already has no place any more.
-            if sites.remove(standing.site, number) {
-                sites.put(self, site, number);
+    /// Counts the connection under this network from now on: a proxy has named its client.
+    pub(super) fn set_peer_net(self: &Arc<Self>, net: PeerNet) {
+        let mut state = lock(&self.state);
+        if let Some(number) = state.number {
+            let mut nets = lock(&self.all.nets);
+            // A connection that was evicted already has no place any more.
+            if nets.remove(state.net, number) {
+                nets.put(self, net, number);
             }
         }
-        standing.site = site;
+        state.net = net;
     }
 
-    /// Becomes the newest of the strangers, unless it is one or somebody vouches for it.
+    /// Becomes the newest unauthenticated connection, unless it is one or has a guard.
     fn join(self: &Arc<Self>) -> Option<PeerNet> {
-        let mut standing = lock(&self.standing);
-        if standing.number.is_some() || standing.vouched > 0 {
+        let mut state = lock(&self.state);
+        if state.number.is_some() || state.guards > 0 {
             return None;
         }
-        let mut sites = lock(&self.strangers.sites);
-        standing.number = Some(sites.add(self, standing.site));
-        let dismissed = if sites.count > self.strangers.max.load(Ordering::Relaxed) {
-            sites.dismiss_one()
-        } else {
-            None
-        };
-        // The one dismissed may end right here, and asks for both.
-        drop((standing, sites));
-        let (dismissed, site) = dismissed?;
-        dismissed.gone.notify_one();
-        Some(site)
+        let mut nets = lock(&self.all.nets);
+        state.number = Some(nets.add(self, state.net));
+        let evicted =
+            if nets.count > self.all.max.load(Ordering::Relaxed) { nets.evict_one() } else { None };
+        // The evicted connection may be dropped right here, and its drop takes both locks.
+        drop((state, nets));
+        let (evicted, net) = evicted?;
+        evicted.evicted.notify_one();
+        Some(net)
     }
 }
 
 impl Drop for TrackedConnection {
     fn drop(&mut self) {
-        let mut standing = lock(&self.standing);
-        if let Some(number) = standing.number.take() {
-            lock(&self.strangers.sites).remove(standing.site, number);
+        let mut state = lock(&self.state);
+        if let Some(number) = state.number.take() {
+            lock(&self.all.nets).remove(state.net, number);
         }
     }
 }
 
 impl Drop for AuthenticatedGuard {
     fn drop(&mut self) {
-        let mut standing = lock(&self.0.standing);
-        standing.vouched -= 1;
-        drop(standing);
+        let mut state = lock(&self.0.state);
+        state.guards -= 1;
+        drop(state);
         self.0.join();
     }
 }
 
 impl PeerNets {
-    fn add(&mut self, visitor: &Arc<TrackedConnection>, site: PeerNet) -> u64 {
+    fn add(&mut self, tracked: &Arc<TrackedConnection>, net: PeerNet) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.put(visitor, site, number);
+        self.put(tracked, net, number);
         number
     }
 
-    fn put(&mut self, visitor: &Arc<TrackedConnection>, site: PeerNet, number: u64) {
+    fn put(&mut self, tracked: &Arc<TrackedConnection>, net: PeerNet, number: u64) {
         self.count += 1;
-        self.sites.entry(site).or_default().insert(number, Arc::downgrade(visitor));
+        self.nets.entry(net).or_default().insert(number, Arc::downgrade(tracked));
     }
 
-    /// Whether it was there.
-    fn remove(&mut self, site: PeerNet, number: u64) -> bool {
-        let Some(own) = self.sites.get_mut(&site) else { return false };
-        let was_there = own.remove(&number).is_some();
-        if was_there {
+    /// Returns whether the connection was counted.
+    fn remove(&mut self, net: PeerNet, number: u64) -> bool {
+        let Some(own) = self.nets.get_mut(&net) else { return false };
+        let was_counted = own.remove(&number).is_some();
+        if was_counted {
             self.count -= 1;
         }
         if own.is_empty() {
-            self.sites.remove(&site);
+            self.nets.remove(&net);
         }
-        was_there
+        was_counted
     }
 
-    /// The one that has to go, and the site that it was counted at.
-    fn dismiss_one(&mut self) -> Option<(Arc<TrackedConnection>, PeerNet)> {
+    /// Removes the connection to evict. Returns it with the network that it was counted under.
+    fn evict_one(&mut self) -> Option<(Arc<TrackedConnection>, PeerNet)> {
         let by_number = |own: &BTreeMap<u64, _>| (own.len(), Reverse(own.keys().next().copied()));
-        let (&site, own) = self.sites.iter().max_by_key(|(_, own)| by_number(own))?;
+        let (&net, own) = self.nets.iter().max_by_key(|(_, own)| by_number(own))?;
         let (&number, oldest) = own.first_key_value()?;
         let oldest = oldest.upgrade();
-        self.remove(site, number);
-        Some((oldest?, site))
+        self.remove(net, number);
+        Some((oldest?, net))
     }
 }
 
@@ -193,72 +187,72 @@ mod tests {
 
     use super::*;
 
-    fn site(last: u8) -> PeerNet {
+    fn net(last: u8) -> PeerNet {
         IpAddr::from([10, 0, 0, last]).into()
     }
 
-    fn has_to_go(visitor: &TrackedConnection) -> bool {
-        visitor.has_to_go().now_or_never().is_some()
+    fn is_evicted(tracked: &TrackedConnection) -> bool {
+        tracked.evicted().now_or_never().is_some()
     }
 
     #[test]
-    fn the_oldest_of_the_site_with_the_most_makes_room() {
-        let strangers = Unauthenticated::new(4);
-        let (good, _) = strangers.arrive(site(1));
-        let crowd: Vec<_> = (0..3).map(|_| strangers.arrive(site(2)).0).collect();
+    fn the_oldest_of_the_network_with_the_most_is_evicted() {
+        let all = Unauthenticated::new(4);
+        let (good, _) = all.add(net(1));
+        let crowd: Vec<_> = (0..3).map(|_| all.add(net(2)).0).collect();
 
-        let (newest, crowded) = strangers.arrive(site(3));
+        let (newest, evicted) = all.add(net(3));
 
-        assert_eq!(crowded, Some(site(2)));
-        let gone: Vec<_> = crowd.iter().map(|visitor| has_to_go(visitor)).collect();
+        assert_eq!(evicted, Some(net(2)));
+        let gone: Vec<_> = crowd.iter().map(|tracked| is_evicted(tracked)).collect();
         assert_eq!(gone, [true, false, false]);
-        assert!(!has_to_go(&good) && !has_to_go(&newest));
+        assert!(!is_evicted(&good) && !is_evicted(&newest));
     }
 
     #[test]
-    fn of_sites_with_as_many_the_oldest_connection_makes_room() {
-        let strangers = Unauthenticated::new(3);
-        let all: Vec<_> = (0..5).map(|last| strangers.arrive(site(last)).0).collect();
-        let gone: Vec<_> = all.iter().map(|visitor| has_to_go(visitor)).collect();
+    fn of_networks_with_equally_many_the_oldest_connection_is_evicted() {
+        let all = Unauthenticated::new(3);
+        let all: Vec<_> = (0..5).map(|last| all.add(net(last)).0).collect();
+        let gone: Vec<_> = all.iter().map(|tracked| is_evicted(tracked)).collect();
         assert_eq!(gone, [true, true, false, false, false]);
     }
 
     #[test]
-    fn who_comes_through_a_proxy_is_counted_where_it_is_from() {
-        let strangers = Unauthenticated::new(4);
+    fn a_connection_through_a_proxy_is_counted_under_its_client() {
+        let all = Unauthenticated::new(4);
         let behind = |last| {
-            let (visitor, _) = strangers.arrive(site(9));
-            visitor.handle_site(site(last));
-            visitor
+            let (tracked, _) = all.add(net(9));
+            tracked.set_peer_net(net(last));
+            tracked
         };
         let (good, crowd) = (behind(1), [behind(2), behind(2), behind(2)]);
 
-        let (_newest, crowded) = strangers.arrive(site(9));
+        let (_newest, evicted) = all.add(net(9));
 
-        assert_eq!(crowded, Some(site(2)));
-        assert!(has_to_go(&crowd[0]) && !has_to_go(&good));
-        crowd[0].handle_site(site(3));
+        assert_eq!(evicted, Some(net(2)));
+        assert!(is_evicted(&crowd[0]) && !is_evicted(&good));
+        crowd[0].set_peer_net(net(3));
         drop((good, crowd, _newest));
-        assert_eq!(lock(&strangers.sites).count, 0, "one that has to go takes no new place");
-        assert!(lock(&strangers.sites).sites.is_empty());
+        assert_eq!(lock(&all.nets).count, 0, "an evicted connection takes no new place");
+        assert!(lock(&all.nets).nets.is_empty());
     }
 
     #[test]
-    fn who_is_vouched_for_stays_and_is_the_newest_stranger_afterwards() {
-        let strangers = Unauthenticated::new(2);
-        let (known, _) = strangers.arrive(site(1));
-        let vouched = (known.vouch(), known.vouch());
-        let (older, _) = strangers.arrive(site(1));
-        assert!(strangers.arrive(site(1)).1.is_none(), "one that is vouched for is not counted");
-        let (newer, _) = strangers.arrive(site(1));
-        drop(vouched.0);
-        assert!(!has_to_go(&known), "somebody vouches for it still");
+    fn an_authenticated_connection_stays_and_is_the_newest_afterwards() {
+        let all = Unauthenticated::new(2);
+        let (known, _) = all.add(net(1));
+        let guards = (known.mark_authenticated(), known.mark_authenticated());
+        let (older, _) = all.add(net(1));
+        assert!(all.add(net(1)).1.is_none(), "an authenticated connection is not counted");
+        let (newer, _) = all.add(net(1));
+        drop(guards.0);
+        assert!(!is_evicted(&known), "it has a guard still");
 
-        drop(vouched.1);
+        drop(guards.1);
 
-        assert!(has_to_go(&older) && !has_to_go(&known));
+        assert!(is_evicted(&older) && !is_evicted(&known));
         drop((known, older, newer));
-        assert_eq!(lock(&strangers.sites).count, 0, "places are given back");
-        assert!(lock(&strangers.sites).sites.is_empty());
+        assert_eq!(lock(&all.nets).count, 0, "places are given back");
+        assert!(lock(&all.nets).nets.is_empty());
     }
 }

@@ -1,6 +1,6 @@
-//! A stream whose other side has to take something now and then.
+//! [`WriteTimeout`]: a stream whose peer has to keep reading.
 //!
-//! Without it whoever asks for a lot and reads nothing holds the answer in memory for ever.
+//! Without it, a peer that requests a lot and reads nothing would hold the response in memory for ever.
 
 use std::{
     io,
@@ -14,33 +14,33 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Fails with `TimedOut` once a write could not go on for `limit`.
+/// Fails with [`io::ErrorKind::TimedOut`] once a write made no progress for `limit`.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
-    /// Only while a write waits: most connections never do.
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// Only while a write waits, which most connections never do.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteTimeout<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, waiting: None }
+        Self { stream, limit, deadline: None }
     }
 
-    fn urge<T>(
+    fn with_deadline<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.waiting = None;
+            self.deadline = None;
             return polled;
         }
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(self.limit)));
-        waiting
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+        deadline
             .as_mut()
             .poll(cx)
-            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the other side reads nothing")))
+            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 }
 
@@ -61,17 +61,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.urge(cx, polled)
+        self.with_deadline(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.urge(cx, polled)
+        self.with_deadline(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.urge(cx, polled)
+        self.with_deadline(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -80,7 +80,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.urge(cx, polled)
+        self.with_deadline(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

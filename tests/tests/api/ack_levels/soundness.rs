@@ -75,7 +75,7 @@ async fn a_redis_that_does_not_say_what_it_is_like_is_served_all_the_same() {
     let url = format!("redis://hub:word@127.0.0.1:{}", redis.port());
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let hub = Service::start(Kind::Hub, &url, &[], folder.path()).await;
-    let said = "redis does not say what it is like";
+    let said = "redis INFO failed";
     eventually_true("it to be noted", async || hub.log().contains(said)).await;
     assert!(!hub.log().contains("WARN"), "that is no fault");
     let dev1 = hub.api().with_token(&admit(&redis, "dev1").await);

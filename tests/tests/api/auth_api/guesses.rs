@@ -190,7 +190,7 @@ async fn too_many_wrong_codes_for_all_clients_leave_one_look_for_each() {
     register(&api, "dev1", SECRET, &one_time_code(0)).await.ok();
     prove(&api, "dev2", SECRET, &proof("dev2", SECRET, 0)).await.ok();
     let log = stand.service.log();
-    assert!(log.contains("too many wrong registration codes for all clients"), "{log}");
+    assert!(log.contains("wrong registration codes reached the limit for all clients"), "{log}");
     let ttl: i64 = stand.redis.command(&["PTTL", "spoke-auth:wrong-codes"]).await;
     assert!((1..=3_600_000).contains(&ttl), "they are forgotten some day: {ttl}");
 }

@@ -17,7 +17,7 @@ fn line(checked: &Finished, setting: &str) -> (String, String, String) {
     let found = lines.iter().find(|line| line["setting"] == setting);
     let found = found.unwrap_or_else(|| panic!("no line of {setting}: {checked:?}"));
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
-    (text("verdict"), text("finding"), text("mend"))
+    (text("verdict"), text("finding"), text("help"))
 }
 
 /// One that is connected.
@@ -38,8 +38,8 @@ async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
     for setting in settings {
         assert!(checked.stdout.contains(&format!("ok    {setting}: ")), "{setting}: {checked:?}");
     }
-    let mends = checked.stdout.lines().filter(|line| line.contains("mend:"));
-    assert_eq!(mends.count(), 0, "{checked:?}");
+    let helps = checked.stdout.lines().filter(|line| line.contains("help:"));
+    assert_eq!(helps.count(), 0, "{checked:?}");
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
     assert_eq!(checked.code, Some(1), "{checked:?}");
     for (setting, verdict, finding, mend) in [
         ("settings", "ok", "client dev1", ""),
-        ("redis", "fail", "", "start it"),
+        ("redis", "fail", "", "start Redis"),
         ("state_dir", "fail", "mode 644", "chmod 600"),
         ("auth", "ok", "answers", ""),
         ("hub", "fail", "failed to reach", "network"),
@@ -150,7 +150,7 @@ async fn a_settings_file_with_a_password_that_everyone_can_read_is_warned_of_by_
         ("spoke-auth", format!("redis = \"{url}\""), 0o640, "ok", "owner and group"),
         ("spoke-hub", format!("redis = \"{url}\""), 0o600, "ok", "owner and group"),
         ("spoke-hub", String::new(), 0o644, "ok", "no password"),
-        ("spoke-auth", String::new(), 0o666, "warn", "can be changed by others"),
+        ("spoke-auth", String::new(), 0o666, "warn", "can change"),
     ] {
         fs::write(&file, &text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();

@@ -125,7 +125,7 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
             if !is_made_good {
                 let checked = device.command(&["check"]).await.stdout;
                 assert!(
-                    checked.contains("is incomplete\n      mend: spoke-agent rotate"),
+                    checked.contains("is incomplete\n      help: spoke-agent rotate"),
                     "{checked}"
                 );
                 device.command(&["rotate"]).await.done();

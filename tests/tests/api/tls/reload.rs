@@ -61,7 +61,7 @@ impl Running {
         // What came before, READY=1 of the start among it.
         eventually_true("the start to be over", async || {
             self.systemd.heard().iter().any(|line| line == "READY=1")
-                || self.service.log().contains("read again")
+                || self.service.log().contains("settings reloaded")
         })
         .await;
         self.service.process().hang_up();
@@ -102,7 +102,7 @@ async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken
         let new = fs::read_to_string(&files.cert_file).unwrap();
         fs::write(&files.cert_file, old).unwrap();
         eventually_true("the log to tell of the half", async || {
-            running.service.log().contains("is not the key of the certificate")
+            running.service.log().contains("not the key of the certificate")
         })
         .await;
         assert_eq!(shown(&files, &running.service).await, first);
@@ -116,7 +116,7 @@ async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken
         // It was kept for longer than a connection may idle, unless it had said nothing wrong.
         let _ = kept.write_all(request).await;
         let tail = running.service.log();
-        let faults = tail.matches("cannot be read again").count();
+        let faults = tail.matches("failed to reload TLS certificate").count();
         assert_eq!(faults, 1, "a fault that stays is said once: {tail}");
     }
 }
@@ -145,7 +145,7 @@ async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_r
     assert_ne!(shown(&files, &running.service).await, first, "at once");
     let log = running.service.log();
     let warned = |key: &str| {
-        let is_it = |line: &&str| line.contains("at the next start only") && line.contains(key);
+        let is_it = |line: &&str| line.contains("only after a restart") && line.contains(key);
         log.lines().filter(is_it).count()
     };
     assert_eq!(
@@ -195,7 +195,10 @@ async fn settings_that_cannot_be_used_change_nothing_and_systemd_is_not_kept_wai
     let heard = running.reload("throttle.login_burst = 0\n").await;
     assert_eq!(heard[0], "RELOADING=1");
     let log = running.service.log();
-    assert!(log.contains("all stays as it was") && log.contains("throttle.login_burst"), "{log}");
+    assert!(
+        log.contains("keeping the current ones") && log.contains("throttle.login_burst"),
+        "{log}"
+    );
     assert_eq!(log_in(&running).await, 401);
 }
 
@@ -215,7 +218,7 @@ async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
     running.reload(settings).await;
     let log = running.service.log();
     let warnings: Vec<_> =
-        log.lines().filter(|line| line.contains("at the next start only")).collect();
+        log.lines().filter(|line| line.contains("only after a restart")).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("session_ttl_seconds"), "{warnings:?}");
     let mut held_back = false;
     for _ in 0..6 {
@@ -254,11 +257,11 @@ async fn at_sighup_an_agent_changes_its_log_level_and_warns_of_the_rest() {
     fs::write(&file, settings("debug", "trim = \"acked\"\n")).unwrap();
     agent.hang_up();
     eventually_true("the agent to read its settings", async || {
-        agent.log().contains("the settings are read again")
+        agent.log().contains("settings reloaded")
     })
     .await;
     let log = agent.log();
-    let warning = log.lines().find(|line| line.contains("at the next start only"));
+    let warning = log.lines().find(|line| line.contains("only after a restart"));
     assert!(warning.is_some_and(|line| line.contains("trim")), "{log}");
     cloud.hub_proxy.cut();
     eventually_true("a line of level debug", async || agent.log().contains("DEBUG")).await;

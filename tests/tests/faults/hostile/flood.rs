@@ -89,7 +89,8 @@ async fn more_half_open_handshakes_than_a_hub_has_places_leave_room_while_a_good
 
     siege.assert_borne("half-open handshakes, three for each place", 64);
     let log = stand.service.log();
-    let said = log.lines().filter(|line| line.contains("make room")).count();
+    let said =
+        log.lines().filter(|line| line.contains("too many unauthenticated connections")).count();
     assert!((1..=3).contains(&said), "each address is named once: {log}");
 }
 

@@ -43,7 +43,7 @@ async fn a_thousand_times(send: impl AsyncFn() -> u16, status: u16) {
 fn assert_told(lines: &[Value], reason: &str) {
     let told = of_reason(lines, reason);
     assert!((2..=LINES_EACH).contains(&told.len()), "{reason} is told in {} lines", told.len());
-    assert_eq!(told[0]["site"], "127.0.0.1", "{told:?}");
+    assert_eq!(told[0]["peer"], "127.0.0.1", "{told:?}");
     let counted: u64 = told.iter().filter_map(|line| line["count"].as_u64()).sum();
     assert_eq!(counted + 1, TIMES as u64, "{told:?}");
 }
@@ -120,10 +120,10 @@ async fn a_refusal_of_auth_a_thousand_times_is_a_line_and_a_count() {
         let told = of_reason(&lines, reason).len();
         assert!((2..=LINES_EACH).contains(&told), "{reason} is told in {told} lines");
     }
-    let held_back = lines
-        .iter()
-        .filter(|line| line["message"].as_str().is_some_and(|text| text.contains("held back")));
-    assert!((1..=8).contains(&held_back.count()), "{lines:?}");
+    let throttled = lines.iter().filter(|line| {
+        line["message"].as_str().is_some_and(|text| text.contains("requests throttled"))
+    });
+    assert!((1..=8).contains(&throttled.count()), "{lines:?}");
     assert!(lines.len() < 30, "{} lines", lines.len());
     assert!(!stand.service.log().to_lowercase().contains(SECRET), "a secret is in the log");
 }

@@ -1,4 +1,4 @@
-//! TLS, HTTP/2 and a room that changes.
+//! TLS, HTTP/2 and a limit that changes.
 
 use std::{fs, path::PathBuf};
 
@@ -42,7 +42,7 @@ impl Authority {
     }
 }
 
-/// A connection that offers these.
+/// Connects and offers these ALPN protocols.
 async fn connect(authority: &Authority, running: &Running, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
     let mut client = ClientConfig::builder()
         .with_root_certificates(authority.roots.clone())
@@ -65,7 +65,7 @@ async fn get(sender: &h2::client::SendRequest<Bytes>, path: &str) -> Result<Stri
     Ok(String::from_utf8(text).unwrap())
 }
 
-/// A client of HTTP/2, and what resolves when its connection ends.
+/// Returns an HTTP/2 client, and a task that ends with its connection.
 async fn http2(
     authority: &Authority,
     running: &Running,
@@ -76,7 +76,7 @@ async fn http2(
 }
 
 #[tokio::test]
-async fn http_2_ends_when_nothing_is_in_hand_for_as_long_as_a_header_may_take() {
+async fn http_2_ends_when_no_request_is_in_progress_for_as_long_as_a_header_may_take() {
     let authority = Authority::new();
     let limits =
         ServeLimits { header_read: 4 * BRIEF, write_stall: SOON, ..ServeLimits::default() };
@@ -89,7 +89,7 @@ async fn http_2_ends_when_nothing_is_in_hand_for_as_long_as_a_header_may_take() 
         async move { get(&sender, "/slow").await }
     });
     begun.notified().await;
-    assert!(timeout(8 * BRIEF, &mut ended).await.is_err(), "one is in hand");
+    assert!(timeout(8 * BRIEF, &mut ended).await.is_err(), "a request is in progress");
     go.notify_one();
     assert_eq!(slow.await.unwrap().unwrap(), "finished");
     timeout(SOON, ended).await.expect("an idle connection is open still").unwrap().unwrap();
@@ -97,7 +97,7 @@ async fn http_2_ends_when_nothing_is_in_hand_for_as_long_as_a_header_may_take() 
 }
 
 #[tokio::test]
-async fn an_answer_over_http_2_that_nobody_takes_ends_its_connection() {
+async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
     let authority = Authority::new();
     let limits = ServeLimits { header_read: BRIEF, write_stall: BRIEF, ..ServeLimits::default() };
     let large = || async { "x".repeat(1024 * 1024) };
@@ -110,12 +110,12 @@ async fn an_answer_over_http_2_that_nobody_takes_ends_its_connection() {
     // Its body is never read, so that the window stays shut.
     let _answer = ready.send_request(request, true).unwrap().0.await.unwrap();
     drop(sender);
-    let _ = timeout(SOON, ended).await.expect("it is borne for ever").unwrap();
+    let _ = timeout(SOON, ended).await.expect("the connection is never closed").unwrap();
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_request_of_http_2_in_hand_is_finished_at_shutdown() {
+async fn a_request_of_http_2_in_progress_is_finished_at_shutdown() {
     let authority = Authority::new();
     let (app, begun, go) = slow();
     let tls = Certificate::open(&authority.settings()).unwrap();
@@ -130,16 +130,16 @@ async fn a_request_of_http_2_in_hand_is_finished_at_shutdown() {
 }
 
 #[tokio::test]
-async fn a_connection_without_room_is_closed_by_a_smaller_limit_and_served_by_a_larger_one() {
-    let room = ConnectionLimit::of(&ServeLimits::of(1));
+async fn a_connection_over_a_smaller_limit_is_closed_and_served_under_a_larger_one() {
+    let limit = ConnectionLimit::of(&ServeLimits::of(1));
     let listener = bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
-    let serving = serve_devices(listener, None, hello(), room.clone(), shutdown.clone());
+    let serving = serve_devices(listener, None, hello(), limit.clone(), shutdown.clone());
     shutdown.spawn("listener", serving);
     let running = Running { address, shutdown };
     let _held = running.connect().await;
     assert_eq!(running.get("/").await, "");
-    room.resize(2);
+    limit.resize(2);
     assert!(running.get("/").await.ends_with("hello"));
     running.end().await;
 }

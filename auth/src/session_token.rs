@@ -1,4 +1,4 @@
-//! Session tokens: 256 random bits, handed out once and kept nowhere.
+//! [`SessionToken`]: 256 random bits, handed out once and stored nowhere.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{TryRngCore, rngs::OsRng};
@@ -8,39 +8,39 @@ use spoke_store::session_tokens;
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 
-/// A session token. Whoever holds it is the client.
+/// A session token. Its holder acts as the client.
 #[derive(Clone, Debug)]
-pub struct SessionToken(SecretString);
+pub(crate) struct SessionToken(SecretString);
 
 impl SessionToken {
-    /// A new one, from the operating system's random source.
+    /// Generates a token from the operating system's random source.
     ///
     /// # Errors
-    /// What that source says when it has nothing to give.
-    pub fn generate() -> Result<Self, rand::rand_core::OsError> {
+    /// [`OsError`](rand::rand_core::OsError) if that source fails.
+    pub(crate) fn generate() -> Result<Self, rand::rand_core::OsError> {
         let mut bytes = [0; TOKEN_BYTES];
         OsRng.try_fill_bytes(&mut bytes)?;
         Ok(Self(URL_SAFE_NO_PAD.encode(bytes).into()))
     }
 
-    /// What a device sent, if it has the form of a token; whether it is a live one, the store knows.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// Parses the token that a device sent. Only the store knows whether it is live.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_token = URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == TOKEN_BYTES);
         is_token.then(|| Self(text.into()))
     }
 
-    /// The token itself, for the answer that hands it out.
-    pub fn expose(&self) -> &str {
+    /// Returns the token in plain text, for the response that hands it out.
+    pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The token, guarded.
-    pub fn secret(&self) -> &SecretString {
+    /// Returns the token as a secret.
+    pub(crate) fn secret(&self) -> &SecretString {
         &self.0
     }
 
-    /// What the store knows it by.
-    pub fn digest(&self) -> String {
+    /// Returns the digest that the store keeps.
+    pub(crate) fn digest(&self) -> String {
         session_tokens::digest(self.expose())
     }
 }
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_the_form_of_a_token_is_none() {
+    fn a_malformed_token_is_refused() {
         let token = SessionToken::generate().unwrap();
         let (short, long) = (&token.expose()[1..], format!("{}A", token.expose()));
         for bad in

@@ -1,119 +1,122 @@
-//! What an operator does to clients, behind the commands.
+//! The changes that an operator makes to clients.
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::client_id::ClientId;
 use spoke_store::StoreError;
 
 use super::{
-    ClientRecord, Store,
+    AuthStore, ClientRecord,
     scripts::{EXTEND, PROVISION, REVOKE},
 };
 
-/// Keys looked at in one step of a scan.
+/// Keys per step of a scan.
 const SCAN_COUNT: usize = 1000;
-/// Clients read in one round trip.
+/// Clients per round trip.
 const PAGE: usize = 500;
 
-/// Whether a client is provisioned for the first time.
+/// Which clients may be provisioned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provisioning {
-    /// Only an unknown client.
+pub(crate) enum ProvisionMode {
+    /// Only an unknown one.
     New,
-    /// A known one too: what it had is void and its sessions end.
+    /// A known one too: its former secret is void and its sessions end.
     Again,
 }
 
-/// What became of a request for more time.
+/// The result of moving a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extended {
-    /// The deadline is moved.
-    Yes,
-    /// There is nobody of this name waiting to register.
+pub(crate) enum ExtendResult {
+    /// The deadline was moved.
+    Extended,
+    /// The client is unknown, or was not provisioned.
     Unknown,
-    /// It has registered.
+    /// The client has registered.
     Registered,
-    /// It is revoked.
+    /// The client is revoked.
     Revoked,
 }
 
-/// A client as it is listed.
+/// A client, as the commands show it.
 #[derive(Debug, Clone)]
-pub struct Listed {
-    /// Its name.
-    pub client: ClientId,
-    /// What is stored of it.
-    pub record: ClientRecord,
-    /// Live sessions.
-    pub sessions: u64,
-    /// Whether only a proof registers it any more.
-    pub is_code_locked: bool,
+pub(crate) struct ClientListing {
+    /// Its ID.
+    pub(crate) client: ClientId,
+    /// Its stored fields.
+    pub(crate) record: ClientRecord,
+    /// The number of its live sessions.
+    pub(crate) sessions: u64,
+    /// Whether its codes are locked, so that only a proof registers it.
+    pub(crate) is_code_locked: bool,
 }
 
-impl Store {
-    /// Gives the client an OTP secret and a deadline. The number of sessions that ended with it;
-    /// none if the client is known and this was to be a new one.
+impl AuthStore {
+    /// Gives the client an OTP secret and a deadline. Returns the number of sessions that ended by it; `None` if the
+    /// client is known and `mode` is [`ProvisionMode::New`].
     ///
     /// # Errors
-    /// `StoreError`, as for all that follow.
-    pub async fn provision(
+    /// [`StoreError`], as of all methods below.
+    pub(crate) async fn provision(
         &self,
         client: &ClientId,
         otp_secret: &SecretString,
         deadline_ms: u64,
-        provisioning: Provisioning,
+        mode: ProvisionMode,
     ) -> Result<Option<u64>, StoreError> {
         let mut call = PROVISION.prepare_invoke();
         call.key(self.keys.client(client))
             .key(self.keys.sessions(client))
             .arg(otp_secret.expose_secret())
             .arg(deadline_ms)
-            .arg(match provisioning {
-                Provisioning::New => "new",
-                Provisioning::Again => "again",
+            .arg(match mode {
+                ProvisionMode::New => "new",
+                ProvisionMode::Again => "again",
             });
         let ended: i64 = self.redis.invoke(&call).await?;
         Ok(u64::try_from(ended).ok())
     }
 
     /// Moves the deadline of a client that has not registered yet.
-    pub async fn extend(
+    pub(crate) async fn extend(
         &self,
         client: &ClientId,
         deadline_ms: u64,
-    ) -> Result<Extended, StoreError> {
+    ) -> Result<ExtendResult, StoreError> {
         let mut call = EXTEND.prepare_invoke();
         call.key(self.keys.client(client)).arg(deadline_ms);
         let answer: String = self.redis.invoke(&call).await?;
         Ok(match answer.as_str() {
-            "extended" => Extended::Yes,
-            "registered" => Extended::Registered,
-            "revoked" => Extended::Revoked,
-            _ => Extended::Unknown,
+            "extended" => ExtendResult::Extended,
+            "registered" => ExtendResult::Registered,
+            "revoked" => ExtendResult::Revoked,
+            _ => ExtendResult::Unknown,
         })
     }
 
-    /// Shuts a client out. The number of sessions that ended; none for an unknown client.
-    pub async fn revoke(&self, client: &ClientId) -> Result<Option<u64>, StoreError> {
+    /// Revokes a client. Returns the number of sessions that ended; `None` for an unknown client.
+    pub(crate) async fn revoke(&self, client: &ClientId) -> Result<Option<u64>, StoreError> {
         let mut call = REVOKE.prepare_invoke();
         call.key(self.keys.client(client)).key(self.keys.sessions(client));
         let ended: i64 = self.redis.invoke(&call).await?;
         Ok(u64::try_from(ended).ok())
     }
 
-    /// All clients, by name.
-    pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
+    /// Reads all clients, sorted by ID.
+    pub(crate) async fn list(&self) -> Result<Vec<ClientListing>, StoreError> {
         let mut clients = self.scan().await?;
         clients.sort_unstable();
         clients.dedup();
-        let mut listed = Vec::with_capacity(clients.len());
+        let mut listings = Vec::with_capacity(clients.len());
         for page in clients.chunks(PAGE) {
-            listed.extend(self.read(page).await?);
+            listings.extend(self.read(page).await?);
         }
-        Ok(listed)
+        Ok(listings)
     }
 
-    /// One client; none if it is unknown.
-    pub async fn show(&self, client: &ClientId) -> Result<Option<Listed>, StoreError> {
+    /// Reads one client; `None` if it is unknown.
+    pub(crate) async fn show(
+        &self,
+        client: &ClientId,
+    ) -> Result<Option<ClientListing>, StoreError> {
         Ok(self.read(std::slice::from_ref(client)).await?.pop())
     }
 
@@ -133,8 +136,8 @@ impl Store {
         }
     }
 
-    /// Those of a page that are still there.
-    async fn read(&self, page: &[ClientId]) -> Result<Vec<Listed>, StoreError> {
+    /// Reads the clients of a page that still exist.
+    async fn read(&self, page: &[ClientId]) -> Result<Vec<ClientListing>, StoreError> {
         let mut connection = self.redis.connection();
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let now_ms = seconds * 1000 + micros / 1000;
@@ -148,16 +151,16 @@ impl Store {
             pipe.zcount(self.keys.sessions(client), now_ms, "+inf");
         }
         let answers: Vec<redis::Value> = pipe.query_async(&mut connection).await?;
-        let mut listed = Vec::with_capacity(page.len());
+        let mut listings = Vec::with_capacity(page.len());
         for (client, answer) in page.iter().zip(answers.chunks_exact(3)) {
             let answer = redis::Value::Array(answer.to_vec());
             let (exists, record, sessions): (bool, ClientRecord, u64) =
                 redis::from_redis_value(answer).map_err(redis::RedisError::from)?;
             if exists {
                 let (client, is_code_locked) = (client.clone(), record.is_code_locked(all_wrong));
-                listed.push(Listed { client, record, sessions, is_code_locked });
+                listings.push(ClientListing { client, record, sessions, is_code_locked });
             }
         }
-        Ok(listed)
+        Ok(listings)
     }
 }

@@ -1,70 +1,69 @@
-//! What is stored of a client, as read: a hash that operators may also write by hand.
+//! [`ClientRecord`]: the stored fields of a client, a hash that operators may also write by hand.
 
 use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
 
 use crate::{
+    device_secret::DeviceSecret,
     limits::{WRONG_CODES_ALL_MAX, WRONG_CODES_FEW, WRONG_CODES_MAX},
-    secret::DeviceSecret,
 };
 
-/// The fields of a client. Fields of the wrong form count as absent, so the client is refused.
+/// The fields of a client. Malformed fields count as missing, so that the client is refused.
 #[derive(Debug, Clone, Default)]
-pub struct ClientRecord {
-    /// The base32 text that codes are made from.
-    pub otp_secret: Option<SecretString>,
-    /// Until when it may register, ms since 1970; gone once it has.
-    pub reg_deadline_ms: Option<u64>,
-    /// The bcrypt hash of the device's own secret, once registered.
-    pub secret_hash: Option<SecretString>,
-    /// The one that it wants to have next, until it has logged in with it.
-    pub next_hash: Option<SecretString>,
-    /// By which that one is told from the present one.
-    pub next_tag: Option<String>,
-    /// When it registered, ms since 1970.
-    pub registered_at_ms: Option<u64>,
-    /// Whether an operator has shut it out.
-    pub is_disabled: bool,
-    /// The last step whose code was taken.
-    pub otp_step: Option<u64>,
-    /// The deadline it registered under: until then the same registration may be repeated.
-    pub reg_window_ms: Option<u64>,
-    /// By which the present secret is told from most others; absent until a login where the hash was
-    /// written by hand.
-    pub secret_tag: Option<String>,
-    /// Wrong codes and proofs in the window of its deadline.
-    pub wrong_codes: u32,
+pub(crate) struct ClientRecord {
+    /// The OTP secret, in base32.
+    pub(crate) otp_secret: Option<SecretString>,
+    /// The deadline for the registration, in milliseconds since 1970; `None` once it has registered.
+    pub(crate) reg_deadline_ms: Option<u64>,
+    /// The bcrypt hash of the device's secret, once registered.
+    pub(crate) secret_hash: Option<SecretString>,
+    /// The hash of its next secret, until it has logged in with that.
+    pub(crate) next_hash: Option<SecretString>,
+    /// The tag of its next secret.
+    pub(crate) next_tag: Option<String>,
+    /// The time of its registration, in milliseconds since 1970.
+    pub(crate) registered_at_ms: Option<u64>,
+    /// Whether an operator has revoked it.
+    pub(crate) is_disabled: bool,
+    /// The last time step whose code was accepted.
+    pub(crate) otp_step: Option<u64>,
+    /// The deadline that it registered under: until then the same registration may be repeated.
+    pub(crate) reg_window_ms: Option<u64>,
+    /// The tag of its secret; `None` until the first login where the hash was written by hand.
+    pub(crate) secret_tag: Option<String>,
+    /// Wrong codes and proofs before its deadline.
+    pub(crate) wrong_codes: u32,
 }
 
-/// The largest number that counts; `COUNT_MAX` of the scripts.
+/// The largest valid number; `COUNT_MAX` of the scripts.
 const COUNT_MAX: u64 = (1 << 53) - 1;
 
-/// Where a client stands.
+/// The registration state of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// May register until this time.
+pub(crate) enum RegistrationState {
+    /// It may register until this time.
     Provisioned {
         /// Milliseconds since 1970.
         until_ms: u64,
     },
-    /// Did not register in time.
+    /// It did not register in time.
     Expired {
         /// Milliseconds since 1970.
         since_ms: u64,
     },
-    /// Has registered and may log in.
+    /// It has registered and may log in.
     Registered {
-        /// Milliseconds since 1970; absent in a record written by hand.
+        /// Milliseconds since 1970; `None` in a record written by hand.
         at_ms: Option<u64>,
     },
-    /// Shut out by an operator.
+    /// An operator has revoked it.
     Revoked,
-    /// Has neither secret nor deadline: written by hand, and not to the end.
+    /// It has no secret and no deadline: a record written by hand in part.
     Incomplete,
 }
 
 impl ClientRecord {
-    /// The fields in the order that `from_redis_value` takes them in.
+    /// The fields, in the order of [`FromRedisValue::from_redis_value`].
     pub(super) const FIELDS: [&'static str; 12] = [
         "otpSecret",
         "regDeadline",
@@ -80,44 +79,44 @@ impl ClientRecord {
         "wrongCodesUntil",
     ];
 
-    /// The hashes to compare a secret with, one after the other. It is one, be it the present or the next
-    /// one, be there any or not, so that the time tells nothing; but for one secret in 65,536.
-    pub fn hashes_for(&self, secret: Option<&DeviceSecret>) -> Vec<Option<SecretString>> {
-        let present = self.secret_hash.clone();
+    /// Returns the hashes to compare a secret with, one after the other. It is one hash, current or next, and one
+    /// placeholder where there is none, so that the time reveals nothing; two for one secret in 65,536.
+    pub(crate) fn hashes_for(&self, secret: Option<&DeviceSecret>) -> Vec<Option<SecretString>> {
+        let current = self.secret_hash.clone();
         match (&self.next_hash, secret.map(DeviceSecret::tag)) {
             (Some(next), tag @ Some(_)) if tag == self.next_tag => {
-                vec![Some(next.clone()), present]
+                vec![Some(next.clone()), current]
             }
-            _ => vec![present],
+            _ => vec![current],
         }
     }
 
-    /// Whether only a proof registers it any more, with so many wrong codes for all clients together.
-    pub fn is_code_locked(&self, all_wrong_codes: u64) -> bool {
-        let is_few = all_wrong_codes >= u64::from(WRONG_CODES_ALL_MAX);
-        let bound = if is_few { WRONG_CODES_FEW } else { WRONG_CODES_MAX };
+    /// Returns whether its codes are locked, given the number of wrong codes for all clients.
+    pub(crate) fn is_code_locked(&self, all_wrong_codes: u64) -> bool {
+        let is_lowered = all_wrong_codes >= u64::from(WRONG_CODES_ALL_MAX);
+        let bound = if is_lowered { WRONG_CODES_FEW } else { WRONG_CODES_MAX };
         self.secret_hash.is_none() && self.wrong_codes >= bound
     }
 
-    /// Whether this secret is most likely the client's: an unlikely one waits behind those that are. The
-    /// answer depends on no hash, which has the last word. `stand_in` is the tag of a client that has none.
-    pub fn is_likely(&self, secret: Option<&DeviceSecret>, stand_in: &str) -> bool {
+    /// Returns whether the tag of this secret is the client's. A match is likely the right secret, but only bcrypt
+    /// decides. `stand_in` is the tag of a client that has none.
+    pub(crate) fn matches_tag(&self, secret: Option<&DeviceSecret>, stand_in: &str) -> bool {
         let Some(tag) = secret.map(DeviceSecret::tag) else { return false };
-        let is_in = self.secret_hash.is_some() && !self.is_disabled;
-        let own = self.secret_tag.as_deref().filter(|_| is_in).unwrap_or(stand_in);
-        tag == own || (is_in && self.next_tag.as_ref() == Some(&tag))
+        let is_active = self.secret_hash.is_some() && !self.is_disabled;
+        let own = self.secret_tag.as_deref().filter(|_| is_active).unwrap_or(stand_in);
+        tag == own || (is_active && self.next_tag.as_ref() == Some(&tag))
     }
 
-    /// Where this client stands at `now_ms`.
-    pub fn standing(&self, now_ms: u64) -> Standing {
+    /// Returns the registration state at `now_ms`.
+    pub(crate) fn registration_state(&self, now_ms: u64) -> RegistrationState {
         match (self.is_disabled, &self.secret_hash, &self.otp_secret, self.reg_deadline_ms) {
-            (true, ..) => Standing::Revoked,
-            (false, Some(_), ..) => Standing::Registered { at_ms: self.registered_at_ms },
+            (true, ..) => RegistrationState::Revoked,
+            (false, Some(_), ..) => RegistrationState::Registered { at_ms: self.registered_at_ms },
             (false, None, Some(_), Some(until_ms)) if until_ms > now_ms => {
-                Standing::Provisioned { until_ms }
+                RegistrationState::Provisioned { until_ms }
             }
-            (false, None, Some(_), Some(since_ms)) => Standing::Expired { since_ms },
-            (false, None, ..) => Standing::Incomplete,
+            (false, None, Some(_), Some(since_ms)) => RegistrationState::Expired { since_ms },
+            (false, None, ..) => RegistrationState::Incomplete,
         }
     }
 }
@@ -147,7 +146,7 @@ impl FromRedisValue for ClientRecord {
     }
 }
 
-/// A whole number as the scripts count: digits only, and no more than Lua counts exactly.
+/// Parses a whole number as the scripts do: digits only, and up to [`COUNT_MAX`], which Lua counts exactly.
 fn number(text: Option<String>) -> Option<u64> {
     let text = text.filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))?;
     text.parse().ok().filter(|number| *number <= COUNT_MAX)
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hash_is_compared_with_and_the_next_one_only_for_the_secret_it_is_of() {
+    fn a_secret_is_compared_with_one_hash_and_with_the_next_only_if_its_tag_matches() {
         let secret = |text: &str| DeviceSecret::new(text.into()).unwrap();
         let next = secret("the-secret-it-wants-to-have-next");
         let record = ClientRecord {
@@ -190,33 +189,33 @@ mod tests {
         assert_eq!(first(&record, Some(&other)), (present.clone(), 1));
         assert_eq!(first(&record, None), (present.clone(), 1));
         assert_eq!(first(&ClientRecord::default(), Some(&next)), (None, 1));
-        let settled = ClientRecord { next_hash: None, next_tag: None, ..record };
-        assert_eq!(first(&settled, Some(&next)), (present, 1));
+        let rotated = ClientRecord { next_hash: None, next_tag: None, ..record };
+        assert_eq!(first(&rotated, Some(&next)), (present, 1));
     }
 
     #[test]
-    fn a_secret_is_likely_by_its_tag_and_a_client_without_one_is_told_from_none() {
+    fn a_secret_matches_by_its_tag_and_a_client_without_one_by_the_stand_in() {
         let secret = DeviceSecret::new("the-secret-that-it-has-today-and".into()).unwrap();
         let registered = ClientRecord {
             secret_hash: Some("present".into()),
             secret_tag: Some(secret.tag()),
             ..ClientRecord::default()
         };
-        assert!(registered.is_likely(Some(&secret), "none"));
-        assert!(!registered.is_likely(None, "none"));
+        assert!(registered.matches_tag(Some(&secret), "none"));
+        assert!(!registered.matches_tag(None, "none"));
         let rotating =
             ClientRecord { secret_tag: None, next_tag: Some(secret.tag()), ..registered.clone() };
-        assert!(rotating.is_likely(Some(&secret), "none"));
+        assert!(rotating.matches_tag(Some(&secret), "none"));
         let disabled = ClientRecord { is_disabled: true, ..registered.clone() };
         let unregistered = ClientRecord { secret_hash: None, ..registered };
         for out in [disabled, unregistered, ClientRecord::default()] {
-            assert!(!out.is_likely(Some(&secret), "none"));
-            assert!(out.is_likely(Some(&secret), &secret.tag()), "as likely as of a known one");
+            assert!(!out.matches_tag(Some(&secret), "none"));
+            assert!(out.matches_tag(Some(&secret), &secret.tag()), "as with a known client");
         }
     }
 
     #[test]
-    fn wrong_codes_count_for_the_deadline_that_they_were_counted_under() {
+    fn wrong_codes_count_for_the_deadline_that_they_were_sent_under() {
         let otp = Some("GEZDGNBVGY3TQOJQ");
         let locked = |until: &str, count: &str, all| {
             let mut fields = vec![otp, Some("2000")];
@@ -234,26 +233,32 @@ mod tests {
     }
 
     #[test]
-    fn a_client_stands_where_its_fields_put_it() {
+    fn the_fields_of_a_client_give_its_registration_state() {
         let (otp, hash) = (Some("GEZDGNBVGY3TQOJQ"), Some("$2b$"));
-        let stands = |fields| record(fields).standing(1000);
+        let state = |fields| record(fields).registration_state(1000);
         assert_eq!(
-            stands([otp, Some("1001"), None, None, None, None, None]),
-            Standing::Provisioned { until_ms: 1001 }
+            state([otp, Some("1001"), None, None, None, None, None]),
+            RegistrationState::Provisioned { until_ms: 1001 }
         );
         assert_eq!(
-            stands([otp, Some("1000"), None, None, Some("0"), None, None]),
-            Standing::Expired { since_ms: 1000 }
+            state([otp, Some("1000"), None, None, Some("0"), None, None]),
+            RegistrationState::Expired { since_ms: 1000 }
         );
         assert_eq!(
-            stands([otp, None, hash, Some("900"), None, Some("3"), Some("2000")]),
-            Standing::Registered { at_ms: Some(900) }
+            state([otp, None, hash, Some("900"), None, Some("3"), Some("2000")]),
+            RegistrationState::Registered { at_ms: Some(900) }
         );
-        assert_eq!(stands([otp, None, hash, None, Some("1"), None, None]), Standing::Revoked);
-        assert_eq!(stands([otp, Some("soon"), None, None, None, None, None]), Standing::Incomplete);
         assert_eq!(
-            stands([None, Some("2000"), None, None, None, None, None]),
-            Standing::Incomplete
+            state([otp, None, hash, None, Some("1"), None, None]),
+            RegistrationState::Revoked
+        );
+        assert_eq!(
+            state([otp, Some("soon"), None, None, None, None, None]),
+            RegistrationState::Incomplete
+        );
+        assert_eq!(
+            state([None, Some("2000"), None, None, None, None, None]),
+            RegistrationState::Incomplete
         );
     }
 }

@@ -1,34 +1,34 @@
-//! A device's own secret.
+//! [`DeviceSecret`]: the secret that a device logs in with.
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::limits::SECRET_BYTES;
 use spoke_store::session_tokens::digest;
 use subtle::ConstantTimeEq;
 
-/// A secret of a form that can be hashed: 24 to 72 bytes, none of them NUL.
+/// A secret that bcrypt can hash: 24 to 72 bytes, none of them NUL.
 #[derive(Clone, Debug)]
-pub struct DeviceSecret(SecretString);
+pub(crate) struct DeviceSecret(SecretString);
 
-/// Why a text is no secret.
+/// The text is not a valid secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadSecret {
-    /// Too easily guessed, or longer than bcrypt reads.
-    #[error("a secret has {} to {} bytes", SECRET_BYTES.0, SECRET_BYTES.1)]
+pub(crate) enum BadSecret {
+    /// Too short to be safe, or longer than bcrypt reads.
+    #[error("invalid secret: expected {} to {} bytes", SECRET_BYTES.0, SECRET_BYTES.1)]
     Length,
-    /// bcrypt repeats its input with a NUL between, so secrets that hold one can be taken for others.
-    #[error("a secret has no NUL byte")]
+    /// bcrypt repeats its input with a NUL between, so a secret with a NUL can match another one.
+    #[error("invalid secret: expected no NUL byte")]
     Nul,
 }
 
 impl DeviceSecret {
     /// Hexadecimal digits of a tag.
-    pub const TAG_DIGITS: usize = 4;
+    pub(crate) const TAG_DIGITS: usize = 4;
 
-    /// Checks what a device sent.
+    /// Checks the text that a device sent.
     ///
     /// # Errors
-    /// `BadSecret` says what is wrong, never with what.
-    pub fn new(text: SecretString) -> Result<Self, BadSecret> {
+    /// [`BadSecret`], which never holds the text.
+    pub(crate) fn new(text: SecretString) -> Result<Self, BadSecret> {
         let bytes = text.expose_secret().as_bytes();
         if !(SECRET_BYTES.0..=SECRET_BYTES.1).contains(&bytes.len()) {
             return Err(BadSecret::Length);
@@ -39,26 +39,26 @@ impl DeviceSecret {
         Ok(Self(text))
     }
 
-    /// The secret as the device sent it.
-    pub fn text(&self) -> &SecretString {
+    /// Returns the text that the device sent.
+    pub(crate) fn text(&self) -> &SecretString {
         &self.0
     }
 
-    /// Tells most other secrets from this one without a bcrypt run: 16 bits of its digest, of at least
-    /// 192 that nobody can guess.
-    pub fn tag(&self) -> String {
+    /// Returns 16 bits of the secret's digest, which tell it from most others without a bcrypt run. The secret has at
+    /// least 192 bits that cannot be guessed.
+    pub(crate) fn tag(&self) -> String {
         let mut tag = digest(self.0.expose_secret());
         tag.truncate(Self::TAG_DIGITS);
         tag
     }
 
-    /// Whether both are the same, in a time that depends on their lengths only.
-    pub fn is_same(&self, other: &Self) -> bool {
+    /// Compares two secrets in a time that depends on their lengths only.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let [one, other] = [self, other].map(|secret| secret.0.expose_secret().as_bytes());
         one.ct_eq(other).into()
     }
 
-    /// What is hashed when nothing depends on it.
+    /// Returns the secret that is hashed where the result does not matter.
     pub(super) fn stand_in() -> Self {
         Self("a stand-in, as long as most are!".into())
     }
@@ -68,13 +68,13 @@ impl DeviceSecret {
         if text.len() < SECRET_BYTES.1 {
             bcrypt::non_truncating_hash(text, cost)
         } else {
-            // The non-truncating call wants a NUL behind the secret and so takes 71 bytes at most.
-            // All 72 are read here, and a longer one never comes this far.
+            // The non-truncating call appends a NUL and so takes 71 bytes at most. `bcrypt::hash` reads all 72,
+            // and `new` refuses longer ones.
             bcrypt::hash(text, cost)
         }
     }
 
-    pub(super) fn is_behind(&self, hash: &str) -> bcrypt::BcryptResult<bool> {
+    pub(super) fn verify(&self, hash: &str) -> bcrypt::BcryptResult<bool> {
         let text = self.0.expose_secret();
         if text.len() < SECRET_BYTES.1 {
             bcrypt::non_truncating_verify(text, hash)

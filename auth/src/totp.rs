@@ -1,8 +1,8 @@
-//! The one-time code, or the proof, that lets a device register: which step of the clock it belongs to.
+//! The one-time code, or the proof, that lets a device register, and the time step that it belongs to.
 //!
-//! TOTP (RFC 6238) as every authenticator speaks it: SHA-1, 6 digits, 30 s. One step either side
-//! is taken, so a device's clock may be half a minute off. That a step is accepted once only is
-//! the store's business, since only the store can decide it for all processes at a time.
+//! TOTP (RFC 6238) as every authenticator implements it: SHA-1, 6 digits, 30 s. One step before and after is
+//! accepted, so a device's clock may be half a minute off. The store accepts each step once only, since only the
+//! store can decide that for all processes.
 
 use std::{fmt, str::FromStr};
 
@@ -13,26 +13,26 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use totp_rs::{Algorithm, Secret, TOTP};
 
 /// Seconds of one step.
-pub const STEP_SECONDS: u64 = 30;
+const STEP_SECONDS: u64 = 30;
 /// Digits of a code.
-pub const DIGITS: usize = 6;
+const DIGITS: usize = 6;
 /// Digits of a proof: 256 bits.
-pub const PROOF_DIGITS: usize = 64;
-/// Steps before and after the present one whose codes are taken.
-const STEPS_ASIDE: u64 = 1;
-/// Bytes of a secret made here: what RFC 4226 recommends.
+const PROOF_DIGITS: usize = 64;
+/// Steps before and after the current one whose codes are accepted.
+const STEPS_SKEW: u64 = 1;
+/// Bytes of a generated secret, as RFC 4226 recommends.
 const SECRET_BYTES: usize = 20;
-/// Bytes a secret needs at least, 80 bits: what authenticators commonly hand out.
+/// Minimum of bytes of a secret: 80 bits, as common authenticators use.
 const SECRET_BYTES_MIN: usize = 10;
 
-/// A code as a device sends it: six digits.
+/// A one-time code: six digits.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Passcode(String);
+pub(crate) struct Passcode(String);
 
-/// The text is no one-time code.
+/// The text is not a one-time code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a one-time code is 6 digits")]
-pub struct BadPasscode;
+#[error("invalid one-time code: expected 6 digits")]
+pub(crate) struct BadPasscode;
 
 impl FromStr for Passcode {
     type Err = BadPasscode;
@@ -43,14 +43,14 @@ impl FromStr for Passcode {
     }
 }
 
-/// A proof as an agent sends it: 64 hexadecimal digits (`spoke_protocol::registration_proof`).
+/// The proof that an agent sends: 64 hexadecimal digits ([`spoke_protocol::registration_proof`]).
 #[derive(Clone)]
-pub struct Proof(String);
+pub(crate) struct Proof(String);
 
-/// The text is no proof.
+/// The text is not a proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a proof is 64 hexadecimal digits, in lower case")]
-pub struct BadProof;
+#[error("invalid proof: expected 64 hexadecimal digits, in lower case")]
+pub(crate) struct BadProof;
 
 impl FromStr for Proof {
     type Err = BadProof;
@@ -76,36 +76,36 @@ impl fmt::Debug for Passcode {
 
 /// The secret that codes are made from.
 #[derive(Clone)]
-pub struct OtpSecret(SecretSlice<u8>);
+pub(crate) struct OtpSecret(SecretSlice<u8>);
 
-/// The text is no secret that codes can be made from.
+/// The text is not an OTP secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an OTP secret is base32 text of at least 16 characters")]
-pub struct BadOtpSecret;
+#[error("invalid OTP secret: expected base32 text of at least 16 characters")]
+pub(crate) struct BadOtpSecret;
 
 impl OtpSecret {
-    /// A new one, from the operating system's random source.
+    /// Generates a secret from the operating system's random source.
     ///
     /// # Errors
-    /// What that source says when it has nothing to give.
-    pub fn generate() -> Result<Self, rand::rand_core::OsError> {
+    /// [`OsError`](rand::rand_core::OsError) if that source fails.
+    pub(crate) fn generate() -> Result<Self, rand::rand_core::OsError> {
         let mut bytes = vec![0; SECRET_BYTES];
         OsRng.try_fill_bytes(&mut bytes)?;
         Ok(Self(bytes.into()))
     }
 
-    /// The secret as base32 text, as it is typed and stored.
-    pub fn to_base32(&self) -> SecretString {
+    /// Returns the secret in base32, as operators type it and the store keeps it.
+    pub(crate) fn to_base32(&self) -> SecretString {
         self.totp(String::new()).get_secret_base32().into()
     }
 
-    /// The `otpauth://` URL that an authenticator reads.
-    pub fn to_url(&self, account: &str) -> SecretString {
+    /// Returns the `otpauth://` URL for an authenticator.
+    pub(crate) fn to_url(&self, account: &str) -> SecretString {
         self.totp(account.to_owned()).get_url().into()
     }
 
-    /// The code of a step.
-    pub fn code_of(&self, step: u64) -> Passcode {
+    /// Returns the code of a step.
+    pub(crate) fn code_of(&self, step: u64) -> Passcode {
         Passcode(self.totp(String::new()).generate(step.saturating_mul(STEP_SECONDS)))
     }
 
@@ -115,7 +115,7 @@ impl OtpSecret {
         TOTP::new_unchecked(
             Algorithm::SHA1,
             DIGITS,
-            STEPS_ASIDE as u8,
+            STEPS_SKEW as u8,
             STEP_SECONDS,
             secret,
             issuer,
@@ -127,7 +127,7 @@ impl OtpSecret {
 impl FromStr for OtpSecret {
     type Err = BadOtpSecret;
 
-    /// Takes what people paste: either case, spaces and dashes between groups, padding.
+    /// Accepts either case, spaces and dashes between groups, and padding.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.chars().filter(|c| !matches!(c, ' ' | '-' | '='));
         let plain = Secret::Encoded(plain.collect::<String>().to_ascii_uppercase());
@@ -145,15 +145,15 @@ impl fmt::Debug for OtpSecret {
     }
 }
 
-/// The step that `code` belongs to, if it is the present one or next to it. Of two steps with the same
+/// Returns the step that `code` belongs to, if it is the current one or next to it. Of two steps with the same
 /// code it is the later.
-pub fn matching_step(secret: &OtpSecret, code: &Passcode, now_seconds: u64) -> Option<u64> {
+pub(crate) fn matching_step(secret: &OtpSecret, code: &Passcode, now_seconds: u64) -> Option<u64> {
     let is_of = |step| secret.code_of(step).0.as_bytes().ct_eq(code.0.as_bytes());
     step_where(is_of, now_seconds)
 }
 
-/// The step that `proof` belongs to, if it is the present one or next to it.
-pub fn proven_step(
+/// Returns the step that `proof` belongs to, if it is the current one or next to it.
+pub(crate) fn proven_step(
     key: &OtpSecret,
     proof: &Proof,
     (client, secret): (&ClientId, &SecretString),
@@ -166,12 +166,12 @@ pub fn proven_step(
     step_where(is_of, now_seconds)
 }
 
-/// All steps are compared in full, so that the time taken tells nothing.
+/// Compares all steps in full, so that the time taken reveals nothing.
 fn step_where(is_of: impl Fn(u64) -> Choice, now_seconds: u64) -> Option<u64> {
-    let present = now_seconds / STEP_SECONDS;
-    let first = present.saturating_sub(STEPS_ASIDE);
+    let current = now_seconds / STEP_SECONDS;
+    let first = current.saturating_sub(STEPS_SKEW);
     let (mut found, mut step_found) = (Choice::from(0), 0u64);
-    for step in first..=present + STEPS_ASIDE {
+    for step in first..=current + STEPS_SKEW {
         let is_equal = is_of(step);
         step_found.conditional_assign(&step, is_equal);
         found |= is_equal;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn one_step_either_side_is_taken_and_no_more() {
+    fn one_step_before_and_after_is_accepted_and_no_more() {
         let step = 1_111_111_109 / STEP_SECONDS;
         let code = rfc_secret().code_of(step);
         let seen_at = |now| matching_step(&rfc_secret(), &code, now);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_taken_one_step_either_side_and_for_its_client_and_secret_only() {
+    fn a_proof_is_accepted_one_step_before_and_after_and_for_its_client_and_secret_only() {
         let (client, secret): (ClientId, _) = ("dev1".parse().unwrap(), SecretString::from("own"));
         let key = b"12345678901234567890";
         let step = 1_111_111_109 / STEP_SECONDS;
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_taken_as_people_paste_it_and_never_weak() {
+    fn a_secret_is_parsed_as_operators_paste_it_and_never_weak() {
         let code = rfc_secret().code_of(1);
         for text in ["gezdgnbvgy3tqojqgezdgnbvgy3tqojq", "GEZD GNBV GY3T QOJQ-GEZDGNBVGY3TQOJQ===="]
         {
