@@ -3,29 +3,31 @@
 mod check;
 mod enrol;
 mod rotate;
-mod run;
 mod settings_file;
 mod status;
 
 use clap::{Parser, Subcommand};
-use spoke_service::cli::{CheckArgs, SettingsArgs};
+use spoke_service::{
+    after_help,
+    cli::{CheckArgs, SettingsArgs},
+    daemon::Daemon,
+};
 
 use crate::config::AgentConfig;
 
 /// Carries this device's Redis streams to a Spoke hub and back
 #[derive(Debug, Parser)]
-#[command(name = "spoke-agent", version, after_help = AFTER_HELP)]
+#[command(
+    name = "spoke-agent",
+    version,
+    after_help = after_help!("SPOKE_AGENT_REDIS, SPOKE_AGENT_LOG__LEVEL")
+)]
 pub struct AgentCli {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(subcommand)]
     command: AgentCommand,
 }
-
-const AFTER_HELP: &str = "\
-Every setting can also be set in the environment: SPOKE_AGENT_REDIS, SPOKE_AGENT_LOG__LEVEL, …
-
-Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings.";
 
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
@@ -53,11 +55,9 @@ impl AgentCli {
         let Self { settings, command } = self;
         match command {
             AgentCommand::Run => {
-                let read = move || {
-                    let config: AgentConfig = settings.load("agent", Vec::new())?;
-                    config.validate().map(|_| config)
-                };
-                run::run(read).await
+                let reader = settings.reader::<AgentConfig>(Vec::new());
+                let config = reader.read_and_log()?;
+                crate::run(Daemon::start(config, reader)?).await
             }
             AgentCommand::Enrol(args) => enrol::run(*args, settings).await,
             AgentCommand::Rotate => rotate::run(&settings.load("agent", Vec::new())?).await,

@@ -13,6 +13,7 @@ use spoke_service::{
     config::{AdminHosts, ConfigError, LogSettings, ServiceUrl, check_key_prefix},
     preflight::check_redis_url,
     reload::Settings,
+    service_config::ServiceConfig,
 };
 use spoke_store::{RedisUrl, keys::DeviceKeys};
 
@@ -237,6 +238,18 @@ impl Settings for AgentConfig {
 
     fn log_level(&self) -> &str {
         &self.log.level
+    }
+}
+
+impl ServiceConfig for AgentConfig {
+    const SERVICE: &'static str = "agent";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.validate().map(drop)
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
     }
 }
 

@@ -45,19 +45,12 @@ use axum::{Json, Router, routing::get};
 use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
 use spoke_service::{
     config::ConfigError,
-    limits::DRAIN_TIMEOUT,
-    preflight::{require_supported, warn_once},
-    reload::Reloads,
-    server::{admin_router, serve_admin},
+    daemon::{Daemon, apply_reloads, drain, serve_admin, watch_redis},
+    server::{admin_router, bind},
     shutdown::Shutdown,
     systemd,
 };
-use spoke_store::{
-    Redis,
-    hints::Hints,
-    probe::{ready, watch},
-};
-use tokio::net::TcpListener;
+use spoke_store::{Redis, hints::Hints, probe::ready};
 use tracing::{error, info, warn};
 
 pub use self::{
@@ -83,13 +76,6 @@ use self::{
     metrics_page::AgentMetricsPage,
     status::{AgentState, AgentStatus, StatusHandle},
 };
-/// The bound listeners of the agent.
-#[derive(Debug)]
-pub struct AgentListeners {
-    /// Serves health, metrics and live status; none if `admin_listen` is empty.
-    pub admin: Option<TcpListener>,
-}
-
 /// The time limit for the first step of the lifecycle.
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// The interval at which the status line of `systemctl status` is refreshed.
@@ -99,19 +85,20 @@ const STATUS_LINE_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Invalid settings, and a state directory that cannot be used.
-pub async fn run(
-    config: AgentConfig,
-    reloads: Reloads<AgentConfig>,
-    listeners: AgentListeners,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
+    let Daemon { config, reloads, shutdown } = daemon;
     let account = config.validate()?;
+    // Before the listener is bound: an invalid CA is a settings error.
     let dialer = config.dialer(&account)?;
     let one_time = OneTimeSecretSource::from_config(&config);
+    let admin = match config.admin_listen.as_str() {
+        "" => None,
+        listen => Some(bind(listen).await.context("failed to open admin_listen")?),
+    };
     let keys = config.keys();
     let redis =
         Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
-    require_supported(&redis, "redis").await?;
+    watch_redis(&redis, "redis", &shutdown).await?;
     let status = StatusHandle::new(&account);
     let watchdog = Arc::new(Mutex::new(Watchdog::new(Instant::now(), START_WITHIN)));
     let hints = Hints::new();
@@ -119,20 +106,17 @@ pub async fn run(
     let listening = hints.clone();
     let (hints_redis, end) = (redis.clone(), shutdown.clone());
     shutdown.spawn("hints", listening.listen_forever(hints_redis, vec![keys.out()], end.token()));
-    shutdown.spawn("health", watch(redis.clone(), shutdown.token()));
-    shutdown.spawn("preflight", warn_once(redis.clone(), "redis", shutdown.clone()));
     // Only the log level is reloaded, and the service applies it.
-    shutdown.spawn("settings", reloads.serve(&[], |_| Ok(()), shutdown.clone()));
+    apply_reloads(reloads, &[], |_| Ok(()), &shutdown);
     let device = DeviceStore::new(redis.clone(), &keys, &account.client);
-    if let Some(admin) = listeners.admin {
-        let (status, redis, device) = (status.clone(), redis.clone(), device.clone());
-        let app = admin_app(
-            AgentMetricsPage { status, redis, keys: keys.clone(), device },
-            shutdown.clone(),
-        );
-        let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
-        shutdown.spawn("admin", serve_admin(admin, app, hosts, shutdown.clone()));
-    }
+    let page = AgentMetricsPage {
+        status: status.clone(),
+        redis: redis.clone(),
+        keys: keys.clone(),
+        device: device.clone(),
+    };
+    let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
+    serve_admin(admin, admin_app(page, shutdown.clone()), hosts, &shutdown)?;
     if env::var_os("NOTIFY_SOCKET").is_some() {
         shutdown.spawn("status line", status_line(status.clone(), device, shutdown.clone()));
     }
@@ -161,10 +145,7 @@ pub async fn run(
         anyhow::Ok(())
     };
     feed_watchdog(lifecycle, &watchdog).await?;
-    systemd::stopping();
-    if !shutdown.finish(DRAIN_TIMEOUT).await {
-        warn!("tasks did not stop in time");
-    }
+    drain(&shutdown).await;
     info!("stopped");
     Ok(())
 }

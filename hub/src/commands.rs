@@ -5,31 +5,30 @@ mod clients;
 mod redis;
 mod reset_client;
 mod send;
-mod serve;
 mod tail;
 
 use clap::{Parser, Subcommand};
 use spoke_service::{
+    after_help,
     cli::{CheckArgs, ListenArgs, SettingsArgs},
-    logging,
+    daemon::Daemon,
 };
 
 use crate::config::HubConfig;
 
 /// Collects the entries of all devices in one Redis stream and serves each device its own
 #[derive(Debug, Parser)]
-#[command(name = "spoke-hub", version, after_help = AFTER_HELP)]
+#[command(
+    name = "spoke-hub",
+    version,
+    after_help = after_help!("SPOKE_HUB_REDIS, SPOKE_HUB_TLS__CERT_FILE")
+)]
 pub struct HubCli {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(subcommand)]
     command: HubCommand,
 }
-
-const AFTER_HELP: &str = "\
-Every setting can also come from the environment: SPOKE_HUB_REDIS, SPOKE_HUB_TLS__CERT_FILE, …
-
-Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings.";
 
 #[derive(Debug, Subcommand)]
 enum HubCommand {
@@ -59,22 +58,15 @@ impl HubCli {
             HubCommand::Serve(args) => args.settings(),
             _ => Vec::new(),
         };
-        let settings = self.settings;
-        let given = settings.clone();
-        let read = move || {
-            let config: HubConfig = settings.load("hub", flags.clone())?;
-            config.validate()?;
-            Ok(config)
-        };
-        let config = read()?;
-        logging::init(&config.log)?;
+        let reader = self.settings.reader::<HubConfig>(flags);
+        let config = reader.read_and_log()?;
         match self.command {
-            HubCommand::Serve(_) => serve::run(config, read).await,
+            HubCommand::Serve(_) => crate::run(Daemon::start(config, reader)?).await,
             HubCommand::Clients(args) => clients::run(&config, &args).await,
             HubCommand::Tail(args) => tail::run(&config, &args).await,
             HubCommand::Send(args) => send::run(&config, &args).await,
             HubCommand::ResetClient(args) => reset_client::run(&config, &args).await,
-            HubCommand::Check(args) => check::run(&config, &given, args).await,
+            HubCommand::Check(args) => check::run(&config, &self.settings, args).await,
         }
     }
 }

@@ -14,6 +14,7 @@ use spoke_service::{
     limits::CONNECTIONS_MAX,
     preflight::check_redis_url,
     reload::Settings,
+    service_config::ServiceConfig,
 };
 use spoke_store::{RedisUrl, ack_level::AckLevel, keys::HubKeys, session_tokens::session_prefix};
 
@@ -126,7 +127,7 @@ impl HubConfig {
     ///
     /// # Errors
     /// [`ConfigError`] for the first invalid setting, with help.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         for (key, url) in self.redis_urls() {
             check_redis_url(url, key)?;
         }
@@ -189,6 +190,18 @@ impl Settings for HubConfig {
 
     fn log_level(&self) -> &str {
         &self.log.level
+    }
+}
+
+impl ServiceConfig for HubConfig {
+    const SERVICE: &'static str = "hub";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.validate()
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
     }
 }
 

@@ -36,21 +36,15 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use spoke_service::{
-    limits::DRAIN_TIMEOUT,
-    preflight::{require_supported, warn_once},
-    reload::Reloads,
-    server::{
-        Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind, serve_admin,
-        serve_devices,
-    },
-    shutdown::Shutdown,
-    systemd,
+    config::ConfigError,
+    daemon::{Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_redis},
+    server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
 };
 use spoke_store::{
     Redis,
     group_commit::CommitWriter,
     keys::HubKeys,
-    probe::{ready, watch},
+    probe::ready,
     session_tokens::{client_prefix, session_prefix},
 };
 use tracing::{info, warn};
@@ -63,22 +57,20 @@ const RELOADABLE: [&str; 3] = ["connections", "connections_per_client", "tls"];
 /// Runs the hub until shutdown, and finishes work in progress.
 ///
 /// # Errors
-/// A setting cannot be used.
-pub async fn run(
-    config: HubConfig,
-    reloads: Reloads<HubConfig>,
-    listeners: Listeners,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+/// [`ConfigError`] if a setting cannot be used; [`std::io::Error`] if an address cannot be bound.
+pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
+    let Daemon { config, reloads, shutdown } = daemon;
+    // Here rather than with the other settings: the other commands may run without access to the private key.
     let certificate = Certificate::open(&config.tls)?;
+    let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
     let keys = HubKeys::new(&config.key_prefix);
     let redis = Redis::open_to_write(&config.redis, keys.probe());
     let redis = redis.context("failed to use the setting `redis`")?;
-    require_supported(&redis, "redis").await?;
+    watch_redis(&redis, "redis", &shutdown).await?;
     let auth_redis = match &config.auth_redis {
         Some(url) => {
             let auth_redis = Redis::open(url).context("failed to use the setting `auth_redis`")?;
-            require_supported(&auth_redis, "auth_redis").await?;
+            watch_redis(&auth_redis, "auth_redis", &shutdown).await?;
             auth_redis
         }
         None => redis.clone(),
@@ -87,35 +79,20 @@ pub async fn run(
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
     // It outlives the tasks whose writes it commits, so the shutdown does not track it.
     let commits = tokio::spawn(committer.run());
-    let room = ConnectionLimit::of(&ServeLimits::of(config.connections));
+    let limit = ConnectionLimit::of(&ServeLimits::of(config.connections));
     let hub = HubState::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
-    let admin_routes = admin_app(&hub, auth_redis.clone());
-    let admin_routes = status_page::with_page(admin_routes, &hub, &auth_redis);
     spawn_tasks(&hub, &auth_redis);
 
-    let (address, is_tls) = (listeners.public.local_addr()?, certificate.is_some());
-    if let Some(admin) = listeners.admin {
-        let admin_address = admin.local_addr()?;
-        let hosts = hub.config.admin_hosts.clone().with_listen(&hub.config.admin_listen);
-        let serving = serve_admin(admin, admin_routes, hosts, shutdown.clone());
-        shutdown.spawn("admin listener", serving);
-        info!(address = %admin_address, "listening for health and metrics");
-    }
+    let admin_app = admin_app(&hub, auth_redis.clone());
+    let admin_app = status_page::with_page(admin_app, &hub, &auth_redis);
+    let hosts = hub.config.admin_hosts.clone().with_listen(&hub.config.admin_listen);
+    serve_admin(listeners.admin, admin_app, hosts, &shutdown)?;
     let app = behind(routes::router(hub.clone()), &hub.config.trusted_proxies);
-    let stop = shutdown.clone();
-    let serving = serve_devices(listeners.public, certificate.clone(), app, room.clone(), stop);
-    shutdown.spawn("listener", serving);
-    reload(&hub, reloads, room, certificate);
-    info!(%address, tls = is_tls, "listening for devices");
-    systemd::ready();
-    shutdown.spawn("watchdog", systemd::feed_watchdog(shutdown.clone()));
+    serve_public(listeners.public, certificate.clone(), app, limit.clone(), &shutdown)?;
+    let live = if certificate.is_some() { &RELOADABLE[..] } else { &RELOADABLE[..2] };
+    apply_reloads(reloads, live, reload(hub.clone(), limit, certificate), &shutdown);
 
-    shutdown.begun().await;
-    systemd::stopping();
-    // The last sessions send GOAWAY within their own time limit; wait a little longer.
-    if !shutdown.finish(DRAIN_TIMEOUT + Duration::from_secs(2)).await {
-        warn!("shutdown timed out with unfinished tasks");
-    }
+    run_until_shutdown(&shutdown).await;
     presence::delete_key(&hub).await;
     drop(hub);
     // It ends on its own, unless a task did not finish.
@@ -127,28 +104,23 @@ pub async fn run(
     Ok(())
 }
 
-/// Applies the reloadable settings at SIGHUP.
+/// Returns the function that applies reloaded settings.
 fn reload(
-    hub: &Arc<HubState>,
-    reloads: Reloads<HubConfig>,
-    room: ConnectionLimit,
+    hub: Arc<HubState>,
+    limit: ConnectionLimit,
     certificate: Option<Certificate>,
-) {
-    let live = if certificate.is_some() { &RELOADABLE[..] } else { &RELOADABLE[..2] };
-    let this = hub.clone();
-    let apply = move |new: &HubConfig| {
+) -> impl FnMut(&HubConfig) -> Result<(), ConfigError> + Send {
+    move |new| {
         if let Some(certificate) = &certificate {
             certificate.reload(&new.tls)?;
         }
-        room.resize(new.connections);
-        this.connections.resize(new.connections_per_client);
+        limit.resize(new.connections);
+        hub.connections.resize(new.connections_per_client);
         Ok(())
-    };
-    hub.shutdown.spawn("settings", reloads.serve(live, apply, hub.shutdown.clone()));
+    }
 }
 
-/// Starts the background tasks: key notifications from both Redis, presence, trimming, and checks
-/// of Redis.
+/// Starts the background tasks: key notifications from both Redis, presence, trimming.
 fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
     let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
@@ -165,13 +137,8 @@ fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
-    let look = |redis: &Redis, setting| warn_once(redis.clone(), setting, shutdown.clone());
-    shutdown.spawn("server info", look(&hub.redis, "redis"));
-    shutdown.spawn("health", watch(hub.redis.clone(), shutdown.token()));
     shutdown.spawn("ack level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
     if hub.config.auth_redis.is_some() {
-        shutdown.spawn("health of auth_redis", watch(auth_redis.clone(), shutdown.token()));
-        shutdown.spawn("server info of auth_redis", look(auth_redis, "auth_redis"));
         shutdown.spawn("session hints", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
     } else {
