@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use spoke_protocol::{client_id::ClientId, seq::Epoch, wire::json::GENERATION_HEADER};
 use spoke_service::{
     api_error::ApiError,
+    bearer::bearer_token,
     server::{AuthenticatedGuard, ConnectionHandle},
 };
 use spoke_store::{copy::CopyStore, session_tokens::SessionClient};
@@ -91,7 +92,8 @@ impl FromRequestParts<Arc<HubState>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, hub: &Arc<HubState>) -> Result<Self, ApiError> {
         refuse_token_in_url(parts.uri.query())?;
-        let token = bearer(&parts.headers).ok_or_else(|| unauthorized(hub))?;
+        let token = bearer_token(&parts.headers).ok_or_else(|| unauthorized(hub))?;
+        let token = SecretString::from(token.to_owned());
         let generation = generation(&parts.headers)?;
         let place = parts
             .extensions
@@ -125,13 +127,6 @@ pub(crate) fn unauthorized(hub: &HubState) -> ApiError {
     let message = "missing or invalid token: expected the token of an active session in the header \
                    Authorization: Bearer …";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
-}
-
-fn bearer(headers: &HeaderMap) -> Option<SecretString> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
-        .then(|| token.trim().to_owned().into())
 }
 
 fn generation(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
