@@ -32,7 +32,7 @@ pub(crate) struct AuthMetrics {
 }
 
 /// Counts a request as in progress; dropped with it.
-pub(crate) struct RequestGuard<'a>(&'a AtomicUsize);
+pub(crate) struct InProgressGuard<'a>(&'a AtomicUsize);
 
 impl Default for AuthMetrics {
     fn default() -> Self {
@@ -49,9 +49,9 @@ impl Default for AuthMetrics {
 
 impl AuthMetrics {
     /// Counts a request as in progress while the guard lives.
-    pub(crate) fn begin_request(&self) -> RequestGuard<'_> {
+    pub(crate) fn begin_request(&self) -> InProgressGuard<'_> {
         self.in_progress.fetch_add(1, Ordering::Relaxed);
-        RequestGuard(&self.in_progress)
+        InProgressGuard(&self.in_progress)
     }
 
     /// Counts a response of a route.
@@ -80,7 +80,7 @@ impl AuthMetrics {
     }
 }
 
-impl Drop for RequestGuard<'_> {
+impl Drop for InProgressGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
