@@ -236,7 +236,7 @@ struct HintOutages {
 impl HintOutages {
     fn handle_connected(&mut self, denied: Option<&StoreError>) {
         if let Some(tries) = self.down.handle_good() {
-            info!(tries, "hints from redis are back");
+            info!(count = tries, "hints from redis are back");
         }
         match denied {
             Some(error) if self.denied.handle_fault() => {
