@@ -146,9 +146,10 @@ impl AuthClient {
             _ => AuthAnswer::Odd,
         };
         let url = self.http.service();
+        let response = error;
         let problem = match answer {
-            AuthAnswer::Odd => format!("unexpected response from {url}, expected auth: {error}"),
-            _ => format!("auth at {url} answered {error}"),
+            AuthAnswer::Odd => format!("unexpected response from {url}, expected auth: {response}"),
+            _ => format!("auth at {url} answered {response}"),
         };
         AuthReply { answer, token: None, problem: Some(problem) }
     }

@@ -232,7 +232,7 @@ impl HubState {
         let wait = self.return_wait();
         Goaway {
             reason: GoawayReason::Restart,
-            message: "the hub is restarting".to_owned(),
+            message: "the hub restarts".to_owned(),
             wait_ms: wait.as_millis() as u64,
         }
     }

@@ -146,7 +146,7 @@ async fn what_is_kept_back_from_an_agent_stays_in_its_origin_and_arrives_once() 
         replica.pause();
         let waiting = add(&device, 100..200).await;
         eventually_true("the agent to have been refused", async || {
-            device.log().matches("not connected").count() >= 2
+            device.log().matches("connection to hub failed").count() >= 2
         })
         .await;
         assert_eq!(device.redis.hash(STATE).await["out_acked"], acknowledged);
@@ -176,7 +176,7 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
     .await;
 
     cloud.redis.kill9();
-    let refused = device.log().matches("not connected").count();
+    let refused = device.log().matches("connection to hub failed").count();
     first.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     cloud.redis = first;
     network.retarget(address(&cloud.redis));
@@ -189,7 +189,7 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
     })
     .await;
     eventually_true("the agent to have been refused again and again", async || {
-        device.log().matches("not connected").count() >= refused + 3
+        device.log().matches("connection to hub failed").count() >= refused + 3
     })
     .await;
     let told = device.redis.hash(STATE).await["out_acked"].clone();

@@ -103,7 +103,7 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
         let warnings = lines(&cloud.hub.log(), &["WARN", "two devices share one identity"]).len();
         assert_eq!(warnings, 1, "the hub says it once");
         let log = original.log();
-        let said = lines(&log, &["WARN", r#""cause":"clone""#]);
+        let said = lines(&log, &["WARN", r#""reason":"clone""#]);
         assert_eq!(said.len(), 1, "the agent says it once: {said:?}");
         let addresses = [at_hub(&cloud, "address").await, "revoke dev1".to_owned()];
         assert!(addresses.iter().all(|word| said[0].contains(word.as_str())), "{said:?}");

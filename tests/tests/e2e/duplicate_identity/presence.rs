@@ -47,8 +47,10 @@ async fn an_end_that_redis_did_not_take_is_noted_once_it_is_back() {
     let socket = enter(&stand.service, &token, A).await;
     stand.redis.kill9();
     drop(socket);
-    eventually_true("the hub to see it go", async || stand.service.log().contains("noted later"))
-        .await;
+    eventually_true("the hub to see it go", async || {
+        stand.service.log().contains("failed to record the end of a session")
+    })
+    .await;
     stand.redis.restart().await;
     eventually_is("it to be noted", false, async || {
         stand.redis.hash(CLIENT).await.contains_key("connected_since")

@@ -34,11 +34,12 @@ async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
         // As if days had passed: the session has run out, and nobody gives out another.
         cloud.auth.kill9();
         cloud.redis.forget("spoke-auth:session:").await;
+        assert_buffers(&device, "auth-unreachable", 0).await;
         let up = add_up(&device, "meanwhile", 50).await;
         let down = add_down(&cloud, &device, "meanwhile", 50).await;
-        assert_buffers(&device, "auth-unreachable").await;
+        assert_buffers(&device, "auth-unreachable", 50).await;
         device.start_agent();
-        assert_buffers(&device, "auth-unreachable").await;
+        assert_buffers(&device, "auth-unreachable", 50).await;
         throughout("nothing leaves the origins", Duration::from_secs(1), (50, 50), async || {
             (device.redis.length(OUT).await, cloud.redis.length(&out("dev1")).await)
         })
@@ -52,12 +53,12 @@ async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
     }
 }
 
-/// Waits until the agent says why it waits.
-async fn assert_buffers(device: &Device, cause: &str) {
+/// Waits until the agent says why it waits, with this many entries.
+async fn assert_buffers(device: &Device, cause: &str, entries: u64) {
     eventually(&format!("status to say {cause}"), PATIENCE, async || {
         let status = device.command(&["status", "--json"]).await.json();
         let agent = &status["agent"];
-        match agent["why"]["cause"] == cause && status["redis"]["waiting"]["entries"] == 50 {
+        match agent["why"]["cause"] == cause && status["redis"]["waiting"]["entries"] == entries {
             true => Ok(()),
             false => Err(status),
         }

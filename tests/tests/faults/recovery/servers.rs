@@ -79,7 +79,7 @@ async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() 
         cloud.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
         let up = add_up(&device, "refused", 50).await;
         eventually("the agent to have tried again", PATIENCE, async || {
-            let tries = device.log().matches("not connected").count();
+            let tries = device.log().matches("connection to hub failed").count();
             if tries >= 3 { Ok(()) } else { Err(tries) }
         })
         .await;
