@@ -216,7 +216,7 @@ impl Config {
 
     /// The waits between tries to connect: short ones while an outage is young.
     pub fn connect_retry(&self) -> RetryDelay {
-        retry(self.retry_first_ms, self.retry_longest_ms).soon(CONNECT_SOON)
+        retry(self.retry_first_ms, self.retry_longest_ms).with_initial_limit(CONNECT_SOON)
     }
 
     /// The waits after a refusal that a person has to mend.

@@ -192,7 +192,7 @@ impl Lifecycle {
         let wait = match ending.pause() {
             Pause::None => return,
             Pause::Connect(hint) => self.connect_retry.next(hint, random),
-            Pause::Told(wait) => RetryDelay::told(wait, random),
+            Pause::Told(wait) => RetryDelay::after_hint(wait, random),
             Pause::Twin(hint) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
                 self.twin_retry.next(hint.map(|hint| hint.min(longest)), random)
@@ -214,7 +214,7 @@ impl Lifecycle {
                 let mend = self.parts.access.mend(refused);
                 (mend, self.refused_retry.next(None, random))
             }
-            Wait::Unavailable(wait) => (problem, RetryDelay::told(wait, random)),
+            Wait::Unavailable(wait) => (problem, RetryDelay::after_hint(wait, random)),
             Wait::Busy(hint) => (problem, self.connect_retry.next(hint, random)),
             Wait::Unreachable | Wait::Odd => (problem, self.connect_retry.next(None, random)),
         };

@@ -2,6 +2,7 @@
 
 use spoke_protocol::{
     client_id::ClientId,
+    loss::Checkpoint,
     message::Cursor,
     seq::Seq,
     sync::{accounting::Extent, resume::OriginStanding},
@@ -128,7 +129,7 @@ impl DeviceStore {
     /// `StoreError` as Redis gives it.
     pub async fn backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
         let OriginStanding { extent, memory, .. } = self.origin.standing().await?;
-        let (acked, tally) = memory.acked;
+        let Checkpoint { seq: acked, tally } = memory.acked;
         if extent.length == 0 || extent.last <= acked {
             return Ok((0, None));
         }
@@ -142,7 +143,7 @@ impl DeviceStore {
 
     async fn count(&self, standing: &OriginStanding, bound: Bound) -> Result<Waiting, StoreError> {
         let (Extent { first, last, length, .. }, acked) =
-            (standing.extent, standing.memory.acked.0);
+            (standing.extent, standing.memory.acked.seq);
         if length == 0 || last <= acked {
             return Ok(Waiting::default());
         }

@@ -10,7 +10,7 @@ use spoke_diagnostics::{
     error_chain::error_chain,
     log_limit::{Outage, SharedLogLimiter},
 };
-use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
 use spoke_service::{
     api_error::ApiError,
     log_summary::sum_up,
@@ -248,7 +248,7 @@ impl Visit {
 fn unavailable() -> ApiError {
     let message = "auth cannot reach its database; come back later";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(return_wait(0, rand::random()).as_secs())
+        .retry_after(reconnect_wait(0, rand::random()).as_secs())
 }
 
 fn internal() -> ApiError {

@@ -20,7 +20,7 @@ use std::{
 use crate::limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX};
 use http::StatusCode;
 use spoke_diagnostics::metrics::{Counter, MetricsPage};
-use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 
@@ -145,7 +145,7 @@ impl Budget {
         let message = "the hub has as much in hand as its memory budget allows; what you sent may be \
                        sent again";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(return_wait(0, rand::random()).as_secs())
+            .retry_after(reconnect_wait(0, rand::random()).as_secs())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -8,7 +8,7 @@ use spoke_protocol::{
     limits::BATCH_ENTRIES_MAX,
     loss::BatchAccount,
     seq::{Epoch, Seq},
-    sync::receiver::{Append, AppendResult, BadBatch, plan},
+    sync::receiver::{Append, AppendResult, BadBatch, UncheckedBatch, plan_append},
     wire::json::{
         AddedBody, BatchAddedBody, BatchBody, CursorBody, EntryBody, RefusedBody, XaddBody,
     },
@@ -46,7 +46,7 @@ pub async fn xadd(hub: &Hub, caller: &Caller, form: XaddBody) -> Result<Value, A
 
 async fn xadd_one(hub: &Hub, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
     let entry = Entry::from(form);
-    entry.check(Direction::Up, &EntryLimits::default()).map_err(unfit)?;
+    entry.validate(Direction::Up, &EntryLimits::default()).map_err(unfit)?;
     let append = planned(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
     match append_to(hub, caller, &append).await? {
         Done { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
@@ -81,14 +81,14 @@ fn planned(
     entries: Vec<Entry>,
     account: BatchAccount,
 ) -> Result<Append, ApiError> {
-    plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default())).map_err(
-        |error| match error {
-            BadBatch::TooLarge => {
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error_chain(&error))
-            }
-            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error_chain(&error)),
-        },
-    )
+    let (after, through) = range;
+    let batch = UncheckedBatch { epoch, after, through, entries, account };
+    plan_append(batch, Direction::Up, &EntryLimits::default()).map_err(|error| match error {
+        BadBatch::TooLarge => {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error_chain(&error))
+        }
+        BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error_chain(&error)),
+    })
 }
 
 struct Done {
@@ -120,12 +120,12 @@ async fn append_to(hub: &Hub, caller: &Caller, append: &Append) -> Result<Done, 
         AppendResult::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
         AppendResult::EpochAhead(known) => Err(epoch_ahead(known)),
         AppendResult::SeqAhead => Err(seq_ahead()),
-        AppendResult::Later(wait) => {
+        AppendResult::RateLimited(wait) => {
             let message = "this client has asked for too many searches, or told of too many losses";
             let status = StatusCode::TOO_MANY_REQUESTS;
             Err(ApiError::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
         }
-        AppendResult::Ready => unreachable!("the store looks for itself only"),
+        AppendResult::WouldAppend => unreachable!("the store looks for itself only"),
         AppendResult::Gap(cursor) => {
             let message = "this batch does not begin at the cursor: send from the cursor on";
             Err(ApiError::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))

@@ -132,7 +132,7 @@ impl Totals {
 
 /// How many entries a client has acknowledged.
 pub fn delivered(row: &ClientRow) -> u64 {
-    let tally = &row.out.memory.acked.1;
+    let tally = &row.out.memory.acked.tally;
     tally.added.saturating_sub(tally.dead).saturating_sub(tally.lost)
 }
 

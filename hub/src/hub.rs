@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use spoke_diagnostics::{error_chain::error_chain, log_limit::SharedLogLimiter};
 use spoke_protocol::{
-    backoff::return_wait,
+    backoff::reconnect_wait,
     client_id::ClientId,
     loss::Loss,
     message::{Features, Goaway, GoawayReason},
@@ -185,7 +185,7 @@ impl Hub {
 
     /// How long a client is sent away for at this moment.
     pub fn return_wait(&self) -> Duration {
-        return_wait(self.live.count(), rand::random())
+        reconnect_wait(self.live.count(), rand::random())
     }
 
     /// Logs a loss that a request told of or met, unless another of its cause was lately.

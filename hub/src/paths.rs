@@ -48,7 +48,7 @@ impl Paths {
     /// The path of a client whose session, or request, begins there.
     pub fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
-            path.handle_begin(at);
+            path.handle_start(at);
         })
     }
 
@@ -89,7 +89,7 @@ impl Paths {
         let mut path = paths.get(client).map(|kept| kept.path).unwrap_or_default();
         let before = path.stuck();
         change(&mut path);
-        if path.is_plain() {
+        if path.is_default() {
             paths.remove(client);
         } else {
             make_room(&mut paths, client);
@@ -160,7 +160,7 @@ mod tests {
         let (first, through) = (Seq::new(acked + 1, 0), Seq::new(acked + 8, 0));
         let under_way = Some(UnackedAtEnd { first, through, entries: 8, bytes: 8000 });
         let begun = (Epoch::FIRST, Seq::new(acked, 0));
-        SessionSummary { begun, acked: begun.1, limit: None, under_way }
+        SessionSummary { start: begun, acked: begun.1, limit: None, unacked: under_way }
     }
 
     #[test]
@@ -168,10 +168,10 @@ mod tests {
         let (paths, now) = (Paths::default(), Instant::now());
         let client: ClientId = "dev1".parse().unwrap();
         let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
-        assert!(paths.begin(&client, at(0), now).is_plain());
+        assert!(paths.begin(&client, at(0), now).is_default());
         paths.end(&client, &trip(0), SessionEnding::Broken, now);
         assert_eq!(paths.weak(), Weak::default(), "it may have arrived");
-        assert!(paths.begin(&client, at(8), now).is_plain());
+        assert!(paths.begin(&client, at(8), now).is_default());
         assert!(paths.lock().is_empty());
         paths.end(&client, &trip(8), SessionEnding::Broken, now);
         let limit = Some(PathLimit { entries: 2, bytes: 2000 });

@@ -281,7 +281,7 @@ impl Greeted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.generation,
             cursor: self.cursor,
-            origin: self.begun.standing.origin(),
+            origin: self.begun.standing.origin_state(),
             granted: ReceiveLimits::default(),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: unix_ms(),
@@ -317,8 +317,8 @@ impl Greeted {
         };
         let sender =
             Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
-        let sender = sender.with_path(&path).with_hold(path.hold_until(now, rand::random()));
-        let cursor = self.cursor.kept();
+        let sender = sender.with_path(&path).with_delay(path.delay_until(now, rand::random()));
+        let cursor = self.cursor.confirmed();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
@@ -357,7 +357,7 @@ impl Greeted {
         });
         let outcome =
             driver::drive(session, stores, frames, outbox, || heard.at(), leave, count).await;
-        let trip = outcome.session.sender().trip();
+        let trip = outcome.session.sender().summary();
         hub.paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome
     }
@@ -431,13 +431,13 @@ pub fn close(reason: GoawayReason) -> Message {
 }
 
 fn report(hub: &Hub, outcome: &SessionOutcome) {
-    let (received, _) = outcome.session.receiver().counts();
-    let sent = outcome.session.sender().carried();
+    let received = outcome.session.receiver().received();
+    let sent = outcome.session.sender().acked_entries();
     let word = end_word(&outcome.end);
     hub.metrics.ended.add(word, 1);
     match &outcome.end {
         // A path that carries nothing takes many with it; the rest are counted.
-        Ok(end @ (SessionEnd::Stalled | SessionEnd::Silent(_)))
+        Ok(end @ (SessionEnd::AckTimeout | SessionEnd::IdleTimeout(_)))
             if hub.session_faults.handle(SessionFault::Ended(word)) =>
         {
             warn!(received, sent, cause = %end, "session ends");

@@ -27,7 +27,7 @@ use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How often a client may begin a session.
-const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_EARNED };
+const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, interval: SESSION_EARNED };
 
 /// The shares of all clients. Cheap to clone.
 #[derive(Clone, Default)]
@@ -204,7 +204,7 @@ impl Share {
 
     /// Whether nothing is lost by forgetting it.
     fn is_idle(&self, now: Instant) -> bool {
-        self.in_hand == 0 && self.at_turns == 0 && self.sessions.is_whole(now)
+        self.in_hand == 0 && self.at_turns == 0 && self.sessions.is_full(now)
     }
 }
 

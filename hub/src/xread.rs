@@ -16,7 +16,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, Entry},
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
-    loss::Tally,
+    loss::{Checkpoint, Tally},
     message::{Ack, Cursor, Push, ReceiveLimits},
     partner::PartnerMatch,
     seq::{Epoch, Seq},
@@ -118,7 +118,7 @@ pub async fn xread(
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
         let (push, charge) = reader.read().await?;
-        news.handle_known(reader.sender.reached());
+        news.handle_known(reader.sender.read_through());
         if is_silent(&push) {
             continue;
         }
@@ -198,14 +198,15 @@ impl<'a> Reader<'a> {
         let origin = hub.origin(&caller.client);
         let standing = hub.checked(origin.standing().await)?;
         let begun = place(hub, &origin, caller, ask, standing).await?;
-        let (position, acked) = (begun.position, begun.standing.memory.acked.0);
+        let (position, acked) = (begun.position, begun.standing.memory.acked.seq);
         let (after, tally) = (position.after, position.tally);
         if ask.seq > acked {
-            let record = origin.record(position.epoch, (after, tally), None, false).await;
+            let record =
+                origin.record(position.epoch, Checkpoint::new(after, tally), None, false).await;
             if !hub.checked(record)? {
                 return Err(stale_epoch(position.epoch));
             }
-            let before = begun.standing.memory.acked.1;
+            let before = begun.standing.memory.acked.tally;
             hub.metrics.traffic.sent.entries.add(carried(before, tally));
         }
         let path = match asker {
@@ -255,8 +256,12 @@ impl<'a> Reader<'a> {
         let (entries, bytes) = (push.entries.len(), push.bytes());
         let under_way = UnackedAtEnd { first: first.seq, through: push.through, entries, bytes };
         let begun = (push.epoch, push.after);
-        let trip =
-            SessionSummary { begun, acked: push.after, limit: None, under_way: Some(under_way) };
+        let trip = SessionSummary {
+            start: begun,
+            acked: push.after,
+            limit: None,
+            unacked: Some(under_way),
+        };
         self.hub.paths.end(self.client, &trip, SessionEnding::Broken, Instant::now());
     }
 
@@ -268,8 +273,8 @@ impl<'a> Reader<'a> {
             if self.given.entries.len() + self.sender.next_entries() > self.count {
                 return Ok(self.given.clone());
             }
-            let charge: usize = self.given.entries.iter().map(Entry::charge).sum();
-            if charge > 0 && charge + self.sender.next_charge() > self.bytes_max {
+            let charge: usize = self.given.entries.iter().map(Entry::charged_bytes).sum();
+            if charge > 0 && charge + self.sender.next_charged_bytes() > self.bytes_max {
                 return Ok(self.given.clone());
             }
             let Some(push) = self.sender.poll_push(Instant::now()) else {
@@ -297,7 +302,7 @@ impl<'a> Reader<'a> {
         match &task {
             // The caller acknowledges with its next request.
             OriginTask::RecordAck { .. } => {
-                self.sender.handle_recorded();
+                self.sender.handle_ack_recorded();
                 return Ok(());
             }
             OriginTask::RecordLosses(losses, _) => {
@@ -309,9 +314,9 @@ impl<'a> Reader<'a> {
         match self.hub.checked(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
             TaskResult::Read(read) => self.sender.handle_read(read, Instant::now()),
             TaskResult::Rewound => return Err(stale_epoch(self.epoch)),
-            TaskResult::DeadLettered => self.sender.handle_buried(),
-            TaskResult::LossesRecorded => self.sender.handle_written(),
-            TaskResult::AckRecorded => self.sender.handle_recorded(),
+            TaskResult::DeadLettered => self.sender.handle_dead_lettered(),
+            TaskResult::LossesRecorded => self.sender.handle_losses_recorded(),
+            TaskResult::AckRecorded => self.sender.handle_ack_recorded(),
         }
         Ok(())
     }
@@ -327,17 +332,17 @@ async fn place(
 ) -> Result<SenderStart, ApiError> {
     let known = standing.memory.epoch.max(Epoch::FIRST);
     let epoch = if ask.seq.is_zero() { Epoch::UNKNOWN } else { ask.epoch.unwrap_or(known) };
-    let (acked, (mark, added)) = (standing.memory.acked, standing.memory.mark);
+    let (acked, mark) = (standing.memory.acked, standing.memory.high_water_mark);
     let tally = match ask.tally {
         told if !told.is_unknown() => told,
-        _ if mark == ask.seq => ask.tally.at_end(added),
-        _ if acked.0 == ask.seq => acked.1,
+        _ if mark.seq == ask.seq => ask.tally.at_end(mark.added),
+        _ if acked.seq == ask.seq => acked.tally,
         unknown => unknown,
     };
     // A request says how far it got, by the word of who made it.
-    let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
+    let seal = standing.memory.seal_key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
-    let mut position = resume::begin(&standing, &cursor, None, PartnerMatch::Same);
+    let mut position = resume::find_position(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
         // Only who speaks of epochs can follow one, and a session does that with its handshake.
         let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
@@ -358,9 +363,9 @@ async fn place(
     if caller.generation.is_none()
         && ask.epoch.is_some()
         && ask.seq.is_zero()
-        && let Some(life) = standing.memory.lives.last()
+        && let Some(life) = standing.memory.epochs.last()
     {
-        (position.after, position.tally) = (life.start, life.tally);
+        (position.after, position.tally) = (life.start.seq, life.start.tally);
     }
     Ok(SenderStart { position, standing })
 }

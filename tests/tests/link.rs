@@ -16,7 +16,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, EntryLimits},
     instance::InstanceId,
-    limits::RETURN_WAIT,
+    limits::RECONNECT_WAIT_MIN,
     loss::BatchAccount,
     message::{Frame, Goaway, GoawayReason, ReceiveLimits},
     seq::{Epoch, Seq},
@@ -134,7 +134,7 @@ impl Side {
         let epoch = begun.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
         let stores =
-            SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RETURN_WAIT };
+            SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;
@@ -203,9 +203,9 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     let found = oracle::from_hub(&ends.device.entries("spoke-agent:in:x").await);
     oracle::assert_same("down", &oracle::expected(&down, None), &found);
     let told = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
-    assert_eq!(near.end.unwrap(), SessionEnd::Told(told.clone()));
-    assert_eq!(far.end.unwrap(), SessionEnd::Ours(told));
-    assert_eq!(near.session.sender().carried(), 5000);
+    assert_eq!(near.end.unwrap(), SessionEnd::ClosedByPeer(told.clone()));
+    assert_eq!(far.end.unwrap(), SessionEnd::Closed(told));
+    assert_eq!(near.session.sender().acked_entries(), 5000);
 }
 
 struct Broken;
@@ -321,7 +321,7 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
         pending().await
     };
     let (near, _) = run_until(&device, &hub, replaced).await;
-    let Ok(SessionEnd::Ours(goaway)) = near.end else { panic!("{:?}", near.end) };
+    let Ok(SessionEnd::Closed(goaway)) = near.end else { panic!("{:?}", near.end) };
     assert_eq!(goaway.reason, GoawayReason::Gap);
 
     let hub = ends.hub().await;
@@ -424,7 +424,7 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
     assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
-    assert_eq!((begun.position.epoch, begun.position.joint), (Epoch(2), Seq::ZERO));
+    assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // The same question again finds the epoch written down.

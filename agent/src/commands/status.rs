@@ -128,7 +128,7 @@ fn as_json(client: &ClientId, facts: &Result<Facts, String>, live: &Live) -> Val
                 Count::MoreThan(count) => (count, false),
             };
             json!({
-                "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.0,
+                "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.seq,
                     "last": out.extent.last, "length": out.extent.length },
                 "in": { "epoch": inbound.epoch, "seq": inbound.seq },
                 "waiting": { "entries": entries, "isExact": is_exact, "oldest": waiting.oldest },
@@ -203,7 +203,7 @@ fn as_text(
                     None => "nothing".to_owned(),
                 },
             );
-            put("sent up to", &place(out.memory.acked.0, out.memory.epoch));
+            put("sent up to", &place(out.memory.acked.seq, out.memory.epoch));
             put("received up to", &place(inbound.seq, inbound.epoch));
             put(
                 "dead letters",

@@ -127,7 +127,7 @@ impl Lifecycle {
             _ => {}
         }
         let (standing, cursor) = self.stand().await.map_err(|error| Ending::from(&error))?;
-        let origin = standing.origin();
+        let origin = standing.origin_state();
         let partner = standing.memory.partner.map_or(PartnerId::UNKNOWN, |partner| partner.id);
         let hub = &self.parts.account.hub;
         let mut line = match kind {
@@ -146,7 +146,7 @@ impl Lifecycle {
             .await
             .unwrap_or_else(|_| Err(Ending::new(Cause::Broken, "no WELCOME came in time")))?;
         let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
-        let partner = Some(Partner { id: welcome.partner, place });
+        let partner = Some(Partner { id: welcome.partner, address: place });
         // A hub that does not say changes nothing of what is remembered.
         let partner = partner.filter(|partner| partner.id.is_known());
         let with = StartWith { met: PartnerMatch::Same, partner };
@@ -188,17 +188,17 @@ impl Lifecycle {
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
-        let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
+        let clock = PeerClock { unix_ms: welcome.server_time_ms, received_at: Instant::now() };
         let epoch = begun.position.epoch;
         if !begun.standing.is_unreadable {
             self.handle_begun((epoch, begun.position.after));
         }
         self.parts.board.forget_stopped();
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
-            .with_clock(clock)
+            .with_peer_clock(clock)
             .with_path(&self.path)
-            .with_hold(self.hold_until(kind));
-        let at = cursor.kept();
+            .with_delay(self.hold_until(kind));
+        let at = cursor.confirmed();
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
@@ -208,7 +208,7 @@ impl Lifecycle {
 
     /// Where the hub's cursor stands tells what became of the last session's entries.
     fn handle_begun(&mut self, at: (Epoch, Seq)) {
-        if self.path.handle_begin(at) == PathFinding::Moved {
+        if self.path.handle_start(at) == PathFinding::Progress {
             self.connect_retry.reset();
             self.choice.handle_arrived();
         }
@@ -218,7 +218,7 @@ impl Lifecycle {
     /// Over HTTP the two directions have connections of their own.
     fn hold_until(&self, kind: Kind) -> Option<Instant> {
         match kind {
-            Kind::WebSocket => self.path.hold_until(Instant::now(), rand::random()),
+            Kind::WebSocket => self.path.delay_until(Instant::now(), rand::random()),
             Kind::Http => None,
         }
     }
@@ -266,7 +266,7 @@ impl Lifecycle {
             }
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.handle_move(Instant::now(), MOVE_WITHIN);
-            if session.sender().carried() > 0 {
+            if session.sender().acked_entries() > 0 {
                 progress.handle_acknowledged();
             }
         };
@@ -277,13 +277,14 @@ impl Lifecycle {
             never = connected => match never {},
             never = parts.access.keep_fresh(|unkept| board.post_unkept(unkept)) => match never {},
         };
-        path.handle_end(&outcome.session.sender().trip(), outcome.parting());
-        if matches!(&outcome.end, Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart)
+        path.handle_end(&outcome.session.sender().summary(), outcome.parting());
+        if matches!(&outcome.end, Ok(SessionEnd::ClosedByPeer(goaway)) if goaway.reason == GoawayReason::Restart)
         {
             board.post_stopped(|stopped| &mut stopped.hub, None);
         }
-        let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
-        let yielded = yielded(&outcome, (there.last, cursor.kept().1));
+        let carried =
+            outcome.session.sender().acked_entries() + outcome.session.receiver().received();
+        let yielded = yielded(&outcome, (there.last, cursor.confirmed().1));
         (Ending::of_session(&outcome.end), Welcomed { lived: began.elapsed(), carried, yielded })
     }
 
@@ -319,7 +320,7 @@ async fn said_connected(
 
 /// What the session shows of streams that cannot be used.
 fn post_stopped(board: &Board, session: &Session) {
-    if let Some(why) = session.told_hold() {
+    if let Some(why) = session.hold_reason() {
         board.post_stopped(|stopped| &mut stopped.hub, Some(&format!("the hub says: {why}")));
     }
     if !session.sender().is_unreadable() {
@@ -336,13 +337,13 @@ fn of(side: StreamSide) -> fn(&mut Stopped) -> &mut Option<String> {
 
 /// Each direction that has something waiting is to get on.
 fn yielded(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> Yield {
-    let (sender, received) = (outcome.session.sender(), outcome.session.receiver().counts().0);
-    let is_up_barren = !sender.trip().has_progress() && sender.waiting().0 > 0;
+    let (sender, received) = (outcome.session.sender(), outcome.session.receiver().received());
+    let is_up_barren = !sender.summary().has_progress() && sender.backlog().0 > 0;
     let is_down_barren = last > cursor && outcome.session.receiver().ack().seq <= cursor;
     match outcome.parting() {
         SessionEnding::Broken if is_up_barren || is_down_barren => Yield::Nothing,
-        _ if sender.carried() + received > 0 => Yield::Something,
-        SessionEnding::Broken | SessionEnding::Agreed => Yield::Unclear,
+        _ if sender.acked_entries() + received > 0 => Yield::Something,
+        SessionEnding::Broken | SessionEnding::Closed => Yield::Unclear,
     }
 }
 

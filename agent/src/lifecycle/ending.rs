@@ -151,8 +151,8 @@ impl Ending {
     /// How a session went.
     pub fn of_session(end: &Result<SessionEnd, SessionError>) -> Self {
         match end {
-            Ok(SessionEnd::Told(goaway)) => Self::told(goaway),
-            Ok(SessionEnd::Ours(goaway)) => match goaway.reason {
+            Ok(SessionEnd::ClosedByPeer(goaway)) => Self::told(goaway),
+            Ok(SessionEnd::Closed(goaway)) => match goaway.reason {
                 GoawayReason::Restart => Self::new(Cause::Left, goaway.message.clone()),
                 GoawayReason::Superseded
                 | GoawayReason::Unauthorized
@@ -168,8 +168,8 @@ impl Ending {
                     format!("{}: {}", goaway.reason.word(), goaway.message),
                 ),
             },
-            Ok(end @ SessionEnd::Silent(_)) => Self::new(Cause::Lost, end.to_string()),
-            Ok(end @ SessionEnd::Stalled) => Self::new(
+            Ok(end @ SessionEnd::IdleTimeout(_)) => Self::new(Cause::Lost, end.to_string()),
+            Ok(end @ SessionEnd::AckTimeout) => Self::new(
                 Cause::Stalled,
                 format!(
                     "{end}; the link is made anew, and where that does not help, see the hub's log \
@@ -270,11 +270,11 @@ mod tests {
 
     #[test]
     fn a_session_that_this_side_leaves_is_no_fault() {
-        let left = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Restart, 0))));
+        let left = Ending::of_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Restart, 0))));
         assert_eq!((left.cause, left.pause()), (Cause::Left, Pause::None));
-        let gap = Ending::of_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Gap, 0))));
+        let gap = Ending::of_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Gap, 0))));
         assert_eq!(gap.cause, Cause::Confused);
-        assert_eq!(Ending::of_session(&Ok(SessionEnd::Stalled)).cause, Cause::Stalled);
+        assert_eq!(Ending::of_session(&Ok(SessionEnd::AckTimeout)).cause, Cause::Stalled);
         assert_eq!(Ending::of_session(&Err(SessionError::Closed)).cause, Cause::Lost);
     }
 

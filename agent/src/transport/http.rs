@@ -219,7 +219,8 @@ impl Courier {
         position: PositionBody,
         mut acked: watch::Receiver<(Epoch, Seq)>,
     ) -> Result<(), Fault> {
-        let PositionBody { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
+        let PositionBody { epoch, mut after, mut tally, mut joins_after, inherited, loss } =
+            position;
         let mut untold = loss;
         let mut retry = unusable_retry();
         loop {
@@ -243,7 +244,8 @@ impl Courier {
             account.losses.extend(untold.take());
             account.is_inherited |= after < inherited;
             tally = account.tally;
-            let push = Push { epoch, after: joint, through, entries, account, seal: form.seal };
+            let push =
+                Push { epoch, after: joins_after, through, entries, account, seal: form.seal };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }
@@ -251,7 +253,7 @@ impl Courier {
             if acked.wait_for(is_kept).await.is_err() {
                 return Ok(());
             }
-            (after, joint) = (through, through);
+            (after, joins_after) = (through, through);
         }
     }
 
@@ -273,7 +275,7 @@ impl Courier {
 
 /// A person has to mend it.
 fn unusable_retry() -> RetryDelay {
-    RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
+    RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).with_initial_limit(CONNECT_SOON)
 }
 
 #[cfg(test)]

@@ -86,11 +86,11 @@ fn form(row: &ClientRow, unix_ms: u64) -> Value {
         "out": {
             "epoch": row.out.memory.epoch,
             "last": row.out.extent.last,
-            "acked": row.out.memory.acked.0,
+            "acked": row.out.memory.acked.seq,
             "length": row.out.extent.length,
             "waiting": row.down.entries,
             "oldest": row.down.oldest_ms,
-            "isCaughtUp": row.out.memory.acked.0 >= row.out.extent.last,
+            "isCaughtUp": row.out.memory.acked.seq >= row.out.extent.last,
             "dead": row.out.dead,
             "lost": row.out.lost,
             "isUsable": !row.is_out_unusable,

@@ -29,7 +29,9 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let client = &args.client;
     let fields = fleet::fields(&args.fields);
     let entry = Entry { seq: Seq::ZERO, fields };
-    entry.check(Direction::Down, &EntryLimits::default()).context("this entry cannot be sent")?;
+    entry
+        .validate(Direction::Down, &EntryLimits::default())
+        .context("this entry cannot be sent")?;
     let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
     let auth_redis = match &config.auth_redis {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,

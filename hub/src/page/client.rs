@@ -50,7 +50,7 @@ pub(super) fn live(detail: &Detail, snapshot: &Snapshot) -> Markup {
             }
             section {
                 h2 { "down " span.soft { "to the device" } }
-                @let acked = row.out.memory.acked.0;
+                @let acked = row.out.memory.acked.seq;
                 (entries(down, now_ms, |seq| Some(seq <= acked)))
                 @if down.entries.is_empty() { p.empty { "Nothing there." } }
             }
@@ -83,7 +83,7 @@ fn facts(row: &ClientRow, now_ms: u64) -> Markup {
             div { dt { "received" } dd { (grouped(row.received)) } }
             div { dt { "delivered" } dd { (grouped(delivered(row))) } }
             div { dt { "received up to" } dd.seq { (place(row.cursor.1)) } }
-            div { dt { "delivered up to" } dd.seq { (place(row.out.memory.acked.0)) } }
+            div { dt { "delivered up to" } dd.seq { (place(row.out.memory.acked.seq)) } }
             div { dt { "lost up" } dd { (bad(row.lost)) } }
             div { dt { "lost down" } dd { (bad(row.out.lost)) } }
             @if row.out.dead > 0 { div { dt { "dead letters" } dd { (bad(row.out.dead)) } } }

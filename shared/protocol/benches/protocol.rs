@@ -15,7 +15,7 @@ use spoke_protocol::{
     sync::{
         accounting::Extent,
         receiver::{AppendResult, Receiver},
-        resume::{OriginStanding, SenderStart, begin},
+        resume::{OriginStanding, SenderStart, find_position},
         sender::{OriginRead, Sender, TrimMode},
     },
 };
@@ -68,7 +68,7 @@ fn decode(bencher: Bencher<'_, '_>, features: Features) {
 #[divan::bench]
 fn sender(bencher: Bencher<'_, '_>) {
     let standing = OriginStanding::default();
-    let position = begin(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let position = find_position(&standing, &Cursor::default(), None, PartnerMatch::Same);
     let begun = SenderStart { position, standing };
     let entries = entries();
     let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-use crate::limits::{RETRY_HINT_MAX, RETURN_JITTER, RETURN_PACE, RETURN_SPREAD, RETURN_WAIT};
+use crate::limits::{
+    RECONNECT_JITTER, RECONNECT_SPREAD, RECONNECT_SPREAD_PER_CLIENT, RECONNECT_WAIT_MIN,
+    RETRY_HINT_MAX,
+};
 
 /// The tries so far, as a growing interval. Whoever succeeds resets it.
 #[derive(Debug, Clone)]
 pub struct RetryDelay {
     growth: ExponentialBackoff,
     /// The most for now, until there were waits of so long altogether.
-    soon: (Duration, Duration),
+    with_initial_limit: (Duration, Duration),
     waited: Duration,
 }
 
@@ -36,13 +39,13 @@ impl RetryDelay {
             ..ExponentialBackoff::default()
         };
         growth.reset();
-        Self { growth, soon: (longest, Duration::ZERO), waited: Duration::ZERO }
+        Self { growth, with_initial_limit: (longest, Duration::ZERO), waited: Duration::ZERO }
     }
 
     /// No wait is longer than `most` until there were waits of `lasts` altogether.
     #[must_use]
-    pub fn soon(self, (most, lasts): (Duration, Duration)) -> Self {
-        Self { soon: (most, lasts), ..self }
+    pub fn with_initial_limit(self, (most, lasts): (Duration, Duration)) -> Self {
+        Self { with_initial_limit: (most, lasts), ..self }
     }
 
     /// The wait before the next try; `random` is in 0.0..1.0. A server's hint is a floor, obeyed up to
@@ -50,7 +53,11 @@ impl RetryDelay {
     /// same do not all come back in the same second.
     pub fn next(&mut self, hint: Option<Duration>, random: f64) -> Duration {
         let longest = self.growth.max_interval;
-        let most = if self.waited < self.soon.1 { longest.min(self.soon.0) } else { longest };
+        let most = if self.waited < self.with_initial_limit.1 {
+            longest.min(self.with_initial_limit.0)
+        } else {
+            longest
+        };
         let grown = self.growth.next_backoff().map_or(most, |grown| grown.min(most));
         let own = grown.mul_f64(0.5 + 0.5 * random);
         let told = hint.map(|hint| hint.min(RETRY_HINT_MAX).mul_f64(1.0 + 0.5 * random));
@@ -61,8 +68,8 @@ impl RetryDelay {
 
     /// The wait that a server told while its Redis was in trouble: not longer for having happened often, since
     /// the mend does not depend on how long it took. `random` is in 0.0..1.0.
-    pub fn told(hint: Duration, random: f64) -> Duration {
-        hint.min(RETRY_HINT_MAX).mul_f64(1.0 + RETURN_JITTER * random)
+    pub fn after_hint(hint: Duration, random: f64) -> Duration {
+        hint.min(RETRY_HINT_MAX).mul_f64(1.0 + RECONNECT_JITTER * random)
     }
 
     /// The next wait is the first again.
@@ -74,9 +81,10 @@ impl RetryDelay {
 
 /// How long a service sends somebody away that stops, or whose Redis is in trouble. It does so with all
 /// of its `clients` at once, and they are not to come back at once. `random` is in 0.0..1.0.
-pub fn return_wait(clients: usize, random: f64) -> Duration {
-    let paced = RETURN_PACE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
-    RETURN_WAIT + paced.max(RETURN_SPREAD).mul_f64(random)
+pub fn reconnect_wait(clients: usize, random: f64) -> Duration {
+    let paced =
+        RECONNECT_SPREAD_PER_CLIENT.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
+    RECONNECT_WAIT_MIN + paced.max(RECONNECT_SPREAD).mul_f64(random)
 }
 
 #[cfg(test)]
@@ -101,8 +109,8 @@ mod tests {
 
     #[test]
     fn waits_stay_short_for_as_long_as_an_outage_is_young() {
-        let mut retry =
-            RetryDelay::new(millis(500), millis(60_000)).soon((millis(4000), millis(20_000)));
+        let mut retry = RetryDelay::new(millis(500), millis(60_000))
+            .with_initial_limit((millis(4000), millis(20_000)));
         let mut waits = || (0..9).map(|_| retry.next(None, 1.0).as_millis()).collect::<Vec<_>>();
         let expected = [500, 1000, 2000, 4000, 4000, 4000, 4000, 4000, 60_000];
         assert_eq!(waits(), expected);
@@ -118,13 +126,13 @@ mod tests {
 
     #[test]
     fn a_few_are_back_within_five_seconds_and_ten_thousand_within_thirty() {
-        let longest = |clients| RetryDelay::told(return_wait(clients, 1.0), 1.0);
+        let longest = |clients| RetryDelay::after_hint(reconnect_wait(clients, 1.0), 1.0);
         for clients in [0, 1, 100, 1000] {
             assert!(longest(clients) < Duration::from_secs(5), "{clients}: {:?}", longest(clients));
         }
         let thirty = Duration::from_secs(30);
         assert!(longest(10_000) <= thirty && longest(10_000) > thirty / 2);
-        assert_eq!(return_wait(10_000, 0.0), RETURN_WAIT);
+        assert_eq!(reconnect_wait(10_000, 0.0), RECONNECT_WAIT_MIN);
     }
 
     fn any_duration() -> impl Strategy<Value = Duration> {

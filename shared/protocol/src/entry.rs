@@ -125,7 +125,7 @@ impl Entry {
     }
 
     /// What limits count it as: its bytes, each field at least `FIELD_BYTES_MIN`.
-    pub fn charge(&self) -> usize {
+    pub fn charged_bytes(&self) -> usize {
         let charge = |bytes: usize| bytes.max(FIELD_BYTES_MIN);
         self.fields.iter().map(|(name, value)| charge(name.len() + value.len())).sum()
     }
@@ -134,7 +134,7 @@ impl Entry {
     ///
     /// # Errors
     /// The first reason why not.
-    pub fn check(&self, direction: Direction, limits: &EntryLimits) -> Result<(), RejectReason> {
+    pub fn validate(&self, direction: Direction, limits: &EntryLimits) -> Result<(), RejectReason> {
         if self.fields.is_empty() {
             return Err(RejectReason::Empty);
         }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn each_limit_holds_at_its_edge() {
         let limits = EntryLimits { fields: 2, value_bytes: 10 };
-        let check = |fields: &[(&str, &str)]| entry(fields).check(Direction::Up, &limits);
+        let check = |fields: &[(&str, &str)]| entry(fields).validate(Direction::Up, &limits);
         let name = "n".repeat(FIELD_NAME_BYTES_MAX);
         assert_eq!(check(&[("a", "12345"), ("a", "12345")]), Ok(()));
         assert_eq!(check(&[("a", "12345"), ("a", "123456")]), Err(RejectReason::TooLarge));
@@ -226,16 +226,19 @@ mod tests {
         for name in ["client", "epoch", "seq"] {
             let fields = [("a", "1"), (name, "x")];
             assert_eq!(
-                entry(&fields).check(Direction::Up, &limits),
+                entry(&fields).validate(Direction::Up, &limits),
                 Err(RejectReason::ReservedField)
             );
         }
         assert_eq!(
-            entry(&[("seq", "")]).check(Direction::Down, &limits),
+            entry(&[("seq", "")]).validate(Direction::Down, &limits),
             Err(RejectReason::ReservedField)
         );
-        assert_eq!(entry(&[("client", "")]).check(Direction::Down, &limits), Ok(()));
-        assert_eq!(entry(&[("Client", ""), ("req", "1-0")]).check(Direction::Up, &limits), Ok(()));
+        assert_eq!(entry(&[("client", "")]).validate(Direction::Down, &limits), Ok(()));
+        assert_eq!(
+            entry(&[("Client", ""), ("req", "1-0")]).validate(Direction::Up, &limits),
+            Ok(())
+        );
     }
 
     #[test]

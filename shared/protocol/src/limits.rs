@@ -51,7 +51,7 @@ pub const WINDOW_SHRINK_ABOVE: Duration = Duration::from_secs(5);
 pub const STUCK_SESSIONS: u32 = 3;
 /// How long the other direction has a connection for itself, where an entry that went alone broke the last
 /// ones: some round trips of a slow link.
-pub const LONE_HOLD: Duration = Duration::from_secs(2);
+pub const SINGLE_ENTRY_DELAY: Duration = Duration::from_secs(2);
 /// The slowest link that a single entry larger than the window is given time for, in bytes a second.
 pub const SLOWEST_LINK: usize = 1024;
 /// Bytes of one frame, and of one WebSocket message, on the wire and unpacked.
@@ -79,7 +79,7 @@ pub const TEXT_BYTES_MAX: usize = 512;
 
 /// How many lives of a stream are remembered by how they began: a copy that went back further than
 /// these is given all that the origin has.
-pub const LIVES_MAX: usize = 16;
+pub const EPOCHS_REMEMBERED_MAX: usize = 16;
 /// How often a device that holds entries back, since they are too far ahead of the hub's clock, asks for
 /// that clock again. It takes a new session.
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
@@ -103,14 +103,14 @@ pub const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 pub const BLOCK_MAX: Duration = Duration::from_secs(30);
 /// The least that a service sends away for when it stops, or while its Redis is in trouble: neither is
 /// often over sooner.
-pub const RETURN_WAIT: Duration = Duration::from_secs(1);
+pub const RECONNECT_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Over how long those who are sent away together are asked to come back, if there are no more than a
 /// thousand: with what an agent adds all are back within 4.4 s.
-pub const RETURN_SPREAD: Duration = Duration::from_millis(2500);
+pub const RECONNECT_SPREAD: Duration = Duration::from_millis(2500);
 /// What each client adds to that where there are more: ten thousand are back within 30 s.
-pub const RETURN_PACE: Duration = Duration::from_micros(2300);
+pub const RECONNECT_SPREAD_PER_CLIENT: Duration = Duration::from_micros(2300);
 /// What an agent adds at random to a wait that it was told, as a part of it: many are told the same second.
-pub const RETURN_JITTER: f64 = 0.25;
+pub const RECONNECT_JITTER: f64 = 0.25;
 /// The most that a server's word on when to come back is obeyed.
 pub const RETRY_HINT_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -124,7 +124,7 @@ pub const FRAGMENT_BYTES: u64 = 512;
 /// browsers and libraries send two a minute.
 pub const CONTROL_FRAMES_BURST: u32 = 64;
 /// After this time one more control frame may come.
-pub const CONTROL_FRAME_EARNED: Duration = Duration::from_millis(250);
+pub const CONTROL_FRAME_INTERVAL: Duration = Duration::from_millis(250);
 
 // ---- Auth -------------------------------------------------------------------------------------
 

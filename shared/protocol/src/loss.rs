@@ -16,19 +16,38 @@ pub struct Tally {
     /// How many of those were lost before they were carried.
     pub lost: u64,
     /// What `added` is worth.
-    pub known: TallyPrecision,
+    pub precision: TallyPrecision,
 }
 
 /// How much a tally knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TallyPrecision {
     /// Its numbers are the truth.
-    Exactly,
+    Exact,
     /// Some were deleted before its place that it does not count.
     AtLeast,
     /// Nothing: its numbers are 0, and only the end of the stream can tell.
     #[default]
-    Nothing,
+    Unknown,
+}
+
+/// A place in an origin: a seq, and the tally there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// The last entry that is counted.
+    pub seq: Seq,
+    /// The origin's counts up to there.
+    pub tally: Tally,
+}
+
+impl Checkpoint {
+    /// The beginning of a stream.
+    pub const START: Self = Self { seq: Seq::ZERO, tally: Tally::ZERO };
+
+    /// Returns the checkpoint at this seq.
+    pub fn new(seq: Seq, tally: Tally) -> Self {
+        Self { seq, tally }
+    }
 }
 
 /// Why entries are in no copy.
@@ -87,37 +106,37 @@ pub struct BatchAccount {
 
 impl Tally {
     /// At the very beginning of a stream.
-    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, known: TallyPrecision::Exactly };
+    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, precision: TallyPrecision::Exact };
 
     /// Nothing is known; only the end of the stream can tell.
     pub fn is_unknown(&self) -> bool {
-        self.known == TallyPrecision::Nothing
+        self.precision == TallyPrecision::Unknown
     }
 
     /// The same, where entries past it were deleted that it cannot count.
-    pub(crate) fn doubted(self, is_doubted: bool) -> Self {
-        let known = match self.known {
-            TallyPrecision::Exactly if is_doubted => TallyPrecision::AtLeast,
+    pub(crate) fn at_least_if(self, is_doubted: bool) -> Self {
+        let known = match self.precision {
+            TallyPrecision::Exact if is_doubted => TallyPrecision::AtLeast,
             known => known,
         };
-        Self { known, ..self }
+        Self { precision: known, ..self }
     }
 
     /// Past one more entry, which the copy will hold.
     #[must_use]
-    pub fn carried(self) -> Self {
+    pub fn with_carried(self) -> Self {
         if self.is_unknown() { self } else { Self { added: self.added + 1, ..self } }
     }
 
     /// Past a dead letter.
     #[must_use]
-    pub fn buried(self) -> Self {
-        Self { dead: self.dead + u64::from(!self.is_unknown()), ..self.carried() }
+    pub fn with_dead_letter(self) -> Self {
+        Self { dead: self.dead + u64::from(!self.is_unknown()), ..self.with_carried() }
     }
 
     /// Past this many entries that are gone, of which so many are losses.
     #[must_use]
-    pub(crate) fn gone(self, gone: u64, lost: u64) -> Self {
+    pub(crate) fn with_missing(self, gone: u64, lost: u64) -> Self {
         let dead = self.dead + gone.saturating_sub(lost);
         Self { added: self.added + gone, dead, lost: self.lost + lost, ..self }
     }
@@ -127,7 +146,7 @@ impl Tally {
     pub fn at_end(self, added: u64) -> Self {
         let deleted = if self.is_unknown() { 0 } else { added.saturating_sub(self.added) };
         let dead = (self.dead + deleted).min(added);
-        Self { added, dead, lost: self.lost.min(added - dead), known: TallyPrecision::Exactly }
+        Self { added, dead, lost: self.lost.min(added - dead), precision: TallyPrecision::Exact }
     }
 }
 
@@ -191,11 +210,11 @@ pub struct BadTally;
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, dead, lost, known } = self;
+        let Self { added, dead, lost, precision: known } = self;
         match known {
-            TallyPrecision::Exactly => write!(f, "{added},{dead},{lost}"),
+            TallyPrecision::Exact => write!(f, "{added},{dead},{lost}"),
             TallyPrecision::AtLeast => write!(f, "{added},{dead},{lost}~"),
-            TallyPrecision::Nothing => write!(f, "~"),
+            TallyPrecision::Unknown => write!(f, "~"),
         }
     }
 }
@@ -207,7 +226,7 @@ impl FromStr for Tally {
         let (numbers, known) = match text.strip_suffix('~') {
             Some("") => return Ok(Self::default()),
             Some(numbers) => (numbers, TallyPrecision::AtLeast),
-            None => (text, TallyPrecision::Exactly),
+            None => (text, TallyPrecision::Exact),
         };
         let mut numbers = numbers.splitn(3, ',').map(str::parse::<u64>);
         let mut number = || numbers.next().and_then(Result::ok).ok_or(BadTally);
@@ -220,9 +239,9 @@ impl Tally {
     /// None for what no Redis can have counted: it counts in 63 bits, so that sums stay in 64, and
     /// the parts are no more than the whole.
     pub fn checked(added: u64, dead: u64, lost: u64, known: TallyPrecision) -> Option<Self> {
-        let most = if known == TallyPrecision::Nothing { 0 } else { i64::MAX as u64 };
+        let most = if known == TallyPrecision::Unknown { 0 } else { i64::MAX as u64 };
         let is_sane = added <= most && dead <= added && lost <= added - dead;
-        is_sane.then_some(Self { added, dead, lost, known })
+        is_sane.then_some(Self { added, dead, lost, precision: known })
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// Where a copy knows itself to be: one that has lost its cursor is nowhere, whatever it found.
-    pub fn kept(&self) -> (Epoch, Seq) {
+    pub fn confirmed(&self) -> (Epoch, Seq) {
         if self.is_found { (Epoch::UNKNOWN, Seq::ZERO) } else { (self.epoch, self.seq) }
     }
 }

@@ -21,7 +21,7 @@ pub struct Partner {
     /// By identity.
     pub id: PartnerId,
     /// By the device's settings: its own name and the hub's URL.
-    pub place: String,
+    pub address: String,
 }
 
 /// How the other side stands to what is remembered.
@@ -34,7 +34,7 @@ pub enum PartnerMatch {
     /// It is another one than what is remembered was agreed with.
     Other,
     /// What it remembers was agreed with another one: nobody knows what of this side's it has.
-    Stranger,
+    OtherCursor,
 }
 
 impl PartnerId {
@@ -89,7 +89,7 @@ impl PartnerMatch {
     pub fn at_device(remembered: Option<&Partner>, told: &Partner) -> Self {
         match remembered {
             Some(known) if known.id != told.id && told.id.is_known() => {
-                if known.place == told.place { Self::Wiped } else { Self::Other }
+                if known.address == told.address { Self::Wiped } else { Self::Other }
             }
             _ => Self::Same,
         }
@@ -97,7 +97,7 @@ impl PartnerMatch {
 
     /// At a hub, which is told whom the device's cursor was agreed with.
     pub fn at_hub(told: PartnerId, own: PartnerId) -> Self {
-        if told.is_known() && told != own { Self::Stranger } else { Self::Same }
+        if told.is_known() && told != own { Self::OtherCursor } else { Self::Same }
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
         let client = |name: &str| name.parse::<ClientId>().unwrap();
         let partner = |hub: &str, name: &str, url: &str| Partner {
             id: PartnerId::new(hub, &client(name)),
-            place: format!("{name} {url}"),
+            address: format!("{name} {url}"),
         };
         let known = partner("a", "dev1", "https://a");
         let met = |told: &Partner| PartnerMatch::at_device(Some(&known), told);
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(met(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
         assert_eq!(met(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
         assert_eq!(
-            met(&Partner { id: PartnerId::UNKNOWN, place: String::new() }),
+            met(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
             PartnerMatch::Same
         );
         assert_eq!(PartnerMatch::at_device(None, &known), PartnerMatch::Same);
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(PartnerMatch::at_hub(PartnerId::UNKNOWN, known.id), PartnerMatch::Same);
         assert_eq!(
             PartnerMatch::at_hub(partner("b", "dev1", "").id, known.id),
-            PartnerMatch::Stranger
+            PartnerMatch::OtherCursor
         );
         assert_eq!(PartnerId::from_hex(known.id.to_string().as_bytes()), Some(known.id));
     }

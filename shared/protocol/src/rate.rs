@@ -10,7 +10,7 @@ pub struct Rate {
     /// Units that may be taken at once.
     pub burst: u32,
     /// After this time one more.
-    pub earned: Duration,
+    pub interval: Duration,
 }
 
 /// What one party has taken.
@@ -31,18 +31,19 @@ impl Allowance {
     /// How long to wait, where what was taken before leaves none; nothing is taken then.
     pub fn take(&mut self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
         let begun = self.clear_at.max(now);
-        let over = (begun + rate.earned).duration_since(now).checked_sub(rate.earned * rate.burst);
+        let over =
+            (begun + rate.interval).duration_since(now).checked_sub(rate.interval * rate.burst);
         match over {
             Some(wait) if !wait.is_zero() => Err(wait),
             _ => {
-                self.clear_at = begun + rate.earned * units;
+                self.clear_at = begun + rate.interval * units;
                 Ok(())
             }
         }
     }
 
     /// Whether all is earned back.
-    pub fn is_whole(&self, now: Instant) -> bool {
+    pub fn is_full(&self, now: Instant) -> bool {
         self.clear_at <= now
     }
 }
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const RATE: Rate = Rate { burst: 3, earned: SECOND };
+    const RATE: Rate = Rate { burst: 3, interval: SECOND };
 
     #[test]
     fn a_burst_may_be_taken_at_once_and_then_one_each_time_it_is_earned() {
@@ -64,7 +65,7 @@ mod tests {
         assert_eq!(allowance.take(1, RATE, now), Err(SECOND));
         assert_eq!(allowance.take(1, RATE, now + SECOND), Ok(()));
         assert_eq!(allowance.take(1, RATE, now + SECOND), Err(SECOND));
-        assert!(!allowance.is_whole(now + 3 * SECOND) && allowance.is_whole(now + 4 * SECOND));
+        assert!(!allowance.is_full(now + 3 * SECOND) && allowance.is_full(now + 4 * SECOND));
     }
 
     #[test]

@@ -331,9 +331,10 @@ impl SessionObserver<'_> {
 
     fn handle_session(&mut self, session: &Session, now_ms: impl Fn() -> u64) {
         let sender = session.sender();
-        let (received, duplicates) = session.receiver().counts();
+        let (received, duplicates) =
+            (session.receiver().received(), session.receiver().duplicates());
         let (sent_batches, sent_bytes) = sender.sent();
-        let carried = sender.carried();
+        let carried = sender.acked_entries();
         let now = CountedSoFar { received, duplicates, carried, sent_batches, sent_bytes };
         let before = std::mem::replace(&mut self.counted, now);
         if now != before {
@@ -342,12 +343,12 @@ impl SessionObserver<'_> {
             sent.entries.add(carried - before.carried);
             sent.batches.add(sent_batches - before.sent_batches);
             sent.bytes.add(sent_bytes - before.sent_bytes);
-            if let Some(landed) = sender.landed().filter(|_| carried > before.carried) {
+            if let Some(landed) = sender.last_acked_batch().filter(|_| carried > before.carried) {
                 traffic.acknowledgement.observe(landed.round_trip);
                 sent.handle_age(landed.first, now_ms());
             }
         }
-        let (entries, oldest) = sender.waiting();
+        let (entries, oldest) = sender.backlog();
         let coming = self.told.saturating_sub(self.placed);
         let arrived = self.arrived.filter(|_| coming > 0);
         self.keep([Backlog { entries, oldest }, Backlog { entries: coming, oldest: arrived }]);

@@ -30,7 +30,7 @@ use spoke_protocol::{
     seal::Seal,
     seq::{Epoch, Seq},
     sync::{
-        dedup::Deduplicated,
+        dedup::{Deduplicated, UncertainRange},
         receiver::{Append, AppendResult},
     },
 };
@@ -205,23 +205,23 @@ impl CopyStore {
         }
         // The search is dear: not for a batch that would not be taken.
         match self.run(append, None, None, now_ms).await? {
-            AppendResult::Ready => {}
+            AppendResult::WouldAppend => {}
             refused => return Ok(refused),
         }
         let sifted = match self.sift(append).await? {
             Ok(sifted) => sifted,
-            Err(wait) => return Ok(AppendResult::Later(wait)),
+            Err(wait) => return Ok(AppendResult::RateLimited(wait)),
         };
-        let uncertain = sifted.uncertain.map(|(from, to, count)| Loss {
+        let uncertain = sifted.uncertain.map(|UncertainRange { first, last, count }| Loss {
             epoch: append.epoch,
-            from,
-            to,
+            from: first,
+            to: last,
             count: Some(count),
             cause: LossCause::Uncertain,
         });
         let mut appended = self.run(append, Some(&sifted.entries), uncertain, now_ms).await?;
         if let AppendResult::Done { duplicates, cursor, .. } = &mut appended {
-            *duplicates += sifted.held;
+            *duplicates += sifted.duplicates;
             if let Some(found) = &mut *self.guard.found.lock().await {
                 found.handle_done(append.epoch, *cursor, sifted);
             }
@@ -237,7 +237,7 @@ impl CopyStore {
         // request without a session has none to remember it.
         let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
         if let Some(found) = found.as_ref().filter(|found| found.of == of && is_remembered) {
-            return Ok(Ok(found.held.sift(append.entries.clone())));
+            return Ok(Ok(found.held.deduplicate(append.entries.clone())));
         }
         let cursor_epoch = self.cursor_epoch().await?;
         let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
@@ -258,7 +258,7 @@ impl CopyStore {
                 none.insert(SearchFound { of, lowest, at, reached, held })
             }
         };
-        Ok(Ok(found.held.sift(append.entries.clone())))
+        Ok(Ok(found.held.deduplicate(append.entries.clone())))
     }
 
     async fn cursor_epoch(&self) -> Result<Epoch, StoreError> {
@@ -277,7 +277,7 @@ impl CopyStore {
     ) -> Result<AppendResult, StoreError> {
         let losses = self.losses(append, uncertain);
         if let Err(wait) = self.wait_for_lines(losses.len()).await {
-            return Ok(AppendResult::Later(wait));
+            return Ok(AppendResult::RateLimited(wait));
         }
         let mut script = APPEND.key(&self.state);
         script.key(&self.stream).key(&self.ledger);
@@ -373,7 +373,7 @@ fn appended(reply: Value) -> Result<AppendResult, StoreError> {
             id: decode::seq(next()?).ok(),
         },
         b"superseded" => AppendResult::Superseded,
-        b"ready" => AppendResult::Ready,
+        b"ready" => AppendResult::WouldAppend,
         b"stale-epoch" => AppendResult::StaleEpoch(Epoch(decode::count(next()?)?)),
         b"epoch-ahead" => AppendResult::EpochAhead(Epoch(decode::count(next()?)?)),
         b"seq-ahead" => AppendResult::SeqAhead,

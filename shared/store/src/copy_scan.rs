@@ -15,7 +15,7 @@ use spoke_protocol::{
     entry::{Digest, Direction, Entry},
     limits::FIELD_BYTES_MIN,
     seq::{Epoch, Seq},
-    sync::dedup::CopyIndex,
+    sync::dedup::{CopiedEntry, CopyIndex},
 };
 
 /// What to look for.
@@ -51,7 +51,7 @@ impl CopySearch<'_> {
                 let Some((epoch, own)) = self.own(entry) else { continue };
                 *reached.entry(epoch).or_default() |= own.seq < self.lowest;
                 if own.seq >= self.lowest {
-                    found.push((epoch, own.seq, own.digest()));
+                    found.push(CopiedEntry { epoch, seq: own.seq, digest: own.digest() });
                 }
             }
             let lowest_id = down_to.parse().unwrap_or(Seq::ZERO);
@@ -89,7 +89,7 @@ impl CopySearch<'_> {
     /// stream's beginning, trimmed.
     async fn held(
         &self,
-        found: Vec<(Epoch, Seq, Digest)>,
+        found: Vec<CopiedEntry>,
         lowest_id: Seq,
         is_reached: bool,
     ) -> Result<CopyIndex, StoreError> {

@@ -114,13 +114,12 @@ impl SessionOutcome {
     pub fn parting(&self) -> SessionEnding {
         match &self.end {
             Err(SessionError::Transport(_) | SessionError::Closed)
-            | Ok(SessionEnd::Silent(_) | SessionEnd::Stalled) => SessionEnding::Broken,
-            Ok(SessionEnd::Ours(goaway)) if goaway.reason == GoawayReason::Superseded => {
+            | Ok(SessionEnd::IdleTimeout(_) | SessionEnd::AckTimeout) => SessionEnding::Broken,
+            Ok(SessionEnd::Closed(goaway)) if goaway.reason == GoawayReason::Superseded => {
                 SessionEnding::Broken
             }
-            Err(SessionError::Store(_)) | Ok(SessionEnd::Ours(_) | SessionEnd::Told(_)) => {
-                SessionEnding::Agreed
-            }
+            Err(SessionError::Store(_))
+            | Ok(SessionEnd::Closed(_) | SessionEnd::ClosedByPeer(_)) => SessionEnding::Closed,
         }
     }
 }
@@ -182,7 +181,7 @@ pub async fn drive(
                 Some(Ok(frame)) => session.handle_frame(frame, Instant::now()),
                 Some(Err(TransportError::Malformed(error))) => {
                     let message = error_chain(error.as_ref());
-                    session.handle_leave(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
+                    session.handle_close(Goaway { reason: GoawayReason::Protocol, message, wait_ms: 0 });
                 }
                 Some(Err(error)) => break Some(SessionError::Transport(error)),
                 None => break Some(SessionError::Closed),
@@ -190,29 +189,29 @@ pub async fn drive(
             Some(finished) = tasks.next(), if !tasks.is_empty() => match finished {
                 FinishedWork::Task(task, Ok(_)) if session.sender().is_retried(&task) => {
                     report(SessionEvent::Usable(StreamSide::Out));
-                    session.handle_readable();
+                    session.handle_origin_readable();
                 }
                 FinishedWork::Task(_, Ok(TaskResult::Read(read))) => {
                     session.handle_read(read, Instant::now());
-                    stores.news.handle_known(session.sender().reached());
+                    stores.news.handle_known(session.sender().read_through());
                 }
-                FinishedWork::Task(_, Ok(TaskResult::Rewound)) => session.handle_rewound(),
-                FinishedWork::Task(_, Ok(TaskResult::DeadLettered)) => session.handle_buried(),
-                FinishedWork::Task(_, Ok(TaskResult::LossesRecorded)) => session.handle_written(),
-                FinishedWork::Task(_, Ok(TaskResult::AckRecorded)) => session.handle_recorded(),
+                FinishedWork::Task(_, Ok(TaskResult::Rewound)) => session.handle_origin_changed(),
+                FinishedWork::Task(_, Ok(TaskResult::DeadLettered)) => session.handle_dead_lettered(),
+                FinishedWork::Task(_, Ok(TaskResult::LossesRecorded)) => session.handle_losses_recorded(),
+                FinishedWork::Task(_, Ok(TaskResult::AckRecorded)) => session.handle_ack_recorded(),
                 FinishedWork::Probe(Ok(())) => {
                     report(SessionEvent::Usable(StreamSide::In));
-                    session.handle_probed(Ok(()));
+                    session.handle_copy_probed(Ok(()));
                 }
                 FinishedWork::Task(task, Err(error)) if error.is_of_stream() => {
                     report(SessionEvent::Unusable(StreamSide::Out, &error));
-                    session.handle_unreadable(task, again_at());
+                    session.handle_origin_unreadable(task, again_at());
                 }
                 FinishedWork::Probe(Err(error)) if error.is_of_stream() => {
-                    session.handle_probed(Err(again_at()));
+                    session.handle_copy_probed(Err(again_at()));
                 }
                 FinishedWork::Task(_, Err(error)) | FinishedWork::Probe(Err(error)) => {
-                    session.handle_failed(unavailable((stores.return_wait)()));
+                    session.handle_store_failure(unavailable((stores.return_wait)()));
                     break Some(SessionError::Store(error));
                 }
             },
@@ -220,17 +219,17 @@ pub async fn drive(
                 Ok(appended) => session.handle_appended(&appended),
                 Err(error) if error.is_of_stream() => {
                     report(SessionEvent::Unusable(StreamSide::In, &error));
-                    session.handle_unwritable(again_at());
+                    session.handle_copy_unwritable(again_at());
                 }
                 Err(error) => {
-                    session.handle_failed(unavailable((stores.return_wait)()));
+                    session.handle_store_failure(unavailable((stores.return_wait)()));
                     break Some(SessionError::Store(error));
                 }
             },
             () = stores.news.news() => session.handle_news(),
-            goaway = &mut leave => session.handle_leave(goaway),
+            goaway = &mut leave => session.handle_close(goaway),
             () = timeout => {
-                session.handle_heard(last_received());
+                session.handle_received(last_received());
                 session.handle_timeout(Instant::now());
             }
         }
@@ -249,7 +248,7 @@ pub async fn drive(
     // Whoever does not take them within this time does not want them.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last_words).await;
     if !matches!(failure, Some(SessionError::Store(_)))
-        && let Some(task) = session.poll_last_record()
+        && let Some(task) = session.poll_final_record()
     {
         let record = stores.origin.perform(stores.epoch, &task, unix_ms());
         // Where it does not succeed, the next handshake looks at more.
@@ -257,7 +256,7 @@ pub async fn drive(
     }
     let end = match failure {
         Some(failure) => Err(failure),
-        None => Ok(session.end().cloned().unwrap_or(SessionEnd::Stalled)),
+        None => Ok(session.end().cloned().unwrap_or(SessionEnd::AckTimeout)),
     };
     SessionOutcome { end, session }
 }

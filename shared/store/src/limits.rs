@@ -47,11 +47,11 @@ pub const HELD_SCAN_MAX: usize = 100_000;
 /// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
 pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
 /// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
-pub const SEARCHES: Rate = Rate { burst: 8, earned: Duration::from_secs(30) };
+pub const SEARCHES: Rate = Rate { burst: 8, interval: Duration::from_secs(30) };
 /// Searches of all clients of a hub at a time.
 pub const SEARCHES_AT_ONCE: usize = 4;
 /// Lines that one client writes into the ledger of all: the whole of it in a day and four hours.
-pub const LEDGER_LINES: Rate = Rate { burst: 1000, earned: Duration::from_secs(1) };
+pub const LEDGER_LINES: Rate = Rate { burst: 1000, interval: Duration::from_secs(1) };
 /// How long a batch waits for its lines before its client is sent away.
 pub const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -18,14 +18,14 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Digest, Direction, Entry, RejectReason},
     limits::{LOSS_COUNT_MAX, SEQ_AHEAD_MAX},
-    loss::{Loss, Tally, TallyPrecision},
+    loss::{Checkpoint, Loss, TallyPrecision},
     message::Cursor,
     partner::{Partner, PartnerMatch},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
         accounting::{Extent, RecordedLosses},
-        resume::{self, LastRead, OriginStanding, Position, SenderStart},
+        resume::{self, HighWaterMark, LastRead, OriginStanding, Position, SenderStart},
         sender::{OriginRead, OriginTask, ReadSize},
     },
 };
@@ -142,7 +142,7 @@ impl OriginStore {
             || parts.next().ok_or(decode::unexpected("the answer of inspect_origin.lua"));
         let (extent, values) = (extent(next()?)?, next()?);
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(OriginStanding { seen, ..origin_state::read(extent, values)? })
+        Ok(OriginStanding { last_read: seen, ..origin_state::read(extent, values)? })
     }
 
     /// Proves this stream's position against the copy's cursor, and writes down what comes of it before
@@ -178,12 +178,12 @@ impl OriginStore {
             let remembered = standing.memory.partner.as_ref();
             let told = with.partner.as_ref();
             let met = told.map_or(with.met, |told| PartnerMatch::at_device(remembered, told));
-            let position = resume::begin(&standing, cursor, at_cursor, met);
+            let position = resume::find_position(&standing, cursor, at_cursor, met);
             let before = standing.memory.clone();
             let is_new = position.epoch != before.epoch;
             if is_new {
                 let key = SealKey::new(rand::random());
-                standing.memory = before.settled(&position, &standing.extent, key);
+                standing.memory = before.begin_epoch(&position, &standing.extent, key);
             }
             standing.memory.inherited = position.inherited;
             standing.memory.partner = with.partner.clone().or(before.partner.clone());
@@ -212,7 +212,7 @@ impl OriginStore {
         fields.arg(&self.state).arg(&origin_state::FIELDS);
         let values = fields.query_async(&mut self.redis.connection()).await?;
         let known = origin_state::read(Extent::default(), values)?;
-        let (last, added) = known.memory.mark;
+        let HighWaterMark { seq: last, added } = known.memory.high_water_mark;
         let extent = Extent { last, added, ..Extent::default() };
         Ok(OriginStanding { extent, is_unreadable: true, ..known })
     }
@@ -248,7 +248,7 @@ impl OriginStore {
         now_ms: u64,
     ) -> Result<TaskResult, StoreError> {
         match task {
-            OriginTask::Read { after, batch, mark } => {
+            OriginTask::Read { after, batch, high_water_mark: mark } => {
                 let read = self.read(epoch, *after, *batch, *mark).await?;
                 Ok(read.map_or(TaskResult::Rewound, TaskResult::Read))
             }
@@ -260,7 +260,11 @@ impl OriginStore {
                 let is_same = self.bury(epoch, letters).await?;
                 Ok(if is_same { TaskResult::DeadLettered } else { TaskResult::Rewound })
             }
-            OriginTask::RecordAck { acked, trim, is_told } => {
+            OriginTask::RecordAck {
+                acked,
+                trim_through: trim,
+                clears_recorded_losses: is_told,
+            } => {
                 let is_same = self.record(epoch, *acked, *trim, *is_told).await?;
                 Ok(if is_same { TaskResult::AckRecorded } else { TaskResult::Rewound })
             }
@@ -293,7 +297,10 @@ impl OriginStore {
         let is_end = parts.next().ok_or(decode::unexpected("the answer of read.lua"))?;
         let is_end = decode::count(is_end)? == 1;
         let entries = decode::pages(parts)?;
-        let seen = LastRead { epoch, mark: (extent.last, extent.added) };
+        let seen = LastRead {
+            epoch,
+            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
+        };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
         Ok(Some(OriginRead { entries, extent, is_end }))
     }
@@ -306,7 +313,7 @@ impl OriginStore {
     pub async fn record(
         &self,
         epoch: Epoch,
-        (acked, tally): (Seq, Tally),
+        Checkpoint { seq: acked, tally }: Checkpoint,
         trim: Option<Seq>,
         is_told: bool,
     ) -> Result<bool, StoreError> {
@@ -368,13 +375,13 @@ impl OriginStore {
         script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
         let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
         // A place that was only found may be anything that somebody says.
-        let has_floor = position.has_floor(cursor) && is_sane;
+        let has_floor = position.raises_last_id(cursor) && is_sane;
         let fields = match is_new {
             true => {
                 let floor = if has_floor { cursor.seq.to_string() } else { String::new() };
                 let Position { after, tally, .. } = position;
                 let added =
-                    (tally.known == TallyPrecision::Exactly).then(|| tally.added.to_string());
+                    (tally.precision == TallyPrecision::Exact).then(|| tally.added.to_string());
                 script.arg(floor).arg(after.to_string()).arg(added.unwrap_or_default());
                 origin_state::fields(&standing.memory)
             }
@@ -406,9 +413,9 @@ pub(super) fn extent(reply: Value) -> Result<Extent, StoreError> {
     Ok(Extent {
         first: decode::seq(next()?)?,
         last: decode::seq(next()?)?,
-        deleted: decode::seq(next()?)?,
+        max_deleted: decode::seq(next()?)?,
         length: decode::count(next()?)?,
         added: decode::count(next()?)?,
-        given: decode::seq(next()?).ok(),
+        last_delivered: decode::seq(next()?).ok(),
     })
 }

@@ -4,13 +4,13 @@ use redis::Value;
 
 use super::{StoreError, decode};
 use spoke_protocol::{
-    loss::Tally,
+    loss::Checkpoint,
     partner::{Partner, PartnerId},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
         accounting::{Extent, RecordedLosses},
-        resume::{EpochStart, OriginMemory, OriginStanding},
+        resume::{EpochStart, HighWaterMark, OriginMemory, OriginStanding},
     },
 };
 
@@ -43,7 +43,7 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<OriginStanding, Stor
     let epoch = Epoch(number(next())?);
     let lives = next().map_or(Ok(String::new()), decode::text)?;
     let lives = lives.split_ascii_whitespace().filter_map(life).collect();
-    let mark = (seq(next())?, number(next())?);
+    let mark = HighWaterMark { seq: seq(next())?, added: number(next())? };
     let acked = seq(next())?;
     let tally = next().map_or(Ok(String::new()), decode::text)?.parse().unwrap_or_default();
     let inherited = seq(next())?;
@@ -57,30 +57,31 @@ pub(super) fn read(extent: Extent, values: Value) -> Result<OriginStanding, Stor
     let place = next().map_or(Ok(String::new()), decode::text)?;
     let memory = OriginMemory {
         epoch,
-        lives,
-        mark,
-        acked: (acked, tally),
-        buried: if dead_epoch == epoch { buried } else { Seq::ZERO },
+        epochs: lives,
+        high_water_mark: mark,
+        acked: Checkpoint::new(acked, tally),
+        dead_lettered: if dead_epoch == epoch { buried } else { Seq::ZERO },
         inherited,
-        written: RecordedLosses::from_text(&written),
-        key,
-        given,
-        partner: partner.map(|id| Partner { id, place }),
+        recorded_losses: RecordedLosses::from_text(&written),
+        seal_key: key,
+        last_delivered: given,
+        partner: partner.map(|id| Partner { id, address: place }),
     };
-    Ok(OriginStanding { extent, memory, dead, lost, seen: None, is_unreadable: false })
+    Ok(OriginStanding { extent, memory, dead, lost, last_read: None, is_unreadable: false })
 }
 
 /// The fields of a life that begins, beside its epoch and the place of the group.
 pub(super) fn fields(memory: &OriginMemory) -> Vec<(&'static str, String)> {
-    let life = |life: &EpochStart| format!("{}:{}:{}", life.epoch, life.start, life.tally);
-    let lives: Vec<String> = memory.lives.iter().map(life).collect();
+    let life =
+        |life: &EpochStart| format!("{}:{}:{}", life.epoch, life.start.seq, life.start.tally);
+    let lives: Vec<String> = memory.epochs.iter().map(life).collect();
     let mut fields = vec![
         ("out_lives", lives.join(" ")),
-        ("out_mark", memory.mark.0.to_string()),
-        ("out_mark_added", memory.mark.1.to_string()),
-        ("out_acked", memory.acked.0.to_string()),
-        ("out_tally", memory.acked.1.to_string()),
-        ("out_key", memory.key.map(SealKey::to_hex).unwrap_or_default()),
+        ("out_mark", memory.high_water_mark.seq.to_string()),
+        ("out_mark_added", memory.high_water_mark.added.to_string()),
+        ("out_acked", memory.acked.seq.to_string()),
+        ("out_tally", memory.acked.tally.to_string()),
+        ("out_key", memory.seal_key.map(SealKey::to_hex).unwrap_or_default()),
     ];
     fields.extend(notes(memory));
     fields
@@ -89,7 +90,7 @@ pub(super) fn fields(memory: &OriginMemory) -> Vec<(&'static str, String)> {
 /// The fields that may change within a life, beside those of the scripts.
 pub(super) fn notes(memory: &OriginMemory) -> Vec<(&'static str, String)> {
     let mut fields = vec![("out_inherited", memory.inherited.to_string())];
-    if let Some(Partner { id, place }) = &memory.partner {
+    if let Some(Partner { id, address: place }) = &memory.partner {
         fields.extend([("out_partner", id.to_string()), ("out_place", place.clone())]);
     }
     fields
@@ -98,6 +99,6 @@ pub(super) fn notes(memory: &OriginMemory) -> Vec<(&'static str, String)> {
 fn life(text: &str) -> Option<EpochStart> {
     let mut parts = text.split(':');
     let (epoch, start, tally) = (parts.next()?, parts.next()?, parts.next()?);
-    let tally: Tally = tally.parse().ok()?;
-    Some(EpochStart { epoch: Epoch(epoch.parse().ok()?), start: start.parse().ok()?, tally })
+    let start = Checkpoint::new(start.parse().ok()?, tally.parse().ok()?);
+    Some(EpochStart { epoch: Epoch(epoch.parse().ok()?), start })
 }

@@ -18,7 +18,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::Direction,
     instance::InstanceId,
-    limits::{IDLE_TIMEOUT, LIVES_MAX},
+    limits::{EPOCHS_REMEMBERED_MAX, IDLE_TIMEOUT},
     partner::PartnerId,
     seq::{Epoch, Seq},
 };
@@ -79,7 +79,7 @@ pub enum SessionOpened {
     Begun(u64, PartnerId),
     /// None: it is a second device with this identity, and the first is connected.
     Refused(IdentityConflict),
-    /// None: it tells of a life of a stream that is more than `limits::LIVES_MAX` further than the one
+    /// None: it tells of a life of a stream that is more than `limits::EPOCHS_REMEMBERED_MAX` further than the one
     /// known here.
     EpochAhead(Direction, Epoch),
 }
@@ -156,7 +156,7 @@ pub async fn begin(
     script.arg(BELL_TTL.as_millis() as u64);
     script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
     let (up, down) = arrival.epochs;
-    script.arg(arrival.registered_at_ms).arg(up.0).arg(down.0).arg(LIVES_MAX);
+    script.arg(arrival.registered_at_ms).arg(up.0).arg(down.0).arg(EPOCHS_REMEMBERED_MAX);
     script.arg(hex::encode(rand::random::<[u8; 16]>()));
     arrived(redis.invoke(&script).await?, client)
 }

@@ -59,7 +59,7 @@ impl SearchFound {
     pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, sifted: Deduplicated) {
         if self.of.1 == epoch {
             self.reached = self.reached.max(cursor);
-            self.held.settle(sifted);
+            self.held.confirm(sifted);
         }
     }
 
@@ -73,8 +73,8 @@ impl SearchFound {
     ) -> bool {
         let is_at_its_place = after.is_some_and(|after| after >= self.reached);
         let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch && is_at_its_place;
-        let is_fresh = self.at.elapsed() < SEARCHES.earned;
-        self.held.is_void() && is_of_this_life && is_fresh && self.lowest <= lowest
+        let is_fresh = self.at.elapsed() < SEARCHES.interval;
+        self.held.is_known_empty() && is_of_this_life && is_fresh && self.lowest <= lowest
     }
 }
 
@@ -130,7 +130,7 @@ impl ClientQuota {
     /// Whether nothing is lost by forgetting it.
     fn is_idle(&self, now: Instant) -> bool {
         let is_whole = |shared: &Arc<SharedQuota>| {
-            lock(&shared.searches).is_whole(now) && lock(&shared.lines).is_whole(now)
+            lock(&shared.searches).is_full(now) && lock(&shared.lines).is_full(now)
         };
         Arc::strong_count(&self.found) == 1 && self.shared.as_ref().is_none_or(is_whole)
     }
@@ -142,6 +142,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use spoke_protocol::sync::dedup::CopiedEntry;
+
     use super::*;
 
     fn client(name: &str) -> ClientId {
@@ -156,7 +158,7 @@ mod tests {
             guards.of(&client("dev1"), now).take_search().await.unwrap();
         }
         let wait = guards.of(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
-        assert!(wait > Duration::ZERO && wait <= SEARCHES.earned, "{wait:?}");
+        assert!(wait > Duration::ZERO && wait <= SEARCHES.interval, "{wait:?}");
         guards.of(&client("dev2"), now).take_search().await.unwrap();
 
         guards.of(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
@@ -199,10 +201,9 @@ mod tests {
             "not all was looked at"
         );
         let digest = spoke_protocol::entry::Digest([0; 16]);
-        assert!(
-            !found(CopyIndex::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two))
-        );
-        let sifted = void.held.sift(Vec::new());
+        let copied = CopiedEntry { epoch: one, seq: seq(6), digest };
+        assert!(!found(CopyIndex::new([copied], true)).answers((two, seq(5)), at(two)));
+        let sifted = void.held.deduplicate(Vec::new());
         void.handle_done(two, seq(8), sifted);
         assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");
         assert!(void.answers((two, seq(9)), (two, Some(seq(8)))));

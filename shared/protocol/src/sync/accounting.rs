@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::{
-    loss::{Loss, LossCause, Tally, TallyPrecision},
+    loss::{Checkpoint, Loss, LossCause, Tally, TallyPrecision},
     seq::{Epoch, Seq},
 };
 
@@ -21,18 +21,18 @@ pub struct Extent {
     /// The last ID it has given out.
     pub last: Seq,
     /// The greatest ID that was deleted by hand; trimming does not move it.
-    pub deleted: Seq,
+    pub max_deleted: Seq,
     /// How many entries it holds.
     pub length: u64,
     /// How many were ever added to it.
     pub added: u64,
     /// Up to where the group of ours in it says that it was given out; none where it has no such group.
-    pub given: Option<Seq>,
+    pub last_delivered: Option<Seq>,
 }
 
 impl Extent {
     /// Where a stream that was trimmed holds nothing any more, up to and with.
-    fn gone_to(&self) -> Seq {
+    fn trimmed_through(&self) -> Seq {
         if self.length > 0 { self.first.before() } else { self.last }
     }
 }
@@ -41,11 +41,11 @@ impl Extent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordedLosses {
     /// The tally of the place after which they were lost.
-    pub base: u64,
+    pub base_added: u64,
     /// Up to which tally they were written.
-    pub upto: u64,
+    pub through_added: u64,
     /// The last seq of what was written.
-    pub to: Seq,
+    pub last: Seq,
 }
 
 /// What of a stream is gone that should come after `after`, for the copy's ledger, and the tally past
@@ -54,32 +54,38 @@ pub struct RecordedLosses {
 /// `acked` is up to where the copy once held everything, with the tally there: what is gone of that
 /// was lost by the copy, what is gone past it was trimmed. A stream is trimmed at its front only,
 /// so nothing is gone while it still holds an entry at or before `after`.
-pub fn missing(
+pub fn find_missing(
     epoch: Epoch,
-    place: (Seq, Tally),
-    acked: (Seq, Tally),
+    place: Checkpoint,
+    acked: Checkpoint,
     extent: &Extent,
 ) -> (Vec<Loss>, Tally) {
     find(LedgerSide::Copy, epoch, place, acked, extent)
 }
 
 /// Of the same, what does not stand in the origin's ledger yet, and what then does.
-pub fn unwritten(
+pub fn find_unrecorded(
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
-    acked: (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
+    acked: Checkpoint,
     extent: &Extent,
     written: Option<RecordedLosses>,
 ) -> Option<(Vec<Loss>, RecordedLosses)> {
     let base = tally.added;
-    let begun = match written.filter(|written| written.base == base && written.upto >= base) {
-        Some(RecordedLosses { upto, to, .. }) => {
-            (to.max(after), tally.gone(upto - base, upto - base))
+    let begun = match written
+        .filter(|written| written.base_added == base && written.through_added >= base)
+    {
+        Some(RecordedLosses { through_added: upto, last: to, .. }) => {
+            Checkpoint::new(to.max(after), tally.with_missing(upto - base, upto - base))
         }
-        None => (after, tally),
+        None => Checkpoint::new(after, tally),
     };
     let (losses, past) = find(LedgerSide::Origin, epoch, begun, acked, extent);
-    let written = RecordedLosses { base, upto: past.added, to: extent.gone_to() };
+    let written = RecordedLosses {
+        base_added: base,
+        through_added: past.added,
+        last: extent.trimmed_through(),
+    };
     (!losses.is_empty()).then_some((losses, written))
 }
 
@@ -94,40 +100,43 @@ enum LedgerSide {
 fn find(
     ledger: LedgerSide,
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
-    acked: (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
+    acked: Checkpoint,
     extent: &Extent,
 ) -> (Vec<Loss>, Tally) {
     let holds_older = extent.length > 0 && extent.first <= after;
-    let to = extent.gone_to();
+    let to = extent.trimmed_through();
     // An entry that was deleted among those still there is left to the end of the stream: counted
     // here it would be subtracted again, from those that are trimmed later.
-    let still = u64::from(extent.deleted > to);
+    let still = u64::from(extent.max_deleted > to);
     let gone = extent.added.saturating_sub(tally.added + extent.length + still);
     if holds_older || gone == 0 || tally.is_unknown() {
         // What was deleted in the middle stays unknown until the end of the stream is reached.
-        return (Vec::new(), tally.doubted(extent.deleted > after));
+        return (Vec::new(), tally.at_least_if(extent.max_deleted > after));
     }
-    let held = acked.1.added.saturating_sub(tally.added).min(gone);
-    let dead = acked.1.dead.saturating_sub(tally.dead).min(held);
-    let dead_or_lost = (acked.1.dead + acked.1.lost).saturating_sub(tally.dead + tally.lost);
+    let held = acked.tally.added.saturating_sub(tally.added).min(gone);
+    let dead = acked.tally.dead.saturating_sub(tally.dead).min(held);
+    let dead_or_lost =
+        (acked.tally.dead + acked.tally.lost).saturating_sub(tally.dead + tally.lost);
     let rewound = match ledger {
         // Of what the copy once had some is still there, and nobody knows which: all may be lost,
         // and what is found gone later is taken for none of the dead.
-        _ if to < acked.0 => held,
+        _ if to < acked.seq => held,
         LedgerSide::Origin => held.saturating_sub(dead_or_lost),
         LedgerSide::Copy => held - dead,
     };
-    let trimmed_from = if held > 0 { acked.0.max(after) } else { after };
+    let trimmed_from = if held > 0 { acked.seq.max(after) } else { after };
     // At least the one at `deleted` was taken out on purpose.
-    let is_deleted = extent.deleted > trimmed_from;
+    let is_deleted = extent.max_deleted > trimmed_from;
     let trimmed = (gone - held).saturating_sub(u64::from(is_deleted && still == 0));
-    let cause = match tally.known {
-        TallyPrecision::Exactly if !is_deleted => LossCause::Trimmed,
+    let cause = match tally.precision {
+        TallyPrecision::Exact if !is_deleted => LossCause::Trimmed,
         _ => LossCause::TrimmedOrDeleted,
     };
-    let losses =
-        [(rewound, after, to.min(acked.0), LossCause::Rewound), (trimmed, trimmed_from, to, cause)];
+    let losses = [
+        (rewound, after, to.min(acked.seq), LossCause::Rewound),
+        (trimmed, trimmed_from, to, cause),
+    ];
     let losses = losses.into_iter().filter(|(count, ..)| *count > 0);
     let losses = losses.map(|(count, after, to, cause)| Loss {
         epoch,
@@ -138,12 +147,12 @@ fn find(
         cause,
     });
     let lost = (held - dead) + trimmed;
-    (losses.collect(), tally.gone(gone, lost).doubted(still > 0))
+    (losses.collect(), tally.with_missing(gone, lost).at_least_if(still > 0))
 }
 
 impl fmt::Display for RecordedLosses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{},{}", self.base, self.upto, self.to)
+        write!(f, "{},{},{}", self.base_added, self.through_added, self.last)
     }
 }
 
@@ -152,7 +161,11 @@ impl RecordedLosses {
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
         let (base, upto, to) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Self { base: base.parse().ok()?, upto: upto.parse().ok()?, to: to.parse().ok()? })
+        Some(Self {
+            base_added: base.parse().ok()?,
+            through_added: upto.parse().ok()?,
+            last: to.parse().ok()?,
+        })
     }
 }
 

@@ -21,8 +21,8 @@
 use super::accounting::{Extent, RecordedLosses};
 use crate::{
     entry::Digest,
-    limits::LIVES_MAX,
-    loss::{Loss, LossCause, Tally, TallyPrecision},
+    limits::EPOCHS_REMEMBERED_MAX,
+    loss::{Checkpoint, Loss, LossCause, Tally, TallyPrecision},
     message::{Cursor, OriginState},
     partner::{Partner, PartnerMatch},
     seal::SealKey,
@@ -36,25 +36,34 @@ pub struct OriginMemory {
     /// The life that the stream is in.
     pub epoch: Epoch,
     /// How the last lives began, oldest first; the last is the one of `epoch`.
-    pub lives: Vec<EpochStart>,
+    pub epochs: Vec<EpochStart>,
     /// The last ID that the stream had given out when it was last looked at before sending, and how
     /// many entries had been added to it.
-    pub mark: (Seq, u64),
+    pub high_water_mark: HighWaterMark,
     /// Up to where the copy acknowledged, and the tally there.
-    pub acked: (Seq, Tally),
+    pub acked: Checkpoint,
     /// Up to where dead letters were written in this epoch.
-    pub buried: Seq,
+    pub dead_lettered: Seq,
     /// Entries up to here were in the stream before this life began, and may have been carried in
     /// an older one.
     pub inherited: Seq,
     /// The losses that stand in this side's ledger already.
-    pub written: Option<RecordedLosses>,
+    pub recorded_losses: Option<RecordedLosses>,
     /// What cursors of this life are sealed with.
-    pub key: Option<SealKey>,
+    pub seal_key: Option<SealKey>,
     /// Up to where the stream was given out, as its group has to say too; none before there was one.
-    pub given: Option<Seq>,
+    pub last_delivered: Option<Seq>,
     /// Whom all this was agreed with; none where that is not known.
     pub partner: Option<Partner>,
+}
+
+/// The end of a stream when it was last read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HighWaterMark {
+    /// The last ID that the stream had generated.
+    pub seq: Seq,
+    /// The number of entries ever added to it.
+    pub added: u64,
 }
 
 /// How a life of a stream began.
@@ -63,9 +72,7 @@ pub struct EpochStart {
     /// Which one.
     pub epoch: Epoch,
     /// After this entry: all up to it were carried before.
-    pub start: Seq,
-    /// The tally there.
-    pub tally: Tally,
+    pub start: Checkpoint,
 }
 
 /// Where an out stream stands, as its own side sees it.
@@ -80,7 +87,7 @@ pub struct OriginStanding {
     /// How many of its entries were ever found lost here.
     pub lost: u64,
     /// What this process saw of the stream before, whatever has become of the memory since.
-    pub seen: Option<LastRead>,
+    pub last_read: Option<LastRead>,
     /// Its key holds something else now: only what is remembered is known.
     pub is_unreadable: bool,
 }
@@ -91,7 +98,7 @@ pub struct LastRead {
     /// The life it was in.
     pub epoch: Epoch,
     /// The last ID that it had given out, and how many entries had been added to it.
-    pub mark: (Seq, u64),
+    pub high_water_mark: HighWaterMark,
 }
 
 /// Where to begin, and what has to be written down at the origin first.
@@ -105,7 +112,7 @@ pub struct Position {
     pub tally: Tally,
     /// Where the copy's cursor stands under that epoch, which the first batch must join: `0-0` at
     /// the beginning of a life, though the stream may still hold entries of the life before.
-    pub joint: Seq,
+    pub joins_after: Seq,
     /// Entries up to here may be in the copy under an older epoch.
     pub inherited: Seq,
     /// How the two ends were found.
@@ -126,10 +133,11 @@ pub struct SenderStart {
 impl SenderStart {
     /// Of a stream that cannot be read now: nothing begins before it can.
     pub fn unreadable(standing: OriginStanding) -> Self {
-        let OriginMemory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
+        let OriginMemory { epoch, acked: Checkpoint { seq: after, tally }, inherited, .. } =
+            standing.memory;
         let finding = ResumeFinding::Agree;
         let position =
-            Position { epoch, after, tally, joint: after, inherited, finding, loss: None };
+            Position { epoch, after, tally, joins_after: after, inherited, finding, loss: None };
         Self { position, standing }
     }
 }
@@ -153,86 +161,88 @@ pub enum ResumeFinding {
 
 impl OriginStanding {
     /// What the handshake tells the other side.
-    pub fn origin(&self) -> OriginState {
+    pub fn origin_state(&self) -> OriginState {
         let Self { extent, memory, .. } = self;
-        let life = memory.lives.last().filter(|life| life.epoch == memory.epoch);
+        let life = memory.epochs.last().filter(|life| life.epoch == memory.epoch);
         OriginState {
             epoch: memory.epoch,
-            start: life.map_or(Seq::ZERO, |life| life.start),
+            start: life.map_or(Seq::ZERO, |life| life.start.seq),
             first: extent.first,
             last: extent.last,
             added: extent.added,
-            acked: memory.acked.0,
+            acked: memory.acked.seq,
         }
     }
 
     /// Whether the stream itself is the one that the memory is of: its group says so, and no later look
     /// found it shorter.
-    pub fn is_whole(&self) -> bool {
-        let (mark, added) = self.memory.mark;
-        let Extent { last, added: now, given, .. } = self.extent;
-        given == self.memory.given && last >= mark && now >= added
+    pub fn is_intact(&self) -> bool {
+        let HighWaterMark { seq: mark, added } = self.memory.high_water_mark;
+        let Extent { last, added: now, last_delivered: given, .. } = self.extent;
+        given == self.memory.last_delivered && last >= mark && now >= added
     }
 
     /// How far the stream reached in this epoch when it was last read, as far as anyone knows.
-    fn mark_in(&self, epoch: Epoch) -> Option<(Seq, u64)> {
+    fn high_water_mark_in(&self, epoch: Epoch) -> Option<HighWaterMark> {
         if self.memory.epoch == epoch {
-            return Some(self.memory.mark);
+            return Some(self.memory.high_water_mark);
         }
-        let seen = self.seen.filter(|_| !self.memory.epoch.is_known());
-        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.mark)
+        let seen = self.last_read.filter(|_| !self.memory.epoch.is_known());
+        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.high_water_mark)
     }
 }
 
 /// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
 /// seq, if the origin holds one.
-pub fn begin(
+pub fn find_position(
     standing: &OriginStanding,
     cursor: &Cursor,
     at_cursor: Option<Digest>,
     met: PartnerMatch,
 ) -> Position {
     let OriginStanding { extent, memory, .. } = standing;
-    if matches!(met, PartnerMatch::Other | PartnerMatch::Stranger) {
+    if matches!(met, PartnerMatch::Other | PartnerMatch::OtherCursor) {
         return with_another(standing, cursor, met);
     }
     let Some(cursor) = &located(memory, cursor, at_cursor) else {
         return without_cursor(standing, met);
     };
-    if memory.epoch > cursor.epoch && standing.is_whole() {
+    if memory.epoch > cursor.epoch && standing.is_intact() {
         // The origin began a new life and the copy has not heard of it, or has forgotten it.
         let place = common(memory, cursor);
-        let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
+        let forgot = place.seq == cursor.seq && cursor.seq < memory.acked.seq;
         let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
         return anew(memory.epoch, place, (cursor, memory.inherited), finding);
     }
     if is_same_life(standing, cursor, at_cursor) {
-        let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
+        let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.seq;
         let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
-        let mut position = resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+        let mut position =
+            resume(memory, cursor.epoch, Checkpoint::new(cursor.seq, cursor.tally), finding);
         if cursor.is_found {
             // The copy has no cursor that the first batch could join.
-            position.joint = Seq::ZERO;
+            position.joins_after = Seq::ZERO;
         }
         return position;
     }
     let is_foreign = is_foreign_cursor(standing, cursor);
     // Up to where everything is both still here and surely carried: the mark, since the cursor lies
     // past it and the copy takes entries in order; of an older epoch, what was acknowledged.
-    let kept = if !memory.epoch.is_known() || !standing.is_whole() {
-        (Seq::ZERO, Tally::ZERO)
-    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq && !is_foreign {
-        let (mark, added) = memory.mark;
-        (mark, Tally { added, ..memory.acked.1 })
-    } else if memory.acked.0 <= extent.last
+    let kept = if !memory.epoch.is_known() || !standing.is_intact() {
+        Checkpoint::START
+    } else if memory.epoch == cursor.epoch && memory.high_water_mark.seq < cursor.seq && !is_foreign
+    {
+        let HighWaterMark { seq, added } = memory.high_water_mark;
+        Checkpoint::new(seq, Tally { added, ..memory.acked.tally })
+    } else if memory.acked.seq <= extent.last
         && (memory.epoch < cursor.epoch || at_cursor.is_none() || is_foreign)
     {
         // A copy that was wiped since then is not that far in its later epoch. One that an operator
         // has reset is nowhere in it, and has kept what it had.
-        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.0;
-        if is_behind { (cursor.seq, cursor.tally) } else { memory.acked }
+        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.seq;
+        if is_behind { Checkpoint::new(cursor.seq, cursor.tally) } else { memory.acked }
     } else {
-        (Seq::ZERO, Tally::ZERO)
+        Checkpoint::START
     };
     // Where the memory is of an older epoch still, nobody knows up to where the others came.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
@@ -246,9 +256,10 @@ pub fn begin(
         return position;
     }
     let mut position = anew(next, kept, (cursor, inherited), ResumeFinding::OriginReplaced);
-    let is_gone = !standing.is_whole() || !memory.epoch.is_known();
+    let is_gone = !standing.is_intact() || !memory.epoch.is_known();
     if is_gone
-        && let Some(mark) = standing.mark_in(cursor.epoch).filter(|mark| mark.0 >= cursor.seq)
+        && let Some(mark) =
+            standing.high_water_mark_in(cursor.epoch).filter(|mark| mark.seq >= cursor.seq)
     {
         position.loss = taken_away(extent, cursor, mark);
     }
@@ -268,13 +279,13 @@ fn located(memory: &OriginMemory, cursor: &Cursor, at_cursor: Option<Digest>) ->
         epoch => epoch,
     };
     let tally = match cursor.is_found {
-        true if epoch != memory.epoch || cursor.seq < memory.acked.0 => {
-            Tally { known: TallyPrecision::AtLeast, ..Tally::ZERO }
+        true if epoch != memory.epoch || cursor.seq < memory.acked.seq => {
+            Tally { precision: TallyPrecision::AtLeast, ..Tally::ZERO }
         }
-        true if cursor.seq != memory.acked.0 => {
-            Tally { known: TallyPrecision::AtLeast, ..memory.acked.1 }
+        true if cursor.seq != memory.acked.seq => {
+            Tally { precision: TallyPrecision::AtLeast, ..memory.acked.tally }
         }
-        true => memory.acked.1,
+        true => memory.acked.tally,
         false => cursor.tally,
     };
     Some(Cursor { epoch, tally, ..*cursor })
@@ -284,26 +295,26 @@ fn located(memory: &OriginMemory, cursor: &Cursor, at_cursor: Option<Digest>) ->
 /// forgotten its cursor, it is searched.
 fn without_cursor(standing: &OriginStanding, met: PartnerMatch) -> Position {
     let memory = &standing.memory;
-    let may_hold = if met == PartnerMatch::Wiped { Seq::ZERO } else { memory.mark.0 };
+    let may_hold = if met == PartnerMatch::Wiped { Seq::ZERO } else { memory.high_water_mark.seq };
     let inherited = memory.inherited.max(may_hold);
-    if memory.epoch.is_known() && !standing.is_whole() {
+    if memory.epoch.is_known() && !standing.is_intact() {
         let begun = (&Cursor::default(), inherited);
-        let place = (Seq::ZERO, Tally::ZERO);
+        let place = Checkpoint::START;
         return anew(memory.epoch.next(), place, begun, ResumeFinding::OriginReplaced);
     }
-    let was_told = !memory.acked.0.is_zero();
+    let was_told = !memory.acked.seq.is_zero();
     let finding = if was_told { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
     let epoch = memory.epoch.max(Epoch::FIRST);
-    Position { inherited, ..resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding) }
+    Position { inherited, ..resume(memory, epoch, Checkpoint::START, finding) }
 }
 
 /// What waits, in an epoch that neither side has been in. A copy that may have gone back to before it met
 /// this origin is searched for what it has.
 fn with_another(standing: &OriginStanding, cursor: &Cursor, met: PartnerMatch) -> Position {
     let memory = &standing.memory;
-    let has_kept = met == PartnerMatch::Other && memory.epoch.is_known() && standing.is_whole();
-    let place = if has_kept { memory.acked } else { (Seq::ZERO, Tally::ZERO) };
-    let inherited = memory.inherited.max(memory.mark.0);
+    let has_kept = met == PartnerMatch::Other && memory.epoch.is_known() && standing.is_intact();
+    let place = if has_kept { memory.acked } else { Checkpoint::START };
+    let inherited = memory.inherited.max(memory.high_water_mark.seq);
     let epoch = memory.epoch.max(cursor.epoch).next();
     let mut position = anew(epoch, place, (cursor, inherited), ResumeFinding::NewPartner);
     (position.inherited, position.loss) = (inherited, None);
@@ -312,15 +323,15 @@ fn with_another(standing: &OriginStanding, cursor: &Cursor, met: PartnerMatch) -
 
 /// What is gone of a stream that was deleted, or that another stands in the place of: what was seen of it
 /// past the cursor. Where nothing was, nothing is.
-fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Option<Loss> {
+fn taken_away(extent: &Extent, cursor: &Cursor, mark: HighWaterMark) -> Option<Loss> {
     // Some may be in what stands there now.
-    let is_known = extent.length == 0 || extent.first > mark;
-    let count = is_known && cursor.tally.known == TallyPrecision::Exactly;
-    let count = count.then(|| added.saturating_sub(cursor.tally.added));
-    (mark > cursor.seq && count != Some(0)).then(|| Loss {
+    let is_known = extent.length == 0 || extent.first > mark.seq;
+    let count = is_known && cursor.tally.precision == TallyPrecision::Exact;
+    let count = count.then(|| mark.added.saturating_sub(cursor.tally.added));
+    (mark.seq > cursor.seq && count != Some(0)).then(|| Loss {
         epoch: cursor.epoch,
         from: cursor.seq.after(),
-        to: mark,
+        to: mark.seq,
         count,
         cause: LossCause::OriginRewound,
     })
@@ -328,7 +339,7 @@ fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Op
 
 /// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
 fn is_foreign_cursor(standing: &OriginStanding, cursor: &Cursor) -> bool {
-    let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
+    let is_told = standing.memory.epoch == cursor.epoch && standing.memory.seal_key.is_some();
     is_told && !is_own_cursor(&standing.memory, cursor)
 }
 
@@ -339,23 +350,23 @@ fn is_own_cursor(memory: &OriginMemory, cursor: &Cursor) -> bool {
     let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
     cursor.is_found
         || seq.is_zero()
-        || (seq, tally) == memory.acked
-        || memory.key.is_some_and(is_sealed)
+        || Checkpoint { seq, tally } == memory.acked
+        || memory.seal_key.is_some_and(is_sealed)
 }
 
 fn resume(
     memory: &OriginMemory,
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
     finding: ResumeFinding,
 ) -> Position {
     let inherited = memory.inherited;
-    Position { epoch, after, tally, joint: after, inherited, finding, loss: None }
+    Position { epoch, after, tally, joins_after: after, inherited, finding, loss: None }
 }
 
 fn anew(
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
     (cursor, inherited): (&Cursor, Seq),
     finding: ResumeFinding,
 ) -> Position {
@@ -367,27 +378,27 @@ fn anew(
         count: None,
         cause: LossCause::OriginRewound,
     });
-    Position { epoch, after, tally, joint: Seq::ZERO, inherited, finding, loss }
+    Position { epoch, after, tally, joins_after: Seq::ZERO, inherited, finding, loss }
 }
 
 fn is_same_life(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     if cursor.seq.is_zero() {
         // A copy that was reset is in a later epoch: what was acknowledged before is in it still.
         let memory = &standing.memory;
-        return memory.epoch == cursor.epoch || memory.acked.0.is_zero();
+        return memory.epoch == cursor.epoch || memory.acked.seq.is_zero();
     }
     let proof = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
     let memory = &standing.memory;
     if memory.epoch.is_known() {
-        let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
+        let is_marked = memory.epoch == cursor.epoch && memory.high_water_mark.seq >= cursor.seq;
         is_marked
-            && standing.is_whole()
+            && standing.is_intact()
             && is_own_cursor(memory, cursor)
             && proof != Some(false)
             && !is_foreign(standing, cursor, at_cursor)
     } else {
         // Somebody deleted the memory; the entry itself proves that the stream is the same, or its group.
-        let is_given = standing.extent.given.is_some_and(|given| given >= cursor.seq);
+        let is_given = standing.extent.last_delivered.is_some_and(|given| given >= cursor.seq);
         proof == Some(true) || (is_given && proof.is_none())
     }
 }
@@ -397,23 +408,24 @@ fn is_same_life(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Di
 fn is_foreign(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     let is_gone = cursor.digest.is_some() && at_cursor.is_none();
     let holds_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
-    is_gone && holds_older && standing.memory.acked.0 < cursor.seq
+    is_gone && holds_older && standing.memory.acked.seq < cursor.seq
 }
 
 /// Up to where the stream is what it was in the copy's epoch: no life since began before that.
-fn common(memory: &OriginMemory, cursor: &Cursor) -> (Seq, Tally) {
-    let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
+fn common(memory: &OriginMemory, cursor: &Cursor) -> Checkpoint {
+    let since = || memory.epochs.iter().filter(|life| life.epoch > cursor.epoch);
     let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
-    let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
-        return (Seq::ZERO, Tally::ZERO);
+    let Some(least) = since().min_by_key(|life| life.start.seq).filter(|_| is_known) else {
+        return Checkpoint::START;
     };
-    if least.start <= cursor.seq { (least.start, least.tally) } else { (cursor.seq, cursor.tally) }
+    let at_cursor = Checkpoint::new(cursor.seq, cursor.tally);
+    if least.start.seq <= cursor.seq { least.start } else { at_cursor }
 }
 
 impl Position {
     /// Whether new IDs are to come behind the cursor: where it shows what was given out. A place that was
     /// only found may be anything that somebody says.
-    pub fn has_floor(&self, cursor: &Cursor) -> bool {
+    pub fn raises_last_id(&self, cursor: &Cursor) -> bool {
         self.finding == ResumeFinding::OriginReplaced && !cursor.is_found
     }
 }
@@ -422,7 +434,7 @@ impl OriginMemory {
     /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
     /// older life but how the lives began. `key` is a new one.
     #[must_use]
-    pub fn settled(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
+    pub fn begin_epoch(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
         let &Position { epoch, after, tally, inherited, .. } = position;
         // A life that is only adopted began where nobody remembers.
         let is_replaced = matches!(
@@ -431,20 +443,22 @@ impl OriginMemory {
                 | ResumeFinding::ForeignCursor
                 | ResumeFinding::NewPartner
         );
-        let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
-        let mut lives = self.lives.clone();
-        lives.push(EpochStart { epoch, start, tally: at });
-        lives.drain(..lives.len().saturating_sub(LIVES_MAX));
+        let acked = Checkpoint::new(after, tally);
+        let start = if is_replaced { acked } else { Checkpoint::START };
+        let mut lives = self.epochs.clone();
+        lives.push(EpochStart { epoch, start });
+        lives.drain(..lives.len().saturating_sub(EPOCHS_REMEMBERED_MAX));
         Self {
             epoch,
-            lives,
-            mark: (extent.last, extent.added),
-            acked: (after, tally),
-            buried: Seq::ZERO,
+            epochs: lives,
+            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
+            acked,
+            dead_lettered: Seq::ZERO,
             inherited,
-            written: None,
-            key: Some(key),
-            given: (extent.given.is_some() || !extent.last.is_zero()).then_some(after),
+            recorded_losses: None,
+            seal_key: Some(key),
+            last_delivered: (extent.last_delivered.is_some() || !extent.last.is_zero())
+                .then_some(after),
             partner: self.partner.clone(),
         }
     }
@@ -452,8 +466,8 @@ impl OriginMemory {
 
 impl From<Position> for PositionBody {
     fn from(position: Position) -> Self {
-        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
-        Self { epoch, after, tally, joint, inherited, loss }
+        let Position { epoch, after, tally, joins_after: joint, inherited, loss, .. } = position;
+        Self { epoch, after, tally, joins_after: joint, inherited, loss }
     }
 }
 

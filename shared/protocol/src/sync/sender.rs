@@ -21,7 +21,7 @@ use std::{
 use crate::{
     entry::{Direction, Entry, RejectReason},
     limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
-    loss::{BatchAccount, Loss, Tally},
+    loss::{BatchAccount, Checkpoint, Loss, Tally},
     message::{Ack, Push, ReceiveLimits},
     seal::SealKey,
     seq::{Epoch, Seq},
@@ -50,7 +50,7 @@ pub enum OriginTask {
         /// As much as one batch holds.
         batch: ReadSize,
         /// The mark as it is known to be; one that lies behind it is of an older state.
-        mark: Seq,
+        high_water_mark: Seq,
     },
     /// Write these losses to the ledger; then `handle_written`.
     RecordLosses(Vec<Loss>, RecordedLosses),
@@ -59,11 +59,11 @@ pub enum OriginTask {
     /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
     RecordAck {
         /// The cursor that was acknowledged, and the tally there.
-        acked: (Seq, Tally),
+        acked: Checkpoint,
         /// The last entry to be taken out of the origin, where trimming is on.
-        trim: Option<Seq>,
+        trim_through: Option<Seq>,
         /// The copy has heard of all losses that stand in this side's ledger.
-        is_told: bool,
+        clears_recorded_losses: bool,
     },
 }
 
@@ -81,16 +81,16 @@ pub struct BadAck {
 #[derive(Debug, Clone, Copy)]
 pub struct PeerClock {
     /// What it told, in milliseconds since 1970.
-    pub told_ms: u64,
+    pub unix_ms: u64,
     /// When.
-    pub at: Instant,
+    pub received_at: Instant,
 }
 
 impl PeerClock {
     /// The last seq that the other side surely takes: a minute is for the way there.
     fn ceiling(&self, now: Instant) -> Seq {
-        let passed = now.saturating_duration_since(self.at).as_millis() as u64;
-        Seq::ceiling((self.told_ms + passed).saturating_sub(60_000))
+        let passed = now.saturating_duration_since(self.received_at).as_millis() as u64;
+        Seq::ceiling((self.unix_ms + passed).saturating_sub(60_000))
     }
 }
 
@@ -126,7 +126,11 @@ struct BlockedTask {
 impl BlockedTask {
     /// The least that shows whether the origin can be read.
     fn first(after: Seq, mark: Seq) -> Self {
-        let task = OriginTask::Read { after, batch: ReadSize { entries: 1, bytes: 1 }, mark };
+        let task = OriginTask::Read {
+            after,
+            batch: ReadSize { entries: 1, bytes: 1 },
+            high_water_mark: mark,
+        };
         Self { task, again_at: None, is_tried: false }
     }
 
@@ -148,7 +152,7 @@ pub struct Sender {
     /// Where the next batch joins on.
     joint: Seq,
     /// Entries up to here were read, and the tally there.
-    read: (Seq, Tally),
+    read: Checkpoint,
     mark: Seq,
     key: Option<SealKey>,
     /// Batches up to here were handed out.
@@ -157,7 +161,7 @@ pub struct Sender {
     /// The tally of the last acknowledged batch.
     acked_tally: Tally,
     /// What the copy ever acknowledged before this session.
-    acked_before: (Seq, Tally),
+    acked_before: Checkpoint,
     recorded: Seq,
     /// Not before then what was acknowledged since is recorded.
     record_from: Option<Instant>,
@@ -177,9 +181,9 @@ pub struct Sender {
     has_news: bool,
     clock: Option<PeerClock>,
     /// No batch leaves before, so that the other direction has the connection for itself.
-    held_until: Option<Instant>,
+    delayed_until: Option<Instant>,
     /// The first entry that is too far ahead of the other side's clock to be taken.
-    ahead: Option<(Seq, Instant)>,
+    ahead_of_clock: Option<(Seq, Instant)>,
     /// A read found losses while batches were under way.
     awaits_acks: bool,
     /// What could not be done at the origin as it is.
@@ -201,7 +205,8 @@ impl Sender {
         trim: TrimMode,
         begun: &SenderStart,
     ) -> Self {
-        let Position { epoch, after, tally, joint, inherited, loss, .. } = begun.position;
+        let Position { epoch, after, tally, joins_after: joint, inherited, loss, .. } =
+            begun.position;
         let memory = &begun.standing.memory;
         Self {
             direction,
@@ -210,19 +215,19 @@ impl Sender {
             epoch,
             begun: after,
             joint,
-            read: (after, tally),
-            mark: memory.mark.0,
-            key: memory.key,
+            read: Checkpoint::new(after, tally),
+            mark: memory.high_water_mark.seq,
+            key: memory.seal_key,
             sent: after,
             acked: after,
             acked_tally: tally,
             acked_before: memory.acked,
-            recorded: memory.acked.0,
+            recorded: memory.acked.seq,
             record_from: None,
-            buried: memory.buried,
+            buried: memory.dead_lettered,
             inherited,
             losses: None,
-            written: memory.written,
+            written: memory.recorded_losses,
             untold: loss.into_iter().collect(),
             is_told: false,
             ready: VecDeque::new(),
@@ -230,13 +235,13 @@ impl Sender {
             letters: Vec::new(),
             has_news: false,
             clock: None,
-            held_until: None,
-            ahead: None,
+            delayed_until: None,
+            ahead_of_clock: None,
             awaits_acks: false,
             undone: begun
                 .standing
                 .is_unreadable
-                .then(|| Box::new(BlockedTask::first(after, memory.mark.0))),
+                .then(|| Box::new(BlockedTask::first(after, memory.high_water_mark.seq))),
             is_refused: false,
             is_reading: false,
             is_burying: false,
@@ -248,7 +253,7 @@ impl Sender {
 
     /// Keeps back what is further ahead of that clock than the other side takes.
     #[must_use]
-    pub fn with_clock(self, clock: PeerClock) -> Self {
+    pub fn with_peer_clock(self, clock: PeerClock) -> Self {
         Self { clock: Some(clock), ..self }
     }
 
@@ -261,18 +266,18 @@ impl Sender {
 
     /// Sends nothing before.
     #[must_use]
-    pub fn with_hold(self, held_until: Option<Instant>) -> Self {
-        Self { held_until, ..self }
+    pub fn with_delay(self, held_until: Option<Instant>) -> Self {
+        Self { delayed_until: held_until, ..self }
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.held_until = self.held_until.filter(|until| now < *until);
+        self.delayed_until = self.delayed_until.filter(|until| now < *until);
     }
 
     /// When to call `handle_timeout`, if ever.
-    pub fn held_until(&self) -> Option<Instant> {
-        self.held_until
+    pub fn delayed_until(&self) -> Option<Instant> {
+        self.delayed_until
     }
 
     /// The origin may have more.
@@ -291,13 +296,14 @@ impl Sender {
         self.mark = self.mark.max(extent.last);
         self.figures.added = extent.added;
         // News that came while the read was under way has set this again.
-        self.has_news |= !is_end && self.ahead.is_none();
-        let is_end = is_end && self.ahead.is_none();
-        if self.ahead.is_some() && entries.is_empty() {
+        self.has_news |= !is_end && self.ahead_of_clock.is_none();
+        let is_end = is_end && self.ahead_of_clock.is_none();
+        if self.ahead_of_clock.is_some() && entries.is_empty() {
             return;
         }
-        let (after, place) = (self.read.0, self.read);
-        let (losses, tally) = accounting::missing(self.epoch, place, self.acked_before, &extent);
+        let (after, place) = (self.read.seq, self.read);
+        let (losses, tally) =
+            accounting::find_missing(self.epoch, place, self.acked_before, &extent);
         if !losses.is_empty() && !self.flights.is_empty() {
             // Losses are counted from the copy's cursor, where the next session would count from: look
             // again once all before them is acknowledged.
@@ -314,7 +320,7 @@ impl Sender {
             return;
         }
         let (epoch, acked) = (self.epoch, self.acked_before);
-        if let Some(due) = accounting::unwritten(epoch, place, acked, &extent, self.written) {
+        if let Some(due) = accounting::find_unrecorded(epoch, place, acked, &extent, self.written) {
             self.figures.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
             // It takes the place of the last one, of which the copy may have heard.
             (self.written, self.is_told) = (Some(due.1), false);
@@ -329,7 +335,8 @@ impl Sender {
             batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
         }
         self.finish(&mut batches, (after, through), is_end.then_some(extent.added));
-        self.read = (through, batches.back().map_or(tally, |push| push.account.tally));
+        self.read =
+            Checkpoint::new(through, batches.back().map_or(tally, |push| push.account.tally));
         self.ready.extend(batches);
         let buried = self.buried;
         self.letters.extend(letters.into_iter().filter(|(seq, _)| *seq > buried));
@@ -340,8 +347,8 @@ impl Sender {
     fn keep_back(&mut self, entries: &mut Vec<Entry>, now: Instant) {
         let Some(ceiling) = self.clock.map(|clock| clock.ceiling(now)) else { return };
         let at = entries.iter().position(|entry| entry.seq > ceiling);
-        let since = self.ahead.map_or(now, |(_, since)| since);
-        self.ahead = at.map(|at| (entries[at].seq, since));
+        let since = self.ahead_of_clock.map_or(now, |(_, since)| since);
+        self.ahead_of_clock = at.map(|at| (entries[at].seq, since));
         entries.truncate(at.unwrap_or(entries.len()));
     }
 
@@ -391,17 +398,17 @@ impl Sender {
     }
 
     /// The dead letters that `OriginTask::DeadLetter` named are written.
-    pub fn handle_buried(&mut self) {
+    pub fn handle_dead_lettered(&mut self) {
         self.is_burying = false;
     }
 
     /// The losses that `OriginTask::RecordLosses` named are in the ledger.
-    pub fn handle_written(&mut self) {
+    pub fn handle_losses_recorded(&mut self) {
         self.is_writing = false;
     }
 
     /// What `OriginTask::RecordAck` named is written down.
-    pub fn handle_recorded(&mut self) {
+    pub fn handle_ack_recorded(&mut self) {
         self.is_recording = false;
     }
 
@@ -419,9 +426,9 @@ impl Sender {
         }
         self.acked = ack.seq;
         self.letters.extend(ack.refused);
-        while let Some(flight) = self.flights.land(ack.seq, now) {
+        while let Some(flight) = self.flights.acknowledge(ack.seq, now) {
             self.acked_tally = flight.tally;
-            if flight.tells && self.written.is_some_and(|run| run.base < flight.tally.added) {
+            if flight.tells && self.written.is_some_and(|run| run.base_added < flight.tally.added) {
                 (self.written, self.is_told) = (None, true);
             }
             self.figures.handle_landed(&flight, now.duration_since(flight.sent_at));
@@ -443,7 +450,7 @@ impl Sender {
         self.sent = through;
         self.figures.handle_sent(bytes);
         let first = stats::first(&push);
-        self.flights.leave(InFlightBatch {
+        self.flights.push(InFlightBatch {
             first,
             through,
             tally,
@@ -463,7 +470,7 @@ impl Sender {
         let size = (next.entries.len(), next.bytes());
         let has_room = self.flights.has_room(self.granted.window_batches, size);
         let is_written = self.losses.is_none() && !self.is_writing;
-        self.held_until.is_none()
+        self.delayed_until.is_none()
             && !self.is_refused
             && self.undone.is_none()
             && has_room
@@ -478,8 +485,8 @@ impl Sender {
     }
 
     /// What limits count the next batch as.
-    pub fn next_charge(&self) -> usize {
-        self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charge).sum())
+    pub fn next_charged_bytes(&self) -> usize {
+        self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charged_bytes).sum())
     }
 
     /// The next thing to do at the store.
@@ -506,8 +513,8 @@ impl Sender {
             self.has_news = false;
             self.is_reading = true;
             let ReceiveLimits { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
-            let (after, batch, mark) = (self.read.0, ReadSize { entries, bytes }, self.mark);
-            return Some(OriginTask::Read { after, batch, mark });
+            let (after, batch, mark) = (self.read.seq, ReadSize { entries, bytes }, self.mark);
+            return Some(OriginTask::Read { after, batch, high_water_mark: mark });
         }
         self.poll_record(now)
     }
@@ -523,7 +530,7 @@ impl Sender {
     }
 
     /// When an origin that cannot be read is tried again.
-    pub fn read_again_at(&self) -> Option<Instant> {
+    pub fn retry_at(&self) -> Option<Instant> {
         self.undone.as_ref().filter(|undone| !undone.is_tried)?.again_at
     }
 
@@ -536,7 +543,7 @@ impl Sender {
 
     /// What a device writes down at the end of a session, so that the next hub, or the next name, begins
     /// just there. At a hub, where thousands end together, the next handshake looks at a little more.
-    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
+    pub fn poll_final_record(&mut self) -> Option<OriginTask> {
         let is_due = self.direction == Direction::Up && self.recorded != self.acked;
         is_due.then(|| self.record())
     }
@@ -544,8 +551,9 @@ impl Sender {
     fn record(&mut self) -> OriginTask {
         self.recorded = self.acked;
         let is_told = std::mem::take(&mut self.is_told);
-        let (acked, trim) = ((self.acked, self.acked_tally), self.slack.poll_trim());
-        OriginTask::RecordAck { acked, trim, is_told }
+        let acked = Checkpoint::new(self.acked, self.acked_tally);
+        let trim = self.slack.poll_trim();
+        OriginTask::RecordAck { acked, trim_through: trim, clears_recorded_losses: is_told }
     }
 
     fn has_unrecorded(&self) -> bool {
@@ -554,23 +562,23 @@ impl Sender {
 
     /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
     /// acknowledgement may take.
-    pub fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.flights.progress_at()? + timeout + self.patience()?)
+    pub fn progress_deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.flights.progress_at()? + timeout + self.extra_timeout()?)
     }
 
     /// How much longer than usual an answer may take, while something is under way.
-    pub fn patience(&self) -> Option<Duration> {
-        self.flights.patience()
+    pub fn extra_timeout(&self) -> Option<Duration> {
+        self.flights.extra_timeout()
     }
 
     /// The first entry that waits since it is too far ahead of the other side's clock.
-    pub fn ahead(&self) -> Option<Seq> {
-        self.ahead.map(|(seq, _)| seq)
+    pub fn ahead_of_clock(&self) -> Option<Seq> {
+        self.ahead_of_clock.map(|(seq, _)| seq)
     }
 
     /// When the other side's clock is to be asked for again, while something waits for it.
-    pub fn clock_due(&self) -> Option<Instant> {
-        self.ahead.map(|(_, since)| since + CLOCK_INTERVAL)
+    pub fn peer_clock_due(&self) -> Option<Instant> {
+        self.ahead_of_clock.map(|(_, since)| since + CLOCK_INTERVAL)
     }
 
     /// Up to where the other side has acknowledged.
@@ -579,15 +587,15 @@ impl Sender {
     }
 
     /// This session, for what is remembered of its path.
-    pub fn trip(&self) -> SessionSummary {
+    pub fn summary(&self) -> SessionSummary {
         let begun = (self.epoch, self.begun);
-        let (limit, under_way) = (self.flights.limit(), self.flights.under_way());
-        SessionSummary { begun, acked: self.acked, limit, under_way }
+        let (limit, under_way) = (self.flights.limit(), self.flights.unacked());
+        SessionSummary { start: begun, acked: self.acked, limit, unacked: under_way }
     }
 
     /// Up to where the origin was read.
-    pub fn reached(&self) -> Seq {
-        self.read.0
+    pub fn read_through(&self) -> Seq {
+        self.read.seq
     }
 
     /// The limits with batches no larger than what may be under way.

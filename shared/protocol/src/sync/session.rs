@@ -23,16 +23,16 @@ use crate::{
 pub enum SessionEnd {
     /// The other side said so.
     #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
-    Told(Goaway),
+    ClosedByPeer(Goaway),
     /// This side says so.
     #[error("ended the session: {} ({})", .0.message, .0.reason.word())]
-    Ours(Goaway),
+    Closed(Goaway),
     /// Nothing was heard for too long.
     #[error("nothing was heard from the other side for {} s", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// Entries were sent and none was acknowledged for too long.
     #[error("entries were sent, but none was acknowledged in time")]
-    Stalled,
+    AckTimeout,
 }
 
 /// A thing for the driver to do at a store.
@@ -78,7 +78,7 @@ pub struct Session {
     /// That the copy takes nothing is to be told.
     is_held: bool,
     /// Why the other side's copy takes nothing.
-    told_hold: Option<String>,
+    hold_reason: Option<String>,
     /// How many batches the script has in hand.
     appending: usize,
     /// The last of those must be answered before the next.
@@ -111,7 +111,7 @@ impl Session {
             probe_at: None,
             thrown: 0,
             is_held: false,
-            told_hold: None,
+            hold_reason: None,
             appending: 0,
             is_alone: false,
             has_appended: false,
@@ -132,7 +132,7 @@ impl Session {
 
     /// A frame came.
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
-        self.handle_heard(now);
+        self.handle_received(now);
         if let Frame::Pong(_) = frame {
             self.round_trip = Some(now.duration_since(self.pinged_at));
         }
@@ -151,10 +151,10 @@ impl Session {
                 }
             }
             Frame::Ping => self.pong_due = true,
-            Frame::Goaway(goaway) => self.finish(SessionEnd::Told(goaway)),
+            Frame::Goaway(goaway) => self.finish(SessionEnd::ClosedByPeer(goaway)),
             Frame::Hold(message) => {
                 self.sender.handle_hold();
-                self.told_hold = Some(message);
+                self.hold_reason = Some(message);
             }
             Frame::Hello(_) | Frame::Welcome(_) => {
                 self.leave(GoawayReason::Protocol, "a second handshake in one connection");
@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.
-    pub fn handle_heard(&mut self, at: Instant) {
+    pub fn handle_received(&mut self, at: Instant) {
         self.heard_at = self.heard_at.max(at);
     }
 
@@ -189,39 +189,39 @@ impl Session {
 
     /// The other answer to `OriginTask::OriginRead`: the stream or its mark is behind what is known of it, so it
     /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
-    pub fn handle_rewound(&mut self) {
+    pub fn handle_origin_changed(&mut self) {
         self.leave(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
     }
 
     /// The other answer to a `OriginTask`: the origin cannot be used as it is. The task is tried again at
     /// `again_at`. What comes from the other side goes on.
-    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
+    pub fn handle_origin_unreadable(&mut self, task: OriginTask, again_at: Instant) {
         self.sender.handle_unreadable(task, again_at);
     }
 
     /// The task that could not be done could be done now.
-    pub fn handle_readable(&mut self) {
+    pub fn handle_origin_readable(&mut self) {
         self.leave(GoawayReason::Restart, "the out stream here can be used again");
     }
 
     /// The answer to `OriginTask::DeadLetter`.
-    pub fn handle_buried(&mut self) {
-        self.sender.handle_buried();
+    pub fn handle_dead_lettered(&mut self) {
+        self.sender.handle_dead_lettered();
     }
 
     /// The answer to `OriginTask::RecordLosses`.
-    pub fn handle_written(&mut self) {
-        self.sender.handle_written();
+    pub fn handle_losses_recorded(&mut self) {
+        self.sender.handle_losses_recorded();
     }
 
     /// The answer to `OriginTask::RecordAck`.
-    pub fn handle_recorded(&mut self) {
-        self.sender.handle_recorded();
+    pub fn handle_ack_recorded(&mut self) {
+        self.sender.handle_ack_recorded();
     }
 
     /// The other answer to `SessionWork::Append`: the copy cannot be used as it is. It is looked at again at
     /// `again_at`. What goes to the other side goes on.
-    pub fn handle_unwritable(&mut self, again_at: Instant) {
+    pub fn handle_copy_unwritable(&mut self, again_at: Instant) {
         self.appending -= 1;
         self.pushes.clear();
         self.append = None;
@@ -230,7 +230,7 @@ impl Session {
     }
 
     /// The answer to `SessionWork::Probe`: the copy can be used, or is to be looked at again then.
-    pub fn handle_probed(&mut self, probed: Result<(), Instant>) {
+    pub fn handle_copy_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
             Ok(()) => self.leave(GoawayReason::Restart, "the in stream here takes entries again"),
             Err(again_at) => self.probe_at = Some(again_at),
@@ -255,10 +255,10 @@ impl Session {
             }
             Err(reason) => {
                 let wait_ms = match appended {
-                    AppendResult::Later(wait) => wait.as_millis() as u64,
+                    AppendResult::RateLimited(wait) => wait.as_millis() as u64,
                     _ => 0,
                 };
-                self.handle_leave(Goaway { reason, message: why(reason).to_owned(), wait_ms });
+                self.handle_close(Goaway { reason, message: why(reason).to_owned(), wait_ms });
             }
         }
     }
@@ -267,10 +267,10 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sender.handle_timeout(now);
         if now >= self.heard_at + self.patience() {
-            self.finish(SessionEnd::Silent(self.patience()));
+            self.finish(SessionEnd::IdleTimeout(self.patience()));
         } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
-            self.finish(SessionEnd::Stalled);
-        } else if self.sender.clock_due().is_some_and(|due| now >= due) {
+            self.finish(SessionEnd::AckTimeout);
+        } else if self.sender.peer_clock_due().is_some_and(|due| now >= due) {
             self.leave(GoawayReason::Restart, "to ask for the hub's clock again");
         } else if let Heartbeat::Pings(interval) = self.heartbeat
             && now >= self.heard_at.max(self.pinged_at) + interval
@@ -281,16 +281,16 @@ impl Session {
     }
 
     /// Finish what is in hand, say goodbye and end.
-    pub fn handle_leave(&mut self, goaway: Goaway) {
+    pub fn handle_close(&mut self, goaway: Goaway) {
         self.pushes.clear();
         self.append = None;
         self.farewell.get_or_insert(goaway);
     }
 
     /// A store failed: what was in hand there will not be answered. Say goodbye and end.
-    pub fn handle_failed(&mut self, goaway: Goaway) {
+    pub fn handle_store_failure(&mut self, goaway: Goaway) {
         self.appending = 0;
-        self.handle_leave(goaway);
+        self.handle_close(goaway);
     }
 
     /// When to call `handle_timeout`, if nothing happens before.
@@ -301,9 +301,9 @@ impl Session {
             Heartbeat::Answers => silent,
         };
         let record = self.sender.record_due().filter(|_| self.farewell.is_none());
-        let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
-        let held = self.sender.held_until();
-        let read_again = self.sender.read_again_at().filter(|_| self.farewell.is_none());
+        let clock = self.sender.peer_clock_due().filter(|_| self.farewell.is_none());
+        let held = self.sender.delayed_until();
+        let read_again = self.sender.retry_at().filter(|_| self.farewell.is_none());
         let probe = self.probe_at.filter(|_| self.farewell.is_none());
         [self.stalls_at(), record, clock, held, read_again, probe]
             .into_iter()
@@ -342,7 +342,7 @@ impl Session {
         }
         if self.farewell.is_some() && self.appending == 0 {
             let goaway = self.farewell.take()?;
-            self.finish(SessionEnd::Ours(goaway.clone()));
+            self.finish(SessionEnd::Closed(goaway.clone()));
             return Some(Frame::Goaway(goaway));
         }
         if std::mem::take(&mut self.ping_due) {
@@ -381,13 +381,13 @@ impl Session {
     }
 
     /// Why the other side's copy takes nothing, where it said so.
-    pub fn told_hold(&self) -> Option<&str> {
-        self.told_hold.as_deref()
+    pub fn hold_reason(&self) -> Option<&str> {
+        self.hold_reason.as_deref()
     }
 
     /// What is to be written down at the origin when all else is over.
-    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
-        self.sender.poll_last_record()
+    pub fn poll_final_record(&mut self) -> Option<OriginTask> {
+        self.sender.poll_final_record()
     }
 
     /// The origin's end, for its figures.
@@ -416,14 +416,14 @@ impl Session {
             under_way => !is_alone && !self.is_alone && under_way < APPENDS_MAX,
         };
         let mut append = self.append.take_if(|_| is_free)?;
-        append.known = Some(self.receiver.known());
+        append.known = Some(self.receiver.position());
         self.appending += 1;
         self.is_alone = is_alone;
         Some(*append)
     }
 
     fn leave(&mut self, reason: GoawayReason, message: &str) {
-        self.handle_leave(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
+        self.handle_close(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
     }
 
     fn finish(&mut self, end: SessionEnd) {
@@ -431,12 +431,12 @@ impl Session {
     }
 
     fn stalls_at(&self) -> Option<Instant> {
-        self.sender.deadline(self.progress_timeout)
+        self.sender.progress_deadline(self.progress_timeout)
     }
 
     /// While something large is under way the answer to a ping waits behind it.
     fn patience(&self) -> Duration {
-        IDLE_TIMEOUT + self.sender.patience().unwrap_or_default()
+        IDLE_TIMEOUT + self.sender.extra_timeout().unwrap_or_default()
     }
 }
 

@@ -200,7 +200,8 @@ pub struct PositionBody {
     pub epoch: Epoch,
     pub after: Seq,
     pub tally: Tally,
-    pub joint: Seq,
+    #[serde(rename = "joint")]
+    pub joins_after: Seq,
     pub inherited: Seq,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
+use crate::limits::{CONTROL_FRAME_INTERVAL, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
 
 /// The other side sends more frames than anything it says could need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -83,12 +83,12 @@ impl FrameLimiter {
     }
 
     /// Bytes of the messages under way, as far as their frames have said how long they are.
-    pub fn announced(&self) -> u64 {
+    pub fn announced_bytes(&self) -> u64 {
         self.message_bytes.saturating_add(self.control_bytes)
     }
 
     /// Nothing of a further message has come.
-    pub fn is_between(&self) -> bool {
+    pub fn is_between_messages(&self) -> bool {
         self.header_bytes == 0 && self.payload_left == 0 && self.frames == 0
     }
 
@@ -138,8 +138,8 @@ impl FrameLimiter {
     }
 
     fn count_control(&mut self, now: Instant) -> Result<(), FrameFlood> {
-        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_EARNED;
-        if clear_at.duration_since(now) > CONTROL_FRAME_EARNED * CONTROL_FRAMES_BURST {
+        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_INTERVAL;
+        if clear_at.duration_since(now) > CONTROL_FRAME_INTERVAL * CONTROL_FRAMES_BURST {
             return Err(FrameFlood::Control);
         }
         self.clear_at = Some(clear_at);
@@ -211,7 +211,7 @@ mod tests {
                 watch.handle_read(part, now).unwrap();
             }
             assert_eq!(watch.messages(), 6, "{size} bytes at a time");
-            assert!(watch.is_between() && watch.announced() == 0, "{size}");
+            assert!(watch.is_between_messages() && watch.announced_bytes() == 0, "{size}");
         }
     }
 
@@ -224,7 +224,7 @@ mod tests {
             for part in bytes.chunks(size) {
                 watch.handle_read(part, Instant::now()).unwrap();
             }
-            assert_eq!((watch.messages(), watch.is_between()), (2, true), "{size}");
+            assert_eq!((watch.messages(), watch.is_between_messages()), (2, true), "{size}");
         }
     }
 
@@ -233,12 +233,12 @@ mod tests {
         let mut watch = FrameLimiter::default();
         let now = Instant::now();
         watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
-        assert_eq!((watch.announced(), watch.is_between()), (300, false));
+        assert_eq!((watch.announced_bytes(), watch.is_between_messages()), (300, false));
         watch.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
-        assert_eq!((watch.announced(), watch.messages()), (4_000_300, 0));
+        assert_eq!((watch.announced_bytes(), watch.messages()), (4_000_300, 0));
         let mut watch = FrameLimiter::default();
         watch.handle_read(&[FINAL | TEXT], now).unwrap();
-        assert!(!watch.is_between(), "half a header");
+        assert!(!watch.is_between_messages(), "half a header");
     }
 
     #[test]
@@ -270,10 +270,10 @@ mod tests {
         let now = Instant::now();
         let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
         watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced(), u64::MAX);
+        assert_eq!(watch.announced_bytes(), u64::MAX);
         let mut watch = FrameLimiter { payload_left: 0, message_bytes: u64::MAX, ..watch };
         watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced(), u64::MAX);
+        assert_eq!(watch.announced_bytes(), u64::MAX);
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         }
         assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
         for _ in 0..1000 {
-            now += CONTROL_FRAME_EARNED;
+            now += CONTROL_FRAME_INTERVAL;
             watch.handle_read(&ping, now).unwrap();
         }
         assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));

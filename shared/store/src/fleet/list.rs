@@ -228,7 +228,7 @@ fn waiting_up(reach: &OriginReach, cursor: Seq, tally: &Tally) -> PendingEntries
 
 fn waiting_down(out: &OriginStanding, oldest: Option<Seq>) -> PendingEntries {
     let Some(oldest) = oldest else { return PendingEntries::default() };
-    let tally = &out.memory.acked.1;
+    let tally = &out.memory.acked.tally;
     let past = out.extent.added.saturating_sub(tally.added);
     PendingEntries { entries: past.clamp(1, out.extent.length.max(1)), oldest_ms: Some(oldest.ms) }
 }
@@ -282,7 +282,7 @@ mod tests {
     fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
         let reach = OriginReach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
         assert_eq!(OriginReach::from_text(&reach.to_string()), Some(reach));
-        let tally = |added| Tally { added, known: TallyPrecision::Exactly, ..Tally::ZERO };
+        let tally = |added| Tally { added, precision: TallyPrecision::Exact, ..Tally::ZERO };
 
         let trimmed = waiting_up(&reach, Seq::new(3, 0), &tally(40));
         assert_eq!(trimmed, PendingEntries { entries: 60, oldest_ms: Some(5) });

@@ -27,16 +27,16 @@ pub(super) fn split(
     let mut bytes = 0;
     for entry in entries {
         let seq = entry.seq;
-        match entry.check(direction, &granted.entry) {
+        match entry.validate(direction, &granted.entry) {
             Err(reason) => {
                 // Redis keeps no entry without fields: this one was too large to be read.
                 let reason =
                     if reason == RejectReason::Empty { RejectReason::TooLarge } else { reason };
                 letters.push((seq, reason));
-                push.account.tally = push.account.tally.buried();
+                push.account.tally = push.account.tally.with_dead_letter();
             }
             Ok(()) => {
-                let size = entry.charge();
+                let size = entry.charged_bytes();
                 let is_full = push.entries.len() == granted.batch_entries
                     || bytes + size > granted.batch_bytes;
                 if is_full && !push.entries.is_empty() {
@@ -45,7 +45,7 @@ pub(super) fn split(
                     bytes = 0;
                 }
                 bytes += size;
-                push.account.tally = push.account.tally.carried();
+                push.account.tally = push.account.tally.with_carried();
                 push.entries.push(entry);
             }
         }

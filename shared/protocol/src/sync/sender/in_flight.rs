@@ -85,7 +85,7 @@ impl InFlight {
     }
 
     /// All of them together.
-    pub(super) fn under_way(&self) -> Option<UnackedAtEnd> {
+    pub(super) fn unacked(&self) -> Option<UnackedAtEnd> {
         let (front, back) = (self.flights.front()?, self.flights.back()?);
         let entries = self.flights.iter().map(|flight| flight.entries).sum();
         let (first, through) = (front.first, back.through);
@@ -111,14 +111,14 @@ impl InFlight {
                 && (self.limit.is_none() || all() <= self.window_entries()))
     }
 
-    pub(super) fn leave(&mut self, flight: InFlightBatch) {
+    pub(super) fn push(&mut self, flight: InFlightBatch) {
         self.bytes += flight.bytes;
         self.progress_at.get_or_insert(flight.sent_at);
         self.flights.push_back(flight);
     }
 
     /// The next one that is acknowledged by a cursor at `acked`.
-    pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<InFlightBatch> {
+    pub(super) fn acknowledge(&mut self, acked: Seq, now: Instant) -> Option<InFlightBatch> {
         let flight = self.flights.pop_front_if(|flight| flight.through <= acked)?;
         self.bytes -= flight.bytes;
         self.limit = self.limit.and_then(|limit| limit.grown(flight.entries, flight.bytes));
@@ -134,7 +134,7 @@ impl InFlight {
 
     /// How much longer than usual an answer may take, while something is under way: one entry larger
     /// than what the link has shown it can carry is given time by its size.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub(super) fn extra_timeout(&self) -> Option<Duration> {
         let oversize = self.flights.front()?.bytes.saturating_sub(self.window);
         Some(Duration::from_secs((oversize / SLOWEST_LINK) as u64))
     }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{FIELD_BYTES_MIN, LONE_HOLD, STUCK_SESSIONS, WINDOW_BYTES_MIN},
+    limits::{FIELD_BYTES_MIN, SINGLE_ENTRY_DELAY, STUCK_SESSIONS, WINDOW_BYTES_MIN},
     seq::{Epoch, Seq},
 };
 
@@ -53,13 +53,13 @@ pub struct UnackedAtEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionSummary {
     /// Where it began.
-    pub begun: (Epoch, Seq),
+    pub start: (Epoch, Seq),
     /// Up to where the copy acknowledged.
     pub acked: Seq,
     /// The limit, as it had grown by then.
     pub limit: Option<PathLimit>,
     /// What was not acknowledged.
-    pub under_way: Option<UnackedAtEnd>,
+    pub unacked: Option<UnackedAtEnd>,
 }
 
 /// How a session ended.
@@ -68,18 +68,18 @@ pub enum SessionEnding {
     /// The link broke, fell silent or acknowledged nothing.
     Broken,
     /// One side said so, or its Redis failed: that says nothing of the path.
-    Agreed,
+    Closed,
 }
 
 /// What a handshake showed of the session before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathFinding {
     /// Nothing of it was under way.
-    Nothing,
+    Untested,
     /// The copy's cursor moved.
-    Moved,
+    Progress,
     /// It did not.
-    Fruitless,
+    NoProgress,
 }
 
 /// An entry that did not pass although it went alone.
@@ -129,24 +129,24 @@ impl UnackedAtEnd {
 impl SessionSummary {
     /// Whether the copy acknowledged anything.
     pub fn has_progress(&self) -> bool {
-        self.acked > self.begun.1
+        self.acked > self.start.1
     }
 }
 
 impl LinkPath {
     /// A session begins where the copy's cursor stands.
-    pub fn handle_begin(&mut self, at: (Epoch, Seq)) -> PathFinding {
-        let Some((begun, under_way)) = self.tried.take() else { return PathFinding::Nothing };
+    pub fn handle_start(&mut self, at: (Epoch, Seq)) -> PathFinding {
+        let Some((begun, under_way)) = self.tried.take() else { return PathFinding::Untested };
         if at == begun {
             self.handle_fruitless(&under_way);
-            return PathFinding::Fruitless;
+            return PathFinding::NoProgress;
         }
         if at.0 == begun.0 && at.1 >= under_way.through {
             let UnackedAtEnd { entries, bytes, .. } = under_way;
             self.limit = self.limit.and_then(|limit| limit.grown(entries, bytes));
         }
         self.alone = None;
-        PathFinding::Moved
+        PathFinding::Progress
     }
 
     /// The copy acknowledged up to there.
@@ -158,11 +158,11 @@ impl LinkPath {
     pub fn handle_end(&mut self, trip: &SessionSummary, parting: SessionEnding) {
         if trip.has_progress() {
             (self.limit, self.tried, self.alone) = (trip.limit, None, None);
-            if parting == SessionEnding::Broken && trip.under_way.is_some() {
+            if parting == SessionEnding::Broken && trip.unacked.is_some() {
                 self.limit = self.limit.map(|limit| limit.divided(2));
             }
         } else if parting == SessionEnding::Broken {
-            self.tried = trip.under_way.map(|under_way| (trip.begun, under_way));
+            self.tried = trip.unacked.map(|under_way| (trip.start, under_way));
         }
     }
 
@@ -178,13 +178,13 @@ impl LinkPath {
 
     /// Until when a session that begins now is left to the other direction. `random` out of 0..1: both
     /// sides draw for themselves, and half of the time one of them waits and the other does not.
-    pub fn hold_until(&self, now: Instant, random: f64) -> Option<Instant> {
+    pub fn delay_until(&self, now: Instant, random: f64) -> Option<Instant> {
         let alone = self.alone.filter(|alone| alone.sessions >= HOLD_SESSIONS);
-        (alone.is_some() && random < 0.5).then(|| now + LONE_HOLD)
+        (alone.is_some() && random < 0.5).then(|| now + SINGLE_ENTRY_DELAY)
     }
 
     /// Whether there is nothing to remember.
-    pub fn is_plain(&self) -> bool {
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
@@ -217,7 +217,7 @@ mod tests {
     fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
         let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
-            path.handle_begin((EPOCH, seq(cursor)));
+            path.handle_start((EPOCH, seq(cursor)));
             let (begun, mut limit, mut left) = (cursor, path.limit(), breaks_after);
             let under_way = loop {
                 if cursor == entries {
@@ -233,8 +233,12 @@ mod tests {
                 limit = limit.and_then(|limit| limit.grown(most, most * size));
             };
             let begun = (EPOCH, seq(begun));
-            let trip =
-                SessionSummary { begun, acked: seq(cursor), limit, under_way: Some(under_way) };
+            let trip = SessionSummary {
+                start: begun,
+                acked: seq(cursor),
+                limit,
+                unacked: Some(under_way),
+            };
             path.handle_end(&trip, SessionEnding::Broken);
         }
         None
@@ -266,42 +270,42 @@ mod tests {
         let (first, through) = (seq(acked + 1), seq(acked + entries));
         let under_way = UnackedAtEnd { first, through, entries, bytes: entries * 1000 };
         let under_way = Some(under_way).filter(|_| entries > 0);
-        SessionSummary { begun: (EPOCH, seq(begun)), acked: seq(acked), limit, under_way }
+        SessionSummary { start: (EPOCH, seq(begun)), acked: seq(acked), limit, unacked: under_way }
     }
 
     #[test]
     fn an_acknowledgement_that_is_lost_is_progress() {
         let mut path = LinkPath::default();
         for n in 0..10 {
-            let found = path.handle_begin((EPOCH, seq(10 * n)));
-            assert_eq!(found, if n == 0 { PathFinding::Nothing } else { PathFinding::Moved });
+            let found = path.handle_start((EPOCH, seq(10 * n)));
+            assert_eq!(found, if n == 0 { PathFinding::Untested } else { PathFinding::Progress });
             assert_eq!((path.limit(), path.stuck()), (None, None));
             path.handle_end(&trip(10 * n, 10 * n, 10, None), SessionEnding::Broken);
         }
-        path.handle_begin((EPOCH, seq(100)));
-        assert!(path.is_plain());
+        path.handle_start((EPOCH, seq(100)));
+        assert!(path.is_default());
     }
 
     #[test]
     fn what_is_no_fault_of_the_path_shrinks_nothing() {
         let mut path = LinkPath::default();
         for trip in [trip(0, 0, 10, None), trip(0, 5, 10, None)] {
-            path.handle_end(&trip, SessionEnding::Agreed);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
+            path.handle_end(&trip, SessionEnding::Closed);
+            assert_eq!(path.handle_start((EPOCH, trip.acked)), PathFinding::Untested);
         }
         // Nothing was under way; and one that carried something.
         for trip in [trip(0, 0, 0, None), trip(0, 50, 10, None)] {
             path.handle_end(&trip, SessionEnding::Broken);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
+            assert_eq!(path.handle_start((EPOCH, trip.acked)), PathFinding::Untested);
         }
-        assert!(path.is_plain());
+        assert!(path.is_default());
     }
 
     #[test]
     fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
         let mut path = LinkPath::default();
         path.handle_end(&trip(0, 0, 16, None), SessionEnding::Broken);
-        assert_eq!(path.handle_begin((EPOCH, seq(0))), PathFinding::Fruitless);
+        assert_eq!(path.handle_start((EPOCH, seq(0))), PathFinding::NoProgress);
         let mut limit = path.limit();
         assert_eq!(limit, Some(PathLimit { entries: 4, bytes: 4000 }));
         let mut windows = 0;
@@ -310,8 +314,8 @@ mod tests {
             windows += 1;
         }
         assert_eq!(windows, 5, "it doubles");
-        path.handle_end(&trip(0, 100, 0, limit), SessionEnding::Agreed);
-        assert!(path.is_plain());
+        path.handle_end(&trip(0, 100, 0, limit), SessionEnding::Closed);
+        assert!(path.is_default());
     }
 
     #[test]
@@ -319,7 +323,7 @@ mod tests {
         let mut path = LinkPath::default();
         let fail = |path: &mut LinkPath| {
             path.handle_end(&trip(0, 0, 1, path.limit()), SessionEnding::Broken);
-            path.handle_begin((EPOCH, seq(0)));
+            path.handle_start((EPOCH, seq(0)));
         };
         for _ in 1..STUCK_SESSIONS {
             fail(&mut path);
@@ -330,12 +334,12 @@ mod tests {
         assert_eq!(path.stuck(), Some(stuck));
         let now = Instant::now();
         assert_eq!(
-            (path.hold_until(now, 0.4), path.hold_until(now, 0.6)),
-            (Some(now + LONE_HOLD), None)
+            (path.delay_until(now, 0.4), path.delay_until(now, 0.6)),
+            (Some(now + SINGLE_ENTRY_DELAY), None)
         );
         path.handle_acked(seq(0));
         assert_eq!(path.stuck(), Some(stuck));
         path.handle_acked(seq(1));
-        assert_eq!((path.stuck(), path.hold_until(now, 0.0)), (None, None));
+        assert_eq!((path.stuck(), path.delay_until(now, 0.0)), (None, None));
     }
 }

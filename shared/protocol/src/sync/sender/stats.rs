@@ -44,12 +44,12 @@ impl SenderStats {
 
 impl Sender {
     /// How many entries were acknowledged in this session.
-    pub fn carried(&self) -> u64 {
+    pub fn acked_entries(&self) -> u64 {
         self.figures.carried
     }
 
     /// How many entries were found lost in this session.
-    pub fn lost(&self) -> u64 {
+    pub fn lost_entries(&self) -> u64 {
         self.figures.lost
     }
 
@@ -59,13 +59,13 @@ impl Sender {
     }
 
     /// The last batch that was acknowledged in this session.
-    pub fn landed(&self) -> Option<AckedBatch> {
+    pub fn last_acked_batch(&self) -> Option<AckedBatch> {
         self.figures.landed
     }
 
     /// What the origin held by the last read and the copy has not acknowledged: how many entries, and
     /// the first of them. Where an app deleted some it may be too many until the end is reached.
-    pub fn waiting(&self) -> (u64, Option<Seq>) {
+    pub fn backlog(&self) -> (u64, Option<Seq>) {
         let next = self.ready.front().map(first);
         let in_hand = self.flights.first().or(next);
         if in_hand.is_none() && !self.has_news && !self.is_reading {

@@ -11,9 +11,9 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        dedup::CopyIndex,
+        dedup::{CopiedEntry, CopyIndex, UncertainRange},
         receiver::{Append, AppendResult},
-        resume::{self, OriginMemory, OriginStanding, SenderStart},
+        resume::{self, HighWaterMark, OriginMemory, OriginStanding, SenderStart},
         sender::{OriginRead, OriginTask},
     },
 };
@@ -86,10 +86,10 @@ impl ModelClient {
         Extent {
             first: self.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
             last: self.last,
-            deleted: self.deleted,
+            max_deleted: self.deleted,
             length: self.entries.len() as u64,
             added: self.added,
-            given: self.given,
+            last_delivered: self.given,
         }
     }
 
@@ -149,17 +149,17 @@ impl ModelRedis {
         let own = &mut self.clients[client];
         let mut standing = own.standing();
         let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
-        let position = resume::begin(&standing, cursor, at_cursor.map(Entry::digest), met);
+        let position = resume::find_position(&standing, cursor, at_cursor.map(Entry::digest), met);
         if position.epoch != standing.memory.epoch {
             let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
-            standing.memory = standing.memory.settled(&position, &standing.extent, key);
-            if position.has_floor(cursor) {
+            standing.memory = standing.memory.begin_epoch(&position, &standing.extent, key);
+            if position.raises_last_id(cursor) {
                 own.last = own.last.max(cursor.seq);
             }
             if !own.last.is_zero() {
-                standing.memory.given = Some(position.after);
+                standing.memory.last_delivered = Some(position.after);
             }
-            own.given = standing.memory.given;
+            own.given = standing.memory.last_delivered;
             self.ledger.extend(position.loss.map(|loss| (client, self.direction, loss)));
         }
         standing.memory.inherited = position.inherited;
@@ -178,20 +178,23 @@ impl ModelRedis {
         let own = &mut self.clients[client];
         let mut read = OriginRead { entries: Vec::new(), extent: own.extent(), is_end: false };
         let seen = match task {
-            OriginTask::Read { mark, .. } => *mark,
-            OriginTask::RecordAck { acked, .. } => acked.0,
+            OriginTask::Read { high_water_mark: mark, .. } => *mark,
+            OriginTask::RecordAck { acked, .. } => acked.seq,
             OriginTask::DeadLetter(letters) => {
                 letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default()
             }
             OriginTask::RecordLosses(..) => Seq::ZERO,
         };
-        if own.memory.epoch != epoch || own.memory.mark.0 < seen || !own.standing().is_whole() {
+        if own.memory.epoch != epoch
+            || own.memory.high_water_mark.seq < seen
+            || !own.standing().is_intact()
+        {
             return None;
         }
         match task {
             OriginTask::Read { after, batch, .. } => {
-                if own.last > own.memory.mark.0 {
-                    own.memory.mark = (own.last, own.added);
+                if own.last > own.memory.high_water_mark.seq {
+                    own.memory.high_water_mark = HighWaterMark { seq: own.last, added: own.added };
                 }
                 let past = own.entries.iter().filter(|entry| entry.seq > *after);
                 read.is_end = past.clone().count() <= batch.entries;
@@ -201,11 +204,11 @@ impl ModelRedis {
                 if !own.last.is_zero() {
                     own.given = Some(own.given.unwrap_or_default().max(reached));
                 }
-                own.memory.given = own.given;
+                own.memory.last_delivered = own.given;
             }
             OriginTask::RecordLosses(losses, written) => {
-                if own.memory.written != Some(*written) {
-                    own.memory.written = Some(*written);
+                if own.memory.recorded_losses != Some(*written) {
+                    own.memory.recorded_losses = Some(*written);
                     let direction = self.direction;
                     self.ledger.extend(losses.iter().map(|loss| (client, direction, *loss)));
                 }
@@ -213,12 +216,16 @@ impl ModelRedis {
             OriginTask::DeadLetter(letters) => {
                 own.dead.extend(letters.iter().map(|(seq, _)| *seq));
                 let last = letters.iter().map(|(seq, _)| *seq).max();
-                own.memory.buried = own.memory.buried.max(last.unwrap_or_default());
+                own.memory.dead_lettered = own.memory.dead_lettered.max(last.unwrap_or_default());
             }
-            OriginTask::RecordAck { acked, trim, is_told } => {
+            OriginTask::RecordAck {
+                acked,
+                trim_through: trim,
+                clears_recorded_losses: is_told,
+            } => {
                 own.memory.acked = *acked;
                 if *is_told {
-                    own.memory.written = None;
+                    own.memory.recorded_losses = None;
                 }
                 own.entries.retain(|entry| trim.is_none_or(|trim| entry.seq > trim));
             }
@@ -244,13 +251,17 @@ impl ModelRedis {
                 // A device's copy does not tell it.
                 Direction::Down => Epoch::UNKNOWN,
             };
-            let found = older.map(|(_, of, entry)| (epoch(*of), entry.seq, entry.digest()));
-            let sifted = CopyIndex::new(found, true).sift(entries);
+            let found = older.map(|(_, of, entry)| CopiedEntry {
+                epoch: epoch(*of),
+                seq: entry.seq,
+                digest: entry.digest(),
+            });
+            let sifted = CopyIndex::new(found, true).deduplicate(entries);
             entries = sifted.entries;
-            losses.extend(sifted.uncertain.map(|(from, to, count)| Loss {
+            losses.extend(sifted.uncertain.map(|UncertainRange { first, last, count }| Loss {
                 epoch: append.epoch,
-                from,
-                to,
+                from: first,
+                to: last,
                 count: Some(count),
                 cause: LossCause::Uncertain,
             }));

@@ -139,10 +139,10 @@ impl LinkEnd {
     ) -> Self {
         let granted =
             ReceiveLimits { window_batches: 3, batch_entries: 4, ..ReceiveLimits::default() };
-        path.handle_begin((begun.position.epoch, begun.position.after));
+        path.handle_start((begun.position.epoch, begun.position.after));
         let sender = Sender::new(direction, granted, trim, begun).with_path(path);
-        let sender = sender.with_hold(path.hold_until(now, random));
-        let receiver = Receiver::new(back, EntryLimits::default(), cursor.kept());
+        let sender = sender.with_delay(path.delay_until(now, random));
+        let receiver = Receiver::new(back, EntryLimits::default(), cursor.confirmed());
         let heartbeat = match direction {
             Direction::Up => Heartbeat::Pings(HEARTBEAT),
             Direction::Down => Heartbeat::Answers,
@@ -165,7 +165,7 @@ impl LinkEnd {
         if is_full && self.working.front().is_some_and(is_write) {
             self.working.clear();
             let (reason, message) = (GoawayReason::Unavailable, "full".to_owned());
-            self.session.handle_failed(Goaway { reason, message, wait_ms: 0 });
+            self.session.handle_store_failure(Goaway { reason, message, wait_ms: 0 });
         }
         match self.working.pop_front() {
             Some(SessionWork::Append(append)) => {
@@ -175,10 +175,10 @@ impl LinkEnd {
             Some(SessionWork::Origin(task)) => {
                 match (redis.perform(client, self.epoch, &task), task) {
                     (Some(read), OriginTask::Read { .. }) => self.session.handle_read(read, now),
-                    (None, _) => self.session.handle_rewound(),
-                    (_, OriginTask::RecordLosses(..)) => self.session.handle_written(),
-                    (_, OriginTask::DeadLetter(_)) => self.session.handle_buried(),
-                    (_, OriginTask::RecordAck { .. }) => self.session.handle_recorded(),
+                    (None, _) => self.session.handle_origin_changed(),
+                    (_, OriginTask::RecordLosses(..)) => self.session.handle_losses_recorded(),
+                    (_, OriginTask::DeadLetter(_)) => self.session.handle_dead_lettered(),
+                    (_, OriginTask::RecordAck { .. }) => self.session.handle_ack_recorded(),
                 }
             }
             Some(SessionWork::Probe) => unreachable!("no key is overwritten here"),
@@ -195,14 +195,14 @@ impl LinkEnd {
 
     fn part(&self, path: &mut LinkPath) {
         let parting = match self.session.end() {
-            Some(session::SessionEnd::Told(_) | session::SessionEnd::Ours(_)) => {
-                SessionEnding::Agreed
+            Some(session::SessionEnd::ClosedByPeer(_) | session::SessionEnd::Closed(_)) => {
+                SessionEnding::Closed
             }
-            Some(session::SessionEnd::Silent(_) | session::SessionEnd::Stalled) | None => {
+            Some(session::SessionEnd::IdleTimeout(_) | session::SessionEnd::AckTimeout) | None => {
                 SessionEnding::Broken
             }
         };
-        path.handle_end(&self.session.sender().trip(), parting);
+        path.handle_end(&self.session.sender().summary(), parting);
     }
 }
 
@@ -393,7 +393,7 @@ impl World {
         let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
         let down = hub.begin(client, &told, (PartnerMatch::at_hub(of, own), None));
         let cursor = hub.cursor(client);
-        let partner = Partner { id: own, place: String::new() };
+        let partner = Partner { id: own, address: String::new() };
         let met = PartnerMatch::at_device(remembered.as_ref(), &partner);
         let up = device.begin(0, &cursor, (met, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);

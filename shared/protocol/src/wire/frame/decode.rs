@@ -72,8 +72,8 @@ fn tally(r: &mut MsgpackReader) -> Result<(Tally, u64), DecodeError> {
     let (added, dead, lost) = (r.uint("added")?, r.uint("dead")?, r.uint("lost")?);
     let flags = r.uint("flags")?;
     let known = match flags & (EXACT | AT_LEAST) {
-        0 => TallyPrecision::Nothing,
-        EXACT => TallyPrecision::Exactly,
+        0 => TallyPrecision::Unknown,
+        EXACT => TallyPrecision::Exact,
         _ => TallyPrecision::AtLeast,
     };
     let tally = Tally::checked(added, dead, lost, known);

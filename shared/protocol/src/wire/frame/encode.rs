@@ -74,10 +74,10 @@ impl FrameWriter {
     }
 
     fn tally(&mut self, tally: &Tally, more: u64) -> &mut Self {
-        let known = match tally.known {
-            TallyPrecision::Exactly => EXACT,
+        let known = match tally.precision {
+            TallyPrecision::Exact => EXACT,
             TallyPrecision::AtLeast => AT_LEAST,
-            TallyPrecision::Nothing => 0,
+            TallyPrecision::Unknown => 0,
         };
         self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(known + more)
     }

@@ -38,7 +38,7 @@ fn hello() -> Hello {
             epoch: Epoch(2),
             seq: Seq::new(7, 0),
             digest: Some(Digest([0xab; 16])),
-            tally: Tally { added: 9, dead: 2, lost: 3, known: TallyPrecision::Exactly },
+            tally: Tally { added: 9, dead: 2, lost: 3, precision: TallyPrecision::Exact },
             seal: Some(Seal([0xcd; 16])),
             is_found: false,
         },
@@ -80,7 +80,7 @@ fn push() -> Push {
             entry(Seq::new(ms + 4, 9), &[("", "x")]),
         ],
         account: BatchAccount {
-            tally: Tally { added: 7, dead: 1, lost: 3, known: TallyPrecision::Exactly },
+            tally: Tally { added: 7, dead: 1, lost: 3, precision: TallyPrecision::Exact },
             losses: vec![
                 loss(Some(3), LossCause::Trimmed),
                 Loss { epoch: Epoch(1), ..loss(None, LossCause::OriginRewound) },

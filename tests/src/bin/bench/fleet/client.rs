@@ -22,7 +22,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, EntryLimits},
     instance::InstanceId,
-    limits::RETURN_WAIT,
+    limits::RECONNECT_WAIT_MIN,
     message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
     partner::PartnerId,
     seq::Epoch,
@@ -114,7 +114,7 @@ impl Client {
             };
             self.way.board.handle_ending(failure.word);
             let wait = match failure.ending.pause() {
-                Pause::Told(wait) => RetryDelay::told(wait, rand::random()),
+                Pause::Told(wait) => RetryDelay::after_hint(wait, rand::random()),
                 Pause::None => continue,
                 Pause::Connect(hint) => self.connect_retry.next(hint, rand::random()),
                 Pause::Twin(hint) => self.refused_retry.next(hint, rand::random()),
@@ -133,7 +133,7 @@ impl Client {
         let mut line = ws::line(socket, heard, features);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
-        let origin = standing.origin();
+        let origin = standing.origin_state();
         let hello = Hello {
             major,
             minor,
@@ -162,13 +162,14 @@ impl Client {
         board.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
         let news = &self.way.hints.watch_stream(origin.key());
-        let stores = SessionStores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
+        let stores =
+            SessionStores { origin, copy, news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
         let never = std::future::pending();
         let outcome =
             drive(Box::new(session), stores, frames, outbox, || heard.at(), never, |_| {}).await;
         board.handle_ended();
         let (sent, taken) =
-            (outcome.session.sender().carried(), outcome.session.receiver().counts().0);
+            (outcome.session.sender().acked_entries(), outcome.session.receiver().received());
         if sent + taken > 0 || began.elapsed() > GOOD_SESSION {
             self.connect_retry.reset();
         }
