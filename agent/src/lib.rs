@@ -94,7 +94,7 @@ pub async fn run(
     let one_time = OneTimeSource::of(&config);
     let keys = config.keys();
     let redis =
-        Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
+        Redis::open_writable(&config.redis, keys.probe()).context("failed to use `redis`")?;
     require_supported(&redis, "redis").await?;
     let board = Board::new(&account);
     let progress = Arc::new(Mutex::new(Progress::new(Instant::now(), START_WITHIN)));

@@ -106,7 +106,7 @@ impl DeviceStore {
         let (out, inbound, down, lines) = tokio::try_join!(
             self.origin.standing(),
             self.copy.cursor(),
-            self.copy.lost(),
+            self.copy.lost_entries(),
             loss_ledger::length(&self.redis, &self.lost)
         )?;
         let losses = Losses { up: out.lost, down, lines };

@@ -94,7 +94,7 @@ fn store(config: &Config) -> anyhow::Result<Store> {
 
 fn redis(config: &Config) -> anyhow::Result<Redis> {
     let key = Store::probe_key(&config.key_prefix);
-    Redis::open_to_write(&config.redis, key).context("failed to use `redis`")
+    Redis::open_writable(&config.redis, key).context("failed to use `redis`")
 }
 
 fn unknown(client: &ClientId) -> String {

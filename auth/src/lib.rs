@@ -62,7 +62,7 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let certificate = Certificate::open(&config.tls)?;
-    let redis = Redis::open_to_write(&config.redis, Store::probe_key(&config.key_prefix));
+    let redis = Redis::open_writable(&config.redis, Store::probe_key(&config.key_prefix));
     let redis = redis.context("failed to use `redis`")?;
     require_supported(&redis, "redis").await?;
     shutdown.spawn("health", watch(redis.clone(), shutdown.token()));

@@ -137,7 +137,7 @@ impl Pool {
                 return DeviceSecret::stand_in().is_behind(&stand_in).map(|_| false);
             };
             secret.is_behind(hash.expose_secret()).or_else(|error| {
-                if odd_hashes.handle(()) {
+                if odd_hashes.record(()) {
                     warn!(
                         error = error_chain(&error),
                         "a client's stored secret is not a bcrypt hash"

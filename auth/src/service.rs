@@ -91,7 +91,7 @@ impl Service {
             let (action, because) = (visit.action, refused.because);
             self.metrics.held_back.add(because.word(), 1);
             let wait_seconds = seconds_up(refused.wait);
-            match (self.held_back.handle((because, site)), because) {
+            match (self.held_back.record((because, site)), because) {
                 (true, Because::ClientFailures | Because::AddressFailures) => {
                     warn!(client, %site, ?action, ?because, wait_seconds, "held back after failures");
                 }
@@ -157,7 +157,7 @@ impl Service {
     pub fn answered<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         let fault = match result {
             Ok(answer) => {
-                if let Some(count) = self.store_wrong.handle_good() {
+                if let Some(count) = self.store_wrong.handle_success() {
                     info!(count, "redis does what auth asks of it again");
                 }
                 return Ok(answer);
@@ -184,7 +184,7 @@ impl Service {
     /// 503 when it is full, 500 when bcrypt fails.
     pub fn hashed<T>(&self, result: Result<T, PoolError>) -> Result<T, ApiError> {
         if result.is_ok()
-            && let Some(count) = self.hash_wrong.handle_good()
+            && let Some(count) = self.hash_wrong.handle_success()
         {
             info!(count, "secrets are hashed again");
         }

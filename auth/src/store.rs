@@ -236,7 +236,7 @@ impl Store {
     /// The client of a live session; none when it has ended or its client may not come any more.
     pub async fn client_of(&self, token: &SessionToken) -> Result<Option<ClientId>, StoreError> {
         let sessions = session_tokens::SessionTokens::new(self.redis.clone(), &self.prefix);
-        Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
+        Ok(sessions.find_client(token.secret()).await?.map(|found| found.client))
     }
 
     fn session_key(&self, token: &SessionToken) -> String {

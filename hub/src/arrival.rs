@@ -47,15 +47,16 @@ pub async fn stand(
     told: &Told,
 ) -> Result<(SenderStart, Cursor), StoreError> {
     let (origin, copy) = (hub.origin(&caller.client), hub.copy(caller, Some(generation)));
-    let with = StartWith { met: PartnerMatch::at_hub(told.partner, partner), partner: None };
+    let with =
+        StartWith { partner_match: PartnerMatch::at_hub(told.partner, partner), partner: None };
     let is_known = told.partner == partner && !told.origin.acked.is_zero();
     let cursor = async {
         match is_known {
-            true => copy.found_cursor().await,
+            true => copy.cursor_or_search().await,
             false => copy.cursor().await,
         }
     };
-    tokio::try_join!(origin.begin(&told.cursor, &with, unix_ms()), cursor)
+    tokio::try_join!(origin.start_sender(&told.cursor, &with, unix_ms()), cursor)
 }
 
 /// Begins a session and gives its generation, and what the client is to this hub; every older one of the client is fenced from here on.
@@ -69,9 +70,9 @@ pub async fn begin(
     cursor: Seq,
 ) -> Result<(u64, PartnerId), ApiError> {
     check_cursor(hub, client, cursor).await?;
-    let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
+    let arrived = presence::open_session(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
     match hub.checked(arrived)? {
-        SessionOpened::Begun(generation, partner) => {
+        SessionOpened::Opened(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok((generation, partner))
         }
@@ -95,7 +96,7 @@ async fn check_cursor(hub: &Hub, client: &ClientId, cursor: Seq) -> Result<(), A
     if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
     }
-    let standing = hub.checked(hub.origin(client).standing_or_remembered().await)?;
+    let standing = hub.checked(hub.origin(client).last_known_standing().await)?;
     if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 

@@ -53,7 +53,7 @@ impl Caller {
     ) -> Result<Self, ApiError> {
         // Whoever waits for our own look is not to make room meanwhile.
         let vouched = place.vouch();
-        let found = hub.checked(hub.sessions.client_of(&token).await)?;
+        let found = hub.checked(hub.sessions.find_client(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));
         };

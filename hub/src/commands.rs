@@ -82,5 +82,5 @@ impl Cli {
 
 fn redis(config: &Config) -> anyhow::Result<Redis> {
     let key = HubKeys::new(&config.key_prefix).probe();
-    Redis::open_to_write(&config.redis, key).context("failed to use the setting `redis`")
+    Redis::open_writable(&config.redis, key).context("failed to use the setting `redis`")
 }

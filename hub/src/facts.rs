@@ -123,8 +123,8 @@ impl Totals {
             totals.clones += usize::from(clones(row, now_ms).is_some());
             add(&mut totals.received, row.received);
             add(&mut totals.delivered, delivered(row));
-            add(&mut totals.lost, row.lost.saturating_add(row.out.lost));
-            add(&mut totals.dead, row.out.dead);
+            add(&mut totals.lost, row.lost.saturating_add(row.origin.lost));
+            add(&mut totals.dead, row.origin.dead);
         }
         totals
     }
@@ -132,7 +132,7 @@ impl Totals {
 
 /// How many entries a client has acknowledged.
 pub fn delivered(row: &ClientRow) -> u64 {
-    let tally = &row.out.memory.acked.tally;
+    let tally = &row.origin.memory.acked.tally;
     tally.added.saturating_sub(tally.dead).saturating_sub(tally.lost)
 }
 
@@ -143,7 +143,7 @@ pub fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
 
 /// The other devices with its identity, if one tried lately.
 pub fn clones(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
-    row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
+    row.duplicates.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 
 /// One number and one unit: `42s`, `3h`.

@@ -138,7 +138,7 @@ impl Hub {
     /// The in stream, for what a client sends in the session of this generation.
     pub fn copy(&self, caller: &Caller, generation: Option<u64>) -> CopyStore {
         let client = (&caller.client, caller.registered_at_ms);
-        let guard = self.guards.of(&caller.client, Instant::now());
+        let guard = self.guards.client(&caller.client, Instant::now());
         CopyStore::hub(self.writer.clone(), &self.keys, client, generation, guard)
     }
 
@@ -161,10 +161,10 @@ impl Hub {
         self.metrics.store_errors.add(1);
         let told = error_chain(error);
         // An outage is said by `store::health`, with its end.
-        if !error.is_outage() && self.store_faults.handle(told.clone()) {
+        if !error.is_outage() && self.store_faults.record(told.clone()) {
             warn!(error = told, "redis request failed");
         }
-        if error.is_of_stream() {
+        if error.is_stream_fault() {
             let message = "this stream of the hub cannot be used as it is; the hub's log names the key, and the mend";
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
                 .retry_after(self.return_wait().as_secs());
@@ -178,7 +178,7 @@ impl Hub {
     pub fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
         self.metrics.store_errors.add(1);
         let error = error_chain(error);
-        if self.store_faults.handle(error.clone()) {
+        if self.store_faults.record(error.clone()) {
             warn!(%client, error, "stream cannot be used; the other direction goes on");
         }
     }
@@ -190,7 +190,7 @@ impl Hub {
 
     /// Logs a loss that a request told of or met, unless another of its cause was lately.
     pub fn say_loss(&self, loss: &Loss) {
-        if self.told_losses.handle(loss.cause.word()) {
+        if self.told_losses.record(loss.cause.word()) {
             driver::say_loss(loss);
         }
     }

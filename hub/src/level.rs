@@ -16,7 +16,7 @@ async fn lack(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel>, Stor
     if level == AckLevel::Memory {
         return Ok(None);
     }
-    let facts = server_info::look(&mut redis.connection()).await?;
+    let facts = server_info::query_server_info(&mut redis.connection()).await?;
     Ok(level.barrier(&facts).err())
 }
 

@@ -119,12 +119,12 @@ impl Paths {
     fn say(&self, client: &ClientId, before: Option<StuckEntry>, after: Option<StuckEntry>) {
         match (before, after) {
             (None, Some(StuckEntry { seq, bytes, sessions })) => {
-                if self.stuck.handle(client.clone()) {
+                if self.stuck.record(client.clone()) {
                     warn!(%client, %seq, bytes, sessions, "entry does not get through the link");
                 }
             }
             (Some(StuckEntry { seq, .. }), None) => {
-                if self.unstuck.handle(client.clone()) {
+                if self.unstuck.record(client.clone()) {
                     info!(%client, %seq, "entries get through the link again");
                 }
             }

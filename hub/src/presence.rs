@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub async fn keep(hub: Hub) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
-        let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
+        let kept = presence::refresh_hub(&hub.redis, &hub.keys, &hub.name, version).await;
         let wait = match hub.checked(kept) {
             Ok(()) => {
                 note_ends(&hub).await;
@@ -43,7 +43,7 @@ pub async fn keep(hub: Hub) {
 pub async fn end(hub: &Hub) {
     let ending = async {
         note_ends(hub).await;
-        presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
+        presence::remove_hub(&hub.redis, &hub.keys, &hub.name).await
     };
     if !matches!(tokio::time::timeout(FAREWELL, ending).await, Ok(Ok(()))) {
         debug!("failed to note that this hub has ended; its key runs out by itself");
@@ -59,7 +59,7 @@ async fn note_ends(hub: &Hub) {
 
 /// Notes that a session is over, now or once Redis takes it.
 pub async fn note_end(hub: &Hub, client: &ClientId, generation: u64) {
-    let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
+    let ended = presence::close_session(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(error = error_chain(&error), "failed to note that a session is over; noted later");
         hub.live.keep_unnoted(client, generation);
@@ -98,7 +98,7 @@ pub async fn hear_bells(hub: Hub, mut changes: mpsc::Receiver<KeyChange>) {
 }
 
 async fn look_again(hub: &Hub, client: &ClientId) -> Result<(), StoreError> {
-    let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
+    let newest = presence::newest_session(&hub.redis, &hub.keys, client).await?;
     hub.metrics.superseded.add(hub.live.supersede(client, newest.generation));
     // Redis went back to a time when it was here, say.
     if newest.hub.as_ref() == Some(&hub.name) && hub.live.lacks(client, newest.generation) {

@@ -104,7 +104,7 @@ impl Quota {
         let is_due = self.lock().is_look_due(load, Instant::now());
         if is_due && !self.is_looking.swap(true, Ordering::AcqRel) {
             let looking = Looking(&self.is_looking);
-            let looked = MemoryUsage::look(&self.redis).await;
+            let looked = MemoryUsage::query(&self.redis).await;
             self.handle_look(looked, Instant::now());
             drop(looking);
         }

@@ -159,13 +159,13 @@ pub(crate) async fn token_ended(hub: &Hub, caller: &Caller, key: &SessionKey) ->
     let mut session = hub.hints.watch_key(&key.get());
     let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
     // Both resolve at once for what came before, which takes one look.
-    session.news().await;
+    session.changed().await;
     loop {
         tokio::select! {
-            () = client.news() => {}
-            () = session.news() => {}
+            () = client.changed() => {}
+            () = session.changed() => {}
         }
-        match hub.sessions.client_at(&key.get()).await {
+        match hub.sessions.find_client_by_key(&key.get()).await {
             Ok(Some(found)) if found.client == caller.client => {
                 if let Some(next) = found.next {
                     session = hub.hints.watch_key(&next);
@@ -393,7 +393,7 @@ async fn dismiss(hub: &Hub, sink: &mut Pin<Box<SplitSink<Socket, Message>>>, goa
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A second device comes back for ever; it is said aloud where it is found.
     if goaway.reason != GoawayReason::Superseded
-        && hub.session_faults.handle(SessionFault::Refused(reason))
+        && hub.session_faults.record(SessionFault::Refused(reason))
     {
         info!(reason, message, "session refused");
     } else {
@@ -438,7 +438,7 @@ fn report(hub: &Hub, outcome: &SessionOutcome) {
     match &outcome.end {
         // A path that carries nothing takes many with it; the rest are counted.
         Ok(end @ (SessionEnd::AckTimeout | SessionEnd::IdleTimeout(_)))
-            if hub.session_faults.handle(SessionFault::Ended(word)) =>
+            if hub.session_faults.record(SessionFault::Ended(word)) =>
         {
             warn!(received, sent, cause = %end, "session ends");
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use spoke_store::{
-    limits::TRIM_TOLD_INTERVAL,
+    limits::TRIM_REPORT_INTERVAL,
     trim::{Trimmed, trim},
 };
 use tracing::warn;
@@ -48,7 +48,7 @@ impl Unsaid {
     /// How many to tell of now.
     fn handle(&mut self, trimmed: Trimmed, now: Instant) -> Option<u64> {
         self.count += trimmed.unread;
-        let is_due = self.said_at.is_none_or(|at| now >= at + TRIM_TOLD_INTERVAL);
+        let is_due = self.said_at.is_none_or(|at| now >= at + TRIM_REPORT_INTERVAL);
         if self.count == 0 || !is_due {
             return None;
         }
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(unsaid.handle(trimmed(0), now), None);
         assert_eq!(unsaid.handle(trimmed(5), now), Some(5));
         assert_eq!(unsaid.handle(trimmed(6), now), None);
-        assert_eq!(unsaid.handle(trimmed(7), now + TRIM_TOLD_INTERVAL), Some(13));
-        assert_eq!(unsaid.handle(trimmed(0), now + 2 * TRIM_TOLD_INTERVAL), None);
+        assert_eq!(unsaid.handle(trimmed(7), now + TRIM_REPORT_INTERVAL), Some(13));
+        assert_eq!(unsaid.handle(trimmed(0), now + 2 * TRIM_REPORT_INTERVAL), None);
     }
 }

@@ -109,7 +109,7 @@ pub async fn xread(
     let news = hub.hints.watch_stream(reader.origin.key());
     loop {
         tokio::select! {
-            () = news.news() => {}
+            () = news.changed() => {}
             () = hub.shutdown.begun() => return Ok((answer(hub, first), held)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
@@ -118,13 +118,13 @@ pub async fn xread(
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
         let (push, charge) = reader.read().await?;
-        news.handle_known(reader.sender.read_through());
+        news.handle_read_through(reader.sender.read_through());
         if is_silent(&push) {
             continue;
         }
         // The news may have come before the hint that the session has ended: look, in that order,
         // so that nothing added after its end is given out.
-        if hub.checked(hub.sessions.client_at(&session.get()).await)?.is_none() {
+        if hub.checked(hub.sessions.find_client_by_key(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
         reader.note_given(&push);
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
         let (after, tally) = (position.after, position.tally);
         if ask.seq > acked {
             let record =
-                origin.record(position.epoch, Checkpoint::new(after, tally), None, false).await;
+                origin.record_ack(position.epoch, Checkpoint::new(after, tally), None, false).await;
             if !hub.checked(record)? {
                 return Err(stale_epoch(position.epoch));
             }
@@ -313,7 +313,7 @@ impl<'a> Reader<'a> {
         self.hub.metrics.traffic.handle_task(&task);
         match self.hub.checked(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
             TaskResult::Read(read) => self.sender.handle_read(read, Instant::now()),
-            TaskResult::Rewound => return Err(stale_epoch(self.epoch)),
+            TaskResult::OriginChanged => return Err(stale_epoch(self.epoch)),
             TaskResult::DeadLettered => self.sender.handle_dead_lettered(),
             TaskResult::LossesRecorded => self.sender.handle_losses_recorded(),
             TaskResult::AckRecorded => self.sender.handle_ack_recorded(),
@@ -347,7 +347,8 @@ async fn place(
         // Only who speaks of epochs can follow one, and a session does that with its handshake.
         let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
-            let begun = hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
+            let begun =
+                hub.checked(origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await)?;
             return Err(stale_epoch(begun.position.epoch));
         }
         return Err(stale_epoch(known));
@@ -356,7 +357,7 @@ async fn place(
         return Err(stale_epoch(position.epoch));
     }
     if position.epoch != standing.memory.epoch {
-        return hub.checked(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
+        return hub.checked(origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await);
     }
     // Who names an epoch and nothing of it yet begins where it does. A session names just the place that
     // its handshake has proved: a copy that was wiped begins with all that is still there.

@@ -87,8 +87,9 @@ impl Ends {
             registered_at_ms: 0,
             epochs: Default::default(),
         };
-        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, unix_ms()).await;
-        let Ok(SessionOpened::Begun(generation, _)) = arrived else { panic!("{arrived:?}") };
+        let arrived =
+            presence::open_session(&redis, &keys, &self.client, &arrival, unix_ms()).await;
+        let Ok(SessionOpened::Opened(generation, _)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
@@ -122,7 +123,7 @@ impl Side {
         };
         let begun = self
             .origin
-            .begin(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
+            .start_sender(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
             .await
             .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
@@ -421,14 +422,14 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
     assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
     assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // The same question again finds the epoch written down.
-    let again = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let again = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), ResumeFinding::Agree));
 }
 
@@ -441,7 +442,7 @@ async fn a_poisoned_cursor_does_not_poison_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }
@@ -453,7 +454,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,
         known: None,

@@ -56,7 +56,7 @@ pub(super) async fn run(
 async fn look(config: &Config) -> Vec<Check> {
     let account = config.validate();
     let mut found = vec![of_settings(&account)];
-    match Redis::open_to_write(&config.redis, config.keys().probe()) {
+    match Redis::open_writable(&config.redis, config.keys().probe()) {
         Ok(redis) => {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);
@@ -150,7 +150,9 @@ async fn ask(
     match http.ask(request, PATIENCE, DENIAL_BYTES_MAX).await {
         Ok(answer) => Ok(Denial::new(answer.status, &answer.headers, &answer.body)),
         Err(error) => Err(match explain(&error) {
-            Some(TlsFailure { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
+            Some(TlsFailure { problem: what, help: mend }) => {
+                (format!("{url} is not trusted: {what}"), mend)
+            }
             None => {
                 (format!("{url} cannot be reached: {}", error_chain(&error)), mend(dialer, url))
             }

@@ -87,7 +87,7 @@ pub(super) async fn run(args: Args, given: SettingsArgs) -> anyhow::Result<()> {
     let dialer = config.dialer(&account)?;
     // What is wrong with it can be mended later, so nothing of it keeps the device from registering.
     for checked in
-        of_redis("redis", &Redis::open_to_write(&config.redis, config.keys().probe())?).await
+        of_redis("redis", &Redis::open_writable(&config.redis, config.keys().probe())?).await
     {
         eprint!("{checked}");
     }

@@ -149,8 +149,8 @@ impl Lifecycle {
         let partner = Some(Partner { id: welcome.partner, address: place });
         // A hub that does not say changes nothing of what is remembered.
         let partner = partner.filter(|partner| partner.id.is_known());
-        let with = StartWith { met: PartnerMatch::Same, partner };
-        let begun = self.origin.begin(&welcome.cursor, &with, unix_ms()).await;
+        let with = StartWith { partner_match: PartnerMatch::Same, partner };
+        let begun = self.origin.start_sender(&welcome.cursor, &with, unix_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         match begun.position.finding {
             ResumeFinding::Agree => {}
@@ -224,7 +224,7 @@ impl Lifecycle {
     }
 
     async fn stand(&self) -> Result<(OriginStanding, Cursor), StoreError> {
-        tokio::try_join!(self.origin.standing_or_remembered(), self.copy.found_cursor())
+        tokio::try_join!(self.origin.last_known_standing(), self.copy.cursor_or_search())
     }
 
     async fn carry(&mut self, kind: Kind, open: Open) -> (Ending, Welcomed) {

@@ -48,7 +48,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
 }
 
 async fn look(redis: &Redis, keys: &HubKeys, args: &Args) -> anyhow::Result<Fleet> {
-    let mut fleet = fleet::survey(redis, keys, unix_ms()).await?;
+    let mut fleet = fleet::list_clients(redis, keys, unix_ms()).await?;
     if let Some(part) = &args.name {
         fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
     }
@@ -69,7 +69,7 @@ fn form(row: &ClientRow, unix_ms: u64) -> Value {
         "lastSeen": row.last_seen,
         "version": row.version,
         "address": row.address,
-        "clones": row.clones.as_ref().map(|clones| json!({
+        "clones": row.duplicates.as_ref().map(|clones| json!({
             "refused": clones.refused,
             "address": clones.address,
             "at": clones.at_ms,
@@ -84,16 +84,16 @@ fn form(row: &ClientRow, unix_ms: u64) -> Value {
             "lost": row.lost,
         },
         "out": {
-            "epoch": row.out.memory.epoch,
-            "last": row.out.extent.last,
-            "acked": row.out.memory.acked.seq,
-            "length": row.out.extent.length,
+            "epoch": row.origin.memory.epoch,
+            "last": row.origin.extent.last,
+            "acked": row.origin.memory.acked.seq,
+            "length": row.origin.extent.length,
             "waiting": row.down.entries,
             "oldest": row.down.oldest_ms,
-            "isCaughtUp": row.out.memory.acked.seq >= row.out.extent.last,
-            "dead": row.out.dead,
-            "lost": row.out.lost,
-            "isUsable": !row.is_out_unusable,
+            "isCaughtUp": row.origin.memory.acked.seq >= row.origin.extent.last,
+            "dead": row.origin.dead,
+            "lost": row.origin.lost,
+            "isUsable": !row.is_origin_unusable,
         },
     })
 }
@@ -127,7 +127,7 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
             Lag::up(row, unix_ms).words(unix_ms),
             Lag::down(row).words(unix_ms),
             short(row.received),
-            short(row.lost.saturating_add(row.out.lost)),
+            short(row.lost.saturating_add(row.origin.lost)),
         );
         let _ = writeln!(text, "{}", line.trim_end());
         text.push_str(&mark(row, unix_ms));
@@ -148,7 +148,7 @@ fn sums(fleet: &Fleet, unix_ms: u64) -> String {
 
 /// Below a client with which something is wrong.
 fn mark(row: &ClientRow, unix_ms: u64) -> String {
-    let unusable = match row.is_out_unusable {
+    let unusable = match row.is_origin_unusable {
         true => "  ! the key of its out stream holds something else: RENAME or DEL it\n",
         false => "",
     };
@@ -201,7 +201,7 @@ mod tests {
             last_seen: Some(1),
             version: "\x1b[31m10.20.30-alpha".to_owned(),
             address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".to_owned(),
-            clones: Some(DuplicateIdentities {
+            duplicates: Some(DuplicateIdentities {
                 refused: 1_000_000,
                 address: "x".repeat(47),
                 at_ms: NOW - 1,
@@ -212,8 +212,8 @@ mod tests {
             lost: 999_999,
             up: Some(PendingEntries { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
             down: PendingEntries { entries: 99_999, oldest_ms: Some(1) },
-            out: Default::default(),
-            is_out_unusable: true,
+            origin: Default::default(),
+            is_origin_unusable: true,
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Args {
 pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<()> {
     let (redis, keys) = (super::redis(config)?, HubKeys::new(&config.key_prefix));
     let client = &args.client;
-    match presence::reset(&redis, &keys, client).await? {
+    match presence::reset_client(&redis, &keys, client).await? {
         Some(epoch) => Ok(print(&format!(
             "{client} is in epoch {epoch} now. What its device has not seen acknowledged comes again, and \
              what the hub has of it is left out.\n"

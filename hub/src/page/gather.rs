@@ -110,7 +110,8 @@ impl Gatherer {
         client: &ClientId,
     ) -> Result<Option<Detail>, ApiError> {
         let _turn = self.0.reading.lock().await;
-        let rows = fleet::clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
+        let rows =
+            fleet::find_clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
         let row = hub.checked(rows.await)?.pop();
         let Some(row) = row.filter(|row| row.last_seen.is_some()) else { return Ok(None) };
         hub.checked(detail(hub, row).await).map(Some)
@@ -147,7 +148,7 @@ impl Gatherer {
         let before = self.0.snapshot.borrow().clone();
         let now = unix_ms();
         let gathered = async {
-            let fleet = fleet::survey(&hub.redis, &hub.keys, now).await?;
+            let fleet = fleet::list_clients(&hub.redis, &hub.keys, now).await?;
             let details = self.details(hub, &fleet, &before.details).await?;
             Ok::<_, StoreError>((fleet, details))
         };
@@ -165,7 +166,7 @@ impl Gatherer {
         chart.add(now, totals.received, totals.delivered);
         let writes = hub.redis.health().problem();
         let writes = writes.map(|problem| format!("redis takes no writes: {problem}"));
-        let fault = writes.or_else(|| hub.writer.kept().problem());
+        let fault = writes.or_else(|| hub.writer.level_health().problem());
         Snapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 
@@ -250,9 +251,9 @@ async fn detail(hub: &Hub, row: ClientRow) -> Result<Detail, StoreError> {
     let (redis, keys, client) = (&hub.redis, &hub.keys, &row.client);
     let up = fleet::recent_up(redis, keys, client).await?;
     let down = fleet::recent_down(redis, keys, client).await?;
-    let losses = match row.lost + row.out.lost {
+    let losses = match row.lost + row.origin.lost {
         0 => Vec::new(),
-        _ => fleet::losses(redis, keys, client).await?,
+        _ => fleet::recent_losses(redis, keys, client).await?,
     };
     Ok(Detail { row, up, down, losses })
 }

@@ -85,7 +85,7 @@ impl Show {
             Self::Away => row.connected_since.is_none(),
             Self::Behind => is_behind(row, now_ms),
             Self::Trouble => {
-                clones(row, now_ms).is_some() || row.lost + row.out.lost + row.out.dead > 0
+                clones(row, now_ms).is_some() || row.lost + row.origin.lost + row.origin.dead > 0
             }
         }
     }
@@ -156,7 +156,7 @@ impl View {
             By::Up => rows.sort_by_key(|row| Reverse(Lag::up(row, now_ms).weight())),
             By::Down => rows.sort_by_key(|row| Reverse(Lag::down(row).weight())),
             By::Received => rows.sort_by_key(|row| Reverse(row.received)),
-            By::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.out.lost)),
+            By::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.origin.lost)),
         }
         let found = rows.len();
         let pages = found.div_ceil(CLIENTS_SHOWN).max(1);
@@ -193,15 +193,15 @@ mod tests {
             last_seen: Some(1),
             version: String::new(),
             address: String::new(),
-            clones: None,
+            duplicates: None,
             cursor: Default::default(),
             received_at: None,
             received: n as u64,
             lost: 0,
             up: None,
             down: PendingEntries { entries: n as u64 % 7, oldest_ms: None },
-            out: Default::default(),
-            is_out_unusable: false,
+            origin: Default::default(),
+            is_origin_unusable: false,
         };
         Fleet { rows: (0..count).map(row).collect(), is_cut: false }
     }

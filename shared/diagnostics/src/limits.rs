@@ -7,6 +7,6 @@ use std::time::Duration;
 // ---- Log --------------------------------------------------------------------------------------
 
 /// How often it is said that a fault goes on: 1,440 lines a day at most of each kind.
-pub const REPEATS_INTERVAL: Duration = Duration::from_secs(60);
+pub const LOG_SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Kinds of repeated faults that are told apart at a time; strangers can make any number.
-pub const REPEATS_KINDS_MAX: usize = 64;
+pub const LOG_KINDS_MAX: usize = 64;

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use crate::limits::REPEATS_KINDS_MAX;
+use crate::limits::LOG_KINDS_MAX;
 
 /// What goes on at the moment, by kind. Kinds may be a stranger's doing, so only so many are told
 /// apart.
@@ -33,12 +33,12 @@ impl<K> Default for LogLimiter<K> {
 
 impl<K: Eq + Hash + Clone> LogLimiter<K> {
     /// Counts one, and tells whether it is the first of its kind and so is to be said.
-    pub fn handle(&mut self, kind: K) -> bool {
+    pub fn record(&mut self, kind: K) -> bool {
         if let Some(unsaid) = self.unsaid.get_mut(&kind) {
             *unsaid += 1;
             return false;
         }
-        if self.unsaid.len() >= REPEATS_KINDS_MAX {
+        if self.unsaid.len() >= LOG_KINDS_MAX {
             self.others += 1;
             return false;
         }
@@ -73,7 +73,7 @@ impl Outage {
     }
 
     /// All is well; gives how often it was not, if there is an end to be said.
-    pub fn handle_good(&self) -> Option<u64> {
+    pub fn handle_success(&self) -> Option<u64> {
         // Almost always, so without a write.
         if self.0.load(Ordering::Relaxed) == 0 {
             return None;
@@ -94,8 +94,8 @@ impl<K> Default for SharedLogLimiter<K> {
 
 impl<K: Eq + Hash + Clone> SharedLogLimiter<K> {
     /// Counts one, and tells whether it is the first of its kind and so is to be said.
-    pub fn handle(&self, kind: K) -> bool {
-        self.lock().handle(kind)
+    pub fn record(&self, kind: K) -> bool {
+        self.lock().record(kind)
     }
 
     /// How often each kind has come again since the last look, as `LogLimiter::poll_counts` tells.
@@ -115,24 +115,24 @@ mod tests {
     #[test]
     fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
         let mut repeats = LogLimiter::default();
-        let aloud = (0..1000).filter(|_| repeats.handle("one")).count();
+        let aloud = (0..1000).filter(|_| repeats.record("one")).count();
         assert_eq!(aloud, 1);
-        assert!(repeats.handle("other"), "each kind is said");
+        assert!(repeats.record("other"), "each kind is said");
         assert_eq!(repeats.poll_counts(), [(Some("one"), 999)]);
-        assert!(!repeats.handle("one"), "it goes on");
+        assert!(!repeats.record("one"), "it goes on");
         assert_eq!(repeats.poll_counts(), [(Some("one"), 1)]);
         assert_eq!(repeats.poll_counts(), [], "nothing came again");
-        assert!(repeats.handle("one") && repeats.handle("other"), "both were over");
+        assert!(repeats.record("one") && repeats.record("other"), "both were over");
     }
 
     #[test]
     fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
         let mut repeats = LogLimiter::default();
-        let aloud = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
-        let again = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
-        assert_eq!((aloud, again), (REPEATS_KINDS_MAX, 0));
+        let aloud = (0..10_000).filter(|kind| repeats.record(*kind)).count();
+        let again = (0..10_000).filter(|kind| repeats.record(*kind)).count();
+        assert_eq!((aloud, again), (LOG_KINDS_MAX, 0));
         let counts = repeats.poll_counts();
-        assert_eq!(counts.len(), REPEATS_KINDS_MAX + 1);
+        assert_eq!(counts.len(), LOG_KINDS_MAX + 1);
         let counted: u64 = counts.iter().map(|(_, count)| count).sum();
         assert_eq!(counted as usize + aloud, 20_000);
     }
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn a_spell_is_said_when_it_begins_and_its_count_when_it_ends() {
         let spell = Outage::new();
-        assert_eq!(spell.handle_good(), None);
+        assert_eq!(spell.handle_success(), None);
         assert_eq!([(); 3].map(|()| spell.handle_fault()), [true, false, false]);
-        assert_eq!((spell.handle_good(), spell.handle_good()), (Some(3), None));
+        assert_eq!((spell.handle_success(), spell.handle_success()), (Some(3), None));
         assert!(spell.handle_fault(), "it is another one");
     }
 }

@@ -4,7 +4,7 @@
 const LIKENESS_MIN: f64 = 0.8;
 
 /// The one of these names that looks most like this one.
-pub fn nearest_of(key: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
+pub fn nearest_name(key: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     known
         .into_iter()
         .map(|known| (likeness(key, &known), known))

@@ -12,9 +12,9 @@ use crate::error_chain::error_chain;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFailure {
     /// What is wrong.
-    pub what: String,
+    pub problem: String,
     /// What to do.
-    pub mend: &'static str,
+    pub help: &'static str,
 }
 
 /// What is wrong with who answered; none where TLS is not the cause.
@@ -35,13 +35,13 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
 impl From<&CertificateError> for TlsFailure {
     fn from(error: &CertificateError) -> Self {
         let (what, mend) = of_certificate(error);
-        Self { what, mend }
+        Self { problem: what, help: mend }
     }
 }
 
 impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, mend } = self;
+        let Self { problem: what, help: mend } = self;
         write!(f, "{what}: {mend}")
     }
 }
@@ -74,7 +74,7 @@ fn distrust(error: &rustls::Error) -> TlsFailure {
         ),
         error => (error_chain(error), "see that both sides speak TLS 1.2 or 1.3"),
     };
-    TlsFailure { what, mend }
+    TlsFailure { problem: what, help: mend }
 }
 
 fn of_certificate(error: &CertificateError) -> (String, &'static str) {
@@ -99,12 +99,12 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
             ("its certificate is for another host".to_owned(), NAME)
         }
         CertificateError::ExpiredContext { time, not_after } => {
-            let ago = span(time.as_secs().saturating_sub(not_after.as_secs()));
+            let ago = duration_in_words(time.as_secs().saturating_sub(not_after.as_secs()));
             (format!("its certificate expired {ago} ago by this machine's clock"), RENEW)
         }
         CertificateError::Expired => ("its certificate has expired".to_owned(), RENEW),
         CertificateError::NotValidYetContext { time, not_before } => {
-            let ahead = span(not_before.as_secs().saturating_sub(time.as_secs()));
+            let ahead = duration_in_words(not_before.as_secs().saturating_sub(time.as_secs()));
             let what = "its certificate is not valid yet, and will be";
             (format!("{what} in {ahead} by this machine's clock"), CLOCK)
         }
@@ -152,7 +152,7 @@ fn plain(name: &str) -> String {
 }
 
 /// So many seconds as a person says them: "3 days".
-pub fn span(seconds: u64) -> String {
+pub fn duration_in_words(seconds: u64) -> String {
     let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute"), (1, "second")];
     let seconds = seconds.max(1);
     let (unit, name) =
@@ -228,7 +228,10 @@ mod tests {
         let shared: Arc<dyn Error + Send + Sync> = Arc::new(io());
         let redis = redis::RedisError::from(io());
         for error in [&tls() as &(dyn Error + 'static), &io(), &twice, &shared, &redis] {
-            assert!(explain(error).is_some_and(|why| why.what.contains("authority")), "{error:?}");
+            assert!(
+                explain(error).is_some_and(|why| why.problem.contains("authority")),
+                "{error:?}"
+            );
         }
         assert_eq!(explain(&io::Error::from(io::ErrorKind::TimedOut)), None);
     }

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 
 use crate::shutdown::Shutdown;
-use spoke_diagnostics::{limits::REPEATS_INTERVAL, log_limit::SharedLogLimiter};
+use spoke_diagnostics::{limits::LOG_SUMMARY_INTERVAL, log_limit::SharedLogLimiter};
 
 /// Says counts once a minute, and the last when the shutdown begins.
 pub async fn sum_up<K: Eq + Hash + Clone>(
@@ -12,7 +12,7 @@ pub async fn sum_up<K: Eq + Hash + Clone>(
     say: impl Fn(Option<&K>, u64),
 ) {
     while !shutdown.is_begun() {
-        let _ = tokio::time::timeout(REPEATS_INTERVAL, shutdown.begun()).await;
+        let _ = tokio::time::timeout(LOG_SUMMARY_INTERVAL, shutdown.begun()).await;
         let counts = repeated.poll_counts();
         counts.iter().for_each(|(kind, count)| say(kind.as_ref(), *count));
     }
@@ -31,7 +31,7 @@ mod tests {
         let say =
             |kind: Option<&&'static str>, count| said.lock().unwrap().push((kind.copied(), count));
         let others = async {
-            assert!(repeated.handle("one") && !repeated.handle("one"));
+            assert!(repeated.record("one") && !repeated.record("one"));
             tokio::task::yield_now().await;
             shutdown.begin();
         };

@@ -7,7 +7,9 @@ use tracing::{debug, warn};
 use crate::{config::ConfigError, shutdown::Shutdown};
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::backoff::RetryDelay;
-use spoke_store::{Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::look};
+use spoke_store::{
+    Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::query_server_info,
+};
 
 /// Checks what a URL's text alone does not tell.
 ///
@@ -38,10 +40,10 @@ pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigErr
 pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) {
     let mut retry = RetryDelay::new(Duration::from_millis(500), Duration::from_secs(60));
     loop {
-        match look(&mut redis.connection()).await {
+        match query_server_info(&mut redis.connection()).await {
             Ok(facts) => {
-                for finding in facts.findings() {
-                    warn!(setting, mend = finding.mend(), "{finding}");
+                for finding in facts.warnings() {
+                    warn!(setting, mend = finding.help(), "{finding}");
                 }
                 return;
             }

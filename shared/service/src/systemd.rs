@@ -68,7 +68,7 @@ fn send_all(states: &[NotifyState<'_>]) {
     static FAULTS: Outage = Outage::new();
     match sd_notify::notify(false, states) {
         Ok(()) => {
-            if let Some(count) = FAULTS.handle_good() {
+            if let Some(count) = FAULTS.handle_success() {
                 info!(count, "systemd is notified again");
             }
         }

@@ -101,7 +101,7 @@ impl AckLevel {
             }
             Self::Replicas(_) => Err(UnmetLevel::Replicas { found: facts.replicas }),
             Self::Fsync => {
-                let syncing = facts.syncing.as_ref().ok_or(UnmetLevel::Hidden)?;
+                let syncing = facts.aof_sync.as_ref().ok_or(UnmetLevel::Hidden)?;
                 if facts.version < (7, 2) {
                     return syncs_always(syncing).map(|()| Some(Barrier::SyncsAlways));
                 }

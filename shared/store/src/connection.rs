@@ -60,7 +60,7 @@ impl Redis {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_to_write(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
+    pub fn open_writable(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
         Self::make(url, Some(key))
     }
 
@@ -80,7 +80,7 @@ impl Redis {
     }
 
     /// How it does.
-    pub fn figures(&self) -> &RedisStats {
+    pub fn stats(&self) -> &RedisStats {
         &self.shared.figures
     }
 
@@ -94,7 +94,7 @@ impl Redis {
     ///
     /// # Errors
     /// `RedisError` as Redis gives it.
-    pub async fn own_connection(
+    pub async fn dedicated_connection(
         &self,
         hear: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<MultiplexedConnection> {
@@ -146,7 +146,7 @@ impl Redis {
             Err(error) if error.is_outage() => Err(error),
             // What else is wrong with the probe says nothing of Redis.
             Ok(_) | Err(_) => {
-                way.health.handle_good(generation);
+                way.health.handle_success(generation);
                 Ok(())
             }
         }

@@ -21,7 +21,7 @@ use super::{
     quota::{ClientQuota, SearchFound},
     scripts::{ALLOW_OOM, DENY_OOM, with_seqs},
 };
-use crate::limits::{LEDGER_PATIENCE, LOST_MAX_LEN};
+use crate::limits::{LEDGER_WAIT_MAX, LOST_MAX_LEN};
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Digest, Direction, Entry, RejectReason},
@@ -132,7 +132,7 @@ impl CopyStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn found_cursor(&self) -> Result<Cursor, StoreError> {
+    pub async fn cursor_or_search(&self) -> Result<Cursor, StoreError> {
         let cursor = self.cursor().await?;
         if cursor.epoch.is_known() {
             return Ok(cursor);
@@ -168,7 +168,7 @@ impl CopyStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn lost(&self) -> Result<u64, StoreError> {
+    pub async fn lost_entries(&self) -> Result<u64, StoreError> {
         let mut hget = cmd("HGET");
         hget.arg(&self.state).arg("in_lost");
         let lost: Option<u64> = hget.query_async(&mut self.writer.redis().connection()).await?;
@@ -307,7 +307,7 @@ impl CopyStore {
     async fn wait_for_lines(&self, lines: usize) -> Result<(), Duration> {
         loop {
             match self.guard.take_lines(lines) {
-                Err(wait) if wait <= LEDGER_PATIENCE => tokio::time::sleep(wait).await,
+                Err(wait) if wait <= LEDGER_WAIT_MAX => tokio::time::sleep(wait).await,
                 taken => return taken,
             }
         }

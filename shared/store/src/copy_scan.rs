@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::LazyLock, time::Instant};
 use redis::{Script, Value, cmd};
 
 use super::{Redis, StoreError, decode, scripts::looking_back};
-use crate::limits::{COPY_ENTRY_BYTES_MAX, HELD_LOOKED, HELD_SCAN_MAX};
+use crate::limits::{COPY_ENTRY_BYTES_MAX, SEARCH_ENTRIES_MAX, SEARCH_PAGE};
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Digest, Direction, Entry},
@@ -43,7 +43,7 @@ impl CopySearch<'_> {
         // too low is lower still.
         let mut reached: HashMap<Epoch, bool> = HashMap::new();
         let (mut from, mut scanned) = ("+".to_owned(), 0);
-        while scanned < HELD_SCAN_MAX {
+        while scanned < SEARCH_ENTRIES_MAX {
             let begun = Instant::now();
             let (down_to, looked, entries) = self.look(&from).await?;
             scanned += looked;
@@ -71,7 +71,7 @@ impl CopySearch<'_> {
     /// The last that came of this origin, and its epoch, unless so much came since that it is not seen.
     pub(super) async fn newest(&self) -> Result<Option<(Epoch, Entry)>, StoreError> {
         let (mut from, mut scanned) = ("+".to_owned(), 0);
-        while scanned < HELD_SCAN_MAX {
+        while scanned < SEARCH_ENTRIES_MAX {
             let begun = Instant::now();
             let (down_to, looked, entries) = self.look(&from).await?;
             let newest = entries.iter().find_map(|entry| self.own(entry));
@@ -115,7 +115,7 @@ impl CopySearch<'_> {
 
     /// Down to which ID was looked, how many entries were, and which are of this origin.
     async fn look(&self, from: &str) -> Result<(String, usize, Vec<Entry>), StoreError> {
-        let (most, bytes) = HELD_LOOKED;
+        let (most, bytes) = SEARCH_PAGE;
         let client = match self.direction {
             Direction::Up => self.client.as_str(),
             Direction::Down => "",

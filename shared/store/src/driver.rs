@@ -26,7 +26,7 @@ use crate::{
     origin::{OriginStore, TaskResult},
 };
 use spoke_diagnostics::{
-    clock::unix_ms, error_chain::error_chain, limits::REPEATS_INTERVAL, log_limit::LogLimiter,
+    clock::unix_ms, error_chain::error_chain, limits::LOG_SUMMARY_INTERVAL, log_limit::LogLimiter,
 };
 use spoke_protocol::{
     loss::Loss,
@@ -193,9 +193,9 @@ pub async fn drive(
                 }
                 FinishedWork::Task(_, Ok(TaskResult::Read(read))) => {
                     session.handle_read(read, Instant::now());
-                    stores.news.handle_known(session.sender().read_through());
+                    stores.news.handle_read_through(session.sender().read_through());
                 }
-                FinishedWork::Task(_, Ok(TaskResult::Rewound)) => session.handle_origin_changed(),
+                FinishedWork::Task(_, Ok(TaskResult::OriginChanged)) => session.handle_origin_changed(),
                 FinishedWork::Task(_, Ok(TaskResult::DeadLettered)) => session.handle_dead_lettered(),
                 FinishedWork::Task(_, Ok(TaskResult::LossesRecorded)) => session.handle_losses_recorded(),
                 FinishedWork::Task(_, Ok(TaskResult::AckRecorded)) => session.handle_ack_recorded(),
@@ -203,11 +203,11 @@ pub async fn drive(
                     report(SessionEvent::Usable(StreamSide::In));
                     session.handle_copy_probed(Ok(()));
                 }
-                FinishedWork::Task(task, Err(error)) if error.is_of_stream() => {
+                FinishedWork::Task(task, Err(error)) if error.is_stream_fault() => {
                     report(SessionEvent::Unusable(StreamSide::Out, &error));
                     session.handle_origin_unreadable(task, again_at());
                 }
-                FinishedWork::Probe(Err(error)) if error.is_of_stream() => {
+                FinishedWork::Probe(Err(error)) if error.is_stream_fault() => {
                     session.handle_copy_probed(Err(again_at()));
                 }
                 FinishedWork::Task(_, Err(error)) | FinishedWork::Probe(Err(error)) => {
@@ -217,7 +217,7 @@ pub async fn drive(
             },
             appended = appends.next(), if !appends.is_empty() => match appended {
                 Ok(appended) => session.handle_appended(&appended),
-                Err(error) if error.is_of_stream() => {
+                Err(error) if error.is_stream_fault() => {
                     report(SessionEvent::Unusable(StreamSide::In, &error));
                     session.handle_copy_unwritable(again_at());
                 }
@@ -226,7 +226,7 @@ pub async fn drive(
                     break Some(SessionError::Store(error));
                 }
             },
-            () = stores.news.news() => session.handle_news(),
+            () = stores.news.changed() => session.handle_news(),
             goaway = &mut leave => session.handle_close(goaway),
             () = timeout => {
                 session.handle_received(last_received());
@@ -339,11 +339,11 @@ impl LossLog {
         let begun = || Box::new(LoggedLosses { causes: LogLimiter::default(), summed_up_at: now });
         let said = self.0.get_or_insert_with(begun);
         for loss in losses {
-            if said.causes.handle(loss.cause.word()) {
+            if said.causes.record(loss.cause.word()) {
                 say_loss(loss);
             }
         }
-        if now >= said.summed_up_at + REPEATS_INTERVAL {
+        if now >= said.summed_up_at + LOG_SUMMARY_INTERVAL {
             said.summed_up_at = now;
             self.sum_up();
         }

@@ -85,12 +85,12 @@ pub struct WrongKey {
     /// What it is, in Redis' word.
     pub found: String,
     /// What it has to be.
-    pub needed: &'static str,
+    pub expected: &'static str,
 }
 
 fn wrong_type(at: Option<&WrongKey>) -> String {
     match at {
-        Some(WrongKey { key, found, needed }) => {
+        Some(WrongKey { key, found, expected: needed }) => {
             format!(
                 "the key {key} in redis is a {found} and has to be a {needed}: RENAME or DEL it"
             )
@@ -167,7 +167,7 @@ impl StoreError {
     }
 
     /// Whether its server may be the wrong one, and the name lead to another by now.
-    pub fn is_elsewhere(&self) -> bool {
+    pub fn is_wrong_server(&self) -> bool {
         const WORDS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "NOREPLICAS", "CLUSTERDOWN"];
         match self {
             Self::Busy { code, .. } => WORDS.contains(&code.as_str()),
@@ -188,10 +188,10 @@ impl StoreError {
     }
 
     /// Whether one stream alone cannot be used as it is: what goes another way goes on.
-    pub fn is_of_stream(&self) -> bool {
+    pub fn is_stream_fault(&self) -> bool {
         match self {
             Self::Exhausted { .. } => true,
-            Self::WrongType { at, .. } => at.as_ref().is_some_and(|at| at.needed == STREAM),
+            Self::WrongType { at, .. } => at.as_ref().is_some_and(|at| at.expected == STREAM),
             Self::Unreachable { .. }
             | Self::Busy { .. }
             | Self::Unfit { .. }
@@ -203,7 +203,7 @@ impl StoreError {
     }
 
     /// Whether this key holds something else than a stream.
-    pub(super) fn is_of(&self, stream: &str) -> bool {
+    pub(super) fn is_fault_of(&self, stream: &str) -> bool {
         matches!(self, Self::WrongType { at: Some(at), .. } if at.key == stream)
     }
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use redis::{Value, cmd};
 
 pub use self::{
-    list::{ClientRow, DuplicateIdentities, Fleet, PendingEntries, clients, survey},
-    recent::{RecentEntries, RecentEntry, RecentField, losses, recent_down, recent_up},
+    list::{ClientRow, DuplicateIdentities, Fleet, PendingEntries, find_clients, list_clients},
+    recent::{RecentEntries, RecentEntry, RecentField, recent_down, recent_losses, recent_up},
 };
 use super::{Redis, StoreError, decode, keys::HubKeys, peek::peek};
 use spoke_protocol::{

@@ -32,7 +32,7 @@ use super::{
     ack_level::{AckLevel, Barrier},
     connection::ConnectionVerdict,
     health::{Health, HealthSubject},
-    server_info::look,
+    server_info::query_server_info,
 };
 use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub struct CommitWriter {
     /// None where to be applied is enough.
     commits: Option<mpsc::Sender<QueuedCommit>>,
     /// Whether what is written reaches the level.
-    kept: Arc<Health>,
+    level_health: Arc<Health>,
 }
 
 /// What `CommitWriter`s above `memory` write through.
@@ -67,7 +67,7 @@ struct QueuedCommit {
 /// Writes count once they are applied.
 impl From<Redis> for CommitWriter {
     fn from(redis: Redis) -> Self {
-        Self { redis, commits: None, kept: new_health() }
+        Self { redis, commits: None, level_health: new_health() }
     }
 }
 
@@ -85,7 +85,7 @@ impl CommitWriter {
             kept: kept.clone(),
         };
         let commits = (level != AckLevel::Memory).then_some(commits);
-        (Self { redis, commits, kept }, committer)
+        (Self { redis, commits, level_health: kept }, committer)
     }
 
     /// To read, from a connection that no barrier holds up.
@@ -114,8 +114,8 @@ impl CommitWriter {
     }
 
     /// Whether what is written reaches the level; always well at `memory`.
-    pub fn kept(&self) -> &Health {
-        &self.kept
+    pub fn level_health(&self) -> &Health {
+        &self.level_health
     }
 
     /// Writes to the string `key` every now and then until `ended`, so that it is known whether
@@ -237,7 +237,7 @@ impl Committer {
             None => Ok(()),
         };
         match &kept {
-            Ok(()) => self.kept.handle_good(0),
+            Ok(()) => self.kept.handle_success(0),
             Err(error) => self.handle_unkept(error),
         }
         let result = |value: Value| {
@@ -253,8 +253,8 @@ impl Committer {
 
     /// A new connection may lead to another Redis: it has to be able to give the level as well.
     async fn connect(&self) -> RedisResult<(MultiplexedConnection, Option<Barrier>)> {
-        let mut connection = self.redis.own_connection(|_| {}).await?;
-        let facts = look(&mut connection).await?;
+        let mut connection = self.redis.dedicated_connection(|_| {}).await?;
+        let facts = query_server_info(&mut connection).await?;
         let barrier = self.level.barrier(&facts)?;
         Ok((connection, barrier))
     }

@@ -85,7 +85,7 @@ impl Health {
     }
 
     /// A probe was taken on the connection of this generation.
-    pub(super) fn handle_good(&self, generation: u64) {
+    pub(super) fn handle_success(&self, generation: u64) {
         if let Some(over) = end(&mut self.lock(), Instant::now()) {
             let EndedOutage { down_for, failed, was_full } = over;
             let down_for_seconds = down_for.as_secs_f64();

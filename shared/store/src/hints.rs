@@ -186,7 +186,7 @@ impl Hints {
             PushKind::Disconnection => lost.notify_one(),
             _ => {}
         };
-        Ok(redis.own_connection(hear).await?)
+        Ok(redis.dedicated_connection(hear).await?)
     }
 
     /// A list of keys, or nil after FLUSHALL.
@@ -235,7 +235,7 @@ struct HintOutages {
 
 impl HintOutages {
     fn handle_connected(&mut self, denied: Option<&StoreError>) {
-        if let Some(tries) = self.down.handle_good() {
+        if let Some(tries) = self.down.handle_success() {
             info!(tries, "hints from redis are back");
         }
         match denied {
@@ -248,7 +248,7 @@ impl HintOutages {
                 );
             }
             Some(_) => {}
-            None if self.denied.handle_good().is_some() => {
+            None if self.denied.handle_success().is_some() => {
                 info!("redis allows CLIENT TRACKING again")
             }
             None => {}
@@ -274,8 +274,8 @@ fn is_untracked(error: &RedisError) -> bool {
 ///
 /// # Errors
 /// `StoreError::Denied` or `Other` where it does not.
-pub async fn look(redis: &Redis) -> Result<(), StoreError> {
-    let mut connection = redis.own_connection(|_| {}).await?;
+pub async fn check_tracking(redis: &Redis) -> Result<(), StoreError> {
+    let mut connection = redis.dedicated_connection(|_| {}).await?;
     Ok(track(&mut connection, &["spoke-check:".to_owned()]).await?)
 }
 
@@ -285,12 +285,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl KeyWatch {
     /// Resolves once there may be news; several hints are one. Cancel safe.
-    pub async fn news(&self) {
+    pub async fn changed(&self) {
         self.waiter.notify.notified().await;
     }
 
     /// Entries up to here are known: the sweep looks for what stands behind.
-    pub fn handle_known(&self, seq: Seq) {
+    pub fn handle_read_through(&self, seq: Seq) {
         *lock(&self.waiter.awaits) = AwaitedNews::Entries(seq);
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn named<T>(
     let found = found.unwrap_or_default().into_iter().map(decode::text);
     let at = keys.iter().zip(found).find_map(|((key, needed), found)| {
         let found = found.ok().filter(|found| found != "none" && found != needed)?;
-        Some(WrongKey { key: (*key).to_owned(), found, needed })
+        Some(WrongKey { key: (*key).to_owned(), found, expected: needed })
     });
     Err(StoreError::WrongType { at, source })
 }

@@ -40,12 +40,12 @@ pub const LOST_MAX_LEN: usize = 100_000;
 /// Entries that are trimmed at a time: some milliseconds.
 pub const TRIM_ENTRIES_MAX: u64 = 10_000;
 /// The least time between two lines, of the ledger and of the log, that tell of what was trimmed unread.
-pub const TRIM_TOLD_INTERVAL: Duration = Duration::from_secs(60);
+pub const TRIM_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
 /// once for a Redis that came back with an older state. What lies further back stays uncertain.
-pub const HELD_SCAN_MAX: usize = 100_000;
+pub const SEARCH_ENTRIES_MAX: usize = 100_000;
 /// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
-pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
+pub const SEARCH_PAGE: (usize, usize) = (400, 512 * 1024);
 /// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
 pub const SEARCHES: Rate = Rate { burst: 8, interval: Duration::from_secs(30) };
 /// Searches of all clients of a hub at a time.
@@ -53,7 +53,7 @@ pub const SEARCHES_AT_ONCE: usize = 4;
 /// Lines that one client writes into the ledger of all: the whole of it in a day and four hours.
 pub const LEDGER_LINES: Rate = Rate { burst: 1000, interval: Duration::from_secs(1) };
 /// How long a batch waits for its lines before its client is sent away.
-pub const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
+pub const LEDGER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 // ---- Time -------------------------------------------------------------------------------------
 
@@ -99,22 +99,22 @@ pub const HUB_TTL: Duration = Duration::from_secs(30);
 /// How long a bell is there. Hubs hear that it changes; nobody reads it but a person who looks.
 pub const BELL_TTL: Duration = Duration::from_secs(10);
 /// Processes of one client that are remembered: a few devices of one identity, each restarted once.
-pub const FORMER_MAX: usize = 4;
+pub const FORMER_INSTANCES_MAX: usize = 4;
 
 // ---- What operators look at -----------------------------------------------------------------------
 
 /// Clients that one command of a survey tells of: a millisecond or two, during which Redis serves no one
 /// else. Each costs a look at a hash and at a stream.
-pub const SURVEY_CLIENTS_MAX: usize = 50;
+pub const LIST_CLIENTS_MAX: usize = 50;
 /// Clients that a survey tells of: ten times the fleet that a hub is made for, some 50 MB.
 pub const FLEET_MAX: usize = 100_000;
 /// Entries of a client that are shown each way.
 pub const RECENT_ENTRIES: usize = 20;
 /// Entries of all clients that are looked through for those of one, and how many in one command.
-pub const RECENT_LOOKED: (usize, usize) = (4000, 500);
+pub const RECENT_SCAN: (usize, usize) = (4000, 500);
 /// Bytes after which one command of that search ends: some milliseconds.
 pub const RECENT_BYTES: usize = 1024 * 1024;
 /// Fields of an entry that are shown, and bytes of each name and value.
-pub const RECENT_SHOWN: (usize, usize) = (16, 240);
+pub const RECENT_FIELDS: (usize, usize) = (16, 240);
 /// Lines of the ledger that are looked through for a client's, and how many of those are shown.
-pub const LOSSES_LOOKED: (usize, usize) = (1000, 8);
+pub const LOSSES_SCAN: (usize, usize) = (1000, 8);

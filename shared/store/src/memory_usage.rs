@@ -18,7 +18,7 @@ impl MemoryUsage {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn look(redis: &Redis) -> Result<Self, StoreError> {
+    pub async fn query(redis: &Redis) -> Result<Self, StoreError> {
         let mut info = cmd("INFO");
         info.arg("memory");
         let text: String = info.query_async(&mut redis.connection()).await?;

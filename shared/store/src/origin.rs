@@ -64,14 +64,14 @@ pub struct OriginStore {
 #[derive(Debug, Clone)]
 pub struct StartWith {
     /// How the other side stands to what is remembered, where that is known before.
-    pub met: PartnerMatch,
+    pub partner_match: PartnerMatch,
     /// Whom to remember from here on.
     pub partner: Option<Partner>,
 }
 
 impl StartWith {
     /// With the one that is remembered.
-    pub const SAME: Self = Self { met: PartnerMatch::Same, partner: None };
+    pub const SAME: Self = Self { partner_match: PartnerMatch::Same, partner: None };
 }
 
 /// What a `OriginTask` came to.
@@ -80,7 +80,7 @@ pub enum TaskResult {
     /// What was read.
     Read(OriginRead),
     /// The stream is not what it was.
-    Rewound,
+    OriginChanged,
     /// The dead letters are written.
     DeadLettered,
     /// The losses are in the ledger.
@@ -151,7 +151,7 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn begin(
+    pub async fn start_sender(
         &self,
         cursor: &Cursor,
         with: &StartWith,
@@ -159,7 +159,7 @@ impl OriginStore {
     ) -> Result<SenderStart, StoreError> {
         let begun = self.settle_begin(cursor, with, now_ms).await;
         match self.named(begun).await {
-            Err(error) if error.is_of(&self.stream) => {
+            Err(error) if error.is_fault_of(&self.stream) => {
                 Ok(SenderStart::unreadable(self.remembered().await?))
             }
             begun => begun,
@@ -177,7 +177,8 @@ impl OriginStore {
                 tokio::try_join!(self.look(), self.digest_at(cursor.seq))?;
             let remembered = standing.memory.partner.as_ref();
             let told = with.partner.as_ref();
-            let met = told.map_or(with.met, |told| PartnerMatch::at_device(remembered, told));
+            let met =
+                told.map_or(with.partner_match, |told| PartnerMatch::at_device(remembered, told));
             let position = resume::find_position(&standing, cursor, at_cursor, met);
             let before = standing.memory.clone();
             let is_new = position.epoch != before.epoch;
@@ -200,9 +201,9 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn standing_or_remembered(&self) -> Result<OriginStanding, StoreError> {
+    pub async fn last_known_standing(&self) -> Result<OriginStanding, StoreError> {
         match self.standing().await {
-            Err(error) if error.is_of(&self.stream) => self.remembered().await,
+            Err(error) if error.is_fault_of(&self.stream) => self.remembered().await,
             standing => standing,
         }
     }
@@ -250,23 +251,23 @@ impl OriginStore {
         match task {
             OriginTask::Read { after, batch, high_water_mark: mark } => {
                 let read = self.read(epoch, *after, *batch, *mark).await?;
-                Ok(read.map_or(TaskResult::Rewound, TaskResult::Read))
+                Ok(read.map_or(TaskResult::OriginChanged, TaskResult::Read))
             }
             OriginTask::RecordLosses(losses, written) => {
                 let is_same = self.lose(epoch, losses, written, now_ms).await?;
-                Ok(if is_same { TaskResult::LossesRecorded } else { TaskResult::Rewound })
+                Ok(if is_same { TaskResult::LossesRecorded } else { TaskResult::OriginChanged })
             }
             OriginTask::DeadLetter(letters) => {
                 let is_same = self.bury(epoch, letters).await?;
-                Ok(if is_same { TaskResult::DeadLettered } else { TaskResult::Rewound })
+                Ok(if is_same { TaskResult::DeadLettered } else { TaskResult::OriginChanged })
             }
             OriginTask::RecordAck {
                 acked,
                 trim_through: trim,
                 clears_recorded_losses: is_told,
             } => {
-                let is_same = self.record(epoch, *acked, *trim, *is_told).await?;
-                Ok(if is_same { TaskResult::AckRecorded } else { TaskResult::Rewound })
+                let is_same = self.record_ack(epoch, *acked, *trim, *is_told).await?;
+                Ok(if is_same { TaskResult::AckRecorded } else { TaskResult::OriginChanged })
             }
         }
     }
@@ -310,7 +311,7 @@ impl OriginStore {
     ///
     /// # Errors
     /// `StoreError` as Redis gives it.
-    pub async fn record(
+    pub async fn record_ack(
         &self,
         epoch: Epoch,
         Checkpoint { seq: acked, tally }: Checkpoint,

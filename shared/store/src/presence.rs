@@ -13,7 +13,7 @@ use super::{
     keys::HubKeys,
     scripts::{DENY_OOM, with_seqs},
 };
-use crate::limits::{BELL_TTL, FORMER_MAX, HUB_TTL};
+use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL};
 use spoke_protocol::{
     client_id::ClientId,
     entry::Direction,
@@ -76,7 +76,7 @@ pub enum Transport {
 pub enum SessionOpened {
     /// The session of this generation, and what the client is to this hub; every older session of the
     /// client is fenced from here on.
-    Begun(u64, PartnerId),
+    Opened(u64, PartnerId),
     /// None: it is a second device with this identity, and the first is connected.
     Refused(IdentityConflict),
     /// None: it tells of a life of a stream that is more than `limits::EPOCHS_REMEMBERED_MAX` further than the one
@@ -139,7 +139,7 @@ impl OriginReach {
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn begin(
+pub async fn open_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -152,7 +152,7 @@ pub async fn begin(
     script.arg(now_ms).arg(arrival.version).arg(arrival.address).arg(arrival.hub);
     script.arg(instance.map(|instance| instance.to_string()).unwrap_or_default());
     script.arg(arrival.transport.word()).arg(keys.hub_prefix());
-    script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_MAX);
+    script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_INSTANCES_MAX);
     script.arg(BELL_TTL.as_millis() as u64);
     script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
     let (up, down) = arrival.epochs;
@@ -167,7 +167,7 @@ fn arrived(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError>
     let word = decode::bytes(next()?)?;
     if word.as_ref() == b"begun" {
         let (generation, hub) = (decode::count(next()?)?, decode::text(next()?)?);
-        return Ok(SessionOpened::Begun(generation, PartnerId::new(&hub, client)));
+        return Ok(SessionOpened::Opened(generation, PartnerId::new(&hub, client)));
     }
     if word.as_ref() == b"epoch-ahead" {
         let direction = Direction::from_word(&decode::text(next()?)?);
@@ -187,7 +187,7 @@ fn arrived(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError>
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn reset(
+pub async fn reset_client(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -200,7 +200,7 @@ pub async fn reset(
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn end(
+pub async fn close_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -230,7 +230,7 @@ pub async fn generation(
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn newest(
+pub async fn newest_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -264,7 +264,7 @@ pub async fn touch(
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn keep_hub(
+pub async fn refresh_hub(
     redis: &Redis,
     keys: &HubKeys,
     name: &str,
@@ -278,6 +278,6 @@ pub async fn keep_hub(
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn end_hub(redis: &Redis, keys: &HubKeys, name: &str) -> Result<(), StoreError> {
+pub async fn remove_hub(redis: &Redis, keys: &HubKeys, name: &str) -> Result<(), StoreError> {
     Ok(redis.connection().del(keys.hub(name)).await?)
 }

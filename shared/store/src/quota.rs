@@ -86,7 +86,7 @@ impl Default for ClientQuotas {
 
 impl ClientQuotas {
     /// The guard of this client.
-    pub fn of(&self, client: &ClientId, now: Instant) -> ClientQuota {
+    pub fn client(&self, client: &ClientId, now: Instant) -> ClientQuota {
         let mut guards = lock(&self.guards);
         if !guards.contains_key(client) && guards.len().is_multiple_of(1024) {
             guards.retain(|_, guard| !guard.is_idle(now));
@@ -155,25 +155,25 @@ mod tests {
         let (guards, now) = (ClientQuotas::default(), Instant::now());
         for _ in 0..SEARCHES.burst {
             // As each request of the client asks for it.
-            guards.of(&client("dev1"), now).take_search().await.unwrap();
+            guards.client(&client("dev1"), now).take_search().await.unwrap();
         }
-        let wait = guards.of(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
+        let wait = guards.client(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= SEARCHES.interval, "{wait:?}");
-        guards.of(&client("dev2"), now).take_search().await.unwrap();
+        guards.client(&client("dev2"), now).take_search().await.unwrap();
 
-        guards.of(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
-        assert!(guards.of(&client("dev1"), now).take_lines(1).is_err());
-        guards.of(&client("dev1"), now).take_lines(0).unwrap();
-        guards.of(&client("dev2"), now).take_lines(1).unwrap();
+        guards.client(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
+        assert!(guards.client(&client("dev1"), now).take_lines(1).is_err());
+        guards.client(&client("dev1"), now).take_lines(0).unwrap();
+        guards.client(&client("dev2"), now).take_lines(1).unwrap();
         ClientQuota::unlimited().take_lines(1_000_000).unwrap();
     }
 
     #[test]
     fn whoever_has_taken_nothing_of_late_is_forgotten() {
         let (guards, now) = (ClientQuotas::default(), Instant::now());
-        let held = guards.of(&client("dev1"), now);
-        guards.of(&client("dev2"), now);
-        guards.of(&client("dev3"), now).take_lines(5).unwrap();
+        let held = guards.client(&client("dev1"), now);
+        guards.client(&client("dev2"), now);
+        guards.client(&client("dev3"), now).take_lines(5).unwrap();
         lock(&guards.guards).retain(|_, guard| !guard.is_idle(Instant::now()));
         let mut left: Vec<_> = lock(&guards.guards).keys().map(ToString::to_string).collect();
         left.sort();

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_of};
+use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_name};
 
 /// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
 /// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
@@ -173,7 +173,7 @@ fn check_options(
     let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
     let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
     let elsewhere = SCHEMES.iter().find(|(_, options)| options.contains(&name.as_str()));
-    let problem = match (elsewhere, nearest_of(name, known.iter().map(ToString::to_string))) {
+    let problem = match (elsewhere, nearest_name(name, known.iter().map(ToString::to_string))) {
         (Some((other, _)), _) => format!("{name} goes with {other}:// only"),
         // What is like no option may be a part of a password.
         (None, Some(nearest)) => format!("unknown option {name}; did you mean {nearest}?"),

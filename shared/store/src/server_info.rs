@@ -27,7 +27,7 @@ pub struct ServerInfo {
     /// What it does when it has used them.
     pub max_memory_policy: String,
     /// How it syncs its file; none if it does not show that.
-    pub syncing: Option<AofSync>,
+    pub aof_sync: Option<AofSync>,
 }
 
 /// How a Redis syncs its append-only file.
@@ -55,7 +55,7 @@ pub enum ServerWarning {
 
 impl ServerInfo {
     /// What is wrong with it, worst first.
-    pub fn findings(&self) -> Vec<ServerWarning> {
+    pub fn warnings(&self) -> Vec<ServerWarning> {
         let evicts = self.max_memory > 0 && self.max_memory_policy != "noeviction";
         let policy = self.max_memory_policy.clone();
         let found = [
@@ -79,7 +79,7 @@ impl ServerInfo {
             is_append_only: number("aof_enabled") != Some(0),
             max_memory: number("maxmemory").unwrap_or(0),
             max_memory_policy: values.get("maxmemory_policy").unwrap_or(&"noeviction").to_string(),
-            syncing: None,
+            aof_sync: None,
         }
     }
 }
@@ -111,7 +111,7 @@ impl AofSync {
 ///
 /// # Errors
 /// `RedisError` as Redis gives it; `LOADING` while it reads its file, since it has no replicas then.
-pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<ServerInfo> {
+pub async fn query_server_info(connection: &mut impl ConnectionLike) -> RedisResult<ServerInfo> {
     let info: String = cmd("INFO").query_async(connection).await?;
     if info.lines().any(|line| line == "loading:1") {
         return Err(make_extension_error("LOADING".to_owned(), None));
@@ -124,7 +124,7 @@ pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<ServerInf
             None
         }
     };
-    Ok(ServerInfo { syncing, ..ServerInfo::of_info(&info) })
+    Ok(ServerInfo { aof_sync: syncing, ..ServerInfo::of_info(&info) })
 }
 
 fn is_transient(error: &RedisError) -> bool {
@@ -133,7 +133,7 @@ fn is_transient(error: &RedisError) -> bool {
 
 impl ServerWarning {
     /// What mends it.
-    pub fn mend(&self) -> &'static str {
+    pub fn help(&self) -> &'static str {
         match self {
             Self::Evicts { .. } => {
                 "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"

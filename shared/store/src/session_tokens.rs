@@ -54,18 +54,18 @@ impl SessionTokens {
     ///
     /// # Errors
     /// `StoreError` when Redis does not answer; nothing is known about the token then.
-    pub async fn client_of(
+    pub async fn find_client(
         &self,
         token: &SecretString,
     ) -> Result<Option<SessionClient>, StoreError> {
-        self.client_at(&session_key(&self.prefix, &digest(token.expose_secret()))).await
+        self.find_client_by_key(&session_key(&self.prefix, &digest(token.expose_secret()))).await
     }
 
     /// The same by the session's key.
     ///
     /// # Errors
     /// As `client_of`.
-    pub async fn client_at(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
+    pub async fn find_client_by_key(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
         let mut call = LOOKUP.prepare_invoke();
         call.key(key).arg(client_prefix(&self.prefix));
         let found: Option<(String, u64, Option<String>)> = self.redis.invoke(&call).await?;

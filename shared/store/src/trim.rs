@@ -9,7 +9,7 @@ use super::{
     keys::HubKeys,
     scripts::{DENY_OOM, with_seqs},
 };
-use crate::limits::{LOST_MAX_LEN, TRIM_ENTRIES_MAX, TRIM_TOLD_INTERVAL};
+use crate::limits::{LOST_MAX_LEN, TRIM_ENTRIES_MAX, TRIM_REPORT_INTERVAL};
 
 static TRIM: LazyLock<Script> =
     LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/trim.lua")));
@@ -44,7 +44,7 @@ pub async fn trim(
     let mut script = TRIM.key(keys.inbound());
     script.key(keys.trim()).key(keys.lost());
     script.arg(max_len).arg(min_age.as_millis() as u64).arg(TRIM_ENTRIES_MAX);
-    script.arg(TRIM_TOLD_INTERVAL.as_millis() as u64).arg(LOST_MAX_LEN);
+    script.arg(TRIM_REPORT_INTERVAL.as_millis() as u64).arg(LOST_MAX_LEN);
     let (entries, unread): (u64, u64) = redis.invoke(&script).await?;
     Ok(Trimmed { entries, unread })
 }

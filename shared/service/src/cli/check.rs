@@ -11,12 +11,12 @@ use super::print;
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
     error_chain::error_chain,
-    tls_error::{TlsFailure, span},
+    tls_error::{TlsFailure, duration_in_words},
 };
 use spoke_store::{
     Redis, StoreError, hints,
     limits::HINT_POLL_INTERVAL,
-    server_info::{ServerWarning, look},
+    server_info::{ServerWarning, query_server_info},
 };
 
 /// What `check` takes.
@@ -123,7 +123,7 @@ pub fn report(lines: &[Check], args: CheckArgs) -> anyhow::Result<()> {
 
 /// Whether a Redis answers, is new enough and keeps what it is given.
 pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
-    let facts = match look(&mut redis.connection()).await {
+    let facts = match query_server_info(&mut redis.connection()).await {
         Ok(facts) => facts,
         Err(error) => {
             let error = StoreError::from(error);
@@ -142,9 +142,9 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
             ServerWarning::Evicts { .. } => Check::fail,
             ServerWarning::NoAppendOnly => Check::warn,
         };
-        checked(setting, finding.to_string(), finding.mend())
+        checked(setting, finding.to_string(), finding.help())
     };
-    let findings = facts.findings();
+    let findings = facts.warnings();
     let found: Vec<_> = refuses.into_iter().chain(findings.iter().map(checked)).collect();
     if found.is_empty() {
         let finding = format!("Redis {major}.{minor} answers, and keeps what it is given");
@@ -155,7 +155,7 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
 
 /// A warning where a Redis gives no hints.
 pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Check> {
-    match hints::look(redis).await {
+    match hints::check_tracking(redis).await {
         Err(error) if !error.is_outage() => {
             let poll_ms = HINT_POLL_INTERVAL.as_millis();
             let finding = format!(
@@ -218,13 +218,13 @@ fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Chec
     const SETTING: &str = "tls.cert_file";
     let path = path.display();
     if let Some(error) = certificate.out_of_time(now) {
-        let TlsFailure { what, mend } = TlsFailure::from(&error);
+        let TlsFailure { problem: what, help: mend } = TlsFailure::from(&error);
         return Check::fail(SETTING, format!("{path}: {what}"), mend);
     }
     let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CERTIFICATE_LEFT);
     match certificate.out_of_time(soon) {
         Some(CertificateError::ExpiredContext { not_after, .. }) => {
-            let left = span(not_after.as_secs().saturating_sub(now.as_secs()));
+            let left = duration_in_words(not_after.as_secs().saturating_sub(now.as_secs()));
             let mend = "see why it is not renewed; a new one in that file is taken up by itself";
             Check::warn(SETTING, format!("{path} expires in {left}"), mend)
         }

@@ -20,14 +20,14 @@ impl RejectionLog {
     pub(super) fn handle_answer(&self, site: PeerNet, answer: &Response) {
         let is_told = answer.status().is_client_error() && answer.status() != StatusCode::CONFLICT;
         if let Some(&LoggedReason(reason)) = answer.extensions().get().filter(|_| is_told)
-            && self.0.handle((reason, site))
+            && self.0.record((reason, site))
         {
             info!(%site, reason, status = answer.status().as_u16(), "request refused");
         }
     }
 
     pub(super) fn handle_crowd(&self, site: PeerNet) {
-        if self.0.handle((CROWD, site)) {
+        if self.0.record((CROWD, site)) {
             warn!(
                 %site,
                 "too many connections that show no token: the oldest of the address with the \

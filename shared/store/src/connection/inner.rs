@@ -154,7 +154,7 @@ impl SharedConnection {
         let told = StoreError::from(error.clone());
         self.figures.handle_error(&told);
         self.health.handle_error(&told);
-        match told.is_elsewhere() {
+        match told.is_wrong_server() {
             true => ConnectionVerdict::Elsewhere,
             false if is_lost(error) => ConnectionVerdict::Lost,
             false => ConnectionVerdict::Good,

@@ -9,7 +9,7 @@ use super::escaped;
 use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
-    limits::{FLEET_MAX, SURVEY_CLIENTS_MAX},
+    limits::{FLEET_MAX, LIST_CLIENTS_MAX},
     origin, origin_state,
     presence::{OriginReach, Transport},
 };
@@ -51,7 +51,7 @@ pub struct ClientRow {
     /// Where it came from last.
     pub address: String,
     /// Other devices with its identity.
-    pub clones: Option<DuplicateIdentities>,
+    pub duplicates: Option<DuplicateIdentities>,
     /// The epoch and seq of its last entry here.
     pub cursor: (Epoch, Seq),
     /// When that came, in milliseconds since 1970.
@@ -65,9 +65,9 @@ pub struct ClientRow {
     /// What is in its out stream and not acknowledged.
     pub down: PendingEntries,
     /// Its out stream.
-    pub out: OriginStanding,
+    pub origin: OriginStanding,
     /// The key of that holds something else.
-    pub is_out_unusable: bool,
+    pub is_origin_unusable: bool,
 }
 
 /// What waits to be carried one way.
@@ -94,9 +94,9 @@ pub struct DuplicateIdentities {
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn survey(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
+pub async fn list_clients(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
     let (names, is_cut) = names(redis, keys).await?;
-    Ok(Fleet { rows: clients(redis, keys, &names, now_ms).await?, is_cut })
+    Ok(Fleet { rows: find_clients(redis, keys, &names, now_ms).await?, is_cut })
 }
 
 async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), StoreError> {
@@ -128,14 +128,14 @@ async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), S
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn clients(
+pub async fn find_clients(
     redis: &Redis,
     keys: &HubKeys,
     names: &[ClientId],
     now_ms: u64,
 ) -> Result<Vec<ClientRow>, StoreError> {
     let mut rows = Vec::with_capacity(names.len());
-    for part in names.chunks(SURVEY_CLIENTS_MAX) {
+    for part in names.chunks(LIST_CLIENTS_MAX) {
         let mut script = SURVEY.prepare_invoke();
         for client in part {
             script.key(keys.client(client)).key(keys.out(client));
@@ -201,7 +201,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         last_seen: number(1),
         version: text(2),
         address: text(3),
-        clones: number(9).map(|refused| DuplicateIdentities {
+        duplicates: number(9).map(|refused| DuplicateIdentities {
             refused,
             address: text(10),
             at_ms: number(11).unwrap_or(0),
@@ -212,8 +212,8 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         lost: number(12).unwrap_or(0),
         up: OriginReach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
         down: waiting_down(&out, decode::seq(oldest).ok()),
-        out,
-        is_out_unusable,
+        origin: out,
+        is_origin_unusable: is_out_unusable,
     }))
 }
 

@@ -9,7 +9,7 @@ use redis::{Script, Value};
 use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
-    limits::{LOSSES_LOOKED, RECENT_BYTES, RECENT_ENTRIES, RECENT_LOOKED, RECENT_SHOWN},
+    limits::{LOSSES_SCAN, RECENT_BYTES, RECENT_ENTRIES, RECENT_FIELDS, RECENT_SCAN},
     loss_ledger::{self, LedgerLine},
     scripts::looking_back,
 };
@@ -33,7 +33,7 @@ pub struct RecentEntry {
     /// Its ID in this stream.
     pub id: Seq,
     /// Its first fields.
-    pub parts: Vec<RecentField>,
+    pub fields: Vec<RecentField>,
     /// How many fields it has beyond those.
     pub fields_left: usize,
 }
@@ -58,7 +58,7 @@ pub async fn recent_up(
     keys: &HubKeys,
     client: &ClientId,
 ) -> Result<RecentEntries, StoreError> {
-    let (all, at_once) = RECENT_LOOKED;
+    let (all, at_once) = RECENT_SCAN;
     let mut recent = RecentEntries::default();
     let mut from = "+".to_owned();
     for _ in 0..all / at_once {
@@ -92,12 +92,12 @@ pub async fn recent_down(
 ///
 /// # Errors
 /// `StoreError` as Redis gives it.
-pub async fn losses(
+pub async fn recent_losses(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
 ) -> Result<Vec<LedgerLine>, StoreError> {
-    let (looked, shown) = LOSSES_LOOKED;
+    let (looked, shown) = LOSSES_SCAN;
     let lines = loss_ledger::newest(redis, &keys.lost(), looked).await?;
     Ok(lines.into_iter().filter(|line| line.client == client.as_str()).take(shown).collect())
 }
@@ -110,8 +110,8 @@ async fn look(
     wanted: usize,
 ) -> Result<(String, Vec<RecentEntry>), StoreError> {
     let mut script = RECENT.key(stream);
-    script.arg(from).arg(client).arg(wanted).arg(RECENT_LOOKED.1).arg(RECENT_BYTES);
-    script.arg(RECENT_SHOWN.0).arg(RECENT_SHOWN.1);
+    script.arg(from).arg(client).arg(wanted).arg(RECENT_SCAN.1).arg(RECENT_BYTES);
+    script.arg(RECENT_FIELDS.0).arg(RECENT_FIELDS.1);
     let mut answer = decode::list(redis.invoke(&script).await?)?.into_iter();
     let mut next = || answer.next().ok_or(decode::unexpected("the answer of recent.lua"));
     let from = decode::text(next()?)?;
@@ -129,5 +129,5 @@ fn seen(entry: Value) -> Result<RecentEntry, StoreError> {
         shown.push(RecentField { name: decode::bytes(name)?, value, bytes_left });
     }
     let fields_left = fields.saturating_sub(shown.len());
-    Ok(RecentEntry { id, parts: shown, fields_left })
+    Ok(RecentEntry { id, fields: shown, fields_left })
 }

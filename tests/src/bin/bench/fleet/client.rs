@@ -146,7 +146,7 @@ impl Client {
         };
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
         let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
-        let begun = self.origin.begin(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
+        let begun = self.origin.start_sender(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
         let begun = begun.map_err(|error| Ending::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
         let sender = Sender::new(Direction::Up, welcome.granted, TrimMode::Keep, &begun);
