@@ -8,10 +8,13 @@
 //! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
 
 mod batching;
-mod stats;
 mod in_flight;
+mod peer_clock;
 pub mod path;
+mod stats;
+mod task;
 mod trim;
+mod origin_side;
 
 use std::{
     collections::VecDeque,
@@ -20,13 +23,13 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, RejectReason},
-    limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
-    loss::{BatchAccount, Checkpoint, Loss, Tally},
+    limits::CLOCK_INTERVAL,
+    loss::{Checkpoint, Loss, Tally},
     message::{Ack, Push, ReceiveLimits},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::{self, Extent, RecordedLosses},
+        accounting::RecordedLosses,
         resume::{Position, SenderStart},
     },
 };
@@ -35,37 +38,15 @@ use self::{
     in_flight::{InFlight, InFlightBatch},
     path::{LinkPath, SessionSummary},
     stats::SenderStats,
+    task::BlockedTask,
     trim::TrimQueue,
 };
-pub use self::{stats::AckedBatch, trim::TrimMode};
-
-/// A thing for the driver to do at the origin's store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OriginTask {
-    /// Mark how far the stream reaches and read entries after `after`, without waiting; then
-    /// `handle_read`. No entry leaves before the mark covers it.
-    Read {
-        /// After which entry.
-        after: Seq,
-        /// As much as one batch holds.
-        batch: ReadSize,
-        /// The mark as it is known to be; one that lies behind it is of an older state.
-        high_water_mark: Seq,
-    },
-    /// Write these losses to the ledger; then `handle_written`.
-    RecordLosses(Vec<Loss>, RecordedLosses),
-    /// Move these entries to the dead letters; then `handle_buried`.
-    DeadLetter(Vec<(Seq, RejectReason)>),
-    /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
-    RecordAck {
-        /// The cursor that was acknowledged, and the tally there.
-        acked: Checkpoint,
-        /// The last entry to be taken out of the origin, where trimming is on.
-        trim_through: Option<Seq>,
-        /// The copy has heard of all losses that stand in this side's ledger.
-        clears_recorded_losses: bool,
-    },
-}
+pub use self::{
+    peer_clock::PeerClock,
+    stats::AckedBatch,
+    task::{OriginRead, OriginTask, ReadSize},
+    trim::TrimMode,
+};
 
 /// An acknowledgement that no batch under way can have caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,70 +56,6 @@ pub enum OriginTask {
 pub struct BadAck {
     /// What it acknowledged.
     pub acked: Seq,
-}
-
-/// The other side's clock, as it was once told.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerClock {
-    /// What it told, in milliseconds since 1970.
-    pub unix_ms: u64,
-    /// When.
-    pub received_at: Instant,
-}
-
-impl PeerClock {
-    /// The last seq that the other side surely takes: a minute is for the way there.
-    fn ceiling(&self, now: Instant) -> Seq {
-        let passed = now.saturating_duration_since(self.received_at).as_millis() as u64;
-        Seq::ceiling((self.unix_ms + passed).saturating_sub(60_000))
-    }
-}
-
-/// How much to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadSize {
-    /// Entries at the most.
-    pub entries: usize,
-    /// After so many bytes no more are read, as limits count them.
-    pub bytes: usize,
-}
-
-/// What a read brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginRead {
-    /// The entries after the place that was named, in order. Redis keeps none without fields: one that
-    /// comes without them is too large to be carried, and was not read.
-    pub entries: Vec<Entry>,
-    /// How far the stream reached at that moment.
-    pub extent: Extent,
-    /// Nothing came behind them then.
-    pub is_end: bool,
-}
-
-/// A task that could not be done, since a key of the origin holds something else.
-struct BlockedTask {
-    task: OriginTask,
-    /// None: at once.
-    again_at: Option<Instant>,
-    is_tried: bool,
-}
-
-impl BlockedTask {
-    /// The least that shows whether the origin can be read.
-    fn first(after: Seq, mark: Seq) -> Self {
-        let task = OriginTask::Read {
-            after,
-            batch: ReadSize { entries: 1, bytes: 1 },
-            high_water_mark: mark,
-        };
-        Self { task, again_at: None, is_tried: false }
-    }
-
-    fn poll(&mut self, now: Instant) -> Option<OriginTask> {
-        let is_due = !self.is_tried && self.again_at.is_none_or(|at| at <= now);
-        self.is_tried |= is_due;
-        is_due.then(|| self.task.clone())
-    }
 }
 
 /// One origin's end of one connection.
@@ -194,7 +111,7 @@ pub struct Sender {
     is_burying: bool,
     is_writing: bool,
     is_recording: bool,
-    figures: SenderStats,
+    stats: SenderStats,
 }
 
 impl Sender {
@@ -247,7 +164,7 @@ impl Sender {
             is_burying: false,
             is_writing: false,
             is_recording: false,
-            figures: SenderStats::new(begun.standing.extent.added),
+            stats: SenderStats::new(begun.standing.extent.added),
         }
     }
 
@@ -285,131 +202,11 @@ impl Sender {
         self.has_news = true;
     }
 
-    /// What a read brought.
-    pub fn handle_read(
-        &mut self,
-        OriginRead { mut entries, extent, is_end }: OriginRead,
-        now: Instant,
-    ) {
-        self.is_reading = false;
-        self.keep_back(&mut entries, now);
-        self.mark = self.mark.max(extent.last);
-        self.figures.added = extent.added;
-        // News that came while the read was under way has set this again.
-        self.has_news |= !is_end && self.ahead_of_clock.is_none();
-        let is_end = is_end && self.ahead_of_clock.is_none();
-        if self.ahead_of_clock.is_some() && entries.is_empty() {
-            return;
-        }
-        let (after, place) = (self.read.seq, self.read);
-        let (losses, tally) =
-            accounting::find_missing(self.epoch, place, self.acked_before, &extent);
-        if !losses.is_empty() && !self.flights.is_empty() {
-            // Losses are counted from the copy's cursor, where the next session would count from: look
-            // again once all before them is acknowledged.
-            (self.awaits_acks, self.has_news) = (true, true);
-            return;
-        }
-        let is_news = !losses.is_empty() || !self.untold.is_empty() || !entries.is_empty();
-        let through = match entries.last() {
-            Some(last) if !is_end => last.seq,
-            // Deleted entries may stand behind the last one.
-            _ => extent.last.max(after),
-        };
-        if !is_news || through == after {
-            return;
-        }
-        let (epoch, acked) = (self.epoch, self.acked_before);
-        if let Some(due) = accounting::find_unrecorded(epoch, place, acked, &extent, self.written) {
-            self.figures.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
-            // It takes the place of the last one, of which the copy may have heard.
-            (self.written, self.is_told) = (Some(due.1), false);
-            self.losses = Some(due);
-        }
-        self.untold.extend(losses);
-        let joint = std::mem::replace(&mut self.joint, through);
-        let (mut batches, letters) =
-            batching::split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
-        if batches.is_empty() {
-            let account = BatchAccount { tally, ..BatchAccount::default() };
-            batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
-        }
-        self.finish(&mut batches, (after, through), is_end.then_some(extent.added));
-        self.read =
-            Checkpoint::new(through, batches.back().map_or(tally, |push| push.account.tally));
-        self.ready.extend(batches);
-        let buried = self.buried;
-        self.letters.extend(letters.into_iter().filter(|(seq, _)| *seq > buried));
-    }
-
-    /// What is too far ahead stays where it is, and what comes behind it with it: nothing is lost, and
-    /// it is carried once the clock has come near enough.
-    fn keep_back(&mut self, entries: &mut Vec<Entry>, now: Instant) {
-        let Some(ceiling) = self.clock.map(|clock| clock.ceiling(now)) else { return };
-        let at = entries.iter().position(|entry| entry.seq > ceiling);
-        let since = self.ahead_of_clock.map_or(now, |(_, since)| since);
-        self.ahead_of_clock = at.map(|at| (entries[at].seq, since));
-        entries.truncate(at.unwrap_or(entries.len()));
-    }
-
-    /// The losses go with the first batch; the last one knows how many entries there are.
-    fn finish(
-        &mut self,
-        batches: &mut VecDeque<Push>,
-        (mut after, through): (Seq, Seq),
-        added: Option<u64>,
-    ) {
-        if let Some(first) = batches.front_mut() {
-            first.account.losses = std::mem::take(&mut self.untold);
-        }
-        if let Some(last) = batches.back_mut() {
-            last.through = through;
-            let tally = last.account.tally;
-            last.account.tally = added.map_or(tally, |added| tally.at_end(added));
-        }
-        for push in batches {
-            push.account.is_inherited = after < self.inherited;
-            after = push.through;
-        }
-    }
-
-    /// The origin cannot be used as it is. The task is tried again at `again_at`; once it can be done the
-    /// session has to end.
-    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
-        self.undone =
-            Some(Box::new(BlockedTask { task, again_at: Some(again_at), is_tried: false }));
-    }
-
-    /// Whether that is so.
-    pub fn is_unreadable(&self) -> bool {
-        self.undone.is_some()
-    }
-
-    /// Whether this is the answer to the task that is tried again.
-    pub fn is_retried(&self, task: &OriginTask) -> bool {
-        self.undone.as_ref().is_some_and(|undone| undone.is_tried && undone.task == *task)
-    }
-
     /// The copy takes nothing more in this session, and has thrown away what it has not acknowledged.
     pub fn handle_hold(&mut self) {
         self.is_refused = true;
         self.ready.clear();
         self.flights.clear();
-    }
-
-    /// The dead letters that `OriginTask::DeadLetter` named are written.
-    pub fn handle_dead_lettered(&mut self) {
-        self.is_burying = false;
-    }
-
-    /// The losses that `OriginTask::RecordLosses` named are in the ledger.
-    pub fn handle_losses_recorded(&mut self) {
-        self.is_writing = false;
-    }
-
-    /// What `OriginTask::RecordAck` named is written down.
-    pub fn handle_ack_recorded(&mut self) {
-        self.is_recording = false;
     }
 
     /// An acknowledgement. Older ones, and those of another epoch, change nothing.
@@ -431,7 +228,7 @@ impl Sender {
             if flight.tells && self.written.is_some_and(|run| run.base_added < flight.tally.added) {
                 (self.written, self.is_told) = (None, true);
             }
-            self.figures.handle_landed(&flight, now.duration_since(flight.sent_at));
+            self.stats.handle_landed(&flight, now.duration_since(flight.sent_at));
             self.slack.handle_acked(flight.marks);
         }
         Ok(())
@@ -448,8 +245,8 @@ impl Sender {
         let (entries, bytes, sent_at) = (push.entries.len(), push.bytes(), now);
         let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
         self.sent = through;
-        self.figures.handle_sent(bytes);
-        let first = stats::first(&push);
+        self.stats.handle_sent(bytes);
+        let first = stats::first_seq(&push);
         self.flights.push(InFlightBatch {
             first,
             through,
@@ -487,77 +284,6 @@ impl Sender {
     /// What limits count the next batch as.
     pub fn next_charged_bytes(&self) -> usize {
         self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charged_bytes).sum())
-    }
-
-    /// The next thing to do at the store.
-    pub fn poll_task(&mut self, now: Instant) -> Option<OriginTask> {
-        if let Some(undone) = &mut self.undone {
-            return undone.poll(now);
-        }
-        if !self.letters.is_empty() && !self.is_burying {
-            self.is_burying = true;
-            let letters = std::mem::take(&mut self.letters);
-            let last = letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default();
-            self.buried = self.buried.max(last);
-            return Some(OriginTask::DeadLetter(letters));
-        }
-        if !self.is_writing
-            && let Some((losses, written)) = self.losses.take()
-        {
-            self.is_writing = true;
-            return Some(OriginTask::RecordLosses(losses, written));
-        }
-        self.awaits_acks &= !self.flights.is_empty();
-        let may_read = !self.is_reading && !self.awaits_acks && !self.is_refused;
-        if self.has_news && may_read && self.ready.is_empty() {
-            self.has_news = false;
-            self.is_reading = true;
-            let ReceiveLimits { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
-            let (after, batch, mark) = (self.read.seq, ReadSize { entries, bytes }, self.mark);
-            return Some(OriginTask::Read { after, batch, high_water_mark: mark });
-        }
-        self.poll_record(now)
-    }
-
-    fn poll_record(&mut self, now: Instant) -> Option<OriginTask> {
-        let is_due = self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now);
-        if !is_due {
-            return None;
-        }
-        self.is_recording = true;
-        self.record_from = Some(now + RECORD_INTERVAL);
-        Some(self.record())
-    }
-
-    /// When an origin that cannot be read is tried again.
-    pub fn retry_at(&self) -> Option<Instant> {
-        self.undone.as_ref().filter(|undone| !undone.is_tried)?.again_at
-    }
-
-    /// When `poll_task` next has a `OriginTask::RecordAck`, if nothing happens before. The first is due at
-    /// once; while entries flow one stands for many, since one that is late, or was never written,
-    /// only makes the next handshake look at more.
-    pub fn record_due(&self) -> Option<Instant> {
-        self.record_from.filter(|_| self.has_unrecorded())
-    }
-
-    /// What a device writes down at the end of a session, so that the next hub, or the next name, begins
-    /// just there. At a hub, where thousands end together, the next handshake looks at a little more.
-    pub fn poll_final_record(&mut self) -> Option<OriginTask> {
-        let is_due = self.direction == Direction::Up && self.recorded != self.acked;
-        is_due.then(|| self.record())
-    }
-
-    fn record(&mut self) -> OriginTask {
-        self.recorded = self.acked;
-        let is_told = std::mem::take(&mut self.is_told);
-        let acked = Checkpoint::new(self.acked, self.acked_tally);
-        let trim = self.slack.poll_trim();
-        OriginTask::RecordAck { acked, trim_through: trim, clears_recorded_losses: is_told }
-    }
-
-    fn has_unrecorded(&self) -> bool {
-        self.recorded != self.acked && !self.is_recording
     }
 
     /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
@@ -603,5 +329,45 @@ impl Sender {
         let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
         let batch_entries = self.granted.batch_entries.min(self.flights.window_entries());
         ReceiveLimits { batch_bytes, batch_entries, ..self.granted }
+    }
+
+    /// How many entries were acknowledged in this session.
+    pub fn acked_entries(&self) -> u64 {
+        self.stats.acked_entries
+    }
+
+    /// How many entries were found lost in this session.
+    pub fn lost_entries(&self) -> u64 {
+        self.stats.lost_entries
+    }
+
+    /// How many batches were sent in this session, and the bytes of their entries.
+    pub fn sent(&self) -> (u64, u64) {
+        (self.stats.sent_batches, self.stats.sent_bytes)
+    }
+
+    /// The last batch that was acknowledged in this session.
+    pub fn last_acked_batch(&self) -> Option<AckedBatch> {
+        self.stats.last_acked
+    }
+
+    /// What the origin held by the last read and the copy has not acknowledged: how many entries, and
+    /// the first of them. Where an app deleted some it may be too many until the end is reached.
+    pub fn backlog(&self) -> (u64, Option<Seq>) {
+        let next = self.ready.front().map(stats::first_seq);
+        let in_hand = self.flights.first().or(next);
+        if in_hand.is_none() && !self.has_news && !self.is_reading {
+            return (0, None);
+        }
+        let entries = match self.acked_tally.is_unknown() {
+            true => {
+                let ready = self.ready.iter().map(|push| push.entries.len() as u64);
+                self.flights.entries() + ready.sum::<u64>()
+            }
+            false => self.stats.added.saturating_sub(self.acked_tally.added),
+        };
+        // Between a batch and the read of the next the last one is the best guess.
+        let before = self.stats.last_acked.filter(|_| entries > 0).map(|landed| landed.first);
+        (entries, in_hand.or(before))
     }
 }

@@ -4,56 +4,25 @@
 //! while the outbox has room, and `poll_timeout` for when to call `handle_timeout`. Once `end` says
 //! why it is over, nothing but what is in hand is finished.
 
+mod messages;
+mod timers;
+mod types;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use self::messages::{UNWRITABLE, goaway_message};
+pub use self::types::{Heartbeat, SessionEnd, SessionWork};
 use super::{
     receiver::{Append, AppendResult, Receiver},
     sender::{OriginRead, OriginTask, Sender},
 };
 use crate::{
-    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
+    limits::{APPENDS_MAX, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     message::{Ack, Frame, Goaway, GoawayReason, Push},
 };
-
-/// Why a session is over.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SessionEnd {
-    /// The other side said so.
-    #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
-    ClosedByPeer(Goaway),
-    /// This side says so.
-    #[error("ended the session: {} ({})", .0.message, .0.reason.word())]
-    Closed(Goaway),
-    /// Nothing was heard for too long.
-    #[error("nothing was heard from the other side for {} s", .0.as_secs())]
-    IdleTimeout(Duration),
-    /// Entries were sent and none was acknowledged for too long.
-    #[error("entries were sent, but none was acknowledged in time")]
-    AckTimeout,
-}
-
-/// A thing for the driver to do at a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionWork {
-    /// At the origin; the answer goes to the `handle_*` that the task names.
-    Origin(OriginTask),
-    /// At the copy; the answers go to `handle_appended` in the order of these.
-    Append(Append),
-    /// Look whether the copy can be used again; then `handle_probed`.
-    Probe,
-}
-
-/// Which end keeps the link alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heartbeat {
-    /// Pings when it has heard nothing for this long.
-    Pings(Duration),
-    /// Answers.
-    Answers,
-}
 
 /// One established connection.
 pub struct Session {
@@ -258,25 +227,12 @@ impl Session {
                     AppendResult::RateLimited(wait) => wait.as_millis() as u64,
                     _ => 0,
                 };
-                self.handle_close(Goaway { reason, message: why(reason).to_owned(), wait_ms });
+                self.handle_close(Goaway {
+                    reason,
+                    message: goaway_message(reason).to_owned(),
+                    wait_ms,
+                });
             }
-        }
-    }
-
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.sender.handle_timeout(now);
-        if now >= self.heard_at + self.patience() {
-            self.finish(SessionEnd::IdleTimeout(self.patience()));
-        } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
-            self.finish(SessionEnd::AckTimeout);
-        } else if self.sender.peer_clock_due().is_some_and(|due| now >= due) {
-            self.leave(GoawayReason::Restart, "to ask for the hub's clock again");
-        } else if let Heartbeat::Pings(interval) = self.heartbeat
-            && now >= self.heard_at.max(self.pinged_at) + interval
-        {
-            self.ping_due = true;
-            self.pinged_at = now;
         }
     }
 
@@ -291,24 +247,6 @@ impl Session {
     pub fn handle_store_failure(&mut self, goaway: Goaway) {
         self.appending = 0;
         self.handle_close(goaway);
-    }
-
-    /// When to call `handle_timeout`, if nothing happens before.
-    pub fn poll_timeout(&self) -> Instant {
-        let silent = self.heard_at + self.patience();
-        let ping = match self.heartbeat {
-            Heartbeat::Pings(interval) => self.heard_at.max(self.pinged_at) + interval,
-            Heartbeat::Answers => silent,
-        };
-        let record = self.sender.record_due().filter(|_| self.farewell.is_none());
-        let clock = self.sender.peer_clock_due().filter(|_| self.farewell.is_none());
-        let held = self.sender.delayed_until();
-        let read_again = self.sender.retry_at().filter(|_| self.farewell.is_none());
-        let probe = self.probe_at.filter(|_| self.farewell.is_none());
-        [self.stalls_at(), record, clock, held, read_again, probe]
-            .into_iter()
-            .flatten()
-            .fold(silent.min(ping), Instant::min)
     }
 
     /// The next thing to do at a store.
@@ -407,7 +345,7 @@ impl Session {
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
                 Ok(append) => self.append = Some(Box::new(append)),
-                Err(reason) => self.leave(reason, why(reason)),
+                Err(reason) => self.leave(reason, goaway_message(reason)),
             }
         }
         let is_alone = !self.has_appended || self.append.as_ref()?.may_wait();
@@ -428,49 +366,6 @@ impl Session {
 
     fn finish(&mut self, end: SessionEnd) {
         self.end.get_or_insert(end);
-    }
-
-    fn stalls_at(&self) -> Option<Instant> {
-        self.sender.progress_deadline(self.progress_timeout)
-    }
-
-    /// While something large is under way the answer to a ping waits behind it.
-    fn patience(&self) -> Duration {
-        IDLE_TIMEOUT + self.sender.extra_timeout().unwrap_or_default()
-    }
-}
-
-/// The key is for those alone who can read the log there.
-const UNWRITABLE: &str =
-    "its in stream cannot be used as it is; its log names the key, and the mend";
-
-/// For a person, where the reason's word alone would not do.
-fn why(reason: GoawayReason) -> &'static str {
-    match reason {
-        GoawayReason::Superseded => {
-            "a newer session of this client has begun; if that is another device, two devices share \
-             one identity"
-        }
-        GoawayReason::StaleEpoch => {
-            "the copy is in a newer life of this stream; a new handshake sorts it out"
-        }
-        GoawayReason::Gap => {
-            "the copy's cursor lies before this batch; a new handshake sorts it out"
-        }
-        GoawayReason::EpochAhead => {
-            "the batch is of a life of the stream further on than the next one that the copy knows of"
-        }
-        GoawayReason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
-        GoawayReason::Protocol => {
-            "the batch breaks a rule of the protocol: its order, its size or its losses"
-        }
-        GoawayReason::Unavailable => {
-            "this client has asked for too many searches, or told of too many losses"
-        }
-        GoawayReason::Restart
-        | GoawayReason::Unauthorized
-        | GoawayReason::Version
-        | GoawayReason::Other => "",
     }
 }
 

@@ -6,9 +6,11 @@
 //! the same rules by the suites that run them. The oracle is that of the chaos run: whatever an app
 //! added and its Redis kept is in the copy once and in order, or dead, or in a ledger with its range.
 
-mod oracle;
 mod model_redis;
+mod link_end;
+mod server;
 mod world;
+mod oracle;
 
 use world::{Weather, World};
 

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
-    limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
+    limits::{HEARTBEAT, IDLE_TIMEOUT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
     loss::{Loss, LossCause},
     message::{Cursor, ReceiveLimits},
     partner::PartnerMatch,

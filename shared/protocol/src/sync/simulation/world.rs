@@ -1,7 +1,7 @@
 //! Devices, a hub, apps at both, and what befalls them, drawn from one seed.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
@@ -9,22 +9,14 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
 
-use super::model_redis::ModelRedis;
+use super::{link_end::LinkEnd, server::Server};
 use crate::{
-    entry::{Direction, Entry, EntryLimits},
-    limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{Cursor, Features, Frame, Goaway, GoawayReason, ReceiveLimits},
+    entry::{Direction, Entry},
+    limits::IDLE_TIMEOUT,
+    message::{Features, Frame},
     partner::{Partner, PartnerId, PartnerMatch},
-    seq::{Epoch, Seq},
-    sync::{
-        receiver::Receiver,
-        resume::SenderStart,
-        sender::{
-            OriginTask, Sender, TrimMode,
-            path::{LinkPath, SessionEnding},
-        },
-        session::{self, Heartbeat, Session, SessionWork},
-    },
+    seq::Seq,
+    sync::sender::{TrimMode, path::LinkPath},
 };
 
 /// How likely each thing is at one step.
@@ -65,21 +57,6 @@ pub(super) struct Route {
     pub(super) deleted: HashSet<Bytes>,
 }
 
-/// A Redis with the states that it may come back with.
-pub(super) struct Server {
-    pub(super) now: ModelRedis,
-    then: VecDeque<ModelRedis>,
-}
-
-/// One end of a connection.
-struct LinkEnd {
-    session: Session,
-    epoch: Epoch,
-    generation: Option<u64>,
-    outbox: VecDeque<Frame>,
-    working: VecDeque<SessionWork>,
-}
-
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) weather: Weather,
@@ -99,111 +76,6 @@ pub(super) struct World {
     /// What device and hub remember of the path to each other.
     paths: Vec<(LinkPath, LinkPath)>,
     wire: Sha256,
-}
-
-const THEN_MAX: usize = 6;
-
-impl Server {
-    fn of(clients: usize, direction: Direction, identity: u8) -> Self {
-        let now = ModelRedis::of(clients, direction, identity);
-        Self { then: VecDeque::from([now.clone()]), now }
-    }
-
-    fn keep(&mut self) {
-        self.then.push_back(self.now.clone());
-        if self.then.len() > THEN_MAX {
-            self.then.pop_front();
-        }
-    }
-
-    /// What is written after a rewind is another future: states past it never come back.
-    fn rewind(&mut self, rng: &mut StdRng) {
-        let at = rng.random_range(0..self.then.len());
-        self.then.truncate(at + 1);
-        self.now = self.then[at].clone();
-    }
-
-    fn wipe(&mut self) {
-        let ModelRedis { clients, direction, identity, .. } = &self.now;
-        *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
-    }
-}
-
-impl LinkEnd {
-    fn new(
-        (direction, back): (Direction, Direction),
-        begun: &SenderStart,
-        trim: TrimMode,
-        (cursor, generation): (&Cursor, Option<u64>),
-        (path, now, random): (&mut LinkPath, Instant, f64),
-    ) -> Self {
-        let granted =
-            ReceiveLimits { window_batches: 3, batch_entries: 4, ..ReceiveLimits::default() };
-        path.handle_start((begun.position.epoch, begun.position.after));
-        let sender = Sender::new(direction, granted, trim, begun).with_path(path);
-        let sender = sender.with_delay(path.delay_until(now, random));
-        let receiver = Receiver::new(back, EntryLimits::default(), cursor.confirmed());
-        let heartbeat = match direction {
-            Direction::Up => Heartbeat::Pings(HEARTBEAT),
-            Direction::Down => Heartbeat::Answers,
-        };
-        let mut session = Session::new(sender, receiver, heartbeat, now);
-        session.handle_news();
-        let epoch = begun.position.epoch;
-        Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
-    }
-
-    fn step(&mut self, redis: &mut ModelRedis, client: usize, is_full: bool, now: Instant) {
-        if now >= self.session.poll_timeout() {
-            self.session.handle_timeout(now);
-        }
-        while let Some(work) = self.session.poll_work(now) {
-            self.working.push_back(work);
-        }
-        let is_write =
-            |work: &SessionWork| !matches!(work, SessionWork::Origin(OriginTask::Read { .. }));
-        if is_full && self.working.front().is_some_and(is_write) {
-            self.working.clear();
-            let (reason, message) = (GoawayReason::Unavailable, "full".to_owned());
-            self.session.handle_store_failure(Goaway { reason, message, wait_ms: 0 });
-        }
-        match self.working.pop_front() {
-            Some(SessionWork::Append(append)) => {
-                let appended = redis.append(client, self.generation, &append);
-                self.session.handle_appended(&appended);
-            }
-            Some(SessionWork::Origin(task)) => {
-                match (redis.perform(client, self.epoch, &task), task) {
-                    (Some(read), OriginTask::Read { .. }) => self.session.handle_read(read, now),
-                    (None, _) => self.session.handle_origin_changed(),
-                    (_, OriginTask::RecordLosses(..)) => self.session.handle_losses_recorded(),
-                    (_, OriginTask::DeadLetter(_)) => self.session.handle_dead_lettered(),
-                    (_, OriginTask::RecordAck { .. }) => self.session.handle_ack_recorded(),
-                }
-            }
-            Some(SessionWork::Probe) => unreachable!("no key is overwritten here"),
-            None => {}
-        }
-        while self.session.has_frame() {
-            self.outbox.extend(self.session.poll_frame(now));
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.session.end().is_some() && self.outbox.is_empty()
-    }
-
-    fn part(&self, path: &mut LinkPath) {
-        let parting = match self.session.end() {
-            Some(session::SessionEnd::ClosedByPeer(_) | session::SessionEnd::Closed(_)) => {
-                SessionEnding::Closed
-            }
-            Some(session::SessionEnd::IdleTimeout(_) | session::SessionEnd::AckTimeout) | None => {
-                SessionEnding::Broken
-            }
-        };
-        path.handle_end(&self.session.sender().summary(), parting);
-    }
 }
 
 impl World {
