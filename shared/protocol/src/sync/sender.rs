@@ -1,20 +1,17 @@
-//! The origin's end: what to read, what to send, what is acknowledged.
+//! The origin's end of a session: reads entries, sends batches, and takes acknowledgements.
 //!
-//! The stream itself is the only buffer. A sender reads ahead by one read, keeps what does not fit
-//! the window yet, and forgets a batch once it is handed out: after a broken connection the next
-//! one begins at the receiver's cursor and reads again.
-//!
-//! Order of calls: `handle_*` what happened, then `poll_push` while there is room in the outbox
-//! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
+//! The stream itself is the only buffer. A [`Sender`] reads ahead by one read, keeps what does not fit the
+//! window yet, and forgets a batch once it is handed out. After a broken connection the next sender begins
+//! at the receiver's cursor and reads again.
 
 mod batching;
 mod in_flight;
+mod origin_side;
 mod peer_clock;
 pub mod path;
 mod stats;
 mod task;
 mod trim;
-mod origin_side;
 
 use std::{
     collections::VecDeque,
@@ -24,13 +21,13 @@ use std::{
 use crate::{
     entry::{Direction, Entry, RejectReason},
     limits::CLOCK_INTERVAL,
-    loss::{Checkpoint, Loss, Tally},
+    loss::{Checkpoint, Loss},
     message::{Ack, Push, ReceiveLimits},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
         accounting::RecordedLosses,
-        resume::{Position, SenderStart},
+        resume::{OriginStanding, Position, SenderStart},
     },
 };
 
@@ -48,326 +45,339 @@ pub use self::{
     trim::TrimMode,
 };
 
-/// An acknowledgement that no batch under way can have caused.
+/// An acknowledgement that no batch in flight can have caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the other side acknowledged {acked}, or refused what is not below, but no batch ends there"
+    "invalid acknowledgement of {acked}: expected the end of a batch in flight, and only refused \
+     entries of those batches"
 )]
 pub struct BadAck {
-    /// What it acknowledged.
+    /// The acknowledged seq.
     pub acked: Seq,
 }
 
-/// One origin's end of one connection.
+/// The origin's end of one connection.
+///
+/// The calling order:
+///
+/// 1. Report each event: [`Self::handle_news`] when the origin may have more, [`Self::handle_ack`] and
+///    [`Self::handle_hold`] for frames of the peer, and the result of each task
+///    ([`Self::handle_read`], [`Self::handle_dead_lettered`], [`Self::handle_losses_recorded`],
+///    [`Self::handle_ack_recorded`], or [`Self::handle_unreadable`] for a task that failed).
+/// 2. Call [`Self::poll_task`] until it returns nothing, and do each [`OriginTask`]. One task of each kind
+///    runs at a time.
+/// 3. Call [`Self::poll_push`] while the outbox has room.
+/// 4. Call [`Self::handle_timeout`] at [`Self::delayed_until`], and [`Self::poll_task`] again at
+///    [`Self::record_due`] and [`Self::retry_at`].
+///
+/// [`Session`](super::session::Session) does all this for both directions of a connection.
 pub struct Sender {
     direction: Direction,
     granted: ReceiveLimits,
-    slack: TrimQueue,
+    trim_queue: TrimQueue,
     epoch: Epoch,
-    /// Where this session began.
-    begun: Seq,
-    /// Where the next batch joins on.
-    joint: Seq,
-    /// Entries up to here were read, and the tally there.
-    read: Checkpoint,
-    mark: Seq,
-    key: Option<SealKey>,
-    /// Batches up to here were handed out.
-    sent: Seq,
-    acked: Seq,
-    /// The tally of the last acknowledged batch.
-    acked_tally: Tally,
-    /// What the copy ever acknowledged before this session.
+    /// The seq after which this session began.
+    start: Seq,
+    /// The end of the last batch that was made, which the next one joins.
+    joins_after: Seq,
+    /// Entries up to here were read.
+    read_through: Checkpoint,
+    high_water_mark: Seq,
+    seal_key: Option<SealKey>,
+    acked: Checkpoint,
+    /// The last acknowledgement before this session, as recorded at the origin.
     acked_before: Checkpoint,
-    recorded: Seq,
-    /// Not before then what was acknowledged since is recorded.
-    record_from: Option<Instant>,
-    /// Letters up to here are among the dead already.
-    buried: Seq,
+    /// The last acknowledgement that was recorded at the origin.
+    recorded_ack: Seq,
+    /// The next acknowledgement is not recorded before this time.
+    record_due_at: Option<Instant>,
+    /// Entries up to here are dead letters already.
+    dead_lettered: Seq,
     /// Entries up to here may be in the copy under an older epoch.
     inherited: Seq,
-    /// Losses for this side's ledger.
-    losses: Option<(Vec<Loss>, RecordedLosses)>,
-    written: Option<RecordedLosses>,
-    /// Losses for the copy's ledger, told with the next batch.
-    untold: Vec<Loss>,
-    is_told: bool,
+    /// Losses to write to the origin's ledger.
+    pending_losses: Option<(Vec<Loss>, RecordedLosses)>,
+    /// Losses in the origin's ledger that the copy has not acknowledged.
+    recorded_losses: Option<RecordedLosses>,
+    /// Losses for the copy's ledger, sent with the next batch.
+    unsent_losses: Vec<Loss>,
+    /// Whether the copy has acknowledged all losses in the origin's ledger.
+    losses_acked: bool,
     ready: VecDeque<Push>,
-    flights: InFlight,
-    letters: Vec<(Seq, RejectReason)>,
+    in_flight: InFlight,
+    dead_letters: Vec<(Seq, RejectReason)>,
     has_news: bool,
-    clock: Option<PeerClock>,
-    /// No batch leaves before, so that the other direction has the connection for itself.
+    peer_clock: Option<PeerClock>,
+    /// No batch is sent before this time, so that the other direction has the connection for itself.
     delayed_until: Option<Instant>,
-    /// The first entry that is too far ahead of the other side's clock to be taken.
+    /// The first entry that is too far ahead of the peer's clock, and since when it waits.
     ahead_of_clock: Option<(Seq, Instant)>,
-    /// A read found losses while batches were under way.
+    /// Whether a read found losses while batches were in flight.
     awaits_acks: bool,
-    /// What could not be done at the origin as it is.
-    undone: Option<Box<BlockedTask>>,
-    /// The copy takes nothing in this session.
-    is_refused: bool,
+    /// The task that failed because of the type or the state of a key.
+    blocked: Option<Box<BlockedTask>>,
+    /// Whether the peer sent HOLD.
+    is_on_hold: bool,
     is_reading: bool,
-    is_burying: bool,
-    is_writing: bool,
-    is_recording: bool,
+    is_dead_lettering: bool,
+    is_recording_losses: bool,
+    is_recording_ack: bool,
     stats: SenderStats,
 }
 
 impl Sender {
-    /// A sender that begins there. It reads once it is told of news, be it what was there before.
+    /// Creates a sender that begins at `start`. It reads nothing before [`Self::handle_news`].
     pub fn new(
         direction: Direction,
         granted: ReceiveLimits,
         trim: TrimMode,
-        begun: &SenderStart,
+        start: &SenderStart,
     ) -> Self {
-        let Position { epoch, after, tally, joins_after: joint, inherited, loss, .. } =
-            begun.position;
-        let memory = &begun.standing.memory;
+        let Position { epoch, after, tally, joins_after, inherited, loss, .. } = start.position;
+        let OriginStanding { memory, extent, is_unreadable, .. } = &start.standing;
+        let high_water_mark = memory.high_water_mark.seq;
+        let probe = || Box::new(BlockedTask::probe(after, high_water_mark));
         Self {
             direction,
             granted,
-            slack: TrimQueue::new(trim),
+            trim_queue: TrimQueue::new(trim),
             epoch,
-            begun: after,
-            joint,
-            read: Checkpoint::new(after, tally),
-            mark: memory.high_water_mark.seq,
-            key: memory.seal_key,
-            sent: after,
-            acked: after,
-            acked_tally: tally,
+            start: after,
+            joins_after,
+            read_through: Checkpoint::new(after, tally),
+            high_water_mark,
+            seal_key: memory.seal_key,
+            acked: Checkpoint::new(after, tally),
             acked_before: memory.acked,
-            recorded: memory.acked.seq,
-            record_from: None,
-            buried: memory.dead_lettered,
+            recorded_ack: memory.acked.seq,
+            record_due_at: None,
+            dead_lettered: memory.dead_lettered,
             inherited,
-            losses: None,
-            written: memory.recorded_losses,
-            untold: loss.into_iter().collect(),
-            is_told: false,
+            pending_losses: None,
+            recorded_losses: memory.recorded_losses,
+            unsent_losses: loss.into_iter().collect(),
+            losses_acked: false,
             ready: VecDeque::new(),
-            flights: InFlight::new(),
-            letters: Vec::new(),
+            in_flight: InFlight::new(),
+            dead_letters: Vec::new(),
             has_news: false,
-            clock: None,
+            peer_clock: None,
             delayed_until: None,
             ahead_of_clock: None,
             awaits_acks: false,
-            undone: begun
-                .standing
-                .is_unreadable
-                .then(|| Box::new(BlockedTask::first(after, memory.high_water_mark.seq))),
-            is_refused: false,
+            blocked: is_unreadable.then(probe),
+            is_on_hold: false,
             is_reading: false,
-            is_burying: false,
-            is_writing: false,
-            is_recording: false,
-            stats: SenderStats::new(begun.standing.extent.added),
+            is_dead_lettering: false,
+            is_recording_losses: false,
+            is_recording_ack: false,
+            stats: SenderStats::new(extent.added),
         }
     }
 
-    /// Keeps back what is further ahead of that clock than the other side takes.
+    /// Holds back entries that are further ahead of this clock than the peer accepts.
     #[must_use]
     pub fn with_peer_clock(self, clock: PeerClock) -> Self {
-        Self { clock: Some(clock), ..self }
+        Self { peer_clock: Some(clock), ..self }
     }
 
-    /// Sends no more at a time than this path is known to carry.
+    /// Limits what is in flight to what this path is known to carry.
     #[must_use]
     pub fn with_path(mut self, path: &LinkPath) -> Self {
-        self.flights.set_limit(path.limit());
+        self.in_flight.set_limit(path.limit());
         self
     }
 
-    /// Sends nothing before.
+    /// Sends no batch before this time.
     #[must_use]
-    pub fn with_delay(self, held_until: Option<Instant>) -> Self {
-        Self { delayed_until: held_until, ..self }
+    pub fn with_delay(self, delayed_until: Option<Instant>) -> Self {
+        Self { delayed_until, ..self }
     }
 
-    /// Time has passed.
+    /// Takes note of the time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.delayed_until = self.delayed_until.filter(|until| now < *until);
     }
 
-    /// When to call `handle_timeout`, if ever.
+    /// Returns the time to call [`Self::handle_timeout`], if any.
     pub fn delayed_until(&self) -> Option<Instant> {
         self.delayed_until
     }
 
-    /// The origin may have more.
+    /// Takes note that the origin may have more entries.
     pub fn handle_news(&mut self) {
         self.has_news = true;
     }
 
-    /// The copy takes nothing more in this session, and has thrown away what it has not acknowledged.
+    /// Takes a HOLD: the copy accepts nothing more in this session, and has dropped the batches that it has
+    /// not acknowledged.
     pub fn handle_hold(&mut self) {
-        self.is_refused = true;
+        self.is_on_hold = true;
         self.ready.clear();
-        self.flights.clear();
+        self.in_flight.clear();
     }
 
-    /// An acknowledgement. Older ones, and those of another epoch, change nothing.
+    /// Takes an acknowledgement. An older one, or one of another epoch, changes nothing.
     ///
     /// # Errors
-    /// `BadAck`: the other side is confused, or is not alone, and the connection must end.
+    /// [`BadAck`] if no batch in flight ends there; the connection must end.
     pub fn handle_ack(&mut self, ack: Ack, now: Instant) -> Result<(), BadAck> {
-        if ack.epoch != self.epoch || ack.seq <= self.acked {
+        if ack.epoch != self.epoch || ack.seq <= self.acked.seq {
             return Ok(());
         }
-        let is_of_these = |(seq, _): &(Seq, RejectReason)| *seq > self.acked && *seq <= ack.seq;
-        if !self.flights.end_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
+        let is_of_these = |(seq, _): &(Seq, RejectReason)| *seq > self.acked.seq && *seq <= ack.seq;
+        if !self.in_flight.ends_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
             return Err(BadAck { acked: ack.seq });
         }
-        self.acked = ack.seq;
-        self.letters.extend(ack.refused);
-        while let Some(flight) = self.flights.acknowledge(ack.seq, now) {
-            self.acked_tally = flight.tally;
-            if flight.tells && self.written.is_some_and(|run| run.base_added < flight.tally.added) {
-                (self.written, self.is_told) = (None, true);
+        self.acked.seq = ack.seq;
+        self.dead_letters.extend(ack.refused);
+        while let Some(batch) = self.in_flight.acknowledge(ack.seq, now) {
+            self.acked.tally = batch.tally;
+            let is_covered = |losses: RecordedLosses| losses.base_added < batch.tally.added;
+            if batch.has_losses && self.recorded_losses.is_some_and(is_covered) {
+                (self.recorded_losses, self.losses_acked) = (None, true);
             }
-            self.stats.handle_landed(&flight, now.duration_since(flight.sent_at));
-            self.slack.handle_acked(flight.marks);
+            self.stats.handle_acked(&batch, now.duration_since(batch.sent_at));
+            self.trim_queue.handle_acked(batch.trim_points);
         }
         Ok(())
     }
 
-    /// The next batch to send, if the window has room.
+    /// Returns the next batch to send, if the window has room.
     pub fn poll_push(&mut self, now: Instant) -> Option<Push> {
         if !self.has_push() {
             return None;
         }
         let mut push = self.ready.pop_front()?;
         let (through, tally) = (push.through, push.account.tally);
-        push.seal = self.key.map(|key| key.seal(push.epoch, through, tally));
+        push.seal = self.seal_key.map(|key| key.seal(push.epoch, through, tally));
         let (entries, bytes, sent_at) = (push.entries.len(), push.bytes(), now);
-        let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
-        self.sent = through;
+        let trim_points = self.trim_queue.trim_points(&push);
+        let has_losses = !push.account.losses.is_empty();
         self.stats.handle_sent(bytes);
         let first = stats::first_seq(&push);
-        self.flights.push(InFlightBatch {
+        self.in_flight.push(InFlightBatch {
             first,
             through,
             tally,
             entries,
             bytes,
             sent_at,
-            marks,
-            tells,
+            trim_points,
+            has_losses,
         });
         Some(push)
     }
 
-    /// Whether `poll_push` has something. A batch waits for the dead letters and losses before it:
-    /// once its cursor has moved past them, nobody would come by them again.
+    /// Returns whether [`Self::poll_push`] has a batch. A batch waits until the dead letters and losses before
+    /// it are written: once the cursor has passed them, they would never be read again.
     pub fn has_push(&self) -> bool {
         let Some(next) = self.ready.front() else { return false };
         let size = (next.entries.len(), next.bytes());
-        let has_room = self.flights.has_room(self.granted.window_batches, size);
-        let is_written = self.losses.is_none() && !self.is_writing;
+        let has_room = self.in_flight.has_room(self.granted.window_batches, size);
+        let are_losses_recorded = self.pending_losses.is_none() && !self.is_recording_losses;
         self.delayed_until.is_none()
-            && !self.is_refused
-            && self.undone.is_none()
+            && !self.is_on_hold
+            && self.blocked.is_none()
             && has_room
-            && is_written
-            && self.letters.is_empty()
-            && !self.is_burying
+            && are_losses_recorded
+            && self.dead_letters.is_empty()
+            && !self.is_dead_lettering
     }
 
-    /// How many entries the next batch has.
+    /// Returns the number of entries in the next batch.
     pub fn next_entries(&self) -> usize {
         self.ready.front().map_or(0, |push| push.entries.len())
     }
 
-    /// What limits count the next batch as.
+    /// Returns the bytes that the next batch is charged.
     pub fn next_charged_bytes(&self) -> usize {
         self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charged_bytes).sum())
     }
 
-    /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
-    /// acknowledgement may take.
+    /// Returns when the link must be given up if nothing is acknowledged, while batches are in flight.
+    /// `timeout` is how long an acknowledgement may take.
     pub fn progress_deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.flights.progress_at()? + timeout + self.extra_timeout()?)
+        Some(self.in_flight.progress_at()? + timeout + self.extra_timeout()?)
     }
 
-    /// How much longer than usual an answer may take, while something is under way.
+    /// Returns how much longer than usual an answer may take, while batches are in flight.
     pub fn extra_timeout(&self) -> Option<Duration> {
-        self.flights.extra_timeout()
+        self.in_flight.extra_timeout()
     }
 
-    /// The first entry that waits since it is too far ahead of the other side's clock.
+    /// Returns the first entry that is held back because it is too far ahead of the peer's clock.
     pub fn ahead_of_clock(&self) -> Option<Seq> {
         self.ahead_of_clock.map(|(seq, _)| seq)
     }
 
-    /// When the other side's clock is to be asked for again, while something waits for it.
+    /// Returns when to ask for the peer's clock again, while an entry is held back.
     pub fn peer_clock_due(&self) -> Option<Instant> {
         self.ahead_of_clock.map(|(_, since)| since + CLOCK_INTERVAL)
     }
 
-    /// Up to where the other side has acknowledged.
+    /// Returns the last acknowledged seq.
     pub fn acked(&self) -> Seq {
-        self.acked
+        self.acked.seq
     }
 
-    /// This session, for what is remembered of its path.
+    /// Returns what [`LinkPath`] remembers of this session.
     pub fn summary(&self) -> SessionSummary {
-        let begun = (self.epoch, self.begun);
-        let (limit, under_way) = (self.flights.limit(), self.flights.unacked());
-        SessionSummary { start: begun, acked: self.acked, limit, unacked: under_way }
+        let start = (self.epoch, self.start);
+        let (limit, unacked) = (self.in_flight.limit(), self.in_flight.unacked());
+        SessionSummary { start, acked: self.acked.seq, limit, unacked }
     }
 
-    /// Up to where the origin was read.
+    /// Returns the seq up to which the origin was read.
     pub fn read_through(&self) -> Seq {
-        self.read.seq
+        self.read_through.seq
     }
 
-    /// The limits with batches no larger than what may be under way.
-    fn fitting(&self) -> ReceiveLimits {
-        let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
-        let batch_entries = self.granted.batch_entries.min(self.flights.window_entries());
+    /// Returns the granted limits, with batches no larger than the window.
+    fn effective_limits(&self) -> ReceiveLimits {
+        let batch_bytes = self.granted.batch_bytes.min(self.in_flight.window());
+        let batch_entries = self.granted.batch_entries.min(self.in_flight.window_entries());
         ReceiveLimits { batch_bytes, batch_entries, ..self.granted }
     }
 
-    /// How many entries were acknowledged in this session.
+    /// Returns the number of entries that were acknowledged in this session.
     pub fn acked_entries(&self) -> u64 {
         self.stats.acked_entries
     }
 
-    /// How many entries were found lost in this session.
+    /// Returns the number of entries that were found lost in this session.
     pub fn lost_entries(&self) -> u64 {
         self.stats.lost_entries
     }
 
-    /// How many batches were sent in this session, and the bytes of their entries.
+    /// Returns the number of batches that were sent in this session, and the bytes of their entries.
     pub fn sent(&self) -> (u64, u64) {
         (self.stats.sent_batches, self.stats.sent_bytes)
     }
 
-    /// The last batch that was acknowledged in this session.
+    /// Returns the last batch that was acknowledged in this session.
     pub fn last_acked_batch(&self) -> Option<AckedBatch> {
         self.stats.last_acked
     }
 
-    /// What the origin held by the last read and the copy has not acknowledged: how many entries, and
-    /// the first of them. Where an app deleted some it may be too many until the end is reached.
+    /// Returns the number of entries that the origin held at the last read and the copy has not acknowledged,
+    /// and the first of them. If an app has deleted some, the number may be too high until the end of the
+    /// stream is read.
     pub fn backlog(&self) -> (u64, Option<Seq>) {
         let next = self.ready.front().map(stats::first_seq);
-        let in_hand = self.flights.first().or(next);
-        if in_hand.is_none() && !self.has_news && !self.is_reading {
+        let first = self.in_flight.first().or(next);
+        if first.is_none() && !self.has_news && !self.is_reading {
             return (0, None);
         }
-        let entries = match self.acked_tally.is_unknown() {
+        let entries = match self.acked.tally.is_unknown() {
             true => {
                 let ready = self.ready.iter().map(|push| push.entries.len() as u64);
-                self.flights.entries() + ready.sum::<u64>()
+                self.in_flight.entries() + ready.sum::<u64>()
             }
-            false => self.stats.added.saturating_sub(self.acked_tally.added),
+            false => self.stats.added.saturating_sub(self.acked.tally.added),
         };
-        // Between a batch and the read of the next the last one is the best guess.
-        let before = self.stats.last_acked.filter(|_| entries > 0).map(|landed| landed.first);
-        (entries, in_hand.or(before))
+        // Between a batch and the read of the next one, the last batch is the best guess.
+        let last = self.stats.last_acked.filter(|_| entries > 0).map(|batch| batch.first);
+        (entries, first.or(last))
     }
 }

@@ -30,7 +30,7 @@ pub struct Session {
     receiver: Receiver,
     heartbeat: Heartbeat,
     progress_timeout: Duration,
-    heard_at: Instant,
+    last_received_at: Instant,
     pinged_at: Instant,
     /// Of the last ping that was answered.
     round_trip: Option<Duration>,
@@ -43,23 +43,23 @@ pub struct Session {
     /// When it is looked at again, unless that is under way.
     probe_at: Option<Instant>,
     /// Batches that came since and were thrown away.
-    thrown: usize,
+    dropped: usize,
     /// That the copy takes nothing is to be told.
-    is_held: bool,
+    is_hold_due: bool,
     /// Why the other side's copy takes nothing.
     hold_reason: Option<String>,
     /// How many batches the script has in hand.
     appending: usize,
     /// The last of those must be answered before the next.
-    is_alone: bool,
+    is_append_exclusive: bool,
     has_appended: bool,
     /// Batches that `ack` answers.
-    answered: usize,
+    acked_batches: usize,
     ack: Option<Ack>,
     pong_due: bool,
     ping_due: bool,
     /// To be said once what is in hand is done.
-    farewell: Option<Goaway>,
+    goaway: Option<Goaway>,
     end: Option<SessionEnd>,
 }
 
@@ -71,24 +71,24 @@ impl Session {
             receiver,
             heartbeat,
             progress_timeout: PROGRESS_TIMEOUT,
-            heard_at: now,
+            last_received_at: now,
             pinged_at: now,
             round_trip: None,
             pushes: VecDeque::new(),
             append: None,
             is_unwritable: false,
             probe_at: None,
-            thrown: 0,
-            is_held: false,
+            dropped: 0,
+            is_hold_due: false,
             hold_reason: None,
             appending: 0,
-            is_alone: false,
+            is_append_exclusive: false,
             has_appended: false,
-            answered: 0,
+            acked_batches: 0,
             ack: None,
             pong_due: false,
             ping_due: false,
-            farewell: None,
+            goaway: None,
             end: None,
         }
     }
@@ -108,25 +108,25 @@ impl Session {
         match frame {
             Frame::Push(_) if self.unanswered() >= WINDOW_BATCHES => {
                 let message = "more batches came than the window allows without an acknowledgement";
-                self.leave(GoawayReason::Protocol, message);
+                self.close(GoawayReason::Protocol, message);
             }
-            Frame::Push(_) if self.is_unwritable => self.thrown += 1,
-            Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
+            Frame::Push(_) if self.is_unwritable => self.dropped += 1,
+            Frame::Push(push) if self.goaway.is_none() => self.pushes.push_back(push),
             // What is not acknowledged comes again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
                 if let Err(confused) = self.sender.handle_ack(ack, now) {
-                    self.leave(GoawayReason::Protocol, &confused.to_string());
+                    self.close(GoawayReason::Protocol, &confused.to_string());
                 }
             }
             Frame::Ping => self.pong_due = true,
-            Frame::Goaway(goaway) => self.finish(SessionEnd::ClosedByPeer(goaway)),
+            Frame::Goaway(goaway) => self.set_end(SessionEnd::ClosedByPeer(goaway)),
             Frame::Hold(message) => {
                 self.sender.handle_hold();
                 self.hold_reason = Some(message);
             }
             Frame::Hello(_) | Frame::Welcome(_) => {
-                self.leave(GoawayReason::Protocol, "a second handshake in one connection");
+                self.close(GoawayReason::Protocol, "a second handshake in one connection");
             }
         }
     }
@@ -137,13 +137,13 @@ impl Session {
         self.pushes.len()
             + usize::from(self.append.is_some())
             + self.appending
-            + self.answered
-            + self.thrown
+            + self.acked_batches
+            + self.dropped
     }
 
     /// Bytes of the other side came at `at`, be it the middle of a frame.
     pub fn handle_received(&mut self, at: Instant) {
-        self.heard_at = self.heard_at.max(at);
+        self.last_received_at = self.last_received_at.max(at);
     }
 
     /// The origin may have more.
@@ -159,7 +159,7 @@ impl Session {
     /// The other answer to `OriginTask::OriginRead`: the stream or its mark is behind what is known of it, so it
     /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
     pub fn handle_origin_changed(&mut self) {
-        self.leave(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
+        self.close(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
     }
 
     /// The other answer to a `OriginTask`: the origin cannot be used as it is. The task is tried again at
@@ -170,7 +170,7 @@ impl Session {
 
     /// The task that could not be done could be done now.
     pub fn handle_origin_readable(&mut self) {
-        self.leave(GoawayReason::Restart, "the out stream here can be used again");
+        self.close(GoawayReason::Restart, "the out stream here can be used again");
     }
 
     /// The answer to `OriginTask::DeadLetter`.
@@ -194,14 +194,14 @@ impl Session {
         self.appending -= 1;
         self.pushes.clear();
         self.append = None;
-        self.is_held |= !self.is_unwritable;
+        self.is_hold_due |= !self.is_unwritable;
         (self.is_unwritable, self.probe_at) = (true, Some(again_at));
     }
 
     /// The answer to `SessionWork::Probe`: the copy can be used, or is to be looked at again then.
     pub fn handle_copy_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
-            Ok(()) => self.leave(GoawayReason::Restart, "the in stream here takes entries again"),
+            Ok(()) => self.close(GoawayReason::Restart, "the in stream here takes entries again"),
             Err(again_at) => self.probe_at = Some(again_at),
         }
     }
@@ -212,7 +212,7 @@ impl Session {
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
             Ok(ack) => {
-                self.answered += 1;
+                self.acked_batches += 1;
                 match &mut self.ack {
                     // Cumulative: one that has not left yet is overtaken, but for its refusals.
                     Some(waiting) => {
@@ -240,7 +240,7 @@ impl Session {
     pub fn handle_close(&mut self, goaway: Goaway) {
         self.pushes.clear();
         self.append = None;
-        self.farewell.get_or_insert(goaway);
+        self.goaway.get_or_insert(goaway);
     }
 
     /// A store failed: what was in hand there will not be answered. Say goodbye and end.
@@ -257,7 +257,7 @@ impl Session {
         if let Some(append) = self.poll_append() {
             return Some(SessionWork::Append(append));
         }
-        if self.farewell.is_some() {
+        if self.goaway.is_some() {
             return None;
         }
         if self.probe_at.take_if(|probe_at| *probe_at <= now).is_some() {
@@ -269,24 +269,24 @@ impl Session {
     /// The next frame to send. Answers go before batches, so that the other side's window moves.
     pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
         if let Some(ack) = self.ack.take() {
-            self.answered = 0;
+            self.acked_batches = 0;
             return Some(Frame::Ack(ack));
         }
-        if std::mem::take(&mut self.is_held) {
+        if std::mem::take(&mut self.is_hold_due) {
             return Some(Frame::Hold(UNWRITABLE.to_owned()));
         }
         if std::mem::take(&mut self.pong_due) {
             return Some(Frame::Pong(self.receiver.ack()));
         }
-        if self.farewell.is_some() && self.appending == 0 {
-            let goaway = self.farewell.take()?;
-            self.finish(SessionEnd::Closed(goaway.clone()));
+        if self.goaway.is_some() && self.appending == 0 {
+            let goaway = self.goaway.take()?;
+            self.set_end(SessionEnd::Closed(goaway.clone()));
             return Some(Frame::Goaway(goaway));
         }
         if std::mem::take(&mut self.ping_due) {
             return Some(Frame::Ping);
         }
-        if self.farewell.is_some() || self.end.is_some() {
+        if self.goaway.is_some() || self.end.is_some() {
             return None;
         }
         self.sender.poll_push(now).map(Frame::Push)
@@ -294,9 +294,9 @@ impl Session {
 
     /// Whether `poll_frame` has something.
     pub fn has_frame(&self) -> bool {
-        let is_leaving = self.farewell.is_some();
+        let is_leaving = self.goaway.is_some();
         self.ack.is_some()
-            || self.is_held
+            || self.is_hold_due
             || self.pong_due
             || self.ping_due
             || (is_leaving && self.appending == 0)
@@ -345,26 +345,26 @@ impl Session {
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
                 Ok(append) => self.append = Some(Box::new(append)),
-                Err(reason) => self.leave(reason, goaway_message(reason)),
+                Err(reason) => self.close(reason, goaway_message(reason)),
             }
         }
         let is_alone = !self.has_appended || self.append.as_ref()?.may_wait();
         let is_free = match self.appending {
             0 => true,
-            under_way => !is_alone && !self.is_alone && under_way < APPENDS_MAX,
+            under_way => !is_alone && !self.is_append_exclusive && under_way < APPENDS_MAX,
         };
         let mut append = self.append.take_if(|_| is_free)?;
         append.known = Some(self.receiver.position());
         self.appending += 1;
-        self.is_alone = is_alone;
+        self.is_append_exclusive = is_alone;
         Some(*append)
     }
 
-    fn leave(&mut self, reason: GoawayReason, message: &str) {
+    fn close(&mut self, reason: GoawayReason, message: &str) {
         self.handle_close(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
     }
 
-    fn finish(&mut self, end: SessionEnd) {
+    fn set_end(&mut self, end: SessionEnd) {
         self.end.get_or_insert(end);
     }
 }

@@ -100,9 +100,9 @@ pub struct LinkPath {
     limit: Option<PathLimit>,
     /// Where a session began that broke, and what was under way: the next handshake tells whether it
     /// arrived.
-    tried: Option<((Epoch, Seq), UnackedAtEnd)>,
+    last_attempt: Option<((Epoch, Seq), UnackedAtEnd)>,
     /// The entry that went alone in the last fruitless sessions.
-    alone: Option<StuckEntry>,
+    single: Option<StuckEntry>,
 }
 
 impl PathLimit {
@@ -136,33 +136,35 @@ impl SessionSummary {
 impl LinkPath {
     /// A session begins where the copy's cursor stands.
     pub fn handle_start(&mut self, at: (Epoch, Seq)) -> PathFinding {
-        let Some((begun, under_way)) = self.tried.take() else { return PathFinding::Untested };
+        let Some((begun, under_way)) = self.last_attempt.take() else {
+            return PathFinding::Untested;
+        };
         if at == begun {
-            self.handle_fruitless(&under_way);
+            self.handle_no_progress(&under_way);
             return PathFinding::NoProgress;
         }
         if at.0 == begun.0 && at.1 >= under_way.through {
             let UnackedAtEnd { entries, bytes, .. } = under_way;
             self.limit = self.limit.and_then(|limit| limit.grown(entries, bytes));
         }
-        self.alone = None;
+        self.single = None;
         PathFinding::Progress
     }
 
     /// The copy acknowledged up to there.
     pub fn handle_acked(&mut self, acked: Seq) {
-        self.alone = self.alone.filter(|alone| alone.seq > acked);
+        self.single = self.single.filter(|alone| alone.seq > acked);
     }
 
     /// A session is over.
     pub fn handle_end(&mut self, trip: &SessionSummary, parting: SessionEnding) {
         if trip.has_progress() {
-            (self.limit, self.tried, self.alone) = (trip.limit, None, None);
+            (self.limit, self.last_attempt, self.single) = (trip.limit, None, None);
             if parting == SessionEnding::Broken && trip.unacked.is_some() {
                 self.limit = self.limit.map(|limit| limit.divided(2));
             }
         } else if parting == SessionEnding::Broken {
-            self.tried = trip.unacked.map(|under_way| (trip.start, under_way));
+            self.last_attempt = trip.unacked.map(|under_way| (trip.start, under_way));
         }
     }
 
@@ -173,13 +175,13 @@ impl LinkPath {
 
     /// The entry that does not pass, once that is sure.
     pub fn stuck(&self) -> Option<StuckEntry> {
-        self.alone.filter(|alone| alone.sessions >= STUCK_SESSIONS)
+        self.single.filter(|alone| alone.sessions >= STUCK_SESSIONS)
     }
 
     /// Until when a session that begins now is left to the other direction. `random` out of 0..1: both
     /// sides draw for themselves, and half of the time one of them waits and the other does not.
     pub fn delay_until(&self, now: Instant, random: f64) -> Option<Instant> {
-        let alone = self.alone.filter(|alone| alone.sessions >= HOLD_SESSIONS);
+        let alone = self.single.filter(|alone| alone.sessions >= HOLD_SESSIONS);
         (alone.is_some() && random < 0.5).then(|| now + SINGLE_ENTRY_DELAY)
     }
 
@@ -188,12 +190,12 @@ impl LinkPath {
         *self == Self::default()
     }
 
-    fn handle_fruitless(&mut self, under_way: &UnackedAtEnd) {
+    fn handle_no_progress(&mut self, under_way: &UnackedAtEnd) {
         self.limit = Some(under_way.within(self.limit).divided(SHRINK));
-        let before = self.alone.filter(|alone| alone.seq == under_way.first);
+        let before = self.single.filter(|alone| alone.seq == under_way.first);
         let sessions = before.map_or(0, |alone| alone.sessions).saturating_add(1);
         let UnackedAtEnd { first: seq, bytes, .. } = *under_way;
-        self.alone = (under_way.entries == 1).then_some(StuckEntry { seq, bytes, sessions });
+        self.single = (under_way.entries == 1).then_some(StuckEntry { seq, bytes, sessions });
     }
 }
 

@@ -1,22 +1,26 @@
 //! The peer's clock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::seq::Seq;
 
-/// The other side's clock, as it was once told.
+/// The time that a frame may have travelled.
+const TRAVEL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The peer's clock, as it was last received.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerClock {
-    /// What it told, in milliseconds since 1970.
+    /// The time that the peer sent, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// When.
+    /// When it was received.
     pub received_at: Instant,
 }
 
 impl PeerClock {
-    /// The last seq that the other side surely takes: a minute is for the way there.
+    /// Returns the last seq that the peer certainly accepts.
     pub(super) fn ceiling(&self, now: Instant) -> Seq {
         let passed = now.saturating_duration_since(self.received_at).as_millis() as u64;
-        Seq::ceiling((self.unix_ms + passed).saturating_sub(60_000))
+        let travel = TRAVEL_TIME_MAX.as_millis() as u64;
+        Seq::ceiling((self.unix_ms + passed).saturating_sub(travel))
     }
 }

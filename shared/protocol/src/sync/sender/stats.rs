@@ -1,4 +1,4 @@
-//! What a sender has done and what it has before it, in numbers.
+//! The counters of one sender.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{message::Push, seq::Seq};
 pub struct AckedBatch {
     /// Its first entry.
     pub first: Seq,
-    /// From its leaving to its acknowledgement.
+    /// The time from its sending to its acknowledgement.
     pub round_trip: Duration,
 }
 
-/// Of one session.
+/// The counters of one session.
 #[derive(Default)]
 pub(super) struct SenderStats {
-    /// How many entries were added to the origin by the last read.
+    /// The number of entries ever added to the origin, at the last read.
     pub(super) added: u64,
     pub(super) lost_entries: u64,
     pub(super) acked_entries: u64,
@@ -36,13 +36,13 @@ impl SenderStats {
         self.sent_bytes += bytes as u64;
     }
 
-    pub(super) fn handle_landed(&mut self, flight: &InFlightBatch, round_trip: Duration) {
-        self.acked_entries += flight.entries as u64;
-        self.last_acked = Some(AckedBatch { first: flight.first, round_trip });
+    pub(super) fn handle_acked(&mut self, batch: &InFlightBatch, round_trip: Duration) {
+        self.acked_entries += batch.entries as u64;
+        self.last_acked = Some(AckedBatch { first: batch.first, round_trip });
     }
 }
 
-/// The first entry of a batch; where all of it are gone, where it ends.
+/// Returns the first entry of a batch, or its end if it has none.
 pub(super) fn first_seq(push: &Push) -> Seq {
     push.entries.first().map_or(push.through, |entry| entry.seq)
 }

@@ -1,4 +1,4 @@
-//! What a sender asks to have done at the origin's store.
+//! The tasks that a sender asks for at the origin's store, and the result of a read.
 
 use std::time::Instant;
 
@@ -9,77 +9,79 @@ use crate::{
     sync::accounting::{Extent, RecordedLosses},
 };
 
-/// A thing for the driver to do at the origin's store.
+/// A task for the driver at the origin's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginTask {
-    /// Mark how far the stream reaches and read entries after `after`, without waiting; then
-    /// `handle_read`. No entry leaves before the mark covers it.
+    /// Record the end of the stream as the high-water mark and read entries after `after`, without
+    /// waiting; then [`handle_read`](super::Sender::handle_read). No entry is sent before the mark covers
+    /// it.
     Read {
-        /// After which entry.
+        /// The seq after which to read.
         after: Seq,
-        /// As much as one batch holds.
+        /// The size of one batch.
         batch: ReadSize,
-        /// The mark as it is known to be; one that lies behind it is of an older state.
+        /// The high-water mark that is known. A store whose mark is behind it has gone back to an older
+        /// state.
         high_water_mark: Seq,
     },
-    /// Write these losses to the ledger; then `handle_written`.
+    /// Write these losses to the ledger; then
+    /// [`handle_losses_recorded`](super::Sender::handle_losses_recorded).
     RecordLosses(Vec<Loss>, RecordedLosses),
-    /// Move these entries to the dead letters; then `handle_buried`.
+    /// Copy these entries to the dead letters; then
+    /// [`handle_dead_lettered`](super::Sender::handle_dead_lettered).
     DeadLetter(Vec<(Seq, RejectReason)>),
-    /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
+    /// Record the acknowledgement, and trim the origin; then
+    /// [`handle_ack_recorded`](super::Sender::handle_ack_recorded).
     RecordAck {
-        /// The cursor that was acknowledged, and the tally there.
+        /// The acknowledged cursor.
         acked: Checkpoint,
-        /// The last entry to be taken out of the origin, where trimming is on.
+        /// The last entry to remove from the origin, if trimming is on.
         trim_through: Option<Seq>,
-        /// The copy has heard of all losses that stand in this side's ledger.
+        /// Whether the copy has acknowledged all losses in the origin's ledger.
         clears_recorded_losses: bool,
     },
 }
 
-/// How much to read.
+/// The size of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadSize {
-    /// Entries at the most.
+    /// The maximum number of entries.
     pub entries: usize,
-    /// After so many bytes no more are read, as limits count them.
+    /// The number of charged bytes after which no more entries are read.
     pub bytes: usize,
 }
 
-/// What a read brought.
+/// The result of [`OriginTask::Read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginRead {
-    /// The entries after the place that was named, in order. Redis keeps none without fields: one that
-    /// comes without them is too large to be carried, and was not read.
+    /// The entries, in order. Redis stores no entry without fields: one without them here is too large to
+    /// be carried, and was not read.
     pub entries: Vec<Entry>,
-    /// How far the stream reached at that moment.
+    /// The extent of the stream at that moment.
     pub extent: Extent,
-    /// Nothing came behind them then.
+    /// Whether nothing followed these entries.
     pub is_end: bool,
 }
 
-/// A task that could not be done, since a key of the origin holds something else.
+/// A task that failed because a key of the origin has the wrong type or no IDs left.
 pub(super) struct BlockedTask {
     pub(super) task: OriginTask,
-    /// None: at once.
-    pub(super) again_at: Option<Instant>,
-    pub(super) is_tried: bool,
+    /// When to try again; none for at once.
+    pub(super) retry_at: Option<Instant>,
+    pub(super) is_running: bool,
 }
 
 impl BlockedTask {
-    /// The least that shows whether the origin can be read.
-    pub(super) fn first(after: Seq, mark: Seq) -> Self {
-        let task = OriginTask::Read {
-            after,
-            batch: ReadSize { entries: 1, bytes: 1 },
-            high_water_mark: mark,
-        };
-        Self { task, again_at: None, is_tried: false }
+    /// Creates the smallest read that shows whether the origin can be read.
+    pub(super) fn probe(after: Seq, high_water_mark: Seq) -> Self {
+        let batch = ReadSize { entries: 1, bytes: 1 };
+        let task = OriginTask::Read { after, batch, high_water_mark };
+        Self { task, retry_at: None, is_running: false }
     }
 
     pub(super) fn poll(&mut self, now: Instant) -> Option<OriginTask> {
-        let is_due = !self.is_tried && self.again_at.is_none_or(|at| at <= now);
-        self.is_tried |= is_due;
+        let is_due = !self.is_running && self.retry_at.is_none_or(|at| at <= now);
+        self.is_running |= is_due;
         is_due.then(|| self.task.clone())
     }
 }

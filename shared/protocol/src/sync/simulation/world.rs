@@ -82,7 +82,7 @@ impl World {
     pub(super) fn new(seed: u64, clients: usize, weather: Weather) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let trim = match rng.random_bool(0.3) {
-            true => TrimMode::Acked { slack_entries: rng.random_range(0..6) },
+            true => TrimMode::Acked { keep_entries: rng.random_range(0..6) },
             false => TrimMode::Keep,
         };
         Self {
