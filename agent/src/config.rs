@@ -196,7 +196,7 @@ impl Config {
     pub fn trim(&self) -> TrimMode {
         match self.trim {
             TrimSetting::Keep => TrimMode::Keep,
-            TrimSetting::Acked => TrimMode::Acked { slack_entries: self.trim_slack_entries },
+            TrimSetting::Acked => TrimMode::Acked { keep_entries: self.trim_slack_entries },
         }
     }
 

@@ -1,8 +1,4 @@
-//! One connection between its handshake and its end: a sender, a receiver, and the watch over both.
-//!
-//! Order of calls: `handle_*` what happened; then `poll_task` until it yields nothing, `poll_frame`
-//! while the outbox has room, and `poll_timeout` for when to call `handle_timeout`. Once `end` says
-//! why it is over, nothing but what is in hand is finished.
+//! One connection from its handshake to its end: a sender, a receiver, and the timers of both.
 
 mod messages;
 mod timers;
@@ -25,6 +21,19 @@ use crate::{
 };
 
 /// One established connection.
+///
+/// The calling order:
+///
+/// 1. Report each event: [`Self::handle_frame`] for a frame, [`Self::handle_received`] for bytes of an
+///    unfinished frame, [`Self::handle_news`] when the origin may have more, [`Self::handle_timeout`], and
+///    the result of each task (the method that [`SessionWork`] and [`OriginTask`] name).
+/// 2. Call [`Self::poll_work`] until it returns nothing, and begin each task.
+/// 3. Call [`Self::poll_frame`] while the outbox has room and [`Self::has_frame`] says so.
+/// 4. Call [`Self::handle_timeout`] at [`Self::poll_timeout`].
+/// 5. Once [`Self::end`] returns a reason, send the frames that are left and do
+///    [`Self::poll_final_record`].
+///
+/// [`Self::handle_close`] ends the session from this side.
 pub struct Session {
     sender: Sender,
     receiver: Receiver,
@@ -32,39 +41,39 @@ pub struct Session {
     progress_timeout: Duration,
     last_received_at: Instant,
     pinged_at: Instant,
-    /// Of the last ping that was answered.
+    /// The round trip of the last PING that was answered.
     round_trip: Option<Duration>,
-    /// Received and not yet in the script's hands; no more than the window that was granted.
+    /// Batches that wait for the script; no more than the granted window.
     pushes: VecDeque<Push>,
-    /// The next for the script; it has to wait for those in hand there.
+    /// The next batch for the script, checked. It may have to wait for those that are running.
     append: Option<Box<Append>>,
-    /// The copy cannot be used as it is.
+    /// Whether the copy's keys cannot be used.
     is_unwritable: bool,
-    /// When it is looked at again, unless that is under way.
+    /// When to probe the copy again; none while a probe is running.
     probe_at: Option<Instant>,
-    /// Batches that came since and were thrown away.
+    /// The number of batches that were received since and dropped.
     dropped: usize,
-    /// That the copy takes nothing is to be told.
+    /// Whether HOLD is to be sent.
     is_hold_due: bool,
-    /// Why the other side's copy takes nothing.
+    /// The reason of the peer's HOLD.
     hold_reason: Option<String>,
-    /// How many batches the script has in hand.
+    /// The number of batches that the script is working on.
     appending: usize,
-    /// The last of those must be answered before the next.
+    /// Whether the last of those must finish before the next one begins.
     is_append_exclusive: bool,
     has_appended: bool,
-    /// Batches that `ack` answers.
+    /// The number of batches that `ack` acknowledges.
     acked_batches: usize,
     ack: Option<Ack>,
     pong_due: bool,
     ping_due: bool,
-    /// To be said once what is in hand is done.
+    /// The GOAWAY to send once the running batches are done.
     goaway: Option<Goaway>,
     end: Option<SessionEnd>,
 }
 
 impl Session {
-    /// A session whose handshake was done at `now`.
+    /// Creates a session whose handshake was done at `now`.
     pub fn new(sender: Sender, receiver: Receiver, heartbeat: Heartbeat, now: Instant) -> Self {
         Self {
             sender,
@@ -93,13 +102,12 @@ impl Session {
         }
     }
 
-    /// With another time than `limits::PROGRESS_TIMEOUT` until a link that acknowledges nothing is
-    /// given up.
+    /// Replaces [`PROGRESS_TIMEOUT`] as the time after which a link without acknowledgements is given up.
     pub fn with_progress_timeout(self, progress_timeout: Duration) -> Self {
         Self { progress_timeout, ..self }
     }
 
-    /// A frame came.
+    /// Takes a frame.
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
         self.handle_received(now);
         if let Frame::Pong(_) = frame {
@@ -107,16 +115,16 @@ impl Session {
         }
         match frame {
             Frame::Push(_) if self.unanswered() >= WINDOW_BATCHES => {
-                let message = "more batches came than the window allows without an acknowledgement";
+                let message = "more batches without an acknowledgement than the window allows";
                 self.close(GoawayReason::Protocol, message);
             }
             Frame::Push(_) if self.is_unwritable => self.dropped += 1,
             Frame::Push(push) if self.goaway.is_none() => self.pushes.push_back(push),
-            // What is not acknowledged comes again.
+            // A batch that is not acknowledged is sent again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
-                if let Err(confused) = self.sender.handle_ack(ack, now) {
-                    self.close(GoawayReason::Protocol, &confused.to_string());
+                if let Err(error) = self.sender.handle_ack(ack, now) {
+                    self.close(GoawayReason::Protocol, &error.to_string());
                 }
             }
             Frame::Ping => self.pong_due = true,
@@ -131,8 +139,8 @@ impl Session {
         }
     }
 
-    /// Batches that came and that no acknowledgement has left for. A sender keeps to the window, so
-    /// more than that are no honest ones.
+    /// Returns the number of received batches for which no acknowledgement was sent. A sender that keeps to
+    /// the protocol never exceeds the window.
     fn unanswered(&self) -> usize {
         self.pushes.len()
             + usize::from(self.append.is_some())
@@ -141,72 +149,77 @@ impl Session {
             + self.dropped
     }
 
-    /// Bytes of the other side came at `at`, be it the middle of a frame.
+    /// Takes note that bytes of the peer were received at `at`, be it in the middle of a frame.
     pub fn handle_received(&mut self, at: Instant) {
         self.last_received_at = self.last_received_at.max(at);
     }
 
-    /// The origin may have more.
+    /// Takes note that the origin may have more entries.
     pub fn handle_news(&mut self) {
         self.sender.handle_news();
     }
 
-    /// The answer to `OriginTask::OriginRead`.
+    /// Takes the result of [`OriginTask::Read`].
     pub fn handle_read(&mut self, read: OriginRead, now: Instant) {
         self.sender.handle_read(read, now);
     }
 
-    /// The other answer to `OriginTask::OriginRead`: the stream or its mark is behind what is known of it, so it
-    /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
+    /// Takes note that a task found the stream, or its high-water mark, behind what is known of it: the
+    /// stream was replaced. A handshake has to find what it holds now.
     pub fn handle_origin_changed(&mut self) {
-        self.close(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
+        self.close(
+            GoawayReason::Gap,
+            "the out stream of this side was replaced; a new handshake resolves this",
+        );
     }
 
-    /// The other answer to a `OriginTask`: the origin cannot be used as it is. The task is tried again at
-    /// `again_at`. What comes from the other side goes on.
-    pub fn handle_origin_unreadable(&mut self, task: OriginTask, again_at: Instant) {
-        self.sender.handle_unreadable(task, again_at);
+    /// Takes note that an [`OriginTask`] failed because the origin's keys cannot be used. The task is tried
+    /// again at `retry_at`. The other direction continues.
+    pub fn handle_origin_unreadable(&mut self, task: OriginTask, retry_at: Instant) {
+        self.sender.handle_unreadable(task, retry_at);
     }
 
-    /// The task that could not be done could be done now.
+    /// Takes note that the task which failed has succeeded: the session ends, for a new handshake.
     pub fn handle_origin_readable(&mut self) {
-        self.close(GoawayReason::Restart, "the out stream here can be used again");
+        self.close(GoawayReason::Restart, "the out stream of this side can be read again");
     }
 
-    /// The answer to `OriginTask::DeadLetter`.
+    /// Takes note that [`OriginTask::DeadLetter`] is done.
     pub fn handle_dead_lettered(&mut self) {
         self.sender.handle_dead_lettered();
     }
 
-    /// The answer to `OriginTask::RecordLosses`.
+    /// Takes note that [`OriginTask::RecordLosses`] is done.
     pub fn handle_losses_recorded(&mut self) {
         self.sender.handle_losses_recorded();
     }
 
-    /// The answer to `OriginTask::RecordAck`.
+    /// Takes note that [`OriginTask::RecordAck`] is done.
     pub fn handle_ack_recorded(&mut self) {
         self.sender.handle_ack_recorded();
     }
 
-    /// The other answer to `SessionWork::Append`: the copy cannot be used as it is. It is looked at again at
-    /// `again_at`. What goes to the other side goes on.
-    pub fn handle_copy_unwritable(&mut self, again_at: Instant) {
+    /// Takes note that [`SessionWork::Append`] failed because the copy's keys cannot be used. The copy is probed
+    /// again at `retry_at`. The other direction continues.
+    pub fn handle_copy_unwritable(&mut self, retry_at: Instant) {
         self.appending -= 1;
         self.pushes.clear();
         self.append = None;
         self.is_hold_due |= !self.is_unwritable;
-        (self.is_unwritable, self.probe_at) = (true, Some(again_at));
+        (self.is_unwritable, self.probe_at) = (true, Some(retry_at));
     }
 
-    /// The answer to `SessionWork::Probe`: the copy can be used, or is to be looked at again then.
+    /// Takes the result of [`SessionWork::Probe`]: the copy can be used, or is to be probed again then.
     pub fn handle_copy_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
-            Ok(()) => self.close(GoawayReason::Restart, "the in stream here takes entries again"),
-            Err(again_at) => self.probe_at = Some(again_at),
+            Ok(()) => {
+                self.close(GoawayReason::Restart, "the in stream of this side can be written again")
+            }
+            Err(retry_at) => self.probe_at = Some(retry_at),
         }
     }
 
-    /// The answer to `SessionWork::Append`.
+    /// Takes the result of [`SessionWork::Append`].
     pub fn handle_appended(&mut self, appended: &AppendResult) {
         self.appending -= 1;
         self.has_appended = true;
@@ -214,7 +227,7 @@ impl Session {
             Ok(ack) => {
                 self.acked_batches += 1;
                 match &mut self.ack {
-                    // Cumulative: one that has not left yet is overtaken, but for its refusals.
+                    // Acknowledgements are cumulative: this one replaces one that waits, except for its refusals.
                     Some(waiting) => {
                         (waiting.epoch, waiting.seq) = (ack.epoch, ack.seq);
                         waiting.refused.extend(ack.refused);
@@ -236,20 +249,20 @@ impl Session {
         }
     }
 
-    /// Finish what is in hand, say goodbye and end.
+    /// Ends the session from this side: finishes the running batches, then sends GOAWAY.
     pub fn handle_close(&mut self, goaway: Goaway) {
         self.pushes.clear();
         self.append = None;
         self.goaway.get_or_insert(goaway);
     }
 
-    /// A store failed: what was in hand there will not be answered. Say goodbye and end.
+    /// Takes note that a store failed, so that the running batches get no result. Sends GOAWAY and ends.
     pub fn handle_store_failure(&mut self, goaway: Goaway) {
         self.appending = 0;
         self.handle_close(goaway);
     }
 
-    /// The next thing to do at a store.
+    /// Returns the next task for a store.
     pub fn poll_work(&mut self, now: Instant) -> Option<SessionWork> {
         if self.end.is_some() {
             return None;
@@ -266,7 +279,7 @@ impl Session {
         self.sender.poll_task(now).map(SessionWork::Origin)
     }
 
-    /// The next frame to send. Answers go before batches, so that the other side's window moves.
+    /// Returns the next frame to send. Acknowledgements go before batches, so that the peer's window moves.
     pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
         if let Some(ack) = self.ack.take() {
             self.acked_batches = 0;
@@ -292,7 +305,7 @@ impl Session {
         self.sender.poll_push(now).map(Frame::Push)
     }
 
-    /// Whether `poll_frame` has something.
+    /// Returns whether [`Self::poll_frame`] has a frame.
     pub fn has_frame(&self) -> bool {
         let is_leaving = self.goaway.is_some();
         self.ack.is_some()
@@ -303,44 +316,44 @@ impl Session {
             || (!is_leaving && self.end.is_none() && self.sender.has_push())
     }
 
-    /// Why the session is over, once it is.
+    /// Returns why the session ended, once it has.
     pub fn end(&self) -> Option<&SessionEnd> {
         self.end.as_ref()
     }
 
-    /// From the last ping that was answered to its answer.
+    /// Returns the round trip of the last PING that was answered.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
 
-    /// Whether the copy cannot be used as it is.
+    /// Returns whether the copy's keys cannot be used.
     pub fn is_unwritable(&self) -> bool {
         self.is_unwritable
     }
 
-    /// Why the other side's copy takes nothing, where it said so.
+    /// Returns the message of the peer's HOLD, if it sent one.
     pub fn hold_reason(&self) -> Option<&str> {
         self.hold_reason.as_deref()
     }
 
-    /// What is to be written down at the origin when all else is over.
+    /// Returns the last record for the origin, after the end.
     pub fn poll_final_record(&mut self) -> Option<OriginTask> {
         self.sender.poll_final_record()
     }
 
-    /// The origin's end, for its figures.
+    /// Returns the origin's end, for its counters.
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
 
-    /// The copy's end, for its figures.
+    /// Returns the copy's end, for its counters.
     pub fn receiver(&self) -> &Receiver {
         &self.receiver
     }
 
-    /// The next batch that may go to the script. It takes them in their order, so that one which follows a
-    /// failed one is a gap. The first may find the script missing, and some wait for more than the script:
-    /// what follows would overtake those.
+    /// Returns the next batch that may go to the script, in order: a batch after one that failed is a gap. The
+    /// first batch runs alone, since Redis may not have the script yet. So does a batch that waits for more
+    /// than the script, which later ones would overtake.
     fn poll_append(&mut self) -> Option<Append> {
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
@@ -348,15 +361,15 @@ impl Session {
                 Err(reason) => self.close(reason, goaway_message(reason)),
             }
         }
-        let is_alone = !self.has_appended || self.append.as_ref()?.may_wait();
+        let is_exclusive = !self.has_appended || self.append.as_ref()?.may_wait();
         let is_free = match self.appending {
             0 => true,
-            under_way => !is_alone && !self.is_append_exclusive && under_way < APPENDS_MAX,
+            running => !is_exclusive && !self.is_append_exclusive && running < APPENDS_MAX,
         };
         let mut append = self.append.take_if(|_| is_free)?;
         append.known = Some(self.receiver.position());
         self.appending += 1;
-        self.is_append_exclusive = is_alone;
+        self.is_append_exclusive = is_exclusive;
         Some(*append)
     }
 

@@ -1,4 +1,4 @@
-//! What an origin's side knows about its stream.
+//! The sender's state: what is kept about an origin stream, in its state hash and by its process.
 
 use crate::{
     loss::Checkpoint,
@@ -9,30 +9,30 @@ use crate::{
     sync::accounting::{Extent, RecordedLosses},
 };
 
-/// What an origin's side remembers, beside the stream and in the same Redis.
+/// The sender's state, kept in the Redis of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OriginMemory {
-    /// The life that the stream is in.
+    /// The current epoch of the stream.
     pub epoch: Epoch,
-    /// How the last lives began, oldest first; the last is the one of `epoch`.
+    /// The starts of the last epochs, oldest first; the last is that of `epoch`.
     pub epochs: Vec<EpochStart>,
-    /// The last ID that the stream had given out when it was last looked at before sending, and how
-    /// many entries had been added to it.
+    /// The end of the stream when it was last read for sending.
     pub high_water_mark: HighWaterMark,
-    /// Up to where the copy acknowledged, and the tally there.
+    /// The last acknowledgement of the copy.
     pub acked: Checkpoint,
-    /// Up to where dead letters were written in this epoch.
+    /// The last dead letter that was written in this epoch.
     pub dead_lettered: Seq,
-    /// Entries up to here were in the stream before this life began, and may have been carried in
-    /// an older one.
+    /// The last entry that was in the stream before this epoch began, and may have been carried in an
+    /// older one.
     pub inherited: Seq,
-    /// The losses that stand in this side's ledger already.
+    /// Losses in this side's ledger that the copy has not acknowledged.
     pub recorded_losses: Option<RecordedLosses>,
-    /// What cursors of this life are sealed with.
+    /// The key that seals the cursors of this epoch.
     pub seal_key: Option<SealKey>,
-    /// Up to where the stream was given out, as its group has to say too; none before there was one.
+    /// The position of the consumer group when it was last moved; none before the group existed. The
+    /// group itself must stand there.
     pub last_delivered: Option<Seq>,
-    /// Whom all this was agreed with; none where that is not known.
+    /// The peer that all this was agreed with, if it is known.
     pub partner: Option<Partner>,
 }
 
@@ -45,49 +45,49 @@ pub struct HighWaterMark {
     pub added: u64,
 }
 
-/// How a life of a stream began.
+/// The start of an epoch of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochStart {
-    /// Which one.
+    /// The epoch.
     pub epoch: Epoch,
-    /// After this entry: all up to it were carried before.
+    /// The epoch begins after this entry. Everything up to it was carried before.
     pub start: Checkpoint,
 }
 
-/// Where an out stream stands, as its own side sees it.
+/// The state of an out stream, as its own side knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OriginStanding {
-    /// How far it reaches.
+    /// The extent of the stream.
     pub extent: Extent,
-    /// What is remembered of it.
+    /// The sender's state.
     pub memory: OriginMemory,
-    /// How many dead letters there ever were.
+    /// The number of dead letters ever written.
     pub dead: u64,
-    /// How many of its entries were ever found lost here.
+    /// The number of entries ever found lost here.
     pub lost: u64,
-    /// What this process saw of the stream before, whatever has become of the memory since.
+    /// The last read of this process, whatever has happened to the sender's state since.
     pub last_read: Option<LastRead>,
-    /// Its key holds something else now: only what is remembered is known.
+    /// Whether its key has the wrong type now, so that only the sender's state is known.
     pub is_unreadable: bool,
 }
 
-/// How far a stream reached when a process last read it.
+/// The last read of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRead {
-    /// The life it was in.
+    /// The epoch that the stream was in.
     pub epoch: Epoch,
-    /// The last ID that it had given out, and how many entries had been added to it.
+    /// The end of the stream.
     pub high_water_mark: HighWaterMark,
 }
 
 impl OriginStanding {
-    /// What the handshake tells the other side.
+    /// Returns what the handshake tells the peer.
     pub fn origin_state(&self) -> OriginState {
         let Self { extent, memory, .. } = self;
-        let life = memory.epochs.last().filter(|life| life.epoch == memory.epoch);
+        let current = memory.epochs.last().filter(|start| start.epoch == memory.epoch);
         OriginState {
             epoch: memory.epoch,
-            start: life.map_or(Seq::ZERO, |life| life.start.seq),
+            start: current.map_or(Seq::ZERO, |epoch| epoch.start.seq),
             first: extent.first,
             last: extent.last,
             added: extent.added,
@@ -95,20 +95,20 @@ impl OriginStanding {
         }
     }
 
-    /// Whether the stream itself is the one that the memory is of: its group says so, and no later look
-    /// found it shorter.
+    /// Returns whether the stream is still the one that the sender's state is about: the consumer group stands
+    /// where it was left, and the stream is not shorter.
     pub fn is_intact(&self) -> bool {
-        let HighWaterMark { seq: mark, added } = self.memory.high_water_mark;
-        let Extent { last, added: now, last_delivered: given, .. } = self.extent;
-        given == self.memory.last_delivered && last >= mark && now >= added
+        let HighWaterMark { seq, added } = self.memory.high_water_mark;
+        let Extent { last, added: added_now, last_delivered, .. } = self.extent;
+        last_delivered == self.memory.last_delivered && last >= seq && added_now >= added
     }
 
-    /// How far the stream reached in this epoch when it was last read, as far as anyone knows.
+    /// Returns the end of the stream when it was last read in this epoch, if it is known.
     pub(super) fn high_water_mark_in(&self, epoch: Epoch) -> Option<HighWaterMark> {
         if self.memory.epoch == epoch {
             return Some(self.memory.high_water_mark);
         }
-        let seen = self.last_read.filter(|_| !self.memory.epoch.is_known());
-        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.high_water_mark)
+        let last_read = self.last_read.filter(|_| !self.memory.epoch.is_known());
+        last_read.filter(|read| read.epoch == epoch).map(|read| read.high_water_mark)
     }
 }

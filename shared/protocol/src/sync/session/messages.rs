@@ -1,12 +1,12 @@
-//! What a session tells its peer, for a person.
+//! The messages of HOLD and GOAWAY, for a person.
 
 use crate::message::GoawayReason;
 
-/// The key is for those alone who can read the log there.
+/// The message of HOLD. It leaves out the key, which is for the operator of this side.
 pub(super) const UNWRITABLE: &str =
-    "its in stream cannot be used as it is; its log names the key, and the mend";
+    "the in stream of this side cannot be written; its log names the key and the remedy";
 
-/// For a person, where the reason's word alone would not do.
+/// Returns the message of a GOAWAY with this reason; empty where the reason's word says enough.
 pub(super) fn goaway_message(reason: GoawayReason) -> &'static str {
     match reason {
         GoawayReason::Superseded => {
@@ -14,20 +14,18 @@ pub(super) fn goaway_message(reason: GoawayReason) -> &'static str {
              one identity"
         }
         GoawayReason::StaleEpoch => {
-            "the copy is in a newer life of this stream; a new handshake sorts it out"
+            "the copy is in a newer epoch of this stream; a new handshake resolves this"
         }
         GoawayReason::Gap => {
-            "the copy's cursor lies before this batch; a new handshake sorts it out"
+            "the batch does not follow the copy's cursor; a new handshake resolves this"
         }
-        GoawayReason::EpochAhead => {
-            "the batch is of a life of the stream further on than the next one that the copy knows of"
-        }
+        GoawayReason::EpochAhead => "the batch is more than one epoch ahead of the copy",
         GoawayReason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
         GoawayReason::Protocol => {
             "the batch breaks a rule of the protocol: its order, its size or its losses"
         }
         GoawayReason::Unavailable => {
-            "this client has asked for too many searches, or told of too many losses"
+            "this client has used up its quota of searches or of reported losses"
         }
         GoawayReason::Restart
         | GoawayReason::Unauthorized

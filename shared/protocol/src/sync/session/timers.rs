@@ -9,7 +9,7 @@ use super::{
 use crate::{limits::IDLE_TIMEOUT, message::GoawayReason};
 
 impl Session {
-    /// Time has passed.
+    /// Takes note of the time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sender.handle_timeout(now);
         if now >= self.last_received_at + self.idle_timeout() {
@@ -17,7 +17,10 @@ impl Session {
         } else if self.ack_deadline().is_some_and(|deadline| now >= deadline) {
             self.set_end(SessionEnd::AckTimeout);
         } else if self.sender.peer_clock_due().is_some_and(|due| now >= due) {
-            self.close(GoawayReason::Restart, "to ask for the hub's clock again");
+            self.close(
+                GoawayReason::Restart,
+                "a new session is needed to read the hub's clock again",
+            );
         } else if let Heartbeat::Pings(interval) = self.heartbeat
             && now >= self.last_received_at.max(self.pinged_at) + interval
         {
@@ -26,29 +29,29 @@ impl Session {
         }
     }
 
-    /// When to call `handle_timeout`, if nothing happens before.
+    /// Returns when to call [`Self::handle_timeout`], if nothing happens before.
     pub fn poll_timeout(&self) -> Instant {
-        let silent = self.last_received_at + self.idle_timeout();
+        let idle = self.last_received_at + self.idle_timeout();
         let ping = match self.heartbeat {
             Heartbeat::Pings(interval) => self.last_received_at.max(self.pinged_at) + interval,
-            Heartbeat::Answers => silent,
+            Heartbeat::Answers => idle,
         };
         let record = self.sender.record_due().filter(|_| self.goaway.is_none());
         let clock = self.sender.peer_clock_due().filter(|_| self.goaway.is_none());
-        let held = self.sender.delayed_until();
-        let read_again = self.sender.retry_at().filter(|_| self.goaway.is_none());
+        let delay = self.sender.delayed_until();
+        let retry = self.sender.retry_at().filter(|_| self.goaway.is_none());
         let probe = self.probe_at.filter(|_| self.goaway.is_none());
-        [self.ack_deadline(), record, clock, held, read_again, probe]
+        [self.ack_deadline(), record, clock, delay, retry, probe]
             .into_iter()
             .flatten()
-            .fold(silent.min(ping), Instant::min)
+            .fold(idle.min(ping), Instant::min)
     }
 
     fn ack_deadline(&self) -> Option<Instant> {
         self.sender.progress_deadline(self.progress_timeout)
     }
 
-    /// While something large is under way the answer to a ping waits behind it.
+    /// The answer to a PING waits behind a large batch in flight.
     fn idle_timeout(&self) -> Duration {
         IDLE_TIMEOUT + self.sender.extra_timeout().unwrap_or_default()
     }

@@ -7,39 +7,41 @@ use crate::{
     sync::{receiver::Append, sender::OriginTask},
 };
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionEnd {
-    /// The other side said so.
-    #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
+    /// The peer sent GOAWAY.
+    #[error("the peer ended the session: {} ({})", .0.message, .0.reason.word())]
     ClosedByPeer(Goaway),
-    /// This side says so.
+    /// This side sent GOAWAY.
     #[error("ended the session: {} ({})", .0.message, .0.reason.word())]
     Closed(Goaway),
-    /// Nothing was heard for too long.
-    #[error("nothing was heard from the other side for {} s", .0.as_secs())]
+    /// Nothing was received for this long.
+    #[error("received nothing from the peer for {} s", .0.as_secs())]
     IdleTimeout(Duration),
     /// Entries were sent and none was acknowledged for too long.
     #[error("entries were sent, but none was acknowledged in time")]
     AckTimeout,
 }
 
-/// A thing for the driver to do at a store.
+/// A task for the driver at a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionWork {
-    /// At the origin; the answer goes to the `handle_*` that the task names.
+    /// A task at the origin. Its result goes to the method that the [`OriginTask`] names.
     Origin(OriginTask),
-    /// At the copy; the answers go to `handle_appended` in the order of these.
+    /// A batch for the copy. The results go to [`handle_appended`](super::Session::handle_appended), in
+    /// the order of the batches.
     Append(Append),
-    /// Look whether the copy can be used again; then `handle_probed`.
+    /// Check whether the copy can be used again; then
+    /// [`handle_copy_probed`](super::Session::handle_copy_probed).
     Probe,
 }
 
 /// Which end keeps the link alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeat {
-    /// Pings when it has heard nothing for this long.
+    /// This end sends PING when it has received nothing for this long.
     Pings(Duration),
-    /// Answers.
+    /// This end answers PING.
     Answers,
 }
