@@ -1,34 +1,34 @@
-//! A rate with a burst: the generic cell rate algorithm.
+//! A rate limit with a burst: the generic cell rate algorithm.
 //!
-//! All that it remembers is when everything taken so far will be earned back.
+//! Its only state is the time at which the whole burst is available again.
 
 use std::time::{Duration, Instant};
 
-/// How much may be taken at once, and how long one unit takes to be earned back.
+/// A rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Units that may be taken at once.
+    /// The number of units that may be taken at once.
     pub burst: u32,
-    /// After this time one more.
+    /// The time after which one more unit is available.
     pub interval: Duration,
 }
 
-/// What one party has taken.
+/// What one client has taken of a [`Rate`].
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
     clear_at: Instant,
 }
 
 impl Allowance {
-    /// Nothing is taken.
+    /// Creates an allowance with the whole burst available.
     pub fn new(now: Instant) -> Self {
         Self { clear_at: now }
     }
 
-    /// Takes `units`, also where that is more than there are: then the next waits for all of them.
+    /// Takes `units`, even if fewer are available: the next call waits for all of them.
     ///
     /// # Errors
-    /// How long to wait, where what was taken before leaves none; nothing is taken then.
+    /// The time to wait, if no unit is available; nothing is taken then.
     pub fn take(&mut self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
         let begun = self.clear_at.max(now);
         let over =
@@ -42,7 +42,7 @@ impl Allowance {
         }
     }
 
-    /// Whether all is earned back.
+    /// Returns whether the whole burst is available.
     pub fn is_full(&self, now: Instant) -> bool {
         self.clear_at <= now
     }

@@ -1,57 +1,57 @@
-//! The frame headers of a WebSocket (RFC 6455, 5.2), seen as the bytes come in.
+//! Limits the frames of a WebSocket by their headers (RFC 6455, 5.2), as the bytes arrive.
 //!
-//! The library hands out whole messages and counts only their bytes: a message of empty frames never
-//! ends, and pings never stop. So the headers are counted in front of it, without the payloads.
+//! The library returns whole messages and limits only their bytes: a message of empty frames never ends, and pings
+//! are not limited. So the headers are counted before the library reads them.
 
 use std::time::Instant;
 
 use crate::limits::{CONTROL_FRAME_INTERVAL, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
 
-/// The other side sends more frames than anything it says could need.
+/// The peer sends more frames than its messages need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFlood {
-    /// Of one message.
-    #[error("a WebSocket message came in too many frames")]
+    /// Too many frames of one message.
+    #[error("too many frames in one WebSocket message")]
     Fragments,
-    /// Pings and pongs.
+    /// Too many pings and pongs.
     #[error("too many WebSocket control frames")]
     Control,
 }
 
-/// What has come of the frames of one side.
+/// Counts the frames of one peer.
 #[derive(Debug, Default)]
 pub struct FrameLimiter {
     header: [u8; 14],
     header_bytes: usize,
-    /// Of the frame under way, still to come.
+    /// The bytes of the current frame that are still to come.
     payload_left: u64,
     is_final: bool,
     is_control: bool,
-    /// Of the message under way.
+    /// The frames of the current message.
     frames: u64,
     message_bytes: u64,
-    /// Of the control frame under way.
+    /// The bytes of the current control frame.
     control_bytes: u64,
     messages: u64,
-    /// How much of the end of the handshake has come; none once it has, or where there is none.
+    /// How much of the end of the handshake was received; none once it is complete, or without a handshake.
     handshake: Option<usize>,
-    /// When all control frames so far are earned back: the generic cell rate algorithm.
+    /// When the whole burst of control frames is available again: the generic cell rate algorithm.
     clear_at: Option<Instant>,
 }
 
-/// What a handshake ends with.
+/// The end of a handshake.
 const HANDSHAKE_END: &[u8] = b"\r\n\r\n";
 
 impl FrameLimiter {
-    /// Of frames that follow the answer to a handshake.
+    /// Creates a limiter for frames that follow the answer to a handshake.
     pub fn behind_handshake() -> Self {
         Self { handshake: Some(0), ..Self::default() }
     }
 
-    /// Bytes came.
+    /// Takes bytes of the peer.
     ///
     /// # Errors
-    /// `FrameFlood`; the connection has to end.
+    /// [`FrameFlood`] if the peer sends too many frames; the connection has to end.
     pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), FrameFlood> {
         while !bytes.is_empty() {
             if let Some(matched) = self.handshake {
@@ -77,17 +77,17 @@ impl FrameLimiter {
         Ok(())
     }
 
-    /// How many messages have come whole, control frames among them.
+    /// Returns the number of complete messages, control frames included.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Bytes of the messages under way, as far as their frames have said how long they are.
+    /// Returns the bytes of the incomplete messages, as far as their frame headers announce them.
     pub fn announced_bytes(&self) -> u64 {
         self.message_bytes.saturating_add(self.control_bytes)
     }
 
-    /// Nothing of a further message has come.
+    /// Returns whether no message is incomplete.
     pub fn is_between_messages(&self) -> bool {
         self.header_bytes == 0 && self.payload_left == 0 && self.frames == 0
     }
@@ -147,7 +147,7 @@ impl FrameLimiter {
     }
 }
 
-/// How much of the end has come with this byte; none when it is there.
+/// Returns how much of the end of the handshake matches after this byte; none once it is complete.
 fn after_byte(matched: usize, byte: u8) -> Option<usize> {
     let matched = if byte == HANDSHAKE_END[matched] {
         matched + 1

@@ -10,7 +10,7 @@ use crate::{
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
-    wire::golden::{self, MEND},
+    wire::golden::{self, HELP},
 };
 
 fn own(text: &str) -> Bytes {
@@ -116,14 +116,14 @@ fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
         assert_eq!(
             Frame::decode(bytes.clone().into(), Features::COMPRESSION),
             Ok(frame.clone()),
-            "{name}: {MEND}"
+            "{name}: {HELP}"
         );
         let made = frame.encode(Features(0));
-        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {MEND}");
+        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {HELP}");
     }
     let packed = Frame::decode(golden.remove("packed").unwrap().into(), Features::COMPRESSION);
-    let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {MEND}") };
-    assert_eq!((packed.through, packed.bytes()), (Seq::new(2, 0), 1001), "{MEND}");
+    let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {HELP}") };
+    assert_eq!((packed.through, packed.bytes()), (Seq::new(2, 0), 1001), "{HELP}");
     assert!(golden.is_empty(), "{golden:?}");
 }
 
@@ -155,7 +155,7 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
         assert_eq!(
             Frame::decode(newer[name].clone().into(), Features::COMPRESSION),
             Ok(known),
-            "{name}: {MEND}"
+            "{name}: {HELP}"
         );
     }
 }
