@@ -49,6 +49,7 @@ impl Allowance {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use super::*;
 

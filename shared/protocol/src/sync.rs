@@ -12,4 +12,5 @@ pub mod sender;
 pub mod session;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod simulation;

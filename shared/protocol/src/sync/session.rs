@@ -383,4 +383,5 @@ impl Session {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests;

@@ -7,7 +7,7 @@ fn at(seq: u64, added: u64) -> Checkpoint {
     Checkpoint::new(Seq::new(seq, 0), Tally { added, ..Tally::ZERO })
 }
 
-/// A stream that was given `added` entries at 1-0, 2-0, … and holds the last `length` of them.
+/// A stream to which `added` entries were added at 1-0, 2-0, …, and which has the last `length` of them.
 fn extent(added: u64, length: u64) -> Extent {
     let first = if length > 0 { Seq::new(added - length + 1, 0) } else { Seq::ZERO };
     Extent { first, last: Seq::new(added, 0), length, added, ..Extent::default() }
@@ -52,10 +52,10 @@ fn what_an_app_deleted_is_no_loss() {
     // 6 alone was deleted at the front.
     let front = deleted(6, extent(100, 94));
     assert_eq!(found(at(5, 5), at(5, 5), &front), []);
-    // Deleted before the cursor: it says nothing of what comes after.
+    // Deleted before the cursor: that says nothing about later entries.
     let before = deleted(3, extent(100, 40));
     assert_eq!(found(at(5, 5), at(5, 5), &before), one("trimmed", 55));
-    // Deleted and trimmed: at most.
+    // Deleted and trimmed: an upper bound.
     let both = deleted(80, Extent { length: 39, ..extent(100, 40) });
     assert_eq!(found(at(5, 5), at(5, 5), &both), one("trimmed-or-deleted", 55));
 }
@@ -63,7 +63,7 @@ fn what_an_app_deleted_is_no_loss() {
 #[test]
 fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
     let deleted = |extent: Extent| Extent { max_deleted: Seq::new(80, 0), ..extent };
-    // Trimmed up to 60, and 80 was deleted of the rest: one of 56 is no loss, and not yet counted.
+    // Trimmed up to 60, and 80 was deleted from the rest: one of 56 is no loss, and is not yet counted.
     let first = deleted(Extent { length: 39, ..extent(100, 40) });
     let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &first);
     assert_eq!(losses[0].count, Some(55));
@@ -77,7 +77,7 @@ fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
     let (losses, past) =
         find_missing(E1, zero, zero, &deleted(Extent { length: 99, ..extent(100, 100) }));
     assert_eq!((losses, past.is_unknown()), (vec![], false));
-    // And in the origin's ledger, where the deleted one stood among those that are gone.
+    // The same in the origin's ledger, where the deleted entry was among the missing ones.
     let place = at(5, 5);
     let front = Extent { max_deleted: Seq::new(30, 0), ..extent(100, 40) };
     let (_, written) = find_unrecorded(E1, place, place, &front, None).unwrap();
@@ -88,7 +88,7 @@ fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
 
 #[test]
 fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
-    // 30 were acknowledged, 4 of them dead letters, nobody knows which; 20 are gone.
+    // 30 were acknowledged, 4 of them dead letters, it is unknown which; 20 are missing.
     let acked = Checkpoint::new(Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
     let wiped = Checkpoint::START;
     let (losses, past) = find_missing(E1, wiped, acked, &extent(30, 10));
@@ -108,8 +108,8 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
     let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
-    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried:
-    // those stand in the origin's ledger, and went out of the copy's with the rest.
+    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried: those
+    // are in the origin's ledger, and were lost from the copy's with the rest.
     let acked = Checkpoint::new(
         Seq::new(30, 0),
         Tally { added: 30, dead: 4, lost: 2, precision: TallyPrecision::Exact },

@@ -15,8 +15,8 @@ fn seq(ms: u64) -> Seq {
     Seq::new(ms, 0)
 }
 
-/// An origin in this epoch that has acknowledgements up to `acked`, was marked at `mark` and
-/// reaches to `last`; every ID is given out, so tallies are IDs.
+/// An origin in this epoch, with acknowledgements up to `acked`, its high-water mark at `mark` and its last ID
+/// `last`. Every ID has an entry, so tallies are IDs.
 fn origin(epoch: u64, acked: u64, mark: u64, last: u64) -> OriginStanding {
     let lives =
         (1..=epoch).map(|epoch| EpochStart { epoch: Epoch(epoch), start: Checkpoint::START });
@@ -95,7 +95,7 @@ fn a_copy_that_was_wiped_in_a_life_nobody_remembers_is_believed_no_further_than_
 
 #[test]
 fn what_one_life_inherited_the_next_inherits_too() {
-    // The second life had come up to 5 of the 9 that may be in the copy under the first.
+    // The second epoch had carried 5 of the 9 that may be in the copy under the first.
     let mut standing = origin(2, 3, 4, 12);
     standing.memory.inherited = seq(9);
     let position = find_position(&standing, &cursor(2, 5, A), None, PartnerMatch::Same);
@@ -113,12 +113,12 @@ fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
 
 #[test]
 fn a_clone_whose_memory_covers_what_the_other_device_sent_is_another_life() {
-    // Both hold 1 to 5, acknowledged up to 3, and both looked up to 9; the other one sent its 6.
+    // Both have 1 to 5, acknowledged up to 3, and both have read up to 9; the other one sent its 6.
     let standing = origin(1, 3, 9, 9);
     let position = find_position(&standing, &cursor(1, 6, A), None, PartnerMatch::Same);
     let found = (position.epoch.0, position.after.ms, position.inherited.ms);
     assert_eq!(found, (2, 3, 6));
-    // A stream that was trimmed past there has nothing that could tell, and nothing to be taken for it.
+    // A stream that was trimmed past there has no entry to compare, and none that could be mistaken for it.
     let mut trimmed = origin(1, 3, 9, 9);
     trimmed.extent = Extent { first: seq(8), length: 2, ..trimmed.extent };
     assert_eq!(find_position(&trimmed, &cursor(1, 6, A), None, PartnerMatch::Same).epoch, Epoch(1));
@@ -138,7 +138,7 @@ fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
     assert_eq!(found, (Epoch(2), seq(3), Seq::ZERO, seq(5)));
     assert!(position.loss.is_some());
 
-    // It went back to before that life began: what it forgot comes again under the new one.
+    // It went back to before that epoch began: what it lost is sent again under the new one.
     let position = find_position(&standing, &cursor(1, 2, A), A, PartnerMatch::Same);
     assert_eq!((position.after, position.finding), (seq(2), ResumeFinding::CopyRewound));
     assert_eq!(position.loss, None);
@@ -155,7 +155,7 @@ fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
 
 #[test]
 fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
-    // 1 to 3 are acknowledged, 4 to 9 were looked at and perhaps sent, 10 to 12 wait.
+    // 1 to 3 are acknowledged, 4 to 9 were read and perhaps sent, 10 to 12 wait.
     let standing = origin(1, 3, 9, 12);
     for (name, at, digest, at_cursor) in [
         ("before the mark", 5, None, A),
@@ -173,7 +173,7 @@ fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
         assert_eq!((loss.from, loss.to), (seq(3).after(), seq(at)), "{name}");
         assert_eq!((loss.count, loss.cause), (None, LossCause::ForeignCursor), "{name}");
     }
-    // With the seal of another place, or of another tally, it is no better.
+    // The seal of another place, or of another tally, proves nothing.
     let moved = Cursor { seq: seq(6), ..cursor(1, 5, None) };
     let recounted = Cursor { tally: exactly(6), ..cursor(1, 5, None) };
     for forged in [moved, recounted] {
@@ -182,7 +182,7 @@ fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
             ResumeFinding::ForeignCursor
         );
     }
-    // What this side has written down needs none.
+    // A recorded acknowledgement needs no seal.
     let acked = Cursor { seal: None, ..cursor(1, 3, None) };
     assert_eq!(
         find_position(&standing, &acked, None, PartnerMatch::Same).finding,

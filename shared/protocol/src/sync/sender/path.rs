@@ -205,12 +205,13 @@ impl LinkPath {
     }
 }
 
-/// Entries of no bytes cost something all the same.
+/// Returns the charged bytes: empty entries are charged, too.
 fn weight(entries: usize, bytes: usize) -> usize {
     bytes.max(entries.saturating_mul(FIELD_BYTES_MIN))
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use super::*;
 
@@ -220,8 +221,8 @@ mod tests {
         Seq::new(n as u64, 0)
     }
 
-    /// A path of entries of this size that breaks each session after so many bytes: how many sessions
-    /// broke until all were acknowledged, or none.
+    /// Sends entries of this size over a path that breaks each session after a number of bytes. Returns how many
+    /// sessions broke until all were acknowledged; none if they never are.
     fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
         let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
@@ -297,7 +298,7 @@ mod tests {
             path.handle_end(&summary, SessionEnding::Closed);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
         }
-        // Nothing was under way; and one that carried something.
+        // A session with nothing in flight, and one that carried something.
         for summary in [summary(0, 0, 0, None), summary(0, 50, 10, None)] {
             path.handle_end(&summary, SessionEnding::Broken);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);

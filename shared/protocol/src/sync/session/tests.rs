@@ -32,7 +32,7 @@ fn entry(bytes: usize) -> Entry {
     Entry { seq: Seq::new(1, 0), fields }
 }
 
-/// Hands over one entry and lets the batch leave.
+/// Reads one entry and sends its batch.
 fn send(session: &mut Session, entry: Entry, now: Instant) {
     assert!(matches!(session.poll_work(now), Some(SessionWork::Origin(OriginTask::Read { .. }))));
     let extent =
@@ -145,7 +145,7 @@ fn appended(cursor: u64) -> AppendResult {
     AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None }
 }
 
-/// Which batches go to the script now, by where they end.
+/// Returns the ends of the batches that go to the script now.
 fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
     let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
@@ -208,7 +208,7 @@ fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_
     session.handle_copy_unwritable(later);
     assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
     assert_eq!((appends(&mut session, now), session.poll_timeout()), (vec![], later));
-    // The other direction goes on.
+    // The other direction continues.
     let (first, last) = (Seq::new(1, 0), Seq::new(1, 0));
     let extent = Extent { first, last, length: 1, added: 1, ..Extent::default() };
     session.handle_read(OriginRead { entries: vec![entry(10)], extent, is_end: true }, now);
@@ -264,7 +264,7 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
         }
         (session, window)
     };
-    // In hand, done and not said yet: all the same while no acknowledgement has left.
+    // Running, or done without an acknowledgement: both count until the acknowledgement is sent.
     for answered in [0, 1, 3] {
         let (mut session, window) = overrun(answered);
         assert_eq!(session.end(), None);
@@ -337,7 +337,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     assert_eq!(recorded(&mut session, due), Some(3));
     session.handle_ack_recorded();
     assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
-    // Whoever leaves writes nothing more, and is not woken for it.
+    // A session that closes records nothing more, and has no timer for it.
     acked(&mut session, 4);
     session.handle_close(Goaway {
         reason: GoawayReason::Restart,

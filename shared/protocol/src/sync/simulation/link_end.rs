@@ -1,4 +1,4 @@
-//! One end of a connection.
+//! One end of a simulated connection.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// One end of a connection.
+/// One end of a connection, with its outbox and its running tasks.
 pub(super) struct LinkEnd {
     pub(super) session: Session,
     epoch: Epoch,

@@ -7,13 +7,13 @@ use rand::{Rng, rngs::StdRng};
 use super::model_redis::ModelRedis;
 use crate::entry::Direction;
 
-/// A Redis with the states that it may come back with.
+/// A Redis with the older states to which it may go back.
 pub(super) struct Server {
     pub(super) now: ModelRedis,
     then: VecDeque<ModelRedis>,
 }
 
-const THEN_MAX: usize = 6;
+const STATES_MAX: usize = 6;
 
 impl Server {
     pub(super) fn of(clients: usize, direction: Direction, identity: u8) -> Self {
@@ -23,12 +23,12 @@ impl Server {
 
     pub(super) fn keep(&mut self) {
         self.then.push_back(self.now.clone());
-        if self.then.len() > THEN_MAX {
+        if self.then.len() > STATES_MAX {
             self.then.pop_front();
         }
     }
 
-    /// What is written after a rewind is another future: states past it never come back.
+    /// States after a rewind are dropped: they never come back.
     pub(super) fn rewind(&mut self, rng: &mut StdRng) {
         let at = rng.random_range(0..self.then.len());
         self.then.truncate(at + 1);

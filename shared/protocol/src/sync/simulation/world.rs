@@ -1,4 +1,4 @@
-//! Devices, a hub, apps at both, and what befalls them, drawn from one seed.
+//! Devices, a hub, apps at both, and their faults, drawn from one seed.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ use crate::{
     sync::sender::{TrimMode, path::LinkPath},
 };
 
-/// How likely each thing is at one step.
+/// The probability of each event at one step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weather {
     pub(super) lose: f64,
@@ -33,15 +33,15 @@ pub(super) struct Weather {
     pub(super) hub_rewind: f64,
     pub(super) wipe: f64,
     pub(super) poison: f64,
-    /// A client's hash is deleted, at one end or the other.
+    /// The hash of a client is deleted, at either end.
     pub(super) forget: f64,
-    /// A stream is deleted, and another one made in its place.
+    /// A stream is deleted, and another one takes its place.
     pub(super) replace: f64,
-    /// A link breaks after this many bytes of frames, or up to a quarter more; 0 for never.
+    /// The bytes of frames after which a link breaks, or up to a quarter more; 0 for never.
     pub(super) narrow: usize,
 }
 
-/// What an app added, by its unique payload, and what became of it at its origin.
+/// An entry that an app added, with its unique payload.
 pub(super) struct Added {
     pub(super) payload: Bytes,
     pub(super) seq: Seq,
@@ -52,7 +52,7 @@ pub(super) struct Added {
 #[derive(Default)]
 pub(super) struct Route {
     pub(super) added: Vec<Added>,
-    /// Gone with an older state of the origin's Redis.
+    /// Entries that are not in an older state to which the origin's Redis went back.
     pub(super) forgotten: HashSet<Bytes>,
     pub(super) deleted: HashSet<Bytes>,
 }
@@ -64,16 +64,16 @@ pub(super) struct World {
     now: Instant,
     clock: u64,
     next: u64,
-    arrivals: u64,
+    sessions_opened: u64,
     trim: TrimMode,
     pub(super) hub: Server,
     pub(super) devices: Vec<Server>,
     pub(super) up: Vec<Route>,
     pub(super) down: Vec<Route>,
     links: Vec<Option<(LinkEnd, LinkEnd)>>,
-    /// How many bytes each link carries yet.
+    /// The bytes that each link still carries.
     left: Vec<usize>,
-    /// What device and hub remember of the path to each other.
+    /// The paths of device and hub to each other.
     paths: Vec<(LinkPath, LinkPath)>,
     wire: Sha256,
 }
@@ -92,7 +92,7 @@ impl World {
             now: Instant::now(),
             clock: 1000,
             next: 0,
-            arrivals: 0,
+            sessions_opened: 0,
             trim,
             hub: Server::of(clients, Direction::Down, 1),
             devices: (0..clients).map(|_| Server::of(1, Direction::Up, 0)).collect(),
@@ -112,19 +112,18 @@ impl World {
             self.clock += self.rng.random_range(0..3);
             for client in 0..self.devices.len() {
                 self.publish(client);
-                self.befall(client);
+                self.fault(client);
                 self.carry(client);
             }
         }
     }
 
-    /// No more faults and no more news, until all is carried.
+    /// Runs without faults and without new entries, until all entries are carried.
     pub(super) fn settle(&mut self) {
         let narrow = self.weather.narrow;
         let calm = Weather { narrow, ..super::CALM };
         let weather = std::mem::replace(&mut self.weather, calm);
-        // A session that was cut off without a word is given up after its silence; two more bring
-        // whatever they find.
+        // A session that broke without GOAWAY ends after its idle timeout; two more carry the rest.
         for _ in 0..if narrow == 0 { 4 } else { 12 } {
             self.now += 2 * IDLE_TIMEOUT;
             for _ in 0..60 {
@@ -158,7 +157,7 @@ impl World {
         }
     }
 
-    fn befall(&mut self, client: usize) {
+    fn fault(&mut self, client: usize) {
         let weather = self.weather;
         for is_up in [true, false] {
             let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
@@ -176,7 +175,7 @@ impl World {
             }
             if self.rng.random_bool(weather.replace) {
                 route.deleted.extend(own.delete_all().iter().map(payload));
-                // IDs that were given out before, and others.
+                // Some IDs are used again.
                 self.clock = self.clock.saturating_sub(self.rng.random_range(0..40)).max(1);
             }
         }
@@ -197,7 +196,7 @@ impl World {
                 devices[client].rewind(rng)
             }
             forget(&mut up[client], &before, &devices[client].now.clients[0].born);
-            // Its clock comes back behind.
+            // Its clock goes back, too.
             self.clock = self.clock.saturating_sub(self.rng.random_range(0..20)).max(1);
             self.restarted(client);
         }
@@ -216,7 +215,7 @@ impl World {
         }
     }
 
-    /// Sessions may see that a Redis went away, or not.
+    /// A session may notice the restart of a Redis, or not.
     fn restarted(&mut self, client: usize) {
         if self.rng.random_bool(0.5) {
             self.part(client);
@@ -244,10 +243,10 @@ impl World {
         }
     }
 
-    /// A link is no more.
+    /// Ends a link.
     fn part(&mut self, client: usize) {
         let Some((near, far)) = self.links[client].take() else { return };
-        // What befalls in other weather is held to the same seeds as ever.
+        // Other weather keeps its old seeds.
         if self.weather.narrow > 0 {
             let (up, down) = &mut self.paths[client];
             near.part(up);
@@ -257,29 +256,29 @@ impl World {
 
     fn connect(&mut self, client: usize) -> (LinkEnd, LinkEnd) {
         let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
-        self.arrivals += 1;
-        let generation = hub.arrive(client, self.arrivals);
-        let told = device.cursor(0);
+        self.sessions_opened += 1;
+        let generation = hub.open_session(client, self.sessions_opened);
+        let device_cursor = device.cursor(0);
         let own = PartnerId([hub.identity.max(1); PartnerId::BYTES]);
         let remembered = device.partner();
         let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
-        let down = hub.begin(client, &told, (PartnerMatch::at_hub(of, own), None));
+        let down = hub.begin(client, &device_cursor, (PartnerMatch::at_hub(of, own), None));
         let cursor = hub.cursor(client);
         let partner = Partner { id: own, address: String::new() };
-        let met = PartnerMatch::at_device(remembered.as_ref(), &partner);
-        let up = device.begin(0, &cursor, (met, Some(partner)));
+        let partner_match = PartnerMatch::at_device(remembered.as_ref(), &partner);
+        let up = device.begin(0, &cursor, (partner_match, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);
         let narrow = self.weather.narrow;
         self.left[client] = match narrow {
             0 => usize::MAX,
-            _ => narrow + self.arrivals as usize * 7 % (narrow / 4),
+            _ => narrow + self.sessions_opened as usize * 7 % (narrow / 4),
         };
         let random = match narrow {
             0 => [1.0; 2],
             _ => self.rng.random(),
         };
         let (outward, inward) = &mut self.paths[client];
-        let near = (&told, None);
+        let near = (&device_cursor, None);
         let near =
             LinkEnd::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
         let far = (&cursor, Some(generation));
@@ -320,7 +319,7 @@ pub(super) fn payload(entry: &Entry) -> Bytes {
     entry.fields[0].1.clone()
 }
 
-/// What was added after the state that a Redis came back with is gone from it, and not in our promise.
+/// Notes the entries that are not in the older state to which a Redis went back: the guarantees exclude them.
 fn forget(route: &mut Route, before: &[Bytes], after: &[Bytes]) {
     let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
     route.forgotten.extend(before[same..].iter().cloned());
