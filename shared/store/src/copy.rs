@@ -15,7 +15,7 @@ use super::{
     decode,
     error::{HASH, STREAM},
     group_commit::CommitWriter,
-    key_types::named,
+    key_types::name_wrong_key,
     keys::{DeviceKeys, HubKeys},
     loss_ledger,
     quota::{ClientQuota, SearchFound},
@@ -182,7 +182,7 @@ impl CopyStore {
     /// in the copy; to send it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {
         let appended = self.try_append(append, now_ms).await;
-        self.named(appended).await
+        self.name_wrong_key(appended).await
     }
 
     /// Whether what keeps it from being used is over: its key and the ledger's hold streams, with IDs left.
@@ -191,12 +191,12 @@ impl CopyStore {
     /// `StoreError` as Redis gives it, and what is in the way.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let probed = self.writer.redis().invoke(USABLE.key(&self.stream).key(&self.ledger)).await;
-        self.named(probed).await
+        self.name_wrong_key(probed).await
     }
 
-    async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn name_wrong_key<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
-        named(self.writer.redis(), &keys, result).await
+        name_wrong_key(self.writer.redis(), &keys, result).await
     }
 
     async fn try_append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {

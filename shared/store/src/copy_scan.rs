@@ -12,7 +12,7 @@ use super::{Redis, StoreError, decode, scripts::looking_back};
 use crate::limits::{COPY_ENTRY_BYTES_MAX, SEARCH_ENTRIES_MAX, SEARCH_PAGE};
 use spoke_protocol::{
     client_id::ClientId,
-    entry::{Digest, Direction, Entry},
+    entry::{Direction, Entry},
     limits::FIELD_BYTES_MIN,
     seq::{Epoch, Seq},
     sync::dedup::{CopiedEntry, CopyIndex},

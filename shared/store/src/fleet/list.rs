@@ -10,7 +10,7 @@ use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
     limits::{FLEET_MAX, LIST_CLIENTS_MAX},
-    origin, origin_state,
+    origin_state,
     presence::{OriginReach, Transport},
 };
 use spoke_protocol::{
@@ -182,7 +182,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
     let is_out_unusable = parts.next().is_some_and(|other| other == Value::Int(1));
     let mut values = decode::list(values)?;
     let remembered = values.split_off(FIELDS.len().min(values.len()));
-    let extent = origin::extent(reach)?;
+    let extent = origin_state::extent(reach)?;
     let out = origin_state::read(extent, Value::Array(remembered))?;
     // What people wrote there may be anything.
     let text = |at: usize| match values.get(at) {
