@@ -129,13 +129,13 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
             let error = StoreError::from(error);
             let finding = format!("it does not say what it is like: {}", error_chain(&error));
             let mend = "start it, or mend the setting, its password or its user's rights";
-            return vec![Check::fail(setting, finding, error.mend().unwrap_or(mend))];
+            return vec![Check::fail(setting, finding, error.help().unwrap_or(mend))];
         }
     };
     let (major, minor) = facts.version;
     let refuses = redis.probe().await.err().map(|error| {
         let finding = format!("it takes no writes: {}", error_chain(&error));
-        Check::fail(setting, finding, error.mend().unwrap_or("see its log"))
+        Check::fail(setting, finding, error.help().unwrap_or("see its log"))
     });
     let checked = |finding: &ServerWarning| {
         let checked = match finding {
