@@ -34,15 +34,15 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
 
 impl From<&CertificateError> for TlsFailure {
     fn from(error: &CertificateError) -> Self {
-        let (what, mend) = of_certificate(error);
-        Self { problem: what, help: mend }
+        let (problem, help) = of_certificate(error);
+        Self { problem, help }
     }
 }
 
 impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { problem: what, help: mend } = self;
-        write!(f, "{what}: {mend}")
+        let Self { problem, help } = self;
+        write!(f, "{problem}: {help}")
     }
 }
 
@@ -62,7 +62,7 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
 
 fn describe(error: &rustls::Error) -> TlsFailure {
     use rustls::Error as Tls;
-    let (what, mend) = match error {
+    let (problem, help) = match error {
         Tls::InvalidCertificate(error) => return error.into(),
         Tls::NoCertificatesPresented => (
             "the server sent no certificate".to_owned(),
@@ -74,7 +74,7 @@ fn describe(error: &rustls::Error) -> TlsFailure {
         ),
         error => (error_chain(error), "check that both sides support TLS 1.2 or 1.3"),
     };
-    TlsFailure { problem: what, help: mend }
+    TlsFailure { problem, help }
 }
 
 fn of_certificate(error: &CertificateError) -> (String, &'static str) {
@@ -91,7 +91,7 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
             };
             let what = format!("its certificate is for {presented} and not for {expected}");
             match names.iter().find_map(|name| misread_wildcard(name, &expected)) {
-                Some((why, mend)) => (format!("{what}, {why}"), mend),
+                Some((why, help)) => (format!("{what}, {why}"), help),
                 None => (what, NAME),
             }
         }

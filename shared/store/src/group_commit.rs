@@ -2,7 +2,7 @@
 //!
 //! `WAIT` and `WAITAOF` cover the writes of their own connection and block the commands after them. So above `memory`
 //! one task has a connection for these writes only: it sends the waiting writes of all sessions as one pipeline with
-//! one barrier after them, and confirms them when the barrier is passed. Meanwhile the next group gathers, as in the
+//! one barrier after them, and confirms them when the barrier is passed. The next group gathers during the wait, as in the
 //! group commit of databases.
 //!
 //! The barrier says nothing about a connection that has written nothing: from Redis 7.2 on, `WAIT` returns at once

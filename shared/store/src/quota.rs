@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_taken_nothing_of_late_is_forgotten() {
+    fn a_quota_that_is_unused_is_dropped() {
         let (quotas, now) = (ClientQuotas::default(), Instant::now());
         let held = quotas.client(&client("dev1"), now);
         quotas.client(&client("dev2"), now);
@@ -195,9 +195,9 @@ mod tests {
         let mut void = found(CopyIndex::new([], true));
         assert!(void.answers((two, seq(5)), at(two)) && void.answers((two, seq(9)), at(two)));
         assert!(!void.answers((two, seq(4)), at(two)), "it looked no further down");
-        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor of this life");
-        assert!(!void.answers((two, seq(5)), (two, None)), "nobody knows where it stands");
-        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another life");
+        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor in this epoch");
+        assert!(!void.answers((two, seq(5)), (two, None)), "its position is unknown");
+        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another epoch");
         assert!(
             !found(CopyIndex::new([], false)).answers((two, seq(5)), at(two)),
             "not all was looked at"
