@@ -191,7 +191,7 @@ impl AgentConfig {
     pub fn trim(&self) -> TrimMode {
         match self.trim {
             TrimSetting::Keep => TrimMode::Keep,
-            TrimSetting::Acked => TrimMode::Acked { slack_entries: self.trim_slack_entries },
+            TrimSetting::Acked => TrimMode::Acked { keep_entries: self.trim_slack_entries },
         }
     }
 
@@ -211,7 +211,7 @@ impl AgentConfig {
 
     /// Returns the delays between attempts to connect: short ones at the start of an outage.
     pub fn connect_retry(&self) -> RetryDelay {
-        retry(self.retry_first_ms, self.retry_longest_ms).soon(CONNECT_SOON)
+        retry(self.retry_first_ms, self.retry_longest_ms).with_initial_limit(CONNECT_SOON)
     }
 
     /// Returns the delays after a refusal that an operator has to resolve.

@@ -3,6 +3,7 @@
 
 use spoke_protocol::{
     client_id::ClientId,
+    loss::Checkpoint,
     message::Cursor,
     seq::Seq,
     sync::{accounting::Extent, resume::OriginStanding},
@@ -106,7 +107,7 @@ impl DeviceStore {
         let (out, inbound, down, lines) = tokio::try_join!(
             self.origin.standing(),
             self.copy.cursor(),
-            self.copy.lost(),
+            self.copy.lost_entries(),
             loss_ledger::length(&self.redis, &self.lost)
         )?;
         let losses = LossCounts { up: out.lost, down, lines };
@@ -129,7 +130,7 @@ impl DeviceStore {
     /// [`StoreError`] if Redis fails.
     pub(crate) async fn estimate_backlog(&self) -> Result<(u64, Option<Seq>), StoreError> {
         let OriginStanding { extent, memory, .. } = self.origin.standing().await?;
-        let (acked, tally) = memory.acked;
+        let Checkpoint { seq: acked, tally } = memory.acked;
         if extent.length == 0 || extent.last <= acked {
             return Ok((0, None));
         }
@@ -147,7 +148,7 @@ impl DeviceStore {
         limit: CountLimit,
     ) -> Result<DeviceBacklog, StoreError> {
         let (Extent { first, last, length, .. }, acked) =
-            (standing.extent, standing.memory.acked.0);
+            (standing.extent, standing.memory.acked.seq);
         if length == 0 || last <= acked {
             return Ok(DeviceBacklog::default());
         }

@@ -296,15 +296,15 @@ impl StatusHandle {
     pub(crate) fn post_session(&self, before: StatusCounts, session: &Session) {
         let (received, duplicates) = session.receiver().counts();
         self.status.send_if_modified(|status| {
-            status.counts.carried_up = before.carried_up + session.sender().carried();
+            status.counts.carried_up = before.carried_up + session.sender().acked_entries();
             status.counts.carried_down = before.carried_down + received;
             status.counts.duplicates_down = before.duplicates_down + duplicates;
-            status.counts.lost_up = before.lost_up + session.sender().lost();
-            status.counts.lost_down = before.lost_down + session.receiver().lost();
-            if session.sender().carried() > 0 {
+            status.counts.lost_up = before.lost_up + session.sender().lost_entries();
+            status.counts.lost_down = before.lost_down + session.receiver().reported_lost();
+            if session.sender().acked_entries() > 0 {
                 status.stalled_sessions = 0;
             }
-            let ahead = session.sender().ahead();
+            let ahead = session.sender().ahead_of_clock();
             match (std::mem::replace(&mut status.held_back, ahead), ahead) {
                 (None, Some(seq)) => warn!(
                     %seq,

@@ -258,7 +258,7 @@ impl AuthStore {
         token: &SessionToken,
     ) -> Result<Option<ClientId>, StoreError> {
         let sessions = session_tokens::SessionTokens::new(self.redis.clone(), &self.prefix);
-        Ok(sessions.client_of(token.secret()).await?.map(|found| found.client))
+        Ok(sessions.find_client(token.secret()).await?.map(|found| found.client))
     }
 
     fn session_key(&self, token: &SessionToken) -> String {

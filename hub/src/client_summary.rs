@@ -123,8 +123,8 @@ impl FleetTotals {
             totals.clones += usize::from(recent_duplicates(row, now_ms).is_some());
             add(&mut totals.received, row.received);
             add(&mut totals.delivered, delivered(row));
-            add(&mut totals.lost, row.lost.saturating_add(row.out.lost));
-            add(&mut totals.dead, row.out.dead);
+            add(&mut totals.lost, row.lost.saturating_add(row.origin.lost));
+            add(&mut totals.dead, row.origin.dead);
         }
         totals
     }

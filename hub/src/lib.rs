@@ -64,7 +64,7 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     let certificate = Certificate::open(&config.tls)?;
     let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
     let keys = HubKeys::new(&config.key_prefix);
-    let redis = Redis::open_to_write(&config.redis, keys.probe());
+    let redis = Redis::open_writable(&config.redis, keys.probe());
     let redis = redis.context("failed to use the setting `redis`")?;
     watch_redis(&redis, "redis", &shutdown).await?;
     let auth_redis = match &config.auth_redis {
@@ -155,7 +155,7 @@ fn admin_app(hub: &Arc<HubState>, auth_redis: Redis) -> axum::Router {
             let (hub, auth_redis) = (of_ready.clone(), auth_redis.clone());
             Box::pin(async move {
                 tokio::try_join!(ready(&hub.redis), ready(&auth_redis))?;
-                match hub.writer.kept().problem() {
+                match hub.writer.level_health().problem() {
                     Some(problem) => Err(format!("ack is \"{}\", but {problem}", hub.config.ack)),
                     None => Ok(()),
                 }

@@ -49,7 +49,7 @@ impl LinkPaths {
     /// Returns the link state of a client whose session or request starts at this position.
     pub(crate) fn begin(&self, client: &ClientId, at: (Epoch, Seq), now: Instant) -> LinkPath {
         self.change(client, now, |path| {
-            path.handle_begin(at);
+            path.handle_start(at);
         })
     }
 
@@ -90,7 +90,7 @@ impl LinkPaths {
         let mut path = paths.get(client).map(|kept| kept.path).unwrap_or_default();
         let before = path.stuck();
         change(&mut path);
-        if path.is_plain() {
+        if path.is_default() {
             paths.remove(client);
         } else {
             make_room(&mut paths, client);
@@ -120,12 +120,12 @@ impl LinkPaths {
     fn log_change(&self, client: &ClientId, before: Option<StuckEntry>, after: Option<StuckEntry>) {
         match (before, after) {
             (None, Some(StuckEntry { seq, bytes, sessions })) => {
-                if self.stuck.handle(client.clone()) {
+                if self.stuck.record(client.clone()) {
                     warn!(%client, %seq, bytes, sessions, "entry does not get through the link");
                 }
             }
             (Some(StuckEntry { seq, .. }), None) => {
-                if self.unstuck.handle(client.clone()) {
+                if self.unstuck.record(client.clone()) {
                     info!(%client, %seq, "entries get through the link again");
                 }
             }
@@ -161,7 +161,7 @@ mod tests {
         let (first, through) = (Seq::new(acked + 1, 0), Seq::new(acked + 8, 0));
         let under_way = Some(UnackedAtEnd { first, through, entries: 8, bytes: 8000 });
         let begun = (Epoch::FIRST, Seq::new(acked, 0));
-        SessionSummary { begun, acked: begun.1, limit: None, under_way }
+        SessionSummary { start: begun, acked: begun.1, limit: None, unacked: under_way }
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         let (paths, now) = (LinkPaths::default(), Instant::now());
         let client: ClientId = "dev1".parse().unwrap();
         let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
-        assert!(paths.begin(&client, at(0), now).is_plain());
+        assert!(paths.begin(&client, at(0), now).is_default());
         paths.end(&client, &trip(0), SessionEnding::Broken, now);
         assert_eq!(paths.weak(), WeakLinkCounts::default(), "it may have arrived");
         assert!(paths.begin(&client, at(8), now).is_plain());

@@ -54,10 +54,10 @@ impl Default for HubMetrics {
 /// Returns the reason of a session's end as one word.
 pub(crate) fn end_word(end: &Result<SessionEnd, SessionError>) -> &'static str {
     match end {
-        Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart => "left",
-        Ok(SessionEnd::Told(goaway) | SessionEnd::Ours(goaway)) => goaway.reason.word(),
-        Ok(SessionEnd::Silent(_)) => "silent",
-        Ok(SessionEnd::Stalled) => "stalled",
+        Ok(SessionEnd::ClosedByPeer(goaway)) if goaway.reason == GoawayReason::Restart => "left",
+        Ok(SessionEnd::ClosedByPeer(goaway) | SessionEnd::Closed(goaway)) => goaway.reason.word(),
+        Ok(SessionEnd::IdleTimeout(_)) => "silent",
+        Ok(SessionEnd::AckTimeout) => "stalled",
         Err(SessionError::Store(_)) => "redis",
         Err(SessionError::Transport(_)) => "broken",
         Err(SessionError::Closed) => CLOSED,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use spoke_store::{
-    limits::TRIM_TOLD_INTERVAL,
+    limits::TRIM_REPORT_INTERVAL,
     trim::{Trimmed, trim},
 };
 use tracing::warn;

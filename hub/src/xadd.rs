@@ -8,7 +8,7 @@ use spoke_protocol::{
     limits::BATCH_ENTRIES_MAX,
     loss::BatchAccount,
     seq::{Epoch, Seq},
-    sync::receiver::{Append, AppendResult, BadBatch, plan},
+    sync::receiver::{Append, AppendResult, BadBatch, UncheckedBatch, plan_append},
     wire::json::{
         AddedBody, BatchAddedBody, BatchBody, CursorBody, EntryBody, RefusedBody, XaddBody,
     },
@@ -87,14 +87,14 @@ fn plan_append(
     entries: Vec<Entry>,
     account: BatchAccount,
 ) -> Result<Append, ApiError> {
-    plan(epoch, range, entries, account, (Direction::Up, &EntryLimits::default())).map_err(
-        |error| match error {
-            BadBatch::TooLarge => {
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error_chain(&error))
-            }
-            BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error_chain(&error)),
-        },
-    )
+    let (after, through) = range;
+    let batch = UncheckedBatch { epoch, after, through, entries, account };
+    plan_append(batch, Direction::Up, &EntryLimits::default()).map_err(|error| match error {
+        BadBatch::TooLarge => {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error_chain(&error))
+        }
+        BadBatch::OutOfOrder { .. } | BadBatch::Losses => malformed(error_chain(&error)),
+    })
 }
 
 struct AppendSummary {

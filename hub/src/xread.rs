@@ -16,7 +16,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, Entry},
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
-    loss::Tally,
+    loss::{Checkpoint, Tally},
     message::{Ack, Cursor, Push, ReceiveLimits},
     partner::PartnerMatch,
     seq::{Epoch, Seq},
@@ -299,7 +299,7 @@ impl<'a> AnswerReader<'a> {
         match &task {
             // The next request of the caller acknowledges.
             OriginTask::RecordAck { .. } => {
-                self.sender.handle_recorded();
+                self.sender.handle_ack_recorded();
                 return Ok(());
             }
             OriginTask::RecordLosses(losses, _) => {
@@ -310,10 +310,10 @@ impl<'a> AnswerReader<'a> {
         self.hub.metrics.traffic.handle_task(&task);
         match self.hub.store_result(self.origin.perform(self.epoch, &task, unix_ms()).await)? {
             TaskResult::Read(read) => self.sender.handle_read(read, Instant::now()),
-            TaskResult::Rewound => return Err(stale_epoch(self.epoch)),
-            TaskResult::DeadLettered => self.sender.handle_buried(),
-            TaskResult::LossesRecorded => self.sender.handle_written(),
-            TaskResult::AckRecorded => self.sender.handle_recorded(),
+            TaskResult::OriginChanged => return Err(stale_epoch(self.epoch)),
+            TaskResult::DeadLettered => self.sender.handle_dead_lettered(),
+            TaskResult::LossesRecorded => self.sender.handle_losses_recorded(),
+            TaskResult::AckRecorded => self.sender.handle_ack_recorded(),
         }
         Ok(())
     }
@@ -329,17 +329,17 @@ async fn find_position(
 ) -> Result<SenderStart, ApiError> {
     let known = standing.memory.epoch.max(Epoch::FIRST);
     let epoch = if ask.seq.is_zero() { Epoch::UNKNOWN } else { ask.epoch.unwrap_or(known) };
-    let (acked, (mark, added)) = (standing.memory.acked, standing.memory.mark);
+    let (acked, mark) = (standing.memory.acked, standing.memory.high_water_mark);
     let tally = match ask.tally {
         told if !told.is_unknown() => told,
-        _ if mark == ask.seq => ask.tally.at_end(added),
-        _ if acked.0 == ask.seq => acked.1,
+        _ if mark.seq == ask.seq => ask.tally.at_end(mark.added),
+        _ if acked.seq == ask.seq => acked.tally,
         unknown => unknown,
     };
     // The seal covers the cursor of the request as the caller states it.
     let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
-    let mut position = resume::begin(&standing, &cursor, None, PartnerMatch::Same);
+    let mut position = resume::find_position(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
         // Only a caller that names epochs can follow a new one; a session starts it in its
         // handshake.
@@ -362,9 +362,9 @@ async fn find_position(
     if caller.generation.is_none()
         && ask.epoch.is_some()
         && ask.seq.is_zero()
-        && let Some(life) = standing.memory.lives.last()
+        && let Some(life) = standing.memory.epochs.last()
     {
-        (position.after, position.tally) = (life.start, life.tally);
+        (position.after, position.tally) = (life.start.seq, life.start.tally);
     }
     Ok(SenderStart { position, standing })
 }

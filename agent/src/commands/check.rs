@@ -163,7 +163,9 @@ async fn send(
     match http.fetch(message, RESPONSE_TIMEOUT, ERROR_RESPONSE_BYTES_MAX).await {
         Ok(response) => Ok(ErrorResponse::new(response.status, &response.headers, &response.body)),
         Err(error) => Err(match explain(&error) {
-            Some(TlsFailure { what, mend }) => (format!("{url} is not trusted: {what}"), mend),
+            Some(TlsFailure { problem: what, help: mend }) => {
+                (format!("{url} is not trusted: {what}"), mend)
+            }
             None => {
                 (format!("failed to reach {url}: {}", error_chain(&error)), reach_help(dialer, url))
             }

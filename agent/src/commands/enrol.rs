@@ -81,7 +81,7 @@ pub(super) async fn run(args: EnrolArgs, given: SettingsArgs) -> anyhow::Result<
     let dialer = config.dialer(&account)?;
     // Redis can be repaired later, so a failed check does not prevent the registration.
     for checked in
-        of_redis("redis", &Redis::open_to_write(&config.redis, config.keys().probe())?).await
+        of_redis("redis", &Redis::open_writable(&config.redis, config.keys().probe())?).await
     {
         eprint!("{checked}");
     }

@@ -136,7 +136,7 @@ fn as_json(
                 BoundedCount::MoreThan(count) => (count, false),
             };
             json!({
-                "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.0,
+                "out": { "epoch": out.memory.epoch, "acked": out.memory.acked.seq,
                     "last": out.extent.last, "length": out.extent.length },
                 "in": { "epoch": inbound.epoch, "seq": inbound.seq },
                 "waiting": { "entries": entries, "isExact": is_exact, "oldest": backlog.oldest },

@@ -193,17 +193,17 @@ impl Lifecycle {
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         let heartbeat = Heartbeat::Pings(heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1));
         let trim = self.parts.config.trim();
-        let clock = PeerClock { told_ms: welcome.server_time_ms, at: Instant::now() };
+        let clock = PeerClock { unix_ms: welcome.server_time_ms, received_at: Instant::now() };
         let epoch = begun.position.epoch;
         if !begun.standing.is_unreadable {
             self.handle_begun((epoch, begun.position.after));
         }
         self.parts.status.clear_stopped();
         let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
-            .with_clock(clock)
+            .with_peer_clock(clock)
             .with_path(&self.path)
-            .with_hold(self.hold_until(kind));
-        let at = cursor.kept();
+            .with_delay(self.hold_until(kind));
+        let at = cursor.confirmed();
         let receiver = Receiver::new(Direction::Down, EntryLimits::default(), at);
         let session = Session::new(sender, receiver, heartbeat, Instant::now())
             .with_progress_timeout(self.parts.config.progress_timeout());
@@ -214,7 +214,7 @@ impl Lifecycle {
 
     /// Learns from the hub's cursor whether the last session's entries arrived.
     fn handle_begun(&mut self, at: (Epoch, Seq)) {
-        if self.path.handle_begin(at) == PathFinding::Moved {
+        if self.path.handle_start(at) == PathFinding::Progress {
             self.connect_retry.reset();
             self.transport.handle_arrived();
         }
@@ -286,8 +286,8 @@ impl Lifecycle {
             never = connected => match never {},
             never = parts.authenticator.keep_fresh(|error| status.post_unsaved_state(error)) => match never {},
         };
-        path.handle_end(&outcome.session.sender().trip(), outcome.parting());
-        if matches!(&outcome.end, Ok(SessionEnd::Told(goaway)) if goaway.reason == GoawayReason::Restart)
+        path.handle_end(&outcome.session.sender().summary(), outcome.parting());
+        if matches!(&outcome.end, Ok(SessionEnd::ClosedByPeer(goaway)) if goaway.reason == GoawayReason::Restart)
         {
             status.post_stopped(|stopped| &mut stopped.hub, None);
         }

@@ -261,7 +261,7 @@ impl HttpTransport {
             if acked.wait_for(is_acked).await.is_err() {
                 return Ok(());
             }
-            (after, joint) = (through, through);
+            (after, joins_after) = (through, through);
         }
     }
 
@@ -283,7 +283,7 @@ impl HttpTransport {
 
 /// Returns the delays for a stream that cannot be used, which an operator has to repair.
 fn unusable_retry() -> RetryDelay {
-    RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).soon(CONNECT_SOON)
+    RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1).with_initial_limit(CONNECT_SOON)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use spoke_service::cli::{
     Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
     report,
 };
-use spoke_store::{Redis, StoreError, server_info::look};
+use spoke_store::{Redis, StoreError, server_info::query_server_info};
 
 use super::redis::open_redis;
 use crate::config::HubConfig;
@@ -35,7 +35,7 @@ pub(super) async fn run(
 
 async fn of_level(config: &HubConfig, redis: &Redis) -> Check {
     let level = config.ack;
-    let facts = match look(&mut redis.connection()).await {
+    let facts = match query_server_info(&mut redis.connection()).await {
         Ok(facts) => facts,
         Err(error) => return Check::skip("ack", error_chain(&StoreError::from(error))),
     };

@@ -72,7 +72,7 @@ fn to_json(row: &ClientRow, unix_ms: u64) -> Value {
         "lastSeen": row.last_seen,
         "version": row.version,
         "address": row.address,
-        "clones": row.clones.as_ref().map(|clones| json!({
+        "clones": row.duplicates.as_ref().map(|clones| json!({
             "refused": clones.refused,
             "address": clones.address,
             "at": clones.at_ms,
@@ -87,16 +87,16 @@ fn to_json(row: &ClientRow, unix_ms: u64) -> Value {
             "lost": row.lost,
         },
         "out": {
-            "epoch": row.out.memory.epoch,
-            "last": row.out.extent.last,
-            "acked": row.out.memory.acked.0,
-            "length": row.out.extent.length,
+            "epoch": row.origin.memory.epoch,
+            "last": row.origin.extent.last,
+            "acked": row.origin.memory.acked.seq,
+            "length": row.origin.extent.length,
             "waiting": row.down.entries,
             "oldest": row.down.oldest_ms,
-            "isCaughtUp": row.out.memory.acked.0 >= row.out.extent.last,
-            "dead": row.out.dead,
-            "lost": row.out.lost,
-            "isUsable": !row.is_out_unusable,
+            "isCaughtUp": row.origin.memory.acked.seq >= row.origin.extent.last,
+            "dead": row.origin.dead,
+            "lost": row.origin.lost,
+            "isUsable": !row.is_origin_unusable,
         },
     })
 }
@@ -130,7 +130,7 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
             Lag::up(row, unix_ms).words(unix_ms),
             Lag::down(row).words(unix_ms),
             short(row.received),
-            short(row.lost.saturating_add(row.out.lost)),
+            short(row.lost.saturating_add(row.origin.lost)),
         );
         let _ = writeln!(text, "{}", line.trim_end());
         text.push_str(&problem_lines(row, unix_ms));
@@ -206,7 +206,7 @@ mod tests {
             last_seen: Some(1),
             version: "\x1b[31m10.20.30-alpha".to_owned(),
             address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".to_owned(),
-            clones: Some(DuplicateIdentities {
+            duplicates: Some(DuplicateIdentities {
                 refused: 1_000_000,
                 address: "x".repeat(47),
                 at_ms: NOW - 1,
@@ -217,8 +217,8 @@ mod tests {
             lost: 999_999,
             up: Some(PendingEntries { entries: 1_234_567, oldest_ms: Some(NOW - 1_000_000_000) }),
             down: PendingEntries { entries: 99_999, oldest_ms: Some(1) },
-            out: Default::default(),
-            is_out_unusable: true,
+            origin: Default::default(),
+            is_origin_unusable: true,
         }
     }
 

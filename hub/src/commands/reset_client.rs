@@ -17,7 +17,7 @@ pub(super) struct ResetClientArgs {
 pub(super) async fn run(config: &HubConfig, args: &ResetClientArgs) -> anyhow::Result<()> {
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let client = &args.client;
-    match presence::reset(&redis, &keys, client).await? {
+    match presence::reset_client(&redis, &keys, client).await? {
         Some(epoch) => Ok(print(&format!(
             "{client} is in epoch {epoch} now. Its device sends unacknowledged entries again; the hub \
              drops those that it has.\n"

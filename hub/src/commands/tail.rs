@@ -37,12 +37,12 @@ pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<(
         let entries = fleet::inbound(&redis, &keys, after, BATCH_ENTRIES_MAX).await?;
         let Some(last) = entries.last() else {
             tokio::select! {
-                () = news.news() => continue,
+                () = news.changed() => continue,
                 () = shutdown.begun() => break,
             }
         };
         after = last.seq;
-        news.handle_known(after);
+        news.handle_read_through(after);
         for entry in entries.into_iter().filter(|entry| is_from(entry, args.client.as_ref())) {
             let line = if args.json {
                 format!("{}\n", json!(ReadBody::from(entry)))

@@ -85,7 +85,7 @@ async fn session(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         cursor: cursor.into(),
-        origin: begun.standing.origin().into(),
+        origin: begun.standing.origin_state().into(),
         position: begun.position.into(),
         granted: ReceiveLimits::default().into(),
         server_time_ms: unix_ms(),

@@ -49,7 +49,7 @@ pub(super) fn live(detail: &ClientDetail, snapshot: &FleetSnapshot) -> Markup {
             }
             section {
                 h2 { "down " span.soft { "to the device" } }
-                @let acked = row.out.memory.acked.0;
+                @let acked = row.origin.memory.acked.seq;
                 (entries(down, now_ms, |seq| Some(seq <= acked)))
                 @if down.entries.is_empty() { p.empty { "No entries." } }
             }
@@ -81,10 +81,10 @@ fn facts(row: &ClientRow, now_ms: u64) -> Markup {
             div { dt { "received" } dd { (grouped(row.received)) } }
             div { dt { "delivered" } dd { (grouped(delivered(row))) } }
             div { dt { "received up to" } dd.seq { (place(row.cursor.1)) } }
-            div { dt { "delivered up to" } dd.seq { (place(row.out.memory.acked.0)) } }
+            div { dt { "delivered up to" } dd.seq { (place(row.origin.memory.acked.seq)) } }
             div { dt { "lost up" } dd { (bad(row.lost)) } }
-            div { dt { "lost down" } dd { (bad(row.out.lost)) } }
-            @if row.out.dead > 0 { div { dt { "dead letters" } dd { (bad(row.out.dead)) } } }
+            div { dt { "lost down" } dd { (bad(row.origin.lost)) } }
+            @if row.origin.dead > 0 { div { dt { "dead letters" } dd { (bad(row.origin.dead)) } } }
             @if row.cursor.0.0 > 1 { div { dt { "epoch" } dd { (row.cursor.0) } } }
         }
     }
@@ -133,7 +133,7 @@ fn fields(entry: &RecentEntry) -> Markup {
     let is_own = |part: &&RecentField| !matches!(part.name.as_ref(), b"client" | b"epoch" | b"seq");
     html! {
         dl.fields {
-            @for part in entry.parts.iter().filter(is_own) {
+            @for part in entry.fields.iter().filter(is_own) {
                 div {
                     dt { (printable(&part.name)) }
                     dd {

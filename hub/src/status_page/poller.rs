@@ -148,7 +148,7 @@ impl FleetPoller {
         let before = self.0.snapshot.borrow().clone();
         let now = unix_ms();
         let gathered = async {
-            let fleet = fleet::survey(&hub.redis, &hub.keys, now).await?;
+            let fleet = fleet::list_clients(&hub.redis, &hub.keys, now).await?;
             let details = self.details(hub, &fleet, &before.details).await?;
             Ok::<_, StoreError>((fleet, details))
         };
@@ -252,9 +252,9 @@ async fn detail(hub: &HubState, row: ClientRow) -> Result<ClientDetail, StoreErr
     let (redis, keys, client) = (&hub.redis, &hub.keys, &row.client);
     let up = fleet::recent_up(redis, keys, client).await?;
     let down = fleet::recent_down(redis, keys, client).await?;
-    let losses = match row.lost + row.out.lost {
+    let losses = match row.lost + row.origin.lost {
         0 => Vec::new(),
-        _ => fleet::losses(redis, keys, client).await?,
+        _ => fleet::recent_losses(redis, keys, client).await?,
     };
     Ok(ClientDetail { row, up, down, losses })
 }

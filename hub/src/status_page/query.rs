@@ -194,15 +194,15 @@ mod tests {
             last_seen: Some(1),
             version: String::new(),
             address: String::new(),
-            clones: None,
+            duplicates: None,
             cursor: Default::default(),
             received_at: None,
             received: n as u64,
             lost: 0,
             up: None,
             down: PendingEntries { entries: n as u64 % 7, oldest_ms: None },
-            out: Default::default(),
-            is_out_unusable: false,
+            origin: Default::default(),
+            is_origin_unusable: false,
         };
         Fleet { rows: (0..count).map(row).collect(), is_cut: false }
     }

@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     fn is_worn(&mut self) -> bool {
         let taken = self.taken;
         let watch = self.watched().watch();
-        let is_spent = watch.is_between() && watch.messages() == taken;
+        let is_spent = watch.is_between_messages() && watch.messages() == taken;
         self.largest > SOCKET_BYTES_KEPT && is_spent && self.is_flushed && !self.is_closing
     }
 

@@ -1,12 +1,12 @@
-//! How an error is told, wherever a person reads it: in the log, by a command, in the status. It is the one
-//! way, so that the operating system's own words, which stand at the end of the causes, always come along.
+//! The text of an error with all its causes, for the log, for commands and for the status. Everything uses it, so
+//! that the message of the operating system, which is the last cause, is always included.
 //!
-//! Rejected: giving errors to the log as they are. `%error` is the outermost text alone; an error as a value
-//! has its causes in the text format and loses them in the JSON format.
+//! Rejected: passing errors to the log as they are. `%error` is the outermost text only; an error as a value has
+//! its causes in the text format and loses them in the JSON format.
 
 use std::error::Error;
 
-/// An error with all its causes in one line, `a: b: c`. A cause whose words stand there already is left
+/// Returns an error with all its causes in one line, `a: b: c`. A cause whose text is included already is left
 /// out: some libraries repeat in their text what they also give as the source.
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

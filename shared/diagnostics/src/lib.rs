@@ -1,4 +1,4 @@
-//! How a process tells what it does and what is wrong: metrics, errors with their causes, bounded logs.
+//! What a process reports about itself: metrics, errors with their causes, bounded logs.
 
 pub mod limits;
 pub mod clock;

@@ -1,8 +1,8 @@
-//! What is said of a fault that comes again and again: it is said when it begins, then counted, and
-//! the count is said once a minute and when it is over. So nobody can fill the log from outside.
+//! Limits the log lines of repeated faults. A fault is logged when it begins, then counted, and the count is logged
+//! once a minute. So peers cannot fill the log.
 //!
-//! `LogLimiter` is pure: whoever owns it looks at it once a minute. `SharedLogLimiter` is one for many tasks. A fault
-//! of one kind whose end is seen, too, is a `Outage`: one line when it begins and one when it ends.
+//! The owner of a [`LogLimiter`] logs its counts once a minute. A [`SharedLogLimiter`] is one for many tasks. An
+//! [`Outage`] is a fault whose end is known, too: one line when it begins and one when it ends.
 
 use std::{
     collections::HashMap,
@@ -13,68 +13,68 @@ use std::{
     },
 };
 
-use crate::limits::REPEATS_KINDS_MAX;
+use crate::limits::LOG_KINDS_MAX;
 
-/// What goes on at the moment, by kind. Kinds may be a stranger's doing, so only so many are told
+/// Counts repeated faults by kind. Peers may cause any number of kinds, so at most [`LOG_KINDS_MAX`] are counted
 /// apart.
 #[derive(Debug)]
 pub struct LogLimiter<K> {
-    /// How often each came since it was last spoken of.
-    unsaid: HashMap<K, u64>,
-    /// The same of all for which there is no room.
+    /// How often each kind was repeated since it was last logged.
+    repeats: HashMap<K, u64>,
+    /// The same for all other kinds.
     others: u64,
 }
 
 impl<K> Default for LogLimiter<K> {
     fn default() -> Self {
-        Self { unsaid: HashMap::new(), others: 0 }
+        Self { repeats: HashMap::new(), others: 0 }
     }
 }
 
 impl<K: Eq + Hash + Clone> LogLimiter<K> {
-    /// Counts one, and tells whether it is the first of its kind and so is to be said.
-    pub fn handle(&mut self, kind: K) -> bool {
-        if let Some(unsaid) = self.unsaid.get_mut(&kind) {
-            *unsaid += 1;
+    /// Counts a fault. Returns whether it is the first of its kind, and has to be logged.
+    pub fn record(&mut self, kind: K) -> bool {
+        if let Some(repeats) = self.repeats.get_mut(&kind) {
+            *repeats += 1;
             return false;
         }
-        if self.unsaid.len() >= REPEATS_KINDS_MAX {
+        if self.repeats.len() >= LOG_KINDS_MAX {
             self.others += 1;
             return false;
         }
-        self.unsaid.insert(kind, 0);
+        self.repeats.insert(kind, 0);
         true
     }
 
-    /// How often each kind has come again since the last look; no kind stands for all that had no
-    /// room. What has not come again is over, and is said anew when it comes.
+    /// Returns how often each kind was repeated since the last call; no kind stands for all others. A kind that was
+    /// not repeated is over, and is logged again when it returns.
     pub fn poll_counts(&mut self) -> Vec<(Option<K>, u64)> {
-        self.unsaid.retain(|_, unsaid| *unsaid > 0);
-        let counts = self.unsaid.iter_mut();
-        let counts = counts.map(|(kind, unsaid)| (Some(kind.clone()), std::mem::take(unsaid)));
+        self.repeats.retain(|_, repeats| *repeats > 0);
+        let counts = self.repeats.iter_mut();
+        let counts = counts.map(|(kind, repeats)| (Some(kind.clone()), std::mem::take(repeats)));
         let others = std::mem::take(&mut self.others);
         counts.chain((others > 0).then_some((None, others))).collect()
     }
 }
 
-/// One fault from its beginning to its end.
+/// A fault from its beginning to its end.
 #[derive(Debug, Default)]
 pub struct Outage(AtomicU64);
 
 impl Outage {
-    /// One that has not begun.
+    /// Creates an outage that has not begun.
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// Counts one, and tells whether it is the first and so is to be said.
+    /// Counts a failure. Returns whether it is the first, and has to be logged.
     pub fn handle_fault(&self) -> bool {
         self.0.fetch_add(1, Ordering::Relaxed) == 0
     }
 
-    /// All is well; gives how often it was not, if there is an end to be said.
-    pub fn handle_good(&self) -> Option<u64> {
-        // Almost always, so without a write.
+    /// Ends the outage. Returns the number of failures, if there was one.
+    pub fn handle_success(&self) -> Option<u64> {
+        // The usual case, so without a write.
         if self.0.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -82,7 +82,7 @@ impl Outage {
     }
 }
 
-/// The same for many tasks.
+/// A [`LogLimiter`] for many tasks.
 #[derive(Debug)]
 pub struct SharedLogLimiter<K>(Mutex<LogLimiter<K>>);
 
@@ -93,12 +93,12 @@ impl<K> Default for SharedLogLimiter<K> {
 }
 
 impl<K: Eq + Hash + Clone> SharedLogLimiter<K> {
-    /// Counts one, and tells whether it is the first of its kind and so is to be said.
-    pub fn handle(&self, kind: K) -> bool {
-        self.lock().handle(kind)
+    /// Counts a fault. Returns whether it is the first of its kind, and has to be logged.
+    pub fn record(&self, kind: K) -> bool {
+        self.lock().record(kind)
     }
 
-    /// How often each kind has come again since the last look, as `LogLimiter::poll_counts` tells.
+    /// Returns how often each kind was repeated since the last call, like [`LogLimiter::poll_counts`].
     pub fn poll_counts(&self) -> Vec<(Option<K>, u64)> {
         self.lock().poll_counts()
     }
@@ -114,35 +114,35 @@ mod tests {
 
     #[test]
     fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
-        let mut repeats = LogLimiter::default();
-        let aloud = (0..1000).filter(|_| repeats.handle("one")).count();
-        assert_eq!(aloud, 1);
-        assert!(repeats.handle("other"), "each kind is said");
-        assert_eq!(repeats.poll_counts(), [(Some("one"), 999)]);
-        assert!(!repeats.handle("one"), "it goes on");
-        assert_eq!(repeats.poll_counts(), [(Some("one"), 1)]);
-        assert_eq!(repeats.poll_counts(), [], "nothing came again");
-        assert!(repeats.handle("one") && repeats.handle("other"), "both were over");
+        let mut limiter = LogLimiter::default();
+        let logged = (0..1000).filter(|_| limiter.record("one")).count();
+        assert_eq!(logged, 1);
+        assert!(limiter.record("other"), "each kind is said");
+        assert_eq!(limiter.poll_counts(), [(Some("one"), 999)]);
+        assert!(!limiter.record("one"), "it goes on");
+        assert_eq!(limiter.poll_counts(), [(Some("one"), 1)]);
+        assert_eq!(limiter.poll_counts(), [], "nothing came again");
+        assert!(limiter.record("one") && limiter.record("other"), "both were over");
     }
 
     #[test]
     fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
-        let mut repeats = LogLimiter::default();
-        let aloud = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
-        let again = (0..10_000).filter(|kind| repeats.handle(*kind)).count();
-        assert_eq!((aloud, again), (REPEATS_KINDS_MAX, 0));
-        let counts = repeats.poll_counts();
-        assert_eq!(counts.len(), REPEATS_KINDS_MAX + 1);
+        let mut limiter = LogLimiter::default();
+        let logged = (0..10_000).filter(|kind| limiter.record(*kind)).count();
+        let again = (0..10_000).filter(|kind| limiter.record(*kind)).count();
+        assert_eq!((logged, again), (LOG_KINDS_MAX, 0));
+        let counts = limiter.poll_counts();
+        assert_eq!(counts.len(), LOG_KINDS_MAX + 1);
         let counted: u64 = counts.iter().map(|(_, count)| count).sum();
-        assert_eq!(counted as usize + aloud, 20_000);
+        assert_eq!(counted as usize + logged, 20_000);
     }
 
     #[test]
-    fn a_spell_is_said_when_it_begins_and_its_count_when_it_ends() {
-        let spell = Outage::new();
-        assert_eq!(spell.handle_good(), None);
-        assert_eq!([(); 3].map(|()| spell.handle_fault()), [true, false, false]);
-        assert_eq!((spell.handle_good(), spell.handle_good()), (Some(3), None));
-        assert!(spell.handle_fault(), "it is another one");
+    fn an_outage_is_logged_when_it_begins_and_its_count_when_it_ends() {
+        let outage = Outage::new();
+        assert_eq!(outage.handle_success(), None);
+        assert_eq!([(); 3].map(|()| outage.handle_fault()), [true, false, false]);
+        assert_eq!((outage.handle_success(), outage.handle_success()), (Some(3), None));
+        assert!(outage.handle_fault(), "it is another one");
     }
 }

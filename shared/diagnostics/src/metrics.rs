@@ -1,10 +1,9 @@
-//! Figures, and the page that Prometheus reads them from (its text format, version 0.0.4).
+//! Metrics, and the page that Prometheus scrapes (text format, version 0.0.4).
 //!
-//! Our own: three services wrote this form by hand already, and it is little. Rejected:
-//! `prometheus-client`, which writes OpenMetrics, where the HELP and TYPE lines of a counter leave out
-//! `_total`, so that the text format and promtool's lint find none; and `metrics`, whose registry all of
-//! a process share. Labels are words of ours only, so their number is bounded, and all that are known
-//! beforehand are there from the start: to Prometheus a counter that appears has not grown.
+//! Rejected: `prometheus-client`, which writes OpenMetrics, where the HELP and TYPE lines of a counter leave out
+//! `_total`, so that the text format and promtool's lint find none; and `metrics`, whose registry is global to the
+//! process. Label values are fixed words, so their number is bounded. All known ones are exported from the start:
+//! Prometheus does not see the growth of a counter that appears later.
 
 use std::{
     fmt::{self, Display, Write},
@@ -15,33 +14,33 @@ use std::{
     time::Duration,
 };
 
-/// A figure that only grows.
+/// A metric that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Counts.
+    /// Adds to the counter.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// Returns the value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Counters of one name, told apart by one label each of whose values is a word of ours.
+/// Counters of one name, with one label whose values are fixed words.
 #[derive(Debug)]
 pub struct CounterVec(Mutex<Vec<(&'static str, u64)>>);
 
 impl CounterVec {
-    /// All of these at 0.
+    /// Creates a counter of 0 for each of these label values.
     pub fn new(words: impl IntoIterator<Item = &'static str>) -> Self {
         Self(Mutex::new(words.into_iter().map(|word| (word, 0)).collect()))
     }
 
-    /// Counts.
+    /// Adds to the counter with this label value.
     pub fn add(&self, word: &'static str, count: u64) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match counts.iter_mut().find(|(known, _)| *known == word) {
@@ -50,32 +49,33 @@ impl CounterVec {
         }
     }
 
-    /// All of them.
+    /// Returns all label values with their counters.
     pub fn get(&self) -> Vec<(&'static str, u64)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// How long something took, or how old it was: how many came to each bound, and their sum.
+/// A histogram of durations: the number of values up to each bound, and their sum.
 #[derive(Debug)]
 pub struct Histogram {
     bounds_us: &'static [u64],
-    /// One more than bounds, for what lies past the last.
+    /// One more than there are bounds, for values past the last.
     counts: Box<[Counter]>,
     sum_us: Counter,
 }
 
-/// Microseconds: a command to a Redis that is near, up to where it is given up.
+/// Bounds in microseconds for commands to Redis, up to their timeout.
 pub const REDIS_SCALE: &[u64] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
     2_500_000, 10_000_000,
 ];
-/// Microseconds: from one end of a link to the other and back, up to where the link is given up.
+/// Bounds in microseconds for the round trip of a link, up to its timeout.
 pub const LINK_SCALE: &[u64] = &[
     1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000, 30_000_000,
 ];
-/// Microseconds: the age of an entry, from one that went straight through to one of a week offline.
+/// Bounds in microseconds for the age of an entry, from one without delay to one of a device that was offline for a
+/// week.
 pub const AGE_SCALE: &[u64] = &[
     50_000,
     250_000,
@@ -90,19 +90,19 @@ pub const AGE_SCALE: &[u64] = &[
     86_400_000_000,
     604_800_000_000,
 ];
-/// Microseconds: one run of bcrypt, from the least cost to one too high, with the wait before it.
+/// Bounds in microseconds for a bcrypt hash with its queueing, from the lowest cost to one that is too high.
 pub const HASH_SCALE: &[u64] = &[
     10_000, 50_000, 100_000, 200_000, 300_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
 impl Histogram {
-    /// Nothing seen yet; the bounds are in microseconds and ascend.
+    /// Creates an empty histogram. The bounds are in microseconds, in ascending order.
     pub fn new(bounds_us: &'static [u64]) -> Self {
         let counts = (0..=bounds_us.len()).map(|_| Counter::default()).collect();
         Self { bounds_us, counts, sum_us: Counter::default() }
     }
 
-    /// Counts one.
+    /// Counts a value.
     pub fn observe(&self, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let at = self.bounds_us.partition_point(|bound| *bound < took_us);
@@ -111,7 +111,7 @@ impl Histogram {
     }
 }
 
-/// Seconds with up to six decimals, without the floating point that a device need not carry.
+/// A duration in seconds with up to six decimals, written without floating point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
 
@@ -125,15 +125,15 @@ impl Display for Seconds {
     }
 }
 
-/// The label of one sample: its name and its value.
+/// The name and value of a label.
 pub type Label<'a> = (&'a str, &'a str);
 
-/// The page that is read, as it is written.
+/// The text of a metrics page, as it is written.
 #[derive(Debug, Default)]
 pub struct MetricsPage(String);
 
 impl MetricsPage {
-    /// A page that begins with what runs: its version, and since when.
+    /// Creates a page that begins with the version and start time of the service.
     pub fn new(service: &str, version: &str, started_ms: u64) -> Self {
         let mut page = Self::default();
         let name = format!("{service}_build_info");
@@ -145,13 +145,13 @@ impl MetricsPage {
         page
     }
 
-    /// A counter without labels.
+    /// Writes a counter without labels.
     pub fn counter(&mut self, name: &str, help: &str, counter: &Counter) {
         self.head("counter", name, help);
         self.sample(name, &[], &counter.get());
     }
 
-    /// Counters with one label.
+    /// Writes counters with one label.
     pub fn counters(&mut self, name: &str, help: &str, label: &str, counters: &CounterVec) {
         self.head("counter", name, help);
         for (word, count) in counters.get() {
@@ -159,13 +159,13 @@ impl MetricsPage {
         }
     }
 
-    /// What is so at this moment, without labels.
+    /// Writes a gauge without labels.
     pub fn gauge(&mut self, name: &str, help: &str, value: &dyn Display) {
         self.head("gauge", name, help);
         self.sample(name, &[], value);
     }
 
-    /// Histograms of one name, each with a label of its own.
+    /// Writes histograms of one name, each with its own label.
     pub fn histograms(&mut self, name: &str, help: &str, each: &[(Option<Label<'_>>, &Histogram)]) {
         self.head("histogram", name, help);
         let bucket = format!("{name}_bucket");
@@ -188,12 +188,12 @@ impl MetricsPage {
         }
     }
 
-    /// The two lines that stand before the samples of one name.
+    /// Writes the HELP and TYPE lines of one name.
     pub fn head(&mut self, kind: &str, name: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// One sample.
+    /// Writes a sample.
     pub fn sample(&mut self, name: &str, labels: &[Label<'_>], value: &dyn Display) {
         self.0.push_str(name);
         for (at, (label, word)) in labels.iter().enumerate() {
@@ -206,7 +206,7 @@ impl MetricsPage {
         let _ = writeln!(self.0, " {value}");
     }
 
-    /// The text of the page.
+    /// Returns the text of the page.
     pub fn into_text(self) -> String {
         self.0
     }

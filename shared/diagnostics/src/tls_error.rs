@@ -1,6 +1,6 @@
-//! Why TLS with another machine was refused, said so that a person knows what to do: pure.
+//! Explains why a TLS connection failed, and what to do about it.
 //!
-//! Every library on the way wraps the cause in errors of its own, so it is looked for in all of them.
+//! Every library in between wraps the cause in its own errors, so all causes are searched.
 
 use std::{error::Error, fmt, io, sync::Arc};
 
@@ -8,16 +8,16 @@ use rustls::CertificateError;
 
 use crate::error_chain::error_chain;
 
-/// Who answered is not trusted. As text, what is wrong and the mend, to stand behind a colon.
+/// A TLS failure. Its text has the problem and the help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFailure {
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
-    pub mend: &'static str,
+    /// The problem.
+    pub problem: String,
+    /// What to do about it.
+    pub help: &'static str,
 }
 
-/// What is wrong with who answered; none where TLS is not the cause.
+/// Returns the TLS failure among the causes of an error; none if TLS is not the cause.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -25,7 +25,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
             return Some(found.clone());
         }
         if let Some(found) = of_tls(error) {
-            return Some(distrust(found));
+            return Some(describe(found));
         }
         cause = error.source();
     }
@@ -34,15 +34,15 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
 
 impl From<&CertificateError> for TlsFailure {
     fn from(error: &CertificateError) -> Self {
-        let (what, mend) = of_certificate(error);
-        Self { what, mend }
+        let (problem, help) = of_certificate(error);
+        Self { problem, help }
     }
 }
 
 impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, mend } = self;
-        write!(f, "{what}: {mend}")
+        let Self { problem, help } = self;
+        write!(f, "{problem}: {help}")
     }
 }
 
@@ -52,7 +52,7 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
     }
-    // Neither of these gives what it holds as its source.
+    // Neither of these returns the error inside of it as its source.
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return of_tls(error.get_ref()?);
     }
@@ -60,38 +60,38 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     of_tls(&**shared)
 }
 
-fn distrust(error: &rustls::Error) -> TlsFailure {
+fn describe(error: &rustls::Error) -> TlsFailure {
     use rustls::Error as Tls;
-    let (what, mend) = match error {
+    let (problem, help) = match error {
         Tls::InvalidCertificate(error) => return error.into(),
         Tls::NoCertificatesPresented => (
-            "it shows no certificate".to_owned(),
-            "give it one, or see that this is the right port",
+            "the server sent no certificate".to_owned(),
+            "configure one there, or check that this is the right port",
         ),
         Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => (
-            format!("what answers there does not speak TLS ({})", error_chain(error)),
-            "see that this is the right port, and whether TLS is on there",
+            format!("the server does not speak TLS ({})", error_chain(error)),
+            "check that this is the right port, and that TLS is enabled there",
         ),
-        error => (error_chain(error), "see that both sides speak TLS 1.2 or 1.3"),
+        error => (error_chain(error), "check that both sides support TLS 1.2 or 1.3"),
     };
-    TlsFailure { what, mend }
+    TlsFailure { problem, help }
 }
 
 fn of_certificate(error: &CertificateError) -> (String, &'static str) {
-    const NAME: &str = "use a name that it is for, or have it made for this one";
-    const RENEW: &str = "renew it there, or set this machine's clock if that is wrong";
-    const CLOCK: &str = "set this machine's clock if that is wrong";
+    const NAME: &str = "use one of its names, or issue a certificate for this name";
+    const RENEW: &str = "renew it there, or set this machine's clock if it is wrong";
+    const CLOCK: &str = "set this machine's clock if it is wrong";
     match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let names: Vec<_> = presented.iter().map(|name| plain(name)).collect();
             let expected = expected.to_str();
             let presented = match names.as_slice() {
-                [] => "no name at all".to_owned(),
+                [] => "no name".to_owned(),
                 names => names.join(", "),
             };
             let what = format!("its certificate is for {presented} and not for {expected}");
             match names.iter().find_map(|name| misread_wildcard(name, &expected)) {
-                Some((why, mend)) => (format!("{what}, {why}"), mend),
+                Some((why, help)) => (format!("{what}, {why}"), help),
                 None => (what, NAME),
             }
         }
@@ -99,60 +99,57 @@ fn of_certificate(error: &CertificateError) -> (String, &'static str) {
             ("its certificate is for another host".to_owned(), NAME)
         }
         CertificateError::ExpiredContext { time, not_after } => {
-            let ago = span(time.as_secs().saturating_sub(not_after.as_secs()));
+            let ago = duration_in_words(time.as_secs().saturating_sub(not_after.as_secs()));
             (format!("its certificate expired {ago} ago by this machine's clock"), RENEW)
         }
         CertificateError::Expired => ("its certificate has expired".to_owned(), RENEW),
         CertificateError::NotValidYetContext { time, not_before } => {
-            let ahead = span(not_before.as_secs().saturating_sub(time.as_secs()));
-            let what = "its certificate is not valid yet, and will be";
-            (format!("{what} in {ahead} by this machine's clock"), CLOCK)
+            let ahead = duration_in_words(not_before.as_secs().saturating_sub(time.as_secs()));
+            let what = "its certificate is not valid yet by this machine's clock";
+            (format!("{what}, but in {ahead}"), CLOCK)
         }
         CertificateError::NotValidYet => ("its certificate is not valid yet".to_owned(), CLOCK),
-        // The second where that authority has the name of one that is.
+        // The second if that authority has the name of a trusted one.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => (
-            "its certificate comes from an authority that is not trusted here".to_owned(),
-            "name that authority's file as ca_file if it is your own; else somebody may stand in between",
+            "its certificate was issued by an authority that is not trusted here".to_owned(),
+            "set ca_file to the certificate of that authority if it is your own; otherwise the connection \
+             may be intercepted",
         ),
-        CertificateError::Revoked => {
-            ("its certificate was revoked".to_owned(), "have a new one made for it")
-        }
+        CertificateError::Revoked => ("its certificate was revoked".to_owned(), "issue a new one"),
         error if error.to_string().contains("CaUsedAsEndEntity") => (
-            "its certificate is signed by itself, and as an authority's".to_owned(),
-            "make one that an authority has signed, and name that authority's file as ca_file",
+            "its certificate is a self-signed certificate of an authority".to_owned(),
+            "issue a server certificate from that authority, and set ca_file to the authority's certificate",
         ),
-        other => {
-            (format!("its certificate cannot be trusted ({other})"), "have a new one made for it")
-        }
+        other => (format!("its certificate cannot be trusted ({other})"), "issue a new one"),
     }
 }
 
-/// Why a wildcard that a person takes to be for this name is not, and the mend.
+/// Explains why a wildcard does not cover a name that it seems to cover, and what to do about it.
 fn misread_wildcard(presented: &str, expected: &str) -> Option<(&'static str, &'static str)> {
     let under = presented.strip_prefix("*.")?;
     let is_under = expected.to_lowercase().ends_with(&format!(".{}", under.to_lowercase()));
     match (is_under, under.contains('.')) {
         (false, _) => None,
         (true, false) => Some((
-            "since a wildcard over a single label is taken for no name",
-            "have it made for the full name, or for a wildcard over two labels or more, such as \
-             *.home.lan, and name the machine accordingly",
+            "since a wildcard over a single label matches no name",
+            "issue it for the full name, or for a wildcard over two labels or more, such as *.home.lan, and \
+             name the machine accordingly",
         )),
         (true, true) => Some((
-            "since a wildcard stands for one label and not for several",
-            "have it made for the full name, or use a name with one label before those",
+            "since a wildcard matches one label and not several",
+            "issue it for the full name, or use a name with one label before those",
         )),
     }
 }
 
-/// `DnsName("hub.example.com")` as a person reads it.
+/// Returns the name inside of `DnsName("hub.example.com")`.
 fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
     inner.trim_matches('"').to_owned()
 }
 
-/// So many seconds as a person says them: "3 days".
-pub fn span(seconds: u64) -> String {
+/// Returns a number of seconds in the largest unit that fits: "3 days".
+pub fn duration_in_words(seconds: u64) -> String {
     let units = [(24 * 60 * 60, "day"), (60 * 60, "hour"), (60, "minute"), (1, "second")];
     let seconds = seconds.max(1);
     let (unit, name) =
@@ -173,7 +170,7 @@ mod tests {
     use super::*;
 
     fn of(error: CertificateError) -> String {
-        distrust(&rustls::Error::InvalidCertificate(error)).to_string()
+        describe(&rustls::Error::InvalidCertificate(error)).to_string()
     }
 
     #[test]
@@ -190,7 +187,7 @@ mod tests {
         assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
     }
 
-    /// What the library says of a certificate for this name, asked for another.
+    /// Returns what is said about a certificate for `presented`, where `asked` was asked for.
     fn refusal(presented: &str, asked: &str) -> String {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut authority = rcgen::CertificateParams::new([]).unwrap();
@@ -206,7 +203,7 @@ mod tests {
             WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         let asked = ServerName::try_from(asked).unwrap();
         let verified = verifier.verify_server_cert(shown.der(), &[], &asked, &[], UnixTime::now());
-        distrust(&verified.unwrap_err()).to_string()
+        describe(&verified.unwrap_err()).to_string()
     }
 
     #[test]
@@ -215,9 +212,9 @@ mod tests {
         assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
         assert!(single.contains("single label") && single.contains("full name"), "{single}");
         let deep = refusal("*.example.com", "hub.eu.example.com");
-        assert!(deep.contains("one label and not for several"), "{deep}");
+        assert!(deep.contains("one label and not several"), "{deep}");
         let other = refusal("*.example.com", "hub.example.org");
-        assert!(other.contains("use a name that it is for"), "{other}");
+        assert!(other.contains("use one of its names"), "{other}");
     }
 
     #[test]
@@ -228,7 +225,10 @@ mod tests {
         let shared: Arc<dyn Error + Send + Sync> = Arc::new(io());
         let redis = redis::RedisError::from(io());
         for error in [&tls() as &(dyn Error + 'static), &io(), &twice, &shared, &redis] {
-            assert!(explain(error).is_some_and(|why| why.what.contains("authority")), "{error:?}");
+            assert!(
+                explain(error).is_some_and(|why| why.problem.contains("authority")),
+                "{error:?}"
+            );
         }
         assert_eq!(explain(&io::Error::from(io::ErrorKind::TimedOut)), None);
     }

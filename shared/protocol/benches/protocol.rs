@@ -1,6 +1,8 @@
-//! What a batch costs in each of its stations, so that a regression has an address.
+//! Measures each stage of a batch, so that a regression can be located.
 //!
 //! A batch is 1,000 entries of two fields with 100 bytes of hexadecimal digits, as on a device's backlog.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark begins at some time")]
 
 use std::time::Instant;
 
@@ -15,7 +17,7 @@ use spoke_protocol::{
     sync::{
         accounting::Extent,
         receiver::{AppendResult, Receiver},
-        resume::{OriginStanding, SenderStart, begin},
+        resume::{OriginStanding, SenderStart, find_position},
         sender::{OriginRead, Sender, TrimMode},
     },
 };
@@ -68,7 +70,7 @@ fn decode(bencher: Bencher<'_, '_>, features: Features) {
 #[divan::bench]
 fn sender(bencher: Bencher<'_, '_>) {
     let standing = OriginStanding::default();
-    let position = begin(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let position = find_position(&standing, &Cursor::default(), None, PartnerMatch::Same);
     let begun = SenderStart { position, standing };
     let entries = entries();
     let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);

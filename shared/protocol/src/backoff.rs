@@ -1,32 +1,35 @@
-//! How long to wait before another try.
+//! The delay before a retry.
 //!
-//! The growth is the `backoff` crate's, which no one maintains any more; so it stands behind this one
-//! type, with its jitter off and its clock unused, and what is random comes in as an argument. Waits are
-//! spread over half to all of the grown interval: full jitter (from zero) lets a part of a fleet come back
-//! at once, which is what a server that has just fallen over cannot bear.
+//! The growth is that of the `backoff` crate, which is no longer maintained. So it is used in this one type
+//! only, without its jitter and its clock; the random number is an argument. Delays are spread over half to all
+//! of the grown interval. Rejected: full jitter (from zero), which lets a part of a fleet come back at once,
+//! while the server is still recovering.
 
 use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-use crate::limits::{RETRY_HINT_MAX, RETURN_JITTER, RETURN_PACE, RETURN_SPREAD, RETURN_WAIT};
+use crate::limits::{
+    RECONNECT_JITTER, RECONNECT_SPREAD, RECONNECT_SPREAD_PER_CLIENT, RECONNECT_WAIT_MIN,
+    RETRY_HINT_MAX,
+};
 
-/// The tries so far, as a growing interval. Whoever succeeds resets it.
+/// A growing delay between retries. [`Self::reset`] it after a success.
 #[derive(Debug, Clone)]
 pub struct RetryDelay {
     growth: ExponentialBackoff,
-    /// The most for now, until there were waits of so long altogether.
-    soon: (Duration, Duration),
+    /// A limit that applies until the delays together are this long.
+    initial_limit: (Duration, Duration),
     waited: Duration,
 }
 
-/// Longer waits are no retries. It also keeps the arithmetic far from where a `Duration` ends.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The maximum delay. It keeps the arithmetic far from the limits of [`Duration`].
+const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl RetryDelay {
-    /// Waits from `first`, doubling up to `longest`.
+    /// Creates a delay that begins with `first` and doubles up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        let longest = longest.min(LONGEST);
+        let longest = longest.min(DELAY_MAX);
         let mut growth = ExponentialBackoff {
             initial_interval: first.min(longest),
             max_interval: longest,
@@ -36,47 +39,52 @@ impl RetryDelay {
             ..ExponentialBackoff::default()
         };
         growth.reset();
-        Self { growth, soon: (longest, Duration::ZERO), waited: Duration::ZERO }
+        Self { growth, initial_limit: (longest, Duration::ZERO), waited: Duration::ZERO }
     }
 
-    /// No wait is longer than `most` until there were waits of `lasts` altogether.
+    /// Limits each delay to `most` until the delays together are as long as `lasts`.
     #[must_use]
-    pub fn soon(self, (most, lasts): (Duration, Duration)) -> Self {
-        Self { soon: (most, lasts), ..self }
+    pub fn with_initial_limit(self, (most, lasts): (Duration, Duration)) -> Self {
+        Self { initial_limit: (most, lasts), ..self }
     }
 
-    /// The wait before the next try; `random` is in 0.0..1.0. A server's hint is a floor, obeyed up to
-    /// `limits::RETRY_HINT_MAX` and spread over 100 % to 150 % of itself, so that those who were told the
-    /// same do not all come back in the same second.
+    /// Returns the delay before the next retry. `random` is in 0.0..1.0. A server's hint is a lower bound of up
+    /// to [`RETRY_HINT_MAX`], spread over 100 % to 150 % of itself, so that clients with the same hint do not
+    /// all come back in the same second.
     pub fn next(&mut self, hint: Option<Duration>, random: f64) -> Duration {
         let longest = self.growth.max_interval;
-        let most = if self.waited < self.soon.1 { longest.min(self.soon.0) } else { longest };
+        let most = if self.waited < self.initial_limit.1 {
+            longest.min(self.initial_limit.0)
+        } else {
+            longest
+        };
         let grown = self.growth.next_backoff().map_or(most, |grown| grown.min(most));
         let own = grown.mul_f64(0.5 + 0.5 * random);
-        let told = hint.map(|hint| hint.min(RETRY_HINT_MAX).mul_f64(1.0 + 0.5 * random));
-        let wait = told.map_or(own, |told| told.max(own));
+        let hinted = hint.map(|hint| hint.min(RETRY_HINT_MAX).mul_f64(1.0 + 0.5 * random));
+        let wait = hinted.map_or(own, |hinted| hinted.max(own));
         self.waited = self.waited.saturating_add(wait);
         wait
     }
 
-    /// The wait that a server told while its Redis was in trouble: not longer for having happened often, since
-    /// the mend does not depend on how long it took. `random` is in 0.0..1.0.
-    pub fn told(hint: Duration, random: f64) -> Duration {
-        hint.min(RETRY_HINT_MAX).mul_f64(1.0 + RETURN_JITTER * random)
+    /// Returns the delay after a server's hint during an outage of its Redis. It does not grow with the number
+    /// of retries. `random` is in 0.0..1.0.
+    pub fn after_hint(hint: Duration, random: f64) -> Duration {
+        hint.min(RETRY_HINT_MAX).mul_f64(1.0 + RECONNECT_JITTER * random)
     }
 
-    /// The next wait is the first again.
+    /// Starts again with the first delay.
     pub fn reset(&mut self) {
         self.growth.reset();
         self.waited = Duration::ZERO;
     }
 }
 
-/// How long a service sends somebody away that stops, or whose Redis is in trouble. It does so with all
-/// of its `clients` at once, and they are not to come back at once. `random` is in 0.0..1.0.
-pub fn return_wait(clients: usize, random: f64) -> Duration {
-    let paced = RETURN_PACE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
-    RETURN_WAIT + paced.max(RETURN_SPREAD).mul_f64(random)
+/// Returns the hint for a client of a service that shuts down, or whose Redis has an outage. The service gives
+/// one to each of its `clients` at the same time, so the hints are spread. `random` is in 0.0..1.0.
+pub fn reconnect_wait(clients: usize, random: f64) -> Duration {
+    let paced =
+        RECONNECT_SPREAD_PER_CLIENT.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
+    RECONNECT_WAIT_MIN + paced.max(RECONNECT_SPREAD).mul_f64(random)
 }
 
 #[cfg(test)]
@@ -92,7 +100,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_begin_again_after_a_reset() {
         let mut retry = RetryDelay::new(millis(500), millis(3000));
-        // As if the highest random number were 1.0: the whole interval.
+        // A random number of 1.0 gives the whole interval.
         let waits: Vec<_> = (0..5).map(|_| retry.next(None, 1.0).as_millis()).collect();
         assert_eq!(waits, [500, 1000, 2000, 3000, 3000]);
         retry.reset();
@@ -101,8 +109,8 @@ mod tests {
 
     #[test]
     fn waits_stay_short_for_as_long_as_an_outage_is_young() {
-        let mut retry =
-            RetryDelay::new(millis(500), millis(60_000)).soon((millis(4000), millis(20_000)));
+        let mut retry = RetryDelay::new(millis(500), millis(60_000))
+            .with_initial_limit((millis(4000), millis(20_000)));
         let mut waits = || (0..9).map(|_| retry.next(None, 1.0).as_millis()).collect::<Vec<_>>();
         let expected = [500, 1000, 2000, 4000, 4000, 4000, 4000, 4000, 60_000];
         assert_eq!(waits(), expected);
@@ -118,13 +126,13 @@ mod tests {
 
     #[test]
     fn a_few_are_back_within_five_seconds_and_ten_thousand_within_thirty() {
-        let longest = |clients| RetryDelay::told(return_wait(clients, 1.0), 1.0);
+        let longest = |clients| RetryDelay::after_hint(reconnect_wait(clients, 1.0), 1.0);
         for clients in [0, 1, 100, 1000] {
             assert!(longest(clients) < Duration::from_secs(5), "{clients}: {:?}", longest(clients));
         }
         let thirty = Duration::from_secs(30);
         assert!(longest(10_000) <= thirty && longest(10_000) > thirty / 2);
-        assert_eq!(return_wait(10_000, 0.0), RETURN_WAIT);
+        assert_eq!(reconnect_wait(10_000, 0.0), RECONNECT_WAIT_MIN);
     }
 
     fn any_duration() -> impl Strategy<Value = Duration> {
@@ -157,7 +165,7 @@ mod tests {
             for random in randoms {
                 let wait = retry.next(None, random).as_nanos();
                 let bound = u128::from(whole) * 1_000_000;
-                // The crate computes in floating point: a microsecond of slack.
+                // The crate computes in floating point: allow a microsecond.
                 prop_assert!(wait + 1000 >= bound / 2 && wait <= bound + 1000);
                 whole = (whole * 2).min(longest);
             }

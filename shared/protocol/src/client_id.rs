@@ -1,4 +1,4 @@
-//! `ClientId`: the identity of a device, checked once at the edge it comes in by.
+//! [`ClientId`]: the name of a device, validated where it enters a process.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -10,15 +10,16 @@ use crate::limits::CLIENT_NAME_BYTES_MAX;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(Arc<str>);
 
-/// The text is no client name.
+/// A text that is not a client name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a client name is 1 to 64 characters out of A-Z a-z 0-9 . _ -, and begins with a letter or digit"
+    "invalid client name: expected 1 to 64 characters of A-Z a-z 0-9 . _ -, beginning with a letter \
+     or digit"
 )]
 pub struct BadClientId;
 
 impl ClientId {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_taken_only_in_its_documented_form() {
+    fn only_the_documented_form_is_a_name() {
         let longest = format!("a{}", "b".repeat(63));
         for good in ["a", "dev1", "0", "A.b_c-d", longest.as_str()] {
             assert_eq!(good.parse::<ClientId>().unwrap().as_str(), good);

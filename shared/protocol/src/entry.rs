@@ -1,4 +1,4 @@
-//! `Entry`: an ordered list of (field, value) byte strings with the seq it was born with.
+//! [`Entry`]: an ordered list of (field, value) byte strings with its ID in the origin stream.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use crate::{
     seq::Seq,
 };
 
-/// One field of an entry and its value. Any bytes; order and repeats mean something.
+/// The name and value of a field. Any bytes; order and repetitions are significant.
 pub type Field = (Bytes, Bytes);
 
-/// One entry of an origin stream.
+/// An entry of an origin stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Its ID in the stream where it was born.
+    /// Its ID in the origin stream.
     pub seq: Seq,
-    /// Its fields in their order.
+    /// Its fields, in order.
     pub fields: Vec<Field>,
 }
 
-/// Which way entries travel; it decides which field names belong to Spoke.
+/// The direction of entries. It decides which field names Spoke reserves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// From a device to the hub.
@@ -33,7 +33,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The stable word.
+    /// Returns the stable word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -41,13 +41,13 @@ impl Direction {
         }
     }
 
-    /// The direction of this word.
+    /// Parses the word of [`Self::word`].
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Up, Self::Down].into_iter().find(|direction| direction.word() == word)
     }
 
-    /// The fields that Spoke itself puts in front of an entry's own at the copy. An entry that
-    /// bears one already could pass for another client's, so it is never carried.
+    /// Returns the fields that Spoke adds in front of an entry's own at the copy. An entry that has one of them
+    /// could pass for another client's, so it is never carried.
     pub fn reserved(self) -> &'static [&'static [u8]] {
         match self {
             Self::Up => &[b"client", b"epoch", b"seq"],
@@ -56,12 +56,12 @@ impl Direction {
     }
 }
 
-/// What one entry may hold; the receiver grants it in WELCOME.
+/// The limits of one entry, which the receiver grants in WELCOME.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryLimits {
-    /// Fields of one entry.
+    /// The maximum number of fields.
     pub fields: usize,
-    /// Bytes of one entry's values together.
+    /// The maximum number of bytes of all values together.
     pub value_bytes: usize,
 }
 
@@ -71,24 +71,24 @@ impl Default for EntryLimits {
     }
 }
 
-/// Why an entry can never be carried. The words are stable: they stand in `dead:x` and on the wire.
+/// Why an entry can never be carried. The words are stable: they are in `dead:x` and on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum RejectReason {
-    /// It bears a field that belongs to Spoke.
-    #[error("it bears a field that belongs to spoke (client, epoch or seq)")]
+    /// It has a field whose name Spoke reserves.
+    #[error("the entry has a field whose name is reserved (client, epoch or seq)")]
     ReservedField,
-    /// It has more fields than the receiver takes.
-    #[error("it has too many fields")]
+    /// It has more fields than the receiver accepts.
+    #[error("the entry has too many fields")]
     TooManyFields,
-    /// Its values, or the name of a field, are larger than the receiver takes.
-    #[error("it is too large")]
+    /// Its values, or the name of a field, are larger than the receiver accepts.
+    #[error("the entry is too large")]
     TooLarge,
-    /// It has no field at all, which Redis cannot store.
-    #[error("it has no field")]
+    /// It has no field, which Redis cannot store.
+    #[error("the entry has no field")]
     Empty,
-    /// A reason that a newer version of the other side gave.
-    #[error("the other side refused it for a reason that this version does not know")]
+    /// A reason of a newer version.
+    #[error("the peer refused the entry for a reason that this version does not know")]
     #[serde(other)]
     Other,
 }
@@ -96,7 +96,7 @@ pub enum RejectReason {
 impl RejectReason {
     const ALL: [Self; 4] = [Self::ReservedField, Self::TooManyFields, Self::TooLarge, Self::Empty];
 
-    /// The stable word.
+    /// Returns the stable word.
     pub fn word(self) -> &'static str {
         match self {
             Self::ReservedField => "reserved-field",
@@ -107,34 +107,35 @@ impl RejectReason {
         }
     }
 
-    /// All that `word` gives.
+    /// Returns all words of [`Self::word`].
     pub fn words() -> impl Iterator<Item = &'static str> {
         Self::ALL.into_iter().chain([Self::Other]).map(Self::word)
     }
 
-    /// The reason of this word; `Other` for one that is not known here.
+    /// Parses the word of [`Self::word`]; [`Self::Other`] for an unknown word.
     pub fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|reason| reason.word() == word).unwrap_or(Self::Other)
     }
 }
 
 impl Entry {
-    /// Bytes of all names and values.
+    /// Returns the bytes of all names and values.
     pub fn bytes(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
-    /// What limits count it as: its bytes, each field at least `FIELD_BYTES_MIN`.
-    pub fn charge(&self) -> usize {
+    /// Returns the bytes that limits charge it: those of its names and values, at least [`FIELD_BYTES_MIN`] for
+    /// each field.
+    pub fn charged_bytes(&self) -> usize {
         let charge = |bytes: usize| bytes.max(FIELD_BYTES_MIN);
         self.fields.iter().map(|(name, value)| charge(name.len() + value.len())).sum()
     }
 
-    /// Whether it can be carried that way within these limits.
+    /// Checks that it can be carried in this direction within these limits.
     ///
     /// # Errors
-    /// The first reason why not.
-    pub fn check(&self, direction: Direction, limits: &EntryLimits) -> Result<(), RejectReason> {
+    /// [`RejectReason`], the first that applies.
+    pub fn validate(&self, direction: Direction, limits: &EntryLimits) -> Result<(), RejectReason> {
         if self.fields.is_empty() {
             return Err(RejectReason::Empty);
         }
@@ -153,7 +154,7 @@ impl Entry {
         Ok(())
     }
 
-    /// The digest of its fields.
+    /// Returns the digest of its fields.
     pub fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
         for part in self.fields.iter().flat_map(|(name, value)| [name, value]) {
@@ -166,8 +167,8 @@ impl Entry {
     }
 }
 
-/// Shows whether two entries with the same seq are the same entry: the first 128 bits of the
-/// SHA-256 over each name and value, each behind its length in 8 bytes, big end first.
+/// The digest of an entry, which shows whether two entries with the same seq are the same. It is the first 128
+/// bits of the SHA-256 over each name and value, each after its length as 8 bytes, big-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; Digest::BYTES]);
 
@@ -175,7 +176,7 @@ impl Digest {
     /// Its length in bytes.
     pub const BYTES: usize = 16;
 
-    /// From the text that `Display` makes; `None` for anything else.
+    /// Parses the text that `Display` writes; none for any other text.
     pub fn from_hex(text: &[u8]) -> Option<Self> {
         let mut digest = [0; Self::BYTES];
         hex::decode_to_slice(text, &mut digest).ok()?;
@@ -210,7 +211,7 @@ mod tests {
     #[test]
     fn each_limit_holds_at_its_edge() {
         let limits = EntryLimits { fields: 2, value_bytes: 10 };
-        let check = |fields: &[(&str, &str)]| entry(fields).check(Direction::Up, &limits);
+        let check = |fields: &[(&str, &str)]| entry(fields).validate(Direction::Up, &limits);
         let name = "n".repeat(FIELD_NAME_BYTES_MAX);
         assert_eq!(check(&[("a", "12345"), ("a", "12345")]), Ok(()));
         assert_eq!(check(&[("a", "12345"), ("a", "123456")]), Err(RejectReason::TooLarge));
@@ -226,16 +227,19 @@ mod tests {
         for name in ["client", "epoch", "seq"] {
             let fields = [("a", "1"), (name, "x")];
             assert_eq!(
-                entry(&fields).check(Direction::Up, &limits),
+                entry(&fields).validate(Direction::Up, &limits),
                 Err(RejectReason::ReservedField)
             );
         }
         assert_eq!(
-            entry(&[("seq", "")]).check(Direction::Down, &limits),
+            entry(&[("seq", "")]).validate(Direction::Down, &limits),
             Err(RejectReason::ReservedField)
         );
-        assert_eq!(entry(&[("client", "")]).check(Direction::Down, &limits), Ok(()));
-        assert_eq!(entry(&[("Client", ""), ("req", "1-0")]).check(Direction::Up, &limits), Ok(()));
+        assert_eq!(entry(&[("client", "")]).validate(Direction::Down, &limits), Ok(()));
+        assert_eq!(
+            entry(&[("Client", ""), ("req", "1-0")]).validate(Direction::Up, &limits),
+            Ok(())
+        );
     }
 
     #[test]

@@ -1,24 +1,24 @@
-//! `InstanceId`: which process speaks for a client, so that two devices with one identity are told apart.
+//! [`InstanceId`]: the process of a client, by which two devices with one identity are told apart.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// 64 random bits that a process draws when it starts and keeps in memory only. A session that comes
-/// back has the one it had; a restart, and another device, has another.
+/// 64 random bits that a process draws when it starts, and keeps in memory only. A process that reconnects has
+/// the same; a restarted process and another device have another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InstanceId(pub u64);
 
-/// The text is no instance.
+/// A text that is not an instance ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an instance is 16 hex digits in lower case")]
+#[error("invalid instance: expected 16 hex digits in lower case")]
 pub struct BadInstanceId;
 
 impl InstanceId {
-    /// Of one that does not say.
+    /// The instance ID of a peer that sent none.
     pub const UNKNOWN: Self = Self(0);
 
-    /// Whether it says.
+    /// Returns whether the instance is known.
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN
     }
@@ -42,7 +42,7 @@ impl fmt::Display for InstanceId {
     }
 }
 
-/// As text: a number of 64 bits does not survive every reader of JSON.
+/// Serialised as text, since not every reader of JSON keeps numbers of 64 bits.
 impl Serialize for InstanceId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

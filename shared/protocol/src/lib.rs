@@ -1,7 +1,8 @@
-//! What both ends agree on, pure: no I/O, no clock, no randomness. `now` and what was read are arguments.
+//! The sync protocol: values, messages, their encoding, and the state machines of both ends. It is pure: no
+//! I/O, no clock, no randomness. The time and the results of reads are arguments.
 //!
-//! In the order to read: the values ([`client_id`], [`instance`], [`seq`], [`entry`]), what is said of them
-//! ([`loss`], [`message`]), how it is encoded ([`wire`]), and who says what when ([`sync`]).
+//! In the order to read: the values ([`client_id`], [`instance`], [`seq`], [`entry`]), counts and losses
+//! ([`loss`]), the messages ([`message`]), their encoding ([`wire`]), and the state machines ([`sync`]).
 
 pub mod client_id;
 pub mod instance;

@@ -1,4 +1,4 @@
-//! What is known of the entries of an origin that are in no copy, and how it is counted.
+//! Counts of an origin's entries, and the losses among them.
 
 use std::{fmt, str::FromStr};
 
@@ -6,128 +6,149 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::seq::{Epoch, Seq};
 
-/// How many entries an origin had taken up to one place in it.
+/// The counts of an origin's entries up to one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// How many were added up to there.
+    /// The number of entries added.
     pub added: u64,
-    /// How many of those are dead letters, or were deleted before they were carried.
+    /// The number of those that are dead letters, or were deleted before they were carried.
     pub dead: u64,
-    /// How many of those were lost before they were carried.
+    /// The number of those that were lost before they were carried.
     pub lost: u64,
-    /// What `added` is worth.
-    pub known: TallyPrecision,
+    /// The precision of `added`.
+    pub precision: TallyPrecision,
 }
 
-/// How much a tally knows.
+/// The precision of a [`Tally`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TallyPrecision {
-    /// Its numbers are the truth.
-    Exactly,
-    /// Some were deleted before its place that it does not count.
+    /// Its numbers are exact.
+    Exact,
+    /// It does not count some entries that were deleted before its place.
     AtLeast,
-    /// Nothing: its numbers are 0, and only the end of the stream can tell.
+    /// Its numbers are 0, and are known only at the end of the stream.
     #[default]
-    Nothing,
+    Unknown,
 }
 
-/// Why entries are in no copy.
+/// A place in an origin: a seq, and the tally there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// The last entry that is counted.
+    pub seq: Seq,
+    /// The origin's counts up to there.
+    pub tally: Tally,
+}
+
+impl Checkpoint {
+    /// The beginning of a stream.
+    pub const START: Self = Self { seq: Seq::ZERO, tally: Tally::ZERO };
+
+    /// Returns the checkpoint at this seq.
+    pub fn new(seq: Seq, tally: Tally) -> Self {
+        Self { seq, tally }
+    }
+}
+
+/// Why entries are not in the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossCause {
     /// The origin was trimmed before they were carried.
     Trimmed,
-    /// The same, but an app has deleted some by hand as well: the count is at most.
+    /// The same, but an app has deleted entries as well: the count is an upper bound.
     TrimmedOrDeleted,
-    /// The copy's Redis went back to an older state, and the origin no longer had them. What an app
-    /// deleted of those is counted too.
+    /// The copy's Redis went back to an older state, and the origin no longer had them. Those that an app
+    /// deleted are counted too.
     Rewound,
-    /// The origin's own Redis went back: what it forgot before that was carried nobody can count.
+    /// The origin's own Redis went back. The entries that it lost before they were carried cannot be counted.
     OriginRewound,
-    /// The receiver refused the entry for good.
+    /// The receiver refused the entry permanently.
     Refused,
-    /// Carried, though the copy may hold them under an older epoch: a possible repeat, not a loss.
+    /// Carried, but the copy may have them under an older epoch: a possible duplicate, not a loss.
     Uncertain,
-    /// Not lost either: the copy's cursor had been moved there by somebody else with the client's
-    /// credentials, so what this range holds is sent again.
+    /// Not lost either: another party with the client's credentials had moved the copy's cursor there, so
+    /// this range is sent again.
     ForeignCursor,
     /// Carried, and trimmed from the hub's in stream before a consumer group had read it.
     TrimmedUnread,
-    /// Something that a newer version knows.
+    /// A cause of a newer version.
     Other,
 }
 
 /// One line of the loss ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
-    /// The life of the origin that the range belongs to.
+    /// The epoch of the origin.
     pub epoch: Epoch,
-    /// The range's first seq.
+    /// The first seq of the range.
     pub from: Seq,
-    /// Its last.
+    /// The last seq of the range.
     pub to: Seq,
-    /// How many entries; none where nobody can know.
+    /// The number of entries; none if it cannot be known.
     pub count: Option<u64>,
-    /// Why.
+    /// The cause.
     pub cause: LossCause,
 }
 
-/// What a batch says of its origin beside the entries.
+/// The origin's counts and losses, as a batch carries them beside its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BatchAccount {
-    /// The origin's count at the batch's end.
+    /// The origin's counts at the end of the batch.
     pub tally: Tally,
-    /// What was lost before the batch's first entry, for the copy's ledger.
+    /// The losses before the first entry of the batch, for the copy's ledger.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// Entries of this batch may be in the copy under an older epoch: look before appending.
+    /// Whether entries of the batch may be in the copy under an older epoch, so that it is searched first.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_inherited: bool,
 }
 
 impl Tally {
-    /// At the very beginning of a stream.
-    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, known: TallyPrecision::Exactly };
+    /// The counts at the beginning of a stream.
+    pub const ZERO: Self = Self { added: 0, dead: 0, lost: 0, precision: TallyPrecision::Exact };
 
-    /// Nothing is known; only the end of the stream can tell.
+    /// Returns whether the counts are unknown.
     pub fn is_unknown(&self) -> bool {
-        self.known == TallyPrecision::Nothing
+        self.precision == TallyPrecision::Unknown
     }
 
-    /// The same, where entries past it were deleted that it cannot count.
-    pub(crate) fn doubted(self, is_doubted: bool) -> Self {
-        let known = match self.known {
-            TallyPrecision::Exactly if is_doubted => TallyPrecision::AtLeast,
+    /// Returns these counts as lower bounds, if `is_doubted`: entries after the place were deleted that cannot
+    /// be counted.
+    pub(crate) fn at_least_if(self, is_doubted: bool) -> Self {
+        let known = match self.precision {
+            TallyPrecision::Exact if is_doubted => TallyPrecision::AtLeast,
             known => known,
         };
-        Self { known, ..self }
+        Self { precision: known, ..self }
     }
 
-    /// Past one more entry, which the copy will hold.
+    /// Returns the counts after one more entry that is carried.
     #[must_use]
-    pub fn carried(self) -> Self {
+    pub fn with_carried(self) -> Self {
         if self.is_unknown() { self } else { Self { added: self.added + 1, ..self } }
     }
 
-    /// Past a dead letter.
+    /// Returns the counts after one more dead letter.
     #[must_use]
-    pub fn buried(self) -> Self {
-        Self { dead: self.dead + u64::from(!self.is_unknown()), ..self.carried() }
+    pub fn with_dead_letter(self) -> Self {
+        Self { dead: self.dead + u64::from(!self.is_unknown()), ..self.with_carried() }
     }
 
-    /// Past this many entries that are gone, of which so many are losses.
+    /// Returns the counts after this many missing entries, of which `lost` are losses.
     #[must_use]
-    pub(crate) fn gone(self, gone: u64, lost: u64) -> Self {
-        let dead = self.dead + gone.saturating_sub(lost);
-        Self { added: self.added + gone, dead, lost: self.lost + lost, ..self }
+    pub(crate) fn with_missing(self, missing: u64, lost: u64) -> Self {
+        let dead = self.dead + missing.saturating_sub(lost);
+        Self { added: self.added + missing, dead, lost: self.lost + lost, ..self }
     }
 
-    /// At the end of a stream to which this many were added: what was not met on the way was deleted.
+    /// Returns the counts at the end of a stream to which `added` entries were ever added. The entries that were
+    /// not read on the way were deleted.
     #[must_use]
     pub fn at_end(self, added: u64) -> Self {
         let deleted = if self.is_unknown() { 0 } else { added.saturating_sub(self.added) };
         let dead = (self.dead + deleted).min(added);
-        Self { added, dead, lost: self.lost.min(added - dead), known: TallyPrecision::Exactly }
+        Self { added, dead, lost: self.lost.min(added - dead), precision: TallyPrecision::Exact }
     }
 }
 
@@ -143,7 +164,7 @@ impl LossCause {
         Self::TrimmedUnread,
     ];
 
-    /// The stable word.
+    /// Returns the stable word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Trimmed => "trimmed",
@@ -158,12 +179,12 @@ impl LossCause {
         }
     }
 
-    /// All that `word` gives.
+    /// Returns all words of [`Self::word`].
     pub fn words() -> impl Iterator<Item = &'static str> {
         Self::ALL.into_iter().chain([Self::Other]).map(Self::word)
     }
 
-    /// The cause of this word; `Other` for one that is not known here.
+    /// Parses the word of [`Self::word`]; [`Self::Other`] for an unknown word.
     pub fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|cause| cause.word() == word).unwrap_or(Self::Other)
     }
@@ -181,21 +202,21 @@ impl<'de> Deserialize<'de> for LossCause {
     }
 }
 
-/// The text is no tally.
+/// A text that is not a tally.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a tally is three whole numbers joined by commas, with ~ behind them where there may be more, \
-     or ~ alone where nothing is known"
+    "invalid tally: expected three whole numbers joined by commas, followed by ~ if there may be \
+     more, or ~ alone if nothing is known"
 )]
 pub struct BadTally;
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, dead, lost, known } = self;
+        let Self { added, dead, lost, precision: known } = self;
         match known {
-            TallyPrecision::Exactly => write!(f, "{added},{dead},{lost}"),
+            TallyPrecision::Exact => write!(f, "{added},{dead},{lost}"),
             TallyPrecision::AtLeast => write!(f, "{added},{dead},{lost}~"),
-            TallyPrecision::Nothing => write!(f, "~"),
+            TallyPrecision::Unknown => write!(f, "~"),
         }
     }
 }
@@ -207,7 +228,7 @@ impl FromStr for Tally {
         let (numbers, known) = match text.strip_suffix('~') {
             Some("") => return Ok(Self::default()),
             Some(numbers) => (numbers, TallyPrecision::AtLeast),
-            None => (text, TallyPrecision::Exactly),
+            None => (text, TallyPrecision::Exact),
         };
         let mut numbers = numbers.splitn(3, ',').map(str::parse::<u64>);
         let mut number = || numbers.next().and_then(Result::ok).ok_or(BadTally);
@@ -217,12 +238,12 @@ impl FromStr for Tally {
 }
 
 impl Tally {
-    /// None for what no Redis can have counted: it counts in 63 bits, so that sums stay in 64, and
-    /// the parts are no more than the whole.
+    /// Creates a tally; none for numbers that no Redis can have counted. Redis counts in 63 bits, so that sums
+    /// fit in 64, and the parts are no more than the whole.
     pub fn checked(added: u64, dead: u64, lost: u64, known: TallyPrecision) -> Option<Self> {
-        let most = if known == TallyPrecision::Nothing { 0 } else { i64::MAX as u64 };
+        let most = if known == TallyPrecision::Unknown { 0 } else { i64::MAX as u64 };
         let is_sane = added <= most && dead <= added && lost <= added - dead;
-        is_sane.then_some(Self { added, dead, lost, known })
+        is_sane.then_some(Self { added, dead, lost, precision: known })
     }
 }
 

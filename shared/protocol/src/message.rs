@@ -1,4 +1,4 @@
-//! The messages of the protocol, whatever carries them.
+//! The messages of the protocol, independent of their encoding.
 
 use crate::{
     entry::{Digest, Entry, EntryLimits, RejectReason},
@@ -10,49 +10,50 @@ use crate::{
     seq::{Epoch, Seq},
 };
 
-/// The protocol's major version: both sides must agree on it.
+/// The major version of the protocol, which must be the same on both sides.
 pub const MAJOR: u64 = 1;
-/// The protocol's minor version: each side says its own; a difference of one is fine.
+/// The minor version of the protocol. Each side sends its own; they may differ by one.
 pub const MINOR: u64 = 0;
 
-/// Where an origin stream stands.
+/// The state of an origin stream, as the handshake sends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OriginState {
-    /// Its epoch as the origin's side remembers it.
+    /// Its epoch.
     pub epoch: Epoch,
-    /// After which seq this life of the stream begins.
+    /// The seq after which this epoch begins.
     pub start: Seq,
-    /// The first entry it still has; `0-0` for none.
+    /// The first entry that it still has; `0-0` for none.
     pub first: Seq,
-    /// The last ID it has given out.
+    /// The last ID that it has generated.
     pub last: Seq,
-    /// How many entries were ever added to it.
+    /// The number of entries ever added to it.
     pub added: u64,
-    /// Up to where the copy's side has acknowledged.
+    /// The last acknowledged seq.
     pub acked: Seq,
 }
 
-/// Where a copy stands.
+/// The cursor of a copy: the last entry of the origin that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
-    /// The epoch of the last entry it holds; unknown if it holds none.
+    /// The epoch of that entry; unknown if there is none.
     pub epoch: Epoch,
     /// The seq of that entry.
     pub seq: Seq,
-    /// The digest of that entry, if it was carried and not passed over.
+    /// The digest of that entry; none if the entry was skipped.
     pub digest: Option<Digest>,
-    /// The origin's count at that entry, as the batch said that brought it.
+    /// The origin's counts at that entry, from its batch.
     pub tally: Tally,
     /// The origin's seal on this cursor.
     pub seal: Option<Seal>,
-    /// The copy has lost its cursor, and this is the newest entry that it found of the origin. A copy
-    /// that does not keep the epochs of its entries says that of none.
+    /// Whether the copy has lost its cursor, and this is the newest entry of the origin that a search found.
+    /// The epoch is unknown if the copy does not keep the epochs of its entries.
     pub is_found: bool,
 }
 
 impl Cursor {
-    /// Where a copy knows itself to be: one that has lost its cursor is nowhere, whatever it found.
-    pub fn kept(&self) -> (Epoch, Seq) {
+    /// Returns the epoch and seq of the cursor itself; unknown and `0-0` for a copy that has lost it, even if
+    /// a search found an entry.
+    pub fn confirmed(&self) -> (Epoch, Seq) {
         if self.is_found { (Epoch::UNKNOWN, Seq::ZERO) } else { (self.epoch, self.seq) }
     }
 }
@@ -60,80 +61,80 @@ impl Cursor {
 /// An agent's first frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Its protocol's major version.
+    /// The major version of its protocol.
     pub major: u64,
-    /// Its protocol's minor version.
+    /// The minor version of its protocol.
     pub minor: u64,
-    /// The agent's own version.
+    /// The agent's version.
     pub version: String,
     /// The device's out stream.
     pub origin: OriginState,
     /// The device's in stream.
     pub cursor: Cursor,
-    /// What it can do beyond the version.
+    /// Its features.
     pub features: Features,
-    /// Which process it is.
+    /// Its process.
     pub instance: InstanceId,
-    /// With whom its streams stand where they do.
+    /// The peer with which its state was agreed.
     pub partner: PartnerId,
 }
 
 /// A hub's first frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
-    /// Its protocol's major version.
+    /// The major version of its protocol.
     pub major: u64,
-    /// Its protocol's minor version.
+    /// The minor version of its protocol.
     pub minor: u64,
-    /// The hub's own version.
+    /// The hub's version.
     pub version: String,
     /// The generation of this session.
     pub generation: u64,
-    /// How far this client's entries have come.
+    /// The cursor of this client's entries at the hub.
     pub cursor: Cursor,
     /// The client's out stream at the hub.
     pub origin: OriginState,
-    /// What the hub takes.
+    /// The limits that the hub grants.
     pub granted: ReceiveLimits,
-    /// The agent is to be heard from this often, in milliseconds.
+    /// How often the agent has to send something, in milliseconds.
     pub heartbeat_ms: u64,
     /// The hub's clock, in milliseconds since 1970.
     pub server_time_ms: u64,
-    /// What both can do beyond the version.
+    /// The features of both sides.
     pub features: Features,
-    /// What the client is to this hub.
+    /// The identity of this pair of client and hub.
     pub partner: PartnerId,
 }
 
-/// What a side can do beyond its protocol version, as bits.
+/// Features beyond the protocol version, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features(pub u64);
 
 impl Features {
-    /// Takes PACKED.
+    /// Accepts PACKED.
     pub const COMPRESSION: Self = Self(1);
 
-    /// What both can do.
+    /// Returns the features that both have.
     pub fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether all of `other` is in here.
+    /// Returns whether all features of `other` are included.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// What a receiver takes: the sender keeps to it.
+/// The limits that a receiver grants to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiveLimits {
-    /// Batches under way without an acknowledgement.
+    /// The maximum number of batches in flight.
     pub window_batches: usize,
-    /// Entries of one batch.
+    /// The maximum number of entries in one batch.
     pub batch_entries: usize,
-    /// Bytes of names and values in one batch of several entries.
+    /// The maximum number of bytes of names and values in one batch of several entries.
     pub batch_bytes: usize,
-    /// What one entry may hold.
+    /// The limits of one entry.
     pub entry: EntryLimits,
 }
 
@@ -148,31 +149,31 @@ impl Default for ReceiveLimits {
     }
 }
 
-/// A batch: all that is to be carried after `after` and up to `through`.
+/// A batch: everything to carry after `after` up to `through`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Push {
-    /// The life of the origin that these belong to.
+    /// The epoch of the origin.
     pub epoch: Epoch,
-    /// Where the batch before ended.
+    /// The end of the batch before.
     pub after: Seq,
-    /// Where this one ends: its last entry, or one behind it that can never be carried.
+    /// The end of this batch: its last entry, or a later one that can never be carried.
     pub through: Seq,
     /// The entries, in order.
     pub entries: Vec<Entry>,
-    /// What it says of its origin beside them.
+    /// The origin's counts and losses.
     pub account: BatchAccount,
-    /// The origin's seal on a cursor that stands at the batch's end.
+    /// The origin's seal on a cursor at the end of the batch.
     pub seal: Option<Seal>,
 }
 
 impl Push {
-    /// Bytes of all names and values.
+    /// Returns the bytes of all names and values.
     pub fn bytes(&self) -> usize {
         self.entries.iter().map(Entry::bytes).sum()
     }
 }
 
-/// All up to here is kept, or refused for good.
+/// An acknowledgement: everything up to here is stored, or refused permanently.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ack {
     /// The epoch of the cursor.
@@ -186,27 +187,27 @@ pub struct Ack {
 /// Why a side ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoawayReason {
-    /// It stops or restarts; come back.
+    /// The side shuts down or restarts.
     Restart,
     /// A newer session of this client has begun.
     Superseded,
-    /// The session's token has ended or was revoked.
+    /// The session's token has expired or was revoked.
     Unauthorized,
-    /// Its store cannot take anything now.
+    /// Its Redis cannot take anything now.
     Unavailable,
-    /// A batch began behind the cursor: start over from the cursor.
+    /// A batch does not follow the cursor. The sender starts again from the cursor.
     Gap,
-    /// A batch of an older life of the origin.
+    /// A batch is of an older epoch of the origin.
     StaleEpoch,
-    /// A batch or a greeting tells of a life of the origin further on than the next.
+    /// A batch or a HELLO is more than one epoch ahead.
     EpochAhead,
-    /// A seq lies more than a day ahead of the hub's clock.
+    /// A seq is more than a day ahead of the hub's clock.
     SeqAhead,
-    /// The other side broke the protocol.
+    /// The peer broke a rule of the protocol.
     Protocol,
-    /// The versions do not go together.
+    /// The versions are not compatible.
     Version,
-    /// Something that a newer version knows.
+    /// A reason of a newer version.
     Other,
 }
 
@@ -224,7 +225,7 @@ impl GoawayReason {
         Self::Version,
     ];
 
-    /// The stable word.
+    /// Returns the stable word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Restart => "restart",
@@ -241,12 +242,12 @@ impl GoawayReason {
         }
     }
 
-    /// All that `word` gives.
+    /// Returns all words of [`Self::word`].
     pub fn words() -> impl Iterator<Item = &'static str> {
         Self::ALL.into_iter().chain([Self::Other]).map(Self::word)
     }
 
-    /// The reason of this word; `Other` for one that is not known here.
+    /// Parses the word of [`Self::word`]; [`Self::Other`] for an unknown word.
     pub fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|reason| reason.word() == word).unwrap_or(Self::Other)
     }
@@ -255,15 +256,15 @@ impl GoawayReason {
 /// The last frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goaway {
-    /// Why.
+    /// The reason.
     pub reason: GoawayReason,
-    /// The same for a person.
+    /// The reason for a person.
     pub message: String,
-    /// Not to come back before this has passed, in milliseconds.
+    /// How long to wait before reconnecting, in milliseconds.
     pub wait_ms: u64,
 }
 
-/// One message of `spoke.v1`.
+/// A message of `spoke.v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its payload's type")]
 pub enum Frame {
@@ -272,10 +273,10 @@ pub enum Frame {
     Push(Push),
     Ack(Ack),
     Ping,
-    /// The answer to PING: where the receiver's copy stands, should an ACK have been lost.
+    /// The answer to PING, with the receiver's cursor in case an ACK was lost.
     Pong(Ack),
     Goaway(Goaway),
-    /// The copy takes nothing now, and what has no ACK is thrown away: no PUSH follows in this session.
-    /// Says why, for a person.
+    /// The copy cannot be written. Batches without an ACK are dropped, and no PUSH may follow in this session.
+    /// The text is for a person.
     Hold(String),
 }

@@ -1,8 +1,8 @@
-//! Whom the state of a stream was agreed with.
+//! The peer with which the state of a stream was agreed.
 //!
-//! Cursors and epochs mean something only between the two that agreed on them: a device that has got
-//! another name, or goes to another hub, begins anew there, and what it carried before is no loss. So a
-//! hub has an identity, a random value in its Redis, which goes where its data goes.
+//! Cursors and epochs are valid only between the two sides that agreed on them. A device with a new name, or
+//! with another hub, starts from the beginning there, and what it carried before is no loss. So a hub has an
+//! identity, a random value in its Redis, which moves with its data.
 
 use std::fmt;
 
@@ -11,39 +11,39 @@ use sha2::{Digest as _, Sha256};
 
 use crate::client_id::ClientId;
 
-/// What one client is to one hub: 128 bits of the SHA-256 over both names.
+/// The identity of a pair of client and hub: 128 bits of the SHA-256 over both names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PartnerId(pub [u8; PartnerId::BYTES]);
 
-/// Whom a device's state was agreed with.
+/// The hub with which a device's state was agreed, under the device's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partner {
-    /// By identity.
+    /// The identity of the pair.
     pub id: PartnerId,
-    /// By the device's settings: its own name and the hub's URL.
-    pub place: String,
+    /// The device's settings for it: its own name and the hub's URL.
+    pub address: String,
 }
 
-/// How the other side stands to what is remembered.
+/// Whether the peer is the one with which the state was agreed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartnerMatch {
-    /// The state is of this one, or does not say of whom it is.
+    /// It is the same peer, or the state does not say.
     Same,
-    /// It is where the one was that the state is of, and has lost all that it had.
+    /// It has the same address, but has lost all its data.
     Wiped,
-    /// It is another one than what is remembered was agreed with.
+    /// It is another peer.
     Other,
-    /// What it remembers was agreed with another one: nobody knows what of this side's it has.
-    Stranger,
+    /// The peer's cursor was agreed with another hub, so it says nothing about this one's entries.
+    OtherCursor,
 }
 
 impl PartnerId {
     /// Its length in bytes.
     pub const BYTES: usize = 16;
-    /// A side that does not say.
+    /// The identity of a peer that sent none.
     pub const UNKNOWN: Self = Self([0; Self::BYTES]);
 
-    /// Of this client at the hub of this identity.
+    /// Returns the identity of this client at the hub of this identity.
     pub fn new(hub: &str, client: &ClientId) -> Self {
         let digest = Sha256::digest(format!("{hub} {client}"));
         let mut id = [0; Self::BYTES];
@@ -51,12 +51,12 @@ impl PartnerId {
         Self(id)
     }
 
-    /// Whether it says.
+    /// Returns whether the identity is known.
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN
     }
 
-    /// From the text that `Display` makes; none for anything else.
+    /// Parses the text that `Display` writes; none for any other text.
     pub fn from_hex(text: &[u8]) -> Option<Self> {
         let mut id = [0; Self::BYTES];
         hex::decode_to_slice(text, &mut id).ok()?;
@@ -73,7 +73,8 @@ impl Serialize for PartnerId {
 impl<'de> Deserialize<'de> for PartnerId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::from_hex(text.as_bytes()).ok_or_else(|| D::Error::custom("32 hex digits"))
+        Self::from_hex(text.as_bytes())
+            .ok_or_else(|| D::Error::custom("invalid partner: expected 32 hex digits"))
     }
 }
 
@@ -84,20 +85,20 @@ impl fmt::Display for PartnerId {
 }
 
 impl PartnerMatch {
-    /// At a device, which remembers the one and is told the other. A hub that does not say is taken for
+    /// Compares, at a device, the recorded peer with the one that the hub sent. A hub that sent none counts as
     /// the same.
-    pub fn at_device(remembered: Option<&Partner>, told: &Partner) -> Self {
-        match remembered {
-            Some(known) if known.id != told.id && told.id.is_known() => {
-                if known.place == told.place { Self::Wiped } else { Self::Other }
+    pub fn at_device(recorded: Option<&Partner>, received: &Partner) -> Self {
+        match recorded {
+            Some(known) if known.id != received.id && received.id.is_known() => {
+                if known.address == received.address { Self::Wiped } else { Self::Other }
             }
             _ => Self::Same,
         }
     }
 
-    /// At a hub, which is told whom the device's cursor was agreed with.
-    pub fn at_hub(told: PartnerId, own: PartnerId) -> Self {
-        if told.is_known() && told != own { Self::Stranger } else { Self::Same }
+    /// Compares, at a hub, its own identity with the one that the device's cursor was agreed with.
+    pub fn at_hub(received: PartnerId, own: PartnerId) -> Self {
+        if received.is_known() && received != own { Self::OtherCursor } else { Self::Same }
     }
 }
 
@@ -110,7 +111,7 @@ mod tests {
         let client = |name: &str| name.parse::<ClientId>().unwrap();
         let partner = |hub: &str, name: &str, url: &str| Partner {
             id: PartnerId::new(hub, &client(name)),
-            place: format!("{name} {url}"),
+            address: format!("{name} {url}"),
         };
         let known = partner("a", "dev1", "https://a");
         let met = |told: &Partner| PartnerMatch::at_device(Some(&known), told);
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(met(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
         assert_eq!(met(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
         assert_eq!(
-            met(&Partner { id: PartnerId::UNKNOWN, place: String::new() }),
+            met(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
             PartnerMatch::Same
         );
         assert_eq!(PartnerMatch::at_device(None, &known), PartnerMatch::Same);
@@ -128,7 +129,7 @@ mod tests {
         assert_eq!(PartnerMatch::at_hub(PartnerId::UNKNOWN, known.id), PartnerMatch::Same);
         assert_eq!(
             PartnerMatch::at_hub(partner("b", "dev1", "").id, known.id),
-            PartnerMatch::Stranger
+            PartnerMatch::OtherCursor
         );
         assert_eq!(PartnerId::from_hex(known.id.to_string().as_bytes()), Some(known.id));
     }

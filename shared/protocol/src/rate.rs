@@ -1,58 +1,60 @@
-//! A rate with a burst: the generic cell rate algorithm.
+//! A rate limit with a burst: the generic cell rate algorithm.
 //!
-//! All that it remembers is when everything taken so far will be earned back.
+//! Its only state is the time at which the whole burst is available again.
 
 use std::time::{Duration, Instant};
 
-/// How much may be taken at once, and how long one unit takes to be earned back.
+/// A rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Units that may be taken at once.
+    /// The number of units that may be taken at once.
     pub burst: u32,
-    /// After this time one more.
-    pub earned: Duration,
+    /// The time after which one more unit is available.
+    pub interval: Duration,
 }
 
-/// What one party has taken.
+/// What one client has taken of a [`Rate`].
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
     clear_at: Instant,
 }
 
 impl Allowance {
-    /// Nothing is taken.
+    /// Creates an allowance with the whole burst available.
     pub fn new(now: Instant) -> Self {
         Self { clear_at: now }
     }
 
-    /// Takes `units`, also where that is more than there are: then the next waits for all of them.
+    /// Takes `units`, even if fewer are available: the next call waits for all of them.
     ///
     /// # Errors
-    /// How long to wait, where what was taken before leaves none; nothing is taken then.
+    /// The time to wait, if no unit is available; nothing is taken then.
     pub fn take(&mut self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
         let begun = self.clear_at.max(now);
-        let over = (begun + rate.earned).duration_since(now).checked_sub(rate.earned * rate.burst);
+        let over =
+            (begun + rate.interval).duration_since(now).checked_sub(rate.interval * rate.burst);
         match over {
             Some(wait) if !wait.is_zero() => Err(wait),
             _ => {
-                self.clear_at = begun + rate.earned * units;
+                self.clear_at = begun + rate.interval * units;
                 Ok(())
             }
         }
     }
 
-    /// Whether all is earned back.
-    pub fn is_whole(&self, now: Instant) -> bool {
+    /// Returns whether the whole burst is available.
+    pub fn is_full(&self, now: Instant) -> bool {
         self.clear_at <= now
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const RATE: Rate = Rate { burst: 3, earned: SECOND };
+    const RATE: Rate = Rate { burst: 3, interval: SECOND };
 
     #[test]
     fn a_burst_may_be_taken_at_once_and_then_one_each_time_it_is_earned() {
@@ -64,7 +66,7 @@ mod tests {
         assert_eq!(allowance.take(1, RATE, now), Err(SECOND));
         assert_eq!(allowance.take(1, RATE, now + SECOND), Ok(()));
         assert_eq!(allowance.take(1, RATE, now + SECOND), Err(SECOND));
-        assert!(!allowance.is_whole(now + 3 * SECOND) && allowance.is_whole(now + 4 * SECOND));
+        assert!(!allowance.is_full(now + 3 * SECOND) && allowance.is_full(now + 4 * SECOND));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The proof with which an agent registers: an HMAC keyed by the client's OTP secret, over its name, the
 //! time step and the new secret.
 //!
-//! It cannot be guessed, as six digits can, and it is of no use for another client, step or secret. The
-//! message is text, so that any language makes it in a line; the first line keeps it apart from anything
-//! else that the key may ever be used for. TOTP uses the same key with SHA-1, and so another function.
+//! Unlike six digits it cannot be guessed, and it is useless for another client, step or secret. The message is
+//! text, so that any language can make it in a line. Its first line keeps it apart from any other use of the
+//! key. TOTP uses the same key with SHA-1, which is another function.
 
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -37,7 +37,7 @@ mod tests {
         proof.expose_secret().to_owned()
     }
 
-    /// Made with `openssl dgst -sha256 -mac HMAC`, as docs/protocol.md says.
+    /// Made with `openssl dgst -sha256 -mac HMAC`, as in docs/protocol.md.
     #[test]
     fn a_proof_is_what_other_programs_make() {
         assert_eq!(

@@ -1,10 +1,10 @@
-//! The seal on a cursor: it shows an origin that a cursor is one that it caused itself.
+//! The seal on a cursor, which proves to an origin that one of its own batches moved the cursor.
 //!
-//! A copy tells where its cursor stands, and an origin takes all up to there for kept. But whoever has a
-//! client's token can move that cursor. So each batch bears a seal over where it ends, made with a key
-//! that never leaves the origin's own Redis; the copy keeps it beside the cursor and tells it in the
-//! handshake. A cursor that bears no such seal was moved by somebody else, and acknowledges nothing.
-//! Each life of a stream has a key of its own.
+//! A copy sends its cursor in the handshake, and the origin takes everything up to it for stored. But any
+//! party with the client's token can move that cursor. So each batch has a seal over its end, made with a key
+//! that never leaves the origin's own Redis. The copy keeps the seal beside the cursor and returns it in the
+//! handshake. A cursor without a valid seal was moved by another party, and acknowledges nothing. Each epoch of
+//! a stream has its own key.
 
 use std::fmt;
 
@@ -12,40 +12,43 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use sha2::Sha256;
 
-use super::loss::Tally;
-use crate::seq::{Epoch, Seq};
+use crate::{
+    loss::Tally,
+    seq::{Epoch, Seq},
+};
 
-/// What an origin seals the cursors of one life of its stream with.
+/// The key that seals the cursors of one epoch. `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SealKey([u8; SealKey::BYTES]);
 
-/// The first 128 bits of the HMAC-SHA-256 over epoch, seq and tally.
+/// A seal: the first 128 bits of the HMAC-SHA-256 over epoch, seq and tally.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Seal(pub [u8; Seal::BYTES]);
 
 impl SealKey {
     const BYTES: usize = 16;
 
-    /// A key of these random bytes.
+    /// Creates a key of random bytes.
     pub fn new(random: [u8; Self::BYTES]) -> Self {
         Self(random)
     }
 
-    /// From the text that `to_hex` makes; none for anything else.
+    /// Parses the text of [`Self::to_hex`]; none for any other text.
     pub fn from_hex(text: &[u8]) -> Option<Self> {
         let mut key = [0; Self::BYTES];
         hex::decode_to_slice(text, &mut key).ok()?;
         Some(Self(key))
     }
 
-    /// As it stands in the state hash.
+    /// Returns the text for the state hash.
     pub fn to_hex(self) -> String {
         hex::encode(self.0)
     }
 
-    /// The seal on a cursor that stands there.
+    /// Returns the seal on this cursor.
     pub fn seal(&self, epoch: Epoch, seq: Seq, tally: Tally) -> Seal {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(format!("{epoch}:{seq}:{tally}").as_bytes());
         let mut seal = [0; Seal::BYTES];
         seal.copy_from_slice(&mac.finalize().into_bytes()[..Seal::BYTES]);
@@ -53,7 +56,6 @@ impl SealKey {
     }
 }
 
-/// A key is shown to nobody.
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SealKey")
@@ -64,7 +66,7 @@ impl Seal {
     /// Its length in bytes.
     pub const BYTES: usize = 16;
 
-    /// From the text that `Display` makes; none for anything else.
+    /// Parses the text that `Display` writes; none for any other text.
     pub fn from_hex(text: &[u8]) -> Option<Self> {
         let mut seal = [0; Self::BYTES];
         hex::decode_to_slice(text, &mut seal).ok()?;
@@ -93,7 +95,8 @@ impl Serialize for Seal {
 impl<'de> Deserialize<'de> for Seal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::from_hex(text.as_bytes()).ok_or_else(|| D::Error::custom("a seal is 32 hex digits"))
+        Self::from_hex(text.as_bytes())
+            .ok_or_else(|| D::Error::custom("invalid seal: expected 32 hex digits"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `Seq` and `Epoch`: where an entry stands in its origin, and in which life of that origin.
+//! [`Seq`] and [`Epoch`]: the place of an entry in its origin stream, and the epoch of that stream.
 
 use std::{fmt, str::FromStr};
 
@@ -6,52 +6,55 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::SEQ_AHEAD_MAX;
 
-/// A Redis stream ID, `ms-n`, both halves 64 bits. Ordered as Redis orders them.
+/// A Redis stream ID, `ms-n`, with two halves of 64 bits. Ordered as in Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Seq {
-    /// Milliseconds since 1970, as the origin's Redis saw them.
+    /// Milliseconds since 1970, by the clock of the origin's Redis.
     pub ms: u64,
-    /// The count within that millisecond.
+    /// The number within that millisecond.
     pub n: u64,
 }
 
-/// The text is no seq.
+/// A text that is not a seq.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a seq is two whole numbers of at most 64 bits joined by a dash, such as 1700000000000-0")]
+#[error(
+    "invalid seq: expected two whole numbers of at most 64 bits joined by a dash, such as \
+     1700000000000-0"
+)]
 pub struct BadSeq;
 
 impl Seq {
-    /// Before every entry: `0-0`, which Redis never gives to one.
+    /// Before every entry: `0-0`, which Redis never generates.
     pub const ZERO: Self = Self { ms: 0, n: 0 };
-    /// The last there can be.
+    /// The greatest ID.
     pub const MAX: Self = Self { ms: u64::MAX, n: u64::MAX };
 
-    /// The seq of these two halves.
+    /// Creates a seq of its two halves.
     pub const fn new(ms: u64, n: u64) -> Self {
         Self { ms, n }
     }
 
-    /// From the bytes of a Redis reply. Only the canonical form: no sign, no leading zero, both halves.
+    /// Parses the bytes of a Redis reply.
     ///
     /// # Errors
-    /// `BadSeq` for anything else, halves over 64 bits included.
+    /// [`BadSeq`] if it is not the canonical form: both halves, without sign or leading zero, of 64 bits.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadSeq> {
         let dash = bytes.iter().position(|&b| b == b'-').ok_or(BadSeq)?;
         let n = bytes.get(dash + 1..).ok_or(BadSeq)?;
         Ok(Self { ms: half(&bytes[..dash])?, n: half(n)? })
     }
 
-    /// The last that a hub takes whose clock stands there.
+    /// Returns the greatest seq that a hub accepts at this time.
     pub fn ceiling(now_ms: u64) -> Self {
         Self { ms: now_ms.saturating_add(SEQ_AHEAD_MAX.as_millis() as u64), n: u64::MAX }
     }
 
-    /// Whether this is `0-0`.
+    /// Returns whether this is `0-0`.
     pub fn is_zero(self) -> bool {
         self == Self::ZERO
     }
 
-    /// The next there can be; the last stays.
+    /// Returns the next seq; saturates at [`Self::MAX`].
     #[must_use]
     pub fn after(self) -> Self {
         match self.n.checked_add(1) {
@@ -60,7 +63,7 @@ impl Seq {
         }
     }
 
-    /// The one before; `0-0` stays.
+    /// Returns the seq before; saturates at [`Self::ZERO`].
     #[must_use]
     pub fn before(self) -> Self {
         match self.n.checked_sub(1) {
@@ -113,26 +116,26 @@ impl<'de> Deserialize<'de> for Seq {
     }
 }
 
-/// Which life of an origin stream a seq belongs to: a small number; 0 where it is not known. At most
-/// `Epoch::MAX`, which a number of Lua and of JSON holds exactly.
+/// The epoch of an origin stream: a small number, which grows when the stream is replaced or its Redis goes
+/// back to an older state. At most [`Self::MAX`], which a number of Lua and of JSON holds exactly.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// Nobody has given this stream an epoch yet, or whoever knew it has forgotten.
+    /// The stream has no epoch yet, or it is not known.
     pub const UNKNOWN: Self = Self(0);
-    /// The first life of a stream.
+    /// The first epoch of a stream.
     pub const FIRST: Self = Self(1);
-    /// The last there can be. A hub takes one life after the other, so nobody comes to it.
+    /// The greatest epoch. A hub accepts one epoch after the other, so it is unreachable in practice.
     pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// The next life; the last stays.
+    /// Returns the next epoch; saturates at [`Self::MAX`].
     pub fn next(self) -> Self {
         Self(self.0 + 1).min(Self::MAX)
     }
 
-    /// Whether this is a real epoch.
+    /// Returns whether the epoch is known.
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN
     }
@@ -141,7 +144,7 @@ impl Epoch {
 impl<'de> Deserialize<'de> for Epoch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let epoch = Self(u64::deserialize(deserializer)?);
-        let message = "an epoch is at most 9007199254740991";
+        let message = "invalid epoch: expected a number of at most 9007199254740991";
         if epoch > Self::MAX { Err(serde::de::Error::custom(message)) } else { Ok(epoch) }
     }
 }

@@ -1,9 +1,8 @@
-//! The protocol, pure: no I/O, no clock, no randomness; `now` and what was read are arguments.
+//! The state machines of the protocol. They do no I/O: the time and the results of reads are arguments.
 //!
-//! Read `account` (what is carried and what is missing), `partner` (whom
-//! that was agreed with), `position` (where to begin), `sender` (the
-//! origin's end), `receiver` (the copy's end), `held` (what the copy has from another life), then
-//! `session`, which holds a sender and a receiver for one connection.
+//! In the order to read: [`accounting`] (what is lost), [`resume`] (where a sender begins), [`sender`] (the
+//! origin's end), [`receiver`] (the copy's end), [`dedup`] (entries that the copy has from an older epoch),
+//! and [`session`], which has a sender and a receiver for one connection.
 
 pub mod accounting;
 pub mod dedup;
@@ -13,4 +12,5 @@ pub mod sender;
 pub mod session;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod simulation;

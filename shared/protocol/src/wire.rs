@@ -1,5 +1,5 @@
-//! What goes over the line: the binary frames of `spoke.v1`, the JSON forms of HTTP and `spoke.v1.json`,
-//! and the frames of a WebSocket.
+//! The encoding of messages: the binary frames of `spoke.v1`, the JSON bodies of HTTP and `spoke.v1.json`,
+//! and the frame headers of a WebSocket.
 
 pub mod frame;
 #[cfg(test)]

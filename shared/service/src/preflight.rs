@@ -7,7 +7,9 @@ use tracing::{debug, warn};
 use crate::{config::ConfigError, shutdown::Shutdown};
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::backoff::RetryDelay;
-use spoke_store::{Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::look};
+use spoke_store::{
+    Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::query_server_info,
+};
 
 /// Checks the files that a URL names.
 ///

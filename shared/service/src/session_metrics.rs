@@ -336,9 +336,10 @@ impl SessionObserver<'_> {
 
     fn handle_session(&mut self, session: &Session, now_ms: impl Fn() -> u64) {
         let sender = session.sender();
-        let (received, duplicates) = session.receiver().counts();
+        let (received, duplicates) =
+            (session.receiver().received(), session.receiver().duplicates());
         let (sent_batches, sent_bytes) = sender.sent();
-        let carried = sender.carried();
+        let carried = sender.acked_entries();
         let now = CountedSoFar { received, duplicates, carried, sent_batches, sent_bytes };
         let before = std::mem::replace(&mut self.counted, now);
         if now != before {

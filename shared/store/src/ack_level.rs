@@ -1,10 +1,9 @@
-//! Acknowledgement levels: what an entry must have come to before it is acknowledged, and how a
-//! Redis is held to it.
+//! Acknowledgement levels: how durable an entry must be before it is acknowledged, and how that is proved.
 //!
-//! A level is proved once a batch, by a `Barrier` sent behind the writes on their own connection.
-//! `WAIT` and `WAITAOF` are such; before 7.2 Redis has no word for "synced", so there the barrier
-//! asks whether it still syncs each write before it answers any. Rejected: to look at the
-//! settings at start only, since they can change, and so can the Redis behind an address.
+//! A level is proved once per batch, by a [`Barrier`] after the writes on their own connection. `WAIT` and `WAITAOF`
+//! are barriers. Redis before 7.2 has no `WAITAOF`, so there the barrier asks whether Redis still syncs each write
+//! before it replies. Rejected: checking the settings at start only, since they can change, and so can the server at
+//! an address.
 
 use std::{fmt, str::FromStr};
 
@@ -18,94 +17,95 @@ use super::{
 use crate::limits::{LEVEL_TIMEOUT, REPLICAS_MAX};
 use spoke_diagnostics::error_chain::error_chain;
 
-/// What an entry must have come to before it is acknowledged.
+/// How durable an entry must be before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum AckLevel {
-    /// Redis has applied it.
+    /// Applied in memory.
     #[default]
     Memory,
-    /// It is on Redis's disk. With `appendfsync everysec` that takes one to two seconds a wait.
+    /// Synced to the disk of Redis. With `appendfsync everysec` each wait takes one to two seconds.
     Fsync,
-    /// That many replicas have applied it, too.
+    /// Applied by this number of replicas, too.
     Replicas(u64),
 }
 
-/// The text is no level.
+/// A text that is not an acknowledgement level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is {0:?}; give memory, fsync, or replicas:N with N from 1 to {REPLICAS_MAX}")]
+#[error(
+    "invalid acknowledgement level {0:?}: expected memory, fsync, or replicas:N with N from 1 to \
+     {REPLICAS_MAX}"
+)]
 pub struct BadAckLevel(String);
 
-/// What proves on a connection that all its writes so far are kept.
+/// A command that proves on a connection that all its writes so far have reached a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Barrier {
-    /// `WAIT` for that many replicas.
+    /// `WAIT` for this number of replicas.
     Replicas(u64),
     /// `WAITAOF`, from Redis 7.2 on.
     Synced,
-    /// Redis syncs each write before it answers, if its settings say so now.
+    /// `CONFIG GET`, which shows that Redis syncs each write before it replies.
     SyncsAlways,
 }
 
-/// Why a Redis cannot give a level, with the mend.
+/// Why a Redis cannot give a level, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnmetLevel {
-    /// Too few are connected to it.
-    #[error(
-        "redis has {found} connected replicas; connect as many as asked for (REPLICAOF), or ask for fewer"
-    )]
+    /// Too few replicas are connected.
+    #[error("redis has {found} connected replicas; connect more (REPLICAOF), or require fewer")]
     Replicas {
-        /// As many as there are.
+        /// The number of connected replicas.
         found: u64,
     },
-    /// Nothing is ever on its disk in time.
+    /// It has no append-only file.
     #[error(
-        "redis keeps no append-only file; let it: CONFIG SET appendonly yes, and the same in redis.conf"
+        "redis keeps no append-only file; run CONFIG SET appendonly yes, and set the same in redis.conf"
     )]
     NoAppendOnly,
-    /// Its answers come before the sync, and there is no way to wait for that.
+    /// It replies before the sync, and is too old to wait for it.
     #[error(
-        "redis does not sync before it answers (appendfsync {appendfsync}), and one before 7.2 cannot be waited for; let it: CONFIG SET appendfsync always, and the same in redis.conf"
+        "redis does not sync before it replies (appendfsync {appendfsync}), and versions before 7.2 cannot wait for it; run CONFIG SET appendfsync always, and set the same in redis.conf"
     )]
     AnswersFirst {
-        /// Its setting.
+        /// The setting `appendfsync`.
         appendfsync: String,
     },
     /// It leaves syncing to the operating system.
     #[error(
-        "redis never syncs by itself (appendfsync no); let it: CONFIG SET appendfsync everysec, or always, and the same in redis.conf"
+        "redis leaves syncing to the operating system (appendfsync no); run CONFIG SET appendfsync everysec, or always, and set the same in redis.conf"
     )]
     NeverSyncs,
-    /// It stops syncing at times.
+    /// It does not sync while it rewrites its file.
     #[error(
-        "redis does not sync while it rewrites its file (no-appendfsync-on-rewrite yes); let it: CONFIG SET no-appendfsync-on-rewrite no, and the same in redis.conf"
+        "redis does not sync while it rewrites its file (no-appendfsync-on-rewrite yes); run CONFIG SET no-appendfsync-on-rewrite no, and set the same in redis.conf"
     )]
     PausesSyncing,
-    /// It does not show how it syncs.
+    /// It does not show its settings.
     #[error(
-        "redis does not show whether it syncs (CONFIG GET is denied); let this user see: ACL SETUSER … +config|get"
+        "redis does not show whether it syncs (CONFIG GET is denied); allow it for this user: ACL SETUSER … +config|get"
     )]
     Hidden,
 }
 
 impl AckLevel {
-    /// What proves this level on that Redis; nothing has to for `memory`.
+    /// Returns the barrier that proves this level on a server; none for `memory`.
     ///
     /// # Errors
-    /// Why that Redis cannot give it.
-    pub fn barrier(self, facts: &ServerInfo) -> Result<Option<Barrier>, UnmetLevel> {
+    /// [`UnmetLevel`] if the server cannot give the level.
+    pub fn barrier(self, info: &ServerInfo) -> Result<Option<Barrier>, UnmetLevel> {
         match self {
             Self::Memory => Ok(None),
-            Self::Replicas(wanted) if facts.replicas >= wanted => {
+            Self::Replicas(wanted) if info.replicas >= wanted => {
                 Ok(Some(Barrier::Replicas(wanted)))
             }
-            Self::Replicas(_) => Err(UnmetLevel::Replicas { found: facts.replicas }),
+            Self::Replicas(_) => Err(UnmetLevel::Replicas { found: info.replicas }),
             Self::Fsync => {
-                let syncing = facts.syncing.as_ref().ok_or(UnmetLevel::Hidden)?;
-                if facts.version < (7, 2) {
-                    return syncs_always(syncing).map(|()| Some(Barrier::SyncsAlways));
+                let aof_sync = info.aof_sync.as_ref().ok_or(UnmetLevel::Hidden)?;
+                if info.version < (7, 2) {
+                    return syncs_always(aof_sync).map(|()| Some(Barrier::SyncsAlways));
                 }
-                match (syncing.is_append_only, syncing.appendfsync.as_str()) {
+                match (aof_sync.is_append_only, aof_sync.appendfsync.as_str()) {
                     (false, _) => Err(UnmetLevel::NoAppendOnly),
                     (true, "no") => Err(UnmetLevel::NeverSyncs),
                     (true, _) => Ok(Some(Barrier::Synced)),
@@ -115,12 +115,12 @@ impl AckLevel {
     }
 }
 
-fn syncs_always(syncing: &AofSync) -> Result<(), UnmetLevel> {
-    if !syncing.is_append_only {
+fn syncs_always(aof_sync: &AofSync) -> Result<(), UnmetLevel> {
+    if !aof_sync.is_append_only {
         Err(UnmetLevel::NoAppendOnly)
-    } else if syncing.appendfsync != "always" {
-        Err(UnmetLevel::AnswersFirst { appendfsync: syncing.appendfsync.clone() })
-    } else if syncing.pauses_for_rewrite {
+    } else if aof_sync.appendfsync != "always" {
+        Err(UnmetLevel::AnswersFirst { appendfsync: aof_sync.appendfsync.clone() })
+    } else if aof_sync.pauses_for_rewrite {
         Err(UnmetLevel::PausesSyncing)
     } else {
         Ok(())
@@ -128,7 +128,7 @@ fn syncs_always(syncing: &AofSync) -> Result<(), UnmetLevel> {
 }
 
 impl Barrier {
-    /// The command to send behind the writes.
+    /// Returns the command to send after the writes.
     pub fn command(self) -> Cmd {
         let timeout_ms = LEVEL_TIMEOUT.as_millis() as u64;
         match self {
@@ -138,29 +138,31 @@ impl Barrier {
         }
     }
 
-    /// What its answer says of the writes before it.
+    /// Checks the reply for the writes before the barrier.
     ///
     /// # Errors
-    /// They are not kept at the level, or not yet: `NOREPLICAS` or `NOFSYNC`.
+    /// `NOREPLICAS` or `NOFSYNC` if they have not reached the level.
     pub fn check(self, answer: Value) -> RedisResult<()> {
         let unproved = |error: StoreError| self.unproved(error_chain(&error));
         let answer = answer.extract_error().map_err(|error| self.unproved(error_chain(&error)))?;
         match self {
             Self::Replicas(wanted) => match decode::count(answer).map_err(unproved)? {
                 reached if reached >= wanted => Ok(()),
-                reached => Err(self.unproved(format!("{reached} of {wanted} replicas have it"))),
+                reached => {
+                    Err(self.unproved(format!("{reached} of {wanted} replicas have the write")))
+                }
             },
             Self::Synced => {
                 let local = decode::list(answer).map_err(unproved)?.into_iter().next();
                 match local.map_or(Ok(0), decode::count).map_err(unproved)? {
-                    0 => Err(self.unproved("it is not synced to disk yet".to_owned())),
+                    0 => Err(self.unproved("the write is not synced to disk yet".to_owned())),
                     _ => Ok(()),
                 }
             }
             Self::SyncsAlways => {
-                let syncing =
+                let aof_sync =
                     AofSync::read(answer).map_err(|error| self.unproved(error_chain(&error)))?;
-                Ok(syncs_always(&syncing)?)
+                Ok(syncs_always(&aof_sync)?)
             }
         }
     }
@@ -174,10 +176,10 @@ impl Barrier {
     }
 }
 
-/// As Redis would say it: not now.
+/// Converts to the error that Redis gives if it rejects writes for now.
 impl From<UnmetLevel> for RedisError {
-    fn from(lack: UnmetLevel) -> Self {
-        let code = match lack {
+    fn from(unmet: UnmetLevel) -> Self {
+        let code = match unmet {
             UnmetLevel::Replicas { .. } => "NOREPLICAS",
             UnmetLevel::NoAppendOnly
             | UnmetLevel::AnswersFirst { .. }
@@ -185,7 +187,7 @@ impl From<UnmetLevel> for RedisError {
             | UnmetLevel::PausesSyncing
             | UnmetLevel::Hidden => "NOFSYNC",
         };
-        make_extension_error(code.to_owned(), Some(lack.to_string()))
+        make_extension_error(code.to_owned(), Some(unmet.to_string()))
     }
 }
 

@@ -1,18 +1,18 @@
-//! What a server says of itself at the start of a connection, and whether Spoke can work with it.
+//! Checks at the start of each connection whether Spoke supports the server.
 //!
-//! `HELLO` tells version, mode and role in one round trip and is allowed to every user. It is asked on each
-//! new connection, since another server may stand behind the same address, or the same one be downgraded.
+//! `HELLO` returns version, mode and role in one round trip, and every user may run it. It is sent on each new
+//! connection, since another server may have taken the address, or the same one may have been downgraded.
 
 use std::collections::HashMap;
 
 use redis::{RedisError, RedisResult, Value, make_extension_error};
 
-/// The error code of a server that Spoke cannot work with: ours, since Redis has none.
+/// Spoke's own error code for an unsupported server.
 pub(super) const UNFIT: &str = "UNFIT";
-/// The oldest Redis that counts what was ever added to a stream.
+/// The oldest Redis that counts the entries ever added to a stream.
 const VERSION_MIN: (u64, u64) = (7, 0);
 
-/// What `HELLO` answers. What is not told is not held against it.
+/// The reply of `HELLO`. A missing value passes every check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct ServerGreeting {
     version: String,
@@ -28,28 +28,31 @@ impl ServerGreeting {
             part.and_then(Result::ok).unwrap_or_default()
         };
         let (version, mode, role): (_, _, String) = (text("version"), text("mode"), text("role"));
-        // KeyDB's "active-replica" takes writes.
+        // KeyDB's "active-replica" accepts writes.
         Self { version, mode, is_replica: role == "replica" || role == "slave" }
     }
 
+    /// Checks version and mode.
+    ///
     /// # Errors
-    /// `UNFIT`, with what was found and the mend.
+    /// `UNFIT` if the server is not supported, with the remedy.
     pub(super) fn check(&self) -> RedisResult<()> {
         let (major, minor) = VERSION_MIN;
         if self.version().is_some_and(|version| version < VERSION_MIN) {
             return Err(unfit(format!(
-                "it is Redis {}, and Spoke needs {major}.{minor} or newer; install a newer one",
+                "the server is Redis {}, but Spoke requires {major}.{minor} or newer; upgrade it",
                 self.version
             )));
         }
         match self.mode.as_str() {
             "cluster" => Err(unfit(
-                "it runs in cluster mode, which Spoke does not support; give one that runs with \
+                "the server runs in cluster mode, which Spoke does not support; use one with \
                  cluster-enabled no"
                     .to_owned(),
             )),
             "sentinel" => Err(unfit(
-                "it is a Sentinel, which keeps no data; give the address of the primary".to_owned(),
+                "the server is a Sentinel, which stores no data; use the address of the primary"
+                    .to_owned(),
             )),
             _ => Ok(()),
         }
@@ -65,9 +68,9 @@ fn unfit(problem: String) -> RedisError {
     make_extension_error(UNFIT.to_owned(), Some(problem))
 }
 
-/// As Redis itself would say it of a write.
+/// Returns the error that Redis gives for a write to a replica.
 pub(super) fn writable_replica() -> RedisError {
-    let problem = "it is a replica, although it takes writes (replica-read-only no)";
+    let problem = "the server is a replica, although it accepts writes (replica-read-only no)";
     make_extension_error("READONLY".to_owned(), Some(problem.to_owned()))
 }
 
@@ -91,7 +94,7 @@ mod tests {
             ("8.2.1", "standalone", None),
             ("255.255.255", "standalone", None),
             ("unstable", "standalone", None),
-            ("6.2.14", "standalone", Some("Redis 6.2.14, and Spoke needs 7.0")),
+            ("6.2.14", "standalone", Some("Redis 6.2.14, but Spoke requires 7.0")),
             ("6.2.14", "cluster", Some("6.2.14")),
             ("7.0.15", "cluster", Some("cluster-enabled no")),
             ("7.0.15", "sentinel", Some("the primary")),

@@ -1,15 +1,14 @@
-//! The way to Redis: one connection for all commands, pipelined, that comes back by itself.
+//! The connection to Redis: one for all commands, pipelined, which reconnects automatically.
 //!
-//! A command that finds no connection makes one, and all that come meanwhile wait for it. Nobody
-//! else retries, neither here nor in the library: its `ConnectionManager` was used before, which notices
-//! a connection that was closed while idle by the command that fails on it, remembers a refused login
-//! for ever, and stays with a peer that is gone without a word until TCP gives up. Here a connection
-//! that is closed, refused or silent is forgotten at once. To hear of the close it speaks RESP3, in
-//! which the library tells.
+//! A command without a connection makes one, and later commands wait for it. There is no other retry, neither here nor
+//! in the library. A connection that is closed, refused or silent is dropped at once. It uses RESP3, in which the
+//! library reports a close. Rejected: the library's `ConnectionManager`, which detects a connection that was closed
+//! while idle only by a failing command, keeps a refused login for ever, and stays with a silent peer until TCP gives
+//! up.
 //!
-//! So is one whose server says that it is not the one to ask (`READONLY`, `LOADING`, …): behind a name or
-//! a floating address another may have taken its place, and an open connection would stay with the old one
-//! for ever. The next command resolves the name anew, and connections of one's own follow.
+//! A connection is also dropped if its server says that it is not the right one (`READONLY`, `LOADING`, …): another
+//! server may have taken over the name or the floating address, and an open connection would stay with the old one. The
+//! next command resolves the name again, and dedicated connections follow.
 
 mod inner;
 
@@ -35,73 +34,73 @@ use super::{
 };
 use crate::RedisUrl;
 
-/// One Redis. Cheap to clone; all clones share the connection.
+/// A Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<SharedConnection>,
 }
 
-/// To run commands on. Cheap to clone.
+/// A connection to run commands on. Cheap to clone.
 #[derive(Clone)]
 pub struct RedisConnection {
     shared: Arc<SharedConnection>,
 }
 
 impl Redis {
-    /// Connects with the first command, not yet. Needs a tokio runtime.
+    /// Opens a Redis. The first command connects, which needs a tokio runtime.
     ///
     /// # Errors
-    /// When the URL, or a file that it names, cannot be used.
+    /// [`StoreError`] if the URL, or a file in it, cannot be used.
     pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
         Self::make(url, None)
     }
 
-    /// The same for one that has to take writes: probes add to the stream `key`, which never exists.
+    /// Opens a Redis that has to accept writes: probes add to the stream `key`, which never exists.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn open_to_write(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
+    /// As [`Self::open`].
+    pub fn open_writable(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
         Self::make(url, Some(key))
     }
 
     fn make(url: &RedisUrl, probed: Option<String>) -> Result<Self, StoreError> {
         let (url, client) = (url.clone(), url.client()?);
-        let (current, figures) = (Mutex::default(), RedisStats::default());
+        let (current, stats) = (Mutex::default(), RedisStats::default());
         let health = Health::new(HealthSubject::Writes);
         Ok(Self {
-            shared: Arc::new(SharedConnection { url, client, probed, current, figures, health }),
+            shared: Arc::new(SharedConnection { url, client, probed, current, stats, health }),
         })
     }
 
-    /// The connection, to run commands on. A command waits `limits::REDIS_REPLY_TIMEOUT` for its reply
-    /// at the most; one that blocks on purpose needs a connection of its own.
+    /// Returns the connection, to run commands on. A command waits at most
+    /// [`REDIS_REPLY_TIMEOUT`](crate::limits::REDIS_REPLY_TIMEOUT) for its reply; a blocking command needs a
+    /// [`Self::dedicated_connection`].
     pub fn connection(&self) -> RedisConnection {
         RedisConnection { shared: Arc::clone(&self.shared) }
     }
 
-    /// How it does.
-    pub fn figures(&self) -> &RedisStats {
-        &self.shared.figures
+    /// Returns latency and error metrics.
+    pub fn stats(&self) -> &RedisStats {
+        &self.shared.stats
     }
 
-    /// Whether it can be used.
+    /// Returns the health.
     pub fn health(&self) -> &Health {
         &self.shared.health
     }
 
-    /// A new connection that is shared with nobody, for what holds up all that comes behind it or what
-    /// Redis says unasked. It does not come back by itself.
+    /// Makes a connection that is not shared, for blocking commands and for push messages. It does not reconnect.
     ///
     /// # Errors
-    /// `RedisError` as Redis gives it.
-    pub async fn own_connection(
+    /// [`RedisError`] if connecting fails.
+    pub async fn dedicated_connection(
         &self,
-        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<MultiplexedConnection> {
-        connect(&self.shared.url, hear).await
+        connect(&self.shared.url, on_push).await
     }
 
-    /// Takes in what came on a connection of one's own.
+    /// Takes the replies of a dedicated connection.
     pub(super) fn handle_answered(
         &self,
         took: Duration,
@@ -110,24 +109,24 @@ impl Redis {
         self.shared.handle_answered(took, answered)
     }
 
-    /// Whether Redis answers.
+    /// Checks that Redis replies.
     ///
     /// # Errors
-    /// `StoreError` says why not.
+    /// [`StoreError`] if it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(redis::cmd("PING").query_async(&mut self.connection()).await?)
     }
 
-    /// Whether Redis takes writes, where it is to be written to. Nothing is changed.
+    /// Checks that Redis accepts writes, if it was opened for writing. Nothing is changed.
     ///
     /// # Errors
-    /// `StoreError` says why not.
+    /// [`StoreError`] if it does not.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let way = &self.shared;
+        let shared = &self.shared;
         let mut probe = redis::pipe();
         probe.cmd("HELLO");
-        if let Some(key) = &way.probed {
-            // To a stream that is not there nothing is added.
+        if let Some(key) = &shared.probed {
+            // NOMKSTREAM adds nothing to a stream that does not exist.
             probe.cmd("XADD").arg(key).arg("NOMKSTREAM").arg("MAXLEN").arg(1);
             probe.arg("*").arg("probe").arg(1);
         }
@@ -136,26 +135,26 @@ impl Redis {
             let greeting = ServerGreeting::read(answers.first().cloned().unwrap_or(Value::Nil));
             let written =
                 answers.into_iter().nth(1).map_or(Ok(Value::Nil), Value::extract_error)?;
-            match way.probed.is_some() && greeting.is_replica {
+            match shared.probed.is_some() && greeting.is_replica {
                 true => Err(writable_replica()),
                 false => Ok(written),
             }
         };
-        let (generation, answered) = way.run(answer, slice::from_ref).await;
+        let (generation, answered) = shared.run(answer, slice::from_ref).await;
         match answered.map_err(StoreError::from) {
             Err(error) if error.is_outage() => Err(error),
-            // What else is wrong with the probe says nothing of Redis.
+            // Any other error of the probe says nothing about Redis as a whole.
             Ok(_) | Err(_) => {
-                way.health.handle_good(generation);
+                shared.health.handle_success(generation);
                 Ok(())
             }
         }
     }
 
-    /// Runs a script by its digest, loading it where Redis does not have it yet.
+    /// Runs a script by its digest, and loads it if Redis does not have it yet.
     ///
     /// # Errors
-    /// `StoreError`. One that is `Unreachable` does not say whether the script ran.
+    /// [`StoreError::Unreachable`] if it is unknown whether the script ran; another [`StoreError`] if Redis fails.
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -163,11 +162,11 @@ impl Redis {
         Ok(script.invoke_async(&mut self.connection()).await?)
     }
 
-    /// Runs a transaction that calls a script by its digest, loading it where Redis does not have it
-    /// yet.
+    /// Runs a transaction that calls a script by its digest, and loads the script if Redis does not have it yet.
     ///
     /// # Errors
-    /// `StoreError`. One that is `Unreachable` does not say whether the transaction ran.
+    /// [`StoreError::Unreachable`] if it is unknown whether the transaction ran; another [`StoreError`] if Redis
+    /// fails.
     pub async fn transact<T: FromRedisValue>(
         &self,
         transaction: &Pipeline,

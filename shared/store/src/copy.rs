@@ -1,4 +1,4 @@
-//! An in stream and its cursor, which move together in one script and never apart.
+//! An in stream and its cursor, which one script changes together.
 
 use std::{
     fmt::Write,
@@ -15,13 +15,13 @@ use super::{
     decode,
     error::{HASH, STREAM},
     group_commit::CommitWriter,
-    key_types::named,
+    key_types::name_wrong_key,
     keys::{DeviceKeys, HubKeys},
     loss_ledger,
     quota::{ClientQuota, SearchFound},
     scripts::{ALLOW_OOM, DENY_OOM, with_seqs},
 };
-use crate::limits::{LEDGER_PATIENCE, LOST_MAX_LEN};
+use crate::limits::{LEDGER_WAIT_MAX, LOST_MAX_LEN};
 use spoke_protocol::{
     client_id::ClientId,
     entry::{Digest, Direction, Entry, RejectReason},
@@ -30,7 +30,7 @@ use spoke_protocol::{
     seal::Seal,
     seq::{Epoch, Seq},
     sync::{
-        dedup::Deduplicated,
+        dedup::{Deduplicated, UncertainRange},
         receiver::{Append, AppendResult},
     },
 };
@@ -41,7 +41,7 @@ static APPEND: LazyLock<Script> =
 static USABLE: LazyLock<Script> =
     LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("scripts/usable.lua")));
 
-/// One in stream with its cursor. Cheap enough to clone per session.
+/// An in stream with its cursor. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct CopyStore {
     writer: CommitWriter,
@@ -50,15 +50,15 @@ pub struct CopyStore {
     ledger: String,
     client: ClientId,
     direction: Direction,
-    /// The session that may still write; none where writes are not fenced.
+    /// The session that may write; none if writes are not fenced.
     generation: Option<u64>,
-    /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
+    /// When the client was registered, in milliseconds since 1970; 0 if that is not known.
     registered_at_ms: u64,
-    guard: ClientQuota,
+    quota: ClientQuota,
 }
 
 impl CopyStore {
-    /// The in stream of a device.
+    /// Opens the in stream of a device.
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
             writer: redis.into(),
@@ -69,24 +69,24 @@ impl CopyStore {
             direction: Direction::Down,
             generation: None,
             registered_at_ms: 0,
-            guard: ClientQuota::unlimited(),
+            quota: ClientQuota::unlimited(),
         }
     }
 
-    /// The same for a new session, which looks anew for what the copy holds: its Redis may have
-    /// forgotten some of it since, and the origin may be in another life.
+    /// Returns the same stream for a new session, which searches the copy again: its Redis may have lost entries
+    /// since, and the origin may be in another epoch.
     #[must_use]
     pub fn for_session(&self) -> Self {
-        Self { guard: ClientQuota::unlimited(), ..self.clone() }
+        Self { quota: ClientQuota::unlimited(), ..self.clone() }
     }
 
-    /// The in stream of the hub, for what one client sends.
+    /// Opens the in stream of the hub for the entries of one client.
     pub fn hub(
         writer: CommitWriter,
         keys: &HubKeys,
         (client, registered_at_ms): (&ClientId, u64),
         generation: Option<u64>,
-        guard: ClientQuota,
+        quota: ClientQuota,
     ) -> Self {
         Self {
             writer,
@@ -97,14 +97,14 @@ impl CopyStore {
             direction: Direction::Up,
             generation,
             registered_at_ms,
-            guard,
+            quota,
         }
     }
 
-    /// Where the copy stands.
+    /// Reads the cursor of the copy.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
+    /// [`StoreError`] if Redis fails.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
         const FIELDS: [&str; 6] =
             ["in_epoch", "in_seq", "in_digest", "in_tally", "in_seal", "registered_at"];
@@ -119,7 +119,7 @@ impl CopyStore {
             seal: next().map(decode::bytes).transpose()?.and_then(|hex| Seal::from_hex(&hex)),
             is_found: false,
         };
-        // As append.lua has it: a client that was registered again begins anew.
+        // As in append.lua: a client that was registered again starts from the beginning.
         let is_reset = next().map_or(Ok(0), decode::count)? < self.registered_at_ms;
         if is_reset && cursor.epoch.is_known() {
             return Ok(Cursor { epoch: cursor.epoch.next(), ..Cursor::default() });
@@ -127,19 +127,19 @@ impl CopyStore {
         Ok(cursor)
     }
 
-    /// The same; where there is no cursor, the newest entry of the origin that a search finds in its place.
-    /// A client that has searched too often is believed to have none.
+    /// Reads the cursor; without one, searches the newest entry of the origin. A client that has used up its
+    /// searches has no cursor then.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn found_cursor(&self) -> Result<Cursor, StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub async fn cursor_or_search(&self) -> Result<Cursor, StoreError> {
         let cursor = self.cursor().await?;
         if cursor.epoch.is_known() {
             return Ok(cursor);
         }
-        let Ok(_turn) = self.guard.take_search().await else { return Ok(cursor) };
+        let Ok(_permit) = self.quota.take_search().await else { return Ok(cursor) };
         let found = match self.search(Epoch::MAX, Epoch::UNKNOWN, Seq::ZERO).newest().await {
-            // Nothing of this origin is in what is no stream.
+            // A key of another type has no entry of this origin.
             Err(StoreError::WrongType { .. }) => None,
             found => found?,
         };
@@ -164,101 +164,105 @@ impl CopyStore {
         }
     }
 
-    /// How many entries are known to be lost on their way here.
+    /// Returns the number of entries that are known to be lost on the way to this copy.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn lost(&self) -> Result<u64, StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub async fn lost_entries(&self) -> Result<u64, StoreError> {
         let mut hget = cmd("HGET");
         hget.arg(&self.state).arg("in_lost");
         let lost: Option<u64> = hget.query_async(&mut self.writer.redis().connection()).await?;
         Ok(lost.unwrap_or(0))
     }
 
-    /// Appends what is past the cursor and moves it, in one step.
+    /// Appends the entries past the cursor and moves the cursor, in one step.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it. After one that `is_transient` the batch may or may not be
-    /// in the copy; to send it again is safe.
+    /// [`StoreError`] if Redis fails. If it [is transient](StoreError::is_transient), the batch may or may not be in
+    /// the copy; sending it again is safe.
     pub async fn append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {
-        let appended = self.try_append(append, now_ms).await;
-        self.named(appended).await
+        let result = self.try_append(append, now_ms).await;
+        self.name_wrong_key(result).await
     }
 
-    /// Whether what keeps it from being used is over: its key and the ledger's hold streams, with IDs left.
+    /// Checks that the copy can be written: its key and the ledger's are streams with IDs left, or missing.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it, and what is in the way.
+    /// [`StoreError::WrongType`] or [`StoreError::Exhausted`] if a key cannot be written; another [`StoreError`] if
+    /// Redis fails.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let probed = self.writer.redis().invoke(USABLE.key(&self.stream).key(&self.ledger)).await;
-        self.named(probed).await
+        let result = self.writer.redis().invoke(USABLE.key(&self.stream).key(&self.ledger)).await;
+        self.name_wrong_key(result).await
     }
 
-    async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn name_wrong_key<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
-        named(self.writer.redis(), &keys, result).await
+        name_wrong_key(self.writer.redis(), &keys, result).await
     }
 
     async fn try_append(&self, append: &Append, now_ms: u64) -> Result<AppendResult, StoreError> {
         if !append.account.is_inherited || append.entries.is_empty() {
             return self.run(append, Some(&append.entries), None, now_ms).await;
         }
-        // The search is dear: not for a batch that would not be taken.
+        // The search is expensive: first check that the batch would be accepted.
         match self.run(append, None, None, now_ms).await? {
-            AppendResult::Ready => {}
+            AppendResult::WouldAppend => {}
             refused => return Ok(refused),
         }
-        let sifted = match self.sift(append).await? {
-            Ok(sifted) => sifted,
-            Err(wait) => return Ok(AppendResult::Later(wait)),
+        let batch = match self.deduplicate(append).await? {
+            Ok(batch) => batch,
+            Err(wait) => return Ok(AppendResult::RateLimited(wait)),
         };
-        let uncertain = sifted.uncertain.map(|(from, to, count)| Loss {
+        let uncertain = batch.uncertain.map(|UncertainRange { first, last, count }| Loss {
             epoch: append.epoch,
-            from,
-            to,
+            from: first,
+            to: last,
             count: Some(count),
             cause: LossCause::Uncertain,
         });
-        let mut appended = self.run(append, Some(&sifted.entries), uncertain, now_ms).await?;
+        let mut appended = self.run(append, Some(&batch.entries), uncertain, now_ms).await?;
         if let AppendResult::Done { duplicates, cursor, .. } = &mut appended {
-            *duplicates += sifted.held;
-            if let Some(found) = &mut *self.guard.found.lock().await {
-                found.handle_done(append.epoch, *cursor, sifted);
+            *duplicates += batch.duplicates;
+            if let Some(found) = &mut *self.quota.found.lock().await {
+                found.handle_done(append.epoch, *cursor, batch);
             }
         }
         Ok(appended)
     }
 
-    /// The inner error: how long to stay away, where the client has searched too often.
-    async fn sift(&self, append: &Append) -> Result<Result<Deduplicated, Duration>, StoreError> {
-        let of = (self.generation, append.epoch);
-        let mut found = self.guard.found.lock().await;
-        // Another session looks anew, unless nothing was found: its Redis may have forgotten some since. A
-        // request without a session has none to remember it.
+    /// Returns as the inner error how long to wait, if the client has used up its searches.
+    async fn deduplicate(
+        &self,
+        append: &Append,
+    ) -> Result<Result<Deduplicated, Duration>, StoreError> {
+        let searched_for = (self.generation, append.epoch);
+        let mut found = self.quota.found.lock().await;
+        // Another session searches again, unless nothing was found: its Redis may have lost entries since. A
+        // request without a session has nothing to remember a search.
         let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
-        if let Some(found) = found.as_ref().filter(|found| found.of == of && is_remembered) {
-            return Ok(Ok(found.held.sift(append.entries.clone())));
+        if let Some(found) =
+            found.as_ref().filter(|found| found.searched_for == searched_for && is_remembered)
+        {
+            return Ok(Ok(found.index.deduplicate(append.entries.clone())));
         }
         let cursor_epoch = self.cursor_epoch().await?;
         let lowest = append.entries.first().map_or(Seq::ZERO, |entry| entry.seq);
-        let of_this = (append.epoch, lowest);
+        let wanted = (append.epoch, lowest);
         let found = match &mut *found {
-            Some(found)
-                if is_remembered && found.answers(of_this, (cursor_epoch, append.after)) =>
-            {
+            Some(found) if is_remembered && found.answers(wanted, (cursor_epoch, append.after)) => {
                 found
             }
             none => {
-                let _turn = match self.guard.take_search().await {
-                    Ok(turn) => turn,
+                let _permit = match self.quota.take_search().await {
+                    Ok(permit) => permit,
                     Err(wait) => return Ok(Err(wait)),
                 };
                 let search = self.search(append.epoch, cursor_epoch, lowest);
-                let (held, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
-                none.insert(SearchFound { of, lowest, at, reached, held })
+                let (index, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
+                none.insert(SearchFound { searched_for, lowest, at, reached, index })
             }
         };
-        Ok(Ok(found.held.sift(append.entries.clone())))
+        Ok(Ok(found.index.deduplicate(append.entries.clone())))
     }
 
     async fn cursor_epoch(&self) -> Result<Epoch, StoreError> {
@@ -267,7 +271,7 @@ impl CopyStore {
         Ok(Epoch(known.map_or(Ok(0), decode::count)?))
     }
 
-    /// Without entries only looks whether the batch would be taken.
+    /// Runs append.lua; without entries, only checks whether the batch would be accepted.
     async fn run(
         &self,
         append: &Append,
@@ -276,8 +280,8 @@ impl CopyStore {
         now_ms: u64,
     ) -> Result<AppendResult, StoreError> {
         let losses = self.losses(append, uncertain);
-        if let Err(wait) = self.wait_for_lines(losses.len()).await {
-            return Ok(AppendResult::Later(wait));
+        if let Err(wait) = self.wait_for_ledger_quota(losses.len()).await {
+            return Ok(AppendResult::RateLimited(wait));
         }
         let mut script = APPEND.key(&self.state);
         script.key(&self.stream).key(&self.ledger);
@@ -294,7 +298,7 @@ impl CopyStore {
         script.arg(known_epoch.0).arg(known.to_string());
         let ceiling = match self.direction {
             Direction::Up => Seq::ceiling(now_ms).to_string(),
-            // The clock of a device is not to be trusted.
+            // The clock of a device is not trusted.
             Direction::Down => String::new(),
         };
         script.arg(ceiling).arg(self.registered_at_ms).arg(u8::from(entries.is_none()));
@@ -304,25 +308,25 @@ impl CopyStore {
         appended(self.writer.invoke(&script).await?)
     }
 
-    async fn wait_for_lines(&self, lines: usize) -> Result<(), Duration> {
+    async fn wait_for_ledger_quota(&self, lines: usize) -> Result<(), Duration> {
         loop {
-            match self.guard.take_lines(lines) {
-                Err(wait) if wait <= LEDGER_PATIENCE => tokio::time::sleep(wait).await,
+            match self.quota.take_lines(lines) {
+                Err(wait) if wait <= LEDGER_WAIT_MAX => tokio::time::sleep(wait).await,
                 taken => return taken,
             }
         }
     }
 
-    /// Each with the seq that the cursor must not have passed: what was lost before a batch is news
-    /// until its front is here.
+    /// Returns the losses, each with the seq that the cursor must not have passed: losses before a batch are new
+    /// until the start of the batch is in the copy.
     fn losses(&self, append: &Append, uncertain: Option<Loss>) -> Vec<(Seq, Loss)> {
-        let front = append.after.map_or(append.through, Seq::after);
+        let start = append.after.map_or(append.through, Seq::after);
         let refused = |&(seq, _): &(Seq, RejectReason)| {
             let (epoch, count, cause) = (append.epoch, Some(1), LossCause::Refused);
             (seq, Loss { epoch, from: seq, to: seq, count, cause })
         };
-        let told = append.account.losses.iter().copied().chain(uncertain);
-        told.map(|loss| (front, loss)).chain(append.refused.iter().map(refused)).collect()
+        let reported = append.account.losses.iter().copied().chain(uncertain);
+        reported.map(|loss| (start, loss)).chain(append.refused.iter().map(refused)).collect()
     }
 
     fn add_losses(&self, script: &mut ScriptInvocation<'_>, losses: &[(Seq, Loss)], now_ms: u64) {
@@ -336,7 +340,7 @@ impl CopyStore {
     }
 }
 
-/// The entries as append.lua takes them; nothing for none.
+/// Packs the entries for append.lua; nothing for no entries.
 fn pack(entries: &[Entry]) -> Vec<u8> {
     const INFALLIBLE: &str = "writing to memory does not fail";
     let elements: usize = entries.iter().map(|entry| 2 + 2 * entry.fields.len()).sum();
@@ -363,7 +367,7 @@ fn pack(entries: &[Entry]) -> Vec<u8> {
 
 fn appended(reply: Value) -> Result<AppendResult, StoreError> {
     let mut parts = decode::list(reply)?.into_iter();
-    let mut next = || parts.next().ok_or(decode::unexpected("the answer of append.lua"));
+    let mut next = || parts.next().ok_or(decode::unexpected("the reply of append.lua"));
     let word = decode::bytes(next()?)?;
     Ok(match word.as_ref() {
         b"done" => AppendResult::Done {
@@ -373,11 +377,11 @@ fn appended(reply: Value) -> Result<AppendResult, StoreError> {
             id: decode::seq(next()?).ok(),
         },
         b"superseded" => AppendResult::Superseded,
-        b"ready" => AppendResult::Ready,
+        b"ready" => AppendResult::WouldAppend,
         b"stale-epoch" => AppendResult::StaleEpoch(Epoch(decode::count(next()?)?)),
         b"epoch-ahead" => AppendResult::EpochAhead(Epoch(decode::count(next()?)?)),
         b"seq-ahead" => AppendResult::SeqAhead,
         b"gap" => AppendResult::Gap(decode::seq(next()?)?),
-        _ => return Err(decode::unexpected("a word of append.lua")),
+        _ => return Err(decode::unexpected("a known reply of append.lua")),
     })
 }

@@ -1,4 +1,4 @@
-//! Redis replies into our words, without losing what a map would: order, repeats, bytes.
+//! Decodes Redis replies. Rejected: maps, which lose order, repetitions and bytes.
 
 use bytes::Bytes;
 use redis::Value;
@@ -10,12 +10,12 @@ use spoke_protocol::{
     wire::msgpack::{DecodeError, MsgpackReader},
 };
 
-/// The entries of an XRANGE reply. The byte strings are moved, not copied.
+/// Decodes the entries of an XRANGE reply. Byte strings are moved, not copied.
 pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, StoreError> {
     list(reply)?.into_iter().map(entry).collect()
 }
 
-/// The entries of pages as pages.lua packs them, as slices of each page.
+/// Decodes the entries of pages that pages.lua has packed, as slices of each page.
 pub(super) fn pages(pages: impl IntoIterator<Item = Value>) -> Result<Vec<Entry>, StoreError> {
     let mut entries = Vec::new();
     for page in pages {
@@ -60,7 +60,7 @@ fn pairs(reply: Value) -> Result<Vec<Field>, StoreError> {
     Ok(fields)
 }
 
-/// The values of a flat list of names and values, or of a map, by name.
+/// Returns the values of these names in a flat list of names and values, or in a map.
 pub(super) fn named(reply: Value, names: &[&str]) -> Result<Vec<Option<Value>>, StoreError> {
     let pairs: Vec<(Value, Value)> = match reply {
         Value::Map(pairs) => pairs,
@@ -107,7 +107,7 @@ pub(super) fn count(reply: Value) -> Result<u64, StoreError> {
     redis::from_redis_value(reply).map_err(|_| unexpected("a whole number"))
 }
 
-/// A reply that Redis does not give to what was asked, or a key that someone else wrote to.
+/// Returns the error for a reply of another form, as of a key that another party wrote to.
 pub(super) fn unexpected(expected: &'static str) -> StoreError {
     StoreError::Unexpected { expected }
 }

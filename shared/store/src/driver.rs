@@ -120,13 +120,12 @@ impl SessionOutcome {
     pub fn parting(&self) -> SessionEnding {
         match &self.end {
             Err(SessionError::Transport(_) | SessionError::Closed)
-            | Ok(SessionEnd::Silent(_) | SessionEnd::Stalled) => SessionEnding::Broken,
-            Ok(SessionEnd::Ours(goaway)) if goaway.reason == GoawayReason::Superseded => {
+            | Ok(SessionEnd::IdleTimeout(_) | SessionEnd::AckTimeout) => SessionEnding::Broken,
+            Ok(SessionEnd::Closed(goaway)) if goaway.reason == GoawayReason::Superseded => {
                 SessionEnding::Broken
             }
-            Err(SessionError::Store(_)) | Ok(SessionEnd::Ours(_) | SessionEnd::Told(_)) => {
-                SessionEnding::Agreed
-            }
+            Err(SessionError::Store(_))
+            | Ok(SessionEnd::Closed(_) | SessionEnd::ClosedByPeer(_)) => SessionEnding::Closed,
         }
     }
 }
@@ -245,7 +244,7 @@ where
             appended = self.appends.next(), if !self.appends.is_empty() => {
                 DriverEvent::Appended(appended)
             }
-            () = self.stores.news.news() => DriverEvent::News,
+            () = self.stores.news.changed() => DriverEvent::News,
             goaway = &mut self.leave => DriverEvent::Leave(goaway),
             () = timeout => DriverEvent::Timeout,
         }
@@ -267,7 +266,7 @@ where
             DriverEvent::Frame(Some(Err(TransportError::Malformed(error)))) => {
                 let message = error_chain(error.as_ref());
                 let reason = GoawayReason::Protocol;
-                self.session.handle_leave(Goaway { reason, message, wait_ms: 0 });
+                self.session.handle_close(Goaway { reason, message, wait_ms: 0 });
             }
             DriverEvent::Frame(Some(Err(error))) => return Err(SessionError::Transport(error)),
             DriverEvent::Frame(None) => return Err(SessionError::Closed),
@@ -277,9 +276,9 @@ where
             DriverEvent::Finished(FinishedWork::Probe(result)) => return self.apply_probe(result),
             DriverEvent::Appended(result) => return self.apply_append(result),
             DriverEvent::News => self.session.handle_news(),
-            DriverEvent::Leave(goaway) => self.session.handle_leave(goaway),
+            DriverEvent::Leave(goaway) => self.session.handle_close(goaway),
             DriverEvent::Timeout => {
-                self.session.handle_heard((self.last_received)());
+                self.session.handle_received((self.last_received)());
                 self.session.handle_timeout(Instant::now());
             }
         }
@@ -294,19 +293,19 @@ where
         match result {
             Ok(_) if self.session.sender().is_retried(&task) => {
                 (self.report)(SessionEvent::Usable(StreamSide::Out));
-                self.session.handle_readable();
+                self.session.handle_origin_readable();
             }
             Ok(TaskResult::Read(read)) => {
                 self.session.handle_read(read, Instant::now());
-                self.stores.news.handle_known(self.session.sender().reached());
+                self.stores.news.handle_read_through(self.session.sender().read_through());
             }
-            Ok(TaskResult::Rewound) => self.session.handle_rewound(),
-            Ok(TaskResult::DeadLettered) => self.session.handle_buried(),
-            Ok(TaskResult::LossesRecorded) => self.session.handle_written(),
-            Ok(TaskResult::AckRecorded) => self.session.handle_recorded(),
-            Err(error) if error.is_of_stream() => {
+            Ok(TaskResult::OriginChanged) => self.session.handle_origin_changed(),
+            Ok(TaskResult::DeadLettered) => self.session.handle_dead_lettered(),
+            Ok(TaskResult::LossesRecorded) => self.session.handle_losses_recorded(),
+            Ok(TaskResult::AckRecorded) => self.session.handle_ack_recorded(),
+            Err(error) if error.is_stream_fault() => {
                 (self.report)(SessionEvent::Unusable(StreamSide::Out, &error));
-                self.session.handle_unreadable(task, self.retry_at());
+                self.session.handle_origin_unreadable(task, self.retry_at());
             }
             Err(error) => return Err(self.fail(error)),
         }
@@ -317,9 +316,9 @@ where
         match result {
             Ok(()) => {
                 (self.report)(SessionEvent::Usable(StreamSide::In));
-                self.session.handle_probed(Ok(()));
+                self.session.handle_copy_probed(Ok(()));
             }
-            Err(error) if error.is_of_stream() => self.session.handle_probed(Err(self.retry_at())),
+            Err(error) if error.is_stream_fault() => self.session.handle_copy_probed(Err(self.retry_at())),
             Err(error) => return Err(self.fail(error)),
         }
         Ok(())
@@ -331,9 +330,9 @@ where
     ) -> Result<(), SessionError> {
         match result {
             Ok(appended) => self.session.handle_appended(&appended),
-            Err(error) if error.is_of_stream() => {
+            Err(error) if error.is_stream_fault() => {
                 (self.report)(SessionEvent::Unusable(StreamSide::In, &error));
-                self.session.handle_unwritable(self.retry_at());
+                self.session.handle_copy_unwritable(self.retry_at());
             }
             Err(error) => return Err(self.fail(error)),
         }
@@ -347,7 +346,7 @@ where
     }
 
     fn fail(&mut self, error: StoreError) -> SessionError {
-        self.session.handle_failed(unavailable((self.stores.return_wait)()));
+        self.session.handle_store_failure(unavailable((self.stores.return_wait)()));
         SessionError::Store(error)
     }
 
@@ -358,7 +357,7 @@ where
         let closing = self.outbox.close(&mut self.session);
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, closing).await;
         if !matches!(failure, Some(SessionError::Store(_)))
-            && let Some(task) = self.session.poll_last_record()
+            && let Some(task) = self.session.poll_final_record()
         {
             let record = self.stores.origin.perform(self.stores.epoch, &task, unix_ms());
             // Where it fails, the next handshake looks at more.
@@ -366,7 +365,7 @@ where
         }
         let end = match failure {
             Some(failure) => Err(failure),
-            None => Ok(self.session.end().cloned().unwrap_or(SessionEnd::Stalled)),
+            None => Ok(self.session.end().cloned().unwrap_or(SessionEnd::AckTimeout)),
         };
         SessionOutcome { end, session: self.session }
     }

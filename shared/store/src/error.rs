@@ -1,4 +1,4 @@
-//! What can go wrong with Redis, by what a caller can do about it.
+//! The errors of Redis, by what a caller can do about them.
 
 use std::{error::Error, fmt, io};
 
@@ -11,106 +11,106 @@ use spoke_protocol::seq::Seq;
 pub(super) const STREAM: &str = "stream";
 pub(super) const HASH: &str = "hash";
 
-/// A fault of Redis, or on the way to it.
+/// An error of Redis, or of the connection to it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection, or no answer in time. Whether the command was carried out is not known.
+    /// No connection, or no reply in time. It is not known whether the command was executed.
     #[error("failed to reach redis")]
     Unreachable {
-        /// What happened.
+        /// The error.
         source: RedisFault,
     },
-    /// Redis says: not now. It is loading, out of memory, a replica, without its disk, …
-    #[error("redis cannot do this now ({code})")]
+    /// Redis rejects the command for now: it is loading, out of memory, a replica, without its disk, …
+    #[error("redis rejected the command ({code})")]
     Busy {
-        /// Redis's own word for it, such as OOM.
+        /// The code of Redis, such as OOM.
         code: String,
-        /// Its whole answer.
+        /// The reply of Redis.
         source: RedisFault,
     },
-    /// It is a server that Spoke cannot work with: too old, or no single one.
-    #[error("redis cannot be used")]
+    /// Spoke does not support the server: it is too old, or not a single server.
+    #[error("unsupported redis server")]
     Unfit {
-        /// What was found, with the mend.
+        /// What was found, with the remedy.
         source: RedisFault,
     },
-    /// A key holds something else than it should: someone else writes to it.
+    /// A key has the wrong type: another party writes to it.
     #[error("{}", wrong_type(.at.as_ref()))]
     WrongType {
-        /// Which key, where that was looked for.
+        /// The key, if it was looked for.
         at: Option<WrongKey>,
-        /// Redis's answer.
+        /// The reply of Redis.
         source: RedisFault,
     },
-    /// A stream has given out the highest ID that there is, and so takes no more.
+    /// A stream has generated the highest possible ID, and has no IDs left.
     #[error(
         "a stream in redis takes no more entries; XDEL its entry {MAX}, then XSETID it to its last ID",
         MAX = Seq::MAX
     )]
     Exhausted {
-        /// Redis's answer, or the script's, which names the key.
+        /// The reply of Redis, or of the script, which names the key.
         source: RedisFault,
     },
-    /// One of our scripts failed.
-    #[error("a script failed in redis")]
+    /// A script failed.
+    #[error("a redis script failed")]
     Script {
-        /// Redis's answer.
+        /// The reply of Redis.
         source: RedisFault,
     },
-    /// The password is wrong, or the user may not do this.
-    #[error("redis does not let us do this; check user, password and ACL")]
+    /// The password is wrong, or the user has no permission.
+    #[error("redis denied access; check user, password and ACL")]
     Denied {
-        /// Redis's answer.
+        /// The reply of Redis.
         source: RedisFault,
     },
-    /// An answer that Redis does not give to what was asked.
-    #[error("redis answered something else than {expected}")]
+    /// The reply has an unexpected form.
+    #[error("unexpected redis reply, expected {expected}")]
     Unexpected {
-        /// What was expected.
+        /// The expected reply.
         expected: &'static str,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("a redis command failed")]
     Other {
-        /// What happened.
+        /// The error.
         source: RedisFault,
     },
 }
 
-/// A key that holds something else than it should.
+/// A key that has the wrong type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongKey {
     /// Its name.
     pub key: String,
-    /// What it is, in Redis' word.
+    /// Its type.
     pub found: String,
-    /// What it has to be.
-    pub needed: &'static str,
+    /// The expected type.
+    pub expected: &'static str,
 }
 
 fn wrong_type(at: Option<&WrongKey>) -> String {
     match at {
-        Some(WrongKey { key, found, needed }) => {
+        Some(WrongKey { key, found, expected }) => {
             format!(
-                "the key {key} in redis is a {found} and has to be a {needed}: RENAME or DEL it"
+                "wrong type of the redis key {key}: expected a {expected}, found a {found}; RENAME or DEL it"
             )
         }
-        None => "a key in redis is of the wrong type".to_owned(),
+        None => "wrong type of a redis key".to_owned(),
     }
 }
 
-/// A `RedisError` whose text says all there is. The original repeats its text as its source, and a chain
-/// of causes would say everything twice.
+/// A [`RedisError`] without its source: the source repeats the text, and a chain of causes would have everything
+/// twice.
 #[derive(Debug)]
 pub struct RedisFault(RedisError);
 
 impl StoreError {
-    /// The connection is gone.
+    /// Returns the error of a closed connection.
     pub fn connection_lost() -> Self {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was closed").into()
     }
 
-    /// All that `word` gives.
+    /// All words of [`Self::word`].
     pub const WORDS: [&'static str; 9] = [
         "unreachable",
         "busy",
@@ -123,7 +123,7 @@ impl StoreError {
         "other",
     ];
 
-    /// The stable word, in figures.
+    /// Returns the stable word for metrics.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
@@ -138,7 +138,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the same may well work later, without a hand.
+    /// Returns whether a retry may succeed without a change by an operator.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } => true,
@@ -152,11 +152,11 @@ impl StoreError {
         }
     }
 
-    /// Whether Redis as a whole does not do its part, whatever it is asked for.
+    /// Returns whether Redis as a whole fails, whatever the command.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } | Self::Unfit { .. } => true,
-            // A right that is missing is missed by the commands that need it.
+            // A missing permission fails only the commands that need it.
             Self::Denied { source } => code(&source.0).as_deref() != Some("NOPERM"),
             Self::WrongType { .. }
             | Self::Exhausted { .. }
@@ -166,8 +166,8 @@ impl StoreError {
         }
     }
 
-    /// Whether its server may be the wrong one, and the name lead to another by now.
-    pub fn is_elsewhere(&self) -> bool {
+    /// Returns whether this may be the wrong server, and its name may resolve to another by now.
+    pub fn is_wrong_server(&self) -> bool {
         const WORDS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "NOREPLICAS", "CLUSTERDOWN"];
         match self {
             Self::Busy { code, .. } => WORDS.contains(&code.as_str()),
@@ -182,16 +182,16 @@ impl StoreError {
         }
     }
 
-    /// Whether it has no memory left: what takes none, or frees some, goes on.
+    /// Returns whether its memory is full. Commands that take no memory, or free some, still work.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Busy { code, .. } if code == "OOM")
     }
 
-    /// Whether one stream alone cannot be used as it is: what goes another way goes on.
-    pub fn is_of_stream(&self) -> bool {
+    /// Returns whether only one stream cannot be used, so that other streams still work.
+    pub fn is_stream_fault(&self) -> bool {
         match self {
             Self::Exhausted { .. } => true,
-            Self::WrongType { at, .. } => at.as_ref().is_some_and(|at| at.needed == STREAM),
+            Self::WrongType { at, .. } => at.as_ref().is_some_and(|at| at.expected == STREAM),
             Self::Unreachable { .. }
             | Self::Busy { .. }
             | Self::Unfit { .. }
@@ -202,29 +202,31 @@ impl StoreError {
         }
     }
 
-    /// Whether this key holds something else than a stream.
-    pub(super) fn is_of(&self, stream: &str) -> bool {
+    /// Returns whether this key has the wrong type.
+    pub(super) fn is_fault_of(&self, stream: &str) -> bool {
         matches!(self, Self::WrongType { at: Some(at), .. } if at.key == stream)
     }
 
-    /// What a person can do, where Redis' word tells.
-    pub fn mend(&self) -> Option<&'static str> {
+    /// Returns what an operator can do, if the code of Redis tells.
+    pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Busy { code, .. } => Some(match code.as_str() {
-                "OOM" => "its memory is full: raise maxmemory, or remove what is not needed",
+                "OOM" => "its memory is full: raise maxmemory, or remove data",
                 "READONLY" => {
-                    "it is a replica: give the address of the primary, or REPLICAOF NO ONE"
+                    "it is a replica: use the address of the primary, or run REPLICAOF NO ONE"
                 }
-                "MASTERDOWN" => "it is a replica without its primary: see to the primary",
-                "MISCONF" => "it cannot write its file: see to its disk, and to its log",
-                "NOREPLICAS" => "it has too few replicas: see to them (INFO replication)",
-                "NOFSYNC" => "see to its append-only file (INFO persistence)",
-                "LOADING" => "it reads its file: wait",
-                "BUSY" => "a script does not end: SCRIPT KILL",
-                "MAXCLIENTS" => "it has as many clients as it takes: raise maxclients",
+                "MASTERDOWN" => "it is a replica without its primary: check the primary",
+                "MISCONF" => "it cannot write its file: check its disk and its log",
+                "NOREPLICAS" => "it has too few replicas: check them (INFO replication)",
+                "NOFSYNC" => "check its append-only file (INFO persistence)",
+                "LOADING" => "it is loading its file: wait",
+                "BUSY" => "a script does not end: run SCRIPT KILL",
+                "MAXCLIENTS" => "it has too many clients: raise maxclients",
                 _ => return None,
             }),
-            Self::Denied { .. } => Some("mend the user and password of the setting, or its rights"),
+            Self::Denied { .. } => {
+                Some("correct the user and password of the setting, or the permissions of the user")
+            }
             Self::Unreachable { .. }
             | Self::Unfit { .. }
             | Self::WrongType { .. }
@@ -242,7 +244,7 @@ impl From<RedisError> for StoreError {
         let text = error_chain(&error);
         let kind = error.kind();
         let source = RedisFault(error);
-        // It comes as a plain ERR, to any command, just before the connection is closed.
+        // Redis sends this as a plain ERR, to any command, before it closes the connection.
         if text.contains("max number of clients reached") {
             return Self::Busy { code: "MAXCLIENTS".to_owned(), source };
         }
@@ -280,8 +282,8 @@ impl From<io::Error> for StoreError {
     }
 }
 
-/// Redis's own word. The one of a pipeline is that of its first failure, which `RedisError::code` only
-/// gives for the words that the crate knows.
+/// Returns the code of Redis. The code of a pipeline is that of its first failure, which [`RedisError::code`] only
+/// returns for the codes that the crate knows.
 fn code(error: &RedisError) -> Option<String> {
     let in_pipeline = || {
         let errors = error.clone().into_server_errors()?;
@@ -293,7 +295,7 @@ fn code(error: &RedisError) -> Option<String> {
 impl fmt::Display for RedisFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match explain(&self.0) {
-            Some(why) => write!(f, "failed to set up TLS with it: {why}"),
+            Some(why) => write!(f, "failed to set up TLS: {why}"),
             None => fmt::Display::fmt(&self.0, f),
         }
     }
@@ -331,7 +333,7 @@ mod tests {
                 "ERR user_script:7: attempt to index a nil value script: 4b, on @user_script:7.",
                 "Script",
             ),
-            ("EXHAUSTED spoke-hub:in:x has given out the highest ID that there is", "Exhausted"),
+            ("EXHAUSTED spoke-hub:in:x has generated the highest possible ID", "Exhausted"),
             (
                 "ERR The stream has exhausted the last possible ID, unable to add more items",
                 "Exhausted",
@@ -352,7 +354,7 @@ mod tests {
     #[test]
     fn the_word_of_redis_is_kept_and_its_answer_is_the_source_once() {
         let error = answered("OOM command not allowed when used memory > 'maxmemory'.");
-        assert_eq!(error.to_string(), "redis cannot do this now (OOM)");
+        assert_eq!(error.to_string(), "redis rejected the command (OOM)");
         let source = error.source().unwrap();
         assert!(source.to_string().contains("maxmemory"), "{source}");
         assert!(source.source().is_none());

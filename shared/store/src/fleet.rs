@@ -1,4 +1,4 @@
-//! What an operator at the hub asks of Redis: who the clients are, what came in, and to send one entry.
+//! Reads and writes for an operator of the hub: list clients, show entries, send an entry.
 
 mod recent;
 mod list;
@@ -7,8 +7,8 @@ use bytes::Bytes;
 use redis::{Value, cmd};
 
 pub use self::{
-    list::{ClientRow, DuplicateIdentities, Fleet, PendingEntries, clients, survey},
-    recent::{RecentEntries, RecentEntry, RecentField, losses, recent_down, recent_up},
+    list::{ClientRow, DuplicateIdentities, Fleet, PendingEntries, find_clients, list_clients},
+    recent::{RecentEntries, RecentEntry, RecentField, recent_down, recent_losses, recent_up},
 };
 use super::{Redis, StoreError, decode, keys::HubKeys, peek::peek};
 use spoke_protocol::{
@@ -17,10 +17,10 @@ use spoke_protocol::{
     seq::Seq,
 };
 
-/// The newest ID of the in stream.
+/// Returns the newest ID of the in stream.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
     let mut last = cmd("XREVRANGE");
     last.arg(keys.inbound()).arg("+").arg("-").arg("COUNT").arg(1);
@@ -28,11 +28,11 @@ pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
     Ok(entries.first().map_or(Seq::ZERO, |entry| entry.seq))
 }
 
-/// Entries of the in stream after `after`, at most `count` and about `limits::PEEK_BYTES`, without waiting.
-/// One that is too large to have come from a client is without its fields.
+/// Reads entries of the in stream after `after`: at most `count`, and about
+/// [`PEEK_BYTES`](crate::limits::PEEK_BYTES). An entry that is too large for a client has no fields.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn inbound(
     redis: &Redis,
     keys: &HubKeys,
@@ -42,10 +42,10 @@ pub async fn inbound(
     peek(redis, &keys.inbound(), after, count).await
 }
 
-/// Adds an entry to a client's out stream; none if nobody knows this client, neither hub nor auth.
+/// Adds an entry to a client's out stream. Returns none if neither hub nor auth knows the client.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn send(
     (redis, keys): (&Redis, &HubKeys),
     (auth_redis, auth_key): (&Redis, &str),
@@ -54,8 +54,8 @@ pub async fn send(
 ) -> Result<Option<Seq>, StoreError> {
     let (mut here, mut there) = (cmd("EXISTS"), cmd("EXISTS"));
     let known: u64 = here.arg(keys.client(client)).query_async(&mut redis.connection()).await?;
-    let let_in: u64 = there.arg(auth_key).query_async(&mut auth_redis.connection()).await?;
-    if known + let_in == 0 {
+    let registered: u64 = there.arg(auth_key).query_async(&mut auth_redis.connection()).await?;
+    if known + registered == 0 {
         return Ok(None);
     }
     let mut xadd = cmd("XADD");
@@ -67,7 +67,7 @@ pub async fn send(
     decode::seq(id).map(Some)
 }
 
-/// A prefix as a pattern that matches itself.
+/// Returns a pattern that matches exactly this prefix.
 fn escaped(prefix: &str) -> String {
     prefix.chars().fold(String::new(), |mut text, char| {
         if "*?[]\\^".contains(char) {
@@ -78,7 +78,7 @@ fn escaped(prefix: &str) -> String {
     })
 }
 
-/// Fields of text, as a command line gives them.
+/// Returns the fields of pairs of words from a command line.
 pub fn fields(words: &[String]) -> Vec<Field> {
     let bytes = |word: &String| Bytes::copy_from_slice(word.as_bytes());
     words.chunks_exact(2).map(|pair| (bytes(&pair[0]), bytes(&pair[1]))).collect()

@@ -1,18 +1,17 @@
-//! Writes that are answered only once they are kept at the acknowledgement level.
+//! Group commit: writes that are confirmed only once they have reached the acknowledgement level.
 //!
-//! `WAIT` and `WAITAOF` cover the writes of their own connection and hold up what comes behind them
-//! on it. So above `memory` one task has a connection for these writes alone: it sends what waits
-//! from all sessions as one pipeline with one barrier behind it, and answers when that is passed.
-//! While it waits, the next group gathers (group commit, as databases do it).
+//! `WAIT` and `WAITAOF` cover the writes of their own connection and block the commands after them. So above `memory`
+//! one task has a connection for these writes only: it sends the waiting writes of all sessions as one pipeline with
+//! one barrier after them, and confirms them when the barrier is passed. The next group gathers during the wait, as in the
+//! group commit of databases.
 //!
-//! The barrier says nothing of a connection that has written nothing: from Redis 7.2 on `WAIT`
-//! returns at once there. A batch that is sent again after a wait in vain is all duplicates and
-//! would be acknowledged so, kept or not. Hence the rule: **each script that runs here writes, even
-//! if only what is there already.** Replicas and the file take writes in order, so the barrier behind
-//! that write covers all that came before it, from whatever connection.
+//! The barrier says nothing about a connection that has written nothing: from Redis 7.2 on, `WAIT` returns at once
+//! there. A batch that is sent again after a failed wait consists of duplicates, and would be acknowledged whether it
+//! is stored or not. So **each script that runs here writes, even if only what is there already.** Replicas and the
+//! file take writes in order, so the barrier after that write covers everything before it, from any connection.
 //!
-//! Rejected: the first of the waiting callers sends for all (a caller can be dropped at any moment,
-//! and the others' answers with it); a wait inside of the script (Redis refuses to block there).
+//! Rejected: the first waiting caller sends for all (a caller can be dropped at any moment, and with it the results of
+//! the others); a wait inside the script (Redis refuses to block there).
 
 use std::{
     sync::{Arc, LazyLock},
@@ -32,30 +31,30 @@ use super::{
     ack_level::{AckLevel, Barrier},
     connection::ConnectionVerdict,
     health::{Health, HealthSubject},
-    server_info::look,
+    server_info::query_server_info,
 };
 use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 use tokio_util::sync::CancellationToken;
 
 static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/reread.lua")));
 
-/// Runs scripts and answers when their writes are kept. Cheap to clone.
+/// Runs scripts and returns once their writes have reached the level. Cheap to clone.
 #[derive(Clone)]
 pub struct CommitWriter {
     redis: Redis,
-    /// None where to be applied is enough.
+    /// None at `memory`.
     commits: Option<mpsc::Sender<QueuedCommit>>,
-    /// Whether what is written reaches the level.
-    kept: Arc<Health>,
+    /// Whether writes reach the level.
+    level_health: Arc<Health>,
 }
 
-/// What `CommitWriter`s above `memory` write through.
+/// The task through which each [`CommitWriter`] above `memory` writes.
 pub struct Committer {
     redis: Redis,
     level: AckLevel,
     commits: mpsc::Receiver<QueuedCommit>,
     connected: Option<(MultiplexedConnection, Option<Barrier>)>,
-    kept: Arc<Health>,
+    level_health: Arc<Health>,
 }
 
 struct QueuedCommit {
@@ -64,40 +63,39 @@ struct QueuedCommit {
     answer: oneshot::Sender<RedisResult<Value>>,
 }
 
-/// Writes count once they are applied.
+/// Creates a writer at `memory`.
 impl From<Redis> for CommitWriter {
     fn from(redis: Redis) -> Self {
-        Self { redis, commits: None, kept: new_health() }
+        Self { redis, commits: None, level_health: new_health() }
     }
 }
 
 impl CommitWriter {
-    /// Writes count once they are kept at `level`. The committer has to run for that; at `memory`
-    /// nothing ever comes to it.
+    /// Creates a writer at `level` and its committer, which has to run. At `memory` the committer gets no writes.
     pub fn new(redis: Redis, level: AckLevel) -> (Self, Committer) {
         let (commits, queue) = mpsc::channel(COMMITS_MAX);
-        let kept = new_health();
+        let level_health = new_health();
         let committer = Committer {
             redis: redis.clone(),
             level,
             commits: queue,
             connected: None,
-            kept: kept.clone(),
+            level_health: level_health.clone(),
         };
         let commits = (level != AckLevel::Memory).then_some(commits);
-        (Self { redis, commits, kept }, committer)
+        (Self { redis, commits, level_health }, committer)
     }
 
-    /// To read, from a connection that no barrier holds up.
+    /// Returns the Redis for reads, whose connection no barrier blocks.
     pub fn redis(&self) -> &Redis {
         &self.redis
     }
 
-    /// Runs a script that writes, loading it where Redis does not have it yet.
+    /// Runs a script that writes, and loads it if Redis does not have it yet.
     ///
     /// # Errors
-    /// `StoreError`. One that is `Unreachable` does not say whether the script ran, and `Busy` with
-    /// `NOREPLICAS` or `NOFSYNC` says that it did and that this is not kept at the level yet.
+    /// [`StoreError::Unreachable`] if it is unknown whether the script ran; [`StoreError::Busy`] with `NOREPLICAS` or
+    /// `NOFSYNC` if it ran, but has not reached the level yet; another [`StoreError`] if Redis fails.
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -113,13 +111,13 @@ impl CommitWriter {
         Ok(redis::from_redis_value(value)?)
     }
 
-    /// Whether what is written reaches the level; always well at `memory`.
-    pub fn kept(&self) -> &Health {
-        &self.kept
+    /// Returns whether writes reach the level; always healthy at `memory`.
+    pub fn level_health(&self) -> &Health {
+        &self.level_health
     }
 
-    /// Writes to the string `key` every now and then until `ended`, so that it is known whether
-    /// the level is reached while nothing else is written. At `memory` there is nothing to do.
+    /// Writes to the string `key` at intervals until `ended`, so that it is known whether the level is reached while
+    /// nothing else is written. Does nothing at `memory`.
     pub async fn watch_level(self, key: String, ended: CancellationToken) {
         let Some(commits) = &self.commits else { return };
         loop {
@@ -132,11 +130,10 @@ impl CommitWriter {
         }
     }
 
-    /// Reads fields of a hash to be told to somebody who takes them for kept. The first is there if
-    /// any is.
+    /// Reads fields of a hash whose values must have reached the level. The first field exists if any does.
     ///
     /// # Errors
-    /// As `invoke`.
+    /// As [`Self::invoke`].
     pub async fn read(&self, hash: &str, fields: &[&str]) -> Result<Value, StoreError> {
         if self.commits.is_some() {
             return self.invoke(REREAD.key(hash).arg(fields)).await;
@@ -155,12 +152,12 @@ async fn commit(
     commits: &mpsc::Sender<QueuedCommit>,
     command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
-    // Only who has a place makes a copy of its batch.
-    let place = commits.reserve().await.map_err(|_| gone())?;
+    // The batch is copied only once there is room in the queue.
+    let permit = commits.reserve().await.map_err(|_| gone())?;
     let command = command();
     let bytes = bytes(&command);
     let (answer, answered) = oneshot::channel();
-    place.send(QueuedCommit { command, bytes, answer });
+    permit.send(QueuedCommit { command, bytes, answer });
     answered.await.map_err(|_| gone())?
 }
 
@@ -172,13 +169,13 @@ fn bytes(command: &Cmd) -> usize {
     args.sum()
 }
 
-/// The committer has ended, which it does after everybody who writes through it.
+/// Returns the error after the committer has ended, which it does after all its writers.
 fn gone() -> RedisError {
-    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "no more is written").into()
+    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the committer has stopped").into()
 }
 
 impl Committer {
-    /// Serves until the last of its writers is dropped.
+    /// Runs until the last of its writers is dropped.
     pub async fn run(mut self) {
         while let Some(first) = self.commits.recv().await {
             let group = self.gather(first);
@@ -187,7 +184,7 @@ impl Committer {
             match self.send(commands).await {
                 Ok(results) => {
                     for (answer, result) in answers.into_iter().zip(results) {
-                        // Whoever does not wait any more will ask again.
+                        // A caller that no longer waits will try again.
                         let _ = answer.send(result);
                     }
                 }
@@ -200,7 +197,7 @@ impl Committer {
         }
     }
 
-    /// All that waits by now, within limits.
+    /// Returns the group of waiting writes, within limits.
     fn gather(&mut self, first: QueuedCommit) -> Vec<QueuedCommit> {
         let mut bytes = first.bytes;
         let mut group = vec![first];
@@ -214,11 +211,11 @@ impl Committer {
         group
     }
 
-    /// One round trip for all of them. A connection that fails is not used again.
+    /// Sends a group in one round trip. A connection that fails is not used again.
     async fn send(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let (mut connection, barrier) = match self.connected.take() {
             Some(connected) => connected,
-            None => self.connect().await.inspect_err(|error| self.handle_unkept(error))?,
+            None => self.connect().await.inspect_err(|error| self.handle_level_error(error))?,
         };
         let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
         for command in commands.into_iter().chain(barrier.map(Barrier::command)) {
@@ -227,35 +224,35 @@ impl Committer {
         let begun = Instant::now();
         let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
         let answers = answered.as_ref().map(Vec::as_slice);
-        let standing = self.redis.handle_answered(begun.elapsed(), answers);
+        let verdict = self.redis.handle_answered(begun.elapsed(), answers);
         let mut values = answered?;
-        if standing == ConnectionVerdict::Good {
+        if verdict == ConnectionVerdict::Good {
             self.connected = Some((connection, barrier));
         }
-        let kept = match barrier {
+        let level = match barrier {
             Some(barrier) => barrier.check(values.pop().unwrap_or(Value::Nil)),
             None => Ok(()),
         };
-        match &kept {
-            Ok(()) => self.kept.handle_good(0),
-            Err(error) => self.handle_unkept(error),
+        match &level {
+            Ok(()) => self.level_health.handle_success(0),
+            Err(error) => self.handle_level_error(error),
         }
         let result = |value: Value| {
             let value = value.extract_error()?;
-            kept.clone().map(|()| value)
+            level.clone().map(|()| value)
         };
         Ok(values.into_iter().map(result).collect())
     }
 
-    fn handle_unkept(&self, error: &RedisError) {
-        self.kept.handle_error(&error.clone().into());
+    fn handle_level_error(&self, error: &RedisError) {
+        self.level_health.handle_error(&error.clone().into());
     }
 
-    /// A new connection may lead to another Redis: it has to be able to give the level as well.
+    /// Connects, and checks again that the server can give the level: it may be another one.
     async fn connect(&self) -> RedisResult<(MultiplexedConnection, Option<Barrier>)> {
-        let mut connection = self.redis.own_connection(|_| {}).await?;
-        let facts = look(&mut connection).await?;
-        let barrier = self.level.barrier(&facts)?;
+        let mut connection = self.redis.dedicated_connection(|_| {}).await?;
+        let info = query_server_info(&mut connection).await?;
+        let barrier = self.level.barrier(&info)?;
         Ok((connection, barrier))
     }
 }

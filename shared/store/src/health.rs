@@ -1,9 +1,8 @@
-//! Whether a Redis takes writes: readiness, metrics and the log go by this.
+//! The health of a Redis: whether it accepts writes. Readiness, metrics and the log use it.
 //!
-//! Any command that fails because of Redis as a whole begins an outage. Only a probe ends it: a write that
-//! changes nothing, and that Redis refuses whenever it refuses others. Rejected: to end it with any command
-//! that succeeds, since reads go well on a replica or at `maxmemory`; and to write something, since a
-//! device's disk wears out.
+//! Any command that fails because of Redis as a whole begins an outage. Only a probe ends it: a write that changes
+//! nothing, and that Redis rejects whenever it rejects others. Rejected: ending it with any successful command, since
+//! reads succeed on a replica and at `maxmemory`; and writing something, which wears out a device's disk.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,50 +15,50 @@ use tracing::{info, warn};
 use super::StoreError;
 use spoke_diagnostics::error_chain::error_chain;
 
-/// One Redis's health, as its commands have found it.
+/// The health of a Redis, as its commands have found it.
 pub struct Health {
-    of: HealthSubject,
+    subject: HealthSubject,
     outage: Mutex<Option<OngoingOutage>>,
     began: Notify,
-    /// The connection that last took a probe.
-    served: watch::Sender<u64>,
+    /// The generation of the connection on which a probe last succeeded.
+    probed: watch::Sender<u64>,
 }
 
-/// What is well or not.
+/// The subject of a [`Health`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HealthSubject {
-    /// A Redis takes writes.
+    /// Whether a Redis accepts writes.
     Writes,
-    /// Writes reach the acknowledgement level.
+    /// Whether writes reach the acknowledgement level.
     Level,
 }
 
 #[derive(Debug)]
 struct OngoingOutage {
     since: Instant,
-    failed: u64,
+    count: u64,
     /// The latest error with its causes.
     problem: String,
-    /// It began with a Redis that has no memory left.
+    /// Whether it began with a full memory.
     is_full: bool,
 }
 
-/// An outage that is over.
+/// An outage that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct EndedOutage {
     down_for: Duration,
-    failed: u64,
+    count: u64,
     was_full: bool,
 }
 
 impl Health {
-    /// Well, as long as nothing fails.
-    pub(super) fn new(of: HealthSubject) -> Self {
-        let served = watch::Sender::new(0);
-        Self { of, outage: Mutex::default(), began: Notify::new(), served }
+    /// Creates a health without an outage.
+    pub(super) fn new(subject: HealthSubject) -> Self {
+        let probed = watch::Sender::new(0);
+        Self { subject, outage: Mutex::default(), began: Notify::new(), probed }
     }
 
-    /// Counts a failed command; one that says nothing of Redis as a whole is passed over.
+    /// Counts a failed command, unless the error says nothing about Redis as a whole.
     pub(super) fn handle_error(&self, error: &StoreError) {
         if !error.is_outage() {
             return;
@@ -68,8 +67,8 @@ impl Health {
         let is_full = error.is_full();
         let is_first = begin(&mut self.lock(), (problem.clone(), is_full), Instant::now());
         if is_first {
-            let help = error.mend();
-            match (self.of, is_full) {
+            let help = error.help();
+            match (self.subject, is_full) {
                 (HealthSubject::Writes, true) => {
                     warn!(error = problem, help, "redis is full and refuses writes");
                 }
@@ -84,39 +83,40 @@ impl Health {
         }
     }
 
-    /// A probe was taken on the connection of this generation.
-    pub(super) fn handle_good(&self, generation: u64) {
-        if let Some(over) = end(&mut self.lock(), Instant::now()) {
-            let EndedOutage { down_for, failed, was_full } = over;
+    /// Takes a successful probe on the connection of this generation.
+    pub(super) fn handle_success(&self, generation: u64) {
+        if let Some(ended) = end(&mut self.lock(), Instant::now()) {
+            let EndedOutage { down_for, count, was_full } = ended;
             let down_for_seconds = down_for.as_secs_f64();
-            match (self.of, was_full) {
+            match (self.subject, was_full) {
                 (HealthSubject::Writes, true) => {
-                    info!(down_for_seconds, failed, "redis has room again and accepts writes");
+                    info!(down_for_seconds, count, "redis accepts writes again");
                 }
                 (HealthSubject::Writes, false) => {
-                    info!(down_for_seconds, failed, "redis recovered")
+                    info!(down_for_seconds, count, "redis recovered")
                 }
                 (HealthSubject::Level, _) => {
-                    info!(down_for_seconds, failed, "acknowledgement level reached again");
+                    info!(down_for_seconds, count, "acknowledgement level reached again");
                 }
             }
         }
-        self.served.send_if_modified(|served| std::mem::replace(served, generation) != generation);
+        self.probed.send_if_modified(|probed| std::mem::replace(probed, generation) != generation);
     }
 
-    /// Why it cannot be used now; none where it can.
+    /// Returns the problem of the current outage; none if it is healthy.
     pub fn problem(&self) -> Option<String> {
         self.lock().as_ref().map(|outage| outage.problem.clone())
     }
 
-    /// Resolves when an outage begins. For one task.
+    /// Resolves when an outage begins, for one task.
     pub(super) async fn began(&self) {
         self.began.notified().await;
     }
 
-    /// Changes when probes are taken on a new connection: all other connections are to follow it.
-    pub(super) fn served(&self) -> watch::Receiver<u64> {
-        self.served.subscribe()
+    /// Returns the generation of the connection on which probes succeed. When it changes, all other connections have to
+    /// reconnect.
+    pub(super) fn probed(&self) -> watch::Receiver<u64> {
+        self.probed.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<OngoingOutage>> {
@@ -124,22 +124,22 @@ impl Health {
     }
 }
 
-/// Whether it is the first failure of this outage.
+/// Counts a failure. Returns whether it is the first of this outage.
 fn begin(
     outage: &mut Option<OngoingOutage>,
     (problem, is_full): (String, bool),
     now: Instant,
 ) -> bool {
     let is_first = outage.is_none();
-    let known = outage.as_ref().map(|outage| (outage.since, outage.failed, outage.is_full));
-    let (since, failed, is_full) = known.unwrap_or((now, 0, is_full));
-    *outage = Some(OngoingOutage { since, failed: failed + 1, problem, is_full });
+    let known = outage.as_ref().map(|outage| (outage.since, outage.count, outage.is_full));
+    let (since, count, is_full) = known.unwrap_or((now, 0, is_full));
+    *outage = Some(OngoingOutage { since, count: count + 1, problem, is_full });
     is_first
 }
 
 fn end(outage: &mut Option<OngoingOutage>, now: Instant) -> Option<EndedOutage> {
-    let OngoingOutage { since, failed, is_full, .. } = outage.take()?;
-    Some(EndedOutage { down_for: now.duration_since(since), failed, was_full: is_full })
+    let OngoingOutage { since, count, is_full, .. } = outage.take()?;
+    Some(EndedOutage { down_for: now.duration_since(since), count, was_full: is_full })
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(firsts, [true, false, false]);
         assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest is told");
         let down_for = Duration::from_secs(9);
-        let over = EndedOutage { down_for, failed: 3, was_full: true };
+        let over = EndedOutage { down_for, count: 3, was_full: true };
         assert_eq!(
             end(&mut outage, begun + down_for),
             Some(over),

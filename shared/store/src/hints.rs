@@ -1,18 +1,16 @@
-//! Hints wake, streams deliver: one connection that hears of every changed key under some prefixes.
+//! Change notifications (hints): one connection that receives the name of every changed key with some prefixes.
 //!
-//! `CLIENT TRACKING ON BCAST PREFIX …` makes Redis tell the names of changed keys at the end of the
-//! turn of its loop in which they changed; it needs no server setting and no list of keys, so an
-//! idle client costs nothing. Rejected: a blocking XREAD per client (a connection each), one
-//! XREAD over thousands of streams (redis#10809), keyspace notifications (a server setting).
+//! `CLIENT TRACKING ON BCAST PREFIX …` makes Redis push the names of changed keys at the end of the event loop iteration
+//! in which they changed. It needs no server setting and no list of keys, so an idle client costs nothing. Rejected: a
+//! blocking XREAD per client (a connection each), one XREAD over thousands of streams (redis#10809), keyspace
+//! notifications (a server setting).
 //!
-//! A hint may be lost: with the connection, or in a bug of ours. So everybody is woken when the
-//! connection comes back, and a slow sweep looks for news that nobody told of: one command for a
-//! thousand keys, so that it costs those who have none nothing. The connection is pinged, for one
-//! that is half open looks just like one with no news. It follows the connection for commands to another
-//! server.
+//! A hint may be lost, with the connection or by a bug. So all waiting tasks are woken after a reconnect, and a slow
+//! sweep looks for changes without a hint: one command for a thousand keys. The connection is pinged, to detect one that
+//! is half open. It follows the connection for commands to another server.
 //!
-//! Some hosted Redis and proxies do not take `CLIENT TRACKING`. There the sweep comes every
-//! `HINT_POLL_INTERVAL` instead.
+//! Some hosted Redis and proxies do not support `CLIENT TRACKING`. There the sweep runs every [`HINT_POLL_INTERVAL`]
+//! instead.
 
 mod sweep;
 
@@ -35,7 +33,7 @@ use crate::limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEE
 use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
 use spoke_protocol::{backoff::RetryDelay, seq::Seq};
 
-/// Who waits for news of which key. Cheap to clone.
+/// The tasks that wait for changes of keys. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
     waiting: Arc<Mutex<HashMap<String, Vec<Arc<HintWaiter>>>>>,
@@ -49,7 +47,7 @@ struct HintWaiter {
 
 #[derive(Clone, Copy)]
 enum AwaitedNews {
-    /// Entries past this.
+    /// Entries after this seq.
     Entries(Seq),
     /// The end of the key.
     End,
@@ -60,16 +58,16 @@ struct PrefixFollower {
     changes: mpsc::Sender<KeyChange>,
 }
 
-/// What one who follows a prefix hears.
+/// A change of a key with a followed prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyChange {
     /// This key has changed.
     Key(String),
-    /// Any may have: there was no connection for a while.
+    /// Any key may have changed: the connection was lost.
     Any,
 }
 
-/// One who waits for news of one key, until dropped.
+/// Waits for changes of one key, until it is dropped.
 pub struct KeyWatch {
     hints: Hints,
     key: String,
@@ -77,17 +75,17 @@ pub struct KeyWatch {
 }
 
 impl Hints {
-    /// Nobody waits yet.
+    /// Creates hints without waiting tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Waits for entries of the stream `key`. The first `news` resolves at once, for what came before.
+    /// Watches the stream `key` for entries. The first [`KeyWatch::changed`] resolves at once, for earlier entries.
     pub fn watch_stream(&self, key: &str) -> KeyWatch {
         self.watch(key, AwaitedNews::Entries(Seq::ZERO))
     }
 
-    /// Waits for `key` to change or to end. The first `news` resolves at once, for what came before.
+    /// Watches `key` for a change or its end. The first [`KeyWatch::changed`] resolves at once, for earlier changes.
     pub fn watch_key(&self, key: &str) -> KeyWatch {
         self.watch(key, AwaitedNews::End)
     }
@@ -99,16 +97,16 @@ impl Hints {
         KeyWatch { hints: self.clone(), key: key.to_owned(), waiter }
     }
 
-    /// Every changed key under `prefix`, to one who is no more than `room` hints behind; it loses
-    /// those beyond. The sweep does not come by here.
-    pub fn follow(&self, prefix: String, room: usize) -> mpsc::Receiver<KeyChange> {
-        let (changes, heard) = mpsc::channel(room);
+    /// Returns a channel of the changed keys with `prefix`. Changes beyond its `capacity` are dropped. The sweep does not
+    /// cover it.
+    pub fn follow(&self, prefix: String, capacity: usize) -> mpsc::Receiver<KeyChange> {
+        let (changes, receiver) = mpsc::channel(capacity);
         lock(&self.followers).push(PrefixFollower { prefix, changes });
-        heard
+        receiver
     }
 
-    /// Listens to the Redis behind `redis` for changed keys under `prefixes`, which must not
-    /// overlap, and comes back after every fault until `ended`.
+    /// Receives the changed keys with `prefixes`, which must not overlap, and reconnects after every fault until
+    /// `ended`.
     pub async fn listen_forever(
         self,
         redis: Redis,
@@ -116,17 +114,20 @@ impl Hints {
         ended: CancellationToken,
     ) {
         let mut retry = RetryDelay::new(Duration::from_millis(100), HINT_RETRY_MAX);
-        let mut spells = HintOutages::default();
+        let mut outages = HintOutages::default();
         while !ended.is_cancelled() {
             let result = tokio::select! {
                 () = ended.cancelled() => return,
-                result = self.listen(&redis, &prefixes, &mut retry, &mut spells) => result,
+                result = self.listen(&redis, &prefixes, &mut retry, &mut outages) => result,
             };
             self.wake_all();
             let Err(error) = result else { continue };
-            if spells.down.handle_fault() {
+            if outages.down.handle_fault() {
                 let error = error_chain(&error);
-                warn!(error, "no hints from redis: news waits for the sweep until they are back");
+                warn!(
+                    error,
+                    "lost redis change notifications; new entries are delayed until they resume"
+                );
             }
             let wait = retry.next(None, rand::random());
             tokio::select! {
@@ -136,16 +137,16 @@ impl Hints {
         }
     }
 
-    /// Ends well where it is to begin anew: on another server, or with hints that were denied.
+    /// Returns without an error to connect again: to another server, or to try hints that were denied.
     async fn listen(
         &self,
         redis: &Redis,
         prefixes: &[String],
         retry: &mut RetryDelay,
-        spells: &mut HintOutages,
+        outages: &mut HintOutages,
     ) -> Result<(), StoreError> {
-        let mut served = redis.health().served();
-        let mut begun_on = *served.borrow_and_update();
+        let mut probed = redis.health().probed();
+        let mut connected_on = *probed.borrow_and_update();
         let lost = Arc::new(Notify::new());
         let mut connection = self.connect(redis, lost.clone()).await?;
         let denied = match track(&mut connection, prefixes).await {
@@ -154,7 +155,7 @@ impl Hints {
             Err(error) => return Err(error.into()),
         };
         retry.reset();
-        spells.handle_connected(denied.as_ref());
+        outages.handle_connected(denied.as_ref());
         self.handle_gap();
         let mut ping = ticks(HINT_PING_INTERVAL);
         let mut sweep = ticks(if denied.is_some() { HINT_POLL_INTERVAL } else { SWEEP_INTERVAL });
@@ -162,9 +163,9 @@ impl Hints {
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(StoreError::connection_lost()),
-                Ok(()) = served.changed() => {
-                    // The first probe tells on which connection they are taken.
-                    if std::mem::replace(&mut begun_on, *served.borrow_and_update()) != 0 {
+                Ok(()) = probed.changed() => {
+                    // The first probe sets the generation.
+                    if std::mem::replace(&mut connected_on, *probed.borrow_and_update()) != 0 {
                         return Ok(());
                     }
                 }
@@ -181,15 +182,15 @@ impl Hints {
         lost: Arc<Notify>,
     ) -> Result<MultiplexedConnection, StoreError> {
         let hints = self.clone();
-        let hear = move |push: PushInfo| match push.kind {
+        let on_push = move |push: PushInfo| match push.kind {
             PushKind::Invalidate => hints.handle_invalidated(push.data),
             PushKind::Disconnection => lost.notify_one(),
             _ => {}
         };
-        Ok(redis.own_connection(hear).await?)
+        Ok(redis.dedicated_connection(on_push).await?)
     }
 
-    /// A list of keys, or nil after FLUSHALL.
+    /// Takes a list of keys, or nil after FLUSHALL.
     fn handle_invalidated(&self, data: Vec<Value>) {
         for part in data {
             let Value::Array(keys) = part else {
@@ -208,7 +209,7 @@ impl Hints {
         }
     }
 
-    /// Whatever was told meanwhile was not heard.
+    /// Wakes all tasks, since hints may have been lost.
     fn handle_gap(&self) {
         self.wake_all();
         for follower in lock(&self.followers).iter() {
@@ -226,7 +227,7 @@ impl Hints {
     }
 }
 
-/// What is said of hints once when it begins and once when it ends.
+/// The outages of hints, for the log.
 #[derive(Default)]
 struct HintOutages {
     down: Outage,
@@ -235,7 +236,7 @@ struct HintOutages {
 
 impl HintOutages {
     fn handle_connected(&mut self, denied: Option<&StoreError>) {
-        if let Some(tries) = self.down.handle_good() {
+        if let Some(tries) = self.down.handle_success() {
             info!(count = tries, "hints from redis are back");
         }
         match denied {
@@ -244,11 +245,11 @@ impl HintOutages {
                 let help = "allow this user CLIENT TRACKING: ACL SETUSER … +client|tracking";
                 warn!(
                     error,
-                    poll_ms, help, "redis denies CLIENT TRACKING; polling for news instead"
+                    poll_ms, help, "redis denied CLIENT TRACKING; polling for new entries instead"
                 );
             }
             Some(_) => {}
-            None if self.denied.handle_good().is_some() => {
+            None if self.denied.handle_success().is_some() => {
                 info!("redis allows CLIENT TRACKING again")
             }
             None => {}
@@ -265,17 +266,17 @@ async fn track(connection: &mut MultiplexedConnection, prefixes: &[String]) -> R
     tracking.query_async(connection).await
 }
 
-/// Redis answers, but not with hints.
+/// Returns whether Redis replies, but gives no hints.
 fn is_untracked(error: &RedisError) -> bool {
     !StoreError::from(error.clone()).is_outage()
 }
 
-/// Whether a Redis gives hints; for `check`.
+/// Checks that a Redis gives hints.
 ///
 /// # Errors
-/// `StoreError::Denied` or `Other` where it does not.
-pub async fn look(redis: &Redis) -> Result<(), StoreError> {
-    let mut connection = redis.own_connection(|_| {}).await?;
+/// [`StoreError::Denied`] or [`StoreError::Other`] if it does not.
+pub async fn check_tracking(redis: &Redis) -> Result<(), StoreError> {
+    let mut connection = redis.dedicated_connection(|_| {}).await?;
     Ok(track(&mut connection, &["spoke-check:".to_owned()]).await?)
 }
 
@@ -284,13 +285,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl KeyWatch {
-    /// Resolves once there may be news; several hints are one. Cancel safe.
-    pub async fn news(&self) {
+    /// Resolves once the key may have changed. Several hints count as one. Cancel safe.
+    pub async fn changed(&self) {
         self.waiter.notify.notified().await;
     }
 
-    /// Entries up to here are known: the sweep looks for what stands behind.
-    pub fn handle_known(&self, seq: Seq) {
+    /// Takes note that entries up to here were read: the sweep looks for later ones.
+    pub fn handle_read_through(&self, seq: Seq) {
         *lock(&self.waiter.awaits) = AwaitedNews::Entries(seq);
     }
 }

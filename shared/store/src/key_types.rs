@@ -1,12 +1,12 @@
-//! What keys have to hold, and which one does not.
+//! Finds the key that has the wrong type.
 
 use redis::{Value, pipe};
 
 use super::{Redis, StoreError, decode, error::WrongKey};
 
-/// Names the key that holds something else than it should, where that is what went wrong: Redis itself does
-/// not say which of a script's keys it was.
-pub(super) async fn named<T>(
+/// Adds the key to a [`StoreError::WrongType`]. Redis does not say which of a script's keys it is, so the types
+/// of all `keys` are compared with the expected ones.
+pub(super) async fn name_wrong_key<T>(
     redis: &Redis,
     keys: &[(&str, &'static str)],
     result: Result<T, StoreError>,
@@ -21,9 +21,9 @@ pub(super) async fn named<T>(
     });
     let found: Result<Vec<Value>, _> = types.query_async(&mut redis.connection()).await;
     let found = found.unwrap_or_default().into_iter().map(decode::text);
-    let at = keys.iter().zip(found).find_map(|((key, needed), found)| {
-        let found = found.ok().filter(|found| found != "none" && found != needed)?;
-        Some(WrongKey { key: (*key).to_owned(), found, needed })
+    let at = keys.iter().zip(found).find_map(|((key, expected), found)| {
+        let found = found.ok().filter(|found| found != "none" && found != expected)?;
+        Some(WrongKey { key: (*key).to_owned(), found, expected })
     });
     Err(StoreError::WrongType { at, source })
 }

@@ -1,4 +1,5 @@
-//! Every key of agent and hub, made here and nowhere else (contract section 3). Auth's stand in `session`.
+//! All keys of agent and hub (contract section 3). Those of auth's sessions are in
+//! [`session_tokens`](crate::session_tokens).
 
 use spoke_protocol::client_id::ClientId;
 
@@ -9,32 +10,32 @@ pub struct DeviceKeys {
 }
 
 impl DeviceKeys {
-    /// The keys of a device behind this prefix, `spoke-agent` by default.
+    /// Creates the keys of a device with this prefix, `spoke-agent` by default.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// Entries for the hub.
+    /// The out stream.
     pub fn out(&self) -> String {
         format!("{}:out:x", self.prefix)
     }
 
-    /// Entries from the hub.
+    /// The in stream.
     pub fn inbound(&self) -> String {
         format!("{}:in:x", self.prefix)
     }
 
-    /// What the agent needs to resume.
+    /// The state hash.
     pub fn state(&self) -> String {
         format!("{}:state:h", self.prefix)
     }
 
-    /// Entries that can never be sent.
+    /// The dead letters.
     pub fn dead(&self) -> String {
         format!("{}:dead:x", self.prefix)
     }
 
-    /// Is never there: what a probe would write to.
+    /// The stream of probes, which never exists.
     pub fn probe(&self) -> String {
         format!("{}:probe:x", self.prefix)
     }
@@ -52,77 +53,77 @@ pub struct HubKeys {
 }
 
 impl HubKeys {
-    /// The keys of a hub behind this prefix, `spoke-hub` by default.
+    /// Creates the keys of a hub with this prefix, `spoke-hub` by default.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// Entries of all clients.
+    /// The in stream of all clients.
     pub fn inbound(&self) -> String {
         format!("{}:in:x", self.prefix)
     }
 
-    /// Entries for one client.
+    /// The out stream of one client.
     pub fn out(&self, client: &ClientId) -> String {
         format!("{}{client}:x", self.out_prefix())
     }
 
-    /// What all out streams begin with.
+    /// The prefix of all out streams.
     pub fn out_prefix(&self) -> String {
         format!("{}:out:", self.prefix)
     }
 
-    /// What the hub knows of one client.
+    /// The hash of one client.
     pub fn client(&self, client: &ClientId) -> String {
         format!("{}{client}:h", self.client_prefix())
     }
 
-    /// What the hashes of all clients begin with.
+    /// The prefix of the hashes of all clients.
     pub fn client_prefix(&self) -> String {
         format!("{}:client:", self.prefix)
     }
 
-    /// What the keys of all hub processes begin with.
+    /// The prefix of the keys of all hub processes.
     pub fn hub_prefix(&self) -> String {
         format!("{}:hub:", self.prefix)
     }
 
-    /// Which hub this is: a random value that goes where its data goes.
+    /// The identity of the hub: a random value, which moves with its data.
     pub fn identity(&self) -> String {
         format!("{}:identity", self.prefix)
     }
 
-    /// Is there while this hub process lives.
+    /// The key that exists while this hub process runs.
     pub fn hub(&self, name: &str) -> String {
         format!("{}{name}", self.hub_prefix())
     }
 
-    /// What the bells of all clients begin with.
+    /// The prefix of the bells of all clients.
     pub fn bell_prefix(&self) -> String {
         format!("{}:bell:", self.prefix)
     }
 
-    /// Changes when the hubs are to look again at who holds this client's session.
+    /// The bell of a client: it changes when the hubs have to check again which of them has its session.
     pub fn bell(&self, client: &ClientId) -> String {
         format!("{}{client}", self.bell_prefix())
     }
 
-    /// What was counted when the in stream was trimmed.
+    /// The counters of trimming the in stream.
     pub fn trim(&self) -> String {
         format!("{}:trim:h", self.prefix)
     }
 
-    /// Entries for clients that can never be sent.
+    /// The dead letters of all clients.
     pub fn dead(&self) -> String {
         format!("{}:dead:x", self.prefix)
     }
 
-    /// Written to see whether the acknowledgement level is reached.
+    /// The key that is written to check whether the acknowledgement level is reached.
     pub fn level(&self) -> String {
         format!("{}:level", self.prefix)
     }
 
-    /// Is never there: what a probe would write to.
+    /// The stream of probes, which never exists.
     pub fn probe(&self) -> String {
         format!("{}:probe:x", self.prefix)
     }

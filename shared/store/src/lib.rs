@@ -1,5 +1,5 @@
-//! Redis: the only crate that speaks to it. Key names are made in [`keys`], scripts are files in `scripts/`, and
-//! [`driver`] runs a session of the protocol over two stores.
+//! Redis: the only crate that sends commands to it. Key names are in [`keys`], scripts are files in `scripts/`,
+//! and [`driver`] runs a session of the protocol over two stores.
 
 pub mod limits;
 pub mod group_commit;

@@ -1,6 +1,6 @@
-//! What bounds a store and the driver of its sessions, each with its reason.
+//! The limits of stores and of the driver, each with its reason.
 //!
-//! What a user may need to move is a setting whose default stands here; the rest is fixed.
+//! Some are defaults of settings; the others are fixed.
 
 use std::time::Duration;
 
@@ -11,110 +11,113 @@ use spoke_protocol::{
 
 // ---- Entries ----------------------------------------------------------------------------------
 
-/// After how many bytes of entries that are only looked at no more are read at once: what is shown to a
-/// person, or counted, is to cost as little memory as a batch.
+/// The bytes after which no more entries are read at once for a person or for a count, so that they take as little
+/// memory as a batch.
 pub const PEEK_BYTES: usize = 256 * 1024;
-/// What no entry that can be carried is larger than, names and values together, in bytes: a larger one
-/// never leaves its Redis.
+/// The maximum bytes of an entry that can be carried, names and values together. A larger one is never read from its
+/// Redis.
 pub const ENTRY_BYTES_MAX: usize = ENTRY_VALUE_BYTES_MAX + ENTRY_FIELDS_MAX * FIELD_NAME_BYTES_MAX;
-/// The same of one in a copy, with the fields that say where it comes from.
+/// The maximum bytes of an entry in a copy, with the fields that Spoke adds.
 pub const COPY_ENTRY_BYTES_MAX: usize = ENTRY_BYTES_MAX + 1024;
 
 // ---- Acknowledgement levels -------------------------------------------------------------------
 
-/// Replicas that an acknowledgement may wait for: more than anyone runs, so that a slip such as
-/// `replicas:10000` is refused as a setting.
+/// The maximum number of replicas that an acknowledgement may wait for: more than are used in practice, so that an
+/// error such as `replicas:10000` is refused.
 pub const REPLICAS_MAX: u64 = 16;
-/// Appends that wait together for one sync or one round to the replicas, and those that queue behind
-/// them. All 20,000 agents of a hub have their turn within 80 waits.
+/// The maximum number of writes that wait together for one sync or one round to the replicas, and of those that queue
+/// behind them. All 20,000 agents of a hub have their turn within 80 waits.
 pub const COMMITS_MAX: usize = 256;
-/// Bytes of one such group: some milliseconds, during which Redis serves nobody else.
+/// The maximum bytes of one such group: a few milliseconds, during which Redis serves no other client.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // ---- Streams ----------------------------------------------------------------------------------
 
-/// About how many dead letters a device keeps; all of them are counted for good.
+/// The approximate number of dead letters that a device keeps. All of them are counted permanently.
 pub const DEAD_MAX_LEN: usize = 10_000;
-/// About how many losses a ledger keeps; each is one range, not one entry.
+/// The approximate number of losses that a ledger keeps. Each is one range, not one entry.
 pub const LOST_MAX_LEN: usize = 100_000;
-/// Entries that are trimmed at a time: some milliseconds.
+/// The maximum number of entries trimmed at a time: a few milliseconds.
 pub const TRIM_ENTRIES_MAX: u64 = 10_000;
-/// The least time between two lines, of the ledger and of the log, that tell of what was trimmed unread.
-pub const TRIM_TOLD_INTERVAL: Duration = Duration::from_secs(60);
-/// Entries of a copy that are looked through for what it holds of a life before: some seconds of work,
-/// once for a Redis that came back with an older state. What lies further back stays uncertain.
-pub const HELD_SCAN_MAX: usize = 100_000;
-/// Entries of a copy, and bytes of them, that one command of such a search looks at: some milliseconds.
-pub const HELD_LOOKED: (usize, usize) = (400, 512 * 1024);
-/// Searches of one client: more at once than a bad link makes sessions, and each may take Redis a second.
-pub const SEARCHES: Rate = Rate { burst: 8, earned: Duration::from_secs(30) };
-/// Searches of all clients of a hub at a time.
+/// The minimum time between two lines about unread trimmed entries, in the ledger and in the log.
+pub const TRIM_REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// The maximum number of entries in a copy that are searched for those of an older epoch: a few seconds, once for a
+/// Redis that came back with an older state. Older entries stay uncertain.
+pub const SEARCH_ENTRIES_MAX: usize = 100_000;
+/// The maximum number of entries, and their bytes, that one command of such a search reads: a few milliseconds.
+pub const SEARCH_PAGE: (usize, usize) = (400, 512 * 1024);
+/// The rate of searches of one client: more at once than a bad link causes sessions. Each may take Redis a second.
+pub const SEARCHES: Rate = Rate { burst: 8, interval: Duration::from_secs(30) };
+/// The maximum number of concurrent searches for all clients of a hub.
 pub const SEARCHES_AT_ONCE: usize = 4;
-/// Lines that one client writes into the ledger of all: the whole of it in a day and four hours.
-pub const LEDGER_LINES: Rate = Rate { burst: 1000, earned: Duration::from_secs(1) };
-/// How long a batch waits for its lines before its client is sent away.
-pub const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
+/// The rate of lines that one client writes to the shared ledger: all its lines in 28 hours.
+pub const LEDGER_LINES: Rate = Rate { burst: 1000, interval: Duration::from_secs(1) };
+/// The maximum time that a batch waits for its ledger lines before the client has to retry.
+pub const LEDGER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 // ---- Time -------------------------------------------------------------------------------------
 
-/// How long a Redis command may take. Above the longest script by far, below every peer's patience.
+/// The timeout of a Redis command: far above the longest script, and below the timeouts of all peers.
 pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection to Redis may take to come up: a first SYN that is lost is sent again after one
-/// second. Where there are several addresses, all are tried at once.
+/// The timeout of connecting to Redis: a lost SYN is sent again after one second. Several addresses are tried at
+/// once.
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a name is resolved anew since its server does not take writes.
+/// How often a name is resolved again while its server does not accept writes.
 pub const REDIS_RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often it is looked whether a Redis takes writes: one round trip that changes nothing. A server that
-/// was demoted while nothing was written is found out within this time.
+/// How often it is checked whether a Redis accepts writes: one round trip that changes nothing. A server that was
+/// demoted is detected within this time, even if nothing is written.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// The same while it does not.
+/// The same interval while it does not accept writes.
 pub const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(500);
-/// How long somebody who asks whether a Redis can be used waits for it.
+/// The timeout of a check whether a Redis can be used.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an acknowledgement waits for its level. Redis syncs `everysec` within two seconds, and
-/// half of the time for a reply is left to the scripts in front of the wait.
+/// The maximum time that an acknowledgement waits for its level. Redis syncs `everysec` within two seconds, and half of
+/// [`REDIS_REPLY_TIMEOUT`] is left for the scripts before the wait.
 pub const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the slow sweep looks for news that no hint told of.
+/// How often the sweep looks for new entries without a hint.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
-/// Keys that one command of the sweep looks at: a millisecond, during which Redis serves no one else.
+/// The maximum number of keys that one command of the sweep checks: a millisecond, during which Redis serves no other
+/// client.
 pub const SWEEP_KEYS_MAX: usize = 1000;
-/// How often the connection that hears of news is pinged: one that is half open looks like silence.
+/// How often the connection for hints is pinged, to detect one that is half open.
 pub const HINT_PING_INTERVAL: Duration = Duration::from_secs(15);
-/// The longest wait before hints are asked for again after a fault.
+/// The maximum delay before hints are requested again after a fault.
 pub const HINT_RETRY_MAX: Duration = Duration::from_secs(2);
-/// How often what is waited for is looked at where Redis gives no hints: 20 µs of Redis for 10 clients, 10 ms
-/// for ten thousand.
+/// How often watched keys are polled if Redis gives no hints: 20 µs of Redis for 10 clients, 10 ms for ten
+/// thousand.
 pub const HINT_POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the last words of a connection may take.
+/// The timeout of the last frames and the last record of a session.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- Presence ---------------------------------------------------------------------------------
 
-/// How often a hub says that it lives: one small command, whatever the number of its clients.
+/// How often a hub refreshes its key: one small command, independent of the number of its clients.
 pub const HUB_REFRESH: Duration = Duration::from_secs(10);
-/// How often it tries to while its Redis does not take it.
+/// The same interval after a failure.
 pub const HUB_REFRESH_RETRY: Duration = Duration::from_secs(1);
-/// How long it is believed: two may be missed. So long a killed hub's clients are shown as connected.
+/// The lifetime of that key: two refreshes may fail. The clients of a killed hub are shown as connected for this
+/// time.
 pub const HUB_TTL: Duration = Duration::from_secs(30);
-/// How long a bell is there. Hubs hear that it changes; nobody reads it but a person who looks.
+/// The lifetime of a bell. Hubs only need its change.
 pub const BELL_TTL: Duration = Duration::from_secs(10);
-/// Processes of one client that are remembered: a few devices of one identity, each restarted once.
-pub const FORMER_MAX: usize = 4;
+/// The number of former processes of one client that are recorded: a few devices of one identity, each restarted
+/// once.
+pub const FORMER_INSTANCES_MAX: usize = 4;
 
-// ---- What operators look at -----------------------------------------------------------------------
+// ---- Views for operators -----------------------------------------------------------------------
 
-/// Clients that one command of a survey tells of: a millisecond or two, during which Redis serves no one
-/// else. Each costs a look at a hash and at a stream.
-pub const SURVEY_CLIENTS_MAX: usize = 50;
-/// Clients that a survey tells of: ten times the fleet that a hub is made for, some 50 MB.
+/// The maximum number of clients that one command lists: a millisecond or two, during which Redis serves no other
+/// client. Each takes a read of a hash and of a stream.
+pub const LIST_CLIENTS_MAX: usize = 50;
+/// The maximum number of clients in a list: ten times the fleet that a hub is designed for, about 50 MB.
 pub const FLEET_MAX: usize = 100_000;
-/// Entries of a client that are shown each way.
+/// The number of entries of a client that are shown in each direction.
 pub const RECENT_ENTRIES: usize = 20;
-/// Entries of all clients that are looked through for those of one, and how many in one command.
-pub const RECENT_LOOKED: (usize, usize) = (4000, 500);
-/// Bytes after which one command of that search ends: some milliseconds.
+/// The number of entries of all clients that are searched for those of one, and how many in one command.
+pub const RECENT_SCAN: (usize, usize) = (4000, 500);
+/// The bytes after which one command of that search ends: a few milliseconds.
 pub const RECENT_BYTES: usize = 1024 * 1024;
-/// Fields of an entry that are shown, and bytes of each name and value.
-pub const RECENT_SHOWN: (usize, usize) = (16, 240);
-/// Lines of the ledger that are looked through for a client's, and how many of those are shown.
-pub const LOSSES_LOOKED: (usize, usize) = (1000, 8);
+/// The number of fields of an entry that are shown, and of bytes of each name and value.
+pub const RECENT_FIELDS: (usize, usize) = (16, 240);
+/// The number of ledger lines that are searched for those of one client, and how many are shown.
+pub const LOSSES_SCAN: (usize, usize) = (1000, 8);

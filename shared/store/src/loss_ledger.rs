@@ -1,4 +1,4 @@
-//! The loss ledger: its lines as they stand in Redis, and what they come to.
+//! The loss ledger: its lines in Redis.
 
 use redis::{Value, cmd};
 
@@ -13,17 +13,17 @@ use spoke_protocol::{
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerLine {
-    /// Whose stream it was.
+    /// The client.
     pub client: String,
-    /// Which of the client's two streams.
+    /// The direction of the stream.
     pub direction: Direction,
-    /// What was lost.
+    /// The lost range.
     pub loss: Loss,
-    /// When it was found, in milliseconds since 1970.
+    /// The time when it was found, in milliseconds since 1970.
     pub at_ms: u64,
 }
 
-/// The fields of a line, in their order.
+/// Returns the fields of a line, in order.
 pub(super) fn fields(
     (client, direction): (&ClientId, Direction),
     loss: &Loss,
@@ -42,18 +42,18 @@ pub(super) fn fields(
     ]
 }
 
-/// How many lines a ledger has.
+/// Returns the number of lines of a ledger.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn length(redis: &Redis, key: &str) -> Result<u64, StoreError> {
     decode::count(cmd("XLEN").arg(key).query_async(&mut redis.connection()).await?)
 }
 
-/// The newest lines of a ledger, newest first.
+/// Reads the newest lines of a ledger, newest first.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn newest(redis: &Redis, key: &str, count: usize) -> Result<Vec<LedgerLine>, StoreError> {
     let mut range = cmd("XREVRANGE");
     range.arg(key).arg("+").arg("-").arg("COUNT").arg(count);
@@ -61,7 +61,7 @@ pub async fn newest(redis: &Redis, key: &str, count: usize) -> Result<Vec<Ledger
     Ok(decode::entries(reply)?.iter().filter_map(line).collect())
 }
 
-/// None for an entry that is no line: people may write to the stream too.
+/// Decodes a line; none for an entry that is not a line, since anyone may add to the stream.
 fn line(entry: &Entry) -> Option<LedgerLine> {
     let text = |name: &str| {
         let (_, value) = entry.fields.iter().find(|(field, _)| field == name.as_bytes())?;

@@ -1,31 +1,31 @@
-//! How full a Redis is.
+//! The memory usage of a Redis.
 
 use redis::cmd;
 
 use super::{Redis, StoreError};
 
-/// What a Redis says of its memory.
+/// The memory usage of a Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryUsage {
     /// Bytes in use.
     pub used: u64,
-    /// Bytes that it may use (`maxmemory`); 0: no limit.
+    /// The maximum bytes (`maxmemory`); 0 for no limit.
     pub max: u64,
 }
 
 impl MemoryUsage {
-    /// Asks for it: some 30 µs of Redis.
+    /// Queries it, which takes about 30 µs of Redis.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn look(redis: &Redis) -> Result<Self, StoreError> {
+    /// [`StoreError`] if Redis fails.
+    pub async fn query(redis: &Redis) -> Result<Self, StoreError> {
         let mut info = cmd("INFO");
         info.arg("memory");
         let text: String = info.query_async(&mut redis.connection()).await?;
         Ok(Self::of_info(&text))
     }
 
-    /// What is not told is 0.
+    /// Parses the text of `INFO memory`. A missing value is 0.
     fn of_info(info: &str) -> Self {
         let number = |name: &str| {
             let lines = info.lines().filter_map(|line| line.split_once(':'));

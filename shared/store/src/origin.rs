@@ -1,50 +1,44 @@
-//! An out stream, and what its side remembers of it, in the same Redis.
+//! An out stream and the sender's state, in the same Redis.
+
+mod tasks;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use redis::{Script, Value, cmd};
+use redis::{Script, cmd};
 
+pub use self::tasks::TaskResult;
 use super::{
     Redis, StoreError, decode,
     error::{HASH, STREAM},
-    key_types::named,
+    key_types::name_wrong_key,
     keys::{DeviceKeys, HubKeys},
     loss_ledger, origin_state,
     peek::peek,
-    scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
+    scripts::of_origin,
 };
-use crate::limits::{DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOST_MAX_LEN};
 use spoke_protocol::{
     client_id::ClientId,
-    entry::{Digest, Direction, Entry, RejectReason},
-    limits::{LOSS_COUNT_MAX, SEQ_AHEAD_MAX},
-    loss::{Loss, Tally, TallyPrecision},
+    entry::{Digest, Direction, Entry},
+    limits::SEQ_AHEAD_MAX,
+    loss::TallyPrecision,
     message::Cursor,
     partner::{Partner, PartnerMatch},
     seal::SealKey,
-    seq::{Epoch, Seq},
+    seq::Seq,
     sync::{
-        accounting::{Extent, RecordedLosses},
-        resume::{self, LastRead, OriginStanding, Position, SenderStart},
-        sender::{OriginRead, OriginTask, ReadSize},
+        accounting::Extent,
+        resume::{self, HighWaterMark, LastRead, OriginStanding, Position, SenderStart},
     },
 };
 
-static LOOK: LazyLock<Script> =
+static INSPECT: LazyLock<Script> =
     LazyLock::new(|| of_origin(include_str!("scripts/inspect_origin.lua")));
-static READ: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("scripts/read.lua")));
-static SETTLE: LazyLock<Script> =
+static BEGIN_EPOCH: LazyLock<Script> =
     LazyLock::new(|| of_origin(include_str!("scripts/begin_epoch.lua")));
-static BURY: LazyLock<Script> =
-    LazyLock::new(|| of_origin(include_str!("scripts/dead_letter.lua")));
-static RECORD: LazyLock<Script> =
-    LazyLock::new(|| of_origin(include_str!("scripts/record_ack.lua")));
-static LOSE: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("scripts/record_losses.lua")));
-/// How often the beginning is decided anew where somebody else settled it meanwhile.
-const SETTLES_MAX: usize = 3;
+/// How often the position is found again after another process has changed the epoch.
+const BEGIN_RETRIES_MAX: usize = 3;
 
-/// One out stream with its state. Cheap enough to clone per session.
+/// An out stream with the sender's state. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct OriginStore {
     redis: Redis,
@@ -54,43 +48,28 @@ pub struct OriginStore {
     ledger: String,
     client: ClientId,
     direction: Direction,
-    /// The hub has one stream of dead letters for all clients, so it names the client there.
+    /// Whether the stream of dead letters is shared by all clients, as at the hub, and names the client.
     is_shared: bool,
-    /// What was read last, where the store lives as long as the process.
-    seen: Arc<Mutex<Option<LastRead>>>,
+    /// The last read, for a store that lives as long as the process.
+    last_read: Arc<Mutex<Option<LastRead>>>,
 }
 
-/// With whom a sender begins.
+/// The peer with which a sender begins.
 #[derive(Debug, Clone)]
 pub struct StartWith {
-    /// How the other side stands to what is remembered, where that is known before.
-    pub met: PartnerMatch,
-    /// Whom to remember from here on.
+    /// Whether the peer is the recorded one, if that is known before.
+    pub partner_match: PartnerMatch,
+    /// The peer to record.
     pub partner: Option<Partner>,
 }
 
 impl StartWith {
-    /// With the one that is remembered.
-    pub const SAME: Self = Self { met: PartnerMatch::Same, partner: None };
-}
-
-/// What a `OriginTask` came to.
-#[derive(Debug)]
-pub enum TaskResult {
-    /// What was read.
-    Read(OriginRead),
-    /// The stream is not what it was.
-    Rewound,
-    /// The dead letters are written.
-    DeadLettered,
-    /// The losses are in the ledger.
-    LossesRecorded,
-    /// The acknowledgement is written down.
-    AckRecorded,
+    /// The recorded peer.
+    pub const SAME: Self = Self { partner_match: PartnerMatch::Same, partner: None };
 }
 
 impl OriginStore {
-    /// The out stream of a device.
+    /// Opens the out stream of a device.
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
             redis,
@@ -101,11 +80,11 @@ impl OriginStore {
             client: client.clone(),
             direction: Direction::Up,
             is_shared: false,
-            seen: Arc::default(),
+            last_read: Arc::default(),
         }
     }
 
-    /// The out stream of one client at the hub.
+    /// Opens the out stream of one client at the hub.
     pub fn hub(redis: Redis, keys: &HubKeys, client: &ClientId) -> Self {
         Self {
             redis,
@@ -116,271 +95,151 @@ impl OriginStore {
             client: client.clone(),
             direction: Direction::Down,
             is_shared: true,
-            seen: Arc::default(),
+            last_read: Arc::default(),
         }
     }
 
-    /// The stream's key, for its hints.
+    /// Returns the stream's key, for its hints.
     pub fn key(&self) -> &str {
         &self.stream
     }
 
-    /// Where the stream stands.
+    /// Reads the state of the stream.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
+    /// [`StoreError`] if Redis fails or a key has the wrong type.
     pub async fn standing(&self) -> Result<OriginStanding, StoreError> {
-        let looked = self.look().await;
-        self.named(looked).await
+        let standing = self.inspect().await;
+        self.name_wrong_key(standing).await
     }
 
-    async fn look(&self) -> Result<OriginStanding, StoreError> {
-        let mut script = LOOK.key(&self.stream);
+    async fn inspect(&self) -> Result<OriginStanding, StoreError> {
+        let mut script = INSPECT.key(&self.stream);
         script.key(&self.state).arg(&origin_state::FIELDS);
         let mut parts = decode::list(self.redis.invoke(&script).await?)?.into_iter();
-        let mut next =
-            || parts.next().ok_or(decode::unexpected("the answer of inspect_origin.lua"));
-        let (extent, values) = (extent(next()?)?, next()?);
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(OriginStanding { seen, ..origin_state::read(extent, values)? })
+        let mut next = || parts.next().ok_or(decode::unexpected("the reply of inspect_origin.lua"));
+        let (extent, values) = (origin_state::extent(next()?)?, next()?);
+        let last_read = *self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(OriginStanding { last_read, ..origin_state::read(extent, values)? })
     }
 
-    /// Proves this stream's position against the copy's cursor, and writes down what comes of it before
-    /// anything is sent. Where the key holds something else now, nothing is begun, and the other direction
-    /// is to go on.
+    /// Finds the position of the sender for the copy's cursor, and records it before anything is sent. If the key
+    /// has the wrong type, nothing is sent, and the other direction continues.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn begin(
+    /// [`StoreError`] if Redis fails or another key has the wrong type.
+    pub async fn start_sender(
         &self,
         cursor: &Cursor,
         with: &StartWith,
         now_ms: u64,
     ) -> Result<SenderStart, StoreError> {
-        let begun = self.settle_begin(cursor, with, now_ms).await;
-        match self.named(begun).await {
-            Err(error) if error.is_of(&self.stream) => {
-                Ok(SenderStart::unreadable(self.remembered().await?))
+        let start = self.find_and_record_position(cursor, with, now_ms).await;
+        match self.name_wrong_key(start).await {
+            Err(error) if error.is_fault_of(&self.stream) => {
+                Ok(SenderStart::unreadable(self.recorded_standing().await?))
             }
-            begun => begun,
+            start => start,
         }
     }
 
-    async fn settle_begin(
+    async fn find_and_record_position(
         &self,
         cursor: &Cursor,
         with: &StartWith,
         now_ms: u64,
     ) -> Result<SenderStart, StoreError> {
-        for _ in 0..SETTLES_MAX {
+        for _ in 0..BEGIN_RETRIES_MAX {
             let (mut standing, at_cursor) =
-                tokio::try_join!(self.look(), self.digest_at(cursor.seq))?;
-            let remembered = standing.memory.partner.as_ref();
-            let told = with.partner.as_ref();
-            let met = told.map_or(with.met, |told| PartnerMatch::at_device(remembered, told));
-            let position = resume::begin(&standing, cursor, at_cursor, met);
+                tokio::try_join!(self.inspect(), self.digest_at(cursor.seq))?;
+            let recorded = standing.memory.partner.as_ref();
+            let partner_match = match &with.partner {
+                Some(partner) => PartnerMatch::at_device(recorded, partner),
+                None => with.partner_match,
+            };
+            let position = resume::find_position(&standing, cursor, at_cursor, partner_match);
             let before = standing.memory.clone();
             let is_new = position.epoch != before.epoch;
             if is_new {
                 let key = SealKey::new(rand::random());
-                standing.memory = before.settled(&position, &standing.extent, key);
+                standing.memory = before.begin_epoch(&position, &standing.extent, key);
             }
             standing.memory.inherited = position.inherited;
             standing.memory.partner = with.partner.clone().or(before.partner.clone());
             if standing.memory == before
-                || self.settle(&position, &standing, (cursor, is_new), now_ms).await?
+                || self.record_position(&position, &standing, (cursor, is_new), now_ms).await?
             {
                 return Ok(SenderStart { position, standing });
             }
         }
-        Err(decode::unexpected("nobody else to settle where this stream begins"))
+        Err(decode::unexpected("no other process to change the epoch of this stream"))
     }
 
-    /// Where the stream stands, or stood, where its key holds something else now.
+    /// Reads the state of the stream, or only the sender's state if the key has the wrong type.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn standing_or_remembered(&self) -> Result<OriginStanding, StoreError> {
+    /// [`StoreError`] if Redis fails or another key has the wrong type.
+    pub async fn last_known_standing(&self) -> Result<OriginStanding, StoreError> {
         match self.standing().await {
-            Err(error) if error.is_of(&self.stream) => self.remembered().await,
+            Err(error) if error.is_fault_of(&self.stream) => self.recorded_standing().await,
             standing => standing,
         }
     }
 
-    async fn remembered(&self) -> Result<OriginStanding, StoreError> {
+    async fn recorded_standing(&self) -> Result<OriginStanding, StoreError> {
         let mut fields = cmd("HMGET");
         fields.arg(&self.state).arg(&origin_state::FIELDS);
         let values = fields.query_async(&mut self.redis.connection()).await?;
-        let known = origin_state::read(Extent::default(), values)?;
-        let (last, added) = known.memory.mark;
+        let recorded = origin_state::read(Extent::default(), values)?;
+        let HighWaterMark { seq: last, added } = recorded.memory.high_water_mark;
         let extent = Extent { last, added, ..Extent::default() };
-        Ok(OriginStanding { extent, is_unreadable: true, ..known })
+        Ok(OriginStanding { extent, is_unreadable: true, ..recorded })
     }
 
-    async fn named<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn name_wrong_key<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [
             (self.stream.as_str(), STREAM),
             (&self.dead, STREAM),
             (&self.ledger, STREAM),
             (&self.state, HASH),
         ];
-        named(&self.redis, &keys, result).await
+        name_wrong_key(&self.redis, &keys, result).await
     }
 
-    /// Does what a sender asks for.
+    /// Reads entries after `after` without delivering them: at most `count`, and about
+    /// [`PEEK_BYTES`](crate::limits::PEEK_BYTES). An entry that is too large to be carried has no fields.
     ///
     /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn perform(
-        &self,
-        epoch: Epoch,
-        task: &OriginTask,
-        now_ms: u64,
-    ) -> Result<TaskResult, StoreError> {
-        let done = self.try_perform(epoch, task, now_ms).await;
-        self.named(done).await
-    }
-
-    async fn try_perform(
-        &self,
-        epoch: Epoch,
-        task: &OriginTask,
-        now_ms: u64,
-    ) -> Result<TaskResult, StoreError> {
-        match task {
-            OriginTask::Read { after, batch, mark } => {
-                let read = self.read(epoch, *after, *batch, *mark).await?;
-                Ok(read.map_or(TaskResult::Rewound, TaskResult::Read))
-            }
-            OriginTask::RecordLosses(losses, written) => {
-                let is_same = self.lose(epoch, losses, written, now_ms).await?;
-                Ok(if is_same { TaskResult::LossesRecorded } else { TaskResult::Rewound })
-            }
-            OriginTask::DeadLetter(letters) => {
-                let is_same = self.bury(epoch, letters).await?;
-                Ok(if is_same { TaskResult::DeadLettered } else { TaskResult::Rewound })
-            }
-            OriginTask::RecordAck { acked, trim, is_told } => {
-                let is_same = self.record(epoch, *acked, *trim, *is_told).await?;
-                Ok(if is_same { TaskResult::AckRecorded } else { TaskResult::Rewound })
-            }
-        }
-    }
-
-    /// Entries after `after`, at most `count` and about `limits::PEEK_BYTES`, without giving them out. One
-    /// that is too large to be carried comes without its fields.
-    ///
-    /// # Errors
-    /// `StoreError` as Redis gives it.
+    /// [`StoreError`] if Redis fails.
     pub async fn peek(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
         peek(&self.redis, &self.stream, after, count).await
     }
 
-    /// None where the stream is not what it was.
-    async fn read(
-        &self,
-        epoch: Epoch,
-        after: Seq,
-        batch: ReadSize,
-        mark: Seq,
-    ) -> Result<Option<OriginRead>, StoreError> {
-        let mut script = READ.key(&self.stream);
-        script.key(&self.state).arg(epoch.0).arg(mark.to_string()).arg(after.to_string());
-        script.arg(batch.entries).arg(batch.bytes).arg(ENTRY_BYTES_MAX);
-        let mut parts = decode::list(self.redis.invoke(&script).await?)?.into_iter();
-        let Some(found) = parts.next() else { return Ok(None) };
-        let extent = extent(found)?;
-        let is_end = parts.next().ok_or(decode::unexpected("the answer of read.lua"))?;
-        let is_end = decode::count(is_end)? == 1;
-        let entries = decode::pages(parts)?;
-        let seen = LastRead { epoch, mark: (extent.last, extent.added) };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        Ok(Some(OriginRead { entries, extent, is_end }))
-    }
-
-    /// Writes down that all up to `acked` is acknowledged, and takes everything up to `trim` out
-    /// of the stream with it. False where the stream is not what it was.
-    ///
-    /// # Errors
-    /// `StoreError` as Redis gives it.
-    pub async fn record(
-        &self,
-        epoch: Epoch,
-        (acked, tally): (Seq, Tally),
-        trim: Option<Seq>,
-        is_told: bool,
-    ) -> Result<bool, StoreError> {
-        let mut script = RECORD.key(&self.state);
-        script.key(&self.stream).arg(epoch.0).arg(acked.to_string()).arg(tally.to_string());
-        // MINID keeps the ID that it names.
-        script.arg(trim.map(|seq| seq.after().to_string()).unwrap_or_default());
-        script.arg(u8::from(is_told));
-        self.redis.invoke(&script).await
-    }
-
-    /// Copies entries that can never be sent to the dead letters, with `seq` and `reason` in front.
-    async fn bury(
-        &self,
-        epoch: Epoch,
-        letters: &[(Seq, RejectReason)],
-    ) -> Result<bool, StoreError> {
-        // One by one: each may be as large as Redis allows.
-        for (seq, reason) in letters {
-            let mut script = BURY.key(&self.state);
-            script.key(&self.stream).key(&self.dead).arg(epoch.0).arg(seq.to_string());
-            script.arg(reason.word());
-            script.arg(if self.is_shared { self.client.as_str() } else { "" }).arg(DEAD_MAX_LEN);
-            let is_same: bool = self.redis.invoke(&script).await?;
-            if !is_same {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    async fn lose(
-        &self,
-        epoch: Epoch,
-        losses: &[Loss],
-        written: &RecordedLosses,
-        now_ms: u64,
-    ) -> Result<bool, StoreError> {
-        let mut script = LOSE.key(&self.state);
-        script.key(&self.ledger).arg(epoch.0).arg(written.to_string()).arg(LOST_MAX_LEN);
-        let lost = losses.iter().filter_map(|loss| loss.count);
-        script.arg(lost.fold(0u64, u64::saturating_add).min(LOSS_COUNT_MAX));
-        for loss in losses {
-            let fields = loss_ledger::fields((&self.client, self.direction), loss, now_ms);
-            script.arg(2 * fields.len()).arg(&fields[..]);
-        }
-        self.redis.invoke(&script).await
-    }
-
-    /// False where somebody else has settled another epoch.
-    async fn settle(
+    /// Returns false if another process has begun another epoch.
+    async fn record_position(
         &self,
         position: &Position,
         standing: &OriginStanding,
         (cursor, is_new): (&Cursor, bool),
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        let mut script = SETTLE.key(&self.state);
+        let mut script = BEGIN_EPOCH.key(&self.state);
         script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
         let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
-        // A place that was only found may be anything that somebody says.
-        let has_floor = position.has_floor(cursor) && is_sane;
+        // A cursor that was only found proves nothing.
+        let raises_last_id = position.raises_last_id(cursor) && is_sane;
         let fields = match is_new {
             true => {
-                let floor = if has_floor { cursor.seq.to_string() } else { String::new() };
+                let floor = if raises_last_id { cursor.seq.to_string() } else { String::new() };
                 let Position { after, tally, .. } = position;
                 let added =
-                    (tally.known == TallyPrecision::Exactly).then(|| tally.added.to_string());
+                    (tally.precision == TallyPrecision::Exact).then(|| tally.added.to_string());
                 script.arg(floor).arg(after.to_string()).arg(added.unwrap_or_default());
-                origin_state::fields(&standing.memory)
+                origin_state::epoch_fields(&standing.memory)
             }
             false => {
                 script.arg("").arg("").arg("");
-                origin_state::notes(&standing.memory)
+                origin_state::variable_fields(&standing.memory)
             }
         };
         script.arg(2 * fields.len()).arg(&fields[..]);
@@ -397,18 +256,4 @@ impl OriginStore {
         let found = self.peek(seq.before(), 1).await?;
         Ok(found.iter().find(|entry| entry.seq == seq).map(Entry::digest))
     }
-}
-
-/// As reach.lua gives it.
-pub(super) fn extent(reply: Value) -> Result<Extent, StoreError> {
-    let mut parts = decode::list(reply)?.into_iter();
-    let mut next = || parts.next().ok_or(decode::unexpected("how far a stream reaches"));
-    Ok(Extent {
-        first: decode::seq(next()?)?,
-        last: decode::seq(next()?)?,
-        deleted: decode::seq(next()?)?,
-        length: decode::count(next()?)?,
-        added: decode::count(next()?)?,
-        given: decode::seq(next()?).ok(),
-    })
 }

@@ -1,5 +1,5 @@
-//! Entries of any stream, as many as a person or a count needs: bounded by bytes where they lie, so that
-//! large ones cost whoever looks no memory.
+//! Reads entries of any stream for a person or for a count. The script bounds their bytes, so that large entries
+//! take no memory in the caller.
 
 use std::sync::LazyLock;
 
@@ -11,11 +11,11 @@ use spoke_protocol::{entry::Entry, seq::Seq};
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("scripts/peek.lua")));
 
-/// Entries after `after`, at most `count` and about `limits::PEEK_BYTES`, without giving them out. One that
-/// is too large to have been carried comes without its fields.
+/// Reads entries after `after` without delivering them: at most `count`, and about [`PEEK_BYTES`]. An entry that is
+/// too large to be carried has no fields.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub(super) async fn peek(
     redis: &Redis,
     stream: &str,

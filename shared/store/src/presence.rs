@@ -1,8 +1,8 @@
-//! Who is connected to the hub: the generation that fences, two devices with one identity, and what
-//! `spoke-hub clients` shows.
+//! The sessions of the hub: the generation that fences writes, duplicate identities, and the data of
+//! `spoke-hub clients`.
 //!
-//! A hub process says that it lives with one key that expires, and a session counts while its hub
-//! does: so a hub that is killed takes its sessions with it, and no idle client costs a command.
+//! A hub process has one key that expires, and a session counts while the key of its hub exists. So the sessions of a
+//! killed hub end with it, and an idle client costs no command.
 
 use std::{fmt, sync::LazyLock};
 
@@ -13,101 +13,101 @@ use super::{
     keys::HubKeys,
     scripts::{DENY_OOM, with_seqs},
 };
-use crate::limits::{BELL_TTL, FORMER_MAX, HUB_TTL};
+use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL};
 use spoke_protocol::{
     client_id::ClientId,
     entry::Direction,
     instance::InstanceId,
-    limits::{IDLE_TIMEOUT, LIVES_MAX},
+    limits::{EPOCHS_REMEMBERED_MAX, IDLE_TIMEOUT},
     partner::PartnerId,
     seq::{Epoch, Seq},
 };
 
-static ARRIVE: LazyLock<Script> =
+static OPEN_SESSION: LazyLock<Script> =
     LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/open_session.lua")));
 static RESET: LazyLock<Script> =
     LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/reset_client.lua")));
-static DEPART: LazyLock<Script> =
+static CLOSE_SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/close_session.lua")));
 
-/// What a new session says of itself.
+/// A request to open a session.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionOpen<'a> {
     /// The agent's version.
     pub version: &'a str,
-    /// The address it came from.
+    /// Its address.
     pub address: &'a str,
-    /// The hub process that holds it.
+    /// The hub process.
     pub hub: &'a str,
-    /// The process that comes.
+    /// The agent process.
     pub instance: InstanceId,
-    /// How.
+    /// The transport.
     pub transport: Transport,
-    /// How far its out stream reaches, if it says so.
+    /// The extent of its out stream, if it was sent.
     pub reach: Option<OriginReach>,
-    /// When the client was registered, in milliseconds since 1970; 0 where that is not known.
+    /// When the client was registered, in milliseconds since 1970; 0 if that is not known.
     pub registered_at_ms: u64,
-    /// The epochs of its out stream and of its in stream, as it tells them.
+    /// The epochs of its out stream and of its in stream, from its HELLO.
     pub epochs: (Epoch, Epoch),
 }
 
-/// How far a device's out stream reaches, as it says when it comes: shown to operators, no more.
+/// The extent of a device's out stream, from its HELLO. It is only shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OriginReach {
-    /// The first entry it still has; `0-0` for none.
+    /// The first entry that it still has; `0-0` for none.
     pub first: Seq,
-    /// The last ID it has given out.
+    /// The last ID that it has generated.
     pub last: Seq,
-    /// How many entries were ever added to it.
+    /// The number of entries ever added to it.
     pub added: u64,
 }
 
-/// How a session is held.
+/// The transport of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// By a connection, at whose end it is over.
+    /// A connection. The session ends with it.
     WebSocket,
-    /// By requests: it is over when none came for `limits::IDLE_TIMEOUT`.
+    /// Requests. The session ends after [`IDLE_TIMEOUT`] without one.
     Http,
 }
 
-/// What came of an arrival.
+/// The result of [`open_session`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOpened {
-    /// The session of this generation, and what the client is to this hub; every older session of the
-    /// client is fenced from here on.
-    Begun(u64, PartnerId),
-    /// None: it is a second device with this identity, and the first is connected.
+    /// The session was opened, with this generation and this identity of client and hub. Every older session of the
+    /// client is fenced.
+    Opened(u64, PartnerId),
+    /// The session was refused: a second device has this identity, and the first one is connected.
     Refused(IdentityConflict),
-    /// None: it tells of a life of a stream that is more than `limits::LIVES_MAX` further than the one
+    /// The session was refused: the epoch of a stream is more than [`EPOCHS_REMEMBERED_MAX`] ahead of the one that is
     /// known here.
     EpochAhead(Direction, Epoch),
 }
 
-/// The device that holds the place of another with the same identity.
+/// The connected device with the same identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityConflict {
-    /// Where it came from.
+    /// Its address.
     pub address: String,
     /// Since when it is connected, in milliseconds since 1970.
     pub connected_since_ms: u64,
-    /// How many arrivals of this client were refused so far.
+    /// The number of sessions of this client that were refused so far.
     pub refused: u64,
-    /// Whether the one that was refused now has not been since it held the place last.
+    /// Whether the refused process was not refused before, since it was last connected.
     pub is_first: bool,
 }
 
 /// The newest session of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewestSession {
-    /// Its generation; 0 if there never was one.
+    /// Its generation; 0 if there was none.
     pub generation: u64,
-    /// The hub that holds its connection, while there is one.
+    /// The hub that has its connection, while there is one.
     pub hub: Option<String>,
 }
 
 impl Transport {
-    /// The word in the client's hash.
+    /// Returns the word in the client's hash.
     pub fn word(self) -> &'static str {
         match self {
             Self::WebSocket => "ws",
@@ -123,7 +123,7 @@ impl fmt::Display for OriginReach {
 }
 
 impl OriginReach {
-    /// As it is written down; none for anything else.
+    /// Parses the text that `Display` writes; none for any other text.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(' ');
         let (first, last, added) = (parts.next()?, parts.next()?, parts.next()?);
@@ -135,43 +135,43 @@ impl OriginReach {
     }
 }
 
-/// Begins a session, or refuses a second device.
+/// Opens a session, or refuses a second device.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn begin(
+/// [`StoreError`] if Redis fails.
+pub async fn open_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
-    arrival: &SessionOpen<'_>,
+    open: &SessionOpen<'_>,
     now_ms: u64,
 ) -> Result<SessionOpened, StoreError> {
-    let instance = Some(arrival.instance).filter(|instance| instance.is_known());
-    let mut script = ARRIVE.key(keys.client(client));
+    let instance = Some(open.instance).filter(|instance| instance.is_known());
+    let mut script = OPEN_SESSION.key(keys.client(client));
     script.key(keys.bell(client)).key(keys.identity());
-    script.arg(now_ms).arg(arrival.version).arg(arrival.address).arg(arrival.hub);
+    script.arg(now_ms).arg(open.version).arg(open.address).arg(open.hub);
     script.arg(instance.map(|instance| instance.to_string()).unwrap_or_default());
-    script.arg(arrival.transport.word()).arg(keys.hub_prefix());
-    script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_MAX);
+    script.arg(open.transport.word()).arg(keys.hub_prefix());
+    script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_INSTANCES_MAX);
     script.arg(BELL_TTL.as_millis() as u64);
-    script.arg(arrival.reach.map(|reach| reach.to_string()).unwrap_or_default());
-    let (up, down) = arrival.epochs;
-    script.arg(arrival.registered_at_ms).arg(up.0).arg(down.0).arg(LIVES_MAX);
+    script.arg(open.reach.map(|reach| reach.to_string()).unwrap_or_default());
+    let (up, down) = open.epochs;
+    script.arg(open.registered_at_ms).arg(up.0).arg(down.0).arg(EPOCHS_REMEMBERED_MAX);
     script.arg(hex::encode(rand::random::<[u8; 16]>()));
-    arrived(redis.invoke(&script).await?, client)
+    session_opened(redis.invoke(&script).await?, client)
 }
 
-fn arrived(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError> {
+fn session_opened(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError> {
     let mut parts = decode::list(reply)?.into_iter();
-    let mut next = || parts.next().ok_or(decode::unexpected("the answer of open_session.lua"));
+    let mut next = || parts.next().ok_or(decode::unexpected("the reply of open_session.lua"));
     let word = decode::bytes(next()?)?;
     if word.as_ref() == b"begun" {
         let (generation, hub) = (decode::count(next()?)?, decode::text(next()?)?);
-        return Ok(SessionOpened::Begun(generation, PartnerId::new(&hub, client)));
+        return Ok(SessionOpened::Opened(generation, PartnerId::new(&hub, client)));
     }
     if word.as_ref() == b"epoch-ahead" {
         let direction = Direction::from_word(&decode::text(next()?)?);
-        let direction = direction.ok_or(decode::unexpected("the answer of open_session.lua"))?;
+        let direction = direction.ok_or(decode::unexpected("the reply of open_session.lua"))?;
         return Ok(SessionOpened::EpochAhead(direction, Epoch(decode::count(next()?)?)));
     }
     Ok(SessionOpened::Refused(IdentityConflict {
@@ -182,12 +182,11 @@ fn arrived(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError>
     }))
 }
 
-/// Begins the way up of a client anew, and gives the epoch that its copy is in then; none if the hub has
-/// nothing of this client.
+/// Resets the cursor of a client in a new epoch, and returns that epoch; none if the hub has no cursor of this client.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn reset(
+/// [`StoreError`] if Redis fails.
+pub async fn reset_client(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -196,26 +195,26 @@ pub async fn reset(
     Ok(Some(Epoch(epoch)).filter(|epoch| epoch.is_known()))
 }
 
-/// Ends a session, unless a newer one has begun.
+/// Closes a session, unless a newer one has been opened.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn end(
+/// [`StoreError`] if Redis fails.
+pub async fn close_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
     generation: u64,
     now_ms: u64,
 ) -> Result<(), StoreError> {
-    let mut script = DEPART.key(keys.client(client));
+    let mut script = CLOSE_SESSION.key(keys.client(client));
     script.arg(generation).arg(now_ms);
     redis.invoke(&script).await
 }
 
-/// The newest generation of a client; 0 if it never had a session.
+/// Returns the newest generation of a client; 0 if it never had a session.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn generation(
     redis: &Redis,
     keys: &HubKeys,
@@ -226,11 +225,11 @@ pub async fn generation(
     Ok(generation.unwrap_or(0))
 }
 
-/// The newest session of a client.
+/// Returns the newest session of a client.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn newest(
+/// [`StoreError`] if Redis fails.
+pub async fn newest_session(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
@@ -247,10 +246,10 @@ pub async fn newest(
     Ok(NewestSession { generation: generation.unwrap_or(0), hub: hub.filter(|_| is_held) })
 }
 
-/// The client was heard of: what keeps a session over requests.
+/// Records that a client was seen, which keeps an HTTP session open.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn touch(
     redis: &Redis,
     keys: &HubKeys,
@@ -260,11 +259,11 @@ pub async fn touch(
     Ok(redis.connection().hset(keys.client(client), "last_seen", now_ms).await?)
 }
 
-/// Says for `limits::HUB_TTL` that this hub lives.
+/// Refreshes the key of this hub for [`HUB_TTL`].
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn keep_hub(
+/// [`StoreError`] if Redis fails.
+pub async fn refresh_hub(
     redis: &Redis,
     keys: &HubKeys,
     name: &str,
@@ -274,10 +273,10 @@ pub async fn keep_hub(
     Ok(redis.connection().pset_ex(keys.hub(name), version, ttl_ms).await?)
 }
 
-/// Says that this hub has ended.
+/// Removes the key of this hub.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn end_hub(redis: &Redis, keys: &HubKeys, name: &str) -> Result<(), StoreError> {
+/// [`StoreError`] if Redis fails.
+pub async fn remove_hub(redis: &Redis, keys: &HubKeys, name: &str) -> Result<(), StoreError> {
     Ok(redis.connection().del(keys.hub(name)).await?)
 }

@@ -1,4 +1,4 @@
-//! Asks a Redis whether it takes writes, so that its health is known while nothing is written.
+//! Probes whether a Redis accepts writes, so that its health is known while nothing is written.
 
 use tokio_util::sync::CancellationToken;
 
@@ -6,7 +6,7 @@ use super::Redis;
 use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
 use spoke_diagnostics::error_chain::error_chain;
 
-/// Probes this Redis until `ended`: slowly while it is well, often while it is not.
+/// Probes this Redis until `ended`: rarely while it is healthy, often while it is not.
 pub async fn watch(redis: Redis, ended: CancellationToken) {
     loop {
         let wait = match redis.probe().await {
@@ -23,14 +23,14 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
     }
 }
 
-/// Whether a Redis takes writes at this moment.
+/// Checks that a Redis accepts writes now.
 ///
 /// # Errors
-/// Why not, for a person.
+/// The problem, for a person.
 pub async fn ready(redis: &Redis) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error_chain(&error)),
-        Err(_) => Err(format!("redis did not answer within {} s", PROBE_TIMEOUT.as_secs())),
+        Err(_) => Err(format!("redis did not reply within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }

@@ -1,8 +1,8 @@
-//! What one client may make a copy do beside taking its entries: search, and write to the ledger.
+//! Limits how often one client may cause a search of the copy, and write to the ledger.
 //!
-//! A search of the copy costs Redis seconds and is asked for with a field of a hundred-byte batch, and
-//! the ledger that all clients share keeps a bounded number of lines. So each client has an allowance
-//! of both, and one search at a time, whose result its session remembers.
+//! A search of the copy takes Redis seconds, and a batch of a hundred bytes can cause one. The ledger, which all
+//! clients share, keeps a bounded number of lines. So each client has a quota of both, and one search at a time,
+//! whose result is kept for its session.
 
 use std::{
     collections::HashMap,
@@ -20,19 +20,19 @@ use spoke_protocol::{
     sync::dedup::{CopyIndex, Deduplicated},
 };
 
-/// The guards of all clients of a hub. Cheap to clone.
+/// The quotas of all clients of a hub. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientQuotas {
-    guards: Arc<Mutex<HashMap<ClientId, ClientQuota>>>,
+    quotas: Arc<Mutex<HashMap<ClientId, ClientQuota>>>,
     searches: Arc<Semaphore>,
 }
 
-/// That of one client. Cheap to clone.
+/// The quota of one client. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientQuota {
-    /// Held while the copy is searched.
+    /// The last search. It is locked while the copy is searched.
     pub(super) found: Arc<AsyncMutex<Option<SearchFound>>>,
-    /// None where there is only one client.
+    /// None for a device, which has one client only.
     shared: Option<Arc<SharedQuota>>,
 }
 
@@ -42,97 +42,99 @@ struct SharedQuota {
     at_once: Arc<Semaphore>,
 }
 
-/// What a search found, and for whom.
+/// The result of a search, and the request that it answers.
 pub(super) struct SearchFound {
-    /// The session that asked, and the epoch before which it looked.
-    pub(super) of: (Option<u64>, Epoch),
-    /// From which seq on it looked, and when.
+    /// The session, and the epoch of its batch.
+    pub(super) searched_for: (Option<u64>, Epoch),
+    /// The lowest seq that was searched for.
     pub(super) lowest: Seq,
+    /// When the copy was searched.
     pub(super) at: Instant,
-    /// Up to where the copy took entries of that epoch since.
+    /// The last entry of that epoch that was appended since.
     pub(super) reached: Seq,
-    pub(super) held: CopyIndex,
+    pub(super) index: CopyIndex,
 }
 
 impl SearchFound {
-    /// Entries up to `cursor` are in the copy.
-    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, sifted: Deduplicated) {
-        if self.of.1 == epoch {
+    /// Takes note that the batch up to `cursor` is in the copy.
+    pub(super) fn handle_done(&mut self, epoch: Epoch, cursor: Seq, batch: Deduplicated) {
+        if self.searched_for.1 == epoch {
             self.reached = self.reached.max(cursor);
-            self.held.settle(sifted);
+            self.index.confirm(batch);
         }
     }
 
-    /// Whether it still tells all of what another session of the same epoch asks, whose cursor is of
-    /// `cursor_epoch` and whose batch joins on after `after`: a link that breaks again and again does not
-    /// make a search of each session. Not where the copy has gone back since: it may hold others now.
+    /// Returns whether the result is valid for another session of the same epoch, whose cursor is in
+    /// `cursor_epoch` and whose batch follows `after`, so that a link that breaks repeatedly does not cause a search in
+    /// each session. It is not valid if the copy has gone back since, and may have other entries now.
     pub(super) fn answers(
         &self,
         (epoch, lowest): (Epoch, Seq),
         (cursor_epoch, after): (Epoch, Option<Seq>),
     ) -> bool {
         let is_at_its_place = after.is_some_and(|after| after >= self.reached);
-        let is_of_this_life = self.of.1 == epoch && cursor_epoch == epoch && is_at_its_place;
-        let is_fresh = self.at.elapsed() < SEARCHES.earned;
-        self.held.is_void() && is_of_this_life && is_fresh && self.lowest <= lowest
+        let is_of_this_epoch =
+            self.searched_for.1 == epoch && cursor_epoch == epoch && is_at_its_place;
+        let is_fresh = self.at.elapsed() < SEARCHES.interval;
+        self.index.is_known_empty() && is_of_this_epoch && is_fresh && self.lowest <= lowest
     }
 }
 
 impl Default for ClientQuotas {
     fn default() -> Self {
-        Self { guards: Arc::default(), searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)) }
+        Self { quotas: Arc::default(), searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)) }
     }
 }
 
 impl ClientQuotas {
-    /// The guard of this client.
-    pub fn of(&self, client: &ClientId, now: Instant) -> ClientQuota {
-        let mut guards = lock(&self.guards);
-        if !guards.contains_key(client) && guards.len().is_multiple_of(1024) {
-            guards.retain(|_, guard| !guard.is_idle(now));
+    /// Returns the quota of this client.
+    pub fn client(&self, client: &ClientId, now: Instant) -> ClientQuota {
+        let mut quotas = lock(&self.quotas);
+        if !quotas.contains_key(client) && quotas.len().is_multiple_of(1024) {
+            quotas.retain(|_, quota| !quota.is_idle(now));
         }
         let allowance = || Mutex::new(Allowance::new(now));
         let shared = || {
             let at_once = self.searches.clone();
             Arc::new(SharedQuota { searches: allowance(), lines: allowance(), at_once })
         };
-        let guard = || ClientQuota { found: Arc::default(), shared: Some(shared()) };
-        guards.entry(client.clone()).or_insert_with(guard).clone()
+        let quota = || ClientQuota { found: Arc::default(), shared: Some(shared()) };
+        quotas.entry(client.clone()).or_insert_with(quota).clone()
     }
 }
 
 impl ClientQuota {
-    /// Of the one client that a device has.
+    /// Creates the quota of a device.
     pub fn unlimited() -> Self {
         Self { found: Arc::default(), shared: None }
     }
 
-    /// Takes one search, and waits for its turn.
+    /// Takes one search, and waits for a permit.
     ///
     /// # Errors
-    /// How long to stay away.
+    /// The time to wait, if the quota is used up.
     pub(super) async fn take_search(&self) -> Result<Option<impl Drop + use<>>, Duration> {
         let Some(shared) = &self.shared else { return Ok(None) };
         lock(&shared.searches).take(1, SEARCHES, Instant::now())?;
-        let turn = shared.at_once.clone().acquire_owned().await;
-        Ok(Some(turn.expect("it is never closed")))
+        let permit = shared.at_once.clone().acquire_owned().await;
+        Ok(Some(permit.expect("it is never closed")))
     }
 
-    /// Takes so many lines of the ledger.
+    /// Takes a number of ledger lines.
     ///
     /// # Errors
-    /// How long to stay away.
+    /// The time to wait, if the quota is used up.
     pub(super) fn take_lines(&self, lines: usize) -> Result<(), Duration> {
         let Some(shared) = self.shared.as_ref().filter(|_| lines > 0) else { return Ok(()) };
         lock(&shared.lines).take(lines as u32, LEDGER_LINES, Instant::now())
     }
 
-    /// Whether nothing is lost by forgetting it.
+    /// Returns whether the quota is unused, so that it can be dropped.
     fn is_idle(&self, now: Instant) -> bool {
-        let is_whole = |shared: &Arc<SharedQuota>| {
-            lock(&shared.searches).is_whole(now) && lock(&shared.lines).is_whole(now)
+        let is_full = |shared: &Arc<SharedQuota>| {
+            lock(&shared.searches).is_full(now) && lock(&shared.lines).is_full(now)
         };
-        Arc::strong_count(&self.found) == 1 && self.shared.as_ref().is_none_or(is_whole)
+        Arc::strong_count(&self.found) == 1 && self.shared.as_ref().is_none_or(is_full)
     }
 }
 
@@ -142,6 +144,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use spoke_protocol::sync::dedup::CopiedEntry;
+
     use super::*;
 
     fn client(name: &str) -> ClientId {
@@ -150,30 +154,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_has_its_own_searches_and_lines_and_another_has_others() {
-        let (guards, now) = (ClientQuotas::default(), Instant::now());
+        let (quotas, now) = (ClientQuotas::default(), Instant::now());
         for _ in 0..SEARCHES.burst {
             // As each request of the client asks for it.
-            guards.of(&client("dev1"), now).take_search().await.unwrap();
+            quotas.client(&client("dev1"), now).take_search().await.unwrap();
         }
-        let wait = guards.of(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
-        assert!(wait > Duration::ZERO && wait <= SEARCHES.earned, "{wait:?}");
-        guards.of(&client("dev2"), now).take_search().await.unwrap();
+        let wait = quotas.client(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= SEARCHES.interval, "{wait:?}");
+        quotas.client(&client("dev2"), now).take_search().await.unwrap();
 
-        guards.of(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
-        assert!(guards.of(&client("dev1"), now).take_lines(1).is_err());
-        guards.of(&client("dev1"), now).take_lines(0).unwrap();
-        guards.of(&client("dev2"), now).take_lines(1).unwrap();
+        quotas.client(&client("dev1"), now).take_lines(LEDGER_LINES.burst as usize).unwrap();
+        assert!(quotas.client(&client("dev1"), now).take_lines(1).is_err());
+        quotas.client(&client("dev1"), now).take_lines(0).unwrap();
+        quotas.client(&client("dev2"), now).take_lines(1).unwrap();
         ClientQuota::unlimited().take_lines(1_000_000).unwrap();
     }
 
     #[test]
-    fn whoever_has_taken_nothing_of_late_is_forgotten() {
-        let (guards, now) = (ClientQuotas::default(), Instant::now());
-        let held = guards.of(&client("dev1"), now);
-        guards.of(&client("dev2"), now);
-        guards.of(&client("dev3"), now).take_lines(5).unwrap();
-        lock(&guards.guards).retain(|_, guard| !guard.is_idle(Instant::now()));
-        let mut left: Vec<_> = lock(&guards.guards).keys().map(ToString::to_string).collect();
+    fn a_quota_that_is_unused_is_dropped() {
+        let (quotas, now) = (ClientQuotas::default(), Instant::now());
+        let held = quotas.client(&client("dev1"), now);
+        quotas.client(&client("dev2"), now);
+        quotas.client(&client("dev3"), now).take_lines(5).unwrap();
+        lock(&quotas.quotas).retain(|_, quota| !quota.is_idle(Instant::now()));
+        let mut left: Vec<_> = lock(&quotas.quotas).keys().map(ToString::to_string).collect();
         left.sort();
         assert_eq!(left, ["dev1", "dev3"]);
         drop(held);
@@ -183,27 +187,26 @@ mod tests {
     fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
         let (one, two) = (Epoch(1), Epoch(2));
         let seq = |ms| Seq::new(ms, 0);
-        let found = |held| {
-            let (of, at) = ((Some(7), two), Instant::now());
-            SearchFound { of, lowest: seq(5), at, reached: Seq::ZERO, held }
+        let found = |index| {
+            let (searched_for, at) = ((Some(7), two), Instant::now());
+            SearchFound { searched_for, lowest: seq(5), at, reached: Seq::ZERO, index }
         };
         let at = |epoch| (epoch, Some(seq(4)));
         let mut void = found(CopyIndex::new([], true));
         assert!(void.answers((two, seq(5)), at(two)) && void.answers((two, seq(9)), at(two)));
         assert!(!void.answers((two, seq(4)), at(two)), "it looked no further down");
-        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor of this life");
-        assert!(!void.answers((two, seq(5)), (two, None)), "nobody knows where it stands");
-        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another life");
+        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor in this epoch");
+        assert!(!void.answers((two, seq(5)), (two, None)), "its position is unknown");
+        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another epoch");
         assert!(
             !found(CopyIndex::new([], false)).answers((two, seq(5)), at(two)),
             "not all was looked at"
         );
         let digest = spoke_protocol::entry::Digest([0; 16]);
-        assert!(
-            !found(CopyIndex::new([(one, seq(6), digest)], true)).answers((two, seq(5)), at(two))
-        );
-        let sifted = void.held.sift(Vec::new());
-        void.handle_done(two, seq(8), sifted);
+        let copied = CopiedEntry { epoch: one, seq: seq(6), digest };
+        assert!(!found(CopyIndex::new([copied], true)).answers((two, seq(5)), at(two)));
+        let batch = void.index.deduplicate(Vec::new());
+        void.handle_done(two, seq(8), batch);
         assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");
         assert!(void.answers((two, seq(9)), (two, Some(seq(8)))));
     }

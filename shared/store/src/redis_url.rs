@@ -1,4 +1,4 @@
-//! `RedisUrl`: where a Redis is, and the password for it, which only `as_str` gives out.
+//! [`RedisUrl`]: the address of a Redis with its password, which only [`RedisUrl::as_str`] returns.
 
 use std::{
     fmt, fs, io,
@@ -13,10 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_of};
+use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_name};
 
-/// `redis://`, `rediss://` (TLS) or `unix://`. Prints without its password. Of `rediss://`, `?ca_file=PATH`
-/// pins a CA instead of the system's roots, and `cert_file=` and `key_file=` show a client certificate.
+/// A URL of `redis://`, `rediss://` (TLS) or `unix://`. `Display` and `Debug` hide the password. In `rediss://`,
+/// `?ca_file=PATH` pins a CA instead of the system's roots, and `cert_file=` and `key_file=` set a client certificate.
 #[derive(Clone)]
 pub struct RedisUrl {
     url: SecretString,
@@ -26,7 +26,7 @@ pub struct RedisUrl {
     client_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// The text is no such URL. It is not repeated, since it may hold a password.
+/// A text that is not a Redis URL. The error does not repeat it, since it may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host or unix:///run/redis/redis.sock"
@@ -44,16 +44,16 @@ const SCHEMES: [(&str, &[&str]); 3] = [
 const HIDDEN: &str = "***";
 
 impl RedisUrl {
-    /// The URL as it was given, password and all: for the one who connects.
+    /// Returns the URL with its password, to connect.
     pub fn as_str(&self) -> &str {
         self.url.expose_secret()
     }
 
-    /// A client for connections there, with the files as they are now. It speaks RESP3, in which Redis can
-    /// say something unasked, and small commands wait for nobody.
+    /// Creates a client for connections, with the files as they are now. It uses RESP3, for push messages, and
+    /// TCP_NODELAY.
     ///
     /// # Errors
-    /// What the file system says, or that a file does not hold what it should.
+    /// [`RedisError`](redis::RedisError) if a file cannot be read, or has no certificate or key.
     pub fn client(&self) -> RedisResult<Client> {
         let client_tls = match &self.client_files {
             Some((cert_file, key_file)) => Some(ClientTlsConfig {
@@ -90,19 +90,19 @@ fn holds_certificate(pem: &[u8]) -> Result<(), String> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     match found {
         Ok(found) if !found.is_empty() => Ok(()),
-        Ok(_) => Err("it holds no certificate".to_owned()),
+        Ok(_) => Err("no certificate in it".to_owned()),
         Err(error) => Err(error_chain(&error)),
     }
 }
 
 fn holds_key(pem: &[u8]) -> Result<(), String> {
     let found = PrivateKeyDer::from_pem_slice(pem);
-    found.map(|_| ()).map_err(|_| "it holds no private key".to_owned())
+    found.map(|_| ()).map_err(|_| "no private key in it".to_owned())
 }
 
 impl Default for RedisUrl {
     fn default() -> Self {
-        "redis://127.0.0.1:6379".parse().expect("the default is a good url")
+        "redis://127.0.0.1:6379".parse().expect("the default is a valid URL")
     }
 }
 
@@ -113,11 +113,11 @@ impl FromStr for RedisUrl {
         let bad = |problem: &str| BadRedisUrl { problem: problem.to_owned() };
         check_encoded(text).map_err(bad)?;
         let Some(mut url) = redis::parse_redis_url(text) else {
-            return Err(bad("it is no Redis URL"));
+            return Err(bad("not a valid Redis URL"));
         };
         let scheme = SCHEMES.into_iter().find(|(scheme, _)| *scheme == url.scheme());
         let Some((_, options)) = scheme else {
-            return Err(bad("it begins with none of redis://, rediss:// and unix://"));
+            return Err(bad("unsupported scheme, expected redis://, rediss:// or unix://"));
         };
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
         check_options(url.scheme(), options, &pairs)?;
@@ -128,7 +128,7 @@ impl FromStr for RedisUrl {
         })?;
         let has_password = url.password().is_some();
         if has_password && url.set_password(Some(HIDDEN)).is_err() {
-            return Err(bad("it cannot have a password"));
+            return Err(bad("a password is not allowed in it"));
         }
         let file = |name| {
             let pair = pairs.iter().find(|(found, _)| found == name);
@@ -138,7 +138,7 @@ impl FromStr for RedisUrl {
         let client_files = match (file("cert_file"), file("key_file")) {
             (Some(cert_file), Some(key_file)) => Some((cert_file, key_file)),
             (None, None) => None,
-            _ => return Err(bad("cert_file and key_file go together; give both or neither")),
+            _ => return Err(bad("cert_file and key_file go together; set both or neither")),
         };
         if pairs.iter().any(|(name, _)| name == "pass") {
             let shown =
@@ -149,10 +149,10 @@ impl FromStr for RedisUrl {
     }
 }
 
-/// Characters of a user or password that a URL gives another meaning.
+/// Checks for characters in a user or password that have another meaning in a URL.
 fn check_encoded(text: &str) -> Result<(), &'static str> {
     if text.contains('#') {
-        return Err("a # in it means nothing here; in a user or password, write %23");
+        return Err("a # is not allowed; in a user or password, write %23");
     }
     let Some(("redis" | "rediss", rest)) = text.split_once("://") else { return Ok(()) };
     let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -173,13 +173,13 @@ fn check_options(
     let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
     let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
     let elsewhere = SCHEMES.iter().find(|(_, options)| options.contains(&name.as_str()));
-    let problem = match (elsewhere, nearest_of(name, known.iter().map(ToString::to_string))) {
-        (Some((other, _)), _) => format!("{name} goes with {other}:// only"),
-        // What is like no option may be a part of a password.
+    let problem = match (elsewhere, nearest_name(name, known.iter().map(ToString::to_string))) {
+        (Some((other, _)), _) => format!("{name} is an option of {other}:// only"),
+        // An unknown name may be a part of a password.
         (None, Some(nearest)) => format!("unknown option {name}; did you mean {nearest}?"),
         (None, None) if known.is_empty() => format!("{scheme}:// takes no options"),
         (None, None) => {
-            format!("an unknown option; {scheme}:// takes {}", known.join(", "))
+            format!("unknown option; {scheme}:// takes {}", known.join(", "))
         }
     };
     Err(BadRedisUrl { problem })

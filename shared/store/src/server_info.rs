@@ -1,7 +1,7 @@
-//! Whether a Redis suits what Spoke keeps in it: what it says of itself, and what is wrong with that.
+//! The settings and state of a Redis server that matter to Spoke, and warnings about them.
 //!
-//! `INFO` tells nearly everything and is rarely denied; only how the append-only file is synced has
-//! to be asked of `CONFIG GET`, which hosted ones often deny.
+//! `INFO` has nearly everything and is rarely denied. Only how the append-only file is synced needs `CONFIG GET`, which
+//! hosted services often deny.
 
 use std::{collections::HashMap, fmt};
 
@@ -13,21 +13,21 @@ use tracing::debug;
 use super::StoreError;
 use spoke_diagnostics::error_chain::error_chain;
 
-/// What a Redis says of itself.
+/// The settings and state of a Redis server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerInfo {
     /// Major and minor version.
     pub version: (u64, u64),
-    /// Replicas connected to it, those that still copy its data included.
+    /// The number of connected replicas, including those that are still synchronising.
     pub replicas: u64,
-    /// Whether it keeps an append-only file.
+    /// Whether it has an append-only file.
     pub is_append_only: bool,
-    /// Bytes it may use; 0 for all there are.
+    /// The maximum bytes of memory; 0 for no limit.
     pub max_memory: u64,
-    /// What it does when it has used them.
+    /// The eviction policy at that limit.
     pub max_memory_policy: String,
-    /// How it syncs its file; none if it does not show that.
-    pub syncing: Option<AofSync>,
+    /// How it syncs its file; none if it denies `CONFIG GET`.
+    pub aof_sync: Option<AofSync>,
 }
 
 /// How a Redis syncs its append-only file.
@@ -41,21 +41,21 @@ pub struct AofSync {
     pub pauses_for_rewrite: bool,
 }
 
-/// Something about a Redis by which Spoke could lose what it was given.
+/// A setting of a Redis that could make Spoke lose data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerWarning {
-    /// When its memory is full it throws keys away.
+    /// It evicts keys when its memory is full.
     Evicts {
         /// `maxmemory-policy`
         policy: String,
     },
-    /// What it holds is gone with its process.
+    /// It has no append-only file.
     NoAppendOnly,
 }
 
 impl ServerInfo {
-    /// What is wrong with it, worst first.
-    pub fn findings(&self) -> Vec<ServerWarning> {
+    /// Returns the warnings about it, worst first.
+    pub fn warnings(&self) -> Vec<ServerWarning> {
         let evicts = self.max_memory > 0 && self.max_memory_policy != "noeviction";
         let policy = self.max_memory_policy.clone();
         let found = [
@@ -65,7 +65,7 @@ impl ServerInfo {
         found.into_iter().flatten().collect()
     }
 
-    /// From the text of `INFO`.
+    /// Parses the text of `INFO`.
     fn of_info(info: &str) -> Self {
         let lines = info.lines().filter_map(|line| line.split_once(':'));
         let values: HashMap<&str, &str> = lines.collect();
@@ -75,26 +75,26 @@ impl ServerInfo {
         Self {
             version: (part(), part()),
             replicas: number("connected_slaves").unwrap_or(0),
-            // Where it is not told, nothing is wrong that we know of.
+            // Without this line nothing is known to be wrong.
             is_append_only: number("aof_enabled") != Some(0),
             max_memory: number("maxmemory").unwrap_or(0),
             max_memory_policy: values.get("maxmemory_policy").unwrap_or(&"noeviction").to_string(),
-            syncing: None,
+            aof_sync: None,
         }
     }
 }
 
 impl AofSync {
-    /// Asks for it.
+    /// Returns the command that queries it.
     pub fn command() -> Cmd {
         let names = ["appendonly", "appendfsync", "no-appendfsync-on-rewrite"];
         cmd("CONFIG").arg("GET").arg(&names).take()
     }
 
-    /// What the answer says.
+    /// Decodes the reply.
     ///
     /// # Errors
-    /// It is none.
+    /// [`RedisError`] if a setting is missing.
     pub fn read(answer: Value) -> RedisResult<Self> {
         let mut values: HashMap<String, String> = redis::from_redis_value(answer)?;
         let missing = (ErrorKind::UnexpectedReturnType, "CONFIG GET leaves a setting out");
@@ -107,11 +107,11 @@ impl AofSync {
     }
 }
 
-/// What the Redis behind this connection says of itself.
+/// Queries the server behind this connection.
 ///
 /// # Errors
-/// `RedisError` as Redis gives it; `LOADING` while it reads its file, since it has no replicas then.
-pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<ServerInfo> {
+/// [`RedisError`] if Redis fails; `LOADING` while it loads its file, since it has no replicas then.
+pub async fn query_server_info(connection: &mut impl ConnectionLike) -> RedisResult<ServerInfo> {
     let info: String = cmd("INFO").query_async(connection).await?;
     if info.lines().any(|line| line == "loading:1") {
         return Err(make_extension_error("LOADING".to_owned(), None));
@@ -120,11 +120,11 @@ pub async fn look(connection: &mut impl ConnectionLike) -> RedisResult<ServerInf
         Ok(answer) => Some(AofSync::read(answer)?),
         Err(error) if is_transient(&error) => return Err(error),
         Err(error) => {
-            debug!(error = error_chain(&error), "redis does not show its settings");
+            debug!(error = error_chain(&error), "redis denied CONFIG GET");
             None
         }
     };
-    Ok(ServerInfo { syncing, ..ServerInfo::of_info(&info) })
+    Ok(ServerInfo { aof_sync: syncing, ..ServerInfo::of_info(&info) })
 }
 
 fn is_transient(error: &RedisError) -> bool {
@@ -132,13 +132,13 @@ fn is_transient(error: &RedisError) -> bool {
 }
 
 impl ServerWarning {
-    /// What mends it.
-    pub fn mend(&self) -> &'static str {
+    /// Returns the remedy.
+    pub fn help(&self) -> &'static str {
         match self {
             Self::Evicts { .. } => {
-                "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+                "run CONFIG SET maxmemory-policy noeviction, and set the same in redis.conf"
             }
-            Self::NoAppendOnly => "CONFIG SET appendonly yes, and the same in redis.conf",
+            Self::NoAppendOnly => "run CONFIG SET appendonly yes, and set the same in redis.conf",
         }
     }
 }
@@ -148,17 +148,17 @@ impl fmt::Display for ServerWarning {
         match self {
             Self::Evicts { policy } if policy.starts_with("volatile-") => write!(
                 f,
-                "redis throws keys that expire away when its memory is full, sessions among them \
+                "redis evicts keys that expire when its memory is full, sessions among them \
                  (maxmemory-policy {policy})"
             ),
             Self::Evicts { policy } => write!(
                 f,
-                "redis throws keys away when its memory is full, streams and cursors among them \
-                 (maxmemory-policy {policy}): entries would be lost in silence"
+                "redis evicts keys when its memory is full, streams and cursors among them \
+                 (maxmemory-policy {policy}); entries would be lost without notice"
             ),
             Self::NoAppendOnly => f.write_str(
-                "redis keeps no append-only file (appendonly no): what it holds is gone with its \
-                 process, back to its last snapshot at best",
+                "redis keeps no append-only file (appendonly no); after a crash it goes back to its \
+                 last snapshot",
             ),
         }
     }

@@ -1,7 +1,7 @@
-//! Who a session token belongs to: what auth writes and the hub asks.
+//! Session tokens: auth writes them, and the hub finds the client of a token.
 //!
-//! Only the digest of a token is in Redis, so that whoever reads the database cannot take a
-//! device's place. The digest needs no salt: a token is 256 random bits and cannot be guessed.
+//! Only the digest of a token is in Redis, so that a reader of the database cannot impersonate a device. The digest
+//! needs no salt: a token is 256 random bits and cannot be guessed.
 
 use std::sync::LazyLock;
 
@@ -12,19 +12,19 @@ use sha2::{Digest, Sha256};
 use super::{Redis, StoreError};
 use spoke_protocol::client_id::ClientId;
 
-/// The field of a session that holds its client's name.
+/// The field of a session with its client's name.
 pub const CLIENT_FIELD: &str = "client";
-/// Functions that auth's scripts and the lookup of a session share.
+/// Functions that auth's scripts and the lookup of a session share, in Lua.
 pub const CLIENT_LUA: &str = include_str!("scripts/client_registration.lua");
 
-/// Writes nothing, so a hub may look at a replica.
+/// Writes nothing, so that a hub may use a replica.
 static LOOKUP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         &["#!lua flags=no-writes\n", CLIENT_LUA, include_str!("scripts/session.lua")].concat(),
     )
 });
 
-/// The client that a live session belongs to.
+/// The client of a live session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionClient {
     /// Its name.
@@ -44,28 +44,28 @@ pub struct SessionTokens {
 }
 
 impl SessionTokens {
-    /// The sessions below auth's key prefix.
+    /// Creates a reader of the sessions with auth's key prefix.
     pub fn new(redis: Redis, prefix: impl Into<String>) -> Self {
         Self { redis, prefix: prefix.into() }
     }
 
-    /// Returns the client of this token; none if the token was never given out, its session has ended,
-    /// or its client is disabled, deleted, or registered again since. One round trip.
+    /// Returns the client of this token; none if the token is unknown, its session has ended, or its client is disabled,
+    /// deleted, or registered again since. One round trip.
     ///
     /// # Errors
-    /// `StoreError` when Redis does not answer; nothing is known about the token then.
-    pub async fn client_of(
+    /// [`StoreError`] if Redis fails; nothing is known about the token then.
+    pub async fn find_client(
         &self,
         token: &SecretString,
     ) -> Result<Option<SessionClient>, StoreError> {
-        self.client_at(&session_key(&self.prefix, &digest(token.expose_secret()))).await
+        self.find_client_by_key(&session_key(&self.prefix, &digest(token.expose_secret()))).await
     }
 
-    /// The same by the session's key.
+    /// Returns the client of the session with this key.
     ///
     /// # Errors
-    /// As `client_of`.
-    pub async fn client_at(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
+    /// As [`Self::find_client`].
+    pub async fn find_client_by_key(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
         let mut call = LOOKUP.prepare_invoke();
         call.key(key).arg(client_prefix(&self.prefix));
         let found: Option<(String, u64, Option<String>)> = self.redis.invoke(&call).await?;
@@ -75,27 +75,27 @@ impl SessionTokens {
     }
 }
 
-/// The SHA-256 of a token, as 64 hex digits.
+/// Returns the SHA-256 of a token, as 64 hex digits.
 pub fn digest(token: &str) -> String {
     hex::encode(Sha256::digest(token.as_bytes()))
 }
 
-/// The key of the session with this digest. It is gone when the session has ended.
+/// Returns the key of the session with this digest. The key expires with the session.
 pub fn session_key(prefix: &str, digest: &str) -> String {
     format!("{}{digest}:h", session_prefix(prefix))
 }
 
-/// What all session keys begin with: whoever watches keys for ended sessions watches these.
+/// Returns the prefix of all session keys, by which ended sessions are watched.
 pub fn session_prefix(prefix: &str) -> String {
     format!("{prefix}:session:")
 }
 
-/// The hash of a client, which operators may also write by hand.
+/// Returns the key of a client's hash, which operators may also write by hand.
 pub fn client_key(prefix: &str, client: &ClientId) -> String {
     format!("{}{client}:h", client_prefix(prefix))
 }
 
-/// What the keys of all clients begin with.
+/// Returns the prefix of all client keys.
 pub fn client_prefix(prefix: &str) -> String {
     format!("{prefix}:client:")
 }

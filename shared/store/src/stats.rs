@@ -1,16 +1,16 @@
-//! How a Redis does: how long its answers take, and which it did not give.
+//! Latency and errors of a Redis.
 
 use std::time::Duration;
 
 use super::StoreError;
 use spoke_diagnostics::metrics::{CounterVec, Histogram, REDIS_SCALE};
 
-/// The figures of one Redis.
+/// The metrics of one Redis.
 #[derive(Debug)]
 pub struct RedisStats {
-    /// From commands sent together to the last of their answers.
+    /// The time from sending commands together to the last of their replies.
     pub seconds: Histogram,
-    /// Commands that were not done, by what was wrong.
+    /// The number of failed commands, by [`StoreError::word`].
     pub errors: CounterVec,
 }
 
@@ -21,12 +21,12 @@ impl Default for RedisStats {
 }
 
 impl RedisStats {
-    /// Commands that were sent together were answered.
+    /// Counts the replies to commands that were sent together.
     pub(super) fn handle_answers(&self, took: Duration) {
         self.seconds.observe(took);
     }
 
-    /// One of them was not done.
+    /// Counts a failed command.
     pub(super) fn handle_error(&self, error: &StoreError) {
         self.errors.add(error.word(), 1);
     }

@@ -1,4 +1,4 @@
-//! Trims the in stream of a hub, and tells of what a consumer group loses by it.
+//! Trims the in stream of a hub, and counts the entries that a consumer group loses by it.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -9,32 +9,31 @@ use super::{
     keys::HubKeys,
     scripts::{DENY_OOM, with_seqs},
 };
-use crate::limits::{LOST_MAX_LEN, TRIM_ENTRIES_MAX, TRIM_TOLD_INTERVAL};
+use crate::limits::{LOST_MAX_LEN, TRIM_ENTRIES_MAX, TRIM_REPORT_INTERVAL};
 
 static TRIM: LazyLock<Script> =
     LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/trim.lua")));
 
-/// What was taken out.
+/// The result of trimming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Trimmed {
-    /// How many entries.
+    /// The number of removed entries.
     pub entries: u64,
-    /// How many of them a consumer group had not read; these are told in the ledger.
+    /// The number of those that a consumer group had not read. They are in the ledger.
     pub unread: u64,
 }
 
 impl Trimmed {
-    /// Whether as many were taken out as may be at a time, so that there may be more.
+    /// Returns whether the limit of one call was reached, so that there may be more.
     pub fn is_full(&self) -> bool {
         self.entries >= TRIM_ENTRIES_MAX / 2
     }
 }
 
-/// Takes out what is past about `max_len` entries and older than `min_age`: at most
-/// `limits::TRIM_ENTRIES_MAX` entries.
+/// Removes entries beyond about `max_len` that are older than `min_age`: at most [`TRIM_ENTRIES_MAX`].
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn trim(
     redis: &Redis,
     keys: &HubKeys,
@@ -44,7 +43,7 @@ pub async fn trim(
     let mut script = TRIM.key(keys.inbound());
     script.key(keys.trim()).key(keys.lost());
     script.arg(max_len).arg(min_age.as_millis() as u64).arg(TRIM_ENTRIES_MAX);
-    script.arg(TRIM_TOLD_INTERVAL.as_millis() as u64).arg(LOST_MAX_LEN);
+    script.arg(TRIM_REPORT_INTERVAL.as_millis() as u64).arg(LOST_MAX_LEN);
     let (entries, unread): (u64, u64) = redis.invoke(&script).await?;
     Ok(Trimmed { entries, unread })
 }

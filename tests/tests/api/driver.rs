@@ -18,7 +18,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, EntryLimits},
     instance::InstanceId,
-    limits::RETURN_WAIT,
+    limits::RECONNECT_WAIT_MIN,
     loss::BatchAccount,
     message::{Frame, Goaway, GoawayReason, ReceiveLimits},
     seq::{Epoch, Seq},
@@ -89,8 +89,9 @@ impl Ends {
             registered_at_ms: 0,
             epochs: Default::default(),
         };
-        let arrived = presence::begin(&redis, &keys, &self.client, &arrival, unix_ms()).await;
-        let Ok(SessionOpened::Begun(generation, _)) = arrived else { panic!("{arrived:?}") };
+        let arrived =
+            presence::open_session(&redis, &keys, &self.client, &arrival, unix_ms()).await;
+        let Ok(SessionOpened::Opened(generation, _)) = arrived else { panic!("{arrived:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
@@ -124,7 +125,7 @@ impl Side {
         };
         let begun = self
             .origin
-            .begin(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
+            .start_sender(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
             .await
             .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
@@ -136,7 +137,7 @@ impl Side {
         let epoch = begun.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
         let stores =
-            SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RETURN_WAIT };
+            SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
         let (frames, outbox) = line;
         let frames = stream::unfold(frames, async |mut frames| {
             let frame: Frame = frames.recv().await?;
@@ -205,9 +206,9 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     let found = checker::from_hub(&ends.device.entries("spoke-agent:in:x").await);
     checker::assert_same("down", &checker::expected(&down, None), &found);
     let told = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
-    assert_eq!(near.end.unwrap(), SessionEnd::Told(told.clone()));
-    assert_eq!(far.end.unwrap(), SessionEnd::Ours(told));
-    assert_eq!(near.session.sender().carried(), 5000);
+    assert_eq!(near.end.unwrap(), SessionEnd::ClosedByPeer(told.clone()));
+    assert_eq!(far.end.unwrap(), SessionEnd::Closed(told));
+    assert_eq!(near.session.sender().acked_entries(), 5000);
 }
 
 struct Broken;
@@ -323,7 +324,7 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
         pending().await
     };
     let (near, _) = run_until(&device, &hub, replaced).await;
-    let Ok(SessionEnd::Ours(goaway)) = near.end else { panic!("{:?}", near.end) };
+    let Ok(SessionEnd::Closed(goaway)) = near.end else { panic!("{:?}", near.end) };
     assert_eq!(goaway.reason, GoawayReason::Gap);
 
     let hub = ends.hub().await;
@@ -348,7 +349,7 @@ async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     let append = Append {
         epoch: begun.position.epoch,
         known: None,

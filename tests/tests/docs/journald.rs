@@ -20,7 +20,7 @@ async fn said(log: &Path, format: &str, stream: &str) -> Vec<String> {
         start = start.variable(name, value);
     }
     let hub = Process::start(&binaries::path_of("spoke-hub"), &start, log);
-    let awaited = ["no hints from redis", "listening for devices"];
+    let awaited = ["lost redis change notifications", "listening for devices"];
     eventually("it to have warned and begun", PATIENCE, async || {
         let said = hub.log();
         let is_said = awaited.iter().all(|words| said.contains(words)) && said.ends_with('\n');

@@ -1,10 +1,11 @@
-//! What a copy holds under older epochs: where a life of the origin begins with entries that may have
-//! been carried in another, only the copy itself can tell which.
+//! Finds the entries of a batch that the copy holds already, under an older epoch.
 //!
-//! An entry with the seq and the bytes of one that was carried is that one. A Redis that comes back
-//! with an older state keeps the beginning of what was carried, and whatever it mints then comes
-//! behind: so where a seq was carried with other bytes, nothing from there on was carried in that
-//! epoch.
+//! An epoch of an origin may begin with entries that were carried in an older one. Only the copy can tell
+//! which: an entry with the seq and the bytes of a carried one is the same entry.
+//!
+//! A Redis that comes back with an older state keeps the beginning of what was carried, and every ID that
+//! it generates afterwards comes later. So where a seq was carried with other bytes, nothing from there on
+//! was carried in that epoch.
 
 use std::collections::HashMap;
 
@@ -13,77 +14,104 @@ use crate::{
     seq::{Epoch, Seq},
 };
 
-/// What was found of one origin in its copy.
+/// An entry of one origin, as a search found it in the copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiedEntry {
+    /// The epoch under which it was carried; [`Epoch::UNKNOWN`] in a copy that does not keep epochs.
+    pub epoch: Epoch,
+    /// Its seq in the origin.
+    pub seq: Seq,
+    /// The digest of its fields.
+    pub digest: Digest,
+}
+
+/// The entries of one origin that a search found in its copy.
 #[derive(Debug, Default)]
 pub struct CopyIndex {
     entries: HashMap<Seq, Vec<(Epoch, Digest)>>,
-    /// All that could be there was looked at; otherwise an entry may be held unseen.
+    /// Whether the search saw everything that could be there.
     is_complete: bool,
     /// Epochs in which a seq was carried with other bytes.
-    past: Vec<Epoch>,
+    diverged: Vec<Epoch>,
 }
 
-/// A batch without what the copy holds already.
+/// A batch without the entries that the copy holds already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deduplicated {
-    /// What to append.
+    /// The entries to append.
     pub entries: Vec<Entry>,
-    /// How many are held.
-    pub held: u64,
-    /// First, last and number of those to be appended that may be held all the same.
-    pub uncertain: Option<(Seq, Seq, u64)>,
-    /// In which epochs a seq was carried with other bytes, up to the end of the batch.
-    past: Vec<Epoch>,
+    /// The number of entries that the copy holds.
+    pub duplicates: u64,
+    /// The entries to append that the copy may hold all the same, after an incomplete search.
+    pub uncertain: Option<UncertainRange>,
+    /// Epochs in which a seq was carried with other bytes, up to the end of the batch.
+    diverged: Vec<Epoch>,
+}
+
+/// Entries that may be in the copy twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UncertainRange {
+    /// The first of them.
+    pub first: Seq,
+    /// The last of them.
+    pub last: Seq,
+    /// Their number.
+    pub count: u64,
 }
 
 impl CopyIndex {
-    /// These were found, after a search that saw all there could be, or did not. A copy that does
-    /// not keep the epochs of its entries says `Epoch::UNKNOWN`.
-    pub fn new(found: impl IntoIterator<Item = (Epoch, Seq, Digest)>, is_complete: bool) -> Self {
+    /// Creates an index of the entries that were found. `is_complete` says whether the search saw
+    /// everything that could be there.
+    pub fn new(found: impl IntoIterator<Item = CopiedEntry>, is_complete: bool) -> Self {
         let mut entries: HashMap<Seq, Vec<(Epoch, Digest)>> = HashMap::new();
-        for (epoch, seq, digest) in found {
+        for CopiedEntry { epoch, seq, digest } in found {
             entries.entry(seq).or_default().push((epoch, digest));
         }
-        Self { entries, is_complete, past: Vec::new() }
+        Self { entries, is_complete, diverged: Vec::new() }
     }
 
-    /// Whether it is sure that nothing is held.
-    pub fn is_void(&self) -> bool {
+    /// Returns whether the copy holds nothing for certain.
+    pub fn is_known_empty(&self) -> bool {
         self.is_complete && self.entries.is_empty()
     }
 
-    /// Takes out of the entries after those that `settle` was last called for what is held.
-    pub fn sift(&self, entries: Vec<Entry>) -> Deduplicated {
-        let past = self.past.clone();
-        let mut sifted = Deduplicated { entries: Vec::new(), held: 0, uncertain: None, past };
+    /// Removes the entries that the copy holds. They follow the batch that [`Self::confirm`] was last
+    /// called for.
+    pub fn deduplicate(&self, entries: Vec<Entry>) -> Deduplicated {
+        let diverged = self.diverged.clone();
+        let mut result =
+            Deduplicated { entries: Vec::new(), duplicates: 0, uncertain: None, diverged };
         for entry in entries {
-            if self.is_held(&entry, &mut sifted.past) {
-                sifted.held += 1;
+            if self.is_duplicate(&entry, &mut result.diverged) {
+                result.duplicates += 1;
                 continue;
             }
             if !self.is_complete {
-                let (from, _, count) = sifted.uncertain.unwrap_or((entry.seq, entry.seq, 0));
-                sifted.uncertain = Some((from, entry.seq, count + 1));
+                let (first, count) =
+                    result.uncertain.map_or((entry.seq, 0), |range| (range.first, range.count));
+                let (last, count) = (entry.seq, count + 1);
+                result.uncertain = Some(UncertainRange { first, last, count });
             }
-            sifted.entries.push(entry);
+            result.entries.push(entry);
         }
-        sifted
+        result
     }
 
-    /// The batch is in the copy; one that is not may come again, and is sifted as it was.
-    pub fn settle(&mut self, sifted: Deduplicated) {
-        self.past = sifted.past;
+    /// Takes note that the batch is in the copy. A batch that is not may come again, and is deduplicated
+    /// as before.
+    pub fn confirm(&mut self, batch: Deduplicated) {
+        self.diverged = batch.diverged;
     }
 
-    fn is_held(&self, entry: &Entry, past: &mut Vec<Epoch>) -> bool {
+    fn is_duplicate(&self, entry: &Entry, diverged: &mut Vec<Epoch>) -> bool {
         let Some(carried) = self.entries.get(&entry.seq) else { return false };
         let digest = entry.digest();
-        let mut others = carried.iter().filter(|(epoch, _)| !past.contains(epoch));
+        let mut others = carried.iter().filter(|(epoch, _)| !diverged.contains(epoch));
         if others.any(|(_, other)| *other == digest) {
             return true;
         }
         let known = carried.iter().map(|(epoch, _)| *epoch).filter(|epoch| epoch.is_known());
-        past.extend(known);
+        diverged.extend(known);
         false
     }
 }
@@ -99,11 +127,12 @@ mod tests {
         Entry { seq: Seq::new(ms, 0), fields: vec![field] }
     }
 
-    fn held(entries: &[Entry], is_complete: bool) -> CopyIndex {
-        CopyIndex::new(
-            entries.iter().map(|entry| (Epoch(1), entry.seq, entry.digest())),
-            is_complete,
-        )
+    fn copied(epoch: u64, entry: &Entry) -> CopiedEntry {
+        CopiedEntry { epoch: Epoch(epoch), seq: entry.seq, digest: entry.digest() }
+    }
+
+    fn index(entries: &[Entry], is_complete: bool) -> CopyIndex {
+        CopyIndex::new(entries.iter().map(|entry| copied(1, entry)), is_complete)
     }
 
     fn places(entries: &[Entry]) -> Vec<u64> {
@@ -111,36 +140,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_taken_out_up_to_the_first_that_has_other_bytes() {
+    fn entries_in_the_copy_are_removed_up_to_the_first_with_other_bytes() {
         let carried: Vec<_> = (1..=6).map(|ms| entry(ms, "old")).collect();
-        let mut held = held(&carried, true);
-        // 3 was deleted by an app, 0 trimmed once and back again; 4 has other bytes, and 5 only looks
-        // like the one that was carried.
+        let mut index = index(&carried, true);
+        // 3 was deleted by an app, 0 was trimmed once and is back again; 4 has other bytes, and 5 only
+        // looks like the carried one.
         let batch = [(0, "old"), (1, "old"), (2, "old"), (4, "new"), (5, "old")];
-        let sifted = held.sift(batch.map(|(ms, value)| entry(ms, value)).to_vec());
-        assert_eq!((places(&sifted.entries), sifted.held), (vec![0, 4, 5], 2));
-        assert_eq!(sifted.uncertain, None);
+        let first = index.deduplicate(batch.map(|(ms, value)| entry(ms, value)).to_vec());
+        assert_eq!((places(&first.entries), first.duplicates), (vec![0, 4, 5], 2));
+        assert_eq!(first.uncertain, None);
         // It could not be appended, and comes again.
-        assert_eq!(held.sift(batch.map(|(ms, value)| entry(ms, value)).to_vec()), sifted);
-        held.settle(sifted);
-        // The next batch stands behind a new entry.
-        assert_eq!(places(&held.sift(vec![entry(6, "old")]).entries), [6]);
+        assert_eq!(index.deduplicate(batch.map(|(ms, value)| entry(ms, value)).to_vec()), first);
+        index.confirm(first);
+        // The next batch follows a new entry.
+        assert_eq!(places(&index.deduplicate(vec![entry(6, "old")]).entries), [6]);
     }
 
     #[test]
-    fn other_bytes_in_one_epoch_say_nothing_of_another() {
-        let place = |epoch, value| (Epoch(epoch), Seq::new(1, 0), entry(1, value).digest());
-        let later = (Epoch(2), Seq::new(2, 0), entry(2, "b").digest());
-        let held = CopyIndex::new([place(1, "a"), place(2, "b"), later], true);
-        let sifted = held.sift(vec![entry(1, "b"), entry(2, "b")]);
-        assert_eq!((places(&sifted.entries), sifted.held), (vec![], 2));
+    fn other_bytes_in_one_epoch_say_nothing_about_another() {
+        let found =
+            [copied(1, &entry(1, "a")), copied(2, &entry(1, "b")), copied(2, &entry(2, "b"))];
+        let index = CopyIndex::new(found, true);
+        let result = index.deduplicate(vec![entry(1, "b"), entry(2, "b")]);
+        assert_eq!((places(&result.entries), result.duplicates), (vec![], 2));
     }
 
     #[test]
-    fn after_a_search_with_gaps_what_was_not_found_is_uncertain_and_what_was_is_held() {
-        let held = held(&[entry(2, "old"), entry(4, "old")], false);
-        let sifted = held.sift((1..=5).map(|ms| entry(ms, "old")).collect());
-        assert_eq!((places(&sifted.entries), sifted.held), (vec![1, 3, 5], 2));
-        assert_eq!(sifted.uncertain, Some((Seq::new(1, 0), Seq::new(5, 0), 3)));
+    fn after_an_incomplete_search_entries_that_were_not_found_are_uncertain() {
+        let index = index(&[entry(2, "old"), entry(4, "old")], false);
+        let result = index.deduplicate((1..=5).map(|ms| entry(ms, "old")).collect());
+        assert_eq!((places(&result.entries), result.duplicates), (vec![1, 3, 5], 2));
+        let (first, last) = (Seq::new(1, 0), Seq::new(5, 0));
+        assert_eq!(result.uncertain, Some(UncertainRange { first, last, count: 3 }));
     }
 }

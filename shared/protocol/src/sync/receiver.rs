@@ -1,7 +1,9 @@
-//! The copy's end: what a batch may do to the copy, and what is said of it.
+//! The copy's end of a session: checks each batch, and says what to append and what to acknowledge.
 //!
-//! The truth is the cursor in the copy's Redis and the script that moves it; a receiver only checks
-//! what can be checked without it, so that the script finds nothing to fail on half way.
+//! The cursor in the copy's Redis, and the script that moves it, decide what is appended. A receiver
+//! checks everything that can be checked without them, so that the script does not fail half way.
+//!
+//! A batch is checked by [`plan_append`] alone where there is no session, as over plain HTTP.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,104 +16,120 @@ use crate::{
     seq::{Epoch, Seq},
 };
 
-/// What the script is to do: append what is past the cursor, then move the cursor.
+/// A batch as it was received, before it is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UncheckedBatch {
+    /// The epoch of the origin that the batch belongs to; [`Epoch::UNKNOWN`] for that of the copy.
+    pub epoch: Epoch,
+    /// The end of the batch before; without it no gap is looked for.
+    pub after: Option<Seq>,
+    /// The end of this batch; without it the seq of the last entry.
+    pub through: Option<Seq>,
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// The origin's counts and losses.
+    pub account: BatchAccount,
+}
+
+/// A checked batch for the script: append the entries past the cursor, then move the cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
-    /// The life of the origin that this batch belongs to.
+    /// The epoch of the origin that the batch belongs to.
     pub epoch: Epoch,
-    /// Where this session knows the copy to be; one that lies behind it went back to an older state.
+    /// The position of the copy as this session knows it. A copy behind it has gone back to an older
+    /// state.
     pub known: Option<(Epoch, Seq)>,
-    /// Where the batch before ended; without it no gap is looked for.
+    /// The end of the batch before; without it no gap is looked for.
     pub after: Option<Seq>,
-    /// Where the cursor goes.
+    /// The seq that the cursor moves to.
     pub through: Seq,
-    /// What to append, in order.
+    /// The entries to append, in order.
     pub entries: Vec<Entry>,
-    /// What will never be appended, and goes to the ledger.
+    /// Entries that are never appended. They go to the ledger.
     pub refused: Vec<(Seq, RejectReason)>,
     /// The digest of the entry at `through`.
     pub digest: Option<Digest>,
-    /// What the batch says of its origin.
+    /// The origin's counts and losses.
     pub account: BatchAccount,
     /// The origin's seal on the cursor at `through`.
     pub seal: Option<Seal>,
 }
 
 impl Append {
-    /// It may have to wait for more than the script: for a search, or for room in the ledger.
+    /// Returns whether the batch may have to wait for more than the script: for a search, or for its
+    /// quota of ledger lines.
     pub fn may_wait(&self) -> bool {
         let has_lines = !self.account.losses.is_empty() || !self.refused.is_empty();
         self.account.is_inherited || has_lines
     }
 }
 
-/// What the script did.
+/// The result of an [`Append`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendResult {
-    /// All that was past the cursor is in the copy.
+    /// All entries past the cursor are in the copy.
     Done {
         /// The cursor now.
         cursor: Seq,
-        /// How many entries were appended.
+        /// The number of entries that were appended.
         accepted: u64,
-        /// How many the copy had already.
+        /// The number of entries that the copy had already.
         duplicates: u64,
         /// The copy's ID of the last entry appended.
         id: Option<Seq>,
     },
-    /// Not now: the client has asked for too much that is dear. Nothing was done; it may come again after
-    /// this.
-    Later(Duration),
-    /// It would be, as far as could be told without its entries.
-    Ready,
-    /// A newer session of this client has begun; nothing was done.
+    /// The client has used up its quota of searches or ledger lines. Nothing was done; the batch may be
+    /// sent again after this time.
+    RateLimited(Duration),
+    /// The batch would be appended, as far as its header tells. Nothing was done.
+    WouldAppend,
+    /// A newer session of this client has begun. Nothing was done.
     Superseded,
-    /// The copy is in this newer life of the origin; nothing was done.
+    /// The copy is in this newer epoch of the origin. Nothing was done.
     StaleEpoch(Epoch),
-    /// The batch does not join this cursor; nothing was done.
+    /// The batch begins behind this cursor. Nothing was done.
     Gap(Seq),
-    /// The batch is of a life further on than the one after this; nothing was done.
+    /// The batch is more than one epoch ahead of this one. Nothing was done.
     EpochAhead(Epoch),
-    /// The batch ends more than a day ahead of the hub's clock; nothing was done.
+    /// The batch ends more than a day ahead of the hub's clock. Nothing was done.
     SeqAhead,
 }
 
-/// What is wrong with a batch; nothing of it may be used.
+/// A fault in a batch. Nothing of the batch may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadBatch {
-    /// Its entries do not stand in ascending order, or outside of what the batch says it covers.
+    /// Its entries are not in ascending order, or lie outside of the range that it covers.
     #[error("the batch's entries are not in ascending order of seq: {at} comes after {before}")]
     OutOfOrder {
-        /// The entry that stands wrong.
+        /// The misplaced entry.
         at: Seq,
-        /// What stands before it.
+        /// The entry before it.
         before: Seq,
     },
     /// It has several entries, and is larger than a batch may be.
     #[error(
-        "a batch of several entries holds at most {BATCH_BYTES_MAX} bytes, where each field counts \
-         as at least {FIELD_BYTES_MIN}"
+        "the batch is too large: several entries together may have at most {BATCH_BYTES_MAX} bytes, \
+         where each field counts as at least {FIELD_BYTES_MIN}"
     )]
     TooLarge,
-    /// A loss that it tells of is none that can have been found before its entries.
+    /// One of its losses cannot have been found before its entries.
     #[error(
-        "the losses that the batch tells of do not stand in ascending order between its beginning \
-         and its end, or count more than {LOSS_COUNT_MAX} entries"
+        "invalid losses in the batch: expected ascending ranges between its beginning and its end, \
+         of at most {LOSS_COUNT_MAX} entries each"
     )]
     Losses,
 }
 
-/// Checks a batch and says what is to be done with it.
+/// Checks a batch and returns what to append.
 ///
 /// # Errors
-/// `BadBatch`.
-pub fn plan(
-    epoch: Epoch,
-    (after, through): (Option<Seq>, Option<Seq>),
-    entries: Vec<Entry>,
-    account: BatchAccount,
-    (direction, limits): (Direction, &EntryLimits),
+/// [`BadBatch`] if the order, the size or the losses of the batch break a rule of the protocol.
+pub fn plan_append(
+    batch: UncheckedBatch,
+    direction: Direction,
+    limits: &EntryLimits,
 ) -> Result<Append, BadBatch> {
+    let UncheckedBatch { epoch, after, through, entries, account } = batch;
     let mut before = after.unwrap_or_default();
     for entry in &entries {
         if entry.seq <= before {
@@ -127,22 +145,22 @@ pub fn plan(
     let digest = entries.last().filter(|last| last.seq == through).map(Entry::digest);
     let mut refused = Vec::new();
     let mut entries = entries;
-    entries.retain(|entry| match entry.check(direction, limits) {
+    entries.retain(|entry| match entry.validate(direction, limits) {
         Ok(()) => true,
         Err(reason) => {
             refused.push((entry.seq, reason));
             false
         }
     });
-    let charge: usize = entries.iter().map(Entry::charge).sum();
+    let charge: usize = entries.iter().map(Entry::charged_bytes).sum();
     if entries.len() > 1 && charge > BATCH_BYTES_MAX {
         return Err(BadBatch::TooLarge);
     }
     Ok(Append { epoch, known: None, after, through, entries, refused, digest, account, seal: None })
 }
 
-/// What was lost before a batch was lost after the batch before, one range after the other. Only what
-/// ended a life before this one stands elsewhere, and first.
+/// Checks that the losses lie after the batch before, one range after the other. Only the loss that ended
+/// an older epoch lies elsewhere, and comes first.
 fn check_losses(
     epoch: Epoch,
     (after, through): (Option<Seq>, Seq),
@@ -151,11 +169,11 @@ fn check_losses(
     let mut before = after.unwrap_or_default();
     for (at, loss) in account.losses.iter().enumerate() {
         let is_sane = loss.from <= loss.to && loss.count.unwrap_or(0) <= LOSS_COUNT_MAX;
-        let is_of_older_life = at == 0 && loss.epoch < epoch && loss.count.is_none();
-        if !is_sane || (loss.epoch != epoch && epoch.is_known() && !is_of_older_life) {
+        let is_of_older_epoch = at == 0 && loss.epoch < epoch && loss.count.is_none();
+        if !is_sane || (loss.epoch != epoch && epoch.is_known() && !is_of_older_epoch) {
             return Err(BadBatch::Losses);
         }
-        if !is_of_older_life {
+        if !is_of_older_epoch {
             if loss.from <= before || loss.to > through {
                 return Err(BadBatch::Losses);
             }
@@ -165,13 +183,17 @@ fn check_losses(
     Ok(())
 }
 
-/// One copy's end of one connection.
+/// The copy's end of one connection.
+///
+/// Call [`Self::handle_push`] for each batch, run the script with the [`Append`] that it returns, then
+/// call [`Self::handle_appended`] with the result, in the order of the batches. The [`Ack`] that comes
+/// back is the answer to the peer.
 pub struct Receiver {
     direction: Direction,
     limits: EntryLimits,
     epoch: Epoch,
     cursor: Seq,
-    /// Of the batches that the script has in hand, oldest first.
+    /// Epoch and refused entries of the batches that the script is working on, oldest first.
     pending: VecDeque<(Epoch, Vec<(Seq, RejectReason)>)>,
     received: u64,
     duplicates: u64,
@@ -179,7 +201,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver whose copy stands there.
+    /// Creates a receiver for a copy at this position.
     pub fn new(direction: Direction, limits: EntryLimits, (epoch, cursor): (Epoch, Seq)) -> Self {
         Self {
             direction,
@@ -193,30 +215,32 @@ impl Receiver {
         }
     }
 
-    /// What to do with a batch; `handle_appended` follows, in the order of the batches.
+    /// Checks a batch and returns what to append. [`Self::handle_appended`] follows, in the order of the
+    /// batches.
     ///
     /// # Errors
-    /// Why the connection must end.
+    /// [`GoawayReason::Protocol`] if the batch breaks a rule; the connection must end.
     pub fn handle_push(&mut self, push: Push) -> Result<Append, GoawayReason> {
         let Push { epoch, after, through, entries, account, seal } = push;
-        let (range, kind) = ((Some(after), Some(through)), (self.direction, &self.limits));
+        let (after, through) = (Some(after), Some(through));
+        let batch = UncheckedBatch { epoch, after, through, entries, account };
         let mut append =
-            plan(epoch, range, entries, account, kind).map_err(|_| GoawayReason::Protocol)?;
+            plan_append(batch, self.direction, &self.limits).map_err(|_| GoawayReason::Protocol)?;
         append.seal = seal;
         self.pending.push_back((epoch, append.refused.clone()));
         self.lost += append.account.losses.iter().filter_map(|loss| loss.count).sum::<u64>();
         Ok(append)
     }
 
-    /// Where the copy stands, for a batch that goes to the script now.
-    pub fn known(&self) -> (Epoch, Seq) {
+    /// Returns the position of the copy, for a batch that goes to the script now.
+    pub fn position(&self) -> (Epoch, Seq) {
         (self.epoch, self.cursor)
     }
 
-    /// What to say once the script has run.
+    /// Takes the result of the script for the oldest pending batch, and returns the acknowledgement.
     ///
     /// # Errors
-    /// Why the connection must end.
+    /// The [`GoawayReason`] with which the connection must end, if nothing was appended.
     pub fn handle_appended(&mut self, appended: &AppendResult) -> Result<Ack, GoawayReason> {
         let (epoch, refused) = self.pending.pop_front().unwrap_or_default();
         match *appended {
@@ -226,9 +250,9 @@ impl Receiver {
                 self.duplicates += duplicates;
                 Ok(Ack { epoch: self.epoch, seq: cursor, refused })
             }
-            AppendResult::Later(_) => Err(GoawayReason::Unavailable),
-            // The store looks for itself only.
-            AppendResult::Ready => Err(GoawayReason::Other),
+            AppendResult::RateLimited(_) => Err(GoawayReason::Unavailable),
+            // The store asks for this only for itself.
+            AppendResult::WouldAppend => Err(GoawayReason::Other),
             AppendResult::Superseded => Err(GoawayReason::Superseded),
             AppendResult::StaleEpoch(_) => Err(GoawayReason::StaleEpoch),
             AppendResult::Gap(_) => Err(GoawayReason::Gap),
@@ -237,18 +261,23 @@ impl Receiver {
         }
     }
 
-    /// The cursor once more.
+    /// Returns the cursor as an acknowledgement, for a PONG.
     pub fn ack(&self) -> Ack {
         Ack { epoch: self.epoch, seq: self.cursor, refused: Vec::new() }
     }
 
-    /// How many entries the other side told to be lost in this session.
-    pub fn lost(&self) -> u64 {
+    /// Returns the number of entries that the peer reported lost in this session.
+    pub fn reported_lost(&self) -> u64 {
         self.lost
     }
 
-    /// How many entries came in this session, and how many of those the copy had already.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.received, self.duplicates)
+    /// Returns the number of entries that were appended in this session.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Returns the number of entries in this session that the copy had already.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
     }
 }

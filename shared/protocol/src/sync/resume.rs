@@ -1,263 +1,189 @@
-//! Where a sender begins: the proof that origin and copy speak of the same life of the stream.
+//! Finds the position where a sender begins, by a proof that origin and copy mean the same epoch of the
+//! stream.
 //!
-//! A bare watermark loses data in silence: a device's Redis comes back empty or shortened, gives
-//! out IDs at or below the cursor, and the copy calls new entries duplicates. Nor does the entry at
-//! the cursor prove much: it may be trimmed, or minted anew. So the origin keeps a *mark*: before
-//! entries leave, the last ID that the stream had given out by then is written down beside it. A
-//! Redis that comes back with an older state has lost its writes from the end backwards, so where the
-//! mark still covers the cursor, every entry up to the cursor is still the one that was carried. Where
-//! it does not, this is another life of the stream: a new epoch begins after the mark.
+//! A bare watermark loses data in silence: a device's Redis comes back empty or shortened, generates IDs at
+//! or below the cursor, and the copy takes new entries for duplicates. Nor does the entry at the cursor prove
+//! much: it may be trimmed, or another one may have its ID. So the origin keeps a [`HighWaterMark`]: before
+//! entries are sent, the last ID that the stream has generated is recorded beside it. A Redis that comes back
+//! with an older state has lost its latest writes. So where the mark covers the cursor, every entry up to the
+//! cursor is still the one that was carried. Where it does not, the stream is in a new epoch, which begins
+//! after the mark.
 //!
-//! That the stream is still the one is shown by a consumer group of ours in it, which goes where the
-//! stream goes: DEL and RENAME take it away, RESTORE brings an older one back. Each read moves the group
-//! and writes its position down beside the mark; where the two differ, the stream is another.
-//! (The pair of epoch and offset is Centrifugo's; the digest of the entry at the offset, LiteFS's.)
+//! A consumer group in the stream proves that it is still the same stream: DEL and RENAME remove the group,
+//! and RESTORE brings an older one back. Each read moves the group and records its position beside the mark.
+//! If the two differ, the stream was replaced. (The pair of epoch and offset is from Centrifugo; the digest of
+//! the entry at the offset, from LiteFS.)
 //!
-//! Nor is the cursor itself believed: whoever has the client's token can move it. It acknowledges
-//! something only where this origin's seal on it shows that one of its own batches moved it there
-//! (`seal`). Otherwise a new epoch begins behind what this side itself has seen acknowledged, and the
-//! copy is searched for what it holds past that.
+//! The cursor itself is not trusted: anyone with the client's token can move it. It acknowledges something
+//! only if this origin's [`Seal`](crate::seal::Seal) on it proves that one of its own batches moved it there.
+//! Otherwise a new epoch begins after the last recorded acknowledgement, and the copy is searched.
 
-use super::accounting::{Extent, RecordedLosses};
+mod memory;
+
+pub use self::memory::{EpochStart, HighWaterMark, LastRead, OriginMemory, OriginStanding};
+use super::accounting::Extent;
 use crate::{
     entry::Digest,
-    limits::LIVES_MAX,
-    loss::{Loss, LossCause, Tally, TallyPrecision},
-    message::{Cursor, OriginState},
-    partner::{Partner, PartnerMatch},
+    limits::EPOCHS_REMEMBERED_MAX,
+    loss::{Checkpoint, Loss, LossCause, Tally, TallyPrecision},
+    message::Cursor,
+    partner::PartnerMatch,
     seal::SealKey,
     seq::{Epoch, Seq},
     wire::json::PositionBody,
 };
 
-/// What an origin's side remembers, beside the stream and in the same Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OriginMemory {
-    /// The life that the stream is in.
-    pub epoch: Epoch,
-    /// How the last lives began, oldest first; the last is the one of `epoch`.
-    pub lives: Vec<EpochStart>,
-    /// The last ID that the stream had given out when it was last looked at before sending, and how
-    /// many entries had been added to it.
-    pub mark: (Seq, u64),
-    /// Up to where the copy acknowledged, and the tally there.
-    pub acked: (Seq, Tally),
-    /// Up to where dead letters were written in this epoch.
-    pub buried: Seq,
-    /// Entries up to here were in the stream before this life began, and may have been carried in
-    /// an older one.
-    pub inherited: Seq,
-    /// The losses that stand in this side's ledger already.
-    pub written: Option<RecordedLosses>,
-    /// What cursors of this life are sealed with.
-    pub key: Option<SealKey>,
-    /// Up to where the stream was given out, as its group has to say too; none before there was one.
-    pub given: Option<Seq>,
-    /// Whom all this was agreed with; none where that is not known.
-    pub partner: Option<Partner>,
-}
-
-/// How a life of a stream began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochStart {
-    /// Which one.
-    pub epoch: Epoch,
-    /// After this entry: all up to it were carried before.
-    pub start: Seq,
-    /// The tally there.
-    pub tally: Tally,
-}
-
-/// Where an out stream stands, as its own side sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OriginStanding {
-    /// How far it reaches.
-    pub extent: Extent,
-    /// What is remembered of it.
-    pub memory: OriginMemory,
-    /// How many dead letters there ever were.
-    pub dead: u64,
-    /// How many of its entries were ever found lost here.
-    pub lost: u64,
-    /// What this process saw of the stream before, whatever has become of the memory since.
-    pub seen: Option<LastRead>,
-    /// Its key holds something else now: only what is remembered is known.
-    pub is_unreadable: bool,
-}
-
-/// How far a stream reached when a process last read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastRead {
-    /// The life it was in.
-    pub epoch: Epoch,
-    /// The last ID that it had given out, and how many entries had been added to it.
-    pub mark: (Seq, u64),
-}
-
-/// Where to begin, and what has to be written down at the origin first.
+/// Where a sender begins, before it is recorded at the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The epoch to send under.
     pub epoch: Epoch,
-    /// After which entry to begin to read.
+    /// The entry after which to read.
     pub after: Seq,
-    /// The tally there.
+    /// The tally at `after`.
     pub tally: Tally,
-    /// Where the copy's cursor stands under that epoch, which the first batch must join: `0-0` at
-    /// the beginning of a life, though the stream may still hold entries of the life before.
-    pub joint: Seq,
+    /// The cursor of the copy in that epoch, which the first batch must join. It is `0-0` at the beginning of
+    /// an epoch, even if the stream holds entries of the epoch before.
+    pub joins_after: Seq,
     /// Entries up to here may be in the copy under an older epoch.
     pub inherited: Seq,
-    /// How the two ends were found.
+    /// What the handshake found.
     pub finding: ResumeFinding,
-    /// What nobody can count any more, for the ledger: where a life ended without its last entries.
+    /// The range at the end of the last epoch whose entries cannot be counted, for the ledger.
     pub loss: Option<Loss>,
 }
 
-/// Where a sender begins, once that is written down at its origin.
+/// Where a sender begins, as recorded at its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SenderStart {
-    /// Where to begin and under which epoch.
+    /// The position.
     pub position: Position,
-    /// The stream as it stands under that epoch.
+    /// The state of the stream in that epoch.
     pub standing: OriginStanding,
 }
 
 impl SenderStart {
-    /// Of a stream that cannot be read now: nothing begins before it can.
+    /// Creates the start for a stream that cannot be read now. Nothing is sent before it can.
     pub fn unreadable(standing: OriginStanding) -> Self {
-        let OriginMemory { epoch, acked: (after, tally), inherited, .. } = standing.memory;
+        let OriginMemory { epoch, acked, inherited, .. } = standing.memory;
+        let Checkpoint { seq: after, tally } = acked;
         let finding = ResumeFinding::Agree;
         let position =
-            Position { epoch, after, tally, joint: after, inherited, finding, loss: None };
+            Position { epoch, after, tally, joins_after: after, inherited, finding, loss: None };
         Self { position, standing }
     }
 }
 
-/// How the two ends were found.
+/// What a handshake found about origin and copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumeFinding {
-    /// They agree, or one has nothing that could disagree.
+    /// They agree, or one of them has nothing that could disagree.
     Agree,
-    /// The copy forgot what it had acknowledged: what the origin still has is sent again.
+    /// The copy lost entries that it had acknowledged. The entries that the origin still has are sent again.
     CopyRewound,
-    /// The origin is in another life: a new epoch begins.
+    /// The origin was replaced or went back. A new epoch begins.
     OriginReplaced,
-    /// The copy's cursor stands where no batch of this origin moved it: somebody else has used the
-    /// client's credentials. A new epoch begins.
+    /// No batch of this origin moved the copy's cursor to its place: another party has used the client's
+    /// credentials. A new epoch begins.
     ForeignCursor,
-    /// Nothing that is remembered was agreed with the other side. A new epoch begins, in which what waits
-    /// is carried.
+    /// This side's state was agreed with another peer. A new epoch begins, in which the unacknowledged entries
+    /// are carried.
     NewPartner,
 }
 
-impl OriginStanding {
-    /// What the handshake tells the other side.
-    pub fn origin(&self) -> OriginState {
-        let Self { extent, memory, .. } = self;
-        let life = memory.lives.last().filter(|life| life.epoch == memory.epoch);
-        OriginState {
-            epoch: memory.epoch,
-            start: life.map_or(Seq::ZERO, |life| life.start),
-            first: extent.first,
-            last: extent.last,
-            added: extent.added,
-            acked: memory.acked.0,
-        }
-    }
-
-    /// Whether the stream itself is the one that the memory is of: its group says so, and no later look
-    /// found it shorter.
-    pub fn is_whole(&self) -> bool {
-        let (mark, added) = self.memory.mark;
-        let Extent { last, added: now, given, .. } = self.extent;
-        given == self.memory.given && last >= mark && now >= added
-    }
-
-    /// How far the stream reached in this epoch when it was last read, as far as anyone knows.
-    fn mark_in(&self, epoch: Epoch) -> Option<(Seq, u64)> {
-        if self.memory.epoch == epoch {
-            return Some(self.memory.mark);
-        }
-        let seen = self.seen.filter(|_| !self.memory.epoch.is_known());
-        seen.filter(|seen| seen.epoch == epoch).map(|seen| seen.mark)
-    }
-}
-
-/// Decides where the sender begins. `at_cursor` is the digest of the origin's entry at the cursor's
-/// seq, if the origin holds one.
-pub fn begin(
+/// Finds the position where the sender begins. `at_cursor` is the digest of the origin's entry at the
+/// cursor's seq, if the origin has one.
+pub fn find_position(
     standing: &OriginStanding,
     cursor: &Cursor,
     at_cursor: Option<Digest>,
-    met: PartnerMatch,
+    partner_match: PartnerMatch,
 ) -> Position {
     let OriginStanding { extent, memory, .. } = standing;
-    if matches!(met, PartnerMatch::Other | PartnerMatch::Stranger) {
-        return with_another(standing, cursor, met);
+    if matches!(partner_match, PartnerMatch::Other | PartnerMatch::OtherCursor) {
+        return position_with_new_partner(standing, cursor, partner_match);
     }
-    let Some(cursor) = &located(memory, cursor, at_cursor) else {
-        return without_cursor(standing, met);
+    let Some(cursor) = &with_epoch_and_tally(memory, cursor, at_cursor) else {
+        return position_without_cursor(standing, partner_match);
     };
-    if memory.epoch > cursor.epoch && standing.is_whole() {
-        // The origin began a new life and the copy has not heard of it, or has forgotten it.
-        let place = common(memory, cursor);
-        let forgot = place.0 == cursor.seq && cursor.seq < memory.acked.0;
-        let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
-        return anew(memory.epoch, place, (cursor, memory.inherited), finding);
+    if memory.epoch > cursor.epoch && standing.is_intact() {
+        // The origin began a new epoch that the copy has not received, or has lost.
+        let place = last_common_checkpoint(memory, cursor);
+        let is_rewound = place.seq == cursor.seq && cursor.seq < memory.acked.seq;
+        let finding = if is_rewound { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
+        return begin_epoch_at(memory.epoch, place, (cursor, memory.inherited), finding);
     }
-    if is_same_life(standing, cursor, at_cursor) {
-        let forgot = memory.epoch == cursor.epoch && cursor.seq < memory.acked.0;
-        let finding = if forgot { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
-        let mut position = resume(memory, cursor.epoch, (cursor.seq, cursor.tally), finding);
+    if is_same_epoch(standing, cursor, at_cursor) {
+        let is_rewound = memory.epoch == cursor.epoch && cursor.seq < memory.acked.seq;
+        let finding = if is_rewound { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
+        let place = Checkpoint::new(cursor.seq, cursor.tally);
+        let mut position = continue_at(memory, cursor.epoch, place, finding);
         if cursor.is_found {
             // The copy has no cursor that the first batch could join.
-            position.joint = Seq::ZERO;
+            position.joins_after = Seq::ZERO;
         }
         return position;
     }
     let is_foreign = is_foreign_cursor(standing, cursor);
-    // Up to where everything is both still here and surely carried: the mark, since the cursor lies
-    // past it and the copy takes entries in order; of an older epoch, what was acknowledged.
-    let kept = if !memory.epoch.is_known() || !standing.is_whole() {
-        (Seq::ZERO, Tally::ZERO)
-    } else if memory.epoch == cursor.epoch && memory.mark.0 < cursor.seq && !is_foreign {
-        let (mark, added) = memory.mark;
-        (mark, Tally { added, ..memory.acked.1 })
-    } else if memory.acked.0 <= extent.last
-        && (memory.epoch < cursor.epoch || at_cursor.is_none() || is_foreign)
-    {
-        // A copy that was wiped since then is not that far in its later epoch. One that an operator
-        // has reset is nowhere in it, and has kept what it had.
-        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.0;
-        if is_behind { (cursor.seq, cursor.tally) } else { memory.acked }
-    } else {
-        (Seq::ZERO, Tally::ZERO)
-    };
-    // Where the memory is of an older epoch still, nobody knows up to where the others came.
+    let place = last_certain_checkpoint(standing, cursor, at_cursor, is_foreign);
+    // The recorded state is of an older epoch: entries of the later ones may be carried up to anywhere.
     let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
     let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
-    // The copy may not have heard of the life that has ended here.
+    // The copy may not have received the epoch that has ended here.
     let next = cursor.epoch.max(memory.epoch).next();
     if is_foreign {
-        let mut position = anew(next, kept, (cursor, inherited), ResumeFinding::ForeignCursor);
+        let finding = ResumeFinding::ForeignCursor;
+        let mut position = begin_epoch_at(next, place, (cursor, inherited), finding);
         position.inherited = inherited;
         position.loss = position.loss.map(|loss| Loss { cause: LossCause::ForeignCursor, ..loss });
         return position;
     }
-    let mut position = anew(next, kept, (cursor, inherited), ResumeFinding::OriginReplaced);
-    let is_gone = !standing.is_whole() || !memory.epoch.is_known();
+    let finding = ResumeFinding::OriginReplaced;
+    let mut position = begin_epoch_at(next, place, (cursor, inherited), finding);
+    let is_gone = !standing.is_intact() || !memory.epoch.is_known();
     if is_gone
-        && let Some(mark) = standing.mark_in(cursor.epoch).filter(|mark| mark.0 >= cursor.seq)
+        && let Some(mark) =
+            standing.high_water_mark_in(cursor.epoch).filter(|mark| mark.seq >= cursor.seq)
     {
-        position.loss = taken_away(extent, cursor, mark);
+        position.loss = loss_of_replaced_stream(extent, cursor, mark);
     }
     position
 }
 
-/// Where the cursor is in the lives of this stream; none for a copy that has none. Of which life an entry
-/// is that was found without its epoch is only sure in the first, or where it is here as well.
-fn located(memory: &OriginMemory, cursor: &Cursor, at_cursor: Option<Digest>) -> Option<Cursor> {
+/// Returns the last checkpoint up to which everything is still in the origin and certainly carried. In the
+/// cursor's epoch it is the high-water mark, since the cursor lies past it and the copy takes entries in
+/// order. In an older epoch it is the last acknowledgement.
+fn last_certain_checkpoint(
+    standing: &OriginStanding,
+    cursor: &Cursor,
+    at_cursor: Option<Digest>,
+    is_foreign: bool,
+) -> Checkpoint {
+    let OriginStanding { extent, memory, .. } = standing;
+    let mark = memory.high_water_mark;
+    if !memory.epoch.is_known() || !standing.is_intact() {
+        Checkpoint::START
+    } else if memory.epoch == cursor.epoch && mark.seq < cursor.seq && !is_foreign {
+        Checkpoint::new(mark.seq, Tally { added: mark.added, ..memory.acked.tally })
+    } else if memory.acked.seq <= extent.last
+        && (memory.epoch < cursor.epoch || at_cursor.is_none() || is_foreign)
+    {
+        // A copy that was wiped since is not that far in its later epoch. One that an operator has reset has
+        // no seq in it, and has kept its entries.
+        let is_behind = !cursor.seq.is_zero() && cursor.seq < memory.acked.seq;
+        if is_behind { Checkpoint::new(cursor.seq, cursor.tally) } else { memory.acked }
+    } else {
+        Checkpoint::START
+    }
+}
+
+/// Returns the cursor with an epoch and a tally; none for a copy without a cursor. An entry that was found
+/// without its epoch is certain in the first epoch only, or if the origin has the same entry.
+fn with_epoch_and_tally(
+    memory: &OriginMemory,
+    cursor: &Cursor,
+    at_cursor: Option<Digest>,
+) -> Option<Cursor> {
     let epoch = match cursor.epoch {
         Epoch::UNKNOWN if cursor.is_found => {
             let is_proven = at_cursor.is_some() && at_cursor == cursor.digest;
@@ -268,94 +194,101 @@ fn located(memory: &OriginMemory, cursor: &Cursor, at_cursor: Option<Digest>) ->
         epoch => epoch,
     };
     let tally = match cursor.is_found {
-        true if epoch != memory.epoch || cursor.seq < memory.acked.0 => {
-            Tally { known: TallyPrecision::AtLeast, ..Tally::ZERO }
+        true if epoch != memory.epoch || cursor.seq < memory.acked.seq => {
+            Tally { precision: TallyPrecision::AtLeast, ..Tally::ZERO }
         }
-        true if cursor.seq != memory.acked.0 => {
-            Tally { known: TallyPrecision::AtLeast, ..memory.acked.1 }
+        true if cursor.seq != memory.acked.seq => {
+            Tally { precision: TallyPrecision::AtLeast, ..memory.acked.tally }
         }
-        true => memory.acked.1,
+        true => memory.acked.tally,
         false => cursor.tally,
     };
     Some(Cursor { epoch, tally, ..*cursor })
 }
 
-/// The copy knows of no entry: all that the origin has, under the epoch that it is in. Where it has only
-/// forgotten its cursor, it is searched.
-fn without_cursor(standing: &OriginStanding, met: PartnerMatch) -> Position {
+/// Returns the position for a copy that knows of no entry: everything in the origin, under its current epoch.
+/// A copy that has only lost its cursor is searched.
+fn position_without_cursor(standing: &OriginStanding, partner_match: PartnerMatch) -> Position {
     let memory = &standing.memory;
-    let may_hold = if met == PartnerMatch::Wiped { Seq::ZERO } else { memory.mark.0 };
-    let inherited = memory.inherited.max(may_hold);
-    if memory.epoch.is_known() && !standing.is_whole() {
-        let begun = (&Cursor::default(), inherited);
-        let place = (Seq::ZERO, Tally::ZERO);
-        return anew(memory.epoch.next(), place, begun, ResumeFinding::OriginReplaced);
+    let inherited = match partner_match == PartnerMatch::Wiped {
+        true => memory.inherited,
+        false => memory.inherited.max(memory.high_water_mark.seq),
+    };
+    if memory.epoch.is_known() && !standing.is_intact() {
+        let (cursor, finding) = (Cursor::default(), ResumeFinding::OriginReplaced);
+        let epoch = memory.epoch.next();
+        return begin_epoch_at(epoch, Checkpoint::START, (&cursor, inherited), finding);
     }
-    let was_told = !memory.acked.0.is_zero();
-    let finding = if was_told { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
+    let was_acked = !memory.acked.seq.is_zero();
+    let finding = if was_acked { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
     let epoch = memory.epoch.max(Epoch::FIRST);
-    Position { inherited, ..resume(memory, epoch, (Seq::ZERO, Tally::ZERO), finding) }
+    Position { inherited, ..continue_at(memory, epoch, Checkpoint::START, finding) }
 }
 
-/// What waits, in an epoch that neither side has been in. A copy that may have gone back to before it met
-/// this origin is searched for what it has.
-fn with_another(standing: &OriginStanding, cursor: &Cursor, met: PartnerMatch) -> Position {
+/// Returns the position for another peer: the unacknowledged entries, in an epoch that neither side has
+/// used. The copy is searched, since it may have gone back to a time before it met this origin.
+fn position_with_new_partner(
+    standing: &OriginStanding,
+    cursor: &Cursor,
+    partner_match: PartnerMatch,
+) -> Position {
     let memory = &standing.memory;
-    let has_kept = met == PartnerMatch::Other && memory.epoch.is_known() && standing.is_whole();
-    let place = if has_kept { memory.acked } else { (Seq::ZERO, Tally::ZERO) };
-    let inherited = memory.inherited.max(memory.mark.0);
+    let keeps_acked =
+        partner_match == PartnerMatch::Other && memory.epoch.is_known() && standing.is_intact();
+    let place = if keeps_acked { memory.acked } else { Checkpoint::START };
+    let inherited = memory.inherited.max(memory.high_water_mark.seq);
     let epoch = memory.epoch.max(cursor.epoch).next();
-    let mut position = anew(epoch, place, (cursor, inherited), ResumeFinding::NewPartner);
+    let mut position = begin_epoch_at(epoch, place, (cursor, inherited), ResumeFinding::NewPartner);
     (position.inherited, position.loss) = (inherited, None);
     position
 }
 
-/// What is gone of a stream that was deleted, or that another stands in the place of: what was seen of it
-/// past the cursor. Where nothing was, nothing is.
-fn taken_away(extent: &Extent, cursor: &Cursor, (mark, added): (Seq, u64)) -> Option<Loss> {
-    // Some may be in what stands there now.
-    let is_known = extent.length == 0 || extent.first > mark;
-    let count = is_known && cursor.tally.known == TallyPrecision::Exactly;
-    let count = count.then(|| added.saturating_sub(cursor.tally.added));
-    (mark > cursor.seq && count != Some(0)).then(|| Loss {
+/// Returns the loss of a stream that was deleted or replaced: the entries past the cursor up to `mark`; none
+/// if there were none.
+fn loss_of_replaced_stream(extent: &Extent, cursor: &Cursor, mark: HighWaterMark) -> Option<Loss> {
+    // Some of them may be in the stream that is there now.
+    let is_known = extent.length == 0 || extent.first > mark.seq;
+    let count = is_known && cursor.tally.precision == TallyPrecision::Exact;
+    let count = count.then(|| mark.added.saturating_sub(cursor.tally.added));
+    (mark.seq > cursor.seq && count != Some(0)).then(|| Loss {
         epoch: cursor.epoch,
         from: cursor.seq.after(),
-        to: mark,
+        to: mark.seq,
         count,
         cause: LossCause::OriginRewound,
     })
 }
 
-/// Whether the stream and its memory are what they were and the copy's cursor is none of theirs.
+/// Returns whether the cursor is of this epoch, but was not moved there by one of its batches.
 fn is_foreign_cursor(standing: &OriginStanding, cursor: &Cursor) -> bool {
-    let is_told = standing.memory.epoch == cursor.epoch && standing.memory.key.is_some();
-    is_told && !is_own_cursor(&standing.memory, cursor)
+    let is_sealed = standing.memory.epoch == cursor.epoch && standing.memory.seal_key.is_some();
+    is_sealed && !is_own_cursor(&standing.memory, cursor)
 }
 
-/// Whether a batch of this life moved the cursor there. What this side has written down as acknowledged
-/// needs no other proof.
+/// Returns whether a batch of this epoch moved the cursor there. An acknowledgement that this side has
+/// recorded needs no other proof.
 fn is_own_cursor(memory: &OriginMemory, cursor: &Cursor) -> bool {
     let Cursor { epoch, seq, tally, seal, .. } = *cursor;
     let is_sealed = |key: SealKey| seal == Some(key.seal(epoch, seq, tally));
     cursor.is_found
         || seq.is_zero()
-        || (seq, tally) == memory.acked
-        || memory.key.is_some_and(is_sealed)
+        || Checkpoint { seq, tally } == memory.acked
+        || memory.seal_key.is_some_and(is_sealed)
 }
 
-fn resume(
+fn continue_at(
     memory: &OriginMemory,
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
     finding: ResumeFinding,
 ) -> Position {
     let inherited = memory.inherited;
-    Position { epoch, after, tally, joint: after, inherited, finding, loss: None }
+    Position { epoch, after, tally, joins_after: after, inherited, finding, loss: None }
 }
 
-fn anew(
+fn begin_epoch_at(
     epoch: Epoch,
-    (after, tally): (Seq, Tally),
+    Checkpoint { seq: after, tally }: Checkpoint,
     (cursor, inherited): (&Cursor, Seq),
     finding: ResumeFinding,
 ) -> Position {
@@ -367,84 +300,90 @@ fn anew(
         count: None,
         cause: LossCause::OriginRewound,
     });
-    Position { epoch, after, tally, joint: Seq::ZERO, inherited, finding, loss }
+    Position { epoch, after, tally, joins_after: Seq::ZERO, inherited, finding, loss }
 }
 
-fn is_same_life(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
-    if cursor.seq.is_zero() {
-        // A copy that was reset is in a later epoch: what was acknowledged before is in it still.
-        let memory = &standing.memory;
-        return memory.epoch == cursor.epoch || memory.acked.0.is_zero();
-    }
-    let proof = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
+/// Returns whether the stream is in the cursor's epoch, with every entry up to the cursor still the one that
+/// was carried.
+fn is_same_epoch(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     let memory = &standing.memory;
+    if cursor.seq.is_zero() {
+        // A copy that was reset is in a later epoch, and still has what it acknowledged before.
+        return memory.epoch == cursor.epoch || memory.acked.seq.is_zero();
+    }
+    let is_same_entry = at_cursor.zip(cursor.digest).map(|(here, there)| here == there);
     if memory.epoch.is_known() {
-        let is_marked = memory.epoch == cursor.epoch && memory.mark.0 >= cursor.seq;
+        let is_marked = memory.epoch == cursor.epoch && memory.high_water_mark.seq >= cursor.seq;
         is_marked
-            && standing.is_whole()
+            && standing.is_intact()
             && is_own_cursor(memory, cursor)
-            && proof != Some(false)
-            && !is_foreign(standing, cursor, at_cursor)
+            && is_same_entry != Some(false)
+            && !is_sent_by_clone(standing, cursor, at_cursor)
     } else {
-        // Somebody deleted the memory; the entry itself proves that the stream is the same, or its group.
-        let is_given = standing.extent.given.is_some_and(|given| given >= cursor.seq);
-        proof == Some(true) || (is_given && proof.is_none())
+        // The state hash was deleted: the entry itself proves that the stream is the same, or its group.
+        let last_delivered = standing.extent.last_delivered;
+        let is_delivered = last_delivered.is_some_and(|delivered| delivered >= cursor.seq);
+        is_same_entry == Some(true) || (is_delivered && is_same_entry.is_none())
     }
 }
 
-/// The copy holds an entry past all that this origin has seen acknowledged, and this origin, which still
-/// has older ones, does not have it: another device with a copy of this memory may have sent it.
-fn is_foreign(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
+/// Returns whether the copy holds an entry past this origin's last acknowledgement that this origin does not
+/// have, although it has older ones: another device with a copy of this state may have sent it.
+fn is_sent_by_clone(standing: &OriginStanding, cursor: &Cursor, at_cursor: Option<Digest>) -> bool {
     let is_gone = cursor.digest.is_some() && at_cursor.is_none();
-    let holds_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
-    is_gone && holds_older && standing.memory.acked.0 < cursor.seq
+    let has_older = standing.extent.length > 0 && standing.extent.first <= cursor.seq;
+    is_gone && has_older && standing.memory.acked.seq < cursor.seq
 }
 
-/// Up to where the stream is what it was in the copy's epoch: no life since began before that.
-fn common(memory: &OriginMemory, cursor: &Cursor) -> (Seq, Tally) {
-    let since = || memory.lives.iter().filter(|life| life.epoch > cursor.epoch);
-    let is_known = since().count() as u64 == memory.epoch.0 - cursor.epoch.0;
-    let Some(least) = since().min_by_key(|life| life.start).filter(|_| is_known) else {
-        return (Seq::ZERO, Tally::ZERO);
+/// Returns the last checkpoint up to which the stream is as it was in the cursor's epoch: no later epoch began
+/// before it.
+fn last_common_checkpoint(memory: &OriginMemory, cursor: &Cursor) -> Checkpoint {
+    let later = || memory.epochs.iter().filter(|start| start.epoch > cursor.epoch);
+    let is_known = later().count() as u64 == memory.epoch.0 - cursor.epoch.0;
+    let Some(first) = later().min_by_key(|epoch| epoch.start.seq).filter(|_| is_known) else {
+        return Checkpoint::START;
     };
-    if least.start <= cursor.seq { (least.start, least.tally) } else { (cursor.seq, cursor.tally) }
+    let at_cursor = Checkpoint::new(cursor.seq, cursor.tally);
+    if first.start.seq <= cursor.seq { first.start } else { at_cursor }
 }
 
 impl Position {
-    /// Whether new IDs are to come behind the cursor: where it shows what was given out. A place that was
-    /// only found may be anything that somebody says.
-    pub fn has_floor(&self, cursor: &Cursor) -> bool {
+    /// Returns whether the stream must generate its next IDs after the cursor, where the cursor proves which
+    /// IDs were generated before. A cursor that was only found proves nothing.
+    pub fn raises_last_id(&self, cursor: &Cursor) -> bool {
         self.finding == ResumeFinding::OriginReplaced && !cursor.is_found
     }
 }
 
 impl OriginMemory {
-    /// What is remembered once `position` begins in a stream that reaches so far: nothing of an
-    /// older life but how the lives began. `key` is a new one.
+    /// Returns the state once the epoch of `position` begins in a stream of this extent. Only the starts of
+    /// older epochs are kept. `key` is a new one.
     #[must_use]
-    pub fn settled(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
+    pub fn begin_epoch(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
         let &Position { epoch, after, tally, inherited, .. } = position;
-        // A life that is only adopted began where nobody remembers.
+        // The start of an epoch that is only adopted from the copy is not known.
         let is_replaced = matches!(
             position.finding,
             ResumeFinding::OriginReplaced
                 | ResumeFinding::ForeignCursor
                 | ResumeFinding::NewPartner
         );
-        let (start, at) = if is_replaced { (after, tally) } else { (Seq::ZERO, Tally::ZERO) };
-        let mut lives = self.lives.clone();
-        lives.push(EpochStart { epoch, start, tally: at });
-        lives.drain(..lives.len().saturating_sub(LIVES_MAX));
+        let acked = Checkpoint::new(after, tally);
+        let start = if is_replaced { acked } else { Checkpoint::START };
+        let mut epochs = self.epochs.clone();
+        epochs.push(EpochStart { epoch, start });
+        epochs.drain(..epochs.len().saturating_sub(EPOCHS_REMEMBERED_MAX));
+        let has_group = extent.last_delivered.is_some() || !extent.last.is_zero();
         Self {
             epoch,
-            lives,
-            mark: (extent.last, extent.added),
-            acked: (after, tally),
-            buried: Seq::ZERO,
+            epochs,
+            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
+            acked,
+            dead_lettered: Seq::ZERO,
             inherited,
-            written: None,
-            key: Some(key),
-            given: (extent.given.is_some() || !extent.last.is_zero()).then_some(after),
+            recorded_losses: None,
+            seal_key: Some(key),
+            last_delivered: has_group.then_some(after),
             partner: self.partner.clone(),
         }
     }
@@ -452,8 +391,8 @@ impl OriginMemory {
 
 impl From<Position> for PositionBody {
     fn from(position: Position) -> Self {
-        let Position { epoch, after, tally, joint, inherited, loss, .. } = position;
-        Self { epoch, after, tally, joint, inherited, loss }
+        let Position { epoch, after, tally, joins_after, inherited, loss, .. } = position;
+        Self { epoch, after, tally, joins_after, inherited, loss }
     }
 }
 

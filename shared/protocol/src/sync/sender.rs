@@ -1,16 +1,16 @@
-//! The origin's end: what to read, what to send, what is acknowledged.
+//! The origin's end of a session: reads entries, sends batches, and takes acknowledgements.
 //!
-//! The stream itself is the only buffer. A sender reads ahead by one read, keeps what does not fit
-//! the window yet, and forgets a batch once it is handed out: after a broken connection the next
-//! one begins at the receiver's cursor and reads again.
-//!
-//! Order of calls: `handle_*` what happened, then `poll_push` while there is room in the outbox
-//! and `poll_task` until it yields nothing. One task of each kind is under way at a time.
+//! The stream itself is the only buffer. A [`Sender`] reads ahead by one read, keeps what does not fit the
+//! window yet, and forgets a batch once it is handed out. After a broken connection the next sender begins
+//! at the receiver's cursor and reads again.
 
 mod batching;
-mod stats;
 mod in_flight;
+mod origin_side;
+mod peer_clock;
 pub mod path;
+mod stats;
+mod task;
 mod trim;
 
 use std::{
@@ -20,14 +20,14 @@ use std::{
 
 use crate::{
     entry::{Direction, Entry, RejectReason},
-    limits::{CLOCK_INTERVAL, RECORD_INTERVAL},
-    loss::{BatchAccount, Loss, Tally},
+    limits::CLOCK_INTERVAL,
+    loss::{Checkpoint, Loss},
     message::{Ack, Push, ReceiveLimits},
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::{self, Extent, RecordedLosses},
-        resume::{Position, SenderStart},
+        accounting::RecordedLosses,
+        resume::{OriginStanding, Position, SenderStart},
     },
 };
 
@@ -35,565 +35,349 @@ use self::{
     in_flight::{InFlight, InFlightBatch},
     path::{LinkPath, SessionSummary},
     stats::SenderStats,
+    task::BlockedTask,
     trim::TrimQueue,
 };
-pub use self::{stats::AckedBatch, trim::TrimMode};
+pub use self::{
+    peer_clock::PeerClock,
+    stats::AckedBatch,
+    task::{OriginRead, OriginTask, ReadSize},
+    trim::TrimMode,
+};
 
-/// A thing for the driver to do at the origin's store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OriginTask {
-    /// Mark how far the stream reaches and read entries after `after`, without waiting; then
-    /// `handle_read`. No entry leaves before the mark covers it.
-    Read {
-        /// After which entry.
-        after: Seq,
-        /// As much as one batch holds.
-        batch: ReadSize,
-        /// The mark as it is known to be; one that lies behind it is of an older state.
-        mark: Seq,
-    },
-    /// Write these losses to the ledger; then `handle_written`.
-    RecordLosses(Vec<Loss>, RecordedLosses),
-    /// Move these entries to the dead letters; then `handle_buried`.
-    DeadLetter(Vec<(Seq, RejectReason)>),
-    /// Write down that all up to `acked` is acknowledged, and trim the origin up to `trim`.
-    RecordAck {
-        /// The cursor that was acknowledged, and the tally there.
-        acked: (Seq, Tally),
-        /// The last entry to be taken out of the origin, where trimming is on.
-        trim: Option<Seq>,
-        /// The copy has heard of all losses that stand in this side's ledger.
-        is_told: bool,
-    },
-}
-
-/// An acknowledgement that no batch under way can have caused.
+/// An acknowledgement that no batch in flight can have caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the other side acknowledged {acked}, or refused what is not below, but no batch ends there"
+    "invalid acknowledgement of {acked}: expected the end of a batch in flight, and only refused \
+     entries of those batches"
 )]
 pub struct BadAck {
-    /// What it acknowledged.
+    /// The acknowledged seq.
     pub acked: Seq,
 }
 
-/// The other side's clock, as it was once told.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerClock {
-    /// What it told, in milliseconds since 1970.
-    pub told_ms: u64,
-    /// When.
-    pub at: Instant,
-}
-
-impl PeerClock {
-    /// The last seq that the other side surely takes: a minute is for the way there.
-    fn ceiling(&self, now: Instant) -> Seq {
-        let passed = now.saturating_duration_since(self.at).as_millis() as u64;
-        Seq::ceiling((self.told_ms + passed).saturating_sub(60_000))
-    }
-}
-
-/// How much to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadSize {
-    /// Entries at the most.
-    pub entries: usize,
-    /// After so many bytes no more are read, as limits count them.
-    pub bytes: usize,
-}
-
-/// What a read brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginRead {
-    /// The entries after the place that was named, in order. Redis keeps none without fields: one that
-    /// comes without them is too large to be carried, and was not read.
-    pub entries: Vec<Entry>,
-    /// How far the stream reached at that moment.
-    pub extent: Extent,
-    /// Nothing came behind them then.
-    pub is_end: bool,
-}
-
-/// A task that could not be done, since a key of the origin holds something else.
-struct BlockedTask {
-    task: OriginTask,
-    /// None: at once.
-    again_at: Option<Instant>,
-    is_tried: bool,
-}
-
-impl BlockedTask {
-    /// The least that shows whether the origin can be read.
-    fn first(after: Seq, mark: Seq) -> Self {
-        let task = OriginTask::Read { after, batch: ReadSize { entries: 1, bytes: 1 }, mark };
-        Self { task, again_at: None, is_tried: false }
-    }
-
-    fn poll(&mut self, now: Instant) -> Option<OriginTask> {
-        let is_due = !self.is_tried && self.again_at.is_none_or(|at| at <= now);
-        self.is_tried |= is_due;
-        is_due.then(|| self.task.clone())
-    }
-}
-
-/// One origin's end of one connection.
+/// The origin's end of one connection.
+///
+/// The calling order:
+///
+/// 1. Report each event: [`Self::handle_news`] when the origin may have more, [`Self::handle_ack`] and
+///    [`Self::handle_hold`] for frames of the peer, and the result of each task
+///    ([`Self::handle_read`], [`Self::handle_dead_lettered`], [`Self::handle_losses_recorded`],
+///    [`Self::handle_ack_recorded`], or [`Self::handle_unreadable`] for a task that failed).
+/// 2. Call [`Self::poll_task`] until it returns nothing, and do each [`OriginTask`]. One task of each kind
+///    runs at a time.
+/// 3. Call [`Self::poll_push`] while the outbox has room.
+/// 4. Call [`Self::handle_timeout`] at [`Self::delayed_until`], and [`Self::poll_task`] again at
+///    [`Self::record_due`] and [`Self::retry_at`].
+///
+/// [`Session`](super::session::Session) does all this for both directions of a connection.
 pub struct Sender {
     direction: Direction,
     granted: ReceiveLimits,
-    slack: TrimQueue,
+    trim_queue: TrimQueue,
     epoch: Epoch,
-    /// Where this session began.
-    begun: Seq,
-    /// Where the next batch joins on.
-    joint: Seq,
-    /// Entries up to here were read, and the tally there.
-    read: (Seq, Tally),
-    mark: Seq,
-    key: Option<SealKey>,
-    /// Batches up to here were handed out.
-    sent: Seq,
-    acked: Seq,
-    /// The tally of the last acknowledged batch.
-    acked_tally: Tally,
-    /// What the copy ever acknowledged before this session.
-    acked_before: (Seq, Tally),
-    recorded: Seq,
-    /// Not before then what was acknowledged since is recorded.
-    record_from: Option<Instant>,
-    /// Letters up to here are among the dead already.
-    buried: Seq,
+    /// The seq after which this session began.
+    start: Seq,
+    /// The end of the last batch that was made, which the next one joins.
+    joins_after: Seq,
+    /// Entries up to here were read.
+    read_through: Checkpoint,
+    high_water_mark: Seq,
+    seal_key: Option<SealKey>,
+    acked: Checkpoint,
+    /// The last acknowledgement before this session, as recorded at the origin.
+    acked_before: Checkpoint,
+    /// The last acknowledgement that was recorded at the origin.
+    recorded_ack: Seq,
+    /// The next acknowledgement is not recorded before this time.
+    record_due_at: Option<Instant>,
+    /// Entries up to here are dead letters already.
+    dead_lettered: Seq,
     /// Entries up to here may be in the copy under an older epoch.
     inherited: Seq,
-    /// Losses for this side's ledger.
-    losses: Option<(Vec<Loss>, RecordedLosses)>,
-    written: Option<RecordedLosses>,
-    /// Losses for the copy's ledger, told with the next batch.
-    untold: Vec<Loss>,
-    is_told: bool,
+    /// Losses to write to the origin's ledger.
+    pending_losses: Option<(Vec<Loss>, RecordedLosses)>,
+    /// Losses in the origin's ledger that the copy has not acknowledged.
+    recorded_losses: Option<RecordedLosses>,
+    /// Losses for the copy's ledger, sent with the next batch.
+    unsent_losses: Vec<Loss>,
+    /// Whether the copy has acknowledged all losses in the origin's ledger.
+    losses_acked: bool,
     ready: VecDeque<Push>,
-    flights: InFlight,
-    letters: Vec<(Seq, RejectReason)>,
+    in_flight: InFlight,
+    dead_letters: Vec<(Seq, RejectReason)>,
     has_news: bool,
-    clock: Option<PeerClock>,
-    /// No batch leaves before, so that the other direction has the connection for itself.
-    held_until: Option<Instant>,
-    /// The first entry that is too far ahead of the other side's clock to be taken.
-    ahead: Option<(Seq, Instant)>,
-    /// A read found losses while batches were under way.
+    peer_clock: Option<PeerClock>,
+    /// No batch is sent before this time, so that the other direction has the connection for itself.
+    delayed_until: Option<Instant>,
+    /// The first entry that is too far ahead of the peer's clock, and since when it waits.
+    ahead_of_clock: Option<(Seq, Instant)>,
+    /// Whether a read found losses while batches were in flight.
     awaits_acks: bool,
-    /// What could not be done at the origin as it is.
-    undone: Option<Box<BlockedTask>>,
-    /// The copy takes nothing in this session.
-    is_refused: bool,
+    /// The task that failed because of the type or the state of a key.
+    blocked: Option<Box<BlockedTask>>,
+    /// Whether the peer sent HOLD.
+    is_on_hold: bool,
     is_reading: bool,
-    is_burying: bool,
-    is_writing: bool,
-    is_recording: bool,
-    figures: SenderStats,
+    is_dead_lettering: bool,
+    is_recording_losses: bool,
+    is_recording_ack: bool,
+    stats: SenderStats,
 }
 
 impl Sender {
-    /// A sender that begins there. It reads once it is told of news, be it what was there before.
+    /// Creates a sender that begins at `start`. It reads nothing before [`Self::handle_news`].
     pub fn new(
         direction: Direction,
         granted: ReceiveLimits,
         trim: TrimMode,
-        begun: &SenderStart,
+        start: &SenderStart,
     ) -> Self {
-        let Position { epoch, after, tally, joint, inherited, loss, .. } = begun.position;
-        let memory = &begun.standing.memory;
+        let Position { epoch, after, tally, joins_after, inherited, loss, .. } = start.position;
+        let OriginStanding { memory, extent, is_unreadable, .. } = &start.standing;
+        let high_water_mark = memory.high_water_mark.seq;
+        let probe = || Box::new(BlockedTask::probe(after, high_water_mark));
         Self {
             direction,
             granted,
-            slack: TrimQueue::new(trim),
+            trim_queue: TrimQueue::new(trim),
             epoch,
-            begun: after,
-            joint,
-            read: (after, tally),
-            mark: memory.mark.0,
-            key: memory.key,
-            sent: after,
-            acked: after,
-            acked_tally: tally,
+            start: after,
+            joins_after,
+            read_through: Checkpoint::new(after, tally),
+            high_water_mark,
+            seal_key: memory.seal_key,
+            acked: Checkpoint::new(after, tally),
             acked_before: memory.acked,
-            recorded: memory.acked.0,
-            record_from: None,
-            buried: memory.buried,
+            recorded_ack: memory.acked.seq,
+            record_due_at: None,
+            dead_lettered: memory.dead_lettered,
             inherited,
-            losses: None,
-            written: memory.written,
-            untold: loss.into_iter().collect(),
-            is_told: false,
+            pending_losses: None,
+            recorded_losses: memory.recorded_losses,
+            unsent_losses: loss.into_iter().collect(),
+            losses_acked: false,
             ready: VecDeque::new(),
-            flights: InFlight::new(),
-            letters: Vec::new(),
+            in_flight: InFlight::new(),
+            dead_letters: Vec::new(),
             has_news: false,
-            clock: None,
-            held_until: None,
-            ahead: None,
+            peer_clock: None,
+            delayed_until: None,
+            ahead_of_clock: None,
             awaits_acks: false,
-            undone: begun
-                .standing
-                .is_unreadable
-                .then(|| Box::new(BlockedTask::first(after, memory.mark.0))),
-            is_refused: false,
+            blocked: is_unreadable.then(probe),
+            is_on_hold: false,
             is_reading: false,
-            is_burying: false,
-            is_writing: false,
-            is_recording: false,
-            figures: SenderStats::new(begun.standing.extent.added),
+            is_dead_lettering: false,
+            is_recording_losses: false,
+            is_recording_ack: false,
+            stats: SenderStats::new(extent.added),
         }
     }
 
-    /// Keeps back what is further ahead of that clock than the other side takes.
+    /// Holds back entries that are further ahead of this clock than the peer accepts.
     #[must_use]
-    pub fn with_clock(self, clock: PeerClock) -> Self {
-        Self { clock: Some(clock), ..self }
+    pub fn with_peer_clock(self, clock: PeerClock) -> Self {
+        Self { peer_clock: Some(clock), ..self }
     }
 
-    /// Sends no more at a time than this path is known to carry.
+    /// Limits what is in flight to what this path is known to carry.
     #[must_use]
     pub fn with_path(mut self, path: &LinkPath) -> Self {
-        self.flights.set_limit(path.limit());
+        self.in_flight.set_limit(path.limit());
         self
     }
 
-    /// Sends nothing before.
+    /// Sends no batch before this time.
     #[must_use]
-    pub fn with_hold(self, held_until: Option<Instant>) -> Self {
-        Self { held_until, ..self }
+    pub fn with_delay(self, delayed_until: Option<Instant>) -> Self {
+        Self { delayed_until, ..self }
     }
 
-    /// Time has passed.
+    /// Takes note of the time.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.held_until = self.held_until.filter(|until| now < *until);
+        self.delayed_until = self.delayed_until.filter(|until| now < *until);
     }
 
-    /// When to call `handle_timeout`, if ever.
-    pub fn held_until(&self) -> Option<Instant> {
-        self.held_until
+    /// Returns the time to call [`Self::handle_timeout`], if any.
+    pub fn delayed_until(&self) -> Option<Instant> {
+        self.delayed_until
     }
 
-    /// The origin may have more.
+    /// Takes note that the origin may have more entries.
     pub fn handle_news(&mut self) {
         self.has_news = true;
     }
 
-    /// What a read brought.
-    pub fn handle_read(
-        &mut self,
-        OriginRead { mut entries, extent, is_end }: OriginRead,
-        now: Instant,
-    ) {
-        self.is_reading = false;
-        self.keep_back(&mut entries, now);
-        self.mark = self.mark.max(extent.last);
-        self.figures.added = extent.added;
-        // News that came while the read was under way has set this again.
-        self.has_news |= !is_end && self.ahead.is_none();
-        let is_end = is_end && self.ahead.is_none();
-        if self.ahead.is_some() && entries.is_empty() {
-            return;
-        }
-        let (after, place) = (self.read.0, self.read);
-        let (losses, tally) = accounting::missing(self.epoch, place, self.acked_before, &extent);
-        if !losses.is_empty() && !self.flights.is_empty() {
-            // Losses are counted from the copy's cursor, where the next session would count from: look
-            // again once all before them is acknowledged.
-            (self.awaits_acks, self.has_news) = (true, true);
-            return;
-        }
-        let is_news = !losses.is_empty() || !self.untold.is_empty() || !entries.is_empty();
-        let through = match entries.last() {
-            Some(last) if !is_end => last.seq,
-            // Deleted entries may stand behind the last one.
-            _ => extent.last.max(after),
-        };
-        if !is_news || through == after {
-            return;
-        }
-        let (epoch, acked) = (self.epoch, self.acked_before);
-        if let Some(due) = accounting::unwritten(epoch, place, acked, &extent, self.written) {
-            self.figures.lost += due.0.iter().filter_map(|loss| loss.count).sum::<u64>();
-            // It takes the place of the last one, of which the copy may have heard.
-            (self.written, self.is_told) = (Some(due.1), false);
-            self.losses = Some(due);
-        }
-        self.untold.extend(losses);
-        let joint = std::mem::replace(&mut self.joint, through);
-        let (mut batches, letters) =
-            batching::split(self.direction, &self.fitting(), (epoch, joint, tally), entries);
-        if batches.is_empty() {
-            let account = BatchAccount { tally, ..BatchAccount::default() };
-            batches.push_back(Push { epoch, after: joint, through, account, ..Push::default() });
-        }
-        self.finish(&mut batches, (after, through), is_end.then_some(extent.added));
-        self.read = (through, batches.back().map_or(tally, |push| push.account.tally));
-        self.ready.extend(batches);
-        let buried = self.buried;
-        self.letters.extend(letters.into_iter().filter(|(seq, _)| *seq > buried));
-    }
-
-    /// What is too far ahead stays where it is, and what comes behind it with it: nothing is lost, and
-    /// it is carried once the clock has come near enough.
-    fn keep_back(&mut self, entries: &mut Vec<Entry>, now: Instant) {
-        let Some(ceiling) = self.clock.map(|clock| clock.ceiling(now)) else { return };
-        let at = entries.iter().position(|entry| entry.seq > ceiling);
-        let since = self.ahead.map_or(now, |(_, since)| since);
-        self.ahead = at.map(|at| (entries[at].seq, since));
-        entries.truncate(at.unwrap_or(entries.len()));
-    }
-
-    /// The losses go with the first batch; the last one knows how many entries there are.
-    fn finish(
-        &mut self,
-        batches: &mut VecDeque<Push>,
-        (mut after, through): (Seq, Seq),
-        added: Option<u64>,
-    ) {
-        if let Some(first) = batches.front_mut() {
-            first.account.losses = std::mem::take(&mut self.untold);
-        }
-        if let Some(last) = batches.back_mut() {
-            last.through = through;
-            let tally = last.account.tally;
-            last.account.tally = added.map_or(tally, |added| tally.at_end(added));
-        }
-        for push in batches {
-            push.account.is_inherited = after < self.inherited;
-            after = push.through;
-        }
-    }
-
-    /// The origin cannot be used as it is. The task is tried again at `again_at`; once it can be done the
-    /// session has to end.
-    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
-        self.undone =
-            Some(Box::new(BlockedTask { task, again_at: Some(again_at), is_tried: false }));
-    }
-
-    /// Whether that is so.
-    pub fn is_unreadable(&self) -> bool {
-        self.undone.is_some()
-    }
-
-    /// Whether this is the answer to the task that is tried again.
-    pub fn is_retried(&self, task: &OriginTask) -> bool {
-        self.undone.as_ref().is_some_and(|undone| undone.is_tried && undone.task == *task)
-    }
-
-    /// The copy takes nothing more in this session, and has thrown away what it has not acknowledged.
+    /// Takes a HOLD: the copy accepts nothing more in this session, and has dropped the batches that it has
+    /// not acknowledged.
     pub fn handle_hold(&mut self) {
-        self.is_refused = true;
+        self.is_on_hold = true;
         self.ready.clear();
-        self.flights.clear();
+        self.in_flight.clear();
     }
 
-    /// The dead letters that `OriginTask::DeadLetter` named are written.
-    pub fn handle_buried(&mut self) {
-        self.is_burying = false;
-    }
-
-    /// The losses that `OriginTask::RecordLosses` named are in the ledger.
-    pub fn handle_written(&mut self) {
-        self.is_writing = false;
-    }
-
-    /// What `OriginTask::RecordAck` named is written down.
-    pub fn handle_recorded(&mut self) {
-        self.is_recording = false;
-    }
-
-    /// An acknowledgement. Older ones, and those of another epoch, change nothing.
+    /// Takes an acknowledgement. An older one, or one of another epoch, changes nothing.
     ///
     /// # Errors
-    /// `BadAck`: the other side is confused, or is not alone, and the connection must end.
+    /// [`BadAck`] if no batch in flight ends there; the connection must end.
     pub fn handle_ack(&mut self, ack: Ack, now: Instant) -> Result<(), BadAck> {
-        if ack.epoch != self.epoch || ack.seq <= self.acked {
+        if ack.epoch != self.epoch || ack.seq <= self.acked.seq {
             return Ok(());
         }
-        let is_of_these = |(seq, _): &(Seq, RejectReason)| *seq > self.acked && *seq <= ack.seq;
-        if !self.flights.end_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
+        let is_of_these = |(seq, _): &(Seq, RejectReason)| *seq > self.acked.seq && *seq <= ack.seq;
+        if !self.in_flight.ends_at(ack.seq) || !ack.refused.iter().all(is_of_these) {
             return Err(BadAck { acked: ack.seq });
         }
-        self.acked = ack.seq;
-        self.letters.extend(ack.refused);
-        while let Some(flight) = self.flights.land(ack.seq, now) {
-            self.acked_tally = flight.tally;
-            if flight.tells && self.written.is_some_and(|run| run.base < flight.tally.added) {
-                (self.written, self.is_told) = (None, true);
+        self.acked.seq = ack.seq;
+        self.dead_letters.extend(ack.refused);
+        while let Some(batch) = self.in_flight.acknowledge(ack.seq, now) {
+            self.acked.tally = batch.tally;
+            let is_covered = |losses: RecordedLosses| losses.base_added < batch.tally.added;
+            if batch.has_losses && self.recorded_losses.is_some_and(is_covered) {
+                (self.recorded_losses, self.losses_acked) = (None, true);
             }
-            self.figures.handle_landed(&flight, now.duration_since(flight.sent_at));
-            self.slack.handle_acked(flight.marks);
+            self.stats.handle_acked(&batch, now.duration_since(batch.sent_at));
+            self.trim_queue.handle_acked(batch.trim_points);
         }
         Ok(())
     }
 
-    /// The next batch to send, if the window has room.
+    /// Returns the next batch to send, if the window has room.
     pub fn poll_push(&mut self, now: Instant) -> Option<Push> {
         if !self.has_push() {
             return None;
         }
         let mut push = self.ready.pop_front()?;
         let (through, tally) = (push.through, push.account.tally);
-        push.seal = self.key.map(|key| key.seal(push.epoch, through, tally));
+        push.seal = self.seal_key.map(|key| key.seal(push.epoch, through, tally));
         let (entries, bytes, sent_at) = (push.entries.len(), push.bytes(), now);
-        let (marks, tells) = (self.slack.marks(&push), !push.account.losses.is_empty());
-        self.sent = through;
-        self.figures.handle_sent(bytes);
-        let first = stats::first(&push);
-        self.flights.leave(InFlightBatch {
+        let trim_points = self.trim_queue.trim_points(&push);
+        let has_losses = !push.account.losses.is_empty();
+        self.stats.handle_sent(bytes);
+        let first = stats::first_seq(&push);
+        self.in_flight.push(InFlightBatch {
             first,
             through,
             tally,
             entries,
             bytes,
             sent_at,
-            marks,
-            tells,
+            trim_points,
+            has_losses,
         });
         Some(push)
     }
 
-    /// Whether `poll_push` has something. A batch waits for the dead letters and losses before it:
-    /// once its cursor has moved past them, nobody would come by them again.
+    /// Returns whether [`Self::poll_push`] has a batch. A batch waits until the dead letters and losses before
+    /// it are written: once the cursor has passed them, they would never be read again.
     pub fn has_push(&self) -> bool {
         let Some(next) = self.ready.front() else { return false };
         let size = (next.entries.len(), next.bytes());
-        let has_room = self.flights.has_room(self.granted.window_batches, size);
-        let is_written = self.losses.is_none() && !self.is_writing;
-        self.held_until.is_none()
-            && !self.is_refused
-            && self.undone.is_none()
+        let has_room = self.in_flight.has_room(self.granted.window_batches, size);
+        let are_losses_recorded = self.pending_losses.is_none() && !self.is_recording_losses;
+        self.delayed_until.is_none()
+            && !self.is_on_hold
+            && self.blocked.is_none()
             && has_room
-            && is_written
-            && self.letters.is_empty()
-            && !self.is_burying
+            && are_losses_recorded
+            && self.dead_letters.is_empty()
+            && !self.is_dead_lettering
     }
 
-    /// How many entries the next batch has.
+    /// Returns the number of entries in the next batch.
     pub fn next_entries(&self) -> usize {
         self.ready.front().map_or(0, |push| push.entries.len())
     }
 
-    /// What limits count the next batch as.
-    pub fn next_charge(&self) -> usize {
-        self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charge).sum())
+    /// Returns the bytes that the next batch is charged.
+    pub fn next_charged_bytes(&self) -> usize {
+        self.ready.front().map_or(0, |push| push.entries.iter().map(Entry::charged_bytes).sum())
     }
 
-    /// The next thing to do at the store.
-    pub fn poll_task(&mut self, now: Instant) -> Option<OriginTask> {
-        if let Some(undone) = &mut self.undone {
-            return undone.poll(now);
-        }
-        if !self.letters.is_empty() && !self.is_burying {
-            self.is_burying = true;
-            let letters = std::mem::take(&mut self.letters);
-            let last = letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default();
-            self.buried = self.buried.max(last);
-            return Some(OriginTask::DeadLetter(letters));
-        }
-        if !self.is_writing
-            && let Some((losses, written)) = self.losses.take()
-        {
-            self.is_writing = true;
-            return Some(OriginTask::RecordLosses(losses, written));
-        }
-        self.awaits_acks &= !self.flights.is_empty();
-        let may_read = !self.is_reading && !self.awaits_acks && !self.is_refused;
-        if self.has_news && may_read && self.ready.is_empty() {
-            self.has_news = false;
-            self.is_reading = true;
-            let ReceiveLimits { batch_entries: entries, batch_bytes: bytes, .. } = self.fitting();
-            let (after, batch, mark) = (self.read.0, ReadSize { entries, bytes }, self.mark);
-            return Some(OriginTask::Read { after, batch, mark });
-        }
-        self.poll_record(now)
+    /// Returns when the link must be given up if nothing is acknowledged, while batches are in flight.
+    /// `timeout` is how long an acknowledgement may take.
+    pub fn progress_deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.in_flight.progress_at()? + timeout + self.extra_timeout()?)
     }
 
-    fn poll_record(&mut self, now: Instant) -> Option<OriginTask> {
-        let is_due = self.has_unrecorded() && self.record_from.is_none_or(|from| from <= now);
-        if !is_due {
-            return None;
-        }
-        self.is_recording = true;
-        self.record_from = Some(now + RECORD_INTERVAL);
-        Some(self.record())
+    /// Returns how much longer than usual an answer may take, while batches are in flight.
+    pub fn extra_timeout(&self) -> Option<Duration> {
+        self.in_flight.extra_timeout()
     }
 
-    /// When an origin that cannot be read is tried again.
-    pub fn read_again_at(&self) -> Option<Instant> {
-        self.undone.as_ref().filter(|undone| !undone.is_tried)?.again_at
+    /// Returns the first entry that is held back because it is too far ahead of the peer's clock.
+    pub fn ahead_of_clock(&self) -> Option<Seq> {
+        self.ahead_of_clock.map(|(seq, _)| seq)
     }
 
-    /// When `poll_task` next has a `OriginTask::RecordAck`, if nothing happens before. The first is due at
-    /// once; while entries flow one stands for many, since one that is late, or was never written,
-    /// only makes the next handshake look at more.
-    pub fn record_due(&self) -> Option<Instant> {
-        self.record_from.filter(|_| self.has_unrecorded())
+    /// Returns when to ask for the peer's clock again, while an entry is held back.
+    pub fn peer_clock_due(&self) -> Option<Instant> {
+        self.ahead_of_clock.map(|(_, since)| since + CLOCK_INTERVAL)
     }
 
-    /// What a device writes down at the end of a session, so that the next hub, or the next name, begins
-    /// just there. At a hub, where thousands end together, the next handshake looks at a little more.
-    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
-        let is_due = self.direction == Direction::Up && self.recorded != self.acked;
-        is_due.then(|| self.record())
-    }
-
-    fn record(&mut self) -> OriginTask {
-        self.recorded = self.acked;
-        let is_told = std::mem::take(&mut self.is_told);
-        let (acked, trim) = ((self.acked, self.acked_tally), self.slack.poll_trim());
-        OriginTask::RecordAck { acked, trim, is_told }
-    }
-
-    fn has_unrecorded(&self) -> bool {
-        self.recorded != self.acked && !self.is_recording
-    }
-
-    /// When to give the link up if nothing is acknowledged until then, where `timeout` is what an
-    /// acknowledgement may take.
-    pub fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.flights.progress_at()? + timeout + self.patience()?)
-    }
-
-    /// How much longer than usual an answer may take, while something is under way.
-    pub fn patience(&self) -> Option<Duration> {
-        self.flights.patience()
-    }
-
-    /// The first entry that waits since it is too far ahead of the other side's clock.
-    pub fn ahead(&self) -> Option<Seq> {
-        self.ahead.map(|(seq, _)| seq)
-    }
-
-    /// When the other side's clock is to be asked for again, while something waits for it.
-    pub fn clock_due(&self) -> Option<Instant> {
-        self.ahead.map(|(_, since)| since + CLOCK_INTERVAL)
-    }
-
-    /// Up to where the other side has acknowledged.
+    /// Returns the last acknowledged seq.
     pub fn acked(&self) -> Seq {
-        self.acked
+        self.acked.seq
     }
 
-    /// This session, for what is remembered of its path.
-    pub fn trip(&self) -> SessionSummary {
-        let begun = (self.epoch, self.begun);
-        let (limit, under_way) = (self.flights.limit(), self.flights.under_way());
-        SessionSummary { begun, acked: self.acked, limit, under_way }
+    /// Returns what [`LinkPath`] remembers of this session.
+    pub fn summary(&self) -> SessionSummary {
+        let start = (self.epoch, self.start);
+        let (limit, unacked) = (self.in_flight.limit(), self.in_flight.unacked());
+        SessionSummary { start, acked: self.acked.seq, limit, unacked }
     }
 
-    /// Up to where the origin was read.
-    pub fn reached(&self) -> Seq {
-        self.read.0
+    /// Returns the seq up to which the origin was read.
+    pub fn read_through(&self) -> Seq {
+        self.read_through.seq
     }
 
-    /// The limits with batches no larger than what may be under way.
-    fn fitting(&self) -> ReceiveLimits {
-        let batch_bytes = self.granted.batch_bytes.min(self.flights.window());
-        let batch_entries = self.granted.batch_entries.min(self.flights.window_entries());
+    /// Returns the granted limits, with batches no larger than the window.
+    fn effective_limits(&self) -> ReceiveLimits {
+        let batch_bytes = self.granted.batch_bytes.min(self.in_flight.window());
+        let batch_entries = self.granted.batch_entries.min(self.in_flight.window_entries());
         ReceiveLimits { batch_bytes, batch_entries, ..self.granted }
+    }
+
+    /// Returns the number of entries that were acknowledged in this session.
+    pub fn acked_entries(&self) -> u64 {
+        self.stats.acked_entries
+    }
+
+    /// Returns the number of entries that were found lost in this session.
+    pub fn lost_entries(&self) -> u64 {
+        self.stats.lost_entries
+    }
+
+    /// Returns the number of batches that were sent in this session, and the bytes of their entries.
+    pub fn sent(&self) -> (u64, u64) {
+        (self.stats.sent_batches, self.stats.sent_bytes)
+    }
+
+    /// Returns the last batch that was acknowledged in this session.
+    pub fn last_acked_batch(&self) -> Option<AckedBatch> {
+        self.stats.last_acked
+    }
+
+    /// Returns the number of entries that the origin held at the last read and the copy has not acknowledged,
+    /// and the first of them. If an app has deleted some, the number may be too high until the end of the
+    /// stream is read.
+    pub fn backlog(&self) -> (u64, Option<Seq>) {
+        let next = self.ready.front().map(stats::first_seq);
+        let first = self.in_flight.first().or(next);
+        if first.is_none() && !self.has_news && !self.is_reading {
+            return (0, None);
+        }
+        let entries = match self.acked.tally.is_unknown() {
+            true => {
+                let ready = self.ready.iter().map(|push| push.entries.len() as u64);
+                self.in_flight.entries() + ready.sum::<u64>()
+            }
+            false => self.stats.added.saturating_sub(self.acked.tally.added),
+        };
+        // Between a batch and the read of the next one, the last batch is the best guess.
+        let last = self.stats.last_acked.filter(|_| entries > 0).map(|batch| batch.first);
+        (entries, first.or(last))
     }
 }

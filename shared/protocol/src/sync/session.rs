@@ -1,251 +1,233 @@
-//! One connection between its handshake and its end: a sender, a receiver, and the watch over both.
-//!
-//! Order of calls: `handle_*` what happened; then `poll_task` until it yields nothing, `poll_frame`
-//! while the outbox has room, and `poll_timeout` for when to call `handle_timeout`. Once `end` says
-//! why it is over, nothing but what is in hand is finished.
+//! One connection from its handshake to its end: a sender, a receiver, and the timers of both.
+
+mod messages;
+mod timers;
+mod types;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use self::messages::{UNWRITABLE, goaway_message};
+pub use self::types::{Heartbeat, SessionEnd, SessionWork};
 use super::{
     receiver::{Append, AppendResult, Receiver},
     sender::{OriginRead, OriginTask, Sender},
 };
 use crate::{
-    limits::{APPENDS_MAX, IDLE_TIMEOUT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
+    limits::{APPENDS_MAX, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     message::{Ack, Frame, Goaway, GoawayReason, Push},
 };
 
-/// Why a session is over.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SessionEnd {
-    /// The other side said so.
-    #[error("the other side ended the session: {} ({})", .0.message, .0.reason.word())]
-    Told(Goaway),
-    /// This side says so.
-    #[error("ended the session: {} ({})", .0.message, .0.reason.word())]
-    Ours(Goaway),
-    /// Nothing was heard for too long.
-    #[error("nothing was heard from the other side for {} s", .0.as_secs())]
-    Silent(Duration),
-    /// Entries were sent and none was acknowledged for too long.
-    #[error("entries were sent, but none was acknowledged in time")]
-    Stalled,
-}
-
-/// A thing for the driver to do at a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionWork {
-    /// At the origin; the answer goes to the `handle_*` that the task names.
-    Origin(OriginTask),
-    /// At the copy; the answers go to `handle_appended` in the order of these.
-    Append(Append),
-    /// Look whether the copy can be used again; then `handle_probed`.
-    Probe,
-}
-
-/// Which end keeps the link alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heartbeat {
-    /// Pings when it has heard nothing for this long.
-    Pings(Duration),
-    /// Answers.
-    Answers,
-}
-
 /// One established connection.
+///
+/// The calling order:
+///
+/// 1. Report each event: [`Self::handle_frame`] for a frame, [`Self::handle_received`] for bytes of an
+///    unfinished frame, [`Self::handle_news`] when the origin may have more, [`Self::handle_timeout`], and
+///    the result of each task (the method that [`SessionWork`] and [`OriginTask`] name).
+/// 2. Call [`Self::poll_work`] until it returns nothing, and begin each task.
+/// 3. Call [`Self::poll_frame`] while the outbox has room and [`Self::has_frame`] says so.
+/// 4. Call [`Self::handle_timeout`] at [`Self::poll_timeout`].
+/// 5. Once [`Self::end`] returns a reason, send the frames that are left and do
+///    [`Self::poll_final_record`].
+///
+/// [`Self::handle_close`] ends the session from this side.
 pub struct Session {
     sender: Sender,
     receiver: Receiver,
     heartbeat: Heartbeat,
     progress_timeout: Duration,
-    heard_at: Instant,
+    last_received_at: Instant,
     pinged_at: Instant,
-    /// Of the last ping that was answered.
+    /// The round trip of the last PING that was answered.
     round_trip: Option<Duration>,
-    /// Received and not yet in the script's hands; no more than the window that was granted.
+    /// Batches that wait for the script; no more than the granted window.
     pushes: VecDeque<Push>,
-    /// The next for the script; it has to wait for those in hand there.
+    /// The next batch for the script, checked. It may have to wait for those that are running.
     append: Option<Box<Append>>,
-    /// The copy cannot be used as it is.
+    /// Whether the copy's keys cannot be used.
     is_unwritable: bool,
-    /// When it is looked at again, unless that is under way.
+    /// When to probe the copy again; none while a probe is running.
     probe_at: Option<Instant>,
-    /// Batches that came since and were thrown away.
-    thrown: usize,
-    /// That the copy takes nothing is to be told.
-    is_held: bool,
-    /// Why the other side's copy takes nothing.
-    told_hold: Option<String>,
-    /// How many batches the script has in hand.
+    /// The number of batches that were received since and dropped.
+    dropped: usize,
+    /// Whether HOLD is to be sent.
+    is_hold_due: bool,
+    /// The reason of the peer's HOLD.
+    hold_reason: Option<String>,
+    /// The number of batches that the script is working on.
     appending: usize,
-    /// The last of those must be answered before the next.
-    is_alone: bool,
+    /// Whether the last of those must finish before the next one begins.
+    is_append_exclusive: bool,
     has_appended: bool,
-    /// Batches that `ack` answers.
-    answered: usize,
+    /// The number of batches that `ack` acknowledges.
+    acked_batches: usize,
     ack: Option<Ack>,
     pong_due: bool,
     ping_due: bool,
-    /// To be said once what is in hand is done.
-    farewell: Option<Goaway>,
+    /// The GOAWAY to send once the running batches are done.
+    goaway: Option<Goaway>,
     end: Option<SessionEnd>,
 }
 
 impl Session {
-    /// A session whose handshake was done at `now`.
+    /// Creates a session whose handshake was done at `now`.
     pub fn new(sender: Sender, receiver: Receiver, heartbeat: Heartbeat, now: Instant) -> Self {
         Self {
             sender,
             receiver,
             heartbeat,
             progress_timeout: PROGRESS_TIMEOUT,
-            heard_at: now,
+            last_received_at: now,
             pinged_at: now,
             round_trip: None,
             pushes: VecDeque::new(),
             append: None,
             is_unwritable: false,
             probe_at: None,
-            thrown: 0,
-            is_held: false,
-            told_hold: None,
+            dropped: 0,
+            is_hold_due: false,
+            hold_reason: None,
             appending: 0,
-            is_alone: false,
+            is_append_exclusive: false,
             has_appended: false,
-            answered: 0,
+            acked_batches: 0,
             ack: None,
             pong_due: false,
             ping_due: false,
-            farewell: None,
+            goaway: None,
             end: None,
         }
     }
 
-    /// With another time than `limits::PROGRESS_TIMEOUT` until a link that acknowledges nothing is
-    /// given up.
+    /// Replaces [`PROGRESS_TIMEOUT`] as the time after which a link without acknowledgements is given up.
     pub fn with_progress_timeout(self, progress_timeout: Duration) -> Self {
         Self { progress_timeout, ..self }
     }
 
-    /// A frame came.
+    /// Takes a frame.
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
-        self.handle_heard(now);
+        self.handle_received(now);
         if let Frame::Pong(_) = frame {
             self.round_trip = Some(now.duration_since(self.pinged_at));
         }
         match frame {
             Frame::Push(_) if self.unanswered() >= WINDOW_BATCHES => {
-                let message = "more batches came than the window allows without an acknowledgement";
-                self.leave(GoawayReason::Protocol, message);
+                let message = "more batches without an acknowledgement than the window allows";
+                self.close(GoawayReason::Protocol, message);
             }
-            Frame::Push(_) if self.is_unwritable => self.thrown += 1,
-            Frame::Push(push) if self.farewell.is_none() => self.pushes.push_back(push),
-            // What is not acknowledged comes again.
+            Frame::Push(_) if self.is_unwritable => self.dropped += 1,
+            Frame::Push(push) if self.goaway.is_none() => self.pushes.push_back(push),
+            // A batch that is not acknowledged is sent again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
-                if let Err(confused) = self.sender.handle_ack(ack, now) {
-                    self.leave(GoawayReason::Protocol, &confused.to_string());
+                if let Err(error) = self.sender.handle_ack(ack, now) {
+                    self.close(GoawayReason::Protocol, &error.to_string());
                 }
             }
             Frame::Ping => self.pong_due = true,
-            Frame::Goaway(goaway) => self.finish(SessionEnd::Told(goaway)),
+            Frame::Goaway(goaway) => self.set_end(SessionEnd::ClosedByPeer(goaway)),
             Frame::Hold(message) => {
                 self.sender.handle_hold();
-                self.told_hold = Some(message);
+                self.hold_reason = Some(message);
             }
             Frame::Hello(_) | Frame::Welcome(_) => {
-                self.leave(GoawayReason::Protocol, "a second handshake in one connection");
+                self.close(GoawayReason::Protocol, "a second handshake in one connection");
             }
         }
     }
 
-    /// Batches that came and that no acknowledgement has left for. A sender keeps to the window, so
-    /// more than that are no honest ones.
+    /// Returns the number of received batches for which no acknowledgement was sent. A sender that keeps to
+    /// the protocol never exceeds the window.
     fn unanswered(&self) -> usize {
         self.pushes.len()
             + usize::from(self.append.is_some())
             + self.appending
-            + self.answered
-            + self.thrown
+            + self.acked_batches
+            + self.dropped
     }
 
-    /// Bytes of the other side came at `at`, be it the middle of a frame.
-    pub fn handle_heard(&mut self, at: Instant) {
-        self.heard_at = self.heard_at.max(at);
+    /// Takes note that bytes of the peer were received at `at`, be it in the middle of a frame.
+    pub fn handle_received(&mut self, at: Instant) {
+        self.last_received_at = self.last_received_at.max(at);
     }
 
-    /// The origin may have more.
+    /// Takes note that the origin may have more entries.
     pub fn handle_news(&mut self) {
         self.sender.handle_news();
     }
 
-    /// The answer to `OriginTask::OriginRead`.
+    /// Takes the result of [`OriginTask::Read`].
     pub fn handle_read(&mut self, read: OriginRead, now: Instant) {
         self.sender.handle_read(read, now);
     }
 
-    /// The other answer to `OriginTask::OriginRead`: the stream or its mark is behind what is known of it, so it
-    /// is not the same any more. What it holds now would be passed over; only a handshake can tell.
-    pub fn handle_rewound(&mut self) {
-        self.leave(GoawayReason::Gap, "the stream here was replaced; a new handshake sorts it out");
+    /// Takes note that a task found the stream, or its high-water mark, behind what is known of it: the
+    /// stream was replaced. A handshake has to find what it holds now.
+    pub fn handle_origin_changed(&mut self) {
+        self.close(
+            GoawayReason::Gap,
+            "the out stream of this side was replaced; a new handshake resolves this",
+        );
     }
 
-    /// The other answer to a `OriginTask`: the origin cannot be used as it is. The task is tried again at
-    /// `again_at`. What comes from the other side goes on.
-    pub fn handle_unreadable(&mut self, task: OriginTask, again_at: Instant) {
-        self.sender.handle_unreadable(task, again_at);
+    /// Takes note that an [`OriginTask`] failed because the origin's keys cannot be used. The task is tried
+    /// again at `retry_at`. The other direction continues.
+    pub fn handle_origin_unreadable(&mut self, task: OriginTask, retry_at: Instant) {
+        self.sender.handle_unreadable(task, retry_at);
     }
 
-    /// The task that could not be done could be done now.
-    pub fn handle_readable(&mut self) {
-        self.leave(GoawayReason::Restart, "the out stream here can be used again");
+    /// Takes note that the task which failed has succeeded: the session ends, for a new handshake.
+    pub fn handle_origin_readable(&mut self) {
+        self.close(GoawayReason::Restart, "the out stream of this side can be read again");
     }
 
-    /// The answer to `OriginTask::DeadLetter`.
-    pub fn handle_buried(&mut self) {
-        self.sender.handle_buried();
+    /// Takes note that [`OriginTask::DeadLetter`] is done.
+    pub fn handle_dead_lettered(&mut self) {
+        self.sender.handle_dead_lettered();
     }
 
-    /// The answer to `OriginTask::RecordLosses`.
-    pub fn handle_written(&mut self) {
-        self.sender.handle_written();
+    /// Takes note that [`OriginTask::RecordLosses`] is done.
+    pub fn handle_losses_recorded(&mut self) {
+        self.sender.handle_losses_recorded();
     }
 
-    /// The answer to `OriginTask::RecordAck`.
-    pub fn handle_recorded(&mut self) {
-        self.sender.handle_recorded();
+    /// Takes note that [`OriginTask::RecordAck`] is done.
+    pub fn handle_ack_recorded(&mut self) {
+        self.sender.handle_ack_recorded();
     }
 
-    /// The other answer to `SessionWork::Append`: the copy cannot be used as it is. It is looked at again at
-    /// `again_at`. What goes to the other side goes on.
-    pub fn handle_unwritable(&mut self, again_at: Instant) {
+    /// Takes note that [`SessionWork::Append`] failed because the copy's keys cannot be used. The copy is probed
+    /// again at `retry_at`. The other direction continues.
+    pub fn handle_copy_unwritable(&mut self, retry_at: Instant) {
         self.appending -= 1;
         self.pushes.clear();
         self.append = None;
-        self.is_held |= !self.is_unwritable;
-        (self.is_unwritable, self.probe_at) = (true, Some(again_at));
+        self.is_hold_due |= !self.is_unwritable;
+        (self.is_unwritable, self.probe_at) = (true, Some(retry_at));
     }
 
-    /// The answer to `SessionWork::Probe`: the copy can be used, or is to be looked at again then.
-    pub fn handle_probed(&mut self, probed: Result<(), Instant>) {
+    /// Takes the result of [`SessionWork::Probe`]: the copy can be used, or is to be probed again then.
+    pub fn handle_copy_probed(&mut self, probed: Result<(), Instant>) {
         match probed {
-            Ok(()) => self.leave(GoawayReason::Restart, "the in stream here takes entries again"),
-            Err(again_at) => self.probe_at = Some(again_at),
+            Ok(()) => {
+                self.close(GoawayReason::Restart, "the in stream of this side can be written again")
+            }
+            Err(retry_at) => self.probe_at = Some(retry_at),
         }
     }
 
-    /// The answer to `SessionWork::Append`.
+    /// Takes the result of [`SessionWork::Append`].
     pub fn handle_appended(&mut self, appended: &AppendResult) {
         self.appending -= 1;
         self.has_appended = true;
         match self.receiver.handle_appended(appended) {
             Ok(ack) => {
-                self.answered += 1;
+                self.acked_batches += 1;
                 match &mut self.ack {
-                    // Cumulative: one that has not left yet is overtaken, but for its refusals.
+                    // Acknowledgements are cumulative: this one replaces one that waits, except for its refusals.
                     Some(waiting) => {
                         (waiting.epoch, waiting.seq) = (ack.epoch, ack.seq);
                         waiting.refused.extend(ack.refused);
@@ -255,63 +237,32 @@ impl Session {
             }
             Err(reason) => {
                 let wait_ms = match appended {
-                    AppendResult::Later(wait) => wait.as_millis() as u64,
+                    AppendResult::RateLimited(wait) => wait.as_millis() as u64,
                     _ => 0,
                 };
-                self.handle_leave(Goaway { reason, message: why(reason).to_owned(), wait_ms });
+                self.handle_close(Goaway {
+                    reason,
+                    message: goaway_message(reason).to_owned(),
+                    wait_ms,
+                });
             }
         }
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.sender.handle_timeout(now);
-        if now >= self.heard_at + self.patience() {
-            self.finish(SessionEnd::Silent(self.patience()));
-        } else if self.stalls_at().is_some_and(|deadline| now >= deadline) {
-            self.finish(SessionEnd::Stalled);
-        } else if self.sender.clock_due().is_some_and(|due| now >= due) {
-            self.leave(GoawayReason::Restart, "to ask for the hub's clock again");
-        } else if let Heartbeat::Pings(interval) = self.heartbeat
-            && now >= self.heard_at.max(self.pinged_at) + interval
-        {
-            self.ping_due = true;
-            self.pinged_at = now;
-        }
-    }
-
-    /// Finish what is in hand, say goodbye and end.
-    pub fn handle_leave(&mut self, goaway: Goaway) {
+    /// Ends the session from this side: finishes the running batches, then sends GOAWAY.
+    pub fn handle_close(&mut self, goaway: Goaway) {
         self.pushes.clear();
         self.append = None;
-        self.farewell.get_or_insert(goaway);
+        self.goaway.get_or_insert(goaway);
     }
 
-    /// A store failed: what was in hand there will not be answered. Say goodbye and end.
-    pub fn handle_failed(&mut self, goaway: Goaway) {
+    /// Takes note that a store failed, so that the running batches get no result. Sends GOAWAY and ends.
+    pub fn handle_store_failure(&mut self, goaway: Goaway) {
         self.appending = 0;
-        self.handle_leave(goaway);
+        self.handle_close(goaway);
     }
 
-    /// When to call `handle_timeout`, if nothing happens before.
-    pub fn poll_timeout(&self) -> Instant {
-        let silent = self.heard_at + self.patience();
-        let ping = match self.heartbeat {
-            Heartbeat::Pings(interval) => self.heard_at.max(self.pinged_at) + interval,
-            Heartbeat::Answers => silent,
-        };
-        let record = self.sender.record_due().filter(|_| self.farewell.is_none());
-        let clock = self.sender.clock_due().filter(|_| self.farewell.is_none());
-        let held = self.sender.held_until();
-        let read_again = self.sender.read_again_at().filter(|_| self.farewell.is_none());
-        let probe = self.probe_at.filter(|_| self.farewell.is_none());
-        [self.stalls_at(), record, clock, held, read_again, probe]
-            .into_iter()
-            .flatten()
-            .fold(silent.min(ping), Instant::min)
-    }
-
-    /// The next thing to do at a store.
+    /// Returns the next task for a store.
     pub fn poll_work(&mut self, now: Instant) -> Option<SessionWork> {
         if self.end.is_some() {
             return None;
@@ -319,7 +270,7 @@ impl Session {
         if let Some(append) = self.poll_append() {
             return Some(SessionWork::Append(append));
         }
-        if self.farewell.is_some() {
+        if self.goaway.is_some() {
             return None;
         }
         if self.probe_at.take_if(|probe_at| *probe_at <= now).is_some() {
@@ -328,151 +279,109 @@ impl Session {
         self.sender.poll_task(now).map(SessionWork::Origin)
     }
 
-    /// The next frame to send. Answers go before batches, so that the other side's window moves.
+    /// Returns the next frame to send. Acknowledgements go before batches, so that the peer's window moves.
     pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
         if let Some(ack) = self.ack.take() {
-            self.answered = 0;
+            self.acked_batches = 0;
             return Some(Frame::Ack(ack));
         }
-        if std::mem::take(&mut self.is_held) {
+        if std::mem::take(&mut self.is_hold_due) {
             return Some(Frame::Hold(UNWRITABLE.to_owned()));
         }
         if std::mem::take(&mut self.pong_due) {
             return Some(Frame::Pong(self.receiver.ack()));
         }
-        if self.farewell.is_some() && self.appending == 0 {
-            let goaway = self.farewell.take()?;
-            self.finish(SessionEnd::Ours(goaway.clone()));
+        if self.goaway.is_some() && self.appending == 0 {
+            let goaway = self.goaway.take()?;
+            self.set_end(SessionEnd::Closed(goaway.clone()));
             return Some(Frame::Goaway(goaway));
         }
         if std::mem::take(&mut self.ping_due) {
             return Some(Frame::Ping);
         }
-        if self.farewell.is_some() || self.end.is_some() {
+        if self.goaway.is_some() || self.end.is_some() {
             return None;
         }
         self.sender.poll_push(now).map(Frame::Push)
     }
 
-    /// Whether `poll_frame` has something.
+    /// Returns whether [`Self::poll_frame`] has a frame.
     pub fn has_frame(&self) -> bool {
-        let is_leaving = self.farewell.is_some();
+        let is_leaving = self.goaway.is_some();
         self.ack.is_some()
-            || self.is_held
+            || self.is_hold_due
             || self.pong_due
             || self.ping_due
             || (is_leaving && self.appending == 0)
             || (!is_leaving && self.end.is_none() && self.sender.has_push())
     }
 
-    /// Why the session is over, once it is.
+    /// Returns why the session ended, once it has.
     pub fn end(&self) -> Option<&SessionEnd> {
         self.end.as_ref()
     }
 
-    /// From the last ping that was answered to its answer.
+    /// Returns the round trip of the last PING that was answered.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
 
-    /// Whether the copy cannot be used as it is.
+    /// Returns whether the copy's keys cannot be used.
     pub fn is_unwritable(&self) -> bool {
         self.is_unwritable
     }
 
-    /// Why the other side's copy takes nothing, where it said so.
-    pub fn told_hold(&self) -> Option<&str> {
-        self.told_hold.as_deref()
+    /// Returns the message of the peer's HOLD, if it sent one.
+    pub fn hold_reason(&self) -> Option<&str> {
+        self.hold_reason.as_deref()
     }
 
-    /// What is to be written down at the origin when all else is over.
-    pub fn poll_last_record(&mut self) -> Option<OriginTask> {
-        self.sender.poll_last_record()
+    /// Returns the last record for the origin, after the end.
+    pub fn poll_final_record(&mut self) -> Option<OriginTask> {
+        self.sender.poll_final_record()
     }
 
-    /// The origin's end, for its figures.
+    /// Returns the origin's end, for its counters.
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
 
-    /// The copy's end, for its figures.
+    /// Returns the copy's end, for its counters.
     pub fn receiver(&self) -> &Receiver {
         &self.receiver
     }
 
-    /// The next batch that may go to the script. It takes them in their order, so that one which follows a
-    /// failed one is a gap. The first may find the script missing, and some wait for more than the script:
-    /// what follows would overtake those.
+    /// Returns the next batch that may go to the script, in order: a batch after one that failed is a gap. The
+    /// first batch runs alone, since Redis may not have the script yet. So does a batch that waits for more
+    /// than the script, which later ones would overtake.
     fn poll_append(&mut self) -> Option<Append> {
         if self.append.is_none() {
             match self.receiver.handle_push(self.pushes.pop_front()?) {
                 Ok(append) => self.append = Some(Box::new(append)),
-                Err(reason) => self.leave(reason, why(reason)),
+                Err(reason) => self.close(reason, goaway_message(reason)),
             }
         }
-        let is_alone = !self.has_appended || self.append.as_ref()?.may_wait();
+        let is_exclusive = !self.has_appended || self.append.as_ref()?.may_wait();
         let is_free = match self.appending {
             0 => true,
-            under_way => !is_alone && !self.is_alone && under_way < APPENDS_MAX,
+            running => !is_exclusive && !self.is_append_exclusive && running < APPENDS_MAX,
         };
         let mut append = self.append.take_if(|_| is_free)?;
-        append.known = Some(self.receiver.known());
+        append.known = Some(self.receiver.position());
         self.appending += 1;
-        self.is_alone = is_alone;
+        self.is_append_exclusive = is_exclusive;
         Some(*append)
     }
 
-    fn leave(&mut self, reason: GoawayReason, message: &str) {
-        self.handle_leave(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
+    fn close(&mut self, reason: GoawayReason, message: &str) {
+        self.handle_close(Goaway { reason, message: message.to_owned(), wait_ms: 0 });
     }
 
-    fn finish(&mut self, end: SessionEnd) {
+    fn set_end(&mut self, end: SessionEnd) {
         self.end.get_or_insert(end);
-    }
-
-    fn stalls_at(&self) -> Option<Instant> {
-        self.sender.deadline(self.progress_timeout)
-    }
-
-    /// While something large is under way the answer to a ping waits behind it.
-    fn patience(&self) -> Duration {
-        IDLE_TIMEOUT + self.sender.patience().unwrap_or_default()
-    }
-}
-
-/// The key is for those alone who can read the log there.
-const UNWRITABLE: &str =
-    "its in stream cannot be used as it is; its log names the key, and the mend";
-
-/// For a person, where the reason's word alone would not do.
-fn why(reason: GoawayReason) -> &'static str {
-    match reason {
-        GoawayReason::Superseded => {
-            "a newer session of this client has begun; if that is another device, two devices share \
-             one identity"
-        }
-        GoawayReason::StaleEpoch => {
-            "the copy is in a newer life of this stream; a new handshake sorts it out"
-        }
-        GoawayReason::Gap => {
-            "the copy's cursor lies before this batch; a new handshake sorts it out"
-        }
-        GoawayReason::EpochAhead => {
-            "the batch is of a life of the stream further on than the next one that the copy knows of"
-        }
-        GoawayReason::SeqAhead => "the batch ends more than 24 hours ahead of the hub's clock",
-        GoawayReason::Protocol => {
-            "the batch breaks a rule of the protocol: its order, its size or its losses"
-        }
-        GoawayReason::Unavailable => {
-            "this client has asked for too many searches, or told of too many losses"
-        }
-        GoawayReason::Restart
-        | GoawayReason::Unauthorized
-        | GoawayReason::Version
-        | GoawayReason::Other => "",
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests;

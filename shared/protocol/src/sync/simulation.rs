@@ -1,14 +1,15 @@
-//! A fleet under virtual time: the real sender, receiver and session of both ends, with a modelled
-//! Redis (lost tail, wipe, trim, deletion, out of memory) and a network that loses, repeats, delays
-//! and cuts.
+//! A fleet under virtual time: the real sender, receiver and session of both ends, with a modelled Redis (lost
+//! tail, wipe, trim, deletion, out of memory) and a network that loses, duplicates, reorders and disconnects.
 //!
-//! One seed gives one run, byte for byte. The models do what the scripts do; the real ones are held to
-//! the same rules by the suites that run them. The oracle is that of the chaos run: whatever an app
-//! added and its Redis kept is in the copy once and in order, or dead, or in a ledger with its range.
+//! One seed gives one run, byte for byte. The models do what the scripts do; the tests of the store check that the
+//! scripts follow the same rules. The oracle is that of the chaos test: every entry that an app added and its
+//! Redis kept is in the copy once and in order, or a dead letter, or in a ledger with its range.
 
-mod oracle;
 mod model_redis;
+mod link_end;
+mod server;
 mod world;
+mod oracle;
 
 use world::{Weather, World};
 
@@ -30,14 +31,14 @@ const CALM: Weather = Weather {
 };
 const NETWORK: Weather = Weather { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..CALM };
 
-/// Runs of each kind of weather in one test run; `SPOKE_SIMULATION_RUNS` makes it more.
+/// The number of runs for each kind of weather; `SPOKE_SIMULATION_RUNS` sets another.
 const RUNS: usize = 150;
 
 fn run(first: u64, weather: Weather) {
     run_with(first, &[], weather);
 }
 
-/// The seeds that once found something are always among them.
+/// Runs with these seeds too, which once found a fault.
 fn run_with(first: u64, once_failed: &[u64], weather: Weather) {
     let runs = std::env::var("SPOKE_SIMULATION_RUNS").ok().and_then(|runs| runs.parse().ok());
     for seed in once_failed.iter().copied().chain((first..).take(runs.unwrap_or(RUNS))) {

@@ -1,9 +1,9 @@
 //! The frames of `spoke.v1`, the binary WebSocket subprotocol.
 //!
-//! One frame is one WebSocket message and one MessagePack array whose first element says its kind.
-//! A reader passes over elements that it does not know at an array's end, so a minor version may
-//! add some; another major version is refused in the handshake. Entries are stored by difference
-//! from the one before, which makes a seq two or three bytes long.
+//! One frame is one WebSocket message and one MessagePack array, whose first element is its kind. A reader skips
+//! elements that it does not know at the end of an array, so a minor version may add some. Another major version
+//! is refused in the handshake. A seq is encoded as the difference from the entry before, which takes two or
+//! three bytes.
 //!
 //! ```text
 //! HELLO   [1, major, minor, version, origin, cursor, features,        agent → hub, first
@@ -16,13 +16,13 @@
 //!             seal]
 //! ACK     [4, epoch, ms, n, [ms, n, reason, …]]
 //! PING    [5]
-//! PONG    [6, epoch, ms, n]                                          the cursor once more
-//! GOAWAY  [7, reason, message, wait ms]                              and the connection closes
-//! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both said so
+//! PONG    [6, epoch, ms, n]                                          the cursor again
+//! GOAWAY  [7, reason, message, wait ms]                              then the connection closes
+//! PACKED  [8, bytes unpacked, zstd of a PUSH]                        if both have the feature
 //! origin  [epoch, start ms, n, first ms, n, last ms, n, added, acked ms, n]
 //! cursor  [epoch, ms, n, digest, added, dead, lost, flags, seal]
-//! flags   1 the counts are exact + 4 at least + 2 the entries are inherited + 8 the cursor was found; 0 nothing
-//!         is known
+//! flags   1 the counts are exact, or 4 lower bounds, or neither: unknown;
+//!         + 2 the entries are inherited + 8 the cursor was found by a search
 //! ```
 
 mod codes;
@@ -42,11 +42,11 @@ use crate::{
     message::{Ack, Features, Frame},
 };
 
-/// The subprotocol's name in the WebSocket handshake; its major version is part of it.
+/// The name of the subprotocol in the WebSocket handshake, with the major version.
 pub const SUBPROTOCOL: &str = "spoke.v1";
 
 impl Frame {
-    /// The frame's bytes. A PUSH is packed where the other side takes that and it pays.
+    /// Encodes the frame. A PUSH is packed if the peer accepts that and it saves bytes.
     pub fn encode(&self, features: Features) -> Bytes {
         let mut w = FrameWriter(Vec::with_capacity(self.size_hint()));
         match self {
@@ -75,7 +75,7 @@ impl Frame {
         }
     }
 
-    /// Whether bytes of a frame take long enough to decode that others should not wait for it.
+    /// Returns whether these bytes take so long to decode that other tasks should not wait for it.
     pub fn is_long_to_decode(bytes: &Bytes) -> bool {
         let kind = || {
             let mut r = MsgpackReader::new(bytes.clone());
@@ -84,7 +84,7 @@ impl Frame {
         bytes.len() > DECODE_INLINE_BYTES_MAX || kind() == Ok(PACKED)
     }
 
-    /// How many bytes these are once unpacked, as they say themselves: more are not taken.
+    /// Returns the unpacked size of these bytes, as their header says. [`Self::decode`] unpacks no more.
     pub fn unpacked_bytes(bytes: &Bytes) -> usize {
         let packed = || {
             let mut r = MsgpackReader::new(bytes.clone());
@@ -99,11 +99,11 @@ impl Frame {
         unpacked.clamp(bytes.len(), FRAME_BYTES_MAX.max(bytes.len()))
     }
 
-    /// The frame in these bytes; its byte strings are slices of them. Only where the handshake agreed
-    /// on `Features::COMPRESSION` is one unpacked.
+    /// Decodes a frame; its byte strings are slices of `bytes`. A packed frame is accepted only if the handshake
+    /// agreed on [`Features::COMPRESSION`].
     ///
     /// # Errors
-    /// `DecodeError` for anything that is not a whole frame within its bounds.
+    /// [`DecodeError`] if the bytes are not a whole frame within its bounds.
     pub fn decode(bytes: Bytes, agreed: Features) -> Result<Self, DecodeError> {
         if bytes.len() > FRAME_BYTES_MAX {
             return Err(DecodeError::Bound("length"));
@@ -148,7 +148,7 @@ impl Frame {
 }
 
 fn pack(plain: Vec<u8>) -> Vec<u8> {
-    // Level 1: a link that is worth packing for is slower than this by far.
+    // Level 1 is much faster than any link that is worth compressing for.
     let pays = |packed: &Vec<u8>| packed.len() + packed.len() / 8 < plain.len();
     if plain.len() < COMPRESS_BYTES_MIN {
         return plain;

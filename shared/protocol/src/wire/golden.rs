@@ -1,21 +1,21 @@
-//! What goes over the line of the versions that are in the field, as files in `golden/<version>`.
-//! Only tests read them: those beside the codec, and those that play one end to the other's program.
+//! The frames and JSON bodies of released versions, as files in `golden/<version>`. Only tests read them: those of
+//! the codec, and those that act as a peer of an older version.
 //!
-//! A file of frames is blocks of hex under `== name`; what stands behind a `#` is a note.
+//! A file of frames has blocks of hex under `== name`; `#` begins a comment.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What to do when something does not fit a file any more.
-pub(crate) const MEND: &str = "agents and hubs of 0.1 are in the field and speak what shared/protocol/src/wire/golden/0.1 holds: \
-                        leave the files, keep what they hold for whoever shows no other feature, and say \
-                        what is new behind a feature bit (ARCHITECTURE.md, \"How the wire changes\")";
+/// What to do if a test fails because a golden file does not match.
+pub(crate) const HELP: &str = "agents and hubs of 0.1 are in use and send what shared/protocol/src/wire/golden/0.1 has: keep the \
+     files, keep their content for peers without a newer feature, and put additions behind a feature \
+     bit (ARCHITECTURE.md, \"How the wire changes\")";
 
-/// The frames of a file by their names.
+/// Returns the frames of a file by name.
 ///
 /// # Panics
-/// When the file is not of its form.
+/// If the file is malformed.
 pub(crate) fn frames(file: &str) -> BTreeMap<&str, Vec<u8>> {
     let mut frames = BTreeMap::new();
     let mut name = "";
@@ -35,12 +35,12 @@ pub(crate) fn frames(file: &str) -> BTreeMap<&str, Vec<u8>> {
     frames
 }
 
-/// A JSON form of 0.1 by its name.
+/// Returns a JSON body of 0.1 by name.
 ///
 /// # Panics
-/// When there is none of that name.
-pub(crate) fn form(name: &str) -> Value {
-    let forms: Value =
+/// If there is none of that name.
+pub(crate) fn json_body(name: &str) -> Value {
+    let bodies: Value =
         serde_json::from_str(include_str!("golden/0.1/forms.json")).expect("the file is JSON");
-    forms.get(name).unwrap_or_else(|| panic!("there is no form {name:?}")).clone()
+    bodies.get(name).unwrap_or_else(|| panic!("no JSON body {name:?}")).clone()
 }

@@ -1,8 +1,8 @@
-//! The JSON forms of HTTP and of `spoke.v1.json`.
+//! The JSON bodies of HTTP and of `spoke.v1.json`.
 //!
-//! A key that a plain request does not have is refused, and named: a slip must not be a default. The
-//! handshake of the HTTP transport passes over what it does not know, as HELLO and WELCOME do, so
-//! that an agent one version newer keeps working.
+//! An unknown key in a plain request is refused by name, so that a typing error does not become a default. The
+//! handshake of the HTTP transport ignores unknown keys, as HELLO and WELCOME do, so that an agent of a newer
+//! version keeps working.
 
 mod batch;
 mod fields;
@@ -26,114 +26,113 @@ use crate::{
     seq::{Epoch, Seq},
 };
 
-/// The header that says which session a request belongs to: a generation. One that is not the
-/// newest is refused.
+/// The header with the generation of the session that a request belongs to. Only the newest is accepted.
 pub const GENERATION_HEADER: &str = "spoke-generation";
 
-/// The reason of a refusal where one stream at the hub cannot be used as it is: what goes another way goes on.
+/// The reason of a refusal if one stream at the hub cannot be used. Other streams are not affected.
 pub const UNUSABLE_STREAM: &str = "unusable-stream";
 
-/// The answer of `GET /seq`, and a cursor wherever one is told.
+/// The answer of `GET /seq`, and any other cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorBody {
-    /// The epoch of the last entry the copy holds; 0 if it holds none.
+    /// The epoch of the last entry in the copy; 0 if there is none.
     pub epoch: Epoch,
     /// Its seq.
     pub seq: Seq,
     /// Its digest, as 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_digest")]
     pub digest: Option<Digest>,
-    /// The origin's count at that entry.
+    /// The origin's counts at that entry.
     #[serde(default, skip_serializing_if = "Tally::is_unknown")]
     pub tally: Tally,
     /// The origin's seal on it, as 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
-    /// The copy has lost its cursor, and this is the newest entry that it found.
+    /// Whether the copy has lost its cursor, and a search found this newest entry.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub found: bool,
 }
 
-/// A batch, as PUSH is.
+/// A batch, like PUSH.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BatchBody {
-    /// The life of the origin; without it the one that the hub knows.
+    /// The epoch of the origin; without it, the epoch that the hub knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
-    /// Where the batch before ended; without it no gap is looked for.
+    /// The end of the batch before; without it, no gap is looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Seq>,
-    /// Where the cursor goes; without it to the last entry.
+    /// The new cursor; without it, the last entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub through: Option<Seq>,
     /// The entries, in ascending order of seq.
     pub entries: Vec<EntryBody>,
-    /// What it says of its origin beside them.
-    #[serde(skip_serializing_if = "is_silent")]
+    /// The origin's counts and losses.
+    #[serde(skip_serializing_if = "is_default")]
     pub account: BatchAccount,
-    /// The origin's seal on a cursor at the batch's end.
+    /// The origin's seal on a cursor at the end of the batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
 }
 
-/// One entry on its way up.
+/// An entry from a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntryBody {
-    /// Its ID in the stream where it was born.
+    /// Its ID in the origin stream.
     pub seq: Seq,
     /// Its fields.
     pub fields: Fields,
 }
 
-/// The answer to one entry.
+/// The answer to a single entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddedBody {
     /// Its ID in the hub's stream.
     pub id: Seq,
 }
 
-/// The answer to a batch, as ACK is.
+/// The answer to a batch, like ACK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchAddedBody {
     /// The cursor.
     pub seq: Seq,
-    /// How many entries were appended.
+    /// The number of entries that were appended.
     pub accepted: u64,
-    /// How many the hub had already.
+    /// The number of entries that the hub had already.
     pub duplicates: u64,
-    /// What will never be appended.
+    /// The entries that are never appended.
     pub refused: Vec<RefusedBody>,
 }
 
-/// One entry that will never be appended.
+/// An entry that is never appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedBody {
     /// Its seq.
     pub seq: Seq,
-    /// Why.
+    /// The reason.
     pub reason: RejectReason,
 }
 
 /// The answer of `GET /xread`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XreadBody {
-    /// The life of the out stream that these belong to.
+    /// The epoch of the out stream.
     pub epoch: Epoch,
-    /// The entries, in order: a batch at most.
+    /// The entries, in order; at most a batch.
     #[serde(deserialize_with = "batch::whole")]
     pub entries: Vec<ReadBody>,
-    /// What to ask after next; it covers entries that could never be sent.
+    /// The seq for the next request. It covers entries that can never be sent.
     pub seq: Seq,
-    /// What the batch says of its origin beside the entries.
-    #[serde(default, skip_serializing_if = "is_silent")]
+    /// The origin's counts and losses.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub account: BatchAccount,
     /// The origin's seal on a cursor at `seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
 }
 
-/// One entry on its way down.
+/// An entry for a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadBody {
     /// Its ID in the hub's out stream.
@@ -142,7 +141,7 @@ pub struct ReadBody {
     pub fields: Fields,
 }
 
-/// The body of `POST /session`, as HELLO is.
+/// The body of `POST /session`, like HELLO.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloBody {
     /// The agent's version.
@@ -151,15 +150,15 @@ pub struct HelloBody {
     pub origin: OriginBody,
     /// The device's in stream.
     pub cursor: CursorBody,
-    /// Which process it is, as 16 hex digits. One that does not say is told apart from nobody.
+    /// The process, as 16 hex digits. Without it, two devices with one identity are not told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
-    /// What the client is to the hub that its streams stand with, as a `WelcomeBody` told; 32 hex digits.
+    /// The peer with which the state was agreed, from its [`WelcomeBody`], as 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partner: Option<PartnerId>,
 }
 
-/// The answer of `POST /session`, as WELCOME is.
+/// The answer of `POST /session`, like WELCOME.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WelcomeBody {
@@ -167,23 +166,23 @@ pub struct WelcomeBody {
     pub version: String,
     /// The generation of this session, for the header `Spoke-Generation`.
     pub generation: u64,
-    /// How far this client's entries have come.
+    /// The cursor of this client's entries at the hub.
     pub cursor: CursorBody,
     /// The client's out stream at the hub.
     pub origin: OriginBody,
-    /// Where the hub begins to send.
+    /// The position where the hub begins to send.
     pub position: PositionBody,
-    /// What the hub takes.
+    /// The limits that the hub grants.
     pub granted: ReceiveLimitsBody,
     /// The hub's clock, in milliseconds since 1970.
     pub server_time_ms: u64,
-    /// What the client is to this hub, as 32 hex digits.
+    /// The identity of this pair of client and hub, as 32 hex digits.
     pub partner: PartnerId,
 }
 
-/// Where an origin stream stands.
+/// The JSON body of an [`OriginState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the same as `frame::OriginState`")]
+#[expect(missing_docs, reason = "the same as `message::OriginState`")]
 pub struct OriginBody {
     pub epoch: Epoch,
     pub start: Seq,
@@ -193,23 +192,24 @@ pub struct OriginBody {
     pub acked: Seq,
 }
 
-/// Where a sender begins.
+/// The JSON body of a [`Position`](crate::sync::resume::Position).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the same as `position::Position`")]
+#[expect(missing_docs, reason = "the same as `resume::Position`")]
 pub struct PositionBody {
     pub epoch: Epoch,
     pub after: Seq,
     pub tally: Tally,
-    pub joint: Seq,
+    #[serde(rename = "joint")]
+    pub joins_after: Seq,
     pub inherited: Seq,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
 }
 
-/// What a receiver takes.
+/// The JSON body of [`ReceiveLimits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the same as `frame::ReceiveLimits`")]
+#[expect(missing_docs, reason = "the same as `message::ReceiveLimits`")]
 pub struct ReceiveLimitsBody {
     pub window_batches: usize,
     pub batch_entries: usize,
@@ -252,17 +252,17 @@ impl From<ReceiveLimits> for ReceiveLimitsBody {
 }
 
 impl From<ReceiveLimitsBody> for ReceiveLimits {
-    /// Never more than this side's own limits, never nothing.
-    fn from(form: ReceiveLimitsBody) -> Self {
+    /// Limits each value to 1 up to this side's own limit.
+    fn from(body: ReceiveLimitsBody) -> Self {
         let ours = Self::default();
-        let least = |theirs: usize, ours: usize| theirs.min(ours).max(1);
+        let limited = |theirs: usize, ours: usize| theirs.min(ours).max(1);
         Self {
-            window_batches: least(form.window_batches, ours.window_batches),
-            batch_entries: least(form.batch_entries, ours.batch_entries),
-            batch_bytes: least(form.batch_bytes, ours.batch_bytes),
+            window_batches: limited(body.window_batches, ours.window_batches),
+            batch_entries: limited(body.batch_entries, ours.batch_entries),
+            batch_bytes: limited(body.batch_bytes, ours.batch_bytes),
             entry: EntryLimits {
-                fields: least(form.entry_fields, ours.entry.fields),
-                value_bytes: least(form.entry_value_bytes, ours.entry.value_bytes),
+                fields: limited(body.entry_fields, ours.entry.fields),
+                value_bytes: limited(body.entry_value_bytes, ours.entry.value_bytes),
             },
         }
     }
@@ -292,7 +292,7 @@ impl From<ReadBody> for Entry {
     }
 }
 
-fn is_silent(account: &BatchAccount) -> bool {
+fn is_default(account: &BatchAccount) -> bool {
     *account == BatchAccount::default()
 }
 
@@ -316,7 +316,7 @@ mod hex_digest {
     ) -> Result<Option<Digest>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
         let digest = Digest::from_hex(text.as_bytes());
-        digest.map(Some).ok_or_else(|| D::Error::custom("a digest is 32 hex digits"))
+        digest.map(Some).ok_or_else(|| D::Error::custom("invalid digest: expected 32 hex digits"))
     }
 }
 

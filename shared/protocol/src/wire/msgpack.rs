@@ -1,38 +1,38 @@
-//! Reading MessagePack out of one `Bytes` without copying a byte string.
+//! Reads MessagePack from one [`Bytes`] without copying byte strings.
 //!
-//! `rmp` does the format; this adds what a protocol needs: byte strings as slices of the frame,
-//! arrays whose unknown tail is passed over, and bounds on everything.
+//! `rmp` decodes the format. This module adds byte strings as slices of the frame, arrays whose unknown tail is
+//! skipped, and bounds on everything.
 
 use bytes::Bytes;
 use rmp::{Marker, decode};
 
 use crate::limits::UNKNOWN_VALUES_MAX;
 
-/// The bytes are not what the frame's form asks for.
+/// A fault in the bytes of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end in the middle of a value.
     #[error("the frame ends in the middle of a value")]
     Cut,
-    /// A value of another kind stands where this one was expected.
-    #[error("the frame holds something else where it should hold {0}")]
+    /// A value has another type than expected.
+    #[error("unexpected value in the frame, expected {0}")]
     Not(&'static str),
-    /// A number or a length past its bound.
+    /// A number or a length is past its bound.
     #[error("the frame's {0} is out of bounds")]
     Bound(&'static str),
-    /// A packed frame where the handshake did not agree on any.
-    #[error("the frame is packed, which the handshake did not agree on")]
+    /// The frame is packed, but the handshake did not agree on that.
+    #[error("the frame is packed, but the handshake did not agree on compression")]
     NotAgreed,
 }
 
-/// Reads values one after the other.
+/// Reads the values of one frame, in order. Each method takes the name of the value for [`DecodeError`].
 pub struct MsgpackReader {
     frame: Bytes,
     at: usize,
 }
 
 impl MsgpackReader {
-    /// Over one frame.
+    /// Creates a reader of one frame.
     pub fn new(frame: Bytes) -> Self {
         Self { frame, at: 0 }
     }
@@ -51,38 +51,38 @@ impl MsgpackReader {
         Ok(value)
     }
 
-    /// A whole number.
+    /// Reads a whole number.
     pub fn uint(&mut self, name: &'static str) -> Result<u64, DecodeError> {
         self.step(name, |rest| decode::read_int(rest))
     }
 
-    /// A whole number of at most `max`.
+    /// Reads a whole number of at most `max`.
     pub fn bounded(&mut self, name: &'static str, max: u64) -> Result<u64, DecodeError> {
         let value = self.uint(name)?;
         if value > max { Err(DecodeError::Bound(name)) } else { Ok(value) }
     }
 
-    /// How many elements follow.
+    /// Reads the length of an array.
     pub fn array(&mut self, name: &'static str) -> Result<usize, DecodeError> {
         let elements = self.step(name, |rest| decode::read_array_len(rest))? as usize;
-        // Each element takes a byte at least: a length past the frame's end is a lie, and
-        // believing it would be asking for memory on a stranger's word.
+        // Each element takes at least one byte. A length past the end of the frame is refused before any
+        // memory is allocated for it.
         if elements > self.frame.len() - self.at { Err(DecodeError::Cut) } else { Ok(elements) }
     }
 
-    /// A byte string, as a slice of the frame.
+    /// Reads a byte string, as a slice of the frame.
     pub fn bytes(&mut self, name: &'static str) -> Result<Bytes, DecodeError> {
         let length = self.step(name, |rest| decode::read_bin_len(rest))? as usize;
         self.take(length)
     }
 
-    /// What a writer that tells no text from bytes calls a text, as a slice of the frame.
+    /// Reads a string as a slice of the frame, for writers that do not tell text from bytes.
     pub fn string(&mut self, name: &'static str) -> Result<Bytes, DecodeError> {
         let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
         self.take(length)
     }
 
-    /// A text of at most `max` bytes.
+    /// Reads a text of at most `max` bytes.
     pub fn text(&mut self, name: &'static str, max: usize) -> Result<String, DecodeError> {
         let length = self.step(name, |rest| decode::read_str_len(rest))? as usize;
         if length > max {
@@ -91,14 +91,14 @@ impl MsgpackReader {
         String::from_utf8(self.take(length)?.to_vec()).map_err(|_| DecodeError::Not(name))
     }
 
-    /// A truth value.
+    /// Reads a boolean.
     pub fn boolean(&mut self, name: &'static str) -> Result<bool, DecodeError> {
         self.step(name, |rest| decode::read_bool(rest))
     }
 
-    /// Nothing may follow.
+    /// Checks that nothing follows.
     pub fn end(&self) -> Result<(), DecodeError> {
-        if self.at == self.frame.len() { Ok(()) } else { Err(DecodeError::Not("its end")) }
+        if self.at == self.frame.len() { Ok(()) } else { Err(DecodeError::Not("the end")) }
     }
 
     fn take(&mut self, length: usize) -> Result<Bytes, DecodeError> {
@@ -111,17 +111,17 @@ impl MsgpackReader {
         Ok(bytes)
     }
 
-    /// Passes over `count` values of whatever kind: the tail that a newer version has added, which is
-    /// `UNKNOWN_VALUES_MAX` values at the most, those inside of others counted.
+    /// Skips `count` values of any kind: the tail that a newer version has added. It may have at most
+    /// [`UNKNOWN_VALUES_MAX`] values, nested ones included.
     pub fn skip(&mut self, count: usize) -> Result<(), DecodeError> {
-        let (mut left, mut passed) = (count, 0);
+        let (mut left, mut skipped) = (count, 0);
         while left > 0 {
-            if passed == UNKNOWN_VALUES_MAX {
+            if skipped == UNKNOWN_VALUES_MAX {
                 return Err(DecodeError::Bound("unknown tail"));
             }
-            (left, passed) = (left - 1, passed + 1);
+            (left, skipped) = (left - 1, skipped + 1);
             let marker = self.step("a value", |rest| decode::read_marker(rest))?;
-            let (length, inner) = self.extent(marker)?;
+            let (length, inner) = self.value_size(marker)?;
             self.take(length)?;
             left = left.checked_add(inner).ok_or(DecodeError::Cut)?;
             if left > self.frame.len() - self.at {
@@ -131,8 +131,8 @@ impl MsgpackReader {
         Ok(())
     }
 
-    /// How many bytes, and then how many values, belong to a value with this marker.
-    fn extent(&mut self, marker: Marker) -> Result<(usize, usize), DecodeError> {
+    /// Returns the number of bytes, and of nested values, after this marker.
+    fn value_size(&mut self, marker: Marker) -> Result<(usize, usize), DecodeError> {
         Ok(match marker {
             Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => {
                 (0, 0)

@@ -1,57 +1,57 @@
-//! The frame headers of a WebSocket (RFC 6455, 5.2), seen as the bytes come in.
+//! Limits the frames of a WebSocket by their headers (RFC 6455, 5.2), as the bytes arrive.
 //!
-//! The library hands out whole messages and counts only their bytes: a message of empty frames never
-//! ends, and pings never stop. So the headers are counted in front of it, without the payloads.
+//! The library returns whole messages and limits only their bytes: a message of empty frames never ends, and pings
+//! are not limited. So the headers are counted before the library reads them.
 
 use std::time::Instant;
 
-use crate::limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
+use crate::limits::{CONTROL_FRAME_INTERVAL, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX};
 
-/// The other side sends more frames than anything it says could need.
+/// The peer sends more frames than its messages need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFlood {
-    /// Of one message.
-    #[error("a WebSocket message came in too many frames")]
+    /// Too many frames of one message.
+    #[error("too many frames in one WebSocket message")]
     Fragments,
-    /// Pings and pongs.
+    /// Too many pings and pongs.
     #[error("too many WebSocket control frames")]
     Control,
 }
 
-/// What has come of the frames of one side.
+/// Counts the frames of one peer.
 #[derive(Debug, Default)]
 pub struct FrameLimiter {
     header: [u8; 14],
     header_bytes: usize,
-    /// Of the frame under way, still to come.
+    /// The bytes of the current frame that are still to come.
     payload_left: u64,
     is_final: bool,
     is_control: bool,
-    /// Of the message under way.
+    /// The frames of the current message.
     frames: u64,
     message_bytes: u64,
-    /// Of the control frame under way.
+    /// The bytes of the current control frame.
     control_bytes: u64,
     messages: u64,
-    /// How much of the end of the handshake has come; none once it has, or where there is none.
+    /// How much of the end of the handshake was received; none once it is complete, or without a handshake.
     handshake: Option<usize>,
-    /// When all control frames so far are earned back: the generic cell rate algorithm.
+    /// When the whole burst of control frames is available again: the generic cell rate algorithm.
     clear_at: Option<Instant>,
 }
 
-/// What a handshake ends with.
+/// The end of a handshake.
 const HANDSHAKE_END: &[u8] = b"\r\n\r\n";
 
 impl FrameLimiter {
-    /// Of frames that follow the answer to a handshake.
+    /// Creates a limiter for frames that follow the answer to a handshake.
     pub fn behind_handshake() -> Self {
         Self { handshake: Some(0), ..Self::default() }
     }
 
-    /// Bytes came.
+    /// Takes bytes of the peer.
     ///
     /// # Errors
-    /// `FrameFlood`; the connection has to end.
+    /// [`FrameFlood`] if the peer sends too many frames; the connection has to end.
     pub fn handle_read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), FrameFlood> {
         while !bytes.is_empty() {
             if let Some(matched) = self.handshake {
@@ -77,18 +77,18 @@ impl FrameLimiter {
         Ok(())
     }
 
-    /// How many messages have come whole, control frames among them.
+    /// Returns the number of complete messages, control frames included.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Bytes of the messages under way, as far as their frames have said how long they are.
-    pub fn announced(&self) -> u64 {
+    /// Returns the bytes of the incomplete messages, as far as their frame headers announce them.
+    pub fn announced_bytes(&self) -> u64 {
         self.message_bytes.saturating_add(self.control_bytes)
     }
 
-    /// Nothing of a further message has come.
-    pub fn is_between(&self) -> bool {
+    /// Returns whether no message is incomplete.
+    pub fn is_between_messages(&self) -> bool {
         self.header_bytes == 0 && self.payload_left == 0 && self.frames == 0
     }
 
@@ -138,8 +138,8 @@ impl FrameLimiter {
     }
 
     fn count_control(&mut self, now: Instant) -> Result<(), FrameFlood> {
-        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_EARNED;
-        if clear_at.duration_since(now) > CONTROL_FRAME_EARNED * CONTROL_FRAMES_BURST {
+        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + CONTROL_FRAME_INTERVAL;
+        if clear_at.duration_since(now) > CONTROL_FRAME_INTERVAL * CONTROL_FRAMES_BURST {
             return Err(FrameFlood::Control);
         }
         self.clear_at = Some(clear_at);
@@ -147,7 +147,7 @@ impl FrameLimiter {
     }
 }
 
-/// How much of the end has come with this byte; none when it is there.
+/// Returns how much of the end of the handshake matches after this byte; none once it is complete.
 fn after_byte(matched: usize, byte: u8) -> Option<usize> {
     let matched = if byte == HANDSHAKE_END[matched] {
         matched + 1
@@ -158,6 +158,7 @@ fn after_byte(matched: usize, byte: u8) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use std::time::Duration;
 
@@ -211,7 +212,7 @@ mod tests {
                 watch.handle_read(part, now).unwrap();
             }
             assert_eq!(watch.messages(), 6, "{size} bytes at a time");
-            assert!(watch.is_between() && watch.announced() == 0, "{size}");
+            assert!(watch.is_between_messages() && watch.announced_bytes() == 0, "{size}");
         }
     }
 
@@ -224,7 +225,7 @@ mod tests {
             for part in bytes.chunks(size) {
                 watch.handle_read(part, Instant::now()).unwrap();
             }
-            assert_eq!((watch.messages(), watch.is_between()), (2, true), "{size}");
+            assert_eq!((watch.messages(), watch.is_between_messages()), (2, true), "{size}");
         }
     }
 
@@ -233,12 +234,12 @@ mod tests {
         let mut watch = FrameLimiter::default();
         let now = Instant::now();
         watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
-        assert_eq!((watch.announced(), watch.is_between()), (300, false));
+        assert_eq!((watch.announced_bytes(), watch.is_between_messages()), (300, false));
         watch.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
-        assert_eq!((watch.announced(), watch.messages()), (4_000_300, 0));
+        assert_eq!((watch.announced_bytes(), watch.messages()), (4_000_300, 0));
         let mut watch = FrameLimiter::default();
         watch.handle_read(&[FINAL | TEXT], now).unwrap();
-        assert!(!watch.is_between(), "half a header");
+        assert!(!watch.is_between_messages(), "half a header");
     }
 
     #[test]
@@ -270,10 +271,10 @@ mod tests {
         let now = Instant::now();
         let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
         watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced(), u64::MAX);
+        assert_eq!(watch.announced_bytes(), u64::MAX);
         let mut watch = FrameLimiter { payload_left: 0, message_bytes: u64::MAX, ..watch };
         watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced(), u64::MAX);
+        assert_eq!(watch.announced_bytes(), u64::MAX);
     }
 
     #[test]
@@ -287,7 +288,7 @@ mod tests {
         }
         assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
         for _ in 0..1000 {
-            now += CONTROL_FRAME_EARNED;
+            now += CONTROL_FRAME_INTERVAL;
             watch.handle_read(&ping, now).unwrap();
         }
         assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));

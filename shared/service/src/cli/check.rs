@@ -11,12 +11,12 @@ use super::output::print;
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
     error_chain::error_chain,
-    tls_error::{TlsFailure, span},
+    tls_error::{TlsFailure, duration_in_words},
 };
 use spoke_store::{
     Redis, StoreError, hints,
     limits::HINT_POLL_INTERVAL,
-    server_info::{ServerWarning, look},
+    server_info::{ServerWarning, query_server_info},
 };
 
 /// The flags of `check`.
@@ -157,7 +157,7 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
 
 /// Checks that a Redis allows `CLIENT TRACKING`. `None` if it does, or does not answer.
 pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Check> {
-    match hints::look(redis).await {
+    match hints::check_tracking(redis).await {
         Err(error) if !error.is_outage() => {
             let poll_ms = HINT_POLL_INTERVAL.as_millis();
             let finding = format!(

@@ -4,14 +4,14 @@ use serde::Serialize;
 use serde_ignored::Path;
 use serde_json::Value;
 
-use spoke_diagnostics::suggest::nearest_of;
+use spoke_diagnostics::suggest::nearest_name;
 
 /// Returns the known key, or table, that is most similar to this one.
 pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {
     let defaults = serde_json::to_value(T::default()).ok()?;
     let mut known = Vec::new();
     collect(&defaults, "", &mut known);
-    nearest_of(key, known)
+    nearest_name(key, known)
 }
 
 fn collect(value: &Value, prefix: &str, known: &mut Vec<String>) {

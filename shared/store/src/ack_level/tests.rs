@@ -8,7 +8,7 @@ fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>
         appendfsync: appendfsync.to_owned(),
         pauses_for_rewrite,
     });
-    ServerInfo { version, replicas, syncing, ..ServerInfo::default() }
+    ServerInfo { version, replicas, aof_sync: syncing, ..ServerInfo::default() }
 }
 
 #[test]

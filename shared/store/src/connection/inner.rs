@@ -1,5 +1,5 @@
-//! The one connection behind a `Redis`: made when it is wanted, forgotten when it leads nowhere or to the
-//! wrong server.
+//! The shared connection of a [`Redis`](super::Redis): made when a command needs it, dropped when it fails or leads to
+//! the wrong server.
 
 use std::{
     slice,
@@ -27,36 +27,36 @@ use crate::{
 
 pub(super) struct SharedConnection {
     pub(super) url: RedisUrl,
-    /// As of the first connection; a new one reads the files anew.
+    /// With the files as they were at the start; a new connection reads them again.
     pub(super) client: Client,
-    /// Where a probe would write; none for one that is only read.
+    /// The key to which a probe would write; none for a Redis that is only read.
     pub(super) probed: Option<String>,
     pub(super) current: Mutex<CurrentConnection>,
-    pub(super) figures: RedisStats,
+    pub(super) stats: RedisStats,
     pub(super) health: Health,
 }
 
 #[derive(Default)]
 pub(super) struct CurrentConnection {
     connecting: Option<Connecting>,
-    /// Counts the connections, so that a hundred faults of one make one new one.
+    /// The number of connections so far, so that many faults of one connection cause one new connection.
     generation: u64,
-    /// When the last one was begun.
+    /// When the last connection was begun.
     begun: Option<Instant>,
 }
 
-/// What an answer says of the connection that it came on.
+/// What a reply says about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionVerdict {
     /// It can be used.
     Good,
-    /// Its server is not the one to ask.
-    Elsewhere,
-    /// It leads nowhere.
+    /// Its server is the wrong one.
+    WrongServer,
+    /// It is broken.
     Lost,
 }
 
-/// A connection that is there or on its way.
+/// A connection that is made or being made.
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
 impl SharedConnection {
@@ -69,31 +69,32 @@ impl SharedConnection {
         if current.connecting.is_none() {
             current.generation += 1;
             current.begun = Some(Instant::now());
-            let connecting = follow(self.url.clone(), Arc::downgrade(self), current.generation);
+            let connecting =
+                connect_shared(self.url.clone(), Arc::downgrade(self), current.generation);
             current.connecting = Some(connecting.boxed().shared());
         }
         let connecting = current.connecting.clone().expect("it was just made where there was none");
         (connecting, current.generation)
     }
 
-    /// Commands under way on that connection end with it.
-    fn forget(&self, generation: u64) {
+    /// Drops the connection of this generation. Its running commands end with it.
+    fn drop_connection(&self, generation: u64) {
         let mut current = self.lock();
         let gone = (current.generation == generation).then(|| current.connecting.take());
-        // What ends with it may want the lock, too.
+        // Dropping the connection may need the lock, too.
         drop(current);
         drop(gone);
     }
 
-    /// A name is not resolved more often than `REDIS_RESOLVE_INTERVAL` for what its server answers.
-    fn forget_elsewhere(&self, generation: u64) {
+    /// Drops the connection to the wrong server, at most once per [`REDIS_RESOLVE_INTERVAL`].
+    fn drop_wrong_server(&self, generation: u64) {
         let begun = self.lock().begun;
         if begun.is_none_or(|begun| begun.elapsed() >= REDIS_RESOLVE_INTERVAL) {
-            self.forget(generation);
+            self.drop_connection(generation);
         }
     }
 
-    /// With the generation of the connection that it ran on.
+    /// Runs a command, and returns the generation of its connection with the result.
     pub(super) async fn run<T>(
         self: &Arc<Self>,
         command: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
@@ -105,17 +106,17 @@ impl SharedConnection {
                 let begun = Instant::now();
                 (command(connection).await, begun)
             }
-            // Whatever it is: the next command tries again.
+            // After any error the next command tries again.
             Err(error) => {
                 self.handle_error(&error);
-                self.forget(generation);
+                self.drop_connection(generation);
                 return (generation, Err(error));
             }
         };
         match self.handle_answered(begun.elapsed(), result.as_ref().map(answers)) {
             ConnectionVerdict::Good => {}
-            ConnectionVerdict::Elsewhere => self.forget_elsewhere(generation),
-            ConnectionVerdict::Lost => self.forget(generation),
+            ConnectionVerdict::WrongServer => self.drop_wrong_server(generation),
+            ConnectionVerdict::Lost => self.drop_connection(generation),
         }
         (generation, result)
     }
@@ -129,74 +130,74 @@ impl SharedConnection {
             Ok(values) => values,
             Err(error) => return self.handle_error(error),
         };
-        self.figures.handle_answers(took);
+        self.stats.handle_answers(took);
         let is_error = |value: &&Value| matches!(value, Value::ServerError(_));
-        // Those of a transaction stand in its one answer.
+        // The replies of a transaction are in its one reply.
         let each = values.iter().flat_map(|value| match value {
             Value::Array(parts) => parts.as_slice(),
             other => slice::from_ref(other),
         });
         let errors = each.filter(is_error).filter_map(|value| value.clone().extract_error().err());
-        let mut standing = ConnectionVerdict::Good;
+        let mut verdict = ConnectionVerdict::Good;
         for error in errors {
-            if self.handle_error(&error) == ConnectionVerdict::Elsewhere {
-                standing = ConnectionVerdict::Elsewhere;
+            if self.handle_error(&error) == ConnectionVerdict::WrongServer {
+                verdict = ConnectionVerdict::WrongServer;
             }
         }
-        standing
+        verdict
     }
 
-    /// A script that is only to be loaded first is no error.
+    /// A script that has to be loaded first is not an error.
     fn handle_error(&self, error: &RedisError) -> ConnectionVerdict {
         if is_no_script(error) {
             return ConnectionVerdict::Good;
         }
-        let told = StoreError::from(error.clone());
-        self.figures.handle_error(&told);
-        self.health.handle_error(&told);
-        match told.is_elsewhere() {
-            true => ConnectionVerdict::Elsewhere,
+        let store_error = StoreError::from(error.clone());
+        self.stats.handle_error(&store_error);
+        self.health.handle_error(&store_error);
+        match store_error.is_wrong_server() {
+            true => ConnectionVerdict::WrongServer,
             false if is_lost(error) => ConnectionVerdict::Lost,
             false => ConnectionVerdict::Good,
         }
     }
 }
 
-/// A reply that cannot be read leaves nothing on this connection that could be; one that does not
-/// come would hold up all that are asked for after it.
+/// Returns whether the connection is broken. After a reply that cannot be parsed, no later one can be; a reply that is
+/// missing would block all later ones.
 fn is_lost(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.is_io_error()
         || error.is_unrecoverable_error()
 }
 
-/// The one connection of a `SharedConnection`, which is forgotten when it is closed.
-async fn follow(
+/// Makes the connection of a [`SharedConnection`], which is dropped when it is closed.
+async fn connect_shared(
     url: RedisUrl,
-    way: Weak<SharedConnection>,
+    shared: Weak<SharedConnection>,
     generation: u64,
 ) -> RedisResult<MultiplexedConnection> {
-    let hear = move |push: PushInfo| {
+    let on_push = move |push: PushInfo| {
         if push.kind == PushKind::Disconnection
-            && let Some(way) = way.upgrade()
+            && let Some(shared) = shared.upgrade()
         {
-            way.forget(generation);
+            shared.drop_connection(generation);
         }
     };
-    connect(&url, hear).await
+    connect(&url, on_push).await
 }
 
-/// A new connection, to a server that Spoke can work with. Files that the URL names are read anew.
+/// Makes a connection, and checks that Spoke supports the server. The files in the URL are read again.
 pub(super) async fn connect(
     url: &RedisUrl,
-    hear: impl Fn(PushInfo) + Send + Sync + 'static,
+    on_push: impl Fn(PushInfo) + Send + Sync + 'static,
 ) -> RedisResult<MultiplexedConnection> {
-    let hear = move |push: PushInfo| {
-        hear(push);
+    let on_push = move |push: PushInfo| {
+        on_push(push);
         Ok::<(), std::convert::Infallible>(())
     };
     let config = AsyncConnectionConfig::new()
-        .set_push_sender(hear)
+        .set_push_sender(on_push)
         .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
         .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
     let client = url.client()?;

@@ -151,7 +151,7 @@ async fn a_connection_of_ones_own_speaks_resp3_to_the_same_database() {
     let redis = Redis::open(&server.url("?db=3")).unwrap();
     until(&redis, "an answer", Result::is_ok).await;
     redis::cmd("SET").arg("a").arg(1).query_async::<()>(&mut redis.connection()).await.unwrap();
-    let mut own = redis.own_connection(|_| {}).await.unwrap();
+    let mut own = redis.dedicated_connection(|_| {}).await.unwrap();
     let there: u64 = redis::cmd("EXISTS").arg("a").query_async(&mut own).await.unwrap();
     assert_eq!(there, 1);
     let hello: Value = redis::cmd("HELLO").query_async(&mut own).await.unwrap();

@@ -33,7 +33,7 @@ impl LossLog {
         let begun = || Box::new(LoggedLosses { causes: LogLimiter::default(), counted_at: now });
         let logged = self.0.get_or_insert_with(begun);
         for loss in losses {
-            if logged.causes.handle(loss.cause.word()) {
+            if logged.causes.record(loss.cause.word()) {
                 log_loss(loss);
             }
         }

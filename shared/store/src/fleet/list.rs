@@ -1,5 +1,4 @@
-//! All clients and where each stands, fifty in one command: what `spoke-hub clients` and the
-//! status page show.
+//! Lists the clients of a hub, fifty in one command, for `spoke-hub clients` and the status page.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -9,8 +8,8 @@ use super::escaped;
 use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
-    limits::{FLEET_MAX, SURVEY_CLIENTS_MAX},
-    origin, origin_state,
+    limits::{FLEET_MAX, LIST_CLIENTS_MAX},
+    origin_state,
     presence::{OriginReach, Transport},
 };
 use spoke_protocol::{
@@ -21,82 +20,83 @@ use spoke_protocol::{
     sync::resume::OriginStanding,
 };
 
-static SURVEY: LazyLock<Script> =
+static LIST_CLIENTS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/list_clients.lua")));
 
-/// What the hub knows of its clients.
+/// The clients of a hub.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fleet {
-    /// Each, by name.
+    /// The clients, by name.
     pub rows: Vec<ClientRow>,
-    /// Whether there are more than `limits::FLEET_MAX`, of whom these are some.
+    /// Whether there are more than [`FLEET_MAX`], so that some are missing.
     pub is_cut: bool,
 }
 
-/// What the hub knows of one client.
+/// A client of a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRow {
-    /// Who it is.
+    /// Its name.
     pub client: ClientId,
-    /// Since when it is connected, in milliseconds since 1970.
+    /// Since when it is connected, in milliseconds since 1970; none if it is not.
     pub connected_since: Option<u64>,
-    /// How, by the word of `presence::Transport`; while it is connected.
+    /// The word of its [`Transport`], while it is connected.
     pub transport: Option<String>,
-    /// The hub process that it is connected to.
+    /// The hub process to which it is connected.
     pub hub: Option<String>,
-    /// When it was last heard of.
+    /// When it was last seen, in milliseconds since 1970.
     pub last_seen: Option<u64>,
-    /// The agent's version, as it says itself.
+    /// The agent's version.
     pub version: String,
-    /// Where it came from last.
+    /// Its last address.
     pub address: String,
-    /// Other devices with its identity.
-    pub clones: Option<DuplicateIdentities>,
+    /// The sessions that were refused because another device has its identity.
+    pub duplicates: Option<DuplicateIdentities>,
     /// The epoch and seq of its last entry here.
     pub cursor: (Epoch, Seq),
-    /// When that came, in milliseconds since 1970.
+    /// When that entry was received, in milliseconds since 1970.
     pub received_at: Option<u64>,
-    /// How many of its entries were appended.
+    /// The number of its entries that were appended.
     pub received: u64,
-    /// How many of its entries are known to be lost.
+    /// The number of its entries that are known to be lost.
     pub lost: u64,
-    /// What waited on the device when it last came and is not here yet; none if it never said.
+    /// The entries that were waiting on the device at its last handshake and are not here yet; none if it never sent
+    /// that.
     pub up: Option<PendingEntries>,
-    /// What is in its out stream and not acknowledged.
+    /// The unacknowledged entries in its out stream.
     pub down: PendingEntries,
     /// Its out stream.
-    pub out: OriginStanding,
-    /// The key of that holds something else.
-    pub is_out_unusable: bool,
+    pub origin: OriginStanding,
+    /// Whether the key of the out stream has the wrong type.
+    pub is_origin_unusable: bool,
 }
 
-/// What waits to be carried one way.
+/// Entries that wait to be carried in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PendingEntries {
-    /// How many entries; at most, where their count is not known.
+    /// The number of entries; an upper bound if it is not known.
     pub entries: u64,
-    /// When the first of them was born, or a little before, in milliseconds since 1970.
+    /// The time of the first of them, or a little before, in milliseconds since 1970.
     pub oldest_ms: Option<u64>,
 }
 
-/// Sessions that were refused since another device held the client's place.
+/// Sessions that were refused because another device with the same identity was connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DuplicateIdentities {
-    /// How many.
+    /// Their number.
     pub refused: u64,
-    /// Where the last of them came from.
+    /// The address of the last one.
     pub address: String,
-    /// When that was, in milliseconds since 1970.
+    /// The time of the last one, in milliseconds since 1970.
     pub at_ms: u64,
 }
 
-/// All clients that ever had a session or an entry here, by name.
+/// Lists all clients that ever had a session or an entry here, by name.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn survey(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
+/// [`StoreError`] if Redis fails.
+pub async fn list_clients(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
     let (names, is_cut) = names(redis, keys).await?;
-    Ok(Fleet { rows: clients(redis, keys, &names, now_ms).await?, is_cut })
+    Ok(Fleet { rows: find_clients(redis, keys, &names, now_ms).await?, is_cut })
 }
 
 async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), StoreError> {
@@ -117,26 +117,26 @@ async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), S
         cursor = next;
     }
     names.sort();
-    // SCAN may give a key twice.
+    // SCAN may return a key twice.
     names.dedup();
     let is_cut = names.len() > FLEET_MAX;
     names.truncate(FLEET_MAX);
     Ok((names, is_cut))
 }
 
-/// These clients, in the same order. One that nothing is known of is shown as never seen.
+/// Reads these clients, in the same order. An unknown client is shown as never seen.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn clients(
+/// [`StoreError`] if Redis fails.
+pub async fn find_clients(
     redis: &Redis,
     keys: &HubKeys,
     names: &[ClientId],
     now_ms: u64,
 ) -> Result<Vec<ClientRow>, StoreError> {
     let mut rows = Vec::with_capacity(names.len());
-    for part in names.chunks(SURVEY_CLIENTS_MAX) {
-        let mut script = SURVEY.prepare_invoke();
+    for part in names.chunks(LIST_CLIENTS_MAX) {
+        let mut script = LIST_CLIENTS.prepare_invoke();
         for client in part {
             script.key(keys.client(client)).key(keys.out(client));
         }
@@ -145,12 +145,12 @@ pub async fn clients(
             .arg(FIELDS.len() + acked.unwrap_or_default() + 1)
             .arg(&FIELDS)
             .arg(&origin_state::FIELDS);
-        let told = decode::list(redis.invoke(&script).await?)?;
-        for (client, told) in part.iter().zip(told) {
-            rows.extend(row(client, told)?);
+        let reply = decode::list(redis.invoke(&script).await?)?;
+        for (client, reply) in part.iter().zip(reply) {
+            rows.extend(row(client, reply)?);
         }
     }
-    end_those_of_dead_hubs(redis, keys, &mut rows, now_ms).await?;
+    end_sessions_of_stopped_hubs(redis, keys, &mut rows, now_ms).await?;
     Ok(rows)
 }
 
@@ -173,8 +173,8 @@ const FIELDS: [&str; 16] = [
     "up_said",
 ];
 
-fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> {
-    let mut parts = decode::list(told)?.into_iter();
+fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError> {
+    let mut parts = decode::list(reply)?.into_iter();
     let (Some(values), Some(reach), Some(oldest)) = (parts.next(), parts.next(), parts.next())
     else {
         return Ok(None);
@@ -182,9 +182,9 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
     let is_out_unusable = parts.next().is_some_and(|other| other == Value::Int(1));
     let mut values = decode::list(values)?;
     let remembered = values.split_off(FIELDS.len().min(values.len()));
-    let extent = origin::extent(reach)?;
+    let extent = origin_state::extent(reach)?;
     let out = origin_state::read(extent, Value::Array(remembered))?;
-    // What people wrote there may be anything.
+    // Operators may have written anything there.
     let text = |at: usize| match values.get(at) {
         Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
         _ => String::new(),
@@ -201,7 +201,7 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         last_seen: number(1),
         version: text(2),
         address: text(3),
-        clones: number(9).map(|refused| DuplicateIdentities {
+        duplicates: number(9).map(|refused| DuplicateIdentities {
             refused,
             address: text(10),
             at_ms: number(11).unwrap_or(0),
@@ -210,15 +210,15 @@ fn row(client: &ClientId, told: Value) -> Result<Option<ClientRow>, StoreError> 
         received_at: number(14),
         received: number(6).unwrap_or(0),
         lost: number(12).unwrap_or(0),
-        up: OriginReach::from_text(&text(15)).map(|reach| waiting_up(&reach, cursor.1, &tally)),
-        down: waiting_down(&out, decode::seq(oldest).ok()),
-        out,
-        is_out_unusable,
+        up: OriginReach::from_text(&text(15)).map(|reach| pending_up(&reach, cursor.1, &tally)),
+        down: pending_down(&out, decode::seq(oldest).ok()),
+        origin: out,
+        is_origin_unusable: is_out_unusable,
     }))
 }
 
-/// What of that is past the cursor.
-fn waiting_up(reach: &OriginReach, cursor: Seq, tally: &Tally) -> PendingEntries {
+/// Returns the part of the reported stream that is past the cursor.
+fn pending_up(reach: &OriginReach, cursor: Seq, tally: &Tally) -> PendingEntries {
     if reach.last <= cursor {
         return PendingEntries::default();
     }
@@ -226,15 +226,15 @@ fn waiting_up(reach: &OriginReach, cursor: Seq, tally: &Tally) -> PendingEntries
     PendingEntries { entries, oldest_ms: Some(reach.first.max(cursor).ms) }
 }
 
-fn waiting_down(out: &OriginStanding, oldest: Option<Seq>) -> PendingEntries {
+fn pending_down(out: &OriginStanding, oldest: Option<Seq>) -> PendingEntries {
     let Some(oldest) = oldest else { return PendingEntries::default() };
-    let tally = &out.memory.acked.1;
+    let tally = &out.memory.acked.tally;
     let past = out.extent.added.saturating_sub(tally.added);
     PendingEntries { entries: past.clamp(1, out.extent.length.max(1)), oldest_ms: Some(oldest.ms) }
 }
 
-/// Whether a session that was not seen to end still is one; open_session.lua has the same rule.
-async fn end_those_of_dead_hubs(
+/// Shows sessions of hubs that no longer run as ended, by the same rule as open_session.lua.
+async fn end_sessions_of_stopped_hubs(
     redis: &Redis,
     keys: &HubKeys,
     rows: &mut [ClientRow],
@@ -247,7 +247,7 @@ async fn end_those_of_dead_hubs(
         }
     }
     let mut names: Vec<_> = hubs.keys().cloned().collect();
-    // Each life of a hub has a name of its own, and its clients' hashes may keep the names of many.
+    // Each hub process has its own name, and the hashes of clients may have the names of many.
     for part in names.chunks_mut(1000) {
         let mut exists = pipe();
         for name in part.iter() {
@@ -282,12 +282,12 @@ mod tests {
     fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
         let reach = OriginReach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
         assert_eq!(OriginReach::from_text(&reach.to_string()), Some(reach));
-        let tally = |added| Tally { added, known: TallyPrecision::Exactly, ..Tally::ZERO };
+        let tally = |added| Tally { added, precision: TallyPrecision::Exact, ..Tally::ZERO };
 
-        let trimmed = waiting_up(&reach, Seq::new(3, 0), &tally(40));
+        let trimmed = pending_up(&reach, Seq::new(3, 0), &tally(40));
         assert_eq!(trimmed, PendingEntries { entries: 60, oldest_ms: Some(5) });
-        let midway = waiting_up(&reach, Seq::new(8, 0), &tally(99));
+        let midway = pending_up(&reach, Seq::new(8, 0), &tally(99));
         assert_eq!(midway, PendingEntries { entries: 1, oldest_ms: Some(8) });
-        assert_eq!(waiting_up(&reach, Seq::new(9, 0), &tally(100)), PendingEntries::default());
+        assert_eq!(pending_up(&reach, Seq::new(9, 0), &tally(100)), PendingEntries::default());
     }
 }

@@ -1,5 +1,5 @@
-//! The last entries of one client, both ways, and its lines of the loss ledger: for a person to
-//! look at, and so without what is too long to show.
+//! The newest entries of one client in both directions, and its lines of the loss ledger, cut to what is shown to a
+//! person.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use redis::{Script, Value};
 use crate::{
     Redis, StoreError, decode,
     keys::HubKeys,
-    limits::{LOSSES_LOOKED, RECENT_BYTES, RECENT_ENTRIES, RECENT_LOOKED, RECENT_SHOWN},
+    limits::{LOSSES_SCAN, RECENT_BYTES, RECENT_ENTRIES, RECENT_FIELDS, RECENT_SCAN},
     loss_ledger::{self, LedgerLine},
     scripts::looking_back,
 };
@@ -21,50 +21,50 @@ static RECENT: LazyLock<Script> =
 /// The newest entries of a stream, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecentEntries {
-    /// What was found.
+    /// The entries.
     pub entries: Vec<RecentEntry>,
-    /// Whether there may be older ones that were not looked for.
+    /// Whether there may be older ones.
     pub is_cut: bool,
 }
 
-/// An entry, as much of it as is shown.
+/// The shown part of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecentEntry {
     /// Its ID in this stream.
     pub id: Seq,
     /// Its first fields.
-    pub parts: Vec<RecentField>,
-    /// How many fields it has beyond those.
+    pub fields: Vec<RecentField>,
+    /// The number of other fields.
     pub fields_left: usize,
 }
 
-/// A field, as much of it as is shown.
+/// The shown part of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecentField {
     /// The beginning of its name.
     pub name: Bytes,
     /// The beginning of its value.
     pub value: Bytes,
-    /// How many bytes the value has beyond that.
+    /// The number of other bytes of the value.
     pub bytes_left: usize,
 }
 
-/// What a client sent last, among the newest entries of all clients.
+/// Returns the newest entries from a client, among the newest entries of all clients.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn recent_up(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
 ) -> Result<RecentEntries, StoreError> {
-    let (all, at_once) = RECENT_LOOKED;
+    let (all, at_once) = RECENT_SCAN;
     let mut recent = RecentEntries::default();
     let mut from = "+".to_owned();
     for _ in 0..all / at_once {
         let wanted = RECENT_ENTRIES - recent.entries.len();
         let (next, mut found) =
-            look(redis, &keys.inbound(), &from, client.as_str(), wanted).await?;
+            read_recent(redis, &keys.inbound(), &from, client.as_str(), wanted).await?;
         recent.entries.append(&mut found);
         recent.is_cut = !next.is_empty();
         if next.is_empty() || recent.entries.len() >= RECENT_ENTRIES {
@@ -75,34 +75,34 @@ pub async fn recent_up(
     Ok(recent)
 }
 
-/// What was sent to a client last.
+/// Returns the newest entries for a client.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
+/// [`StoreError`] if Redis fails.
 pub async fn recent_down(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
 ) -> Result<RecentEntries, StoreError> {
-    let (next, entries) = look(redis, &keys.out(client), "+", "", RECENT_ENTRIES).await?;
+    let (next, entries) = read_recent(redis, &keys.out(client), "+", "", RECENT_ENTRIES).await?;
     Ok(RecentEntries { entries, is_cut: !next.is_empty() })
 }
 
-/// A client's lines among the newest of the ledger, newest first.
+/// Returns a client's lines among the newest of the ledger, newest first.
 ///
 /// # Errors
-/// `StoreError` as Redis gives it.
-pub async fn losses(
+/// [`StoreError`] if Redis fails.
+pub async fn recent_losses(
     redis: &Redis,
     keys: &HubKeys,
     client: &ClientId,
 ) -> Result<Vec<LedgerLine>, StoreError> {
-    let (looked, shown) = LOSSES_LOOKED;
+    let (looked, shown) = LOSSES_SCAN;
     let lines = loss_ledger::newest(redis, &keys.lost(), looked).await?;
     Ok(lines.into_iter().filter(|line| line.client == client.as_str()).take(shown).collect())
 }
 
-async fn look(
+async fn read_recent(
     redis: &Redis,
     stream: &str,
     from: &str,
@@ -110,15 +110,15 @@ async fn look(
     wanted: usize,
 ) -> Result<(String, Vec<RecentEntry>), StoreError> {
     let mut script = RECENT.key(stream);
-    script.arg(from).arg(client).arg(wanted).arg(RECENT_LOOKED.1).arg(RECENT_BYTES);
-    script.arg(RECENT_SHOWN.0).arg(RECENT_SHOWN.1);
+    script.arg(from).arg(client).arg(wanted).arg(RECENT_SCAN.1).arg(RECENT_BYTES);
+    script.arg(RECENT_FIELDS.0).arg(RECENT_FIELDS.1);
     let mut answer = decode::list(redis.invoke(&script).await?)?.into_iter();
-    let mut next = || answer.next().ok_or(decode::unexpected("the answer of recent.lua"));
+    let mut next = || answer.next().ok_or(decode::unexpected("the reply of recent.lua"));
     let from = decode::text(next()?)?;
-    Ok((from, decode::list(next()?)?.into_iter().map(seen).collect::<Result<_, _>>()?))
+    Ok((from, decode::list(next()?)?.into_iter().map(recent_entry).collect::<Result<_, _>>()?))
 }
 
-fn seen(entry: Value) -> Result<RecentEntry, StoreError> {
+fn recent_entry(entry: Value) -> Result<RecentEntry, StoreError> {
     let mut parts = decode::list(entry)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("an entry of recent.lua"));
     let (id, fields) = (decode::seq(next()?)?, decode::count(next()?)? as usize);
@@ -129,5 +129,5 @@ fn seen(entry: Value) -> Result<RecentEntry, StoreError> {
         shown.push(RecentField { name: decode::bytes(name)?, value, bytes_left });
     }
     let fields_left = fields.saturating_sub(shown.len());
-    Ok(RecentEntry { id, parts: shown, fields_left })
+    Ok(RecentEntry { id, fields: shown, fields_left })
 }

@@ -1,4 +1,4 @@
-//! The slow sweep: news that no hint told of.
+//! The sweep: looks for changes without a hint.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ static SWEEP: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/sweep.lua")));
 
 impl Hints {
-    /// Wakes those who wait for a key under `prefixes` that there is news of.
+    /// Wakes the tasks that wait for a key with `prefixes` that has changed.
     pub(super) async fn sweep(
         &self,
         prefixes: &[String],
@@ -22,15 +22,15 @@ impl Hints {
             for (key, known) in part {
                 script.key(key).arg(known);
             }
-            let news: Vec<usize> = script.invoke_async(connection).await?;
-            for (key, _) in news.into_iter().filter_map(|at| part.get(at.checked_sub(1)?)) {
+            let changed: Vec<usize> = script.invoke_async(connection).await?;
+            for (key, _) in changed.into_iter().filter_map(|at| part.get(at.checked_sub(1)?)) {
                 self.wake(key);
             }
         }
         Ok(())
     }
 
-    /// Each key with what is known of it by the one of its waiters who knows least.
+    /// Returns each watched key with the lowest seq up to which one of its tasks has read.
     fn awaited(&self, prefixes: &[String]) -> Vec<(String, String)> {
         let waiting = lock(&self.waiting);
         let swept = waiting.iter().filter(|(key, _)| prefixes.iter().any(|it| key.starts_with(it)));

@@ -61,9 +61,9 @@ fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_a
         ("rediss://h?ca_file=/x&certfile=/y", "unknown option certfile; did you mean cert_file?"),
         ("rediss://h?insecure=true", "takes ca_file, cert_file, key_file"),
         ("redis://h?protocol=resp3", "redis:// takes no options"),
-        ("redis://h?db=3", "db goes with unix:// only"),
+        ("redis://h?db=3", "db is an option of unix:// only"),
         ("unix:///r.sock?dbs=3", "did you mean db?"),
-        ("redis://h?ca_file=/x", "ca_file goes with rediss:// only"),
+        ("redis://h?ca_file=/x", "ca_file is an option of rediss:// only"),
         ("rediss://h?cert_file=/x", "go together"),
         ("rediss://h?key_file=/x", "go together"),
     ] {
@@ -109,8 +109,8 @@ fn files_that_are_missing_or_hold_something_else_are_named() {
     for (cert, key, words) in [
         ("/nowhere/cert.pem", &*key_file, "/nowhere/cert.pem"),
         (&*cert_file, "/nowhere/key.pem", "/nowhere/key.pem"),
-        (&*key_file, &*key_file, "it holds no certificate"),
-        (&*cert_file, &*cert_file, "it holds no private key"),
+        (&*key_file, &*key_file, "no certificate in it"),
+        (&*cert_file, &*cert_file, "no private key in it"),
     ] {
         let message = of(cert, key).unwrap_err();
         assert!(message.contains(words), "{message}");

@@ -1,15 +1,15 @@
--- Begins a new life of an origin stream, or adopts the one that the copy knows, or notes more of the one
--- that it is in; also where Redis is full, since nothing is carried and trimmed before.
+-- Begins a new epoch of an origin stream, or adopts that of the copy, or updates fields of the current one.
+-- It also runs while Redis is full, since nothing is carried and trimmed before it.
 --
 -- KEYS  1 state hash   2 origin stream   3 loss ledger
--- ARGV  1 epoch   2 seq behind which new IDs must come, or ''
---       3 up to where the stream counts as given out in a life that begins, or '' where none does
---       4 how many entries had been added up to there, or '' where nobody knows
+-- ARGV  1 epoch   2 seq after which new IDs must be generated, or ''
+--       3 the delivered seq in an epoch that begins, or '' if none begins
+--       4 number of entries added up to there, or '' if it is unknown
 --       5 number of arguments that follow for the hash: field, value, ...
 --       then the arguments for one line of the ledger: field, value, ...; none for no line
--- Gives 1, or 0 if somebody else has settled another epoch meanwhile.
+-- Returns 1, or 0 if another process has begun another epoch.
 
-local state, stream, ledger, epoch, floor, given =
+local state, stream, ledger, epoch, floor, delivered =
   KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 
 if not is_type(stream, 'stream') or not is_type(ledger, 'stream') then
@@ -18,13 +18,13 @@ end
 local known = count(redis.call('HGET', state, 'out_epoch'))
 local fields = 5 + count(ARGV[5])
 local memory = { unpack(ARGV, 6, fields) }
-if #memory == 0 or #memory % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
-if given == '' then
+if #memory == 0 or #memory % 2 ~= 0 then return redis.error_reply('ERR invalid fields: expected pairs of field and value') end
+if delivered == '' then
   if known ~= tonumber(epoch) then return 0 end
   redis.call('HSET', state, unpack(memory))
   return 1
 end
-if not is_seq(given) then return redis.error_reply('ERR a stream is given out up to a stream ID') end
+if not is_seq(delivered) then return redis.error_reply('ERR invalid delivered seq: expected a stream ID') end
 if known >= tonumber(epoch) then return 0 end
 
 if ARGV[fields + 1] then
@@ -33,12 +33,12 @@ if ARGV[fields + 1] then
 end
 local is_there = redis.call('EXISTS', stream) == 1
 if is_there or floor ~= '' then
-  -- With MKSTREAM also where there is none, for the floor; an error says that the group is there already.
-  redis.pcall('XGROUP', 'CREATE', stream, GROUP, given, 'MKSTREAM')
-  local place = ARGV[4] ~= '' and { given, 'ENTRIESREAD', digits(count(ARGV[4])) } or { given }
+  -- MKSTREAM creates a missing stream, for the floor. An error says that the group exists already.
+  redis.pcall('XGROUP', 'CREATE', stream, GROUP, delivered, 'MKSTREAM')
+  local place = ARGV[4] ~= '' and { delivered, 'ENTRIESREAD', digits(count(ARGV[4])) } or { delivered }
   redis.call('XGROUP', 'SETID', stream, GROUP, unpack(place))
-  redis.call('HSET', state, 'out_given', given)
-  -- An error says that its IDs are past the floor already.
+  redis.call('HSET', state, 'out_given', delivered)
+  -- An error says that the last ID is past the floor already.
   if floor ~= '' then redis.pcall('XSETID', stream, floor) end
 else
   redis.call('HDEL', state, 'out_given')

@@ -3,12 +3,12 @@
 -- The largest whole number that Lua counts exactly. A time in ms is far below it.
 local COUNT_MAX = 9007199254740991
 
--- Whether `disabled` says so.
+-- Returns whether the field `disabled` disables a client.
 local function is_disabled(value)
   return value and value ~= '' and value ~= '0'
 end
 
--- A whole number from 0 to COUNT_MAX; anything else counts as absent, and gives `otherwise`.
+-- Parses a whole number from 0 to COUNT_MAX; returns `otherwise` for any other value.
 local function count_of(value, otherwise)
   if type(value) ~= 'string' or not value:match('^%d+$') or #value > 16 then
     return otherwise

@@ -1,17 +1,17 @@
--- Moves what can never be carried to the dead letters, without its leaving Redis; also where Redis is
--- full, since nothing behind it is carried and trimmed before.
+-- Copies an entry that can never be carried to the dead letters, inside Redis. It also runs while Redis is
+-- full, since no later entry is carried and trimmed before it.
 --
 -- KEYS  1 state hash (out_epoch, out_mark, out_given, dead_epoch, dead_seq, dead_count)
 --       2 origin stream   3 dead letters
--- ARGV  1 epoch   2 seq   3 reason   4 client, or '' where the stream is of one client only
---       5 about how many dead letters are kept
--- Gives 1, or 0 where the stream or the state is not what it was.
+-- ARGV  1 epoch   2 seq   3 reason   4 client, or '' if the dead letters are of one client only
+--       5 approximate number of dead letters to keep
+-- Returns 1, or 0 if the stream or its epoch has changed.
 --
--- A letter has seq and reason in front. One that has more fields than a script can pass on is in
--- several, which say `part` 1/3, 2/3, ...
+-- A dead letter has the fields seq and reason in front. An entry with more fields than a script can pass on
+-- becomes several dead letters with the field `part` 1/3, 2/3, ...
 
 local state, stream, dead, epoch, seq = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
--- Lua passes on no more than 8,000 values at once.
+-- Lua passes on at most 8,000 values at once.
 local PARTS_MAX = 7800
 
 if not is_type(dead, 'stream') then

@@ -1,14 +1,13 @@
 #!lua flags=no-writes
--- Tells of many clients at once what an operator asks.
+-- Reads many clients at once, for an operator.
 --
--- KEYS  of each client: its hash, its out stream
--- ARGV  1 which of the fields is the acknowledged seq   then the fields of a hash that are wanted
--- Gives for each client {the values of its hash, {first, last, deleted, length, added, ''} of its
---       out stream, the first seq there that is not acknowledged, or '', 1 if its key holds something else}; {}
---       for a hash that is none
+-- KEYS  for each client: its hash, its out stream
+-- ARGV  1 the index of the acknowledged seq among the fields   then the fields of the hash
+-- Returns for each client {the values of its hash, {first, last, deleted, length, added, ''} of its
+--       out stream, the first seq there that is not acknowledged, or '', 1 if its key has another type}; {}
+--       if the hash has another type
 --
--- A stream that is none, since somebody wrote another type to its key, is shown as empty: that is no
--- reason to show nobody.
+-- A stream whose key has another type is shown as empty, so that the other clients are listed.
 
 local call, pcall, acked_at = redis.call, redis.pcall, tonumber(ARGV[1])
 local told = {}

@@ -1,8 +1,8 @@
--- What several scripts need: entries of a stream in pages, each packed as MessagePack:
--- {{seq, {field, value, ...}}, ...}. An entry that is too large to be carried stands there without its
--- fields: it never leaves Redis.
+-- Shared functions: entries of a stream in pages, each packed as MessagePack:
+-- {{seq, {field, value, ...}}, ...}. An entry that is too large to be carried has no fields there: they are never
+-- read from Redis.
 
--- Each may be of a megabyte, so the first is alone; more come at once while they are small.
+-- An entry may have a megabyte, so the first page has one entry. Later pages have more while entries are small.
 local PAGE_MAX, PAGE_BYTES = 16, 65536
 
 local function page_size(given, bytes, most)
@@ -13,7 +13,7 @@ local function page_size(given, bytes, most)
   return math.min(size, most - given)
 end
 
--- The bytes so far with those of this page, where a field counts as 64 at the least, and the page.
+-- Returns the bytes including this page, where a field counts as at least 64, and the packed page.
 local function add_page(page, bytes, entry_bytes_max)
   local packed = cmsgpack.pack(page)
   local parts = 0

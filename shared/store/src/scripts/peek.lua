@@ -1,9 +1,9 @@
--- Looks at entries of a stream, without giving them out.
+-- Reads entries of a stream without delivering them.
 --
 -- KEYS  1 stream
--- ARGV  1 after which seq   2 how many entries, at the most   3 after how many bytes no more are looked at
---       4 what no entry that can be carried is larger than
--- Gives pages as read.lua does.
+-- ARGV  1 the seq after which to read   2 maximum number of entries   3 bytes after which no more are read
+--       4 maximum bytes of an entry that can be carried
+-- Returns pages like read.lua.
 
 local pages, from, given, bytes = {}, ARGV[1], 0, 0
 while given < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do

@@ -1,26 +1,25 @@
--- What several scripts need: how far an origin stream reaches, and the group of ours in it.
+-- Shared functions: the extent of an origin stream, and Spoke's consumer group in it.
 --
--- The group is the proof that a stream is the one that was given out from: DEL, RENAME, EXPIRE and
--- FLUSHALL take it away with the stream, RESTORE brings an older one back, and each read moves it in the
--- same step. Its position stands in the state hash as well; where the two differ, one of them is not
--- what it was.
+-- The group proves that a stream is the one from which entries were delivered: DEL, RENAME, EXPIRE and FLUSHALL
+-- remove it with the stream, RESTORE brings an older one back, and each read moves it in the same step. Its
+-- position is in the state hash as well; if the two differ, one of them was replaced.
 
 local GROUP = 'spoke'
 
--- Whether a stream that reaches so far is the one that was given out up to there, as the hash says.
+-- Returns whether the group in a stream of this extent stands where the hash says.
 local function is_same(found, given)
   return (given or '') == found[6]
 end
 
--- Pairs of a flat list, by name.
+-- Returns the pairs of a flat list, by name.
 local function named(list)
   local found = {}
   for at = 1, #list, 2 do found[list[at]] = list[at + 1] end
   return found
 end
 
--- {first, last, deleted, length, added, position of the group or ''}; XINFO's own answer would bring the
--- first and the last entry along. The second is an error, if there is one.
+-- Returns {first, last, deleted, length, added, position of the group or ''}, without the first and the last
+-- entry that XINFO returns, and an error, if there is one.
 local function reach(stream)
   local info = redis.pcall('XINFO', 'STREAM', stream)
   if info['err'] then

@@ -1,16 +1,15 @@
--- Gives out entries of an origin stream, and marks durably in the same step that it did; also where
--- Redis is full, since what is carried and trimmed makes room there.
+-- Delivers entries of an origin stream, and records that in the same step. It also runs while Redis is full,
+-- since entries that are carried and trimmed free memory.
 --
 -- KEYS  1 origin stream   2 state hash (out_epoch, out_mark, out_mark_added, out_given)
--- ARGV  1 epoch that the caller sends under   2 the mark that it knows   3 after which seq
---       4 how many entries, at the most   5 after how many bytes no more are read
---       6 what no entry that can be carried is larger than
--- Gives {{first, last, deleted, length, added, position of the group}, 1 if nothing comes behind or 0,
---       page, ...}, or {} where the stream or the state is not what the caller knows, or is not what
---       they were together.
+-- ARGV  1 epoch of the caller   2 the high-water mark that it knows   3 the seq after which to read
+--       4 maximum number of entries   5 bytes after which no more are read
+--       6 maximum bytes of an entry that can be carried
+-- Returns {{first, last, deleted, length, added, position of the group}, 1 if nothing follows or 0, page, ...},
+--       or {} if the stream or the state is not what the caller knows, or they do not match.
 --
--- What was given out before is read again without the group; only what is new moves it. Its lag, which
--- XINFO GROUPS shows, is what was not given out yet.
+-- Entries that were delivered before are read again without the group; only new ones move it. The lag of the
+-- group, which XINFO GROUPS shows, is the number of entries that were not delivered yet.
 
 local stream, state = KEYS[1], KEYS[2]
 local most, bytes_most, entry_most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -31,7 +30,8 @@ if position == '' then
 end
 
 local pages, from, given, bytes, is_end = {}, ARGV[3], 0, 0, 0
--- A Redis that has lost its last writes has not given out what the copy holds: that is not given out again.
+-- A Redis that has lost its last writes has not delivered entries that the copy has: they are not delivered
+-- again.
 if past(from, position) then
   redis.call('XGROUP', 'SETID', stream, GROUP, from)
   position = from
@@ -47,7 +47,7 @@ while given < most and bytes < bytes_most do
     if #page > 0 then
       position = page[#page][1]
     else
-      -- The last ones were deleted.
+      -- The last entries were deleted.
       position = last
       redis.call('XGROUP', 'SETID', stream, GROUP, last, 'ENTRIESREAD', digits(added))
     end

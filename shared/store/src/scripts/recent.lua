@@ -1,12 +1,11 @@
--- Looks back through a stream for its newest entries, or for those of one client, without handing out
--- what is too long to show.
+-- Searches a stream backwards for its newest entries, or for those of one client, and cuts them to what is shown.
 --
 -- KEYS  1 stream
--- ARGV  1 from which ID back, exclusive, or '+'   2 client that an entry's first field must name, or ''
---       3 how many entries are wanted   4 how many are looked at, at the most   5 after how many bytes
---       no more are   6 how many fields of an entry are given   7 how many bytes of a name or value
--- Gives {the ID down to which was looked, or '' at the stream's end,
---        of each entry {ID, how many fields, name, value, length of the value, ...}}
+-- ARGV  1 the ID before which to read, or '+'   2 client in the first field of an entry, or '' for all
+--       3 number of wanted entries   4 maximum number of entries to read   5 bytes after which no more are read
+--       6 maximum number of fields to return per entry   7 maximum bytes of a name or value
+-- Returns {the ID down to which was read, or '' at the end of the stream,
+--        for each entry {ID, number of fields, name, value, length of the value, ...}}
 
 local stream, from, client = KEYS[1], ARGV[1], ARGV[2]
 local wanted, most, bytes_most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -1,18 +1,18 @@
--- Writes down how far the copy acknowledged, and trims the origin behind that; also where Redis is
--- full, since this is what makes room there.
+-- Records the acknowledgement of the copy, and trims the origin. It also runs while Redis is full, since trimming
+-- frees memory.
 --
 -- KEYS  1 state hash (out_epoch, out_mark, out_given, out_acked, out_tally, out_written)
 --       2 origin stream
 -- ARGV  1 epoch   2 acknowledged seq   3 the tally there
---       4 first seq that is to stay in the stream, or '' not to trim
---       5 '1' if the copy has heard of all losses that stand in the ledger
--- Gives 1, or 0 where the state is not the one that this was sent from, or the stream is not the one that
---       was given out: it is behind, or in another life, and entries with these seqs may be new ones.
+--       4 first seq that stays in the stream, or '' not to trim
+--       5 '1' if the copy has acknowledged all losses in the ledger
+-- Returns 1, or 0 if the state or the stream has gone back or is in another epoch: entries with these seqs may be new
+--       ones.
 
 local state, epoch, acked = KEYS[1], ARGV[1], ARGV[2]
 
 if ARGV[4] ~= '' and not is_seq(ARGV[4]) then
-  return redis.error_reply('ERR a stream is trimmed to a stream ID')
+  return redis.error_reply('ERR invalid seq to trim to: expected a stream ID')
 end
 local found, refused = reach(KEYS[2])
 if refused then return refused end

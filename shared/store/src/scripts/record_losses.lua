@@ -1,10 +1,10 @@
--- Writes losses to the ledger, once; also where Redis is full, since no batch passes them before.
+-- Writes losses to the ledger, once. It also runs while Redis is full, since batches wait for it.
 --
 -- KEYS  1 state hash (out_epoch, out_written, out_lost)   2 loss ledger
--- ARGV  1 epoch   2 what of this run of losses will then be written
---       3 about how many lines the ledger keeps   4 how many entries the lines are of
+-- ARGV  1 epoch   2 the record of all losses that are then in the ledger
+--       3 approximate number of lines that the ledger keeps   4 number of lost entries in all lines
 --       then for each line: number of arguments that follow, field, value, ...
--- Gives 1, also if these stand there already, or 0 where the stream is in another life.
+-- Returns 1, also if these are there already, or 0 if the stream is in another epoch.
 
 local state, ledger = KEYS[1], KEYS[2]
 
@@ -18,7 +18,7 @@ local lines, at = {}, 5
 while ARGV[at] do
   local last = at + count(ARGV[at])
   local line = { unpack(ARGV, at + 1, last) }
-  if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR fields and values in pairs') end
+  if #line == 0 or #line % 2 ~= 0 then return redis.error_reply('ERR invalid line: expected pairs of field and value') end
   lines[#lines + 1] = line
   at = last + 1
 end

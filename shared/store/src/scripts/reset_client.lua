@@ -1,7 +1,7 @@
--- Begins the way up of a client anew: what it sends next is another life of its stream.
+-- Resets the cursor of a client: its next batch is of a new epoch.
 --
 -- KEYS  1 client hash
--- Gives the epoch that the copy is in then, or 0 if there is nothing of this client.
+-- Returns the new epoch of the copy, or 0 if there is no cursor of this client.
 
 local epoch = count(redis.call('HGET', KEYS[1], 'in_epoch'))
 if epoch == 0 then return 0 end

@@ -1,11 +1,11 @@
--- Looks back through a copy for the entries of one origin.
+-- Searches a copy backwards for the entries of one origin.
 --
 -- KEYS  1 stream
--- ARGV  1 from which ID back, exclusive, or '+'   2 client that an entry's first field must name, or '' for
---       all   3 how many entries are looked at, at the most   4 after how many bytes no more are
---       5 how many bytes a field counts as at the least   6 what no entry of an origin is larger than
--- Gives {the ID down to which was looked, or '' at the stream's end, how many were looked at,
---        those of the origin, as XREVRANGE gives them}
+-- ARGV  1 the ID before which to read, or '+'   2 client in the first field of an entry, or '' for all
+--       3 maximum number of entries to read   4 bytes after which no more are read
+--       5 minimum bytes that a field is charged   6 maximum bytes of an entry of an origin
+-- Returns {the ID down to which was read, or '' at the end of the stream, number of entries read,
+--        those of the origin, as XREVRANGE returns them}
 
 local stream, from, client = KEYS[1], ARGV[1], ARGV[2]
 local most, bytes_most, least = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])

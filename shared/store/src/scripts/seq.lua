@@ -1,4 +1,4 @@
--- What several scripts need: seqs and counts, whatever a hash or a caller holds.
+-- Shared functions: seqs and counts, for any text in a hash or an argument.
 --
 -- A Lua number holds 53 bits and each half of a seq 64, so seqs are compared as digits.
 
@@ -11,7 +11,7 @@ local function digits_past(a, b)
   return a > b
 end
 
--- Whether seq a stands after seq b.
+-- Returns whether seq a is after seq b.
 local function past(a, b)
   local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
@@ -21,29 +21,29 @@ end
 
 local COUNT_MAX = 9007199254740991
 
--- A whole number that Lua holds exactly; 0 for what is none.
+-- Parses a whole number that Lua holds exactly; 0 for any other text.
 local function count(text)
   local number = text and string.match(text, '^%d+$') and tonumber(text) or 0
   return math.min(number, COUNT_MAX)
 end
 
--- As redis.call takes it: a number of Lua would be written as 1e+15.
+-- Formats a number for redis.call, which would write a Lua number as 1e+15.
 local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Somebody has added the highest ID that there is.
+-- Returns the error for a stream without IDs left.
 local function exhausted(key)
-  return redis.error_reply('EXHAUSTED ' .. key .. ' has given out the highest ID that there is')
+  return redis.error_reply('EXHAUSTED ' .. key .. ' has generated the highest possible ID')
 end
 
--- What XADD gave in place of an ID, with the key in it where that stream takes no more.
+-- Returns the error of XADD, with the key if the stream has no IDs left.
 local function unadded(key, error)
   if not string.find(error['err'] or '', 'exhausted', 1, true) then return error end
   return exhausted(key)
 end
 
--- Adds lines to a stream that keeps about so many: all of them or none. Gives an error, if there is one.
+-- Adds lines to a stream that keeps approximately `most`: all of them or none. Returns an error, if there is one.
 local function add_lines(key, most, lines)
   local added = {}
   for _, line in ipairs(lines) do

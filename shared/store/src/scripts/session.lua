@@ -1,8 +1,8 @@
--- Looks up the client of a live session. A session ends with its registration: it is none if its client
--- has no secret, is disabled, or has registered another secret since.
+-- Finds the client of a live session. A session ends with its registration: if its client has no secret, is
+-- disabled, or has registered another secret since.
 --
 -- KEYS  1 the session
--- ARGV  1 what the keys of clients begin with
+-- ARGV  1 the prefix of the keys of clients
 -- Returns the client's name, the registration of the session in ms since 1970 (0 without one) and the key of
 -- the session that it was refreshed into (false for none); or nil.
 local session = redis.call('HMGET', KEYS[1], 'client', 'registeredAt', 'next')

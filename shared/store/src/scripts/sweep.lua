@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- Looks which of many keys there is news of, for those that no hint told of.
+-- Finds which of many keys have changed, for changes without a hint.
 --
--- KEYS  those that are waited for
--- ARGV  for each: the seq up to which its stream is known, or '' to look only whether the key is there
--- Gives the numbers of those that have an entry past that seq, are no stream, or are gone.
+-- KEYS  the watched keys
+-- ARGV  for each: the seq up to which its stream was read, or '' to check only whether the key exists
+-- Returns the indices of those that have an entry past that seq, are not a stream, or no longer exist.
 
 local call, pcall, news = redis.call, redis.pcall, {}
 for at, key in ipairs(KEYS) do

@@ -1,14 +1,14 @@
--- Trims the in stream of a hub to about a length, but keeps what is younger than an age, and counts what a
--- consumer group had not read yet.
+-- Trims the in stream of a hub to an approximate length, but keeps entries younger than an age, and counts those
+-- that a consumer group had not read.
 --
--- KEYS  1 in stream   2 hash of what was counted (unread, pending, from, to, told_at)   3 loss ledger
--- ARGV  1 about how many entries are kept   2 age in ms that an entry is kept for
---       3 how many are taken out at a time, at the most   4 least time between two lines of the ledger, in ms
---       5 about how many lines the ledger keeps
--- Gives {how many were taken out, how many of those a group had not read}
+-- KEYS  1 in stream   2 hash of the counters (unread, pending, from, to, told_at)   3 loss ledger
+-- ARGV  1 approximate number of entries to keep   2 age in ms for which an entry is kept
+--       3 maximum number of entries to remove   4 minimum time between two lines of the ledger, in ms
+--       5 approximate number of lines that the ledger keeps
+-- Returns {number of removed entries, number of those that a group had not read}
 --
--- Whole nodes of the stream go, of some hundred entries. The ages are those of its IDs, by the clock of
--- this Redis, which made them.
+-- Whole nodes of the stream are removed, of some hundred entries. The age is that of the ID, by the clock of this
+-- Redis, which generated it.
 
 local stream, counted, ledger = KEYS[1], KEYS[2], KEYS[3]
 local max_len, age, most = count(ARGV[1]), count(ARGV[2]), count(ARGV[3])
@@ -21,13 +21,13 @@ local now = count(time[1]) * 1000 + math.floor(count(time[2]) / 1000)
 local length = redis.call('XLEN', stream)
 local excess = math.min(length - max_len, most)
 
--- Of the entries that are there, those that the slowest group has not read.
+-- Returns the number of entries that the slowest group has not read.
 local function unread()
   local most_behind = 0
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local found = {}
     for at = 1, #group, 2 do found[group[at]] = group[at + 1] end
-    -- Redis does not know where entries were deleted from the middle: then all may be unread.
+    -- Redis has no lag if entries were deleted from the middle: then all may be unread.
     most_behind = math.max(most_behind, found['lag'] or length)
   end
   return most_behind

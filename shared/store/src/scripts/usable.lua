@@ -1,7 +1,7 @@
--- Looks whether streams can be added to: each key holds a stream or nothing, and has IDs left to give.
+-- Checks that entries can be added to streams: each key is a stream with IDs left, or missing.
 --
 -- KEYS  streams
--- Gives 1, or an error that names the key
+-- Returns 1, or an error with the key
 
 local LAST = '18446744073709551615-18446744073709551615'
 

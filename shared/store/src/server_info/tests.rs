@@ -15,14 +15,14 @@ fn what_info_tells_is_read() {
         is_append_only: false,
         max_memory: 1_048_576,
         max_memory_policy: "allkeys-lru".to_owned(),
-        syncing: None,
+        aof_sync: None,
     };
     assert_eq!(ServerInfo::of_info(INFO), facts);
 }
 
 #[test]
 fn what_info_leaves_out_is_no_finding() {
-    assert_eq!(ServerInfo::of_info("").findings(), []);
+    assert_eq!(ServerInfo::of_info("").warnings(), []);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
         let max_memory_policy = policy.to_owned();
         let facts =
             ServerInfo { max_memory, max_memory_policy, is_append_only, ..ServerInfo::default() };
-        assert_eq!(facts.findings(), expected, "{max_memory} {policy}");
+        assert_eq!(facts.warnings(), expected, "{max_memory} {policy}");
     }
 }
 
@@ -52,5 +52,5 @@ fn a_finding_says_what_can_be_lost_and_the_mend() {
     assert!(volatile.to_string().contains("sessions"), "{volatile}");
     let all = ServerWarning::Evicts { policy: "allkeys-lfu".to_owned() };
     assert!(all.to_string().contains("streams and cursors"), "{all}");
-    assert!(all.mend().contains("CONFIG SET maxmemory-policy noeviction"));
+    assert!(all.help().contains("CONFIG SET maxmemory-policy noeviction"));
 }

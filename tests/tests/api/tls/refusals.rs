@@ -26,7 +26,7 @@ fn rows() -> Vec<Row> {
             &["hub.example.com"],
             Valid::Now,
             true,
-            ["is for hub.example.com and not for 127.0.0.1", "use a name"],
+            ["is for hub.example.com and not for 127.0.0.1", "use one of its names"],
         ),
         ("expired", &loopback, Valid::Before, true, ["expired", "renew it"]),
         ("of the future", &loopback, Valid::Later, true, ["not valid yet", "clock"]),

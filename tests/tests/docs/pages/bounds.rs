@@ -47,7 +47,7 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("| {RESERVE_ENTRIES} entries and {RESERVE_KIB} KiB a second |"),
         format!(
             "| {FRAGMENTS_MAX}, and one for each {FRAGMENT_BYTES} bytes / {CONTROL_FRAMES_BURST}, then {} a second |",
-            1000 / CONTROL_FRAME_EARNED.as_millis()
+            1000 / CONTROL_FRAME_INTERVAL.as_millis()
         ),
         format!(
             "in seven days | {WRONG_CODES_MAX} / {} |",

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 use spoke_protocol::{
     entry::Entry,
-    limits::{RETURN_SPREAD, RETURN_WAIT},
+    limits::{RECONNECT_SPREAD, RECONNECT_WAIT_MIN},
     message::{Frame, GoawayReason, Push},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
@@ -176,10 +176,11 @@ async fn a_hub_that_is_asked_to_end_answers_what_was_sent_and_sends_everybody_aw
         waits.insert(told.wait_ms);
         assert_eq!(socket.closed().await, Some((1012, "restart".to_owned())));
     }
-    let bounds = RETURN_WAIT.as_millis() as u64..=(RETURN_WAIT + RETURN_SPREAD).as_millis() as u64;
+    let bounds = RECONNECT_WAIT_MIN.as_millis() as u64
+        ..=(RECONNECT_WAIT_MIN + RECONNECT_SPREAD).as_millis() as u64;
     assert!(waits.iter().all(|wait| bounds.contains(wait)), "{waits:?}");
     let width = waits.last().unwrap() - waits.first().unwrap();
-    let spread = RETURN_SPREAD.as_millis() as u64;
+    let spread = RECONNECT_SPREAD.as_millis() as u64;
     assert!(waits.len() > SESSIONS / 2 && width > spread / 2, "{waits:?}");
     let answer = answered(posting).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

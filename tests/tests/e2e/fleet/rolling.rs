@@ -11,7 +11,7 @@ use std::{
 
 use http::Method;
 use serde_json::{Value, json};
-use spoke_protocol::limits::{RETURN_SPREAD, RETURN_WAIT};
+use spoke_protocol::limits::{RECONNECT_SPREAD, RECONNECT_WAIT_MIN};
 use spoke_tests::{
     api::Api,
     balancer::Balancer,
@@ -206,7 +206,7 @@ async fn assert_carried(cloud: &Cloud, device: &Device) {
     let up = longest_gap(inbound.filter(|e| e.text("client").as_ref() == Some(client)));
     let down = longest_gap(device.redis.entries(device::IN).await.into_iter());
     // It may have come to the second hub in the very moment that this one ended, too.
-    let longest = (RETURN_WAIT + RETURN_SPREAD).mul_f64(1.5) + Duration::from_secs(6);
+    let longest = (RECONNECT_WAIT_MIN + RECONNECT_SPREAD).mul_f64(1.5) + Duration::from_secs(6);
     assert!(up < longest && down < longest, "{client} stood still: {up:?} up, {down:?} down");
 }
 

@@ -59,7 +59,7 @@ fn newer(greeting: &[u8]) -> Bytes {
 
 fn decoded(bytes: &[u8]) -> Frame {
     Frame::decode(Bytes::copy_from_slice(bytes), Features::COMPRESSION)
-        .unwrap_or_else(|error| panic!("{error}: {MEND}"))
+        .unwrap_or_else(|error| panic!("{error}: {HELP}"))
 }
 
 /// The greeting of today is the one of 0.1, but for what is fresh in each session or the hub's to choose.
@@ -75,7 +75,7 @@ fn assert_greets(golden: &[u8], heard: &[u8]) {
                 Welcome { version, generation, server_time_ms, heartbeat_ms, partner, ..*golden };
             Frame::Welcome(Box::new(fresh))
         }
-        other => panic!("{other:?}: {MEND}"),
+        other => panic!("{other:?}: {HELP}"),
     };
     assert_says(&expected.encode(Features(0)), heard);
 }
@@ -91,8 +91,8 @@ fn assert_says(golden: &[u8], heard: &[u8]) {
         _ => None,
     };
     let golden = sealed(decoded(golden), fresh);
-    assert_eq!(golden, decoded(heard), "{MEND}");
-    assert_eq!(golden.encode(Features(0)), heard, "{MEND}");
+    assert_eq!(golden, decoded(heard), "{HELP}");
+    assert_eq!(golden.encode(Features(0)), heard, "{HELP}");
 }
 
 /// With so much of the same that one end would pack it if the other had not said otherwise.
@@ -135,7 +135,7 @@ async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() 
         assert_eq!(stand.service.terminate().await.code(), Some(0));
         let goaway = heard(&mut socket).await;
         let Frame::Goaway(Goaway { wait_ms, .. }) = decoded(&goaway) else { panic!("{goaway:?}") };
-        let Frame::Goaway(golden) = decoded(&script["hub goaway"]) else { panic!("{MEND}") };
+        let Frame::Goaway(golden) = decoded(&script["hub goaway"]) else { panic!("{HELP}") };
         let golden = Frame::Goaway(Goaway { wait_ms, ..golden });
         assert_says(&golden.encode(Features(0)), &goaway);
         let came = stand.redis.entries(IN).await;

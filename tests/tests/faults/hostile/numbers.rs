@@ -214,7 +214,7 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
     for count in COUNTS {
         for epoch in EPOCHS {
             let tally =
-                Tally { added: count, dead: 0, lost: count, known: TallyPrecision::Exactly };
+                Tally { added: count, dead: 0, lost: count, precision: TallyPrecision::Exact };
             let epoch = Epoch(epoch);
             let [seq, old] = [Seq::MAX, Seq::new(1, 0)];
             let origin =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spoke_protocol::{
-    limits::{CONTROL_FRAME_EARNED, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX},
+    limits::{CONTROL_FRAME_INTERVAL, CONTROL_FRAMES_BURST, FRAGMENT_BYTES, FRAGMENTS_MAX},
     message::{Features, Frame, GoawayReason},
     wire::frame::SUBPROTOCOL,
 };
@@ -149,7 +149,7 @@ async fn a_client_that_cuts_its_messages_and_pings_now_and_then_is_served() {
     // More pings than go at once, at a rate that is more than twice what anybody needs.
     for _ in 0..20 {
         stream.write_all(&websocket_frame(PING, 0, b"")).await.unwrap();
-        tokio::time::sleep(CONTROL_FRAME_EARNED / 4).await;
+        tokio::time::sleep(CONTROL_FRAME_INTERVAL / 4).await;
     }
     stream.write_all(&text(r#"{"type":"echo","id":9,"payload":"still here"}"#)).await.unwrap();
     while !says(&read_message(&mut stream).await.unwrap(), "still here") {}

@@ -26,7 +26,7 @@ async fn mend(redis: &RedisServer, key: &str) {
 }
 
 fn is_told(log: &str, key: &str) -> bool {
-    let words = format!("{key} has given out the highest ID that there is");
+    let words = format!("{key} has generated the highest possible ID");
     log.lines().any(|line| line.contains(&words) && line.contains(MENDED))
 }
 

@@ -128,7 +128,7 @@ async fn where_redis_denies_client_tracking_news_comes_within_a_second_and_check
     }
 
     for log in [cloud.hub.log(), device.log()] {
-        assert_eq!(log.matches("redis denies CLIENT TRACKING").count(), 1, "{log}");
+        assert_eq!(log.matches("redis denied CLIENT TRACKING").count(), 1, "{log}");
     }
     let checked = device.command(&["check"]).await;
     assert!(checked.stdout.contains("warn  redis: "), "{checked:?}");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use spoke_protocol::{
     entry::Entry,
-    limits::{RETURN_SPREAD, RETURN_WAIT},
+    limits::{RECONNECT_SPREAD, RECONNECT_WAIT_MIN},
     message::{Frame, Goaway, GoawayReason, Push},
     seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
@@ -44,7 +44,7 @@ fn new_session() -> Value {
 fn assert_unavailable(what: &str, fault: Fault, answer: &Answer) {
     assert_eq!(answer.status, 503, "{what} while its redis is {fault:?}: {answer:?}");
     assert_eq!(answer.refusal().1, "unavailable", "{what} while its redis is {fault:?}");
-    let longest = (RETURN_WAIT + RETURN_SPREAD).as_secs();
+    let longest = (RECONNECT_WAIT_MIN + RECONNECT_SPREAD).as_secs();
     assert!(answer.retry_after() <= Some(longest), "{what}, {fault:?}: {answer:?}");
 }
 
@@ -178,7 +178,10 @@ fn assert_sent_away(what: &str, frame: Frame) -> Duration {
         panic!("{what}: GOAWAY unavailable was expected and not {frame:?}");
     };
     let wait = Duration::from_millis(wait_ms);
-    assert!((RETURN_WAIT..=RETURN_WAIT + RETURN_SPREAD).contains(&wait), "{what}: {wait:?}");
+    assert!(
+        (RECONNECT_WAIT_MIN..=RECONNECT_WAIT_MIN + RECONNECT_SPREAD).contains(&wait),
+        "{what}: {wait:?}"
+    );
     wait
 }
 
@@ -199,7 +202,9 @@ async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
     }
 
     // Chance leaves a whole fifth of the span empty once in two hundred times, three never.
-    let fifth = |wait: &Duration| (*wait - RETURN_WAIT).as_millis() * 5 / RETURN_SPREAD.as_millis();
+    let fifth = |wait: &Duration| {
+        (*wait - RECONNECT_WAIT_MIN).as_millis() * 5 / RECONNECT_SPREAD.as_millis()
+    };
     let fifths: std::collections::HashSet<_> = waits.iter().map(fifth).collect();
     assert!(fifths.len() >= 3, "{waits:?}");
 }

@@ -46,7 +46,7 @@ async fn status(device: &Device) -> String {
 
 /// A line that names this key, what it is and what it has to be.
 fn names(log: &str, key: &str) -> bool {
-    let told = format!("the key {key} in redis is a string and has to be a stream");
+    let told = format!("wrong type of the redis key {key}: expected a stream, found a string");
     log.lines().any(|line| line.contains(&told))
 }
 

@@ -1,20 +1,20 @@
 use super::*;
-use crate::loss::BadTally;
+use crate::loss::{BadTally, Checkpoint};
 
 const E1: Epoch = Epoch::FIRST;
 
-fn at(seq: u64, added: u64) -> (Seq, Tally) {
-    (Seq::new(seq, 0), Tally { added, ..Tally::ZERO })
+fn at(seq: u64, added: u64) -> Checkpoint {
+    Checkpoint::new(Seq::new(seq, 0), Tally { added, ..Tally::ZERO })
 }
 
-/// A stream that was given `added` entries at 1-0, 2-0, … and holds the last `length` of them.
+/// A stream to which `added` entries were added at 1-0, 2-0, …, and which has the last `length` of them.
 fn extent(added: u64, length: u64) -> Extent {
     let first = if length > 0 { Seq::new(added - length + 1, 0) } else { Seq::ZERO };
     Extent { first, last: Seq::new(added, 0), length, added, ..Extent::default() }
 }
 
-fn found(after: (Seq, Tally), acked: (Seq, Tally), extent: &Extent) -> Vec<(String, u64)> {
-    let (losses, _) = missing(E1, after, acked, extent);
+fn found(after: Checkpoint, acked: Checkpoint, extent: &Extent) -> Vec<(String, u64)> {
+    let (losses, _) = find_missing(E1, after, acked, extent);
     losses.iter().map(|loss| (loss.cause.word().to_owned(), loss.count.unwrap())).collect()
 }
 
@@ -26,77 +26,80 @@ fn one(cause: &str, count: u64) -> Vec<(String, u64)> {
 fn nothing_is_missing_where_the_stream_joins_on() {
     for extent in [extent(10, 10), extent(10, 5), extent(10, 6), extent(10, 0)] {
         let after = if extent.length == 0 { at(10, 10) } else { at(5, 5) };
-        let (losses, past) = missing(E1, after, after, &extent);
-        assert_eq!((losses, past), (vec![], after.1), "{extent:?}");
+        let (losses, past) = find_missing(E1, after, after, &extent);
+        assert_eq!((losses, past), (vec![], after.tally), "{extent:?}");
     }
 }
 
 #[test]
 fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
-    let (losses, past) = missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
+    let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
     let (from, to) = (Seq::new(5, 1), Seq::new(60, u64::MAX));
     let expected = Loss { epoch: E1, from, to, count: Some(55), cause: LossCause::Trimmed };
     assert_eq!(losses, [expected]);
     assert_eq!(past, Tally { added: 60, lost: 55, ..Tally::ZERO });
 
-    let (losses, _) = missing(E1, at(5, 5), at(5, 5), &extent(100, 0));
+    let (losses, _) = find_missing(E1, at(5, 5), at(5, 5), &extent(100, 0));
     assert_eq!((losses[0].count, losses[0].to), (Some(95), Seq::new(100, 0)));
 }
 
 #[test]
 fn what_an_app_deleted_is_no_loss() {
-    let deleted = |seq: u64, extent: Extent| Extent { deleted: Seq::new(seq, 0), ..extent };
+    let deleted = |seq: u64, extent: Extent| Extent { max_deleted: Seq::new(seq, 0), ..extent };
     // 7 was deleted out of the middle of what waits.
     let holes = Extent { length: 94, ..deleted(7, extent(100, 95)) };
     assert_eq!(found(at(5, 5), at(5, 5), &holes), []);
     // 6 alone was deleted at the front.
     let front = deleted(6, extent(100, 94));
     assert_eq!(found(at(5, 5), at(5, 5), &front), []);
-    // Deleted before the cursor: it says nothing of what comes after.
+    // Deleted before the cursor: that says nothing about later entries.
     let before = deleted(3, extent(100, 40));
     assert_eq!(found(at(5, 5), at(5, 5), &before), one("trimmed", 55));
-    // Deleted and trimmed: at most.
+    // Deleted and trimmed: an upper bound.
     let both = deleted(80, Extent { length: 39, ..extent(100, 40) });
     assert_eq!(found(at(5, 5), at(5, 5), &both), one("trimmed-or-deleted", 55));
 }
 
 #[test]
 fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
-    let deleted = |extent: Extent| Extent { deleted: Seq::new(80, 0), ..extent };
-    // Trimmed up to 60, and 80 was deleted of the rest: one of 56 is no loss, and not yet counted.
+    let deleted = |extent: Extent| Extent { max_deleted: Seq::new(80, 0), ..extent };
+    // Trimmed up to 60, and 80 was deleted from the rest: one of 56 is no loss, and is not yet counted.
     let first = deleted(Extent { length: 39, ..extent(100, 40) });
-    let (losses, past) = missing(E1, at(5, 5), at(5, 5), &first);
+    let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &first);
     assert_eq!(losses[0].count, Some(55));
-    assert_eq!((past.added, past.known), (60, TallyPrecision::AtLeast));
+    assert_eq!((past.added, past.precision), (60, TallyPrecision::AtLeast));
     // 61 was trimmed as well.
     let then = deleted(Extent { length: 38, ..extent(100, 39) });
-    let (losses, _) = missing(E1, (Seq::new(60, 0), past), at(5, 5), &then);
+    let (losses, _) = find_missing(E1, Checkpoint::new(Seq::new(60, 0), past), at(5, 5), &then);
     assert_eq!((losses[0].count, losses[0].to), (Some(1), Seq::new(61, u64::MAX)));
     // The same where nothing came before, as at the beginning of a stream.
-    let zero = (Seq::ZERO, Tally::ZERO);
+    let zero = Checkpoint::START;
     let (losses, past) =
-        missing(E1, zero, zero, &deleted(Extent { length: 99, ..extent(100, 100) }));
+        find_missing(E1, zero, zero, &deleted(Extent { length: 99, ..extent(100, 100) }));
     assert_eq!((losses, past.is_unknown()), (vec![], false));
-    // And in the origin's ledger, where the deleted one stood among those that are gone.
+    // The same in the origin's ledger, where the deleted entry was among the missing ones.
     let place = at(5, 5);
-    let front = Extent { deleted: Seq::new(30, 0), ..extent(100, 40) };
-    let (_, written) = unwritten(E1, place, place, &front, None).unwrap();
-    let then = Extent { deleted: Seq::new(30, 0), ..extent(100, 39) };
-    let (losses, _) = unwritten(E1, place, place, &then, Some(written)).unwrap();
+    let front = Extent { max_deleted: Seq::new(30, 0), ..extent(100, 40) };
+    let (_, written) = find_unrecorded(E1, place, place, &front, None).unwrap();
+    let then = Extent { max_deleted: Seq::new(30, 0), ..extent(100, 39) };
+    let (losses, _) = find_unrecorded(E1, place, place, &then, Some(written)).unwrap();
     assert_eq!(losses[0].count, Some(1));
 }
 
 #[test]
 fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
-    // 30 were acknowledged, 4 of them dead letters, nobody knows which; 20 are gone.
-    let acked = (Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
-    let wiped = (Seq::ZERO, Tally::ZERO);
-    let (losses, past) = missing(E1, wiped, acked, &extent(30, 10));
+    // 30 were acknowledged, 4 of them dead letters, it is unknown which; 20 are missing.
+    let acked = Checkpoint::new(Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
+    let wiped = Checkpoint::START;
+    let (losses, past) = find_missing(E1, wiped, acked, &extent(30, 10));
     assert_eq!(losses[0].count, Some(20));
     // Another 2 are trimmed: the four may all have been among the first.
-    let (losses, _) = missing(E1, (Seq::new(20, 0), past), acked, &extent(30, 8));
+    let (losses, _) =
+        find_missing(E1, Checkpoint::new(Seq::new(20, 0), past), acked, &extent(30, 8));
     assert_eq!(losses[0].count, Some(2));
-    let (losses, _) = unwritten(E1, (Seq::new(20, 0), past), acked, &extent(30, 8), None).unwrap();
+    let (losses, _) =
+        find_unrecorded(E1, Checkpoint::new(Seq::new(20, 0), past), acked, &extent(30, 8), None)
+            .unwrap();
     assert_eq!(losses[0].count, Some(2));
 }
 
@@ -105,31 +108,35 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
     let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
-    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried:
-    // those stand in the origin's ledger, and went out of the copy's with the rest.
-    let acked =
-        (Seq::new(30, 0), Tally { added: 30, dead: 4, lost: 2, known: TallyPrecision::Exactly });
+    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried: those
+    // are in the origin's ledger, and were lost from the copy's with the rest.
+    let acked = Checkpoint::new(
+        Seq::new(30, 0),
+        Tally { added: 30, dead: 4, lost: 2, precision: TallyPrecision::Exact },
+    );
     assert_eq!(found(at(5, 5), acked, &extent(100, 70)), one("rewound", 21));
-    let (losses, _) = unwritten(E1, at(5, 5), acked, &extent(100, 70), None).unwrap();
+    let (losses, _) = find_unrecorded(E1, at(5, 5), acked, &extent(100, 70), None).unwrap();
     assert_eq!(losses[0].count, Some(19));
     // A copy that was wiped.
-    let wiped = (Seq::ZERO, Tally::ZERO);
+    let wiped = Checkpoint::START;
     assert_eq!(found(wiped, at(30, 30), &extent(30, 10)), one("rewound", 20));
 }
 
 #[test]
 fn what_is_in_the_ledger_is_not_written_there_again() {
     let place = at(5, 5);
-    let (losses, written) = unwritten(E1, place, place, &extent(100, 40), None).unwrap();
-    assert_eq!((losses.len(), written.upto), (1, 60));
-    assert_eq!(unwritten(E1, place, place, &extent(100, 40), Some(written)), None);
+    let (losses, written) = find_unrecorded(E1, place, place, &extent(100, 40), None).unwrap();
+    assert_eq!((losses.len(), written.through_added), (1, 60));
+    assert_eq!(find_unrecorded(E1, place, place, &extent(100, 40), Some(written)), None);
     assert_eq!(RecordedLosses::from_text(&written.to_string()), Some(written));
     // More was trimmed since: only that is new.
-    let (losses, more) = unwritten(E1, place, place, &extent(150, 40), Some(written)).unwrap();
+    let (losses, more) =
+        find_unrecorded(E1, place, place, &extent(150, 40), Some(written)).unwrap();
     assert_eq!((losses[0].count, losses[0].from), (Some(50), Seq::new(61, 0)));
-    assert_eq!((more.base, more.upto), (5, 110));
+    assert_eq!((more.base_added, more.through_added), (5, 110));
     // Another place, another run.
-    let (losses, _) = unwritten(E1, at(70, 70), at(70, 70), &extent(150, 40), Some(more)).unwrap();
+    let (losses, _) =
+        find_unrecorded(E1, at(70, 70), at(70, 70), &extent(150, 40), Some(more)).unwrap();
     assert_eq!(losses[0].count, Some(40));
 }
 

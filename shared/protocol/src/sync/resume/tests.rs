@@ -15,20 +15,17 @@ fn seq(ms: u64) -> Seq {
     Seq::new(ms, 0)
 }
 
-/// An origin in this epoch that has acknowledgements up to `acked`, was marked at `mark` and
-/// reaches to `last`; every ID is given out, so tallies are IDs.
+/// An origin in this epoch, with acknowledgements up to `acked`, its high-water mark at `mark` and its last ID
+/// `last`. Every ID has an entry, so tallies are IDs.
 fn origin(epoch: u64, acked: u64, mark: u64, last: u64) -> OriginStanding {
-    let lives = (1..=epoch).map(|epoch| EpochStart {
-        epoch: Epoch(epoch),
-        start: Seq::ZERO,
-        tally: Tally::ZERO,
-    });
+    let lives =
+        (1..=epoch).map(|epoch| EpochStart { epoch: Epoch(epoch), start: Checkpoint::START });
     let memory = OriginMemory {
         epoch: Epoch(epoch),
-        lives: lives.collect(),
-        mark: (seq(mark), mark),
-        acked: (seq(acked), exactly(acked)),
-        key: Some(key()),
+        epochs: lives.collect(),
+        high_water_mark: HighWaterMark { seq: seq(mark), added: mark },
+        acked: Checkpoint::new(seq(acked), exactly(acked)),
+        seal_key: Some(key()),
         ..OriginMemory::default()
     };
     let extent =
@@ -56,10 +53,10 @@ fn where_the_ends_agree_the_sender_goes_on_after_the_cursor() {
         ("copy lost a tail", origin(2, 7, 9, 9), cursor(2, 5, A), A, (2, 5, CopyRewound)),
         ("memory gone, stream kept", origin(0, 0, 0, 9), cursor(3, 5, A), A, (3, 5, Agree)),
     ] {
-        let position = begin(&standing, &cursor, at_cursor, PartnerMatch::Same);
+        let position = find_position(&standing, &cursor, at_cursor, PartnerMatch::Same);
         let found = (position.epoch.0, position.after.ms, position.finding);
         assert_eq!(found, expected, "{name}");
-        assert_eq!((position.joint, position.loss), (position.after, None), "{name}");
+        assert_eq!((position.joins_after, position.loss), (position.after, None), "{name}");
         assert_eq!(position.tally, exactly(expected.1), "{name}");
     }
 }
@@ -78,11 +75,11 @@ fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
         ("stream replaced, memory kept", origin(1, 2, 9, 9), cursor(1, 5, A), B, (2, 0, 5)),
         ("of an old backup", origin(1, 2, 3, 7), cursor(3, 5, A), None, (4, 2, 7)),
     ] {
-        let position = begin(&standing, &cursor, at_cursor, PartnerMatch::Same);
+        let position = find_position(&standing, &cursor, at_cursor, PartnerMatch::Same);
         let found = (position.epoch.0, position.after.ms, position.inherited.ms);
         assert_eq!(found, expected, "{name}");
         assert_eq!(position.finding, ResumeFinding::OriginReplaced, "{name}");
-        assert_eq!(position.joint, Seq::ZERO, "{name}");
+        assert_eq!(position.joins_after, Seq::ZERO, "{name}");
         let loss = position.loss.unwrap();
         assert_eq!((loss.from, loss.to), (position.after.after(), cursor.seq), "{name}");
         assert_eq!((loss.count, loss.cause), (None, LossCause::OriginRewound), "{name}");
@@ -91,17 +88,17 @@ fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
 
 #[test]
 fn a_copy_that_was_wiped_in_a_life_nobody_remembers_is_believed_no_further_than_its_cursor() {
-    let position = begin(&origin(1, 7, 9, 9), &cursor(2, 5, A), None, PartnerMatch::Same);
+    let position = find_position(&origin(1, 7, 9, 9), &cursor(2, 5, A), None, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after, position.inherited), (Epoch(3), seq(5), seq(9)));
     assert_eq!(position.loss, None);
 }
 
 #[test]
 fn what_one_life_inherited_the_next_inherits_too() {
-    // The second life had come up to 5 of the 9 that may be in the copy under the first.
+    // The second epoch had carried 5 of the 9 that may be in the copy under the first.
     let mut standing = origin(2, 3, 4, 12);
     standing.memory.inherited = seq(9);
-    let position = begin(&standing, &cursor(2, 5, A), None, PartnerMatch::Same);
+    let position = find_position(&standing, &cursor(2, 5, A), None, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after, position.inherited), (Epoch(3), seq(4), seq(9)));
 }
 
@@ -110,36 +107,39 @@ fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
     let mut standing = origin(1, 5, 9, 9);
     standing.extent =
         Extent { first: seq(20), last: seq(21), length: 2, added: 2, ..Extent::default() };
-    let position = begin(&standing, &cursor(1, 9, A), None, PartnerMatch::Same);
+    let position = find_position(&standing, &cursor(1, 9, A), None, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after), (Epoch(2), Seq::ZERO));
 }
 
 #[test]
 fn a_clone_whose_memory_covers_what_the_other_device_sent_is_another_life() {
-    // Both hold 1 to 5, acknowledged up to 3, and both looked up to 9; the other one sent its 6.
+    // Both have 1 to 5, acknowledged up to 3, and both have read up to 9; the other one sent its 6.
     let standing = origin(1, 3, 9, 9);
-    let position = begin(&standing, &cursor(1, 6, A), None, PartnerMatch::Same);
+    let position = find_position(&standing, &cursor(1, 6, A), None, PartnerMatch::Same);
     let found = (position.epoch.0, position.after.ms, position.inherited.ms);
     assert_eq!(found, (2, 3, 6));
-    // A stream that was trimmed past there has nothing that could tell, and nothing to be taken for it.
+    // A stream that was trimmed past there has no entry to compare, and none that could be mistaken for it.
     let mut trimmed = origin(1, 3, 9, 9);
     trimmed.extent = Extent { first: seq(8), length: 2, ..trimmed.extent };
-    assert_eq!(begin(&trimmed, &cursor(1, 6, A), None, PartnerMatch::Same).epoch, Epoch(1));
+    assert_eq!(find_position(&trimmed, &cursor(1, 6, A), None, PartnerMatch::Same).epoch, Epoch(1));
 }
 
 #[test]
 fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
     let mut standing = origin(2, 3, 9, 9);
-    let start = |epoch, at| EpochStart { epoch: Epoch(epoch), start: seq(at), tally: exactly(at) };
-    standing.memory.lives = vec![start(1, 0), start(2, 3)];
+    let start = |epoch, at| EpochStart {
+        epoch: Epoch(epoch),
+        start: Checkpoint::new(seq(at), exactly(at)),
+    };
+    standing.memory.epochs = vec![start(1, 0), start(2, 3)];
     standing.memory.inherited = seq(5);
-    let position = begin(&standing, &cursor(1, 5, A), None, PartnerMatch::Same);
-    let found = (position.epoch, position.after, position.joint, position.inherited);
+    let position = find_position(&standing, &cursor(1, 5, A), None, PartnerMatch::Same);
+    let found = (position.epoch, position.after, position.joins_after, position.inherited);
     assert_eq!(found, (Epoch(2), seq(3), Seq::ZERO, seq(5)));
     assert!(position.loss.is_some());
 
-    // It went back to before that life began: what it forgot comes again under the new one.
-    let position = begin(&standing, &cursor(1, 2, A), A, PartnerMatch::Same);
+    // It went back to before that epoch began: what it lost is sent again under the new one.
+    let position = find_position(&standing, &cursor(1, 2, A), A, PartnerMatch::Same);
     assert_eq!((position.after, position.finding), (seq(2), ResumeFinding::CopyRewound));
     assert_eq!(position.loss, None);
 }
@@ -147,15 +147,15 @@ fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
 #[test]
 fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
     let mut standing = origin(5, 3, 9, 9);
-    standing.memory.lives.drain(..3);
-    let position = begin(&standing, &cursor(1, 5, A), A, PartnerMatch::Same);
+    standing.memory.epochs.drain(..3);
+    let position = find_position(&standing, &cursor(1, 5, A), A, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after), (Epoch(5), Seq::ZERO));
     assert_eq!(position.inherited, seq(5));
 }
 
 #[test]
 fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
-    // 1 to 3 are acknowledged, 4 to 9 were looked at and perhaps sent, 10 to 12 wait.
+    // 1 to 3 are acknowledged, 4 to 9 were read and perhaps sent, 10 to 12 wait.
     let standing = origin(1, 3, 9, 12);
     for (name, at, digest, at_cursor) in [
         ("before the mark", 5, None, A),
@@ -165,37 +165,40 @@ fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
         ("past all that there is", 3_600_000, B, None),
     ] {
         let forged = Cursor { seal: None, ..cursor(1, at, digest) };
-        let position = begin(&standing, &forged, at_cursor, PartnerMatch::Same);
-        let found = (position.epoch, position.after, position.inherited, position.joint);
+        let position = find_position(&standing, &forged, at_cursor, PartnerMatch::Same);
+        let found = (position.epoch, position.after, position.inherited, position.joins_after);
         assert_eq!(found, (Epoch(2), seq(3), seq(12), Seq::ZERO), "{name}");
         assert_eq!(position.finding, ResumeFinding::ForeignCursor, "{name}");
         let loss = position.loss.unwrap();
         assert_eq!((loss.from, loss.to), (seq(3).after(), seq(at)), "{name}");
         assert_eq!((loss.count, loss.cause), (None, LossCause::ForeignCursor), "{name}");
     }
-    // With the seal of another place, or of another tally, it is no better.
+    // The seal of another place, or of another tally, proves nothing.
     let moved = Cursor { seq: seq(6), ..cursor(1, 5, None) };
     let recounted = Cursor { tally: exactly(6), ..cursor(1, 5, None) };
     for forged in [moved, recounted] {
         assert_eq!(
-            begin(&standing, &forged, None, PartnerMatch::Same).finding,
+            find_position(&standing, &forged, None, PartnerMatch::Same).finding,
             ResumeFinding::ForeignCursor
         );
     }
-    // What this side has written down needs none.
+    // A recorded acknowledgement needs no seal.
     let acked = Cursor { seal: None, ..cursor(1, 3, None) };
-    assert_eq!(begin(&standing, &acked, None, PartnerMatch::Same).finding, ResumeFinding::Agree);
+    assert_eq!(
+        find_position(&standing, &acked, None, PartnerMatch::Same).finding,
+        ResumeFinding::Agree
+    );
 }
 
 #[test]
 fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_nothing_twice() {
     let reset = Cursor { epoch: Epoch(2), ..Cursor::default() };
-    let position = begin(&origin(1, 3, 9, 12), &reset, None, PartnerMatch::Same);
-    let found = (position.epoch, position.after, position.inherited, position.joint);
+    let position = find_position(&origin(1, 3, 9, 12), &reset, None, PartnerMatch::Same);
+    let found = (position.epoch, position.after, position.inherited, position.joins_after);
     assert_eq!(found, (Epoch(3), seq(3), seq(12), Seq::ZERO));
     assert_eq!((position.tally, position.loss), (exactly(3), None));
     // A new device under the old name has acknowledged nothing.
-    let position = begin(&origin(0, 0, 0, 5), &reset, None, PartnerMatch::Same);
+    let position = find_position(&origin(0, 0, 0, 5), &reset, None, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after), (Epoch(2), Seq::ZERO));
 }
 
@@ -204,7 +207,7 @@ fn a_stream_that_is_replaced_before_the_copy_hears_of_its_life_begins_yet_anothe
     let mut standing = origin(3, 3, 9, 9);
     standing.extent = Extent::default();
     for cursor in [cursor(2, 3, None), Cursor { epoch: Epoch(2), ..Cursor::default() }] {
-        let position = begin(&standing, &cursor, None, PartnerMatch::Same);
+        let position = find_position(&standing, &cursor, None, PartnerMatch::Same);
         assert_eq!((position.epoch, position.after), (Epoch(4), Seq::ZERO));
         assert_eq!(position.finding, ResumeFinding::OriginReplaced);
     }

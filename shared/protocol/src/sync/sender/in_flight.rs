@@ -1,4 +1,4 @@
-//! The batches under way, and how many there may be.
+//! The batches in flight, and the window that limits them.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use crate::{
     seq::Seq,
 };
 
-/// One batch that was handed out and is not acknowledged yet.
+/// A batch that was handed out and is not acknowledged yet.
 pub(super) struct InFlightBatch {
     pub(super) first: Seq,
     pub(super) through: Seq,
@@ -25,117 +25,116 @@ pub(super) struct InFlightBatch {
     pub(super) entries: usize,
     pub(super) bytes: usize,
     pub(super) sent_at: Instant,
-    pub(super) marks: Vec<TrimPoint>,
-    /// The copy hears of losses by it.
-    pub(super) tells: bool,
+    pub(super) trim_points: Vec<TrimPoint>,
+    /// Whether it carries losses for the copy's ledger.
+    pub(super) has_losses: bool,
 }
 
-/// Those of one connection, in order.
+/// The batches in flight on one connection, in order.
 pub(super) struct InFlight {
-    flights: VecDeque<InFlightBatch>,
+    batches: VecDeque<InFlightBatch>,
     bytes: usize,
-    /// How many bytes there may be: adapted so that what is under way takes the link seconds, not
-    /// minutes.
+    /// The maximum number of bytes, adapted so that they take the link seconds and not minutes.
     window: usize,
-    /// How much there may be of it on a path that showed to carry less.
+    /// The limit of a path that was found to carry less.
     limit: Option<PathLimit>,
-    /// When the last flight came home, or the first of them left.
+    /// When a batch was last acknowledged, or the first of these was sent.
     progress_at: Option<Instant>,
 }
 
 impl InFlight {
     pub(super) fn new() -> Self {
-        let flights = VecDeque::new();
-        Self { flights, bytes: 0, window: WINDOW_BYTES_MIN, limit: None, progress_at: None }
+        let batches = VecDeque::new();
+        Self { batches, bytes: 0, window: WINDOW_BYTES_MIN, limit: None, progress_at: None }
     }
 
-    /// None of them is under way any more.
+    /// Forgets all batches.
     pub(super) fn clear(&mut self) {
         (self.bytes, self.progress_at) = (0, None);
-        self.flights.clear();
+        self.batches.clear();
     }
 
-    /// On a path that carries no more than this.
+    /// Sets the limit of the path.
     pub(super) fn set_limit(&mut self, limit: Option<PathLimit>) {
         self.limit = limit;
     }
 
-    /// The limit as it has grown.
+    /// Returns the limit, as it has grown.
     pub(super) fn limit(&self) -> Option<PathLimit> {
         self.limit
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+        self.batches.is_empty()
     }
 
-    /// Whether one of them ends there.
-    pub(super) fn end_at(&self, seq: Seq) -> bool {
-        self.flights.iter().any(|flight| flight.through == seq)
+    /// Returns whether one of the batches ends there.
+    pub(super) fn ends_at(&self, seq: Seq) -> bool {
+        self.batches.iter().any(|batch| batch.through == seq)
     }
 
-    /// The first entry under way.
+    /// Returns the first entry in flight.
     pub(super) fn first(&self) -> Option<Seq> {
-        self.flights.front().map(|flight| flight.first)
+        self.batches.front().map(|batch| batch.first)
     }
 
-    /// How many entries are under way.
+    /// Returns the number of entries in flight.
     pub(super) fn entries(&self) -> u64 {
-        self.flights.iter().map(|flight| flight.entries as u64).sum()
+        self.batches.iter().map(|batch| batch.entries as u64).sum()
     }
 
-    /// All of them together.
-    pub(super) fn under_way(&self) -> Option<UnackedAtEnd> {
-        let (front, back) = (self.flights.front()?, self.flights.back()?);
-        let entries = self.flights.iter().map(|flight| flight.entries).sum();
+    /// Returns the range and size of everything in flight.
+    pub(super) fn unacked(&self) -> Option<UnackedAtEnd> {
+        let (front, back) = (self.batches.front()?, self.batches.back()?);
+        let entries = self.batches.iter().map(|batch| batch.entries).sum();
         let (first, through) = (front.first, back.through);
         Some(UnackedAtEnd { first, through, entries, bytes: self.bytes })
     }
 
-    /// How many bytes there may be.
+    /// Returns the maximum number of bytes in flight.
     pub(super) fn window(&self) -> usize {
         self.limit.map_or(self.window, |limit| limit.bytes.min(self.window))
     }
 
-    /// How many entries there may be.
+    /// Returns the maximum number of entries in flight.
     pub(super) fn window_entries(&self) -> usize {
         self.limit.map_or(usize::MAX, |limit| limit.entries)
     }
 
-    /// Whether one more of so many entries and bytes may leave.
-    pub(super) fn has_room(&self, batches: usize, (entries, bytes): (usize, usize)) -> bool {
+    /// Returns whether another batch of this size may be sent.
+    pub(super) fn has_room(&self, batches_max: usize, (entries, bytes): (usize, usize)) -> bool {
         let all = || self.entries() as usize + entries;
         self.is_empty()
-            || (self.flights.len() < batches
+            || (self.batches.len() < batches_max
                 && self.bytes + bytes <= self.window()
                 && (self.limit.is_none() || all() <= self.window_entries()))
     }
 
-    pub(super) fn leave(&mut self, flight: InFlightBatch) {
-        self.bytes += flight.bytes;
-        self.progress_at.get_or_insert(flight.sent_at);
-        self.flights.push_back(flight);
+    pub(super) fn push(&mut self, batch: InFlightBatch) {
+        self.bytes += batch.bytes;
+        self.progress_at.get_or_insert(batch.sent_at);
+        self.batches.push_back(batch);
     }
 
-    /// The next one that is acknowledged by a cursor at `acked`.
-    pub(super) fn land(&mut self, acked: Seq, now: Instant) -> Option<InFlightBatch> {
-        let flight = self.flights.pop_front_if(|flight| flight.through <= acked)?;
-        self.bytes -= flight.bytes;
-        self.limit = self.limit.and_then(|limit| limit.grown(flight.entries, flight.bytes));
-        self.adapt(now.duration_since(flight.sent_at));
+    /// Removes and returns the next batch that a cursor at `acked` acknowledges.
+    pub(super) fn acknowledge(&mut self, acked: Seq, now: Instant) -> Option<InFlightBatch> {
+        let batch = self.batches.pop_front_if(|batch| batch.through <= acked)?;
+        self.bytes -= batch.bytes;
+        self.limit = self.limit.and_then(|limit| limit.grown(batch.entries, batch.bytes));
+        self.adapt(now.duration_since(batch.sent_at));
         self.progress_at = (!self.is_empty()).then_some(now);
-        Some(flight)
+        Some(batch)
     }
 
-    /// Since when nothing came home, while something is under way.
+    /// Returns since when nothing was acknowledged, while batches are in flight.
     pub(super) fn progress_at(&self) -> Option<Instant> {
         self.progress_at
     }
 
-    /// How much longer than usual an answer may take, while something is under way: one entry larger
-    /// than what the link has shown it can carry is given time by its size.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let oversize = self.flights.front()?.bytes.saturating_sub(self.window);
+    /// Returns how much longer than usual an answer may take, while batches are in flight: an entry larger
+    /// than the window is given time by its size.
+    pub(super) fn extra_timeout(&self) -> Option<Duration> {
+        let oversize = self.batches.front()?.bytes.saturating_sub(self.window);
         Some(Duration::from_secs((oversize / SLOWEST_LINK) as u64))
     }
 

@@ -1,33 +1,36 @@
-//! What the sessions before showed of the path to the copy: how much of the origin gets through at a time.
+//! Limits what is in flight to what the path to the copy carries, as earlier sessions showed it.
 //!
-//! A mobile gateway or a proxy may break each connection after so many bytes, or refuse messages above a
-//! size. A session that begins like the one before then breaks like it, for ever. So the origin's side
-//! keeps a `Path` over its sessions. A session is fruitless if it broke with entries under way and the
-//! copy's cursor had not moved when the next one began; an acknowledgement that got lost is progress. Each
-//! fruitless session leaves a quarter of what was under way for the next, down to one entry, and each
-//! acknowledgement adds as much again. A session that carried something and broke only halves what had
-//! grown back. Both directions share a WebSocket, which may hold one entry and not two: once an entry that
-//! went alone has broken two, every other session gives the other direction a moment for itself. A path that has shown no weakness is `LinkPath::default()` and limits nothing.
+//! A mobile gateway or a proxy may break each connection after a number of bytes, or refuse messages above a
+//! size. A session that begins like the one before then breaks like it, for ever. So the origin's side keeps
+//! a [`LinkPath`] over its sessions.
 //!
-//! Order of calls: `handle_begin` where a handshake placed the sender, `limit` for it, `handle_acked`
-//! while the session lives, and `handle_end` once it is over. Rejected: searching for the size that just
-//! passes, since what breaks links is seldom that exact, and both directions share one connection.
+//! A session made no progress if it broke with entries in flight and the copy's cursor had not moved when
+//! the next one began; an acknowledgement that got lost is progress. Each session without progress leaves a
+//! quarter of its entries in flight to the next, down to one entry, and each acknowledgement adds as much
+//! again. A session that carried something and broke only halves the limit.
+//!
+//! Both directions share a WebSocket, which may carry one entry and not two. Once a single entry has broken
+//! two sessions, every other session gives the other direction a moment for itself.
+//!
+//! Rejected: searching for the size that just passes, since what breaks links is seldom that exact, and both
+//! directions share one connection.
 
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{FIELD_BYTES_MIN, LONE_HOLD, STUCK_SESSIONS, WINDOW_BYTES_MIN},
+    limits::{FIELD_BYTES_MIN, SINGLE_ENTRY_DELAY, STUCK_SESSIONS, WINDOW_BYTES_MIN},
     seq::{Epoch, Seq},
 };
 
-/// How much of what was under way the session after a fruitless one has.
+/// The divisor of the limit after a session without progress.
 const SHRINK: usize = 4;
-/// In how many sessions an entry went alone until the other direction is given its turn: one may be bad luck.
-const HOLD_SESSIONS: u32 = 2;
+/// The number of sessions that a single entry breaks before the other direction is given its turn: one may be
+/// bad luck.
+const DELAY_SESSIONS: u32 = 2;
 
-/// What may be under way at a time; one entry always may.
+/// The maximum in flight. One entry always may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathLimit {
     /// Entries.
@@ -36,53 +39,53 @@ pub struct PathLimit {
     pub bytes: usize,
 }
 
-/// What was under way when a session ended.
+/// What was in flight when a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnackedAtEnd {
     /// The first entry.
     pub first: Seq,
-    /// Where the last batch ends.
+    /// The end of the last batch.
     pub through: Seq,
-    /// How many entries.
+    /// The number of entries.
     pub entries: usize,
     /// Bytes of their names and values.
     pub bytes: usize,
 }
 
-/// A session that is over, as its origin's end saw it.
+/// A session that has ended, as its origin's end saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionSummary {
-    /// Where it began.
-    pub begun: (Epoch, Seq),
-    /// Up to where the copy acknowledged.
+    /// The epoch and the seq after which it began.
+    pub start: (Epoch, Seq),
+    /// The last acknowledged seq.
     pub acked: Seq,
-    /// The limit, as it had grown by then.
+    /// The limit, as it had grown.
     pub limit: Option<PathLimit>,
-    /// What was not acknowledged.
-    pub under_way: Option<UnackedAtEnd>,
+    /// What was in flight.
+    pub unacked: Option<UnackedAtEnd>,
 }
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEnding {
-    /// The link broke, fell silent or acknowledged nothing.
+    /// The link broke, timed out or acknowledged nothing.
     Broken,
-    /// One side said so, or its Redis failed: that says nothing of the path.
-    Agreed,
+    /// One side closed it, or its Redis failed. That says nothing about the path.
+    Closed,
 }
 
-/// What a handshake showed of the session before.
+/// What a handshake showed about the session before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathFinding {
-    /// Nothing of it was under way.
-    Nothing,
-    /// The copy's cursor moved.
-    Moved,
-    /// It did not.
-    Fruitless,
+    /// Nothing was in flight when it ended.
+    Untested,
+    /// The copy's cursor has moved since.
+    Progress,
+    /// The copy's cursor has not moved since.
+    NoProgress,
 }
 
-/// An entry that did not pass although it went alone.
+/// An entry that does not pass although it is alone in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StuckEntry {
@@ -90,23 +93,26 @@ pub struct StuckEntry {
     pub seq: Seq,
     /// Bytes of its names and values.
     pub bytes: usize,
-    /// In how many sessions in a row it went alone.
+    /// The number of sessions in a row in which it was alone in flight.
     pub sessions: u32,
 }
 
-/// What is known of one path. Small: a hub keeps one for each client whose path limits something.
+/// The limit of one path, as its sessions showed it. A path without a weakness is [`Self::default`] and limits
+/// nothing. A hub keeps one for each client whose path limits something.
+///
+/// Call [`Self::handle_start`] where a handshake placed the sender, [`Self::handle_acked`] for each
+/// acknowledgement, and [`Self::handle_end`] after the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkPath {
     limit: Option<PathLimit>,
-    /// Where a session began that broke, and what was under way: the next handshake tells whether it
-    /// arrived.
-    tried: Option<((Epoch, Seq), UnackedAtEnd)>,
-    /// The entry that went alone in the last fruitless sessions.
-    alone: Option<StuckEntry>,
+    /// The start of a session that broke, and what was in flight. The next handshake shows whether it arrived.
+    last_attempt: Option<((Epoch, Seq), UnackedAtEnd)>,
+    /// The entry that was alone in flight in the last sessions, which made no progress.
+    single: Option<StuckEntry>,
 }
 
 impl PathLimit {
-    /// No limit once it is what every session begins with.
+    /// Returns the limit after an acknowledgement; none once it is what every session begins with.
     pub(super) fn grown(self, entries: usize, bytes: usize) -> Option<Self> {
         let bytes = self.bytes.saturating_add(weight(entries, bytes));
         let grown = Self { entries: self.entries.saturating_add(entries), bytes };
@@ -127,82 +133,85 @@ impl UnackedAtEnd {
 }
 
 impl SessionSummary {
-    /// Whether the copy acknowledged anything.
+    /// Returns whether the copy acknowledged anything.
     pub fn has_progress(&self) -> bool {
-        self.acked > self.begun.1
+        self.acked > self.start.1
     }
 }
 
 impl LinkPath {
-    /// A session begins where the copy's cursor stands.
-    pub fn handle_begin(&mut self, at: (Epoch, Seq)) -> PathFinding {
-        let Some((begun, under_way)) = self.tried.take() else { return PathFinding::Nothing };
-        if at == begun {
-            self.handle_fruitless(&under_way);
-            return PathFinding::Fruitless;
+    /// Takes the start of a session: the copy's cursor.
+    pub fn handle_start(&mut self, at: (Epoch, Seq)) -> PathFinding {
+        let Some((start, unacked)) = self.last_attempt.take() else {
+            return PathFinding::Untested;
+        };
+        if at == start {
+            self.handle_no_progress(&unacked);
+            return PathFinding::NoProgress;
         }
-        if at.0 == begun.0 && at.1 >= under_way.through {
-            let UnackedAtEnd { entries, bytes, .. } = under_way;
+        if at.0 == start.0 && at.1 >= unacked.through {
+            let UnackedAtEnd { entries, bytes, .. } = unacked;
             self.limit = self.limit.and_then(|limit| limit.grown(entries, bytes));
         }
-        self.alone = None;
-        PathFinding::Moved
+        self.single = None;
+        PathFinding::Progress
     }
 
-    /// The copy acknowledged up to there.
+    /// Takes an acknowledgement.
     pub fn handle_acked(&mut self, acked: Seq) {
-        self.alone = self.alone.filter(|alone| alone.seq > acked);
+        self.single = self.single.filter(|entry| entry.seq > acked);
     }
 
-    /// A session is over.
-    pub fn handle_end(&mut self, trip: &SessionSummary, parting: SessionEnding) {
-        if trip.has_progress() {
-            (self.limit, self.tried, self.alone) = (trip.limit, None, None);
-            if parting == SessionEnding::Broken && trip.under_way.is_some() {
+    /// Takes the end of a session.
+    pub fn handle_end(&mut self, summary: &SessionSummary, ending: SessionEnding) {
+        if summary.has_progress() {
+            (self.limit, self.last_attempt, self.single) = (summary.limit, None, None);
+            if ending == SessionEnding::Broken && summary.unacked.is_some() {
                 self.limit = self.limit.map(|limit| limit.divided(2));
             }
-        } else if parting == SessionEnding::Broken {
-            self.tried = trip.under_way.map(|under_way| (trip.begun, under_way));
+        } else if ending == SessionEnding::Broken {
+            self.last_attempt = summary.unacked.map(|unacked| (summary.start, unacked));
         }
     }
 
-    /// What the next session may have under way; none where there is no bound but the usual ones.
+    /// Returns the limit for the next session; none if only the usual ones apply.
     pub fn limit(&self) -> Option<PathLimit> {
         self.limit
     }
 
-    /// The entry that does not pass, once that is sure.
+    /// Returns the entry that does not pass, once that is certain.
     pub fn stuck(&self) -> Option<StuckEntry> {
-        self.alone.filter(|alone| alone.sessions >= STUCK_SESSIONS)
+        self.single.filter(|entry| entry.sessions >= STUCK_SESSIONS)
     }
 
-    /// Until when a session that begins now is left to the other direction. `random` out of 0..1: both
-    /// sides draw for themselves, and half of the time one of them waits and the other does not.
-    pub fn hold_until(&self, now: Instant, random: f64) -> Option<Instant> {
-        let alone = self.alone.filter(|alone| alone.sessions >= HOLD_SESSIONS);
-        (alone.is_some() && random < 0.5).then(|| now + LONE_HOLD)
+    /// Returns until when a session that begins now is left to the other direction. `random` is in 0..1: each
+    /// side draws its own, and half of the time one of them waits and the other does not.
+    pub fn delay_until(&self, now: Instant, random: f64) -> Option<Instant> {
+        let stuck = self.single.filter(|entry| entry.sessions >= DELAY_SESSIONS);
+        (stuck.is_some() && random < 0.5).then(|| now + SINGLE_ENTRY_DELAY)
     }
 
-    /// Whether there is nothing to remember.
-    pub fn is_plain(&self) -> bool {
+    /// Returns whether there is nothing to remember.
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    fn handle_fruitless(&mut self, under_way: &UnackedAtEnd) {
-        self.limit = Some(under_way.within(self.limit).divided(SHRINK));
-        let before = self.alone.filter(|alone| alone.seq == under_way.first);
-        let sessions = before.map_or(0, |alone| alone.sessions).saturating_add(1);
-        let UnackedAtEnd { first: seq, bytes, .. } = *under_way;
-        self.alone = (under_way.entries == 1).then_some(StuckEntry { seq, bytes, sessions });
+    fn handle_no_progress(&mut self, unacked: &UnackedAtEnd) {
+        self.limit = Some(unacked.within(self.limit).divided(SHRINK));
+        let before = self.single.filter(|entry| entry.seq == unacked.first);
+        let sessions = before.map_or(0, |entry| entry.sessions).saturating_add(1);
+        let UnackedAtEnd { first: seq, bytes, .. } = *unacked;
+        self.single = (unacked.entries == 1).then_some(StuckEntry { seq, bytes, sessions });
     }
 }
 
-/// Entries of no bytes cost something all the same.
+/// Returns the charged bytes: empty entries are charged, too.
 fn weight(entries: usize, bytes: usize) -> usize {
     bytes.max(entries.saturating_mul(FIELD_BYTES_MIN))
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use super::*;
 
@@ -212,14 +221,14 @@ mod tests {
         Seq::new(n as u64, 0)
     }
 
-    /// A path of entries of this size that breaks each session after so many bytes: how many sessions
-    /// broke until all were acknowledged, or none.
+    /// Sends entries of this size over a path that breaks each session after a number of bytes. Returns how many
+    /// sessions broke until all were acknowledged; none if they never are.
     fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
         let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
-            path.handle_begin((EPOCH, seq(cursor)));
+            path.handle_start((EPOCH, seq(cursor)));
             let (begun, mut limit, mut left) = (cursor, path.limit(), breaks_after);
-            let under_way = loop {
+            let unacked = loop {
                 if cursor == entries {
                     return Some(session);
                 }
@@ -233,9 +242,9 @@ mod tests {
                 limit = limit.and_then(|limit| limit.grown(most, most * size));
             };
             let begun = (EPOCH, seq(begun));
-            let trip =
-                SessionSummary { begun, acked: seq(cursor), limit, under_way: Some(under_way) };
-            path.handle_end(&trip, SessionEnding::Broken);
+            let summary =
+                SessionSummary { start: begun, acked: seq(cursor), limit, unacked: Some(unacked) };
+            path.handle_end(&summary, SessionEnding::Broken);
         }
         None
     }
@@ -257,51 +266,51 @@ mod tests {
         assert_eq!(sessions(3, 4096, 4095), None);
     }
 
-    fn trip(
+    fn summary(
         begun: usize,
         acked: usize,
         entries: usize,
         limit: Option<PathLimit>,
     ) -> SessionSummary {
         let (first, through) = (seq(acked + 1), seq(acked + entries));
-        let under_way = UnackedAtEnd { first, through, entries, bytes: entries * 1000 };
-        let under_way = Some(under_way).filter(|_| entries > 0);
-        SessionSummary { begun: (EPOCH, seq(begun)), acked: seq(acked), limit, under_way }
+        let unacked = UnackedAtEnd { first, through, entries, bytes: entries * 1000 };
+        let unacked = Some(unacked).filter(|_| entries > 0);
+        SessionSummary { start: (EPOCH, seq(begun)), acked: seq(acked), limit, unacked }
     }
 
     #[test]
     fn an_acknowledgement_that_is_lost_is_progress() {
         let mut path = LinkPath::default();
         for n in 0..10 {
-            let found = path.handle_begin((EPOCH, seq(10 * n)));
-            assert_eq!(found, if n == 0 { PathFinding::Nothing } else { PathFinding::Moved });
+            let found = path.handle_start((EPOCH, seq(10 * n)));
+            assert_eq!(found, if n == 0 { PathFinding::Untested } else { PathFinding::Progress });
             assert_eq!((path.limit(), path.stuck()), (None, None));
-            path.handle_end(&trip(10 * n, 10 * n, 10, None), SessionEnding::Broken);
+            path.handle_end(&summary(10 * n, 10 * n, 10, None), SessionEnding::Broken);
         }
-        path.handle_begin((EPOCH, seq(100)));
-        assert!(path.is_plain());
+        path.handle_start((EPOCH, seq(100)));
+        assert!(path.is_default());
     }
 
     #[test]
     fn what_is_no_fault_of_the_path_shrinks_nothing() {
         let mut path = LinkPath::default();
-        for trip in [trip(0, 0, 10, None), trip(0, 5, 10, None)] {
-            path.handle_end(&trip, SessionEnding::Agreed);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
+        for summary in [summary(0, 0, 10, None), summary(0, 5, 10, None)] {
+            path.handle_end(&summary, SessionEnding::Closed);
+            assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
         }
-        // Nothing was under way; and one that carried something.
-        for trip in [trip(0, 0, 0, None), trip(0, 50, 10, None)] {
-            path.handle_end(&trip, SessionEnding::Broken);
-            assert_eq!(path.handle_begin((EPOCH, trip.acked)), PathFinding::Nothing);
+        // A session with nothing in flight, and one that carried something.
+        for summary in [summary(0, 0, 0, None), summary(0, 50, 10, None)] {
+            path.handle_end(&summary, SessionEnding::Broken);
+            assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
         }
-        assert!(path.is_plain());
+        assert!(path.is_default());
     }
 
     #[test]
     fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
         let mut path = LinkPath::default();
-        path.handle_end(&trip(0, 0, 16, None), SessionEnding::Broken);
-        assert_eq!(path.handle_begin((EPOCH, seq(0))), PathFinding::Fruitless);
+        path.handle_end(&summary(0, 0, 16, None), SessionEnding::Broken);
+        assert_eq!(path.handle_start((EPOCH, seq(0))), PathFinding::NoProgress);
         let mut limit = path.limit();
         assert_eq!(limit, Some(PathLimit { entries: 4, bytes: 4000 }));
         let mut windows = 0;
@@ -310,16 +319,16 @@ mod tests {
             windows += 1;
         }
         assert_eq!(windows, 5, "it doubles");
-        path.handle_end(&trip(0, 100, 0, limit), SessionEnding::Agreed);
-        assert!(path.is_plain());
+        path.handle_end(&summary(0, 100, 0, limit), SessionEnding::Closed);
+        assert!(path.is_default());
     }
 
     #[test]
     fn an_entry_that_fails_alone_again_and_again_is_stuck_until_it_has_passed() {
         let mut path = LinkPath::default();
         let fail = |path: &mut LinkPath| {
-            path.handle_end(&trip(0, 0, 1, path.limit()), SessionEnding::Broken);
-            path.handle_begin((EPOCH, seq(0)));
+            path.handle_end(&summary(0, 0, 1, path.limit()), SessionEnding::Broken);
+            path.handle_start((EPOCH, seq(0)));
         };
         for _ in 1..STUCK_SESSIONS {
             fail(&mut path);
@@ -330,12 +339,12 @@ mod tests {
         assert_eq!(path.stuck(), Some(stuck));
         let now = Instant::now();
         assert_eq!(
-            (path.hold_until(now, 0.4), path.hold_until(now, 0.6)),
-            (Some(now + LONE_HOLD), None)
+            (path.delay_until(now, 0.4), path.delay_until(now, 0.6)),
+            (Some(now + SINGLE_ENTRY_DELAY), None)
         );
         path.handle_acked(seq(0));
         assert_eq!(path.stuck(), Some(stuck));
         path.handle_acked(seq(1));
-        assert_eq!((path.stuck(), path.hold_until(now, 0.0)), (None, None));
+        assert_eq!((path.stuck(), path.delay_until(now, 0.0)), (None, None));
     }
 }

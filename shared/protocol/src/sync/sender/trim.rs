@@ -1,68 +1,71 @@
-//! Which of the acknowledged entries may be taken out of the origin, so that some slack stays.
+//! Decides which acknowledged entries are trimmed from the origin, so that some of the newest stay.
 
 use std::collections::VecDeque;
 
 use crate::{entry::Entry, message::Push, seq::Seq};
 
-/// Cutting finer than this would keep more marks than it frees entries.
-const MARK_ENTRIES_MIN: usize = 16;
+/// The minimum number of entries between two trim points: finer ones would take more memory than they free.
+const TRIM_POINT_ENTRIES_MIN: usize = 16;
 
-/// Whether acknowledged entries are taken out of the origin.
+/// Whether acknowledged entries are trimmed from the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrimMode {
-    /// They stay; the app's own MAXLEN bounds the stream.
+    /// They stay. The app's own MAXLEN bounds the stream.
     Keep,
-    /// They go, but for about this many of the newest: a hub that lost its tail asks for them again.
+    /// They are trimmed, except for about this many of the newest: a hub that lost its latest entries asks
+    /// for them again.
     Acked {
-        /// How many acknowledged entries stay.
-        slack_entries: usize,
+        /// The number of acknowledged entries that stay.
+        keep_entries: usize,
     },
 }
 
-/// A place where the origin may be cut once it is acknowledged: so many entries up to this one.
+/// A seq up to which the origin may be trimmed once it is acknowledged, and the number of entries since the
+/// trim point before.
 pub(super) struct TrimPoint {
     through: Seq,
     entries: usize,
 }
 
-/// Acknowledged in this session and still in the origin, oldest first.
+/// The trim points of entries that were acknowledged in this session and are still in the origin, oldest
+/// first.
 pub(super) struct TrimQueue {
     trim: TrimMode,
-    kept: VecDeque<TrimPoint>,
+    points: VecDeque<TrimPoint>,
     entries: usize,
 }
 
 impl TrimQueue {
     pub(super) fn new(trim: TrimMode) -> Self {
-        Self { trim, kept: VecDeque::new(), entries: 0 }
+        Self { trim, points: VecDeque::new(), entries: 0 }
     }
 
-    pub(super) fn handle_acked(&mut self, marks: Vec<TrimPoint>) {
-        self.entries += marks.iter().map(|mark| mark.entries).sum::<usize>();
-        self.kept.extend(marks);
+    pub(super) fn handle_acked(&mut self, points: Vec<TrimPoint>) {
+        self.entries += points.iter().map(|point| point.entries).sum::<usize>();
+        self.points.extend(points);
     }
 
     pub(super) fn poll_trim(&mut self) -> Option<Seq> {
-        let TrimMode::Acked { slack_entries } = self.trim else { return None };
+        let TrimMode::Acked { keep_entries } = self.trim else { return None };
         let mut trim = None;
-        while let Some(mark) = self.kept.front()
-            && self.entries - mark.entries >= slack_entries
+        while let Some(point) = self.points.front()
+            && self.entries - point.entries >= keep_entries
         {
-            self.entries -= mark.entries;
-            trim = Some(mark.through);
-            self.kept.pop_front();
+            self.entries -= point.entries;
+            trim = Some(point.through);
+            self.points.pop_front();
         }
         trim
     }
 
-    /// Cuts a quarter of the slack apart, so that what is kept comes near to it and the marks of a
-    /// long slack stay few.
-    pub(super) fn marks(&self, push: &Push) -> Vec<TrimPoint> {
-        let TrimMode::Acked { slack_entries } = self.trim else { return Vec::new() };
-        let mark = |part: &[Entry]| {
+    /// Returns the trim points of a batch, a quarter of `keep_entries` apart: what stays comes near to
+    /// `keep_entries`, and the trim points stay few.
+    pub(super) fn trim_points(&self, push: &Push) -> Vec<TrimPoint> {
+        let TrimMode::Acked { keep_entries } = self.trim else { return Vec::new() };
+        let point = |part: &[Entry]| {
             let through = part.last().map_or(push.through, |entry| entry.seq);
             TrimPoint { through, entries: part.len() }
         };
-        push.entries.chunks((slack_entries / 4).max(MARK_ENTRIES_MIN)).map(mark).collect()
+        push.entries.chunks((keep_entries / 4).max(TRIM_POINT_ENTRIES_MIN)).map(point).collect()
     }
 }

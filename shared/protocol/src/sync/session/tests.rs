@@ -3,21 +3,21 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     entry::{Direction, Entry, EntryLimits},
-    limits::{HEARTBEAT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
+    limits::{HEARTBEAT, IDLE_TIMEOUT, PROGRESS_TIMEOUT, RECORD_INTERVAL},
     loss::{Loss, LossCause},
     message::{Cursor, ReceiveLimits},
     partner::PartnerMatch,
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        resume::{OriginStanding, SenderStart, begin},
+        resume::{OriginStanding, SenderStart, find_position},
         sender::TrimMode,
     },
 };
 
 fn session(heartbeat: Heartbeat, now: Instant) -> Session {
     let standing = OriginStanding::default();
-    let position = begin(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let position = find_position(&standing, &Cursor::default(), None, PartnerMatch::Same);
     let begun = SenderStart { position, standing };
     let sender = Sender::new(Direction::Up, ReceiveLimits::default(), TrimMode::Keep, &begun);
     let receiver =
@@ -32,7 +32,7 @@ fn entry(bytes: usize) -> Entry {
     Entry { seq: Seq::new(1, 0), fields }
 }
 
-/// Hands over one entry and lets the batch leave.
+/// Reads one entry and sends its batch.
 fn send(session: &mut Session, entry: Entry, now: Instant) {
     assert!(matches!(session.poll_work(now), Some(SessionWork::Origin(OriginTask::Read { .. }))));
     let extent =
@@ -53,23 +53,23 @@ fn one_that_hears_nothing_pings_and_at_last_gives_up() {
     session.handle_timeout(now + IDLE_TIMEOUT - Duration::from_millis(1));
     assert_eq!(session.end(), None);
     session.handle_timeout(now + IDLE_TIMEOUT);
-    assert_eq!(session.end(), Some(&SessionEnd::Silent(IDLE_TIMEOUT)));
+    assert_eq!(session.end(), Some(&SessionEnd::IdleTimeout(IDLE_TIMEOUT)));
 }
 
 #[test]
 fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
-    assert_eq!(session.sender().waiting(), (0, None));
+    assert_eq!(session.sender().backlog(), (0, None));
     let entry = entry(10);
     send(&mut session, entry.clone(), now);
-    assert_eq!(session.sender().waiting(), (1, Some(entry.seq)));
+    assert_eq!(session.sender().backlog(), (1, Some(entry.seq)));
     assert_eq!(session.sender().sent(), (1, entry.bytes() as u64));
     let second = Duration::from_secs(1);
     let ack = Ack { epoch: Epoch(1), seq: entry.seq, refused: Vec::new() };
     session.handle_frame(Frame::Ack(ack), now + second);
-    assert_eq!(session.sender().waiting(), (0, None));
-    let landed = session.sender().landed().unwrap();
+    assert_eq!(session.sender().backlog(), (0, None));
+    let landed = session.sender().last_acked_batch().unwrap();
     assert_eq!((landed.first, landed.round_trip), (entry.seq, second));
 }
 
@@ -87,7 +87,7 @@ fn the_answer_to_a_ping_tells_the_round_trip() {
 fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
-    session.handle_heard(now + IDLE_TIMEOUT / 2);
+    session.handle_received(now + IDLE_TIMEOUT / 2);
     session.handle_timeout(now + IDLE_TIMEOUT);
     assert_eq!(session.end(), None);
     assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT / 2 + IDLE_TIMEOUT);
@@ -101,7 +101,7 @@ fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
     let late = now + PROGRESS_TIMEOUT;
     session.handle_frame(Frame::Pong(Ack::default()), late);
     session.handle_timeout(late);
-    assert_eq!(session.end(), Some(&SessionEnd::Stalled));
+    assert_eq!(session.end(), Some(&SessionEnd::AckTimeout));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     send(&mut session, entry(1024 * 1024), now);
-    session.handle_heard(now + PROGRESS_TIMEOUT);
+    session.handle_received(now + PROGRESS_TIMEOUT);
     session.handle_timeout(now + PROGRESS_TIMEOUT);
     assert_eq!(session.end(), None);
 }
@@ -125,14 +125,14 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
     }
     assert!(matches!(session.poll_work(now), Some(SessionWork::Append(_))));
     let goaway = Goaway { reason: GoawayReason::Restart, message: "bye".to_owned(), wait_ms: 5 };
-    session.handle_leave(goaway.clone());
+    session.handle_close(goaway.clone());
     assert!(!session.has_frame(), "not before the batch in hand is done");
     let cursor = Seq::new(1, 0);
     session.handle_appended(&AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None });
     let ack = Ack { epoch: Epoch::FIRST, seq: cursor, refused: Vec::new() };
     assert_eq!(session.poll_frame(now), Some(Frame::Ack(ack)));
     assert_eq!(session.poll_frame(now), Some(Frame::Goaway(goaway.clone())));
-    assert_eq!((session.poll_work(now), session.end()), (None, Some(&SessionEnd::Ours(goaway))));
+    assert_eq!((session.poll_work(now), session.end()), (None, Some(&SessionEnd::Closed(goaway))));
 }
 
 fn push(after: u64, through: u64) -> Push {
@@ -145,7 +145,7 @@ fn appended(cursor: u64) -> AppendResult {
     AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None }
 }
 
-/// Which batches go to the script now, by where they end.
+/// Returns the ends of the batches that go to the script now.
 fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
     let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
@@ -205,19 +205,19 @@ fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
     assert_eq!(appends(&mut session, now), [1]);
     let later = now + Duration::from_secs(1);
-    session.handle_unwritable(later);
+    session.handle_copy_unwritable(later);
     assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
     assert_eq!((appends(&mut session, now), session.poll_timeout()), (vec![], later));
-    // The other direction goes on.
+    // The other direction continues.
     let (first, last) = (Seq::new(1, 0), Seq::new(1, 0));
     let extent = Extent { first, last, length: 1, added: 1, ..Extent::default() };
     session.handle_read(OriginRead { entries: vec![entry(10)], extent, is_end: true }, now);
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
     assert_eq!(session.poll_work(later), Some(SessionWork::Probe));
-    session.handle_probed(Err(later + Duration::from_secs(1)));
+    session.handle_copy_probed(Err(later + Duration::from_secs(1)));
     assert!(!session.has_frame(), "it was told");
     assert_eq!(session.poll_work(later), None);
-    session.handle_probed(Ok(()));
+    session.handle_copy_probed(Ok(()));
     let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("it ends") };
     assert_eq!(goaway.reason, GoawayReason::Restart);
 }
@@ -228,7 +228,7 @@ fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
     let mut session = session(Heartbeat::Answers, now);
     session.handle_frame(Frame::Push(push(0, 1)), now);
     assert_eq!(appends(&mut session, now), [1]);
-    session.handle_unwritable(now + Duration::from_secs(1));
+    session.handle_copy_unwritable(now + Duration::from_secs(1));
     assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
     for n in 1..=WINDOW_BATCHES as u64 {
         session.handle_frame(Frame::Push(push(n, n + 1)), now);
@@ -248,7 +248,7 @@ fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for
     session.handle_news();
     assert_eq!((session.poll_work(now), session.has_frame()), (None, false));
     assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT);
-    assert_eq!(session.told_hold(), Some("full"));
+    assert_eq!(session.hold_reason(), Some("full"));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
         }
         (session, window)
     };
-    // In hand, done and not said yet: all the same while no acknowledgement has left.
+    // Running, or done without an acknowledgement: both count until the acknowledgement is sent.
     for answered in [0, 1, 3] {
         let (mut session, window) = overrun(answered);
         assert_eq!(session.end(), None);
@@ -307,7 +307,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     let recorded = |session: &mut Session, at| {
         let mut work = std::iter::from_fn(|| session.poll_work(at));
         work.find_map(|work| match work {
-            SessionWork::Origin(OriginTask::RecordAck { acked, .. }) => Some(acked.0.ms),
+            SessionWork::Origin(OriginTask::RecordAck { acked, .. }) => Some(acked.seq.ms),
             _ => None,
         })
     };
@@ -327,7 +327,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     };
     acked(&mut session, 1);
     assert_eq!(recorded(&mut session, now), Some(1), "the first at once");
-    session.handle_recorded();
+    session.handle_ack_recorded();
     acked(&mut session, 2);
     acked(&mut session, 3);
     assert_eq!(recorded(&mut session, now), None);
@@ -335,11 +335,11 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
     assert_eq!(due, now + RECORD_INTERVAL);
     session.handle_timeout(due);
     assert_eq!(recorded(&mut session, due), Some(3));
-    session.handle_recorded();
+    session.handle_ack_recorded();
     assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
-    // Whoever leaves writes nothing more, and is not woken for it.
+    // A session that closes records nothing more, and has no timer for it.
     acked(&mut session, 4);
-    session.handle_leave(Goaway {
+    session.handle_close(Goaway {
         reason: GoawayReason::Restart,
         message: String::new(),
         wait_ms: 0,

@@ -1,4 +1,4 @@
-//! A Redis as the protocol sees it: what is in it goes back together, from its end.
+//! A model of a Redis, as the protocol uses it. All its data goes back together, from the end.
 
 use bytes::Bytes;
 
@@ -11,36 +11,36 @@ use crate::{
     seq::{Epoch, Seq},
     sync::{
         accounting::Extent,
-        dedup::CopyIndex,
+        dedup::{CopiedEntry, CopyIndex, UncertainRange},
         receiver::{Append, AppendResult},
-        resume::{self, OriginMemory, OriginStanding, SenderStart},
+        resume::{self, HighWaterMark, OriginMemory, OriginStanding, SenderStart},
         sender::{OriginRead, OriginTask},
     },
 };
 
-/// One Redis: of a device, with one client, or of the hub, with all.
+/// The Redis of a device, with one client, or of the hub, with all clients.
 #[derive(Clone)]
 pub(super) struct ModelRedis {
     pub(super) clients: Vec<ModelClient>,
     /// The in stream, in order of arrival.
     pub(super) copy: Vec<(usize, Epoch, Entry)>,
-    /// Which way its own origins send.
+    /// The direction of its own origins.
     pub(super) direction: Direction,
     pub(super) ledger: Vec<(usize, Direction, Loss)>,
-    /// Which hub it is.
+    /// The identity of the hub.
     pub(super) identity: u8,
 }
 
-/// What there is of one client.
+/// The data of one client.
 #[derive(Clone, Default)]
 pub(super) struct ModelClient {
     pub(super) entries: Vec<Entry>,
-    /// The payloads of all that was ever added, in this state of the Redis.
+    /// The payloads of all entries ever added, in this state of the Redis.
     pub(super) born: Vec<Bytes>,
     last: Seq,
     added: u64,
     deleted: Seq,
-    /// Where our group stands in the stream.
+    /// The position of the consumer group.
     given: Option<Seq>,
     memory: OriginMemory,
     pub(super) dead: Vec<Seq>,
@@ -49,7 +49,7 @@ pub(super) struct ModelClient {
 }
 
 impl ModelClient {
-    /// XADD by an app; the clock may stand behind.
+    /// XADD by an app. The clock may be behind.
     pub(super) fn add(&mut self, clock: u64, (name, payload): (Bytes, Bytes)) -> Seq {
         let seq = Seq::new(clock, 0).max(self.last.after());
         (self.last, self.added) = (seq, self.added + 1);
@@ -70,7 +70,7 @@ impl ModelClient {
         entry
     }
 
-    /// DEL of the stream: an app makes another one.
+    /// DEL of the stream.
     pub(super) fn delete_all(&mut self) -> Vec<Entry> {
         (self.last, self.added, self.deleted, self.given) = (Seq::ZERO, 0, Seq::ZERO, None);
         std::mem::take(&mut self.entries)
@@ -86,10 +86,10 @@ impl ModelClient {
         Extent {
             first: self.entries.first().map_or(Seq::ZERO, |entry| entry.seq),
             last: self.last,
-            deleted: self.deleted,
+            max_deleted: self.deleted,
             length: self.entries.len() as u64,
             added: self.added,
-            given: self.given,
+            last_delivered: self.given,
         }
     }
 
@@ -112,7 +112,7 @@ impl ModelRedis {
         }
     }
 
-    /// The cursor, or what a search finds in its place.
+    /// Returns the cursor, or the entry that a search finds in its place.
     pub(super) fn cursor(&self, client: usize) -> Cursor {
         let kept = self.clients[client].cursor;
         let mut own = self.copy.iter().rev().filter(|(of, ..)| *of == client);
@@ -128,38 +128,39 @@ impl ModelRedis {
         }
     }
 
-    /// open_session.lua; `now` is later than at any arrival before.
-    pub(super) fn arrive(&mut self, client: usize, now: u64) -> u64 {
+    /// open_session.lua. `now` grows with each call.
+    pub(super) fn open_session(&mut self, client: usize, now: u64) -> u64 {
         self.clients[client].generation = now;
         now
     }
 
-    /// Whom a device remembers.
+    /// Returns the recorded peer of a device.
     pub(super) fn partner(&self) -> Option<Partner> {
         self.clients[0].memory.partner.clone()
     }
 
-    /// begin_epoch.lua; `partner` is whom to remember.
+    /// begin_epoch.lua. `partner` is the peer to record.
     pub(super) fn begin(
         &mut self,
         client: usize,
         cursor: &Cursor,
-        (met, partner): (PartnerMatch, Option<Partner>),
+        (partner_match, partner): (PartnerMatch, Option<Partner>),
     ) -> SenderStart {
         let own = &mut self.clients[client];
         let mut standing = own.standing();
         let at_cursor = own.entries.iter().find(|entry| entry.seq == cursor.seq);
-        let position = resume::begin(&standing, cursor, at_cursor.map(Entry::digest), met);
+        let position =
+            resume::find_position(&standing, cursor, at_cursor.map(Entry::digest), partner_match);
         if position.epoch != standing.memory.epoch {
             let key = SealKey::new([client as u8 ^ position.epoch.0 as u8; 16]);
-            standing.memory = standing.memory.settled(&position, &standing.extent, key);
-            if position.has_floor(cursor) {
+            standing.memory = standing.memory.begin_epoch(&position, &standing.extent, key);
+            if position.raises_last_id(cursor) {
                 own.last = own.last.max(cursor.seq);
             }
             if !own.last.is_zero() {
-                standing.memory.given = Some(position.after);
+                standing.memory.last_delivered = Some(position.after);
             }
-            own.given = standing.memory.given;
+            own.given = standing.memory.last_delivered;
             self.ledger.extend(position.loss.map(|loss| (client, self.direction, loss)));
         }
         standing.memory.inherited = position.inherited;
@@ -168,7 +169,7 @@ impl ModelRedis {
         SenderStart { position, standing }
     }
 
-    /// None: rewound. read.lua, dead_letter.lua, record_losses.lua and record_ack.lua.
+    /// read.lua, dead_letter.lua, record_losses.lua and record_ack.lua. Returns none if the stream was replaced.
     pub(super) fn perform(
         &mut self,
         client: usize,
@@ -178,20 +179,23 @@ impl ModelRedis {
         let own = &mut self.clients[client];
         let mut read = OriginRead { entries: Vec::new(), extent: own.extent(), is_end: false };
         let seen = match task {
-            OriginTask::Read { mark, .. } => *mark,
-            OriginTask::RecordAck { acked, .. } => acked.0,
-            OriginTask::DeadLetter(letters) => {
-                letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default()
+            OriginTask::Read { high_water_mark: mark, .. } => *mark,
+            OriginTask::RecordAck { acked, .. } => acked.seq,
+            OriginTask::DeadLetter(dead_letters) => {
+                dead_letters.iter().map(|(seq, _)| *seq).max().unwrap_or_default()
             }
             OriginTask::RecordLosses(..) => Seq::ZERO,
         };
-        if own.memory.epoch != epoch || own.memory.mark.0 < seen || !own.standing().is_whole() {
+        if own.memory.epoch != epoch
+            || own.memory.high_water_mark.seq < seen
+            || !own.standing().is_intact()
+        {
             return None;
         }
         match task {
             OriginTask::Read { after, batch, .. } => {
-                if own.last > own.memory.mark.0 {
-                    own.memory.mark = (own.last, own.added);
+                if own.last > own.memory.high_water_mark.seq {
+                    own.memory.high_water_mark = HighWaterMark { seq: own.last, added: own.added };
                 }
                 let past = own.entries.iter().filter(|entry| entry.seq > *after);
                 read.is_end = past.clone().count() <= batch.entries;
@@ -201,24 +205,28 @@ impl ModelRedis {
                 if !own.last.is_zero() {
                     own.given = Some(own.given.unwrap_or_default().max(reached));
                 }
-                own.memory.given = own.given;
+                own.memory.last_delivered = own.given;
             }
             OriginTask::RecordLosses(losses, written) => {
-                if own.memory.written != Some(*written) {
-                    own.memory.written = Some(*written);
+                if own.memory.recorded_losses != Some(*written) {
+                    own.memory.recorded_losses = Some(*written);
                     let direction = self.direction;
                     self.ledger.extend(losses.iter().map(|loss| (client, direction, *loss)));
                 }
             }
-            OriginTask::DeadLetter(letters) => {
-                own.dead.extend(letters.iter().map(|(seq, _)| *seq));
-                let last = letters.iter().map(|(seq, _)| *seq).max();
-                own.memory.buried = own.memory.buried.max(last.unwrap_or_default());
+            OriginTask::DeadLetter(dead_letters) => {
+                own.dead.extend(dead_letters.iter().map(|(seq, _)| *seq));
+                let last = dead_letters.iter().map(|(seq, _)| *seq).max();
+                own.memory.dead_lettered = own.memory.dead_lettered.max(last.unwrap_or_default());
             }
-            OriginTask::RecordAck { acked, trim, is_told } => {
+            OriginTask::RecordAck {
+                acked,
+                trim_through: trim,
+                clears_recorded_losses: is_told,
+            } => {
                 own.memory.acked = *acked;
                 if *is_told {
-                    own.memory.written = None;
+                    own.memory.recorded_losses = None;
                 }
                 own.entries.retain(|entry| trim.is_none_or(|trim| entry.seq > trim));
             }
@@ -226,7 +234,7 @@ impl ModelRedis {
         Some(read)
     }
 
-    /// append.lua, with the search before it.
+    /// append.lua, after the search.
     pub(super) fn append(
         &mut self,
         client: usize,
@@ -241,18 +249,24 @@ impl ModelRedis {
                 self.copy.iter().filter(|(of, epoch, _)| *of == client && *epoch <= append.epoch);
             let epoch = |epoch: Epoch| match back {
                 Direction::Up => epoch,
-                // A device's copy does not tell it.
+                // A device's copy does not keep epochs.
                 Direction::Down => Epoch::UNKNOWN,
             };
-            let found = older.map(|(_, of, entry)| (epoch(*of), entry.seq, entry.digest()));
-            let sifted = CopyIndex::new(found, true).sift(entries);
-            entries = sifted.entries;
-            losses.extend(sifted.uncertain.map(|(from, to, count)| Loss {
-                epoch: append.epoch,
-                from,
-                to,
-                count: Some(count),
-                cause: LossCause::Uncertain,
+            let found = older.map(|(_, of, entry)| CopiedEntry {
+                epoch: epoch(*of),
+                seq: entry.seq,
+                digest: entry.digest(),
+            });
+            let deduplicated = CopyIndex::new(found, true).deduplicate(entries);
+            entries = deduplicated.entries;
+            losses.extend(deduplicated.uncertain.map(|UncertainRange { first, last, count }| {
+                Loss {
+                    epoch: append.epoch,
+                    from: first,
+                    to: last,
+                    count: Some(count),
+                    cause: LossCause::Uncertain,
+                }
             }));
         }
         let own = &mut self.clients[client];

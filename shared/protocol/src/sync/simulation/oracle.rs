@@ -1,4 +1,4 @@
-//! What must hold at the end of a run, whatever befell.
+//! The invariants at the end of a run.
 
 use std::collections::HashMap;
 
@@ -72,7 +72,7 @@ impl<'a> Case<'a> {
             assert!(times == 0 || !added.is_poison, "{name}: poison at {seq} was carried");
             let is_gone = self.route.forgotten.contains(&added.payload)
                 || self.route.deleted.contains(&added.payload);
-            // A Redis that went back may have forgotten that it buried an entry.
+            // A Redis that went back may have lost a dead letter.
             let is_dead = added.is_poison && (self.dead.contains(&seq) || origin_goes_back > 0.0);
             if times == 1 || is_gone || is_dead {
                 continue;

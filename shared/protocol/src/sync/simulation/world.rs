@@ -1,7 +1,7 @@
-//! Devices, a hub, apps at both, and what befalls them, drawn from one seed.
+//! Devices, a hub, apps at both, and their faults, drawn from one seed.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
@@ -9,25 +9,17 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
 
-use super::model_redis::ModelRedis;
+use super::{link_end::LinkEnd, server::Server};
 use crate::{
-    entry::{Direction, Entry, EntryLimits},
-    limits::{HEARTBEAT, IDLE_TIMEOUT},
-    message::{Cursor, Features, Frame, Goaway, GoawayReason, ReceiveLimits},
+    entry::{Direction, Entry},
+    limits::IDLE_TIMEOUT,
+    message::{Features, Frame},
     partner::{Partner, PartnerId, PartnerMatch},
-    seq::{Epoch, Seq},
-    sync::{
-        receiver::Receiver,
-        resume::SenderStart,
-        sender::{
-            OriginTask, Sender, TrimMode,
-            path::{LinkPath, SessionEnding},
-        },
-        session::{self, Heartbeat, Session, SessionWork},
-    },
+    seq::Seq,
+    sync::sender::{TrimMode, path::LinkPath},
 };
 
-/// How likely each thing is at one step.
+/// The probability of each event at one step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weather {
     pub(super) lose: f64,
@@ -41,15 +33,15 @@ pub(super) struct Weather {
     pub(super) hub_rewind: f64,
     pub(super) wipe: f64,
     pub(super) poison: f64,
-    /// A client's hash is deleted, at one end or the other.
+    /// The hash of a client is deleted, at either end.
     pub(super) forget: f64,
-    /// A stream is deleted, and another one made in its place.
+    /// A stream is deleted, and another one takes its place.
     pub(super) replace: f64,
-    /// A link breaks after this many bytes of frames, or up to a quarter more; 0 for never.
+    /// The bytes of frames after which a link breaks, or up to a quarter more; 0 for never.
     pub(super) narrow: usize,
 }
 
-/// What an app added, by its unique payload, and what became of it at its origin.
+/// An entry that an app added, with its unique payload.
 pub(super) struct Added {
     pub(super) payload: Bytes,
     pub(super) seq: Seq,
@@ -60,24 +52,9 @@ pub(super) struct Added {
 #[derive(Default)]
 pub(super) struct Route {
     pub(super) added: Vec<Added>,
-    /// Gone with an older state of the origin's Redis.
+    /// Entries that are not in an older state to which the origin's Redis went back.
     pub(super) forgotten: HashSet<Bytes>,
     pub(super) deleted: HashSet<Bytes>,
-}
-
-/// A Redis with the states that it may come back with.
-pub(super) struct Server {
-    pub(super) now: ModelRedis,
-    then: VecDeque<ModelRedis>,
-}
-
-/// One end of a connection.
-struct LinkEnd {
-    session: Session,
-    epoch: Epoch,
-    generation: Option<u64>,
-    outbox: VecDeque<Frame>,
-    working: VecDeque<SessionWork>,
 }
 
 pub(super) struct World {
@@ -87,130 +64,25 @@ pub(super) struct World {
     now: Instant,
     clock: u64,
     next: u64,
-    arrivals: u64,
+    sessions_opened: u64,
     trim: TrimMode,
     pub(super) hub: Server,
     pub(super) devices: Vec<Server>,
     pub(super) up: Vec<Route>,
     pub(super) down: Vec<Route>,
     links: Vec<Option<(LinkEnd, LinkEnd)>>,
-    /// How many bytes each link carries yet.
+    /// The bytes that each link still carries.
     left: Vec<usize>,
-    /// What device and hub remember of the path to each other.
+    /// The paths of device and hub to each other.
     paths: Vec<(LinkPath, LinkPath)>,
     wire: Sha256,
-}
-
-const THEN_MAX: usize = 6;
-
-impl Server {
-    fn of(clients: usize, direction: Direction, identity: u8) -> Self {
-        let now = ModelRedis::of(clients, direction, identity);
-        Self { then: VecDeque::from([now.clone()]), now }
-    }
-
-    fn keep(&mut self) {
-        self.then.push_back(self.now.clone());
-        if self.then.len() > THEN_MAX {
-            self.then.pop_front();
-        }
-    }
-
-    /// What is written after a rewind is another future: states past it never come back.
-    fn rewind(&mut self, rng: &mut StdRng) {
-        let at = rng.random_range(0..self.then.len());
-        self.then.truncate(at + 1);
-        self.now = self.then[at].clone();
-    }
-
-    fn wipe(&mut self) {
-        let ModelRedis { clients, direction, identity, .. } = &self.now;
-        *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
-    }
-}
-
-impl LinkEnd {
-    fn new(
-        (direction, back): (Direction, Direction),
-        begun: &SenderStart,
-        trim: TrimMode,
-        (cursor, generation): (&Cursor, Option<u64>),
-        (path, now, random): (&mut LinkPath, Instant, f64),
-    ) -> Self {
-        let granted =
-            ReceiveLimits { window_batches: 3, batch_entries: 4, ..ReceiveLimits::default() };
-        path.handle_begin((begun.position.epoch, begun.position.after));
-        let sender = Sender::new(direction, granted, trim, begun).with_path(path);
-        let sender = sender.with_hold(path.hold_until(now, random));
-        let receiver = Receiver::new(back, EntryLimits::default(), cursor.kept());
-        let heartbeat = match direction {
-            Direction::Up => Heartbeat::Pings(HEARTBEAT),
-            Direction::Down => Heartbeat::Answers,
-        };
-        let mut session = Session::new(sender, receiver, heartbeat, now);
-        session.handle_news();
-        let epoch = begun.position.epoch;
-        Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
-    }
-
-    fn step(&mut self, redis: &mut ModelRedis, client: usize, is_full: bool, now: Instant) {
-        if now >= self.session.poll_timeout() {
-            self.session.handle_timeout(now);
-        }
-        while let Some(work) = self.session.poll_work(now) {
-            self.working.push_back(work);
-        }
-        let is_write =
-            |work: &SessionWork| !matches!(work, SessionWork::Origin(OriginTask::Read { .. }));
-        if is_full && self.working.front().is_some_and(is_write) {
-            self.working.clear();
-            let (reason, message) = (GoawayReason::Unavailable, "full".to_owned());
-            self.session.handle_failed(Goaway { reason, message, wait_ms: 0 });
-        }
-        match self.working.pop_front() {
-            Some(SessionWork::Append(append)) => {
-                let appended = redis.append(client, self.generation, &append);
-                self.session.handle_appended(&appended);
-            }
-            Some(SessionWork::Origin(task)) => {
-                match (redis.perform(client, self.epoch, &task), task) {
-                    (Some(read), OriginTask::Read { .. }) => self.session.handle_read(read, now),
-                    (None, _) => self.session.handle_rewound(),
-                    (_, OriginTask::RecordLosses(..)) => self.session.handle_written(),
-                    (_, OriginTask::DeadLetter(_)) => self.session.handle_buried(),
-                    (_, OriginTask::RecordAck { .. }) => self.session.handle_recorded(),
-                }
-            }
-            Some(SessionWork::Probe) => unreachable!("no key is overwritten here"),
-            None => {}
-        }
-        while self.session.has_frame() {
-            self.outbox.extend(self.session.poll_frame(now));
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.session.end().is_some() && self.outbox.is_empty()
-    }
-
-    fn part(&self, path: &mut LinkPath) {
-        let parting = match self.session.end() {
-            Some(session::SessionEnd::Told(_) | session::SessionEnd::Ours(_)) => {
-                SessionEnding::Agreed
-            }
-            Some(session::SessionEnd::Silent(_) | session::SessionEnd::Stalled) | None => {
-                SessionEnding::Broken
-            }
-        };
-        path.handle_end(&self.session.sender().trip(), parting);
-    }
 }
 
 impl World {
     pub(super) fn new(seed: u64, clients: usize, weather: Weather) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let trim = match rng.random_bool(0.3) {
-            true => TrimMode::Acked { slack_entries: rng.random_range(0..6) },
+            true => TrimMode::Acked { keep_entries: rng.random_range(0..6) },
             false => TrimMode::Keep,
         };
         Self {
@@ -220,7 +92,7 @@ impl World {
             now: Instant::now(),
             clock: 1000,
             next: 0,
-            arrivals: 0,
+            sessions_opened: 0,
             trim,
             hub: Server::of(clients, Direction::Down, 1),
             devices: (0..clients).map(|_| Server::of(1, Direction::Up, 0)).collect(),
@@ -240,19 +112,18 @@ impl World {
             self.clock += self.rng.random_range(0..3);
             for client in 0..self.devices.len() {
                 self.publish(client);
-                self.befall(client);
+                self.fault(client);
                 self.carry(client);
             }
         }
     }
 
-    /// No more faults and no more news, until all is carried.
+    /// Runs without faults and without new entries, until all entries are carried.
     pub(super) fn settle(&mut self) {
         let narrow = self.weather.narrow;
         let calm = Weather { narrow, ..super::CALM };
         let weather = std::mem::replace(&mut self.weather, calm);
-        // A session that was cut off without a word is given up after its silence; two more bring
-        // whatever they find.
+        // A session that broke without GOAWAY ends after its idle timeout; two more carry the rest.
         for _ in 0..if narrow == 0 { 4 } else { 12 } {
             self.now += 2 * IDLE_TIMEOUT;
             for _ in 0..60 {
@@ -286,7 +157,7 @@ impl World {
         }
     }
 
-    fn befall(&mut self, client: usize) {
+    fn fault(&mut self, client: usize) {
         let weather = self.weather;
         for is_up in [true, false] {
             let redis = if is_up { &mut self.devices[client].now } else { &mut self.hub.now };
@@ -304,7 +175,7 @@ impl World {
             }
             if self.rng.random_bool(weather.replace) {
                 route.deleted.extend(own.delete_all().iter().map(payload));
-                // IDs that were given out before, and others.
+                // Some IDs are used again.
                 self.clock = self.clock.saturating_sub(self.rng.random_range(0..40)).max(1);
             }
         }
@@ -325,7 +196,7 @@ impl World {
                 devices[client].rewind(rng)
             }
             forget(&mut up[client], &before, &devices[client].now.clients[0].born);
-            // Its clock comes back behind.
+            // Its clock goes back, too.
             self.clock = self.clock.saturating_sub(self.rng.random_range(0..20)).max(1);
             self.restarted(client);
         }
@@ -344,7 +215,7 @@ impl World {
         }
     }
 
-    /// Sessions may see that a Redis went away, or not.
+    /// A session may notice the restart of a Redis, or not.
     fn restarted(&mut self, client: usize) {
         if self.rng.random_bool(0.5) {
             self.part(client);
@@ -372,10 +243,10 @@ impl World {
         }
     }
 
-    /// A link is no more.
+    /// Ends a link.
     fn part(&mut self, client: usize) {
         let Some((near, far)) = self.links[client].take() else { return };
-        // What befalls in other weather is held to the same seeds as ever.
+        // Other weather keeps its old seeds.
         if self.weather.narrow > 0 {
             let (up, down) = &mut self.paths[client];
             near.part(up);
@@ -385,29 +256,29 @@ impl World {
 
     fn connect(&mut self, client: usize) -> (LinkEnd, LinkEnd) {
         let (device, hub) = (&mut self.devices[client].now, &mut self.hub.now);
-        self.arrivals += 1;
-        let generation = hub.arrive(client, self.arrivals);
-        let told = device.cursor(0);
+        self.sessions_opened += 1;
+        let generation = hub.open_session(client, self.sessions_opened);
+        let device_cursor = device.cursor(0);
         let own = PartnerId([hub.identity.max(1); PartnerId::BYTES]);
         let remembered = device.partner();
         let of = remembered.as_ref().map_or(PartnerId::UNKNOWN, |partner| partner.id);
-        let down = hub.begin(client, &told, (PartnerMatch::at_hub(of, own), None));
+        let down = hub.begin(client, &device_cursor, (PartnerMatch::at_hub(of, own), None));
         let cursor = hub.cursor(client);
-        let partner = Partner { id: own, place: String::new() };
-        let met = PartnerMatch::at_device(remembered.as_ref(), &partner);
-        let up = device.begin(0, &cursor, (met, Some(partner)));
+        let partner = Partner { id: own, address: String::new() };
+        let partner_match = PartnerMatch::at_device(remembered.as_ref(), &partner);
+        let up = device.begin(0, &cursor, (partner_match, Some(partner)));
         let (ours, theirs) = (Direction::Up, Direction::Down);
         let narrow = self.weather.narrow;
         self.left[client] = match narrow {
             0 => usize::MAX,
-            _ => narrow + self.arrivals as usize * 7 % (narrow / 4),
+            _ => narrow + self.sessions_opened as usize * 7 % (narrow / 4),
         };
         let random = match narrow {
             0 => [1.0; 2],
             _ => self.rng.random(),
         };
         let (outward, inward) = &mut self.paths[client];
-        let near = (&told, None);
+        let near = (&device_cursor, None);
         let near =
             LinkEnd::new((ours, theirs), &up, self.trim, near, (outward, self.now, random[0]));
         let far = (&cursor, Some(generation));
@@ -448,7 +319,7 @@ pub(super) fn payload(entry: &Entry) -> Bytes {
     entry.fields[0].1.clone()
 }
 
-/// What was added after the state that a Redis came back with is gone from it, and not in our promise.
+/// Notes the entries that are not in the older state to which a Redis went back: the guarantees exclude them.
 fn forget(route: &mut Route, before: &[Bytes], after: &[Bytes]) {
     let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
     route.forgotten.extend(before[same..].iter().cloned());

@@ -1,4 +1,4 @@
-//! Numbers of the wire: kinds of frames, and flags of a tally.
+//! The numbers of frame kinds and flags.
 
 pub(super) const HELLO: u64 = 1;
 pub(super) const WELCOME: u64 = 2;

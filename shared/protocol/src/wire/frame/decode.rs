@@ -1,4 +1,4 @@
-//! The bodies of frames, out of MessagePack. Every length and number is bounded before it is believed.
+//! Decodes frames from MessagePack. Every length and number is checked against its bound before it is used.
 
 use super::codes::{AT_LEAST, EXACT, FOUND, INHERITED};
 use crate::{
@@ -67,13 +67,13 @@ fn seal(r: &mut MsgpackReader) -> Result<Option<Seal>, DecodeError> {
     }
 }
 
-/// The counts, and the flags behind them.
+/// Decodes the counts, and the flags after them.
 fn tally(r: &mut MsgpackReader) -> Result<(Tally, u64), DecodeError> {
     let (added, dead, lost) = (r.uint("added")?, r.uint("dead")?, r.uint("lost")?);
     let flags = r.uint("flags")?;
     let known = match flags & (EXACT | AT_LEAST) {
-        0 => TallyPrecision::Nothing,
-        EXACT => TallyPrecision::Exactly,
+        0 => TallyPrecision::Unknown,
+        EXACT => TallyPrecision::Exact,
         _ => TallyPrecision::AtLeast,
     };
     let tally = Tally::checked(added, dead, lost, known);
@@ -144,10 +144,10 @@ pub(super) fn push(r: &mut MsgpackReader) -> Result<Push, DecodeError> {
     }
     let mut entries = Vec::with_capacity(elements / 3);
     let mut last = after;
-    // Two empty byte strings are four bytes here and sixteen times that once read.
-    let mut room = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
+    // Two empty byte strings take four bytes here, and sixteen times that once decoded.
+    let mut fields_left = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
     for _ in 0..elements / 3 {
-        let entry = entry(r, last, &mut room)?;
+        let entry = entry(r, last, &mut fields_left)?;
         last = entry.seq;
         entries.push(entry);
     }
@@ -173,10 +173,14 @@ fn account(r: &mut MsgpackReader) -> Result<BatchAccount, DecodeError> {
     Ok(BatchAccount { tally, losses, is_inherited: flags & INHERITED > 0 })
 }
 
-/// The ms are the difference from the entry before; n is its whole value where the ms differ,
-/// and the difference less one where they do not: no encoding says "the same again".
-/// `room` is how many fields the batch may still hold.
-fn entry(r: &mut MsgpackReader, before: Seq, room: &mut usize) -> Result<Entry, DecodeError> {
+/// Decodes an entry. `ms` is the difference from the entry before. `n` is its whole value if `ms` differs, and
+/// the difference less one if not, so that no encoding repeats a seq. `fields_left` is the number of fields that
+/// the batch may still have.
+fn entry(
+    r: &mut MsgpackReader,
+    before: Seq,
+    fields_left: &mut usize,
+) -> Result<Entry, DecodeError> {
     let (step, n) = (r.uint("seq")?, r.uint("seq")?);
     let over = DecodeError::Bound("seq");
     let ms = before.ms.checked_add(step).ok_or(over.clone())?;
@@ -185,11 +189,12 @@ fn entry(r: &mut MsgpackReader, before: Seq, room: &mut usize) -> Result<Entry, 
         _ => n,
     };
     let elements = r.array("fields")?;
-    // The receiver refuses an entry past its own limit; this bounds what a stranger can ask for.
+    // The receiver refuses an entry past its own limit. This bounds the memory that a peer can ask for.
     if elements % 2 != 0 || elements / 2 > 8 * ENTRY_FIELDS_MAX {
         return Err(DecodeError::Bound("number of fields"));
     }
-    *room = room.checked_sub(elements / 2).ok_or(DecodeError::Bound("number of fields"))?;
+    *fields_left =
+        fields_left.checked_sub(elements / 2).ok_or(DecodeError::Bound("number of fields"))?;
     let mut fields = Vec::with_capacity(elements / 2);
     for _ in 0..elements / 2 {
         fields.push((r.bytes("a field")?, r.bytes("a value")?));

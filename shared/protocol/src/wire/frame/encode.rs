@@ -1,4 +1,4 @@
-//! The bodies of frames, into MessagePack.
+//! Encodes frames as MessagePack.
 
 use rmp::encode;
 
@@ -13,7 +13,7 @@ use crate::{
     seq::Seq,
 };
 
-/// Writes values one after the other.
+/// Writes values to a buffer.
 pub(super) struct FrameWriter(pub(super) Vec<u8>);
 
 impl FrameWriter {
@@ -42,7 +42,7 @@ impl FrameWriter {
         self
     }
 
-    /// Cut at the bound rather than refused by the reader.
+    /// Cuts the text at the bound, so that the reader does not refuse it.
     fn text(&mut self, text: &str) -> &mut Self {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
         encode::write_str(&mut self.0, text).expect(Self::INFALLIBLE);
@@ -74,10 +74,10 @@ impl FrameWriter {
     }
 
     fn tally(&mut self, tally: &Tally, more: u64) -> &mut Self {
-        let known = match tally.known {
-            TallyPrecision::Exactly => EXACT,
+        let known = match tally.precision {
+            TallyPrecision::Exact => EXACT,
             TallyPrecision::AtLeast => AT_LEAST,
-            TallyPrecision::Nothing => 0,
+            TallyPrecision::Unknown => 0,
         };
         self.uint(tally.added).uint(tally.dead).uint(tally.lost).uint(known + more)
     }
@@ -120,7 +120,7 @@ impl FrameWriter {
         self.tally(tally, INHERITED * u64::from(*is_inherited)).array(7 * losses.len());
         for loss in losses {
             self.uint(loss.epoch.0).seq(loss.from).seq(loss.to);
-            // No loss is of no entry, so 0 is free to say that nobody knows.
+            // A loss always has entries, so 0 stands for an unknown count.
             self.uint(loss.count.unwrap_or(0)).text(loss.cause.word());
         }
         self

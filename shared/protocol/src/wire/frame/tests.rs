@@ -10,7 +10,7 @@ use crate::{
     partner::PartnerId,
     seal::Seal,
     seq::{Epoch, Seq},
-    wire::golden::{self, MEND},
+    wire::golden::{self, HELP},
 };
 
 fn own(text: &str) -> Bytes {
@@ -38,7 +38,7 @@ fn hello() -> Hello {
             epoch: Epoch(2),
             seq: Seq::new(7, 0),
             digest: Some(Digest([0xab; 16])),
-            tally: Tally { added: 9, dead: 2, lost: 3, known: TallyPrecision::Exactly },
+            tally: Tally { added: 9, dead: 2, lost: 3, precision: TallyPrecision::Exact },
             seal: Some(Seal([0xcd; 16])),
             is_found: false,
         },
@@ -80,7 +80,7 @@ fn push() -> Push {
             entry(Seq::new(ms + 4, 9), &[("", "x")]),
         ],
         account: BatchAccount {
-            tally: Tally { added: 7, dead: 1, lost: 3, known: TallyPrecision::Exactly },
+            tally: Tally { added: 7, dead: 1, lost: 3, precision: TallyPrecision::Exact },
             losses: vec![
                 loss(Some(3), LossCause::Trimmed),
                 Loss { epoch: Epoch(1), ..loss(None, LossCause::OriginRewound) },
@@ -116,14 +116,14 @@ fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
         assert_eq!(
             Frame::decode(bytes.clone().into(), Features::COMPRESSION),
             Ok(frame.clone()),
-            "{name}: {MEND}"
+            "{name}: {HELP}"
         );
         let made = frame.encode(Features(0));
-        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {MEND}");
+        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {HELP}");
     }
     let packed = Frame::decode(golden.remove("packed").unwrap().into(), Features::COMPRESSION);
-    let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {MEND}") };
-    assert_eq!((packed.through, packed.bytes()), (Seq::new(2, 0), 1001), "{MEND}");
+    let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {HELP}") };
+    assert_eq!((packed.through, packed.bytes()), (Seq::new(2, 0), 1001), "{HELP}");
     assert!(golden.is_empty(), "{golden:?}");
 }
 
@@ -155,7 +155,7 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
         assert_eq!(
             Frame::decode(newer[name].clone().into(), Features::COMPRESSION),
             Ok(known),
-            "{name}: {MEND}"
+            "{name}: {HELP}"
         );
     }
 }

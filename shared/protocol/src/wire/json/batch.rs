@@ -1,5 +1,5 @@
-//! A list of entries that is no longer than a batch, or one longer, which is enough to refuse it: what
-//! is past that is passed over and costs no memory.
+//! Reads a list of entries up to one more than a batch, which is enough to refuse it. The rest is skipped and
+//! takes no memory.
 
 use std::{fmt, marker::PhantomData};
 
@@ -18,13 +18,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for BatchEntries<T> {
     }
 }
 
-/// For those who would lose what is passed over.
+/// Deserialises a list, and refuses one that is longer than a batch.
 pub(super) fn whole<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     let BatchEntries(entries) = BatchEntries::deserialize(deserializer)?;
     if entries.len() > BATCH_ENTRIES_MAX {
-        let message = format!("there are more than {BATCH_ENTRIES_MAX} entries");
+        let message = format!("too many entries: expected at most {BATCH_ENTRIES_MAX}");
         return Err(D::Error::custom(message));
     }
     Ok(entries)

@@ -1,9 +1,11 @@
 //! Byte strings and fields in JSON.
 //!
-//! Fields are a list of pairs or an object, and are read in their order, repeats and all: no map
-//! comes between. One more field than an entry may have is kept, which is enough to refuse it, and
-//! the rest is passed over: an empty pair is six bytes here and ten times that once read. A byte string is a JSON string, or `{"b64": "…"}` where it is not UTF-8 or where
-//! escapes would make the string longer than base64 does: a value of NULs would grow sixfold.
+//! Fields are a list of pairs or an object. They are read in order and with repetitions, without a map in
+//! between. One more field than an entry may have is kept, which is enough to refuse it, and the rest is
+//! skipped: an empty pair takes six bytes here and ten times that once read.
+//!
+//! A byte string is a JSON string, or `{"b64": "…"}` if it is not UTF-8, or if escapes would make the string
+//! longer than base64: a value of NULs would grow sixfold.
 
 use std::fmt;
 
@@ -21,7 +23,7 @@ use crate::{entry::Field, limits::ENTRY_FIELDS_MAX};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields(pub Vec<Field>);
 
-/// One byte string in JSON.
+/// A byte string in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByteString(pub Bytes);
 
@@ -92,7 +94,7 @@ impl Serialize for ByteString {
     }
 }
 
-/// What `{"b64":""}` takes beyond the quotes of a string.
+/// The length of `{"b64":""}` without the quotes of a string.
 const BASE64_AROUND: usize = 8;
 
 fn escaped_len(text: &str) -> usize {
@@ -128,7 +130,7 @@ impl<'de> Visitor<'de> for ByteStringVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ByteString, A::Error> {
-        const ONE_KEY: &str = "a byte string's object has the one key b64";
+        const ONE_KEY: &str = "invalid byte string: expected an object with the one key b64";
         let key = object.next_key::<String>()?;
         if key.as_deref() != Some("b64") {
             return Err(de::Error::custom(ONE_KEY));
@@ -137,7 +139,8 @@ impl<'de> Visitor<'de> for ByteStringVisitor {
         if object.next_key::<IgnoredAny>()?.is_some() {
             return Err(de::Error::custom(ONE_KEY));
         }
-        let bytes = STANDARD.decode(text).map_err(|_| de::Error::custom("b64 is not base64"))?;
+        let bytes =
+            STANDARD.decode(text).map_err(|_| de::Error::custom("invalid b64: not base64"))?;
         Ok(ByteString(bytes.into()))
     }
 }

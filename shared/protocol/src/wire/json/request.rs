@@ -1,7 +1,7 @@
-//! One text frame of `spoke.v1.json`.
+//! A text frame of `spoke.v1.json`.
 //!
-//! What it carries stays the text that it was until somebody who knows its form reads it: a tree
-//! would lose order and repeats, and make sixty bytes out of two.
+//! The payload stays text until the code that knows its type reads it. Rejected: a JSON tree, which loses order
+//! and repetitions, and makes sixty bytes of two.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,23 +9,23 @@ use serde_json::value::RawValue;
 /// `{"type", "id", "payload"}`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct RequestBody<'a> {
-    /// What is asked for: a JSON string, escapes and all.
+    /// The request type, as the text of a JSON string.
     #[serde(borrow, rename = "type")]
     kind: &'a RawValue,
-    /// Anything; the answer bears it too.
+    /// Any value; the answer has the same.
     #[serde(borrow, default)]
     pub id: Option<&'a RawValue>,
-    /// What the type asks with.
+    /// The payload of the request type.
     #[serde(borrow, default)]
     pub payload: Option<&'a RawValue>,
 }
 
-/// A text that is no request, with what it says of itself all the same.
+/// A text that is not a request.
 #[derive(Debug)]
 pub struct InvalidRequest<'a> {
-    /// Its `id`, where it has one.
+    /// Its `id`, if it has one.
     pub id: Option<&'a RawValue>,
-    /// What is wrong.
+    /// The fault.
     pub error: serde_json::Error,
 }
 
@@ -36,10 +36,10 @@ struct RequestId<'a> {
 }
 
 impl<'a> RequestBody<'a> {
-    /// Reads a text.
+    /// Parses a text.
     ///
     /// # Errors
-    /// `InvalidRequest` for what is none.
+    /// [`InvalidRequest`] if it is not a request.
     pub fn read(text: &'a str) -> Result<Self, InvalidRequest<'a>> {
         serde_json::from_str(text).map_err(|error| {
             let named: Option<RequestId> = serde_json::from_str(text).ok();
@@ -47,7 +47,7 @@ impl<'a> RequestBody<'a> {
         })
     }
 
-    /// The type's word; none for what is no string, or longer than any type.
+    /// Returns the request type; none if it is not a string, or longer than any type.
     pub fn kind(&self) -> Option<String> {
         (self.kind.get().len() <= 64).then(|| serde_json::from_str(self.kind.get()).ok())?
     }

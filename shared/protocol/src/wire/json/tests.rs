@@ -2,7 +2,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::wire::golden::{self, MEND};
+use crate::wire::golden::{self, HELP};
 
 const HELLO: &str = r#"{"version":"0.1.0",
     "origin":{"epoch":2,"start":"0-0","first":"3-0","last":"9-1","added":7,"acked":"5-0"},
@@ -60,14 +60,14 @@ fn what_the_hub_grants_never_passes_our_own_limits_nor_falls_to_nothing() {
 }
 
 fn read<F: DeserializeOwned>(name: &str, form: Value) -> F {
-    serde_json::from_value(form).unwrap_or_else(|error| panic!("{name}: {error}; {MEND}"))
+    serde_json::from_value(form).unwrap_or_else(|error| panic!("{name}: {error}; {HELP}"))
 }
 
 /// What 0.1 says is understood, and today's own is said as 0.1 does.
 fn assert_kept<F: Serialize + DeserializeOwned>(name: &str) {
-    let golden = golden::form(name);
+    let golden = golden::json_body(name);
     let form: F = read(name, golden.clone());
-    assert_eq!(serde_json::to_value(form).unwrap(), golden, "{name}: {MEND}");
+    assert_eq!(serde_json::to_value(form).unwrap(), golden, "{name}: {HELP}");
 }
 
 /// The same with one more key in each object, but for those that hold an entry's own fields.
@@ -89,7 +89,7 @@ fn newer(form: Value) -> Value {
 /// What an agent hears, and the handshake, may grow.
 fn assert_may_grow<F: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str) {
     assert_kept::<F>(name);
-    let golden = golden::form(name);
+    let golden = golden::json_body(name);
     let grown: F = read(name, newer(golden.clone()));
     assert_eq!(grown, read(name, golden), "{name}");
 }
@@ -104,6 +104,6 @@ fn the_forms_of_0_1_are_understood_and_said_as_they_were_and_answers_may_grow() 
     assert_may_grow::<XreadBody>("a read");
     assert_kept::<EntryBody>("POST /xadd of one");
     let name = "POST /xadd of a batch";
-    let XaddBody::Batch(batch) = read(name, golden::form(name)) else { panic!("{MEND}") };
-    assert_eq!(serde_json::to_value(batch).unwrap(), golden::form(name), "{MEND}");
+    let XaddBody::Batch(batch) = read(name, golden::json_body(name)) else { panic!("{HELP}") };
+    assert_eq!(serde_json::to_value(batch).unwrap(), golden::json_body(name), "{HELP}");
 }

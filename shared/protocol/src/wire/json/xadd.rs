@@ -1,6 +1,6 @@
-//! The body of `POST /xadd`, read in one pass: its keys say whether it is one entry or a batch.
+//! The body of `POST /xadd`, read in one pass. Its keys decide whether it is one entry or a batch.
 //!
-//! Rejected: serde's untagged enums, which copy the whole body first and cannot say what is wrong.
+//! Rejected: serde's untagged enums, which copy the whole body first and cannot name the fault.
 
 use std::fmt;
 
@@ -79,12 +79,14 @@ impl<'de> Visitor<'de> for XaddVisitor {
         }
         match entries {
             Some(_) if seq.is_some() || fields.is_some() => Err(Error::custom(
-                "seq and fields stand in the entries of a batch, not beside them",
+                "invalid batch: seq and fields belong in its entries, not beside them",
             )),
             Some(entries) => {
                 let account = account.unwrap_or_default();
                 if account.losses.len() > LOSSES_MAX {
-                    return Err(Error::custom("a batch tells of fewer losses"));
+                    return Err(Error::custom(format_args!(
+                        "too many losses: expected at most {LOSSES_MAX}"
+                    )));
                 }
                 Ok(XaddBody::Batch(BatchBody { epoch, after, through, entries, account, seal }))
             }
@@ -94,7 +96,9 @@ impl<'de> Visitor<'de> for XaddVisitor {
                 || account.is_some()
                 || seal.is_some() =>
             {
-                Err(Error::custom("epoch, after, through, account and seal go with entries"))
+                Err(Error::custom(
+                    "missing entries: epoch, after, through, account and seal are keys of a batch",
+                ))
             }
             None => Ok(XaddBody::One(EntryBody {
                 seq: seq.ok_or_else(|| Error::missing_field("seq"))?,
@@ -137,8 +141,8 @@ mod tests {
             (r#"{"seq":"05-1","fields":[]}"#, "two whole numbers"),
             (r#"{"seq":"5-1","fields":[],"client":"dev2"}"#, "unknown field `client`"),
             (r#"{"seq":"5-1","seq":"5-1","fields":[]}"#, "duplicate field `seq`"),
-            (r#"{"seq":"5-1","fields":[],"epoch":1}"#, "go with entries"),
-            (r#"{"seq":"5-1","entries":[]}"#, "stand in the entries"),
+            (r#"{"seq":"5-1","fields":[],"epoch":1}"#, "are keys of a batch"),
+            (r#"{"seq":"5-1","entries":[]}"#, "belong in its entries"),
             (r#"{"entries":[],"epcoh":2}"#, "unknown field `epcoh`"),
             (r#"{"entries":[],"epoch":-1}"#, "expected u64"),
             (r#"{"entries":[],"epoch":9007199254740992}"#, "at most 9007199254740991"),

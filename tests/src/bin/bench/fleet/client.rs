@@ -17,7 +17,7 @@ use spoke_protocol::{
     client_id::ClientId,
     entry::{Direction, EntryLimits},
     instance::InstanceId,
-    limits::RETURN_WAIT,
+    limits::RECONNECT_WAIT_MIN,
     message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
     partner::PartnerId,
     seq::Epoch,
@@ -130,7 +130,7 @@ impl Client {
         let mut line = websocket_frames(socket, heard, features);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (major, minor, instance) = (MAJOR, MINOR, self.instance);
-        let origin = standing.origin();
+        let origin = standing.origin_state();
         let hello = Hello {
             major,
             minor,
@@ -159,13 +159,14 @@ impl Client {
         board.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
         let news = &self.way.hints.watch_stream(origin.key());
-        let stores = SessionStores { origin, copy, news, epoch, return_wait: &|| RETURN_WAIT };
+        let stores =
+            SessionStores { origin, copy, news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
         let never = std::future::pending();
         let outcome =
             drive(Box::new(session), stores, frames, outbox, || activity.at(), never, |_| {}).await;
         board.handle_ended();
         let (sent, taken) =
-            (outcome.session.sender().carried(), outcome.session.receiver().counts().0);
+            (outcome.session.sender().acked_entries(), outcome.session.receiver().received());
         if sent + taken > 0 || began.elapsed() > GOOD_SESSION {
             self.connect_retry.reset();
         }
