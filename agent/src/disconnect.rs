@@ -152,8 +152,8 @@ impl Disconnect {
     /// Returns the disconnect at the end of a session.
     pub fn from_session(end: &Result<SessionEnd, SessionError>) -> Self {
         match end {
-            Ok(SessionEnd::Told(goaway)) => Self::from_goaway(goaway),
-            Ok(SessionEnd::Ours(goaway)) => match goaway.reason {
+            Ok(SessionEnd::ClosedByPeer(goaway)) => Self::from_goaway(goaway),
+            Ok(SessionEnd::Closed(goaway)) => match goaway.reason {
                 GoawayReason::Restart => Self::new(DisconnectCause::Left, goaway.message.clone()),
                 GoawayReason::Superseded
                 | GoawayReason::Unauthorized
@@ -169,8 +169,10 @@ impl Disconnect {
                     format!("{}: {}", goaway.reason.word(), goaway.message),
                 ),
             },
-            Ok(end @ SessionEnd::Silent(_)) => Self::new(DisconnectCause::Lost, end.to_string()),
-            Ok(end @ SessionEnd::Stalled) => Self::new(
+            Ok(end @ SessionEnd::IdleTimeout(_)) => {
+                Self::new(DisconnectCause::Lost, end.to_string())
+            }
+            Ok(end @ SessionEnd::AckTimeout) => Self::new(
                 DisconnectCause::Stalled,
                 format!(
                     "{end}. Reconnecting; if that does not help, see the hub's log and the \
@@ -294,15 +296,15 @@ mod tests {
     #[test]
     fn a_session_that_this_agent_leaves_is_no_fault() {
         let left =
-            Disconnect::from_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Restart, 0))));
+            Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Restart, 0))));
         assert_eq!(
             (left.cause, left.reconnect_delay()),
             (DisconnectCause::Left, ReconnectDelay::None)
         );
-        let gap = Disconnect::from_session(&Ok(SessionEnd::Ours(goaway(GoawayReason::Gap, 0))));
+        let gap = Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Gap, 0))));
         assert_eq!(gap.cause, DisconnectCause::Confused);
         assert_eq!(
-            Disconnect::from_session(&Ok(SessionEnd::Stalled)).cause,
+            Disconnect::from_session(&Ok(SessionEnd::AckTimeout)).cause,
             DisconnectCause::Stalled
         );
         assert_eq!(

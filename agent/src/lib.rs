@@ -97,7 +97,7 @@ pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
     };
     let keys = config.keys();
     let redis =
-        Redis::open_to_write(&config.redis, keys.probe()).context("failed to use `redis`")?;
+        Redis::open_writable(&config.redis, keys.probe()).context("failed to use `redis`")?;
     watch_redis(&redis, "redis", &shutdown).await?;
     let status = StatusHandle::new(&account);
     let watchdog = Arc::new(Mutex::new(Watchdog::new(Instant::now(), START_WITHIN)));

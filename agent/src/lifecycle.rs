@@ -204,7 +204,7 @@ impl Lifecycle {
         let wait = match disconnect.reconnect_delay() {
             ReconnectDelay::None => return,
             ReconnectDelay::Backoff(retry_after) => self.connect_retry.next(retry_after, random),
-            ReconnectDelay::Fixed(wait) => RetryDelay::told(wait, random),
+            ReconnectDelay::Fixed(wait) => RetryDelay::after_hint(wait, random),
             ReconnectDelay::DuplicateIdentity(retry_after) => {
                 let longest = Duration::from_millis(self.parts.config.refused_retry_longest_ms);
                 self.duplicate_retry
@@ -227,7 +227,7 @@ impl Lifecycle {
                 let help = self.parts.authenticator.refusal_help(refusal);
                 (help, self.refused_retry.next(None, random))
             }
-            AuthWait::Unavailable(wait) => (problem, RetryDelay::told(wait, random)),
+            AuthWait::Unavailable(wait) => (problem, RetryDelay::after_hint(wait, random)),
             AuthWait::Busy(retry_after) => (problem, self.connect_retry.next(retry_after, random)),
             AuthWait::Unreachable | AuthWait::Odd => {
                 (problem, self.connect_retry.next(None, random))

@@ -294,7 +294,8 @@ impl StatusHandle {
     /// Copies the counters of a session. Does not notify receivers: there may be thousands of
     /// events per second.
     pub(crate) fn post_session(&self, before: StatusCounts, session: &Session) {
-        let (received, duplicates) = session.receiver().counts();
+        let (received, duplicates) =
+            (session.receiver().received(), session.receiver().duplicates());
         self.status.send_if_modified(|status| {
             status.counts.carried_up = before.carried_up + session.sender().acked_entries();
             status.counts.carried_down = before.carried_down + received;

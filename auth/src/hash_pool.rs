@@ -144,7 +144,7 @@ impl HashPool {
                 return DeviceSecret::stand_in().verify(&stand_in).map(|_| false);
             };
             secret.verify(hash.expose_secret()).or_else(|error| {
-                if invalid.handle(()) {
+                if invalid.record(()) {
                     let error = error_chain(&error);
                     warn!(error, "stored secret is not a valid bcrypt hash");
                 }

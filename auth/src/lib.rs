@@ -51,7 +51,7 @@ pub async fn run(daemon: Daemon<AuthConfig>) -> anyhow::Result<()> {
     // Here rather than with the other settings: a user who only lists clients may not read the key.
     let certificate = Certificate::open(&config.tls)?;
     let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
-    let redis = Redis::open_to_write(&config.redis, AuthStore::probe_key(&config.key_prefix));
+    let redis = Redis::open_writable(&config.redis, AuthStore::probe_key(&config.key_prefix));
     let redis = redis.context("failed to use `redis`")?;
     watch_redis(&redis, "redis", &shutdown).await?;
     let state = Arc::new(open_state(&config, redis).await?);

@@ -10,7 +10,7 @@ use spoke_diagnostics::{
     error_chain::error_chain,
     log_limit::{Outage, SharedLogLimiter},
 };
-use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
 use spoke_service::{
     api_error::ApiError,
     log_summary::sum_up,
@@ -96,7 +96,7 @@ impl AuthState {
             let (action, reason) = (attempt.action, error.kind.word());
             self.metrics.throttled.add(reason, 1);
             let wait_seconds = seconds_up(error.wait);
-            match (self.throttled.handle((error.kind, peer)), error.kind) {
+            match (self.throttled.record((error.kind, peer)), error.kind) {
                 (true, LimitKind::ClientFailures | LimitKind::AddressFailures) => {
                     warn!(
                         client,
@@ -170,7 +170,7 @@ impl AuthState {
     pub(crate) fn store_result<T>(&self, result: Result<T, StoreError>) -> Result<T, ApiError> {
         let fault = match result {
             Ok(answer) => {
-                if let Some(count) = self.store_outage.handle_good() {
+                if let Some(count) = self.store_outage.handle_success() {
                     info!(count, "redis accepts requests again");
                 }
                 return Ok(answer);
@@ -197,7 +197,7 @@ impl AuthState {
     /// 503 "busy" if its queue is full, 500 "internal" if bcrypt fails.
     pub(crate) fn hash_result<T>(&self, result: Result<T, HashPoolError>) -> Result<T, ApiError> {
         if result.is_ok()
-            && let Some(count) = self.hash_outage.handle_good()
+            && let Some(count) = self.hash_outage.handle_success()
         {
             info!(count, "secret hashing recovered");
         }
@@ -261,7 +261,7 @@ impl AuthAttempt {
 fn unavailable() -> ApiError {
     let message = "auth cannot reach its database; retry later";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-        .retry_after(return_wait(0, rand::random()).as_secs())
+        .retry_after(reconnect_wait(0, rand::random()).as_secs())
 }
 
 fn internal() -> ApiError {

@@ -16,7 +16,7 @@ async fn unmet_level(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel
     if level == AckLevel::Memory {
         return Ok(None);
     }
-    let facts = server_info::look(&mut redis.connection()).await?;
+    let facts = server_info::query_server_info(&mut redis.connection()).await?;
     Ok(level.barrier(&facts).err())
 }
 

@@ -56,7 +56,7 @@ impl Caller {
     ) -> Result<Self, ApiError> {
         // Keeps the connection from eviction while the token is checked.
         let vouched = place.mark_authenticated();
-        let found = hub.store_result(hub.sessions.client_of(&token).await)?;
+        let found = hub.store_result(hub.sessions.find_client(&token).await)?;
         let Some(SessionClient { client, registered_at_ms, .. }) = found else {
             return Err(unauthorized(hub));
         };
@@ -68,7 +68,7 @@ impl Caller {
     /// Returns the in stream, for entries that the client sends in the session of this generation.
     pub(crate) fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
         let client = (&self.client, self.registered_at_ms);
-        let guard = hub.copy_quotas.of(&self.client, Instant::now());
+        let guard = hub.copy_quotas.client(&self.client, Instant::now());
         CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
     }
 

@@ -26,7 +26,7 @@ use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Rate at which a client may start sessions.
-const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, earned: SESSION_EARNED };
+const SESSIONS: Rate = Rate { burst: SESSIONS_PER_CLIENT_BURST, interval: SESSION_EARNED };
 
 /// Usage of all clients. Cheap to clone.
 #[derive(Clone, Default)]
@@ -208,7 +208,7 @@ impl ClientUsage {
 
     /// Returns whether the usage can be removed without loss.
     fn is_idle(&self, now: Instant) -> bool {
-        self.open_requests == 0 && self.permit_holders == 0 && self.sessions.is_whole(now)
+        self.open_requests == 0 && self.permit_holders == 0 && self.sessions.is_full(now)
     }
 }
 

@@ -132,7 +132,7 @@ impl FleetTotals {
 
 /// Returns the number of entries that a client has acknowledged.
 pub(crate) fn delivered(row: &ClientRow) -> u64 {
-    let tally = &row.out.memory.acked.1;
+    let tally = &row.origin.memory.acked.tally;
     tally.added.saturating_sub(tally.dead).saturating_sub(tally.lost)
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
 
 /// Returns the refused devices with the client's identity, if one tried recently.
 pub(crate) fn recent_duplicates(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
-    row.clones.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
+    row.duplicates.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
 }
 
 /// Formats an age as one number and one unit: `42s`, `3h`.

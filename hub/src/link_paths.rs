@@ -172,7 +172,7 @@ mod tests {
         assert!(paths.begin(&client, at(0), now).is_default());
         paths.end(&client, &trip(0), SessionEnding::Broken, now);
         assert_eq!(paths.weak(), WeakLinkCounts::default(), "it may have arrived");
-        assert!(paths.begin(&client, at(8), now).is_plain());
+        assert!(paths.begin(&client, at(8), now).is_default());
         assert!(paths.lock().is_empty());
         paths.end(&client, &trip(8), SessionEnding::Broken, now);
         let limit = Some(PathLimit { entries: 2, bytes: 2000 });

@@ -20,7 +20,7 @@ use std::{
 use crate::limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX};
 use http::StatusCode;
 use spoke_diagnostics::metrics::{Counter, MetricsPage};
-use spoke_protocol::{backoff::return_wait, client_id::ClientId};
+use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 
@@ -148,7 +148,7 @@ impl MemoryBudget {
         self.0.refused.add(1);
         let message = "the hub's memory budget is in use; retry the request later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(return_wait(0, rand::random()).as_secs())
+            .retry_after(reconnect_wait(0, rand::random()).as_secs())
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {

@@ -24,7 +24,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) async fn refresh(hub: Arc<HubState>) {
     loop {
         let version = env!("CARGO_PKG_VERSION");
-        let kept = presence::keep_hub(&hub.redis, &hub.keys, &hub.name, version).await;
+        let kept = presence::refresh_hub(&hub.redis, &hub.keys, &hub.name, version).await;
         let wait = match hub.store_result(kept) {
             Ok(()) => {
                 record_deferred_ends(&hub).await;
@@ -43,7 +43,7 @@ pub(crate) async fn refresh(hub: Arc<HubState>) {
 pub(crate) async fn delete_key(hub: &HubState) {
     let ending = async {
         record_deferred_ends(hub).await;
-        presence::end_hub(&hub.redis, &hub.keys, &hub.name).await
+        presence::remove_hub(&hub.redis, &hub.keys, &hub.name).await
     };
     if !matches!(tokio::time::timeout(DELETE_TIMEOUT, ending).await, Ok(Ok(()))) {
         debug!("failed to delete the key of this hub; it expires on its own");
@@ -59,7 +59,7 @@ async fn record_deferred_ends(hub: &HubState) {
 
 /// Records the end of a session, now or when Redis accepts writes again.
 pub(crate) async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
-    let ended = presence::end(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
+    let ended = presence::close_session(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(
             error = error_chain(&error),
@@ -104,7 +104,7 @@ pub(crate) async fn handle_notifications(
 }
 
 async fn check_newest(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
-    let newest = presence::newest(&hub.redis, &hub.keys, client).await?;
+    let newest = presence::newest_session(&hub.redis, &hub.keys, client).await?;
     hub.metrics.superseded.add(hub.connections.supersede(client, newest.generation));
     // For example after Redis was restored to a state in which the session was here.
     if newest.hub.as_ref() == Some(&hub.name)

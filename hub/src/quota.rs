@@ -103,7 +103,7 @@ impl RedisQuota {
         let is_due = self.lock().is_look_due(load, Instant::now());
         if is_due && !self.is_querying.swap(true, Ordering::AcqRel) {
             let guard = UsageQueryGuard(&self.is_querying);
-            let looked = MemoryUsage::look(&self.redis).await;
+            let looked = MemoryUsage::query(&self.redis).await;
             self.handle_look(looked, Instant::now());
             drop(guard);
         }

@@ -46,15 +46,16 @@ pub(crate) async fn resume_streams(
     reported: &ReportedState,
 ) -> Result<(SenderStart, Cursor), StoreError> {
     let (origin, copy) = (hub.origin(&caller.client), caller.copy(hub, Some(generation)));
-    let with = StartWith { met: PartnerMatch::at_hub(reported.partner, partner), partner: None };
+    let with =
+        StartWith { partner_match: PartnerMatch::at_hub(reported.partner, partner), partner: None };
     let is_known = reported.partner == partner && !reported.origin.acked.is_zero();
     let cursor = async {
         match is_known {
-            true => copy.found_cursor().await,
+            true => copy.cursor_or_search().await,
             false => copy.cursor().await,
         }
     };
-    tokio::try_join!(origin.begin(&reported.cursor, &with, unix_ms()), cursor)
+    tokio::try_join!(origin.start_sender(&reported.cursor, &with, unix_ms()), cursor)
 }
 
 /// Starts a session and fences all older ones of the client. Returns its generation and the hub's
@@ -70,9 +71,9 @@ pub(crate) async fn open(
     cursor: Seq,
 ) -> Result<(u64, PartnerId), ApiError> {
     check_cursor(hub, client, cursor).await?;
-    let arrived = presence::begin(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
+    let arrived = presence::open_session(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
     match hub.store_result(arrived)? {
-        SessionOpened::Begun(generation, partner) => {
+        SessionOpened::Opened(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);
             Ok((generation, partner))
         }
@@ -96,7 +97,7 @@ async fn check_cursor(hub: &HubState, client: &ClientId, cursor: Seq) -> Result<
     if cursor <= Seq::ceiling(unix_ms()) {
         return Ok(());
     }
-    let standing = hub.store_result(hub.origin(client).standing_or_remembered().await)?;
+    let standing = hub.store_result(hub.origin(client).last_known_standing().await)?;
     if cursor <= standing.extent.last { Ok(()) } else { Err(seq_ahead()) }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 use spoke_diagnostics::{error_chain::error_chain, log_limit::SharedLogLimiter};
 use spoke_protocol::{
-    backoff::return_wait,
+    backoff::reconnect_wait,
     client_id::ClientId,
     loss::Loss,
     message::{Features, Goaway, GoawayReason},
@@ -154,38 +154,38 @@ impl HubState {
         self.metrics.store_errors.add(1);
         let text = error_chain(error);
         // `spoke_store::health` logs outages and their end.
-        if !error.is_outage() && self.store_faults.handle(text.clone()) {
+        if !error.is_outage() && self.store_faults.record(text.clone()) {
             warn!(error = text, "redis request failed");
         }
-        if error.is_of_stream() {
+        if error.is_stream_fault() {
             let message =
                 "this stream of the hub is unusable; the hub's log names the key and the repair";
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
-                .retry_after(self.return_wait().as_secs());
+                .retry_after(self.reconnect_wait().as_secs());
         }
         let message = "the hub's redis is unavailable; retry the request later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            .retry_after(self.return_wait().as_secs())
+            .retry_after(self.reconnect_wait().as_secs())
     }
 
     /// Counts and logs an unusable stream of one client's session.
     pub(crate) fn handle_unusable(&self, client: &ClientId, error: &StoreError) {
         self.metrics.store_errors.add(1);
         let error = error_chain(error);
-        if self.store_faults.handle(error.clone()) {
+        if self.store_faults.record(error.clone()) {
             warn!(%client, error, "stream cannot be used; the other direction goes on");
         }
     }
 
     /// Returns how long a client has to wait before it reconnects.
-    pub(crate) fn return_wait(&self) -> Duration {
-        return_wait(self.connections.count(), rand::random())
+    pub(crate) fn reconnect_wait(&self) -> Duration {
+        reconnect_wait(self.connections.count(), rand::random())
     }
 
     /// Logs a loss that a request reported or caused, unless one with the same cause was logged
     /// recently.
     pub(crate) fn log_loss(&self, loss: &Loss) {
-        if self.logged_losses.handle(loss.cause.word()) {
+        if self.logged_losses.record(loss.cause.word()) {
             driver::log_loss(loss);
         }
     }
@@ -229,7 +229,7 @@ impl HubState {
     /// Returns the GOAWAY of a shutdown. The random wait spreads the reconnects and gives a
     /// replacement process time to listen.
     pub(crate) fn restart_goaway(&self) -> Goaway {
-        let wait = self.return_wait();
+        let wait = self.reconnect_wait();
         Goaway {
             reason: GoawayReason::Restart,
             message: "the hub restarts".to_owned(),

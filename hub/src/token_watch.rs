@@ -34,13 +34,13 @@ pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey)
     let mut session = hub.hints.watch_key(&key.get());
     let client = hub.hints.watch_key(&client_key(&hub.config.auth_key_prefix, &caller.client));
     // Both resolve at once for changes before the subscription; one query covers them.
-    session.news().await;
+    session.changed().await;
     loop {
         tokio::select! {
-            () = client.news() => {}
-            () = session.news() => {}
+            () = client.changed() => {}
+            () = session.changed() => {}
         }
-        match hub.sessions.client_at(&key.get()).await {
+        match hub.sessions.find_client_by_key(&key.get()).await {
             Ok(Some(found)) if found.client == caller.client => {
                 if let Some(next) = found.next {
                     session = hub.hints.watch_key(&next);

@@ -47,7 +47,7 @@ impl UnreadTrims {
     /// Returns the count to log now.
     fn handle(&mut self, trimmed: Trimmed, now: Instant) -> Option<u64> {
         self.count += trimmed.unread;
-        let is_due = self.logged_at.is_none_or(|at| now >= at + TRIM_TOLD_INTERVAL);
+        let is_due = self.logged_at.is_none_or(|at| now >= at + TRIM_REPORT_INTERVAL);
         if self.count == 0 || !is_due {
             return None;
         }
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(unread.handle(trimmed(0), now), None);
         assert_eq!(unread.handle(trimmed(5), now), Some(5));
         assert_eq!(unread.handle(trimmed(6), now), None);
-        assert_eq!(unread.handle(trimmed(7), now + TRIM_TOLD_INTERVAL), Some(13));
-        assert_eq!(unread.handle(trimmed(0), now + 2 * TRIM_TOLD_INTERVAL), None);
+        assert_eq!(unread.handle(trimmed(7), now + TRIM_REPORT_INTERVAL), Some(13));
+        assert_eq!(unread.handle(trimmed(0), now + 2 * TRIM_REPORT_INTERVAL), None);
     }
 }

@@ -50,8 +50,8 @@ pub(crate) async fn xadd(
 
 async fn xadd_one(hub: &HubState, caller: &Caller, form: EntryBody) -> Result<AddedBody, ApiError> {
     let entry = Entry::from(form);
-    entry.check(Direction::Up, &EntryLimits::default()).map_err(invalid_entry)?;
-    let append = plan_append(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
+    entry.validate(Direction::Up, &EntryLimits::default()).map_err(invalid_entry)?;
+    let append = to_append(Epoch::UNKNOWN, (None, None), vec![entry], BatchAccount::default())?;
     match append_to(hub, caller, &append).await? {
         AppendSummary { id: Some(id), accepted: 1, .. } => Ok(AddedBody { id }),
         AppendSummary { cursor, .. } => {
@@ -73,7 +73,7 @@ async fn xadd_batch(
     }
     let entries: Vec<Entry> = form.entries.into_iter().map(Entry::from).collect();
     let BatchBody { epoch, after, through, account, seal, .. } = form;
-    let mut append = plan_append(epoch.unwrap_or_default(), (after, through), entries, account)?;
+    let mut append = to_append(epoch.unwrap_or_default(), (after, through), entries, account)?;
     append.seal = seal;
     let AppendSummary { cursor, accepted, duplicates, .. } =
         append_to(hub, caller, &append).await?;
@@ -81,7 +81,7 @@ async fn xadd_batch(
     Ok(BatchAddedBody { seq: cursor, accepted, duplicates, refused })
 }
 
-fn plan_append(
+fn to_append(
     epoch: Epoch,
     range: (Option<Seq>, Option<Seq>),
     entries: Vec<Entry>,
@@ -130,12 +130,12 @@ async fn append_to(
         AppendResult::StaleEpoch(epoch) => Err(stale_epoch(epoch)),
         AppendResult::EpochAhead(known) => Err(epoch_ahead(known)),
         AppendResult::SeqAhead => Err(seq_ahead()),
-        AppendResult::Later(wait) => {
+        AppendResult::RateLimited(wait) => {
             let message = "this client caused too many cursor searches or reported too many losses";
             let status = StatusCode::TOO_MANY_REQUESTS;
             Err(ApiError::new(status, "too-many-losses", message).retry_after(wait.as_secs() + 1))
         }
-        AppendResult::Ready => unreachable!("`Ready` is internal to the store"),
+        AppendResult::WouldAppend => unreachable!("`Ready` is internal to the store"),
         AppendResult::Gap(cursor) => {
             let message = "gap: this batch does not start at the cursor; send from the cursor on";
             Err(ApiError::new(StatusCode::CONFLICT, "gap", message).with_seq(cursor))

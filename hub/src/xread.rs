@@ -109,7 +109,7 @@ pub(crate) async fn xread(
     let news = hub.hints.watch_stream(reader.origin.key());
     loop {
         tokio::select! {
-            () = news.news() => {}
+            () = news.changed() => {}
             () = hub.shutdown.begun() => return Ok((answer(hub, first), charge)),
             Ok(_) = &mut stopped => return Err(superseded()),
             _ = &mut token_ended => return Err(unauthorized(hub)),
@@ -118,13 +118,13 @@ pub(crate) async fn xread(
         check_generation(hub, caller).await?;
         reader.sender.handle_news();
         let (push, charge) = reader.read().await?;
-        news.handle_known(reader.sender.reached());
+        news.handle_read_through(reader.sender.read_through());
         if is_empty_answer(&push) {
             continue;
         }
         // New entries may arrive before the hint that the session ended: check the session after
         // the read, so that no entry added after its end is returned.
-        if hub.store_result(hub.sessions.client_at(&session.get()).await)?.is_none() {
+        if hub.store_result(hub.sessions.find_client_by_key(&session.get()).await)?.is_none() {
             return Err(unauthorized(hub));
         }
         reader.note_sent(&push);
@@ -198,14 +198,15 @@ impl<'a> AnswerReader<'a> {
         let origin = hub.origin(&caller.client);
         let standing = hub.store_result(origin.standing().await)?;
         let begun = find_position(hub, &origin, caller, ask, standing).await?;
-        let (position, acked) = (begun.position, begun.standing.memory.acked.0);
+        let (position, acked) = (begun.position, begun.standing.memory.acked.seq);
         let (after, tally) = (position.after, position.tally);
         if ask.seq > acked {
-            let record = origin.record(position.epoch, (after, tally), None, false).await;
+            let record =
+                origin.record_ack(position.epoch, Checkpoint::new(after, tally), None, false).await;
             if !hub.store_result(record)? {
                 return Err(stale_epoch(position.epoch));
             }
-            let before = begun.standing.memory.acked.1;
+            let before = begun.standing.memory.acked.tally;
             hub.metrics.traffic.sent.entries.add(entries_between(before, tally));
         }
         let path = match caller_kind {
@@ -256,9 +257,9 @@ impl<'a> AnswerReader<'a> {
         };
         let (entries, bytes) = (push.entries.len(), push.bytes());
         let under_way = UnackedAtEnd { first: first.seq, through: push.through, entries, bytes };
-        let begun = (push.epoch, push.after);
+        let start = (push.epoch, push.after);
         let trip =
-            SessionSummary { begun, acked: push.after, limit: None, under_way: Some(under_way) };
+            SessionSummary { start, acked: push.after, limit: None, unacked: Some(under_way) };
         self.hub.link_paths.end(self.client, &trip, SessionEnding::Broken, Instant::now());
     }
 
@@ -270,8 +271,8 @@ impl<'a> AnswerReader<'a> {
             if self.answered.entries.len() + self.sender.next_entries() > self.count {
                 return Ok(self.answered.clone());
             }
-            let charge: usize = self.answered.entries.iter().map(Entry::charge).sum();
-            if charge > 0 && charge + self.sender.next_charge() > self.bytes_max {
+            let charge: usize = self.answered.entries.iter().map(Entry::charged_bytes).sum();
+            if charge > 0 && charge + self.sender.next_charged_bytes() > self.bytes_max {
                 return Ok(self.answered.clone());
             }
             let Some(push) = self.sender.poll_push(Instant::now()) else {
@@ -337,7 +338,7 @@ async fn find_position(
         unknown => unknown,
     };
     // The seal covers the cursor of the request as the caller states it.
-    let seal = standing.memory.key.map(|key| key.seal(epoch, ask.seq, tally));
+    let seal = standing.memory.seal_key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
     let mut position = resume::find_position(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
@@ -346,7 +347,7 @@ async fn find_position(
         let is_sane = ask.seq.ms <= unix_ms() + SEQ_AHEAD_MAX.as_millis() as u64;
         if caller.generation.is_none() && ask.epoch == Some(known) && is_sane {
             let begun =
-                hub.store_result(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await)?;
+                hub.store_result(origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await)?;
             return Err(stale_epoch(begun.position.epoch));
         }
         return Err(stale_epoch(known));
@@ -355,7 +356,7 @@ async fn find_position(
         return Err(stale_epoch(position.epoch));
     }
     if position.epoch != standing.memory.epoch {
-        return hub.store_result(origin.begin(&cursor, &StartWith::SAME, unix_ms()).await);
+        return hub.store_result(origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await);
     }
     // A caller that names an epoch without a cursor starts at the epoch's start. A session starts
     // at the cursor that its handshake has proved: a wiped copy gets all entries that are left.

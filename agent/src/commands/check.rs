@@ -60,7 +60,7 @@ pub(super) async fn run(
 async fn run_checks(config: &AgentConfig) -> Vec<Check> {
     let account = config.validate();
     let mut found = vec![check_settings(&account)];
-    match Redis::open_to_write(&config.redis, config.keys().probe()) {
+    match Redis::open_writable(&config.redis, config.keys().probe()) {
         Ok(redis) => {
             found.extend(of_redis("redis", &redis).await);
             found.extend(of_hints("redis", &redis).await);

@@ -213,7 +213,7 @@ fn as_text(
                     None => "nothing".to_owned(),
                 },
             );
-            put("sent up to", &format_position(out.memory.acked.0, out.memory.epoch));
+            put("sent up to", &format_position(out.memory.acked.seq, out.memory.epoch));
             put("received up to", &format_position(inbound.seq, inbound.epoch));
             put(
                 "dead letters",

@@ -129,7 +129,7 @@ impl Lifecycle {
         }
         let (standing, cursor) =
             self.read_positions().await.map_err(|error| Disconnect::from(&error))?;
-        let origin = standing.origin();
+        let origin = standing.origin_state();
         let partner = standing.memory.partner.map_or(PartnerId::UNKNOWN, |partner| partner.id);
         let hub = &self.parts.account.hub;
         let mut channel = match kind {
@@ -150,12 +150,12 @@ impl Lifecycle {
             tokio::time::timeout(HANDSHAKE_TIMEOUT, welcome).await.unwrap_or_else(|_| {
                 Err(Disconnect::new(DisconnectCause::Broken, "no WELCOME within the time limit"))
             })?;
-        let place = format!("{} {}", self.parts.account.client, self.parts.account.hub);
-        let partner = Some(Partner { id: welcome.partner, place });
+        let address = format!("{} {}", self.parts.account.client, self.parts.account.hub);
+        let partner = Some(Partner { id: welcome.partner, address });
         // A hub without an ID leaves the remembered partner unchanged.
         let partner = partner.filter(|partner| partner.id.is_known());
-        let with = StartWith { met: PartnerMatch::Same, partner };
-        let begun = self.origin.begin(&welcome.cursor, &with, unix_ms()).await;
+        let with = StartWith { partner_match: PartnerMatch::Same, partner };
+        let begun = self.origin.start_sender(&welcome.cursor, &with, unix_ms()).await;
         let begun = begun.map_err(|error| Disconnect::from(&error))?;
         match begun.position.finding {
             ResumeFinding::Agree => {}
@@ -224,13 +224,13 @@ impl Lifecycle {
     /// Over HTTP the two directions have separate connections, so none has to wait.
     fn hold_until(&self, kind: TransportKind) -> Option<Instant> {
         match kind {
-            TransportKind::WebSocket => self.path.hold_until(Instant::now(), rand::random()),
+            TransportKind::WebSocket => self.path.delay_until(Instant::now(), rand::random()),
             TransportKind::Http => None,
         }
     }
 
     async fn read_positions(&self) -> Result<(OriginStanding, Cursor), StoreError> {
-        tokio::try_join!(self.origin.standing_or_remembered(), self.copy.found_cursor())
+        tokio::try_join!(self.origin.last_known_standing(), self.copy.cursor_or_search())
     }
 
     async fn carry(
@@ -275,7 +275,7 @@ impl Lifecycle {
             }
             let mut watchdog = watchdog.lock().unwrap_or_else(PoisonError::into_inner);
             watchdog.handle_progress(Instant::now(), SESSION_TIMEOUT);
-            if session.sender().carried() > 0 {
+            if session.sender().acked_entries() > 0 {
                 watchdog.handle_acknowledged();
             }
         };
@@ -291,8 +291,9 @@ impl Lifecycle {
         {
             status.post_stopped(|stopped| &mut stopped.hub, None);
         }
-        let carried = outcome.session.sender().carried() + outcome.session.receiver().counts().0;
-        let progress = progress(&outcome, (hub_origin.last, cursor.kept().1));
+        let carried =
+            outcome.session.sender().acked_entries() + outcome.session.receiver().received();
+        let progress = progress(&outcome, (hub_origin.last, cursor.confirmed().1));
         let result = SessionResult { duration: began.elapsed(), carried, progress };
         (Disconnect::from_session(&outcome.end), result)
     }
@@ -329,7 +330,7 @@ async fn log_connected(
 
 /// Posts the streams that cannot be used, as the session shows them.
 fn post_stopped(status: &StatusHandle, session: &Session) {
-    if let Some(error) = session.told_hold() {
+    if let Some(error) = session.hold_reason() {
         status.post_stopped(
             |stopped| &mut stopped.hub,
             Some(&format!("reported by the hub: {error}")),
@@ -349,13 +350,13 @@ fn stopped_field(side: StreamSide) -> fn(&mut StoppedStreams) -> &mut Option<Str
 
 /// Returns whether each direction with waiting entries made progress.
 fn progress(outcome: &SessionOutcome, (last, cursor): (Seq, Seq)) -> SessionProgress {
-    let (sender, received) = (outcome.session.sender(), outcome.session.receiver().counts().0);
-    let is_up_stuck = !sender.trip().has_progress() && sender.waiting().0 > 0;
+    let (sender, received) = (outcome.session.sender(), outcome.session.receiver().received());
+    let is_up_stuck = !sender.summary().has_progress() && sender.backlog().0 > 0;
     let is_down_stuck = last > cursor && outcome.session.receiver().ack().seq <= cursor;
     match outcome.parting() {
         SessionEnding::Broken if is_up_stuck || is_down_stuck => SessionProgress::None,
-        _ if sender.carried() + received > 0 => SessionProgress::Made,
-        SessionEnding::Broken | SessionEnding::Agreed => SessionProgress::Unknown,
+        _ if sender.acked_entries() + received > 0 => SessionProgress::Made,
+        SessionEnding::Broken | SessionEnding::Closed => SessionProgress::Unknown,
     }
 }
 

@@ -229,7 +229,8 @@ impl HttpTransport {
         position: PositionBody,
         mut acked: watch::Receiver<(Epoch, Seq)>,
     ) -> Result<(), HubRequestError> {
-        let PositionBody { epoch, mut after, mut tally, mut joint, inherited, loss } = position;
+        let PositionBody { epoch, mut after, mut tally, mut joins_after, inherited, loss } =
+            position;
         let mut unreported = loss;
         let mut retry = unusable_retry();
         loop {
@@ -253,7 +254,8 @@ impl HttpTransport {
             account.losses.extend(unreported.take());
             account.is_inherited |= after < inherited;
             tally = account.tally;
-            let push = Push { epoch, after: joint, through, entries, account, seal: read.seal };
+            let push =
+                Push { epoch, after: joins_after, through, entries, account, seal: read.seal };
             if !self.deliver(Frame::Push(push)).await {
                 return Ok(());
             }

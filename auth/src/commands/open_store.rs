@@ -14,5 +14,5 @@ pub(super) fn open_store(config: &AuthConfig) -> anyhow::Result<AuthStore> {
 
 pub(super) fn open_redis(config: &AuthConfig) -> anyhow::Result<Redis> {
     let key = AuthStore::probe_key(&config.key_prefix);
-    Redis::open_to_write(&config.redis, key).context("failed to use `redis`")
+    Redis::open_writable(&config.redis, key).context("failed to use `redis`")
 }

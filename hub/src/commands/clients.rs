@@ -51,7 +51,7 @@ pub(super) async fn run(config: &HubConfig, args: &ClientsArgs) -> anyhow::Resul
 }
 
 async fn look(redis: &Redis, keys: &HubKeys, args: &ClientsArgs) -> anyhow::Result<Fleet> {
-    let mut fleet = fleet::survey(redis, keys, unix_ms()).await?;
+    let mut fleet = fleet::list_clients(redis, keys, unix_ms()).await?;
     if let Some(part) = &args.name {
         fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
     }
@@ -152,7 +152,7 @@ fn totals_line(fleet: &Fleet, unix_ms: u64) -> String {
 
 /// Lines below a client with a problem.
 fn problem_lines(row: &ClientRow, unix_ms: u64) -> String {
-    let unusable = match row.is_out_unusable {
+    let unusable = match row.is_origin_unusable {
         true => "  ! the key of its out stream has another type: RENAME or DEL it\n",
         false => "",
     };

@@ -7,5 +7,5 @@ use crate::config::HubConfig;
 
 pub(super) fn open_redis(config: &HubConfig) -> anyhow::Result<Redis> {
     let key = HubKeys::new(&config.key_prefix).probe();
-    Redis::open_to_write(&config.redis, key).context("failed to use the setting `redis`")
+    Redis::open_writable(&config.redis, key).context("failed to use the setting `redis`")
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(config: &HubConfig, args: &SendArgs) -> anyhow::Result<(
     let client = &args.client;
     let fields = fleet::fields(&args.fields);
     let entry = Entry { seq: Seq::ZERO, fields };
-    entry.check(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
+    entry.validate(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let auth_redis = match &config.auth_redis {
         Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,

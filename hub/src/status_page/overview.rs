@@ -118,7 +118,7 @@ fn line(row: &ClientRow, now_ms: u64) -> Markup {
             td data-head="lag up" { (lag(&Lag::up(row, now_ms), now_ms)) }
             td data-head="lag down" { (lag(&Lag::down(row), now_ms)) }
             td data-head="received" { (grouped(row.received)) }
-            td data-head="lost" { (bad(row.lost.saturating_add(row.out.lost))) }
+            td data-head="lost" { (bad(row.lost.saturating_add(row.origin.lost))) }
             td.version data-head="version" { (printable(row.version.as_bytes())) }
         }
     }

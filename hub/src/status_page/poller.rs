@@ -111,7 +111,8 @@ impl FleetPoller {
         client: &ClientId,
     ) -> Result<Option<ClientDetail>, ApiError> {
         let _turn = self.0.reading.lock().await;
-        let rows = fleet::clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
+        let rows =
+            fleet::find_clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
         let row = hub.store_result(rows.await)?.pop();
         let Some(row) = row.filter(|row| row.last_seen.is_some()) else { return Ok(None) };
         hub.store_result(detail(hub, row).await).map(Some)
@@ -166,7 +167,7 @@ impl FleetPoller {
         chart.add(now, totals.received, totals.delivered);
         let writes = hub.redis.health().problem();
         let writes = writes.map(|problem| format!("redis rejects writes: {problem}"));
-        let fault = writes.or_else(|| hub.writer.kept().problem());
+        let fault = writes.or_else(|| hub.writer.level_health().problem());
         FleetSnapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 

@@ -86,7 +86,7 @@ impl ClientFilter {
             Self::Behind => is_behind(row, now_ms),
             Self::Trouble => {
                 recent_duplicates(row, now_ms).is_some()
-                    || row.lost + row.out.lost + row.out.dead > 0
+                    || row.lost + row.origin.lost + row.origin.dead > 0
             }
         }
     }
@@ -157,7 +157,7 @@ impl ClientQuery {
             ClientOrder::Up => rows.sort_by_key(|row| Reverse(Lag::up(row, now_ms).weight())),
             ClientOrder::Down => rows.sort_by_key(|row| Reverse(Lag::down(row).weight())),
             ClientOrder::Received => rows.sort_by_key(|row| Reverse(row.received)),
-            ClientOrder::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.out.lost)),
+            ClientOrder::Lost => rows.sort_by_key(|row| Reverse(row.lost + row.origin.lost)),
         }
         let found = rows.len();
         let pages = found.div_ceil(CLIENTS_SHOWN).max(1);

@@ -96,7 +96,7 @@ fn entry(body: &[u8]) -> Result<Entry, ApiError> {
         form.fields.into_iter().flat_map(|(name, value)| [name, value]).collect();
     let entry = Entry { seq: Seq::ZERO, fields: fleet::fields(&words) };
     entry
-        .check(Direction::Down, &EntryLimits::default())
+        .validate(Direction::Down, &EntryLimits::default())
         .map_err(|reason| refusal(format!("invalid entry: {reason}")))?;
     Ok(entry)
 }

@@ -145,7 +145,7 @@ impl AgentSession {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.generation,
             cursor: self.cursor,
-            origin: self.begun.standing.origin(),
+            origin: self.begun.standing.origin_state(),
             granted: ReceiveLimits::default(),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: unix_ms(),
@@ -165,7 +165,7 @@ impl AgentSession {
             (hub.origin(&client), context.caller.copy(&hub, Some(self.generation)));
         let news = hub.hints.watch_stream(origin.key());
         let epoch = self.begun.position.epoch;
-        let return_wait = || hub.return_wait();
+        let return_wait = || hub.reconnect_wait();
         let stores = SessionStores {
             origin: &origin,
             copy: &copy,
@@ -181,8 +181,8 @@ impl AgentSession {
         };
         let sender =
             Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
-        let sender = sender.with_path(&path).with_hold(path.hold_until(now, rand::random()));
-        let cursor = self.cursor.kept();
+        let sender = sender.with_path(&path).with_delay(path.delay_until(now, rand::random()));
+        let cursor = self.cursor.confirmed();
         let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
@@ -222,7 +222,7 @@ impl AgentSession {
         let outcome =
             driver::drive(session, stores, frames, outbox, || last_activity.at(), leave, count)
                 .await;
-        let trip = outcome.session.sender().trip();
+        let trip = outcome.session.sender().summary();
         hub.link_paths.end(&client, &trip, outcome.parting(), Instant::now());
         outcome
     }
@@ -262,7 +262,7 @@ async fn send_goaway(
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A duplicate device reconnects forever; `session_open` logs it as a warning once.
     if goaway.reason != GoawayReason::Superseded
-        && hub.session_faults.handle(SessionFault::Refused(reason))
+        && hub.session_faults.record(SessionFault::Refused(reason))
     {
         info!(reason, error = message, "session refused");
     } else {
@@ -283,14 +283,14 @@ fn encode_messages(frame: &Frame, features: Features) -> impl Iterator<Item = Me
 }
 
 fn log_end(hub: &HubState, outcome: &SessionOutcome) {
-    let (received, _) = outcome.session.receiver().counts();
-    let sent = outcome.session.sender().carried();
+    let received = outcome.session.receiver().received();
+    let sent = outcome.session.sender().acked_entries();
     let word = end_word(&outcome.end);
     hub.metrics.ended.add(word, 1);
     match &outcome.end {
         // A stalled path affects many sessions at once; further ones are counted.
-        Ok(end @ (SessionEnd::Stalled | SessionEnd::Silent(_)))
-            if hub.session_faults.handle(SessionFault::Ended(word)) =>
+        Ok(end @ (SessionEnd::AckTimeout | SessionEnd::IdleTimeout(_)))
+            if hub.session_faults.record(SessionFault::Ended(word)) =>
         {
             warn!(received, sent, reason = word, error = %end, "session timed out");
         }

@@ -64,7 +64,7 @@ impl<S> ChargedStream<S> {
     /// Ready when the announced length of the current message is charged.
     fn poll_charge(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // The library refuses longer messages.
-        let announced = self.watch.announced().min(FRAME_BYTES_MAX as u64) as usize;
+        let announced = self.watch.announced_bytes().min(FRAME_BYTES_MAX as u64) as usize;
         let wanted = if announced > SOCKET_BYTES_KEPT { announced * BUDGET_COPIES } else { 0 };
         let held = self.charge.as_ref().map_or(0, MemoryCharge::bytes);
         let Some(account) = self.account.as_ref().filter(|_| held < wanted) else {

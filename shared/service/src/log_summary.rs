@@ -12,7 +12,7 @@ pub async fn sum_up<K: Eq + Hash + Clone>(
     log: impl Fn(Option<&K>, u64),
 ) {
     while !shutdown.is_begun() {
-        let _ = tokio::time::timeout(REPEATS_INTERVAL, shutdown.begun()).await;
+        let _ = tokio::time::timeout(LOG_SUMMARY_INTERVAL, shutdown.begun()).await;
         let counts = limiter.poll_counts();
         counts.iter().for_each(|(kind, count)| log(kind.as_ref(), *count));
     }
@@ -32,7 +32,7 @@ mod tests {
             logged.lock().unwrap().push((kind.copied(), count))
         };
         let others = async {
-            assert!(limiter.handle("one") && !limiter.handle("one"));
+            assert!(limiter.record("one") && !limiter.record("one"));
             tokio::task::yield_now().await;
             shutdown.begin();
         };

@@ -40,10 +40,10 @@ pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigErr
 pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) {
     let mut retry = RetryDelay::new(Duration::from_millis(500), Duration::from_secs(60));
     loop {
-        match look(&mut redis.connection()).await {
+        match query_server_info(&mut redis.connection()).await {
             Ok(info) => {
-                for finding in info.findings() {
-                    let (error, help) = (finding.to_string(), finding.mend());
+                for finding in info.warnings() {
+                    let (error, help) = (finding.to_string(), finding.help());
                     warn!(setting, error, %help, "redis may lose data");
                 }
                 return;

@@ -11,7 +11,7 @@ use spoke_store::{Redis, probe::ready};
 pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
     let name = format!("{service}_redis_seconds");
     let help = "From a group of commands sent to Redis to the last of their replies.";
-    let each = each.iter().map(|(setting, redis)| (("redis", *setting), redis.figures()));
+    let each = each.iter().map(|(setting, redis)| (("redis", *setting), redis.stats()));
     let each: Vec<_> = each.collect();
     let histograms: Vec<_> =
         each.iter().map(|(label, figures)| (Some(*label), &figures.seconds)).collect();

@@ -348,12 +348,12 @@ impl SessionObserver<'_> {
             sent.entries.add(carried - before.carried);
             sent.batches.add(sent_batches - before.sent_batches);
             sent.bytes.add(sent_bytes - before.sent_bytes);
-            if let Some(landed) = sender.landed().filter(|_| carried > before.carried) {
+            if let Some(landed) = sender.last_acked_batch().filter(|_| carried > before.carried) {
                 metrics.acknowledgement.observe(landed.round_trip);
                 sent.handle_age(landed.first, now_ms());
             }
         }
-        let (entries, oldest) = sender.waiting();
+        let (entries, oldest) = sender.backlog();
         let coming = self.announced.saturating_sub(self.added);
         let arrived = self.arrived.filter(|_| coming > 0);
         self.keep([Backlog { entries, oldest }, Backlog { entries: coming, oldest: arrived }]);

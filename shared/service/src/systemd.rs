@@ -69,7 +69,7 @@ fn send_all(states: &[NotifyState<'_>]) {
     static FAULTS: Outage = Outage::new();
     match sd_notify::notify(false, states) {
         Ok(()) => {
-            if let Some(count) = FAULTS.handle_good() {
+            if let Some(count) = FAULTS.handle_success() {
                 info!(count, "systemd notification recovered");
             }
         }

@@ -318,7 +318,9 @@ where
                 (self.report)(SessionEvent::Usable(StreamSide::In));
                 self.session.handle_copy_probed(Ok(()));
             }
-            Err(error) if error.is_stream_fault() => self.session.handle_copy_probed(Err(self.retry_at())),
+            Err(error) if error.is_stream_fault() => {
+                self.session.handle_copy_probed(Err(self.retry_at()))
+            }
             Err(error) => return Err(self.fail(error)),
         }
         Ok(())

@@ -124,29 +124,29 @@ pub fn report(checks: &[Check], args: CheckArgs) -> anyhow::Result<()> {
 
 /// Checks that a Redis answers, is new enough, takes writes and does not lose data.
 pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
-    let info = match look(&mut redis.connection()).await {
+    let info = match query_server_info(&mut redis.connection()).await {
         Ok(info) => info,
         Err(error) => {
             let error = StoreError::from(error);
             let finding = format!("INFO failed: {}", error_chain(&error));
             let help =
                 "start Redis, or correct the setting, its password or its user's permissions";
-            return vec![Check::fail(setting, finding, error.mend().unwrap_or(help))];
+            return vec![Check::fail(setting, finding, error.help().unwrap_or(help))];
         }
     };
     let (major, minor) = info.version;
     let write_failure = redis.probe().await.err().map(|error| {
         let finding = format!("write failed: {}", error_chain(&error));
-        Check::fail(setting, finding, error.mend().unwrap_or("see the log of Redis"))
+        Check::fail(setting, finding, error.help().unwrap_or("see the log of Redis"))
     });
     let to_check = |finding: &ServerWarning| {
         let check = match finding {
             ServerWarning::Evicts { .. } => Check::fail,
             ServerWarning::NoAppendOnly => Check::warn,
         };
-        check(setting, finding.to_string(), finding.mend())
+        check(setting, finding.to_string(), finding.help())
     };
-    let findings = info.findings();
+    let findings = info.warnings();
     let checks: Vec<_> = write_failure.into_iter().chain(findings.iter().map(to_check)).collect();
     if checks.is_empty() {
         let finding = format!("Redis {major}.{minor} answers, takes writes and keeps them");
@@ -225,13 +225,13 @@ fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Chec
     const SETTING: &str = "tls.cert_file";
     let path = path.display();
     if let Some(error) = certificate.validity_error(now) {
-        let TlsFailure { what, mend } = TlsFailure::from(&error);
-        return Check::fail(SETTING, format!("{path}: {what}"), mend);
+        let TlsFailure { problem, help } = TlsFailure::from(&error);
+        return Check::fail(SETTING, format!("{path}: {problem}"), help);
     }
     let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + CERTIFICATE_LEFT);
     match certificate.validity_error(soon) {
         Some(CertificateError::ExpiredContext { not_after, .. }) => {
-            let left = span(not_after.as_secs().saturating_sub(now.as_secs()));
+            let left = duration_in_words(not_after.as_secs().saturating_sub(now.as_secs()));
             let help =
                 "find out why it is not renewed; a new one in that file is loaded automatically";
             Check::warn(SETTING, format!("{path} expires in {left}"), help)

@@ -177,7 +177,7 @@ impl AcceptOutage {
     }
 
     fn handle_good(&self) {
-        let counts = [self.failed.handle_good(), self.full.handle_good()];
+        let counts = [self.failed.handle_success(), self.full.handle_success()];
         if counts.iter().any(Option::is_some) {
             let count: u64 = counts.into_iter().flatten().sum();
             info!(count, "listener accepts connections again");

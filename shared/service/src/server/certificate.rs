@@ -123,7 +123,7 @@ impl Certificate {
             });
             match reloaded.await.expect("reading files does not panic") {
                 Ok(CertificateChange::Same | CertificateChange::New) => {
-                    if let Some(count) = outage.handle_good() {
+                    if let Some(count) = outage.handle_success() {
                         info!(count, "TLS certificate can be reloaded again");
                     }
                 }

@@ -21,7 +21,7 @@ impl RejectionLog {
         let status = response.status();
         let is_logged = status.is_client_error() && status != StatusCode::CONFLICT;
         if let Some(&LoggedReason(reason)) = response.extensions().get().filter(|_| is_logged)
-            && self.0.handle((reason, peer))
+            && self.0.record((reason, peer))
         {
             info!(%peer, reason, status = status.as_u16(), "request rejected");
         }
@@ -29,7 +29,7 @@ impl RejectionLog {
 
     /// Logs that an unauthenticated connection of this network was closed for a newer one.
     pub(super) fn handle_eviction(&self, peer: PeerNet) {
-        if self.0.handle((EVICTED, peer)) {
+        if self.0.record((EVICTED, peer)) {
             warn!(
                 %peer,
                 "too many unauthenticated connections; closing the oldest from the busiest address"

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use spoke_diagnostics::{limits::REPEATS_INTERVAL, log_limit::LogLimiter};
+use spoke_diagnostics::{limits::LOG_SUMMARY_INTERVAL, log_limit::LogLimiter};
 use spoke_protocol::{
     loss::Loss,
     sync::{sender::OriginTask, session::SessionWork},
@@ -37,7 +37,7 @@ impl LossLog {
                 log_loss(loss);
             }
         }
-        if now >= logged.counted_at + REPEATS_INTERVAL {
+        if now >= logged.counted_at + LOG_SUMMARY_INTERVAL {
             logged.counted_at = now;
             self.log_counts();
         }

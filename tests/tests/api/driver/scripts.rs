@@ -84,14 +84,14 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
     assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
-    assert_eq!((begun.position.epoch, begun.position.joint), (Epoch(2), Seq::ZERO));
+    assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // The same question again finds the epoch written down.
-    let again = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let again = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), ResumeFinding::Agree));
 }
 
@@ -104,7 +104,7 @@ async fn a_poisoned_cursor_does_not_poison_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.begin(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!(begun.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }

@@ -14,7 +14,7 @@ use spoke_tests::{
     websocket::{JSON_SUBPROTOCOL, open},
 };
 
-use crate::fleet::golden::{MEND, form};
+use crate::fleet::golden::{HELP, json_body};
 
 /// What is left out where there is nothing of it.
 const OPTIONAL: [&str; 6] = ["digest", "tally", "loss", "losses", "account", "is_inherited"];

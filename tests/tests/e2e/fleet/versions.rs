@@ -28,7 +28,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::fleet::golden::{MEND, frames};
+use crate::fleet::golden::{HELP, frames};
 
 /// What one end of a session says, by the names in the file.
 type Script = BTreeMap<&'static str, Vec<u8>>;

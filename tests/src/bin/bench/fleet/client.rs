@@ -109,7 +109,7 @@ impl Client {
             };
             self.way.board.handle_ending(failure.word);
             let wait = match failure.ending.reconnect_delay() {
-                ReconnectDelay::Fixed(wait) => RetryDelay::told(wait, rand::random()),
+                ReconnectDelay::Fixed(wait) => RetryDelay::after_hint(wait, rand::random()),
                 ReconnectDelay::None => continue,
                 ReconnectDelay::Backoff(hint) => self.connect_retry.next(hint, rand::random()),
                 ReconnectDelay::DuplicateIdentity(hint) => {
@@ -143,7 +143,7 @@ impl Client {
         };
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
         let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
-        let begun = self.origin.begin(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
+        let begun = self.origin.start_sender(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
         let begun = begun.map_err(|error| Disconnect::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
         let sender = Sender::new(Direction::Up, welcome.granted, TrimMode::Keep, &begun);
