@@ -71,7 +71,7 @@ use self::{
     authenticator::{Authenticator, AuthenticatorError, one_time_secret::OneTimeSecretSource},
     device_store::{CountLimit, DeviceStore},
     http_client::HttpClient,
-    lifecycle::{Lifecycle, LifecycleParts, watchdog::Watchdog},
+    lifecycle::{Lifecycle, LifecycleParts, systemd_watchdog::Watchdog},
     limits::STATE_RETRY,
     metrics_page::AgentMetricsPage,
     status::{AgentState, AgentStatus, StatusHandle},

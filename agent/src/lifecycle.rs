@@ -8,7 +8,7 @@
 mod connection;
 mod handshake;
 mod outage_log;
-pub(crate) mod watchdog;
+pub(crate) mod systemd_watchdog;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use self::{
     connection::{ConnectAttempt, SessionProgress},
     outage_log::{LogDecision, OutageLog},
-    watchdog::Watchdog,
+    systemd_watchdog::Watchdog,
 };
 use crate::{
     account::DeviceAccount,
@@ -268,7 +268,7 @@ impl Lifecycle {
                 repeats = "suppressed until reconnected",
                 "connection to hub failed; retrying"
             ),
-            LogDecision::Suppress => debug!(reason, error, "connection attempt failed"),
+            LogDecision::Suppress => debug!(reason, error, "connection to hub failed again"),
         }
     }
 

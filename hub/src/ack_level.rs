@@ -5,7 +5,7 @@ use spoke_store::{
     Redis, StoreError,
     ack_level::{AckLevel, UnmetLevel},
     limits::PROBE_TIMEOUT,
-    server_info,
+    redis_settings,
 };
 
 /// Returns why Redis does not support the level now, or `None` if it does.
@@ -16,7 +16,7 @@ async fn unmet_level(redis: &Redis, level: AckLevel) -> Result<Option<UnmetLevel
     if level == AckLevel::Memory {
         return Ok(None);
     }
-    let facts = server_info::query_server_info(&mut redis.connection()).await?;
+    let facts = redis_settings::query_server_info(&mut redis.connection()).await?;
     Ok(level.barrier(&facts).err())
 }
 

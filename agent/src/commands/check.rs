@@ -246,9 +246,9 @@ async fn check_agent(config: &AgentConfig, account: &DeviceAccount) -> Option<Ch
             let finding = format!("running and not connected, {state}{why}");
             Check::warn("agent", finding, "see `spoke-agent status` and its log")
         }
-        AgentProbe::NotRunning(error) => {
+        AgentProbe::NotRunning(problem) => {
             let help = "systemctl start spoke-agent; if it stops, journalctl -u spoke-agent";
-            let finding = format!("no response at {}: {error}", config.admin_listen);
+            let finding = format!("no response at {}: {problem}", config.admin_listen);
             Check::warn("agent", finding, help)
         }
         AgentProbe::OtherService(found) => {

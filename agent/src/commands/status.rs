@@ -101,7 +101,7 @@ pub(super) async fn probe_agent(config: &AgentConfig, client: &ClientId) -> Agen
         Ok(Ok(status)) => {
             AgentProbe::OtherService(format!("the agent of another client, {}", status.client))
         }
-        Ok(Err(error)) => AgentProbe::OtherService(format!("another service ({error})")),
+        Ok(Err(response)) => AgentProbe::OtherService(format!("another service ({response})")),
         Err(error) if error.is_connect() => AgentProbe::NotRunning(error_chain(&error)),
         Err(error) => {
             AgentProbe::OtherService(format!("another service ({})", error_chain(&error)))
@@ -169,8 +169,8 @@ fn as_text(
         put("version", &status.version);
         let is_registered = if status.is_registered { "yes" } else { "no" };
         put("registered", &format!("{is_registered}, at {}", status.auth));
-        if let Some(error) = &status.unsaved_state {
-            put("unsaved state", &format!("session not saved to state_dir: {error}"));
+        if let Some(problem) = &status.unsaved_state {
+            put("unsaved state", &format!("session not saved to state_dir: {problem}"));
         }
         if let Some(seq) = status.held_back {
             let help =
@@ -187,11 +187,11 @@ fn as_text(
             );
         }
         let stopped = &status.stopped;
-        for (direction, error) in
+        for (direction, problem) in
             [("up", &stopped.out), ("up", &stopped.hub), ("down", &stopped.r#in)]
         {
-            if let Some(error) = error {
-                put("stopped", &format!("{direction}: {error}"));
+            if let Some(problem) = problem {
+                put("stopped", &format!("{direction}: {problem}"));
             }
         }
         let StatusCounts { carried_up, carried_down, .. } = status.counts;
@@ -246,8 +246,8 @@ fn as_text(
 fn format_agent(config: &AgentConfig, probe: &AgentProbe, now: u64) -> String {
     match probe {
         AgentProbe::Running(status) => running(status, now),
-        AgentProbe::NotRunning(error) => format!(
-            "not running: no response at {}: {error} (start it with `systemctl start \
+        AgentProbe::NotRunning(problem) => format!(
+            "not running: no response at {}: {problem} (start it with `systemctl start \
              spoke-agent`, see its log with `journalctl -u spoke-agent`)",
             config.admin_listen
         ),

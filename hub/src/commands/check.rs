@@ -5,7 +5,7 @@ use spoke_service::cli::{
     Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
     report,
 };
-use spoke_store::{Redis, StoreError, server_info::query_server_info};
+use spoke_store::{Redis, StoreError, redis_settings::query_server_info};
 
 use super::redis::open_redis;
 use crate::config::HubConfig;

@@ -8,7 +8,7 @@ use crate::{config::ConfigError, shutdown::Shutdown};
 use spoke_diagnostics::error_chain::error_chain;
 use spoke_protocol::backoff::RetryDelay;
 use spoke_store::{
-    Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, server_info::query_server_info,
+    Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, redis_settings::query_server_info,
 };
 
 /// Checks the files that a URL names.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     StoreError, decode,
-    server_info::{AofSync, ServerInfo},
+    redis_settings::{AofSync, ServerInfo},
 };
 use crate::limits::{LEVEL_TIMEOUT, REPLICAS_MAX};
 use spoke_diagnostics::error_chain::error_chain;

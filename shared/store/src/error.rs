@@ -296,6 +296,10 @@ impl fmt::Display for RedisFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match explain(&self.0) {
             Some(why) => write!(f, "failed to set up TLS: {why}"),
+            // A code of our own, which no Redis gives.
+            None if self.0.code() == Some(UNFIT) => {
+                f.write_str(self.0.detail().unwrap_or_default())
+            }
             None => fmt::Display::fmt(&self.0, f),
         }
     }

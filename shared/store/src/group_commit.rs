@@ -31,7 +31,7 @@ use super::{
     ack_level::{AckLevel, Barrier},
     connection::ConnectionVerdict,
     health::{Health, HealthSubject},
-    server_info::query_server_info,
+    redis_settings::query_server_info,
 };
 use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 use tokio_util::sync::CancellationToken;

@@ -26,7 +26,7 @@ pub mod probe;
 mod decode;
 mod scripts;
 pub mod session_tokens;
-pub mod server_info;
+pub mod redis_settings;
 pub mod trim;
 mod key_types;
 pub mod memory_usage;

@@ -1,7 +1,7 @@
 //! One connection from its handshake to its end: a sender, a receiver, and the timers of both.
 
 mod messages;
-mod timers;
+mod link_timeouts;
 mod types;
 
 use std::{
@@ -123,8 +123,8 @@ impl Session {
             // A batch that is not acknowledged is sent again.
             Frame::Push(_) => {}
             Frame::Ack(ack) | Frame::Pong(ack) => {
-                if let Err(error) = self.sender.handle_ack(ack, now) {
-                    self.close(GoawayReason::Protocol, &error.to_string());
+                if let Err(bad_ack) = self.sender.handle_ack(ack, now) {
+                    self.close(GoawayReason::Protocol, &bad_ack.to_string());
                 }
             }
             Frame::Ping => self.pong_due = true,

@@ -26,6 +26,7 @@
 //! ```
 
 mod codes;
+mod compression;
 mod decode;
 mod encode;
 
@@ -33,12 +34,13 @@ use bytes::Bytes;
 
 use self::{
     codes::{ACK, GOAWAY, HELLO, HOLD, PACKED, PING, PONG, PUSH, WELCOME},
+    compression::{pack, unpack},
     encode::FrameWriter,
 };
 use super::msgpack::{DecodeError, MsgpackReader};
 use crate::{
     entry::Entry,
-    limits::{COMPRESS_BYTES_MIN, DECODE_INLINE_BYTES_MAX, FRAME_BYTES_MAX},
+    limits::{DECODE_INLINE_BYTES_MAX, FRAME_BYTES_MAX},
     message::{Ack, Features, Frame},
 };
 
@@ -145,29 +147,6 @@ impl Frame {
         r.end()?;
         Ok(frame)
     }
-}
-
-fn pack(plain: Vec<u8>) -> Vec<u8> {
-    // Level 1 is much faster than any link that is worth compressing for.
-    let pays = |packed: &Vec<u8>| packed.len() + packed.len() / 8 < plain.len();
-    if plain.len() < COMPRESS_BYTES_MIN {
-        return plain;
-    }
-    match zstd::bulk::compress(&plain, 1).ok().filter(pays) {
-        Some(packed) => {
-            let mut w = FrameWriter(Vec::with_capacity(packed.len() + 16));
-            w.array(3).uint(PACKED).uint(plain.len() as u64).bytes(&packed);
-            w.0
-        }
-        None => plain,
-    }
-}
-
-fn unpack(r: &mut MsgpackReader) -> Result<Bytes, DecodeError> {
-    let length = r.bounded("unpacked length", FRAME_BYTES_MAX as u64)? as usize;
-    let packed = r.bytes("packed bytes")?;
-    let plain = zstd::bulk::decompress(&packed, length).map_err(|_| DecodeError::Not("zstd"))?;
-    Ok(plain.into())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use spoke_diagnostics::{
 use spoke_store::{
     Redis, StoreError, hints,
     limits::HINT_POLL_INTERVAL,
-    server_info::{ServerWarning, query_server_info},
+    redis_settings::{ServerWarning, query_server_info},
 };
 
 /// The flags of `check`.

@@ -47,7 +47,12 @@ async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
         ("spoke-auth", "SPOKE_AUTH_TLS__CERT_FILE", "/nowhere/cert.pem", "tls"),
         ("spoke-auth", "SPOKE_AUTH_THROTTLE__LOGIN_BURST", "0", "throttle.login_burst"),
         ("spoke-hub", "SPOKE_HUB_ACK", "", "ack"),
-        ("spoke-hub", "SPOKE_HUB_ACK", "disk", "it is \"disk\"; give memory, fsync, or"),
+        (
+            "spoke-hub",
+            "SPOKE_HUB_ACK",
+            "disk",
+            "invalid acknowledgement level \"disk\": expected memory, fsync, or",
+        ),
         ("spoke-hub", "SPOKE_HUB_ACK", "replicas:0", "ack"),
         ("spoke-hub", "SPOKE_HUB_IN_MAX_LEN", "-1", "in_max_len"),
         ("spoke-hub", "SPOKE_HUB_REDIS", "redis:/127.0.0.1", "redis"),

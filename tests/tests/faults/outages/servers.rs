@@ -55,7 +55,7 @@ async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
     for program in ["spoke-agent", "spoke-hub", "spoke-auth"] {
         for (url, words) in [
-            (aged.url(), ["it is Redis 6.0.", "needs 7.0 or newer"]),
+            (aged.url(), ["the server is Redis 6.0.", "requires 7.0 or newer"]),
             (cluster.url(), ["cluster mode", "cluster-enabled no"]),
         ] {
             let ended = ended(program, &url).await;
@@ -65,7 +65,7 @@ async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the
             }
         }
     }
-    for (url, word) in [(aged.url(), "needs 7.0"), (cluster.url(), "cluster mode")] {
+    for (url, word) in [(aged.url(), "requires 7.0"), (cluster.url(), "cluster mode")] {
         for program in ["spoke-hub", "spoke-auth"] {
             let name = program.to_uppercase().replace('-', "_");
             let start = Start::with(&["check"]).variable(&format!("{name}_REDIS"), &url);
@@ -87,7 +87,7 @@ async fn a_redis_that_is_downgraded_in_place_is_told_with_both_versions_until_it
         aged.set_old(true);
         eventually("the service to say so", RECOVERY, async || {
             let ready = service.admin().get("/readyz").await;
-            let is_so = ready.text.contains("Redis 6.0.") && ready.text.contains("needs 7.0");
+            let is_so = ready.text.contains("Redis 6.0.") && ready.text.contains("requires 7.0");
             if is_so && ready.status == 503 { Ok(()) } else { Err(ready) }
         })
         .await;

@@ -68,7 +68,7 @@ async fn an_entry_arrives_whose_transfer_takes_longer_than_the_token_lives() {
         let cloud = Cloud::start().await;
         let (device, key) = with_an_old_token(&cloud, transport).await;
         eventually_true("a session", async || {
-            device.log()[..].matches("\"connected\"").count() >= 2
+            device.log()[..].matches("\"connected to hub\"").count() >= 2
         })
         .await;
         let before = generation(&cloud).await;

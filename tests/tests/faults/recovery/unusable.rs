@@ -130,7 +130,7 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
             let is_named = async || {
                 let log = if is_device { device.log() } else { cloud.hub.log() };
                 if spent {
-                    log.contains(key) && log.contains("highest ID")
+                    log.contains(key) && log.contains("highest possible ID")
                 } else {
                     names(&log, key)
                 }
