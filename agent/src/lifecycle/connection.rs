@@ -330,10 +330,10 @@ async fn log_connected(
 
 /// Posts the streams that cannot be used, as the session shows them.
 fn post_stopped(status: &StatusHandle, session: &Session) {
-    if let Some(error) = session.hold_reason() {
+    if let Some(reason) = session.hold_reason() {
         status.post_stopped(
             |stopped| &mut stopped.hub,
-            Some(&format!("reported by the hub: {error}")),
+            Some(&format!("reported by the hub: {reason}")),
         );
     }
     if !session.sender().is_unreadable() {

@@ -1,7 +1,7 @@
 //! The driver of one established session, the same at both ends and over every transport.
 //!
-//! It waits for an event ([`Driver::next_event`]), hands it to the [`Session`] ([`Driver::apply`]), and does the
-//! work that the session then asks for ([`Driver::start_work`]); it decides nothing. Sending is one of the things
+//! It waits for an event (`Driver::next_event`), hands it to the [`Session`] (`Driver::apply`), and does the
+//! work that the session then asks for (`Driver::start_work`); it decides nothing. Sending is one of the things
 //! it waits for, so that two ends with much to send never wait for each other to receive. There is no queue: a
 //! frame waits in the session until the socket takes it.
 
