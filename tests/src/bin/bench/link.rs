@@ -69,7 +69,7 @@ impl Link {
 
     /// Starts the agent and waits until it says that it is connected, which took so long.
     pub(crate) async fn connect(&mut self) -> Duration {
-        let said = |device: &Device| device.log().matches("\"connected\"").count();
+        let said = |device: &Device| device.log().matches("\"connected to hub\"").count();
         let before = said(&self.device);
         let begun = Instant::now();
         self.device.start_agent();
