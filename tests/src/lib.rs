@@ -31,6 +31,7 @@ pub mod service;
 pub mod load_probe;
 pub mod websocket;
 pub mod single_service;
+pub mod sources;
 pub mod systemd;
 pub mod redis_fault;
 pub mod process_usage;

@@ -9,21 +9,10 @@ use std::{
 };
 
 use proc_macro2::{TokenStream, TokenTree};
-use syn::{Attribute, Macro, visit::Visit};
+use spoke_tests::sources::{root, rust_files};
+use syn::{Macro, visit::Visit};
 
-const CRATES: [&str; 7] = [
-    "shared/diagnostics",
-    "shared/protocol",
-    "shared/store",
-    "shared/service",
-    "hub",
-    "agent",
-    "auth",
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use crate::structure::source::is_test;
 
 /// One call of a log macro.
 #[derive(Debug)]
@@ -38,20 +27,9 @@ struct LogCall {
 /// All calls of log and span macros, those of tests left out.
 fn calls() -> Vec<LogCall> {
     let mut calls = Vec::new();
-    let mut folders: Vec<_> = CRATES.map(|path| root().join(path).join("src")).into();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|kind| kind == "rs")
-                && !path.ends_with("tests.rs")
-            {
-                let parsed = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
-                let mut reader = Reader { file: path, calls: &mut calls };
-                reader.visit_file(&parsed);
-            }
-        }
+    for path in rust_files() {
+        let parsed = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
+        Reader { file: path, calls: &mut calls }.visit_file(&parsed);
     }
     calls
 }
@@ -59,13 +37,6 @@ fn calls() -> Vec<LogCall> {
 struct Reader<'a> {
     file: PathBuf,
     calls: &'a mut Vec<LogCall>,
-}
-
-fn is_test(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        attribute.path().is_ident("cfg")
-            && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
-    })
 }
 
 impl<'ast> Visit<'ast> for Reader<'_> {

@@ -38,6 +38,7 @@ use spoke_tests::{
     entries::numbered,
     process::{Start, run},
     redis::RedisServer,
+    sources::root,
 };
 
 use crate::pages::{
@@ -144,7 +145,7 @@ fn check_elsewhere(block: &Block) {
     for line in block.text.lines().filter(|line| !line.trim().is_empty()) {
         let known = ELSEWHERE.iter().find(|(command, _)| line.starts_with(command));
         let (_, file) = known.unwrap_or_else(|| panic!("{}: nothing runs {line:?}", block.place));
-        assert!(page::root().join(file).exists(), "{file}, which runs {line:?}, is gone");
+        assert!(root().join(file).exists(), "{file}, which runs {line:?}, is gone");
     }
 }
 
@@ -178,8 +179,8 @@ async fn what_takes_root_is_run_where_packages_are_checked() {
             continue;
         }
         assert!(script.contains(&document), "{AS_ROOT} passes over {document}");
-        let path = page::root().join(&document).display().to_string();
-        let extract = page::root().join("scripts/doc-commands");
+        let path = root().join(&document).display().to_string();
+        let extract = root().join("scripts/doc-commands");
         let extracted = run(&extract, &Start::with(&[&path])).await.done().stdout;
         for block in rooted {
             assert!(extracted.contains(&block.text), "{}: not found:\n{extracted}", block.place);

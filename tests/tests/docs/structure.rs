@@ -3,28 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
 mod crates;
-mod source;
+pub(crate) mod source;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
+
+use spoke_tests::sources::{CRATES, root};
 
 use self::source::{Crate, ModulePath};
-
-const CRATES: [&str; 7] = [
-    "shared/diagnostics",
-    "shared/protocol",
-    "shared/store",
-    "shared/service",
-    "hub",
-    "agent",
-    "auth",
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// Within each module: its own file and its children, each with all that is below it. None may lead back to
 /// itself, but for a module that shares its insides with one child: they are one module in two files.

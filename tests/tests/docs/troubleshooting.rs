@@ -2,17 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs};
 
 use spoke_agent::{AuthWait, DisconnectCause};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use spoke_tests::sources::root;
 
 fn guide() -> String {
     fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap()

@@ -2,11 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -16,6 +12,7 @@ use spoke_tests::{
     process::{Finished, Process, Start, run},
     service::Kind,
     single_service::Stand,
+    sources::rust_files,
     wait::{PATIENCE, eventually},
 };
 
@@ -190,7 +187,6 @@ fn is_exempt(line: &str) -> bool {
 /// log or in both.
 #[test]
 fn no_source_tells_an_error_without_its_causes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let names = ["error", "err", "e", "fault", "source"];
     let mut forms = vec!["as &dyn std::error::Error".to_owned(), "as &dyn Error,".to_owned()];
     for name in names {
@@ -203,8 +199,8 @@ fn no_source_tells_an_error_without_its_causes() {
     // A string that is called so: `chain` made it.
     forms.retain(|form| !form.starts_with("error = e"));
     let mut found = Vec::new();
-    for path in sources(&root) {
-        let text = fs::read_to_string(&path).unwrap();
+    for path in rust_files().iter().filter(|path| !path.ends_with("error_chain.rs")) {
+        let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
             if !is_exempt(line) && forms.iter().any(|form| line.contains(form.as_str())) {
@@ -217,33 +213,4 @@ fn no_source_tells_an_error_without_its_causes() {
         "use spoke_diagnostics::error_chain::error_chain:\n{}",
         found.join("\n")
     );
-}
-
-fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut folders: Vec<_> = [
-        "agent",
-        "auth",
-        "hub",
-        "shared/diagnostics",
-        "shared/protocol",
-        "shared/service",
-        "shared/store",
-    ]
-    .map(|part| root.join(part).join("src"))
-    .into();
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            let path = entry.path();
-            // The protocol's own tests: models, not services.
-            let is_test = path.ends_with("tests.rs") || path.ends_with("simulation");
-            match path.is_dir() {
-                _ if is_test || path.ends_with("error_chain.rs") => {}
-                true if !path.ends_with("tests") => folders.push(path),
-                false if path.extension().is_some_and(|kind| kind == "rs") => files.push(path),
-                true | false => {}
-            }
-        }
-    }
-    files
 }

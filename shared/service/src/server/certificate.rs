@@ -110,7 +110,7 @@ impl Certificate {
 
     /// Reloads the files whenever they change, until the shutdown begins.
     pub async fn watch(self, shutdown: Shutdown) {
-        let outage = Outage::new();
+        let (outage, mut logged) = (Outage::new(), None);
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -123,15 +123,20 @@ impl Certificate {
             });
             match reloaded.await.expect("reading files does not panic") {
                 Ok(CertificateChange::Same | CertificateChange::New) => {
+                    logged = None;
                     if let Some(count) = outage.handle_success() {
-                        info!(count, "TLS certificate can be reloaded again");
+                        info!(count, "TLS certificate files are valid again");
                     }
                 }
-                Err(error) if outage.handle_fault() => {
+                Err(error) => {
+                    outage.handle_fault();
                     let error = error_chain(&error);
-                    error!(error, "failed to reload TLS certificate; keeping the current one");
+                    // Another fault needs another action.
+                    if logged.as_ref() != Some(&error) {
+                        error!(error, "failed to reload TLS certificate; keeping the current one");
+                    }
+                    logged = Some(error);
                 }
-                Err(_) => {}
             }
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{FutureExt, future::MaybeDone};
 
-pub(super) struct AppendQueue<F: Future>(VecDeque<Pin<Box<MaybeDone<F>>>>);
+pub(super) struct AppendQueue<F: Future>(VecDeque<MaybeDone<F>>);
 
 impl<F: Future> Default for AppendQueue<F> {
     fn default() -> Self {
@@ -22,9 +22,9 @@ impl<F: Future> Default for AppendQueue<F> {
     }
 }
 
-impl<F: Future> AppendQueue<F> {
+impl<F: Future + Unpin> AppendQueue<F> {
     pub(super) fn push(&mut self, future: F) {
-        self.0.push_back(Box::pin(MaybeDone::Future(future)));
+        self.0.push_back(MaybeDone::Future(future));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -40,7 +40,7 @@ impl<F: Future> AppendQueue<F> {
         for future in &mut self.0 {
             let _ = future.poll_unpin(cx);
         }
-        let answer = self.0.front_mut().and_then(|oldest| oldest.as_mut().take_output());
+        let answer = self.0.front_mut().and_then(|oldest| Pin::new(oldest).take_output());
         answer.map_or(Poll::Pending, |answer| {
             self.0.pop_front();
             Poll::Ready(answer)
@@ -81,8 +81,8 @@ mod tests {
 
         let [(open_0, gate_0), (open_1, gate_1)] = gates();
         let mut queue = AppendQueue::default();
-        queue.push(send(gate_0, &to, 0));
-        queue.push(send(gate_1, &to, 1));
+        queue.push(send(gate_0, &to, 0).boxed());
+        queue.push(send(gate_1, &to, 1).boxed());
         assert!(queue.next().now_or_never().is_none());
         open_1.send(()).unwrap();
         open_0.send(()).unwrap();

@@ -106,6 +106,12 @@ async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken
         })
         .await;
         assert_eq!(shown(&files, &running.service).await, first);
+        fs::remove_file(&files.cert_file).unwrap();
+        eventually_true("the log to tell of the missing file", async || {
+            running.service.log().contains("No such file or directory")
+        })
+        .await;
+        assert_eq!(shown(&files, &running.service).await, first);
         fs::write(&files.cert_file, new).unwrap();
         eventually_true("the new certificate to be shown", async || {
             shown(&files, &running.service).await != first
@@ -117,7 +123,8 @@ async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken
         let _ = kept.write_all(request).await;
         let tail = running.service.log();
         let faults = tail.matches("failed to reload TLS certificate").count();
-        assert_eq!(faults, 1, "a fault that stays is said once: {tail}");
+        assert_eq!(faults, 2, "each fault is said, and one that stays is said once: {tail}");
+        assert!(tail.contains("TLS certificate files are valid again"), "{tail}");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fs};
 
-use crate::pages::page::{guides, prose, root};
+use spoke_tests::sources::root;
+
+use crate::pages::page::{guides, prose};
 
 /// All documents of the repository.
 fn documents() -> Vec<String> {

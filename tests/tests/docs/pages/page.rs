@@ -1,9 +1,8 @@
 //! A document: its blocks of code, its headings and its links.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
+
+use spoke_tests::sources::root;
 
 /// A fenced block: ```` ```language word word ````.
 #[derive(Debug, Clone)]
@@ -34,12 +33,6 @@ impl Block {
 
 /// Languages of blocks that may show an output.
 const OUTPUTS: [&str; 2] = ["text", "json"];
-
-/// The repository.
-pub(crate) fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().expect("the repository is there")
-}
 
 /// A document of the repository by its path in it.
 pub(crate) fn read(path: &str) -> String {

@@ -3,7 +3,9 @@
 use serde::{Serialize, de::DeserializeOwned};
 use spoke_service::config::{SettingSources, load};
 
-use crate::pages::page::{Block, root};
+use spoke_tests::sources::root;
+
+use crate::pages::page::Block;
 
 /// What of a document needs no more than to be looked at.
 const TEXTS: [&str; 2] = ["", "text"];

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use super::root;
+use spoke_tests::sources::root;
 
 /// Each crate with those of ours that it may take from.
 const ALLOWED: [(&str, &[&str]); 7] = [

@@ -63,6 +63,35 @@ async fn a_device_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_th
     }
 }
 
+/// The same at the hub, whose Redis holds the entries for the device.
+#[tokio::test]
+async fn a_hub_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_the_devices_copy() {
+    for transport in TRANSPORTS {
+        let mut cloud = Cloud::start().await;
+        let mut device = Device::without_agent(&cloud, "dev1", &[("transport", transport)]).await;
+        let stream = cloud::out("dev1");
+        let mut all = add_at(&cloud.redis, &stream, "backlog", 1000..3500).await;
+        device.start_agent();
+        device.acknowledged_both_ways(&cloud).await;
+        device.stop_agent().await;
+        let cuts = State::of(&cloud.redis).cuts();
+        assert!(cuts.len() > 2, "only {} reads", cuts.len());
+        for cut in &cuts {
+            cut.restore(&mut cloud.redis).await;
+            cloud.redis.restart().await;
+            device.start_agent();
+            device.acknowledged_both_ways(&cloud).await;
+            device.stop_agent().await;
+            assert!(!cloud.hub.log().contains("panicked"), "{}", cloud.hub.log());
+        }
+        device.start_agent();
+        all.extend(add_at(&cloud.redis, &stream, "later", 4000..4005).await);
+        eventually_is("all to arrive", all.len(), async || device.carried().await.len()).await;
+        assert_same("down", &expected(&all, None), &device.carried().await);
+        assert_eq!(lines(&device.redis, device::LOST).await, [""; 0]);
+    }
+}
+
 #[tokio::test]
 async fn what_was_carried_out_of_an_old_backup_is_not_carried_again() {
     for transport in TRANSPORTS {
