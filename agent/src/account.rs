@@ -1,6 +1,6 @@
 //! The device's name and the services it belongs to.
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::config::ServiceUrl;
 
 /// The three settings without a default.

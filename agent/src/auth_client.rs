@@ -8,8 +8,8 @@ use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
-use spoke_protocol::client_id::ClientId;
+use spoke_diagnostics::{error_chain, tls_error::explain};
+use spoke_protocol::ClientId;
 
 use crate::{
     account::DeviceAccount,

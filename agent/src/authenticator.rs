@@ -7,8 +7,8 @@ mod refusal_help;
 use std::{convert::Infallible, path::Path, time::Duration};
 
 use secrecy::SecretString;
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
-use spoke_protocol::backoff::RetryDelay;
+use spoke_diagnostics::{error_chain, unix_ms};
+use spoke_protocol::RetryDelay;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 

@@ -6,14 +6,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spoke_protocol::{
-    backoff::RetryDelay, client_id::ClientId, limits::PROGRESS_TIMEOUT, sync::sender::TrimMode,
-};
+use spoke_protocol::{ClientId, RetryDelay, limits::PROGRESS_TIMEOUT, sync::TrimMode};
 use spoke_service::{
+    ServiceConfig,
     config::{AdminHosts, ConfigError, LogSettings, ServiceUrl, check_key_prefix},
     preflight::check_redis_url,
     reload::Settings,
-    service_config::ServiceConfig,
 };
 use spoke_store::{RedisUrl, keys::DeviceKeys};
 

@@ -2,15 +2,11 @@
 //! losses.
 
 use spoke_protocol::{
-    client_id::ClientId,
-    loss::Checkpoint,
+    Checkpoint, ClientId, Seq,
     message::Cursor,
-    seq::Seq,
-    sync::{accounting::Extent, resume::OriginStanding},
+    sync::{Extent, OriginStanding},
 };
-use spoke_store::{
-    Redis, StoreError, copy::CopyStore, keys::DeviceKeys, loss_ledger, origin::OriginStore,
-};
+use spoke_store::{CopyStore, OriginStore, Redis, StoreError, keys::DeviceKeys, loss_ledger};
 
 /// The state of this device's streams.
 #[derive(Debug, Clone)]

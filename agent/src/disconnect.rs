@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_protocol::{
     message::{Goaway, GoawayReason},
-    sync::session::SessionEnd,
+    sync::SessionEnd,
 };
 use spoke_store::{StoreError, driver::SessionError};
 

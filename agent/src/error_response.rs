@@ -9,8 +9,8 @@ use http::{
 };
 use serde::Deserialize;
 use spoke_protocol::{
+    Seq,
     limits::{RETRY_HINT_MAX, TEXT_BYTES_MAX},
-    seq::Seq,
     wire::json::UNUSABLE_STREAM,
 };
 

@@ -16,7 +16,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use tracing::{info, warn};
 
 pub(crate) use self::secrets::DeviceSecrets;

@@ -42,15 +42,15 @@ use std::{
 
 use anyhow::Context;
 use axum::{Json, Router, routing::get};
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_service::{
+    Shutdown,
     config::ConfigError,
     daemon::{Daemon, apply_reloads, drain, serve_admin, watch_redis},
     server::{admin_router, bind},
-    shutdown::Shutdown,
     systemd,
 };
-use spoke_store::{Redis, hints::Hints, probe::ready};
+use spoke_store::{Hints, Redis, probe::ready};
 use tracing::{error, info, warn};
 
 pub use self::{

@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_diagnostics::clock::unix_ms;
-use spoke_protocol::{backoff::RetryDelay, instance::InstanceId, sync::sender::path::LinkPath};
-use spoke_service::shutdown::Shutdown;
-use spoke_store::{Redis, copy::CopyStore, hints::Hints, origin::OriginStore};
+use spoke_diagnostics::unix_ms;
+use spoke_protocol::{InstanceId, RetryDelay, sync::LinkPath};
+use spoke_service::Shutdown;
+use spoke_store::{CopyStore, Hints, OriginStore, Redis};
 use tracing::{debug, info, warn};
 
 use self::{

@@ -6,8 +6,8 @@ use std::{
 };
 
 use spoke_diagnostics::metrics::CounterVec;
-use spoke_protocol::entry::Direction;
-use spoke_service::session_metrics::SessionMetrics;
+use spoke_protocol::Direction;
+use spoke_service::SessionMetrics;
 use spoke_store::driver::SessionEvent;
 
 use crate::{auth_flow::AuthWait, disconnect::DisconnectCause, transport::TransportKind};

@@ -1,15 +1,11 @@
 //! Writes the metrics page of the agent, for Prometheus.
 
 use spoke_diagnostics::{
-    clock::unix_ms,
     metrics::{MetricsPage, Seconds},
+    unix_ms,
 };
-use spoke_protocol::entry::Direction;
-use spoke_service::{
-    limits::SCRAPE_LOOK_TIMEOUT,
-    redis_metrics,
-    session_metrics::{BacklogSummary, SessionMetrics},
-};
+use spoke_protocol::Direction;
+use spoke_service::{BacklogSummary, SessionMetrics, limits::SCRAPE_LOOK_TIMEOUT, redis_metrics};
 use spoke_store::{Redis, keys::DeviceKeys};
 
 use crate::{

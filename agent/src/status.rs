@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    seq::Seq,
-    sync::{sender::path::StuckEntry, session::Session},
+    Seq,
+    sync::{Session, StuckEntry},
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -264,7 +264,7 @@ impl StatusHandle {
                 return false;
             }
             match error {
-                Some(error) => warn!(error, "stream cannot be used; the other direction goes on"),
+                Some(error) => warn!(error, "stream cannot be used; the other direction continues"),
                 None => info!("stream can be used again"),
             }
             *stopped = error.map(str::to_owned);

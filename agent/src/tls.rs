@@ -11,7 +11,7 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_service::config::ConfigError;
 
 use crate::account::DeviceAccount;

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use spoke_protocol::{client_id::ClientId, registration_proof::registration_proof};
+use spoke_protocol::{ClientId, registration_proof};
 use totp_rs::Secret;
 
 /// Seconds of one step.

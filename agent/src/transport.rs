@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::{Sink, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use spoke_protocol::{backoff::RetryDelay, message::Frame};
-use spoke_service::last_activity::LastActivity;
+use spoke_protocol::{RetryDelay, message::Frame};
+use spoke_service::LastActivity;
 use spoke_store::driver::TransportError;
 
 use crate::config::TransportSetting;

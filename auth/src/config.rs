@@ -4,13 +4,13 @@ use std::{num::NonZero, ops::RangeInclusive, thread::available_parallelism};
 
 use serde::{Deserialize, Serialize};
 use spoke_service::{
+    ServiceConfig,
     config::{
         AdminHosts, ConfigError, LogSettings, ServiceUrl, TlsSettings, TrustedProxies,
         check_key_prefix,
     },
     preflight::check_redis_url,
     reload::Settings,
-    service_config::ServiceConfig,
 };
 use spoke_store::RedisUrl;
 

@@ -13,8 +13,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use spoke_diagnostics::{
-    error_chain::error_chain,
-    log_limit::SharedLogLimiter,
+    SharedLogLimiter, error_chain,
     metrics::{Counter, HASH_SCALE, Histogram},
 };
 use tokio::sync::oneshot;

@@ -5,8 +5,8 @@
 //! the pool that hashes; Redis; the state that all routes share; metrics and commands.
 
 pub mod limits;
-pub mod config;
-pub mod commands;
+mod config;
+mod commands;
 
 mod validity;
 mod totp;
@@ -21,21 +21,24 @@ mod state;
 mod metrics_page;
 mod routes;
 
+pub use commands::AuthCli;
+pub use config::AuthConfig;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
 use spoke_service::{
+    Shutdown,
     config::ConfigError,
     daemon::{Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_redis},
     server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
-    shutdown::Shutdown,
 };
 use spoke_store::{Redis, probe::ready};
 
 use crate::{
-    config::AuthConfig, hash_pool::HashPool, limits::RATE_LIMIT_KEYS_MAX, rate_limit::RateLimiter,
-    state::AuthState, store::AuthStore,
+    hash_pool::HashPool, limits::RATE_LIMIT_KEYS_MAX, rate_limit::RateLimiter, state::AuthState,
+    store::AuthStore,
 };
 
 /// The settings that SIGHUP changes; `tls` only where it is on.

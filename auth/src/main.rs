@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spoke_auth::commands::AuthCli;
+use spoke_auth::AuthCli;
 use spoke_service::cli::process;
 
 #[tokio::main]

@@ -10,8 +10,8 @@ use std::{
 
 use http::StatusCode;
 use spoke_diagnostics::{
-    clock::unix_ms,
     metrics::{Counter, CounterVec, MetricsPage},
+    unix_ms,
 };
 
 use crate::rate_limit::LimitKind;

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::server::PeerNet;
 
 use meter::{FailurePenalty, RateMeter, RefillRate};

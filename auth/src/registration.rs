@@ -4,7 +4,7 @@
 //! Whatever the reason for a refusal, one bcrypt run comes before it and the response is the same.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 use crate::{
     device_secret::DeviceSecret,
@@ -130,7 +130,7 @@ fn find_step(
 
 #[cfg(test)]
 mod tests {
-    use spoke_protocol::registration_proof::registration_proof;
+    use spoke_protocol::registration_proof;
 
     use super::*;
     use crate::store::ClientRecord;

@@ -6,16 +6,13 @@ use std::{
 };
 
 use http::StatusCode;
-use spoke_diagnostics::{
-    error_chain::error_chain,
-    log_limit::{Outage, SharedLogLimiter},
-};
-use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
+use spoke_diagnostics::{Outage, SharedLogLimiter, error_chain};
+use spoke_protocol::{ClientId, reconnect_wait};
 use spoke_service::{
+    Shutdown,
     api_error::ApiError,
-    log_summary::sum_up,
     server::{PeerAddress, PeerNet},
-    shutdown::Shutdown,
+    sum_up,
 };
 use spoke_store::{StoreError, session_tokens::digest};
 use tracing::{debug, error, info, warn};

@@ -9,7 +9,7 @@ mod scripts;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_store::{Redis, StoreError, session_tokens};
 
 pub(crate) use admin::{ClientListing, ExtendResult, ProvisionMode};

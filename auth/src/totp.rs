@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use rand::{TryRngCore, rngs::OsRng};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use spoke_protocol::{client_id::ClientId, registration_proof::registration_proof};
+use spoke_protocol::{ClientId, registration_proof};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use totp_rs::{Algorithm, Secret, TOTP};
 

@@ -8,9 +8,8 @@ use std::{fmt::Debug, str::FromStr};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use spoke_protocol::{
-    client_id::ClientId,
+    ClientId, Epoch, Seq,
     message::{Features, Frame},
-    seq::{Epoch, Seq},
     wire::json::{
         AddedBody, BatchAddedBody, CursorBody, EntryBody, Fields, HelloBody, RequestBody,
         WelcomeBody, XaddBody, XreadBody,

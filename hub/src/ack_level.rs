@@ -1,12 +1,7 @@
 //! Checks that the hub's Redis supports the acknowledgement level of the settings.
 
 use spoke_service::config::ConfigError;
-use spoke_store::{
-    Redis, StoreError,
-    ack_level::{AckLevel, UnmetLevel},
-    limits::PROBE_TIMEOUT,
-    redis_settings,
-};
+use spoke_store::{AckLevel, Redis, StoreError, UnmetLevel, limits::PROBE_TIMEOUT, redis_settings};
 
 /// Returns why Redis does not support the level now, or `None` if it does.
 ///

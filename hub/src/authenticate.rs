@@ -9,13 +9,13 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
-use spoke_protocol::{client_id::ClientId, seq::Epoch, wire::json::GENERATION_HEADER};
+use spoke_protocol::{ClientId, Epoch, wire::json::GENERATION_HEADER};
 use spoke_service::{
     api_error::ApiError,
-    bearer::bearer_token,
+    bearer_token,
     server::{AuthenticatedGuard, ConnectionHandle},
 };
-use spoke_store::{copy::CopyStore, session_tokens::SessionClient};
+use spoke_store::{CopyStore, session_tokens::SessionClient};
 
 use crate::{client_limits::RequestGuard, state::HubState};
 

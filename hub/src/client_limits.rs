@@ -15,14 +15,10 @@ use crate::limits::{
     SESSIONS_PER_CLIENT_BURST,
 };
 use http::StatusCode;
-use spoke_protocol::{
-    client_id::ClientId,
-    limits::APPENDS_MAX,
-    rate::{Allowance, Rate},
-};
+use spoke_protocol::{Allowance, ClientId, Rate, limits::APPENDS_MAX};
 use spoke_service::api_error::ApiError;
 use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
-use spoke_store::{ack_level::AckLevel, limits::REDIS_REPLY_TIMEOUT};
+use spoke_store::{AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Rate at which a client may start sessions.

@@ -8,15 +8,15 @@ use crate::{
     quota::MemoryReserve,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::{
+    ServiceConfig,
     config::{AdminHosts, ConfigError, LogSettings, TlsSettings, TrustedProxies, check_key_prefix},
     limits::CONNECTIONS_MAX,
     preflight::check_redis_url,
     reload::Settings,
-    service_config::ServiceConfig,
 };
-use spoke_store::{RedisUrl, ack_level::AckLevel, keys::HubKeys, session_tokens::session_prefix};
+use spoke_store::{AckLevel, RedisUrl, keys::HubKeys, session_tokens::session_prefix};
 
 /// More memory than a machine has is a typing error.
 const BUDGET_MIB_MAX: usize = 1024 * 1024;

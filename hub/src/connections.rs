@@ -10,7 +10,7 @@ use std::{
 
 use http::StatusCode;
 use spoke_protocol::{
-    client_id::ClientId,
+    ClientId,
     message::{Goaway, GoawayReason},
 };
 use spoke_service::{api_error::ApiError, limits::CONNECTIONS_MAX};

@@ -41,8 +41,7 @@ use spoke_service::{
     server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
 };
 use spoke_store::{
-    Redis,
-    group_commit::CommitWriter,
+    CommitWriter, Redis,
     keys::HubKeys,
     probe::ready,
     session_tokens::{client_prefix, session_prefix},

@@ -11,13 +11,12 @@ use std::{
 };
 
 use crate::limits::PATHS_MAX;
-use spoke_diagnostics::log_limit::SharedLogLimiter;
+use spoke_diagnostics::SharedLogLimiter;
 use spoke_protocol::{
-    client_id::ClientId,
-    seq::{Epoch, Seq},
-    sync::sender::path::{LinkPath, SessionEnding, SessionSummary, StuckEntry},
+    ClientId, Epoch, Seq,
+    sync::{LinkPath, SessionEnding, SessionSummary, StuckEntry},
 };
-use spoke_service::{log_summary::sum_up, shutdown::Shutdown};
+use spoke_service::{Shutdown, sum_up};
 use tracing::{field, info, warn};
 
 /// Link state of all clients.
@@ -153,7 +152,7 @@ fn make_room(paths: &mut HashMap<ClientId, RecentLink>, client: &ClientId) {
 mod tests {
     use std::time::Duration;
 
-    use spoke_protocol::sync::sender::path::{PathLimit, UnackedAtEnd};
+    use spoke_protocol::sync::{PathLimit, UnackedAtEnd};
 
     use super::*;
 

@@ -20,7 +20,7 @@ use std::{
 use crate::limits::{BUDGET_SCAN_MAX, BUDGET_WAITERS_MAX};
 use http::StatusCode;
 use spoke_diagnostics::metrics::{Counter, MetricsPage};
-use spoke_protocol::{backoff::reconnect_wait, client_id::ClientId};
+use spoke_protocol::{ClientId, reconnect_wait};
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;
 

@@ -4,11 +4,11 @@
 pub(crate) mod page;
 
 use spoke_diagnostics::{
-    clock::unix_ms,
     metrics::{Counter, CounterVec},
+    unix_ms,
 };
-use spoke_protocol::{entry::Direction, message::GoawayReason, sync::session::SessionEnd};
-use spoke_service::session_metrics::SessionMetrics;
+use spoke_protocol::{Direction, message::GoawayReason, sync::SessionEnd};
+use spoke_service::SessionMetrics;
 use spoke_store::{driver::SessionError, presence::Transport};
 
 /// Counted routes.

@@ -3,11 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
-use spoke_protocol::client_id::ClientId;
+use spoke_diagnostics::{error_chain, unix_ms};
+use spoke_protocol::ClientId;
 use spoke_store::{
-    StoreError,
-    hints::KeyChange,
+    KeyChange, StoreError,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
     presence,
 };

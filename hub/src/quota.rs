@@ -21,12 +21,12 @@ use std::{
 use crate::limits::RESERVE_PATIENCE;
 use http::StatusCode;
 use spoke_diagnostics::{
-    error_chain::error_chain,
+    error_chain,
     metrics::{Counter, MetricsPage},
 };
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::api_error::ApiError;
-use spoke_store::{Redis, StoreError, memory_usage::MemoryUsage};
+use spoke_store::{MemoryUsage, Redis, StoreError};
 use tracing::{debug, info, warn};
 
 pub(crate) use self::rate::{BatchLoad, MemoryReserve};

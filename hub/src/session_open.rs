@@ -1,18 +1,15 @@
 //! Opens a session at this hub, or refuses a second device with the identity of a connected one.
 
 use http::StatusCode;
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    client_id::ClientId,
+    ClientId, PartnerId, PartnerMatch, Seq,
     message::{Cursor, Goaway, GoawayReason, OriginState},
-    partner::{PartnerId, PartnerMatch},
-    seq::Seq,
-    sync::resume::SenderStart,
+    sync::SenderStart,
 };
 use spoke_service::api_error::ApiError;
 use spoke_store::{
-    StoreError,
-    origin::StartWith,
+    StartWith, StoreError,
     presence::{self, IdentityConflict, SessionOpen, SessionOpened},
 };
 use tracing::{debug, field, warn};

@@ -3,19 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
-use spoke_diagnostics::{error_chain::error_chain, log_limit::SharedLogLimiter};
+use spoke_diagnostics::{SharedLogLimiter, error_chain};
 use spoke_protocol::{
-    backoff::reconnect_wait,
-    client_id::ClientId,
-    loss::Loss,
+    ClientId, Epoch, Loss,
     message::{Features, Goaway, GoawayReason},
-    seq::Epoch,
+    reconnect_wait,
     wire::json::UNUSABLE_STREAM,
 };
-use spoke_service::{api_error::ApiError, log_summary::sum_up, shutdown::Shutdown};
+use spoke_service::{Shutdown, api_error::ApiError, sum_up};
 use spoke_store::{
-    Redis, StoreError, driver, group_commit::CommitWriter, hints::Hints, keys::HubKeys,
-    origin::OriginStore, quota::ClientQuotas, session_tokens::SessionTokens,
+    ClientQuotas, CommitWriter, Hints, OriginStore, Redis, StoreError, driver, keys::HubKeys,
+    session_tokens::SessionTokens,
 };
 use tracing::{info, warn};
 
@@ -173,7 +171,7 @@ impl HubState {
         self.metrics.store_errors.add(1);
         let error = error_chain(error);
         if self.store_faults.record(error.clone()) {
-            warn!(%client, error, "stream cannot be used; the other direction goes on");
+            warn!(%client, error, "stream cannot be used; the other direction continues");
         }
     }
 

@@ -38,8 +38,8 @@ use http::{
     },
 };
 use maud::Markup;
-use spoke_diagnostics::clock::unix_ms;
-use spoke_protocol::client_id::ClientId;
+use spoke_diagnostics::unix_ms;
+use spoke_protocol::ClientId;
 use spoke_service::{api_error::ApiError, server::ConnectionHandle};
 use spoke_store::Redis;
 

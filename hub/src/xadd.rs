@@ -2,13 +2,11 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
-    entry::{Direction, Entry, EntryLimits, RejectReason},
+    BatchAccount, Direction, Entry, EntryLimits, Epoch, RejectReason, Seq,
     limits::BATCH_ENTRIES_MAX,
-    loss::BatchAccount,
-    seq::{Epoch, Seq},
-    sync::receiver::{Append, AppendResult, BadBatch, UncheckedBatch, plan_append},
+    sync::{Append, AppendResult, BadBatch, UncheckedBatch, plan_append},
     wire::json::{
         AddedBody, BatchAddedBody, BatchBody, CursorBody, EntryBody, RefusedBody, XaddBody,
     },

@@ -11,29 +11,19 @@ use std::{
 
 use http::StatusCode;
 use serde::Deserialize;
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Direction, Entry},
+    Checkpoint, ClientId, Direction, Entry, Epoch, PartnerMatch, Seq, Tally,
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
-    loss::{Checkpoint, Tally},
     message::{Ack, Cursor, Push, ReceiveLimits},
-    partner::PartnerMatch,
-    seq::{Epoch, Seq},
     sync::{
-        resume::{self, OriginStanding, ResumeFinding, SenderStart},
-        sender::{
-            OriginTask, Sender, TrimMode,
-            path::{LinkPath, SessionEnding, SessionSummary, UnackedAtEnd},
-        },
+        LinkPath, OriginStanding, OriginTask, ResumeFinding, Sender, SenderStart, SessionEnding,
+        SessionSummary, TrimMode, UnackedAtEnd, find_position,
     },
     wire::json::XreadBody,
 };
 use spoke_service::api_error::ApiError;
-use spoke_store::{
-    origin::{OriginStore, StartWith, TaskResult},
-    presence,
-};
+use spoke_store::{OriginStore, StartWith, TaskResult, presence};
 
 use crate::{
     authenticate::{Caller, malformed, unauthorized},
@@ -197,7 +187,7 @@ impl<'a> AnswerReader<'a> {
         }
         let origin = hub.origin(&caller.client);
         let standing = hub.store_result(origin.standing().await)?;
-        let begun = find_position(hub, &origin, caller, ask, standing).await?;
+        let begun = find_start(hub, &origin, caller, ask, standing).await?;
         let (position, acked) = (begun.position, begun.standing.memory.acked.seq);
         let (after, tally) = (position.after, position.tally);
         if ask.seq > acked {
@@ -321,7 +311,7 @@ impl<'a> AnswerReader<'a> {
 }
 
 /// Finds the caller's position, with the same proof as in a handshake.
-async fn find_position(
+async fn find_start(
     hub: &HubState,
     origin: &OriginStore,
     caller: &Caller,
@@ -340,7 +330,7 @@ async fn find_position(
     // The seal covers the cursor of the request as the caller states it.
     let seal = standing.memory.seal_key.map(|key| key.seal(epoch, ask.seq, tally));
     let cursor = Cursor { epoch, seq: ask.seq, tally, seal, ..Cursor::default() };
-    let mut position = resume::find_position(&standing, &cursor, None, PartnerMatch::Same);
+    let mut position = find_position(&standing, &cursor, None, PartnerMatch::Same);
     if position.finding == ResumeFinding::OriginReplaced {
         // Only a caller that names epochs can follow a new one; a session starts it in its
         // handshake.

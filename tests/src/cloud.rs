@@ -8,7 +8,7 @@ use std::{
 
 use redis::cmd;
 use secrecy::ExposeSecret;
-use spoke_protocol::registration_proof::registration_proof;
+use spoke_protocol::registration_proof;
 use spoke_store::session_tokens::{client_prefix, digest, session_key};
 use tempfile::TempDir;
 use totp_rs::{Algorithm, Secret, TOTP};

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use spoke_protocol::{
-    instance::InstanceId,
+    InstanceId, PartnerId,
     message::{Ack, Cursor, Features, Frame, Goaway, Hello, MAJOR, MINOR, OriginState, Welcome},
-    partner::PartnerId,
     wire::frame::SUBPROTOCOL,
 };
 use tokio::net::TcpStream;

@@ -2,7 +2,7 @@
 //! with the previous one if auth's Redis went back to an older state.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use tracing::{info, warn};
 
 use super::Authenticator;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 use crate::{account::DeviceAccount, auth_flow::AuthRefusal, identity::Identity};
 

@@ -17,9 +17,9 @@ use crate::{
 use http::{Method, StatusCode};
 use secrecy::SecretString;
 use spoke_diagnostics::{
-    clock::unix_ms,
-    error_chain::error_chain,
+    error_chain,
     tls_error::{TlsFailure, explain},
+    unix_ms,
 };
 use spoke_service::{
     cli::{

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::{
     cli::{Check, SettingsArgs, of_redis, print},
     config::{ServiceUrl, SettingSources, environment, load, read_secret},

@@ -6,12 +6,8 @@ use anyhow::Context;
 use http::{Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
-use spoke_protocol::{
-    client_id::ClientId,
-    seq::{Epoch, Seq},
-    sync::sender::path::StuckEntry,
-};
+use spoke_diagnostics::{error_chain, unix_ms};
+use spoke_protocol::{ClientId, Epoch, Seq, sync::StuckEntry};
 use spoke_service::{
     cli::{print, watch},
     config::ServiceUrl,

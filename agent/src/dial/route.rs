@@ -5,7 +5,7 @@ use std::{env, fmt, str::FromStr};
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_service::config::{ConfigError, ServiceUrl};
 
 /// The setting `proxy`.

@@ -9,9 +9,7 @@ use spoke_protocol::{
     wire::{frame::SUBPROTOCOL, websocket::FrameLimiter},
 };
 use spoke_service::{
-    config::ServiceUrl,
-    last_activity::{LastActivity, ObservedStream, ReadObserver},
-    limits::HANDSHAKE_TIMEOUT,
+    LastActivity, ObservedStream, ReadObserver, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT,
 };
 use tokio::time::timeout;
 use tokio_tungstenite::{

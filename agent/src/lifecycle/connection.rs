@@ -7,28 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
-    entry::{Direction, EntryLimits},
+    Direction, EntryLimits, Epoch, Partner, PartnerId, PartnerMatch, Seq,
     limits::{HEARTBEAT, IDLE_TIMEOUT},
     message::{Cursor, Features, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState},
-    partner::{Partner, PartnerId, PartnerMatch},
-    seq::{Epoch, Seq},
     sync::{
-        receiver::Receiver,
-        resume::{OriginStanding, ResumeFinding},
-        sender::{
-            PeerClock, Sender,
-            path::{PathFinding, SessionEnding},
-        },
-        session::{Heartbeat, Session, SessionEnd},
+        Heartbeat, OriginStanding, PathFinding, PeerClock, Receiver, ResumeFinding, Sender,
+        Session, SessionEnd, SessionEnding,
     },
 };
-use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT, shutdown::Shutdown};
+use spoke_service::{Shutdown, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{
-    StoreError,
+    StartWith, StoreError,
     driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, drive},
-    origin::StartWith,
 };
 use tracing::{Instrument, info, info_span, warn};
 

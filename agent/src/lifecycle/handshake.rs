@@ -1,7 +1,7 @@
 //! The handshake of a session: HELLO and WELCOME.
 
 use futures_util::{SinkExt, StreamExt};
-use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
+use spoke_diagnostics::{error_chain, tls_error::explain};
 use spoke_protocol::message::{Frame, Hello, MAJOR, MINOR, Welcome};
 use spoke_store::driver::TransportError;
 

@@ -22,14 +22,12 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use secrecy::SecretString;
 use spoke_protocol::{
-    backoff::RetryDelay,
-    entry::Entry,
+    Entry, Epoch, RetryDelay, Seq,
     limits::{HEARTBEAT, PROGRESS_TIMEOUT, WINDOW_BATCHES},
     message::{Ack, Features, Frame, Hello, MAJOR, MINOR, Push, Welcome},
-    seq::{Epoch, Seq},
     wire::json::{BatchAddedBody, BatchBody, EntryBody, HelloBody, PositionBody, WelcomeBody},
 };
-use spoke_service::last_activity::LastActivity;
+use spoke_service::LastActivity;
 use spoke_store::driver::TransportError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::PollSender;

@@ -13,7 +13,7 @@ use spoke_protocol::{
     message::{Features, Frame},
     wire::websocket::FrameFlood,
 };
-use spoke_service::last_activity::LastActivity;
+use spoke_service::LastActivity;
 use spoke_store::driver::TransportError;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -86,7 +86,7 @@ fn broken(error: tungstenite::Error) -> TransportError {
 mod tests {
     use futures_util::StreamExt;
     use rustls::{ClientConfig, RootCertStore, crypto::ring};
-    use spoke_diagnostics::error_chain::error_chain;
+    use spoke_diagnostics::error_chain;
     use spoke_protocol::limits::FRAGMENTS_MAX;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},

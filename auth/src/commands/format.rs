@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 use crate::store::{ClientListing, RegistrationState};
 

@@ -12,7 +12,7 @@ use anyhow::Context;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::config::ServiceUrl;
 
 use super::{

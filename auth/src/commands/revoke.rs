@@ -1,7 +1,7 @@
 //! `spoke-auth revoke C`
 
 use anyhow::Context;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::cli::print;
 
 use super::{

@@ -1,7 +1,7 @@
 //! `spoke-auth show C`
 
 use anyhow::Context;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::cli::print;
 
 use super::{

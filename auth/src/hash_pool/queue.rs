@@ -13,7 +13,7 @@ use std::{
     hash::Hash,
 };
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::server::PeerNet;
 
 /// The caller that a bcrypt run is queued for.

@@ -6,7 +6,7 @@ use axum::extract::{FromRequest, Request};
 use http::StatusCode;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::{
     api_error::{ApiError, JsonOrForm},
     limits::HANDSHAKE_TIMEOUT,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::{Extension, Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
-use spoke_diagnostics::clock::unix_ms;
-use spoke_protocol::client_id::ClientId;
+use spoke_diagnostics::unix_ms;
+use spoke_protocol::ClientId;
 use spoke_service::{
     api_error::ApiError,
     server::{ConnectionHandle, PeerAddress},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::{
     api_error::ApiError,
     server::{ConnectionHandle, PeerAddress},

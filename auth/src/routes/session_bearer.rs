@@ -2,7 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, header::AUTHORIZATION, request::Parts};
-use spoke_service::{api_error::ApiError, bearer::bearer_token};
+use spoke_service::{api_error::ApiError, bearer_token};
 
 use crate::session_token::SessionToken;
 

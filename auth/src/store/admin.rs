@@ -1,7 +1,7 @@
 //! The changes that an operator makes to clients.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_store::StoreError;
 
 use super::{

@@ -1,6 +1,6 @@
 //! The names of auth's keys. Those that the hub reads too are in [`spoke_store::session_tokens`].
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_store::session_tokens::{client_key, client_prefix};
 
 /// Builds the key names below one prefix.

@@ -1,6 +1,6 @@
 //! `spoke-hub check`: checks that the hub can run with its settings.
 
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_service::cli::{
     Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
     report,

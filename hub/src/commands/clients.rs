@@ -3,7 +3,7 @@
 use std::{fmt::Write, io};
 
 use serde_json::{Value, json};
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_service::cli::{print, watch};
 use spoke_store::{
     Redis,
@@ -192,7 +192,7 @@ fn clip(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_protocol::seq::Seq;
+    use spoke_protocol::Seq;
     use spoke_store::fleet::PendingEntries;
 
     use super::*;

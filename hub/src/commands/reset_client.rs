@@ -1,7 +1,7 @@
 //! `spoke-hub reset-client`
 
 use anyhow::bail;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_service::cli::print;
 use spoke_store::{keys::HubKeys, presence};
 

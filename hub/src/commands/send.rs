@@ -2,11 +2,7 @@
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
-use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Direction, Entry, EntryLimits},
-    seq::Seq,
-};
+use spoke_protocol::{ClientId, Direction, Entry, EntryLimits, Seq};
 use spoke_service::cli::print;
 use spoke_store::{Redis, fleet, keys::HubKeys};
 

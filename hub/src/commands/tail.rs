@@ -3,11 +3,9 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use spoke_protocol::{
-    client_id::ClientId, entry::Entry, limits::BATCH_ENTRIES_MAX, seq::Seq, wire::json::ReadBody,
-};
-use spoke_service::{cli::print, shutdown::Shutdown};
-use spoke_store::{fleet, hints::Hints, keys::HubKeys};
+use spoke_protocol::{ClientId, Entry, Seq, limits::BATCH_ENTRIES_MAX, wire::json::ReadBody};
+use spoke_service::{Shutdown, cli::print};
+use spoke_store::{Hints, fleet, keys::HubKeys};
 
 use super::redis::open_redis;
 use crate::{client_summary::printable, config::HubConfig};
@@ -78,7 +76,7 @@ fn readable(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spoke_protocol::entry::Field;
+    use spoke_protocol::Field;
 
     use super::*;
 

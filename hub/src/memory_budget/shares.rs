@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::limits::{BUDGET_SMALL_BYTES, BUDGET_SMALL_SHARE};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 /// Held bytes by client.
 pub(super) struct ClientShares {

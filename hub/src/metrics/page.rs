@@ -1,8 +1,8 @@
 //! The metrics page.
 
-use spoke_diagnostics::{clock::unix_ms, metrics::MetricsPage};
-use spoke_protocol::entry::Direction;
-use spoke_service::{redis_metrics, session_metrics::SessionMetrics};
+use spoke_diagnostics::{metrics::MetricsPage, unix_ms};
+use spoke_protocol::Direction;
+use spoke_service::{SessionMetrics, redis_metrics};
 use spoke_store::{Redis, keys::HubKeys};
 
 use super::HubMetrics;

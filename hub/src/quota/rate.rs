@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::limits::{RESERVE_BURST, RESERVE_DEBT_MAX, USAGE_INTERVAL};
-use spoke_protocol::{client_id::ClientId, entry::Entry};
-use spoke_store::memory_usage::MemoryUsage;
+use spoke_protocol::{ClientId, Entry};
+use spoke_store::MemoryUsage;
 
 /// Number of clients above which idle ones are removed.
 const REMEMBERED: usize = 1024;

@@ -8,12 +8,11 @@ use axum::{
     extract::{Request, State},
     routing::post,
 };
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
+    Epoch, PartnerId,
     limits::TEXT_BYTES_MAX,
     message::ReceiveLimits,
-    partner::PartnerId,
-    seq::Epoch,
     wire::json::{HelloBody, WelcomeBody},
 };
 use spoke_service::{api_error::ApiError, server::PeerAddress};

@@ -7,8 +7,8 @@ use axum::{Extension, Router, extract::State, response::Response, routing::get};
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_service::{
+    LastActivity,
     api_error::ApiError,
-    last_activity::LastActivity,
     server::{ConnectionHandle, PeerAddress},
 };
 

@@ -11,7 +11,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_protocol::wire::json::XreadBody;
 use spoke_service::api_error::ApiError;
 

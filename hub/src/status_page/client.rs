@@ -1,7 +1,7 @@
 //! Page of one client: its state, recent entries of its link, and a form to send it an entry.
 
 use maud::{Markup, html};
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 use spoke_store::{
     fleet::{ClientRow, RecentEntries, RecentEntry, RecentField},
     loss_ledger::LedgerLine,

@@ -6,8 +6,8 @@ use std::{
     time::Instant,
 };
 
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
-use spoke_protocol::client_id::ClientId;
+use spoke_diagnostics::{error_chain, unix_ms};
+use spoke_protocol::ClientId;
 use spoke_service::api_error::ApiError;
 use spoke_store::{
     StoreError,

@@ -15,11 +15,8 @@ use http::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spoke_diagnostics::error_chain::error_chain;
-use spoke_protocol::{
-    entry::{Direction, Entry, EntryLimits},
-    seq::Seq,
-};
+use spoke_diagnostics::error_chain;
+use spoke_protocol::{Direction, Entry, EntryLimits, Seq};
 use spoke_service::api_error::ApiError;
 use spoke_store::fleet;
 use tracing::info;

@@ -8,10 +8,9 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use spoke_protocol::{
-    client_id::ClientId,
+    ClientId, Epoch, Seq,
     limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN},
     message::{Ack, Frame, Goaway, Push},
-    seq::{Epoch, Seq},
 };
 use spoke_service::api_error::ApiError;
 use tokio::sync::oneshot;

@@ -6,21 +6,15 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, iter},
 };
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
-    entry::{Direction, EntryLimits},
+    Direction, EntryLimits, PartnerId,
     limits::HEARTBEAT,
     message::{
         Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState,
         ReceiveLimits, Welcome,
     },
-    partner::PartnerId,
-    sync::{
-        receiver::Receiver,
-        resume::SenderStart,
-        sender::{Sender, TrimMode, path::LinkPath},
-        session::{Heartbeat, Session, SessionEnd},
-    },
+    sync::{Heartbeat, LinkPath, Receiver, Sender, SenderStart, Session, SessionEnd, TrimMode},
 };
 use spoke_service::{api_error::ApiError, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameLimiter};
+use spoke_protocol::{ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameLimiter};
 use spoke_service::api_error::ApiError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 

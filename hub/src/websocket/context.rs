@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use spoke_protocol::{
-    instance::InstanceId,
+    InstanceId, PartnerId, Seq,
     message::{Goaway, Hello},
-    partner::PartnerId,
-    seq::Seq,
 };
-use spoke_service::{api_error::ApiError, last_activity::LastActivity, server::PeerAddress};
+use spoke_service::{LastActivity, api_error::ApiError, server::PeerAddress};
 use spoke_store::presence::{OriginReach, SessionOpen, Transport};
 use tokio::sync::oneshot;
 use tracing::{Span, field, info_span};

@@ -228,7 +228,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::{FutureExt, stream};
-    use spoke_protocol::{entry::Entry, limits::DECODE_INLINE_BYTES_MAX, message::Push, seq::Seq};
+    use spoke_protocol::{Entry, Seq, limits::DECODE_INLINE_BYTES_MAX, message::Push};
 
     use super::*;
 

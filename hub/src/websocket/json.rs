@@ -13,9 +13,9 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::Fut
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_protocol::{
-    instance::InstanceId,
+    InstanceId,
     limits::{HEARTBEAT, IDLE_TIMEOUT, TEXT_BYTES_MAX},
     message::{Goaway, GoawayReason},
     wire::json::{InvalidRequest, RequestBody, XaddBody},

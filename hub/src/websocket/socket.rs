@@ -20,7 +20,7 @@ use futures_util::{FutureExt, Sink, Stream, StreamExt, TryFutureExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use spoke_protocol::{client_id::ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameFlood};
+use spoke_protocol::{ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameFlood};
 use spoke_service::api_error::ApiError;
 use tokio::{
     io::{AsyncRead, AsyncWrite},

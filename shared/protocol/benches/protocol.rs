@@ -9,16 +9,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use spoke_protocol::{
-    entry::{Direction, Entry, EntryLimits},
-    loss::{BatchAccount, Tally},
+    BatchAccount, Direction, Entry, EntryLimits, Epoch, PartnerMatch, Seq, Tally,
     message::{Ack, Cursor, Features, Frame, Push, ReceiveLimits},
-    partner::PartnerMatch,
-    seq::{Epoch, Seq},
     sync::{
-        accounting::Extent,
-        receiver::{AppendResult, Receiver},
-        resume::{OriginStanding, SenderStart, find_position},
-        sender::{OriginRead, Sender, TrimMode},
+        AppendResult, Extent, OriginRead, OriginStanding, Receiver, Sender, SenderStart, TrimMode,
+        find_position,
     },
 };
 

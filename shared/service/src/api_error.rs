@@ -14,10 +14,7 @@ use serde_json::{Value, json};
 
 pub use request_body::{BodyKind, JsonOrForm, check_announced, too_slow, unreadable};
 
-use spoke_protocol::{
-    limits::TEXT_BYTES_MAX,
-    seq::{Epoch, Seq},
-};
+use spoke_protocol::{Epoch, Seq, limits::TEXT_BYTES_MAX};
 
 /// `{"code": <status>, "message": "…", "reason": "<stable-word>"}`, with `seq` or `epoch` where it is set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -39,7 +39,7 @@ pub use self::{
     watch::watch,
 };
 use crate::config::{ConfigError, EXIT_BAD_SETTINGS};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The text behind the help of a program, with examples of its environment variables.
 #[macro_export]

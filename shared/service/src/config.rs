@@ -1,7 +1,7 @@
 //! Settings: a TOML file, overridden by the environment, overridden by the command line.
 //!
 //! The `config` crate merges the three and converts the strings of the environment to the target type. The error texts
-//! are our own: each names the key, its source and the mend, and none repeats a line of the file, which may hold a
+//! are our own: each names the key, its source and what to do, and none repeats a line of the file, which may hold a
 //! password. Rejected: `deny_unknown_fields`, which names neither the source nor the table of an unknown key.
 
 mod admin_hosts;
@@ -23,7 +23,7 @@ use std::{
 use ::config::{Config as Merged, ConfigError as Fault, File, FileFormat, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use environment::environment;
@@ -89,7 +89,7 @@ impl SettingSources<'_> {
 /// `T` has `#[serde(default)]`. An unknown key is compared with the keys of its serialised default.
 ///
 /// # Errors
-/// [`ConfigError`] that names the key, its source, the problem and the mend.
+/// [`ConfigError`] that names the key, its source, the problem and what to do.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     sources: &SettingSources,
 ) -> Result<T, ConfigError> {

@@ -1,20 +1,29 @@
 //! The parts of a service process around the protocol and the store: settings, command line, HTTP server, start
 //! and shutdown. [`daemon`] and [`cli`] show how they fit together.
 
+#![warn(unnameable_types)]
+
 pub mod limits;
 pub mod api_error;
-pub mod bearer;
+mod bearer;
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod last_activity;
-pub mod log_summary;
+mod last_activity;
+mod log_summary;
 pub mod logging;
 pub mod preflight;
 pub mod redis_metrics;
 pub mod reload;
 pub mod server;
-pub mod service_config;
-pub mod session_metrics;
-pub mod shutdown;
+mod service_config;
+mod session_metrics;
+mod shutdown;
 pub mod systemd;
+
+pub use bearer::bearer_token;
+pub use last_activity::{LastActivity, ObservedStream, ReadObserver};
+pub use log_summary::sum_up;
+pub use service_config::ServiceConfig;
+pub use session_metrics::{BacklogSummary, DirectionMetrics, SessionMetrics, SessionObserver};
+pub use shutdown::Shutdown;

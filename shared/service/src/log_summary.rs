@@ -3,7 +3,7 @@
 use std::hash::Hash;
 
 use crate::shutdown::Shutdown;
-use spoke_diagnostics::{limits::LOG_SUMMARY_INTERVAL, log_limit::SharedLogLimiter};
+use spoke_diagnostics::{SharedLogLimiter, limits::LOG_SUMMARY_INTERVAL};
 
 /// Calls `log` with the counts once a minute, and a last time when the shutdown begins.
 pub async fn sum_up<K: Eq + Hash + Clone>(

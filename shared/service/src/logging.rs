@@ -30,7 +30,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::{ConfigError, LogFormat, LogSettings};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// Our own crates: the first part of the paths of their modules.
 const OURS: [&str; 8] = [

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::{config::ConfigError, shutdown::Shutdown};
-use spoke_diagnostics::error_chain::error_chain;
-use spoke_protocol::backoff::RetryDelay;
+use spoke_diagnostics::error_chain;
+use spoke_protocol::RetryDelay;
 use spoke_store::{
     Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, redis_settings::query_server_info,
 };
@@ -26,7 +26,7 @@ pub fn check_redis_url(url: &RedisUrl, key: &str) -> Result<(), ConfigError> {
 /// Refuses a Redis that Spoke cannot work with. One that does not answer now is not refused.
 ///
 /// # Errors
-/// [`ConfigError`] for the setting `key`, with the problem and the mend.
+/// [`ConfigError`] for the setting `key`, with the problem and what to do.
 pub async fn require_supported(redis: &Redis, key: &str) -> Result<(), ConfigError> {
     match tokio::time::timeout(PROBE_TIMEOUT, redis.ping()).await {
         Ok(Err(error @ StoreError::Unfit { .. })) => {

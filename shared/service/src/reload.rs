@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{config::ConfigError, logging, shutdown::Shutdown, systemd};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_store::RedisUrl;
 
 /// Settings that can be compared key by key.

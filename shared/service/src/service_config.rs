@@ -15,7 +15,7 @@ pub trait ServiceConfig: Settings + DeserializeOwned + Default + Send + 'static 
     /// Checks the values beyond their types.
     ///
     /// # Errors
-    /// [`ConfigError`] that names the setting and the mend.
+    /// [`ConfigError`] that names the setting and what to do.
     fn check(&self) -> Result<(), ConfigError>;
 
     /// The table `[log]`.

@@ -14,15 +14,9 @@ use spoke_diagnostics::metrics::{
     AGE_SCALE, Counter, CounterVec, Histogram, LINK_SCALE, MetricsPage, Seconds,
 };
 use spoke_protocol::{
-    entry::{Direction, RejectReason},
-    loss::{Loss, LossCause},
+    Direction, Loss, LossCause, RejectReason, Seq,
     message::{Cursor, OriginState},
-    seq::Seq,
-    sync::{
-        receiver::Append,
-        sender::OriginTask,
-        session::{Session, SessionWork},
-    },
+    sync::{Append, OriginTask, Session, SessionWork},
 };
 use spoke_store::driver::SessionEvent;
 

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::shutdown::Shutdown;
-use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
+use spoke_diagnostics::{Outage, error_chain};
 
 /// Notifies that the service is up.
 pub fn ready() {

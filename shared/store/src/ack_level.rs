@@ -15,7 +15,7 @@ use super::{
     redis_settings::{AofSync, ServerInfo},
 };
 use crate::limits::{LEVEL_TIMEOUT, REPLICAS_MAX};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// How durable an entry must be before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

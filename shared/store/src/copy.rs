@@ -23,16 +23,9 @@ use super::{
 };
 use crate::limits::{LEDGER_WAIT_MAX, LOST_MAX_LEN};
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Digest, Direction, Entry, RejectReason},
-    loss::{Loss, LossCause},
+    ClientId, Digest, Direction, Entry, Epoch, Loss, LossCause, RejectReason, Seal, Seq,
     message::Cursor,
-    seal::Seal,
-    seq::{Epoch, Seq},
-    sync::{
-        dedup::{Deduplicated, UncertainRange},
-        receiver::{Append, AppendResult},
-    },
+    sync::{Append, AppendResult, Deduplicated, UncertainRange},
 };
 
 static APPEND: LazyLock<Script> =

@@ -11,11 +11,9 @@ use redis::{Script, Value, cmd};
 use super::{Redis, StoreError, decode, scripts::looking_back};
 use crate::limits::{COPY_ENTRY_BYTES_MAX, SEARCH_ENTRIES_MAX, SEARCH_PAGE};
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Direction, Entry},
+    ClientId, Direction, Entry, Epoch, Seq,
     limits::FIELD_BYTES_MIN,
-    seq::{Epoch, Seq},
-    sync::dedup::{CopiedEntry, CopyIndex},
+    sync::{CopiedEntry, CopyIndex},
 };
 
 /// A search.

@@ -5,8 +5,7 @@ use redis::Value;
 
 use super::StoreError;
 use spoke_protocol::{
-    entry::{Entry, Field},
-    seq::Seq,
+    Entry, Field, Seq,
     wire::msgpack::{DecodeError, MsgpackReader},
 };
 

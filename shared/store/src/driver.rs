@@ -34,29 +34,25 @@ use crate::{
     limits::GOODBYE_TIMEOUT,
     origin::{OriginStore, TaskResult},
 };
-use spoke_diagnostics::{clock::unix_ms, error_chain::error_chain};
+use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
+    Epoch,
     message::{Frame, Goaway, GoawayReason},
-    seq::Epoch,
-    sync::{
-        receiver::{Append, AppendResult},
-        sender::{OriginTask, path::SessionEnding},
-        session::{Session, SessionEnd, SessionWork},
-    },
+    sync::{Append, AppendResult, OriginTask, Session, SessionEnd, SessionEnding, SessionWork},
 };
 
-/// What one session works on.
+/// The streams of this side of a session.
 #[derive(Clone, Copy)]
 pub struct SessionStores<'a> {
-    /// The out stream of this side.
+    /// The out stream.
     pub origin: &'a OriginStore,
-    /// The in stream of this side.
+    /// The in stream.
     pub copy: &'a CopyStore,
-    /// Tells when the out stream has news.
+    /// Resolves when the out stream has new entries.
     pub news: &'a KeyWatch,
-    /// The epoch that the out stream is sent under.
+    /// The epoch of the out stream in this session.
     pub epoch: Epoch,
-    /// How long the other side is sent away for when this side's Redis fails.
+    /// Returns the wait to ask of the peer when this side's Redis fails.
     pub return_wait: &'a (dyn Fn() -> Duration + Sync),
 }
 
@@ -66,12 +62,12 @@ pub enum TransportError {
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The other side sent what is no frame.
-    #[error("the other side sent what is no frame of this protocol")]
+    /// The peer sent bytes that are not a valid frame.
+    #[error("received an invalid frame")]
     Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What ended a session from outside of the protocol.
+/// Why a session ended outside of the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// This side's Redis failed.
@@ -80,43 +76,44 @@ pub enum SessionError {
     /// The transport failed.
     #[error("the link failed")]
     Transport(#[source] TransportError),
-    /// The other side closed without a word.
-    #[error("the other side closed the connection without a word")]
+    /// The peer closed the connection without a GOAWAY.
+    #[error("the peer closed the connection without a GOAWAY")]
     Closed,
 }
 
-/// What the driver shows of a session.
+/// What the driver reports of a session.
 #[derive(Clone, Copy)]
 pub enum SessionEvent<'a> {
-    /// What is about to be done at a store.
+    /// Work that is about to start at a store.
     Work(&'a SessionWork),
     /// The session after an event.
     Session(&'a Session),
-    /// A stream of this side cannot be used as it is; what goes the other way goes on.
+    /// A stream of this side cannot be used; the other direction continues.
     Unusable(StreamSide, &'a StoreError),
-    /// It can be used again.
+    /// The stream can be used again.
     Usable(StreamSide),
 }
 
 /// One of this side's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamSide {
-    /// What it sends.
+    /// The out stream.
     Out,
-    /// What it gets.
+    /// The in stream.
     In,
 }
 
-/// How a session went.
+/// The result of a session.
 pub struct SessionOutcome {
-    /// Why it is over.
+    /// Why it ended.
     pub end: Result<SessionEnd, SessionError>,
-    /// Its last state, for the figures.
+    /// Its last state, for the metrics.
     pub session: Box<Session>,
 }
 
 impl SessionOutcome {
-    /// What the end says of the path. A newer session comes where the last one broke unseen.
+    /// Returns what the end says about the path. A newer session of the same client means that the path of this one
+    /// broke unnoticed.
     pub fn parting(&self) -> SessionEnding {
         match &self.end {
             Err(SessionError::Transport(_) | SessionError::Closed)
@@ -132,11 +129,11 @@ impl SessionOutcome {
 
 /// Runs a session to its end.
 ///
-/// `leave` resolves when this side wants to stop: the batch in hand is finished and acknowledged, then its GOAWAY
+/// `leave` resolves when this side wants to stop: the batch in progress is finished and acknowledged, then its GOAWAY
 /// is sent. When this side's Redis fails, GOAWAY `unavailable` is sent. `report` gets each piece of work before
 /// it begins, and the session after each event. `last_received` returns when the peer's last byte came.
 ///
-/// An idle session is little more than this future: what is rare or large is boxed while it is there.
+/// An idle session costs little more than this future: rare and large values are boxed.
 pub async fn drive(
     session: Box<Session>,
     stores: SessionStores<'_>,
@@ -181,13 +178,13 @@ struct Driver<'a, F, O, T, L, R> {
     last_received: T,
     leave: Pin<&'a mut L>,
     report: R,
-    /// At the origin; the session asks for one task of each kind at a time.
+    /// Tasks at the origin, at most one of each kind.
     tasks: FuturesUnordered<BoxFuture<'a, FinishedWork>>,
     appends: AppendQueue<BoxFuture<'a, Result<AppendResult, StoreError>>>,
     losses: LossLog,
 }
 
-/// What a driver waits for.
+/// An event that a driver waits for.
 enum DriverEvent {
     Outbox(Result<OutboxProgress, TransportError>),
     Frame(Option<Result<Frame, TransportError>>),
@@ -198,7 +195,7 @@ enum DriverEvent {
     Timeout,
 }
 
-/// What was done at a store, other than an append.
+/// Finished work at a store, other than an append.
 enum FinishedWork {
     Task(OriginTask, Result<TaskResult, StoreError>),
     Probe(Result<(), StoreError>),
@@ -212,7 +209,7 @@ where
     L: FusedFuture<Output = Goaway>,
     R: FnMut(SessionEvent<'_>),
 {
-    /// Begins all work that the session asks for.
+    /// Starts all work that the session asks for.
     fn start_work(&mut self) {
         while let Some(work) = self.session.poll_work(Instant::now()) {
             self.losses.handle_work(&work, Instant::now());
@@ -227,7 +224,7 @@ where
         (self.report)(SessionEvent::Session(&self.session));
     }
 
-    /// Waits for the next event. Cancel safe: what is in hand lives in `tasks`, `appends` and `outbox`.
+    /// Waits for the next event. Cancel safe: work in progress is kept in `tasks`, `appends` and `outbox`.
     async fn next_event(&mut self) -> DriverEvent {
         let timeout = tokio::time::sleep_until(self.session.poll_timeout().into());
         let has_frame = self.session.has_frame();
@@ -253,7 +250,7 @@ where
     /// Hands an event to the session.
     ///
     /// # Errors
-    /// [`SessionError`] where the session cannot go on.
+    /// [`SessionError`] if the session cannot continue.
     fn apply(&mut self, event: DriverEvent) -> Result<(), SessionError> {
         match event {
             DriverEvent::Outbox(progress) => {
@@ -352,17 +349,17 @@ where
         SessionError::Store(error)
     }
 
-    /// Sends the last frames, closes the connection and writes down what was acknowledged.
+    /// Sends the last frames, closes the connection and records the last acknowledgement.
     async fn finish(mut self, failure: Option<SessionError>) -> SessionOutcome {
         self.losses.log_counts();
-        // A peer that does not take them within this time is gone.
+        // A peer that does not read them within this time counts as gone.
         let closing = self.outbox.close(&mut self.session);
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, closing).await;
         if !matches!(failure, Some(SessionError::Store(_)))
             && let Some(task) = self.session.poll_final_record()
         {
             let record = self.stores.origin.perform(self.stores.epoch, &task, unix_ms());
-            // Where it fails, the next handshake looks at more.
+            // If it fails, the next handshake searches a longer range.
             let _ = tokio::time::timeout(GOODBYE_TIMEOUT, record).await;
         }
         let end = match failure {
@@ -386,7 +383,7 @@ async fn probe(stores: SessionStores<'_>) -> FinishedWork {
     FinishedWork::Probe(stores.copy.probe().await)
 }
 
-/// Returns the GOAWAY for a peer while the Redis of this side is in trouble.
+/// Returns the GOAWAY for a peer while the Redis of this side is unavailable.
 pub fn unavailable(return_wait: Duration) -> Goaway {
     Goaway {
         reason: GoawayReason::Unavailable,

@@ -5,8 +5,8 @@ use std::{error::Error, fmt, io};
 use redis::{ErrorKind, ParsingError, RedisError};
 
 use super::compatibility::UNFIT;
-use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
-use spoke_protocol::seq::Seq;
+use spoke_diagnostics::{error_chain, tls_error::explain};
+use spoke_protocol::Seq;
 
 pub(super) const STREAM: &str = "stream";
 pub(super) const HASH: &str = "hash";

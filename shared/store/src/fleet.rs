@@ -11,11 +11,7 @@ pub use self::{
     recent::{RecentEntries, RecentEntry, RecentField, recent_down, recent_losses, recent_up},
 };
 use super::{Redis, StoreError, decode, keys::HubKeys, peek::peek};
-use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Entry, Field},
-    seq::Seq,
-};
+use spoke_protocol::{ClientId, Entry, Field, Seq};
 
 /// Returns the newest ID of the in stream.
 ///

@@ -30,8 +30,8 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL};
-use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
-use spoke_protocol::{backoff::RetryDelay, seq::Seq};
+use spoke_diagnostics::{Outage, error_chain};
+use spoke_protocol::{RetryDelay, Seq};
 
 /// The tasks that wait for changes of keys. Cheap to clone.
 #[derive(Clone, Default)]

@@ -1,7 +1,7 @@
 //! All keys of agent and hub (contract section 3). Those of auth's sessions are in
 //! [`session_tokens`](crate::session_tokens).
 
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 /// The keys on a device.
 #[derive(Debug, Clone)]

@@ -1,25 +1,27 @@
 //! Redis: the only crate that sends commands to it. Key names are in [`keys`], scripts are files in `scripts/`,
 //! and [`driver`] runs a session of the protocol over two stores.
 
+#![warn(unnameable_types)]
+
 pub mod limits;
-pub mod group_commit;
-pub mod connection;
-pub mod copy;
-pub mod error;
+mod group_commit;
+mod connection;
+mod copy;
+mod error;
 pub mod driver;
-pub mod redis_url;
+mod redis_url;
 pub mod stats;
 pub mod fleet;
 mod compatibility;
-pub mod quota;
-pub mod health;
+mod quota;
+mod health;
 mod copy_scan;
-pub mod hints;
+mod hints;
 pub mod keys;
 pub mod loss_ledger;
-pub mod ack_level;
+mod ack_level;
 mod origin_state;
-pub mod origin;
+mod origin;
 mod peek;
 pub mod presence;
 pub mod probe;
@@ -29,8 +31,16 @@ pub mod session_tokens;
 pub mod redis_settings;
 pub mod trim;
 mod key_types;
-pub mod memory_usage;
+mod memory_usage;
 
-pub use connection::Redis;
-pub use error::StoreError;
+pub use ack_level::{AckLevel, BadAckLevel, Barrier, UnmetLevel};
+pub use connection::{Redis, RedisConnection};
+pub use copy::CopyStore;
+pub use error::{RedisFault, StoreError, WrongKey};
+pub use group_commit::{CommitWriter, Committer};
+pub use health::Health;
+pub use hints::{Hints, KeyChange, KeyWatch, check_tracking};
+pub use memory_usage::MemoryUsage;
+pub use origin::{OriginStore, StartWith, TaskResult};
+pub use quota::{ClientQuota, ClientQuotas};
 pub use redis_url::{BadRedisUrl, RedisUrl};

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use spoke_protocol::{
+    Rate,
     limits::{ENTRY_FIELDS_MAX, ENTRY_VALUE_BYTES_MAX, FIELD_NAME_BYTES_MAX},
-    rate::Rate,
 };
 
 // ---- Entries ----------------------------------------------------------------------------------

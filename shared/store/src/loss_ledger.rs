@@ -3,12 +3,7 @@
 use redis::{Value, cmd};
 
 use super::{Redis, StoreError, decode};
-use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Direction, Entry},
-    loss::{Loss, LossCause},
-    seq::{Epoch, Seq},
-};
+use spoke_protocol::{ClientId, Direction, Entry, Epoch, Loss, LossCause, Seq};
 
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]

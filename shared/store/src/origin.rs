@@ -17,18 +17,10 @@ use super::{
     scripts::of_origin,
 };
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Digest, Direction, Entry},
+    ClientId, Digest, Direction, Entry, Partner, PartnerMatch, SealKey, Seq, TallyPrecision,
     limits::SEQ_AHEAD_MAX,
-    loss::TallyPrecision,
     message::Cursor,
-    partner::{Partner, PartnerMatch},
-    seal::SealKey,
-    seq::Seq,
-    sync::{
-        accounting::Extent,
-        resume::{self, HighWaterMark, LastRead, OriginStanding, Position, SenderStart},
-    },
+    sync::{Extent, HighWaterMark, LastRead, OriginStanding, Position, SenderStart, find_position},
 };
 
 static INSPECT: LazyLock<Script> =
@@ -157,7 +149,7 @@ impl OriginStore {
                 Some(partner) => PartnerMatch::at_device(recorded, partner),
                 None => with.partner_match,
             };
-            let position = resume::find_position(&standing, cursor, at_cursor, partner_match);
+            let position = find_position(&standing, cursor, at_cursor, partner_match);
             let before = standing.memory.clone();
             let is_new = position.epoch != before.epoch;
             if is_new {

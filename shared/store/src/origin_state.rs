@@ -4,14 +4,8 @@ use redis::Value;
 
 use super::{StoreError, decode};
 use spoke_protocol::{
-    loss::Checkpoint,
-    partner::{Partner, PartnerId},
-    seal::SealKey,
-    seq::{Epoch, Seq},
-    sync::{
-        accounting::{Extent, RecordedLosses},
-        resume::{EpochStart, HighWaterMark, OriginMemory, OriginStanding},
-    },
+    Checkpoint, Epoch, Partner, PartnerId, SealKey, Seq,
+    sync::{EpochStart, Extent, HighWaterMark, OriginMemory, OriginStanding, RecordedLosses},
 };
 
 /// The fields whose values [`read`] takes, in this order.

@@ -7,7 +7,7 @@ use redis::Script;
 
 use super::{Redis, StoreError, decode, scripts::of_entries};
 use crate::limits::{COPY_ENTRY_BYTES_MAX, PEEK_BYTES};
-use spoke_protocol::{entry::Entry, seq::Seq};
+use spoke_protocol::{Entry, Seq};
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("scripts/peek.lua")));
 

@@ -15,12 +15,8 @@ use super::{
 };
 use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL};
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::Direction,
-    instance::InstanceId,
+    ClientId, Direction, Epoch, InstanceId, PartnerId, Seq,
     limits::{EPOCHS_REMEMBERED_MAX, IDLE_TIMEOUT},
-    partner::PartnerId,
-    seq::{Epoch, Seq},
 };
 
 static OPEN_SESSION: LazyLock<Script> =

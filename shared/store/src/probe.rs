@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Redis;
 use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// Probes this Redis until `ended`: rarely while it is healthy, often while it is not.
 pub async fn watch(redis: Redis, ended: CancellationToken) {

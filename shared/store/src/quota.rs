@@ -14,10 +14,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::limits::{LEDGER_LINES, SEARCHES, SEARCHES_AT_ONCE};
 use spoke_protocol::{
-    client_id::ClientId,
-    rate::Allowance,
-    seq::{Epoch, Seq},
-    sync::dedup::{CopyIndex, Deduplicated},
+    Allowance, ClientId, Epoch, Seq,
+    sync::{CopyIndex, Deduplicated},
 };
 
 /// The quotas of all clients of a hub. Cheap to clone.
@@ -144,7 +142,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use spoke_protocol::sync::dedup::CopiedEntry;
+    use spoke_protocol::sync::CopiedEntry;
 
     use super::*;
 
@@ -202,7 +200,7 @@ mod tests {
             !found(CopyIndex::new([], false)).answers((two, seq(5)), at(two)),
             "not all was looked at"
         );
-        let digest = spoke_protocol::entry::Digest([0; 16]);
+        let digest = spoke_protocol::Digest([0; 16]);
         let copied = CopiedEntry { epoch: one, seq: seq(6), digest };
         assert!(!found(CopyIndex::new([copied], true)).answers((two, seq(5)), at(two)));
         let batch = void.index.deduplicate(Vec::new());

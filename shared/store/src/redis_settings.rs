@@ -11,7 +11,7 @@ use redis::{
 use tracing::debug;
 
 use super::StoreError;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The settings and state of a Redis server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

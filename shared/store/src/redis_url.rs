@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use spoke_diagnostics::{error_chain::error_chain, suggest::nearest_name};
+use spoke_diagnostics::{error_chain, nearest_name};
 
 /// A URL of `redis://`, `rediss://` (TLS) or `unix://`. `Display` and `Debug` hide the password. In `rediss://`,
 /// `?ca_file=PATH` pins a CA instead of the system's roots, and `cert_file=` and `key_file=` set a client certificate.

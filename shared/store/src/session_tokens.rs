@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::{Redis, StoreError};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 /// The field of a session with its client's name.
 pub const CLIENT_FIELD: &str = "client";

@@ -24,7 +24,7 @@ fn main() -> io::Result<()> {
     for program in [
         spoke_agent::AgentCli::command(),
         spoke_hub::HubCli::command(),
-        spoke_auth::commands::AuthCli::command(),
+        spoke_auth::AuthCli::command(),
     ] {
         write(program, &folder)?;
     }

@@ -9,7 +9,7 @@ use std::{
     fmt,
 };
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 
 use super::{
     history::{Added, Book, Fate},

@@ -1,7 +1,7 @@
 //! What was added to one origin and what became of it there, as the apps and the origin's own Redis
 //! tell; what became of it on the way is the verdict's.
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 
 use super::load::{Offer, digest};
 

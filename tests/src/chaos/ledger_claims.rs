@@ -4,7 +4,7 @@
 //! lost it with the end of its Redis's file. So lines of one epoch and kind whose ranges meet are one
 //! claim, which covers as many entries as the ledger says that says more.
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 
 use crate::entries::Stored;
 

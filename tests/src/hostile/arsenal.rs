@@ -1,7 +1,7 @@
 //! What a hostile client does next, drawn from a seed.
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use spoke_protocol::{message::Features, seq::Seq};
+use spoke_protocol::{Seq, message::Features};
 
 use super::{
     bodies::{Form, empty_fields, malformed as malformed_bodies},

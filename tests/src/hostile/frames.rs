@@ -2,9 +2,9 @@
 
 use rand::Rng;
 use spoke_protocol::{
+    Seq,
     limits::FRAME_BYTES_MAX,
     message::{Features, Frame, Hello},
-    seq::Seq,
 };
 
 use crate::websocket::hello;

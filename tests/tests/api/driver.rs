@@ -13,32 +13,22 @@ use std::{
 };
 
 use futures_util::{Sink, SinkExt, sink, stream};
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    client_id::ClientId,
-    entry::{Direction, EntryLimits},
-    instance::InstanceId,
+    BatchAccount, ClientId, Direction, EntryLimits, Epoch, InstanceId, Seq,
     limits::RECONNECT_WAIT_MIN,
-    loss::BatchAccount,
     message::{Frame, Goaway, GoawayReason, ReceiveLimits},
-    seq::{Epoch, Seq},
     sync::{
-        receiver::{Append, AppendResult, Receiver},
-        resume::ResumeFinding,
-        sender::{Sender, TrimMode},
-        session::{Heartbeat, Session, SessionEnd},
+        Append, AppendResult, Heartbeat, Receiver, ResumeFinding, Sender, Session, SessionEnd,
+        TrimMode,
     },
 };
-use spoke_service::{last_activity::LastActivity, shutdown::Shutdown};
+use spoke_service::{LastActivity, Shutdown};
 use spoke_store::{
-    Redis,
-    copy::CopyStore,
+    ClientQuota, CopyStore, Hints, OriginStore, Redis, StartWith,
     driver::{self, SessionError, SessionOutcome, SessionStores, TransportError},
-    hints::Hints,
     keys::{DeviceKeys, HubKeys},
-    origin::{OriginStore, StartWith},
     presence::{self, SessionOpen, SessionOpened, Transport},
-    quota::ClientQuota,
 };
 use spoke_tests::{
     checker,

@@ -9,9 +9,8 @@ mod upstream;
 
 use bytes::Bytes;
 use spoke_protocol::{
-    entry::Entry,
+    Entry, Epoch, Seq,
     message::{Frame, Push, Welcome},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

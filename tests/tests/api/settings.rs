@@ -96,5 +96,5 @@ fn every_setting_of_the_hub_stands_in_its_file_with_its_default() {
 
 #[test]
 fn every_setting_of_auth_stands_in_its_file_with_its_default() {
-    check::<spoke_auth::config::AuthConfig>("auth");
+    check::<spoke_auth::AuthConfig>("auth");
 }

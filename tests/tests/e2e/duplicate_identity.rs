@@ -11,10 +11,8 @@ mod sessions;
 use http::Method;
 use serde_json::{Value, json};
 use spoke_protocol::{
-    entry::Entry,
-    instance::InstanceId,
+    Entry, Epoch, InstanceId, Seq,
     message::{Frame, Goaway, Hello, Push},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

@@ -208,9 +208,5 @@ fn no_source_tells_an_error_without_its_causes() {
             }
         }
     }
-    assert!(
-        found.is_empty(),
-        "use spoke_diagnostics::error_chain::error_chain:\n{}",
-        found.join("\n")
-    );
+    assert!(found.is_empty(), "use spoke_diagnostics::error_chain:\n{}", found.join("\n"));
 }

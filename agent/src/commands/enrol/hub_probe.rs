@@ -3,7 +3,7 @@
 use anyhow::bail;
 use http::{Method, StatusCode};
 use secrecy::SecretString;
-use spoke_diagnostics::{error_chain::error_chain, tls_error::explain};
+use spoke_diagnostics::{error_chain, tls_error::explain};
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// A terminal to prompt at.
 pub(super) struct Prompt<R, W> {

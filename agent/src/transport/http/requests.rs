@@ -10,15 +10,14 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 use spoke_protocol::{
+    Epoch, Seq, Tally,
     limits::{BATCH_ENTRIES_MAX, BLOCK_MAX, HTTP_BODY_BYTES_MAX, PROGRESS_TIMEOUT},
-    loss::Tally,
     message::{Goaway, GoawayReason},
-    seq::{Epoch, Seq},
     wire::json::{CursorBody, GENERATION_HEADER, XreadBody},
 };
-use spoke_service::last_activity::LastActivity;
+use spoke_service::LastActivity;
 use tokio::sync::watch;
 
 use crate::{

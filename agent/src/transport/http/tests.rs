@@ -11,10 +11,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 use spoke_protocol::{
-    entry::RejectReason,
-    instance::InstanceId,
+    InstanceId, PartnerId, RejectReason,
     message::{Cursor, GoawayReason, OriginState},
-    partner::PartnerId,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 

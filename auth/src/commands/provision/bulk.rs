@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 use super::{AuthConfig, ProvisionArgs, now_ms};
 use crate::{

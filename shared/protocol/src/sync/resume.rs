@@ -21,7 +21,7 @@
 mod memory;
 
 pub use self::memory::{EpochStart, HighWaterMark, LastRead, OriginMemory, OriginStanding};
-use super::accounting::Extent;
+use super::loss_accounting::Extent;
 use crate::{
     entry::Digest,
     limits::EPOCHS_REMEMBERED_MAX,

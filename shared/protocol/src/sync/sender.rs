@@ -8,7 +8,7 @@ mod batching;
 mod in_flight;
 mod origin_side;
 mod peer_clock;
-pub mod path;
+mod path;
 mod stats;
 mod task;
 mod trim;
@@ -26,19 +26,21 @@ use crate::{
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::RecordedLosses,
+        loss_accounting::RecordedLosses,
         resume::{OriginStanding, Position, SenderStart},
     },
 };
 
 use self::{
     in_flight::{InFlight, InFlightBatch},
-    path::{LinkPath, SessionSummary},
     stats::SenderStats,
     task::BlockedTask,
     trim::TrimQueue,
 };
 pub use self::{
+    path::{
+        LinkPath, PathFinding, PathLimit, SessionEnding, SessionSummary, StuckEntry, UnackedAtEnd,
+    },
     peer_clock::PeerClock,
     stats::AckedBatch,
     task::{OriginRead, OriginTask, ReadSize},

@@ -192,7 +192,7 @@ pub struct OriginBody {
     pub acked: Seq,
 }
 
-/// The JSON body of a [`Position`](crate::sync::resume::Position).
+/// The JSON body of a [`Position`](crate::sync::Position).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the same as `resume::Position`")]
 pub struct PositionBody {

@@ -10,11 +10,11 @@ use tokio::{net::TcpStream, time::timeout};
 use super::output::print;
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
-    error_chain::error_chain,
+    error_chain,
     tls_error::{TlsFailure, duration_in_words},
 };
 use spoke_store::{
-    Redis, StoreError, hints,
+    Redis, StoreError, check_tracking,
     limits::HINT_POLL_INTERVAL,
     redis_settings::{ServerWarning, query_server_info},
 };
@@ -50,7 +50,7 @@ pub struct Check {
     pub setting: &'static str,
     /// The finding.
     pub finding: String,
-    /// The mend; empty where there is none.
+    /// What to do; empty where there is none.
     pub help: Cow<'static, str>,
 }
 
@@ -157,7 +157,7 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
 
 /// Checks that a Redis allows `CLIENT TRACKING`. `None` if it does, or does not answer.
 pub async fn of_hints(setting: &'static str, redis: &Redis) -> Option<Check> {
-    match hints::check_tracking(redis).await {
+    match check_tracking(redis).await {
         Err(error) if !error.is_outage() => {
             let poll_ms = HINT_POLL_INTERVAL.as_millis();
             let finding = format!(

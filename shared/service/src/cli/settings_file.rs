@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{check::Check, settings_args::SettingsArgs};
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The name of the findings.
 const SETTING: &str = "settings_file";

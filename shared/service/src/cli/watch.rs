@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::output::print;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// Between two reports.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! [`ConfigError`]: an invalid setting, with the mend.
+//! [`ConfigError`]: an invalid setting, with what to do.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -40,7 +40,7 @@ pub enum ConfigError {
         key: String,
         /// The source of the value, if known.
         origin: Option<SettingSource>,
-        /// The problem and the mend. Never a secret.
+        /// The problem and what to do. Never a secret.
         problem: String,
     },
     /// A file that a setting names cannot be used.
@@ -50,7 +50,7 @@ pub enum ConfigError {
         key: String,
         /// The file.
         path: PathBuf,
-        /// The mend.
+        /// What to do.
         help: &'static str,
         /// The cause.
         source: io::Error,
@@ -69,7 +69,7 @@ pub enum SettingSource {
 }
 
 impl ConfigError {
-    /// Returns an error for a value that the service itself rejects. `problem` names the problem and the mend, such as
+    /// Returns an error for a value that the service itself rejects. `problem` names the problem and what to do, such as
     /// "invalid value 3: expected 4 to 16".
     pub fn bad(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Bad { key: key.into(), origin: None, problem: problem.into() }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_ignored::Path;
 use serde_json::Value;
 
-use spoke_diagnostics::suggest::nearest_name;
+use spoke_diagnostics::nearest_name;
 
 /// Returns the known key, or table, that is most similar to this one.
 pub(super) fn nearest<T: Serialize + Default>(key: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use spoke_store::RedisUrl;
 
 use super::*;
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

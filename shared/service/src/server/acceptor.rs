@@ -23,7 +23,7 @@ use crate::{
     limits::{ACCEPT_RETRY, LISTEN_BACKLOG},
     shutdown::Shutdown,
 };
-use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
+use spoke_diagnostics::{Outage, error_chain};
 
 /// Serves without TLS until the shutdown begins. Requests in progress are finished within `limits.drain`, as
 /// tasks that [`Shutdown::finish`] waits for.

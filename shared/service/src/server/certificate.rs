@@ -25,7 +25,7 @@ use crate::{
     limits::CERTIFICATE_INTERVAL,
     shutdown::Shutdown,
 };
-use spoke_diagnostics::{error_chain::error_chain, log_limit::Outage};
+use spoke_diagnostics::{Outage, error_chain};
 
 /// The certificate that a listener presents. Cheap to clone; all clones share one certificate.
 #[derive(Debug, Clone)]

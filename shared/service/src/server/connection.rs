@@ -22,7 +22,7 @@ use crate::{
     limits::HEADER_BYTES_MAX,
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The byte stream below TLS and HTTP.
 pub(super) type ConnectionStream = ObservedStream<WriteTimeout<TcpStream>>;

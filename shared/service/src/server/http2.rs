@@ -20,7 +20,7 @@ use crate::{
     limits::{HEADER_BYTES_MAX, HTTP2_WINDOW_BYTES, REQUESTS_PER_CLIENT_MAX},
     shutdown::Shutdown,
 };
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// Counts the requests in progress of one connection.
 #[derive(Clone)]

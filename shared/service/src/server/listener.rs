@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use crate::limits::LISTEN_BACKLOG;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The listeners of a service.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Listeners {
     /// Binds both. No admin listener is bound where `admin_listen` is empty.
     ///
     /// # Errors
-    /// [`io::Error`] that names the address and the mend.
+    /// [`io::Error`] that names the address and what to do.
     pub async fn bind(listen: &str, admin_listen: &str) -> io::Result<Self> {
         let public = bind(listen).await?;
         let admin = if admin_listen.is_empty() { None } else { Some(bind(admin_listen).await?) };
@@ -31,7 +31,7 @@ impl Listeners {
 /// Binds one listener.
 ///
 /// # Errors
-/// [`io::Error`] that names the address and the mend.
+/// [`io::Error`] that names the address and what to do.
 pub async fn bind(listen: &str) -> io::Result<TcpListener> {
     listen_on(listen).await.map_err(|error| {
         let help = "is the address of this machine and the port free?";

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::peer_net::PeerNet;
 use crate::{api_error::LoggedReason, log_summary::sum_up, shutdown::Shutdown};
-use spoke_diagnostics::log_limit::SharedLogLimiter;
+use spoke_diagnostics::SharedLogLimiter;
 
 /// Counts rejections by reason and peer.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use super::connection::{ConnectionStream, HttpConnection};
 #[cfg(feature = "http2")]
 use super::http2;
 use crate::last_activity::LastActivity;
-use spoke_diagnostics::error_chain::error_chain;
+use spoke_diagnostics::error_chain;
 
 /// The handshake that a connection begins with.
 pub(super) trait Security: Clone + Send + 'static {

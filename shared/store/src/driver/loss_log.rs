@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use spoke_diagnostics::{limits::LOG_SUMMARY_INTERVAL, log_limit::LogLimiter};
+use spoke_diagnostics::{LogLimiter, limits::LOG_SUMMARY_INTERVAL};
 use spoke_protocol::{
-    loss::Loss,
-    sync::{sender::OriginTask, session::SessionWork},
+    Loss,
+    sync::{OriginTask, SessionWork},
 };
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use futures_util::{Sink, SinkExt};
-use spoke_protocol::{message::Frame, sync::session::Session};
+use spoke_protocol::{message::Frame, sync::Session};
 use std::time::Instant;
 
 use super::TransportError;

@@ -12,13 +12,7 @@ use crate::{
     origin_state,
     presence::{OriginReach, Transport},
 };
-use spoke_protocol::{
-    client_id::ClientId,
-    limits::IDLE_TIMEOUT,
-    loss::Tally,
-    seq::{Epoch, Seq},
-    sync::resume::OriginStanding,
-};
+use spoke_protocol::{ClientId, Epoch, Seq, Tally, limits::IDLE_TIMEOUT, sync::OriginStanding};
 
 static LIST_CLIENTS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/list_clients.lua")));
@@ -276,7 +270,7 @@ async fn end_sessions_of_stopped_hubs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spoke_protocol::loss::TallyPrecision;
+    use spoke_protocol::TallyPrecision;
 
     #[test]
     fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {

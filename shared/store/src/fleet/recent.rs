@@ -13,7 +13,7 @@ use crate::{
     loss_ledger::{self, LedgerLine},
     scripts::looking_back,
 };
-use spoke_protocol::{client_id::ClientId, seq::Seq};
+use spoke_protocol::{ClientId, Seq};
 
 static RECENT: LazyLock<Script> =
     LazyLock::new(|| looking_back(include_str!("../scripts/recent.lua")));

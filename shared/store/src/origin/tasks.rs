@@ -12,15 +12,9 @@ use crate::{
     scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
 };
 use spoke_protocol::{
-    entry::RejectReason,
+    Checkpoint, Epoch, Loss, RejectReason, Seq,
     limits::LOSS_COUNT_MAX,
-    loss::{Checkpoint, Loss},
-    seq::{Epoch, Seq},
-    sync::{
-        accounting::RecordedLosses,
-        resume::{HighWaterMark, LastRead},
-        sender::{OriginRead, OriginTask, ReadSize},
-    },
+    sync::{HighWaterMark, LastRead, OriginRead, OriginTask, ReadSize, RecordedLosses},
 };
 
 static READ: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("../scripts/read.lua")));

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use spoke_protocol::entry::Direction;
+use spoke_protocol::Direction;
 use spoke_tests::{binaries, process_usage};
 use tokio::time::{Instant, sleep};
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use redis::Cmd;
-use spoke_protocol::entry::Direction;
+use spoke_protocol::Direction;
 use tokio::task::block_in_place;
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use redis::Connection;
-use spoke_protocol::entry::Direction;
+use spoke_protocol::Direction;
 use tokio::task::block_in_place;
 
 use self::reader::{MARK, Reader};

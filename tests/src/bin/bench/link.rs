@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, io::tcp::TcpSettings};
-use spoke_protocol::entry::Direction;
+use spoke_protocol::Direction;
 use spoke_tests::{
     cloud::{Cloud, IN, Settings, out, url},
     device::{self, Device},

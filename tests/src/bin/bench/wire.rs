@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spoke_protocol::{entry::Direction, limits::HEARTBEAT};
+use spoke_protocol::{Direction, limits::HEARTBEAT};
 use spoke_tests::proxy::{Direction as To, Proxy};
 
 use crate::{

@@ -16,7 +16,7 @@ use std::{
 use redis::{
     Cmd, FromRedisValue, Pipeline, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe,
 };
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 use spoke_tests::{
     chaos::{
         history::Book,

@@ -5,8 +5,8 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use spoke_protocol::{
+    Seq,
     message::{Cursor, Features, Frame},
-    seq::Seq,
 };
 use spoke_tests::hostile::{frames::Claim, raw};
 use tokio::{

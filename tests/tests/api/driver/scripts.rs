@@ -11,7 +11,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
         known: None,
         after: after.map(|ms| Seq::new(ms, 0)),
         through: Seq::new(through, 0),
-        entries: vec![spoke_protocol::entry::Entry {
+        entries: vec![spoke_protocol::Entry {
             seq: Seq::new(through, 0),
             fields: vec![("a".into(), "b".into())],
         }],
@@ -46,7 +46,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
     let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
     let seqs = [Seq::new(ms, n), Seq::new(ms, n + 1), Seq::new(ms, u64::MAX), Seq::new(ms + 1, 0)];
     for seq in seqs {
-        let entry = spoke_protocol::entry::Entry { seq, fields: vec![("a".into(), "b".into())] };
+        let entry = spoke_protocol::Entry { seq, fields: vec![("a".into(), "b".into())] };
         let append = Append {
             epoch: Epoch::FIRST,
             known: None,

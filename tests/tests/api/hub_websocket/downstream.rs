@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use spoke_protocol::{
+    Epoch, Seq,
     limits::{WINDOW_BATCHES, WINDOW_BYTES_MAX},
     message::{Ack, Cursor, Frame, Hello, Push},
-    seq::{Epoch, Seq},
 };
 use spoke_tests::{
     entries::{awkward, fields, numbered},

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use spoke_protocol::{
+    Epoch,
     message::{Ack, Features, Frame, GoawayReason, Hello, MAJOR, MINOR, ReceiveLimits},
-    seq::Epoch,
 };
 use spoke_tests::{
     entries::numbered,

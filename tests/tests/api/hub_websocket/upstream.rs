@@ -1,10 +1,9 @@
 //! PUSH from the device and ACK from the hub.
 
 use spoke_protocol::{
-    entry::RejectReason,
+    Epoch, RejectReason,
     limits::WINDOW_BATCHES,
     message::{Features, Frame, GoawayReason, Hello, Push},
-    seq::Epoch,
 };
 use spoke_tests::{
     entries::{awkward, fields},

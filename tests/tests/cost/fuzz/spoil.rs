@@ -3,9 +3,8 @@
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::json;
 use spoke_protocol::{
-    entry::Entry,
+    Entry, Epoch, Seq,
     message::{Ack, Features, Frame, Goaway, GoawayReason, Push},
-    seq::{Epoch, Seq},
 };
 use spoke_tests::{entries::awkward, websocket::hello};
 

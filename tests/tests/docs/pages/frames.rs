@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use spoke_protocol::{
-    entry::Entry,
-    loss::BatchAccount,
+    BatchAccount, Entry, Epoch, Seq,
     message::{Features, Frame, Push},
-    seq::{Epoch, Seq},
 };
 
 use crate::pages::{golden, page::blocks};

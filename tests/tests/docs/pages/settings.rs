@@ -15,7 +15,7 @@ pub(crate) fn check_settings(block: &Block) {
     match (block.language.as_str(), block.words.first().map_or("", String::as_str)) {
         ("toml", "agent.toml") => check::<spoke_agent::AgentConfig>("agent", block),
         ("toml", "hub.toml") => check::<spoke_hub::HubConfig>("hub", block),
-        ("toml", "auth.toml") => check::<spoke_auth::config::AuthConfig>("auth", block),
+        ("toml", "auth.toml") => check::<spoke_auth::AuthConfig>("auth", block),
         ("toml", "Cargo.toml") => {
             let workspace = crate::pages::page::read("Cargo.toml");
             for line in text.lines().filter(|line| !line.starts_with('[')) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rand::Rng;
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_tests::{
     cloud::{Cloud, out},
     device::{Device, OUT},

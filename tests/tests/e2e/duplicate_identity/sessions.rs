@@ -1,7 +1,7 @@
 //! Who gets in, at one hub.
 
 use spoke_hub::limits::CLONE_WAIT;
-use spoke_protocol::{instance::InstanceId, message::GoawayReason};
+use spoke_protocol::{InstanceId, message::GoawayReason};
 use spoke_tests::{
     wait::eventually_is,
     websocket::{JSON_SUBPROTOCOL, open},

@@ -9,10 +9,9 @@ use std::{
 use bytes::Bytes;
 use serde_json::json;
 use spoke_protocol::{
-    entry::Entry,
+    Entry, Epoch, Seq,
     limits::{RECONNECT_SPREAD, RECONNECT_WAIT_MIN},
     message::{Frame, GoawayReason, Push},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_service::limits::DRAIN_TIMEOUT;

@@ -7,8 +7,7 @@ use std::{
 
 use spoke_agent::CONNECT_RETRY;
 use spoke_protocol::{
-    backoff::RetryDelay,
-    instance::InstanceId,
+    InstanceId, RetryDelay,
     message::{Frame, Goaway, GoawayReason, Hello},
     wire::frame::SUBPROTOCOL,
 };

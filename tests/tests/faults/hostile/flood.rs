@@ -7,9 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use spoke_protocol::{
-    entry::Entry,
+    Entry, Epoch, Seq,
     message::{Features, Frame, Push},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

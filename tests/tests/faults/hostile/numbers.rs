@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use spoke_protocol::{
-    loss::{Tally, TallyPrecision},
+    Epoch, Seq, Tally, TallyPrecision,
     message::{Cursor, Features, Hello, OriginState},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

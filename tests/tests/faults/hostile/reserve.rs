@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::json;
-use spoke_protocol::{limits::WINDOW_BATCHES, seq::Seq};
+use spoke_protocol::{Seq, limits::WINDOW_BATCHES};
 use spoke_tests::{
     api::Api,
     cloud::{IN, admit, now_ms},

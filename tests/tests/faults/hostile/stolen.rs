@@ -7,9 +7,8 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use spoke_protocol::{
+    Epoch, PartnerId, Seq,
     message::{Cursor, Features, Frame, Hello, OriginState},
-    partner::PartnerId,
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

@@ -85,7 +85,7 @@ async fn a_device_whose_clock_jumps_loses_nothing_and_repeats_nothing() {
         added.more(&cloud, &device, "after a restart").await;
         added.assert_carried(&cloud, &device).await;
     }
-    let ids: Vec<spoke_protocol::seq::Seq> =
+    let ids: Vec<spoke_protocol::Seq> =
         device.redis.entries(OUT).await.iter().map(|entry| entry.id.parse().unwrap()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "Redis gives no ID twice, whatever its clock says");
     let hours_ms = 22 * 3_600_000;

@@ -1,7 +1,7 @@
 //! Somebody adds the highest ID that there is to an in stream: nothing can be added behind it, and both ends
 //! say which stream that is and what mends it.
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 use spoke_tests::{
     cloud::Cloud,
     device::{Device, IN},

@@ -5,10 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use spoke_protocol::{
-    entry::Entry,
+    Entry, Epoch, Seq,
     limits::{RECONNECT_SPREAD, RECONNECT_WAIT_MIN},
     message::{Frame, Goaway, GoawayReason, Push},
-    seq::{Epoch, Seq},
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

@@ -60,7 +60,7 @@ fn assert_not_interleaved(carried: &[Carried]) {
         for entry in &entries {
             assert_eq!(words(entry).0, owner, "epoch {epoch} holds entries of both");
         }
-        let seqs: Vec<spoke_protocol::seq::Seq> =
+        let seqs: Vec<spoke_protocol::Seq> =
             entries.iter().map(|entry| entry.seq.parse().expect("a seq")).collect();
         assert!(seqs.is_sorted_by(|a, b| a < b), "epoch {epoch} is out of order: {seqs:?}");
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 use spoke_tests::{
     binaries::path_of,
     cloud::{Cloud, IN as CLOUD_IN, out},

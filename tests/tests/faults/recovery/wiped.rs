@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use spoke_protocol::seq::Seq;
+use spoke_protocol::Seq;
 use spoke_tests::{
     checker::{Carried, assert_same, expected},
     cloud::{Cloud, IN as CLOUD_IN, out},

@@ -6,7 +6,7 @@ use crate::{
     partner::Partner,
     seal::SealKey,
     seq::{Epoch, Seq},
-    sync::accounting::{Extent, RecordedLosses},
+    sync::loss_accounting::{Extent, RecordedLosses},
 };
 
 /// The sender's state, kept in the Redis of the stream.

@@ -13,7 +13,7 @@ use crate::{
     loss::{BatchAccount, Checkpoint},
     message::{Push, ReceiveLimits},
     seq::Seq,
-    sync::accounting,
+    sync::loss_accounting,
 };
 
 impl Sender {
@@ -35,7 +35,7 @@ impl Sender {
         }
         let (after, place) = (self.read_through.seq, self.read_through);
         let (losses, tally) =
-            accounting::find_missing(self.epoch, place, self.acked_before, &extent);
+            loss_accounting::find_missing(self.epoch, place, self.acked_before, &extent);
         if !losses.is_empty() && !self.in_flight.is_empty() {
             // Losses are counted from the copy's cursor, as the next session would count them: read again
             // once everything before them is acknowledged.
@@ -53,7 +53,7 @@ impl Sender {
         }
         let (epoch, acked) = (self.epoch, self.acked_before);
         if let Some(found) =
-            accounting::find_unrecorded(epoch, place, acked, &extent, self.recorded_losses)
+            loss_accounting::find_unrecorded(epoch, place, acked, &extent, self.recorded_losses)
         {
             self.stats.lost_entries += found.0.iter().filter_map(|loss| loss.count).sum::<u64>();
             // This replaces the last record, which the copy may have acknowledged.

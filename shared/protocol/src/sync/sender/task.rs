@@ -6,7 +6,7 @@ use crate::{
     entry::{Entry, RejectReason},
     loss::{Checkpoint, Loss},
     seq::Seq,
-    sync::accounting::{Extent, RecordedLosses},
+    sync::loss_accounting::{Extent, RecordedLosses},
 };
 
 /// A task for the driver at the origin's store.

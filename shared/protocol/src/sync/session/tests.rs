@@ -9,7 +9,7 @@ use crate::{
     partner::PartnerMatch,
     seq::{Epoch, Seq},
     sync::{
-        accounting::Extent,
+        loss_accounting::Extent,
         resume::{OriginStanding, SenderStart, find_position},
         sender::TrimMode,
     },

@@ -11,10 +11,7 @@ use crate::{
     sync::{
         receiver::Receiver,
         resume::SenderStart,
-        sender::{
-            OriginTask, Sender, TrimMode,
-            path::{LinkPath, SessionEnding},
-        },
+        sender::{LinkPath, OriginTask, Sender, SessionEnding, TrimMode},
         session::{Heartbeat, Session, SessionEnd, SessionWork},
     },
 };

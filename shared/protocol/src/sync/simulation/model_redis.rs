@@ -10,8 +10,8 @@ use crate::{
     seal::SealKey,
     seq::{Epoch, Seq},
     sync::{
-        accounting::Extent,
         dedup::{CopiedEntry, CopyIndex, UncertainRange},
+        loss_accounting::Extent,
         receiver::{Append, AppendResult},
         resume::{self, HighWaterMark, OriginMemory, OriginStanding, SenderStart},
         sender::{OriginRead, OriginTask},

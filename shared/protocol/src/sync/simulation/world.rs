@@ -16,7 +16,7 @@ use crate::{
     message::{Features, Frame},
     partner::{Partner, PartnerId, PartnerMatch},
     seq::Seq,
-    sync::sender::{TrimMode, path::LinkPath},
+    sync::sender::{LinkPath, TrimMode},
 };
 
 /// The probability of each event at one step.

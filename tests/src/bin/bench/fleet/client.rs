@@ -11,30 +11,18 @@ use spoke_agent::{
     CONNECT_RETRY, Dialer, Disconnect, DisconnectCause, FrameChannel, REFUSED_RETRY,
     ReconnectDelay, WebSocketError, open_websocket, websocket_frames,
 };
-use spoke_diagnostics::clock::unix_ms;
+use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    backoff::RetryDelay,
-    client_id::ClientId,
-    entry::{Direction, EntryLimits},
-    instance::InstanceId,
+    ClientId, Direction, EntryLimits, Epoch, InstanceId, PartnerId, RetryDelay,
     limits::RECONNECT_WAIT_MIN,
     message::{Features, Frame, Hello, MAJOR, MINOR, Welcome},
-    partner::PartnerId,
-    seq::Epoch,
-    sync::{
-        receiver::Receiver,
-        sender::{Sender, TrimMode},
-        session::{Heartbeat, Session},
-    },
+    sync::{Heartbeat, Receiver, Sender, Session, TrimMode},
 };
 use spoke_service::{config::ServiceUrl, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{
-    Redis,
-    copy::CopyStore,
+    CopyStore, Hints, OriginStore, Redis, StartWith,
     driver::{SessionStores, drive},
-    hints::Hints,
     keys::DeviceKeys,
-    origin::{OriginStore, StartWith},
 };
 use tokio::{sync::Semaphore, time::timeout};
 

@@ -15,8 +15,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spoke_agent::{DeviceAccount, Dialer, ProxySetting, client_config};
-use spoke_service::{config::ServiceUrl, shutdown::Shutdown};
-use spoke_store::{Redis, RedisUrl, hints::Hints};
+use spoke_service::{Shutdown, config::ServiceUrl};
+use spoke_store::{Hints, Redis, RedisUrl};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use redis::pipe;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::{ExposeSecret, SecretString};
-use spoke_protocol::client_id::ClientId;
+use spoke_protocol::ClientId;
 use spoke_store::session_tokens::{CLIENT_FIELD, client_key, digest, session_key};
 use spoke_tests::{
     certificates::Certificates,

@@ -7,9 +7,9 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 use spoke_protocol::{
+    Seq,
     limits::{BATCH_BYTES_MAX, ENTRY_FIELDS_MAX, FIELD_BYTES_MIN},
     message::Features,
-    seq::Seq,
     wire::frame::SUBPROTOCOL,
 };
 use spoke_tests::{

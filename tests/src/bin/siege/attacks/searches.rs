@@ -9,7 +9,7 @@ use std::{
 };
 
 use redis::cmd;
-use spoke_protocol::{message::Features, seq::Seq, wire::frame::SUBPROTOCOL};
+use spoke_protocol::{Seq, message::Features, wire::frame::SUBPROTOCOL};
 use spoke_tests::{
     cloud::{IN, now_ms, out},
     hostile::{

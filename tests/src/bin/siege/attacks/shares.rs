@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join;
 use redis::cmd;
 use serde_json::json;
-use spoke_protocol::{message::Features, seq::Seq, wire::frame::SUBPROTOCOL};
+use spoke_protocol::{Seq, message::Features, wire::frame::SUBPROTOCOL};
 use spoke_store::limits::LOST_MAX_LEN;
 use spoke_tests::{
     api::Api,

@@ -54,7 +54,7 @@ pub struct RecordedLosses {
 /// `acked` is the place up to which the copy once had everything. Missing entries before it were lost by the
 /// copy; those past it were trimmed. A stream is trimmed at its front only, so nothing is missing while it
 /// still has an entry at or before `place`.
-pub fn find_missing(
+pub(super) fn find_missing(
     epoch: Epoch,
     place: Checkpoint,
     acked: Checkpoint,
@@ -65,7 +65,7 @@ pub fn find_missing(
 
 /// Returns the losses after a place that are not in the origin's ledger yet, and the record of all that are
 /// once these are written.
-pub fn find_unrecorded(
+pub(super) fn find_unrecorded(
     epoch: Epoch,
     Checkpoint { seq: after, tally }: Checkpoint,
     acked: Checkpoint,
