@@ -7,7 +7,6 @@
 
 mod connection;
 mod handshake;
-mod outage_log;
 pub(crate) mod systemd_watchdog;
 
 use std::{
@@ -15,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_diagnostics::unix_ms;
+use spoke_diagnostics::{OutageLog, unix_ms};
 use spoke_protocol::{InstanceId, RetryDelay, sync::LinkPath};
 use spoke_service::Shutdown;
 use spoke_store::{CopyStore, Hints, OriginStore, Redis};
@@ -23,7 +22,6 @@ use tracing::{debug, info, warn};
 
 use self::{
     connection::{ConnectAttempt, SessionProgress},
-    outage_log::{LogDecision, OutageLog},
     systemd_watchdog::Watchdog,
 };
 use crate::{
@@ -261,14 +259,15 @@ impl Lifecycle {
 
     fn handle_fault(&mut self, reason: &'static str, error: &str) {
         self.parts.status.post_fault(reason, error);
-        match self.outage.handle_fault(reason, Instant::now()) {
-            LogDecision::Log => warn!(
+        if self.outage.handle_fault(reason, Instant::now()) {
+            warn!(
                 reason,
                 error,
                 repeats = "suppressed until reconnected",
                 "connection to hub failed; retrying"
-            ),
-            LogDecision::Suppress => debug!(reason, error, "connection to hub failed again"),
+            );
+        } else {
+            debug!(reason, error, "connection to hub failed again");
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spoke_diagnostics::{error_chain, unix_ms};
+use spoke_diagnostics::{OutageLog, error_chain, unix_ms};
 use spoke_protocol::{
     Direction, EntryLimits, Epoch, Partner, PartnerId, PartnerMatch, Seq,
     limits::{HEARTBEAT, IDLE_TIMEOUT},
@@ -24,7 +24,7 @@ use spoke_store::{
 };
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{Lifecycle, handshake::handshake, outage_log::OutageLog};
+use super::{Lifecycle, handshake::handshake};
 use crate::{
     auth_flow::TokenSerial,
     dial::websocket::open_websocket,

@@ -12,5 +12,5 @@ pub mod tls_error;
 
 pub use clock::unix_ms;
 pub use error_chain::error_chain;
-pub use log_limit::{LogLimiter, Outage, SharedLogLimiter};
+pub use log_limit::{LogLimiter, Outage, OutageLog, OutageSummary, SharedLogLimiter};
 pub use suggest::nearest_name;

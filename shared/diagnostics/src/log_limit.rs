@@ -2,7 +2,10 @@
 //! once a minute. So peers cannot fill the log.
 //!
 //! The owner of a [`LogLimiter`] logs its counts once a minute. A [`SharedLogLimiter`] is one for many tasks. An
-//! [`Outage`] is a fault whose end is known, too: one line when it begins and one when it ends.
+//! [`Outage`] is a fault whose end is known, too: one line when it begins and one when it ends. An [`OutageLog`]
+//! is that for faults of several kinds.
+
+mod outage_log;
 
 use std::{
     collections::HashMap,
@@ -13,6 +16,7 @@ use std::{
     },
 };
 
+pub use self::outage_log::{OutageLog, OutageSummary};
 use crate::limits::LOG_KINDS_MAX;
 
 /// Counts repeated faults by kind. Peers may cause any number of kinds, so at most [`LOG_KINDS_MAX`] are counted

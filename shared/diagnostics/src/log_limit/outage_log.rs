@@ -1,11 +1,10 @@
-//! Limits the log of connection faults: each kind of fault is logged once per outage, and the end
-//! of the outage with the count. Pure.
+//! The log of an outage with faults of several kinds.
 
 use std::time::{Duration, Instant};
 
-/// The faults since the agent was last connected.
+/// The faults of one outage. Each kind is logged once per outage, and the end of the outage with the count.
 #[derive(Debug, Default)]
-pub(super) struct OutageLog {
+pub struct OutageLog {
     current: Option<CurrentOutage>,
 }
 
@@ -16,18 +15,9 @@ struct CurrentOutage {
     logged: Vec<&'static str>,
 }
 
-/// Whether to log a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LogDecision {
-    /// The fault is the first of its kind in this outage.
-    Log,
-    /// The kind was logged before.
-    Suppress,
-}
-
 /// An outage that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OutageSummary {
+pub struct OutageSummary {
     /// The number of faults.
     pub count: u64,
     /// The time from the first fault to the recovery.
@@ -35,26 +25,28 @@ pub(super) struct OutageSummary {
 }
 
 impl OutageLog {
-    /// Counts a fault with this stable word as its kind.
-    pub(super) fn handle_fault(&mut self, reason: &'static str, now: Instant) -> LogDecision {
+    /// Counts a fault with this stable word as its kind. Returns whether it is the first of its kind in this
+    /// outage, and has to be logged.
+    pub fn handle_fault(&mut self, reason: &'static str, now: Instant) -> bool {
         let outage =
             self.current.get_or_insert(CurrentOutage { since: now, count: 0, logged: Vec::new() });
         outage.count += 1;
-        if outage.logged.contains(&reason) {
-            return LogDecision::Suppress;
+        let is_first = !outage.logged.contains(&reason);
+        if is_first {
+            outage.logged.push(reason);
         }
-        outage.logged.push(reason);
-        LogDecision::Log
+        is_first
     }
 
     /// Ends the outage, and returns its summary if there was one.
-    pub(super) fn handle_recovery(&mut self, now: Instant) -> Option<OutageSummary> {
+    pub fn handle_recovery(&mut self, now: Instant) -> Option<OutageSummary> {
         let outage = self.current.take()?;
         Some(OutageSummary { count: outage.count, duration: now.duration_since(outage.since) })
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
 mod tests {
     use super::*;
 
@@ -64,23 +56,14 @@ mod tests {
         let mut log = OutageLog::default();
         assert_eq!(log.handle_recovery(begin), None);
         let words = ["unreachable", "broken", "unreachable", "broken", "unreachable"];
-        let decisions = words.map(|word| log.handle_fault(word, begin));
-        assert_eq!(
-            decisions,
-            [
-                LogDecision::Log,
-                LogDecision::Log,
-                LogDecision::Suppress,
-                LogDecision::Suppress,
-                LogDecision::Suppress
-            ]
-        );
+        let logged = words.map(|word| log.handle_fault(word, begin));
+        assert_eq!(logged, [true, true, false, false, false]);
         let duration = Duration::from_secs(7);
         assert_eq!(
             log.handle_recovery(begin + duration),
             Some(OutageSummary { count: 5, duration })
         );
         assert_eq!(log.handle_recovery(begin + duration), None);
-        assert_eq!(log.handle_fault("broken", begin), LogDecision::Log);
+        assert!(log.handle_fault("broken", begin));
     }
 }
