@@ -234,7 +234,7 @@ impl Sink<Frame> for Broken {
 }
 
 #[tokio::test]
-async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
+async fn a_link_that_breaks_during_a_batch_ends_only_the_session() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
@@ -249,7 +249,7 @@ async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_idle_link_hears_of_a_new_entry_by_its_hint_alone() {
+async fn an_idle_link_learns_of_a_new_entry_by_its_hint_alone() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     let heard = async {
@@ -289,7 +289,7 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
 }
 
 #[tokio::test]
-async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_superseded() {
+async fn a_session_lost_by_a_wiped_redis_gets_a_gap_and_not_superseded() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     ends.cloud.flushall().await;
@@ -308,7 +308,7 @@ async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_super
 }
 
 #[tokio::test]
-async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the_next() {
+async fn a_stream_replaced_during_a_session_ends_it_and_is_carried_by_the_next() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     let ahead = unix_ms() + 60_000;
@@ -343,7 +343,7 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
 }
 
 #[tokio::test]
-async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
+async fn an_append_to_a_killed_redis_fails_with_a_transient_error() {
     let mut ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.cloud.kill9();

@@ -180,7 +180,7 @@ async fn all_goes_through(
 }
 
 #[tokio::test]
-async fn every_call_goes_through_the_proxy_of_the_setting_or_of_the_environment() {
+async fn every_call_uses_the_proxy_of_the_setting_or_of_the_environment() {
     let user = Some(("dev", "s3cret/@"));
     for link in [Link::Tls, Link::Plain] {
         let world = World::start(link).await;
@@ -220,7 +220,7 @@ async fn every_call_goes_through_the_proxy_of_the_setting_or_of_the_environment(
 }
 
 #[tokio::test]
-async fn what_names_no_proxy_goes_straight_and_says_that_the_name_leads_nowhere() {
+async fn without_a_proxy_calls_go_direct_and_report_that_the_name_does_not_resolve() {
     let world = World::start(Link::Tls).await;
     let proxy = world.proxy(Speaks::Http, None).await;
     let url = format!("http://{}", proxy.address());
@@ -245,7 +245,7 @@ async fn what_names_no_proxy_goes_straight_and_says_that_the_name_leads_nowhere(
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_named_with_what_it_said() {
+async fn a_proxy_that_refuses_is_reported_with_its_answer() {
     let world = World::start(Link::Tls).await;
     let proxy = world.proxy(Speaks::Http, Some(("dev", "s3cret"))).await;
     let socks = world.proxy(Speaks::Socks, Some(("dev", "s3cret"))).await;
@@ -272,7 +272,7 @@ async fn a_proxy_that_refuses_is_named_with_what_it_said() {
 }
 
 #[tokio::test]
-async fn a_proxy_without_tunnels_leads_auto_to_plain_requests() {
+async fn transport_auto_falls_back_to_http_behind_a_proxy_without_tunnels() {
     let world = World::start(Link::Plain).await;
     let proxy = world.proxy(Speaks::HttpNoTunnel, None).await;
     let settings = [("SPOKE_AGENT_PROXY", format!("http://{}", proxy.address()))];

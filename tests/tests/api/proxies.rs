@@ -179,27 +179,27 @@ async fn two_hubs_behind_haproxy_are_restarted_in_turn_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn entries_cross_nginx_both_ways_and_the_hub_knows_whose_they_are() {
+async fn entries_pass_nginx_both_ways_and_the_hub_sees_the_clients_address() {
     entries_cross_both_ways(Kind::Nginx).await;
 }
 
 #[tokio::test]
-async fn entries_cross_haproxy_both_ways_and_the_hub_knows_whose_they_are() {
+async fn entries_pass_haproxy_both_ways_and_the_hub_sees_the_clients_address() {
     entries_cross_both_ways(Kind::Haproxy).await;
 }
 
 #[tokio::test]
-async fn behind_nginx_throttling_goes_by_the_callers_own_address() {
+async fn behind_nginx_throttling_uses_the_callers_own_address() {
     throttling_goes_by_the_callers_own_address(Kind::Nginx).await;
 }
 
 #[tokio::test]
-async fn behind_haproxy_throttling_goes_by_the_callers_own_address() {
+async fn behind_haproxy_throttling_uses_the_callers_own_address() {
     throttling_goes_by_the_callers_own_address(Kind::Haproxy).await;
 }
 
 #[test]
-fn no_proxy_gives_up_a_silent_link_before_hub_and_agent_do() {
+fn no_proxy_times_out_a_silent_link_before_hub_and_agent_do() {
     for (kind, key) in [
         (Kind::Nginx, "proxy_read_timeout"),
         (Kind::Nginx, "proxy_send_timeout"),

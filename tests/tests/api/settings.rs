@@ -71,7 +71,7 @@ fn check<T: Serialize + DeserializeOwned + Default>(service: &str) {
 }
 
 #[test]
-fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
+fn packages_install_settings_readable_only_by_root_and_the_services_group() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for service in ["agent", "hub", "auth"] {
         let read = |path: &str| fs::read_to_string(root.join(path)).expect("the file is there");
@@ -85,16 +85,16 @@ fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
 }
 
 #[test]
-fn every_setting_of_the_agent_stands_in_its_file_with_its_default() {
+fn every_agent_setting_is_in_its_file_with_its_default() {
     check::<spoke_agent::AgentConfig>("agent");
 }
 
 #[test]
-fn every_setting_of_the_hub_stands_in_its_file_with_its_default() {
+fn every_hub_setting_is_in_its_file_with_its_default() {
     check::<spoke_hub::HubConfig>("hub");
 }
 
 #[test]
-fn every_setting_of_auth_stands_in_its_file_with_its_default() {
+fn every_auth_setting_is_in_its_file_with_its_default() {
     check::<spoke_auth::config::AuthConfig>("auth");
 }

@@ -63,7 +63,7 @@ fn checked(folder: &TempDir) -> String {
 }
 
 #[test]
-fn a_database_that_cannot_be_had_is_the_last_word_and_leaves_the_date() {
+fn an_unavailable_database_is_reported_last_and_the_date_is_kept() {
     let folder = copy(1, 0);
     write_checked(&folder, &format!("# words\n{}", days_ago(3)));
     let before = checked(&folder);
@@ -74,7 +74,7 @@ fn a_database_that_cannot_be_had_is_the_last_word_and_leaves_the_date() {
 }
 
 #[test]
-fn a_real_check_says_nothing_and_writes_todays_date_below_the_words() {
+fn a_real_check_prints_nothing_and_writes_todays_date_below_the_comment() {
     let folder = copy(1, 0);
     run(&folder, "cargo-deny");
     assert!(last_word(&folder).contains("never a real check"));
@@ -89,7 +89,7 @@ fn a_real_check_says_nothing_and_writes_todays_date_below_the_words() {
 }
 
 #[test]
-fn a_check_that_finds_something_fails_and_counts_as_none() {
+fn a_check_that_finds_an_advisory_fails_and_does_not_count() {
     let folder = copy(0, 1);
     let before = checked(&folder);
     assert!(!run(&folder, "cargo-deny").status.success());
@@ -98,7 +98,7 @@ fn a_check_that_finds_something_fails_and_counts_as_none() {
 }
 
 #[test]
-fn after_thirty_days_it_is_warned_of_and_what_is_no_date_is_never() {
+fn checks_older_than_thirty_days_are_reported_and_an_invalid_date_is_never() {
     let folder = copy(0, 0);
     for (text, word) in [
         (days_ago(0), ""),
@@ -116,7 +116,7 @@ fn after_thirty_days_it_is_warned_of_and_what_is_no_date_is_never() {
 }
 
 #[test]
-fn make_check_ends_with_it() {
+fn make_check_ends_with_the_advisories_script() {
     let makefile = fs::read_to_string(source("Makefile")).unwrap();
     let (_, recipe) = makefile.split_once("\ncheck: ").unwrap();
     let lines = recipe.lines().skip(1).take_while(|line| line.starts_with('\t'));

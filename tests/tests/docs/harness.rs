@@ -68,7 +68,7 @@ async fn greeter(word: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_balancer_takes_turns_and_goes_past_whoever_refuses() {
+async fn the_balancer_takes_turns_and_skips_targets_that_refuse() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let balancer = Balancer::start(&[greeter(b"a").await, nobody, greeter(b"b").await]).await;
     let greeted = async || {
@@ -94,7 +94,7 @@ async fn the_balancer_takes_turns_and_goes_past_whoever_refuses() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_the_end_of_its_file_is_looked_at_before_anyone_finds_it() {
+async fn a_redis_with_a_truncated_file_can_be_inspected_before_others_connect() {
     let mut redis = RedisServer::start().await;
     for n in 0..10 {
         redis.add("x", &numbered(n)).await;
@@ -114,7 +114,7 @@ async fn a_redis_that_lost_the_end_of_its_file_is_looked_at_before_anyone_finds_
 }
 
 #[tokio::test]
-async fn the_proxy_carries_and_cuts_and_refuses() {
+async fn the_proxy_forwards_cuts_and_refuses() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = connect(&proxy).await;
     assert_eq!(said_back(&mut stream, b"hello").await, b"hello");
@@ -130,7 +130,7 @@ async fn the_proxy_carries_and_cuts_and_refuses() {
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_everything_and_gives_it_back() {
+async fn a_black_hole_holds_all_bytes_until_it_is_restored() {
     let proxy = Proxy::start(echo().await).await;
     let mut old = connect(&proxy).await;
     assert_eq!(said_back(&mut old, b"before").await, b"before");
@@ -144,7 +144,7 @@ async fn a_black_hole_holds_everything_and_gives_it_back() {
 }
 
 #[tokio::test]
-async fn what_is_lost_downstream_arrived_upstream_and_never_comes_back() {
+async fn answers_lost_downstream_never_arrive_although_the_request_does() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = connect(&proxy).await;
     proxy.lose_downstream();
@@ -176,7 +176,7 @@ async fn cuts_fall_exactly_where_the_seed_says() {
 }
 
 #[tokio::test]
-async fn whoever_is_stranded_hears_the_end_and_the_other_side_does_not() {
+async fn a_stranded_client_sees_the_end_and_the_server_does_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(listener.local_addr().unwrap()).await;
     let mut client = connect(&proxy).await;
@@ -192,7 +192,7 @@ async fn whoever_is_stranded_hears_the_end_and_the_other_side_does_not() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_killed_comes_back_with_what_it_held_on_its_old_port() {
+async fn a_killed_redis_restarts_with_its_data_on_the_same_port() {
     let mut redis = RedisServer::start().await;
     let entries: Vec<_> = awkward().into_iter().map(|(_, fields)| fields).collect();
     let added = redis.add_all("x", &entries).await;
@@ -209,7 +209,7 @@ fn copies() -> Vec<Stored> {
 
 #[test]
 #[should_panic(expected = "5 entries expected, 4 found, the same up to number 2")]
-fn the_oracle_sees_an_entry_that_is_missing() {
+fn the_checker_detects_a_missing_entry() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.remove(2);
@@ -218,7 +218,7 @@ fn the_oracle_sees_an_entry_that_is_missing() {
 
 #[test]
 #[should_panic(expected = "found twice: 1")]
-fn the_oracle_sees_an_entry_that_came_twice() {
+fn the_checker_detects_a_duplicate_entry() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.insert(2, whole[1].clone());
@@ -227,7 +227,7 @@ fn the_oracle_sees_an_entry_that_came_twice() {
 
 #[test]
 #[should_panic(expected = "the same up to number 1")]
-fn the_oracle_sees_two_entries_that_changed_places() {
+fn the_checker_detects_two_swapped_entries() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.swap(1, 2);
@@ -235,7 +235,7 @@ fn the_oracle_sees_two_entries_that_changed_places() {
 }
 
 #[test]
-fn the_oracle_reads_what_stands_in_front_and_leaves_the_rest_as_it_is() {
+fn the_checker_reads_the_leading_fields_and_keeps_the_rest_unchanged() {
     let fields = |front: &[(&str, &str)]| {
         let mut fields = spoke_tests::entries::fields(front.iter().copied());
         fields.extend(numbered(1));
@@ -249,13 +249,13 @@ fn the_oracle_reads_what_stands_in_front_and_leaves_the_rest_as_it_is() {
 
 #[tokio::test]
 #[should_panic(expected = "in vain for: the moon; the last look saw \"only stars\"")]
-async fn a_wait_in_vain_says_what_was_awaited_and_what_was_seen() {
+async fn a_wait_that_times_out_says_what_was_awaited_and_what_was_seen() {
     let limit = Duration::from_millis(20);
     eventually::<(), _>("the moon", limit, async || Err("only stars")).await;
 }
 
 #[tokio::test]
-async fn a_wait_ends_as_soon_as_it_can() {
+async fn a_wait_ends_as_soon_as_the_condition_holds() {
     let mut looks = 0;
     eventually_is("the third look", 3, async || {
         looks += 1;

@@ -30,7 +30,7 @@ async fn said(log: &Path, format: &str, stream: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_line_bears_its_priority_where_it_goes_to_the_journal_and_nowhere_else() {
+async fn log_lines_have_a_priority_prefix_only_when_they_go_to_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     for format in ["json", "text"] {
         let log = folder.path().join(format);

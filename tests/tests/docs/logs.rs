@@ -120,7 +120,7 @@ fn headings(guide: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_warning_and_error_is_explained_and_each_explanation_is_of_a_message() {
+fn every_warning_and_error_is_explained_and_every_explanation_has_a_message() {
     let calls = calls();
     assert!(calls.len() > 100, "only {} calls were found", calls.len());
     let mut told = BTreeSet::new();
@@ -146,7 +146,7 @@ fn each_warning_and_error_is_explained_and_each_explanation_is_of_a_message() {
 }
 
 #[test]
-fn each_field_of_a_log_line_is_in_the_table_of_fields() {
+fn every_log_field_is_in_the_table_of_fields() {
     let table = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let table = table.split("## Log fields").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));

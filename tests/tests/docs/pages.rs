@@ -73,37 +73,37 @@ const ELSEWHERE: [(&str, &str); 2] = [
 const AS_ROOT: &str = "scripts/check-debs";
 
 #[tokio::test]
-async fn what_the_readme_tells_to_type_works() {
+async fn the_commands_in_the_readme_work() {
     run_all("README.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_install_tells_to_type_does_what_it_says() {
+async fn the_commands_in_install_print_what_it_shows() {
     run_all("docs/install.md", World::start().await).await;
 }
 
 #[tokio::test]
-async fn what_publish_and_consume_tells_to_type_does_what_it_says() {
+async fn the_commands_in_publish_and_consume_print_what_it_shows() {
     run_all("docs/publish-and-consume.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_operate_tells_to_type_does_what_it_says() {
+async fn the_commands_in_operate_print_what_it_shows() {
     run_all("docs/operate.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_security_tells_to_type_does_what_it_says() {
+async fn the_commands_in_security_print_what_it_shows() {
     run_all("docs/security.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_protocol_tells_to_type_does_what_it_says() {
+async fn the_commands_in_protocol_print_what_it_shows() {
     run_all("docs/protocol.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn the_redis_user_of_security_may_do_all_that_spoke_needs_and_reaches_no_other_key() {
+async fn the_redis_user_in_security_can_do_what_spoke_needs_and_reaches_no_other_key() {
     let blocks = blocks("docs/security.md");
     let lines = blocks.iter().flat_map(|block| block.text.lines());
     let mut lines = lines.filter(|line| line.contains("ACL SETUSER spoke "));
@@ -150,7 +150,7 @@ fn check_elsewhere(block: &Block) {
 }
 
 #[test]
-fn no_block_of_any_document_is_left_out() {
+fn every_code_block_of_every_document_is_checked() {
     let guides = guides();
     for document in RUN {
         assert!(guides.iter().any(|guide| guide == document), "{document} is gone");
@@ -168,7 +168,7 @@ fn no_block_of_any_document_is_left_out() {
 }
 
 #[tokio::test]
-async fn what_takes_root_is_run_where_packages_are_checked() {
+async fn blocks_that_need_root_are_run_by_the_package_check() {
     let script = page::read(AS_ROOT);
     let documents = guides().into_iter();
     let mut count = 0;

@@ -48,7 +48,7 @@ fn circles(edges: &BTreeSet<(ModulePath, ModulePath)>, module: &ModulePath) -> V
 }
 
 #[test]
-fn no_file_takes_from_one_that_takes_from_it() {
+fn no_files_import_each_other_in_a_circle() {
     let mut found = Vec::new();
     for name in CRATES {
         let code = Crate::read(&root().join(name).join("src/lib.rs"));
@@ -74,7 +74,7 @@ fn no_file_takes_from_one_that_takes_from_it() {
 }
 
 #[test]
-fn a_type_has_a_name_of_its_own() {
+fn type_names_are_unique() {
     let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for name in CRATES {
         let code = Crate::read(&root().join(name).join("src/lib.rs"));

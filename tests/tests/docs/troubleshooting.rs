@@ -12,7 +12,7 @@ fn guide() -> String {
 }
 
 #[test]
-fn the_guide_has_each_cause_for_which_an_agent_is_not_connected_and_no_other() {
+fn the_guide_lists_exactly_the_causes_why_an_agent_is_not_connected() {
     let guide = guide();
     let rows = guide.lines().filter_map(|line| line.strip_prefix("| `"));
     let told: BTreeSet<_> = rows

@@ -39,7 +39,7 @@ async fn dead(device: &Device) -> Vec<Fields> {
 }
 
 #[tokio::test]
-async fn each_poison_is_set_aside_as_it_was_and_what_stands_behind_it_is_carried() {
+async fn poison_entries_become_unchanged_dead_letters_and_the_next_ones_are_carried() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -64,7 +64,7 @@ async fn each_poison_is_set_aside_as_it_was_and_what_stands_behind_it_is_carried
 }
 
 #[tokio::test]
-async fn poison_at_the_very_end_is_set_aside_at_once_and_only_once() {
+async fn a_poison_entry_at_the_end_becomes_a_dead_letter_at_once_and_only_once() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -83,7 +83,7 @@ async fn poison_at_the_very_end_is_set_aside_at_once_and_only_once() {
 }
 
 #[tokio::test]
-async fn thousands_of_poisoned_entries_hold_up_nothing_for_long() {
+async fn thousands_of_poison_entries_do_not_block_the_stream() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     let entries: Vec<_> = (0..3000)
@@ -99,7 +99,7 @@ async fn thousands_of_poisoned_entries_hold_up_nothing_for_long() {
 }
 
 #[tokio::test]
-async fn status_counts_them() {
+async fn status_counts_dead_letters() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     for _ in 0..3 {
@@ -115,7 +115,7 @@ async fn status_counts_them() {
 }
 
 #[tokio::test]
-async fn what_can_never_go_down_is_set_aside_at_the_hub() {
+async fn entries_that_can_never_go_down_become_dead_letters_at_the_hub() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;

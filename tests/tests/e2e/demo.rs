@@ -38,7 +38,7 @@ fn assert_nothing_left(said: &str, folder: &Path) {
 }
 
 #[tokio::test]
-async fn once_it_shows_both_ways_and_leaves_nothing_behind() {
+async fn demo_once_shows_both_directions_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(Path::new(DEMO), &start(&["--once"], folder.path())).await.done();
     for words in ["hello-hub", "hello-client", "spoke-hub:in:x", "spoke-agent:in:x"] {
@@ -51,7 +51,7 @@ async fn once_it_shows_both_ways_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
+async fn the_demo_shows_entries_as_they_arrive_until_it_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut demo = Process::start(Path::new(DEMO), &start(&[], folder.path()), log.path());
@@ -78,7 +78,7 @@ async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
 }
 
 #[tokio::test]
-async fn when_something_fails_it_ends_with_1_and_says_what() {
+async fn a_failing_demo_exits_with_1_and_says_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let start =
         start(&["--once"], folder.path()).variable(FOLDER_VARIABLE, folder.path().display());

@@ -23,7 +23,7 @@ async fn post_of_each(hub: &Service, redis: &RedisServer, ms: u64) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn those_who_wait_at_the_same_time_share_one_wait() {
+async fn concurrent_requests_share_one_wait_command() {
     let primary = primary().await;
     let network = Proxy::start(address(&primary)).await;
     let _replica = replica(network.address()).await;
@@ -41,7 +41,7 @@ async fn those_who_wait_at_the_same_time_share_one_wait() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_or_is_forgotten_fails_nobody_else() {
+async fn a_script_that_fails_or_is_flushed_affects_no_other_client() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let network = Proxy::start(address(&redis)).await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -20,7 +20,7 @@ async fn assert_refused(redis: &str, mend: &str) {
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_does_not_sync_ends_at_start_with_78_and_the_mend() {
+async fn a_hub_whose_redis_does_not_fsync_exits_with_78_and_says_how_to_fix_it() {
     let redis = RedisServer::start().await;
     let set = async |key, value| redis.command::<()>(&["CONFIG", "SET", key, value]).await;
     let url = redis.url();
@@ -39,7 +39,7 @@ async fn a_hub_whose_redis_does_not_sync_ends_at_start_with_78_and_the_mend() {
 }
 
 #[tokio::test]
-async fn a_hub_that_may_not_see_how_its_redis_syncs_ends_at_start_with_78_and_the_mend() {
+async fn a_hub_that_may_not_read_the_fsync_settings_exits_with_78_and_says_what_to_do() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let user = ["ACL", "SETUSER", "hub", "on", ">word", "~*", "&*", "+@all", "-config"];
     redis.command::<()>(&user).await;
@@ -48,7 +48,7 @@ async fn a_hub_that_may_not_see_how_its_redis_syncs_ends_at_start_with_78_and_th
 }
 
 #[tokio::test]
-async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
+async fn every_acknowledged_entry_survives_a_redis_kill_under_load() {
     // From 7.2 on Redis need not sync each write by itself: WAITAOF waits until it has.
     let mut redis = RedisServer::start().await;
     let policy = if is_new(&redis).await { "everysec" } else { "always" };
@@ -76,7 +76,7 @@ async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
 }
 
 #[tokio::test]
-async fn a_redis_that_stops_syncing_while_the_hub_runs_is_503_until_it_syncs_again() {
+async fn the_hub_answers_503_while_redis_does_not_fsync_and_recovers_afterwards() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut hub = Service::start(Kind::Hub, &redis.url(), &[ACK], folder.path()).await;

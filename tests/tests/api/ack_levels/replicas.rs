@@ -88,7 +88,7 @@ async fn every_acknowledged_entry_is_on_the_replica_when_the_primary_is_lost_und
 }
 
 #[tokio::test]
-async fn while_the_replica_hangs_no_answer_tells_that_anything_is_kept() {
+async fn while_the_replica_hangs_no_answer_acknowledges_anything() {
     let stand = Stand::start().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one(1)).await.ok();
@@ -132,7 +132,7 @@ async fn while_the_replica_hangs_no_answer_tells_that_anything_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_kept_back_from_an_agent_stays_in_its_origin_and_arrives_once() {
+async fn unacknowledged_entries_stay_in_the_origin_and_arrive_once() {
     for transport in ["ws", "http"] {
         let primary = primary().await;
         let replica = replica(address(&primary)).await;
@@ -204,7 +204,7 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
 }
 
 #[tokio::test]
-async fn a_hub_whose_replica_comes_late_waits_says_so_and_goes_on() {
+async fn a_hub_without_a_replica_waits_reports_it_and_continues_once_one_connects() {
     let primary = primary().await;
     let token = admit(&primary, "dev1").await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -20,7 +20,7 @@ fn warns(log: &str, mend: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_redis_that_may_evict_or_forget_is_a_warning_with_the_mend_in_all_three_services() {
+async fn all_three_services_warn_of_a_redis_that_may_lose_data_and_say_what_to_do() {
     let options =
         ["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru", "--appendonly", "no"];
     let unsound = RedisServer::start_with(&options).await;
@@ -48,7 +48,7 @@ async fn a_redis_that_may_evict_or_forget_is_a_warning_with_the_mend_in_all_thre
 }
 
 #[tokio::test]
-async fn check_fails_where_keys_may_be_evicted_and_passes_where_none_can() {
+async fn check_fails_if_redis_may_evict_keys_and_passes_if_it_cannot() {
     let redis = RedisServer::start().await;
     for (program, variable) in
         [("spoke-hub", "SPOKE_HUB_REDIS"), ("spoke-auth", "SPOKE_AUTH_REDIS")]
@@ -68,7 +68,7 @@ async fn check_fails_where_keys_may_be_evicted_and_passes_where_none_can() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_say_what_it_is_like_is_served_all_the_same() {
+async fn a_hub_works_with_a_redis_that_allows_neither_info_nor_config() {
     let redis = RedisServer::start().await;
     let user = ["ACL", "SETUSER", "hub", "on", ">word", "~*", "&*", "+@all", "-config", "-info"];
     redis.command::<()>(&user).await;

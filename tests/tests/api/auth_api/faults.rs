@@ -8,7 +8,7 @@ use spoke_tests::{
 use crate::auth_api::{SECRET, auth, auth_with_device, log_in, provision_now, register, token};
 
 #[tokio::test]
-async fn while_redis_is_gone_everything_is_503_and_then_goes_on_by_itself() {
+async fn auth_answers_503_while_redis_is_down_and_recovers_automatically() {
     let mut stand = auth_with_device(&[]).await;
     let api = stand.api();
     let token = token(&api).await;
@@ -36,7 +36,7 @@ async fn while_redis_is_gone_everything_is_503_and_then_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_more_writes_is_503_and_not_a_wrong_code() {
+async fn a_full_redis_gives_503_and_does_not_use_up_the_code() {
     let stand = auth().await;
     provision_now(&stand.redis, "dev1").await;
     stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -48,7 +48,7 @@ async fn a_redis_that_takes_no_more_writes_is_503_and_not_a_wrong_code() {
 }
 
 #[tokio::test]
-async fn a_login_in_hand_is_finished_on_sigterm_and_the_exit_code_is_0() {
+async fn a_login_in_progress_is_finished_on_sigterm_and_the_exit_code_is_0() {
     // A core is busy for a second or so, long enough to send the signal meanwhile.
     let mut stand = auth_with_device(&[("bcrypt_cost", "13"), ("bcrypt_workers", "1")]).await;
     let (api, admin) = (stand.api(), stand.service.admin());
@@ -70,7 +70,7 @@ async fn a_login_in_hand_is_finished_on_sigterm_and_the_exit_code_is_0() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_does_not_keep_it_from_ending() {
+async fn an_idle_connection_does_not_delay_shutdown() {
     let mut stand = auth().await;
     let idle = tokio::net::TcpStream::connect(stand.service.address()).await.unwrap();
     let begun = std::time::Instant::now();
@@ -81,7 +81,7 @@ async fn an_idle_connection_does_not_keep_it_from_ending() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused_in_the_same_form() {
+async fn unknown_paths_and_wrong_methods_get_the_usual_error_body() {
     let stand = auth().await;
     let api = stand.api();
     for path in ["/", "/nothing", "/metrics", "/healthz", "/readyz", "/login/", "/%00"] {
@@ -93,7 +93,7 @@ async fn what_is_not_there_is_refused_in_the_same_form() {
 }
 
 #[tokio::test]
-async fn health_and_figures_are_on_the_admin_listener() {
+async fn health_and_metrics_are_on_the_admin_listener() {
     let stand = auth_with_device(&[]).await;
     let admin = stand.service.admin();
     assert_eq!(admin.get("/healthz").await.status, 200);
@@ -105,7 +105,7 @@ async fn health_and_figures_are_on_the_admin_listener() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served() {
+async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let slow = tokio::spawn({
@@ -118,7 +118,7 @@ async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served(
 }
 
 #[tokio::test]
-async fn noise_is_refused_or_closed_and_does_no_harm() {
+async fn malformed_bytes_are_refused_or_closed_and_do_no_harm() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     for noise in [

@@ -46,7 +46,7 @@ async fn figure(service: &Service, name: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_proof_registers_its_client_once_and_is_good_for_nothing_else() {
+async fn a_proof_registers_only_its_own_client_and_secret_and_only_once() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["dev1", "dev2"] {
@@ -79,7 +79,7 @@ async fn a_proof_registers_its_client_once_and_is_good_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_hundred_wrong_codes_lock_a_clients_codes_until_extend_and_a_proof_passes() {
+async fn a_hundred_wrong_codes_lock_a_clients_codes_until_extend() {
     let stand = auth().await;
     let (api, key) = (stand.api(), "spoke-auth:client:dev2:h");
     for client in ["dev1", "dev2"] {
@@ -117,7 +117,7 @@ async fn a_hundred_wrong_codes_lock_a_clients_codes_until_extend_and_a_proof_pas
 }
 
 #[tokio::test]
-async fn a_proof_passes_while_codes_are_locked_and_each_new_window_unlocks_them() {
+async fn a_proof_is_accepted_while_codes_are_locked_and_a_new_deadline_unlocks_them() {
     for unlock in ["a proof", "extend", "provision --again", "by hand"] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
@@ -145,7 +145,7 @@ async fn a_proof_passes_while_codes_are_locked_and_each_new_window_unlocks_them(
 }
 
 #[tokio::test]
-async fn of_any_number_of_guesses_at_once_at_two_processes_a_hundred_are_looked_at() {
+async fn two_processes_together_check_at_most_a_hundred_concurrent_guesses() {
     let settings = [("throttle.register_burst", "10000"), ("throttle.address_burst", "10000")];
     let stand = auth_with(&settings).await;
     let folder = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ async fn of_any_number_of_guesses_at_once_at_two_processes_a_hundred_are_looked_
 }
 
 #[tokio::test]
-async fn too_many_wrong_codes_for_all_clients_leave_one_look_for_each() {
+async fn too_many_wrong_codes_overall_leave_each_client_one_attempt() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["dev1", "dev2", "dev3"] {
@@ -196,7 +196,7 @@ async fn too_many_wrong_codes_for_all_clients_leave_one_look_for_each() {
 }
 
 #[tokio::test]
-async fn where_nobody_can_register_nothing_is_counted() {
+async fn wrong_codes_of_clients_that_cannot_register_are_not_counted() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     provision(&stand.redis, "late", now_ms() - 1).await;
@@ -213,7 +213,7 @@ async fn where_nobody_can_register_nothing_is_counted() {
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_keep_a_device_from_registering_be_it_from_its_own_address() {
+async fn an_attacker_cannot_block_a_devices_registration_even_from_the_same_address() {
     // As shipped.
     let stand = Stand::start(Kind::Auth, &[]).await;
     let api = stand.api();
@@ -240,7 +240,7 @@ async fn a_stranger_does_not_keep_a_device_from_registering_be_it_from_its_own_a
 }
 
 #[tokio::test]
-async fn false_tokens_from_its_address_do_not_keep_a_device_from_refreshing() {
+async fn invalid_tokens_from_the_same_address_do_not_block_a_devices_refresh() {
     let settings = [("throttle.address_burst", "5"), ("throttle.address_per_minute", "1")];
     let stand = auth_with(&settings).await;
     provision_now(&stand.redis, "dev1").await;
@@ -260,7 +260,7 @@ async fn false_tokens_from_its_address_do_not_keep_a_device_from_refreshing() {
 }
 
 #[tokio::test]
-async fn a_client_that_refreshes_without_end_is_held_back_itself() {
+async fn a_client_that_refreshes_too_often_is_throttled() {
     let settings = [("throttle.login_burst", "1"), ("throttle.login_per_minute", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api().with_token(&token(&stand.api()).await);
@@ -272,7 +272,7 @@ async fn a_client_that_refreshes_without_end_is_held_back_itself() {
 }
 
 #[tokio::test]
-async fn a_device_whose_secret_was_written_by_hand_logs_in_and_is_known_from_then_on() {
+async fn a_device_with_a_missing_or_wrong_secret_tag_logs_in_and_the_tag_is_repaired() {
     let stand = auth_with_device(&[("throttle.failures_free", "2")]).await;
     let api = stand.api();
     for tag in ["", "ffff", "0000"] {

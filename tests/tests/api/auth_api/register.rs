@@ -18,7 +18,7 @@ use crate::auth_api::{
 const KEY: &str = "spoke-auth:client:dev1:h";
 
 #[tokio::test]
-async fn a_device_registers_by_the_contracts_own_line_and_can_log_in() {
+async fn a_device_provisioned_with_the_contracts_redis_command_registers_and_logs_in() {
     let stand = auth().await;
     let line = [
         "HSET",
@@ -42,7 +42,7 @@ async fn a_device_registers_by_the_contracts_own_line_and_can_log_in() {
 }
 
 #[tokio::test]
-async fn a_code_of_the_step_before_or_after_is_taken_and_no_other() {
+async fn a_code_one_step_off_is_accepted_and_one_three_steps_off_is_not() {
     for (steps, status) in [(-3, 403), (-1, 200), (1, 200), (3, 403)] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
@@ -53,7 +53,7 @@ async fn a_code_of_the_step_before_or_after_is_taken_and_no_other() {
 }
 
 #[tokio::test]
-async fn every_refusal_says_the_same() {
+async fn all_refused_registrations_get_the_same_answer() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["wrong-code", "taken", "revoked", "used"] {
@@ -87,7 +87,7 @@ async fn every_refusal_says_the_same() {
 }
 
 #[tokio::test]
-async fn a_code_is_accepted_once_even_when_the_operator_opens_the_door_again() {
+async fn a_used_code_is_refused_even_after_the_client_is_provisioned_again() {
     let stand = auth_with_device(&[]).await;
     let step = stand.redis.hash(KEY).await["otpStep"].parse::<u64>().unwrap();
     let used = one_time_code(step as i64 - (now_ms() / 30_000) as i64);
@@ -102,7 +102,7 @@ async fn a_code_is_accepted_once_even_when_the_operator_opens_the_door_again() {
 }
 
 #[tokio::test]
-async fn of_twenty_registrations_at_once_one_succeeds() {
+async fn one_of_twenty_concurrent_registrations_succeeds() {
     let stand = auth().await;
     let api = stand.api();
     provision_now(&stand.redis, "dev1").await;
@@ -124,7 +124,7 @@ async fn of_twenty_registrations_at_once_one_succeeds() {
 }
 
 #[tokio::test]
-async fn the_same_secret_again_succeeds_within_the_deadlines_window_and_changes_nothing() {
+async fn registering_the_same_secret_again_before_the_deadline_changes_nothing() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let before = stand.redis.hash(KEY).await;
@@ -148,7 +148,7 @@ async fn registered_at(stand: &Stand) -> u64 {
 }
 
 #[tokio::test]
-async fn a_registration_of_a_new_secret_is_later_than_any_before_whatever_the_clock_says() {
+async fn registered_at_increases_with_each_new_secret_even_if_the_clock_goes_back() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     // A clock that was an hour ahead when the client registered, and has been set right since.
@@ -170,7 +170,7 @@ async fn a_registration_of_a_new_secret_is_later_than_any_before_whatever_the_cl
 }
 
 #[tokio::test]
-async fn a_time_of_registration_that_is_none_counts_as_absent() {
+async fn an_invalid_registered_at_counts_as_absent() {
     for odd in ["", "soon", "-1", "1e300", "18446744073709551615", "9007199254740993"] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
@@ -181,7 +181,7 @@ async fn a_time_of_registration_that_is_none_counts_as_absent() {
 }
 
 #[tokio::test]
-async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
+async fn a_session_belongs_to_its_registration_and_ends_with_the_next_one() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let session_of = |token: &str| session_key("spoke-auth", &digest(token));
@@ -207,7 +207,7 @@ async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_the_time_so_that_a_device_with_a_wrong_clock_can_try_again() {
+async fn a_refusal_has_a_date_header_so_that_a_device_with_a_wrong_clock_can_retry() {
     let stand = auth().await;
     let answer = register(&stand.api(), "dev1", SECRET, "000000").await;
     let date = answer.header("date").expect("a refusal has a date");
@@ -216,7 +216,7 @@ async fn a_refusal_tells_the_time_so_that_a_device_with_a_wrong_clock_can_try_ag
 }
 
 #[tokio::test]
-async fn a_malformed_body_is_told_which_field_and_never_what_was_in_it() {
+async fn a_malformed_registration_is_refused_with_the_field_name_but_not_its_value() {
     let stand = auth().await;
     let good = json!({ "client": "dev1", "secret": SECRET, "otp": "123456" });
     let with = |field: &str, value: Value| {
@@ -265,7 +265,7 @@ async fn a_malformed_body_is_told_which_field_and_never_what_was_in_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_object_of_texts_is_refused() {
+async fn a_malformed_unsupported_or_oversized_body_is_refused() {
     let stand = auth().await;
     let api = stand.api();
     for body in ["", "{", "[]", "null", "\"dev1\"", "{\"client\":"] {
@@ -283,7 +283,7 @@ async fn a_body_that_is_no_object_of_texts_is_refused() {
 }
 
 #[tokio::test]
-async fn a_form_does_as_well_as_json() {
+async fn a_form_body_works_as_well_as_json() {
     let stand = auth().await;
     let api = stand.api();
     provision_now(&stand.redis, "dev1").await;
@@ -302,7 +302,7 @@ async fn a_form_does_as_well_as_json() {
 }
 
 #[tokio::test]
-async fn secrets_of_24_and_of_72_bytes_are_taken_and_every_byte_of_them_counts() {
+async fn secrets_of_24_and_72_bytes_are_accepted_and_every_byte_counts() {
     let stand = auth().await;
     let api = stand.api();
     for (client, length) in [("short", 24), ("long", 72)] {
@@ -319,7 +319,7 @@ async fn secrets_of_24_and_of_72_bytes_are_taken_and_every_byte_of_them_counts()
 }
 
 #[tokio::test]
-async fn the_longest_name_of_a_client_registers() {
+async fn a_client_with_the_longest_name_registers() {
     let stand = auth().await;
     let name = format!("A{}", "._-z".repeat(16)).chars().take(64).collect::<String>();
     provision_now(&stand.redis, &name).await;

@@ -27,7 +27,7 @@ async fn has_next(stand: &Stand) -> bool {
 }
 
 #[tokio::test]
-async fn both_secrets_are_good_until_the_next_one_is_used_and_then_only_that() {
+async fn both_secrets_are_valid_until_the_next_one_is_used_then_only_that_one() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let before = token(&api).await;
@@ -54,7 +54,7 @@ async fn both_secrets_are_good_until_the_next_one_is_used_and_then_only_that() {
 }
 
 #[tokio::test]
-async fn a_next_secret_that_was_not_used_gives_way_to_another() {
+async fn an_unused_next_secret_is_replaced_by_a_newer_one() {
     let stand = auth_with_device(&[]).await;
     let other = "another-secret-to-come-after-all";
     rotate(&stand.api(), SECRET, other).await.ok();
@@ -64,7 +64,7 @@ async fn a_next_secret_that_was_not_used_gives_way_to_another() {
 }
 
 #[tokio::test]
-async fn who_does_not_know_the_secret_tells_no_next_one() {
+async fn rotating_without_the_current_secret_is_refused() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let wrong = "not-the-secret-but-long-enough-x";
@@ -78,7 +78,7 @@ async fn who_does_not_know_the_secret_tells_no_next_one() {
 }
 
 #[tokio::test]
-async fn a_revoked_client_and_one_provisioned_again_have_no_next_secret() {
+async fn revoking_or_provisioning_again_removes_the_next_secret() {
     let stand = auth_with_device(&[]).await;
     rotate(&stand.api(), SECRET, NEXT).await.ok();
     stand.command(&["revoke", "dev1"]).await.done();

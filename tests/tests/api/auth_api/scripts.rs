@@ -104,7 +104,7 @@ async fn is_sound(redis: &RedisServer, name: &str, keys: &[&str], arguments: &[&
 }
 
 #[test]
-fn every_script_is_tried_here() {
+fn every_script_is_covered_here() {
     let mut there: Vec<_> = fs::read_dir(folder())
         .expect("the folder is there")
         .filter_map(|entry| {
@@ -117,7 +117,7 @@ fn every_script_is_tried_here() {
 }
 
 #[tokio::test]
-async fn every_script_does_its_work_with_good_arguments() {
+async fn every_script_works_with_valid_arguments() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         let is_registered = ["login", "refresh", "rotate", "logout", "revoke"].contains(&name);
@@ -129,7 +129,7 @@ async fn every_script_does_its_work_with_good_arguments() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_an_extreme_argument_has_written_nothing() {
+async fn a_script_that_fails_on_an_extreme_argument_writes_nothing() {
     let redis = RedisServer::start().await;
     let huge = "9".repeat(100_000);
     let mut failed = 0;
@@ -156,7 +156,7 @@ async fn a_script_that_fails_for_an_extreme_argument_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
+async fn a_script_that_fails_on_a_key_of_another_type_writes_nothing() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         for key in keys {
@@ -173,7 +173,7 @@ async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
+async fn a_script_that_fails_on_a_field_edited_by_hand_writes_nothing() {
     let redis = RedisServer::start().await;
     let fields =
         ["regDeadline", "registeredAt", "otpStep", "wrongCodes", "wrongCodesUntil", "disabled"];
@@ -191,7 +191,7 @@ async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_full_takes_no_half_of_a_script() {
+async fn a_script_on_a_full_redis_writes_everything_or_nothing() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         for is_registered in [false, true] {

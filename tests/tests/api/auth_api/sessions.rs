@@ -11,7 +11,7 @@ use crate::auth_api::{SECRET, auth, auth_with_device, log_in, session_token, tok
 const OTHER: &str = "another-secret-of-some-length";
 
 #[tokio::test]
-async fn a_login_gives_a_token_of_256_random_bits_and_its_life() {
+async fn a_login_returns_a_token_of_256_random_bits_and_its_ttl() {
     let stand = auth_with_device(&[]).await;
     let answer = log_in(&stand.api(), "dev1", SECRET).await.ok();
     assert_eq!(answer["ttlSeconds"], 86_400);
@@ -21,7 +21,7 @@ async fn a_login_gives_a_token_of_256_random_bits_and_its_life() {
 }
 
 #[tokio::test]
-async fn a_session_is_stored_under_the_digest_and_the_token_nowhere() {
+async fn a_session_is_stored_under_the_tokens_digest_and_the_token_nowhere() {
     let stand = auth_with_device(&[("session_ttl_seconds", "600")]).await;
     let token = token(&stand.api()).await;
 
@@ -43,7 +43,7 @@ async fn a_session_is_stored_under_the_digest_and_the_token_nowhere() {
 }
 
 #[tokio::test]
-async fn every_refused_login_says_the_same() {
+async fn all_refused_logins_get_the_same_answer() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let revoked = ["HSET", "spoke-auth:client:gone:h", "disabled", "1", "otpSecret", "x"];
@@ -63,7 +63,7 @@ async fn every_refused_login_says_the_same() {
 }
 
 #[tokio::test]
-async fn a_malformed_login_is_told_which_field() {
+async fn a_malformed_login_is_refused_with_the_field_name() {
     let stand = auth().await;
     for (field, body) in [
         ("client", json!({ "secret": SECRET })),
@@ -78,7 +78,7 @@ async fn a_malformed_login_is_told_which_field() {
 }
 
 #[tokio::test]
-async fn a_refresh_gives_a_new_token_and_leaves_the_old_one_ten_minutes() {
+async fn a_refresh_returns_a_new_token_and_keeps_the_old_one_for_ten_minutes() {
     let stand = auth_with_device(&[]).await;
     let old = token(&stand.api()).await;
     let key = |token: &str| session_key("spoke-auth", &digest(token));
@@ -122,7 +122,7 @@ async fn a_logout_ends_all_tokens_of_its_login_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_slides_on_refresh_and_ends_without_one() {
+async fn a_session_is_extended_by_a_refresh_and_expires_without_one() {
     let stand = auth_with_device(&[("session_ttl_seconds", "600")]).await;
     let old = token(&stand.api()).await;
     let key = |token: &str| session_key("spoke-auth", &digest(token));
@@ -140,7 +140,7 @@ async fn a_session_slides_on_refresh_and_ends_without_one() {
 }
 
 #[tokio::test]
-async fn a_logout_ends_that_session_alone() {
+async fn a_logout_ends_only_its_own_session() {
     let stand = auth_with_device(&[]).await;
     let (leaving, staying) = (token(&stand.api()).await, token(&stand.api()).await);
     let leaving = stand.api().with_token(&leaving);
@@ -154,7 +154,7 @@ async fn a_logout_ends_that_session_alone() {
 }
 
 #[tokio::test]
-async fn without_a_live_token_there_is_no_refresh() {
+async fn a_refresh_without_a_valid_token_is_refused() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let unknown = "A".repeat(43);
@@ -171,7 +171,7 @@ async fn without_a_live_token_there_is_no_refresh() {
 }
 
 #[tokio::test]
-async fn a_token_in_the_url_is_refused_even_when_it_lives() {
+async fn a_token_in_the_url_is_refused_even_if_it_is_valid() {
     let stand = auth_with_device(&[]).await;
     let token = token(&stand.api()).await;
     for path in ["/refresh", "/logout", "/login", "/register"] {
@@ -186,7 +186,7 @@ async fn a_token_in_the_url_is_refused_even_when_it_lives() {
 }
 
 #[tokio::test]
-async fn one_session_more_than_sixteen_ends_the_oldest() {
+async fn a_seventeenth_session_ends_the_oldest() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let oldest = token(&api).await;
@@ -207,7 +207,7 @@ async fn one_session_more_than_sixteen_ends_the_oldest() {
 }
 
 #[tokio::test]
-async fn a_client_revoked_by_hand_neither_logs_in_nor_refreshes() {
+async fn a_client_disabled_by_hand_can_neither_log_in_nor_refresh() {
     let stand = auth_with_device(&[]).await;
     let token = token(&stand.api()).await;
     stand.redis.command::<()>(&["HSET", "spoke-auth:client:dev1:h", "disabled", "1"]).await;

@@ -12,7 +12,7 @@ use crate::auth_api::{
 const OTHER: &str = "another-secret-of-some-length";
 
 #[tokio::test]
-async fn a_client_that_logs_in_too_often_is_told_when_to_come_back() {
+async fn a_client_that_logs_in_too_often_gets_429_with_retry_after() {
     let settings = [("throttle.login_burst", "3"), ("throttle.login_per_minute", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api();
@@ -28,7 +28,7 @@ async fn a_client_that_logs_in_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn wrong_codes_that_come_too_often_are_told_when_to_come_back_and_the_right_one_passes() {
+async fn too_many_wrong_codes_are_throttled_and_the_right_code_is_accepted() {
     let settings = [("throttle.register_burst", "2"), ("throttle.register_per_minute", "1")];
     let stand = auth_with(&settings).await;
     provision_now(&stand.redis, "dev1").await;
@@ -41,7 +41,7 @@ async fn wrong_codes_that_come_too_often_are_told_when_to_come_back_and_the_righ
 }
 
 #[tokio::test]
-async fn an_address_that_comes_too_often_is_told_when_to_come_back_whoever_it_names() {
+async fn an_address_is_throttled_whichever_clients_it_names() {
     let settings = [("throttle.address_burst", "5"), ("throttle.address_per_minute", "1")];
     let stand = auth_with(&settings).await;
     for i in 0..5 {
@@ -53,7 +53,7 @@ async fn an_address_that_comes_too_often_is_told_when_to_come_back_whoever_it_na
 }
 
 #[tokio::test]
-async fn failed_logins_bar_the_way_longer_and_longer() {
+async fn repeated_failed_logins_are_throttled_but_the_right_secret_is_accepted() {
     let stand = auth_with_device(&[("throttle.failures_free", "2")]).await;
     let api = stand.api();
     let mut barred = None;
@@ -73,7 +73,7 @@ async fn failed_logins_bar_the_way_longer_and_longer() {
 }
 
 #[tokio::test]
-async fn a_full_pool_answers_at_once_and_a_refresh_passes_by_it() {
+async fn a_full_bcrypt_pool_answers_busy_at_once_and_refreshes_bypass_it() {
     let settings = [("bcrypt_cost", "11"), ("bcrypt_workers", "1"), ("bcrypt_queue", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api();

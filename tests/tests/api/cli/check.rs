@@ -30,7 +30,7 @@ async fn device(cloud: &Cloud) -> Device {
 }
 
 #[tokio::test]
-async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
+async fn on_a_healthy_device_every_line_of_check_is_ok() {
     let cloud = Cloud::start().await;
     let device = device(&cloud).await;
     let checked = device.command(&["check"]).await.done();
@@ -43,7 +43,7 @@ async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
 }
 
 #[tokio::test]
-async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
+async fn check_names_each_fault_of_a_device_and_says_how_to_fix_it() {
     let cloud = Cloud::start().await;
     let mut device = device(&cloud).await;
     device.stop_agent().await;
@@ -71,7 +71,7 @@ async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
 }
 
 #[tokio::test]
-async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowhere_is_said() {
+async fn check_advises_enrol_without_settings_and_reports_a_name_without_dns_entry() {
     let redis = RedisServer::start().await;
     let start = Start::with(&["check", "--json"]).variable("SPOKE_AGENT_REDIS", redis.url());
     let bare = run(&path_of("spoke-agent"), &start).await;
@@ -95,7 +95,7 @@ async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowher
 }
 
 #[tokio::test]
-async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can_give() {
+async fn check_of_hub_and_auth_reports_listeners_and_unsupported_ack_levels() {
     let cloud = Cloud::start().await;
     for (program, variable, listen, address) in [
         ("spoke-hub", "SPOKE_HUB_REDIS", "SPOKE_HUB_LISTEN", cloud.hub.address()),
@@ -119,7 +119,7 @@ async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_at_is_said_to_be_unchecked_and_never_ok() {
+async fn what_cannot_be_checked_is_reported_as_not_checked_and_never_as_ok() {
     let redis = format!("redis://127.0.0.1:{}", free_port());
     for level in ["memory", "fsync", "replicas:1"] {
         let start = Start::with(&["check", "--json"])
@@ -134,7 +134,7 @@ async fn what_cannot_be_looked_at_is_said_to_be_unchecked_and_never_ok() {
 }
 
 #[tokio::test]
-async fn a_settings_file_with_a_password_that_everyone_can_read_is_warned_of_by_all_three() {
+async fn all_three_warn_of_a_world_readable_settings_file_with_a_password() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.toml");

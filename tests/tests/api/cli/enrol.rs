@@ -48,7 +48,7 @@ async fn enrol(mut arguments: Vec<String>, more: &[&str], input: &str) -> Finish
 }
 
 #[tokio::test]
-async fn enrol_registers_at_once_and_the_agent_runs_with_what_it_wrote() {
+async fn enrol_registers_the_device_and_writes_settings_that_the_agent_runs_with() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ async fn the_one_time_secret_may_come_from_standard_input_or_a_file() {
 }
 
 #[tokio::test]
-async fn a_refused_enrolment_says_so_plainly_and_can_be_tried_again() {
+async fn a_refused_enrolment_says_not_registered_and_can_be_retried() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ async fn a_refused_enrolment_says_so_plainly_and_can_be_tried_again() {
 }
 
 #[tokio::test]
-async fn settings_of_another_client_are_not_written_over_without_a_word() {
+async fn settings_of_another_client_are_overwritten_only_with_force() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ async fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_publish_with() {
+async fn at_a_terminal_enrol_prompts_for_missing_values_and_prints_a_publish_command() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -191,7 +191,7 @@ async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_
 }
 
 #[tokio::test]
-async fn without_a_terminal_what_is_missing_is_bad_usage() {
+async fn without_a_terminal_missing_values_are_bad_usage() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("agent.toml").display().to_string();
     let arguments = ["enrol", "--client", "dev1", "--config", &config].map(str::to_owned);
@@ -201,7 +201,7 @@ async fn without_a_terminal_what_is_missing_is_bad_usage() {
 }
 
 #[tokio::test]
-async fn a_hub_that_cannot_be_used_is_found_out_by_enrol_and_the_same_command_goes_on() {
+async fn enrol_fails_if_the_hub_is_unusable_and_the_same_command_succeeds_later() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +217,7 @@ async fn a_hub_that_cannot_be_used_is_found_out_by_enrol_and_the_same_command_go
 }
 
 #[tokio::test]
-async fn a_hub_that_does_not_know_auths_sessions_is_found_out_by_enrol_with_the_mend() {
+async fn enrol_detects_a_hub_that_does_not_accept_auths_sessions_and_says_what_to_do() {
     let settings = Settings { hub: &[("auth_key_prefix", "elsewhere")], auth: &[] };
     let cloud = Cloud::start_with(settings).await;
     let redis = RedisServer::start().await;

@@ -22,7 +22,7 @@ fn start(cloud: &Cloud, arguments: &[&str]) -> Start {
 }
 
 #[tokio::test]
-async fn clients_shows_who_is_connected_and_how_far_they_are() {
+async fn clients_shows_which_clients_are_connected_and_their_progress() {
     let cloud = Cloud::start().await;
     assert_eq!(command(&cloud, &["clients", "--json"]).await.done().json(), json!([]));
     let mut device = Device::start(&cloud, "dev1").await;
@@ -50,7 +50,7 @@ async fn clients_shows_who_is_connected_and_how_far_they_are() {
 }
 
 #[tokio::test]
-async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
+async fn clients_watch_shows_clients_as_they_connect_until_ctrl_c() {
     let cloud = Cloud::start().await;
     let log = cloud.folder().join("watched");
     let watch = start(&cloud, &["clients", "--watch"]);
@@ -71,7 +71,7 @@ async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
 }
 
 #[tokio::test]
-async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
+async fn clients_shows_the_backlog_both_ways_and_filters_by_part_of_a_name() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     device.redis.add(OUT, &numbered(1)).await;
@@ -93,7 +93,7 @@ async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
 }
 
 #[tokio::test]
-async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
+async fn tail_prints_entries_of_all_clients_or_of_one_as_they_arrive() {
     let cloud = Cloud::start().await;
     let (dev1, dev2) = (cloud.client("dev1").await, cloud.client("dev2").await);
     let post = async |api: &spoke_tests::api::Api, seq: &str, payload: &str| {
@@ -131,7 +131,7 @@ async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
 }
 
 #[tokio::test]
-async fn tail_of_a_stream_of_large_entries_stays_small() {
+async fn tail_of_a_stream_of_large_entries_uses_little_memory() {
     let cloud = Cloud::start().await;
     let mebibyte = "x".repeat(1024 * 1024 - 1024);
     let add = async |n: usize, pairs: &[(&str, &str)]| {
@@ -179,7 +179,7 @@ async fn send_reaches_the_device_and_refuses_an_unknown_client() {
 }
 
 #[tokio::test]
-async fn send_takes_a_client_that_is_provisioned_and_was_never_here() {
+async fn send_accepts_a_provisioned_client_that_has_never_connected() {
     let cloud = Cloud::start().await;
     cloud.provision("dev7").await;
     command(&cloud, &["send", "dev7", "a", "b"]).await.done();

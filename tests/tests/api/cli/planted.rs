@@ -159,7 +159,7 @@ fn words(kind: Kind) -> &'static str {
 }
 
 #[tokio::test]
-async fn what_root_makes_in_the_state_directory_belongs_to_the_service_which_then_runs_with_it() {
+async fn files_that_root_creates_belong_to_the_service_user_and_the_agent_runs_with_them() {
     let Some(mut victim) = Victim::enrolled().await else { return };
     victim.assert_of_user("after enrol");
     victim.device.command(&["rotate"]).await.done();
@@ -184,7 +184,7 @@ async fn what_root_makes_in_the_state_directory_belongs_to_the_service_which_the
 }
 
 #[tokio::test]
-async fn whatever_stands_in_the_place_of_a_file_root_is_told_and_touches_nothing() {
+async fn root_commands_report_a_planted_file_by_its_path_and_touch_nothing() {
     let Some(victim) = Victim::enrolled().await else { return };
     let kept = victim.folder().join("kept");
     for name in FILES {
@@ -217,7 +217,7 @@ async fn whatever_stands_in_the_place_of_a_file_root_is_told_and_touches_nothing
 }
 
 #[tokio::test]
-async fn what_stands_in_the_place_of_a_file_that_is_being_written_is_replaced_and_not_followed() {
+async fn files_planted_at_temporary_names_are_replaced_and_not_followed() {
     let Some(victim) = Victim::enrolled().await else { return };
     for kind in KINDS {
         for name in FILES {
@@ -237,7 +237,7 @@ async fn what_stands_in_the_place_of_a_file_that_is_being_written_is_replaced_an
 }
 
 #[tokio::test]
-async fn a_file_of_another_user_is_neither_read_nor_given_away() {
+async fn a_file_of_another_user_is_refused_and_keeps_its_owner() {
     let Some(victim) = Victim::enrolled().await else { return };
     for name in FILES {
         let path = victim.state().join(name);
@@ -255,7 +255,7 @@ async fn a_file_of_another_user_is_neither_read_nor_given_away() {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_is_a_link_or_lies_behind_one_of_another_user_is_refused() {
+async fn a_state_directory_that_is_or_lies_behind_another_users_symlink_is_refused() {
     let Some(victim) = Victim::new().await else { return };
     let of_user = victim.folder().join("home");
     fs::create_dir(&of_user).unwrap();
@@ -285,7 +285,7 @@ async fn a_state_directory_that_is_a_link_or_lies_behind_one_of_another_user_is_
 }
 
 #[tokio::test]
-async fn settings_are_written_into_a_users_directory_without_following_what_stands_there() {
+async fn settings_written_into_a_users_directory_do_not_follow_planted_links() {
     let Some(victim) = Victim::new().await else { return };
     let home = victim.folder().join("home");
     fs::create_dir(&home).unwrap();
@@ -302,7 +302,7 @@ async fn settings_are_written_into_a_users_directory_without_following_what_stan
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_change_while_root_looks_lead_it_nowhere() {
+async fn files_swapped_while_root_commands_run_do_not_redirect_them() {
     let Some(victim) = Victim::enrolled().await else { return };
     let is_over = AtomicBool::new(false);
     let (state, precious) = (victim.state(), victim.precious());

@@ -25,7 +25,7 @@ async fn provision(cloud: &Cloud, list: &str, folder: &Path, more: &[&str]) -> F
 }
 
 #[tokio::test]
-async fn each_client_of_a_list_gets_two_files_with_which_its_agent_runs() {
+async fn each_listed_client_gets_two_files_that_its_agent_runs_with() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let said = provision(&cloud, "client,valid\ndev1\ndev2,1h\n", folder.path(), &[]).await.done();
@@ -56,7 +56,7 @@ async fn each_client_of_a_list_gets_two_files_with_which_its_agent_runs() {
 }
 
 #[tokio::test]
-async fn a_list_is_gone_on_with_and_nobody_elses_client_is_voided() {
+async fn a_list_is_resumed_and_clients_provisioned_elsewhere_are_not_replaced() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     provision(&cloud, "dev1\n", folder.path(), &[]).await.done();
@@ -78,7 +78,7 @@ async fn a_list_is_gone_on_with_and_nobody_elses_client_is_voided() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_named_before_anything_is_done() {
+async fn an_invalid_line_is_reported_before_anything_is_done() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let refused = provision(&cloud, "dev1\ndev 2\n", folder.path(), &[]).await;

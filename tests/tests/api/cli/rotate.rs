@@ -42,7 +42,7 @@ async fn gets_in(cloud: &Cloud, device: &mut Device) {
 }
 
 #[tokio::test]
-async fn a_device_that_rotates_while_its_agent_runs_has_a_new_secret_and_the_old_one_is_void() {
+async fn rotating_while_the_agent_runs_gives_a_new_secret_and_invalidates_the_old_one() {
     let cloud = Cloud::start().await;
     let device = enrolled(&cloud).await;
     let old = file(&device, "secret").unwrap();
@@ -103,7 +103,7 @@ async fn die(cloud: &Cloud, device: &Device, death: Death) {
 }
 
 #[tokio::test]
-async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_good() {
+async fn after_a_kill_at_any_step_the_device_can_log_in_and_the_next_run_completes() {
     for death in [Death::Untold, Death::Unanswered, Death::Unkept] {
         for is_started_between in [false, true] {
             let cloud = Cloud::start().await;
@@ -140,7 +140,7 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
 }
 
 #[tokio::test]
-async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in() {
+async fn a_device_can_log_in_after_auth_is_restored_to_before_a_rotation() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     device.stop_agent().await;
@@ -161,7 +161,7 @@ async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in(
 }
 
 #[tokio::test]
-async fn a_device_that_auth_does_not_know_keeps_its_secret_and_is_told_so() {
+async fn rotate_of_a_device_unknown_to_auth_keeps_its_secret_and_says_so() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     device.stop_agent().await;
@@ -174,7 +174,7 @@ async fn a_device_that_auth_does_not_know_keeps_its_secret_and_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_device_without_a_secret_or_without_auth_is_told_what_to_do() {
+async fn rotate_without_a_secret_or_without_auth_says_what_to_do() {
     let cloud = Cloud::start().await;
     let device = Device::without_agent(&cloud, "dev1", &[]).await;
     let nothing = device.command(&["rotate"]).await;

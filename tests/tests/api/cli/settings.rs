@@ -32,7 +32,7 @@ fn assert_bad(ended: &Finished, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
+async fn an_invalid_value_exits_with_78_and_names_the_key() {
     let table = [
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "3", "bcrypt_cost"),
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "17", "bcrypt_cost"),
@@ -77,7 +77,7 @@ async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_source() {
+async fn an_unknown_key_is_reported_with_its_source_and_the_nearest_known_key() {
     let table = [
         ("spoke-auth", "SPOKE_AUTH_LISTNE", "listen"),
         ("spoke-auth", "SPOKE_AUTH_TLS__CERT_FLIE", "CERT_FILE"),
@@ -99,7 +99,7 @@ async fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_source() {
 }
 
 #[tokio::test]
-async fn a_settings_file_that_cannot_be_read_is_said_with_its_name() {
+async fn a_settings_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.toml");
     let broken = folder.path().join("broken.toml");
@@ -124,13 +124,13 @@ async fn plain_http_to_another_machine_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_told_nothing_is_told_what_it_needs() {
+async fn an_agent_without_settings_names_the_missing_key() {
     let ended = ended("spoke-agent", Start::with(&["run"])).await;
     assert_bad(&ended, &["client"]);
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_a_failure_and_no_bad_setting() {
+async fn an_address_in_use_exits_with_1_and_not_with_78() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for program in ["spoke-auth", "spoke-hub"] {
@@ -143,7 +143,7 @@ async fn an_address_in_use_is_a_failure_and_no_bad_setting() {
 }
 
 #[tokio::test]
-async fn environment_wins_over_the_file_and_flags_win_over_both() {
+async fn the_environment_overrides_the_file_and_flags_override_both() {
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("auth.toml");
@@ -166,7 +166,7 @@ async fn environment_wins_over_the_file_and_flags_win_over_both() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_a_number_stays_a_name() {
+async fn a_numeric_name_is_kept_as_text() {
     let redis = RedisServer::start().await;
     let start = Start::with(&["provision", "123"]).variable("SPOKE_AUTH_REDIS", redis.url());
     let start = start.variable("SPOKE_AUTH_KEY_PREFIX", "7");
@@ -175,7 +175,7 @@ async fn a_name_that_is_a_number_stays_a_name() {
 }
 
 #[tokio::test]
-async fn a_password_in_a_setting_is_never_said_back() {
+async fn a_password_in_a_setting_is_never_printed() {
     let start =
         daemon("spoke-auth").variable("SPOKE_AUTH_REDIS", "http://:hunter2-and-more@127.0.0.1:1");
     let ended = ended("spoke-auth", start).await;
@@ -184,7 +184,7 @@ async fn a_password_in_a_setting_is_never_said_back() {
 }
 
 #[tokio::test]
-async fn a_redis_behind_a_unix_socket_or_a_password_is_reached() {
+async fn redis_is_reached_over_a_unix_socket_and_with_a_password() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock").display().to_string();
     let redis = RedisServer::start_with(&["--unixsocket", &socket]).await;

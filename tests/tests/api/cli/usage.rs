@@ -18,7 +18,7 @@ async fn said(program: &str, arguments: &[&str]) -> Finished {
 }
 
 #[tokio::test]
-async fn help_of_every_command_says_what_it_does_and_how_it_is_used() {
+async fn help_of_every_command_describes_it_and_shows_its_usage() {
     for (program, commands) in COMMANDS {
         let help = said(program, &["--help"]).await.done().stdout;
         assert!(help.contains("Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings"));
@@ -35,7 +35,7 @@ async fn help_of_every_command_says_what_it_does_and_how_it_is_used() {
 }
 
 #[tokio::test]
-async fn json_is_offered_where_something_is_listed() {
+async fn commands_that_list_something_offer_json() {
     for (program, command) in [
         ("spoke-agent", "status"),
         ("spoke-auth", "list"),
@@ -48,7 +48,7 @@ async fn json_is_offered_where_something_is_listed() {
 }
 
 #[tokio::test]
-async fn bad_usage_ends_with_2_and_words_on_standard_error() {
+async fn bad_usage_exits_with_2_and_a_message_on_standard_error() {
     for program in PROGRAMS {
         for arguments in [
             &[][..],
@@ -80,7 +80,7 @@ async fn bad_usage_ends_with_2_and_words_on_standard_error() {
 }
 
 #[tokio::test]
-async fn the_version_is_said() {
+async fn version_prints_the_name_and_the_version() {
     for program in PROGRAMS {
         let version = said(program, &["--version"]).await.done().stdout;
         assert_eq!(version.trim(), format!("{program} {}", env!("CARGO_PKG_VERSION")));

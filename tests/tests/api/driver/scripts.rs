@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_nothing() {
+async fn the_script_distinguishes_gap_stale_epoch_and_duplicate_and_changes_nothing() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     let append = |epoch, after: Option<u64>, through| Append {
@@ -40,7 +40,7 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
 }
 
 #[tokio::test]
-async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
+async fn seqs_beyond_53_bits_are_compared_exactly() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
@@ -69,7 +69,7 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
 }
 
 #[tokio::test]
-async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor() {
+async fn a_wiped_origin_gets_a_new_epoch_and_assigns_only_ids_after_the_cursor() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     let ahead = unix_ms() + 60_000;
@@ -96,7 +96,7 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
 }
 
 #[tokio::test]
-async fn a_poisoned_cursor_does_not_poison_the_origin() {
+async fn a_cursor_at_the_largest_seq_does_not_block_the_origin() {
     let ends = Ends::start().await;
     let device = ends.device();
     let cursor = spoke_protocol::message::Cursor {

@@ -22,7 +22,7 @@ const PATHS: [(Method, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn without_a_live_session_every_door_is_shut() {
+async fn every_endpoint_refuses_requests_without_a_valid_session() {
     let stand = hub().await;
     let api = stand.api();
     let live = stand.client("dev1").await.token().unwrap().to_owned();
@@ -45,7 +45,7 @@ async fn without_a_live_session_every_door_is_shut() {
 }
 
 #[tokio::test]
-async fn a_token_in_the_url_is_refused_even_when_it_lives() {
+async fn a_token_in_the_url_is_refused_even_if_it_is_valid() {
     let stand = hub().await;
     let api = stand.api();
     let live = stand.client("dev1").await.token().unwrap().to_owned();
@@ -60,7 +60,7 @@ async fn a_token_in_the_url_is_refused_even_when_it_lives() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_shuts_the_door_at_the_next_request() {
+async fn requests_are_refused_once_their_session_has_ended() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.get("/seq").await.ok();
@@ -78,7 +78,7 @@ async fn a_session_that_ends_shuts_the_door_at_the_next_request() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_turned_out_within_a_second_when_its_session_ends() {
+async fn a_waiting_read_is_refused_within_a_second_after_its_session_ends() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let key = session_key("spoke-auth", &digest(dev1.token().unwrap()));
@@ -104,7 +104,7 @@ const SHUT_OUT: [&[&str]; 4] = [
 ];
 
 #[tokio::test]
-async fn a_client_that_is_shut_out_by_hand_is_refused_at_once() {
+async fn a_client_blocked_by_hand_is_refused_at_once() {
     for by_hand in SHUT_OUT {
         let stand = hub().await;
         let dev1 = stand.client("dev1").await;
@@ -118,7 +118,7 @@ async fn a_client_that_is_shut_out_by_hand_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_turned_out_within_a_second_when_it_is_shut_out_by_hand() {
+async fn a_waiting_read_is_refused_within_a_second_after_a_block_by_hand() {
     for by_hand in SHUT_OUT {
         let stand = hub().await;
         let dev1 = stand.client("dev1").await;
@@ -134,7 +134,7 @@ async fn one_who_waits_is_turned_out_within_a_second_when_it_is_shut_out_by_hand
 }
 
 #[tokio::test]
-async fn a_word_in_a_clients_hash_that_shuts_nobody_out_ends_no_session() {
+async fn harmless_fields_in_a_clients_hash_end_no_session() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for harmless in [["disabled", "0"], ["disabled", ""], ["registeredAt", "soon"], ["note", "x"]] {
@@ -167,7 +167,7 @@ async fn two_clients_never_see_each_others_streams() {
 }
 
 #[tokio::test]
-async fn whose_streams_they_are_is_never_the_requests_to_say() {
+async fn a_request_cannot_choose_whose_streams_it_uses() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     stand.redis.add("spoke-hub:out:dev2:x", &numbered(2)).await;
@@ -185,7 +185,7 @@ async fn whose_streams_they_are_is_never_the_requests_to_say() {
 }
 
 #[tokio::test]
-async fn prefixes_keep_fleets_in_one_redis_apart() {
+async fn prefixes_separate_fleets_that_share_one_redis() {
     let settings = [("key_prefix", "north"), ("auth_key_prefix", "north-auth")];
     let stand = Stand::start(Kind::Hub, &settings).await;
     let of_the_south = stand.client("dev1").await;

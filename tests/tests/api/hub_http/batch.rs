@@ -12,7 +12,7 @@ fn batch(entries: Vec<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn a_batch_is_appended_in_order_and_sent_again_it_is_all_duplicates() {
+async fn a_batch_is_appended_in_order_and_a_repeat_is_all_duplicates() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
 
@@ -28,7 +28,7 @@ async fn a_batch_is_appended_in_order_and_sent_again_it_is_all_duplicates() {
 }
 
 #[tokio::test]
-async fn equal_and_overlapping_batches_at_once_make_every_entry_once_and_in_order() {
+async fn concurrent_overlapping_batches_append_every_entry_once_and_in_order() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let bodies: Vec<_> = (0..20u64).map(|i| batch(many(1, 10 * (i % 5 + 1)))).collect();
@@ -39,7 +39,7 @@ async fn equal_and_overlapping_batches_at_once_make_every_entry_once_and_in_orde
 }
 
 #[tokio::test]
-async fn a_refused_entry_is_named_and_those_around_it_are_taken() {
+async fn a_refused_entry_is_reported_and_the_entries_around_it_are_accepted() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut entries = many(1, 5);
@@ -69,7 +69,7 @@ async fn a_refused_entry_is_named_and_those_around_it_are_taken() {
 }
 
 #[tokio::test]
-async fn a_batch_out_of_order_is_refused_whole() {
+async fn a_batch_out_of_order_is_refused_as_a_whole() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let bad = [
@@ -86,7 +86,7 @@ async fn a_batch_out_of_order_is_refused_whole() {
 }
 
 #[tokio::test]
-async fn one_malformed_entry_stops_the_whole_batch_before_anything_is_written() {
+async fn a_batch_with_one_malformed_entry_is_refused_before_anything_is_written() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut entries = many(1, 3);
@@ -134,7 +134,7 @@ async fn a_new_epoch_begins_at_the_start_and_the_old_one_is_stale_from_then_on()
 }
 
 #[tokio::test]
-async fn a_thousand_entries_are_a_batch_and_one_more_is_too_many() {
+async fn a_batch_may_have_a_thousand_entries_and_no_more() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let answer = dev1.post_json("/xadd", &batch(many(1, 1001))).await;

@@ -16,7 +16,7 @@ fn assert_unavailable(answers: impl IntoIterator<Item = Answer>) {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_everything_is_503_and_then_goes_on_where_it_was() {
+async fn the_hub_answers_503_while_redis_is_down_and_continues_where_it_was() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
@@ -45,7 +45,7 @@ async fn while_redis_is_gone_everything_is_503_and_then_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_full_is_503_and_the_entry_is_neither_taken_nor_skipped() {
+async fn a_full_redis_gives_503_and_the_entry_is_neither_stored_nor_skipped() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
@@ -58,7 +58,7 @@ async fn a_redis_that_is_full_is_503_and_the_entry_is_neither_taken_nor_skipped(
 }
 
 #[tokio::test]
-async fn a_replica_that_takes_no_writes_is_503() {
+async fn a_read_only_replica_gives_503() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
@@ -69,7 +69,7 @@ async fn a_replica_that_takes_no_writes_is_503() {
 }
 
 #[tokio::test]
-async fn scripts_that_redis_forgot_are_given_to_it_again() {
+async fn scripts_are_loaded_again_after_script_flush() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
@@ -79,7 +79,7 @@ async fn scripts_that_redis_forgot_are_given_to_it_again() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_moves_no_cursor() {
+async fn a_key_of_the_wrong_type_does_not_move_the_cursor() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     stand.redis.command::<()>(&["SET", IN, "somebody else's"]).await;
@@ -91,7 +91,7 @@ async fn a_key_of_the_wrong_type_moves_no_cursor() {
 }
 
 #[tokio::test]
-async fn a_killed_hub_forgets_nothing() {
+async fn a_killed_hub_keeps_its_sessions_and_cursors() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap().to_owned();
@@ -103,7 +103,7 @@ async fn a_killed_hub_forgets_nothing() {
 }
 
 #[tokio::test]
-async fn it_ends_with_0_on_sigterm_within_its_time_whoever_is_connected() {
+async fn the_hub_exits_with_0_on_sigterm_in_time_despite_an_idle_connection() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.get("/seq").await.ok();
@@ -116,7 +116,7 @@ async fn it_ends_with_0_on_sigterm_within_its_time_whoever_is_connected() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused_in_the_same_form() {
+async fn unknown_paths_and_wrong_methods_get_the_usual_error_body() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for path in ["/", "/nothing", "/metrics", "/healthz", "/seq/", "/xadd/1-0"] {
@@ -130,7 +130,7 @@ async fn what_is_not_there_is_refused_in_the_same_form() {
 }
 
 #[tokio::test]
-async fn health_and_figures_are_on_the_admin_listener() {
+async fn health_and_metrics_are_on_the_admin_listener() {
     let stand = hub().await;
     stand.client("dev1").await.post_json("/xadd", &one("1-0", 1)).await.ok();
     let admin = stand.service.admin();
@@ -143,7 +143,7 @@ async fn health_and_figures_are_on_the_admin_listener() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served() {
+async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let api = stand.api();

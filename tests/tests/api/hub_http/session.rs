@@ -22,7 +22,7 @@ async fn fenced(api: &Api, method: Method, path: &str, generation: u64, body: &V
 }
 
 #[tokio::test]
-async fn a_session_says_where_both_streams_stand() {
+async fn a_session_reports_the_positions_of_both_streams() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &json!({ "entries": many(1, 3) })).await.ok();
@@ -39,7 +39,7 @@ async fn a_session_says_where_both_streams_stand() {
 }
 
 #[tokio::test]
-async fn a_newer_session_shuts_the_older_one_out_of_reading_and_writing() {
+async fn a_newer_session_stops_the_older_one_from_reading_and_writing() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let older = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
@@ -66,7 +66,7 @@ async fn a_newer_session_shuts_the_older_one_out_of_reading_and_writing() {
 }
 
 #[tokio::test]
-async fn a_waiting_reader_of_an_older_session_is_not_given_the_newer_ones_news() {
+async fn a_waiting_read_of_a_superseded_session_gets_no_new_entries() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let older = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
@@ -82,7 +82,7 @@ async fn a_waiting_reader_of_an_older_session_is_not_given_the_newer_ones_news()
 }
 
 #[tokio::test]
-async fn another_clients_session_fences_nobody() {
+async fn sessions_of_another_client_do_not_fence() {
     let stand = hub().await;
     let (dev1, dev2) = (stand.client("dev1").await, stand.client("dev2").await);
     let ours = dev1.post_json("/session", &hello()).await.ok()["generation"].as_u64().unwrap();
@@ -93,7 +93,7 @@ async fn another_clients_session_fences_nobody() {
 }
 
 #[tokio::test]
-async fn malformed_greetings_and_generations_are_refused() {
+async fn malformed_hellos_and_generations_are_refused() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut bad = hello();

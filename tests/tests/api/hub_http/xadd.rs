@@ -7,7 +7,7 @@ use spoke_tests::entries::awkward;
 use crate::hub_http::{IN, b64, carried, hub, inbound, one};
 
 #[tokio::test]
-async fn an_entry_is_in_the_stream_with_its_client_epoch_and_seq_in_front() {
+async fn an_entry_is_stored_with_client_epoch_and_seq_as_its_first_fields() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "0-0", "the hub has nothing yet");
@@ -26,7 +26,7 @@ async fn an_entry_is_in_the_stream_with_its_client_epoch_and_seq_in_front() {
 }
 
 #[tokio::test]
-async fn of_five_equal_posts_at_once_one_is_taken_and_four_are_told_duplicate() {
+async fn one_of_five_concurrent_equal_posts_is_accepted_and_four_are_duplicates() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for round in 1..=10u64 {
@@ -59,7 +59,7 @@ async fn a_seq_at_or_before_the_cursor_is_a_duplicate_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn seqs_are_compared_in_all_their_64_bits() {
+async fn seqs_are_compared_with_all_64_bits() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     // Each pair is one number to whoever counts in floating point, or in the order of text.
@@ -87,7 +87,7 @@ async fn seqs_are_compared_in_all_their_64_bits() {
 }
 
 #[tokio::test]
-async fn every_awkward_entry_arrives_bit_for_bit_in_every_form() {
+async fn every_awkward_entry_arrives_bit_for_bit_in_every_encoding() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut ms = 0;
@@ -125,7 +125,7 @@ async fn fields_may_be_an_object_whose_order_is_kept() {
 }
 
 #[tokio::test]
-async fn a_malformed_entry_is_told_what_is_wrong_and_nothing_changes() {
+async fn a_malformed_entry_is_refused_and_nothing_changes() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
@@ -196,7 +196,7 @@ async fn an_entry_that_can_never_be_carried_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_or_no_json_is_refused() {
+async fn a_body_that_is_too_large_or_not_json_is_refused() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let large = json!({ "seq": "1-0", "fields": [["a", "x".repeat(4 * 1024 * 1024)]] });

@@ -27,7 +27,7 @@ async fn read(api: &Api, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_an_app_adds_by_the_contracts_own_line_comes_out() {
+async fn an_entry_added_with_the_contracts_xadd_command_can_be_read() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let line = ["XADD", OUT, "MAXLEN", "~", "1000", "*", "topic", "test", "payload"];
@@ -42,7 +42,7 @@ async fn what_an_app_adds_by_the_contracts_own_line_comes_out() {
 }
 
 #[tokio::test]
-async fn every_awkward_entry_comes_out_bit_for_bit() {
+async fn every_awkward_entry_is_read_bit_for_bit() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut after = "0-0".to_owned();
@@ -77,7 +77,7 @@ async fn pages_follow_each_other_without_a_gap_or_a_repeat() {
 }
 
 #[tokio::test]
-async fn asking_past_a_seq_acknowledges_all_up_to_it() {
+async fn reading_after_a_seq_acknowledges_everything_up_to_it() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let first = stand.redis.add(OUT, &numbered(1)).await;
@@ -95,7 +95,7 @@ async fn asking_past_a_seq_acknowledges_all_up_to_it() {
 }
 
 #[tokio::test]
-async fn without_news_it_answers_empty_once_the_time_is_over() {
+async fn a_read_without_new_entries_answers_empty_when_its_time_is_over() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for (query, least, most) in [("", 0, 1000), ("blockMs=0", 0, 1000), ("blockMs=700", 700, 3000)]
@@ -109,7 +109,7 @@ async fn without_news_it_answers_empty_once_the_time_is_over() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_answered_as_soon_as_there_is_news() {
+async fn a_waiting_read_is_answered_as_soon_as_an_entry_arrives() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for n in 1..=5 {
@@ -163,7 +163,7 @@ async fn while_one_client_waits_another_is_served_within_50_ms() {
 }
 
 #[tokio::test]
-async fn bad_numbers_are_refused_and_named() {
+async fn invalid_query_values_are_refused_and_named() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for (name, value) in [
@@ -185,7 +185,7 @@ async fn bad_numbers_are_refused_and_named() {
 }
 
 #[tokio::test]
-async fn one_who_goes_away_while_waiting_leaves_nothing_behind() {
+async fn a_waiting_read_that_disconnects_frees_its_connection() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     // More than one client may have open at a time, one after the other.
@@ -200,7 +200,7 @@ async fn one_who_goes_away_while_waiting_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_answers_those_who_wait() {
+async fn a_hub_that_shuts_down_answers_waiting_reads() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let waiting = tokio::spawn(async move { read(&dev1, "blockMs=25000").await });

@@ -12,7 +12,7 @@ use spoke_tests::websocket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, sessi
 use crate::hub_websocket::{carried, connect, hub, push, token};
 
 #[tokio::test]
-async fn a_bad_token_is_an_answer_and_not_a_connection_that_closes() {
+async fn an_invalid_token_gets_401_instead_of_an_upgrade() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     for subprotocol in [SUBPROTOCOL, JSON_SUBPROTOCOL] {
@@ -67,7 +67,7 @@ async fn a_browser_may_offer_its_token_as_the_second_subprotocol_of_json_only() 
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_what_was_asked_for() {
+async fn the_hub_selects_a_subprotocol_that_was_offered() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     let address = stand.service.address();
@@ -98,7 +98,7 @@ async fn a_plain_request_to_sync_is_told_to_upgrade() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_revoked_is_closed_within_a_second() {
+async fn a_revoked_session_is_closed_within_a_second() {
     let stand = hub().await;
     let (revoked, staying) = (token(&stand, "dev1").await, token(&stand, "dev2").await);
     let address = stand.service.address();
@@ -119,7 +119,7 @@ async fn a_session_that_is_revoked_is_closed_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_revoked_session_of_json_is_closed_within_a_second() {
+async fn a_revoked_json_session_is_closed_within_a_second() {
     let stand = hub().await;
     let revoked = token(&stand, "dev1").await;
     let mut socket = open(stand.service.address(), &revoked, JSON_SUBPROTOCOL).await;
@@ -132,7 +132,7 @@ async fn a_revoked_session_of_json_is_closed_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_shut_out_by_hand_is_closed_within_a_second() {
+async fn a_client_blocked_by_hand_is_disconnected_within_a_second() {
     let key = "spoke-auth:client:dev1:h";
     for by_hand in [
         &["HSET", key, "disabled", "1"][..],
@@ -176,7 +176,7 @@ async fn an_agents_session_is_closed_when_its_client_is_disabled_by_hand() {
 }
 
 #[tokio::test]
-async fn a_session_that_runs_out_closes_its_connection() {
+async fn an_expired_session_closes_its_connection() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     let (mut socket, _) = session(stand.service.address(), &live, hello()).await;

@@ -20,7 +20,7 @@ fn ack(push: &Push) -> Frame {
 }
 
 #[tokio::test]
-async fn what_an_app_adds_is_pushed_in_order_and_acknowledged_for_good() {
+async fn added_entries_are_pushed_in_order_and_their_acknowledgement_is_stored() {
     let stand = hub().await;
     let before: Vec<_> = (0..3).map(numbered).collect();
     stand.redis.add_all(OUT, &before).await;
@@ -47,7 +47,7 @@ async fn what_an_app_adds_is_pushed_in_order_and_acknowledged_for_good() {
 }
 
 #[tokio::test]
-async fn it_resumes_after_the_cursor_that_the_device_states() {
+async fn the_hub_resumes_after_the_cursor_that_the_device_reports() {
     let stand = hub().await;
     let all: Vec<_> = (0..5).map(numbered).collect();
     let added = stand.redis.add_all(OUT, &all).await;
@@ -99,7 +99,7 @@ async fn every_awkward_entry_is_pushed_bit_for_bit() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_without_an_acknowledgement_is_bounded() {
+async fn the_unacknowledged_batches_in_flight_are_bounded() {
     let stand = hub().await;
     // Twice of what a full window may hold.
     let blob = vec![b'x'; 512 * 1024];
@@ -150,7 +150,7 @@ async fn a_batch_has_at_most_a_thousand_entries_and_a_mebibyte() {
 }
 
 #[tokio::test]
-async fn an_entry_that_can_never_be_sent_is_moved_out_of_the_way_and_said() {
+async fn an_entry_that_can_never_be_sent_becomes_a_dead_letter() {
     let stand = hub().await;
     stand.redis.add(OUT, &numbered(1)).await;
     let poison = stand.redis.add(OUT, &fields([("seq", "1-1"), ("a", "b")])).await;
@@ -194,7 +194,7 @@ async fn a_client_that_reads_nothing_delays_no_other() {
 }
 
 #[tokio::test]
-async fn presence_says_who_is_connected() {
+async fn presence_shows_the_connected_session() {
     let stand = hub().await;
     let (socket, welcome) = connect(&stand, "dev1").await;
     let here = stand.redis.hash(CLIENT).await;

@@ -31,7 +31,7 @@ async fn a_newer_session_ends_the_older_one_and_says_why() {
 }
 
 #[tokio::test]
-async fn of_two_hubs_the_older_session_is_fenced_by_the_script_that_writes() {
+async fn with_two_hubs_the_append_script_fences_the_older_session() {
     let stand = hub().await;
     let folder = tempfile::tempdir().unwrap();
     let other = Service::start(Kind::Hub, &stand.redis.url(), &[], folder.path()).await;
@@ -50,7 +50,7 @@ async fn of_two_hubs_the_older_session_is_fenced_by_the_script_that_writes() {
 }
 
 #[tokio::test]
-async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
+async fn one_of_twenty_concurrent_sessions_stays_and_nothing_is_interleaved() {
     let stand = hub().await;
     let token = token(&stand, "dev1").await;
     let address = stand.service.address();
@@ -89,7 +89,7 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
 }
 
 #[tokio::test]
-async fn a_session_of_json_is_a_session_like_any_other() {
+async fn a_json_session_supersedes_an_agents_session() {
     let stand = hub().await;
     let (mut older, _) = connect(&stand, "dev1").await;
     let token = token(&stand, "dev1").await;

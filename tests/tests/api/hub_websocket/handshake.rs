@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hub_websocket::{IN, OUT, carried, connect, hub, knock, ms, numbers, push};
 
 #[tokio::test]
-async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
+async fn a_welcome_reports_both_streams_positions_and_the_hubs_limits() {
     let stand = hub().await;
     let (mut first, first_welcome) = connect(&stand, "dev1").await;
     first.send_frame(&Frame::Push(push(0, 4))).await;
@@ -36,7 +36,7 @@ async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
 }
 
 #[tokio::test]
-async fn features_are_what_both_sides_can() {
+async fn features_are_those_that_both_sides_support() {
     let stand = hub().await;
     for (offered, common) in [
         (Features::default(), Features::default()),
@@ -61,7 +61,7 @@ async fn an_agent_one_minor_version_newer_keeps_working() {
 }
 
 #[tokio::test]
-async fn another_major_version_is_told_so() {
+async fn another_major_version_is_refused_with_the_reason() {
     let stand = hub().await;
     let mut socket = knock(&stand, "dev1").await;
     socket.send_frame(&Frame::Hello(Box::new(Hello { major: MAJOR + 1, ..hello() }))).await;
@@ -72,7 +72,7 @@ async fn another_major_version_is_told_so() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_begin_with_hello_is_shown_the_door() {
+async fn a_connection_that_does_not_begin_with_hello_is_closed() {
     let stand = hub().await;
     let ack = Ack { epoch: Epoch(1), seq: ms(1), refused: vec![] };
     for frame in [Frame::Push(push(0, 1)), Frame::Ping, Frame::Ack(ack.clone()), Frame::Pong(ack)] {
@@ -87,7 +87,7 @@ async fn whoever_does_not_begin_with_hello_is_shown_the_door() {
 }
 
 #[tokio::test]
-async fn a_second_hello_and_other_frames_out_of_place_break_the_protocol() {
+async fn a_second_hello_and_other_unexpected_frames_are_protocol_errors() {
     let stand = hub().await;
     let (_, welcome) = connect(&stand, "dev1").await;
     let sent_nothing = Ack { epoch: Epoch(1), seq: ms(99), refused: vec![] };
@@ -104,7 +104,7 @@ async fn a_second_hello_and_other_frames_out_of_place_break_the_protocol() {
 }
 
 #[tokio::test]
-async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
+async fn invalid_frames_end_the_connection_and_affect_no_other_client() {
     let stand = hub().await;
     let (mut other, _) = connect(&stand, "dev2").await;
     let hello_bytes = Frame::Hello(Box::new(hello())).encode(Features::default());
@@ -142,7 +142,7 @@ async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
 }
 
 #[tokio::test]
-async fn text_is_no_frame() {
+async fn a_text_message_is_a_protocol_error() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send(Message::text(r#"{"type":"echo"}"#)).await;
@@ -162,7 +162,7 @@ async fn a_message_over_four_mebibytes_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_hello_that_does_not_come_is_waited_for_ten_seconds() {
+async fn a_connection_without_a_hello_is_closed_after_ten_seconds() {
     let stand = hub().await;
     let begun = Instant::now();
     let mut socket = knock(&stand, "dev1").await;

@@ -63,7 +63,7 @@ async fn a_duplicate_is_an_error_that_names_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_batch_goes_as_over_http() {
+async fn a_batch_works_as_over_http() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     let batch = json!({ "entries": (1..=20).map(one).collect::<Vec<_>>() });
@@ -98,7 +98,7 @@ async fn every_awkward_entry_goes_both_ways_bit_for_bit() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_the_requests_id_and_the_connection_stays() {
+async fn a_bad_request_gets_an_error_with_its_id_and_the_connection_stays_open() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     let table = [
@@ -124,7 +124,7 @@ async fn what_is_wrong_is_said_with_the_requests_id_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn one_who_waits_holds_up_nothing_else_of_the_same_socket() {
+async fn a_waiting_read_does_not_block_other_requests_of_the_same_socket() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     let waiting = json!({ "type": "xread", "id": "waiting", "payload": { "blockMs": 20_000 } });
@@ -141,7 +141,7 @@ async fn one_who_waits_holds_up_nothing_else_of_the_same_socket() {
 }
 
 #[tokio::test]
-async fn many_requests_at_once_are_each_answered_once() {
+async fn concurrent_requests_are_each_answered_once() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     for id in 0..50 {
@@ -159,7 +159,7 @@ async fn many_requests_at_once_are_each_answered_once() {
 }
 
 #[tokio::test]
-async fn equal_entries_at_once_are_taken_once() {
+async fn concurrent_equal_entries_are_stored_once() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     for id in 0..5 {
@@ -177,7 +177,7 @@ async fn equal_entries_at_once_are_taken_once() {
 }
 
 #[tokio::test]
-async fn bytes_are_no_request() {
+async fn a_binary_message_is_refused() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     socket.send(Message::binary(br#"{"type":"echo","id":1}"#.to_vec())).await;
@@ -192,7 +192,7 @@ async fn bytes_are_no_request() {
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_closes_the_connection_with_a_word() {
+async fn a_hub_that_shuts_down_closes_the_connection_with_a_close_frame() {
     let mut stand = hub().await;
     let mut socket = connect(&stand).await;
     socket.ask("echo", 1, json!("here")).await;

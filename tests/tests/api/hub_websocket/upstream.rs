@@ -34,7 +34,7 @@ async fn batches_are_pipelined_and_the_acknowledgement_is_cumulative() {
 }
 
 #[tokio::test]
-async fn a_batch_of_a_session_that_does_not_join_the_cursor_ends_it_and_nothing_is_appended() {
+async fn a_batch_that_does_not_start_at_the_cursor_ends_the_session_and_appends_nothing() {
     let stand = hub().await;
     for (after, through) in [(0, 5), (3, 8), (0, 8), (6, 9)] {
         let (mut socket, _) = connect(&stand, "dev1").await;
@@ -92,7 +92,7 @@ async fn a_new_epoch_begins_at_the_start_and_the_old_one_is_stale() {
 }
 
 #[tokio::test]
-async fn every_awkward_entry_arrives_bit_for_bit_packed_or_not() {
+async fn every_awkward_entry_arrives_bit_for_bit_compressed_or_not() {
     for features in [Features::default(), Features::COMPRESSION] {
         let stand = hub().await;
         let token = token(&stand, "dev1").await;
@@ -116,7 +116,7 @@ async fn every_awkward_entry_arrives_bit_for_bit_packed_or_not() {
 }
 
 #[tokio::test]
-async fn a_refused_entry_is_named_with_its_reason_and_those_around_it_are_taken() {
+async fn a_refused_entry_is_reported_with_its_reason_and_the_others_are_accepted() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     let mut batch = push(0, 6);
@@ -142,7 +142,7 @@ async fn a_refused_entry_is_named_with_its_reason_and_those_around_it_are_taken(
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_with_the_cursor_so_that_a_lost_acknowledgement_is_made_good() {
+async fn a_pong_has_the_cursor_so_that_a_lost_acknowledgement_is_recovered() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send_frame(&Frame::Push(push(0, 3))).await;
@@ -157,7 +157,7 @@ async fn a_ping_is_answered_with_the_cursor_so_that_a_lost_acknowledgement_is_ma
 }
 
 #[tokio::test]
-async fn an_entry_between_batches_that_the_device_passed_over_is_no_gap() {
+async fn entries_that_the_device_skips_between_batches_are_not_a_gap() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     // The device buried 3 and 4: the batch says that it covers them.
@@ -173,7 +173,7 @@ async fn an_entry_between_batches_that_the_device_passed_over_is_no_gap() {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_acknowledged() {
+async fn while_redis_is_down_the_session_ends_as_unavailable_without_acknowledgement() {
     let mut stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send_frame(&Frame::Push(push(0, 1))).await;
@@ -190,7 +190,7 @@ async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_ackn
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_finishes_what_is_in_hand_and_says_when_to_come_back() {
+async fn a_hub_that_shuts_down_finishes_pending_batches_and_says_when_to_reconnect() {
     let mut stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     let (mut idle, _) = connect(&stand, "dev2").await;

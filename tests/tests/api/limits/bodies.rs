@@ -13,7 +13,7 @@ fn padded(seq: &str, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() {
+async fn a_body_of_four_mebibytes_is_accepted_and_one_byte_more_is_not() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     let kind = "application/json";
@@ -24,7 +24,7 @@ async fn a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn the_largest_entry_fits_a_body_in_its_longest_form() {
+async fn the_largest_entry_fits_a_body_in_its_longest_encoding() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     // Line feeds double in JSON, and are taken all the same.
@@ -35,7 +35,7 @@ async fn the_largest_entry_fits_a_body_in_its_longest_form() {
 }
 
 #[tokio::test]
-async fn a_body_for_auth_of_eight_kibibytes_is_read_and_more_is_not() {
+async fn auth_accepts_a_body_of_eight_kibibytes_and_no_more() {
     let stand = Stand::start(Kind::Auth, &[]).await;
     let body = |bytes: usize| {
         let mut body = json!({ "client": "dev1", "secret": "s".repeat(32) }).to_string();
@@ -50,7 +50,7 @@ async fn a_body_for_auth_of_eight_kibibytes_is_read_and_more_is_not() {
 }
 
 #[tokio::test]
-async fn a_body_that_says_it_is_endless_is_cut_short() {
+async fn an_endless_chunked_body_is_cut_off() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap();

@@ -10,7 +10,7 @@ use spoke_tests::{
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 #[tokio::test]
-async fn one_client_has_no_more_connections_than_it_may_and_others_are_served() {
+async fn a_client_cannot_exceed_its_connection_limit_and_others_are_served() {
     let stand = Stand::start(Kind::Hub, &[("connections_per_client", "3")]).await;
     let address = stand.service.address();
     let dev1 = stand.client("dev1").await;
@@ -36,7 +36,7 @@ async fn one_client_has_no_more_connections_than_it_may_and_others_are_served() 
 }
 
 #[tokio::test]
-async fn a_hub_that_is_full_closes_the_next_connection_at_once_and_recovers() {
+async fn a_hub_at_its_connection_limit_closes_the_next_one_at_once_and_recovers() {
     let stand = Stand::start(Kind::Hub, &[("connections", "5")]).await;
     let address = stand.service.address();
     let mut open = Vec::new();

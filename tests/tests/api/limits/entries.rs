@@ -39,7 +39,7 @@ fn edges() -> Vec<(&'static str, Fields, bool)> {
 }
 
 #[tokio::test]
-async fn the_last_that_fits_is_carried_up_and_the_next_is_set_aside() {
+async fn entries_at_the_limits_are_carried_up_and_those_beyond_become_dead_letters() {
     for transport in ["ws", "http"] {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -59,7 +59,7 @@ async fn the_last_that_fits_is_carried_up_and_the_next_is_set_aside() {
 }
 
 #[tokio::test]
-async fn the_last_that_fits_is_carried_down_and_the_next_is_set_aside() {
+async fn entries_at_the_limits_are_carried_down_and_those_beyond_become_dead_letters() {
     for transport in ["ws", "http"] {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -97,7 +97,7 @@ async fn a_hundred_of_the_largest_entries_are_carried_both_ways() {
 }
 
 #[tokio::test]
-async fn a_client_of_the_longest_name_is_served() {
+async fn a_client_with_the_longest_name_is_served() {
     let cloud = Cloud::start().await;
     let name = format!("N{}", "._-x".repeat(16)).chars().take(64).collect::<String>();
     let device = Device::start(&cloud, &name).await;
@@ -108,7 +108,7 @@ async fn a_client_of_the_longest_name_is_served() {
 }
 
 #[tokio::test]
-async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
+async fn the_in_stream_keeps_about_in_max_len_entries() {
     let settings = spoke_tests::cloud::Settings {
         hub: &[("in_max_len", "500"), ("in_min_age_seconds", "0")],
         auth: &[],
@@ -131,7 +131,7 @@ async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_stays() {
+async fn trimmed_unread_entries_are_counted_and_recent_entries_are_kept() {
     let settings = |age| spoke_tests::cloud::Settings {
         hub: [&[("in_max_len", "500"), ("in_min_age_seconds", age)][..]].concat().leak(),
         auth: &[],

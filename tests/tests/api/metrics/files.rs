@@ -21,7 +21,7 @@ struct Named {
 }
 
 #[test]
-fn promtool_takes_the_rules_and_sees_each_alert_fire() {
+fn promtool_accepts_the_rules_and_each_alert_has_a_test() {
     let alerts = file("alerts.yml");
     promtool(&["check", "rules", alerts.to_str().unwrap()], "");
     let tests = file("alerts_test.yml");
@@ -33,7 +33,7 @@ fn promtool_takes_the_rules_and_sees_each_alert_fire() {
 }
 
 #[tokio::test]
-async fn every_figure_that_an_alert_or_the_dashboard_names_is_printed_by_a_running_service() {
+async fn every_metric_in_alerts_and_dashboard_is_exported_by_a_running_service() {
     let (cloud, device) = busy().await;
     let mut printed: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for admin in [cloud.hub.admin(), cloud.auth.admin(), device.admin()] {
@@ -103,7 +103,7 @@ fn named_in(text: &str) -> Vec<Named> {
 }
 
 #[test]
-fn a_figure_is_found_with_what_is_asked_of_its_labels() {
+fn metric_names_and_label_matchers_are_found_in_an_expression() {
     let found = named_in(r#"sum(rate(spoke_a_b_total{x!="u",y=~"v|w"}[5m])) > spoke_c"#);
     let label = |name: &str, operator: &str, value: &str| {
         (name.to_owned(), operator.to_owned(), value.to_owned())

@@ -30,7 +30,7 @@ fn is_misdirected(status: &str) -> bool {
 }
 
 #[tokio::test]
-async fn all_routes_of_all_three_admin_listeners_answer_under_known_names_alone() {
+async fn all_routes_of_the_admin_listeners_answer_only_under_known_host_names() {
     let cloud = Cloud::start_with(Settings { hub: &[HOSTS], auth: &[HOSTS] }).await;
     let address = format!("127.0.0.1:{}", free_port());
     let settings = [("admin_listen", &*address), HOSTS];
@@ -85,7 +85,7 @@ async fn all_routes_of_all_three_admin_listeners_answer_under_known_names_alone(
 }
 
 #[tokio::test]
-async fn a_refused_name_is_told_with_the_setting_that_lets_it_in() {
+async fn a_refused_host_name_is_reported_with_the_setting_that_allows_it() {
     let cloud = Cloud::start().await;
     let request = cloud.hub.admin().request(reqwest::Method::GET, "/metrics");
     let answer = cloud.hub.admin().call(request.header("host", "prometheus.example")).await;

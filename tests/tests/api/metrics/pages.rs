@@ -16,7 +16,7 @@ use spoke_tests::{
 use crate::metrics::{busy, page, promtool, samples, value};
 
 #[tokio::test]
-async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
+async fn traffic_is_counted_at_both_ends_and_promtool_accepts_the_metrics() {
     let (cloud, device) = busy().await;
     let hub = page(&cloud.hub.admin()).await;
     let agent = page(&device.admin()).await;
@@ -85,7 +85,7 @@ fn assert_is_well_formed(page: &str) {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_command() {
+async fn the_backlog_of_open_sessions_is_exported_without_redis_commands() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let admin = stand.service.admin();
     let alone = commands_of_a_page(&stand).await;
@@ -142,7 +142,7 @@ async fn commands(stand: &Stand) -> u64 {
 }
 
 #[tokio::test]
-async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
+async fn the_hub_exports_the_backlog_that_a_device_reports() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let api = stand.client("dev1").await;
     let mut hello = hello();
@@ -158,7 +158,7 @@ async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
 }
 
 #[tokio::test]
-async fn an_agent_without_a_hub_tells_what_waits_and_why_its_session_ended() {
+async fn an_agent_without_a_hub_exports_its_backlog_and_why_its_session_ended() {
     let (mut cloud, device) = busy().await;
     cloud.hub.kill9();
     for n in 0..5 {
@@ -178,7 +178,7 @@ async fn an_agent_without_a_hub_tells_what_waits_and_why_its_session_ended() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_a_page_is_there_and_says_so() {
+async fn metrics_are_served_while_redis_is_down_and_report_it() {
     for (kind, service) in [(Kind::Hub, "spoke_hub"), (Kind::Auth, "spoke_auth")] {
         let mut stand = Stand::start(kind, &[]).await;
         let admin = stand.service.admin();

@@ -34,7 +34,7 @@ async fn look_around(browser: &mut Browser, name: &str) {
 }
 
 #[tokio::test]
-async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
+async fn the_list_updates_live_as_devices_connect_send_and_disconnect() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let root = format!("http://{}/", cloud.hub.admin().address());
@@ -63,7 +63,7 @@ async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
 }
 
 #[tokio::test]
-async fn a_client_is_found_shown_and_sent_an_entry() {
+async fn a_client_can_be_searched_viewed_and_sent_an_entry() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let device = Device::start(&cloud, "dev1").await;
@@ -131,7 +131,7 @@ const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/page.png");
 const PICTURE_MAX: u64 = 200 * 1024;
 
 #[tokio::test]
-async fn a_small_fleet_at_work_is_the_readmes_picture() {
+async fn the_readmes_picture_shows_a_small_fleet_at_work() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let mut fleet = Vec::new();
@@ -168,7 +168,7 @@ async fn a_small_fleet_at_work_is_the_readmes_picture() {
 }
 
 #[test]
-fn the_readmes_picture_is_there_and_small() {
+fn the_readmes_picture_exists_and_is_small() {
     let bytes = std::fs::metadata(PICTURE).map(|file| file.len()).unwrap();
     assert!((1..PICTURE_MAX).contains(&bytes), "{bytes} bytes");
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));

@@ -26,7 +26,7 @@ async fn surveys(stand: &Stand) -> u64 {
 }
 
 #[tokio::test]
-async fn of_ten_thousand_clients_one_page_is_shown_and_all_are_counted_and_found() {
+async fn ten_thousand_clients_are_paginated_counted_and_searchable() {
     let stand = hub(&[]).await;
     let mut add = pipe();
     for n in 0..10_000 {
@@ -49,7 +49,7 @@ async fn of_ten_thousand_clients_one_page_is_shown_and_all_are_counted_and_found
 }
 
 #[tokio::test]
-async fn viewers_are_told_of_news_share_one_survey_and_are_no_more_than_may_be() {
+async fn viewers_get_live_updates_share_one_survey_and_are_limited() {
     let stand = hub(&[]).await;
     begun(&stand, "dev1", "1").await;
     let admin = stand.service.admin();
@@ -82,7 +82,7 @@ async fn viewers_are_told_of_news_share_one_survey_and_are_no_more_than_may_be()
 }
 
 #[tokio::test]
-async fn while_nobody_looks_nothing_is_asked() {
+async fn without_viewers_redis_is_not_queried() {
     let stand = hub(&[]).await;
     begun(&stand, "dev1", "1").await;
     let viewer = follow(&stand, "/live").await;
@@ -105,7 +105,7 @@ async fn while_nobody_looks_nothing_is_asked() {
 }
 
 #[tokio::test]
-async fn a_hub_that_stops_lets_its_viewers_go() {
+async fn a_hub_that_shuts_down_disconnects_its_viewers() {
     let mut stand = hub(&[]).await;
     let mut viewer = follow(&stand, "/live").await;
     assert_eq!(viewer.status(), 200);

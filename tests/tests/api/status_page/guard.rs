@@ -10,7 +10,7 @@ const EVIL: &str = "<img src=x onerror=alert(1)>\"'&";
 const HARMLESS: &str = "&lt;img src=x onerror=alert(1)&gt;&quot;'&amp;";
 
 #[tokio::test]
-async fn what_a_client_says_is_shown_and_cannot_act() {
+async fn what_a_client_sends_is_shown_escaped_and_cannot_run() {
     let stand = hub(&[]).await;
     let client = begun(&stand, "dev1", EVIL).await;
     let entry = json!({ "seq": "1-0", "fields": [[EVIL, EVIL], ["bytes", { "b64": "/xsA" }]] });
@@ -29,7 +29,7 @@ async fn what_a_client_says_is_shown_and_cannot_act() {
 }
 
 #[tokio::test]
-async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
+async fn every_answer_of_the_page_has_a_strict_content_security_policy() {
     let stand = hub(&[]).await;
     begun(&stand, "dev1", "1").await;
     let admin = stand.service.admin();
@@ -47,7 +47,7 @@ async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
 }
 
 #[tokio::test]
-async fn a_stranger_whose_name_leads_here_sees_nothing() {
+async fn requests_under_an_unknown_host_name_see_nothing() {
     let stand = hub(&[("admin_hosts", "spoke.example")]).await;
     let admin = stand.service.admin();
     let under = async |host: &str, path: &str| -> Answer {
@@ -64,7 +64,7 @@ async fn a_stranger_whose_name_leads_here_sees_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_off_is_not_there_and_health_still_is() {
+async fn with_page_off_its_routes_are_404_and_health_still_answers() {
     let stand = hub(&[("page", "off")]).await;
     let admin = stand.service.admin();
     for path in ["/", "/live", "/clients/dev1", "/page.js"] {
@@ -74,7 +74,7 @@ async fn a_page_that_is_off_is_not_there_and_health_still_is() {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_the_page_says_so() {
+async fn the_page_reports_that_redis_is_unreachable() {
     let mut stand = hub(&[]).await;
     begun(&stand, "dev1", "1").await;
     let admin = stand.service.admin();

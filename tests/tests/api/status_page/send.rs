@@ -25,7 +25,7 @@ fn entry() -> Value {
 }
 
 #[tokio::test]
-async fn an_entry_of_the_page_goes_into_the_clients_out_stream() {
+async fn an_entry_sent_from_the_page_goes_into_the_clients_out_stream() {
     let stand = hub(&[("page", "send")]).await;
     begun(&stand, "dev1", "1").await;
 
@@ -66,7 +66,7 @@ async fn no_other_site_can_send() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_only_show_sends_nothing() {
+async fn a_read_only_page_cannot_send() {
     let stand = hub(&[]).await;
     begun(&stand, "dev1", "1").await;
     let refused = post(&stand, "dev1", &entry(), &[]).await.refusal();

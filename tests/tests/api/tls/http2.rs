@@ -39,7 +39,7 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_at_once() {
+async fn both_services_speak_http_2_and_multiplex_requests_on_one_connection() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let hub = stand(Kind::Hub, &files).await;
@@ -87,7 +87,7 @@ async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_a
 }
 
 #[tokio::test]
-async fn who_offers_nothing_or_http_1_1_is_served_with_it() {
+async fn clients_that_offer_no_alpn_or_http_1_1_get_http_1_1() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let auth = stand(Kind::Auth, &files).await;

@@ -55,7 +55,7 @@ async fn an_agent_and_a_service_reach_redis_over_tls_with_a_pinned_authority() {
 }
 
 #[tokio::test]
-async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_now() {
+async fn a_renewed_client_certificate_is_used_for_redis_without_a_restart() {
     let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let authority = Authority::make(folder.path());
     let (redis, url) = start_with(&authority.issue(&["127.0.0.1"], Valid::Now), "yes").await;
@@ -88,7 +88,7 @@ async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_trusted_is_refused_in_plain_words() {
+async fn an_untrusted_redis_is_refused_with_a_plain_message() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let other = Certificates::make(theirs.path());
     let authority = Authority::make(ours.path());
@@ -114,7 +114,7 @@ async fn a_redis_that_cannot_be_trusted_is_refused_in_plain_words() {
 }
 
 #[tokio::test]
-async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
+async fn an_agent_logs_that_its_redis_is_not_trusted() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (files, other) = (Certificates::make(ours.path()), Certificates::make(theirs.path()));
     let (redis, url) = start(&files).await;
@@ -131,7 +131,7 @@ async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
 }
 
 #[tokio::test]
-async fn a_ca_that_cannot_be_used_is_a_bad_setting() {
+async fn an_unusable_ca_file_is_an_invalid_setting() {
     let ended = list("rediss://127.0.0.1:1?ca_file=/nowhere/ca.pem").await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.stderr.contains("redis: /nowhere/ca.pem cannot be used"), "{ended:?}");

@@ -63,7 +63,7 @@ async fn says(device: &Device, what: &str, words: [&str; 2]) {
 }
 
 #[tokio::test]
-async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_and_http() {
+async fn an_untrusted_hub_is_refused_with_a_plain_message_over_websocket_and_http() {
     for row in rows() {
         let tls = row.shown.settings();
         let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
@@ -85,7 +85,7 @@ async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_a
 }
 
 #[tokio::test]
-async fn an_auth_that_cannot_be_trusted_is_refused_in_plain_words() {
+async fn an_untrusted_auth_is_refused_with_a_plain_message() {
     for row in rows() {
         let tls = row.shown.settings();
         let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
@@ -100,7 +100,7 @@ async fn an_auth_that_cannot_be_trusted_is_refused_in_plain_words() {
 }
 
 #[tokio::test]
-async fn a_service_without_tls_at_an_https_url_is_told_as_such() {
+async fn a_service_without_tls_at_an_https_url_is_reported_as_such() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let ca = Certificates::make(folder.path()).ca();
@@ -111,7 +111,7 @@ async fn a_service_without_tls_at_an_https_url_is_told_as_such() {
 
 /// A name that only a proxy knows, as one under `.lan` is known by a router alone.
 #[tokio::test]
-async fn a_wildcard_over_a_single_label_is_said_to_be_taken_for_no_name() {
+async fn a_wildcard_over_a_single_label_is_reported_as_not_matching() {
     let folder = tempfile::tempdir().expect("a folder");
     let shown = Authority::make(folder.path()).issue(&["*.lan"], Valid::Now);
     let tls = shown.settings();

@@ -87,7 +87,7 @@ async fn shown(files: &Certificates, service: &Service) -> CertificateDer<'stati
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken_one_never() {
+async fn new_connections_get_a_replaced_certificate_but_never_a_broken_one() {
     for kind in [Kind::Hub, Kind::Auth] {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::make(folder.path());
@@ -129,7 +129,7 @@ async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken
 }
 
 #[tokio::test]
-async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_rest() {
+async fn on_sighup_a_hub_reloads_certificate_log_level_and_limits_and_warns_of_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::make(folder.path());
     let files = authority.issue(&["127.0.0.1"], Valid::Now);
@@ -183,7 +183,7 @@ async fn hold(service: &Service) -> TcpStream {
 }
 
 #[tokio::test]
-async fn at_sighup_the_connections_of_one_client_are_bounded_anew() {
+async fn on_sighup_the_connection_limit_per_client_changes() {
     let mut running = Running::start(Kind::Hub, "").await;
     running.reload("connections_per_client = 1\n").await;
     let token = admit(&running.redis, "dev1").await;
@@ -197,7 +197,7 @@ async fn at_sighup_the_connections_of_one_client_are_bounded_anew() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_change_nothing_and_systemd_is_not_kept_waiting() {
+async fn invalid_settings_change_nothing_and_do_not_keep_systemd_waiting() {
     let mut running = Running::start(Kind::Auth, "throttle.login_burst = 5\n").await;
     let heard = running.reload("throttle.login_burst = 0\n").await;
     assert_eq!(heard[0], "RELOADING=1");
@@ -215,7 +215,7 @@ async fn log_in(running: &Running) -> u16 {
 }
 
 #[tokio::test]
-async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
+async fn on_sighup_auth_reloads_throttling_and_its_bcrypt_pool() {
     let mut running = Running::start(Kind::Auth, "bcrypt_cost = 4\n").await;
     for _ in 0..3 {
         assert_eq!(log_in(&running).await, 401);
@@ -235,7 +235,7 @@ async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
 }
 
 #[tokio::test]
-async fn at_sighup_an_agent_changes_its_log_level_and_warns_of_the_rest() {
+async fn on_sighup_an_agent_reloads_its_log_level_and_warns_of_the_rest() {
     let cloud = Cloud::start().await;
     cloud.provision("dev1").await;
     let redis = RedisServer::start().await;

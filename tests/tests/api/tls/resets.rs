@@ -53,7 +53,7 @@ async fn lines_of_a_flood(files: &Certificates, kind: Kind, level: &str) -> (usi
 }
 
 #[tokio::test]
-async fn a_flood_of_resets_is_a_few_lines_however_many_connections_bring_it() {
+async fn a_flood_of_resets_on_many_connections_logs_only_a_few_lines() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     for kind in [Kind::Hub, Kind::Auth] {

@@ -36,7 +36,7 @@ fn expected(parts: &[(&str, std::ops::Range<usize>)]) -> Vec<(String, usize)> {
 }
 
 #[tokio::test]
-async fn the_agent_that_protocol_shows_carries_all_once_and_in_order_whatever_is_done_to_it() {
+async fn the_agent_in_protocol_delivers_everything_once_and_in_order_despite_faults() {
     let mut world = World::enrolled().await;
     world.stop_agent().await;
     world.write(At::Device, "spoke.py", &block(|block| block.has("spoke.py"))).await;

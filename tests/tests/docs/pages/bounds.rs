@@ -12,7 +12,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 #[test]
-fn every_bound_that_a_document_tells_is_that_of_the_code() {
+fn every_limit_in_the_documents_matches_the_code() {
     let of_a_client = CONNECTIONS_PER_CLIENT_MAX;
     let idle = IDLE_TIMEOUT.as_secs();
     let operate = [

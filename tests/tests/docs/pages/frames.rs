@@ -41,7 +41,7 @@ fn long() -> Push {
 }
 
 #[test]
-fn each_example_of_a_frame_is_what_the_code_writes_and_reads() {
+fn every_example_frame_is_what_the_code_writes_and_reads() {
     // What the values are that these bytes mean is the codec's own test, on the same file.
     let mut golden =
         golden::frames(include_str!("../../../../shared/protocol/src/wire/golden/0.1/frames.hex"));

@@ -93,7 +93,7 @@ fn plain(text: &str) -> String {
 }
 
 #[test]
-fn what_differs_is_seen_but_for_ids_and_what_is_left_open() {
+fn differences_are_detected_except_in_ids_and_ellipses() {
     let table = [
         ("a\nb", "a\nb\n", true),
         ("a\nb", "a\nc\n", false),

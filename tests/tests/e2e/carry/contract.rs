@@ -11,7 +11,7 @@ fn words(answer: &Finished) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn every_line_of_the_contract_works_as_typed() {
+async fn every_command_of_the_contract_works_as_typed() {
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
     // The deadline of the contract's own line, over the one that the harness set.
@@ -46,7 +46,7 @@ async fn every_line_of_the_contract_works_as_typed() {
 }
 
 #[tokio::test]
-async fn an_app_on_the_device_that_blocks_for_news_is_woken() {
+async fn an_app_on_the_device_that_blocks_in_xread_is_woken() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     // One before it, so that the agent is known to be there when the app begins to wait.

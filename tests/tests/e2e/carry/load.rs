@@ -44,12 +44,12 @@ const FAULTS: [Fault; 14] = [
 ];
 
 #[tokio::test]
-async fn twenty_thousand_each_way_over_ws_survive_cuts_and_kills_exactly_once_and_in_order() {
+async fn entries_over_ws_survive_cuts_and_kills_exactly_once_and_in_order() {
     survive("ws").await;
 }
 
 #[tokio::test]
-async fn twenty_thousand_each_way_over_http_survive_cuts_and_kills_exactly_once_and_in_order() {
+async fn entries_over_http_survive_cuts_and_kills_exactly_once_and_in_order() {
     survive("http").await;
 }
 

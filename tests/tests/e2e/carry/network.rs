@@ -21,7 +21,7 @@ async fn some_each_way(cloud: &Cloud, device: &Device) {
 }
 
 #[tokio::test]
-async fn where_no_websocket_can_be_had_it_carries_on_over_http() {
+async fn the_agent_falls_back_to_http_if_websocket_upgrades_are_refused() {
     let cloud = Cloud::start().await;
     cloud.hub_proxy.refuse_upgrades();
     let device = Device::start(&cloud, "dev1").await;
@@ -29,7 +29,7 @@ async fn where_no_websocket_can_be_had_it_carries_on_over_http() {
 }
 
 #[tokio::test]
-async fn with_transport_ws_it_waits_for_a_websocket() {
+async fn with_transport_ws_the_agent_waits_for_a_websocket() {
     let cloud = Cloud::start().await;
     cloud.hub_proxy.refuse_upgrades();
     let device = Device::start_with(&cloud, "dev1", &[("transport", "ws")]).await;
@@ -45,7 +45,7 @@ async fn with_transport_ws_it_waits_for_a_websocket() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_used_where_it_can_be_had_and_http_where_that_is_set() {
+async fn a_websocket_is_used_if_available_and_http_if_configured() {
     for (transport, used) in [("auto", "ws"), ("ws", "ws"), ("http", "http")] {
         let cloud = Cloud::start().await;
         let admin = format!("127.0.0.1:{}", free_port());
@@ -58,7 +58,7 @@ async fn a_websocket_is_used_where_it_can_be_had_and_http_where_that_is_set() {
 }
 
 #[tokio::test]
-async fn over_tls_with_a_pinned_authority_everything_arrives() {
+async fn all_entries_arrive_over_tls_with_a_pinned_ca() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let path = |path: &std::path::Path| path.display().to_string();
@@ -76,7 +76,7 @@ async fn over_tls_with_a_pinned_authority_everything_arrives() {
 }
 
 #[tokio::test]
-async fn a_hub_whose_authority_it_does_not_trust_is_given_nothing() {
+async fn an_agent_sends_nothing_to_a_hub_with_an_untrusted_certificate() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (trusted, other) = (Certificates::make(ours.path()), Certificates::make(theirs.path()));
     let path = |path: &std::path::Path| path.display().to_string();
@@ -94,7 +94,7 @@ async fn a_hub_whose_authority_it_does_not_trust_is_given_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_agent_says_nothing_for_seconds() {
+async fn an_idle_agent_sends_nothing_for_seconds() {
     let cloud = Cloud::start().await;
     let device = Device::start_with(&cloud, "dev1", &[("transport", "ws")]).await;
     some_each_way(&cloud, &device).await;

@@ -18,7 +18,7 @@ use crate::carry::{added, assert_carried};
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
 #[tokio::test]
-async fn awkward_entries_arrive_bit_for_bit_over_either_transport_packed_or_not() {
+async fn awkward_entries_arrive_bit_for_bit_over_either_transport_compressed_or_not() {
     for (transport, compression) in [("ws", "true"), ("ws", "false"), ("http", "true")] {
         let cloud = Cloud::start().await;
         let settings = [("transport", transport), ("compression", compression)];
@@ -87,7 +87,7 @@ async fn an_entry_crosses_an_idle_link_at_once() {
 }
 
 #[tokio::test]
-async fn five_devices_at_once_each_have_their_own_in_order() {
+async fn five_concurrent_devices_each_get_their_own_entries_in_order() {
     let cloud = Cloud::start().await;
     let names: Vec<_> = (0..5).map(|i| format!("dev-{i}.x_y")).collect();
     let devices = names.iter().enumerate().map(|(i, name)| {
@@ -113,7 +113,7 @@ async fn five_devices_at_once_each_have_their_own_in_order() {
 }
 
 #[tokio::test]
-async fn an_id_that_an_app_chose_itself_is_kept() {
+async fn an_id_that_an_app_chose_is_kept() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     let hour = unix_ms() + 60 * 60 * 1000;
@@ -130,7 +130,7 @@ async fn an_id_that_an_app_chose_itself_is_kept() {
 }
 
 #[tokio::test]
-async fn an_agent_that_ends_and_starts_again_repeats_nothing() {
+async fn a_restarted_agent_repeats_nothing() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     for round in 0..4 {

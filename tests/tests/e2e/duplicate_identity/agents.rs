@@ -85,7 +85,7 @@ fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says_why() {
+async fn when_two_devices_share_an_identity_one_stays_and_the_other_says_why_it_waits() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let original = device(&cloud, transport).await;
@@ -129,7 +129,7 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
 }
 
 #[tokio::test]
-async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_duplicate() {
+async fn a_clone_with_its_own_stream_gets_a_new_epoch_and_no_entry_is_a_duplicate() {
     let cloud = Cloud::start().await;
     let mut original = device(&cloud, "ws").await;
     let of_original = add(&original, "original", 30).await;
@@ -152,7 +152,7 @@ async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_dupli
 }
 
 #[tokio::test]
-async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
+async fn a_clone_with_a_copied_stream_gets_a_new_epoch_once_the_streams_diverge() {
     let cloud = Cloud::start().await;
     let mut original = device(&cloud, "ws").await;
     let mut of_original = add(&original, "original", 10).await;
@@ -178,7 +178,7 @@ async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_restarted_while_its_old_session_seems_to_live_is_no_clone() {
+async fn a_restarted_agent_with_a_half_open_old_session_is_not_a_clone() {
     let cloud = Cloud::start().await;
     let mut device = device(&cloud, "ws").await;
     for _ in 0..3 {
@@ -197,7 +197,7 @@ async fn an_agent_that_is_restarted_while_its_old_session_seems_to_live_is_no_cl
 }
 
 #[tokio::test]
-async fn an_agent_that_reconnects_from_a_new_address_is_no_clone() {
+async fn an_agent_that_reconnects_from_a_new_address_is_not_a_clone() {
     let cloud = Cloud::start().await;
     let device = device(&cloud, "ws").await;
     for _ in 0..5 {

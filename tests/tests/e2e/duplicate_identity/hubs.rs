@@ -12,7 +12,7 @@ use crate::duplicate_identity::{
 };
 
 #[tokio::test]
-async fn an_idle_older_session_on_another_hub_is_told_at_once() {
+async fn an_idle_older_session_on_another_hub_is_superseded_at_once() {
     let stand = hub().await;
     let (_folder, other) = another_hub(&stand).await;
     let token = token(&stand).await;
@@ -26,7 +26,7 @@ async fn an_idle_older_session_on_another_hub_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_that_waits_at_another_hub_is_told_at_once() {
+async fn a_read_that_waits_at_another_hub_is_superseded_at_once() {
     let stand = hub().await;
     let (_folder, other) = another_hub(&stand).await;
     let dev1 = stand.client("dev1").await;
@@ -48,7 +48,7 @@ async fn a_request_that_waits_at_another_hub_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_killed_hub_holds_no_place_once_its_key_has_run_out() {
+async fn sessions_of_a_killed_hub_no_longer_count_once_its_key_has_expired() {
     let stand = hub().await;
     let (_folder, mut other) = another_hub(&stand).await;
     let token = token(&stand).await;
@@ -71,7 +71,7 @@ async fn a_killed_hub_holds_no_place_once_its_key_has_run_out() {
 }
 
 #[tokio::test]
-async fn a_place_that_nobody_holds_though_redis_says_so_is_given_up() {
+async fn a_stale_record_of_a_connected_session_is_cleared() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut first = enter(&stand.service, &token, A).await;
@@ -93,7 +93,7 @@ async fn a_place_that_nobody_holds_though_redis_says_so_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
+async fn a_missed_bell_is_made_up_for_once_hints_are_back() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut idle = enter(&stand.service, &token, A).await;
@@ -110,7 +110,7 @@ async fn a_bell_that_could_not_be_heard_is_made_good_once_hints_are_back() {
 }
 
 #[tokio::test]
-async fn a_redis_that_went_back_gives_no_generation_a_second_time_so_the_fence_holds() {
+async fn a_redis_reset_to_an_earlier_state_reissues_no_generation_so_the_fence_holds() {
     let stand = hub().await;
     let (_folder, other) = another_hub(&stand).await;
     let token = token(&stand).await;

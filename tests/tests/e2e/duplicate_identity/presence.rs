@@ -5,7 +5,7 @@ use spoke_tests::wait::{eventually_is, eventually_true};
 use crate::duplicate_identity::{A, CLIENT, enter, hub, is_connected, token};
 
 #[tokio::test]
-async fn a_hub_says_that_it_lives_and_takes_it_back_at_a_clean_stop() {
+async fn a_hub_records_its_liveness_and_removes_it_at_a_clean_stop() {
     let mut stand = hub().await;
     let keys = async |stand: &spoke_tests::single_service::Stand| -> usize {
         stand.redis.command::<Vec<String>>(&["KEYS", "spoke-hub:hub:*"]).await.len()
@@ -23,7 +23,7 @@ async fn a_hub_says_that_it_lives_and_takes_it_back_at_a_clean_stop() {
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_was_away_is_known_to_live_soon_after() {
+async fn a_hub_records_its_liveness_again_after_redis_was_down() {
     let mut stand = hub().await;
     let token = token(&stand).await;
     let _socket = enter(&stand.service, &token, A).await;
@@ -41,7 +41,7 @@ async fn a_hub_whose_redis_was_away_is_known_to_live_soon_after() {
 }
 
 #[tokio::test]
-async fn an_end_that_redis_did_not_take_is_noted_once_it_is_back() {
+async fn a_session_end_that_redis_missed_is_recorded_once_redis_is_back() {
     let mut stand = hub().await;
     let token = token(&stand).await;
     let socket = enter(&stand.service, &token, A).await;

@@ -13,7 +13,7 @@ use crate::duplicate_identity::{
 };
 
 #[tokio::test]
-async fn a_device_that_comes_back_while_its_clone_is_connected_is_kept_out_and_told_why() {
+async fn a_device_that_returns_while_its_clone_is_connected_is_refused_with_the_reason() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut first = enter(&stand.service, &token, A).await;
@@ -50,7 +50,7 @@ async fn a_device_that_comes_back_while_its_clone_is_connected_is_kept_out_and_t
 }
 
 #[tokio::test]
-async fn over_http_it_is_kept_out_with_the_same_words_and_a_time_to_come_back() {
+async fn over_http_the_refusal_has_the_same_advice_and_a_retry_after() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let first = post_session(&dev1, A).await.ok()["generation"].clone();
@@ -70,7 +70,7 @@ async fn over_http_it_is_kept_out_with_the_same_words_and_a_time_to_come_back() 
 }
 
 #[tokio::test]
-async fn a_device_that_is_restarted_gets_in_at_once_though_its_old_session_seems_to_live() {
+async fn a_restarted_device_connects_at_once_despite_its_half_open_old_session() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut half_open = enter(&stand.service, &token, A).await;
@@ -81,7 +81,7 @@ async fn a_device_that_is_restarted_gets_in_at_once_though_its_old_session_seems
 }
 
 #[tokio::test]
-async fn a_device_that_reconnects_or_changes_its_transport_gets_in_at_once_and_quietly() {
+async fn a_device_that_reconnects_or_changes_transport_is_accepted_without_a_warning() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap();
@@ -97,7 +97,7 @@ async fn a_device_that_reconnects_or_changes_its_transport_gets_in_at_once_and_q
 }
 
 #[tokio::test]
-async fn once_the_one_that_was_connected_is_gone_the_other_gets_in() {
+async fn once_the_connected_device_is_gone_the_other_is_accepted() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut first = enter(&stand.service, &token, A).await;
@@ -116,7 +116,7 @@ async fn once_the_one_that_was_connected_is_gone_the_other_gets_in() {
 }
 
 #[tokio::test]
-async fn a_session_over_http_holds_the_place_while_it_asks_and_no_longer() {
+async fn an_http_session_counts_as_connected_while_it_polls_and_no_longer() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     post_session(&dev1, A).await.ok();
@@ -137,7 +137,7 @@ async fn a_session_over_http_holds_the_place_while_it_asks_and_no_longer() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_say_which_process_it_is_gets_in_as_ever() {
+async fn a_client_without_an_instance_id_is_always_accepted() {
     let stand = hub().await;
     let token = token(&stand).await;
     let mut device = enter(&stand.service, &token, A).await;
@@ -152,7 +152,7 @@ async fn one_that_does_not_say_which_process_it_is_gets_in_as_ever() {
 }
 
 #[tokio::test]
-async fn no_more_than_a_few_former_processes_are_remembered() {
+async fn only_the_last_four_former_instances_are_remembered() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for restart in 1..=20 {
@@ -164,7 +164,7 @@ async fn no_more_than_a_few_former_processes_are_remembered() {
 }
 
 #[tokio::test]
-async fn sessions_at_one_hub_ring_no_bell() {
+async fn sessions_at_a_single_hub_ring_no_bell() {
     let stand = hub().await;
     let token = token(&stand).await;
     for instance in [A, A, A_RESTARTED] {

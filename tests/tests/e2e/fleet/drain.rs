@@ -140,7 +140,7 @@ async fn answered(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hub_that_is_asked_to_end_answers_what_was_sent_and_sends_everybody_away_spread() {
+async fn a_hub_that_shuts_down_answers_pending_requests_and_spreads_the_reconnects() {
     let mut hub = Hub::start().await;
     let mut sockets = Vec::new();
     for n in 0..SESSIONS {
@@ -191,7 +191,7 @@ async fn a_hub_that_is_asked_to_end_answers_what_was_sent_and_sends_everybody_aw
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_in_json_is_answered_before_the_hub_ends() {
+async fn json_requests_are_answered_before_the_hub_exits() {
     let mut hub = Hub::start().await;
     let token = admit(&hub.redis, "dev1").await;
     let mut socket = open(hub.address(), &token, JSON_SUBPROTOCOL).await;
@@ -215,7 +215,7 @@ async fn what_was_asked_in_json_is_answered_before_the_hub_ends() {
 
 /// They have a connection as far as they can tell, and have asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_stands_at_the_door_when_the_hub_ends_is_answered() {
+async fn connections_in_the_accept_queue_at_shutdown_are_answered() {
     let mut hub = Hub::start().await;
     let mut clients = Vec::new();
     for n in 0..20 {
@@ -254,7 +254,7 @@ async fn whoever_stands_at_the_door_when_the_hub_ends_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_nothing_holds_the_end_up_to_its_limit_and_who_says_nothing_not_at_all() {
+async fn clients_that_read_nothing_delay_shutdown_to_its_limit_and_silent_ones_do_not() {
     const ASKED: usize = 40;
     let mut hub = Hub::start().await;
     let blob = every_byte(900 * 1024);

@@ -52,7 +52,7 @@ fn assert_answer(answer: &Answer, status: u16, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn auth_answers_what_0_1_asks_as_it_did() {
+async fn auth_answers_the_requests_of_0_1_as_before() {
     let cloud = Cloud::start().await;
     cloud.provision("dev1").await;
     let auth = cloud.auth.api();
@@ -70,7 +70,7 @@ async fn auth_answers_what_0_1_asks_as_it_did() {
 }
 
 #[tokio::test]
-async fn the_hub_answers_what_0_1_asks_as_it_did() {
+async fn the_hub_answers_the_requests_of_0_1_as_before() {
     let cloud = Cloud::start().await;
     let dev1 = cloud.client("dev1").await;
     let welcome = dev1.post_json("/session", &json_body("POST /session")).await;
@@ -102,7 +102,7 @@ async fn the_hub_answers_what_0_1_asks_as_it_did() {
 }
 
 #[tokio::test]
-async fn what_programs_read_of_the_commands_is_there_still() {
+async fn the_json_output_of_commands_keeps_the_fields_of_0_1() {
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
     let device = Device::start_with(&cloud, "dev1", &[("admin_listen", &admin)]).await;

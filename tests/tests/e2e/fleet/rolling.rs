@@ -115,7 +115,7 @@ impl Program {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hubs_behind_one_address_are_restarted_in_turn_and_nothing_is_lost_or_doubled() {
+async fn two_hubs_behind_one_address_restart_in_turn_and_nothing_is_lost_or_duplicated() {
     let mut cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut other = Service::start(Kind::Hub, &cloud.redis.url(), &[], folder.path()).await;

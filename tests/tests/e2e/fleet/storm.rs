@@ -79,7 +79,7 @@ fn logins(cloud: &Cloud) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login() {
+async fn a_restarting_hub_spreads_its_agents_and_all_return_without_a_login() {
     let listen = format!("127.0.0.1:{}", free_port());
     let settings = Settings { hub: &[("listen", &listen)], ..Settings::default() };
     let mut cloud = Cloud::start_with(settings).await;
@@ -143,7 +143,7 @@ fn assert_spread(waits_ms: Vec<u64>) {
 }
 
 #[tokio::test]
-async fn a_request_in_hand_when_the_hub_stops_gets_its_answer() {
+async fn a_request_in_progress_when_the_hub_stops_is_answered() {
     let mut cloud = Cloud::start().await;
     let dev1: Api = cloud.client("dev1").await;
     let waiting = tokio::spawn({

@@ -109,7 +109,7 @@ async fn heard(socket: &mut Socket) -> Bytes {
 }
 
 #[tokio::test]
-async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() {
+async fn the_hub_answers_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() {
     for aged in AGES {
         let script = script();
         let mut stand = Stand::start(Kind::Hub, &[]).await;
@@ -180,7 +180,7 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Bytes {
 }
 
 #[tokio::test]
-async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1_did() {
+async fn the_agent_answers_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1_did() {
     for aged in AGES {
         let script = script();
         let hub = Hub { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() };
