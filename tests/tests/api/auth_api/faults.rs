@@ -1,4 +1,4 @@
-//! Auth when its Redis is in trouble, when it is told to end, and when it is spoken to badly.
+//! Auth when its Redis fails, when it shuts down, and when requests are malformed.
 
 use spoke_tests::{
     cloud::one_time_code,
@@ -25,7 +25,11 @@ async fn auth_answers_503_while_redis_is_down_and_recovers_automatically() {
     }
     let admin = stand.service.admin();
     assert_eq!(admin.get("/readyz").await.status, 503);
-    assert_eq!(admin.get("/healthz").await.status, 200, "it lives, and a restart mends nothing");
+    assert_eq!(
+        admin.get("/healthz").await.status,
+        200,
+        "auth is alive, and a restart would not help"
+    );
 
     stand.redis.restart().await;
     stand.service.ready().await;
@@ -49,17 +53,17 @@ async fn a_full_redis_gives_503_and_does_not_use_up_the_code() {
 
 #[tokio::test]
 async fn a_login_in_progress_is_finished_on_sigterm_and_the_exit_code_is_0() {
-    // A core is busy for a second or so, long enough to send the signal meanwhile.
+    // The login keeps a core busy for about a second, long enough to send the signal meanwhile.
     let mut stand = auth_with_device(&[("bcrypt_cost", "13"), ("bcrypt_workers", "1")]).await;
     let (api, admin) = (stand.api(), stand.service.admin());
     let login = tokio::spawn(async move { log_in(&api, "dev1", SECRET).await });
-    eventually("a login in hand", PATIENCE, async || {
+    eventually("a login in progress", PATIENCE, async || {
         assert!(!login.is_finished(), "the login was over before the signal");
         let metrics = admin.get("/metrics").await.text;
-        let in_hand = metrics.lines().any(|line| {
+        let in_progress = metrics.lines().any(|line| {
             line.contains("bcrypt_in_hand") && line.ends_with(" 1") && !line.starts_with('#')
         });
-        in_hand.then_some(()).ok_or(metrics)
+        in_progress.then_some(()).ok_or(metrics)
     })
     .await;
 
@@ -101,7 +105,7 @@ async fn health_and_metrics_are_on_the_admin_listener() {
     let metrics = admin.get("/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("/register"), "the registration was counted: {metrics:?}");
-    assert!(!metrics.text.contains("dev1"), "a client is no label: {metrics:?}");
+    assert!(!metrics.text.contains("dev1"), "client names are not labels: {metrics:?}");
 }
 
 #[tokio::test]
@@ -113,7 +117,7 @@ async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
         async move { api.raw(b"POST /login HTTP/1.1\r\nHost: x\r\nX-Slow: ").await }
     });
     assert_eq!(log_in(&api, "dev1", SECRET).await.status, 200);
-    eventually_true("the slow one to be cut off", async || slow.is_finished()).await;
+    eventually_true("the slow connection to be cut off", async || slow.is_finished()).await;
     assert!(!slow.await.unwrap().contains("200 OK"));
 }
 
@@ -121,17 +125,17 @@ async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
 async fn malformed_bytes_are_refused_or_closed_and_do_no_harm() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
-    for noise in [
+    for malformed in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"GET\r\n\r\n",
         b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n",
         b"*1\r\n$8\r\nFLUSHALL\r\n",
     ] {
-        let mut bytes = noise.to_vec();
+        let mut bytes = malformed.to_vec();
         bytes.extend(b"\r\n\r\n");
         let answer = api.raw(&bytes).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{noise:?}: {answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{malformed:?}: {answer}");
     }
     assert_eq!(log_in(&api, "dev1", SECRET).await.status, 200);
 }

@@ -1,4 +1,4 @@
-//! `POST /rotate`: a next secret beside the present one, until it is used.
+//! `POST /rotate`: a next secret is valid beside the current one until it is used.
 
 use serde_json::json;
 use spoke_tests::{
@@ -22,7 +22,10 @@ async fn rotate(api: &Api, secret: &str, next: &str) -> Answer {
 async fn has_next(stand: &Stand) -> bool {
     let stored = stand.redis.hash(KEY).await;
     assert_eq!(stored.contains_key("nextSecret"), stored.contains_key("nextTag"));
-    assert!(stored.values().all(|value| value != NEXT), "it is stored as it is: {stored:?}");
+    assert!(
+        stored.values().all(|value| value != NEXT),
+        "the secret is stored in plain text: {stored:?}"
+    );
     stored.contains_key("nextSecret")
 }
 
@@ -34,7 +37,7 @@ async fn both_secrets_are_valid_until_the_next_one_is_used_then_only_that_one() 
     for _ in 0..2 {
         rotate(&api, SECRET, NEXT).await.ok();
         log_in(&api, "dev1", SECRET).await.ok();
-        assert!(has_next(&stand).await, "the present one changes nothing");
+        assert!(has_next(&stand).await, "a login with the current secret changes nothing");
     }
     assert_eq!(api.with_token(&before).post("/refresh").await.status, 200);
 
@@ -44,11 +47,7 @@ async fn both_secrets_are_valid_until_the_next_one_is_used_then_only_that_one() 
     assert_eq!(log_in(&api, "dev1", SECRET).await.refusal(), (401, "refused".to_owned()));
     log_in(&api, "dev1", NEXT).await.ok();
     let old = api.with_token(&before).post("/refresh").await;
-    assert_eq!(
-        old.refusal(),
-        (401, "no-session".to_owned()),
-        "what was open with the old one ends"
-    );
+    assert_eq!(old.refusal(), (401, "no-session".to_owned()), "sessions of the old secret end");
     assert_eq!(api.with_token(&after).post("/refresh").await.status, 200);
     assert_eq!(rotate(&api, SECRET, NEXT).await.refusal(), (401, "refused".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! Who comes too often waits; who is slow to serve does not make others wait for ever.
+//! Throttling of frequent requests, and a full bcrypt pool.
 
 use std::time::{Duration, Instant};
 
@@ -56,19 +56,23 @@ async fn an_address_is_throttled_whichever_clients_it_names() {
 async fn repeated_failed_logins_are_throttled_but_the_right_secret_is_accepted() {
     let stand = auth_with_device(&[("throttle.failures_free", "2")]).await;
     let api = stand.api();
-    let mut barred = None;
+    let mut throttled = None;
     for _ in 0..10 {
         let answer = log_in(&api, "dev1", OTHER).await;
         if answer.status == 429 {
-            barred = Some(answer);
+            throttled = Some(answer);
             break;
         }
     }
-    let barred = barred.expect("ten wrong secrets in a row go through");
-    assert_eq!(barred.refusal(), (429, "throttled".to_owned()));
+    let throttled = throttled.expect("one of ten wrong secrets is throttled");
+    assert_eq!(throttled.refusal(), (429, "throttled".to_owned()));
     let right = log_in(&api, "dev1", SECRET).await;
-    assert_eq!(right.status, 200, "whoever guesses does not keep the device out: {right:?}");
-    assert_eq!(log_in(&api, "dev1", OTHER).await.status, 429, "nor does it clear the guesser");
+    assert_eq!(right.status, 200, "guesses do not lock out the device: {right:?}");
+    assert_eq!(
+        log_in(&api, "dev1", OTHER).await.status,
+        429,
+        "the device's login does not reset the throttling of wrong secrets"
+    );
     assert_eq!(log_in(&api, "dev2", OTHER).await.status, 401, "another client is served");
 }
 
@@ -102,7 +106,7 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
     let api = stand.api();
     provision_now(&stand.redis, "waiting").await;
     let wrong = wrong_code();
-    let visits = [
+    let requests = [
         ("a login with a wrong secret", "dev1", None),
         ("a login of an unknown client", "nobody", None),
         ("a login before registering", "waiting", None),
@@ -110,11 +114,11 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
         ("a registration with a wrong code", "waiting", Some(&wrong)),
         ("a registration of a known client", "dev1", Some(&wrong)),
     ];
-    // The fastest of many, in turns: what other processes take away makes a visit slower, never
-    // faster, and it comes and goes.
+    // The fastest of many, in turns: other processes can only make a request slower, and their
+    // load comes and goes.
     let mut fastest = [Duration::MAX; 6];
     for _ in 0..12 {
-        for ((_, client, code), fastest) in visits.iter().zip(&mut fastest) {
+        for ((_, client, code), fastest) in requests.iter().zip(&mut fastest) {
             let begun = Instant::now();
             match code {
                 None => log_in(&api, client, OTHER).await,
@@ -125,7 +129,7 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
     }
     let known = fastest[0];
     assert!(known > Duration::from_millis(10), "bcrypt was not run: {known:?}");
-    for ((what, ..), time) in visits.iter().zip(fastest) {
+    for ((what, ..), time) in requests.iter().zip(fastest) {
         let ratio = time.as_secs_f64() / known.as_secs_f64();
         assert!((0.6..1.7).contains(&ratio), "{what} takes {time:?}, a wrong secret {known:?}");
     }

@@ -41,7 +41,7 @@ async fn status_watch_prints_the_status_repeatedly() {
     device.start_through(&["timeout", "--preserve-status", "--signal=INT", "5"]);
     let watched = device.command(&["status", "--watch"]).await.done();
     assert!(watched.stdout.matches("waiting ").count() >= 2, "{watched:?}");
-    assert!(!watched.stdout.contains('\x1b'), "no terminal is there to be commanded");
+    assert!(!watched.stdout.contains('\x1b'), "without a terminal there are no escape sequences");
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn status_of_an_agent_that_cannot_connect_shows_the_cause_and_the_backlog(
     let device = with_admin(&cloud).await;
     let entries: Vec<_> = (0..7).map(numbered).collect();
     device.redis.add_all(OUT, &entries).await;
-    let status = eventually("it to say what is wrong", PATIENCE, async || {
+    let status = eventually("the status to show an error", PATIENCE, async || {
         let status = device.command(&["status", "--json"]).await.json();
         if status["agent"]["lastError"].is_object() { Ok(status) } else { Err(status) }
     })
@@ -114,8 +114,9 @@ async fn health_and_metrics_are_on_the_admin_listener() {
     assert_eq!(admin.get("/metrics").await.status, 200);
     cloud.hub_proxy.refuse();
     cloud.hub_proxy.cut();
-    eventually_is("it to be ready no more", 503, async || admin.get("/readyz").await.status).await;
-    assert_eq!(admin.get("/healthz").await.status, 200, "it lives all the same");
+    eventually_is("the agent to be not ready", 503, async || admin.get("/readyz").await.status)
+        .await;
+    assert_eq!(admin.get("/healthz").await.status, 200, "the agent is still alive");
 }
 
 #[tokio::test]
@@ -145,11 +146,11 @@ async fn a_corrupt_secret_file_is_reported_and_never_replaced() {
     device.carried_both_ways(&cloud).await;
     device.stop_agent().await;
     let path = device.folder().join("state/secret");
-    for spoiled in ["", "short\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
-        spoke_tests::process::write_secret(&path, spoiled);
+    for corrupt in ["", "short\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
+        spoke_tests::process::write_secret(&path, corrupt);
         let ended = device.command(&["run"]).await;
         assert!(matches!(ended.code, Some(1 | 78)), "{ended:?}");
         assert!(ended.stderr.contains("secret") || ended.stdout.contains("secret"), "{ended:?}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), spoiled);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), corrupt);
     }
 }

@@ -49,7 +49,7 @@ async fn provision_prints_everything_that_a_device_needs() {
     assert!(text.contains('█') && text.contains('▀'), "there is no QR code: {text}");
     let deadline: u64 = stored["regDeadline"].parse().unwrap();
     assert!(deadline.abs_diff(now_ms() + 7 * DAY_MS) < 60_000, "a week: {deadline}");
-    assert_eq!(register(&stand, "dev1", "000000").await, 403, "it still takes the code");
+    assert_eq!(register(&stand, "dev1", "000000").await, 403, "registering still needs the code");
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn provisioning_a_known_client_needs_again_and_voids_its_secret_and_sessio
     let refused = stand.command(&["provision", "dev1"]).await;
 
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("--again"), "it says the mend: {refused:?}");
+    assert!(refused.stderr.contains("--again"), "the message says what to do: {refused:?}");
     assert_eq!(stand.redis.hash(KEY).await, before, "nothing changed");
     stand.command(&["provision", "dev1", "--again"]).await.done();
     assert_ne!(stand.redis.hash(KEY).await["otpSecret"], before["otpSecret"]);
@@ -128,7 +128,7 @@ async fn a_list_of_hundreds_is_complete_and_sorted() {
         let key = format!("spoke-auth:client:d{n:03}:h");
         stand.redis.command::<()>(&["HSET", &key, "otpSecret", "x", "regDeadline", "1"]).await;
     }
-    // Keys beside them that are no client's.
+    // Other keys under the same prefix that are not clients.
     stand.redis.command::<()>(&["SET", "spoke-auth:client:x y:h", "1"]).await;
     stand.redis.command::<()>(&["ZADD", "spoke-auth:client:d000:sessions:z", "1", "m"]).await;
     let all = stand.command(&["list", "--json"]).await.done().json();
@@ -149,7 +149,7 @@ async fn extend_moves_the_deadline_of_unregistered_clients_only() {
     assert_eq!(register(&stand, "dev1", &one_time_code(0)).await, 200);
     let registered = stand.command(&["extend", "dev1"]).await;
     assert_eq!(registered.code, Some(1), "{registered:?}");
-    assert!(registered.stderr.contains("--again"), "it says the mend: {registered:?}");
+    assert!(registered.stderr.contains("--again"), "the message says what to do: {registered:?}");
     let unknown = stand.command(&["extend", "nobody"]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert!(!stand.redis.command::<bool>(&["EXISTS", "spoke-auth:client:nobody:h"]).await);

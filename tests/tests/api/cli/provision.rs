@@ -1,4 +1,4 @@
-//! `spoke-auth provision --from`: a whole list at once.
+//! `spoke-auth provision --from`: a whole list of clients.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -28,8 +28,9 @@ async fn provision(cloud: &Cloud, list: &str, folder: &Path, more: &[&str]) -> F
 async fn each_listed_client_gets_two_files_that_its_agent_runs_with() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let said = provision(&cloud, "client,valid\ndev1\ndev2,1h\n", folder.path(), &[]).await.done();
-    assert!(said.stdout.contains("2 provisioned"), "{said:?}");
+    let finished =
+        provision(&cloud, "client,valid\ndev1\ndev2,1h\n", folder.path(), &[]).await.done();
+    assert!(finished.stdout.contains("2 provisioned"), "{finished:?}");
     let path = |name: &str| folder.path().join("out").join(name);
     let mode = |name: &str| fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("dev1"), mode("dev1/otp-secret")), (0o700, 0o600));
@@ -46,7 +47,7 @@ async fn each_listed_client_gets_two_files_that_its_agent_runs_with() {
     let config = path("dev1/agent.toml").display().to_string();
     let credentials = path("dev1").display().to_string();
     let start = Start::with(&["run", "--config", &config, "--set", "admin_listen="])
-        // As the unit's LoadCredential does.
+        // As systemd's LoadCredential does.
         .variable("CREDENTIALS_DIRECTORY", credentials)
         .variable("SPOKE_AGENT_REDIS", redis.url())
         .variable("SPOKE_AGENT_STATE_DIR", state);

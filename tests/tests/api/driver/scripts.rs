@@ -1,4 +1,4 @@
-//! The scripts by themselves, as a driver calls them.
+//! The scripts alone, called as the driver calls them.
 
 use super::*;
 
@@ -26,14 +26,14 @@ async fn the_script_distinguishes_gap_stale_epoch_and_duplicate_and_changes_noth
     let before = ends.cloud.entries("spoke-hub:in:x").await;
     assert_eq!(run(append(2, Some(11), 12)).await, AppendResult::Gap(Seq::new(10, 0)));
     assert_eq!(run(append(1, None, 12)).await, AppendResult::StaleEpoch(Epoch(2)));
-    // A session that did not move the cursor itself is not alone.
+    // If the session did not move the cursor itself, another one did.
     assert_eq!(run(append(2, Some(9), 10)).await, AppendResult::Gap(Seq::new(10, 0)));
     let again = run(append(2, None, 10)).await;
     assert!(matches!(again, AppendResult::Done { accepted: 0, duplicates: 1, .. }));
     assert_eq!(run(append(4, None, 12)).await, AppendResult::EpochAhead(Epoch(2)));
     let day_after_tomorrow = 2 * 24 * 60 * 60 * 1000;
     assert_eq!(run(append(2, None, day_after_tomorrow)).await, AppendResult::SeqAhead);
-    // A new life that does not begin at its beginning is a gap too: its first batch was lost.
+    // A new epoch that does not begin at its start is a gap too: its first batch was lost.
     assert_eq!(run(append(3, Some(5), 12)).await, AppendResult::Gap(Seq::ZERO));
     assert_eq!(ends.cloud.entries("spoke-hub:in:x").await, before);
     assert!(matches!(run(append(3, Some(0), 4)).await, AppendResult::Done { accepted: 1, .. }));
@@ -75,7 +75,7 @@ async fn a_wiped_origin_gets_a_new_epoch_and_assigns_only_ids_after_the_cursor()
     let ahead = unix_ms() + 60_000;
     ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
     let arrived = async {
-        eventually_is("the entry is at the hub", 1, async || {
+        eventually_is("the entry to be at the hub", 1, async || {
             ends.cloud.length("spoke-hub:in:x").await
         })
         .await;
@@ -90,7 +90,7 @@ async fn a_wiped_origin_gets_a_new_epoch_and_assigns_only_ids_after_the_cursor()
     assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
-    // The same question again finds the epoch written down.
+    // A second start finds the stored epoch.
     let again = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), ResumeFinding::Agree));
 }

@@ -1,4 +1,4 @@
-//! Two sessions of one client: the newest wins, and the older one writes nothing more.
+//! Two sessions of one client: the newest wins, and the older one can no longer write.
 
 use spoke_protocol::{
     limits::WINDOW_BATCHES,
@@ -57,7 +57,7 @@ async fn one_of_twenty_concurrent_sessions_stays_and_nothing_is_interleaved() {
     let sessions = (0..20).map(|_| {
         let token = token.clone();
         tokio::spawn(async move {
-            // Some are superseded before they are welcomed, and may be cut off for being too many.
+            // Some are superseded before WELCOME, or refused as too many connections.
             let offer = spoke_tests::websocket::Offer::of(&token, "spoke.v1");
             let Ok(mut socket) = spoke_tests::websocket::Socket::connect(address, &offer).await
             else {
@@ -84,7 +84,10 @@ async fn one_of_twenty_concurrent_sessions_stays_and_nothing_is_interleaved() {
         most = most.max(session.await.unwrap());
     }
     let state = stand.redis.hash(crate::hub_websocket::CLIENT).await;
-    assert_eq!(most, WINDOW, "the newest one carries all of its entries; the hub knows {state:?}");
+    assert_eq!(
+        most, WINDOW,
+        "the newest session carries all its entries; the hub's state: {state:?}"
+    );
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=WINDOW));
 }
 

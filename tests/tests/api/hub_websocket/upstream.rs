@@ -24,11 +24,11 @@ async fn batches_are_pipelined_and_the_acknowledgement_is_cumulative() {
     let mut acked = ms(0);
     while acked < ms(800) {
         let ack = socket.ack().await;
-        assert!(ack.seq > acked, "it goes forward: {ack:?} after {acked}");
+        assert!(ack.seq > acked, "acknowledgements only go forward: {ack:?} after {acked}");
         assert_eq!((ack.epoch, ack.refused), (Epoch(1), vec![]));
         acked = ack.seq;
         let held = stand.redis.length(IN).await as u64;
-        assert!(held >= acked.ms, "acknowledged to {acked} and only {held} are there");
+        assert!(held >= acked.ms, "acknowledged up to {acked}, but only {held} are stored");
     }
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=800));
 }
@@ -138,7 +138,7 @@ async fn a_refused_entry_is_reported_with_its_reason_and_the_others_are_accepted
     assert_eq!(ack.refused, expected);
     let held: Vec<_> = carried(&stand).await.into_iter().map(|(_, seq, _)| seq).collect();
     assert_eq!(held, ["1-0", "6-0"]);
-    assert_eq!(stand.redis.length("spoke-hub:lost:x").await, 4, "nothing is lost in silence");
+    assert_eq!(stand.redis.length("spoke-hub:lost:x").await, 4, "each loss is recorded");
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_pong_has_the_cursor_so_that_a_lost_acknowledgement_is_recovered() {
         socket.send_frame(&Frame::Ping).await;
         match socket.frame().await {
             Frame::Pong(pong) => assert_eq!((pong.epoch, pong.seq), (Epoch(1), ms(3))),
-            other => panic!("a PONG was expected and not {other:?}"),
+            other => panic!("expected a PONG, got {other:?}"),
         }
     }
 }
@@ -160,7 +160,7 @@ async fn a_pong_has_the_cursor_so_that_a_lost_acknowledgement_is_recovered() {
 async fn entries_that_the_device_skips_between_batches_are_not_a_gap() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
-    // The device buried 3 and 4: the batch says that it covers them.
+    // The device made 3 and 4 dead letters: the batch says that it covers them.
     let covering = Push { through: ms(4), ..push(0, 2) };
     socket.send_frame(&Frame::Push(covering)).await;
     assert_eq!(socket.ack().await.seq, ms(4));
@@ -182,7 +182,7 @@ async fn while_redis_is_down_the_session_ends_as_unavailable_without_acknowledge
     socket.send_frame(&Frame::Push(push(1, 2))).await;
     let goaway = socket.goaway().await;
     assert_eq!(goaway.reason, GoawayReason::Unavailable);
-    assert!(goaway.wait_ms > 0, "it says when to come back");
+    assert!(goaway.wait_ms > 0, "the hub says when to reconnect");
     stand.redis.restart().await;
     stand.service.ready().await;
     let held = carried(&stand).await;
@@ -210,6 +210,10 @@ async fn a_hub_that_shuts_down_finishes_pending_batches_and_says_when_to_reconne
     assert!(goaway.wait_ms <= 10_000, "{goaway:?}");
     assert_eq!(idle.goaway().await.reason, GoawayReason::Restart);
     assert_eq!(stand.service.process().exited().await.code(), Some(0));
-    assert_eq!(stand.redis.length(IN).await as u64, acked.ms, "all that is there was acknowledged");
+    assert_eq!(
+        stand.redis.length(IN).await as u64,
+        acked.ms,
+        "every stored entry was acknowledged"
+    );
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=acked.ms));
 }

@@ -1,4 +1,4 @@
-//! How long a read may wait.
+//! The limit of `blockMs`.
 
 use std::time::{Duration, Instant};
 
