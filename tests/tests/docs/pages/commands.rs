@@ -1,5 +1,5 @@
-//! Commands `in the line` of any document: our programs have such, with such options, Redis takes them, and
-//! the Makefile has such targets.
+//! Inline commands of the documents: Spoke's programs have these commands and options, Redis accepts its
+//! commands, and the Makefile has the targets.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use spoke_tests::{
 
 use crate::pages::page::{guides, inline_code, read};
 
-/// More documents that name commands.
+/// Further documents that name commands.
 const MORE: [&str; 3] = ["ARCHITECTURE.md", "BENCHMARKS.md", "GUARANTEES.md"];
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn every_spoke_command_in_the_documents_exists_with_its_options() {
     assert!(helps.len() >= 8, "{} commands are too few to be all", helps.len());
 }
 
-/// Of Redis, where the first word says so.
+/// First words of Redis commands.
 const REDIS: [&str; 5] = ["CONFIG", "XADD", "XRANGE", "XREVRANGE", "XTRIM"];
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Ways to the hub: WebSocket, HTTP where that cannot be had, TLS with a pinned authority.
+//! Transports to the hub: WebSocket, HTTP as a fallback, TLS with a pinned CA.
 
 use spoke_tests::{
     certificates::Certificates,
@@ -12,7 +12,7 @@ use spoke_tests::{
 
 use crate::carry::{added, assert_carried};
 
-async fn some_each_way(cloud: &Cloud, device: &Device) {
+async fn assert_some_carried_each_way(cloud: &Cloud, device: &Device) {
     let entries: Vec<_> = (0..200).map(numbered).collect();
     device.redis.add_all(OUT, &entries).await;
     cloud.redis.add_all(&out(&device.client), &entries).await;
@@ -25,7 +25,7 @@ async fn the_agent_falls_back_to_http_if_websocket_upgrades_are_refused() {
     let cloud = Cloud::start().await;
     cloud.hub_proxy.refuse_upgrades();
     let device = Device::start(&cloud, "dev1").await;
-    some_each_way(&cloud, &device).await;
+    assert_some_carried_each_way(&cloud, &device).await;
 }
 
 #[tokio::test]
@@ -34,14 +34,14 @@ async fn with_transport_ws_the_agent_waits_for_a_websocket() {
     cloud.hub_proxy.refuse_upgrades();
     let device = Device::start_with(&cloud, "dev1", &[("transport", "ws")]).await;
     device.redis.add(OUT, &numbered(1)).await;
-    eventually("a few tries", PATIENCE, async || {
+    eventually("three connection attempts", PATIENCE, async || {
         let tries = cloud.hub_proxy.connections();
         if tries >= 3 { Ok(()) } else { Err(tries) }
     })
     .await;
-    assert_eq!(cloud.inbound().await.len(), 0, "it found another way");
+    assert_eq!(cloud.inbound().await.len(), 0, "the agent used another transport");
     cloud.hub_proxy.restore();
-    some_each_way(&cloud, &device).await;
+    assert_some_carried_each_way(&cloud, &device).await;
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_websocket_is_used_if_available_and_http_if_configured() {
         let admin = format!("127.0.0.1:{}", free_port());
         let settings = [("transport", transport), ("admin_listen", &admin)];
         let device = Device::start_with(&cloud, "dev1", &settings).await;
-        some_each_way(&cloud, &device).await;
+        assert_some_carried_each_way(&cloud, &device).await;
         let status = device.admin().get("/status").await.ok();
         assert_eq!(status["transport"], used, "{status}");
     }
@@ -71,7 +71,7 @@ async fn all_entries_arrive_over_tls_with_a_pinned_ca() {
         let ca = path(&files.ca_file);
         let settings = [("transport", transport), ("hub", &hub), ("auth", &auth), ("ca_file", &ca)];
         let device = Device::start_with(&cloud, "dev1", &settings).await;
-        some_each_way(&cloud, &device).await;
+        assert_some_carried_each_way(&cloud, &device).await;
     }
 }
 
@@ -88,7 +88,7 @@ async fn an_agent_sends_nothing_to_a_hub_with_an_untrusted_certificate() {
     let settings = [("hub", hub.as_str()), ("ca_file", ca.as_str())];
     let device = Device::start_with(&cloud, "dev1", &settings).await;
     device.redis.add(OUT, &numbered(1)).await;
-    eventually_true("a few tries", async || cloud.hub_proxy.connections() >= 3).await;
+    eventually_true("three connection attempts", async || cloud.hub_proxy.connections() >= 3).await;
     assert_eq!(cloud.inbound().await.len(), 0);
     assert!(device.log().to_lowercase().contains("certificate"), "the log says why");
 }
@@ -97,12 +97,12 @@ async fn an_agent_sends_nothing_to_a_hub_with_an_untrusted_certificate() {
 async fn an_idle_agent_sends_nothing_for_seconds() {
     let cloud = Cloud::start().await;
     let device = Device::start_with(&cloud, "dev1", &[("transport", "ws")]).await;
-    some_each_way(&cloud, &device).await;
+    assert_some_carried_each_way(&cloud, &device).await;
     let carried = async || {
         let proxy = &cloud.hub_proxy;
         (proxy.connections(), proxy.bytes(Direction::Up), proxy.bytes(Direction::Down))
     };
-    // What is still under way when the copies are equal: the last acknowledgements.
+    // The last acknowledgements may still be in flight when the copies are equal.
     let mut before = carried().await;
     eventually_true("the link to fall silent", async || {
         let now = carried().await;
