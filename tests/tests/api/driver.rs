@@ -124,18 +124,18 @@ impl Side {
             Direction::Up => Direction::Down,
             Direction::Down => Direction::Up,
         };
-        let begun = self
+        let started = self
             .origin
             .start_sender(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
             .await
             .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
-        let sender = Sender::new(direction, ReceiveLimits::default(), TrimMode::Keep, &begun);
+        let sender = Sender::new(direction, ReceiveLimits::default(), TrimMode::Keep, &started);
         let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
         let news = self.hints.watch_stream(self.origin.key());
-        let epoch = begun.position.epoch;
+        let epoch = started.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
         let stores =
             SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
@@ -351,9 +351,9 @@ async fn an_append_to_a_killed_redis_fails_with_a_transient_error() {
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     let append = Append {
-        epoch: begun.position.epoch,
+        epoch: started.position.epoch,
         known: None,
         after: None,
         through: Seq::new(1, 0),

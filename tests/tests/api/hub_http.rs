@@ -54,8 +54,8 @@ async fn inbound(redis: &RedisServer) -> Vec<Vec<u8>> {
 
 fn text(client: &str, epoch: u64, seq: &str, n: usize) -> Vec<u8> {
     let epoch = epoch.to_string();
-    let ours = [("client", client), ("epoch", &epoch), ("seq", seq)];
-    let mut fields = spoke_tests::entries::fields(ours);
+    let own = [("client", client), ("epoch", &epoch), ("seq", seq)];
+    let mut fields = spoke_tests::entries::fields(own);
     fields.extend(numbered(n));
     joined(&fields)
 }

@@ -189,8 +189,8 @@ async fn a_stranded_client_sees_the_end_and_the_server_does_not() {
     server.read_exact(&mut [0; 5]).await.unwrap();
     proxy.strand();
     assert_ended(&mut client).await;
-    let heard = tokio::time::timeout(QUIET, server.read(&mut [0])).await;
-    assert!(heard.is_err(), "the server saw the end: {heard:?}");
+    let end = tokio::time::timeout(QUIET, server.read(&mut [0])).await;
+    assert!(end.is_err(), "the server saw the end: {end:?}");
     proxy.cut();
     assert_ended(&mut server).await;
 }

@@ -85,12 +85,12 @@ async fn a_refresh_returns_a_new_token_and_keeps_the_old_one_for_ten_minutes() {
 
     let answer = stand.api().with_token(&old).post("/refresh").await.ok();
 
-    let lost = session_token(&answer);
-    assert_ne!(old, lost);
+    let lost_token = session_token(&answer);
+    assert_ne!(old, lost_token);
     assert_eq!(answer["ttlSeconds"], 86_400);
     // The answer got lost: the device asks again, and the token that was lost expires with the old one.
     let new = session_token(&stand.api().with_token(&old).post("/refresh").await.ok());
-    for token in [&old, &lost] {
+    for token in [&old, &lost_token] {
         let ttl: i64 = stand.redis.command(&["PTTL", &key(token)]).await;
         assert!((540_000..=600_000).contains(&ttl), "{ttl}");
         assert_eq!(stand.redis.hash(&key(token)).await["next"], key(&new));

@@ -84,10 +84,10 @@ async fn a_wiped_origin_gets_a_new_epoch_and_assigns_only_ids_after_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
-    assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
-    assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
+    assert_eq!(started.position.finding, ResumeFinding::OriginReplaced);
+    assert_eq!((started.position.epoch, started.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
     // A second start finds the stored epoch.
@@ -104,7 +104,7 @@ async fn a_cursor_at_the_largest_seq_does_not_block_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
-    assert_eq!(begun.position.epoch, Epoch(2));
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    assert_eq!(started.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }

@@ -34,8 +34,8 @@ async fn one_of_five_concurrent_equal_posts_is_accepted_and_four_are_duplicates(
 
         let answers = join_all((0..5).map(|_| dev1.post_json("/xadd", &body))).await;
 
-        let taken = answers.iter().filter(|answer| answer.status == 200).count();
-        assert_eq!(taken, 1, "{answers:?}");
+        let accepted = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(accepted, 1, "{answers:?}");
         for answer in answers.iter().filter(|answer| answer.status != 200) {
             assert_eq!(answer.refusal(), (409, "duplicate".to_owned()));
             assert_eq!(answer.json()["seq"], format!("{round}-0"), "the answer has the cursor");

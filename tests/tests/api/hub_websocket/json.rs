@@ -165,15 +165,15 @@ async fn concurrent_equal_entries_are_stored_once() {
     for id in 0..5 {
         socket.send_json(&json!({ "type": "xadd", "id": id, "payload": entry_body(1) })).await;
     }
-    let mut taken = 0;
+    let mut stored = 0;
     for _ in 0..5 {
         let answer = socket.json().await;
         match answer["error"].as_bool() {
             Some(true) => assert_eq!(error(&answer), (409, "duplicate".to_owned())),
-            _ => taken += 1,
+            _ => stored += 1,
         }
     }
-    assert_eq!((taken, stand.redis.length(IN).await), (1, 1));
+    assert_eq!((stored, stand.redis.length(IN).await), (1, 1));
 }
 
 #[tokio::test]

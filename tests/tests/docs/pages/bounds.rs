@@ -68,9 +68,9 @@ fn every_limit_in_the_documents_matches_the_code() {
         ),
     ];
     assert_eq!((HTTP_BODY_BYTES_MAX, SESSION_EARNED.as_secs()), (FRAME_BYTES_MAX, 1));
-    for (document, told) in [("docs/operate.md", &operate[..]), ("docs/protocol.md", &protocol)] {
+    for (document, limits) in [("docs/operate.md", &operate[..]), ("docs/protocol.md", &protocol)] {
         let text = read(document).replace('\n', " ");
-        for bound in told {
+        for bound in limits {
             assert!(text.contains(bound), "{document} does not say: {bound}");
         }
     }

@@ -30,12 +30,12 @@ fn dependencies(crate_path: &str) -> BTreeSet<String> {
 #[test]
 fn dependencies_between_our_crates_point_one_way() {
     for (path, allowed) in ALLOWED {
-        let ours: BTreeSet<_> = dependencies(path)
+        let spoke_crates: BTreeSet<_> = dependencies(path)
             .iter()
             .filter_map(|name| name.strip_prefix("spoke-").map(str::to_owned))
             .collect();
         let allowed = allowed.iter().map(|&name| name.to_owned()).collect();
-        let unexpected: Vec<_> = ours.difference(&allowed).collect();
+        let unexpected: Vec<_> = spoke_crates.difference(&allowed).collect();
         assert!(unexpected.is_empty(), "{path} may not depend on {unexpected:?}");
     }
 }

@@ -34,8 +34,8 @@ async fn a_device_that_returns_while_its_clone_is_connected_is_refused_with_the_
 
     assert_carries(&mut second).await;
     assert_eq!(refused_sessions(&stand).await.as_deref(), Some("3"));
-    let figures = stand.service.admin().get("/metrics").await.text;
-    assert!(figures.contains("\nspoke_hub_sessions_refused_clone_total 3\n"), "{figures}");
+    let metrics = stand.service.admin().get("/metrics").await.text;
+    assert!(metrics.contains("\nspoke_hub_sessions_refused_clone_total 3\n"), "{metrics}");
     let log = stand.service.log();
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings.len(), 1, "one warning, and not one for each try: {warnings:?}");
