@@ -1,5 +1,5 @@
 //! Atomic writes, and entries that the agent did not create. Cases with a second user are in
-//! tests/tests/commands/planted.rs.
+//! tests/tests/api/cli/planted.rs.
 
 use std::{
     fs::{self, Permissions},

@@ -1,10 +1,10 @@
-//! The acknowledgement levels of the hub on real Redis servers: what is acknowledged is kept, and
-//! what is not kept is not acknowledged.
+//! The acknowledgement levels of the hub on real Redis servers: acknowledged entries survive, and
+//! entries that may not survive are not acknowledged.
 
 mod commits;
+mod durability;
 mod fsync;
 mod replicas;
-mod soundness;
 
 use std::net::SocketAddr;
 
@@ -18,19 +18,19 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-/// By default a primary waits five seconds for further replicas before it copies itself to one.
-const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+/// Starts replication at once: by default a primary waits five seconds for further replicas.
+const NO_SYNC_DELAY: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
 
 async fn primary() -> RedisServer {
-    RedisServer::start_with(&AT_ONCE).await
+    RedisServer::start_with(&NO_SYNC_DELAY).await
 }
 
-/// A replica of whatever is at this address, once it has caught up.
+/// Starts a replica of the Redis at this address and waits until it has caught up.
 async fn replica(primary: SocketAddr) -> RedisServer {
     let port = primary.port().to_string();
     let options = ["--replicaof", "127.0.0.1", &port];
-    let replica = RedisServer::start_with(&[&options[..], &AT_ONCE].concat()).await;
-    eventually("the replica to be in step", PATIENCE, async || {
+    let replica = RedisServer::start_with(&[&options[..], &NO_SYNC_DELAY].concat()).await;
+    eventually("the replica to catch up", PATIENCE, async || {
         let info: String = replica.command(&["INFO", "replication"]).await;
         if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
     })
@@ -47,8 +47,8 @@ fn redis_url(address: SocketAddr) -> String {
     url(address).replace("http", "redis")
 }
 
-/// Runs a hub that is expected to end by itself.
-async fn ended_hub(redis: &str, ack: &str) -> Finished {
+/// Runs a hub that is expected to exit at start.
+async fn run_hub_until_exit(redis: &str, ack: &str) -> Finished {
     let start = Start::with(&["serve"])
         .variable("SPOKE_HUB_LISTEN", "127.0.0.1:0")
         .variable("SPOKE_HUB_ADMIN_LISTEN", "")
@@ -57,34 +57,35 @@ async fn ended_hub(redis: &str, ack: &str) -> Finished {
     run(&path_of("spoke-hub"), &start).await
 }
 
-/// The body of one entry `ms-0`.
-fn one(ms: u64) -> Value {
+/// The body of a request with one entry, `ms-0`.
+fn entry_body(ms: u64) -> Value {
     json!({ "seq": format!("{ms}-0"), "fields": [["n", ms.to_string()]] })
 }
 
-/// Posts entries from `1-0` on until one is not acknowledged, and gives how many were.
+/// Posts entries from `1-0` on until one is not acknowledged. Returns the number of acknowledged ones.
 async fn post_until_refused(api: Api) -> u64 {
     for ms in 1.. {
-        let request = api.request(http::Method::POST, "/xadd").json(&one(ms));
+        let request = api.request(http::Method::POST, "/xadd").json(&entry_body(ms));
         match api.try_call(request).await {
             Ok(answer) if answer.status == 200 => {}
             Ok(_) | Err(_) => return ms - 1,
         }
     }
-    unreachable!("it posts until it is refused")
+    unreachable!("the loop ends with a refusal")
 }
 
-/// How many entries of a client the in stream holds; they must be the first ones, in order.
-async fn kept(redis: &RedisServer, client: &str) -> u64 {
+/// Returns how many entries of a client the in stream holds; they must be the first ones, in order.
+async fn count_stored(redis: &RedisServer, client: &str) -> u64 {
     let entries = redis.entries(IN).await;
-    let ours = entries.iter().filter(|entry| entry.text("client").as_deref() == Some(client));
-    let seqs: Vec<_> = ours.map(|entry| entry.text("seq").unwrap_or_default()).collect();
+    let of_client = entries.iter().filter(|entry| entry.text("client").as_deref() == Some(client));
+    let seqs: Vec<_> = of_client.map(|entry| entry.text("seq").unwrap_or_default()).collect();
     let expected: Vec<_> = (1..=seqs.len()).map(|ms| format!("{ms}-0")).collect();
-    assert_eq!(seqs, expected, "each once and in order");
+    assert_eq!(seqs, expected, "each entry once and in order");
     seqs.len() as u64
 }
 
-async fn is_new(redis: &RedisServer) -> bool {
+/// `WAITAOF` exists from Redis 7.2 on.
+async fn has_waitaof(redis: &RedisServer) -> bool {
     let info: String = redis.command(&["INFO", "server"]).await;
     let version = info.split("redis_version:").nth(1).unwrap_or_default();
     let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));

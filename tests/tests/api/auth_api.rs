@@ -1,7 +1,7 @@
-//! Auth as devices meet it: contract section 4, by status code and reason.
+//! Auth as devices see it: contract section 4, by status code and reason.
 
+mod brute_force;
 mod faults;
-mod guesses;
 mod register;
 mod rotate;
 mod scripts;
@@ -24,7 +24,7 @@ async fn auth() -> Stand {
     auth_with(&[]).await
 }
 
-/// Failures are forgiven here: most tests fail on purpose and in a row.
+/// Auth with high throttling limits: most tests fail on purpose and in a row.
 async fn auth_with(settings: &[(&str, &str)]) -> Stand {
     let mut all = vec![
         ("throttle.failures_free", "1000"),
@@ -63,10 +63,10 @@ async fn token(api: &Api) -> String {
 }
 
 fn session_token(answer: &Value) -> String {
-    answer["sessionToken"].as_str().expect("a login gives a token").to_owned()
+    answer["sessionToken"].as_str().expect("a login returns a token").to_owned()
 }
 
-/// A code that none of the steps around this moment has.
+/// A code that is not valid in any of the time steps around now.
 fn wrong_code() -> String {
     let near: Vec<_> = (-3..=3).map(one_time_code).collect();
     let wrong = (0..10).map(|digit| digit.to_string().repeat(6));

@@ -1,4 +1,4 @@
-//! The driver, the scripts and the hints on two real Redis, without services or sockets between.
+//! The driver, the scripts and the hints on two real Redis servers, without services or sockets between them.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -39,12 +39,14 @@ use spoke_tests::{
 };
 use tokio::sync::mpsc;
 
+/// The two Redis servers.
 struct Ends {
     device: RedisServer,
     cloud: RedisServer,
     client: ClientId,
 }
 
+/// The stores of one end.
 struct Side {
     origin: OriginStore,
     copy: CopyStore,
@@ -69,7 +71,7 @@ impl Ends {
     async fn hub(&self) -> Side {
         let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
         let keys = HubKeys::new("spoke-hub");
-        let arrival = SessionOpen {
+        let request = SessionOpen {
             version: "0",
             address: "here",
             hub: "one",
@@ -79,9 +81,8 @@ impl Ends {
             registered_at_ms: 0,
             epochs: Default::default(),
         };
-        let arrived =
-            presence::open_session(&redis, &keys, &self.client, &arrival, unix_ms()).await;
-        let Ok(SessionOpened::Opened(generation, _)) = arrived else { panic!("{arrived:?}") };
+        let opened = presence::open_session(&redis, &keys, &self.client, &request, unix_ms()).await;
+        let Ok(SessionOpened::Opened(generation, _)) = opened else { panic!("{opened:?}") };
         let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
@@ -97,8 +98,8 @@ impl Ends {
 impl Side {
     fn new(origin: OriginStore, copy: CopyStore, redis: Redis, prefix: String) -> Self {
         let (hints, shutdown) = (Hints::new(), Shutdown::new());
-        let listening = hints.clone().listen_forever(redis, vec![prefix], shutdown.token());
-        shutdown.spawn("hints", listening);
+        let listener = hints.clone().listen_forever(redis, vec![prefix], shutdown.token());
+        shutdown.spawn("hints", listener);
         Self { origin, copy, hints, shutdown }
     }
 
@@ -113,18 +114,18 @@ impl Side {
             Direction::Up => Direction::Down,
             Direction::Down => Direction::Up,
         };
-        let begun = self
+        let started = self
             .origin
             .start_sender(&peer.copy.cursor().await.unwrap(), &StartWith::SAME, unix_ms())
             .await
             .unwrap();
         let cursor = self.copy.cursor().await.unwrap();
-        let sender = Sender::new(direction, ReceiveLimits::default(), TrimMode::Keep, &begun);
+        let sender = Sender::new(direction, ReceiveLimits::default(), TrimMode::Keep, &started);
         let receiver = Receiver::new(back, EntryLimits::default(), (cursor.epoch, cursor.seq));
         let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
         let session = Box::new(session);
         let news = self.hints.watch_stream(self.origin.key());
-        let epoch = begun.position.epoch;
+        let epoch = started.position.epoch;
         let (origin, copy) = (&self.origin, &self.copy);
         let stores =
             SessionStores { origin, copy, news: &news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
@@ -134,8 +135,8 @@ impl Side {
             Some((Ok(frame), frames))
         });
         let frames = Box::pin(frames);
-        let heard = LastActivity::new(Instant::now());
-        driver::drive(session, stores, frames, outbox, || heard.at(), leave, |_| {}).await
+        let activity = LastActivity::new(Instant::now());
+        driver::drive(session, stores, frames, outbox, || activity.at(), leave, |_| {}).await
     }
 }
 
@@ -152,7 +153,7 @@ fn outbox(frames: mpsc::Sender<Frame>) -> impl Sink<Frame, Error = TransportErro
     }))
 }
 
-/// Runs both ends until `done` says so, then closes the line from the hub's side.
+/// Runs both ends until `done` completes, then closes the session from the hub's side.
 async fn run_until(
     device: &Side,
     hub: &Side,
@@ -178,12 +179,12 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     let up = ends.device.add_all("spoke-agent:out:x", &many).await;
     let down = ends.cloud.add_all("spoke-hub:out:dev1:x", &many).await;
 
-    // And acknowledged, so that neither end is in the middle of a word when the line closes.
+    // Waits for the acknowledgements too, so that neither end is sending when the session closes.
     let acknowledged = async |redis: &RedisServer, key, all: &[Stored]| {
         redis.hash(key).await.get("out_acked") == all.last().map(|entry| &entry.id)
     };
     let carried = async {
-        eventually_true("all entries are at both ends", async || {
+        eventually_true("all entries to be acknowledged at both ends", async || {
             acknowledged(&ends.device, STATE, &up).await
                 && acknowledged(&ends.cloud, "spoke-hub:client:dev1:h", &down).await
         })
@@ -195,12 +196,13 @@ async fn entries_cross_both_ways_at_once_and_arrive_once_and_in_order() {
     checker::assert_same("up", &checker::expected(&up, Some(1)), &found);
     let found = checker::from_hub(&ends.device.entries("spoke-agent:in:x").await);
     checker::assert_same("down", &checker::expected(&down, None), &found);
-    let told = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
-    assert_eq!(near.end.unwrap(), SessionEnd::ClosedByPeer(told.clone()));
-    assert_eq!(far.end.unwrap(), SessionEnd::Closed(told));
+    let sent = Goaway { reason: GoawayReason::Restart, message: "done".to_owned(), wait_ms: 7 };
+    assert_eq!(near.end.unwrap(), SessionEnd::ClosedByPeer(sent.clone()));
+    assert_eq!(far.end.unwrap(), SessionEnd::Closed(sent));
     assert_eq!(near.session.sender().acked_entries(), 5000);
 }
 
+/// A sink whose connection is broken.
 struct Broken;
 
 impl Sink<Frame> for Broken {
@@ -224,12 +226,12 @@ impl Sink<Frame> for Broken {
 }
 
 #[tokio::test]
-async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
+async fn a_link_that_breaks_during_a_batch_ends_only_the_session() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let (_quiet, from_hub) = mpsc::channel(4);
-    // As the sinks of the services, which panic when they are used after they have failed.
+    // Like the sinks of the services, it panics if it is used after it has failed.
     let broken = Broken.sink_map_err(|error: io::Error| TransportError::Broken(error.into()));
 
     let outcome = device.run(&hub, Direction::Up, (from_hub, broken), pending()).await;
@@ -239,22 +241,22 @@ async fn a_link_that_breaks_under_a_batch_ends_the_session_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_idle_link_hears_of_a_new_entry_by_its_hint_alone() {
+async fn an_idle_link_learns_of_a_new_entry_by_its_hint_alone() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
-    let heard = async {
+    let added = async {
         for round in 1..=20 {
             let began = Instant::now();
             ends.device.add("spoke-agent:out:x", &numbered(round)).await;
-            eventually_is("the entry is at the hub", round, async || {
+            eventually_is("the entry to be at the hub", round, async || {
                 ends.cloud.length("spoke-hub:in:x").await
             })
             .await;
-            // The sweep comes every half minute: only a hint is this fast.
+            // The sweep runs every half minute, so only a hint is this fast.
             assert!(began.elapsed() < Duration::from_secs(5));
         }
     };
-    run_until(&device, &hub, heard).await;
+    run_until(&device, &hub, added).await;
 }
 
 #[tokio::test]
@@ -279,7 +281,7 @@ async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
 }
 
 #[tokio::test]
-async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_superseded() {
+async fn a_session_lost_by_a_wiped_redis_gets_a_gap_and_not_superseded() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     ends.cloud.flushall().await;
@@ -298,18 +300,18 @@ async fn a_session_that_a_wiped_redis_forgot_starts_over_and_is_not_called_super
 }
 
 #[tokio::test]
-async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the_next() {
+async fn a_stream_replaced_during_a_session_ends_it_and_is_carried_by_the_next() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     let ahead = unix_ms() + 60_000;
     ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
     let replaced = async {
-        eventually_is("the entry is at the hub", 1, async || {
+        eventually_is("the entry to be at the hub", 1, async || {
             ends.cloud.length("spoke-hub:in:x").await
         })
         .await;
         ends.device.flushall().await;
-        // Below what the session has read: it would never come by here.
+        // Below the position that the session has read, so that it would never read this entry.
         ends.device.add_as("spoke-agent:out:x", "5-0", &numbered(2)).await;
         pending().await
     };
@@ -319,7 +321,7 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
 
     let hub = ends.hub().await;
     let arrived = async {
-        eventually_is("the entry of the new stream is at the hub", 2, async || {
+        eventually_is("the entry of the new stream to be at the hub", 2, async || {
             ends.cloud.length("spoke-hub:in:x").await
         })
         .await;
@@ -333,15 +335,15 @@ async fn a_stream_that_is_replaced_under_a_session_ends_it_and_is_carried_by_the
 }
 
 #[tokio::test]
-async fn a_redis_that_dies_ends_the_session_with_its_own_cause() {
+async fn an_append_to_a_killed_redis_fails_with_a_transient_error() {
     let mut ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     ends.cloud.kill9();
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     let append = Append {
-        epoch: begun.position.epoch,
+        epoch: started.position.epoch,
         known: None,
         after: None,
         through: Seq::new(1, 0),

@@ -23,8 +23,8 @@ async fn hub() -> Stand {
     Stand::start(Kind::Hub, &[]).await
 }
 
-/// Returns once a read waits for news.
-async fn assert_one_waits(stand: &Stand) {
+/// Returns once a read waits for new entries.
+async fn assert_read_waits(stand: &Stand) {
     let admin = stand.service.admin();
     eventually_true("a read to wait", async || {
         admin.get("/metrics").await.text.contains("spoke_hub_connections 1\n")
@@ -32,17 +32,17 @@ async fn assert_one_waits(stand: &Stand) {
     .await;
 }
 
-/// The body of one numbered entry.
-fn one(seq: &str, n: usize) -> Value {
+/// The body of a request with one numbered entry.
+fn entry_body(seq: &str, n: usize) -> Value {
     json!({ "seq": seq, "fields": [["topic", "test"], ["n", n.to_string()]] })
 }
 
 /// Bodies of numbered entries `from-0`, `from+1-0`, …
-fn many(from: u64, count: u64) -> Vec<Value> {
-    (from..from + count).map(|ms| one(&format!("{ms}-0"), ms as usize)).collect()
+fn entry_bodies(from: u64, count: u64) -> Vec<Value> {
+    (from..from + count).map(|ms| entry_body(&format!("{ms}-0"), ms as usize)).collect()
 }
 
-/// What the hub's in stream must hold of those.
+/// How the hub's in stream must hold those entries.
 fn carried(client: &str, epoch: u64, seqs: impl IntoIterator<Item = u64>) -> Vec<Vec<u8>> {
     seqs.into_iter().map(|ms| text(client, epoch, &format!("{ms}-0"), ms as usize)).collect()
 }
@@ -54,8 +54,8 @@ async fn inbound(redis: &RedisServer) -> Vec<Vec<u8>> {
 
 fn text(client: &str, epoch: u64, seq: &str, n: usize) -> Vec<u8> {
     let epoch = epoch.to_string();
-    let ours = [("client", client), ("epoch", &epoch), ("seq", seq)];
-    let mut fields = spoke_tests::entries::fields(ours);
+    let own = [("client", client), ("epoch", &epoch), ("seq", seq)];
+    let mut fields = spoke_tests::entries::fields(own);
     fields.extend(numbered(n));
     joined(&fields)
 }
@@ -65,7 +65,7 @@ fn joined(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     pairs.collect::<Vec<_>>().join(&b' ')
 }
 
-/// A byte string as JSON that any server must take.
+/// A byte string in the JSON encoding that can hold any bytes.
 fn b64(bytes: &[u8]) -> Value {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len() / 3 * 4 + 4);
@@ -80,19 +80,19 @@ fn b64(bytes: &[u8]) -> Value {
     json!({ "b64": text })
 }
 
-/// A byte string of an answer, in either of its forms.
+/// A byte string of an answer, in either encoding.
 fn unb64(value: &Value) -> Vec<u8> {
     if let Some(text) = value.as_str() {
         return text.as_bytes().to_vec();
     }
-    let text = value["b64"].as_str().unwrap_or_else(|| panic!("no byte string: {value}"));
+    let text = value["b64"].as_str().unwrap_or_else(|| panic!("not a byte string: {value}"));
     let digit = |c: u8| match c {
         b'A'..=b'Z' => c - b'A',
         b'a'..=b'z' => c - b'a' + 26,
         b'0'..=b'9' => c - b'0' + 52,
         b'+' => 62,
         b'/' => 63,
-        _ => panic!("no base64: {text}"),
+        _ => panic!("not base64: {text}"),
     };
     let digits: Vec<_> = text.bytes().filter(|&c| c != b'=').map(digit).collect();
     let group = |group: &[u8]| {

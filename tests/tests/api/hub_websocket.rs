@@ -29,16 +29,16 @@ async fn hub() -> Stand {
 }
 
 async fn token(stand: &Stand, client: &str) -> String {
-    stand.client(client).await.token().expect("it was given one").to_owned()
+    stand.client(client).await.token().expect("the client has a token").to_owned()
 }
 
-/// A welcomed session of a client whose own streams are empty.
+/// Opens a session of a client with empty streams, up to WELCOME.
 async fn connect(stand: &Stand, client: &str) -> (Socket, Welcome) {
     session(stand.service.address(), &token(stand, client).await, hello()).await
 }
 
-/// An open socket of a client that has said nothing yet.
-async fn knock(stand: &Stand, client: &str) -> Socket {
+/// Opens a socket without sending HELLO.
+async fn connect_without_hello(stand: &Stand, client: &str) -> Socket {
     open(stand.service.address(), &token(stand, client).await, SUBPROTOCOL).await
 }
 
@@ -57,7 +57,7 @@ fn push(after: u64, through: u64) -> Push {
     Push { epoch: Epoch(1), after: ms(after), through: ms(through), entries, ..Push::default() }
 }
 
-/// Seq and number of every entry that the hub holds.
+/// Client, seq and number of every entry that the hub holds.
 async fn carried(stand: &Stand) -> Vec<(String, String, String)> {
     let text = |entry: &spoke_tests::entries::Stored, name| entry.text(name).unwrap_or_default();
     let entries = stand.redis.entries(IN).await;
@@ -69,10 +69,10 @@ fn numbers(client: &str, all: std::ops::RangeInclusive<u64>) -> Vec<(String, Str
     all.map(|n| (client.to_owned(), format!("{n}-0"), n.to_string())).collect()
 }
 
-/// What the hub sends next, which must be a batch.
+/// Returns the hub's next frame, which must be a PUSH.
 async fn next_push(socket: &mut Socket) -> Push {
     match socket.frame().await {
         Frame::Push(push) => push,
-        other => panic!("a batch was expected and not {other:?}"),
+        other => panic!("expected a PUSH, got {other:?}"),
     }
 }

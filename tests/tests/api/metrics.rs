@@ -1,5 +1,5 @@
-//! Figures: what the services print, what they cost, and that alerts and dashboard name only what is
-//! there.
+//! Metrics: what the services export, what that costs, and that alerts and dashboard use only metrics that
+//! exist.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -18,7 +18,7 @@ use spoke_tests::{
     wait::eventually_true,
 };
 
-/// One sample of a page: its name, its labels and its value, as text.
+/// One sample of `/metrics`: its name, its labels and its value, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sample {
     name: String,
@@ -47,14 +47,14 @@ fn sample(line: &str) -> Sample {
     Sample { name: name.to_owned(), labels: labels.map(label).collect(), value: value.to_owned() }
 }
 
-/// The value of a series, written as it stands on the page.
+/// The value of a series, which is written as on the page.
 fn value(page: &str, series: &str) -> f64 {
     let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
     let found = page.lines().find_map(of);
     found.unwrap_or_else(|| panic!("{series} is not in\n{page}"))
 }
 
-/// Runs `promtool` with a file on its standard input; none where there is no promtool.
+/// Runs `promtool` with a file on its standard input. Returns `None` if promtool is not installed.
 fn promtool(arguments: &[&str], input: &str) -> Option<String> {
     let mut command = std::process::Command::new("promtool");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -64,13 +64,14 @@ fn promtool(arguments: &[&str], input: &str) -> Option<String> {
     };
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
-    assert!(output.status.success(), "promtool {arguments:?}: {said:?}");
-    Some(said.concat())
+    let messages =
+        [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    assert!(output.status.success(), "promtool {arguments:?}: {messages:?}");
+    Some(messages.concat())
 }
 
-/// A cloud and a device after ten entries up, one of them poison, and seven down.
-async fn busy() -> (Cloud, Device) {
+/// A cloud and a device after ten entries up, one of them a poison entry, and seven down.
+async fn cloud_with_traffic() -> (Cloud, Device) {
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
     let device = Device::start_with(&cloud, "dev1", &[("admin_listen", &*admin)]).await;
@@ -82,7 +83,7 @@ async fn busy() -> (Cloud, Device) {
         cloud.redis.add(&out("dev1"), &numbered(n)).await;
     }
     device.acknowledged_both_ways(&cloud).await;
-    eventually_true("all to be counted", async || {
+    eventually_true("all entries to be counted", async || {
         page(&cloud.hub.admin()).await.contains("spoke_hub_entries_total{direction=\"down\"} 7\n")
     })
     .await;

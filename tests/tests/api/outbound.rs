@@ -1,5 +1,5 @@
-//! All that leaves a device takes the same way: each outgoing call with each setting of a proxy. The
-//! cloud's names lead nowhere but from the proxy.
+//! Every outgoing call of a device uses the same proxy: each call with each proxy setting. The cloud's host
+//! names resolve only at the proxy.
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +19,14 @@ use tempfile::TempDir;
 const HUB: &str = "hub.spoke.test";
 const AUTH: &str = "auth.spoke.test";
 
-/// What of the services' connections is encrypted.
+/// Whether the services use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Tls,
     Plain,
 }
 
+/// A cloud that is reached through proxies.
 struct World {
     cloud: Cloud,
     link: Link,
@@ -122,7 +123,7 @@ impl<'a> Device<'a> {
         .await
     }
 
-    fn begin(&self, transport: &str) -> Process {
+    fn start_agent(&self, transport: &str) -> Process {
         let config = self.path("agent.toml");
         let start = self.start(&["run", "--config", &config]);
         let start = start.variable("SPOKE_AGENT_TRANSPORT", transport);
@@ -130,11 +131,11 @@ impl<'a> Device<'a> {
         Process::start(&path_of("spoke-agent"), &start, Path::new(&log))
     }
 
-    /// One entry goes up over this transport.
-    async fn carries(&self, transport: &str, count: usize) {
-        let mut agent = self.begin(transport);
+    /// Starts the agent with this transport, adds an entry, and waits until the cloud has `count` entries.
+    async fn assert_carries(&self, transport: &str, count: usize) {
+        let mut agent = self.start_agent(transport);
         self.redis.add(OUT, &numbered(count)).await;
-        eventually_is("entries in the cloud", count, async || {
+        eventually_is("the entries to be in the cloud", count, async || {
             self.world.cloud.carried(&self.client).await.len()
         })
         .await;
@@ -142,25 +143,25 @@ impl<'a> Device<'a> {
     }
 }
 
-/// Enrols, looks, carries over both transports, rotates: all of it through the proxy.
-async fn all_goes_through(
+/// Enrols, checks, carries over both transports and rotates: all of it through the proxy.
+async fn assert_all_through_proxy(
     world: &World,
     proxy: &ForwardProxy,
     client: &str,
     settings: &[(&str, String)],
 ) {
     let device = Device::new(world, client, settings).await;
-    let shown = "through the proxy";
+    let note = "through the proxy";
 
     let enrolled = device.enrol().await.done();
-    assert!(enrolled.stderr.matches(shown).count() == 2, "{settings:?}: {enrolled:?}");
-    let asked = proxy.take_asked();
-    assert!(asked.iter().any(|call| call.ends_with(AUTH)), "{settings:?}: {asked:?}");
-    assert!(asked.iter().any(|call| call.ends_with(HUB)), "{settings:?}: {asked:?}");
+    assert!(enrolled.stderr.matches(note).count() == 2, "{settings:?}: {enrolled:?}");
+    let calls = proxy.take_asked();
+    assert!(calls.iter().any(|call| call.ends_with(AUTH)), "{settings:?}: {calls:?}");
+    assert!(calls.iter().any(|call| call.ends_with(HUB)), "{settings:?}: {calls:?}");
 
     let config = device.path("agent.toml");
     let checked = device.command(&["check", "--config", &config]).await;
-    let lines: Vec<_> = checked.stdout.lines().filter(|line| line.contains(shown)).collect();
+    let lines: Vec<_> = checked.stdout.lines().filter(|line| line.contains(note)).collect();
     assert!(
         lines.len() == 2 && lines.iter().all(|line| line.starts_with("ok")),
         "{settings:?}: {checked:?}"
@@ -168,11 +169,11 @@ async fn all_goes_through(
     assert!(!checked.stdout.contains("s3cret"), "{checked:?}");
     assert!(proxy.take_asked().len() >= 2, "{settings:?}");
 
-    device.carries("ws", 1).await;
-    let asked = proxy.take_asked();
+    device.assert_carries("ws", 1).await;
+    let calls = proxy.take_asked();
     let is_tunnel = |call: &String| !call.starts_with("GET") && call.ends_with(HUB);
-    assert!(asked.iter().any(is_tunnel), "{settings:?}: {asked:?}");
-    device.carries("http", 2).await;
+    assert!(calls.iter().any(is_tunnel), "{settings:?}: {calls:?}");
+    device.assert_carries("http", 2).await;
     assert!(proxy.take_asked().iter().any(|call| call.ends_with(HUB)), "{settings:?}");
 
     device.command(&["rotate", "--config", &config]).await.done();
@@ -180,7 +181,7 @@ async fn all_goes_through(
 }
 
 #[tokio::test]
-async fn every_call_goes_through_the_proxy_of_the_setting_or_of_the_environment() {
+async fn every_call_uses_the_proxy_of_the_setting_or_of_the_environment() {
     let user = Some(("dev", "s3cret/@"));
     for link in [Link::Tls, Link::Plain] {
         let world = World::start(link).await;
@@ -196,13 +197,13 @@ async fn every_call_goes_through_the_proxy_of_the_setting_or_of_the_environment(
             Link::Tls => ("HTTPS_PROXY", "https_proxy"),
             Link::Plain => ("HTTP_PROXY", "http_proxy"),
         };
-        let nowhere = || ("ALL_PROXY", "http://127.0.0.1:1".to_owned());
+        let dead_proxy = || ("ALL_PROXY", "http://127.0.0.1:1".to_owned());
         let table: [(&ForwardProxy, Vec<(&str, String)>); 8] = [
             (&open, vec![(upper, url(&open))]),
             (&open, vec![(lower, url(&open)), ("NO_PROXY", "other.test".to_owned())]),
             (&open, vec![("ALL_PROXY", url(&open))]),
-            (&closed, vec![(upper, with_user("http", &closed)), nowhere()]),
-            (&open, vec![("SPOKE_AGENT_PROXY", url(&open)), nowhere()]),
+            (&closed, vec![(upper, with_user("http", &closed)), dead_proxy()]),
+            (&open, vec![("SPOKE_AGENT_PROXY", url(&open)), dead_proxy()]),
             (
                 &closed,
                 vec![
@@ -213,14 +214,14 @@ async fn every_call_goes_through_the_proxy_of_the_setting_or_of_the_environment(
             (&socks, vec![("all_proxy", format!("socks5h://{}", socks.address()))]),
             (&closed_socks, vec![("SPOKE_AGENT_PROXY", with_user("socks5", &closed_socks))]),
         ];
-        for (at, (proxy, settings)) in table.into_iter().enumerate() {
-            all_goes_through(&world, proxy, &format!("dev{at}"), &settings).await;
+        for (index, (proxy, settings)) in table.into_iter().enumerate() {
+            assert_all_through_proxy(&world, proxy, &format!("dev{index}"), &settings).await;
         }
     }
 }
 
 #[tokio::test]
-async fn what_names_no_proxy_goes_straight_and_says_that_the_name_leads_nowhere() {
+async fn without_a_proxy_calls_go_direct_and_report_that_the_name_does_not_resolve() {
     let world = World::start(Link::Tls).await;
     let proxy = world.proxy(Speaks::Http, None).await;
     let url = format!("http://{}", proxy.address());
@@ -236,55 +237,55 @@ async fn what_names_no_proxy_goes_straight_and_says_that_the_name_leads_nowhere(
         assert!(enrolled.code != Some(0), "{settings:?}");
         let config = device.path("agent.toml");
         let checked = device.command(&["check", "--config", &config]).await;
-        for said in [&enrolled.stderr, &checked.stdout] {
-            assert!(said.contains("failed to lookup address"), "{settings:?}: {said}");
-            assert!(!said.contains("through the proxy"), "{settings:?}: {said}");
+        for output in [&enrolled.stderr, &checked.stdout] {
+            assert!(output.contains("failed to lookup address"), "{settings:?}: {output}");
+            assert!(!output.contains("through the proxy"), "{settings:?}: {output}");
         }
         assert_eq!(proxy.take_asked(), [""; 0], "{settings:?}");
     }
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_named_with_what_it_said() {
+async fn a_proxy_that_refuses_is_reported_with_its_answer() {
     let world = World::start(Link::Tls).await;
     let proxy = world.proxy(Speaks::Http, Some(("dev", "s3cret"))).await;
     let socks = world.proxy(Speaks::Socks, Some(("dev", "s3cret"))).await;
-    let (at, socks_at) = (proxy.address(), socks.address());
+    let (address, socks_at) = (proxy.address(), socks.address());
     for (setting, expected) in [
-        (format!("http://{at}"), "407"),
-        (format!("http://dev:wr0ng@{at}"), "requires a user and a password"),
+        (format!("http://{address}"), "407"),
+        (format!("http://dev:wr0ng@{address}"), "requires a user and a password"),
         ("http://127.0.0.1:1".to_owned(), "Connection refused"),
         (format!("socks5://dev:wr0ng@{socks_at}"), "SOCKS5"),
     ] {
         let device = Device::new(&world, "dev1", &[("SPOKE_AGENT_PROXY", setting.clone())]).await;
-        let said = device.enrol().await;
-        assert!(said.stderr.contains(expected), "{setting}: {said:?}");
-        assert!(said.stderr.contains("proxy") && !said.stderr.contains("wr0ng"), "{said:?}");
+        let output = device.enrol().await;
+        assert!(output.stderr.contains(expected), "{setting}: {output:?}");
+        assert!(output.stderr.contains("proxy") && !output.stderr.contains("wr0ng"), "{output:?}");
     }
     for bad in ["ftp://dev:s3cret@p", "http://dev:s3#cret@p"] {
         for name in ["SPOKE_AGENT_PROXY", "HTTPS_PROXY"] {
             let device = Device::new(&world, "dev1", &[(name, bad.to_owned())]).await;
-            let said = device.enrol().await;
-            assert!(said.code != Some(0) && said.stderr.contains(name), "{bad}: {said:?}");
-            assert!(!said.stderr.contains("s3"), "{said:?}");
+            let output = device.enrol().await;
+            assert!(output.code != Some(0) && output.stderr.contains(name), "{bad}: {output:?}");
+            assert!(!output.stderr.contains("s3"), "{output:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_proxy_without_tunnels_leads_auto_to_plain_requests() {
+async fn transport_auto_falls_back_to_http_behind_a_proxy_without_tunnels() {
     let world = World::start(Link::Plain).await;
     let proxy = world.proxy(Speaks::HttpNoTunnel, None).await;
     let settings = [("SPOKE_AGENT_PROXY", format!("http://{}", proxy.address()))];
     let device = Device::new(&world, "dev1", &settings).await;
     device.enrol().await.done();
-    let agent = device.begin("auto");
+    let agent = device.start_agent("auto");
     device.redis.add(OUT, &numbered(1)).await;
-    eventually_true("the entry in the cloud", async || {
+    eventually_true("the entry to be in the cloud", async || {
         !world.cloud.carried("dev1").await.is_empty()
     })
     .await;
     drop(agent);
-    let asked = proxy.take_asked();
-    assert!(asked.contains(&format!("POST {HUB}")), "{asked:?}");
+    let calls = proxy.take_asked();
+    assert!(calls.contains(&format!("POST {HUB}")), "{calls:?}");
 }

@@ -1,4 +1,5 @@
-//! Behind nginx and HAProxy, with the files that users take: what is carried, and who is believed.
+//! Behind nginx and HAProxy, with the configuration files of `deploy`: what is carried, and which client
+//! address is trusted.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -25,21 +26,22 @@ use spoke_tests::{
     wait::{eventually, eventually_true},
 };
 
-use self::front::{Front, Kind, SPEAKER};
+use self::front::{Front, Kind, PROXY_ADDRESS};
 
 async fn cloud(auth: &[(&str, &str)]) -> Cloud {
-    let trusted = ("trusted_proxies", SPEAKER);
+    let trusted = ("trusted_proxies", PROXY_ADDRESS);
     let auth: Vec<_> = auth.iter().copied().chain([trusted]).collect();
     Cloud::start_with(Settings { hub: &[trusted], auth: &auth }).await
 }
 
-async fn entries_cross_both_ways(kind: Kind) {
+async fn assert_entries_pass_both_ways(kind: Kind) {
     let cloud = cloud(&[]).await;
     let Some(front) = Front::start(kind, &cloud).await else { return };
     for transport in ["ws", "http"] {
         let client = format!("dev-{transport}");
-        let way = front.settings();
-        let mut settings: Vec<_> = way.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let settings = front.settings();
+        let mut settings: Vec<_> =
+            settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
         settings.push(("transport", transport));
         let device = Device::start_with(&cloud, &client, &settings).await;
         let entries: Vec<_> = (0..2000).map(numbered).collect();
@@ -51,21 +53,24 @@ async fn entries_cross_both_ways(kind: Kind) {
         assert_same("up", &expected(&up, Some(1)), &cloud.carried(&client).await);
         assert_same("down", &expected(&down, None), &device.carried().await);
         let known = cloud.redis.hash(&format!("spoke-hub:client:{client}:h")).await;
-        assert_eq!(known["address"], "127.0.0.1", "its own address, not the proxy's: {known:?}");
+        assert_eq!(
+            known["address"], "127.0.0.1",
+            "the client's address, not the proxy's: {known:?}"
+        );
     }
-    // As large as the hub takes it, and told by the hub itself that it is no JSON.
+    // The largest body that the hub accepts passes; it is not JSON, so the hub refuses it.
     let api = cloud.client("dev-ws").await;
     let request = front.client_at("127.0.0.1");
     let request = request.post(format!("https://127.0.0.1:{}/xadd", front.port));
     let request = request
-        .bearer_auth(api.token().expect("it has a session"))
+        .bearer_auth(api.token().expect("the client has a token"))
         .header("content-type", "application/json");
     let answer = api.call(request.body(vec![b'x'; 4_000_000])).await;
     assert_eq!(answer.refusal().0, 400, "{answer:?}");
 }
 
-/// An address is not the client's to choose, and what a neighbour did is not held against it.
-async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
+/// A client cannot choose its address, and is not throttled for what another client did.
+async fn assert_throttling_uses_own_address(kind: Kind) {
     let auth = [("throttle.address_burst", "3"), ("throttle.address_per_minute", "1")];
     let cloud = cloud(&auth).await;
     let Some(front) = Front::start(kind, &cloud).await else { return };
@@ -81,31 +86,31 @@ async fn throttling_goes_by_the_callers_own_address(kind: Kind) {
         assert_eq!(log_in("127.0.0.1", &format!("192.0.2.{n}")).await, 401);
     }
 
-    assert_eq!(log_in("127.0.0.1", "192.0.2.99").await, 429, "however it calls itself");
-    assert_eq!(log_in("127.0.0.1", SPEAKER).await, 429, "even by the proxy's name");
+    assert_eq!(log_in("127.0.0.1", "192.0.2.99").await, 429, "with a forged address");
+    assert_eq!(log_in("127.0.0.1", PROXY_ADDRESS).await, 429, "even with the proxy's address");
     for junk in [&b"\xff"[..], b"192.0.2.9\xff", b"\xc3\xa9, 192.0.2.9", b"192.0.2.9, \x80,", b",,"]
     {
         let status = log_in_with("127.0.0.1", junk).await;
-        assert_eq!(status, 429, "whatever bytes it writes: {}", junk.escape_ascii());
+        assert_eq!(status, 429, "with any forged bytes: {}", junk.escape_ascii());
     }
-    assert_eq!(log_in("127.0.0.5", "127.0.0.1").await, 401, "another is served");
-    // Nobody believes those who are no proxy: this one is out of turns, whatever it says.
-    let straight =
+    assert_eq!(log_in("127.0.0.5", "127.0.0.1").await, 401, "another client is served");
+    // A header from a caller that is not a trusted proxy is ignored, so this caller stays throttled.
+    let direct =
         api.request(reqwest::Method::POST, "/login").header("x-forwarded-for", "192.0.2.9");
-    assert_eq!(api.call(straight.json(&body)).await.status, 429);
+    assert_eq!(api.call(direct.json(&body)).await.status, 429);
 }
 
-/// Of a hub's figures, the one that tells of requests such as these.
-const USED: &str = "spoke_hub_requests_total{route=\"xadd\"}";
+/// The hub's metric that counts the posted requests.
+const POSTS: &str = "spoke_hub_requests_total{route=\"xadd\"}";
 
 /// Two hubs are restarted one after the other while a program posts one entry after the other.
-async fn restarts_cost_no_request(kind: Kind) {
-    let places: Vec<_> = (0..4).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+async fn assert_restarts_fail_no_request(kind: Kind) {
+    let addresses: Vec<_> = (0..4).map(|_| format!("127.0.0.1:{}", free_port())).collect();
     let settings = |at: usize| {
-        let trusted = ("trusted_proxies", SPEAKER);
-        [("listen", places[at].as_str()), ("admin_listen", places[at + 1].as_str()), trusted]
+        let trusted = ("trusted_proxies", PROXY_ADDRESS);
+        [("listen", addresses[at].as_str()), ("admin_listen", addresses[at + 1].as_str()), trusted]
     };
-    let both = Settings { hub: &settings(0), auth: &[("trusted_proxies", SPEAKER)] };
+    let both = Settings { hub: &settings(0), auth: &[("trusted_proxies", PROXY_ADDRESS)] };
     let mut cloud = Cloud::start_with(both).await;
     let folder = tempfile::tempdir().unwrap();
     let url = cloud.redis.url();
@@ -123,7 +128,7 @@ async fn restarts_cost_no_request(kind: Kind) {
             while !stop.load(Ordering::Relaxed) {
                 let n = count.load(Ordering::Relaxed) + 1;
                 let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });
-                let token = api.token().expect("it has a session");
+                let token = api.token().expect("the client has a token");
                 let request = client.post(&url).bearer_auth(token).json(&entry);
                 let answer = api.call(request).await;
                 match answer.status {
@@ -134,9 +139,9 @@ async fn restarts_cost_no_request(kind: Kind) {
             failed
         }
     });
-    let more = async || {
+    let wait_for_more = async || {
         let before = posted.load(Ordering::Relaxed);
-        eventually_true("more to be posted", async || {
+        eventually_true("more entries to be posted", async || {
             posting.is_finished() || posted.load(Ordering::Relaxed) > before + 50
         })
         .await;
@@ -144,25 +149,25 @@ async fn restarts_cost_no_request(kind: Kind) {
 
     for _ in 0..2 {
         for hub in [&mut cloud.hub, &mut other] {
-            more().await;
+            wait_for_more().await;
             assert_eq!(hub.terminate().await.code(), Some(0));
-            more().await;
+            wait_for_more().await;
             hub.restart().await;
             let admin = hub.admin();
-            // nginx would pass it over for ten seconds, if it was let.
+            // With its default settings nginx would not use the hub for ten seconds.
             let soon = Duration::from_secs(8);
             eventually("the proxy to use it again", soon, async || {
                 let metrics = admin.get("/metrics").await.text;
-                let is_used = |line: &str| line.starts_with(USED) && !line.ends_with(" 0");
-                if metrics.lines().any(is_used) { Ok(()) } else { Err("it does not") }
+                let is_used = |line: &str| line.starts_with(POSTS) && !line.ends_with(" 0");
+                if metrics.lines().any(is_used) { Ok(()) } else { Err("no request arrived") }
             })
             .await;
         }
     }
-    more().await;
+    wait_for_more().await;
     stop.store(true, Ordering::Relaxed);
-    // One that meets the very end of a connection is asked again; one that is not passed on to the
-    // other hub fails for as long as that takes.
+    // A request that meets the end of a connection is retried. At most one may fail because the proxy did not
+    // pass it on to the other hub.
     let failed = posting.await.unwrap();
     assert!(failed.len() <= 1, "{failed:#?}");
     assert_eq!(cloud.carried("dev1").await.len(), posted.load(Ordering::Relaxed));
@@ -170,36 +175,36 @@ async fn restarts_cost_no_request(kind: Kind) {
 
 #[tokio::test]
 async fn two_hubs_behind_nginx_are_restarted_in_turn_and_no_request_fails() {
-    restarts_cost_no_request(Kind::Nginx).await;
+    assert_restarts_fail_no_request(Kind::Nginx).await;
 }
 
 #[tokio::test]
 async fn two_hubs_behind_haproxy_are_restarted_in_turn_and_no_request_fails() {
-    restarts_cost_no_request(Kind::Haproxy).await;
+    assert_restarts_fail_no_request(Kind::Haproxy).await;
 }
 
 #[tokio::test]
-async fn entries_cross_nginx_both_ways_and_the_hub_knows_whose_they_are() {
-    entries_cross_both_ways(Kind::Nginx).await;
+async fn entries_pass_nginx_both_ways_and_the_hub_sees_the_clients_address() {
+    assert_entries_pass_both_ways(Kind::Nginx).await;
 }
 
 #[tokio::test]
-async fn entries_cross_haproxy_both_ways_and_the_hub_knows_whose_they_are() {
-    entries_cross_both_ways(Kind::Haproxy).await;
+async fn entries_pass_haproxy_both_ways_and_the_hub_sees_the_clients_address() {
+    assert_entries_pass_both_ways(Kind::Haproxy).await;
 }
 
 #[tokio::test]
-async fn behind_nginx_throttling_goes_by_the_callers_own_address() {
-    throttling_goes_by_the_callers_own_address(Kind::Nginx).await;
+async fn behind_nginx_throttling_uses_the_callers_own_address() {
+    assert_throttling_uses_own_address(Kind::Nginx).await;
 }
 
 #[tokio::test]
-async fn behind_haproxy_throttling_goes_by_the_callers_own_address() {
-    throttling_goes_by_the_callers_own_address(Kind::Haproxy).await;
+async fn behind_haproxy_throttling_uses_the_callers_own_address() {
+    assert_throttling_uses_own_address(Kind::Haproxy).await;
 }
 
 #[test]
-fn no_proxy_gives_up_a_silent_link_before_hub_and_agent_do() {
+fn no_proxy_times_out_a_silent_link_before_hub_and_agent_do() {
     for (kind, key) in [
         (Kind::Nginx, "proxy_read_timeout"),
         (Kind::Nginx, "proxy_send_timeout"),

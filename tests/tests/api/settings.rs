@@ -1,5 +1,4 @@
-//! The settings files that the packages install, `systemd/*.toml`: each names every setting there is,
-//! with its default.
+//! The settings files that the packages install, `systemd/*.toml`: each names every setting with its default.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -26,7 +25,7 @@ fn loaded<T: Serialize + DeserializeOwned + Default>(service: &str, text: &str) 
     serde_json::to_value(settings).expect("settings serialise")
 }
 
-/// With each `# key = value` in force.
+/// The file with each `# key = value` line uncommented.
 fn uncommented(text: &str) -> String {
     let is_key =
         |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
@@ -39,7 +38,7 @@ fn uncommented(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// The dotted keys of all settings, each with its value.
+/// Collects the dotted keys of all settings with their values.
 fn leaves(prefix: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
     let Value::Object(table) = value else {
         found.insert(prefix.to_owned(), value.clone());
@@ -54,7 +53,7 @@ fn leaves(prefix: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
 fn check<T: Serialize + DeserializeOwned + Default>(service: &str) {
     let text = shipped(service);
     let default = serde_json::to_value(T::default()).expect("settings serialise");
-    assert_eq!(loaded::<T>(service, &text), default, "{service}.toml changes nothing as it is");
+    assert_eq!(loaded::<T>(service, &text), default, "{service}.toml changes a default");
 
     let (mut expected, mut shown) = (BTreeMap::new(), BTreeMap::new());
     leaves("", &default, &mut expected);
@@ -67,11 +66,11 @@ fn check<T: Serialize + DeserializeOwned + Default>(service: &str) {
     for example in EXAMPLES {
         assert_eq!(expected.remove(example).is_some(), shown.remove(example).is_some());
     }
-    assert_eq!(shown, expected, "{service}.toml shows the defaults");
+    assert_eq!(shown, expected, "{service}.toml shows other values than the defaults");
 }
 
 #[test]
-fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
+fn packages_install_settings_readable_only_by_root_and_the_services_group() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for service in ["agent", "hub", "auth"] {
         let read = |path: &str| fs::read_to_string(root.join(path)).expect("the file is there");
@@ -85,16 +84,16 @@ fn the_packages_install_the_settings_for_root_and_the_services_group_alone() {
 }
 
 #[test]
-fn every_setting_of_the_agent_stands_in_its_file_with_its_default() {
+fn every_agent_setting_is_in_its_file_with_its_default() {
     check::<spoke_agent::AgentConfig>("agent");
 }
 
 #[test]
-fn every_setting_of_the_hub_stands_in_its_file_with_its_default() {
+fn every_hub_setting_is_in_its_file_with_its_default() {
     check::<spoke_hub::HubConfig>("hub");
 }
 
 #[test]
-fn every_setting_of_auth_stands_in_its_file_with_its_default() {
+fn every_auth_setting_is_in_its_file_with_its_default() {
     check::<spoke_auth::AuthConfig>("auth");
 }

@@ -1,5 +1,5 @@
-//! TLS of both services and of Redis: what is refused and how that is said, certificates that change,
-//! HTTP/2, and settings that are read again while a service runs.
+//! TLS of both services and of Redis: refused certificates and their messages, renewed certificates,
+//! HTTP/2, and settings that are reloaded while a service runs.
 
 mod floods;
 mod http2;
@@ -18,7 +18,7 @@ use spoke_tests::{api::install_tls, certificates::Certificates};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Shakes hands with who listens there, trusting this authority.
+/// Connects to this address over TLS and trusts the authority of these files.
 async fn connect(
     files: &Certificates,
     address: std::net::SocketAddr,
@@ -26,11 +26,12 @@ async fn connect(
 ) -> std::io::Result<TlsStream<TcpStream>> {
     install_tls();
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_file(&files.ca_file).expect("the test made it");
+    let authority =
+        CertificateDer::from_pem_file(&files.ca_file).expect("the test created the file");
     roots.add(authority).expect("an authority can be trusted");
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from("127.0.0.1").expect("a name");
-    let tcp = TcpStream::connect(address).await.expect("somebody listens");
+    let tcp = TcpStream::connect(address).await.expect("the service listens");
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }

@@ -1,6 +1,6 @@
-//! `scripts/cargo-deny` and `scripts/advisories`: a check of the advisories that was not made is said, in the
-//! last lines of `make check`, and so is one that was made long ago. In the place of cargo-deny, which needs the
-//! network, stands a program that fetches or does not.
+//! `scripts/cargo-deny` and `scripts/advisories`: the last lines of `make check` say if the advisories were not
+//! checked, or not for a long time. A script stands in for cargo-deny, which needs the network: its fetch
+//! succeeds or fails.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -17,7 +17,7 @@ fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A copy of the scripts, with a cargo-deny of which `fetch` and `check … advisories` end with these codes.
+/// A copy of the scripts with a fake cargo-deny whose `fetch` and `check … advisories` exit with these codes.
 fn copy(fetch: u8, check: u8) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -41,13 +41,13 @@ fn run(folder: &TempDir, script: &str) -> Output {
     command.env_remove("CARGO_TARGET_DIR").env("PATH", path).output().unwrap()
 }
 
-fn last_word(folder: &TempDir) -> String {
-    let said = run(folder, "advisories");
-    assert!(said.status.success(), "a warning fails nothing: {said:?}");
-    String::from_utf8(said.stderr).unwrap()
+fn warning(folder: &TempDir) -> String {
+    let finished = run(folder, "advisories");
+    assert!(finished.status.success(), "a warning is not a failure: {finished:?}");
+    String::from_utf8(finished.stderr).unwrap()
 }
 
-/// The date so many days ago, as the file has it.
+/// The date this many days ago, in the format of the file.
 fn days_ago(days: u32) -> String {
     let ago = format!("{days} days ago");
     let date = Command::new("date").args(["--utc", "+%F", "--date", &ago]).output();
@@ -63,25 +63,25 @@ fn checked(folder: &TempDir) -> String {
 }
 
 #[test]
-fn a_database_that_cannot_be_had_is_the_last_word_and_leaves_the_date() {
+fn an_unavailable_database_is_reported_last_and_the_date_is_kept() {
     let folder = copy(1, 0);
     write_checked(&folder, &format!("# words\n{}", days_ago(3)));
     let before = checked(&folder);
     assert!(run(&folder, "cargo-deny").status.success());
-    let word = last_word(&folder);
-    assert!(word.contains("NOT checked") && word.contains(days_ago(3).trim()), "{word}");
+    let text = warning(&folder);
+    assert!(text.contains("NOT checked") && text.contains(days_ago(3).trim()), "{text}");
     assert_eq!(checked(&folder), before);
 }
 
 #[test]
-fn a_real_check_says_nothing_and_writes_todays_date_below_the_words() {
+fn a_real_check_prints_nothing_and_writes_todays_date_below_the_comment() {
     let folder = copy(1, 0);
     run(&folder, "cargo-deny");
-    assert!(last_word(&folder).contains("never a real check"));
-    let good = copy(0, 0);
-    fs::copy(good.path().join("bin/cargo-deny"), folder.path().join("bin/cargo-deny")).unwrap();
+    assert!(warning(&folder).contains("never a real check"));
+    let working = copy(0, 0);
+    fs::copy(working.path().join("bin/cargo-deny"), folder.path().join("bin/cargo-deny")).unwrap();
     assert!(run(&folder, "cargo-deny").status.success());
-    assert_eq!(last_word(&folder), "");
+    assert_eq!(warning(&folder), "");
     let text = checked(&folder);
     assert!(text.starts_with("# When the dependencies"), "{text}");
     assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 1, "{text}");
@@ -89,18 +89,18 @@ fn a_real_check_says_nothing_and_writes_todays_date_below_the_words() {
 }
 
 #[test]
-fn a_check_that_finds_something_fails_and_counts_as_none() {
+fn a_check_that_finds_an_advisory_fails_and_does_not_count() {
     let folder = copy(0, 1);
     let before = checked(&folder);
     assert!(!run(&folder, "cargo-deny").status.success());
     assert_eq!(checked(&folder), before);
-    assert!(last_word(&folder).contains("never a real check"), "that stays so");
+    assert!(warning(&folder).contains("never a real check"), "the failed check does not count");
 }
 
 #[test]
-fn after_thirty_days_it_is_warned_of_and_what_is_no_date_is_never() {
+fn checks_older_than_thirty_days_are_reported_and_an_invalid_date_is_never() {
     let folder = copy(0, 0);
-    for (text, word) in [
+    for (date, expected) in [
         (days_ago(0), ""),
         (days_ago(30), ""),
         (days_ago(32), "more than 30 days ago"),
@@ -108,15 +108,15 @@ fn after_thirty_days_it_is_warned_of_and_what_is_no_date_is_never() {
         ("2026-99-99\n".to_owned(), "never a real check"),
         (String::new(), "never a real check"),
     ] {
-        write_checked(&folder, &text);
-        let said = last_word(&folder);
-        assert_eq!(said.is_empty(), word.is_empty(), "{text:?}: {said}");
-        assert!(said.contains(word), "{text:?}: {said}");
+        write_checked(&folder, &date);
+        let text = warning(&folder);
+        assert_eq!(text.is_empty(), expected.is_empty(), "{date:?}: {text}");
+        assert!(text.contains(expected), "{date:?}: {text}");
     }
 }
 
 #[test]
-fn make_check_ends_with_it() {
+fn make_check_ends_with_the_advisories_script() {
     let makefile = fs::read_to_string(source("Makefile")).unwrap();
     let (_, recipe) = makefile.split_once("\ncheck: ").unwrap();
     let lines = recipe.lines().skip(1).take_while(|line| line.starts_with('\t'));

@@ -1,4 +1,4 @@
-//! The harness itself: a network whose faults do not happen, and an oracle that is blind, would make
+//! The test harness itself: a network that injects no faults, or a checker that detects nothing, would let
 //! every other suite pass.
 
 use std::{net::SocketAddr, time::Duration};
@@ -17,10 +17,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Longer than the loopback takes by far.
+/// Far longer than the loopback interface takes.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Gives back whatever it is sent.
+/// A server that returns all bytes it receives.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
     let address = listener.local_addr().expect("a bound listener has an address");
@@ -36,11 +36,11 @@ async fn echo() -> SocketAddr {
 }
 
 async fn connect(proxy: &Proxy) -> TcpStream {
-    TcpStream::connect(proxy.address()).await.expect("the proxy takes connections")
+    TcpStream::connect(proxy.address()).await.expect("the proxy accepts connections")
 }
 
-/// What comes back of these bytes until the connection ends or nothing comes any more.
-async fn said_back(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+/// Sends these bytes and returns what arrives until the connection ends or is quiet.
+async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.write_all(bytes).await;
     let mut back = Vec::new();
     let mut part = [0; 4096];
@@ -55,7 +55,7 @@ async fn assert_ended(stream: &mut TcpStream) {
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
 }
 
-/// Says this to whoever connects.
+/// A server that sends this to every client.
 async fn greeter(word: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
     let address = listener.local_addr().expect("a bound listener has an address");
@@ -68,12 +68,12 @@ async fn greeter(word: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_balancer_takes_turns_and_goes_past_whoever_refuses() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let balancer = Balancer::start(&[greeter(b"a").await, nobody, greeter(b"b").await]).await;
+async fn the_balancer_takes_turns_and_skips_targets_that_refuse() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let balancer = Balancer::start(&[greeter(b"a").await, closed, greeter(b"b").await]).await;
     let greeted = async || {
         let mut stream = TcpStream::connect(balancer.address()).await.unwrap();
-        said_back(&mut stream, b"").await
+        exchange(&mut stream, b"").await
     };
     let mut words = Vec::new();
     for _ in 0..3 {
@@ -90,11 +90,11 @@ async fn the_balancer_takes_turns_and_goes_past_whoever_refuses() {
     assert_eq!(words, b"bcc");
     balancer.retarget(1, None);
     balancer.retarget(2, None);
-    assert_eq!(greeted().await, b"", "nobody is left");
+    assert_eq!(greeted().await, b"", "no target is left");
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_the_end_of_its_file_is_looked_at_before_anyone_finds_it() {
+async fn a_redis_with_a_truncated_file_can_be_inspected_before_others_connect() {
     let mut redis = RedisServer::start().await;
     for n in 0..10 {
         redis.add("x", &numbered(n)).await;
@@ -108,51 +108,55 @@ async fn a_redis_that_lost_the_end_of_its_file_is_looked_at_before_anyone_finds_
     assert_eq!(redis.length("x").await, 9);
     assert!(TcpStream::connect(("127.0.0.1", redis.port())).await.is_ok());
     redis.kill9();
-    assert!(redis.truncate(1_000_000) < 1_000_000, "no more than there is");
+    assert!(redis.truncate(1_000_000) < 1_000_000, "no more entries than there are");
     redis.restart().await;
     assert_eq!(redis.length("x").await, 0);
 }
 
 #[tokio::test]
-async fn the_proxy_carries_and_cuts_and_refuses() {
+async fn the_proxy_forwards_cuts_and_refuses() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = connect(&proxy).await;
-    assert_eq!(said_back(&mut stream, b"hello").await, b"hello");
+    assert_eq!(exchange(&mut stream, b"hello").await, b"hello");
     assert_eq!((proxy.bytes(Direction::Up), proxy.bytes(Direction::Down)), (5, 5));
     proxy.cut();
     assert_ended(&mut stream).await;
     let mut stream = connect(&proxy).await;
-    assert_eq!(said_back(&mut stream, b"again").await, b"again", "only those that were there");
+    assert_eq!(
+        exchange(&mut stream, b"again").await,
+        b"again",
+        "only existing connections are cut"
+    );
     proxy.refuse();
     assert_ended(&mut connect(&proxy).await).await;
-    assert_eq!(said_back(&mut stream, b"still").await, b"still", "only new ones");
+    assert_eq!(exchange(&mut stream, b"still").await, b"still", "only new connections are refused");
     assert_eq!(proxy.connections(), 3);
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_everything_and_gives_it_back() {
+async fn a_black_hole_holds_all_bytes_until_it_is_restored() {
     let proxy = Proxy::start(echo().await).await;
     let mut old = connect(&proxy).await;
-    assert_eq!(said_back(&mut old, b"before").await, b"before");
+    assert_eq!(exchange(&mut old, b"before").await, b"before");
     proxy.black_hole();
     let mut new = connect(&proxy).await;
-    assert_eq!(said_back(&mut old, b"old").await, b"");
-    assert_eq!(said_back(&mut new, b"new").await, b"");
+    assert_eq!(exchange(&mut old, b"old").await, b"");
+    assert_eq!(exchange(&mut new, b"new").await, b"");
     proxy.restore();
-    assert_eq!(said_back(&mut old, b"er").await, b"older");
-    assert_eq!(said_back(&mut new, b"er").await, b"newer");
+    assert_eq!(exchange(&mut old, b"er").await, b"older");
+    assert_eq!(exchange(&mut new, b"er").await, b"newer");
 }
 
 #[tokio::test]
-async fn what_is_lost_downstream_arrived_upstream_and_never_comes_back() {
+async fn answers_lost_downstream_never_arrive_although_the_request_does() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = connect(&proxy).await;
     proxy.lose_downstream();
-    assert_eq!(said_back(&mut stream, b"lost").await, b"");
+    assert_eq!(exchange(&mut stream, b"lost").await, b"");
     assert_eq!(proxy.bytes(Direction::Up), 4);
     proxy.restore();
-    // A stream with a hole is no stream.
-    assert_eq!(said_back(&mut stream, b"more").await, b"");
+    // After lost bytes the connection carries nothing more.
+    assert_eq!(exchange(&mut stream, b"more").await, b"");
     assert_ended(&mut stream).await;
 }
 
@@ -167,16 +171,16 @@ async fn cuts_fall_exactly_where_the_seed_says() {
         let expected: u64 = same.random_range(bytes.clone());
         let before = proxy.bytes(direction);
         let mut stream = connect(&proxy).await;
-        said_back(&mut stream, &[b'x'; 60_000]).await;
+        exchange(&mut stream, &[b'x'; 60_000]).await;
         assert_ended(&mut stream).await;
         assert_eq!(proxy.bytes(direction) - before, expected, "{direction:?}");
     }
     assert_eq!(proxy.cut_by_plan(), 5);
-    assert_eq!(said_back(&mut connect(&proxy).await, b"after").await, b"after");
+    assert_eq!(exchange(&mut connect(&proxy).await, b"after").await, b"after");
 }
 
 #[tokio::test]
-async fn whoever_is_stranded_hears_the_end_and_the_other_side_does_not() {
+async fn a_stranded_client_sees_the_end_and_the_server_does_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(listener.local_addr().unwrap()).await;
     let mut client = connect(&proxy).await;
@@ -185,14 +189,14 @@ async fn whoever_is_stranded_hears_the_end_and_the_other_side_does_not() {
     server.read_exact(&mut [0; 5]).await.unwrap();
     proxy.strand();
     assert_ended(&mut client).await;
-    let heard = tokio::time::timeout(QUIET, server.read(&mut [0])).await;
-    assert!(heard.is_err(), "the other side heard something: {heard:?}");
+    let end = tokio::time::timeout(QUIET, server.read(&mut [0])).await;
+    assert!(end.is_err(), "the server saw the end: {end:?}");
     proxy.cut();
     assert_ended(&mut server).await;
 }
 
 #[tokio::test]
-async fn a_redis_that_is_killed_comes_back_with_what_it_held_on_its_old_port() {
+async fn a_killed_redis_restarts_with_its_data_on_the_same_port() {
     let mut redis = RedisServer::start().await;
     let entries: Vec<_> = awkward().into_iter().map(|(_, fields)| fields).collect();
     let added = redis.add_all("x", &entries).await;
@@ -200,7 +204,7 @@ async fn a_redis_that_is_killed_comes_back_with_what_it_held_on_its_old_port() {
     redis.kill9();
     redis.restart().await;
     assert_eq!(redis.port(), port);
-    assert!(redis.entries("x").await == added, "it came back with something else");
+    assert!(redis.entries("x").await == added, "redis restarted with other data");
 }
 
 fn copies() -> Vec<Stored> {
@@ -209,7 +213,7 @@ fn copies() -> Vec<Stored> {
 
 #[test]
 #[should_panic(expected = "5 entries expected, 4 found, the same up to number 2")]
-fn the_oracle_sees_an_entry_that_is_missing() {
+fn the_checker_detects_a_missing_entry() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.remove(2);
@@ -218,7 +222,7 @@ fn the_oracle_sees_an_entry_that_is_missing() {
 
 #[test]
 #[should_panic(expected = "found twice: 1")]
-fn the_oracle_sees_an_entry_that_came_twice() {
+fn the_checker_detects_a_duplicate_entry() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.insert(2, whole[1].clone());
@@ -227,7 +231,7 @@ fn the_oracle_sees_an_entry_that_came_twice() {
 
 #[test]
 #[should_panic(expected = "the same up to number 1")]
-fn the_oracle_sees_two_entries_that_changed_places() {
+fn the_checker_detects_two_swapped_entries() {
     let whole = expected(&copies(), Some(1));
     let mut found = whole.clone();
     found.swap(1, 2);
@@ -235,7 +239,7 @@ fn the_oracle_sees_two_entries_that_changed_places() {
 }
 
 #[test]
-fn the_oracle_reads_what_stands_in_front_and_leaves_the_rest_as_it_is() {
+fn the_checker_reads_the_leading_fields_and_keeps_the_rest_unchanged() {
     let fields = |front: &[(&str, &str)]| {
         let mut fields = spoke_tests::entries::fields(front.iter().copied());
         fields.extend(numbered(1));
@@ -249,13 +253,13 @@ fn the_oracle_reads_what_stands_in_front_and_leaves_the_rest_as_it_is() {
 
 #[tokio::test]
 #[should_panic(expected = "in vain for: the moon; the last look saw \"only stars\"")]
-async fn a_wait_in_vain_says_what_was_awaited_and_what_was_seen() {
+async fn a_wait_that_times_out_says_what_was_awaited_and_what_was_seen() {
     let limit = Duration::from_millis(20);
     eventually::<(), _>("the moon", limit, async || Err("only stars")).await;
 }
 
 #[tokio::test]
-async fn a_wait_ends_as_soon_as_it_can() {
+async fn a_wait_ends_as_soon_as_the_condition_holds() {
     let mut looks = 0;
     eventually_is("the third look", 3, async || {
         looks += 1;

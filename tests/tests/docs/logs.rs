@@ -1,4 +1,4 @@
-//! What the services log: messages that docs/troubleshooting.md explains, and fields of ARCHITECTURE.md's table.
+//! What the services log: docs/troubleshooting.md explains the messages, and ARCHITECTURE.md's table the fields.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -18,13 +18,13 @@ use crate::structure::source::is_test;
 #[derive(Debug)]
 struct LogCall {
     level: String,
-    /// None where the message is no literal.
+    /// `None` if the message is not a literal.
     message: Option<String>,
     fields: Vec<String>,
     file: PathBuf,
 }
 
-/// All calls of log and span macros, those of tests left out.
+/// All calls of log and span macros outside of tests.
 fn calls() -> Vec<LogCall> {
     let mut calls = Vec::new();
     for path in rust_files() {
@@ -55,7 +55,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             let file = self.file.clone();
             self.calls.push(LogCall { level, message, fields, file });
         }
-        // Macros within macros: `tokio::select!` holds code too.
+        // Macros within macros: `tokio::select!` contains code too.
         let inside = item.tokens.clone();
         nested(inside, &mut |name, tokens| {
             if ["error", "warn", "info", "debug", "trace"].contains(&name) {
@@ -120,10 +120,10 @@ fn headings(guide: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_warning_and_error_is_explained_and_each_explanation_is_of_a_message() {
+fn every_warning_and_error_is_explained_and_every_explanation_has_a_message() {
     let calls = calls();
     assert!(calls.len() > 100, "only {} calls were found", calls.len());
-    let mut told = BTreeSet::new();
+    let mut logged = BTreeSet::new();
     let mut unexplained = BTreeMap::new();
     let headings = headings(&guide());
     for call in &calls {
@@ -132,13 +132,13 @@ fn each_warning_and_error_is_explained_and_each_explanation_is_of_a_message() {
             (None, "warn" | "error") => panic!("no literal message: {call:?}"),
             (None, _) => continue,
         };
-        told.insert(message.clone());
+        logged.insert(message.clone());
         if ["warn", "error"].contains(&call.level.as_str()) && !headings.contains(message) {
             unexplained.insert(message, &call.file);
         }
     }
     assert!(unexplained.is_empty(), "docs/troubleshooting.md explains none of {unexplained:#?}");
-    let unknown: Vec<_> = headings.difference(&told).collect();
+    let unknown: Vec<_> = headings.difference(&logged).collect();
     assert!(
         unknown.is_empty(),
         "docs/troubleshooting.md explains what is not logged: {unknown:#?}"
@@ -146,7 +146,7 @@ fn each_warning_and_error_is_explained_and_each_explanation_is_of_a_message() {
 }
 
 #[test]
-fn each_field_of_a_log_line_is_in_the_table_of_fields() {
+fn every_log_field_is_in_the_table_of_fields() {
     let table = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let table = table.split("## Log fields").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));

@@ -1,4 +1,4 @@
-//! What the documents promise, and how the code is built.
+//! The documents, the logs and the structure of the code.
 
 mod advisories;
 mod harness;

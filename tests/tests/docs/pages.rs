@@ -1,20 +1,20 @@
-//! What the documents tell people to type is typed here, so that it cannot rot.
+//! Runs the commands in the documents, so that they stay correct.
 //!
-//! A fenced block says behind its language where it runs and how:
+//! The words after a fenced block's language say where it runs and how:
 //!
 //! | word | means |
 //! | --- | --- |
 //! | `device`, `cloud` | on which machine |
-//! | `background` | it goes on running until the document's end |
-//! | `eventually` | it may be repeated until it shows what is shown |
-//! | `agent-stopped` | the agent stands still meanwhile |
-//! | `root` | it takes root and systemd: `make deb-check` runs it, together with the others of its document |
-//! | `x.toml` | settings of that service: they are read as it reads them |
-//! | `x.py` | it is kept under this name for those that follow |
-//! | `x.rs` | a program: it is the one in `tests/examples` |
+//! | `background` | it keeps running until the document's end |
+//! | `eventually` | it may be repeated until its output is the one shown |
+//! | `agent-stopped` | the agent is stopped meanwhile |
+//! | `root` | it needs root and systemd: `make deb-check` runs it, together with the others of its document |
+//! | `x.toml` | settings of that service: they are read as the service reads them |
+//! | `x.py` | it is stored under this name for later blocks |
+//! | `x.rs` | a program: the same as in `tests/examples` |
 //!
-//! A block of `text` or `json` right below one is what that puts out (`shown`). A block of which nobody
-//! knows how to run it fails.
+//! A block of `text` or `json` directly below one is its output (`shown`). A block that cannot be
+//! interpreted fails the test.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -48,12 +48,12 @@ use crate::pages::{
     world::World,
 };
 
-/// What is run: how it is to be run follows from the block.
+/// Languages of blocks that are run.
 const PROGRAMS: [&str; 4] = ["sh", "python", "javascript", "rust"];
-/// Behind a language.
+/// Words that may follow a language.
 const WORDS: [&str; 6] = ["device", "cloud", "background", "eventually", "agent-stopped", "root"];
 
-/// Each with its own test below.
+/// Documents that are run, each with its own test below.
 const RUN: [&str; 6] = [
     "README.md",
     "docs/install.md",
@@ -63,47 +63,47 @@ const RUN: [&str; 6] = [
     "docs/security.md",
 ];
 
-/// Commands that say not where they run, since they run in the repository, and what runs them.
+/// Commands without a machine, since they run in the repository, and the file that runs them.
 const ELSEWHERE: [(&str, &str); 2] = [
     ("make demo", "tests/tests/e2e/demo.rs"),
-    // The same as `make bench` runs, but for what is built beside.
+    // `make bench` runs the same command and builds more.
     ("cargo build --release -p spoke-agent -p spoke-hub -p spoke-auth", "Makefile"),
 ];
-/// What takes root is run by this, and by what it names.
+/// The script that runs, or names, the blocks that need root.
 const AS_ROOT: &str = "scripts/check-debs";
 
 #[tokio::test]
-async fn what_the_readme_tells_to_type_works() {
+async fn the_commands_in_the_readme_work() {
     run_all("README.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_install_tells_to_type_does_what_it_says() {
+async fn the_commands_in_install_print_what_it_shows() {
     run_all("docs/install.md", World::start().await).await;
 }
 
 #[tokio::test]
-async fn what_publish_and_consume_tells_to_type_does_what_it_says() {
+async fn the_commands_in_publish_and_consume_print_what_it_shows() {
     run_all("docs/publish-and-consume.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_operate_tells_to_type_does_what_it_says() {
+async fn the_commands_in_operate_print_what_it_shows() {
     run_all("docs/operate.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_security_tells_to_type_does_what_it_says() {
+async fn the_commands_in_security_print_what_it_shows() {
     run_all("docs/security.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn what_protocol_tells_to_type_does_what_it_says() {
+async fn the_commands_in_protocol_print_what_it_shows() {
     run_all("docs/protocol.md", World::enrolled().await).await;
 }
 
 #[tokio::test]
-async fn the_redis_user_of_security_may_do_all_that_spoke_needs_and_reaches_no_other_key() {
+async fn the_redis_user_in_security_can_do_what_spoke_needs_and_reaches_no_other_key() {
     let blocks = blocks("docs/security.md");
     let lines = blocks.iter().flat_map(|block| block.text.lines());
     let mut lines = lines.filter(|line| line.contains("ACL SETUSER spoke "));
@@ -113,8 +113,8 @@ async fn the_redis_user_of_security_may_do_all_that_spoke_needs_and_reaches_no_o
     for redis in [&own, &device] {
         redis.command::<()>(&words).await;
     }
-    let by = |redis: &RedisServer| redis.url().replace("//", "//spoke:its-password@");
-    let (url, device_url) = (by(&own), by(&device));
+    let as_user = |redis: &RedisServer| redis.url().replace("//", "//spoke:its-password@");
+    let (url, device_url) = (as_user(&own), as_user(&device));
     let settings = [("redis", url.as_str())];
     let cloud = Cloud::start_on(own, Settings { hub: &settings, auth: &settings }).await;
     let settings = [("redis", device_url.as_str())];
@@ -137,7 +137,7 @@ fn check_words(block: &Block) {
     for word in &block.words {
         let is_known =
             WORDS.contains(&word.as_str()) || word.contains('.') || block.language == "hex";
-        assert!(is_known, "{}: nobody knows what {word} means", block.place);
+        assert!(is_known, "{}: unknown word {word}", block.place);
     }
 }
 
@@ -145,15 +145,15 @@ fn check_elsewhere(block: &Block) {
     for line in block.text.lines().filter(|line| !line.trim().is_empty()) {
         let known = ELSEWHERE.iter().find(|(command, _)| line.starts_with(command));
         let (_, file) = known.unwrap_or_else(|| panic!("{}: nothing runs {line:?}", block.place));
-        assert!(root().join(file).exists(), "{file}, which runs {line:?}, is gone");
+        assert!(root().join(file).exists(), "{file}, which runs {line:?}, does not exist");
     }
 }
 
 #[test]
-fn no_block_of_any_document_is_left_out() {
+fn every_code_block_of_every_document_is_checked() {
     let guides = guides();
     for document in RUN {
-        assert!(guides.iter().any(|guide| guide == document), "{document} is gone");
+        assert!(guides.iter().any(|guide| guide == document), "{document} does not exist");
     }
     for document in guides.iter().filter(|guide| !RUN.contains(&guide.as_str())) {
         for block in blocks(document) {
@@ -168,21 +168,21 @@ fn no_block_of_any_document_is_left_out() {
 }
 
 #[tokio::test]
-async fn what_takes_root_is_run_where_packages_are_checked() {
+async fn blocks_that_need_root_are_run_by_the_package_check() {
     let script = page::read(AS_ROOT);
     let documents = guides().into_iter();
     let mut count = 0;
     for document in documents {
-        let rooted: Vec<_> =
+        let root_blocks: Vec<_> =
             blocks(&document).into_iter().filter(|block| block.has("root")).collect();
-        if rooted.is_empty() {
+        if root_blocks.is_empty() {
             continue;
         }
-        assert!(script.contains(&document), "{AS_ROOT} passes over {document}");
+        assert!(script.contains(&document), "{AS_ROOT} does not run {document}");
         let path = root().join(&document).display().to_string();
         let extract = root().join("scripts/doc-commands");
         let extracted = run(&extract, &Start::with(&[&path])).await.done().stdout;
-        for block in rooted {
+        for block in root_blocks {
             assert!(extracted.contains(&block.text), "{}: not found:\n{extracted}", block.place);
             count += 1;
         }

@@ -1,4 +1,4 @@
-//! The structure of the code: which crate and which file may know which other.
+//! The structure of the code: which crates and files may depend on which others.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -11,26 +11,26 @@ use spoke_tests::sources::{CRATES, root};
 
 use self::source::{Crate, ModulePath};
 
-/// Within each module: its own file and its children, each with all that is below it. None may lead back to
-/// itself, but for a module that shares its insides with one child: they are one module in two files.
+/// Finds circular imports between a module's own file and its children, each with all that is below it. A
+/// circle of the module's file and one child is allowed: they are one module in two files.
 fn circles(edges: &BTreeSet<(ModulePath, ModulePath)>, module: &ModulePath) -> Vec<Vec<String>> {
-    let name = |path: &ModulePath| -> Option<String> {
+    let child = |path: &ModulePath| -> Option<String> {
         let rest = path.strip_prefix(module.as_slice())?;
         Some(rest.first().cloned().unwrap_or_default())
     };
-    let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in edges {
-        if let (Some(from), Some(to)) = (name(from), name(to))
+        if let (Some(from), Some(to)) = (child(from), child(to))
             && from != to
         {
-            arrows.entry(from).or_default().insert(to);
+            imports.entry(from).or_default().insert(to);
         }
     }
     let reached = |from: &String| {
         let mut seen = BTreeSet::new();
         let mut next = vec![from.clone()];
         while let Some(at) = next.pop() {
-            for to in arrows.get(&at).into_iter().flatten() {
+            for to in imports.get(&at).into_iter().flatten() {
                 if seen.insert(to.clone()) {
                     next.push(to.clone());
                 }
@@ -38,7 +38,7 @@ fn circles(edges: &BTreeSet<(ModulePath, ModulePath)>, module: &ModulePath) -> V
         }
         seen
     };
-    let all: BTreeMap<_, _> = arrows.keys().map(|from| (from.clone(), reached(from))).collect();
+    let all: BTreeMap<_, _> = imports.keys().map(|from| (from.clone(), reached(from))).collect();
     let mut found = BTreeSet::new();
     for (from, reached) in all.iter().filter(|(from, reached)| reached.contains(*from)) {
         let circle = reached.iter().filter(|to| all.get(*to).is_some_and(|it| it.contains(from)));
@@ -48,7 +48,7 @@ fn circles(edges: &BTreeSet<(ModulePath, ModulePath)>, module: &ModulePath) -> V
 }
 
 #[test]
-fn no_file_takes_from_one_that_takes_from_it() {
+fn no_files_import_each_other_in_a_circle() {
     let mut found = Vec::new();
     for name in CRATES {
         let code = Crate::read(&root().join(name).join("src/lib.rs"));
@@ -74,7 +74,7 @@ fn no_file_takes_from_one_that_takes_from_it() {
 }
 
 #[test]
-fn a_type_has_a_name_of_its_own() {
+fn type_names_are_unique() {
     let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for name in CRATES {
         let code = Crate::read(&root().join(name).join("src/lib.rs"));

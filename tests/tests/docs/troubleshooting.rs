@@ -1,4 +1,4 @@
-//! docs/troubleshooting.md explains each cause for which an agent is not connected; its messages are in `logs`.
+//! docs/troubleshooting.md lists each cause why an agent is not connected. `logs` checks its messages.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -12,13 +12,13 @@ fn guide() -> String {
 }
 
 #[test]
-fn the_guide_has_each_cause_for_which_an_agent_is_not_connected_and_no_other() {
+fn the_guide_lists_exactly_the_causes_why_an_agent_is_not_connected() {
     let guide = guide();
     let rows = guide.lines().filter_map(|line| line.strip_prefix("| `"));
-    let told: BTreeSet<_> = rows
+    let listed: BTreeSet<_> = rows
         .flat_map(|row| row.split(" | ").next().unwrap_or_default().split(", "))
         .map(|word| word.trim_matches('`'))
         .collect();
     let known = DisconnectCause::ALL.into_iter().map(DisconnectCause::word).chain(AuthWait::WORDS);
-    assert_eq!(told, known.collect());
+    assert_eq!(listed, known.collect());
 }

@@ -1,4 +1,4 @@
-//! Entries on their whole way, from an app's `XADD` to the copy at the other end.
+//! Entries from an app's `XADD` to the copy at the other end.
 
 mod contract;
 mod load;
@@ -12,7 +12,8 @@ use spoke_tests::{
     entries::Stored,
 };
 
-/// Waits for everything, and holds both copies against what was added; both origins hear of it.
+/// Waits until everything is carried, compares both copies with what was added, and waits for the
+/// acknowledgements at both origins.
 async fn assert_carried(cloud: &Cloud, device: &Device, up: &[Stored], down: &[Stored]) {
     device.carried_both_ways(cloud).await;
     let client = &device.client;
@@ -22,7 +23,7 @@ async fn assert_carried(cloud: &Cloud, device: &Device, up: &[Stored], down: &[S
     device.acknowledged_both_ways(cloud).await;
 }
 
-/// All that is in both origins.
+/// All entries of both origins.
 async fn added(cloud: &Cloud, device: &Device) -> (Vec<Stored>, Vec<Stored>) {
     (device.redis.entries(OUT).await, cloud.redis.entries(&out(&device.client)).await)
 }

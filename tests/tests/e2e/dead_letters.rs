@@ -1,5 +1,5 @@
-//! Poison does not block: what can never be carried is set aside with its reason, and the stream goes
-//! on.
+//! Poison entries do not block: an entry that can never be carried becomes a dead letter with its reason,
+//! and the stream continues.
 
 use spoke_tests::{
     checker::{Carried, expected},
@@ -27,7 +27,7 @@ fn poison() -> Vec<(&'static str, Fields)> {
     ]
 }
 
-/// What a dead letter must look like.
+/// The fields that a dead letter of this entry must have.
 fn letter(entry: &Stored, reason: &str) -> Fields {
     let mut letter = fields([("seq", entry.id.as_str()), ("reason", reason)]);
     letter.extend(entry.fields.iter().cloned());
@@ -39,7 +39,7 @@ async fn dead(device: &Device) -> Vec<Fields> {
 }
 
 #[tokio::test]
-async fn each_poison_is_set_aside_as_it_was_and_what_stands_behind_it_is_carried() {
+async fn poison_entries_become_unchanged_dead_letters_and_the_next_ones_are_carried() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -57,19 +57,19 @@ async fn each_poison_is_set_aside_as_it_was_and_what_stands_behind_it_is_carried
         assert_eq!(found.len(), letters.len(), "{transport}");
         for (found, letter) in found.iter().zip(&letters) {
             let reason = String::from_utf8_lossy(&letter[1].1).into_owned();
-            assert!(found == letter, "{transport}: the letter of {reason} is not as it was");
+            assert!(found == letter, "{transport}: the dead letter of {reason} was changed");
         }
-        assert_eq!(device.redis.length(OUT).await, 2 * letters.len(), "the origin is the app's");
+        assert_eq!(device.redis.length(OUT).await, 2 * letters.len(), "the origin is not changed");
     }
 }
 
 #[tokio::test]
-async fn poison_at_the_very_end_is_set_aside_at_once_and_only_once() {
+async fn a_poison_entry_at_the_end_becomes_a_dead_letter_at_once_and_only_once() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
         device.redis.add(OUT, &fields([("client", "dev2")])).await;
-        eventually_is("the letter", 1, async || device.redis.length(DEAD).await).await;
+        eventually_is("the dead letter", 1, async || device.redis.length(DEAD).await).await;
         for _ in 0..3 {
             device.stop_agent().await;
             device.start_agent();
@@ -77,13 +77,13 @@ async fn poison_at_the_very_end_is_set_aside_at_once_and_only_once() {
         }
         device.redis.add(OUT, &numbered(1)).await;
         device.carried_both_ways(&cloud).await;
-        assert_eq!(dead(&device).await.len(), 1, "{transport}: it was set aside again");
+        assert_eq!(dead(&device).await.len(), 1, "{transport}: a second dead letter was written");
         assert_eq!(cloud.carried("dev1").await.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn thousands_of_poisoned_entries_hold_up_nothing_for_long() {
+async fn thousands_of_poison_entries_do_not_block_the_stream() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     let entries: Vec<_> = (0..3000)
@@ -99,7 +99,7 @@ async fn thousands_of_poisoned_entries_hold_up_nothing_for_long() {
 }
 
 #[tokio::test]
-async fn status_counts_them() {
+async fn status_counts_dead_letters() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     for _ in 0..3 {
@@ -115,15 +115,15 @@ async fn status_counts_them() {
 }
 
 #[tokio::test]
-async fn what_can_never_go_down_is_set_aside_at_the_hub() {
+async fn entries_that_can_never_go_down_become_dead_letters_at_the_hub() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
         let stream = out("dev1");
         let bad = cloud.redis.add(&stream, &fields([("seq", "1-1"), ("a", "b")])).await;
-        // `client` and `epoch` stand in front of nothing on a device, so they may go there.
-        let fine = fields([("client", "x"), ("epoch", "y")]);
-        let good = cloud.redis.add_all(&stream, &[fine]).await;
+        // `client` and `epoch` are not reserved on a device, so these entries may go down.
+        let allowed = fields([("client", "x"), ("epoch", "y")]);
+        let good = cloud.redis.add_all(&stream, &[allowed]).await;
 
         device.carried_both_ways(&cloud).await;
 

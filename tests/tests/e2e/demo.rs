@@ -1,4 +1,4 @@
-//! `make demo`, as a newcomer runs it.
+//! `make demo`, as a new user runs it.
 
 use std::{net::TcpStream, path::Path};
 
@@ -19,18 +19,18 @@ fn start(arguments: &[&str], folder: &Path) -> Start {
     }
 }
 
-/// The ports of the two Redis.
-fn ports(said: &str) -> Vec<u16> {
-    let words = said.lines().filter_map(|line| line.split_once(" port "));
+/// The ports of the two Redis servers.
+fn ports(output: &str) -> Vec<u16> {
+    let words = output.lines().filter_map(|line| line.split_once(" port "));
     words.filter_map(|(_, port)| port.trim().parse().ok()).collect()
 }
 
-fn assert_nothing_left(said: &str, folder: &Path) {
-    let ports = ports(said);
-    assert_eq!(ports.len(), 2, "{said}");
+fn assert_nothing_left(output: &str, folder: &Path) {
+    let ports = ports(output);
+    assert_eq!(ports.len(), 2, "{output}");
     for port in ports {
         let left = TcpStream::connect(("127.0.0.1", port));
-        assert!(left.is_err(), "a Redis is left on port {port}");
+        assert!(left.is_err(), "a Redis still listens on port {port}");
     }
     let left: Vec<_> =
         folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -38,7 +38,7 @@ fn assert_nothing_left(said: &str, folder: &Path) {
 }
 
 #[tokio::test]
-async fn once_it_shows_both_ways_and_leaves_nothing_behind() {
+async fn demo_once_shows_both_directions_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(Path::new(DEMO), &start(&["--once"], folder.path())).await.done();
     for words in ["hello-hub", "hello-client", "spoke-hub:in:x", "spoke-agent:in:x"] {
@@ -51,18 +51,19 @@ async fn once_it_shows_both_ways_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
+async fn the_demo_shows_entries_as_they_arrive_until_it_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut demo = Process::start(Path::new(DEMO), &start(&[], folder.path()), log.path());
-    eventually_true("the lines to try", async || demo.log().contains("Ctrl-C")).await;
-    let said = demo.log();
-    let line = said.lines().find(|line| line.contains("XADD") && line.contains(r#""hello"}'"#));
-    let line = line.unwrap_or_else(|| panic!("there is no line to try: {said}"));
+    eventually_true("the commands to try", async || demo.log().contains("Ctrl-C")).await;
+    let output = demo.log();
+    let line = output.lines().find(|line| line.contains("XADD") && line.contains(r#""hello"}'"#));
+    let line = line.unwrap_or_else(|| panic!("the demo shows no command to try: {output}"));
 
-    let page = said.lines().map(str::trim).find(|line| line.starts_with("http://127.0.0.1:"));
+    let page = output.lines().map(str::trim).find(|line| line.starts_with("http://127.0.0.1:"));
     let page = page.and_then(|url| url.strip_prefix("http://")?.strip_suffix('/'));
-    let page = page.unwrap_or_else(|| panic!("the status page is not told: {said}"));
+    let page =
+        page.unwrap_or_else(|| panic!("the demo does not show the status page's URL: {output}"));
     let page = Api::new(page.parse().unwrap()).get("/").await;
     assert!(page.status == 200 && page.text.contains("dev1"), "{page:?}");
 
@@ -78,12 +79,12 @@ async fn it_shows_entries_as_they_arrive_until_it_is_ended() {
 }
 
 #[tokio::test]
-async fn when_something_fails_it_ends_with_1_and_says_what() {
+async fn a_failing_demo_exits_with_1_and_says_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let start =
         start(&["--once"], folder.path()).variable(FOLDER_VARIABLE, folder.path().display());
     let ended = run(Path::new(DEMO), &start).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("spoke-auth"), "{ended:?}");
-    assert!(!ended.stderr.contains("panicked"), "a newcomer reads this: {ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "a user must not see a panic: {ended:?}");
 }

@@ -1,4 +1,4 @@
-//! Two devices with one identity, as from a copied SD card, and who counts as connected: guarantees.md
+//! Two devices with one identity, as from a copied SD card, and which one counts as connected: guarantees.md
 //! section 3, row 10.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
@@ -24,7 +24,7 @@ use spoke_tests::{
 
 const CLIENT: &str = "spoke-hub:client:dev1:h";
 const BELL: &str = "spoke-hub:bell:dev1";
-/// Two devices, and what becomes of one that is restarted.
+/// Instances of two devices, and of the first one after a restart.
 const A: InstanceId = InstanceId(0xa);
 const B: InstanceId = InstanceId(0xb);
 const A_RESTARTED: InstanceId = InstanceId(0xaa);
@@ -37,23 +37,23 @@ async fn token(stand: &Stand) -> String {
     stand.client("dev1").await.token().unwrap().to_owned()
 }
 
-fn greeting(instance: InstanceId) -> Hello {
+fn hello_of(instance: InstanceId) -> Hello {
     Hello { instance, ..hello() }
 }
 
-/// A session over WebSocket that is welcomed.
-async fn enter(hub: &Service, token: &str, instance: InstanceId) -> Socket {
-    session(hub.address(), token, greeting(instance)).await.0
+/// Opens a session over WebSocket, up to WELCOME.
+async fn connect(hub: &Service, token: &str, instance: InstanceId) -> Socket {
+    session(hub.address(), token, hello_of(instance)).await.0
 }
 
-/// A session over WebSocket that is refused.
-async fn kept_out(hub: &Service, token: &str, instance: InstanceId) -> Goaway {
+/// Tries to open a session over WebSocket, and returns the GOAWAY that refuses it.
+async fn refusal(hub: &Service, token: &str, instance: InstanceId) -> Goaway {
     let mut socket = open(hub.address(), token, SUBPROTOCOL).await;
-    socket.send_frame(&Frame::Hello(Box::new(greeting(instance)))).await;
+    socket.send_frame(&Frame::Hello(Box::new(hello_of(instance)))).await;
     socket.goaway().await
 }
 
-/// `POST /session`.
+/// Opens a session with `POST /session`.
 async fn post_session(api: &Api, instance: InstanceId) -> Answer {
     let origin = json!({
         "epoch": 0, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0",
@@ -69,7 +69,7 @@ async fn poll(api: &Api, generation: &Value, block_ms: u64) -> Answer {
     api.call(request.header("spoke-generation", generation.to_string())).await
 }
 
-/// One entry that joins on at the beginning.
+/// A PUSH of one entry that starts at the beginning.
 fn first_entry() -> Frame {
     let seq = Seq::new(1, 0);
     let entries = vec![Entry { seq, fields: vec![("n".into(), "1".into())] }];
@@ -84,10 +84,10 @@ fn first_entry() -> Frame {
 
 async fn assert_carries(socket: &mut Socket) {
     socket.send_frame(&first_entry()).await;
-    assert_eq!(socket.ack().await.seq, Seq::new(1, 0), "whoever holds the place is undisturbed");
+    assert_eq!(socket.ack().await.seq, Seq::new(1, 0), "the connected session still works");
 }
 
-async fn refused_so_far(stand: &Stand) -> Option<String> {
+async fn refused_sessions(stand: &Stand) -> Option<String> {
     stand.redis.hash(CLIENT).await.get("clones").cloned()
 }
 
@@ -96,7 +96,7 @@ async fn is_connected(stand: &Stand) -> bool {
     rows[0]["connectedSince"].is_u64()
 }
 
-/// One more hub on the same Redis.
+/// Starts another hub on the same Redis.
 async fn another_hub(stand: &Stand) -> (tempfile::TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     let hub = Service::start(Kind::Hub, &stand.redis.url(), &[], folder.path()).await;

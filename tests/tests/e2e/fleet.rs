@@ -1,5 +1,5 @@
-//! Many agents and several hubs: guarantees.md section 3, rows 11 and 12; how a hub ends, and versions
-//! apart.
+//! Many agents and several hubs: guarantees.md section 3, rows 11 and 12; shutdown of a hub, and different
+//! versions.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 

@@ -1,4 +1,4 @@
-//! Many sessions write through one connection, and each gets its own answer.
+//! Many sessions write through one Redis connection, and each gets its own answer.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use spoke_tests::{
     service::{Kind, Service},
 };
 
-use crate::ack_levels::{address, one, primary, redis_url, replica};
+use crate::ack_levels::{address, entry_body, primary, redis_url, replica};
 
 const CLIENTS: usize = 40;
 
-async fn post_of_each(hub: &Service, redis: &RedisServer, ms: u64) -> Vec<u16> {
+async fn post_for_each_client(hub: &Service, redis: &RedisServer, ms: u64) -> Vec<u16> {
     let posts = (0..CLIENTS).map(async |n| {
         let token = admit(redis, &format!("dev{n}")).await;
-        hub.api().with_token(&token).post_json("/xadd", &one(ms)).await.status
+        hub.api().with_token(&token).post_json("/xadd", &entry_body(ms)).await.status
     });
     join_all(posts).await
 }
 
 #[tokio::test]
-async fn those_who_wait_at_the_same_time_share_one_wait() {
+async fn concurrent_requests_share_one_wait_command() {
     let primary = primary().await;
     let network = Proxy::start(address(&primary)).await;
     let _replica = replica(network.address()).await;
@@ -32,27 +32,27 @@ async fn those_who_wait_at_the_same_time_share_one_wait() {
     let hub = Service::start(Kind::Hub, &primary.url(), &level, folder.path()).await;
     network.delay(Duration::from_millis(100));
 
-    assert_eq!(post_of_each(&hub, &primary, 1).await, [200; CLIENTS]);
+    assert_eq!(post_for_each_client(&hub, &primary, 1).await, [200; CLIENTS]);
 
     let stats: String = primary.command(&["INFO", "commandstats"]).await;
     let calls = stats.split("cmdstat_wait:calls=").nth(1).and_then(|rest| rest.split(',').next());
-    let waits: usize = calls.expect("it waited").parse().unwrap();
+    let waits: usize = calls.expect("redis counted WAIT commands").parse().unwrap();
     assert!(waits <= CLIENTS / 2, "{waits} waits for {CLIENTS} entries");
 }
 
 #[tokio::test]
-async fn a_script_that_fails_or_is_forgotten_fails_nobody_else() {
+async fn a_script_that_fails_or_is_flushed_affects_no_other_client() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let network = Proxy::start(address(&redis)).await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let url = redis_url(network.address());
     let hub = Service::start(Kind::Hub, &url, &[("ack", "fsync")], folder.path()).await;
-    redis.command::<()>(&["SET", "spoke-hub:client:dev7:h", "somebody else's"]).await;
+    redis.command::<()>(&["SET", "spoke-hub:client:dev7:h", "of another program"]).await;
     network.delay(Duration::from_millis(10));
     let mut expected = [200; CLIENTS];
     expected[7] = 503;
     for ms in 1..=3 {
         redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
-        assert_eq!(post_of_each(&hub, &redis, ms).await, expected);
+        assert_eq!(post_for_each_client(&hub, &redis, ms).await, expected);
     }
 }

@@ -1,4 +1,4 @@
-//! `ack = "fsync"`. Before 7.2 Redis has no `WAITAOF`, so there `appendfsync always` has to do.
+//! `ack = "fsync"`. Redis before 7.2 has no `WAITAOF` and needs `appendfsync always` instead.
 
 use futures_util::future::join_all;
 use spoke_tests::{
@@ -8,24 +8,26 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-use crate::ack_levels::{ended_hub, is_new, kept, one, post_until_refused};
+use crate::ack_levels::{
+    count_stored, entry_body, has_waitaof, post_until_refused, run_hub_until_exit,
+};
 
 const ACK: (&str, &str) = ("ack", "fsync");
 
-async fn assert_refused(redis: &str, mend: &str) {
-    let ended = ended_hub(redis, "fsync").await;
+async fn assert_refused(redis: &str, help: &str) {
+    let ended = run_hub_until_exit(redis, "fsync").await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.stderr.contains("ack: \"fsync\" is not possible: redis"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(mend), "{mend} is not in {}", ended.stderr);
+    assert!(ended.stderr.contains(help), "{help} is not in {}", ended.stderr);
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_does_not_sync_ends_at_start_with_78_and_the_mend() {
+async fn a_hub_whose_redis_does_not_fsync_exits_with_78_and_says_how_to_fix_it() {
     let redis = RedisServer::start().await;
     let set = async |key, value| redis.command::<()>(&["CONFIG", "SET", key, value]).await;
     let url = redis.url();
     assert_refused(&url, "CONFIG SET appendfsync").await;
-    if !is_new(&redis).await {
+    if !has_waitaof(&redis).await {
         set("appendfsync", "everysec").await;
         assert_refused(&url, "CONFIG SET appendfsync always").await;
         set("appendfsync", "always").await;
@@ -39,7 +41,7 @@ async fn a_hub_whose_redis_does_not_sync_ends_at_start_with_78_and_the_mend() {
 }
 
 #[tokio::test]
-async fn a_hub_that_may_not_see_how_its_redis_syncs_ends_at_start_with_78_and_the_mend() {
+async fn a_hub_that_may_not_read_the_fsync_settings_exits_with_78_and_says_what_to_do() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let user = ["ACL", "SETUSER", "hub", "on", ">word", "~*", "&*", "+@all", "-config"];
     redis.command::<()>(&user).await;
@@ -48,10 +50,10 @@ async fn a_hub_that_may_not_see_how_its_redis_syncs_ends_at_start_with_78_and_th
 }
 
 #[tokio::test]
-async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
-    // From 7.2 on Redis need not sync each write by itself: WAITAOF waits until it has.
+async fn every_acknowledged_entry_survives_a_redis_kill_under_load() {
+    // From 7.2 on Redis need not fsync after each write: WAITAOF waits for the next fsync.
     let mut redis = RedisServer::start().await;
-    let policy = if is_new(&redis).await { "everysec" } else { "always" };
+    let policy = if has_waitaof(&redis).await { "everysec" } else { "always" };
     redis = RedisServer::start_with(&["--appendfsync", policy]).await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let hub = Service::start(Kind::Hub, &redis.url(), &[ACK], folder.path()).await;
@@ -59,8 +61,8 @@ async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
     let tokens = join_all(names.map(|name| admit(&redis, name))).await;
     let posting = tokens.iter().map(|token| hub.api().with_token(token));
     let posting: Vec<_> = posting.map(|api| tokio::spawn(post_until_refused(api))).collect();
-    eventually("a client to have been acknowledged some", PATIENCE, async || {
-        let count = kept(&redis, "dev1").await;
+    eventually("some entries of a client to be stored", PATIENCE, async || {
+        let count = count_stored(&redis, "dev1").await;
         if count >= 5 { Ok(()) } else { Err(count) }
     })
     .await;
@@ -70,33 +72,33 @@ async fn every_acknowledged_entry_is_there_after_redis_is_killed_under_load() {
 
     for (name, posting) in names.into_iter().zip(posting) {
         let acknowledged = posting.await.unwrap();
-        let kept = kept(&redis, name).await;
-        assert!(kept >= acknowledged, "{name}: {acknowledged} acknowledged, {kept} kept");
+        let stored = count_stored(&redis, name).await;
+        assert!(stored >= acknowledged, "{name}: {acknowledged} acknowledged, {stored} stored");
     }
 }
 
 #[tokio::test]
-async fn a_redis_that_stops_syncing_while_the_hub_runs_is_503_until_it_syncs_again() {
+async fn the_hub_answers_503_while_redis_does_not_fsync_and_recovers_afterwards() {
     let redis = RedisServer::start_with(&["--appendfsync", "always"]).await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut hub = Service::start(Kind::Hub, &redis.url(), &[ACK], folder.path()).await;
     let dev1 = hub.api().with_token(&admit(&redis, "dev1").await);
-    dev1.post_json("/xadd", &one(1)).await.ok();
+    dev1.post_json("/xadd", &entry_body(1)).await.ok();
     let mut settings = vec![("appendonly", "no", "yes")];
-    if !is_new(&redis).await {
+    if !has_waitaof(&redis).await {
         settings.push(("appendfsync", "everysec", "always"));
     }
-    for (ms, (key, unsound, sound)) in (2..).zip(settings) {
-        redis.command::<()>(&["CONFIG", "SET", key, unsound]).await;
-        for answer in [dev1.post_json("/xadd", &one(ms)).await, dev1.get("/seq").await] {
-            assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{key} {unsound}");
+    for (ms, (key, unsafe_value, safe_value)) in (2..).zip(settings) {
+        redis.command::<()>(&["CONFIG", "SET", key, unsafe_value]).await;
+        for answer in [dev1.post_json("/xadd", &entry_body(ms)).await, dev1.get("/seq").await] {
+            assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{key} {unsafe_value}");
         }
-        assert!(hub.log().contains("NOFSYNC"), "{key} {unsound}");
-        redis.command::<()>(&["CONFIG", "SET", key, sound]).await;
+        assert!(hub.log().contains("NOFSYNC"), "{key} {unsafe_value}");
+        redis.command::<()>(&["CONFIG", "SET", key, safe_value]).await;
         eventually("the entry to be acknowledged", PATIENCE, async || {
             let answer = dev1.get("/seq").await;
-            let is_told = answer.status == 200 && answer.ok()["seq"] == format!("{ms}-0");
-            if is_told { Ok(()) } else { Err(answer) }
+            let is_acknowledged = answer.status == 200 && answer.ok()["seq"] == format!("{ms}-0");
+            if is_acknowledged { Ok(()) } else { Err(answer) }
         })
         .await;
     }

@@ -17,11 +17,13 @@ use spoke_tests::{
 };
 use tempfile::TempDir;
 
-use crate::ack_levels::{address, kept, one, post_until_refused, primary, redis_url, replica};
+use crate::ack_levels::{
+    address, count_stored, entry_body, post_until_refused, primary, redis_url, replica,
+};
 
 const ACK: (&str, &str) = ("ack", "replicas:1");
 
-/// A hub on a primary with one replica, which copies it over a network of the test's own.
+/// A hub on a primary with one replica. Replication goes through a proxy that can delay and cut it.
 struct Stand {
     hub: Service,
     primary: RedisServer,
@@ -60,13 +62,13 @@ async fn every_acknowledged_entry_is_on_the_replica_when_the_primary_is_lost_und
     let mut stand = Stand::start().await;
     let names = ["dev1", "dev2", "dev3", "dev4"];
     let clients = join_all(names.map(|name| stand.client(name))).await;
-    // The replica is behind all the time, and what is on its way to it is lost with the primary.
+    // The replica always lags, and entries on their way to it are lost with the primary.
     stand.network.delay(Duration::from_millis(30));
     let posting: Vec<_> =
         clients.into_iter().map(|api| tokio::spawn(post_until_refused(api))).collect();
-    eventually("each client to have been acknowledged some", PATIENCE, async || {
+    eventually("some entries of each client to be stored", PATIENCE, async || {
         for name in names {
-            let count = kept(&stand.primary, name).await;
+            let count = count_stored(&stand.primary, name).await;
             if count < 20 {
                 return Err((name, count));
             }
@@ -81,36 +83,36 @@ async fn every_acknowledged_entry_is_on_the_replica_when_the_primary_is_lost_und
 
     for (name, posting) in names.into_iter().zip(posting) {
         let acknowledged = posting.await.unwrap();
-        let kept = kept(&stand.replica, name).await;
-        assert!(kept >= acknowledged, "{name}: {acknowledged} acknowledged, {kept} kept");
+        let stored = count_stored(&stand.replica, name).await;
+        assert!(stored >= acknowledged, "{name}: {acknowledged} acknowledged, {stored} stored");
         assert!(acknowledged >= 19, "{name}: only {acknowledged} acknowledged");
     }
 }
 
 #[tokio::test]
-async fn while_the_replica_hangs_no_answer_tells_that_anything_is_kept() {
+async fn while_the_replica_hangs_no_answer_acknowledges_anything() {
     let stand = Stand::start().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one(1)).await.ok();
+    dev1.post_json("/xadd", &entry_body(1)).await.ok();
     stand.replica.pause();
-    assert_unavailable(&dev1.post_json("/xadd", &one(2)).await);
-    assert_eq!(kept(&stand.primary, "dev1").await, 2, "it is there, and only there");
+    assert_unavailable(&dev1.post_json("/xadd", &entry_body(2)).await);
+    assert_eq!(count_stored(&stand.primary, "dev1").await, 2, "the entry is on the primary");
 
-    // Each asked of a hub of its own, which has written nothing yet for a wait to cover.
+    // Each request goes to a new hub, which has no write of its own that WAIT could cover.
     let origin = json!({
         "epoch": 0, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0",
     });
     let cursor = json!({ "epoch": 0, "seq": "0-0" });
     let hello = json!({ "version": "0", "origin": origin, "cursor": cursor });
-    let gap = json!({ "epoch": 1, "after": "9-0", "entries": [one(10)] });
-    let questions = [
-        ("the entry again", Some(("/xadd", one(2)))),
-        ("an older entry", Some(("/xadd", one(1)))),
+    let gap = json!({ "epoch": 1, "after": "9-0", "entries": [entry_body(10)] });
+    let requests = [
+        ("the entry again", Some(("/xadd", entry_body(2)))),
+        ("an older entry", Some(("/xadd", entry_body(1)))),
         ("a batch past a gap", Some(("/xadd", gap))),
         ("a session", Some(("/session", hello))),
         ("the cursor", None),
     ];
-    let answers = join_all(questions.map(async |(what, body)| {
+    let answers = join_all(requests.map(async |(what, body)| {
         let (_folder, hub) = stand.another_hub().await;
         let dev1 = hub.api().with_token(dev1.token().unwrap());
         let answer = match body {
@@ -124,15 +126,15 @@ async fn while_the_replica_hangs_no_answer_tells_that_anything_is_kept() {
 
     stand.replica.resume();
     eventually_is("the entry to be acknowledged as a duplicate", 409, async || {
-        dev1.post_json("/xadd", &one(2)).await.status
+        dev1.post_json("/xadd", &entry_body(2)).await.status
     })
     .await;
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "2-0");
-    assert_eq!(kept(&stand.replica, "dev1").await, 2);
+    assert_eq!(count_stored(&stand.replica, "dev1").await, 2);
 }
 
 #[tokio::test]
-async fn what_is_kept_back_from_an_agent_stays_in_its_origin_and_arrives_once() {
+async fn unacknowledged_entries_stay_in_the_origin_and_arrive_once() {
     for transport in ["ws", "http"] {
         let primary = primary().await;
         let replica = replica(address(&primary)).await;
@@ -145,12 +147,15 @@ async fn what_is_kept_back_from_an_agent_stays_in_its_origin_and_arrives_once() 
 
         replica.pause();
         let waiting = add(&device, 100..200).await;
-        eventually_true("the agent to have been refused", async || {
+        eventually_true("the agent to be refused", async || {
             device.log().matches("connection to hub failed").count() >= 2
         })
         .await;
         assert_eq!(device.redis.hash(STATE).await["out_acked"], acknowledged);
-        assert!(device.redis.entries(OUT).await.ends_with(&waiting), "none left the origin");
+        assert!(
+            device.redis.entries(OUT).await.ends_with(&waiting),
+            "no entry was trimmed from the origin"
+        );
 
         replica.resume();
         added.extend(waiting);
@@ -170,7 +175,7 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
     let mut cloud = Cloud::start_on(primary, Settings { hub: &hub, auth: &auth }).await;
     let device = Device::start(&cloud, "dev1").await;
     let mut added = add(&device, 0..2000).await;
-    eventually_true("some to be acknowledged", async || {
+    eventually_true("some entries to be acknowledged", async || {
         device.redis.hash(STATE).await.get("out_acked").is_some_and(|seq| seq != "0-0")
     })
     .await;
@@ -183,19 +188,22 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
     network.cut();
     added.extend(add(&device, 2000..2100).await);
 
-    eventually_true("the hub to say what is missing", async || {
+    eventually_true("the hub to report the missing replica", async || {
         let ready = cloud.hub.admin().get("/readyz").await;
         ready.status == 503 && ready.text.contains("redis has 0 connected replicas")
     })
     .await;
-    eventually_true("the agent to have been refused again and again", async || {
+    eventually_true("the agent to be refused three more times", async || {
         device.log().matches("connection to hub failed").count() >= refused + 3
     })
     .await;
-    let told = device.redis.hash(STATE).await["out_acked"].clone();
-    assert_ne!(Some(&told), added.last().map(|entry| &entry.id));
-    let has = cloud.redis.entries(IN).await;
-    assert!(has.iter().any(|entry| entry.text("seq").as_deref() == Some(&told)), "{told}");
+    let acknowledged = device.redis.hash(STATE).await["out_acked"].clone();
+    assert_ne!(Some(&acknowledged), added.last().map(|entry| &entry.id));
+    let copy = cloud.redis.entries(IN).await;
+    assert!(
+        copy.iter().any(|entry| entry.text("seq").as_deref() == Some(&acknowledged)),
+        "{acknowledged}"
+    );
 
     let _second = replica(address(&cloud.redis)).await;
     device.carried_both_ways(&cloud).await;
@@ -204,27 +212,27 @@ async fn after_a_failover_nothing_is_acknowledged_before_the_new_primary_has_a_r
 }
 
 #[tokio::test]
-async fn a_hub_whose_replica_comes_late_waits_says_so_and_goes_on() {
+async fn a_hub_without_a_replica_waits_reports_it_and_continues_once_one_connects() {
     let primary = primary().await;
     let token = admit(&primary, "dev1").await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut hub = Service::start(Kind::Hub, &primary.url(), &[ACK], folder.path()).await;
     let dev1 = hub.api().with_token(&token);
-    eventually_true("the hub to say what is missing", async || {
+    eventually_true("the hub to report the missing replica", async || {
         let ready = hub.admin().get("/readyz").await;
         ready.status == 503 && ready.text.contains("redis has 0 connected replicas")
     })
     .await;
-    // Longer than any patience that ends with an exit.
+    // Longer than any start-up timeout after which the hub would exit.
     throughout("the hub waits", Duration::from_secs(12), Some(503), async || {
         (hub.process().exit().is_none()).then_some(hub.admin().get("/readyz").await.status)
     })
     .await;
-    assert_unavailable(&dev1.post_json("/xadd", &one(1)).await);
+    assert_unavailable(&dev1.post_json("/xadd", &entry_body(1)).await);
 
     let _replica = replica(address(&primary)).await;
     hub.ready().await;
-    dev1.post_json("/xadd", &one(1)).await.ok();
+    dev1.post_json("/xadd", &entry_body(1)).await.ok();
     let log = hub.log();
     for (message, times) in
         [("acknowledgement level not reached", 1), ("acknowledgement level reached again", 1)]
@@ -241,22 +249,22 @@ async fn a_hub_that_starts_before_its_redis_acknowledges_nothing_below_its_level
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut hub = Service::start(Kind::Hub, &primary.url(), &[ACK], folder.path()).await;
     let dev1 = hub.api().with_token(&token);
-    assert_unavailable(&dev1.post_json("/xadd", &one(1)).await);
+    assert_unavailable(&dev1.post_json("/xadd", &entry_body(1)).await);
 
     primary.restart().await;
-    eventually_true("the hub to say what is missing", async || {
+    eventually_true("the hub to report the missing replica", async || {
         hub.admin().get("/readyz").await.text.contains("redis has 0 connected replicas")
     })
     .await;
-    assert_unavailable(&dev1.post_json("/xadd", &one(1)).await);
-    assert_eq!(kept(&primary, "dev1").await, 0, "nothing is even written");
+    assert_unavailable(&dev1.post_json("/xadd", &entry_body(1)).await);
+    assert_eq!(count_stored(&primary, "dev1").await, 0, "the entry is not written either");
 
     let _replica = replica(address(&primary)).await;
     hub.ready().await;
-    dev1.post_json("/xadd", &one(1)).await.ok();
+    dev1.post_json("/xadd", &entry_body(1)).await.ok();
     let status = hub.terminate().await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(!hub.log().contains("shutdown timed out"), "who commits ends with the rest");
+    assert!(!hub.log().contains("shutdown timed out"), "the commit task ends with the others");
 }
 
 async fn add(device: &Device, numbers: std::ops::Range<usize>) -> Vec<Stored> {

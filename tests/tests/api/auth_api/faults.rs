@@ -1,4 +1,4 @@
-//! Auth when its Redis is in trouble, when it is told to end, and when it is spoken to badly.
+//! Auth when its Redis fails, when it shuts down, and when requests are malformed.
 
 use spoke_tests::{
     cloud::one_time_code,
@@ -8,7 +8,7 @@ use spoke_tests::{
 use crate::auth_api::{SECRET, auth, auth_with_device, log_in, provision_now, register, token};
 
 #[tokio::test]
-async fn while_redis_is_gone_everything_is_503_and_then_goes_on_by_itself() {
+async fn auth_answers_503_while_redis_is_down_and_recovers_automatically() {
     let mut stand = auth_with_device(&[]).await;
     let api = stand.api();
     let token = token(&api).await;
@@ -25,7 +25,11 @@ async fn while_redis_is_gone_everything_is_503_and_then_goes_on_by_itself() {
     }
     let admin = stand.service.admin();
     assert_eq!(admin.get("/readyz").await.status, 503);
-    assert_eq!(admin.get("/healthz").await.status, 200, "it lives, and a restart mends nothing");
+    assert_eq!(
+        admin.get("/healthz").await.status,
+        200,
+        "auth is alive, and a restart would not help"
+    );
 
     stand.redis.restart().await;
     stand.service.ready().await;
@@ -36,7 +40,7 @@ async fn while_redis_is_gone_everything_is_503_and_then_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_more_writes_is_503_and_not_a_wrong_code() {
+async fn a_full_redis_gives_503_and_does_not_use_up_the_code() {
     let stand = auth().await;
     provision_now(&stand.redis, "dev1").await;
     stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -48,18 +52,18 @@ async fn a_redis_that_takes_no_more_writes_is_503_and_not_a_wrong_code() {
 }
 
 #[tokio::test]
-async fn a_login_in_hand_is_finished_on_sigterm_and_the_exit_code_is_0() {
-    // A core is busy for a second or so, long enough to send the signal meanwhile.
+async fn a_login_in_progress_is_finished_on_sigterm_and_the_exit_code_is_0() {
+    // The login keeps a core busy for about a second, long enough to send the signal meanwhile.
     let mut stand = auth_with_device(&[("bcrypt_cost", "13"), ("bcrypt_workers", "1")]).await;
     let (api, admin) = (stand.api(), stand.service.admin());
     let login = tokio::spawn(async move { log_in(&api, "dev1", SECRET).await });
-    eventually("a login in hand", PATIENCE, async || {
+    eventually("a login in progress", PATIENCE, async || {
         assert!(!login.is_finished(), "the login was over before the signal");
         let metrics = admin.get("/metrics").await.text;
-        let in_hand = metrics.lines().any(|line| {
+        let in_progress = metrics.lines().any(|line| {
             line.contains("bcrypt_in_hand") && line.ends_with(" 1") && !line.starts_with('#')
         });
-        in_hand.then_some(()).ok_or(metrics)
+        in_progress.then_some(()).ok_or(metrics)
     })
     .await;
 
@@ -70,7 +74,7 @@ async fn a_login_in_hand_is_finished_on_sigterm_and_the_exit_code_is_0() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_does_not_keep_it_from_ending() {
+async fn an_idle_connection_does_not_delay_shutdown() {
     let mut stand = auth().await;
     let idle = tokio::net::TcpStream::connect(stand.service.address()).await.unwrap();
     let begun = std::time::Instant::now();
@@ -81,7 +85,7 @@ async fn an_idle_connection_does_not_keep_it_from_ending() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused_in_the_same_form() {
+async fn unknown_paths_and_wrong_methods_get_the_usual_error_body() {
     let stand = auth().await;
     let api = stand.api();
     for path in ["/", "/nothing", "/metrics", "/healthz", "/readyz", "/login/", "/%00"] {
@@ -93,7 +97,7 @@ async fn what_is_not_there_is_refused_in_the_same_form() {
 }
 
 #[tokio::test]
-async fn health_and_figures_are_on_the_admin_listener() {
+async fn health_and_metrics_are_on_the_admin_listener() {
     let stand = auth_with_device(&[]).await;
     let admin = stand.service.admin();
     assert_eq!(admin.get("/healthz").await.status, 200);
@@ -101,11 +105,11 @@ async fn health_and_figures_are_on_the_admin_listener() {
     let metrics = admin.get("/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("/register"), "the registration was counted: {metrics:?}");
-    assert!(!metrics.text.contains("dev1"), "a client is no label: {metrics:?}");
+    assert!(!metrics.text.contains("dev1"), "client names are not labels: {metrics:?}");
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served() {
+async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let slow = tokio::spawn({
@@ -113,25 +117,25 @@ async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served(
         async move { api.raw(b"POST /login HTTP/1.1\r\nHost: x\r\nX-Slow: ").await }
     });
     assert_eq!(log_in(&api, "dev1", SECRET).await.status, 200);
-    eventually_true("the slow one to be cut off", async || slow.is_finished()).await;
+    eventually_true("the slow connection to be cut off", async || slow.is_finished()).await;
     assert!(!slow.await.unwrap().contains("200 OK"));
 }
 
 #[tokio::test]
-async fn noise_is_refused_or_closed_and_does_no_harm() {
+async fn malformed_bytes_are_refused_or_closed_and_do_no_harm() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
-    for noise in [
+    for malformed in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"GET\r\n\r\n",
         b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n",
         b"*1\r\n$8\r\nFLUSHALL\r\n",
     ] {
-        let mut bytes = noise.to_vec();
+        let mut bytes = malformed.to_vec();
         bytes.extend(b"\r\n\r\n");
         let answer = api.raw(&bytes).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{noise:?}: {answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{malformed:?}: {answer}");
     }
     assert_eq!(log_in(&api, "dev1", SECRET).await.status, 200);
 }

@@ -18,7 +18,7 @@ use crate::auth_api::{
 const KEY: &str = "spoke-auth:client:dev1:h";
 
 #[tokio::test]
-async fn a_device_registers_by_the_contracts_own_line_and_can_log_in() {
+async fn a_device_provisioned_with_the_contracts_redis_command_registers_and_logs_in() {
     let stand = auth().await;
     let line = [
         "HSET",
@@ -34,7 +34,7 @@ async fn a_device_registers_by_the_contracts_own_line_and_can_log_in() {
 
     assert_eq!(answer.status, 200, "{answer:?}");
     let stored = stand.redis.hash(KEY).await;
-    assert!(!stored.contains_key("regDeadline"), "registering is once only: {stored:?}");
+    assert!(!stored.contains_key("regDeadline"), "a client can register only once: {stored:?}");
     assert!(stored["secret"].starts_with("$2b$04$"), "the secret is stored as bcrypt: {stored:?}");
     let registered_at: u64 = stored["registeredAt"].parse().unwrap();
     assert!(registered_at.abs_diff(now_ms()) < 60_000, "{stored:?}");
@@ -42,18 +42,18 @@ async fn a_device_registers_by_the_contracts_own_line_and_can_log_in() {
 }
 
 #[tokio::test]
-async fn a_code_of_the_step_before_or_after_is_taken_and_no_other() {
+async fn a_code_one_step_off_is_accepted_and_one_three_steps_off_is_not() {
     for (steps, status) in [(-3, 403), (-1, 200), (1, 200), (3, 403)] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
-        // Should this very moment be the border of two steps, they are still apart as meant.
+        // Even if the time step changes during the test, the verdicts stay the same.
         let answer = register(&stand.api(), "dev1", SECRET, &one_time_code(steps)).await;
         assert_eq!(answer.status, status, "{steps} steps from now: {answer:?}");
     }
 }
 
 #[tokio::test]
-async fn every_refusal_says_the_same() {
+async fn all_refused_registrations_get_the_same_answer() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["wrong-code", "taken", "revoked", "used"] {
@@ -78,16 +78,16 @@ async fn every_refusal_says_the_same() {
     for answer in &answers {
         assert_eq!(answer.refusal(), (403, "refused".to_owned()), "{answer:?}");
     }
-    let seen: BTreeSet<_> = answers.iter().map(|answer| &answer.text).collect();
-    assert_eq!(seen.len(), 1, "an outsider can tell them apart: {seen:?}");
+    let bodies: BTreeSet<_> = answers.iter().map(|answer| &answer.text).collect();
+    assert_eq!(bodies.len(), 1, "a caller can tell the answers apart: {bodies:?}");
     let headers = |i: usize| answers[i].headers.keys().map(ToString::to_string).collect::<Vec<_>>();
     for i in 1..answers.len() {
-        assert_eq!(headers(i), headers(0), "an outsider can tell number {i} apart");
+        assert_eq!(headers(i), headers(0), "a caller can tell answer {i} apart");
     }
 }
 
 #[tokio::test]
-async fn a_code_is_accepted_once_even_when_the_operator_opens_the_door_again() {
+async fn a_used_code_is_refused_even_after_the_client_is_provisioned_again() {
     let stand = auth_with_device(&[]).await;
     let step = stand.redis.hash(KEY).await["otpStep"].parse::<u64>().unwrap();
     let used = one_time_code(step as i64 - (now_ms() / 30_000) as i64);
@@ -98,11 +98,11 @@ async fn a_code_is_accepted_once_even_when_the_operator_opens_the_door_again() {
     let next = register(&stand.api(), "dev1", SECRET, &one_time_code(1)).await;
 
     assert_eq!(again.refusal(), (403, "refused".to_owned()));
-    assert_eq!(next.status, 200, "the next code is another: {next:?}");
+    assert_eq!(next.status, 200, "the next code is a new one: {next:?}");
 }
 
 #[tokio::test]
-async fn of_twenty_registrations_at_once_one_succeeds() {
+async fn one_of_twenty_concurrent_registrations_succeeds() {
     let stand = auth().await;
     let api = stand.api();
     provision_now(&stand.redis, "dev1").await;
@@ -124,12 +124,12 @@ async fn of_twenty_registrations_at_once_one_succeeds() {
 }
 
 #[tokio::test]
-async fn the_same_secret_again_succeeds_within_the_deadlines_window_and_changes_nothing() {
+async fn registering_the_same_secret_again_before_the_deadline_changes_nothing() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let before = stand.redis.hash(KEY).await;
 
-    // The code of the first try is all that a device which missed the answer has.
+    // A device that missed the answer has only the code of its first try.
     let again = register(&api, "dev1", SECRET, &one_time_code(0)).await;
     let other = register(&api, "dev1", "another-secret-of-some-length", &one_time_code(1)).await;
 
@@ -142,16 +142,16 @@ async fn the_same_secret_again_succeeds_within_the_deadlines_window_and_changes_
     assert_eq!(late.refusal(), (403, "refused".to_owned()), "the window is closed");
 }
 
-/// When the client registered, ms since 1970, as its hash says.
+/// The time of registration in the client's hash, in ms since 1970.
 async fn registered_at(stand: &Stand) -> u64 {
-    stand.redis.hash(KEY).await["registeredAt"].parse().expect("it is a number")
+    stand.redis.hash(KEY).await["registeredAt"].parse().expect("registeredAt is a number")
 }
 
 #[tokio::test]
-async fn a_registration_of_a_new_secret_is_later_than_any_before_whatever_the_clock_says() {
+async fn registered_at_increases_with_each_new_secret_even_if_the_clock_goes_back() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
-    // A clock that was an hour ahead when the client registered, and has been set right since.
+    // The clock was an hour ahead when the client registered, and is right now.
     let ahead = now_ms() + HOUR_MS;
     stand.redis.command::<()>(&["HSET", KEY, "registeredAt", &ahead.to_string()]).await;
     stand.command(&["revoke", "dev1"]).await.done();
@@ -166,22 +166,22 @@ async fn a_registration_of_a_new_secret_is_later_than_any_before_whatever_the_cl
     stand.redis.command::<()>(&["HDEL", KEY, "secret"]).await;
     provision_now(&stand.redis, "dev1").await;
     assert_eq!(register(&api, "dev1", SECRET, &one_time_code(1)).await.status, 200);
-    assert_eq!(registered_at(&stand).await, ahead + 2, "after a hand");
+    assert_eq!(registered_at(&stand).await, ahead + 2, "after the secret was deleted by hand");
 }
 
 #[tokio::test]
-async fn a_time_of_registration_that_is_none_counts_as_absent() {
-    for odd in ["", "soon", "-1", "1e300", "18446744073709551615", "9007199254740993"] {
+async fn an_invalid_registered_at_counts_as_absent() {
+    for invalid in ["", "soon", "-1", "1e300", "18446744073709551615", "9007199254740993"] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
-        stand.redis.command::<()>(&["HSET", KEY, "registeredAt", odd]).await;
+        stand.redis.command::<()>(&["HSET", KEY, "registeredAt", invalid]).await;
         assert_eq!(register(&stand.api(), "dev1", SECRET, &one_time_code(0)).await.status, 200);
-        assert!(registered_at(&stand).await.abs_diff(now_ms()) < 60_000, "{odd:?}");
+        assert!(registered_at(&stand).await.abs_diff(now_ms()) < 60_000, "{invalid:?}");
     }
 }
 
 #[tokio::test]
-async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
+async fn a_session_belongs_to_its_registration_and_ends_with_the_next_one() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let session_of = |token: &str| session_key("spoke-auth", &digest(token));
@@ -192,7 +192,7 @@ async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
     for token in [&logged_in, &refreshed] {
         assert_eq!(stand.redis.hash(&session_of(token)).await["registeredAt"], first);
     }
-    // By hand, so that nobody ends the sessions, and with their list gone.
+    // By hand, so that no command ends the sessions, and with their list deleted.
     stand.redis.command::<()>(&["DEL", "spoke-auth:client:dev1:sessions:z"]).await;
     stand.redis.command::<()>(&["HDEL", KEY, "secret"]).await;
     provision_now(&stand.redis, "dev1").await;
@@ -200,14 +200,18 @@ async fn a_session_bears_its_registration_and_ends_with_the_next_one() {
     assert_eq!(register(&api, "dev1", other, &one_time_code(1)).await.status, 200);
 
     let old = api.with_token(&refreshed).post("/refresh").await;
-    assert_eq!(old.refusal(), (401, "no-session".to_owned()), "it is of an earlier registration");
+    assert_eq!(
+        old.refusal(),
+        (401, "no-session".to_owned()),
+        "the session is of an earlier registration"
+    );
     let new = session_token(&log_in(&api, "dev1", other).await.ok());
     let second: u64 = stand.redis.hash(&session_of(&new)).await["registeredAt"].parse().unwrap();
     assert!(second > first.parse().unwrap(), "{second} is not later than {first}");
 }
 
 #[tokio::test]
-async fn a_refusal_tells_the_time_so_that_a_device_with_a_wrong_clock_can_try_again() {
+async fn a_refusal_has_a_date_header_so_that_a_device_with_a_wrong_clock_can_retry() {
     let stand = auth().await;
     let answer = register(&stand.api(), "dev1", SECRET, "000000").await;
     let date = answer.header("date").expect("a refusal has a date");
@@ -216,7 +220,7 @@ async fn a_refusal_tells_the_time_so_that_a_device_with_a_wrong_clock_can_try_ag
 }
 
 #[tokio::test]
-async fn a_malformed_body_is_told_which_field_and_never_what_was_in_it() {
+async fn a_malformed_registration_is_refused_with_the_field_name_but_not_its_value() {
     let stand = auth().await;
     let good = json!({ "client": "dev1", "secret": SECRET, "otp": "123456" });
     let with = |field: &str, value: Value| {
@@ -224,7 +228,7 @@ async fn a_malformed_body_is_told_which_field_and_never_what_was_in_it() {
         body[field] = value;
         body
     };
-    let instead = |field: &str, value: Value| {
+    let instead_of_otp = |field: &str, value: Value| {
         let mut body = with(field, value);
         body.as_object_mut().unwrap().remove("otp");
         body
@@ -252,20 +256,20 @@ async fn a_malformed_body_is_told_which_field_and_never_what_was_in_it() {
         ("otp", with("otp", json!("12345a"))),
         ("otp", with("otp", json!(123456))),
         ("proof", with("proof", json!("0".repeat(64)))),
-        ("proof", instead("proof", json!("0".repeat(63)))),
-        ("proof", instead("proof", json!("A".repeat(64)))),
-        ("proof", instead("proof", json!(7))),
+        ("proof", instead_of_otp("proof", json!("0".repeat(63)))),
+        ("proof", instead_of_otp("proof", json!("A".repeat(64)))),
+        ("proof", instead_of_otp("proof", json!(7))),
     ];
     for (field, body) in table {
         let answer = stand.api().post_json("/register", &body).await;
         assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{body}");
         assert!(answer.message().contains(field), "{body}: {answer:?}");
-        assert!(!answer.text.contains("ssss"), "a secret came back: {answer:?}");
+        assert!(!answer.text.contains("ssss"), "the answer contains a secret: {answer:?}");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_object_of_texts_is_refused() {
+async fn a_malformed_unsupported_or_oversized_body_is_refused() {
     let stand = auth().await;
     let api = stand.api();
     for body in ["", "{", "[]", "null", "\"dev1\"", "{\"client\":"] {
@@ -283,11 +287,11 @@ async fn a_body_that_is_no_object_of_texts_is_refused() {
 }
 
 #[tokio::test]
-async fn a_form_does_as_well_as_json() {
+async fn a_form_body_works_as_well_as_json() {
     let stand = auth().await;
     let api = stand.api();
     provision_now(&stand.redis, "dev1").await;
-    // Percent signs and plus signs are what forms are told wrong by.
+    // Percent and plus signs are what form decoders get wrong.
     let secret = "per%cent+plus&and=equals ten";
     let encoded = "per%25cent%2Bplus%26and%3Dequals+ten";
     let kind = "application/x-www-form-urlencoded";
@@ -298,11 +302,11 @@ async fn a_form_does_as_well_as_json() {
 
     assert_eq!(registered.status, 200, "{registered:?}");
     assert_eq!(by_form.status, 200, "{by_form:?}");
-    assert_eq!(log_in(&api, "dev1", secret).await.status, 200, "the secret arrived as it was");
+    assert_eq!(log_in(&api, "dev1", secret).await.status, 200, "the secret arrived unchanged");
 }
 
 #[tokio::test]
-async fn secrets_of_24_and_of_72_bytes_are_taken_and_every_byte_of_them_counts() {
+async fn secrets_of_24_and_72_bytes_are_accepted_and_every_byte_counts() {
     let stand = auth().await;
     let api = stand.api();
     for (client, length) in [("short", 24), ("long", 72)] {
@@ -319,7 +323,7 @@ async fn secrets_of_24_and_of_72_bytes_are_taken_and_every_byte_of_them_counts()
 }
 
 #[tokio::test]
-async fn the_longest_name_of_a_client_registers() {
+async fn a_client_with_the_longest_name_registers() {
     let stand = auth().await;
     let name = format!("A{}", "._-z".repeat(16)).chars().take(64).collect::<String>();
     provision_now(&stand.redis, &name).await;
@@ -327,12 +331,12 @@ async fn the_longest_name_of_a_client_registers() {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` in ms since 1970.
+/// Converts a date such as `Sun, 06 Nov 1994 08:49:37 GMT` to ms since 1970.
 fn httpdate_ms(text: &str) -> u64 {
     let parts: Vec<_> = text.split([' ', ':']).collect();
     let number = |i: usize| parts[i].parse::<u64>().expect("a date has numbers");
     let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(parts[2]).expect("a month") as u64 / 3;
-    // Days by the civil calendar, years beginning in March.
+    // Days by the civil calendar, with years that begin in March.
     let (year, month) =
         if month > 1 { (number(3), month - 2) } else { (number(3) - 1, month + 10) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + number(1);

@@ -1,4 +1,4 @@
-//! `POST /rotate`: a next secret beside the present one, until it is used.
+//! `POST /rotate`: a next secret is valid beside the current one until it is used.
 
 use serde_json::json;
 use spoke_tests::{
@@ -22,19 +22,22 @@ async fn rotate(api: &Api, secret: &str, next: &str) -> Answer {
 async fn has_next(stand: &Stand) -> bool {
     let stored = stand.redis.hash(KEY).await;
     assert_eq!(stored.contains_key("nextSecret"), stored.contains_key("nextTag"));
-    assert!(stored.values().all(|value| value != NEXT), "it is stored as it is: {stored:?}");
+    assert!(
+        stored.values().all(|value| value != NEXT),
+        "the secret is stored in plain text: {stored:?}"
+    );
     stored.contains_key("nextSecret")
 }
 
 #[tokio::test]
-async fn both_secrets_are_good_until_the_next_one_is_used_and_then_only_that() {
+async fn both_secrets_are_valid_until_the_next_one_is_used_then_only_that_one() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let before = token(&api).await;
     for _ in 0..2 {
         rotate(&api, SECRET, NEXT).await.ok();
         log_in(&api, "dev1", SECRET).await.ok();
-        assert!(has_next(&stand).await, "the present one changes nothing");
+        assert!(has_next(&stand).await, "a login with the current secret changes nothing");
     }
     assert_eq!(api.with_token(&before).post("/refresh").await.status, 200);
 
@@ -44,17 +47,13 @@ async fn both_secrets_are_good_until_the_next_one_is_used_and_then_only_that() {
     assert_eq!(log_in(&api, "dev1", SECRET).await.refusal(), (401, "refused".to_owned()));
     log_in(&api, "dev1", NEXT).await.ok();
     let old = api.with_token(&before).post("/refresh").await;
-    assert_eq!(
-        old.refusal(),
-        (401, "no-session".to_owned()),
-        "what was open with the old one ends"
-    );
+    assert_eq!(old.refusal(), (401, "no-session".to_owned()), "sessions of the old secret end");
     assert_eq!(api.with_token(&after).post("/refresh").await.status, 200);
     assert_eq!(rotate(&api, SECRET, NEXT).await.refusal(), (401, "refused".to_owned()));
 }
 
 #[tokio::test]
-async fn a_next_secret_that_was_not_used_gives_way_to_another() {
+async fn an_unused_next_secret_is_replaced_by_a_newer_one() {
     let stand = auth_with_device(&[]).await;
     let other = "another-secret-to-come-after-all";
     rotate(&stand.api(), SECRET, other).await.ok();
@@ -64,7 +63,7 @@ async fn a_next_secret_that_was_not_used_gives_way_to_another() {
 }
 
 #[tokio::test]
-async fn who_does_not_know_the_secret_tells_no_next_one() {
+async fn rotating_without_the_current_secret_is_refused() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     let wrong = "not-the-secret-but-long-enough-x";
@@ -78,7 +77,7 @@ async fn who_does_not_know_the_secret_tells_no_next_one() {
 }
 
 #[tokio::test]
-async fn a_revoked_client_and_one_provisioned_again_have_no_next_secret() {
+async fn revoking_or_provisioning_again_removes_the_next_secret() {
     let stand = auth_with_device(&[]).await;
     rotate(&stand.api(), SECRET, NEXT).await.ok();
     stand.command(&["revoke", "dev1"]).await.done();

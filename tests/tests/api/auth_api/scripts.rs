@@ -1,5 +1,5 @@
-//! Auth's scripts, each with extreme arguments and on keys that are not as they should be: nothing is rolled
-//! back in Redis, so a script that fails must not have written anything.
+//! Auth's scripts, each with extreme arguments and on unexpected keys. Redis rolls nothing back, so a script
+//! that fails must not have written anything.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -13,7 +13,7 @@ const LIVE: &str = "spoke-auth:session:live:h";
 const NEW: &str = "spoke-auth:session:new:h";
 const COUNT: &str = "spoke-auth:wrong-codes";
 
-/// Each script with keys and arguments with which it does its work.
+/// Each script with keys and arguments with which it succeeds.
 const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
     ("attempt", &[CLIENT, COUNT], &["1000", "100", "1000", "1", "60000", "otpSecret", "secret"]),
     ("extend", &[CLIENT], &["2000000000000"]),
@@ -27,7 +27,7 @@ const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
     ("rotate", &[CLIENT], &["hash", "next", "abcd"]),
 ];
 
-/// What a number may be told as, and what no number is.
+/// Numbers at the limits, in unusual notations, and texts that are not numbers.
 const EXTREME: [&str; 14] = [
     "",
     "-1",
@@ -50,11 +50,11 @@ fn folder() -> &'static Path {
 }
 
 fn source(name: &str) -> String {
-    let read = |name: &str| fs::read_to_string(folder().join(name)).expect("the script is there");
+    let read = |name: &str| fs::read_to_string(folder().join(name)).expect("the script exists");
     [CLIENT_LUA, &read("sessions.lua"), &read(&format!("{name}.lua"))].concat()
 }
 
-/// A client that waits to register, or has.
+/// Creates a client that is registered, or that has yet to register.
 async fn prepare(redis: &RedisServer, is_registered: bool) {
     redis.command::<()>(&["FLUSHALL"]).await;
     redis.command::<()>(&["HSET", CLIENT, "otpSecret", "otp", "registeredAt", "5"]).await;
@@ -70,13 +70,13 @@ async fn prepare(redis: &RedisServer, is_registered: bool) {
     redis.command::<()>(&["ZADD", LIST, "9999999999999", LIVE]).await;
 }
 
-/// All keys with what they hold, and whether they end.
+/// All keys with their content and whether they expire.
 async fn snapshot(redis: &RedisServer) -> BTreeMap<String, (Vec<u8>, bool)> {
     let mut all = BTreeMap::new();
     for key in redis.command::<Vec<String>>(&["KEYS", "*"]).await {
         let dump = redis.command::<Vec<u8>>(&["DUMP", &key]).await;
-        let ends = redis.command::<i64>(&["PTTL", &key]).await > 0;
-        all.insert(key, (dump, ends));
+        let expires = redis.command::<i64>(&["PTTL", &key]).await > 0;
+        all.insert(key, (dump, expires));
     }
     all
 }
@@ -92,8 +92,8 @@ async fn run(
     eval.query_async(&mut redis.another_connection().await).await
 }
 
-/// Runs it and sees that it wrote nothing if it failed. Whether it did not fail.
-async fn is_sound(redis: &RedisServer, name: &str, keys: &[&str], arguments: &[&str]) -> bool {
+/// Runs a script and checks that it wrote nothing if it failed. Returns whether it succeeded.
+async fn run_checked(redis: &RedisServer, name: &str, keys: &[&str], arguments: &[&str]) -> bool {
     let before = snapshot(redis).await;
     let result = run(redis, name, keys, arguments).await;
     if let Err(error) = &result {
@@ -104,20 +104,20 @@ async fn is_sound(redis: &RedisServer, name: &str, keys: &[&str], arguments: &[&
 }
 
 #[test]
-fn every_script_is_tried_here() {
-    let mut there: Vec<_> = fs::read_dir(folder())
-        .expect("the folder is there")
+fn every_script_is_covered_here() {
+    let mut scripts: Vec<_> = fs::read_dir(folder())
+        .expect("the folder exists")
         .filter_map(|entry| {
             entry.ok()?.file_name().to_str()?.strip_suffix(".lua").map(str::to_owned)
         })
         .filter(|name| name != "sessions")
         .collect();
-    there.sort_unstable();
-    assert_eq!(there, SCRIPTS.map(|(name, ..)| name));
+    scripts.sort_unstable();
+    assert_eq!(scripts, SCRIPTS.map(|(name, ..)| name));
 }
 
 #[tokio::test]
-async fn every_script_does_its_work_with_good_arguments() {
+async fn every_script_works_with_valid_arguments() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         let is_registered = ["login", "refresh", "rotate", "logout", "revoke"].contains(&name);
@@ -129,7 +129,7 @@ async fn every_script_does_its_work_with_good_arguments() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_an_extreme_argument_has_written_nothing() {
+async fn a_script_that_fails_on_an_extreme_argument_writes_nothing() {
     let redis = RedisServer::start().await;
     let huge = "9".repeat(100_000);
     let mut failed = 0;
@@ -140,23 +140,20 @@ async fn a_script_that_fails_for_an_extreme_argument_has_written_nothing() {
                     prepare(&redis, is_registered).await;
                     let mut arguments = arguments.to_vec();
                     arguments[at] = extreme;
-                    failed += usize::from(!is_sound(&redis, name, keys, &arguments).await);
+                    failed += usize::from(!run_checked(&redis, name, keys, &arguments).await);
                 }
             }
             for count in 0..arguments.len() {
                 prepare(&redis, is_registered).await;
-                is_sound(&redis, name, keys, &arguments[..count]).await;
+                run_checked(&redis, name, keys, &arguments[..count]).await;
             }
         }
     }
-    assert!(
-        failed > 100,
-        "only {failed} failed: the arguments are not what this test takes them for"
-    );
+    assert!(failed > 100, "only {failed} failed: the arguments are less extreme than expected");
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
+async fn a_script_that_fails_on_a_key_of_another_type_writes_nothing() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         for key in keys {
@@ -165,7 +162,7 @@ async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
                     prepare(&redis, is_registered).await;
                     redis.command::<()>(&["DEL", key]).await;
                     redis.command::<()>(other).await;
-                    is_sound(&redis, name, keys, arguments).await;
+                    run_checked(&redis, name, keys, arguments).await;
                 }
             }
         }
@@ -173,7 +170,7 @@ async fn a_script_that_fails_for_a_key_of_another_type_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
+async fn a_script_that_fails_on_a_field_edited_by_hand_writes_nothing() {
     let redis = RedisServer::start().await;
     let fields =
         ["regDeadline", "registeredAt", "otpStep", "wrongCodes", "wrongCodesUntil", "disabled"];
@@ -183,7 +180,7 @@ async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
                 for extreme in EXTREME {
                     prepare(&redis, is_registered).await;
                     redis.command::<()>(&["HSET", CLIENT, field, extreme]).await;
-                    is_sound(&redis, name, keys, arguments).await;
+                    run_checked(&redis, name, keys, arguments).await;
                 }
             }
         }
@@ -191,7 +188,7 @@ async fn a_script_that_fails_for_a_field_written_by_hand_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_full_takes_no_half_of_a_script() {
+async fn a_script_on_a_full_redis_writes_everything_or_nothing() {
     let redis = RedisServer::start().await;
     for (name, keys, arguments) in SCRIPTS {
         for is_registered in [false, true] {
@@ -201,7 +198,7 @@ async fn a_redis_that_is_full_takes_no_half_of_a_script() {
                 redis.command::<()>(&rotating).await;
             }
             redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-            is_sound(&redis, name, keys, arguments).await;
+            run_checked(&redis, name, keys, arguments).await;
             redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Who comes too often waits; who is slow to serve does not make others wait for ever.
+//! Throttling of frequent requests, and a full bcrypt pool.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::auth_api::{
 const OTHER: &str = "another-secret-of-some-length";
 
 #[tokio::test]
-async fn a_client_that_logs_in_too_often_is_told_when_to_come_back() {
+async fn a_client_that_logs_in_too_often_gets_429_with_retry_after() {
     let settings = [("throttle.login_burst", "3"), ("throttle.login_per_minute", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api();
@@ -28,7 +28,7 @@ async fn a_client_that_logs_in_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn wrong_codes_that_come_too_often_are_told_when_to_come_back_and_the_right_one_passes() {
+async fn too_many_wrong_codes_are_throttled_and_the_right_code_is_accepted() {
     let settings = [("throttle.register_burst", "2"), ("throttle.register_per_minute", "1")];
     let stand = auth_with(&settings).await;
     provision_now(&stand.redis, "dev1").await;
@@ -41,7 +41,7 @@ async fn wrong_codes_that_come_too_often_are_told_when_to_come_back_and_the_righ
 }
 
 #[tokio::test]
-async fn an_address_that_comes_too_often_is_told_when_to_come_back_whoever_it_names() {
+async fn an_address_is_throttled_whichever_clients_it_names() {
     let settings = [("throttle.address_burst", "5"), ("throttle.address_per_minute", "1")];
     let stand = auth_with(&settings).await;
     for i in 0..5 {
@@ -53,27 +53,31 @@ async fn an_address_that_comes_too_often_is_told_when_to_come_back_whoever_it_na
 }
 
 #[tokio::test]
-async fn failed_logins_bar_the_way_longer_and_longer() {
+async fn repeated_failed_logins_are_throttled_but_the_right_secret_is_accepted() {
     let stand = auth_with_device(&[("throttle.failures_free", "2")]).await;
     let api = stand.api();
-    let mut barred = None;
+    let mut throttled = None;
     for _ in 0..10 {
         let answer = log_in(&api, "dev1", OTHER).await;
         if answer.status == 429 {
-            barred = Some(answer);
+            throttled = Some(answer);
             break;
         }
     }
-    let barred = barred.expect("ten wrong secrets in a row go through");
-    assert_eq!(barred.refusal(), (429, "throttled".to_owned()));
+    let throttled = throttled.expect("one of ten wrong secrets is throttled");
+    assert_eq!(throttled.refusal(), (429, "throttled".to_owned()));
     let right = log_in(&api, "dev1", SECRET).await;
-    assert_eq!(right.status, 200, "whoever guesses does not keep the device out: {right:?}");
-    assert_eq!(log_in(&api, "dev1", OTHER).await.status, 429, "nor does it clear the guesser");
+    assert_eq!(right.status, 200, "guesses do not lock out the device: {right:?}");
+    assert_eq!(
+        log_in(&api, "dev1", OTHER).await.status,
+        429,
+        "the device's login does not reset the throttling of wrong secrets"
+    );
     assert_eq!(log_in(&api, "dev2", OTHER).await.status, 401, "another client is served");
 }
 
 #[tokio::test]
-async fn a_full_pool_answers_at_once_and_a_refresh_passes_by_it() {
+async fn a_full_bcrypt_pool_answers_busy_at_once_and_refreshes_bypass_it() {
     let settings = [("bcrypt_cost", "11"), ("bcrypt_workers", "1"), ("bcrypt_queue", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api();
@@ -102,7 +106,7 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
     let api = stand.api();
     provision_now(&stand.redis, "waiting").await;
     let wrong = wrong_code();
-    let visits = [
+    let requests = [
         ("a login with a wrong secret", "dev1", None),
         ("a login of an unknown client", "nobody", None),
         ("a login before registering", "waiting", None),
@@ -110,11 +114,11 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
         ("a registration with a wrong code", "waiting", Some(&wrong)),
         ("a registration of a known client", "dev1", Some(&wrong)),
     ];
-    // The fastest of many, in turns: what other processes take away makes a visit slower, never
-    // faster, and it comes and goes.
+    // The fastest of many, in turns: other processes can only make a request slower, and their
+    // load comes and goes.
     let mut fastest = [Duration::MAX; 6];
     for _ in 0..12 {
-        for ((_, client, code), fastest) in visits.iter().zip(&mut fastest) {
+        for ((_, client, code), fastest) in requests.iter().zip(&mut fastest) {
             let begun = Instant::now();
             match code {
                 None => log_in(&api, client, OTHER).await,
@@ -125,7 +129,7 @@ async fn an_unknown_client_costs_the_same_time_as_a_wrong_secret() {
     }
     let known = fastest[0];
     assert!(known > Duration::from_millis(10), "bcrypt was not run: {known:?}");
-    for ((what, ..), time) in visits.iter().zip(fastest) {
+    for ((what, ..), time) in requests.iter().zip(fastest) {
         let ratio = time.as_secs_f64() / known.as_secs_f64();
         assert!((0.6..1.7).contains(&ratio), "{what} takes {time:?}, a wrong secret {known:?}");
     }

@@ -14,7 +14,7 @@ async fn with_admin(cloud: &Cloud) -> Device {
 }
 
 #[tokio::test]
-async fn status_of_a_connected_agent_says_how_and_how_far() {
+async fn status_of_a_connected_agent_shows_its_transport_and_progress() {
     let cloud = Cloud::start().await;
     let device = with_admin(&cloud).await;
     let last = device.redis.add_all(OUT, &[numbered(1), numbered(2)]).await.pop().unwrap();
@@ -35,23 +35,23 @@ async fn status_of_a_connected_agent_says_how_and_how_far() {
 }
 
 #[tokio::test]
-async fn a_status_that_is_watched_is_shown_again_and_again() {
+async fn status_watch_prints_the_status_repeatedly() {
     let cloud = Cloud::start().await;
     let mut device = with_admin(&cloud).await;
     device.start_through(&["timeout", "--preserve-status", "--signal=INT", "5"]);
     let watched = device.command(&["status", "--watch"]).await.done();
     assert!(watched.stdout.matches("waiting ").count() >= 2, "{watched:?}");
-    assert!(!watched.stdout.contains('\x1b'), "no terminal is there to be commanded");
+    assert!(!watched.stdout.contains('\x1b'), "without a terminal there are no escape sequences");
 }
 
 #[tokio::test]
-async fn status_of_an_agent_that_cannot_connect_says_why_and_what_waits() {
+async fn status_of_an_agent_that_cannot_connect_shows_the_cause_and_the_backlog() {
     let cloud = Cloud::start().await;
     cloud.hub_proxy.refuse();
     let device = with_admin(&cloud).await;
     let entries: Vec<_> = (0..7).map(numbered).collect();
     device.redis.add_all(OUT, &entries).await;
-    let status = eventually("it to say what is wrong", PATIENCE, async || {
+    let status = eventually("the status to show an error", PATIENCE, async || {
         let status = device.command(&["status", "--json"]).await.json();
         if status["agent"]["lastError"].is_object() { Ok(status) } else { Err(status) }
     })
@@ -64,7 +64,7 @@ async fn status_of_an_agent_that_cannot_connect_says_why_and_what_waits() {
 }
 
 #[tokio::test]
-async fn status_without_an_agent_says_so_and_what_waits() {
+async fn status_without_a_running_agent_says_so_and_shows_the_backlog() {
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
     let device = Device::without_agent(&cloud, "dev1", &[("admin_listen", &admin)]).await;
@@ -77,7 +77,7 @@ async fn status_without_an_agent_says_so_and_what_waits() {
 }
 
 #[tokio::test]
-async fn status_without_redis_fails_and_says_which() {
+async fn status_fails_if_redis_is_down_and_names_its_address() {
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
     device.redis.kill9();
@@ -88,7 +88,7 @@ async fn status_without_redis_fails_and_says_which() {
 }
 
 #[tokio::test]
-async fn a_backlog_of_thousands_is_counted_or_said_to_be_more() {
+async fn a_backlog_of_thousands_is_counted_or_reported_as_inexact() {
     let cloud = Cloud::start().await;
     let device = Device::without_agent(&cloud, "dev1", &[]).await;
     let entries: Vec<_> = (0..3000).map(numbered).collect();
@@ -103,7 +103,7 @@ async fn a_backlog_of_thousands_is_counted_or_said_to_be_more() {
 }
 
 #[tokio::test]
-async fn health_and_figures_are_on_the_admin_listener() {
+async fn health_and_metrics_are_on_the_admin_listener() {
     let cloud = Cloud::start().await;
     let device = with_admin(&cloud).await;
     device.redis.add(OUT, &numbered(1)).await;
@@ -114,12 +114,13 @@ async fn health_and_figures_are_on_the_admin_listener() {
     assert_eq!(admin.get("/metrics").await.status, 200);
     cloud.hub_proxy.refuse();
     cloud.hub_proxy.cut();
-    eventually_is("it to be ready no more", 503, async || admin.get("/readyz").await.status).await;
-    assert_eq!(admin.get("/healthz").await.status, 200, "it lives all the same");
+    eventually_is("the agent to be not ready", 503, async || admin.get("/readyz").await.status)
+        .await;
+    assert_eq!(admin.get("/healthz").await.status, 200, "the agent is still alive");
 }
 
 #[tokio::test]
-async fn an_agent_ends_with_0_on_sigterm_whatever_it_is_at() {
+async fn an_agent_exits_with_0_on_sigterm_in_every_state() {
     let mut cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     device.redis.add(OUT, &numbered(1)).await;
@@ -138,18 +139,18 @@ async fn an_agent_ends_with_0_on_sigterm_whatever_it_is_at() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_spoiled_is_never_replaced_in_silence() {
+async fn a_corrupt_secret_file_is_reported_and_never_replaced() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     device.redis.add(OUT, &numbered(1)).await;
     device.carried_both_ways(&cloud).await;
     device.stop_agent().await;
     let path = device.folder().join("state/secret");
-    for spoiled in ["", "short\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
-        spoke_tests::process::write_secret(&path, spoiled);
+    for corrupt in ["", "short\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
+        spoke_tests::process::write_secret(&path, corrupt);
         let ended = device.command(&["run"]).await;
         assert!(matches!(ended.code, Some(1 | 78)), "{ended:?}");
         assert!(ended.stderr.contains("secret") || ended.stdout.contains("secret"), "{ended:?}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), spoiled);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), corrupt);
     }
 }

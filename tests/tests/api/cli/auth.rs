@@ -31,7 +31,7 @@ async fn log_in(stand: &Stand) -> Option<String> {
 }
 
 #[tokio::test]
-async fn provision_prints_all_that_a_device_needs() {
+async fn provision_prints_everything_that_a_device_needs() {
     let stand = auth().await;
     let urls = ["--auth-url", "https://a.example.com", "--hub-url", "https://h.example.com"];
     let arguments = [&["provision", "dev1"][..], &urls].concat();
@@ -49,11 +49,11 @@ async fn provision_prints_all_that_a_device_needs() {
     assert!(text.contains('█') && text.contains('▀'), "there is no QR code: {text}");
     let deadline: u64 = stored["regDeadline"].parse().unwrap();
     assert!(deadline.abs_diff(now_ms() + 7 * DAY_MS) < 60_000, "a week: {deadline}");
-    assert_eq!(register(&stand, "dev1", "000000").await, 403, "it still takes the code");
+    assert_eq!(register(&stand, "dev1", "000000").await, 403, "registering still needs the code");
 }
 
 #[tokio::test]
-async fn provision_says_the_same_as_json() {
+async fn provision_prints_the_same_as_json() {
     let stand = auth().await;
     let arguments = ["provision", "dev1", "--valid", "12h", "--json"];
     let made = stand.command(&arguments).await.done().json();
@@ -65,7 +65,7 @@ async fn provision_says_the_same_as_json() {
 }
 
 #[tokio::test]
-async fn provisioning_a_known_client_needs_a_word_and_then_voids_what_it_had() {
+async fn provisioning_a_known_client_needs_again_and_voids_its_secret_and_sessions() {
     let stand = auth().await;
     spoke_tests::cloud::provision(&stand.redis, "dev1", now_ms() + DAY_MS).await;
     assert_eq!(register(&stand, "dev1", &one_time_code(0)).await, 200);
@@ -75,7 +75,7 @@ async fn provisioning_a_known_client_needs_a_word_and_then_voids_what_it_had() {
     let refused = stand.command(&["provision", "dev1"]).await;
 
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("--again"), "it says the mend: {refused:?}");
+    assert!(refused.stderr.contains("--again"), "the message says what to do: {refused:?}");
     assert_eq!(stand.redis.hash(KEY).await, before, "nothing changed");
     stand.command(&["provision", "dev1", "--again"]).await.done();
     assert_ne!(stand.redis.hash(KEY).await["otpSecret"], before["otpSecret"]);
@@ -85,7 +85,7 @@ async fn provisioning_a_known_client_needs_a_word_and_then_voids_what_it_had() {
 }
 
 #[tokio::test]
-async fn list_and_show_tell_how_each_client_stands() {
+async fn list_and_show_print_the_state_of_each_client() {
     let stand = auth().await;
     let empty = stand.command(&["list", "--json"]).await.done().json();
     assert_eq!(empty, json!([]));
@@ -122,13 +122,13 @@ async fn list_and_show_tell_how_each_client_stands() {
 }
 
 #[tokio::test]
-async fn a_list_of_hundreds_is_whole_and_sorted() {
+async fn a_list_of_hundreds_is_complete_and_sorted() {
     let stand = auth().await;
     for n in 0..700 {
         let key = format!("spoke-auth:client:d{n:03}:h");
         stand.redis.command::<()>(&["HSET", &key, "otpSecret", "x", "regDeadline", "1"]).await;
     }
-    // Keys beside them that are no client's.
+    // Other keys under the same prefix that are not clients.
     stand.redis.command::<()>(&["SET", "spoke-auth:client:x y:h", "1"]).await;
     stand.redis.command::<()>(&["ZADD", "spoke-auth:client:d000:sessions:z", "1", "m"]).await;
     let all = stand.command(&["list", "--json"]).await.done().json();
@@ -139,7 +139,7 @@ async fn a_list_of_hundreds_is_whole_and_sorted() {
 }
 
 #[tokio::test]
-async fn extend_moves_the_deadline_of_a_client_that_waits_and_of_no_other() {
+async fn extend_moves_the_deadline_of_unregistered_clients_only() {
     let stand = auth().await;
     spoke_tests::cloud::provision(&stand.redis, "dev1", now_ms() - 1000).await;
     assert_eq!(register(&stand, "dev1", &one_time_code(0)).await, 403);
@@ -149,14 +149,14 @@ async fn extend_moves_the_deadline_of_a_client_that_waits_and_of_no_other() {
     assert_eq!(register(&stand, "dev1", &one_time_code(0)).await, 200);
     let registered = stand.command(&["extend", "dev1"]).await;
     assert_eq!(registered.code, Some(1), "{registered:?}");
-    assert!(registered.stderr.contains("--again"), "it says the mend: {registered:?}");
+    assert!(registered.stderr.contains("--again"), "the message says what to do: {registered:?}");
     let unknown = stand.command(&["extend", "nobody"]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert!(!stand.redis.command::<bool>(&["EXISTS", "spoke-auth:client:nobody:h"]).await);
 }
 
 #[tokio::test]
-async fn revoke_shuts_a_client_out_for_good() {
+async fn a_revoked_client_can_neither_log_in_nor_refresh_nor_register() {
     let stand = auth().await;
     spoke_tests::cloud::provision(&stand.redis, "dev1", now_ms() + DAY_MS).await;
     assert_eq!(register(&stand, "dev1", &one_time_code(0)).await, 200);
@@ -198,7 +198,7 @@ async fn revoke_closes_the_live_connection_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_command_whose_redis_is_away_fails_with_words() {
+async fn commands_fail_and_mention_redis_if_it_is_down() {
     let mut stand = auth().await;
     stand.redis.kill9();
     for arguments in [&["list"][..], &["show", "dev1"], &["provision", "dev1"], &["revoke", "dev1"]]

@@ -1,4 +1,4 @@
-//! `check` of all three programs: each thing that can fail is made to, and named with its mend.
+//! `check` of all three programs: each possible fault is provoked, and reported with how to fix it.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -10,17 +10,17 @@ use spoke_tests::{
     redis::{RedisServer, free_port},
 };
 
-/// The line of what was looked at.
+/// Returns verdict, finding and help of the line about a setting.
 fn line(checked: &Finished, setting: &str) -> (String, String, String) {
     let lines = checked.json();
     let lines = lines.as_array().expect("a list of findings");
     let found = lines.iter().find(|line| line["setting"] == setting);
-    let found = found.unwrap_or_else(|| panic!("no line of {setting}: {checked:?}"));
+    let found = found.unwrap_or_else(|| panic!("no line about {setting}: {checked:?}"));
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     (text("verdict"), text("finding"), text("help"))
 }
 
-/// One that is connected.
+/// Starts a device and waits until it is connected.
 async fn device(cloud: &Cloud) -> Device {
     let admin = format!("127.0.0.1:{}", free_port());
     let device = Device::start_with(cloud, "dev1", &[("admin_listen", &admin)]).await;
@@ -30,7 +30,7 @@ async fn device(cloud: &Cloud) -> Device {
 }
 
 #[tokio::test]
-async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
+async fn on_a_healthy_device_every_line_of_check_is_ok() {
     let cloud = Cloud::start().await;
     let device = device(&cloud).await;
     let checked = device.command(&["check"]).await.done();
@@ -43,7 +43,7 @@ async fn of_a_device_on_which_all_is_well_every_line_is_ok() {
 }
 
 #[tokio::test]
-async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
+async fn check_names_each_fault_of_a_device_and_says_how_to_fix_it() {
     let cloud = Cloud::start().await;
     let mut device = device(&cloud).await;
     device.stop_agent().await;
@@ -55,7 +55,7 @@ async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
     let checked = device.command(&["check", "--json"]).await;
 
     assert_eq!(checked.code, Some(1), "{checked:?}");
-    for (setting, verdict, finding, mend) in [
+    for (setting, verdict, finding, help) in [
         ("settings", "ok", "client dev1", ""),
         ("redis", "fail", "", "start Redis"),
         ("state_dir", "fail", "mode 644", "chmod 600"),
@@ -65,37 +65,41 @@ async fn each_thing_that_fails_on_a_device_is_named_with_its_mend() {
     ] {
         let found = line(&checked, setting);
         assert_eq!(found.0, verdict, "{checked:?}");
-        let is_told = found.1.contains(finding) && found.2.contains(mend);
-        assert!(is_told, "{found:?} instead of {finding:?} and {mend:?}");
+        let is_as_expected = found.1.contains(finding) && found.2.contains(help);
+        assert!(is_as_expected, "{found:?} instead of {finding:?} and {help:?}");
     }
 }
 
 #[tokio::test]
-async fn a_device_without_settings_is_told_to_enrol_and_a_name_that_leads_nowhere_is_said() {
+async fn check_advises_enrol_without_settings_and_reports_a_name_without_dns_entry() {
     let redis = RedisServer::start().await;
     let start = Start::with(&["check", "--json"]).variable("SPOKE_AGENT_REDIS", redis.url());
     let bare = run(&path_of("spoke-agent"), &start).await;
-    let (verdict, finding, mend) = line(&bare, "settings");
+    let (verdict, finding, help) = line(&bare, "settings");
     assert_eq!((bare.code, verdict.as_str()), (Some(1), "fail"), "{bare:?}");
-    assert!(finding.contains("client") && mend.contains("spoke-agent enrol"), "{bare:?}");
+    assert!(finding.contains("client") && help.contains("spoke-agent enrol"), "{bare:?}");
     for setting in ["auth", "hub", "clock", "agent"] {
         assert_eq!(line(&bare, setting).0, "skip", "{bare:?}");
     }
 
-    let nowhere = "https://nowhere.invalid";
+    let unknown_host = "https://nowhere.invalid";
     let start = start
         .variable("SPOKE_AGENT_CLIENT", "dev1")
-        .variable("SPOKE_AGENT_AUTH", nowhere)
-        .variable("SPOKE_AGENT_HUB", nowhere);
-    let lost = run(&path_of("spoke-agent"), &start).await;
-    let (verdict, finding, mend) = line(&lost, "hub");
-    assert_eq!(verdict, "fail", "{lost:?}");
-    assert!(finding.contains("nowhere.invalid") && mend.contains("DNS"), "{lost:?}");
-    assert_eq!(line(&lost, "clock").0, "skip", "nobody told the time: {lost:?}");
+        .variable("SPOKE_AGENT_AUTH", unknown_host)
+        .variable("SPOKE_AGENT_HUB", unknown_host);
+    let unresolved = run(&path_of("spoke-agent"), &start).await;
+    let (verdict, finding, help) = line(&unresolved, "hub");
+    assert_eq!(verdict, "fail", "{unresolved:?}");
+    assert!(finding.contains("nowhere.invalid") && help.contains("DNS"), "{unresolved:?}");
+    assert_eq!(
+        line(&unresolved, "clock").0,
+        "skip",
+        "no service returned the time: {unresolved:?}"
+    );
 }
 
 #[tokio::test]
-async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can_give() {
+async fn check_of_hub_and_auth_reports_listeners_and_unsupported_ack_levels() {
     let cloud = Cloud::start().await;
     for (program, variable, listen, address) in [
         ("spoke-hub", "SPOKE_HUB_REDIS", "SPOKE_HUB_LISTEN", cloud.hub.address()),
@@ -119,7 +123,7 @@ async fn check_of_hub_and_auth_says_whether_they_listen_and_what_level_redis_can
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_at_is_said_to_be_unchecked_and_never_ok() {
+async fn what_cannot_be_checked_is_reported_as_not_checked_and_never_as_ok() {
     let redis = format!("redis://127.0.0.1:{}", free_port());
     for level in ["memory", "fsync", "replicas:1"] {
         let start = Start::with(&["check", "--json"])
@@ -134,12 +138,12 @@ async fn what_cannot_be_looked_at_is_said_to_be_unchecked_and_never_ok() {
 }
 
 #[tokio::test]
-async fn a_settings_file_with_a_password_that_everyone_can_read_is_warned_of_by_all_three() {
+async fn all_three_warn_of_a_world_readable_settings_file_with_a_password() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.toml");
     let config = file.display().to_string();
-    // A password that this Redis does not ask for: what is wrong with it is another line.
+    // The Redis needs no password. Its refusal of this one is reported on another line.
     let url = cloud.redis.url().replacen("redis://", "redis://:hunter2@", 1);
     for (program, text, mode, verdict, words) in [
         ("spoke-hub", format!("redis = \"{url}\""), 0o644, "warn", "(redis)"),
@@ -160,9 +164,8 @@ async fn a_settings_file_with_a_password_that_everyone_can_read_is_warned_of_by_
         assert_eq!(found.0, verdict, "{program} {mode:o}: {checked:?}");
         assert!(found.1.contains(words), "{program} {mode:o}: {found:?}");
         assert!(!checked.stdout.contains("hunter2"), "{checked:?}");
-        let unit = program;
-        let is_mended =
-            found.2.contains(&format!("chgrp {unit} ")) && found.2.contains("chmod 640");
-        assert_eq!(is_mended, verdict == "warn", "{found:?}");
+        let has_help =
+            found.2.contains(&format!("chgrp {program} ")) && found.2.contains("chmod 640");
+        assert_eq!(has_help, verdict == "warn", "{found:?}");
     }
 }

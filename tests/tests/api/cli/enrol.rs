@@ -19,7 +19,7 @@ async fn provision(cloud: &Cloud, client: &str) -> String {
     made["otpSecret"].as_str().expect("provision makes a secret").to_owned()
 }
 
-/// The arguments beside the secret.
+/// The arguments of `enrol` without the secret.
 fn arguments(cloud: &Cloud, client: &str, redis: &RedisServer, folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).display().to_string();
     [
@@ -48,7 +48,7 @@ async fn enrol(mut arguments: Vec<String>, more: &[&str], input: &str) -> Finish
 }
 
 #[tokio::test]
-async fn enrol_registers_at_once_and_the_agent_runs_with_what_it_wrote() {
+async fn enrol_registers_the_device_and_writes_settings_that_the_agent_runs_with() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -58,14 +58,17 @@ async fn enrol_registers_at_once_and_the_agent_runs_with_what_it_wrote() {
     let answer = enrol(arguments, &["--otp-secret", &secret], "").await.done();
 
     assert!(answer.stdout.contains("registered"), "{answer:?}");
-    assert!(answer.stdout.contains("XADD spoke-agent:out:x"), "it says what to do: {answer:?}");
+    assert!(
+        answer.stdout.contains("XADD spoke-agent:out:x"),
+        "the output says what to do next: {answer:?}"
+    );
     let stored = cloud.redis.hash("spoke-auth:client:dev1:h").await;
     assert!(stored.contains_key("registeredAt"), "{stored:?}");
     let mode =
         |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("state"), mode("state/secret")), (0o700, 0o600));
     let settings = fs::read_to_string(folder.path().join("agent.toml")).unwrap();
-    assert!(!settings.contains(&secret), "the one-time secret was written down: {settings}");
+    assert!(!settings.contains(&secret), "the settings contain the one-time secret: {settings}");
     let config = folder.path().join("agent.toml").display().to_string();
     let start = Start::with(&["run", "--config", &config, "--set", "admin_listen="]);
     let _agent = Process::start(&path_of("spoke-agent"), &start, &folder.path().join("log"));
@@ -91,7 +94,7 @@ async fn the_one_time_secret_may_come_from_standard_input_or_a_file() {
 }
 
 #[tokio::test]
-async fn a_refused_enrolment_says_so_plainly_and_can_be_tried_again() {
+async fn a_refused_enrolment_says_not_registered_and_can_be_retried() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -110,23 +113,23 @@ async fn a_refused_enrolment_says_so_plainly_and_can_be_tried_again() {
     assert!(unreachable.stderr.contains("not registered"), "{unreachable:?}");
     enrol(arguments.clone(), &["--otp-secret", &secret], "").await.done();
     let again = enrol(arguments, &["--otp-secret", &secret], "").await.done();
-    assert!(again.stdout.contains("already"), "once more does no harm: {again:?}");
+    assert!(again.stdout.contains("already"), "enrolling again does no harm: {again:?}");
 }
 
 #[tokio::test]
-async fn settings_of_another_client_are_not_written_over_without_a_word() {
+async fn settings_of_another_client_are_overwritten_only_with_force() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");
-    let kept = "client = \"other\"\n";
-    fs::write(&file, kept).unwrap();
+    let existing = "client = \"other\"\n";
+    fs::write(&file, existing).unwrap();
     let secret = provision(&cloud, "dev1").await;
     let arguments = arguments(&cloud, "dev1", &redis, folder.path());
     let refused = enrol(arguments.clone(), &["--otp-secret", &secret], "").await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("--force"), "it says the mend: {refused:?}");
-    assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+    assert!(refused.stderr.contains("--force"), "the message says what to do: {refused:?}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), existing);
     enrol(arguments, &["--otp-secret", &secret, "--force"], "").await.done();
     assert!(fs::read_to_string(&file).unwrap().contains("dev1"));
 }
@@ -151,12 +154,12 @@ async fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
     let arguments = arguments.map(str::to_owned).to_vec();
     let refused = enrol(arguments, &["--otp-secret", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"], "").await;
     assert_eq!(refused.code, Some(78), "{refused:?}");
-    assert!(refused.stderr.contains("allow"), "it says the mend: {refused:?}");
+    assert!(refused.stderr.contains("allow"), "the message says what to do: {refused:?}");
     assert!(!folder.path().join("agent.toml").exists());
 }
 
 #[tokio::test]
-async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_publish_with() {
+async fn at_a_terminal_enrol_prompts_for_missing_values_and_prints_a_publish_command() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -171,27 +174,27 @@ async fn at_a_terminal_enrol_asks_for_what_is_missing_and_ends_with_the_line_to_
     );
     let (auth, hub) = (url(cloud.auth_proxy.address()), url(cloud.hub_proxy.address()));
     let answers = format!("no name\ndev1\n{auth}\n{hub}\nno secret\n{secret}\n");
-    // Gives it a terminal.
+    // `script` runs the command in a terminal.
     let start = Start::with(&["-qec", &line, "/dev/null"]).input(answers.as_bytes());
 
-    let said = run(Path::new("script"), &start).await.done().stdout;
+    let output = run(Path::new("script"), &start).await.done().stdout;
 
     assert_eq!(
-        said.matches("the name that this device was provisioned with: ").count(),
+        output.matches("the name that this device was provisioned with: ").count(),
         2,
-        "{said}"
+        "{output}"
     );
     for ok in ["redis: ", "ok    auth: ", "ok    hub: "] {
-        assert!(said.contains(ok), "{said}");
+        assert!(output.contains(ok), "{output}");
     }
-    let last = said.trim_end().lines().next_back().unwrap_or_default();
-    assert!(last.contains("XADD spoke-agent:out:x"), "{said}");
+    let last = output.trim_end().lines().next_back().unwrap_or_default();
+    assert!(last.contains("XADD spoke-agent:out:x"), "{output}");
     let stored = cloud.redis.hash("spoke-auth:client:dev1:h").await;
     assert!(stored.contains_key("registeredAt"), "{stored:?}");
 }
 
 #[tokio::test]
-async fn without_a_terminal_what_is_missing_is_bad_usage() {
+async fn without_a_terminal_missing_values_are_bad_usage() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("agent.toml").display().to_string();
     let arguments = ["enrol", "--client", "dev1", "--config", &config].map(str::to_owned);
@@ -201,7 +204,7 @@ async fn without_a_terminal_what_is_missing_is_bad_usage() {
 }
 
 #[tokio::test]
-async fn a_hub_that_cannot_be_used_is_found_out_by_enrol_and_the_same_command_goes_on() {
+async fn enrol_fails_if_the_hub_is_unusable_and_the_same_command_succeeds_later() {
     let cloud = Cloud::start().await;
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +220,7 @@ async fn a_hub_that_cannot_be_used_is_found_out_by_enrol_and_the_same_command_go
 }
 
 #[tokio::test]
-async fn a_hub_that_does_not_know_auths_sessions_is_found_out_by_enrol_with_the_mend() {
+async fn enrol_detects_a_hub_that_does_not_accept_auths_sessions_and_says_what_to_do() {
     let settings = Settings { hub: &[("auth_key_prefix", "elsewhere")], auth: &[] };
     let cloud = Cloud::start_with(settings).await;
     let redis = RedisServer::start().await;

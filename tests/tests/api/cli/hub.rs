@@ -22,7 +22,7 @@ fn start(cloud: &Cloud, arguments: &[&str]) -> Start {
 }
 
 #[tokio::test]
-async fn clients_shows_who_is_connected_and_how_far_they_are() {
+async fn clients_shows_which_clients_are_connected_and_their_progress() {
     let cloud = Cloud::start().await;
     assert_eq!(command(&cloud, &["clients", "--json"]).await.done().json(), json!([]));
     let mut device = Device::start(&cloud, "dev1").await;
@@ -41,7 +41,7 @@ async fn clients_shows_who_is_connected_and_how_far_they_are() {
     assert!(text.contains("dev1"), "{text}");
     device.stop_agent().await;
     cloud.redis.add(&out("dev1"), &numbered(3)).await;
-    eventually("it to be shown as gone", PATIENCE, async || {
+    eventually("the client to be shown as disconnected", PATIENCE, async || {
         let rows = command(&cloud, &["clients", "--json"]).await.done().json();
         let is_gone = rows[0]["connectedSince"].is_null();
         if is_gone && rows[0]["out"]["isCaughtUp"] == false { Ok(()) } else { Err(rows) }
@@ -50,7 +50,7 @@ async fn clients_shows_who_is_connected_and_how_far_they_are() {
 }
 
 #[tokio::test]
-async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
+async fn clients_watch_shows_clients_as_they_connect_until_ctrl_c() {
     let cloud = Cloud::start().await;
     let log = cloud.folder().join("watched");
     let watch = start(&cloud, &["clients", "--watch"]);
@@ -60,7 +60,7 @@ async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
             Some(client) => Some(Device::start(&cloud, client).await),
             None => None,
         };
-        eventually("it to be shown", PATIENCE, async || {
+        eventually("the clients to be shown", PATIENCE, async || {
             let shown = watching.log();
             if shown.contains(words) { Ok(()) } else { Err(shown) }
         })
@@ -71,7 +71,7 @@ async fn clients_that_are_watched_are_shown_as_they_come_until_ctrl_c() {
 }
 
 #[tokio::test]
-async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
+async fn clients_shows_the_backlog_both_ways_and_filters_by_part_of_a_name() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     device.redis.add(OUT, &numbered(1)).await;
@@ -79,7 +79,7 @@ async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
     device.stop_agent().await;
     cloud.redis.add_all(&out("dev1"), &[numbered(2), numbered(3)]).await;
     device.redis.add_all(OUT, &[numbered(4), numbered(5)]).await;
-    // It comes with two entries, and its link breaks before it can send them.
+    // The device reports two more entries, and its link breaks before it can send them.
     let hello = json!({ "version": "1", "cursor": { "epoch": 0, "seq": "0-0" }, "origin":
         { "epoch": 1, "start": "0-0", "first": "1-0", "last": "9999999999999-0", "added": 3, "acked": "0-0" } });
     cloud.client("dev1").await.post_json("/session", &hello).await.ok();
@@ -93,7 +93,7 @@ async fn clients_tells_what_waits_both_ways_and_takes_a_part_of_a_name() {
 }
 
 #[tokio::test]
-async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
+async fn tail_prints_entries_of_all_clients_or_of_one_as_they_arrive() {
     let cloud = Cloud::start().await;
     let (dev1, dev2) = (cloud.client("dev1").await, cloud.client("dev2").await);
     let post = async |api: &spoke_tests::api::Api, seq: &str, payload: &str| {
@@ -106,23 +106,23 @@ async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
     let all = Process::start(&program, &start(&cloud, &["tail"]), &log("all"));
     let of_one = ["tail", "--client", "dev2", "--all", "--json"];
     let one = Process::start(&program, &start(&cloud, &of_one), &log("one"));
-    // Both say nothing of their own; that they listen shows when something arrives.
+    // Both print nothing at start, so entries are posted until both print one.
     let mut n = 1;
     eventually("both to print", PATIENCE, async || {
         n += 1;
         post(&dev1, &format!("{n}-0"), "for all to see").await;
         post(&dev2, &format!("{n}-0"), "of dev2 \u{1b}[2J").await;
         let (all, one) = (all.log(), one.log());
-        let is_there =
+        let is_printed =
             all.contains("for all") && all.contains("of dev2") && one.contains("of dev2");
-        is_there.then_some(()).ok_or((all, one))
+        is_printed.then_some(()).ok_or((all, one))
     })
     .await;
 
     let (all, one) = (all.log(), one.log());
     assert!(all.contains("client=dev1") && all.contains("payload=for all to see"), "{all}");
-    assert!(!all.contains("from before"), "without --all it begins now: {all}");
-    assert!(!all.contains('\u{1b}'), "an entry commands the terminal");
+    assert!(!all.contains("from before"), "without --all it prints only new entries: {all}");
+    assert!(!all.contains('\u{1b}'), "an escape sequence of an entry was printed");
     assert!(!one.contains("dev1"), "{one}");
     for line in one.lines() {
         let entry: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
@@ -131,7 +131,7 @@ async fn tail_prints_entries_as_they_arrive_of_all_or_of_one() {
 }
 
 #[tokio::test]
-async fn tail_of_a_stream_of_large_entries_stays_small() {
+async fn tail_of_a_stream_of_large_entries_uses_little_memory() {
     let cloud = Cloud::start().await;
     let mebibyte = "x".repeat(1024 * 1024 - 1024);
     let add = async |n: usize, pairs: &[(&str, &str)]| {
@@ -140,25 +140,25 @@ async fn tail_of_a_stream_of_large_entries_stays_small() {
             .add_as("spoke-hub:in:x", &format!("{n}-0"), &fields(pairs.iter().copied()))
             .await;
     };
-    let own = [("client", "dev1"), ("epoch", "1"), ("seq", "1-0")];
+    let small = [("client", "dev1"), ("epoch", "1"), ("seq", "1-0")];
     for n in 1..=1000 {
-        add(n, &own).await;
+        add(n, &small).await;
     }
     for n in 1001..=1060 {
-        add(n, &[&own[..], &[("body", &mebibyte)]].concat()).await;
+        add(n, &[&small[..], &[("body", &mebibyte)]].concat()).await;
     }
     add(1061, &[("body", &"x".repeat(20 * 1024 * 1024))]).await;
     add(1062, &[("client", "x")]).await;
     let log = cloud.folder().join("tail");
     let tail = ["tail", "--all", "--client", "x", "--json"];
     let tail = Process::start(&path_of("spoke-hub"), &start(&cloud, &tail), &log);
-    eventually("tail to come to the end", PATIENCE, async || {
+    eventually("tail to reach the end", PATIENCE, async || {
         let log = tail.log();
         log.contains("1062-0").then_some(()).ok_or(log.len())
     })
     .await;
-    let most = resident_bytes_max(tail.pid()) / 1024 / 1024;
-    assert!(most < 40, "{most} MiB");
+    let mib = resident_bytes_max(tail.pid()) / 1024 / 1024;
+    assert!(mib < 40, "{mib} MiB");
 }
 
 #[tokio::test]
@@ -179,13 +179,15 @@ async fn send_reaches_the_device_and_refuses_an_unknown_client() {
 }
 
 #[tokio::test]
-async fn send_takes_a_client_that_is_provisioned_and_was_never_here() {
+async fn send_accepts_a_provisioned_client_that_has_never_connected() {
     let cloud = Cloud::start().await;
     cloud.provision("dev7").await;
     command(&cloud, &["send", "dev7", "a", "b"]).await.done();
-    eventually_is("the entry to wait for it", 1, async || cloud.redis.length(&out("dev7")).await)
-        .await;
-    let never = command(&cloud, &["send", "dev7", "seq", "1-1"]).await;
-    assert_eq!(never.code, Some(1), "what can never be carried is not sent: {never:?}");
+    eventually_is("the entry to be in the out stream", 1, async || {
+        cloud.redis.length(&out("dev7")).await
+    })
+    .await;
+    let invalid = command(&cloud, &["send", "dev7", "seq", "1-1"]).await;
+    assert_eq!(invalid.code, Some(1), "an invalid entry is not sent: {invalid:?}");
     assert_eq!(cloud.redis.length(&out("dev7")).await, 1);
 }

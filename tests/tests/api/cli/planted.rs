@@ -1,5 +1,5 @@
-//! Root's commands in a state directory whose owner plants there what it likes: nothing of root's is
-//! touched, and root is told what stands there and where it leads.
+//! Commands run by root in a state directory whose owner plants links and pipes there: no file of root is
+//! touched, and the error names the planted file and the link's target.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -20,18 +20,18 @@ use spoke_tests::{
     process::Finished,
 };
 
-/// The service's user: a number without a name will do.
+/// The service's user ID. It needs no name.
 const USER: u32 = 54_321;
-/// All that has a name in a state directory.
+/// All files of a state directory.
 const FILES: [&str; 7] =
     ["lock", "rotation-lock", "secret", "secret.next", "secret.previous", "registered", "session"];
-const ROOTS: &str = "root:x:0:0";
+const ROOT_CONTENT: &str = "root:x:0:0";
 
-/// What is planted in the place of a file.
+/// What is planted in place of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Link,
-    /// To a path where root would make a file.
+    /// A link to a path that does not exist, where root would create a file.
     Dangling,
     HardLink,
     Pipe,
@@ -39,17 +39,17 @@ enum Kind {
 
 const KINDS: [Kind; 4] = [Kind::Link, Kind::Dangling, Kind::HardLink, Kind::Pipe];
 
-/// A device whose state directory is the user's, and a file and a folder of root's beside it.
+/// A device whose state directory belongs to the user, beside a file and a folder of root.
 struct Victim {
     cloud: Cloud,
     device: Device,
 }
 
 impl Victim {
-    /// None, with a word, where the test is not root.
+    /// Returns `None` and prints why if the test does not run as root.
     async fn new() -> Option<Self> {
         if !geteuid().is_root() {
-            println!("SKIPPED: it takes root to be led astray");
+            println!("SKIPPED: this test needs root");
             return None;
         }
         let cloud = Cloud::start().await;
@@ -60,7 +60,7 @@ impl Victim {
         fs::set_permissions(victim.state(), Permissions::from_mode(0o700)).unwrap();
         chown(victim.state(), Some(USER), Some(USER)).unwrap();
         fs::create_dir(victim.folder().join("etc")).unwrap();
-        fs::write(victim.precious(), ROOTS).unwrap();
+        fs::write(victim.precious(), ROOT_CONTENT).unwrap();
         fs::set_permissions(victim.precious(), Permissions::from_mode(0o644)).unwrap();
         Some(victim)
     }
@@ -110,7 +110,7 @@ impl Victim {
         self.device.command(&arguments).await
     }
 
-    /// As the user does it, but for the hard link, which many a kernel refuses it.
+    /// Plants as the user would, except for the hard link, which many kernels do not let the user create.
     fn plant(&self, path: &Path, kind: Kind) {
         let planted = match kind {
             Kind::Link => symlink(self.precious(), path),
@@ -127,17 +127,17 @@ impl Victim {
         }
     }
 
-    /// What is root's is as it was.
+    /// Asserts that root's file and folder are unchanged.
     fn assert_untouched(&self, what: &str) {
         let found = fs::metadata(self.precious()).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (0, 0, 0o644), "{what}");
-        assert_eq!(fs::read_to_string(self.precious()).unwrap(), ROOTS, "{what}");
+        assert_eq!(fs::read_to_string(self.precious()).unwrap(), ROOT_CONTENT, "{what}");
         let etc = self.folder().join("etc");
-        assert_eq!(fs::read_dir(&etc).unwrap().count(), 1, "{what}: a file was made in {etc:?}");
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 1, "{what}: a file was created in {etc:?}");
         assert_eq!(fs::metadata(&etc).unwrap().uid(), 0, "{what}");
     }
 
-    /// All of the state is the user's, and only regular files.
+    /// Asserts that the state directory has only regular files that belong to the user.
     fn assert_of_user(&self, what: &str) {
         for file in fs::read_dir(self.state()).unwrap() {
             let file = file.unwrap();
@@ -149,6 +149,7 @@ impl Victim {
     }
 }
 
+/// What a report of such a file contains.
 fn words(kind: Kind) -> &'static str {
     match kind {
         Kind::Link => "is a link to ",
@@ -159,7 +160,7 @@ fn words(kind: Kind) -> &'static str {
 }
 
 #[tokio::test]
-async fn what_root_makes_in_the_state_directory_belongs_to_the_service_which_then_runs_with_it() {
+async fn files_that_root_creates_belong_to_the_service_user_and_the_agent_runs_with_them() {
     let Some(mut victim) = Victim::enrolled().await else { return };
     victim.assert_of_user("after enrol");
     victim.device.command(&["rotate"]).await.done();
@@ -169,7 +170,7 @@ async fn what_root_makes_in_the_state_directory_belongs_to_the_service_which_the
     assert_eq!(
         (owner, mode),
         ((0, USER), 0o640),
-        "the settings are root's, and the group's to read"
+        "root owns the settings, and the group may read them"
     );
     let user = format!("--reuid={USER}");
     let group = format!("--regid={USER}");
@@ -184,31 +185,34 @@ async fn what_root_makes_in_the_state_directory_belongs_to_the_service_which_the
 }
 
 #[tokio::test]
-async fn whatever_stands_in_the_place_of_a_file_root_is_told_and_touches_nothing() {
+async fn root_commands_report_a_planted_file_by_its_path_and_touch_nothing() {
     let Some(victim) = Victim::enrolled().await else { return };
-    let kept = victim.folder().join("kept");
+    let original = victim.folder().join("original");
     for name in FILES {
         for kind in KINDS {
             let path = victim.state().join(name);
-            let was_there = fs::rename(&path, &kept).is_ok();
+            let was_there = fs::rename(&path, &original).is_ok();
             victim.plant(&path, kind);
             for command in ["enrol", "rotate", "check", "run"] {
                 let what = format!("{command} with {kind:?} for {name}");
-                let said = match command {
+                let finished = match command {
                     "enrol" => victim.enrol().await,
                     command => victim.device.command(&[command]).await,
                 };
                 let code = if command == "run" { 78 } else { 1 };
-                assert_eq!(said.code, Some(code), "{what}: {said:?}");
-                let text = format!("{}{}", said.stdout, said.stderr);
-                let is_told = text.contains(&path.display().to_string());
-                assert!(is_told && text.contains(words(kind)), "{what}: {said:?}");
-                assert!(text.contains("remove "), "{what}: it says the mend: {said:?}");
+                assert_eq!(finished.code, Some(code), "{what}: {finished:?}");
+                let text = format!("{}{}", finished.stdout, finished.stderr);
+                let is_named = text.contains(&path.display().to_string());
+                assert!(is_named && text.contains(words(kind)), "{what}: {finished:?}");
+                assert!(
+                    text.contains("remove "),
+                    "{what}: the message says what to do: {finished:?}"
+                );
                 victim.assert_untouched(&what);
             }
             fs::remove_file(&path).unwrap();
             if was_there {
-                fs::rename(&kept, &path).unwrap();
+                fs::rename(&original, &path).unwrap();
             }
         }
     }
@@ -217,7 +221,7 @@ async fn whatever_stands_in_the_place_of_a_file_root_is_told_and_touches_nothing
 }
 
 #[tokio::test]
-async fn what_stands_in_the_place_of_a_file_that_is_being_written_is_replaced_and_not_followed() {
+async fn files_planted_at_temporary_names_are_replaced_and_not_followed() {
     let Some(victim) = Victim::enrolled().await else { return };
     for kind in KINDS {
         for name in FILES {
@@ -237,17 +241,17 @@ async fn what_stands_in_the_place_of_a_file_that_is_being_written_is_replaced_an
 }
 
 #[tokio::test]
-async fn a_file_of_another_user_is_neither_read_nor_given_away() {
+async fn a_file_of_another_user_is_refused_and_keeps_its_owner() {
     let Some(victim) = Victim::enrolled().await else { return };
     for name in FILES {
         let path = victim.state().join(name);
         let kept = fs::read(&path).unwrap_or_default();
         fs::write(&path, &kept).unwrap();
         chown(&path, Some(USER + 1), Some(0)).unwrap();
-        for said in [victim.enrol().await, victim.device.command(&["rotate"]).await] {
-            assert_eq!(said.code, Some(1), "{name}: {said:?}");
+        for finished in [victim.enrol().await, victim.device.command(&["rotate"]).await] {
+            assert_eq!(finished.code, Some(1), "{name}: {finished:?}");
             let words = format!("belongs to user {}", USER + 1);
-            assert!(said.stderr.contains(&words), "{name}: {said:?}");
+            assert!(finished.stderr.contains(&words), "{name}: {finished:?}");
         }
         assert_eq!(fs::metadata(&path).unwrap().uid(), USER + 1, "{name}");
         chown(&path, Some(USER), Some(USER)).unwrap();
@@ -255,37 +259,37 @@ async fn a_file_of_another_user_is_neither_read_nor_given_away() {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_is_a_link_or_lies_behind_one_of_another_user_is_refused() {
+async fn a_state_directory_that_is_or_lies_behind_another_users_symlink_is_refused() {
     let Some(victim) = Victim::new().await else { return };
-    let of_user = victim.folder().join("home");
-    fs::create_dir(&of_user).unwrap();
-    chown(&of_user, Some(USER), Some(USER)).unwrap();
+    let home = victim.folder().join("home");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(USER), Some(USER)).unwrap();
     let etc = victim.folder().join("etc");
     for (link, state) in [("link", "link"), ("parent", "parent/state"), ("a", "a/b/c")] {
-        let path = of_user.join(link);
+        let path = home.join(link);
         symlink(&etc, &path).unwrap();
         lchown(&path, Some(USER), Some(USER)).unwrap();
         let config = victim.folder().join("agent.toml");
-        let said = victim.enrol_with(&config, &of_user.join(state)).await;
-        assert_eq!(said.code, Some(1), "{said:?}");
+        let finished = victim.enrol_with(&config, &home.join(state)).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
         let words = format!("{} is a link to {}", path.display(), etc.display());
-        assert!(said.stderr.contains(&words), "{said:?}");
+        assert!(finished.stderr.contains(&words), "{finished:?}");
         victim.assert_untouched(state);
     }
-    // A link of root's own, in the user's directory: the user may have moved or linked it there.
-    symlink(&etc, of_user.join("roots")).unwrap();
+    // A link of root in the user's directory: the user may have moved or linked it there.
+    symlink(&etc, home.join("roots")).unwrap();
     let config = victim.folder().join("agent.toml");
-    let said = victim.enrol_with(&config, &of_user.join("roots/state")).await;
-    assert!(said.code == Some(1) && said.stderr.contains("is a link to"), "{said:?}");
+    let finished = victim.enrol_with(&config, &home.join("roots/state")).await;
+    assert!(finished.code == Some(1) && finished.stderr.contains("is a link to"), "{finished:?}");
     victim.assert_untouched("root's link in the user's directory");
-    // On the way, where only root makes links, they are root's business.
+    // In directories where only root creates links, links are followed.
     symlink(victim.folder(), victim.folder().join("disk")).unwrap();
     victim.enrol_with(&config, &victim.folder().join("disk/state")).await.done();
-    victim.assert_of_user("behind a link of root's");
+    victim.assert_of_user("behind a link of root");
 }
 
 #[tokio::test]
-async fn settings_are_written_into_a_users_directory_without_following_what_stands_there() {
+async fn settings_written_into_a_users_directory_do_not_follow_planted_links() {
     let Some(victim) = Victim::new().await else { return };
     let home = victim.folder().join("home");
     fs::create_dir(&home).unwrap();
@@ -302,26 +306,26 @@ async fn settings_are_written_into_a_users_directory_without_following_what_stan
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_change_while_root_looks_lead_it_nowhere() {
+async fn files_swapped_while_root_commands_run_do_not_redirect_them() {
     let Some(victim) = Victim::enrolled().await else { return };
     let is_over = AtomicBool::new(false);
     let (state, precious) = (victim.state(), victim.precious());
-    let flip = || {
+    let swap = || {
         while !is_over.load(Ordering::Relaxed) {
             for name in ["lock", "rotation-lock", "secret", "lock.new", "secret.next.new"] {
                 let (path, aside) = (state.join(name), state.join("planted"));
-                let kept = state.join(format!("{name}.kept"));
+                let original = state.join(format!("{name}.original"));
                 let _ = symlink(&precious, &aside);
-                let _ = fs::rename(&path, &kept);
+                let _ = fs::rename(&path, &original);
                 let _ = fs::rename(&aside, &path);
                 let _ = fs::remove_file(&path);
                 let _ = fs::hard_link(&precious, &path);
                 let _ = fs::remove_file(&path);
-                let _ = fs::rename(&kept, &path);
+                let _ = fs::rename(&original, &path);
             }
         }
     };
-    /// Ends the flipping when the test ends, be it by a panic.
+    /// Stops the swapping when the test ends, also by a panic.
     struct End<'a>(&'a AtomicBool);
     impl Drop for End<'_> {
         fn drop(&mut self) {
@@ -330,7 +334,7 @@ async fn entries_that_change_while_root_looks_lead_it_nowhere() {
     }
     thread::scope(|scope| {
         let _end = End(&is_over);
-        scope.spawn(flip);
+        scope.spawn(swap);
         let runtime = tokio::runtime::Handle::current();
         let commands = async {
             for _ in 0..15 {

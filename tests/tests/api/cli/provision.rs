@@ -1,4 +1,4 @@
-//! `spoke-auth provision --from`: a whole list at once.
+//! `spoke-auth provision --from`: a whole list of clients.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -25,11 +25,12 @@ async fn provision(cloud: &Cloud, list: &str, folder: &Path, more: &[&str]) -> F
 }
 
 #[tokio::test]
-async fn each_client_of_a_list_gets_two_files_with_which_its_agent_runs() {
+async fn each_listed_client_gets_two_files_that_its_agent_runs_with() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let said = provision(&cloud, "client,valid\ndev1\ndev2,1h\n", folder.path(), &[]).await.done();
-    assert!(said.stdout.contains("2 provisioned"), "{said:?}");
+    let finished =
+        provision(&cloud, "client,valid\ndev1\ndev2,1h\n", folder.path(), &[]).await.done();
+    assert!(finished.stdout.contains("2 provisioned"), "{finished:?}");
     let path = |name: &str| folder.path().join("out").join(name);
     let mode = |name: &str| fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("dev1"), mode("dev1/otp-secret")), (0o700, 0o600));
@@ -46,7 +47,7 @@ async fn each_client_of_a_list_gets_two_files_with_which_its_agent_runs() {
     let config = path("dev1/agent.toml").display().to_string();
     let credentials = path("dev1").display().to_string();
     let start = Start::with(&["run", "--config", &config, "--set", "admin_listen="])
-        // As the unit's LoadCredential does.
+        // As systemd's LoadCredential does.
         .variable("CREDENTIALS_DIRECTORY", credentials)
         .variable("SPOKE_AGENT_REDIS", redis.url())
         .variable("SPOKE_AGENT_STATE_DIR", state);
@@ -56,7 +57,7 @@ async fn each_client_of_a_list_gets_two_files_with_which_its_agent_runs() {
 }
 
 #[tokio::test]
-async fn a_list_is_gone_on_with_and_nobody_elses_client_is_voided() {
+async fn a_list_is_resumed_and_clients_provisioned_elsewhere_are_not_replaced() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     provision(&cloud, "dev1\n", folder.path(), &[]).await.done();
@@ -78,7 +79,7 @@ async fn a_list_is_gone_on_with_and_nobody_elses_client_is_voided() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_named_before_anything_is_done() {
+async fn an_invalid_line_is_reported_before_anything_is_done() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let refused = provision(&cloud, "dev1\ndev 2\n", folder.path(), &[]).await;

@@ -1,4 +1,4 @@
-//! `spoke-agent rotate`: cut short at every step, the device gets in, and the next run makes it good.
+//! `spoke-agent rotate`: after an interruption at any step the device can log in, and the next run completes it.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use spoke_tests::{
 
 const KEY: &str = "spoke-auth:client:dev1:h";
 
-/// A device that was let in.
+/// Starts a device that has connected.
 async fn enrolled(cloud: &Cloud) -> Device {
     let device = Device::start(cloud, "dev1").await;
     device.redis.add(OUT, &numbered(1)).await;
@@ -25,15 +25,15 @@ fn file(device: &Device, name: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-async fn takes(cloud: &Cloud, secret: &str) -> bool {
+async fn accepts(cloud: &Cloud, secret: &str) -> bool {
     let body = json!({ "client": "dev1", "secret": secret });
     let answer = cloud.auth.api().post_json("/login", &body).await;
     assert!(matches!(answer.status, 200 | 401), "{answer:?}");
     answer.status == 200
 }
 
-/// The device logs in anew and carries an entry.
-async fn gets_in(cloud: &Cloud, device: &mut Device) {
+/// Makes the device log in again and carry an entry.
+async fn assert_can_log_in(cloud: &Cloud, device: &mut Device) {
     let _ = fs::remove_file(device.folder().join("state/session"));
     device.start_agent();
     device.redis.add(OUT, &numbered(2)).await;
@@ -42,35 +42,35 @@ async fn gets_in(cloud: &Cloud, device: &mut Device) {
 }
 
 #[tokio::test]
-async fn a_device_that_rotates_while_its_agent_runs_has_a_new_secret_and_the_old_one_is_void() {
+async fn rotating_while_the_agent_runs_gives_a_new_secret_and_invalidates_the_old_one() {
     let cloud = Cloud::start().await;
     let device = enrolled(&cloud).await;
     let old = file(&device, "secret").unwrap();
 
-    let said = device.command(&["rotate"]).await.done().stdout;
+    let output = device.command(&["rotate"]).await.done().stdout;
 
     let new = file(&device, "secret").unwrap();
     assert!(new != old && file(&device, "secret.next").is_none());
-    assert!(said.contains("dev1 has a new secret") && !said.contains(&new), "{said}");
-    assert_eq!((takes(&cloud, &old).await, takes(&cloud, &new).await), (false, true));
+    assert!(output.contains("dev1 has a new secret") && !output.contains(&new), "{output}");
+    assert_eq!((accepts(&cloud, &old).await, accepts(&cloud, &new).await), (false, true));
     device.redis.add(OUT, &numbered(3)).await;
     device.carried_both_ways(&cloud).await;
     device.command(&["rotate"]).await.done();
-    assert!(!takes(&cloud, &new).await, "and again");
+    assert!(!accepts(&cloud, &new).await, "a second rotation works too");
 }
 
-/// A run that dies, and what it leaves.
+/// The step at which a run is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
-    /// The next secret is on the disk, and auth has not heard of it.
-    Untold,
-    /// Auth takes both, and the device does not know.
-    Unanswered,
-    /// Auth takes the next one only, and the device does not know.
-    Unkept,
+enum Interruption {
+    /// The next secret is on disk, and auth has not received it.
+    BeforeRequest,
+    /// Auth accepts both secrets, and the device does not know.
+    BeforeAnswer,
+    /// Auth accepts only the next secret, and the device does not know.
+    BeforeLoginAnswer,
 }
 
-async fn die(cloud: &Cloud, device: &Device, death: Death) {
+async fn interrupt(cloud: &Cloud, device: &Device, interruption: Interruption) {
     let has_next = async || cloud.redis.hash(KEY).await.contains_key("nextSecret");
     let kill = async |awaited: &str, is_reached: &dyn Fn(bool) -> bool| {
         let mut rotating = device.begin(&["rotate"]);
@@ -80,22 +80,22 @@ async fn die(cloud: &Cloud, device: &Device, death: Death) {
         .await;
         rotating.kill9();
     };
-    match death {
-        Death::Untold => {
+    match interruption {
+        Interruption::BeforeRequest => {
             cloud.auth_proxy.black_hole();
             let before = cloud.auth_proxy.connections();
-            let asks = |_| cloud.auth_proxy.connections() > before;
-            kill("the request to be under way", &asks).await;
+            let is_sent = |_| cloud.auth_proxy.connections() > before;
+            kill("the request to be sent", &is_sent).await;
             assert!(!has_next().await);
         }
-        Death::Unanswered => {
+        Interruption::BeforeAnswer => {
             cloud.auth_proxy.lose_downstream();
-            kill("auth to have heard of it", &|has_next| has_next).await;
+            kill("auth to store the next secret", &|has_next| has_next).await;
         }
-        Death::Unkept => {
+        Interruption::BeforeLoginAnswer => {
             cloud.auth_proxy.lose_downstream();
-            kill("auth to have heard of it", &|has_next| has_next).await;
-            kill("auth to go by it", &|has_next| !has_next).await;
+            kill("auth to store the next secret", &|has_next| has_next).await;
+            kill("auth to accept only the next secret", &|has_next| !has_next).await;
         }
     }
     cloud.auth_proxy.cut();
@@ -103,26 +103,29 @@ async fn die(cloud: &Cloud, device: &Device, death: Death) {
 }
 
 #[tokio::test]
-async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_good() {
-    for death in [Death::Untold, Death::Unanswered, Death::Unkept] {
+async fn after_a_kill_at_any_step_the_device_can_log_in_and_the_next_run_completes() {
+    for interruption in
+        [Interruption::BeforeRequest, Interruption::BeforeAnswer, Interruption::BeforeLoginAnswer]
+    {
         for is_started_between in [false, true] {
             let cloud = Cloud::start().await;
             let mut device = enrolled(&cloud).await;
             device.stop_agent().await;
             let old = file(&device, "secret").unwrap();
 
-            die(&cloud, &device, death).await;
+            interrupt(&cloud, &device, interruption).await;
 
-            let next = file(&device, "secret.next").expect("it is kept until it is in its place");
-            assert_eq!(file(&device, "secret").unwrap(), old, "{death:?}");
+            let next =
+                file(&device, "secret.next").expect("the next secret is kept until it is in place");
+            assert_eq!(file(&device, "secret").unwrap(), old, "{interruption:?}");
             if is_started_between {
-                gets_in(&cloud, &mut device).await;
+                assert_can_log_in(&cloud, &mut device).await;
             }
-            let is_made_good = file(&device, "secret") == Some(next.clone());
-            let is_used = death == Death::Unkept;
-            assert_eq!(is_made_good, is_started_between && is_used, "{death:?}");
+            let is_completed = file(&device, "secret") == Some(next.clone());
+            let is_used = interruption == Interruption::BeforeLoginAnswer;
+            assert_eq!(is_completed, is_started_between && is_used, "{interruption:?}");
 
-            if !is_made_good {
+            if !is_completed {
                 let checked = device.command(&["check"]).await.stdout;
                 assert!(
                     checked.contains("is incomplete\n      help: spoke-agent rotate"),
@@ -131,16 +134,20 @@ async fn wherever_a_rotation_dies_the_device_gets_in_and_the_next_run_makes_it_g
                 device.command(&["rotate"]).await.done();
             }
 
-            assert_eq!(file(&device, "secret"), Some(next), "{death:?}: no third one is made");
-            assert_eq!(file(&device, "secret.next"), None, "{death:?}");
-            assert!(!takes(&cloud, &old).await, "{death:?}");
-            gets_in(&cloud, &mut device).await;
+            assert_eq!(
+                file(&device, "secret"),
+                Some(next),
+                "{interruption:?}: no third secret is created"
+            );
+            assert_eq!(file(&device, "secret.next"), None, "{interruption:?}");
+            assert!(!accepts(&cloud, &old).await, "{interruption:?}");
+            assert_can_log_in(&cloud, &mut device).await;
         }
     }
 }
 
 #[tokio::test]
-async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in() {
+async fn a_device_can_log_in_after_auth_is_restored_to_before_a_rotation() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     device.stop_agent().await;
@@ -149,19 +156,22 @@ async fn an_auth_that_came_back_from_before_a_rotation_still_lets_the_device_in(
     device.command(&["rotate"]).await.done();
     let new = file(&device, "secret").unwrap();
     cloud.redis.command::<()>(&["HSET", KEY, "secret", &before["secret"]]).await;
-    assert!(takes(&cloud, &old).await && !takes(&cloud, &new).await, "it knows the old one only");
+    assert!(
+        accepts(&cloud, &old).await && !accepts(&cloud, &new).await,
+        "auth accepts only the old secret"
+    );
 
-    gets_in(&cloud, &mut device).await;
+    assert_can_log_in(&cloud, &mut device).await;
 
     assert!(device.log().contains("only the previous secret"), "{}", device.log());
     device.command(&["rotate"]).await.done();
-    assert_eq!(file(&device, "secret"), Some(new), "the rotation is made good");
-    assert!(!takes(&cloud, &old).await);
-    gets_in(&cloud, &mut device).await;
+    assert_eq!(file(&device, "secret"), Some(new), "the rotation is completed");
+    assert!(!accepts(&cloud, &old).await);
+    assert_can_log_in(&cloud, &mut device).await;
 }
 
 #[tokio::test]
-async fn a_device_that_auth_does_not_know_keeps_its_secret_and_is_told_so() {
+async fn rotate_of_a_device_unknown_to_auth_keeps_its_secret_and_says_so() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     device.stop_agent().await;
@@ -174,15 +184,15 @@ async fn a_device_that_auth_does_not_know_keeps_its_secret_and_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_device_without_a_secret_or_without_auth_is_told_what_to_do() {
+async fn rotate_without_a_secret_or_without_auth_says_what_to_do() {
     let cloud = Cloud::start().await;
     let device = Device::without_agent(&cloud, "dev1", &[]).await;
-    let nothing = device.command(&["rotate"]).await;
-    assert_eq!(nothing.code, Some(1), "{nothing:?}");
-    assert!(nothing.stderr.contains("spoke-agent enrol"), "{nothing:?}");
+    let unenrolled = device.command(&["rotate"]).await;
+    assert_eq!(unenrolled.code, Some(1), "{unenrolled:?}");
+    assert!(unenrolled.stderr.contains("spoke-agent enrol"), "{unenrolled:?}");
     let device = enrolled(&cloud).await;
     cloud.auth_proxy.refuse();
-    let later = device.command(&["rotate"]).await;
-    assert_eq!(later.code, Some(1), "{later:?}");
-    assert!(later.stderr.contains("Resolve this, then run"), "{later:?}");
+    let unreachable = device.command(&["rotate"]).await;
+    assert_eq!(unreachable.code, Some(1), "{unreachable:?}");
+    assert!(unreachable.stderr.contains("Resolve this, then run"), "{unreachable:?}");
 }

@@ -1,4 +1,4 @@
-//! Settings: a bad one ends the process with 78 and names the key, before anything is bound.
+//! Settings: with an invalid one the process exits with 78 and names the key, before it binds a port.
 
 use std::{fs, net::TcpListener};
 
@@ -9,7 +9,7 @@ use spoke_tests::{
     service::{Kind, Service},
 };
 
-/// A command that would run for good if the settings were good.
+/// A command that would not end if the settings were valid.
 fn daemon(program: &str) -> Start {
     match program {
         "spoke-agent" => Start::with(&["run"])
@@ -20,19 +20,19 @@ fn daemon(program: &str) -> Start {
     }
 }
 
-async fn ended(program: &str, start: Start) -> Finished {
+async fn run_until_exit(program: &str, start: Start) -> Finished {
     run(&path_of(program), &start).await
 }
 
 fn assert_bad(ended: &Finished, words: &[&str]) {
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for word in words {
-        assert!(ended.stderr.contains(word), "`{word}` is not named: {}", ended.stderr);
+        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
     }
 }
 
 #[tokio::test]
-async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
+async fn an_invalid_value_exits_with_78_and_names_the_key() {
     let table = [
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "3", "bcrypt_cost"),
         ("spoke-auth", "SPOKE_AUTH_BCRYPT_COST", "17", "bcrypt_cost"),
@@ -71,13 +71,13 @@ async fn a_bad_value_ends_with_78_and_names_the_key_and_where_it_came_from() {
         ("spoke-agent", "SPOKE_AGENT_RETRY_FIRST_MS", "soon", "retry_first_ms"),
     ];
     for (program, variable, value, key) in table {
-        let ended = ended(program, daemon(program).variable(variable, value)).await;
+        let ended = run_until_exit(program, daemon(program).variable(variable, value)).await;
         assert_bad(&ended, &[key]);
     }
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_source() {
+async fn an_unknown_key_is_reported_with_its_source_and_the_nearest_known_key() {
     let table = [
         ("spoke-auth", "SPOKE_AUTH_LISTNE", "listen"),
         ("spoke-auth", "SPOKE_AUTH_TLS__CERT_FLIE", "CERT_FILE"),
@@ -85,7 +85,7 @@ async fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_source() {
         ("spoke-agent", "SPOKE_AGENT_TRANSPROT", "TRANSPORT"),
     ];
     for (program, variable, nearest) in table {
-        let ended = ended(program, daemon(program).variable(variable, "x")).await;
+        let ended = run_until_exit(program, daemon(program).variable(variable, "x")).await;
         assert_bad(&ended, &[variable]);
         let words = ended.stderr.to_lowercase();
         assert!(words.contains(&nearest.to_lowercase()), "{nearest}: {}", ended.stderr);
@@ -94,12 +94,12 @@ async fn an_unknown_key_is_named_with_the_nearest_known_one_and_its_source() {
     let file = folder.path().join("auth.toml");
     fs::write(&file, "listen = \"127.0.0.1:0\"\n[tls]\ncert_fiel = \"x\"\n").unwrap();
     let path = file.to_str().unwrap();
-    let ended = ended("spoke-auth", Start::with(&["serve", "--config", path])).await;
+    let ended = run_until_exit("spoke-auth", Start::with(&["serve", "--config", path])).await;
     assert_bad(&ended, &["tls.cert_fiel", "cert_file", path]);
 }
 
 #[tokio::test]
-async fn a_settings_file_that_cannot_be_read_is_said_with_its_name() {
+async fn a_settings_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.toml");
     let broken = folder.path().join("broken.toml");
@@ -108,7 +108,7 @@ async fn a_settings_file_that_cannot_be_read_is_said_with_its_name() {
         for (file, words) in [(&missing, "missing.toml"), (&broken, "broken.toml")] {
             let mut start = daemon(program);
             start.arguments.extend(["--config".to_owned(), file.display().to_string()]);
-            assert_bad(&ended(program, start).await, &[words]);
+            assert_bad(&run_until_exit(program, start).await, &[words]);
         }
     }
 }
@@ -118,32 +118,32 @@ async fn plain_http_to_another_machine_is_refused_unless_allowed() {
     for key in ["AUTH", "HUB"] {
         let start = daemon("spoke-agent");
         let start = start.variable(&format!("SPOKE_AGENT_{key}"), "http://cloud.example.com");
-        let ended = ended("spoke-agent", start).await;
+        let ended = run_until_exit("spoke-agent", start).await;
         assert_bad(&ended, &[&key.to_lowercase(), "allow_plaintext"]);
     }
 }
 
 #[tokio::test]
-async fn an_agent_that_is_told_nothing_is_told_what_it_needs() {
-    let ended = ended("spoke-agent", Start::with(&["run"])).await;
+async fn an_agent_without_settings_names_the_missing_key() {
+    let ended = run_until_exit("spoke-agent", Start::with(&["run"])).await;
     assert_bad(&ended, &["client"]);
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_a_failure_and_no_bad_setting() {
+async fn an_address_in_use_exits_with_1_and_not_with_78() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for program in ["spoke-auth", "spoke-hub"] {
         let kind = if program == "spoke-auth" { Kind::Auth } else { Kind::Hub };
         let start = daemon(program).variable(&kind.variable("listen"), &address);
-        let ended = ended(program, start).await;
+        let ended = run_until_exit(program, start).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.stderr.contains(&address), "it names the address: {ended:?}");
+        assert!(ended.stderr.contains(&address), "the message names the address: {ended:?}");
     }
 }
 
 #[tokio::test]
-async fn environment_wins_over_the_file_and_flags_win_over_both() {
+async fn the_environment_overrides_the_file_and_flags_override_both() {
     let redis = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("auth.toml");
@@ -151,13 +151,13 @@ async fn environment_wins_over_the_file_and_flags_win_over_both() {
     fs::write(&file, text).unwrap();
     let path = file.to_str().unwrap();
     let provision = |client: &str| Start::with(&["provision", client, "--config", path]);
-    ended("spoke-auth", provision("one")).await.done();
+    run_until_exit("spoke-auth", provision("one")).await.done();
     let by_environment = provision("two").variable("SPOKE_AUTH_KEY_PREFIX", "from-environment");
-    ended("spoke-auth", by_environment.clone()).await.done();
+    run_until_exit("spoke-auth", by_environment.clone()).await.done();
     let mut by_flag = by_environment;
     by_flag.arguments[1] = "three".to_owned();
     by_flag.arguments.extend(["--set".to_owned(), "key_prefix=from-flag".to_owned()]);
-    ended("spoke-auth", by_flag).await.done();
+    run_until_exit("spoke-auth", by_flag).await.done();
     let mut keys: Vec<String> = redis.command(&["KEYS", "*:client:*"]).await;
     keys.sort_unstable();
     let expected =
@@ -166,36 +166,39 @@ async fn environment_wins_over_the_file_and_flags_win_over_both() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_a_number_stays_a_name() {
+async fn a_numeric_name_is_kept_as_text() {
     let redis = RedisServer::start().await;
     let start = Start::with(&["provision", "123"]).variable("SPOKE_AUTH_REDIS", redis.url());
     let start = start.variable("SPOKE_AUTH_KEY_PREFIX", "7");
-    ended("spoke-auth", start).await.done();
+    run_until_exit("spoke-auth", start).await.done();
     assert!(redis.command::<bool>(&["EXISTS", "7:client:123:h"]).await);
 }
 
 #[tokio::test]
-async fn a_password_in_a_setting_is_never_said_back() {
+async fn a_password_in_a_setting_is_never_printed() {
     let start =
         daemon("spoke-auth").variable("SPOKE_AUTH_REDIS", "http://:hunter2-and-more@127.0.0.1:1");
-    let ended = ended("spoke-auth", start).await;
+    let ended = run_until_exit("spoke-auth", start).await;
     assert_bad(&ended, &["redis"]);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
 }
 
 #[tokio::test]
-async fn a_redis_behind_a_unix_socket_or_a_password_is_reached() {
+async fn redis_is_reached_over_a_unix_socket_and_with_a_password() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock").display().to_string();
     let redis = RedisServer::start_with(&["--unixsocket", &socket]).await;
     let list = |url: &str| Start::with(&["list", "--json"]).variable("SPOKE_AUTH_REDIS", url);
-    ended("spoke-auth", list(&format!("unix://{socket}"))).await.done();
+    run_until_exit("spoke-auth", list(&format!("unix://{socket}"))).await.done();
     redis.command::<()>(&["CONFIG", "SET", "requirepass", "open-sesame"]).await;
     let port = redis.port();
-    ended("spoke-auth", list(&format!("redis://:open-sesame@127.0.0.1:{port}"))).await.done();
-    let refused = ended("spoke-auth", list(&format!("redis://:wrong@127.0.0.1:{port}"))).await;
+    run_until_exit("spoke-auth", list(&format!("redis://:open-sesame@127.0.0.1:{port}")))
+        .await
+        .done();
+    let refused =
+        run_until_exit("spoke-auth", list(&format!("redis://:wrong@127.0.0.1:{port}"))).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(!refused.stderr.contains("wrong@"), "the password is said back: {refused:?}");
+    assert!(!refused.stderr.contains("wrong@"), "the password is printed: {refused:?}");
 }
 
 #[tokio::test]

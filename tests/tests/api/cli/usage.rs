@@ -1,4 +1,4 @@
-//! `--help`, and what happens to those who type something else.
+//! `--help`, `--version` and wrong usage.
 
 use spoke_tests::{
     binaries::path_of,
@@ -13,42 +13,42 @@ const COMMANDS: [(&str, &[&str]); 3] = [
     ("spoke-hub", &["serve", "clients", "tail", "send"]),
 ];
 
-async fn said(program: &str, arguments: &[&str]) -> Finished {
+async fn run_with(program: &str, arguments: &[&str]) -> Finished {
     run(&path_of(program), &Start::with(arguments)).await
 }
 
 #[tokio::test]
-async fn help_of_every_command_says_what_it_does_and_how_it_is_used() {
+async fn help_of_every_command_describes_it_and_shows_its_usage() {
     for (program, commands) in COMMANDS {
-        let help = said(program, &["--help"]).await.done().stdout;
+        let help = run_with(program, &["--help"]).await.done().stdout;
         assert!(help.contains("Exit codes: 0 done, 1 failed, 2 bad usage, 78 bad settings"));
         for command in commands {
             assert!(help.contains(command), "{program} --help does not name {command}");
-            let help = said(program, &[command, "--help"]).await.done();
+            let help = run_with(program, &[command, "--help"]).await.done();
             let usage = format!("Usage: {program} {command}");
             assert!(help.stdout.contains(&usage), "{help:?}");
             let first = help.stdout.lines().next().unwrap_or_default();
-            assert!(first.len() > 10 && !first.starts_with("Usage"), "it says nothing: {help:?}");
+            assert!(first.len() > 10 && !first.starts_with("Usage"), "no description: {help:?}");
             assert_eq!(help.stderr, "");
         }
     }
 }
 
 #[tokio::test]
-async fn json_is_offered_where_something_is_listed() {
+async fn commands_that_list_something_offer_json() {
     for (program, command) in [
         ("spoke-agent", "status"),
         ("spoke-auth", "list"),
         ("spoke-auth", "show"),
         ("spoke-hub", "clients"),
     ] {
-        let help = said(program, &[command, "--help"]).await.done().stdout;
+        let help = run_with(program, &[command, "--help"]).await.done().stdout;
         assert!(help.contains("--json"), "{program} {command}: {help}");
     }
 }
 
 #[tokio::test]
-async fn bad_usage_ends_with_2_and_words_on_standard_error() {
+async fn bad_usage_exits_with_2_and_a_message_on_standard_error() {
     for program in PROGRAMS {
         for arguments in [
             &[][..],
@@ -58,7 +58,7 @@ async fn bad_usage_ends_with_2_and_words_on_standard_error() {
             &["--config"],
             &["--set", "no-equals-sign", "serve"],
         ] {
-            let ended = said(program, arguments).await;
+            let ended = run_with(program, arguments).await;
             assert_eq!(ended.code, Some(2), "{program} {arguments:?}: {ended:?}");
             assert!(ended.stderr.contains("--help"), "{program} {arguments:?}: {ended:?}");
             assert_eq!(ended.stdout, "", "{program} {arguments:?}");
@@ -74,15 +74,15 @@ async fn bad_usage_ends_with_2_and_words_on_standard_error() {
         ("spoke-hub", &["send", "dev1", "field-without-value"]),
         ("spoke-hub", &["send", "no/slash", "a", "b"]),
     ] {
-        let ended = said(program, arguments).await;
+        let ended = run_with(program, arguments).await;
         assert_eq!(ended.code, Some(2), "{program} {arguments:?}: {ended:?}");
     }
 }
 
 #[tokio::test]
-async fn the_version_is_said() {
+async fn version_prints_the_name_and_the_version() {
     for program in PROGRAMS {
-        let version = said(program, &["--version"]).await.done().stdout;
+        let version = run_with(program, &["--version"]).await.done().stdout;
         assert_eq!(version.trim(), format!("{program} {}", env!("CARGO_PKG_VERSION")));
     }
 }

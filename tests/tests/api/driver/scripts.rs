@@ -1,9 +1,9 @@
-//! The scripts by themselves, as a driver calls them.
+//! The scripts alone, called as the driver calls them.
 
 use super::*;
 
 #[tokio::test]
-async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_nothing() {
+async fn the_script_distinguishes_gap_stale_epoch_and_duplicate_and_changes_nothing() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     let append = |epoch, after: Option<u64>, through| Append {
@@ -26,21 +26,21 @@ async fn the_script_tells_a_gap_and_a_stale_epoch_from_a_duplicate_and_changes_n
     let before = ends.cloud.entries("spoke-hub:in:x").await;
     assert_eq!(run(append(2, Some(11), 12)).await, AppendResult::Gap(Seq::new(10, 0)));
     assert_eq!(run(append(1, None, 12)).await, AppendResult::StaleEpoch(Epoch(2)));
-    // A session that did not move the cursor itself is not alone.
+    // If the session did not move the cursor itself, another one did.
     assert_eq!(run(append(2, Some(9), 10)).await, AppendResult::Gap(Seq::new(10, 0)));
     let again = run(append(2, None, 10)).await;
     assert!(matches!(again, AppendResult::Done { accepted: 0, duplicates: 1, .. }));
     assert_eq!(run(append(4, None, 12)).await, AppendResult::EpochAhead(Epoch(2)));
     let day_after_tomorrow = 2 * 24 * 60 * 60 * 1000;
     assert_eq!(run(append(2, None, day_after_tomorrow)).await, AppendResult::SeqAhead);
-    // A new life that does not begin at its beginning is a gap too: its first batch was lost.
+    // A new epoch that does not begin at its start is a gap too: its first batch was lost.
     assert_eq!(run(append(3, Some(5), 12)).await, AppendResult::Gap(Seq::ZERO));
     assert_eq!(ends.cloud.entries("spoke-hub:in:x").await, before);
     assert!(matches!(run(append(3, Some(0), 4)).await, AppendResult::Done { accepted: 1, .. }));
 }
 
 #[tokio::test]
-async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
+async fn seqs_beyond_53_bits_are_compared_exactly() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
@@ -69,13 +69,13 @@ async fn a_seq_past_53_bits_is_compared_digit_by_digit() {
 }
 
 #[tokio::test]
-async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor() {
+async fn a_wiped_origin_gets_a_new_epoch_and_assigns_only_ids_after_the_cursor() {
     let ends = Ends::start().await;
     let (device, hub) = (ends.device(), ends.hub().await);
     let ahead = unix_ms() + 60_000;
     ends.device.add_as("spoke-agent:out:x", &format!("{ahead}-0"), &numbered(1)).await;
     let arrived = async {
-        eventually_is("the entry is at the hub", 1, async || {
+        eventually_is("the entry to be at the hub", 1, async || {
             ends.cloud.length("spoke-hub:in:x").await
         })
         .await;
@@ -84,19 +84,19 @@ async fn a_wiped_origin_gets_a_new_epoch_and_gives_out_no_id_behind_the_cursor()
     ends.device.flushall().await;
 
     let cursor = hub.copy.cursor().await.unwrap();
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
 
-    assert_eq!(begun.position.finding, ResumeFinding::OriginReplaced);
-    assert_eq!((begun.position.epoch, begun.position.joins_after), (Epoch(2), Seq::ZERO));
+    assert_eq!(started.position.finding, ResumeFinding::OriginReplaced);
+    assert_eq!((started.position.epoch, started.position.joins_after), (Epoch(2), Seq::ZERO));
     let next: Seq = ends.device.add("spoke-agent:out:x", &numbered(2)).await.parse().unwrap();
     assert!(next > cursor.seq);
-    // The same question again finds the epoch written down.
+    // A second start finds the stored epoch.
     let again = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
     assert_eq!((again.position.epoch, again.position.finding), (Epoch(2), ResumeFinding::Agree));
 }
 
 #[tokio::test]
-async fn a_poisoned_cursor_does_not_poison_the_origin() {
+async fn a_cursor_at_the_largest_seq_does_not_block_the_origin() {
     let ends = Ends::start().await;
     let device = ends.device();
     let cursor = spoke_protocol::message::Cursor {
@@ -104,7 +104,7 @@ async fn a_poisoned_cursor_does_not_poison_the_origin() {
         seq: Seq::MAX,
         ..Default::default()
     };
-    let begun = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
-    assert_eq!(begun.position.epoch, Epoch(2));
+    let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
+    assert_eq!(started.position.epoch, Epoch(2));
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
 }

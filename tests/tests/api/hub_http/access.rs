@@ -1,4 +1,4 @@
-//! Who gets in, and to whose streams.
+//! Authentication, and which streams a client may use.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-use crate::hub_http::{OUT, assert_one_waits, carried, hub, inbound, one};
+use crate::hub_http::{OUT, assert_read_waits, carried, entry_body, hub, inbound};
 
 const PATHS: [(Method, &str); 4] = [
     (Method::GET, "/seq"),
@@ -22,7 +22,7 @@ const PATHS: [(Method, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn without_a_live_session_every_door_is_shut() {
+async fn every_endpoint_refuses_requests_without_a_valid_session() {
     let stand = hub().await;
     let api = stand.api();
     let live = stand.client("dev1").await.token().unwrap().to_owned();
@@ -32,7 +32,7 @@ async fn without_a_live_session_every_door_is_shut() {
             .map(|token| token.map(|token| format!("Bearer {token}")));
         let others = [Some(format!("Basic {live}")), Some(live.clone())];
         for authorization in bearers.into_iter().chain(others) {
-            let mut request = api.request(method.clone(), path).json(&one("1-0", 1));
+            let mut request = api.request(method.clone(), path).json(&entry_body("1-0", 1));
             if let Some(value) = &authorization {
                 request = request.header("authorization", value);
             }
@@ -45,14 +45,14 @@ async fn without_a_live_session_every_door_is_shut() {
 }
 
 #[tokio::test]
-async fn a_token_in_the_url_is_refused_even_when_it_lives() {
+async fn a_token_in_the_url_is_refused_even_if_it_is_valid() {
     let stand = hub().await;
     let api = stand.api();
     let live = stand.client("dev1").await.token().unwrap().to_owned();
     for (method, path) in PATHS {
         for name in ["token", "access_token", "sessionToken"] {
             let request = api.request(method.clone(), &format!("{path}?{name}={live}"));
-            let answer = api.call(request.json(&one("1-0", 1))).await;
+            let answer = api.call(request.json(&entry_body("1-0", 1))).await;
             assert_eq!(answer.refusal(), (400, "token-in-url".to_owned()), "{path}?{name}");
         }
     }
@@ -60,7 +60,7 @@ async fn a_token_in_the_url_is_refused_even_when_it_lives() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_shuts_the_door_at_the_next_request() {
+async fn requests_are_refused_once_their_session_has_ended() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.get("/seq").await.ok();
@@ -68,44 +68,44 @@ async fn a_session_that_ends_shuts_the_door_at_the_next_request() {
 
     stand.redis.command::<()>(&["DEL", &key]).await;
 
-    // Within a second, says the contract of a live connection; a request is no better off.
-    eventually("the session's end to be seen", PATIENCE, async || {
+    // The contract allows a live connection one second; a request gets no longer.
+    eventually("the request to be refused", PATIENCE, async || {
         let answer = dev1.get("/seq").await;
         if answer.status == 401 { Ok(()) } else { Err(answer) }
     })
     .await;
-    assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 401);
+    assert_eq!(dev1.post_json("/xadd", &entry_body("1-0", 1)).await.status, 401);
 }
 
 #[tokio::test]
-async fn one_who_waits_is_turned_out_within_a_second_when_its_session_ends() {
+async fn a_waiting_read_is_refused_within_a_second_after_its_session_ends() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let key = session_key("spoke-auth", &digest(dev1.token().unwrap()));
     let waiting = tokio::spawn(async move { dev1.get("/xread?blockMs=20000").await });
-    assert_one_waits(&stand).await;
+    assert_read_waits(&stand).await;
 
     stand.redis.command::<()>(&["DEL", &key]).await;
     let begun = Instant::now();
     stand.redis.add(OUT, &numbered(1)).await;
 
     let answer = waiting.await.unwrap();
-    assert_eq!(answer.refusal().0, 401, "it was given what was not for it: {answer:?}");
+    assert_eq!(answer.refusal().0, 401, "an ended session got an entry: {answer:?}");
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
 }
 
-/// What an operator can do to a client by hand, each of which shuts it out.
-const SHUT_OUT: [&[&str]; 4] = [
+/// Commands with which an operator can block a client by hand.
+const BLOCKS_BY_HAND: [&[&str]; 4] = [
     &["HSET", "spoke-auth:client:dev1:h", "disabled", "1"],
     &["DEL", "spoke-auth:client:dev1:h"],
     &["HDEL", "spoke-auth:client:dev1:h", "secret"],
-    // Another device has registered under the name: this session is of a registration before.
+    // Another device has registered under the name: the session is of an earlier registration.
     &["HSET", "spoke-auth:client:dev1:h", "registeredAt", "1700000000000"],
 ];
 
 #[tokio::test]
-async fn a_client_that_is_shut_out_by_hand_is_refused_at_once() {
-    for by_hand in SHUT_OUT {
+async fn a_client_blocked_by_hand_is_refused_at_once() {
+    for by_hand in BLOCKS_BY_HAND {
         let stand = hub().await;
         let dev1 = stand.client("dev1").await;
         dev1.get("/seq").await.ok();
@@ -113,17 +113,17 @@ async fn a_client_that_is_shut_out_by_hand_is_refused_at_once() {
         stand.redis.command::<()>(by_hand).await;
 
         assert_eq!(dev1.get("/seq").await.status, 401, "{by_hand:?}");
-        assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 401, "{by_hand:?}");
+        assert_eq!(dev1.post_json("/xadd", &entry_body("1-0", 1)).await.status, 401, "{by_hand:?}");
     }
 }
 
 #[tokio::test]
-async fn one_who_waits_is_turned_out_within_a_second_when_it_is_shut_out_by_hand() {
-    for by_hand in SHUT_OUT {
+async fn a_waiting_read_is_refused_within_a_second_after_a_block_by_hand() {
+    for by_hand in BLOCKS_BY_HAND {
         let stand = hub().await;
         let dev1 = stand.client("dev1").await;
         let waiting = tokio::spawn(async move { dev1.get("/xread?blockMs=20000").await });
-        assert_one_waits(&stand).await;
+        assert_read_waits(&stand).await;
 
         stand.redis.command::<()>(by_hand).await;
         let begun = Instant::now();
@@ -134,7 +134,7 @@ async fn one_who_waits_is_turned_out_within_a_second_when_it_is_shut_out_by_hand
 }
 
 #[tokio::test]
-async fn a_word_in_a_clients_hash_that_shuts_nobody_out_ends_no_session() {
+async fn harmless_fields_in_a_clients_hash_end_no_session() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for harmless in [["disabled", "0"], ["disabled", ""], ["registeredAt", "soon"], ["note", "x"]] {
@@ -151,8 +151,8 @@ async fn two_clients_never_see_each_others_streams() {
     stand.redis.add(OUT, &numbered(1)).await;
     stand.redis.add("spoke-hub:out:dev2:x", &numbered(2)).await;
 
-    dev1.post_json("/xadd", &one("5-0", 5)).await.ok();
-    dev2.post_json("/xadd", &one("3-0", 3)).await.ok();
+    dev1.post_json("/xadd", &entry_body("5-0", 5)).await.ok();
+    dev2.post_json("/xadd", &entry_body("3-0", 3)).await.ok();
 
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "5-0");
     assert_eq!(dev2.get("/seq").await.ok()["seq"], "3-0");
@@ -167,35 +167,38 @@ async fn two_clients_never_see_each_others_streams() {
 }
 
 #[tokio::test]
-async fn whose_streams_they_are_is_never_the_requests_to_say() {
+async fn a_request_cannot_choose_whose_streams_it_uses() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     stand.redis.add("spoke-hub:out:dev2:x", &numbered(2)).await;
-    let mut body = one("1-0", 1);
+    let mut body = entry_body("1-0", 1);
     body["client"] = json!("dev2");
     let answer = dev1.post_json("/xadd", &body).await;
     assert_eq!(answer.refusal(), (400, "malformed".to_owned()), "{answer:?}");
-    assert!(answer.message().contains("client"), "it names the key: {answer:?}");
+    assert!(answer.message().contains("client"), "the message names the key: {answer:?}");
     for query in ["client=dev2", "key=spoke-hub:out:dev2:x"] {
         let answer = dev1.get(&format!("/xread?{query}")).await;
-        assert!(!answer.text.contains("topic"), "another's entry came out: {answer:?}");
+        assert!(
+            !answer.text.contains("topic"),
+            "the answer has an entry of another client: {answer:?}"
+        );
     }
     let with_header = dev1.request(Method::GET, "/xread").header("spoke-client", "dev2");
     assert_eq!(dev1.call(with_header).await.ok()["entries"], json!([]));
 }
 
 #[tokio::test]
-async fn prefixes_keep_fleets_in_one_redis_apart() {
+async fn prefixes_separate_fleets_that_share_one_redis() {
     let settings = [("key_prefix", "north"), ("auth_key_prefix", "north-auth")];
     let stand = Stand::start(Kind::Hub, &settings).await;
-    let of_the_south = stand.client("dev1").await;
-    assert_eq!(of_the_south.get("/seq").await.status, 401);
+    let default_client = stand.client("dev1").await;
+    assert_eq!(default_client.get("/seq").await.status, 401);
     let token = "a-token-of-the-north-made-up-by-hand-only-here";
     let key = session_key("north-auth", &digest(token));
     stand.redis.command::<()>(&["HSET", &key, "client", "dev1"]).await;
     stand.redis.command::<()>(&["HSET", "north-auth:client:dev1:h", "secret", "no hash"]).await;
 
-    stand.api().with_token(token).post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.api().with_token(token).post_json("/xadd", &entry_body("1-0", 1)).await.ok();
 
     assert_eq!(stand.redis.length("north:in:x").await, 1);
     assert_eq!(stand.redis.length("spoke-hub:in:x").await, 0);
@@ -207,7 +210,11 @@ async fn sessions_may_be_in_another_redis() {
     let url = auth_redis.url();
     let stand = Stand::start(Kind::Hub, &[("auth_redis", &url)]).await;
     let token = spoke_tests::cloud::admit(&auth_redis, "dev1").await;
-    stand.api().with_token(&token).post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.api().with_token(&token).post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     assert_eq!(stand.redis.length("spoke-hub:in:x").await, 1);
-    assert_eq!(stand.client("dev1").await.get("/seq").await.status, 401, "not in that one");
+    assert_eq!(
+        stand.client("dev1").await.get("/seq").await.status,
+        401,
+        "the hub's own redis is not asked for sessions"
+    );
 }

@@ -1,4 +1,4 @@
-//! The hub when its Redis is in trouble, when it is told to end, and when it is spoken to badly.
+//! The hub when its Redis fails, when it shuts down, and when requests are malformed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use spoke_tests::{
     wait::{eventually_is, eventually_true},
 };
 
-use crate::hub_http::{IN, carried, hub, inbound, one};
+use crate::hub_http::{IN, carried, entry_body, hub, inbound};
 
 fn assert_unavailable(answers: impl IntoIterator<Item = Answer>) {
     for answer in answers {
@@ -16,26 +16,30 @@ fn assert_unavailable(answers: impl IntoIterator<Item = Answer>) {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_everything_is_503_and_then_goes_on_where_it_was() {
+async fn the_hub_answers_503_while_redis_is_down_and_continues_where_it_was() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     stand.redis.kill9();
 
     assert_unavailable([
-        dev1.post_json("/xadd", &one("2-0", 2)).await,
+        dev1.post_json("/xadd", &entry_body("2-0", 2)).await,
         dev1.get("/seq").await,
         dev1.get("/xread?blockMs=5000").await,
     ]);
     let admin = stand.service.admin();
     assert_eq!(admin.get("/readyz").await.status, 503);
-    assert_eq!(admin.get("/healthz").await.status, 200, "it lives, and a restart mends nothing");
+    assert_eq!(
+        admin.get("/healthz").await.status,
+        200,
+        "the hub is alive, and a restart would not help"
+    );
 
     stand.redis.restart().await;
     stand.service.ready().await;
-    eventually_is("the entry to be taken", 200, async || {
-        // What was refused may be sent again and again: it is there once.
-        match dev1.post_json("/xadd", &one("2-0", 2)).await.status {
+    eventually_is("the entry to be stored", 200, async || {
+        // A refused entry may be sent again any number of times; it is stored once.
+        match dev1.post_json("/xadd", &entry_body("2-0", 2)).await.status {
             409 => 200,
             status => status,
         }
@@ -45,65 +49,65 @@ async fn while_redis_is_gone_everything_is_503_and_then_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_full_is_503_and_the_entry_is_neither_taken_nor_skipped() {
+async fn a_full_redis_gives_503_and_the_entry_is_neither_stored_nor_skipped() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_unavailable([dev1.post_json("/xadd", &one("2-0", 2)).await]);
+    assert_unavailable([dev1.post_json("/xadd", &entry_body("2-0", 2)).await]);
     stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
-    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+    dev1.post_json("/xadd", &entry_body("2-0", 2)).await.ok();
     assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
 }
 
 #[tokio::test]
-async fn a_replica_that_takes_no_writes_is_503() {
+async fn a_read_only_replica_gives_503() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     stand.redis.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    assert_unavailable([dev1.post_json("/xadd", &one("2-0", 2)).await]);
+    assert_unavailable([dev1.post_json("/xadd", &entry_body("2-0", 2)).await]);
     stand.redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
-    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+    dev1.post_json("/xadd", &entry_body("2-0", 2)).await.ok();
 }
 
 #[tokio::test]
-async fn scripts_that_redis_forgot_are_given_to_it_again() {
+async fn scripts_are_loaded_again_after_script_flush() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     stand.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
-    dev1.post_json("/xadd", &one("2-0", 2)).await.ok();
+    dev1.post_json("/xadd", &entry_body("2-0", 2)).await.ok();
     assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_moves_no_cursor() {
+async fn a_key_of_the_wrong_type_does_not_move_the_cursor() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    stand.redis.command::<()>(&["SET", IN, "somebody else's"]).await;
-    let answer = dev1.post_json("/xadd", &one("1-0", 1)).await;
+    stand.redis.command::<()>(&["SET", IN, "of another program"]).await;
+    let answer = dev1.post_json("/xadd", &entry_body("1-0", 1)).await;
     assert!(matches!(answer.refusal().0, 500 | 503), "{answer:?}");
-    assert_eq!(dev1.get("/seq").await.ok()["seq"], "0-0", "nothing was taken");
+    assert_eq!(dev1.get("/seq").await.ok()["seq"], "0-0", "the cursor did not move");
     stand.redis.command::<()>(&["DEL", IN]).await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
 }
 
 #[tokio::test]
-async fn a_killed_hub_forgets_nothing() {
+async fn a_killed_hub_keeps_its_sessions_and_cursors() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap().to_owned();
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     stand.service.restart().await;
     let dev1 = stand.api().with_token(&token);
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
-    assert_eq!(dev1.post_json("/xadd", &one("1-0", 1)).await.status, 409);
+    assert_eq!(dev1.post_json("/xadd", &entry_body("1-0", 1)).await.status, 409);
 }
 
 #[tokio::test]
-async fn it_ends_with_0_on_sigterm_within_its_time_whoever_is_connected() {
+async fn the_hub_exits_with_0_on_sigterm_in_time_despite_an_idle_connection() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     dev1.get("/seq").await.ok();
@@ -116,7 +120,7 @@ async fn it_ends_with_0_on_sigterm_within_its_time_whoever_is_connected() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused_in_the_same_form() {
+async fn unknown_paths_and_wrong_methods_get_the_usual_error_body() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for path in ["/", "/nothing", "/metrics", "/healthz", "/seq/", "/xadd/1-0"] {
@@ -130,24 +134,24 @@ async fn what_is_not_there_is_refused_in_the_same_form() {
 }
 
 #[tokio::test]
-async fn health_and_figures_are_on_the_admin_listener() {
+async fn health_and_metrics_are_on_the_admin_listener() {
     let stand = hub().await;
-    stand.client("dev1").await.post_json("/xadd", &one("1-0", 1)).await.ok();
+    stand.client("dev1").await.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     let admin = stand.service.admin();
     assert_eq!(admin.get("/healthz").await.status, 200);
     stand.service.ready().await;
     let metrics = admin.get("/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("spoke_hub"), "{metrics:?}");
-    assert!(!metrics.text.contains("dev1"), "a client is no label: {metrics:?}");
+    assert!(!metrics.text.contains("dev1"), "client names are not labels: {metrics:?}");
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_its_headers_is_cut_off_and_others_are_served() {
+async fn a_request_with_unfinished_headers_is_cut_off_and_others_are_served() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let api = stand.api();
     let slow = tokio::spawn(async move { api.raw(b"GET /seq HTTP/1.1\r\nX-Slow: ").await });
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
-    eventually_true("the slow one to be cut off", async || slow.is_finished()).await;
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
+    eventually_true("the slow connection to be cut off", async || slow.is_finished()).await;
 }

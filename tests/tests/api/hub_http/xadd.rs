@@ -4,15 +4,15 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use spoke_tests::entries::awkward;
 
-use crate::hub_http::{IN, b64, carried, hub, inbound, one};
+use crate::hub_http::{IN, b64, carried, entry_body, hub, inbound};
 
 #[tokio::test]
-async fn an_entry_is_in_the_stream_with_its_client_epoch_and_seq_in_front() {
+async fn an_entry_is_stored_with_client_epoch_and_seq_as_its_first_fields() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "0-0", "the hub has nothing yet");
 
-    let answer = dev1.post_json("/xadd", &one("1700000000000-0", 7)).await.ok();
+    let answer = dev1.post_json("/xadd", &entry_body("1700000000000-0", 7)).await.ok();
 
     let entries = stand.redis.entries(IN).await;
     assert_eq!(entries.len(), 1);
@@ -26,19 +26,19 @@ async fn an_entry_is_in_the_stream_with_its_client_epoch_and_seq_in_front() {
 }
 
 #[tokio::test]
-async fn of_five_equal_posts_at_once_one_is_taken_and_four_are_told_duplicate() {
+async fn one_of_five_concurrent_equal_posts_is_accepted_and_four_are_duplicates() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for round in 1..=10u64 {
-        let body = one(&format!("{round}-0"), round as usize);
+        let body = entry_body(&format!("{round}-0"), round as usize);
 
         let answers = join_all((0..5).map(|_| dev1.post_json("/xadd", &body))).await;
 
-        let taken = answers.iter().filter(|answer| answer.status == 200).count();
-        assert_eq!(taken, 1, "{answers:?}");
+        let accepted = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(accepted, 1, "{answers:?}");
         for answer in answers.iter().filter(|answer| answer.status != 200) {
             assert_eq!(answer.refusal(), (409, "duplicate".to_owned()));
-            assert_eq!(answer.json()["seq"], format!("{round}-0"), "it names the cursor");
+            assert_eq!(answer.json()["seq"], format!("{round}-0"), "the answer has the cursor");
         }
     }
     assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, 1..=10));
@@ -48,21 +48,21 @@ async fn of_five_equal_posts_at_once_one_is_taken_and_four_are_told_duplicate() 
 async fn a_seq_at_or_before_the_cursor_is_a_duplicate_and_changes_nothing() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("10-5", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("10-5", 1)).await.ok();
     for seq in ["10-5", "10-4", "9-99", "0-1"] {
-        let answer = dev1.post_json("/xadd", &one(seq, 2)).await;
+        let answer = dev1.post_json("/xadd", &entry_body(seq, 2)).await;
         assert_eq!(answer.refusal(), (409, "duplicate".to_owned()), "{seq}");
         assert_eq!(answer.json()["seq"], "10-5", "{seq}");
     }
-    dev1.post_json("/xadd", &one("10-6", 3)).await.ok();
+    dev1.post_json("/xadd", &entry_body("10-6", 3)).await.ok();
     assert_eq!(stand.redis.length(IN).await, 2);
 }
 
 #[tokio::test]
-async fn seqs_are_compared_in_all_their_64_bits() {
+async fn seqs_are_compared_with_all_64_bits() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    // Each pair is one number to whoever counts in floating point, or in the order of text.
+    // Neighbours are equal as floating point numbers, or swapped in the order of text.
     let ascending = [
         "9-0",
         "10-0",
@@ -77,17 +77,21 @@ async fn seqs_are_compared_in_all_their_64_bits() {
         "1700000000002-0",
     ];
     for (n, seq) in ascending.iter().enumerate() {
-        dev1.post_json("/xadd", &one(seq, n)).await.ok();
+        dev1.post_json("/xadd", &entry_body(seq, n)).await.ok();
         assert_eq!(dev1.get("/seq").await.ok()["seq"], *seq);
         if let Some(before) = n.checked_sub(1).map(|before| ascending[before]) {
-            assert_eq!(dev1.post_json("/xadd", &one(before, n)).await.status, 409, "{before}");
+            assert_eq!(
+                dev1.post_json("/xadd", &entry_body(before, n)).await.status,
+                409,
+                "{before}"
+            );
         }
     }
     assert_eq!(stand.redis.length(IN).await, ascending.len());
 }
 
 #[tokio::test]
-async fn every_awkward_entry_arrives_bit_for_bit_in_every_form() {
+async fn every_awkward_entry_arrives_bit_for_bit_in_every_encoding() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut ms = 0;
@@ -125,10 +129,10 @@ async fn fields_may_be_an_object_whose_order_is_kept() {
 }
 
 #[tokio::test]
-async fn a_malformed_entry_is_told_what_is_wrong_and_nothing_changes() {
+async fn a_malformed_entry_is_refused_and_nothing_changes() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    dev1.post_json("/xadd", &one("1-0", 1)).await.ok();
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
     let fields = json!([["a", "1"]]);
     let table = [
         r#""#.to_owned(),
@@ -189,19 +193,19 @@ async fn an_entry_that_can_never_be_carried_is_refused_with_its_reason() {
         assert_eq!(answer.refusal(), (status, reason.to_owned()), "{answer:?}");
     }
     assert_eq!(stand.redis.length(IN).await, 0);
-    dev1.post_json("/xadd", &one("5-0", 5)).await.ok();
-    // Names that merely look like ours are nobody's but the user's.
+    dev1.post_json("/xadd", &entry_body("5-0", 5)).await.ok();
+    // Names that only resemble the reserved ones are allowed.
     let near = json!([["Client", "a"], ["seq ", "b"], ["req", "1-1"], ["client\0", "c"]]);
     dev1.post_json("/xadd", &json!({ "seq": "6-0", "fields": near })).await.ok();
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_or_no_json_is_refused() {
+async fn a_body_that_is_too_large_or_not_json_is_refused() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let large = json!({ "seq": "1-0", "fields": [["a", "x".repeat(4 * 1024 * 1024)]] });
     assert_eq!(dev1.post_json("/xadd", &large).await.refusal(), (413, "too-large".to_owned()));
-    let answer = dev1.post_body("/xadd", "text/plain", one("1-0", 1).to_string()).await;
+    let answer = dev1.post_body("/xadd", "text/plain", entry_body("1-0", 1).to_string()).await;
     assert_eq!(answer.refusal().0, 415, "{answer:?}");
     assert_eq!(stand.redis.length(IN).await, 0);
 }

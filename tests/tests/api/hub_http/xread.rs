@@ -1,4 +1,4 @@
-//! `GET /xread`: what is there for a client, and waiting for it.
+//! `GET /xread`: reading a client's entries, and waiting for new ones.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use spoke_tests::{
     wait::eventually_is,
 };
 
-use crate::hub_http::{OUT, assert_one_waits, hub, one, unb64};
+use crate::hub_http::{OUT, assert_read_waits, entry_body, hub, unb64};
 
-/// IDs of the entries of an answer.
+/// The IDs of the entries in an answer.
 fn ids(answer: &Value) -> Vec<String> {
     let entries = answer["entries"].as_array().unwrap_or_else(|| panic!("no entries: {answer}"));
     entries.iter().map(|entry| entry["id"].as_str().unwrap_or_default().to_owned()).collect()
@@ -27,7 +27,7 @@ async fn read(api: &Api, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_an_app_adds_by_the_contracts_own_line_comes_out() {
+async fn an_entry_added_with_the_contracts_xadd_command_can_be_read() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let line = ["XADD", OUT, "MAXLEN", "~", "1000", "*", "topic", "test", "payload"];
@@ -42,7 +42,7 @@ async fn what_an_app_adds_by_the_contracts_own_line_comes_out() {
 }
 
 #[tokio::test]
-async fn every_awkward_entry_comes_out_bit_for_bit() {
+async fn every_awkward_entry_is_read_bit_for_bit() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let mut after = "0-0".to_owned();
@@ -50,7 +50,7 @@ async fn every_awkward_entry_comes_out_bit_for_bit() {
         let id = stand.redis.add(OUT, &fields).await;
         let answer = read(&dev1, &format!("seq={after}")).await;
         assert_eq!(ids(&answer), [id.as_str()], "{what}");
-        assert!(decoded(&answer["entries"][0]) == fields, "{what} came out as something else");
+        assert!(decoded(&answer["entries"][0]) == fields, "{what} was changed");
         after = id;
     }
 }
@@ -69,7 +69,7 @@ async fn pages_follow_each_other_without_a_gap_or_a_repeat() {
         if ids.is_empty() {
             break;
         }
-        seq = page["seq"].as_str().expect("it says where to ask next").to_owned();
+        seq = page["seq"].as_str().expect("a page has the next seq").to_owned();
         assert_eq!(Some(&seq), ids.last());
         seen.extend(ids);
     }
@@ -77,7 +77,7 @@ async fn pages_follow_each_other_without_a_gap_or_a_repeat() {
 }
 
 #[tokio::test]
-async fn asking_past_a_seq_acknowledges_all_up_to_it() {
+async fn reading_after_a_seq_acknowledges_everything_up_to_it() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let first = stand.redis.add(OUT, &numbered(1)).await;
@@ -91,11 +91,11 @@ async fn asking_past_a_seq_acknowledges_all_up_to_it() {
         assert_eq!(acked().await.as_ref(), Some(seq));
     }
     read(&dev1, &format!("seq={first}")).await;
-    assert_eq!(acked().await.as_ref(), Some(&second), "it never goes back");
+    assert_eq!(acked().await.as_ref(), Some(&second), "the acknowledgement never goes back");
 }
 
 #[tokio::test]
-async fn without_news_it_answers_empty_once_the_time_is_over() {
+async fn a_read_without_new_entries_answers_empty_when_its_time_is_over() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for (query, least, most) in [("", 0, 1000), ("blockMs=0", 0, 1000), ("blockMs=700", 700, 3000)]
@@ -109,7 +109,7 @@ async fn without_news_it_answers_empty_once_the_time_is_over() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_answered_as_soon_as_there_is_news() {
+async fn a_waiting_read_is_answered_as_soon_as_an_entry_arrives() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for n in 1..=5 {
@@ -118,8 +118,8 @@ async fn one_who_waits_is_answered_as_soon_as_there_is_news() {
             let dev1 = dev1.clone();
             async move { (read(&dev1, &format!("seq={last}&blockMs=20000")).await, Instant::now()) }
         });
-        assert_one_waits(&stand).await;
-        // Another client's news wakes nobody.
+        assert_read_waits(&stand).await;
+        // An entry for another client does not end the wait.
         stand.redis.add("spoke-hub:out:dev2:x", &numbered(0)).await;
         stand.redis.add("spoke-hub:out:dev11:x", &numbered(0)).await;
         assert!(!waiting.is_finished());
@@ -130,7 +130,7 @@ async fn one_who_waits_is_answered_as_soon_as_there_is_news() {
         let (answer, answered_at) = waiting.await.unwrap();
         assert_eq!(ids(&answer), [id]);
         let took = answered_at.saturating_duration_since(added_at);
-        assert!(took < Duration::from_secs(2), "news took {took:?}");
+        assert!(took < Duration::from_secs(2), "the answer took {took:?}");
     }
 }
 
@@ -148,14 +148,17 @@ async fn while_one_client_waits_another_is_served_within_50_ms() {
     let mut times = Vec::new();
     for ms in 1..=40 {
         let begun = Instant::now();
-        dev2.post_json("/xadd", &one(&format!("{ms}-0"), ms)).await.ok();
+        dev2.post_json("/xadd", &entry_body(&format!("{ms}-0"), ms)).await.ok();
         times.push(begun.elapsed());
     }
 
     times.sort_unstable();
-    // Half of them: a busy machine may hold up any single one.
+    // The median: a busy machine may delay any single request.
     assert!(times[20] < Duration::from_millis(50), "{times:?}");
-    assert!(begun.elapsed() < Duration::from_millis(2400), "nobody waited meanwhile: {times:?}");
+    assert!(
+        begun.elapsed() < Duration::from_millis(2400),
+        "no read was waiting meanwhile: {times:?}"
+    );
     for waiting in waiting {
         assert_eq!(waiting.await.unwrap()["entries"], json!([]));
     }
@@ -163,7 +166,7 @@ async fn while_one_client_waits_another_is_served_within_50_ms() {
 }
 
 #[tokio::test]
-async fn bad_numbers_are_refused_and_named() {
+async fn invalid_query_values_are_refused_and_named() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for (name, value) in [
@@ -185,10 +188,10 @@ async fn bad_numbers_are_refused_and_named() {
 }
 
 #[tokio::test]
-async fn one_who_goes_away_while_waiting_leaves_nothing_behind() {
+async fn a_waiting_read_that_disconnects_frees_its_connection() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
-    // More than one client may have open at a time, one after the other.
+    // In total more than a client may have open at a time.
     for _ in 0..20 {
         let request = dev1.request(http::Method::GET, "/xread?blockMs=20000");
         let _ = tokio::time::timeout(Duration::from_millis(30), dev1.call(request)).await;
@@ -200,11 +203,11 @@ async fn one_who_goes_away_while_waiting_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_answers_those_who_wait() {
+async fn a_hub_that_shuts_down_answers_waiting_reads() {
     let mut stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let waiting = tokio::spawn(async move { read(&dev1, "blockMs=25000").await });
-    assert_one_waits(&stand).await;
+    assert_read_waits(&stand).await;
 
     let status = stand.service.terminate().await;
 

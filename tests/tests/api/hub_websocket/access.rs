@@ -1,4 +1,4 @@
-//! Who gets a WebSocket.
+//! Authentication of WebSocket connections.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use spoke_tests::websocket::{JSON_SUBPROTOCOL, Offer, Socket, hello, open, sessi
 use crate::hub_websocket::{carried, connect, hub, push, token};
 
 #[tokio::test]
-async fn a_bad_token_is_an_answer_and_not_a_connection_that_closes() {
+async fn an_invalid_token_gets_401_instead_of_an_upgrade() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     for subprotocol in [SUBPROTOCOL, JSON_SUBPROTOCOL] {
@@ -23,7 +23,7 @@ async fn a_bad_token_is_an_answer_and_not_a_connection_that_closes() {
                 ..Offer::default()
             };
             let answer = Socket::connect(stand.service.address(), &offer).await;
-            let answer = answer.expect_err("it must not get in");
+            let answer = answer.expect_err("the token must be refused");
             assert_eq!(answer.refusal().0, 401, "{bad:?}: {answer:?}");
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{answer:?}");
         }
@@ -41,7 +41,7 @@ async fn a_token_in_the_url_is_refused() {
             query: format!("?token={live}"),
         };
         let answer = Socket::connect(stand.service.address(), &offer).await;
-        let answer = answer.expect_err("it must not get in");
+        let answer = answer.expect_err("the token must be refused");
         assert_eq!(answer.refusal(), (400, "token-in-url".to_owned()));
     }
 }
@@ -60,14 +60,14 @@ async fn a_browser_may_offer_its_token_as_the_second_subprotocol_of_json_only() 
     let frames = Socket::connect(address, &offer(SUBPROTOCOL, &live)).await;
     let unknown = Socket::connect(address, &offer(JSON_SUBPROTOCOL, &"A".repeat(43))).await;
 
-    let chosen = json.expect("it gets in").subprotocol;
-    assert_eq!(chosen.as_deref(), Some(JSON_SUBPROTOCOL), "the token is never said back");
+    let chosen = json.expect("the token is accepted").subprotocol;
+    assert_eq!(chosen.as_deref(), Some(JSON_SUBPROTOCOL), "the token is not returned");
     assert_eq!(frames.expect_err("an agent can set a header").status, 401);
-    assert_eq!(unknown.expect_err("it must not get in").status, 401);
+    assert_eq!(unknown.expect_err("the token must be refused").status, 401);
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_what_was_asked_for() {
+async fn the_hub_selects_a_subprotocol_that_was_offered() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     let address = stand.service.address();
@@ -78,13 +78,13 @@ async fn the_subprotocol_is_what_was_asked_for() {
     ] {
         let offered = offered.iter().map(ToString::to_string).collect();
         let offer = Offer { token: Some(live.clone()), subprotocols: offered, ..Offer::default() };
-        let socket = Socket::connect(address, &offer).await.expect("it gets in");
+        let socket = Socket::connect(address, &offer).await.expect("the token is accepted");
         assert_eq!(socket.subprotocol.as_deref(), Some(chosen));
     }
     for offered in [vec![], vec!["spoke.v9".to_owned()], vec!["mqtt".to_owned()]] {
         let offer = Offer { token: Some(live.clone()), subprotocols: offered, ..Offer::default() };
         let answer = Socket::connect(address, &offer).await;
-        let answer = answer.expect_err("there is nothing to speak");
+        let answer = answer.expect_err("no subprotocol is known");
         assert_eq!(answer.refusal().0, 400, "{answer:?}");
     }
 }
@@ -98,7 +98,7 @@ async fn a_plain_request_to_sync_is_told_to_upgrade() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_revoked_is_closed_within_a_second() {
+async fn a_revoked_session_is_closed_within_a_second() {
     let stand = hub().await;
     let (revoked, staying) = (token(&stand, "dev1").await, token(&stand, "dev2").await);
     let address = stand.service.address();
@@ -111,15 +111,19 @@ async fn a_session_that_is_revoked_is_closed_within_a_second() {
 
     assert_eq!(frames.goaway().await.reason, GoawayReason::Unauthorized);
     let closed = frames.closed().await;
-    // A second, and another that this machine may be busy for.
+    // One second, and another for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
     assert_eq!(closed.map(|(code, _)| code), Some(4401));
     other.send_frame(&Frame::Push(push(0, 1))).await;
-    assert_eq!(other.ack().await.seq, crate::hub_websocket::ms(1), "nobody else is touched");
+    assert_eq!(
+        other.ack().await.seq,
+        crate::hub_websocket::ms(1),
+        "another client is not affected"
+    );
 }
 
 #[tokio::test]
-async fn a_revoked_session_of_json_is_closed_within_a_second() {
+async fn a_revoked_json_session_is_closed_within_a_second() {
     let stand = hub().await;
     let revoked = token(&stand, "dev1").await;
     let mut socket = open(stand.service.address(), &revoked, JSON_SUBPROTOCOL).await;
@@ -132,7 +136,7 @@ async fn a_revoked_session_of_json_is_closed_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_shut_out_by_hand_is_closed_within_a_second() {
+async fn a_client_blocked_by_hand_is_disconnected_within_a_second() {
     let key = "spoke-auth:client:dev1:h";
     for by_hand in [
         &["HSET", key, "disabled", "1"][..],
@@ -141,10 +145,10 @@ async fn a_client_that_is_shut_out_by_hand_is_closed_within_a_second() {
         &["HDEL", key, "secret"],
     ] {
         let stand = hub().await;
-        let (shut_out, staying) = (token(&stand, "dev1").await, token(&stand, "dev2").await);
+        let (blocked, staying) = (token(&stand, "dev1").await, token(&stand, "dev2").await);
         let address = stand.service.address();
-        let (mut frames, _) = session(address, &shut_out, hello()).await;
-        let mut json = open(address, &shut_out, JSON_SUBPROTOCOL).await;
+        let (mut frames, _) = session(address, &blocked, hello()).await;
+        let mut json = open(address, &blocked, JSON_SUBPROTOCOL).await;
         json.ask("echo", 1, "here".into()).await;
         let (mut other, _) = session(address, &staying, hello()).await;
 
@@ -152,14 +156,14 @@ async fn a_client_that_is_shut_out_by_hand_is_closed_within_a_second() {
         let begun = Instant::now();
 
         assert_eq!(json.closed().await.map(|(code, _)| code), Some(4401), "{by_hand:?}");
-        // The later session has superseded the earlier one; either way that one is closed.
+        // The later session may have superseded this one; it is closed in either case.
         frames.closed().await;
         assert!(begun.elapsed() < Duration::from_secs(2), "{by_hand:?}: {:?}", begun.elapsed());
         other.send_frame(&Frame::Push(push(0, 1))).await;
         assert_eq!(
             other.ack().await.seq,
             crate::hub_websocket::ms(1),
-            "{by_hand:?}: another client is touched"
+            "{by_hand:?}: another client is affected"
         );
     }
 }
@@ -176,7 +180,7 @@ async fn an_agents_session_is_closed_when_its_client_is_disabled_by_hand() {
 }
 
 #[tokio::test]
-async fn a_session_that_runs_out_closes_its_connection() {
+async fn an_expired_session_closes_its_connection() {
     let stand = hub().await;
     let live = token(&stand, "dev1").await;
     let (mut socket, _) = session(stand.service.address(), &live, hello()).await;
@@ -198,11 +202,11 @@ async fn two_clients_never_see_each_others_streams() {
 
     assert_eq!(received.entries[0].fields[1].1, "22");
     dev2.send_frame(&Frame::Push(push(0, 2))).await;
-    assert_eq!(dev2.ack().await.seq, crate::hub_websocket::ms(2), "each has a cursor of its own");
+    assert_eq!(dev2.ack().await.seq, crate::hub_websocket::ms(2), "each client has its own cursor");
     let mut expected = crate::hub_websocket::numbers("dev1", 1..=3);
     expected.extend(crate::hub_websocket::numbers("dev2", 1..=2));
     assert_eq!(carried(&stand).await, expected);
-    // Had anything been sent to dev1 it would come before this answer.
+    // An entry sent to dev1 would arrive before this answer.
     dev1.send_frame(&Frame::Ping).await;
     assert!(matches!(dev1.frame().await, Frame::Pong(_)));
 }

@@ -20,13 +20,13 @@ fn ack(push: &Push) -> Frame {
 }
 
 #[tokio::test]
-async fn what_an_app_adds_is_pushed_in_order_and_acknowledged_for_good() {
+async fn added_entries_are_pushed_in_order_and_their_acknowledgement_is_stored() {
     let stand = hub().await;
     let before: Vec<_> = (0..3).map(numbered).collect();
     stand.redis.add_all(OUT, &before).await;
     let (mut socket, _) = connect(&stand, "dev1").await;
-    let meanwhile: Vec<_> = (3..6).map(numbered).collect();
-    stand.redis.add_all(OUT, &meanwhile).await;
+    let during: Vec<_> = (3..6).map(numbered).collect();
+    stand.redis.add_all(OUT, &during).await;
     let added: Vec<_> = stand.redis.entries(OUT).await.into_iter().map(|entry| entry.id).collect();
 
     let mut received = Vec::new();
@@ -39,7 +39,7 @@ async fn what_an_app_adds_is_pushed_in_order_and_acknowledged_for_good() {
 
     assert_eq!(received, added);
     let last = added.last().cloned();
-    eventually_is("the acknowledgement to be written down", last, async || {
+    eventually_is("the acknowledgement to be stored", last, async || {
         stand.redis.hash(CLIENT).await.get("out_acked").cloned()
     })
     .await;
@@ -47,7 +47,7 @@ async fn what_an_app_adds_is_pushed_in_order_and_acknowledged_for_good() {
 }
 
 #[tokio::test]
-async fn it_resumes_after_the_cursor_that_the_device_states() {
+async fn the_hub_resumes_after_the_cursor_that_the_device_reports() {
     let stand = hub().await;
     let all: Vec<_> = (0..5).map(numbered).collect();
     let added = stand.redis.add_all(OUT, &all).await;
@@ -75,7 +75,7 @@ async fn it_resumes_after_the_cursor_that_the_device_states() {
     assert_eq!((push.epoch, push.after, seqs), (Epoch(1), cursor.seq, rest));
     assert_eq!(added.len(), 5);
 
-    // The same without the hub's seal is no word of the device's own.
+    // A cursor without the hub's seal is not trusted.
     let forged = Cursor { seal: None, seq: all[6].id.parse().unwrap(), ..cursor };
     let again = Hello { cursor: forged, ..hello() };
     let (mut third, _) = session(stand.service.address(), &token, again).await;
@@ -93,15 +93,15 @@ async fn every_awkward_entry_is_pushed_bit_for_bit() {
         let push = next_push(&mut socket).await;
         let received = push.entries[0].fields.iter();
         let received: Vec<_> = received.map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
-        assert!(received == fields, "{what} came as something else");
+        assert!(received == fields, "{what} was changed");
         socket.send_frame(&ack(&push)).await;
     }
 }
 
 #[tokio::test]
-async fn what_is_under_way_without_an_acknowledgement_is_bounded() {
+async fn the_unacknowledged_batches_in_flight_are_bounded() {
     let stand = hub().await;
-    // Twice of what a full window may hold.
+    // Twice as much as a full window may hold.
     let blob = vec![b'x'; 512 * 1024];
     let all: Vec<_> = (0..32).map(|_| fields([("blob", &blob)])).collect();
     stand.redis.add_all(OUT, &all).await;
@@ -113,7 +113,7 @@ async fn what_is_under_way_without_an_acknowledgement_is_bounded() {
         .iter()
         .map(|frame| match frame {
             Frame::Push(push) => push,
-            other => panic!("a batch was expected and not {other:?}"),
+            other => panic!("expected a PUSH, got {other:?}"),
         })
         .collect();
     let bytes: usize = sent.iter().flat_map(|push| &push.entries).map(|entry| entry.bytes()).sum();
@@ -150,7 +150,7 @@ async fn a_batch_has_at_most_a_thousand_entries_and_a_mebibyte() {
 }
 
 #[tokio::test]
-async fn an_entry_that_can_never_be_sent_is_moved_out_of_the_way_and_said() {
+async fn an_entry_that_can_never_be_sent_becomes_a_dead_letter() {
     let stand = hub().await;
     stand.redis.add(OUT, &numbered(1)).await;
     let poison = stand.redis.add(OUT, &fields([("seq", "1-1"), ("a", "b")])).await;
@@ -189,21 +189,21 @@ async fn a_client_that_reads_nothing_delays_no_other() {
         dev2.send_frame(&ack(&push)).await;
     }
     times.sort_unstable();
-    // Half of them: a busy machine may hold up any single one.
+    // The median: a busy machine may delay any single entry.
     assert!(times[10] < Duration::from_millis(100), "{times:?}");
 }
 
 #[tokio::test]
-async fn presence_says_who_is_connected() {
+async fn presence_shows_the_connected_session() {
     let stand = hub().await;
     let (socket, welcome) = connect(&stand, "dev1").await;
-    let here = stand.redis.hash(CLIENT).await;
-    assert_eq!(here["generation"], welcome.generation.to_string());
-    assert_eq!(here["agent_version"], "0.1.0-test");
-    let since: u64 = here["connected_since"].parse().unwrap();
+    let state = stand.redis.hash(CLIENT).await;
+    assert_eq!(state["generation"], welcome.generation.to_string());
+    assert_eq!(state["agent_version"], "0.1.0-test");
+    let since: u64 = state["connected_since"].parse().unwrap();
     assert!(since.abs_diff(spoke_tests::cloud::now_ms()) < 60_000);
     drop::<Socket>(socket);
-    eventually_is("it to be gone", false, async || {
+    eventually_is("the session's end to be recorded", false, async || {
         stand.redis.hash(CLIENT).await.contains_key("connected_since")
     })
     .await;

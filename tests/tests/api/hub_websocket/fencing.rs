@@ -1,4 +1,4 @@
-//! Two sessions of one client: the newest wins, and the older one writes nothing more.
+//! Two sessions of one client: the newest wins, and the older one can no longer write.
 
 use spoke_protocol::{
     limits::WINDOW_BATCHES,
@@ -31,7 +31,7 @@ async fn a_newer_session_ends_the_older_one_and_says_why() {
 }
 
 #[tokio::test]
-async fn of_two_hubs_the_older_session_is_fenced_by_the_script_that_writes() {
+async fn with_two_hubs_the_append_script_fences_the_older_session() {
     let stand = hub().await;
     let folder = tempfile::tempdir().unwrap();
     let other = Service::start(Kind::Hub, &stand.redis.url(), &[], folder.path()).await;
@@ -50,14 +50,14 @@ async fn of_two_hubs_the_older_session_is_fenced_by_the_script_that_writes() {
 }
 
 #[tokio::test]
-async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
+async fn one_of_twenty_concurrent_sessions_stays_and_nothing_is_interleaved() {
     let stand = hub().await;
     let token = token(&stand, "dev1").await;
     let address = stand.service.address();
     let sessions = (0..20).map(|_| {
         let token = token.clone();
         tokio::spawn(async move {
-            // Some are superseded before they are welcomed, and may be cut off for being too many.
+            // Some are superseded before WELCOME, or refused as too many connections.
             let offer = spoke_tests::websocket::Offer::of(&token, "spoke.v1");
             let Ok(mut socket) = spoke_tests::websocket::Socket::connect(address, &offer).await
             else {
@@ -84,12 +84,15 @@ async fn of_twenty_sessions_at_once_one_stays_and_nothing_is_interleaved() {
         most = most.max(session.await.unwrap());
     }
     let state = stand.redis.hash(crate::hub_websocket::CLIENT).await;
-    assert_eq!(most, WINDOW, "the newest one carries all of its entries; the hub knows {state:?}");
+    assert_eq!(
+        most, WINDOW,
+        "the newest session carries all its entries; the hub's state: {state:?}"
+    );
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=WINDOW));
 }
 
 #[tokio::test]
-async fn a_session_of_json_is_a_session_like_any_other() {
+async fn a_json_session_supersedes_an_agents_session() {
     let stand = hub().await;
     let (mut older, _) = connect(&stand, "dev1").await;
     let token = token(&stand, "dev1").await;

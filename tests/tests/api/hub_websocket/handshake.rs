@@ -1,4 +1,4 @@
-//! HELLO and WELCOME of `spoke.v1`, and what happens to those who do not keep to it.
+//! HELLO and WELCOME of `spoke.v1`, and violations of the protocol.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,12 @@ use spoke_tests::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::hub_websocket::{IN, OUT, carried, connect, hub, knock, ms, numbers, push};
+use crate::hub_websocket::{
+    IN, OUT, carried, connect, connect_without_hello, hub, ms, numbers, push,
+};
 
 #[tokio::test]
-async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
+async fn a_welcome_reports_both_streams_positions_and_the_hubs_limits() {
     let stand = hub().await;
     let (mut first, first_welcome) = connect(&stand, "dev1").await;
     first.send_frame(&Frame::Push(push(0, 4))).await;
@@ -28,7 +30,7 @@ async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
     assert!(!welcome.version.is_empty());
     assert!(welcome.generation > first_welcome.generation);
     assert_eq!((welcome.cursor.epoch, welcome.cursor.seq), (Epoch(1), ms(4)));
-    assert!(welcome.cursor.digest.is_some(), "it shows which entry stands at the cursor");
+    assert!(welcome.cursor.digest.is_some(), "the cursor has the digest of its entry");
     assert_eq!((welcome.origin.last.to_string(), welcome.origin.added), (last, 1));
     assert_eq!(welcome.granted, ReceiveLimits::default());
     assert_eq!(welcome.heartbeat_ms, 45_000);
@@ -36,7 +38,7 @@ async fn a_welcome_says_where_both_streams_stand_and_what_the_hub_takes() {
 }
 
 #[tokio::test]
-async fn features_are_what_both_sides_can() {
+async fn features_are_those_that_both_sides_support() {
     let stand = hub().await;
     for (offered, common) in [
         (Features::default(), Features::default()),
@@ -61,9 +63,9 @@ async fn an_agent_one_minor_version_newer_keeps_working() {
 }
 
 #[tokio::test]
-async fn another_major_version_is_told_so() {
+async fn another_major_version_is_refused_with_the_reason() {
     let stand = hub().await;
-    let mut socket = knock(&stand, "dev1").await;
+    let mut socket = connect_without_hello(&stand, "dev1").await;
     socket.send_frame(&Frame::Hello(Box::new(Hello { major: MAJOR + 1, ..hello() }))).await;
     let goaway = socket.goaway().await;
     assert_eq!(goaway.reason, GoawayReason::Version);
@@ -72,22 +74,22 @@ async fn another_major_version_is_told_so() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_begin_with_hello_is_shown_the_door() {
+async fn a_connection_that_does_not_begin_with_hello_is_closed() {
     let stand = hub().await;
     let ack = Ack { epoch: Epoch(1), seq: ms(1), refused: vec![] };
     for frame in [Frame::Push(push(0, 1)), Frame::Ping, Frame::Ack(ack.clone()), Frame::Pong(ack)] {
-        let mut socket = knock(&stand, "dev1").await;
+        let mut socket = connect_without_hello(&stand, "dev1").await;
         socket.send_frame(&frame).await;
         assert_eq!(socket.goaway().await.reason, GoawayReason::Protocol, "{frame:?}");
         socket.closed().await;
     }
     assert_eq!(stand.redis.length(IN).await, 0);
     let generation = stand.redis.hash(crate::hub_websocket::CLIENT).await.remove("generation");
-    assert_eq!(generation, None, "no session was begun, so none was fenced");
+    assert_eq!(generation, None, "no session was opened, so none was fenced");
 }
 
 #[tokio::test]
-async fn a_second_hello_and_other_frames_out_of_place_break_the_protocol() {
+async fn a_second_hello_and_other_unexpected_frames_are_protocol_errors() {
     let stand = hub().await;
     let (_, welcome) = connect(&stand, "dev1").await;
     let sent_nothing = Ack { epoch: Epoch(1), seq: ms(99), refused: vec![] };
@@ -104,12 +106,12 @@ async fn a_second_hello_and_other_frames_out_of_place_break_the_protocol() {
 }
 
 #[tokio::test]
-async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
+async fn invalid_frames_end_the_connection_and_affect_no_other_client() {
     let stand = hub().await;
     let (mut other, _) = connect(&stand, "dev2").await;
     let hello_bytes = Frame::Hello(Box::new(hello())).encode(Features::default());
     let zip_bomb = [&b"\x93\x08\xce\xff\xff\xff\xff\xc4\x04"[..], b"bomb"].concat();
-    let noise: Vec<Vec<u8>> = vec![
+    let invalid: Vec<Vec<u8>> = vec![
         vec![],
         vec![0xc1],
         b"\x91\x63".to_vec(),
@@ -119,11 +121,11 @@ async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
         hello_bytes[..hello_bytes.len() - 1].to_vec(),
         vec![0x91; 100_000],
     ];
-    for bytes in noise {
+    for bytes in invalid {
         for is_welcomed in [false, true] {
             let mut socket = match is_welcomed {
                 true => connect(&stand, "dev1").await.0,
-                false => knock(&stand, "dev1").await,
+                false => connect_without_hello(&stand, "dev1").await,
             };
             socket.send(Message::binary(bytes.clone())).await;
             let goaway = socket.goaway().await;
@@ -142,7 +144,7 @@ async fn what_is_no_frame_ends_the_connection_and_touches_nobody_else() {
 }
 
 #[tokio::test]
-async fn text_is_no_frame() {
+async fn a_text_message_is_a_protocol_error() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send(Message::text(r#"{"type":"echo"}"#)).await;
@@ -162,10 +164,10 @@ async fn a_message_over_four_mebibytes_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_hello_that_does_not_come_is_waited_for_ten_seconds() {
+async fn a_connection_without_a_hello_is_closed_after_ten_seconds() {
     let stand = hub().await;
     let begun = Instant::now();
-    let mut socket = knock(&stand, "dev1").await;
+    let mut socket = connect_without_hello(&stand, "dev1").await;
     loop {
         match socket.next().await {
             Heard::Closed(_) => break,

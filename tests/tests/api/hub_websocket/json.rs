@@ -1,4 +1,4 @@
-//! `spoke.v1.json`: for anything that speaks JSON, browsers included.
+//! `spoke.v1.json`: for clients that use JSON, such as browsers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ async fn connect(stand: &Stand) -> Socket {
     open(stand.service.address(), &token(stand, "dev1").await, JSON_SUBPROTOCOL).await
 }
 
-fn one(n: u64) -> Value {
+fn entry_body(n: u64) -> Value {
     json!({ "seq": format!("{n}-0"), "fields": [["topic", "test"], ["n", n.to_string()]] })
 }
 
@@ -37,7 +37,7 @@ async fn each_type_is_answered_with_the_same_type_and_id() {
 
     let cursor = socket.ask("id", 1, json!({})).await;
     assert_eq!(cursor["payload"]["seq"], "0-0", "{cursor}");
-    let added = socket.ask("xadd", "two", one(1)).await;
+    let added = socket.ask("xadd", "two", entry_body(1)).await;
     let stored = stand.redis.entries(IN).await;
     assert_eq!(added["payload"]["id"], stored[0].id, "{added}");
     let cursor = socket.ask("id", json!(["three"]), Value::Null).await;
@@ -56,17 +56,17 @@ async fn each_type_is_answered_with_the_same_type_and_id() {
 async fn a_duplicate_is_an_error_that_names_the_cursor() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
-    socket.ask("xadd", 1, one(5)).await;
-    let answer = socket.ask("xadd", 2, one(5)).await;
+    socket.ask("xadd", 1, entry_body(5)).await;
+    let answer = socket.ask("xadd", 2, entry_body(5)).await;
     assert_eq!(error(&answer), (409, "duplicate".to_owned()));
     assert_eq!(answer["payload"]["seq"], "5-0", "{answer}");
 }
 
 #[tokio::test]
-async fn a_batch_goes_as_over_http() {
+async fn a_batch_works_as_over_http() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
-    let batch = json!({ "entries": (1..=20).map(one).collect::<Vec<_>>() });
+    let batch = json!({ "entries": (1..=20).map(entry_body).collect::<Vec<_>>() });
     let answer = socket.ask("xadd", 1, batch.clone()).await;
     let expected = json!({ "seq": "20-0", "accepted": 20, "duplicates": 0, "refused": [] });
     assert_eq!(answer["payload"], expected);
@@ -91,14 +91,14 @@ async fn every_awkward_entry_goes_both_ways_bit_for_bit() {
         let id = stand.redis.add(OUT, &fields).await;
         let mut read = socket.ask("xread", n, json!({ "seq": after })).await;
         let read: XreadBody = serde_json::from_value(read["payload"].take()).unwrap();
-        let came = read.entries[0].fields.0.iter().map(|(n, v)| (n.to_vec(), v.to_vec()));
-        assert!(came.collect::<Vec<_>>() == fields, "{what} came out as something else");
+        let received = read.entries[0].fields.0.iter().map(|(n, v)| (n.to_vec(), v.to_vec()));
+        assert!(received.collect::<Vec<_>>() == fields, "{what} was changed");
         after = id;
     }
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_the_requests_id_and_the_connection_stays() {
+async fn a_bad_request_gets_an_error_with_its_id_and_the_connection_stays_open() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     let table = [
@@ -120,18 +120,18 @@ async fn what_is_wrong_is_said_with_the_requests_id_and_the_connection_stays() {
         assert_eq!(error(&socket.json().await).0, 400, "{text}");
     }
     let cursor = socket.ask("id", "still here", json!({})).await;
-    assert_eq!(cursor["payload"]["seq"], "0-0", "nothing was taken: {cursor}");
+    assert_eq!(cursor["payload"]["seq"], "0-0", "nothing was stored: {cursor}");
 }
 
 #[tokio::test]
-async fn one_who_waits_holds_up_nothing_else_of_the_same_socket() {
+async fn a_waiting_read_does_not_block_other_requests_of_the_same_socket() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     let waiting = json!({ "type": "xread", "id": "waiting", "payload": { "blockMs": 20_000 } });
     socket.send_json(&waiting).await;
     for n in 1..=5u64 {
         let begun = Instant::now();
-        socket.ask("xadd", n, one(n)).await;
+        socket.ask("xadd", n, entry_body(n)).await;
         assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
     }
     let id = stand.redis.add(OUT, &numbered(1)).await;
@@ -141,7 +141,7 @@ async fn one_who_waits_holds_up_nothing_else_of_the_same_socket() {
 }
 
 #[tokio::test]
-async fn many_requests_at_once_are_each_answered_once() {
+async fn concurrent_requests_are_each_answered_once() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     for id in 0..50 {
@@ -159,45 +159,47 @@ async fn many_requests_at_once_are_each_answered_once() {
 }
 
 #[tokio::test]
-async fn equal_entries_at_once_are_taken_once() {
+async fn concurrent_equal_entries_are_stored_once() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     for id in 0..5 {
-        socket.send_json(&json!({ "type": "xadd", "id": id, "payload": one(1) })).await;
+        socket.send_json(&json!({ "type": "xadd", "id": id, "payload": entry_body(1) })).await;
     }
-    let mut taken = 0;
+    let mut stored = 0;
     for _ in 0..5 {
         let answer = socket.json().await;
         match answer["error"].as_bool() {
             Some(true) => assert_eq!(error(&answer), (409, "duplicate".to_owned())),
-            _ => taken += 1,
+            _ => stored += 1,
         }
     }
-    assert_eq!((taken, stand.redis.length(IN).await), (1, 1));
+    assert_eq!((stored, stand.redis.length(IN).await), (1, 1));
 }
 
 #[tokio::test]
-async fn bytes_are_no_request() {
+async fn a_binary_message_is_refused() {
     let stand = hub().await;
     let mut socket = connect(&stand).await;
     socket.send(Message::binary(br#"{"type":"echo","id":1}"#.to_vec())).await;
-    // Either is clear: an error answer, or the end with a reason.
+    // Either an error answer or a close frame with a reason.
     match socket.next().await {
         spoke_tests::websocket::Heard::Text(text) => {
             error(&serde_json::from_str(&text).unwrap());
         }
-        spoke_tests::websocket::Heard::Closed(how) => assert!(how.is_some(), "no word of why"),
+        spoke_tests::websocket::Heard::Closed(how) => {
+            assert!(how.is_some(), "closed without a reason")
+        }
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_closes_the_connection_with_a_word() {
+async fn a_hub_that_shuts_down_closes_the_connection_with_a_close_frame() {
     let mut stand = hub().await;
     let mut socket = connect(&stand).await;
     socket.ask("echo", 1, json!("here")).await;
     socket.send_json(&json!({ "type": "xread", "id": 2, "payload": { "blockMs": 20_000 } })).await;
     let status = stand.service.terminate().await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(socket.closed().await.is_some(), "it was cut off without a word");
+    assert!(socket.closed().await.is_some(), "closed without a close frame");
 }

@@ -23,17 +23,17 @@ async fn batches_are_pipelined_and_the_acknowledgement_is_cumulative() {
     let mut acked = ms(0);
     while acked < ms(800) {
         let ack = socket.ack().await;
-        assert!(ack.seq > acked, "it goes forward: {ack:?} after {acked}");
+        assert!(ack.seq > acked, "acknowledgements only go forward: {ack:?} after {acked}");
         assert_eq!((ack.epoch, ack.refused), (Epoch(1), vec![]));
         acked = ack.seq;
         let held = stand.redis.length(IN).await as u64;
-        assert!(held >= acked.ms, "acknowledged to {acked} and only {held} are there");
+        assert!(held >= acked.ms, "acknowledged up to {acked}, but only {held} are stored");
     }
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=800));
 }
 
 #[tokio::test]
-async fn a_batch_of_a_session_that_does_not_join_the_cursor_ends_it_and_nothing_is_appended() {
+async fn a_batch_that_does_not_start_at_the_cursor_ends_the_session_and_appends_nothing() {
     let stand = hub().await;
     for (after, through) in [(0, 5), (3, 8), (0, 8), (6, 9)] {
         let (mut socket, _) = connect(&stand, "dev1").await;
@@ -91,7 +91,7 @@ async fn a_new_epoch_begins_at_the_start_and_the_old_one_is_stale() {
 }
 
 #[tokio::test]
-async fn every_awkward_entry_arrives_bit_for_bit_packed_or_not() {
+async fn every_awkward_entry_arrives_bit_for_bit_compressed_or_not() {
     for features in [Features::default(), Features::COMPRESSION] {
         let stand = hub().await;
         let token = token(&stand, "dev1").await;
@@ -115,7 +115,7 @@ async fn every_awkward_entry_arrives_bit_for_bit_packed_or_not() {
 }
 
 #[tokio::test]
-async fn a_refused_entry_is_named_with_its_reason_and_those_around_it_are_taken() {
+async fn a_refused_entry_is_reported_with_its_reason_and_the_others_are_accepted() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     let mut batch = push(0, 6);
@@ -137,11 +137,11 @@ async fn a_refused_entry_is_named_with_its_reason_and_those_around_it_are_taken(
     assert_eq!(ack.refused, expected);
     let held: Vec<_> = carried(&stand).await.into_iter().map(|(_, seq, _)| seq).collect();
     assert_eq!(held, ["1-0", "6-0"]);
-    assert_eq!(stand.redis.length("spoke-hub:lost:x").await, 4, "nothing is lost in silence");
+    assert_eq!(stand.redis.length("spoke-hub:lost:x").await, 4, "each loss is recorded");
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_with_the_cursor_so_that_a_lost_acknowledgement_is_made_good() {
+async fn a_pong_has_the_cursor_so_that_a_lost_acknowledgement_is_recovered() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send_frame(&Frame::Push(push(0, 3))).await;
@@ -150,16 +150,16 @@ async fn a_ping_is_answered_with_the_cursor_so_that_a_lost_acknowledgement_is_ma
         socket.send_frame(&Frame::Ping).await;
         match socket.frame().await {
             Frame::Pong(pong) => assert_eq!((pong.epoch, pong.seq), (Epoch(1), ms(3))),
-            other => panic!("a PONG was expected and not {other:?}"),
+            other => panic!("expected a PONG, got {other:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn an_entry_between_batches_that_the_device_passed_over_is_no_gap() {
+async fn entries_that_the_device_skips_between_batches_are_not_a_gap() {
     let stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
-    // The device buried 3 and 4: the batch says that it covers them.
+    // The device made 3 and 4 dead letters: the batch says that it covers them.
     let covering = Push { through: ms(4), ..push(0, 2) };
     socket.send_frame(&Frame::Push(covering)).await;
     assert_eq!(socket.ack().await.seq, ms(4));
@@ -172,7 +172,7 @@ async fn an_entry_between_batches_that_the_device_passed_over_is_no_gap() {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_acknowledged() {
+async fn while_redis_is_down_the_session_ends_as_unavailable_without_acknowledgement() {
     let mut stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     socket.send_frame(&Frame::Push(push(0, 1))).await;
@@ -181,7 +181,7 @@ async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_ackn
     socket.send_frame(&Frame::Push(push(1, 2))).await;
     let goaway = socket.goaway().await;
     assert_eq!(goaway.reason, GoawayReason::Unavailable);
-    assert!(goaway.wait_ms > 0, "it says when to come back");
+    assert!(goaway.wait_ms > 0, "the hub says when to reconnect");
     stand.redis.restart().await;
     stand.service.ready().await;
     let held = carried(&stand).await;
@@ -189,7 +189,7 @@ async fn while_redis_is_gone_the_session_ends_as_unavailable_and_nothing_is_ackn
 }
 
 #[tokio::test]
-async fn a_hub_that_ends_finishes_what_is_in_hand_and_says_when_to_come_back() {
+async fn a_hub_that_shuts_down_finishes_pending_batches_and_says_when_to_reconnect() {
     let mut stand = hub().await;
     let (mut socket, _) = connect(&stand, "dev1").await;
     let (mut idle, _) = connect(&stand, "dev2").await;
@@ -209,6 +209,10 @@ async fn a_hub_that_ends_finishes_what_is_in_hand_and_says_when_to_come_back() {
     assert!(goaway.wait_ms <= 10_000, "{goaway:?}");
     assert_eq!(idle.goaway().await.reason, GoawayReason::Restart);
     assert_eq!(stand.service.process().exited().await.code(), Some(0));
-    assert_eq!(stand.redis.length(IN).await as u64, acked.ms, "all that is there was acknowledged");
+    assert_eq!(
+        stand.redis.length(IN).await as u64,
+        acked.ms,
+        "every stored entry was acknowledged"
+    );
     assert_eq!(carried(&stand).await, numbers("dev1", 1..=acked.ms));
 }

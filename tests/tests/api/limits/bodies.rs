@@ -1,11 +1,11 @@
-//! Bodies of HTTP at the edge.
+//! HTTP bodies at their limits.
 
 use serde_json::json;
 use spoke_tests::{service::Kind, single_service::Stand};
 
 const BODY_MAX: usize = 4 * 1024 * 1024;
 
-/// A batch of one small entry, with blanks up to this many bytes.
+/// A batch of one small entry, padded with blanks to this many bytes.
 fn padded(seq: &str, bytes: usize) -> String {
     let mut body = json!({ "entries": [{ "seq": seq, "fields": [["a", "b"]] }] }).to_string();
     body.extend(std::iter::repeat_n(' ', bytes - body.len()));
@@ -13,7 +13,7 @@ fn padded(seq: &str, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() {
+async fn a_body_of_four_mebibytes_is_accepted_and_one_byte_more_is_not() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     let kind = "application/json";
@@ -24,10 +24,10 @@ async fn a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn the_largest_entry_fits_a_body_in_its_longest_form() {
+async fn the_largest_entry_fits_a_body_in_its_longest_encoding() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
-    // Line feeds double in JSON, and are taken all the same.
+    // A line feed takes two bytes in JSON. The entry is accepted nevertheless.
     let body = json!({ "seq": "1-0", "fields": [["blob", "\n".repeat(1024 * 1024)]] });
     dev1.post_json("/xadd", &body).await.ok();
     let entries = stand.redis.entries("spoke-hub:in:x").await;
@@ -35,7 +35,7 @@ async fn the_largest_entry_fits_a_body_in_its_longest_form() {
 }
 
 #[tokio::test]
-async fn a_body_for_auth_of_eight_kibibytes_is_read_and_more_is_not() {
+async fn auth_accepts_a_body_of_eight_kibibytes_and_no_more() {
     let stand = Stand::start(Kind::Auth, &[]).await;
     let body = |bytes: usize| {
         let mut body = json!({ "client": "dev1", "secret": "s".repeat(32) }).to_string();
@@ -43,14 +43,14 @@ async fn a_body_for_auth_of_eight_kibibytes_is_read_and_more_is_not() {
         body
     };
     let kind = "application/json";
-    let read = stand.api().post_body("/login", kind, body(8 * 1024)).await;
-    assert_eq!(read.refusal(), (401, "refused".to_owned()));
+    let at_limit = stand.api().post_body("/login", kind, body(8 * 1024)).await;
+    assert_eq!(at_limit.refusal(), (401, "refused".to_owned()));
     let over = stand.api().post_body("/login", kind, body(8 * 1024 + 1)).await;
     assert_eq!(over.refusal(), (413, "too-large".to_owned()));
 }
 
 #[tokio::test]
-async fn a_body_that_says_it_is_endless_is_cut_short() {
+async fn an_endless_chunked_body_is_cut_off() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap();

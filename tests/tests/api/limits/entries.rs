@@ -1,4 +1,4 @@
-//! Entries at the edge: the last that is carried, and the first that is not.
+//! Entries at their limits: the largest that is carried, and the smallest that is not.
 
 use spoke_tests::{
     checker::{assert_same, expected},
@@ -10,7 +10,7 @@ use spoke_tests::{
 
 const MEBIBYTE: usize = 1024 * 1024;
 
-fn many(count: usize) -> Fields {
+fn with_fields(count: usize) -> Fields {
     fields((0..count).map(|i| (format!("f{i}"), "v")))
 }
 
@@ -18,18 +18,18 @@ fn of_size(bytes: usize) -> Fields {
     fields([("blob", every_byte(bytes))])
 }
 
-/// The largest entry there can be: 128 names of a kibibyte, and a mebibyte of values.
+/// The largest possible entry: 128 names of a kibibyte, and a mebibyte of values.
 fn largest() -> Fields {
     let name = |i: usize| format!("{i:03}").into_bytes().into_iter().cycle().take(1024).collect();
     (0..128).map(|i| (name(i), every_byte(MEBIBYTE / 128))).collect()
 }
 
-/// Each with whether it is carried.
-fn edges() -> Vec<(&'static str, Fields, bool)> {
+/// Entries at and beyond each limit, with whether they are carried.
+fn limit_cases() -> Vec<(&'static str, Fields, bool)> {
     let name = |length: usize| fields([("n".repeat(length), "v")]);
     vec![
-        ("128 fields", many(128), true),
-        ("129 fields", many(129), false),
+        ("128 fields", with_fields(128), true),
+        ("129 fields", with_fields(129), false),
         ("1 MiB", of_size(MEBIBYTE), true),
         ("1 MiB and a byte", of_size(MEBIBYTE + 1), false),
         ("a name of 1 KiB", name(1024), true),
@@ -39,12 +39,12 @@ fn edges() -> Vec<(&'static str, Fields, bool)> {
 }
 
 #[tokio::test]
-async fn the_last_that_fits_is_carried_up_and_the_next_is_set_aside() {
+async fn entries_at_the_limits_are_carried_up_and_those_beyond_become_dead_letters() {
     for transport in ["ws", "http"] {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
         let (mut good, mut bad) = (Vec::new(), 0);
-        for (_, fields, is_carried) in edges() {
+        for (_, fields, is_carried) in limit_cases() {
             let added = device.redis.add_all(OUT, &[fields]).await;
             if is_carried {
                 good.extend(added);
@@ -59,12 +59,12 @@ async fn the_last_that_fits_is_carried_up_and_the_next_is_set_aside() {
 }
 
 #[tokio::test]
-async fn the_last_that_fits_is_carried_down_and_the_next_is_set_aside() {
+async fn entries_at_the_limits_are_carried_down_and_those_beyond_become_dead_letters() {
     for transport in ["ws", "http"] {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
         let (mut good, mut bad) = (Vec::new(), 0);
-        for (_, fields, is_carried) in edges() {
+        for (_, fields, is_carried) in limit_cases() {
             let added = cloud.redis.add_all(&out("dev1"), &[fields]).await;
             if is_carried {
                 good.extend(added);
@@ -73,7 +73,7 @@ async fn the_last_that_fits_is_carried_down_and_the_next_is_set_aside() {
             }
         }
         let length = good.len();
-        eventually_is("the good ones to arrive", length, async || {
+        eventually_is("the valid entries to arrive", length, async || {
             device.redis.length(spoke_tests::device::IN).await
         })
         .await;
@@ -97,18 +97,18 @@ async fn a_hundred_of_the_largest_entries_are_carried_both_ways() {
 }
 
 #[tokio::test]
-async fn a_client_of_the_longest_name_is_served() {
+async fn a_client_with_the_longest_name_is_served() {
     let cloud = Cloud::start().await;
     let name = format!("N{}", "._-x".repeat(16)).chars().take(64).collect::<String>();
     let device = Device::start(&cloud, &name).await;
-    let up = device.redis.add_all(OUT, &[many(1)]).await;
-    cloud.redis.add(&out(&name), &many(1)).await;
+    let up = device.redis.add_all(OUT, &[with_fields(1)]).await;
+    cloud.redis.add(&out(&name), &with_fields(1)).await;
     device.carried_both_ways(&cloud).await;
     assert_same("up", &expected(&up, Some(1)), &cloud.carried(&name).await);
 }
 
 #[tokio::test]
-async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
+async fn the_in_stream_keeps_about_in_max_len_entries() {
     let settings = spoke_tests::cloud::Settings {
         hub: &[("in_max_len", "500"), ("in_min_age_seconds", "0")],
         auth: &[],
@@ -117,9 +117,9 @@ async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
     let device = Device::start(&cloud, "dev1").await;
     let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
     let up = device.redis.add_all(OUT, &all).await;
-    // Redis takes out whole nodes of a hundred.
+    // Redis removes whole nodes of a hundred entries.
     let last = up.last().map(|entry| entry.id.clone());
-    spoke_tests::wait::eventually_true("the oldest to go", async || {
+    spoke_tests::wait::eventually_true("the oldest entries to be trimmed", async || {
         let found = cloud.redis.entries(IN).await;
         let is_last = found.last().and_then(|entry| entry.text("seq")) == last;
         is_last && (500..=700).contains(&found.len())
@@ -131,7 +131,7 @@ async fn the_in_stream_keeps_about_as_many_entries_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_stays() {
+async fn trimmed_unread_entries_are_counted_and_recent_entries_are_kept() {
     let settings = |age| spoke_tests::cloud::Settings {
         hub: [&[("in_max_len", "500"), ("in_min_age_seconds", age)][..]].concat().leak(),
         auth: &[],
@@ -143,24 +143,24 @@ async fn what_a_group_has_not_read_is_counted_when_it_goes_and_what_is_young_sta
     let up = device.redis.add_all(OUT, &all).await;
     device.carried_both_ways(&cloud).await;
     tokio::time::sleep(2 * spoke_hub::limits::TRIM_INTERVAL).await;
-    assert_same("all that is young", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+    assert_same("all recent entries", &expected(&up, Some(1)), &cloud.carried("dev1").await);
 
     let cloud = Cloud::start_with(settings("0")).await;
     let create = ["XGROUP", "CREATE", IN, "billing", "$", "MKSTREAM"];
     let _: redis::Value = cloud.redis.command(&create).await;
     let device = Device::start(&cloud, "dev1").await;
     device.redis.add_all(OUT, &all).await;
-    spoke_tests::wait::eventually_true("the loss to be told", async || {
-        let left = cloud.redis.length(IN).await;
+    spoke_tests::wait::eventually_true("the loss to be counted", async || {
+        let remaining = cloud.redis.length(IN).await;
         let counted = cloud.redis.hash("spoke-hub:trim:h").await;
         let unread: usize = counted.get("unread").map_or(0, |text| text.parse().unwrap());
-        left > 0 && unread > 0 && unread == 3000 - left && left <= 700
+        remaining > 0 && unread > 0 && unread == 3000 - remaining && remaining <= 700
     })
     .await;
     let lines = cloud.redis.entries("spoke-hub:lost:x").await;
-    let told = |name: &str| lines[0].text(name).unwrap();
-    assert_eq!((lines.len(), &*told("client"), &*told("cause")), (1, "*", "trimmed-unread"));
-    spoke_tests::wait::eventually_true("the log to tell", async || {
+    let field = |name: &str| lines[0].text(name).unwrap();
+    assert_eq!((lines.len(), &*field("client"), &*field("cause")), (1, "*", "trimmed-unread"));
+    spoke_tests::wait::eventually_true("the loss to be logged", async || {
         cloud.hub.log().contains("unread entries trimmed")
     })
     .await;

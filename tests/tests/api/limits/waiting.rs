@@ -1,4 +1,4 @@
-//! How long a read may wait.
+//! The limit of `blockMs`.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 use spoke_tests::{service::Kind, single_service::Stand};
 
 #[tokio::test]
-async fn a_read_waits_thirty_seconds_at_most_however_long_it_asks_for() {
+async fn a_read_waits_at_most_thirty_seconds_even_if_it_asks_for_more() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let dev1 = stand.client("dev1").await;
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What the services print.
+//! What the services export.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use spoke_tests::{
     websocket::{hello, session},
 };
 
-use crate::metrics::{busy, page, promtool, samples, value};
+use crate::metrics::{cloud_with_traffic, page, promtool, samples, value};
 
 #[tokio::test]
-async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
-    let (cloud, device) = busy().await;
+async fn traffic_is_counted_at_both_ends_and_promtool_accepts_the_metrics() {
+    let (cloud, device) = cloud_with_traffic().await;
     let hub = page(&cloud.hub.admin()).await;
     let agent = page(&device.admin()).await;
     let auth = page(&cloud.auth.admin()).await;
     for (service, page) in [("hub", &hub), ("agent", &agent)] {
-        for (figure, expected) in [
+        for (metric, expected) in [
             ("entries_total{direction=\"up\"}", 9.0),
             ("entries_total{direction=\"down\"}", 7.0),
             ("lost_entries_total{direction=\"up\",cause=\"trimmed\"}", 0.0),
@@ -30,9 +30,9 @@ async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
             ("waiting_entries{direction=\"down\"}", 0.0),
             ("redis_up", 1.0),
         ] {
-            assert_eq!(value(page, &format!("spoke_{service}_{figure}")), expected, "{figure}");
+            assert_eq!(value(page, &format!("spoke_{service}_{metric}")), expected, "{metric}");
         }
-        for figure in [
+        for metric in [
             "batches_total{direction=\"up\"}",
             "batches_total{direction=\"down\"}",
             "entry_bytes_total{direction=\"up\"}",
@@ -43,7 +43,7 @@ async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
             "redis_seconds_count{redis=\"redis\"}",
             "redis_seconds_sum{redis=\"redis\"}",
         ] {
-            assert!(value(page, &format!("spoke_{service}_{figure}")) > 0.0, "{service} {figure}");
+            assert!(value(page, &format!("spoke_{service}_{metric}")) > 0.0, "{service} {metric}");
         }
     }
     let dead = "spoke_agent_dead_entries_total{direction=\"up\",reason=\"reserved-field\"}";
@@ -56,10 +56,10 @@ async fn what_was_done_is_counted_at_both_ends_and_promtool_takes_the_pages() {
     assert_eq!(value(&auth, registered), 1.0);
     assert!(value(&auth, "spoke_auth_bcrypt_seconds_count") >= 1.0);
     for page in [&hub, &agent, &auth] {
-        assert!(!page.contains("dev1"), "a client is no label: {page}");
+        assert!(!page.contains("dev1"), "client names are not labels: {page}");
         assert_is_well_formed(page);
-        if let Some(said) = promtool(&["check", "metrics"], page) {
-            assert_eq!(said, "", "promtool has nothing to say");
+        if let Some(output) = promtool(&["check", "metrics"], page) {
+            assert_eq!(output, "", "promtool has no complaints");
         }
     }
 }
@@ -71,24 +71,24 @@ fn assert_is_well_formed(page: &str) {
     for line in page.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             current = help.split(' ').next().unwrap();
-            assert!(names.insert(current), "{current} is there twice");
+            assert!(names.insert(current), "{current} appears twice");
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             assert_eq!(name, current, "HELP comes first");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
-            assert!(line.starts_with(current), "{line} is not of {current}");
-            assert!(series.insert(line.rsplit_once(' ').unwrap().0), "{line} is there twice");
+            assert!(line.starts_with(current), "{line} does not belong to {current}");
+            assert!(series.insert(line.rsplit_once(' ').unwrap().0), "{line} appears twice");
         }
     }
     assert!(samples(page).len() > 20);
 }
 
 #[tokio::test]
-async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_command() {
+async fn the_backlog_of_open_sessions_is_exported_without_redis_commands() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let admin = stand.service.admin();
-    let alone = commands_of_a_page(&stand).await;
+    let without_clients = commands_per_request(&stand).await;
 
     let mut sockets = Vec::new();
     for n in 1..=20 {
@@ -102,7 +102,7 @@ async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_com
     }
     let is_pushed = |frame: &Frame| matches!(frame, Frame::Push(_));
     assert!(is_pushed(&sockets[0].frame().await));
-    eventually_true("what waits to be told", async || {
+    eventually_true("the backlog to be exported", async || {
         let page = page(&admin).await;
         let down = "{direction=\"down\"}";
         value(&page, &format!("spoke_hub_waiting_entries{down}")) == 5.0
@@ -110,10 +110,10 @@ async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_com
             && value(&page, &format!("spoke_hub_oldest_waiting_age_seconds{down}")) > 0.0
     })
     .await;
-    assert_eq!(commands_of_a_page(&stand).await, alone, "with 20 clients as with none");
+    assert_eq!(commands_per_request(&stand).await, without_clients, "20 clients cost no command");
 
     drop(sockets);
-    eventually_true("nothing to wait for a session that is over", async || {
+    eventually_true("the backlog of ended sessions to be gone", async || {
         let page = page(&admin).await;
         value(&page, "spoke_hub_connections") == 0.0
             && value(&page, "spoke_hub_waiting_entries{direction=\"down\"}") == 0.0
@@ -124,8 +124,8 @@ async fn what_waits_for_a_session_is_known_while_it_lasts_and_costs_redis_no_com
     .await;
 }
 
-/// The fewest of a few looks: a heartbeat may fall into one.
-async fn commands_of_a_page(stand: &Stand) -> u64 {
+/// How many Redis commands `/metrics` costs: the fewest of a few requests, as a heartbeat may add to one.
+async fn commands_per_request(stand: &Stand) -> u64 {
     let mut fewest = u64::MAX;
     for _ in 0..5 {
         let before = commands(stand).await;
@@ -142,7 +142,7 @@ async fn commands(stand: &Stand) -> u64 {
 }
 
 #[tokio::test]
-async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
+async fn the_hub_exports_the_backlog_that_a_device_reports() {
     let stand = Stand::start(Kind::Hub, &[]).await;
     let api = stand.client("dev1").await;
     let mut hello = hello();
@@ -150,7 +150,7 @@ async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
     (hello.origin.first, hello.origin.last) = ("1-0".parse().unwrap(), "40-0".parse().unwrap());
     hello.cursor = Cursor::default();
     let (_socket, _) = session(api.address(), api.token().unwrap(), hello).await;
-    eventually_true("it to be told", async || {
+    eventually_true("the hub to export it", async || {
         let page = page(&stand.service.admin()).await;
         value(&page, "spoke_hub_waiting_entries{direction=\"up\"}") == 40.0
     })
@@ -158,27 +158,27 @@ async fn what_a_device_has_told_to_wait_is_known_at_the_hub() {
 }
 
 #[tokio::test]
-async fn an_agent_without_a_hub_tells_what_waits_and_why_its_session_ended() {
-    let (mut cloud, device) = busy().await;
+async fn an_agent_without_a_hub_exports_its_backlog_and_why_its_session_ended() {
+    let (mut cloud, device) = cloud_with_traffic().await;
     cloud.hub.kill9();
     for n in 0..5 {
         device.redis.add(OUT, &numbered(n)).await;
     }
-    eventually("the agent to tell", PATIENCE, async || {
+    eventually("the agent to export it", PATIENCE, async || {
         let page = page(&device.admin()).await;
         let of = |series: &str| value(&page, &format!("spoke_agent_{series}"));
-        let is_told = of("connected") == 0.0
+        let is_exported = of("connected") == 0.0
             && of("sessions_ended_total{cause=\"lost\"}") == 1.0
             && of("faults_total{cause=\"broken\"}") > 0.0
             && of("waiting_entries{direction=\"up\"}") == 5.0
             && of("oldest_waiting_age_seconds{direction=\"up\"}") > 0.0;
-        if is_told { Ok(()) } else { Err(page) }
+        if is_exported { Ok(()) } else { Err(page) }
     })
     .await;
 }
 
 #[tokio::test]
-async fn while_redis_is_away_a_page_is_there_and_says_so() {
+async fn metrics_are_served_while_redis_is_down_and_report_it() {
     for (kind, service) in [(Kind::Hub, "spoke_hub"), (Kind::Auth, "spoke_auth")] {
         let mut stand = Stand::start(kind, &[]).await;
         let admin = stand.service.admin();

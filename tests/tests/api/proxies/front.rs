@@ -1,5 +1,5 @@
 //! The real nginx and HAProxy with the files of `deploy`, in which only names, addresses and paths
-//! are others.
+//! are replaced.
 
 use std::{
     env, fs,
@@ -24,8 +24,8 @@ use spoke_tests::{
     wait::{PATIENCE, eventually_true},
 };
 
-/// Where the proxy calls the services from: an address that no client has.
-pub(crate) const SPEAKER: &str = "127.0.0.9";
+/// The address from which the proxy calls the services. No client has it.
+pub(crate) const PROXY_ADDRESS: &str = "127.0.0.9";
 
 /// Which proxy.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub(crate) struct Front {
 }
 
 impl Drop for Front {
-    /// A killed master would leave its workers behind; told to end, it takes them along.
+    /// A killed master would leave its workers running; SIGTERM makes it end them.
     fn drop(&mut self) {
         self.process.ask_to_end();
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -54,12 +54,12 @@ impl Drop for Front {
 }
 
 impl Front {
-    /// Starts it; None, with a word, where it is not installed.
+    /// Starts the proxy. Returns `None` and prints why if it is not installed.
     pub(crate) async fn start(kind: Kind, cloud: &Cloud) -> Option<Self> {
         Self::start_before(kind, cloud, &[&cloud.hub]).await
     }
 
-    /// The same with these hubs.
+    /// Starts the proxy in front of these hubs.
     pub(crate) async fn start_before(kind: Kind, cloud: &Cloud, hubs: &[&Service]) -> Option<Self> {
         let name = kind.program();
         let Some(program) = installed(name) else {
@@ -78,14 +78,14 @@ impl Front {
         start.arguments.push(file.display().to_string());
         let mut process = Process::start(&program, &start, &folder.join(format!("{name}.log")));
         eventually_true(&format!("{name} to listen"), async || {
-            assert!(process.exit().is_none(), "{name} ended at once:\n{}", process.tail());
+            assert!(process.exit().is_none(), "{name} exited at once:\n{}", process.tail());
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
         Some(Self { port, certificates, process })
     }
 
-    /// The settings of a device that comes this way.
+    /// The settings of a device that uses the proxy.
     pub(crate) fn settings(&self) -> [(&'static str, String); 3] {
         [
             ("auth", format!("https://localhost:{}", self.port)),
@@ -94,7 +94,7 @@ impl Front {
         ]
     }
 
-    /// A client that calls from this address.
+    /// An HTTP client that calls from this address.
     pub(crate) fn client_at(&self, address: &str) -> reqwest::Client {
         install_tls();
         let mut roots = RootCertStore::empty();
@@ -116,7 +116,7 @@ impl Kind {
         }
     }
 
-    /// The file that users take.
+    /// The configuration file of `deploy`.
     pub(crate) fn shipped(self) -> String {
         let name = match self {
             Self::Nginx => "nginx/spoke.conf",
@@ -129,12 +129,12 @@ impl Kind {
 
 fn installed(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Debian puts servers where not everyone looks.
+    // Debian installs servers in /usr/sbin, which is not on every PATH.
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// Each of these words has to be there.
+/// Replaces texts of the file. Each must occur.
 fn with(mut text: String, changes: &[(&str, String)]) -> String {
     for (from, to) in changes {
         assert!(text.contains(from), "there is no {from:?} in the file");
@@ -143,6 +143,7 @@ fn with(mut text: String, changes: &[(&str, String)]) -> String {
     text
 }
 
+/// The configuration and the arguments of the proxy.
 type Written = (String, Vec<&'static str>);
 
 fn nginx(cloud: &Cloud, hubs: &[&Service], port: u16, files: &Certificates) -> Written {
@@ -162,14 +163,17 @@ fn nginx(cloud: &Cloud, hubs: &[&Service], port: u16, files: &Certificates) -> W
             ("listen 443 ssl;", format!("listen 127.0.0.1:{port} ssl;")),
             ("server 127.0.0.1:8443;", hubs),
             ("server 127.0.0.1:8444;", format!("server {};", cloud.auth.address())),
-            ("proxy_http_version 1.1;", format!("proxy_http_version 1.1; proxy_bind {SPEAKER};")),
+            (
+                "proxy_http_version 1.1;",
+                format!("proxy_http_version 1.1; proxy_bind {PROXY_ADDRESS};"),
+            ),
         ],
     );
     let folder = cloud.folder().display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {folder}/{what};\n"))
         .concat();
-    // What stands around it on Debian, in short. Without a user of its own, where the test is root.
+    // A short form of Debian's main file around it. It keeps the user root, where the test runs as root.
     let text = format!(
         "daemon off;\nuser root;\npid {folder}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{temporary}{site}}}\n"
@@ -184,13 +188,13 @@ fn haproxy(cloud: &Cloud, hubs: &[&Service], port: u16, files: &Certificates) ->
     fs::write(&both, pem.concat()).expect("the folder can be written to");
     let server = |name: &str, service: &Service| {
         let (address, admin) = (service.address(), service.admin().address());
-        format!("    server {name} {address} source {SPEAKER} check port {}\n", admin.port())
+        format!("    server {name} {address} source {PROXY_ADDRESS} check port {}\n", admin.port())
     };
     let hubs = hubs.iter().enumerate().map(|(n, hub)| server(&format!("hub{n}"), hub)).collect();
     let text = with(
         Kind::Haproxy.shipped(),
         &[
-            // No more than open files are allowed here.
+            // The limit of open files is low here.
             ("maxconn 50000", "maxconn 256".to_owned()),
             ("bind :443", format!("bind 127.0.0.1:{port}")),
             ("/etc/haproxy/spoke/", both.display().to_string()),

@@ -12,29 +12,29 @@ const DESK: Look = Look { width: 1280, scheme: "light" };
 const DARK: Look = Look { width: 1280, scheme: "dark" };
 const PHONE: Look = Look { width: 390, scheme: "light" };
 
-/// Whether anything stands out to the right.
+/// Whether the page is no wider than the window.
 const FITS: &str = "document.documentElement.scrollWidth <= window.innerWidth";
 
 async fn cloud() -> Cloud {
     Cloud::start_with(Settings { hub: &[("page", "send")], auth: &[] }).await
 }
 
-/// Every way of looking, with nothing cut off in any.
-async fn look_around(browser: &mut Browser, name: &str) {
-    let mut grounds = Vec::new();
+/// Checks that the page fits in light, dark and phone layouts, and that dark differs from light.
+async fn check_layouts(browser: &mut Browser, name: &str) {
+    let mut backgrounds = Vec::new();
     for (word, look) in [("light", DESK), ("dark", DARK), ("phone", PHONE)] {
         browser.look(look).await;
         assert_eq!(browser.run(FITS).await, true, "{name} is wider than {look:?}");
-        let ground = "getComputedStyle(document.documentElement).backgroundColor";
-        grounds.push(browser.run(ground).await);
+        let background = "getComputedStyle(document.documentElement).backgroundColor";
+        backgrounds.push(browser.run(background).await);
         browser.picture(&format!("{name}-{word}")).await;
     }
-    assert_ne!(grounds[0], grounds[1], "dark is as light");
+    assert_ne!(backgrounds[0], backgrounds[1], "dark and light have the same background");
     browser.look(DESK).await;
 }
 
 #[tokio::test]
-async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
+async fn the_list_updates_live_as_devices_connect_send_and_disconnect() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let root = format!("http://{}/", cloud.hub.admin().address());
@@ -58,12 +58,12 @@ async fn the_list_changes_by_itself_as_devices_come_send_and_go() {
     browser.until("!document.querySelector('#c-dev1 .dot.on')").await;
     let waiting = "document.querySelector('#c-dev1 [data-head=\"lag down\"] .behind').textContent";
     browser.until(&format!("{waiting} === '1'")).await;
-    look_around(&mut browser, "fleet").await;
+    check_layouts(&mut browser, "fleet").await;
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_client_is_found_shown_and_sent_an_entry() {
+async fn a_client_can_be_searched_viewed_and_sent_an_entry() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let device = Device::start(&cloud, "dev1").await;
@@ -97,8 +97,8 @@ async fn a_client_is_found_shown_and_sent_an_entry() {
         .await;
     device.carried_both_ways(&cloud).await;
     assert_eq!(device.carried().await[0].fields, fields([("topic", "héllo <b>")]));
-    look_around(&mut browser, "client").await;
-    assert!(browser.run("window.hurt").await.is_null(), "an entry acts on the page");
+    check_layouts(&mut browser, "client").await;
+    assert!(browser.run("window.hurt").await.is_null(), "a script of an entry ran");
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
@@ -107,7 +107,7 @@ async fn another_site_in_the_same_browser_can_neither_send_nor_read() {
     let Some(mut browser) = Browser::start().await else { return };
     let (cloud, other) = (cloud().await, cloud().await);
     cloud.provision("dev1").await;
-    // Another port is another site's origin, and its page has no policy against asking elsewhere.
+    // Another port is another origin, and this page has no policy that forbids requests elsewhere.
     browser.open(&format!("http://{}/healthz", other.hub.admin().address())).await;
     let target = format!("http://{}", cloud.hub.admin().address());
     let body = r#"JSON.stringify({fields: [["a", "b"]]})"#;
@@ -125,20 +125,20 @@ async fn another_site_in_the_same_browser_can_neither_send_nor_read() {
     assert_eq!(cloud.redis.length(&out("dev1")).await, 0);
 }
 
-/// The README's picture. `make picture` writes it anew.
+/// The README's picture. `make picture` renews it.
 const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/page.png");
-/// Bytes.
+/// In bytes.
 const PICTURE_MAX: u64 = 200 * 1024;
 
 #[tokio::test]
-async fn a_small_fleet_at_work_is_the_readmes_picture() {
+async fn the_readmes_picture_shows_a_small_fleet_at_work() {
     let Some(mut browser) = Browser::start().await else { return };
     let cloud = cloud().await;
     let mut fleet = Vec::new();
     for (client, pace) in [("pump-station-3", 2), ("truck-07", 5), ("truck-12", 1)] {
         fleet.push((Device::start(&cloud, client).await, pace));
     }
-    // No higher than what is on it.
+    // Just high enough for the content.
     let size = json!({ "width": 1100, "height": 650, "deviceScaleFactor": 1, "mobile": false });
     browser.call("Emulation.setDeviceMetricsOverride", size).await;
     browser.open(&format!("http://{}/", cloud.hub.admin().address())).await;
@@ -168,7 +168,7 @@ async fn a_small_fleet_at_work_is_the_readmes_picture() {
 }
 
 #[test]
-fn the_readmes_picture_is_there_and_small() {
+fn the_readmes_picture_exists_and_is_small() {
     let bytes = std::fs::metadata(PICTURE).map(|file| file.len()).unwrap();
     assert!((1..PICTURE_MAX).contains(&bytes), "{bytes} bytes");
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));

@@ -1,4 +1,4 @@
-//! Many clients and many viewers: what is shown is bounded, and so is what it costs.
+//! Many clients and many viewers: the page and its cost are bounded.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use spoke_tests::{
     wait::{PATIENCE, eventually, eventually_is, throughout},
 };
 
-use super::{begun, hub};
+use super::{client_with_session, hub};
 
-async fn follow(stand: &Stand, path: &str) -> reqwest::Response {
+async fn open_stream(stand: &Stand, path: &str) -> reqwest::Response {
     let admin = stand.service.admin();
-    admin.request(Method::GET, path).send().await.expect("the listener takes us")
+    admin.request(Method::GET, path).send().await.expect("the listener accepts the connection")
 }
 
-/// How often scripts ran: of an idle hub, only surveys are any.
+/// How often scripts ran. An idle hub runs only surveys.
 async fn surveys(stand: &Stand) -> u64 {
     let stats = stand.redis.info("commandstats").await;
     let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
@@ -26,7 +26,7 @@ async fn surveys(stand: &Stand) -> u64 {
 }
 
 #[tokio::test]
-async fn of_ten_thousand_clients_one_page_is_shown_and_all_are_counted_and_found() {
+async fn ten_thousand_clients_are_paginated_counted_and_searchable() {
     let stand = hub(&[]).await;
     let mut add = pipe();
     for n in 0..10_000 {
@@ -49,43 +49,44 @@ async fn of_ten_thousand_clients_one_page_is_shown_and_all_are_counted_and_found
 }
 
 #[tokio::test]
-async fn viewers_are_told_of_news_share_one_survey_and_are_no_more_than_may_be() {
+async fn viewers_get_live_updates_share_one_survey_and_are_limited() {
     let stand = hub(&[]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
     let admin = stand.service.admin();
     let before = surveys(&stand).await;
     let mut viewers = Vec::new();
     for _ in 0..VIEWERS_MAX {
-        viewers.push(follow(&stand, "/live").await);
+        viewers.push(open_stream(&stand, "/live").await);
     }
     for (at, viewer) in viewers.iter_mut().enumerate() {
         assert_eq!(viewer.status(), 200, "viewer {at}");
-        let chunk = tokio::time::timeout(PATIENCE, viewer.chunk()).await.expect("news in time");
+        let chunk =
+            tokio::time::timeout(PATIENCE, viewer.chunk()).await.expect("an update in time");
         let text = String::from_utf8_lossy(&chunk.unwrap().unwrap_or_default()).into_owned();
         assert!(text.contains("dev1"), "viewer {at}: {text}");
     }
     assert!(
         surveys(&stand).await - before < VIEWERS_MAX as u64 / 2,
-        "each has a survey of its own"
+        "each viewer has its own survey"
     );
     assert_eq!(admin.get("/live").await.refusal(), (503, "too-many-viewers".to_owned()));
-    assert_eq!(admin.get("/metrics").await.status, 200, "there is room for a scraper");
-    assert_eq!(admin.get("/").await.status, 200, "and for a look");
+    assert_eq!(admin.get("/metrics").await.status, 200, "a scraper is still served");
+    assert_eq!(admin.get("/").await.status, 200, "the page is still served");
 
     drop(viewers);
 
-    eventually("there to be room again", PATIENCE, async || {
-        let again = follow(&stand, "/clients/dev1/live").await;
+    eventually("a viewer to be accepted again", PATIENCE, async || {
+        let again = open_stream(&stand, "/clients/dev1/live").await;
         if again.status() == 200 { Ok(()) } else { Err(again.status()) }
     })
     .await;
 }
 
 #[tokio::test]
-async fn while_nobody_looks_nothing_is_asked() {
+async fn without_viewers_redis_is_not_queried() {
     let stand = hub(&[]).await;
-    begun(&stand, "dev1", "1").await;
-    let viewer = follow(&stand, "/live").await;
+    client_with_session(&stand, "dev1", "1").await;
+    let viewer = open_stream(&stand, "/live").await;
     let before = surveys(&stand).await;
     eventually("a survey", PATIENCE, async || {
         let now = surveys(&stand).await;
@@ -100,18 +101,20 @@ async fn while_nobody_looks_nothing_is_asked() {
     })
     .await;
     let ended = surveys(&stand).await;
-    throughout("nothing is asked", Duration::from_secs(3), ended, async || surveys(&stand).await)
-        .await;
+    throughout("redis is not queried", Duration::from_secs(3), ended, async || {
+        surveys(&stand).await
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_hub_that_stops_lets_its_viewers_go() {
+async fn a_hub_that_shuts_down_disconnects_its_viewers() {
     let mut stand = hub(&[]).await;
-    let mut viewer = follow(&stand, "/live").await;
+    let mut viewer = open_stream(&stand, "/live").await;
     assert_eq!(viewer.status(), 200);
     let began = std::time::Instant::now();
     assert_eq!(stand.service.terminate().await.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(8), "it waited: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "shutdown took {:?}", began.elapsed());
     eventually_is("the stream to end", true, async || !matches!(viewer.chunk().await, Ok(Some(_))))
         .await;
 }

@@ -1,12 +1,12 @@
-//! Sending from the page: only where it is set, and only from the page itself.
+//! Sending from the page: only if the setting allows it, and only from the page itself.
 
 use http::Method;
 use serde_json::{Value, json};
 use spoke_tests::{api::Answer, cloud::out, entries::fields, single_service::Stand};
 
-use super::{begun, hub};
+use super::{client_with_session, hub};
 
-/// What a browser sends from the page itself.
+/// Sends what a browser sends from the page, with changed headers; an empty value removes one.
 async fn post(stand: &Stand, client: &str, body: &Value, change: &[(&str, &str)]) -> Answer {
     let admin = stand.service.admin();
     let origin = format!("http://{}", admin.address());
@@ -25,17 +25,17 @@ fn entry() -> Value {
 }
 
 #[tokio::test]
-async fn an_entry_of_the_page_goes_into_the_clients_out_stream() {
+async fn an_entry_sent_from_the_page_goes_into_the_clients_out_stream() {
     let stand = hub(&[("page", "send")]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
 
     let sent = post(&stand, "dev1", &entry(), &[]).await.ok();
 
-    let there = stand.redis.entries(&out("dev1")).await;
-    assert_eq!((sent["id"].as_str(), there.len()), (Some(there[0].id.as_str()), 1));
-    assert_eq!(there[0].fields, fields([("topic", "test"), ("payload", "héllo\n")]));
-    let nobody = post(&stand, "nobody", &entry(), &[]).await.refusal();
-    assert_eq!(nobody, (404, "not-found".to_owned()));
+    let stored = stand.redis.entries(&out("dev1")).await;
+    assert_eq!((sent["id"].as_str(), stored.len()), (Some(stored[0].id.as_str()), 1));
+    assert_eq!(stored[0].fields, fields([("topic", "test"), ("payload", "héllo\n")]));
+    let unknown = post(&stand, "nobody", &entry(), &[]).await.refusal();
+    assert_eq!(unknown, (404, "not-found".to_owned()));
     for body in [json!({}), json!({ "fields": [] }), json!({ "fields": [["seq", "1-1"]] })] {
         let refused = post(&stand, "dev1", &body, &[]).await.refusal();
         assert_eq!(refused, (400, "malformed".to_owned()), "{body}");
@@ -48,7 +48,7 @@ async fn an_entry_of_the_page_goes_into_the_clients_out_stream() {
 #[tokio::test]
 async fn no_other_site_can_send() {
     let stand = hub(&[("page", "send")]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
     for change in [
         [("origin", "http://evil.example")].as_slice(),
         &[("origin", "null")],
@@ -66,9 +66,9 @@ async fn no_other_site_can_send() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_only_show_sends_nothing() {
+async fn a_read_only_page_cannot_send() {
     let stand = hub(&[]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
     let refused = post(&stand, "dev1", &entry(), &[]).await.refusal();
     assert_eq!(refused, (403, "read-only".to_owned()));
     assert_eq!(stand.redis.length(&out("dev1")).await, 0);

@@ -1,4 +1,4 @@
-//! Floods of HTTP/2 that are no requests: each costs the one who sends it more than the others.
+//! Floods of HTTP/2 frames that are not requests: each costs its sender more than other clients.
 
 use std::time::{Duration, Instant};
 
@@ -16,23 +16,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::tls::{connect, resets::frame};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long each kind is sent.
-const TALK: Duration = Duration::from_millis(1500);
+/// How long each flood is sent.
+const FLOOD_TIME: Duration = Duration::from_millis(1500);
 /// Connections at a time.
 const CONNECTIONS: usize = 4;
-/// Frames that go at once.
+/// Frames in one write.
 const BURST: usize = 500;
-/// Lines of the log, of all kinds together.
+/// Log lines for all floods together.
 const LINES_MAX: usize = 40;
 
-/// Frames that ask for work, an answer or memory, and never end.
+/// Endless frames that cost work, an answer or memory.
 fn floods() -> Vec<(&'static str, Vec<u8>)> {
     // GET https / of the host "h", by the static table (RFC 7541, appendix A).
     let request = [0x82, 0x87, 0x84, 0x41, 0x01, b'h'];
     let settings: Vec<u8> = [0, 3, 0, 0, 0, 100].repeat(20);
     // A header that is large once unpacked: one entry of the table, named again and again.
     let large = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &vec![b'y'; 4000]].concat();
-    let named = [&large[..], &[0xbe; 8000]].concat();
+    let expanding = [&large[..], &[0xbe; 8000]].concat();
     vec![
         ("settings", frame(4, 0, 0, &settings).repeat(BURST)),
         ("empty settings", frame(4, 0, 0, &[]).repeat(BURST)),
@@ -49,18 +49,18 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
             [frame(1, 0, 1, &request), frame(9, 0, 1, &[0x40; 8000]).repeat(100)].concat(),
         ),
         ("empty data", [frame(1, 4, 1, &request), frame(0, 0, 1, &[]).repeat(BURST)].concat()),
-        ("a header that swells", [frame(1, 5, 1, &named)].concat()),
+        ("a header that expands", [frame(1, 5, 1, &expanding)].concat()),
         ("garbage", vec![0xa5; 64 * 1024]),
     ]
 }
 
-/// Sends a flood on one connection after the other.
-async fn pour(files: &Certificates, stand: &Stand, flood: &[u8]) {
-    let until = Instant::now() + TALK;
+/// Sends a flood, on a new connection whenever one ends.
+async fn send_flood(files: &Certificates, stand: &Stand, flood: &[u8]) {
+    let until = Instant::now() + FLOOD_TIME;
     while Instant::now() < until {
         let Ok(stream) = connect(files, stand.service.address(), &[b"h2"]).await else { continue };
         let (mut reading, mut writing) = tokio::io::split(stream);
-        let pouring = async {
+        let sending = async {
             writing.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await?;
             loop {
                 writing.write_all(flood).await?;
@@ -72,7 +72,7 @@ async fn pour(files: &Certificates, stand: &Stand, flood: &[u8]) {
             async { while reading.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };
         let ended = async {
             tokio::select! {
-                ended = pouring => { let _: std::io::Result<()> = ended; }
+                ended = sending => { let _: std::io::Result<()> = ended; }
                 () = draining => {}
             }
         };
@@ -105,7 +105,7 @@ async fn floods_of_http_2_are_bounded_while_a_good_client_notices_nothing() {
     };
     let attack = async || {
         for (what, flood) in floods() {
-            join_all((0..CONNECTIONS).map(|_| pour(&files, &stand, &flood))).await;
+            join_all((0..CONNECTIONS).map(|_| send_flood(&files, &stand, &flood))).await;
             println!("{what}: {} KiB", spoke_tests::load_probe::resident_kib(pid));
         }
     };

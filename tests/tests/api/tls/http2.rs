@@ -1,4 +1,4 @@
-//! HTTP/2 and HTTP/1.1, by what the client offers.
+//! HTTP/2 and HTTP/1.1, chosen by the client's ALPN offer.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,17 +12,17 @@ async fn stand(kind: Kind, files: &Certificates) -> Stand {
     Stand::start(kind, &[(tls[0].0, &tls[0].1), (tls[1].0, &tls[1].1)]).await
 }
 
-/// Of a connection.
-const OPEN: &str = "it is open";
+/// The expectation about a connection.
+const OPEN: &str = "the connection is open";
 
-/// One request over HTTP/2.
+/// Sends one request over HTTP/2.
 async fn ask(
     sender: &mut h2::client::SendRequest<Bytes>,
     request: http::request::Builder,
     body: &Value,
 ) -> (u16, Value) {
     let mut ready = sender.clone().ready().await.expect(OPEN);
-    let request = request.body(()).expect("a good request");
+    let request = request.body(()).expect("a valid request");
     let (answer, mut stream) = ready.send_request(request, body.is_null()).expect(OPEN);
     if !body.is_null() {
         stream.send_data(body.to_string().into(), true).expect(OPEN);
@@ -39,7 +39,7 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_at_once() {
+async fn both_services_speak_http_2_and_multiplex_requests_on_one_connection() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let hub = stand(Kind::Hub, &files).await;
@@ -52,7 +52,7 @@ async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_a
     let get = |path: &str| {
         http::Request::get(url(path)).header("authorization", format!("Bearer {token}"))
     };
-    // It waits for news, and the others do not wait for it.
+    // This read waits for new entries, and other requests do not wait for it.
     let mut waiting = sender.clone();
     let poll = get("/xread?seq=0-0&count=1&blockMs=20000");
     let poll = tokio::spawn(async move { ask(&mut waiting, poll, &Value::Null).await });
@@ -69,7 +69,7 @@ async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_a
     hub.redis.command::<String>(&["XADD", "spoke-hub:out:dev1:x", "*", "a", "b"]).await;
     let (status, polled) = poll.await.unwrap();
     assert_eq!((status, polled["entries"].as_array().map(Vec::len)), (200, Some(1)), "{polled}");
-    // A WebSocket is no request of HTTP/2.
+    // A WebSocket cannot be opened over HTTP/2.
     let (status, refusal) = ask(&mut sender, get("/sync"), &Value::Null).await;
     assert!((400..500).contains(&status) && refusal["reason"].is_string(), "{status} {refusal}");
     connection.abort();
@@ -87,7 +87,7 @@ async fn both_services_speak_http_2_and_answer_many_requests_of_one_connection_a
 }
 
 #[tokio::test]
-async fn who_offers_nothing_or_http_1_1_is_served_with_it() {
+async fn clients_that_offer_no_alpn_or_http_1_1_get_http_1_1() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let auth = stand(Kind::Auth, &files).await;

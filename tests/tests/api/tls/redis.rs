@@ -1,4 +1,4 @@
-//! `rediss://`: a pinned CA works, and who cannot be trusted is refused in plain words.
+//! `rediss://`: a pinned CA works, and an untrusted Redis is refused with a plain message.
 
 use spoke_tests::{
     binaries::path_of,
@@ -11,12 +11,12 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-/// A Redis that shows this certificate on a port beside its plain one, and the URL of that.
+/// Starts a Redis with a TLS port beside its plain one. Returns it and the URL of the TLS port.
 async fn start(files: &Certificates) -> (RedisServer, String) {
     start_with(files, "no").await
 }
 
-/// The same, which asks clients for a certificate of the same authority or not.
+/// The same, with `tls-auth-clients` set.
 async fn start_with(files: &Certificates, auth_clients: &str) -> (RedisServer, String) {
     let path = |path: &std::path::Path| path.display().to_string();
     let (cert, key) = (path(&files.cert_file), path(&files.key_file));
@@ -26,7 +26,7 @@ async fn start_with(files: &Certificates, auth_clients: &str) -> (RedisServer, S
         let ca = files.ca();
         let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
         let redis = RedisServer::start_with(&[&options[..], &files[..]].concat()).await;
-        // Where the port was taken meanwhile, Redis says so and goes on with the other one.
+        // If the port was taken meanwhile, Redis continues with the plain one alone.
         if tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_ok() {
             return (redis, format!("rediss://127.0.0.1:{port}"));
         }
@@ -55,7 +55,7 @@ async fn an_agent_and_a_service_reach_redis_over_tls_with_a_pinned_authority() {
 }
 
 #[tokio::test]
-async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_now() {
+async fn a_renewed_client_certificate_is_used_for_redis_without_a_restart() {
     let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let authority = Authority::make(folder.path());
     let (redis, url) = start_with(&authority.issue(&["127.0.0.1"], Valid::Now), "yes").await;
@@ -63,14 +63,14 @@ async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_
     let refused = list(&format!("{url}?ca_file={ca}")).await;
     assert_eq!(refused.code, Some(1), "without a certificate: {refused:?}");
 
-    // A first certificate that is out of its time, and then one that is good, under the same names.
+    // First an expired certificate, then a valid one in the same files.
     let place = |name: &str| own.path().join(name);
-    let show = |valid| {
+    let install = |valid| {
         let files = authority.issue(&["client"], valid);
         std::fs::copy(files.cert_file, place("cert.pem")).unwrap();
         std::fs::copy(files.key_file, place("key.pem")).unwrap();
     };
-    show(Valid::Before);
+    install(Valid::Before);
     let (cert, key) = (place("cert.pem"), place("key.pem"));
     let url = format!("{url}?ca_file={ca}&cert_file={}&key_file={}", cert.display(), key.display());
     let cloud = Cloud::start().await;
@@ -83,12 +83,12 @@ async fn a_redis_that_wants_a_client_certificate_is_shown_the_one_that_is_there_
     })
     .await;
     assert!(cloud.inbound().await.is_empty());
-    show(Valid::Now);
+    install(Valid::Now);
     device.carried_both_ways(&cloud).await;
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_trusted_is_refused_in_plain_words() {
+async fn an_untrusted_redis_is_refused_with_a_plain_message() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let other = Certificates::make(theirs.path());
     let authority = Authority::make(ours.path());
@@ -114,7 +114,7 @@ async fn a_redis_that_cannot_be_trusted_is_refused_in_plain_words() {
 }
 
 #[tokio::test]
-async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
+async fn an_agent_logs_that_its_redis_is_not_trusted() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (files, other) = (Certificates::make(ours.path()), Certificates::make(theirs.path()));
     let (redis, url) = start(&files).await;
@@ -123,7 +123,7 @@ async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
     let mut device = Device::without_agent_on(redis, &cloud, "dev1", &[("redis", &url)]).await;
     device.start_agent();
     let words = "authority that is not trusted here";
-    eventually("the agent to say why", PATIENCE, async || {
+    eventually("the agent to log why", PATIENCE, async || {
         let log = device.log();
         log.contains(words).then_some(()).ok_or(log)
     })
@@ -131,7 +131,7 @@ async fn an_agent_whose_redis_cannot_be_trusted_says_so_in_its_log() {
 }
 
 #[tokio::test]
-async fn a_ca_that_cannot_be_used_is_a_bad_setting() {
+async fn an_unusable_ca_file_is_an_invalid_setting() {
     let ended = list("rediss://127.0.0.1:1?ca_file=/nowhere/ca.pem").await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.stderr.contains("redis: /nowhere/ca.pem cannot be used"), "{ended:?}");

@@ -1,4 +1,4 @@
-//! Who cannot prove to be the hub or auth is told nothing, and a person is told why and what to do.
+//! An agent sends nothing to a hub or auth that it cannot verify, and says why and what to do.
 
 use spoke_tests::{
     certificates::{Authority, Certificates, Valid},
@@ -9,7 +9,7 @@ use spoke_tests::{
     wait::{PATIENCE, eventually},
 };
 
-/// What the certificate is, what the agent trusts, and what it has to say.
+/// The certificate of the service, the CA that the agent trusts, and what its message contains.
 struct Row {
     what: &'static str,
     shown: Certificates,
@@ -49,21 +49,21 @@ fn rows() -> Vec<Row> {
     table.into_iter().map(row).collect()
 }
 
-/// Waits until `status` says it in so many words, and the log too.
-async fn says(device: &Device, what: &str, words: [&str; 2]) {
-    let said = eventually(&format!("the agent to say: {what}"), PATIENCE, async || {
+/// Waits until one line of the agent's log contains these words, and checks that it has no TLS jargon.
+async fn assert_logs(device: &Device, what: &str, words: [&str; 2]) {
+    let line = eventually(&format!("the agent to log: {what}"), PATIENCE, async || {
         let log = device.log();
         let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
         line.map(str::to_owned).ok_or(log)
     })
     .await;
     for jargon in ["UnknownIssuer", "InvalidCertificate", "DnsName", "(UNIX)"] {
-        assert!(!said.contains(jargon), "{what}: {said}");
+        assert!(!line.contains(jargon), "{what}: {line}");
     }
 }
 
 #[tokio::test]
-async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_and_http() {
+async fn an_untrusted_hub_is_refused_with_a_plain_message_over_websocket_and_http() {
     for row in rows() {
         let tls = row.shown.settings();
         let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
@@ -74,18 +74,18 @@ async fn a_hub_that_cannot_be_trusted_is_refused_in_plain_words_over_websocket_a
             let settings = [("transport", transport), ("hub", &hub), ("ca_file", &row.trusted)];
             let device = Device::start_with(&cloud, &client, &settings).await;
             device.redis.add(OUT, &numbered(1)).await;
-            says(&device, &format!("{} over {transport}", row.what), row.words).await;
+            assert_logs(&device, &format!("{} over {transport}", row.what), row.words).await;
             assert!(device.log().contains("\"reason\":\"untrusted\""), "{}", device.log());
             let checked = device.command(&["check"]).await;
-            let is_told = row.words.iter().all(|words| checked.stdout.contains(words));
-            assert!(checked.code == Some(1) && is_told, "{}: {checked:?}", row.what);
+            let is_reported = row.words.iter().all(|words| checked.stdout.contains(words));
+            assert!(checked.code == Some(1) && is_reported, "{}: {checked:?}", row.what);
         }
         assert_eq!(cloud.inbound().await.len(), 0, "{}", row.what);
     }
 }
 
 #[tokio::test]
-async fn an_auth_that_cannot_be_trusted_is_refused_in_plain_words() {
+async fn an_untrusted_auth_is_refused_with_a_plain_message() {
     for row in rows() {
         let tls = row.shown.settings();
         let tls = [(tls[0].0, tls[0].1.as_str()), (tls[1].0, tls[1].1.as_str())];
@@ -93,25 +93,25 @@ async fn an_auth_that_cannot_be_trusted_is_refused_in_plain_words() {
         let auth = format!("https://{}", cloud.auth_proxy.address());
         let settings = [("auth", auth.as_str()), ("ca_file", &row.trusted)];
         let device = Device::start_with(&cloud, "dev1", &settings).await;
-        says(&device, row.what, row.words).await;
+        assert_logs(&device, row.what, row.words).await;
         let stored = cloud.redis.hash("spoke-auth:client:dev1:h").await;
         assert!(!stored.contains_key("registeredAt"), "{}: {stored:?}", row.what);
     }
 }
 
 #[tokio::test]
-async fn a_service_without_tls_at_an_https_url_is_told_as_such() {
+async fn a_service_without_tls_at_an_https_url_is_reported_as_such() {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
     let ca = Certificates::make(folder.path()).ca();
     let hub = format!("https://{}", cloud.hub_proxy.address());
     let device = Device::start_with(&cloud, "dev1", &[("hub", &hub), ("ca_file", &ca)]).await;
-    says(&device, "no TLS", ["does not speak TLS", "right port"]).await;
+    assert_logs(&device, "no TLS", ["does not speak TLS", "right port"]).await;
 }
 
-/// A name that only a proxy knows, as one under `.lan` is known by a router alone.
+/// Only the proxy resolves the name, as only a router resolves names under `.lan`.
 #[tokio::test]
-async fn a_wildcard_over_a_single_label_is_said_to_be_taken_for_no_name() {
+async fn a_wildcard_over_a_single_label_is_reported_as_not_matching() {
     let folder = tempfile::tempdir().expect("a folder");
     let shown = Authority::make(folder.path()).issue(&["*.lan"], Valid::Now);
     let tls = shown.settings();
@@ -124,5 +124,5 @@ async fn a_wildcard_over_a_single_label_is_said_to_be_taken_for_no_name() {
     let device = Device::start_with(&cloud, "dev1", &settings).await;
     let words =
         ["is for *.lan and not for hub.lan, since a wildcard over a single label", "full name"];
-    says(&device, "a wildcard", words).await;
+    assert_logs(&device, "a wildcard", words).await;
 }

@@ -1,4 +1,4 @@
-//! What changes while a service runs: its certificate, and at SIGHUP its settings.
+//! What changes while a service runs: its certificate, and on SIGHUP its settings.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::tls::connect;
 
-/// A service whose settings are in a file, and what systemd hears of it.
+/// A service with a settings file, and a socket that receives its notifications to systemd.
 struct Running {
     service: Service,
     redis: RedisServer,
@@ -36,7 +36,7 @@ struct Running {
     folder: TempDir,
 }
 
-const CAN: &str = "the settings can be written";
+const CAN_WRITE: &str = "the settings can be written";
 
 impl Running {
     async fn start(kind: Kind, settings: &str) -> Self {
@@ -46,7 +46,7 @@ impl Running {
 
     async fn start_in(folder: TempDir, kind: Kind, settings: &str) -> Self {
         let file = folder.path().join("settings.toml");
-        fs::write(&file, settings).expect(CAN);
+        fs::write(&file, settings).expect(CAN_WRITE);
         let systemd = Systemd::listen(folder.path());
         let socket = systemd.variables()[0].clone();
         let environment = vec![(socket.0.to_owned(), socket.1)];
@@ -55,10 +55,10 @@ impl Running {
         Self { service, redis, systemd, file, folder }
     }
 
-    /// SIGHUP, and what systemd heard by the time that it was over.
+    /// Sends SIGHUP and returns what systemd received until the reload was over.
     async fn reload(&mut self, settings: &str) -> Vec<String> {
-        fs::write(&self.file, settings).expect(CAN);
-        // What came before, READY=1 of the start among it.
+        fs::write(&self.file, settings).expect(CAN_WRITE);
+        // Consumes the notifications of the start, READY=1 among them.
         eventually_true("the start to be over", async || {
             self.systemd.heard().iter().any(|line| line == "READY=1")
                 || self.service.log().contains("settings reloaded")
@@ -66,7 +66,7 @@ impl Running {
         .await;
         self.service.process().hang_up();
         let mut heard = Vec::new();
-        eventually("systemd to hear of the reload", PATIENCE, async || {
+        eventually("systemd to receive the end of the reload", PATIENCE, async || {
             heard.extend(self.systemd.heard());
             let is_over = heard.iter().any(|line| line == "READY=1");
             if is_over { Ok(()) } else { Err(heard.clone()) }
@@ -80,63 +80,65 @@ fn with_tls(files: &Certificates) -> String {
     files.settings().map(|(key, path)| format!("{key} = {path:?}\n")).concat()
 }
 
-/// What the service shows now.
-async fn shown(files: &Certificates, service: &Service) -> CertificateDer<'static> {
-    let stream = connect(files, service.address(), &[]).await.expect("it can be trusted");
-    stream.get_ref().1.peer_certificates().expect("it shows one")[0].clone().into_owned()
+/// The certificate that the service presents now.
+async fn presented(files: &Certificates, service: &Service) -> CertificateDer<'static> {
+    let stream = connect(files, service.address(), &[]).await.expect("the certificate is trusted");
+    stream.get_ref().1.peer_certificates().expect("the service presents a certificate")[0]
+        .clone()
+        .into_owned()
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_replaced_is_shown_to_new_connections_and_a_broken_one_never() {
+async fn new_connections_get_a_replaced_certificate_but_never_a_broken_one() {
     for kind in [Kind::Hub, Kind::Auth] {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::make(folder.path());
         let files = authority.issue(&["127.0.0.1"], Valid::Now);
         let running = Running::start_in(folder, kind, &with_tls(&files)).await;
         let mut kept = connect(&files, running.service.address(), &[]).await.unwrap();
-        let first = shown(&files, &running.service).await;
+        let first = presented(&files, &running.service).await;
 
-        // Half of a renewal: a key without its certificate.
+        // Half of a renewal: a new key with the old certificate.
         let old = fs::read_to_string(&files.cert_file).unwrap();
         authority.issue(&["127.0.0.1"], Valid::Now);
         let new = fs::read_to_string(&files.cert_file).unwrap();
         fs::write(&files.cert_file, old).unwrap();
-        eventually_true("the log to tell of the half", async || {
+        eventually_true("the mismatch to be logged", async || {
             running.service.log().contains("not the key of the certificate")
         })
         .await;
-        assert_eq!(shown(&files, &running.service).await, first);
+        assert_eq!(presented(&files, &running.service).await, first);
         fs::remove_file(&files.cert_file).unwrap();
-        eventually_true("the log to tell of the missing file", async || {
+        eventually_true("the missing file to be logged", async || {
             running.service.log().contains("No such file or directory")
         })
         .await;
-        assert_eq!(shown(&files, &running.service).await, first);
+        assert_eq!(presented(&files, &running.service).await, first);
         fs::write(&files.cert_file, new).unwrap();
-        eventually_true("the new certificate to be shown", async || {
-            shown(&files, &running.service).await != first
+        eventually_true("the new certificate to be presented", async || {
+            presented(&files, &running.service).await != first
         })
         .await;
 
         let request = b"GET /nowhere HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-        // It was kept for longer than a connection may idle, unless it had said nothing wrong.
+        // The connection may have been closed as idle, so the result does not matter.
         let _ = kept.write_all(request).await;
         let tail = running.service.log();
         let faults = tail.matches("failed to reload TLS certificate").count();
-        assert_eq!(faults, 2, "each fault is said, and one that stays is said once: {tail}");
+        assert_eq!(faults, 2, "each fault is logged once: {tail}");
         assert!(tail.contains("TLS certificate files are valid again"), "{tail}");
     }
 }
 
 #[tokio::test]
-async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_rest() {
+async fn on_sighup_a_hub_reloads_certificate_log_level_and_limits_and_warns_of_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::make(folder.path());
     let files = authority.issue(&["127.0.0.1"], Valid::Now);
     let tls = with_tls(&files);
     let begin = format!("{tls}log.level = \"info\"\nlog.format = \"json\"\n");
     let mut running = Running::start_in(folder, Kind::Hub, &begin).await;
-    let first = shown(&files, &running.service).await;
+    let first = presented(&files, &running.service).await;
     assert!(!running.service.log().contains("DEBUG"), "{}", running.service.log());
 
     authority.issue(&["127.0.0.1"], Valid::Now);
@@ -149,11 +151,11 @@ async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_r
 
     assert_eq!(heard[0], "RELOADING=1", "{heard:?}");
     assert!(heard[1].starts_with("MONOTONIC_USEC="), "{heard:?}");
-    assert_ne!(shown(&files, &running.service).await, first, "at once");
+    assert_ne!(presented(&files, &running.service).await, first, "the certificate changes at once");
     let log = running.service.log();
     let warned = |key: &str| {
-        let is_it = |line: &&str| line.contains("only after a restart") && line.contains(key);
-        log.lines().filter(is_it).count()
+        let is_warning = |line: &&str| line.contains("only after a restart") && line.contains(key);
+        log.lines().filter(is_warning).count()
     };
     assert_eq!(
         (warned("key_prefix"), warned("connections"), warned("log.level")),
@@ -162,17 +164,17 @@ async fn at_sighup_a_hub_changes_certificate_level_and_limits_and_warns_of_the_r
     );
     let _held = [hold(&running.service).await, hold(&running.service).await];
     let mut third = TcpStream::connect(running.service.address()).await.unwrap();
-    assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0, "there is room for two only");
-    // The connections of before are told of by level debug.
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0, "only two connections are allowed");
+    // Connections are logged at level debug.
     eventually_true("a line of level debug", async || running.service.log().contains("DEBUG"))
         .await;
     drop(running.folder);
 }
 
-/// A connection that is taken.
+/// Opens a connection that the service accepts and keeps open.
 async fn hold(service: &Service) -> TcpStream {
-    eventually("a place", PATIENCE, async || {
-        let mut stream = TcpStream::connect(service.address()).await.expect("it listens");
+    eventually("a connection to be accepted", PATIENCE, async || {
+        let mut stream = TcpStream::connect(service.address()).await.expect("the service listens");
         let brief = std::time::Duration::from_millis(100);
         match tokio::time::timeout(brief, stream.read(&mut [0; 1])).await {
             Err(_) => Ok(stream),
@@ -183,7 +185,7 @@ async fn hold(service: &Service) -> TcpStream {
 }
 
 #[tokio::test]
-async fn at_sighup_the_connections_of_one_client_are_bounded_anew() {
+async fn on_sighup_the_connection_limit_per_client_changes() {
     let mut running = Running::start(Kind::Hub, "").await;
     running.reload("connections_per_client = 1\n").await;
     let token = admit(&running.redis, "dev1").await;
@@ -197,7 +199,7 @@ async fn at_sighup_the_connections_of_one_client_are_bounded_anew() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_change_nothing_and_systemd_is_not_kept_waiting() {
+async fn invalid_settings_change_nothing_and_do_not_keep_systemd_waiting() {
     let mut running = Running::start(Kind::Auth, "throttle.login_burst = 5\n").await;
     let heard = running.reload("throttle.login_burst = 0\n").await;
     assert_eq!(heard[0], "RELOADING=1");
@@ -215,7 +217,7 @@ async fn log_in(running: &Running) -> u16 {
 }
 
 #[tokio::test]
-async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
+async fn on_sighup_auth_reloads_throttling_and_its_bcrypt_pool() {
     let mut running = Running::start(Kind::Auth, "bcrypt_cost = 4\n").await;
     for _ in 0..3 {
         assert_eq!(log_in(&running).await, 401);
@@ -227,15 +229,15 @@ async fn at_sighup_auth_changes_how_often_clients_may_come_and_its_pool() {
     let warnings: Vec<_> =
         log.lines().filter(|line| line.contains("only after a restart")).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("session_ttl_seconds"), "{warnings:?}");
-    let mut held_back = false;
+    let mut throttled = false;
     for _ in 0..6 {
-        held_back |= log_in(&running).await == 429;
+        throttled |= log_in(&running).await == 429;
     }
-    assert!(held_back, "30 at once were fine before");
+    assert!(throttled, "30 logins at once were allowed before");
 }
 
 #[tokio::test]
-async fn at_sighup_an_agent_changes_its_log_level_and_warns_of_the_rest() {
+async fn on_sighup_an_agent_reloads_its_log_level_and_warns_of_the_rest() {
     let cloud = Cloud::start().await;
     cloud.provision("dev1").await;
     let redis = RedisServer::start().await;
@@ -263,7 +265,7 @@ async fn at_sighup_an_agent_changes_its_log_level_and_warns_of_the_rest() {
 
     fs::write(&file, settings("debug", "trim = \"acked\"\n")).unwrap();
     agent.hang_up();
-    eventually_true("the agent to read its settings", async || {
+    eventually_true("the agent to reload its settings", async || {
         agent.log().contains("settings reloaded")
     })
     .await;

@@ -1,4 +1,4 @@
-//! A flood of HTTP/2 resets ("rapid reset"), of which a library warns on every connection, fills no log.
+//! A flood of HTTP/2 resets ("rapid reset"), of which a library warns on every connection, does not fill the log.
 
 use spoke_tests::{certificates::Certificates, service::Kind, single_service::Stand};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,9 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::tls::connect;
 
 const CONNECTIONS: usize = 60;
-/// On one connection: more than any library lets pass.
+/// On one connection: more than any library allows.
 const RESETS: u32 = 400;
-/// For all of it, those of the service itself included.
+/// Log lines for the whole flood, those of the service included.
 const LINES_MAX: usize = 8;
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
@@ -21,7 +21,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// Requests that are taken back in the same breath.
+/// Requests that are cancelled at once.
 fn flood() -> Vec<u8> {
     // GET https / of the host "h", by the static table (RFC 7541, appendix A).
     let request = [0x82, 0x87, 0x84, 0x41, 0x01, b'h'];
@@ -43,8 +43,8 @@ async fn lines_of_a_flood(files: &Certificates, kind: Kind, level: &str) -> (usi
     let before = stand.service.log().lines().count();
     for _ in 0..CONNECTIONS {
         let stream = connect(files, stand.service.address(), &[b"h2"]).await;
-        let mut stream = stream.expect("it takes connections");
-        // It may close while this is under way.
+        let mut stream = stream.expect("the service accepts connections");
+        // The service may close the connection meanwhile.
         let _ = stream.write_all(&flood()).await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
@@ -53,14 +53,14 @@ async fn lines_of_a_flood(files: &Certificates, kind: Kind, level: &str) -> (usi
 }
 
 #[tokio::test]
-async fn a_flood_of_resets_is_a_few_lines_however_many_connections_bring_it() {
+async fn a_flood_of_resets_on_many_connections_logs_only_a_few_lines() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     for kind in [Kind::Hub, Kind::Auth] {
         let (lines, log) = lines_of_a_flood(&files, kind, "info").await;
         assert!(lines <= LINES_MAX, "{lines} lines:\n{log}");
     }
-    // The flood is one: whoever asks for what the library says hears of each connection.
+    // To show that the flood works: with the library's warnings on, each connection is logged.
     let (lines, _) = lines_of_a_flood(&files, Kind::Hub, "info,h2=warn").await;
     assert!(lines >= CONNECTIONS, "only {lines} lines");
 }

@@ -1,4 +1,4 @@
-//! The agent in Python of docs/protocol.md is one: it keeps the promise, whatever is done to it.
+//! The Python agent in docs/protocol.md delivers every entry once and in order, despite faults.
 
 use spoke_tests::{
     cloud::IN,
@@ -13,12 +13,12 @@ use crate::pages::{
 
 const OUT: &str = "board1:out:x";
 
-fn block(is_it: impl Fn(&Block) -> bool) -> String {
+fn block(is_wanted: impl Fn(&Block) -> bool) -> String {
     let blocks = blocks("docs/protocol.md");
-    blocks.into_iter().find(is_it).expect("the document has it").text
+    blocks.into_iter().find(is_wanted).expect("the document has the block").text
 }
 
-/// What the hub's stream holds: epoch and number of each entry, in their order.
+/// Epoch and number of each entry in the hub's stream, in order.
 async fn carried(world: &World) -> Vec<(String, usize)> {
     let entries = world.redis(At::Cloud).entries(IN).await;
     let number = |fields: &Fields| {
@@ -36,7 +36,7 @@ fn expected(parts: &[(&str, std::ops::Range<usize>)]) -> Vec<(String, usize)> {
 }
 
 #[tokio::test]
-async fn the_agent_that_protocol_shows_carries_all_once_and_in_order_whatever_is_done_to_it() {
+async fn the_agent_in_protocol_delivers_everything_once_and_in_order_despite_faults() {
     let mut world = World::enrolled().await;
     world.stop_agent().await;
     world.write(At::Device, "spoke.py", &block(|block| block.has("spoke.py"))).await;
@@ -55,24 +55,25 @@ async fn the_agent_that_protocol_shows_carries_all_once_and_in_order_whatever_is
         }
     };
 
-    // Killed with entries under way, and more added while it is gone.
+    // The agent is killed with entries in flight, and more are added while it is down.
     add(&world, None, 0..50).await;
     let running = world.begin(At::Device, "python", &agent).await;
     running.end();
     add(&world, None, 50..80).await;
     let running = world.begin(At::Device, "python", &agent).await;
     let all = expected(&[("1", 0..80)]);
-    eventually_is("all to arrive once", all, async || carried(&world).await).await;
+    eventually_is("all entries to arrive once", all, async || carried(&world).await).await;
     running.end();
 
-    // Its Redis is wiped, and gives out IDs that the hub has seen already.
+    // Its Redis is wiped, and the new IDs are below those that the hub has seen.
     world.redis(At::Device).flushall().await;
     add(&world, Some(5), 100..120).await;
     let running = world.begin(At::Device, "python", &agent).await;
     let all = expected(&[("1", 0..80), ("2", 100..120)]);
-    eventually_is("the new life to arrive", all, async || carried(&world).await).await;
+    eventually_is("the entries of the new epoch to arrive", all, async || carried(&world).await)
+        .await;
 
-    // Down, across a break.
+    // Entries go down, across a restart of the agent.
     for number in 0..20 {
         world.redis(At::Cloud).add("spoke-hub:out:board1:x", &numbered(number)).await;
     }
@@ -82,15 +83,16 @@ async fn the_agent_that_protocol_shows_carries_all_once_and_in_order_whatever_is
         let entries = world.redis(At::Device).entries("board1:in:x").await;
         (0..20).zip(&entries).filter(|(n, entry)| entry.fields.ends_with(&numbered(*n))).count()
     };
-    eventually_is("all to come down in order", 20, down).await;
+    eventually_is("all entries to come down in order", 20, down).await;
     assert_eq!(world.redis(At::Device).length("board1:in:x").await, 20);
 
-    // The hub's Redis forgets the client, and is given again what the device still has.
+    // The hub's Redis loses the client's data, and the device sends again what it still has.
     running.end();
     world.redis(At::Cloud).forget("spoke-hub:client:board1").await;
     world.redis(At::Cloud).command::<()>(&["DEL", IN]).await;
     let running = world.begin(At::Device, "python", &agent).await;
     let all = expected(&[("2", 100..120)]);
-    eventually_is("what it still has to come again", all, async || carried(&world).await).await;
+    eventually_is("the remaining entries to arrive again", all, async || carried(&world).await)
+        .await;
     running.end();
 }

@@ -1,4 +1,4 @@
-//! The bounds that the documents tell are those of the code.
+//! The limits in the documents are those of the code.
 
 use spoke_auth::limits::*;
 use spoke_hub::limits::*;
@@ -12,8 +12,8 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 #[test]
-fn every_bound_that_a_document_tells_is_that_of_the_code() {
-    let of_a_client = CONNECTIONS_PER_CLIENT_MAX;
+fn every_limit_in_the_documents_matches_the_code() {
+    let connections_per_client = CONNECTIONS_PER_CLIENT_MAX;
     let idle = IDLE_TIMEOUT.as_secs();
     let operate = [
         format!("| fields of an entry | {ENTRY_FIELDS_MAX} |"),
@@ -28,7 +28,7 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("| batches in flight | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),
         format!(
-            "| connections of a hub / of a client | {} / {of_a_client} |",
+            "| connections of a hub / of a client | {} / {connections_per_client} |",
             thousands(CONNECTIONS_MAX)
         ),
         format!("| concurrent requests of one client | {REQUESTS_PER_CLIENT_MAX} |"),
@@ -63,13 +63,15 @@ fn every_bound_that_a_document_tells_is_that_of_the_code() {
         format!("at most {LOSSES_MAX}."),
         format!("unpacks to at most {} MiB", FRAME_BYTES_MAX / MIB),
         format!("above about {} bytes", COMPRESS_BYTES_MIN / 100 * 100),
-        format!("{of_a_client} connections and {REQUESTS_PER_CLIENT_MAX} concurrent requests"),
+        format!(
+            "{connections_per_client} connections and {REQUESTS_PER_CLIENT_MAX} concurrent requests"
+        ),
     ];
     assert_eq!((HTTP_BODY_BYTES_MAX, SESSION_EARNED.as_secs()), (FRAME_BYTES_MAX, 1));
-    for (document, told) in [("docs/operate.md", &operate[..]), ("docs/protocol.md", &protocol)] {
+    for (document, limits) in [("docs/operate.md", &operate[..]), ("docs/protocol.md", &protocol)] {
         let text = read(document).replace('\n', " ");
-        for bound in told {
-            assert!(text.contains(bound), "{document} does not tell: {bound}");
+        for bound in limits {
+            assert!(text.contains(bound), "{document} does not say: {bound}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Commands `in the line` of any document: our programs have such, with such options, Redis takes them, and
-//! the Makefile has such targets.
+//! Inline commands of the documents: Spoke's programs have these commands and options, Redis accepts its
+//! commands, and the Makefile has the targets.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use spoke_tests::{
 
 use crate::pages::page::{guides, inline_code, read};
 
-/// More documents that name commands.
+/// Further documents that name commands.
 const MORE: [&str; 3] = ["ARCHITECTURE.md", "BENCHMARKS.md", "GUARANTEES.md"];
 
 #[tokio::test]
-async fn each_command_of_ours_that_a_document_names_is_there_with_its_options() {
+async fn every_spoke_command_in_the_documents_exists_with_its_options() {
     let mut helps: BTreeMap<(String, String), String> = BTreeMap::new();
     let documents = guides().into_iter().chain(MORE.map(str::to_owned));
     for (document, code) in documents
@@ -42,11 +42,11 @@ async fn each_command_of_ours_that_a_document_names_is_there_with_its_options() 
     assert!(helps.len() >= 8, "{} commands are too few to be all", helps.len());
 }
 
-/// Of Redis, where the first word says so.
+/// First words of Redis commands.
 const REDIS: [&str; 5] = ["CONFIG", "XADD", "XRANGE", "XREVRANGE", "XTRIM"];
 
 #[tokio::test]
-async fn redis_takes_each_command_that_a_document_names() {
+async fn redis_accepts_every_command_in_the_documents() {
     let redis = RedisServer::start().await;
     let mut count = 0;
     for document in guides() {
@@ -63,7 +63,7 @@ async fn redis_takes_each_command_that_a_document_names() {
 }
 
 #[test]
-fn the_makefile_has_each_target_that_a_document_names() {
+fn the_makefile_has_every_target_in_the_documents() {
     let makefile = read("Makefile");
     let documents = guides().into_iter().chain(MORE.map(str::to_owned));
     for document in documents {

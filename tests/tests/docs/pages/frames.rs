@@ -1,4 +1,4 @@
-//! The examples of frames in docs/protocol.md are what the code writes and reads, byte for byte.
+//! The example frames in docs/protocol.md are what the code writes and reads, byte for byte.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::pages::{golden, page::blocks};
 
 const MS: u64 = 1_700_000_000_000;
 
-/// What the document shows, by name.
+/// The examples of the document, by name.
 fn shown() -> BTreeMap<String, Bytes> {
     let blocks = blocks("docs/protocol.md").into_iter().filter(|block| block.language == "hex");
     let read = |name: String, text: String| {
@@ -22,8 +22,8 @@ fn shown() -> BTreeMap<String, Bytes> {
     blocks.map(|block| read(block.words[0].clone(), block.text)).collect()
 }
 
-/// A batch that is worth packing.
-fn long() -> Push {
+/// A batch that is worth compressing.
+fn compressible_batch() -> Push {
     let value = Bytes::from("hello".repeat(200));
     Push {
         epoch: Epoch(1),
@@ -39,11 +39,11 @@ fn long() -> Push {
 }
 
 #[test]
-fn each_example_of_a_frame_is_what_the_code_writes_and_reads() {
-    // What the values are that these bytes mean is the codec's own test, on the same file.
+fn every_example_frame_is_what_the_code_writes_and_reads() {
+    // The codec's own test checks the decoded values, with the same file.
     let mut golden =
         golden::frames(include_str!("../../../../shared/protocol/src/wire/golden/0.1/frames.hex"));
-    golden.remove("packed").expect("0.1 packs");
+    golden.remove("packed").expect("0.1 has a compressed frame");
     let mut shown = shown();
     for (name, bytes) in golden {
         let name = name.to_uppercase();
@@ -54,9 +54,9 @@ fn each_example_of_a_frame_is_what_the_code_writes_and_reads() {
         let frame = Frame::decode(example, Features::COMPRESSION).expect("an example is a frame");
         assert_eq!(format!("{:02x?}", frame.encode(Features(0)).to_vec()), hex, "{name}");
     }
-    // How well it packs is the library's affair and may change; what it unpacks to may not.
+    // The compressed bytes depend on the library and may change; the decompressed ones may not.
     let packed = shown.remove("PACKED").expect("there is an example of PACKED");
-    let frame = Frame::Push(long());
+    let frame = Frame::Push(compressible_batch());
     assert_eq!(
         Frame::decode(packed.clone(), Features::COMPRESSION),
         Ok(frame.clone()),
@@ -64,5 +64,5 @@ fn each_example_of_a_frame_is_what_the_code_writes_and_reads() {
         frame.encode(Features::COMPRESSION).to_vec()
     );
     assert_eq!(frame.encode(Features::COMPRESSION)[..2], packed[..2]);
-    assert!(shown.is_empty(), "nobody checks {:?}", shown.keys());
+    assert!(shown.is_empty(), "nothing checks {:?}", shown.keys());
 }

@@ -7,39 +7,39 @@ use spoke_tests::sources::root;
 /// A fenced block: ```` ```language word word ````.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    /// Where it stands, for whoever has to mend it.
+    /// File and line, for error messages.
     pub(crate) place: String,
-    /// Its first word.
+    /// The first word after the fence.
     pub(crate) language: String,
-    /// The others: where it runs and how.
+    /// The other words: where it runs and how.
     pub(crate) words: Vec<String>,
-    /// What is in it, with a line break at its end.
+    /// The content, with a line break at its end.
     pub(crate) text: String,
-    /// What the block right below shows of its output: language and text.
+    /// The output in the block directly below: language and text.
     pub(crate) shown: Option<(String, String)>,
 }
 
 impl Block {
-    /// Whether this word stands behind its language.
+    /// Whether this word follows the language.
     pub(crate) fn has(&self, word: &str) -> bool {
         self.words.iter().any(|own| own == word)
     }
 
-    /// The word that names a file of this kind.
+    /// The word that names a file with this ending.
     pub(crate) fn file(&self, ending: &str) -> Option<&str> {
         self.words.iter().find(|word| word.ends_with(ending)).map(String::as_str)
     }
 }
 
-/// Languages of blocks that may show an output.
+/// Languages of blocks that may show output.
 const OUTPUTS: [&str; 2] = ["text", "json"];
 
-/// A document of the repository by its path in it.
+/// Reads a document by its path in the repository.
 pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All documents that tell people what to type.
+/// All documents with commands for users.
 pub(crate) fn guides() -> Vec<String> {
     let mut found = vec!["README.md".to_owned(), "deploy/README.md".to_owned()];
     let mut folders = vec!["docs".to_owned()];
@@ -59,7 +59,7 @@ pub(crate) fn guides() -> Vec<String> {
     found
 }
 
-/// The blocks of a document, each with what is shown of its output.
+/// The blocks of a document, each with the output that is shown for it.
 pub(crate) fn blocks(path: &str) -> Vec<Block> {
     let document = read(path);
     let mut found: Vec<(usize, Block)> = Vec::new();
@@ -90,7 +90,7 @@ pub(crate) fn blocks(path: &str) -> Vec<Block> {
     found.into_iter().map(|(_, block)| block).collect()
 }
 
-/// What of a document is prose: no block of code.
+/// The document without its code blocks.
 pub(crate) fn prose(path: &str) -> String {
     let document = read(path);
     let mut parts = document.split("```");
@@ -102,7 +102,7 @@ pub(crate) fn prose(path: &str) -> String {
     prose
 }
 
-/// The code `in the line` of a document's prose.
+/// The inline code of a document's prose.
 pub(crate) fn inline_code(path: &str) -> Vec<String> {
     let prose = prose(path);
     prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()

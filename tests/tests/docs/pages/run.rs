@@ -1,4 +1,4 @@
-//! Types what a document tells, block after block.
+//! Runs a document's blocks, one after the other.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use crate::pages::{
     world::{At, Running, World},
 };
 
-/// What may take a moment to be shown.
-const MOMENT: Duration = Duration::from_secs(15);
+/// The time limit for expected output to appear.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs all blocks of a document in their order.
 pub(crate) async fn run_all(document: &str, mut world: World) {
@@ -22,7 +22,7 @@ pub(crate) async fn run_all(document: &str, mut world: World) {
     for block in blocks(document) {
         check_words(&block);
         if block.has("root") {
-            // What systemd does where there is one.
+            // Starts the agent as systemd would.
             if block.text.contains("systemctl enable --now spoke-agent") {
                 world.start_agent().await;
             }
@@ -36,18 +36,18 @@ pub(crate) async fn run_all(document: &str, mut world: World) {
         }
     }
     for background in running {
-        see_output(&world, background).await;
+        check_output(&world, background).await;
     }
 }
 
-/// A program that goes on running, with its block and its machine.
+/// A program that keeps running, with its block and its machine.
 type Background = (Block, At, Running);
 
 async fn run_block(world: &mut World, block: Block) -> Option<Background> {
     let at = match (block.has("device"), block.has("cloud")) {
         (true, false) => At::Device,
         (false, true) => At::Cloud,
-        _ => panic!("{} says not on which machine it runs", block.place),
+        _ => panic!("{} does not say on which machine it runs", block.place),
     };
     if let Some(file) = block.file(".py") {
         world.write(at, file, &block.text).await;
@@ -61,22 +61,22 @@ async fn run_block(world: &mut World, block: Block) -> Option<Background> {
     if block.has("agent-stopped") {
         world.stop_agent().await;
     }
-    run_to_its_end(world, at, &block, &text).await;
+    run_until_exit(world, at, &block, &text).await;
     if block.has("agent-stopped") {
         world.start_agent().await;
     }
     None
 }
 
-async fn run_to_its_end(world: &mut World, at: At, block: &Block, text: &str) {
+async fn run_until_exit(world: &mut World, at: At, block: &Block, text: &str) {
     let place = &block.place;
-    let deadline = Instant::now() + MOMENT;
+    let deadline = Instant::now() + OUTPUT_TIMEOUT;
     loop {
         let finished = world.run(at, &block.language, text).await;
         assert_eq!(finished.code, Some(0), "{place}: {finished:?}");
         let is_shown = |word| block.shown.as_ref().is_some_and(|(_, shown)| shown.contains(word));
         let is_refused = finished.stdout.contains("(error)") && !is_shown("(error)");
-        assert!(!is_refused, "{place}: redis refuses: {}", finished.stdout);
+        assert!(!is_refused, "{place}: redis refused: {}", finished.stdout);
         let Some((language, shown)) = &block.shown else { return };
         let shown = world.substituted(at, shown).await;
         match compare(language, &shown, &finished.stdout, true) {
@@ -89,10 +89,10 @@ async fn run_to_its_end(world: &mut World, at: At, block: &Block, text: &str) {
     }
 }
 
-async fn see_output(world: &World, (block, at, running): Background) {
+async fn check_output(world: &World, (block, at, running): Background) {
     if let Some((language, shown)) = &block.shown {
         let shown = world.substituted(at, shown).await;
-        eventually(&format!("the output of {}", block.place), MOMENT, async || {
+        eventually(&format!("the output of {}", block.place), OUTPUT_TIMEOUT, async || {
             compare(language, &shown, &running.output(), false)
         })
         .await;
@@ -100,14 +100,14 @@ async fn see_output(world: &World, (block, at, running): Background) {
     running.end();
 }
 
-/// What is to be run: a program in Rust has to be built before, so it is in `tests/examples`.
+/// The program to run. A Rust program has to be built first, so it is in `tests/examples`.
 fn program(block: &Block) -> String {
     let Some(file) = block.file(".rs") else { return block.text.clone() };
     let url = r#""redis://127.0.0.1:6379""#;
     let here = r#"std::env::var("REDIS_URL").unwrap_or_default()"#;
     let example = read(&format!("tests/examples/{file}"));
-    // Clippy wants a word on what a file of ours is.
-    let (_, example) = example.split_once("\n\n").expect("it begins with what it is");
+    // The file begins with a doc comment, which clippy requires.
+    let (_, example) = example.split_once("\n\n").expect("the file begins with a doc comment");
     assert_eq!(block.text.replace(url, here), example, "{}: tests/examples/{file}", block.place);
     format!("examples/{}", file.trim_end_matches(".rs"))
 }

@@ -1,4 +1,4 @@
-//! Blocks that are no programs: settings, which are read as their service reads them, and texts.
+//! Blocks that are not programs: settings, which are read as the service reads them, and texts.
 
 use serde::{Serialize, de::DeserializeOwned};
 use spoke_service::config::{SettingSources, load};
@@ -7,7 +7,7 @@ use spoke_tests::sources::root;
 
 use crate::pages::page::Block;
 
-/// What of a document needs no more than to be looked at.
+/// Languages of blocks that are only text.
 const TEXTS: [&str; 2] = ["", "text"];
 
 pub(crate) fn check_settings(block: &Block) {
@@ -21,10 +21,13 @@ pub(crate) fn check_settings(block: &Block) {
             for line in text.lines().filter(|line| !line.starts_with('[')) {
                 let (name, version) = line.split_once(" = ").expect("name = version");
                 let own = format!("{name} = {{ version = {version}");
-                assert!(workspace.contains(&own), "{place}: the tests use another {line}");
+                assert!(
+                    workspace.contains(&own),
+                    "{place}: the workspace uses another version: {line}"
+                );
             }
         }
-        // By `frames`.
+        // `frames` checks these.
         ("hex", _) => {}
         ("yaml", "prometheus.yml") => check_prometheus(text),
         (language, _) if TEXTS.contains(&language) => {
@@ -34,9 +37,9 @@ pub(crate) fn check_settings(block: &Block) {
                     .any(|word| line.starts_with(word))
             };
             let command = text.lines().find(|line| looks_like_a_command(line));
-            assert!(command.is_none(), "{place}: this is no output, and nothing runs {command:?}");
+            assert!(command.is_none(), "{place}: this is not output, and nothing runs {command:?}");
         }
-        (language, _) => panic!("{place}: nobody knows what to do with {language:?}"),
+        (language, _) => panic!("{place}: unknown language {language:?}"),
     }
 }
 

@@ -1,18 +1,18 @@
-//! Whether an output is the one that a document shows.
+//! Compares an output with the one that a document shows.
 //!
-//! IDs of entries differ from run to run, so any is as good as any other; `…` stands for anything.
+//! IDs of entries differ from run to run, so all IDs are equal; `…` stands for any text.
 
 use serde_json::Value;
 
-/// Compares as the language of the block asks for.
+/// Compares as text or as JSON, by the language of the block.
 ///
 /// # Errors
-/// What was expected, and what came.
+/// The expected and the actual output, if they differ.
 pub(crate) fn compare(
     language: &str,
     shown: &str,
     output: &str,
-    is_over: bool,
+    is_complete: bool,
 ) -> Result<(), String> {
     let is_same = match language {
         "json" => {
@@ -20,22 +20,22 @@ pub(crate) fn compare(
             let shown = parsed(shown).expect("what a document shows as JSON is JSON");
             parsed(output).is_some_and(|output| is_same_json(&shown, &output))
         }
-        _ if is_over => is_same_text(&plain(shown), &plain(output), true),
-        _ => is_same_text(plain(shown).trim_end(), &plain(output), false),
+        _ if is_complete => is_same_text(&normalised(shown), &normalised(output), true),
+        _ => is_same_text(normalised(shown).trim_end(), &normalised(output), false),
     };
     match is_same {
         true => Ok(()),
-        false => Err(format!("--- shown ---\n{shown}\n--- it was ---\n{output}")),
+        false => Err(format!("--- shown ---\n{shown}\n--- actual ---\n{output}")),
     }
 }
 
-/// The parts between `…` in their order, the first at the beginning; the last at the end, where there is
-/// one.
-fn is_same_text(shown: &str, output: &str, is_over: bool) -> bool {
+/// Whether the output has the parts between `…` in order: the first at the beginning, and the last at the
+/// end if the output is complete.
+fn is_same_text(shown: &str, output: &str, is_complete: bool) -> bool {
     let parts: Vec<_> = shown.split('…').collect();
     let mut rest = output;
     for (at, part) in parts.iter().enumerate() {
-        let is_last = at + 1 == parts.len() && is_over;
+        let is_last = at + 1 == parts.len() && is_complete;
         let found = match (at, is_last) {
             (0, true) => return rest == *part,
             (0, false) => rest.starts_with(part).then_some(0),
@@ -51,7 +51,7 @@ fn is_same_text(shown: &str, output: &str, is_over: bool) -> bool {
 fn is_same_json(shown: &Value, output: &Value) -> bool {
     match (shown, output) {
         (Value::String(shown), Value::String(output)) => {
-            is_same_text(&plain(shown), &plain(output), true)
+            is_same_text(&normalised(shown), &normalised(output), true)
         }
         (Value::String(any), _) => any == "…",
         (Value::Array(shown), Value::Array(output)) => {
@@ -70,15 +70,15 @@ fn is_same_json(shown: &Value, output: &Value) -> bool {
     }
 }
 
-/// With one ID for all, and no blanks at the ends of lines.
-fn plain(text: &str) -> String {
+/// Replaces all IDs by the same one, and removes blanks at the ends of lines.
+fn normalised(text: &str) -> String {
     let lines = text.trim_end().lines().map(|line| format!("{}\n", line.trim_end()));
     let text: String = lines.collect();
-    let mut plain = String::new();
+    let mut normal = String::new();
     let mut rest = text.as_str();
     while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
         let (before, from) = rest.split_at(at);
-        plain.push_str(before);
+        normal.push_str(before);
         let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).count();
         let ms = digits(from);
         let n = from[ms..].strip_prefix('-').map_or(0, digits);
@@ -86,14 +86,14 @@ fn plain(text: &str) -> String {
             (13, 1..) => ("1700000000000-0", &from[ms + 1 + n..]),
             _ => (&from[..ms], &from[ms..]),
         };
-        plain.push_str(number);
+        normal.push_str(number);
         rest = after;
     }
-    plain + rest
+    normal + rest
 }
 
 #[test]
-fn what_differs_is_seen_but_for_ids_and_what_is_left_open() {
+fn differences_are_detected_except_in_ids_and_ellipses() {
     let table = [
         ("a\nb", "a\nb\n", true),
         ("a\nb", "a\nc\n", false),

@@ -1,9 +1,9 @@
-//! A cloud and a device for the commands of a document: real services, a Redis each, and a folder in
-//! place of `/etc/spoke`.
+//! A cloud and a device for the commands of a document: real services, a Redis each, and a folder
+//! instead of `/etc/spoke`.
 //!
-//! A command is run as it stands, but for what a test cannot have: the names and ports of `SUBSTITUTES`.
-//! `redis-cli`, `sudo` and Spoke's own programs are found in a folder that leads to the ones of this
-//! place: its Redis, its settings.
+//! A command runs unchanged, except for the names, ports and folders of `substitutes`, which a test cannot use.
+//! `redis-cli`, `sudo` and Spoke's programs are wrappers in a folder on the PATH, which use the Redis and the
+//! settings of their machine.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -17,11 +17,11 @@ use spoke_tests::{
 };
 use tempfile::TempDir;
 
-/// Debian's own, which has Debian's modules.
+/// Debian's Python, which has Debian's modules.
 const PYTHON: &str = "/usr/bin/python3";
-/// How what is missing comes to be here.
-const MEND: &str = "run: scripts/setup redis docs";
-/// Where Debian keeps the packages of Node.
+/// How to install missing programs.
+const HOW_TO_INSTALL: &str = "run: scripts/setup redis docs";
+/// Debian's folder for Node packages.
 const NODE_PATH: &str = "/usr/share/nodejs";
 /// The one-time secret in all documents.
 const OTP_SECRET: &str = "GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P";
@@ -45,14 +45,14 @@ pub(crate) struct World {
     scripts: usize,
 }
 
-/// A command that goes on running.
+/// A command that keeps running.
 pub(crate) struct Running {
     process: Process,
     log: PathBuf,
 }
 
 impl World {
-    /// A device that nobody has heard of.
+    /// Starts a cloud and a device that is not enrolled.
     pub(crate) async fn start() -> Self {
         let (cloud, device) = tokio::join!(Cloud::start(), RedisServer::start());
         let folder = tempfile::Builder::new().prefix("spoke-docs-").tempdir().unwrap();
@@ -66,7 +66,7 @@ impl World {
         world
     }
 
-    /// A device that is enrolled as `dev1` and whose agent is connected.
+    /// Starts a cloud and a device that is enrolled as `dev1` and whose agent is connected.
     pub(crate) async fn enrolled() -> Self {
         let mut world = Self::start().await;
         world.cloud.provision("dev1").await;
@@ -79,14 +79,14 @@ impl World {
         world
     }
 
-    /// What systemd does where there is one.
+    /// Starts the agent, as systemd would, and waits until it is connected.
     pub(crate) async fn start_agent(&mut self) {
         let start = self.start_of(At::Device, &["run"]);
         let log = self.folder.path().join("agent.log");
         let program = self.home(At::Device).join("bin/spoke-agent");
         self.agent = Some(Process::start(&program, &start, &log));
         let is_connected = async || {
-            let status = self.run_quietly(At::Device, "spoke-agent status").await;
+            let status = self.run_shell(At::Device, "spoke-agent status").await;
             status.stdout.contains("connected ")
         };
         eventually_true("the agent to be connected", is_connected).await;
@@ -105,25 +105,25 @@ impl World {
         run(&program, &start).await
     }
 
-    /// Starts one that does not end by itself, and waits until it waits: for Redis, or having said
+    /// Starts a program that does not exit on its own, and waits until it blocks on Redis or has printed
     /// something.
     pub(crate) async fn begin(&mut self, at: At, language: &str, text: &str) -> Running {
-        let before = self.blocked(at).await;
+        let before = self.blocked_clients(at).await;
         let (program, start) = self.prepared(at, language, text).await;
         let log = self.folder.path().join(format!("output-{}", self.scripts));
         let mut process = Process::start(&program, &start, &log);
         eventually("the program to wait for entries", PATIENCE, async || {
             if let Some(status) = process.exit() {
-                panic!("it ended with {status}: {}", process.log());
+                panic!("the program ended with {status}: {}", process.log());
             }
-            let is_begun = self.blocked(at).await > before || !process.log().is_empty();
+            let is_begun = self.blocked_clients(at).await > before || !process.log().is_empty();
             is_begun.then_some(()).ok_or(text)
         })
         .await;
         Running { process, log }
     }
 
-    /// A text of a document with what stands here for the names, ports and folders in it.
+    /// Replaces the names, ports and folders of a document's text by those of this test.
     pub(crate) async fn substituted(&self, at: At, text: &str) -> String {
         let mut text = text.to_owned();
         for (shown, here) in self.substitutes(at).await {
@@ -132,14 +132,14 @@ impl World {
         text
     }
 
-    /// Writes a file for the programs there, as a document tells.
+    /// Writes a file of a document for later programs on this machine.
     pub(crate) async fn write(&self, at: At, name: &str, text: &str) {
         fs::write(self.home(at).join(name), self.substituted(at, text).await).unwrap();
     }
 
     async fn substitutes(&self, at: At) -> Vec<(&'static str, String)> {
         let (hub, auth) = (self.hub(), self.auth());
-        let made: Option<String> =
+        let otp_secret: Option<String> =
             self.cloud.redis.command(&["HGET", "spoke-auth:client:dev1:h", "otpSecret"]).await;
         vec![
             ("wss://hub.example.com:8443", hub.replace("http://", "ws://")),
@@ -151,7 +151,7 @@ impl World {
             ("127.0.0.1:9466", self.cloud.auth.admin().address().to_string()),
             ("/etc/spoke", self.settings(at).display().to_string()),
             ("/var/lib/spoke-agent", self.state().display().to_string()),
-            (OTP_SECRET, made.unwrap_or(OTP_SECRET.to_owned())),
+            (OTP_SECRET, otp_secret.unwrap_or(OTP_SECRET.to_owned())),
         ]
     }
 
@@ -159,25 +159,25 @@ impl World {
         self.scripts += 1;
         let text = self.substituted(at, text).await;
         let file = self.home(at).join(format!("script-{}", self.scripts));
-        // A person sees both.
+        // A user sees standard output and standard error.
         let first = if language == "sh" { "exec 2>&1\n" } else { "" };
         fs::write(&file, format!("{first}{text}")).unwrap();
         let file = file.display().to_string();
         let (program, arguments): (PathBuf, Vec<&str>) = match language {
-            "sh" => (real("bash"), vec!["-euo", "pipefail", &file]),
-            "python" => (real(PYTHON), vec!["-u", &file]),
-            "javascript" => (real("node"), vec![&file]),
+            "sh" => (find_program("bash"), vec!["-euo", "pipefail", &file]),
+            "python" => (find_program(PYTHON), vec!["-u", &file]),
+            "javascript" => (find_program("node"), vec![&file]),
             "rust" => (path_of(text.trim()), vec![]),
-            _ => panic!("nobody knows how to run {language}"),
+            _ => panic!("cannot run {language}"),
         };
         (program, self.start_of(at, &arguments))
     }
 
-    async fn run_quietly(&self, at: At, line: &str) -> Finished {
-        run(&real("bash"), &self.start_of(at, &["-c", line])).await
+    async fn run_shell(&self, at: At, line: &str) -> Finished {
+        run(&find_program("bash"), &self.start_of(at, &["-c", line])).await
     }
 
-    /// The environment of a command there.
+    /// Arguments and environment of a command on this machine.
     fn start_of(&self, at: At, arguments: &[&str]) -> Start {
         let home = self.home(at);
         let path = format!("{}:{}", home.join("bin").display(), search_path());
@@ -191,8 +191,8 @@ impl World {
     }
 
     fn write_programs(&self, at: At) {
-        let real = real("redis-cli");
-        let redis_cli = format!("{} --no-raw -p {}", real.display(), self.redis(at).port());
+        let program = find_program("redis-cli");
+        let redis_cli = format!("{} --no-raw -p {}", program.display(), self.redis(at).port());
         self.write_program(at, "redis-cli", &[], &redis_cli);
         self.write_program(at, "sudo", &[], "");
         // `ssh hub command`
@@ -240,7 +240,7 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     }
 
-    async fn blocked(&self, at: At) -> usize {
+    async fn blocked_clients(&self, at: At) -> usize {
         let clients = self.redis(at).info("clients").await;
         let line = clients.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
         line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
@@ -278,26 +278,26 @@ impl World {
 }
 
 impl Running {
-    /// What it has said so far.
+    /// The output so far.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ends it.
+    /// Kills the program.
     pub(crate) fn end(mut self) {
         self.process.kill9();
     }
 }
 
-/// The program of this name that is found without us.
-fn real(name: &str) -> PathBuf {
+/// Finds the real program of this name, outside the folder of wrappers.
+fn find_program(name: &str) -> PathBuf {
     let paths = search_path();
     let found =
         std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{name} is missing; {MEND}"))
+    found.unwrap_or_else(|| panic!("{name} is missing; {HOW_TO_INSTALL}"))
 }
 
-/// Where the real programs are.
+/// The PATH of the test itself.
 fn search_path() -> String {
     std::env::var("PATH").unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! Which crate may know which: dependencies point one way, and the protocol stays pure.
+//! Dependencies between the crates point one way, and the protocol does no I/O.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use spoke_tests::sources::root;
 
-/// Each crate with those of ours that it may take from.
+/// Each crate with the Spoke crates that it may depend on.
 const ALLOWED: [(&str, &[&str]); 7] = [
     ("shared/diagnostics", &[]),
     ("shared/protocol", &[]),
@@ -15,10 +15,10 @@ const ALLOWED: [(&str, &[&str]); 7] = [
     ("auth", &["diagnostics", "protocol", "service", "store"]),
 ];
 
-/// What does I/O, waits or logs.
+/// Crates that do I/O, wait or log.
 const IMPURE: [&str; 7] = ["tokio", "redis", "axum", "hyper", "tracing", "reqwest", "mio"];
 
-/// The crates that a crate names as dependencies, its tests' left out.
+/// The dependencies of a crate, without those of its tests.
 fn dependencies(crate_path: &str) -> BTreeSet<String> {
     let manifest = fs::read_to_string(root().join(crate_path).join("Cargo.toml")).unwrap();
     let section = manifest.split("[dependencies]").nth(1).unwrap_or_default();
@@ -30,12 +30,12 @@ fn dependencies(crate_path: &str) -> BTreeSet<String> {
 #[test]
 fn dependencies_between_our_crates_point_one_way() {
     for (path, allowed) in ALLOWED {
-        let ours: BTreeSet<_> = dependencies(path)
+        let spoke_crates: BTreeSet<_> = dependencies(path)
             .iter()
             .filter_map(|name| name.strip_prefix("spoke-").map(str::to_owned))
             .collect();
         let allowed = allowed.iter().map(|&name| name.to_owned()).collect();
-        let unexpected: Vec<_> = ours.difference(&allowed).collect();
+        let unexpected: Vec<_> = spoke_crates.difference(&allowed).collect();
         assert!(unexpected.is_empty(), "{path} may not depend on {unexpected:?}");
     }
 }
@@ -45,11 +45,11 @@ fn the_protocol_depends_on_nothing_that_does_io_waits_or_logs() {
     let mut tree = Command::new(env!("CARGO"));
     tree.current_dir(root()).args(["tree", "--package", "spoke-protocol", "--edges", "normal"]);
     let tree = tree.args(["--prefix", "none", "--offline", "--locked"]).output().unwrap();
-    let told = String::from_utf8(tree.stdout).unwrap();
-    assert!(told.contains("spoke-protocol"), "{}", String::from_utf8_lossy(&tree.stderr));
-    let all: BTreeSet<_> = told.lines().filter_map(|line| line.split(' ').next()).collect();
+    let output = String::from_utf8(tree.stdout).unwrap();
+    assert!(output.contains("spoke-protocol"), "{}", String::from_utf8_lossy(&tree.stderr));
+    let all: BTreeSet<_> = output.lines().filter_map(|line| line.split(' ').next()).collect();
     for impure in IMPURE {
-        assert!(!all.contains(impure), "spoke-protocol depends on {impure}:\n{told}");
+        assert!(!all.contains(impure), "spoke-protocol depends on {impure}:\n{output}");
     }
 }
 

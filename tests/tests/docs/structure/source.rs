@@ -1,4 +1,4 @@
-//! The modules of a crate as its files have them, and what each file takes from which other.
+//! The modules of a crate, read from its files, and what each imports from which other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use syn::{Attribute, Item, ItemMod, UseTree, Visibility, visit::Visit};
 /// A module's path within its crate, without `crate`.
 pub(crate) type ModulePath = Vec<String>;
 
-/// One crate, its tests left out.
+/// One crate, without its tests.
 #[derive(Debug, Default)]
 pub(crate) struct Crate {
     modules: BTreeMap<ModulePath, Module>,
@@ -22,7 +22,7 @@ struct Module {
     file: PathBuf,
     /// Names that `use` brings in, as paths within the crate.
     imports: BTreeMap<String, Vec<String>>,
-    /// Of those, what others may take from here.
+    /// Those of the imports that are public.
     exports: BTreeMap<String, Vec<String>>,
     /// `pub use path::*`.
     glob_exports: Vec<Vec<String>>,
@@ -63,7 +63,7 @@ impl Crate {
     }
 
     fn read_item(&mut self, path: &ModulePath, item: &Item) {
-        let module = self.modules.get_mut(path).expect("it was just inserted");
+        let module = self.modules.get_mut(path).expect("the module was just inserted");
         match item {
             Item::Struct(item) => drop(module.types.insert(item.ident.to_string())),
             Item::Enum(item) => drop(module.types.insert(item.ident.to_string())),
@@ -75,7 +75,7 @@ impl Crate {
         reader.visit_item(item);
     }
 
-    /// The module that defines what this path names, from inside of `from`.
+    /// The module that defines the item of this path, as seen from the module `from`.
     fn resolve(&self, from: &ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
         let (mut at, rest) = match path.first().map(String::as_str)? {
             "crate" => (Vec::new(), &path[1..]),
@@ -114,7 +114,7 @@ impl Crate {
         Some(at)
     }
 
-    /// Which module takes something from which other.
+    /// Which module imports from which other.
     pub(crate) fn edges(&self) -> BTreeSet<(ModulePath, ModulePath)> {
         let mut edges = BTreeSet::new();
         for (from, module) in &self.modules {
@@ -134,7 +134,7 @@ impl Crate {
         })
     }
 
-    /// All its modules.
+    /// All modules of the crate.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &ModulePath> {
         self.modules.keys()
     }
@@ -154,20 +154,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn take(&mut self, tree: &UseTree, before: &mut Vec<String>, is_public: bool) {
+    fn read_use(&mut self, tree: &UseTree, before: &mut Vec<String>, is_public: bool) {
         match tree {
             UseTree::Path(path) => {
                 before.push(path.ident.to_string());
-                self.take(&path.tree, before, is_public);
+                self.read_use(&path.tree, before, is_public);
                 before.pop();
             }
             UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.take(tree, before, is_public));
+                group.items.iter().for_each(|tree| self.read_use(tree, before, is_public));
             }
-            UseTree::Name(name) => self.bring(before, name.ident.to_string(), None, is_public),
+            UseTree::Name(name) => self.add_import(before, name.ident.to_string(), None, is_public),
             UseTree::Rename(name) => {
                 let alias = Some(name.rename.to_string());
-                self.bring(before, name.ident.to_string(), alias, is_public);
+                self.add_import(before, name.ident.to_string(), alias, is_public);
             }
             UseTree::Glob(_) => {
                 self.module.paths.insert(before.clone());
@@ -178,7 +178,13 @@ impl Reader<'_> {
         }
     }
 
-    fn bring(&mut self, before: &[String], name: String, alias: Option<String>, is_public: bool) {
+    fn add_import(
+        &mut self,
+        before: &[String],
+        name: String,
+        alias: Option<String>,
+        is_public: bool,
+    ) {
         let is_self = name == "self";
         let mut path = before.to_vec();
         if !is_self {
@@ -196,7 +202,7 @@ impl Reader<'_> {
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         let is_public = !matches!(item.vis, Visibility::Inherited);
-        self.take(&item.tree, &mut Vec::new(), is_public);
+        self.read_use(&item.tree, &mut Vec::new(), is_public);
     }
 
     fn visit_item_mod(&mut self, item: &'ast ItemMod) {

@@ -1,4 +1,4 @@
-//! The `redis-cli` lines of contract section 3, as typed.
+//! The `redis-cli` commands of contract section 3, as typed.
 
 use spoke_tests::{cloud::Cloud, device::Device, process::Finished};
 
@@ -11,10 +11,10 @@ fn words(answer: &Finished) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn every_line_of_the_contract_works_as_typed() {
+async fn every_command_of_the_contract_works_as_typed() {
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
-    // The deadline of the contract's own line, over the one that the harness set.
+    // Sets the deadline of the contract's command instead of the harness's one.
     let provision = ["HSET", "spoke-auth:client:dev1:h", "otpSecret"];
     let provision = [&provision[..], &["GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P"]].concat();
     let provision = [&provision[..], &["regDeadline", "1893456000000"]].concat();
@@ -46,10 +46,10 @@ async fn every_line_of_the_contract_works_as_typed() {
 }
 
 #[tokio::test]
-async fn an_app_on_the_device_that_blocks_for_news_is_woken() {
+async fn an_app_on_the_device_that_blocks_in_xread_is_woken() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
-    // One before it, so that the agent is known to be there when the app begins to wait.
+    // The first entry shows that the agent is connected before the app begins to wait.
     cloud.redis.cli(&["XADD", "spoke-hub:out:dev1:x", "*", "n", "1"]).await.done();
     device.carried_both_ways(&cloud).await;
     let block = ["XREAD", "BLOCK", "0", "STREAMS", "spoke-agent:in:x", "$"];

@@ -1,4 +1,4 @@
-//! 20,000 entries each way while agent, hub and link are cut again and again.
+//! 20,000 entries each way while the link is cut and agent and hub are killed repeatedly.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ enum Fault {
     CutLink,
     KillAgent,
     KillHub,
-    EndHub,
+    StopHub,
     BlackHole,
     LoseAcknowledgements,
 }
@@ -36,7 +36,7 @@ const FAULTS: [Fault; 14] = [
     Fault::KillHub,
     Fault::KillHub,
     Fault::KillHub,
-    Fault::EndHub,
+    Fault::StopHub,
     Fault::BlackHole,
     Fault::BlackHole,
     Fault::LoseAcknowledgements,
@@ -44,16 +44,16 @@ const FAULTS: [Fault; 14] = [
 ];
 
 #[tokio::test]
-async fn twenty_thousand_each_way_over_ws_survive_cuts_and_kills_exactly_once_and_in_order() {
-    survive("ws").await;
+async fn entries_over_ws_survive_cuts_and_kills_exactly_once_and_in_order() {
+    assert_carried_despite_faults("ws").await;
 }
 
 #[tokio::test]
-async fn twenty_thousand_each_way_over_http_survive_cuts_and_kills_exactly_once_and_in_order() {
-    survive("http").await;
+async fn entries_over_http_survive_cuts_and_kills_exactly_once_and_in_order() {
+    assert_carried_despite_faults("http").await;
 }
 
-async fn survive(transport: &str) {
+async fn assert_carried_despite_faults(transport: &str) {
     let mut random = seed::source(transport);
     let mut cloud = Cloud::start().await;
     let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -66,14 +66,14 @@ async fn survive(transport: &str) {
     let mut faults = FAULTS;
     faults.shuffle(&mut random);
     for (n, fault) in (1..).zip(faults) {
-        // Spread over the whole load: each comes when so much has been carried.
+        // Spread over the whole load: each fault follows a share of the entries.
         let least = 2 * ENTRIES * n / (FAULTS.len() + 2);
-        progress(&cloud, &device, least).await;
-        make(fault, &mut cloud, &mut device).await;
+        wait_for_entries(&cloud, &device, least).await;
+        inject(fault, &mut cloud, &mut device).await;
     }
 
     for writer in writers {
-        writer.await.expect("redis takes all entries");
+        writer.await.expect("redis accepts all entries");
     }
     let (up, down) = added(&cloud, &device).await;
     assert_eq!((up.len(), down.len()), (ENTRIES, ENTRIES));
@@ -84,12 +84,12 @@ async fn survive(transport: &str) {
     assert!(cloud.hub_proxy.cut_by_plan() >= 3, "the link was cut inside of frames");
 }
 
-async fn make(fault: Fault, cloud: &mut Cloud, device: &mut Device) {
+async fn inject(fault: Fault, cloud: &mut Cloud, device: &mut Device) {
     match fault {
         Fault::CutLink => cloud.hub_proxy.cut(),
         Fault::KillAgent => device.start_agent(),
         Fault::KillHub => cloud.restart_hub().await,
-        Fault::EndHub => {
+        Fault::StopHub => {
             let status = cloud.hub.terminate().await;
             assert_eq!(status.code(), Some(0), "{status}");
             cloud.restart_hub().await;
@@ -98,11 +98,11 @@ async fn make(fault: Fault, cloud: &mut Cloud, device: &mut Device) {
         Fault::LoseAcknowledgements => {
             cloud.hub_proxy.lose_downstream();
             let before = cloud.redis.length(CLOUD_IN).await;
-            // Whatever is under way arrives, and nobody is told.
-            let arrives = eventually("something to arrive", PATIENCE, async || {
+            // Entries in flight arrive, and their acknowledgements are lost.
+            let arrival = eventually("something to arrive", PATIENCE, async || {
                 (cloud.redis.length(CLOUD_IN).await > before).then_some(()).ok_or(before)
             });
-            let _ = tokio::time::timeout(Duration::from_millis(500), arrives).await;
+            let _ = tokio::time::timeout(Duration::from_millis(500), arrival).await;
             cloud.hub_proxy.cut();
             cloud.hub_proxy.restore();
         }
@@ -110,7 +110,7 @@ async fn make(fault: Fault, cloud: &mut Cloud, device: &mut Device) {
 }
 
 /// Waits until both copies together hold this many.
-async fn progress(cloud: &Cloud, device: &Device, least: usize) {
+async fn wait_for_entries(cloud: &Cloud, device: &Device, least: usize) {
     let awaited = format!("{least} entries to be carried");
     eventually(&awaited, PATIENCE, async || {
         let carried = (cloud.redis.length(CLOUD_IN).await, device.redis.length(IN).await);
@@ -119,7 +119,7 @@ async fn progress(cloud: &Cloud, device: &Device, least: usize) {
     .await;
 }
 
-/// In parts, as apps do, and all told for longer than a batch takes.
+/// Adds the entries in parts, as apps do, over a longer time than one batch takes.
 async fn publish(connection: redis::aio::MultiplexedConnection, stream: String) {
     let entries: Vec<Fields> = (0..ENTRIES).map(entry).collect();
     for part in entries.chunks(200) {

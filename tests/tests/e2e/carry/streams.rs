@@ -1,4 +1,4 @@
-//! What arrives: bytes, order, backlogs, many devices, both transports alike.
+//! What arrives over both transports: bytes, order, backlogs, many devices.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::carry::{added, assert_carried};
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
 #[tokio::test]
-async fn awkward_entries_arrive_bit_for_bit_over_either_transport_packed_or_not() {
+async fn awkward_entries_arrive_bit_for_bit_over_either_transport_compressed_or_not() {
     for (transport, compression) in [("ws", "true"), ("ws", "false"), ("http", "true")] {
         let cloud = Cloud::start().await;
         let settings = [("transport", transport), ("compression", compression)];
@@ -43,7 +43,7 @@ async fn a_backlog_from_before_the_agent_ran_is_carried_in_order() {
     }
 }
 
-/// Those of 300 KB are a batch each, and several are on their way into the copy at a time.
+/// Entries of 300 KB are a batch each, and several batches are in flight at a time.
 #[tokio::test]
 async fn large_entries_in_a_row_are_carried_in_one_session_each_way() {
     let cloud = Cloud::start().await;
@@ -81,13 +81,13 @@ async fn an_entry_crosses_an_idle_link_at_once() {
             times.push(begun.elapsed());
         }
         times.sort_unstable();
-        // Half of them, there and back; a poll or a sweep would take seconds.
+        // The median of a round trip; a poll or a sweep would take seconds.
         assert!(times[5] < Duration::from_millis(1000), "{transport}: {times:?}");
     }
 }
 
 #[tokio::test]
-async fn five_devices_at_once_each_have_their_own_in_order() {
+async fn five_concurrent_devices_each_get_their_own_entries_in_order() {
     let cloud = Cloud::start().await;
     let names: Vec<_> = (0..5).map(|i| format!("dev-{i}.x_y")).collect();
     let devices = names.iter().enumerate().map(|(i, name)| {
@@ -99,8 +99,8 @@ async fn five_devices_at_once_each_have_their_own_in_order() {
     let loads = devices.iter().enumerate().map(|(i, device)| {
         let cloud = &cloud;
         async move {
-            let mine = |n: usize| fields([("device", i.to_string()), ("n", n.to_string())]);
-            let entries: Vec<_> = (0..500).map(mine).collect();
+            let own_entry = |n: usize| fields([("device", i.to_string()), ("n", n.to_string())]);
+            let entries: Vec<_> = (0..500).map(own_entry).collect();
             let up = device.redis.add_all(OUT, &entries).await;
             (up, cloud.redis.add_all(&out(&device.client), &entries).await)
         }
@@ -113,7 +113,7 @@ async fn five_devices_at_once_each_have_their_own_in_order() {
 }
 
 #[tokio::test]
-async fn an_id_that_an_app_chose_itself_is_kept() {
+async fn an_id_that_an_app_chose_is_kept() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     let hour = unix_ms() + 60 * 60 * 1000;
@@ -123,14 +123,14 @@ async fn an_id_that_an_app_chose_itself_is_kept() {
         device.redis.add_as(OUT, &id, &numbered(1)).await;
         cloud.redis.add_as(&out("dev1"), &id, &numbered(1)).await;
     }
-    // Down a clock has no say: the IDs are those of the cloud's own Redis.
+    // Downwards no clock limits the IDs, since they are those of the cloud's own Redis.
     cloud.redis.add_as(&out("dev1"), "9007199254740993-1", &numbered(1)).await;
     let (up, down) = added(&cloud, &device).await;
     assert_carried(&cloud, &device, &up, &down).await;
 }
 
 #[tokio::test]
-async fn an_agent_that_ends_and_starts_again_repeats_nothing() {
+async fn a_restarted_agent_repeats_nothing() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     for round in 0..4 {
@@ -138,7 +138,7 @@ async fn an_agent_that_ends_and_starts_again_repeats_nothing() {
         device.redis.add_all(OUT, &entries).await;
         cloud.redis.add_all(&out("dev1"), &entries).await;
         if round == 2 {
-            // Ended with nothing in hand, and with all of it.
+            // One restart with nothing in flight; the others happen with entries in flight.
             device.carried_both_ways(&cloud).await;
         }
         let status = device.stop_agent().await;
@@ -158,13 +158,13 @@ async fn with_trim_acked_the_origin_keeps_its_slack_and_nothing_is_lost() {
     let up = device.redis.add_all(OUT, &entries).await;
     let down = cloud.redis.add_all(&out("dev1"), &entries).await;
     assert_carried(&cloud, &device, &up, &down).await;
-    // Whole batches leave, and of those whole nodes of Redis' stream of a hundred entries each.
+    // The origin is trimmed by whole batches, and by whole stream nodes of a hundred entries.
     eventually("the origin to be trimmed", PATIENCE, async || {
         let length = device.redis.length(OUT).await;
         if (100..=1200).contains(&length) { Ok(()) } else { Err(length) }
     })
     .await;
-    assert_eq!(cloud.redis.length(&out("dev1")).await, 3000, "the hub trims nothing");
+    assert_eq!(cloud.redis.length(&out("dev1")).await, 3000, "the hub does not trim");
 }
 
 #[tokio::test]

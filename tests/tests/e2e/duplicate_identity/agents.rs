@@ -25,7 +25,7 @@ async fn add(device: &Device, owner: &str, count: usize) -> Vec<Stored> {
     device.redis.add_all(OUT, &entries).await
 }
 
-/// A device whose agent can be asked how it is.
+/// Starts a device whose agent has an admin listener for `status`.
 async fn device(cloud: &Cloud, transport: &str) -> Device {
     let admin = format!("127.0.0.1:{}", free_port());
     let settings = [("transport", transport), ("admin_listen", &admin)];
@@ -38,13 +38,13 @@ async fn clone_of(cloud: &Cloud, original: &Device, transport: &str) -> Device {
     Device::clone_of(cloud, original, &settings).await
 }
 
-async fn at_hub(cloud: &Cloud, field: &str) -> String {
+async fn client_field(cloud: &Cloud, field: &str) -> String {
     cloud.redis.hash(CLIENT).await.get(field).cloned().unwrap_or_default()
 }
 
-async fn kept_out(cloud: &Cloud, times: u64) {
-    eventually("one of them to be kept out", PATIENCE, async || {
-        let clones = at_hub(cloud, "clones").await;
+async fn wait_for_refusals(cloud: &Cloud, times: u64) {
+    eventually("one of the devices to be refused", PATIENCE, async || {
+        let clones = client_field(cloud, "clones").await;
         if clones.parse::<u64>().is_ok_and(|clones| clones >= times) { Ok(()) } else { Err(clones) }
     })
     .await;
@@ -54,7 +54,7 @@ fn owner(entry: &Carried) -> String {
     String::from_utf8(entry.fields[0].1.clone()).unwrap()
 }
 
-/// Waits until the hub holds so many entries of one device: seqs alone do not tell two apart.
+/// Waits until the hub holds this many entries of one device. Seqs alone do not distinguish the devices.
 async fn carried_of(cloud: &Cloud, name: &str, count: usize) {
     let awaited = format!("{count} entries of the {name}");
     eventually(&awaited, PATIENCE, async || {
@@ -65,13 +65,13 @@ async fn carried_of(cloud: &Cloud, name: &str, count: usize) {
     .await;
 }
 
-/// Within an epoch all entries are of one device, and what the hub holds of a device is all that it
-/// added, once and in order.
-fn assert_apart(carried: &[Carried], devices: &[(&str, &[Stored])]) {
+/// Asserts that each epoch has entries of one device only, and that the hub holds all entries of each device,
+/// once and in order.
+fn assert_separated(carried: &[Carried], devices: &[(&str, &[Stored])]) {
     let mut owners: BTreeMap<u64, String> = BTreeMap::new();
     for entry in carried {
         let first = owners.entry(entry.epoch.unwrap()).or_insert_with(|| owner(entry));
-        assert_eq!(*first, owner(entry), "one epoch holds entries of both");
+        assert_eq!(*first, owner(entry), "one epoch holds entries of both devices");
     }
     for (name, added) in devices {
         let own = carried.iter().filter(|entry| owner(entry) == *name);
@@ -85,7 +85,7 @@ fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says_why() {
+async fn when_two_devices_share_an_identity_one_stays_and_the_other_says_why_it_waits() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let original = device(&cloud, transport).await;
@@ -95,18 +95,22 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
         let mut of_clone = add(&clone, "clone", 20).await;
         clone.start_agent();
 
-        kept_out(&cloud, 1).await;
-        let generation = at_hub(&cloud, "generation").await;
-        kept_out(&cloud, 4).await;
+        wait_for_refusals(&cloud, 1).await;
+        let generation = client_field(&cloud, "generation").await;
+        wait_for_refusals(&cloud, 4).await;
 
-        assert_eq!(at_hub(&cloud, "generation").await, generation, "the winner is undisturbed");
+        assert_eq!(
+            client_field(&cloud, "generation").await,
+            generation,
+            "the connected session was not replaced"
+        );
         let warnings = lines(&cloud.hub.log(), &["WARN", "two devices share one identity"]).len();
-        assert_eq!(warnings, 1, "the hub says it once");
+        assert_eq!(warnings, 1, "the hub warns once");
         let log = original.log();
-        let said = lines(&log, &["WARN", r#""reason":"clone""#]);
-        assert_eq!(said.len(), 1, "the agent says it once: {said:?}");
-        let addresses = [at_hub(&cloud, "address").await, "revoke dev1".to_owned()];
-        assert!(addresses.iter().all(|word| said[0].contains(word.as_str())), "{said:?}");
+        let warnings = lines(&log, &["WARN", r#""reason":"clone""#]);
+        assert_eq!(warnings.len(), 1, "the agent warns once: {warnings:?}");
+        let addresses = [client_field(&cloud, "address").await, "revoke dev1".to_owned()];
+        assert!(addresses.iter().all(|word| warnings[0].contains(word.as_str())), "{warnings:?}");
         let status = original.command(&["status", "--json"]).await.json();
         assert_eq!(status["agent"]["why"]["cause"], "clone", "{status}");
         let text = original.command(&["status"]).await.stdout;
@@ -119,24 +123,24 @@ async fn of_two_devices_with_one_identity_one_stays_and_the_other_waits_and_says
         carried_of(&cloud, "clone", of_clone.len()).await;
         clone.stop_agent().await;
         if transport == "http" {
-            // A minute and a half passes: no connection tells of its end.
+            // As if a minute and a half had passed: over HTTP no connection shows the session's end.
             cloud.redis.command::<()>(&["HSET", CLIENT, "last_seen", "0"]).await;
         }
         carried_of(&cloud, "original", of_original.len()).await;
         let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
-        assert_apart(&cloud.carried("dev1").await, &both);
+        assert_separated(&cloud.carried("dev1").await, &both);
     }
 }
 
 #[tokio::test]
-async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_duplicate() {
+async fn a_clone_with_its_own_stream_gets_a_new_epoch_and_no_entry_is_a_duplicate() {
     let cloud = Cloud::start().await;
     let mut original = device(&cloud, "ws").await;
     let of_original = add(&original, "original", 30).await;
     original.carried_both_ways(&cloud).await;
     original.stop_agent().await;
     let mut clone = clone_of(&cloud, &original, "ws").await;
-    // The very IDs that the original's entries have.
+    // The clone's entries have the same IDs as the original's.
     let mut of_clone = Vec::new();
     for (n, Stored { id, .. }) in of_original.iter().enumerate() {
         clone.redis.add_as(OUT, id, &entry("clone", n)).await;
@@ -147,12 +151,16 @@ async fn a_clone_with_a_stream_of_its_own_is_another_life_and_none_of_it_a_dupli
 
     carried_of(&cloud, "clone", of_clone.len()).await;
     let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
-    assert_apart(&cloud.carried("dev1").await, &both);
-    assert_eq!(at_hub(&cloud, "clones").await, "", "they were never there at the same time");
+    assert_separated(&cloud.carried("dev1").await, &both);
+    assert_eq!(
+        client_field(&cloud, "clones").await,
+        "",
+        "the devices were never connected at the same time"
+    );
 }
 
 #[tokio::test]
-async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
+async fn a_clone_with_a_copied_stream_gets_a_new_epoch_once_the_streams_diverge() {
     let cloud = Cloud::start().await;
     let mut original = device(&cloud, "ws").await;
     let mut of_original = add(&original, "original", 10).await;
@@ -160,12 +168,12 @@ async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
     original.stop_agent().await;
     let mut clone = clone_of(&cloud, &original, "ws").await;
     copy_redis(&original, &clone).await;
-    // Some IDs of the clone lie below the cursor that the original leaves behind, some past it.
+    // Some IDs of the clone are below the cursor that the original leaves, some above it.
     let mut of_clone = add(&clone, "clone", 10).await;
-    past(&of_clone).await;
+    wait_past(&of_clone).await;
     original.start_agent();
     of_original.extend(add(&original, "original", 10).await);
-    past(&of_original).await;
+    wait_past(&of_original).await;
     original.acknowledged_both_ways(&cloud).await;
     original.stop_agent().await;
     of_clone.extend(add(&clone, "clone", 10).await);
@@ -174,17 +182,17 @@ async fn a_clone_with_a_copy_of_the_stream_is_another_life_once_both_went_on() {
 
     carried_of(&cloud, "clone", of_clone.len()).await;
     let both = [("original", &of_original[..]), ("clone", &of_clone[..])];
-    assert_apart(&cloud.carried("dev1").await, &both);
+    assert_separated(&cloud.carried("dev1").await, &both);
 }
 
 #[tokio::test]
-async fn an_agent_that_is_restarted_while_its_old_session_seems_to_live_is_no_clone() {
+async fn a_restarted_agent_with_a_half_open_old_session_is_not_a_clone() {
     let cloud = Cloud::start().await;
     let mut device = device(&cloud, "ws").await;
     for _ in 0..3 {
         add(&device, "original", 5).await;
         device.carried_both_ways(&cloud).await;
-        // The hub does not hear that its agent is gone.
+        // The hub does not see that the agent is gone.
         cloud.hub_proxy.strand();
         device.kill_agent();
         device.start_agent();
@@ -192,12 +200,12 @@ async fn an_agent_that_is_restarted_while_its_old_session_seems_to_live_is_no_cl
     let last = add(&device, "original", 5).await;
     device.carried_both_ways(&cloud).await;
     assert_eq!(cloud.carried("dev1").await.last().unwrap().seq, last.last().unwrap().id);
-    assert_eq!(at_hub(&cloud, "clones").await, "");
+    assert_eq!(client_field(&cloud, "clones").await, "");
     assert_eq!(lines(&device.log(), &["WARN", "superseded"]).len(), 0, "{}", device.log());
 }
 
 #[tokio::test]
-async fn an_agent_that_reconnects_from_a_new_address_is_no_clone() {
+async fn an_agent_that_reconnects_from_a_new_address_is_not_a_clone() {
     let cloud = Cloud::start().await;
     let device = device(&cloud, "ws").await;
     for _ in 0..5 {
@@ -207,13 +215,13 @@ async fn an_agent_that_reconnects_from_a_new_address_is_no_clone() {
     }
     add(&device, "original", 5).await;
     device.carried_both_ways(&cloud).await;
-    assert_eq!(at_hub(&cloud, "former").await, "");
-    assert_eq!(at_hub(&cloud, "clones").await, "");
+    assert_eq!(client_field(&cloud, "former").await, "");
+    assert_eq!(client_field(&cloud, "clones").await, "");
     assert_eq!(lines(&device.log(), &["WARN", "superseded"]).len(), 0, "{}", device.log());
 }
 
-/// Waits until the millisecond of the last entry is over, so that no other has its ID.
-async fn past(added: &[Stored]) {
+/// Waits until the millisecond of the last entry is over, so that no other entry gets the same ID.
+async fn wait_past(added: &[Stored]) {
     let ms = added.last().and_then(|last| last.id.split('-').next()?.parse().ok()).unwrap();
     eventually_true("the next millisecond", async || now_ms() > ms).await;
 }

@@ -1,4 +1,4 @@
-//! Who gets in, at one hub.
+//! Which sessions are accepted, at one hub.
 
 use spoke_hub::limits::CLONE_WAIT;
 use spoke_protocol::{InstanceId, message::GoawayReason};
@@ -8,37 +8,37 @@ use spoke_tests::{
 };
 
 use crate::duplicate_identity::{
-    A, A_RESTARTED, B, BELL, CLIENT, assert_carries, enter, hub, is_connected, kept_out, poll,
-    post_session, refused_so_far, token,
+    A, A_RESTARTED, B, BELL, CLIENT, assert_carries, connect, hub, is_connected, poll,
+    post_session, refusal, refused_sessions, token,
 };
 
 #[tokio::test]
-async fn a_device_that_comes_back_while_its_clone_is_connected_is_kept_out_and_told_why() {
+async fn a_device_that_returns_while_its_clone_is_connected_is_refused_with_the_reason() {
     let stand = hub().await;
     let token = token(&stand).await;
-    let mut first = enter(&stand.service, &token, A).await;
-    let mut second = enter(&stand.service, &token, B).await;
+    let mut first = connect(&stand.service, &token, A).await;
+    let mut second = connect(&stand.service, &token, B).await;
     assert_eq!(first.goaway().await.reason, GoawayReason::Superseded);
     let connected = stand.redis.hash(CLIENT).await["address"].clone();
 
     for _ in 0..3 {
-        let goaway = kept_out(&stand.service, &token, A).await;
+        let goaway = refusal(&stand.service, &token, A).await;
         assert_eq!(goaway.reason, GoawayReason::Superseded);
         assert!(u128::from(goaway.wait_ms) >= CLONE_WAIT.as_millis(), "{goaway:?}");
-        let kept_out = stand.redis.hash(CLIENT).await["clone_address"].clone();
-        assert_ne!(connected, kept_out);
-        for word in [&connected, &kept_out, "enrol", "revoke dev1"] {
+        let refused = stand.redis.hash(CLIENT).await["clone_address"].clone();
+        assert_ne!(connected, refused);
+        for word in [&connected, &refused, "enrol", "revoke dev1"] {
             assert!(goaway.message.contains(word), "{word} is not in {goaway:?}");
         }
     }
 
     assert_carries(&mut second).await;
-    assert_eq!(refused_so_far(&stand).await.as_deref(), Some("3"));
-    let figures = stand.service.admin().get("/metrics").await.text;
-    assert!(figures.contains("\nspoke_hub_sessions_refused_clone_total 3\n"), "{figures}");
+    assert_eq!(refused_sessions(&stand).await.as_deref(), Some("3"));
+    let metrics = stand.service.admin().get("/metrics").await.text;
+    assert!(metrics.contains("\nspoke_hub_sessions_refused_clone_total 3\n"), "{metrics}");
     let log = stand.service.log();
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
-    assert_eq!(warnings.len(), 1, "said once and not for each try: {warnings:?}");
+    assert_eq!(warnings.len(), 1, "one warning, and not one for each try: {warnings:?}");
     assert!(warnings[0].contains(&connected) && warnings[0].contains("127.0.0.1:"), "{warnings:?}");
     let text = stand.command(&["clients"]).await.done().stdout;
     let last = stand.redis.hash(CLIENT).await["clone_address"].clone();
@@ -50,7 +50,7 @@ async fn a_device_that_comes_back_while_its_clone_is_connected_is_kept_out_and_t
 }
 
 #[tokio::test]
-async fn over_http_it_is_kept_out_with_the_same_words_and_a_time_to_come_back() {
+async fn over_http_the_refusal_has_the_same_advice_and_a_retry_after() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let first = post_session(&dev1, A).await.ok()["generation"].clone();
@@ -62,97 +62,102 @@ async fn over_http_it_is_kept_out_with_the_same_words_and_a_time_to_come_back() 
     assert_eq!(refused.refusal(), (409, "superseded".to_owned()));
     assert_eq!(refused.retry_after(), Some(CLONE_WAIT.as_secs()));
     assert!(refused.message().contains("revoke dev1"), "{refused:?}");
-    assert_eq!(poll(&dev1, &second, 0).await.status, 200, "the other is undisturbed");
+    assert_eq!(poll(&dev1, &second, 0).await.status, 200, "the other session still works");
     assert_eq!(
-        kept_out(&stand.service, dev1.token().unwrap(), A).await.reason,
+        refusal(&stand.service, dev1.token().unwrap(), A).await.reason,
         GoawayReason::Superseded
     );
 }
 
 #[tokio::test]
-async fn a_device_that_is_restarted_gets_in_at_once_though_its_old_session_seems_to_live() {
+async fn a_restarted_device_connects_at_once_despite_its_half_open_old_session() {
     let stand = hub().await;
     let token = token(&stand).await;
-    let mut half_open = enter(&stand.service, &token, A).await;
-    let mut restarted = enter(&stand.service, &token, A_RESTARTED).await;
+    let mut half_open = connect(&stand.service, &token, A).await;
+    let mut restarted = connect(&stand.service, &token, A_RESTARTED).await;
     assert_carries(&mut restarted).await;
     assert_eq!(half_open.goaway().await.reason, GoawayReason::Superseded);
-    assert_eq!(refused_so_far(&stand).await, None);
+    assert_eq!(refused_sessions(&stand).await, None);
 }
 
 #[tokio::test]
-async fn a_device_that_reconnects_or_changes_its_transport_gets_in_at_once_and_quietly() {
+async fn a_device_that_reconnects_or_changes_transport_is_accepted_without_a_warning() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     let token = dev1.token().unwrap();
     let mut sockets = Vec::new();
     for _ in 0..3 {
-        sockets.push(enter(&stand.service, token, A).await);
+        sockets.push(connect(&stand.service, token, A).await);
         post_session(&dev1, A).await.ok();
     }
-    assert_carries(&mut enter(&stand.service, token, A).await).await;
-    assert_eq!(refused_so_far(&stand).await, None);
+    assert_carries(&mut connect(&stand.service, token, A).await).await;
+    assert_eq!(refused_sessions(&stand).await, None);
     assert_eq!(stand.redis.hash(CLIENT).await["former"], "");
     assert!(!stand.service.log().contains("WARN"), "{}", stand.service.log());
 }
 
 #[tokio::test]
-async fn once_the_one_that_was_connected_is_gone_the_other_gets_in() {
+async fn once_the_connected_device_is_gone_the_other_is_accepted() {
     let stand = hub().await;
     let token = token(&stand).await;
-    let mut first = enter(&stand.service, &token, A).await;
-    let second = enter(&stand.service, &token, B).await;
+    let mut first = connect(&stand.service, &token, A).await;
+    let second = connect(&stand.service, &token, B).await;
     first.goaway().await;
-    kept_out(&stand.service, &token, A).await;
+    refusal(&stand.service, &token, A).await;
 
     drop(second);
-    eventually_is("the hub to see it go", false, async || is_connected(&stand).await).await;
+    eventually_is("the hub to see the session's end", false, async || is_connected(&stand).await)
+        .await;
 
-    let mut first = enter(&stand.service, &token, A).await;
-    kept_out(&stand.service, &token, B).await;
+    let mut first = connect(&stand.service, &token, A).await;
+    refusal(&stand.service, &token, B).await;
     assert_carries(&mut first).await;
     let log = stand.service.log();
-    assert_eq!(log.matches("WARN").count(), 2, "one for each that was kept out: {log}");
+    assert_eq!(log.matches("WARN").count(), 2, "one warning for each refused device: {log}");
 }
 
 #[tokio::test]
-async fn a_session_over_http_holds_the_place_while_it_asks_and_no_longer() {
+async fn an_http_session_counts_as_connected_while_it_polls_and_no_longer() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     post_session(&dev1, A).await.ok();
     let second = post_session(&dev1, B).await.ok()["generation"].clone();
-    let silent = |seconds: u64| (spoke_tests::cloud::now_ms() - 1000 * seconds).to_string();
+    let seconds_ago = |seconds: u64| (spoke_tests::cloud::now_ms() - 1000 * seconds).to_string();
     let set = async |at: String| {
         stand.redis.command::<()>(&["HSET", CLIENT, "last_seen", &at]).await;
     };
-    set(silent(80)).await;
-    assert_eq!(post_session(&dev1, A).await.status, 409, "it may be waiting for news");
-    set(silent(120)).await;
+    set(seconds_ago(80)).await;
+    assert_eq!(post_session(&dev1, A).await.status, 409, "the session may be waiting for entries");
+    set(seconds_ago(120)).await;
     assert!(!is_connected(&stand).await);
     assert_eq!(poll(&dev1, &second, 0).await.status, 200);
-    assert!(is_connected(&stand).await, "it asked again");
+    assert!(is_connected(&stand).await, "the session polled again");
     assert_eq!(post_session(&dev1, A).await.status, 409);
-    set(silent(120)).await;
-    assert_eq!(post_session(&dev1, A).await.status, 200, "nobody has been heard for two minutes");
+    set(seconds_ago(120)).await;
+    assert_eq!(
+        post_session(&dev1, A).await.status,
+        200,
+        "the session has not polled for two minutes"
+    );
 }
 
 #[tokio::test]
-async fn one_that_does_not_say_which_process_it_is_gets_in_as_ever() {
+async fn a_client_without_an_instance_id_is_always_accepted() {
     let stand = hub().await;
     let token = token(&stand).await;
-    let mut device = enter(&stand.service, &token, A).await;
+    let mut device = connect(&stand.service, &token, A).await;
     for _ in 0..2 {
         let mut browser = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
         browser.ask("echo", 1, "here".into()).await;
     }
     assert_eq!(device.goaway().await.reason, GoawayReason::Superseded);
-    let mut unknown = enter(&stand.service, &token, InstanceId::UNKNOWN).await;
+    let mut unknown = connect(&stand.service, &token, InstanceId::UNKNOWN).await;
     assert_carries(&mut unknown).await;
-    assert_eq!(refused_so_far(&stand).await, None);
+    assert_eq!(refused_sessions(&stand).await, None);
 }
 
 #[tokio::test]
-async fn no_more_than_a_few_former_processes_are_remembered() {
+async fn only_the_last_four_former_instances_are_remembered() {
     let stand = hub().await;
     let dev1 = stand.client("dev1").await;
     for restart in 1..=20 {
@@ -164,11 +169,11 @@ async fn no_more_than_a_few_former_processes_are_remembered() {
 }
 
 #[tokio::test]
-async fn sessions_at_one_hub_ring_no_bell() {
+async fn sessions_at_a_single_hub_ring_no_bell() {
     let stand = hub().await;
     let token = token(&stand).await;
     for instance in [A, A, A_RESTARTED] {
-        enter(&stand.service, &token, instance).await;
+        connect(&stand.service, &token, instance).await;
     }
     assert!(!stand.redis.command::<bool>(&["EXISTS", BELL]).await);
 }

@@ -1,4 +1,4 @@
-//! The JSON of version 0.1 against the programs of today: what it asks is answered as it was.
+//! JSON requests of version 0.1 against the current programs: the answers have the same form as in 0.1.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -16,10 +16,10 @@ use spoke_tests::{
 
 use crate::fleet::golden::{HELP, json_body};
 
-/// What is left out where there is nothing of it.
+/// Keys that are left out if they have no value.
 const OPTIONAL: [&str; 6] = ["digest", "tally", "loss", "losses", "account", "is_inherited"];
 
-/// Whatever 0.1 told is told still, and is of the same kind. There may be more.
+/// Asserts that every key of 0.1 is still there and has the same JSON type. There may be more keys.
 fn assert_like(golden: &Value, found: &Value, at: &str) {
     match (golden, found) {
         (Value::Object(golden), Value::Object(found)) => {
@@ -35,7 +35,7 @@ fn assert_like(golden: &Value, found: &Value, at: &str) {
                 assert_like(golden, found, at);
             }
         }
-        // Told where there is something to tell.
+        // Null stands for a missing value.
         (Value::Null, _) | (_, Value::Null) => {}
         _ => {
             let is_same = std::mem::discriminant(golden) == std::mem::discriminant(found);
@@ -44,7 +44,7 @@ fn assert_like(golden: &Value, found: &Value, at: &str) {
     }
 }
 
-/// An answer of this status that is like the form of this name.
+/// Asserts that an answer has this status and the form of this name.
 fn assert_answer(answer: &Answer, status: u16, name: &str) -> Value {
     assert_eq!(answer.status, status, "{name}: {answer:?}: {HELP}");
     assert_like(&json_body(name), &answer.json(), name);
@@ -52,7 +52,7 @@ fn assert_answer(answer: &Answer, status: u16, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn auth_answers_what_0_1_asks_as_it_did() {
+async fn auth_answers_the_requests_of_0_1_as_before() {
     let cloud = Cloud::start().await;
     cloud.provision("dev1").await;
     let auth = cloud.auth.api();
@@ -70,7 +70,7 @@ async fn auth_answers_what_0_1_asks_as_it_did() {
 }
 
 #[tokio::test]
-async fn the_hub_answers_what_0_1_asks_as_it_did() {
+async fn the_hub_answers_the_requests_of_0_1_as_before() {
     let cloud = Cloud::start().await;
     let dev1 = cloud.client("dev1").await;
     let welcome = dev1.post_json("/session", &json_body("POST /session")).await;
@@ -87,8 +87,8 @@ async fn the_hub_answers_what_0_1_asks_as_it_did() {
     assert_answer(&dev2.post_json("/xadd", &one).await, 409, "a duplicate");
     let entry = fields([(&b"topic"[..], &b"test"[..]), (b"a", b"\xff")]);
     cloud.redis.add(&out("dev2"), &entry).await;
-    let asked = json_body("GET /xread");
-    let read = dev2.get(&format!("/xread?{}", asked.as_str().unwrap())).await;
+    let query = json_body("GET /xread");
+    let read = dev2.get(&format!("/xread?{}", query.as_str().unwrap())).await;
     let read = assert_answer(&read, 200, "a read");
     assert_eq!(read["entries"][0]["fields"], json_body("a read")["entries"][0]["fields"], "{HELP}");
     let stale = dev2.get("/xread?seq=0-0&epoch=7").await;
@@ -102,7 +102,7 @@ async fn the_hub_answers_what_0_1_asks_as_it_did() {
 }
 
 #[tokio::test]
-async fn what_programs_read_of_the_commands_is_there_still() {
+async fn the_json_output_of_commands_keeps_the_fields_of_0_1() {
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
     let device = Device::start_with(&cloud, "dev1", &[("admin_listen", &admin)]).await;

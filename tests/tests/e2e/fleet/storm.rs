@@ -26,8 +26,9 @@ use tokio::{
 };
 
 const AGENTS: usize = 500;
-/// The hub sends its agents away for this, and spreads them over that.
+/// The shortest wait that the hub sends to its agents.
 const WAIT_MS: u64 = 1000;
+/// The range over which the hub spreads the waits.
 const SPREAD_MS: u64 = 2_500;
 
 struct Agent {
@@ -35,13 +36,13 @@ struct Agent {
     hello: Hello,
 }
 
-/// Comes back as an agent does: after what it was told, and with its own waits where nobody is there.
-async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Instant) {
+/// Reconnects as an agent does: after the wait of the GOAWAY, then with its own backoff.
+async fn reconnect(hub: SocketAddr, agent: Agent, goaway: Goaway) -> (Socket, Instant) {
     let mut retry = RetryDelay::new(CONNECT_RETRY.0, Duration::from_secs(5));
-    let mut hint = Some(Duration::from_millis(told.wait_ms));
+    let mut hint = Some(Duration::from_millis(goaway.wait_ms));
     loop {
         tokio::time::sleep(retry.next(hint.take(), rand::random())).await;
-        // The hub is not there yet: its port is closed.
+        // The hub has not started yet: its port is closed.
         if TcpStream::connect(hub).await.is_err() {
             continue;
         }
@@ -51,7 +52,7 @@ async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Inst
             Err(answer) => {
                 assert_eq!(answer.status, 503, "no other refusal: {answer:?}");
                 hint = answer.retry_after().map(Duration::from_secs);
-                assert!(hint.is_some(), "it says when: {answer:?}");
+                assert!(hint.is_some(), "the refusal says when to retry: {answer:?}");
                 continue;
             }
         };
@@ -64,7 +65,7 @@ async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Inst
                     GoawayReason::Unavailable,
                     "no other refusal: {goaway:?}"
                 );
-                assert!(goaway.wait_ms > 0, "it says when: {goaway:?}");
+                assert!(goaway.wait_ms > 0, "the refusal says when to retry: {goaway:?}");
                 hint = Some(Duration::from_millis(goaway.wait_ms));
             }
             other => panic!("{other:?}"),
@@ -72,13 +73,13 @@ async fn come_back(hub: SocketAddr, agent: Agent, told: Goaway) -> (Socket, Inst
     }
 }
 
-/// Logins that auth has done, each with a bcrypt.
+/// Number of logins at auth, each of which costs a bcrypt.
 fn logins(cloud: &Cloud) -> usize {
     cloud.auth.log().matches("client logged in").count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login() {
+async fn a_restarting_hub_spreads_its_agents_and_all_return_without_a_login() {
     let listen = format!("127.0.0.1:{}", free_port());
     let settings = Settings { hub: &[("listen", &listen)], ..Settings::default() };
     let mut cloud = Cloud::start_with(settings).await;
@@ -89,30 +90,30 @@ async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login
     }
     let (hub, before) = (cloud.hub.address(), logins(&cloud));
     assert_eq!(before, real.len());
-    let mut told = JoinSet::new();
+    let mut goaways = JoinSet::new();
     for n in 0..AGENTS {
         let token = admit(&cloud.redis, &format!("dev{n}")).await;
         let agent = Agent { token, hello: Hello { instance: InstanceId(1 + n as u64), ..hello() } };
         let (mut socket, _) = session(hub, &agent.token, agent.hello.clone()).await;
-        told.spawn(async move { (socket.goaway().await, agent) });
+        goaways.spawn(async move { (socket.goaway().await, agent) });
     }
 
     assert_eq!(cloud.hub.terminate().await.code(), Some(0));
-    let told = told.join_all().await;
-    assert_eq!(told.len(), AGENTS);
-    assert!(told.iter().all(|(goaway, _)| goaway.reason == GoawayReason::Restart));
-    assert_spread(told.iter().map(|(goaway, _)| goaway.wait_ms).collect());
-    let back: Vec<JoinHandle<_>> = told
+    let goaways = goaways.join_all().await;
+    assert_eq!(goaways.len(), AGENTS);
+    assert!(goaways.iter().all(|(goaway, _)| goaway.reason == GoawayReason::Restart));
+    assert_spread(goaways.iter().map(|(goaway, _)| goaway.wait_ms).collect());
+    let reconnecting: Vec<JoinHandle<_>> = goaways
         .into_iter()
-        .map(|(goaway, agent)| tokio::spawn(come_back(hub, agent, goaway)))
+        .map(|(goaway, agent)| tokio::spawn(reconnect(hub, agent, goaway)))
         .collect();
     cloud.hub.restart().await;
 
     let mut sockets = Vec::new();
-    for agent in back {
+    for agent in reconnecting {
         sockets.push(agent.await.unwrap());
     }
-    eventually_true("all to be counted", async || {
+    eventually_true("all connections to be counted", async || {
         let text = cloud.hub.admin().get("/metrics").await.text;
         text.contains(&format!("\nspoke_hub_connections {}\n", AGENTS + real.len()))
     })
@@ -122,14 +123,15 @@ async fn a_hub_that_restarts_spreads_its_agents_and_all_are_back_without_a_login
         device.carried_both_ways(&cloud).await;
         assert!(!device.log().contains("\"cause\":\"clone\""));
     }
-    assert_eq!(logins(&cloud), before, "everybody has a token still");
-    let figures = cloud.hub.admin().get("/metrics").await.text;
+    assert_eq!(logins(&cloud), before, "all agents still have a token");
+    let metrics = cloud.hub.admin().get("/metrics").await.text;
     for zero in ["sessions_refused_clone", "unauthorized", "store_errors"] {
-        assert!(figures.contains(&format!("\nspoke_hub_{zero}_total 0\n")), "{zero}: {figures}");
+        assert!(metrics.contains(&format!("\nspoke_hub_{zero}_total 0\n")), "{zero}: {metrics}");
     }
 }
 
-/// Each fifth of the window has about a fifth of them: 60 to 140 of 100 is five sigma and more.
+/// Asserts that each fifth of the window has about a fifth of the waits: 60 to 140 instead of 100 is more than
+/// five sigma.
 fn assert_spread(waits_ms: Vec<u64>) {
     let mut fifths = [0usize; 5];
     for wait_ms in &waits_ms {
@@ -142,7 +144,7 @@ fn assert_spread(waits_ms: Vec<u64>) {
 }
 
 #[tokio::test]
-async fn a_request_in_hand_when_the_hub_stops_gets_its_answer() {
+async fn a_request_in_progress_when_the_hub_stops_is_answered() {
     let mut cloud = Cloud::start().await;
     let dev1: Api = cloud.client("dev1").await;
     let waiting = tokio::spawn({
@@ -150,7 +152,7 @@ async fn a_request_in_hand_when_the_hub_stops_gets_its_answer() {
         async move { dev1.get("/xread?blockMs=25000").await }
     });
     let admin = cloud.hub.admin();
-    eventually_true("it to wait", async || {
+    eventually_true("the read to wait", async || {
         admin.get("/metrics").await.text.contains("\nspoke_hub_connections 1\n")
     })
     .await;

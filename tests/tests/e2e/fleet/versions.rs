@@ -1,5 +1,5 @@
-//! Agents and hubs one minor version apart: one end is the program of today, the other the bytes that
-//! version 0.1 sent, or such as a later version may send.
+//! Agents and hubs one minor version apart: one end is the current program, the other sends the bytes of
+//! version 0.1, or bytes that a later version may send.
 
 use std::collections::BTreeMap;
 
@@ -30,17 +30,17 @@ use tokio_tungstenite::{
 
 use crate::fleet::golden::{HELP, frames};
 
-/// What one end of a session says, by the names in the file.
+/// The frames of a session, by the names in the file.
 type Script = BTreeMap<&'static str, Vec<u8>>;
 
-/// How the other end is made to differ.
+/// How the HELLO or WELCOME of the other end is changed: not at all, or to a later version.
 const AGES: [fn(&[u8]) -> Bytes; 2] = [Bytes::copy_from_slice, newer];
 
 fn script() -> Script {
     frames(include_str!("../../../../shared/protocol/src/wire/golden/0.1/session.hex"))
 }
 
-/// The same greeting of a later minor version: with features that nobody knows, and more to say.
+/// The same HELLO or WELCOME of a later minor version: with unknown features and an additional field.
 fn newer(greeting: &[u8]) -> Bytes {
     let features = Features(!Features::COMPRESSION.0);
     let (minor, version) = (1, "0.2.0".to_owned());
@@ -49,7 +49,7 @@ fn newer(greeting: &[u8]) -> Bytes {
         Frame::Welcome(welcome) => {
             Frame::Welcome(Box::new(Welcome { minor, version, features, ..*welcome }))
         }
-        other => panic!("no greeting: {other:?}"),
+        other => panic!("neither HELLO nor WELCOME: {other:?}"),
     };
     let mut bytes = greeting.encode(Features(0)).to_vec();
     bytes[0] += 1;
@@ -62,8 +62,9 @@ fn decoded(bytes: &[u8]) -> Frame {
         .unwrap_or_else(|error| panic!("{error}: {HELP}"))
 }
 
-/// The greeting of today is the one of 0.1, but for what is fresh in each session or the hub's to choose.
-fn assert_greets(golden: &[u8], heard: &[u8]) {
+/// Asserts that HELLO or WELCOME equals that of 0.1, except for fields that change with each session or that
+/// the hub may choose.
+fn assert_same_greeting(golden: &[u8], heard: &[u8]) {
     let expected = match (decoded(golden), decoded(heard)) {
         (Frame::Hello(golden), Frame::Hello(heard)) => {
             let Hello { version, features, instance, .. } = *heard;
@@ -77,11 +78,11 @@ fn assert_greets(golden: &[u8], heard: &[u8]) {
         }
         other => panic!("{other:?}: {HELP}"),
     };
-    assert_says(&expected.encode(Features(0)), heard);
+    assert_same_frame(&expected.encode(Features(0)), heard);
 }
 
-fn assert_says(golden: &[u8], heard: &[u8]) {
-    // A seal is made with a key that is fresh in each life of a stream.
+fn assert_same_frame(golden: &[u8], heard: &[u8]) {
+    // The key of a seal is new in each epoch of a stream.
     let sealed = |frame, seal| match frame {
         Frame::Push(push) => Frame::Push(Push { seal, ..push }),
         other => other,
@@ -95,7 +96,7 @@ fn assert_says(golden: &[u8], heard: &[u8]) {
     assert_eq!(golden.encode(Features(0)), heard, "{HELP}");
 }
 
-/// With so much of the same that one end would pack it if the other had not said otherwise.
+/// An entry that is so repetitive that it would be compressed if both ends supported it.
 fn entry(n: usize) -> Fields {
     let (n, payload) = (n.to_string(), "x".repeat(512));
     fields([("topic", "test"), ("n", &n), ("payload", &payload)])
@@ -104,12 +105,12 @@ fn entry(n: usize) -> Fields {
 async fn heard(socket: &mut Socket) -> Bytes {
     match socket.next().await {
         Heard::Bytes(bytes) => bytes,
-        other => panic!("a frame was expected and not {other:?}"),
+        other => panic!("expected a frame, got {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() {
+async fn the_hub_answers_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() {
     for aged in AGES {
         let script = script();
         let mut stand = Stand::start(Kind::Hub, &[]).await;
@@ -119,14 +120,14 @@ async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() 
         let say = |what: &str| Message::binary(script[what].clone());
 
         socket.send(Message::binary(aged(&script["agent hello"]))).await;
-        assert_greets(&script["hub welcome"], &heard(&mut socket).await);
-        assert_says(&script["hub push"], &heard(&mut socket).await);
+        assert_same_greeting(&script["hub welcome"], &heard(&mut socket).await);
+        assert_same_frame(&script["hub push"], &heard(&mut socket).await);
         socket.send(say("agent push")).await;
-        assert_says(&script["hub ack"], &heard(&mut socket).await);
+        assert_same_frame(&script["hub ack"], &heard(&mut socket).await);
         socket.send(say("agent ack")).await;
         socket.send(say("agent ping")).await;
-        assert_says(&script["hub pong"], &heard(&mut socket).await);
-        eventually_is("the hub to write down what was acknowledged", true, async || {
+        assert_same_frame(&script["hub pong"], &heard(&mut socket).await);
+        eventually_is("the hub to store the acknowledgement", true, async || {
             let client = stand.redis.hash("spoke-hub:client:dev1:h").await;
             client.get("out_acked").is_some_and(|acked| acked == "1700000000005-0")
         })
@@ -137,31 +138,31 @@ async fn the_hub_serves_an_agent_of_0_1_and_a_later_one_as_the_hub_of_0_1_did() 
         let Frame::Goaway(Goaway { wait_ms, .. }) = decoded(&goaway) else { panic!("{goaway:?}") };
         let Frame::Goaway(golden) = decoded(&script["hub goaway"]) else { panic!("{HELP}") };
         let golden = Frame::Goaway(Goaway { wait_ms, ..golden });
-        assert_says(&golden.encode(Features(0)), &goaway);
-        let came = stand.redis.entries(IN).await;
-        let words = came.iter().map(|entry| (entry.text("seq"), entry.text("n")));
+        assert_same_frame(&golden.encode(Features(0)), &goaway);
+        let received = stand.redis.entries(IN).await;
+        let words = received.iter().map(|entry| (entry.text("seq"), entry.text("n")));
         let expected = [("1700000000001-0", "1"), ("1700000000002-0", "2")];
         let expected = expected.map(|(seq, n)| (Some(seq.to_owned()), Some(n.to_owned())));
         assert_eq!(words.collect::<Vec<_>>(), expected);
     }
 }
 
-/// A hub that knows nothing but what is in the script.
+/// A fake hub that only sends the frames of the script.
 struct Hub {
     listener: TcpListener,
 }
 
 impl Hub {
-    async fn visited(&self) -> WebSocketStream<TcpStream> {
-        let visit = async {
+    async fn accept(&self) -> WebSocketStream<TcpStream> {
+        let connection = async {
             let (stream, _) = self.listener.accept().await.unwrap();
             accept_hdr_async(stream, choose).await.unwrap()
         };
-        tokio::time::timeout(PATIENCE, visit).await.expect("the agent comes")
+        tokio::time::timeout(PATIENCE, connection).await.expect("the agent connects")
     }
 }
 
-#[expect(clippy::result_large_err, reason = "the library says so")]
+#[expect(clippy::result_large_err, reason = "the library defines this type")]
 fn choose(_: &Request, mut answer: Response) -> Result<Response, ErrorResponse> {
     let protocol = HeaderValue::from_static(SUBPROTOCOL);
     answer.headers_mut().insert("sec-websocket-protocol", protocol);
@@ -176,11 +177,11 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Bytes {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, message).await.expect("the agent says something")
+    tokio::time::timeout(PATIENCE, message).await.expect("the agent sends a frame")
 }
 
 #[tokio::test]
-async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1_did() {
+async fn the_agent_answers_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1_did() {
     for aged in AGES {
         let script = script();
         let hub = Hub { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() };
@@ -193,14 +194,14 @@ async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1
         device.start_agent();
         let say = |what: &str| Message::binary(script[what].clone());
 
-        let mut socket = hub.visited().await;
-        assert_greets(&script["agent hello"], &next(&mut socket).await);
+        let mut socket = hub.accept().await;
+        assert_same_greeting(&script["agent hello"], &next(&mut socket).await);
         socket.send(Message::binary(aged(&script["hub welcome"]))).await.unwrap();
-        assert_says(&script["agent push"], &next(&mut socket).await);
+        assert_same_frame(&script["agent push"], &next(&mut socket).await);
         socket.send(say("hub push")).await.unwrap();
-        assert_says(&script["agent ack"], &next(&mut socket).await);
+        assert_same_frame(&script["agent ack"], &next(&mut socket).await);
         socket.send(say("hub ack")).await.unwrap();
-        eventually_is("the agent to write down what was acknowledged", true, async || {
+        eventually_is("the agent to store the acknowledgement", true, async || {
             let state = device.redis.hash(STATE).await;
             state.get("out_acked").is_some_and(|acked| acked == "1700000000002-0")
         })
@@ -208,11 +209,11 @@ async fn the_agent_gets_on_with_a_hub_of_0_1_and_a_later_one_as_the_agent_of_0_1
         socket.send(say("hub goaway")).await.unwrap();
         socket.close(None).await.unwrap();
 
-        let mut socket = hub.visited().await;
+        let mut socket = hub.accept().await;
         let Frame::Hello(again) = decoded(&next(&mut socket).await) else { panic!("no HELLO") };
         assert_eq!(again.origin.acked.to_string(), "1700000000002-0");
         assert_eq!(again.cursor.seq.to_string(), "1700000000005-0");
-        let came = device.carried().await;
-        assert_eq!((came.len(), came[0].seq.as_str()), (1, "1700000000005-0"));
+        let received = device.carried().await;
+        assert_eq!((received.len(), received[0].seq.as_str()), (1, "1700000000005-0"));
     }
 }

@@ -1,4 +1,4 @@
-//! Codes and secrets that strangers guess: how many are looked at, and that nobody is kept out by them.
+//! Guessed codes and secrets: how many are checked, and that guesses do not lock out the real device.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,17 @@ use crate::auth_api::{
 
 const KEY: &str = "spoke-auth:client:dev1:h";
 const OTHER: &str = "another-secret-of-some-length";
-/// Wrong codes that lock those of a client, and those for all clients that lower that to one.
+/// Wrong codes of a client after which its codes are locked.
 const MAX: usize = 100;
+/// Wrong codes of all clients together after which each client has one attempt.
 const ALL_MAX: usize = 1000;
 
-async fn prove(api: &Api, client: &str, secret: &str, proof: &str) -> Answer {
+async fn register_with_proof(api: &Api, client: &str, secret: &str, proof: &str) -> Answer {
     let body = json!({ "client": client, "secret": secret, "proof": proof });
     api.post_json("/register", &body).await
 }
 
-async fn guess(api: &Api, client: &str, count: usize) {
+async fn send_wrong_codes(api: &Api, client: &str, count: usize) {
     let wrong = wrong_code();
     for _ in 0..count {
         let answer = register(api, client, OTHER, &wrong).await;
@@ -35,18 +36,18 @@ async fn guess(api: &Api, client: &str, count: usize) {
     }
 }
 
-async fn shown(stand: &Stand) -> Value {
+async fn show(stand: &Stand) -> Value {
     let ended = stand.command(&["show", "dev1", "--json"]).await;
-    serde_json::from_str(&ended.done().stdout).expect("show gives an object")
+    serde_json::from_str(&ended.done().stdout).expect("show prints a JSON object")
 }
 
-async fn figure(service: &Service, name: &str) -> Option<String> {
+async fn metric(service: &Service, name: &str) -> Option<String> {
     let text = service.admin().get("/metrics").await.text;
     text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")).map(str::to_owned))
 }
 
 #[tokio::test]
-async fn a_proof_registers_its_client_once_and_is_good_for_nothing_else() {
+async fn a_proof_registers_only_its_own_client_and_secret_and_only_once() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["dev1", "dev2"] {
@@ -54,70 +55,86 @@ async fn a_proof_registers_its_client_once_and_is_good_for_nothing_else() {
     }
     let own = proof("dev1", SECRET, 0);
     let refused = [
-        ("another client", prove(&api, "dev2", SECRET, &own).await),
-        ("another secret", prove(&api, "dev1", OTHER, &own).await),
-        ("three steps ago", prove(&api, "dev1", SECRET, &proof("dev1", SECRET, -3)).await),
-        ("in three steps", prove(&api, "dev1", SECRET, &proof("dev1", SECRET, 3)).await),
-        ("nothing of it", prove(&api, "dev1", SECRET, &"0".repeat(64)).await),
-        ("nobody", prove(&api, "nobody", SECRET, &proof("nobody", SECRET, 0)).await),
+        ("another client", register_with_proof(&api, "dev2", SECRET, &own).await),
+        ("another secret", register_with_proof(&api, "dev1", OTHER, &own).await),
+        (
+            "three steps ago",
+            register_with_proof(&api, "dev1", SECRET, &proof("dev1", SECRET, -3)).await,
+        ),
+        (
+            "in three steps",
+            register_with_proof(&api, "dev1", SECRET, &proof("dev1", SECRET, 3)).await,
+        ),
+        ("not a proof", register_with_proof(&api, "dev1", SECRET, &"0".repeat(64)).await),
+        (
+            "an unknown client",
+            register_with_proof(&api, "nobody", SECRET, &proof("nobody", SECRET, 0)).await,
+        ),
     ];
     for (what, answer) in &refused {
         assert_eq!(answer.refusal(), (403, "refused".to_owned()), "{what}");
         assert_eq!(answer.text, refused[0].1.text, "{what} can be told apart");
-        assert!(answer.header("date").is_some(), "a wrong clock is told the time");
+        assert!(answer.header("date").is_some(), "a device with a wrong clock gets the time");
     }
 
-    prove(&api, "dev1", SECRET, &own).await.ok();
+    register_with_proof(&api, "dev1", SECRET, &own).await.ok();
 
     log_in(&api, "dev1", SECRET).await.ok();
     let before = stand.redis.hash(KEY).await;
-    prove(&api, "dev1", SECRET, &own).await.ok();
-    assert_eq!(stand.redis.hash(KEY).await, before, "the same again changes nothing");
+    register_with_proof(&api, "dev1", SECRET, &own).await.ok();
+    assert_eq!(stand.redis.hash(KEY).await, before, "the same proof again changes nothing");
     stand.redis.command::<()>(&["HDEL", KEY, "secret"]).await;
     provision_now(&stand.redis, "dev1").await;
-    assert_eq!(prove(&api, "dev1", SECRET, &own).await.status, 403, "each step is taken once");
+    assert_eq!(
+        register_with_proof(&api, "dev1", SECRET, &own).await.status,
+        403,
+        "each time step is accepted once"
+    );
 }
 
 #[tokio::test]
-async fn a_hundred_wrong_codes_lock_a_clients_codes_until_extend_and_a_proof_passes() {
+async fn a_hundred_wrong_codes_lock_a_clients_codes_until_extend() {
     let stand = auth().await;
     let (api, key) = (stand.api(), "spoke-auth:client:dev2:h");
     for client in ["dev1", "dev2"] {
         provision_now(&stand.redis, client).await;
     }
-    guess(&api, "dev1", MAX - 1).await;
-    assert_eq!(shown(&stand).await["codesLocked"], false);
-    // Whoever guesses with proofs is counted, too.
-    assert_eq!(prove(&api, "dev1", OTHER, &"0".repeat(64)).await.status, 403);
-    guess(&api, "dev1", 5).await;
+    send_wrong_codes(&api, "dev1", MAX - 1).await;
+    assert_eq!(show(&stand).await["codesLocked"], false);
+    // Wrong proofs are counted, too.
+    assert_eq!(register_with_proof(&api, "dev1", OTHER, &"0".repeat(64)).await.status, 403);
+    send_wrong_codes(&api, "dev1", 5).await;
 
     let right = register(&api, "dev1", SECRET, &one_time_code(0)).await;
 
-    assert_eq!(right.refusal(), (403, "refused".to_owned()), "its codes are locked");
+    assert_eq!(right.refusal(), (403, "refused".to_owned()), "the client's codes are locked");
     assert_eq!(stand.redis.hash(KEY).await["wrongCodes"], MAX.to_string());
-    let shown = shown(&stand).await;
+    let shown = show(&stand).await;
     assert_eq!((&shown["codesLocked"], &shown["wrongCodes"]), (&json!(true), &json!(MAX)));
     let listed = stand.command(&["list"]).await.done().stdout.clone();
     assert!(listed.contains("codes locked after 100 wrong"), "{listed}");
-    assert_eq!(figure(&stand.service, "spoke_auth_codes_locked_total").await.as_deref(), Some("1"));
+    assert_eq!(metric(&stand.service, "spoke_auth_codes_locked_total").await.as_deref(), Some("1"));
     assert_eq!(
-        figure(&stand.service, "spoke_auth_wrong_codes_total").await.as_deref(),
+        metric(&stand.service, "spoke_auth_wrong_codes_total").await.as_deref(),
         Some("100")
     );
     let log = stand.service.log();
-    let said: Vec<_> = log.lines().filter(|line| line.contains("codes locked")).collect();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("dev1") && said[0].contains("spoke-auth extend"), "{said:?}");
+    let locked: Vec<_> = log.lines().filter(|line| line.contains("codes locked")).collect();
+    assert_eq!(locked.len(), 1, "{locked:?}");
+    assert!(locked[0].contains("dev1") && locked[0].contains("spoke-auth extend"), "{locked:?}");
 
-    // Another client is not touched, and this one's agent needs no code.
+    // Another client is not affected.
     register(&api, "dev2", SECRET, &one_time_code(0)).await.ok();
-    assert!(!stand.redis.hash(key).await.contains_key("wrongCodes"), "all is forgotten then");
+    assert!(
+        !stand.redis.hash(key).await.contains_key("wrongCodes"),
+        "registering clears the count"
+    );
     stand.command(&["extend", "dev1"]).await.done();
     register(&api, "dev1", SECRET, &one_time_code(0)).await.ok();
 }
 
 #[tokio::test]
-async fn a_proof_passes_while_codes_are_locked_and_each_new_window_unlocks_them() {
+async fn a_proof_is_accepted_while_codes_are_locked_and_a_new_deadline_unlocks_them() {
     for unlock in ["a proof", "extend", "provision --again", "by hand"] {
         let stand = auth().await;
         provision_now(&stand.redis, "dev1").await;
@@ -128,14 +145,16 @@ async fn a_proof_passes_while_codes_are_locked_and_each_new_window_unlocks_them(
         assert_eq!(register(&stand.api(), "dev1", SECRET, &code).await.status, 403, "{unlock}");
         match unlock {
             "a proof" => {
-                prove(&stand.api(), "dev1", SECRET, &proof("dev1", SECRET, 0)).await.ok();
+                register_with_proof(&stand.api(), "dev1", SECRET, &proof("dev1", SECRET, 0))
+                    .await
+                    .ok();
                 continue;
             }
             "by hand" => provision(&stand.redis, "dev1", now_ms() + 2 * HOUR_MS).await,
             "extend" => drop(stand.command(&["extend", "dev1"]).await.done()),
             _ => {
                 stand.command(&["provision", "dev1", "--again"]).await.done();
-                // With the OTP secret that the codes here are made from, and the deadline that it has.
+                // Restores the OTP secret that the test's codes are made from.
                 let secret = spoke_tests::cloud::OTP_SECRET;
                 stand.redis.command::<()>(&["HSET", KEY, "otpSecret", secret]).await;
             }
@@ -145,7 +164,7 @@ async fn a_proof_passes_while_codes_are_locked_and_each_new_window_unlocks_them(
 }
 
 #[tokio::test]
-async fn of_any_number_of_guesses_at_once_at_two_processes_a_hundred_are_looked_at() {
+async fn two_processes_together_check_at_most_a_hundred_concurrent_guesses() {
     let settings = [("throttle.register_burst", "10000"), ("throttle.address_burst", "10000")];
     let stand = auth_with(&settings).await;
     let folder = tempfile::tempdir().unwrap();
@@ -158,18 +177,18 @@ async fn of_any_number_of_guesses_at_once_at_two_processes_a_hundred_are_looked_
     provision_now(&stand.redis, "dev1").await;
 
     let apis = [stand.api(), other.api()];
-    join_all(apis.iter().cycle().take(40).map(|api| guess(api, "dev1", 4))).await;
+    join_all(apis.iter().cycle().take(40).map(|api| send_wrong_codes(api, "dev1", 4))).await;
 
     assert_eq!(stand.redis.hash(KEY).await["wrongCodes"], MAX.to_string());
     for api in &apis {
         let right = register(api, "dev1", SECRET, &one_time_code(0)).await;
-        assert_eq!(right.status, 403, "the right one comes too late: {right:?}");
+        assert_eq!(right.status, 403, "the right code comes too late: {right:?}");
     }
-    prove(&apis[1], "dev1", SECRET, &proof("dev1", SECRET, 0)).await.ok();
+    register_with_proof(&apis[1], "dev1", SECRET, &proof("dev1", SECRET, 0)).await.ok();
 }
 
 #[tokio::test]
-async fn too_many_wrong_codes_for_all_clients_leave_one_look_for_each() {
+async fn too_many_wrong_codes_overall_leave_each_client_one_attempt() {
     let stand = auth().await;
     let api = stand.api();
     for client in ["dev1", "dev2", "dev3"] {
@@ -177,33 +196,33 @@ async fn too_many_wrong_codes_for_all_clients_leave_one_look_for_each() {
     }
     let all = (ALL_MAX - 1).to_string();
     stand.redis.command::<()>(&["SET", "spoke-auth:wrong-codes", &all, "PX", "3600000"]).await;
-    // The thousandth; it counts for all, and from here on one is too many.
-    guess(&api, "dev1", 1).await;
-    guess(&api, "dev2", 1).await;
+    // The thousandth wrong code of all clients: from here on each client has one attempt.
+    send_wrong_codes(&api, "dev1", 1).await;
+    send_wrong_codes(&api, "dev2", 1).await;
 
     for client in ["dev1", "dev2"] {
         let right = register(&api, client, SECRET, &one_time_code(0)).await;
-        assert_eq!(right.status, 403, "{client} was guessed at: {right:?}");
+        assert_eq!(right.status, 403, "{client} has used its attempt: {right:?}");
     }
     register(&api, "dev3", SECRET, &one_time_code(0)).await.ok();
     stand.command(&["extend", "dev1"]).await.done();
     register(&api, "dev1", SECRET, &one_time_code(0)).await.ok();
-    prove(&api, "dev2", SECRET, &proof("dev2", SECRET, 0)).await.ok();
+    register_with_proof(&api, "dev2", SECRET, &proof("dev2", SECRET, 0)).await.ok();
     let log = stand.service.log();
     assert!(log.contains("wrong registration codes reached the limit for all clients"), "{log}");
     let ttl: i64 = stand.redis.command(&["PTTL", "spoke-auth:wrong-codes"]).await;
-    assert!((1..=3_600_000).contains(&ttl), "they are forgotten some day: {ttl}");
+    assert!((1..=3_600_000).contains(&ttl), "the count expires: {ttl}");
 }
 
 #[tokio::test]
-async fn where_nobody_can_register_nothing_is_counted() {
+async fn wrong_codes_of_clients_that_cannot_register_are_not_counted() {
     let stand = auth_with_device(&[]).await;
     let api = stand.api();
     provision(&stand.redis, "late", now_ms() - 1).await;
     provision_now(&stand.redis, "out").await;
     stand.redis.command::<()>(&["HSET", "spoke-auth:client:out:h", "disabled", "1"]).await;
     for client in ["dev1", "late", "out", "nobody"] {
-        guess(&api, client, 3).await;
+        send_wrong_codes(&api, client, 3).await;
         let stored = stand.redis.hash(&format!("spoke-auth:client:{client}:h")).await;
         assert!(!stored.contains_key("wrongCodes"), "{client}: {stored:?}");
     }
@@ -213,16 +232,16 @@ async fn where_nobody_can_register_nothing_is_counted() {
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_keep_a_device_from_registering_be_it_from_its_own_address() {
-    // As shipped.
+async fn an_attacker_cannot_block_a_devices_registration_even_from_the_same_address() {
+    // With the default settings.
     let stand = Stand::start(Kind::Auth, &[]).await;
     let api = stand.api();
     provision_now(&stand.redis, "dev1").await;
-    guess(&api, "dev1", 30).await;
-    let held_back = register(&api, "dev1", OTHER, &wrong_code()).await;
-    assert_eq!(held_back.status, 429, "the stranger is: {held_back:?}");
+    send_wrong_codes(&api, "dev1", 30).await;
+    let throttled = register(&api, "dev1", OTHER, &wrong_code()).await;
+    assert_eq!(throttled.status, 429, "the attacker is throttled: {throttled:?}");
     for _ in 0..500 {
-        // Made-up names use up what an address may do.
+        // Requests with random names use up the address's allowance.
         if log_in(&api, &format!("x{}", rand::random::<u32>()), OTHER).await.status == 429 {
             break;
         }
@@ -230,7 +249,7 @@ async fn a_stranger_does_not_keep_a_device_from_registering_be_it_from_its_own_a
 
     register(&api, "dev1", SECRET, &one_time_code(0)).await.ok();
 
-    // And so with its answer lost, for its login, its rotation, its refresh and its logout.
+    // The same holds for a repeated registration, a login, a rotation, a refresh and a logout.
     register(&api, "dev1", SECRET, &one_time_code(1)).await.ok();
     let token = session_token(&log_in(&api, "dev1", SECRET).await.ok());
     let rotate = json!({ "client": "dev1", "secret": SECRET, "newSecret": OTHER });
@@ -240,19 +259,19 @@ async fn a_stranger_does_not_keep_a_device_from_registering_be_it_from_its_own_a
 }
 
 #[tokio::test]
-async fn false_tokens_from_its_address_do_not_keep_a_device_from_refreshing() {
+async fn invalid_tokens_from_the_same_address_do_not_block_a_devices_refresh() {
     let settings = [("throttle.address_burst", "5"), ("throttle.address_per_minute", "1")];
     let stand = auth_with(&settings).await;
     provision_now(&stand.redis, "dev1").await;
     register(&stand.api(), "dev1", SECRET, &one_time_code(0)).await.ok();
     let token = token(&stand.api()).await;
-    let stranger = stand.api().with_token(&"A".repeat(43));
+    let attacker = stand.api().with_token(&"A".repeat(43));
     let mut last = 0;
     for _ in 0..60 {
-        last = stranger.post("/refresh").await.status;
+        last = attacker.post("/refresh").await.status;
     }
-    assert_eq!(last, 429, "the stranger is held back");
-    assert_eq!(stranger.post("/logout").await.status, 429);
+    assert_eq!(last, 429, "the attacker is throttled");
+    assert_eq!(attacker.post("/logout").await.status, 429);
 
     stand.api().with_token(&token).post("/refresh").await.ok();
 
@@ -260,7 +279,7 @@ async fn false_tokens_from_its_address_do_not_keep_a_device_from_refreshing() {
 }
 
 #[tokio::test]
-async fn a_client_that_refreshes_without_end_is_held_back_itself() {
+async fn a_client_that_refreshes_too_often_is_throttled() {
     let settings = [("throttle.login_burst", "1"), ("throttle.login_per_minute", "1")];
     let stand = auth_with_device(&settings).await;
     let api = stand.api().with_token(&token(&stand.api()).await);
@@ -272,13 +291,13 @@ async fn a_client_that_refreshes_without_end_is_held_back_itself() {
 }
 
 #[tokio::test]
-async fn a_device_whose_secret_was_written_by_hand_logs_in_and_is_known_from_then_on() {
+async fn a_device_with_a_missing_or_wrong_secret_tag_logs_in_and_the_tag_is_repaired() {
     let stand = auth_with_device(&[("throttle.failures_free", "2")]).await;
     let api = stand.api();
     for tag in ["", "ffff", "0000"] {
         stand.redis.command::<()>(&["HSET", KEY, "secretTag", tag]).await;
         log_in(&api, "dev1", SECRET).await.ok();
-        assert_ne!(stand.redis.hash(KEY).await["secretTag"], tag, "it is mended");
+        assert_ne!(stand.redis.hash(KEY).await["secretTag"], tag, "the tag is repaired");
     }
     stand.redis.command::<()>(&["HDEL", KEY, "secretTag"]).await;
     log_in(&api, "dev1", SECRET).await.ok();

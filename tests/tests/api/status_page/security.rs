@@ -1,18 +1,18 @@
-//! Who may look, and what of what a client says may act on the page.
+//! Who may see the page, and that content from clients cannot run in it.
 
 use http::Method;
 use serde_json::json;
 use spoke_tests::{api::Answer, cloud::out, entries::fields, wait::eventually};
 
-use super::{begun, hub};
+use super::{client_with_session, hub};
 
 const EVIL: &str = "<img src=x onerror=alert(1)>\"'&";
 const HARMLESS: &str = "&lt;img src=x onerror=alert(1)&gt;&quot;'&amp;";
 
 #[tokio::test]
-async fn what_a_client_says_is_shown_and_cannot_act() {
+async fn what_a_client_sends_is_shown_escaped_and_cannot_run() {
     let stand = hub(&[]).await;
-    let client = begun(&stand, "dev1", EVIL).await;
+    let client = client_with_session(&stand, "dev1", EVIL).await;
     let entry = json!({ "seq": "1-0", "fields": [[EVIL, EVIL], ["bytes", { "b64": "/xsA" }]] });
     client.post_json("/xadd", &entry).await.ok();
     stand.redis.add(&out("dev1"), &fields([(EVIL, EVIL)])).await;
@@ -29,9 +29,9 @@ async fn what_a_client_says_is_shown_and_cannot_act() {
 }
 
 #[tokio::test]
-async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
+async fn every_answer_of_the_page_has_a_strict_content_security_policy() {
     let stand = hub(&[]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
     let admin = stand.service.admin();
     for path in ["/", "/clients/dev1", "/clients/nobody", "/page.css", "/page.js", "/icon.svg"] {
         let answer = admin.get(path).await;
@@ -47,24 +47,24 @@ async fn every_answer_of_the_page_forbids_what_it_does_not_need() {
 }
 
 #[tokio::test]
-async fn a_stranger_whose_name_leads_here_sees_nothing() {
+async fn requests_under_an_unknown_host_name_see_nothing() {
     let stand = hub(&[("admin_hosts", "spoke.example")]).await;
     let admin = stand.service.admin();
-    let under = async |host: &str, path: &str| -> Answer {
+    let get_as = async |host: &str, path: &str| -> Answer {
         admin.call(admin.request(Method::GET, path).header("host", host)).await
     };
     for path in ["/", "/live", "/clients/dev1", "/clients/dev1/live"] {
-        let answer = under("evil.example:9464", path).await;
+        let answer = get_as("evil.example:9464", path).await;
         assert_eq!(answer.refusal(), (421, "unknown-host".to_owned()), "{path}");
     }
-    assert_eq!(under("spoke.example", "/").await.status, 200);
-    assert_eq!(under("localhost:9464", "/").await.status, 200);
-    let probed = under("evil.example", "/healthz").await;
-    assert_eq!(probed.refusal(), (421, "unknown-host".to_owned()), "nor that it lives");
+    assert_eq!(get_as("spoke.example", "/").await.status, 200);
+    assert_eq!(get_as("localhost:9464", "/").await.status, 200);
+    let health = get_as("evil.example", "/healthz").await;
+    assert_eq!(health.refusal(), (421, "unknown-host".to_owned()), "health is not revealed either");
 }
 
 #[tokio::test]
-async fn a_page_that_is_off_is_not_there_and_health_still_is() {
+async fn with_page_off_its_routes_are_404_and_health_still_answers() {
     let stand = hub(&[("page", "off")]).await;
     let admin = stand.service.admin();
     for path in ["/", "/live", "/clients/dev1", "/page.js"] {
@@ -74,16 +74,16 @@ async fn a_page_that_is_off_is_not_there_and_health_still_is() {
 }
 
 #[tokio::test]
-async fn while_redis_is_gone_the_page_says_so() {
+async fn the_page_reports_that_redis_is_unreachable() {
     let mut stand = hub(&[]).await;
-    begun(&stand, "dev1", "1").await;
+    client_with_session(&stand, "dev1", "1").await;
     let admin = stand.service.admin();
     assert!(admin.get("/").await.text.contains("dev1"));
     stand.redis.kill9();
-    eventually("the page to say it", spoke_tests::wait::PATIENCE, async || {
+    eventually("the page to report it", spoke_tests::wait::PATIENCE, async || {
         let page = admin.get("/").await;
-        let is_said = page.status == 200 && page.text.contains("redis is unreachable");
-        is_said.then_some(()).ok_or(page)
+        let is_reported = page.status == 200 && page.text.contains("redis is unreachable");
+        is_reported.then_some(()).ok_or(page)
     })
     .await;
     assert_eq!(admin.get("/clients/dev1").await.refusal(), (503, "unavailable".to_owned()));
