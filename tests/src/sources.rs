@@ -30,14 +30,25 @@ pub fn root() -> PathBuf {
 /// # Panics
 /// If a folder cannot be read.
 pub fn rust_files() -> Vec<PathBuf> {
-    let mut folders: Vec<_> = CRATES.map(|path| root().join(path).join("src")).into();
+    let folders = CRATES.map(|path| root().join(path).join("src"));
+    rust_files_below(folders.into(), &["tests.rs", "tests", "simulation"])
+}
+
+/// Returns all Rust files of the product and of its tests.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn rust_files_with_tests() -> Vec<PathBuf> {
+    let folders = CRATES.iter().map(|path| root().join(path).join("src"));
+    rust_files_below(folders.chain([root().join("tests")]).collect(), &[])
+}
+
+fn rust_files_below(mut folders: Vec<PathBuf>, except: &[&str]) -> Vec<PathBuf> {
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a source folder can be read").flatten() {
             let path = entry.path();
-            let is_test =
-                ["tests.rs", "tests", "simulation"].iter().any(|name| path.ends_with(name));
-            if is_test {
+            if except.iter().any(|name| path.ends_with(name)) {
                 continue;
             }
             if path.is_dir() {

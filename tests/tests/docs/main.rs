@@ -2,6 +2,7 @@
 
 mod advisories;
 mod harness;
+mod invariants;
 mod journald;
 mod logs;
 mod pages;
