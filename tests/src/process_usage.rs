@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_found_behind_any_name() {
+    fn ticks_are_parsed_after_any_process_name() {
         let text = "7 (a) b (c) S 1 7 7 0 -1 4194560 166 0 0 0 12 30 0 0 20 0 1 0 7 1 2";
         assert_eq!(ticks(text), Some(42));
         assert_eq!(ticks("7 (a) S 1"), None);

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_draws_one_row_of_shots_and_another_seed_another() {
+    fn each_seed_determines_its_own_attacks() {
         let row = |seed| {
             let mut arsenal = Arsenal::new(seed);
             (0..40).map(|n| arsenal.draw(1_700_000_000_000 + n)).collect::<Vec<_>>()

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_by_hand_is_one_that_the_codec_reads_where_it_is_within_bounds() {
+    fn a_hand_written_batch_within_bounds_is_decoded() {
         let batch = Batch::new(3, 2, b"name", b"value");
         let claim = Claim { after: Seq::new(5, 7), ..Claim::at(9) };
         let lost = Lost { range: (Seq::new(6, 0), Seq::new(8, 0)), count: 3 };
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_batch_is_one_that_the_codec_reads_where_it_is_within_bounds() {
+    fn a_packed_batch_within_bounds_is_decoded() {
         let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / 100;
         let frame = Batch::new(most, 100, b"", b"").packed(&Claim::at(7));
         match Frame::decode(frame.into(), Features::COMPRESSION) {

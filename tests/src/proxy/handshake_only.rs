@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_may_begin_and_say_nothing_more() {
+    fn only_the_upgrade_and_the_greeting_are_carried() {
         let upgrade = b"GET /sync HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
         let hello = [&[0x82, 0x83, 1, 2, 3, 4][..], b"abc"].concat();
         for piece in [1, 3, 4096] {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn over_http_all_but_batches_is_carried() {
+    fn over_http_everything_but_batches_is_carried() {
         let mut deaf = Deaf::default();
         for (said, passed) in
             [("POST /session HTTP/1.1\r\n", 24), ("{}", 2), ("POST /xadd", 0), ("{}", 0)]
