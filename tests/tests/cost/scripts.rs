@@ -351,7 +351,7 @@ async fn no_batch_new_or_duplicate_holds_redis_longer_than_a_few_milliseconds() 
                     tries.len() < 8,
                     "{batch:?}, new: {is_new}: (time, limit) of all tries: {tries:?}"
                 );
-                tries.push((took().await, script_time::most(&redis, batch).await));
+                tries.push((took().await, script_time::limit(&redis, batch).await));
             }
         }
     }

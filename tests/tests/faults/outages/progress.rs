@@ -69,7 +69,7 @@ async fn an_unacknowledged_link_is_reconnected_and_at_last_the_watchdog_is_not_n
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let (device, systemd) = watched(&cloud, transport).await;
-        cloud.hub_proxy.deafen();
+        cloud.hub_proxy.lose_batches();
         cloud.hub_proxy.cut();
         let first = device.redis.entries(spoke_tests::device::OUT).await;
         let up = [first, add_up(&device, "unacknowledged", 10).await].concat();
