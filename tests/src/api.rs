@@ -32,7 +32,7 @@ pub struct Answer {
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
     install_tls();
-    // Each test has a runtime of its own, and a pooled connection dies with the one it was made in.
+    // Each test has its own runtime, and a pooled connection ends with the runtime that made it.
     let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
     builder.timeout(PATIENCE).build().expect("a client can be made")
 });

@@ -21,9 +21,9 @@ use crate::{
     wait::{PATIENCE, eventually, eventually_true},
 };
 
-/// Where apps on a device publish.
+/// The stream where apps on a device publish.
 pub const OUT: &str = "spoke-agent:out:x";
-/// Where entries from the cloud arrive.
+/// The stream where entries from the cloud arrive.
 pub const IN: &str = "spoke-agent:in:x";
 /// The agent's state hash.
 pub const STATE: &str = "spoke-agent:state:h";

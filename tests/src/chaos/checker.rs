@@ -153,7 +153,7 @@ fn misordered(evidence: &Evidence<'_>) -> Vec<String> {
             && copied.seq <= before.seq
         {
             let origin = &evidence.book.origin;
-            falls.push(format!("{origin}: {} behind {}", place(copied), place(before)));
+            falls.push(format!("{origin}: {} after {}", place(copied), place(before)));
         }
     }
     let has_epochs = evidence.copy.iter().all(|copied| copied.epoch.is_some());

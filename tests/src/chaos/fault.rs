@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 pub enum Kind {
     /// Connections end now, and the next few end after some bytes each.
     Cut,
-    /// Connections end for the device, and the hub is not told.
+    /// Connections end for the device, and the hub does not notice.
     HalfOpen,
     /// Connections stay open and carry nothing.
     BlackHole,

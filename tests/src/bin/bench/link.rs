@@ -173,9 +173,9 @@ pub(crate) fn connection(redis: &RedisServer) -> Connection {
 ///
 /// # Panics
 /// If it is not true in time.
-pub(crate) async fn until(awaited: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(awaited: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
-    while !is_so().await {
+    while !condition().await {
         assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} in vain for {awaited}");
         tokio::time::sleep(LOOK).await;
     }

@@ -76,7 +76,7 @@ pub(crate) enum Damage {
 pub(crate) struct Origin {
     /// Its key.
     pub(crate) stream: String,
-    /// What was added.
+    /// The entries that were added.
     book: Mutex<Book>,
 }
 
@@ -347,7 +347,7 @@ impl Host {
 }
 
 impl Origin {
-    /// What was added.
+    /// The entries that were added.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.book)
     }

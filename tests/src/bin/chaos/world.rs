@@ -245,7 +245,7 @@ impl Agent {
         if !kept.exists() {
             return;
         }
-        let hidden = self.state.with_file_name("made-meanwhile");
+        let hidden = self.state.with_file_name("created-instead");
         // Left from an earlier time.
         let _ = std::fs::remove_dir_all(&hidden);
         if self.state.exists() {

@@ -248,10 +248,10 @@ async fn a_client_that_opens_sessions_endlessly_is_refused_with_429_and_served_a
     }
     assert!(refused > 200, "only {refused} of 300 were refused");
     evil.get("/seq").await.ok();
-    let mut stranger = TcpStream::connect(stand.service.address()).await.unwrap();
-    stranger.write_all(&crate::hostile::request("GET", "/sync", None, &[])).await.unwrap();
+    let mut unauthenticated = TcpStream::connect(stand.service.address()).await.unwrap();
+    unauthenticated.write_all(&crate::hostile::request("GET", "/sync", None, &[])).await.unwrap();
     let mut answer = [0; 12];
-    stranger.read_exact(&mut answer).await.unwrap();
+    unauthenticated.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 401");
 }
 
@@ -264,9 +264,9 @@ async fn send_invalid_tokens(address: std::net::SocketAddr, path: &str, answers:
         let token = format!("{:064x}", rand::random::<u128>());
         let body = [("content-length", "0")];
         let method = if path == "/refresh" { "POST" } else { "GET" };
-        let asked =
+        let sent =
             stream.write_all(&crate::hostile::request(method, path, Some(&token), &body)).await;
-        match (asked, stream.read(&mut answer).await) {
+        match (sent, stream.read(&mut answer).await) {
             (Ok(()), Ok(read)) if read > 0 => {
                 let answer = String::from_utf8_lossy(&answer[..read]);
                 let is_refusal =

@@ -159,7 +159,7 @@ async fn lengths_inside_a_frame_allocate_no_more_than_the_frame() {
     };
     let frames = [
         ("an array", b"\xdd\xff\xff\xff\xff".to_vec()),
-        ("a map behind a PING", b"\x92\x05\xdf\xff\xff\xff\xff".to_vec()),
+        ("a map after a PING", b"\x92\x05\xdf\xff\xff\xff\xff".to_vec()),
         ("a batch", b"\x97\x03\x01\x00\x00\x01\x00\xdd\xff\xff\xff\xff".to_vec()),
         ("fields", b"\x97\x03\x01\x00\x00\x01\x00\x93\x01\x00\xdd\xff\xff\xff\xff".to_vec()),
         (

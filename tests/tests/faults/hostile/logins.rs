@@ -116,7 +116,7 @@ const SLOW: [(&str, &str); 3] =
     [("bcrypt_cost", "9"), ("bcrypt_workers", "1"), ("throttle.address_failures_free", "1000000")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_device_logs_in_on_every_try_whoever_fills_the_bcrypt_queue() {
+async fn a_good_device_logs_in_on_every_try_while_the_bcrypt_queue_is_full() {
     // Addresses and connections per address; the last row is the good device's own address.
     for (hosts, connections) in [(2..10, 24), (2..102, 2), (2..3, 192), (1..2, 96)] {
         let (stand, _) = auth(&SLOW).await;
@@ -186,7 +186,10 @@ async fn a_flood_of_logins_is_throttled_while_a_good_client_refreshes_and_logs_i
         let (statuses, took) = tokio::join!(flood(&stand), log_in());
         println!("answers to the flood: {statuses:?}; a good login took {took:?}");
         let total: usize = statuses.values().sum();
-        assert!(statuses.get("429").is_some_and(|held| *held > total / 2), "{statuses:?}");
+        assert!(
+            statuses.get("429").is_some_and(|throttled| *throttled > total / 2),
+            "{statuses:?}"
+        );
     };
 
     let siege = Siege::lay(pid, good, attack).await;

@@ -199,8 +199,8 @@ async fn an_extreme_number_in_a_frame_duplicates_no_entry() {
             socket.send(Message::binary(frame.clone())).await;
             socket.send(Message::binary(frame.clone())).await;
             // WELCOME, and the answer to the frame.
-            let heard = [socket.next().await, socket.next().await];
-            assert!(matches!(heard[0], Heard::Bytes(_)), "frame {n}: {heard:?}");
+            let answers = [socket.next().await, socket.next().await];
+            assert!(matches!(answers[0], Heard::Bytes(_)), "frame {n}: {answers:?}");
         }
     }
     assert_healthy(&stand, &good, "frames").await;
@@ -233,8 +233,8 @@ async fn a_greeting_with_extreme_numbers_does_no_harm() {
         };
         let mut socket = open(stand.service.address(), api.token().unwrap(), SUBPROTOCOL).await;
         socket.send_frame(&spoke_protocol::message::Frame::Hello(Box::new(greeting.clone()))).await;
-        let heard = socket.next().await;
-        assert!(matches!(heard, Heard::Bytes(_)), "{greeting:?}: {heard:?}");
+        let answers = socket.next().await;
+        assert!(matches!(answers, Heard::Bytes(_)), "{greeting:?}: {answers:?}");
         for _ in 0..2 {
             let body = form(greeting.origin, greeting.cursor);
             let answer = api.post_json("/session", &body).await;

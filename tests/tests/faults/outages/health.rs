@@ -36,8 +36,8 @@ async fn readiness(admin: &Api, status: u16, word: &str) {
     let awaited = format!("{status} from /readyz, with {word:?}");
     eventually(&awaited, RECOVERY, async || {
         let answer = admin.get("/readyz").await;
-        let is_so = answer.status == status && answer.text.contains(word);
-        if is_so { Ok(()) } else { Err(answer) }
+        let is_expected = answer.status == status && answer.text.contains(word);
+        if is_expected { Ok(()) } else { Err(answer) }
     })
     .await;
 }

@@ -89,7 +89,7 @@ async fn an_unacknowledged_link_is_reconnected_and_at_last_the_watchdog_is_not_n
         assert!(words.join(" ").contains("because the hub acknowledged nothing"), "{text}");
         assert_notified("after the first stall", &systemd, 2 * EVERY).await;
 
-        let awaited = format!("the watchdog to be notified no more, {transport}");
+        let awaited = format!("the watchdog to be no longer notified, {transport}");
         eventually_true(&awaited, async || {
             device.log().contains("stopped notifying the systemd watchdog")
         })

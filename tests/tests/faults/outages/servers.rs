@@ -87,8 +87,9 @@ async fn a_redis_downgraded_in_place_is_reported_with_both_versions_until_upgrad
         old.set_old(true);
         eventually("the service to report it", RECOVERY, async || {
             let ready = service.admin().get("/readyz").await;
-            let is_so = ready.text.contains("Redis 6.0.") && ready.text.contains("requires 7.0");
-            if is_so && ready.status == 503 { Ok(()) } else { Err(ready) }
+            let is_expected =
+                ready.text.contains("Redis 6.0.") && ready.text.contains("requires 7.0");
+            if is_expected && ready.status == 503 { Ok(()) } else { Err(ready) }
         })
         .await;
         old.set_old(false);

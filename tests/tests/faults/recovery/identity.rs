@@ -17,7 +17,7 @@ fn words(entry: &Carried) -> (String, usize) {
 }
 
 #[tokio::test]
-async fn a_device_or_its_clone_is_told_why_it_lost_and_nothing_is_interleaved() {
+async fn a_device_or_its_clone_learns_why_it_was_superseded_and_nothing_is_interleaved() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let settings = [("transport", transport)];

@@ -21,7 +21,7 @@ const PROMISED: Duration = Duration::from_secs(5);
 
 async fn replace_with_string(redis: &RedisServer, key: &str) {
     redis.command::<()>(&["RENAME", key, "elsewhere"]).await;
-    redis.command::<()>(&["SET", key, "somebody else's"]).await;
+    redis.command::<()>(&["SET", key, "another application's"]).await;
 }
 
 async fn restore_stream(redis: &RedisServer, key: &str) {
@@ -171,7 +171,7 @@ async fn an_in_stream_of_the_wrong_type_or_without_ids_left_stops_only_its_direc
 #[tokio::test]
 async fn a_dead_letter_key_of_the_wrong_type_stops_one_direction_in_one_session() {
     let (cloud, device, mut up, _) = in_step("ws").await;
-    cloud.redis.command::<()>(&["SET", "spoke-hub:dead:x", "somebody else's"]).await;
+    cloud.redis.command::<()>(&["SET", "spoke-hub:dead:x", "another application's"]).await;
     let poison = [spoke_tests::entries::fields([("seq", "mine")])];
     cloud.redis.add_all(&out("dev1"), &poison).await;
     add_down(&cloud, &device, "afterwards", 10).await;
@@ -212,7 +212,7 @@ async fn over_http_too_a_devices_in_stream_of_the_wrong_type_stops_only_its_dire
 #[tokio::test]
 async fn a_client_whose_out_stream_has_the_wrong_type_connects_sends_and_is_listed() {
     let cloud = Cloud::start().await;
-    cloud.redis.command::<()>(&["SET", &out("dev1"), "somebody else's"]).await;
+    cloud.redis.command::<()>(&["SET", &out("dev1"), "another application's"]).await;
     let device = Device::start(&cloud, "dev1").await;
     let up = add_up(&device, "first", 10).await;
     eventually_true("its entries to be carried", async || {
