@@ -1,4 +1,4 @@
-//! A plain HTTP client of the services, and what every refusal of theirs must look like.
+//! A plain HTTP client of the services, which checks the form of every refusal.
 
 use std::{net::SocketAddr, sync::LazyLock};
 
@@ -19,7 +19,7 @@ pub struct Api {
     client: reqwest::Client,
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// Its status code.
@@ -32,24 +32,24 @@ pub struct Answer {
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
     install_tls();
-    // Each test has a runtime of its own, and a pooled connection dies with the one it was made in.
+    // Each test has its own runtime, and a pooled connection ends with the runtime that made it.
     let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
     builder.timeout(PATIENCE).build().expect("a client can be made")
 });
 
 /// Chooses the one TLS provider of the project for this process.
 pub fn install_tls() {
-    // The second one to come here finds it done.
+    // It fails if it was installed before, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 impl Api {
-    /// The server at this address.
+    /// A client of the server at this address, without a token.
     pub fn new(address: SocketAddr) -> Self {
         Self { address, token: None, client: CLIENT.clone() }
     }
 
-    /// The same with a session.
+    /// The same with a session token.
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
@@ -64,31 +64,31 @@ impl Api {
         self.token.as_deref()
     }
 
-    /// GET.
+    /// Sends GET.
     ///
     /// # Panics
-    /// When no answer comes; and so for all that follow.
+    /// If there is no answer; so do all methods below.
     pub async fn get(&self, path: &str) -> Answer {
         self.call(self.request(Method::GET, path)).await
     }
 
-    /// POST without a body.
+    /// Sends POST without a body.
     pub async fn post(&self, path: &str) -> Answer {
         self.call(self.request(Method::POST, path)).await
     }
 
-    /// POST of a JSON body.
+    /// Sends POST with a JSON body.
     pub async fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.call(self.request(Method::POST, path).json(body)).await
     }
 
-    /// POST of any body.
+    /// Sends POST with any body.
     pub async fn post_body(&self, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> Answer {
         let request = self.request(Method::POST, path).header("content-type", kind);
         self.call(request.body(body.into())).await
     }
 
-    /// A request to be made further, and then given to `call`.
+    /// Returns a request builder, to be sent by `call`.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("http://{}{path}", self.address));
         match &self.token {
@@ -102,10 +102,10 @@ impl Api {
         self.try_call(request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
-    /// Sends a request that may go without an answer.
+    /// Sends a request that may get no answer.
     ///
     /// # Errors
-    /// When no whole answer comes.
+    /// If no complete answer comes.
     pub async fn try_call(
         &self,
         request: reqwest::RequestBuilder,
@@ -115,14 +115,15 @@ impl Api {
         Ok(Answer { status, headers, text: answer.text().await? })
     }
 
-    /// Sends bytes as they are and gives all that comes back until the server closes.
+    /// Sends raw bytes and returns everything until the server closes the connection.
     pub async fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.address).await.expect("the server takes us");
-        // It may refuse before it has read everything.
+        let mut stream =
+            TcpStream::connect(self.address).await.expect("the server accepts connections");
+        // The server may refuse before it has read everything.
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-        // A reset after the answer is an end too.
+        // A reset after the answer also ends the connection.
         let _ = read.expect("the server closes in time");
         String::from_utf8_lossy(&answer).into_owned()
     }
@@ -132,25 +133,25 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// If it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// The body as JSON, of an answer that is 200.
+    /// The body of a 200 as JSON.
     ///
     /// # Panics
-    /// When it is not.
+    /// If the status is not 200.
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{self:?}");
         self.json()
     }
 
-    /// Status and reason of a refusal, which is checked for its form: contract section 4.
+    /// The status and reason of a refusal, after a check of its form: contract section 4.
     ///
     /// # Panics
-    /// When it has another form.
+    /// If it has another form.
     pub fn refusal(&self) -> (u16, String) {
         let body = self.json();
         assert_eq!(body["code"], self.status, "the code is the status: {self:?}");
@@ -160,7 +161,7 @@ impl Answer {
         let is_word = |c: char| c.is_ascii_lowercase() || c == '-';
         assert!(!reason.is_empty() && reason.chars().all(is_word), "a reason is a word: {self:?}");
         if matches!(self.status, 429 | 503) {
-            assert!(self.retry_after() >= Some(1), "it says when to come back: {self:?}");
+            assert!(self.retry_after() >= Some(1), "it has Retry-After: {self:?}");
         }
         (self.status, reason.to_owned())
     }

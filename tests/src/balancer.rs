@@ -1,5 +1,5 @@
-//! A TCP balancer: one address for several services, as in front of two hubs. Round robin, past those
-//! that refuse. It has no faults of its own; the proxy of each device has them.
+//! A TCP load balancer: one address for several services, such as two hubs. Round robin over the targets
+//! that accept. It injects no faults; the proxy of each device does.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ struct Targets {
     next: AtomicUsize,
 }
 
-/// A balancer; it ends, and its connections with it, when dropped.
+/// A balancer. It and its connections end when it is dropped.
 pub struct Balancer {
     address: SocketAddr,
     targets: Arc<Targets>,
@@ -28,12 +28,12 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// A balancer in front of these.
+    /// Starts a balancer in front of these targets.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub async fn start(targets: &[SocketAddr]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let addresses = Mutex::new(targets.iter().copied().map(Some).collect());
         let targets = Arc::new(Targets { addresses, next: AtomicUsize::new(0) });
@@ -41,15 +41,15 @@ impl Balancer {
         Self { address, targets, accepting }
     }
 
-    /// Where to connect to.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Leads new connections for one of the targets to another place, or to none while it is gone.
+    /// Changes the address of one target, or takes the target out with `None`.
     ///
     /// # Panics
-    /// When there is no such target.
+    /// If there is no such target.
     pub fn retarget(&self, which: usize, address: Option<SocketAddr>) {
         self.targets.lock()[which] = address;
     }
@@ -66,7 +66,7 @@ impl Targets {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that are there, beginning with the one whose turn it is.
+    /// The available targets, beginning with the next one of the round robin.
     fn in_turn(&self) -> Vec<SocketAddr> {
         let mut addresses = self.lock().clone();
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
@@ -75,7 +75,7 @@ impl Targets {
     }
 }
 
-/// Ends with its connections, which are tasks of its own set.
+/// Accepts connections; when it is aborted, their tasks end with it.
 async fn accept(listener: TcpListener, targets: Arc<Targets>) {
     let mut carried = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -84,12 +84,12 @@ async fn accept(listener: TcpListener, targets: Arc<Targets>) {
     }
 }
 
-/// Closes the connection when nobody takes it.
+/// Closes the connection if no target accepts it.
 async fn carry(mut client: TcpStream, targets: Vec<SocketAddr>) {
     for target in targets {
         let Ok(mut server) = TcpStream::connect(target).await else { continue };
         if client.set_nodelay(true).and(server.set_nodelay(true)).is_ok() {
-            // A connection that ends with an error has ended.
+            // An error ends the connection, too.
             let _ = copy_bidirectional(&mut client, &mut server).await;
         }
         return;

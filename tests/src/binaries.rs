@@ -1,8 +1,8 @@
 //! The programs under test, as cargo built them, found beside the test's own executable.
 //!
-//! Cargo builds the programs of a package for that package's tests only, so those of the services are
-//! built first (`make test` does). An old one would make a test say something about code that is no
-//! more, so its age is held against the list of its sources that cargo writes beside it.
+//! Cargo builds a package's programs only for that package's own tests, so the services have to be built
+//! first (`make test` does). An old program would make a test check code that no longer exists, so its
+//! age is compared with the sources that cargo lists beside it.
 
 use std::{
     env, fs,
@@ -10,16 +10,16 @@ use std::{
     time::SystemTime,
 };
 
-/// A folder with the programs to test instead of those that cargo built: installed ones, say.
+/// The variable with a folder of programs to test instead of those that cargo built, such as installed ones.
 pub const FOLDER_VARIABLE: &str = "SPOKE_TEST_BIN_DIR";
 
-/// How the programs are built.
-const MEND: &str = "build the services first: cargo build --workspace --bins";
+/// What to do if a program is missing or old.
+const WHAT_TO_DO: &str = "build the services first: cargo build --workspace --bins";
 
-/// The path of `spoke-agent`, `spoke-auth` or `spoke-hub`.
+/// Returns the path of `spoke-agent`, `spoke-auth` or `spoke-hub`.
 ///
 /// # Panics
-/// When it is missing or older than its sources, with the mend.
+/// If it is missing or older than its sources, with what to do.
 pub fn path_of(name: &str) -> PathBuf {
     if let Some(folder) = env::var_os(FOLDER_VARIABLE) {
         let path = Path::new(&folder).join(name);
@@ -27,14 +27,15 @@ pub fn path_of(name: &str) -> PathBuf {
         return path;
     }
     let path = beside_this_one(name);
-    let built = modified(&path).unwrap_or_else(|| panic!("{} is missing; {MEND}", path.display()));
+    let built =
+        modified(&path).unwrap_or_else(|| panic!("{} is missing; {WHAT_TO_DO}", path.display()));
     if let Some(source) = newer_source(&path, built) {
-        panic!("{} is older than {}; {MEND}", path.display(), source.display());
+        panic!("{} is older than {}; {WHAT_TO_DO}", path.display(), source.display());
     }
     path
 }
 
-/// `target/<profile>/`, where the test's own executable is in, or in `deps` below.
+/// The path in `target/<profile>/`, where the test's own executable is, or in `deps` below it.
 fn beside_this_one(name: &str) -> PathBuf {
     let own = env::current_exe().expect("a process knows its executable");
     let folder = own.parent().expect("an executable is in a folder");
@@ -45,7 +46,7 @@ fn beside_this_one(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Without cargo's list there is nothing to compare with.
+/// A source that is newer than the program; `None` if cargo's list is missing.
 fn newer_source(program: &Path, built: SystemTime) -> Option<PathBuf> {
     let list = fs::read_to_string(program.with_extension("d")).ok()?;
     let (_, sources) = list.split_once(": ")?;

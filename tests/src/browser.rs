@@ -1,4 +1,4 @@
-//! A real browser, Debian's chromium without a window, driven by its DevTools protocol.
+//! A real browser: Debian's chromium, headless, driven by its DevTools protocol.
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ use crate::{
     wait::{PATIENCE, eventually},
 };
 
-/// What is not the page under test is off: nothing is fetched, reported or brought up to date.
+/// Turns off everything but the page under test: nothing is fetched, reported or updated.
 const ARGUMENTS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
@@ -39,26 +39,26 @@ const ARGUMENTS: [&str; 10] = [
 pub struct Browser {
     line: WebSocketStream<TcpStream>,
     next: u64,
-    /// What the browser had to complain of on the page.
+    /// The errors that the browser reported on the page.
     complaints: Vec<String>,
     _process: Process,
     _folder: TempDir,
 }
 
-/// How a page is looked at.
+/// The display settings of a page.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// In CSS pixels.
+    /// The width in CSS pixels.
     pub width: u32,
-    /// `light` or `dark`.
+    /// The colour scheme: `light` or `dark`.
     pub scheme: &'static str,
 }
 
 impl Browser {
-    /// Starts it; none where chromium is not installed, which is said.
+    /// Starts it; `None` with a printed note if chromium is not installed.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start() -> Option<Self> {
         let Some(program) = installed() else {
             println!("SKIPPED: chromium is not installed (scripts/setup browser)");
@@ -72,10 +72,10 @@ impl Browser {
         start.arguments.push("about:blank".to_owned());
         start = start.variable("HOME", folder.path().display());
         let process = Process::start(&program, &start, &folder.path().join("browser.log"));
-        let port: u16 = eventually("the browser to say where it listens", PATIENCE, async || {
-            let said = fs::read_to_string(data.join("DevToolsActivePort")).unwrap_or_default();
-            let port = said.lines().next().and_then(|port| port.parse().ok());
-            port.ok_or(said)
+        let port: u16 = eventually("the browser to report its port", PATIENCE, async || {
+            let text = fs::read_to_string(data.join("DevToolsActivePort")).unwrap_or_default();
+            let port = text.lines().next().and_then(|port| port.parse().ok());
+            port.ok_or(text)
         })
         .await;
         let url = eventually("the browser to have a page", PATIENCE, async || {
@@ -87,7 +87,8 @@ impl Browser {
             url.map(str::to_owned).ok_or(pages)
         })
         .await;
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the browser takes us");
+        let stream =
+            TcpStream::connect(("127.0.0.1", port)).await.expect("the browser accepts connections");
         let request = url.into_client_request().expect("the browser gives a URL");
         let (line, _) = client_async(request, stream).await.expect("the browser speaks DevTools");
         let mut browser =
@@ -101,28 +102,28 @@ impl Browser {
     /// Calls a method of the protocol.
     ///
     /// # Panics
-    /// When it is refused or not answered in time; and so for all that follow.
+    /// If it is refused or not answered in time; so do all methods below.
     pub async fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.next += 1;
         let id = self.next;
         let text = json!({ "id": id, "method": method, "params": parameters }).to_string();
-        self.line.send(Message::Text(text.into())).await.expect("the browser hears us");
+        self.line.send(Message::Text(text.into())).await.expect("the browser reads requests");
         loop {
-            let heard = tokio::time::timeout(PATIENCE, self.line.next()).await;
-            let heard = heard.unwrap_or_else(|_| panic!("{method} is not answered"));
-            let Some(Ok(Message::Text(text))) = heard else {
-                panic!("the browser ended: {heard:?}")
+            let received = tokio::time::timeout(PATIENCE, self.line.next()).await;
+            let received = received.unwrap_or_else(|_| panic!("{method} is not answered"));
+            let Some(Ok(Message::Text(text))) = received else {
+                panic!("the browser ended: {received:?}")
             };
-            let said: Value = serde_json::from_str(&text).expect("DevTools speaks JSON");
-            if said["id"] == id {
-                assert!(said["error"].is_null(), "{method} is refused: {said}");
-                return said["result"].clone();
+            let message: Value = serde_json::from_str(&text).expect("DevTools speaks JSON");
+            if message["id"] == id {
+                assert!(message["error"].is_null(), "{method} is refused: {message}");
+                return message["result"].clone();
             }
-            self.hear(&said);
+            self.record_complaint(&message);
         }
     }
 
-    fn hear(&mut self, event: &Value) {
+    fn record_complaint(&mut self, event: &Value) {
         let complaint = match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => &event["params"]["exceptionDetails"],
             Some("Log.entryAdded") if event["params"]["entry"]["level"] == "error" => {
@@ -136,12 +137,12 @@ impl Browser {
     /// Opens an address and waits until it is loaded.
     pub async fn open(&mut self, url: &str) {
         let opened = self.call("Page.navigate", json!({ "url": url })).await;
-        assert!(opened["errorText"].is_null(), "{url} is not opened: {opened}");
+        assert!(opened["errorText"].is_null(), "{url} cannot be opened: {opened}");
         self.until(&format!("document.readyState === 'complete' && location.href === '{url}'"))
             .await;
     }
 
-    /// What a script gives.
+    /// Runs a script and returns its value.
     pub async fn run(&mut self, script: &str) -> Value {
         let parameters =
             json!({ "expression": script, "awaitPromise": true, "returnByValue": true });
@@ -150,7 +151,7 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// Waits until a script gives true.
+    /// Waits until a script returns true.
     pub async fn until(&mut self, script: &str) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while self.run(script).await != true {
@@ -162,12 +163,12 @@ impl Browser {
         }
     }
 
-    /// Types into what has the focus.
+    /// Types into the element that has the focus.
     pub async fn type_in(&mut self, text: &str) {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
 
-    /// Looks at the page in this way from now on.
+    /// Shows the page with these display settings from now on.
     pub async fn look(&mut self, look: Look) {
         let is_small = look.width < 700;
         let size = json!({ "width": look.width, "height": if is_small { 844 } else { 900 },
@@ -177,7 +178,7 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": [scheme] })).await;
     }
 
-    /// A picture of the whole page in the folder that `SPOKE_TEST_PICTURES` names, if it does.
+    /// Saves a screenshot of the whole page in the folder `SPOKE_TEST_PICTURES`, if that is set.
     pub async fn picture(&mut self, name: &str) {
         use base64::Engine;
         let Some(folder) = env::var_os("SPOKE_TEST_PICTURES") else { return };
@@ -191,7 +192,7 @@ impl Browser {
         fs::write(folder.join(format!("{name}.png")), bytes).expect("a picture can be written");
     }
 
-    /// What the browser had to complain of so far: exceptions, what its policies forbade, failed loads.
+    /// The errors that the browser reported so far: exceptions, policy violations, failed loads.
     pub fn complaints(&self) -> &[String] {
         &self.complaints
     }

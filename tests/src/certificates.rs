@@ -1,4 +1,4 @@
-//! A certificate authority of the test's own, and certificates of it.
+//! A certificate authority for tests, and its certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use crate::process::write_secret;
 
-/// Files in PEM.
+/// PEM files.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    /// The authority, for those who are to trust it.
+    /// The authority's certificate, for clients that trust it.
     pub ca_file: PathBuf,
     /// The certificate.
     pub cert_file: PathBuf,
@@ -17,13 +17,13 @@ pub struct Certificates {
     pub key_file: PathBuf,
 }
 
-/// Signs certificates into a folder.
+/// An authority that writes its certificates to a folder.
 pub struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// When a certificate is good.
+/// When a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Valid {
     /// Today.
@@ -37,10 +37,10 @@ pub enum Valid {
 const CAN: &str = "a certificate can be made";
 
 impl Authority {
-    /// A new one.
+    /// Makes a new authority.
     ///
     /// # Panics
-    /// When its file cannot be written.
+    /// If its file cannot be written.
     pub fn make(folder: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect(CAN);
         let name = format!("authority {:08x}", rand::random::<u32>());
@@ -52,10 +52,10 @@ impl Authority {
         Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
     }
 
-    /// Makes a certificate for these names; the last one made is what is in the files.
+    /// Makes a certificate for these names, and overwrites the files of the one before.
     ///
     /// # Panics
-    /// When a name is none, or a file cannot be written.
+    /// If a name is invalid, or a file cannot be written.
     pub fn issue(&self, names: &[&str], valid: Valid) -> Certificates {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect(CAN);
@@ -75,21 +75,21 @@ impl Authority {
 }
 
 impl Certificates {
-    /// An authority and a certificate of it for the loopback, in a folder.
+    /// Makes an authority and a certificate for the loopback, in a folder.
     ///
     /// # Panics
-    /// When they cannot be made or written.
+    /// If they cannot be made or written.
     pub fn make(folder: &Path) -> Self {
         Authority::make(folder).issue(&["127.0.0.1", "localhost"], Valid::Now)
     }
 
-    /// The settings of a service that shows this certificate.
+    /// The settings of a service that uses this certificate.
     pub fn settings(&self) -> [(&'static str, String); 2] {
         let path = |path: &Path| path.display().to_string();
         [("tls.cert_file", path(&self.cert_file)), ("tls.key_file", path(&self.key_file))]
     }
 
-    /// The authority's file, as a setting.
+    /// The path of the authority's file, for a setting.
     pub fn ca(&self) -> String {
         self.ca_file.display().to_string()
     }

@@ -1,5 +1,5 @@
-//! The pure half of the chaos run: what goes wrong and what is offered, drawn from a seed, and the
-//! judgement of what came of it. The processes are in `src/bin/chaos`.
+//! The pure part of the chaos run: faults and load drawn from a seed, and the verdict on the outcome. The
+//! processes are in `src/bin/chaos`.
 
 pub mod history;
 pub mod ledger_claims;

@@ -1,25 +1,25 @@
-//! The oracle: what was added at an origin, held against what the copy holds. Exactly once, in order,
-//! bit for bit.
+//! The oracle: compares the entries added at an origin with those of the copy. Exactly once, in order, bit
+//! for bit.
 
 use std::{collections::HashSet, fmt::Write};
 
 use crate::entries::{Fields, Stored};
 
-/// One entry of a copy as it must be: what stands in front of the sender's fields, and those.
+/// One entry of a copy: the fields that Spoke prepends, and the sender's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Carried {
     /// The entry's ID in its origin.
     pub seq: String,
-    /// The life of the origin; none in a device's copy, which does not say.
+    /// The origin's epoch; `None` in a device's copy, which does not contain it.
     pub epoch: Option<u64>,
     /// The sender's fields.
     pub fields: Fields,
 }
 
-/// What `spoke-hub:in:x` holds of one client.
+/// The entries of one client in `spoke-hub:in:x`.
 ///
 /// # Panics
-/// When an entry does not begin with `client`, `epoch` and `seq`.
+/// If an entry does not begin with `client`, `epoch` and `seq`.
 pub fn from_device(copy: &[Stored], client: &str) -> Vec<Carried> {
     let ours = copy.iter().filter(|entry| entry.text("client").as_deref() == Some(client));
     ours.map(|entry| {
@@ -30,10 +30,10 @@ pub fn from_device(copy: &[Stored], client: &str) -> Vec<Carried> {
     .collect()
 }
 
-/// What `spoke-agent:in:x` holds.
+/// The entries of `spoke-agent:in:x`.
 ///
 /// # Panics
-/// When an entry does not begin with `seq`.
+/// If an entry does not begin with `seq`.
 pub fn from_hub(copy: &[Stored]) -> Vec<Carried> {
     let carried = |entry: &Stored| {
         let [seq] = leading(entry, ["seq"]);
@@ -42,17 +42,18 @@ pub fn from_hub(copy: &[Stored]) -> Vec<Carried> {
     copy.iter().map(carried).collect()
 }
 
-/// What a copy must hold of these entries.
+/// The entries that a copy must hold for these.
 pub fn expected(added: &[Stored], epoch: Option<u64>) -> Vec<Carried> {
     let carried =
         |Stored { id, fields }: &Stored| Carried { seq: id.clone(), epoch, fields: fields.clone() };
     added.iter().map(carried).collect()
 }
 
-/// Fails unless both are the same; says where they part, for a listing of 20,000 helps nobody.
+/// Asserts that both are the same. Prints only the first difference, since a listing of 20,000 entries
+/// would be useless.
 ///
 /// # Panics
-/// When they are not the same.
+/// If they differ.
 pub fn assert_same(what: &str, expected: &[Carried], found: &[Carried]) {
     if expected == found {
         return;
@@ -85,7 +86,7 @@ fn leading<const N: usize>(entry: &Stored, names: [&str; N]) -> [String; N] {
         let (field, value) = found.unwrap_or_else(|| panic!("{} has no `{name}`", entry.id));
         assert_eq!(field, name.as_bytes(), "field {position} of {}", entry.id);
         position += 1;
-        String::from_utf8(value.clone()).expect("what Spoke puts in front is text")
+        String::from_utf8(value.clone()).expect("the fields that Spoke prepends are text")
     })
 }
 

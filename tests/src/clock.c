@@ -1,8 +1,8 @@
-/* A clock that another process sets: preloaded, it shifts what a program sees of the time of day by as
- * many seconds as stand in the file that SPOKE_CLOCK names. Timers run by the other clock and on.
+/* A clock that another process sets. When preloaded, it shifts a program's wall clock by the number of
+ * seconds in the file that SPOKE_CLOCK names. Timers use the monotonic clock and are not affected.
  *
- * libfaketime was tried and rejected: it allocates while it looks at the clock, and jemalloc, which
- * Debian's redis-server has, looks at the clock before it can allocate. */
+ * libfaketime was tried and rejected: it allocates while it reads the clock, and jemalloc, which
+ * Debian's redis-server uses, reads the clock before it can allocate. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-//! The cloud's side: a Redis, auth, a hub, and a faulty network in front of both services.
+//! The cloud: a Redis, auth, a hub, and a faulty network in front of both services.
 
 use std::{
     net::SocketAddr,
@@ -23,14 +23,14 @@ use crate::{
     service::{Kind, Service},
 };
 
-/// The stream where everything from the devices arrives.
+/// The stream where entries from all devices arrive.
 pub const IN: &str = "spoke-hub:in:x";
 /// The hub's loss ledger.
 pub const LOST: &str = "spoke-hub:lost:x";
-/// The OTP secret of all clients that are provisioned here: the one of the contract.
+/// The OTP secret of all clients that are provisioned here, from the contract.
 pub const OTP_SECRET: &str = "GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P";
 
-/// The cloud. Everything ends when it is dropped.
+/// The cloud. All processes end when it is dropped.
 pub struct Cloud {
     /// Devices reach the hub through this.
     pub hub_proxy: Proxy,
@@ -45,7 +45,7 @@ pub struct Cloud {
     folder: TempDir,
 }
 
-/// The settings of a cloud beyond those that suit a test.
+/// Settings in addition to the defaults of a test.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settings<'a> {
     /// The hub's.
@@ -55,34 +55,34 @@ pub struct Settings<'a> {
 }
 
 impl Cloud {
-    /// Starts it.
+    /// Starts a cloud.
     ///
     /// # Panics
-    /// When a part of it does not come up.
+    /// If a part of it does not start.
     pub async fn start() -> Self {
         Self::start_with(Settings::default()).await
     }
 
-    /// Starts it with settings.
+    /// Starts a cloud with settings.
     ///
     /// # Panics
-    /// When a part of it does not come up.
+    /// If a part of it does not start.
     pub async fn start_with(settings: Settings<'_>) -> Self {
         Self::start_on(RedisServer::start().await, settings).await
     }
 
-    /// Starts it on a Redis of the test's choice.
+    /// Starts a cloud on the caller's Redis.
     ///
     /// # Panics
-    /// When a part of it does not come up.
+    /// If a part of it does not start.
     pub async fn start_on(redis: RedisServer, settings: Settings<'_>) -> Self {
         Self::launch(redis, settings, None).await
     }
 
-    /// Starts one of which all goes by this clock.
+    /// Starts a cloud in which all processes use this clock.
     ///
     /// # Panics
-    /// When a part of it does not come up.
+    /// If a part of it does not start.
     pub async fn start_at(clock: &Clock) -> Self {
         let redis = RedisServer::start_at(clock).await;
         Self::launch(redis, Settings::default(), Some(clock)).await
@@ -103,63 +103,63 @@ impl Cloud {
         Self { hub_proxy, auth_proxy, hub, auth, redis, folder }
     }
 
-    /// A folder for what a test needs.
+    /// A temporary folder for the test.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// SIGKILL for the hub, and a new one in its place.
+    /// Kills the hub with SIGKILL and starts a new one in its place.
     ///
     /// # Panics
-    /// When the new one does not come up.
+    /// If the new one does not start.
     pub async fn restart_hub(&mut self) {
         self.hub.restart().await;
         self.hub_proxy.retarget(self.hub.address());
     }
 
-    /// SIGKILL for auth, and a new one in its place.
+    /// Kills auth with SIGKILL and starts a new one in its place.
     ///
     /// # Panics
-    /// When the new one does not come up.
+    /// If the new one does not start.
     pub async fn restart_auth(&mut self) {
         self.auth.restart().await;
         self.auth_proxy.retarget(self.auth.address());
     }
 
-    /// Lets a client register for a week, by the contract's own line.
+    /// Provisions a client for a week, with the command of the contract.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn provision(&self, client: &str) {
         provision(&self.redis, client, now_ms() + 7 * 24 * 3_600_000).await;
     }
 
-    /// The hub's HTTP for a client with a session.
+    /// An HTTP client of the hub with a session.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn client(&self, client: &str) -> Api {
         self.hub.api().with_token(&admit(&self.redis, client).await)
     }
 
-    /// What `spoke-hub:in:x` holds of a client.
+    /// The entries of a client in `spoke-hub:in:x`.
     ///
     /// # Panics
-    /// When Redis refuses or an entry is not as it must be.
+    /// If Redis refuses or an entry is malformed.
     pub async fn carried(&self, client: &str) -> Vec<Carried> {
         from_device(&self.redis.entries(IN).await, client)
     }
 
-    /// What `spoke-hub:in:x` holds.
+    /// All entries of `spoke-hub:in:x`.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn inbound(&self) -> Vec<Stored> {
         self.redis.entries(IN).await
     }
 }
 
-/// The stream of what is to go to a client.
+/// The out stream for a client.
 pub fn out(client: &str) -> String {
     format!("spoke-hub:out:{client}:x")
 }
@@ -167,18 +167,17 @@ pub fn out(client: &str) -> String {
 /// Provisions a client until a time in ms since 1970.
 ///
 /// # Panics
-/// When Redis refuses.
+/// If Redis refuses.
 pub async fn provision(redis: &RedisServer, client: &str, deadline_ms: u64) {
     let key = format!("spoke-auth:client:{client}:h");
     let deadline = deadline_ms.to_string();
     redis.command::<()>(&["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline]).await;
 }
 
-/// Writes a session and its client down as auth does and gives its token, for tests in which auth has no
-/// part.
+/// Writes a session and its client to Redis as auth does, and returns the token, for tests without auth.
 ///
 /// # Panics
-/// When Redis refuses.
+/// If Redis refuses.
 pub async fn admit(redis: &RedisServer, client: &str) -> String {
     let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let of_client = format!("{}{client}:h", client_prefix("spoke-auth"));
@@ -197,7 +196,7 @@ pub async fn admit(redis: &RedisServer, client: &str) -> String {
     token
 }
 
-/// The one-time code of the contract's secret, some steps of 30 s from now.
+/// The one-time code of the contract's secret, this many steps of 30 s from now.
 ///
 /// # Panics
 /// Never: the secret is well formed.
@@ -208,13 +207,13 @@ pub fn one_time_code(steps: i64) -> String {
     totp.generate(seconds)
 }
 
-/// The proof with which `client` registers `secret`, some steps of 30 s from now.
+/// The proof with which `client` registers `secret`, this many steps of 30 s from now.
 ///
 /// # Panics
-/// When it is no client's name.
+/// If the client's name is invalid.
 pub fn proof(client: &str, secret: &str, steps: i64) -> String {
     let key = Secret::Encoded(OTP_SECRET.to_owned()).to_bytes().expect("the secret is base32");
-    let client = client.parse().expect("it is a client's name");
+    let client = client.parse().expect("the client's name is valid");
     let step = (now_ms() / 30_000).saturating_add_signed(steps);
     registration_proof(&key, &client, step, &secret.into()).expose_secret().to_owned()
 }
@@ -222,7 +221,7 @@ pub fn proof(client: &str, secret: &str, steps: i64) -> String {
 /// Milliseconds since 1970.
 ///
 /// # Panics
-/// When the clock stands before that.
+/// If the clock is before that.
 pub fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
     since_1970.as_millis() as u64

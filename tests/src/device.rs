@@ -21,13 +21,13 @@ use crate::{
     wait::{PATIENCE, eventually, eventually_true},
 };
 
-/// Where apps on a device publish.
+/// The stream where apps on a device publish.
 pub const OUT: &str = "spoke-agent:out:x";
-/// Where entries from the cloud arrive.
+/// The stream where entries from the cloud arrive.
 pub const IN: &str = "spoke-agent:in:x";
-/// What the agent remembers.
+/// The agent's state hash.
 pub const STATE: &str = "spoke-agent:state:h";
-/// Entries that can never be sent.
+/// The agent's dead letters.
 pub const DEAD: &str = "spoke-agent:dead:x";
 /// The device's loss ledger.
 pub const LOST: &str = "spoke-agent:lost:x";
@@ -41,16 +41,16 @@ pub struct Device {
     pub redis: RedisServer,
     start: Start,
     log: PathBuf,
-    /// How long the log was when this agent started.
+    /// The length of the log when this agent started.
     log_before: usize,
     folder: TempDir,
 }
 
 impl Device {
-    /// A device that is provisioned in `cloud` and whose agent runs.
+    /// A device that is provisioned in `cloud`, with a running agent.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start(cloud: &Cloud, client: &str) -> Self {
         Self::start_with(cloud, client, &[]).await
     }
@@ -58,25 +58,25 @@ impl Device {
     /// The same with settings of the agent.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start_with(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
         let mut device = Self::without_agent(cloud, client, settings).await;
         device.start_agent();
         device
     }
 
-    /// A device that is provisioned in `cloud` and whose agent is not started yet.
+    /// A device that is provisioned in `cloud`, whose agent is not started yet.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn without_agent(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
         Self::without_agent_on(RedisServer::start().await, cloud, client, settings).await
     }
 
-    /// The same on a Redis of the caller's choice.
+    /// The same on the caller's Redis.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn without_agent_on(
         redis: RedisServer,
         cloud: &Cloud,
@@ -96,7 +96,7 @@ impl Device {
             ("otp_secret_file", path("otp-secret")),
             ("state_dir", path("state")),
             ("admin_listen", String::new()),
-            // Tests cut links by the dozen and cannot wait as a device in the field does.
+            // Tests cut many links and cannot wait as long as a device in production.
             ("retry_first_ms", "20".to_owned()),
             ("retry_longest_ms", "500".to_owned()),
             ("refused_retry_first_ms", "100".to_owned()),
@@ -115,11 +115,11 @@ impl Device {
         Self { agent: None, client: client.to_owned(), redis, start, log, log_before: 0, folder }
     }
 
-    /// A second device with the files of this one, as from a copied SD card, and an empty Redis of its
-    /// own. Its agent is not started yet.
+    /// A second device with the state files of `original`, like a copied SD card, and an empty Redis of
+    /// its own. Its agent is not started yet.
     ///
     /// # Panics
-    /// When the files cannot be copied.
+    /// If the files cannot be copied.
     pub async fn clone_of(cloud: &Cloud, original: &Self, settings: &[(&str, &str)]) -> Self {
         let clone = Self::without_agent(cloud, &original.client, settings).await;
         copy_private(&original.folder().join("state"), &clone.folder().join("state"));
@@ -131,10 +131,10 @@ impl Device {
         self.folder.path()
     }
 
-    /// Starts the agent, killing it first if it runs.
+    /// Starts the agent; kills it first if it is running.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start_agent(&mut self) {
         self.agent = None;
         self.log_before = self.log().len();
@@ -152,7 +152,7 @@ impl Device {
         self.start = std::mem::take(&mut self.start).variable(name, value);
     }
 
-    /// Starts agents through this command from now on.
+    /// Starts agents by this command from now on.
     pub fn start_through(&mut self, words: &[&str]) {
         self.start.through = words.iter().map(ToString::to_string).collect();
     }
@@ -160,38 +160,38 @@ impl Device {
     /// The agent's process.
     ///
     /// # Panics
-    /// When it was not started.
+    /// If it was not started.
     pub fn agent(&mut self) -> &mut Process {
         self.agent.as_mut().expect("the agent was started")
     }
 
-    /// SIGKILL for the agent.
+    /// Kills the agent with SIGKILL.
     pub fn kill_agent(&mut self) {
         self.agent().kill9();
     }
 
-    /// SIGTERM for the agent once it has started, and waits for its end.
+    /// Waits until the agent has started, sends SIGTERM, and waits for its exit.
     ///
     /// # Panics
-    /// When it does not start or end in time.
+    /// If it does not start or end in time.
     pub async fn stop_agent(&mut self) -> ExitStatus {
         eventually_true("the agent to have started", async || {
             let log = self.log();
-            log.get(self.log_before..).is_some_and(|said| said.contains("\"started\""))
+            log.get(self.log_before..).is_some_and(|own| own.contains("\"started\""))
         })
         .await;
         self.agent().terminate().await
     }
 
-    /// All that its agents logged so far.
+    /// The logs of all its agents so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Its agent's admin listener, which is off by default here.
+    /// Its agent's admin listener, which is off by default in tests.
     ///
     /// # Panics
-    /// When the setting `admin_listen` is not an address.
+    /// If the setting `admin_listen` is not an address.
     pub fn admin(&self) -> Api {
         let name = variable("admin_listen");
         let set = self.start.environment.iter().rfind(|(variable, _)| *variable == name);
@@ -202,7 +202,7 @@ impl Device {
     /// Runs a command of `spoke-agent` with the settings of this device.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not end in time.
     pub async fn command(&self, arguments: &[&str]) -> Finished {
         let mut start = self.start.clone();
         start.arguments = arguments.iter().map(ToString::to_string).collect();
@@ -212,7 +212,7 @@ impl Device {
     /// Starts a command of `spoke-agent` with the settings of this device.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn begin(&self, arguments: &[&str]) -> Process {
         let mut start = self.start.clone();
         start.arguments = arguments.iter().map(ToString::to_string).collect();
@@ -223,18 +223,18 @@ impl Device {
         )
     }
 
-    /// What its in stream holds.
+    /// The entries of its in stream.
     ///
     /// # Panics
-    /// When Redis refuses or an entry is not as it must be.
+    /// If Redis refuses or an entry is malformed.
     pub async fn carried(&self) -> Vec<Carried> {
         from_hub(&self.redis.entries(IN).await)
     }
 
-    /// Waits until both origins know that everything was carried.
+    /// Waits until both origins have stored the acknowledgement of their last entry.
     ///
     /// # Panics
-    /// When that is not so within `PATIENCE`.
+    /// If that takes longer than `PATIENCE`.
     pub async fn acknowledged_both_ways(&self, cloud: &Cloud) {
         let up = last(&self.redis, OUT).await;
         let down = last(&cloud.redis, &out(&self.client)).await;
@@ -249,11 +249,10 @@ impl Device {
         .await;
     }
 
-    /// Waits until everything that is in its out stream is in the hub's copy in this epoch, and
-    /// everything for it in its own.
+    /// Waits until the last entry of each out stream is in its copy.
     ///
     /// # Panics
-    /// When that is not so within `PATIENCE`.
+    /// If that takes longer than `PATIENCE`.
     pub async fn carried_both_ways(&self, cloud: &Cloud) {
         let up = last(&self.redis, OUT).await;
         let down = last(&cloud.redis, &out(&self.client)).await;
@@ -285,7 +284,7 @@ async fn last(redis: &RedisServer, stream: &str) -> String {
     stored(newest).pop().map_or("0-0".to_owned(), |entry| entry.id)
 }
 
-/// The variable of an agent's setting.
+/// The environment variable of an agent's setting.
 pub fn variable(key: &str) -> String {
     format!("SPOKE_AGENT_{}", key.replace('.', "__").to_uppercase())
 }

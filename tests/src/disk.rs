@@ -9,17 +9,17 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A file system of its own, in memory. It is gone when dropped.
+/// A small file system in memory. It is unmounted when dropped.
 pub struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// Makes one of this size. Only root can, in most places: without it, says that the test is
-    /// skipped and gives none.
+    /// Mounts one of this size. This mostly needs root: otherwise it prints that the test is skipped and
+    /// returns `None`.
     ///
     /// # Panics
-    /// When there is no temporary folder.
+    /// If a temporary folder cannot be made.
     pub fn mount(kib: usize) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("spoke-disk-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -37,15 +37,15 @@ impl SmallDisk {
         }
     }
 
-    /// Where it is.
+    /// Returns its mount point.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Leaves not a byte free.
+    /// Fills it to the last byte.
     ///
     /// # Panics
-    /// When it cannot be filled.
+    /// If it cannot be filled.
     pub fn fill(&self) {
         let mut file = fs::File::create(self.filler()).expect("a file can be made");
         let full = loop {
@@ -56,27 +56,27 @@ impl SmallDisk {
         assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
     }
 
-    /// Makes room again.
+    /// Frees the space again.
     ///
     /// # Panics
-    /// When it was not filled.
+    /// If it was not filled.
     pub fn free(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 
-    /// Takes no writes any more, as a card that is worn out.
+    /// Makes it read-only, as a worn-out SD card becomes.
     ///
     /// # Panics
-    /// When that cannot be set.
-    pub fn wear_out(&self) {
+    /// If it cannot be remounted.
+    pub fn make_read_only(&self) {
         self.remount("remount,ro");
     }
 
-    /// Takes writes again.
+    /// Makes it writable again.
     ///
     /// # Panics
-    /// When that cannot be set.
-    pub fn mend(&self) {
+    /// If it cannot be remounted.
+    pub fn make_writable(&self) {
         self.remount("remount,rw");
     }
 

@@ -1,4 +1,4 @@
-//! Entries as Redis holds them: bytes in order, repeats and all, never through a map.
+//! Entries as Redis holds them: bytes in order and with repeated fields, never as a map.
 
 use redis::Value;
 
@@ -10,7 +10,7 @@ pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 pub struct Stored {
     /// Its ID in that stream.
     pub id: String,
-    /// What it holds.
+    /// Its fields.
     pub fields: Fields,
 }
 
@@ -22,18 +22,18 @@ impl Stored {
     }
 }
 
-/// Fields of text.
+/// Makes fields from pairs.
 pub fn fields<N: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: impl IntoIterator<Item = (N, V)>) -> Fields {
     let bytes = |(name, value): (N, V)| (name.as_ref().to_vec(), value.as_ref().to_vec());
     pairs.into_iter().map(bytes).collect()
 }
 
-/// One field `topic` and one `n`: enough to tell entries apart.
+/// The fields `topic` and `n`, which distinguish entries.
 pub fn numbered(n: usize) -> Fields {
     fields([("topic", "test".to_owned()), ("n", n.to_string())])
 }
 
-/// Entries that a careless carrier spoils, each with the reason why.
+/// Entries that a careless implementation would corrupt, each with the reason.
 pub fn awkward() -> Vec<(&'static str, Fields)> {
     let many = (0..128).map(|i| (format!("field-{i}"), format!("value-{i}")));
     vec![
@@ -55,7 +55,7 @@ pub fn awkward() -> Vec<(&'static str, Fields)> {
     ]
 }
 
-/// 128 fields with names that repeat and are no text, empty values, and values of a mebibyte in all.
+/// 128 fields with repeated and non-text names, empty values, and a mebibyte of values in total.
 fn all_at_once() -> Fields {
     let names = [&b"a"[..], b"\xff\x00", b"", b"a", b"b64"];
     let value = |i: usize| match i {
@@ -66,25 +66,25 @@ fn all_at_once() -> Fields {
     (0..128).map(|i| (names[i % names.len()].to_vec(), value(i))).collect()
 }
 
-/// Bytes of every value, that many.
+/// This many bytes, with every byte value.
 pub fn every_byte(length: usize) -> Vec<u8> {
-    // 251 is prime, so no power of two lines up with the pattern.
+    // 251 is prime, so the pattern does not align with powers of two.
     (0..length).map(|i| (i % 251) as u8 ^ (i / 251 % 256) as u8).collect()
 }
 
 /// The entries of an XRANGE reply.
 ///
 /// # Panics
-/// When it is none.
+/// If it is not one.
 pub fn stored(reply: Value) -> Vec<Stored> {
     let parts = |value| match value {
         Value::Array(parts) => parts,
         Value::Nil => Vec::new(),
-        other => panic!("a list was expected and not {other:?}"),
+        other => panic!("expected a list, got {other:?}"),
     };
     let bytes = |value| match value {
         Value::BulkString(bytes) => bytes,
-        other => panic!("a byte string was expected and not {other:?}"),
+        other => panic!("expected a byte string, got {other:?}"),
     };
     let entry = |value| {
         let [id, pairs] =

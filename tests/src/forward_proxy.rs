@@ -1,4 +1,4 @@
-//! A forward proxy as in a company's network: the only one that knows where the cloud's names lead.
+//! A forward proxy like one in a company's network: only it can resolve the cloud's names.
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +13,12 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// What it speaks.
+/// The protocol of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     /// CONNECT, and whole requests to `http://`.
     Http,
-    /// The same, but no tunnel is opened to what is not encrypted, as Squid is set by default.
+    /// The same, but without tunnels to unencrypted ports, like Squid's default.
     HttpNoTunnel,
     /// SOCKS5.
     Socks,
@@ -31,7 +31,7 @@ struct Shared {
     asked: Mutex<Vec<String>>,
 }
 
-/// A forward proxy; it ends, and its connections with it, when dropped.
+/// A forward proxy. It and its connections end when it is dropped.
 pub struct ForwardProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -39,16 +39,16 @@ pub struct ForwardProxy {
 }
 
 impl ForwardProxy {
-    /// One that knows these names, and lets in those with these credentials, where there are any.
+    /// Starts a proxy that resolves these names, and that requires these credentials if there are any.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub async fn start(
         speaks: Speaks,
         names: &[(&str, SocketAddr)],
         credentials: Option<(&str, &str)>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let names = names.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();
         let credentials = credentials.map(|(user, word)| (user.to_owned(), word.to_owned()));
@@ -62,7 +62,7 @@ impl ForwardProxy {
         self.address
     }
 
-    /// What it was asked for and let through since the last call, such as `CONNECT hub.test`.
+    /// The requests that it forwarded since the last call, such as `CONNECT hub.test`.
     pub fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -122,7 +122,7 @@ impl Shared {
         if is_tunnel {
             near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.ok()?;
         } else {
-            // One request a connection.
+            // One request per connection.
             let head = head.replacen(target, &format!("/{path}"), 1);
             let head = head.replacen("\r\n", "\r\nconnection: close\r\n", 1);
             far.write_all(head.as_bytes()).await.ok()?;
@@ -144,8 +144,8 @@ impl Shared {
         near.write_all(&[5, method]).await.ok()?;
         if let Some((user, word)) = &self.credentials {
             near.read_u8().await.ok()?;
-            let told = (text(&mut near).await?, text(&mut near).await?);
-            let is_known = told == (user.clone(), word.clone());
+            let received = (text(&mut near).await?, text(&mut near).await?);
+            let is_known = received == (user.clone(), word.clone());
             near.write_all(&[1, u8::from(!is_known)]).await.ok()?;
             if !is_known {
                 return None;
@@ -153,7 +153,7 @@ impl Shared {
         }
         let mut request = [0; 4];
         near.read_exact(&mut request).await.ok()?;
-        // Names only: those who would resolve them themselves could not.
+        // Names only: clients could not resolve them.
         let name = if request[3] == 3 { text(&mut near).await? } else { return None };
         near.read_u16().await.ok()?;
         let address = self.names.get(&name)?;

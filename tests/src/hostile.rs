@@ -1,4 +1,4 @@
-//! What a hostile client sends: frames, bodies and bytes that no library of ours would make.
+//! The traffic of a hostile client: frames, bodies and bytes that no regular client would send.
 
 pub mod arsenal;
 pub mod bodies;

@@ -1,8 +1,8 @@
 //! The test harness of Spoke: real `redis-server` processes, the real services, a faulty network.
 //!
-//! Everything a test starts is its own, on free ports of the loopback and in a temporary folder, and
-//! ends with the test. Nothing is mocked. Rejected: running the services inside the test's process,
-//! which could neither be killed nor have settings from an environment of its own.
+//! Each test starts its own processes, on free loopback ports and in a temporary folder, and they end with
+//! the test. Nothing is mocked. Rejected: running the services inside the test's process, where they
+//! could neither be killed nor have an environment of their own.
 
 pub mod old_redis;
 pub mod api;

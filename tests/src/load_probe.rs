@@ -1,5 +1,5 @@
-//! What a hostile client does to everybody else: the latency of a good client and the memory of the
-//! process, before, during and after.
+//! Measures the effect of a hostile client: the latency of a good client and the memory of the process,
+//! before, during and after the attack.
 
 use std::{
     fmt, fs,
@@ -11,35 +11,35 @@ use std::{
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// How long the good client is watched before, and again after.
+/// How long the good client is measured before, and again after.
 const CALM: Duration = Duration::from_millis(800);
-/// Between two looks at the memory.
+/// The interval between two samples of the memory.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What the good client and the process were like for a while.
+/// The measurements of one phase.
 #[derive(Clone, Default)]
 pub struct Figures {
     latencies: Vec<Duration>,
-    /// The most memory that was in use.
+    /// The peak memory.
     pub memory_kib: u64,
 }
 
-/// A siege that is over.
+/// The measurements of an attack that is over.
 pub struct Siege {
-    /// Before it began.
+    /// Before it.
     pub before: Figures,
-    /// While it lasted.
+    /// During it.
     pub during: Figures,
-    /// Once the besieger was gone.
+    /// After it.
     pub after: Figures,
 }
 
-/// Takes the time of the good client's requests.
+/// Records the latency of the good client's requests.
 #[derive(Clone, Default)]
 pub struct Recorder(Arc<Mutex<Figures>>);
 
 impl Recorder {
-    /// How long this takes.
+    /// Records how long a request takes.
     pub async fn time<T>(&self, request: impl Future<Output = T>) -> T {
         let begun = Instant::now();
         let answer = request.await;
@@ -47,7 +47,7 @@ impl Recorder {
         answer
     }
 
-    fn see(&self, memory_kib: u64) {
+    fn record_memory(&self, memory_kib: u64) {
         let mut figures = self.lock();
         figures.memory_kib = figures.memory_kib.max(memory_kib);
     }
@@ -64,11 +64,11 @@ impl Recorder {
 }
 
 impl Siege {
-    /// Watches the process and a good client, which goes on for ever, before, during and after an
-    /// attack. What the attack gives, its open connections say, is dropped before the last look.
+    /// Measures the process and a good client, which runs without end, before, during and after an
+    /// attack. The attack's result, such as its open connections, is dropped before the last phase.
     ///
     /// # Panics
-    /// When the good client ends: it is one that must not fail.
+    /// If the good client ends, which it must not.
     pub async fn lay<T>(
         pid: u32,
         good: impl AsyncFnOnce(Recorder),
@@ -77,7 +77,7 @@ impl Siege {
         let recorder = Recorder::default();
         let look = async {
             loop {
-                recorder.see(resident_kib(pid));
+                recorder.record_memory(resident_kib(pid));
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -95,22 +95,22 @@ impl Siege {
         tokio::select! {
             siege = phases => siege,
             () = good(recorder.clone()) => panic!("the good client ended"),
-            () = look => unreachable!("it looks for ever"),
+            () = look => unreachable!("sampling never ends"),
         }
     }
 
-    /// Prints the figures, and holds them against what a good client can bear and what the attack
-    /// may cost in memory.
+    /// Prints the figures, and asserts the bounds on the good client's latency and on the memory that
+    /// the attack may use.
     ///
     /// # Panics
-    /// When it was too much.
+    /// If a bound is exceeded.
     pub fn assert_borne(&self, what: &str, memory_mib: u64) {
         let Self { before, during, after } = self;
         println!("{what}\n  before {before}\n  during {during}\n  after  {after}");
         for (phase, figures) in [("during", during), ("after", after)] {
-            assert!(!figures.latencies.is_empty(), "{what}: nothing was answered {phase}");
-            // Generous, since other things run on this machine: what is looked for is somebody
-            // who waits for the attacker, and that is seconds.
+            assert!(!figures.latencies.is_empty(), "{what}: no request was answered {phase}");
+            // Generous, since other processes run on this machine: a client that has to wait for the
+            // attacker waits for seconds.
             let bound = (before.percentile(99) * 20).max(Duration::from_millis(1500));
             assert!(figures.percentile(99) <= bound, "{what}: {phase} {figures}, not {bound:?}");
             let more = figures.memory_kib.saturating_sub(before.memory_kib) / 1024;
@@ -120,7 +120,7 @@ impl Siege {
 }
 
 impl Figures {
-    /// What so many of a hundred requests took at most; the longest of all where there are few.
+    /// Returns this percentile of the latencies.
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.latencies.len() * percent).div_ceil(100);
         self.latencies.get(rank.saturating_sub(1)).copied().unwrap_or_default()
@@ -135,10 +135,10 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The memory of a process that is in RAM, in KiB.
+/// Returns the resident memory of a process in KiB.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn resident_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -146,17 +146,17 @@ pub fn resident_kib(pid: u32) -> u64 {
     word.and_then(|kib| kib.parse().ok()).expect("a process has memory")
 }
 
-/// A connection from another address of the loopback, `127.0.0.host`.
+/// Connects from another loopback address, `127.0.0.host`.
 ///
 /// # Errors
-/// When it is refused, or this process has no room for one more.
+/// If it is refused, or this process has no file descriptor left.
 pub async fn connect_from(host: u8, address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::new(127, 0, 0, host), 0).into())?;
     socket.connect(address).await
 }
 
-/// How many connections a test can have open, of as many as it wants.
+/// Returns `wanted`, limited to the connections that this process may open.
 pub fn as_many_as_fit(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     wanted.min(limit.map_or(usize::MAX, |limit| limit as usize).saturating_sub(300))

@@ -1,4 +1,4 @@
-//! A relay to a Redis that swallows what Redis says unasked: its hints are lost, and nothing else is.
+//! A relay to a Redis that drops push messages: hints are lost, and nothing else is.
 
 use std::sync::{
     Arc,
@@ -9,57 +9,57 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::redis_relay::Relay;
 
-/// The relay; its connections end with it.
-pub struct Deaf {
+/// The relay. Its connections end when it is dropped.
+pub struct MutedRedis {
     relay: Relay,
-    swallowed: Arc<AtomicU64>,
+    dropped_hints: Arc<AtomicU64>,
 }
 
-impl Deaf {
-    /// A relay to the Redis at this port of the loopback.
+impl MutedRedis {
+    /// Starts a relay to the Redis at this loopback port.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub async fn start(redis: u16) -> Self {
-        let swallowed = Arc::new(AtomicU64::new(0));
-        let counted = swallowed.clone();
-        let relay = Relay::start(redis, move |mut says, mut hears| {
-            let swallowed = counted.clone();
-            async move { pass_answers(&mut says, &mut hears, &swallowed).await }
+        let dropped_hints = Arc::new(AtomicU64::new(0));
+        let counted = dropped_hints.clone();
+        let relay = Relay::start(redis, move |mut from_redis, mut to_client| {
+            let dropped_hints = counted.clone();
+            async move { pass_answers(&mut from_redis, &mut to_client, &dropped_hints).await }
         });
-        Self { relay: relay.await, swallowed }
+        Self { relay: relay.await, dropped_hints }
     }
 
-    /// The URL of the Redis behind it.
+    /// Returns the URL of the relay.
     pub fn url(&self) -> String {
         self.relay.url()
     }
 
-    /// How many hints it has swallowed.
-    pub fn swallowed(&self) -> u64 {
-        self.swallowed.load(Ordering::Relaxed)
+    /// Returns how many hints it has dropped.
+    pub fn dropped_hints(&self) -> u64 {
+        self.dropped_hints.load(Ordering::Relaxed)
     }
 }
 
 async fn pass_answers(
-    says: &mut (impl AsyncReadExt + Unpin),
-    hears: &mut (impl AsyncWriteExt + Unpin),
-    swallowed: &AtomicU64,
+    from_redis: &mut (impl AsyncReadExt + Unpin),
+    to_client: &mut (impl AsyncWriteExt + Unpin),
+    dropped_hints: &AtomicU64,
 ) -> std::io::Result<()> {
     let mut unread = Vec::new();
-    while says.read_buf(&mut unread).await? > 0 {
+    while from_redis.read_buf(&mut unread).await? > 0 {
         while let Some(length) = value_length(&unread) {
             let value: Vec<u8> = unread.drain(..length).collect();
             match value[0] {
-                b'>' => drop(swallowed.fetch_add(1, Ordering::Relaxed)),
-                _ => hears.write_all(&value).await?,
+                b'>' => drop(dropped_hints.fetch_add(1, Ordering::Relaxed)),
+                _ => to_client.write_all(&value).await?,
             }
         }
     }
     Ok(())
 }
 
-/// Bytes of the whole RESP3 value at the front; none while some of it is missing.
+/// The length in bytes of the RESP3 value at the front; `None` while part of it is missing.
 fn value_length(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let number = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<i64>().ok();

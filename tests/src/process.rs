@@ -1,4 +1,4 @@
-//! A process under test: started with settings of its own, its words kept, ended with the test.
+//! A process under test: started with its own settings, its output kept, ended with the test.
 
 use std::{
     ffi::OsStr,
@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{PATIENCE, eventually};
 
-/// What is shown of a process's words when a test fails.
+/// The lines of a process's log that are printed if a test fails.
 const TAIL_LINES: usize = 40;
 
-/// A process that runs until it is told otherwise. When a test fails, the tail of its log is printed.
+/// A process. It is killed when dropped; if the test fails, the tail of its log is printed.
 pub struct Process {
     name: String,
     child: Child,
@@ -26,7 +26,7 @@ pub struct Process {
 /// A command that has ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Its exit code; none when a signal ended it.
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
@@ -34,32 +34,32 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// How a program is to be started.
+/// How to start a program.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// Its environment, beside `PATH`; nothing else is handed down.
+    /// Its environment, in addition to `PATH`; nothing else is inherited.
     pub environment: Vec<(String, String)>,
-    /// What it reads from standard input.
+    /// Its standard input.
     pub input: Vec<u8>,
-    /// A command that makes itself into the program: that and its arguments come behind these words.
+    /// A command that executes the program: the program and its arguments follow these words.
     pub through: Vec<String>,
 }
 
 impl Start {
-    /// With these arguments.
+    /// A start with these arguments.
     pub fn with(arguments: &[&str]) -> Self {
         Self { arguments: arguments.iter().map(ToString::to_string).collect(), ..Self::default() }
     }
 
-    /// And this variable.
+    /// Adds an environment variable.
     pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// And this on standard input.
+    /// Sets the standard input.
     pub fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
         self
@@ -70,17 +70,17 @@ impl Start {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).args(&self.arguments).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        // A later one of the same name wins.
+        // A later variable of the same name wins.
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 }
 
 impl Process {
-    /// Starts a program whose standard output and error go to the end of the file `log`.
+    /// Starts a program whose standard output and error are appended to the file `log`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(program: &Path, start: &Start, log: &Path) -> Self {
         let name = program.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned();
         let output = File::options().create(true).append(true).open(log);
@@ -98,62 +98,62 @@ impl Process {
         self.child.id()
     }
 
-    /// All that it wrote so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn exit(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked for its status")
     }
 
-    /// Waits until it has ended.
+    /// Waits for its exit.
     ///
     /// # Panics
-    /// When it has not within `PATIENCE`.
+    /// If that takes longer than `PATIENCE`.
     pub async fn exited(&mut self) -> ExitStatus {
         let awaited = format!("the end of {}", self.name);
-        eventually(&awaited, PATIENCE, async || self.exit().ok_or("it runs")).await
+        eventually(&awaited, PATIENCE, async || self.exit().ok_or("it is still running")).await
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM, and waits for its exit.
     ///
     /// # Panics
-    /// When it has not ended within `PATIENCE`.
+    /// If it does not end within `PATIENCE`.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.exited().await
     }
 
-    /// SIGTERM, without waiting.
+    /// Sends SIGTERM, without waiting.
     pub fn ask_to_end(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// SIGHUP: it reads its settings again.
+    /// Sends SIGHUP, at which it reloads its settings.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// SIGINT, as of Ctrl-C, without waiting.
+    /// Sends SIGINT, like Ctrl-C, without waiting.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
     }
 
-    /// SIGKILL: at once, with nothing finished.
+    /// Sends SIGKILL, and waits for its exit.
     pub fn kill9(&mut self) {
-        // One that has ended by itself is as dead.
+        // It fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGSTOP: it is there and does nothing.
+    /// Sends SIGSTOP: the process exists and does nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -180,24 +180,24 @@ impl Drop for Process {
         let ended = self.child.try_wait().ok().flatten();
         self.kill9();
         if std::thread::panicking() {
-            let ended = ended.map_or("it ran until now".to_owned(), |status| status.to_string());
+            let ended = ended.map_or("still running".to_owned(), |status| status.to_string());
             eprintln!("{}({ended})", self.tail());
         }
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command until it ends.
 ///
 /// # Panics
-/// When it cannot be started or does not end within `PATIENCE`.
+/// If it cannot be started or does not end within `PATIENCE`.
 pub async fn run(program: &Path, start: &Start) -> Finished {
     run_within(program, start, PATIENCE).await
 }
 
-/// Runs a command to its end, for no longer than `limit`.
+/// Runs a command until it ends, for at most `limit`.
 ///
 /// # Panics
-/// When it cannot be started or does not end in time.
+/// If it cannot be started or does not end in time.
 pub async fn run_within(program: &Path, start: &Start, limit: Duration) -> Finished {
     let mut command = start.command(program);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -208,7 +208,7 @@ pub async fn run_within(program: &Path, start: &Start, limit: Duration) -> Finis
         .unwrap_or_else(|error| panic!("failed to start {name}: {error}"));
     let mut stdin = child.stdin.take().expect("standard input is a pipe");
     let input = async {
-        // One that does not read its input ends with the pipe broken.
+        // The pipe breaks if the command does not read its input.
         let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, &start.input).await;
         drop(stdin);
     };
@@ -228,16 +228,16 @@ impl Finished {
     /// Its standard output as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// If it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("standard output is no JSON ({error}): {self:?}"))
+            .unwrap_or_else(|error| panic!("standard output is not JSON ({error}): {self:?}"))
     }
 
-    /// Itself, if it did what it was told.
+    /// Returns itself if its exit code is 0.
     ///
     /// # Panics
-    /// When its code is not 0.
+    /// If its exit code is not 0.
     pub fn done(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self
@@ -247,7 +247,7 @@ impl Finished {
 /// Writes a file that only its owner may read.
 ///
 /// # Panics
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn write_secret(path: &Path, text: &str) {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(path);

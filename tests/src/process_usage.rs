@@ -1,53 +1,53 @@
-//! What a process uses, as the kernel counts it.
+//! CPU time and memory of a process, according to the kernel.
 
 use std::{fs, time::Duration};
 
-/// What the kernel counts processor time in: 100 a second, whatever its own clock.
+/// The unit of the kernel's CPU times: 100 a second, independent of its own timer.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Processor time of a process, to the tick, with that of its threads that have ended.
+/// The CPU time of a process in whole ticks, including that of ended threads.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn cpu(pid: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    TICK * ticks(&text).expect("the kernel tells its ticks")
+    TICK * ticks(&text).expect("the kernel reports its ticks")
 }
 
-/// Bytes of a process that are in memory now.
+/// The resident memory of a process.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn resident_bytes(pid: u32) -> u64 {
     size(pid, "status", "VmRSS:")
 }
 
-/// The most that these ever were.
+/// The peak resident memory of a process.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn resident_bytes_max(pid: u32) -> u64 {
     size(pid, "status", "VmHWM:")
 }
 
-/// The memory of a process: its own, and its share of what it has in common with others.
+/// The proportional set size of a process: its own memory, and its share of the memory shared with others.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn pss_bytes(pid: u32) -> u64 {
     size(pid, "smaps_rollup", "Pss:")
 }
 
-/// Of those in memory, the ones that no file stands behind and that no other process has.
+/// The private dirty memory of a process, which is neither backed by a file nor shared.
 ///
 /// # Panics
-/// When there is no such process.
+/// If there is no such process.
 pub fn private_bytes(pid: u32) -> u64 {
     size(pid, "smaps_rollup", "Private_Dirty:")
 }
 
-/// User's and system's, the 14th and the 15th word. The second is the program's name in brackets,
-/// which may hold anything.
+/// The sum of user and system time, the 14th and the 15th word. The second word is the program's name in
+/// brackets, which may contain anything.
 fn ticks(stat: &str) -> Option<u32> {
     let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(11);
     let mut next = || words.next()?.parse::<u32>().ok();
@@ -56,7 +56,7 @@ fn ticks(stat: &str) -> Option<u32> {
 
 fn size(pid: u32, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the process runs");
-    1024 * kilobytes(&text, name).unwrap_or_else(|| panic!("the kernel does not tell {name}"))
+    1024 * kilobytes(&text, name).unwrap_or_else(|| panic!("the kernel does not report {name}"))
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_found_behind_any_name() {
+    fn ticks_are_parsed_after_any_process_name() {
         let text = "7 (a) b (c) S 1 7 7 0 -1 4194560 166 0 0 0 12 30 0 0 20 0 1 0 7 1 2";
         assert_eq!(ticks(text), Some(42));
         assert_eq!(ticks("7 (a) S 1"), None);

@@ -1,7 +1,7 @@
-//! A faulty network: a TCP proxy on the loopback that cuts, holds back, delays and loses.
+//! A faulty network: a TCP proxy on the loopback that cuts connections and delays or drops bytes.
 //!
-//! What it does to bytes in flight is what a real link does to them: they arrive in order or the
-//! connection ends. A connection that lost bytes is therefore cut before it may carry any again.
+//! It treats bytes in flight as a real link does: they arrive in order or the connection ends. A
+//! connection that lost bytes is therefore cut before it carries any others.
 
 mod handshake_only;
 mod pump;
@@ -26,49 +26,49 @@ use tokio_util::sync::CancellationToken;
 
 use self::pump::pump;
 
-/// Bytes carried at a time: small enough that a cut falls inside of frames.
+/// Bytes carried at a time: small enough that cuts fall inside frames.
 const CHUNK: usize = 4096;
 
-/// Where bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connected.
+    /// From the client.
     Up,
-    /// To whoever connected.
+    /// To the client.
     Down,
 }
 
-/// What is done with bytes.
+/// The bytes that are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carry {
-    /// They are carried.
+    /// All.
     All,
-    /// They stay where they are, as on a link that is gone without a word.
+    /// None; connections stay open, as on a link that failed silently.
     Nothing,
-    /// Those to whoever connected are lost, the others arrive.
+    /// Those from the client; those to the client are lost.
     UpOnly,
     /// New connections are closed at once.
     Refuse,
-    /// The beginnings of sessions are carried, and no batch.
-    Deaf,
-    /// HTTP is carried, but a request for a WebSocket is answered 502, as by proxies that know none.
+    /// The beginnings of sessions, but no batch.
+    HandshakeOnly,
+    /// HTTP; a WebSocket upgrade is answered with 502, as by proxies without WebSockets.
     HttpOnly,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Weather {
+struct Conditions {
     carry: Carry,
     delay: Duration,
 }
 
-/// Connections are cut after a number of bytes that is drawn from a seed.
+/// Cuts connections after a random number of bytes.
 struct Cuts {
     random: StdRng,
     bytes: std::ops::Range<u64>,
     left: u32,
 }
 
-/// Each connection is cut after this many bytes, both ways together.
+/// Cuts each connection after this many bytes, both ways together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Narrow {
     bytes: u64,
@@ -78,16 +78,16 @@ struct Narrow {
 /// Which connections a narrow link cuts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Narrowed {
-    /// Every one.
+    /// All.
     All,
-    /// Those of WebSockets.
+    /// Only WebSockets.
     WebSockets,
 }
 
 struct Network {
     narrow: Mutex<Option<Narrow>>,
     upstream: Mutex<SocketAddr>,
-    weather: watch::Sender<Weather>,
+    conditions: watch::Sender<Conditions>,
     cut: Mutex<CancellationToken>,
     strand: Mutex<CancellationToken>,
     cuts: Mutex<Option<Cuts>>,
@@ -96,7 +96,7 @@ struct Network {
     bytes: [AtomicU64; 2],
 }
 
-/// A TCP proxy; it ends, and its connections with it, when dropped.
+/// A TCP proxy. It and its connections end when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
     network: Arc<Network>,
@@ -104,18 +104,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of `upstream`.
+    /// Starts a proxy in front of `upstream`.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub async fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let weather = Weather { carry: Carry::All, delay: Duration::ZERO };
+        let conditions = Conditions { carry: Carry::All, delay: Duration::ZERO };
         let network = Arc::new(Network {
             narrow: Mutex::new(None),
             upstream: Mutex::new(upstream),
-            weather: watch::Sender::new(weather),
+            conditions: watch::Sender::new(conditions),
             cut: Mutex::default(),
             strand: Mutex::default(),
             cuts: Mutex::new(None),
@@ -127,12 +127,12 @@ impl Proxy {
         Self { address, network, accepting }
     }
 
-    /// Where to connect to.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Leads new connections to another place.
+    /// Leads new connections to another server.
     pub fn retarget(&self, upstream: SocketAddr) {
         *lock(&self.network.upstream) = upstream;
     }
@@ -142,35 +142,35 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.network.cut)).cancel();
     }
 
-    /// Ends all connections now for whoever made them; the other side is not told, as when a
-    /// device's address changes, until the next `cut`.
+    /// Ends all connections for their clients now, but not for the server until the next `cut`, as when a
+    /// device's address changes.
     pub fn strand(&self) {
         std::mem::take(&mut *lock(&self.network.strand)).cancel();
     }
 
-    /// Closes every new connection at once; those that are there stay.
+    /// Closes every new connection at once; open connections stay.
     pub fn refuse(&self) {
-        self.change(|weather| weather.carry = Carry::Refuse);
+        self.change(|conditions| conditions.carry = Carry::Refuse);
     }
 
-    /// Takes connections and carries nothing, in either direction, for those that are there too.
+    /// Accepts connections and carries nothing in either direction, also on open connections.
     pub fn black_hole(&self) {
-        self.change(|weather| weather.carry = Carry::Nothing);
+        self.change(|conditions| conditions.carry = Carry::Nothing);
     }
 
-    /// Loses every byte to whoever connected; theirs arrive. So an acknowledgement is lost.
+    /// Loses every byte to the client, such as acknowledgements; bytes from the client arrive.
     pub fn lose_downstream(&self) {
-        self.change(|weather| weather.carry = Carry::UpOnly);
+        self.change(|conditions| conditions.carry = Carry::UpOnly);
     }
 
-    /// Answers requests for a WebSocket with 502 and carries other HTTP, one request a connection.
+    /// Answers WebSocket upgrades with 502 and carries other HTTP, one request per connection.
     pub fn refuse_upgrades(&self) {
-        self.change(|weather| weather.carry = Carry::HttpOnly);
+        self.change(|conditions| conditions.carry = Carry::HttpOnly);
     }
 
-    /// On connections made from now on sessions begin as ever, but no batch of theirs arrives.
-    pub fn deafen(&self) {
-        self.change(|weather| weather.carry = Carry::Deaf);
+    /// On new connections, lets sessions begin but loses their batches.
+    pub fn lose_batches(&self) {
+        self.change(|conditions| conditions.carry = Carry::HandshakeOnly);
     }
 
     /// Carries nothing for this long, then cuts all connections and carries again.
@@ -183,52 +183,52 @@ impl Proxy {
 
     /// Carries everything again.
     pub fn restore(&self) {
-        self.change(|weather| weather.carry = Carry::All);
+        self.change(|conditions| conditions.carry = Carry::All);
     }
 
-    /// Holds every piece back for this long, in both directions.
+    /// Delays every piece by this long, in both directions.
     pub fn delay(&self, delay: Duration) {
-        self.change(|weather| weather.delay = delay);
+        self.change(|conditions| conditions.delay = delay);
     }
 
-    /// Cuts the next `times` connections each after a number of bytes in one direction, both drawn
-    /// from `random`.
+    /// Cuts each of the next `times` connections after a number of bytes in one direction, both drawn from
+    /// `random`.
     pub fn cut_after(&self, random: StdRng, bytes: std::ops::Range<u64>, times: u32) {
         *lock(&self.network.cuts) = Some(Cuts { random, bytes, left: times });
     }
 
-    /// How many connections `cut_after` has yet to cut.
+    /// The number of connections that `cut_after` has yet to cut.
     pub fn cuts_left(&self) -> u32 {
         lock(&self.network.cuts).as_ref().map_or(0, |cuts| cuts.left)
     }
 
-    /// Cuts each connection made from now on after this many bytes, both ways together, until `widen`.
+    /// Cuts each new connection after this many bytes, both ways together, until `widen`.
     pub fn narrow(&self, bytes: u64, of: Narrowed) {
         *lock(&self.network.narrow) = Some(Narrow { bytes, of });
     }
 
-    /// Connections made from now on carry as much as they like again.
+    /// Ends `narrow` for new connections.
     pub fn widen(&self) {
         *lock(&self.network.narrow) = None;
     }
 
-    /// How many connections were cut by that plan.
+    /// The number of connections that were cut after their number of bytes.
     pub fn cut_by_plan(&self) -> u64 {
         self.network.cut_by_plan.load(Ordering::Relaxed)
     }
 
-    /// How many connections were ever taken.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.network.connections.load(Ordering::Relaxed)
     }
 
-    /// How many bytes were ever carried in this direction.
+    /// The number of bytes carried in this direction so far.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.network.bytes[direction as usize].load(Ordering::Relaxed)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Weather)) {
-        self.network.weather.send_modify(change);
+    fn change(&self, change: impl FnOnce(&mut Conditions)) {
+        self.network.conditions.send_modify(change);
     }
 }
 
@@ -239,11 +239,11 @@ impl Drop for Proxy {
 }
 
 impl Network {
-    fn now(&self) -> Weather {
-        *self.weather.borrow()
+    fn now(&self) -> Conditions {
+        *self.conditions.borrow()
     }
 
-    /// After how many bytes of which direction the next connection is cut.
+    /// The direction and number of bytes after which the next connection is cut.
     fn draw_cut(&self) -> Option<(Direction, u64)> {
         let mut cuts = lock(&self.cuts);
         let cuts = cuts.as_mut().filter(|cuts| cuts.left > 0)?;
@@ -253,7 +253,7 @@ impl Network {
     }
 }
 
-/// Ends with its connections, which are tasks of its own set.
+/// Accepts connections; when it is aborted, their tasks end with it.
 async fn accept(listener: TcpListener, network: Arc<Network>) {
     let mut carried = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -267,7 +267,7 @@ async fn accept(listener: TcpListener, network: Arc<Network>) {
     }
 }
 
-/// What a connection is asked for, if that is HTTP.
+/// Returns whether a connection begins with a WebSocket upgrade.
 async fn is_websocket(client: &TcpStream) -> bool {
     let mut head = vec![0; CHUNK];
     let length = client.peek(&mut head).await.unwrap_or(0);
@@ -281,7 +281,7 @@ async fn carry_http(mut client: TcpStream, network: Arc<Network>) {
         b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     match is_websocket(&client).await {
         true => {
-            // Whoever does not want the answer goes without.
+            // The client may have closed the connection.
             let _ = client.read(&mut vec![0; CHUNK]).await;
             let _ = client.write_all(REFUSAL).await;
         }
@@ -296,9 +296,9 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
     let planned = network.draw_cut();
     let budget = |direction| planned.and_then(|(cut, bytes)| (cut == direction).then_some(bytes));
     let connect = async {
-        network.weather.subscribe().wait_for(|now| now.carry != Carry::Nothing).await.ok()?;
+        network.conditions.subscribe().wait_for(|now| now.carry != Carry::Nothing).await.ok()?;
         let server = TcpStream::connect(upstream).await.ok()?;
-        // Small frames go on at once; the delays are ours to make.
+        // Without Nagle's algorithm: only the proxy causes delays.
         client.set_nodelay(true).and(server.set_nodelay(true)).ok()?;
         Some(server)
     };

@@ -1,4 +1,4 @@
-//! A real `redis-server` of the test's own.
+//! A real `redis-server` for a test.
 
 mod damage;
 
@@ -19,47 +19,47 @@ use crate::{
     wait::{PATIENCE, eventually},
 };
 
-/// Ports to try: below those that the kernel hands to outgoing connections.
+/// Ports to try: below those that the kernel uses for outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// Commands of one round trip when many entries are added.
+/// Commands per round trip when many entries are added.
 const PIPELINE: usize = 500;
 
 /// A Redis with an append-only file in a temporary folder. It is killed when dropped.
 pub struct RedisServer {
     directory: PathBuf,
-    /// Removed with the server, where it is the server's own.
+    /// Removed with the server, if the folder is the server's own.
     _folder: Option<TempDir>,
     options: Vec<String>,
     environment: Vec<(String, String)>,
     port: u16,
-    /// Where it listens now: its port, or one that nobody knows.
+    /// The current port: its own, or one that no client knows.
     listening: u16,
     process: Process,
     connection: MultiplexedConnection,
 }
 
-/// When a start is over.
+/// When a start is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// It has read its file.
+    /// When it has loaded its file.
     Serves,
-    /// It may still read its file.
+    /// When it answers, even if it is still loading its file.
     Answers,
 }
 
 impl RedisServer {
-    /// Starts one.
+    /// Starts a server.
     ///
     /// # Panics
-    /// When `redis-server` is missing or does not come up.
+    /// If `redis-server` is missing or does not start.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts one with further options, such as `["--maxmemory", "8mb"]`.
+    /// Starts a server with further options, such as `["--maxmemory", "8mb"]`.
     ///
     /// # Panics
-    /// When `redis-server` is missing or does not come up.
+    /// If `redis-server` is missing or does not start.
     pub async fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -67,10 +67,10 @@ impl RedisServer {
         Self { _folder: Some(folder), ..server }
     }
 
-    /// Starts one that goes by this clock.
+    /// Starts a server that uses this clock.
     ///
     /// # Panics
-    /// When `redis-server` is missing or does not come up.
+    /// If `redis-server` is missing or does not start.
     pub async fn start_at(clock: &Clock) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -78,10 +78,10 @@ impl RedisServer {
         Self { _folder: Some(folder), ..server }
     }
 
-    /// Starts one with its files in a folder that is there.
+    /// Starts a server with its files in an existing folder.
     ///
     /// # Panics
-    /// When `redis-server` is missing or does not come up.
+    /// If `redis-server` is missing or does not start.
     pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
         Self::launch(directory, options, Vec::new()).await
     }
@@ -92,7 +92,7 @@ impl RedisServer {
         environment: Vec<(String, String)>,
     ) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        // Another process may take the port between our look and the server's.
+        // Another process may take the port between our check and the server's start.
         for _ in 0..20 {
             let port = free_port();
             if let Some((process, connection)) =
@@ -111,7 +111,7 @@ impl RedisServer {
                 };
             }
         }
-        panic!("redis-server did not come up on any of 20 ports; is it installed?");
+        panic!("redis-server did not start on any of 20 ports; is it installed?");
     }
 
     /// Its port.
@@ -134,37 +134,37 @@ impl RedisServer {
         &self.directory
     }
 
-    /// A connection to it; all share one until it is restarted.
+    /// A handle of the one connection that all callers share until a restart.
     pub fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
     }
 
-    /// A connection of its own, for what holds up all that is asked for after it.
+    /// A separate connection, for commands that block all later ones.
     ///
     /// # Panics
-    /// When Redis does not take it.
+    /// If Redis refuses it.
     pub async fn another_connection(&self) -> MultiplexedConnection {
         let connected = connect(self.port, self.process.pid(), Until::Answers).await;
         connected.unwrap_or_else(|error| panic!("no further connection to redis: {error}"))
     }
 
-    /// SIGKILL. What was in its append-only file is there after `restart`.
+    /// Kills it with SIGKILL. The contents of its append-only file are there after `restart`.
     pub fn kill9(&mut self) {
         self.process.kill9();
     }
 
-    /// Starts it again on the same port and files, killing it first if it runs.
+    /// Restarts it on the same port and files; kills it first if it is running.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn restart(&mut self) {
         self.restart_with(&[], Until::Serves).await;
     }
 
-    /// The same with options for this life only.
+    /// The same with options until the next restart.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn restart_with(&mut self, options: &[&str], until: Until) {
         self.process.kill9();
         let (directory, port, environment) = (&self.directory, self.port, &self.environment);
@@ -178,12 +178,12 @@ impl RedisServer {
         self.listening = port;
     }
 
-    /// Stops it without ending it: connections stay and nothing is answered.
+    /// Pauses it: connections stay open and nothing is answered.
     pub fn pause(&self) {
         self.process.pause();
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn resume(&self) {
         self.process.resume();
     }
@@ -191,7 +191,7 @@ impl RedisServer {
     /// Runs a command.
     ///
     /// # Panics
-    /// When Redis answers with an error or not at all.
+    /// If Redis answers with an error or not at all.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> T {
         let answer = command.query_async(&mut self.connection()).await;
         answer.unwrap_or_else(|error| panic!("redis refused {command:?}: {error}"))
@@ -200,23 +200,23 @@ impl RedisServer {
     /// Runs a command given as words.
     ///
     /// # Panics
-    /// When Redis answers with an error or not at all.
+    /// If Redis answers with an error or not at all.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.query(cmd(words[0]).arg(&words[1..])).await
     }
 
-    /// A section of what it says of itself.
+    /// A section of INFO.
     ///
     /// # Panics
-    /// When Redis does not answer.
+    /// If Redis does not answer.
     pub async fn info(&self, section: &str) -> String {
         self.command(&["INFO", section]).await
     }
 
-    /// Forgets everything.
+    /// Deletes all keys.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn flushall(&self) {
         self.command::<()>(&["FLUSHALL"]).await;
     }
@@ -224,41 +224,41 @@ impl RedisServer {
     /// Runs the real `redis-cli` against this server.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// If it cannot be run.
     pub async fn cli(&self, arguments: &[&str]) -> Finished {
         let mut start = Start::with(&["-p", &self.port.to_string()]);
         start.arguments.extend(arguments.iter().map(ToString::to_string));
         run(Path::new("redis-cli"), &start).await
     }
 
-    /// Adds an entry and gives its ID.
+    /// Adds an entry and returns its ID.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn add(&self, stream: &str, fields: &Fields) -> String {
         self.add_as(stream, "*", fields).await
     }
 
-    /// Adds an entry under this ID and gives it.
+    /// Adds an entry with this ID and returns the ID.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn add_as(&self, stream: &str, id: &str, fields: &Fields) -> String {
         self.query(&xadd(stream, id, fields)).await
     }
 
-    /// Adds entries in order and gives them with their IDs.
+    /// Adds entries in order and returns them with their IDs.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn add_all(&self, stream: &str, entries: &[Fields]) -> Vec<Stored> {
         add_all(self.connection(), stream, entries).await
     }
 
-    /// Forgets every key with this prefix, as if there had never been one.
+    /// Deletes every key with this prefix.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn forget(&self, prefix: &str) {
         let keys: Vec<String> = self.command(&["KEYS", &format!("{prefix}*")]).await;
         assert!(!keys.is_empty(), "there is nothing to forget under {prefix}");
@@ -268,16 +268,16 @@ impl RedisServer {
     /// All entries of a stream, oldest first.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn entries(&self, stream: &str) -> Vec<Stored> {
         let reply: Value = self.command(&["XRANGE", stream, "-", "+"]).await;
         stored(reply)
     }
 
-    /// How many entries a stream holds.
+    /// The number of entries of a stream.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn length(&self, stream: &str) -> usize {
         self.command(&["XLEN", stream]).await
     }
@@ -285,16 +285,16 @@ impl RedisServer {
     /// A hash's fields by name, as text.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn hash(&self, key: &str) -> std::collections::BTreeMap<String, String> {
         self.command(&["HGETALL", key]).await
     }
 }
 
-/// Adds entries in order over this connection, for a task of its own.
+/// Adds entries in order over this connection, for use in a separate task.
 ///
 /// # Panics
-/// When Redis refuses.
+/// If Redis refuses.
 pub async fn add_all(
     mut connection: MultiplexedConnection,
     stream: &str,
@@ -323,7 +323,7 @@ fn xadd(stream: &str, id: &str, fields: &Fields) -> Cmd {
     xadd
 }
 
-/// A port of the loopback that nobody listens on now.
+/// A loopback port that nothing listens on now.
 pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(PORTS);
@@ -333,7 +333,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// None when it ended, which it does when its port is taken.
+/// Starts a process; `None` if it ended, as it does if its port is in use.
 async fn launch(
     directory: &Path,
     port: u16,
@@ -345,8 +345,8 @@ async fn launch(
     let port_text = port.to_string();
     let mut start = Start::with(&["--port", &port_text, "--bind", "127.0.0.1", "--dir", text]);
     let fixed = ["--appendonly", "yes", "--save", "", "--daemonize", "no"];
-    // So every write is with the kernel before it is answered, and a kill loses nothing; by
-    // `everysec` Redis puts writes off while it syncs, which loses a tail now and then.
+    // Then every write has reached the kernel before it is answered, and a kill loses nothing; with
+    // `everysec` Redis postpones writes while it syncs, and a kill may lose the last ones.
     let synced = ["--appendfsync", "no"];
     start.arguments.extend(fixed.iter().chain(&synced).map(ToString::to_string));
     start.arguments.extend(options.iter().cloned());
@@ -364,7 +364,7 @@ async fn launch(
     Some((process, connection))
 }
 
-/// Connects, and makes sure of who answers: the port may be another test's.
+/// Connects, and checks which process answers: the port may be another test's.
 async fn connect(port: u16, pid: u32, until: Until) -> Result<MultiplexedConnection, String> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}"));
     let client = client.expect("the URL is well formed");
@@ -376,10 +376,10 @@ async fn connect(port: u16, pid: u32, until: Until) -> Result<MultiplexedConnect
     let info: redis::RedisResult<String> = cmd("INFO").query_async(&mut connection).await;
     let info = info.map_err(|error| error.to_string())?;
     if !info.contains(&format!("process_id:{pid}\r\n")) {
-        return Err("another server's answer".to_owned());
+        return Err("another server answered".to_owned());
     }
     match until == Until::Answers || info.contains("\r\nloading:0\r\n") {
         true => Ok(connection),
-        false => Err("it reads its file".to_owned()),
+        false => Err("it is loading its file".to_owned()),
     }
 }

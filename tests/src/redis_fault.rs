@@ -1,4 +1,4 @@
-//! What can be the matter with a Redis, each made to happen on a real one and ended again.
+//! Faults of a Redis, each caused on a real server and ended again.
 
 use std::fs;
 
@@ -9,31 +9,31 @@ use crate::{
     wait::eventually_true,
 };
 
-/// A Redis in trouble.
+/// A fault of a Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// `maxmemory` is reached and nothing may be evicted: OOM.
     Full,
-    /// It was made a replica: READONLY.
+    /// It is a replica: READONLY.
     Replica,
-    /// A replica that has lost its primary and may not give out what is old: MASTERDOWN.
+    /// It is a replica without its primary that may not serve stale data: MASTERDOWN.
     Orphan,
-    /// It cannot write its snapshot and refuses writes for it: MISCONF.
+    /// It cannot write its snapshot and therefore refuses writes: MISCONF.
     NoSnapshot,
-    /// It has fewer replicas than it wants for a write: NOREPLICAS.
+    /// It has fewer replicas than a write requires: NOREPLICAS.
     NoReplicas,
-    /// It has started and still reads its file: LOADING.
+    /// It has started and is still loading its file: LOADING.
     Loading,
-    /// A script of somebody's does not end: BUSY.
+    /// A script of another client does not end: BUSY.
     Busy,
     /// It was killed.
     Gone,
-    /// It was stopped: connections stay, and nothing is answered.
+    /// It is paused: connections stay open, and nothing is answered.
     Hung,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 9] = [
         Self::Full,
         Self::Replica,
@@ -46,15 +46,15 @@ impl Fault {
         Self::Hung,
     ];
 
-    /// Whether what is there can be read all the same.
-    pub fn leaves_reads(self) -> bool {
+    /// Returns whether Redis still answers reads.
+    pub fn allows_reads(self) -> bool {
         matches!(self, Self::Full | Self::Replica | Self::NoSnapshot | Self::NoReplicas)
     }
 
-    /// Brings it about; it is there when this returns.
+    /// Causes the fault, which is in effect when this returns.
     ///
     /// # Panics
-    /// When Redis does not get into trouble.
+    /// If the fault does not occur.
     pub async fn begin(self, redis: &mut RedisServer) {
         match self {
             Self::Full => redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await,
@@ -65,7 +65,7 @@ impl Fault {
                 redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await
             }
             Self::NoSnapshot => {
-                // A file cannot take the place of a directory, not even for root.
+                // Nobody, not even root, can replace a directory by a file.
                 fs::create_dir(snapshot(redis)).expect("a folder can be made");
                 redis.command::<()>(&["CONFIG", "SET", "save", "3600 1000000"]).await;
                 snapshot_ends(redis, "err").await;
@@ -85,7 +85,7 @@ impl Fault {
                 tokio::spawn(async move {
                     let mut eval = cmd("EVAL");
                     eval.arg("while true do end").arg(0);
-                    // Its answer is that it was killed.
+                    // The reply is the error that the script was killed.
                     let _ = eval.query_async::<()>(&mut connection).await;
                 });
                 eventually_true("redis to be busy", async || {
@@ -99,10 +99,10 @@ impl Fault {
         }
     }
 
-    /// Ends it; Redis does everything again when this returns.
+    /// Ends the fault; Redis works again when this returns.
     ///
     /// # Panics
-    /// When it does not.
+    /// If Redis does not recover.
     pub async fn end(self, redis: &mut RedisServer) {
         match self {
             Self::Full => redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await,
@@ -116,7 +116,7 @@ impl Fault {
             }
             Self::Loading => {
                 redis.command::<()>(&["CONFIG", "SET", "key-load-delay", "0"]).await;
-                eventually_true("redis to have read its file", async || {
+                eventually_true("redis to have loaded its file", async || {
                     redis.info("persistence").await.contains("\r\nloading:0\r\n")
                 })
                 .await;

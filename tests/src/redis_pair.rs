@@ -1,12 +1,12 @@
-//! Two Redis behind one address, as behind a DNS name or a floating address: one is the primary.
+//! Two Redis servers behind one address, like a DNS name or a floating IP address: one is the primary.
 
 use std::net::SocketAddr;
 
 use crate::{proxy::Proxy, redis::RedisServer, wait::eventually_true};
 
-/// A primary and its replica, and the address where clients find the primary.
+/// A primary and its replica, and the address of the primary for clients.
 pub struct Pair {
-    /// New connections lead to the primary; those that are open stay where they are.
+    /// Leads new connections to the primary; open connections stay where they are.
     pub proxy: Proxy,
     servers: [RedisServer; 2],
     primary: usize,
@@ -16,7 +16,7 @@ impl Pair {
     /// Starts both.
     ///
     /// # Panics
-    /// When one does not come up.
+    /// If one does not start.
     pub async fn start() -> Self {
         let servers = [RedisServer::start().await, RedisServer::start().await];
         let proxy = Proxy::start(address(&servers[0])).await;
@@ -25,17 +25,17 @@ impl Pair {
         pair
     }
 
-    /// Where clients find the primary.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("redis://{}", self.proxy.address())
     }
 
-    /// The one that takes writes.
+    /// Returns the server that accepts writes.
     pub fn primary(&self) -> &RedisServer {
         &self.servers[self.primary]
     }
 
-    /// The other one.
+    /// Returns the other server.
     pub fn replica(&self) -> &RedisServer {
         &self.servers[1 - self.primary]
     }
@@ -43,7 +43,7 @@ impl Pair {
     /// Promotes the replica, leads new connections there, and makes the old primary follow it.
     ///
     /// # Panics
-    /// When a Redis refuses.
+    /// If a Redis refuses.
     pub async fn fail_over(&mut self) {
         self.primary = 1 - self.primary;
         self.primary().command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
@@ -51,11 +51,11 @@ impl Pair {
         follow(self.replica(), self.primary()).await;
     }
 
-    /// How many clients of the proxy the old primary still has.
+    /// Returns how many clients are still connected to the old primary.
     ///
     /// # Panics
-    /// When it does not answer.
-    pub async fn left_behind(&self) -> usize {
+    /// If it does not answer.
+    pub async fn clients_on_the_old_primary(&self) -> usize {
         let list: String = self.replica().command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
         // The test's own connection is one.
         list.lines().count().saturating_sub(1)

@@ -1,4 +1,4 @@
-//! A relay to a Redis whose answers a test passes on as it likes.
+//! A relay to a Redis through which a test can change the replies.
 
 use std::{future::Future, io, net::Ipv4Addr};
 
@@ -11,18 +11,18 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// The relay; its connections end with it.
+/// The relay. Its connections end when it is dropped.
 pub(crate) struct Relay {
     port: u16,
     task: JoinHandle<()>,
 }
 
 impl Relay {
-    /// A relay to the Redis at this port of the loopback. What is asked goes there as it is; `answer` is
-    /// given what Redis says on each connection, and where that is to go, and a connection ends with it.
+    /// Starts a relay to the Redis at this loopback port. Requests are passed on unchanged; for each
+    /// connection, `answer` reads the replies and writes them to the client, and the connection ends with it.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub(crate) async fn start<F>(
         redis: u16,
         answer: impl Fn(OwnedReadHalf, OwnedWriteHalf) -> F + Send + 'static,
@@ -30,8 +30,7 @@ impl Relay {
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port can be had");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let port = listener.local_addr().expect("a listener has an address").port();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -39,12 +38,12 @@ impl Relay {
                 let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, redis)).await else {
                     continue;
                 };
-                let (mut asks, hears) = near.into_split();
-                let (says, mut asked) = far.into_split();
-                let answering = answer(says, hears);
+                let (mut from_client, to_client) = near.into_split();
+                let (from_redis, mut to_redis) = far.into_split();
+                let answering = answer(from_redis, to_client);
                 connections.spawn(async move {
                     tokio::select! {
-                        copied = copy(&mut asks, &mut asked) => copied.map(|_| ()),
+                        copied = copy(&mut from_client, &mut to_redis) => copied.map(|_| ()),
                         answered = answering => answered,
                     }
                 });
@@ -53,7 +52,7 @@ impl Relay {
         Self { port, task }
     }
 
-    /// The URL of the Redis behind it.
+    /// Returns the URL of the relay.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

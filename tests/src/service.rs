@@ -1,4 +1,4 @@
-//! A hub or auth process, with all its settings from the environment and its ports from its own words.
+//! A hub or auth process, with its settings in the environment and its ports taken from its log.
 
 use std::{
     net::SocketAddr,
@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// The variable of a setting, such as `SPOKE_HUB_TLS__CERT_FILE` of `tls.cert_file`.
+    /// The environment variable of a setting, such as `SPOKE_HUB_TLS__CERT_FILE` of `tls.cert_file`.
     pub fn variable(self, key: &str) -> String {
         let prefix = self.program().replace('-', "_");
         format!("{prefix}_{}", key.replace('.', "__")).to_uppercase()
@@ -49,11 +49,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts one on free ports, with `settings` over those that suit a test, and waits until it
-    /// answers. Its log goes to `folder`.
+    /// Starts a service on free ports, with `settings` over the defaults of a test, and waits until it
+    /// listens. Its log is in `folder`.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start(kind: Kind, redis: &str, settings: &[(&str, &str)], folder: &Path) -> Self {
         Self::start_in(Vec::new(), kind, redis, settings, folder).await
     }
@@ -61,7 +61,7 @@ impl Service {
     /// The same with further variables in its environment.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start_in(
         environment: Vec<(String, String)>,
         kind: Kind,
@@ -78,7 +78,7 @@ impl Service {
             ("log.format", "json"),
         ];
         if kind == Kind::Auth {
-            // The lowest that bcrypt knows: tests hash for the answer and not for safety.
+            // The lowest cost of bcrypt, since tests need no security.
             defaults.push(("bcrypt_cost", "4"));
         }
         for (key, value) in defaults.iter().chain(settings) {
@@ -89,11 +89,11 @@ impl Service {
         Self { kind, start, log, process, address, admin }
     }
 
-    /// Starts one whose settings are all in this file, but for its ports and its Redis, with further
-    /// variables in its environment.
+    /// Starts a service with the settings of this file, except its ports and its Redis, and with further
+    /// environment variables.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn start_from(
         environment: Vec<(String, String)>,
         kind: Kind,
@@ -112,17 +112,17 @@ impl Service {
         Self { kind, start, log, process, address, admin }
     }
 
-    /// Where devices come to.
+    /// Its public address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its public listener, to be called over HTTP.
+    /// An HTTP client of its public listener.
     pub fn api(&self) -> Api {
         Api::new(self.address)
     }
 
-    /// Its admin listener, to be called over HTTP.
+    /// An HTTP client of its admin listener.
     pub fn admin(&self) -> Api {
         Api::new(self.admin)
     }
@@ -137,37 +137,37 @@ impl Service {
         &mut self.process
     }
 
-    /// All that it logged so far, in all its lives.
+    /// Its log so far, including before restarts.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// SIGKILL.
+    /// Kills it with SIGKILL.
     pub fn kill9(&mut self) {
         self.process.kill9();
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM, and waits for its exit.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not end in time.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.process.terminate().await
     }
 
-    /// Starts it again, killing it first if it runs. Its ports are others then.
+    /// Restarts it on new ports; kills it first if it is running.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn restart(&mut self) {
         self.process.kill9();
         (self.process, self.address, self.admin) = launch(self.kind, &self.start, &self.log).await;
     }
 
-    /// Waits until it says that it is ready, which it is once its Redis answers.
+    /// Waits until `/readyz` answers 200, which needs its Redis.
     ///
     /// # Panics
-    /// When it does not in time.
+    /// If that takes longer than `PATIENCE`.
     pub async fn ready(&self) {
         let admin = self.admin();
         let awaited = format!("{} to be ready", self.kind.program());
@@ -178,13 +178,13 @@ impl Service {
 async fn launch(kind: Kind, start: &Start, log: &Path) -> (Process, SocketAddr, SocketAddr) {
     let before = std::fs::metadata(log).map_or(0, |data| data.len() as usize);
     let mut process = Process::start(&binaries::path_of(kind.program()), start, log);
-    let awaited = format!("{} to say where it listens", kind.program());
+    let awaited = format!("{} to log its addresses", kind.program());
     let addresses = eventually(&awaited, PATIENCE, async || {
         if let Some(status) = process.exit() {
             return Ok(Err(status));
         }
-        let said = process.log();
-        listening(said.get(before..).unwrap_or_default()).map(Ok).ok_or("nothing yet")
+        let log = process.log();
+        listening(log.get(before..).unwrap_or_default()).map(Ok).ok_or("nothing yet")
     })
     .await;
     match addresses {

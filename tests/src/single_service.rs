@@ -1,4 +1,4 @@
-//! One service with a Redis, for what can be tried without the rest.
+//! One service with a Redis, for tests that need no other process.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ impl Stand {
     /// Starts both.
     ///
     /// # Panics
-    /// When one does not come up.
+    /// If one does not start.
     pub async fn start(kind: Kind, settings: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start().await;
         let folder = tempfile::Builder::new().prefix("spoke-stand-").tempdir();
@@ -36,20 +36,20 @@ impl Stand {
         Self { service, redis, kind, folder }
     }
 
-    /// A folder for what a test needs.
+    /// A temporary folder for the test.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The service's HTTP without a session.
+    /// An HTTP client of the service without a session.
     pub fn api(&self) -> Api {
         self.service.api()
     }
 
-    /// The service's HTTP for a client with a session.
+    /// An HTTP client of the service with a session.
     ///
     /// # Panics
-    /// When Redis refuses.
+    /// If Redis refuses.
     pub async fn client(&self, client: &str) -> Api {
         self.api().with_token(&admit(&self.redis, client).await)
     }
@@ -57,7 +57,7 @@ impl Stand {
     /// Runs a command of the service's program with the service's settings.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not end in time.
     pub async fn command(&self, arguments: &[&str]) -> Finished {
         let mut start = Start::with(arguments);
         start.environment = self.service.environment().to_vec();

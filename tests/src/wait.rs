@@ -1,4 +1,4 @@
-//! Waiting for what must come to pass: polled with a deadline, never slept for.
+//! Waiting for a state: polled with a deadline, never a fixed sleep.
 
 use std::{
     fmt::Debug,
@@ -11,10 +11,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Polls `probe` until it gives `Ok`, which is returned.
+/// Polls `probe` until it returns `Ok`, and returns its value.
 ///
 /// # Panics
-/// When `limit` has passed, with what was awaited and what the probe saw last.
+/// If `limit` has passed, with `awaited` and the probe's last error.
 pub async fn eventually<T, E: Debug>(
     awaited: &str,
     limit: Duration,
@@ -38,7 +38,7 @@ pub async fn eventually<T, E: Debug>(
 /// Polls `probe` until its value is the expected one.
 ///
 /// # Panics
-/// When `PATIENCE` has passed.
+/// If `PATIENCE` has passed.
 pub async fn eventually_is<T: Debug + PartialEq>(
     awaited: &str,
     expected: T,
@@ -54,16 +54,15 @@ pub async fn eventually_is<T: Debug + PartialEq>(
 /// Polls `probe` until it is true.
 ///
 /// # Panics
-/// When `PATIENCE` has passed.
+/// If `PATIENCE` has passed.
 pub async fn eventually_true(awaited: &str, probe: impl AsyncFnMut() -> bool) {
     eventually_is(awaited, true, probe).await;
 }
 
-/// Looks at `probe` all through `span` and fails at the first look that is not as expected: for
-/// what must not happen.
+/// Polls `probe` throughout `span`, for what must not happen.
 ///
 /// # Panics
-/// When it does.
+/// If its value is ever another than the expected one.
 pub async fn throughout<T: Debug + PartialEq>(
     awaited: &str,
     span: Duration,

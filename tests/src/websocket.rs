@@ -24,18 +24,18 @@ pub const JSON_SUBPROTOCOL: &str = "spoke.v1.json";
 /// An open WebSocket to the hub.
 pub struct Socket {
     inner: WebSocketStream<TcpStream>,
-    /// What the server chose.
+    /// The subprotocol that the server chose.
     pub subprotocol: Option<String>,
 }
 
-/// What a WebSocket brings.
+/// An event on a WebSocket.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
-    /// A message of bytes.
+    /// A binary message.
     Bytes(Bytes),
-    /// A message of text.
+    /// A text message.
     Text(String),
-    /// The end, with its code and reason where the server gave one.
+    /// The end, with its code and reason if the server sent them.
     Closed(Option<(u16, String)>),
 }
 
@@ -51,7 +51,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// A session and one subprotocol.
+    /// A token and one subprotocol.
     pub fn of(token: &str, subprotocol: &str) -> Self {
         let subprotocols = vec![subprotocol.to_owned()];
         Self { token: Some(token.to_owned()), subprotocols, ..Self::default() }
@@ -65,13 +65,13 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// Connects to `/sync`; a refused upgrade is given as the answer that it was.
+    /// Connects to `/sync`.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the upgrade is refused, with the answer.
     ///
     /// # Panics
-    /// When there is no answer at all.
+    /// If there is no answer.
     pub async fn connect(address: SocketAddr, offer: &Offer) -> Result<Self, Answer> {
         let url = format!("ws://{address}/sync{}", offer.query);
         let mut request: Request<()> = url.into_client_request().expect("the URL is well formed");
@@ -84,7 +84,7 @@ impl Socket {
             let value = offer.subprotocols.join(", ").parse().expect("a name can be a header");
             headers.insert("sec-websocket-protocol", value);
         }
-        let stream = TcpStream::connect(address).await.expect("the hub takes connections");
+        let stream = TcpStream::connect(address).await.expect("the hub accepts connections");
         stream.set_nodelay(true).expect("a socket takes options");
         match in_time("the hub's answer to an upgrade", client_async(request, stream)).await {
             Ok((inner, response)) => {
@@ -102,10 +102,10 @@ impl Socket {
         }
     }
 
-    /// The next message, answers to our own pings left out.
+    /// The next message or the end; pings and pongs are skipped.
     ///
     /// # Panics
-    /// When none comes within `PATIENCE`.
+    /// If none comes within `PATIENCE`.
     pub async fn next(&mut self) -> Heard {
         loop {
             let message = in_time("a message from the hub", self.inner.next()).await;
@@ -119,7 +119,7 @@ impl Socket {
         }
     }
 
-    /// Sends a message; one that the hub does not take any more is lost, as on any link.
+    /// Sends a message, which is lost if the hub has closed the connection.
     pub async fn send(&mut self, message: Message) {
         let _ = in_time("the hub to take a message", self.inner.send(message)).await;
     }
@@ -132,46 +132,46 @@ impl Socket {
     /// The next message, which must be a frame of `spoke.v1`.
     ///
     /// # Panics
-    /// When it is something else.
+    /// If it is anything else.
     pub async fn frame(&mut self) -> Frame {
         match self.next().await {
             Heard::Bytes(bytes) => {
                 Frame::decode(bytes, Features::COMPRESSION).expect("the hub speaks the protocol")
             }
-            other => panic!("a frame was expected and not {other:?}"),
+            other => panic!("expected a frame, got {other:?}"),
         }
     }
 
-    /// Says HELLO and gives the hub's WELCOME.
+    /// Sends HELLO and returns the hub's WELCOME.
     ///
     /// # Panics
-    /// When it answers otherwise.
+    /// If the hub answers otherwise.
     pub async fn greet(&mut self, hello: Hello) -> Welcome {
         self.send_frame(&Frame::Hello(Box::new(hello))).await;
         match self.frame().await {
             Frame::Welcome(welcome) => *welcome,
-            other => panic!("a WELCOME was expected and not {other:?}"),
+            other => panic!("expected a WELCOME, got {other:?}"),
         }
     }
 
-    /// Frames up to the next ACK, which is given; those before it are passed over.
+    /// The next ACK; frames before it are skipped.
     ///
     /// # Panics
-    /// When a GOAWAY or the end comes first.
+    /// If a GOAWAY or the end comes first.
     pub async fn ack(&mut self) -> Ack {
         loop {
             match self.frame().await {
                 Frame::Ack(ack) => return ack,
-                Frame::Goaway(goaway) => panic!("an ACK was expected and not {goaway:?}"),
+                Frame::Goaway(goaway) => panic!("expected an ACK, got {goaway:?}"),
                 _ => {}
             }
         }
     }
 
-    /// Frames up to the next GOAWAY, which is given; those before it are passed over.
+    /// The next GOAWAY; frames before it are skipped.
     ///
     /// # Panics
-    /// When the end comes first.
+    /// If the end comes first.
     pub async fn goaway(&mut self) -> Goaway {
         loop {
             if let Frame::Goaway(goaway) = self.frame().await {
@@ -180,10 +180,10 @@ impl Socket {
         }
     }
 
-    /// Frames until none has come for `quiet`: for what must not be sent.
+    /// All frames until none has come for `quiet`, for what must not be sent.
     ///
     /// # Panics
-    /// When something else than a frame comes.
+    /// If anything but a frame comes.
     pub async fn frames_until_quiet(&mut self, quiet: Duration) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Ok(frame) = tokio::time::timeout(quiet, self.frame()).await {
@@ -192,7 +192,7 @@ impl Socket {
         frames
     }
 
-    /// Messages up to the end, with its code and reason where there is one.
+    /// Skips messages up to the end; returns its code and reason if there are any.
     pub async fn closed(&mut self) -> Option<(u16, String)> {
         loop {
             if let Heard::Closed(how) = self.next().await {
@@ -201,11 +201,10 @@ impl Socket {
         }
     }
 
-    /// Sends a request of `spoke.v1.json` and gives the answer with the same id; others that come
-    /// first are an error.
+    /// Sends a request of `spoke.v1.json` and returns its answer, which must be the next message.
     ///
     /// # Panics
-    /// When the answer is not of the same type and id.
+    /// If the next message has another type or id.
     pub async fn ask(&mut self, kind: &str, id: impl Into<Value>, payload: Value) -> Value {
         let id = id.into();
         self.send_json(&json!({ "type": kind, "id": id, "payload": payload })).await;
@@ -222,16 +221,16 @@ impl Socket {
     /// The next message, which must be JSON.
     ///
     /// # Panics
-    /// When it is something else.
+    /// If it is anything else.
     pub async fn json(&mut self) -> Value {
         match self.next().await {
             Heard::Text(text) => serde_json::from_str(&text).expect("the hub answers in JSON"),
-            other => panic!("text was expected and not {other:?}"),
+            other => panic!("expected text, got {other:?}"),
         }
     }
 }
 
-/// The HELLO of an agent whose streams are both empty.
+/// The HELLO of an agent with empty streams.
 pub fn hello() -> Hello {
     Hello {
         major: MAJOR,
@@ -245,20 +244,20 @@ pub fn hello() -> Hello {
     }
 }
 
-/// A session over `spoke.v1` that has been welcomed.
+/// Opens a session over `spoke.v1` up to its WELCOME.
 ///
 /// # Panics
-/// When the hub refuses it.
+/// If the hub refuses it.
 pub async fn session(address: SocketAddr, token: &str, hello: Hello) -> (Socket, Welcome) {
     let mut socket = open(address, token, SUBPROTOCOL).await;
     let welcome = socket.greet(hello).await;
     (socket, welcome)
 }
 
-/// An open WebSocket.
+/// Opens a WebSocket.
 ///
 /// # Panics
-/// When the hub refuses it.
+/// If the hub refuses it.
 pub async fn open(address: SocketAddr, token: &str, subprotocol: &str) -> Socket {
     let socket = Socket::connect(address, &Offer::of(token, subprotocol)).await;
     socket.unwrap_or_else(|answer| panic!("the hub refused: {answer:?}"))

@@ -1,7 +1,7 @@
 //! Man pages and shell completions of the three programs, for their packages.
 //!
-//! From the very `clap` commands that the programs parse with, but here, so that no shipped binary
-//! bears what makes them.
+//! They are made from the `clap` commands of the programs, but in this binary, so that no shipped program
+//! contains the generator.
 
 use std::{
     fs, io,
@@ -11,11 +11,11 @@ use std::{
 use clap::{Command, CommandFactory, Parser};
 use clap_complete::{Shell, generate_to};
 
-/// Writes the man pages and shell completions of the three programs, a folder each.
+/// Writes the man pages and shell completions of the three programs, each to its own folder.
 #[derive(Debug, Parser)]
 #[command(name = "manual")]
 struct Args {
-    /// Where the folders are made
+    /// The parent of these folders
     folder: PathBuf,
 }
 

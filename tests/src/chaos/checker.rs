@@ -1,7 +1,7 @@
-//! The oracle of the chaos run: one origin held against its copy, its dead letters and both ledgers.
+//! The oracle of the chaos run: compares one origin with its copy, its dead letters and both ledgers.
 //!
-//! An entry is known by what it holds, never by its ID: a Redis that lost the end of its file gives
-//! out the same IDs again. Each entry has to be in the copy exactly once, or among the dead letters, or
+//! An entry is identified by its content, never by its ID: a Redis that lost the end of its file generates
+//! the same IDs again. Each entry has to be in the copy exactly once, or among the dead letters, or
 //! covered by a line of a ledger, or forgotten by its origin's own Redis, or deleted by an app.
 
 use std::{
@@ -19,28 +19,28 @@ use super::{
 /// One entry of the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copied {
-    /// Its number in this origin; none where it is no entry of this origin.
+    /// Its number in this origin; `None` if it is not an entry of this origin.
     pub number: Option<u64>,
-    /// Its ID in the origin, as the copy says.
+    /// Its ID in the origin, according to the copy.
     pub seq: Seq,
-    /// The life of the origin; a device's copy does not say.
+    /// The origin's epoch; a device's copy does not contain it.
     pub epoch: Option<u64>,
-    /// Of the sender's fields.
+    /// The digest of the sender's fields.
     pub digest: u64,
 }
 
-/// All that was found of one origin in the end.
+/// Everything that was found about one origin at the end.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
-    /// What was added.
+    /// The entries that were added.
     pub book: &'a Book,
-    /// What the copy holds, in its order.
+    /// The entries of the copy, in order.
     pub copy: &'a [Copied],
     /// The numbers of the dead letters.
     pub dead: &'a BTreeSet<u64>,
-    /// The numbers of those that the origin holds still.
+    /// The numbers of the entries that the origin still holds.
     pub held: &'a BTreeSet<u64>,
-    /// What both ledgers say.
+    /// The lines of both ledgers.
     pub lines: &'a [Line],
     /// The epoch that the copy is in.
     pub epoch: u64,
@@ -48,36 +48,36 @@ pub struct Evidence<'a> {
     pub copy_rewinds: u32,
 }
 
-/// What came of it. Everything in the lists is a fault, told in a line.
+/// The verdict on one origin. Each item of a list is a fault, described in a line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verdict {
     /// Entries that were added, or may have been.
     pub offered: usize,
-    /// Of those, in the copy.
+    /// Of those, the ones in the copy.
     pub carried: usize,
-    /// Of those, among the dead letters.
+    /// Of those, the ones among the dead letters.
     pub dead: usize,
-    /// Of those, accounted for by a ledger only.
+    /// Of those, the ones accounted for by a ledger only.
     pub in_ledger: usize,
-    /// Of those, forgotten by the origin's own Redis; some were carried before.
+    /// Of those, the ones forgotten by the origin's own Redis; some were carried before.
     pub forgotten: usize,
-    /// Of those, deleted by an app; some were carried before.
+    /// Of those, the ones deleted by an app; some were carried before.
     pub deleted: usize,
-    /// Of those, never answered and not found afterwards.
+    /// Of those, the ones never answered and not found afterwards.
     pub unanswered: usize,
-    /// IDs that the origin's Redis gave out again after it had forgotten them.
-    pub reminted: usize,
-    /// Twice in the copy, and known by a ledger as uncertain.
+    /// IDs that the origin's Redis generated again after it had forgotten them.
+    pub reused_ids: usize,
+    /// Entries twice in the copy, and recorded in a ledger as uncertain.
     pub uncertain: usize,
-    /// More than once in the copy, and not known as uncertain.
+    /// Entries more than once in the copy, and not recorded as uncertain.
     pub duplicated: Vec<String>,
-    /// Nowhere.
+    /// Entries found nowhere.
     pub missing: Vec<String>,
-    /// Before an older one of the same epoch.
+    /// Entries after a newer one of the same epoch.
     pub misordered: Vec<String>,
-    /// In the copy, but not as it was added, or never added.
+    /// Entries in the copy that were changed, or never added.
     pub altered: Vec<String>,
-    /// Lines of a ledger that are not so.
+    /// Lines of a ledger that are wrong.
     pub misstated: Vec<String>,
 }
 
@@ -102,36 +102,36 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         forgotten: count(Fate::Forgotten),
         deleted: count(Fate::Deleted),
         unanswered: count(Fate::Unanswered),
-        reminted: reminted(book),
+        reused_ids: reused_ids(book),
         uncertain: repeats.len() - duplicated.len(),
         duplicated,
-        missing: missing.iter().map(|added| tell(book, added)).collect(),
+        missing: missing.iter().map(|added| describe(book, added)).collect(),
         misordered: misordered(evidence),
         altered: altered(evidence),
         misstated: misstated(evidence, &covered),
     }
 }
 
-fn reminted(book: &Book) -> usize {
+fn reused_ids(book: &Book) -> usize {
     let seqs: Vec<_> = book.entries.iter().filter_map(|added| added.seq).collect();
     seqs.len() - seqs.iter().collect::<BTreeSet<_>>().len()
 }
 
-/// What only a ledger can account for.
+/// The entries that only a ledger can account for.
 fn lost<'a>(evidence: &Evidence<'a>, carried: &BTreeSet<u64>) -> Vec<&'a Added> {
     let is_lost = |added: &&Added| {
-        let is_buried =
+        let is_dead_letter =
             added.is_poison && (added.is_rewound || evidence.dead.contains(&added.number));
-        added.fate == Fate::Kept && !carried.contains(&added.number) && !is_buried
+        added.fate == Fate::Kept && !carried.contains(&added.number) && !is_dead_letter
     };
     evidence.book.entries.iter().filter(is_lost).collect()
 }
 
-/// What comes for the second time.
+/// Entries of the copy that were in it before.
 fn repeats<'a>(evidence: &Evidence<'a>) -> Vec<&'a Copied> {
     let mut seen = HashSet::new();
-    let is_again = |copied: &&Copied| copied.number.is_some_and(|number| !seen.insert(number));
-    evidence.copy.iter().filter(is_again).collect()
+    let is_repeat = |copied: &&Copied| copied.number.is_some_and(|number| !seen.insert(number));
+    evidence.copy.iter().filter(is_repeat).collect()
 }
 
 fn duplicated(evidence: &Evidence<'_>, repeats: &[&Copied]) -> Vec<String> {
@@ -143,8 +143,8 @@ fn duplicated(evidence: &Evidence<'_>, repeats: &[&Copied]) -> Vec<String> {
     unknown.map(|copied| format!("{origin}/{} at {}", number(copied), place(copied))).collect()
 }
 
-/// Within an epoch, seqs rise. A device's copy does not say where an epoch begins; there they may
-/// fall once for each.
+/// Within an epoch, seqs rise. A device's copy does not contain the epoch, so there they may fall once for
+/// each epoch after the first.
 fn misordered(evidence: &Evidence<'_>) -> Vec<String> {
     let mut last: HashMap<Option<u64>, &Copied> = HashMap::new();
     let mut falls = Vec::new();
@@ -153,11 +153,11 @@ fn misordered(evidence: &Evidence<'_>) -> Vec<String> {
             && copied.seq <= before.seq
         {
             let origin = &evidence.book.origin;
-            falls.push(format!("{origin}: {} behind {}", place(copied), place(before)));
+            falls.push(format!("{origin}: {} after {}", place(copied), place(before)));
         }
     }
-    let is_told = evidence.copy.iter().all(|copied| copied.epoch.is_some());
-    let allowed = if is_told { 0 } else { evidence.epoch.saturating_sub(1) as usize };
+    let has_epochs = evidence.copy.iter().all(|copied| copied.epoch.is_some());
+    let allowed = if has_epochs { 0 } else { evidence.epoch.saturating_sub(1) as usize };
     if falls.len() > allowed { falls } else { Vec::new() }
 }
 
@@ -168,31 +168,31 @@ fn altered(evidence: &Evidence<'_>) -> Vec<String> {
     let fault = |copied: &Copied| match copied.number.and_then(|number| added.get(&number)) {
         None => Some(format!("{}: {} was never added", book.origin, place(copied))),
         Some(added) if added.digest != copied.digest => {
-            Some(format!("{} at {} holds something else", tell(book, added), place(copied)))
+            Some(format!("{} at {} has other fields", describe(book, added), place(copied)))
         }
         Some(added) if added.seq.is_some_and(|seq| seq != copied.seq) => {
-            Some(format!("{} at {} bears another seq", tell(book, added), place(copied)))
+            Some(format!("{} at {} has another seq", describe(book, added), place(copied)))
         }
-        Some(added) if added.is_poison => Some(format!("{} is poison", tell(book, added))),
+        Some(added) if added.is_poison => Some(format!("{} is poison", describe(book, added))),
         Some(_) => None,
     };
     evidence.copy.iter().filter_map(fault).collect()
 }
 
-/// What a ledger should not say. Where the origin never went back, what it still holds is not lost, and
-/// where the copy did not either, nothing is but what an app trimmed, to the number. Otherwise a line
-/// may speak of what came back since, and only what it covers counts.
+/// Lines of a ledger that are wrong. If the origin was never rewound, an entry that it still holds is not
+/// lost. If the copy was not rewound either, only what an app trimmed is lost, with the exact count.
+/// Otherwise a line may be about entries that came back since, and only what it covers counts.
 fn misstated(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
     let book = evidence.book;
-    let told = |what: &str, added: &&Added| format!("{} {what}", tell(book, added));
+    let fault = |what: &str, added: &&Added| format!("{} {what}", describe(book, added));
     let mut faults = Vec::new();
     if book.rewinds == 0 {
         let held = lost.iter().filter(|added| evidence.held.contains(&added.number));
-        faults.extend(held.map(|added| told("is still in its origin", added)));
+        faults.extend(held.map(|added| fault("is still in its origin", added)));
     }
     if evidence.copy_rewinds == 0 {
         let untrimmed = lost.iter().filter(|added| !added.is_trimmed);
-        faults.extend(untrimmed.map(|added| told("was trimmed by no app", added)));
+        faults.extend(untrimmed.map(|added| fault("was trimmed by no app", added)));
     }
     if book.rewinds + evidence.copy_rewinds == 0 {
         faults.extend(inexact(evidence, lost));
@@ -207,14 +207,14 @@ fn inexact(evidence: &Evidence<'_>, lost: &[&Added]) -> Vec<String> {
     let fault = |line: &Line| {
         let held = lost.iter().filter(|added| added.seq.is_some_and(|seq| line.holds(seq)));
         let held = held.count() as u64;
-        let is_so = match line.cause.as_str() {
+        let is_right = match line.cause.as_str() {
             "trimmed" | "refused" => {
                 line.count.is_some_and(|count| (held..=held + unanswered).contains(&count))
             }
             "trimmed-or-deleted" => line.count.is_some_and(|count| count >= held),
             _ => false,
         };
-        (!is_so).then(|| format!("{}: {line}, where {held} are missing", book.origin))
+        (!is_right).then(|| format!("{}: {line}, but {held} are missing", book.origin))
     };
     evidence.lines.iter().filter_map(fault).collect()
 }
@@ -226,18 +226,18 @@ fn place(copied: &Copied) -> String {
     }
 }
 
-fn tell(book: &Book, added: &Added) -> String {
+fn describe(book: &Book, added: &Added) -> String {
     let seq = added.seq.map_or("no seq".to_owned(), |seq| seq.to_string());
     format!("{}/{} ({seq})", book.origin, added.number)
 }
 
 impl Verdict {
-    /// Whether nothing is wrong.
+    /// Returns whether there is no fault.
     pub fn is_good(&self) -> bool {
         self.faults().iter().all(|(_, faults)| faults.is_empty())
     }
 
-    /// All that is wrong, by its kind.
+    /// All faults, by kind.
     pub fn faults(&self) -> [(&'static str, &[String]); 5] {
         [
             ("duplicated", &self.duplicated),
@@ -248,7 +248,7 @@ impl Verdict {
         ]
     }
 
-    /// This and another one together.
+    /// The sum of this verdict and another one.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.offered += other.offered;
@@ -258,7 +258,7 @@ impl Verdict {
         self.forgotten += other.forgotten;
         self.deleted += other.deleted;
         self.unanswered += other.unanswered;
-        self.reminted += other.reminted;
+        self.reused_ids += other.reused_ids;
         self.uncertain += other.uncertain;
         self.duplicated.extend(other.duplicated);
         self.missing.extend(other.missing);
@@ -272,12 +272,12 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offered, carried, dead, in_ledger, forgotten, deleted, .. } = self;
-        let Self { unanswered, reminted, uncertain, .. } = self;
+        let Self { unanswered, reused_ids, uncertain, .. } = self;
         write!(
             f,
             "offered {offered}: carried {carried}, dead letters {dead}, in the ledger {in_ledger}, \
-             forgotten by their own Redis {forgotten} ({reminted} IDs given out again), deleted by apps {deleted}, \
-             unanswered {unanswered}, perhaps twice {uncertain}"
+             forgotten by their own Redis {forgotten} ({reused_ids} IDs generated again), \
+             deleted by apps {deleted}, unanswered {unanswered}, perhaps twice {uncertain}"
         )?;
         let faults = self.faults().map(|(word, faults)| format!("{word} {}", faults.len()));
         write!(f, "; {}", faults.join(", "))

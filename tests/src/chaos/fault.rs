@@ -1,47 +1,47 @@
-//! What goes wrong, to whom, when and for how long: a pure function of the seed.
+//! The schedule of faults: what fails, where, when and for how long; a pure function of the seed.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// What is done.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Connections end now, and the next few each after some bytes.
+    /// Connections end now, and the next few end after some bytes each.
     Cut,
-    /// Connections end for the device, and the hub is not told.
+    /// Connections end for the device, and the hub does not notice.
     HalfOpen,
-    /// Connections are there and carry nothing.
+    /// Connections stay open and carry nothing.
     BlackHole,
-    /// What the device says arrives, what it is answered does not.
+    /// What the device sends arrives, the answers do not.
     LostAnswers,
     /// Everything arrives late.
     Slow,
-    /// No connection can be had.
+    /// Connections are refused.
     Offline,
-    /// No WebSocket can be had, only HTTP.
+    /// WebSockets are refused, HTTP works.
     NoWebsocket,
-    /// SIGKILL, and after a while a new one; files are kept.
+    /// SIGKILL, and after a while a restart; files are kept.
     Kill,
-    /// SIGTERM and a new one, of both hubs in turn.
+    /// SIGTERM and a restart, of both hubs in turn.
     Roll,
     /// SIGSTOP, and after a while SIGCONT.
     Pause,
-    /// SIGKILL, and the append-only file loses its end before the new one.
+    /// SIGKILL, and the append-only file loses its end before the restart.
     Truncate,
-    /// SIGKILL, and there is no file any more for the new one.
+    /// SIGKILL, and the append-only file is deleted before the restart.
     Wipe,
-    /// The memory's limit is reached.
+    /// The memory limit is reached.
     Full,
-    /// The same with a backlog in front that was made without a link.
+    /// The same after a backlog was built up without a link.
     FullOffline,
-    /// The primary becomes a replica of nobody, and a primary again; connections stay.
+    /// The primary becomes a replica without a primary, and then a primary again; connections stay.
     Demote,
     /// Another Redis takes its place behind the same address; connections stay with the old one.
     FailOver,
-    /// Too few replicas follow for a write to be taken.
+    /// Too few replicas for a write.
     NoReplicas,
-    /// It starts before its state directory is mounted.
+    /// The agent starts before its state directory is mounted.
     Unmounted,
-    /// An app trims the out stream, while the link is there.
+    /// An app trims the out stream while the link works.
     Trim,
     /// An app trims the out stream while there is no link.
     TrimOffline,
@@ -49,11 +49,11 @@ pub enum Kind {
     Delete,
     /// An operator ends all sessions of a client.
     Revoke,
-    /// All sessions of a client are about to run out.
+    /// All sessions of a client are about to expire.
     Expire,
 }
 
-/// What it is done to.
+/// The target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The link of a device.
@@ -72,26 +72,26 @@ pub enum Place {
     AuthRedis,
 }
 
-/// One thing that goes wrong.
+/// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// When, in milliseconds from the beginning of the load.
+    /// When, in milliseconds from the start of the load.
     pub at_ms: u64,
-    /// For how long.
+    /// How long.
     pub lasts_ms: u64,
-    /// What.
+    /// Which kind.
     pub kind: Kind,
-    /// To what.
+    /// Which target.
     pub place: Place,
-    /// Which one of those there are.
+    /// The index of the target among those of its place.
     pub which: usize,
-    /// How much: bytes, entries, milliseconds.
+    /// How much: bytes, entries or milliseconds.
     pub amount: u64,
-    /// How far the clock of a Redis that lost its file's end is behind when it is back.
+    /// How far the clock of a Redis that lost the end of its file is behind when it is back.
     pub clock_back_ms: u64,
 }
 
-/// How many of each place there are.
+/// The number of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fleet {
     /// Devices, each with a link, an agent and a Redis.
@@ -100,15 +100,15 @@ pub struct Fleet {
     pub hubs: usize,
 }
 
-/// One row of what can go wrong.
+/// One row of the table of faults.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     kind: Kind,
     place: Place,
-    /// How often, beside the others.
+    /// The relative frequency.
     weight: u32,
     lasts_ms: (u64, u64),
-    /// Least and most; small ones are drawn as often as large ones.
+    /// The bounds of the amount; each order of magnitude is equally likely.
     amount: (u64, u64),
 }
 
@@ -122,8 +122,8 @@ const fn row(
     Row { kind, place, weight, lasts_ms, amount }
 }
 
-/// Pauses and silences stay well below the product's own limits of 10 s and more, so that a run of a
-/// minute sees many of them.
+/// Pauses and silences are much shorter than the product's timeouts of 10 s and more, so that a run of a
+/// minute has many of them.
 const ROWS: [Row; 43] = [
     row(Kind::Cut, Place::Link, 8, (0, 0), (1, 300_000)),
     row(Kind::HalfOpen, Place::Link, 4, (500, 5000), (0, 0)),
@@ -170,21 +170,21 @@ const ROWS: [Row; 43] = [
     row(Kind::NoReplicas, Place::AuthRedis, 1, (200, 3000), (0, 0)),
 ];
 
-/// From the beginning of the load to the first fault: something has to be under way.
+/// The time from the start of the load to the first fault, when entries are in flight.
 const FIRST_MS: u64 = 500;
-/// Between one fault and the next, least and most: some come at once, and some find all carried.
+/// The bounds of the time between two faults: some follow at once, and some find everything carried.
 const GAP_MS: (u64, u64) = (50, 5000);
 
-/// How far a clock may be behind.
+/// The bounds of how far a clock may be behind.
 const CLOCK_BACK_MS: (u64, u64) = (500, 60_000);
 
 impl Row {
-    /// Such as `kill-agent`.
+    /// The name, such as `kill-agent`.
     pub fn name(&self) -> String {
         format!("{}-{}", self.kind.word(), self.place.word())
     }
 
-    fn is_meant_by(&self, word: &str) -> bool {
+    fn matches(&self, word: &str) -> bool {
         word == "all"
             || word == self.kind.word()
             || word == self.place.word()
@@ -193,62 +193,62 @@ impl Row {
 }
 
 impl Fault {
-    /// Such as `kill-agent`.
+    /// The name, such as `kill-agent`.
     pub fn name(&self) -> String {
         format!("{}-{}", self.kind.word(), self.place.word())
     }
 }
 
-/// The rows that these words name, less those that the others do; a word is a kind (`kill`), a place
-/// (`agent`), both (`kill-agent`), or `all`.
+/// The rows that the words of `with` name, except those that the words of `without` name; a word is a kind
+/// (`kill`), a place (`agent`), both (`kill-agent`), or `all`.
 ///
 /// # Errors
-/// A word that names nothing, with all there are.
+/// If a word names no row, with all names.
 pub fn select(with: &[String], without: &[String]) -> Result<Vec<Row>, String> {
     for word in with.iter().chain(without) {
-        if !ROWS.iter().any(|row| row.is_meant_by(word)) {
+        if !ROWS.iter().any(|row| row.matches(word)) {
             let names: Vec<_> = ROWS.iter().map(Row::name).collect();
             return Err(format!(
-                "there is no fault {word:?}; there are all, a kind, a place, or one of {}",
+                "unknown fault {word:?}, expected all, a kind, a place, or one of {}",
                 names.join(" ")
             ));
         }
     }
-    let is_named = |row: &Row, words: &[String]| words.iter().any(|word| row.is_meant_by(word));
+    let is_named = |row: &Row, words: &[String]| words.iter().any(|word| row.matches(word));
     let rows = ROWS.iter().filter(|row| is_named(row, with) && !is_named(row, without));
     Ok(rows.copied().collect())
 }
 
-/// The faults of a load of so many milliseconds, in the order of their beginning.
+/// The faults for a load of this many milliseconds, in the order of their start.
 pub fn draw(seed: u64, load_ms: u64, fleet: Fleet, rows: &[Row]) -> Vec<Fault> {
     let mut random = StdRng::seed_from_u64(seed);
     let total: u32 = rows.iter().map(|row| row.weight).sum();
     let mut faults = Vec::new();
     let mut at_ms = FIRST_MS;
     while at_ms < load_ms && total > 0 {
-        let mut ticket = random.random_range(0..total);
-        let drawn = rows.iter().find(|row| match ticket.checked_sub(row.weight) {
+        let mut lot = random.random_range(0..total);
+        let drawn = rows.iter().find(|row| match lot.checked_sub(row.weight) {
             Some(rest) => {
-                ticket = rest;
+                lot = rest;
                 false
             }
             None => true,
         });
-        let row = drawn.expect("the ticket is below the sum of the weights");
+        let row = drawn.expect("the lot is below the sum of the weights");
         let fault = one(&mut random, at_ms, row, fleet);
         faults.push(fault);
         if row.kind == Kind::Roll {
             let others = (1..fleet.hubs).map(|next| (fault.which + next) % fleet.hubs);
             faults.extend(others.map(|which| Fault { which, ..fault }));
         }
-        at_ms += even(&mut random, GAP_MS);
+        at_ms += draw_log_uniform(&mut random, GAP_MS);
     }
     faults
 }
 
 fn one(random: &mut StdRng, at_ms: u64, row: &Row, fleet: Fleet) -> Fault {
     let count = match row.place {
-        // A session belongs to a device.
+        // Sessions belong to devices.
         Place::Auth if matches!(row.kind, Kind::Revoke | Kind::Expire) => fleet.devices,
         Place::Link | Place::Agent | Place::DeviceRedis => fleet.devices,
         Place::Hub => fleet.hubs,
@@ -257,16 +257,16 @@ fn one(random: &mut StdRng, at_ms: u64, row: &Row, fleet: Fleet) -> Fault {
     };
     let which = random.random_range(0..count);
     let lasts_ms = random.random_range(row.lasts_ms.0..=row.lasts_ms.1);
-    let amount = even(random, row.amount);
+    let amount = draw_log_uniform(random, row.amount);
     let has_lost = matches!(row.kind, Kind::Truncate | Kind::Wipe);
-    // A device without a clock of its own begins where its file system's dates end.
+    // A device without a battery-backed clock starts at the latest date in its file system.
     let is_back = has_lost && random.random();
-    let clock_back_ms = if is_back { even(random, CLOCK_BACK_MS) } else { 0 };
+    let clock_back_ms = if is_back { draw_log_uniform(random, CLOCK_BACK_MS) } else { 0 };
     Fault { at_ms, lasts_ms, kind: row.kind, place: row.place, which, amount, clock_back_ms }
 }
 
-/// Even over the orders of magnitude.
-fn even(random: &mut StdRng, (least, most): (u64, u64)) -> u64 {
+/// Draws a number, uniformly on a logarithmic scale.
+fn draw_log_uniform(random: &mut StdRng, (least, most): (u64, u64)) -> u64 {
     let part: f64 = random.random();
     match least {
         0 => 0,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_gives_one_schedule_and_another_seed_another() {
+    fn each_seed_determines_its_own_schedule() {
         for seed in 0..20 {
             let faults = draw(seed, 60_000, FLEET, &all());
             assert_eq!(faults, draw(seed, 60_000, FLEET, &all()));
@@ -344,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_run_of_a_seed_begins_as_the_shorter_one() {
+    fn a_longer_run_of_a_seed_starts_with_the_shorter_one() {
         let (short, long) = (draw(7, 30_000, FLEET, &all()), draw(7, 90_000, FLEET, &all()));
         assert!(short.len() > 15 && long.len() > 2 * short.len());
         assert!(long.starts_with(&short));
     }
 
     #[test]
-    fn every_row_is_drawn_in_time_and_hits_only_what_there_is() {
+    fn every_row_is_drawn_in_time_and_targets_only_what_exists() {
         let mut seen = BTreeSet::new();
         for fault in (0..50).flat_map(|seed| draw(seed, 60_000, FLEET, &all())) {
             assert!(fault.at_ms < 60_000 && fault.which < 2, "{fault:?}");

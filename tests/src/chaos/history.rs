@@ -1,16 +1,16 @@
-//! What was added to one origin and what became of it there, as the apps and the origin's own Redis
-//! tell; what became of it on the way is the verdict's.
+//! The entries added to one origin and their fate there, according to the apps and the origin's own Redis.
+//! The verdict covers what happened to them on the way.
 
 use spoke_protocol::Seq;
 
 use super::load::{Offer, digest};
 
-/// What became of an entry at its origin.
+/// The fate of an entry at its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The origin's Redis took it and kept it, or an app trimmed it: it has to be accounted for.
+    /// The origin's Redis accepted and kept it, or an app trimmed it: it has to be accounted for.
     Kept,
-    /// Its answer was lost with the Redis that should have given it, and it was not there afterwards.
+    /// The answer was lost with the Redis that should have sent it, and the entry was not found afterwards.
     Unanswered,
     /// The origin's own Redis came back without it.
     Forgotten,
@@ -23,24 +23,24 @@ pub enum Fate {
 pub struct Added {
     /// Its number.
     pub number: u64,
-    /// Its ID in the origin; not known of one that was not answered.
+    /// Its ID in the origin; unknown if it was not answered.
     pub seq: Option<Seq>,
-    /// Of its fields.
+    /// The digest of its fields.
     pub digest: u64,
-    /// It belongs into the dead letters.
+    /// Whether it belongs to the dead letters.
     pub is_poison: bool,
-    /// What became of it.
+    /// Its fate.
     pub fate: Fate,
-    /// An app may have trimmed it; if not, nobody but Spoke took it out.
+    /// Whether an app may have trimmed it; otherwise only Spoke can have removed it.
     pub is_trimmed: bool,
-    /// Its Redis has gone back since, and its dead letter may have gone with the end of the file.
+    /// Whether its Redis was rewound since; its dead letter may have been lost with the end of the file.
     pub is_rewound: bool,
 }
 
 /// The entries of one origin in the order in which they were offered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Book {
-    /// Such as `dev1.up`.
+    /// The name, such as `dev1.up`.
     pub origin: String,
     /// The entries.
     pub entries: Vec<Added>,
@@ -49,12 +49,12 @@ pub struct Book {
 }
 
 impl Book {
-    /// An empty one.
+    /// An empty book.
     pub fn new(origin: &str) -> Self {
         Self { origin: origin.to_owned(), ..Self::default() }
     }
 
-    /// Redis took this entry, or nobody knows whether it did.
+    /// Records an entry that Redis accepted, or one without an answer.
     pub fn record(&mut self, offer: &Offer, seq: Option<Seq>) {
         let fate = if seq.is_some() { Fate::Kept } else { Fate::Unanswered };
         let Offer { number, ref fields, is_poison } = *offer;
@@ -69,7 +69,7 @@ impl Book {
         });
     }
 
-    /// An app deletes this entry.
+    /// Records that an app deletes this entry.
     pub fn delete(&mut self, seq: Seq) {
         let is_it = |added: &&mut Added| added.seq == Some(seq) && added.fate == Fate::Kept;
         if let Some(added) = self.entries.iter_mut().rev().find(is_it) {
@@ -77,20 +77,20 @@ impl Book {
         }
     }
 
-    /// An app trims all before this entry.
+    /// Records that an app trims everything before this entry.
     pub fn trim(&mut self, first: Seq) {
         let is_before = |added: &&mut Added| added.seq.is_some_and(|seq| seq < first);
         self.entries.iter_mut().filter(is_before).for_each(|added| added.is_trimmed = true);
     }
 
-    /// The last ID that its Redis gave out and still knows, as far as the apps were answered.
+    /// The last ID that its Redis generated and still knows, as far as the apps know.
     pub fn last(&self) -> Seq {
         let kept = self.entries.iter().rev().filter(|added| added.fate != Fate::Forgotten);
         kept.filter_map(|added| added.seq).next().unwrap_or(Seq::ZERO)
     }
 
-    /// Its Redis is back, has given out `last` and nothing behind that, and holds `found` behind what
-    /// the apps were answered. Gives how many answered entries it forgot.
+    /// Records the state of a restarted Redis, whose last generated ID is `last` and which holds `found`
+    /// after the last answered entry. Returns how many answered entries it forgot.
     pub fn reopen(&mut self, last: Seq, found: &[(u64, Seq)]) -> usize {
         for added in self.entries.iter_mut().filter(|added| added.fate == Fate::Unanswered) {
             if let Some((_, seq)) = found.iter().find(|(number, _)| *number == added.number) {
@@ -108,7 +108,7 @@ impl Book {
         forgotten
     }
 
-    /// Its Redis lost writes.
+    /// Records that its Redis lost writes.
     pub fn rewind(&mut self) {
         self.rewinds += 1;
         self.entries.iter_mut().for_each(|added| added.is_rewound = true);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_past_the_end_of_a_redis_that_is_back_is_forgotten_for_good() {
+    fn entries_past_the_end_of_a_restarted_redis_are_forgotten_for_good() {
         use Fate::{Forgotten, Kept};
         let mut book = Book::new("dev1.up");
         (1..=4).for_each(|n| book.record(&offer(n), Some(seq(n))));
@@ -142,12 +142,12 @@ mod tests {
         book.record(&offer(5), Some(seq(3)));
         assert_eq!(book.reopen(seq(3), &[]), 0);
         assert_eq!(fates(&book), [Kept, Kept, Forgotten, Forgotten, Kept]);
-        // A wiped one remembers nothing.
+        // A wiped Redis forgets everything.
         assert_eq!(book.reopen(Seq::ZERO, &[]), 3);
     }
 
     #[test]
-    fn an_entry_without_an_answer_is_kept_where_it_is_found() {
+    fn an_unanswered_entry_that_is_found_later_is_kept() {
         use Fate::{Kept, Unanswered};
         let mut book = Book::new("dev1.up");
         book.record(&offer(1), Some(seq(1)));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_entry_is_the_kept_one_of_its_id() {
+    fn deleting_an_id_deletes_the_entry_kept_under_it() {
         let mut book = Book::new("dev1.up");
         book.record(&offer(1), Some(seq(1)));
         book.reopen(Seq::ZERO, &[]);

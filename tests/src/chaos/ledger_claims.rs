@@ -1,40 +1,40 @@
-//! What the two loss ledgers of one origin claim, and which missing entries that covers.
+//! The claims of the two loss ledgers of one origin, and the missing entries that they cover.
 //!
-//! A loss stands in the ledgers of both ends, maybe cut into other ranges, and either ledger may have
-//! lost it with the end of its Redis's file. So lines of one epoch and kind whose ranges meet are one
-//! claim, which covers as many entries as the ledger says that says more.
+//! A loss is in the ledgers of both ends, possibly split into different ranges, and either ledger may have
+//! lost it with the end of its Redis's file. So lines of one epoch and kind whose ranges overlap form one
+//! claim, which covers the larger count of the two ledgers.
 
 use spoke_protocol::Seq;
 
 use crate::entries::Stored;
 
-/// Whose ledger.
+/// The end that a ledger belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// The one beside the origin.
+    /// The origin's end.
     Origin,
-    /// The one beside the copy.
+    /// The copy's end.
     Copy,
 }
 
 /// One line of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Whose ledger it stands in.
+    /// The end whose ledger it is in.
     pub side: Side,
-    /// The life of the origin.
+    /// The origin's epoch.
     pub epoch: u64,
     /// First seq of the range.
     pub from: Seq,
     /// Last seq of the range.
     pub to: Seq,
-    /// How many entries; none where nobody knows.
+    /// The number of entries; `None` if it is unknown.
     pub count: Option<u64>,
-    /// Why.
+    /// The cause.
     pub cause: String,
 }
 
-/// Lines that speak of the same loss.
+/// The lines about one loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     from: Seq,
@@ -42,15 +42,15 @@ pub struct Claim {
     left: u64,
 }
 
-/// The causes that account for entries that are in no copy. What the origin's own Redis forgot
-/// (`origin-rewound`) the harness knows better, and `uncertain` is about repeats.
+/// The causes that account for entries that are not in the copy. What the origin's own Redis forgot
+/// (`origin-rewound`) is known from the book, and `uncertain` is about repeats.
 const LOSSES: [&str; 4] = ["trimmed", "trimmed-or-deleted", "rewound", "refused"];
 
-/// The lines about one origin in the ledger of one side. `direction` is `up` or `down`, and `own` the
-/// one that a line without that field is of.
+/// The lines about one origin in the ledger of one end. `direction` is `up` or `down`, and `own` is the
+/// direction of a line without that field.
 ///
 /// # Errors
-/// A line that is not as it must be.
+/// If a line is malformed.
 pub fn lines(
     ledger: &[Stored],
     (client, direction): (&str, &str),
@@ -79,7 +79,7 @@ fn line(entry: &Stored, side: Side) -> Result<Line, String> {
 }
 
 impl Line {
-    /// Whether the range holds this seq.
+    /// Returns whether the range contains this seq.
     pub fn holds(&self, seq: Seq) -> bool {
         (self.from..=self.to).contains(&seq)
     }
@@ -117,8 +117,8 @@ fn of_causes(lines: &[Line], causes: &[&str]) -> Vec<Claim> {
     claims
 }
 
-/// Sets each of these against a claim that covers it, and gives those for which there is none. The
-/// claim that ends first is used first, which covers as many as can be covered.
+/// Returns the seqs that no claim covers. Each seq uses up one entry of a claim, and the claim that ends
+/// first is used first, which covers as many seqs as possible.
 pub fn uncovered(mut claims: Vec<Claim>, mut seqs: Vec<Seq>) -> Vec<Seq> {
     seqs.sort_unstable();
     claims.sort_by_key(|claim| claim.to);
@@ -158,15 +158,15 @@ mod tests {
             line(Origin, 1, (3, 5), 2, "trimmed"),
             line(Copy, 1, (1, 5), 4, "trimmed"),
         ];
-        let lives = [line(Copy, 1, (1, 5), 1, "trimmed"), line(Copy, 2, (4, 9), 1, "rewound")];
+        let epochs = [line(Copy, 1, (1, 5), 1, "trimmed"), line(Copy, 2, (4, 9), 1, "rewound")];
         type Row<'a> = (&'a str, &'a [Line], &'a [u64], &'a [u64]);
         let table: [Row; 6] = [
             ("no line", &[], &[1, 2], &[1, 2]),
-            ("both sides say the same, in other ranges", &both, &[1, 2, 4, 5], &[]),
-            ("one more than both say", &both, &[1, 2, 3, 4, 5], &[5]),
+            ("both ends have the same loss, in different ranges", &both, &[1, 2, 4, 5], &[]),
+            ("one more than both counts", &both, &[1, 2, 3, 4, 5], &[5]),
             ("outside of the range", &both, &[1, 6], &[6]),
-            ("two lives, the same seq lost in each", &lives, &[5, 5], &[]),
-            ("two lives, but the first ends before", &lives, &[6, 7], &[7]),
+            ("two epochs, the same seq lost in each", &epochs, &[5, 5], &[]),
+            ("two epochs, but the first ends before", &epochs, &[6, 7], &[7]),
         ];
         for (name, lines, seqs, expected) in table {
             assert_eq!(left(lines, seqs), expected, "{name}");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_counted_and_what_is_no_loss_covers_nothing() {
+    fn a_line_without_a_count_and_a_line_that_is_no_loss_cover_nothing() {
         let mut unknown = line(Side::Origin, 1, (1, 9), 0, "origin-rewound");
         unknown.count = None;
         let repeated = line(Side::Copy, 1, (1, 9), 5, "uncertain");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_one_client_and_direction_and_bad_ones_are_told() {
+    fn lines_are_filtered_by_client_and_direction_and_malformed_ones_are_errors() {
         let text = |client: &str, direction: Option<&str>, to: &str| {
             let mut pairs = vec![("client", client)];
             pairs.extend(direction.map(|word| ("direction", word)));

@@ -1,4 +1,4 @@
-//! What apps offer: a pure function of the seed, the origin and the entry's number.
+//! The entries that apps add: a pure function of the seed, the origin and the entry's number.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,13 +6,13 @@ use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
 use crate::entries::Fields;
 
-/// The field that names an entry for good, such as `dev1.up/17`. Its ID does not: a Redis that lost
-/// the end of its file gives out the same again.
+/// The field with the unique name of an entry, such as `dev1.up/17`. Its ID is not unique: a Redis that
+/// lost the end of its file generates the same ID again.
 pub const NAME: &[u8] = b"chaos";
 
-/// Values together that no entry may have.
+/// A total size of values above the limit.
 const TOO_LARGE: usize = 1024 * 1024 + 1;
-/// More fields than an entry may have.
+/// A number of fields above the limit.
 const TOO_MANY: usize = 129;
 
 /// An entry to be added.
@@ -20,18 +20,18 @@ const TOO_MANY: usize = 129;
 pub struct Offer {
     /// Its number in its origin.
     pub number: u64,
-    /// What it holds.
+    /// Its fields.
     pub fields: Fields,
-    /// It can never be carried and belongs into the dead letters.
+    /// Whether it can never be carried and belongs to the dead letters.
     pub is_poison: bool,
 }
 
 /// How an app adds: some entries at once, then a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Burst {
-    /// How many entries.
+    /// The number of entries.
     pub entries: u64,
-    /// And then nothing for this long.
+    /// The pause afterwards.
     pub pause_ms: u64,
 }
 
@@ -68,7 +68,7 @@ pub fn offer(seed: u64, origin: &str, number: u64) -> Offer {
     Offer { number, fields, is_poison }
 }
 
-/// What an app does in its turn of this number.
+/// The burst of an app's turn of this number.
 pub fn burst(seed: u64, origin: &str, turn: u64) -> Burst {
     let mut random = source(seed, origin, ("burst", turn));
     let entries = match random.random_range(0..10) {
@@ -84,14 +84,14 @@ pub fn burst(seed: u64, origin: &str, turn: u64) -> Burst {
     Burst { entries, pause_ms }
 }
 
-/// Origin and number of an entry of ours.
+/// The origin and number in an entry's name.
 pub fn name_of(fields: &Fields) -> Option<(String, u64)> {
     let (_, name) = fields.iter().find(|(field, _)| field == NAME)?;
     let (origin, number) = std::str::from_utf8(name).ok()?.rsplit_once('/')?;
     Some((origin.to_owned(), number.parse().ok()?))
 }
 
-/// Tells fields that differ in one byte, in order or in number apart, within one run.
+/// A hash of the fields' bytes, order and number, comparable within one run.
 pub fn digest(fields: &[(Vec<u8>, Vec<u8>)]) -> u64 {
     let mut hasher = DefaultHasher::new();
     fields.hash(&mut hasher);
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_the_same_for_the_same_seed_and_names_itself() {
+    fn an_entry_is_reproducible_and_contains_its_own_name() {
         for number in 0..2000 {
             let entry = offer(1, "dev1.up", number);
             assert_eq!(entry, offer(1, "dev1.up", number));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_poison_of_each_kind_but_little_of_it() {
+    fn every_kind_of_poison_occurs_but_rarely() {
         let offers: Vec<_> = (0..20_000).map(|number| offer(5, "dev1.up", number)).collect();
         let poison: Vec<_> = offers.iter().filter(|offer| offer.is_poison).collect();
         assert!((10..200).contains(&poison.len()), "{}", poison.len());

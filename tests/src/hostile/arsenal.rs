@@ -1,4 +1,4 @@
-//! What a hostile client does next, drawn from a seed.
+//! The attacks of a hostile client, drawn from a seed.
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use spoke_protocol::{Seq, message::Features};
@@ -8,24 +8,24 @@ use super::{
     frames::{Batch, Claim, Lost, empty_push, greeting, malformed, push_with_tally, tiny},
 };
 
-/// Frames of one socket at the most; some thousand fit one write.
+/// The most frames on one socket.
 const FRAMES_MAX: usize = 200;
-/// Numbers around what may overflow.
+/// Numbers that may overflow.
 const EXTREMES: [u64; 7] =
     [0, 1, (1 << 53) + 1, 100_000_000_000_000_000, (1 << 63) - 1, 1 << 63, u64::MAX];
 
-/// One thing that it does.
+/// One attack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shot {
     /// These messages of `spoke.v1`, on a socket of their own.
     Frames(Vec<Vec<u8>>),
-    /// POST of this body to this path.
+    /// POST to this path with this body.
     Post(&'static str, String),
     /// GET of this path.
     Get(String),
 }
 
-/// What is large and always the same, and where the rest is drawn from.
+/// The source of attacks; holds the large inputs that are always the same.
 pub struct Arsenal {
     random: StdRng,
     bombs: Vec<Batch>,
@@ -34,7 +34,7 @@ pub struct Arsenal {
 }
 
 impl Arsenal {
-    /// All that is drawn comes from this seed.
+    /// An arsenal that draws everything from this seed.
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let garbage = malformed(&mut random);
@@ -43,14 +43,14 @@ impl Arsenal {
         Self { random, bombs: bombs.into(), garbage, bodies: malformed_bodies() }
     }
 
-    /// What comes next, at this time in ms.
+    /// The next attack, at this time in ms.
     pub fn draw(&mut self, now_ms: u64) -> Shot {
         match self.random.random_range(0..10) {
             0..5 => self.frames(now_ms),
             5 => Shot::Post("/xadd", self.pick_body()),
             6 => Shot::Post("/session", self.session(now_ms)),
             7 | 8 => Shot::Post("/xadd", self.batch(now_ms)),
-            _ => Shot::Get(self.question(now_ms)),
+            _ => Shot::Get(self.read_path(now_ms)),
         }
     }
 
@@ -62,7 +62,7 @@ impl Arsenal {
             _ => frames.push(greeting(Features::COMPRESSION)),
         }
         let frame = self.frame(now_ms);
-        // Large ones are sent a few times, small ones many.
+        // Large frames are sent a few times, small ones many times.
         let most = (1 << 22) / (frame.len() + 1);
         let times = self.random.random_range(1..=most.clamp(1, FRAMES_MAX));
         frames.extend(std::iter::repeat_n(frame, times));
@@ -74,15 +74,15 @@ impl Arsenal {
         let numbers = [(); 3].map(|()| self.extreme());
         let lost = Lost { range: (Seq::new(1, 0), claim.first), count: self.extreme() };
         let kind = self.random.random_range(0..7);
-        let batch = self.bombs.choose(&mut self.random).expect("there are some");
+        let batch = self.bombs.choose(&mut self.random).expect("the list is not empty");
         match kind {
             0 => batch.packed(&claim),
             1 => batch.push(&claim, &[]),
             2 => batch.push(&claim, &[lost; 16]),
             3 => empty_push(claim.epoch, Seq::ZERO, claim.first),
             4 => push_with_tally(claim.first, numbers, 1),
-            5 => self.garbage.choose(&mut self.random).expect("there are some").clone(),
-            _ => tiny().choose(&mut self.random).expect("there are some").clone(),
+            5 => self.garbage.choose(&mut self.random).expect("the list is not empty").clone(),
+            _ => tiny().choose(&mut self.random).expect("the list is not empty").clone(),
         }
     }
 
@@ -108,11 +108,11 @@ impl Arsenal {
     }
 
     fn extreme(&mut self) -> u64 {
-        *EXTREMES.choose(&mut self.random).expect("there are some")
+        *EXTREMES.choose(&mut self.random).expect("the list is not empty")
     }
 
     fn pick_body(&mut self) -> String {
-        self.bodies.choose(&mut self.random).expect("there are some").clone()
+        self.bodies.choose(&mut self.random).expect("the list is not empty").clone()
     }
 
     fn batch(&mut self, now_ms: u64) -> String {
@@ -140,7 +140,7 @@ impl Arsenal {
         )
     }
 
-    fn question(&mut self, now_ms: u64) -> String {
+    fn read_path(&mut self, now_ms: u64) -> String {
         let Claim { epoch, first, .. } = self.claim(now_ms);
         let tally = self.extreme();
         format!("/xread?seq={first}&epoch={epoch}&tally={tally},0,0&count=1000")
@@ -152,12 +152,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_draws_one_row_of_shots_and_another_seed_another() {
-        let row = |seed| {
+    fn each_seed_determines_its_own_attacks() {
+        let attacks = |seed| {
             let mut arsenal = Arsenal::new(seed);
             (0..40).map(|n| arsenal.draw(1_700_000_000_000 + n)).collect::<Vec<_>>()
         };
-        let (one, again, other) = (row(1), row(1), row(2));
+        let (one, again, other) = (attacks(1), attacks(1), attacks(2));
         assert!(one == again && one != other);
         let kinds = [
             one.iter().any(|shot| matches!(shot, Shot::Frames(_))),

@@ -1,4 +1,4 @@
-//! JSON bodies of `/xadd`, `/session` and `spoke.v1.json` that ask for much.
+//! Expensive JSON bodies for `/xadd`, `/session` and `spoke.v1.json`.
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use spoke_protocol::limits::HTTP_BODY_BYTES_MAX;
 pub enum Form {
     /// `[["", ""], …]`
     Pairs,
-    /// `{"": "", …}`, with one name again and again.
+    /// `{"": "", …}`, with one name repeated.
     Object,
     /// `[[{"b64": ""}, {"b64": ""}], …]`
     Base64,
 }
 
-/// A batch of so many entries of so many empty fields, from `ms`-0 on; `extra` stands in front of the
-/// entries, such as `"epoch":1,`.
+/// A batch of this many entries with this many empty fields each, from `ms`-0 on; `extra`, such as
+/// `"epoch":1,`, is inserted before the entries.
 pub fn empty_fields(ms: u64, (entries, fields): (usize, usize), form: Form, extra: &str) -> String {
     let field = match form {
         Form::Pairs => r#"["",""]"#,
@@ -37,16 +37,16 @@ pub fn empty_fields(ms: u64, (entries, fields): (usize, usize), form: Form, extr
     body
 }
 
-/// Bodies of four mebibytes that are no request: numbers, escapes, nesting and names without end.
+/// Malformed bodies of four mebibytes: endless numbers, escapes, nesting and names.
 pub fn malformed() -> Vec<String> {
-    let filled = |before: &str, with: &str, behind: &str| {
-        let room = HTTP_BODY_BYTES_MAX - before.len() - behind.len();
-        let middle = vec![with; room / (with.len() + 1)].join(",");
-        [before, &middle, behind].concat()
+    let filled = |prefix: &str, element: &str, suffix: &str| {
+        let available = HTTP_BODY_BYTES_MAX - prefix.len() - suffix.len();
+        let middle = vec![element; available / (element.len() + 1)].join(",");
+        [prefix, &middle, suffix].concat()
     };
-    let long = |before: &str, with: &str, behind: &str| {
-        let room = HTTP_BODY_BYTES_MAX - before.len() - behind.len();
-        [before, &with.repeat(room / with.len()), behind].concat()
+    let long = |prefix: &str, element: &str, suffix: &str| {
+        let available = HTTP_BODY_BYTES_MAX - prefix.len() - suffix.len();
+        [prefix, &element.repeat(available / element.len()), suffix].concat()
     };
     vec![
         filled(r#"{"seq":"1-0","fields":["#, "1", "]}"),
@@ -68,7 +68,7 @@ pub fn malformed() -> Vec<String> {
     ]
 }
 
-/// Messages of `spoke.v1.json` around these payloads, of each kind that takes one.
+/// A message of `spoke.v1.json` with this payload, for each type that has one.
 pub fn messages(payload: &str) -> [String; 3] {
     ["xadd", "xread", "echo"]
         .map(|kind| format!(r#"{{"type":"{kind}","id":1,"payload":{payload}}}"#))

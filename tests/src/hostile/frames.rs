@@ -1,4 +1,4 @@
-//! Frames of `spoke.v1` written byte by byte, so that they can be what the encoder never makes.
+//! Frames of `spoke.v1` written byte by byte, so that they can be ones that the encoder never makes.
 
 use rand::Rng;
 use spoke_protocol::{
@@ -9,29 +9,29 @@ use spoke_protocol::{
 
 use crate::websocket::hello;
 
-/// Level of compression: a batch of empty fields has some hundred bytes then, and takes a millisecond.
+/// The compression level, at which a batch of empty fields has some hundred bytes and takes a millisecond.
 const ZSTD_LEVEL: i32 = 3;
-/// The seal of one who has none.
+/// An absent seal.
 const NO_SEAL: [u8; 2] = [0xc4, 0];
 
-/// The entries of one batch, written once: only the first one's seq differs from frame to frame.
+/// The entries of one batch, encoded once: only the first entry's seq differs between frames.
 pub struct Batch {
     elements: u32,
-    /// The first entry's fields, and all entries behind it.
+    /// The first entry's fields, and all entries after it.
     rest: Vec<u8>,
     last: u64,
 }
 
-/// What a batch claims of itself.
+/// The header fields of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
-    /// The life of its origin.
+    /// The origin's epoch.
     pub epoch: u64,
-    /// Where the batch before ended.
+    /// The end of the previous batch.
     pub after: Seq,
-    /// The first entry; its ms must not be below those of `after`.
+    /// The first entry; its ms must not be below that of `after`.
     pub first: Seq,
-    /// How far behind the last entry the batch ends: 0 for at it.
+    /// The end of the batch; `None` for its last entry.
     pub through: Option<Seq>,
     /// The flags of its tally: 2 for inherited entries.
     pub flags: u8,
@@ -47,7 +47,7 @@ pub struct Lost {
 }
 
 impl Claim {
-    /// Entries from here on, that join any cursor.
+    /// Entries from here on, which follow any cursor.
     pub fn at(ms: u64) -> Self {
         let (after, first) = (Seq::ZERO, Seq::new(ms, 0));
         Self { epoch: 1, after, first, through: None, flags: 0 }
@@ -55,10 +55,10 @@ impl Claim {
 }
 
 impl Batch {
-    /// So many entries of so many fields, of this name and value.
+    /// This many entries with this many fields each, all of this name and value.
     ///
     /// # Panics
-    /// When there is no entry, or more than fits a frame.
+    /// If there is no entry, or more than a 32-bit length can express.
     pub fn new(entries: usize, fields: usize, name: &[u8], value: &[u8]) -> Self {
         let mut list = Vec::new();
         array(&mut list, 2 * fields);
@@ -68,7 +68,7 @@ impl Batch {
         }
         let mut rest = list.clone();
         for _ in 1..entries {
-            // The same ms, and the next n.
+            // The same ms, with the next n.
             rest.extend([0, 0]);
             rest.extend(&list);
         }
@@ -76,12 +76,12 @@ impl Batch {
         Self { elements, rest, last: entries as u64 - 1 }
     }
 
-    /// 1,000 entries of 128 empty fields: half a mebibyte that packs to a hundred bytes.
+    /// 1,000 entries of 128 empty fields: half a mebibyte that compresses to a hundred bytes.
     pub fn of_empty_fields() -> Self {
         Self::new(1000, 128, b"", b"")
     }
 
-    /// The PUSH.
+    /// Encodes the PUSH.
     pub fn push(&self, claim: &Claim, losses: &[Lost]) -> Vec<u8> {
         let Claim { epoch, after, first, through, flags } = *claim;
         let mut frame = vec![0x9d, 3];
@@ -102,7 +102,7 @@ impl Batch {
         frame
     }
 
-    /// The same, packed.
+    /// Encodes the PUSH, packed.
     pub fn packed(&self, claim: &Claim) -> Vec<u8> {
         packed(&self.push(claim, &[]))
     }
@@ -120,7 +120,7 @@ pub fn empty_push(epoch: u64, after: Seq, through: Seq) -> Vec<u8> {
     frame
 }
 
-/// A PUSH of no entry whose tally has these numbers.
+/// A PUSH without an entry whose tally has these numbers.
 pub fn push_with_tally(through: Seq, numbers: [u64; 3], flags: u8) -> Vec<u8> {
     let mut frame = vec![0x9d, 3];
     uint(&mut frame, 1);
@@ -133,18 +133,18 @@ pub fn push_with_tally(through: Seq, numbers: [u64; 3], flags: u8) -> Vec<u8> {
     frame
 }
 
-/// PACKED around these bytes, whatever they are.
+/// PACKED with these bytes.
 ///
 /// # Panics
-/// When there are more than a length of 32 bits can say.
+/// If there are more than a 32-bit length can express.
 pub fn packed(plain: &[u8]) -> Vec<u8> {
     packed_as(plain, u32::try_from(plain.len()).expect("a frame has an end"))
 }
 
-/// PACKED that claims to unpack to so many bytes.
+/// PACKED that claims to unpack to this many bytes.
 ///
 /// # Panics
-/// When zstd fails.
+/// If zstd fails.
 pub fn packed_as(plain: &[u8], length: u32) -> Vec<u8> {
     let zstd = zstd::bulk::compress(plain, ZSTD_LEVEL).expect("memory can be compressed");
     let mut frame = vec![0x93, 8, 0xce];
@@ -153,13 +153,13 @@ pub fn packed_as(plain: &[u8], length: u32) -> Vec<u8> {
     frame
 }
 
-/// HELLO of an agent whose streams are empty, with these features.
+/// The HELLO of an agent with empty streams and these features.
 pub fn greeting(features: Features) -> Vec<u8> {
     let hello = Hello { features, ..hello() };
     Frame::Hello(Box::new(hello)).encode(Features::default()).to_vec()
 }
 
-/// Four mebibytes that are no frame: noise, and MessagePack that is deep, long or of a lie.
+/// Malformed frames of four mebibytes: noise, and MessagePack that is deep, long or has false lengths.
 pub fn malformed(random: &mut impl Rng) -> Vec<Vec<u8>> {
     let filled = |head: &[u8], with: &[u8]| {
         let mut frame = head.to_vec();
@@ -183,12 +183,12 @@ pub fn malformed(random: &mut impl Rng) -> Vec<Vec<u8>> {
         filled(&[], &[0xdd, 0xff, 0xff, 0xff, 0xff]),
         filled(&[], &[0xdf, 0, 0, 0, 1, 0xc0]),
         filled(&[], &[0x81, 0xc0]),
-        // PING, ACK and PUSH with millions of elements behind, each to be passed over.
+        // PING, ACK and PUSH followed by millions of elements, which a reader skips.
         long(&[5], &[0xc0]),
         long(&[5], &[0x91, 0xc0]),
         long(&[4, 1, 0, 0, 0x90], &[0xa0]),
         long(&[3, 1, 0, 0, 1, 0, 0x90, 0, 0, 0, 0, 0x90, 0xc4, 0], &NO_SEAL),
-        // Refusals and losses in numbers.
+        // Very many refusals and losses.
         filled(&[0x95, 4, 1, 5, 1, 0xdd, 0, 0x0f, 0xff, 0xff], &[1, 0, 0xa0]),
         filled(&[0x9c, 3, 1, 0, 0, 1, 0, 0xdd, 0, 0x2f, 0xff, 0xff], &[0, 0, 0x90]),
         packed(&filled(&[], &[0])),
@@ -197,7 +197,7 @@ pub fn malformed(random: &mut impl Rng) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Frames of a few bytes that ask for something, or are none.
+/// Frames of a few bytes, valid and malformed.
 pub fn tiny() -> Vec<Vec<u8>> {
     vec![
         vec![0x91, 5],
@@ -229,7 +229,7 @@ fn seq(frame: &mut Vec<u8>, seq: Seq) {
     uint(frame, seq.n);
 }
 
-/// Always nine bytes, which is well formed and keeps the rest where it is.
+/// Always nine bytes, which is valid and keeps all offsets fixed.
 fn uint(frame: &mut Vec<u8>, value: u64) {
     frame.push(0xcf);
     frame.extend(value.to_be_bytes());
@@ -267,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_by_hand_is_one_that_the_codec_reads_where_it_is_within_bounds() {
+    fn a_hand_written_batch_within_bounds_is_decoded() {
         let batch = Batch::new(3, 2, b"name", b"value");
         let claim = Claim { after: Seq::new(5, 7), ..Claim::at(9) };
         let lost = Lost { range: (Seq::new(6, 0), Seq::new(8, 0)), count: 3 };
         let Ok(Frame::Push(push)) =
             Frame::decode(batch.push(&claim, &[lost]).into(), Features::default())
         else {
-            panic!("it is a PUSH");
+            panic!("expected a PUSH");
         };
         let seqs: Vec<_> = push.entries.iter().map(|entry| entry.seq).collect();
         assert_eq!(seqs, [0, 1, 2].map(|n| Seq::new(9, n)));
@@ -284,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_batch_is_one_that_the_codec_reads_where_it_is_within_bounds() {
+    fn a_packed_batch_within_bounds_is_decoded() {
         let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / 100;
         let frame = Batch::new(most, 100, b"", b"").packed(&Claim::at(7));
         match Frame::decode(frame.into(), Features::COMPRESSION) {
             Ok(Frame::Push(push)) => assert_eq!(push.entries.len(), most),
-            other => panic!("it is a PUSH and not {other:?}"),
+            other => panic!("expected a PUSH, got {other:?}"),
         }
     }
 

@@ -7,10 +7,10 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes of an answer's header at the most.
+/// The most bytes of a response header.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// A request as bytes, with headers of its own and no body.
+/// A request as bytes, with additional headers and no body.
 pub fn request(method: &str, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: hub\r\n");
     if let Some(token) = token {
@@ -23,11 +23,11 @@ pub fn request(method: &str, path: &str, token: Option<&str>, headers: &[(&str, 
     text.into_bytes()
 }
 
-/// A WebSocket that is open, as a plain stream.
+/// Opens a WebSocket and returns its plain stream.
 ///
 /// # Errors
-/// The connection is refused or broken, or the hub answers otherwise than with 101; the message
-/// begins with its status line then.
+/// If the connection is refused or broken, or the hub does not answer with 101; the message then begins
+/// with the status line.
 pub async fn socket(address: SocketAddr, token: &str, subprotocol: &str) -> io::Result<TcpStream> {
     let headers = [
         ("connection", "Upgrade"),
@@ -50,10 +50,10 @@ pub async fn socket(address: SocketAddr, token: &str, subprotocol: &str) -> io::
     }
 }
 
-/// The payload of the next frame of the hub that is no control frame.
+/// The payload of the hub's next frame that is not a control frame.
 ///
 /// # Errors
-/// The connection ends, or the hub closes it.
+/// If the connection ends, or the hub closes it.
 pub async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     loop {
         let [opcode, length] = [stream.read_u8().await? & 0x0f, stream.read_u8().await?];
@@ -72,8 +72,8 @@ pub async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A masked WebSocket frame with a mask of nothing: its opcode, with the first bit of FIN, and the
-/// length that its header claims.
+/// A WebSocket frame with a zero mask, this opcode including the FIN bit, and this length in its header,
+/// which may differ from the payload's.
 pub fn websocket_frame(opcode: u8, length: u64, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + 14);
     frame.push(opcode);
@@ -93,12 +93,12 @@ pub fn websocket_frame(opcode: u8, length: u64, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A whole binary message.
+/// A complete binary message.
 pub fn binary(payload: &[u8]) -> Vec<u8> {
     websocket_frame(0x82, payload.len() as u64, payload)
 }
 
-/// A whole text message.
+/// A complete text message.
 pub fn text(payload: &str) -> Vec<u8> {
     websocket_frame(0x81, payload.len() as u64, payload.as_bytes())
 }

@@ -1,20 +1,20 @@
-//! What a proxy carries up that lets a session begin and nothing more: the hub, or what stands before
-//! it, seems to take everything and acknowledges nothing.
+//! Carries only the beginning of a session from the client: to the client, the hub or a proxy in front of
+//! it seems to accept everything and acknowledges nothing.
 
-/// What whoever connected has said so far on one connection.
+/// The state of one connection's bytes from the client.
 #[derive(Debug, Default)]
-pub(super) enum Deaf {
-    /// A request, or what follows one.
+pub(super) enum Handshake {
+    /// An HTTP request, or what follows one.
     #[default]
     Http,
-    /// The first message on a WebSocket; its head so far, and the bytes that are to come.
+    /// The first message on a WebSocket: its header so far, and the bytes that are left.
     Greeting { head: Vec<u8>, left: Option<usize> },
-    /// Nothing more is carried.
+    /// Everything else is lost.
     Lost,
 }
 
-impl Deaf {
-    /// How many bytes at the front of a piece are carried.
+impl Handshake {
+    /// Returns how many bytes at the front of a piece are carried.
     pub(super) fn pass(&mut self, piece: &[u8]) -> usize {
         match self {
             Self::Lost => 0,
@@ -56,8 +56,8 @@ impl Deaf {
     }
 }
 
-/// What follows the length in a client's WebSocket frame, mask included, once it can be told (RFC 6455,
-/// 5.2). No greeting is longer than 65,535 bytes.
+/// The number of bytes after the length of a client's WebSocket frame, including the mask, once it is
+/// known (RFC 6455, 5.2). No greeting is longer than 65,535 bytes.
 fn length(head: &[u8]) -> Option<usize> {
     const MASK: usize = 4;
     match (head.get(1)? & 0x7f, head.get(2..4)) {
@@ -72,28 +72,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_may_begin_and_say_nothing_more() {
+    fn only_the_upgrade_and_the_greeting_are_carried() {
         let upgrade = b"GET /sync HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
         let hello = [&[0x82, 0x83, 1, 2, 3, 4][..], b"abc"].concat();
         for piece in [1, 3, 4096] {
-            let mut deaf = Deaf::default();
-            assert_eq!(deaf.pass(upgrade), upgrade.len());
-            let said = [&hello[..], b"more"].concat();
-            let passed: usize = said.chunks(piece).map(|piece| deaf.pass(piece)).sum();
+            let mut handshake = Handshake::default();
+            assert_eq!(handshake.pass(upgrade), upgrade.len());
+            let sent = [&hello[..], b"more"].concat();
+            let passed: usize = sent.chunks(piece).map(|piece| handshake.pass(piece)).sum();
             assert_eq!(passed, hello.len());
         }
         let long = [&[0x82, 0xfe, 1, 0, 1, 2, 3, 4][..], &[0; 256], b"more"].concat();
-        let mut deaf = Deaf::Greeting { head: Vec::new(), left: None };
-        assert_eq!(deaf.pass(&long), long.len() - 4);
+        let mut handshake = Handshake::Greeting { head: Vec::new(), left: None };
+        assert_eq!(handshake.pass(&long), long.len() - 4);
     }
 
     #[test]
-    fn over_http_all_but_batches_is_carried() {
-        let mut deaf = Deaf::default();
-        for (said, passed) in
+    fn over_http_everything_but_batches_is_carried() {
+        let mut handshake = Handshake::default();
+        for (sent, passed) in
             [("POST /session HTTP/1.1\r\n", 24), ("{}", 2), ("POST /xadd", 0), ("{}", 0)]
         {
-            assert_eq!(deaf.pass(said.as_bytes()), passed, "{said}");
+            assert_eq!(handshake.pass(sent.as_bytes()), passed, "{sent}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Carries the bytes of one direction of a connection through the network as it is.
+//! Carries the bytes of one direction of a connection under the network's current conditions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use tokio::{
     net::tcp::{ReadHalf, WriteHalf},
 };
 
-use super::{CHUNK, Carry, Direction, Network, handshake_only::Deaf};
+use super::{CHUNK, Carry, Direction, Network, handshake_only::Handshake};
 
 /// The connection is to be cut.
 pub(super) struct Cut;
@@ -19,15 +19,15 @@ pub(super) async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
 ) -> Result<(), Cut> {
-    let mut weather = network.weather.subscribe();
+    let mut conditions = network.conditions.subscribe();
     let mut left = budget.unwrap_or(u64::MAX);
     let mut has_lost = false;
-    let is_deaf = direction == Direction::Up && network.now().carry == Carry::Deaf;
-    let mut deaf = is_deaf.then(Deaf::default);
+    let is_limited = direction == Direction::Up && network.now().carry == Carry::HandshakeOnly;
+    let mut handshake = is_limited.then(Handshake::default);
     let mut chunk = vec![0; CHUNK];
     loop {
         let mut length = from.read(&mut chunk).await.map_err(|_| Cut)?;
-        let now = *weather.wait_for(|now| now.carry != Carry::Nothing).await.map_err(|_| Cut)?;
+        let now = *conditions.wait_for(|now| now.carry != Carry::Nothing).await.map_err(|_| Cut)?;
         if now.carry == Carry::UpOnly && direction == Direction::Down {
             has_lost = true;
             if length == 0 {
@@ -38,8 +38,8 @@ pub(super) async fn pump(
         if has_lost {
             return Err(Cut);
         }
-        if let Some(deaf) = deaf.as_mut().filter(|_| length > 0) {
-            length = deaf.pass(&chunk[..length]);
+        if let Some(handshake) = handshake.as_mut().filter(|_| length > 0) {
+            length = handshake.pass(&chunk[..length]);
             if length == 0 {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! A Redis that comes back with less than it had, and whoever wants to know exactly what.
+//! Damage to the file of a Redis, and restarts that show exactly what it kept.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,11 @@ use super::{RedisServer, Until, free_port, launch};
 use crate::wait::{PATIENCE, eventually};
 
 impl RedisServer {
-    /// Cuts bytes from the end of its append-only file, as a power cut does; at most all that came
-    /// since the file was last written anew. Gives how many. It must not run.
+    /// Cuts bytes from the end of its append-only file, like a power cut; at most everything since the last
+    /// rewrite of the file. Returns how many. It must not be running.
     ///
     /// # Panics
-    /// When the file cannot be found or changed.
+    /// If the file cannot be found or changed.
     pub fn truncate(&self, bytes: u64) -> u64 {
         let files = std::fs::read_dir(self.directory.join("appendonlydir"));
         let paths = files.expect("there are append-only files").flatten().map(|file| file.path());
@@ -28,14 +28,14 @@ impl RedisServer {
         bytes.min(length)
     }
 
-    /// Starts it again on the same files and a port that nobody knows, killing it first if it runs:
-    /// to look at what it kept before anyone else writes. `restart` brings it back.
+    /// Restarts it on the same files and a port that no client knows, so that the test can read what it
+    /// kept before anyone writes; kills it first if it is running. `restart` brings it back to its port.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub async fn restart_unseen(&mut self) {
         self.process.kill9();
-        let awaited = "redis-server on a port that nobody knows";
+        let awaited = "redis-server on a port that no client knows";
         let (directory, options, environment) = (&self.directory, &self.options, &self.environment);
         let launched = eventually(awaited, PATIENCE, async || {
             let port = free_port();
@@ -45,16 +45,15 @@ impl RedisServer {
         (self.listening, (self.process, self.connection)) = launched.await;
     }
 
-    /// A connection of its own, which waits for an answer until it ends: so there is none only where
-    /// that process is no more.
+    /// A separate connection without a timeout: a command fails only if the process has ended.
     ///
     /// # Panics
-    /// When it takes none.
+    /// If Redis refuses it.
     pub async fn patient_connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.listening));
         let client = client.expect("the URL is well formed");
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connected = client.get_multiplexed_async_connection_with_config(&config).await;
-        connected.expect("a Redis that has come up takes connections")
+        connected.expect("a Redis that has started accepts connections")
     }
 }

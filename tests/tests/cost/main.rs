@@ -1,4 +1,4 @@
-//! What measures its own memory or time.
+//! Tests that measure memory or time themselves.
 
 mod fuzz;
 mod scripts;

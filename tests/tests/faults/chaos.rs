@@ -1,4 +1,4 @@
-//! `make chaos` itself: that it ends well when all is well, and that it can fail.
+//! `make chaos` itself: it passes when nothing is wrong, and it can fail.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_run_in_which_all_is_carried_says_so_and_leaves_nothing() {
+async fn a_run_that_carries_every_entry_passes_and_leaves_no_files() {
     let folder = tempfile::tempdir().unwrap();
     let ended = chaos(folder.path(), &[]).await.done();
     assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
@@ -39,7 +39,7 @@ async fn a_run_in_which_all_is_carried_says_so_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_hostile_client_beside_the_honest_ones_costs_them_no_entry_and_repeats_none() {
+async fn a_hostile_client_causes_no_loss_and_no_duplicate_for_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let ended = chaos(folder.path(), &["--hostile"]).await.done();
     assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
@@ -48,7 +48,7 @@ async fn a_hostile_client_beside_the_honest_ones_costs_them_no_entry_and_repeats
 }
 
 #[tokio::test]
-async fn one_fault_at_a_time_shows_how_long_each_takes_to_be_over() {
+async fn a_run_with_one_fault_at_a_time_prints_the_recovery_times() {
     let folder = tempfile::tempdir().unwrap();
     let more = ["--seconds", "6", "--alone", "--faults", "cut-link"];
     let ended = chaos_with(folder.path(), &more).await.done();
@@ -57,18 +57,18 @@ async fn one_fault_at_a_time_shows_how_long_each_takes_to_be_over() {
 }
 
 #[tokio::test]
-async fn a_run_that_finds_an_entry_missing_or_twice_fails_and_leaves_what_tells_why() {
+async fn a_run_that_finds_a_missing_or_duplicated_entry_fails_and_keeps_its_evidence() {
     let folder = tempfile::tempdir().unwrap();
     let ended = chaos(folder.path(), &["--spoil"]).await;
     assert_eq!(ended.code, Some(1), "{}", ended.stdout);
     assert!(ended.stdout.contains("duplicated 1, missing 1"), "{}", ended.stdout);
-    let [left] = <[String; 1]>::try_from(names_in(folder.path())).unwrap();
-    let left = folder.path().join(left);
-    assert!(ended.stdout.contains(left.to_str().unwrap()), "{}", ended.stdout);
-    let verdict = std::fs::read_to_string(left.join("verdict.txt")).unwrap();
+    let [kept] = <[String; 1]>::try_from(names_in(folder.path())).unwrap();
+    let kept = folder.path().join(kept);
+    assert!(ended.stdout.contains(kept.to_str().unwrap()), "{}", ended.stdout);
+    let verdict = std::fs::read_to_string(kept.join("verdict.txt")).unwrap();
     assert!(verdict.contains("  missing: dev"), "{verdict}");
     assert!(verdict.contains("  duplicated: dev"), "{verdict}");
-    let files = names_in(&left);
+    let files = names_in(&kept);
     for name in ["journal.txt", "copy-cloud.tsv", "ledger-dev1.tsv", "dev1-redis", "hub2"] {
         assert!(files.iter().any(|file| file == name), "{name} is not among {files:?}");
     }

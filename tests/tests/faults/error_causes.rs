@@ -1,4 +1,4 @@
-//! Errors are told with all their causes, by all programs and in both formats of the log.
+//! Errors are logged with all their causes, by all programs and in both log formats.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -20,8 +20,8 @@ const REFUSED: &str = "Connection refused (os error 111)";
 const MISSING: &str = "No such file or directory (os error 2)";
 const FORMATS: [&str; 2] = ["json", "text"];
 
-/// What the lines of this message have in this field, without what a text escapes.
-fn told(log: &str, format: &str, message: &str, field: &str) -> BTreeSet<String> {
+/// The values of this field in the lines with this message, unescaped.
+fn field_values(log: &str, format: &str, message: &str, field: &str) -> BTreeSet<String> {
     let lines = log.lines().filter(|line| line.contains(message));
     let of_json = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -38,8 +38,8 @@ fn told(log: &str, format: &str, message: &str, field: &str) -> BTreeSet<String>
     }
 }
 
-/// A program that runs until a line has this message, and its log.
-async fn said(program: &str, command: &str, settings: &[(&str, &str)], message: &str) -> String {
+/// Runs a program until its log has this message, and returns the log.
+async fn log_of(program: &str, command: &str, settings: &[(&str, &str)], message: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let prefix = program.replace('-', "_");
     let mut start = Start::with(&[command]);
@@ -49,16 +49,16 @@ async fn said(program: &str, command: &str, settings: &[(&str, &str)], message: 
     }
     let log = folder.path().join("log");
     let process = Process::start(&binaries::path_of(program), &start, &log);
-    eventually(&format!("{program} to say {message:?}"), PATIENCE, async || {
-        let said = process.log();
-        let is_said = said.ends_with('\n') && said.contains(message);
-        if is_said { Ok(said) } else { Err(said) }
+    eventually(&format!("{program} to log {message:?}"), PATIENCE, async || {
+        let log = process.log();
+        let is_logged = log.ends_with('\n') && log.contains(message);
+        if is_logged { Ok(log) } else { Err(log) }
     })
     .await
 }
 
-/// Runs a program with a Redis that is not there, and sees what its log has in both formats.
-async fn assert_told(
+/// Runs a program in both log formats, and checks that its error contains these words exactly once.
+async fn assert_error_logged(
     (program, command): (&str, &str),
     settings: &[(&str, &str)],
     (message, words): (&str, &str),
@@ -66,26 +66,29 @@ async fn assert_told(
     let mut texts = Vec::new();
     for format in FORMATS {
         let settings: Vec<_> = settings.iter().copied().chain([("log.format", format)]).collect();
-        let log = said(program, command, &settings, message).await;
-        let told = told(&log, format, message, "error");
-        assert!(told.iter().any(|error| error.contains(words)), "{program}, {format}:\n{log}");
-        for error in &told {
+        let log = log_of(program, command, &settings, message).await;
+        let errors = field_values(&log, format, message, "error");
+        assert!(errors.iter().any(|error| error.contains(words)), "{program}, {format}:\n{log}");
+        for error in &errors {
             let times = error.matches(words).count();
-            assert!(times <= 1, "{program}, {format}: it is told {times} times: {error}");
+            assert!(
+                times <= 1,
+                "{program}, {format}: the cause is repeated {times} times: {error}"
+            );
         }
-        texts.push(told);
+        texts.push(errors);
     }
-    assert_eq!(texts[0], texts[1], "{program}: both formats say the same");
+    assert_eq!(texts[0], texts[1], "{program}: the formats differ");
 }
 
 const DOWN: &str = "redis request failed";
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_is_told_in_the_operating_systems_words() {
+async fn an_unreachable_redis_is_logged_with_the_operating_systems_error() {
     for (redis, words) in [("redis://127.0.0.1:1", REFUSED), ("unix:///nowhere/redis", MISSING)] {
         for program in ["spoke-hub", "spoke-auth"] {
             let settings = [("redis", redis), ("listen", "127.0.0.1:0"), ("admin_listen", "")];
-            assert_told((program, "serve"), &settings, (DOWN, words)).await;
+            assert_error_logged((program, "serve"), &settings, (DOWN, words)).await;
         }
         let folder = tempfile::tempdir().unwrap();
         let state_dir = folder.path().join("state").display().to_string();
@@ -97,12 +100,12 @@ async fn a_redis_that_is_not_there_is_told_in_the_operating_systems_words() {
             ("hub", "http://127.0.0.1:1"),
             ("state_dir", &state_dir),
         ];
-        assert_told(("spoke-agent", "run"), &settings, (DOWN, words)).await;
+        assert_error_logged(("spoke-agent", "run"), &settings, (DOWN, words)).await;
     }
 }
 
 #[tokio::test]
-async fn an_agent_tells_why_it_has_no_way_to_auth_and_no_state_directory() {
+async fn an_agent_logs_why_auth_is_unreachable_and_its_state_directory_unusable() {
     let folder = tempfile::tempdir().unwrap();
     let state_dir = folder.path().join("state").display().to_string();
     fs::write(folder.path().join("otp"), spoke_tests::cloud::OTP_SECRET).unwrap();
@@ -117,16 +120,16 @@ async fn an_agent_tells_why_it_has_no_way_to_auth_and_no_state_directory() {
         ("state_dir", state_dir.as_str()),
     ];
     let message = "connection to hub failed; retrying";
-    assert_told(("spoke-agent", "run"), &settings, (message, REFUSED)).await;
+    assert_error_logged(("spoke-agent", "run"), &settings, (message, REFUSED)).await;
 
     settings[6] = ("state_dir", "/proc/nothing-here");
     let message = "state directory is not usable";
-    assert_told(("spoke-agent", "run"), &settings, (message, MISSING)).await;
+    assert_error_logged(("spoke-agent", "run"), &settings, (message, MISSING)).await;
 }
 
-/// A fault of a request: a key of another type, which is told where the request was refused.
+/// A request fails because a key has another type.
 #[tokio::test]
-async fn a_request_that_redis_refuses_is_told_in_its_own_words_in_both_formats() {
+async fn a_request_that_redis_refuses_is_logged_with_its_error_in_both_formats() {
     let words = "spoke-hub:in:x and spoke-hub:lost:x must be streams";
     let mut texts = Vec::new();
     for format in FORMATS {
@@ -139,16 +142,16 @@ async fn a_request_that_redis_refuses_is_told_in_its_own_words_in_both_formats()
         let answer = api.call(api.request(Method::POST, "/xadd").json(&entry)).await;
         assert_eq!(answer.status, 503);
 
-        let told = told(&stand.service.log(), format, DOWN, "error");
-        assert!(told.iter().any(|error| error.contains(words)), "{}", stand.service.log());
-        texts.push(told);
+        let errors = field_values(&stand.service.log(), format, DOWN, "error");
+        assert!(errors.iter().any(|error| error.contains(words)), "{}", stand.service.log());
+        texts.push(errors);
     }
     assert_eq!(texts[0], texts[1]);
 }
 
-/// One that cannot start says why in its last line, and `check` in the finding.
+/// A program that cannot start says why on stderr, and `check` says why in its finding.
 #[tokio::test]
-async fn what_a_program_ends_with_and_what_check_finds_bear_all_causes() {
+async fn exit_errors_and_check_findings_contain_all_causes() {
     let command = async |program: &str, arguments: &[&str]| -> Finished {
         run(&binaries::path_of(program), &Start::with(arguments)).await
     };
@@ -175,7 +178,7 @@ async fn what_a_program_ends_with_and_what_check_finds_bear_all_causes() {
     }
 }
 
-/// Where no error is told: what is matched, and what another machine is answered.
+/// Lines that report no error to a person: they match on it, or answer a peer.
 fn is_exempt(line: &str) -> bool {
     let line = line.trim_start();
     line.starts_with("//")
@@ -183,10 +186,10 @@ fn is_exempt(line: &str) -> bool {
         || line.contains(".to_lowercase()")
 }
 
-/// Errors have one way to a reader, `spoke_diagnostics::error_chain`: all others lose the causes, in one format of the
-/// log or in both.
+/// Errors are formatted by `spoke_diagnostics::error_chain` only: any other way loses the causes, in one
+/// log format or in both.
 #[test]
-fn no_source_tells_an_error_without_its_causes() {
+fn no_source_file_formats_an_error_without_its_causes() {
     let names = ["error", "err", "e", "fault", "source"];
     let mut forms = vec!["as &dyn std::error::Error".to_owned(), "as &dyn Error,".to_owned()];
     for name in names {
@@ -196,7 +199,7 @@ fn no_source_tells_an_error_without_its_causes() {
         forms.extend([":?}", ":#}", ":#?}"].map(|end| format!("{{{name}{end}")));
         forms.extend([" ", "(", "&"].map(|before| format!("{before}{name}.to_string()")));
     }
-    // A string that is called so: `chain` made it.
+    // A string variable with that name, made by `error_chain`.
     forms.retain(|form| !form.starts_with("error = e"));
     let mut found = Vec::new();
     for path in rust_files().iter().filter(|path| !path.ends_with("error_chain.rs")) {

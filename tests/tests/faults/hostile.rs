@@ -1,7 +1,8 @@
 //! Hostile clients against the real hub and the real auth: row 14 of the table of faults. Whatever they
 //! send, they get a clear answer, other clients do not notice, memory and log stay bounded, and
-//! nobody reads or writes another's streams.
+//! no client reads or writes another client's streams.
 
+mod amplification;
 mod flood;
 mod identity;
 mod injection;
@@ -13,7 +14,6 @@ mod numbers;
 mod reserve;
 mod slow;
 mod stolen;
-mod swell;
 mod websocket;
 
 use std::time::Duration;
@@ -32,17 +32,17 @@ use tokio::net::TcpStream;
 
 /// The secret of every client that registers here.
 const SECRET: &str = "a-secret-of-32-bytes-as-devices-";
-/// Between two requests of the good client.
+/// The pause between two requests of the good client.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A hub as it is in use: it says no more than it would there.
+/// A hub with the log level of production.
 async fn hub(settings: &[(&str, &str)]) -> Stand {
     let mut all = vec![("log.level", "info")];
     all.extend(settings);
     Stand::start(Kind::Hub, &all).await
 }
 
-/// Auth as it is in use, and a good client's token; `SECRET` is its secret.
+/// Auth with the log level of production, and a good client's token; `SECRET` is its secret.
 async fn auth(settings: &[(&str, &str)]) -> (Stand, String) {
     let mut all = vec![("log.level", "info")];
     all.extend(settings);
@@ -51,7 +51,7 @@ async fn auth(settings: &[(&str, &str)]) -> (Stand, String) {
     (stand, token)
 }
 
-/// Registers a client with `SECRET` and gives the token of its first session.
+/// Registers a client with `SECRET` and returns the token of its first session.
 async fn register(stand: &Stand, client: &str) -> String {
     provision(&stand.redis, client, now_ms() + 3_600_000).await;
     let body = json!({ "client": client, "secret": SECRET, "otp": one_time_code(0) });
@@ -61,13 +61,14 @@ async fn register(stand: &Stand, client: &str) -> String {
     session["sessionToken"].as_str().expect("a login gives a token").to_owned()
 }
 
-/// A good client of a hub for ever: an entry over its WebSocket, and a request on a new connection.
+/// Runs a good client of a hub without end: it alternates an entry over its WebSocket and a request on a
+/// new connection.
 async fn good_client(stand: &Stand, recorder: Recorder) {
     let token = admit(&stand.redis, "good").await;
     let mut socket = open(stand.service.address(), &token, JSON_SUBPROTOCOL).await;
     let api = stand.api().with_token(&token);
     let cursor: CursorBody =
-        serde_json::from_value(api.get("/seq").await.ok()).expect("the hub says a cursor");
+        serde_json::from_value(api.get("/seq").await.ok()).expect("the hub answers with a cursor");
     for n in cursor.seq.ms + 1.. {
         let entry = json!({ "seq": format!("{n}-0"), "fields": { "n": n.to_string() } });
         let added = recorder.time(socket.ask("xadd", n, entry)).await;
@@ -79,10 +80,10 @@ async fn good_client(stand: &Stand, recorder: Recorder) {
 }
 
 async fn connect(stand: &Stand) -> TcpStream {
-    TcpStream::connect(stand.service.address()).await.expect("it takes connections")
+    TcpStream::connect(stand.service.address()).await.expect("the service accepts connections")
 }
 
-/// A WebSocket that is open, and a plain stream, to send on it what no library would.
+/// An open WebSocket as a plain stream, to send bytes that no library would.
 async fn raw_socket(stand: &Stand, token: &str, subprotocol: &str) -> TcpStream {
-    raw::socket(stand.service.address(), token, subprotocol).await.expect("the hub takes it")
+    raw::socket(stand.service.address(), token, subprotocol).await.expect("the hub accepts it")
 }

@@ -1,4 +1,4 @@
-//! What holds when something breaks, and under attack.
+//! Faults and attacks: what must hold when something breaks.
 
 mod chaos;
 mod error_causes;

@@ -1,5 +1,5 @@
-//! Trouble that is nobody's crash: a Redis that refuses, links that carry nothing, disks that are
-//! full, files gone bad, clocks that jump.
+//! Faults without a crash: a Redis that refuses, links that carry nothing, full disks, damaged files,
+//! clocks that jump.
 
 mod access;
 mod agents;
@@ -21,7 +21,7 @@ use spoke_tests::{
 
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
-/// Numbered entries that say which part of the test they are of.
+/// Numbered entries that name the part of the test that they belong to.
 fn part(name: &str, count: usize) -> Vec<Fields> {
     (0..count).map(|n| fields([("part", name.to_owned()), ("n", n.to_string())])).collect()
 }

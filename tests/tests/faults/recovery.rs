@@ -1,4 +1,4 @@
-//! Faults of guarantees.md section 3 that are handled so far, each made to happen.
+//! Faults from the table in ARCHITECTURE.md, each caused on real processes.
 
 mod access;
 mod hints;
@@ -20,7 +20,7 @@ use spoke_tests::{
 
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
-/// Numbered entries that say which device and which part of the test they are of.
+/// Numbered entries that name the part of the test that they belong to.
 fn part(name: &str, count: usize) -> Vec<Fields> {
     (0..count).map(|n| fields([("part", name.to_owned()), ("n", n.to_string())])).collect()
 }
@@ -33,7 +33,7 @@ async fn add_down(cloud: &Cloud, device: &Device, name: &str, count: usize) -> V
     cloud.redis.add_all(&out(&device.client), &part(name, count)).await
 }
 
-/// Both ends hold so many of each way.
+/// A cloud and a device that hold this many entries each way.
 async fn in_step(transport: &str, count: usize) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
     let cloud = Cloud::start().await;
     let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -43,7 +43,7 @@ async fn in_step(transport: &str, count: usize) -> (Cloud, Device, Vec<Stored>, 
     (cloud, device, up, down)
 }
 
-/// Waits for everything, and holds both copies against both origins.
+/// Waits until everything is carried, and compares both copies with both origins.
 async fn assert_all_carried(cloud: &Cloud, device: &Device) {
     device.carried_both_ways(cloud).await;
     let up = expected(&device.redis.entries(OUT).await, Some(1));

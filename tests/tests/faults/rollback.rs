@@ -1,4 +1,4 @@
-//! What is gone is counted, and a Redis that comes back with an older state costs nothing that is still there.
+//! Losses are counted, and a Redis that comes back with an older state loses nothing that either end has.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
 
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const TRANSPORTS: [&str; 2] = ["ws", "http"];
 
-/// The append-only file as it is now: what a power cut, or a backup, leaves.
+/// A copy of the append-only file as it is now: what a power cut, or a backup, leaves.
 struct State(TempDir);
 
 impl State {
@@ -30,7 +30,7 @@ impl State {
         Self(folder)
     }
 
-    /// The same, cut behind each transaction that gave out entries, from the last but one backwards.
+    /// Copies of it, cut after each transaction that sent entries, from the last but one backwards.
     fn cuts(&self) -> Vec<Self> {
         let is_newest = |path: &PathBuf| path.to_string_lossy().ends_with(".incr.aof");
         let files = fs::read_dir(self.0.path()).unwrap().flatten().map(|file| file.path());
@@ -41,8 +41,8 @@ impl State {
             let found = bytes[at..].windows(exec.len()).position(|part| part == exec);
             at + found.unwrap() + exec.len()
         };
-        let given = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"out_given"));
-        let mut ends: Vec<_> = given.map(end_of).collect();
+        let sends = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"out_given"));
+        let mut ends: Vec<_> = sends.map(end_of).collect();
         ends.dedup();
         ends.pop();
         let cut = |end: usize| {
@@ -54,7 +54,7 @@ impl State {
         ends.into_iter().rev().map(cut).collect()
     }
 
-    /// Redis comes back with it, before anyone else writes.
+    /// Restarts Redis with this state on a port that no client knows.
     async fn restore(&self, redis: &mut RedisServer) {
         redis.kill9();
         let place = redis.directory().join("appendonlydir");
@@ -71,7 +71,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Entries `numbers` at the IDs `ms-0` of a clock that we set ourselves.
+/// Adds an entry with the ID `n-0` for each of these numbers.
 async fn add_at(
     redis: &RedisServer,
     stream: &str,
@@ -87,7 +87,7 @@ async fn add_at(
     added
 }
 
-/// Direction, from, to, count and cause of all lines of a ledger.
+/// The direction, from, to, count and cause of all lines of a ledger.
 async fn lines(redis: &RedisServer, ledger: &str) -> Vec<String> {
     let names = ["direction", "from", "to", "count", "cause"];
     let line = |loss: &Stored| names.map(|name| loss.text(name).unwrap()).join(" ");
@@ -95,7 +95,7 @@ async fn lines(redis: &RedisServer, ledger: &str) -> Vec<String> {
 }
 
 async fn wait_for_copy(cloud: &Cloud, entries: usize) {
-    eventually_is("the hub's copy to be whole", entries, async || {
+    eventually_is("the hub's copy to be complete", entries, async || {
         cloud.carried("dev1").await.len()
     })
     .await;

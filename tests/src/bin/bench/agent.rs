@@ -9,21 +9,21 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Options,
     figure::{Figure, Goal},
-    link::{Link, Road},
+    link::{Link, Route},
     load::Kind,
 };
 
 const BINARY_MB: f64 = 6.0;
 const IDLE_MB: f64 = 8.0;
 const PEAK_MB: f64 = 24.0;
-/// 0 %, to a whole one: a single tick is 0.1 % of the time that is looked at.
+/// Rounds to 0 %: a single tick is 0.1 % of the measured time.
 const IDLE_PERCENT: f64 = 0.5;
-/// After this nothing of the connection's beginning, or of a backlog, is still going on.
+/// After this, nothing of the connection's start or of a backlog is still running.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// What was measured, by run.
+/// The measurements of all runs.
 #[derive(Default)]
-struct Taken {
+struct AgentRuns {
     connect_ms: Vec<f64>,
     idle_mb: Vec<f64>,
     private_mb: Vec<f64>,
@@ -34,36 +34,36 @@ struct Taken {
 
 pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     let program = binaries::path_of("spoke-agent");
-    let size = fs::metadata(program).expect("the program is there").len();
-    let mut taken = Taken::default();
+    let size = fs::metadata(program).expect("the program was built").len();
+    let mut runs = AgentRuns::default();
     for _ in 0..options.runs() {
-        taken.take(options).await;
+        runs.measure(options).await;
     }
     let built = if cfg!(debug_assertions) { "a debug build, NOT stripped" } else { "stripped" };
     vec![
         Figure::new("agent: program", "MB", vec![mb(size)])
             .goal(Goal::AtMost(BINARY_MB))
             .note(built),
-        Figure::new("agent: from start to connected", "ms", taken.connect_ms)
-            .note("enrolled before; to its word in the log, within 2 ms"),
-        Figure::new("agent: memory idle", "MB", taken.idle_mb)
+        Figure::new("agent: from start to connected", "ms", runs.connect_ms)
+            .note("already enrolled; until its log message, to within 2 ms"),
+        Figure::new("agent: memory idle", "MB", runs.idle_mb)
             .goal(Goal::AtMost(IDLE_MB))
-            .note("resident (VmRSS), the program's own pages with it"),
-        Figure::new("agent: memory idle, private", "MB", taken.private_mb)
-            .note("what no file stands behind (Private_Dirty)"),
-        Figure::new("agent: memory at full drain", "MB", taken.peak_mb)
+            .note("resident (VmRSS), including the program's own pages"),
+        Figure::new("agent: memory idle, private", "MB", runs.private_mb)
+            .note("not backed by a file (Private_Dirty)"),
+        Figure::new("agent: memory at full drain", "MB", runs.peak_mb)
             .goal(Goal::AtMost(PEAK_MB))
-            .note("the most that was resident (VmHWM)"),
-        Figure::new("agent: memory idle after a drain", "MB", taken.after_mb).note("VmRSS"),
-        Figure::new("agent: processor idle", "%", taken.idle_percent)
+            .note("peak resident (VmHWM)"),
+        Figure::new("agent: memory idle after a drain", "MB", runs.after_mb).note("VmRSS"),
+        Figure::new("agent: processor idle", "%", runs.idle_percent)
             .goal(Goal::AtMost(IDLE_PERCENT))
             .note("in ticks of 10 ms"),
     ]
 }
 
-impl Taken {
-    async fn take(&mut self, options: &Options) {
-        let mut link = Link::start(Road::Straight, &[]).await;
+impl AgentRuns {
+    async fn measure(&mut self, options: &Options) {
+        let mut link = Link::start(Route::Direct, &[]).await;
         self.connect_ms.push(link.connect().await.as_secs_f64() * 1000.0);
         sleep(SETTLING).await;
         let pid = link.device.agent().pid();

@@ -1,4 +1,4 @@
-//! A backlog, up and down, beside what Redis alone takes and what the peers do.
+//! Drains a backlog, up and down, and compares with Redis alone and with the peers.
 
 use std::time::Instant;
 
@@ -9,33 +9,33 @@ use tokio::task::block_in_place;
 use crate::{
     Options,
     figure::{Figure, Goal},
-    link::{CLIENT, Drained, Link, Road, connection, start_redis},
+    link::{CLIENT, Drained, Link, Route, connection, start_redis},
     load::{Kind, Pack, Payloads, entry, feed, packs},
     peers::{mosquitto::Mosquitto, nats::Nats},
 };
 
-/// The commands that are sent together where Redis is fed; the best of these counts as its limit.
+/// Pipeline sizes when Redis alone is filled; the best of these counts as its limit.
 const PIPELINES: [usize; 3] = [100, 500, 2000];
-/// Of what Redis alone takes, and of what NATS carries.
+/// The goals as shares of the rate of Redis alone, and of NATS.
 const OF_THE_LIMIT: f64 = 0.5;
 const OF_NATS: f64 = 1.3;
-/// Mosquitto gets a fraction of the entries, since it takes so much longer for each.
+/// Mosquitto gets a fraction of the entries, since it is so much slower.
 const OF_THE_ENTRIES_FOR_MOSQUITTO: usize = 5;
 
-/// What was measured for one way, by run.
+/// The measurements of all runs in one direction.
 #[derive(Default)]
-struct Taken {
+struct DrainRuns {
     rates: Vec<f64>,
     limits: Vec<f64>,
     of_the_limit: Vec<f64>,
     of_nats: Vec<f64>,
-    /// Seconds of processor time a million entries, by process.
+    /// CPU seconds per million entries, by process.
     cpu: [(&'static str, Vec<f64>); 4],
 }
 
 pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     let count = options.size(500_000, 20_000);
-    let (mut up, mut down) = (Taken::default(), Taken::default());
+    let (mut up, mut down) = (DrainRuns::default(), DrainRuns::default());
     let (mut nats_rates, mut mosquitto_rates) = (Vec::new(), Vec::new());
     for _ in 0..options.runs() {
         let nats = match options.peer("nats-server") {
@@ -43,8 +43,8 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
             None => None,
         };
         nats_rates.extend(nats);
-        up.take(Direction::Up, count, nats).await;
-        down.take(Direction::Down, count, nats).await;
+        up.measure(Direction::Up, count, nats).await;
+        down.measure(Direction::Down, count, nats).await;
         if let Some(program) = options.peer("mosquitto") {
             let count = count / OF_THE_ENTRIES_FOR_MOSQUITTO;
             let took = Mosquitto::start(&program).await.drain(count);
@@ -55,17 +55,18 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     figures.extend(down.figures("drain down"));
     if !nats_rates.is_empty() {
         let nats = Figure::new("NATS leaf to hub", "messages/s", nats_rates);
-        figures.push(nats.note("topic as subject; from the creation of the hub's stream"));
+        figures.push(nats.note("topic as subject; timed from the creation of the hub's stream"));
     }
     if !mosquitto_rates.is_empty() {
         let bridge = Figure::new("Mosquitto bridge, QoS 1", "messages/s", mosquitto_rates);
-        figures.push(bridge.note("a fifth of the entries; from when the far broker goes on"));
+        figures
+            .push(bridge.note("a fifth of the entries; timed from when the remote broker resumes"));
     }
     figures
 }
 
-impl Taken {
-    async fn take(&mut self, way: Direction, count: usize, nats: Option<f64>) {
+impl DrainRuns {
+    async fn measure(&mut self, way: Direction, count: usize, nats: Option<f64>) {
         let Drained { took, cpu } = drain(way, count).await;
         let rate = count as f64 / took.as_secs_f64();
         let limit = limit(way, count).await;
@@ -101,13 +102,13 @@ impl Taken {
 }
 
 async fn drain(way: Direction, count: usize) -> Drained {
-    let mut link = Link::start(Road::Straight, &[]).await;
+    let mut link = Link::start(Route::Direct, &[]).await;
     link.fill(way, Kind::Noise, count).await;
     link.drain(way, count).await
 }
 
-/// What Redis takes at best of entries as the copy holds them, in entries a second. They are made
-/// beforehand, so that it has nothing to wait for.
+/// The highest rate at which Redis accepts entries of the copy's form, in entries a second. They are
+/// encoded beforehand, so that Redis never waits.
 async fn limit(way: Direction, count: usize) -> f64 {
     let mut best = 0.0_f64;
     for pipeline in PIPELINES {
@@ -124,7 +125,7 @@ async fn limit(way: Direction, count: usize) -> f64 {
     best
 }
 
-/// The commands that add entries with the fields that Spoke puts in front.
+/// Commands that add entries with the fields that Spoke prepends.
 fn copies(way: Direction, count: usize) -> impl Iterator<Item = Cmd> {
     let mut payloads = Payloads::new(Kind::Noise);
     (0..count).map(move |number| {

@@ -1,10 +1,10 @@
-//! What was measured, beside its goal, as a table and as JSON.
+//! Figures with their goals, as a table and as JSON.
 
 use std::{fs, io, path::Path};
 
 use serde_json::{Value, json};
 
-/// One figure: the median of its runs counts.
+/// One figure, of which the median of all runs counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
     name: String,
@@ -14,7 +14,7 @@ pub(crate) struct Figure {
     note: String,
 }
 
-/// What a figure is held against.
+/// The goal of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
     /// This much or more.
@@ -26,35 +26,35 @@ pub(crate) enum Goal {
 /// All figures of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Where and with what they were taken.
+    /// The machine and the versions.
     header: Value,
     figures: Vec<Figure>,
-    /// Groups of which nothing could be measured.
+    /// Groups that could not be measured.
     failed: Vec<String>,
 }
 
 impl Figure {
-    /// A figure without a goal: a limit to compare with, say.
+    /// A figure without a goal, such as a limit to compare with.
     ///
     /// # Panics
-    /// Without a run.
+    /// If there is no run.
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, runs: Vec<f64>) -> Self {
         let name = name.into();
         assert!(!runs.is_empty(), "{name} was not measured");
         Self { name, unit, runs, goal: None, note: String::new() }
     }
 
-    /// With what it is held against.
+    /// Adds a goal.
     pub(crate) fn goal(self, goal: Goal) -> Self {
         Self { goal: Some(goal), ..self }
     }
 
-    /// With a few words on how it came about.
+    /// Adds a note on how it was measured.
     pub(crate) fn note(self, note: impl Into<String>) -> Self {
         Self { note: note.into(), ..self }
     }
 
-    /// The one in the middle.
+    /// The median of the runs.
     pub(crate) fn median(&self) -> f64 {
         let mut runs = self.runs.clone();
         runs.sort_by(f64::total_cmp);
@@ -65,7 +65,7 @@ impl Figure {
         }
     }
 
-    /// Whether it is as good as its goal; none without one.
+    /// Returns whether it meets its goal; `None` without a goal.
     pub(crate) fn is_met(&self) -> Option<bool> {
         Some(match self.goal? {
             Goal::AtLeast(goal) => self.median() >= goal,
@@ -113,7 +113,7 @@ impl Figure {
 }
 
 impl Report {
-    /// Without a figure yet.
+    /// A report without figures.
     pub(crate) fn new(header: Value) -> Self {
         Self { header, figures: Vec::new(), failed: Vec::new() }
     }
@@ -128,17 +128,17 @@ impl Report {
         self.figures.extend(figures);
     }
 
-    /// Notes a group that could not be measured.
+    /// Records a group that could not be measured.
     pub(crate) fn add_failed(&mut self, group: String) {
         self.failed.push(group);
     }
 
-    /// Whether all was measured.
+    /// Returns whether every group was measured.
     pub(crate) fn is_complete(&self) -> bool {
         self.failed.is_empty()
     }
 
-    /// Writes all as JSON.
+    /// Writes the report as JSON.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
         let all = json!({ "header": self.header, "figures": figures, "failed": self.failed });
@@ -146,7 +146,7 @@ impl Report {
     }
 }
 
-/// Three digits that mean something.
+/// Three significant digits.
 fn readable(value: f64) -> String {
     match value.abs() {
         size if size >= 100_000.0 => format!("{:.0} k", value / 1000.0),

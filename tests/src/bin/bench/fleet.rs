@@ -1,10 +1,9 @@
-//! A fleet on one hub: what a thousand clients that say a little cost, and ten thousand that say
-//! nothing; what it takes to reach one of them, and how all come back when the hub restarts.
+//! A fleet on one hub: the cost of a thousand clients that publish a little and of ten thousand idle
+//! ones, the cost of an entry for one of them, and how all reconnect when the hub restarts.
 //!
-//! The clients are the agent's own dial, transport, session and stores, in processes of their own,
-//! so that the files that they need and the time that they take are not those of the benchmark.
-//! Rejected: ten thousand agents as processes, which would measure the machine's memory; logins,
-//! which would measure bcrypt.
+//! The clients use the agent's own dialler, transport, session and stores. They run in separate
+//! processes, so that their files and CPU time do not count as the benchmark's. Rejected: ten thousand
+//! agent processes, which would measure the machine's memory; logins, which would measure bcrypt.
 
 mod client;
 mod fan_in;

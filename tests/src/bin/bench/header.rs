@@ -1,4 +1,4 @@
-//! Where and with what the figures were taken.
+//! The machine and the versions that were measured.
 
 use std::{env, fs, path::Path, process::Command, thread};
 
@@ -6,27 +6,27 @@ use serde_json::{Value, json};
 
 use crate::peers;
 
-/// What a figure depends on beside the code. Null is what this machine does not tell.
+/// Everything that a figure depends on beside the code. Unknown values are null.
 pub(crate) fn header() -> Value {
-    let peer = |name, flag| said(&peers::find(name)?, &[flag]);
-    let told = |name: &str, arguments: &[&str]| said(Path::new(name), arguments);
+    let peer = |name, flag| first_line(&peers::find(name)?, &[flag]);
+    let output_of = |name: &str, arguments: &[&str]| first_line(Path::new(name), arguments);
     json!({
-        "date": told("date", &["-u", "+%FT%TZ"]),
+        "date": output_of("date", &["-u", "+%FT%TZ"]),
         "command": env::args().collect::<Vec<_>>().join(" "),
         "cpu": fs::read_to_string("/proc/cpuinfo").ok().as_deref().and_then(model),
         "cpus": thread::available_parallelism().ok(),
-        "kernel": told("uname", &["-sr"]),
+        "kernel": output_of("uname", &["-sr"]),
         "spoke": env!("CARGO_PKG_VERSION"),
         "build": if cfg!(debug_assertions) { "debug" } else { "release" },
-        "rustc": told("rustc", &["--version"]),
-        "redis": told("redis-server", &["--version"]),
+        "rustc": output_of("rustc", &["--version"]),
+        "redis": output_of("redis-server", &["--version"]),
         "nats": peer("nats-server", "--version"),
         "mosquitto": peer("mosquitto", "-h"),
     })
 }
 
-/// The first line that a program writes.
-fn said(program: &Path, arguments: &[&str]) -> Option<String> {
+/// The first line of a program's output.
+fn first_line(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_is_called_by_its_model() {
+    fn the_cpu_model_is_read_from_cpuinfo() {
         let text = "processor\t: 0\nmodel name\t: A Fine One @ 2.5GHz\nmodel name\t: Another\n";
         assert_eq!(model(text).as_deref(), Some("A Fine One @ 2.5GHz"));
         assert_eq!(model("processor : 0\n"), None);

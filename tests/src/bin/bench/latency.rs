@@ -1,4 +1,4 @@
-//! One entry at a time, idle and under load, beside the peers.
+//! The latency of one entry at a time, idle and under load, compared with the peers.
 
 mod reader;
 
@@ -16,7 +16,7 @@ use self::reader::{MARK, Reader};
 use crate::{
     Options,
     figure::{Figure, Goal},
-    link::{Link, Road, connection},
+    link::{Link, Route, connection},
     load::{Kind, Payloads, entry, feed, packs},
     peers::{mosquitto::Mosquitto, nats::Nats},
     sampler::sample,
@@ -26,16 +26,16 @@ use crate::{
 const P50_MS: f64 = 0.5;
 const P99_MS: f64 = 2.0;
 const P99_UNDER_LOAD_MS: f64 = 10.0;
-/// Between two packs of the load.
+/// The interval between two batches of the load.
 const LOAD_EVERY: Duration = Duration::from_millis(5);
-/// The load's share of what the link carries at best.
+/// The load as a share of the link's highest rate.
 const LOAD: f64 = 0.5;
-/// Below this the load was not what it should be, and the latency says little.
+/// Below this share the load was too low for the latency to mean much.
 const LOAD_AT_LEAST: f64 = 0.45;
 
-/// The median and the tail of each run, in milliseconds.
+/// The p50 and p99 of each run, in milliseconds.
 #[derive(Default)]
-struct Taken {
+struct LatencyRuns {
     p50: Vec<f64>,
     p99: Vec<f64>,
 }
@@ -43,10 +43,10 @@ struct Taken {
 pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     let count = options.size(2000, 100);
     let [mut up, mut down, mut loaded, mut nats, mut mosquitto] =
-        [(); 5].map(|()| Taken::default());
+        [(); 5].map(|()| LatencyRuns::default());
     let (mut loads, mut shares) = (Vec::new(), Vec::new());
     for _ in 0..options.runs() {
-        let mut link = Link::start(Road::Straight, &[]).await;
+        let mut link = Link::start(Route::Direct, &[]).await;
         let rate = drain_rate(&mut link, options.size(200_000, 20_000)).await;
         up.take(sample_link(&link, Direction::Up, count).await);
         down.take(sample_link(&link, Direction::Down, count).await);
@@ -76,13 +76,13 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     figures
 }
 
-impl Taken {
+impl LatencyRuns {
     fn take(&mut self, mut samples: Vec<Duration>) {
         self.p50.push(percentile_ms(&mut samples, 50.0));
         self.p99.push(percentile_ms(&mut samples, 99.0));
     }
 
-    /// None where nothing was measured.
+    /// The figures; none if nothing was measured.
     fn figures(&self, name: &str, p50: Option<f64>, p99: Option<f64>) -> Vec<Figure> {
         let figure = |word, runs: &[f64], goal: Option<f64>| {
             let figure = Figure::new(format!("{name}, {word}"), "ms", runs.to_vec());
@@ -94,7 +94,7 @@ impl Taken {
         }
     }
 
-    /// As a share of a peer's, run by run.
+    /// The latency as a share of a peer's, run by run.
     fn of(&self, name: &str, peer: &Self) -> Vec<Figure> {
         let pairs = [("p50", &self.p50, &peer.p50), ("p99", &self.p99, &peer.p99)];
         let measured = pairs.into_iter().filter(|(_, _, peers)| !peers.is_empty());
@@ -106,13 +106,13 @@ impl Taken {
     }
 }
 
-/// Entries a second of a backlog; the agent is connected and idle then.
+/// The rate of a backlog in entries a second; afterwards the agent is connected and idle.
 async fn drain_rate(link: &mut Link, count: usize) -> f64 {
     link.fill(Direction::Up, Kind::Noise, count).await;
     count as f64 / link.drain(Direction::Up, count).await.took.as_secs_f64()
 }
 
-/// How long entries take from before their XADD until a blocked XREAD at the far end has them.
+/// The times from before each XADD until a blocked XREAD at the other end returns the entry.
 async fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
     let (copy, to) = link.copy(way);
     let reader = Reader::new(copy, to).await;
@@ -130,7 +130,7 @@ fn sample_with(mut reader: Reader, link: &Link, way: Direction, count: usize) ->
     sample(count, publish, move || reader.marks())
 }
 
-/// The same while the link carries so many others a second; gives how many were offered, too.
+/// The same while the link carries this many other entries a second; also returns the actual rate.
 async fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
     let (origin, stream) = link.origin(Direction::Up);
     let mut producer = connection(origin);
@@ -141,8 +141,8 @@ async fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64
     (samples, load.join().expect("the load is offered"))
 }
 
-/// Adds so many entries a second until the other end of the channel is gone; gives how many it
-/// were.
+/// Adds this many entries a second until the other end of the channel is dropped; returns the actual
+/// rate.
 fn offer(producer: &mut Connection, stream: &str, rate: f64, until: &Receiver<()>) -> f64 {
     let mut payloads = Payloads::new(Kind::Noise);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! A cloud and a device with settings as users have them, to be measured.
+//! A cloud and a device with production settings, to be measured.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use crate::load::{Kind, entries, feed, packs};
 
 /// The device's name.
 pub(crate) const CLIENT: &str = "dev1";
-/// Entries that are added together where their number is no matter.
+/// The pipeline size where it does not matter.
 const PIPELINE: usize = 1000;
-/// How often is looked whether all has arrived.
+/// The interval at which arrivals are polled.
 const LOOK: Duration = Duration::from_millis(2);
-/// Longer than anything that is measured takes.
+/// Longer than any measurement takes.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Both ends. Everything ends when it is dropped.
+/// Both ends. All processes end when it is dropped.
 pub(crate) struct Link {
     pub(crate) cloud: Cloud,
     pub(crate) device: Device,
@@ -32,30 +32,30 @@ pub(crate) struct Link {
 
 /// How the device reaches the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Road {
-    /// By the hub's own address.
-    Straight,
+pub(crate) enum Route {
+    /// Directly, by the hub's own address.
+    Direct,
     /// Through the cloud's proxy, which counts bytes.
     Counted,
 }
 
-/// How a backlog was carried.
+/// The measurements of a carried backlog.
 pub(crate) struct Drained {
-    /// From the start of the agent's process until the last entry was in the copy.
+    /// The time from the start of the agent's process until the last entry is in the copy.
     pub(crate) took: Duration,
-    /// Processor time of each process meanwhile.
+    /// The CPU time of each process during it.
     pub(crate) cpu: [(&'static str, Duration); 4],
 }
 
 impl Link {
-    /// Starts a cloud and a device, which is enrolled and whose agent does not run.
-    pub(crate) async fn start(road: Road, agent: &[(&str, &str)]) -> Self {
+    /// Starts a cloud and an enrolled device whose agent is stopped.
+    pub(crate) async fn start(road: Route, agent: &[(&str, &str)]) -> Self {
         let quiet = [("log.level", "info")];
         let settings = Settings { hub: &quiet, auth: &quiet };
         let cloud = Cloud::start_on(start_redis().await, settings).await;
         let hub = match road {
-            Road::Straight => url(cloud.hub.address()),
-            Road::Counted => url(cloud.hub_proxy.address()),
+            Route::Direct => url(cloud.hub.address()),
+            Route::Counted => url(cloud.hub_proxy.address()),
         };
         let auth = url(cloud.auth.address());
         let mut all = vec![("auth", &auth[..]), ("hub", &hub), ("log.level", "info")];
@@ -67,23 +67,23 @@ impl Link {
         link
     }
 
-    /// Starts the agent and waits until it says that it is connected, which took so long.
+    /// Starts the agent, waits until it logs that it is connected, and returns how long that took.
     pub(crate) async fn connect(&mut self) -> Duration {
-        let said = |device: &Device| device.log().matches("\"connected to hub\"").count();
-        let before = said(&self.device);
+        let logged = |device: &Device| device.log().matches("\"connected to hub\"").count();
+        let before = logged(&self.device);
         let begun = Instant::now();
         self.device.start_agent();
-        until("the agent to connect", async || said(&self.device) > before).await;
+        until("the agent to connect", async || logged(&self.device) > before).await;
         begun.elapsed()
     }
 
-    /// Ends the agent.
+    /// Stops the agent.
     pub(crate) async fn disconnect(&mut self) {
         let status = self.device.stop_agent().await;
         assert!(status.success(), "the agent ended with {status}");
     }
 
-    /// The Redis where entries that go this way are added, and their stream.
+    /// The Redis where entries of this direction are added, and their stream.
     pub(crate) fn origin(&self, way: Direction) -> (&RedisServer, String) {
         match way {
             Direction::Up => (&self.device.redis, device::OUT.to_owned()),
@@ -99,12 +99,12 @@ impl Link {
         }
     }
 
-    /// Adds entries at the origin, and waits until its Redis is at rest again.
+    /// Adds entries at the origin, and waits until its Redis is idle again.
     pub(crate) async fn fill(&self, way: Direction, kind: Kind, count: usize) {
         let (origin, stream) = self.origin(way);
         let mut connection = connection(origin);
         block_in_place(|| feed(&mut connection, packs(entries(&stream, kind, count), PIPELINE)));
-        at_rest(origin).await;
+        wait_until_idle(origin).await;
     }
 
     /// Starts the agent and waits until it has carried `count` entries that wait at the origin.
@@ -129,7 +129,7 @@ impl Link {
         Drained { took, cpu: [hub, agent, up, down] }
     }
 
-    /// Waits until the copy holds so many entries.
+    /// Waits until the copy holds this many entries.
     pub(crate) async fn arrived(&self, way: Direction, length: usize) {
         let (copy, stream) = self.copy(way);
         let awaited = format!("{length} entries in {stream}");
@@ -142,13 +142,13 @@ impl Link {
     }
 }
 
-/// A Redis of its own that keeps what it is told as its documentation advises.
+/// A Redis with the durability settings that its documentation recommends.
 pub(crate) async fn start_redis() -> RedisServer {
     RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]).await
 }
 
-/// Waits until a Redis does nothing beside what it is asked.
-async fn at_rest(redis: &RedisServer) {
+/// Waits until a Redis does no background work.
+async fn wait_until_idle(redis: &RedisServer) {
     until("redis to have rewritten its file", async || {
         let info = redis.info("persistence").await;
         info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
@@ -156,7 +156,7 @@ async fn at_rest(redis: &RedisServer) {
     .await;
 }
 
-/// A connection for a thread of its own, on which nothing is held back to be sent with more.
+/// A blocking connection without Nagle's algorithm.
 pub(crate) fn connection(redis: &RedisServer) -> Connection {
     let at_once = TcpSettings::default().set_nodelay(true);
     let info = redis
@@ -169,13 +169,13 @@ pub(crate) fn connection(redis: &RedisServer) -> Connection {
     connection
 }
 
-/// Looks every few milliseconds whether it is so.
+/// Polls every few milliseconds until the condition is true.
 ///
 /// # Panics
-/// When it is not so in time.
-pub(crate) async fn until(awaited: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// If it is not true in time.
+pub(crate) async fn until(awaited: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
-    while !is_so().await {
+    while !condition().await {
         assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} in vain for {awaited}");
         tokio::time::sleep(LOOK).await;
     }

@@ -1,4 +1,4 @@
-//! Entries made from a seed, and handed to a Redis as fast as one client can.
+//! Entries generated from a seed, and sent to a Redis as fast as one client can.
 
 use std::fmt::Write;
 
@@ -7,23 +7,23 @@ use redis::{Cmd, Connection, Value, cmd, pipe};
 
 /// Bytes of one payload.
 pub(crate) const PAYLOAD_BYTES: usize = 100;
-/// What is in an entry beside its payload.
+/// The field of an entry beside its payload.
 pub(crate) const TOPIC: (&str, &str) = ("topic", "test");
-/// The field of the payload.
+/// The name of the payload's field.
 pub(crate) const PAYLOAD: &str = "payload";
-/// Bytes of the fields and values of an entry.
+/// Bytes of an entry's field names and values.
 pub(crate) const ENTRY_BYTES: usize = TOPIC.0.len() + TOPIC.1.len() + PAYLOAD.len() + PAYLOAD_BYTES;
 
-/// What payloads are made of.
+/// The content of payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Random digits, of which a compressor saves half and no more.
+    /// Random hex digits, which compress to half their size and no further.
     Noise,
-    /// A sensor's readings as JSON, each a little off the one before.
+    /// A sensor's readings as JSON, each a little different from the one before.
     Readings,
 }
 
-/// Payloads without end, the same for the same seed.
+/// An endless sequence of payloads, the same for the same seed.
 pub(crate) struct Payloads {
     random: StdRng,
     kind: Kind,
@@ -38,7 +38,7 @@ impl Payloads {
         Self { random, kind, at_ms: 1_700_000_000_000, temperature: 21.0 }
     }
 
-    /// The next one, of `PAYLOAD_BYTES` bytes.
+    /// The next payload, of `PAYLOAD_BYTES` bytes.
     pub(crate) fn next(&mut self) -> String {
         match self.kind {
             Kind::Noise => self.noise(),
@@ -63,7 +63,7 @@ impl Payloads {
             "{{\"at\":{at},\"sensor\":\"kitchen\",\"temperature\":{temperature:.2},\
              \"humidity\":{humidity:.1},\"unit\":\"C\""
         );
-        // JSON takes blanks where a number came out shorter.
+        // Pads with blanks, which JSON allows, where a number is shorter.
         let _ = write!(text, "{:1$}", "}", PAYLOAD_BYTES - text.len());
         text
     }
@@ -76,22 +76,22 @@ pub(crate) fn entries(stream: &str, kind: Kind, count: usize) -> impl Iterator<I
 }
 
 /// The command that adds one, with fields in front of the app's.
-pub(crate) fn entry(stream: &str, front: &[(&str, &str)], payload: &str) -> Cmd {
+pub(crate) fn entry(stream: &str, leading: &[(&str, &str)], payload: &str) -> Cmd {
     let mut xadd = cmd("XADD");
     xadd.arg(stream).arg("*");
-    for (field, value) in front.iter().chain(&[TOPIC, (PAYLOAD, payload)]) {
+    for (field, value) in leading.iter().chain(&[TOPIC, (PAYLOAD, payload)]) {
         xadd.arg(field).arg(value);
     }
     xadd
 }
 
-/// Commands as they are sent together.
+/// Commands that are sent together, encoded.
 pub(crate) struct Pack {
     bytes: Vec<u8>,
     commands: usize,
 }
 
-/// Packs of so many commands each.
+/// Encodes packs of `pipeline` commands each.
 pub(crate) fn packs(
     commands: impl Iterator<Item = Cmd>,
     pipeline: usize,
@@ -107,25 +107,25 @@ pub(crate) fn packs(
     })
 }
 
-/// Hands packs to Redis. While it works on one the next is sent.
+/// Sends packs to Redis. While Redis works on one, the next is sent.
 ///
 /// # Panics
-/// When it does not take a command.
+/// If Redis refuses a command.
 pub(crate) fn feed(connection: &mut Connection, packs: impl Iterator<Item = Pack>) {
-    let mut under_way = 0;
+    let mut in_flight = 0;
     for pack in packs {
         connection.send_packed_command(&pack.bytes).expect("redis takes commands");
-        take_answers(connection, under_way);
-        under_way = pack.commands;
+        read_replies(connection, in_flight);
+        in_flight = pack.commands;
     }
-    take_answers(connection, under_way);
+    read_replies(connection, in_flight);
 }
 
-fn take_answers(connection: &mut Connection, count: usize) {
+fn read_replies(connection: &mut Connection, count: usize) {
     for _ in 0..count {
         match connection.recv_response() {
             Ok(Value::BulkString(_)) => {}
-            other => panic!("redis did not take an entry: {other:?}"),
+            other => panic!("redis refused an entry: {other:?}"),
         }
     }
 }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_are_of_one_size_and_the_same_again() {
+    fn payloads_have_one_size_and_are_reproducible() {
         for kind in [Kind::Noise, Kind::Readings] {
             let (mut payloads, mut again) = (Payloads::new(kind), Payloads::new(kind));
             let mut before = String::new();

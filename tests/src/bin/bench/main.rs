@@ -1,4 +1,4 @@
-//! `make bench`: how fast, how small and how cheap, measured on the real processes in one run.
+//! `make bench`: speed, size and cost, measured on the real processes in one run.
 
 mod agent;
 mod drain;
@@ -27,69 +27,69 @@ use crate::{
     fleet::play::{Play, play},
 };
 
-/// Measures the built services on real Redis servers; a table, and the same as JSON.
+/// Measures the built services on real Redis servers; prints a table and writes the same as JSON.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Small loads and few runs: a look within a minute, not a measurement
+    /// Small loads and few runs: a quick check within a minute, not a measurement
     #[arg(long)]
     quick: bool,
     /// Measure the peers that are installed (nats-server, mosquitto) in the same run
     #[arg(long)]
     peers: bool,
-    /// How often each figure is taken; the median counts
+    /// How often each figure is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Only these groups of figures
+    /// Measure only these groups of figures
     #[arg(long, value_delimiter = ',')]
     only: Vec<Group>,
-    /// Where the JSON goes
+    /// The path of the JSON file
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
 }
 
-/// What a process of the benchmark's own does.
+/// The role of a helper process of the benchmark.
 #[derive(Debug, Clone, Subcommand)]
 enum Part {
     #[command(hide = true)]
     Play(Play),
 }
 
-/// What is measured together.
+/// Figures that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// A backlog, up and down, beside what Redis alone takes and what the peers do
+    /// A backlog, up and down, compared with Redis alone and with the peers
     Drain,
-    /// One entry at a time, idle and under load, beside the peers
+    /// One entry at a time, idle and under load, compared with the peers
     Latency,
-    /// Bytes of an entry and of an idle hour
+    /// Bytes on the wire for an entry and for an idle hour
     Wire,
-    /// The agent's size, its memory and its idle processor time
+    /// The agent's size, its memory and its idle CPU time
     Agent,
-    /// A thousand clients that each say a little
+    /// A thousand clients that each publish a little
     FanIn,
-    /// Ten thousand clients that say nothing
+    /// Ten thousand idle clients
     Idle,
-    /// An entry for one of many
+    /// An entry for one client of many
     Wake,
-    /// A hub that restarts under ten thousand clients
+    /// A hub that restarts with ten thousand clients
     Storm,
 }
 
 impl Options {
-    /// How often a figure is taken.
+    /// How often a figure is measured.
     fn runs(&self) -> usize {
         if self.quick { 1 } else { self.runs.into() }
     }
 
-    /// A load, or its small sibling.
+    /// The full load, or the quick one.
     fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }
 
-    /// The program of a peer, if it is asked for and installed.
+    /// The program of a peer, if it is requested and installed.
     fn peer(&self, name: &str) -> Option<PathBuf> {
         self.peers.then(|| peers::find(name)).flatten()
     }
@@ -113,9 +113,9 @@ async fn main() -> ExitCode {
     let mut report = Report::new(header);
     tokio::select! {
         () = measure_all(&options, &mut report) => {}
-        // What was started ends with what is dropped here.
-        () = ended() => {
-            eprintln!("bench: ended before its time");
+        // The processes end when the future is dropped here.
+        () = interrupted() => {
+            eprintln!("bench: interrupted");
             return ExitCode::FAILURE;
         }
     }
@@ -123,7 +123,7 @@ async fn main() -> ExitCode {
     match report.write(&options.json) {
         Ok(()) if report.is_complete() => ExitCode::SUCCESS,
         Ok(()) => {
-            eprintln!("bench: not all could be measured, see above");
+            eprintln!("bench: some figures could not be measured, see above");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -134,7 +134,7 @@ async fn main() -> ExitCode {
 }
 
 /// Resolves at Ctrl-C or SIGTERM.
-async fn ended() {
+async fn interrupted() {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
     tokio::select! {
         _ = ctrl_c() => {}
@@ -145,7 +145,7 @@ async fn ended() {
 async fn measure_all(options: &Options, report: &mut Report) {
     for group in Group::value_variants() {
         if options.only.is_empty() || options.only.contains(group) {
-            // The harness tells of what does not come about by panics.
+            // The harness reports failures by panics.
             match AssertUnwindSafe(measure(*group, options)).catch_unwind().await {
                 Ok(figures) => report.add(figures),
                 Err(_) => report.add_failed(format!("{group:?}")),

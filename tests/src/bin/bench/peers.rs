@@ -1,4 +1,4 @@
-//! Peers of Spoke, as they are installed here, with the same work to do.
+//! Comparable programs, as installed on this machine, with the same work.
 
 pub(crate) mod mosquitto;
 pub(crate) mod nats;
@@ -12,11 +12,11 @@ use std::{
 
 use spoke_tests::{process::Process, wait::PATIENCE};
 
-/// The programs that are looked for.
+/// The programs to find.
 pub(crate) const PROGRAMS: [&str; 2] = ["nats-server", "mosquitto"];
-/// How often is looked whether a peer has got on: seldom, since to answer costs it something.
+/// The interval at which a peer's progress is polled: long, since each answer costs it something.
 const LOOK: Duration = Duration::from_millis(10);
-/// Longer than any of their work here takes.
+/// Longer than any of their work here.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// The program of this name: on the path, where Debian keeps servers, or in `target/tools`.
@@ -28,11 +28,11 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// Waits until a process that was just started listens on its port.
-async fn listens(process: &mut Process, port: u16) {
+async fn wait_for_port(process: &mut Process, port: u16) {
     let begun = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let ended = process.exit().is_some() || begun.elapsed() > PATIENCE;
-        assert!(!ended, "nobody listens on port {port}:\n{}", process.tail());
+        assert!(!ended, "nothing listens on port {port}:\n{}", process.tail());
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Takes samples of latency: one message after the other, each waited for at the far end.
+//! Samples latency: one message after another, each of which is awaited at the other end.
 
 use std::{
     sync::mpsc::{self, TryRecvError},
@@ -9,18 +9,18 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use spoke_tests::wait::PATIENCE;
 
-/// Between two messages, so that each finds the link idle. Random, lest it fall in step with
-/// anything.
+/// The pause between two messages, so that the link is idle for each. Random, so that it does not
+/// synchronise with anything.
 const PAUSE_MICROS: std::ops::Range<u64> = 1000..4000;
 
-/// Samples are taken for no longer than this; a link that falls behind shows by then.
+/// The longest time for sampling; a link that falls behind has shown it by then.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long each of `count` messages took, from before `publish` sends it until `receive`, which
-/// waits at the far end in a thread of its own, gives its number among those that just came.
+/// Returns how long each of `count` messages took, from before `publish` sends it until `receive`, which
+/// waits at the other end in a thread of its own, returns its number.
 ///
 /// # Panics
-/// When one does not come.
+/// If one does not arrive.
 pub(crate) fn sample(
     count: usize,
     mut publish: impl FnMut(u64),
@@ -31,7 +31,7 @@ pub(crate) fn sample(
     let deadline = Instant::now() + LIMIT;
     let samples: Vec<_> = thread::scope(|scope| {
         let (seen, arrivals) = mpsc::channel();
-        // Dropped by a panic, too: nobody may wait then for the other.
+        // A panic drops it too, so that neither thread waits for the other.
         let (sampling, over) = mpsc::channel::<()>();
         scope.spawn(move || {
             let mut has_seen_last = false;
@@ -40,7 +40,7 @@ pub(crate) fn sample(
                 let now = Instant::now();
                 has_seen_last = numbers.contains(&last);
                 for number in numbers {
-                    // Whoever does not listen any more has all that was asked for.
+                    // The other thread stops receiving once it has all samples.
                     let _ = seen.send((number, now));
                 }
             }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sample_is_from_before_its_message_until_it_came() {
+    fn each_sample_is_measured_from_before_publishing_until_receipt() {
         let (line, far_end) = mpsc::channel();
         let slow = Duration::from_millis(5);
         let publish = |number| {

@@ -1,11 +1,12 @@
-//! What many samples come to.
+//! Statistics of samples.
 
 use std::time::Duration;
 
-/// The smallest sample that so many percent of all are no larger than, in milliseconds. Sorts them.
+/// The smallest sample that at least `percent` of all samples do not exceed, in milliseconds. Sorts the
+/// samples.
 ///
 /// # Panics
-/// Without a sample.
+/// If there is no sample.
 pub(crate) fn percentile_ms(samples: &mut [Duration], percent: f64) -> f64 {
     samples.sort_unstable();
     let rank = (samples.len() as f64 * percent / 100.0).ceil() as usize;

@@ -1,4 +1,4 @@
-//! Bytes of an entry and of an idle hour, counted between agent and hub.
+//! Bytes on the wire for an entry and for an idle hour, counted between agent and hub.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use spoke_tests::proxy::{Direction as To, Proxy};
 use crate::{
     Options,
     figure::{Figure, Goal},
-    link::{Link, Road, until},
+    link::{Link, Route, until},
     load::{ENTRY_BYTES, Kind},
 };
 
-/// Of the bytes of its fields and values.
+/// The goal: bytes on the wire for each byte of field names and values.
 const RATIO: f64 = 1.15;
 const IDLE_KB_AN_HOUR: f64 = 30.0;
-/// Heartbeats that are listened to.
+/// The number of heartbeats that are counted.
 const HEARTBEATS: u32 = 2;
 
 pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
@@ -29,7 +29,7 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
     let mut figures = vec![
         Figure::new("bytes of an entry, uncompressed", "of its own", plain)
             .goal(Goal::AtMost(RATIO))
-            .note(format!("both ways, in batches; an entry has {ENTRY_BYTES}")),
+            .note(format!("both ways, in batches; an entry has {ENTRY_BYTES} bytes")),
         Figure::new("bytes of an entry, compressed: random digits", "of its own", packed),
         Figure::new("bytes of an entry, compressed: JSON readings", "of its own", readings),
     ];
@@ -40,28 +40,28 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
         false => figures.push(
             Figure::new("bytes of an idle hour", "KB", vec![idle_hour().await / 1000.0])
                 .goal(Goal::AtMost(IDLE_KB_AN_HOUR))
-                .note(format!("of TCP's payload, from {HEARTBEATS} heartbeats")),
+                .note(format!("TCP payload, from {HEARTBEATS} heartbeats")),
         ),
     }
     figures
 }
 
-/// Bytes on the wire, both ways and from the first, of each byte in fields and values.
+/// Bytes on the wire, both ways, for each byte of field names and values.
 async fn ratio(count: usize, kind: Kind, compression: &str) -> f64 {
-    let mut link = Link::start(Road::Counted, &[("compression", compression)]).await;
+    let mut link = Link::start(Route::Counted, &[("compression", compression)]).await;
     link.fill(Direction::Up, kind, count).await;
     let before = carried(&link.cloud.hub_proxy);
     link.drain(Direction::Up, count).await;
-    // With the last acknowledgement.
+    // Including the last acknowledgement.
     link.device.acknowledged_both_ways(&link.cloud).await;
     (carried(&link.cloud.hub_proxy) - before) as f64 / (count * ENTRY_BYTES) as f64
 }
 
-/// Bytes that an hour without an entry takes.
+/// Bytes of an hour without an entry.
 async fn idle_hour() -> f64 {
-    let mut link = Link::start(Road::Counted, &[]).await;
+    let mut link = Link::start(Route::Counted, &[]).await;
     link.connect().await;
-    // From right behind one heartbeat to right behind another.
+    // From just after one heartbeat to just after another.
     let proxy = &link.cloud.hub_proxy;
     beat(proxy).await;
     let (before, begun) = (carried(proxy), tokio::time::Instant::now());
@@ -79,7 +79,7 @@ async fn beat(proxy: &Proxy) {
         proxy.bytes(To::Up) > before[0] && proxy.bytes(To::Down) > before[1]
     })
     .await;
-    // What else belongs to it comes along.
+    // Includes what follows the heartbeat.
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 

@@ -1,34 +1,34 @@
-//! The apps: they add entries in bursts until the load is over, and one last word each.
+//! The apps: they add entries in bursts until the load is over, and one final entry each.
 
 use std::time::Duration;
 
 use spoke_tests::chaos::load::{Burst, Offer, burst, offer};
 use tokio_util::sync::CancellationToken;
 
-use crate::{host::Host, storm::hold, world::World};
+use crate::{host::Host, storm::wait, world::World};
 
-/// Entries of one round trip.
+/// Entries per round trip.
 const PIPELINE: usize = 50;
-/// Before an app tries again what Redis refused.
+/// The pause before an app retries an entry that Redis refused.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Where one app adds: a Redis and which of its out streams.
+/// The out stream of one app.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
-    /// On this device.
+    /// The one of this device.
     Device(usize),
-    /// In the cloud, for this device.
+    /// The one in the cloud for this device.
     Cloud(usize),
 }
 
-/// One for each origin.
+/// One place for each origin.
 pub(crate) fn places(world: &World) -> Vec<Place> {
     let devices = 0..world.devices.len();
     devices.flat_map(|n| [Place::Device(n), Place::Cloud(n)]).collect()
 }
 
 impl Place {
-    /// The Redis, and which of its out streams.
+    /// The Redis, and the index of the out stream in it.
     pub(crate) fn host(self, world: &World) -> (&Host, usize) {
         match self {
             Self::Device(n) => (&world.devices[n].redis, 0),
@@ -36,26 +36,26 @@ impl Place {
         }
     }
 
-    /// Such as `dev1.up`.
+    /// The name, such as `dev1.up`.
     pub(crate) fn name(self, world: &World) -> String {
         let (host, which) = self.host(world);
         host.origins[which].book().origin.clone()
     }
 }
 
-/// How an app adds.
+/// How an app adds entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// In bursts of some hundred, and now and then nothing for seconds.
+    /// In bursts of up to some hundred, with occasional pauses of seconds.
     Bursts,
-    /// One at a time, so that it shows at once when they arrive.
+    /// One at a time, so that the arrival of entries is noticed at once.
     Steady,
 }
 
-/// Between two entries of a steady app.
+/// The pause between two entries of a steady app.
 const STEADY_PAUSE_MS: u64 = 50;
 
-/// Adds until the load is over; gives the number of the entry that would come next.
+/// Adds entries until the load is over; returns the number of the next entry.
 pub(crate) async fn run(
     world: &World,
     place: Place,
@@ -76,7 +76,7 @@ pub(crate) async fn run(
             let offers = part.iter().map(|number| offer(seed, &name, *number)).collect();
             add(host, which, offers, over).await;
         }
-        hold(burst.pause_ms, over).await;
+        wait(burst.pause_ms, over).await;
         if over.is_cancelled() {
             break;
         }
@@ -93,15 +93,15 @@ async fn add(host: &Host, which: usize, mut offers: Vec<Offer>, over: &Cancellat
     }
 }
 
-/// Adds one more entry, once every fault is over, and gives its number. It is the end of the stream: who
-/// has it has heard of all that came before.
-pub(crate) async fn last_word(world: &World, place: Place, seed: u64, from: u64) -> u64 {
+/// Adds the final entry, once every fault is over, and returns its number. A copy that holds it has
+/// received everything before it.
+pub(crate) async fn add_final_entry(world: &World, place: Place, seed: u64, from: u64) -> u64 {
     let (host, which) = place.host(world);
     let name = place.name(world);
-    let word = (from..).map(|number| offer(seed, &name, number)).find(|offer| !offer.is_poison);
-    let word = word.expect("most entries are no poison");
-    let number = word.number;
-    let mut offers = vec![word];
+    let entry = (from..).map(|number| offer(seed, &name, number)).find(|offer| !offer.is_poison);
+    let entry = entry.expect("most entries are no poison");
+    let number = entry.number;
+    let mut offers = vec![entry];
     while !offers.is_empty() {
         offers = host.add(which, offers).await;
         tokio::time::sleep(RETRY).await;

@@ -1,5 +1,5 @@
-//! What stands in the Redis servers in the end, held against what was added, and the files that tell
-//! of it when that is not as it must be.
+//! Compares the final contents of the Redis servers with what was added, and writes the files that show
+//! the difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,25 +24,25 @@ use spoke_tests::{
 
 use crate::{apps::Place, host::Host, world::World};
 
-/// The streams of the hub that the harness does not name elsewhere.
+/// The hub's dead letters, which the harness does not name elsewhere.
 const HUB_DEAD: &str = "spoke-hub:dead:x";
-/// Entries of one reply.
+/// Entries per reply.
 const PAGE: usize = 500;
-/// Between two looks for more.
+/// The interval at which a stream is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The streams of one Redis that Spoke writes.
+/// The contents of the streams that Spoke writes in one Redis.
 struct Dump {
     copy: Vec<Stored>,
     dead: Vec<Stored>,
     ledger: Vec<Stored>,
 }
 
-/// What was found, by the name of the origin and by the stream.
+/// The result of the comparison.
 pub(crate) struct Found {
-    /// Of each origin.
+    /// The verdict on each origin, by its name.
     pub(crate) verdicts: BTreeMap<String, Verdict>,
-    /// Files to be written when something is wrong.
+    /// Names and contents of the files to write if something is wrong.
     files: Vec<(String, String)>,
 }
 
@@ -97,11 +97,11 @@ impl Ends<'_> {
             _ => from_hub(&copy.copy),
         };
         let copied: Vec<_> = copied.iter().map(|entry| copied_of(entry, &book.origin)).collect();
-        let number = |letter: &Stored| self.buried(letter, &book);
+        let number = |letter: &Stored| self.dead_number(letter, &book);
         let dead: BTreeSet<_> = self.origin.1.dead.iter().filter_map(number).collect();
         let held = all(host, &host.origins[which].stream).await;
         let held = held.iter().filter_map(|entry| number_in(&entry.fields, &book.origin));
-        let (told, bad) = self.lines();
+        let (claimed, bad) = self.lines();
         let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
         let epoch: Option<u64> = match self.direction {
             "up" => None,
@@ -112,7 +112,7 @@ impl Ends<'_> {
             copy: &copied,
             dead: &dead,
             held: &held.collect(),
-            lines: &told,
+            lines: &claimed,
             epoch: epoch.unwrap_or(0),
             copy_rewinds: copy_host.rewinds(),
         };
@@ -121,38 +121,40 @@ impl Ends<'_> {
         (book.origin.clone(), verdict, offered(&book))
     }
 
-    /// Which entry a dead letter is of. One that was trimmed before it could be set aside bears no more
-    /// than its seq.
-    fn buried(&self, letter: &Stored, book: &Book) -> Option<u64> {
+    /// The number of the entry of a dead letter. The dead letter of an entry that was already trimmed has
+    /// only its seq.
+    fn dead_number(&self, letter: &Stored, book: &Book) -> Option<u64> {
         if name_of(&letter.fields).is_some() {
             return number_in(&letter.fields, &book.origin);
         }
-        let is_others = letter.text("client").is_some_and(|client| client != self.client);
-        let seq = letter.text("seq").filter(|_| !is_others)?.parse().ok();
+        let is_of_another_client =
+            letter.text("client").is_some_and(|client| client != self.client);
+        let seq = letter.text("seq").filter(|_| !is_of_another_client)?.parse().ok();
         let is_it = |added: &&Added| added.is_poison && added.seq == seq;
         book.entries.iter().rev().find(is_it).map(|added| added.number)
     }
 
-    /// A line without a direction is of what comes in, as the hub's own of refused entries are.
+    /// The lines of both ledgers, and those that are malformed. A line without a direction is about incoming
+    /// entries, such as the hub's lines about refused entries.
     fn lines(&self) -> (Vec<Line>, Vec<String>) {
         let stream = (self.client, self.direction);
         let other = if self.direction == "up" { "down" } else { "up" };
         let of_copy = lines(&self.copy.1.ledger, stream, self.direction, Side::Copy);
         let of_origin = lines(&self.origin.1.ledger, stream, other, Side::Origin);
-        let mut told = Vec::new();
+        let mut all = Vec::new();
         let mut bad = Vec::new();
         for lines in [of_copy, of_origin] {
             match lines {
-                Ok(lines) => told.extend(lines),
+                Ok(lines) => all.extend(lines),
                 Err(fault) => bad.push(fault),
             }
         }
-        (told, bad)
+        (all, bad)
     }
 }
 
 impl Found {
-    /// Writes everything that was found to this folder.
+    /// Writes all evidence to this folder.
     pub(crate) fn write(&self, folder: &Path) {
         let mut verdict = String::new();
         for (origin, found) in &self.verdicts {
@@ -215,10 +217,10 @@ fn copy_of(world: &World, place: Place) -> (&Host, &'static str) {
     }
 }
 
-/// Takes the first entry out of the hub's copy and adds the second once more.
+/// Deletes the first entry of the hub's copy and duplicates the second.
 pub(crate) async fn spoil(world: &World) {
     let entries = all(&world.cloud, cloud::IN).await;
-    let [gone, twice] = &entries[..2] else { panic!("two entries came in") };
+    let [gone, twice] = &entries[..2] else { panic!("the copy has two entries") };
     let mut add = cmd("XADD");
     add.arg(cloud::IN).arg("*");
     for (name, value) in &twice.fields {
@@ -285,7 +287,7 @@ fn files(place: &str, dump: &Dump) -> Vec<(String, String)> {
     streams.map(|(name, entries)| (format!("{name}-{place}.tsv"), listing(entries))).into()
 }
 
-/// ID and name of each, and the fields of Spoke.
+/// The ID and the name of each entry, and the fields that Spoke added.
 fn listing(entries: &[Stored]) -> String {
     let mut text = String::new();
     for entry in entries {

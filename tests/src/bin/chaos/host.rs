@@ -1,6 +1,6 @@
-//! A Redis with what the apps know of it: which entries it took, and which it forgot.
+//! A Redis with what the apps know about it: which entries it accepted, and which it forgot.
 //!
-//! After each crash it comes up on a port that nobody knows first, so that what it kept is looked at
+//! After each crash it first starts on a port that no client knows, so that its contents are recorded
 //! before anyone else writes.
 
 use std::{
@@ -31,7 +31,7 @@ use tokio::sync::{RwLock, watch};
 
 use crate::journal::Journal;
 
-/// The ID that a Redis whose clock is behind by `ARGV[1]` ms gives to its next entry.
+/// Adds an entry with the ID that a Redis whose clock is `ARGV[1]` ms behind would generate.
 const ADD_BEHIND: &str = "
     local last = 0
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
@@ -50,7 +50,7 @@ const LAST_ID: &str = "
     end
     return '0-0'";
 
-/// Trims, and gives the first entry that is left.
+/// Trims, and returns the ID of the first entry that is left.
 const TRIM: &str = "
     redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[1])
     local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
@@ -58,17 +58,17 @@ const TRIM: &str = "
 
 const LOOPBACK: &str = "127.0.0.1";
 
-/// How long apps have a Redis to themselves that came back with its clock behind.
+/// How long only apps can reach a Redis that came back with its clock behind.
 const EARLY: Duration = Duration::from_millis(200);
 
-/// What becomes of the append-only file.
+/// The damage to the append-only file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// It is kept.
+    /// None.
     None,
-    /// It loses so many bytes at its end.
+    /// It loses this many bytes at its end.
     Truncated(u64),
-    /// It is gone.
+    /// It is deleted.
     Wiped,
 }
 
@@ -76,7 +76,7 @@ pub(crate) enum Damage {
 pub(crate) struct Origin {
     /// Its key.
     pub(crate) stream: String,
-    /// What was added.
+    /// The entries that were added.
     book: Mutex<Book>,
 }
 
@@ -85,14 +85,15 @@ pub(crate) struct Host {
     name: String,
     folder: PathBuf,
     server: tokio::sync::Mutex<RedisServer>,
-    /// The one whose place `server` took; it still answers whoever stayed.
+    /// The primary before the failover; it still answers its open connections.
     former: tokio::sync::Mutex<Option<RedisServer>>,
-    /// A floating address, where it has one.
+    /// The floating address, if it has one.
     proxy: Option<Proxy>,
-    /// Without an answer there is no Redis any more.
+    /// A connection without a timeout: no answer means that the process has ended.
     patient: Mutex<MultiplexedConnection>,
-    /// Apps go through it with each XADD, until the book has it; who looks at what is there closes it.
-    gate: RwLock<()>,
+    /// Held for reading by apps during each XADD until it is in the book, and for writing by whatever
+    /// needs the book to be complete.
+    adding: RwLock<()>,
     is_up: watch::Sender<bool>,
     clock: Mutex<(u64, Instant)>,
     rewinds: AtomicU32,
@@ -102,7 +103,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Starts one with its files in a folder of its name. `origins` are names and keys.
+    /// Starts a Redis with its files in a folder of its name. `origins` are names and keys.
     pub(crate) async fn start(
         folder: &Path,
         name: &str,
@@ -124,7 +125,7 @@ impl Host {
             former: tokio::sync::Mutex::new(None),
             proxy: None,
             patient,
-            gate: RwLock::new(()),
+            adding: RwLock::new(()),
             is_up: watch::Sender::new(true),
             clock: Mutex::new((0, Instant::now())),
             rewinds: AtomicU32::new(0),
@@ -133,7 +134,7 @@ impl Host {
         }
     }
 
-    /// The same behind a floating address, so that another may take its place.
+    /// Puts it behind a floating address, so that another can take its place.
     pub(crate) async fn behind_proxy(mut self) -> Self {
         self.proxy = Some(Proxy::start(address(self.server.get_mut())).await);
         self
@@ -152,18 +153,18 @@ impl Host {
         self.rewinds.load(Ordering::Relaxed)
     }
 
-    /// Asks it, without patience for one that is down.
+    /// Runs a command, without waiting for a Redis that is down.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let mut connection = lock(&self.patient).clone();
         command.query_async(&mut connection).await
     }
 
-    /// As an app adds entries: waits while Redis is gone, and gives back those that it refused. What
-    /// has no answer is in the book as that, and not tried again.
+    /// Adds entries as an app does: waits while Redis is down, and returns those that it refused. An
+    /// unanswered entry is recorded as such and not retried.
     pub(crate) async fn add(&self, which: usize, offers: Vec<Offer>) -> Vec<Offer> {
         // The host outlives its apps.
         let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
-        let _open = self.gate.read().await;
+        let _open = self.adding.read().await;
         let origin = &self.origins[which];
         let mut pipe = self.additions(&origin.stream, &offers);
         let mut connection = lock(&self.patient).clone();
@@ -200,35 +201,35 @@ impl Host {
         pipe
     }
 
-    /// As an app trims its out stream.
+    /// Trims an out stream as an app does.
     pub(crate) async fn trim(&self, which: usize, keep: u64) {
         let Origin { stream, book } = &self.origins[which];
-        // So that the book has every entry that is there.
-        let _alone = self.gate.write().await;
+        // So that the book is complete.
+        let _alone = self.adding.write().await;
         let mut trim = cmd("EVAL");
         trim.arg(TRIM).arg(1).arg(stream).arg(keep);
         let first = self.query::<String>(&trim).await;
-        // Without an answer it may have been done.
+        // Without an answer, everything may have been trimmed.
         let first = first.map_or(Seq::MAX, |id| id.parse().expect("an ID is a seq"));
         lock(book).trim(first);
     }
 
-    /// As an app deletes some of the newest entries.
+    /// Deletes some of the newest entries as an app does.
     pub(crate) async fn delete(&self, which: usize, count: u64) -> RedisResult<()> {
         let Origin { stream, book } = &self.origins[which];
-        let _alone = self.gate.write().await;
+        let _alone = self.adding.write().await;
         let mut newest = cmd("XREVRANGE");
         newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(10 * count);
         let entries = stored(self.query::<Value>(&newest).await?);
         for entry in entries.iter().step_by(10) {
-            // Before it is done: the answer may be lost.
+            // Recorded before it is done: the answer may be lost.
             lock(book).delete(entry.id.parse().expect("an ID is a seq"));
             self.query::<()>(cmd("XDEL").arg(stream).arg(&entry.id)).await?;
         }
         Ok(())
     }
 
-    /// SIGKILL, and after `down` a new one on what is left of the file.
+    /// Sends SIGKILL, and after `down` starts a new process on what is left of the file.
     pub(crate) async fn crash(
         &self,
         damage: Damage,
@@ -236,37 +237,37 @@ impl Host {
         down: impl Future<Output = ()>,
     ) {
         self.kill9().await;
-        // Apps that were under way have their answer, or know that none will come.
-        let mut alone = self.gate.write().await;
+        // Apps with commands in flight have their answers, or know that none will come.
+        let mut alone = self.adding.write().await;
         let mut server = self.server.lock().await;
-        let cut = spoil(&server, damage);
+        let cut = damage_file(&server, damage);
         down.await;
         server.restart_unseen().await;
-        self.take_stock(&server, damage).await;
+        self.record_contents(&server, damage).await;
         let name = &self.name;
         self.journal.note(&format!(
             "{name} is back, {damage:?}, {cut} bytes cut, {clock_back_ms} ms behind"
         ));
-        // It finds the time again after as long as it was behind.
+        // Its clock is correct again after as long as it was behind.
         *lock(&self.clock) = (clock_back_ms, Instant::now() + Duration::from_millis(clock_back_ms));
         if clock_back_ms > 0 {
-            // Apps are there before the network.
+            // Apps can reach it before the network can.
             self.open(&server).await;
             drop((alone, server));
             tokio::time::sleep(EARLY).await;
             self.kill9().await;
-            alone = self.gate.write().await;
+            alone = self.adding.write().await;
             server = self.server.lock().await;
             server.restart_unseen().await;
-            self.take_stock(&server, Damage::None).await;
+            self.record_contents(&server, Damage::None).await;
         }
         server.restart().await;
         self.open(&server).await;
         drop(alone);
     }
 
-    /// Another Redis takes its place, with all that was written, and the old one becomes its replica. New
-    /// connections lead to the new one; those that are open stay with the old one.
+    /// Another Redis with the same data takes its place, and the old one becomes its replica. New
+    /// connections lead to the new one; open connections stay with the old one.
     pub(crate) async fn fail_over(&self) {
         let proxy = self.proxy.as_ref().expect("it has a floating address");
         let mut former = self.former.lock().await;
@@ -277,14 +278,14 @@ impl Host {
         let next = RedisServer::start_in(&folder, &[]).await;
         let (own, others) = (server.port().to_string(), next.port().to_string());
         next.command::<()>(&["REPLICAOF", LOOPBACK, &own]).await;
-        eventually_true("the next redis to have all in its file", async || {
+        eventually_true("the next redis to be in sync and its file complete", async || {
             let has_all = next.info("replication").await.contains("master_link_status:up");
             let persistence = next.info("persistence").await;
             let is_written = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"];
             has_all && is_written.iter().all(|line| persistence.contains(line))
         })
         .await;
-        let _alone = self.gate.write().await;
+        let _alone = self.adding.write().await;
         server.command::<()>(&["FAILOVER", "TO", LOOPBACK, &others]).await;
         eventually_true("the next redis to be the primary", async || {
             next.info("replication").await.contains("role:master")
@@ -301,17 +302,16 @@ impl Host {
         self.server.lock().await.kill9();
     }
 
-    /// Lets apps in.
+    /// Lets apps connect.
     async fn open(&self, server: &RedisServer) {
         let patient = server.patient_connection().await;
         *lock(&self.patient) = patient;
         self.is_up.send_replace(true);
     }
 
-    /// Looks what it kept. A file that once lost its end may lose more at a later start: where the
-    /// cut fell into a transaction, Redis 7.0 leaves its MULTI open, and what comes behind it goes
-    /// with it.
-    async fn take_stock(&self, server: &RedisServer, damage: Damage) {
+    /// Records what Redis kept. A file that once lost its end may lose more at a later start: if the cut
+    /// fell into a transaction, Redis 7.0 leaves its MULTI open, and what follows is lost with it.
+    async fn record_contents(&self, server: &RedisServer, damage: Damage) {
         let mut forgotten = 0;
         for Origin { stream, book } in &self.origins {
             let last: String = server.command(&["EVAL", LAST_ID, "1", stream]).await;
@@ -326,7 +326,7 @@ impl Host {
             let found: Vec<_> = found.collect();
             let gone = lock(book).reopen(last, &found);
             let origin = &lock(book).origin;
-            self.journal.note(&format!("{origin} ends at {last}, {gone} entries are forgotten"));
+            self.journal.note(&format!("{origin} ends at {last}, {gone} entries forgotten"));
             forgotten += gone;
         }
         if damage != Damage::None || forgotten > 0 || self.rewinds() > 0 {
@@ -335,26 +335,26 @@ impl Host {
         }
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub(crate) async fn pause(&self) {
         self.server.lock().await.pause();
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) async fn resume(&self) {
         self.server.lock().await.resume();
     }
 }
 
 impl Origin {
-    /// What was added.
+    /// The entries that were added.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.book)
     }
 }
 
-/// Gives how many bytes are gone.
-fn spoil(server: &RedisServer, damage: Damage) -> u64 {
+/// Damages the append-only file; returns how many bytes were cut.
+fn damage_file(server: &RedisServer, damage: Damage) -> u64 {
     match damage {
         Damage::None => 0,
         Damage::Truncated(bytes) => server.truncate(bytes),

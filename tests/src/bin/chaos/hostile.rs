@@ -1,5 +1,5 @@
-//! A client that attacks both hubs for as long as there is load. It is a client like the others, with a
-//! name and a session of its own; whatever it does, the others must not lose or get twice a thing.
+//! A client that attacks both hubs while there is load. It has a name and a session of its own like the
+//! others; whatever it does, the others must not lose or duplicate an entry.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,18 +21,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{storm::hold, world::World};
+use crate::{storm::wait, world::World};
 
 /// Its name.
 const NAME: &str = "hostile";
-/// Between two attacks of one of its hands: a machine that does nothing else proves nothing.
+/// The pause between two attacks of one worker: an overloaded machine would prove nothing.
 const PAUSE_MS: u64 = 60;
-/// Attacks that it makes at a time.
-const HANDS: u64 = 3;
-/// How long one may take.
+/// Attacks at a time.
+const WORKERS: u64 = 3;
+/// The longest time of one attack.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Attacks until the load is over; gives what it was answered, and how often.
+/// Attacks until the load is over; returns how often each answer came.
 pub(crate) async fn attack(
     world: &World,
     seed: u64,
@@ -40,15 +40,15 @@ pub(crate) async fn attack(
 ) -> BTreeMap<String, usize> {
     install_tls();
     let token = admit(world).await;
-    let hands = (0..HANDS).map(|hand| hand_of(world, seed + hand, &token, over));
+    let workers = (0..WORKERS).map(|n| run_worker(world, seed + n, &token, over));
     let mut all = BTreeMap::new();
-    for (answer, count) in futures_util::future::join_all(hands).await.into_iter().flatten() {
+    for (answer, count) in futures_util::future::join_all(workers).await.into_iter().flatten() {
         *all.entry(answer).or_default() += count;
     }
     all
 }
 
-async fn hand_of(
+async fn run_worker(
     world: &World,
     seed: u64,
     token: &str,
@@ -60,11 +60,11 @@ async fn hand_of(
     let mut answers = BTreeMap::new();
     for turn in seed as usize.. {
         let shot = arsenal.draw(now_ms());
-        // A hub that is down, or restarts meanwhile, is met at its next turn.
+        // A hub that is down or restarting is attacked at its next turn.
         let address = world.hubs[turn % world.hubs.len()].lock().await.service.address();
         let answer = timeout(PATIENCE, fire(&client, address, token, shot)).await;
         *answers.entry(answer.unwrap_or_else(|_| "late".to_owned())).or_default() += 1;
-        hold(PAUSE_MS, over).await;
+        wait(PAUSE_MS, over).await;
         if over.is_cancelled() {
             break;
         }
@@ -72,7 +72,7 @@ async fn hand_of(
     answers
 }
 
-/// Makes one attack, and gives the status of its answer.
+/// Makes one attack, and returns the status of its answer.
 async fn fire(client: &Client, address: std::net::SocketAddr, token: &str, shot: Shot) -> String {
     let request = match shot {
         Shot::Frames(frames) => return send(address, token, &frames).await,
@@ -88,7 +88,7 @@ async fn fire(client: &Client, address: std::net::SocketAddr, token: &str, shot:
     }
 }
 
-/// Sends these and hears the hub out until it closes.
+/// Sends frames and reads until the hub closes the connection.
 async fn send(address: std::net::SocketAddr, token: &str, frames: &[Vec<u8>]) -> String {
     let Ok(mut socket) = raw::socket(address, token, SUBPROTOCOL).await else {
         return "no socket".to_owned();
@@ -99,16 +99,16 @@ async fn send(address: std::net::SocketAddr, token: &str, frames: &[Vec<u8>]) ->
         let _ = writing.write_all(&all).await;
         std::future::pending::<()>().await;
     };
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     tokio::select! {
         () = writing => {}
-        // A reset is an end too.
-        _ = reading.read_to_end(&mut heard) => {}
+        // A reset ends the connection too.
+        _ = reading.read_to_end(&mut received) => {}
     }
     "socket closed".to_owned()
 }
 
-/// Writes its session down, as auth does.
+/// Writes its session to Redis as auth does.
 async fn admit(world: &World) -> String {
     let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let redis = &world.auth_redis;

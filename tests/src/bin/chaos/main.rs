@@ -1,4 +1,4 @@
-//! `make chaos`: load both ways and faults from a seed against the real processes, and the oracle.
+//! `make chaos`: load both ways and faults from a seed against the real processes, checked by the oracle.
 
 mod apps;
 mod evidence;
@@ -33,59 +33,59 @@ use crate::{
     world::World,
 };
 
-/// Devices, two hubs, auth and their Redis servers under load and faults; then the count.
+/// Runs devices, two hubs, auth and their Redis servers under load and faults; then accounts for every entry.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Arguments {
-    /// Where load and faults are drawn from
+    /// The seed of load and faults
     #[arg(long)]
     seed: Option<u64>,
-    /// How many runs, each with the next seed; the first that fails ends it
+    /// The number of runs, each with the next seed; stops at the first failure
     #[arg(long, default_value_t = 1)]
     runs: u64,
-    /// For how long there is load
+    /// The duration of the load
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// How many devices
+    /// The number of devices
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     devices: u16,
-    /// What may go wrong: kinds (kill), places (agent), both (kill-agent), or all
+    /// The faults to inject: kinds (kill), places (agent), both (kill-agent), or all
     #[arg(long, value_delimiter = ',', default_value = "all")]
     faults: Vec<String>,
-    /// And what of that may not
+    /// The faults to leave out
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
-    /// One fault at a time, and how long after its end everything works again
+    /// Inject one fault at a time, and measure how long recovery takes after its end
     #[arg(long)]
     alone: bool,
-    /// One more client, which attacks both hubs all the time
+    /// Add a client that attacks both hubs all the time
     #[arg(long)]
     hostile: bool,
-    /// Leave the folder when all is well, too
+    /// Keep the folder even if the run passes
     #[arg(long)]
     keep: bool,
-    /// In the end take one entry out of a copy and repeat another, to see that this is found
+    /// At the end, delete one entry of a copy and duplicate another, to check that this is found
     #[arg(long)]
     spoil: bool,
 }
 
-/// How long everything may take to be carried once all faults are over. A connection that is half
-/// open is given up after 30 s without progress, and that may happen more than once.
+/// The longest time until everything is carried once all faults are over. A half-open connection is
+/// closed after 30 s without progress, and that may happen more than once.
 const SETTLING: Duration = Duration::from_secs(180);
-/// Behind the last word: whatever would come twice comes now.
-const ECHO: Duration = Duration::from_secs(1);
-/// Behind one address.
+/// After the final entries, the time for a duplicate to appear.
+const DUPLICATES_WITHIN: Duration = Duration::from_secs(1);
+/// Hubs behind one address.
 const HUBS: usize = 2;
 
-/// What a run came to.
+/// The outcome of a run.
 struct Outcome {
     total: Verdict,
     made: BTreeMap<String, usize>,
-    /// How long everything took to work again, where faults were made one at a time.
+    /// The recovery times, if faults were injected one at a time.
     recovered: Times,
-    /// What is wrong beside what the oracle found.
+    /// Problems beside those that the oracle found.
     faults: Vec<String>,
-    /// What the hostile client was answered, and how often.
+    /// How often the hostile client got each answer.
     attacks: BTreeMap<String, usize>,
     settled: Duration,
     found: Found,
@@ -101,14 +101,14 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // The harness tells of what does not come up by panics; the logs are in the folder.
+    // The harness reports failures by panics; the logs are in the folder.
     std::panic::set_hook(Box::new(|panic| eprintln!("chaos: {panic}")));
     let first = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     for seed in first..first + arguments.runs {
         let is_good = tokio::select! {
             is_good = in_folder(&arguments, seed, &rows) => is_good,
             () = signals() => {
-                eprintln!("chaos: seed {seed} was ended before its time");
+                eprintln!("chaos: seed {seed} was interrupted");
                 false
             }
         };
@@ -130,7 +130,7 @@ async fn signals() {
     }
 }
 
-/// One run in a folder of its own, which stays when something is wrong.
+/// Runs once in a temporary folder, which is kept if something is wrong.
 async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
     let folder = tempfile::Builder::new().prefix(&format!("spoke-chaos-{seed}-")).tempdir();
     let folder = folder.expect("a temporary folder can be made");
@@ -138,11 +138,11 @@ async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
     // The folder outlives a panic.
     let run = AssertUnwindSafe(run(arguments, seed, rows, folder.path())).catch_unwind().await;
     let is_good = run.is_ok_and(|outcome| {
-        tell(seed, &outcome);
+        print_outcome(seed, &outcome);
         outcome.total.is_good() && outcome.faults.is_empty()
     });
     if arguments.keep || !is_good {
-        println!("seed {seed}: logs, files and lists are in {}", folder.keep().display());
+        println!("seed {seed}: logs, Redis files and listings are in {}", folder.keep().display());
     }
     is_good
 }
@@ -153,16 +153,21 @@ async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> O
     write_schedule(folder, &faults);
     let world = World::start(folder, fleet, !arguments.alone).await;
     tokio::select! {
-        outcome = weather(&world, arguments, seed, faults) => {
+        outcome = run_load_and_faults(&world, arguments, seed, faults) => {
             outcome.found.write(folder);
             outcome
         }
-        () = world.tend_forever() => unreachable!("it does not end"),
+        () = world.supervise_forever() => unreachable!("supervision never ends"),
     }
 }
 
-/// Load and faults, and what came of them.
-async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fault>) -> Outcome {
+/// Runs load and faults, waits for everything to be carried, and gathers the evidence.
+async fn run_load_and_faults(
+    world: &World,
+    arguments: &Arguments,
+    seed: u64,
+    faults: Vec<Fault>,
+) -> Outcome {
     let places = apps::places(world);
     let over = CancellationToken::new();
     let load = Duration::from_secs(arguments.seconds);
@@ -172,14 +177,14 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
     };
     let pace = if arguments.alone { Pace::Steady } else { Pace::Bursts };
     let apps = places.iter().map(|place| apps::run(world, *place, (seed, pace), &over));
-    let storm = async {
+    let faults = async {
         if arguments.alone {
-            let times = recovery::rage(world, faults, &places, load).await;
+            let times = recovery::run_one_by_one(world, faults, &places, load).await;
             end();
             (times.iter().map(|(name, times)| (name.clone(), times.len())).collect(), times)
         } else {
             let ending = tokio::time::sleep(load).map(|()| end());
-            (tokio::join!(storm::rage(world, faults, &over), ending).0, Times::new())
+            (tokio::join!(storm::run_schedule(world, faults, &over), ending).0, Times::new())
         }
     };
     let attack = async {
@@ -188,36 +193,36 @@ async fn weather(world: &World, arguments: &Arguments, seed: u64, faults: Vec<Fa
             false => BTreeMap::new(),
         }
     };
-    let ((made, recovered), numbers, attacks) = tokio::join!(storm, join_all(apps), attack);
-    // Not before all faults are over: a last word must not be forgotten.
-    let words = places
-        .iter()
-        .zip(numbers)
-        .map(async |(place, number)| (*place, apps::last_word(world, *place, seed, number).await));
-    let last_words = join_all(words).await;
-    world.journal.note("all faults are over, and all have said their last word");
+    let ((made, recovered), numbers, attacks) = tokio::join!(faults, join_all(apps), attack);
+    // After all faults: Redis must not forget a final entry.
+    let adding = places.iter().zip(numbers).map(async |(place, number)| {
+        (*place, apps::add_final_entry(world, *place, seed, number).await)
+    });
+    let final_entries = join_all(adding).await;
+    world.journal.note("all faults are over, and all final entries are added");
 
     let begun = Instant::now();
-    let mut faults = settle(world, &last_words).await;
+    let mut faults = settle(world, &final_entries).await;
     faults.extend(recovery::late(&recovered));
     let settled = begun.elapsed();
-    tokio::time::sleep(ECHO).await;
+    tokio::time::sleep(DUPLICATES_WITHIN).await;
     if arguments.spoil {
         evidence::spoil(world).await;
     }
     let found = evidence::gather(world, &places).await;
-    faults.extend(world.deaths.lock().await.iter().cloned());
+    faults.extend(world.unexpected_exits.lock().await.iter().cloned());
     let total = found.verdicts.values().cloned().fold(Verdict::default(), Verdict::and);
     Outcome { total, made, recovered, faults, attacks, settled, found }
 }
 
-/// Waits until each last word has arrived; gives what has not.
-async fn settle(world: &World, last_words: &[(Place, u64)]) -> Vec<String> {
-    let waits = last_words.iter().map(async |(place, number)| {
+/// Waits until each final entry has arrived; returns a problem for each that has not.
+async fn settle(world: &World, final_entries: &[(Place, u64)]) -> Vec<String> {
+    let waits = final_entries.iter().map(async |(place, number)| {
         let arrival = evidence::arrival(world, *place, *number);
         let has_arrived = tokio::time::timeout(SETTLING, arrival).await.is_ok();
         let name = place.name(world);
-        (!has_arrived).then(|| format!("{name}/{number}, the last, did not arrive in {SETTLING:?}"))
+        (!has_arrived)
+            .then(|| format!("the final entry {name}/{number} did not arrive within {SETTLING:?}"))
     });
     join_all(waits).await.into_iter().flatten().collect()
 }
@@ -228,7 +233,7 @@ fn write_schedule(folder: &Path, faults: &[Fault]) {
         .expect("a file can be written");
 }
 
-fn tell(seed: u64, outcome: &Outcome) {
+fn print_outcome(seed: u64, outcome: &Outcome) {
     let Outcome { total, made, recovered, faults, attacks, settled, .. } = outcome;
     let count: usize = made.values().sum();
     let names: Vec<_> = made.iter().map(|(name, count)| format!("{name} {count}")).collect();

@@ -1,4 +1,4 @@
-//! One fault at a time, and how long after its end everything works again.
+//! Injects one fault at a time, and measures how long recovery takes after its end.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{apps::Place, evidence, storm, world::World};
 
-/// From the end of a cause until all that was added since has crossed both ways: what GUARANTEES.md
-/// promises.
+/// The longest time from the end of a fault until everything added since has crossed both ways, as
+/// GUARANTEES.md promises.
 pub(crate) const PROMISED: Duration = Duration::from_secs(5);
-/// Behind that it is called lost.
+/// After this, recovery has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the cuts of a fault are waited for: the longest waits of an agent between them.
+/// How long to wait for a fault's planned cuts: an agent's longest retry delays between them.
 const CUTS_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Of each kind of fault, how long everything took to work again.
+/// The recovery times by the name of the fault.
 pub(crate) type Times = BTreeMap<String, Vec<Duration>>;
 
-/// Makes the faults one after the other for so long, while apps go on adding.
-pub(crate) async fn rage(
+/// Injects the faults one after the other while apps add entries, until `load` has passed.
+pub(crate) async fn run_one_by_one(
     world: &World,
     faults: Vec<Fault>,
     places: &[Place],
@@ -34,43 +34,47 @@ pub(crate) async fn rage(
 ) -> Times {
     let begun = Instant::now();
     let mut times = Times::new();
-    if !works(world, places).await {
+    if !carries_both_ways(world, places).await {
         times.insert("the-beginning".to_owned(), vec![PATIENCE]);
     }
     for fault in faults {
         if begun.elapsed() > load {
             break;
         }
-        storm::note_and_make(world, &fault, &CancellationToken::new()).await;
-        spent(world).await;
+        storm::inject(world, &fault, &CancellationToken::new()).await;
+        wait_for_cuts(world).await;
         let ended = Instant::now();
-        let has_recovered = works(world, places).await;
+        let has_recovered = carries_both_ways(world, places).await;
         let took = if has_recovered { ended.elapsed() } else { PATIENCE };
-        world.journal.note(&format!("{} was over for {} ms", fault.name(), took.as_millis()));
+        world.journal.note(&format!(
+            "everything carries_both_ways {1} ms after {0}",
+            fault.name(),
+            took.as_millis()
+        ));
         times.entry(fault.name()).or_default().push(took);
     }
     times
 }
 
-/// Waits until the cuts that the fault has planned are made.
-async fn spent(world: &World) {
+/// Waits until the planned cuts of the fault are made.
+async fn wait_for_cuts(world: &World) {
     let links = || world.devices.iter().map(|device| &device.link).chain([&world.auth_link]);
-    let is_spent = async {
+    let cutting = async {
         while links().any(|link| link.cuts_left() > 0) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    // Whoever has no need to connect again is not cut again.
-    let _ = tokio::time::timeout(CUTS_PATIENCE, is_spent).await;
+    // A client that does not reconnect is not cut again.
+    let _ = tokio::time::timeout(CUTS_PATIENCE, cutting).await;
 }
 
-/// Waits until what the apps add from now on arrives everywhere.
-async fn works(world: &World, places: &[Place]) -> bool {
+/// Returns whether an entry that each app adds from now on arrives in time.
+async fn carries_both_ways(world: &World, places: &[Place]) -> bool {
     let arrivals = places.iter().map(|place| evidence::next_arrival(world, *place));
     tokio::time::timeout(PATIENCE, join_all(arrivals)).await.is_ok()
 }
 
-/// A line for each, the slowest first.
+/// A line for each fault, the slowest first.
 pub(crate) fn table(times: &Times) -> String {
     let mut rows: Vec<_> =
         times.iter().map(|(name, times)| (name, median_and_worst(times))).collect();
@@ -87,11 +91,11 @@ pub(crate) fn table(times: &Times) -> String {
     text
 }
 
-/// Those that took longer than is promised.
+/// A problem for each fault whose recovery took longer than promised.
 pub(crate) fn late(times: &Times) -> impl Iterator<Item = String> {
     let worst = times.iter().map(|(name, times)| (name, median_and_worst(times).1));
     worst.filter(|(_, worst)| *worst > PROMISED).map(|(name, worst)| {
-        format!("after {name} it took {worst:.1?} until everything worked again, and {PROMISED:?} are promised")
+        format!("recovery after {name} took {worst:.1?}; {PROMISED:?} are promised")
     })
 }
 

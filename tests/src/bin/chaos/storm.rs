@@ -1,4 +1,5 @@
-//! Makes the faults of a schedule: those of one process or link one after the other, all others beside.
+//! Injects the faults of a schedule: those of one process or link one after the other, all others
+//! concurrently.
 
 use std::{
     collections::BTreeMap,
@@ -19,24 +20,24 @@ use crate::{
     world::World,
 };
 
-/// Below what any Redis of ours uses, so every write is refused.
+/// Less than any Redis here uses, so that every write is refused.
 const FULL: &str = "1mb";
-/// Where nobody listens.
+/// An address where nothing listens.
 const NOWHERE: [&str; 2] = ["127.0.0.1", "1"];
-/// How many of the next connections are cut in the midst of what they carry.
+/// How many of the next connections are cut in the middle of a transfer.
 const CUTS: u32 = 3;
 
-/// Waits so long, or until the load is over.
-pub(crate) async fn hold(ms: u64, over: &CancellationToken) {
+/// Waits this long, or until the load is over.
+pub(crate) async fn wait(ms: u64, over: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(Duration::from_millis(ms)) => {}
         () = over.cancelled() => {}
     }
 }
 
-/// Makes the faults until the load is over, ends those that last still, and gives how many there were
-/// of each name.
-pub(crate) async fn rage(
+/// Injects the faults until the load is over, ends those that still last, and returns the number of faults
+/// by name.
+pub(crate) async fn run_schedule(
     world: &World,
     faults: Vec<Fault>,
     over: &CancellationToken,
@@ -44,7 +45,7 @@ pub(crate) async fn rage(
     let begun = Instant::now();
     let mut lanes: BTreeMap<_, Vec<Fault>> = BTreeMap::new();
     for fault in faults {
-        lanes.entry((fault.place, is_soft(fault.kind), fault.which)).or_default().push(fault);
+        lanes.entry((fault.place, can_overlap(fault.kind), fault.which)).or_default().push(fault);
     }
     let lanes = lanes.into_values().map(|faults| lane(world, faults, begun, over));
     let mut made = BTreeMap::new();
@@ -54,8 +55,8 @@ pub(crate) async fn rage(
     made
 }
 
-/// It needs no process for itself.
-fn is_soft(kind: Kind) -> bool {
+/// Returns whether the fault can overlap others of the same place.
+fn can_overlap(kind: Kind) -> bool {
     matches!(kind, Kind::Trim | Kind::Delete | Kind::Revoke | Kind::Expire)
 }
 
@@ -72,14 +73,14 @@ async fn lane(
             () = tokio::time::sleep_until(at.into()) => {}
             () = over.cancelled() => break,
         }
-        note_and_make(world, &fault, over).await;
+        inject(world, &fault, over).await;
         made.push(fault.name());
     }
     made
 }
 
-/// Makes one, and ends it.
-pub(crate) async fn note_and_make(world: &World, fault: &Fault, over: &CancellationToken) {
+/// Injects one fault, and ends it.
+pub(crate) async fn inject(world: &World, fault: &Fault, over: &CancellationToken) {
     world.journal.note(&format!("begin {} of {}: {fault:?}", fault.name(), fault.which + 1));
     make(world, fault, over).await;
     world.journal.note(&format!("end {} of {}", fault.name(), fault.which + 1));
@@ -88,7 +89,7 @@ pub(crate) async fn note_and_make(world: &World, fault: &Fault, over: &Cancellat
 async fn make(world: &World, fault: &Fault, over: &CancellationToken) {
     let which = fault.which;
     match fault.place {
-        Place::Link => strain(world, fault, over).await,
+        Place::Link => link(world, fault, over).await,
         Place::Agent => agent(world, fault, over).await,
         Place::Hub => hub(world, fault, over).await,
         Place::Auth => auth(world, fault, over).await,
@@ -98,11 +99,12 @@ async fn make(world: &World, fault: &Fault, over: &CancellationToken) {
     }
 }
 
-/// A link. What took bytes away ends with a cut, since a TCP connection never goes on without them.
-async fn strain(world: &World, fault: &Fault, over: &CancellationToken) {
+/// A fault of a link. One that loses bytes ends with a cut, since a TCP connection cannot continue without
+/// them.
+async fn link(world: &World, fault: &Fault, over: &CancellationToken) {
     let device = &world.devices[fault.which];
     let link = &device.link;
-    let lasts = hold(fault.lasts_ms, over);
+    let lasts = wait(fault.lasts_ms, over);
     match fault.kind {
         Kind::HalfOpen => {
             link.strand();
@@ -133,13 +135,13 @@ async fn strain(world: &World, fault: &Fault, over: &CancellationToken) {
         Kind::FullOffline => {
             link.refuse();
             link.cut();
-            hold(fault.lasts_ms, over).await;
-            // It may be down, or killed meanwhile: then there is no limit.
+            wait(fault.lasts_ms, over).await;
+            // Redis may be down, or killed in the meantime: then no limit is set.
             let is_full = set(&device.redis, "maxmemory", FULL).await.is_ok();
             link.restore();
             lasts.await;
             if is_full {
-                told(world, set(&device.redis, "maxmemory", "0").await);
+                note_failure(world, set(&device.redis, "maxmemory", "0").await);
             }
             return;
         }
@@ -163,9 +165,9 @@ fn cut(link: &Proxy, fault: &Fault) {
 async fn agent(world: &World, fault: &Fault, over: &CancellationToken) {
     let agent = &world.devices[fault.which].agent;
     if fault.kind == Kind::Pause {
-        // It may end by itself meanwhile, but not while it is stopped.
+        // The agent may have ended on its own, but it cannot end while it is stopped.
         agent.lock().await.process().inspect(|process| process.pause());
-        hold(fault.lasts_ms, over).await;
+        wait(fault.lasts_ms, over).await;
         agent.lock().await.process().inspect(|process| process.resume());
         return;
     }
@@ -174,11 +176,11 @@ async fn agent(world: &World, fault: &Fault, over: &CancellationToken) {
         agent.kill9();
         agent.unmount();
         agent.start();
-        hold(fault.lasts_ms, over).await;
+        wait(fault.lasts_ms, over).await;
         return agent.mount();
     }
     agent.lock().await.kill9();
-    hold(fault.lasts_ms, over).await;
+    wait(fault.lasts_ms, over).await;
     agent.lock().await.start();
 }
 
@@ -186,21 +188,21 @@ async fn hub(world: &World, fault: &Fault, over: &CancellationToken) {
     let hub = &world.hubs[fault.which];
     if fault.kind == Kind::Pause {
         hub.lock().await.service.process().pause();
-        hold(fault.lasts_ms, over).await;
+        wait(fault.lasts_ms, over).await;
         hub.lock().await.service.process().resume();
         return;
     }
     {
         let mut hub = hub.lock().await;
         hub.is_up = false;
-        // Its port may soon be another's.
+        // Another process may soon use its port.
         world.balancer.retarget(fault.which, None);
         match fault.kind {
             Kind::Roll => drop(hub.service.terminate().await),
             _ => hub.service.kill9(),
         }
     }
-    hold(fault.lasts_ms, over).await;
+    wait(fault.lasts_ms, over).await;
     let mut hub = hub.lock().await;
     hub.service.restart().await;
     hub.is_up = true;
@@ -212,12 +214,12 @@ async fn auth(world: &World, fault: &Fault, over: &CancellationToken) {
     match fault.kind {
         Kind::Revoke | Kind::Expire => {
             let client = &world.devices[fault.which].name;
-            told(world, end_sessions(&world.auth_redis, client, fault.amount).await);
+            note_failure(world, end_sessions(&world.auth_redis, client, fault.amount).await);
         }
         Kind::Cut => cut(&world.auth_link, fault),
         Kind::Pause => {
             auth.lock().await.service.process().pause();
-            hold(fault.lasts_ms, over).await;
+            wait(fault.lasts_ms, over).await;
             auth.lock().await.service.process().resume();
         }
         _ => {
@@ -226,7 +228,7 @@ async fn auth(world: &World, fault: &Fault, over: &CancellationToken) {
                 auth.is_up = false;
                 auth.service.kill9();
             }
-            hold(fault.lasts_ms, over).await;
+            wait(fault.lasts_ms, over).await;
             let mut auth = auth.lock().await;
             auth.service.restart().await;
             auth.is_up = true;
@@ -235,7 +237,7 @@ async fn auth(world: &World, fault: &Fault, over: &CancellationToken) {
     }
 }
 
-/// Now, or after so many milliseconds.
+/// Ends the sessions of a client after this many milliseconds.
 async fn end_sessions(redis: &Host, client: &str, after_ms: u64) -> RedisResult<()> {
     let keys: Vec<String> = redis.query(cmd("KEYS").arg("spoke-auth:session:*")).await?;
     for key in keys {
@@ -248,14 +250,14 @@ async fn end_sessions(redis: &Host, client: &str, after_ms: u64) -> RedisResult<
 }
 
 async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken) {
-    let lasts = hold(fault.lasts_ms, over);
+    let lasts = wait(fault.lasts_ms, over);
     let damage = match fault.kind {
         Kind::Pause => {
             host.pause().await;
             lasts.await;
             return host.resume().await;
         }
-        // They need a Redis that is up; where it is not there is nothing to trim, fill or delete.
+        // These need a Redis that is up; otherwise there is nothing to do.
         Kind::Full | Kind::NoReplicas => {
             let (setting, bad) = match fault.kind {
                 Kind::Full => ("maxmemory", FULL),
@@ -263,17 +265,17 @@ async fn host(host: &Host, which: usize, fault: &Fault, over: &CancellationToken
             };
             if set(host, setting, bad).await.is_ok() {
                 lasts.await;
-                taken(set(host, setting, "0").await);
+                require(set(host, setting, "0").await);
             }
             return;
         }
         Kind::Demote => {
-            // One that answers reads, or one that answers nothing.
+            // A replica that answers reads, or one that answers nothing.
             let stale = if fault.amount == 1 { "yes" } else { "no" };
-            taken(set(host, "replica-serve-stale-data", stale).await);
-            taken(host.query::<()>(cmd("REPLICAOF").arg(&NOWHERE)).await);
+            require(set(host, "replica-serve-stale-data", stale).await);
+            require(host.query::<()>(cmd("REPLICAOF").arg(&NOWHERE)).await);
             lasts.await;
-            return taken(host.query::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await);
+            return require(host.query::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await);
         }
         Kind::FailOver => return host.fail_over().await,
         Kind::Trim => return host.trim(which, fault.amount).await,
@@ -289,13 +291,13 @@ async fn set(host: &Host, setting: &str, value: &str) -> RedisResult<()> {
     host.query(cmd("CONFIG").arg("SET").arg(setting).arg(value)).await
 }
 
-/// Nobody else kills a Redis while this one's faults are made one after the other.
-fn taken(done: RedisResult<()>) {
-    done.expect("a Redis that is not killed takes a setting");
+/// Requires success: faults of one Redis never overlap, so it cannot have been killed.
+fn require(done: RedisResult<()>) {
+    done.expect("a running Redis accepts a setting");
 }
 
-/// What could not be done because a Redis was down is no fault then.
-fn told(world: &World, done: RedisResult<()>) {
+/// Notes a fault that could not be injected because Redis was down.
+fn note_failure(world: &World, done: RedisResult<()>) {
     if let Err(error) = done {
         world.journal.note(&format!("not done: {error}"));
     }

@@ -1,7 +1,7 @@
-//! Everything that runs: devices, two hubs behind one address, auth, and a Redis for each place.
+//! All processes: devices, two hubs behind one address, auth, and a Redis for each place.
 //!
 //! Auth has a Redis of its own, whose file is always kept: a device registers once, and a cloud that
-//! forgot who its devices are cannot mend that by itself.
+//! forgot its devices cannot recover automatically.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,12 +25,12 @@ use tokio::sync::Mutex;
 
 use crate::{host::Host, journal::Journal};
 
-/// Short, so that a run sees sessions end and refreshed.
+/// Short, so that sessions expire and are refreshed within a run.
 const SESSION_SECONDS: &str = "60";
-/// One device keeps all that was carried, the next has it trimmed but for so many.
+/// Every other device trims carried entries except for this many.
 const SLACK_ENTRIES: &str = "300";
 
-/// Between two looks whether everything runs.
+/// The interval at which the processes are checked.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A device.
@@ -39,13 +39,13 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// Its Redis.
     pub(crate) redis: Host,
-    /// Between it and the hubs.
+    /// The link between it and the hubs.
     pub(crate) link: Proxy,
     /// Its agent.
     pub(crate) agent: Mutex<Agent>,
 }
 
-/// An agent, which runs unless it was killed on purpose.
+/// An agent, which runs unless a fault killed it.
 pub(crate) struct Agent {
     process: Option<Process>,
     start: Start,
@@ -53,40 +53,40 @@ pub(crate) struct Agent {
     state: PathBuf,
 }
 
-/// A service, which runs unless it was ended on purpose.
-pub(crate) struct Ward {
+/// A service, which is restarted unless a fault stopped it.
+pub(crate) struct Supervised {
     /// The service.
     pub(crate) service: Service,
-    /// It is meant to run.
+    /// Whether it should run.
     pub(crate) is_up: bool,
 }
 
-/// Everything that runs. It ends when this is dropped.
+/// All processes. They end when this is dropped.
 pub(crate) struct World {
-    /// What was done when.
+    /// The timeline of the run.
     pub(crate) journal: Arc<Journal>,
     /// The devices.
     pub(crate) devices: Vec<Device>,
     /// The hubs.
-    pub(crate) hubs: Vec<Mutex<Ward>>,
-    /// In front of them.
+    pub(crate) hubs: Vec<Mutex<Supervised>>,
+    /// The balancer in front of the hubs.
     pub(crate) balancer: Balancer,
     /// Auth.
-    pub(crate) auth: Mutex<Ward>,
-    /// In front of auth.
+    pub(crate) auth: Mutex<Supervised>,
+    /// The proxy in front of auth.
     pub(crate) auth_link: Proxy,
     /// The Redis of the hubs.
     pub(crate) cloud: Host,
     /// The Redis of auth.
     pub(crate) auth_redis: Host,
-    /// Processes that ended without being told to, and how.
-    pub(crate) deaths: Mutex<Vec<String>>,
+    /// Processes that ended unexpectedly, with their exit statuses.
+    pub(crate) unexpected_exits: Mutex<Vec<String>>,
 }
 
 impl World {
-    /// Starts it in this folder. Agents that are hurried wait much shorter before they try again than they
-    /// do in the field.
-    pub(crate) async fn start(folder: &Path, fleet: Fleet, is_hurried: bool) -> Self {
+    /// Starts all processes in this folder. With `has_short_retries`, agents retry much sooner than in
+    /// production.
+    pub(crate) async fn start(folder: &Path, fleet: Fleet, has_short_retries: bool) -> Self {
         let journal = Arc::new(Journal::begin(folder));
         let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
         let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
@@ -107,60 +107,65 @@ impl World {
             provision(&auth_redis, name).await;
             let link = Proxy::start(balancer.address()).await;
             devices.push(
-                Device::start(folder, name, (link, &auth_link), (n, is_hurried), &journal).await,
+                Device::start(folder, name, (link, &auth_link), (n, has_short_retries), &journal)
+                    .await,
             );
         }
-        let ward = |service| Mutex::new(Ward { service, is_up: true });
+        let supervised = |service| Mutex::new(Supervised { service, is_up: true });
         Self {
             journal,
             devices,
-            hubs: hubs.into_iter().map(ward).collect(),
+            hubs: hubs.into_iter().map(supervised).collect(),
             balancer,
-            auth: ward(auth),
+            auth: supervised(auth),
             auth_link,
             cloud,
             auth_redis,
-            deaths: Mutex::default(),
+            unexpected_exits: Mutex::default(),
         }
     }
 
-    /// Starts a process that has ended by itself again, as systemd would.
-    pub(crate) async fn tend_forever(&self) {
+    /// Restarts processes that have ended unexpectedly, as systemd would.
+    pub(crate) async fn supervise_forever(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.tend().await;
+            self.supervise().await;
         }
     }
 
-    async fn tend(&self) {
+    async fn supervise(&self) {
         for Device { name, agent, .. } in &self.devices {
             let mut agent = agent.lock().await;
             if let Some(status) = agent.process.as_mut().and_then(Process::exit) {
-                self.mourn(&format!("{name}'s agent"), status).await;
+                self.note_exit(&format!("{name}'s agent"), status).await;
                 agent.start();
             }
         }
         for (n, hub) in self.hubs.iter().enumerate() {
-            if let Some(service) = self.tend_ward("a hub", &mut *hub.lock().await).await {
+            if let Some(service) = self.restart_if_ended("a hub", &mut *hub.lock().await).await {
                 self.balancer.retarget(n, Some(service.address()));
             }
         }
-        if let Some(service) = self.tend_ward("auth", &mut *self.auth.lock().await).await {
+        if let Some(service) = self.restart_if_ended("auth", &mut *self.auth.lock().await).await {
             self.auth_link.retarget(service.address());
         }
     }
 
-    async fn tend_ward<'a>(&self, name: &str, ward: &'a mut Ward) -> Option<&'a Service> {
-        let status = ward.service.process().exit().filter(|_| ward.is_up)?;
-        self.mourn(name, status).await;
-        ward.service.restart().await;
-        Some(&ward.service)
+    async fn restart_if_ended<'a>(
+        &self,
+        name: &str,
+        supervised: &'a mut Supervised,
+    ) -> Option<&'a Service> {
+        let status = supervised.service.process().exit().filter(|_| supervised.is_up)?;
+        self.note_exit(name, status).await;
+        supervised.service.restart().await;
+        Some(&supervised.service)
     }
 
-    async fn mourn(&self, name: &str, status: ExitStatus) {
-        let death = format!("{name} has ended by itself with {status}");
-        self.journal.note(&death);
-        self.deaths.lock().await.push(death);
+    async fn note_exit(&self, name: &str, status: ExitStatus) {
+        let exit = format!("{name} ended unexpectedly with {status}");
+        self.journal.note(&exit);
+        self.unexpected_exits.lock().await.push(exit);
     }
 }
 
@@ -169,7 +174,7 @@ impl Device {
         folder: &Path,
         name: &str,
         (link, auth): (Proxy, &Proxy),
-        (n, is_hurried): (usize, bool),
+        (n, has_short_retries): (usize, bool),
         journal: &Arc<Journal>,
     ) -> Self {
         let origin = (format!("{name}.up"), OUT.to_owned());
@@ -191,13 +196,14 @@ impl Device {
             ("log.level", "debug".to_owned()),
             ("log.format", "json".to_owned()),
         ];
-        let hurried = [
+        let short_retries = [
             ("retry_first_ms", "20".to_owned()),
             ("retry_longest_ms", "500".to_owned()),
             ("refused_retry_first_ms", "100".to_owned()),
             ("refused_retry_longest_ms", "1000".to_owned()),
         ];
-        let settings = settings.into_iter().chain(hurried.into_iter().filter(|_| is_hurried));
+        let settings =
+            settings.into_iter().chain(short_retries.into_iter().filter(|_| has_short_retries));
         let start = settings.fold(Start::with(&["run"]), |start, (key, value)| {
             start.variable(&variable(key), value)
         });
@@ -220,27 +226,27 @@ impl Agent {
         self.process = Some(Process::start(&program, &self.start, &self.log));
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub(crate) fn kill9(&mut self) {
         self.process = None;
     }
 
-    /// Takes its state directory away, as if that was not mounted. One that has not enrolled yet would do
-    /// so a second time, so its directory stays.
+    /// Moves its state directory away, as if it were not mounted. An agent that has not enrolled yet would
+    /// do so twice, so its directory stays.
     pub(crate) fn unmount(&self) {
         if self.state.join("session").exists() {
             rename(&self.state, &self.state.with_file_name("mounted-later"));
         }
     }
 
-    /// Brings it back, over what was made in its place.
+    /// Moves it back, in place of the directory that was created instead.
     pub(crate) fn mount(&self) {
         let kept = self.state.with_file_name("mounted-later");
         if !kept.exists() {
             return;
         }
-        let hidden = self.state.with_file_name("made-meanwhile");
-        // There is one of each earlier time.
+        let hidden = self.state.with_file_name("created-instead");
+        // Left from an earlier time.
         let _ = std::fs::remove_dir_all(&hidden);
         if self.state.exists() {
             rename(&self.state, &hidden);
@@ -261,7 +267,7 @@ fn rename(from: &Path, to: &Path) {
 async fn start_auth(folder: &Path, redis: &str) -> Service {
     let settings = [
         ("session_ttl_seconds", SESSION_SECONDS),
-        // Agents here come back a hundred times as often as in the field.
+        // Agents here log in a hundred times as often as in production.
         ("throttle.login_burst", "10000"),
         ("throttle.login_per_minute", "10000"),
         ("throttle.address_burst", "10000"),

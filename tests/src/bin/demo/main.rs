@@ -1,4 +1,4 @@
-//! `make demo`: one device and a cloud on this machine, in a temporary folder, with everything real.
+//! `make demo`: one device and a cloud on this machine, in a temporary folder, with the real programs.
 
 mod parts;
 mod show;
@@ -16,38 +16,38 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::parts::{CLIENT, Demo};
 
-/// Shows an entry travel from a device to the cloud, and one back.
+/// Shows an entry travelling from a device to the cloud, and one back.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 struct Arguments {
-    /// End after the round trip: 0 if it worked, 1 if not
+    /// Exit after the round trip: 0 if it worked, 1 if not
     #[arg(long)]
     once: bool,
 }
 
-/// How long an entry may take. It takes milliseconds.
+/// The longest time for an entry, which takes milliseconds.
 const CROSSING: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // The harness tells of faults by panics; a newcomer is told in a sentence.
+    // The harness reports failures by panics; the demo prints one as a sentence.
     std::panic::set_hook(Box::new(|panic| {
         let words = panic.payload_as_str().unwrap_or("something went wrong");
         eprintln!("\ndemo: {words}\n");
     }));
-    // Everything that was started ends with this future, be it done, failed or dropped.
+    // All processes end with this future, whether it completes, fails or is dropped.
     let demo = AssertUnwindSafe(run(arguments)).catch_unwind();
     tokio::select! {
         result = demo => match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => {
-                eprintln!("The demo failed; the ends of the logs stand above.");
+                eprintln!("The demo failed; the ends of the logs are above.");
                 ExitCode::FAILURE
             }
         },
         () = signals() => {
-            println!("\nEverything is stopped and its folder removed.");
+            println!("\nAll processes are stopped and their folder is removed.");
             ExitCode::SUCCESS
         }
     }
@@ -106,7 +106,7 @@ async fn round_trip(demo: &Demo) {
         "payload",
         r#"{"type":"hello-client"}"#,
     ];
-    show::heading("An app in the cloud answers in the same way");
+    show::heading("An app in the cloud answers the same way");
     crossing(&demo.cloud, &down, (&demo.device, "spoke-agent:in:x")).await;
 }
 

@@ -1,4 +1,4 @@
-//! What the demo is made of: two Redis, auth, hub, and an agent enrolled by the real commands.
+//! The parts of the demo: two Redis servers, auth, hub, and an agent enrolled by the real commands.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::show;
 /// The device's name.
 pub(crate) const CLIENT: &str = "dev1";
 
-/// Everything that runs. It ends when this is dropped, first the programs and then the databases.
+/// All processes. They end when this is dropped, first the programs and then the Redis servers.
 pub(crate) struct Demo {
     _agent: Process,
     _hub: Service,
@@ -33,25 +33,25 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Starts everything, and says what it does.
+    /// Starts everything, and prints each step.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-demo-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let cloud = RedisServer::start().await;
         show::step("a Redis for the cloud", &format!("port {}", cloud.port()));
         let auth = Service::start(Kind::Auth, &cloud.url(), &[], folder.path()).await;
-        show::step("auth, which lets devices in", &url(auth.address()));
+        show::step("auth, which registers devices", &url(auth.address()));
         let hub = Service::start(Kind::Hub, &cloud.url(), &[], folder.path()).await;
         show::step("the hub", &url(hub.address()));
         let device = RedisServer::start().await;
         show::step("a Redis for the device", &format!("port {}", device.port()));
 
         let secret = provision(&auth).await;
-        show::step(&format!("spoke-auth provision {CLIENT}"), "makes a one-time secret");
+        show::step(&format!("spoke-auth provision {CLIENT}"), "creates a one-time secret");
         let settings = folder.path().join("agent.toml").display().to_string();
         enrol(folder.path(), &settings, &secret, [&auth, &hub], &device).await;
         show::step(&format!("spoke-agent enrol --client {CLIENT} …"), "registers the device");
-        // Where `spoke-agent status` asks.
+        // `spoke-agent status` asks this address.
         let admin = format!("admin_listen=127.0.0.1:{}", free_port());
         let start = Start::with(&["run", "--config", &settings, "--set", &admin]);
         let log = folder.path().join("agent.log");

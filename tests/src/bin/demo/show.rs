@@ -1,4 +1,4 @@
-//! What a newcomer sees, at 80 columns and without colours.
+//! The demo's output, for 80 columns and without colours.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,22 +11,22 @@ use spoke_tests::{
 
 use crate::parts::{CLIENT, Demo};
 
-/// Columns of the left half of a step.
+/// The width of a step's left column.
 const WHAT: usize = 36;
-/// How long one look for news waits at Redis; the connection gives up on an answer later than that.
+/// How long an XREAD blocks, below the connection's timeout.
 const BLOCK_MS: &str = "5000";
 
-/// The first line.
+/// Prints the first line.
 pub(crate) fn title() {
     println!("Spoke: one device and a cloud, each with a Redis of its own, on this machine.\n");
 }
 
-/// One thing that has been started or done.
+/// Prints one step.
 pub(crate) fn step(what: &str, detail: &str) {
     println!("  {what:WHAT$} {detail}");
 }
 
-/// What stands now.
+/// Prints a picture of the parts.
 pub(crate) fn picture(demo: &Demo) {
     let device = format!("device, Redis :{}", demo.device.port());
     println!(
@@ -40,12 +40,12 @@ pub(crate) fn picture(demo: &Demo) {
     );
 }
 
-/// What comes next.
+/// Prints a heading for what follows.
 pub(crate) fn heading(text: &str) {
     println!("\n{text}:\n");
 }
 
-/// A `redis-cli` line as it would be typed.
+/// A `redis-cli` command line as one would type it.
 pub(crate) fn command(redis: &RedisServer, words: &[&str]) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_:.".contains(c);
     let quoted = words.iter().map(|word| match word.chars().all(is_plain) {
@@ -54,14 +54,14 @@ pub(crate) fn command(redis: &RedisServer, words: &[&str]) -> String {
     });
     let words: Vec<_> = quoted.collect();
     let line = format!("redis-cli -p {} {}", redis.port(), words.join(" "));
-    // A long one goes on behind the entry's ID, in a way that a shell takes.
+    // A long line is continued after the entry's ID, as a shell accepts it.
     match line.split_once(" '*' ") {
         Some((head, tail)) if line.len() > 74 => format!("{head} '*' \\\n        {tail}"),
         _ => line,
     }
 }
 
-/// An entry that has arrived, field by field.
+/// Prints an entry that has arrived, field by field.
 pub(crate) fn arrival(stream: &str, entry: &Stored, after: Duration) {
     println!("  {} ms later it is in {stream}:\n", after.as_millis());
     for (name, value) in &entry.fields {
@@ -69,7 +69,7 @@ pub(crate) fn arrival(stream: &str, entry: &Stored, after: Duration) {
     }
 }
 
-/// What to type in another terminal.
+/// Prints commands to type in another terminal.
 pub(crate) fn lines_to_try(demo: &Demo) {
     let (device, cloud) = (&demo.device, &demo.cloud);
     let out = format!("spoke-hub:out:{CLIENT}:x");
@@ -84,12 +84,12 @@ pub(crate) fn lines_to_try(demo: &Demo) {
         println!("  # {what}\n  {}", command(redis, &words));
     }
     let agent = path_of("spoke-agent");
-    println!("  # how the agent is\n  {} status --config {}", agent.display(), demo.settings);
+    println!("  # the agent's status\n  {} status --config {}", agent.display(), demo.settings);
     println!("  # the status page, in a browser\n  {}", demo.page);
-    println!("\nEntries are shown here as they arrive. Ctrl-C ends everything.\n");
+    println!("\nEntries are shown here as they arrive. Press Ctrl-C to stop everything.\n");
 }
 
-/// Shows entries at both ends as they arrive, for good.
+/// Prints entries at both ends as they arrive, without end.
 pub(crate) async fn arrivals(demo: &Demo) {
     tokio::join!(
         follow(&demo.cloud, "cloud", "spoke-hub:in:x"),
@@ -101,7 +101,7 @@ async fn follow(redis: &RedisServer, place: &str, stream: &str) {
     let newest: Value = redis.command(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
     let mut last = stored(newest).pop().map_or("0-0".to_owned(), |entry| entry.id);
     loop {
-        // On the shared connection: nothing else is asked of it any more.
+        // On the shared connection, which nothing else uses any more.
         let read = ["XREAD", "BLOCK", BLOCK_MS, "STREAMS", stream, &last];
         let reply: Value = redis.command(&read).await;
         for entry in of_one_stream(reply) {
@@ -115,7 +115,7 @@ async fn follow(redis: &RedisServer, place: &str, stream: &str) {
     }
 }
 
-/// XREAD answers with a list of streams.
+/// The entries of an XREAD reply with one stream.
 fn of_one_stream(reply: Value) -> Vec<Stored> {
     let Value::Array(mut streams) = reply else { return Vec::new() };
     match streams.pop() {
@@ -124,13 +124,13 @@ fn of_one_stream(reply: Value) -> Vec<Stored> {
     }
 }
 
-/// Hours, minutes and seconds of UTC.
+/// The time of day in UTC.
 fn clock() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
 }
 
-/// As text, with what a terminal would take for a command escaped.
+/// The bytes as text, with control characters escaped.
 fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),

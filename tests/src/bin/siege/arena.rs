@@ -1,7 +1,7 @@
-//! A hub with its Redis, two good clients, a health check and an attacker; and what was measured.
+//! A hub with its Redis, two good clients, a health check and an attacker; and the measurements.
 //!
-//! The attacker has a thread of its own that yields to all others: in the field it works on another
-//! machine, and here what it takes to make an attack must not count as what the attack does.
+//! The attacker has a thread of its own with a lower priority: in reality it runs on another machine, and
+//! its own CPU time must not count as the effect of the attack.
 
 use std::{
     collections::BTreeMap,
@@ -32,52 +32,52 @@ use crate::{
     victim::{self, LONGEST, Notes},
 };
 
-/// How long the good clients are watched before.
+/// How long the good clients are measured before the attack.
 const CALM: Duration = Duration::from_millis(800);
-/// And over how long the hub's processor time is taken.
+/// The time over which the hub's CPU use is averaged.
 const LOOK: Duration = Duration::from_millis(800);
-/// How long the hub has to give memory back, and to come to rest.
+/// The longest time for the hub to release memory and to become idle.
 const SETTLING: Duration = Duration::from_secs(6);
-/// Clients that the attackers have tokens of.
+/// The number of clients whose tokens the attacker has.
 const EVIL: usize = 16;
-/// How much its thread yields.
+/// The nice value of the attacker's thread.
 const NICE: i32 = 10;
-/// Longer commands are looked at.
+/// Commands above this are recorded, in microseconds.
 const SLOW_MICROS: &str = "1000";
-/// So many of them.
+/// The most commands that are recorded.
 const SLOW_COMMANDS: &str = "1024";
-/// Memory that a hub settles at.
+/// The memory above the start at which a hub counts as settled.
 const SETTLED_KIB: u64 = 48 * 1024;
 
-/// What the attackers know. Cheap to clone.
+/// What the attacker knows. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Target {
-    /// Where devices come to.
+    /// The hub's public address.
     pub(crate) address: SocketAddr,
     /// The same as a URL.
     pub(crate) url: String,
-    /// A token for each of them.
+    /// A token for each of the attacker's clients.
     pub(crate) tokens: Arc<Vec<String>>,
-    /// Trusts the hub's certificate, and keeps connections.
+    /// An HTTP client that trusts the hub's certificate and keeps connections.
     pub(crate) client: Client,
-    /// For handshakes by hand.
+    /// The certificates, for handshakes by hand.
     pub(crate) files: Arc<Certificates>,
-    /// How often there was which answer.
+    /// How often each answer came.
     answers: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Target {
-    /// The token of the first.
+    /// The token of the first client.
     pub(crate) fn token(&self) -> &str {
         &self.tokens[0]
     }
 
-    /// Notes an answer.
+    /// Counts an answer.
     pub(crate) fn note(&self, answer: impl ToString) {
         self.note_many(answer, 1);
     }
 
-    /// The same so many times.
+    /// Counts an answer several times.
     pub(crate) fn note_many(&self, answer: impl ToString, times: u64) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         *answers.entry(answer.to_string()).or_default() += times;
@@ -89,31 +89,31 @@ impl Target {
     }
 }
 
-/// Everything that runs. It ends when this is dropped.
+/// All processes. They end when this is dropped.
 pub(crate) struct Arena {
     /// The hub and its Redis.
     pub(crate) stand: Stand,
-    /// What the attackers know.
+    /// What the attacker knows.
     pub(crate) target: Target,
-    /// What the good client over HTTP noted.
+    /// The measurements of the good client over HTTP.
     pub(crate) http: Notes,
     websocket: Notes,
     health: Notes,
     over: CancellationToken,
     good: Vec<JoinHandle<()>>,
-    /// Holds the certificate, which the hub looks at again and again.
+    /// Holds the certificate, which the hub reads repeatedly.
     _folder: TempDir,
 }
 
 impl Arena {
-    /// Lays a siege of one attack, and takes its figures.
-    pub(crate) async fn besiege(attack: Attack, span: Duration) -> Figure {
+    /// Runs one attack, and measures its effect.
+    pub(crate) async fn measure(attack: Attack, span: Duration) -> Figure {
         let mut arena = Self::start(attack).await;
         let command_max = arena.command_max().await;
         attack.prepare(&arena).await;
         arena.stand.redis.command::<()>(&["SLOWLOG", "RESET"]).await;
         let pid = arena.stand.service.process().pid();
-        let watched = Instant::now();
+        let watched_since = Instant::now();
         tokio::time::sleep(CALM).await;
         let busy_before = busy_percent(pid).await;
         let (before_kib, lines) = (resident_kib(pid), arena.log_lines());
@@ -130,7 +130,7 @@ impl Arena {
         let mib = |kib: u64| kib / 1024;
         Figure {
             attack,
-            calm: arena.http.seen(watched, begun),
+            calm: arena.http.seen(watched_since, begun),
             http: arena.http.seen(begun, ended),
             websocket: arena.websocket.seen(begun, ended),
             health: arena.health.seen(begun, ended),
@@ -161,10 +161,10 @@ impl Arena {
         for n in 0..EVIL {
             tokens.push(admit(&stand.redis, &format!("evil{n}")).await);
         }
-        let authority = std::fs::read(&files.ca_file).expect("it was made");
-        let authority = reqwest::Certificate::from_pem(&authority).expect("it is one");
-        let good_client = keeping_client(&authority);
-        let client = keeping_client(&authority);
+        let authority = std::fs::read(&files.ca_file).expect("the authority's file exists");
+        let authority = reqwest::Certificate::from_pem(&authority).expect("it is a certificate");
+        let good_client = http_client(&authority);
+        let client = http_client(&authority);
         let scheme = if attack.is_tls() { "https" } else { "http" };
         let target = Target {
             address,
@@ -205,7 +205,7 @@ impl Arena {
         }
     }
 
-    /// Attacks for so long; gives what the attack itself found wrong.
+    /// Attacks for this long; returns the faults that the attack itself found.
     async fn strike(&self, attack: Attack, span: Duration) -> Vec<String> {
         let runtime = attackers();
         let strike = runtime.spawn(attack.strike(self.target.clone(), span));
@@ -230,12 +230,12 @@ impl Arena {
         self.stand.service.log().lines().count()
     }
 
-    /// By what the largest batches take on this machine, before anyone attacks.
+    /// The limit for one command, measured by the largest batches on this machine before the attack.
     async fn command_max(&self) -> Duration {
         let redis = &self.stand.redis;
         let mut most = Duration::ZERO;
         for batch in script_time::FULL {
-            most = most.max(script_time::most(redis, batch).await);
+            most = most.max(script_time::limit(redis, batch).await);
         }
         redis.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS]).await;
         most
@@ -252,8 +252,8 @@ impl Arena {
     }
 }
 
-/// One that trusts the hub's certificate and keeps its connections.
-fn keeping_client(authority: &reqwest::Certificate) -> Client {
+/// An HTTP client that trusts the hub's certificate and keeps its connections.
+fn http_client(authority: &reqwest::Certificate) -> Client {
     let client = Client::builder().no_proxy().timeout(LONGEST);
     client.tls_certs_only([authority.clone()]).build().expect("a client can be made")
 }
@@ -263,7 +263,7 @@ fn attackers() -> Runtime {
         .worker_threads(1)
         .enable_all()
         .on_thread_start(|| {
-            // Of this thread alone, as Linux has it; without it the figures are worse.
+            // Linux applies it to this thread alone; if it fails, the figures are worse.
             let _ = rustix::process::setpriority_process(None, NICE);
         })
         .build()
@@ -280,7 +280,7 @@ fn percent(used: Duration, of: Duration) -> u64 {
     (used.as_millis() * 100 / of.as_millis().max(1)) as u64
 }
 
-/// What it uses of a processor, as soon as that is little more than before.
+/// The CPU use, as soon as it is little more than before.
 async fn settled_percent(pid: u32, before: u64) -> u64 {
     let deadline = Instant::now() + SETTLING;
     loop {
@@ -291,7 +291,7 @@ async fn settled_percent(pid: u32, before: u64) -> u64 {
     }
 }
 
-/// The memory that is left, as soon as it is little more than before.
+/// The memory, as soon as it is little more than before.
 async fn settled_kib(pid: u32, before: u64) -> u64 {
     let deadline = Instant::now() + SETTLING;
     loop {

@@ -1,4 +1,4 @@
-//! The attacks by name, and which settings each is against.
+//! The attacks by name, and the hub's settings for each.
 
 use std::{pin::Pin, time::Duration};
 
@@ -9,30 +9,30 @@ use crate::{
     attacks::{bodies, connections, frames, searches, shares},
 };
 
-/// What one hostile client does; each has a session token of its own, and as many sockets as it likes.
+/// What a hostile client does; it has a session token of its own, and opens as many sockets as it likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Attack {
-    /// Nothing, to see what the machine gives
+    /// Nothing, to measure the machine itself
     Rest,
     /// Batches of empty fields, packed, 1.1 MB at once, from sockets that never say HELLO
     NoHelloBurst,
-    /// The same by 46 KB a second
+    /// The same at 46 KB a second
     NoHelloTrickle,
-    /// Packed batches although packing was not agreed
+    /// Packed batches although compression was not agreed
     PackedUnagreed,
     /// Packed batches of empty fields, each new, without an acknowledgement
     PackedNew,
-    /// Packed batches that the hub has
+    /// Packed batches that the hub already has
     PackedSeen,
     /// Packed batches past the cursor
     PackedGap,
-    /// Batches of empty fields as they are
+    /// Batches of empty fields, not packed
     PlainEmpty,
-    /// A thousand entries of one field, and far too many
+    /// A thousand entries of one field, and far more than are allowed
     OneField,
-    /// Frames of 4 MiB that are none
+    /// Malformed frames of 4 MiB
     Garbage,
-    /// PING, ACK, PONG, unknown kinds and empty batches in numbers
+    /// Many PING, ACK and PONG frames, unknown kinds and empty batches
     Tiny,
     /// Batches of one entry, more than a window, without reading
     Unacknowledged,
@@ -40,46 +40,46 @@ pub(crate) enum Attack {
     FullBatches,
     /// JSON batches of empty fields
     JsonEmpty,
-    /// JSON of 4 MiB that is no request
+    /// Malformed JSON bodies of 4 MiB
     JsonGarbage,
-    /// Messages of JSON with empty fields
+    /// JSON messages with empty fields
     MessagesEmpty,
-    /// Messages of JSON of 4 MiB that are no request
+    /// Malformed JSON messages of 4 MiB
     MessagesGarbage,
-    /// Batches that ask for a search of 100,000 entries, over HTTP
+    /// Batches that make the hub search 100,000 entries, over HTTP
     SearchHttp,
     /// The same over a WebSocket
     SearchSocket,
     /// Reads of a long out stream with odd cursors
     OddReads,
-    /// Sessions, cursors and sockets without end
+    /// Endless sessions, cursors and sockets
     Storm,
-    /// A Redis of 300 MB filled over fourteen connections
+    /// Fills a Redis of 300 MB over fourteen connections
     Fill,
-    /// The same by as many clients
+    /// The same with as many clients
     FillByMany,
-    /// Invented losses without end
+    /// Endless invented losses
     Losses,
-    /// A copy of 1,000 entries filled by one client
+    /// One client fills a copy with a limit of 1,000 entries
     MaxLen,
-    /// 32 large bodies each of six clients
+    /// 32 large bodies from each of six clients
     Memory,
     /// Empty continuation frames of one message
     Continuations,
     /// Fragments of one byte, with pings in between
     Fragments,
-    /// Requests of HTTP/2 that are reset at once
+    /// HTTP/2 requests that are reset at once
     Resets,
 }
 
 impl Attack {
-    /// As it is typed.
+    /// The name on the command line.
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value().expect("no attack is hidden");
         value.get_name().to_owned()
     }
 
-    /// How long it takes to show.
+    /// The shortest run that shows its effect, in seconds.
     pub(crate) fn seconds_min(self) -> u64 {
         match self {
             Self::Fill | Self::FillByMany => 12,
@@ -88,7 +88,7 @@ impl Attack {
         }
     }
 
-    /// The hub's settings beyond those of a test.
+    /// The hub's settings in addition to those of a test.
     pub(crate) fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::MaxLen => &[("in_max_len", "1000")],
@@ -96,12 +96,12 @@ impl Attack {
         }
     }
 
-    /// Whether it is over TLS, which HTTP/2 needs.
+    /// Returns whether it uses TLS, which HTTP/2 needs.
     pub(crate) fn is_tls(self) -> bool {
         self == Self::Resets
     }
 
-    /// What has to be there before.
+    /// Prepares the hub's Redis.
     pub(crate) async fn prepare(self, arena: &Arena) {
         match self {
             Self::SearchHttp | Self::SearchSocket => searches::prepare(arena).await,
@@ -113,7 +113,7 @@ impl Attack {
         }
     }
 
-    /// Attacks for so long, and gives what it found wrong.
+    /// Attacks for this long, and returns the faults that it found.
     pub(crate) fn strike(
         self,
         target: Target,
@@ -155,7 +155,7 @@ impl Attack {
         })
     }
 
-    /// What is wrong once it is over.
+    /// Returns the faults that are found after the attack.
     pub(crate) async fn check(self, arena: &Arena) -> Vec<String> {
         match self {
             Self::Losses => shares::is_line_there(arena).await,

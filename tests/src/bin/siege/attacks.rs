@@ -1,4 +1,4 @@
-//! What the attacks do.
+//! The implementations of the attacks.
 
 pub(crate) mod bodies;
 pub(crate) mod connections;

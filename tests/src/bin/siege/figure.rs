@@ -1,4 +1,4 @@
-//! What was measured under each attack, beside its bounds, as a table and as JSON.
+//! The figures of each attack with their bounds, as a table and as JSON.
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
@@ -6,69 +6,69 @@ use serde_json::{Value, json};
 
 use crate::{attack::Attack, victim::Seen};
 
-/// What a good client may wait for an answer while another attacks.
+/// The bound on a good client's p99 during an attack.
 const VICTIM_P99_MAX: Duration = Duration::from_millis(50);
-/// What it waits at rest, in the middle, on the machine that these bounds were set on. On a slower one they
-/// are wider by as much.
+/// The p50 at rest on the machine that the bounds were set on. On a slower machine they are scaled.
 const REST_P50: Duration = Duration::from_micros(1100);
-/// What it waits on a machine that does nothing else, with room to spare.
+/// A generous p99 on a machine without other load.
 const CALM_P99: Duration = Duration::from_millis(10);
-/// What a health check may take meanwhile.
+/// The bound on a health check during an attack.
 const HEALTH_MAX: Duration = Duration::from_millis(100);
-/// What the hub may ever hold.
+/// The bound on the hub's peak memory.
 const PEAK_MIB_MAX: u64 = 512;
-/// What it may keep of that.
+/// The bound on the memory that it keeps afterwards.
 const KEPT_MIB_MAX: u64 = 64;
-/// Commands above that, and one in so many of those above a millisecond: Redis counts the time that the
-/// kernel gave to other processes, too. What a call takes by itself is held by `tests/scripts.rs`.
+/// The number of commands that may exceed the limit, or one in this many of those above a millisecond:
+/// Redis's times include those in which the kernel ran other processes. The time of a call itself is
+/// checked by `tests/cost/scripts.rs`.
 const LONG_COMMANDS_MAX: usize = 3;
 const LONG_COMMANDS_SHARE: usize = 10;
-/// What the hub may use more of a processor once all is over than before it began, in hundredths.
+/// How many percent more CPU the hub may use after the attack than before it.
 pub(crate) const BUSY_PERCENT_MAX: u64 = 30;
-/// Lines that it may log of one attack.
+/// The most lines that it may log for one attack.
 const LOG_LINES_MAX: usize = 300;
 
-/// One attack.
+/// The figures of one attack.
 pub(crate) struct Figure {
-    /// Which.
+    /// The attack.
     pub(crate) attack: Attack,
     /// The good client over HTTP before the attack.
     pub(crate) calm: Seen,
-    /// The good client over HTTP.
+    /// The good client over HTTP during the attack.
     pub(crate) http: Seen,
-    /// The good client over a WebSocket.
+    /// The good client over a WebSocket during the attack.
     pub(crate) websocket: Seen,
     /// `/healthz`.
     pub(crate) health: Seen,
-    /// The hub's memory before, at the most and after, in MiB.
+    /// The hub's memory before, at its peak and after, in MiB.
     pub(crate) memory_mib: (u64, u64, u64),
-    /// What the hub used of a processor before, meanwhile and after.
+    /// The hub's CPU use in percent before, during and after.
     pub(crate) busy_percent: (u64, u64, u64),
-    /// What one command may hold its Redis.
+    /// The longest time that one command may hold its Redis.
     pub(crate) command_max: Duration,
     /// The longest commands of its Redis.
     pub(crate) commands: Vec<Duration>,
-    /// Lines that it logged.
+    /// The number of log lines.
     pub(crate) log_lines: usize,
-    /// What the attacker was answered, and how often.
+    /// How often the attacker got each answer.
     pub(crate) answers: BTreeMap<String, u64>,
-    /// What else was not as it must be.
+    /// Other faults.
     pub(crate) faults: Vec<String>,
 }
 
-/// All of them.
+/// The figures of all attacks.
 pub(crate) struct Report {
     figures: Vec<Figure>,
     failed: Vec<Attack>,
 }
 
 impl Figure {
-    /// Whether nothing is above its bound.
+    /// Returns whether every figure is within its bound.
     pub(crate) fn is_good(&self) -> bool {
         self.faults().is_empty()
     }
 
-    /// What is above its bound.
+    /// The figures above their bounds.
     pub(crate) fn faults(&self) -> Vec<String> {
         let slower = self.slower();
         let mut faults = self.faults.clone();
@@ -89,7 +89,7 @@ impl Figure {
         bound(peak <= PEAK_MIB_MAX, format!("peak {peak} MiB"));
         bound(after <= before + KEPT_MIB_MAX, format!("keeps {after} MiB of {before}"));
         let (calm, _, busy) = self.busy_percent;
-        bound(busy <= calm + BUSY_PERCENT_MAX, format!("busy with {busy} % afterwards"));
+        bound(busy <= calm + BUSY_PERCENT_MAX, format!("uses {busy} % CPU afterwards"));
         let most = self.command_max.mul_f64(slower);
         let long = self.commands.iter().filter(|took| **took > most).count();
         let longest = self.longest_command();
@@ -101,7 +101,7 @@ impl Figure {
         faults
     }
 
-    /// How much slower this machine is now, 1.0 at the least.
+    /// How much slower this machine is now; at least 1.0.
     fn slower(&self) -> f64 {
         (self.calm.percentile(50).as_secs_f64() / REST_P50.as_secs_f64()).max(1.0)
     }
@@ -121,7 +121,8 @@ impl Figure {
         let faults = self.faults();
         let mut verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join("; ") };
         if self.slower() > 1.5 {
-            verdict.push_str(&format!(" (bounds times {:.1}: a slow machine)", self.slower()));
+            verdict
+                .push_str(&format!(" (bounds scaled by {:.1} for a slow machine)", self.slower()));
         }
         let calm = self.calm.percentile(99);
         if calm > CALM_P99 {
@@ -166,7 +167,7 @@ impl Figure {
 }
 
 impl Report {
-    /// Without a figure yet; prints the head of the table.
+    /// An empty report; prints the head of the table.
     pub(crate) fn new() -> Self {
         println!(
             "| attack | http p50 / p99 | websocket p50 / p99 | healthz max | hub MiB before / peak \
@@ -182,24 +183,24 @@ impl Report {
         self.figures.push(figure);
     }
 
-    /// Notes one that could not be measured.
+    /// Records an attack that could not be measured.
     pub(crate) fn add_failed(&mut self, attack: Attack) {
         println!("| {:<16} | not measured, see above |", attack.name());
         self.failed.push(attack);
     }
 
-    /// Whether all was measured and nothing is above its bound.
+    /// Returns whether every attack was measured and every figure is within its bound.
     pub(crate) fn is_good(&self) -> bool {
         self.failed.is_empty() && self.figures.iter().all(Figure::is_good)
     }
 
-    /// Says what the bounds are, and what is above them.
-    pub(crate) fn print_end(&self) {
+    /// Prints the bounds, and how many attacks exceeded one.
+    pub(crate) fn print_summary(&self) {
         let above = self.figures.iter().filter(|figure| !figure.is_good()).count();
         println!(
             "siege: {} attacks; {above} above a bound, {} not measured. Times in ms. Bounds, wider on a \
-             slower machine: p99 {} ms and no refusal for a good client, healthz {} ms, {PEAK_MIB_MAX} MiB at the most and \
-             {KEPT_MIB_MAX} MiB more afterwards",
+             slower machine: p99 {} ms and no refusal for a good client, healthz {} ms, a peak of \
+             {PEAK_MIB_MAX} MiB and {KEPT_MIB_MAX} MiB more afterwards",
             self.figures.len() + self.failed.len(),
             self.failed.len(),
             VICTIM_P99_MAX.as_millis(),
@@ -207,7 +208,7 @@ impl Report {
         );
     }
 
-    /// Writes all as JSON.
+    /// Writes the report as JSON.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let figures: Vec<_> = self.figures.iter().map(Figure::json).collect();
         let failed: Vec<_> = self.failed.iter().map(|attack| attack.name()).collect();

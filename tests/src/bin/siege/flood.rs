@@ -1,4 +1,4 @@
-//! The ways to send: frames on sockets that are opened again whenever they are closed, and requests.
+//! Floods: frames on sockets that are reopened whenever they are closed, and requests.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::arena::Target;
 
-/// Before one that was not let in tries again.
+/// The pause before a refused connection is tried again.
 const RETRY: Duration = Duration::from_millis(20);
-/// Frames are sent by so many bytes at the least, as a network card would.
+/// The least number of bytes of one write.
 const BURST_BYTES: usize = 64 * 1024;
 
-/// Where the batches of one session have come.
+/// The position of a session's batches.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Place {
     epoch: u64,
@@ -29,39 +29,39 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// What a batch of so many entries claims that joins on here; the place moves behind it.
+    /// The claim of the next batch of this many entries; the position moves past it.
     pub(crate) fn claim(&mut self, entries: u64) -> Claim {
         let (after, first) = (self.at, Seq::new(self.at.ms + 1, 0));
         self.at = Seq::new(first.ms, entries.max(1) - 1);
         Claim { epoch: self.epoch, after, first, through: None, flags: 0 }
     }
 
-    /// Moves on by so many ms, and gives where.
+    /// Moves on by this many ms, and returns the new position.
     pub(crate) fn pass(&mut self, ms: u64) -> Seq {
         self.at.ms += ms;
         self.at
     }
 }
 
-/// Makes the next messages of a session that has come to this place.
+/// Makes the next messages of a session at this position.
 type Next = Box<dyn FnMut(&mut Place) -> Vec<u8> + Send>;
 
-/// What one socket sends.
+/// The traffic of one socket.
 pub(crate) struct Flood {
     /// Its subprotocol.
     pub(crate) subprotocol: &'static str,
-    /// A message to begin with, or none.
+    /// The first message, or empty.
     pub(crate) first: Vec<u8>,
-    /// The next messages, as bytes of the WebSocket.
+    /// Makes the next messages, as WebSocket frames.
     pub(crate) next: Next,
-    /// Between two of them.
+    /// The pause between two writes.
     pub(crate) pause: Duration,
-    /// Whose token it bears.
-    pub(crate) who: usize,
+    /// The index of the client whose token is used.
+    pub(crate) client: usize,
 }
 
 impl Flood {
-    /// Without a pause.
+    /// A flood without pauses.
     pub(crate) fn new(
         subprotocol: &'static str,
         first: Vec<u8>,
@@ -70,25 +70,25 @@ impl Flood {
         Self::joined(subprotocol, first, move |_| next())
     }
 
-    /// What is sent begins where the one before ended.
+    /// A flood of batches that each begin where the previous one ended.
     pub(crate) fn joined(
         subprotocol: &'static str,
         first: Vec<u8>,
         next: impl FnMut(&mut Place) -> Vec<u8> + Send + 'static,
     ) -> Self {
-        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO, who: 0 }
+        Self { subprotocol, first, next: Box::new(next), pause: Duration::ZERO, client: 0 }
     }
 
-    /// The same again and again.
+    /// A flood that repeats one message.
     pub(crate) fn repeating(subprotocol: &'static str, first: Vec<u8>, message: &[u8]) -> Self {
         let burst = message.repeat(BURST_BYTES.div_ceil(message.len().max(1)));
         Self::new(subprotocol, first, move || burst.clone())
     }
 
-    /// Sends for ever. What comes back is read and thrown away.
+    /// Sends without end. Answers are read and discarded.
     async fn run(mut self, target: &Target) -> Infallible {
         loop {
-            match raw::socket(target.address, &target.tokens[self.who], self.subprotocol).await {
+            match raw::socket(target.address, &target.tokens[self.client], self.subprotocol).await {
                 Ok(stream) => self.pour(stream, target).await,
                 Err(error) => {
                     target.note(error);
@@ -107,7 +107,7 @@ impl Flood {
             }
         }
         let (mut reading, mut writing) = stream.split();
-        let pouring = async {
+        let sending = async {
             loop {
                 let messages = (self.next)(&mut place);
                 writing.write_all(&messages).await?;
@@ -124,7 +124,7 @@ impl Flood {
             std::io::Result::<Infallible>::Err(std::io::ErrorKind::UnexpectedEof.into())
         };
         let ended: std::io::Result<Infallible> = tokio::select! {
-            ended = pouring => ended,
+            ended = sending => ended,
             ended = draining => ended,
         };
         let Err(error) = ended;
@@ -132,7 +132,7 @@ impl Flood {
     }
 }
 
-/// Says HELLO and hears where the hub's copy stands; at the beginning where that cannot be read.
+/// Sends HELLO and returns the hub's cursor; the beginning if there is no WELCOME.
 async fn greet(stream: &mut TcpStream, hello: &[u8]) -> std::io::Result<Place> {
     stream.write_all(&raw::binary(hello)).await?;
     let message = raw::read_message(stream).await?;
@@ -143,7 +143,7 @@ async fn greet(stream: &mut TcpStream, hello: &[u8]) -> std::io::Result<Place> {
     Ok(Place { epoch: cursor.epoch.0.max(1), at: cursor.seq })
 }
 
-/// All of these at once, each on a socket of its own, for so long.
+/// Runs all floods at once for this long, each on a socket of its own.
 pub(crate) async fn pour(target: &Target, span: Duration, floods: Vec<Flood>) {
     let all = join_all(floods.into_iter().map(|flood| flood.run(target)));
     let _ = tokio::time::timeout(span, all).await;
@@ -152,27 +152,27 @@ pub(crate) async fn pour(target: &Target, span: Duration, floods: Vec<Flood>) {
 /// A request of the attacker.
 #[derive(Clone)]
 pub(crate) struct Request {
-    /// Whose token it bears.
-    pub(crate) who: usize,
-    /// Its method is POST if it has a body.
+    /// The index of the client whose token is used.
+    pub(crate) client: usize,
+    /// Its path; the method is POST if it has a body.
     pub(crate) path: String,
     /// Its body.
     pub(crate) body: Option<Bytes>,
 }
 
 impl Request {
-    /// A body for a path, of the first client.
+    /// A POST of the first client.
     pub(crate) fn post(path: &str, body: impl Into<Bytes>) -> Self {
-        Self { who: 0, path: path.to_owned(), body: Some(body.into()) }
+        Self { client: 0, path: path.to_owned(), body: Some(body.into()) }
     }
 
-    /// A question of the first client.
+    /// A GET of the first client.
     pub(crate) fn get(path: &str) -> Self {
-        Self { who: 0, path: path.to_owned(), body: None }
+        Self { client: 0, path: path.to_owned(), body: None }
     }
 }
 
-/// So many requests at a time for so long: `next` gives the next of the one that is free.
+/// Keeps `at_once` requests in flight for this long; `next` makes the next request of each worker.
 pub(crate) async fn ask(
     target: &Target,
     span: Duration,
@@ -182,15 +182,15 @@ pub(crate) async fn ask(
     let all = (0..at_once).map(async |n| {
         loop {
             answer(target, next(n)).await;
-            // Those that are refused at once leave the others their turn.
+            // Lets the others run, also if this request was refused at once.
             tokio::task::yield_now().await;
         }
     });
     let _ = tokio::time::timeout(span, join_all(all)).await;
 }
 
-/// Sends one and notes its answer, by status and reason.
-pub(crate) async fn answer(target: &Target, Request { who, path, body }: Request) -> u16 {
+/// Sends a request and counts its answer, by status and reason.
+pub(crate) async fn answer(target: &Target, Request { client, path, body }: Request) -> u16 {
     let url = format!("{}{path}", target.url);
     let request = match body {
         Some(body) => {
@@ -199,7 +199,7 @@ pub(crate) async fn answer(target: &Target, Request { who, path, body }: Request
         }
         None => target.client.get(url),
     };
-    match request.bearer_auth(&target.tokens[who]).send().await {
+    match request.bearer_auth(&target.tokens[client]).send().await {
         Ok(answer) => {
             let status = answer.status().as_u16();
             let text = answer.text().await.unwrap_or_default();

@@ -1,6 +1,6 @@
-//! `make siege`: what hostile clients do to everybody else, against the real programs. It prints the
-//! latency of two good clients and of `/healthz`, and the hub's memory, under each attack, and fails
-//! above the bounds.
+//! `make siege`: the effect of hostile clients on others, with the real programs. It prints the latency
+//! of two good clients and of `/healthz`, and the hub's memory, under each attack, and fails if a figure
+//! is above its bound.
 
 mod arena;
 mod attack;
@@ -17,20 +17,20 @@ use spoke_tests::api::install_tls;
 
 use crate::{arena::Arena, attack::Attack, figure::Report};
 
-/// Attacks a hub of its own, one attack after the other, and measures what others notice.
+/// Attacks a hub, one attack after the other, and measures the effect on other clients.
 #[derive(Debug, Parser)]
 #[command(name = "siege")]
 struct Options {
-    /// Only these attacks
+    /// Run only these attacks
     #[arg(long, value_delimiter = ',')]
     only: Vec<Attack>,
-    /// How long each lasts at the least
+    /// The shortest time for each attack
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// How often an attack that is above a bound is tried again: another process may have had the machine
+    /// How often to repeat an attack that is above a bound: other processes may have slowed it down
     #[arg(long, default_value_t = 0)]
     again: u32,
-    /// Where the JSON goes
+    /// The path of the JSON file
     #[arg(long, default_value = "target/siege.json")]
     json: PathBuf,
 }
@@ -39,7 +39,7 @@ struct Options {
 async fn main() -> ExitCode {
     let options = Options::parse();
     install_tls();
-    // The harness tells of what does not come about by panics.
+    // The harness reports failures by panics.
     std::panic::set_hook(Box::new(|panic| eprintln!("siege: {panic}")));
     let mut report = Report::new();
     let measured = async {
@@ -51,13 +51,13 @@ async fn main() -> ExitCode {
     };
     tokio::select! {
         () = measured => {}
-        // What was started ends with what is dropped here.
+        // The processes end when the future is dropped here.
         _ = tokio::signal::ctrl_c() => {
-            eprintln!("siege: ended before its time");
+            eprintln!("siege: interrupted");
             return ExitCode::FAILURE;
         }
     }
-    report.print_end();
+    report.print_summary();
     if let Err(error) = report.write(&options.json) {
         eprintln!("siege: failed to write {}: {error}", options.json.display());
         return ExitCode::FAILURE;
@@ -65,15 +65,19 @@ async fn main() -> ExitCode {
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The last try counts.
+/// Measures one attack; the last try counts.
 async fn measure(attack: Attack, options: &Options, report: &mut Report) {
     for tries_left in (0..=options.again).rev() {
         let span = Duration::from_secs(options.seconds.max(attack.seconds_min()));
-        let besieged = std::panic::AssertUnwindSafe(Arena::besiege(attack, span)).catch_unwind();
-        let Ok(figure) = besieged.await else { return report.add_failed(attack) };
+        let measured = std::panic::AssertUnwindSafe(Arena::measure(attack, span)).catch_unwind();
+        let Ok(figure) = measured.await else { return report.add_failed(attack) };
         if figure.is_good() || tries_left == 0 {
             return report.add(figure);
         }
-        println!("| {} above a bound, once more: {}", attack.name(), figure.faults().join("; "));
+        println!(
+            "| {} is above a bound, trying again: {}",
+            attack.name(),
+            figure.faults().join("; ")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The good clients: an entry every 20 ms over HTTP and over a WebSocket, and a health check.
 //!
-//! Who waits a second for an answer has missed fifty entries that were due meanwhile. Each of them counts
-//! with what it would have waited, so that a few long waits cannot hide behind many short ones.
+//! A client that waits a second for an answer misses fifty entries that were due. Each of them counts with
+//! the time that it would have waited, so that many short waits cannot hide a few long ones.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,10 @@ use spoke_tests::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Between two entries, or two health checks.
+/// The interval of entries, and of health checks.
 const PACE: Duration = Duration::from_millis(20);
 
-/// What takes longer has no answer.
+/// The timeout of an answer.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10);
 
 const NO_ANSWER: &str = "no answer in time";
@@ -34,7 +34,7 @@ const NO_ANSWER: &str = "no answer in time";
 /// When something was due, and how long it took.
 type Sample = (Instant, Duration);
 
-/// Notes the times of one good client. Cheap to clone.
+/// Records the times of one good client. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Notes(Arc<Mutex<Noted>>);
 
@@ -42,20 +42,20 @@ pub(crate) struct Notes(Arc<Mutex<Noted>>);
 struct Noted {
     samples: Vec<Sample>,
     failures: Vec<(Instant, String)>,
-    /// The seqs of its entries that were taken.
+    /// The seqs of its acknowledged entries.
     taken: Vec<Seq>,
 }
 
-/// What a good client saw in a while.
+/// The measurements of a good client in a period.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     sorted: Vec<Duration>,
-    /// How often what went wrong.
+    /// How often each failure occurred.
     pub(crate) failures: BTreeMap<String, u64>,
 }
 
 impl Seen {
-    /// What so many of a hundred took at most.
+    /// This percentile of the times.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.sorted.len() * percent).div_ceil(100);
         self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
@@ -63,7 +63,7 @@ impl Seen {
 }
 
 impl Notes {
-    /// What was due in this while.
+    /// The measurements of everything that was due in this period.
     pub(crate) fn seen(&self, from: Instant, to: Instant) -> Seen {
         let noted = self.lock();
         let in_time = |at: &Instant| (from..to).contains(at);
@@ -77,7 +77,7 @@ impl Notes {
         Seen { sorted, failures }
     }
 
-    /// The seqs of the entries that it was told are kept.
+    /// The seqs of its acknowledged entries.
     pub(crate) fn taken(&self) -> Vec<Seq> {
         self.lock().taken.clone()
     }
@@ -101,7 +101,7 @@ impl Notes {
     }
 }
 
-/// Waits until the next is due.
+/// Waits until the next entry or check is due.
 async fn rest(begun: Instant) {
     tokio::time::sleep((begun + PACE).saturating_duration_since(Instant::now())).await;
 }

@@ -26,7 +26,7 @@ fn line((from, to): (u64, u64), count: u64, cause: &str) -> Line {
     Line { side: Side::Copy, epoch: 1, from, to, count: Some(count), cause: cause.to_owned() }
 }
 
-/// What is wrong with this copy of five entries, of which 5 is poison and a dead letter.
+/// The kinds of faults of this copy of five entries, of which 5 is poison and a dead letter.
 fn wrong(book: &Book, copy: &[Copied], lines: &[Line], rewinds: u32) -> Vec<&'static str> {
     let (dead, held) = (BTreeSet::from([5]), BTreeSet::from([4]));
     let evidence =
@@ -39,7 +39,7 @@ fn wrong(book: &Book, copy: &[Copied], lines: &[Line], rewinds: u32) -> Vec<&'st
 }
 
 #[test]
-fn each_entry_is_carried_once_or_accounted_for_or_it_is_a_fault() {
+fn an_entry_neither_carried_once_nor_accounted_for_is_a_fault() {
     let all = [(1, 1), (2, 1), (3, 1), (4, 1)];
     let no_two = [(1, 1), (3, 1), (4, 1)];
     let two_again = [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2)];
@@ -50,16 +50,22 @@ fn each_entry_is_carried_once_or_accounted_for_or_it_is_a_fault() {
         ("one missing", &no_two, &[], 0, &["missing"]),
         ("one in the ledger", &no_two, &trimmed(1), 0, &[]),
         ("more in the ledger than is missing", &no_two, &trimmed(2), 0, &["misstated by a ledger"]),
-        ("the same, but it came back since", &no_two, &trimmed(2), 1, &[]),
-        ("at most so many", &no_two, &[line((1, 2), 2, "trimmed-or-deleted")], 0, &[]),
+        ("more in the ledger, of which one came back since", &no_two, &trimmed(2), 1, &[]),
         (
-            "a copy rewound that was not",
+            "a count that is an upper bound",
+            &no_two,
+            &[line((1, 2), 2, "trimmed-or-deleted")],
+            0,
+            &[],
+        ),
+        (
+            "a rewound line without a rewound copy",
             &no_two,
             &[line((2, 2), 1, "rewound")],
             0,
             &["misstated by a ledger"],
         ),
-        ("a copy rewound", &no_two, &[line((2, 2), 1, "rewound")], 1, &[]),
+        ("a rewound copy", &no_two, &[line((2, 2), 1, "rewound")], 1, &[]),
         ("another range", &no_two, &[line((3, 4), 1, "trimmed")], 1, &["missing"]),
         ("twice", &two_again, &[], 0, &["duplicated"]),
         ("twice, and known to be uncertain", &two_again, &[line((2, 2), 1, "uncertain")], 1, &[]),
@@ -81,7 +87,7 @@ fn each_entry_is_carried_once_or_accounted_for_or_it_is_a_fault() {
 }
 
 #[test]
-fn what_no_app_trimmed_is_lost_only_where_the_copy_went_back() {
+fn a_loss_that_no_app_trimmed_requires_a_rewound_copy() {
     let mut book = book(5);
     let found = copy(&book, &[(1, 1), (3, 1), (4, 1)]);
     let trimmed = [line((2, 2), 1, "trimmed")];
@@ -92,7 +98,7 @@ fn what_no_app_trimmed_is_lost_only_where_the_copy_went_back() {
 }
 
 #[test]
-fn what_the_origin_still_holds_is_not_lost_unless_it_went_back() {
+fn an_entry_still_in_its_origin_is_not_lost_unless_the_origin_was_rewound() {
     let mut book = book(5);
     let found = copy(&book, &[(1, 1), (2, 1), (3, 1)]);
     let rewound = [line((4, 4), 1, "rewound")];
@@ -102,7 +108,7 @@ fn what_the_origin_still_holds_is_not_lost_unless_it_went_back() {
 }
 
 #[test]
-fn what_its_own_redis_forgot_or_an_app_deleted_is_fine_once_or_not_at_all() {
+fn an_entry_forgotten_or_deleted_at_its_origin_may_be_carried_at_most_once() {
     let mut book = book(5);
     book.entries[1].fate = Fate::Forgotten;
     book.entries[2].fate = Fate::Deleted;
@@ -117,7 +123,7 @@ fn what_its_own_redis_forgot_or_an_app_deleted_is_fine_once_or_not_at_all() {
 }
 
 #[test]
-fn an_id_that_was_given_out_twice_does_not_hide_the_second_entry() {
+fn an_id_generated_twice_does_not_hide_the_second_entry() {
     let mut book = book(5);
     book.entries[3].fate = Fate::Forgotten;
     let offer = Offer { number: 6, fields: Vec::new(), is_poison: false };
@@ -129,7 +135,7 @@ fn an_id_that_was_given_out_twice_does_not_hide_the_second_entry() {
 }
 
 #[test]
-fn bytes_and_seq_and_origin_are_looked_at_and_poison_is_not_carried() {
+fn a_changed_digest_seq_or_number_and_carried_poison_are_faults() {
     let book = book(5);
     let good = copy(&book, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
     let changes: [fn(&mut Copied); 4] = [
@@ -146,9 +152,9 @@ fn bytes_and_seq_and_origin_are_looked_at_and_poison_is_not_carried() {
 }
 
 #[test]
-fn a_dead_letter_excuses_poison_only_and_may_go_with_the_end_of_its_redis_file() {
+fn a_dead_letter_accounts_only_for_poison_and_may_be_lost_in_a_rewind() {
     let mut book = book(6);
-    // 5 stands among the dead letters without being poison; 6 is poison and does not.
+    // 5 is a dead letter without being poison; 6 is poison without being a dead letter.
     let found = copy(&book, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
     assert_eq!(wrong(&book, &found, &[], 0), ["missing"]);
     book.entries[4].is_poison = true;
@@ -158,7 +164,7 @@ fn a_dead_letter_excuses_poison_only_and_may_go_with_the_end_of_its_redis_file()
 }
 
 #[test]
-fn a_devices_copy_may_fall_back_once_for_each_epoch_after_the_first() {
+fn a_devices_copy_may_step_back_once_for_each_epoch_after_the_first() {
     let book = book(5);
     let mut found = copy(&book, &[(3, 1), (1, 1), (2, 1), (4, 1)]);
     found.iter_mut().for_each(|copied| copied.epoch = None);

@@ -1,13 +1,14 @@
-//! The most memory for the fewest bytes: what a stranger would send who knows how we read.
+//! Input that makes a reader allocate the most memory for the fewest bytes, made by an attacker who
+//! knows how the reader works.
 
 use spoke_protocol::limits::FRAME_BYTES_MAX;
 
-/// Each with a word on what it is.
+/// All inputs, each with a description.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a batch of empty fields", empty_fields(1000, 1024)),
-        ("a batch of as many empty fields as may be", empty_fields(1000, 128)),
-        ("the same, packed by zstd", packed(&empty_fields(1000, 1024))),
+        ("a batch with the maximum number of empty fields", empty_fields(1000, 128)),
+        ("a batch of empty fields, packed by zstd", packed(&empty_fields(1000, 1024))),
         ("zeros of 1 GiB, packed by zstd", packed_zeros()),
         ("an acknowledgement of refused entries", refused()),
         ("an array of arrays", vec![0x91; FRAME_BYTES_MAX]),
@@ -49,14 +50,11 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("one long number", vec![b'9'; FRAME_BYTES_MAX]),
         ("one long string", [vec![b'"'], vec![b'x'; 4_000_000], vec![b'"']].concat()),
-        (
-            "a key that nobody knows",
-            [b"{\"".to_vec(), vec![b'x'; 4_000_000], b"\":1}".to_vec()].concat(),
-        ),
+        ("an unknown key", [b"{\"".to_vec(), vec![b'x'; 4_000_000], b"\":1}".to_vec()].concat()),
     ]
 }
 
-/// A PUSH that holds nothing but the lengths of nothing, as much as fits a frame.
+/// A PUSH of nothing but empty fields, as many as fit a frame.
 fn empty_fields(entries: u32, fields: u32) -> Vec<u8> {
     let mut frame = vec![0x97, 0x03, 0x01, 0x00, 0x00, 0xcd, 0xff, 0xff, 0x00, 0xdd];
     frame.extend((3 * entries).to_be_bytes());
@@ -73,7 +71,7 @@ fn packed(plain: &[u8]) -> Vec<u8> {
     wrapped(plain.len(), zstd::bulk::compress(plain, 19).expect("zstd packs"))
 }
 
-/// One that says it unpacks to a frame, and would unpack to far more.
+/// A PACKED frame that claims to unpack to one frame and would unpack to far more.
 fn packed_zeros() -> Vec<u8> {
     let mut packer = zstd::stream::Encoder::new(Vec::new(), 1).expect("zstd packs");
     for _ in 0..1024 {
@@ -91,7 +89,7 @@ fn wrapped(length: usize, zstd: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// An ACK that says of a thousand entries that they were refused, in the longest words.
+/// An ACK that refuses a thousand entries, each with the longest reason.
 fn refused() -> Vec<u8> {
     let mut frame = vec![0x95, 0x04, 0x01, 0x05, 0x01, 0xdd];
     frame.extend(3000u32.to_be_bytes());
@@ -102,11 +100,11 @@ fn refused() -> Vec<u8> {
     frame
 }
 
-/// `before`, as many of `element` as fit, `behind`.
-fn json_list(before: &str, element: &str, behind: &str) -> Vec<u8> {
-    let room = FRAME_BYTES_MAX - before.len() - behind.len();
-    let elements = vec![element; room / (element.len() + 1)].join(",");
-    [before, &elements, behind].concat().into_bytes()
+/// `prefix`, as many of `element` as fit, `suffix`.
+fn json_list(prefix: &str, element: &str, suffix: &str) -> Vec<u8> {
+    let available = FRAME_BYTES_MAX - prefix.len() - suffix.len();
+    let elements = vec![element; available / (element.len() + 1)].join(",");
+    [prefix, &elements, suffix].concat().into_bytes()
 }
 
 fn batch(entry: &str) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Clients in numbers: half-open connections, and sockets that never stop talking.
+//! Floods: many half-open connections, and sockets that never stop sending.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -27,10 +27,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::hostile::{good_client, hub, raw_socket, websocket_frame};
 
-/// How long each of them talks.
-const TALK: Duration = Duration::from_secs(2);
+/// How long each client sends.
+const SENDING: Duration = Duration::from_secs(2);
 
-/// Half-open connections from addresses of their own: nothing said, or half a header.
+/// Opens connections from several addresses that send nothing, or half a header.
 async fn half_open(stand: &Stand, count: usize) -> Vec<TcpStream> {
     let mut open = Vec::with_capacity(count);
     for n in 0..count {
@@ -45,9 +45,9 @@ async fn half_open(stand: &Stand, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_half_open_handshakes_are_borne_while_a_good_client_notices_nothing() {
+async fn half_open_handshakes_use_bounded_memory_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
-    // With one arena for all threads, what the allocator keeps comes to its end soon.
+    // With one arena for all threads, the memory that the allocator keeps soon stops growing.
     let one_arena = vec![("MALLOC_ARENA_MAX".to_owned(), "1".to_owned())];
     let (redis, settings) = (stand.redis.url(), [("log.level", "info")]);
     stand.service =
@@ -57,7 +57,7 @@ async fn thousands_of_half_open_handshakes_are_borne_while_a_good_client_notices
     let attack = async || {
         let before = resident_kib(pid);
         let open = half_open(&stand, count).await;
-        assert!(open.len() >= count * 9 / 10, "only {} of {count} came in", open.len());
+        assert!(open.len() >= count * 9 / 10, "only {} of {count} connected", open.len());
         let each = resident_kib(pid).saturating_sub(before) / count as u64;
         println!("{} half-open connections, {each} KiB each", open.len());
         assert!(each <= 64, "each takes {each} KiB");
@@ -72,7 +72,7 @@ async fn thousands_of_half_open_handshakes_are_borne_while_a_good_client_notices
         _ => false,
     };
     while !is_steady(&memory) {
-        assert!(memory.len() < 12, "it never stops to grow: {memory:?} KiB");
+        assert!(memory.len() < 12, "memory never stops growing: {memory:?} KiB");
         let round = memory.len() + 1;
         let good = async |recorder| good_client(&stand, recorder).await;
         let siege = Siege::lay(pid, good, attack).await;
@@ -82,7 +82,7 @@ async fn thousands_of_half_open_handshakes_are_borne_while_a_good_client_notices
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_half_open_handshakes_than_a_hub_has_places_leave_room_while_a_good_client_connects() {
+async fn excess_half_open_handshakes_are_closed_while_a_good_client_connects() {
     let mut stand = hub(&[("connections", "1000")]).await;
     let pid = stand.service.process().pid();
     let count = as_many_as_fit(3000);
@@ -90,15 +90,15 @@ async fn more_half_open_handshakes_than_a_hub_has_places_leave_room_while_a_good
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("half-open handshakes, three for each place", 64);
+    siege.assert_borne("half-open handshakes, three times the connection limit", 64);
     let log = stand.service.log();
-    let said =
+    let warnings =
         log.lines().filter(|line| line.contains("too many unauthenticated connections")).count();
-    assert!((1..=3).contains(&said), "each address is named once: {log}");
+    assert!((1..=3).contains(&warnings), "each address is logged once: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sockets_that_never_stop_talking_are_bounded_while_a_good_client_notices_nothing() {
+async fn sockets_that_never_stop_sending_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -138,14 +138,14 @@ async fn sockets_that_never_stop_talking_are_bounded_while_a_good_client_notices
             if !first.is_empty() {
                 socket.write_all(&websocket_frame(0x82, first.len() as u64, first)).await.unwrap();
             }
-            // Nothing is ever read, and it stays there until all of it could have been taken.
-            let pouring = async {
+            // It never reads, and stays connected until the hub could have read everything.
+            let sending = async {
                 for _ in 0..100 {
                     socket.write_all(flood).await?;
                 }
                 std::future::pending::<std::io::Result<()>>().await
             };
-            let _ = tokio::time::timeout(TALK, pouring).await;
+            let _ = tokio::time::timeout(SENDING, sending).await;
             println!("{what}: {} KiB", resident_kib(pid));
         }
     };
@@ -155,7 +155,7 @@ async fn sockets_that_never_stop_talking_are_bounded_while_a_good_client_notices
     siege.assert_borne("50,000 tiny messages of each kind", 64);
 }
 
-/// One entry of so many bytes, which joins on to the one before.
+/// The PUSH of entry `n`, of this many bytes, which follows entry `n - 1`.
 fn push(n: u64, bytes: usize) -> Frame {
     let fields = vec![(Bytes::from_static(b"blob"), Bytes::from(vec![b'x'; bytes]))];
     let (after, through) = (Seq::new(n - 1, 0), Seq::new(n, 0));
@@ -170,7 +170,7 @@ fn push(n: u64, bytes: usize) -> Frame {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_who_sends_far_beyond_the_window_is_sent_away_while_a_good_client_notices_nothing() {
+async fn a_client_beyond_its_window_is_disconnected_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -178,7 +178,7 @@ async fn one_who_sends_far_beyond_the_window_is_sent_away_while_a_good_client_no
         let mut socket = open(stand.service.address(), &token, SUBPROTOCOL).await;
         socket.greet(hello()).await;
         for n in 1..=5000 {
-            // No acknowledgement is waited for, or read.
+            // It neither waits for acknowledgements nor reads them.
             socket.send(Message::Binary(push(n, 1024).encode(Features::default()))).await;
         }
         socket
@@ -190,12 +190,12 @@ async fn one_who_sends_far_beyond_the_window_is_sent_away_while_a_good_client_no
     let entries = stand.redis.entries(IN).await;
     let evil = entries.iter().filter(|entry| entry.text("client").as_deref() == Some("evil"));
     let seqs: Vec<_> = evil.filter_map(|entry| entry.text("seq")).collect();
-    assert!(seqs.len() < 5000, "it was sent away");
+    assert!(seqs.len() < 5000, "it was not disconnected");
     assert_eq!(seqs, (1..=seqs.len()).map(|n| format!("{n}-0")).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_idle_clients_once_sent_is_not_kept_for_them() {
+async fn memory_for_what_clients_sent_is_released_once_they_are_idle() {
     const CLIENTS: u64 = 64;
     const BYTES: usize = 900 * 1024;
     let mut stand = hub(&[]).await;
@@ -209,7 +209,7 @@ async fn what_idle_clients_once_sent_is_not_kept_for_them() {
     let mut before = 0;
     let mut sockets = Vec::new();
     for n in 0..=CLIENTS {
-        // What the first one makes the process set up is kept for nobody.
+        // The first client makes the process allocate what all share.
         if n == 1 {
             before = resident_kib(pid);
         }
@@ -219,7 +219,7 @@ async fn what_idle_clients_once_sent_is_not_kept_for_them() {
         socket.greet(hello()).await;
         socket.send(Message::Binary(push(1, BYTES).encode(Features::default()))).await;
         let key = format!("spoke-hub:client:{client}:h");
-        eventually_true("it to be taken", async || {
+        eventually_true("the entry to be taken", async || {
             stand.redis.hash(&key).await.values().any(|value| value == "1-0")
         })
         .await;
@@ -227,11 +227,11 @@ async fn what_idle_clients_once_sent_is_not_kept_for_them() {
     }
     let each = resident_kib(pid).saturating_sub(before) / CLIENTS;
     println!("{each} KiB for each idle client that sent {} KiB", BYTES / 1024);
-    assert!(each <= 64, "{each} KiB are kept for each of {CLIENTS} clients");
+    assert!(each <= 64, "the hub keeps {each} KiB for each of {CLIENTS} clients");
 }
 
 #[tokio::test]
-async fn a_client_that_begins_sessions_without_end_is_told_to_wait_and_its_streams_are_sound() {
+async fn a_client_that_opens_sessions_endlessly_is_refused_with_429_and_served_afterwards() {
     let stand = hub(&[]).await;
     let evil = stand.client("evil").await;
     let mut refused = 0;
@@ -247,25 +247,25 @@ async fn a_client_that_begins_sessions_without_end_is_told_to_wait_and_its_strea
     }
     assert!(refused > 200, "only {refused} of 300 were refused");
     evil.get("/seq").await.ok();
-    let mut stranger = TcpStream::connect(stand.service.address()).await.unwrap();
-    stranger.write_all(&crate::hostile::request("GET", "/sync", None, &[])).await.unwrap();
+    let mut unauthenticated = TcpStream::connect(stand.service.address()).await.unwrap();
+    unauthenticated.write_all(&crate::hostile::request("GET", "/sync", None, &[])).await.unwrap();
     let mut answer = [0; 12];
-    stranger.read_exact(&mut answer).await.unwrap();
+    unauthenticated.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 401");
 }
 
-/// Keeps connections and sends requests with tokens that nobody has, each after the other.
-async fn false_tokens(address: std::net::SocketAddr, path: &str, answers: &AtomicU64) {
-    let mut stream = TcpStream::connect(address).await.expect("it takes connections");
-    let until = Instant::now() + TALK;
+/// Sends requests with invalid tokens one after another, and reuses its connection.
+async fn send_invalid_tokens(address: std::net::SocketAddr, path: &str, answers: &AtomicU64) {
+    let mut stream = TcpStream::connect(address).await.expect("the service accepts connections");
+    let until = Instant::now() + SENDING;
     let mut answer = vec![0; 4096];
     while Instant::now() < until {
         let token = format!("{:064x}", rand::random::<u128>());
         let body = [("content-length", "0")];
         let method = if path == "/refresh" { "POST" } else { "GET" };
-        let asked =
+        let sent =
             stream.write_all(&crate::hostile::request(method, path, Some(&token), &body)).await;
-        match (asked, stream.read(&mut answer).await) {
+        match (sent, stream.read(&mut answer).await) {
             (Ok(()), Ok(read)) if read > 0 => {
                 let answer = String::from_utf8_lossy(&answer[..read]);
                 let is_refusal =
@@ -273,35 +273,36 @@ async fn false_tokens(address: std::net::SocketAddr, path: &str, answers: &Atomi
                 assert!(is_refusal, "{answer}");
                 answers.fetch_add(1, Ordering::Relaxed);
             }
-            _ => stream = TcpStream::connect(address).await.expect("it takes connections"),
+            _ => {
+                stream = TcpStream::connect(address).await.expect("the service accepts connections")
+            }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_false_tokens_open_nothing_while_a_good_client_notices_nothing() {
+async fn thousands_of_invalid_tokens_are_refused_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let (pid, address) = (stand.service.process().pid(), stand.service.address());
     let answers = AtomicU64::new(0);
     let attack = async || {
         let paths = ["/seq", "/xread?seq=0-0", "/sync"];
-        let all = (0..32).map(|n| false_tokens(address, paths[n % paths.len()], &answers));
+        let all = (0..32).map(|n| send_invalid_tokens(address, paths[n % paths.len()], &answers));
         futures_util::future::join_all(all).await;
     };
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
     let answers = answers.into_inner();
-    println!("{answers} false tokens");
-    assert!(answers > 500, "only {answers} were looked at");
-    siege.assert_borne("false tokens", 32);
-    let told = stand.service.log().lines().filter(|line| line.contains("unauthorized")).count();
-    assert!((1..=4).contains(&told), "it is told in {told} lines");
+    println!("{answers} invalid tokens");
+    assert!(answers > 500, "only {answers} were answered");
+    siege.assert_borne("invalid tokens", 32);
+    let lines = stand.service.log().lines().filter(|line| line.contains("unauthorized")).count();
+    assert!((1..=4).contains(&lines), "the refusal is logged in {lines} lines");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_slow_connections_of_one_client_leave_room_while_a_good_client_notices_nothing()
- {
+async fn thousands_of_slow_connections_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let (pid, address) = (stand.service.process().pid(), stand.service.address());
     let token = admit(&stand.redis, "evil").await;
@@ -319,11 +320,11 @@ async fn thousands_of_slow_connections_of_one_client_leave_room_while_a_good_cli
             let Ok(mut stream) = connect_from(host, address).await else { continue };
             let _ = stream.write_all(beginnings[n % beginnings.len()]).await;
             open.push(stream);
-            // And a byte of each that is there already, now and then.
+            // Also sends one byte on a connection that is already open.
             let at = n * 7919 % open.len();
             let _ = open[at].write_all(b" ").await;
-            // No faster than the kernel has places at the door: a handshake that it forgets takes a
-            // second, whoever it is of.
+            // No faster than the kernel's accept queue: a handshake that it drops takes a second, and
+            // it drops those of good clients too.
             if n % 32 == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -1,4 +1,4 @@
-//! Another client's name, or token, in every place where one can stand.
+//! Another client's name or token in every place of a request.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -14,13 +14,13 @@ use spoke_tests::{
 use crate::hostile::{auth, hub, register};
 
 const SECRET: &str = "for-dev2-only";
-const THEIRS: &str = "spoke-hub:out:dev2:x";
+const DEV2_OUT: &str = "spoke-hub:out:dev2:x";
 
 /// Two clients; dev2 has something in each of its streams, and must have the same at the end.
 struct Neighbours {
     stand: Stand,
     dev1: Api,
-    sealed: Vec<String>,
+    before: Vec<String>,
 }
 
 impl Neighbours {
@@ -28,18 +28,18 @@ impl Neighbours {
         let stand = hub(&[]).await;
         let (dev1, dev2) = (stand.client("dev1").await, stand.client("dev2").await);
         let fields = spoke_tests::entries::fields([("note", SECRET)]);
-        let id = stand.redis.add(THEIRS, &fields).await;
+        let id = stand.redis.add(DEV2_OUT, &fields).await;
         dev2.post_json("/xadd", &one("9-0")).await.ok();
         dev2.get("/xread").await.ok();
         dev2.get(&format!("/xread?seq={id}")).await.ok();
-        let sealed = seal(&stand).await;
-        Self { stand, dev1, sealed }
+        let before = snapshot(&stand).await;
+        Self { stand, dev1, before }
     }
 
-    /// Nothing of it was read by this, and nothing was written.
+    /// Asserts that dev2's data is neither in the answer nor changed.
     async fn assert_untouched(&self, what: &str, answer: &str) {
-        assert!(!answer.contains(SECRET), "{what}: another's entry came out: {answer}");
-        assert_eq!(seal(&self.stand).await, self.sealed, "{what}: dev2 has changed");
+        assert!(!answer.contains(SECRET), "{what}: the answer contains dev2's entry: {answer}");
+        assert_eq!(snapshot(&self.stand).await, self.before, "{what}: dev2's data has changed");
     }
 
     async fn assert_refused(&self, what: &str, answer: &Answer, status: u16) {
@@ -48,15 +48,15 @@ impl Neighbours {
     }
 }
 
-/// All that the hub keeps of dev2.
-async fn seal(stand: &Stand) -> Vec<String> {
+/// Everything that the hub keeps about dev2.
+async fn snapshot(stand: &Stand) -> Vec<String> {
     let mut state: Vec<_> = stand.redis.hash("spoke-hub:client:dev2:h").await.into_iter().collect();
     state.sort();
-    let mut seal = vec![format!("{state:?}")];
+    let mut snapshot = vec![format!("{state:?}")];
     let inbound = stand.redis.entries(IN).await.into_iter();
     let theirs = inbound.filter(|entry| entry.text("client").as_deref() == Some("dev2"));
-    for entry in theirs.chain(stand.redis.entries(THEIRS).await) {
-        seal.push(format!("{entry:?}"));
+    for entry in theirs.chain(stand.redis.entries(DEV2_OUT).await) {
+        snapshot.push(format!("{entry:?}"));
     }
     let keys: Vec<String> = stand.redis.command(&["KEYS", "spoke-hub:*"]).await;
     let known = |key: &&String| {
@@ -65,15 +65,15 @@ async fn seal(stand: &Stand) -> Vec<String> {
     let mut keys: Vec<_> =
         keys.iter().filter(known).filter(|key| !key.contains(":dev1:")).cloned().collect();
     keys.sort();
-    seal.extend(keys);
-    seal
+    snapshot.extend(keys);
+    snapshot
 }
 
 fn one(seq: &str) -> Value {
     json!({ "seq": seq, "fields": [["n", seq]] })
 }
 
-const DOORS: [(Method, &str); 5] = [
+const ROUTES: [(Method, &str); 5] = [
     (Method::GET, "/seq"),
     (Method::POST, "/xadd"),
     (Method::GET, "/xread"),
@@ -82,9 +82,9 @@ const DOORS: [(Method, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn another_clients_name_in_a_header_opens_nothing() {
+async fn another_clients_name_in_a_header_gives_no_access() {
     let both = Neighbours::new().await;
-    for (method, path) in DOORS {
+    for (method, path) in ROUTES {
         for (name, value) in [
             ("spoke-client", "dev2"),
             ("client", "dev2"),
@@ -111,9 +111,9 @@ async fn another_clients_name_in_a_header_opens_nothing() {
 }
 
 #[tokio::test]
-async fn another_clients_name_in_a_query_or_a_path_opens_nothing() {
+async fn another_clients_name_in_a_query_or_a_path_gives_no_access() {
     let both = Neighbours::new().await;
-    for (method, path) in DOORS {
+    for (method, path) in ROUTES {
         for query in [
             "client=dev2",
             "seq=0-0&client=dev2",
@@ -130,7 +130,7 @@ async fn another_clients_name_in_a_query_or_a_path_opens_nothing() {
         for suffix in
             ["/dev2", "/../dev2", "%2Fdev2", "%3Fclient=dev2", "%00dev2", ";client=dev2", ":dev2:x"]
         {
-            // By hand: a library would tidy the path.
+            // Written by hand: a library would normalise the path.
             let token = both.dev1.token().unwrap();
             let close = [("connection", "close")];
             let request = crate::hostile::request(
@@ -147,7 +147,7 @@ async fn another_clients_name_in_a_query_or_a_path_opens_nothing() {
 }
 
 #[tokio::test]
-async fn another_clients_name_in_a_body_is_refused_or_passed_over() {
+async fn another_clients_name_in_a_body_is_refused_or_ignored() {
     let both = Neighbours::new().await;
     let mut one_named = one("1-0");
     one_named["client"] = json!("dev2");
@@ -158,7 +158,7 @@ async fn another_clients_name_in_a_body_is_refused_or_passed_over() {
         one_named.clone(),
         batch(one_named),
         batch_named,
-        json!({ "seq": "1-0", "fields": [["n", "1"]], "key": THEIRS }),
+        json!({ "seq": "1-0", "fields": [["n", "1"]], "key": DEV2_OUT }),
         json!({ "seq": "1-0", "fields": [["n", "1"]], "generation": 1 }),
     ] {
         let answer = both.dev1.post_json("/xadd", &body).await;
@@ -170,28 +170,28 @@ async fn another_clients_name_in_a_body_is_refused_or_passed_over() {
         both.assert_refused(&entry.to_string(), &answer, 400).await;
         assert_eq!(answer.refusal().1, "reserved-field");
     }
-    // As an object too, and in a batch, which goes on without it.
+    // Fields as an object too, and in a batch, of which the other entry is taken.
     let entries = json!([{ "seq": "1-0", "fields": { "client": "dev2" } }, one("2-0")]);
     let added = both.dev1.post_json("/xadd", &json!({ "entries": entries })).await.ok();
     assert_eq!(added["refused"][0]["reason"], "reserved-field", "{added}");
     both.assert_untouched("a batch", &added.to_string()).await;
     let origin = json!({ "epoch": 1, "start": "0-0", "first": "0-0", "last": "0-0", "added": 0, "acked": "0-0" });
     let cursor = json!({ "epoch": 0, "seq": "0-0" });
-    let session = json!({ "version": "dev2", "client": "dev2", "key": THEIRS, "origin": origin, "cursor": cursor });
+    let session = json!({ "version": "dev2", "client": "dev2", "key": DEV2_OUT, "origin": origin, "cursor": cursor });
     let welcome = both.dev1.post_json("/session", &session).await.ok();
-    assert_eq!(welcome["cursor"]["seq"], "2-0", "it is dev1's own: {welcome}");
+    assert_eq!(welcome["cursor"]["seq"], "2-0", "the cursor is dev1's own: {welcome}");
     both.assert_untouched("a session", &welcome.to_string()).await;
 }
 
 #[tokio::test]
-async fn another_clients_name_over_a_websocket_opens_nothing() {
+async fn another_clients_name_over_a_websocket_gives_no_access() {
     let both = Neighbours::new().await;
     let (address, token) = (both.stand.service.address(), both.dev1.token().unwrap());
     let mut socket = open(address, token, JSON_SUBPROTOCOL).await;
     for (kind, payload) in [
         ("id", json!({ "client": "dev2" })),
         ("xread", json!({ "client": "dev2" })),
-        ("xread", json!({ "key": THEIRS })),
+        ("xread", json!({ "key": DEV2_OUT })),
         ("xread", json!({ "seq": "0-0", "epoch": 1, "Client": "dev2" })),
         ("xread", json!("dev2")),
         ("xread", Value::Null),
@@ -199,7 +199,7 @@ async fn another_clients_name_over_a_websocket_opens_nothing() {
         ("xadd", json!({ "seq": "1-0", "fields": { "client": "dev2" } })),
         ("echo", json!({ "client": "dev2" })),
         ("xread:dev2", json!({})),
-        (THEIRS, json!({})),
+        (DEV2_OUT, json!({})),
     ] {
         let answer = socket.ask(kind, "x", payload.clone()).await;
         both.assert_untouched(&format!("{kind} {payload}"), &answer.to_string()).await;
@@ -213,37 +213,37 @@ async fn another_clients_name_over_a_websocket_opens_nothing() {
     for subprotocols in subprotocols {
         let offered = subprotocols.iter().map(ToString::to_string).collect();
         let offer = Offer { subprotocols: offered, ..Offer::default() };
-        let answer = Socket::connect(address, &offer).await.expect_err("no token, no way in");
+        let answer = Socket::connect(address, &offer).await.expect_err("no token, no session");
         both.assert_refused(&format!("{subprotocols:?}"), &answer, 401).await;
     }
     let hello = spoke_protocol::message::Hello { version: "dev2".to_owned(), ..hello() };
     let (mut frames, _) = session(address, token, hello).await;
-    let heard = frames.frames_until_quiet(std::time::Duration::from_millis(300)).await;
-    assert!(heard.is_empty(), "there is nothing for dev1: {heard:?}");
+    let received = frames.frames_until_quiet(std::time::Duration::from_millis(300)).await;
+    assert!(received.is_empty(), "dev1 received what is not its own: {received:?}");
     both.assert_untouched("a HELLO", "").await;
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_a_live_one_of_this_fleet_opens_no_door() {
+async fn a_token_that_is_not_valid_in_this_fleet_gives_no_access() {
     let both = Neighbours::new().await;
     let live = admit(&both.stand.redis, "dev2").await;
     let revoked = admit(&both.stand.redis, "dev2").await;
     both.stand.redis.command::<()>(&["DEL", &session_key("spoke-auth", &digest(&revoked))]).await;
-    let nobodys = admit(&both.stand.redis, "..").await;
+    let invalid_client = admit(&both.stand.redis, "..").await;
     let own = both.dev1.token().unwrap();
     let tokens = [
         ("none", String::new()),
         ("revoked", revoked),
-        ("of a client whose name is none", nobodys),
-        ("a live one's digest", digest(&live)),
-        ("a live one in capitals", live.to_uppercase()),
-        ("a live one cut short", live[..live.len() - 1].to_owned()),
-        ("a live one and more", format!("{live}0")),
+        ("of a client with an invalid name", invalid_client),
+        ("a valid token's digest", digest(&live)),
+        ("a valid token in capitals", live.to_uppercase()),
+        ("a valid token cut short", live[..live.len() - 1].to_owned()),
+        ("a valid token with one more digit", format!("{live}0")),
         ("two", format!("{own} {live}")),
         ("a pattern", "*".to_owned()),
         ("a key", session_key("spoke-auth", &digest(&live))),
     ];
-    for (method, path) in DOORS {
+    for (method, path) in ROUTES {
         for (what, token) in &tokens {
             let request = both.stand.api().with_token(token).request(method.clone(), path);
             let answer = both.dev1.call(request.json(&json!({}))).await;
@@ -261,14 +261,14 @@ async fn a_token_that_is_not_a_live_one_of_this_fleet_opens_no_door() {
 }
 
 #[tokio::test]
-async fn a_session_renews_and_ends_itself_and_no_other_whoever_it_names() {
+async fn a_session_can_refresh_and_end_only_itself_whatever_client_the_request_names() {
     let (stand, _) = auth(&[]).await;
     let (own, theirs) = (register(&stand, "dev1").await, register(&stand, "dev2").await);
     let client_of = async |token: &str| -> Option<String> {
         let key = session_key("spoke-auth", &digest(token));
         stand.redis.command(&["HGET", &key, "client"]).await
     };
-    // What else stands beside it, a renewed token is its own client's.
+    // Whatever else the body contains, the refreshed token belongs to the same client.
     for body in
         [json!({ "client": "dev2" }), json!({ "token": theirs }), json!({ "sessionToken": theirs })]
     {
@@ -283,7 +283,11 @@ async fn a_session_renews_and_ends_itself_and_no_other_whoever_it_names() {
         .await;
     assert_eq!(answer.status, 204, "{answer:?}");
     assert_eq!(client_of(&own).await, None);
-    assert_eq!(client_of(&theirs).await.as_deref(), Some("dev2"), "another's session was ended");
+    assert_eq!(
+        client_of(&theirs).await.as_deref(),
+        Some("dev2"),
+        "another client's session was ended"
+    );
     for path in ["/refresh", "/logout", "/login", "/register"] {
         let answer = stand.api().post(&format!("{path}?client=dev2&token={theirs}")).await;
         assert_eq!(answer.refusal(), (400, "token-in-url".to_owned()));

@@ -1,4 +1,4 @@
-//! Text of a client that would be a command, a key, a script or a line of its own somewhere else.
+//! Client text that another program would take for a command, a key, a script or a log line.
 
 use serde_json::{Value, json};
 use spoke_protocol::{
@@ -15,7 +15,7 @@ use spoke_tests::{
 
 use crate::hostile::hub;
 
-/// What means something to Redis, Lua, a shell, a log, a terminal or a page.
+/// Texts with a meaning for Redis, Lua, a shell, a log, a terminal or a web page.
 const TEXTS: [&str; 14] = [
     "*1\r\n$8\r\nFLUSHALL\r\n",
     "\r\nFLUSHALL\r\n",
@@ -40,7 +40,7 @@ async fn keys(stand: &Stand) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn text_that_is_a_command_elsewhere_is_carried_as_it_is_and_runs_nowhere() {
+async fn text_that_looks_like_a_command_is_carried_unchanged_and_never_executed() {
     let stand = hub(&[]).await;
     let (evil, dev2) = (stand.client("evil").await, stand.client("dev2").await);
     stand.redis.add(&out("dev2"), &vec![(b"n".to_vec(), b"1".to_vec())]).await;
@@ -53,7 +53,7 @@ async fn text_that_is_a_command_elsewhere_is_carried_as_it_is_and_runs_nowhere()
         let seq = format!("{}-0", n + 2);
         let entry = json!({ "seq": seq, "fields": [[text, text], ["after", text]] });
         evil.post_json("/xadd", &entry).await.ok();
-        // Where no text belongs, it is refused.
+        // Where a number or seq is expected, the text is refused.
         for body in [
             json!({ "seq": text, "fields": [["n", "1"]] }),
             json!({ "entries": [], "after": text }),
@@ -65,8 +65,8 @@ async fn text_that_is_a_command_elsewhere_is_carried_as_it_is_and_runs_nowhere()
             assert_eq!(evil.post_json("/xadd", &body).await.refusal().0, 400, "{body}");
         }
         let cause = json!([{ "epoch": 1, "from": "1-0", "to": "1-0", "count": 1, "cause": text }]);
-        let told = json!({ "entries": [], "account": { "tally": "~", "losses": cause } });
-        assert!(evil.post_json("/xadd", &told).await.status < 500, "{told}");
+        let batch = json!({ "entries": [], "account": { "tally": "~", "losses": cause } });
+        assert!(evil.post_json("/xadd", &batch).await.status < 500, "{batch}");
     }
 
     let carried = from_device(&stand.redis.entries(IN).await, "evil");
@@ -76,13 +76,13 @@ async fn text_that_is_a_command_elsewhere_is_carried_as_it_is_and_runs_nowhere()
         assert_eq!(entry.fields, [(text.clone(), text.clone()), (b"after".to_vec(), text)]);
     }
     let more: Vec<_> = keys(&stand).await.into_iter().filter(|key| !before.contains(key)).collect();
-    assert!(more.iter().all(|key| key == "spoke-hub:lost:x"), "keys were made: {more:?}");
+    assert!(more.iter().all(|key| key == "spoke-hub:lost:x"), "keys were created: {more:?}");
     assert_eq!(stand.redis.length(&out("dev2")).await, 1);
     assert_eq!(stand.redis.hash("spoke-hub:client:dev2:h").await, theirs);
 }
 
 #[tokio::test]
-async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_text() {
+async fn client_text_can_neither_forge_a_log_line_nor_control_a_terminal() {
     for format in ["json", "text"] {
         let stand = hub(&[("log.format", format)]).await;
         let address = stand.service.address();
@@ -100,7 +100,7 @@ async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_t
             let cursor = json!({ "epoch": 0, "seq": "0-0" });
             let session = json!({ "version": text, "origin": empty, "cursor": cursor });
             assert!(api.post_json("/session", &session).await.status < 500);
-            // And in a path and a header.
+            // And in a header.
             let agent = api.request(http::Method::GET, "/seq").header("user-agent", "x\u{85}y");
             assert!(api.call(agent).await.status < 500);
         }
@@ -109,21 +109,21 @@ async fn words_of_a_client_that_would_be_a_log_line_or_command_a_terminal_stay_t
         })
         .await;
         let log = stand.service.log();
-        let is_sound =
+        let is_printable =
             |c: char| c == '\n' || !(c.is_control() || "\u{2028}\u{202e}\u{2066}".contains(c));
-        let odd: Vec<_> = log.lines().filter(|line| !line.chars().all(is_sound)).collect();
-        assert!(odd.is_empty(), "{format}: what commands a terminal is in the log: {odd:?}");
+        let odd: Vec<_> = log.lines().filter(|line| !line.chars().all(is_printable)).collect();
+        assert!(odd.is_empty(), "{format}: the log contains control characters: {odd:?}");
         for line in log.lines() {
             match format {
                 "json" => {
                     let line: Value = serde_json::from_str(line).expect("each line is JSON");
                     assert_ne!(line["message"], "the disk is on fire");
                 }
-                _ => assert!(!line.starts_with("{\"level\""), "a line was made up: {line}"),
+                _ => assert!(!line.starts_with("{\"level\""), "a log line was forged: {line}"),
             }
         }
         let shown = stand.command(&["clients"]).await.done().stdout;
-        let odd = shown.chars().find(|c| !is_sound(*c));
+        let odd = shown.chars().find(|c| !is_printable(*c));
         assert_eq!(odd, None, "{format}: {shown:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Lengths that are announced and never come, or never end.
+//! Lengths that are announced but never sent, and requests that never end.
 
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,10 @@ use crate::hostile::{connect, good_client, hub, raw_socket, request, websocket_f
 const GIBIBYTE_4: u64 = 4 << 30;
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Writes until the other side will not have more, or the end; gives what it said.
+/// Writes until the other side closes, or everything is written; returns what the other side sent.
 async fn pour(stream: &mut TcpStream, bytes: &[u8], times: usize) -> String {
     let (mut reading, mut writing) = stream.split();
-    let pouring = async {
+    let sending = async {
         for _ in 0..times {
             if writing.write_all(bytes).await.is_err() {
                 return;
@@ -40,23 +40,23 @@ async fn pour(stream: &mut TcpStream, bytes: &[u8], times: usize) -> String {
     let mut answer = Vec::new();
     let closing = tokio::time::timeout(PATIENCE, reading.read_to_end(&mut answer));
     tokio::select! {
-        () = pouring => {}
+        () = sending => {}
         closed = closing => {
-            assert!(closed.is_ok(), "it was never closed; so far {} bytes were said", answer.len());
+            assert!(closed.is_ok(), "the connection was never closed; {} bytes were received", answer.len());
         }
     }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn poured(stand: &Stand, head: &[u8], bytes: &[u8], times: usize) -> String {
+async fn connect_and_pour(stand: &Stand, head: &[u8], bytes: &[u8], times: usize) -> String {
     let mut stream = connect(stand).await;
-    // It may be refused before it is whole.
+    // It may be refused before it is complete.
     let _ = stream.write_all(head).await;
     pour(&mut stream, bytes, times).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_says_that_it_is_endless_is_cut_short_while_a_good_client_notices_nothing() {
+async fn endless_requests_and_messages_are_cut_off_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -87,10 +87,10 @@ async fn what_says_that_it_is_endless_is_cut_short_while_a_good_client_notices_n
             ),
         ];
         for (what, head, bytes) in endless {
-            let answer = poured(&stand, &head, &bytes, 100).await;
-            // Who goes on sending may lose the answer to a reset.
-            let told = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
-            assert!(told, "{what}: {answer}");
+            let answer = connect_and_pour(&stand, &head, &bytes, 100).await;
+            // A client that goes on sending may lose the answer to a reset.
+            let is_refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+            assert!(is_refused, "{what}: {answer}");
         }
         for frame in [
             &websocket_frame(0x02, 1 << 16, &[0x91; 1 << 16]),
@@ -104,11 +104,11 @@ async fn what_says_that_it_is_endless_is_cut_short_while_a_good_client_notices_n
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("endless", 64);
+    siege.assert_borne("endless requests and messages", 64);
 }
 
 #[tokio::test]
-async fn four_gibibytes_that_are_announced_are_refused_at_once_and_cost_nothing() {
+async fn an_announced_length_of_four_gibibytes_is_refused_at_once_and_allocates_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -123,10 +123,10 @@ async fn four_gibibytes_that_are_announced_are_refused_at_once_and_cost_nothing(
     ] {
         let begun = Instant::now();
         let head = request("POST", "/xadd", Some(&token), &[JSON, ("content-length", &length)]);
-        let answer = poured(&stand, &head, b"{", 1).await;
-        // More than any counter holds is none of HTTP's lengths.
-        let is_told = answer.starts_with(&format!("HTTP/1.1 {status}"));
-        assert!(is_told || answer.starts_with("HTTP/1.1 431"), "{length}: {answer}");
+        let answer = connect_and_pour(&stand, &head, b"{", 1).await;
+        // A length that overflows every integer is an invalid header.
+        let is_expected = answer.starts_with(&format!("HTTP/1.1 {status}"));
+        assert!(is_expected || answer.starts_with("HTTP/1.1 431"), "{length}: {answer}");
         assert!(begun.elapsed() < Duration::from_secs(5), "{length}: {:?}", begun.elapsed());
     }
     for length in [(1 << 22) + 1, GIBIBYTE_4, 1 << 62, u64::MAX] {
@@ -139,11 +139,11 @@ async fn four_gibibytes_that_are_announced_are_refused_at_once_and_cost_nothing(
         }
     }
     let more = resident_kib(pid).saturating_sub(before);
-    assert!(more < 16 * 1024, "{more} KiB were asked for on a stranger's word");
+    assert!(more < 16 * 1024, "{more} KiB were allocated for announced lengths");
 }
 
 #[tokio::test]
-async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
+async fn lengths_inside_a_frame_allocate_no_more_than_the_frame() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -159,7 +159,7 @@ async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
     };
     let frames = [
         ("an array", b"\xdd\xff\xff\xff\xff".to_vec()),
-        ("a map behind a PING", b"\x92\x05\xdf\xff\xff\xff\xff".to_vec()),
+        ("a map after a PING", b"\x92\x05\xdf\xff\xff\xff\xff".to_vec()),
         ("a batch", b"\x97\x03\x01\x00\x00\x01\x00\xdd\xff\xff\xff\xff".to_vec()),
         ("fields", b"\x97\x03\x01\x00\x00\x01\x00\x93\x01\x00\xdd\xff\xff\xff\xff".to_vec()),
         (
@@ -186,13 +186,13 @@ async fn lengths_inside_of_a_frame_cost_no_more_than_the_frame() {
         }
     }
     let more = resident_kib(pid).saturating_sub(before);
-    assert!(more < 32 * 1024, "{more} KiB were asked for on a stranger's word");
+    assert!(more < 32 * 1024, "{more} KiB were allocated for announced lengths");
     let hello = Frame::Hello(Box::new(hello())).encode(Features::default());
-    assert!(Frame::decode(hello, Features::COMPRESSION).is_ok(), "one that is well made is taken");
+    assert!(Frame::decode(hello, Features::COMPRESSION).is_ok(), "a well-formed HELLO is decoded");
 }
 
 #[tokio::test]
-async fn numbers_without_bounds_are_refused_or_cut_to_size() {
+async fn out_of_range_numbers_are_refused_or_clamped() {
     let stand = hub(&[]).await;
     let evil = stand.client("evil").await;
     let get = async |path: &str| evil.get(path).await;
@@ -223,7 +223,7 @@ async fn numbers_without_bounds_are_refused_or_cut_to_size() {
 }
 
 #[tokio::test]
-async fn auth_reads_no_more_than_a_name_and_a_secret() {
+async fn auth_reads_no_more_than_a_client_name_and_a_secret() {
     let mut stand = Stand::start(Kind::Auth, &[("log.level", "info")]).await;
     let pid = stand.service.process().pid();
     let api: Api = stand.api();
@@ -232,11 +232,11 @@ async fn auth_reads_no_more_than_a_name_and_a_secret() {
     for path in ["/login", "/register"] {
         for length in [GIBIBYTE_4.to_string(), "9000".to_owned()] {
             let head = request("POST", path, None, &[JSON, ("content-length", &length)]);
-            let answer = poured(&stand, &head, &[b' '; 1 << 20], 100).await;
+            let answer = connect_and_pour(&stand, &head, &[b' '; 1 << 20], 100).await;
             assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
         }
         let head = request("POST", path, None, &[JSON, ("transfer-encoding", "chunked")]);
-        let answer = poured(
+        let answer = connect_and_pour(
             &stand,
             &head,
             &[b"1000\r\n".to_vec(), vec![b' '; 4096], b"\r\n".to_vec()].concat(),

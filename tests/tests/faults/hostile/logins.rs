@@ -21,10 +21,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::hostile::{PAUSE, SECRET, auth, request};
 
-/// How long it goes on.
+/// How long the flood lasts.
 const FLOOD: Duration = Duration::from_secs(6);
 
-/// One login from another address: the head of its answer.
+/// Sends one login with a wrong secret from another address; returns the whole response.
 async fn log_in_from(stand: &Stand, host: u8, client: &str) -> Option<String> {
     let body = json!({ "client": client, "secret": SECRET.to_uppercase() }).to_string();
     let length = body.len().to_string();
@@ -41,7 +41,8 @@ async fn log_in_from(stand: &Stand, host: u8, client: &str) -> Option<String> {
     Some(answer)
 }
 
-/// Wrong secrets, for a client that is known and for those that are made up, from twelve addresses.
+/// Sends wrong secrets from twelve addresses, for a registered client and for made-up ones; returns how
+/// often each status was answered.
 async fn flood(stand: &Stand) -> BTreeMap<String, usize> {
     let (until, made_up) = (Instant::now() + FLOOD, AtomicU64::new(0));
     let statuses = Mutex::new(BTreeMap::<String, usize>::new());
@@ -65,7 +66,7 @@ async fn flood(stand: &Stand) -> BTreeMap<String, usize> {
     statuses.into_inner().expect("no panic")
 }
 
-/// Wrong logins on so many connections at a time from each of these addresses, until told to end.
+/// Sends wrong logins on this many connections at a time from each of these addresses, until `is_over`.
 async fn crowd(stand: &Stand, hosts: std::ops::Range<u8>, connections: u8, is_over: &AtomicBool) {
     let made_up = AtomicU64::new(0);
     let attackers = hosts.flat_map(|host| (0..connections).map(move |n| (host, n)));
@@ -81,10 +82,10 @@ async fn crowd(stand: &Stand, hosts: std::ops::Range<u8>, connections: u8, is_ov
     join_all(attackers).await;
 }
 
-/// The good device's way in, again and again while a crowd is there: each must succeed.
+/// Logs the good device in repeatedly while `crowd` runs: each login must succeed.
 async fn good_device(stand: &Stand, is_over: &AtomicBool) -> Vec<Duration> {
     let (api, login) = (stand.api(), json!({ "client": "good", "secret": SECRET }));
-    eventually("a line of forty", PATIENCE, async || {
+    eventually("forty logins in the bcrypt queue", PATIENCE, async || {
         let text = stand.service.admin().get("/metrics").await.text;
         let in_hand = |line: &str| line.strip_prefix("spoke_auth_bcrypt_in_hand ")?.parse().ok();
         let waiting: Option<usize> = text.lines().find_map(in_hand);
@@ -101,7 +102,7 @@ async fn good_device(stand: &Stand, is_over: &AtomicBool) -> Vec<Duration> {
             answer.json()["sessionToken"].as_str().expect("a login gives a token").to_owned();
         api.with_token(&token).post("/refresh").await.ok();
     }
-    // And one that has never been here.
+    // And a device that was never registered.
     provision(&stand.redis, "new", now_ms() + 3_600_000).await;
     let body = json!({ "client": "new", "secret": SECRET, "otp": one_time_code(0) });
     api.post_json("/register", &body).await.ok();
@@ -110,13 +111,13 @@ async fn good_device(stand: &Stand, is_over: &AtomicBool) -> Vec<Duration> {
     took
 }
 
-/// As the attack was found: bcrypt at a cost that takes a while, and the line that is shipped.
+/// The settings of the original attack: a high bcrypt cost, and the default queue length.
 const SLOW: [(&str, &str); 3] =
     [("bcrypt_cost", "9"), ("bcrypt_workers", "1"), ("throttle.address_failures_free", "1000000")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_device_logs_in_on_every_try_whoever_fills_bcrypts_line() {
-    // Addresses and connections of each; the last is the good device's own address.
+async fn a_good_device_logs_in_on_every_try_while_the_bcrypt_queue_is_full() {
+    // Addresses and connections per address; the last row is the good device's own address.
     for (hosts, connections) in [(2..10, 24), (2..102, 2), (2..3, 192), (1..2, 96)] {
         let (stand, _) = auth(&SLOW).await;
         let is_over = AtomicBool::new(false);
@@ -129,12 +130,12 @@ async fn a_good_device_logs_in_on_every_try_whoever_fills_bcrypts_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_sends_little_has_its_turn_among_addresses_that_send_much() {
+async fn an_address_with_few_logins_is_served_among_addresses_with_many() {
     let (stand, _) = auth(&SLOW).await;
     let is_over = AtomicBool::new(false);
     let good = async {
         for n in 0..8 {
-            // Without its tag nothing tells it from a stranger before bcrypt is run.
+            // Without the tag, auth cannot tell it from an unknown client before bcrypt runs.
             let key = "spoke-auth:client:good:h";
             stand.redis.command::<()>(&["HDEL", key, "secretTag"]).await;
             let login = json!({ "client": "good", "secret": SECRET });
@@ -147,8 +148,8 @@ async fn an_address_that_sends_little_has_its_turn_among_addresses_that_send_muc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_logins_is_held_back_while_a_good_client_refreshes_and_logs_in() {
-    // A run of bcrypt takes about 20 ms here, so the flood asks for many times what there is.
+async fn a_flood_of_logins_is_throttled_while_a_good_client_refreshes_and_logs_in() {
+    // bcrypt takes about 20 ms at this cost, so the flood exceeds the capacity many times.
     let settings = [("bcrypt_cost", "8"), ("bcrypt_workers", "1"), ("bcrypt_queue", "16")];
     let (mut stand, token) = auth(&settings).await;
     let (pid, api) = (stand.service.process().pid(), stand.api());
@@ -157,7 +158,7 @@ async fn a_flood_of_logins_is_held_back_while_a_good_client_refreshes_and_logs_i
         loop {
             let renewed = recorder.time(api.with_token(&token).post("/refresh")).await;
             if renewed.status == 429 {
-                // Ten refreshes a second and more are too often for anybody, and no part of this.
+                // Ten refreshes a second exceed the limit of a single client, which is not tested here.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }
@@ -176,16 +177,19 @@ async fn a_flood_of_logins_is_held_back_while_a_good_client_refreshes_and_logs_i
                     let wait = Duration::from_secs(answer.retry_after().unwrap_or(1));
                     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
-                _ => panic!("the right secret is refused: {answer:?}"),
+                _ => panic!("the correct secret is refused: {answer:?}"),
             }
-            assert!(begun.elapsed() < PATIENCE, "it did not get in");
+            assert!(begun.elapsed() < PATIENCE, "the good client did not log in");
         }
     };
     let attack = async || {
         let (statuses, took) = tokio::join!(flood(&stand), log_in());
         println!("answers to the flood: {statuses:?}; a good login took {took:?}");
         let total: usize = statuses.values().sum();
-        assert!(statuses.get("429").is_some_and(|held| *held > total / 2), "{statuses:?}");
+        assert!(
+            statuses.get("429").is_some_and(|throttled| *throttled > total / 2),
+            "{statuses:?}"
+        );
     };
 
     let siege = Siege::lay(pid, good, attack).await;
@@ -193,5 +197,5 @@ async fn a_flood_of_logins_is_held_back_while_a_good_client_refreshes_and_logs_i
     siege.assert_borne("a flood of logins", 32);
     let gauge = stand.service.admin().get("/metrics").await.text;
     let in_hand = gauge.lines().find(|line| line.starts_with("spoke_auth_bcrypt_in_hand"));
-    assert_eq!(in_hand, Some("spoke_auth_bcrypt_in_hand 0"), "nothing is left over");
+    assert_eq!(in_hand, Some("spoke_auth_bcrypt_in_hand 0"), "logins are left in the queue");
 }

@@ -1,4 +1,4 @@
-//! What all clients together have in hand at a hub: one budget, and memory that is given back.
+//! One memory budget for all clients of a hub, and memory that is released afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -25,17 +25,17 @@ use crate::hostile::{good_client, hub};
 
 const MIB: u64 = 1024;
 const CLIENTS: usize = 6;
-/// The least budget there is.
+/// The smallest budget that can be set.
 const BUDGET_MIB: u64 = 64;
 const SETTING: [(&str, &str); 1] = [("budget_mib", "64")];
-/// What a hub takes beside its budget: its code, buffers of connections, and what the allocator keeps.
-const BESIDE_MIB: u64 = 64;
+/// What a hub uses beside its budget: its code, connection buffers, and what the allocator keeps.
+const OTHER_MIB: u64 = 64;
 
 async fn clients(stand: &Stand) -> Vec<Api> {
     join_all((0..CLIENTS).map(async |n| stand.client(&format!("evil-{n}")).await)).await
 }
 
-/// 32 requests of each at once, `rounds` times, whatever they are answered.
+/// Sends 32 requests of each client at once, `rounds` times, whatever the answers.
 async fn flood(clients: &[Api], body: &str, rounds: usize) {
     let each = clients.iter().flat_map(|client| vec![client; REQUESTS_PER_CLIENT_MAX]);
     join_all(each.map(async |client| {
@@ -50,12 +50,11 @@ async fn flood(clients: &[Api], body: &str, rounds: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn six_clients_with_all_their_requests_stay_within_the_budget_and_a_seventh_notices_nothing()
-{
+async fn six_clients_at_their_limits_stay_within_the_budget_and_a_seventh_notices_nothing() {
     let mut stand = hub(&SETTING).await;
     let pid = stand.service.process().pid();
     let evil = clients(&stand).await;
-    // A megabyte that becomes the most memory, and one that becomes the least.
+    // A megabyte that decodes to the most memory, and one that decodes to the least.
     let fields = empty_fields(1, (800, 128), Form::Pairs, "");
     assert!((700_000..1_300_000).contains(&fields.len()), "{}", fields.len());
     let value = json!({ "seq": "1-0", "fields": [["a", "x".repeat(1_000_000)]] }).to_string();
@@ -66,13 +65,13 @@ async fn six_clients_with_all_their_requests_stay_within_the_budget_and_a_sevent
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("six clients with 32 bodies of a megabyte", BUDGET_MIB + BESIDE_MIB);
+    siege.assert_borne("six clients with 32 bodies of a megabyte", BUDGET_MIB + OTHER_MIB);
     let kept = siege.after.memory_kib.saturating_sub(siege.before.memory_kib) / MIB;
-    assert!(kept <= BESIDE_MIB, "{kept} MiB are kept");
+    assert!(kept <= OTHER_MIB, "the hub keeps {kept} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_are_never_finished_are_charged_before_they_are_there() {
+async fn unfinished_messages_are_charged_to_the_budget_before_they_arrive() {
     let mut stand = hub(&SETTING).await;
     let pid = stand.service.process().pid();
     let before = resident_kib(pid);
@@ -87,22 +86,22 @@ async fn messages_that_are_never_finished_are_charged_before_they_are_there() {
         }
         sockets.push(stream);
     }
-    // All but the end of four mebibytes, on forty sockets, of which a few are taken in.
+    // Forty messages of four mebibytes without their ends; the budget admits a few of them.
     let most = (4 << 20) - 100;
     let message = websocket_frame(0x82, most, &vec![0; most as usize - 10]);
-    let pouring = join_all(sockets.iter_mut().map(async |socket| {
+    let sending = join_all(sockets.iter_mut().map(async |socket| {
         let _ = tokio::time::timeout(Duration::from_secs(2), socket.write_all(&message)).await;
     }));
-    pouring.await;
+    sending.await;
     let more = resident_kib(pid).saturating_sub(before) / MIB;
-    assert!(more <= BUDGET_MIB, "{more} MiB for messages that are not there");
-    // A small request of another client finds its way past them.
+    assert!(more <= BUDGET_MIB, "{more} MiB for unfinished messages");
+    // A small request of another client is not delayed by them.
     let good = stand.client("good").await;
     let begun = Instant::now();
     good.post_json("/xadd", &json!({ "seq": "1-0", "fields": [["a", "b"]] })).await.ok();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     drop(sockets);
-    eventually_true("all of it to be given back", async || {
+    eventually_true("the whole budget to be released", async || {
         let figures = stand.service.admin().get("/metrics").await.text;
         figures.lines().any(|line| line == "spoke_hub_budget_bytes 0")
     })
@@ -110,7 +109,7 @@ async fn messages_that_are_never_finished_are_charged_before_they_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_trickles_holds_its_own_clients_part_only() {
+async fn slow_bodies_use_only_their_own_clients_share_of_the_budget() {
     let stand = hub(&SETTING).await;
     let token = admit(&stand.redis, "evil").await;
     let mut slow = Vec::new();
@@ -125,7 +124,7 @@ async fn a_body_that_trickles_holds_its_own_clients_part_only() {
     let good = stand.client("good").await;
     let large = json!({ "seq": "1-0", "fields": [["a", "x".repeat(1_000_000)]] });
     good.post_json("/xadd", &large).await.ok();
-    // And the same client's next one waits for its own, and is refused for that.
+    // The same client's next large request does not fit its own share, and is refused.
     let larger = json!({ "seq": "1-0", "fields": [["a", "x".repeat(4_000_000)]] });
     let mine = stand.api().with_token(&token).post_json("/xadd", &larger).await;
     assert_eq!(mine.refusal(), (503, "unavailable".to_owned()));

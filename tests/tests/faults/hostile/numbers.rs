@@ -1,4 +1,4 @@
-//! Numbers at the ends of what a field can say: none makes an entry twice, and none is a fault of Redis.
+//! Extreme numbers in every field: none duplicates an entry, and none is reported as a fault of Redis.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::hostile::hub;
 
-/// How often each is said: once and again.
+/// How often each is sent.
 const TIMES: usize = 4;
 const HALF: u64 = 1 << 63;
-/// Counts and sums around everything that may overflow on the way: a double, a signed and an unsigned number.
+/// Counts around the limits of a double, a signed and an unsigned integer, and of their sums.
 const COUNTS: [u64; 9] = [
     (1 << 53) - 1,
     1 << 53,
@@ -37,7 +37,7 @@ const COUNTS: [u64; 9] = [
 const EPOCHS: [u64; 8] =
     [2, 3, 1 << 31, (1 << 32) - 1, (1 << 53) - 1, (1 << 53) + 1, HALF, u64::MAX];
 
-/// Seqs that are far from now in one half or the other.
+/// Seqs with an extreme `ms` or `n`.
 fn seqs() -> Vec<Seq> {
     let day = now_ms() + 24 * 3_600_000;
     vec![
@@ -51,7 +51,7 @@ fn seqs() -> Vec<Seq> {
     ]
 }
 
-/// Bodies of `/xadd`, all with one entry where they have any.
+/// Bodies of `/xadd`, each with at most one entry.
 fn bodies() -> Vec<Value> {
     let now = now_ms();
     let entry = |seq: Seq| json!([{ "seq": seq.to_string(), "fields": [["n", "1"]] }]);
@@ -92,7 +92,7 @@ fn bodies() -> Vec<Value> {
     bodies
 }
 
-/// No entry is there twice.
+/// Asserts that no entry is in the copy twice.
 async fn assert_each_once(stand: &Stand, what: &str) {
     let mut copies = BTreeMap::<_, u32>::new();
     for entry in stand.redis.entries(IN).await {
@@ -102,8 +102,8 @@ async fn assert_each_once(stand: &Stand, what: &str) {
     assert!(twice.is_empty(), "{what}: {twice:?}");
 }
 
-/// Redis was not blamed, and others go on.
-async fn assert_sound(stand: &Stand, good: &Api, what: &str) {
+/// Asserts that the log blames no fault on Redis, and that another client is still served.
+async fn assert_healthy(stand: &Stand, good: &Api, what: &str) {
     assert_each_once(stand, what).await;
     let log = stand.service.log();
     let blamed = log.lines().find(|line| line.contains("\"WARN\"") && line.contains("redis"));
@@ -113,7 +113,7 @@ async fn assert_sound(stand: &Stand, good: &Api, what: &str) {
 }
 
 #[tokio::test]
-async fn a_number_at_the_end_of_its_range_over_http_makes_no_entry_twice() {
+async fn an_extreme_number_over_http_duplicates_no_entry() {
     let stand = hub(&[]).await;
     let good = stand.client("good").await;
     for (n, body) in bodies().into_iter().enumerate() {
@@ -122,7 +122,7 @@ async fn a_number_at_the_end_of_its_range_over_http_makes_no_entry_twice() {
         for _ in 0..TIMES {
             let answer = api.post_json("/xadd", &body).await;
             assert!(answer.status < 500, "{body}: {answer:?}");
-            // What the first of them changed, no later one changes again.
+            // Only the first of them may add an entry.
             let answered = match answer.status {
                 200 => {
                     assert!(last.is_none() || answer.json()["accepted"] == 0, "{body}: {answer:?}");
@@ -133,17 +133,17 @@ async fn a_number_at_the_end_of_its_range_over_http_makes_no_entry_twice() {
             if let Some((status, _)) = &last
                 && *status != 200
             {
-                assert_eq!(last.as_ref(), Some(&answered), "{body}: it is refused otherwise now");
+                assert_eq!(last.as_ref(), Some(&answered), "{body}: the refusal changed");
             }
             last = Some(answered);
         }
         assert_each_once(&stand, &body.to_string()).await;
     }
-    assert_sound(&stand, &good, "all of them").await;
+    assert_healthy(&stand, &good, "all of them").await;
 }
 
 #[tokio::test]
-async fn a_number_at_the_end_of_its_range_in_a_message_makes_no_entry_twice() {
+async fn an_extreme_number_in_a_message_duplicates_no_entry() {
     let stand = hub(&[]).await;
     let good = stand.client("good").await;
     for (n, body) in bodies().into_iter().enumerate() {
@@ -157,11 +157,11 @@ async fn a_number_at_the_end_of_its_range_in_a_message_makes_no_entry_twice() {
             }
         }
     }
-    assert_sound(&stand, &good, "messages").await;
+    assert_healthy(&stand, &good, "messages").await;
 }
 
 #[tokio::test]
-async fn a_number_at_the_end_of_its_range_in_a_frame_makes_no_entry_twice() {
+async fn an_extreme_number_in_a_frame_duplicates_no_entry() {
     let stand = hub(&[]).await;
     let good = stand.client("good").await;
     let batch = Batch::new(1, 1, b"n", b"1");
@@ -197,16 +197,16 @@ async fn a_number_at_the_end_of_its_range_in_a_frame_makes_no_entry_twice() {
             socket.send(Message::binary(greeting(Features::default()))).await;
             socket.send(Message::binary(frame.clone())).await;
             socket.send(Message::binary(frame.clone())).await;
-            // WELCOME, and what is said to the frame.
-            let heard = [socket.next().await, socket.next().await];
-            assert!(matches!(heard[0], Heard::Bytes(_)), "frame {n}: {heard:?}");
+            // WELCOME, and the answer to the frame.
+            let answers = [socket.next().await, socket.next().await];
+            assert!(matches!(answers[0], Heard::Bytes(_)), "frame {n}: {answers:?}");
         }
     }
-    assert_sound(&stand, &good, "frames").await;
+    assert_healthy(&stand, &good, "frames").await;
 }
 
 #[tokio::test]
-async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
+async fn a_greeting_with_extreme_numbers_does_no_harm() {
     let stand = hub(&[]).await;
     let good = stand.client("good").await;
     let mut greetings = Vec::new();
@@ -232,13 +232,13 @@ async fn a_greeting_with_numbers_at_the_end_of_their_range_does_no_harm() {
         };
         let mut socket = open(stand.service.address(), api.token().unwrap(), SUBPROTOCOL).await;
         socket.send_frame(&spoke_protocol::message::Frame::Hello(Box::new(greeting.clone()))).await;
-        let heard = socket.next().await;
-        assert!(matches!(heard, Heard::Bytes(_)), "{greeting:?}: {heard:?}");
+        let answers = socket.next().await;
+        assert!(matches!(answers, Heard::Bytes(_)), "{greeting:?}: {answers:?}");
         for _ in 0..2 {
             let body = form(greeting.origin, greeting.cursor);
             let answer = api.post_json("/session", &body).await;
             assert!(answer.status < 500, "{body}: {answer:?}");
         }
     }
-    assert_sound(&stand, &good, "greetings").await;
+    assert_healthy(&stand, &good, "greetings").await;
 }

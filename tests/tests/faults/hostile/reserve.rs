@@ -1,4 +1,4 @@
-//! A Redis with a limit that greedy clients fill: the last part of it is for all.
+//! Greedy clients fill a Redis with a memory limit: its last part is shared between all clients.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -21,17 +21,17 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hostile::hub;
 
 const MIB: u64 = 1024 * 1024;
-/// Of the Redis that is filled.
+/// The memory limit of the Redis that is filled.
 const MAX_MIB: u64 = 60;
-/// Between two tries of a greedy client that was refused.
+/// The pause of a greedy client after a refusal.
 const RETRY: Duration = Duration::from_millis(200);
-/// For how long the reserve is looked at.
+/// How long the reserve is observed.
 const SPAN: Duration = Duration::from_secs(4);
 
 async fn used(stand: &Stand) -> u64 {
     let info = stand.redis.info("memory").await;
     let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
-    line.and_then(|used| used.trim().parse().ok()).expect("redis says what it uses")
+    line.and_then(|used| used.trim().parse().ok()).expect("redis reports its memory use")
 }
 
 async fn small_redis(stand: &Stand) {
@@ -40,7 +40,7 @@ async fn small_redis(stand: &Stand) {
     stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", &max]).await;
 }
 
-/// Fills over HTTP until the time is up, and gives how often it was refused for its pace.
+/// Adds large entries over HTTP until `until`; returns how often the rate limit refused one.
 async fn fill(api: &Api, clock: &AtomicU64, until: Instant) -> usize {
     let mut refused = 0;
     let value = "x".repeat(200_000);
@@ -54,17 +54,17 @@ async fn fill(api: &Api, clock: &AtomicU64, until: Instant) -> usize {
                 assert_eq!(answer.refusal().1, "too-fast", "{answer:?}");
                 assert!(answer.retry_after().is_some());
                 refused += 1;
-                // Far sooner than it is told, but not at once: this is about Redis and not about processors.
+                // Far sooner than `Retry-After`, but not at once: the test is about Redis, not CPU time.
                 tokio::time::sleep(RETRY).await;
             }
-            _ => panic!("redis must not be filled: {answer:?}"),
+            _ => panic!("only the rate limit may refuse an entry: {answer:?}"),
         }
     }
     refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_until_there_is_room() {
+async fn greedy_clients_are_rate_limited_when_redis_is_nearly_full_and_a_quiet_one_is_not() {
     let stand = hub(&[]).await;
     small_redis(&stand).await;
     let greedy = [stand.client("greedy-1").await, stand.client("greedy-2").await];
@@ -92,10 +92,10 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
     let (refused, (added, worst)) = tokio::join!(filling, working);
     let full = used(&stand).await;
     println!("{} MiB of {MAX_MIB}; {refused} refused; quiet: {added}, worst {worst:?}", full / MIB);
-    assert!(full >= MAX_MIB * MIB / 100 * 88, "nothing was filled: {full}");
-    assert!(full <= MAX_MIB * MIB / 100 * 97, "the reserve is gone: {full}");
+    assert!(full >= MAX_MIB * MIB / 100 * 88, "redis was not filled: {full}");
+    assert!(full <= MAX_MIB * MIB / 100 * 97, "the reserve is used up: {full}");
     assert!(refused > 0 && added > 60);
-    assert!(worst < Duration::from_secs(2), "a quiet client waits for the greedy ones: {worst:?}");
+    assert!(worst < Duration::from_secs(2), "the quiet client was slowed down: {worst:?}");
     let log = stand.service.log();
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(count("redis is nearly full; clients are rate limited"), 1, "{log}");
@@ -105,7 +105,7 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
 
     stand.redis.command::<u64>(&["DEL", IN]).await;
 
-    eventually_true("all clients to be let through again", async || {
+    eventually_true("the rate limit of all clients to be lifted", async || {
         for (api, clock) in greedy.iter().zip(&clocks) {
             fill(api, clock, Instant::now() + Duration::from_millis(1)).await;
         }
@@ -114,19 +114,20 @@ async fn greedy_clients_leave_the_reserve_to_a_quiet_one_and_have_their_pace_unt
         let ended = log
             .lines()
             .find(|line| line.contains("redis has room again; client rate limit lifted"));
-        let is_told = |line: &str| line.contains("limited_for_seconds") && line.contains("count");
-        ended.is_some_and(is_told) && over == 2
+        let has_fields =
+            |line: &str| line.contains("limited_for_seconds") && line.contains("count");
+        ended.is_some_and(has_fields) && over == 2
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_held_back_keeps_its_session_and_goes_on_when_there_is_room() {
+async fn a_rate_limited_agent_keeps_its_session_and_speeds_up_when_memory_is_free() {
     let stand = hub(&[("reserve_kib", "64")]).await;
     let token = admit(&stand.redis, "greedy").await;
     let (mut socket, _) = session(stand.service.address(), &token, hello()).await;
     small_redis(&stand).await;
-    // The reserve is reached by what others did.
+    // Something else fills Redis up to the reserve.
     let filler = "x".repeat(1024 * 1024);
     while used(&stand).await < MAX_MIB * MIB / 100 * 92 {
         stand.redis.command::<String>(&["XADD", "filler", "*", "x", &filler]).await;
@@ -146,11 +147,11 @@ async fn an_agent_that_is_held_back_keeps_its_session_and_goes_on_when_there_is_
             acks += 1;
         }
     }
-    // 200 KiB take more than three seconds at its pace, and there is a second in hand.
+    // At the limited rate 200 KiB take more than three seconds; one second's worth is available at once.
     assert!((1..=3).contains(&acks), "{acks} batches in {SPAN:?}");
 
     stand.redis.command::<u64>(&["DEL", "filler"]).await;
 
     while socket.ack().await.seq < after {}
-    assert!(begun.elapsed() < 2 * SPAN, "it goes on at once: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < 2 * SPAN, "it did not speed up: {:?}", begun.elapsed());
 }

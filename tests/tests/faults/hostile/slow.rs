@@ -1,4 +1,4 @@
-//! Clients that take their time.
+//! Slow clients.
 
 use std::time::{Duration, Instant};
 
@@ -24,34 +24,34 @@ use tokio::{
 
 use crate::hostile::{auth, good_client, hub, request};
 
-/// A handshake or a header has ten seconds; what is over by then is closed, on a busy machine too.
-const IN_TIME: Duration = Duration::from_secs(20);
-/// Between two bytes of one that trickles.
-const DRIP: Duration = Duration::from_millis(100);
+/// The hub's timeout for a handshake or a header is ten seconds; the rest is for a busy machine.
+const CLOSED_WITHIN: Duration = Duration::from_secs(20);
+/// The pause between two bytes of a slow client.
+const BYTE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Sends one byte after the other until the other side closes; what it said, and when it closed.
+/// Sends one byte after another until the other side closes; returns its answer, and when it closed.
 async fn trickle(stream: &mut TcpStream, bytes: &[u8]) -> (String, Duration) {
     let begun = Instant::now();
     let (mut reading, mut writing) = stream.split();
-    let dripping = async {
+    let sending = async {
         for byte in bytes.iter().cycle() {
             if writing.write_all(&[*byte]).await.is_err() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(DRIP).await;
+            tokio::time::sleep(BYTE_PAUSE).await;
         }
     };
     let mut answer = Vec::new();
     tokio::select! {
-        () = dripping => {}
-        // A reset is an end too.
+        () = sending => {}
+        // A reset ends the connection too.
         _ = tokio::time::timeout(2 * PATIENCE, reading.read_to_end(&mut answer)) => {}
     }
     (String::from_utf8_lossy(&answer).into_owned(), begun.elapsed())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_trickle_are_given_up_in_time_while_a_good_client_notices_nothing() {
+async fn slow_headers_time_out_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let address = stand.service.address();
@@ -67,30 +67,30 @@ async fn headers_that_trickle_are_given_up_in_time_while_a_good_client_notices_n
         });
         for (answer, took) in join_all(slow).await {
             assert!(!answer.contains("200 OK"), "{answer}");
-            assert!(took < IN_TIME, "it was borne for {took:?}");
+            assert!(took < CLOSED_WITHIN, "it was open for {took:?}");
         }
     };
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("400 headers that trickle", 32);
+    siege.assert_borne("400 slow headers", 32);
 }
 
 #[tokio::test]
-async fn a_connection_that_idles_between_two_requests_is_given_up_in_time() {
+async fn a_connection_idle_between_two_requests_is_closed_in_time() {
     let stand = hub(&[]).await;
     let token = admit(&stand.redis, "evil").await;
     let mut stream = TcpStream::connect(stand.service.address()).await.unwrap();
     stream.write_all(&request("GET", "/seq", Some(&token), &[])).await.unwrap();
     let begun = Instant::now();
     let mut answer = String::new();
-    let closed = tokio::time::timeout(IN_TIME, stream.read_to_string(&mut answer)).await;
-    assert!(closed.is_ok(), "it is open after {:?}", begun.elapsed());
+    let closed = tokio::time::timeout(CLOSED_WITHIN, stream.read_to_string(&mut answer)).await;
+    assert!(closed.is_ok(), "it is still open after {:?}", begun.elapsed());
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_handshakes_that_never_end_are_given_up_in_time_while_a_good_client_notices_nothing() {
+async fn unfinished_tls_handshakes_time_out_while_a_good_client_notices_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let files = Certificates::make(folder.path());
     let (cert, key) = (files.cert_file.display().to_string(), files.key_file.display().to_string());
@@ -109,7 +109,7 @@ async fn tls_handshakes_that_never_end_are_given_up_in_time_while_a_good_client_
         assert_eq!(recorder.time(request).await.unwrap().status(), 200);
         tokio::time::sleep(crate::hostile::PAUSE).await;
     };
-    // The beginning of a ClientHello of 16 KiB, and of a record that no one sends.
+    // The beginning of a ClientHello of 16 KiB, and of a record whose rest is never sent.
     let beginnings =
         [&b""[..], b"\x16", b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03", b"\x17\x03\x03\xff"];
     let attack = async || {
@@ -119,52 +119,52 @@ async fn tls_handshakes_that_never_end_are_given_up_in_time_while_a_good_client_
             trickle(&mut stream, b"\x01").await.1
         });
         let longest = join_all(slow).await.into_iter().max().unwrap();
-        assert!(longest < IN_TIME, "one was borne for {longest:?}");
+        assert!(longest < CLOSED_WITHIN, "one was open for {longest:?}");
     };
 
     let siege = Siege::lay(pid, good, attack).await;
 
-    siege.assert_borne("400 TLS handshakes that never end", 64);
+    siege.assert_borne("400 unfinished TLS handshakes", 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_trickle_take_one_clients_places_while_a_good_client_notices_nothing() {
+async fn slow_bodies_use_up_one_clients_request_limit_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let evil = stand.client("evil").await;
     let address = stand.service.address();
     let json = ("content-type", "application/json");
     let head = |token| request("POST", "/xadd", token, &[json, ("content-length", "4000000")]);
-    let (known, nobody) = (head(evil.token()), head(None));
+    let (with_token, without_token) = (head(evil.token()), head(None));
     let attack = async || {
         let mut open = Vec::new();
-        // As many as it has places, and one for each that what looks whether all are taken takes itself.
+        // As many as the request limit, and one for each that the check itself uses up.
         while open.len() < 32 || evil.get("/seq").await.status != 429 {
-            assert!(open.len() < 200, "its places are never all taken");
+            assert!(open.len() < 200, "the request limit is never reached");
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(&known).await.unwrap();
+            stream.write_all(&with_token).await.unwrap();
             let _ = stream.write_all(&vec![b' '; 1 << 20]).await;
             open.push(stream);
         }
         let mut one_more = TcpStream::connect(address).await.unwrap();
-        one_more.write_all(&known).await.unwrap();
+        one_more.write_all(&with_token).await.unwrap();
         let (answer, _) = trickle(&mut one_more, b" ").await;
         assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after"), "{answer}");
-        let mut stranger = TcpStream::connect(address).await.unwrap();
-        stranger.write_all(&nobody).await.unwrap();
-        let (answer, _) = trickle(&mut stranger, b" ").await;
+        let mut unauthenticated = TcpStream::connect(address).await.unwrap();
+        unauthenticated.write_all(&without_token).await.unwrap();
+        let (answer, _) = trickle(&mut unauthenticated, b" ").await;
         assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
         open
     };
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("32 bodies that trickle", 96);
+    siege.assert_borne("32 slow bodies", 96);
     evil.get("/seq").await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_reads_are_bounded_while_a_good_client_notices_nothing() {
+async fn unread_responses_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let evil = stand.client("evil").await;
@@ -193,12 +193,12 @@ async fn answers_that_nobody_reads_are_bounded_while_a_good_client_notices_nothi
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    // Thirty-two answers and as many as wait on four sockets, of 1.4 MiB, as entry and as JSON.
-    siege.assert_borne("answers that nobody reads", 128);
+    // Thirty-two responses, and the queues of four sockets, of 1.4 MiB each, as entry and as JSON.
+    siege.assert_borne("unread responses", 128);
 }
 
 #[tokio::test]
-async fn a_body_for_auth_that_trickles_is_given_up_in_time() {
+async fn a_slow_body_to_auth_times_out() {
     let (stand, _) = auth(&[]).await;
     let slow = ["/login", "/register"].map(async |path| {
         let mut stream = TcpStream::connect(stand.service.address()).await.unwrap();
@@ -209,6 +209,6 @@ async fn a_body_for_auth_that_trickles_is_given_up_in_time() {
     });
     for (answer, took) in join_all(slow).await {
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
-        assert!(took < IN_TIME, "it took {took:?}");
+        assert!(took < CLOSED_WITHIN, "it took {took:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! A session token that was stolen once, used against its device: the real agent goes on afterwards and
-//! loses nothing in silence.
+//! A stolen session token is used against its device: the real agent continues afterwards and loses
+//! nothing silently.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ use spoke_tests::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-/// Entries before the theft, and behind it.
+/// Entries before the theft, and after it.
 const ENTRIES: usize = 10;
-/// The last epoch that there can be.
+/// The highest possible epoch.
 const LAST: u64 = (1 << 53) - 1;
-/// How long what would come twice may take.
-const ECHO: Duration = Duration::from_millis(500);
+/// How long a duplicate could take to appear.
+const DUPLICATES_WITHIN: Duration = Duration::from_millis(500);
 
 /// One thing that a thief does with a token.
 #[derive(Debug, Clone)]
@@ -39,14 +39,14 @@ enum Theft {
     Request(&'static str, Value),
     /// This message of `spoke.v1.json`.
     Message(Value),
-    /// These frames behind a HELLO.
+    /// These frames after a HELLO.
     Frames(Vec<Vec<u8>>),
     /// This HELLO.
     Hello(Box<Hello>),
 }
 
 impl Theft {
-    /// Does it; whatever the answer is.
+    /// Does it, whatever the answer is.
     async fn commit(&self, api: &Api) {
         let token = api.token().expect("a token was stolen");
         match self {
@@ -65,8 +65,8 @@ impl Theft {
                 for frame in frames {
                     socket.send(Message::binary(frame.clone())).await;
                 }
-                let heard = [socket.next().await, socket.next().await];
-                assert!(matches!(heard[0], Heard::Bytes(_)), "{self:?}: {heard:?}");
+                let answers = [socket.next().await, socket.next().await];
+                assert!(matches!(answers[0], Heard::Bytes(_)), "{self:?}: {answers:?}");
             }
             Self::Hello(hello) => {
                 let mut socket = open(api.address(), token, SUBPROTOCOL).await;
@@ -77,15 +77,15 @@ impl Theft {
     }
 }
 
-/// Places that no origin can have reached, or that it will reach soon.
-fn places() -> [Seq; 4] {
+/// Positions that no origin can have reached, or that it will reach soon.
+fn positions() -> [Seq; 4] {
     let now = now_ms();
     [Seq::MAX, Seq::new(now + 3_600_000, 0), Seq::new(now + 60_000, u64::MAX), Seq::new(now, 0)]
 }
 
 fn batches() -> Vec<Value> {
     let mut batches = Vec::new();
-    for place in places() {
+    for place in positions() {
         let text = place.to_string();
         let entries = json!([{ "seq": text, "fields": [["thief", "1"]] }]);
         batches.push(json!({ "seq": text, "fields": [["thief", "1"]] }));
@@ -100,7 +100,7 @@ fn batches() -> Vec<Value> {
 fn pushes() -> Vec<Theft> {
     let batch = Batch::new(1, 1, b"thief", b"1");
     let mut pushes = Vec::new();
-    for place in places() {
+    for place in positions() {
         for epoch in [1, 2, u64::from(u32::MAX), LAST] {
             let claim = Claim { epoch, first: place, ..Claim::at(0) };
             pushes.push(batch.push(&claim, &[]));
@@ -111,8 +111,7 @@ fn pushes() -> Vec<Theft> {
     pushes.into_iter().map(|push| Theft::Frames(vec![push])).collect()
 }
 
-/// HELLO, and `/session`, of an origin that claims to be in another life or place; alone, and with
-/// batches of what it claims.
+/// HELLO and `/session` of an origin that claims another epoch or position.
 fn greetings() -> Vec<Theft> {
     let mut all = Vec::new();
     for place in [Seq::MAX, Seq::new(now_ms() + 3_600_000, 0)] {
@@ -139,7 +138,7 @@ fn greetings() -> Vec<Theft> {
     all
 }
 
-/// A device that has carried something each way, and whose agent is down for now.
+/// A device that has carried something each way, and whose agent is stopped.
 async fn victim(cloud: &Cloud, client: &str) -> (Device, Vec<Stored>) {
     let mut device = Device::start_with(cloud, client, &[("trim", "acked")]).await;
     let added = device.redis.add_all(OUT, &before()).await;
@@ -153,21 +152,21 @@ fn before() -> Vec<spoke_tests::entries::Fields> {
     (0..ENTRIES).map(numbered).collect()
 }
 
-fn behind() -> Vec<spoke_tests::entries::Fields> {
+fn after() -> Vec<spoke_tests::entries::Fields> {
     (ENTRIES..2 * ENTRIES).map(numbered).collect()
 }
 
-/// The numbers of what the device published, as they are in the hub's copy.
+/// The numbers of the device's entries in the hub's copy.
 async fn numbers(cloud: &Cloud, client: &str) -> Vec<usize> {
     let copy = cloud.redis.entries(IN).await;
     let ours = copy.iter().filter(|entry| entry.text("client").as_deref() == Some(client));
     ours.filter_map(|entry| entry.text("n")?.parse().ok()).collect()
 }
 
-/// All that the device publishes now arrives once and in order, and so does what is sent to it.
-async fn assert_goes_on(cloud: &Cloud, device: &Device, what: &str) {
-    device.redis.add_all(OUT, &behind()).await;
-    cloud.redis.add_all(&out(&device.client), &behind()).await;
+/// Asserts that new entries arrive once and in order, both ways.
+async fn assert_carries_on(cloud: &Cloud, device: &Device, what: &str) {
+    device.redis.add_all(OUT, &after()).await;
+    cloud.redis.add_all(&out(&device.client), &after()).await;
     let all: Vec<_> = (0..2 * ENTRIES).collect();
     let up = async || numbers(cloud, &device.client).await;
     let down = async || {
@@ -183,12 +182,13 @@ async fn assert_goes_on(cloud: &Cloud, device: &Device, what: &str) {
         if seen.0.len() >= all.len() && seen.1.len() >= all.len() { Ok(()) } else { Err(seen) }
     })
     .await;
-    let is_right = async || (up().await == all, down().await == all);
-    throughout(&format!("{what}: once and in order"), ECHO, (true, true), is_right).await;
+    let is_complete = async || (up().await == all, down().await == all);
+    throughout(&format!("{what}: once and in order"), DUPLICATES_WITHIN, (true, true), is_complete)
+        .await;
 }
 
-/// Each theft befalls a device of its own, some at a time.
-async fn each(thefts: Vec<Theft>, name: &str) {
+/// Commits each theft against a device of its own, some at a time.
+async fn commit_each(thefts: Vec<Theft>, name: &str) {
     const AT_ONCE: usize = 6;
     let cloud = Cloud::start().await;
     for (part, thefts) in thefts.chunks(AT_ONCE).enumerate() {
@@ -199,34 +199,35 @@ async fn each(thefts: Vec<Theft>, name: &str) {
             theft.commit(&api).await;
             theft.commit(&api).await;
             device.start_agent();
-            assert_goes_on(&cloud, &device, &format!("{theft:?}")).await;
+            assert_carries_on(&cloud, &device, &format!("{theft:?}")).await;
         });
         join_all(all).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_whose_cursor_a_thief_moved_by_a_request_goes_on_without_a_loss() {
-    each(batches().into_iter().map(|body| Theft::Request("/xadd", body)).collect(), "http").await;
+async fn a_device_whose_cursor_a_thief_moved_by_a_request_loses_nothing() {
+    commit_each(batches().into_iter().map(|body| Theft::Request("/xadd", body)).collect(), "http")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_whose_cursor_a_thief_moved_by_a_message_goes_on_without_a_loss() {
-    each(batches().into_iter().step_by(3).map(Theft::Message).collect(), "json").await;
+async fn a_device_whose_cursor_a_thief_moved_by_a_message_loses_nothing() {
+    commit_each(batches().into_iter().step_by(3).map(Theft::Message).collect(), "json").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_whose_cursor_a_thief_moved_by_a_frame_goes_on_without_a_loss() {
-    each(pushes(), "push").await;
+async fn a_device_whose_cursor_a_thief_moved_by_a_frame_loses_nothing() {
+    commit_each(pushes(), "push").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_as_which_a_thief_began_a_session_goes_on_without_a_loss() {
-    each(greetings(), "hello").await;
+async fn a_device_in_whose_name_a_thief_opened_a_session_loses_nothing() {
+    commit_each(greetings(), "hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_thief_read_and_acknowledged_reaches_the_device_all_the_same() {
+async fn entries_that_a_thief_read_and_acknowledged_still_reach_the_device() {
     let cloud = Cloud::start().await;
     let (mut device, _) = victim(&cloud, "dev1").await;
     let api = cloud.client("dev1").await;
@@ -254,7 +255,7 @@ async fn what_a_thief_read_and_acknowledged_reaches_the_device_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thief_beside_the_live_agent_costs_it_nothing_but_time() {
+async fn a_thief_beside_a_running_agent_causes_no_loss() {
     let cloud = Cloud::start().await;
     let device = Device::start_with(&cloud, "dev1", &[("trim", "acked")]).await;
     device.redis.add_all(OUT, &before()).await;
@@ -266,10 +267,10 @@ async fn a_thief_beside_the_live_agent_costs_it_nothing_but_time() {
     for theft in thefts.iter().step_by(4) {
         theft.commit(&api).await;
     }
-    assert_goes_on(&cloud, &device, "beside a live agent").await;
+    assert_carries_on(&cloud, &device, "beside a running agent").await;
 }
 
-/// Registers a device anew with the state that it has.
+/// Enrols a device again with the state that it has.
 async fn enrol(cloud: &Cloud, device: &Device, secret: &str) -> Finished {
     let path = |name: &str| device.folder().join(name).display().to_string();
     let (auth, hub) = (url(cloud.auth_proxy.address()), url(cloud.hub_proxy.address()));
@@ -288,7 +289,7 @@ async fn enrol(cloud: &Cloud, device: &Device, secret: &str) -> Finished {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_without_a_loss() {
+async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_loses_nothing() {
     let cloud = Cloud::start().await;
     let auth = async |arguments: &[&str]| {
         let mut start = Start::with(arguments);
@@ -306,15 +307,15 @@ async fn a_device_that_is_revoked_and_provisioned_again_after_a_theft_goes_on_wi
         let secret = made["otpSecret"].as_str().expect("provision makes a secret").to_owned();
         let enrolled = enrol(&cloud, &device, &secret).await;
         assert_eq!(enrolled.code, Some(0), "{enrolled:?}");
-        // The one who has the old token is out.
+        // The old token is no longer valid.
         assert_eq!(api.get("/seq").await.status, 401);
         device.start_agent();
-        assert_goes_on(&cloud, &device, &format!("{theft:?}")).await;
+        assert_carries_on(&cloud, &device, &format!("{theft:?}")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_an_operator_resets_by_hand_goes_on_without_a_loss() {
+async fn a_client_that_an_operator_resets_loses_nothing() {
     let cloud = Cloud::start().await;
     let reset = async |client: &str| {
         let mut start = Start::with(&["reset-client", client]);
@@ -328,19 +329,19 @@ async fn a_client_that_an_operator_resets_by_hand_goes_on_without_a_loss() {
             device.start_agent();
             device.carried_both_ways(&cloud).await;
         }
-        let said = reset(&client).await.done().stdout;
-        assert!(said.contains(&format!("{client} is in epoch 2 now")), "{said}");
+        let printed = reset(&client).await.done().stdout;
+        assert!(printed.contains(&format!("{client} is in epoch 2 now")), "{printed}");
         if is_stopped {
             device.start_agent();
         }
-        assert_goes_on(&cloud, &device, &client).await;
+        assert_carries_on(&cloud, &device, &client).await;
     }
     let refused = reset("nobody").await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("unknown client nobody"), "{refused:?}");
 }
 
-/// HELLO of one that says to have lost its cursor and to have found an entry, or to come from another hub.
+/// HELLOs that claim to have lost the cursor and found an entry, or to come from another hub.
 fn claims() -> Vec<Theft> {
     let mut claims = Vec::new();
     for seq in [Seq::new(now_ms() + 3_600_000, 0), Seq::new(now_ms() + 100, 0), Seq::new(1, 0)] {
@@ -355,12 +356,12 @@ fn claims() -> Vec<Theft> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_in_whose_name_a_thief_claimed_to_have_found_its_place_goes_on_without_a_loss() {
-    each(claims(), "claim").await;
+async fn a_device_whose_position_a_thief_claimed_to_have_found_loses_nothing() {
+    commit_each(claims(), "claim").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_a_thief_claimed_to_have_found_moves_no_id_of_the_hub() {
+async fn a_position_that_a_thief_claimed_does_not_advance_the_hubs_ids() {
     let cloud = Cloud::start().await;
     for (n, theft) in claims().into_iter().enumerate() {
         let client = format!("dev{n}");

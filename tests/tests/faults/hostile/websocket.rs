@@ -1,4 +1,4 @@
-//! WebSocket frames that say nothing: the library counts bytes only, and these have none.
+//! Empty WebSocket frames: the library limits bytes only, and these have none.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ const PONG: u8 = 0x8a;
 /// A close frame's first byte.
 const CLOSE: u8 = 0x88;
 
-/// A session that has begun.
-async fn begun(stand: &Stand, client: &str, subprotocol: &str) -> TcpStream {
+/// Opens a session and returns its plain stream.
+async fn session(stand: &Stand, client: &str, subprotocol: &str) -> TcpStream {
     let token = admit(&stand.redis, client).await;
     let mut stream =
         socket(stand.service.address(), &token, subprotocol).await.expect("the hub upgrades");
     if subprotocol == SUBPROTOCOL {
-        stream.write_all(&binary(&greeting(Features::default()))).await.expect("the hub listens");
+        stream.write_all(&binary(&greeting(Features::default()))).await.expect("the hub reads");
         let welcome = Frame::decode(
             read_message(&mut stream).await.expect("the hub answers").into(),
             Features(0),
@@ -45,18 +45,18 @@ async fn begun(stand: &Stand, client: &str, subprotocol: &str) -> TcpStream {
     stream
 }
 
-/// All that comes until the connection ends, which it has to within a moment.
-async fn to_the_end(stream: TcpStream) -> Vec<u8> {
+/// Reads until the hub closes the connection, which it must do within five seconds.
+async fn read_to_close(stream: TcpStream) -> Vec<u8> {
     use tokio::io::AsyncReadExt;
     let mut stream = stream;
-    let mut heard = Vec::new();
-    let reading = stream.read_to_end(&mut heard);
+    let mut received = Vec::new();
+    let reading = stream.read_to_end(&mut received);
     let read = tokio::time::timeout(Duration::from_secs(5), reading).await;
     let _ = read.expect("the hub closes it");
-    heard
+    received
 }
 
-/// Sends for as long as it is taken, and gives how many frames that were.
+/// Sends `most` frames, `each` per write, or until the hub closes the connection.
 async fn pour(stream: &mut TcpStream, frames: &[u8], each: usize, most: usize) {
     for _ in 0..most.div_ceil(each) {
         if stream.write_all(frames).await.is_err() {
@@ -65,12 +65,12 @@ async fn pour(stream: &mut TcpStream, frames: &[u8], each: usize, most: usize) {
     }
 }
 
-fn says(heard: &[u8], reason: &str) -> bool {
-    heard.windows(reason.len()).any(|window| window == reason.as_bytes())
+fn contains(received: &[u8], reason: &str) -> bool {
+    received.windows(reason.len()).any(|window| window == reason.as_bytes())
 }
 
 #[tokio::test]
-async fn a_message_of_empty_frames_that_never_ends_is_closed_with_its_reason() {
+async fn an_endless_message_of_empty_frames_is_closed_with_a_reason() {
     let stand = hub(&[]).await;
     for (n, (subprotocol, begin, with, length)) in [
         (SUBPROTOCOL, BEGIN_BINARY, CONTINUE, 0),
@@ -81,18 +81,18 @@ async fn a_message_of_empty_frames_that_never_ends_is_closed_with_its_reason() {
     .into_iter()
     .enumerate()
     {
-        let mut stream = begun(&stand, &format!("evil-{n}"), subprotocol).await;
+        let mut stream = session(&stand, &format!("evil-{n}"), subprotocol).await;
         stream.write_all(&websocket_frame(begin, 0, b"")).await.unwrap();
         let empty = websocket_frame(with, length, &vec![b' '; length as usize]).repeat(500);
         pour(&mut stream, &empty, 500, 10_000).await;
-        let heard = to_the_end(stream).await;
-        assert!(says(&heard, "too many frames"), "{subprotocol} {length}: {heard:?}");
-        assert!(heard.contains(&CLOSE), "{subprotocol} {length}: {heard:?}");
+        let received = read_to_close(stream).await;
+        assert!(contains(&received, "too many frames"), "{subprotocol} {length}: {received:?}");
+        assert!(received.contains(&CLOSE), "{subprotocol} {length}: {received:?}");
     }
 }
 
 #[tokio::test]
-async fn pings_and_pongs_without_end_are_closed_with_their_reason_also_between_other_frames() {
+async fn endless_pings_and_pongs_are_closed_with_a_reason_even_between_other_frames() {
     let stand = hub(&[]).await;
     let ping = websocket_frame(PING, 4, b"ping");
     let pong = websocket_frame(PONG, 0, b"");
@@ -109,18 +109,18 @@ async fn pings_and_pongs_without_end_are_closed_with_their_reason_also_between_o
     .into_iter()
     .enumerate()
     {
-        let mut stream = begun(&stand, &format!("evil-{n}"), subprotocol).await;
+        let mut stream = session(&stand, &format!("evil-{n}"), subprotocol).await;
         let some = CONTROL_FRAMES_BURST as usize;
         pour(&mut stream, &frames.repeat(some), some, 4 * some).await;
-        let heard = to_the_end(stream).await;
-        assert!(says(&heard, "too many WebSocket control frames"), "{n}: {heard:?}");
+        let received = read_to_close(stream).await;
+        assert!(contains(&received, "too many WebSocket control frames"), "{n}: {received:?}");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_cuts_its_messages_and_pings_now_and_then_is_served() {
+async fn a_client_that_fragments_messages_and_pings_occasionally_is_served() {
     let stand = hub(&[]).await;
-    let mut stream = begun(&stand, "good", JSON_SUBPROTOCOL).await;
+    let mut stream = session(&stand, "good", JSON_SUBPROTOCOL).await;
     let long = format!(r#"{{"type":"echo","id":7,"payload":"{}"}}"#, "x".repeat(200_000));
     let mut parts = long.as_bytes().chunks(FRAGMENT_BYTES as usize).peekable();
     let mut frames = Vec::new();
@@ -130,7 +130,7 @@ async fn a_client_that_cuts_its_messages_and_pings_now_and_then_is_served() {
         frames.extend(websocket_frame(first | end, part.len() as u64, part));
         first = CONTINUE;
     }
-    // As many small ones as any message may have, and a ping in between.
+    // As many small fragments as a message may have, with pings in between.
     let word = br#"{"type":"echo","id":8,"payload":"x"}"#;
     frames.extend(websocket_frame(BEGIN_TEXT, word.len() as u64, word));
     for n in 2..FRAGMENTS_MAX {
@@ -144,21 +144,21 @@ async fn a_client_that_cuts_its_messages_and_pings_now_and_then_is_served() {
     let mut answers = 0;
     while answers < 2 {
         let message = read_message(&mut stream).await.unwrap();
-        answers += usize::from(says(&message, "payload"));
+        answers += usize::from(contains(&message, "payload"));
     }
-    // More pings than go at once, at a rate that is more than twice what anybody needs.
+    // More pings than the burst allows, at a rate that is allowed.
     for _ in 0..20 {
         stream.write_all(&websocket_frame(PING, 0, b"")).await.unwrap();
         tokio::time::sleep(CONTROL_FRAME_INTERVAL / 4).await;
     }
     stream.write_all(&text(r#"{"type":"echo","id":9,"payload":"still here"}"#)).await.unwrap();
-    while !says(&read_message(&mut stream).await.unwrap(), "still here") {}
+    while !contains(&read_message(&mut stream).await.unwrap(), "still here") {}
 }
 
 #[tokio::test]
-async fn the_reason_of_a_session_that_floods_is_that_it_broke_the_protocol() {
+async fn a_session_that_floods_is_closed_with_a_protocol_goaway() {
     let stand = hub(&[]).await;
-    let mut stream = begun(&stand, "evil", SUBPROTOCOL).await;
+    let mut stream = session(&stand, "evil", SUBPROTOCOL).await;
     stream.write_all(&websocket_frame(BEGIN_BINARY, 0, b"")).await.unwrap();
     pour(&mut stream, &websocket_frame(CONTINUE, 0, b"").repeat(200), 200, 200).await;
     let last = read_message(&mut stream).await.unwrap();

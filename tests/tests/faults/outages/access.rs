@@ -1,5 +1,5 @@
-//! Sessions that end while auth is away for long: the agent buffers, asks now and then, and goes on
-//! by itself when auth is back.
+//! Sessions that expire while auth is down for long: the agent buffers, retries occasionally, and
+//! continues automatically when auth is back.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use spoke_tests::{
 use crate::outages::{TRANSPORTS, add_down, add_up};
 
 #[tokio::test]
-async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
+async fn a_session_that_expires_while_auth_is_down_loses_nothing() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let admin = format!("127.0.0.1:{}", free_port());
@@ -26,17 +26,17 @@ async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
         ];
         let mut device = Device::start_with(&cloud, "dev1", &settings).await;
         let before = add_up(&device, "before", 10).await;
-        eventually_true("them to be acknowledged and taken out", async || {
+        eventually_true("them to be acknowledged and trimmed", async || {
             device.redis.length(OUT).await == 0
         })
         .await;
 
-        // As if days had passed: the session has run out, and nobody gives out another.
+        // As if days had passed: the session has expired, and auth cannot issue another.
         cloud.auth.kill9();
         cloud.redis.forget("spoke-auth:session:").await;
         assert_buffers(&device, "auth-unreachable", 0).await;
-        let up = add_up(&device, "meanwhile", 50).await;
-        let down = add_down(&cloud, &device, "meanwhile", 50).await;
+        let up = add_up(&device, "while auth is down", 50).await;
+        let down = add_down(&cloud, &device, "while auth is down", 50).await;
         assert_buffers(&device, "auth-unreachable", 50).await;
         device.start_agent();
         assert_buffers(&device, "auth-unreachable", 50).await;
@@ -53,9 +53,9 @@ async fn a_session_that_ends_while_auth_is_away_costs_nothing_but_the_wait() {
     }
 }
 
-/// Waits until the agent says why it waits, with this many entries.
+/// Waits until `status` shows this cause, and this many buffered entries.
 async fn assert_buffers(device: &Device, cause: &str, entries: u64) {
-    eventually(&format!("status to say {cause}"), PATIENCE, async || {
+    eventually(&format!("status to show {cause}"), PATIENCE, async || {
         let status = device.command(&["status", "--json"]).await.json();
         let agent = &status["agent"];
         match agent["why"]["cause"] == cause && status["redis"]["waiting"]["entries"] == entries {

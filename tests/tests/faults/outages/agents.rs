@@ -1,5 +1,5 @@
-//! What an agent makes of a Redis in trouble, the cloud's or its own: it waits, says why, and goes on
-//! by itself; nothing leaves the origin, nothing is lost and nothing comes twice.
+//! Agents while a Redis fails, the cloud's or their own: the agent waits, says why, and continues
+//! automatically; nothing leaves the origin, nothing is lost and nothing is duplicated.
 
 use std::time::{Duration, Instant};
 
@@ -17,27 +17,26 @@ use spoke_tests::{
 
 use crate::outages::{TRANSPORTS, add_down, add_up, part};
 
-/// A device that takes acknowledged entries out of its stream at once, so that a false
-/// acknowledgement would show.
+/// A device that trims acknowledged entries at once, so that a false acknowledgement would be noticed.
 async fn trimming(cloud: &Cloud, transport: &str) -> Device {
     let settings = [("transport", transport), ("trim", "acked"), ("trim_slack_entries", "0")];
     let device = Device::start_with(cloud, "dev1", &settings).await;
     add_up(&device, "first", 1).await;
     add_down(cloud, &device, "first", 1).await;
-    eventually_true("an acknowledged entry to be taken out", async || {
+    eventually_true("an acknowledged entry to be trimmed", async || {
         device.redis.length(OUT).await == 0
     })
     .await;
     device
 }
 
-/// What was added, oldest first.
+/// The entries that were added, oldest first.
 struct Added {
     up: Vec<Stored>,
     down: Vec<Stored>,
 }
 
-/// Waits for all that was added after the first entry of each, and holds both copies against it.
+/// Waits for everything that was added after the first entry of each direction, and compares both copies.
 async fn assert_carried(what: &str, cloud: &Cloud, device: &Device, added: &Added) {
     let awaited = format!("everything to be carried after {what}");
     eventually(&awaited, PATIENCE, async || {
@@ -52,32 +51,32 @@ async fn assert_carried(what: &str, cloud: &Cloud, device: &Device, added: &Adde
     assert_eq!(device.redis.length(LOST).await, 0, "{what}");
 }
 
-/// Entries under way when the fault comes, as many as one pipeline.
-async fn under_way(redis: &RedisServer, stream: &str) -> Vec<Stored> {
-    redis.add_all(stream, &part("under way", 50)).await
+/// Adds the entries that are in flight when the fault begins, as many as one pipeline.
+async fn add_in_flight(redis: &RedisServer, stream: &str) -> Vec<Stored> {
+    redis.add_all(stream, &part("in flight", 50)).await
 }
 
 #[tokio::test]
-async fn while_the_clouds_redis_is_in_trouble_agents_wait_and_keep_everything_and_then_go_on() {
+async fn agents_keep_everything_while_the_clouds_redis_fails_and_then_continue() {
     let rows = Fault::ALL.into_iter().zip(TRANSPORTS.into_iter().cycle());
-    // Beside each other, since most of it is waiting to be let in again.
-    join_all(rows.map(|(fault, transport)| cloud_in_trouble(fault, transport))).await;
+    // Concurrently, since the agents mostly wait before they reconnect.
+    join_all(rows.map(|(fault, transport)| cloud_redis_fails(fault, transport))).await;
 }
 
-async fn cloud_in_trouble(fault: Fault, transport: &str) {
+async fn cloud_redis_fails(fault: Fault, transport: &str) {
     let what = format!("a cloud's redis that is {fault:?}, over {transport}");
     let mut cloud = Cloud::start().await;
     let mut device = trimming(&cloud, transport).await;
-    let down = under_way(&cloud.redis, &out("dev1")).await;
+    let down = add_in_flight(&cloud.redis, &out("dev1")).await;
     fault.begin(&mut cloud.redis).await;
-    let up = add_up(&device, "meanwhile", 50).await;
+    let up = add_up(&device, "during the fault", 50).await;
 
     let begun = Instant::now();
     let tried = cloud.hub_proxy.connections();
-    let said = format!("the agent to say what is wrong, {what}");
-    eventually_true(&said, async || device.log().contains("unavailable")).await;
+    let awaited = format!("the agent to log the fault, {what}");
+    eventually_true(&awaited, async || device.log().contains("unavailable")).await;
     let so_far = || (begun.elapsed(), cloud.hub_proxy.connections() - tried);
-    // Sent away for a second at least; over HTTP one visit may be three connections.
+    // The hub asks for a wait of at least a second; over HTTP one try may be three connections.
     let each = if transport == "http" { 3 } else { 1 };
     throughout(&format!("few tries, {what}"), Duration::from_secs(2), true, async || {
         let (elapsed, tries) = so_far();
@@ -85,14 +84,14 @@ async fn cloud_in_trouble(fault: Fault, transport: &str) {
     })
     .await;
 
-    assert_eq!(device.redis.entries(OUT).await, up, "what is not acknowledged stays, {what}");
+    assert_eq!(device.redis.entries(OUT).await, up, "unacknowledged entries must stay, {what}");
     fault.end(&mut cloud.redis).await;
     assert_carried(&what, &cloud, &device, &Added { up, down }).await;
     assert!(device.agent().exit().is_none(), "{what}");
 }
 
 #[tokio::test]
-async fn a_device_redis_that_is_full_of_what_waits_is_emptied_by_its_agent() {
+async fn a_device_redis_filled_by_its_backlog_is_emptied_by_its_agent() {
     let cloud = Cloud::start().await;
     let device = trimming(&cloud, "ws").await;
     cloud.hub_proxy.refuse();
@@ -101,7 +100,7 @@ async fn a_device_redis_that_is_full_of_what_waits_is_emptied_by_its_agent() {
     let entries: Vec<_> =
         (0..500).map(|n| fields([("n", n.to_string()), ("payload", payload.clone())])).collect();
     let mut up = device.redis.add_all(OUT, &entries).await;
-    // Less than it uses, and more than it will without the entries.
+    // Less than Redis uses now, and more than it will use without the entries.
     let used = device.redis.info("memory").await;
     let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     let limit = used.parse::<usize>().unwrap() - 500_000;
@@ -112,26 +111,26 @@ async fn a_device_redis_that_is_full_of_what_waits_is_emptied_by_its_agent() {
 
     cloud.hub_proxy.restore();
 
-    eventually("room for another entry", PATIENCE, async || {
+    eventually("redis to accept writes", PATIENCE, async || {
         cmd("SET").arg("room").arg("there").exec_async(&mut app).await
     })
     .await;
     up.extend(add_up(&device, "afterwards", 1).await);
-    assert_carried("it was full", &cloud, &device, &Added { up, down: Vec::new() }).await;
+    assert_carried("a full redis", &cloud, &device, &Added { up, down: Vec::new() }).await;
 }
 
 #[tokio::test]
-async fn while_a_devices_redis_is_in_trouble_its_agent_waits_says_so_and_then_goes_on() {
+async fn an_agent_waits_and_says_so_while_its_own_redis_fails_and_then_continues() {
     for (fault, transport) in Fault::ALL.into_iter().zip(TRANSPORTS.into_iter().cycle()) {
         let what = format!("a device's redis that is {fault:?}, over {transport}");
         let cloud = Cloud::start().await;
         let mut device = trimming(&cloud, transport).await;
-        let up = under_way(&device.redis, OUT).await;
+        let up = add_in_flight(&device.redis, OUT).await;
         fault.begin(&mut device.redis).await;
-        let down = add_down(&cloud, &device, "meanwhile", 50).await;
+        let down = add_down(&cloud, &device, "during the fault", 50).await;
 
-        let said = format!("the agent to say what is wrong, {what}");
-        eventually_true(&said, async || device.log().contains("own-redis")).await;
+        let awaited = format!("the agent to log the fault, {what}");
+        eventually_true(&awaited, async || device.log().contains("own-redis")).await;
         assert_eq!(cloud.redis.entries(&out("dev1")).await[1..], down, "{what}");
         fault.end(&mut device.redis).await;
         assert_carried(&what, &cloud, &device, &Added { up, down }).await;

@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and clocks that jump, at either end and both ways.
+//! Clocks that are wrong or jump, at either end, forwards and backwards.
 
 use spoke_tests::{
     checker::{assert_same, expected},
@@ -15,8 +15,8 @@ use crate::outages::{add_down, add_up};
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-/// A device whose Redis and agent go by this clock; the agent is not started yet.
-async fn device_by(cloud: &Cloud, clock: &Clock) -> Device {
+/// A device whose Redis and agent use this clock; the agent is not started yet.
+async fn device_with_clock(cloud: &Cloud, clock: &Clock) -> Device {
     let mut device = Device::without_agent(cloud, "dev1", &[]).await;
     device.redis = RedisServer::start_at(clock).await;
     device.set("redis", &device.redis.url());
@@ -26,7 +26,7 @@ async fn device_by(cloud: &Cloud, clock: &Clock) -> Device {
     device
 }
 
-/// What was added so far, each way.
+/// The entries that were added so far, each way.
 #[derive(Default)]
 struct Added {
     up: Vec<Stored>,
@@ -34,12 +34,12 @@ struct Added {
 }
 
 impl Added {
-    async fn more(&mut self, cloud: &Cloud, device: &Device, name: &str) {
+    async fn add(&mut self, cloud: &Cloud, device: &Device, name: &str) {
         self.up.extend(add_up(device, name, 100).await);
         self.down.extend(add_down(cloud, device, name, 100).await);
     }
 
-    /// Exactly once, in order, under the first epoch, and nothing in the ledgers.
+    /// Asserts exactly once, in order, in the first epoch, and nothing in the ledgers.
     async fn assert_carried(&self, cloud: &Cloud, device: &Device) {
         device.carried_both_ways(cloud).await;
         assert_same("up", &expected(&self.up, Some(1)), &cloud.carried("dev1").await);
@@ -50,17 +50,17 @@ impl Added {
 }
 
 #[tokio::test]
-async fn a_device_with_a_wrong_clock_registers_by_the_time_that_auth_tells() {
-    // An hour either way, and years behind, as without a battery.
+async fn a_device_with_a_wrong_clock_registers_with_the_time_from_auth() {
+    // An hour either way, and twenty years behind, like a clock without a battery.
     for seconds in [-HOUR, HOUR, -20 * 365 * DAY] {
         let cloud = Cloud::start().await;
         let clock = Clock::ahead(seconds);
-        let mut device = device_by(&cloud, &clock).await;
+        let mut device = device_with_clock(&cloud, &clock).await;
         device.start_agent();
         let mut added = Added::default();
-        added.more(&cloud, &device, "by a wrong clock").await;
+        added.add(&cloud, &device, "with a wrong clock").await;
         added.assert_carried(&cloud, &device).await;
-        // One refusal told the time, and the second try succeeded.
+        // The first try is refused with auth's time, and the second succeeds.
         let log = device.log();
         let tries = log.matches("\"step\":\"Register").count();
         assert_eq!(tries, 2, "{seconds} s ahead: {log}");
@@ -68,113 +68,114 @@ async fn a_device_with_a_wrong_clock_registers_by_the_time_that_auth_tells() {
 }
 
 #[tokio::test]
-async fn a_device_whose_clock_jumps_loses_nothing_and_repeats_nothing() {
+async fn a_device_whose_clock_jumps_loses_and_duplicates_nothing() {
     let cloud = Cloud::start().await;
     let clock = Clock::ahead(0);
-    let mut device = device_by(&cloud, &clock).await;
+    let mut device = device_with_clock(&cloud, &clock).await;
     device.start_agent();
     let mut added = Added::default();
-    added.more(&cloud, &device, "at first").await;
+    added.add(&cloud, &device, "at first").await;
     for seconds in [HOUR, -HOUR, 23 * HOUR, -400 * DAY, 0] {
         clock.set(seconds);
-        added.more(&cloud, &device, &format!("{seconds} s ahead")).await;
+        added.add(&cloud, &device, &format!("{seconds} s ahead")).await;
         cloud.hub_proxy.cut();
-        added.more(&cloud, &device, "after a cut").await;
+        added.add(&cloud, &device, "after a cut").await;
         added.assert_carried(&cloud, &device).await;
         device.start_agent();
-        added.more(&cloud, &device, "after a restart").await;
+        added.add(&cloud, &device, "after a restart").await;
         added.assert_carried(&cloud, &device).await;
     }
     let ids: Vec<spoke_protocol::Seq> =
         device.redis.entries(OUT).await.iter().map(|entry| entry.id.parse().unwrap()).collect();
-    assert!(ids.is_sorted_by(|a, b| a < b), "Redis gives no ID twice, whatever its clock says");
+    assert!(ids.is_sorted_by(|a, b| a < b), "Redis generates no ID twice, whatever its clock says");
     let hours_ms = 22 * 3_600_000;
-    assert!(ids.last().unwrap().ms > now_ms() + hours_ms, "its clock did jump");
+    assert!(ids.last().unwrap().ms > now_ms() + hours_ms, "the clock did not jump");
 }
 
 #[tokio::test]
-async fn what_a_clock_makes_that_is_more_than_a_day_ahead_is_held_back_and_told_and_nothing_is_lost()
- {
+async fn entries_dated_more_than_a_day_ahead_are_held_back_reported_and_not_lost() {
     let cloud = Cloud::start().await;
     let clock = Clock::ahead(0);
-    let mut device = device_by(&cloud, &clock).await;
+    let mut device = device_with_clock(&cloud, &clock).await;
     device.set("admin_listen", &format!("127.0.0.1:{}", free_port()));
     device.start_agent();
     let mut added = Added::default();
-    added.more(&cloud, &device, "at first").await;
+    added.add(&cloud, &device, "at first").await;
     added.assert_carried(&cloud, &device).await;
     let before = device.redis.length(OUT).await;
 
     let last = device.redis.entries(OUT).await.pop().map(|entry| entry.id);
-    eventually_is("the acknowledgement to be written down", last, async || {
+    eventually_is("the acknowledgement to be stored", last, async || {
         device.redis.hash("spoke-agent:state:h").await.get("out_acked").cloned()
     })
     .await;
 
     clock.set(400 * DAY);
-    added.more(&cloud, &device, "far ahead").await;
+    added.add(&cloud, &device, "far ahead").await;
     let status = async || device.command(&["status"]).await.stdout;
-    eventually("status to tell", PATIENCE, async || {
-        let told = status().await;
-        if told.contains("held back") { Ok(()) } else { Err(told) }
+    eventually("status to report it", PATIENCE, async || {
+        let shown = status().await;
+        if shown.contains("held back") { Ok(()) } else { Err(shown) }
     })
     .await;
     assert!(device.log().contains("entries held back"), "{}", device.log());
-    assert_eq!(cloud.redis.length(IN).await, before, "nothing of it is at the hub");
-    eventually_true("what comes down to come all the same", async || {
+    assert_eq!(cloud.redis.length(IN).await, before, "a held-back entry is at the hub");
+    eventually_true("entries down to arrive nevertheless", async || {
         device.redis.length(spoke_tests::device::IN).await == added.down.len()
     })
     .await;
 
-    // The mend of the guide.
+    // The fix that docs/troubleshooting.md gives.
     clock.set(0);
     device.stop_agent().await;
     let (state, renumber) = ("spoke-agent:state:h", RENUMBER);
     let moved: usize = device.redis.command(&["EVAL", renumber, "2", OUT, state]).await;
     assert_eq!(moved, device.redis.length(OUT).await);
     device.start_agent();
-    eventually_is("all to be at the hub", before + moved, async || cloud.redis.length(IN).await)
-        .await;
+    eventually_is("all entries to be at the hub", before + moved, async || {
+        cloud.redis.length(IN).await
+    })
+    .await;
     let copied = cloud.redis.entries(IN).await;
     let texts: std::collections::HashSet<_> =
         copied.iter().map(|entry| format!("{:?}", &entry.fields[3..])).collect();
-    assert_eq!(texts.len(), copied.len(), "each once");
+    assert_eq!(texts.len(), copied.len(), "an entry arrived twice");
 }
 
-/// As docs/troubleshooting.md has it.
+/// The script in docs/troubleshooting.md.
 const RENUMBER: &str = "local acked = redis.call('HGET', KEYS[2], 'out_acked') or '0-0' \
     local kept = redis.call('XRANGE', KEYS[1], '(' .. acked, '+') redis.call('DEL', KEYS[1]) \
     for _, entry in ipairs(kept) do redis.call('XADD', KEYS[1], '*', unpack(entry[2])) end \
     return #kept";
 
 #[tokio::test]
-async fn a_cloud_whose_clock_jumps_loses_nothing_and_repeats_nothing() {
+async fn a_cloud_whose_clock_jumps_loses_and_duplicates_nothing() {
     let clock = Clock::ahead(0);
     let cloud = Cloud::start_at(&clock).await;
     let mut device = Device::start(&cloud, "dev1").await;
     let mut added = Added::default();
-    added.more(&cloud, &device, "at first").await;
+    added.add(&cloud, &device, "at first").await;
     added.assert_carried(&cloud, &device).await;
-    // Two days ahead all sessions have ended; an hour behind they live longer.
-    // More than a day behind, entries would wait for it.
+    // Two days ahead, all sessions have expired; an hour behind, they last longer. More than a day
+    // behind, the hub would hold entries back.
     for seconds in [-HOUR, HOUR, 2 * DAY, -23 * HOUR, 0] {
         clock.set(seconds);
         cloud.hub_proxy.cut();
-        added.more(&cloud, &device, &format!("{seconds} s ahead")).await;
+        added.add(&cloud, &device, &format!("{seconds} s ahead")).await;
         added.assert_carried(&cloud, &device).await;
         device.start_agent();
-        added.more(&cloud, &device, "after a restart").await;
+        added.add(&cloud, &device, "after a restart").await;
         added.assert_carried(&cloud, &device).await;
     }
 }
 
 #[tokio::test]
-async fn a_session_that_a_jump_of_the_clouds_clock_has_ended_is_replaced_without_a_hand() {
+async fn a_session_that_a_jump_of_the_clouds_clock_ended_is_replaced_automatically() {
     let clock = Clock::ahead(0);
     let cloud = Cloud::start_at(&clock).await;
     let device = Device::start(&cloud, "dev1").await;
     let mut added = Added::default();
-    added.more(&cloud, &device, "at first").await;
+    added.add(&cloud, &device, "at first").await;
     added.assert_carried(&cloud, &device).await;
     let session =
         async || cloud.redis.command::<Vec<String>>(&["KEYS", "spoke-auth:session:*"]).await;
@@ -183,12 +184,12 @@ async fn a_session_that_a_jump_of_the_clouds_clock_has_ended_is_replaced_without
 
     clock.set(2 * DAY);
 
-    eventually_true("the session to have ended and another to be there", async || {
+    eventually_true("the session to be replaced by another", async || {
         let now = session().await;
         now.len() == 1 && now != before
     })
     .await;
-    added.more(&cloud, &device, "by the new session").await;
+    added.add(&cloud, &device, "in the new session").await;
     added.assert_carried(&cloud, &device).await;
 }
 
@@ -199,7 +200,7 @@ async fn a_device_registers_with_a_cloud_whose_clock_is_wrong() {
         let cloud = Cloud::start_at(&clock).await;
         let device = Device::start(&cloud, "dev1").await;
         let mut added = Added::default();
-        added.more(&cloud, &device, "meanwhile").await;
+        added.add(&cloud, &device, "with a wrong clock").await;
         added.assert_carried(&cloud, &device).await;
     }
 }

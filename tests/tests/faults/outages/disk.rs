@@ -1,4 +1,4 @@
-//! The device's disk is full: the agent keeps what it has, says so, and goes on when there is room.
+//! The device's disk is full: the agent keeps what it has, says so, and continues when there is space.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,7 @@ async fn agent(device: &Device) -> Value {
 }
 
 #[tokio::test]
-async fn while_the_disk_of_a_devices_redis_is_full_its_agent_waits_and_goes_on_when_there_is_room()
-{
+async fn an_agent_waits_while_its_redis_has_a_full_disk_and_then_continues() {
     let Some(disk) = SmallDisk::mount(4096) else { return };
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
@@ -44,17 +43,17 @@ async fn while_the_disk_of_a_devices_redis_is_full_its_agent_waits_and_goes_on_w
     })
     .await;
     down.extend(add_down(&cloud, &device, "while it is full", 20).await);
-    eventually_true("the agent to say so", async || device.log().contains("MISCONF")).await;
-    assert!(device.agent().exit().is_none(), "it waits");
+    eventually_true("the agent to log it", async || device.log().contains("MISCONF")).await;
+    assert!(device.agent().exit().is_none(), "the agent ended instead of waiting");
 
     disk.free();
-    eventually("redis to take writes", PATIENCE, async || {
+    eventually("redis to accept writes", PATIENCE, async || {
         cmd("SET").arg("room").arg("there").exec_async(&mut app).await
     })
     .await;
     add_up(&device, "afterwards", 20).await;
     device.carried_both_ways(&cloud).await;
-    // Whatever of the last ones Redis took before it refused.
+    // Redis may have taken some of the last entries before it refused.
     let up = device.redis.entries(OUT).await;
     assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
     assert_same("down", &expected(&down, None), &device.carried().await);
@@ -62,7 +61,7 @@ async fn while_the_disk_of_a_devices_redis_is_full_its_agent_waits_and_goes_on_w
 }
 
 #[tokio::test]
-async fn a_full_disk_under_the_state_folder_stops_nothing_and_is_made_up_for_when_there_is_room() {
+async fn a_full_disk_under_the_state_directory_stops_nothing_and_state_is_saved_later() {
     let Some(disk) = SmallDisk::mount(64) else { return };
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
@@ -87,21 +86,23 @@ async fn a_full_disk_under_the_state_folder_stops_nothing_and_is_made_up_for_whe
     assert!(text.contains("unsaved state"), "{text}");
     assert!(device.log().contains("failed to save session to state_dir"), "{}", device.log());
     disk.free();
-    eventually_true("the session to be kept after all", async || state.join("session").exists())
+    eventually_true("the session to be saved at last", async || state.join("session").exists())
         .await;
-    eventually_true("status to say so", async || agent(&device).await["unsavedState"].is_null())
-        .await;
+    eventually_true("status to report no unsaved state", async || {
+        agent(&device).await["unsavedState"].is_null()
+    })
+    .await;
     assert_eq!(std::fs::read(state.join("secret")).unwrap(), secret);
     device.stop_agent().await;
-    let asked = cloud.auth_proxy.connections();
+    let connections = cloud.auth_proxy.connections();
     device.start_agent();
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
-    assert_eq!(cloud.auth_proxy.connections(), asked, "the token that was kept is good");
+    assert_eq!(cloud.auth_proxy.connections(), connections, "the saved token is valid");
 }
 
 #[tokio::test]
-async fn a_new_device_whose_disk_is_full_or_read_only_says_so_and_registers_when_that_is_over() {
+async fn a_new_device_with_a_full_or_read_only_disk_says_so_and_registers_afterwards() {
     let Some(disk) = SmallDisk::mount(64) else { return };
     let cloud = Cloud::start().await;
     let state = disk.path().join("state");
@@ -109,14 +110,14 @@ async fn a_new_device_whose_disk_is_full_or_read_only_says_so_and_registers_when
         Device::without_agent(&cloud, "dev1", &[("state_dir", state.to_str().unwrap())]).await;
     disk.fill();
     device.start_agent();
-    let says = async |words: &str| {
-        eventually_true("the log to say why", async || device.log().contains(words)).await;
+    let logs = async |words: &str| {
+        eventually_true("the log to give the reason", async || device.log().contains(words)).await;
     };
-    says("No space left on device").await;
-    disk.wear_out();
-    says("Read-only file system").await;
+    logs("No space left on device").await;
+    disk.make_read_only();
+    logs("Read-only file system").await;
     let begun = Instant::now();
-    disk.mend();
+    disk.make_writable();
     disk.free();
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
@@ -125,7 +126,7 @@ async fn a_new_device_whose_disk_is_full_or_read_only_says_so_and_registers_when
 }
 
 #[tokio::test]
-async fn a_state_folder_on_a_disk_that_takes_no_writes_any_more_stops_nothing() {
+async fn a_state_directory_on_a_disk_that_became_read_only_stops_nothing() {
     let Some(disk) = SmallDisk::mount(64) else { return };
     let cloud = Cloud::start().await;
     let state = disk.path().join("state");
@@ -134,8 +135,8 @@ async fn a_state_folder_on_a_disk_that_takes_no_writes_any_more_stops_nothing() 
     add_up(&device, "before", 10).await;
     device.carried_both_ways(&cloud).await;
     device.stop_agent().await;
-    disk.wear_out();
-    // The token that is kept there is good for nothing, and no other can be kept.
+    disk.make_read_only();
+    // The saved token is no longer valid, and no other can be saved.
     cloud.redis.forget("spoke-auth:session:").await;
 
     device.start_agent();
@@ -144,5 +145,9 @@ async fn a_state_folder_on_a_disk_that_takes_no_writes_any_more_stops_nothing() 
     device.carried_both_ways(&cloud).await;
     assert!(device.log().contains("failed to save session to state_dir"), "{}", device.log());
     let second = device.command(&["run"]).await;
-    assert_eq!(second.code, Some(1), "the folder is one agent's even so: {second:?}");
+    assert_eq!(
+        second.code,
+        Some(1),
+        "the directory is still locked by the first agent: {second:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! A primary is demoted behind its address while connections to it stay open: whoever has one goes over to
-//! the new primary within five seconds, at either end.
+//! A primary is demoted behind its address while connections to it stay open: every client of it moves
+//! to the new primary within five seconds, at either end.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,20 @@ use spoke_tests::{
 
 use super::TRANSPORTS;
 
-/// What every recovery has to keep to.
+/// The longest that a recovery may take.
 const RECOVERY: Duration = Duration::from_secs(5);
-/// Far below the sweep, and below a poll: only a hint is as fast.
+/// Far below the interval of the sweep and of a poll: only a hint is as fast.
 const LIVE: Duration = Duration::from_millis(400);
-/// As on a device in the field.
+/// The default retry settings of a device.
 const RETRIES: [(&str, &str); 2] = [("retry_first_ms", "500"), ("retry_longest_ms", "60000")];
 
-async fn grows(what: &str, redis: &RedisServer, stream: &str, length: usize, within: Duration) {
+async fn wait_for_length(
+    what: &str,
+    redis: &RedisServer,
+    stream: &str,
+    length: usize,
+    within: Duration,
+) {
     let awaited = format!("{what}: {length} entries in {stream}");
     eventually(&awaited, within, async || match redis.length(stream).await {
         found if found == length => Ok(()),
@@ -33,7 +39,7 @@ async fn grows(what: &str, redis: &RedisServer, stream: &str, length: usize, wit
     .await;
 }
 
-async fn is_ready(admin: &Api, what: &str) {
+async fn wait_for_ready(admin: &Api, what: &str) {
     eventually(&format!("{what} to be ready"), RECOVERY, async || {
         let answer = admin.get("/readyz").await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
@@ -42,11 +48,11 @@ async fn is_ready(admin: &Api, what: &str) {
 }
 
 #[tokio::test]
-async fn a_demoted_primary_of_the_hub_is_left_within_five_seconds_both_ways_and_again() {
+async fn the_hub_leaves_a_demoted_primary_within_five_seconds_at_each_failover() {
     for transport in TRANSPORTS {
         let mut pair = Pair::start().await;
         let url = pair.url();
-        // `Cloud` wants a Redis; what it provisions there is not used.
+        // `Cloud` needs a Redis; what it provisions there is not used.
         let settings = Settings { hub: &[("redis", &url)], auth: &[("redis", &url)] };
         let cloud = Cloud::start_with(settings).await;
         let own = [RETRIES[0], RETRIES[1], ("transport", transport)];
@@ -55,7 +61,7 @@ async fn a_demoted_primary_of_the_hub_is_left_within_five_seconds_both_ways_and_
         device.start_agent();
         let down = out("dev1");
         device.redis.add(OUT, &fields([("n", "0")])).await;
-        grows("before", pair.primary(), IN, 1, Duration::from_secs(30)).await;
+        wait_for_length("before", pair.primary(), IN, 1, Duration::from_secs(30)).await;
 
         for round in 1..=2 {
             pair.fail_over().await;
@@ -64,27 +70,29 @@ async fn a_demoted_primary_of_the_hub_is_left_within_five_seconds_both_ways_and_
             let begun = Instant::now();
             device.redis.add(OUT, &fields([("n", "up")])).await;
             pair.primary().add(&down, &fields([("n", "down")])).await;
-            grows(&what, pair.primary(), IN, 1 + round, RECOVERY).await;
+            wait_for_length(&what, pair.primary(), IN, 1 + round, RECOVERY).await;
             let left = RECOVERY.saturating_sub(begun.elapsed());
-            grows(&what, &device.redis, DEVICE_IN, 3 * round - 2, left).await;
-            is_ready(&cloud.hub.admin(), "the hub").await;
-            is_ready(&cloud.auth.admin(), "auth").await;
-            // Nobody is left behind; so what follows is heard where it happens.
-            eventually("all to have left", RECOVERY, async || match pair.left_behind().await {
-                0 => Ok(()),
-                clients => Err(clients),
+            wait_for_length(&what, &device.redis, DEVICE_IN, 3 * round - 2, left).await;
+            wait_for_ready(&cloud.hub.admin(), "the hub").await;
+            wait_for_ready(&cloud.auth.admin(), "auth").await;
+            // Once no client is on the old primary, hints come from the new one.
+            eventually("all clients to have left the old primary", RECOVERY, async || {
+                match pair.clients_on_the_old_primary().await {
+                    0 => Ok(()),
+                    clients => Err(clients),
+                }
             })
             .await;
             for n in 0..2 {
                 pair.primary().add(&down, &fields([("n", "live")])).await;
-                grows(&what, &device.redis, DEVICE_IN, 3 * round - 1 + n, LIVE).await;
+                wait_for_length(&what, &device.redis, DEVICE_IN, 3 * round - 1 + n, LIVE).await;
             }
         }
     }
 }
 
 #[tokio::test]
-async fn a_demoted_primary_of_a_device_is_left_within_five_seconds_both_ways() {
+async fn an_agent_leaves_a_demoted_primary_within_five_seconds_at_each_failover() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut pair = Pair::start().await;
@@ -93,7 +101,7 @@ async fn a_demoted_primary_of_a_device_is_left_within_five_seconds_both_ways() {
         let device = Device::start_with(&cloud, "dev1", &own).await;
         let down = out("dev1");
         pair.primary().add(OUT, &fields([("n", "0")])).await;
-        grows("before", &cloud.redis, IN, 1, Duration::from_secs(30)).await;
+        wait_for_length("before", &cloud.redis, IN, 1, Duration::from_secs(30)).await;
 
         for round in 1..=2 {
             pair.fail_over().await;
@@ -102,17 +110,19 @@ async fn a_demoted_primary_of_a_device_is_left_within_five_seconds_both_ways() {
             let begun = Instant::now();
             pair.primary().add(OUT, &fields([("n", "up")])).await;
             cloud.redis.add(&down, &fields([("n", "down")])).await;
-            grows(&what, &cloud.redis, IN, 3 * round - 1, RECOVERY).await;
+            wait_for_length(&what, &cloud.redis, IN, 3 * round - 1, RECOVERY).await;
             let left = RECOVERY.saturating_sub(begun.elapsed());
-            grows(&what, pair.primary(), DEVICE_IN, round, left).await;
-            eventually("all to have left", RECOVERY, async || match pair.left_behind().await {
-                0 => Ok(()),
-                clients => Err(clients),
+            wait_for_length(&what, pair.primary(), DEVICE_IN, round, left).await;
+            eventually("all clients to have left the old primary", RECOVERY, async || {
+                match pair.clients_on_the_old_primary().await {
+                    0 => Ok(()),
+                    clients => Err(clients),
+                }
             })
             .await;
             for n in 0..2 {
                 pair.primary().add(OUT, &fields([("n", "live")])).await;
-                grows(&what, &cloud.redis, IN, 3 * round + n, LIVE).await;
+                wait_for_length(&what, &cloud.redis, IN, 3 * round + n, LIVE).await;
             }
         }
         drop(device);
@@ -120,7 +130,7 @@ async fn a_demoted_primary_of_a_device_is_left_within_five_seconds_both_ways() {
 }
 
 #[tokio::test]
-async fn idle_services_leave_a_demoted_primary_although_nobody_asks_them_for_anything() {
+async fn idle_services_leave_a_demoted_primary_without_any_request() {
     let mut pair = Pair::start().await;
     let url = pair.url();
     let folder = tempfile::tempdir().unwrap();
@@ -128,20 +138,20 @@ async fn idle_services_leave_a_demoted_primary_although_nobody_asks_them_for_any
         [(Kind::Auth, &[][..]), (Kind::Hub, &[][..]), (Kind::Hub, &[("ack", "replicas:1")][..])]
     {
         let service = Service::start(kind, &url, settings, folder.path()).await;
-        is_ready(&service.admin(), "the service").await;
+        wait_for_ready(&service.admin(), "the service").await;
         pair.fail_over().await;
         let awaited = format!("the last client of {kind:?} {settings:?} to leave");
-        eventually(&awaited, RECOVERY, async || match pair.left_behind().await {
+        eventually(&awaited, RECOVERY, async || match pair.clients_on_the_old_primary().await {
             0 => Ok(()),
             clients => Err(clients),
         })
         .await;
-        is_ready(&service.admin(), "the service").await;
+        wait_for_ready(&service.admin(), "the service").await;
     }
 }
 
 #[tokio::test]
-async fn auth_whose_primary_was_demoted_lets_devices_in_within_five_seconds() {
+async fn auth_registers_devices_within_five_seconds_of_a_failover() {
     let mut pair = Pair::start().await;
     let folder = tempfile::tempdir().unwrap();
     let auth = Service::start(Kind::Auth, &pair.url(), &[], folder.path()).await;

@@ -1,5 +1,5 @@
-//! Readiness, metrics and the log go by writes: an outage is said once when it begins and once when it ends,
-//! and however long it took, all works again within five seconds.
+//! Readiness, metrics and the log depend on writes: an outage is logged once when it begins and once when
+//! it ends, and however long it lasted, everything works again within five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -14,18 +14,19 @@ use spoke_tests::{
 };
 
 const RECOVERY: Duration = Duration::from_secs(5);
-/// Long enough for waits that grow to be longer than a recovery may take.
-const LASTS: Duration = Duration::from_secs(9);
+/// Long enough for the retry delay to grow beyond the longest recovery.
+const OUTAGE: Duration = Duration::from_secs(9);
 const FAULTS: [(Fault, &str); 4] = [
     (Fault::Full, "OOM"),
     (Fault::Replica, "READONLY"),
     (Fault::NoSnapshot, "MISCONF"),
     (Fault::NoReplicas, "NOREPLICAS"),
 ];
-/// When an outage begins and when it ends.
-const SAID: [&str; 2] = ["redis request failed", "redis recovered"];
-/// The same of a Redis that has no memory left.
-const SAID_OF_FULL: [&str; 2] = ["redis is full and refuses writes", "redis accepts writes again"];
+/// The messages when an outage begins and when it ends.
+const MESSAGES: [&str; 2] = ["redis request failed", "redis recovered"];
+/// The same for a Redis without free memory.
+const MESSAGES_IF_FULL: [&str; 2] =
+    ["redis is full and refuses writes", "redis accepts writes again"];
 
 fn lines<'a>(log: &'a str, message: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(&format!("\"{message}\""))).collect()
@@ -35,8 +36,8 @@ async fn readiness(admin: &Api, status: u16, word: &str) {
     let awaited = format!("{status} from /readyz, with {word:?}");
     eventually(&awaited, RECOVERY, async || {
         let answer = admin.get("/readyz").await;
-        let is_so = answer.status == status && answer.text.contains(word);
-        if is_so { Ok(()) } else { Err(answer) }
+        let is_expected = answer.status == status && answer.text.contains(word);
+        if is_expected { Ok(()) } else { Err(answer) }
     })
     .await;
 }
@@ -45,10 +46,10 @@ async fn up(admin: &Api, service: &str) -> bool {
     admin.get("/metrics").await.text.contains(&format!("spoke_{service}_redis_up 1\n"))
 }
 
-/// One line when it began, with Redis' own word, and one when it ended.
-fn assert_said_once(what: &str, log: &str, word: &str) {
-    let said = if word == "OOM" { SAID_OF_FULL } else { SAID };
-    let [began, ended] = said.map(|message| lines(log, message));
+/// Asserts one line at the beginning, with Redis's error code, and one at the end.
+fn assert_logged_once(what: &str, log: &str, word: &str) {
+    let messages = if word == "OOM" { MESSAGES_IF_FULL } else { MESSAGES };
+    let [began, ended] = messages.map(|message| lines(log, message));
     assert_eq!((began.len(), ended.len()), (1, 1), "{what}: {began:#?} {ended:#?}");
     assert!(began[0].contains(word), "{what}: {began:?}");
     assert!(ended[0].contains("down_for") && ended[0].contains("count"), "{what}: {ended:?}");
@@ -80,12 +81,12 @@ async fn begin() -> (Cloud, Device) {
 }
 
 #[tokio::test]
-async fn a_cloud_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soon_after() {
+async fn a_cloud_redis_that_refuses_writes_is_reported_and_all_is_carried_soon_after() {
     for (fault, word) in FAULTS {
         let (mut cloud, device) = begin().await;
         let what = format!("{fault:?}");
         let (hub, auth) = (cloud.hub.admin(), cloud.auth.admin());
-        // Before the outage, since a full Redis does not take it from an app either.
+        // Before the outage, since a full Redis refuses an app's entry too.
         cloud.hub_proxy.cut();
         cloud.redis.add(&out("dev1"), &fields([("n", "2")])).await;
         fault.begin(&mut cloud.redis).await;
@@ -94,7 +95,7 @@ async fn a_cloud_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soo
         readiness(&hub, 503, word).await;
         readiness(&auth, 503, word).await;
         assert!(!up(&hub, "hub").await && !up(&auth, "auth").await, "{what}");
-        tokio::time::sleep(LASTS).await;
+        tokio::time::sleep(OUTAGE).await;
         readiness(&hub, 503, word).await;
         fault.end(&mut cloud.redis).await;
 
@@ -102,13 +103,13 @@ async fn a_cloud_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soo
         readiness(&hub, 200, "ok").await;
         readiness(&auth, 200, "ok").await;
         assert!(up(&hub, "hub").await && up(&auth, "auth").await, "{what}");
-        assert_said_once(&format!("hub, {what}"), &cloud.hub.log(), word);
-        assert_said_once(&format!("auth, {what}"), &cloud.auth.log(), word);
+        assert_logged_once(&format!("hub, {what}"), &cloud.hub.log(), word);
+        assert_logged_once(&format!("auth, {what}"), &cloud.auth.log(), word);
     }
 }
 
 #[tokio::test]
-async fn a_devices_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_soon_after() {
+async fn a_devices_redis_that_refuses_writes_is_reported_and_all_is_carried_soon_after() {
     for (fault, word) in FAULTS {
         let (cloud, mut device) = begin().await;
         let what = format!("{fault:?}");
@@ -120,13 +121,13 @@ async fn a_devices_redis_that_takes_no_writes_is_told_truly_and_all_is_carried_s
 
         readiness(&admin, 503, word).await;
         assert!(!up(&admin, "agent").await, "{what}");
-        tokio::time::sleep(LASTS).await;
+        tokio::time::sleep(OUTAGE).await;
         readiness(&admin, 503, word).await;
         fault.end(&mut device.redis).await;
 
         carries_both_ways(&what, &cloud, &device).await;
         readiness(&admin, 200, "ok").await;
         assert!(up(&admin, "agent").await, "{what}");
-        assert_said_once(&what, &device.log(), word);
+        assert_logged_once(&what, &device.log(), word);
     }
 }

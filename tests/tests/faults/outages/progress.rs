@@ -1,4 +1,4 @@
-//! Progress is watched, and not whether there is a connection; and systemd's watchdog with it.
+//! The agent watches progress, not only its connection, and notifies systemd's watchdog accordingly.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use spoke_tests::{
 
 use crate::outages::{TRANSPORTS, add_up};
 
-/// An agent with a watchdog and little patience, which has carried something already.
+/// An agent with a watchdog and a short progress timeout, which has carried something already.
 async fn watched(cloud: &Cloud, transport: &str) -> (Device, Systemd) {
     let admin = format!("127.0.0.1:{}", free_port());
     let settings =
@@ -36,28 +36,28 @@ async fn agent(device: &Device) -> Value {
     device.command(&["status", "--json"]).await.json()["agent"].clone()
 }
 
-/// Fails unless the watchdog is fed all through this time.
-async fn assert_fed(what: &str, systemd: &Systemd, span: Duration) {
+/// Asserts that the watchdog is notified throughout this time.
+async fn assert_notified(what: &str, systemd: &Systemd, span: Duration) {
     systemd.heard();
     let begun = std::time::Instant::now();
     while begun.elapsed() < span {
-        let awaited = format!("the watchdog to be fed, {what}");
-        eventually_true(&awaited, async || systemd.feeds() > 0).await;
+        let awaited = format!("the watchdog to be notified, {what}");
+        eventually_true(&awaited, async || systemd.watchdog_notifications() > 0).await;
     }
 }
 
 #[tokio::test]
-async fn an_idle_agent_and_one_whose_redis_hangs_feed_the_watchdog() {
+async fn an_idle_agent_and_one_whose_redis_hangs_notify_the_watchdog() {
     let cloud = Cloud::start().await;
     let (mut device, systemd) = watched(&cloud, "ws").await;
     assert!(systemd.heard().contains(&"READY=1".to_owned()));
-    assert_fed("idle", &systemd, 30 * EVERY).await;
-    // Another agent would find the same Redis: nothing is gained by starting it anew.
+    assert_notified("idle", &systemd, 30 * EVERY).await;
+    // A restarted agent would find the same Redis, so a restart would not help.
     Fault::Hung.begin(&mut device.redis).await;
-    // A new session has to look into its streams.
+    // A new session has to read its streams.
     cloud.hub_proxy.cut();
-    eventually_true("the agent to say so", async || device.log().contains("own-redis")).await;
-    assert_fed("with a Redis that hangs", &systemd, 30 * EVERY).await;
+    eventually_true("the agent to log it", async || device.log().contains("own-redis")).await;
+    assert_notified("with a Redis that hangs", &systemd, 30 * EVERY).await;
     assert!(!device.log().contains("watchdog"), "{}", device.log());
     Fault::Hung.end(&mut device.redis).await;
     add_up(&device, "after", 10).await;
@@ -65,45 +65,53 @@ async fn an_idle_agent_and_one_whose_redis_hangs_feed_the_watchdog() {
 }
 
 #[tokio::test]
-async fn a_link_that_acknowledges_nothing_is_made_anew_and_where_that_does_not_help_systemd_is_left_to_act()
- {
+async fn an_unacknowledged_link_is_reconnected_and_at_last_the_watchdog_is_not_notified() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let (device, systemd) = watched(&cloud, transport).await;
-        cloud.hub_proxy.deafen();
+        cloud.hub_proxy.lose_batches();
         cloud.hub_proxy.cut();
         let first = device.redis.entries(spoke_tests::device::OUT).await;
-        let up = [first, add_up(&device, "unheard", 10).await].concat();
+        let up = [first, add_up(&device, "unacknowledged", 10).await].concat();
 
-        let dropped = format!("status to say that a session was given up, {transport}");
-        eventually(&dropped, PATIENCE, async || {
+        let awaited = format!("status to count a stalled session, {transport}");
+        eventually(&awaited, PATIENCE, async || {
             let status = agent(&device).await;
             if status["stalledSessions"].as_u64() >= Some(1) { Ok(()) } else { Err(status) }
         })
         .await;
-        assert!(device.log().contains("\"stalled\""), "the log says so, {transport}");
+        assert!(
+            device.log().contains("\"stalled\""),
+            "the log does not report the stall, {transport}"
+        );
         let text = device.command(&["status"]).await.done().stdout;
         let words: Vec<_> = text.split_whitespace().collect();
         assert!(words.join(" ").contains("because the hub acknowledged nothing"), "{text}");
-        assert_fed("once given up", &systemd, 2 * EVERY).await;
+        assert_notified("after the first stall", &systemd, 2 * EVERY).await;
 
-        let starved = format!("the watchdog to be fed no more, {transport}");
-        eventually_true(&starved, async || {
+        let awaited = format!("the watchdog to be no longer notified, {transport}");
+        eventually_true(&awaited, async || {
             device.log().contains("stopped notifying the systemd watchdog")
         })
         .await;
         let status = agent(&device).await;
         assert!(status["stalledSessions"].as_u64() >= Some(5), "{status}");
-        assert!(status["counts"]["sessions"].as_u64() >= Some(6), "each was made anew: {status}");
+        assert!(
+            status["counts"]["sessions"].as_u64() >= Some(6),
+            "each stalled session is replaced: {status}"
+        );
         systemd.heard();
-        throughout("no word of life", 10 * EVERY, 0, async || systemd.feeds()).await;
+        throughout("no watchdog notification", 10 * EVERY, 0, async || {
+            systemd.watchdog_notifications()
+        })
+        .await;
 
-        // Systemd has not acted yet, and the way is free again.
+        // systemd has not restarted the agent yet, and the link carries everything again.
         cloud.hub_proxy.restore();
         cloud.hub_proxy.cut();
         device.carried_both_ways(&cloud).await;
         assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
-        assert_fed("carrying again", &systemd, 2 * EVERY).await;
+        assert_notified("carrying again", &systemd, 2 * EVERY).await;
         assert_eq!(agent(&device).await["stalledSessions"], 0);
     }
 }

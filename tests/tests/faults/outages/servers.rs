@@ -1,5 +1,5 @@
-//! Redis as people have it: one that Spoke cannot work with is refused with what it is and the mend, and one
-//! that gives no hints is polled.
+//! Redis servers that Spoke meets in practice: an unsuitable one is refused with the reason and what to
+//! do, and one that gives no hints is polled.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use spoke_tests::{
     cloud::{Cloud, IN, OTP_SECRET, Settings, out},
     device::{Device, IN as DEVICE_IN, OUT},
     entries::numbered,
-    old_redis::Aged,
+    old_redis::OldRedis,
     process::{Finished, Start, run, write_secret},
     redis::RedisServer,
     service::{Kind, Service},
@@ -21,9 +21,9 @@ async fn ended(program: &str, url: &str) -> Finished {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let secret = folder.path().join("otp");
     write_secret(&secret, OTP_SECRET);
-    let word = if program == "spoke-agent" { "run" } else { "serve" };
+    let command = if program == "spoke-agent" { "run" } else { "serve" };
     let name = program.to_uppercase().replace('-', "_");
-    let mut start = Start::with(&[word]);
+    let mut start = Start::with(&[command]);
     let state = folder.path().join("state");
     for (key, value) in [
         ("REDIS", url),
@@ -35,12 +35,12 @@ async fn ended(program: &str, url: &str) -> Finished {
         ("STATE_DIR", state.to_str().expect("its path is UTF-8")),
         ("OTP_SECRET_FILE", secret.to_str().expect("its path is UTF-8")),
     ] {
-        let is_of = match key {
+        let is_setting = match key {
             "LISTEN" => program != "spoke-agent",
             "CLIENT" | "AUTH" | "HUB" | "STATE_DIR" | "OTP_SECRET_FILE" => program == "spoke-agent",
             _ => true,
         };
-        if is_of {
+        if is_setting {
             start = start.variable(&format!("{name}_{key}"), value);
         }
     }
@@ -48,14 +48,14 @@ async fn ended(program: &str, url: &str) -> Finished {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the_mend() {
+async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_what_to_do() {
     let redis = RedisServer::start().await;
-    let aged = Aged::start(redis.port()).await;
-    aged.set_old(true);
+    let old = OldRedis::start(redis.port()).await;
+    old.set_old(true);
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
     for program in ["spoke-agent", "spoke-hub", "spoke-auth"] {
         for (url, words) in [
-            (aged.url(), ["the server is Redis 6.0.", "requires 7.0 or newer"]),
+            (old.url(), ["the server is Redis 6.0.", "requires 7.0 or newer"]),
             (cluster.url(), ["cluster mode", "cluster-enabled no"]),
         ] {
             let ended = ended(program, &url).await;
@@ -65,7 +65,7 @@ async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the
             }
         }
     }
-    for (url, word) in [(aged.url(), "requires 7.0"), (cluster.url(), "cluster mode")] {
+    for (url, word) in [(old.url(), "requires 7.0"), (cluster.url(), "cluster mode")] {
         for program in ["spoke-hub", "spoke-auth"] {
             let name = program.to_uppercase().replace('-', "_");
             let start = Start::with(&["check"]).variable(&format!("{name}_REDIS"), &url);
@@ -77,21 +77,22 @@ async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_the
 }
 
 #[tokio::test]
-async fn a_redis_that_is_downgraded_in_place_is_told_with_both_versions_until_it_is_new_again() {
+async fn a_redis_downgraded_in_place_is_reported_with_both_versions_until_upgraded() {
     let redis = RedisServer::start().await;
-    let aged = Aged::start(redis.port()).await;
+    let old = OldRedis::start(redis.port()).await;
     let folder = tempfile::tempdir().unwrap();
     for kind in [Kind::Hub, Kind::Auth] {
-        let service = Service::start(kind, &aged.url(), &[], folder.path()).await;
+        let service = Service::start(kind, &old.url(), &[], folder.path()).await;
         service.ready().await;
-        aged.set_old(true);
-        eventually("the service to say so", RECOVERY, async || {
+        old.set_old(true);
+        eventually("the service to report it", RECOVERY, async || {
             let ready = service.admin().get("/readyz").await;
-            let is_so = ready.text.contains("Redis 6.0.") && ready.text.contains("requires 7.0");
-            if is_so && ready.status == 503 { Ok(()) } else { Err(ready) }
+            let is_expected =
+                ready.text.contains("Redis 6.0.") && ready.text.contains("requires 7.0");
+            if is_expected && ready.status == 503 { Ok(()) } else { Err(ready) }
         })
         .await;
-        aged.set_old(false);
+        old.set_old(false);
         eventually("the service to be ready", RECOVERY, async || {
             let ready = service.admin().get("/readyz").await;
             if ready.status == 200 { Ok(()) } else { Err(ready) }
@@ -101,7 +102,7 @@ async fn a_redis_that_is_downgraded_in_place_is_told_with_both_versions_until_it
 }
 
 #[tokio::test]
-async fn where_redis_denies_client_tracking_news_comes_within_a_second_and_check_warns() {
+async fn without_client_tracking_entries_arrive_within_a_second_and_check_warns() {
     let redis = RedisServer::start().await;
     deny_tracking(&redis).await;
     let hub_url = format!("redis://spoke:pw@127.0.0.1:{}", redis.port());
@@ -134,7 +135,7 @@ async fn where_redis_denies_client_tracking_news_comes_within_a_second_and_check
     assert!(checked.stdout.contains("warn  redis: "), "{checked:?}");
     assert!(checked.stdout.contains("+client|tracking"), "{checked:?}");
 
-    // With the right, hints come again by themselves.
+    // Once the command is allowed, hints work again automatically.
     cloud.redis.command::<()>(&["ACL", "SETUSER", "spoke", "+client|tracking"]).await;
     eventually_true("hints to be back", async || {
         cloud.hub.log().contains("redis allows CLIENT TRACKING again")

@@ -1,4 +1,4 @@
-//! What hub and auth answer while their Redis is in trouble, one row a fault.
+//! The answers of hub and auth while their Redis fails, for each fault.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn new_session() -> Value {
     json!({ "version": "test", "origin": origin, "cursor": { "epoch": 0, "seq": "0-0" } })
 }
 
-/// 503, and when to come back.
+/// Asserts 503 with a valid `Retry-After`.
 fn assert_unavailable(what: &str, fault: Fault, answer: &Answer) {
     assert_eq!(answer.status, 503, "{what} while its redis is {fault:?}: {answer:?}");
     assert_eq!(answer.refusal().1, "unavailable", "{what} while its redis is {fault:?}");
@@ -47,16 +47,16 @@ fn assert_unavailable(what: &str, fault: Fault, answer: &Answer) {
     assert!(answer.retry_after() <= Some(longest), "{what}, {fault:?}: {answer:?}");
 }
 
-/// A question that changes nothing: right, or 503.
+/// Asserts the answer to a read: 200 if the fault allows reads, otherwise 503.
 fn assert_read(what: &str, fault: Fault, answer: &Answer) {
-    match fault.leaves_reads() {
+    match fault.allows_reads() {
         true => assert_eq!(answer.status, 200, "{what} while its redis is {fault:?}: {answer:?}"),
         false => assert_unavailable(what, fault, answer),
     }
 }
 
 #[tokio::test]
-async fn a_hub_whose_redis_is_in_trouble_answers_503_with_a_wait_and_then_goes_on_where_it_was() {
+async fn a_hub_whose_redis_fails_answers_503_with_retry_after_and_then_continues() {
     for fault in Fault::ALL {
         let mut stand = Stand::start(Kind::Hub, &[]).await;
         let dev1 = stand.client("dev1").await;
@@ -74,16 +74,20 @@ async fn a_hub_whose_redis_is_in_trouble_answers_503_with_a_wait_and_then_goes_o
         assert_unavailable("POST /xadd", fault, &added);
         assert_unavailable("POST /session", fault, &begun);
         assert_read("GET /seq", fault, &cursor);
-        // It marks what it gives out, and that is a write; one for which there is always room.
+        // A read records what it sends, which is a write; a full Redis still accepts that one.
         match fault {
             Fault::Full => assert_read("GET /xread", fault, &read),
             _ => assert_unavailable("GET /xread", fault, &read),
         }
-        assert_eq!(stand.service.admin().get("/healthz").await.status, 200, "it lives: {fault:?}");
+        assert_eq!(
+            stand.service.admin().get("/healthz").await.status,
+            200,
+            "it is alive: {fault:?}"
+        );
 
         fault.end(&mut stand.redis).await;
         let awaited = format!("the entry to be taken after {fault:?}");
-        // One whose answer was lost with the connection may have been taken.
+        // 409, since the entry may have been taken although its answer was lost with the connection.
         eventually_is(&awaited, 409, async || dev1.post_json("/xadd", &one(2)).await.status).await;
         dev1.post_json("/session", &new_session()).await.ok();
         assert_eq!(stand.redis.length("spoke-hub:in:x").await, 2, "{fault:?}");
@@ -101,7 +105,7 @@ async fn after_an_outage_of_its_redis_the_first_request_is_served() {
 }
 
 #[tokio::test]
-async fn auth_whose_redis_is_in_trouble_answers_503_with_a_wait_and_takes_the_same_code_later() {
+async fn auth_whose_redis_fails_answers_503_with_retry_after_and_accepts_the_code_later() {
     for fault in Fault::ALL {
         let mut stand = Stand::start(Kind::Auth, &[]).await;
         for client in ["dev1", "dev2"] {
@@ -119,7 +123,7 @@ async fn auth_whose_redis_is_in_trouble_answers_503_with_a_wait_and_takes_the_sa
         assert_unavailable("POST /register", fault, &registered);
         fault.end(&mut stand.redis).await;
         for (what, answer) in [("POST /login", logged_in), ("POST /refresh", refreshed)] {
-            // Where one takes an old session out first, a full Redis takes the new one.
+            // Auth deletes an old session first, so a full Redis accepts the new one.
             match (fault, answer.status) {
                 (Fault::Full, 200) => {
                     let token = answer.json()["sessionToken"].as_str().unwrap().to_owned();
@@ -145,7 +149,7 @@ async fn log_in(api: &Api) -> Answer {
 }
 
 #[tokio::test]
-async fn a_session_whose_batch_cannot_be_taken_is_told_unavailable_and_when_to_come_back() {
+async fn a_session_whose_batch_fails_gets_goaway_unavailable_with_a_wait() {
     for fault in Fault::ALL {
         let mut stand = Stand::start(Kind::Hub, &[]).await;
         let token = stand.client("dev1").await.token().unwrap().to_owned();
@@ -153,12 +157,12 @@ async fn a_session_whose_batch_cannot_be_taken_is_told_unavailable_and_when_to_c
         fault.begin(&mut stand.redis).await;
 
         socket.send_frame(&batch(1)).await;
-        assert_sent_away(&format!("{fault:?}"), socket.frame().await);
-        // Nor does it get in again meanwhile.
+        assert_goaway(&format!("{fault:?}"), socket.frame().await);
+        // A reconnect is refused too during the fault.
         match Socket::connect(stand.service.address(), &Offer::of(&token, SUBPROTOCOL)).await {
             Ok(mut socket) => {
                 socket.send_frame(&Frame::Hello(Box::new(hello()))).await;
-                assert_sent_away(&format!("HELLO, {fault:?}"), socket.frame().await);
+                assert_goaway(&format!("HELLO, {fault:?}"), socket.frame().await);
             }
             Err(answer) => assert_unavailable("GET /sync", fault, &answer),
         }
@@ -171,10 +175,10 @@ async fn a_session_whose_batch_cannot_be_taken_is_told_unavailable_and_when_to_c
     }
 }
 
-/// GOAWAY `unavailable`; gives its wait.
-fn assert_sent_away(what: &str, frame: Frame) -> Duration {
+/// Asserts GOAWAY `unavailable`; returns its wait.
+fn assert_goaway(what: &str, frame: Frame) -> Duration {
     let Frame::Goaway(Goaway { reason: GoawayReason::Unavailable, wait_ms, .. }) = frame else {
-        panic!("{what}: GOAWAY unavailable was expected and not {frame:?}");
+        panic!("{what}: expected GOAWAY unavailable, got {frame:?}");
     };
     let wait = Duration::from_millis(wait_ms);
     assert!(
@@ -185,7 +189,7 @@ fn assert_sent_away(what: &str, frame: Frame) -> Duration {
 }
 
 #[tokio::test]
-async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
+async fn clients_disconnected_by_one_fault_are_given_different_waits() {
     let mut stand = Stand::start(Kind::Hub, &[]).await;
     let mut sockets = Vec::new();
     for n in 0..24 {
@@ -197,10 +201,10 @@ async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
     let mut waits = Vec::new();
     for socket in &mut sockets {
         socket.send_frame(&batch(1)).await;
-        waits.push(assert_sent_away("a session", socket.frame().await));
+        waits.push(assert_goaway("a session", socket.frame().await));
     }
 
-    // Chance leaves a whole fifth of the span empty once in two hundred times, three never.
+    // By chance, one fifth of the span stays empty in one of two hundred runs, and three never do.
     let fifth = |wait: &Duration| {
         (*wait - RECONNECT_WAIT_MIN).as_millis() * 5 / RECONNECT_SPREAD.as_millis()
     };
@@ -209,12 +213,12 @@ async fn those_whom_one_fault_sends_away_are_not_asked_back_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn a_session_that_asks_nothing_of_a_redis_in_trouble_stays() {
+async fn a_session_that_needs_nothing_from_a_failing_redis_stays_open() {
     let mut stand = Stand::start(Kind::Hub, &[]).await;
     let token = stand.client("dev1").await.token().unwrap().to_owned();
     stand.redis.command::<String>(&["XADD", "spoke-hub:out:dev1:x", "*", "n", "1"]).await;
     let (mut socket, _) = session(stand.service.address(), &token, hello()).await;
-    // Until then the hub asks: where the session begins it looks at the out stream, and marks it.
+    // Before this the hub needs Redis: when a session begins, it reads and marks the out stream.
     assert!(matches!(socket.frame().await, Frame::Push(_)));
 
     for fault in [Fault::Full, Fault::Replica, Fault::NoSnapshot] {

@@ -1,5 +1,5 @@
-//! The state folder gone bad: what a person has to mend ends the agent with code 78 and stays as it
-//! is, what can be had again is had again, and no device is enrolled anew in silence.
+//! A damaged state directory: what a person has to repair ends the agent with code 78 and stays
+//! unchanged, what can be replaced is replaced, and no device is silently enrolled again.
 
 use std::{
     fs::{self, Permissions},
@@ -15,10 +15,10 @@ use spoke_tests::{
 
 use crate::outages::add_up;
 
-/// Makes root heed the modes of files, as the service's own user has to.
+/// Makes root obey file modes, as the service's own user has to.
 const WITHOUT_OVERRIDE: [&str; 3] = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
 
-/// A device that was registered and has carried something; its agent is stopped.
+/// A registered device that has carried something; its agent is stopped.
 async fn enrolled(cloud: &Cloud) -> Device {
     let mut device = Device::start(cloud, "dev1").await;
     add_up(&device, "before", 10).await;
@@ -51,7 +51,7 @@ fn replace_by_folder(path: &Path) {
     fs::create_dir(path).expect(CAN);
 }
 
-/// Names, modes and contents of what is in a folder, but for the lock.
+/// Names, modes and contents of the files in a folder, except the lock.
 fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
     let described = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -64,19 +64,19 @@ fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
     files
 }
 
-const CAN: &str = "a test can do this with its own files";
+const CAN: &str = "a test can change its own files";
 
 type Spoil = fn(&Path);
 
 #[tokio::test]
-async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_overwritten() {
+async fn a_bad_secret_ends_the_agent_with_78_and_what_to_do_and_nothing_is_overwritten() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
     let table: [(&str, Spoil, &str); 8] = [
         ("corrupt", |dir| fs::write(dir.join("secret"), "?".repeat(43)).unwrap(), "invalid secret"),
         ("empty", |dir| fs::write(dir.join("secret"), "").unwrap(), "invalid secret"),
-        ("no text", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "invalid secret"),
+        ("not UTF-8", |dir| fs::write(dir.join("secret"), [0xff; 43]).unwrap(), "invalid secret"),
         (
             "cut short",
             |dir| {
@@ -85,9 +85,9 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
             },
             "invalid secret",
         ),
-        ("gone", |dir| fs::remove_file(dir.join("secret")).unwrap(), "not found"),
+        ("missing", |dir| fs::remove_file(dir.join("secret")).unwrap(), "not found"),
         (
-            "gone with `registered`, but for the session",
+            "missing with `registered`, but with a session",
             |dir| {
                 fs::remove_file(dir.join("secret")).unwrap();
                 fs::remove_file(dir.join("registered")).unwrap();
@@ -95,7 +95,7 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
             "not found",
         ),
         ("a folder", |dir| replace_by_folder(&dir.join("secret")), "failed to read"),
-        ("not ours to read", |dir| set_mode(&dir.join("secret"), 0o000), "owner, mode"),
+        ("unreadable", |dir| set_mode(&dir.join("secret"), 0o000), "owner, mode"),
     ];
     for (row, (what, spoil, words)) in table.into_iter().enumerate() {
         let state = copy(&device, row);
@@ -108,18 +108,22 @@ async fn a_secret_gone_bad_ends_the_agent_with_78_and_the_mend_and_nothing_is_ov
         assert_eq!(ended.code, Some(78), "{what}: {ended:?}");
         let place = state.display().to_string();
         assert!(ended.stderr.contains(words) && ended.stderr.contains(&place), "{what}: {ended:?}");
-        assert_eq!(snapshot(&state), before, "{what}: what a person could save is as it was");
+        assert_eq!(snapshot(&state), before, "{what}: the files were changed");
         set_mode(&state, 0o700);
     }
     let file = device.folder().join("a-file");
     fs::write(&file, "").unwrap();
     device.set("state_dir", file.to_str().unwrap());
-    assert_eq!(device.command(&["run"]).await.code, Some(78), "a file where a folder must be");
-    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+    assert_eq!(device.command(&["run"]).await.code, Some(78), "a file instead of a directory");
+    assert_eq!(
+        cloud.redis.hash("spoke-auth:client:dev1:h").await,
+        known,
+        "a device was registered"
+    );
 }
 
 #[tokio::test]
-async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
+async fn replaceable_state_is_replaced_and_the_secret_is_kept() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
@@ -129,7 +133,7 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
         ("a corrupt session", |dir| fs::write(dir.join("session"), "{\"tok").unwrap()),
         ("an empty session", |dir| fs::write(dir.join("session"), "").unwrap()),
         ("a session that is a folder", |dir| replace_by_folder(&dir.join("session"))),
-        ("a session that is not ours to read", |dir| set_mode(&dir.join("session"), 0o000)),
+        ("an unreadable session", |dir| set_mode(&dir.join("session"), 0o000)),
         ("a session of another client", |dir| {
             let session = fs::read_to_string(dir.join("session")).unwrap();
             write_secret(&dir.join("session"), &session.replace("dev1", "dev2"));
@@ -137,7 +141,7 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
         ("no `registered`", |dir| fs::remove_file(dir.join("registered")).unwrap()),
         ("a corrupt `registered`", |dir| fs::write(dir.join("registered"), "?").unwrap()),
         ("a secret that others can read", |dir| set_mode(&dir.join("secret"), 0o644)),
-        ("a folder that takes no writes", |dir| {
+        ("a read-only directory", |dir| {
             fs::remove_file(dir.join("session")).unwrap();
             set_mode(dir, 0o500);
         }),
@@ -162,27 +166,31 @@ async fn what_can_be_had_again_is_had_again_and_the_secret_stays() {
             let log = device.log();
             let is_it = |line: &&str| line.contains("damaged state file") && line.contains(&path);
             let line = log.lines().find(is_it);
-            let line = line.unwrap_or_else(|| panic!("{what}: nothing is said:\n{log}"));
+            let line = line.unwrap_or_else(|| panic!("{what}: not logged:\n{log}"));
             assert!(line.contains("effect"), "{what}: {line}");
-            assert!(!line.contains("tok"), "its contents are not told: {line}");
+            assert!(!line.contains("tok"), "the file's contents are logged: {line}");
         }
-        let is_kept = what != "a folder that takes no writes" && !state.join("session").is_dir();
+        let is_kept = what != "a read-only directory" && !state.join("session").is_dir();
         assert_eq!(state.join("session").is_file(), is_kept, "{what}");
         assert_eq!(fs::read(state.join("secret")).unwrap(), secret, "{what}");
         assert_eq!(fs::metadata(state.join("secret")).unwrap().mode() & 0o777, 0o600, "{what}");
         set_mode(&state, 0o700);
     }
-    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
+    assert_eq!(
+        cloud.redis.hash("spoke-auth:client:dev1:h").await,
+        known,
+        "a device was registered"
+    );
 }
 
 #[tokio::test]
-async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
+async fn the_agent_waits_for_a_state_directory_that_is_not_usable_yet() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     install_tls();
     let admin = format!("127.0.0.1:{}", free_port());
     device.set("admin_listen", &admin);
-    // A mount point that only root may enter, and one whose file system is not there yet at all.
+    // A mount point that only root may enter, and one whose file system is not mounted yet.
     for (row, hide) in [(0, 0o000), (1, 0o500)] {
         let state = copy(&device, row);
         let place = if row == 0 { state.clone() } else { state.join("later/state") };
@@ -193,8 +201,8 @@ async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
         }
         device.set("state_dir", place.to_str().unwrap());
         device.start_agent();
-        let up = add_up(&device, "meanwhile", 1).await;
-        eventually_true("the agent to be there, not ready, and to say why", async || {
+        let up = add_up(&device, "waiting", 1).await;
+        eventually_true("the agent to run, not ready, with the reason", async || {
             let Ok(answer) = reqwest::get(format!("http://{admin}/readyz")).await else {
                 return false;
             };
@@ -219,7 +227,7 @@ async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
         assert_eq!(
             log.matches("state directory is not usable").count(),
             row + 1,
-            "once a start: {log}"
+            "once per start: {log}"
         );
         assert!(log.contains("state directory became usable"), "{log}");
         device.stop_agent().await;
@@ -227,16 +235,16 @@ async fn a_state_folder_that_cannot_be_used_yet_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_state_folder_that_is_mounted_over_an_empty_one_is_taken_up() {
+async fn a_state_directory_that_is_mounted_over_an_empty_one_is_used() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     let place = device.folder().join("mount-point");
     device.set("state_dir", place.to_str().unwrap());
-    // As in the field: one that is refused asks seldom.
+    // The defaults: a refused agent retries rarely.
     device.set("refused_retry_first_ms", "60000");
     device.set("refused_retry_longest_ms", "3600000");
     device.start_agent();
-    let up = add_up(&device, "meanwhile", 1).await;
+    let up = add_up(&device, "waiting", 1).await;
     eventually_true("the agent to be refused", async || device.log().contains("was just created"))
         .await;
     fs::rename(&place, device.folder().join("hidden")).expect(CAN);
@@ -250,30 +258,34 @@ async fn a_state_folder_that_is_mounted_over_an_empty_one_is_taken_up() {
 }
 
 #[tokio::test]
-async fn a_state_folder_that_was_emptied_is_not_enrolled_anew_in_silence() {
+async fn a_device_with_an_emptied_state_directory_is_not_silently_enrolled_again() {
     let cloud = Cloud::start().await;
     let mut device = enrolled(&cloud).await;
     let known = cloud.redis.hash("spoke-auth:client:dev1:h").await;
     let empty = device.folder().join("not-mounted");
     device.set("state_dir", empty.to_str().unwrap());
     device.start_agent();
-    add_up(&device, "meanwhile", 10).await;
+    add_up(&device, "waiting", 10).await;
 
-    eventually_true("the log to say what may be the cause", async || {
+    eventually_true("the log to name the likely cause", async || {
         let log = device.log();
         log.contains("was just created") && log.contains("not-mounted")
     })
     .await;
 
-    assert_eq!(cloud.redis.hash("spoke-auth:client:dev1:h").await, known, "nobody registered");
-    assert!(device.agent().exit().is_none(), "it goes on asking, seldom");
+    assert_eq!(
+        cloud.redis.hash("spoke-auth:client:dev1:h").await,
+        known,
+        "a device was registered"
+    );
+    assert!(device.agent().exit().is_none(), "the agent ended instead of retrying");
     device.set("state_dir", device.folder().join("state").to_str().unwrap());
     device.start_agent();
     device.carried_both_ways(&cloud).await;
 }
 
 #[tokio::test]
-async fn the_state_folder_of_another_device_is_said_when_its_secret_is_refused() {
+async fn a_refused_secret_from_another_devices_state_directory_is_reported_as_such() {
     let cloud = Cloud::start().await;
     let first = enrolled(&cloud).await;
     let mut second = Device::start(&cloud, "dev2").await;
@@ -282,7 +294,7 @@ async fn the_state_folder_of_another_device_is_said_when_its_secret_is_refused()
     second.stop_agent().await;
     second.set("state_dir", first.folder().join("state").to_str().unwrap());
     second.start_agent();
-    eventually_true("the log to name whose it is", async || {
+    eventually_true("the log to name the other device", async || {
         second.log().contains("holds the identity of dev1")
     })
     .await;
@@ -290,7 +302,7 @@ async fn the_state_folder_of_another_device_is_said_when_its_secret_is_refused()
 }
 
 #[tokio::test]
-async fn a_state_folder_that_vanishes_under_a_running_agent_does_not_stop_it() {
+async fn a_state_directory_that_is_deleted_under_a_running_agent_does_not_stop_it() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     add_up(&device, "before", 10).await;
@@ -299,7 +311,7 @@ async fn a_state_folder_that_vanishes_under_a_running_agent_does_not_stop_it() {
     cloud.redis.forget("spoke-auth:session:").await;
     add_up(&device, "afterwards", 10).await;
     device.carried_both_ways(&cloud).await;
-    eventually_true("the log to tell of it", async || {
+    eventually_true("the log to report it", async || {
         device.log().contains("failed to save session to state_dir")
     })
     .await;

@@ -1,4 +1,4 @@
-//! Sessions that end, clients that are shut out, auth that is away.
+//! Sessions that end, clients that are disabled, and an auth that is down.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use spoke_tests::{
 use crate::recovery::{TRANSPORTS, add_down, add_up, assert_all_carried};
 
 #[tokio::test]
-async fn a_session_that_ends_is_replaced_without_a_hand() {
+async fn an_ended_session_is_replaced_automatically() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -28,7 +28,7 @@ async fn a_session_that_ends_is_replaced_without_a_hand() {
 }
 
 #[tokio::test]
-async fn while_auth_is_away_a_device_with_a_session_reconnects() {
+async fn while_auth_is_down_a_device_with_a_session_reconnects() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -45,7 +45,7 @@ async fn while_auth_is_away_a_device_with_a_session_reconnects() {
 }
 
 #[tokio::test]
-async fn a_device_that_cannot_reach_auth_keeps_what_it_has_and_registers_later() {
+async fn a_device_that_cannot_reach_auth_keeps_its_entries_and_registers_later() {
     let cloud = Cloud::start().await;
     cloud.auth_proxy.refuse();
     let device = Device::start(&cloud, "dev1").await;
@@ -60,10 +60,10 @@ async fn a_device_that_cannot_reach_auth_keeps_what_it_has_and_registers_later()
 }
 
 #[tokio::test]
-async fn a_revoked_device_is_out_at_once_and_asks_seldom() {
+async fn a_revoked_device_is_disconnected_at_once_and_retries_rarely() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
-        // As in the field: minutes between tries when a person has to act.
+        // As in production: minutes between tries when a person has to act.
         let settings = [
             ("transport", transport),
             ("refused_retry_first_ms", "60000"),
@@ -76,7 +76,7 @@ async fn a_revoked_device_is_out_at_once_and_asks_seldom() {
         let revoke = ["HSET", "spoke-auth:client:dev1:h", "disabled", "1"];
         cloud.redis.command::<()>(&revoke).await;
         cloud.redis.forget("spoke-auth:session:").await;
-        let log = format!("the log of {transport} to say that it was refused");
+        let log = format!("the log to report the refusal, over {transport}");
         eventually_true(&log, async || device.log().contains("refused")).await;
         add_up(&device, "afterwards", 10).await;
 
@@ -86,13 +86,13 @@ async fn a_revoked_device_is_out_at_once_and_asks_seldom() {
         })
         .await;
         let more = cloud.auth_proxy.connections() - auth + cloud.hub_proxy.connections() - hub;
-        assert!(more <= 4, "it asked {more} times in two seconds");
-        assert!(device.agent().exit().is_none(), "it goes on taking entries");
+        assert!(more <= 4, "it connected {more} times in two seconds");
+        assert!(device.agent().exit().is_none(), "the agent ended");
     }
 }
 
 #[tokio::test]
-async fn a_device_that_is_provisioned_again_comes_back_without_a_hand() {
+async fn a_device_that_is_provisioned_again_reconnects_automatically() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     add_up(&device, "before", 10).await;
@@ -100,25 +100,25 @@ async fn a_device_that_is_provisioned_again_comes_back_without_a_hand() {
     let key = "spoke-auth:client:dev1:h";
     cloud.redis.command::<()>(&["HSET", key, "disabled", "1"]).await;
     cloud.redis.forget("spoke-auth:session:").await;
-    eventually_true("it to be refused", async || device.log().contains("refused")).await;
-    add_up(&device, "while shut out", 10).await;
+    eventually_true("the device to be refused", async || device.log().contains("refused")).await;
+    add_up(&device, "while disabled", 10).await;
 
-    // What `provision --again` does; the code of this step was used for the first registration.
+    // As `provision --again` does; the one-time code of this time step was used already.
     cloud.redis.command::<()>(&["DEL", key]).await;
     cloud.provision("dev1").await;
 
-    // A client that was registered again begins anew at the hub.
+    // A client that is registered again begins new epochs at the hub.
     let all = device.redis.entries(OUT).await;
     let (before, after) = all.split_at(10);
     let carried = async || checker::from_device(&cloud.redis.entries(IN).await, "dev1");
-    eventually_is("all to be carried", 20, async || carried().await.len()).await;
+    eventually_is("all entries to be carried", 20, async || carried().await.len()).await;
     let mut expected = checker::expected(before, Some(1));
     expected.extend(checker::expected(after, Some(3)));
     checker::assert_same("up", &expected, &carried().await);
 }
 
 #[tokio::test]
-async fn a_registration_whose_answer_was_lost_is_made_good() {
+async fn a_registration_whose_response_was_lost_is_completed() {
     let cloud = Cloud::start().await;
     cloud.auth_proxy.lose_downstream();
     let device = Device::start(&cloud, "dev1").await;
@@ -133,7 +133,7 @@ async fn a_registration_whose_answer_was_lost_is_made_good() {
 }
 
 #[tokio::test]
-async fn a_registered_device_needs_the_one_time_secret_no_more() {
+async fn a_registered_device_no_longer_needs_the_one_time_secret() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     add_up(&device, "first", 1).await;
@@ -147,7 +147,7 @@ async fn a_registered_device_needs_the_one_time_secret_no_more() {
 }
 
 #[tokio::test]
-async fn neither_secret_nor_token_is_ever_in_a_log() {
+async fn no_log_contains_a_secret_or_a_token() {
     let cloud = Cloud::start().await;
     let mut device = Device::start_with(&cloud, "dev1", &[("log.level", "trace")]).await;
     add_up(&device, "first", 1).await;
@@ -165,8 +165,8 @@ async fn neither_secret_nor_token_is_ever_in_a_log() {
     }
 }
 
-/// The token in the session file, whatever stands around it.
+/// The token in the session file, whatever surrounds it.
 fn longest_word(text: &str) -> &str {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
-    words.max_by_key(|word| word.len()).expect("a session is a word")
+    words.max_by_key(|word| word.len()).expect("the session file has words")
 }

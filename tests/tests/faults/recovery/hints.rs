@@ -1,4 +1,4 @@
-//! Hints that are lost while the connection that they come on is well.
+//! Hints that are lost while their connection stays open.
 
 use std::time::Duration;
 
@@ -8,45 +8,45 @@ use spoke_tests::{
     cloud::{Cloud, IN, Settings, admit, out},
     device::{self, Device},
     entries::fields,
-    muted_redis::Deaf,
+    muted_redis::MutedRedis,
     redis::RedisServer,
     wait::{eventually, eventually_true},
     websocket::{Heard, Offer, Socket, hello},
 };
 
-const IN_TIME: Duration = SWEEP_INTERVAL.saturating_add(Duration::from_secs(10));
+const SWEPT_WITHIN: Duration = SWEEP_INTERVAL.saturating_add(Duration::from_secs(10));
 
-async fn deaf_cloud() -> (Cloud, Deaf) {
+async fn muted_cloud() -> (Cloud, MutedRedis) {
     let redis = RedisServer::start().await;
-    let deaf = Deaf::start(redis.port()).await;
-    let hub = [("redis", &*deaf.url())];
-    (Cloud::start_on(redis, Settings { hub: &hub, auth: &[] }).await, deaf)
+    let muted = MutedRedis::start(redis.port()).await;
+    let hub = [("redis", &*muted.url())];
+    (Cloud::start_on(redis, Settings { hub: &hub, auth: &[] }).await, muted)
 }
 
 #[tokio::test]
-async fn an_entry_that_no_hint_told_of_is_late_and_not_lost() {
-    let (cloud, deaf_hub) = deaf_cloud().await;
+async fn an_entry_whose_hint_was_lost_is_late_but_not_lost() {
+    let (cloud, muted_hub) = muted_cloud().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
-    let deaf_agent = Deaf::start(device.redis.port()).await;
-    device.set("redis", &deaf_agent.url());
+    let muted_agent = MutedRedis::start(device.redis.port()).await;
+    device.set("redis", &muted_agent.url());
     device.start_agent();
     let first = fields([("n", "1")]);
     device.redis.add(device::OUT, &first).await;
     cloud.redis.add(&out("dev1"), &first).await;
-    // What was there when the session began needs no hint.
+    // Entries from before the session need no hint.
     eventually_true("the first entries", async || lengths(&cloud, &device).await == (1, 1)).await;
-    let before = (deaf_hub.swallowed(), deaf_agent.swallowed());
+    let before = (muted_hub.dropped_hints(), muted_agent.dropped_hints());
 
     let second = fields([("n", "2")]);
     device.redis.add(device::OUT, &second).await;
     cloud.redis.add(&out("dev1"), &second).await;
 
     eventually_true("the hints to be lost", async || {
-        deaf_hub.swallowed() > before.0 && deaf_agent.swallowed() > before.1
+        muted_hub.dropped_hints() > before.0 && muted_agent.dropped_hints() > before.1
     })
     .await;
-    assert_eq!(lengths(&cloud, &device).await, (1, 1), "nobody has heard of the second ones");
-    eventually("the second entries", IN_TIME, async || match lengths(&cloud, &device).await {
+    assert_eq!(lengths(&cloud, &device).await, (1, 1), "the second entries arrived without a hint");
+    eventually("the second entries", SWEPT_WITHIN, async || match lengths(&cloud, &device).await {
         (2, 2) => Ok(()),
         other => Err(other),
     })
@@ -58,17 +58,17 @@ async fn lengths(cloud: &Cloud, device: &Device) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn a_session_whose_end_no_hint_told_of_is_closed_by_the_sweep() {
-    let (cloud, deaf) = deaf_cloud().await;
+async fn a_session_whose_end_hint_was_lost_is_closed_by_the_sweep() {
+    let (cloud, muted) = muted_cloud().await;
     let offer = Offer::of(&admit(&cloud.redis, "dev1").await, SUBPROTOCOL);
     let mut socket = Socket::connect(cloud.hub.address(), &offer).await.unwrap();
     socket.greet(hello()).await;
-    let before = deaf.swallowed();
+    let before = muted.dropped_hints();
 
     cloud.redis.forget("spoke-auth:session:").await;
 
-    eventually_true("the hint to be lost", async || deaf.swallowed() > before).await;
-    let code = eventually("the session to be closed", IN_TIME, async || {
+    eventually_true("the hint to be lost", async || muted.dropped_hints() > before).await;
+    let code = eventually("the session to be closed", SWEPT_WITHIN, async || {
         socket.send_frame(&Frame::Ping).await;
         match socket.next().await {
             Heard::Closed(Some((code, _))) => Ok(code),

@@ -1,4 +1,4 @@
-//! Two agents with one identity: one wins, the other is told why, and nothing is interleaved.
+//! Two agents with one identity: one wins, the other learns why, and nothing is interleaved.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use crate::recovery::{TRANSPORTS, add_up, assert_all_carried, part};
 
 fn words(entry: &Carried) -> (String, usize) {
     let text = |i: usize| String::from_utf8_lossy(&entry.fields[i].1).into_owned();
-    (text(0), text(1).parse().expect("each bears its number"))
+    (text(0), text(1).parse().expect("each entry has a number"))
 }
 
 #[tokio::test]
-async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() {
+async fn a_device_or_its_clone_learns_why_it_was_superseded_and_nothing_is_interleaved() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let settings = [("transport", transport)];
@@ -32,7 +32,7 @@ async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() 
             add_up(&clone, "clone", 20).await;
         }
 
-        let awaited = format!("one of them to be told that it is not alone, over {transport}");
+        let awaited = format!("one of them to be superseded, over {transport}");
         eventually_true(&awaited, async || {
             original.log().contains("superseded") || clone.log().contains("superseded")
         })
@@ -49,7 +49,7 @@ async fn of_a_device_and_its_clone_one_is_told_why_and_nothing_is_interleaved() 
     }
 }
 
-/// Within an epoch all entries are of one device, and no two have the same seq.
+/// Asserts that all entries of an epoch are of one device, and that seqs rise.
 fn assert_not_interleaved(carried: &[Carried]) {
     let mut epochs: BTreeMap<u64, Vec<&Carried>> = BTreeMap::new();
     for entry in carried {
@@ -58,7 +58,7 @@ fn assert_not_interleaved(carried: &[Carried]) {
     for (epoch, entries) in epochs {
         let (owner, _) = words(entries[0]);
         for entry in &entries {
-            assert_eq!(words(entry).0, owner, "epoch {epoch} holds entries of both");
+            assert_eq!(words(entry).0, owner, "epoch {epoch} has entries of both devices");
         }
         let seqs: Vec<spoke_protocol::Seq> =
             entries.iter().map(|entry| entry.seq.parse().expect("a seq")).collect();
@@ -67,7 +67,7 @@ fn assert_not_interleaved(carried: &[Carried]) {
 }
 
 #[tokio::test]
-async fn two_agents_on_one_state_folder_are_told_apart_before_they_connect() {
+async fn a_second_agent_on_one_state_directory_is_refused_before_it_connects() {
     let cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     add_up(&device, "first", 1).await;
@@ -75,14 +75,14 @@ async fn two_agents_on_one_state_folder_are_told_apart_before_they_connect() {
     let second = device.command(&["run"]).await;
     assert_eq!(second.code, Some(1), "{second:?}");
     let words = second.stdout + &second.stderr;
-    assert!(words.contains("state"), "it names what is in use: {words}");
+    assert!(words.contains("state"), "the error does not name the state directory: {words}");
     add_up(&device, "second", 1).await;
     assert_all_carried(&cloud, &device).await;
 }
 
 #[tokio::test]
-async fn a_device_whose_hub_redis_holds_a_session_of_nobody_takes_over() {
-    // A hub that was killed leaves its session behind; the next one just wins.
+async fn a_device_takes_over_from_a_stale_session_in_the_hubs_redis() {
+    // A killed hub leaves its session in Redis; the next session replaces it.
     let mut cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     for _ in 0..3 {

@@ -14,13 +14,13 @@ async fn device(cloud: &Cloud, transport: &str) -> Device {
     let device = Device::start_with(cloud, "dev1", &[("transport", transport)]).await;
     add_up(&device, "first", 10).await;
     add_down(cloud, &device, "first", 10).await;
-    // Over HTTP one request waits for the answer of the one before: none may be under way.
+    // Over HTTP a request waits for the response to the previous one: none may be in flight.
     device.acknowledged_both_ways(cloud).await;
     device
 }
 
 #[tokio::test]
-async fn an_acknowledgement_that_is_lost_makes_no_entry_twice() {
+async fn a_lost_acknowledgement_duplicates_no_entry() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = device(&cloud, transport).await;
@@ -34,7 +34,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_entry_twice() {
             .await;
             cloud.hub_proxy.cut();
             cloud.hub_proxy.restore();
-            // Made good by the next connection, not by sending again.
+            // The next connection acknowledges them; they are not sent again.
             device.acknowledged_both_ways(&cloud).await;
         }
         add_up(&device, "last", 1).await;
@@ -43,13 +43,13 @@ async fn an_acknowledgement_that_is_lost_makes_no_entry_twice() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_of_the_device_that_is_lost_makes_no_entry_twice() {
+async fn a_lost_acknowledgement_from_the_device_duplicates_no_entry() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = device(&cloud, transport).await;
         for round in 1..=5 {
             add_down(&cloud, &device, "cut off", 10).await;
-            // As soon as the first of them is there; whether its acknowledgement has left is chance.
+            // Cuts as soon as the first of them arrives; its acknowledgement may or may not be sent.
             eventually("an entry to arrive", PATIENCE, async || {
                 let length = device.redis.length(IN).await;
                 if length > 10 * round { Ok(()) } else { Err(length) }
@@ -63,14 +63,14 @@ async fn an_acknowledgement_of_the_device_that_is_lost_makes_no_entry_twice() {
 }
 
 #[tokio::test]
-async fn a_hub_that_comes_back_after_a_while_is_found_again() {
+async fn an_agent_reconnects_to_a_hub_that_was_down_for_a_while() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = device(&cloud, transport).await;
         cloud.hub_proxy.refuse();
         cloud.hub_proxy.cut();
-        add_up(&device, "meanwhile", 100).await;
-        add_down(&cloud, &device, "meanwhile", 100).await;
+        add_up(&device, "while the hub is down", 100).await;
+        add_down(&cloud, &device, "while the hub is down", 100).await;
         let tried = cloud.hub_proxy.connections();
         eventually("a few tries", PATIENCE, async || {
             let tries = cloud.hub_proxy.connections() - tried;
@@ -95,14 +95,14 @@ async fn a_slow_link_carries_everything() {
 }
 
 #[tokio::test]
-async fn a_link_that_carries_nothing_is_given_up_and_the_next_one_used() {
+async fn a_link_that_carries_nothing_is_closed_and_replaced() {
     let cloud = Cloud::start().await;
     let device = device(&cloud, "ws").await;
     let before = cloud.hub_proxy.connections();
     cloud.hub_proxy.black_hole();
-    add_up(&device, "into nothing", 10).await;
+    add_up(&device, "lost on the link", 10).await;
     let begun = Instant::now();
-    // The agent looks at progress, and not at whether it is connected.
+    // The agent watches progress, not only its connection.
     eventually("another connection", Duration::from_secs(50), async || {
         let connections = cloud.hub_proxy.connections();
         if connections > before { Ok(()) } else { Err(connections) }

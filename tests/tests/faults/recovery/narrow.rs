@@ -1,4 +1,4 @@
-//! Links that break each connection after some bytes, or under one transport only, for ever.
+//! Links that break every connection after some bytes, permanently, or under one transport only.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use spoke_tests::{
 
 use crate::recovery::{TRANSPORTS, add_up, assert_all_carried};
 
-/// A fruitless session is followed by a wait, and each session over such a link carries little.
-const IN_TIME: Duration = Duration::from_secs(100);
+/// Long, since each session over such a link carries little, and a wait follows a session without progress.
+const NARROW_PATIENCE: Duration = Duration::from_secs(100);
 
-const BEGIN: &str = "entry does not get through the link";
-const END: &str = "entries get through the link again";
+const STUCK: &str = "entry does not get through the link";
+const FREED: &str = "entries get through the link again";
 
-/// Entries of this size that no compression makes smaller.
+/// Incompressible entries of this size.
 fn blobs(count: usize, bytes: usize) -> Vec<Fields> {
     let blob = || {
         let mut blob = vec![0; bytes];
@@ -39,7 +39,7 @@ async fn connected(cloud: &Cloud, settings: &[(&str, &str)]) -> Device {
     device
 }
 
-fn become_narrow(cloud: &Cloud, bytes: u64) {
+fn narrow_link(cloud: &Cloud, bytes: u64) {
     cloud.hub_proxy.narrow(bytes, Narrowed::All);
     cloud.hub_proxy.cut();
 }
@@ -52,10 +52,10 @@ async fn add_blobs_down(cloud: &Cloud, count: usize, bytes: usize) -> Vec<Stored
     cloud.redis.add_all(&out("dev1"), &blobs(count, bytes)).await
 }
 
-/// Both copies hold that many.
-async fn carried(cloud: &Cloud, device: &Device, up: usize, down: usize) {
+/// Waits until both copies hold this many entries.
+async fn wait_for_copies(cloud: &Cloud, device: &Device, up: usize, down: usize) {
     let sessions = cloud.hub_proxy.connections();
-    eventually("everything to get through", IN_TIME, async || {
+    eventually("everything to get through", NARROW_PATIENCE, async || {
         let seen = (cloud.carried("dev1").await.len(), device.carried().await.len());
         if seen == (up, down) { Ok(()) } else { Err((seen, cloud.hub_proxy.connections())) }
     })
@@ -68,9 +68,9 @@ async fn a_link_that_breaks_after_forty_kilobytes_carries_everything_up() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = connected(&cloud, &[("transport", transport)]).await;
-        become_narrow(&cloud, 40_000);
+        narrow_link(&cloud, 40_000);
         add_blobs_up(&device, 200, 4096).await;
-        carried(&cloud, &device, 201, 1).await;
+        wait_for_copies(&cloud, &device, 201, 1).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
@@ -80,9 +80,9 @@ async fn a_link_that_breaks_after_forty_kilobytes_carries_everything_down() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = connected(&cloud, &[("transport", transport)]).await;
-        become_narrow(&cloud, 40_000);
+        narrow_link(&cloud, 40_000);
         add_blobs_down(&cloud, 200, 4096).await;
-        carried(&cloud, &device, 1, 201).await;
+        wait_for_copies(&cloud, &device, 1, 201).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
@@ -92,10 +92,10 @@ async fn a_link_that_breaks_after_forty_kilobytes_carries_everything_both_ways()
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = connected(&cloud, &[("transport", transport)]).await;
-        become_narrow(&cloud, 40_000);
+        narrow_link(&cloud, 40_000);
         add_blobs_up(&device, 60, 4096).await;
         add_blobs_down(&cloud, 60, 4096).await;
-        carried(&cloud, &device, 61, 61).await;
+        wait_for_copies(&cloud, &device, 61, 61).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
@@ -105,29 +105,29 @@ async fn a_link_of_six_kilobytes_carries_an_entry_at_a_time() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let device = connected(&cloud, &[("transport", transport)]).await;
-        become_narrow(&cloud, 6_000);
+        narrow_link(&cloud, 6_000);
         add_blobs_up(&device, 20, 2048).await;
         add_blobs_down(&cloud, 20, 2048).await;
-        carried(&cloud, &device, 21, 21).await;
+        wait_for_copies(&cloud, &device, 21, 21).await;
         assert_all_carried(&cloud, &device).await;
     }
 }
 
 #[tokio::test]
-async fn an_entry_that_does_not_get_through_is_told_at_both_ends_until_it_does() {
+async fn a_stuck_entry_is_reported_at_both_ends_until_it_gets_through() {
     let cloud = Cloud::start_with(Settings::default()).await;
     let admin = format!("127.0.0.1:{}", free_port());
     let settings = [("transport", "ws"), ("admin_listen", &*admin)];
     let device = connected(&cloud, &settings).await;
-    become_narrow(&cloud, 40_000);
+    narrow_link(&cloud, 40_000);
     let up = add_blobs_up(&device, 1, 60_000).await.remove(0).id;
     let down = add_blobs_down(&cloud, 1, 60_000).await.remove(0).id;
-    let both_logs = async |line: &str, down: &str| {
-        let at_hub = cloud.hub.log();
-        at_hub.lines().any(|said| said.contains(line) && said.contains(down))
-            && device.log().contains(line)
+    let both_log = async |message: &str, down: &str| {
+        let hub_log = cloud.hub.log();
+        hub_log.lines().any(|line| line.contains(message) && line.contains(down))
+            && device.log().contains(message)
     };
-    eventually_true("both ends to tell of it", async || both_logs(BEGIN, &down).await).await;
+    eventually_true("both ends to log it", async || both_log(STUCK, &down).await).await;
 
     let status = device.command(&["status", "--json"]).await.done().json();
     assert_eq!(status["agent"]["stuck"]["seq"], up, "{status}");
@@ -146,44 +146,44 @@ async fn an_entry_that_does_not_get_through_is_told_at_both_ends_until_it_does()
                 && has(&hub, &format!("spoke_hub_stuck_clients {stuck}"))
         }
     };
-    assert!(figures().await(1), "both ends count it");
+    assert!(figures().await(1), "the metrics do not count it");
 
     cloud.hub_proxy.widen();
     cloud.hub_proxy.cut();
     assert_all_carried(&cloud, &device).await;
-    eventually_true("both ends to tell its end", async || both_logs(END, &down).await).await;
-    assert!(figures().await(0), "nothing is stuck any more");
+    eventually_true("both ends to log its end", async || both_log(FREED, &down).await).await;
+    assert!(figures().await(0), "the metrics still count it");
     let status = device.command(&["status", "--json"]).await.done().json();
     assert!(status["agent"]["stuck"].is_null(), "{status}");
-    assert_eq!(device.log().matches(BEGIN).count(), 1, "it is said once");
+    assert_eq!(device.log().matches(STUCK).count(), 1, "it is logged once");
 }
 
 #[tokio::test]
-async fn an_entry_that_does_not_get_through_leaves_the_other_direction_its_turn() {
+async fn a_stuck_entry_does_not_block_the_other_direction() {
     let cloud = Cloud::start().await;
     let device = connected(&cloud, &[("transport", "ws")]).await;
-    become_narrow(&cloud, 40_000);
+    narrow_link(&cloud, 40_000);
     add_blobs_up(&device, 1, 60_000).await;
-    eventually_true("the entry to be stuck", async || device.log().contains(BEGIN)).await;
+    eventually_true("the entry to be stuck", async || device.log().contains(STUCK)).await;
     add_blobs_down(&cloud, 20, 4096).await;
-    carried(&cloud, &device, 1, 21).await;
+    wait_for_copies(&cloud, &device, 1, 21).await;
     cloud.hub_proxy.widen();
     assert_all_carried(&cloud, &device).await;
 
-    become_narrow(&cloud, 40_000);
+    narrow_link(&cloud, 40_000);
     add_blobs_down(&cloud, 1, 60_000).await;
-    eventually_true("the entry to be stuck", async || cloud.hub.log().contains(BEGIN)).await;
+    eventually_true("the entry to be stuck", async || cloud.hub.log().contains(STUCK)).await;
     add_blobs_up(&device, 20, 4096).await;
-    carried(&cloud, &device, 22, 21).await;
+    wait_for_copies(&cloud, &device, 22, 21).await;
     cloud.hub_proxy.widen();
     assert_all_carried(&cloud, &device).await;
 }
 
 #[tokio::test]
-async fn websockets_that_break_after_the_handshake_are_left_for_http() {
+async fn an_agent_falls_back_to_http_when_websockets_break_after_the_handshake() {
     let cloud = Cloud::start().await;
     let device = connected(&cloud, &[("transport", "auto")]).await;
-    // The handshake passes, and an entry of 4 KiB does not.
+    // The handshake gets through, and an entry of 4 KiB does not.
     cloud.hub_proxy.narrow(3000, Narrowed::WebSockets);
     cloud.hub_proxy.cut();
     add_blobs_up(&device, 50, 4096).await;
@@ -194,7 +194,7 @@ async fn websockets_that_break_after_the_handshake_are_left_for_http() {
 }
 
 #[tokio::test]
-async fn a_link_that_is_down_leaves_the_path_as_it_was() {
+async fn a_link_that_was_down_does_not_shrink_the_batches() {
     let cloud = Cloud::start().await;
     let device = connected(&cloud, &[("transport", "ws")]).await;
     cloud.hub_proxy.refuse();
@@ -216,7 +216,7 @@ async fn a_link_that_is_down_leaves_the_path_as_it_was() {
     let before = batches().await;
     cloud.hub_proxy.restore();
     assert_all_carried(&cloud, &device).await;
-    assert_eq!(batches().await, before + 1, "all that waited fits one batch");
+    assert_eq!(batches().await, before + 1, "the whole backlog must fit one batch");
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn a_new_device_behind_a_narrow_link_gets_everything_through() {
         add_blobs_up(&device, 200, 4096).await;
         cloud.hub_proxy.narrow(40_000, Narrowed::All);
         device.start_agent();
-        carried(&cloud, &device, 200, 0).await;
+        wait_for_copies(&cloud, &device, 200, 0).await;
         assert_all_carried(&cloud, &device).await;
     }
 }

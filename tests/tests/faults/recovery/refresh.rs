@@ -1,4 +1,4 @@
-//! Tokens that are refreshed while a session lives, and entries that outlast them.
+//! Tokens that are refreshed during a session, and transfers that outlast a token.
 
 use std::{fs, time::Duration};
 
@@ -13,25 +13,26 @@ use spoke_tests::{
 
 use crate::recovery::{TRANSPORTS, add_down, add_up, assert_all_carried};
 
-/// What is left of the life of the token that a device has when its agent starts.
+/// The time that the token of a device is still valid when its agent starts.
 const LEFT_MS: u64 = 4000;
 
-/// A device whose agent runs with a token that ends soon; gives the key of that session.
-async fn with_an_old_token(cloud: &Cloud, transport: &str) -> (Device, String) {
+/// A device whose agent runs with a token that expires soon, and the key of that session.
+async fn with_expiring_token(cloud: &Cloud, transport: &str) -> (Device, String) {
     let mut device = Device::start_with(cloud, "dev1", &[("transport", transport)]).await;
     add_up(&device, "first", 10).await;
     device.carried_both_ways(cloud).await;
     device.stop_agent().await;
     let path = device.folder().join("state/session");
     let mut session: Value =
-        serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("it is JSON");
+        serde_json::from_slice(&fs::read(&path).expect("the session file exists"))
+            .expect("it is JSON");
     let (issued, expires) = (now_ms(), now_ms() + LEFT_MS);
     (session["issued_at_ms"], session["expires_at_ms"]) = (issued.into(), expires.into());
     fs::write(&path, session.to_string()).expect("it can be written");
     let key = session_key("spoke-auth", &digest(session["token"].as_str().expect("it has one")));
     let left = LEFT_MS.to_string();
     let is_set: u64 = cloud.redis.command(&["PEXPIRE", &key, &left]).await;
-    assert_eq!(is_set, 1, "the token is the one that auth knows");
+    assert_eq!(is_set, 1, "auth does not know the token");
     device.start_agent();
     (device, key)
 }
@@ -44,12 +45,12 @@ async fn generation(cloud: &Cloud) -> String {
 async fn a_session_outlasts_the_token_that_it_began_with() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
-        let (device, key) = with_an_old_token(&cloud, transport).await;
+        let (device, key) = with_expiring_token(&cloud, transport).await;
         add_up(&device, "second", 10).await;
         device.carried_both_ways(&cloud).await;
         let before = generation(&cloud).await;
 
-        eventually_is("the old session", 0, async || {
+        eventually_is("the old session to expire", 0, async || {
             cloud.redis.command::<u64>(&["EXISTS", &key]).await
         })
         .await;
@@ -58,21 +59,21 @@ async fn a_session_outlasts_the_token_that_it_began_with() {
         add_down(&cloud, &device, "third", 10).await;
         assert_all_carried(&cloud, &device).await;
 
-        assert_eq!(generation(&cloud).await, before, "{transport}: it is the same session");
+        assert_eq!(generation(&cloud).await, before, "{transport}: the session was replaced");
     }
 }
 
 #[tokio::test]
-async fn an_entry_arrives_whose_transfer_takes_longer_than_the_token_lives() {
+async fn an_entry_whose_transfer_outlasts_the_token_arrives() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
-        let (device, key) = with_an_old_token(&cloud, transport).await;
+        let (device, key) = with_expiring_token(&cloud, transport).await;
         eventually_true("a session", async || {
             device.log()[..].matches("\"connected to hub\"").count() >= 2
         })
         .await;
         let before = generation(&cloud).await;
-        // A hundred pieces and more, each held back.
+        // More than a hundred pieces, each delayed.
         cloud.hub_proxy.delay(Duration::from_millis(60));
         let mut large = vec![0; 500_000];
         StdRng::seed_from_u64(1).fill_bytes(&mut large);
@@ -81,15 +82,15 @@ async fn an_entry_arrives_whose_transfer_takes_longer_than_the_token_lives() {
         eventually_is("entries in the cloud", 11, async || cloud.carried("dev1").await.len()).await;
 
         let is_there: u64 = cloud.redis.command(&["EXISTS", &key]).await;
-        assert_eq!(is_there, 0, "{transport}: the token ended on the way");
-        assert_eq!(generation(&cloud).await, before, "{transport}: it is the same session");
+        assert_eq!(is_there, 0, "{transport}: the token is still valid");
+        assert_eq!(generation(&cloud).await, before, "{transport}: the session was replaced");
     }
 }
 
 #[tokio::test]
-async fn a_logout_of_the_new_token_ends_the_session_that_began_with_the_old() {
+async fn logging_out_the_refreshed_token_ends_the_session_of_the_old_one() {
     let cloud = Cloud::start().await;
-    let (device, key) = with_an_old_token(&cloud, "ws").await;
+    let (device, key) = with_expiring_token(&cloud, "ws").await;
     let path = device.folder().join("state/session");
     let token = || {
         let session: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -102,7 +103,7 @@ async fn a_logout_of_the_new_token_ends_the_session_that_began_with_the_old() {
     assert_eq!(cloud.auth.api().with_token(&token()).post("/logout").await.status, 204);
     eventually_true("another session", async || generation(&cloud).await != before).await;
     let is_there: u64 = cloud.redis.command(&["EXISTS", &key]).await;
-    assert_eq!(is_there, 0, "what it was refreshed from has ended, too");
+    assert_eq!(is_there, 0, "the old token is still valid");
     add_up(&device, "after", 10).await;
     assert_all_carried(&cloud, &device).await;
 }

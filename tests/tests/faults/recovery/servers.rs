@@ -1,4 +1,4 @@
-//! Processes that die, and databases that refuse.
+//! Processes that die, and Redis servers that refuse.
 
 use spoke_tests::{
     cloud::{Cloud, out},
@@ -22,12 +22,12 @@ async fn connected(transport: &str) -> (Cloud, Device) {
 }
 
 #[tokio::test]
-async fn a_device_redis_that_is_killed_with_its_file_kept_loses_nothing() {
+async fn a_device_redis_that_is_killed_but_keeps_its_file_loses_nothing() {
     for transport in TRANSPORTS {
         let (cloud, mut device) = connected(transport).await;
         for _ in 0..3 {
-            add_up(&device, "under way", 300).await;
-            add_down(&cloud, &device, "under way", 300).await;
+            add_up(&device, "in flight", 300).await;
+            add_down(&cloud, &device, "in flight", 300).await;
             device.redis.kill9();
             device.redis.restart().await;
             device.carried_both_ways(&cloud).await;
@@ -37,12 +37,12 @@ async fn a_device_redis_that_is_killed_with_its_file_kept_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_hub_redis_that_is_killed_with_its_file_kept_loses_nothing() {
+async fn a_hub_redis_that_is_killed_but_keeps_its_file_loses_nothing() {
     for transport in TRANSPORTS {
         let (mut cloud, device) = connected(transport).await;
         for _ in 0..2 {
-            add_up(&device, "under way", 300).await;
-            add_down(&cloud, &device, "under way", 300).await;
+            add_up(&device, "in flight", 300).await;
+            add_down(&cloud, &device, "in flight", 300).await;
             cloud.redis.kill9();
             cloud.redis.restart().await;
             device.carried_both_ways(&cloud).await;
@@ -60,16 +60,16 @@ async fn an_agent_may_start_before_its_redis_and_before_the_cloud() {
     cloud.auth.kill9();
     cloud.hub.kill9();
     device.start_agent();
-    eventually_true("the agent to say what is wrong", async || device.log().contains("WARN")).await;
+    eventually_true("the agent to log a warning", async || device.log().contains("WARN")).await;
     device.redis.restart().await;
     cloud.restart_auth().await;
     cloud.restart_hub().await;
     assert_all_carried(&cloud, &device).await;
-    assert!(device.agent().exit().is_none(), "it never ends for want of others");
+    assert!(device.agent().exit().is_none(), "the agent ended because the others were down");
 }
 
 #[tokio::test]
-async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() {
+async fn an_agent_waits_for_a_full_hub_redis_and_keeps_its_entries() {
     for transport in TRANSPORTS {
         let settings = [("transport", transport), ("trim", "acked"), ("trim_slack_entries", "0")];
         let cloud = Cloud::start().await;
@@ -84,7 +84,7 @@ async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() 
         })
         .await;
         let kept = device.redis.entries(OUT).await;
-        assert!(kept.ends_with(&up), "an entry that was not acknowledged left the origin");
+        assert!(kept.ends_with(&up), "an unacknowledged entry left the origin");
         cloud.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
         device.carried_both_ways(&cloud).await;
         assert_eq!(cloud.carried("dev1").await.len(), 51);
@@ -92,17 +92,17 @@ async fn a_hub_redis_that_is_full_is_waited_for_and_nothing_leaves_the_origin() 
 }
 
 #[tokio::test]
-async fn a_device_redis_that_is_full_is_waited_for_and_the_way_up_stays_open() {
+async fn an_agent_waits_for_its_full_redis_and_then_carries_everything() {
     let (cloud, device) = connected("ws").await;
     device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     add_down(&cloud, &device, "refused", 50).await;
-    eventually_true("the agent to say what is wrong", async || device.log().contains("WARN")).await;
+    eventually_true("the agent to log a warning", async || device.log().contains("WARN")).await;
     device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_all_carried(&cloud, &device).await;
 }
 
 #[tokio::test]
-async fn a_second_hub_takes_over_when_the_first_is_ended() {
+async fn a_second_hub_takes_over_when_the_first_is_stopped() {
     for transport in TRANSPORTS {
         let (mut cloud, device) = connected(transport).await;
         for round in 0..3 {
@@ -126,7 +126,7 @@ async fn a_second_hub_takes_over_when_the_first_is_ended() {
 }
 
 #[tokio::test]
-async fn a_hub_that_hangs_is_left_for_another_and_what_it_holds_is_void() {
+async fn a_device_moves_from_a_hung_hub_to_another_and_the_hung_session_is_superseded() {
     let (mut cloud, device) = connected("ws").await;
     let mut hung = start_hub(&cloud).await;
     std::mem::swap(&mut hung.1, &mut cloud.hub);
@@ -134,19 +134,18 @@ async fn a_hub_that_hangs_is_left_for_another_and_what_it_holds_is_void() {
     hung.process().pause();
     let carried = cloud.hub_proxy.bytes(Direction::Up);
     add_up(&device, "while it hangs", 10).await;
-    eventually_true("the entries to be on their way to the hub that hangs", async || {
+    eventually_true("the entries to be on their way to the hung hub", async || {
         cloud.hub_proxy.bytes(Direction::Up) > carried + 100
     })
     .await;
 
-    // Nobody tells the hub that hangs that its agent has gone elsewhere.
+    // The hung hub does not learn that its agent has moved.
     cloud.hub_proxy.retarget(cloud.hub.address());
     cloud.hub_proxy.strand();
     device.carried_both_ways(&cloud).await;
     hung.process().resume();
 
-    eventually_true("the hub that hung to find out", async || hung.log().contains("superseded"))
-        .await;
+    eventually_true("the hung hub to find out", async || hung.log().contains("superseded")).await;
     add_up(&device, "after", 10).await;
     assert_all_carried(&cloud, &device).await;
     drop(folder);

@@ -1,4 +1,4 @@
-//! State that is gone, is somebody else's, or is of another stream than the one that is there.
+//! State that is missing, belongs to another device, or describes another stream.
 
 use std::time::Duration;
 
@@ -16,29 +16,29 @@ use spoke_tests::{
 use crate::recovery::{TRANSPORTS, add_down, add_up};
 
 const HASH: &str = "spoke-hub:client:dev1:h";
-/// How long what would come twice may take.
-const ECHO: Duration = Duration::from_millis(500);
+/// How long a duplicate could take to appear.
+const DUPLICATES_WITHIN: Duration = Duration::from_millis(500);
 
-/// Both ends hold 100 of each way, and the agent has written down that they do.
+/// Both ends hold 100 entries each way, and the agent has stored that they do.
 async fn in_step(transport: &str) -> (Cloud, Device) {
     let (cloud, device, ..) = crate::recovery::in_step(transport, 100).await;
     device.acknowledged_both_ways(&cloud).await;
     (cloud, device)
 }
 
-/// So many entries are in both copies, no more come, and no ledger tells of a loss.
+/// Asserts that both copies hold this many entries, that no more arrive, and that no ledger has a line.
 async fn assert_holds(cloud: &Cloud, device: &Device, up: usize, down: usize, what: &str) {
     let lengths = async || (cloud.redis.length(CLOUD_IN).await, device.redis.length(IN).await);
     eventually_is(what, (up, down), lengths).await;
-    throughout(what, ECHO, (up, down), lengths).await;
+    throughout(what, DUPLICATES_WITHIN, (up, down), lengths).await;
     for (redis, ledger) in [(&cloud.redis, cloud::LOST), (&device.redis, device::LOST)] {
         let lines = redis.entries(ledger).await;
-        assert!(lines.is_empty(), "{what}: {ledger} tells of {lines:?}");
+        assert!(lines.is_empty(), "{what}: {ledger} has {lines:?}");
     }
 }
 
 #[tokio::test]
-async fn what_the_hub_forgot_of_a_client_comes_neither_again_nor_is_it_told_as_lost() {
+async fn a_hub_that_lost_a_clients_state_causes_no_duplicate_and_reports_no_loss() {
     for transport in TRANSPORTS {
         for trim in ["keep", "acked"] {
             for is_live in [true, false] {
@@ -65,7 +65,7 @@ async fn what_the_hub_forgot_of_a_client_comes_neither_again_nor_is_it_told_as_l
 }
 
 #[tokio::test]
-async fn what_a_device_forgot_comes_neither_again_nor_is_it_told_as_lost() {
+async fn a_device_that_lost_its_state_causes_no_duplicate_and_reports_no_loss() {
     for transport in TRANSPORTS {
         for is_live in [true, false] {
             let (cloud, mut device) = in_step(transport).await;
@@ -85,47 +85,47 @@ async fn what_a_device_forgot_comes_neither_again_nor_is_it_told_as_lost() {
 }
 
 #[tokio::test]
-async fn at_another_hub_what_waits_is_carried_once_and_nothing_is_told_as_lost() {
+async fn a_device_moved_to_another_hub_carries_its_backlog_once_and_reports_no_loss() {
     for transport in TRANSPORTS {
         let (cloud, mut device) = in_step(transport).await;
         device.stop_agent().await;
         let other = Cloud::start().await;
         other.provision("dev1").await;
         let waiting = add_up(&device, "waiting", 20).await;
-        let there = add_down(&other, &device, "there", 10).await;
+        let new = add_down(&other, &device, "new", 10).await;
         device.set("auth", &cloud::url(other.auth_proxy.address()));
         device.set("hub", &cloud::url(other.hub_proxy.address()));
         std::fs::remove_dir_all(device.folder().join("state")).expect("it was registered");
         device.start_agent();
-        eventually_is("what waited", expected(&waiting, Some(2)), async || {
+        eventually_is("the backlog", expected(&waiting, Some(2)), async || {
             other.carried("dev1").await
         })
         .await;
         assert_holds(&other, &device, 20, 110, transport).await;
         let down = device.carried().await;
-        assert_same("down", &expected(&there, None), &down[100..]);
-        assert_eq!(cloud.redis.length(CLOUD_IN).await, 100, "the first hub has what it had");
+        assert_same("down", &expected(&new, None), &down[100..]);
+        assert_eq!(cloud.redis.length(CLOUD_IN).await, 100, "the first hub's copy changed");
     }
 }
 
 #[tokio::test]
-async fn under_another_name_what_waits_is_carried_once_and_nothing_is_told_as_lost() {
+async fn a_renamed_device_carries_its_backlog_once_and_reports_no_loss() {
     let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     cloud.provision("dev2").await;
     let waiting = add_up(&device, "waiting", 20).await;
     device.set("client", "dev2");
     device.client = "dev2".to_owned();
-    add_down(&cloud, &device, "there", 10).await;
+    add_down(&cloud, &device, "new", 10).await;
     std::fs::remove_dir_all(device.folder().join("state")).expect("it was registered");
     device.start_agent();
-    eventually_is("what waited", expected(&waiting, Some(2)), async || cloud.carried("dev2").await)
+    eventually_is("the backlog", expected(&waiting, Some(2)), async || cloud.carried("dev2").await)
         .await;
     assert_holds(&cloud, &device, 120, 110, "under another name").await;
 }
 
-/// The IDs that 1-0 to this one were given, with what they hold.
-async fn give(device: &Device, ids: std::ops::RangeInclusive<u64>, word: &str) {
+/// Adds entries with these IDs in one transaction; deletes the stream first if the range begins at 1.
+async fn add_atomically(device: &Device, ids: std::ops::RangeInclusive<u64>, word: &str) {
     let mut adding = pipe();
     adding.atomic();
     if *ids.start() == 1 {
@@ -138,16 +138,16 @@ async fn give(device: &Device, ids: std::ops::RangeInclusive<u64>, word: &str) {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_and_filled_again_in_one_step_is_carried_whole_whatever_its_ids() {
+async fn a_stream_deleted_and_refilled_atomically_is_carried_completely_for_any_ids() {
     for (transport, trim) in [("ws", "keep"), ("ws", "acked"), ("http", "keep"), ("http", "acked")]
     {
         let cloud = Cloud::start().await;
         let settings = [("transport", transport), ("trim", trim)];
         let device = Device::start_with(&cloud, "dev1", &settings).await;
-        give(&device, 1..=100, "first").await;
+        add_atomically(&device, 1..=100, "first").await;
         device.acknowledged_both_ways(&cloud).await;
         for (round, last) in [(2, 200), (3, 100), (4, 300), (5, 50)] {
-            give(&device, 1..=last, &format!("round {round}")).await;
+            add_atomically(&device, 1..=last, &format!("round {round}")).await;
             let last = format!("round {round} {last}");
             eventually_true(&format!("{transport}: round {round}"), async || {
                 let copy = cloud.redis.entries(CLOUD_IN).await;
@@ -165,26 +165,27 @@ async fn a_stream_that_is_deleted_and_filled_again_in_one_step_is_carried_whole_
 }
 
 #[tokio::test]
-async fn a_stream_that_was_taken_away_after_all_was_carried_is_no_loss() {
-    for take_away in ["DEL", "RENAME", "PEXPIRE", "FLUSHALL"] {
+async fn removing_a_stream_after_everything_was_carried_is_no_loss() {
+    for removal in ["DEL", "RENAME", "PEXPIRE", "FLUSHALL"] {
         let (cloud, device) = in_step("ws").await;
-        match take_away {
+        match removal {
             "DEL" => device.redis.command::<()>(&["DEL", OUT]).await,
             "RENAME" => device.redis.command::<()>(&["RENAME", OUT, "elsewhere"]).await,
             "PEXPIRE" => {
                 device.redis.command::<()>(&["PEXPIRE", OUT, "1"]).await;
-                // What is added before would go with it.
-                eventually_is("it to be gone", 0, async || device.redis.length(OUT).await).await;
+                // An entry added before it expires would be deleted with it.
+                eventually_is("the stream to expire", 0, async || device.redis.length(OUT).await)
+                    .await;
             }
             _ => device.redis.flushall().await,
         }
         add_up(&device, "after", 20).await;
-        assert_holds(&cloud, &device, 120, 100, take_away).await;
+        assert_holds(&cloud, &device, 120, 100, removal).await;
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_was_renamed_away_while_offline_is_not_counted_for_the_one_in_its_place() {
+async fn a_stream_renamed_away_while_offline_is_not_counted_as_a_loss_of_its_replacement() {
     let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     add_up(&device, "unsent", 100).await;
@@ -192,7 +193,7 @@ async fn a_stream_that_was_renamed_away_while_offline_is_not_counted_for_the_one
     add_up(&device, "new", 3000).await;
     device.redis.command::<()>(&["XTRIM", OUT, "MAXLEN", "500"]).await;
     device.start_agent();
-    eventually_is("what is there", 600, async || cloud.redis.length(CLOUD_IN).await).await;
+    eventually_is("the remaining entries", 600, async || cloud.redis.length(CLOUD_IN).await).await;
     for (redis, ledger) in [(&cloud.redis, cloud::LOST), (&device.redis, device::LOST)] {
         let lines = redis.entries(ledger).await;
         let counts: Vec<_> = lines.iter().filter_map(|line| line.text("count")).collect();
@@ -201,7 +202,7 @@ async fn a_stream_that_was_renamed_away_while_offline_is_not_counted_for_the_one
 }
 
 #[tokio::test]
-async fn the_groups_lag_shows_every_redis_tool_what_was_not_given_out_yet() {
+async fn the_consumer_groups_lag_is_the_number_of_entries_not_sent_yet() {
     let (cloud, mut device) = in_step("ws").await;
     device.stop_agent().await;
     add_up(&device, "waiting", 30).await;
@@ -219,7 +220,7 @@ async fn the_groups_lag_shows_every_redis_tool_what_was_not_given_out_yet() {
 }
 
 #[tokio::test]
-async fn poison_in_front_of_a_full_redis_goes_to_the_dead_letters_and_the_rest_is_carried() {
+async fn a_poison_entry_at_the_head_of_a_full_redis_is_dead_lettered_and_the_rest_carried() {
     for fields in [1, 5000] {
         let cloud = Cloud::start().await;
         let mut device = Device::without_agent(&cloud, "dev1", &[("trim", "acked")]).await;
@@ -238,15 +239,15 @@ async fn poison_in_front_of_a_full_redis_goes_to_the_dead_letters_and_the_rest_i
         let dead = device.redis.entries("spoke-agent:dead:x").await;
         assert_eq!(dead.len(), if fields == 1 { 1 } else { 2 }, "{fields} fields");
         let total: usize = dead.iter().map(|letter| letter.fields.len()).sum();
-        // seq and reason in front of each, and part where there are several.
+        // Each has seq and reason in front, and part if there are several.
         assert_eq!(total, fields + 1 + if fields == 1 { 2 } else { 6 });
     }
 }
 
-/// What carries them may have in memory, in MiB. An agent of a release build stays below 32.
+/// The memory limit of agent and hub in MiB. A release build of the agent stays below 32.
 const CARRIER_MIB_MAX: u64 = 48;
 
-/// Many small entries, then large ones, then some that are too large by far, and small ones again.
+/// Adds many small entries, then large ones, then some that are far too large, and small ones again.
 async fn add_all_sizes(redis: &RedisServer, stream: &str) {
     let of = |bytes: usize| fields([("v", "x".repeat(bytes))]);
     redis.add_all(stream, &vec![numbered(1); 5000]).await;
@@ -255,32 +256,32 @@ async fn add_all_sizes(redis: &RedisServer, stream: &str) {
     redis.add_all(stream, &vec![numbered(2); 10]).await;
 }
 
-async fn all_sizes_are_carried(copy: (&RedisServer, &str), dead: (&RedisServer, &str)) {
+async fn wait_for_all_sizes(copy: (&RedisServer, &str), dead: (&RedisServer, &str)) {
     eventually_is("all but the huge ones", 5070, async || copy.0.length(copy.1).await).await;
-    eventually_is("the huge ones to be set aside", 3, async || dead.0.length(dead.1).await).await;
+    eventually_is("the huge ones to be dead-lettered", 3, async || dead.0.length(dead.1).await)
+        .await;
 }
 
 #[tokio::test]
-async fn neither_large_entries_behind_small_ones_nor_huge_ones_cost_much_memory_on_their_way_up() {
+async fn large_and_huge_entries_use_little_memory_on_the_way_up() {
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
     add_all_sizes(&device.redis, OUT).await;
     device.start_agent();
     let dead = (&device.redis, "spoke-agent:dead:x");
-    all_sizes_are_carried((&cloud.redis, CLOUD_IN), dead).await;
+    wait_for_all_sizes((&cloud.redis, CLOUD_IN), dead).await;
     let agent = resident_bytes_max(device.agent().pid()) >> 20;
     assert!(agent <= CARRIER_MIB_MAX, "the agent had {agent} MiB");
 }
 
 #[tokio::test]
-async fn neither_large_entries_behind_small_ones_nor_huge_ones_cost_much_memory_on_their_way_down()
-{
+async fn large_and_huge_entries_use_little_memory_on_the_way_down() {
     let mut cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     let before = resident_bytes_max(cloud.hub.process().pid()) >> 20;
     add_all_sizes(&cloud.redis, &out("dev1")).await;
     let dead = (&cloud.redis, "spoke-hub:dead:x");
-    all_sizes_are_carried((&device.redis, IN), dead).await;
+    wait_for_all_sizes((&device.redis, IN), dead).await;
     let hub = resident_bytes_max(cloud.hub.process().pid()) >> 20;
     let agent = resident_bytes_max(device.agent().pid()) >> 20;
     assert!(hub <= before + CARRIER_MIB_MAX, "the hub had {before} MiB, and then {hub}");

@@ -1,5 +1,5 @@
-//! A key that somebody else has written another type to: one direction stands still, says so, and goes on by
-//! itself once the key is free; the other direction and all other clients never notice.
+//! A key that another application has overwritten with another type: one direction stops, reports it, and
+//! continues automatically once the key is repaired; the other direction and other clients do not notice.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ use spoke_tests::{
 
 use crate::recovery::{TRANSPORTS, add_down, add_up};
 
-/// From the end of the fault until all is carried.
+/// The longest time from the end of the fault until everything is carried.
 const PROMISED: Duration = Duration::from_secs(5);
 
-async fn spoil(redis: &RedisServer, key: &str) {
+async fn replace_with_string(redis: &RedisServer, key: &str) {
     redis.command::<()>(&["RENAME", key, "elsewhere"]).await;
-    redis.command::<()>(&["SET", key, "somebody else's"]).await;
+    redis.command::<()>(&["SET", key, "another application's"]).await;
 }
 
-async fn mend(redis: &RedisServer, key: &str) {
+async fn restore_stream(redis: &RedisServer, key: &str) {
     redis.command::<()>(&["RENAME", "elsewhere", key]).await;
 }
 
-/// Both ends hold some of each way, and the agent can be asked.
+/// Both ends hold some entries each way, and the agent has an admin listener.
 async fn in_step(transport: &str) -> (Cloud, Device, Vec<Stored>, Vec<Stored>) {
     let cloud = Cloud::start().await;
     let admin = format!("127.0.0.1:{}", free_port());
@@ -44,14 +44,14 @@ async fn status(device: &Device) -> String {
     device.command(&["status"]).await.stdout
 }
 
-/// A line that names this key, what it is and what it has to be.
-fn names(log: &str, key: &str) -> bool {
-    let told = format!("wrong type of the redis key {key}: expected a stream, found a string");
-    log.lines().any(|line| line.contains(&told))
+/// Returns whether a line names_key this key, its type and the expected type.
+fn names_key(log: &str, key: &str) -> bool {
+    let words = format!("wrong type of the redis key {key}: expected a stream, found a string");
+    log.lines().any(|line| line.contains(&words))
 }
 
 #[tokio::test]
-async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_up_again() {
+async fn an_out_stream_of_the_wrong_type_stops_only_its_direction_until_it_is_repaired() {
     for transport in TRANSPORTS {
         let (cloud, device, mut up, mut down) = in_step(transport).await;
         let sessions = || cloud.hub.log().matches("session started").count();
@@ -59,22 +59,22 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
         for redis in [&device.redis, &cloud.redis] {
             let is_device = std::ptr::eq(redis, &device.redis);
             let key = if is_device { OUT.to_owned() } else { out("dev1") };
-            spoil(redis, &key).await;
-            // What goes the other way goes on.
+            replace_with_string(redis, &key).await;
+            // The other direction continues.
             if is_device {
-                down.extend(add_down(&cloud, &device, "meanwhile", 10).await);
+                down.extend(add_down(&cloud, &device, "during the fault", 10).await);
             } else {
-                up.extend(add_up(&device, "meanwhile", 10).await);
+                up.extend(add_up(&device, "during the fault", 10).await);
             }
             let (carried_up, carried_down) = (up.len(), down.len());
-            eventually_true("the other direction to go on", async || {
+            eventually_true("the other direction to continue", async || {
                 cloud.carried("dev1").await.len() == carried_up
                     && device.carried().await.len() == carried_down
             })
             .await;
             eventually_true("the key to be named", async || {
                 let log = if is_device { device.log() } else { cloud.hub.log() };
-                names(&log, &key)
+                names_key(&log, &key)
             })
             .await;
             if is_device {
@@ -84,7 +84,7 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
                 })
                 .await;
             }
-            mend(redis, &key).await;
+            restore_stream(redis, &key).await;
             let begun = Instant::now();
             if is_device {
                 up.extend(add_up(&device, "afterwards", 10).await);
@@ -94,8 +94,8 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
             device.carried_both_ways(&cloud).await;
             assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
         }
-        // Each fault costs one session at the most when it begins and one when it ends. Over HTTP the hub has no
-        // word for it but the end.
+        // Each fault costs at most one session when it begins and one when it ends. Over HTTP the hub can
+        // report it only by ending the session.
         assert!(
             transport == "http" || sessions() <= before + 4,
             "{transport}: {} sessions",
@@ -108,31 +108,31 @@ async fn an_out_stream_that_is_none_stops_its_own_direction_alone_and_is_taken_u
 }
 
 #[tokio::test]
-async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_alone() {
-    for (transport, spent) in [("ws", false), ("ws", true), ("http", false)] {
+async fn an_in_stream_of_the_wrong_type_or_without_ids_left_stops_only_its_direction() {
+    for (transport, is_exhausted) in [("ws", false), ("ws", true), ("http", false)] {
         let (cloud, device, mut up, mut down) = in_step(transport).await;
         for redis in [&device.redis, &cloud.redis] {
             let is_device = std::ptr::eq(redis, &device.redis);
             let key = if is_device { IN } else { CLOUD_IN };
             let last = Seq::MAX.to_string();
-            if spent {
+            if is_exhausted {
                 redis.command::<String>(&["XADD", key, &last, "not", "ours"]).await;
             } else {
-                spoil(redis, key).await;
+                replace_with_string(redis, key).await;
             }
-            up.extend(add_up(&device, "meanwhile", 10).await);
-            down.extend(add_down(&cloud, &device, "meanwhile", 10).await);
-            let went_on = async || match is_device {
+            up.extend(add_up(&device, "during the fault", 10).await);
+            down.extend(add_down(&cloud, &device, "during the fault", 10).await);
+            let has_continued = async || match is_device {
                 true => cloud.carried("dev1").await.len() == up.len(),
                 false => device.carried().await.len() == down.len(),
             };
-            eventually_true("the other direction to go on", went_on).await;
+            eventually_true("the other direction to continue", has_continued).await;
             let is_named = async || {
                 let log = if is_device { device.log() } else { cloud.hub.log() };
-                if spent {
+                if is_exhausted {
                     log.contains(key) && log.contains("highest possible ID")
                 } else {
-                    names(&log, key)
+                    names_key(&log, key)
                 }
             };
             eventually_true("the key to be named", is_named).await;
@@ -147,13 +147,13 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
                 cloud.hub.log().matches("session started").count()
             })
             .await;
-            if spent {
+            if is_exhausted {
                 redis.command::<u64>(&["XDEL", key, &last]).await;
                 let left: Vec<Stored> = redis.entries(key).await;
                 let id = left.last().expect("it has entries").id.clone();
                 redis.command::<()>(&["XSETID", key, &id]).await;
             } else {
-                mend(redis, key).await;
+                restore_stream(redis, key).await;
             }
             let begun = Instant::now();
             device.carried_both_ways(&cloud).await;
@@ -167,19 +167,21 @@ async fn an_in_stream_that_is_none_or_has_no_ids_left_stops_its_own_direction_al
     }
 }
 
-/// Only what has to be set aside shows that the dead letters cannot be.
+/// Only an entry that must be dead-lettered reveals that the dead-letter key cannot be used.
 #[tokio::test]
-async fn dead_letters_that_are_no_stream_stop_one_direction_alone_in_one_session() {
+async fn a_dead_letter_key_of_the_wrong_type_stops_one_direction_in_one_session() {
     let (cloud, device, mut up, _) = in_step("ws").await;
-    cloud.redis.command::<()>(&["SET", "spoke-hub:dead:x", "somebody else's"]).await;
+    cloud.redis.command::<()>(&["SET", "spoke-hub:dead:x", "another application's"]).await;
     let poison = [spoke_tests::entries::fields([("seq", "mine")])];
     cloud.redis.add_all(&out("dev1"), &poison).await;
-    add_down(&cloud, &device, "behind", 10).await;
-    eventually_true("the key to be named", async || names(&cloud.hub.log(), "spoke-hub:dead:x"))
-        .await;
+    add_down(&cloud, &device, "afterwards", 10).await;
+    eventually_true("the key to be named", async || {
+        names_key(&cloud.hub.log(), "spoke-hub:dead:x")
+    })
+    .await;
     let sessions = || cloud.hub.log().matches("session started").count();
     let before = sessions();
-    up.extend(add_up(&device, "meanwhile", 10).await);
+    up.extend(add_up(&device, "during the fault", 10).await);
     throughout("one session", Duration::from_secs(6), before, async || sessions()).await;
     assert_eq!(cloud.carried("dev1").await.len(), up.len());
     cloud.redis.command::<u64>(&["DEL", "spoke-hub:dead:x"]).await;
@@ -190,29 +192,30 @@ async fn dead_letters_that_are_no_stream_stop_one_direction_alone_in_one_session
 }
 
 #[tokio::test]
-async fn an_in_stream_of_a_device_that_is_none_stops_its_own_direction_alone_over_http_too() {
+async fn over_http_too_a_devices_in_stream_of_the_wrong_type_stops_only_its_direction() {
     let (cloud, device, ..) = in_step("http").await;
-    spoil(&device.redis, IN).await;
-    let down = add_down(&cloud, &device, "meanwhile", 500).await;
-    let up = add_up(&device, "meanwhile", 10).await;
-    eventually_true("what goes up to be carried", async || {
+    replace_with_string(&device.redis, IN).await;
+    let down = add_down(&cloud, &device, "during the fault", 500).await;
+    let up = add_up(&device, "during the fault", 10).await;
+    eventually_true("entries up to be carried", async || {
         cloud.carried("dev1").await.len() == 10 + up.len()
     })
     .await;
-    eventually_true("the key to be named", async || names(&device.log(), IN)).await;
-    mend(&device.redis, IN).await;
+    eventually_true("the key to be named", async || names_key(&device.log(), IN)).await;
+    restore_stream(&device.redis, IN).await;
     let begun = Instant::now();
-    eventually_true("all", async || device.carried().await.len() == 10 + down.len()).await;
+    eventually_true("all entries down", async || device.carried().await.len() == 10 + down.len())
+        .await;
     assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_client_whose_out_stream_is_none_can_come_sends_and_is_shown_so() {
+async fn a_client_whose_out_stream_has_the_wrong_type_connects_sends_and_is_listed() {
     let cloud = Cloud::start().await;
-    cloud.redis.command::<()>(&["SET", &out("dev1"), "somebody else's"]).await;
+    cloud.redis.command::<()>(&["SET", &out("dev1"), "another application's"]).await;
     let device = Device::start(&cloud, "dev1").await;
     let up = add_up(&device, "first", 10).await;
-    eventually_true("what it sends to be carried", async || {
+    eventually_true("its entries to be carried", async || {
         cloud.carried("dev1").await.len() == up.len()
     })
     .await;

@@ -1,4 +1,4 @@
-//! A Redis that comes back with nothing, at either end.
+//! A Redis that comes back empty, at either end.
 
 use std::fs;
 
@@ -13,15 +13,15 @@ use spoke_tests::{
 
 use crate::recovery::{TRANSPORTS, add_down, add_up, in_step};
 
-/// Entries of each way before the fault.
+/// Entries each way before the fault.
 const BEFORE: usize = 50;
 
 async fn assert_copies(cloud: &Cloud, device: &Device, up: Vec<Carried>, down: Vec<Carried>) {
-    eventually_is("the hub's copy to be whole", up.len(), async || {
+    eventually_is("the hub's copy to be complete", up.len(), async || {
         cloud.carried("dev1").await.len()
     })
     .await;
-    eventually_is("the device's copy to be whole", down.len(), async || {
+    eventually_is("the device's copy to be complete", down.len(), async || {
         device.carried().await.len()
     })
     .await;
@@ -29,12 +29,12 @@ async fn assert_copies(cloud: &Cloud, device: &Device, up: Vec<Carried>, down: V
     assert_same("down", &down, &device.carried().await);
 }
 
-/// The file is gone and the server too.
-async fn lose_database(device: &mut Device) {
+/// Kills the device's Redis, deletes its file and starts it again.
+async fn wipe_redis(device: &mut Device) {
     device.redis.kill9();
-    fs::remove_dir_all(device.redis.directory().join("appendonlydir")).expect("its file is there");
+    fs::remove_dir_all(device.redis.directory().join("appendonlydir")).expect("its file exists");
     device.redis.restart().await;
-    assert_eq!(device.redis.length(OUT).await, 0, "it came back with something");
+    assert_eq!(device.redis.length(OUT).await, 0, "redis came back with entries");
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_device_redis_wiped_while_the_agent_is_off_begins_a_new_epoch() {
     for transport in TRANSPORTS {
         let (cloud, mut device, before, down) = in_step(transport, BEFORE).await;
         device.stop_agent().await;
-        lose_database(&mut device).await;
+        wipe_redis(&mut device).await;
         let after = add_up(&device, "after", 50).await;
         device.start_agent();
 
@@ -55,7 +55,7 @@ async fn a_device_redis_wiped_while_the_agent_is_off_begins_a_new_epoch() {
 async fn a_device_redis_wiped_under_a_running_agent_begins_a_new_epoch() {
     for transport in TRANSPORTS {
         let (cloud, mut device, before, down) = in_step(transport, BEFORE).await;
-        lose_database(&mut device).await;
+        wipe_redis(&mut device).await;
         let after = add_up(&device, "after", 50).await;
         let later = add_down(&cloud, &device, "later", 10).await;
 
@@ -72,8 +72,10 @@ async fn a_device_redis_flushed_under_a_running_agent_loses_no_entry_added_after
         device.redis.flushall().await;
         let after = add_up(&device, "after", 50).await;
         let up = before.len() + after.len();
-        eventually_is("the hub's copy to be whole", up, async || cloud.carried("dev1").await.len())
-            .await;
+        eventually_is("the hub's copy to be complete", up, async || {
+            cloud.carried("dev1").await.len()
+        })
+        .await;
         let found = cloud.carried("dev1").await;
         let epoch = found.last().unwrap().epoch;
         let up = [expected(&before, Some(1)), expected(&after, epoch)].concat();
@@ -82,11 +84,11 @@ async fn a_device_redis_flushed_under_a_running_agent_loses_no_entry_added_after
 }
 
 #[tokio::test]
-async fn ids_below_the_cursor_after_a_wipe_are_no_duplicates() {
+async fn ids_below_the_cursor_after_a_wipe_are_not_taken_for_duplicates() {
     let (cloud, mut device, before, _) = in_step("ws", BEFORE).await;
     device.stop_agent().await;
-    lose_database(&mut device).await;
-    // A clock that came back in 1970, and the very ID at which the hub's cursor stands.
+    wipe_redis(&mut device).await;
+    // IDs of a clock that restarts in 1970, and exactly the ID of the hub's cursor.
     let mut after = Vec::new();
     for id in ["1-1", "1-2", "5-0", before[49].id.as_str()] {
         let fields = numbered(after.len());
@@ -95,21 +97,20 @@ async fn ids_below_the_cursor_after_a_wipe_are_no_duplicates() {
     }
     device.start_agent();
     let up = [expected(&before, Some(1)), expected(&after, Some(2))].concat();
-    eventually_is("the hub's copy to be whole", up.len(), async || {
+    eventually_is("the hub's copy to be complete", up.len(), async || {
         cloud.carried("dev1").await.len()
     })
     .await;
     assert_same("up", &up, &cloud.carried("dev1").await);
     device.redis.add(OUT, &numbered(99)).await;
-    eventually_is("the next one too", up.len() + 1, async || cloud.carried("dev1").await.len())
-        .await;
+    eventually_is("the next entry", up.len() + 1, async || cloud.carried("dev1").await.len()).await;
 }
 
 #[tokio::test]
-async fn after_a_wipe_the_streams_own_ids_go_on_past_the_hubs_cursor() {
+async fn after_a_wipe_redis_generates_ids_above_the_hubs_cursor() {
     let (cloud, mut device, before, _) = in_step("ws", BEFORE).await;
     device.stop_agent().await;
-    lose_database(&mut device).await;
+    wipe_redis(&mut device).await;
     device.redis.add_as(OUT, "1-1", &numbered(1)).await;
     device.start_agent();
     eventually_is("the entry to be carried", 51, async || cloud.carried("dev1").await.len()).await;
@@ -120,12 +121,12 @@ async fn after_a_wipe_the_streams_own_ids_go_on_past_the_hubs_cursor() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_wiped_again_and_again_counts_its_epochs() {
+async fn each_wipe_of_a_device_begins_one_new_epoch() {
     let (cloud, mut device, before, down) = in_step("ws", BEFORE).await;
     let mut up = expected(&before, Some(1));
     for epoch in 2..=4 {
         device.stop_agent().await;
-        lose_database(&mut device).await;
+        wipe_redis(&mut device).await;
         let added = add_up(&device, "again", 20).await;
         up.extend(expected(&added, Some(epoch)));
         device.start_agent();
@@ -134,7 +135,7 @@ async fn a_device_that_is_wiped_again_and_again_counts_its_epochs() {
 }
 
 #[tokio::test]
-async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
+async fn an_agent_that_lost_only_its_state_hash_duplicates_nothing() {
     for transport in TRANSPORTS {
         let (cloud, mut device, before, _) = in_step(transport, BEFORE).await;
         device.stop_agent().await;
@@ -143,14 +144,14 @@ async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
         let after = add_up(&device, "after", 20).await;
         device.start_agent();
         let up = expected(&[before, after].concat(), Some(1));
-        eventually_is("the hub's copy to be whole", up.len(), async || {
+        eventually_is("the hub's copy to be complete", up.len(), async || {
             cloud.carried("dev1").await.len()
         })
         .await;
         assert_same("up", &up, &cloud.carried("dev1").await);
         let down = add_down(&cloud, &device, "after", 1).await;
         assert!(cursor < down[0].id, "{cursor}");
-        eventually_is("the cursor down to be back", Some(down[0].id.clone()), async || {
+        eventually_is("the cursor down to be restored", Some(down[0].id.clone()), async || {
             device.redis.command(&["HGET", STATE, "in_seq"]).await
         })
         .await;
@@ -159,28 +160,28 @@ async fn an_agent_whose_memory_alone_is_gone_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn a_hub_redis_wiped_is_given_again_what_the_device_still_has() {
+async fn a_wiped_hub_redis_receives_again_what_the_device_still_has() {
     for transport in TRANSPORTS {
         let (cloud, device, before, down) = in_step(transport, BEFORE).await;
         cloud.redis.forget("spoke-hub:").await;
         let after = add_up(&device, "after", 50).await;
         let later = add_down(&cloud, &device, "later", 10).await;
 
-        eventually_is("the hub's copy to be whole", 100, async || {
+        eventually_is("the hub's copy to be complete", 100, async || {
             cloud.redis.length(CLOUD_IN).await
         })
         .await;
         let found = cloud.carried("dev1").await;
         let epochs: Vec<_> = found.iter().filter_map(|entry| entry.epoch).collect();
-        assert!(epochs.is_sorted(), "epochs only rise: {epochs:?}");
+        assert!(epochs.is_sorted(), "an epoch is lower than the one before: {epochs:?}");
         let mut up = expected(&[before, after].concat(), None);
         for (entry, found) in up.iter_mut().zip(&found) {
             entry.epoch = found.epoch;
         }
         assert_same("up", &up, &found);
-        // What the device had before it keeps; what was added since comes.
+        // The device keeps what it had; what was added since arrives.
         let down = expected(&[down, later].concat(), None);
-        eventually_is("the device's copy to be whole", down.len(), async || {
+        eventually_is("the device's copy to be complete", down.len(), async || {
             device.redis.length(IN).await
         })
         .await;
@@ -201,7 +202,7 @@ async fn a_hub_redis_wiped_while_the_agent_is_off_delivers_ids_below_the_cursor_
     }
     device.start_agent();
     let down = expected(&[down, later].concat(), None);
-    eventually_is("the device's copy to be whole", down.len(), async || {
+    eventually_is("the device's copy to be complete", down.len(), async || {
         device.redis.length(IN).await
     })
     .await;

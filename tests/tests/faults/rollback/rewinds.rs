@@ -10,7 +10,7 @@ use spoke_tests::{
 use super::{State, TRANSPORTS, add_at, lines, wait_for_copy};
 
 #[tokio::test]
-async fn a_device_redis_with_a_shorter_file_and_a_clock_behind_loses_and_repeats_nothing() {
+async fn a_truncated_device_redis_with_its_clock_set_back_loses_and_duplicates_nothing() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -21,8 +21,8 @@ async fn a_device_redis_with_a_shorter_file_and_a_clock_behind_loses_and_repeats
         device.acknowledged_both_ways(&cloud).await;
 
         state.restore(&mut device.redis).await;
-        assert_eq!(device.redis.length(OUT).await, 30, "the file is shorter");
-        // Below the cursor, at its very ID and past it, and all with other bytes.
+        assert_eq!(device.redis.length(OUT).await, 30, "the file was not truncated");
+        // Below the cursor, at its ID and above it, all with other bytes.
         let second = add_at(&device.redis, OUT, "new", 1035..1060).await;
         device.redis.restart().await;
 
@@ -35,9 +35,9 @@ async fn a_device_redis_with_a_shorter_file_and_a_clock_behind_loses_and_repeats
     }
 }
 
-/// The copy holds what its origin's Redis does not know any more to have given out.
+/// The copy holds entries that the origin's Redis no longer knows it has sent.
 #[tokio::test]
-async fn a_device_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_the_copy() {
+async fn a_device_redis_that_lost_its_last_writes_continues_after_the_copy() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::without_agent(&cloud, "dev1", &[("transport", transport)]).await;
@@ -65,7 +65,7 @@ async fn a_device_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_th
 
 /// The same at the hub, whose Redis holds the entries for the device.
 #[tokio::test]
-async fn a_hub_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_the_devices_copy() {
+async fn a_hub_redis_that_lost_its_last_writes_continues_after_the_devices_copy() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let mut device = Device::without_agent(&cloud, "dev1", &[("transport", transport)]).await;
@@ -86,21 +86,22 @@ async fn a_hub_redis_that_lost_the_last_of_what_it_gave_out_goes_on_behind_the_d
         }
         device.start_agent();
         all.extend(add_at(&cloud.redis, &stream, "later", 4000..4005).await);
-        eventually_is("all to arrive", all.len(), async || device.carried().await.len()).await;
+        eventually_is("all entries to arrive", all.len(), async || device.carried().await.len())
+            .await;
         assert_same("down", &expected(&all, None), &device.carried().await);
         assert_eq!(lines(&device.redis, device::LOST).await, [""; 0]);
     }
 }
 
 #[tokio::test]
-async fn what_was_carried_out_of_an_old_backup_is_not_carried_again() {
+async fn entries_carried_before_a_backup_was_restored_are_not_carried_again() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
         let mut first = add_at(&device.redis, OUT, "early", 1000..1010).await;
         device.acknowledged_both_ways(&cloud).await;
         device.stop_agent().await;
-        // The backup has entries that wait, and nobody has looked at them yet.
+        // The backup has unsent entries that the agent has not read yet.
         first.extend(add_at(&device.redis, OUT, "waiting", 1010..1030).await);
         let backup = State::of(&device.redis);
         device.start_agent();
@@ -121,7 +122,7 @@ async fn what_was_carried_out_of_an_old_backup_is_not_carried_again() {
 }
 
 #[tokio::test]
-async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_too() {
+async fn a_rewound_out_stream_of_the_hub_begins_a_new_epoch_for_the_device() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -136,8 +137,10 @@ async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_
         let second = add_at(&cloud.redis, &stream, "new", 1015..1025).await;
         cloud.redis.restart().await;
 
-        eventually_is("the device's copy to be whole", 30, async || device.carried().await.len())
-            .await;
+        eventually_is("the device's copy to be complete", 30, async || {
+            device.carried().await.len()
+        })
+        .await;
         let all = [expected(&first, None), expected(&second, None)].concat();
         assert_same("down", &all, &device.carried().await);
         let line = "down 1009-1 1019-0 unknown origin-rewound".to_owned();
@@ -146,7 +149,7 @@ async fn an_out_stream_of_the_hub_that_went_back_is_another_life_for_the_device_
 }
 
 #[tokio::test]
-async fn a_device_that_is_wiped_in_a_later_life_of_its_out_stream_gets_all_that_is_still_there() {
+async fn a_device_wiped_in_a_later_epoch_of_its_out_stream_gets_everything_still_in_it() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -160,22 +163,23 @@ async fn a_device_that_is_wiped_in_a_later_life_of_its_out_stream_gets_all_that_
         state.restore(&mut cloud.redis).await;
         all.extend(add_at(&cloud.redis, &stream, "new", 1015..1025).await);
         cloud.redis.restart().await;
-        eventually_is("the second life", 40, async || device.carried().await.len()).await;
+        eventually_is("the entries of the second epoch", 40, async || device.carried().await.len())
+            .await;
         cloud.redis.command::<u64>(&["XTRIM", &stream, "MAXLEN", "20"]).await;
 
         device.redis.flushall().await;
         device.start_agent();
 
-        eventually_is("all that is there", 20, async || device.carried().await.len()).await;
+        eventually_is("everything that is left", 20, async || device.carried().await.len()).await;
         assert_same("down", &expected(&all, None), &device.carried().await);
-        // What is not there any more is told: it was in the copy, and is gone.
+        // Entries that were in the copy and are gone are recorded as lost.
         let lines = lines(&device.redis, device::LOST).await;
         assert_eq!(lines, ["down 0-1 999-18446744073709551615 10 rewound"], "{transport}");
     }
 }
 
 #[tokio::test]
-async fn an_out_stream_that_goes_back_twice_is_looked_up_anew_each_time() {
+async fn an_out_stream_that_is_rewound_twice_is_carried_completely_each_time() {
     let mut cloud = Cloud::start().await;
     let device = Device::start(&cloud, "dev1").await;
     let stream = cloud::out("dev1");
@@ -184,7 +188,7 @@ async fn an_out_stream_that_goes_back_twice_is_looked_up_anew_each_time() {
     for (word, numbers, last) in [("once", 1010..1020, 1025), ("twice", 1030..1040, 1045)] {
         cloud.hub_proxy.refuse();
         cloud.hub_proxy.cut();
-        // Nobody has looked at these yet: no mark covers them.
+        // The hub has not read these yet: no mark covers them.
         all.extend(add_at(&cloud.redis, &stream, word, numbers).await);
         let backup = State::of(&cloud.redis);
         cloud.hub_proxy.restore();
@@ -192,13 +196,14 @@ async fn an_out_stream_that_goes_back_twice_is_looked_up_anew_each_time() {
         backup.restore(&mut cloud.redis).await;
         cloud.redis.restart().await;
         all.extend(add_at(&cloud.redis, &stream, "last", last..last + 1).await);
-        eventually_is("the last to arrive", all.len(), async || device.carried().await.len()).await;
+        eventually_is("the last entry to arrive", all.len(), async || device.carried().await.len())
+            .await;
     }
     assert_same("down", &expected(&all, None), &device.carried().await);
 }
 
 #[tokio::test]
-async fn a_hub_redis_that_failed_over_without_a_tail_gets_it_again_from_the_device() {
+async fn a_hub_redis_that_failed_over_without_its_last_writes_gets_them_from_the_device() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -209,7 +214,7 @@ async fn a_hub_redis_that_failed_over_without_a_tail_gets_it_again_from_the_devi
         device.acknowledged_both_ways(&cloud).await;
 
         state.restore(&mut cloud.redis).await;
-        assert_eq!(cloud.carried("dev1").await.len(), 30, "the hub has lost its tail");
+        assert_eq!(cloud.carried("dev1").await.len(), 30, "the hub's Redis lost no entries");
         cloud.redis.restart().await;
         all.extend(add_at(&device.redis, OUT, "after", 1050..1055).await);
 
@@ -220,7 +225,7 @@ async fn a_hub_redis_that_failed_over_without_a_tail_gets_it_again_from_the_devi
 }
 
 #[tokio::test]
-async fn what_the_hub_lost_and_the_device_no_longer_has_is_in_both_ledgers_to_the_entry() {
+async fn entries_that_neither_end_still_has_are_counted_exactly_in_both_ledgers() {
     for transport in TRANSPORTS {
         let mut cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;

@@ -14,7 +14,7 @@ use super::{TRANSPORTS, add_at, lines, wait_for_copy};
 const TRIMMED: &str = "1009-1 1069-18446744073709551615 60 trimmed";
 
 #[tokio::test]
-async fn what_was_trimmed_while_offline_is_in_both_ledgers_with_its_range_and_count() {
+async fn entries_trimmed_while_offline_are_in_both_ledgers_with_range_and_count() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -32,18 +32,18 @@ async fn what_was_trimmed_while_offline_is_in_both_ledgers_with_its_range_and_co
         let line = format!("up {TRIMMED}");
         assert_eq!(lines(&cloud.redis, cloud::LOST).await, std::slice::from_ref(&line));
         assert_eq!(lines(&device.redis, device::LOST).await, [line]);
-        assert_is_told(&cloud, &device).await;
+        assert_reported(&cloud, &device).await;
     }
 }
 
-/// Status, the list of clients and the log say it.
-async fn assert_is_told(cloud: &Cloud, device: &Device) {
+/// Asserts that status, the list of clients and the log report the loss.
+async fn assert_reported(cloud: &Cloud, device: &Device) {
     let status = device.command(&["status"]).await;
     assert!(status.stdout.contains("60 entries up, 0 down"), "{status:?}");
     let status: serde_json::Value =
         serde_json::from_str(&device.command(&["status", "--json"]).await.stdout).unwrap();
     assert_eq!(status["redis"]["losses"], json!({ "up": 60, "down": 0, "lines": 1 }));
-    assert!(device.log().contains("entries were lost"), "the agent's log says nothing");
+    assert!(device.log().contains("entries were lost"), "the agent's log does not report the loss");
     let start = Start::with(&["clients", "--json"]).variable("SPOKE_HUB_REDIS", cloud.redis.url());
     let clients = run(&spoke_tests::binaries::path_of("spoke-hub"), &start).await;
     let clients: serde_json::Value = serde_json::from_str(&clients.stdout).unwrap();
@@ -51,7 +51,7 @@ async fn assert_is_told(cloud: &Cloud, device: &Device) {
 }
 
 #[tokio::test]
-async fn what_was_trimmed_on_its_way_down_is_in_both_ledgers_with_its_range_and_count() {
+async fn entries_trimmed_on_the_way_down_are_in_both_ledgers_with_range_and_count() {
     for transport in TRANSPORTS {
         let cloud = Cloud::start().await;
         let mut device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
@@ -64,7 +64,7 @@ async fn what_was_trimmed_on_its_way_down_is_in_both_ledgers_with_its_range_and_
         device.start_agent();
 
         all.extend_from_slice(&waiting[60..]);
-        eventually_is("the device's copy to be whole", all.len(), async || {
+        eventually_is("the device's copy to be complete", all.len(), async || {
             device.carried().await.len()
         })
         .await;
@@ -76,7 +76,7 @@ async fn what_was_trimmed_on_its_way_down_is_in_both_ledgers_with_its_range_and_
 }
 
 #[tokio::test]
-async fn where_everything_was_trimmed_the_hub_hears_of_it_all_the_same() {
+async fn the_hub_learns_of_the_loss_even_if_every_entry_was_trimmed() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     add_at(&device.redis, OUT, "before", 1000..1010).await;
@@ -94,7 +94,7 @@ async fn where_everything_was_trimmed_the_hub_hears_of_it_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_agent_that_dies_between_its_ledger_and_the_hubs_writes_each_loss_once() {
+async fn an_agent_killed_between_both_ledger_writes_records_each_loss_once() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     add_at(&device.redis, OUT, "before", 1000..1010).await;
@@ -102,7 +102,7 @@ async fn an_agent_that_dies_between_its_ledger_and_the_hubs_writes_each_loss_onc
     device.stop_agent().await;
     add_at(&device.redis, OUT, "waiting", 1010..1050).await;
     device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "30"]).await;
-    // The hub takes nothing: its ledger is of a type that no script of ours writes to.
+    // The hub refuses the batch, since its ledger has the wrong type.
     cloud.redis.command::<()>(&["SET", cloud::LOST, "in the way"]).await;
     for _ in 0..3 {
         device.start_agent();
@@ -112,7 +112,7 @@ async fn an_agent_that_dies_between_its_ledger_and_the_hubs_writes_each_loss_onc
         .await;
         device.kill_agent();
     }
-    // More is trimmed meanwhile: only that is new.
+    // More entries are trimmed: only those are a new loss.
     device.redis.command::<u64>(&["XTRIM", OUT, "MAXLEN", "=", "25"]).await;
     cloud.redis.command::<()>(&["DEL", cloud::LOST]).await;
     device.start_agent();
@@ -126,7 +126,7 @@ async fn an_agent_that_dies_between_its_ledger_and_the_hubs_writes_each_loss_onc
 }
 
 #[tokio::test]
-async fn what_an_app_deletes_on_purpose_is_no_loss() {
+async fn entries_that_an_app_deletes_are_not_recorded_as_lost() {
     let cloud = Cloud::start().await;
     let mut device = Device::start(&cloud, "dev1").await;
     let mut all = add_at(&device.redis, OUT, "before", 1000..1010).await;

@@ -1,4 +1,4 @@
-//! One client: connects, carries, and comes back by the agent's own rules.
+//! One client: connects, carries entries, and reconnects by the agent's own rules.
 
 use std::{
     sync::Arc,
@@ -26,25 +26,25 @@ use spoke_store::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::play::Board;
+use super::play::SessionCounters;
 
-/// What the keys of all devices begin with.
+/// The key prefix of all devices.
 pub(super) const KEYS: &str = "bench:";
-/// A session this old has shown that the link works, whatever it carried.
+/// A session of this age has shown that the link works, even if it carried nothing.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
-/// What the clients of a process have in common.
-pub(super) struct Way {
+/// What the clients of a process share.
+pub(super) struct Shared {
     pub(super) hub: ServiceUrl,
     pub(super) dialer: Dialer,
     pub(super) redis: Redis,
     pub(super) hints: Hints,
-    pub(super) board: Board,
+    pub(super) counters: SessionCounters,
 }
 
 /// A client.
 pub(super) struct Client {
-    way: Arc<Way>,
+    shared: Arc<Shared>,
     origin: OriginStore,
     copy: CopyStore,
     token: SecretString,
@@ -71,13 +71,13 @@ pub(super) fn device_keys(client: &ClientId) -> DeviceKeys {
 }
 
 impl Client {
-    /// One that has not begun.
-    pub(super) fn new(way: Arc<Way>, name: &ClientId, token: SecretString) -> Self {
+    /// A client that has not connected yet.
+    pub(super) fn new(shared: Arc<Shared>, name: &ClientId, token: SecretString) -> Self {
         let keys = device_keys(name);
         Self {
-            origin: OriginStore::device(way.redis.clone(), &keys, name),
-            copy: CopyStore::device(way.redis.clone(), &keys, name),
-            way,
+            origin: OriginStore::device(shared.redis.clone(), &keys, name),
+            copy: CopyStore::device(shared.redis.clone(), &keys, name),
+            shared,
             token,
             instance: InstanceId(rand::random()),
             connect_retry: RetryDelay::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
@@ -85,17 +85,17 @@ impl Client {
         }
     }
 
-    /// Lives for ever. Its first try takes its turn.
-    pub(super) async fn live(mut self, connecting: Arc<Semaphore>) {
-        let mut turn = connecting.acquire_owned().await.ok();
+    /// Runs without end. Its first try waits for a permit.
+    pub(super) async fn run(mut self, connecting: Arc<Semaphore>) {
+        let mut permit = connecting.acquire_owned().await.ok();
         loop {
             let opened = self.open().await;
-            turn.take();
+            permit.take();
             let failure = match opened {
                 Ok(open) => self.carry(open).await,
                 Err(failure) => failure,
             };
-            self.way.board.handle_ending(failure.word);
+            self.shared.counters.handle_ending(failure.word);
             let wait = match failure.ending.reconnect_delay() {
                 ReconnectDelay::Fixed(wait) => RetryDelay::after_hint(wait, rand::random()),
                 ReconnectDelay::None => continue,
@@ -110,10 +110,11 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Open, Failure> {
-        let stand = tokio::try_join!(self.origin.standing(), self.copy.cursor());
-        let (standing, cursor) = stand.map_err(|error| Disconnect::from(&error))?;
-        let (socket, heard) =
-            open_websocket(&self.way.dialer, &self.way.hub, &self.token).await.map_err(denied)?;
+        let state = tokio::try_join!(self.origin.standing(), self.copy.cursor());
+        let (standing, cursor) = state.map_err(|error| Disconnect::from(&error))?;
+        let (socket, heard) = open_websocket(&self.shared.dialer, &self.shared.hub, &self.token)
+            .await
+            .map_err(denied)?;
         let features = Features::COMPRESSION;
         let mut line = websocket_frames(socket, heard, features);
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -130,7 +131,7 @@ impl Client {
             partner: PartnerId::UNKNOWN,
         };
         let welcome = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut line, hello)).await;
-        let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME came in time")))?;
+        let welcome = welcome.unwrap_or_else(|_| Err(broken("no WELCOME within the timeout")))?;
         let begun = self.origin.start_sender(&welcome.cursor, &StartWith::SAME, unix_ms()).await;
         let begun = begun.map_err(|error| Disconnect::from(&error))?;
         let heartbeat = Heartbeat::Pings(Duration::from_millis(welcome.heartbeat_ms));
@@ -143,16 +144,16 @@ impl Client {
 
     async fn carry(&mut self, open: Open) -> Failure {
         let Open { line: FrameChannel { frames, outbox, activity }, session, epoch } = open;
-        let (began, board) = (Instant::now(), &self.way.board);
-        board.handle_begun();
+        let (began, counters) = (Instant::now(), &self.shared.counters);
+        counters.handle_begun();
         let (origin, copy) = (&self.origin, &self.copy.for_session());
-        let news = &self.way.hints.watch_stream(origin.key());
+        let news = &self.shared.hints.watch_stream(origin.key());
         let stores =
             SessionStores { origin, copy, news, epoch, return_wait: &|| RECONNECT_WAIT_MIN };
         let never = std::future::pending();
         let outcome =
             drive(Box::new(session), stores, frames, outbox, || activity.at(), never, |_| {}).await;
-        board.handle_ended();
+        counters.handle_ended();
         let (sent, taken) =
             (outcome.session.sender().acked_entries(), outcome.session.receiver().received());
         if sent + taken > 0 || began.elapsed() > GOOD_SESSION {
@@ -168,8 +169,8 @@ impl From<Disconnect> for Failure {
     }
 }
 
-/// Of the refusals only 503 with a wait is a hub's way to say that it is busy. (The wait of a GOAWAY
-/// may be 0 by chance.)
+/// The only refusal that means a busy hub is 503 with `Retry-After`. (The wait of a GOAWAY may happen
+/// to be 0.)
 fn denied(error: WebSocketError) -> Failure {
     let mut failure = Failure::from(Disconnect::from(&error));
     if let WebSocketError::Broken { source, .. } = &error {

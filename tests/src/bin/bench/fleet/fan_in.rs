@@ -1,4 +1,4 @@
-//! Many clients that each say a little: all of it arrives, once and in order, and soon.
+//! Many clients that each publish a little: everything arrives quickly, exactly once and in order.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use super::{
     stand::{Security, Stand, name},
 };
 
-/// The longest that nothing may arrive while there is something to come.
+/// The longest time without an arrival while entries are outstanding.
 const SILENCE_MS: usize = 10_000;
 /// Entries of one read.
 const READ: usize = 1000;
@@ -78,7 +78,7 @@ async fn run(load: Load) -> Found {
     Found { p50_ms, p99_ms, hub_us, redis_us, publishing }
 }
 
-/// The numbers of the entries, each with the moment in which a blocked reader saw it.
+/// The numbers of the entries, each with the time at which a blocked reader received it.
 async fn read(mut cloud: MultiplexedConnection, entries: usize) -> Vec<(usize, Instant)> {
     let mut arrived = Vec::with_capacity(entries);
     let mut last = "0-0".to_owned();
@@ -89,18 +89,21 @@ async fn read(mut cloud: MultiplexedConnection, entries: usize) -> Vec<(usize, I
             read.query_async(&mut cloud).await.expect("redis answers");
         let now = Instant::now();
         let Some((_, found)) = reply.and_then(|mut streams| streams.pop()) else {
-            panic!("nothing for {SILENCE_MS} ms, and {} of {entries} have arrived", arrived.len());
+            panic!(
+                "nothing arrived for {SILENCE_MS} ms; {} of {entries} entries have arrived",
+                arrived.len()
+            );
         };
         for entry in stored(found) {
             let number = entry.text(NUMBER).and_then(|number| number.parse().ok());
-            arrived.push((number.expect("an entry bears its number"), now));
+            arrived.push((number.expect("an entry has its number"), now));
             last = entry.id;
         }
     }
     arrived
 }
 
-/// Exactly once, in order, bit for bit.
+/// Asserts that all entries arrived exactly once, in order and unchanged.
 fn assert_carried(published: &Published, inbound: Vec<Stored>) {
     let mut copies: HashMap<String, Vec<Stored>> = HashMap::new();
     for entry in inbound {
@@ -113,5 +116,5 @@ fn assert_carried(published: &Published, inbound: Vec<Stored>) {
         let found = from_device(&copy, client.as_str());
         assert_same(client.as_str(), &expected(added, Some(1)), &found);
     }
-    assert!(copies.is_empty(), "entries of clients that said nothing: {:?}", copies.keys());
+    assert!(copies.is_empty(), "entries of clients that published none: {:?}", copies.keys());
 }

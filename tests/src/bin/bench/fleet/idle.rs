@@ -1,4 +1,4 @@
-//! Clients that say nothing: the hub's memory, its processor time, and what Redis hears of them.
+//! Idle clients: the hub's memory and CPU time, and the commands that reach Redis.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,12 @@ use super::{
     stand::{Security, Stand},
 };
 
-/// The clients that connections to Redis are counted with before.
+/// The number of clients for the first count of connections to Redis.
 const FEW: usize = 10;
-/// How often it is looked whether the hub has come to rest, and how much it may still move then.
+/// The interval between memory samples, and the difference at which memory counts as settled.
 const SETTLED: (Duration, u64) = (Duration::from_millis(500), 64 * 1024);
 
-/// Two heartbeats of each client and two sweeps; what is seen of a shorter span is no measure.
+/// Two heartbeats of each client and two sweeps; a shorter span would not be representative.
 const SPAN: Duration = Duration::from_secs(60);
 
 struct Found {
@@ -33,14 +33,14 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     for security in [Security::Plain, Security::Tls] {
         let mut found = Vec::new();
         for _ in 0..options.runs() {
-            found.push(look(security, clients, span).await);
+            found.push(run(security, clients, span).await);
         }
         figures.extend(describe(security, clients, span, &found));
     }
     figures
 }
 
-async fn look(security: Security, clients: usize, span: Duration) -> Found {
+async fn run(security: Security, clients: usize, span: Duration) -> Found {
     let mut stand = Stand::start(security).await;
     let pid = stand.hub.process().pid();
     let before = process_usage::pss_bytes(pid);
@@ -54,7 +54,10 @@ async fn look(security: Security, clients: usize, span: Duration) -> Found {
     let (sent, in_scripts) = commands(&stand, span).await;
     let share = (process_usage::cpu(pid) - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let state = stand.state().await;
-    assert_eq!(state.begun, clients as u64, "nobody comes or goes meanwhile: {state:?}");
+    assert_eq!(
+        state.begun, clients as u64,
+        "a client reconnected during the measurement: {state:?}"
+    );
     let per_minute = |count: u64| count as f64 * 60.0 / span.as_secs_f64();
     Found {
         bytes_per_client: after.saturating_sub(before) as f64 / clients as f64,
@@ -65,10 +68,10 @@ async fn look(security: Security, clients: usize, span: Duration) -> Found {
     }
 }
 
-/// The memory of the hub once that stays as it is.
+/// The hub's memory once it has settled.
 async fn settled(pid: u32) -> u64 {
     let mut last = 0;
-    eventually("the hub's memory to stay as it is", Duration::from_secs(60), async || {
+    eventually("the hub's memory to settle", Duration::from_secs(60), async || {
         tokio::time::sleep(SETTLED.0).await;
         let now = process_usage::pss_bytes(pid);
         let moved = now.abs_diff(std::mem::replace(&mut last, now));
@@ -77,8 +80,8 @@ async fn settled(pid: u32) -> u64 {
     .await
 }
 
-/// The commands that reach the hub's Redis, and those that scripts run there. The counters of Redis
-/// make no difference between them.
+/// The number of commands that clients send to the hub's Redis, and that scripts run there. Redis's own
+/// counters do not distinguish them.
 async fn commands(stand: &Stand, span: Duration) -> (u64, u64) {
     let client = redis::Client::open(stand.cloud.url()).expect("a test's Redis has a good URL");
     let monitor = client.get_async_monitor().await.expect("Redis takes a connection");
@@ -93,7 +96,7 @@ async fn commands(stand: &Stand, span: Duration) -> (u64, u64) {
         }
     };
     let ended = tokio::time::timeout(span, counting).await;
-    assert!(ended.is_err(), "Redis must tell of its commands all the time");
+    assert!(ended.is_err(), "MONITOR ended early");
     (sent, in_scripts)
 }
 
@@ -108,25 +111,25 @@ fn describe(security: Security, clients: usize, span: Duration, found: &[Found])
     let memory = Figure::new(name("hub memory a client"), "B", all(|it| it.bytes_per_client));
     let memory = memory.note(format!("Pss, {clients} clients"));
     let cpu = Figure::new(name("hub CPU"), "% of a core", all(|it| it.cpu_percent));
-    let cpu = cpu.note(format!("over {seconds} s, heartbeats among it"));
+    let cpu = cpu.note(format!("over {seconds} s, including heartbeats"));
     let sent = Figure::new(name("commands to Redis"), "/min", all(|it| it.commands_per_minute));
-    let sent = sent.note("of all clients together: refresh, pings, sweeps");
+    let sent = sent.note("for all clients together: refresh, pings, sweeps");
     let in_scripts = Figure::new(
         name("commands within the sweep's scripts"),
         "/min",
         all(|it| it.in_scripts_per_minute),
     );
-    let held_against = |figure: Figure, most| match span {
+    let with_goal = |figure: Figure, most| match span {
         SPAN => figure.goal(Goal::AtMost(most)),
         _ => figure,
     };
     vec![
         memory_goal.map_or(memory.clone(), |goal| memory.goal(goal)),
-        held_against(cpu, 1.0),
-        held_against(sent, 60.0),
-        in_scripts.note("two looks a client and sweep, a thousand in one command"),
+        with_goal(cpu, 1.0),
+        with_goal(sent, 60.0),
+        in_scripts.note("two reads per client and sweep, a thousand in one command"),
         Figure::new(name("further connections to Redis"), "", all(|it| it.more_connections))
             .goal(Goal::AtMost(0.0))
-            .note(format!("with {clients} clients, beside those with {FEW}")),
+            .note(format!("with {clients} clients, beyond those with {FEW}")),
     ]
 }

@@ -1,5 +1,5 @@
-//! A process that plays clients: `bench play`. For each line that it reads it writes how they are,
-//! and it ends when nobody can write to it any more.
+//! A process that simulates clients: `bench play`. For each line on standard input it prints the state
+//! of its clients, and it ends when standard input is closed.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +20,14 @@ use spoke_store::{Hints, Redis, RedisUrl};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
-    client::{Client, KEYS, Way},
+    client::{Client, KEYS, Shared},
     stand::{name, token},
 };
 
-/// First connections that are under way at a time: a fleet does not come up as one.
+/// The most first connections at a time: a real fleet does not connect all at once.
 const CONNECTING_MAX: usize = 64;
 
-/// Who is played, and where.
+/// Which clients are simulated, and where they connect.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Play {
     /// The hub
@@ -36,58 +36,58 @@ pub(crate) struct Play {
     /// The Redis of all devices
     #[arg(long)]
     pub(super) redis: RedisUrl,
-    /// Whom to trust; none without TLS
+    /// The certificate authority to trust; none without TLS
     #[arg(long)]
     pub(super) ca_file: Option<PathBuf>,
-    /// What the tokens are made from
+    /// The seed of the tokens
     #[arg(long)]
     pub(super) seed: u64,
     /// The first client's number
     #[arg(long)]
     pub(super) first: usize,
-    /// How many
+    /// The number of clients
     #[arg(long)]
     pub(super) count: usize,
 }
 
-/// How the clients are.
+/// The state of the clients.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct State {
-    /// With a session now.
+    /// Clients with a session now.
     pub(super) connected: u64,
-    /// Sessions that were begun.
+    /// Sessions that have begun.
     pub(super) begun: u64,
-    /// How sessions, and tries to begin one, came to their ends.
+    /// Counts of the reasons why sessions, and tries to begin one, ended.
     pub(super) endings: BTreeMap<String, u64>,
 }
 
-/// Where the clients say how they are.
+/// Counters that the clients update.
 #[derive(Default)]
-pub(super) struct Board {
+pub(super) struct SessionCounters {
     begun: AtomicU64,
     ended: AtomicU64,
     endings: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Board {
-    /// A session has begun.
+impl SessionCounters {
+    /// Counts the begin of a session.
     pub(super) fn handle_begun(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A session has ended.
+    /// Counts the end of a session.
     pub(super) fn handle_ended(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Why there is no session.
+    /// Counts why a session, or a try to begin one, ended.
     pub(super) fn handle_ending(&self, word: String) {
         let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
         *endings.entry(word).or_default() += 1;
     }
 
     fn state(&self) -> State {
-        // In this order: one that ends meanwhile has begun before.
+        // In this order: a session that ends in between was counted as begun before.
         let ended = self.ended.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Acquire);
         let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -96,7 +96,7 @@ impl Board {
 }
 
 impl State {
-    /// All of both.
+    /// The sum of both.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.connected += other.connected;
         self.begun += other.begun;
@@ -107,13 +107,13 @@ impl State {
     }
 }
 
-/// Plays until standard input ends.
+/// Runs the clients until standard input ends.
 ///
 /// # Panics
-/// When the settings cannot be used.
+/// If the settings are invalid.
 pub(crate) async fn play(part: Play) {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let redis = Redis::open(&part.redis).expect("the URL of a Redis can be used");
+    let redis = Redis::open(&part.redis).expect("the Redis URL is valid");
     let (hints, shutdown) = (Hints::new(), Shutdown::new());
     let listening = hints.clone();
     let prefixes = vec![KEYS.to_owned()];
@@ -121,18 +121,19 @@ pub(crate) async fn play(part: Play) {
     let (hub, auth) = (part.hub.clone(), part.hub.clone());
     let account = DeviceAccount { client: name(part.first), hub: hub.clone(), auth };
     let tls =
-        client_config(&account, &part.ca_file.unwrap_or_default()).expect("the CA can be used");
-    let dialer = Dialer::new(&ProxySetting::None, tls).expect("no proxy is a good one");
-    let way = Arc::new(Way { hub, dialer, redis, hints, board: Board::default() });
+        client_config(&account, &part.ca_file.unwrap_or_default()).expect("the CA file is valid");
+    let dialer = Dialer::new(&ProxySetting::None, tls).expect("a dialler without a proxy is valid");
+    let shared =
+        Arc::new(Shared { hub, dialer, redis, hints, counters: SessionCounters::default() });
     let connecting = Arc::new(Semaphore::new(CONNECTING_MAX));
     for n in part.first..part.first + part.count {
-        let client = Client::new(way.clone(), &name(n), token(part.seed, n));
-        tokio::spawn(client.live(connecting.clone()));
+        let client = Client::new(shared.clone(), &name(n), token(part.seed, n));
+        tokio::spawn(client.run(connecting.clone()));
     }
     let answering = spawn_blocking(move || {
         for _ in stdin().lines().map_while(Result::ok) {
-            println!("{}", json!(way.board.state()));
+            println!("{}", json!(shared.counters.state()));
         }
     });
-    answering.await.expect("to answer does not panic");
+    answering.await.expect("answering does not panic");
 }

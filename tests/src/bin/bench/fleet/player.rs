@@ -10,10 +10,10 @@ use tokio::{
 
 use super::play::{Play, State};
 
-/// How long an answer may take while the machine is at its limit.
+/// The longest time for an answer on a machine at its limit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// A process that plays clients. It ends when dropped, or with this one.
+/// A process that simulates clients. It ends when dropped, or with this process.
 pub(super) struct Player {
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
@@ -21,10 +21,10 @@ pub(super) struct Player {
 }
 
 impl Player {
-    /// Starts one.
+    /// Starts the process.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub(super) fn start(part: &Play) -> Self {
         let own = std::env::current_exe().expect("a process knows its executable");
         let mut command = Command::new(own);
@@ -42,15 +42,15 @@ impl Player {
         Self { stdin, stdout: BufReader::new(stdout).lines(), _child: child }
     }
 
-    /// How its clients are.
+    /// The state of its clients.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub(super) async fn state(&mut self) -> State {
         self.stdin.write_all(b"\n").await.expect("a player runs until it is dropped");
         let line = timeout(ANSWER_WITHIN, self.stdout.next_line()).await;
         let line = line.expect("a player answers in time").expect("a pipe can be read");
         let line = line.expect("a player runs until it is dropped");
-        serde_json::from_str(&line).expect("a player says how its clients are")
+        serde_json::from_str(&line).expect("a player answers with its state")
     }
 }

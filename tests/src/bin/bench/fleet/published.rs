@@ -1,4 +1,4 @@
-//! The apps of all devices: entries at an even rate, each device in its turn.
+//! Publishes entries for all devices at an even rate, each device in turn.
 
 use std::time::{Duration, Instant};
 
@@ -11,30 +11,30 @@ use super::{client::device_keys, stand::name};
 
 /// The field that holds an entry's number.
 pub(super) const NUMBER: &str = "n";
-/// How often it is looked whose turn it is.
+/// The interval at which due entries are published.
 const TICK: Duration = Duration::from_millis(1);
 /// Hex digits of a payload.
 const PAYLOAD: usize = 100;
 
-/// What is to be published.
+/// The entries to publish.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) clients: usize,
-    /// A second, of each client.
+    /// Entries a second for each client.
     pub(super) rate: usize,
     pub(super) seconds: usize,
 }
 
-/// What was.
+/// The entries that were published.
 pub(super) struct Published {
-    /// When each entry, by its number, was handed to its device's Redis.
+    /// When each entry, by its number, was sent to its device's Redis.
     pub(super) at: Vec<Instant>,
-    /// Of each client, in order.
+    /// The entries of each client, in order.
     pub(super) by_client: Vec<Vec<Stored>>,
 }
 
 impl Load {
-    /// How many entries.
+    /// The total number of entries.
     pub(super) fn entries(self) -> usize {
         self.clients * self.rate * self.seconds
     }
@@ -44,10 +44,10 @@ impl Load {
     }
 }
 
-/// Publishes it, each client at a moment of its own within its period.
+/// Publishes the load, each client at its own offset within the period.
 ///
 /// # Panics
-/// When Redis refuses.
+/// If Redis refuses.
 pub(super) async fn publish(mut devices: MultiplexedConnection, load: Load) -> Published {
     let mut turns: Vec<usize> = (0..load.clients).collect();
     turns.shuffle(&mut rand::rng());

@@ -1,4 +1,4 @@
-//! A hub, its Redis, the one Redis of all devices, and the clients: all real but the devices.
+//! A hub, its Redis, one Redis for all devices, and the clients: everything is real but the devices.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,11 +23,11 @@ use super::{
 
 /// Clients of one process: each is an open file.
 const CLIENTS_PER_PLAYER: usize = 5000;
-/// How long the clients may take to connect, and the hub to come to rest.
+/// The longest time for the clients to connect.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// As Redis runs where what it holds matters.
+/// The durability setting of production.
 const REDIS: [&str; 2] = ["--appendfsync", "everysec"];
-/// Sessions that are written down with one round trip.
+/// Sessions that are written in one round trip.
 const PIPELINE: usize = 1000;
 
 /// How the clients reach the hub.
@@ -37,9 +37,9 @@ pub(super) enum Security {
     Tls,
 }
 
-/// All of it. Everything ends when it is dropped.
+/// All processes. They end when it is dropped.
 pub(super) struct Stand {
-    /// Before what they are connected to, so that they are gone when that ends.
+    /// Declared before what they connect to, so that they are dropped first.
     players: Vec<Player>,
     pub(super) hub: Service,
     pub(super) cloud: RedisServer,
@@ -62,17 +62,17 @@ pub(super) fn token(seed: u64, n: usize) -> SecretString {
 }
 
 impl Stand {
-    /// A hub without clients.
+    /// Starts a hub without clients.
     ///
     /// # Panics
-    /// When a part of it does not come up.
+    /// If a part of it does not start.
     pub(super) async fn start(security: Security) -> Self {
         raise_file_limit();
         let folder = tempfile::Builder::new().prefix("spoke-fleet-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let listen = format!("127.0.0.1:{}", free_port());
         let certificates = Certificates::make(folder.path());
-        let path = |file: &PathBuf| file.to_str().expect("it is text").to_owned();
+        let path = |file: &PathBuf| file.to_str().expect("the path is UTF-8").to_owned();
         let (cert, key) = (path(&certificates.cert_file), path(&certificates.key_file));
         let mut settings = vec![("log.level", "info"), ("listen", listen.as_str())];
         if security == Security::Tls {
@@ -90,10 +90,10 @@ impl Stand {
         Self { players, hub, cloud, devices, seed, clients: 0, ca_file, _folder: folder }
     }
 
-    /// Lets clients come until there are so many.
+    /// Starts clients up to this number, and waits until all are connected.
     ///
     /// # Panics
-    /// When they do not come in time.
+    /// If they do not connect in time.
     pub(super) async fn grow(&mut self, clients: usize) {
         self.admit(self.clients..clients).await;
         let scheme = if self.ca_file.is_some() { "https" } else { "http" };
@@ -102,7 +102,7 @@ impl Stand {
             let (first, count) = (self.clients, (clients - self.clients).min(CLIENTS_PER_PLAYER));
             self.players.push(Player::start(&Play {
                 hub: hub.parse().expect("an address makes a URL"),
-                redis: self.devices.url().parse().expect("a test's Redis has a good URL"),
+                redis: self.devices.url().parse().expect("a test's Redis has a valid URL"),
                 ca_file: self.ca_file.clone(),
                 seed: self.seed,
                 first,
@@ -118,10 +118,10 @@ impl Stand {
         .await;
     }
 
-    /// How all clients are.
+    /// The state of all clients.
     ///
     /// # Panics
-    /// When a player does not say.
+    /// If a player does not answer.
     pub(super) async fn state(&mut self) -> State {
         let mut all = State::default();
         for player in &mut self.players {
@@ -130,17 +130,17 @@ impl Stand {
         all
     }
 
-    /// How many connections the hub's Redis has, the benchmark's own among them.
+    /// The number of connections of the hub's Redis, including the benchmark's own.
     ///
     /// # Panics
-    /// When Redis does not say.
+    /// If Redis does not answer.
     pub(super) async fn redis_connections(&self) -> u64 {
         let info = self.cloud.info("clients").await;
         let count = info.lines().find_map(|line| line.strip_prefix("connected_clients:"));
         count.and_then(|count| count.parse().ok()).expect("Redis counts its clients")
     }
 
-    /// Writes their sessions down as auth does.
+    /// Writes their sessions to Redis as auth does.
     async fn admit(&self, clients: std::ops::Range<usize>) {
         let clients: Vec<_> = clients.collect();
         for part in clients.chunks(PIPELINE) {
@@ -158,7 +158,7 @@ impl Stand {
     }
 }
 
-/// To all that the system allows, for this process and those that it starts.
+/// Raises the limit to the maximum, for this process and those that it starts.
 fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

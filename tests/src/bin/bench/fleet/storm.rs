@@ -1,4 +1,5 @@
-//! A hub that restarts with its fleet connected: how long until all are back, and by which way.
+//! A hub restarts while its fleet is connected: how long all clients take to reconnect, and after which
+//! refusals.
 
 use std::{
     collections::BTreeMap,
@@ -12,15 +13,15 @@ use super::{
     stand::{Security, Stand},
 };
 
-/// Far beyond the goal, so that a bad figure is a figure.
+/// Far beyond the goal, so that a slow run still gives a figure.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Endings that are as they should be: GOAWAY or 503 with a wait, and those that a killed hub brings.
-const FAIR: [&str; 3] = ["unavailable", "lost", "unreachable"];
+/// Expected endings: GOAWAY or 503 with a wait, and those that a killed hub causes.
+const EXPECTED: [&str; 3] = ["unavailable", "lost", "unreachable"];
 
-/// How the hub goes.
+/// How the hub is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Told,
+enum Stop {
+    Terminated,
     Killed,
 }
 
@@ -33,7 +34,7 @@ struct Found {
 pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     let clients = options.size(10_000, 300);
     let mut figures = Vec::new();
-    for way in [Way::Told, Way::Killed] {
+    for way in [Stop::Terminated, Stop::Killed] {
         let mut found = Vec::new();
         for _ in 0..options.runs() {
             found.push(restart(way, clients).await);
@@ -43,22 +44,22 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     figures
 }
 
-async fn restart(way: Way, clients: usize) -> Found {
+async fn restart(way: Stop, clients: usize) -> Found {
     let mut stand = Stand::start(Security::Plain).await;
     stand.grow(clients).await;
     let before = stand.state().await;
     let began = Instant::now();
     match way {
-        Way::Told => {
+        Stop::Terminated => {
             let status = stand.hub.terminate().await;
-            assert!(status.success(), "a hub that is told to end ends well: {status}");
+            assert!(status.success(), "the hub failed at SIGTERM: {status}");
         }
-        Way::Killed => stand.hub.kill9(),
+        Stop::Killed => stand.hub.kill9(),
     }
     stand.hub.restart().await;
     let away_seconds = began.elapsed().as_secs_f64();
     let clients = clients as u64;
-    let awaited = format!("{clients} clients to be back");
+    let awaited = format!("{clients} clients to be connected again");
     let after = eventually(&awaited, PATIENCE, async || {
         let state = stand.state().await;
         let is_back = state.connected == clients && state.begun - before.begun >= clients;
@@ -73,10 +74,10 @@ async fn restart(way: Way, clients: usize) -> Found {
     Found { away_seconds, seconds, endings }
 }
 
-fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
+fn describe(way: Stop, clients: usize, found: &[Found]) -> Vec<Figure> {
     let way = match way {
-        Way::Told => "SIGTERM",
-        Way::Killed => "kill -9",
+        Stop::Terminated => "SIGTERM",
+        Stop::Killed => "kill -9",
     };
     let name = |what: &str| format!("storm, {way}: {what}");
     let count = |is_counted: &dyn Fn(&str) -> bool| {
@@ -86,7 +87,7 @@ fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
         };
         found.iter().map(sum).collect::<Vec<_>>()
     };
-    let unfair = count(&|word| !FAIR.contains(&word));
+    let unexpected = count(&|word| !EXPECTED.contains(&word));
     let words: Vec<_> = found.iter().map(|found| format!("{:?}", found.endings)).collect();
     vec![
         Figure::new(name("all back after"), "s", found.iter().map(|it| it.seconds).collect())
@@ -99,8 +100,8 @@ fn describe(way: Way, clients: usize, found: &[Found]) -> Vec<Figure> {
         ),
         Figure::new(name("clients that must log in"), "", count(&|word| word == "unauthorized"))
             .goal(Goal::AtMost(0.0))
-            .note("a login is a bcrypt; auth does not even run"),
-        Figure::new(name("ends but by 503 or GOAWAY with a wait"), "", unfair)
+            .note("a login costs a bcrypt; auth does not even run"),
+        Figure::new(name("ends but by 503 or GOAWAY with a wait"), "", unexpected)
             .goal(Goal::AtMost(0.0))
             .note(words.join("; ")),
         Figure::new(name("tries while the port was closed"), "", count(&|it| it == "unreachable")),

@@ -1,5 +1,5 @@
-//! An entry for one client of many: what it costs must not depend on how many there are. The
-//! heartbeats of the others are in the figures: one entry follows the other at once, so they are few.
+//! An entry for one client of many: its cost must not depend on the number of clients. The figures
+//! include the others' heartbeats, which are few, since the entries follow each other at once.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
         let mut stand = Stand::start(Security::Plain).await;
         for (clients, found) in fleets.iter().zip(&mut found) {
             stand.grow(*clients).await;
-            // The first go warms up both ends.
+            // The first run warms up both ends.
             wake(&mut stand, *clients, entries / 10).await;
             found.push(wake(&mut stand, *clients, entries).await);
         }
@@ -41,7 +41,7 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
         figures.extend([
             Figure::new(name("hub CPU an entry"), "µs", all(|it| it.hub_us)),
             Figure::new(name("hub's Redis CPU an entry"), "µs", all(|it| it.redis_us))
-                .note("its XADD among it"),
+                .note("including its XADD"),
             Figure::new(name("latency p50"), "ms", all(|it| it.p50_ms)),
         ]);
     }
@@ -59,7 +59,7 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     figures
 }
 
-/// Entries one after the other, each for a client by chance.
+/// Sends entries one after the other, each to a random client.
 async fn wake(stand: &mut Stand, clients: usize, entries: usize) -> Found {
     let mut reader = stand.devices.another_connection().await;
     let (hub, redis) = (stand.hub.process().pid(), stand.cloud.pid());
@@ -68,7 +68,7 @@ async fn wake(stand: &mut Stand, clients: usize, entries: usize) -> Found {
     for n in 0..entries {
         let client = name(rand::random_range(0..clients));
         let inbound = device_keys(&client).inbound();
-        // What waits stands behind the entries that the stream had before.
+        // Waits for what follows the stream's last entry.
         let mut last = cmd("XREVRANGE");
         last.arg(&inbound).arg("+").arg("-").arg("COUNT").arg(1);
         let last: Vec<(String, Value)> = stand.devices.query(&last).await;

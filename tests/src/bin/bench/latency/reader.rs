@@ -1,7 +1,7 @@
-//! Reads along at the end of a stream and looks for marked entries in the bytes of the replies.
+//! Follows the end of a stream and finds marked entries in the bytes of the replies.
 //!
-//! Rejected: the parser of a client. Under load it takes as much processor time for an entry as
-//! agent and hub together, and it would take it from them.
+//! Rejected: a client library's parser. Under load it needs as much CPU time for an entry as agent and
+//! hub together, and would take it from them.
 
 use std::{
     io::{Read, Write},
@@ -11,26 +11,26 @@ use std::{
 
 use spoke_tests::{redis::RedisServer, wait::PATIENCE};
 
-/// The field by which an entry that is waited for is told from the load.
+/// The field that distinguishes a measured entry from the load.
 pub(super) const MARK: &str = "mark";
-/// How long is waited for an entry.
+/// The longest wait for an entry.
 const BLOCK: Duration = Duration::from_secs(10);
-/// Entries that one look brings.
+/// The most entries of one reply.
 const AT_MOST: usize = 10_000;
-/// The answer to the PING behind each XREAD: with it the reply is there in full.
+/// The answer to the PING after each XREAD, which marks the end of the reply.
 const END: &[u8] = b"+PONG\r\n";
 
-/// Reads on from where it is.
+/// Reads a stream from its current position.
 pub(super) struct Reader {
     stream: TcpStream,
     key: &'static str,
-    /// The ID behind which it reads.
+    /// The ID after which it reads.
     after: String,
     reply: Vec<u8>,
 }
 
 impl Reader {
-    /// Begins behind the newest entry.
+    /// Begins after the newest entry.
     pub(super) async fn new(redis: &RedisServer, key: &'static str) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", redis.port())).expect("redis listens");
         stream.set_nodelay(true).expect("delays can be turned off");
@@ -41,12 +41,12 @@ impl Reader {
         Self { stream, key, after, reply: Vec::new() }
     }
 
-    /// Waits for entries and gives the marks among them.
+    /// Waits for entries and returns their marks.
     pub(super) fn marks(&mut self) -> Vec<u64> {
         let Self { key, after, .. } = self;
         let (block, count) = (BLOCK.as_millis(), AT_MOST);
         let xread = format!("XREAD BLOCK {block} COUNT {count} STREAMS {key} {after}\r\nPING\r\n");
-        self.stream.write_all(xread.as_bytes()).expect("redis is asked");
+        self.stream.write_all(xread.as_bytes()).expect("a request can be sent to redis");
         self.reply.clear();
         let mut part = [0; 64 * 1024];
         while !self.reply.ends_with(END) {
@@ -70,7 +70,7 @@ fn parse(reply: &[u8]) -> (Option<String>, Vec<u64>) {
     let (mut last, mut marks) = (None, Vec::new());
     while let Some(line) = lines.next() {
         match line.strip_suffix(b"\r") {
-            // The stream's name or an entry's ID, and what is in it. Lengths are passed over.
+            // The stream's name or an entry's ID, and its contents. Lengths are skipped.
             Some(b"*2") => last = Some(text(lines.nth(1))),
             Some(word) if word == MARK.as_bytes() => {
                 marks.push(text(lines.nth(1)).parse().expect("a mark is a number"));

@@ -16,17 +16,17 @@ use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 use self::client::{Client, publication};
-use super::{listens, number};
+use super::{number, wait_for_port};
 use crate::{
     load::{Kind, Payloads, TOPIC},
     sampler::sample,
 };
 
-/// What is not acknowledged while the broker's queue is filled, and by the bridge.
-const UNDER_WAY: usize = 1000;
-const CAN: &str = "mosquitto does what it is asked";
+/// The most unacknowledged messages while the queue is filled, and of the bridge.
+const IN_FLIGHT: usize = 1000;
+const CAN: &str = "mosquitto answers";
 
-/// Both brokers. They end when it is dropped.
+/// Both brokers. They end when this is dropped.
 pub(crate) struct Mosquitto {
     publisher: Client,
     subscriber: Client,
@@ -36,7 +36,7 @@ pub(crate) struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Starts both and waits until the bridge carries.
+    /// Starts both and waits until the bridge carries a message.
     pub(crate) async fn start(program: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-mosquitto-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -51,7 +51,7 @@ impl Mosquitto {
         let near = serve(program, folder.path(), "near", near_port, &bridge).await;
         let publisher = Client::connect(near_port, "publisher").expect(CAN);
         let mut mosquitto = Self { publisher, subscriber, far, _near: near, _folder: folder };
-        // What is published waits for the bridge.
+        // The message waits for the bridge.
         block_in_place(|| {
             mosquitto.fill(1);
             mosquitto.subscriber.message().expect(CAN);
@@ -59,8 +59,8 @@ impl Mosquitto {
         mosquitto
     }
 
-    /// Carries so many messages that wait at the near broker while the far one hangs; gives the
-    /// seconds from when it goes on until a subscriber there has all.
+    /// Queues messages at the near broker while the far one is paused; returns the seconds from when it
+    /// resumes until a subscriber there has all.
     pub(crate) fn drain(mut self, count: usize) -> f64 {
         block_in_place(|| {
             self.far.pause();
@@ -74,7 +74,7 @@ impl Mosquitto {
         })
     }
 
-    /// How long single messages take from the near broker's client to one of the far broker.
+    /// The times of single messages from the near broker's client to one of the far broker.
     pub(crate) fn latency(self, count: usize) -> Vec<Duration> {
         let Self { mut publisher, mut subscriber, .. } = self;
         block_in_place(|| {
@@ -93,7 +93,7 @@ impl Mosquitto {
         let mut payloads = Payloads::new(Kind::Noise);
         let mut left = count;
         while left > 0 {
-            let part = left.min(UNDER_WAY);
+            let part = left.min(IN_FLIGHT);
             let messages =
                 (1..=part as u16).flat_map(|id| publication(TOPIC.1, id, &payloads.next()));
             self.publisher.send(&messages.collect::<Vec<_>>()).expect(CAN);
@@ -112,12 +112,12 @@ async fn serve(program: &Path, folder: &Path, name: &str, port: u16, bridge: &st
     let settings = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n\
          persistence true\npersistence_location {place}/\n\
-         max_queued_messages 0\nmax_inflight_messages {UNDER_WAY}\n{bridge}"
+         max_queued_messages 0\nmax_inflight_messages {IN_FLIGHT}\n{bridge}"
     );
     let file = folder.join("mosquitto.conf");
     fs::write(&file, settings).expect("a file can be written");
     let start = Start::with(&["-c", &file.display().to_string()]);
     let mut process = Process::start(program, &start, &folder.join("mosquitto.log"));
-    listens(&mut process, port).await;
+    wait_for_port(&mut process, port).await;
     process
 }

@@ -1,4 +1,4 @@
-//! NATS: a leaf node and a hub, both with JetStream on files and otherwise as it comes. The hub's
+//! NATS: a leaf node and a hub, both with file-based JetStream and otherwise default settings. The hub's
 //! stream has the leaf's as its source.
 
 mod client;
@@ -20,17 +20,17 @@ use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 use self::client::{Client, publication};
-use super::{LIMIT, LOOK, listens, number};
+use super::{LIMIT, LOOK, number, wait_for_port};
 use crate::{
     load::{Kind, Payloads, TOPIC},
     sampler::sample,
 };
 
-/// What is not acknowledged while the leaf's stream is filled.
-const UNDER_WAY: usize = 1000;
-const CAN: &str = "nats-server does what it is asked";
+/// The most unacknowledged messages while the leaf's stream is filled.
+const IN_FLIGHT: usize = 1000;
+const CAN: &str = "nats-server answers";
 
-/// Both servers. They end when it is dropped.
+/// Both servers. They end when this is dropped.
 pub(crate) struct Nats {
     leaf: Client,
     hub: Client,
@@ -40,7 +40,7 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Starts both and links them. The leaf has its stream, the hub none yet.
+    /// Starts both and links them. Only the leaf has a stream yet.
     pub(crate) async fn start(program: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-nats-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -65,8 +65,8 @@ impl Nats {
         }
     }
 
-    /// Carries so many messages that wait at the leaf; gives the seconds from the creation of the
-    /// hub's stream until it holds all.
+    /// Queues messages at the leaf; returns the seconds from the creation of the hub's stream until it
+    /// holds all.
     pub(crate) fn drain(mut self, count: usize) -> f64 {
         block_in_place(|| {
             self.fill(count);
@@ -76,10 +76,10 @@ impl Nats {
         })
     }
 
-    /// How long single messages take from the leaf's client to one of the hub's stream.
+    /// The times of single messages from the leaf's client to a consumer of the hub's stream.
     pub(crate) fn latency(&mut self, count: usize) -> Vec<Duration> {
         block_in_place(|| {
-            // One beforehand shows that the link is up.
+            // One message beforehand shows that the link is up.
             self.fill(1);
             self.create_copy(1);
             let mut consumer = Client::connect(self.hub_port).expect(CAN);
@@ -102,7 +102,7 @@ impl Nats {
         let mut payloads = Payloads::new(Kind::Noise);
         let mut left = count;
         while left > 0 {
-            let part = left.min(UNDER_WAY);
+            let part = left.min(IN_FLIGHT);
             let messages =
                 (0..part).flat_map(|_| self.leaf.acknowledged(TOPIC.1, &payloads.next()));
             let messages: Vec<_> = messages.collect();
@@ -114,7 +114,7 @@ impl Nats {
         }
     }
 
-    /// Makes the hub's stream and waits until so many messages are in it.
+    /// Creates the hub's stream and waits until it holds this many messages.
     fn create_copy(&mut self, count: usize) {
         let source =
             json!({ "name": "ORIGIN", "external": { "api": "$JS.leaf.API", "deliver": "" } });
@@ -124,7 +124,7 @@ impl Nats {
         while self.copied() < count as u64 {
             assert!(
                 begun.elapsed() < LIMIT,
-                "waited {LIMIT:?} in vain for {count} messages by NATS"
+                "waited {LIMIT:?} in vain for {count} messages from NATS"
             );
             thread::sleep(LOOK);
         }
@@ -132,7 +132,7 @@ impl Nats {
 
     fn copied(&mut self) -> u64 {
         let info = self.hub.request("$JS.API.STREAM.INFO.COPY", &Value::Null).expect(CAN);
-        info["state"]["messages"].as_u64().expect("a stream knows how many messages it holds")
+        info["state"]["messages"].as_u64().expect("a stream reports its number of messages")
     }
 }
 
@@ -147,6 +147,6 @@ async fn serve(program: &Path, folder: &Path, name: &str, port: u16, leafnodes: 
     fs::write(&file, settings).expect("a file can be written");
     let start = Start::with(&["-c", &file.display().to_string()]);
     let mut process = Process::start(program, &start, &folder.join("nats.log"));
-    listens(&mut process, port).await;
+    wait_for_port(&mut process, port).await;
     process
 }

@@ -1,4 +1,4 @@
-//! JSON, over HTTP and in messages.
+//! Attacks by JSON, over HTTP and in messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::{
     flood::{Flood, Request, ask, pour},
 };
 
-/// As much as a batch may have.
+/// The most entries and fields of a batch.
 const FULL: (usize, usize) = (1000, 128);
 /// Clients that attack together.
 const CLIENTS: usize = 6;
 
-/// Empty fields in each form: new ones, ones that the hub has, and ones past a gap.
+/// Batches of empty fields in each form: new ones, ones that the hub has, and ones past a gap.
 fn empties() -> Vec<Bytes> {
     let now = now_ms();
     let gap = format!(r#""epoch":1,"after":"{}-0","#, now - 5);
@@ -44,7 +44,7 @@ pub(crate) async fn empty(target: &Target, span: Duration) {
     ask(target, span, REQUESTS, |n| {
         let body = match bodies.get(n % (bodies.len() + 1)) {
             Some(body) => body.clone(),
-            // As many as pass: each is another.
+            // Small enough to be accepted; each one is new.
             None => {
                 let ms = clock.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 empty_fields(ms, small, Form::Pairs, "").into()
@@ -67,14 +67,14 @@ pub(crate) async fn garbage(target: &Target, span: Duration) {
 pub(crate) async fn memory(target: &Target, span: Duration) {
     let bodies = empties();
     ask(target, span, CLIENTS * REQUESTS, |n| Request {
-        who: n % CLIENTS,
+        client: n % CLIENTS,
         ..Request::post("/xadd", bodies[n % 4].clone())
     })
     .await;
 }
 
-/// Each socket says these in turn, beginning with another.
-async fn say(target: &Target, span: Duration, messages: Vec<Vec<u8>>) {
+/// Each socket sends these in turn, each beginning with a different one.
+async fn send_messages(target: &Target, span: Duration, messages: Vec<Vec<u8>>) {
     let messages = Arc::new(messages);
     let floods = (0..SOCKETS).map(|n| {
         let (messages, mut next) = (messages.clone(), n as usize);
@@ -89,7 +89,12 @@ async fn say(target: &Target, span: Duration, messages: Vec<Vec<u8>>) {
 pub(crate) async fn messages_empty(target: &Target, span: Duration) {
     let bodies = empties();
     let payload = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
-    say(target, span, bodies.iter().map(|body| text(&messages(&payload(body))[0])).collect()).await;
+    send_messages(
+        target,
+        span,
+        bodies.iter().map(|body| text(&messages(&payload(body))[0])).collect(),
+    )
+    .await;
 }
 
 pub(crate) async fn messages_garbage(target: &Target, span: Duration) {
@@ -99,8 +104,8 @@ pub(crate) async fn messages_garbage(target: &Target, span: Duration) {
     let deep = format!("{}{}", "[".repeat(1_900_000), "]".repeat(1_900_000));
     let around = [numbers, names, escapes, deep];
     let mut all: Vec<_> = around.iter().flat_map(|payload| messages(payload)).collect();
-    // An id of megabytes, and what is no message at all.
+    // An id of megabytes, and payloads that are no message at all.
     all.push(format!(r#"{{"type":"echo","id":{},"payload":1}}"#, around[0]));
     all.extend(around);
-    say(target, span, all.iter().map(|message| text(message)).collect()).await;
+    send_messages(target, span, all.iter().map(|message| text(message)).collect()).await;
 }

@@ -1,4 +1,4 @@
-//! Connections: sessions without end, WebSocket frames that end no message, HTTP/2 resets.
+//! Attacks by connections: endless sessions, endless WebSocket messages, HTTP/2 resets.
 
 use std::{
     sync::Arc,
@@ -30,10 +30,10 @@ use crate::{
     flood::{Request, ask},
 };
 
-/// Frames that go at once.
+/// Frames of one write.
 const BURST: usize = 5000;
-/// How long a socket that only wastes time may stay.
-const BORNE: Duration = Duration::from_secs(2);
+/// The longest time that a socket with an endless message may stay open.
+const OPEN_MAX: Duration = Duration::from_secs(2);
 /// Connections of one client that are reset.
 const RESET_CONNECTIONS: usize = 4;
 
@@ -58,7 +58,7 @@ pub(crate) async fn storm(target: &Target, span: Duration) {
     }));
     let plain = join_all((0..SOCKETS).map(async |_| {
         loop {
-            // Nothing is said on it.
+            // Nothing is sent on it.
             drop(TcpStream::connect(target.address).await);
             tokio::task::yield_now().await;
         }
@@ -69,16 +69,22 @@ pub(crate) async fn storm(target: &Target, span: Duration) {
 
 pub(crate) async fn continuations(target: &Target, span: Duration) -> Vec<String> {
     let flood = websocket_frame(0x00, 0, b"").repeat(BURST);
-    waste(target, span, websocket_frame(0x02, 0, b""), &flood).await
+    send_endless_message(target, span, websocket_frame(0x02, 0, b""), &flood).await
 }
 
 pub(crate) async fn fragments(target: &Target, span: Duration) -> Vec<String> {
     let part = [websocket_frame(0x00, 1, b"\x91"), websocket_frame(0x89, 0, b"")].concat();
-    waste(target, span, websocket_frame(0x02, 1, b"\x91"), &part.repeat(BURST / 2)).await
+    send_endless_message(target, span, websocket_frame(0x02, 1, b"\x91"), &part.repeat(BURST / 2))
+        .await
 }
 
-/// Opens a message that never ends; a socket that does so must soon be closed.
-async fn waste(target: &Target, span: Duration, first: Vec<u8>, flood: &[u8]) -> Vec<String> {
+/// Opens a message that never ends; the hub must close such a socket soon.
+async fn send_endless_message(
+    target: &Target,
+    span: Duration,
+    first: Vec<u8>,
+    flood: &[u8],
+) -> Vec<String> {
     let begun = Instant::now();
     let longest = join_all((0..SOCKETS).map(async |n| {
         let subprotocol = [SUBPROTOCOL, JSON_SUBPROTOCOL][n as usize % 2];
@@ -88,7 +94,7 @@ async fn waste(target: &Target, span: Duration, first: Vec<u8>, flood: &[u8]) ->
                 Ok(mut socket) => {
                     let opened = Instant::now();
                     let (mut reading, mut writing) = socket.split();
-                    let pouring = async {
+                    let sending = async {
                         if subprotocol == SUBPROTOCOL {
                             let hello = raw::binary(&greeting(Features::default()));
                             writing.write_all(&hello).await?;
@@ -99,13 +105,13 @@ async fn waste(target: &Target, span: Duration, first: Vec<u8>, flood: &[u8]) ->
                         }
                         std::io::Result::Ok(())
                     };
-                    // It reads, so that answers to its pings hold nothing up.
+                    // It reads, so that answers to its pings do not block the hub.
                     let mut buffer = vec![0; 64 * 1024];
                     let draining = async {
                         while reading.read(&mut buffer).await.is_ok_and(|bytes| bytes > 0) {}
                     };
                     tokio::select! {
-                        _ = pouring => {}
+                        _ = sending => {}
                         () = draining => {}
                     }
                     target.note("socket ended");
@@ -120,8 +126,8 @@ async fn waste(target: &Target, span: Duration, first: Vec<u8>, flood: &[u8]) ->
         longest
     }));
     let longest = longest.await.into_iter().max().unwrap_or_default();
-    match longest > BORNE {
-        true => vec![format!("a message without an end was borne for {longest:.1?}")],
+    match longest > OPEN_MAX {
+        true => vec![format!("a socket with an endless message was open for {longest:.1?}")],
         false => Vec::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! Frames of `spoke.v1`.
+//! Attacks by frames of `spoke.v1`.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -26,7 +26,7 @@ use crate::{
     flood::{Flood, pour},
 };
 
-/// Bytes that three sockets sent at once to stop a hub for nine seconds.
+/// The bytes with which three sockets once stopped a hub for nine seconds.
 const BURST_BYTES: usize = 1_100_000;
 /// Bytes a second of all sockets together: 0.37 Mbit/s.
 const TRICKLE_BYTES: usize = 46_000;
@@ -35,13 +35,13 @@ fn agreed() -> Vec<u8> {
     greeting(Features::COMPRESSION)
 }
 
-/// A flood on one socket, whose session nobody takes over, and then on each of eight.
+/// A flood on one socket, whose session is not taken over, and then on each of eight.
 async fn on_all(target: &Target, span: Duration, flood: impl Fn(u64) -> Flood) {
     pour(target, span / 2, vec![flood(0)]).await;
     pour(target, span / 2, (0..SOCKETS).map(flood).collect()).await;
 }
 
-/// A packed batch of empty fields that nobody has seen.
+/// A new packed batch of empty fields.
 fn bomb() -> Vec<u8> {
     binary(&Batch::of_empty_fields().packed(&Claim::at(now_ms())))
 }
@@ -77,7 +77,7 @@ pub(crate) async fn packed_unagreed(target: &Target, span: Duration) {
 }
 
 pub(crate) async fn packed_new(target: &Target, span: Duration) {
-    // As many fields as a batch may have, and far too many.
+    // The most fields that a batch may have, and far more.
     let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN / ENTRY_FIELDS_MAX;
     let batches = [Batch::new(most, ENTRY_FIELDS_MAX, b"", b""), Batch::of_empty_fields()];
     let [fitting, bomb] = batches.map(Arc::new);
@@ -94,7 +94,7 @@ pub(crate) async fn packed_new(target: &Target, span: Duration) {
 }
 
 pub(crate) async fn packed_seen(target: &Target, span: Duration) {
-    // The first moves the cursor there; all that follow are at it or below.
+    // The first moves the cursor; all others are at the cursor or below.
     let batch = Batch::of_empty_fields();
     let now = now_ms();
     let seen = [now, now - 1, 1].map(|ms| binary(&batch.packed(&Claim::at(ms)))).concat();
@@ -126,7 +126,7 @@ pub(crate) async fn plain_empty(target: &Target, span: Duration) {
                     binary(&batch.push(&place.claim(most as u64), &[]))
                 })
             }
-            // The same for ever.
+            // The same batch without end.
             _ => Flood::repeating(SUBPROTOCOL, first, &binary(&bomb.push(&Claim::at(7), &[]))),
         }
     })

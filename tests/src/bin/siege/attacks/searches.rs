@@ -1,4 +1,4 @@
-//! Fields and parameters that make the hub search.
+//! Attacks by fields and parameters that make the hub search.
 
 use std::{
     sync::{
@@ -28,9 +28,9 @@ use crate::{
 const COPY_ENTRIES: u32 = 120_000;
 /// Entries of an out stream.
 const OUT_ENTRIES: u32 = 60_000;
-/// How many one command adds.
+/// Entries that one command adds.
 const PART: u32 = 2000;
-/// Another client's entries, which a search passes over.
+/// Adds another client's entries, which a search has to skip.
 const FILL: &str = "
     for n = 1, ARGV[1] do
       redis.call('XADD', KEYS[1], '*', 'client', 'other', 'epoch', '1', 'seq', n .. '-0', 'n', n)
@@ -46,7 +46,7 @@ async fn fill(arena: &Arena, stream: &str, entries: u32) {
 
 pub(crate) async fn prepare(arena: &Arena) {
     fill(arena, IN, COPY_ENTRIES).await;
-    // What is behind it keeps the search from ending at once.
+    // The entries after it keep the search from ending at once.
     arena.stand.redis.command::<()>(&["XDEL", IN, "1-0"]).await;
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn prepare_reads(arena: &Arena) {
     fill(arena, &out("evil0"), OUT_ENTRIES).await;
 }
 
-/// Some keep to the next epoch, as the contract has it, and others try what they like.
+/// Some use the next epoch, as the contract requires, and others any.
 fn epochs() -> impl Fn(usize) -> u64 + Clone + Send {
     let next = Arc::new(AtomicU64::new(2));
     move |n| match n % 4 {
@@ -81,7 +81,7 @@ pub(crate) async fn over_sockets(target: &Target, span: Duration) {
     let (batch, epoch) = (Arc::new(Batch::new(1, 1, b"a", b"")), epochs());
     let floods = (0..SOCKETS).map(|n| {
         let (batch, epoch) = (batch.clone(), epoch.clone());
-        // One says that it is in the next life, as its HELLO may, and goes on in it.
+        // Every other socket claims to be in the next epoch, as its HELLO may, and continues in it.
         let pushes = move |place: &mut Place| {
             let claim = place.claim(1);
             let epoch = if n % 2 == 0 { claim.epoch + 1 } else { epoch(n as usize) };

@@ -1,4 +1,4 @@
-//! What all clients share: the memory of Redis, the loss ledger, the length of the copy.
+//! Attacks on what all clients share: the memory of Redis, the loss ledger, the length of the copy.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -25,13 +25,13 @@ use crate::{
     flood::{Flood, Request, ask, pour},
 };
 
-/// Of the Redis that is filled.
+/// The memory limit of the Redis that is filled.
 const MEMORY: &str = "300mb";
-/// Connections that filled it in ten seconds.
+/// The connections that once filled it in ten seconds.
 pub(crate) const CONNECTIONS: usize = 14;
-/// Losses of one batch.
+/// Losses in one batch.
 const LOSSES: u64 = 16;
-/// Whose line must stay in the ledger.
+/// The client whose line must stay in the ledger.
 const LOSER: &str = "loser";
 
 pub(crate) async fn limit_memory(arena: &Arena) {
@@ -40,29 +40,29 @@ pub(crate) async fn limit_memory(arena: &Arena) {
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", MEMORY]).await;
 }
 
-/// Fourteen connections with entries of a mebibyte, of this many clients: a socket for each, and requests.
+/// Sends entries of a mebibyte over fourteen connections of this many clients: a socket for each, and HTTP.
 pub(crate) async fn fill(target: &Target, span: Duration, clients: usize) {
     let value = vec![b'x'; (1 << 20) - 4096];
     let clock = clock();
     let batch = Arc::new(Batch::new(1, 1, b"blob", &value));
-    let floods = (0..clients.min(SOCKETS as usize)).map(|who| {
+    let floods = (0..clients.min(SOCKETS as usize)).map(|client| {
         let batch = batch.clone();
         let flood = Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
             binary(&batch.push(&place.claim(1), &[]))
         });
-        Flood { who, ..flood }
+        Flood { client, ..flood }
     });
     let floods: Vec<_> = floods.collect();
     let text = String::from_utf8_lossy(&value).into_owned();
     let requests = ask(target, span, CONNECTIONS - floods.len(), |n| {
         let ms = clock.fetch_add(1, Ordering::Relaxed);
         let body = format!(r#"{{"seq":"{ms}-0","fields":[["blob","{text}"]]}}"#);
-        Request { who: clients - 1 - n % clients, ..Request::post("/xadd", body) }
+        Request { client: clients - 1 - n % clients, ..Request::post("/xadd", body) }
     });
     join(pour(target, span, floods), requests).await;
 }
 
-/// Another's loss, which has to be there in the end.
+/// Records a loss of another client, which has to stay in the ledger.
 pub(crate) async fn lose_one(arena: &Arena) {
     let token = admit(&arena.stand.redis, LOSER).await;
     let api: Api = arena.stand.api().with_token(&token);
@@ -75,13 +75,13 @@ pub(crate) async fn lose_one(arena: &Arena) {
     api.post_json("/xadd", &batch(0..1, json!([]))).await.ok();
     let from = format!("{}-0", now + 2);
     let lost = json!([{ "epoch": 1, "from": from, "to": from, "count": 1, "cause": "trimmed" }]);
-    let mut told = batch(1..3, lost);
-    told["after"] = json!(format!("{}-0", now + 1));
-    told["account"]["tally"] = json!("3,0,1");
-    api.post_json("/xadd", &told).await.ok();
+    let mut lossy = batch(1..3, lost);
+    lossy["after"] = json!(format!("{}-0", now + 1));
+    lossy["account"]["tally"] = json!("3,0,1");
+    api.post_json("/xadd", &lossy).await.ok();
     let there = is_line_there(arena).await;
-    assert!(there.is_empty(), "a loss that is true is told: {there:?}");
-    // As in a ledger that is in use: all but full.
+    assert!(there.is_empty(), "a true loss is recorded: {there:?}");
+    // As in production, where the ledger is nearly full.
     let filling =
         "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'client', 'old', 'n', n) end";
     let mut eval = cmd("EVAL");
@@ -95,7 +95,7 @@ pub(crate) async fn invent_losses(target: &Target, span: Duration) {
     let floods = (0..SOCKETS).map(|_| {
         let batch = batch.clone();
         Flood::joined(SUBPROTOCOL, greeting(Features::default()), move |place| {
-            // Between the entry before and this one, as a loss that is true would be.
+            // Between the previous entry and this one, like a true loss.
             let mut claim = place.claim(1);
             let from = claim.after.ms + 1;
             let losses: Vec<_> = (from..from + LOSSES).map(|ms| lost(ms, 1)).collect();
@@ -110,7 +110,7 @@ pub(crate) async fn invent_losses(target: &Target, span: Duration) {
         }).collect();
         let entry = json!([{ "seq": format!("{}-0", ms + LOSSES), "fields": [["a", ""]] }]);
         let body = json!({ "entries": entry, "account": { "tally": "~", "losses": losses } });
-        Request { who: 1 + n % 3, ..Request::post("/xadd", body.to_string()) }
+        Request { client: 1 + n % 3, ..Request::post("/xadd", body.to_string()) }
     });
     join(pour(target, span, floods.collect()), requests).await;
 }
@@ -143,13 +143,13 @@ pub(crate) async fn overflow(target: &Target, span: Duration) {
     pour(target, span, floods.collect()).await;
 }
 
-/// Each entry that the good client was told is kept is in the copy, or in the ledger as dropped.
+/// Checks that each acknowledged entry of the good client is in the copy, or in the ledger as dropped.
 pub(crate) async fn are_entries_there(arena: &Arena) -> Vec<String> {
     let copy = arena.stand.redis.entries(IN).await;
     let good = copy.iter().filter(|entry| entry.text("client").as_deref() == Some("good"));
     let held: std::collections::HashSet<_> = good.filter_map(|entry| entry.text("seq")).collect();
     let ledger = arena.stand.redis.entries(LOST).await;
-    let told = |seq: &Seq| {
+    let in_ledger = |seq: &Seq| {
         ledger.iter().any(|line| {
             let bound = |name| line.text(name).and_then(|text| text.parse::<Seq>().ok());
             let range = bound("from").zip(bound("to"));
@@ -158,9 +158,10 @@ pub(crate) async fn are_entries_there(arena: &Arena) -> Vec<String> {
         })
     };
     let taken = arena.http.taken();
-    let gone = taken.iter().filter(|seq| !held.contains(&seq.to_string()) && !told(seq)).count();
+    let gone =
+        taken.iter().filter(|seq| !held.contains(&seq.to_string()) && !in_ledger(seq)).count();
     match gone {
         0 => Vec::new(),
-        _ => vec![format!("{gone} of {} acknowledged entries are gone in silence", taken.len())],
+        _ => vec![format!("{gone} of {} acknowledged entries are gone silently", taken.len())],
     }
 }

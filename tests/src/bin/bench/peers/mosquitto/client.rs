@@ -1,4 +1,4 @@
-//! As much of MQTT 3.1.1 as is needed here.
+//! The part of MQTT 3.1.1 that is needed here.
 
 use std::{
     io::{self, BufReader, Read, Write},
@@ -11,10 +11,10 @@ const CONNECT: u8 = 1 << 4;
 const CONNACK: u8 = 2 << 4;
 const PUBLISH: u8 = 3 << 4;
 const PUBACK: u8 = 4 << 4;
-/// With the flags that the protocol wants there.
+/// With the flags that the protocol requires.
 const SUBSCRIBE: u8 = 8 << 4 | 2;
 const SUBACK: u8 = 9 << 4;
-/// Of a PUBLISH: quality of service 1.
+/// The flag of a PUBLISH for quality of service 1.
 const AT_LEAST_ONCE: u8 = 1 << 1;
 
 /// One connection, blocking.
@@ -32,14 +32,14 @@ impl Client {
         // Level 4, a clean session, no keep-alive.
         let body = [&string("MQTT")[..], &[4, 2, 0, 0], &string(name)].concat();
         client.send(&packet(CONNECT, &body))?;
-        client.take(CONNACK)?;
+        client.expect_packet(CONNACK)?;
         Ok(client)
     }
 
-    /// Subscribes with quality of service 0: what is measured is the way to the broker.
+    /// Subscribes with quality of service 0: only the way to the broker is measured.
     pub(super) fn subscribe(&mut self, topic: &str) -> io::Result<()> {
         self.send(&packet(SUBSCRIBE, &[&[0, 1][..], &string(topic), &[0]].concat()))?;
-        self.take(SUBACK).map(drop)
+        self.expect_packet(SUBACK).map(drop)
     }
 
     /// Sends packets.
@@ -49,12 +49,12 @@ impl Client {
 
     /// Waits for the acknowledgement of one message.
     pub(super) fn acknowledgement(&mut self) -> io::Result<()> {
-        self.take(PUBACK).map(drop)
+        self.expect_packet(PUBACK).map(drop)
     }
 
     /// The payload of the next message.
     pub(super) fn message(&mut self) -> io::Result<Vec<u8>> {
-        let mut body = self.take(PUBLISH)?;
+        let mut body = self.expect_packet(PUBLISH)?;
         let topic = body.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)));
         let payload = topic.map(|length| 2 + length).filter(|start| *start <= body.len());
         let payload = payload.ok_or_else(|| io::Error::other("a message without a topic"))?;
@@ -62,7 +62,7 @@ impl Client {
     }
 
     /// The body of the next packet, which must be of this kind.
-    fn take(&mut self, kind: u8) -> io::Result<Vec<u8>> {
+    fn expect_packet(&mut self, kind: u8) -> io::Result<Vec<u8>> {
         let [head] = self.bytes()?;
         let mut length = 0;
         for shift in [0, 7, 14, 21] {
@@ -87,7 +87,7 @@ impl Client {
     }
 }
 
-/// A message with quality of service 1. Its identifier is not that of another under way, nor 0.
+/// A message with quality of service 1. Its identifier must not be 0 or that of one in flight.
 pub(super) fn publication(topic: &str, id: u16, payload: &str) -> Vec<u8> {
     let body = [&string(topic)[..], &id.to_be_bytes(), payload.as_bytes()].concat();
     packet(PUBLISH | AT_LEAST_ONCE, &body)
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_take_seven_bits_of_a_byte() {
+    fn lengths_are_encoded_in_seven_bits_per_byte() {
         for (length, head) in [(0, &[7, 0][..]), (127, &[7, 127]), (128, &[7, 0x80, 1])] {
             let packet = packet(7, &vec![0; length]);
             assert_eq!(&packet[..head.len()], head);

@@ -1,4 +1,4 @@
-//! The few lines of NATS's text protocol that are needed here.
+//! The part of NATS's text protocol that is needed here.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -11,26 +11,26 @@ use spoke_tests::wait::PATIENCE;
 /// One connection, blocking.
 pub(super) struct Client {
     stream: BufReader<TcpStream>,
-    /// Where answers come to: no other connection's, since both servers carry it to each other.
+    /// The subject for answers; unique, since both servers forward it to each other.
     inbox: String,
     subscriptions: u32,
 }
 
 impl Client {
-    /// Connects, and listens for answers.
+    /// Connects, and subscribes to answers.
     pub(super) fn connect(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let inbox = format!("_INBOX.{:x}", rand::random::<u64>());
         let mut client = Self { stream: BufReader::new(stream), inbox, subscriptions: 0 };
-        // Without headers: those that servers add for each other are left out here.
+        // Without headers, which servers add for each other and which are not parsed here.
         client.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":false}\r\n")?;
         client.subscribe(&client.inbox.clone())?;
         Ok(client)
     }
 
-    /// Listens for messages of this subject.
+    /// Subscribes to a subject.
     pub(super) fn subscribe(&mut self, subject: &str) -> io::Result<()> {
         self.subscriptions += 1;
         self.send(format!("SUB {subject} {}\r\n", self.subscriptions).as_bytes())
@@ -41,19 +41,19 @@ impl Client {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Asks for something in JSON.
+    /// Sends a JSON request and returns the answer.
     pub(super) fn request(&mut self, subject: &str, body: &Value) -> io::Result<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(&self.acknowledged(subject, &body))?;
         self.answer()
     }
 
-    /// A message that is answered, by a stream that takes it or by whoever is asked.
+    /// A message that is answered, by the stream that stores it or by the API.
     pub(super) fn acknowledged(&self, subject: &str, payload: &str) -> Vec<u8> {
         format!("PUB {subject} {} {}\r\n{payload}\r\n", self.inbox, payload.len()).into_bytes()
     }
 
-    /// The next answer in JSON, unless it is a refusal.
+    /// The next answer as JSON; an error if it is a refusal.
     pub(super) fn answer(&mut self) -> io::Result<Value> {
         let answer: Value = serde_json::from_slice(&self.message()?)?;
         match answer.get("error") {
@@ -86,7 +86,7 @@ impl Client {
     }
 }
 
-/// A message that nobody answers.
+/// A message without an answer.
 pub(super) fn publication(subject: &str, payload: &str) -> Vec<u8> {
     format!("PUB {subject} {}\r\n{payload}\r\n", payload.len()).into_bytes()
 }

@@ -1,4 +1,4 @@
-//! Golden bytes, and ways to spoil them.
+//! Golden bytes, and ways to corrupt them.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::json;
@@ -8,7 +8,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{entries::awkward, websocket::hello};
 
-/// Every kind of frame and of form, well made.
+/// Every kind of frame and of JSON form, well formed.
 pub(crate) fn golden() -> Vec<(&'static str, Vec<u8>)> {
     let mut golden = frames();
     golden.extend(forms().into_iter().map(|(name, form)| (name, form.to_string().into_bytes())));
@@ -32,7 +32,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     golden
 }
 
-/// All the awkward entries that are small.
+/// A PUSH with all the small entries of `awkward`.
 fn push() -> Frame {
     let own = |bytes: Vec<u8>| bytes::Bytes::from(bytes);
     let fields = awkward().into_iter().map(|(_, fields)| fields);
@@ -75,7 +75,7 @@ fn forms() -> Vec<(&'static str, serde_json::Value)> {
     ]
 }
 
-/// What makes a length of 4 GiB out of the next four bytes, and what JSON is made of.
+/// MessagePack headers that announce 4 GiB, and pieces of JSON.
 const PIECES: [&[u8]; 14] = [
     b"\xdd\xff\xff\xff\xff",
     b"\xdf\xff\xff\xff\xff",
@@ -94,7 +94,7 @@ const PIECES: [&[u8]; 14] = [
 ];
 
 #[derive(Debug, Clone)]
-enum Spoil {
+enum Corruption {
     Change(Index, u8),
     Cut(Index),
     Remove(Index, usize),
@@ -102,43 +102,43 @@ enum Spoil {
     Repeat(Index, usize),
 }
 
-fn spoils() -> impl Strategy<Value = Spoil> {
+fn corruptions() -> impl Strategy<Value = Corruption> {
     prop_oneof![
-        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Spoil::Change(at, byte)),
-        any::<Index>().prop_map(Spoil::Cut),
-        (any::<Index>(), 1..20usize).prop_map(|(at, bytes)| Spoil::Remove(at, bytes)),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Corruption::Change(at, byte)),
+        any::<Index>().prop_map(Corruption::Cut),
+        (any::<Index>(), 1..20usize).prop_map(|(at, bytes)| Corruption::Remove(at, bytes)),
         (any::<Index>(), prop::sample::select(&PIECES[..]))
-            .prop_map(|(at, piece)| Spoil::Insert(at, piece)),
-        (any::<Index>(), 1..200usize).prop_map(|(at, bytes)| Spoil::Repeat(at, bytes)),
+            .prop_map(|(at, piece)| Corruption::Insert(at, piece)),
+        (any::<Index>(), 1..200usize).prop_map(|(at, bytes)| Corruption::Repeat(at, bytes)),
     ]
 }
 
-/// Golden bytes, each spoilt a few times.
-pub(crate) fn golden_and_spoilt() -> impl Strategy<Value = Vec<u8>> {
+/// Golden bytes, each corrupted a few times.
+pub(crate) fn corrupted_golden() -> impl Strategy<Value = Vec<u8>> {
     let golden: Vec<_> = golden().into_iter().map(|(_, bytes)| bytes).collect();
-    (prop::sample::select(golden), vec(spoils(), 1..5)).prop_map(|(mut bytes, spoils)| {
-        spoils.into_iter().for_each(|spoil| apply(spoil, &mut bytes));
+    (prop::sample::select(golden), vec(corruptions(), 1..5)).prop_map(|(mut bytes, corruptions)| {
+        corruptions.into_iter().for_each(|corruption| apply(corruption, &mut bytes));
         bytes
     })
 }
 
-fn apply(spoil: Spoil, bytes: &mut Vec<u8>) {
+fn apply(corruption: Corruption, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
     let length = bytes.len();
-    match spoil {
-        Spoil::Change(at, byte) => bytes[at.index(length)] = byte,
-        Spoil::Cut(at) => bytes.truncate(at.index(length)),
-        Spoil::Remove(at, count) => {
+    match corruption {
+        Corruption::Change(at, byte) => bytes[at.index(length)] = byte,
+        Corruption::Cut(at) => bytes.truncate(at.index(length)),
+        Corruption::Remove(at, count) => {
             let at = at.index(length);
             bytes.drain(at..length.min(at + count));
         }
-        Spoil::Insert(at, piece) => {
+        Corruption::Insert(at, piece) => {
             let at = at.index(length);
             bytes.splice(at..at, piece.iter().copied());
         }
-        Spoil::Repeat(at, count) => {
+        Corruption::Repeat(at, count) => {
             let at = at.index(length);
             let part = bytes[at..length.min(at + count)].to_vec();
             bytes.splice(at..at, part);

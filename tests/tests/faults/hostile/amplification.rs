@@ -1,4 +1,4 @@
-//! Bodies and messages of four mebibytes that become as much memory as can be.
+//! Bodies and messages of four mebibytes that expand to as much memory as possible.
 
 use futures_util::future::join_all;
 use spoke_tests::{
@@ -11,14 +11,14 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hostile::{good_client, hub};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_swell_are_bounded_while_a_good_client_notices_nothing() {
+async fn bodies_that_expand_in_memory_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let evil = stand.client("evil").await;
-    let filled = |before: &str, with: &str, behind: &str| {
-        let room = (4 << 20) - before.len() - behind.len();
-        let middle = vec![with; room / (with.len() + 1)].join(",");
-        [before, &middle, behind].concat()
+    let filled = |prefix: &str, element: &str, suffix: &str| {
+        let available = (4 << 20) - prefix.len() - suffix.len();
+        let middle = vec![element; available / (element.len() + 1)].join(",");
+        [prefix, &middle, suffix].concat()
     };
     let bodies = [
         (400, format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))),
@@ -45,29 +45,29 @@ async fn bodies_that_swell_are_bounded_while_a_good_client_notices_nothing() {
     ];
     let attack = async || {
         for (status, body) in &bodies {
-            let mut looked_at = 0;
+            let mut decoded = 0;
             let answers = join_all(
                 (0..16).map(|_| evil.post_body("/xadd", "application/json", body.as_str())),
             );
             for answer in answers.await {
-                // Or the hub has too much in hand to look at one more.
+                // 503 if the memory budget is used up.
                 let found = answer.refusal().0;
                 assert!([*status, 503].contains(&found), "{:.60}: {answer:?}", body);
-                looked_at += usize::from(found == *status);
-                assert!(answer.text.len() < 2000, "{:.60}: it is said back whole", body);
+                decoded += usize::from(found == *status);
+                assert!(answer.text.len() < 2000, "{:.60}: the answer repeats the body", body);
             }
-            assert!(looked_at > 0, "{body:.60}: none was looked at");
+            assert!(decoded > 0, "{body:.60}: none was decoded");
         }
     };
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    // Sixteen bodies of 4 MiB, with what the reading adds to them.
-    siege.assert_borne("bodies that swell", 256);
+    // Sixteen bodies of 4 MiB, and the memory that decoding them needs.
+    siege.assert_borne("bodies that expand", 256);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_json_that_swell_are_bounded_while_a_good_client_notices_nothing() {
+async fn json_messages_that_expand_are_bounded_while_a_good_client_notices_nothing() {
     let mut stand = hub(&[]).await;
     let pid = stand.service.process().pid();
     let token = admit(&stand.redis, "evil").await;
@@ -101,5 +101,5 @@ async fn messages_of_json_that_swell_are_bounded_while_a_good_client_notices_not
 
     let siege = Siege::lay(pid, async |recorder| good_client(&stand, recorder).await, attack).await;
 
-    siege.assert_borne("messages that swell", 64);
+    siege.assert_borne("messages that expand", 64);
 }
