@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_without_a_certificate_is_refused_by_name() {
+    fn a_ca_file_without_a_certificate_is_refused_with_its_name() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_needs_no_roots() {
+    fn plaintext_needs_no_root_certificates() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         client_config(&account("http://127.0.0.1:1"), Path::new("")).unwrap();
     }

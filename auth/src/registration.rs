@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_of_a_client_has_its_plan() {
+    fn each_client_state_leads_to_the_expected_plan() {
         let right = code_of(STEP);
         let wrong = code_of(STEP + 1000);
         let table = [
@@ -248,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_client_counts_as_a_wrong_guess() {
+    fn an_unknown_client_counts_as_a_wrong_code() {
         let unknown = RegistrationLookup { record: None, count: AttemptCount::NotCounted };
         let plan = plan(&unknown, &request(RegistrationEvidence::Code(code_of(STEP))), NOW_MS);
         assert!(matches!(plan, RegistrationPlan::Refuse { code: CodeCheck::Wrong }));
     }
 
     #[test]
-    fn a_proof_registers_while_codes_are_locked_and_a_code_is_not_checked() {
+    fn while_codes_are_locked_a_proof_registers_and_a_code_is_not_checked() {
         let key = totp_rs::Secret::Encoded(OTP_SECRET.into()).to_bytes().unwrap();
         let proof = |client: &str, secret: &str| {
             let proof = registration_proof(&key, &client.parse().unwrap(), STEP, &secret.into());

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_charged_with_what_it_becomes_and_not_only_with_its_bytes() {
+    fn a_body_is_charged_for_its_decoded_size_and_not_only_for_its_bytes() {
         let plain = format!(r#"{{"seq":"1-0","fields":[["a","{}"]]}}"#, "x".repeat(100_000));
         let many =
             format!(r#"{{"seq":"1-0","fields":[{}]}}"#, vec![r#"["",""]"#; 12_500].join(","));

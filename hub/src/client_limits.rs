@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_so_many_requests_in_hand_and_another_has_its_own() {
+    fn requests_in_progress_are_limited_per_client() {
         let (limits, now) = (ClientLimits::default(), Instant::now());
         let enter = |name| limits.open_request(&client(name), now);
         let mut own: Vec<_> =
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_has_one_turn_at_a_time_and_another_has_its_own() {
+    async fn each_client_has_one_read_permit_of_its_own() {
         let limits = ClientLimits::default();
         let first = limits.read_permit(&client("dev1")).await;
         assert!(limits.read_permit(&client("dev1")).now_or_never().is_none());
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_writes_a_few_at_a_time_and_another_has_its_own() {
+    async fn concurrent_writes_are_limited_per_client() {
         let limits = ClientLimits::default();
         let mut own = Vec::new();
         for _ in 0..APPENDS_MAX {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
+    async fn large_batches_wait_for_each_other_for_a_bounded_time_and_small_ones_do_not() {
         let slots = LargeWriteSlots::at(AckLevel::Memory);
         let half = REDIS_BYTES_IN_HAND as u64 / 2;
         let first = slots.take(half).await;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_begins_a_burst_of_sessions_and_then_one_each_time_it_is_earned() {
+    fn a_client_opens_a_burst_of_sessions_and_then_one_per_interval() {
         let (limits, now) = (ClientLimits::default(), Instant::now());
         let request = limits.open_request(&client("dev1"), now).unwrap();
         for _ in 0..SESSIONS_PER_CLIENT_BURST {

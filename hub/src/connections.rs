@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_session_tells_the_older_ones_of_its_client_and_nobody_else() {
+    fn a_newer_session_supersedes_only_older_sessions_of_its_client() {
         let registry = ConnectionRegistry::new(8);
         let (older, mut superseded) = registry.register_session(&client("dev1")).unwrap();
         let (other, mut untold) = registry.register_session(&client("dev2")).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_may_still_get_its_generation_is_not_taken_for_gone() {
+    fn a_session_still_in_its_handshake_does_not_count_as_gone() {
         let registry = ConnectionRegistry::new(8);
         let dev1 = client("dev1");
         assert!(registry.has_no_session(&dev1, 1));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_read_is_told_only_when_it_belongs_to_an_older_session() {
+    fn a_waiting_read_is_superseded_only_if_it_belongs_to_an_older_session() {
         let registry = ConnectionRegistry::new(8);
         let (_plain, mut plain_told) = registry.register_read(&client("dev1"), None).unwrap();
         let (_older, mut older_told) = registry.register_read(&client("dev1"), Some(1)).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_no_more_connections_than_it_may_and_gets_places_back() {
+    fn connections_are_limited_per_client_and_a_closed_one_frees_its_place() {
         let registry = ConnectionRegistry::new(2);
         let first = registry.register_read(&client("dev1"), None).unwrap();
         let _second = registry.register_session(&client("dev1")).unwrap();

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_too_many_the_one_that_was_away_for_longest_is_forgotten() {
+    fn over_the_limit_the_client_that_was_away_longest_is_forgotten() {
         let (paths, begin) = (LinkPaths::default(), Instant::now());
         let client = |n: usize| format!("dev{n}").parse::<ClientId>().unwrap();
         for n in 0..=PATHS_MAX {

@@ -19,7 +19,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_file_is_replaced_whole_and_has_its_mode() {
+fn a_file_is_replaced_as_a_whole_and_gets_its_mode() {
     let (folder, directory) = directory();
     directory.write("file", b"old and long", 0o644).unwrap();
     directory.write("file", b"new", 0o600).unwrap();
@@ -29,7 +29,7 @@ fn a_file_is_replaced_whole_and_has_its_mode() {
 }
 
 #[test]
-fn a_leftover_temporary_file_does_no_harm_and_its_mode_is_not_kept() {
+fn a_leftover_temporary_file_is_replaced_and_its_mode_is_not_kept() {
     let (folder, directory) = directory();
     for name in ["file", "lock"] {
         let left = folder.path().join(temporary_name(name));
@@ -62,7 +62,7 @@ fn removing_a_missing_file_succeeds_and_reading_it_returns_none() {
 }
 
 #[test]
-fn a_link_is_refused_with_its_target_and_the_target_is_unchanged() {
+fn a_symlink_is_refused_with_its_target_and_the_target_is_unchanged() {
     let (folder, directory) = directory();
     let elsewhere = tempfile::tempdir().unwrap();
     let theirs = elsewhere.path().join("theirs");
@@ -88,7 +88,7 @@ fn a_link_is_refused_with_its_target_and_the_target_is_unchanged() {
 }
 
 #[test]
-fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
+fn a_pipe_or_a_socket_is_refused_without_blocking_and_a_directory_is_an_error() {
     let (folder, directory) = directory();
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -109,7 +109,7 @@ fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
 }
 
 #[test]
-fn a_large_file_is_read_within_bounds() {
+fn a_large_file_is_read_up_to_the_size_limit() {
     let (folder, directory) = directory();
     fs::write(folder.path().join("large"), vec![b'a'; 3 * STATE_FILE_BYTES_MAX as usize]).unwrap();
     assert_eq!(directory.read("large").unwrap().unwrap().len() as u64, STATE_FILE_BYTES_MAX);

@@ -44,7 +44,7 @@ fn walk(
 }
 
 #[test]
-fn each_start_takes_the_way_that_is_likely_to_work() {
+fn each_initial_state_takes_the_expected_steps() {
     use AuthRefusal::{Login, NoOneTimeSecret, Registration};
     use AuthStep::{Connect, LogIn, Refresh};
     use OneTimeSecretPresence::{Missing, Present};
@@ -132,7 +132,7 @@ fn each_start_takes_the_way_that_is_likely_to_work() {
 }
 
 #[test]
-fn a_temporary_failure_is_waited_for_and_tried_again() {
+fn after_a_temporary_failure_the_flow_waits_and_tries_again() {
     let seven = Some(Duration::from_secs(7));
     for (answer, expected) in [
         (AuthAnswer::Busy { retry_after: seven }, AuthWait::Busy(seven)),
@@ -150,7 +150,7 @@ fn a_temporary_failure_is_waited_for_and_tried_again() {
 }
 
 #[test]
-fn a_wrong_clock_is_corrected_by_the_date_of_the_refusal_and_tried_once_more() {
+fn a_wrong_clock_is_corrected_by_the_refusals_date_and_registration_retried_once() {
     for true_now in [NOW - 86_400_000 * 365, NOW + 3_600_000] {
         let no = AuthAnswer::Refused { date_ms: Some(true_now) };
         let mut flow = AuthFlow::new(NEW);
@@ -164,7 +164,7 @@ fn a_wrong_clock_is_corrected_by_the_date_of_the_refusal_and_tried_once_more() {
 }
 
 #[test]
-fn a_refusal_within_the_same_step_or_without_a_date_is_no_reason_to_try_again() {
+fn a_refusal_within_the_same_step_or_without_a_date_is_not_retried() {
     for date_ms in [Some(NOW), None] {
         let mut flow = AuthFlow::new(NEW);
         flow.handle_answer(register(), AuthAnswer::Refused { date_ms }, NOW);
@@ -173,14 +173,14 @@ fn a_refusal_within_the_same_step_or_without_a_date_is_no_reason_to_try_again() 
 }
 
 #[test]
-fn a_token_that_the_hub_took_once_is_replaced_at_once() {
+fn a_saved_token_that_the_hub_rejects_is_replaced_at_once() {
     let mut flow = AuthFlow::new(kept(Duration::ZERO));
     flow.handle_unauthorized(flow.serial());
     assert_eq!(flow.poll_step(NOW, OneTimeSecretPresence::Missing), AuthStep::LogIn);
 }
 
 #[test]
-fn a_new_token_that_the_hub_rejects_needs_an_operator() {
+fn a_new_token_that_the_hub_rejects_is_a_refusal_and_the_next_login_waits() {
     let mut flow = AuthFlow::new(REGISTERED);
     flow.handle_answer(AuthStep::LogIn, SESSION, NOW);
     flow.handle_unauthorized(flow.serial());
@@ -190,7 +190,7 @@ fn a_new_token_that_the_hub_rejects_needs_an_operator() {
 }
 
 #[test]
-fn the_end_of_an_older_token_leaves_the_refreshed_one_alone() {
+fn a_rejected_older_token_does_not_discard_the_refreshed_one() {
     let mut flow = AuthFlow::new(REGISTERED);
     flow.handle_answer(AuthStep::LogIn, SESSION, NOW);
     let first = flow.serial();
@@ -212,7 +212,7 @@ fn a_new_token_is_used_before_it_is_refreshed_however_short_its_lifetime() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_is_a_reason_to_refresh() {
+fn a_token_is_refreshed_at_its_half_life_or_if_the_clock_was_set_back() {
     let lifetime = kept(Duration::ZERO).token.unwrap();
     assert!(!lifetime.is_refresh_due(NOW));
     assert!(!lifetime.is_refresh_due(lifetime.refresh_at_ms() - 1));
@@ -243,7 +243,7 @@ fn any_known() -> impl Strategy<Value = AuthFlowStart> {
 
 proptest! {
     #[test]
-    fn whatever_auth_says_there_is_a_next_step_and_never_a_storm(
+    fn any_answers_lead_to_a_next_step_and_a_bounded_number_of_requests(
         known in any_known(),
         answers in prop::collection::vec(any_answer(), 0..40),
         has_one_time in any::<bool>(),

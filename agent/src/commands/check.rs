@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_checked_by_the_tolerance_of_one_time_codes() {
+    fn the_clock_check_warns_beyond_the_tolerance_of_one_time_codes() {
         for (service_ms, device_ms, verdict, word) in [
             (100_000, 100_400, Severity::Ok, "within 1 s"),
             (100_000, 130_000, Severity::Ok, "within 30 s"),

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_of_addresses_take_turns() {
+    fn ipv6_and_ipv4_addresses_alternate() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
         let mixed = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
         assert_eq!(interleaved(mixed), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_dead_addresses_cost_less_than_a_second() {
+    async fn two_unresponsive_addresses_cause_a_delay_of_less_than_a_second() {
         let (one, other, good) =
             (silent().await, silent().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
         let addresses = [&one.0, &other.0, &good].map(|at| at.local_addr().unwrap());
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_that_refuse_cost_nothing() {
+    async fn addresses_that_refuse_cause_no_delay() {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut addresses = vec![closed; 4];

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_decides_for_every_connection_that_leaves_the_device() {
+    fn the_proxy_setting_applies_to_every_destination_but_loopback() {
         let told = " through the proxy ";
         for (setting, url, expected) in [
             ("http://p:3128", "https://hub.example.com", "http://p:3128"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_proxy_url_is_refused_and_not_repeated() {
+    fn an_invalid_proxy_url_is_refused_and_its_password_is_not_printed() {
         for bad in [
             "socks4://u:s3cret@p",
             "ftp://u:s3cret@p",

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hub_that_sends_frames_without_end_is_one_that_breaks_the_protocol() {
+    async fn a_flood_of_empty_frames_or_pings_is_a_protocol_error() {
         let empty = [vec![0x02, 0], [0x00, 0].repeat(2 * FRAGMENTS_MAX as usize)].concat();
         for flood in [empty, [0x89, 0].repeat(1000)] {
             let error = first_frame(flood).await.unwrap_err();

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_round_the_addresses_however_many_requests_one_sends() {
+    fn addresses_are_served_in_turn_however_many_requests_one_sends() {
         let mut queue = FairQueue::new(1, 10);
         for _ in 0..4 {
             queue.enter(&peer(1), "crowd").unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_request_evicts_the_newest_of_the_address_with_the_most() {
+    fn a_new_request_evicts_the_newest_one_of_the_address_with_the_most() {
         let mut queue = FairQueue::new(0, 4);
         for one in ["first", "second", "third"] {
             queue.enter(&peer(1), one).unwrap();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_take_no_place_of_clients_and_one_thread_of_four() {
+    fn peers_take_no_queue_places_of_clients_and_get_one_turn_in_four() {
         let mut queue = FairQueue::new(0, 8);
         for last in 0..8 {
             queue.enter(&peer(last), "peer").unwrap();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn leaving_gives_the_place_up_and_twice_is_once() {
+    fn leaving_frees_the_place_and_leaving_twice_has_no_further_effect() {
         let mut queue = FairQueue::new(0, 2);
         let (number, _) = queue.enter(&peer(1), "gone").unwrap();
         queue.enter(&peer(1), "waits").unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn without_places_a_free_thread_is_used() {
+    fn with_an_empty_queue_limit_a_free_thread_is_used() {
         let mut queue = FairQueue::new(1, 0);
         queue.enter(&peer(1), "first").unwrap();
         assert_eq!(queue.next(), Some("first"));

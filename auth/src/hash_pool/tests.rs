@@ -23,7 +23,7 @@ async fn until_in_progress(pool: &HashPool, count: usize) {
 }
 
 #[tokio::test]
-async fn a_secret_matches_its_own_hash_only_to_the_last_byte() {
+async fn a_secret_matches_only_its_own_hash_down_to_the_last_byte() {
     let pool = HashPool::new(COST, 1, 1).unwrap();
     for bytes in [24, 71, 72] {
         let own = "s".repeat(bytes);
@@ -49,7 +49,7 @@ async fn no_secret_matches_a_missing_or_invalid_hash() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_is_free_again_when_worked_off() {
+async fn a_full_queue_refuses_at_once_and_accepts_again_when_drained() {
     let pool = HashPool::new(COST, 1, 2).unwrap();
     let (let_go, held) = std::sync::mpsc::channel::<()>();
     let busy = tokio::spawn({

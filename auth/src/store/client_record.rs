@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_matches_by_its_tag_and_a_client_without_one_by_the_stand_in() {
+    fn a_secret_is_matched_by_tag_and_for_an_inactive_client_by_the_stand_in_tag() {
         let secret = DeviceSecret::new("the-secret-that-it-has-today-and".into()).unwrap();
         let registered = ClientRecord {
             secret_hash: Some("present".into()),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_codes_count_for_the_deadline_that_they_were_sent_under() {
+    fn wrong_codes_count_only_for_the_deadline_they_were_sent_under() {
         let otp = Some("GEZDGNBVGY3TQOJQ");
         let locked = |until: &str, count: &str, all| {
             let mut fields = vec![otp, Some("2000")];

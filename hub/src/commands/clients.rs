@@ -225,7 +225,7 @@ mod tests {
     const NOW: u64 = 100_000_000_000;
 
     #[test]
-    fn no_line_is_wider_than_a_terminal_and_no_name_is_cut() {
+    fn no_line_is_wider_than_the_terminal_and_no_name_is_truncated() {
         let long = "n".repeat(64);
         let rows = vec![row("dev1"), row(&long)];
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_has_no_room_for_is_counted() {
+    fn lines_that_do_not_fit_the_terminal_are_counted() {
         assert_eq!(clip("a\nb\nc\n", 4), "a\nb\nc\n");
         assert_eq!(clip("a\nb\nc\nd\n", 4), "a\nb\n… and 2 more lines\n");
     }

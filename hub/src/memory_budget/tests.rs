@@ -38,7 +38,7 @@ async fn all_greedy(budget: &MemoryBudget, count: usize) -> Vec<Vec<MemoryCharge
 }
 
 #[tokio::test]
-async fn however_many_are_greedy_another_finds_as_much_as_each_of_them_has() {
+async fn however_many_clients_are_greedy_a_new_one_gets_a_third_of_a_fair_share() {
     for count in [1, 2, 6, 14] {
         let budget = MemoryBudget::new(256 * MIB);
         let all = all_greedy(&budget, count).await;
@@ -55,7 +55,7 @@ async fn however_many_are_greedy_another_finds_as_much_as_each_of_them_has() {
 }
 
 #[tokio::test]
-async fn a_small_one_finds_room_where_a_large_one_has_to_wait() {
+async fn a_small_charge_is_granted_at_once_where_a_large_one_is_refused() {
     let budget = MemoryBudget::new(64 * MIB);
     let _all = all_greedy(&budget, 63).await;
     let large = budget.take(&client("large"), 8 * MIB, SOON).await;
@@ -67,7 +67,7 @@ async fn a_small_one_finds_room_where_a_large_one_has_to_wait() {
 }
 
 #[tokio::test]
-async fn what_waits_is_served_in_its_order_as_soon_as_there_is_room() {
+async fn waiting_charges_are_granted_in_order_as_soon_as_memory_is_free() {
     let budget = MemoryBudget::new(64 * MIB);
     let mut held = greedy(&budget, "one").await;
     held.push(budget.take_now(&client("one"), 28 * MIB));
@@ -88,7 +88,7 @@ async fn what_waits_is_served_in_its_order_as_soon_as_there_is_room() {
 }
 
 #[tokio::test]
-async fn one_that_waits_no_more_gets_nothing_and_keeps_nothing() {
+async fn a_charge_cancelled_while_it_waits_holds_no_memory() {
     let budget = MemoryBudget::new(64 * MIB);
     let all = budget.take_now(&client("one"), 64 * MIB);
     let two = client("two");
@@ -101,7 +101,7 @@ async fn one_that_waits_no_more_gets_nothing_and_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn a_charge_grows_by_what_is_free_and_gives_back_what_it_needs_no_more() {
+async fn a_charge_grows_within_the_free_memory_and_returns_what_it_no_longer_needs() {
     let budget = MemoryBudget::new(64 * MIB);
     let mut charge = budget.take(&client("one"), MIB, SOON).await.unwrap();
     charge.resize(20 * MIB, SOON).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_charge_grows_by_what_is_free_and_gives_back_what_it_needs_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_larger_than_could_ever_be_had_is_taken_for_half_of_it() {
+async fn a_charge_larger_than_the_whole_budget_is_reduced_to_half_of_it() {
     let budget = MemoryBudget::new(64 * MIB);
     let charge = budget.take(&client("one"), 500 * MIB, SOON).await.unwrap();
     assert_eq!(charge.bytes(), 30 * MIB);

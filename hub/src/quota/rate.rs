@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn while_there_is_room_nobody_waits_however_much_they_send() {
+    fn below_the_reserve_no_client_waits_however_much_it_sends() {
         let now = Instant::now();
         for (used, max) in [(MAX / 2, MAX), (MAX / 100 * 89, MAX), (u64::MAX / 2, 0)] {
             let mut rates = ClientRates::new(RESERVE, now);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_reserve_those_who_filled_it_wait_and_a_quiet_client_does_not() {
+    fn in_the_reserve_a_greedy_client_waits_and_a_quiet_one_does_not() {
         let mut now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         // For a minute one client fills Redis, another adds fifty small entries a second.
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_client_waits_at_most_as_long_as_a_link_bears_and_then_keeps_its_pace() {
+    fn a_greedy_client_waits_for_a_bounded_time_and_then_sends_at_its_rate() {
         let now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         for _ in 0..1000 {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_held_back_is_told_once_that_it_is_over() {
+    fn the_end_of_throttling_is_reported_once_per_client() {
         let now = Instant::now();
         let mut rates = rates(MAX, now);
         while goes(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_goes_at_the_edge_of_the_reserve_ends_no_pace() {
+    fn memory_usage_around_the_edge_of_the_reserve_does_not_end_throttling() {
         let now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         let mut seen = |percent| {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_is_asked_once_a_second_and_before_the_reserve_can_be_reached() {
+    fn redis_memory_is_read_once_a_second_and_before_the_reserve_can_be_reached() {
         let now = Instant::now();
         let mut rates = ClientRates::new(RESERVE, now);
         let small = load(1, 100);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_owe_nothing_are_forgotten() {
+    fn clients_without_debt_are_forgotten() {
         let mut now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         for n in 0..10 * REMEMBERED {

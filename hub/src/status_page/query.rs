@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn of_ten_thousand_clients_a_page_is_shown_and_the_rest_is_found_by_search_and_paging() {
+    fn ten_thousand_clients_are_shown_in_pages_and_found_by_search() {
         let fleet = fleet(10_000);
         let last = ask("", "", "", "999999").select(&fleet, 0).page;
         assert_eq!(last, 10_000 / CLIENTS_SHOWN);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_says_comes_back_in_links_and_what_is_not_understood_does_not() {
+    fn valid_query_parameters_are_kept_in_links_and_invalid_ones_are_dropped() {
         let view = ask("a&b=\"<é", "behind", "lost", "3");
         assert_eq!(view.query(), "?q=a%26b%3D%22%3C%C3%A9&show=behind&by=lost&page=3");
         assert_eq!(ask("", "<script>", "\"", "-1").query(), "");

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_page_itself_may_send() {
+    fn only_same_origin_json_requests_may_send() {
         const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
         const HOST: (&str, &str) = ("host", "127.0.0.1:9464");
         let ours = ("origin", "http://127.0.0.1:9464");

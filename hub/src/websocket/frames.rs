@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_always_has_a_frame_lets_others_have_their_turn() {
+    async fn a_socket_that_always_has_a_frame_yields_to_other_tasks() {
         let mut frames = endless(Frame::Ping.encode(Features(0)));
         frames.set_features(Features(0));
         let flood = async { while frames.next().await.is_some() {} };
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_the_handshake_a_long_frame_is_not_looked_at() {
+    async fn before_the_handshake_a_long_frame_is_refused() {
         let bytes = push(HELLO_BYTES_MAX).encode(Features(0));
         let Some(Err(TransportError::Malformed(error))) = endless(bytes.clone()).next().await
         else {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_packed_frame_is_taken_only_where_the_handshake_agreed_on_it() {
+    async fn a_packed_frame_is_accepted_only_if_the_handshake_agreed_on_it() {
         let packed = push(10_000).encode(Features::COMPRESSION);
         for (agreed, is_taken) in [(Features(0), false), (Features::COMPRESSION, true)] {
             let mut frames = endless(packed.clone());
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_frame_is_decoded_where_no_socket_waits_for_it_and_stays_in_its_order() {
+    async fn a_long_frame_is_decoded_on_another_thread_and_stays_in_order() {
         let long = push(DECODE_INLINE_BYTES_MAX + 1);
         let messages = [&long, &Frame::Ping].map(|frame| frame.encode(Features(0)));
         let messages = messages.map(|bytes| Ok(Message::Binary(bytes)));

@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn all_causes_are_told_down_to_the_words_of_the_operating_system_and_none_twice() {
+    fn the_error_chain_has_each_cause_once_down_to_the_operating_systems() {
         let missing = || io::Error::from_raw_os_error(2);
         let words = "failed to start: failed to read /x: No such file or directory (os error 2)";
         for inner in [Nested::Repeats(missing()), Nested::Plain(missing())] {

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
+    fn a_fault_is_logged_when_it_begins_then_counted_and_logged_again_after_it_ended() {
         let mut limiter = LogLimiter::default();
         let logged = (0..1000).filter(|_| limiter.record("one")).count();
         assert_eq!(logged, 1);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
+    fn any_number_of_kinds_gives_a_bounded_number_of_lines_and_loses_no_count() {
         let mut limiter = LogLimiter::default();
         let logged = (0..10_000).filter(|kind| limiter.record(*kind)).count();
         let again = (0..10_000).filter(|kind| limiter.record(*kind)).count();

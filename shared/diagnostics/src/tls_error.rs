@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_is_wrong_and_the_mend() {
+    fn each_certificate_error_names_the_problem_and_what_to_do() {
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let expected = ServerName::try_from("hub.example.com").unwrap();
         let presented = vec!["DnsName(\"other.example.com\")".to_owned()];
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_that_is_for_less_than_a_person_thinks_is_explained() {
+    fn a_wildcard_that_does_not_match_is_explained() {
         let single = refusal("*.lan", "hub.lan");
         assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
         assert!(single.contains("single label") && single.contains("full name"), "{single}");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_found_however_it_is_wrapped() {
+    fn the_tls_error_is_found_however_it_is_wrapped() {
         let tls = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let io = || io::Error::new(io::ErrorKind::InvalidData, tls());
         let twice = io::Error::other(io());

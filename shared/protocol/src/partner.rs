@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_name_and_another_hub_are_another_partner_and_a_hub_that_lost_all_is_not() {
+    fn another_name_or_hub_is_another_partner_and_a_wiped_hub_is_not() {
         let client = |name: &str| name.parse::<ClientId>().unwrap();
         let partner = |hub: &str, name: &str, url: &str| Partner {
             id: PartnerId::new(hub, &client(name)),

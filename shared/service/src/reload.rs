@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_found_by_its_key_passwords_included_and_never_shown() {
+    fn a_changed_password_is_reported_by_its_key_and_never_shown() {
         let url = |text: &str| text.parse::<RedisUrl>().unwrap();
         let old =
             Some { redis: url("redis://:hunter2@h"), listen: "a", throttle: Throttle { burst: 1 } };

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_begins_once_and_its_end_has_its_length_and_its_failures() {
+    fn an_outage_begins_once_and_its_end_has_the_duration_and_failure_count() {
         let begun = Instant::now();
         let mut outage = None;
         assert_eq!(end(&mut outage, begun), None);

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_has_its_own_searches_and_lines_and_another_has_others() {
+    async fn searches_and_ledger_lines_are_limited_per_client() {
         let (quotas, now) = (ClientQuotas::default(), Instant::now());
         for _ in 0..SEARCHES.burst {
             // As each request of the client asks for it.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_that_is_unused_is_dropped() {
+    fn an_unused_quota_is_dropped() {
         let (quotas, now) = (ClientQuotas::default(), Instant::now());
         let held = quotas.client(&client("dev1"), now);
         quotas.client(&client("dev2"), now);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
+    fn a_search_that_found_nothing_is_reused_only_in_the_same_epoch() {
         let (one, two) = (Epoch(1), Epoch(2));
         let seq = |ms| Seq::new(ms, 0);
         let found = |index| {

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_is_the_goaway_of_a_websocket() {
+    fn each_http_refusal_becomes_the_matching_goaway() {
         for (status, word, reason) in [
             (401, "unauthorized", GoawayReason::Unauthorized),
             (409, "gap", GoawayReason::Gap),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_of_another_server_is_a_broken_connection() {
+    fn a_response_from_another_server_is_a_broken_connection() {
         for status in [302, 404, 405, 413, 500, 502, 504] {
             assert_eq!(goaway_for(status, "<html>"), None, "{status}");
         }

@@ -164,7 +164,7 @@ fn push_up() -> Frame {
 }
 
 #[tokio::test]
-async fn a_batch_goes_up_while_a_poll_waits() {
+async fn a_batch_is_sent_while_a_poll_waits() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     hub.say(push_up()).await;
     let asked = hub.asked("/xadd").await;
@@ -180,7 +180,7 @@ async fn a_batch_goes_up_while_a_poll_waits() {
 }
 
 #[tokio::test]
-async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
+async fn received_entries_are_acknowledged_by_the_next_poll_and_not_earlier() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     assert_eq!((poll.query["seq"].as_str(), poll.query["epoch"].as_str()), ("7-0", "2"));
     assert_eq!(poll.generation.as_deref(), Some("3"));
@@ -200,7 +200,7 @@ async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
 }
 
 #[tokio::test]
-async fn the_next_request_bears_the_token_that_was_refreshed() {
+async fn the_next_request_has_the_refreshed_token() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     assert_eq!(poll.token, "Bearer t0ken");
     hub.tokens.send_replace("n3xt".into());
@@ -219,7 +219,7 @@ async fn a_refusal_ends_the_channel_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_refused_hello_has_its_reason() {
+async fn a_refused_hello_gives_a_goaway_with_the_reason() {
     let mut hub = FakeHub::start().await;
     hub.say(Frame::Hello(Box::new(hello()))).await;
     let asked = hub.asked("/session").await;
@@ -232,7 +232,7 @@ async fn a_refused_hello_has_its_reason() {
 }
 
 #[tokio::test]
-async fn a_response_of_another_server_is_a_broken_connection() {
+async fn a_response_from_another_server_is_a_broken_connection() {
     let mut hub = FakeHub::start().await;
     hub.say(Frame::Hello(Box::new(hello()))).await;
     let asked = hub.asked("/session").await;

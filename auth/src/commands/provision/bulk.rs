@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_read_as_spreadsheets_and_operators_write_it() {
+    fn a_client_list_may_have_a_bom_a_header_blank_lines_and_comments() {
         let text = "\u{feff}client,valid\r\ndev2,12h\r\n\r\n# the shed\r\ndev1\r\n";
         let wanted = parse(text).unwrap();
         let names: Vec<_> = wanted.iter().map(|one| one.client.as_str()).collect();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_line_is_named_and_no_client_is_taken() {
+    fn an_invalid_line_is_named_and_the_whole_list_is_refused() {
         for (text, words) in [
             ("", "no client"),
             ("client\n", "no client"),

@@ -23,7 +23,7 @@ fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
 }
 
 #[tokio::test]
-async fn a_socket_lets_go_of_what_a_large_message_took_and_keeps_small_buffers() {
+async fn a_socket_frees_the_buffer_of_a_large_message_and_keeps_small_buffers() {
     let (mut socket, mut client) = joined(1 << 22).await;
     for (length, is_renewed) in [(100, false), (SOCKET_BYTES_KEPT + 1, true), (1 << 20, true)] {
         client.send(binary(length, 7)).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_socket_lets_go_of_what_a_large_message_took_and_keeps_small_buffers()
 }
 
 #[tokio::test]
-async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
+async fn no_buffered_message_is_lost_however_the_bytes_arrive() {
     for seed in 0..60 {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut socket, mut client) = joined(random.random_range(1..20_000)).await;
@@ -85,7 +85,7 @@ async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
 }
 
 #[tokio::test]
-async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
+async fn fragmented_messages_and_long_headers_are_read_completely() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     let mut socket = ServerSocket::new(ours);
     // Masked with zeros. The length of the first is said in eight bytes, where one would do.
@@ -113,7 +113,7 @@ async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
 }
 
 #[tokio::test]
-async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
+async fn input_after_the_close_is_discarded_for_a_bounded_time() {
     let begun = Instant::now();
     discard(&mut stream::repeat(())).await;
     let taken = begun.elapsed();
@@ -121,7 +121,7 @@ async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too() {
+async fn input_after_an_invalid_frame_is_discarded_too() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 10);
     let mut socket = ServerSocket::new(ours);
     let sending = tokio::spawn(async move {

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_in_the_copy_are_removed_up_to_the_first_with_other_bytes() {
+    fn entries_in_the_copy_are_removed_up_to_the_first_that_differs() {
         let carried: Vec<_> = (1..=6).map(|ms| entry(ms, "old")).collect();
         let mut index = index(&carried, true);
         // 3 was deleted by an app, 0 was trimmed once and is back again; 4 has other bytes, and 5 only
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_in_one_epoch_say_nothing_about_another() {
+    fn a_difference_in_one_epoch_does_not_affect_another_epoch() {
         let found =
             [copied(1, &entry(1, "a")), copied(2, &entry(1, "b")), copied(2, &entry(2, "b"))];
         let index = CopyIndex::new(found, true);

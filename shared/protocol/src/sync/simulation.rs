@@ -50,50 +50,50 @@ fn run_with(first: u64, once_failed: &[u64], weather: Weather) {
 }
 
 #[test]
-fn nothing_is_lost_twice_there_or_out_of_order_whatever_the_network_does() {
+fn nothing_is_lost_duplicated_or_reordered_whatever_the_network_does() {
     run(0, Weather { poison: 0.1, full: 0.01, ..NETWORK });
 }
 
 #[test]
-fn what_is_trimmed_before_it_is_carried_is_counted_to_the_entry() {
+fn entries_trimmed_before_they_are_carried_are_counted_exactly() {
     run_with(1000, &[3289], Weather { trim: 0.1, ..NETWORK });
 }
 
 #[test]
-fn what_an_app_deletes_is_no_loss_and_hides_none() {
+fn an_entry_deleted_by_an_app_is_not_a_loss_and_hides_no_loss() {
     let weather = Weather { trim: 0.05, delete: 0.1, poison: 0.05, ..NETWORK };
     run_with(2000, &[2686, 2729], weather);
 }
 
 #[test]
-fn a_copy_that_went_back_is_filled_again_and_what_is_gone_is_counted() {
+fn a_rewound_copy_is_refilled_and_what_is_gone_is_counted() {
     run(3000, Weather { trim: 0.05, hub_rewind: 0.02, ..NETWORK });
 }
 
 #[test]
-fn an_origin_that_went_back_begins_a_new_life_in_which_nothing_is_lost_or_repeated() {
+fn a_rewound_origin_begins_a_new_epoch_that_loses_and_repeats_nothing() {
     run(4000, Weather { device_rewind: 0.02, ..NETWORK });
 }
 
 #[test]
-fn a_client_that_is_forgotten_at_one_end_is_carried_neither_twice_nor_less() {
+fn a_client_forgotten_at_one_end_loses_and_repeats_nothing() {
     run(7000, Weather { trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK });
 }
 
 #[test]
-fn a_stream_that_is_made_anew_is_carried_from_its_beginning_whatever_its_ids() {
+fn a_recreated_stream_is_carried_from_its_beginning_whatever_its_ids() {
     run(8000, Weather { replace: 0.03, ..NETWORK });
 }
 
 #[test]
-fn a_link_that_breaks_after_some_bytes_carries_everything_all_the_same() {
+fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
     run(10_000, Weather { narrow: 60, ..CALM });
     run(11_000, Weather { narrow: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK });
     run(12_000, Weather { narrow: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK });
 }
 
 #[test]
-fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
+fn both_ends_may_be_rewound_wiped_trimmed_and_full() {
     run_with(
         5000,
         &[5152, 5728, 6116, 6967, 16756],

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_counted_however_their_bytes_come_and_however_long_their_headers_are() {
+    fn messages_are_counted_whatever_the_chunk_size_and_header_length() {
         let all = [
             frame(FINAL | TEXT, 5, 0),
             frame(FINAL | TEXT, 5, 8),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_a_handshake_is_passed_over_and_no_more_than_that() {
+    fn only_the_answer_to_the_handshake_is_skipped() {
         let answer = b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nx: \r\r\n\r\n".to_vec();
         let bytes = [answer, unmasked(FINAL | TEXT, 3), unmasked(FINAL | PING, 0)].concat();
         for size in [1, 3, bytes.len()] {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_under_way_says_how_long_it_is_before_it_is_there() {
+    fn a_partial_message_gives_its_announced_length() {
         let mut watch = FrameLimiter::default();
         let now = Instant::now();
         watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_empty_frames_ends_and_one_in_pieces_as_a_network_makes_them_does_not() {
+    fn too_many_empty_fragments_are_refused_and_fragments_of_ordinary_size_are_not() {
         let now = Instant::now();
         let empty = |length: usize| {
             let mut watch = FrameLimiter::default();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_of_64_bits_overflows_nothing() {
+    fn a_64_bit_length_does_not_overflow() {
         let mut watch = FrameLimiter::default();
         let now = Instant::now();
         let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_have_a_rate_between_the_frames_of_a_message_too() {
+    fn pings_between_the_frames_of_a_message_are_rate_limited_too() {
         let mut watch = FrameLimiter::default();
         let mut now = Instant::now();
         watch.handle_read(&frame(TEXT, 1, 0), now).unwrap();

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_of_the_file_decides() {
+    fn the_verdict_depends_on_the_mode_of_the_file() {
         let of = |mode, secret: Option<&str>| {
             judge(Path::new("/x.toml"), mode, secret.map(str::to_owned), "hub")
         };

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_localhost_are_known_and_a_name_only_if_it_is_set() {
+    fn addresses_and_localhost_are_allowed_and_a_name_only_if_it_is_set() {
         let (none, set) = (AdminHosts::default(), "hub1.internal,Spoke.example");
         let set: AdminHosts = set.parse().unwrap();
         for host in
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_that_the_listener_is_bound_to_is_known() {
+    fn the_name_that_the_listener_is_bound_to_is_allowed() {
         let known = |listen: &str, host: &str| {
             AdminHosts::default().with_listen(listen).contains(host.as_bytes())
         };

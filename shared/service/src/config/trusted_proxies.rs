@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_list_is_named_with_help() {
+    fn an_invalid_list_is_refused_with_help() {
         for (text, word) in [
             ("proxy.example.com", "10.1.0.0/16"),
             ("127.0.0.1 10.0.0.1", "10.1.0.0/16"),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_that_are_listed_are_trusted() {
+    fn only_listed_addresses_are_trusted() {
         let proxies: TrustedProxies = "10.1.0.0/16, 2001:db8::1".parse().unwrap();
         for (address, is_one) in [
             ("10.1.2.3", true),

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_in_a_request_has_to_be_known() {
+    fn every_host_name_in_a_request_must_be_allowed() {
         assert!(is_answered("/metrics", &["127.0.0.1:9464"]));
         assert!(is_answered("http://localhost/metrics", &["127.0.0.1"]));
         for (url, hosts) in [

@@ -105,7 +105,7 @@ fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_and_knows_its_peer() {
+async fn a_request_is_answered_and_its_handler_gets_the_peer_address() {
     let peer = |Extension(peer): Extension<PeerAddress>| async move { peer.to_string() };
     let running = start(hello().route("/peer", get(peer)), ServeLimits::default(), None).await;
     assert!(running.get("/").await.ends_with("\r\n\r\nhello"));
@@ -117,7 +117,7 @@ async fn a_request_is_answered_and_knows_its_peer() {
 }
 
 #[tokio::test]
-async fn a_header_that_takes_too_long_ends_its_connection() {
+async fn a_header_that_takes_too_long_closes_the_connection() {
     let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut stream = running.connect().await;
@@ -136,7 +136,7 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_taken() {
+async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_accepted() {
     let (app, begun, go) = slow();
     let running = start(app, ServeLimits::default(), None).await;
     let address = running.address;
@@ -152,7 +152,7 @@ async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_taken()
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_end_is_cut_when_the_drain_is_over() {
+async fn a_request_that_does_not_end_is_aborted_after_the_drain_timeout() {
     let (app, begun, _go) = slow();
     let limits = ServeLimits { drain: BRIEF, ..ServeLimits::default() };
     let running = start(app, limits, None).await;
@@ -191,7 +191,7 @@ async fn a_request_on_its_way_at_shutdown_is_answered_with_connection_close() {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_closed_until_another_ends() {
+async fn a_connection_over_the_limit_is_closed_until_another_one_ends() {
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut first = running.connect().await;
@@ -205,7 +205,7 @@ async fn a_connection_over_the_limit_is_closed_until_another_ends() {
 }
 
 #[tokio::test]
-async fn a_kept_handle_counts_after_its_connection_has_ended() {
+async fn a_kept_handle_counts_as_a_connection_after_its_own_has_ended() {
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
     let keep = move |Extension(handle): Extension<ConnectionHandle>| async move {
@@ -223,8 +223,7 @@ async fn a_kept_handle_counts_after_its_connection_has_ended() {
 }
 
 #[tokio::test]
-async fn an_unauthenticated_connection_is_evicted_for_a_newer_one_and_an_authenticated_one_is_not()
-{
+async fn the_oldest_unauthenticated_connection_is_evicted_and_no_authenticated_one() {
     let authenticate = |Extension(handle): Extension<ConnectionHandle>| async move {
         let _guard = handle.mark_authenticated();
         std::future::pending::<()>().await;
@@ -250,7 +249,7 @@ async fn an_unauthenticated_connection_is_evicted_for_a_newer_one_and_an_authent
 }
 
 #[tokio::test]
-async fn a_response_that_is_not_read_ends_its_connection() {
+async fn a_response_that_is_not_read_closes_the_connection() {
     let large = || async { vec![b'x'; 64 * 1024 * 1024] };
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
@@ -294,7 +293,7 @@ async fn a_header_has_a_maximum_length() {
 }
 
 #[tokio::test]
-async fn a_panic_in_one_request_ends_no_other() {
+async fn a_panic_in_one_request_does_not_affect_another() {
     let panics = || async {
         if true {
             panic!("on purpose");
@@ -316,7 +315,7 @@ async fn an_address_in_use_is_named_with_help() {
 }
 
 #[tokio::test]
-async fn the_admin_routes_give_liveness_readiness_and_metrics() {
+async fn the_admin_routes_serve_liveness_readiness_and_metrics() {
     let is_ready = Arc::new(Mutex::new(false));
     let asked = is_ready.clone();
     let ready = move || -> BoxFuture<'static, Result<(), String>> {

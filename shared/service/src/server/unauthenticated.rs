@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_network_with_the_most_is_evicted() {
+    fn the_oldest_connection_of_the_network_with_the_most_is_evicted() {
         let all = Unauthenticated::new(4);
         let (good, _) = all.add(net(1));
         let crowd: Vec<_> = (0..3).map(|_| all.add(net(2)).0).collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn of_networks_with_equally_many_the_oldest_connection_is_evicted() {
+    fn among_networks_with_equally_many_the_oldest_connection_is_evicted() {
         let all = Unauthenticated::new(3);
         let all: Vec<_> = (0..5).map(|last| all.add(net(last)).0).collect();
         let gone: Vec<_> = all.iter().map(|tracked| is_evicted(tracked)).collect();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authenticated_connection_stays_and_is_the_newest_afterwards() {
+    fn an_authenticated_connection_is_kept_and_counts_as_the_newest_afterwards() {
         let all = Unauthenticated::new(2);
         let (known, _) = all.add(net(1));
         let guards = (known.mark_authenticated(), known.mark_authenticated());

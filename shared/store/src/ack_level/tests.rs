@@ -12,7 +12,7 @@ fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>
 }
 
 #[test]
-fn a_level_is_one_of_three_words_and_nothing_else() {
+fn an_ack_level_is_memory_fsync_or_replicas_and_nothing_else() {
     for (text, level) in [
         ("memory", AckLevel::Memory),
         ("fsync", AckLevel::Fsync),
@@ -31,7 +31,7 @@ fn a_level_is_one_of_three_words_and_nothing_else() {
 }
 
 #[test]
-fn a_redis_gives_the_levels_that_it_can_prove_and_no_other() {
+fn a_redis_offers_only_the_ack_levels_that_it_can_prove() {
     let lacks = |word: &str| Err(word.to_owned());
     let proves = |barrier| Ok(Some(barrier));
     let (old, new) = ((7, 0), (7, 2));

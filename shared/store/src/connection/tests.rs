@@ -67,7 +67,7 @@ async fn until(redis: &Redis, what: &str, is_wanted: impl Fn(&Result<(), StoreEr
 }
 
 #[tokio::test]
-async fn it_connects_late_and_comes_back_by_itself() {
+async fn it_connects_once_redis_starts_and_reconnects_automatically() {
     let mut server = Server::new();
     let redis = Redis::open(&server.url("")).unwrap();
     let error = redis.ping().await.unwrap_err();
@@ -82,7 +82,7 @@ async fn it_connects_late_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_costs_no_command() {
+async fn a_connection_that_was_closed_while_idle_fails_no_command() {
     let mut server = Server::new();
     server.start(&[]);
     let idle = Redis::open(&server.url("")).unwrap();
@@ -97,7 +97,7 @@ async fn a_connection_that_was_closed_while_idle_costs_no_command() {
 }
 
 #[tokio::test]
-async fn commands_at_once_share_one_connection() {
+async fn concurrent_commands_share_one_connection() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("")).unwrap();
@@ -115,7 +115,7 @@ async fn commands_at_once_share_one_connection() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_tried_again_once_it_would_do() {
+async fn a_refused_login_is_retried_and_succeeds_once_the_password_matches() {
     let mut server = Server::new();
     server.start(&["--requirepass", "right"]);
     let admin = Redis::open(&server.url("?pass=right")).unwrap();
@@ -130,7 +130,7 @@ async fn a_refused_login_is_tried_again_once_it_would_do() {
 }
 
 #[tokio::test]
-async fn a_script_is_loaded_again_where_redis_has_forgotten_it() {
+async fn a_script_is_loaded_again_if_redis_has_forgotten_it() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("")).unwrap();
@@ -145,7 +145,7 @@ async fn a_script_is_loaded_again_where_redis_has_forgotten_it() {
 }
 
 #[tokio::test]
-async fn a_connection_of_ones_own_speaks_resp3_to_the_same_database() {
+async fn a_dedicated_connection_speaks_resp3_to_the_same_database() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("?db=3")).unwrap();
@@ -159,7 +159,7 @@ async fn a_connection_of_ones_own_speaks_resp3_to_the_same_database() {
 }
 
 #[tokio::test]
-async fn nothing_printed_holds_the_password() {
+async fn nothing_printed_contains_the_password() {
     let url: RedisUrl = "redis://:hunter2@127.0.0.1:1".parse().unwrap();
     let redis = Redis::open(&url).unwrap();
     let printed = format!("{redis:?} {:?} {:?}", redis.connection(), redis.ping().await);

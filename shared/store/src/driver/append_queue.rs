@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_is_sent_first_even_when_the_second_is_woken_first() {
+    async fn the_first_append_is_sent_first_even_if_the_second_is_woken_first() {
         let (to, mut from) = mpsc::unbounded_channel();
         let mut sent = || [from.try_recv().unwrap(), from.try_recv().unwrap()];
         let gates = || [oneshot::channel(), oneshot::channel()];
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_waits_for_those_before_it() {
+    async fn an_answer_waits_for_the_answers_before_it() {
         let (first, answer) = oneshot::channel::<u32>();
         let mut queue = AppendQueue::default();
         queue.push(async { answer.await.unwrap() }.boxed());

@@ -273,7 +273,7 @@ mod tests {
     use spoke_protocol::TallyPrecision;
 
     #[test]
-    fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
+    fn entries_reported_by_a_device_are_pending_until_they_arrive() {
         let reach = OriginReach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
         assert_eq!(OriginReach::from_text(&reach.to_string()), Some(reach));
         let tally = |added| Tally { added, precision: TallyPrecision::Exact, ..Tally::ZERO };

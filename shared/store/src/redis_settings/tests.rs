@@ -8,7 +8,7 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\
                     slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0\r\n";
 
 #[test]
-fn what_info_tells_is_read() {
+fn server_info_is_parsed_from_info() {
     let facts = ServerInfo {
         version: (7, 0),
         replicas: 2,
@@ -21,12 +21,12 @@ fn what_info_tells_is_read() {
 }
 
 #[test]
-fn what_info_leaves_out_is_no_finding() {
+fn a_value_missing_from_info_causes_no_warning() {
     assert_eq!(ServerInfo::of_info("").warnings(), []);
 }
 
 #[test]
-fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
+fn only_eviction_or_a_missing_append_only_file_causes_a_warning() {
     let evicts = |policy: &str| ServerWarning::Evicts { policy: policy.to_owned() };
     for (max_memory, policy, is_append_only, expected) in [
         (0, "noeviction", true, vec![]),
@@ -47,7 +47,7 @@ fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
 }
 
 #[test]
-fn a_finding_says_what_can_be_lost_and_the_mend() {
+fn a_warning_says_what_can_be_lost_and_what_to_do() {
     let volatile = ServerWarning::Evicts { policy: "volatile-ttl".to_owned() };
     assert!(volatile.to_string().contains("sessions"), "{volatile}");
     let all = ServerWarning::Evicts { policy: "allkeys-lfu".to_owned() };

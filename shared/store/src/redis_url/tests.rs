@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_three_schemes_are_taken_and_kept_as_they_are() {
+fn urls_of_the_three_schemes_are_accepted_unchanged() {
     for good in [
         "redis://127.0.0.1:6379",
         "redis://localhost",
@@ -16,7 +16,7 @@ fn the_three_schemes_are_taken_and_kept_as_they_are() {
 }
 
 #[test]
-fn anything_else_is_refused_without_being_repeated() {
+fn an_invalid_url_is_refused_and_its_password_is_not_printed() {
     for bad in [
         "",
         "127.0.0.1:6379",
@@ -37,7 +37,7 @@ fn anything_else_is_refused_without_being_repeated() {
 }
 
 #[test]
-fn a_password_is_shown_nowhere() {
+fn a_password_is_never_shown() {
     for (text, shown) in [
         ("redis://:hunter2@10.0.0.1:7000/3", "redis://:***@10.0.0.1:7000/3"),
         ("rediss://spoke:hunter2@example.com", "rediss://spoke:***@example.com"),
@@ -55,7 +55,7 @@ fn refusal(url: &str) -> String {
 }
 
 #[test]
-fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_are() {
+fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
     for (url, words) in [
         ("rediss://h?cafile=/x", "unknown option cafile; did you mean ca_file?"),
         ("rediss://h?ca_file=/x&certfile=/y", "unknown option certfile; did you mean cert_file?"),
@@ -72,7 +72,7 @@ fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_a
 }
 
 #[test]
-fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_never_told() {
+fn a_password_with_reserved_characters_must_be_encoded_and_is_never_printed() {
     for (url, words) in [
         ("redis://:hunter2#x@127.0.0.1", "write %23"),
         ("rediss://user:hunter2#@127.0.0.1:6379/1", "write %23"),
@@ -89,7 +89,7 @@ fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_
 }
 
 #[test]
-fn files_that_are_missing_or_hold_something_else_are_named() {
+fn certificate_files_that_are_missing_or_invalid_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();

@@ -23,7 +23,7 @@ fn one(cause: &str, count: u64) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn nothing_is_missing_where_the_stream_joins_on() {
+fn nothing_is_missing_if_the_stream_continues_at_the_cursor() {
     for extent in [extent(10, 10), extent(10, 5), extent(10, 6), extent(10, 0)] {
         let after = if extent.length == 0 { at(10, 10) } else { at(5, 5) };
         let (losses, past) = find_missing(E1, after, after, &extent);
@@ -32,7 +32,7 @@ fn nothing_is_missing_where_the_stream_joins_on() {
 }
 
 #[test]
-fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
+fn entries_trimmed_past_the_cursor_are_counted_with_their_range() {
     let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
     let (from, to) = (Seq::new(5, 1), Seq::new(60, u64::MAX));
     let expected = Loss { epoch: E1, from, to, count: Some(55), cause: LossCause::Trimmed };
@@ -44,7 +44,7 @@ fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
 }
 
 #[test]
-fn what_an_app_deleted_is_no_loss() {
+fn an_entry_deleted_by_an_app_is_not_a_loss() {
     let deleted = |seq: u64, extent: Extent| Extent { max_deleted: Seq::new(seq, 0), ..extent };
     // 7 was deleted out of the middle of what waits.
     let holes = Extent { length: 94, ..deleted(7, extent(100, 95)) };
@@ -61,7 +61,7 @@ fn what_an_app_deleted_is_no_loss() {
 }
 
 #[test]
-fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
+fn a_deleted_entry_does_not_hide_one_that_is_trimmed_later() {
     let deleted = |extent: Extent| Extent { max_deleted: Seq::new(80, 0), ..extent };
     // Trimmed up to 60, and 80 was deleted from the rest: one of 56 is no loss, and is not yet counted.
     let first = deleted(Extent { length: 39, ..extent(100, 40) });
@@ -87,7 +87,7 @@ fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
 }
 
 #[test]
-fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
+fn dead_letters_among_the_missing_entries_do_not_hide_later_losses() {
     // 30 were acknowledged, 4 of them dead letters, it is unknown which; 20 are missing.
     let acked = Checkpoint::new(Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
     let wiped = Checkpoint::START;
@@ -104,7 +104,7 @@ fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
 }
 
 #[test]
-fn what_the_copy_forgot_is_told_from_what_it_never_had() {
+fn entries_the_copy_lost_are_distinguished_from_those_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
     let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
@@ -123,7 +123,7 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
 }
 
 #[test]
-fn what_is_in_the_ledger_is_not_written_there_again() {
+fn losses_in_the_ledger_are_not_recorded_again() {
     let place = at(5, 5);
     let (losses, written) = find_unrecorded(E1, place, place, &extent(100, 40), None).unwrap();
     assert_eq!((losses.len(), written.through_added), (1, 60));
@@ -141,7 +141,7 @@ fn what_is_in_the_ledger_is_not_written_there_again() {
 }
 
 #[test]
-fn a_tally_is_read_as_it_was_written_and_nothing_else_is_one() {
+fn a_tally_round_trips_through_its_text_and_other_text_is_refused() {
     for text in ["0,0,0", "12,3,9", "12,3,0~", "0,0,0~", "~", "9223372036854775807,0,0"] {
         assert_eq!(text.parse::<Tally>().unwrap().to_string(), text);
     }

@@ -39,7 +39,7 @@ fn cursor(epoch: u64, at: u64, digest: Option<Digest>) -> Cursor {
 }
 
 #[test]
-fn where_the_ends_agree_the_sender_goes_on_after_the_cursor() {
+fn if_both_ends_agree_the_sender_resumes_after_the_cursor() {
     use ResumeFinding::{Agree, CopyRewound};
     let none = Cursor::default();
     for (name, standing, cursor, at_cursor, expected) in [
@@ -62,7 +62,7 @@ fn where_the_ends_agree_the_sender_goes_on_after_the_cursor() {
 }
 
 #[test]
-fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
+fn after_an_origin_rewind_a_new_epoch_begins_after_what_was_certainly_carried() {
     for (name, standing, cursor, at_cursor, expected) in [
         ("wiped", origin(0, 0, 0, 0), cursor(1, 5, A), None, (2, 0, 5)),
         ("wiped, written to", origin(0, 0, 0, 9), cursor(1, 5, A), None, (2, 0, 5)),
@@ -87,14 +87,14 @@ fn where_the_origin_went_back_a_new_life_begins_after_what_is_surely_carried() {
 }
 
 #[test]
-fn a_copy_that_was_wiped_in_a_life_nobody_remembers_is_believed_no_further_than_its_cursor() {
+fn in_an_epoch_unknown_to_the_origin_the_copy_is_trusted_only_up_to_its_cursor() {
     let position = find_position(&origin(1, 7, 9, 9), &cursor(2, 5, A), None, PartnerMatch::Same);
     assert_eq!((position.epoch, position.after, position.inherited), (Epoch(3), seq(5), seq(9)));
     assert_eq!(position.loss, None);
 }
 
 #[test]
-fn what_one_life_inherited_the_next_inherits_too() {
+fn what_one_epoch_inherited_the_next_one_inherits_too() {
     // The second epoch had carried 5 of the 9 that may be in the copy under the first.
     let mut standing = origin(2, 3, 4, 12);
     standing.memory.inherited = seq(9);
@@ -103,7 +103,7 @@ fn what_one_life_inherited_the_next_inherits_too() {
 }
 
 #[test]
-fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
+fn a_stream_recreated_beside_its_old_state_begins_a_new_epoch() {
     let mut standing = origin(1, 5, 9, 9);
     standing.extent =
         Extent { first: seq(20), last: seq(21), length: 2, added: 2, ..Extent::default() };
@@ -112,7 +112,7 @@ fn a_stream_that_was_made_anew_beside_its_memory_is_another_life() {
 }
 
 #[test]
-fn a_clone_whose_memory_covers_what_the_other_device_sent_is_another_life() {
+fn a_clone_whose_state_covers_what_the_other_device_sent_begins_a_new_epoch() {
     // Both have 1 to 5, acknowledged up to 3, and both have read up to 9; the other one sent its 6.
     let standing = origin(1, 3, 9, 9);
     let position = find_position(&standing, &cursor(1, 6, A), None, PartnerMatch::Same);
@@ -125,7 +125,7 @@ fn a_clone_whose_memory_covers_what_the_other_device_sent_is_another_life() {
 }
 
 #[test]
-fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
+fn a_copy_that_does_not_know_the_new_epoch_yet_is_sent_it_again() {
     let mut standing = origin(2, 3, 9, 9);
     let start = |epoch, at| EpochStart {
         epoch: Epoch(epoch),
@@ -145,7 +145,7 @@ fn a_copy_that_has_not_heard_of_the_new_life_is_told_of_it_again() {
 }
 
 #[test]
-fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
+fn for_an_epoch_that_was_forgotten_all_is_sent_as_possible_duplicates() {
     let mut standing = origin(5, 3, 9, 9);
     standing.memory.epochs.drain(..3);
     let position = find_position(&standing, &cursor(1, 5, A), A, PartnerMatch::Same);
@@ -154,7 +154,7 @@ fn of_lives_that_nobody_remembers_all_is_sent_and_nothing_taken_for_new() {
 }
 
 #[test]
-fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
+fn a_cursor_not_set_by_a_batch_of_this_origin_acknowledges_nothing() {
     // 1 to 3 are acknowledged, 4 to 9 were read and perhaps sent, 10 to 12 wait.
     let standing = origin(1, 3, 9, 12);
     for (name, at, digest, at_cursor) in [
@@ -191,7 +191,7 @@ fn a_cursor_that_no_batch_of_this_origin_moved_acknowledges_nothing() {
 }
 
 #[test]
-fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_nothing_twice() {
+fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_no_duplicate() {
     let reset = Cursor { epoch: Epoch(2), ..Cursor::default() };
     let position = find_position(&origin(1, 3, 9, 12), &reset, None, PartnerMatch::Same);
     let found = (position.epoch, position.after, position.inherited, position.joins_after);
@@ -203,7 +203,7 @@ fn a_copy_that_was_reset_gets_what_was_not_acknowledged_and_nothing_twice() {
 }
 
 #[test]
-fn a_stream_that_is_replaced_before_the_copy_hears_of_its_life_begins_yet_another() {
+fn a_stream_replaced_before_the_copy_knows_its_epoch_begins_another_one() {
     let mut standing = origin(3, 3, 9, 9);
     standing.extent = Extent::default();
     for cursor in [cursor(2, 3, None), Cursor { epoch: Epoch(2), ..Cursor::default() }] {

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_certain_where_one_entry_fits_through() {
+    fn progress_is_guaranteed_if_a_single_entry_gets_through() {
         for (entries, size, breaks_after, most) in [
             (200, 4096, 40_000, 80),
             (200, 4096, 4096, 210),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_that_is_lost_is_progress() {
+    fn a_lost_acknowledgement_counts_as_progress() {
         let mut path = LinkPath::default();
         for n in 0..10 {
             let found = path.handle_start((EPOCH, seq(10 * n)));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_of_the_path_shrinks_nothing() {
+    fn an_end_that_is_not_the_fault_of_the_path_does_not_set_a_limit() {
         let mut path = LinkPath::default();
         for summary in [summary(0, 0, 10, None), summary(0, 5, 10, None)] {
             path.handle_end(&summary, SessionEnding::Closed);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
+    fn a_successful_session_raises_the_limit_until_it_is_removed() {
         let mut path = LinkPath::default();
         path.handle_end(&summary(0, 0, 16, None), SessionEnding::Broken);
         assert_eq!(path.handle_start((EPOCH, seq(0))), PathFinding::NoProgress);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_fails_alone_again_and_again_is_stuck_until_it_has_passed() {
+    fn an_entry_that_fails_alone_repeatedly_is_stuck_until_acknowledged() {
         let mut path = LinkPath::default();
         let fail = |path: &mut LinkPath| {
             path.handle_end(&summary(0, 0, 1, path.limit()), SessionEnding::Broken);

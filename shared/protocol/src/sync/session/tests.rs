@@ -42,7 +42,7 @@ fn send(session: &mut Session, entry: Entry, now: Instant) {
 }
 
 #[test]
-fn one_that_hears_nothing_pings_and_at_last_gives_up() {
+fn a_silent_link_is_pinged_and_then_times_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     assert_eq!(session.poll_timeout(), now + HEARTBEAT);
@@ -57,7 +57,7 @@ fn one_that_hears_nothing_pings_and_at_last_gives_up() {
 }
 
 #[test]
-fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
+fn the_backlog_is_counted_until_acknowledged_and_the_round_trip_is_measured() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     assert_eq!(session.sender().backlog(), (0, None));
@@ -74,7 +74,7 @@ fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
 }
 
 #[test]
-fn the_answer_to_a_ping_tells_the_round_trip() {
+fn the_answer_to_a_ping_gives_the_round_trip_time() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     session.handle_timeout(now + HEARTBEAT);
@@ -84,7 +84,7 @@ fn the_answer_to_a_ping_tells_the_round_trip() {
 }
 
 #[test]
-fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
+fn a_byte_in_the_middle_of_a_frame_resets_the_idle_timeout() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     session.handle_received(now + IDLE_TIMEOUT / 2);
@@ -94,7 +94,7 @@ fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
 }
 
 #[test]
-fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
+fn a_link_that_answers_pings_but_acknowledges_nothing_times_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     send(&mut session, entry(10), now);
@@ -105,7 +105,7 @@ fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
 }
 
 #[test]
-fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
+fn a_slow_link_gets_more_time_for_an_entry_larger_than_its_window() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     send(&mut session, entry(1024 * 1024), now);
@@ -115,7 +115,7 @@ fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
 }
 
 #[test]
-fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
+fn closing_acknowledges_the_batch_in_progress_and_drops_the_rest() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     for (after, through) in [(0, 1), (1, 2)] {
@@ -156,7 +156,7 @@ fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
 }
 
 #[test]
-fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_hand() {
+fn the_first_batch_is_appended_alone_and_then_two_are_in_progress_at_a_time() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -170,7 +170,7 @@ fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_han
 }
 
 #[test]
-fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
+fn no_batch_overtakes_one_that_waits_for_more_than_the_script() {
     let now = Instant::now();
     let looked_up = |push: &mut Push| push.account.is_inherited = true;
     let told = |push: &mut Push| {
@@ -199,7 +199,7 @@ fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_can() {
+fn an_unwritable_copy_is_reported_and_probed_and_ends_the_session_once_writable() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -223,7 +223,7 @@ fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_
 }
 
 #[test]
-fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
+fn a_peer_that_keeps_sending_to_an_unwritable_copy_is_disconnected() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     session.handle_frame(Frame::Push(push(0, 1)), now);
@@ -240,7 +240,7 @@ fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
 }
 
 #[test]
-fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for_it() {
+fn nothing_is_sent_to_an_unwritable_copy_and_the_link_does_not_time_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     send(&mut session, entry(10), now);
@@ -252,7 +252,7 @@ fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for
 }
 
 #[test]
-fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() {
+fn a_peer_that_exceeds_the_window_without_an_acknowledgement_is_disconnected() {
     let now = Instant::now();
     let overrun = |answered: u64| {
         let mut session = session(Heartbeat::Answers, now);
@@ -286,7 +286,7 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
 }
 
 #[test]
-fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
+fn nothing_is_answered_for_a_batch_behind_one_that_failed() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..3).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -301,7 +301,7 @@ fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
 }
 
 #[test]
-fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() {
+fn acknowledgements_are_recorded_once_per_interval_including_the_last() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     let recorded = |session: &mut Session, at| {

@@ -109,7 +109,7 @@ fn all() -> [(&'static str, Frame); 8] {
 }
 
 #[test]
-fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
+fn the_bytes_of_0_1_are_decoded_and_encoded_exactly() {
     let mut golden = golden::frames(include_str!("../golden/0.1/frames.hex"));
     for (name, frame) in all() {
         let bytes = golden.remove(name).unwrap();
@@ -128,7 +128,7 @@ fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
 }
 
 #[test]
-fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
+fn the_known_parts_of_a_later_minor_version_are_decoded() {
     let newer = golden::frames(include_str!("../golden/newer.hex"));
     let (minor, version, features) = (1, "0.2.0".to_owned(), Features(u64::MAX));
     let mut push = push();
@@ -161,7 +161,7 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
 }
 
 #[test]
-fn what_is_no_frame_is_refused() {
+fn an_invalid_frame_is_refused() {
     let table = [
         ("", "nothing"),
         ("c0", "no array"),
@@ -196,7 +196,7 @@ fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
 }
 
 #[test]
-fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
+fn a_packed_frame_is_refused_unless_the_handshake_agreed_on_it() {
     let bomb = zstd::bulk::compress(&vec![0; FRAME_BYTES_MAX], 1).unwrap();
     let mut w = FrameWriter(Vec::new());
     w.array(3).uint(PACKED).uint(FRAME_BYTES_MAX as u64).bytes(&bomb);
@@ -204,7 +204,7 @@ fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
 }
 
 #[test]
-fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always_goes() {
+fn an_empty_field_counts_as_64_bytes_in_a_batch_but_a_single_entry_always_passes() {
     let of = |entries: u64, fields: usize| {
         let fields = vec![(Bytes::new(), Bytes::new()); fields];
         let entries = (1..=entries).map(|n| Entry { seq: Seq::new(n, 0), fields: fields.clone() });
@@ -229,7 +229,7 @@ fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always
 }
 
 #[test]
-fn what_a_newer_version_adds_is_passed_over_and_no_more_than_that() {
+fn additions_of_a_newer_version_are_skipped_up_to_a_limit() {
     let with_tail = |values: usize| {
         let mut w = FrameWriter(Vec::new());
         w.array(1 + values).uint(PING);
@@ -254,7 +254,7 @@ fn only_a_batch_may_be_packed() {
 }
 
 #[test]
-fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
+fn a_batch_is_packed_only_if_agreed_on_and_if_it_gets_smaller() {
     let mut push = push();
     push.entries[2].fields[0].1 = vec![b'x'; 10_000].into();
     let frame = Frame::Push(push);
@@ -267,7 +267,7 @@ fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
 }
 
 #[test]
-fn a_hundred_byte_entry_costs_at_most_fifteen_per_cent_more_on_the_wire() {
+fn entries_of_100_bytes_take_at_most_15_per_cent_more_on_the_wire() {
     let value = "v".repeat(100);
     let ms = 1_700_000_000_000;
     let entries: Vec<_> = (1..=500)
@@ -310,7 +310,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_batch_survives_the_wire_packed_or_not(push in pushes()) {
+    fn every_batch_round_trips_packed_or_not(push in pushes()) {
         let frame = Frame::Push(push);
         for features in [Features(0), Features::COMPRESSION] {
             prop_assert_eq!(Frame::decode(frame.encode(features), Features::COMPRESSION), Ok(frame.clone()));
@@ -323,7 +323,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_with_a_byte_changed_or_cut_is_decoded_or_refused_and_nothing_else(
+    fn a_corrupted_frame_never_panics_and_a_truncated_one_is_refused(
         push in pushes(), at: prop::sample::Index, byte: u8
     ) {
         let whole = Frame::Push(push).encode(Features(0));

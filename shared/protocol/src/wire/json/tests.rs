@@ -10,7 +10,7 @@ const HELLO: &str = r#"{"version":"0.1.0",
     "instance":"0123456789abcdef"}"#;
 
 #[test]
-fn a_greeting_says_what_hello_says() {
+fn a_json_hello_has_the_content_of_the_hello_frame() {
     let form: HelloBody = serde_json::from_str(HELLO).unwrap();
     assert_eq!(serde_json::to_value(&form).unwrap(), serde_json::from_str::<Value>(HELLO).unwrap());
     assert_eq!(form.instance, Some(InstanceId(0x0123_4567_89ab_cdef)));
@@ -24,13 +24,13 @@ fn a_greeting_says_what_hello_says() {
 }
 
 #[test]
-fn a_greeting_may_say_more_than_this_version_knows() {
+fn a_json_hello_may_have_unknown_keys() {
     let more = HELLO.replace(r#""added":7"#, r#""added":7,"mood":"fine""#);
     serde_json::from_str::<HelloBody>(&more).unwrap();
 }
 
 #[test]
-fn a_proof_that_is_none_is_refused_rather_than_passed_over() {
+fn an_invalid_digest_is_refused_and_not_ignored() {
     for bad in [r#""00""#, r#""zz0102030405060708090a0b0c0d0e0f""#, "7"] {
         let hello = HELLO.replace(r#""000102030405060708090a0b0c0d0e0f""#, bad);
         assert!(serde_json::from_str::<HelloBody>(&hello).is_err(), "{bad}");
@@ -41,7 +41,7 @@ fn a_proof_that_is_none_is_refused_rather_than_passed_over() {
 }
 
 #[test]
-fn what_the_hub_grants_never_passes_our_own_limits_nor_falls_to_nothing() {
+fn granted_limits_are_at_least_one_and_at_most_our_own() {
     let form = |n: usize| ReceiveLimitsBody {
         window_batches: n,
         batch_entries: n,
@@ -95,7 +95,7 @@ fn assert_may_grow<F: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug
 }
 
 #[test]
-fn the_forms_of_0_1_are_understood_and_said_as_they_were_and_answers_may_grow() {
+fn the_json_bodies_of_0_1_are_read_and_written_unchanged_and_responses_may_grow() {
     assert_may_grow::<HelloBody>("POST /session");
     assert_may_grow::<WelcomeBody>("a welcome");
     assert_may_grow::<CursorBody>("GET /seq");

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn one_entry_and_a_batch_are_told_apart() {
+    fn one_entry_and_a_batch_are_distinguished() {
         let one = read(r#"{"seq":"5-1","fields":{"a":"b"}}"#).unwrap();
         assert!(matches!(one, XaddBody::One(EntryBody { seq: Seq { ms: 5, n: 1 }, .. })));
         let batch = r#"{"through":"6-0","epoch":2,"entries":[{"seq":"5-1","fields":[["a","b"]]}]}"#;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused_and_what_is_wrong_is_named() {
+    fn any_other_body_is_refused_and_the_error_names_the_problem() {
         for (text, word) in [
             ("{}", "missing field `seq`"),
             (r#"{"seq":"5-1"}"#, "missing field `fields`"),

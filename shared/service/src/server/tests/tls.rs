@@ -76,7 +76,7 @@ async fn http2(
 }
 
 #[tokio::test]
-async fn http_2_ends_when_no_request_is_in_progress_for_as_long_as_a_header_may_take() {
+async fn an_idle_http_2_connection_is_closed_after_the_header_timeout() {
     let authority = Authority::new();
     let limits =
         ServeLimits { header_read: 4 * BRIEF, write_stall: SOON, ..ServeLimits::default() };
@@ -97,7 +97,7 @@ async fn http_2_ends_when_no_request_is_in_progress_for_as_long_as_a_header_may_
 }
 
 #[tokio::test]
-async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
+async fn an_http_2_response_that_is_not_read_closes_the_connection() {
     let authority = Authority::new();
     let limits = ServeLimits { header_read: BRIEF, write_stall: BRIEF, ..ServeLimits::default() };
     let large = || async { "x".repeat(1024 * 1024) };
@@ -115,7 +115,7 @@ async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_request_of_http_2_in_progress_is_finished_at_shutdown() {
+async fn an_http_2_request_in_progress_is_finished_at_shutdown() {
     let authority = Authority::new();
     let (app, begun, go) = slow();
     let tls = Certificate::open(&authority.settings()).unwrap();
@@ -130,7 +130,7 @@ async fn a_request_of_http_2_in_progress_is_finished_at_shutdown() {
 }
 
 #[tokio::test]
-async fn a_connection_over_a_smaller_limit_is_closed_and_served_under_a_larger_one() {
+async fn a_connection_over_the_limit_is_closed_and_served_once_the_limit_is_raised() {
     let limit = ConnectionLimit::of(&ServeLimits::of(1));
     let listener = bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
@@ -145,7 +145,7 @@ async fn a_connection_over_a_smaller_limit_is_closed_and_served_under_a_larger_o
 }
 
 #[tokio::test]
-async fn tls_is_served_with_the_certificate_of_the_settings() {
+async fn tls_is_served_with_the_configured_certificate() {
     let authority = Authority::new();
     let tls = Certificate::open(&authority.settings()).unwrap();
     assert!(tls.is_some());
@@ -159,7 +159,7 @@ async fn tls_is_served_with_the_certificate_of_the_settings() {
 }
 
 #[tokio::test]
-async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
+async fn a_tls_handshake_that_takes_too_long_closes_the_connection() {
     let authority = Authority::new();
     let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, Certificate::open(&authority.settings()).unwrap()).await;
@@ -169,7 +169,7 @@ async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
 }
 
 #[test]
-fn tls_settings_that_cannot_be_used_are_named() {
+fn an_unusable_tls_setting_is_named() {
     let authority = Authority::new();
     let other = Authority::new();
     fs::write(authority.path("empty.pem"), "").unwrap();
