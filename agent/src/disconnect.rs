@@ -295,10 +295,10 @@ mod tests {
 
     #[test]
     fn a_session_closed_by_this_agent_is_not_a_fault() {
-        let left =
+        let closed =
             Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Restart, 0))));
         assert_eq!(
-            (left.cause, left.reconnect_delay()),
+            (closed.cause, closed.reconnect_delay()),
             (DisconnectCause::Left, ReconnectDelay::None)
         );
         let gap = Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Gap, 0))));

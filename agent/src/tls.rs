@@ -93,13 +93,13 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let refused = || client_config(&account("https://h"), &path).unwrap_err().to_string();
-        assert!(refused().contains("ca.pem"));
+        let error = || client_config(&account("https://h"), &path).unwrap_err().to_string();
+        assert!(error().contains("ca.pem"));
         std::fs::write(&path, "no PEM at all").unwrap();
-        assert!(refused().contains("no certificate found"));
+        assert!(error().contains("no certificate found"));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
             .unwrap();
-        assert!(refused().contains("PEM"));
+        assert!(error().contains("PEM"));
     }
 
     #[test]

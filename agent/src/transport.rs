@@ -212,7 +212,10 @@ mod tests {
         selector.handle_welcomed(TransportKind::WebSocket);
         selector.handle_no_progress(TransportKind::WebSocket, first, 1.0);
         assert_eq!(selector.kind(first), TransportKind::Http);
-        assert!(selector.poll_timeout().unwrap() - first > first - now, "each time for longer");
+        assert!(
+            selector.poll_timeout().unwrap() - first > first - now,
+            "the period grows each time"
+        );
         for _ in 0..NO_PROGRESS_MAX {
             assert_eq!(selector.kind(first), TransportKind::Http);
             selector.handle_no_progress(TransportKind::Http, first, 1.0);

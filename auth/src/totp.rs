@@ -211,12 +211,12 @@ mod tests {
     fn a_code_is_accepted_one_step_early_or_late_and_no_more() {
         let step = 1_111_111_109 / STEP_SECONDS;
         let code = rfc_secret().code_of(step);
-        let seen_at = |now| matching_step(&rfc_secret(), &code, now);
+        let step_found_at = |now| matching_step(&rfc_secret(), &code, now);
         let (begins, ends) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
-        assert_eq!(seen_at(begins - STEP_SECONDS), Some(step));
-        assert_eq!(seen_at(ends + STEP_SECONDS), Some(step));
-        assert_eq!(seen_at(begins - STEP_SECONDS - 1), None);
-        assert_eq!(seen_at(ends + STEP_SECONDS + 1), None);
+        assert_eq!(step_found_at(begins - STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(ends + STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(begins - STEP_SECONDS - 1), None);
+        assert_eq!(step_found_at(ends + STEP_SECONDS + 1), None);
     }
 
     #[test]
@@ -226,17 +226,17 @@ mod tests {
         let step = 1_111_111_109 / STEP_SECONDS;
         let proof = registration_proof(key, &client, step, &secret);
         let proof: Proof = proof.expose_secret().parse().unwrap();
-        let seen = |client: &str, secret: &str, step: u64| {
+        let step_found = |client: &str, secret: &str, step: u64| {
             let of = (&client.parse().unwrap(), &SecretString::from(secret));
             proven_step(&rfc_secret(), &proof, of, step * STEP_SECONDS)
         };
         for near in [step - 1, step, step + 1] {
-            assert_eq!(seen("dev1", "own", near), Some(step));
+            assert_eq!(step_found("dev1", "own", near), Some(step));
         }
-        assert_eq!(seen("dev1", "own", step - 2), None);
-        assert_eq!(seen("dev1", "own", step + 2), None);
-        assert_eq!(seen("dev2", "own", step), None);
-        assert_eq!(seen("dev1", "own2", step), None);
+        assert_eq!(step_found("dev1", "own", step - 2), None);
+        assert_eq!(step_found("dev1", "own", step + 2), None);
+        assert_eq!(step_found("dev2", "own", step), None);
+        assert_eq!(step_found("dev1", "own2", step), None);
     }
 
     #[test]

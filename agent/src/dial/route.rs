@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_proxy_setting_applies_to_every_destination_but_loopback() {
-        let told = " through the proxy ";
+        let prefix = " through the proxy ";
         for (setting, url, expected) in [
             ("http://p:3128", "https://hub.example.com", "http://p:3128"),
             ("http://p:3128", "http://hub.example.com", "http://p:3128"),
@@ -243,8 +243,8 @@ mod tests {
             ("http://p:3128", "https://127.0.0.1:8443", ""),
             ("http://p:3128", "http://localhost", ""),
         ] {
-            let told = if expected.is_empty() { "" } else { told };
-            assert_eq!(route(setting, url), format!("{told}{expected}"), "{setting} {url}");
+            let prefix = if expected.is_empty() { "" } else { prefix };
+            assert_eq!(route(setting, url), format!("{prefix}{expected}"), "{setting} {url}");
         }
     }
 

@@ -63,8 +63,8 @@ mod tests {
         let begin = Instant::now();
         let mut log = OutageLog::default();
         assert_eq!(log.handle_recovery(begin), None);
-        let words = ["unreachable", "broken", "unreachable", "broken", "unreachable"];
-        let decisions = words.map(|word| log.handle_fault(word, begin));
+        let faults = ["unreachable", "broken", "unreachable", "broken", "unreachable"];
+        let decisions = faults.map(|fault| log.handle_fault(fault, begin));
         assert_eq!(
             decisions,
             [

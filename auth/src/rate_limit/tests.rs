@@ -1,4 +1,4 @@
-//! Who is held back, and who is not kind of it.
+//! Which attempts are throttled, and which are not.
 
 use std::net::IpAddr;
 
@@ -71,8 +71,8 @@ fn registrations_of_a_client_share_one_limit_across_all_addresses() {
 fn logins_from_other_addresses_never_lock_a_client_out() {
     let (mut limiter, now) = (limiter(), Instant::now());
     for last in 1..=200 {
-        let theirs = login(&format!("192.0.2.{last}"), "dev1");
-        while limiter.admit(&theirs, now).is_ok() {}
+        let foreign = login(&format!("192.0.2.{last}"), "dev1");
+        while limiter.admit(&foreign, now).is_ok() {}
     }
     let own = login("198.51.100.1", "dev1");
     (0..4).for_each(|_| pass(&mut limiter, &own, now).unwrap());
@@ -194,7 +194,7 @@ fn attempts_in_progress_count_as_failures_until_they_succeed() {
     let many: Vec<_> = (0..8).map(|n| login("192.0.2.1", &format!("dev{n}"))).collect();
     let admitted: Vec<_> =
         many.iter().filter(|attempt| limiter.admit(attempt, now).is_ok()).collect();
-    assert_eq!(admitted.len(), 6, "five are free, and the sixth adds a wait");
+    assert_eq!(admitted.len(), 6, "five failures are free, and the sixth adds a wait");
     admitted.iter().for_each(|attempt| limiter.handle_success(attempt, now));
     limiter.admit(&login("192.0.2.1", "dev9"), now).unwrap();
 }
@@ -204,7 +204,7 @@ fn attempts_that_failed_the_precheck_never_throttle_one_that_passed() {
     for action in [AuthAction::Register, AuthAction::Login, AuthAction::Session] {
         let (mut limiter, now) = (RateLimiter::new(&settings(), 8), Instant::now());
         for n in 0..40 {
-            for name in ["dev1", &format!("made-up{n}")] {
+            for name in ["dev1", &format!("unknown{n}")] {
                 let _ = limiter.admit(&attempt(action, "192.0.2.1", name), now);
                 let _ = limiter.admit(&attempt(action, &format!("192.0.2.{n}"), name), now);
             }

@@ -164,21 +164,22 @@ mod tests {
 
     #[test]
     fn each_http_refusal_becomes_the_matching_goaway() {
-        for (status, word, reason) in [
+        for (status, refused_as, reason) in [
             (401, "unauthorized", GoawayReason::Unauthorized),
             (409, "gap", GoawayReason::Gap),
             (409, "stale-epoch", GoawayReason::StaleEpoch),
             (409, "superseded", GoawayReason::Superseded),
-            (409, "of the future", GoawayReason::Other),
+            (409, "from-a-later-version", GoawayReason::Other),
             (400, "malformed", GoawayReason::Protocol),
             (413, "too-large", GoawayReason::Protocol),
             (429, "too-many", GoawayReason::Unavailable),
             (503, "unavailable", GoawayReason::Unavailable),
         ] {
             let goaway =
-                goaway_for(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
-            assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {word}");
-            assert!(goaway.message.contains(word));
+                goaway_for(status, &format!(r#"{{"reason":"{refused_as}","message":"m"}}"#))
+                    .unwrap();
+            assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {refused_as}");
+            assert!(goaway.message.contains(refused_as));
         }
     }
 
