@@ -176,8 +176,8 @@ mod tests {
         }
     }
 
-    /// Returns the states after a crash at each step, where the last request is not sent, lost, late,
-    /// or performed without an answer.
+    /// Returns the states after a crash at each step. The last request is unsent, lost, late, or
+    /// performed without an answer.
     fn states_after_a_crash(from: World) -> Vec<World> {
         let mut states = vec![from];
         let (mut world, mut rotation) = (from, RotationState::new(from.next.is_some()));

@@ -212,11 +212,11 @@ mod tests {
         let step = 1_111_111_109 / STEP_SECONDS;
         let code = rfc_secret().code_of(step);
         let step_found_at = |now| matching_step(&rfc_secret(), &code, now);
-        let (begins, ends) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
-        assert_eq!(step_found_at(begins - STEP_SECONDS), Some(step));
-        assert_eq!(step_found_at(ends + STEP_SECONDS), Some(step));
-        assert_eq!(step_found_at(begins - STEP_SECONDS - 1), None);
-        assert_eq!(step_found_at(ends + STEP_SECONDS + 1), None);
+        let (start, end) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
+        assert_eq!(step_found_at(start - STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(end + STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(start - STEP_SECONDS - 1), None);
+        assert_eq!(step_found_at(end + STEP_SECONDS + 1), None);
     }
 
     #[test]
@@ -297,7 +297,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_code_is_valid_only_within_one_step_of_its_own(step in 2u64..100_000_000, late in -4i64..=4) {
+        fn a_code_is_valid_only_within_one_step_of_its_own(
+            step in 2u64..100_000_000, late in -4i64..=4
+        ) {
             let code = rfc_secret().code_of(step);
             let now = step.saturating_add_signed(late) * STEP_SECONDS + 7;
             let found = matching_step(&rfc_secret(), &code, now);

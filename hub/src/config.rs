@@ -237,20 +237,23 @@ mod tests {
 
     #[test]
     fn memory_settings_out_of_range_are_refused_and_the_error_names_the_key() {
-        let of = |change: fn(&mut HubConfig)| {
+        let checked = |change: fn(&mut HubConfig)| {
             let mut config = HubConfig::default();
             change(&mut config);
             config.validate().map_err(|error| error.to_string())
         };
-        for (key, config) in [
-            ("budget_mib", of(|it| it.budget_mib = BUDGET_MIB_MIN - 1)),
-            ("budget_mib", of(|it| it.budget_mib = usize::MAX)),
-            ("reserve_percent", of(|it| it.reserve_percent = 51)),
-            ("reserve_entries", of(|it| it.reserve_entries = 0)),
-            ("reserve_kib", of(|it| it.reserve_kib = 0)),
+        for (key, result) in [
+            ("budget_mib", checked(|config| config.budget_mib = BUDGET_MIB_MIN - 1)),
+            ("budget_mib", checked(|config| config.budget_mib = usize::MAX)),
+            ("reserve_percent", checked(|config| config.reserve_percent = 51)),
+            ("reserve_entries", checked(|config| config.reserve_entries = 0)),
+            ("reserve_kib", checked(|config| config.reserve_kib = 0)),
         ] {
-            assert!(config.unwrap_err().starts_with(key), "{key}");
+            assert!(result.unwrap_err().starts_with(key), "{key}");
         }
-        assert_eq!(of(|it| (it.budget_mib, it.reserve_percent) = (BUDGET_MIB_MIN, 0)), Ok(()));
+        assert_eq!(
+            checked(|config| (config.budget_mib, config.reserve_percent) = (BUDGET_MIB_MIN, 0)),
+            Ok(())
+        );
     }
 }

@@ -197,19 +197,23 @@ mod tests {
     #[test]
     fn a_newer_session_supersedes_only_older_sessions_of_its_client() {
         let registry = ConnectionRegistry::new(8);
-        let (older, mut superseded) = registry.register_session(&client("dev1")).unwrap();
-        let (other, mut untold) = registry.register_session(&client("dev2")).unwrap();
+        let (older, mut older_goaway) = registry.register_session(&client("dev1")).unwrap();
+        let (other, mut other_goaway) = registry.register_session(&client("dev2")).unwrap();
         let _waiting = registry.register_read(&client("dev1"), None).unwrap();
-        let (newest, mut newest_told) = registry.register_session(&client("dev1")).unwrap();
+        let (newest, mut newest_goaway) = registry.register_session(&client("dev1")).unwrap();
         assert_eq!(registry.begin(&other, 1), 0);
 
         // The newest session registers first; the older one after it is superseded.
         assert_eq!(registry.begin(&newest, 2), 0);
         assert_eq!(registry.begin(&older, 1), 1);
 
-        assert_eq!(superseded.try_recv().unwrap().reason, GoawayReason::Superseded);
-        assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
-        assert_eq!(registry.supersede(&client("dev1"), 2), 0, "superseded once");
+        assert_eq!(older_goaway.try_recv().unwrap().reason, GoawayReason::Superseded);
+        assert!(other_goaway.try_recv().is_err() && newest_goaway.try_recv().is_err());
+        assert_eq!(
+            registry.supersede(&client("dev1"), 2),
+            0,
+            "an older session is superseded once"
+        );
         drop(older);
         assert_eq!(registry.count(), 3);
     }
@@ -219,8 +223,8 @@ mod tests {
         let registry = ConnectionRegistry::new(8);
         let dev1 = client("dev1");
         assert!(registry.has_no_session(&dev1, 1));
-        let (first, _told) = registry.register_session(&dev1).unwrap();
-        assert!(!registry.has_no_session(&dev1, 1), "it is in the middle of its handshake");
+        let (first, _goaway) = registry.register_session(&dev1).unwrap();
+        assert!(!registry.has_no_session(&dev1, 1), "its handshake is not complete");
         registry.begin(&first, 1);
         assert!(!registry.has_no_session(&dev1, 1) && registry.has_no_session(&dev1, 2));
         drop(first);
@@ -230,14 +234,15 @@ mod tests {
     #[test]
     fn a_waiting_read_is_superseded_only_if_it_belongs_to_an_older_session() {
         let registry = ConnectionRegistry::new(8);
-        let (_plain, mut plain_told) = registry.register_read(&client("dev1"), None).unwrap();
-        let (_older, mut older_told) = registry.register_read(&client("dev1"), Some(1)).unwrap();
-        let (_newest, mut newest_told) = registry.register_read(&client("dev1"), Some(2)).unwrap();
+        let (_plain, mut plain_goaway) = registry.register_read(&client("dev1"), None).unwrap();
+        let (_older, mut older_goaway) = registry.register_read(&client("dev1"), Some(1)).unwrap();
+        let (_newest, mut newest_goaway) =
+            registry.register_read(&client("dev1"), Some(2)).unwrap();
 
         assert_eq!(registry.supersede(&client("dev1"), 2), 1);
 
-        assert_eq!(older_told.try_recv().unwrap().reason, GoawayReason::Superseded);
-        assert!(plain_told.try_recv().is_err() && newest_told.try_recv().is_err());
+        assert_eq!(older_goaway.try_recv().unwrap().reason, GoawayReason::Superseded);
+        assert!(plain_goaway.try_recv().is_err() && newest_goaway.try_recv().is_err());
     }
 
     #[test]

@@ -119,8 +119,8 @@ mod tests {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
-    /// Returns the first frame that an agent receives from such a hub, or the error. Bytes that arrive
-    /// with the handshake's response are checked before the handshake is over.
+    /// Returns the first frame that an agent receives from such a hub, or the error. Bytes that
+    /// arrive with the handshake's response are checked before the handshake is over.
     async fn first_frame(bytes: Vec<u8>) -> Result<Frame, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();

@@ -233,7 +233,7 @@ mod tests {
 
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains(&long) && text.contains("1.2M, 11d"), "{text}");
-        assert!(!text.contains('\x1b'), "a version commands the terminal");
+        assert!(!text.contains('\x1b'), "the version is not escaped");
     }
 
     #[test]

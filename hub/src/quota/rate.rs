@@ -188,8 +188,8 @@ mod tests {
         rates
     }
 
-    fn goes(verdict: &RateDecision) -> bool {
-        matches!(verdict, RateDecision::Go { .. })
+    fn is_admitted(decision: &RateDecision) -> bool {
+        matches!(decision, RateDecision::Go { .. })
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
             let mut rates = ClientRates::new(RESERVE, now);
             assert_eq!(rates.handle_usage(MemoryUsage { used, max }, now), None);
             for _ in 0..1000 {
-                assert!(goes(&rates.handle_load(&client("dev1"), load(1000, MIB), now)));
+                assert!(is_admitted(&rates.handle_load(&client("dev1"), load(1000, MIB), now)));
             }
         }
     }
@@ -208,7 +208,7 @@ mod tests {
     fn in_the_reserve_a_greedy_client_waits_and_a_quiet_one_does_not() {
         let mut now = Instant::now();
         let mut rates = rates(MAX / 2, now);
-        // For a minute one client fills Redis, another adds fifty small entries a second.
+        // For 60 s one client fills Redis, and another one adds 50 small entries per second.
         for _ in 0..60 {
             for _ in 0..50 {
                 rates.handle_load(&client("greedy"), load(1000, MIB), now);
@@ -221,14 +221,18 @@ mod tests {
         let (mut greedy, mut quiet) = (0, 0);
         for _ in 0..60 {
             for _ in 0..50 {
-                greedy +=
-                    u64::from(goes(&rates.handle_load(&client("greedy"), load(100, 100), now)));
-                quiet += u64::from(goes(&rates.handle_load(&client("quiet"), load(1, 100), now)));
+                greedy += u64::from(is_admitted(&rates.handle_load(
+                    &client("greedy"),
+                    load(100, 100),
+                    now,
+                )));
+                quiet +=
+                    u64::from(is_admitted(&rates.handle_load(&client("quiet"), load(1, 100), now)));
                 now += Duration::from_millis(20);
             }
         }
-        assert_eq!(quiet, 3000, "each of its entries gets in at once");
-        assert!((45..=48).contains(&greedy), "{greedy} batches of a second each in a minute");
+        assert_eq!(quiet, 3000, "each of its entries is admitted at once");
+        assert!((45..=48).contains(&greedy), "{greedy} batches in 60 s, each worth one second");
     }
 
     #[test]
@@ -243,9 +247,9 @@ mod tests {
         let wait = RESERVE_DEBT_MAX - RESERVE_BURST;
         assert_eq!(first, RateDecision::Wait { wait, is_first: true });
         let again = rates.handle_load(&client("dev1"), load(1, 1), now);
-        assert_eq!(again, RateDecision::Wait { wait, is_first: false }, "it is said once");
+        assert_eq!(again, RateDecision::Wait { wait, is_first: false }, "only the first is marked");
         let later = now + wait;
-        assert!(goes(&rates.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
+        assert!(is_admitted(&rates.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
         let next = rates.handle_load(&client("dev1"), load(1, 1), later);
         let batch = Duration::from_secs(16);
         assert_eq!(next, RateDecision::Wait { wait: batch, is_first: false });
@@ -255,13 +259,13 @@ mod tests {
     fn the_end_of_throttling_is_reported_once_per_client() {
         let now = Instant::now();
         let mut rates = rates(MAX, now);
-        while goes(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
+        while is_admitted(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
         let later = now + Duration::from_secs(3);
-        let room = MemoryUsage { used: MAX / 2, max: MAX };
-        assert_eq!(rates.handle_usage(room, later), Some(false));
-        let held = Some(Duration::from_secs(3));
+        let below = MemoryUsage { used: MAX / 2, max: MAX };
+        assert_eq!(rates.handle_usage(below, later), Some(false));
+        let held_for = Some(Duration::from_secs(3));
         let over = rates.handle_load(&client("dev1"), load(1, 1), later);
-        assert_eq!(over, RateDecision::Go { was_held_for: held });
+        assert_eq!(over, RateDecision::Go { was_held_for: held_for });
         let next = rates.handle_load(&client("dev1"), load(1, 1), later);
         assert_eq!(next, RateDecision::Go { was_held_for: None });
     }
@@ -270,15 +274,18 @@ mod tests {
     fn memory_usage_around_the_edge_of_the_reserve_does_not_end_throttling() {
         let now = Instant::now();
         let mut rates = rates(MAX / 2, now);
-        let mut seen = |percent| {
+        let mut handle_percent = |percent| {
             let used = MAX / 100 * percent;
             rates.handle_usage(MemoryUsage { used, max: MAX }, now)
         };
-        assert_eq!(seen(89), None);
-        assert_eq!(seen(90), Some(true));
-        assert_eq!([seen(89), seen(91), seen(88), seen(90)], [None; 4]);
-        assert_eq!(seen(87), Some(false));
-        assert_eq!(seen(89), None);
+        assert_eq!(handle_percent(89), None);
+        assert_eq!(handle_percent(90), Some(true));
+        assert_eq!(
+            [handle_percent(89), handle_percent(91), handle_percent(88), handle_percent(90)],
+            [None; 4]
+        );
+        assert_eq!(handle_percent(87), Some(false));
+        assert_eq!(handle_percent(89), None);
     }
 
     #[test]
@@ -286,7 +293,7 @@ mod tests {
         let now = Instant::now();
         let mut rates = ClientRates::new(RESERVE, now);
         let small = load(1, 100);
-        assert!(rates.is_look_due(small, now), "never asked yet");
+        assert!(rates.is_look_due(small, now), "memory was never read");
         rates.handle_usage(MemoryUsage { used: MAX / 2, max: MAX }, now);
         assert!(!rates.is_look_due(small, now));
         assert!(rates.is_look_due(small, now + USAGE_INTERVAL.0));
@@ -294,9 +301,15 @@ mod tests {
             assert!(!rates.is_look_due(load(1000, MIB), now));
             rates.handle_load(&client("dev1"), load(1000, MIB), now);
         }
-        assert!(rates.is_look_due(load(1000, MIB), now), "twice its bytes may be too much");
+        assert!(
+            rates.is_look_due(load(1000, MIB), now),
+            "twice the added bytes may reach the reserve"
+        );
         rates.handle_usage(MemoryUsage { used: MAX / 100 * 80, max: MAX }, now);
-        assert!(rates.is_look_due(small, now + USAGE_INTERVAL.1), "more often when it is fuller");
+        assert!(
+            rates.is_look_due(small, now + USAGE_INTERVAL.1),
+            "more often when more memory is used"
+        );
     }
 
     #[test]

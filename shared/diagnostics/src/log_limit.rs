@@ -117,12 +117,12 @@ mod tests {
         let mut limiter = LogLimiter::default();
         let logged = (0..1000).filter(|_| limiter.record("one")).count();
         assert_eq!(logged, 1);
-        assert!(limiter.record("other"), "each kind is said");
+        assert!(limiter.record("other"), "each kind is logged");
         assert_eq!(limiter.poll_counts(), [(Some("one"), 999)]);
-        assert!(!limiter.record("one"), "it goes on");
+        assert!(!limiter.record("one"), "the fault continues");
         assert_eq!(limiter.poll_counts(), [(Some("one"), 1)]);
-        assert_eq!(limiter.poll_counts(), [], "nothing came again");
-        assert!(limiter.record("one") && limiter.record("other"), "both were over");
+        assert_eq!(limiter.poll_counts(), [], "nothing was counted since");
+        assert!(limiter.record("one") && limiter.record("other"), "both faults had ended");
     }
 
     #[test]
@@ -143,6 +143,6 @@ mod tests {
         assert_eq!(outage.handle_success(), None);
         assert_eq!([(); 3].map(|()| outage.handle_fault()), [true, false, false]);
         assert_eq!((outage.handle_success(), outage.handle_success()), (Some(3), None));
-        assert!(outage.handle_fault(), "it is another one");
+        assert!(outage.handle_fault(), "this is another outage");
     }
 }

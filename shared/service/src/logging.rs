@@ -233,8 +233,8 @@ mod tests {
     fn each_line_of_an_event_has_its_priority_whatever_its_text() {
         let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
         assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
-        let lines = prefixed(6, b"one\n<0>the kernel burns\n");
-        assert_eq!(lines, b"<6>one\n<6><0>the kernel burns\n");
+        let lines = prefixed(6, b"one\n<0>forged priority\n");
+        assert_eq!(lines, b"<6>one\n<6><0>forged priority\n");
     }
 
     #[test]

@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_server_too_old_or_in_cluster_or_sentinel_mode_is_refused_with_the_reason() {
-        for (version, mode, words) in [
+        for (version, mode, problem) in [
             ("7.0.0", "standalone", None),
             ("8.2.1", "standalone", None),
             ("255.255.255", "standalone", None),
@@ -100,9 +100,11 @@ mod tests {
             ("7.0.15", "sentinel", Some("the primary")),
         ] {
             let checked = greeting(version, mode, "master").check().map_err(|it| it.to_string());
-            match words {
+            match problem {
                 None => assert_eq!(checked, Ok(()), "{version} {mode}"),
-                Some(words) => assert!(checked.clone().unwrap_err().contains(words), "{checked:?}"),
+                Some(problem) => {
+                    assert!(checked.clone().unwrap_err().contains(problem), "{checked:?}")
+                }
             }
         }
     }

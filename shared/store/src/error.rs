@@ -313,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    fn answered(line: &str) -> StoreError {
+    fn error_for(line: &str) -> StoreError {
         let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         value.extract_error().unwrap_err().into()
     }
@@ -348,7 +348,7 @@ mod tests {
             ("NOPERM this user has no permissions to run the 'xadd' command", "Denied"),
             ("ERR unknown command 'XADD'", "Other"),
         ] {
-            let error = answered(line);
+            let error = error_for(line);
             assert!(format!("{error:?}").starts_with(name), "{line}: {error:?}");
             assert_eq!(error.is_transient(), name == "Busy", "{line}");
             assert!(StoreError::WORDS.contains(&error.word()), "{line}: {}", error.word());
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn the_error_code_of_redis_is_kept_and_its_answer_is_the_only_source() {
-        let error = answered("OOM command not allowed when used memory > 'maxmemory'.");
+        let error = error_for("OOM command not allowed when used memory > 'maxmemory'.");
         assert_eq!(error.to_string(), "redis rejected the command (OOM)");
         let source = error.source().unwrap();
         assert!(source.to_string().contains("maxmemory"), "{source}");

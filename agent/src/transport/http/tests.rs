@@ -108,7 +108,7 @@ impl FakeHub {
         let request = async {
             tokio::select! {
                 request = self.requests.recv() => request.unwrap(),
-                frame = self.channel.frames.next() => panic!("got {frame:?}, expected a request for {path}"),
+                frame = self.channel.frames.next() => panic!("unexpected {frame:?} before {path}"),
             }
         };
         let request = tokio::time::timeout(DEADLINE, request).await.expect("no request in time");

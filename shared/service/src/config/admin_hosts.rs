@@ -112,18 +112,22 @@ mod tests {
             b"[::1",
             b"]",
         ] {
-            let words = String::from_utf8_lossy(host);
-            assert!(!none.contains(host) && !set.contains(host), "{words}");
+            let text = String::from_utf8_lossy(host);
+            assert!(!none.contains(host) && !set.contains(host), "{text}");
         }
     }
 
     #[test]
     fn the_name_that_the_listener_is_bound_to_is_allowed() {
-        let known = |listen: &str, host: &str| {
+        let is_allowed = |listen: &str, host: &str| {
             AdminHosts::default().with_listen(listen).contains(host.as_bytes())
         };
-        assert!(known("hub:9464", "hub:9464"));
-        assert!(!known("127.0.0.1:9464", "hub") && !known("[::]:9464", "") && !known(":1", ""));
+        assert!(is_allowed("hub:9464", "hub:9464"));
+        assert!(
+            !is_allowed("127.0.0.1:9464", "hub")
+                && !is_allowed("[::]:9464", "")
+                && !is_allowed(":1", "")
+        );
     }
 
     #[test]

@@ -96,11 +96,11 @@ mod tests {
     #[test]
     fn an_invalid_secret_is_refused_and_the_error_names_the_file() {
         let long = vec![b'a'; SECRET_BYTES_MAX as usize + 1];
-        for (bytes, word) in
+        for (bytes, problem) in
             [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff\xfe", "UTF-8"), (&long, "64 KiB")]
         {
             let message = read(bytes, Path::new("/x/otp")).unwrap_err().to_string();
-            assert!(message.contains("/x/otp") && message.contains(word), "{message}");
+            assert!(message.contains("/x/otp") && message.contains(problem), "{message}");
         }
         read(&long[1..], Path::new("-")).unwrap();
     }

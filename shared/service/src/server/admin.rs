@@ -103,9 +103,9 @@ mod tests {
     fn is_answered(url: &str, hosts: &[&'static str]) -> bool {
         let mut headers = HeaderMap::new();
         for host in hosts {
-            headers.append(HOST, host.parse().expect("a header takes it"));
+            headers.append(HOST, host.parse().expect("a valid header value"));
         }
-        check(&url.parse().expect("a URL"), &headers, &AdminHosts::default()).is_ok()
+        check(&url.parse().expect("a valid URL"), &headers, &AdminHosts::default()).is_ok()
     }
 
     #[test]

@@ -117,7 +117,7 @@ mod tests {
                 );
             }
         }
-        // A spoilt element of the proxy itself ends the list.
+        // An invalid element by the proxy itself ends the list.
         let line = &b"6.6.6.6, \xff192.0.2.7"[..];
         assert_eq!(client_of_bytes("10.0.0.1:5", &[line]), "10.0.0.1:5");
     }

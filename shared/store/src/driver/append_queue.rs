@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends once its gate opens, and is answered later.
+    /// Sends `n` once its gate opens, and returns `n` later.
     async fn send(gate: oneshot::Receiver<()>, to: &mpsc::UnboundedSender<u32>, n: u32) -> u32 {
         gate.await.unwrap();
         to.send(n).unwrap();
@@ -77,7 +77,7 @@ mod tests {
         open_1.send(()).unwrap();
         open_0.send(()).unwrap();
         assert_eq!(unordered.collect::<Vec<_>>().await, [0, 1]);
-        assert_eq!(sent(), [1, 0], "the library's would do otherwise");
+        assert_eq!(sent(), [1, 0], "FuturesOrdered sends in another order");
 
         let [(open_0, gate_0), (open_1, gate_1)] = gates();
         let mut queue = AppendQueue::default();

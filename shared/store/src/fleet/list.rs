@@ -280,8 +280,8 @@ mod tests {
 
         let trimmed = pending_up(&reach, Seq::new(3, 0), &tally(40));
         assert_eq!(trimmed, PendingEntries { entries: 60, oldest_ms: Some(5) });
-        let midway = pending_up(&reach, Seq::new(8, 0), &tally(99));
-        assert_eq!(midway, PendingEntries { entries: 1, oldest_ms: Some(8) });
+        let partly_arrived = pending_up(&reach, Seq::new(8, 0), &tally(99));
+        assert_eq!(partly_arrived, PendingEntries { entries: 1, oldest_ms: Some(8) });
         assert_eq!(pending_up(&reach, Seq::new(9, 0), &tally(100)), PendingEntries::default());
     }
 }

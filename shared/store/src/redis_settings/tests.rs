@@ -1,6 +1,6 @@
 use super::*;
 
-/// The lines that count, as Redis 7.0 writes them.
+/// The relevant lines, as Redis 7.0 writes them.
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n\
                     # Memory\r\nmaxmemory:1048576\r\nmaxmemory_human:1.00M\r\n\
                     maxmemory_policy:allkeys-lru\r\n\r\n# Persistence\r\nloading:0\r\n\
@@ -9,7 +9,7 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\
 
 #[test]
 fn server_info_is_parsed_from_info() {
-    let facts = ServerInfo {
+    let server_info = ServerInfo {
         version: (7, 0),
         replicas: 2,
         is_append_only: false,
@@ -17,7 +17,7 @@ fn server_info_is_parsed_from_info() {
         max_memory_policy: "allkeys-lru".to_owned(),
         aof_sync: None,
     };
-    assert_eq!(ServerInfo::of_info(INFO), facts);
+    assert_eq!(ServerInfo::of_info(INFO), server_info);
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn only_eviction_or_a_missing_append_only_file_causes_a_warning() {
         (1, "volatile-lru", false, vec![evicts("volatile-lru"), ServerWarning::NoAppendOnly]),
     ] {
         let max_memory_policy = policy.to_owned();
-        let facts =
+        let server_info =
             ServerInfo { max_memory, max_memory_policy, is_append_only, ..ServerInfo::default() };
-        assert_eq!(facts.warnings(), expected, "{max_memory} {policy}");
+        assert_eq!(server_info.warnings(), expected, "{max_memory} {policy}");
     }
 }
 

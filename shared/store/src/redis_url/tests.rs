@@ -56,7 +56,7 @@ fn refusal(url: &str) -> String {
 
 #[test]
 fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
-    for (url, words) in [
+    for (url, expected) in [
         ("rediss://h?cafile=/x", "unknown option cafile; did you mean ca_file?"),
         ("rediss://h?ca_file=/x&certfile=/y", "unknown option certfile; did you mean cert_file?"),
         ("rediss://h?insecure=true", "takes ca_file, cert_file, key_file"),
@@ -67,13 +67,13 @@ fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
         ("rediss://h?cert_file=/x", "go together"),
         ("rediss://h?key_file=/x", "go together"),
     ] {
-        assert!(refusal(url).contains(words), "{url}: {}", refusal(url));
+        assert!(refusal(url).contains(expected), "{url}: {}", refusal(url));
     }
 }
 
 #[test]
 fn a_password_with_reserved_characters_must_be_encoded_and_is_never_printed() {
-    for (url, words) in [
+    for (url, expected) in [
         ("redis://:hunter2#x@127.0.0.1", "write %23"),
         ("rediss://user:hunter2#@127.0.0.1:6379/1", "write %23"),
         ("redis://:hunter@2@127.0.0.1", "write %40"),
@@ -81,7 +81,7 @@ fn a_password_with_reserved_characters_must_be_encoded_and_is_never_printed() {
         ("redis://:12?hunter2@127.0.0.1", "%3F"),
     ] {
         let message = refusal(url);
-        assert!(message.contains(words) && !message.contains("hunter"), "{url}: {message}");
+        assert!(message.contains(expected) && !message.contains("hunter"), "{url}: {message}");
     }
     for good in ["redis://:p%23%40%2F%3F@127.0.0.1", "unix:///run/a@b/r.sock?pass=p%23"] {
         assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
@@ -100,19 +100,19 @@ fn certificate_files_that_are_missing_or_invalid_are_named() {
     };
     let key_file = write("key.pem", &key.serialize_pem());
     let cert_file = write("cert.pem", &certificate.self_signed(&key).unwrap().pem());
-    let of = |cert: &str, key: &str| {
+    let result_of = |cert: &str, key: &str| {
         let url: RedisUrl = format!("rediss://h?cert_file={cert}&key_file={key}").parse().unwrap();
         url.client().map(drop).map_err(|error| error_chain(&error))
     };
     let _ = rustls::crypto::ring::default_provider().install_default();
-    assert_eq!(of(&cert_file, &key_file), Ok(()));
-    for (cert, key, words) in [
+    assert_eq!(result_of(&cert_file, &key_file), Ok(()));
+    for (cert, key, expected) in [
         ("/nowhere/cert.pem", &*key_file, "/nowhere/cert.pem"),
         (&*cert_file, "/nowhere/key.pem", "/nowhere/key.pem"),
         (&*key_file, &*key_file, "no certificate in it"),
         (&*cert_file, &*cert_file, "no private key in it"),
     ] {
-        let message = of(cert, key).unwrap_err();
-        assert!(message.contains(words), "{message}");
+        let message = result_of(cert, key).unwrap_err();
+        assert!(message.contains(expected), "{message}");
     }
 }

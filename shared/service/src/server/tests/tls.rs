@@ -17,7 +17,7 @@ struct Authority {
 }
 
 impl Authority {
-    /// A CA, and a certificate of it for `localhost` with its key as files.
+    /// Creates a CA, and a certificate signed by it for `localhost`, with its key, as files.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
@@ -53,7 +53,7 @@ async fn connect(authority: &Authority, running: &Running, alpn: &[&[u8]]) -> Tl
     connector.connect(name, running.connect().await).await.unwrap()
 }
 
-/// One GET over HTTP/2, to its end.
+/// Sends a GET over HTTP/2 and returns the whole body.
 async fn get(sender: &h2::client::SendRequest<Bytes>, path: &str) -> Result<String, h2::Error> {
     let request = http::Request::get(format!("https://localhost{path}")).body(()).unwrap();
     let mut ready = sender.clone().ready().await?;
@@ -92,7 +92,7 @@ async fn an_idle_http_2_connection_is_closed_after_the_header_timeout() {
     assert!(timeout(8 * BRIEF, &mut ended).await.is_err(), "a request is in progress");
     go.notify_one();
     assert_eq!(slow.await.unwrap().unwrap(), "finished");
-    timeout(SOON, ended).await.expect("an idle connection is open still").unwrap().unwrap();
+    timeout(SOON, ended).await.expect("the idle connection is still open").unwrap().unwrap();
     running.end().await;
 }
 
@@ -107,7 +107,7 @@ async fn an_http_2_response_that_is_not_read_closes_the_connection() {
     let (sender, ended) = http2(&authority, &running).await;
     let request = http::Request::get("https://localhost/large").body(()).unwrap();
     let mut ready = sender.clone().ready().await.unwrap();
-    // Its body is never read, so that the window stays shut.
+    // Its body is never read, so the flow-control window stays closed.
     let _answer = ready.send_request(request, true).unwrap().0.await.unwrap();
     drop(sender);
     let _ = timeout(SOON, ended).await.expect("the connection is never closed").unwrap();
@@ -152,7 +152,7 @@ async fn tls_is_served_with_the_configured_certificate() {
     let running = start(hello(), ServeLimits::default(), tls).await;
     let mut stream = connect(&authority, &running, &[b"http/1.1"]).await;
     stream.write_all(request("/").as_bytes()).await.unwrap();
-    assert!(rest(&mut stream).await.ends_with("hello"));
+    assert!(read_to_end(&mut stream).await.ends_with("hello"));
     let (sender, _ended) = http2(&authority, &running).await;
     assert_eq!(get(&sender, "/").await.unwrap(), "hello");
     running.end().await;
@@ -164,7 +164,7 @@ async fn a_tls_handshake_that_takes_too_long_closes_the_connection() {
     let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, Certificate::open(&authority.settings()).unwrap()).await;
     let mut stream = running.connect().await;
-    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(read_to_end(&mut stream).await, "");
     running.end().await;
 }
 
