@@ -161,13 +161,13 @@ mod tests {
             randoms in prop::collection::vec(0.0..1.0f64, 1..40),
         ) {
             let mut retry = RetryDelay::new(millis(first), millis(longest));
-            let mut whole = first;
+            let mut interval = first;
             for random in randoms {
                 let wait = retry.next(None, random).as_nanos();
-                let bound = u128::from(whole) * 1_000_000;
+                let bound = u128::from(interval) * 1_000_000;
                 // The crate computes in floating point: allow a microsecond.
                 prop_assert!(wait + 1000 >= bound / 2 && wait <= bound + 1000);
-                whole = (whole * 2).min(longest);
+                interval = (interval * 2).min(longest);
             }
         }
 

@@ -269,6 +269,6 @@ mod tests {
         ] {
             assert_eq!(RejectReason::from_word(reason.word()), reason);
         }
-        assert_eq!(RejectReason::from_word("from the future"), RejectReason::Other);
+        assert_eq!(RejectReason::from_word("from a later version"), RejectReason::Other);
     }
 }

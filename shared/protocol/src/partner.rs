@@ -114,14 +114,14 @@ mod tests {
             address: format!("{name} {url}"),
         };
         let known = partner("a", "dev1", "https://a");
-        let met = |told: &Partner| PartnerMatch::at_device(Some(&known), told);
-        assert_eq!(met(&known), PartnerMatch::Same);
-        assert_eq!(met(&partner("a", "dev1", "https://a.example")), PartnerMatch::Same);
-        assert_eq!(met(&partner("b", "dev1", "https://a")), PartnerMatch::Wiped);
-        assert_eq!(met(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
-        assert_eq!(met(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
+        let match_of = |peer: &Partner| PartnerMatch::at_device(Some(&known), peer);
+        assert_eq!(match_of(&known), PartnerMatch::Same);
+        assert_eq!(match_of(&partner("a", "dev1", "https://a.example")), PartnerMatch::Same);
+        assert_eq!(match_of(&partner("b", "dev1", "https://a")), PartnerMatch::Wiped);
+        assert_eq!(match_of(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
+        assert_eq!(match_of(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
         assert_eq!(
-            met(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
+            match_of(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
             PartnerMatch::Same
         );
         assert_eq!(PartnerMatch::at_device(None, &known), PartnerMatch::Same);

@@ -49,7 +49,7 @@ impl Allowance {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use super::*;
 

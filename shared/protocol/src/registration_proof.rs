@@ -37,7 +37,7 @@ mod tests {
         proof.expose_secret().to_owned()
     }
 
-    /// Made with `openssl dgst -sha256 -mac HMAC`, as in docs/protocol.md.
+    /// Computed with `openssl dgst -sha256 -mac HMAC`, as in docs/protocol.md.
     #[test]
     fn a_proof_matches_the_one_that_openssl_computes() {
         assert_eq!(

@@ -158,7 +158,7 @@ fn after_byte(matched: usize, byte: u8) -> Option<usize> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use std::time::Duration;
 

@@ -211,7 +211,7 @@ fn weight(entries: usize, bytes: usize) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use super::*;
 
@@ -221,9 +221,9 @@ mod tests {
         Seq::new(n as u64, 0)
     }
 
-    /// Sends entries of this size over a path that breaks each session after a number of bytes. Returns how many
-    /// sessions broke until all were acknowledged; none if they never are.
-    fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
+    /// Sends entries of `size` bytes over a path that breaks each session after `breaks_after` bytes. Returns how
+    /// many sessions broke until all entries were acknowledged, or `None` if they never are.
+    fn broken_sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
         let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
             path.handle_start((EPOCH, seq(cursor)));
@@ -260,10 +260,10 @@ mod tests {
             (10, 60_000, 65_000, 20),
             (200, 4096, usize::MAX, 0),
         ] {
-            let broken = sessions(entries, size, breaks_after).unwrap();
+            let broken = broken_sessions(entries, size, breaks_after).unwrap();
             assert!(broken <= most, "{entries} of {size} after {breaks_after}: {broken} sessions");
         }
-        assert_eq!(sessions(3, 4096, 4095), None);
+        assert_eq!(broken_sessions(3, 4096, 4095), None);
     }
 
     fn summary(
@@ -298,7 +298,7 @@ mod tests {
             path.handle_end(&summary, SessionEnding::Closed);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
         }
-        // A session with nothing in flight, and one that carried something.
+        // A session with nothing in flight, and one that made progress.
         for summary in [summary(0, 0, 0, None), summary(0, 50, 10, None)] {
             path.handle_end(&summary, SessionEnding::Broken);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
@@ -318,7 +318,7 @@ mod tests {
             limit = limit.and_then(|limit| limit.grown(entries, bytes));
             windows += 1;
         }
-        assert_eq!(windows, 5, "it doubles");
+        assert_eq!(windows, 5, "the limit doubles");
         path.handle_end(&summary(0, 100, 0, limit), SessionEnding::Closed);
         assert!(path.is_default());
     }
