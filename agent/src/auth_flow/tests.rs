@@ -51,9 +51,9 @@ fn each_initial_state_takes_the_expected_steps() {
     let fresh = with_token(Duration::from_secs(60));
     let old = with_token(Duration::from_secs(13 * 60 * 60));
     let ended = with_token(Duration::from_secs(60 * 60 * 24 * 21));
-    type Case =
+    type FlowCase =
         (&'static str, AuthFlowStart, OneTimeSecretPresence, Vec<AuthAnswer>, Vec<AuthStep>);
-    let table: Vec<Case> = vec![
+    let table: Vec<FlowCase> = vec![
         (
             "a new device",
             NEW_DEVICE,

@@ -91,8 +91,8 @@ fn push() -> Push {
     }
 }
 
-/// Every frame of 0.1, as the value that its golden bytes mean.
-fn all() -> [(&'static str, Frame); 8] {
+/// Returns every frame of 0.1 with the value that its golden bytes encode.
+fn all_frames() -> [(&'static str, Frame); 8] {
     let refused = vec![(Seq::new(4, 0), RejectReason::TooLarge)];
     let (epoch, seq) = (Epoch(1), Seq::new(5, 1));
     let (reason, message) = (GoawayReason::Restart, "bye".to_owned());
@@ -111,15 +111,15 @@ fn all() -> [(&'static str, Frame); 8] {
 #[test]
 fn the_bytes_of_0_1_are_decoded_and_encoded_exactly() {
     let mut golden = golden::frames(include_str!("../golden/0.1/frames.hex"));
-    for (name, frame) in all() {
+    for (name, frame) in all_frames() {
         let bytes = golden.remove(name).unwrap();
         assert_eq!(
             Frame::decode(bytes.clone().into(), Features::COMPRESSION),
             Ok(frame.clone()),
             "{name}: {HELP}"
         );
-        let made = frame.encode(Features(0));
-        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {HELP}");
+        let encoded = frame.encode(Features(0));
+        assert_eq!(hex::encode(encoded), hex::encode(bytes), "{name}: {HELP}");
     }
     let packed = Frame::decode(golden.remove("packed").unwrap().into(), Features::COMPRESSION);
     let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {HELP}") };
@@ -133,7 +133,7 @@ fn the_known_parts_of_a_later_minor_version_are_decoded() {
     let (minor, version, features) = (1, "0.2.0".to_owned(), Features(u64::MAX));
     let mut push = push();
     push.account.losses[0].cause = LossCause::Other;
-    for (name, frame) in all() {
+    for (name, frame) in all_frames() {
         let known = match frame {
             Frame::Hello(known) => Frame::Hello(Box::new(Hello {
                 minor,
@@ -167,21 +167,21 @@ fn an_invalid_frame_is_refused() {
         ("c0", "no array"),
         ("90", "an empty array"),
         ("9163", "an unknown kind"),
-        ("910500", "something behind the frame"),
-        ("9205", "an element that is not there"),
+        ("910500", "bytes after the frame"),
+        ("9205", "a missing element"),
         ("dd7fffffff05", "an array longer than the frame"),
         ("950401050193", "a refusal cut short"),
-        ("9703010000000092", "entries not in threes"),
+        ("9703010000000092", "an entry without its three values"),
         ("97030100000000dd00003000", "more entries than a batch holds"),
         ("970301000000009303009191", "fields without a value"),
-        ("97030105000500 90", "a batch that covers nothing"),
+        ("97030105000500 90", "an empty range"),
         ("97030105000400 90", "a batch that ends before it begins"),
         ("97030100000100 93cfffffffffffffffff0090", "an entry past the end of its batch"),
         ("9408c6ffffffff", "packed bytes of 4 GiB"),
     ];
-    for (frame, what) in table {
+    for (frame, problem) in table {
         let bytes = hex::decode(frame.replace(' ', "")).unwrap();
-        assert!(Frame::decode(bytes.into(), Features::COMPRESSION).is_err(), "{what}");
+        assert!(Frame::decode(bytes.into(), Features::COMPRESSION).is_err(), "{problem}");
     }
 }
 
@@ -205,7 +205,7 @@ fn a_packed_frame_is_refused_unless_the_handshake_agreed_on_it() {
 
 #[test]
 fn an_empty_field_counts_as_64_bytes_in_a_batch_but_a_single_entry_always_passes() {
-    let of = |entries: u64, fields: usize| {
+    let batch_of = |entries: u64, fields: usize| {
         let fields = vec![(Bytes::new(), Bytes::new()); fields];
         let entries = (1..=entries).map(|n| Entry { seq: Seq::new(n, 0), fields: fields.clone() });
         let entries: Vec<_> = entries.collect();
@@ -213,18 +213,18 @@ fn an_empty_field_counts_as_64_bytes_in_a_batch_but_a_single_entry_always_passes
         Frame::Push(Push { epoch: Epoch(1), through, entries, ..Push::default() })
     };
     let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
-    for (entries, fields, is_taken) in [
+    for (entries, fields, is_accepted) in [
         (2, 1024, true),
         (64, most / 64, true),
         (64, most / 64 + 1, false),
         (1000, 128, false),
         (1, 8 * ENTRY_FIELDS_MAX, true),
     ] {
-        let frame = of(entries, fields);
+        let frame = batch_of(entries, fields);
         let packed = frame.encode(Features::COMPRESSION);
         assert!(packed.len() < 40_000, "{}", packed.len());
         let is_read = Frame::decode(packed, Features::COMPRESSION) == Ok(frame);
-        assert_eq!(is_read, is_taken, "{entries} entries of {fields} fields");
+        assert_eq!(is_read, is_accepted, "{entries} entries of {fields} fields");
     }
 }
 

@@ -64,8 +64,8 @@ mod tests {
             let BatchEntries(read) =
                 serde_json::from_str::<BatchEntries<u8>>(&list(count)).unwrap();
             assert_eq!(read.len(), kept);
-            let whole = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
-            assert_eq!(whole.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");
+            let complete = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
+            assert_eq!(complete.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");
         }
     }
 }

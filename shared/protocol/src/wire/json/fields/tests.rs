@@ -40,20 +40,20 @@ fn invalid_fields_are_refused_with_a_reason() {
         (r#""a""#, "pairs or as an object"),
         ("7", "pairs or as an object"),
     ];
-    for (text, word) in table {
+    for (text, problem) in table {
         let error = read(text).unwrap_err();
-        assert!(error.contains(word), "{text}: {error}");
+        assert!(error.contains(problem), "{text}: {error}");
     }
 }
 
 #[test]
 fn a_value_is_a_string_unless_it_is_not_utf_8_or_base64_is_shorter() {
-    let form =
+    let json_of =
         |bytes: &'static [u8]| serde_json::to_value(ByteString(Bytes::from_static(bytes))).unwrap();
-    assert_eq!(form(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
-    assert_eq!(form("é".as_bytes()), json!("é"));
-    assert_eq!(form(b"\xff"), json!({"b64": "/w=="}));
-    assert_eq!(form(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
+    assert_eq!(json_of(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
+    assert_eq!(json_of("é".as_bytes()), json!("é"));
+    assert_eq!(json_of(b"\xff"), json!({"b64": "/w=="}));
+    assert_eq!(json_of(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
 }
 
 proptest! {
