@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_response_of_auth_is_accepted() {
+    fn only_a_response_in_the_format_of_auth_is_accepted() {
         let answer = |kind, body: &str| read_success(kind, body.as_bytes()).map(|r| r.answer);
         let day = AuthAnswer::Session { ttl: Duration::from_secs(86_400) };
         let session = r#"{"sessionToken":"abc","ttlSeconds":86400}"#;

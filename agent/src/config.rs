@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_config_is_valid_and_names_the_account() {
+    fn a_complete_config_is_valid_and_gives_the_account() {
         let account = complete().validate().unwrap();
         assert_eq!(account.client.as_str(), "dev1");
     }
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_is_accepted_to_loopback_and_where_it_is_allowed() {
+    fn plaintext_is_accepted_to_loopback_or_if_it_is_allowed() {
         let mut config = complete();
         config.auth = Some("http://127.0.0.1:8444".parse().unwrap());
         config.hub = Some("http://localhost:8443".parse().unwrap());

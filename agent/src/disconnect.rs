@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn each_goaway_reason_has_its_delay() {
+    fn each_goaway_reason_has_its_reconnect_delay() {
         let delay =
             |reason, wait_ms| Disconnect::from_goaway(&goaway(reason, wait_ms)).reconnect_delay();
         let three = Some(Duration::from_secs(3));
@@ -294,11 +294,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_this_agent_leaves_is_no_fault() {
-        let left =
+    fn a_session_closed_by_this_agent_is_not_a_fault() {
+        let closed =
             Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Restart, 0))));
         assert_eq!(
-            (left.cause, left.reconnect_delay()),
+            (closed.cause, closed.reconnect_delay()),
             (DisconnectCause::Left, ReconnectDelay::None)
         );
         let gap = Disconnect::from_session(&Ok(SessionEnd::Closed(goaway(GoawayReason::Gap, 0))));

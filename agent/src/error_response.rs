@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_response_is_read_whole() {
+    fn every_part_of_an_error_response_is_read() {
         let headers = headers(&[(RETRY_AFTER, "7"), (DATE, "Tue, 14 Nov 2023 22:13:20 GMT")]);
         let body = br#"{"code":503,"reason":"unavailable","message":"later","seq":"5-0"}"#;
         let response = ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, &headers, body);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_another_form_is_ignored() {
+    fn a_body_in_another_format_is_ignored() {
         for body in [&b""[..], b"<html>", b"[]", b"{\"reason\":7}", b"\xff"] {
             let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, &HeaderMap::new(), body);
             assert_eq!(response.to_string(), "502 Bad Gateway");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_delays_have_a_bound_and_texts_do_not_break_a_log_line() {
+    fn retry_after_is_bounded_and_control_characters_are_replaced() {
         let headers = headers(&[(RETRY_AFTER, "999999999999"), (DATE, "yesterday")]);
         let body = br#"{"reason":"a\nb\u001b[31m","message":""}"#;
         let response = ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, &headers, body);

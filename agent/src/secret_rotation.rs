@@ -93,21 +93,21 @@ mod tests {
 
     use super::*;
 
-    /// Secrets are numbers.
+    /// The state of a device and of auth. Secrets are numbers.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     struct World {
         present: u8,
         next: Option<u8>,
         auth: u8,
         auth_next: Option<u8>,
-        made: u8,
+        created: u8,
         /// An abandoned request that may still arrive: proof and next secret.
         late: Option<(u8, u8)>,
     }
 
     impl World {
         const NEW: Self =
-            Self { present: 1, next: None, auth: 1, auth_next: None, made: 1, late: None };
+            Self { present: 1, next: None, auth: 1, auth_next: None, created: 1, late: None };
 
         fn accepts(&self, secret: u8) -> bool {
             self.auth == secret || self.auth_next == Some(secret)
@@ -132,23 +132,25 @@ mod tests {
         }
 
         fn promote(&mut self) -> RotationAnswer {
-            self.present = self.next.take().expect("it is promoted once");
+            self.present = self.next.take().expect("the next secret exists");
             RotationAnswer::Done
         }
 
         fn perform(&mut self, step: RotationStep) -> RotationAnswer {
             match step {
                 RotationStep::CreateNext => {
-                    self.made += 1;
-                    self.next = Some(self.made);
+                    self.created += 1;
+                    self.next = Some(self.created);
                     RotationAnswer::Done
                 }
                 RotationStep::AnnounceNext => {
-                    self.announce(self.present, self.next.expect("it is saved first"))
+                    self.announce(self.present, self.next.expect("the next secret is saved first"))
                 }
-                RotationStep::LogIn => self.log_in(self.next.expect("it is saved first")),
+                RotationStep::LogIn => {
+                    self.log_in(self.next.expect("the next secret is saved first"))
+                }
                 RotationStep::Promote => self.promote(),
-                RotationStep::None => unreachable!("there is nothing to do"),
+                RotationStep::None => unreachable!("no step is left"),
             }
         }
 
@@ -156,7 +158,7 @@ mod tests {
         /// promotes.
         fn start_agent(&mut self) {
             if self.log_in(self.present) == RotationAnswer::Refused && self.next.is_some() {
-                let next = self.next.expect("there is one");
+                let next = self.next.expect("the next secret exists");
                 if self.log_in(next) == RotationAnswer::Done {
                     self.promote();
                 }
@@ -174,22 +176,22 @@ mod tests {
         }
     }
 
-    /// Returns every state after a run that ends at any step, with its last request unsent, lost,
-    /// late, or done without an answer.
-    fn after_a_crash(from: World) -> Vec<World> {
-        let mut left = vec![from];
+    /// Returns the states after a crash at each step. The last request is unsent, lost, late, or
+    /// performed without an answer.
+    fn states_after_a_crash(from: World) -> Vec<World> {
+        let mut states = vec![from];
         let (mut world, mut rotation) = (from, RotationState::new(from.next.is_some()));
         while rotation.poll_step() != RotationStep::None {
             let step = rotation.poll_step();
             if step == RotationStep::AnnounceNext {
                 let late = world.next.map(|next| (world.present, next));
-                left.push(World { late, ..world });
+                states.push(World { late, ..world });
             }
             let answer = world.perform(step);
-            left.push(world);
+            states.push(world);
             rotation.handle_answer(answer);
         }
-        left
+        states
     }
 
     #[test]
@@ -199,12 +201,16 @@ mod tests {
             let accepts = |secret: u8| world.accepts(secret);
             assert!(accepts(world.present) || world.next.is_some_and(accepts), "{world:?}");
 
-            let mut whole = world;
-            assert_eq!(whole.rotate(), RotationState::Done, "from {world:?}");
-            assert_eq!((whole.next, whole.auth), (None, whole.present), "from {world:?}");
-            assert!(whole.present != world.present || world.next.is_none(), "from {world:?}");
+            let mut completed = world;
+            assert_eq!(completed.rotate(), RotationState::Done, "from {world:?}");
+            assert_eq!(
+                (completed.next, completed.auth),
+                (None, completed.present),
+                "from {world:?}"
+            );
+            assert!(completed.present != world.present || world.next.is_none(), "from {world:?}");
 
-            let mut after = after_a_crash(world);
+            let mut after = states_after_a_crash(world);
             let mut started = world;
             started.start_agent();
             after.push(started);
@@ -214,17 +220,17 @@ mod tests {
                 after.push(arrived);
             }
             // Three consecutive secrets cover all states.
-            after.retain(|world| world.made <= 4 && seen.insert(*world));
+            after.retain(|world| world.created <= 4 && seen.insert(*world));
             open.extend(after);
         }
-        assert!(seen.len() > 30, "only {} states were looked at", seen.len());
+        assert!(seen.len() > 30, "only {} states were checked", seen.len());
     }
 
     #[test]
     fn a_rotation_ends_if_auth_accepts_neither_secret() {
         let mut world = World { auth: 9, ..World::NEW };
         assert_eq!(world.rotate(), RotationState::Refused);
-        assert_eq!((world.present, world.next), (1, Some(2)), "what is there stays");
+        assert_eq!((world.present, world.next), (1, Some(2)), "both secrets are kept");
         assert_eq!(world.rotate(), RotationState::Refused);
     }
 }

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_says_why_and_until_when_and_a_connection_forgets_both() {
+    fn a_waiting_status_has_a_reason_and_a_next_try_and_connecting_clears_both() {
         let handle = handle();
         handle.post_fault("unreachable", "no route");
         handle.post_waiting(7);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_survives_its_json() {
+    fn a_status_round_trips_through_json() {
         let status = handle().status();
         let text = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);

@@ -89,21 +89,21 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_without_a_certificate_is_refused_by_name() {
+    fn a_ca_file_without_a_certificate_is_refused_with_its_name() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let refused = || client_config(&account("https://h"), &path).unwrap_err().to_string();
-        assert!(refused().contains("ca.pem"));
+        let error = || client_config(&account("https://h"), &path).unwrap_err().to_string();
+        assert!(error().contains("ca.pem"));
         std::fs::write(&path, "no PEM at all").unwrap();
-        assert!(refused().contains("no certificate found"));
+        assert!(error().contains("no certificate found"));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
             .unwrap();
-        assert!(refused().contains("PEM"));
+        assert!(error().contains("PEM"));
     }
 
     #[test]
-    fn plaintext_needs_no_roots() {
+    fn plaintext_needs_no_root_certificates() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         client_config(&account("http://127.0.0.1:1"), Path::new("")).unwrap();
     }

@@ -71,14 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_the_same_within_a_step_and_another_in_the_next() {
+    fn a_proof_is_the_same_within_a_step_and_changes_in_the_next() {
         let secret: OneTimeSecret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ".parse().unwrap();
         assert_eq!(proof_at(&secret, 30_000), proof_at(&secret, 59_999));
         assert_ne!(proof_at(&secret, 59_999), proof_at(&secret, 60_000));
     }
 
     #[test]
-    fn a_secret_is_taken_as_people_paste_it_and_never_weak() {
+    fn a_secret_may_have_spaces_hyphens_and_padding_and_a_weak_one_is_refused() {
         let plain: OneTimeSecret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ".parse().unwrap();
         for text in
             ["gezd gnbv gy3t qojq-gezdgnbvgy3tqojq====", " GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ\n"]

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_upgrade_leads_to_http_for_a_while_and_then_back() {
+    fn a_refused_upgrade_leads_to_http_for_a_period_and_then_back_to_websocket() {
         let now = Instant::now();
         let mut selector = TransportSelector::new(TransportSetting::Auto);
         assert_eq!(selector.kind(now), TransportKind::WebSocket);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_broken_websocket_is_ignored_and_three_lead_to_http() {
+    fn three_broken_websockets_in_a_row_lead_to_http_and_two_do_not() {
         let now = Instant::now();
         let mut selector = TransportSelector::new(TransportSetting::Auto);
         selector.handle_broken(now, 0.5);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_without_progress_is_replaced_by_the_other_and_tried_again_for_one_session() {
+    fn a_transport_without_progress_is_replaced_and_later_tried_for_one_session() {
         let now = Instant::now();
         let mut selector = TransportSelector::new(TransportSetting::Auto);
         for _ in 0..NO_PROGRESS_MAX {
@@ -212,7 +212,10 @@ mod tests {
         selector.handle_welcomed(TransportKind::WebSocket);
         selector.handle_no_progress(TransportKind::WebSocket, first, 1.0);
         assert_eq!(selector.kind(first), TransportKind::Http);
-        assert!(selector.poll_timeout().unwrap() - first > first - now, "each time for longer");
+        assert!(
+            selector.poll_timeout().unwrap() - first > first - now,
+            "the period grows each time"
+        );
         for _ in 0..NO_PROGRESS_MAX {
             assert_eq!(selector.kind(first), TransportKind::Http);
             selector.handle_no_progress(TransportKind::Http, first, 1.0);
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_acknowledgements_are_no_reason_to_change() {
+    fn lost_acknowledgements_do_not_change_the_transport() {
         let now = Instant::now();
         let mut selector = TransportSelector::new(TransportSetting::Auto);
         for _ in 0..2 * NO_PROGRESS_MAX {
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn if_http_fails_too_the_websocket_is_next() {
+    fn if_http_fails_too_websocket_is_tried_next() {
         let now = Instant::now();
         let mut selector = TransportSelector::new(TransportSetting::Auto);
         selector.handle_refused(now, 0.5);
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_setting_is_never_changed() {
+    fn a_fixed_transport_is_never_changed() {
         let now = Instant::now();
         for (setting, kind) in [
             (TransportSetting::Ws, TransportKind::WebSocket),

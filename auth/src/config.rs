@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_each_bound_names_its_key() {
+    fn the_defaults_are_valid_and_each_error_names_its_key() {
         AuthConfig::default().check().unwrap();
         let with = |change: fn(&mut AuthConfig)| {
             let mut config = AuthConfig::default();

@@ -90,9 +90,9 @@ mod tests {
 
     #[test]
     fn a_secret_has_24_to_72_bytes_and_no_nul() {
-        for (bytes, is_good) in [(23, false), (24, true), (72, true), (73, false)] {
-            let made = DeviceSecret::new("s".repeat(bytes).into());
-            assert_eq!(made.is_ok(), is_good, "{bytes} bytes");
+        for (bytes, is_valid) in [(23, false), (24, true), (72, true), (73, false)] {
+            let secret = DeviceSecret::new("s".repeat(bytes).into());
+            assert_eq!(secret.is_ok(), is_valid, "{bytes} bytes");
         }
         let with_nul = DeviceSecret::new(format!("{}\0{}", "a".repeat(20), "b".repeat(20)).into());
         assert_eq!(with_nul.unwrap_err(), BadSecret::Nul);

@@ -140,7 +140,7 @@ mod tests {
     const NOW_MS: u64 = 1_700_000_000_000;
     const STEP: u64 = NOW_MS / 30_000;
 
-    fn waiting() -> ClientRecord {
+    fn provisioned() -> ClientRecord {
         ClientRecord {
             otp_secret: Some(OTP_SECRET.into()),
             reg_deadline_ms: Some(NOW_MS + 1),
@@ -155,7 +155,7 @@ mod tests {
             registered_at_ms: Some(NOW_MS - 1),
             otp_step: Some(STEP),
             reg_window_ms: Some(NOW_MS + 1),
-            ..waiting()
+            ..provisioned()
         }
     }
 
@@ -178,46 +178,51 @@ mod tests {
     }
 
     #[test]
-    fn each_state_of_a_client_has_its_plan() {
+    fn each_client_state_leads_to_the_expected_plan() {
         let right = code_of(STEP);
         let wrong = code_of(STEP + 1000);
         let table = [
-            ("in time", waiting(), &right, "register 0"),
-            ("in time, wrong code", waiting(), &wrong, "refuse Wrong"),
+            ("in time", provisioned(), &right, "register 0"),
+            ("in time, wrong code", provisioned(), &wrong, "refuse Wrong"),
             (
                 "at the deadline",
-                ClientRecord { reg_deadline_ms: Some(NOW_MS), ..waiting() },
+                ClientRecord { reg_deadline_ms: Some(NOW_MS), ..provisioned() },
                 &right,
                 "refuse Right",
             ),
             (
                 "no deadline",
-                ClientRecord { reg_deadline_ms: None, ..waiting() },
+                ClientRecord { reg_deadline_ms: None, ..provisioned() },
                 &right,
                 "refuse Right",
             ),
             (
                 "code used before",
-                ClientRecord { otp_step: Some(STEP), ..waiting() },
+                ClientRecord { otp_step: Some(STEP), ..provisioned() },
                 &right,
                 "refuse Right",
             ),
             (
                 "an older code used before",
-                ClientRecord { otp_step: Some(STEP - 1), ..waiting() },
+                ClientRecord { otp_step: Some(STEP - 1), ..provisioned() },
                 &right,
                 "register 0",
             ),
-            ("revoked", ClientRecord { is_disabled: true, ..waiting() }, &right, "refuse Right"),
+            (
+                "revoked",
+                ClientRecord { is_disabled: true, ..provisioned() },
+                &right,
+                "refuse Right",
+            ),
             (
                 "no OTP secret",
-                ClientRecord { otp_secret: None, ..waiting() },
+                ClientRecord { otp_secret: None, ..provisioned() },
                 &right,
                 "refuse Wrong",
             ),
             (
                 "OTP secret is not base32",
-                ClientRecord { otp_secret: Some("0189".into()), ..waiting() },
+                ClientRecord { otp_secret: Some("0189".into()), ..provisioned() },
                 &right,
                 "refuse Wrong",
             ),
@@ -230,7 +235,7 @@ mod tests {
                 "refuse Right",
             ),
             (
-                "registered by hand",
+                "registered without a window to repeat it",
                 ClientRecord { reg_window_ms: None, ..registered() },
                 &right,
                 "refuse Right",
@@ -248,20 +253,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_client_counts_as_a_wrong_guess() {
+    fn an_unknown_client_counts_as_a_wrong_code() {
         let unknown = RegistrationLookup { record: None, count: AttemptCount::NotCounted };
         let plan = plan(&unknown, &request(RegistrationEvidence::Code(code_of(STEP))), NOW_MS);
         assert!(matches!(plan, RegistrationPlan::Refuse { code: CodeCheck::Wrong }));
     }
 
     #[test]
-    fn a_proof_registers_while_codes_are_locked_and_a_code_is_not_checked() {
+    fn while_codes_are_locked_a_proof_registers_and_a_code_is_not_checked() {
         let key = totp_rs::Secret::Encoded(OTP_SECRET.into()).to_bytes().unwrap();
         let proof = |client: &str, secret: &str| {
             let proof = registration_proof(&key, &client.parse().unwrap(), STEP, &secret.into());
             RegistrationEvidence::Proof(proof.expose_secret().parse().unwrap())
         };
-        let locked = RegistrationLookup { record: Some(waiting()), count: AttemptCount::Locked };
+        let locked =
+            RegistrationLookup { record: Some(provisioned()), count: AttemptCount::Locked };
         let check = |evidence| plan(&locked, &request(evidence), NOW_MS).code_check();
         assert_eq!(check(RegistrationEvidence::Code(code_of(STEP))), CodeCheck::Wrong);
         assert_eq!(check(proof("dev1", SECRET)), CodeCheck::Right);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_256_bits_fit_for_a_header_and_never_the_same_twice() {
+    fn a_token_is_unique_and_has_256_bits_in_header_safe_characters() {
         let (one, two) = (SessionToken::generate().unwrap(), SessionToken::generate().unwrap());
         assert_eq!(one.expose().len(), 43);
         assert!(one.expose().bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_those_of_rfc_6238() {
+    fn codes_match_rfc_6238() {
         for (seconds, code) in [
             (59, "287082"),
             (1_111_111_109, "081804"),
@@ -208,39 +208,39 @@ mod tests {
     }
 
     #[test]
-    fn one_step_before_and_after_is_accepted_and_no_more() {
+    fn a_code_is_accepted_one_step_early_or_late_and_no_more() {
         let step = 1_111_111_109 / STEP_SECONDS;
         let code = rfc_secret().code_of(step);
-        let seen_at = |now| matching_step(&rfc_secret(), &code, now);
-        let (begins, ends) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
-        assert_eq!(seen_at(begins - STEP_SECONDS), Some(step));
-        assert_eq!(seen_at(ends + STEP_SECONDS), Some(step));
-        assert_eq!(seen_at(begins - STEP_SECONDS - 1), None);
-        assert_eq!(seen_at(ends + STEP_SECONDS + 1), None);
+        let step_found_at = |now| matching_step(&rfc_secret(), &code, now);
+        let (start, end) = (step * STEP_SECONDS, (step + 1) * STEP_SECONDS - 1);
+        assert_eq!(step_found_at(start - STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(end + STEP_SECONDS), Some(step));
+        assert_eq!(step_found_at(start - STEP_SECONDS - 1), None);
+        assert_eq!(step_found_at(end + STEP_SECONDS + 1), None);
     }
 
     #[test]
-    fn a_proof_is_accepted_one_step_before_and_after_and_for_its_client_and_secret_only() {
+    fn a_proof_is_accepted_one_step_early_or_late_for_its_client_and_secret_only() {
         let (client, secret): (ClientId, _) = ("dev1".parse().unwrap(), SecretString::from("own"));
         let key = b"12345678901234567890";
         let step = 1_111_111_109 / STEP_SECONDS;
         let proof = registration_proof(key, &client, step, &secret);
         let proof: Proof = proof.expose_secret().parse().unwrap();
-        let seen = |client: &str, secret: &str, step: u64| {
+        let step_found = |client: &str, secret: &str, step: u64| {
             let of = (&client.parse().unwrap(), &SecretString::from(secret));
             proven_step(&rfc_secret(), &proof, of, step * STEP_SECONDS)
         };
         for near in [step - 1, step, step + 1] {
-            assert_eq!(seen("dev1", "own", near), Some(step));
+            assert_eq!(step_found("dev1", "own", near), Some(step));
         }
-        assert_eq!(seen("dev1", "own", step - 2), None);
-        assert_eq!(seen("dev1", "own", step + 2), None);
-        assert_eq!(seen("dev2", "own", step), None);
-        assert_eq!(seen("dev1", "own2", step), None);
+        assert_eq!(step_found("dev1", "own", step - 2), None);
+        assert_eq!(step_found("dev1", "own", step + 2), None);
+        assert_eq!(step_found("dev2", "own", step), None);
+        assert_eq!(step_found("dev1", "own2", step), None);
     }
 
     #[test]
-    fn only_64_digits_are_a_proof() {
+    fn only_64_lowercase_hex_digits_are_a_proof() {
         let digits = "0123456789abcdef".repeat(4);
         assert!(digits.parse::<Proof>().is_ok());
         for bad in
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_parsed_as_operators_paste_it_and_never_weak() {
+    fn a_secret_may_have_spaces_hyphens_and_padding_and_a_weak_one_is_refused() {
         let code = rfc_secret().code_of(1);
         for text in ["gezdgnbvgy3tqojqgezdgnbvgy3tqojq", "GEZD GNBV GY3T QOJQ-GEZDGNBVGY3TQOJQ===="]
         {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_secret_is_160_bits_and_survives_its_text() {
+    fn a_new_secret_has_160_bits_and_round_trips_through_its_text() {
         let secret = OtpSecret::generate().unwrap();
         let text = secret.to_base32();
         assert_eq!(text.expose_secret().len(), 32);
@@ -297,7 +297,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_code_is_good_exactly_next_to_its_step(step in 2u64..100_000_000, late in -4i64..=4) {
+        fn a_code_is_valid_only_within_one_step_of_its_own(
+            step in 2u64..100_000_000, late in -4i64..=4
+        ) {
             let code = rfc_secret().code_of(step);
             let now = step.saturating_add_signed(late) * STEP_SECONDS + 7;
             let found = matching_step(&rfc_secret(), &code, now);

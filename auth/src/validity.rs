@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_parsed_as_operators_write_it_within_bounds() {
+    fn a_duration_is_parsed_with_its_units_and_within_bounds() {
         assert_eq!("7d".parse(), Ok(Validity::WEEK));
         assert_eq!("1h 30m".parse::<Validity>().unwrap().deadline_ms(1000), 5_401_000);
         for bad in ["", "0s", "999ms", "7", "-1d", "soon", "11years", "99999999999999999999y"] {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_survives_its_text() {
+    fn a_duration_round_trips_through_its_text() {
         for text in ["7d", "90s", "1y 2M 3d", "10years"] {
             let valid: Validity = text.parse().unwrap();
             assert_eq!(valid.to_string().parse(), Ok(valid));

@@ -1,7 +1,7 @@
-//! The bodies of the fuzz targets: each reads any bytes as a stranger might send them.
+//! The bodies of the fuzz targets: each parses arbitrary, untrusted bytes.
 //!
-//! None may panic. What is taken must survive being written and read again; what is refused is
-//! refused with words. How much memory a body may ask for is measured by those who run it.
+//! None may panic. A value that is accepted must round-trip through its encoding, and an error must
+//! have a message. The memory that a body allocates is measured by its caller.
 
 use std::{fmt::Debug, str::FromStr};
 
@@ -18,7 +18,7 @@ use spoke_protocol::{
 use spoke_service::config::ServiceUrl;
 use spoke_store::RedisUrl;
 
-/// A body, for whoever runs all of them.
+/// A body, for a caller that runs all of them.
 pub type Body = fn(&[u8]);
 
 /// All bodies with their names.
@@ -28,17 +28,17 @@ pub const ALL: [(&str, Body); 4] =
 /// A frame of `spoke.v1`.
 pub fn frame(bytes: &[u8]) {
     match Frame::decode(Bytes::copy_from_slice(bytes), Features::COMPRESSION) {
-        Ok(frame) => survives(&frame),
+        Ok(frame) => check_round_trip(&frame),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
-/// Bytes that a stranger has packed, which arbitrary bytes hardly ever are: PACKED around them,
-/// with the length told as it is, or as their own first bytes have it.
+/// A PACKED frame around the bytes, which arbitrary bytes hardly ever are. Its announced length is the
+/// true one, and then the one in the first bytes.
 pub fn packed(bytes: &[u8]) {
     let zstd = stored(bytes);
-    let told = bytes.first_chunk().map_or(0, |first| u32::from_be_bytes(*first));
-    for length in [bytes.len() as u32, told] {
+    let announced = bytes.first_chunk().map_or(0, |first| u32::from_be_bytes(*first));
+    for length in [bytes.len() as u32, announced] {
         let mut packed = vec![0x93, 0x08, 0xce];
         packed.extend(length.to_be_bytes());
         packed.push(0xc6);
@@ -48,18 +48,18 @@ pub fn packed(bytes: &[u8]) {
     }
 }
 
-/// The forms of HTTP and of `spoke.v1.json`.
+/// The JSON bodies of HTTP and of `spoke.v1.json`.
 pub fn forms(bytes: &[u8]) {
-    form::<CursorBody>(bytes);
-    form::<EntryBody>(bytes);
-    form::<Fields>(bytes);
-    form::<AddedBody>(bytes);
-    form::<BatchAddedBody>(bytes);
-    form::<HelloBody>(bytes);
-    form::<WelcomeBody>(bytes);
-    form::<XreadBody>(bytes);
+    check_json::<CursorBody>(bytes);
+    check_json::<EntryBody>(bytes);
+    check_json::<Fields>(bytes);
+    check_json::<AddedBody>(bytes);
+    check_json::<BatchAddedBody>(bytes);
+    check_json::<HelloBody>(bytes);
+    check_json::<WelcomeBody>(bytes);
+    check_json::<XreadBody>(bytes);
     if let Some(XaddBody::Batch(batch)) = read::<XaddBody>(bytes) {
-        let again = serde_json::to_vec(&batch).expect("a form can be written");
+        let again = serde_json::to_vec(&batch).expect("a JSON body can be written");
         assert_eq!(read(&again), Some(XaddBody::Batch(batch)));
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -75,34 +75,37 @@ pub fn forms(bytes: &[u8]) {
     }
 }
 
-/// The words: what names, numbers and addresses are made of.
+/// Values with a text form: names, numbers and addresses.
 pub fn words(bytes: &[u8]) {
     if let Ok(seq) = Seq::from_bytes(bytes) {
-        assert_eq!(seq.to_string().as_bytes(), bytes, "a seq has one form only");
+        assert_eq!(seq.to_string().as_bytes(), bytes, "a seq has one text only");
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Some(client) = word::<ClientId>(text) {
-        assert!(!client.as_str().contains([':', '/', ' ', '*', '\n']), "it is a part of a key");
+    if let Some(client) = parse_text::<ClientId>(text) {
+        assert!(
+            !client.as_str().contains([':', '/', ' ', '*', '\n']),
+            "a client ID is part of a key"
+        );
     }
-    word::<Seq>(text);
-    word::<RedisUrl>(text);
-    word::<ServiceUrl>(text);
+    parse_text::<Seq>(text);
+    parse_text::<RedisUrl>(text);
+    parse_text::<ServiceUrl>(text);
     if let Some(epoch) = read::<Epoch>(bytes) {
         assert_eq!(read(epoch.to_string().as_bytes()), Some(epoch));
     }
 }
 
-fn survives(frame: &Frame) {
+fn check_round_trip(frame: &Frame) {
     for features in [Features::default(), Features::COMPRESSION] {
         let again = Frame::decode(frame.encode(features), Features::COMPRESSION);
-        assert_eq!(again.as_ref(), Ok(frame), "what was read can be written and read again");
+        assert_eq!(again.as_ref(), Ok(frame), "the frame round-trips");
     }
 }
 
-fn form<T: DeserializeOwned + Serialize + PartialEq + Debug>(bytes: &[u8]) {
-    if let Some(form) = read::<T>(bytes) {
-        let again = serde_json::to_vec(&form).expect("a form can be written");
-        assert_eq!(read(&again), Some(form), "what was read can be written and read again");
+fn check_json<T: DeserializeOwned + Serialize + PartialEq + Debug>(bytes: &[u8]) {
+    if let Some(value) = read::<T>(bytes) {
+        let again = serde_json::to_vec(&value).expect("a JSON body can be written");
+        assert_eq!(read(&again), Some(value), "the value round-trips");
     }
 }
 
@@ -111,12 +114,12 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     read.map_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
 
-fn word<T: FromStr<Err: ToString>>(text: &str) -> Option<T> {
+fn parse_text<T: FromStr<Err: ToString>>(text: &str) -> Option<T> {
     let read = text.parse();
     read.map_err(|error: T::Err| assert!(!error.to_string().is_empty())).ok()
 }
 
-/// A zstd frame (RFC 8878) of raw blocks: packed bytes without a compressor.
+/// Returns a zstd frame (RFC 8878) of raw blocks: packed bytes without a compressor.
 fn stored(bytes: &[u8]) -> Vec<u8> {
     const BLOCK_MAX: usize = 128 * 1024;
     // The magic number; one segment with eight bytes of content size and no checksum.

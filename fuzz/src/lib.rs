@@ -1,3 +1,3 @@
-//! What the fuzz targets run. The same bodies run as properties in `tests/tests/fuzz`.
+//! The bodies of the fuzz targets. The same bodies run as properties in `tests/tests/cost/fuzz.rs`.
 
 pub mod bodies;

@@ -219,68 +219,75 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_so_many_requests_in_hand_and_another_has_its_own() {
+    fn requests_in_progress_are_limited_per_client() {
         let (limits, now) = (ClientLimits::default(), Instant::now());
-        let enter = |name| limits.open_request(&client(name), now);
-        let mut own: Vec<_> =
-            (0..REQUESTS_PER_CLIENT_MAX).map(|_| enter("dev1").unwrap()).collect();
-        let refused = enter("dev1").map(|_| ()).unwrap_err();
+        let open = |name| limits.open_request(&client(name), now);
+        let mut own: Vec<_> = (0..REQUESTS_PER_CLIENT_MAX).map(|_| open("dev1").unwrap()).collect();
+        let refused = open("dev1").map(|_| ()).unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.reason), (429, "too-many-requests"));
-        enter("dev2").unwrap();
+        open("dev2").unwrap();
         own.pop();
-        own.push(enter("dev1").unwrap());
+        own.push(open("dev1").unwrap());
         drop(own);
         assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
-    async fn a_client_has_one_turn_at_a_time_and_another_has_its_own() {
+    async fn each_client_has_one_read_permit_of_its_own() {
         let limits = ClientLimits::default();
         let first = limits.read_permit(&client("dev1")).await;
         assert!(limits.read_permit(&client("dev1")).now_or_never().is_none());
-        limits.read_permit(&client("dev2")).now_or_never().expect("another has its own");
+        limits
+            .read_permit(&client("dev2"))
+            .now_or_never()
+            .expect("another client has its own permits");
         drop(first);
-        limits.read_permit(&client("dev1")).now_or_never().expect("it is its turn again");
+        limits.read_permit(&client("dev1")).now_or_never().expect("the permit is free again");
         assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
-    async fn a_client_writes_a_few_at_a_time_and_another_has_its_own() {
+    async fn concurrent_writes_are_limited_per_client() {
         let limits = ClientLimits::default();
         let mut own = Vec::new();
         for _ in 0..APPENDS_MAX {
-            own.push(limits.write_permit(&client("dev1")).now_or_never().expect("it has a few"));
+            own.push(
+                limits.write_permit(&client("dev1")).now_or_never().expect("a permit is free"),
+            );
         }
         assert!(limits.write_permit(&client("dev1")).now_or_never().is_none());
-        limits.write_permit(&client("dev2")).now_or_never().expect("another has its own");
+        limits
+            .write_permit(&client("dev2"))
+            .now_or_never()
+            .expect("another client has its own permits");
         own.pop();
-        limits.write_permit(&client("dev1")).now_or_never().expect("it is its turn again");
+        limits.write_permit(&client("dev1")).now_or_never().expect("the permit is free again");
         drop(own);
         assert!(limits.lock().is_empty(), "idle clients are removed");
     }
 
     #[tokio::test]
-    async fn large_batches_wait_for_each_other_and_a_small_one_for_none() {
+    async fn large_batches_wait_for_each_other_for_a_bounded_time_and_small_ones_do_not() {
         let slots = LargeWriteSlots::at(AckLevel::Memory);
         let half = REDIS_BYTES_IN_HAND as u64 / 2;
         let first = slots.take(half).await;
         let _second = slots.take(half).await;
         assert!(slots.take(half).now_or_never().is_none());
-        slots.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small one passes by");
+        slots.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small batch does not wait");
         let begun = Instant::now();
         slots.take(half).await;
         assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "the wait is bounded");
         drop(first);
-        slots.take(half).now_or_never().expect("there is a place again");
+        slots.take(half).now_or_never().expect("a slot is free again");
         slots.take(100 * half).await;
         let grouped = LargeWriteSlots::at(AckLevel::Fsync);
         let _all: Vec<_> = (0..100)
-            .map(|_| grouped.take(half).now_or_never().expect("a group has its own bound"))
+            .map(|_| grouped.take(half).now_or_never().expect("group commit has its own limit"))
             .collect();
     }
 
     #[test]
-    fn a_client_begins_a_burst_of_sessions_and_then_one_each_time_it_is_earned() {
+    fn a_client_opens_a_burst_of_sessions_and_then_one_per_interval() {
         let (limits, now) = (ClientLimits::default(), Instant::now());
         let request = limits.open_request(&client("dev1"), now).unwrap();
         for _ in 0..SESSIONS_PER_CLIENT_BURST {
@@ -292,7 +299,11 @@ mod tests {
         assert!(request.begin_session(now + SESSION_EARNED).is_err());
         limits.open_request(&client("dev2"), now).unwrap().begin_session(now).unwrap();
         drop(request);
-        assert_eq!(limits.lock().len(), 2, "what was begun is remembered until it is earned back");
+        assert_eq!(
+            limits.lock().len(),
+            2,
+            "used sessions are remembered until the allowance is full again"
+        );
         limits.lock().retain(|_, usage| !usage.is_idle(now + 2 * SESSION_EARNED));
         assert_eq!(limits.lock().len(), 1);
     }

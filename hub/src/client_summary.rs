@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_one_number_and_one_unit() {
+    fn an_age_is_one_number_and_one_unit() {
         let ages = [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")];
         for (seconds, text) in ages {
             assert_eq!(age(1_000_000_000, 1_000_000_000 - seconds * 1000), text);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_short_or_whole() {
+    fn a_count_is_abbreviated_or_grouped_by_thousands() {
         let counts = [(9999, "9999"), (12_345, "12.3k"), (999_999, "999k"), (4_560_000, "4.5M")];
         for (count, text) in counts {
             assert_eq!(short(count), text);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_shown_commands_a_terminal_or_turns_text_around() {
+    fn control_and_bidirectional_characters_are_escaped() {
         let cases: [(&[u8], &str); 4] = [
             ("é {\"a\":1}".as_bytes(), "é {\"a\":1}"),
             (b"\x1b[2J\xff", "\\x1b[2J\\xff"),

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_that_redis_takes_for_a_pattern_or_a_slot_is_refused() {
+    fn a_key_prefix_that_is_a_redis_pattern_or_hash_tag_is_refused() {
         for key_prefix in ["", "a{b}", "a*", "a b", "a\u{1f600}"] {
             let config = HubConfig { key_prefix: key_prefix.to_owned(), ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_prefixes_that_are_listened_to_may_overlap() {
+    fn an_auth_key_prefix_that_overlaps_the_hubs_keys_is_refused() {
         for auth_key_prefix in ["spoke-hub:out", "spoke-hub:bell"] {
             let auth_key_prefix = auth_key_prefix.to_owned();
             let config = HubConfig { auth_key_prefix, ..HubConfig::default() };
@@ -236,21 +236,24 @@ mod tests {
     }
 
     #[test]
-    fn shares_that_would_let_nothing_through_are_refused_by_their_name() {
-        let of = |change: fn(&mut HubConfig)| {
+    fn memory_settings_out_of_range_are_refused_and_the_error_names_the_key() {
+        let checked = |change: fn(&mut HubConfig)| {
             let mut config = HubConfig::default();
             change(&mut config);
             config.validate().map_err(|error| error.to_string())
         };
-        for (key, config) in [
-            ("budget_mib", of(|it| it.budget_mib = BUDGET_MIB_MIN - 1)),
-            ("budget_mib", of(|it| it.budget_mib = usize::MAX)),
-            ("reserve_percent", of(|it| it.reserve_percent = 51)),
-            ("reserve_entries", of(|it| it.reserve_entries = 0)),
-            ("reserve_kib", of(|it| it.reserve_kib = 0)),
+        for (key, result) in [
+            ("budget_mib", checked(|config| config.budget_mib = BUDGET_MIB_MIN - 1)),
+            ("budget_mib", checked(|config| config.budget_mib = usize::MAX)),
+            ("reserve_percent", checked(|config| config.reserve_percent = 51)),
+            ("reserve_entries", checked(|config| config.reserve_entries = 0)),
+            ("reserve_kib", checked(|config| config.reserve_kib = 0)),
         ] {
-            assert!(config.unwrap_err().starts_with(key), "{key}");
+            assert!(result.unwrap_err().starts_with(key), "{key}");
         }
-        assert_eq!(of(|it| (it.budget_mib, it.reserve_percent) = (BUDGET_MIB_MIN, 0)), Ok(()));
+        assert_eq!(
+            checked(|config| (config.budget_mib, config.reserve_percent) = (BUDGET_MIB_MIN, 0)),
+            Ok(())
+        );
     }
 }

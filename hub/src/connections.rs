@@ -195,32 +195,36 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_session_tells_the_older_ones_of_its_client_and_nobody_else() {
+    fn a_newer_session_supersedes_only_older_sessions_of_its_client() {
         let registry = ConnectionRegistry::new(8);
-        let (older, mut superseded) = registry.register_session(&client("dev1")).unwrap();
-        let (other, mut untold) = registry.register_session(&client("dev2")).unwrap();
+        let (older, mut older_goaway) = registry.register_session(&client("dev1")).unwrap();
+        let (other, mut other_goaway) = registry.register_session(&client("dev2")).unwrap();
         let _waiting = registry.register_read(&client("dev1"), None).unwrap();
-        let (newest, mut newest_told) = registry.register_session(&client("dev1")).unwrap();
+        let (newest, mut newest_goaway) = registry.register_session(&client("dev1")).unwrap();
         assert_eq!(registry.begin(&other, 1), 0);
 
         // The newest session registers first; the older one after it is superseded.
         assert_eq!(registry.begin(&newest, 2), 0);
         assert_eq!(registry.begin(&older, 1), 1);
 
-        assert_eq!(superseded.try_recv().unwrap().reason, GoawayReason::Superseded);
-        assert!(untold.try_recv().is_err() && newest_told.try_recv().is_err());
-        assert_eq!(registry.supersede(&client("dev1"), 2), 0, "superseded once");
+        assert_eq!(older_goaway.try_recv().unwrap().reason, GoawayReason::Superseded);
+        assert!(other_goaway.try_recv().is_err() && newest_goaway.try_recv().is_err());
+        assert_eq!(
+            registry.supersede(&client("dev1"), 2),
+            0,
+            "an older session is superseded once"
+        );
         drop(older);
         assert_eq!(registry.count(), 3);
     }
 
     #[test]
-    fn a_session_that_may_still_get_its_generation_is_not_taken_for_gone() {
+    fn a_session_still_in_its_handshake_does_not_count_as_gone() {
         let registry = ConnectionRegistry::new(8);
         let dev1 = client("dev1");
         assert!(registry.has_no_session(&dev1, 1));
-        let (first, _told) = registry.register_session(&dev1).unwrap();
-        assert!(!registry.has_no_session(&dev1, 1), "it is in the middle of its handshake");
+        let (first, _goaway) = registry.register_session(&dev1).unwrap();
+        assert!(!registry.has_no_session(&dev1, 1), "its handshake is not complete");
         registry.begin(&first, 1);
         assert!(!registry.has_no_session(&dev1, 1) && registry.has_no_session(&dev1, 2));
         drop(first);
@@ -228,20 +232,21 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_read_is_told_only_when_it_belongs_to_an_older_session() {
+    fn a_waiting_read_is_superseded_only_if_it_belongs_to_an_older_session() {
         let registry = ConnectionRegistry::new(8);
-        let (_plain, mut plain_told) = registry.register_read(&client("dev1"), None).unwrap();
-        let (_older, mut older_told) = registry.register_read(&client("dev1"), Some(1)).unwrap();
-        let (_newest, mut newest_told) = registry.register_read(&client("dev1"), Some(2)).unwrap();
+        let (_plain, mut plain_goaway) = registry.register_read(&client("dev1"), None).unwrap();
+        let (_older, mut older_goaway) = registry.register_read(&client("dev1"), Some(1)).unwrap();
+        let (_newest, mut newest_goaway) =
+            registry.register_read(&client("dev1"), Some(2)).unwrap();
 
         assert_eq!(registry.supersede(&client("dev1"), 2), 1);
 
-        assert_eq!(older_told.try_recv().unwrap().reason, GoawayReason::Superseded);
-        assert!(plain_told.try_recv().is_err() && newest_told.try_recv().is_err());
+        assert_eq!(older_goaway.try_recv().unwrap().reason, GoawayReason::Superseded);
+        assert!(plain_goaway.try_recv().is_err() && newest_goaway.try_recv().is_err());
     }
 
     #[test]
-    fn a_client_has_no_more_connections_than_it_may_and_gets_places_back() {
+    fn connections_are_limited_per_client_and_a_closed_one_frees_its_place() {
         let registry = ConnectionRegistry::new(2);
         let first = registry.register_read(&client("dev1"), None).unwrap();
         let _second = registry.register_session(&client("dev1")).unwrap();

@@ -156,11 +156,11 @@ mod tests {
 
     use super::*;
 
-    fn trip(acked: u64) -> SessionSummary {
+    fn broken_session(acked: u64) -> SessionSummary {
         let (first, through) = (Seq::new(acked + 1, 0), Seq::new(acked + 8, 0));
-        let under_way = Some(UnackedAtEnd { first, through, entries: 8, bytes: 8000 });
+        let unacked = Some(UnackedAtEnd { first, through, entries: 8, bytes: 8000 });
         let begun = (Epoch::FIRST, Seq::new(acked, 0));
-        SessionSummary { start: begun, acked: begun.1, limit: None, unacked: under_way }
+        SessionSummary { start: begun, acked: begun.1, limit: None, unacked }
     }
 
     #[test]
@@ -169,23 +169,23 @@ mod tests {
         let client: ClientId = "dev1".parse().unwrap();
         let at = |acked| (Epoch::FIRST, Seq::new(acked, 0));
         assert!(paths.begin(&client, at(0), now).is_default());
-        paths.end(&client, &trip(0), SessionEnding::Broken, now);
-        assert_eq!(paths.weak(), WeakLinkCounts::default(), "it may have arrived");
+        paths.end(&client, &broken_session(0), SessionEnding::Broken, now);
+        assert_eq!(paths.weak(), WeakLinkCounts::default(), "the entries may have arrived");
         assert!(paths.begin(&client, at(8), now).is_default());
         assert!(paths.lock().is_empty());
-        paths.end(&client, &trip(8), SessionEnding::Broken, now);
+        paths.end(&client, &broken_session(8), SessionEnding::Broken, now);
         let limit = Some(PathLimit { entries: 2, bytes: 2000 });
         assert_eq!(paths.begin(&client, at(8), now).limit(), limit);
         assert_eq!(paths.weak(), WeakLinkCounts { limited: 1, stuck: 0 });
     }
 
     #[test]
-    fn where_there_are_too_many_the_one_that_was_away_for_longest_is_forgotten() {
+    fn over_the_limit_the_client_that_was_away_longest_is_forgotten() {
         let (paths, begin) = (LinkPaths::default(), Instant::now());
         let client = |n: usize| format!("dev{n}").parse::<ClientId>().unwrap();
         for n in 0..=PATHS_MAX {
             let now = begin + Duration::from_secs(n as u64);
-            paths.end(&client(n), &trip(0), SessionEnding::Broken, now);
+            paths.end(&client(n), &broken_session(0), SessionEnding::Broken, now);
         }
         let paths = paths.lock();
         assert_eq!(paths.len(), PATHS_MAX);

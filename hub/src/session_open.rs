@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_refusal_fits_a_frame_with_both_addresses_and_the_mend() {
+    fn the_longest_refusal_fits_a_frame_with_both_addresses_and_the_help() {
         let client: ClientId = "c".repeat(CLIENT_NAME_BYTES_MAX).parse().unwrap();
         let address = format!("[{}]:65535", ["ffff"; 8].join(":"));
         let conflict = IdentityConflict {

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_trimmed_unread_is_said_at_once_and_then_once_in_a_while() {
+    fn unread_trims_are_reported_at_once_and_then_once_per_interval() {
         let (mut unread, now) = (UnreadTrims::default(), Instant::now());
         let trimmed = |unread| Trimmed { entries: 100, unread };
         assert_eq!(unread.handle(trimmed(0), now), None);

@@ -1,4 +1,4 @@
-//! Atomic writes, and entries that the agent did not create. Cases with a second user are in
+//! Atomic writes, and files that the agent did not create. Cases with a second user are in
 //! tests/tests/api/cli/planted.rs.
 
 use std::{
@@ -19,7 +19,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_file_is_replaced_whole_and_has_its_mode() {
+fn a_file_is_replaced_as_a_whole_and_gets_its_mode() {
     let (folder, directory) = directory();
     directory.write("file", b"old and long", 0o644).unwrap();
     directory.write("file", b"new", 0o600).unwrap();
@@ -29,12 +29,12 @@ fn a_file_is_replaced_whole_and_has_its_mode() {
 }
 
 #[test]
-fn a_leftover_temporary_file_does_no_harm_and_its_mode_is_not_kept() {
+fn a_leftover_temporary_file_is_replaced_and_its_mode_is_not_kept() {
     let (folder, directory) = directory();
     for name in ["file", "lock"] {
-        let left = folder.path().join(temporary_name(name));
-        fs::write(&left, b"half").unwrap();
-        fs::set_permissions(&left, Permissions::from_mode(0o666)).unwrap();
+        let leftover = folder.path().join(temporary_name(name));
+        fs::write(&leftover, b"half").unwrap();
+        fs::set_permissions(&leftover, Permissions::from_mode(0o666)).unwrap();
     }
     directory.write("file", b"whole", 0o600).unwrap();
     directory.open_lock("lock", 0o600).unwrap();
@@ -62,12 +62,12 @@ fn removing_a_missing_file_succeeds_and_reading_it_returns_none() {
 }
 
 #[test]
-fn a_link_is_refused_with_its_target_and_the_target_is_unchanged() {
+fn a_symlink_is_refused_with_its_target_and_the_target_is_unchanged() {
     let (folder, directory) = directory();
-    let elsewhere = tempfile::tempdir().unwrap();
-    let theirs = elsewhere.path().join("theirs");
-    fs::write(&theirs, b"theirs").unwrap();
-    for target in [theirs.clone(), elsewhere.path().join("not there"), "link".into()] {
+    let other_folder = tempfile::tempdir().unwrap();
+    let foreign = other_folder.path().join("foreign");
+    fs::write(&foreign, b"foreign").unwrap();
+    for target in [foreign.clone(), other_folder.path().join("not there"), "link".into()] {
         let link = folder.path().join("link");
         symlink(&target, &link).unwrap();
         let refusals = [
@@ -76,19 +76,19 @@ fn a_link_is_refused_with_its_target_and_the_target_is_unchanged() {
             directory.inspect(&["other", "link"]).unwrap_err(),
         ];
         for refusal in refusals {
-            let words = format!("{} is a link to {}", link.display(), target.display());
-            assert!(refusal.to_string().starts_with(&words), "{refusal}");
+            let expected = format!("{} is a link to {}", link.display(), target.display());
+            assert!(refusal.to_string().starts_with(&expected), "{refusal}");
         }
-        directory.write("link", b"ours", 0o600).unwrap();
+        directory.write("link", b"own", 0o600).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_file(), "the link itself is replaced");
         fs::remove_file(&link).unwrap();
     }
-    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
-    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    assert_eq!(fs::read(&foreign).unwrap(), b"foreign");
+    assert_eq!(fs::read_dir(other_folder.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
+fn a_pipe_or_a_socket_is_refused_without_blocking_and_a_directory_is_an_error() {
     let (folder, directory) = directory();
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -102,14 +102,14 @@ fn a_pipe_or_a_socket_is_refused_at_once_and_a_folder_is_an_error() {
         }
     }
     let FileError::Io(error) = directory.read("folder").unwrap_err() else {
-        panic!("unexpected file")
+        panic!("expected an I/O error")
     };
     assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     directory.inspect(&["folder"]).unwrap();
 }
 
 #[test]
-fn a_large_file_is_read_within_bounds() {
+fn a_large_file_is_read_up_to_the_size_limit() {
     let (folder, directory) = directory();
     fs::write(folder.path().join("large"), vec![b'a'; 3 * STATE_FILE_BYTES_MAX as usize]).unwrap();
     assert_eq!(directory.read("large").unwrap().unwrap().len() as u64, STATE_FILE_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! The decisions of the flow, in tables and as properties.
+//! The decisions of the flow, as tables and properties.
 
 use proptest::prelude::*;
 
@@ -6,12 +6,12 @@ use super::*;
 
 const NOW: u64 = 1_700_000_000_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const NO: AuthAnswer = AuthAnswer::Refused { date_ms: Some(NOW) };
+const REFUSED: AuthAnswer = AuthAnswer::Refused { date_ms: Some(NOW) };
 const SESSION: AuthAnswer = AuthAnswer::Session { ttl: DAY };
-const NEW: AuthFlowStart = AuthFlowStart { is_registered: false, token: None };
+const NEW_DEVICE: AuthFlowStart = AuthFlowStart { is_registered: false, token: None };
 const REGISTERED: AuthFlowStart = AuthFlowStart { is_registered: true, token: None };
 
-fn kept(age: Duration) -> AuthFlowStart {
+fn with_token(age: Duration) -> AuthFlowStart {
     let issued_at_ms = NOW - age.as_millis() as u64;
     let expires_at_ms = issued_at_ms + DAY.as_millis() as u64;
     AuthFlowStart {
@@ -28,8 +28,8 @@ fn wait(refused: AuthRefusal) -> AuthStep {
     AuthStep::Wait(AuthWait::Refused(refused))
 }
 
-/// Returns all steps of these answers, the one after the last answer included.
-fn walk(
+/// Returns the step before the first answer and the step after each answer.
+fn steps_for(
     known: AuthFlowStart,
     one_time: OneTimeSecretPresence,
     answers: &[AuthAnswer],
@@ -44,42 +44,48 @@ fn walk(
 }
 
 #[test]
-fn each_start_takes_the_way_that_is_likely_to_work() {
+fn each_initial_state_takes_the_expected_steps() {
     use AuthRefusal::{Login, NoOneTimeSecret, Registration};
     use AuthStep::{Connect, LogIn, Refresh};
     use OneTimeSecretPresence::{Missing, Present};
-    let fresh = kept(Duration::from_secs(60));
-    let old = kept(Duration::from_secs(13 * 60 * 60));
-    let ended = kept(Duration::from_secs(60 * 60 * 24 * 21));
-    type Walk =
+    let fresh = with_token(Duration::from_secs(60));
+    let old = with_token(Duration::from_secs(13 * 60 * 60));
+    let ended = with_token(Duration::from_secs(60 * 60 * 24 * 21));
+    type FlowCase =
         (&'static str, AuthFlowStart, OneTimeSecretPresence, Vec<AuthAnswer>, Vec<AuthStep>);
-    let table: Vec<Walk> = vec![
+    let table: Vec<FlowCase> = vec![
         (
             "a new device",
-            NEW,
+            NEW_DEVICE,
             Present,
             vec![AuthAnswer::Registered, SESSION],
             vec![register(), LogIn, Connect],
         ),
         (
-            "an answer that got lost",
-            NEW,
+            "the answer to an earlier registration was lost",
+            NEW_DEVICE,
             Present,
-            vec![NO, SESSION],
+            vec![REFUSED, SESSION],
             vec![register(), LogIn, Connect],
         ),
         (
             "a wrong one-time secret",
-            NEW,
+            NEW_DEVICE,
             Present,
-            vec![NO, NO],
+            vec![REFUSED, REFUSED],
             vec![register(), LogIn, wait(Registration)],
         ),
-        ("no one-time secret", NEW, Missing, vec![NO], vec![LogIn, wait(NoOneTimeSecret)]),
-        ("the registered file is lost", NEW, Missing, vec![SESSION], vec![LogIn, Connect]),
+        (
+            "no one-time secret",
+            NEW_DEVICE,
+            Missing,
+            vec![REFUSED],
+            vec![LogIn, wait(NoOneTimeSecret)],
+        ),
+        ("the file registered is lost", NEW_DEVICE, Missing, vec![SESSION], vec![LogIn, Connect]),
         ("a registered device", REGISTERED, Missing, vec![SESSION], vec![LogIn, Connect]),
         (
-            "its one-time secret still lies about",
+            "registered, with a leftover one-time secret",
             REGISTERED,
             Present,
             vec![SESSION],
@@ -89,19 +95,19 @@ fn each_start_takes_the_way_that_is_likely_to_work() {
             "provisioned again",
             REGISTERED,
             Present,
-            vec![NO, AuthAnswer::Registered, SESSION],
+            vec![REFUSED, AuthAnswer::Registered, SESSION],
             vec![LogIn, register(), LogIn, Connect],
         ),
         (
             "registered and still refused",
             REGISTERED,
             Present,
-            vec![NO, AuthAnswer::Registered, NO],
+            vec![REFUSED, AuthAnswer::Registered, REFUSED],
             vec![LogIn, register(), LogIn, wait(Login)],
         ),
-        ("revoked", REGISTERED, Missing, vec![NO], vec![LogIn, wait(NoOneTimeSecret)]),
+        ("revoked", REGISTERED, Missing, vec![REFUSED], vec![LogIn, wait(NoOneTimeSecret)]),
         ("a fresh token", fresh, Missing, vec![], vec![Connect]),
-        ("half its life is over", old, Missing, vec![SESSION], vec![Refresh, Connect]),
+        ("half of the token lifetime is over", old, Missing, vec![SESSION], vec![Refresh, Connect]),
         ("auth is down", old, Missing, vec![AuthAnswer::Unreachable], vec![Refresh, Connect]),
         (
             "auth is busy",
@@ -111,34 +117,40 @@ fn each_start_takes_the_way_that_is_likely_to_work() {
             vec![Refresh, Connect],
         ),
         (
-            "auth is down for weeks",
+            "auth is down after weeks offline",
             ended,
             Missing,
             vec![AuthAnswer::Unreachable],
             vec![Refresh, Connect],
         ),
-        ("offline for weeks", ended, Missing, vec![NO, SESSION], vec![Refresh, LogIn, Connect]),
+        (
+            "offline for weeks",
+            ended,
+            Missing,
+            vec![REFUSED, SESSION],
+            vec![Refresh, LogIn, Connect],
+        ),
         (
             "revoked with a token",
             old,
             Missing,
-            vec![NO, NO],
+            vec![REFUSED, REFUSED],
             vec![Refresh, LogIn, wait(NoOneTimeSecret)],
         ),
     ];
     for (name, known, one_time, answers, steps) in table {
-        assert_eq!(walk(known, one_time, &answers), steps, "{name}");
+        assert_eq!(steps_for(known, one_time, &answers), steps, "{name}");
     }
 }
 
 #[test]
-fn a_temporary_failure_is_waited_for_and_tried_again() {
-    let seven = Some(Duration::from_secs(7));
+fn after_a_temporary_failure_the_flow_waits_and_tries_again() {
+    let seven_seconds = Some(Duration::from_secs(7));
     for (answer, expected) in [
-        (AuthAnswer::Busy { retry_after: seven }, AuthWait::Busy(seven)),
+        (AuthAnswer::Busy { retry_after: seven_seconds }, AuthWait::Busy(seven_seconds)),
         (AuthAnswer::Unreachable, AuthWait::Unreachable),
         (AuthAnswer::Odd, AuthWait::Odd),
-        // Answers that do not belong to the question.
+        // An answer that does not match the request.
         (AuthAnswer::Registered, AuthWait::Odd),
     ] {
         let mut flow = AuthFlow::new(REGISTERED);
@@ -150,11 +162,11 @@ fn a_temporary_failure_is_waited_for_and_tried_again() {
 }
 
 #[test]
-fn a_wrong_clock_is_corrected_by_the_date_of_the_refusal_and_tried_once_more() {
+fn a_wrong_clock_is_corrected_by_the_refusals_date_and_registration_retried_once() {
     for true_now in [NOW - 86_400_000 * 365, NOW + 3_600_000] {
-        let no = AuthAnswer::Refused { date_ms: Some(true_now) };
-        let mut flow = AuthFlow::new(NEW);
-        flow.handle_answer(register(), no, NOW);
+        let refused = AuthAnswer::Refused { date_ms: Some(true_now) };
+        let mut flow = AuthFlow::new(NEW_DEVICE);
+        flow.handle_answer(register(), refused, NOW);
         // The device's own clock advances.
         let second = flow.poll_step(NOW + 500, OneTimeSecretPresence::Present);
         assert_eq!(second, AuthStep::Register { at_ms: true_now + 500 });
@@ -164,23 +176,23 @@ fn a_wrong_clock_is_corrected_by_the_date_of_the_refusal_and_tried_once_more() {
 }
 
 #[test]
-fn a_refusal_within_the_same_step_or_without_a_date_is_no_reason_to_try_again() {
+fn a_refusal_within_the_same_step_or_without_a_date_is_not_retried() {
     for date_ms in [Some(NOW), None] {
-        let mut flow = AuthFlow::new(NEW);
+        let mut flow = AuthFlow::new(NEW_DEVICE);
         flow.handle_answer(register(), AuthAnswer::Refused { date_ms }, NOW);
         assert_eq!(flow.poll_step(NOW, OneTimeSecretPresence::Present), AuthStep::LogIn);
     }
 }
 
 #[test]
-fn a_token_that_the_hub_took_once_is_replaced_at_once() {
-    let mut flow = AuthFlow::new(kept(Duration::ZERO));
+fn a_saved_token_that_the_hub_rejects_is_replaced_at_once() {
+    let mut flow = AuthFlow::new(with_token(Duration::ZERO));
     flow.handle_unauthorized(flow.serial());
     assert_eq!(flow.poll_step(NOW, OneTimeSecretPresence::Missing), AuthStep::LogIn);
 }
 
 #[test]
-fn a_new_token_that_the_hub_rejects_needs_an_operator() {
+fn a_new_token_that_the_hub_rejects_is_a_refusal_and_the_next_login_waits() {
     let mut flow = AuthFlow::new(REGISTERED);
     flow.handle_answer(AuthStep::LogIn, SESSION, NOW);
     flow.handle_unauthorized(flow.serial());
@@ -190,7 +202,7 @@ fn a_new_token_that_the_hub_rejects_needs_an_operator() {
 }
 
 #[test]
-fn the_end_of_an_older_token_leaves_the_refreshed_one_alone() {
+fn a_rejected_older_token_does_not_discard_the_refreshed_one() {
     let mut flow = AuthFlow::new(REGISTERED);
     flow.handle_answer(AuthStep::LogIn, SESSION, NOW);
     let first = flow.serial();
@@ -212,8 +224,8 @@ fn a_new_token_is_used_before_it_is_refreshed_however_short_its_lifetime() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_is_a_reason_to_refresh() {
-    let lifetime = kept(Duration::ZERO).token.unwrap();
+fn a_token_is_refreshed_at_its_half_life_or_if_the_clock_was_set_back() {
+    let lifetime = with_token(Duration::ZERO).token.unwrap();
     assert!(!lifetime.is_refresh_due(NOW));
     assert!(!lifetime.is_refresh_due(lifetime.refresh_at_ms() - 1));
     assert!(lifetime.is_refresh_due(lifetime.refresh_at_ms()));
@@ -243,7 +255,7 @@ fn any_known() -> impl Strategy<Value = AuthFlowStart> {
 
 proptest! {
     #[test]
-    fn whatever_auth_says_there_is_a_next_step_and_never_a_storm(
+    fn any_answers_lead_to_a_next_step_and_a_bounded_number_of_requests(
         known in any_known(),
         answers in prop::collection::vec(any_answer(), 0..40),
         has_one_time in any::<bool>(),
@@ -254,13 +266,13 @@ proptest! {
             false => OneTimeSecretPresence::Missing,
         };
         let mut flow = AuthFlow::new(known);
-        let mut asked = 0;
+        let mut requests = 0;
         for answer in answers {
             let step = flow.poll_step(now, one_time);
             match step {
                 AuthStep::Register { .. } | AuthStep::LogIn | AuthStep::Refresh => {
-                    asked += 1;
-                    prop_assert!(asked <= 6, "too many questions without a wait");
+                    requests += 1;
+                    prop_assert!(requests <= 6, "too many requests without a wait");
                     let is_register = matches!(step, AuthStep::Register { .. });
                     prop_assert!(has_one_time || !is_register);
                     flow.handle_answer(step, answer, now);
@@ -270,7 +282,7 @@ proptest! {
                     flow.handle_unauthorized(flow.serial());
                 }
                 AuthStep::Wait(_) => {
-                    asked = 0;
+                    requests = 0;
                     flow.handle_waited();
                 }
             }

@@ -267,8 +267,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_checked_by_the_tolerance_of_one_time_codes() {
-        for (service_ms, device_ms, verdict, word) in [
+    fn the_clock_check_warns_beyond_the_tolerance_of_one_time_codes() {
+        for (service_ms, device_ms, verdict, text) in [
             (100_000, 100_400, Severity::Ok, "within 1 s"),
             (100_000, 130_000, Severity::Ok, "within 30 s"),
             (100_000, 131_000, Severity::Warn, "31 s ahead of"),
@@ -276,7 +276,7 @@ mod tests {
         ] {
             let checked = check_clock(service_ms, device_ms);
             assert_eq!(checked.verdict, verdict, "{checked:?}");
-            assert!(checked.finding.contains(word), "{checked:?}");
+            assert!(checked.finding.contains(text), "{checked:?}");
         }
     }
 }

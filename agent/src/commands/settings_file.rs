@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_settings_file_is_read_back_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/agent.toml");
         let flags = [
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_is_the_first_that_is_not_roots() {
+    fn the_group_is_the_first_that_is_not_root() {
         assert_eq!(group([Some(7), Some(8), Some(9)]), Some(7));
         assert_eq!(group([Some(0), Some(8), Some(9)]), Some(8));
         assert_eq!(group([None, Some(0), Some(9)]), Some(9));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_has_the_defaults() {
+    fn a_missing_file_gives_the_defaults() {
         let config = read(Path::new("/nowhere/agent.toml"), Vec::new()).unwrap();
         assert_eq!(render(&config), HEAD);
     }

@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_longer_than_a_terminal_and_no_word_is_lost() {
+    fn no_line_is_wider_than_the_terminal_and_no_word_is_lost() {
         let value = "word ".repeat(60);
         let text = row("last error", value.trim_end());
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_their_two_largest_units() {
+    fn durations_show_their_two_largest_units() {
         for (millis, expected) in [
             (999, "0 s"),
             (59_999, "59 s"),

@@ -65,31 +65,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_of_addresses_take_turns() {
+    fn ipv6_and_ipv4_addresses_alternate() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
         let mixed = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
         assert_eq!(interleaved(mixed), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
     }
 
-    /// A listener with a full queue, which leaves further handshakes unanswered.
-    async fn silent() -> (TcpListener, Vec<TcpStream>) {
+    /// Returns a listener with a full queue, which does not answer further handshakes.
+    async fn unresponsive() -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = Vec::new();
-        let brief = Duration::from_millis(200);
-        while let Ok(stream) = tokio::time::timeout(brief, TcpStream::connect(address)).await {
+        let timeout = Duration::from_millis(200);
+        while let Ok(stream) = tokio::time::timeout(timeout, TcpStream::connect(address)).await {
             queued.push(stream.unwrap());
         }
         (listener, queued)
     }
 
     #[tokio::test]
-    async fn two_dead_addresses_cost_less_than_a_second() {
-        let (one, other, good) =
-            (silent().await, silent().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let addresses = [&one.0, &other.0, &good].map(|at| at.local_addr().unwrap());
+    async fn two_unresponsive_addresses_cause_a_delay_of_less_than_a_second() {
+        let (one, other, good) = (
+            unresponsive().await,
+            unresponsive().await,
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let addresses = [&one.0, &other.0, &good].map(|listener| listener.local_addr().unwrap());
         let began = Instant::now();
         let stream = connect_any(addresses.to_vec()).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_that_refuse_cost_nothing() {
+    async fn addresses_that_refuse_cause_no_delay() {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut addresses = vec![closed; 4];

@@ -230,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_decides_for_every_connection_that_leaves_the_device() {
-        let told = " through the proxy ";
+    fn the_proxy_setting_applies_to_every_destination_but_loopback() {
+        let prefix = " through the proxy ";
         for (setting, url, expected) in [
             ("http://p:3128", "https://hub.example.com", "http://p:3128"),
             ("http://p:3128", "http://hub.example.com", "http://p:3128"),
@@ -243,13 +243,13 @@ mod tests {
             ("http://p:3128", "https://127.0.0.1:8443", ""),
             ("http://p:3128", "http://localhost", ""),
         ] {
-            let told = if expected.is_empty() { "" } else { told };
-            assert_eq!(route(setting, url), format!("{told}{expected}"), "{setting} {url}");
+            let prefix = if expected.is_empty() { "" } else { prefix };
+            assert_eq!(route(setting, url), format!("{prefix}{expected}"), "{setting} {url}");
         }
     }
 
     #[test]
-    fn an_invalid_proxy_url_is_refused_and_not_repeated() {
+    fn an_invalid_proxy_url_is_refused_and_its_password_is_not_printed() {
         for bad in [
             "socks4://u:s3cret@p",
             "ftp://u:s3cret@p",

@@ -29,14 +29,14 @@ fn the_first_start_creates_a_secret_and_every_later_one_keeps_it() {
 }
 
 #[test]
-fn two_devices_have_two_secrets() {
+fn two_devices_have_different_secrets() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [a, b] = dirs.each_ref().map(|dir| Identity::open(dir.path()).unwrap().secret().unwrap());
     assert_ne!(a.expose_secret(), b.expose_secret());
 }
 
 #[test]
-fn a_kill_before_the_rename_leaves_no_half_secret() {
+fn a_crash_before_the_rename_leaves_no_partial_secret() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("secret.new"), "hal").unwrap();
     let identity = Identity::open(dir.path()).unwrap();
@@ -46,7 +46,7 @@ fn a_kill_before_the_rename_leaves_no_half_secret() {
 }
 
 #[test]
-fn a_damaged_secret_is_an_error_with_help_and_stays_as_it_is() {
+fn a_damaged_secret_is_an_error_with_help_and_is_not_overwritten() {
     for damaged in ["", "short", "not base64 at all, however long it may be....", "\0\0\0\0"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
@@ -63,7 +63,7 @@ fn a_damaged_secret_is_an_error_with_help_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_secret_of_a_registered_device_is_never_created_again() {
+fn a_lost_secret_of_a_registered_device_is_not_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::open(dir.path()).unwrap();
     identity.record_registered(&account("dev1")).unwrap();
@@ -84,7 +84,7 @@ fn the_mode_of_a_secret_that_others_can_read_is_reset() {
 }
 
 #[test]
-fn two_agents_never_share_a_state_directory() {
+fn two_agents_cannot_share_a_state_directory() {
     let dir = tempfile::tempdir().unwrap();
     let first = Identity::open(dir.path()).unwrap();
     let error = Identity::open(dir.path()).unwrap_err();

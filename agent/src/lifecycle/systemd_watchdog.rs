@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_that_does_not_move_in_time_is_not_healthy() {
+    fn a_stage_without_progress_past_its_time_limit_is_unhealthy() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut watchdog = Watchdog::new(now, second);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stalled_session_is_repaired_by_the_next_and_many_are_not() {
+    fn a_few_stalled_sessions_are_healthy_and_many_in_a_row_are_not() {
         let now = Instant::now();
         let mut watchdog = Watchdog::new(now, Duration::from_secs(1));
         for _ in 1..STALLS_MAX {

@@ -97,8 +97,8 @@ mod tests {
     use super::*;
     use crate::dial::{Dialer, ProxySetting, websocket::open_websocket};
 
-    /// A hub that shakes hands and then says only this, in the same breath.
-    async fn hub_that_says(listener: TcpListener, bytes: Vec<u8>) {
+    /// Completes the handshake and sends `bytes` together with its response.
+    async fn fake_hub(listener: TcpListener, bytes: Vec<u8>) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
@@ -119,12 +119,12 @@ mod tests {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
-    /// The first frame that an agent hears of such a hub, or why there is none: all that comes with
-    /// the handshake's answer is looked at before it is over.
+    /// Returns the first frame that an agent receives from such a hub, or the error. Bytes that
+    /// arrive with the handshake's response are checked before the handshake is over.
     async fn first_frame(bytes: Vec<u8>) -> Result<Frame, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let hub = tokio::spawn(hub_that_says(listener, bytes));
+        let hub = tokio::spawn(fake_hub(listener, bytes));
         let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -144,15 +144,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hub_that_sends_frames_without_end_is_one_that_breaks_the_protocol() {
+    async fn a_flood_of_empty_frames_or_pings_is_a_protocol_error() {
         let empty = [vec![0x02, 0], [0x00, 0].repeat(2 * FRAGMENTS_MAX as usize)].concat();
         for flood in [empty, [0x89, 0].repeat(1000)] {
             let error = first_frame(flood).await.unwrap_err();
             assert!(error.contains("too many"), "{error}");
         }
         let ping = Frame::Ping.encode(Features(0));
-        let whole = [vec![0x82, ping.len() as u8], ping.to_vec()].concat();
-        let some = [[0x89, 0].repeat(10), whole].concat();
-        assert_eq!(first_frame(some).await.unwrap(), Frame::Ping, "a few are no flood");
+        let ping = [vec![0x82, ping.len() as u8], ping.to_vec()].concat();
+        let few = [[0x89, 0].repeat(10), ping].concat();
+        assert_eq!(first_frame(few).await.unwrap(), Frame::Ping, "a few pings are allowed");
     }
 }

@@ -192,46 +192,46 @@ mod tests {
         HashCaller::Client(name.parse().unwrap())
     }
 
-    /// Runs one after the other until the queue is empty.
-    fn work_off(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
+    /// Runs the requests one after the other until the queue is empty.
+    fn drain(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
         let mut served = Vec::new();
-        while let Some(one) = queue.next() {
-            served.push(one);
+        while let Some(name) = queue.next() {
+            served.push(name);
             queue.handle_done();
         }
         served
     }
 
     #[test]
-    fn turns_go_round_the_addresses_however_many_requests_one_sends() {
+    fn addresses_are_served_in_turn_however_many_requests_one_sends() {
         let mut queue = FairQueue::new(1, 10);
         for _ in 0..4 {
             queue.enter(&peer(1), "crowd").unwrap();
         }
         queue.enter(&peer(2), "good").unwrap();
-        assert_eq!(work_off(&mut queue), ["crowd", "good", "crowd", "crowd", "crowd"]);
+        assert_eq!(drain(&mut queue), ["crowd", "good", "crowd", "crowd", "crowd"]);
         assert_eq!(queue.in_progress(), 0);
     }
 
     #[test]
-    fn a_new_request_evicts_the_newest_of_the_address_with_the_most() {
+    fn a_new_request_evicts_the_newest_one_of_the_address_with_the_most() {
         let mut queue = FairQueue::new(0, 4);
-        for one in ["first", "second", "third"] {
-            queue.enter(&peer(1), one).unwrap();
+        for name in ["first", "second", "third"] {
+            queue.enter(&peer(1), name).unwrap();
         }
         queue.enter(&peer(2), "other").unwrap();
         let (_, evicted) = queue.enter(&peer(3), "good").unwrap();
         assert_eq!(evicted, Some("third"));
-        assert!(queue.enter(&peer(1), "fourth").is_err(), "it has the most itself");
+        assert!(queue.enter(&peer(1), "fourth").is_err(), "its own address has the most");
         let (_, evicted) = queue.enter(&peer(4), "good").unwrap();
         assert_eq!(evicted, Some("second"));
-        assert!(queue.enter(&peer(5), "good").is_err(), "all have one");
+        assert!(queue.enter(&peer(5), "good").is_err(), "each address has one");
         queue.resize(1, 4);
-        assert_eq!(work_off(&mut queue), ["first", "other", "good", "good"]);
+        assert_eq!(drain(&mut queue), ["first", "other", "good", "good"]);
     }
 
     #[test]
-    fn peers_take_no_place_of_clients_and_one_thread_of_four() {
+    fn peers_take_no_queue_places_of_clients_and_get_one_turn_in_four() {
         let mut queue = FairQueue::new(0, 8);
         for last in 0..8 {
             queue.enter(&peer(last), "peer").unwrap();
@@ -242,13 +242,13 @@ mod tests {
         }
         queue.enter(&client("dev2"), "other").unwrap();
         queue.resize(1, 8);
-        let served = work_off(&mut queue);
+        let served = drain(&mut queue);
         assert_eq!(served[..5], ["client", "other", "client", "peer", "client"]);
         assert_eq!(served.len(), 15);
     }
 
     #[test]
-    fn leaving_gives_the_place_up_and_twice_is_once() {
+    fn leaving_frees_the_place_and_leaving_twice_has_no_further_effect() {
         let mut queue = FairQueue::new(0, 2);
         let (number, _) = queue.enter(&peer(1), "gone").unwrap();
         queue.enter(&peer(1), "waits").unwrap();
@@ -256,11 +256,11 @@ mod tests {
         assert_eq!(queue.leave(&peer(1), number), None);
         assert_eq!(queue.in_progress(), 1);
         queue.resize(1, 2);
-        assert_eq!(work_off(&mut queue), ["waits"]);
+        assert_eq!(drain(&mut queue), ["waits"]);
     }
 
     #[test]
-    fn without_places_a_free_thread_is_used() {
+    fn with_an_empty_queue_limit_a_free_thread_is_used() {
         let mut queue = FairQueue::new(1, 0);
         queue.enter(&peer(1), "first").unwrap();
         assert_eq!(queue.next(), Some("first"));

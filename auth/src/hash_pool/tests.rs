@@ -12,18 +12,18 @@ fn caller() -> HashCaller {
     HashCaller::Client("dev1".parse().unwrap())
 }
 
-async fn until_in_progress(pool: &HashPool, count: usize) {
+async fn wait_until_in_progress(pool: &HashPool, count: usize) {
     let reached = async {
         while pool.in_progress() < count {
             tokio::task::yield_now().await;
         }
     };
     let limit = Duration::from_secs(10);
-    tokio::time::timeout(limit, reached).await.expect("the queue fills up");
+    tokio::time::timeout(limit, reached).await.expect("the queue does not fill up");
 }
 
 #[tokio::test]
-async fn a_secret_matches_its_own_hash_only_to_the_last_byte() {
+async fn a_secret_matches_only_its_own_hash_down_to_the_last_byte() {
     let pool = HashPool::new(COST, 1, 1).unwrap();
     for bytes in [24, 71, 72] {
         let own = "s".repeat(bytes);
@@ -49,14 +49,14 @@ async fn no_secret_matches_a_missing_or_invalid_hash() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_is_free_again_when_worked_off() {
+async fn a_full_queue_refuses_at_once_and_accepts_again_when_drained() {
     let pool = HashPool::new(COST, 1, 2).unwrap();
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
     let busy = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.run(&caller(), move || held.recv()).await }
+        async move { pool.run(&caller(), move || blocked.recv()).await }
     });
-    until_in_progress(&pool, 1).await;
+    wait_until_in_progress(&pool, 1).await;
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             tokio::spawn({
@@ -65,15 +65,15 @@ async fn a_full_queue_refuses_at_once_and_is_free_again_when_worked_off() {
             })
         })
         .collect();
-    until_in_progress(&pool, 3).await;
+    wait_until_in_progress(&pool, 3).await;
 
     let refused = pool.hash(&caller(), DeviceSecret::stand_in()).await;
     assert!(matches!(refused, Err(HashPoolError::Full { .. })));
 
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     busy.await.unwrap().unwrap().unwrap();
-    for one in waiting {
-        one.await.unwrap().unwrap();
+    for task in waiting {
+        task.await.unwrap().unwrap();
     }
     assert_eq!(pool.in_progress(), 0);
     pool.hash(&caller(), DeviceSecret::stand_in()).await.unwrap();
@@ -85,21 +85,21 @@ async fn a_full_queue_refuses_at_once_and_is_free_again_when_worked_off() {
 #[tokio::test]
 async fn a_caller_that_hangs_up_while_queued_frees_its_place() {
     let pool = HashPool::new(COST, 1, 1).unwrap();
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
     let busy = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.run(&caller(), move || held.recv()).await }
+        async move { pool.run(&caller(), move || blocked.recv()).await }
     });
-    until_in_progress(&pool, 1).await;
+    wait_until_in_progress(&pool, 1).await;
     let waiting = tokio::spawn({
         let pool = pool.clone();
         async move { pool.hash(&caller(), DeviceSecret::stand_in()).await }
     });
-    until_in_progress(&pool, 2).await;
+    wait_until_in_progress(&pool, 2).await;
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     assert_eq!(pool.in_progress(), 1);
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     busy.await.unwrap().unwrap().unwrap();
 }
 
@@ -107,25 +107,25 @@ async fn a_caller_that_hangs_up_while_queued_frees_its_place() {
 async fn an_evicted_caller_gets_an_error() {
     let pool = HashPool::new(COST, 1, 2).unwrap();
     let peer = |last| HashCaller::Peer(std::net::IpAddr::from([192, 0, 2, last]).into());
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
     let wait = |caller: HashCaller| {
         let pool = pool.clone();
         tokio::spawn(async move { pool.hash(&caller, DeviceSecret::stand_in()).await })
     };
     let busy = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.run(&caller(), move || held.recv()).await }
+        async move { pool.run(&caller(), move || blocked.recv()).await }
     });
-    until_in_progress(&pool, 1).await;
+    wait_until_in_progress(&pool, 1).await;
     let older = wait(peer(1));
-    until_in_progress(&pool, 2).await;
+    wait_until_in_progress(&pool, 2).await;
     let newer = wait(peer(1));
-    until_in_progress(&pool, 3).await;
+    wait_until_in_progress(&pool, 3).await;
 
     let other = wait(peer(2));
 
     assert!(matches!(newer.await.unwrap(), Err(HashPoolError::Full { .. })));
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     busy.await.unwrap().unwrap().unwrap();
     older.await.unwrap().unwrap();
     other.await.unwrap().unwrap();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_from_the_first_failure_that_is_not_free_up_to_the_longest() {
+    fn waits_double_after_the_free_failures_up_to_the_maximum() {
         let mut now = Instant::now();
         let mut meter = RateMeter::new(now);
         let waits: Vec<_> = (0..11)
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_forgiven_after_its_time() {
+    fn a_failure_is_forgiven_after_its_period() {
         let now = Instant::now();
         let mut meter = RateMeter::new(now);
         (0..3).for_each(|_| meter.fail(PENALTY, now));
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_window_of_time_admits_more_than_the_burst_and_its_refills(
+        fn no_time_window_admits_more_than_the_burst_and_its_refills(
             // Bursts with pauses between: a pause must not refill more than the burst.
             gaps in prop::collection::vec(prop_oneof![9 => 0u64..500, 1 => 0u64..200_000], 1..200)
         ) {
@@ -200,7 +200,7 @@ mod tests {
         }
 
         #[test]
-        fn a_wait_is_never_longer_than_the_longest(
+        fn a_wait_never_exceeds_the_maximum(
             gaps in prop::collection::vec(0u64..100_000, 1..300)
         ) {
             let mut now = Instant::now();

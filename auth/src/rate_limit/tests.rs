@@ -1,4 +1,4 @@
-//! Who is held back, and who is not kind of it.
+//! Which attempts are throttled, and which are not.
 
 use std::net::IpAddr;
 
@@ -55,7 +55,7 @@ fn limiter() -> RateLimiter {
 }
 
 #[test]
-fn registrations_of_a_client_are_throttled_from_all_addresses_together() {
+fn registrations_of_a_client_share_one_limit_across_all_addresses() {
     let (mut limiter, now) = (limiter(), Instant::now());
     let register =
         |last: u8, client| attempt(AuthAction::Register, &format!("192.0.2.{last}"), client);
@@ -71,8 +71,8 @@ fn registrations_of_a_client_are_throttled_from_all_addresses_together() {
 fn logins_from_other_addresses_never_lock_a_client_out() {
     let (mut limiter, now) = (limiter(), Instant::now());
     for last in 1..=200 {
-        let theirs = login(&format!("192.0.2.{last}"), "dev1");
-        while limiter.admit(&theirs, now).is_ok() {}
+        let foreign = login(&format!("192.0.2.{last}"), "dev1");
+        while limiter.admit(&foreign, now).is_ok() {}
     }
     let own = login("198.51.100.1", "dev1");
     (0..4).for_each(|_| pass(&mut limiter, &own, now).unwrap());
@@ -81,7 +81,7 @@ fn logins_from_other_addresses_never_lock_a_client_out() {
 }
 
 #[test]
-fn an_address_is_throttled_whatever_names_it_gives() {
+fn an_address_is_throttled_whatever_client_names_it_uses() {
     let (mut limiter, now) = (limiter(), Instant::now());
     for n in 0..8 {
         pass(&mut limiter, &login("192.0.2.1", &format!("dev{n}")), now).unwrap();
@@ -93,7 +93,7 @@ fn an_address_is_throttled_whatever_names_it_gives() {
 }
 
 #[test]
-fn a_site_with_ipv6_is_one_address() {
+fn an_ipv6_prefix_of_64_bits_counts_as_one_address() {
     let net = |text: &str| PeerNet::from(text.parse::<IpAddr>().unwrap());
     assert_eq!(net("2001:db8:1:2::1"), net("2001:db8:1:2:ffff::9"));
     assert_ne!(net("2001:db8:1:2::1"), net("2001:db8:1:3::1"));
@@ -123,7 +123,7 @@ fn a_throttled_attempt_is_not_counted() {
 }
 
 #[test]
-fn failures_throttle_the_client_from_that_address_and_that_action_only() {
+fn failures_throttle_only_that_client_at_that_address_for_that_action() {
     let (mut limiter, now) = (limiter(), Instant::now());
     let failing = login("192.0.2.1", "dev1");
     (0..3).for_each(|_| fail(&mut limiter, &failing, now));
@@ -138,7 +138,7 @@ fn failures_throttle_the_client_from_that_address_and_that_action_only() {
 }
 
 #[test]
-fn guesses_at_many_names_throttle_the_address() {
+fn failures_under_many_client_names_throttle_the_address() {
     let (mut limiter, now) = (limiter(), Instant::now());
     for n in 0..6 {
         fail(&mut limiter, &login("192.0.2.1", &format!("dev{n}")), now);
@@ -149,7 +149,7 @@ fn guesses_at_many_names_throttle_the_address() {
 }
 
 #[test]
-fn a_success_forgives_the_client_and_not_the_address() {
+fn a_success_forgives_the_client_but_not_the_address() {
     let (mut limiter, now) = (limiter(), Instant::now());
     let attempt = login("192.0.2.1", "dev1");
     (0..3).for_each(|_| fail(&mut limiter, &attempt, now));
@@ -174,7 +174,7 @@ fn idle_keys_are_evicted() {
 }
 
 #[test]
-fn throttling_keys_are_not_evicted_for_a_new_one() {
+fn keys_that_throttle_are_not_evicted_for_a_new_one() {
     let mut limiter = RateLimiter::new(&settings(), 8);
     let now = Instant::now();
     for n in 0..12 {
@@ -194,7 +194,7 @@ fn attempts_in_progress_count_as_failures_until_they_succeed() {
     let many: Vec<_> = (0..8).map(|n| login("192.0.2.1", &format!("dev{n}"))).collect();
     let admitted: Vec<_> =
         many.iter().filter(|attempt| limiter.admit(attempt, now).is_ok()).collect();
-    assert_eq!(admitted.len(), 6, "five are free, and the sixth adds a wait");
+    assert_eq!(admitted.len(), 6, "five failures are free, and the sixth adds a wait");
     admitted.iter().for_each(|attempt| limiter.handle_success(attempt, now));
     limiter.admit(&login("192.0.2.1", "dev9"), now).unwrap();
 }
@@ -204,7 +204,7 @@ fn attempts_that_failed_the_precheck_never_throttle_one_that_passed() {
     for action in [AuthAction::Register, AuthAction::Login, AuthAction::Session] {
         let (mut limiter, now) = (RateLimiter::new(&settings(), 8), Instant::now());
         for n in 0..40 {
-            for name in ["dev1", &format!("made-up{n}")] {
+            for name in ["dev1", &format!("unknown{n}")] {
                 let _ = limiter.admit(&attempt(action, "192.0.2.1", name), now);
                 let _ = limiter.admit(&attempt(action, &format!("192.0.2.{n}"), name), now);
             }
@@ -215,7 +215,7 @@ fn attempts_that_failed_the_precheck_never_throttle_one_that_passed() {
 }
 
 #[test]
-fn a_prechecked_attempt_is_counted_by_itself() {
+fn prechecked_attempts_have_limits_of_their_own() {
     let (mut limiter, now) = (limiter(), Instant::now());
     let own = prechecked(attempt(AuthAction::Register, "192.0.2.1", "dev1"));
     (0..2).for_each(|_| pass(&mut limiter, &own, now).unwrap());

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_field_and_never_its_value() {
-        for (value, word) in [
+        for (value, problem) in [
             (json!({}), "missing"),
             (json!({ "client": 7 }), "string"),
             (json!({ "client": ["a"] }), "string"),
@@ -84,7 +84,7 @@ mod tests {
             let error = body(value).client().unwrap_err();
             assert_eq!((error.status.as_u16(), error.reason), (400, "malformed"));
             assert!(error.message.contains("`client`"), "{}", error.message);
-            assert!(error.message.contains(word), "{}", error.message);
+            assert!(error.message.contains(problem), "{}", error.message);
             assert!(!error.message.contains("x y"), "{}", error.message);
         }
     }

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_token_is_taken_from_a_bearer_header_only() {
+    async fn a_token_is_read_only_from_a_bearer_header() {
         let token = SessionToken::generate().unwrap();
         let text = token.expose();
         let token_of = |header: &str| {

@@ -171,31 +171,31 @@ mod tests {
     #[test]
     fn a_secret_is_compared_with_one_hash_and_with_the_next_only_if_its_tag_matches() {
         let secret = |text: &str| DeviceSecret::new(text.into()).unwrap();
-        let next = secret("the-secret-it-wants-to-have-next");
+        let next = secret("a-secret-to-rotate-to-afterwards");
         let record = ClientRecord {
             secret_hash: Some("present".into()),
             next_hash: Some("next".into()),
             next_tag: Some(next.tag()),
             ..ClientRecord::default()
         };
-        let first = |record: &ClientRecord, secret: Option<&DeviceSecret>| {
+        let first_hash_and_count = |record: &ClientRecord, secret: Option<&DeviceSecret>| {
             let hashes = record.hashes_for(secret);
             let first = hashes[0].as_ref().map(|hash| hash.expose_secret().to_owned());
             (first, hashes.len())
         };
         let present = Some("present".to_owned());
-        let other = secret("the-secret-that-it-has-today-and");
-        assert_eq!(first(&record, Some(&next)), (Some("next".to_owned()), 2));
-        assert_eq!(first(&record, Some(&other)), (present.clone(), 1));
-        assert_eq!(first(&record, None), (present.clone(), 1));
-        assert_eq!(first(&ClientRecord::default(), Some(&next)), (None, 1));
+        let other = secret("the-secret-before-this-rotation-");
+        assert_eq!(first_hash_and_count(&record, Some(&next)), (Some("next".to_owned()), 2));
+        assert_eq!(first_hash_and_count(&record, Some(&other)), (present.clone(), 1));
+        assert_eq!(first_hash_and_count(&record, None), (present.clone(), 1));
+        assert_eq!(first_hash_and_count(&ClientRecord::default(), Some(&next)), (None, 1));
         let rotated = ClientRecord { next_hash: None, next_tag: None, ..record };
-        assert_eq!(first(&rotated, Some(&next)), (present, 1));
+        assert_eq!(first_hash_and_count(&rotated, Some(&next)), (present, 1));
     }
 
     #[test]
-    fn a_secret_matches_by_its_tag_and_a_client_without_one_by_the_stand_in() {
-        let secret = DeviceSecret::new("the-secret-that-it-has-today-and".into()).unwrap();
+    fn a_secret_is_matched_by_tag_and_for_an_inactive_client_by_the_stand_in_tag() {
+        let secret = DeviceSecret::new("the-secret-before-this-rotation-".into()).unwrap();
         let registered = ClientRecord {
             secret_hash: Some("present".into()),
             secret_tag: Some(secret.tag()),
@@ -208,14 +208,14 @@ mod tests {
         assert!(rotating.matches_tag(Some(&secret), "none"));
         let disabled = ClientRecord { is_disabled: true, ..registered.clone() };
         let unregistered = ClientRecord { secret_hash: None, ..registered };
-        for out in [disabled, unregistered, ClientRecord::default()] {
-            assert!(!out.matches_tag(Some(&secret), "none"));
-            assert!(out.matches_tag(Some(&secret), &secret.tag()), "as with a known client");
+        for inactive in [disabled, unregistered, ClientRecord::default()] {
+            assert!(!inactive.matches_tag(Some(&secret), "none"));
+            assert!(inactive.matches_tag(Some(&secret), &secret.tag()), "the stand-in matches");
         }
     }
 
     #[test]
-    fn wrong_codes_count_for_the_deadline_that_they_were_sent_under() {
+    fn wrong_codes_count_only_for_the_deadline_they_were_sent_under() {
         let otp = Some("GEZDGNBVGY3TQOJQ");
         let locked = |until: &str, count: &str, all| {
             let mut fields = vec![otp, Some("2000")];
@@ -229,7 +229,7 @@ mod tests {
         assert!(locked("2000", "100", 0));
         assert!(!locked("2000", "99", 999));
         assert!(locked("2000", "1", 1000) && !locked("2000", "0", 1000));
-        assert!(!locked("1999", "100", 0), "another window");
+        assert!(!locked("1999", "100", 0), "counted for another deadline");
     }
 
     #[test]

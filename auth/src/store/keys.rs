@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clients_key_leads_back_to_the_client_and_no_other_key_does() {
+    fn a_client_is_parsed_from_its_own_key_and_from_no_other_key() {
         let keys = AuthKeys::new("spoke-auth");
         let client: ClientId = "dev1".parse().unwrap();
         assert_eq!(keys.client(&client), "spoke-auth:client:dev1:h");

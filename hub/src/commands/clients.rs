@@ -225,7 +225,7 @@ mod tests {
     const NOW: u64 = 100_000_000_000;
 
     #[test]
-    fn no_line_is_wider_than_a_terminal_and_no_name_is_cut() {
+    fn no_line_is_wider_than_the_terminal_and_no_name_is_truncated() {
         let long = "n".repeat(64);
         let rows = vec![row("dev1"), row(&long)];
 
@@ -233,11 +233,11 @@ mod tests {
 
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains(&long) && text.contains("1.2M, 11d"), "{text}");
-        assert!(!text.contains('\x1b'), "a version commands the terminal");
+        assert!(!text.contains('\x1b'), "the version is not escaped");
     }
 
     #[test]
-    fn what_a_terminal_has_no_room_for_is_counted() {
+    fn lines_that_do_not_fit_the_terminal_are_counted() {
         assert_eq!(clip("a\nb\nc\n", 4), "a\nb\nc\n");
         assert_eq!(clip("a\nb\nc\nd\n", 4), "a\nb\n… and 2 more lines\n");
     }

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_cannot_command_the_terminal() {
+    fn control_characters_of_an_entry_are_escaped() {
         let field =
             |name: &'static str, value: &'static [u8]| -> Field { (name.into(), value.into()) };
         let fields = vec![

@@ -188,27 +188,27 @@ mod tests {
         rates
     }
 
-    fn goes(verdict: &RateDecision) -> bool {
-        matches!(verdict, RateDecision::Go { .. })
+    fn is_admitted(decision: &RateDecision) -> bool {
+        matches!(decision, RateDecision::Go { .. })
     }
 
     #[test]
-    fn while_there_is_room_nobody_waits_however_much_they_send() {
+    fn below_the_reserve_no_client_waits_however_much_it_sends() {
         let now = Instant::now();
         for (used, max) in [(MAX / 2, MAX), (MAX / 100 * 89, MAX), (u64::MAX / 2, 0)] {
             let mut rates = ClientRates::new(RESERVE, now);
             assert_eq!(rates.handle_usage(MemoryUsage { used, max }, now), None);
             for _ in 0..1000 {
-                assert!(goes(&rates.handle_load(&client("dev1"), load(1000, MIB), now)));
+                assert!(is_admitted(&rates.handle_load(&client("dev1"), load(1000, MIB), now)));
             }
         }
     }
 
     #[test]
-    fn in_the_reserve_those_who_filled_it_wait_and_a_quiet_client_does_not() {
+    fn in_the_reserve_a_greedy_client_waits_and_a_quiet_one_does_not() {
         let mut now = Instant::now();
         let mut rates = rates(MAX / 2, now);
-        // For a minute one client fills Redis, another adds fifty small entries a second.
+        // For 60 s one client fills Redis, and another one adds 50 small entries per second.
         for _ in 0..60 {
             for _ in 0..50 {
                 rates.handle_load(&client("greedy"), load(1000, MIB), now);
@@ -221,18 +221,22 @@ mod tests {
         let (mut greedy, mut quiet) = (0, 0);
         for _ in 0..60 {
             for _ in 0..50 {
-                greedy +=
-                    u64::from(goes(&rates.handle_load(&client("greedy"), load(100, 100), now)));
-                quiet += u64::from(goes(&rates.handle_load(&client("quiet"), load(1, 100), now)));
+                greedy += u64::from(is_admitted(&rates.handle_load(
+                    &client("greedy"),
+                    load(100, 100),
+                    now,
+                )));
+                quiet +=
+                    u64::from(is_admitted(&rates.handle_load(&client("quiet"), load(1, 100), now)));
                 now += Duration::from_millis(20);
             }
         }
-        assert_eq!(quiet, 3000, "each of its entries gets in at once");
-        assert!((45..=48).contains(&greedy), "{greedy} batches of a second each in a minute");
+        assert_eq!(quiet, 3000, "each of its entries is admitted at once");
+        assert!((45..=48).contains(&greedy), "{greedy} batches in 60 s, each worth one second");
     }
 
     #[test]
-    fn a_greedy_client_waits_at_most_as_long_as_a_link_bears_and_then_keeps_its_pace() {
+    fn a_greedy_client_waits_for_a_bounded_time_and_then_sends_at_its_rate() {
         let now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         for _ in 0..1000 {
@@ -243,50 +247,53 @@ mod tests {
         let wait = RESERVE_DEBT_MAX - RESERVE_BURST;
         assert_eq!(first, RateDecision::Wait { wait, is_first: true });
         let again = rates.handle_load(&client("dev1"), load(1, 1), now);
-        assert_eq!(again, RateDecision::Wait { wait, is_first: false }, "it is said once");
+        assert_eq!(again, RateDecision::Wait { wait, is_first: false }, "only the first is marked");
         let later = now + wait;
-        assert!(goes(&rates.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
+        assert!(is_admitted(&rates.handle_load(&client("dev1"), load(1000, 512 * 1024), later)));
         let next = rates.handle_load(&client("dev1"), load(1, 1), later);
         let batch = Duration::from_secs(16);
         assert_eq!(next, RateDecision::Wait { wait: batch, is_first: false });
     }
 
     #[test]
-    fn who_was_held_back_is_told_once_that_it_is_over() {
+    fn the_end_of_throttling_is_reported_once_per_client() {
         let now = Instant::now();
         let mut rates = rates(MAX, now);
-        while goes(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
+        while is_admitted(&rates.handle_load(&client("dev1"), load(100, 1), now)) {}
         let later = now + Duration::from_secs(3);
-        let room = MemoryUsage { used: MAX / 2, max: MAX };
-        assert_eq!(rates.handle_usage(room, later), Some(false));
-        let held = Some(Duration::from_secs(3));
+        let below = MemoryUsage { used: MAX / 2, max: MAX };
+        assert_eq!(rates.handle_usage(below, later), Some(false));
+        let held_for = Some(Duration::from_secs(3));
         let over = rates.handle_load(&client("dev1"), load(1, 1), later);
-        assert_eq!(over, RateDecision::Go { was_held_for: held });
+        assert_eq!(over, RateDecision::Go { was_held_for: held_for });
         let next = rates.handle_load(&client("dev1"), load(1, 1), later);
         assert_eq!(next, RateDecision::Go { was_held_for: None });
     }
 
     #[test]
-    fn what_comes_and_goes_at_the_edge_of_the_reserve_ends_no_pace() {
+    fn memory_usage_around_the_edge_of_the_reserve_does_not_end_throttling() {
         let now = Instant::now();
         let mut rates = rates(MAX / 2, now);
-        let mut seen = |percent| {
+        let mut handle_percent = |percent| {
             let used = MAX / 100 * percent;
             rates.handle_usage(MemoryUsage { used, max: MAX }, now)
         };
-        assert_eq!(seen(89), None);
-        assert_eq!(seen(90), Some(true));
-        assert_eq!([seen(89), seen(91), seen(88), seen(90)], [None; 4]);
-        assert_eq!(seen(87), Some(false));
-        assert_eq!(seen(89), None);
+        assert_eq!(handle_percent(89), None);
+        assert_eq!(handle_percent(90), Some(true));
+        assert_eq!(
+            [handle_percent(89), handle_percent(91), handle_percent(88), handle_percent(90)],
+            [None; 4]
+        );
+        assert_eq!(handle_percent(87), Some(false));
+        assert_eq!(handle_percent(89), None);
     }
 
     #[test]
-    fn redis_is_asked_once_a_second_and_before_the_reserve_can_be_reached() {
+    fn redis_memory_is_read_once_a_second_and_before_the_reserve_can_be_reached() {
         let now = Instant::now();
         let mut rates = ClientRates::new(RESERVE, now);
         let small = load(1, 100);
-        assert!(rates.is_look_due(small, now), "never asked yet");
+        assert!(rates.is_look_due(small, now), "memory was never read");
         rates.handle_usage(MemoryUsage { used: MAX / 2, max: MAX }, now);
         assert!(!rates.is_look_due(small, now));
         assert!(rates.is_look_due(small, now + USAGE_INTERVAL.0));
@@ -294,13 +301,19 @@ mod tests {
             assert!(!rates.is_look_due(load(1000, MIB), now));
             rates.handle_load(&client("dev1"), load(1000, MIB), now);
         }
-        assert!(rates.is_look_due(load(1000, MIB), now), "twice its bytes may be too much");
+        assert!(
+            rates.is_look_due(load(1000, MIB), now),
+            "twice the added bytes may reach the reserve"
+        );
         rates.handle_usage(MemoryUsage { used: MAX / 100 * 80, max: MAX }, now);
-        assert!(rates.is_look_due(small, now + USAGE_INTERVAL.1), "more often when it is fuller");
+        assert!(
+            rates.is_look_due(small, now + USAGE_INTERVAL.1),
+            "more often when more memory is used"
+        );
     }
 
     #[test]
-    fn clients_that_owe_nothing_are_forgotten() {
+    fn clients_without_debt_are_forgotten() {
         let mut now = Instant::now();
         let mut rates = rates(MAX / 2, now);
         for n in 0..10 * REMEMBERED {

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_what_was_added_over_the_time_and_a_gap_says_nothing() {
+    fn a_rate_is_the_increase_per_second_and_a_gap_has_no_rate() {
         let mut chart = RateChart::default();
         for (at_ms, up) in [(10_000, 5), (12_000, 25), (14_000, 20), (90_000, 500), (92_000, 502)] {
             chart.add(at_ms, up, 0);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_chart_or_ahead_of_the_clock_is_forgotten() {
+    fn samples_older_than_the_chart_or_ahead_of_the_clock_are_dropped() {
         let mut chart = RateChart::default();
         for at_ms in (0..1_000_000).step_by(2000) {
             chart.add(at_ms, at_ms, 0);

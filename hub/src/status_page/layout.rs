@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_told_by_the_clock_and_of_another_day_with_the_days() {
+    fn a_time_shows_the_clock_and_on_another_day_the_number_of_days() {
         let noon = 1_700_000_000_000 / 86_400_000 * 86_400_000 + 43_200_000;
         assert_eq!(clock(noon + 61_005, noon), "12:01:01.005");
         assert_eq!(clock(noon - 2 * 86_400_000, noon), "12:00:00.000, 2 days ago");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_a_decimal_only_where_it_is_small() {
+    fn a_rate_has_a_decimal_only_if_it_is_small() {
         assert_eq!(
             [None, Some(0.0), Some(0.5), Some(3.0), Some(12.4), Some(45_600.0)].map(rate),
             ["–", "0", "0.5", "3", "12", "45.6k"]

@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    fn ask(q: &str, show: &str, by: &str, page: &str) -> ClientQuery {
+    fn query(q: &str, show: &str, by: &str, page: &str) -> ClientQuery {
         let [q, show, by, page] = [q, show, by, page].map(str::to_owned);
         ClientQuery::new(QueryParams { q, show, by, page })
     }
@@ -208,22 +208,22 @@ mod tests {
     }
 
     #[test]
-    fn of_ten_thousand_clients_a_page_is_shown_and_the_rest_is_found_by_search_and_paging() {
+    fn ten_thousand_clients_are_shown_in_pages_and_found_by_search() {
         let fleet = fleet(10_000);
-        let last = ask("", "", "", "999999").select(&fleet, 0).page;
+        let last = query("", "", "", "999999").select(&fleet, 0).page;
         assert_eq!(last, 10_000 / CLIENTS_SHOWN);
-        let first = ask("", "connected", "received", "").select(&fleet, 0);
+        let first = query("", "connected", "received", "").select(&fleet, 0);
         assert_eq!((first.found, first.rows.len()), (5000, CLIENTS_SHOWN));
         assert_eq!(first.rows[0].client.as_str(), "dev09998");
-        let one = ask(" DEV01234 ", "", "", "").select(&fleet, 0);
+        let one = query(" DEV01234 ", "", "", "").select(&fleet, 0);
         assert_eq!((one.found, one.rows[0].client.as_str()), (1, "dev01234"));
-        assert_eq!(ask("nobody", "", "", "7").select(&fleet, 0).pages, 1);
+        assert_eq!(query("unknown", "", "", "7").select(&fleet, 0).pages, 1);
     }
 
     #[test]
-    fn what_an_address_says_comes_back_in_links_and_what_is_not_understood_does_not() {
-        let view = ask("a&b=\"<é", "behind", "lost", "3");
-        assert_eq!(view.query(), "?q=a%26b%3D%22%3C%C3%A9&show=behind&by=lost&page=3");
-        assert_eq!(ask("", "<script>", "\"", "-1").query(), "");
+    fn valid_query_parameters_are_kept_in_links_and_invalid_ones_are_dropped() {
+        let parsed = query("a&b=\"<é", "behind", "lost", "3");
+        assert_eq!(parsed.query(), "?q=a%26b%3D%22%3C%C3%A9&show=behind&by=lost&page=3");
+        assert_eq!(query("", "<script>", "\"", "-1").query(), "");
     }
 }

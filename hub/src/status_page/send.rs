@@ -102,7 +102,7 @@ fn entry(body: &[u8]) -> Result<Entry, ApiError> {
 mod tests {
     use super::*;
 
-    fn verdict(headers: &[(&'static str, &str)]) -> Option<&'static str> {
+    fn refusal_reason(headers: &[(&'static str, &str)]) -> Option<&'static str> {
         let headers = headers
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
@@ -110,31 +110,31 @@ mod tests {
     }
 
     #[test]
-    fn only_the_page_itself_may_send() {
+    fn only_same_origin_json_requests_may_send() {
         const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
         const HOST: (&str, &str) = ("host", "127.0.0.1:9464");
-        let ours = ("origin", "http://127.0.0.1:9464");
-        let theirs = ("origin", "http://evil.example");
+        let own_origin = ("origin", "http://127.0.0.1:9464");
+        let other_origin = ("origin", "http://evil.example");
         let site = |word| ("sec-fetch-site", word);
         for (headers, expected) in [
-            (vec![JSON, HOST, site("same-origin"), ours], None),
-            (vec![JSON, HOST, ours], None),
-            (vec![JSON, ("host", "proxied"), site("same-origin"), ours], None),
-            (vec![HOST, site("same-origin"), ours], Some("not-json")),
-            (vec![("content-type", "text/plain"), HOST, ours], Some("not-json")),
+            (vec![JSON, HOST, site("same-origin"), own_origin], None),
+            (vec![JSON, HOST, own_origin], None),
+            (vec![JSON, ("host", "proxied"), site("same-origin"), own_origin], None),
+            (vec![HOST, site("same-origin"), own_origin], Some("not-json")),
+            (vec![("content-type", "text/plain"), HOST, own_origin], Some("not-json")),
             (
-                vec![("content-type", "application/x-www-form-urlencoded"), HOST, ours],
+                vec![("content-type", "application/x-www-form-urlencoded"), HOST, own_origin],
                 Some("not-json"),
             ),
-            (vec![JSON, HOST, site("cross-site"), ours], Some("cross-site")),
-            (vec![JSON, HOST, site("same-site"), ours], Some("cross-site")),
-            (vec![JSON, HOST, site("none"), ours], Some("cross-site")),
-            (vec![JSON, HOST, theirs], Some("cross-site")),
+            (vec![JSON, HOST, site("cross-site"), own_origin], Some("cross-site")),
+            (vec![JSON, HOST, site("same-site"), own_origin], Some("cross-site")),
+            (vec![JSON, HOST, site("none"), own_origin], Some("cross-site")),
+            (vec![JSON, HOST, other_origin], Some("cross-site")),
             (vec![JSON, HOST, ("origin", "null")], Some("cross-site")),
             (vec![JSON, HOST, ("origin", "http://127.0.0.1:9465")], Some("cross-site")),
             (vec![JSON, HOST], Some("cross-site")),
         ] {
-            assert_eq!(verdict(&headers), expected, "{headers:?}");
+            assert_eq!(refusal_reason(&headers), expected, "{headers:?}");
         }
     }
 }

@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that always has another message ready.
+    /// Returns a socket that always has another message ready.
     fn endless(bytes: Bytes) -> FrameStream<impl Stream<Item = Result<Message, Error>> + Unpin> {
         FrameStream::new(stream::repeat_with(move || Ok(Message::Binary(bytes.clone()))))
     }
@@ -244,27 +244,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_always_has_a_frame_lets_others_have_their_turn() {
+    async fn a_socket_that_always_has_a_frame_yields_to_other_tasks() {
         let mut frames = endless(Frame::Ping.encode(Features(0)));
         frames.set_features(Features(0));
         let flood = async { while frames.next().await.is_some() {} };
         let other = tokio::time::sleep(Duration::from_millis(5));
         tokio::time::timeout(Duration::from_millis(500), async {
             tokio::select! {
-                () = flood => unreachable!("it has no end"),
+                () = flood => unreachable!("the stream is endless"),
                 () = other => {}
             }
         })
         .await
-        .expect("the other has its turn");
+        .expect("the other task did not run");
     }
 
     #[tokio::test]
-    async fn before_the_handshake_a_long_frame_is_not_looked_at() {
+    async fn before_the_handshake_a_long_frame_is_refused() {
         let bytes = push(HELLO_BYTES_MAX).encode(Features(0));
         let Some(Err(TransportError::Malformed(error))) = endless(bytes.clone()).next().await
         else {
-            panic!("it is refused")
+            panic!("the long frame was accepted")
         };
         assert!(error.to_string().contains("before the handshake"), "{error}");
         let mut frames = endless(bytes);
@@ -273,24 +273,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_packed_frame_is_taken_only_where_the_handshake_agreed_on_it() {
+    async fn a_packed_frame_is_accepted_only_if_the_handshake_agreed_on_it() {
         let packed = push(10_000).encode(Features::COMPRESSION);
-        for (agreed, is_taken) in [(Features(0), false), (Features::COMPRESSION, true)] {
+        for (agreed, is_accepted) in [(Features(0), false), (Features::COMPRESSION, true)] {
             let mut frames = endless(packed.clone());
             frames.set_features(agreed);
-            assert_eq!(frames.next().await.unwrap().is_ok(), is_taken, "{agreed:?}");
+            assert_eq!(frames.next().await.unwrap().is_ok(), is_accepted, "{agreed:?}");
         }
-        assert!(endless(packed).next().await.unwrap().is_err(), "nor before it");
+        assert!(
+            endless(packed).next().await.unwrap().is_err(),
+            "nothing packed is accepted before the handshake"
+        );
     }
 
     #[tokio::test]
-    async fn a_long_frame_is_decoded_where_no_socket_waits_for_it_and_stays_in_its_order() {
+    async fn a_long_frame_is_decoded_on_another_thread_and_stays_in_order() {
         let long = push(DECODE_INLINE_BYTES_MAX + 1);
         let messages = [&long, &Frame::Ping].map(|frame| frame.encode(Features(0)));
         let messages = messages.map(|bytes| Ok(Message::Binary(bytes)));
         let mut frames = FrameStream::new(stream::iter(messages));
         frames.set_features(Features(0));
-        assert!(frames.next().now_or_never().is_none(), "it is under way elsewhere");
+        assert!(frames.next().now_or_never().is_none(), "it is decoded on another thread");
         assert_eq!(frames.next().await.unwrap().unwrap(), long);
         assert_eq!(frames.next().await.unwrap().unwrap(), Frame::Ping);
     }

@@ -39,14 +39,14 @@ mod tests {
     }
 
     #[test]
-    fn all_causes_are_told_down_to_the_words_of_the_operating_system_and_none_twice() {
+    fn the_error_chain_has_each_cause_once_down_to_the_operating_systems() {
         let missing = || io::Error::from_raw_os_error(2);
-        let words = "failed to start: failed to read /x: No such file or directory (os error 2)";
+        let expected = "failed to start: failed to read /x: No such file or directory (os error 2)";
         for inner in [Nested::Repeats(missing()), Nested::Plain(missing())] {
-            assert_eq!(error_chain(&Nested::Outer(Box::new(inner))), words);
+            assert_eq!(error_chain(&Nested::Outer(Box::new(inner))), expected);
         }
         let wrapped = anyhow::Error::from(Nested::Plain(missing())).context("failed to start");
-        assert_eq!(error_chain(wrapped.as_ref()), words);
+        assert_eq!(error_chain(wrapped.as_ref()), expected);
         assert_eq!(error_chain(&missing()), "No such file or directory (os error 2)");
     }
 }

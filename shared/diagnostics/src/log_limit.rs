@@ -117,20 +117,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_said_when_it_begins_then_counted_and_said_anew_once_it_was_over() {
+    fn a_fault_is_logged_when_it_begins_then_counted_and_logged_again_after_it_ended() {
         let mut limiter = LogLimiter::default();
         let logged = (0..1000).filter(|_| limiter.record("one")).count();
         assert_eq!(logged, 1);
-        assert!(limiter.record("other"), "each kind is said");
+        assert!(limiter.record("other"), "each kind is logged");
         assert_eq!(limiter.poll_counts(), [(Some("one"), 999)]);
-        assert!(!limiter.record("one"), "it goes on");
+        assert!(!limiter.record("one"), "the fault continues");
         assert_eq!(limiter.poll_counts(), [(Some("one"), 1)]);
-        assert_eq!(limiter.poll_counts(), [], "nothing came again");
-        assert!(limiter.record("one") && limiter.record("other"), "both were over");
+        assert_eq!(limiter.poll_counts(), [], "nothing was counted since");
+        assert!(limiter.record("one") && limiter.record("other"), "both faults had ended");
     }
 
     #[test]
-    fn any_number_of_kinds_makes_a_bounded_number_of_lines_and_loses_no_count() {
+    fn any_number_of_kinds_gives_a_bounded_number_of_lines_and_loses_no_count() {
         let mut limiter = LogLimiter::default();
         let logged = (0..10_000).filter(|kind| limiter.record(*kind)).count();
         let again = (0..10_000).filter(|kind| limiter.record(*kind)).count();
@@ -147,6 +147,6 @@ mod tests {
         assert_eq!(outage.handle_success(), None);
         assert_eq!([(); 3].map(|()| outage.handle_fault()), [true, false, false]);
         assert_eq!((outage.handle_success(), outage.handle_success()), (Some(3), None));
-        assert!(outage.handle_fault(), "it is another one");
+        assert!(outage.handle_fault(), "this is another outage");
     }
 }

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_written_without_what_is_not_there() {
+    fn seconds_are_written_without_trailing_zeros() {
         for (micros, text) in
             [(0, "0"), (250, "0.00025"), (1_500_000, "1.5"), (3_000_000, "3"), (10, "0.00001")]
         {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_help_and_type_before_each_name_and_its_labels_are_there_from_the_start() {
+    fn a_page_has_help_and_type_before_each_name_and_all_labels_from_the_start() {
         let (sessions, lost) = (Counter::default(), CounterVec::new(["trimmed", "rewound"]));
         sessions.add(3);
         lost.add("rewound", 2);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_what_is_at_most_each_bound_and_all() {
+    fn histogram_buckets_are_cumulative_and_include_their_bound() {
         let histogram = Histogram::new(&[1_000, 10_000]);
         for micros in [1, 1_000, 1_001, 10_000, 20_000] {
             histogram.observe(Duration::from_micros(micros));

@@ -169,45 +169,48 @@ mod tests {
 
     use super::*;
 
-    fn of(error: CertificateError) -> String {
+    fn text_of(error: CertificateError) -> String {
         describe(&rustls::Error::InvalidCertificate(error)).to_string()
     }
 
     #[test]
-    fn each_refusal_says_what_is_wrong_and_the_mend() {
+    fn each_certificate_error_names_the_problem_and_what_to_do() {
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let expected = ServerName::try_from("hub.example.com").unwrap();
         let presented = vec!["DnsName(\"other.example.com\")".to_owned()];
-        let other_name = of(CertificateError::NotValidForNameContext { expected, presented });
+        let other_name = text_of(CertificateError::NotValidForNameContext { expected, presented });
         assert!(other_name.contains("is for other.example.com and not for hub.example.com"));
         let expired = CertificateError::ExpiredContext { time: at(3 * 86_400), not_after: at(0) };
-        assert!(of(expired).contains("expired 3 days ago"));
+        assert!(text_of(expired).contains("expired 3 days ago"));
         let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(3600) };
-        assert!(of(early).contains("in 1 hour") && !of(CertificateError::Revoked).is_empty());
-        assert!(of(CertificateError::UnknownIssuer).contains("ca_file"));
+        assert!(
+            text_of(early).contains("in 1 hour") && !text_of(CertificateError::Revoked).is_empty()
+        );
+        assert!(text_of(CertificateError::UnknownIssuer).contains("ca_file"));
     }
 
-    /// Returns what is said about a certificate for `presented`, where `asked` was asked for.
-    fn refusal(presented: &str, asked: &str) -> String {
+    /// Returns the error for a certificate of the name `presented` when `requested` was requested.
+    fn refusal(presented: &str, requested: &str) -> String {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut authority = rcgen::CertificateParams::new([]).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
-        let shown = rcgen::CertificateParams::new([presented.to_owned()]).unwrap();
-        let shown = shown.signed_by(&key, &authority).unwrap();
+        let certificate = rcgen::CertificateParams::new([presented.to_owned()]).unwrap();
+        let certificate = certificate.signed_by(&key, &authority).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
             WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
-        let asked = ServerName::try_from(asked).unwrap();
-        let verified = verifier.verify_server_cert(shown.der(), &[], &asked, &[], UnixTime::now());
+        let requested = ServerName::try_from(requested).unwrap();
+        let verified =
+            verifier.verify_server_cert(certificate.der(), &[], &requested, &[], UnixTime::now());
         describe(&verified.unwrap_err()).to_string()
     }
 
     #[test]
-    fn a_wildcard_that_is_for_less_than_a_person_thinks_is_explained() {
+    fn a_wildcard_that_does_not_match_is_explained() {
         let single = refusal("*.lan", "hub.lan");
         assert!(single.contains("is for *.lan and not for hub.lan"), "{single}");
         assert!(single.contains("single label") && single.contains("full name"), "{single}");
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_found_however_it_is_wrapped() {
+    fn the_tls_error_is_found_however_it_is_wrapped() {
         let tls = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let io = || io::Error::new(io::ErrorKind::InvalidData, tls());
         let twice = io::Error::other(io());

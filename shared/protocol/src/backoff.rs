@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_the_longest_and_begin_again_after_a_reset() {
+    fn waits_double_up_to_the_maximum_and_start_over_after_a_reset() {
         let mut retry = RetryDelay::new(millis(500), millis(3000));
         // A random number of 1.0 gives the whole interval.
         let waits: Vec<_> = (0..5).map(|_| retry.next(None, 1.0).as_millis()).collect();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_stay_short_for_as_long_as_an_outage_is_young() {
+    fn waits_stay_short_early_in_an_outage() {
         let mut retry = RetryDelay::new(millis(500), millis(60_000))
             .with_initial_limit((millis(4000), millis(20_000)));
         let mut waits = || (0..9).map(|_| retry.next(None, 1.0).as_millis()).collect::<Vec<_>>();
@@ -119,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_longer_than_the_limit_is_cut_to_it() {
+    fn a_hint_longer_than_the_limit_is_reduced_to_it() {
         let mut retry = RetryDelay::new(millis(500), millis(3000));
         assert_eq!(retry.next(Some(Duration::MAX), 0.0), RETRY_HINT_MAX);
     }
 
     #[test]
-    fn a_few_are_back_within_five_seconds_and_ten_thousand_within_thirty() {
+    fn a_few_clients_reconnect_within_five_seconds_and_ten_thousand_within_thirty() {
         let longest = |clients| RetryDelay::after_hint(reconnect_wait(clients, 1.0), 1.0);
         for clients in [0, 1, 100, 1000] {
             assert!(longest(clients) < Duration::from_secs(5), "{clients}: {:?}", longest(clients));
@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_wait_is_longer_than_the_longest(
+        fn no_wait_exceeds_the_maximum(
             first in any_duration(), longest in any_duration(),
             randoms in prop::collection::vec(0.0..1.0f64, 1..80),
         ) {
@@ -156,23 +156,23 @@ mod tests {
         }
 
         #[test]
-        fn each_wait_is_half_to_all_of_twice_the_one_before(
+        fn each_wait_is_between_half_and_all_of_an_interval_that_doubles(
             first in 1u64..1000, longest in 1000u64..1_000_000,
             randoms in prop::collection::vec(0.0..1.0f64, 1..40),
         ) {
             let mut retry = RetryDelay::new(millis(first), millis(longest));
-            let mut whole = first;
+            let mut interval = first;
             for random in randoms {
                 let wait = retry.next(None, random).as_nanos();
-                let bound = u128::from(whole) * 1_000_000;
+                let bound = u128::from(interval) * 1_000_000;
                 // The crate computes in floating point: allow a microsecond.
                 prop_assert!(wait + 1000 >= bound / 2 && wait <= bound + 1000);
-                whole = (whole * 2).min(longest);
+                interval = (interval * 2).min(longest);
             }
         }
 
         #[test]
-        fn a_hint_is_a_floor_up_to_its_limit(
+        fn a_hint_is_a_lower_bound_up_to_its_limit(
             first in any_duration(), longest in any_duration(), hint in any_duration(),
             randoms in prop::collection::vec(0.0..1.0f64, 1..20),
         ) {

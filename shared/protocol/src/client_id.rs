@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_documented_form_is_a_name() {
+    fn only_the_documented_form_is_a_client_id() {
         let longest = format!("a{}", "b".repeat(63));
         for good in ["a", "dev1", "0", "A.b_c-d", longest.as_str()] {
             assert_eq!(good.parse::<ClientId>().unwrap().as_str(), good);

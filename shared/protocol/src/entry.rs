@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_holds_at_its_edge() {
+    fn each_limit_is_checked_at_its_boundary() {
         let limits = EntryLimits { fields: 2, value_bytes: 10 };
         let check = |fields: &[(&str, &str)]| entry(fields).validate(Direction::Up, &limits);
         let name = "n".repeat(FIELD_NAME_BYTES_MAX);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_fields_that_the_copy_puts_in_front_are_reserved() {
+    fn only_the_fields_that_the_copy_adds_are_reserved() {
         let limits = EntryLimits::default();
         for name in ["client", "epoch", "seq"] {
             let fields = [("a", "1"), (name, "x")];
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_tells_apart_what_runs_together() {
+    fn entries_with_the_same_concatenated_bytes_have_different_digests() {
         let all = [
             entry(&[("a", "bc")]),
             entry(&[("ab", "c")]),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_survives_its_word() {
+    fn every_reject_reason_round_trips_through_its_word() {
         for reason in [
             RejectReason::ReservedField,
             RejectReason::TooManyFields,
@@ -269,6 +269,6 @@ mod tests {
         ] {
             assert_eq!(RejectReason::from_word(reason.word()), reason);
         }
-        assert_eq!(RejectReason::from_word("from the future"), RejectReason::Other);
+        assert_eq!(RejectReason::from_word("from a later version"), RejectReason::Other);
     }
 }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_64_bits_survive_the_text_and_nothing_else_is_taken() {
+    fn an_instance_id_round_trips_through_its_text_and_other_text_is_refused() {
         for instance in [InstanceId(1), InstanceId(u64::MAX), InstanceId::UNKNOWN] {
             assert_eq!(instance.to_string().parse(), Ok(instance));
         }

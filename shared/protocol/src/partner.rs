@@ -107,21 +107,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_name_and_another_hub_are_another_partner_and_a_hub_that_lost_all_is_not() {
+    fn another_name_or_hub_is_another_partner_and_a_wiped_hub_is_not() {
         let client = |name: &str| name.parse::<ClientId>().unwrap();
         let partner = |hub: &str, name: &str, url: &str| Partner {
             id: PartnerId::new(hub, &client(name)),
             address: format!("{name} {url}"),
         };
         let known = partner("a", "dev1", "https://a");
-        let met = |told: &Partner| PartnerMatch::at_device(Some(&known), told);
-        assert_eq!(met(&known), PartnerMatch::Same);
-        assert_eq!(met(&partner("a", "dev1", "https://a.example")), PartnerMatch::Same);
-        assert_eq!(met(&partner("b", "dev1", "https://a")), PartnerMatch::Wiped);
-        assert_eq!(met(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
-        assert_eq!(met(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
+        let match_of = |peer: &Partner| PartnerMatch::at_device(Some(&known), peer);
+        assert_eq!(match_of(&known), PartnerMatch::Same);
+        assert_eq!(match_of(&partner("a", "dev1", "https://a.example")), PartnerMatch::Same);
+        assert_eq!(match_of(&partner("b", "dev1", "https://a")), PartnerMatch::Wiped);
+        assert_eq!(match_of(&partner("b", "dev1", "https://b")), PartnerMatch::Other);
+        assert_eq!(match_of(&partner("a", "dev2", "https://a")), PartnerMatch::Other);
         assert_eq!(
-            met(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
+            match_of(&Partner { id: PartnerId::UNKNOWN, address: String::new() }),
             PartnerMatch::Same
         );
         assert_eq!(PartnerMatch::at_device(None, &known), PartnerMatch::Same);

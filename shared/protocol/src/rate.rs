@@ -49,7 +49,7 @@ impl Allowance {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use super::*;
 
@@ -57,7 +57,7 @@ mod tests {
     const RATE: Rate = Rate { burst: 3, interval: SECOND };
 
     #[test]
-    fn a_burst_may_be_taken_at_once_and_then_one_each_time_it_is_earned() {
+    fn a_burst_may_be_taken_at_once_and_then_one_per_interval() {
         let now = Instant::now();
         let mut allowance = Allowance::new(now);
         for _ in 0..3 {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_beyond_the_burst_is_waited_for_by_the_next() {
+    fn taking_more_than_the_burst_delays_the_next_take() {
         let now = Instant::now();
         let mut allowance = Allowance::new(now);
         allowance.take(10, RATE, now).unwrap();

@@ -37,9 +37,9 @@ mod tests {
         proof.expose_secret().to_owned()
     }
 
-    /// Made with `openssl dgst -sha256 -mac HMAC`, as in docs/protocol.md.
+    /// Computed with `openssl dgst -sha256 -mac HMAC`, as in docs/protocol.md.
     #[test]
-    fn a_proof_is_what_other_programs_make() {
+    fn a_proof_matches_the_one_that_openssl_computes() {
         assert_eq!(
             proof(b"12345678901234567890", "dev1", 56_666_666, "a-secret-of-32-bytes-as-devices-"),
             "d845e90dedda2dd8ffc1ef0c7e9b91db354255d605bbda98d8e1f6f2f5d80e77"
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_good_for_one_key_client_step_and_secret_only() {
+    fn a_proof_is_valid_for_one_key_client_step_and_secret_only() {
         let own = proof(b"key", "dev1", 7, "secret");
         let others = [
             proof(b"kez", "dev1", 7, "secret"),

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seal_holds_for_one_key_and_one_cursor_only() {
+    fn a_seal_is_valid_for_one_key_and_one_cursor_only() {
         let key = SealKey::new([7; 16]);
         let tally = Tally { added: 5, ..Tally::ZERO };
         let seal = key.seal(Epoch(1), Seq::new(5, 0), tally);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seq_has_neighbours_across_the_millisecond() {
+    fn the_neighbours_of_a_seq_cross_the_millisecond() {
         let (end, next) = (Seq::new(5, u64::MAX), Seq::new(6, 0));
         assert_eq!((end.after(), next.before()), (next, end));
         assert_eq!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn seqs_past_53_bits_do_not_run_together() {
+    fn seqs_beyond_53_bits_stay_distinct() {
         let a: Seq = "1700000000000000001-0".parse().unwrap();
         let b: Seq = "1700000000000000000-0".parse().unwrap();
         assert!(a > b);
@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_seq_survives_its_text_and_keeps_its_order(
+        fn a_seq_round_trips_through_its_text_and_keeps_its_order(
             a in any::<(u64, u64)>(), b in any::<(u64, u64)>()
         ) {
             let (a, b) = (Seq::new(a.0, a.1), Seq::new(b.0, b.1));

@@ -12,7 +12,7 @@ mod sender;
 mod session;
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod simulation;
 
 pub use dedup::{CopiedEntry, CopyIndex, Deduplicated, UncertainRange};

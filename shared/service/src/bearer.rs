@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_taken_from_a_bearer_header_only() {
+    fn a_token_is_read_only_from_a_bearer_header() {
         let token_of = |value: &str| {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
             bearer_token(&headers).map(str::to_owned)

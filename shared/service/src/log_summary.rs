@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_last_counts_are_logged_at_the_end() {
+    async fn the_last_counts_are_logged_at_shutdown() {
         let (limiter, shutdown) = (SharedLogLimiter::default(), Shutdown::new());
         let logged = Mutex::new(Vec::new());
         let log = |kind: Option<&&'static str>, count| {

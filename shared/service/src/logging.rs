@@ -233,12 +233,12 @@ mod tests {
     fn each_line_of_an_event_has_its_priority_whatever_its_text() {
         let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
         assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
-        let lines = prefixed(6, b"one\n<0>the kernel burns\n");
-        assert_eq!(lines, b"<6>one\n<6><0>the kernel burns\n");
+        let lines = prefixed(6, b"one\n<0>forged priority\n");
+        assert_eq!(lines, b"<6>one\n<6><0>forged priority\n");
     }
 
     #[test]
-    fn an_event_is_one_line_that_controls_no_terminal() {
+    fn an_event_is_one_line_without_terminal_control_characters() {
         let cases = [
             ("said é\n", false, "said é\n"),
             ("a\nERROR b\r\n", false, "a\\u000aERROR b\\u000d\n"),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_for_our_own_crates_and_a_library_is_logged_if_named() {
+    fn a_level_applies_to_our_own_crates_and_to_a_library_only_if_named() {
         let table = [
             ("info", "spoke_hub::session", Level::INFO, true),
             ("info", "spoke_hub::session", Level::DEBUG, false),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn only_words_also_per_module_are_levels() {
+    fn only_level_names_are_accepted_globally_and_per_module() {
         for good in ["info", "DEBUG", "off", "info,spoke_hub=debug", "warn,a::b=trace"] {
             filter(good).unwrap();
         }

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_with_a_file_that_is_missing_is_refused_under_its_setting() {
+    fn a_url_with_a_missing_file_is_refused_and_the_error_names_the_setting() {
         let url: RedisUrl = "rediss://h?ca_file=/nowhere/ca.pem".parse().unwrap();
         let message = check_redis_url(&url, "auth_redis").unwrap_err().to_string();
         assert!(message.starts_with("auth_redis: "), "{message}");

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[derive(Serialize, Clone)]
-    struct Some {
+    struct TestSettings {
         redis: RedisUrl,
         listen: &'static str,
         throttle: Throttle,
@@ -141,7 +141,7 @@ mod tests {
         burst: u32,
     }
 
-    impl Settings for Some {
+    impl Settings for TestSettings {
         fn redis_urls(&self) -> Vec<(&'static str, &RedisUrl)> {
             vec![("redis", &self.redis)]
         }
@@ -152,11 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_found_by_its_key_passwords_included_and_never_shown() {
+    fn a_changed_password_is_reported_by_its_key_and_never_shown() {
         let url = |text: &str| text.parse::<RedisUrl>().unwrap();
-        let old =
-            Some { redis: url("redis://:hunter2@h"), listen: "a", throttle: Throttle { burst: 1 } };
-        let new = Some {
+        let old = TestSettings {
+            redis: url("redis://:hunter2@h"),
+            listen: "a",
+            throttle: Throttle { burst: 1 },
+        };
+        let new = TestSettings {
             redis: url("redis://:hunter3@h"),
             throttle: Throttle { burst: 2 },
             ..old.clone()

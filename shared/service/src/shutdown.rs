@@ -126,7 +126,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn all_clones_begin_at_once_and_stay_begun() {
+    async fn all_clones_begin_the_shutdown_together_and_stay_begun() {
         let shutdown = Shutdown::new();
         let clone = shutdown.clone();
         assert!(!clone.is_begun());
@@ -166,16 +166,16 @@ mod tests {
     #[tokio::test]
     async fn a_panic_begins_the_shutdown() {
         let shutdown = Shutdown::new();
-        shutdown.spawn("unlucky", async { panic!("on purpose") });
+        shutdown.spawn("panicking", async { panic!("on purpose") });
         tokio::time::timeout(LIMIT, shutdown.begun()).await.unwrap();
         assert!(shutdown.finish(LIMIT).await);
     }
 
     #[tokio::test]
-    async fn a_panic_of_one_of_many_ends_no_other_task() {
+    async fn a_panic_of_one_of_many_tasks_does_not_begin_the_shutdown() {
         let shutdown = Shutdown::new();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        shutdown.spawn_one("unlucky", address, async { panic!("on purpose") });
+        shutdown.spawn_one("panicking", address, async { panic!("on purpose") });
         assert!(shutdown.finish(LIMIT).await && !shutdown.is_begun());
     }
 

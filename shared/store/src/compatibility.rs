@@ -88,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_too_old_or_no_single_one_is_refused_with_what_it_is_and_the_mend() {
-        for (version, mode, words) in [
+    fn a_server_too_old_or_in_cluster_or_sentinel_mode_is_refused_with_the_reason() {
+        for (version, mode, problem) in [
             ("7.0.0", "standalone", None),
             ("8.2.1", "standalone", None),
             ("255.255.255", "standalone", None),
@@ -100,15 +100,17 @@ mod tests {
             ("7.0.15", "sentinel", Some("the primary")),
         ] {
             let checked = greeting(version, mode, "master").check().map_err(|it| it.to_string());
-            match words {
+            match problem {
                 None => assert_eq!(checked, Ok(()), "{version} {mode}"),
-                Some(words) => assert!(checked.clone().unwrap_err().contains(words), "{checked:?}"),
+                Some(problem) => {
+                    assert!(checked.clone().unwrap_err().contains(problem), "{checked:?}")
+                }
             }
         }
     }
 
     #[test]
-    fn a_replica_is_known_by_its_role_and_a_server_that_tells_nothing_passes() {
+    fn a_replica_is_recognised_by_its_role_and_a_server_without_details_passes() {
         assert!(greeting("7.0.0", "standalone", "replica").is_replica);
         assert!(!greeting("7.0.0", "standalone", "master").is_replica);
         assert!(!greeting("6.3.4", "standalone", "active-replica").is_replica);

@@ -313,13 +313,13 @@ mod tests {
 
     use super::*;
 
-    fn answered(line: &str) -> StoreError {
+    fn error_for(line: &str) -> StoreError {
         let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         value.extract_error().unwrap_err().into()
     }
 
     #[test]
-    fn each_answer_of_redis_falls_to_what_a_caller_can_do() {
+    fn each_redis_error_is_classified_by_what_a_caller_can_do() {
         for (line, name) in [
             ("LOADING Redis is loading the dataset in memory", "Busy"),
             ("BUSY Redis is busy running a script.", "Busy"),
@@ -348,7 +348,7 @@ mod tests {
             ("NOPERM this user has no permissions to run the 'xadd' command", "Denied"),
             ("ERR unknown command 'XADD'", "Other"),
         ] {
-            let error = answered(line);
+            let error = error_for(line);
             assert!(format!("{error:?}").starts_with(name), "{line}: {error:?}");
             assert_eq!(error.is_transient(), name == "Busy", "{line}");
             assert!(StoreError::WORDS.contains(&error.word()), "{line}: {}", error.word());
@@ -356,8 +356,8 @@ mod tests {
     }
 
     #[test]
-    fn the_word_of_redis_is_kept_and_its_answer_is_the_source_once() {
-        let error = answered("OOM command not allowed when used memory > 'maxmemory'.");
+    fn the_error_code_of_redis_is_kept_and_its_answer_is_the_only_source() {
+        let error = error_for("OOM command not allowed when used memory > 'maxmemory'.");
         assert_eq!(error.to_string(), "redis rejected the command (OOM)");
         let source = error.source().unwrap();
         assert!(source.to_string().contains("maxmemory"), "{source}");
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_cannot_be_read_is_not_transient() {
+    fn an_answer_that_cannot_be_parsed_is_not_transient() {
         let parsed = redis::from_redis_value::<u64>(Value::Array(Vec::new()));
         assert!(!StoreError::from(parsed.unwrap_err()).is_transient());
     }

@@ -147,21 +147,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_begins_once_and_its_end_has_its_length_and_its_failures() {
+    fn an_outage_begins_once_and_its_end_has_the_duration_and_failure_count() {
         let begun = Instant::now();
         let mut outage = None;
         assert_eq!(end(&mut outage, begun), None);
-        let words = ["OOM", "LOADING", "OOM"];
-        let firsts = words.map(|word| begin(&mut outage, (word.to_owned(), word == "OOM"), begun));
+        let problems = ["OOM", "LOADING", "OOM"];
+        let firsts = problems
+            .map(|problem| begin(&mut outage, (problem.to_owned(), problem == "OOM"), begun));
         assert_eq!(firsts, [true, false, false]);
-        assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest is told");
+        assert_eq!(outage.as_ref().unwrap().problem, "OOM", "the latest problem is reported");
         let down_for = Duration::from_secs(9);
-        let over = EndedOutage { down_for, count: 3, was_full: true };
+        let ended = EndedOutage { down_for, count: 3, was_full: true };
         assert_eq!(
             end(&mut outage, begun + down_for),
-            Some(over),
-            "its end goes with its beginning"
+            Some(ended),
+            "the end belongs to the outage that began"
         );
-        assert!(begin(&mut outage, ("LOADING".to_owned(), false), begun), "it is another one");
+        assert!(begin(&mut outage, ("LOADING".to_owned(), false), begun), "this is another outage");
     }
 }

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_redis_says_of_its_memory_is_read_and_what_it_does_not_say_is_nothing() {
+    fn memory_usage_is_read_from_info_and_is_zero_if_missing() {
         let info = "# Memory\r\nused_memory:1048576\r\nused_memory_rss:5\r\nmaxmemory:300000000\r\n\
                     maxmemory_policy:noeviction\r\n";
         let usage = MemoryUsage { used: 1_048_576, max: 300_000_000 };

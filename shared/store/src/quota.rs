@@ -151,10 +151,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_has_its_own_searches_and_lines_and_another_has_others() {
+    async fn searches_and_ledger_lines_are_limited_per_client() {
         let (quotas, now) = (ClientQuotas::default(), Instant::now());
         for _ in 0..SEARCHES.burst {
-            // As each request of the client asks for it.
+            // Each request of a client gets its quota from the registry.
             quotas.client(&client("dev1"), now).take_search().await.unwrap();
         }
         let wait = quotas.client(&client("dev1"), now).take_search().await.map(|_| ()).unwrap_err();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_that_is_unused_is_dropped() {
+    fn an_unused_quota_is_dropped() {
         let (quotas, now) = (ClientQuotas::default(), Instant::now());
         let held = quotas.client(&client("dev1"), now);
         quotas.client(&client("dev2"), now);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_found_nothing_serves_later_sessions_of_the_same_life_and_no_other() {
+    fn a_search_that_found_nothing_is_reused_only_in_the_same_epoch() {
         let (one, two) = (Epoch(1), Epoch(2));
         let seq = |ms| Seq::new(ms, 0);
         let found = |index| {
@@ -190,22 +190,34 @@ mod tests {
             SearchFound { searched_for, lowest: seq(5), at, reached: Seq::ZERO, index }
         };
         let at = |epoch| (epoch, Some(seq(4)));
-        let mut void = found(CopyIndex::new([], true));
-        assert!(void.answers((two, seq(5)), at(two)) && void.answers((two, seq(9)), at(two)));
-        assert!(!void.answers((two, seq(4)), at(two)), "it looked no further down");
-        assert!(!void.answers((two, seq(5)), at(one)), "the copy has no cursor in this epoch");
-        assert!(!void.answers((two, seq(5)), (two, None)), "its position is unknown");
-        assert!(!void.answers((Epoch(3), seq(5)), at(Epoch(3))), "another epoch");
+        let mut nothing_found = found(CopyIndex::new([], true));
+        assert!(
+            nothing_found.answers((two, seq(5)), at(two))
+                && nothing_found.answers((two, seq(9)), at(two))
+        );
+        assert!(
+            !nothing_found.answers((two, seq(4)), at(two)),
+            "the search did not reach this far back"
+        );
+        assert!(
+            !nothing_found.answers((two, seq(5)), at(one)),
+            "the copy has no cursor in this epoch"
+        );
+        assert!(!nothing_found.answers((two, seq(5)), (two, None)), "its position is unknown");
+        assert!(!nothing_found.answers((Epoch(3), seq(5)), at(Epoch(3))), "another epoch");
         assert!(
             !found(CopyIndex::new([], false)).answers((two, seq(5)), at(two)),
-            "not all was looked at"
+            "the search was incomplete"
         );
         let digest = spoke_protocol::Digest([0; 16]);
         let copied = CopiedEntry { epoch: one, seq: seq(6), digest };
         assert!(!found(CopyIndex::new([copied], true)).answers((two, seq(5)), at(two)));
-        let batch = void.index.deduplicate(Vec::new());
-        void.handle_done(two, seq(8), batch);
-        assert!(!void.answers((two, seq(5)), at(two)), "a copy that went back may hold others now");
-        assert!(void.answers((two, seq(9)), (two, Some(seq(8)))));
+        let batch = nothing_found.index.deduplicate(Vec::new());
+        nothing_found.handle_done(two, seq(8), batch);
+        assert!(
+            !nothing_found.answers((two, seq(5)), at(two)),
+            "a rewound copy may have other entries now"
+        );
+        assert!(nothing_found.answers((two, seq(9)), (two, Some(seq(8)))));
     }
 }

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_kept_under_the_digest_of_its_token() {
+    fn a_session_is_stored_under_the_digest_of_its_token() {
         assert_eq!(
             session_key("spoke-auth", &digest("abc")),
             "spoke-auth:session:\

@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(url.to_string(), "https://auth.example.com");
         let text = String::from_utf8(prompt.unwrap().questions).unwrap();
         assert_eq!(text.matches("the auth service: ").count(), 3, "{text}");
-        assert!(text.contains("https://"), "it names the error: {text}");
+        assert!(text.contains("https://"), "the error is shown: {text}");
     }
 
     #[test]

@@ -163,27 +163,28 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_is_the_goaway_of_a_websocket() {
-        for (status, word, reason) in [
+    fn each_http_refusal_becomes_the_matching_goaway() {
+        for (status, refused_as, reason) in [
             (401, "unauthorized", GoawayReason::Unauthorized),
             (409, "gap", GoawayReason::Gap),
             (409, "stale-epoch", GoawayReason::StaleEpoch),
             (409, "superseded", GoawayReason::Superseded),
-            (409, "of the future", GoawayReason::Other),
+            (409, "from-a-later-version", GoawayReason::Other),
             (400, "malformed", GoawayReason::Protocol),
             (413, "too-large", GoawayReason::Protocol),
             (429, "too-many", GoawayReason::Unavailable),
             (503, "unavailable", GoawayReason::Unavailable),
         ] {
             let goaway =
-                goaway_for(status, &format!(r#"{{"reason":"{word}","message":"m"}}"#)).unwrap();
-            assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {word}");
-            assert!(goaway.message.contains(word));
+                goaway_for(status, &format!(r#"{{"reason":"{refused_as}","message":"m"}}"#))
+                    .unwrap();
+            assert_eq!((goaway.reason, goaway.wait_ms), (reason, 3000), "{status} {refused_as}");
+            assert!(goaway.message.contains(refused_as));
         }
     }
 
     #[test]
-    fn a_response_of_another_server_is_a_broken_connection() {
+    fn a_response_from_another_server_is_a_broken_connection() {
         for status in [302, 404, 405, 413, 500, 502, 504] {
             assert_eq!(goaway_for(status, "<html>"), None, "{status}");
         }

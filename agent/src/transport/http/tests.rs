@@ -1,4 +1,4 @@
-//! Against a fake hub, which answers each request as the test decides.
+//! The HTTP transport against a fake hub, whose answers the test decides.
 
 use std::collections::HashMap;
 
@@ -21,8 +21,8 @@ use crate::dial::{Dialer, ProxySetting};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A request, and the sender of its response.
-struct Asked {
+/// A request with the sender of its response.
+struct PendingRequest {
     path: &'static str,
     query: HashMap<String, String>,
     generation: Option<String>,
@@ -32,13 +32,13 @@ struct Asked {
 }
 
 struct FakeHub {
-    asked: mpsc::Receiver<Asked>,
+    requests: mpsc::Receiver<PendingRequest>,
     channel: FrameChannel,
     tokens: watch::Sender<SecretString>,
 }
 
-async fn pass_on(
-    to: mpsc::Sender<Asked>,
+async fn forward(
+    to: mpsc::Sender<PendingRequest>,
     path: &'static str,
     query: HashMap<String, String>,
     headers: HeaderMap,
@@ -49,7 +49,7 @@ async fn pass_on(
         .map(|v| v.to_str().unwrap().to_owned());
     let token = headers["authorization"].to_str().unwrap().to_owned();
     let (answer, answered) = oneshot::channel();
-    to.send(Asked { path, query, generation, token, body, answer }).await.unwrap();
+    to.send(PendingRequest { path, query, generation, token, body, answer }).await.unwrap();
     match answered.await {
         Ok((status, body)) => (StatusCode::from_u16(status).unwrap(), Json(body)).into_response(),
         Err(_) => std::future::pending().await,
@@ -58,14 +58,14 @@ async fn pass_on(
 
 impl FakeHub {
     async fn start() -> Self {
-        let (to, asked) = mpsc::channel(8);
+        let (to, requests) = mpsc::channel(8);
         let posts = |path: &'static str| {
             post(move |State(to): State<_>, headers: HeaderMap, Json(body): Json<Value>| {
-                pass_on(to, path, HashMap::new(), headers, body)
+                forward(to, path, HashMap::new(), headers, body)
             })
         };
         let polls = |State(to): State<_>, Query(query): Query<_>, headers: HeaderMap| {
-            pass_on(to, "/xread", query, headers, Value::Null)
+            forward(to, "/xread", query, headers, Value::Null)
         };
         let app = Router::new()
             .route("/session", posts("/session"))
@@ -82,43 +82,43 @@ impl FakeHub {
         let dialer = Dialer::new(&ProxySetting::None, tls.into()).unwrap();
         let tokens = watch::Sender::new("t0ken".into());
         let channel = http_frames(HttpClient::new(&dialer, &hub), tokens.subscribe());
-        Self { asked, channel, tokens }
+        Self { requests, channel, tokens }
     }
 
-    /// A hub that has answered HELLO, with its first poll in flight.
-    async fn welcomed() -> (Self, Asked) {
+    /// Returns a hub that has answered HELLO, and the first poll, which waits for its response.
+    async fn welcomed() -> (Self, PendingRequest) {
         let mut hub = Self::start().await;
-        hub.say(Frame::Hello(Box::new(hello()))).await;
-        let asked = hub.asked("/session").await;
-        assert_eq!(asked.body["cursor"]["seq"], "7-0");
-        assert_eq!(asked.body["instance"], "0000000000000007");
-        asked.answer.send((200, welcome())).unwrap();
+        hub.send(Frame::Hello(Box::new(hello()))).await;
+        let request = hub.request("/session").await;
+        assert_eq!(request.body["cursor"]["seq"], "7-0");
+        assert_eq!(request.body["instance"], "0000000000000007");
+        request.answer.send((200, welcome())).unwrap();
         let Some(Frame::Welcome(welcome)) = hub.frame().await else { panic!("no WELCOME") };
         assert_eq!((welcome.generation, welcome.cursor.seq), (3, Seq::new(5, 0)));
-        let poll = hub.asked("/xread").await;
+        let poll = hub.request("/xread").await;
         (hub, poll)
     }
 
-    async fn say(&mut self, frame: Frame) {
+    async fn send(&mut self, frame: Frame) {
         self.channel.outbox.send(frame).await.unwrap();
     }
 
-    /// Returns the next request. The channel works only while its frames are polled.
-    async fn asked(&mut self, path: &str) -> Asked {
-        let asked = async {
+    /// Returns the next request. The channel makes progress only while its frames are polled.
+    async fn request(&mut self, path: &str) -> PendingRequest {
+        let request = async {
             tokio::select! {
-                asked = self.asked.recv() => asked.unwrap(),
-                frame = self.channel.frames.next() => panic!("{frame:?} instead of {path}"),
+                request = self.requests.recv() => request.unwrap(),
+                frame = self.channel.frames.next() => panic!("unexpected {frame:?} before {path}"),
             }
         };
-        let asked = tokio::time::timeout(DEADLINE, asked).await.expect("a request");
-        assert_eq!(asked.path, path);
-        asked
+        let request = tokio::time::timeout(DEADLINE, request).await.expect("no request in time");
+        assert_eq!(request.path, path);
+        request
     }
 
     async fn frame(&mut self) -> Option<Frame> {
         let frame = tokio::time::timeout(DEADLINE, self.channel.frames.next());
-        frame.await.expect("a frame").map(Result::unwrap)
+        frame.await.expect("no frame in time").map(Result::unwrap)
     }
 }
 
@@ -151,7 +151,7 @@ fn welcome() -> Value {
     })
 }
 
-fn push_up() -> Frame {
+fn push_frame() -> Frame {
     let (epoch, after, through) = (Epoch(1), Seq::new(5, 0), Seq::new(6, 0));
     let fields = vec![("a".into(), "b".into())];
     Frame::Push(Push {
@@ -164,15 +164,15 @@ fn push_up() -> Frame {
 }
 
 #[tokio::test]
-async fn a_batch_goes_up_while_a_poll_waits() {
+async fn a_batch_is_sent_while_a_poll_waits() {
     let (mut hub, poll) = FakeHub::welcomed().await;
-    hub.say(push_up()).await;
-    let asked = hub.asked("/xadd").await;
-    assert_eq!(asked.generation.as_deref(), Some("3"));
-    assert_eq!((&asked.body["after"], &asked.body["through"]), (&json!("5-0"), &json!("6-0")));
+    hub.send(push_frame()).await;
+    let request = hub.request("/xadd").await;
+    assert_eq!(request.generation.as_deref(), Some("3"));
+    assert_eq!((&request.body["after"], &request.body["through"]), (&json!("5-0"), &json!("6-0")));
     let refused = json!([{ "seq": "6-0", "reason": "too-large" }]);
     let added = json!({ "seq": "6-0", "accepted": 0, "duplicates": 0, "refused": refused });
-    asked.answer.send((200, added)).unwrap();
+    request.answer.send((200, added)).unwrap();
     let refused = vec![(Seq::new(6, 0), RejectReason::TooLarge)];
     let ack = Ack { epoch: Epoch(1), seq: Seq::new(6, 0), refused };
     assert_eq!(hub.frame().await, Some(Frame::Ack(ack)));
@@ -180,7 +180,7 @@ async fn a_batch_goes_up_while_a_poll_waits() {
 }
 
 #[tokio::test]
-async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
+async fn received_entries_are_acknowledged_by_the_next_poll_and_not_earlier() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     assert_eq!((poll.query["seq"].as_str(), poll.query["epoch"].as_str()), ("7-0", "2"));
     assert_eq!(poll.generation.as_deref(), Some("3"));
@@ -190,22 +190,22 @@ async fn what_came_down_is_acknowledged_by_the_next_poll_and_not_before() {
     let Some(Frame::Push(push)) = hub.frame().await else { panic!("no PUSH") };
     assert_eq!((push.after, push.through), (Seq::new(7, 0), Seq::new(9, 0)));
     assert_eq!(push.entries[0].seq, Seq::new(8, 0));
-    // A batch up is the next request. A ping makes no request.
-    hub.say(Frame::Ping).await;
-    hub.say(push_up()).await;
-    let _under_way = hub.asked("/xadd").await;
+    // The batch is the next request. A ping makes no request.
+    hub.send(Frame::Ping).await;
+    hub.send(push_frame()).await;
+    let _in_progress = hub.request("/xadd").await;
     let (epoch, seq) = (Epoch(2), Seq::new(9, 0));
-    hub.say(Frame::Ack(Ack { epoch, seq, refused: vec![] })).await;
-    assert_eq!(hub.asked("/xread").await.query["seq"], "9-0");
+    hub.send(Frame::Ack(Ack { epoch, seq, refused: vec![] })).await;
+    assert_eq!(hub.request("/xread").await.query["seq"], "9-0");
 }
 
 #[tokio::test]
-async fn the_next_request_bears_the_token_that_was_refreshed() {
+async fn the_next_request_has_the_refreshed_token() {
     let (mut hub, poll) = FakeHub::welcomed().await;
     assert_eq!(poll.token, "Bearer t0ken");
     hub.tokens.send_replace("n3xt".into());
-    hub.say(push_up()).await;
-    assert_eq!(hub.asked("/xadd").await.token, "Bearer n3xt");
+    hub.send(push_frame()).await;
+    assert_eq!(hub.request("/xadd").await.token, "Bearer n3xt");
 }
 
 #[tokio::test]
@@ -219,11 +219,11 @@ async fn a_refusal_ends_the_channel_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_refused_hello_has_its_reason() {
+async fn a_refused_hello_gives_a_goaway_with_the_reason() {
     let mut hub = FakeHub::start().await;
-    hub.say(Frame::Hello(Box::new(hello()))).await;
-    let asked = hub.asked("/session").await;
-    asked
+    hub.send(Frame::Hello(Box::new(hello()))).await;
+    let request = hub.request("/session").await;
+    request
         .answer
         .send((401, json!({ "code": 401, "reason": "unauthorized", "message": "m" })))
         .unwrap();
@@ -232,11 +232,11 @@ async fn a_refused_hello_has_its_reason() {
 }
 
 #[tokio::test]
-async fn a_response_of_another_server_is_a_broken_connection() {
+async fn a_response_from_another_server_is_a_broken_connection() {
     let mut hub = FakeHub::start().await;
-    hub.say(Frame::Hello(Box::new(hello()))).await;
-    let asked = hub.asked("/session").await;
-    asked.answer.send((404, json!("nothing here"))).unwrap();
-    let last = tokio::time::timeout(DEADLINE, hub.channel.frames.next()).await.unwrap();
-    assert!(matches!(last, Some(Err(TransportError::Broken(_)))));
+    hub.send(Frame::Hello(Box::new(hello()))).await;
+    let request = hub.request("/session").await;
+    request.answer.send((404, json!("nothing here"))).unwrap();
+    let ended = tokio::time::timeout(DEADLINE, hub.channel.frames.next()).await.unwrap();
+    assert!(matches!(ended, Some(Err(TransportError::Broken(_)))));
 }

@@ -179,17 +179,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_read_as_spreadsheets_and_operators_write_it() {
+    fn a_client_list_may_have_a_bom_a_header_blank_lines_and_comments() {
         let text = "\u{feff}client,valid\r\ndev2,12h\r\n\r\n# the shed\r\ndev1\r\n";
-        let wanted = parse(text).unwrap();
-        let names: Vec<_> = wanted.iter().map(|one| one.client.as_str()).collect();
+        let clients = parse(text).unwrap();
+        let names: Vec<_> = clients.iter().map(|line| line.client.as_str()).collect();
         assert_eq!(names, ["dev1", "dev2"]);
-        assert_eq!(wanted[1].valid, Some("12h".parse().unwrap()));
+        assert_eq!(clients[1].valid, Some("12h".parse().unwrap()));
     }
 
     #[test]
-    fn an_invalid_line_is_named_and_no_client_is_taken() {
-        for (text, words) in [
+    fn an_invalid_line_is_named_and_the_whole_list_is_refused() {
+        for (text, problem) in [
             ("", "no client"),
             ("client\n", "no client"),
             ("dev1\ndev 2\n", "line 2"),
@@ -198,7 +198,7 @@ mod tests {
             ("../etc\n", "line 1"),
         ] {
             let message = format!("{:#}", parse(text).unwrap_err());
-            assert!(message.contains(words), "{text:?}: {message}");
+            assert!(message.contains(problem), "{text:?}: {message}");
         }
     }
 }

@@ -7,42 +7,44 @@ use tokio_tungstenite::tungstenite::Bytes;
 
 use super::*;
 
-fn binary(length: usize, with: u8) -> Message {
-    Message::Binary(Bytes::from(vec![with; length]))
+fn binary(length: usize, byte: u8) -> Message {
+    Message::Binary(Bytes::from(vec![byte; length]))
 }
 
-/// Both ends of a WebSocket over a pipe of this many bytes.
-async fn joined(pipe: usize) -> (ServerSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
-    let (ours, theirs) = tokio::io::duplex(pipe);
+/// Returns both ends of a WebSocket over a pipe of this capacity, in bytes.
+async fn socket_pair(
+    capacity: usize,
+) -> (ServerSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
+    let (ours, theirs) = tokio::io::duplex(capacity);
     (ServerSocket::new(ours), WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
 }
 
 /// Asserts that no message is left.
-fn rest<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
-    assert!(socket.next().now_or_never().is_none(), "there is no further message");
+fn check_no_message<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) {
+    assert!(socket.next().now_or_never().is_none(), "a further message is left");
 }
 
 #[tokio::test]
-async fn a_socket_lets_go_of_what_a_large_message_took_and_keeps_small_buffers() {
-    let (mut socket, mut client) = joined(1 << 22).await;
+async fn a_socket_frees_the_buffer_of_a_large_message_and_keeps_small_buffers() {
+    let (mut socket, mut client) = socket_pair(1 << 22).await;
     for (length, is_renewed) in [(100, false), (SOCKET_BYTES_KEPT + 1, true), (1 << 20, true)] {
         client.send(binary(length, 7)).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap().message, binary(length, 7));
         assert!(socket.largest >= length);
-        rest(&mut socket);
+        check_no_message(&mut socket);
         assert_eq!(socket.largest == 0, is_renewed, "{length} bytes in");
     }
     socket.send(binary(1 << 20, 8)).await.unwrap();
-    rest(&mut socket);
+    check_no_message(&mut socket);
     assert_eq!(socket.largest, 0, "1 MiB out");
     assert_eq!(client.next().await.unwrap().unwrap(), binary(1 << 20, 8));
 }
 
 #[tokio::test]
-async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
+async fn no_buffered_message_is_lost_however_the_bytes_arrive() {
     for seed in 0..60 {
         let mut random = StdRng::seed_from_u64(seed);
-        let (mut socket, mut client) = joined(random.random_range(1..20_000)).await;
+        let (mut socket, mut client) = socket_pair(random.random_range(1..20_000)).await;
         let sizes = [0, 1, 125, 126, 5_000, 65_535, 65_536, 200_000];
         let messages: Vec<_> = (0..40u8)
             .map(|n| match random.random_range(0..10) {
@@ -51,44 +53,44 @@ async fn what_lies_in_the_buffer_is_never_lost_however_the_bytes_come() {
             })
             .collect();
         let sent = messages.clone();
-        let talking = tokio::spawn(async move {
+        let client_task = tokio::spawn(async move {
             for message in sent {
                 client.send(message).await.unwrap();
                 if random.random_bool(0.3) {
                     tokio::task::yield_now().await;
                 }
             }
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             while let Some(Ok(message)) = client.next().await {
                 match message {
                     Message::Pong(_) => {}
                     Message::Close(_) => break,
-                    message => heard.push(message),
+                    message => received.push(message),
                 }
             }
-            heard
+            received
         });
         let mut answers = Vec::new();
         for expected in messages {
             assert_eq!(socket.next().await.unwrap().unwrap().message, expected, "seed {seed}");
             let answer = binary(expected.len() / 2, 9);
-            // Taken by the other side only once it is done: it has to have room.
+            // Sent later: the client reads only after it has sent everything.
             answers.push(answer);
         }
         for answer in &answers {
             socket.send(answer.clone()).await.unwrap();
-            rest(&mut socket);
+            check_no_message(&mut socket);
         }
         socket.close().await.unwrap();
-        assert_eq!(talking.await.unwrap(), answers, "seed {seed}");
+        assert_eq!(client_task.await.unwrap(), answers, "seed {seed}");
     }
 }
 
 #[tokio::test]
-async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
+async fn fragmented_messages_and_long_headers_are_read_completely() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     let mut socket = ServerSocket::new(ours);
-    // Masked with zeros. The length of the first is said in eight bytes, where one would do.
+    // Masked with zeros. Lengths take eight bytes, although one would suffice for the first.
     let head = |opcode: u8, length: usize| {
         let mut head = vec![opcode, 0xff];
         head.extend((length as u64).to_be_bytes());
@@ -103,25 +105,25 @@ async fn frames_in_parts_and_with_long_headers_are_heard_whole() {
         theirs.write_all(part).await.unwrap();
         tokio::task::yield_now().await;
     }
-    for (length, with) in [(5, 1), (9_003, 2), (6_000, 3)] {
-        assert_eq!(socket.next().await.unwrap().unwrap().message, binary(length, with));
+    for (length, byte) in [(5, 1), (9_003, 2), (6_000, 3)] {
+        assert_eq!(socket.next().await.unwrap().unwrap().message, binary(length, byte));
     }
-    rest(&mut socket);
-    assert_eq!(socket.largest, 0, "nothing is left of them");
+    check_no_message(&mut socket);
+    assert_eq!(socket.largest, 0, "the buffer is freed");
     drop(socket);
     theirs.read_u8().await.unwrap_err();
 }
 
 #[tokio::test]
-async fn what_comes_after_the_last_words_is_thrown_away_and_not_for_long() {
-    let begun = Instant::now();
+async fn input_after_the_close_is_discarded_for_a_bounded_time() {
+    let started = Instant::now();
     discard(&mut stream::repeat(())).await;
-    let taken = begun.elapsed();
-    assert!(taken >= DISCARD_TIMEOUT && taken < 2 * DISCARD_TIMEOUT, "{taken:?}");
+    let elapsed = started.elapsed();
+    assert!(elapsed >= DISCARD_TIMEOUT && elapsed < 2 * DISCARD_TIMEOUT, "{elapsed:?}");
 }
 
 #[tokio::test]
-async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too() {
+async fn input_after_an_invalid_frame_is_discarded_too() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 10);
     let mut socket = ServerSocket::new(ours);
     let sending = tokio::spawn(async move {
@@ -133,7 +135,7 @@ async fn what_comes_behind_frames_that_are_not_fit_to_be_read_is_thrown_away_too
     assert!(socket.next().await.unwrap().is_err());
     let mut discarding = std::pin::pin!(discard(&mut socket));
     let _theirs = tokio::select! {
-        () = discarding.as_mut() => panic!("the connection is still there"),
+        () = discarding.as_mut() => panic!("the connection is still open"),
         sent = sending => sent.unwrap(),
     };
 }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_logged_once_per_outage_and_the_end_has_the_count() {
+    fn each_fault_is_logged_once_per_outage_and_the_recovery_has_the_count() {
         let begin = Instant::now();
         let mut log = OutageLog::default();
         assert_eq!(log.handle_recovery(begin), None);

@@ -135,41 +135,42 @@ mod tests {
         CopyIndex::new(entries.iter().map(|entry| copied(1, entry)), is_complete)
     }
 
-    fn places(entries: &[Entry]) -> Vec<u64> {
+    fn millis_of(entries: &[Entry]) -> Vec<u64> {
         entries.iter().map(|entry| entry.seq.ms).collect()
     }
 
     #[test]
-    fn entries_in_the_copy_are_removed_up_to_the_first_with_other_bytes() {
+    fn entries_in_the_copy_are_removed_up_to_the_first_that_differs() {
         let carried: Vec<_> = (1..=6).map(|ms| entry(ms, "old")).collect();
         let mut index = index(&carried, true);
-        // 3 was deleted by an app, 0 was trimmed once and is back again; 4 has other bytes, and 5 only
-        // looks like the carried one.
+        // 3 was deleted by an app. 0 was trimmed before it was
+        // carried, and restored by a rewind. 4 has other bytes, so 5 counts as new,
+        // although its bytes are the same.
         let batch = [(0, "old"), (1, "old"), (2, "old"), (4, "new"), (5, "old")];
         let first = index.deduplicate(batch.map(|(ms, value)| entry(ms, value)).to_vec());
-        assert_eq!((places(&first.entries), first.duplicates), (vec![0, 4, 5], 2));
+        assert_eq!((millis_of(&first.entries), first.duplicates), (vec![0, 4, 5], 2));
         assert_eq!(first.uncertain, None);
-        // It could not be appended, and comes again.
+        // The append failed, and the batch comes again.
         assert_eq!(index.deduplicate(batch.map(|(ms, value)| entry(ms, value)).to_vec()), first);
         index.confirm(first);
         // The next batch follows a new entry.
-        assert_eq!(places(&index.deduplicate(vec![entry(6, "old")]).entries), [6]);
+        assert_eq!(millis_of(&index.deduplicate(vec![entry(6, "old")]).entries), [6]);
     }
 
     #[test]
-    fn other_bytes_in_one_epoch_say_nothing_about_another() {
+    fn a_difference_in_one_epoch_does_not_affect_another_epoch() {
         let found =
             [copied(1, &entry(1, "a")), copied(2, &entry(1, "b")), copied(2, &entry(2, "b"))];
         let index = CopyIndex::new(found, true);
         let result = index.deduplicate(vec![entry(1, "b"), entry(2, "b")]);
-        assert_eq!((places(&result.entries), result.duplicates), (vec![], 2));
+        assert_eq!((millis_of(&result.entries), result.duplicates), (vec![], 2));
     }
 
     #[test]
     fn after_an_incomplete_search_entries_that_were_not_found_are_uncertain() {
         let index = index(&[entry(2, "old"), entry(4, "old")], false);
         let result = index.deduplicate((1..=5).map(|ms| entry(ms, "old")).collect());
-        assert_eq!((places(&result.entries), result.duplicates), (vec![1, 3, 5], 2));
+        assert_eq!((millis_of(&result.entries), result.duplicates), (vec![1, 3, 5], 2));
         let (first, last) = (Seq::new(1, 0), Seq::new(5, 0));
         assert_eq!(result.uncertain, Some(UncertainRange { first, last, count: 3 }));
     }

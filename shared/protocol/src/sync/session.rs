@@ -383,5 +383,5 @@ impl Session {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests;

@@ -1,9 +1,10 @@
-//! A fleet under virtual time: the real sender, receiver and session of both ends, with a modelled Redis (lost
-//! tail, wipe, trim, deletion, out of memory) and a network that loses, duplicates, reorders and disconnects.
+//! A fleet in virtual time: the real sender, receiver and session of both ends, with a modelled Redis (lost
+//! latest writes, wipe, trim, deletion, out of memory) and a network that loses, duplicates, reorders and
+//! disconnects.
 //!
 //! One seed gives one run, byte for byte. The models do what the scripts do; the tests of the store check that the
-//! scripts follow the same rules. The oracle is that of the chaos test: every entry that an app added and its
-//! Redis kept is in the copy once and in order, or a dead letter, or in a ledger with its range.
+//! scripts follow the same rules. The oracle is that of the chaos test: every entry that an app added and that its
+//! Redis kept is in the copy once and in order, or is a dead letter, or is in a ledger with its range.
 
 mod model_redis;
 mod link_end;
@@ -11,9 +12,9 @@ mod server;
 mod world;
 mod oracle;
 
-use world::{Weather, World};
+use world::{FaultRates, World};
 
-const CALM: Weather = Weather {
+const NO_FAULTS: FaultRates = FaultRates {
     lose: 0.0,
     repeat: 0.0,
     swap: 0.0,
@@ -27,22 +28,23 @@ const CALM: Weather = Weather {
     poison: 0.0,
     forget: 0.0,
     replace: 0.0,
-    narrow: 0,
+    link_bytes: 0,
 };
-const NETWORK: Weather = Weather { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..CALM };
+const NETWORK_FAULTS: FaultRates =
+    FaultRates { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..NO_FAULTS };
 
-/// The number of runs for each kind of weather; `SPOKE_SIMULATION_RUNS` sets another.
+/// The number of runs for each set of fault rates; `SPOKE_SIMULATION_RUNS` overrides it.
 const RUNS: usize = 150;
 
-fn run(first: u64, weather: Weather) {
-    run_with(first, &[], weather);
+fn run(first: u64, rates: FaultRates) {
+    run_with(first, &[], rates);
 }
 
-/// Runs with these seeds too, which once found a fault.
-fn run_with(first: u64, once_failed: &[u64], weather: Weather) {
+/// Also runs the seeds in `once_failed`, which have found faults before.
+fn run_with(first: u64, once_failed: &[u64], rates: FaultRates) {
     let runs = std::env::var("SPOKE_SIMULATION_RUNS").ok().and_then(|runs| runs.parse().ok());
     for seed in once_failed.iter().copied().chain((first..).take(runs.unwrap_or(RUNS))) {
-        let mut world = World::new(seed, 1 + seed as usize % 3, weather);
+        let mut world = World::new(seed, 1 + seed as usize % 3, rates);
         world.run(200);
         world.settle();
         oracle::check(&world);
@@ -50,54 +52,60 @@ fn run_with(first: u64, once_failed: &[u64], weather: Weather) {
 }
 
 #[test]
-fn nothing_is_lost_twice_there_or_out_of_order_whatever_the_network_does() {
-    run(0, Weather { poison: 0.1, full: 0.01, ..NETWORK });
+fn nothing_is_lost_duplicated_or_reordered_whatever_the_network_does() {
+    run(0, FaultRates { poison: 0.1, full: 0.01, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn what_is_trimmed_before_it_is_carried_is_counted_to_the_entry() {
-    run_with(1000, &[3289], Weather { trim: 0.1, ..NETWORK });
+fn entries_trimmed_before_they_are_carried_are_counted_exactly() {
+    run_with(1000, &[3289], FaultRates { trim: 0.1, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn what_an_app_deletes_is_no_loss_and_hides_none() {
-    let weather = Weather { trim: 0.05, delete: 0.1, poison: 0.05, ..NETWORK };
-    run_with(2000, &[2686, 2729], weather);
+fn an_entry_deleted_by_an_app_is_not_a_loss_and_hides_no_loss() {
+    let rates = FaultRates { trim: 0.05, delete: 0.1, poison: 0.05, ..NETWORK_FAULTS };
+    run_with(2000, &[2686, 2729], rates);
 }
 
 #[test]
-fn a_copy_that_went_back_is_filled_again_and_what_is_gone_is_counted() {
-    run(3000, Weather { trim: 0.05, hub_rewind: 0.02, ..NETWORK });
+fn a_rewound_copy_is_refilled_and_what_is_gone_is_counted() {
+    run(3000, FaultRates { trim: 0.05, hub_rewind: 0.02, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn an_origin_that_went_back_begins_a_new_life_in_which_nothing_is_lost_or_repeated() {
-    run(4000, Weather { device_rewind: 0.02, ..NETWORK });
+fn a_rewound_origin_begins_a_new_epoch_that_loses_and_repeats_nothing() {
+    run(4000, FaultRates { device_rewind: 0.02, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn a_client_that_is_forgotten_at_one_end_is_carried_neither_twice_nor_less() {
-    run(7000, Weather { trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK });
+fn a_client_forgotten_at_one_end_loses_and_repeats_nothing() {
+    run(7000, FaultRates { trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn a_stream_that_is_made_anew_is_carried_from_its_beginning_whatever_its_ids() {
-    run(8000, Weather { replace: 0.03, ..NETWORK });
+fn a_recreated_stream_is_carried_from_its_beginning_whatever_its_ids() {
+    run(8000, FaultRates { replace: 0.03, ..NETWORK_FAULTS });
 }
 
 #[test]
-fn a_link_that_breaks_after_some_bytes_carries_everything_all_the_same() {
-    run(10_000, Weather { narrow: 60, ..CALM });
-    run(11_000, Weather { narrow: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK });
-    run(12_000, Weather { narrow: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK });
+fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
+    run(10_000, FaultRates { link_bytes: 60, ..NO_FAULTS });
+    run(
+        11_000,
+        FaultRates { link_bytes: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK_FAULTS },
+    );
+    run(
+        12_000,
+        FaultRates { link_bytes: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK_FAULTS },
+    );
 }
 
 #[test]
-fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
+fn both_ends_may_be_rewound_wiped_trimmed_and_full() {
     run_with(
         5000,
         &[5152, 5728, 6116, 6967, 16756],
-        Weather {
+        FaultRates {
             trim: 0.03,
             delete: 0.02,
             device_rewind: 0.015,
@@ -105,7 +113,7 @@ fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
             wipe: 0.005,
             full: 0.01,
             poison: 0.05,
-            ..NETWORK
+            ..NETWORK_FAULTS
         },
     );
 }
@@ -113,7 +121,8 @@ fn both_ends_may_go_back_be_wiped_trimmed_and_full() {
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let bytes = |seed| {
-        let mut world = World::new(seed, 3, Weather { hub_rewind: 0.02, trim: 0.05, ..NETWORK });
+        let mut world =
+            World::new(seed, 3, FaultRates { hub_rewind: 0.02, trim: 0.05, ..NETWORK_FAULTS });
         world.run(300);
         world.settle();
         world.wire_digest()

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// What to do if a test fails because a golden file does not match.
-pub(crate) const HELP: &str = "agents and hubs of 0.1 are in use and send what shared/protocol/src/wire/golden/0.1 has: keep the \
-     files, keep their content for peers without a newer feature, and put additions behind a feature \
-     bit (ARCHITECTURE.md, \"How the wire changes\")";
+pub(crate) const HELP: &str = "agents and hubs of 0.1 are in use and send the bytes in shared/protocol/src/wire/golden/0.1. Keep the \
+     files, keep sending their content to peers without a newer feature, and put additions behind a \
+     feature bit (ARCHITECTURE.md, \"How the wire changes\")";
 
 /// Returns the frames of a file by name.
 ///
@@ -38,7 +38,7 @@ pub(crate) fn frames(file: &str) -> BTreeMap<&str, Vec<u8>> {
 /// Returns a JSON body of 0.1 by name.
 ///
 /// # Panics
-/// If there is none of that name.
+/// If no body has this name.
 pub(crate) fn json_body(name: &str) -> Value {
     let bodies: Value =
         serde_json::from_str(include_str!("golden/0.1/forms.json")).expect("the file is JSON");

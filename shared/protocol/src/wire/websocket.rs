@@ -158,7 +158,7 @@ fn after_byte(matched: usize, byte: u8) -> Option<usize> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use std::time::Duration;
 
@@ -169,7 +169,7 @@ mod tests {
     const PING: u8 = 0x9;
     const FINAL: u8 = 0x80;
 
-    /// A masked frame, whose length is said in as many bytes as `extended`.
+    /// Returns a masked frame whose extended length field has `extended` bytes.
     fn frame(first: u8, length: usize, extended: usize) -> Vec<u8> {
         let mut frame = vec![first];
         match extended {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_counted_however_their_bytes_come_and_however_long_their_headers_are() {
+    fn messages_are_counted_whatever_the_chunk_size_and_header_length() {
         let all = [
             frame(FINAL | TEXT, 5, 0),
             frame(FINAL | TEXT, 5, 8),
@@ -206,93 +206,93 @@ mod tests {
         ];
         let bytes = all.concat();
         for size in [1, 2, 3, 7, 1000, bytes.len()] {
-            let mut watch = FrameLimiter::default();
+            let mut limiter = FrameLimiter::default();
             let now = Instant::now();
             for part in bytes.chunks(size) {
-                watch.handle_read(part, now).unwrap();
+                limiter.handle_read(part, now).unwrap();
             }
-            assert_eq!(watch.messages(), 6, "{size} bytes at a time");
-            assert!(watch.is_between_messages() && watch.announced_bytes() == 0, "{size}");
+            assert_eq!(limiter.messages(), 6, "{size} bytes at a time");
+            assert!(limiter.is_between_messages() && limiter.announced_bytes() == 0, "{size}");
         }
     }
 
     #[test]
-    fn the_answer_to_a_handshake_is_passed_over_and_no_more_than_that() {
+    fn only_the_answer_to_the_handshake_is_skipped() {
         let answer = b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nx: \r\r\n\r\n".to_vec();
         let bytes = [answer, unmasked(FINAL | TEXT, 3), unmasked(FINAL | PING, 0)].concat();
         for size in [1, 3, bytes.len()] {
-            let mut watch = FrameLimiter::behind_handshake();
+            let mut limiter = FrameLimiter::behind_handshake();
             for part in bytes.chunks(size) {
-                watch.handle_read(part, Instant::now()).unwrap();
+                limiter.handle_read(part, Instant::now()).unwrap();
             }
-            assert_eq!((watch.messages(), watch.is_between_messages()), (2, true), "{size}");
+            assert_eq!((limiter.messages(), limiter.is_between_messages()), (2, true), "{size}");
         }
     }
 
     #[test]
-    fn a_message_under_way_says_how_long_it_is_before_it_is_there() {
-        let mut watch = FrameLimiter::default();
+    fn a_partial_message_gives_its_announced_length() {
+        let mut limiter = FrameLimiter::default();
         let now = Instant::now();
-        watch.handle_read(&frame(TEXT, 300, 2), now).unwrap();
-        assert_eq!((watch.announced_bytes(), watch.is_between_messages()), (300, false));
-        watch.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
-        assert_eq!((watch.announced_bytes(), watch.messages()), (4_000_300, 0));
-        let mut watch = FrameLimiter::default();
-        watch.handle_read(&[FINAL | TEXT], now).unwrap();
-        assert!(!watch.is_between_messages(), "half a header");
+        limiter.handle_read(&frame(TEXT, 300, 2), now).unwrap();
+        assert_eq!((limiter.announced_bytes(), limiter.is_between_messages()), (300, false));
+        limiter.handle_read(&frame(CONTINUATION, 4_000_000, 8)[..14], now).unwrap();
+        assert_eq!((limiter.announced_bytes(), limiter.messages()), (4_000_300, 0));
+        let mut limiter = FrameLimiter::default();
+        limiter.handle_read(&[FINAL | TEXT], now).unwrap();
+        assert!(!limiter.is_between_messages(), "half a header");
     }
 
     #[test]
-    fn a_message_of_empty_frames_ends_and_one_in_pieces_as_a_network_makes_them_does_not() {
+    fn too_many_empty_fragments_are_refused_and_fragments_of_ordinary_size_are_not() {
         let now = Instant::now();
         let empty = |length: usize| {
-            let mut watch = FrameLimiter::default();
-            watch.handle_read(&frame(TEXT, length, 8), now).unwrap();
-            (0..).find(|_| watch.handle_read(&frame(CONTINUATION, 0, 0), now).is_err()).unwrap()
+            let mut limiter = FrameLimiter::default();
+            limiter.handle_read(&frame(TEXT, length, 8), now).unwrap();
+            (0..).find(|_| limiter.handle_read(&frame(CONTINUATION, 0, 0), now).is_err()).unwrap()
         };
         assert_eq!(empty(0), FRAGMENTS_MAX - 1);
-        assert_eq!(empty(64 * 1024), FRAGMENTS_MAX - 1 + 128, "its payload earns it more");
-        let mut watch = FrameLimiter::default();
+        assert_eq!(empty(64 * 1024), FRAGMENTS_MAX - 1 + 128, "its payload allows more fragments");
+        let mut limiter = FrameLimiter::default();
         for _ in 0..10_000 {
-            watch.handle_read(&frame(CONTINUATION, FRAGMENT_BYTES as usize, 2), now).unwrap();
+            limiter.handle_read(&frame(CONTINUATION, FRAGMENT_BYTES as usize, 2), now).unwrap();
         }
-        // And each message has its own.
-        let mut watch = FrameLimiter::default();
+        // Each message has its own limit.
+        let mut limiter = FrameLimiter::default();
         for _ in 0..1000 {
-            watch.handle_read(&frame(TEXT, 0, 0).repeat(50), now).unwrap();
-            watch.handle_read(&frame(FINAL | CONTINUATION, 0, 0), now).unwrap();
+            limiter.handle_read(&frame(TEXT, 0, 0).repeat(50), now).unwrap();
+            limiter.handle_read(&frame(FINAL | CONTINUATION, 0, 0), now).unwrap();
         }
-        assert_eq!(watch.messages(), 1000);
+        assert_eq!(limiter.messages(), 1000);
     }
 
     #[test]
-    fn a_length_of_64_bits_overflows_nothing() {
-        let mut watch = FrameLimiter::default();
+    fn a_64_bit_length_does_not_overflow() {
+        let mut limiter = FrameLimiter::default();
         let now = Instant::now();
         let huge = [vec![TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat();
-        watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced_bytes(), u64::MAX);
-        let mut watch = FrameLimiter { payload_left: 0, message_bytes: u64::MAX, ..watch };
-        watch.handle_read(&huge, now).unwrap();
-        assert_eq!(watch.announced_bytes(), u64::MAX);
+        limiter.handle_read(&huge, now).unwrap();
+        assert_eq!(limiter.announced_bytes(), u64::MAX);
+        let mut limiter = FrameLimiter { payload_left: 0, message_bytes: u64::MAX, ..limiter };
+        limiter.handle_read(&huge, now).unwrap();
+        assert_eq!(limiter.announced_bytes(), u64::MAX);
     }
 
     #[test]
-    fn pings_have_a_rate_between_the_frames_of_a_message_too() {
-        let mut watch = FrameLimiter::default();
+    fn pings_between_the_frames_of_a_message_are_rate_limited_too() {
+        let mut limiter = FrameLimiter::default();
         let mut now = Instant::now();
-        watch.handle_read(&frame(TEXT, 1, 0), now).unwrap();
+        limiter.handle_read(&frame(TEXT, 1, 0), now).unwrap();
         let ping = frame(FINAL | PING, 0, 0);
         for _ in 0..CONTROL_FRAMES_BURST {
-            watch.handle_read(&ping, now).unwrap();
+            limiter.handle_read(&ping, now).unwrap();
         }
-        assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
+        assert_eq!(limiter.handle_read(&ping, now), Err(FrameFlood::Control));
         for _ in 0..1000 {
             now += CONTROL_FRAME_INTERVAL;
-            watch.handle_read(&ping, now).unwrap();
+            limiter.handle_read(&ping, now).unwrap();
         }
-        assert_eq!(watch.handle_read(&ping, now), Err(FrameFlood::Control));
+        assert_eq!(limiter.handle_read(&ping, now), Err(FrameFlood::Control));
         now += Duration::from_secs(3600);
-        watch.handle_read(&ping.repeat(CONTROL_FRAMES_BURST as usize), now).unwrap();
+        limiter.handle_read(&ping.repeat(CONTROL_FRAMES_BURST as usize), now).unwrap();
     }
 }

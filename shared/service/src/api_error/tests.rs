@@ -25,7 +25,7 @@ fn app() -> Router {
     fallback(router)
 }
 
-async fn ask(method: &str, path: &str, content_type: &str, body: &str) -> (Response, Value) {
+async fn send(method: &str, path: &str, content_type: &str, body: &str) -> (Response, Value) {
     let request = Request::builder().method(method).uri(path).header("content-type", content_type);
     let response = app().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
@@ -41,7 +41,7 @@ async fn a_body_is_parsed_as_json_or_as_a_form() {
         ("application/vnd.x+json", r#"{"a":"1 2"}"#),
         ("application/x-www-form-urlencoded", "a=1+2"),
     ] {
-        let (response, answer) = ask("POST", "/echo", content_type, body).await;
+        let (response, answer) = send("POST", "/echo", content_type, body).await;
         assert_eq!(response.status(), StatusCode::OK, "{content_type}");
         assert_eq!(answer, json!({ "a": "1 2" }), "{content_type}");
     }
@@ -62,7 +62,7 @@ async fn an_invalid_body_is_refused_with_an_api_error() {
         ("text/plain", "{}", 415, "unsupported-media-type"),
         ("", "{}", 415, "unsupported-media-type"),
     ] {
-        let (response, answer) = ask("POST", "/echo", content_type, body).await;
+        let (response, answer) = send("POST", "/echo", content_type, body).await;
         assert_eq!(response.status().as_u16(), status, "{content_type} {body}: {answer}");
         assert_eq!(answer["code"], status, "{content_type} {body}");
         assert_eq!(answer["reason"], reason, "{content_type} {body}");
@@ -72,9 +72,9 @@ async fn an_invalid_body_is_refused_with_an_api_error() {
 
 #[tokio::test]
 async fn unknown_paths_and_methods_are_refused_with_an_api_error() {
-    let (response, answer) = ask("GET", "/nowhere", "", "").await;
+    let (response, answer) = send("GET", "/nowhere", "", "").await;
     assert_eq!((response.status().as_u16(), &answer["reason"]), (404, &json!("not-found")));
-    let (response, answer) = ask("POST", "/both", "", "").await;
+    let (response, answer) = send("POST", "/both", "", "").await;
     assert_eq!(
         (response.status().as_u16(), &answer["reason"]),
         (405, &json!("method-not-allowed"))

@@ -288,7 +288,7 @@ mod tests {
         fs::write(&tls.cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
         fs::write(&tls.key_file, key.serialize_pem()).unwrap();
         let certificate = Certificate::open(&tls).unwrap().unwrap();
-        for (month, day, verdict, words) in [
+        for (month, day, verdict, finding) in [
             (1, 10, Severity::Ok, "is valid"),
             (1, 17, Severity::Ok, "is valid"),
             (1, 19, Severity::Warn, "expires in 13 days"),
@@ -298,7 +298,7 @@ mod tests {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
             let check = of_certificate(&tls.cert_file, &certificate, now);
             assert_eq!(check.verdict, verdict, "{month}-{day}: {check:?}");
-            assert!(check.finding.contains(words), "{month}-{day}: {check:?}");
+            assert!(check.finding.contains(finding), "{month}-{day}: {check:?}");
         }
         let early = of_certificate(&tls.cert_file, &certificate, UnixTime::now());
         assert_eq!(early.verdict, Severity::Fail, "{early:?}");

@@ -121,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_of_the_file_decides() {
-        let of = |mode, secret: Option<&str>| {
+    fn the_verdict_depends_on_the_mode_of_the_file() {
+        let judge_mode = |mode, secret: Option<&str>| {
             judge(Path::new("/x.toml"), mode, secret.map(str::to_owned), "hub")
         };
         for (mode, secret, verdict) in [
@@ -134,9 +134,9 @@ mod tests {
             (0o100_660, None, Severity::Warn),
             (0o100_642, None, Severity::Warn),
         ] {
-            assert_eq!(of(mode, secret).verdict, verdict, "{mode:o} {secret:?}");
+            assert_eq!(judge_mode(mode, secret).verdict, verdict, "{mode:o} {secret:?}");
         }
-        let check = of(0o100_644, Some("redis"));
+        let check = judge_mode(0o100_644, Some("redis"));
         assert!(
             check.finding.contains("(redis)") && check.finding.contains("mode 644"),
             "{check:?}"

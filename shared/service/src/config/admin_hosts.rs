@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_localhost_are_known_and_a_name_only_if_it_is_set() {
+    fn addresses_and_localhost_are_allowed_and_a_name_only_if_it_is_set() {
         let (none, set) = (AdminHosts::default(), "hub1.internal,Spoke.example");
         let set: AdminHosts = set.parse().unwrap();
         for host in
@@ -112,18 +112,22 @@ mod tests {
             b"[::1",
             b"]",
         ] {
-            let words = String::from_utf8_lossy(host);
-            assert!(!none.contains(host) && !set.contains(host), "{words}");
+            let text = String::from_utf8_lossy(host);
+            assert!(!none.contains(host) && !set.contains(host), "{text}");
         }
     }
 
     #[test]
-    fn the_name_that_the_listener_is_bound_to_is_known() {
-        let known = |listen: &str, host: &str| {
+    fn the_name_that_the_listener_is_bound_to_is_allowed() {
+        let is_allowed = |listen: &str, host: &str| {
             AdminHosts::default().with_listen(listen).contains(host.as_bytes())
         };
-        assert!(known("hub:9464", "hub:9464"));
-        assert!(!known("127.0.0.1:9464", "hub") && !known("[::]:9464", "") && !known(":1", ""));
+        assert!(is_allowed("hub:9464", "hub:9464"));
+        assert!(
+            !is_allowed("127.0.0.1:9464", "hub")
+                && !is_allowed("[::]:9464", "")
+                && !is_allowed(":1", "")
+        );
     }
 
     #[test]

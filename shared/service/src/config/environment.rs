@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_variable_of_ours_that_is_not_utf_8_is_an_error_and_others_are_ignored() {
         let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-        let of = |name: &[u8], value: &[u8]| {
+        let parsed = |name: &[u8], value: &[u8]| {
             let all = [(text(b"SPOKE_HUB_LISTEN"), text(b"a")), (text(name), text(value))];
             of_service("hub", all.into_iter())
         };
@@ -54,12 +54,12 @@ mod tests {
             (b"\xffPATH", b"a"),
             (b"SPOKE_AGENT_CLIENT", b"\xff"),
         ] {
-            assert_eq!(of(name, value).unwrap(), [("SPOKE_HUB_LISTEN".into(), "a".into())]);
+            assert_eq!(parsed(name, value).unwrap(), [("SPOKE_HUB_LISTEN".into(), "a".into())]);
         }
         for (name, value) in
             [(&b"SPOKE_HUB_TLS__CERT_FILE"[..], &b"/etc/\xff"[..]), (b"SPOKE_HUB_\xff", b"a")]
         {
-            let message = of(name, value).unwrap_err().to_string();
+            let message = parsed(name, value).unwrap_err().to_string();
             assert!(message.starts_with("SPOKE_HUB_") && message.contains("UTF-8"), "{message}");
         }
     }

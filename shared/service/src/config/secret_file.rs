@@ -94,19 +94,19 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_secret_is_refused_with_the_file_named() {
+    fn an_invalid_secret_is_refused_and_the_error_names_the_file() {
         let long = vec![b'a'; SECRET_BYTES_MAX as usize + 1];
-        for (bytes, word) in
+        for (bytes, problem) in
             [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff\xfe", "UTF-8"), (&long, "64 KiB")]
         {
             let message = read(bytes, Path::new("/x/otp")).unwrap_err().to_string();
-            assert!(message.contains("/x/otp") && message.contains(word), "{message}");
+            assert!(message.contains("/x/otp") && message.contains(problem), "{message}");
         }
         read(&long[1..], Path::new("-")).unwrap();
     }
 
     #[test]
-    fn a_bare_name_is_a_credential_where_there_are_any() {
+    fn a_bare_file_name_is_looked_up_in_the_credentials_directory() {
         let credentials = Some(PathBuf::from("/run/credentials/x"));
         for (path, given, found) in [
             ("otp", credentials.clone(), "/run/credentials/x/otp"),

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_joined_whatever_the_slashes() {
+    fn endpoints_are_joined_with_or_without_a_trailing_slash() {
         for (text, register, sync) in [
             ("https://hub.example.com", "https://hub.example.com/x", "wss://hub.example.com/x"),
             ("https://hub.example.com/", "https://hub.example.com/x", "wss://hub.example.com/x"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_and_loopback_are_told_apart() {
+    fn plaintext_and_loopback_urls_are_recognised() {
         for (text, is_plaintext, is_loopback) in [
             ("http://127.0.0.1:8443", true, true),
             ("http://127.8.9.1", true, true),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_without_being_repeated() {
+    fn an_invalid_url_is_refused_and_its_password_is_not_printed() {
         for bad in [
             "",
             "hunter2",

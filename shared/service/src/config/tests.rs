@@ -48,7 +48,7 @@ fn error_of(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) ->
 }
 
 #[test]
-fn flags_go_over_the_environment_over_the_file_over_the_defaults() {
+fn flags_override_the_environment_the_file_and_the_defaults_in_this_order() {
     let file =
         "cost = 1\n[tls]\ncert_file = \"file\"\nkey_file = \"file\"\n[log]\nlevel = \"warn\"\n";
     let environment = [("SPOKE_AGENT_COST", "2"), ("SPOKE_AGENT_TLS__CERT_FILE", "variable")];
@@ -63,7 +63,7 @@ fn flags_go_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
-fn a_string_becomes_the_type_of_its_key() {
+fn an_environment_variable_is_converted_to_the_type_of_its_key() {
     let environment = [
         ("SPOKE_AGENT_CLIENT", "123"),
         ("SPOKE_AGENT_COST", "12"),
@@ -83,7 +83,7 @@ fn a_string_becomes_the_type_of_its_key() {
 }
 
 #[test]
-fn dotted_keys_and_tables_are_the_same() {
+fn dotted_keys_and_tables_are_equivalent() {
     let settings = try_load("tls.cert_file = \"a\"\ntls.key_file = \"b\"\n", &[], &[]).unwrap();
     assert_eq!((settings.tls.cert_file, settings.tls.key_file), ("a".into(), "b".into()));
 }
@@ -151,7 +151,7 @@ fn a_file_that_is_not_toml_is_named_with_its_line_but_not_its_text() {
 }
 
 #[test]
-fn a_password_is_in_no_error_of() {
+fn no_error_contains_a_password() {
     let hidden = "redis://:hunter2@host/many";
     let message = error_of("", &[("SPOKE_AGENT_REDIS", hidden)], &[]);
     assert!(!message.contains("hunter2"), "{message}");

@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_list_is_named_with_help() {
-        for (text, word) in [
+    fn an_invalid_list_is_refused_with_help() {
+        for (text, help) in [
             ("proxy.example.com", "10.1.0.0/16"),
             ("127.0.0.1 10.0.0.1", "10.1.0.0/16"),
             ("10.0.0.0/33", "10.1.0.0/16"),
@@ -100,21 +100,21 @@ mod tests {
             ("::/0", "every address"),
         ] {
             let message = text.parse::<TrustedProxies>().unwrap_err().to_string();
-            assert!(message.contains(word), "{text}: {message}");
+            assert!(message.contains(help), "{text}: {message}");
         }
     }
 
     #[test]
-    fn only_those_that_are_listed_are_trusted() {
+    fn only_listed_addresses_are_trusted() {
         let proxies: TrustedProxies = "10.1.0.0/16, 2001:db8::1".parse().unwrap();
-        for (address, is_one) in [
+        for (address, is_trusted) in [
             ("10.1.2.3", true),
             ("::ffff:10.1.2.3", true),
             ("10.2.0.1", false),
             ("2001:db8::1", true),
             ("2001:db8::2", false),
         ] {
-            assert_eq!(proxies.contains(address.parse().unwrap()), is_one, "{address}");
+            assert_eq!(proxies.contains(address.parse().unwrap()), is_trusted, "{address}");
         }
     }
 }

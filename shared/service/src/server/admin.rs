@@ -103,13 +103,13 @@ mod tests {
     fn is_answered(url: &str, hosts: &[&'static str]) -> bool {
         let mut headers = HeaderMap::new();
         for host in hosts {
-            headers.append(HOST, host.parse().expect("a header takes it"));
+            headers.append(HOST, host.parse().expect("a valid header value"));
         }
-        check(&url.parse().expect("a URL"), &headers, &AdminHosts::default()).is_ok()
+        check(&url.parse().expect("a valid URL"), &headers, &AdminHosts::default()).is_ok()
     }
 
     #[test]
-    fn each_name_in_a_request_has_to_be_known() {
+    fn every_host_name_in_a_request_must_be_allowed() {
         assert!(is_answered("/metrics", &["127.0.0.1:9464"]));
         assert!(is_answered("http://localhost/metrics", &["127.0.0.1"]));
         for (url, hosts) in [

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_smaller_limit_takes_no_connection_until_enough_have_ended() {
+    fn a_smaller_limit_admits_no_connection_until_enough_have_ended() {
         let limit = ConnectionLimit::of(&ServeLimits::of(2));
         let (one, two) = (limit.take().unwrap(), limit.take().unwrap());
         assert!(limit.take().is_none());

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_most_address_that_is_not_trusted_counts() {
+    fn the_rightmost_untrusted_address_is_the_client() {
         let table: [(&str, &[&'static str], &str); 10] = [
             ("10.0.0.1:5", &["192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1:5", &["6.6.6.6, 192.0.2.7"], "192.0.2.7"),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_that_a_client_wrote_spoils_what_the_proxy_appended() {
+    fn invalid_bytes_of_a_client_do_not_affect_what_the_proxy_appended() {
         for junk in
             [&b"\xff"[..], b"\xc3\xa9", b"6.6.6.6\x80", b"\xff, \xfe,,", b"\t\"\\", b"a=b;c"]
         {
@@ -117,20 +117,20 @@ mod tests {
                 );
             }
         }
-        // A spoilt element of the proxy itself ends the list.
+        // An invalid element by the proxy itself ends the list.
         let line = &b"6.6.6.6, \xff192.0.2.7"[..];
         assert_eq!(client_of_bytes("10.0.0.1:5", &[line]), "10.0.0.1:5");
     }
 
     #[test]
-    fn no_other_peer_is_trusted() {
+    fn the_header_of_an_untrusted_peer_is_ignored() {
         for peer in ["192.0.2.7:5", "[2001:db8::2]:5"] {
             assert_eq!(client_of(peer, &["6.6.6.6"]), peer);
         }
     }
 
     #[test]
-    fn an_element_that_is_not_an_address_ends_the_list_at_its_writer() {
+    fn an_invalid_element_ends_the_list_at_the_proxy_that_wrote_it() {
         for line in ["", "unknown", "6.6.6.6, unknown", "6.6.6.6,", "_hidden", "1.2.3.4.5"] {
             assert_eq!(client_of("10.0.0.1:5", &[line]), "10.0.0.1:5", "{line:?}");
         }

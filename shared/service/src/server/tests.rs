@@ -1,4 +1,4 @@
-//! The bounds of a listener, each at real sockets.
+//! The limits of a listener, on real sockets.
 
 mod tls;
 
@@ -27,9 +27,9 @@ use super::{
 };
 use crate::shutdown::Shutdown;
 
-/// Deadline of events that happen at once.
+/// The deadline of events that are expected at once.
 const SOON: Duration = Duration::from_secs(10);
-/// A limit that a test waits for.
+/// A timeout whose end a test waits for.
 const BRIEF: Duration = Duration::from_millis(50);
 
 struct Running {
@@ -57,17 +57,17 @@ impl Running {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Returns the whole response to one GET; empty when the connection was closed at once.
+    /// Returns the whole response to one GET; empty if the connection was closed at once.
     async fn get(&self, path: &str) -> String {
         let mut stream = self.connect().await;
         // A refused connection may be reset before the request is written.
         let _ = stream.write_all(request(path).as_bytes()).await;
-        rest(&mut stream).await
+        read_to_end(&mut stream).await
     }
 
     async fn end(self) {
         self.shutdown.begin();
-        assert!(self.shutdown.finish(SOON).await, "tasks are left");
+        assert!(self.shutdown.finish(SOON).await, "tasks are still running");
     }
 }
 
@@ -76,9 +76,11 @@ fn request(path: &str) -> String {
 }
 
 /// Reads until the peer closes.
-async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
-    let read = timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("no end in time");
+    let read = timeout(SOON, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the connection was not closed in time");
     if let Err(error) = read {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
@@ -89,7 +91,7 @@ fn hello() -> Router {
     Router::new().route("/", get(|| async { "hello" }))
 }
 
-/// A handler that notifies when it has begun, and waits for a notification to go on.
+/// Returns a handler that notifies when it begins, and waits for a notification to continue.
 fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, goes) = (begun.clone(), go.clone());
@@ -105,24 +107,24 @@ fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_and_knows_its_peer() {
+async fn a_request_is_answered_and_its_handler_gets_the_peer_address() {
     let peer = |Extension(peer): Extension<PeerAddress>| async move { peer.to_string() };
     let running = start(hello().route("/peer", get(peer)), ServeLimits::default(), None).await;
     assert!(running.get("/").await.ends_with("\r\n\r\nhello"));
     let mut stream = running.connect().await;
     let own = stream.local_addr().unwrap().to_string();
     stream.write_all(request("/peer").as_bytes()).await.unwrap();
-    assert!(rest(&mut stream).await.ends_with(&own));
+    assert!(read_to_end(&mut stream).await.ends_with(&own));
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_header_that_takes_too_long_ends_its_connection() {
+async fn a_header_that_takes_too_long_closes_the_connection() {
     let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut stream = running.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
-    assert!(!rest(&mut stream).await.contains("hello"));
+    assert!(!read_to_end(&mut stream).await.contains("hello"));
     running.end().await;
 }
 
@@ -131,12 +133,12 @@ async fn a_silent_connection_is_closed() {
     let limits = ServeLimits { header_read: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut stream = running.connect().await;
-    rest(&mut stream).await;
+    read_to_end(&mut stream).await;
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_taken() {
+async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_accepted() {
     let (app, begun, go) = slow();
     let running = start(app, ServeLimits::default(), None).await;
     let address = running.address;
@@ -147,12 +149,12 @@ async fn a_request_in_progress_is_finished_at_shutdown_and_no_new_one_is_taken()
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     timeout(SOON, refused).await.expect("the listener is still open");
     go.notify_one();
-    assert!(rest(&mut stream).await.ends_with("finished"));
+    assert!(read_to_end(&mut stream).await.ends_with("finished"));
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_end_is_cut_when_the_drain_is_over() {
+async fn a_request_that_does_not_end_is_aborted_after_the_drain_timeout() {
     let (app, begun, _go) = slow();
     let limits = ServeLimits { drain: BRIEF, ..ServeLimits::default() };
     let running = start(app, limits, None).await;
@@ -160,7 +162,7 @@ async fn a_request_that_does_not_end_is_cut_when_the_drain_is_over() {
     stream.write_all(request("/slow").as_bytes()).await.unwrap();
     timeout(SOON, begun.notified()).await.unwrap();
     running.end().await;
-    assert!(!rest(&mut stream).await.contains("finished"));
+    assert!(!read_to_end(&mut stream).await.contains("finished"));
 }
 
 #[tokio::test]
@@ -184,14 +186,14 @@ async fn a_request_on_its_way_at_shutdown_is_answered_with_connection_close() {
     stream.read_exact(&mut [0; 1]).await.unwrap();
     running.shutdown.begin();
     stream.write_all(keep_alive).await.unwrap();
-    let answers = rest(&mut stream).await;
+    let answers = read_to_end(&mut stream).await;
     assert_eq!(answers.matches("hello").count(), 2, "{answers}");
     assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_closed_until_another_ends() {
+async fn a_connection_over_the_limit_is_closed_until_another_one_ends() {
     let limits = ServeLimits { connections: 1, ..ServeLimits::default() };
     let running = start(hello(), limits, None).await;
     let mut first = running.connect().await;
@@ -200,12 +202,12 @@ async fn a_connection_over_the_limit_is_closed_until_another_ends() {
     assert_eq!(running.get("/").await, "");
     drop(first);
     let again = async { while running.get("/").await.is_empty() {} };
-    timeout(SOON, again).await.expect("the permit was not given back");
+    timeout(SOON, again).await.expect("the permit was not returned");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_kept_handle_counts_after_its_connection_has_ended() {
+async fn a_kept_handle_counts_as_a_connection_after_its_own_has_ended() {
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
     let keep = move |Extension(handle): Extension<ConnectionHandle>| async move {
@@ -218,39 +220,38 @@ async fn a_kept_handle_counts_after_its_connection_has_ended() {
     assert_eq!(running.get("/").await, "");
     kept.lock().unwrap().take();
     let again = async { while running.get("/").await.is_empty() {} };
-    timeout(SOON, again).await.expect("the permit was not given back");
+    timeout(SOON, again).await.expect("the permit was not returned");
     running.end().await;
 }
 
 #[tokio::test]
-async fn an_unauthenticated_connection_is_evicted_for_a_newer_one_and_an_authenticated_one_is_not()
-{
+async fn the_oldest_unauthenticated_connection_is_evicted_and_no_authenticated_one() {
     let authenticate = |Extension(handle): Extension<ConnectionHandle>| async move {
         let _guard = handle.mark_authenticated();
         std::future::pending::<()>().await;
     };
     let limits = ServeLimits { unauthenticated: 2, drain: BRIEF, ..ServeLimits::default() };
     let running = start(hello().route("/mark", get(authenticate)), limits, None).await;
-    let mut known = running.connect().await;
-    known.write_all(request("/mark").as_bytes()).await.unwrap();
+    let mut authenticated = running.connect().await;
+    authenticated.write_all(request("/mark").as_bytes()).await.unwrap();
     let mut first = running.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
     let _second = running.connect().await;
     let _third = running.connect().await;
 
-    assert_eq!(rest(&mut first).await, "", "the oldest is evicted");
+    assert_eq!(read_to_end(&mut first).await, "", "the oldest is evicted");
 
-    // All connections before are unauthenticated or closed, and the newest is served all the same.
+    // All earlier unauthenticated connections are open or closed, and the newest is still served.
     for _ in 0..10 {
         assert!(running.get("/").await.ends_with("hello"));
     }
-    let waits = timeout(BRIEF, known.read(&mut [0])).await;
+    let waits = timeout(BRIEF, authenticated.read(&mut [0])).await;
     assert!(waits.is_err(), "the authenticated connection was closed: {waits:?}");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_response_that_is_not_read_ends_its_connection() {
+async fn a_response_that_is_not_read_closes_the_connection() {
     let large = || async { vec![b'x'; 64 * 1024 * 1024] };
     let kept: Arc<Mutex<Option<ConnectionHandle>>> = Arc::default();
     let keeper = kept.clone();
@@ -263,18 +264,18 @@ async fn a_response_that_is_not_read_ends_its_connection() {
     let mut stream = running.connect().await;
     stream.write_all(request("/large").as_bytes()).await.unwrap();
     let ended = async {
-        let place = loop {
-            let place = kept.lock().unwrap().take();
-            match place {
-                Some(place) => break Arc::downgrade(&place.0),
+        let handle = loop {
+            let handle = kept.lock().unwrap().take();
+            match handle {
+                Some(handle) => break Arc::downgrade(&handle.0),
                 None => tokio::task::yield_now().await,
             }
         };
-        while place.upgrade().is_some() {
+        while handle.upgrade().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(SOON, ended).await.expect("its connection is still there");
+    timeout(SOON, ended).await.expect("the connection is still open");
     running.end().await;
 }
 
@@ -288,13 +289,13 @@ async fn a_header_has_a_maximum_length() {
         // The server may close before all of it is sent.
         let _ = stream.write_all(line.as_bytes()).await;
     }
-    let answer = rest(&mut stream).await;
+    let answer = read_to_end(&mut stream).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_panic_in_one_request_ends_no_other() {
+async fn a_panic_in_one_request_does_not_affect_another() {
     let panics = || async {
         if true {
             panic!("on purpose");
@@ -316,15 +317,15 @@ async fn an_address_in_use_is_named_with_help() {
 }
 
 #[tokio::test]
-async fn the_admin_routes_give_liveness_readiness_and_metrics() {
+async fn the_admin_routes_serve_liveness_readiness_and_metrics() {
     let is_ready = Arc::new(Mutex::new(false));
-    let asked = is_ready.clone();
+    let readiness = is_ready.clone();
     let ready = move || -> BoxFuture<'static, Result<(), String>> {
-        let is_ready = *asked.lock().unwrap();
+        let is_ready = *readiness.lock().unwrap();
         Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
     };
     let stops = Shutdown::new();
-    let app = admin_router(stops.clone(), ready, || Box::pin(async { "figures 1\n".to_owned() }));
+    let app = admin_router(stops.clone(), ready, || Box::pin(async { "metric 1\n".to_owned() }));
     let running = start(app, ServeLimits::default(), None).await;
     let status = |answer: &str, status: StatusCode| {
         assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");
@@ -335,7 +336,7 @@ async fn the_admin_routes_give_liveness_readiness_and_metrics() {
     assert!(answer.contains("no redis"), "{answer}");
     *is_ready.lock().unwrap() = true;
     status(&running.get("/readyz").await, StatusCode::OK);
-    assert!(running.get("/metrics").await.ends_with("figures 1\n"));
+    assert!(running.get("/metrics").await.ends_with("metric 1\n"));
     status(&running.get("/nowhere").await, StatusCode::NOT_FOUND);
     stops.begin();
     status(&running.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_network_with_the_most_is_evicted() {
+    fn the_oldest_connection_of_the_network_with_the_most_is_evicted() {
         let all = Unauthenticated::new(4);
         let (good, _) = all.add(net(1));
         let crowd: Vec<_> = (0..3).map(|_| all.add(net(2)).0).collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn of_networks_with_equally_many_the_oldest_connection_is_evicted() {
+    fn among_networks_with_equally_many_the_oldest_connection_is_evicted() {
         let all = Unauthenticated::new(3);
         let all: Vec<_> = (0..5).map(|last| all.add(net(last)).0).collect();
         let gone: Vec<_> = all.iter().map(|tracked| is_evicted(tracked)).collect();
@@ -220,12 +220,12 @@ mod tests {
     #[test]
     fn a_connection_through_a_proxy_is_counted_under_its_client() {
         let all = Unauthenticated::new(4);
-        let behind = |last| {
+        let via_proxy = |last| {
             let (tracked, _) = all.add(net(9));
             tracked.set_peer_net(net(last));
             tracked
         };
-        let (good, crowd) = (behind(1), [behind(2), behind(2), behind(2)]);
+        let (good, crowd) = (via_proxy(1), [via_proxy(2), via_proxy(2), via_proxy(2)]);
 
         let (_newest, evicted) = all.add(net(9));
 
@@ -233,26 +233,26 @@ mod tests {
         assert!(is_evicted(&crowd[0]) && !is_evicted(&good));
         crowd[0].set_peer_net(net(3));
         drop((good, crowd, _newest));
-        assert_eq!(lock(&all.nets).count, 0, "an evicted connection takes no new place");
+        assert_eq!(lock(&all.nets).count, 0, "an evicted connection is not counted again");
         assert!(lock(&all.nets).nets.is_empty());
     }
 
     #[test]
-    fn an_authenticated_connection_stays_and_is_the_newest_afterwards() {
+    fn an_authenticated_connection_is_kept_and_counts_as_the_newest_afterwards() {
         let all = Unauthenticated::new(2);
-        let (known, _) = all.add(net(1));
-        let guards = (known.mark_authenticated(), known.mark_authenticated());
+        let (authenticated, _) = all.add(net(1));
+        let guards = (authenticated.mark_authenticated(), authenticated.mark_authenticated());
         let (older, _) = all.add(net(1));
         assert!(all.add(net(1)).1.is_none(), "an authenticated connection is not counted");
         let (newer, _) = all.add(net(1));
         drop(guards.0);
-        assert!(!is_evicted(&known), "it has a guard still");
+        assert!(!is_evicted(&authenticated), "one guard is left");
 
         drop(guards.1);
 
-        assert!(is_evicted(&older) && !is_evicted(&known));
-        drop((known, older, newer));
-        assert_eq!(lock(&all.nets).count, 0, "places are given back");
+        assert!(is_evicted(&older) && !is_evicted(&authenticated));
+        drop((authenticated, older, newer));
+        assert_eq!(lock(&all.nets).count, 0, "all places are returned");
         assert!(lock(&all.nets).nets.is_empty());
     }
 }

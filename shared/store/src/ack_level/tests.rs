@@ -2,7 +2,11 @@ use redis::parse_redis_value;
 
 use super::*;
 
-fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>) -> ServerInfo {
+fn server_info(
+    version: (u64, u64),
+    replicas: u64,
+    syncing: Option<(bool, &str, bool)>,
+) -> ServerInfo {
     let syncing = syncing.map(|(is_append_only, appendfsync, pauses_for_rewrite)| AofSync {
         is_append_only,
         appendfsync: appendfsync.to_owned(),
@@ -12,7 +16,7 @@ fn facts(version: (u64, u64), replicas: u64, syncing: Option<(bool, &str, bool)>
 }
 
 #[test]
-fn a_level_is_one_of_three_words_and_nothing_else() {
+fn an_ack_level_is_memory_fsync_or_replicas_and_nothing_else() {
     for (text, level) in [
         ("memory", AckLevel::Memory),
         ("fsync", AckLevel::Fsync),
@@ -31,36 +35,52 @@ fn a_level_is_one_of_three_words_and_nothing_else() {
 }
 
 #[test]
-fn a_redis_gives_the_levels_that_it_can_prove_and_no_other() {
-    let lacks = |word: &str| Err(word.to_owned());
+fn a_redis_offers_only_the_ack_levels_that_it_can_prove() {
+    let fails_with = |text: &str| Err(text.to_owned());
     let proves = |barrier| Ok(Some(barrier));
     let (old, new) = ((7, 0), (7, 2));
-    let hidden = None;
-    for (level, facts, expected) in [
-        ("memory", facts(old, 0, hidden), Ok(None)),
-        ("replicas:2", facts(old, 2, hidden), proves(Barrier::Replicas(2))),
-        ("replicas:2", facts(new, 3, hidden), proves(Barrier::Replicas(2))),
-        ("replicas:2", facts(new, 1, hidden), lacks("redis has 1 connected replicas")),
-        ("fsync", facts(old, 9, hidden), lacks("CONFIG GET is denied")),
-        ("fsync", facts(new, 9, hidden), lacks("CONFIG GET is denied")),
-        ("fsync", facts(old, 0, Some((true, "always", false))), proves(Barrier::SyncsAlways)),
+    let denied = None;
+    for (level, server_info, expected) in [
+        ("memory", server_info(old, 0, denied), Ok(None)),
+        ("replicas:2", server_info(old, 2, denied), proves(Barrier::Replicas(2))),
+        ("replicas:2", server_info(new, 3, denied), proves(Barrier::Replicas(2))),
+        ("replicas:2", server_info(new, 1, denied), fails_with("redis has 1 connected replicas")),
+        ("fsync", server_info(old, 9, denied), fails_with("CONFIG GET is denied")),
+        ("fsync", server_info(new, 9, denied), fails_with("CONFIG GET is denied")),
+        ("fsync", server_info(old, 0, Some((true, "always", false))), proves(Barrier::SyncsAlways)),
         (
             "fsync",
-            facts(old, 0, Some((true, "always", true))),
-            lacks("no-appendfsync-on-rewrite no"),
+            server_info(old, 0, Some((true, "always", true))),
+            fails_with("no-appendfsync-on-rewrite no"),
         ),
-        ("fsync", facts(old, 0, Some((true, "everysec", false))), lacks("appendfsync always")),
-        ("fsync", facts(old, 0, Some((false, "always", false))), lacks("appendonly yes")),
-        ("fsync", facts(new, 0, Some((true, "always", false))), proves(Barrier::Synced)),
-        ("fsync", facts(new, 0, Some((true, "everysec", true))), proves(Barrier::Synced)),
-        ("fsync", facts((8, 0), 0, Some((true, "everysec", false))), proves(Barrier::Synced)),
-        ("fsync", facts(new, 0, Some((true, "no", false))), lacks("appendfsync everysec")),
-        ("fsync", facts(new, 0, Some((false, "everysec", false))), lacks("appendonly yes")),
+        (
+            "fsync",
+            server_info(old, 0, Some((true, "everysec", false))),
+            fails_with("appendfsync always"),
+        ),
+        (
+            "fsync",
+            server_info(old, 0, Some((false, "always", false))),
+            fails_with("appendonly yes"),
+        ),
+        ("fsync", server_info(new, 0, Some((true, "always", false))), proves(Barrier::Synced)),
+        ("fsync", server_info(new, 0, Some((true, "everysec", true))), proves(Barrier::Synced)),
+        ("fsync", server_info((8, 0), 0, Some((true, "everysec", false))), proves(Barrier::Synced)),
+        (
+            "fsync",
+            server_info(new, 0, Some((true, "no", false))),
+            fails_with("appendfsync everysec"),
+        ),
+        (
+            "fsync",
+            server_info(new, 0, Some((false, "everysec", false))),
+            fails_with("appendonly yes"),
+        ),
     ] {
-        let found = level.parse::<AckLevel>().unwrap().barrier(&facts);
-        match (found.map_err(|lack| lack.to_string()), expected) {
-            (Err(found), Err(words)) => assert!(found.contains(&words), "{level}: {found}"),
-            (found, expected) => assert_eq!(found, expected, "{level}: {facts:?}"),
+        let found = level.parse::<AckLevel>().unwrap().barrier(&server_info);
+        match (found.map_err(|error| error.to_string()), expected) {
+            (Err(found), Err(problem)) => assert!(found.contains(&problem), "{level}: {found}"),
+            (found, expected) => assert_eq!(found, expected, "{level}: {server_info:?}"),
         }
     }
 }
@@ -90,7 +110,9 @@ fn a_barrier_is_passed_only_by_an_answer_that_proves_the_level() {
         let error = found.map_err(StoreError::from);
         match (&error, expected) {
             (Ok(()), Ok(())) => {}
-            (Err(StoreError::Busy { code, .. }), Err(word)) => assert_eq!(code, word, "{answer}"),
+            (Err(StoreError::Busy { code, .. }), Err(expected)) => {
+                assert_eq!(code, expected, "{answer}")
+            }
             _ => panic!("{barrier:?} took {answer:?} for {error:?}"),
         }
     }

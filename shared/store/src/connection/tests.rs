@@ -1,4 +1,4 @@
-//! The connection against a real redis-server of the test's own, on a socket in a temporary folder.
+//! The connection against a real redis-server of each test, on a socket in a temporary folder.
 
 use std::{
     path::PathBuf,
@@ -53,12 +53,16 @@ impl Drop for Server {
     }
 }
 
-/// Pings until the answer is as wanted.
-async fn until(redis: &Redis, what: &str, is_wanted: impl Fn(&Result<(), StoreError>) -> bool) {
+/// Pings until the answer is the expected one.
+async fn ping_until(
+    redis: &Redis,
+    what: &str,
+    is_expected: impl Fn(&Result<(), StoreError>) -> bool,
+) {
     let begun = Instant::now();
     loop {
         let answer = redis.ping().await;
-        if is_wanted(&answer) {
+        if is_expected(&answer) {
             return;
         }
         assert!(begun.elapsed() < SOON, "waited for {what}, got {answer:?}");
@@ -67,41 +71,43 @@ async fn until(redis: &Redis, what: &str, is_wanted: impl Fn(&Result<(), StoreEr
 }
 
 #[tokio::test]
-async fn it_connects_late_and_comes_back_by_itself() {
+async fn it_connects_once_redis_starts_and_reconnects_automatically() {
     let mut server = Server::new();
     let redis = Redis::open(&server.url("")).unwrap();
     let error = redis.ping().await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
     for _ in 0..2 {
         server.start(&[]);
-        until(&redis, "an answer", Result::is_ok).await;
+        ping_until(&redis, "an answer", Result::is_ok).await;
         server.kill();
-        until(&redis, "a fault", |answer| answer.as_ref().is_err_and(StoreError::is_transient))
-            .await;
+        ping_until(&redis, "a fault", |answer| {
+            answer.as_ref().is_err_and(StoreError::is_transient)
+        })
+        .await;
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_costs_no_command() {
+async fn a_connection_that_was_closed_while_idle_fails_no_command() {
     let mut server = Server::new();
     server.start(&[]);
     let idle = Redis::open(&server.url("")).unwrap();
-    until(&idle, "an answer", Result::is_ok).await;
+    ping_until(&idle, "an answer", Result::is_ok).await;
     for _ in 0..3 {
         server.kill();
         server.start(&[]);
         let other = Redis::open(&server.url("")).unwrap();
-        until(&other, "an answer", Result::is_ok).await;
+        ping_until(&other, "an answer", Result::is_ok).await;
         idle.ping().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn commands_at_once_share_one_connection() {
+async fn concurrent_commands_share_one_connection() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("")).unwrap();
-    until(&redis, "an answer", Result::is_ok).await;
+    ping_until(&redis, "an answer", Result::is_ok).await;
     let mut kill = redis::cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("no");
     kill.query_async::<()>(&mut redis.connection()).await.unwrap_or_default();
@@ -109,17 +115,21 @@ async fn commands_at_once_share_one_connection() {
     let served = pings.iter().filter(|answer| answer.is_ok()).count();
     let mut info = redis::cmd("INFO");
     let info: String = info.arg("stats").query_async(&mut redis.connection()).await.unwrap();
-    let made = info.lines().find(|line| line.starts_with("total_connections_received:"));
-    let made: usize = made.unwrap().rsplit(':').next().unwrap().trim().parse().unwrap();
-    assert!(made <= 3, "{made} connections were made, and {served} of 100 commands served");
+    let connections = info.lines().find(|line| line.starts_with("total_connections_received:"));
+    let connections: usize =
+        connections.unwrap().rsplit(':').next().unwrap().trim().parse().unwrap();
+    assert!(
+        connections <= 3,
+        "{connections} connections were opened; {served} of 100 commands succeeded"
+    );
 }
 
 #[tokio::test]
-async fn a_refused_login_is_tried_again_once_it_would_do() {
+async fn a_refused_login_is_retried_and_succeeds_once_the_password_matches() {
     let mut server = Server::new();
     server.start(&["--requirepass", "right"]);
     let admin = Redis::open(&server.url("?pass=right")).unwrap();
-    until(&admin, "an answer", Result::is_ok).await;
+    ping_until(&admin, "an answer", Result::is_ok).await;
     let redis = Redis::open(&server.url("?pass=new")).unwrap();
     let error = redis.ping().await.unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
@@ -130,11 +140,11 @@ async fn a_refused_login_is_tried_again_once_it_would_do() {
 }
 
 #[tokio::test]
-async fn a_script_is_loaded_again_where_redis_has_forgotten_it() {
+async fn a_script_is_loaded_again_if_redis_has_forgotten_it() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("")).unwrap();
-    until(&redis, "an answer", Result::is_ok).await;
+    ping_until(&redis, "an answer", Result::is_ok).await;
     let script = Script::new("return ARGV[1] + 1");
     for count in 0..2 {
         let answer: u64 = redis.invoke(script.prepare_invoke().arg(count)).await.unwrap();
@@ -145,21 +155,21 @@ async fn a_script_is_loaded_again_where_redis_has_forgotten_it() {
 }
 
 #[tokio::test]
-async fn a_connection_of_ones_own_speaks_resp3_to_the_same_database() {
+async fn a_dedicated_connection_speaks_resp3_to_the_same_database() {
     let mut server = Server::new();
     server.start(&[]);
     let redis = Redis::open(&server.url("?db=3")).unwrap();
-    until(&redis, "an answer", Result::is_ok).await;
+    ping_until(&redis, "an answer", Result::is_ok).await;
     redis::cmd("SET").arg("a").arg(1).query_async::<()>(&mut redis.connection()).await.unwrap();
-    let mut own = redis.dedicated_connection(|_| {}).await.unwrap();
-    let there: u64 = redis::cmd("EXISTS").arg("a").query_async(&mut own).await.unwrap();
-    assert_eq!(there, 1);
-    let hello: Value = redis::cmd("HELLO").query_async(&mut own).await.unwrap();
+    let mut dedicated = redis.dedicated_connection(|_| {}).await.unwrap();
+    let count: u64 = redis::cmd("EXISTS").arg("a").query_async(&mut dedicated).await.unwrap();
+    assert_eq!(count, 1);
+    let hello: Value = redis::cmd("HELLO").query_async(&mut dedicated).await.unwrap();
     assert!(matches!(hello, Value::Map(_)), "{hello:?}");
 }
 
 #[tokio::test]
-async fn nothing_printed_holds_the_password() {
+async fn nothing_printed_contains_the_password() {
     let url: RedisUrl = "redis://:hunter2@127.0.0.1:1".parse().unwrap();
     let redis = Redis::open(&url).unwrap();
     let printed = format!("{redis:?} {:?} {:?}", redis.connection(), redis.ping().await);

@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends once its gate opens, and is answered later.
+    /// Sends `n` once its gate opens, and returns `n` later.
     async fn send(gate: oneshot::Receiver<()>, to: &mpsc::UnboundedSender<u32>, n: u32) -> u32 {
         gate.await.unwrap();
         to.send(n).unwrap();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_is_sent_first_even_when_the_second_is_woken_first() {
+    async fn the_first_append_is_sent_first_even_if_the_second_is_woken_first() {
         let (to, mut from) = mpsc::unbounded_channel();
         let mut sent = || [from.try_recv().unwrap(), from.try_recv().unwrap()];
         let gates = || [oneshot::channel(), oneshot::channel()];
@@ -77,7 +77,7 @@ mod tests {
         open_1.send(()).unwrap();
         open_0.send(()).unwrap();
         assert_eq!(unordered.collect::<Vec<_>>().await, [0, 1]);
-        assert_eq!(sent(), [1, 0], "the library's would do otherwise");
+        assert_eq!(sent(), [1, 0], "FuturesOrdered sends in another order");
 
         let [(open_0, gate_0), (open_1, gate_1)] = gates();
         let mut queue = AppendQueue::default();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_waits_for_those_before_it() {
+    async fn an_answer_waits_for_the_answers_before_it() {
         let (first, answer) = oneshot::channel::<u32>();
         let mut queue = AppendQueue::default();
         queue.push(async { answer.await.unwrap() }.boxed());

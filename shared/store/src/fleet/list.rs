@@ -273,15 +273,15 @@ mod tests {
     use spoke_protocol::TallyPrecision;
 
     #[test]
-    fn what_a_device_said_to_have_is_waited_for_until_it_is_here() {
+    fn entries_reported_by_a_device_are_pending_until_they_arrive() {
         let reach = OriginReach { first: Seq::new(5, 0), last: Seq::new(9, 0), added: 100 };
         assert_eq!(OriginReach::from_text(&reach.to_string()), Some(reach));
         let tally = |added| Tally { added, precision: TallyPrecision::Exact, ..Tally::ZERO };
 
         let trimmed = pending_up(&reach, Seq::new(3, 0), &tally(40));
         assert_eq!(trimmed, PendingEntries { entries: 60, oldest_ms: Some(5) });
-        let midway = pending_up(&reach, Seq::new(8, 0), &tally(99));
-        assert_eq!(midway, PendingEntries { entries: 1, oldest_ms: Some(8) });
+        let partly_arrived = pending_up(&reach, Seq::new(8, 0), &tally(99));
+        assert_eq!(partly_arrived, PendingEntries { entries: 1, oldest_ms: Some(8) });
         assert_eq!(pending_up(&reach, Seq::new(9, 0), &tally(100)), PendingEntries::default());
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The lines that count, as Redis 7.0 writes them.
+/// The relevant lines, as Redis 7.0 writes them.
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n\
                     # Memory\r\nmaxmemory:1048576\r\nmaxmemory_human:1.00M\r\n\
                     maxmemory_policy:allkeys-lru\r\n\r\n# Persistence\r\nloading:0\r\n\
@@ -8,8 +8,8 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\
                     slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0\r\n";
 
 #[test]
-fn what_info_tells_is_read() {
-    let facts = ServerInfo {
+fn server_info_is_parsed_from_info() {
+    let server_info = ServerInfo {
         version: (7, 0),
         replicas: 2,
         is_append_only: false,
@@ -17,16 +17,16 @@ fn what_info_tells_is_read() {
         max_memory_policy: "allkeys-lru".to_owned(),
         aof_sync: None,
     };
-    assert_eq!(ServerInfo::of_info(INFO), facts);
+    assert_eq!(ServerInfo::of_info(INFO), server_info);
 }
 
 #[test]
-fn what_info_leaves_out_is_no_finding() {
+fn a_value_missing_from_info_causes_no_warning() {
     assert_eq!(ServerInfo::of_info("").warnings(), []);
 }
 
 #[test]
-fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
+fn only_eviction_or_a_missing_append_only_file_causes_a_warning() {
     let evicts = |policy: &str| ServerWarning::Evicts { policy: policy.to_owned() };
     for (max_memory, policy, is_append_only, expected) in [
         (0, "noeviction", true, vec![]),
@@ -40,14 +40,14 @@ fn only_a_redis_that_may_evict_or_forgets_with_its_process_is_a_finding() {
         (1, "volatile-lru", false, vec![evicts("volatile-lru"), ServerWarning::NoAppendOnly]),
     ] {
         let max_memory_policy = policy.to_owned();
-        let facts =
+        let server_info =
             ServerInfo { max_memory, max_memory_policy, is_append_only, ..ServerInfo::default() };
-        assert_eq!(facts.warnings(), expected, "{max_memory} {policy}");
+        assert_eq!(server_info.warnings(), expected, "{max_memory} {policy}");
     }
 }
 
 #[test]
-fn a_finding_says_what_can_be_lost_and_the_mend() {
+fn a_warning_says_what_can_be_lost_and_what_to_do() {
     let volatile = ServerWarning::Evicts { policy: "volatile-ttl".to_owned() };
     assert!(volatile.to_string().contains("sessions"), "{volatile}");
     let all = ServerWarning::Evicts { policy: "allkeys-lfu".to_owned() };

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_three_schemes_are_taken_and_kept_as_they_are() {
+fn urls_of_the_three_schemes_are_accepted_unchanged() {
     for good in [
         "redis://127.0.0.1:6379",
         "redis://localhost",
@@ -16,7 +16,7 @@ fn the_three_schemes_are_taken_and_kept_as_they_are() {
 }
 
 #[test]
-fn anything_else_is_refused_without_being_repeated() {
+fn an_invalid_url_is_refused_and_its_password_is_not_printed() {
     for bad in [
         "",
         "127.0.0.1:6379",
@@ -37,7 +37,7 @@ fn anything_else_is_refused_without_being_repeated() {
 }
 
 #[test]
-fn a_password_is_shown_nowhere() {
+fn a_password_is_never_shown() {
     for (text, shown) in [
         ("redis://:hunter2@10.0.0.1:7000/3", "redis://:***@10.0.0.1:7000/3"),
         ("rediss://spoke:hunter2@example.com", "rediss://spoke:***@example.com"),
@@ -55,8 +55,8 @@ fn refusal(url: &str) -> String {
 }
 
 #[test]
-fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_are() {
-    for (url, words) in [
+fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
+    for (url, expected) in [
         ("rediss://h?cafile=/x", "unknown option cafile; did you mean ca_file?"),
         ("rediss://h?ca_file=/x&certfile=/y", "unknown option certfile; did you mean cert_file?"),
         ("rediss://h?insecure=true", "takes ca_file, cert_file, key_file"),
@@ -67,13 +67,13 @@ fn an_unknown_option_is_refused_with_the_nearest_known_one_or_with_those_there_a
         ("rediss://h?cert_file=/x", "go together"),
         ("rediss://h?key_file=/x", "go together"),
     ] {
-        assert!(refusal(url).contains(words), "{url}: {}", refusal(url));
+        assert!(refusal(url).contains(expected), "{url}: {}", refusal(url));
     }
 }
 
 #[test]
-fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_never_told() {
-    for (url, words) in [
+fn a_password_with_reserved_characters_must_be_encoded_and_is_never_printed() {
+    for (url, expected) in [
         ("redis://:hunter2#x@127.0.0.1", "write %23"),
         ("rediss://user:hunter2#@127.0.0.1:6379/1", "write %23"),
         ("redis://:hunter@2@127.0.0.1", "write %40"),
@@ -81,7 +81,7 @@ fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_
         ("redis://:12?hunter2@127.0.0.1", "%3F"),
     ] {
         let message = refusal(url);
-        assert!(message.contains(words) && !message.contains("hunter"), "{url}: {message}");
+        assert!(message.contains(expected) && !message.contains("hunter"), "{url}: {message}");
     }
     for good in ["redis://:p%23%40%2F%3F@127.0.0.1", "unix:///run/a@b/r.sock?pass=p%23"] {
         assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
@@ -89,7 +89,7 @@ fn a_password_with_characters_that_mean_something_in_a_url_is_to_be_encoded_and_
 }
 
 #[test]
-fn files_that_are_missing_or_hold_something_else_are_named() {
+fn certificate_files_that_are_missing_or_invalid_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -100,19 +100,19 @@ fn files_that_are_missing_or_hold_something_else_are_named() {
     };
     let key_file = write("key.pem", &key.serialize_pem());
     let cert_file = write("cert.pem", &certificate.self_signed(&key).unwrap().pem());
-    let of = |cert: &str, key: &str| {
+    let result_of = |cert: &str, key: &str| {
         let url: RedisUrl = format!("rediss://h?cert_file={cert}&key_file={key}").parse().unwrap();
         url.client().map(drop).map_err(|error| error_chain(&error))
     };
     let _ = rustls::crypto::ring::default_provider().install_default();
-    assert_eq!(of(&cert_file, &key_file), Ok(()));
-    for (cert, key, words) in [
+    assert_eq!(result_of(&cert_file, &key_file), Ok(()));
+    for (cert, key, expected) in [
         ("/nowhere/cert.pem", &*key_file, "/nowhere/cert.pem"),
         (&*cert_file, "/nowhere/key.pem", "/nowhere/key.pem"),
         (&*key_file, &*key_file, "no certificate in it"),
         (&*cert_file, &*cert_file, "no private key in it"),
     ] {
-        let message = of(cert, key).unwrap_err();
-        assert!(message.contains(words), "{message}");
+        let message = result_of(cert, key).unwrap_err();
+        assert!(message.contains(expected), "{message}");
     }
 }

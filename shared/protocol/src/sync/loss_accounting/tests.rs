@@ -7,7 +7,7 @@ fn at(seq: u64, added: u64) -> Checkpoint {
     Checkpoint::new(Seq::new(seq, 0), Tally { added, ..Tally::ZERO })
 }
 
-/// A stream to which `added` entries were added at 1-0, 2-0, …, and which has the last `length` of them.
+/// A stream to which `added` entries were added at 1-0, 2-0, …, and which still has the last `length`.
 fn extent(added: u64, length: u64) -> Extent {
     let first = if length > 0 { Seq::new(added - length + 1, 0) } else { Seq::ZERO };
     Extent { first, last: Seq::new(added, 0), length, added, ..Extent::default() }
@@ -23,7 +23,7 @@ fn one(cause: &str, count: u64) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn nothing_is_missing_where_the_stream_joins_on() {
+fn nothing_is_missing_if_the_stream_continues_at_the_cursor() {
     for extent in [extent(10, 10), extent(10, 5), extent(10, 6), extent(10, 0)] {
         let after = if extent.length == 0 { at(10, 10) } else { at(5, 5) };
         let (losses, past) = find_missing(E1, after, after, &extent);
@@ -32,7 +32,7 @@ fn nothing_is_missing_where_the_stream_joins_on() {
 }
 
 #[test]
-fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
+fn entries_trimmed_past_the_cursor_are_counted_with_their_range() {
     let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &extent(100, 40));
     let (from, to) = (Seq::new(5, 1), Seq::new(60, u64::MAX));
     let expected = Loss { epoch: E1, from, to, count: Some(55), cause: LossCause::Trimmed };
@@ -44,15 +44,15 @@ fn what_was_trimmed_past_the_cursor_is_counted_with_its_range() {
 }
 
 #[test]
-fn what_an_app_deleted_is_no_loss() {
+fn an_entry_deleted_by_an_app_is_not_a_loss() {
     let deleted = |seq: u64, extent: Extent| Extent { max_deleted: Seq::new(seq, 0), ..extent };
-    // 7 was deleted out of the middle of what waits.
+    // 7 was deleted from the middle of the waiting entries.
     let holes = Extent { length: 94, ..deleted(7, extent(100, 95)) };
     assert_eq!(found(at(5, 5), at(5, 5), &holes), []);
-    // 6 alone was deleted at the front.
+    // Only 6 was deleted, at the front.
     let front = deleted(6, extent(100, 94));
     assert_eq!(found(at(5, 5), at(5, 5), &front), []);
-    // Deleted before the cursor: that says nothing about later entries.
+    // Deleted before the cursor, which does not affect later entries.
     let before = deleted(3, extent(100, 40));
     assert_eq!(found(at(5, 5), at(5, 5), &before), one("trimmed", 55));
     // Deleted and trimmed: an upper bound.
@@ -61,9 +61,9 @@ fn what_an_app_deleted_is_no_loss() {
 }
 
 #[test]
-fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
+fn a_deleted_entry_does_not_hide_one_that_is_trimmed_later() {
     let deleted = |extent: Extent| Extent { max_deleted: Seq::new(80, 0), ..extent };
-    // Trimmed up to 60, and 80 was deleted from the rest: one of 56 is no loss, and is not yet counted.
+    // Trimmed up to 60, and 80 was deleted from the rest: one of 56 is not a loss, and is not counted yet.
     let first = deleted(Extent { length: 39, ..extent(100, 40) });
     let (losses, past) = find_missing(E1, at(5, 5), at(5, 5), &first);
     assert_eq!(losses[0].count, Some(55));
@@ -72,28 +72,28 @@ fn an_entry_deleted_among_those_still_there_hides_none_that_is_trimmed_later() {
     let then = deleted(Extent { length: 38, ..extent(100, 39) });
     let (losses, _) = find_missing(E1, Checkpoint::new(Seq::new(60, 0), past), at(5, 5), &then);
     assert_eq!((losses[0].count, losses[0].to), (Some(1), Seq::new(61, u64::MAX)));
-    // The same where nothing came before, as at the beginning of a stream.
+    // The same at the beginning of a stream.
     let zero = Checkpoint::START;
     let (losses, past) =
         find_missing(E1, zero, zero, &deleted(Extent { length: 99, ..extent(100, 100) }));
     assert_eq!((losses, past.is_unknown()), (vec![], false));
     // The same in the origin's ledger, where the deleted entry was among the missing ones.
-    let place = at(5, 5);
+    let cursor = at(5, 5);
     let front = Extent { max_deleted: Seq::new(30, 0), ..extent(100, 40) };
-    let (_, written) = find_unrecorded(E1, place, place, &front, None).unwrap();
+    let (_, written) = find_unrecorded(E1, cursor, cursor, &front, None).unwrap();
     let then = Extent { max_deleted: Seq::new(30, 0), ..extent(100, 39) };
-    let (losses, _) = find_unrecorded(E1, place, place, &then, Some(written)).unwrap();
+    let (losses, _) = find_unrecorded(E1, cursor, cursor, &then, Some(written)).unwrap();
     assert_eq!(losses[0].count, Some(1));
 }
 
 #[test]
-fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
-    // 30 were acknowledged, 4 of them dead letters, it is unknown which; 20 are missing.
+fn dead_letters_among_the_missing_entries_do_not_hide_later_losses() {
+    // 30 were acknowledged, 4 of them as dead letters of unknown position; 20 are missing.
     let acked = Checkpoint::new(Seq::new(30, 0), Tally { added: 30, dead: 4, ..Tally::ZERO });
     let wiped = Checkpoint::START;
     let (losses, past) = find_missing(E1, wiped, acked, &extent(30, 10));
     assert_eq!(losses[0].count, Some(20));
-    // Another 2 are trimmed: the four may all have been among the first.
+    // Another 2 are trimmed: all four dead letters may have been among the first 20.
     let (losses, _) =
         find_missing(E1, Checkpoint::new(Seq::new(20, 0), past), acked, &extent(30, 8));
     assert_eq!(losses[0].count, Some(2));
@@ -104,12 +104,12 @@ fn dead_letters_that_may_be_among_those_found_gone_hide_none_found_later() {
 }
 
 #[test]
-fn what_the_copy_forgot_is_told_from_what_it_never_had() {
+fn entries_the_copy_lost_are_distinguished_from_those_it_never_had() {
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 80)), one("rewound", 15));
     let both = vec![("rewound".to_owned(), 25), ("trimmed".to_owned(), 30)];
     assert_eq!(found(at(5, 5), at(30, 30), &extent(100, 40)), both);
-    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried: those
-    // are in the origin's ledger, and were lost from the copy's with the rest.
+    // Of the 25 acknowledged entries 4 were dead letters, and 2 were lost before they were carried. Those 2
+    // are in the origin's ledger; the copy lost them from its own ledger with the rest.
     let acked = Checkpoint::new(
         Seq::new(30, 0),
         Tally { added: 30, dead: 4, lost: 2, precision: TallyPrecision::Exact },
@@ -123,25 +123,25 @@ fn what_the_copy_forgot_is_told_from_what_it_never_had() {
 }
 
 #[test]
-fn what_is_in_the_ledger_is_not_written_there_again() {
-    let place = at(5, 5);
-    let (losses, written) = find_unrecorded(E1, place, place, &extent(100, 40), None).unwrap();
+fn losses_in_the_ledger_are_not_recorded_again() {
+    let cursor = at(5, 5);
+    let (losses, written) = find_unrecorded(E1, cursor, cursor, &extent(100, 40), None).unwrap();
     assert_eq!((losses.len(), written.through_added), (1, 60));
-    assert_eq!(find_unrecorded(E1, place, place, &extent(100, 40), Some(written)), None);
+    assert_eq!(find_unrecorded(E1, cursor, cursor, &extent(100, 40), Some(written)), None);
     assert_eq!(RecordedLosses::from_text(&written.to_string()), Some(written));
-    // More was trimmed since: only that is new.
+    // Only what was trimmed since then is new.
     let (losses, more) =
-        find_unrecorded(E1, place, place, &extent(150, 40), Some(written)).unwrap();
+        find_unrecorded(E1, cursor, cursor, &extent(150, 40), Some(written)).unwrap();
     assert_eq!((losses[0].count, losses[0].from), (Some(50), Seq::new(61, 0)));
     assert_eq!((more.base_added, more.through_added), (5, 110));
-    // Another place, another run.
+    // Another cursor begins a new record.
     let (losses, _) =
         find_unrecorded(E1, at(70, 70), at(70, 70), &extent(150, 40), Some(more)).unwrap();
     assert_eq!(losses[0].count, Some(40));
 }
 
 #[test]
-fn a_tally_is_read_as_it_was_written_and_nothing_else_is_one() {
+fn a_tally_round_trips_through_its_text_and_other_text_is_refused() {
     for text in ["0,0,0", "12,3,9", "12,3,0~", "0,0,0~", "~", "9223372036854775807,0,0"] {
         assert_eq!(text.parse::<Tally>().unwrap().to_string(), text);
     }

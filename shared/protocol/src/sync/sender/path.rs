@@ -211,7 +211,7 @@ fn weight(entries: usize, bytes: usize) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at some time")]
+#[expect(clippy::disallowed_methods, reason = "tests use the real clock")]
 mod tests {
     use super::*;
 
@@ -221,9 +221,9 @@ mod tests {
         Seq::new(n as u64, 0)
     }
 
-    /// Sends entries of this size over a path that breaks each session after a number of bytes. Returns how many
-    /// sessions broke until all were acknowledged; none if they never are.
-    fn sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
+    /// Sends entries of `size` bytes over a path that breaks each session after `breaks_after` bytes. Returns how
+    /// many sessions broke until all entries were acknowledged, or `None` if they never are.
+    fn broken_sessions(entries: usize, size: usize, breaks_after: usize) -> Option<usize> {
         let (mut path, mut cursor) = (LinkPath::default(), 0);
         for session in 0..1000 {
             path.handle_start((EPOCH, seq(cursor)));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_certain_where_one_entry_fits_through() {
+    fn progress_is_guaranteed_if_a_single_entry_gets_through() {
         for (entries, size, breaks_after, most) in [
             (200, 4096, 40_000, 80),
             (200, 4096, 4096, 210),
@@ -260,10 +260,10 @@ mod tests {
             (10, 60_000, 65_000, 20),
             (200, 4096, usize::MAX, 0),
         ] {
-            let broken = sessions(entries, size, breaks_after).unwrap();
+            let broken = broken_sessions(entries, size, breaks_after).unwrap();
             assert!(broken <= most, "{entries} of {size} after {breaks_after}: {broken} sessions");
         }
-        assert_eq!(sessions(3, 4096, 4095), None);
+        assert_eq!(broken_sessions(3, 4096, 4095), None);
     }
 
     fn summary(
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_that_is_lost_is_progress() {
+    fn a_lost_acknowledgement_counts_as_progress() {
         let mut path = LinkPath::default();
         for n in 0..10 {
             let found = path.handle_start((EPOCH, seq(10 * n)));
@@ -292,13 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_of_the_path_shrinks_nothing() {
+    fn an_end_that_is_not_the_fault_of_the_path_does_not_set_a_limit() {
         let mut path = LinkPath::default();
         for summary in [summary(0, 0, 10, None), summary(0, 5, 10, None)] {
             path.handle_end(&summary, SessionEnding::Closed);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
         }
-        // A session with nothing in flight, and one that carried something.
+        // A session with nothing in flight, and one that made progress.
         for summary in [summary(0, 0, 0, None), summary(0, 50, 10, None)] {
             path.handle_end(&summary, SessionEnding::Broken);
             assert_eq!(path.handle_start((EPOCH, summary.acked)), PathFinding::Untested);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_carries_grows_the_limit_back_until_there_is_none() {
+    fn a_successful_session_raises_the_limit_until_it_is_removed() {
         let mut path = LinkPath::default();
         path.handle_end(&summary(0, 0, 16, None), SessionEnding::Broken);
         assert_eq!(path.handle_start((EPOCH, seq(0))), PathFinding::NoProgress);
@@ -318,13 +318,13 @@ mod tests {
             limit = limit.and_then(|limit| limit.grown(entries, bytes));
             windows += 1;
         }
-        assert_eq!(windows, 5, "it doubles");
+        assert_eq!(windows, 5, "the limit doubles");
         path.handle_end(&summary(0, 100, 0, limit), SessionEnding::Closed);
         assert!(path.is_default());
     }
 
     #[test]
-    fn an_entry_that_fails_alone_again_and_again_is_stuck_until_it_has_passed() {
+    fn an_entry_that_fails_alone_repeatedly_is_stuck_until_acknowledged() {
         let mut path = LinkPath::default();
         let fail = |path: &mut LinkPath| {
             path.handle_end(&summary(0, 0, 1, path.limit()), SessionEnding::Broken);

@@ -42,7 +42,7 @@ fn send(session: &mut Session, entry: Entry, now: Instant) {
 }
 
 #[test]
-fn one_that_hears_nothing_pings_and_at_last_gives_up() {
+fn a_silent_link_is_pinged_and_then_times_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     assert_eq!(session.poll_timeout(), now + HEARTBEAT);
@@ -57,7 +57,7 @@ fn one_that_hears_nothing_pings_and_at_last_gives_up() {
 }
 
 #[test]
-fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
+fn the_backlog_is_counted_until_acknowledged_and_the_round_trip_is_measured() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     assert_eq!(session.sender().backlog(), (0, None));
@@ -69,12 +69,12 @@ fn what_waits_is_known_until_it_is_acknowledged_and_how_long_that_took() {
     let ack = Ack { epoch: Epoch(1), seq: entry.seq, refused: Vec::new() };
     session.handle_frame(Frame::Ack(ack), now + second);
     assert_eq!(session.sender().backlog(), (0, None));
-    let landed = session.sender().last_acked_batch().unwrap();
-    assert_eq!((landed.first, landed.round_trip), (entry.seq, second));
+    let batch = session.sender().last_acked_batch().unwrap();
+    assert_eq!((batch.first, batch.round_trip), (entry.seq, second));
 }
 
 #[test]
-fn the_answer_to_a_ping_tells_the_round_trip() {
+fn the_answer_to_a_ping_gives_the_round_trip_time() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     session.handle_timeout(now + HEARTBEAT);
@@ -84,7 +84,7 @@ fn the_answer_to_a_ping_tells_the_round_trip() {
 }
 
 #[test]
-fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
+fn a_byte_in_the_middle_of_a_frame_resets_the_idle_timeout() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     session.handle_received(now + IDLE_TIMEOUT / 2);
@@ -94,7 +94,7 @@ fn a_byte_in_the_middle_of_a_frame_counts_as_heard() {
 }
 
 #[test]
-fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
+fn a_link_that_answers_pings_but_acknowledges_nothing_times_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     send(&mut session, entry(10), now);
@@ -105,7 +105,7 @@ fn a_link_that_answers_pings_and_acknowledges_nothing_is_given_up() {
 }
 
 #[test]
-fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
+fn a_slow_link_gets_more_time_for_an_entry_larger_than_its_window() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Pings(HEARTBEAT), now);
     send(&mut session, entry(1024 * 1024), now);
@@ -115,7 +115,7 @@ fn a_slow_link_is_given_time_for_an_entry_larger_than_its_window() {
 }
 
 #[test]
-fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
+fn closing_acknowledges_the_batch_in_progress_and_drops_the_rest() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     for (after, through) in [(0, 1), (1, 2)] {
@@ -126,7 +126,7 @@ fn whoever_leaves_acknowledges_what_is_in_hand_and_drops_the_rest() {
     assert!(matches!(session.poll_work(now), Some(SessionWork::Append(_))));
     let goaway = Goaway { reason: GoawayReason::Restart, message: "bye".to_owned(), wait_ms: 5 };
     session.handle_close(goaway.clone());
-    assert!(!session.has_frame(), "not before the batch in hand is done");
+    assert!(!session.has_frame(), "not before the batch in progress is done");
     let cursor = Seq::new(1, 0);
     session.handle_appended(&AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None });
     let ack = Ack { epoch: Epoch::FIRST, seq: cursor, refused: Vec::new() };
@@ -145,7 +145,7 @@ fn appended(cursor: u64) -> AppendResult {
     AppendResult::Done { cursor, accepted: 0, duplicates: 0, id: None }
 }
 
-/// Returns the ends of the batches that go to the script now.
+/// Returns the last IDs of the batches that are appended now.
 fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
     let work = std::iter::from_fn(|| session.poll_work(now));
     let ends = work.filter_map(|work| match work {
@@ -156,7 +156,7 @@ fn appends(session: &mut Session, now: Instant) -> Vec<u64> {
 }
 
 #[test]
-fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_hand() {
+fn the_first_batch_is_appended_alone_and_then_two_are_in_progress_at_a_time() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -170,23 +170,23 @@ fn the_first_batch_goes_alone_and_then_one_is_made_ready_while_another_is_in_han
 }
 
 #[test]
-fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
+fn no_batch_overtakes_one_that_waits_for_more_than_the_script() {
     let now = Instant::now();
-    let looked_up = |push: &mut Push| push.account.is_inherited = true;
-    let told = |push: &mut Push| {
+    let needs_search = |push: &mut Push| push.account.is_inherited = true;
+    let with_losses = |push: &mut Push| {
         let (from, to) = (push.after.after(), push.after.after());
         let (epoch, count, cause) = (Epoch::FIRST, Some(1), LossCause::Trimmed);
         push.account.losses.push(Loss { epoch, from, to, count, cause });
     };
-    let refused = |push: &mut Push| {
+    let with_rejected_entry = |push: &mut Push| {
         push.entries = vec![Entry { seq: push.through, fields: Vec::new() }];
     };
-    for spoil in [&looked_up as &dyn Fn(&mut Push), &told, &refused] {
+    for change in [&needs_search as &dyn Fn(&mut Push), &with_losses, &with_rejected_entry] {
         let mut session = session(Heartbeat::Answers, now);
         for n in 0..5 {
             let mut push = push(n, n + 1);
             if n == 2 {
-                spoil(&mut push);
+                change(&mut push);
             }
             session.handle_frame(Frame::Push(push), now);
         }
@@ -199,7 +199,7 @@ fn a_batch_that_may_wait_for_more_than_the_script_is_overtaken_by_none() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_can() {
+fn an_unwritable_copy_is_reported_and_probed_and_ends_the_session_once_writable() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..4).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -215,15 +215,15 @@ fn a_copy_that_cannot_be_used_is_told_of_looked_at_and_ends_the_session_once_it_
     assert!(matches!(session.poll_frame(now), Some(Frame::Push(_))));
     assert_eq!(session.poll_work(later), Some(SessionWork::Probe));
     session.handle_copy_probed(Err(later + Duration::from_secs(1)));
-    assert!(!session.has_frame(), "it was told");
+    assert!(!session.has_frame(), "the peer has the HOLD already");
     assert_eq!(session.poll_work(later), None);
     session.handle_copy_probed(Ok(()));
-    let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("it ends") };
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(later) else { panic!("no GOAWAY") };
     assert_eq!(goaway.reason, GoawayReason::Restart);
 }
 
 #[test]
-fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
+fn a_peer_that_keeps_sending_to_an_unwritable_copy_is_disconnected() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     session.handle_frame(Frame::Push(push(0, 1)), now);
@@ -232,15 +232,15 @@ fn one_who_goes_on_sending_to_a_copy_that_takes_nothing_is_sent_away() {
     assert!(matches!(session.poll_frame(now), Some(Frame::Hold(_))));
     for n in 1..=WINDOW_BATCHES as u64 {
         session.handle_frame(Frame::Push(push(n, n + 1)), now);
-        assert!(!session.has_frame(), "those may have been on their way");
+        assert!(!session.has_frame(), "these may have been sent before the HOLD");
     }
     session.handle_frame(Frame::Push(push(90, 91)), now);
-    let Some(Frame::Goaway(goaway)) = session.poll_frame(now) else { panic!("it ends") };
+    let Some(Frame::Goaway(goaway)) = session.poll_frame(now) else { panic!("no GOAWAY") };
     assert_eq!(goaway.reason, GoawayReason::Protocol);
 }
 
 #[test]
-fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for_it() {
+fn nothing_is_sent_to_an_unwritable_copy_and_the_link_does_not_time_out() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     send(&mut session, entry(10), now);
@@ -252,9 +252,9 @@ fn to_a_copy_that_takes_nothing_nothing_is_sent_and_the_link_is_not_given_up_for
 }
 
 #[test]
-fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() {
+fn a_peer_that_exceeds_the_window_without_an_acknowledgement_is_disconnected() {
     let now = Instant::now();
-    let overrun = |answered: u64| {
+    let with_full_window = |answered: u64| {
         let mut session = session(Heartbeat::Answers, now);
         let window = WINDOW_BATCHES as u64;
         (0..window).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -264,9 +264,9 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
         }
         (session, window)
     };
-    // Running, or done without an acknowledgement: both count until the acknowledgement is sent.
+    // A batch counts until its acknowledgement is sent, also when it was appended before.
     for answered in [0, 1, 3] {
-        let (mut session, window) = overrun(answered);
+        let (mut session, window) = with_full_window(answered);
         assert_eq!(session.end(), None);
         session.handle_frame(Frame::Push(push(window, window + 1)), now);
         let goaway = loop {
@@ -279,14 +279,14 @@ fn one_who_sends_more_than_the_window_without_an_acknowledgement_is_sent_away() 
         assert_eq!(goaway.reason, GoawayReason::Protocol);
         assert!(goaway.message.contains("window"), "{}", goaway.message);
     }
-    let (mut session, window) = overrun(2);
+    let (mut session, window) = with_full_window(2);
     assert!(matches!(session.poll_frame(now), Some(Frame::Ack(_))));
     (window..window + 2).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
-    assert!(!session.has_frame(), "an acknowledgement makes room for what it answers");
+    assert!(!session.has_frame(), "an acknowledgement frees the places of its batches");
 }
 
 #[test]
-fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
+fn nothing_is_answered_for_a_batch_behind_one_that_failed() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     (0..3).for_each(|n| session.handle_frame(Frame::Push(push(n, n + 1)), now));
@@ -295,13 +295,13 @@ fn what_was_in_hand_behind_a_batch_that_failed_says_nothing_more() {
     assert_eq!(appends(&mut session, now), [2, 3]);
     session.handle_appended(&AppendResult::StaleEpoch(Epoch(7)));
     session.handle_appended(&AppendResult::Gap(Seq::new(1, 0)));
-    let said: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
-    let [Frame::Ack(ack), Frame::Goaway(goaway)] = &said[..] else { panic!("{said:?}") };
+    let frames: Vec<_> = std::iter::from_fn(|| session.poll_frame(now)).collect();
+    let [Frame::Ack(ack), Frame::Goaway(goaway)] = &frames[..] else { panic!("{frames:?}") };
     assert_eq!((ack.seq, goaway.reason), (Seq::new(1, 0), GoawayReason::StaleEpoch));
 }
 
 #[test]
-fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() {
+fn acknowledgements_are_recorded_once_per_interval_including_the_last() {
     let now = Instant::now();
     let mut session = session(Heartbeat::Answers, now);
     let recorded = |session: &mut Session, at| {
@@ -311,7 +311,7 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
             _ => None,
         })
     };
-    let acked = |session: &mut Session, ms: u64| {
+    let send_and_ack = |session: &mut Session, ms: u64| {
         session.handle_news();
         assert!(matches!(
             session.poll_work(now),
@@ -325,20 +325,20 @@ fn while_entries_flow_one_record_stands_for_many_and_the_last_comes_by_itself() 
         let ack = Ack { epoch: Epoch::FIRST, seq: last, refused: Vec::new() };
         session.handle_frame(Frame::Ack(ack), now);
     };
-    acked(&mut session, 1);
-    assert_eq!(recorded(&mut session, now), Some(1), "the first at once");
+    send_and_ack(&mut session, 1);
+    assert_eq!(recorded(&mut session, now), Some(1), "the first is recorded at once");
     session.handle_ack_recorded();
-    acked(&mut session, 2);
-    acked(&mut session, 3);
+    send_and_ack(&mut session, 2);
+    send_and_ack(&mut session, 3);
     assert_eq!(recorded(&mut session, now), None);
     let due = session.poll_timeout();
     assert_eq!(due, now + RECORD_INTERVAL);
     session.handle_timeout(due);
     assert_eq!(recorded(&mut session, due), Some(3));
     session.handle_ack_recorded();
-    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is written");
+    assert_eq!(session.poll_timeout(), now + IDLE_TIMEOUT, "nothing is due when all is recorded");
     // A session that closes records nothing more, and has no timer for it.
-    acked(&mut session, 4);
+    send_and_ack(&mut session, 4);
     session.handle_close(Goaway {
         reason: GoawayReason::Restart,
         message: String::new(),

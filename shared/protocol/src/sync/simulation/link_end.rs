@@ -22,7 +22,7 @@ pub(super) struct LinkEnd {
     epoch: Epoch,
     generation: Option<u64>,
     pub(super) outbox: VecDeque<Frame>,
-    working: VecDeque<SessionWork>,
+    tasks: VecDeque<SessionWork>,
 }
 
 impl LinkEnd {
@@ -46,7 +46,7 @@ impl LinkEnd {
         let mut session = Session::new(sender, receiver, heartbeat, now);
         session.handle_news();
         let epoch = begun.position.epoch;
-        Self { session, epoch, generation, outbox: VecDeque::new(), working: VecDeque::new() }
+        Self { session, epoch, generation, outbox: VecDeque::new(), tasks: VecDeque::new() }
     }
 
     pub(super) fn step(
@@ -60,16 +60,16 @@ impl LinkEnd {
             self.session.handle_timeout(now);
         }
         while let Some(work) = self.session.poll_work(now) {
-            self.working.push_back(work);
+            self.tasks.push_back(work);
         }
         let is_write =
             |work: &SessionWork| !matches!(work, SessionWork::Origin(OriginTask::Read { .. }));
-        if is_full && self.working.front().is_some_and(is_write) {
-            self.working.clear();
+        if is_full && self.tasks.front().is_some_and(is_write) {
+            self.tasks.clear();
             let (reason, message) = (GoawayReason::Unavailable, "full".to_owned());
             self.session.handle_store_failure(Goaway { reason, message, wait_ms: 0 });
         }
-        match self.working.pop_front() {
+        match self.tasks.pop_front() {
             Some(SessionWork::Append(append)) => {
                 let appended = redis.append(client, self.generation, &append);
                 self.session.handle_appended(&appended);
@@ -83,7 +83,7 @@ impl LinkEnd {
                     (_, OriginTask::RecordAck { .. }) => self.session.handle_ack_recorded(),
                 }
             }
-            Some(SessionWork::Probe) => unreachable!("no key is overwritten here"),
+            Some(SessionWork::Probe) => unreachable!("the simulation overwrites no key"),
             None => {}
         }
         while self.session.has_frame() {
@@ -95,13 +95,13 @@ impl LinkEnd {
         self.session.end().is_some() && self.outbox.is_empty()
     }
 
-    pub(super) fn part(&self, path: &mut LinkPath) {
-        let parting = match self.session.end() {
+    pub(super) fn disconnect(&self, path: &mut LinkPath) {
+        let ending = match self.session.end() {
             Some(SessionEnd::ClosedByPeer(_) | SessionEnd::Closed(_)) => SessionEnding::Closed,
             Some(SessionEnd::IdleTimeout(_) | SessionEnd::AckTimeout) | None => {
                 SessionEnding::Broken
             }
         };
-        path.handle_end(&self.session.sender().summary(), parting);
+        path.handle_end(&self.session.sender().summary(), ending);
     }
 }

@@ -1,4 +1,4 @@
-//! A model of a Redis, as the protocol uses it. All its data goes back together, from the end.
+//! A model of a Redis, as the protocol uses it. A rewind drops the latest writes of all its data together.
 
 use bytes::Bytes;
 
@@ -35,13 +35,13 @@ pub(super) struct ModelRedis {
 #[derive(Clone, Default)]
 pub(super) struct ModelClient {
     pub(super) entries: Vec<Entry>,
-    /// The payloads of all entries ever added, in this state of the Redis.
-    pub(super) born: Vec<Bytes>,
+    /// The payloads of all entries ever added, as far as this state of the Redis has them.
+    pub(super) payloads_added: Vec<Bytes>,
     last: Seq,
     added: u64,
     deleted: Seq,
     /// The position of the consumer group.
-    given: Option<Seq>,
+    last_delivered: Option<Seq>,
     memory: OriginMemory,
     pub(super) dead: Vec<Seq>,
     pub(super) cursor: Cursor,
@@ -53,7 +53,7 @@ impl ModelClient {
     pub(super) fn add(&mut self, clock: u64, (name, payload): (Bytes, Bytes)) -> Seq {
         let seq = Seq::new(clock, 0).max(self.last.after());
         (self.last, self.added) = (seq, self.added + 1);
-        self.born.push(payload.clone());
+        self.payloads_added.push(payload.clone());
         self.entries.push(Entry { seq, fields: vec![(name, payload)] });
         seq
     }
@@ -72,7 +72,8 @@ impl ModelClient {
 
     /// DEL of the stream.
     pub(super) fn delete_all(&mut self) -> Vec<Entry> {
-        (self.last, self.added, self.deleted, self.given) = (Seq::ZERO, 0, Seq::ZERO, None);
+        (self.last, self.added, self.deleted, self.last_delivered) =
+            (Seq::ZERO, 0, Seq::ZERO, None);
         std::mem::take(&mut self.entries)
     }
 
@@ -89,7 +90,7 @@ impl ModelClient {
             max_deleted: self.deleted,
             length: self.entries.len() as u64,
             added: self.added,
-            last_delivered: self.given,
+            last_delivered: self.last_delivered,
         }
     }
 
@@ -160,7 +161,7 @@ impl ModelRedis {
             if !own.last.is_zero() {
                 standing.memory.last_delivered = Some(position.after);
             }
-            own.given = standing.memory.last_delivered;
+            own.last_delivered = standing.memory.last_delivered;
             self.ledger.extend(position.loss.map(|loss| (client, self.direction, loss)));
         }
         standing.memory.inherited = position.inherited;
@@ -203,9 +204,9 @@ impl ModelRedis {
                 let reached = read.entries.last().map_or(Seq::ZERO, |entry| entry.seq);
                 let reached = if read.is_end { own.last } else { reached };
                 if !own.last.is_zero() {
-                    own.given = Some(own.given.unwrap_or_default().max(reached));
+                    own.last_delivered = Some(own.last_delivered.unwrap_or_default().max(reached));
                 }
-                own.memory.last_delivered = own.given;
+                own.memory.last_delivered = own.last_delivered;
             }
             OriginTask::RecordLosses(losses, written) => {
                 if own.memory.recorded_losses != Some(*written) {
@@ -289,7 +290,7 @@ impl ModelRedis {
         if append.after.is_some_and(|after| after > cursor) {
             return AppendResult::Gap(cursor);
         }
-        let given = entries.len() as u64;
+        let total = entries.len() as u64;
         entries.retain(|entry| entry.seq > cursor);
         let accepted = entries.len() as u64;
         self.copy.extend(entries.into_iter().map(|entry| (client, append.epoch, entry)));
@@ -302,6 +303,6 @@ impl ModelRedis {
             let seal = append.seal;
             own.cursor = Cursor { epoch, seq: cursor, digest, tally, seal, is_found: false };
         }
-        AppendResult::Done { cursor, accepted, duplicates: given - accepted, id: None }
+        AppendResult::Done { cursor, accepted, duplicates: total - accepted, id: None }
     }
 }

@@ -18,28 +18,28 @@ use crate::{
 struct Case<'a> {
     name: String,
     route: &'a Route,
-    held: Vec<(Epoch, &'a Entry)>,
+    copied: Vec<(Epoch, &'a Entry)>,
     dead: &'a [Seq],
     origin_ledger: Vec<Loss>,
     copy_ledger: Vec<Loss>,
 }
 
 pub(super) fn check(world: &World) {
-    for (of, device) in world.devices.iter().enumerate() {
-        let (device, hub) = ((&device.now, 0), (&world.hub.now, of));
-        let up = Case::new(world, (Direction::Up, of), device, hub);
-        let down = Case::new(world, (Direction::Down, of), hub, device);
-        let weather = &world.weather;
-        let goes_back = (weather.device_rewind + weather.wipe, weather.hub_rewind + weather.wipe);
-        up.check(world, goes_back);
-        down.check(world, (goes_back.1, goes_back.0));
+    for (client, device) in world.devices.iter().enumerate() {
+        let (device, hub) = ((&device.current, 0), (&world.hub.current, client));
+        let up = Case::new(world, (Direction::Up, client), device, hub);
+        let down = Case::new(world, (Direction::Down, client), hub, device);
+        let rates = &world.rates;
+        let rewinds = (rates.device_rewind + rates.wipe, rates.hub_rewind + rates.wipe);
+        up.check(world, rewinds);
+        down.check(world, (rewinds.1, rewinds.0));
     }
 }
 
 impl<'a> Case<'a> {
     fn new(
         world: &'a World,
-        (direction, of): (Direction, usize),
+        (direction, client): (Direction, usize),
         origin: (&'a ModelRedis, usize),
         copy: (&'a ModelRedis, usize),
     ) -> Self {
@@ -47,21 +47,21 @@ impl<'a> Case<'a> {
             let of_this = |line: &&(usize, Direction, Loss)| (line.0, line.1) == (own, direction);
             redis.ledger.iter().filter(of_this).map(|line| line.2).collect()
         };
-        let held = copy.0.copy.iter().filter(|(own, ..)| *own == copy.1);
+        let copied = copy.0.copy.iter().filter(|(own, ..)| *own == copy.1);
         let routes = if direction == Direction::Up { &world.up } else { &world.down };
         Self {
-            name: format!("seed {}, client {of} {}", world.seed, direction.word()),
-            route: &routes[of],
-            held: held.map(|(_, epoch, entry)| (*epoch, entry)).collect(),
+            name: format!("seed {}, client {client} {}", world.seed, direction.word()),
+            route: &routes[client],
+            copied: copied.map(|(_, epoch, entry)| (*epoch, entry)).collect(),
             dead: &origin.0.clients[origin.1].dead,
             origin_ledger: lines(origin),
             copy_ledger: lines(copy),
         }
     }
 
-    fn check(&self, world: &World, (origin_goes_back, copy_goes_back): (f64, f64)) {
+    fn check(&self, world: &World, (origin_rewinds, copy_rewinds): (f64, f64)) {
         let mut times: HashMap<Bytes, usize> = HashMap::new();
-        for (_, entry) in &self.held {
+        for (_, entry) in &self.copied {
             *times.entry(payload(entry)).or_default() += 1;
         }
         let mut missing = 0;
@@ -69,25 +69,23 @@ impl<'a> Case<'a> {
             let (name, seq) = (&self.name, added.seq);
             let times = times.get(&added.payload).copied().unwrap_or(0);
             assert!(times <= 1, "{name}: {seq} is in the copy {times} times: {self:?}");
-            assert!(times == 0 || !added.is_poison, "{name}: poison at {seq} was carried");
+            assert!(times == 0 || !added.is_poison, "{name}: the poison entry {seq} was carried");
             let is_gone = self.route.forgotten.contains(&added.payload)
                 || self.route.deleted.contains(&added.payload);
-            // A Redis that went back may have lost a dead letter.
-            let is_dead = added.is_poison && (self.dead.contains(&seq) || origin_goes_back > 0.0);
+            // A Redis that was rewound may have lost a dead letter.
+            let is_dead = added.is_poison && (self.dead.contains(&seq) || origin_rewinds > 0.0);
             if times == 1 || is_gone || is_dead {
                 continue;
             }
             missing += 1;
-            assert!(self.is_covered(seq), "{name}: {seq} is nowhere: {self:?}");
+            assert!(self.is_covered(seq), "{name}: {seq} is missing and in no ledger: {self:?}");
         }
         self.check_order();
-        let weather = world.weather;
-        if weather.delete + weather.replace + weather.forget + weather.poison + origin_goes_back
-            == 0.0
-        {
+        let rates = world.rates;
+        if rates.delete + rates.replace + rates.forget + rates.poison + origin_rewinds == 0.0 {
             let counted = count(&self.copy_ledger);
             assert_eq!(counted, missing, "{}: {self:?}", self.name);
-            if copy_goes_back == 0.0 {
+            if copy_rewinds == 0.0 {
                 assert_eq!(count(&self.origin_ledger), missing, "{}: {self:?}", self.name);
             }
         }
@@ -99,17 +97,19 @@ impl<'a> Case<'a> {
     }
 
     fn check_order(&self) {
-        let places: Vec<_> = self.held.iter().map(|(epoch, entry)| (*epoch, entry.seq)).collect();
-        let is_sorted = places.windows(2).all(|pair| pair[0] < pair[1]);
-        assert!(is_sorted, "{}: out of order: {places:?}", self.name);
+        let positions: Vec<_> =
+            self.copied.iter().map(|(epoch, entry)| (*epoch, entry.seq)).collect();
+        let is_sorted = positions.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(is_sorted, "{}: out of order: {positions:?}", self.name);
     }
 }
 
 impl std::fmt::Debug for Case<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let held: Vec<_> = self.held.iter().map(|(epoch, entry)| (epoch.0, entry.seq)).collect();
+        let copied: Vec<_> =
+            self.copied.iter().map(|(epoch, entry)| (epoch.0, entry.seq)).collect();
         write!(f, "origin's ledger {:?}\ncopy's {:?}\n", self.origin_ledger, self.copy_ledger)?;
-        write!(f, "held {held:?}")
+        write!(f, "copied {copied:?}")
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Redis that may come back with an older state.
+//! A Redis that may be rewound to an older state.
 
 use std::collections::VecDeque;
 
@@ -7,36 +7,36 @@ use rand::{Rng, rngs::StdRng};
 use super::model_redis::ModelRedis;
 use crate::entry::Direction;
 
-/// A Redis with the older states to which it may go back.
+/// A Redis with the older states to which it may be rewound.
 pub(super) struct Server {
-    pub(super) now: ModelRedis,
-    then: VecDeque<ModelRedis>,
+    pub(super) current: ModelRedis,
+    snapshots: VecDeque<ModelRedis>,
 }
 
-const STATES_MAX: usize = 6;
+const SNAPSHOTS_MAX: usize = 6;
 
 impl Server {
     pub(super) fn of(clients: usize, direction: Direction, identity: u8) -> Self {
-        let now = ModelRedis::of(clients, direction, identity);
-        Self { then: VecDeque::from([now.clone()]), now }
+        let current = ModelRedis::of(clients, direction, identity);
+        Self { snapshots: VecDeque::from([current.clone()]), current }
     }
 
-    pub(super) fn keep(&mut self) {
-        self.then.push_back(self.now.clone());
-        if self.then.len() > STATES_MAX {
-            self.then.pop_front();
+    pub(super) fn take_snapshot(&mut self) {
+        self.snapshots.push_back(self.current.clone());
+        if self.snapshots.len() > SNAPSHOTS_MAX {
+            self.snapshots.pop_front();
         }
     }
 
-    /// States after a rewind are dropped: they never come back.
+    /// Drops the states after the one that it goes back to.
     pub(super) fn rewind(&mut self, rng: &mut StdRng) {
-        let at = rng.random_range(0..self.then.len());
-        self.then.truncate(at + 1);
-        self.now = self.then[at].clone();
+        let at = rng.random_range(0..self.snapshots.len());
+        self.snapshots.truncate(at + 1);
+        self.current = self.snapshots[at].clone();
     }
 
     pub(super) fn wipe(&mut self) {
-        let ModelRedis { clients, direction, identity, .. } = &self.now;
+        let ModelRedis { clients, direction, identity, .. } = &self.current;
         *self = Self::of(clients.len(), *direction, identity.wrapping_add(1));
     }
 }

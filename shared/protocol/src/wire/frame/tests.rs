@@ -91,8 +91,8 @@ fn push() -> Push {
     }
 }
 
-/// Every frame of 0.1, as the value that its golden bytes mean.
-fn all() -> [(&'static str, Frame); 8] {
+/// Returns every frame of 0.1 with the value that its golden bytes encode.
+fn all_frames() -> [(&'static str, Frame); 8] {
     let refused = vec![(Seq::new(4, 0), RejectReason::TooLarge)];
     let (epoch, seq) = (Epoch(1), Seq::new(5, 1));
     let (reason, message) = (GoawayReason::Restart, "bye".to_owned());
@@ -109,17 +109,17 @@ fn all() -> [(&'static str, Frame); 8] {
 }
 
 #[test]
-fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
+fn the_bytes_of_0_1_are_decoded_and_encoded_exactly() {
     let mut golden = golden::frames(include_str!("../golden/0.1/frames.hex"));
-    for (name, frame) in all() {
+    for (name, frame) in all_frames() {
         let bytes = golden.remove(name).unwrap();
         assert_eq!(
             Frame::decode(bytes.clone().into(), Features::COMPRESSION),
             Ok(frame.clone()),
             "{name}: {HELP}"
         );
-        let made = frame.encode(Features(0));
-        assert_eq!(hex::encode(made), hex::encode(bytes), "{name}: {HELP}");
+        let encoded = frame.encode(Features(0));
+        assert_eq!(hex::encode(encoded), hex::encode(bytes), "{name}: {HELP}");
     }
     let packed = Frame::decode(golden.remove("packed").unwrap().into(), Features::COMPRESSION);
     let Ok(Frame::Push(packed)) = packed else { panic!("{packed:?}: {HELP}") };
@@ -128,12 +128,12 @@ fn the_bytes_of_0_1_are_understood_and_made_to_the_bit() {
 }
 
 #[test]
-fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
+fn the_known_parts_of_a_later_minor_version_are_decoded() {
     let newer = golden::frames(include_str!("../golden/newer.hex"));
     let (minor, version, features) = (1, "0.2.0".to_owned(), Features(u64::MAX));
     let mut push = push();
     push.account.losses[0].cause = LossCause::Other;
-    for (name, frame) in all() {
+    for (name, frame) in all_frames() {
         let known = match frame {
             Frame::Hello(known) => Frame::Hello(Box::new(Hello {
                 minor,
@@ -161,27 +161,27 @@ fn of_what_a_later_minor_version_says_all_that_is_known_is_understood() {
 }
 
 #[test]
-fn what_is_no_frame_is_refused() {
+fn an_invalid_frame_is_refused() {
     let table = [
         ("", "nothing"),
         ("c0", "no array"),
         ("90", "an empty array"),
         ("9163", "an unknown kind"),
-        ("910500", "something behind the frame"),
-        ("9205", "an element that is not there"),
+        ("910500", "bytes after the frame"),
+        ("9205", "a missing element"),
         ("dd7fffffff05", "an array longer than the frame"),
         ("950401050193", "a refusal cut short"),
-        ("9703010000000092", "entries not in threes"),
+        ("9703010000000092", "an entry without its three values"),
         ("97030100000000dd00003000", "more entries than a batch holds"),
         ("970301000000009303009191", "fields without a value"),
-        ("97030105000500 90", "a batch that covers nothing"),
+        ("97030105000500 90", "an empty range"),
         ("97030105000400 90", "a batch that ends before it begins"),
         ("97030100000100 93cfffffffffffffffff0090", "an entry past the end of its batch"),
         ("9408c6ffffffff", "packed bytes of 4 GiB"),
     ];
-    for (frame, what) in table {
+    for (frame, problem) in table {
         let bytes = hex::decode(frame.replace(' ', "")).unwrap();
-        assert!(Frame::decode(bytes.into(), Features::COMPRESSION).is_err(), "{what}");
+        assert!(Frame::decode(bytes.into(), Features::COMPRESSION).is_err(), "{problem}");
     }
 }
 
@@ -196,7 +196,7 @@ fn a_packed_batch_cannot_unpack_to_more_than_a_frame() {
 }
 
 #[test]
-fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
+fn a_packed_frame_is_refused_unless_the_handshake_agreed_on_it() {
     let bomb = zstd::bulk::compress(&vec![0; FRAME_BYTES_MAX], 1).unwrap();
     let mut w = FrameWriter(Vec::new());
     w.array(3).uint(PACKED).uint(FRAME_BYTES_MAX as u64).bytes(&bomb);
@@ -204,8 +204,8 @@ fn nothing_packed_is_taken_where_the_handshake_did_not_agree_on_it() {
 }
 
 #[test]
-fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always_goes() {
-    let of = |entries: u64, fields: usize| {
+fn an_empty_field_counts_as_64_bytes_in_a_batch_but_a_single_entry_always_passes() {
+    let batch_of = |entries: u64, fields: usize| {
         let fields = vec![(Bytes::new(), Bytes::new()); fields];
         let entries = (1..=entries).map(|n| Entry { seq: Seq::new(n, 0), fields: fields.clone() });
         let entries: Vec<_> = entries.collect();
@@ -213,23 +213,23 @@ fn an_empty_field_counts_as_one_of_64_bytes_in_a_batch_but_an_entry_alone_always
         Frame::Push(Push { epoch: Epoch(1), through, entries, ..Push::default() })
     };
     let most = BATCH_BYTES_MAX / FIELD_BYTES_MIN;
-    for (entries, fields, is_taken) in [
+    for (entries, fields, is_accepted) in [
         (2, 1024, true),
         (64, most / 64, true),
         (64, most / 64 + 1, false),
         (1000, 128, false),
         (1, 8 * ENTRY_FIELDS_MAX, true),
     ] {
-        let frame = of(entries, fields);
+        let frame = batch_of(entries, fields);
         let packed = frame.encode(Features::COMPRESSION);
         assert!(packed.len() < 40_000, "{}", packed.len());
         let is_read = Frame::decode(packed, Features::COMPRESSION) == Ok(frame);
-        assert_eq!(is_read, is_taken, "{entries} entries of {fields} fields");
+        assert_eq!(is_read, is_accepted, "{entries} entries of {fields} fields");
     }
 }
 
 #[test]
-fn what_a_newer_version_adds_is_passed_over_and_no_more_than_that() {
+fn additions_of_a_newer_version_are_skipped_up_to_a_limit() {
     let with_tail = |values: usize| {
         let mut w = FrameWriter(Vec::new());
         w.array(1 + values).uint(PING);
@@ -254,7 +254,7 @@ fn only_a_batch_may_be_packed() {
 }
 
 #[test]
-fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
+fn a_batch_is_packed_only_if_agreed_on_and_if_it_gets_smaller() {
     let mut push = push();
     push.entries[2].fields[0].1 = vec![b'x'; 10_000].into();
     let frame = Frame::Push(push);
@@ -267,7 +267,7 @@ fn a_batch_is_packed_only_where_both_said_so_and_it_pays() {
 }
 
 #[test]
-fn a_hundred_byte_entry_costs_at_most_fifteen_per_cent_more_on_the_wire() {
+fn entries_of_100_bytes_take_at_most_15_per_cent_more_on_the_wire() {
     let value = "v".repeat(100);
     let ms = 1_700_000_000_000;
     let entries: Vec<_> = (1..=500)
@@ -310,7 +310,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_batch_survives_the_wire_packed_or_not(push in pushes()) {
+    fn every_batch_round_trips_packed_or_not(push in pushes()) {
         let frame = Frame::Push(push);
         for features in [Features(0), Features::COMPRESSION] {
             prop_assert_eq!(Frame::decode(frame.encode(features), Features::COMPRESSION), Ok(frame.clone()));
@@ -323,7 +323,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_with_a_byte_changed_or_cut_is_decoded_or_refused_and_nothing_else(
+    fn a_corrupted_frame_never_panics_and_a_truncated_one_is_refused(
         push in pushes(), at: prop::sample::Index, byte: u8
     ) {
         let whole = Frame::Push(push).encode(Features(0));

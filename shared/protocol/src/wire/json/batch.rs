@@ -59,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_longer_than_a_batch_is_seen_to_be_and_kept_no_further() {
+    fn a_list_longer_than_a_batch_is_detected_and_the_rest_is_not_kept() {
         for (count, kept) in [(0, 0), (BATCH_ENTRIES_MAX, 1000), (1001, 1001), (5000, 1001)] {
             let BatchEntries(read) =
                 serde_json::from_str::<BatchEntries<u8>>(&list(count)).unwrap();
             assert_eq!(read.len(), kept);
-            let whole = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
-            assert_eq!(whole.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");
+            let complete = whole::<u8, _>(&mut serde_json::Deserializer::from_str(&list(count)));
+            assert_eq!(complete.is_ok(), count <= BATCH_ENTRIES_MAX, "{count}");
         }
     }
 }

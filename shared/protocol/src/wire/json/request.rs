@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_request_carries_stays_the_text_that_it_was() {
+    fn the_payload_and_id_of_a_request_keep_their_text() {
         let text = r#"{"payload":{"b":1,"a": 1e400,"b":[ ]},"type":"\u0065cho","id":[1, 2]}"#;
         let request = RequestBody::read(text).unwrap();
         assert_eq!(request.kind().as_deref(), Some("echo"));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_says_its_id_where_it_has_one() {
+    fn an_invalid_request_gives_its_id_if_it_has_one() {
         for (text, id) in [
             (r#"{"id":7}"#, Some("7")),
             (r#"{"id":7,"type":}"#, None),

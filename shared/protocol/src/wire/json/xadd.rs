@@ -124,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn one_entry_and_a_batch_are_told_apart() {
+    fn one_entry_and_a_batch_are_distinguished() {
         let one = read(r#"{"seq":"5-1","fields":{"a":"b"}}"#).unwrap();
         assert!(matches!(one, XaddBody::One(EntryBody { seq: Seq { ms: 5, n: 1 }, .. })));
         let batch = r#"{"through":"6-0","epoch":2,"entries":[{"seq":"5-1","fields":[["a","b"]]}]}"#;
-        let XaddBody::Batch(batch) = read(batch).unwrap() else { panic!("a batch") };
+        let XaddBody::Batch(batch) = read(batch).unwrap() else { panic!("not a batch") };
         assert_eq!((batch.epoch, batch.after), (Some(Epoch(2)), None));
         assert_eq!((batch.through, batch.entries.len()), (Some(Seq::new(6, 0)), 1));
     }
 
     #[test]
-    fn what_is_neither_is_refused_and_what_is_wrong_is_named() {
-        for (text, word) in [
+    fn any_other_body_is_refused_and_the_error_names_the_problem() {
+        for (text, problem) in [
             ("{}", "missing field `seq`"),
             (r#"{"seq":"5-1"}"#, "missing field `fields`"),
             (r#"{"seq":"05-1","fields":[]}"#, "two whole numbers"),
@@ -150,7 +150,7 @@ mod tests {
             ("[]", r#"expected {"seq", "fields"} or {"entries""#),
         ] {
             let error = read(text).unwrap_err();
-            assert!(error.contains(word), "{text}: {error}");
+            assert!(error.contains(problem), "{text}: {error}");
         }
     }
 }

@@ -17,7 +17,7 @@ struct Authority {
 }
 
 impl Authority {
-    /// A CA, and a certificate of it for `localhost` with its key as files.
+    /// Creates a CA, and a certificate signed by it for `localhost`, with its key, as files.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
@@ -53,7 +53,7 @@ async fn connect(authority: &Authority, running: &Running, alpn: &[&[u8]]) -> Tl
     connector.connect(name, running.connect().await).await.unwrap()
 }
 
-/// One GET over HTTP/2, to its end.
+/// Sends a GET over HTTP/2 and returns the whole body.
 async fn get(sender: &h2::client::SendRequest<Bytes>, path: &str) -> Result<String, h2::Error> {
     let request = http::Request::get(format!("https://localhost{path}")).body(()).unwrap();
     let mut ready = sender.clone().ready().await?;
@@ -76,7 +76,7 @@ async fn http2(
 }
 
 #[tokio::test]
-async fn http_2_ends_when_no_request_is_in_progress_for_as_long_as_a_header_may_take() {
+async fn an_idle_http_2_connection_is_closed_after_the_header_timeout() {
     let authority = Authority::new();
     let limits =
         ServeLimits { header_read: 4 * BRIEF, write_stall: SOON, ..ServeLimits::default() };
@@ -92,12 +92,12 @@ async fn http_2_ends_when_no_request_is_in_progress_for_as_long_as_a_header_may_
     assert!(timeout(8 * BRIEF, &mut ended).await.is_err(), "a request is in progress");
     go.notify_one();
     assert_eq!(slow.await.unwrap().unwrap(), "finished");
-    timeout(SOON, ended).await.expect("an idle connection is open still").unwrap().unwrap();
+    timeout(SOON, ended).await.expect("the idle connection is still open").unwrap().unwrap();
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
+async fn an_http_2_response_that_is_not_read_closes_the_connection() {
     let authority = Authority::new();
     let limits = ServeLimits { header_read: BRIEF, write_stall: BRIEF, ..ServeLimits::default() };
     let large = || async { "x".repeat(1024 * 1024) };
@@ -107,7 +107,7 @@ async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
     let (sender, ended) = http2(&authority, &running).await;
     let request = http::Request::get("https://localhost/large").body(()).unwrap();
     let mut ready = sender.clone().ready().await.unwrap();
-    // Its body is never read, so that the window stays shut.
+    // Its body is never read, so the flow-control window stays closed.
     let _answer = ready.send_request(request, true).unwrap().0.await.unwrap();
     drop(sender);
     let _ = timeout(SOON, ended).await.expect("the connection is never closed").unwrap();
@@ -115,7 +115,7 @@ async fn a_response_over_http_2_that_is_not_read_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_request_of_http_2_in_progress_is_finished_at_shutdown() {
+async fn an_http_2_request_in_progress_is_finished_at_shutdown() {
     let authority = Authority::new();
     let (app, begun, go) = slow();
     let tls = Certificate::open(&authority.settings()).unwrap();
@@ -130,7 +130,7 @@ async fn a_request_of_http_2_in_progress_is_finished_at_shutdown() {
 }
 
 #[tokio::test]
-async fn a_connection_over_a_smaller_limit_is_closed_and_served_under_a_larger_one() {
+async fn a_connection_over_the_limit_is_closed_and_served_once_the_limit_is_raised() {
     let limit = ConnectionLimit::of(&ServeLimits::of(1));
     let listener = bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
@@ -145,31 +145,31 @@ async fn a_connection_over_a_smaller_limit_is_closed_and_served_under_a_larger_o
 }
 
 #[tokio::test]
-async fn tls_is_served_with_the_certificate_of_the_settings() {
+async fn tls_is_served_with_the_configured_certificate() {
     let authority = Authority::new();
     let tls = Certificate::open(&authority.settings()).unwrap();
     assert!(tls.is_some());
     let running = start(hello(), ServeLimits::default(), tls).await;
     let mut stream = connect(&authority, &running, &[b"http/1.1"]).await;
     stream.write_all(request("/").as_bytes()).await.unwrap();
-    assert!(rest(&mut stream).await.ends_with("hello"));
+    assert!(read_to_end(&mut stream).await.ends_with("hello"));
     let (sender, _ended) = http2(&authority, &running).await;
     assert_eq!(get(&sender, "/").await.unwrap(), "hello");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_tls_handshake_that_takes_too_long_ends_its_connection() {
+async fn a_tls_handshake_that_takes_too_long_closes_the_connection() {
     let authority = Authority::new();
     let limits = ServeLimits { tls_handshake: BRIEF, ..ServeLimits::default() };
     let running = start(hello(), limits, Certificate::open(&authority.settings()).unwrap()).await;
     let mut stream = running.connect().await;
-    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(read_to_end(&mut stream).await, "");
     running.end().await;
 }
 
 #[test]
-fn tls_settings_that_cannot_be_used_are_named() {
+fn an_unusable_tls_setting_is_named() {
     let authority = Authority::new();
     let other = Authority::new();
     fs::write(authority.path("empty.pem"), "").unwrap();

@@ -13,7 +13,7 @@ fn own(pairs: &[(&[u8], &[u8])]) -> Vec<Field> {
 }
 
 #[test]
-fn fields_are_pairs_or_an_object_and_keep_order_and_repeats() {
+fn fields_are_pairs_or_an_object_and_keep_order_and_duplicates() {
     assert_eq!(
         read(r#"[["b","1"],["a","2"],["b","3"]]"#).unwrap(),
         own(&[(b"b", b"1"), (b"a", b"2"), (b"b", b"3"),])
@@ -27,7 +27,7 @@ fn fields_are_pairs_or_an_object_and_keep_order_and_repeats() {
 }
 
 #[test]
-fn what_is_no_field_is_refused_with_words() {
+fn invalid_fields_are_refused_with_a_reason() {
     let table = [
         (r#"["a","b"]"#, ""),
         (r#"[["a"]]"#, "invalid length 1"),
@@ -40,25 +40,25 @@ fn what_is_no_field_is_refused_with_words() {
         (r#""a""#, "pairs or as an object"),
         ("7", "pairs or as an object"),
     ];
-    for (text, word) in table {
+    for (text, problem) in table {
         let error = read(text).unwrap_err();
-        assert!(error.contains(word), "{text}: {error}");
+        assert!(error.contains(problem), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_string_stays_one_until_base64_is_shorter() {
-    let form =
+fn a_value_is_a_string_unless_it_is_not_utf_8_or_base64_is_shorter() {
+    let json_of =
         |bytes: &'static [u8]| serde_json::to_value(ByteString(Bytes::from_static(bytes))).unwrap();
-    assert_eq!(form(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
-    assert_eq!(form("é".as_bytes()), json!("é"));
-    assert_eq!(form(b"\xff"), json!({"b64": "/w=="}));
-    assert_eq!(form(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
+    assert_eq!(json_of(b"two\nlines \"quoted\""), json!("two\nlines \"quoted\""));
+    assert_eq!(json_of("é".as_bytes()), json!("é"));
+    assert_eq!(json_of(b"\xff"), json!({"b64": "/w=="}));
+    assert_eq!(json_of(&[0; 30]), json!({"b64": STANDARD.encode([0; 30])}));
 }
 
 proptest! {
     #[test]
-    fn every_list_of_fields_survives_json_and_stays_near_base64s_size(
+    fn fields_round_trip_through_json_in_about_the_size_of_base64(
         fields in prop::collection::vec(
             (prop::collection::vec(any::<u8>(), 0..50), prop::collection::vec(0u8..40, 0..50)),
             0..6)
@@ -72,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in r#"[\[\]{}",:b64=\\a0 ]{0,80}"#) {
+    fn no_text_makes_the_parser_panic(text in r#"[\[\]{}",:b64=\\a0 ]{0,80}"#) {
         let _ = serde_json::from_str::<Fields>(&text);
     }
 }
