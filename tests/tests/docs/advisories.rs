@@ -77,7 +77,7 @@ fn an_unavailable_database_is_reported_last_and_the_date_is_kept() {
 fn a_real_check_prints_nothing_and_writes_todays_date_below_the_comment() {
     let folder = copy(1, 0);
     run(&folder, "cargo-deny");
-    assert!(warning(&folder).contains("never a real check"));
+    assert!(warning(&folder).contains("no check has ever succeeded"));
     let working = copy(0, 0);
     fs::copy(working.path().join("bin/cargo-deny"), folder.path().join("bin/cargo-deny")).unwrap();
     assert!(run(&folder, "cargo-deny").status.success());
@@ -94,7 +94,7 @@ fn a_check_that_finds_an_advisory_fails_and_does_not_count() {
     let before = checked(&folder);
     assert!(!run(&folder, "cargo-deny").status.success());
     assert_eq!(checked(&folder), before);
-    assert!(warning(&folder).contains("never a real check"), "the failed check does not count");
+    assert!(warning(&folder).contains("no check has ever succeeded"), "the failed check does not count");
 }
 
 #[test]
@@ -104,9 +104,9 @@ fn checks_older_than_thirty_days_are_reported_and_an_invalid_date_is_never() {
         (days_ago(0), ""),
         (days_ago(30), ""),
         (days_ago(32), "more than 30 days ago"),
-        ("never\n".to_owned(), "never a real check"),
-        ("2026-99-99\n".to_owned(), "never a real check"),
-        (String::new(), "never a real check"),
+        ("never\n".to_owned(), "no check has ever succeeded"),
+        ("2026-99-99\n".to_owned(), "no check has ever succeeded"),
+        (String::new(), "no check has ever succeeded"),
     ] {
         write_checked(&folder, &date);
         let text = warning(&folder);
