@@ -94,7 +94,10 @@ fn a_check_that_finds_an_advisory_fails_and_does_not_count() {
     let before = checked(&folder);
     assert!(!run(&folder, "cargo-deny").status.success());
     assert_eq!(checked(&folder), before);
-    assert!(warning(&folder).contains("no check has ever succeeded"), "the failed check does not count");
+    assert!(
+        warning(&folder).contains("no check has ever succeeded"),
+        "the failed check does not count"
+    );
 }
 
 #[test]

@@ -118,6 +118,7 @@ pub fn find_position(
         let finding = if is_rewound { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
         let place = Checkpoint::new(cursor.seq, cursor.tally);
         let mut position = continue_at(memory, cursor.epoch, place, finding);
+        position.inherited = inherited_through(standing, cursor);
         if cursor.is_found {
             // The copy has no cursor that the first batch could join.
             position.joins_after = Seq::ZERO;
@@ -126,9 +127,7 @@ pub fn find_position(
     }
     let is_foreign = is_foreign_cursor(standing, cursor);
     let place = last_certain_checkpoint(standing, cursor, at_cursor, is_foreign);
-    // The recorded state is of an older epoch: entries of the later ones may be carried up to anywhere.
-    let is_older = memory.epoch.is_known() && memory.epoch < cursor.epoch;
-    let inherited = if is_older || is_foreign { extent.last } else { memory.inherited };
+    let inherited = if is_foreign { extent.last } else { inherited_through(standing, cursor) };
     // The copy may not have received the epoch that has ended here.
     let next = cursor.epoch.max(memory.epoch).next();
     if is_foreign {
@@ -148,6 +147,15 @@ pub fn find_position(
         position.loss = loss_of_replaced_stream(extent, cursor, mark);
     }
     position
+}
+
+/// Returns the entry up to which this side's entries may be in the copy under an epoch before the cursor's. If
+/// the recorded state is gone, or of an older epoch, that may be all of them.
+fn inherited_through(standing: &OriginStanding, cursor: &Cursor) -> Seq {
+    let OriginStanding { extent, memory, .. } = standing;
+    // There is no epoch before the first one.
+    let is_unknown = cursor.epoch > memory.epoch.max(Epoch::FIRST);
+    if is_unknown { extent.last } else { memory.inherited }
 }
 
 /// Returns the last checkpoint up to which everything is still in the origin and certainly carried. In the

@@ -94,9 +94,28 @@ fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
         11_000,
         FaultRates { link_bytes: 120, trim: 0.05, delete: 0.05, poison: 0.05, ..NETWORK_FAULTS },
     );
-    run(
+    run_with(
         12_000,
+        &[13_117],
         FaultRates { link_bytes: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK_FAULTS },
+    );
+    run(
+        20_000,
+        FaultRates { link_bytes: 150, trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK_FAULTS },
+    );
+    run(
+        30_000,
+        FaultRates {
+            link_bytes: 150,
+            trim: 0.03,
+            delete: 0.02,
+            device_rewind: 0.015,
+            hub_rewind: 0.015,
+            wipe: 0.005,
+            full: 0.01,
+            poison: 0.05,
+            ..NETWORK_FAULTS
+        },
     );
 }
 

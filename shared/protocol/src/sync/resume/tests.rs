@@ -112,6 +112,20 @@ fn in_an_epoch_unknown_to_the_origin_the_copy_is_trusted_only_up_to_its_cursor()
 }
 
 #[test]
+fn an_origin_that_lost_its_state_takes_every_entry_for_one_that_an_older_epoch_may_have_carried() {
+    let standing = origin(0, 0, 0, 9);
+    for (name, cursor, at_cursor, inherited) in [
+        ("there is no older epoch", cursor(1, 5, A), A, 0),
+        ("an older epoch may have carried 6 to 9", cursor(2, 5, A), A, 9),
+        ("the stream was replaced in the first epoch", cursor(1, 5, A), B, 5),
+        ("the stream was replaced in a later one", cursor(2, 5, A), B, 9),
+    ] {
+        let position = find_position(&standing, &cursor, at_cursor, PartnerMatch::Same);
+        assert_eq!(position.inherited, seq(inherited), "{name}");
+    }
+}
+
+#[test]
 fn what_one_epoch_inherited_the_next_one_inherits_too() {
     // The second epoch had carried 5 of the 9 that may be in the copy under the first.
     let mut standing = origin(2, 3, 4, 12);
