@@ -114,7 +114,11 @@ fn find_losses(
         // The number of entries deleted in the middle is unknown until the end of the stream.
         return (Vec::new(), tally.at_least_if(extent.max_deleted > after));
     }
-    let acked_missing = acked.tally.added.saturating_sub(tally.added).min(missing);
+    // Past the acknowledgement, a tally with more entries shows only that this one counts too few.
+    let acked_missing = match acked.seq > after {
+        true => acked.tally.added.saturating_sub(tally.added).min(missing),
+        false => 0,
+    };
     let dead = acked.tally.dead.saturating_sub(tally.dead).min(acked_missing);
     let dead_or_lost =
         (acked.tally.dead + acked.tally.lost).saturating_sub(tally.dead + tally.lost);

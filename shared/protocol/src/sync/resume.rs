@@ -24,7 +24,6 @@ pub use self::memory::{EpochStart, HighWaterMark, LastRead, OriginMemory, Origin
 use super::loss_accounting::Extent;
 use crate::{
     entry::Digest,
-    limits::EPOCHS_REMEMBERED_MAX,
     loss::{Checkpoint, Loss, LossCause, Tally, TallyPrecision},
     message::Cursor,
     partner::PartnerMatch,
@@ -116,7 +115,7 @@ pub fn find_position(
     if is_same_epoch(standing, cursor, at_cursor) {
         let is_rewound = memory.epoch == cursor.epoch && cursor.seq < memory.acked.seq;
         let finding = if is_rewound { ResumeFinding::CopyRewound } else { ResumeFinding::Agree };
-        let place = Checkpoint::new(cursor.seq, cursor.tally);
+        let place = better_counted(cursor, memory);
         let mut position = continue_at(memory, cursor.epoch, place, finding);
         position.inherited = inherited_through(standing, cursor);
         if cursor.is_found {
@@ -284,6 +283,16 @@ fn is_own_cursor(memory: &OriginMemory, cursor: &Cursor) -> bool {
         || memory.seal_key.is_some_and(is_sealed)
 }
 
+/// Returns the checkpoint at the cursor. Where the acknowledgement is at the same place, its tally may count more of
+/// the same entries: the copy may have lost its own, and been sent them again with a tally that is a lower bound.
+fn better_counted(cursor: &Cursor, memory: &OriginMemory) -> Checkpoint {
+    let is_same_place = (memory.epoch, memory.acked.seq) == (cursor.epoch, cursor.seq);
+    if is_same_place && memory.acked.tally.added > cursor.tally.added {
+        return memory.acked;
+    }
+    Checkpoint::new(cursor.seq, cursor.tally)
+}
+
 fn continue_at(
     memory: &OriginMemory,
     epoch: Epoch,
@@ -360,40 +369,6 @@ impl Position {
     /// IDs were generated before. A cursor that was only found proves nothing.
     pub fn raises_last_id(&self, cursor: &Cursor) -> bool {
         self.finding == ResumeFinding::OriginReplaced && !cursor.is_found
-    }
-}
-
-impl OriginMemory {
-    /// Returns the state once the epoch of `position` begins in a stream of this extent. Only the starts of
-    /// older epochs are kept. `key` is a new one.
-    #[must_use]
-    pub fn begin_epoch(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
-        let &Position { epoch, after, tally, inherited, .. } = position;
-        // The start of an epoch that is only adopted from the copy is not known.
-        let is_replaced = matches!(
-            position.finding,
-            ResumeFinding::OriginReplaced
-                | ResumeFinding::ForeignCursor
-                | ResumeFinding::NewPartner
-        );
-        let acked = Checkpoint::new(after, tally);
-        let start = if is_replaced { acked } else { Checkpoint::START };
-        let mut epochs = self.epochs.clone();
-        epochs.push(EpochStart { epoch, start });
-        epochs.drain(..epochs.len().saturating_sub(EPOCHS_REMEMBERED_MAX));
-        let has_group = extent.last_delivered.is_some() || !extent.last.is_zero();
-        Self {
-            epoch,
-            epochs,
-            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
-            acked,
-            dead_lettered: Seq::ZERO,
-            inherited,
-            recorded_losses: None,
-            seal_key: Some(key),
-            last_delivered: has_group.then_some(after),
-            partner: self.partner.clone(),
-        }
     }
 }
 

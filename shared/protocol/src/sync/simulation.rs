@@ -103,8 +103,9 @@ fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
         20_000,
         FaultRates { link_bytes: 150, trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK_FAULTS },
     );
-    run(
+    run_with(
         30_000,
+        &[33_203],
         FaultRates {
             link_bytes: 150,
             trim: 0.03,

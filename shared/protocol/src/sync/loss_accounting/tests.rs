@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::loss::{BadTally, Checkpoint};
 
@@ -120,6 +122,38 @@ fn entries_the_copy_lost_are_distinguished_from_those_it_never_had() {
     // A copy that was wiped.
     let wiped = Checkpoint::START;
     assert_eq!(found(wiped, at(30, 30), &extent(30, 10)), one("rewound", 20));
+}
+
+#[test]
+fn a_cursor_past_the_acknowledgement_with_a_smaller_tally_has_lost_nothing_that_was_acknowledged() {
+    let counted_low =
+        |seq, added| Checkpoint { tally: at(seq, added).tally.at_least_if(true), ..at(seq, added) };
+    for after in [counted_low(13, 12), counted_low(14, 12)] {
+        let (losses, past) = find_missing(E1, after, at(13, 13), &extent(19, 0));
+        let words: Vec<_> = losses.iter().map(|loss| (loss.cause.word(), loss.count)).collect();
+        assert_eq!((words, past.added), (vec![("trimmed-or-deleted", Some(7))], 19), "{after:?}");
+    }
+}
+
+proptest! {
+    /// The receiver refuses losses that overlap, and the sender would send the same ones for ever.
+    #[test]
+    fn losses_are_in_order_and_never_overlap(
+        (after, counted) in (0..30_u64, 0..30_u64),
+        (acked, acked_counted, acked_dead) in (0..30_u64, 0..30_u64, 0..5_u64),
+        (added, length, max_deleted) in (0..30_u64, 0..30_u64, 0..30_u64),
+        is_exact in any::<bool>(),
+    ) {
+        let after = at(after, counted);
+        let after = Checkpoint { tally: after.tally.at_least_if(!is_exact), ..after };
+        let mut acked = at(acked, acked_counted);
+        acked.tally.dead = acked_dead;
+        let stream = extent(added, length.min(added));
+        let stream = Extent { max_deleted: Seq::new(max_deleted.min(added), 0), ..stream };
+        let (losses, _) = find_missing(E1, after, acked, &stream);
+        prop_assert!(losses.iter().all(|loss| after.seq < loss.from && loss.from <= loss.to));
+        prop_assert!(losses.windows(2).all(|pair| pair[0].to < pair[1].from), "{losses:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The sender's state: what is kept about an origin stream, in its state hash and by its process.
 
+use super::{Position, ResumeFinding};
 use crate::{
+    limits::EPOCHS_REMEMBERED_MAX,
     loss::Checkpoint,
     message::OriginState,
     partner::Partner,
@@ -34,6 +36,40 @@ pub struct OriginMemory {
     pub last_delivered: Option<Seq>,
     /// The peer that all this was agreed with, if it is known.
     pub partner: Option<Partner>,
+}
+
+impl OriginMemory {
+    /// Returns the state once the epoch of `position` begins in a stream of this extent. Only the starts of
+    /// older epochs are kept. `key` is a new one.
+    #[must_use]
+    pub fn begin_epoch(&self, position: &Position, extent: &Extent, key: SealKey) -> Self {
+        let &Position { epoch, after, tally, inherited, .. } = position;
+        // The start of an epoch that is only adopted from the copy is not known.
+        let is_replaced = matches!(
+            position.finding,
+            ResumeFinding::OriginReplaced
+                | ResumeFinding::ForeignCursor
+                | ResumeFinding::NewPartner
+        );
+        let acked = Checkpoint::new(after, tally);
+        let start = if is_replaced { acked } else { Checkpoint::START };
+        let mut epochs = self.epochs.clone();
+        epochs.push(EpochStart { epoch, start });
+        epochs.drain(..epochs.len().saturating_sub(EPOCHS_REMEMBERED_MAX));
+        let has_group = extent.last_delivered.is_some() || !extent.last.is_zero();
+        Self {
+            epoch,
+            epochs,
+            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
+            acked,
+            dead_lettered: Seq::ZERO,
+            inherited,
+            recorded_losses: None,
+            seal_key: Some(key),
+            last_delivered: has_group.then_some(after),
+            partner: self.partner.clone(),
+        }
+    }
 }
 
 /// The end of a stream when it was last read.
