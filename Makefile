@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro deb deb-check check build fmt fmt-check lint picture docs book deny units
+.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro dist dist-repro deb rpm deb-check check build fmt fmt-check lint picture docs book deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,12 +80,19 @@ bench-micro: ## what a batch costs in each station of the protocol
 	@scripts/setup cc
 	cargo bench -p spoke-protocol --bench protocol
 
-# `-p` for each rather than the workspace, and the agent for itself: what only the others ask for stays out.
-deb: ## Debian packages of the three services, in target/debian; PROFILE=dev for quick ones
+dist: ## a release in target/dist: tarballs for each architecture, SBOMs, checksums; ARCH="x86_64 aarch64 armv7"
+	@scripts/dist $(ARCH)
+
+dist-repro: ## two builds of the last commit in two folders, compared; ARCH=
+	@scripts/check-reproducible $(ARCH)
+
+deb: ## Debian packages of the three services, in target/debian; ARCH=amd64|arm64|armhf
 	@scripts/setup cc deb
-	cargo build --profile $(or $(PROFILE),release) $(addprefix -p spoke-,hub auth) --bins
-	cargo build --profile $(or $(PROFILE),release) -p spoke-agent
-	@scripts/deb $(or $(PROFILE),release)
+	@scripts/deb release $(or $(ARCH),$(shell dpkg --print-architecture))
+
+rpm: ## RPM packages of the three services, in target/rpm; ARCH=x86_64|aarch64|armv7
+	@scripts/setup cc
+	@scripts/rpm $(ARCH)
 
 deb-check: ## quick packages by lintian, then installed, used, upgraded, removed and purged in a root of their own; as root
 	@scripts/setup redis cc deb deb-check
