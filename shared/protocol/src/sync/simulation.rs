@@ -33,6 +33,18 @@ const NO_FAULTS: FaultRates = FaultRates {
 const NETWORK_FAULTS: FaultRates =
     FaultRates { lose: 0.1, repeat: 0.1, swap: 0.1, cut: 0.02, ..NO_FAULTS };
 
+/// What happens to both ends and to the network, except that a hash or a stream is deleted.
+const ALL_FAULTS: FaultRates = FaultRates {
+    trim: 0.03,
+    delete: 0.02,
+    device_rewind: 0.015,
+    hub_rewind: 0.015,
+    wipe: 0.005,
+    full: 0.01,
+    poison: 0.05,
+    ..NETWORK_FAULTS
+};
+
 /// The number of runs for each set of fault rates; `SPOKE_SIMULATION_RUNS` overrides it.
 const RUNS: usize = 150;
 
@@ -103,39 +115,12 @@ fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
         20_000,
         FaultRates { link_bytes: 150, trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK_FAULTS },
     );
-    run_with(
-        30_000,
-        &[33_203],
-        FaultRates {
-            link_bytes: 150,
-            trim: 0.03,
-            delete: 0.02,
-            device_rewind: 0.015,
-            hub_rewind: 0.015,
-            wipe: 0.005,
-            full: 0.01,
-            poison: 0.05,
-            ..NETWORK_FAULTS
-        },
-    );
+    run_with(30_000, &[33_203], FaultRates { link_bytes: 150, ..ALL_FAULTS });
 }
 
 #[test]
 fn both_ends_may_be_rewound_wiped_trimmed_and_full() {
-    run_with(
-        5000,
-        &[5152, 5728, 6116, 6967, 16756],
-        FaultRates {
-            trim: 0.03,
-            delete: 0.02,
-            device_rewind: 0.015,
-            hub_rewind: 0.015,
-            wipe: 0.005,
-            full: 0.01,
-            poison: 0.05,
-            ..NETWORK_FAULTS
-        },
-    );
+    run_with(5000, &[5152, 5728, 6116, 6967, 16756], ALL_FAULTS);
 }
 
 #[test]
