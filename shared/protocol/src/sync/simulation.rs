@@ -111,6 +111,10 @@ fn a_link_that_breaks_after_some_bytes_still_carries_everything() {
         &[13_117],
         FaultRates { link_bytes: 150, hub_rewind: 0.01, device_rewind: 0.01, ..NETWORK_FAULTS },
     );
+}
+
+#[test]
+fn nothing_is_stuck_behind_a_link_that_breaks_whatever_happens_to_both_ends() {
     run(
         20_000,
         FaultRates { link_bytes: 150, trim: 0.03, forget: 0.02, poison: 0.05, ..NETWORK_FAULTS },
