@@ -37,7 +37,7 @@ fn an_ellipsis_stands_for_any_part_of_a_name() {
 fn functions() -> BTreeSet<String> {
     let mut functions = BTreeSet::new();
     for file in rust_files_with_tests() {
-        for line in fs::read_to_string(file).unwrap().lines() {
+        for line in fs::read_to_string(file).expect("a source file can be read").lines() {
             let line = line.trim_start().trim_start_matches("async ");
             let name = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next());
             functions.extend(name.map(str::to_owned));

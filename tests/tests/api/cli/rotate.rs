@@ -1,4 +1,4 @@
-//! `spoke-agent rotate`: after an interruption at any step the device can log in, and the next run completes it.
+//! `spoke-agent rotate`: after an step at any step the device can log in, and the next run completes it.
 
 use std::fs;
 
@@ -61,16 +61,16 @@ async fn rotating_while_the_agent_runs_gives_a_new_secret_and_invalidates_the_ol
 
 /// The step at which a run is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Interruption {
+enum KilledBefore {
     /// The next secret is on disk, and auth has not received it.
-    BeforeRequest,
+    Request,
     /// Auth accepts both secrets, and the device does not know.
-    BeforeAnswer,
+    Answer,
     /// Auth accepts only the next secret, and the device does not know.
-    BeforeLoginAnswer,
+    LoginAnswer,
 }
 
-async fn interrupt(cloud: &Cloud, device: &Device, interruption: Interruption) {
+async fn interrupt(cloud: &Cloud, device: &Device, step: KilledBefore) {
     let has_next = async || cloud.redis.hash(KEY).await.contains_key("nextSecret");
     let kill = async |awaited: &str, is_reached: &dyn Fn(bool) -> bool| {
         let mut rotating = device.begin(&["rotate"]);
@@ -80,19 +80,19 @@ async fn interrupt(cloud: &Cloud, device: &Device, interruption: Interruption) {
         .await;
         rotating.kill9();
     };
-    match interruption {
-        Interruption::BeforeRequest => {
+    match step {
+        KilledBefore::Request => {
             cloud.auth_proxy.black_hole();
             let before = cloud.auth_proxy.connections();
             let is_sent = |_| cloud.auth_proxy.connections() > before;
             kill("the request to be sent", &is_sent).await;
             assert!(!has_next().await);
         }
-        Interruption::BeforeAnswer => {
+        KilledBefore::Answer => {
             cloud.auth_proxy.lose_downstream();
             kill("auth to store the next secret", &|has_next| has_next).await;
         }
-        Interruption::BeforeLoginAnswer => {
+        KilledBefore::LoginAnswer => {
             cloud.auth_proxy.lose_downstream();
             kill("auth to store the next secret", &|has_next| has_next).await;
             kill("auth to accept only the next secret", &|has_next| !has_next).await;
@@ -104,26 +104,24 @@ async fn interrupt(cloud: &Cloud, device: &Device, interruption: Interruption) {
 
 #[tokio::test]
 async fn after_a_kill_at_any_step_the_device_can_log_in_and_the_next_run_completes() {
-    for interruption in
-        [Interruption::BeforeRequest, Interruption::BeforeAnswer, Interruption::BeforeLoginAnswer]
-    {
+    for step in [KilledBefore::Request, KilledBefore::Answer, KilledBefore::LoginAnswer] {
         for is_started_between in [false, true] {
             let cloud = Cloud::start().await;
             let mut device = enrolled(&cloud).await;
             device.stop_agent().await;
             let old = file(&device, "secret").unwrap();
 
-            interrupt(&cloud, &device, interruption).await;
+            interrupt(&cloud, &device, step).await;
 
             let next =
                 file(&device, "secret.next").expect("the next secret is kept until it is in place");
-            assert_eq!(file(&device, "secret").unwrap(), old, "{interruption:?}");
+            assert_eq!(file(&device, "secret").unwrap(), old, "{step:?}");
             if is_started_between {
                 assert_can_log_in(&cloud, &mut device).await;
             }
             let is_completed = file(&device, "secret") == Some(next.clone());
-            let is_used = interruption == Interruption::BeforeLoginAnswer;
-            assert_eq!(is_completed, is_started_between && is_used, "{interruption:?}");
+            let is_used = step == KilledBefore::LoginAnswer;
+            assert_eq!(is_completed, is_started_between && is_used, "{step:?}");
 
             if !is_completed {
                 let checked = device.command(&["check"]).await.stdout;
@@ -134,13 +132,9 @@ async fn after_a_kill_at_any_step_the_device_can_log_in_and_the_next_run_complet
                 device.command(&["rotate"]).await.done();
             }
 
-            assert_eq!(
-                file(&device, "secret"),
-                Some(next),
-                "{interruption:?}: no third secret is created"
-            );
-            assert_eq!(file(&device, "secret.next"), None, "{interruption:?}");
-            assert!(!accepts(&cloud, &old).await, "{interruption:?}");
+            assert_eq!(file(&device, "secret"), Some(next), "{step:?}: no third secret is created");
+            assert_eq!(file(&device, "secret.next"), None, "{step:?}");
+            assert!(!accepts(&cloud, &old).await, "{step:?}");
             assert_can_log_in(&cloud, &mut device).await;
         }
     }
