@@ -126,6 +126,16 @@ fn an_origin_that_lost_its_state_takes_every_entry_for_one_that_an_older_epoch_m
 }
 
 #[test]
+fn of_two_tallies_at_one_place_the_sender_resumes_with_the_one_that_counts_more() {
+    let standing = origin(1, 5, 9, 9);
+    let low = exactly(4).at_least_if(true);
+    let counted_low =
+        Cursor { tally: low, seal: Some(key().seal(Epoch(1), seq(5), low)), ..cursor(1, 5, A) };
+    let position = find_position(&standing, &counted_low, A, PartnerMatch::Same);
+    assert_eq!((position.after, position.tally), (seq(5), exactly(5)));
+}
+
+#[test]
 fn what_one_epoch_inherited_the_next_one_inherits_too() {
     // The second epoch had carried 5 of the 9 that may be in the copy under the first.
     let mut standing = origin(2, 3, 4, 12);
