@@ -1,4 +1,4 @@
-//! The command line: `run`, `enrol`, `rotate`, `status`, `check`.
+//! The command line: `run`, `enrol`, `rotate`, `status`, `check`, `health`.
 
 mod check;
 mod enrol;
@@ -9,7 +9,7 @@ mod status;
 use clap::{Parser, Subcommand};
 use spoke_service::{
     after_help,
-    cli::{CheckArgs, SettingsArgs},
+    cli::{CheckArgs, SettingsArgs, health},
     daemon::Daemon,
 };
 
@@ -44,6 +44,8 @@ enum AgentCommand {
     /// Check the settings, the secret file, this device's Redis and clock, auth, the hub and the
     /// running agent, with help for each problem; fails if there is an error
     Check(CheckArgs),
+    /// Ask the running agent whether it makes progress, for a probe in a container; fails if it does not
+    Health,
 }
 
 impl AgentCli {
@@ -68,6 +70,10 @@ impl AgentCli {
             AgentCommand::Check(args) => {
                 let config: AgentConfig = settings.load("agent", Vec::new())?;
                 check::run(&config, &settings, args).await
+            }
+            AgentCommand::Health => {
+                let config: AgentConfig = settings.load("agent", Vec::new())?;
+                health(&config.admin_listen).await
             }
         }
     }

@@ -116,7 +116,7 @@ pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
         device: device.clone(),
     };
     let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
-    serve_admin(admin, admin_app(page, shutdown.clone()), hosts, &shutdown)?;
+    serve_admin(admin, admin_app(page, watchdog.clone(), shutdown.clone()), hosts, &shutdown)?;
     if env::var_os("NOTIFY_SOCKET").is_some() {
         shutdown.spawn("status line", status_line(status.clone(), device, shutdown.clone()));
     }
@@ -196,9 +196,13 @@ fn setting_error(error: AuthenticatorError) -> anyhow::Error {
     }
 }
 
-fn admin_app(page: AgentMetricsPage, shutdown: Shutdown) -> Router {
+fn admin_app(page: AgentMetricsPage, watchdog: Arc<Mutex<Watchdog>>, shutdown: Shutdown) -> Router {
     let (ready_status, live_status) = (page.status.clone(), page.status.clone());
     let own_redis = page.redis.clone();
+    let alive = move || {
+        let watchdog = watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        watchdog.problem(Instant::now()).map_or(Ok(()), Err)
+    };
     let ready = move || {
         let (redis, status) = (own_redis.clone(), ready_status.status());
         Box::pin(async move {
@@ -214,7 +218,7 @@ fn admin_app(page: AgentMetricsPage, shutdown: Shutdown) -> Router {
         let status = live_status.status();
         async move { Json(status) }
     });
-    admin_router(shutdown, ready, metrics).merge(Router::new().route("/status", status))
+    admin_router(shutdown, alive, ready, metrics).merge(Router::new().route("/status", status))
 }
 
 fn readiness(status: &AgentStatus) -> Result<(), String> {

@@ -12,7 +12,7 @@ mod show;
 use clap::{Parser, Subcommand};
 use spoke_service::{
     after_help,
-    cli::{CheckArgs, ListenArgs, SettingsArgs},
+    cli::{CheckArgs, ListenArgs, SettingsArgs, health},
     daemon::Daemon,
 };
 
@@ -49,6 +49,8 @@ enum AuthCommand {
     /// Check the settings, certificates, Redis and the listeners, with help for each problem; fails if one
     /// of them has to be fixed
     Check(CheckArgs),
+    /// Ask the running service whether it is healthy, for a probe in a container; fails if it is not
+    Health,
 }
 
 impl AuthCli {
@@ -71,6 +73,7 @@ impl AuthCli {
             AuthCommand::Extend(args) => extend::run(&config, &args).await,
             AuthCommand::Revoke(args) => revoke::run(&config, &args).await,
             AuthCommand::Check(args) => check::run(&config, &self.settings, args).await,
+            AuthCommand::Health => health(&config.admin_listen).await,
         }
     }
 }

@@ -103,8 +103,13 @@ fn admin_app(state: &Arc<AuthState>, shutdown: &Shutdown) -> Router {
         let store = store.clone();
         Box::pin(async move { ready(store.redis()).await })
     };
-    admin_router(shutdown.clone(), ready, move || {
-        let state = Arc::clone(&state);
-        Box::pin(async move { metrics_page::text(&state).await })
-    })
+    admin_router(
+        shutdown.clone(),
+        || Ok(()),
+        ready,
+        move || {
+            let state = Arc::clone(&state);
+            Box::pin(async move { metrics_page::text(&state).await })
+        },
+    )
 }

@@ -10,7 +10,7 @@ mod tail;
 use clap::{Parser, Subcommand};
 use spoke_service::{
     after_help,
-    cli::{CheckArgs, ListenArgs, SettingsArgs},
+    cli::{CheckArgs, ListenArgs, SettingsArgs, health},
     daemon::Daemon,
 };
 
@@ -46,6 +46,8 @@ enum HubCommand {
     /// Check settings, certificates, Redis and listeners, with help for each finding; fails if one
     /// has to be fixed
     Check(CheckArgs),
+    /// Ask the running service whether it is healthy, for a probe in a container; fails if it is not
+    Health,
 }
 
 impl HubCli {
@@ -67,6 +69,7 @@ impl HubCli {
             HubCommand::Send(args) => send::run(&config, &args).await,
             HubCommand::ResetClient(args) => reset_client::run(&config, &args).await,
             HubCommand::Check(args) => check::run(&config, &self.settings, args).await,
+            HubCommand::Health => health(&config.admin_listen).await,
         }
     }
 }

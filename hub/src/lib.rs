@@ -150,6 +150,7 @@ fn admin_app(hub: &Arc<HubState>, auth_redis: Redis) -> axum::Router {
     let auth_of_figures = auth_redis.clone();
     admin_router(
         hub.shutdown.clone(),
+        || Ok(()),
         move || {
             let (hub, auth_redis) = (of_ready.clone(), auth_redis.clone());
             Box::pin(async move {

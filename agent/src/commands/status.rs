@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{ClientId, Epoch, Seq, sync::StuckEntry};
 use spoke_service::{
-    cli::{print, watch},
+    cli::{local_address, print, watch},
     config::ServiceUrl,
 };
 use spoke_store::Redis;
@@ -83,12 +83,10 @@ pub(super) async fn run(config: &AgentConfig, args: &StatusArgs) -> anyhow::Resu
 }
 
 pub(super) async fn probe_agent(config: &AgentConfig, client: &ClientId) -> AgentProbe {
-    let listen =
-        config.admin_listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
-    if listen.is_empty() {
+    if config.admin_listen.is_empty() {
         return AgentProbe::Unknown;
     }
-    let url: ServiceUrl = match format!("http://{listen}").parse() {
+    let url: ServiceUrl = match format!("http://{}", local_address(&config.admin_listen)).parse() {
         Ok(url) => url,
         Err(error) => return AgentProbe::NotRunning(error_chain(&error)),
     };

@@ -1,4 +1,4 @@
-//! Decides whether the agent makes progress, for the systemd watchdog. Pure.
+//! Decides whether the agent makes progress, for the systemd watchdog and `/healthz`. Pure.
 //!
 //! Two conditions are watched. Each stage sets a deadline for its next progress, so a loop that
 //! hangs is detected. Consecutive sessions in which nothing was acknowledged are counted: a new
@@ -38,7 +38,7 @@ impl Watchdog {
         self.stalls = 0;
     }
 
-    /// Returns the reason to stop notifying the watchdog, if there is one.
+    /// Returns why a restart may help, if it may: there is no progress.
     pub(crate) fn problem(&self, now: Instant) -> Option<String> {
         if now > self.due {
             return Some("the current step exceeded its time limit".to_owned());

@@ -23,6 +23,7 @@
 mod output;
 mod settings_args;
 mod check;
+mod health;
 mod settings_file;
 mod watch;
 
@@ -33,6 +34,7 @@ pub use self::{
         Check, CheckArgs, Severity, of_hints, of_listener, of_redis, of_secret, of_secret_file,
         of_tls, report,
     },
+    health::{health, local_address},
     output::print,
     settings_args::{ListenArgs, SettingsArgs, SettingsReader},
     settings_file::of_settings_file,

@@ -4,6 +4,7 @@ mod agent;
 mod auth;
 mod check;
 mod enrol;
+mod health;
 mod hub;
 mod planted;
 mod provision;

@@ -7,7 +7,7 @@ use rustls::{CertificateError, pki_types::UnixTime};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::output::print;
+use super::{health::local_address, output::print};
 use crate::{config::TlsSettings, server::Certificate};
 use spoke_diagnostics::{
     error_chain,
@@ -242,8 +242,7 @@ fn of_certificate(path: &Path, certificate: &Certificate, now: UnixTime) -> Chec
 
 /// Checks that a service listens on an address.
 pub async fn of_listener(setting: &'static str, listen: &str, unit: &str) -> Check {
-    let local = listen.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
-    let why = match timeout(LISTEN_TIMEOUT, TcpStream::connect(&local)).await {
+    let why = match timeout(LISTEN_TIMEOUT, TcpStream::connect(local_address(listen))).await {
         Ok(Ok(_)) => return Check::ok(setting, format!("{listen} accepts connections")),
         Ok(Err(error)) => error_chain(&error),
         Err(_) => format!("no answer within {} s", LISTEN_TIMEOUT.as_secs()),

@@ -65,13 +65,20 @@ fn check(uri: &Uri, headers: &HeaderMap, hosts: &AdminHosts) -> Result<(), ApiEr
     Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", message))
 }
 
-/// Routes `GET /healthz` (the process is alive), `GET /readyz` (`ready` succeeds, and no shutdown has begun)
+/// Routes `GET /healthz` (`alive` succeeds), `GET /readyz` (`ready` succeeds, and no shutdown has begun)
 /// and `GET /metrics` (the text of `metrics`, in Prometheus's text format).
 pub fn admin_router(
     shutdown: Shutdown,
+    alive: impl Fn() -> Result<(), String> + Clone + Send + Sync + 'static,
     ready: impl Fn() -> BoxFuture<'static, Result<(), String>> + Clone + Send + Sync + 'static,
     metrics: impl Fn() -> BoxFuture<'static, String> + Clone + Send + Sync + 'static,
 ) -> Router {
+    let healthz = move || {
+        let answer = alive().map(|()| "ok\n").map_err(|message| {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no-progress", message)
+        });
+        async move { answer }
+    };
     let readyz = move || {
         let (ready, shutdown) = (ready(), shutdown.clone());
         async move {
@@ -90,7 +97,7 @@ pub fn admin_router(
     };
     fallback(
         Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics)),
     )

@@ -325,7 +325,12 @@ async fn the_admin_routes_serve_liveness_readiness_and_metrics() {
         Box::pin(async move { is_ready.then_some(()).ok_or_else(|| "no redis".to_owned()) })
     };
     let stops = Shutdown::new();
-    let app = admin_router(stops.clone(), ready, || Box::pin(async { "metric 1\n".to_owned() }));
+    let is_alive = Arc::new(Mutex::new(true));
+    let liveness = is_alive.clone();
+    let alive =
+        move || liveness.lock().unwrap().then_some(()).ok_or_else(|| "no progress".to_owned());
+    let metrics = || -> BoxFuture<'static, String> { Box::pin(async { "metric 1\n".to_owned() }) };
+    let app = admin_router(stops.clone(), alive, ready, metrics);
     let running = start(app, ServeLimits::default(), None).await;
     let status = |answer: &str, status: StatusCode| {
         assert!(answer.starts_with(&format!("HTTP/1.1 {}", status.as_u16())), "{answer}");
@@ -338,6 +343,11 @@ async fn the_admin_routes_serve_liveness_readiness_and_metrics() {
     status(&running.get("/readyz").await, StatusCode::OK);
     assert!(running.get("/metrics").await.ends_with("metric 1\n"));
     status(&running.get("/nowhere").await, StatusCode::NOT_FOUND);
+    *is_alive.lock().unwrap() = false;
+    let answer = running.get("/healthz").await;
+    status(&answer, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.contains("no progress"), "{answer}");
+    *is_alive.lock().unwrap() = true;
     stops.begin();
     status(&running.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
     status(&running.get("/healthz").await, StatusCode::OK);

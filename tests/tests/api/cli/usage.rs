@@ -8,9 +8,9 @@ use spoke_tests::{
 use crate::cli::PROGRAMS;
 
 const COMMANDS: [(&str, &[&str]); 3] = [
-    ("spoke-agent", &["run", "enrol", "status"]),
-    ("spoke-auth", &["serve", "provision", "list", "show", "extend", "revoke"]),
-    ("spoke-hub", &["serve", "clients", "tail", "send"]),
+    ("spoke-agent", &["run", "enrol", "status", "health"]),
+    ("spoke-auth", &["serve", "provision", "list", "show", "extend", "revoke", "health"]),
+    ("spoke-hub", &["serve", "clients", "tail", "send", "health"]),
 ];
 
 async fn run_with(program: &str, arguments: &[&str]) -> Finished {

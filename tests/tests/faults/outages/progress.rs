@@ -100,6 +100,9 @@ async fn an_unacknowledged_link_is_reconnected_and_at_last_the_watchdog_is_not_n
             status["counts"]["sessions"].as_u64() >= Some(6),
             "each stalled session is replaced: {status}"
         );
+        let health = device.command(&["health"]).await;
+        assert_eq!(health.code, Some(1), "{health:?}");
+        assert!(health.stderr.contains("nothing was acknowledged"), "{health:?}");
         systemd.heard();
         throughout("no watchdog notification", 10 * EVERY, 0, async || {
             systemd.watchdog_notifications()
@@ -113,5 +116,6 @@ async fn an_unacknowledged_link_is_reconnected_and_at_last_the_watchdog_is_not_n
         assert_same("up", &expected(&up, Some(1)), &cloud.carried("dev1").await);
         assert_notified("carrying again", &systemd, 2 * EVERY).await;
         assert_eq!(agent(&device).await["stalledSessions"], 0);
+        assert_eq!(device.command(&["health"]).await.done().stdout, "ok\n");
     }
 }
