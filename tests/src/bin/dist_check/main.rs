@@ -43,7 +43,7 @@ const ENTRIES_AT_KILL: usize = 500;
 const BACKLOG: usize = 25_000;
 /// After this, nothing of the connection's start is still running.
 const SETTLING: Duration = Duration::from_secs(3);
-/// The longest time for the backlog, which takes an emulated agent about ten seconds.
+/// The longest time for the backlog, which takes an emulated agent a few seconds.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 
 /// Checks the programs of a release.
