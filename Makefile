@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro dist dist-repro deb rpm deb-check check build fmt fmt-check lint picture docs book deny units
+.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro dist dist-check dist-repro release deb rpm image image-check deb-check check build fmt fmt-check lint picture docs book deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,16 +83,29 @@ bench-micro: ## what a batch costs in each station of the protocol
 dist: ## a release in target/dist: tarballs for each architecture, SBOMs, checksums; ARCH="x86_64 aarch64 armv7"
 	@scripts/dist $(ARCH)
 
+dist-check: ## the tarballs of target/dist as users run them: entries both ways in Debian 11, or under an emulator; ARCH=; as root
+	@scripts/check-dist $(ARCH)
+
 dist-repro: ## two builds of the last commit in two folders, compared; ARCH=
 	@scripts/check-reproducible $(ARCH)
 
+release: ## everything of a release in target/dist: tarballs, packages, images, SBOMs, notes; VERSION=, ARCH=
+	@scripts/release "$(VERSION)" $(ARCH)
+
 deb: ## Debian packages of the three services, in target/debian; ARCH=amd64|arm64|armhf
-	@scripts/setup cc deb
+	@scripts/setup deb
 	@scripts/deb release $(or $(ARCH),$(shell dpkg --print-architecture))
 
 rpm: ## RPM packages of the three services, in target/rpm; ARCH=x86_64|aarch64|armv7
-	@scripts/setup cc
 	@scripts/rpm $(ARCH)
+
+image: ## container images of the three services, in target/image; ARCH=x86_64|aarch64|armv7
+	@scripts/setup image
+	@scripts/image $(or $(ARCH),$(shell uname -m))
+
+image-check: ## hub, auth and agent in containers carry entries and drain; as root
+	@scripts/setup redis cc image image-check
+	@scripts/check-image $(ARCH)
 
 deb-check: ## quick packages by lintian, then installed, used, upgraded, removed and purged in a root of their own; as root
 	@scripts/setup redis cc deb deb-check

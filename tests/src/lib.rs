@@ -16,6 +16,7 @@ pub mod cloud;
 pub mod muted_redis;
 pub mod device;
 pub mod disk;
+pub mod memory_limit;
 pub mod entries;
 pub mod forward_proxy;
 pub mod hostile;
