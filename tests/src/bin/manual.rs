@@ -39,5 +39,6 @@ fn write(mut program: Command, folder: &Path) -> io::Result<()> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut program, &name, &folder)?;
     }
-    clap_mangen::generate_to(program, &pages)
+    // `help` needs no page, and would get one for each command.
+    clap_mangen::generate_to(program.disable_help_subcommand(true), &pages)
 }
