@@ -36,9 +36,10 @@ fn write(mut program: Command, folder: &Path) -> io::Result<()> {
     let folder = folder.join(&name);
     let pages = folder.join("man");
     fs::create_dir_all(&pages)?;
+    // `help` needs no page, and would get one for each command. The completions below have it.
+    clap_mangen::generate_to(program.clone().disable_help_subcommand(true), &pages)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut program, &name, &folder)?;
     }
-    // `help` needs no page, and would get one for each command.
-    clap_mangen::generate_to(program.disable_help_subcommand(true), &pages)
+    Ok(())
 }
