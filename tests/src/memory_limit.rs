@@ -1,6 +1,6 @@
 //! A memory limit for one process, by a control group, as `MemoryMax=` of a systemd unit sets it.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, process::Command};
 
 /// A control group with a memory limit. It is removed when dropped, after its processes have ended.
 pub struct MemoryLimit {
@@ -22,6 +22,10 @@ impl MemoryLimit {
         fs::create_dir(&folder)?;
         let limit = Self { folder, is_v1 };
         limit.write(if is_v1 { "memory.limit_in_bytes" } else { "memory.max" }, bytes)?;
+        let [shell, option, join] = limit.start_through();
+        if !Command::new(shell).args([option, join, "true".to_owned()]).status()?.success() {
+            return Err(io::Error::other("a process cannot join the control group"));
+        }
         Ok(limit)
     }
 
