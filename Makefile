@@ -101,7 +101,7 @@ rpm: ## RPM packages of the three services, in target/rpm; ARCH=x86_64|aarch64|a
 
 image: ## container images of the three services, in target/image; ARCH=x86_64|aarch64|armv7
 	@scripts/setup image
-	@scripts/image $(or $(ARCH),$(shell uname -m))
+	@scripts/image $(ARCH)
 
 image-check: ## hub, auth and agent in containers carry entries and drain; as root
 	@scripts/setup redis cc image image-check

@@ -29,6 +29,8 @@ pub mod redis;
 mod redis_relay;
 pub mod seed;
 pub mod service;
+pub mod signals;
+pub mod traffic;
 pub mod load_probe;
 pub mod websocket;
 pub mod single_service;

@@ -19,11 +19,13 @@ use std::{
 
 use clap::Parser;
 use futures_util::{FutureExt, future::join_all};
-use spoke_tests::chaos::{
-    checker::Verdict,
-    fault::{Fault, Fleet, Row, draw, select},
+use spoke_tests::{
+    chaos::{
+        checker::Verdict,
+        fault::{Fault, Fleet, Row, draw, select},
+    },
+    signals::signals,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -117,17 +119,6 @@ async fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-async fn signals() {
-    let stream = |kind| signal(kind).expect("signals can be listened for");
-    let (mut interrupt, mut terminate) =
-        (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// Runs once in a temporary folder, which is kept if something is wrong.

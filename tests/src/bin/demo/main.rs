@@ -11,8 +11,7 @@ use std::{
 
 use clap::Parser;
 use futures_util::FutureExt;
-use spoke_tests::{redis::RedisServer, wait::eventually};
-use tokio::signal::unix::{SignalKind, signal};
+use spoke_tests::{redis::RedisServer, signals::signals, wait::eventually};
 
 use crate::parts::{CLIENT, Demo};
 
@@ -50,17 +49,6 @@ async fn main() -> ExitCode {
             println!("\nAll processes are stopped and their folder is removed.");
             ExitCode::SUCCESS
         }
-    }
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-async fn signals() {
-    let stream = |kind| signal(kind).expect("signals can be listened for");
-    let (mut interrupt, mut terminate) =
-        (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use spoke_tests::{
     binaries::path_of,
     certificates::Certificates,
-    cloud, device,
     process::{Finished, Process, Start, run},
     redis::{RedisServer, free_port},
     service::{Kind, Service},
@@ -109,11 +108,6 @@ impl Deployment {
     /// The process id of the agent.
     pub(crate) fn agent_pid(&self) -> u32 {
         self.agent.as_ref().expect("the agent was started").pid()
-    }
-
-    /// The numbers of entries in the copies, up and down.
-    pub(crate) async fn copy_lengths(&self) -> (usize, usize) {
-        tokio::join!(self.cloud.length(cloud::IN), self.device.length(device::IN))
     }
 
     fn command(&self, name: &str) -> Start {

@@ -4,7 +4,6 @@
 //! `scripts/check-dist` says how the programs are started. The agent, auth and the hub that carry entries are
 //! those of the folder in `SPOKE_TEST_BIN_DIR`: an agent that is emulated has a cloud that is not.
 
-mod added;
 mod deployment;
 
 use std::{
@@ -18,19 +17,16 @@ use std::{
 use clap::Parser;
 use futures_util::FutureExt;
 use spoke_tests::{
+    entries::{Fields, every_byte, fields},
     process::Start,
     process_usage::{resident_bytes, resident_bytes_max},
+    signals::signals,
+    traffic::{FeedPace, Traffic, copy_lengths},
     wait::{PATIENCE, eventually},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 
-use crate::{
-    added::Added,
-    deployment::{Deployment, succeed},
-};
+use crate::deployment::{CLIENT, Deployment, succeed};
 
 const PROGRAMS: [&str; 3] = ["spoke-agent", "spoke-hub", "spoke-auth"];
 /// Entries each way across the kill.
@@ -41,6 +37,10 @@ const ENTRIES_BEFORE_KILL: usize = 2_000;
 const ENTRIES_AT_KILL: usize = 500;
 /// Entries each way for the memory of a drain.
 const BACKLOG: usize = 25_000;
+/// Slow enough to kill the agent meanwhile.
+const SLOW: FeedPace = (10, Duration::from_millis(1));
+/// All at once.
+const FAST: FeedPace = (BACKLOG, Duration::ZERO);
 /// After this, nothing of the connection's start is still running.
 const SETTLING: Duration = Duration::from_secs(3);
 /// The longest time for the backlog, which takes an emulated agent a few seconds.
@@ -84,17 +84,6 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
-async fn signals() {
-    let stream = |kind| signal(kind).expect("signals can be listened for");
-    let (mut interrupt, mut terminate) =
-        (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
 async fn check(arguments: &Arguments) {
     let step = |text: &str| println!("check-dist: {}: {text}", arguments.title);
     for program in PROGRAMS {
@@ -114,20 +103,20 @@ async fn check(arguments: &Arguments) {
     sleep(SETTLING).await;
     let idle = resident_bytes(deployment.agent_pid());
 
-    let mut added = Added::default();
-    let (up, down) = kill_in_the_middle(&mut deployment, &mut added).await;
+    let mut traffic = Traffic::new(CLIENT, entry);
+    let (up, down) = kill_in_the_middle(&mut deployment, &mut traffic).await;
     step(&format!("kill -9 with {up} entries up and {down} down carried, of {ENTRIES} each"));
-    added.extend(&deployment, ENTRIES - ENTRIES_BEFORE_KILL).await;
+    traffic.feed(&deployment.device, &deployment.cloud, ENTRIES - ENTRIES_BEFORE_KILL, FAST).await;
     deployment.start_agent().await;
-    added.carried(&deployment, PATIENCE).await;
+    traffic.assert_carried(&deployment.device, &deployment.cloud, PATIENCE).await;
     step(&format!("{ENTRIES} entries each way are carried once, in order and unchanged"));
     deployment.stop_agent().await;
     step("SIGTERM ends the agent with 0");
 
-    added.extend(&deployment, BACKLOG).await;
+    traffic.feed(&deployment.device, &deployment.cloud, BACKLOG, FAST).await;
     let begun = Instant::now();
     deployment.start_agent().await;
-    added.carried(&deployment, DRAIN_MAX).await;
+    traffic.assert_carried(&deployment.device, &deployment.cloud, DRAIN_MAX).await;
     let took = begun.elapsed().as_secs_f64();
     let drain = resident_bytes_max(deployment.agent_pid());
     step(&format!("{BACKLOG} more each way, a backlog, are carried in {took:.1} s"));
@@ -136,12 +125,13 @@ async fn check(arguments: &Arguments) {
 }
 
 /// Adds entries both ways and kills the agent meanwhile. Returns how many are in the copies then, up and down.
-async fn kill_in_the_middle(deployment: &mut Deployment, added: &mut Added) -> (usize, usize) {
+async fn kill_in_the_middle(deployment: &mut Deployment, traffic: &mut Traffic) -> (usize, usize) {
     let mut agent = deployment.take_agent();
-    let feeding = added.extend_slowly(deployment, ENTRIES_BEFORE_KILL);
+    let Deployment { device, cloud, .. } = &*deployment;
+    let feeding = traffic.feed(device, cloud, ENTRIES_BEFORE_KILL, SLOW);
     let enough = async {
         eventually("entries in both copies", PATIENCE, async || {
-            let lengths = deployment.copy_lengths().await;
+            let lengths = copy_lengths(device, cloud).await;
             let (up, down) = lengths;
             if up.min(down) >= ENTRIES_AT_KILL { Ok(()) } else { Err(lengths) }
         })
@@ -149,9 +139,18 @@ async fn kill_in_the_middle(deployment: &mut Deployment, added: &mut Added) -> (
         agent.kill9();
     };
     tokio::join!(feeding, enough);
-    let (up, down) = deployment.copy_lengths().await;
+    let (up, down) = copy_lengths(device, cloud).await;
     assert!(up.max(down) < ENTRIES, "the agent was killed too late");
     (up, down)
+}
+
+fn entry(number: usize) -> Fields {
+    let payload = every_byte(100 + number % 100);
+    fields([
+        ("topic", b"test".to_vec()),
+        ("n", number.to_string().into_bytes()),
+        ("payload", payload),
+    ])
 }
 
 /// Prints a table for BENCHMARKS.md.

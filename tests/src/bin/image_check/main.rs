@@ -5,28 +5,30 @@
 
 mod container;
 mod stack;
-mod traffic;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use futures_util::FutureExt;
 use spoke_tests::{
+    entries::numbered,
     redis::RedisServer,
+    signals::signals,
+    traffic::{FeedPace, Traffic, copy_lengths},
     wait::{PATIENCE, eventually, eventually_true},
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     container::Container,
-    stack::Stack,
-    traffic::{Traffic, copy_lengths},
+    stack::{CLIENT, Stack},
 };
 
 /// Entries each way before anything is stopped.
 const ENTRIES: usize = 200;
 /// Entries each way while a service is stopped, and those in the copies when it is.
 const ENTRIES_AT_STOP: (usize, usize) = (1_000, 100);
+/// Slow enough to stop a service meanwhile.
+const PACE: FeedPace = (10, Duration::from_millis(20));
 
 /// Checks the images of a release.
 #[derive(Debug, Parser)]
@@ -55,17 +57,6 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
-async fn signals() {
-    let stream = |kind| signal(kind).expect("signals can be listened for");
-    let (mut interrupt, mut terminate) =
-        (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
 async fn check(arguments: Arguments) {
     let step = |text: &str| println!("image-check: {text}");
     let mut stack = Stack::prepare(&arguments.bundles).await;
@@ -82,9 +73,9 @@ async fn check(arguments: Arguments) {
     }
     step("each is PID 1, user 65532, without capabilities, and cannot write outside of volumes");
 
-    let mut traffic = Traffic::default();
-    traffic.feed(&stack.device, &stack.cloud, ENTRIES).await;
-    traffic.assert_carried(&stack.device, &stack.cloud).await;
+    let mut traffic = Traffic::new(CLIENT, numbered);
+    traffic.feed(&stack.device, &stack.cloud, ENTRIES, PACE).await;
+    traffic.assert_carried(&stack.device, &stack.cloud, PATIENCE).await;
     step(&format!("{ENTRIES} entries each way are carried once, in order and unchanged"));
 
     let Stack { agent, hub, auth, device, cloud, .. } = &mut stack;
@@ -92,8 +83,8 @@ async fn check(arguments: Arguments) {
         let took = stop_meanwhile(container, device, cloud, &mut traffic).await.as_secs_f64();
         step(&format!("SIGTERM ends {} with 0 in {took:.2} s, as entries flow", container.name));
         container.start().await;
-        traffic.assert_carried(device, cloud).await;
-        step(&format!("after its restart {} entries each way are carried once", traffic.len()));
+        traffic.assert_carried(device, cloud, PATIENCE).await;
+        step(&format!("after its restart {} entries each way are carried once", traffic.count()));
     }
 }
 
@@ -105,9 +96,9 @@ async fn stop_meanwhile(
     traffic: &mut Traffic,
 ) -> Duration {
     let (more, before_stop) = ENTRIES_AT_STOP;
-    let enough = traffic.len() + before_stop;
-    let end = traffic.len() + more;
-    let feeding = traffic.feed(device, cloud, more);
+    let enough = traffic.count() + before_stop;
+    let end = traffic.count() + more;
+    let feeding = traffic.feed(device, cloud, more, PACE);
     let stopping = async {
         eventually("entries in both copies", PATIENCE, async || {
             let lengths = copy_lengths(device, cloud).await;

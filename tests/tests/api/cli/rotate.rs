@@ -1,4 +1,4 @@
-//! `spoke-agent rotate`: after an step at any step the device can log in, and the next run completes it.
+//! `spoke-agent rotate`: after an interruption at any step the device can log in, and the next run completes it.
 
 use std::fs;
 
