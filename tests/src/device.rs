@@ -15,6 +15,7 @@ use crate::{
     binaries,
     checker::{Carried, from_hub},
     cloud::{Cloud, OTP_SECRET, out, url},
+    copy_state::cursor,
     entries::stored,
     process::{Finished, Process, Start, run, write_secret},
     redis::RedisServer,
@@ -259,8 +260,8 @@ impl Device {
         let awaited = format!("{}'s entries to be carried, up {up}, down {down}", self.client);
         eventually(&awaited, PATIENCE, async || {
             let key = format!("spoke-hub:client:{}:h", self.client);
-            let hub: Option<String> = cloud.redis.command(&["HGET", &key, "in_seq"]).await;
-            let own: Option<String> = self.redis.command(&["HGET", STATE, "in_seq"]).await;
+            let hub = cursor(&cloud.redis, &key).await.map(|(_, seq)| seq);
+            let own = cursor(&self.redis, STATE).await.map(|(_, seq)| seq);
             let seen = (hub.unwrap_or("0-0".to_owned()), own.unwrap_or("0-0".to_owned()));
             if seen == (up.clone(), down.clone()) { Ok(()) } else { Err(seen) }
         })

@@ -1,35 +1,31 @@
 //! An in stream and its cursor, which one script changes together.
 
 use std::{
-    fmt::Write,
-    sync::LazyLock,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use redis::{Script, ScriptInvocation, Value, cmd};
-use rmp::encode;
+use redis::{Script, Value, cmd};
 
 use super::{
     Redis, StoreError,
+    append_call::{self, AppendBatch, CopyStreams, NewLoss},
     copy_scan::CopySearch,
+    copy_state::{self, CopyState, StateChain},
     decode,
     error::{HASH, STREAM},
     group_commit::CommitWriter,
     key_types::name_wrong_key,
     keys::{DeviceKeys, HubKeys},
-    loss_ledger,
     quota::{ClientQuota, SearchFound},
-    scripts::{ALLOW_OOM, DENY_OOM, with_seqs},
+    scripts::{ALLOW_OOM, with_seqs},
 };
-use crate::limits::{LEDGER_WAIT_MAX, LOST_MAX_LEN};
+use crate::limits::LEDGER_WAIT_MAX;
 use spoke_protocol::{
-    ClientId, Digest, Direction, Entry, Epoch, Loss, LossCause, RejectReason, Seal, Seq,
+    ClientId, Direction, Entry, Epoch, Loss, LossCause, RejectReason, Seq,
     message::Cursor,
     sync::{Append, AppendResult, Deduplicated, UncertainRange},
 };
-
-static APPEND: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/append.lua")));
 
 static USABLE: LazyLock<Script> =
     LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("scripts/usable.lua")));
@@ -38,16 +34,15 @@ static USABLE: LazyLock<Script> =
 #[derive(Clone)]
 pub struct CopyStore {
     writer: CommitWriter,
+    streams: Arc<CopyStreams>,
     state: String,
-    stream: String,
-    ledger: String,
     client: ClientId,
-    direction: Direction,
     /// The session that may write; none if writes are not fenced.
     generation: Option<u64>,
     /// When the client was registered, in milliseconds since 1970; 0 if that is not known.
     registered_at_ms: u64,
     quota: ClientQuota,
+    chain: Arc<Mutex<StateChain>>,
 }
 
 impl CopyStore {
@@ -55,14 +50,17 @@ impl CopyStore {
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
             writer: redis.into(),
+            streams: Arc::new(CopyStreams {
+                stream: keys.inbound(),
+                ledger: keys.lost(),
+                direction: Direction::Down,
+            }),
             state: keys.state(),
-            stream: keys.inbound(),
-            ledger: keys.lost(),
             client: client.clone(),
-            direction: Direction::Down,
             generation: None,
             registered_at_ms: 0,
             quota: ClientQuota::unlimited(),
+            chain: Arc::default(),
         }
     }
 
@@ -70,7 +68,7 @@ impl CopyStore {
     /// since, and the origin may be in another epoch.
     #[must_use]
     pub fn for_session(&self) -> Self {
-        Self { quota: ClientQuota::unlimited(), ..self.clone() }
+        Self { quota: ClientQuota::unlimited(), chain: Arc::default(), ..self.clone() }
     }
 
     /// Opens the in stream of the hub for the entries of one client.
@@ -83,14 +81,17 @@ impl CopyStore {
     ) -> Self {
         Self {
             writer,
+            streams: Arc::new(CopyStreams {
+                stream: keys.inbound(),
+                ledger: keys.lost(),
+                direction: Direction::Up,
+            }),
             state: keys.client(client),
-            stream: keys.inbound(),
-            ledger: keys.lost(),
             client: client.clone(),
-            direction: Direction::Up,
             generation,
             registered_at_ms,
             quota,
+            chain: Arc::default(),
         }
     }
 
@@ -99,19 +100,11 @@ impl CopyStore {
     /// # Errors
     /// [`StoreError`] if Redis fails.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        const FIELDS: [&str; 6] =
-            ["in_epoch", "in_seq", "in_digest", "in_tally", "in_seal", "registered_at"];
-        let reply = self.writer.read(&self.state, &FIELDS).await?;
+        let reply = self.writer.read(&self.state, &[copy_state::FIELD, "registered_at"]).await?;
         let mut parts = decode::list(reply)?.into_iter();
         let mut next = || parts.next().filter(|value| *value != Value::Nil);
-        let cursor = Cursor {
-            epoch: Epoch(next().map_or(Ok(0), decode::count)?),
-            seq: next().map_or(Ok(Seq::ZERO), decode::seq)?,
-            digest: next().map(decode::bytes).transpose()?.and_then(|hex| Digest::from_hex(&hex)),
-            tally: next().map_or(Ok(String::new()), decode::text)?.parse().unwrap_or_default(),
-            seal: next().map(decode::bytes).transpose()?.and_then(|hex| Seal::from_hex(&hex)),
-            is_found: false,
-        };
+        let CopyState { epoch, seq, digest, tally, seal, .. } = state(next())?;
+        let cursor = Cursor { epoch, seq, digest, tally, seal, is_found: false };
         // As in append.lua: a client that was registered again starts from the beginning.
         let is_reset = next().map_or(Ok(0), decode::count)? < self.registered_at_ms;
         if is_reset && cursor.epoch.is_known() {
@@ -148,9 +141,9 @@ impl CopyStore {
     fn search(&self, epoch: Epoch, cursor_epoch: Epoch, lowest: Seq) -> CopySearch<'_> {
         CopySearch {
             redis: self.writer.redis(),
-            stream: &self.stream,
+            stream: &self.streams.stream,
             client: &self.client,
-            direction: self.direction,
+            direction: self.streams.direction,
             epoch,
             cursor_epoch,
             lowest,
@@ -184,12 +177,20 @@ impl CopyStore {
     /// [`StoreError::WrongType`] or [`StoreError::Exhausted`] if a key cannot be written; another [`StoreError`] if
     /// Redis fails.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let result = self.writer.redis().invoke(USABLE.key(&self.stream).key(&self.ledger)).await;
+        let result = self
+            .writer
+            .redis()
+            .invoke(USABLE.key(&self.streams.stream).key(&self.streams.ledger))
+            .await;
         self.name_wrong_key(result).await
     }
 
     async fn name_wrong_key<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        let keys = [(self.stream.as_str(), STREAM), (&self.ledger, STREAM), (&self.state, HASH)];
+        let keys = [
+            (self.streams.stream.as_str(), STREAM),
+            (&self.streams.ledger, STREAM),
+            (&self.state, HASH),
+        ];
         name_wrong_key(self.writer.redis(), &keys, result).await
     }
 
@@ -232,7 +233,7 @@ impl CopyStore {
         let mut found = self.quota.found.lock().await;
         // Another session searches again, unless nothing was found: its Redis may have lost entries since. A
         // request without a session has nothing to remember a search.
-        let is_remembered = self.generation.is_some() || self.direction == Direction::Down;
+        let is_remembered = self.generation.is_some() || self.streams.direction == Direction::Down;
         if let Some(found) =
             found.as_ref().filter(|found| found.searched_for == searched_for && is_remembered)
         {
@@ -259,9 +260,9 @@ impl CopyStore {
     }
 
     async fn cursor_epoch(&self) -> Result<Epoch, StoreError> {
-        let known = self.writer.read(&self.state, &["in_epoch"]).await?;
+        let known = self.writer.read(&self.state, &[copy_state::FIELD]).await?;
         let known = decode::list(known)?.into_iter().find(|value| *value != Value::Nil);
-        Ok(Epoch(known.map_or(Ok(0), decode::count)?))
+        Ok(state(known)?.epoch)
     }
 
     /// Runs append.lua; without entries, only checks whether the batch would be accepted.
@@ -276,29 +277,51 @@ impl CopyStore {
         if let Err(wait) = self.wait_for_ledger_quota(losses.len()).await {
             return Ok(AppendResult::RateLimited(wait));
         }
-        let mut script = APPEND.key(&self.state);
-        script.key(&self.stream).key(&self.ledger);
-        script.arg(self.generation.map(|generation| generation.to_string()).unwrap_or_default());
-        script.arg(append.epoch.0);
-        script.arg(append.after.map(|seq| seq.to_string()).unwrap_or_default());
-        script.arg(append.through.to_string());
-        script.arg(append.digest.map(|digest| digest.to_string()).unwrap_or_default());
-        script.arg(append.seal.map(|seal| seal.to_string()).unwrap_or_default());
-        script.arg(append.account.tally.to_string());
-        script.arg(now_ms).arg(self.client.as_str());
-        script.arg(self.direction.word());
-        let (known_epoch, known) = append.known.unwrap_or_default();
-        script.arg(known_epoch.0).arg(known.to_string());
-        let ceiling = match self.direction {
-            Direction::Up => Seq::ceiling(now_ms).to_string(),
-            // The clock of a device is not trusted.
-            Direction::Down => String::new(),
-        };
-        script.arg(ceiling).arg(self.registered_at_ms).arg(u8::from(entries.is_none()));
-        script.arg(LOST_MAX_LEN).arg(entries.unwrap_or_default().len());
-        self.add_losses(&mut script, &losses, now_ms);
-        script.arg(pack(entries.unwrap_or_default()));
-        appended(self.writer.invoke(&script).await?)
+        let make = || self.batch(append, entries, &losses, now_ms);
+        let answer = self.writer.append(&self.streams, make, now_ms).await?;
+        if let Value::BulkString(id) = answer {
+            self.chain().handle_answered();
+            let accepted = entries.unwrap_or_default().len() as u64;
+            let id = Seq::from_bytes(&id).ok();
+            return Ok(AppendResult::Done { cursor: append.through, accepted, duplicates: 0, id });
+        }
+        let answered = append_call::checked(answer);
+        let (result, state) = answered.inspect_err(|_| self.chain().handle_answered())?;
+        self.chain().handle_checked(&result, state);
+        Ok(result)
+    }
+
+    fn batch(
+        &self,
+        append: &Append,
+        entries: Option<&[Entry]>,
+        losses: &[NewLoss],
+        now_ms: u64,
+    ) -> AppendBatch {
+        let direction = self.streams.direction;
+        let followed = entries.filter(|_| losses.is_empty()).map(<[Entry]>::len);
+        let is_check = entries.is_none();
+        let entries = entries.unwrap_or_default();
+        AppendBatch {
+            state: self.state.clone(),
+            generation: self.generation.map(|it| it.to_string()).unwrap_or_default(),
+            epoch: append.epoch,
+            client: self.client.clone(),
+            step: self.chain().begin(append, (direction, followed), now_ms),
+            details: append_call::details(
+                append,
+                (self.registered_at_ms, is_check),
+                (&self.client, direction),
+                losses,
+                now_ms,
+            ),
+            count: entries.len(),
+            entries: append_call::pack(entries),
+        }
+    }
+
+    fn chain(&self) -> MutexGuard<'_, StateChain> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait_for_ledger_quota(&self, lines: usize) -> Result<(), Duration> {
@@ -312,7 +335,7 @@ impl CopyStore {
 
     /// Returns the losses, each with the seq that the cursor must not have passed: losses before a batch are new
     /// until the start of the batch is in the copy.
-    fn losses(&self, append: &Append, uncertain: Option<Loss>) -> Vec<(Seq, Loss)> {
+    fn losses(&self, append: &Append, uncertain: Option<Loss>) -> Vec<NewLoss> {
         let start = append.after.map_or(append.through, Seq::after);
         let refused = |&(seq, _): &(Seq, RejectReason)| {
             let (epoch, count, cause) = (append.epoch, Some(1), LossCause::Refused);
@@ -321,60 +344,10 @@ impl CopyStore {
         let reported = append.account.losses.iter().copied().chain(uncertain);
         reported.map(|loss| (start, loss)).chain(append.refused.iter().map(refused)).collect()
     }
-
-    fn add_losses(&self, script: &mut ScriptInvocation<'_>, losses: &[(Seq, Loss)], now_ms: u64) {
-        script.arg(losses.len());
-        for (seq, loss) in losses {
-            let fields = loss_ledger::fields((&self.client, self.direction), loss, now_ms);
-            let lost = loss.count.filter(|_| loss.cause != LossCause::Uncertain);
-            script.arg(seq.to_string()).arg(lost.unwrap_or(0)).arg(2 * fields.len());
-            script.arg(&fields[..]);
-        }
-    }
 }
 
-/// Packs the entries for append.lua; nothing for no entries.
-fn pack(entries: &[Entry]) -> Vec<u8> {
-    const INFALLIBLE: &str = "writing to memory does not fail";
-    let elements: usize = entries.iter().map(|entry| 2 + 2 * entry.fields.len()).sum();
-    let bytes: usize =
-        entries.iter().map(|entry| 48 + 10 * entry.fields.len() + entry.bytes()).sum();
-    let mut packed = Vec::with_capacity(bytes);
-    if elements == 0 {
-        return packed;
-    }
-    encode::write_array_len(&mut packed, elements as u32).expect(INFALLIBLE);
-    let mut seq = String::new();
-    for entry in entries {
-        seq.clear();
-        write!(seq, "{}", entry.seq).expect(INFALLIBLE);
-        encode::write_str(&mut packed, &seq).expect(INFALLIBLE);
-        encode::write_uint(&mut packed, 2 * entry.fields.len() as u64).expect(INFALLIBLE);
-        for part in entry.fields.iter().flat_map(|(name, value)| [name, value]) {
-            encode::write_str_len(&mut packed, part.len() as u32).expect(INFALLIBLE);
-            packed.extend_from_slice(part);
-        }
-    }
-    packed
-}
-
-fn appended(reply: Value) -> Result<AppendResult, StoreError> {
-    let mut parts = decode::list(reply)?.into_iter();
-    let mut next = || parts.next().ok_or(decode::unexpected("the reply of append.lua"));
-    let word = decode::bytes(next()?)?;
-    Ok(match word.as_ref() {
-        b"done" => AppendResult::Done {
-            cursor: decode::seq(next()?)?,
-            accepted: decode::count(next()?)?,
-            duplicates: decode::count(next()?)?,
-            id: decode::seq(next()?).ok(),
-        },
-        b"superseded" => AppendResult::Superseded,
-        b"ready" => AppendResult::WouldAppend,
-        b"stale-epoch" => AppendResult::StaleEpoch(Epoch(decode::count(next()?)?)),
-        b"epoch-ahead" => AppendResult::EpochAhead(Epoch(decode::count(next()?)?)),
-        b"seq-ahead" => AppendResult::SeqAhead,
-        b"gap" => AppendResult::Gap(decode::seq(next()?)?),
-        _ => return Err(decode::unexpected("a known reply of append.lua")),
-    })
+/// Decodes the state of a copy; one without a state is at its beginning.
+fn state(field: Option<Value>) -> Result<CopyState, StoreError> {
+    let Some(field) = field else { return Ok(CopyState::default()) };
+    Ok(decode::text(field)?.parse::<CopyState>()?)
 }

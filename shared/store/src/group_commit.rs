@@ -1,40 +1,41 @@
-//! Group commit: writes that are confirmed only once they have reached the acknowledgement level.
+//! Group commit: the writes of all sessions in few calls, which are confirmed only once they have reached the
+//! acknowledgement level.
 //!
-//! `WAIT` and `WAITAOF` cover the writes of their own connection and block the commands after them. So above `memory`
-//! one task has a connection for these writes only: it sends the waiting writes of all sessions as one pipeline with
-//! one barrier after them, and confirms them when the barrier is passed. The next group gathers during the wait, as in the
-//! group commit of databases.
+//! One task has a connection for these writes only. While one group is on its way, the writes of all sessions gather;
+//! the next group takes them together: all batches for the copy in one call of append.lua, and above `memory` one
+//! barrier after it, as in the group commit of databases. A first write is sent at once, so nothing waits while
+//! little is written.
 //!
-//! The barrier says nothing about a connection that has written nothing: from Redis 7.2 on, `WAIT` returns at once
-//! there. A batch that is sent again after a failed wait consists of duplicates, and would be acknowledged whether it
-//! is stored or not. So **each script that runs here writes, even if only what is there already.** Replicas and the
-//! file take writes in order, so the barrier after that write covers everything before it, from any connection.
+//! `WAIT` and `WAITAOF` cover the writes of their own connection and block the commands after them. The barrier says
+//! nothing about a connection that has written nothing: from Redis 7.2 on, `WAIT` returns at once there. A batch that
+//! is sent again after a failed wait consists of duplicates, and would be acknowledged whether it is stored or not. So
+//! **each script that runs here writes, even if only what is there already.** Replicas and the file take writes in
+//! order, so the barrier after that write covers everything before it, from any connection.
 //!
 //! Rejected: the first waiting caller sends for all (a caller can be dropped at any moment, and with it the results of
 //! the others); a wait inside the script (Redis refuses to block there).
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Instant,
-};
+mod committer;
+mod group;
+
+use std::sync::{Arc, LazyLock};
 
 use redis::{
-    Arg, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
-    ScriptInvocation, ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cmd,
+    Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation,
+    ServerErrorKind, Value, cmd,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+pub use self::committer::Committer;
+use self::group::QueuedWrite;
 use super::{
     Redis, StoreError,
-    ack_level::{AckLevel, Barrier},
-    connection::ConnectionVerdict,
+    ack_level::AckLevel,
+    append_call::{self, AppendBatch, CopyStreams},
     health::{Health, HealthSubject},
-    redis_settings::query_server_info,
 };
-use crate::limits::{COMMIT_BYTES_MAX, COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
-use tokio_util::sync::CancellationToken;
+use crate::limits::{COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 
 static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/reread.lua")));
 
@@ -42,48 +43,28 @@ static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 #[derive(Clone)]
 pub struct CommitWriter {
     redis: Redis,
-    /// None at `memory`.
-    commits: Option<mpsc::Sender<QueuedCommit>>,
+    /// None without a committer: each batch goes alone.
+    queue: Option<mpsc::Sender<QueuedWrite>>,
+    level: AckLevel,
     /// Whether writes reach the level.
     level_health: Arc<Health>,
 }
 
-/// The task through which each [`CommitWriter`] above `memory` writes.
-pub struct Committer {
-    redis: Redis,
-    level: AckLevel,
-    commits: mpsc::Receiver<QueuedCommit>,
-    connected: Option<(MultiplexedConnection, Option<Barrier>)>,
-    level_health: Arc<Health>,
-}
-
-struct QueuedCommit {
-    command: Cmd,
-    bytes: usize,
-    answer: oneshot::Sender<RedisResult<Value>>,
-}
-
-/// Creates a writer at `memory`.
+/// Creates a writer at `memory` without a committer.
 impl From<Redis> for CommitWriter {
     fn from(redis: Redis) -> Self {
-        Self { redis, commits: None, level_health: new_health() }
+        let level_health = new_health();
+        Self { redis, queue: None, level: AckLevel::Memory, level_health }
     }
 }
 
 impl CommitWriter {
-    /// Creates a writer at `level` and its committer, which has to run. At `memory` the committer gets no writes.
+    /// Creates a writer at `level` and its committer, which has to run.
     pub fn new(redis: Redis, level: AckLevel) -> (Self, Committer) {
-        let (commits, queue) = mpsc::channel(COMMITS_MAX);
+        let (sender, queue) = mpsc::channel(COMMITS_MAX);
         let level_health = new_health();
-        let committer = Committer {
-            redis: redis.clone(),
-            level,
-            commits: queue,
-            connected: None,
-            level_health: level_health.clone(),
-        };
-        let commits = (level != AckLevel::Memory).then_some(commits);
-        (Self { redis, commits, level_health }, committer)
+        let committer = Committer::new(redis.clone(), level, queue, level_health.clone());
+        (Self { redis, queue: Some(sender), level, level_health }, committer)
     }
 
     /// Returns the Redis for reads, whose connection no barrier blocks.
@@ -91,7 +72,29 @@ impl CommitWriter {
         &self.redis
     }
 
-    /// Runs a script that writes, and loads it if Redis does not have it yet.
+    /// Appends the batch that `make` returns, and returns its answer of append.lua. `make` is called when there is room
+    /// for the batch: batches are sent in the order of these calls.
+    ///
+    /// # Errors
+    /// As [`Self::invoke`].
+    pub(super) async fn append(
+        &self,
+        streams: &Arc<CopyStreams>,
+        make: impl FnOnce() -> AppendBatch,
+        now_ms: u64,
+    ) -> Result<Value, StoreError> {
+        let Some(queue) = &self.queue else {
+            return append_call::run_one(&self.redis, streams, &make(), now_ms).await;
+        };
+        let queued = queue_write(queue, |answer| QueuedWrite::Batch {
+            streams: streams.clone(),
+            batch: Box::new(make()),
+            answer,
+        });
+        Ok(queued.await?)
+    }
+
+    /// Runs a script that writes, and loads it if Redis does not have it yet. It may run twice.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] if it is unknown whether the script ran; [`StoreError::Busy`] with `NOREPLICAS` or
@@ -100,11 +103,11 @@ impl CommitWriter {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
-        let Some(commits) = &self.commits else { return self.redis.invoke(script).await };
-        let value = match commit(commits, || Cmd::invoke_script(script)).await {
+        let Some(queue) = self.barrier_queue() else { return self.redis.invoke(script).await };
+        let value = match commit(queue, || Cmd::invoke_script(script)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 script.load_async(&mut self.redis.connection()).await?;
-                commit(commits, || Cmd::invoke_script(script)).await?
+                commit(queue, || Cmd::invoke_script(script)).await?
             }
             answer => answer?,
         };
@@ -119,9 +122,9 @@ impl CommitWriter {
     /// Writes to the string `key` at intervals until `ended`, so that it is known whether the level is reached while
     /// nothing else is written. Does nothing at `memory`.
     pub async fn watch_level(self, key: String, ended: CancellationToken) {
-        let Some(commits) = &self.commits else { return };
+        let Some(queue) = self.barrier_queue() else { return };
         loop {
-            let written = commit(commits, || cmd("SET").arg(&key).arg(1).take()).await;
+            let written = commit(queue, || cmd("SET").arg(&key).arg(1).take()).await;
             let wait = if written.is_ok() { PROBE_INTERVAL } else { PROBE_INTERVAL_DOWN };
             tokio::select! {
                 () = ended.cancelled() => return,
@@ -135,12 +138,17 @@ impl CommitWriter {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn read(&self, hash: &str, fields: &[&str]) -> Result<Value, StoreError> {
-        if self.commits.is_some() {
+        if self.barrier_queue().is_some() {
             return self.invoke(REREAD.key(hash).arg(fields)).await;
         }
         let mut hmget = cmd("HMGET");
         hmget.arg(hash).arg(fields);
         Ok(hmget.query_async(&mut self.redis.connection()).await?)
+    }
+
+    /// Returns the queue above `memory`.
+    fn barrier_queue(&self) -> Option<&mpsc::Sender<QueuedWrite>> {
+        self.queue.as_ref().filter(|_| self.level != AckLevel::Memory)
     }
 }
 
@@ -149,15 +157,24 @@ fn new_health() -> Arc<Health> {
 }
 
 async fn commit(
-    commits: &mpsc::Sender<QueuedCommit>,
+    queue: &mpsc::Sender<QueuedWrite>,
     command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
-    // The batch is copied only once there is room in the queue.
-    let permit = commits.reserve().await.map_err(|_| gone())?;
-    let command = command();
-    let bytes = bytes(&command);
+    queue_write(queue, |answer| {
+        let command = command();
+        QueuedWrite::Command { bytes: bytes(&command), command, answer }
+    })
+    .await
+}
+
+/// Makes the write once there is room in the queue, and returns its answer.
+async fn queue_write(
+    queue: &mpsc::Sender<QueuedWrite>,
+    make: impl FnOnce(oneshot::Sender<RedisResult<Value>>) -> QueuedWrite,
+) -> RedisResult<Value> {
+    let permit = queue.reserve().await.map_err(|_| gone())?;
     let (answer, answered) = oneshot::channel();
-    permit.send(QueuedCommit { command, bytes, answer });
+    permit.send(make(answer));
     answered.await.map_err(|_| gone())?
 }
 
@@ -172,87 +189,4 @@ fn bytes(command: &Cmd) -> usize {
 /// Returns the error after the committer has ended, which it does after all its writers.
 fn gone() -> RedisError {
     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the committer has stopped").into()
-}
-
-impl Committer {
-    /// Runs until the last of its writers is dropped.
-    pub async fn run(mut self) {
-        while let Some(first) = self.commits.recv().await {
-            let group = self.gather(first);
-            let (commands, answers): (Vec<_>, Vec<_>) =
-                group.into_iter().map(|commit| (commit.command, commit.answer)).unzip();
-            match self.send(commands).await {
-                Ok(results) => {
-                    for (answer, result) in answers.into_iter().zip(results) {
-                        // A caller that no longer waits will try again.
-                        let _ = answer.send(result);
-                    }
-                }
-                Err(error) => {
-                    for answer in answers {
-                        let _ = answer.send(Err(error.clone()));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns the group of waiting writes, within limits.
-    fn gather(&mut self, first: QueuedCommit) -> Vec<QueuedCommit> {
-        let mut bytes = first.bytes;
-        let mut group = vec![first];
-        while group.len() < COMMITS_MAX
-            && bytes < COMMIT_BYTES_MAX
-            && let Ok(next) = self.commits.try_recv()
-        {
-            bytes += next.bytes;
-            group.push(next);
-        }
-        group
-    }
-
-    /// Sends a group in one round trip. A connection that fails is not used again.
-    async fn send(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
-        let (mut connection, barrier) = match self.connected.take() {
-            Some(connected) => connected,
-            None => self.connect().await.inspect_err(|error| self.handle_level_error(error))?,
-        };
-        let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
-        for command in commands.into_iter().chain(barrier.map(Barrier::command)) {
-            pipeline.add_command(command);
-        }
-        let begun = Instant::now();
-        let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
-        let answers = answered.as_ref().map(Vec::as_slice);
-        let verdict = self.redis.handle_answered(begun.elapsed(), answers);
-        let mut values = answered?;
-        if verdict == ConnectionVerdict::Good {
-            self.connected = Some((connection, barrier));
-        }
-        let level = match barrier {
-            Some(barrier) => barrier.check(values.pop().unwrap_or(Value::Nil)),
-            None => Ok(()),
-        };
-        match &level {
-            Ok(()) => self.level_health.handle_success(0),
-            Err(error) => self.handle_level_error(error),
-        }
-        let result = |value: Value| {
-            let value = value.extract_error()?;
-            level.clone().map(|()| value)
-        };
-        Ok(values.into_iter().map(result).collect())
-    }
-
-    fn handle_level_error(&self, error: &RedisError) {
-        self.level_health.handle_error(&error.clone().into());
-    }
-
-    /// Connects, and checks again that the server can give the level: it may be another one.
-    async fn connect(&self) -> RedisResult<(MultiplexedConnection, Option<Barrier>)> {
-        let mut connection = self.redis.dedicated_connection(|_| {}).await?;
-        let info = query_server_info(&mut connection).await?;
-        let barrier = self.level.barrier(&info)?;
-        Ok((connection, barrier))
-    }
 }

@@ -7,6 +7,8 @@ pub mod limits;
 mod group_commit;
 mod connection;
 mod copy;
+mod copy_state;
+mod append_call;
 mod error;
 pub mod driver;
 mod redis_url;

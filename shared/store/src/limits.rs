@@ -25,9 +25,11 @@ pub const COPY_ENTRY_BYTES_MAX: usize = ENTRY_BYTES_MAX + 1024;
 /// The maximum number of replicas that an acknowledgement may wait for: more than are used in practice, so that an
 /// error such as `replicas:10000` is refused.
 pub const REPLICAS_MAX: u64 = 16;
-/// The maximum number of writes that wait together for one sync or one round to the replicas, and of those that queue
-/// behind them. All 20,000 agents of a hub have their turn within 80 waits.
+/// The maximum number of writes that are sent together, and of those that queue behind them. All 20,000 agents of a hub have their turn within 80 waits.
 pub const COMMITS_MAX: usize = 256;
+/// The maximum number of entries of one such group, unless one batch alone has more: about two milliseconds, during
+/// which Redis serves no other client.
+pub const COMMIT_ENTRIES_MAX: usize = 256;
 /// The maximum bytes of one such group: a few milliseconds, during which Redis serves no other client.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -8,11 +8,7 @@ use std::{fmt, sync::LazyLock};
 
 use redis::{AsyncCommands, Script, Value, cmd};
 
-use super::{
-    Redis, StoreError, decode,
-    keys::HubKeys,
-    scripts::{DENY_OOM, with_seqs},
-};
+use super::{Redis, StoreError, decode, keys::HubKeys, scripts::of_copy};
 use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL};
 use spoke_protocol::{
     ClientId, Direction, Epoch, InstanceId, PartnerId, Seq,
@@ -20,9 +16,9 @@ use spoke_protocol::{
 };
 
 static OPEN_SESSION: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/open_session.lua")));
+    LazyLock::new(|| of_copy(include_str!("scripts/open_session.lua")));
 static RESET: LazyLock<Script> =
-    LazyLock::new(|| with_seqs(DENY_OOM, include_str!("scripts/reset_client.lua")));
+    LazyLock::new(|| of_copy(include_str!("scripts/reset_client.lua")));
 static CLOSE_SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/close_session.lua")));
 

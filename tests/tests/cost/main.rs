@@ -1,5 +1,7 @@
 //! Tests that measure memory or time themselves.
 
+mod append_batch;
+mod append_groups;
 mod fuzz;
 mod memory_limit;
 mod scripts;

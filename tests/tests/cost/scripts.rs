@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use redis::{Cmd, RedisResult, Value, cmd};
 use spoke_tests::{redis::RedisServer, script_time};
 
+use crate::append_batch::{BEFORE, Batch, LINE, batch, batch_args, entries, words};
+
 /// The Lua helpers that are put in front of each script.
 const SEQ_LUA: &str = concat!(
     include_str!("../../../shared/store/src/scripts/seq.lua"),
+    include_str!("../../../shared/store/src/scripts/copy_state.lua"),
     include_str!("../../../shared/store/src/scripts/reach.lua"),
     include_str!("../../../shared/store/src/scripts/pages.lua"),
 );
@@ -47,31 +50,19 @@ struct Call {
     args: Vec<Vec<u8>>,
 }
 
-fn words(words: &[&str]) -> Vec<Vec<u8>> {
-    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+/// The element of the details with the number of entries of the first loss.
+const LOST: usize = 11;
+
+/// The argument with the expected state.
+const EXPECTED: usize = 7;
+
+fn append(direction: &str, batch: &Batch) -> Vec<Vec<u8>> {
+    [words(&["1700000000000", direction, "9999-0", "1000"]), batch_args(batch)].concat()
 }
 
-/// Two entries in the form that append.lua takes.
-fn entries() -> Vec<u8> {
-    let mut packed = vec![0x98];
-    for seq in [&b"\xa36-0"[..], b"\xa37-0"] {
-        packed.extend(seq);
-        packed.extend(b"\x02\xa1a\xa1b");
-    }
-    packed
-}
-
-const LINE: [&str; 6] = ["client", "dev1", "direction", "up", "epoch", "0"];
-
-fn append(direction: &str, entries: Vec<u8>) -> Vec<Vec<u8>> {
-    let mut args = words(&["7", "1", "5-0", "7-0", "ab", "cd", "2,0,0", "1700000000000"]);
-    args.extend(words(&["dev1", direction, "1", "5-0", "9999-0", "3", "", "1000", "2", "2"]));
-    for _ in 0..2 {
-        args.extend(words(&["6-0", "3", "6"]));
-        args.extend(words(&LINE));
-    }
-    args.push(entries);
-    args
+/// append.lua with its helpers.
+pub(super) fn append_script() -> String {
+    [SEQ_LUA, include_str!("../../../shared/store/src/scripts/append.lua")].concat()
 }
 
 fn calls() -> Vec<Call> {
@@ -89,7 +80,8 @@ fn calls() -> Vec<Call> {
             }
         };
     }
-    let copy: &[&str] = &[STATE, STREAM, LEDGER];
+    let copy: &[&str] = &[STREAM, LEDGER, STATE];
+    let expected = Batch { expected: BEFORE, ..batch(entries()) };
     let mut lose = words(&["1", "5,9,9-0", "1000", "7"]);
     (0..2).for_each(|_| {
         lose.extend(words(&["6"]));
@@ -98,9 +90,11 @@ fn calls() -> Vec<Call> {
     let begin = ["2", "9-0", "5-0", "5", "4", "out_mark", "9-0", "out_acked", "5-0"];
     let settle = [&begin[..], &LINE].concat();
     vec![
-        call!("append.lua", copy, append("up", entries())),
-        call!("append.lua", copy, append("down", entries())),
-        call!("append.lua", copy, append("up", Vec::new())),
+        call!("append.lua", copy, append("up", &batch(entries()))),
+        call!("append.lua", copy, append("down", &batch(entries()))),
+        call!("append.lua", copy, append("up", &batch(Vec::new()))),
+        call!("append.lua", copy, append("up", &expected)),
+        call!("append.lua", copy, append("down", &expected)),
         call!(
             "open_session.lua",
             &[STATE, "bell", "identity"],
@@ -134,7 +128,7 @@ fn calls() -> Vec<Call> {
         call!("read.lua", &[STREAM, STATE], words(&["1", "5-0", "3-0", "9", "1000", "1000"])),
         call!("record_losses.lua", &[STATE, LEDGER], lose),
         call!("record_ack.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
-        call!("reread.lua", &[STATE], words(&["in_epoch", "in_seq"])),
+        call!("reread.lua", &[STATE], words(&["in", "registered_at"])),
         call!("reset_client.lua", &[STATE], Vec::new()),
         call!("begin_epoch.lua", &[STATE, STREAM, LEDGER], words(&settle)),
         call!(
@@ -146,11 +140,9 @@ fn calls() -> Vec<Call> {
 }
 
 /// The fields that the scripts read.
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 21] = [
     ("generation", "7"),
-    ("in_epoch", "1"),
-    ("in_seq", "5-0"),
-    ("in_added", "5"),
+    ("in", BEFORE),
     ("in_lost", "1"),
     ("registered_at", "3"),
     ("up_epoch", "1"),
@@ -171,6 +163,10 @@ const FIELDS: [(&str, &str); 23] = [
     ("former", "0123456789abcdef"),
     ("clones", "1"),
 ];
+
+fn has_entries(call: &Call) -> bool {
+    call.args.last().is_some_and(|entries| !entries.is_empty())
+}
 
 async fn fill(redis: &RedisServer, changed: Option<(&str, &str)>) {
     redis.flushall().await;
@@ -238,6 +234,29 @@ async fn a_script_that_fails_changes_nothing_for_any_arguments() {
 }
 
 #[tokio::test]
+async fn a_batch_that_fails_changes_nothing_for_any_details() {
+    let redis = RedisServer::start().await;
+    let (call, whole) = (&calls()[0], batch(entries()));
+    let mut refused = 0;
+    for at in 0..whole.details.len() {
+        for extreme in EXTREMES {
+            fill(&redis, None).await;
+            let before = lengths(&redis).await;
+            let mut changed = whole.clone();
+            changed.details[at] = extreme.as_bytes().to_vec();
+            if run(&redis, call, &append("up", &changed)).await.is_err() {
+                refused += 1;
+                let what = format!("detail {} as {extreme:?}", at + 1);
+                assert_eq!(lengths(&redis).await, before, "{what}");
+                let state: String = redis.command(&["HGET", STATE, "in"]).await;
+                assert_eq!(state, BEFORE, "{what}");
+            }
+        }
+    }
+    assert!(refused > 5, "only {refused} batches were refused");
+}
+
+#[tokio::test]
 async fn a_script_that_fails_changes_nothing_for_any_value_in_the_state_hash() {
     let redis = RedisServer::start().await;
     for call in calls() {
@@ -259,14 +278,15 @@ async fn a_batch_that_is_sent_again_is_never_appended_twice_for_any_losses_or_st
     let redis = RedisServer::start().await;
     let calls = calls();
     let call = &calls[0];
-    let (loss_argument, fields) =
-        (19, FIELDS.into_iter().map(|(field, _)| Some(field)).chain([None]));
+    let fields = FIELDS.into_iter().map(|(field, _)| Some(field)).chain([None]);
     for field in fields {
         for extreme in EXTREMES {
             fill(&redis, field.map(|field| (field, extreme))).await;
             let mut args = call.args.clone();
             if field.is_none() {
-                args[loss_argument] = extreme.as_bytes().to_vec();
+                let mut batch = batch(entries());
+                batch.details[LOST] = extreme.as_bytes().to_vec();
+                args = append("up", &batch);
             }
             let before = lengths(&redis).await;
             for _ in 0..3 {
@@ -286,7 +306,12 @@ async fn a_stream_without_enough_ids_left_takes_no_entry_of_a_batch() {
     let last = "18446744073709551615-18446744073709551614";
     let calls = calls();
     for exhausted in [STREAM, LEDGER] {
-        for call in &calls[..2] {
+        let writes = |call: &&Call| {
+            // A batch that finds the expected state has no ledger lines.
+            let has_lines = || call.args[EXPECTED].is_empty();
+            call.name == "append.lua" && has_entries(call) && (exhausted == STREAM || has_lines())
+        };
+        for call in calls.iter().filter(writes) {
             fill(&redis, None).await;
             let _: Value = redis.command(&["XADD", exhausted, last, "a", "b"]).await;
             let state: BTreeMap<String, String> = redis.command(&["HGETALL", STATE]).await;
@@ -325,12 +350,12 @@ async fn a_stream_that_replaced_another_is_not_read_dead_lettered_or_trimmed() {
 async fn no_batch_new_or_duplicate_holds_redis_longer_than_a_few_milliseconds() {
     let redis = RedisServer::start().await;
     for batch in script_time::FULL {
-        let mut args = append("up", script_time::packed(batch));
-        args[3] = b"8-0".to_vec();
-        args[16] = batch.0.to_string().into_bytes();
         // Without a session, and after everything in the stream: so a second call sees duplicates.
-        (args[0], args[2]) = (Vec::new(), Vec::new());
-        let call = &calls()[0];
+        let mut full = Batch { generation: "", ..self::batch(script_time::packed(batch)) };
+        full.details[0].clear();
+        full.details[1] = b"8-0".to_vec();
+        full.details[9] = batch.0.to_string().into_bytes();
+        let (call, args) = (&calls()[0], append("up", &full));
         for is_new in [true, false] {
             let accepted = format!("int({})", if is_new { batch.0 } else { 0 });
             let took = async || {

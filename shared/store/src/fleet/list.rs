@@ -6,7 +6,9 @@ use redis::{Script, Value, cmd, pipe};
 
 use super::escaped;
 use crate::{
-    Redis, StoreError, decode,
+    Redis, StoreError,
+    copy_state::{self, CopyState},
+    decode,
     keys::HubKeys,
     limits::{FLEET_MAX, LIST_CLIENTS_MAX},
     origin_state,
@@ -148,22 +150,18 @@ pub async fn find_clients(
     Ok(rows)
 }
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 12] = [
     "connected_since",
     "last_seen",
     "agent_version",
     "address",
-    "in_epoch",
-    "in_seq",
-    "in_added",
+    copy_state::FIELD,
     "hub",
     "transport",
     "clones",
     "clone_address",
     "clone_at",
     "in_lost",
-    "in_tally",
-    "in_at",
     "up_said",
 ];
 
@@ -185,26 +183,27 @@ fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError>
     };
     let number = |at: usize| text(at).parse::<u64>().ok();
     let word = |at: usize| Some(text(at)).filter(|text| !text.is_empty());
-    let cursor = (Epoch(text(4).parse().unwrap_or(0)), text(5).parse().unwrap_or_default());
-    let tally: Tally = text(13).parse().unwrap_or_default();
+    let copy: CopyState = text(4).parse().unwrap_or_default();
+    let received_at = Some(copy.at_ms).filter(|at| *at > 0);
     Ok(Some(ClientRow {
         client: client.clone(),
         connected_since: number(0),
-        transport: word(8),
-        hub: word(7),
-        last_seen: number(1),
+        transport: word(6),
+        hub: word(5),
+        last_seen: number(1).max(received_at),
         version: text(2),
         address: text(3),
-        duplicates: number(9).map(|refused| DuplicateIdentities {
+        duplicates: number(7).map(|refused| DuplicateIdentities {
             refused,
-            address: text(10),
-            at_ms: number(11).unwrap_or(0),
+            address: text(8),
+            at_ms: number(9).unwrap_or(0),
         }),
-        cursor,
-        received_at: number(14),
-        received: number(6).unwrap_or(0),
-        lost: number(12).unwrap_or(0),
-        up: OriginReach::from_text(&text(15)).map(|reach| pending_up(&reach, cursor.1, &tally)),
+        cursor: (copy.epoch, copy.seq),
+        received_at,
+        received: copy.added,
+        lost: number(10).unwrap_or(0),
+        up: OriginReach::from_text(&text(11))
+            .map(|reach| pending_up(&reach, copy.seq, &copy.tally)),
         down: pending_down(&out, decode::seq(oldest).ok()),
         origin: out,
         is_origin_unusable: is_out_unusable,

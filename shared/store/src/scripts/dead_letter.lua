@@ -39,8 +39,8 @@ for part = 1, parts do
   for at = first, math.min(first + PARTS_MAX - 1, #fields) do line[#line + 1] = fields[at] end
   lines[part] = line
 end
-refused = add_lines(dead, ARGV[5], lines)
-if refused then return refused end
+local _, not_added = add_lines(dead, ARGV[5], lines)
+if not_added then return not_added end
 redis.call('HSET', state, 'dead_epoch', epoch, 'dead_seq', seq, 'dead_count',
   digits(math.min(count(known[6]) + 1, COUNT_MAX)))
 return 1

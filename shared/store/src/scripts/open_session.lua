@@ -21,10 +21,13 @@ local EPOCHS_AHEAD_MAX_OF_NEW_CLIENT = 4294967296
 
 local now, instance, transport = digits(tonumber(ARGV[1])), ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[1], 'connected_since', 'last_seen', 'address', 'hub',
-  'transport', 'instance', 'former', 'generation', 'in_epoch', 'out_epoch', 'registered_at')
+  'transport', 'instance', 'former', 'generation', 'in', 'out_epoch', 'registered_at')
 local since, seen, address, hub = known[1], known[2], known[3], known[4]
 local over, holder = known[5], known[6] or ''
-local up, registered = count(known[9]), count(ARGV[12])
+local up, _, added, appended_at = parse_state(known[9])
+-- A batch is refused then, with the mend.
+if not up then up, added, appended_at = 0, 0, 0 end
+local registered = count(ARGV[12])
 -- A client that was registered again starts from the beginning, whatever was stored for it before.
 local is_reset = registered > count(known[11])
 if is_reset and up > 0 then up = up + 1 end
@@ -38,7 +41,7 @@ end
 -- A WebSocket session ends with its hub at the latest; an HTTP session ends after its idle time.
 local function is_live()
   if not since then return false end
-  if over == 'http' then return math.abs(now - count(seen)) < count(ARGV[8]) end
+  if over == 'http' then return math.abs(now - math.max(count(seen), appended_at)) < count(ARGV[8]) end
   return hub and redis.call('EXISTS', ARGV[7] .. hub) == 1
 end
 
@@ -77,10 +80,7 @@ if live and (hub ~= ARGV[4] or over == 'http') then ring('ousted') end
 local generation = digits(math.max(count(known[8]) + 1, tonumber(now)))
 if is_reset then
   redis.call('HSET', KEYS[1], 'registered_at', digits(registered))
-  if up > 0 then
-    redis.call('HSET', KEYS[1], 'in_epoch', digits(up), 'in_seq', '0-0')
-    redis.call('HDEL', KEYS[1], 'in_digest', 'in_seal', 'in_tally')
-  end
+  if up > 0 then redis.call('HSET', KEYS[1], 'in', reset_text(up, added, appended_at)) end
 end
 redis.call('HSET', KEYS[1], 'up_epoch', ARGV[13], 'generation', generation, 'connected_since', now, 'last_seen', now,
   'agent_version', ARGV[2], 'address', ARGV[3], 'hub', ARGV[4], 'transport', transport,

@@ -23,7 +23,7 @@ while ARGV[at] do
   at = last + 1
 end
 local lost = math.min(count(known[3]) + count(ARGV[4]), COUNT_MAX)
-local refused = add_lines(ledger, ARGV[3], lines)
+local _, refused = add_lines(ledger, ARGV[3], lines)
 if refused then return refused end
 redis.call('HSET', state, 'out_written', ARGV[2], 'out_lost', digits(lost))
 return 1

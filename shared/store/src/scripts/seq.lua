@@ -43,17 +43,18 @@ local function unadded(key, error)
   return exhausted(key)
 end
 
--- Adds lines to a stream that keeps approximately `most`: all of them or none. Returns an error, if there is one.
+-- Adds lines to a stream that keeps approximately `most`: all of them or none. Returns their IDs, or nil and the error.
 local function add_lines(key, most, lines)
   local added = {}
   for _, line in ipairs(lines) do
     local id = redis.pcall('XADD', key, 'MAXLEN', '~', most, '*', unpack(line))
     if type(id) == 'table' then
       for _, before in ipairs(added) do redis.call('XDEL', key, before) end
-      return unadded(key, id)
+      return nil, unadded(key, id)
     end
     added[#added + 1] = id
   end
+  return added
 end
 
 local function is_type(key, wanted)

@@ -18,7 +18,7 @@ use spoke_tests::{
         load::{digest, name_of},
     },
     checker::{Carried, from_device, from_hub},
-    cloud, device,
+    cloud, copy_state, device,
     entries::{Fields, Stored, stored},
 };
 
@@ -102,10 +102,14 @@ impl Ends<'_> {
         let held = all(host, &host.origins[which].stream).await;
         let held = held.iter().filter_map(|entry| number_in(&entry.fields, &book.origin));
         let (claimed, bad) = self.lines();
-        let epoch = cmd("HGET").arg(device::STATE).arg("in_epoch").to_owned();
+        let state = cmd("HGET").arg(device::STATE).arg(copy_state::FIELD).to_owned();
         let epoch: Option<u64> = match self.direction {
             "up" => None,
-            _ => copy_host.query(&epoch).await.expect("redis answers once all faults are over"),
+            _ => {
+                let state: Option<String> =
+                    copy_host.query(&state).await.expect("redis answers once all faults are over");
+                state.map(|state| copy_state::parsed(&state).0)
+            }
         };
         let evidence = Evidence {
             book: &book,

@@ -31,7 +31,7 @@ async fn ten_thousand_clients_are_paginated_counted_and_searchable() {
     let mut add = pipe();
     for n in 0..10_000 {
         let key = format!("spoke-hub:client:dev{n:05}:h");
-        add.cmd("HSET").arg(key).arg(&["last_seen", "1700000000000", "in_added", "2"]).ignore();
+        add.cmd("HSET").arg(key).arg(&["in", "1 5-0 2 1700000000000 - - ~"]).ignore();
     }
     let () = add.query_async(&mut stand.redis.connection()).await.unwrap();
     let admin = stand.service.admin();

@@ -17,6 +17,7 @@ use spoke_tests::{
     balancer::Balancer,
     checker::{assert_same, expected},
     cloud::{Cloud, IN, admit, out},
+    copy_state::cursor,
     device::{self, DEAD, Device, LOST, OUT},
     entries::{Fields, Stored, fields},
     redis::add_all,
@@ -189,10 +190,8 @@ async fn two_hubs_behind_one_address_restart_in_turn_and_nothing_is_lost_or_dupl
 async fn wait_for_progress(cloud: &Cloud, devices: &[Device]) {
     for device in devices {
         let key = format!("spoke-hub:client:{}:h", device.client);
-        let carried = async || {
-            let up: Option<String> = cloud.redis.command(&["HGET", &key, "in_seq"]).await;
-            (up, device.redis.length(device::IN).await)
-        };
+        let carried =
+            async || (cursor(&cloud.redis, &key).await, device.redis.length(device::IN).await);
         let before = carried().await;
         eventually_true("more entries to be carried both ways", async || {
             let now = carried().await;

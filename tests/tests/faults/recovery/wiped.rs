@@ -6,6 +6,7 @@ use spoke_protocol::Seq;
 use spoke_tests::{
     checker::{Carried, assert_same, expected},
     cloud::{Cloud, IN as CLOUD_IN, out},
+    copy_state::cursor,
     device::{Device, IN, OUT, STATE},
     entries::{Stored, numbered},
     wait::eventually_is,
@@ -139,7 +140,7 @@ async fn an_agent_that_lost_only_its_state_hash_duplicates_nothing() {
     for transport in TRANSPORTS {
         let (cloud, mut device, before, _) = in_step(transport, BEFORE).await;
         device.stop_agent().await;
-        let cursor: String = device.redis.command(&["HGET", STATE, "in_seq"]).await;
+        let (_, before_down) = cursor(&device.redis, STATE).await.expect("entries have arrived");
         device.redis.command::<()>(&["DEL", STATE]).await;
         let after = add_up(&device, "after", 20).await;
         device.start_agent();
@@ -150,9 +151,9 @@ async fn an_agent_that_lost_only_its_state_hash_duplicates_nothing() {
         .await;
         assert_same("up", &up, &cloud.carried("dev1").await);
         let down = add_down(&cloud, &device, "after", 1).await;
-        assert!(cursor < down[0].id, "{cursor}");
+        assert!(before_down < down[0].id, "{before_down}");
         eventually_is("the cursor down to be restored", Some(down[0].id.clone()), async || {
-            device.redis.command(&["HGET", STATE, "in_seq"]).await
+            cursor(&device.redis, STATE).await.map(|(_, seq)| seq)
         })
         .await;
         assert_eq!(device.redis.length(IN).await, 51, "{transport}");

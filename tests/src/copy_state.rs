@@ -1,0 +1,24 @@
+//! The state of a copy, in its hash.
+
+use crate::redis::RedisServer;
+
+/// The field of the hash.
+pub const FIELD: &str = "in";
+
+/// Returns epoch and seq of the cursor in this hash; none without one.
+///
+/// # Panics
+/// If Redis fails or the state has another form.
+pub async fn cursor(redis: &RedisServer, hash: &str) -> Option<(u64, String)> {
+    redis.command::<Option<String>>(&["HGET", hash, FIELD]).await.map(|text| parsed(&text))
+}
+
+/// Parses epoch and seq of the cursor.
+///
+/// # Panics
+/// If the state has another form.
+pub fn parsed(state: &str) -> (u64, String) {
+    let mut parts = state.split(' ');
+    let epoch = parts.next().and_then(|epoch| epoch.parse().ok()).expect("an epoch comes first");
+    (epoch, parts.next().expect("the seq follows").to_owned())
+}
