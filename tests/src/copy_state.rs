@@ -22,3 +22,14 @@ pub fn parsed(state: &str) -> (u64, String) {
     let epoch = parts.next().and_then(|epoch| epoch.parse().ok()).expect("an epoch comes first");
     (epoch, parts.next().expect("the seq follows").to_owned())
 }
+
+/// Changes the time of the last batch to 0.
+///
+/// # Panics
+/// If Redis fails or the state has another form.
+pub async fn forget_time(redis: &RedisServer, hash: &str) {
+    let state: String = redis.command(&["HGET", hash, FIELD]).await;
+    let mut parts: Vec<_> = state.split(' ').collect();
+    *parts.get_mut(3).expect("the time is the fourth part") = "0";
+    redis.command::<()>(&["HSET", hash, FIELD, &parts.join(" ")]).await;
+}
