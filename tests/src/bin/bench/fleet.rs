@@ -6,11 +6,10 @@
 //! agent processes, which would measure the machine's memory; logins, which would measure bcrypt.
 
 mod client;
-mod fan_in;
+pub(crate) mod fan_in;
 mod idle;
 pub(crate) mod play;
 mod player;
-mod published;
 mod stand;
 mod storm;
 mod wake;

@@ -17,14 +17,20 @@ use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Insta
 
 use clap::{Parser, Subcommand, ValueEnum};
 use futures_util::FutureExt;
-use tokio::signal::{
-    ctrl_c,
-    unix::{SignalKind, signal},
+use tokio::{
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+    task::block_in_place,
 };
 
 use crate::{
     figure::{Figure, Report},
-    fleet::play::{Play, play},
+    fleet::{
+        fan_in::loader::{Load, load},
+        play::{Play, play},
+    },
 };
 
 /// Measures the built services on real Redis servers; prints a table and writes the same as JSON.
@@ -48,6 +54,9 @@ struct Options {
     /// The path of the JSON file
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
+    /// The path of the picture of the fan-in curves
+    #[arg(long, default_value = "target/fan-in.svg")]
+    svg: PathBuf,
 }
 
 /// The role of a helper process of the benchmark.
@@ -55,6 +64,8 @@ struct Options {
 enum Part {
     #[command(hide = true)]
     Play(Play),
+    #[command(hide = true)]
+    Load(Load),
 }
 
 /// Figures that are measured together.
@@ -68,7 +79,7 @@ enum Group {
     Wire,
     /// The agent's size, its memory and its idle CPU time
     Agent,
-    /// A thousand clients that each publish a little
+    /// A thousand clients that each publish a little, and more, compared with the peers
     FanIn,
     /// Ten thousand idle clients
     Idle,
@@ -98,9 +109,16 @@ impl Options {
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut options = Options::parse();
-    if let Some(Part::Play(part)) = options.part.take() {
-        play(part).await;
-        return ExitCode::SUCCESS;
+    match options.part.take() {
+        Some(Part::Play(part)) => {
+            play(part).await;
+            return ExitCode::SUCCESS;
+        }
+        Some(Part::Load(part)) => {
+            block_in_place(|| load(&part));
+            return ExitCode::SUCCESS;
+        }
+        None => {}
     }
     let begun = Instant::now();
     let header = header::header();

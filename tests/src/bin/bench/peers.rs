@@ -5,6 +5,7 @@ pub(crate) mod nats;
 
 use std::{
     env,
+    io::{self, Read},
     net::TcpStream,
     path::PathBuf,
     time::{Duration, Instant},
@@ -18,6 +19,47 @@ pub(crate) const PROGRAMS: [&str; 2] = ["nats-server", "mosquitto"];
 const LOOK: Duration = Duration::from_millis(10);
 /// Longer than any of their work here.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// Bytes of one read.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes that were received and not parsed yet.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    /// Those before this position have been parsed.
+    parsed: usize,
+}
+
+impl ReadBuffer {
+    /// The bytes to parse.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.parsed..]
+    }
+
+    /// Removes this many bytes.
+    pub(crate) fn consume(&mut self, length: usize) {
+        self.parsed += length;
+        if self.parsed == self.bytes.len() {
+            self.bytes.clear();
+            self.parsed = 0;
+        }
+    }
+
+    /// Reads once, through a `scratch` that many buffers may share.
+    ///
+    /// # Errors
+    /// Those of the read; `UnexpectedEof` at the end.
+    pub(crate) fn fill(&mut self, from: &mut impl Read, scratch: &mut [u8]) -> io::Result<usize> {
+        let length = from.read(scratch)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.bytes.drain(..std::mem::take(&mut self.parsed));
+        self.bytes.extend_from_slice(&scratch[..length]);
+        Ok(length)
+    }
+}
 
 /// The program of this name: on the path, where Debian keeps servers, or in `target/tools`.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {

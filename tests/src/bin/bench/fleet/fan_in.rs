@@ -1,120 +1,189 @@
-//! Many clients that each publish a little: everything arrives quickly, exactly once and in order.
+//! Many clients that each publish a little: the time until an entry is acknowledged, and its cost.
+//!
+//! The hub, NATS and Mosquitto get the same load in the same run, from the same process: one thread that
+//! speaks each protocol by hand, so that its cost is small and known. What each has stored is checked
+//! afterwards. Rejected: the agent's sessions with a Redis for all devices, which took most of the
+//! machine for themselves.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
+mod connection;
+mod curves;
+mod load_process;
+pub(crate) mod loader;
+mod plot;
+mod poller;
+mod publisher;
+mod servers;
+mod websocket;
+
+use std::{fs, time::Duration};
+
+use self::{
+    curves::{Curves, Point, grouped},
+    load_process::LoadProcess,
+    loader::Load,
+    servers::System,
 };
+use super::{Figure, Goal, Options, process_usage, stand::raise_file_limit};
 
-use redis::{Value, aio::MultiplexedConnection, cmd};
-use spoke_tests::{
-    checker::{assert_same, expected, from_device},
-    cloud::IN,
-    entries::{Stored, stored},
-};
+/// The number of clients with goals.
+const CLIENTS: usize = 1000;
+/// Entries a second of each of them.
+const RATES: [u64; 3] = [10, 20, 40];
+const P50_MS: f64 = 2.0;
+const P99_MS: f64 = 5.0;
+const HUB_US: f64 = 20.0;
+const REDIS_US: f64 = 15.0;
 
-use super::{
-    Figure, Goal, Options, process_usage,
-    published::{Load, NUMBER, Published, publish},
-    samples::percentile_ms,
-    stand::{Security, Stand, name},
-};
-
-/// The longest time without an arrival while entries are outstanding.
-const SILENCE_MS: usize = 10_000;
-/// Entries of one read.
-const READ: usize = 1000;
-
-struct Found {
+/// The measurements of one run.
+#[derive(Debug, Clone)]
+struct Run {
     p50_ms: f64,
     p99_ms: f64,
-    hub_us: f64,
-    redis_us: f64,
-    publishing: Duration,
+    /// The loader's own lateness, p99.
+    late_ms: f64,
+    /// CPU microseconds for an entry, of each process of the system.
+    cpu_us: Vec<(&'static str, f64)>,
+    loader_us: f64,
+    /// Entries that were acknowledged and stored, of those that were due.
+    carried: f64,
+    /// Entries a second until the last acknowledgement.
+    per_second: f64,
 }
 
 pub(super) async fn measure(options: &Options) -> Vec<Figure> {
-    let load = Load { clients: options.size(1000, 100), rate: 10, seconds: options.size(30, 3) };
-    let mut found = Vec::new();
+    raise_file_limit();
+    let nats = options.peer("nats-server").map(System::Nats);
+    let mosquitto = options.peer("mosquitto").map(System::Mosquitto);
+    let systems: Vec<_> = [System::Spoke].into_iter().chain(nats).chain(mosquitto).collect();
+    let mut curves = Curves::default();
     for _ in 0..options.runs() {
-        found.push(run(load).await);
-    }
-    let all = |figure: fn(&Found) -> f64| found.iter().map(figure).collect::<Vec<_>>();
-    let name = |what: &str| format!("fan-in of {} clients: {what}", load.clients);
-    let slowest = found.iter().map(|it| it.publishing).max().unwrap_or_default().as_secs_f64();
-    vec![
-        Figure::new(name("p50"), "ms", all(|it| it.p50_ms)),
-        Figure::new(name("p99"), "ms", all(|it| it.p99_ms)).goal(Goal::AtMost(20.0)).note(format!(
-            "{} entries, all carried once and in order; published within {slowest:.1} s",
-            load.entries()
-        )),
-        Figure::new(name("hub CPU an entry"), "µs", all(|it| it.hub_us)),
-        Figure::new(name("hub's Redis CPU an entry"), "µs", all(|it| it.redis_us)),
-    ]
-}
-
-async fn run(load: Load) -> Found {
-    let mut stand = Stand::start(Security::Plain).await;
-    stand.grow(load.clients).await;
-    let (hub, redis) = (stand.hub.process().pid(), stand.cloud.pid());
-    let before = (process_usage::cpu(hub), process_usage::cpu(redis));
-    let began = Instant::now();
-    let publishing = async {
-        let published = publish(stand.devices.connection(), load).await;
-        (published, began.elapsed())
-    };
-    let reading = read(stand.cloud.another_connection().await, load.entries());
-    let ((published, publishing), arrived) = tokio::join!(publishing, tokio::spawn(reading));
-    let arrived = arrived.expect("all entries arrive");
-    let spent = |before: Duration, after: Duration| {
-        (after - before).as_secs_f64() * 1_000_000.0 / load.entries() as f64
-    };
-    let (hub_us, redis_us) =
-        (spent(before.0, process_usage::cpu(hub)), spent(before.1, process_usage::cpu(redis)));
-    assert_carried(&published, stand.cloud.entries(IN).await);
-    let latency = |(number, at): (usize, Instant)| at - published.at[number];
-    let mut latencies: Vec<_> = arrived.into_iter().map(latency).collect();
-    let p50_ms = percentile_ms(&mut latencies, 50.0);
-    let p99_ms = percentile_ms(&mut latencies, 99.0);
-    Found { p50_ms, p99_ms, hub_us, redis_us, publishing }
-}
-
-/// The numbers of the entries, each with the time at which a blocked reader received it.
-async fn read(mut cloud: MultiplexedConnection, entries: usize) -> Vec<(usize, Instant)> {
-    let mut arrived = Vec::with_capacity(entries);
-    let mut last = "0-0".to_owned();
-    while arrived.len() < entries {
-        let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(READ).arg("BLOCK").arg(SILENCE_MS).arg("STREAMS").arg(IN).arg(&last);
-        let reply: Option<Vec<(String, Value)>> =
-            read.query_async(&mut cloud).await.expect("redis answers");
-        let now = Instant::now();
-        let Some((_, found)) = reply.and_then(|mut streams| streams.pop()) else {
-            panic!(
-                "nothing arrived for {SILENCE_MS} ms; {} of {entries} entries have arrived",
-                arrived.len()
-            );
-        };
-        for entry in stored(found) {
-            let number = entry.text(NUMBER).and_then(|number| number.parse().ok());
-            arrived.push((number.expect("an entry has its number"), now));
-            last = entry.id;
+        for rate in RATES {
+            let point = Point { clients: CLIENTS, per_second: CLIENTS as u64 * rate };
+            for system in &systems {
+                curves.add(system, point, run(options, system, point).await);
+            }
         }
     }
-    arrived
+    let mut figures = Vec::new();
+    for rate in RATES {
+        let point = Point { clients: CLIENTS, per_second: CLIENTS as u64 * rate };
+        for system in &systems {
+            figures.extend(describe(system, rate, curves.runs(system, point)));
+        }
+        if let Some(nats) = systems.iter().find(|system| matches!(system, System::Nats(_))) {
+            let pair = (curves.runs(&System::Spoke, point), curves.runs(nats, point));
+            figures.push(of_nats(rate, pair));
+        }
+    }
+    for system in &systems {
+        measure_curves(options, system, &mut curves).await;
+    }
+    figures.extend(curves.figures(CLIENTS));
+    println!("\n{}", curves.table());
+    if let Err(error) = fs::write(&options.svg, curves.svg(CLIENTS)) {
+        eprintln!("bench: failed to write {}: {error}", options.svg.display());
+    }
+    figures
 }
 
-/// Asserts that all entries arrived exactly once, in order and unchanged.
-fn assert_carried(published: &Published, inbound: Vec<Stored>) {
-    let mut copies: HashMap<String, Vec<Stored>> = HashMap::new();
-    for entry in inbound {
-        let client = entry.text("client").expect("an entry names its client");
-        copies.entry(client).or_default().push(entry);
+/// Measures the points of both curves that have no goals.
+async fn measure_curves(options: &Options, system: &System, curves: &mut Curves) {
+    let per_second = CLIENTS as u64 * RATES[0];
+    let others = if options.quick { &[10][..] } else { &[10, 100, 10_000] };
+    for clients in others {
+        let point = Point { clients: *clients, per_second };
+        curves.add(system, point, run(options, system, point).await);
     }
-    for (n, added) in published.by_client.iter().enumerate() {
-        let client = name(n);
-        let copy = copies.remove(client.as_str()).unwrap_or_default();
-        let found = from_device(&copy, client.as_str());
-        assert_same(client.as_str(), &expected(added, Some(1)), &found);
+    let mut per_second = CLIENTS as u64 * RATES[RATES.len() - 1];
+    while !options.quick && curves.is_within_limit(system, Point { clients: CLIENTS, per_second }) {
+        per_second *= 2;
+        let point = Point { clients: CLIENTS, per_second };
+        curves.add(system, point, run(options, system, point).await);
     }
-    assert!(copies.is_empty(), "entries of clients that published none: {:?}", copies.keys());
+}
+
+/// Loads fresh servers, and checks what they have stored.
+async fn run(options: &Options, system: &System, point: Point) -> Run {
+    let mut servers = system.start(point.clients).await;
+    let (protocol, port) = servers.address();
+    let mut loader = LoadProcess::start(&Load {
+        protocol,
+        port,
+        seed: servers.seed(),
+        clients: point.clients,
+        per_second: point.per_second,
+        warm_up_ms: options.size(1000, 500) as u64,
+        measured_ms: options.size(5000, 2000) as u64,
+    })
+    .await;
+    let processes = servers.processes();
+    let cpu = |pids: &[(&'static str, u32)], loader: u32| -> Vec<Duration> {
+        let pids = pids.iter().map(|(_, pid)| *pid).chain([loader]);
+        pids.map(process_usage::cpu).collect()
+    };
+    let pid = loader.pid();
+    loader.begin().await;
+    let before = cpu(&processes, pid);
+    let found = loader.result().await;
+    let after = cpu(&processes, pid);
+    drop(loader);
+    let carried = servers.carried(point.clients, &found).await;
+    let us = |(before, after): (&Duration, &Duration)| {
+        (*after - *before).as_secs_f64() * 1e6 / found.measured as f64
+    };
+    let mut spent: Vec<f64> = before.iter().zip(&after).map(us).collect();
+    let loader_us = spent.pop().unwrap_or_default();
+    Run {
+        p50_ms: found.p50_ms,
+        p99_ms: found.p99_ms,
+        late_ms: found.late_ms,
+        cpu_us: processes.iter().map(|(name, _)| *name).zip(spent).collect(),
+        loader_us,
+        carried: carried as f64 / found.due as f64,
+        per_second: found.measured as f64 / found.seconds,
+    }
+}
+
+/// The figures of the clients with goals.
+fn describe(system: &System, rate: u64, runs: &[Run]) -> Vec<Figure> {
+    let name = |what: &str| {
+        let (clients, system) = (grouped(CLIENTS as u64), system.name());
+        format!("fan-in, {clients} × {rate}/s, {system}: {what}")
+    };
+    let all = |figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
+    let has_goals = |at| *system == System::Spoke && rate == at;
+    let with_goal = |figure: Figure, at, goal| match has_goals(at) {
+        true => figure.goal(goal),
+        false => figure,
+    };
+    let slowest = all(|run| run.per_second).into_iter().fold(f64::INFINITY, f64::min);
+    let latest = all(|run| run.late_ms).into_iter().fold(0.0, f64::max);
+    let mut figures = vec![
+        with_goal(Figure::new(name("p50"), "ms", all(|run| run.p50_ms)), 10, Goal::AtMost(P50_MS))
+            .note("from when an entry was due until its acknowledgement"),
+        with_goal(Figure::new(name("p99"), "ms", all(|run| run.p99_ms)), 10, Goal::AtMost(P99_MS))
+            .note(format!("the loader itself was at most {latest:.2} ms late, p99")),
+        with_goal(Figure::new(name("carried"), "", all(|run| run.carried)), 40, Goal::AtLeast(1.0))
+            .note(format!("acknowledged, and stored exactly once; {slowest:.0}/s at least")),
+    ];
+    for (at, (process, _)) in runs[0].cpu_us.iter().enumerate() {
+        let used = runs.iter().map(|run| run.cpu_us[at].1).collect();
+        let figure = Figure::new(name(&format!("{process}'s CPU an entry")), "µs", used);
+        let goal = Goal::AtMost(if at == 0 { HUB_US } else { REDIS_US });
+        figures.push(with_goal(figure, 10, goal));
+    }
+    figures.push(Figure::new(name("loader's CPU an entry"), "µs", all(|run| run.loader_us)));
+    figures
+}
+
+/// The p99 as a share of that of NATS, run by run.
+fn of_nats(rate: u64, (ours, nats): (&[Run], &[Run])) -> Figure {
+    let name = format!("fan-in, {} × {rate}/s: p99 of NATS", grouped(CLIENTS as u64));
+    let shares = ours.iter().zip(nats).map(|(ours, nats)| ours.p99_ms / nats.p99_ms).collect();
+    let figure = Figure::new(name, "", shares);
+    match rate {
+        20 => figure.goal(Goal::AtMost(1.0)),
+        40 => figure.goal(Goal::AtMost(2.0)),
+        _ => figure,
+    }
 }

@@ -44,7 +44,8 @@ pub(super) struct Stand {
     pub(super) hub: Service,
     pub(super) cloud: RedisServer,
     pub(super) devices: RedisServer,
-    seed: u64,
+    /// The seed of the clients' tokens.
+    pub(super) seed: u64,
     clients: usize,
     /// With TLS.
     ca_file: Option<PathBuf>,
@@ -141,7 +142,10 @@ impl Stand {
     }
 
     /// Writes their sessions to Redis as auth does.
-    async fn admit(&self, clients: std::ops::Range<usize>) {
+    ///
+    /// # Panics
+    /// If Redis refuses.
+    pub(super) async fn admit(&self, clients: std::ops::Range<usize>) {
         let clients: Vec<_> = clients.collect();
         for part in clients.chunks(PIPELINE) {
             let mut pipe = pipe();
@@ -159,7 +163,7 @@ impl Stand {
 }
 
 /// Raises the limit to the maximum, for this process and those that it starts.
-fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     raised.expect("the limit may be raised to its maximum");

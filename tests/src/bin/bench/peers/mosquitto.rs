@@ -1,6 +1,6 @@
 //! Mosquitto: a broker on the device and one in the cloud, with a bridge in between, QoS 1.
 
-mod client;
+pub(crate) mod client;
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use spoke_tests::{
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-use self::client::{Client, publication};
+use self::client::{Client, Quality, publish};
 use super::{number, wait_for_port};
 use crate::{
     load::{Kind, Payloads, TOPIC},
@@ -43,7 +43,7 @@ impl Mosquitto {
         let [near_port, far_port] = [free_port(), free_port()];
         let far = serve(program, folder.path(), "far", far_port, "").await;
         let mut subscriber = Client::connect(far_port, "subscriber").expect(CAN);
-        subscriber.subscribe(TOPIC.1).expect(CAN);
+        subscriber.subscribe(TOPIC.1, Quality::AtMostOnce).expect(CAN);
         let bridge = format!(
             "connection bridge\naddress 127.0.0.1:{far_port}\ntopic # out 1\ncleansession false\n\
              bridge_protocol_version mqttv311\ntry_private false\nnotifications false\n"
@@ -82,7 +82,9 @@ impl Mosquitto {
             let mut payloads = Payloads::new(Kind::Noise);
             let publish = |number| {
                 let text = format!("{number} {}", payloads.next());
-                publisher.send(&publication(TOPIC.1, 1, &text)).expect(CAN);
+                let mut message = Vec::new();
+                publish(&mut message, TOPIC.1, 1, text.as_bytes());
+                publisher.send(&message).expect(CAN);
                 publisher.acknowledgement().expect(CAN);
             };
             sample(count, publish, receive)
@@ -94,9 +96,11 @@ impl Mosquitto {
         let mut left = count;
         while left > 0 {
             let part = left.min(IN_FLIGHT);
-            let messages =
-                (1..=part as u16).flat_map(|id| publication(TOPIC.1, id, &payloads.next()));
-            self.publisher.send(&messages.collect::<Vec<_>>()).expect(CAN);
+            let mut messages = Vec::new();
+            for id in 1..=part as u16 {
+                publish(&mut messages, TOPIC.1, id, payloads.next().as_bytes());
+            }
+            self.publisher.send(&messages).expect(CAN);
             for _ in 0..part {
                 self.publisher.acknowledgement().expect(CAN);
             }
@@ -105,14 +109,21 @@ impl Mosquitto {
     }
 }
 
-async fn serve(program: &Path, folder: &Path, name: &str, port: u16, bridge: &str) -> Process {
+/// Starts a broker with these settings in addition to the common ones.
+pub(crate) async fn serve(
+    program: &Path,
+    folder: &Path,
+    name: &str,
+    port: u16,
+    settings: &str,
+) -> Process {
     let folder = folder.join(name);
     fs::create_dir_all(&folder).expect("a folder can be made");
     let place = folder.display();
     let settings = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n\
          persistence true\npersistence_location {place}/\n\
-         max_queued_messages 0\nmax_inflight_messages {IN_FLIGHT}\n{bridge}"
+         max_queued_messages 0\nmax_inflight_messages {IN_FLIGHT}\n{settings}"
     );
     let file = folder.join("mosquitto.conf");
     fs::write(&file, settings).expect("a file can be written");

@@ -1,7 +1,7 @@
 //! NATS: a leaf node and a hub, both with file-based JetStream and otherwise default settings. The hub's
 //! stream has the leaf's as its source.
 
-mod client;
+pub(crate) mod client;
 
 use std::{
     fs,
@@ -45,9 +45,10 @@ impl Nats {
         let folder = tempfile::Builder::new().prefix("spoke-nats-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
         let [leaf_port, hub_port, link_port] = [free_port(), free_port(), free_port()];
-        let listening = format!("listen: \"127.0.0.1:{link_port}\"");
+        let listening = format!("leafnodes: {{ listen: \"127.0.0.1:{link_port}\" }}");
         let hub = serve(program, folder.path(), "hub", hub_port, &listening).await;
-        let dialling = format!("remotes: [{{ url: \"nats-leaf://127.0.0.1:{link_port}\" }}]");
+        let remote = format!("{{ url: \"nats-leaf://127.0.0.1:{link_port}\" }}");
+        let dialling = format!("leafnodes: {{ remotes: [{remote}] }}");
         let leaf = serve(program, folder.path(), "leaf", leaf_port, &dialling).await;
         eventually_true("the leaf to join the hub", async || {
             hub.log().contains("Leafnode connection created")
@@ -136,12 +137,19 @@ impl Nats {
     }
 }
 
-async fn serve(program: &Path, folder: &Path, name: &str, port: u16, leafnodes: &str) -> Process {
+/// Starts a server with these settings in addition to the common ones.
+pub(crate) async fn serve(
+    program: &Path,
+    folder: &Path,
+    name: &str,
+    port: u16,
+    settings: &str,
+) -> Process {
     let folder = folder.join(name);
     fs::create_dir_all(&folder).expect("a folder can be made");
     let settings = format!(
         "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\n\
-         jetstream: {{ store_dir: {folder:?}, domain: {name} }}\nleafnodes: {{ {leafnodes} }}\n"
+         jetstream: {{ store_dir: {folder:?}, domain: {name} }}\n{settings}\n"
     );
     let file = folder.join("nats.conf");
     fs::write(&file, settings).expect("a file can be written");
